@@ -1,0 +1,134 @@
+"""Rows in, answers out: from the command line, from a file, or line by line."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from unrolled.core.errors import UsageError, UserError
+from unrolled.data.sources import Rows, rows_of
+from unrolled.run import Run
+from unrolled.tasks.base import Answer, locate
+
+CHUNK = 256  # rows answered together; what is read of a file at once
+
+
+def show(row: Any, answer: Answer, as_json: bool) -> str:
+    """Return one line of output for a row."""
+    if not as_json:
+        return answer.text
+    return json.dumps(as_object({"input": row}, answer), ensure_ascii=False)
+
+
+def as_object(row: dict[str, Any], answer: Answer) -> dict[str, Any]:
+    """Return a row with its answer, its probability and the details beside its own columns."""
+    found: dict[str, Any] = {**row, free("answer", row): answer.text}
+    if answer.probability is not None:
+        found[free("probability", row)] = answer.probability
+    return found | {free(key, row): value for key, value in answer.details.items()}
+
+
+def free(name: str, taken: Iterable[str]) -> str:
+    """Return ``name``, lengthened while it is taken."""
+    names = set(taken)
+    while name in names:
+        name += "_"
+    return name
+
+
+def answer_rows(run: Run, rows: list[str]) -> Iterator[tuple[str, Answer]]:
+    """Yield each row of the command line with its answer."""
+    return zip(rows, run.answers(rows), strict=True)
+
+
+def answer_live(run: Run) -> Iterator[tuple[str, Answer]]:
+    """Yield each line of standard input with its answer, as soon as it is read.
+
+    A line that cannot be answered is named on standard error and gets an empty answer, so that a
+    stream goes on and line n of the output stays the answer to line n of the input.
+    """
+    for number, line in enumerate(sys.stdin, 1):
+        row = line.rstrip("\r\n")
+        try:
+            yield row, run.answers([row])[0]
+        except UserError as error:
+            print(f"unrolled: line {number}: {error}", file=sys.stderr)
+            yield row, Answer("")
+
+
+def answer_file(run: Run, path: Path, output: Path | None, as_json: bool) -> None:
+    """Answer every row of a file, on standard output or into ``output``, as it is read.
+
+    Raises:
+        UsageError: the output is neither .csv nor .jsonl, or would overwrite the input.
+        UserError: a row is faulty; what stands before it is answered.
+    """
+    data = run.recipe.data
+    rows = rows_of(path, encoding=data.encoding, on_error=data.on_error)
+    if output is None:
+        for row, answer in answered(run, rows):
+            shown = row if len(rows.columns) > 1 else {"input": next(iter(row.values()))}
+            print(json.dumps(as_object(shown, answer), ensure_ascii=False) if as_json else answer.text)
+        return
+    if output.suffix not in WRITERS:
+        raise UsageError(f"{output}: end the name in .csv or .jsonl")
+    if output.exists() and output.samefile(path):
+        raise UsageError(f"{output} is the file that is read; choose another name")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with output.open("w", encoding="utf-8", newline="") as handle:
+            WRITERS[output.suffix](handle, answered(run, rows), rows.columns)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror})") from None
+
+
+def answered(run: Run, rows: Rows) -> Iterator[tuple[dict[str, Any], Answer]]:
+    """Yield the rows of a file as mappings, each with its answer, a chunk at a time."""
+    schema = run.task.schema
+    places = locate(rows, schema.inputs, run.task.columns, schema.answer)
+    while chunk := list(itertools.islice(rows, CHUNK)):
+        cells = [tuple(row[i] for i in places) for _, row in chunk]
+        try:
+            answers = run.answers(cells)
+        except UserError:
+            # say which row of the chunk it is
+            for (line, _), one in zip(chunk, cells, strict=True):
+                try:
+                    run.answers([one])
+                except UserError as error:
+                    raise UserError(f"{rows.path}:{line}: {error}") from None
+            raise
+        for (_, row), answer in zip(chunk, answers, strict=True):
+            yield dict(zip(rows.columns, row, strict=True)), answer
+
+
+def write_csv(handle: Any, pairs: Iterable[tuple[dict[str, Any], Answer]], columns: list[str]) -> None:
+    """Write rows with the columns they have, answer and probability added."""
+    writer = csv.writer(handle)
+    writer.writerow([*columns, free("answer", columns), free("probability", columns)])
+    for row, answer in pairs:
+        share = "" if answer.probability is None else f"{answer.probability:.6f}"
+        writer.writerow([*(_cell(value) for value in row.values()), answer.text, share])
+        handle.flush()
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+
+
+def write_jsonl(handle: Any, pairs: Iterable[tuple[dict[str, Any], Answer]], columns: list[str]) -> None:
+    """Write rows as JSON objects, one a line."""
+    for row, answer in pairs:
+        handle.write(json.dumps(as_object(row, answer), ensure_ascii=False) + "\n")
+        handle.flush()
+
+
+WRITERS: dict[str, Callable[[Any, Iterable[tuple[dict[str, Any], Answer]], list[str]], None]] = {
+    ".csv": write_csv,
+    ".jsonl": write_jsonl,
+}

@@ -1,0 +1,46 @@
+"""``unrolled generate``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def generate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a language model's run.")],
+    prompt: Annotated[str, typer.Option(help="The text to go on from; empty starts anew.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(min=0, help="The most tokens written.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Draw from the k likeliest tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that sum to p.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Draw from tokens at least p times as likely as the likeliest.")
+    ] = None,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 avoids what was said.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds give equal texts.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Write on from a prompt, printed as it is made.
+
+    Example: unrolled generate runs/shakespeare-lstm --prompt "ROMEO:" --temperature 0.8 --seed 1
+    """
+    import json
+
+    from unrolled.run import load
+
+    pieces = load(run).stream(
+        prompt.replace("\\n", "\n"), max_new_tokens, seed=seed, stop=stop or [],
+        notice=lambda text: print(f"unrolled: {text}", file=sys.stderr),
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+        repetition_penalty=repetition_penalty,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps({"prompt": prompt, "text": "".join(pieces)}, ensure_ascii=False))
+        return
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()

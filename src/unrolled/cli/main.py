@@ -1,0 +1,77 @@
+"""The command ``unrolled``: its verbs, and what becomes of errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from unrolled.cli import evaluate, generate, predict, recipes, train
+from unrolled.core.errors import UserError
+
+app = typer.Typer(
+    name="unrolled",
+    help="Train sequence models on your own data, and see what they remember.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    rich_markup_mode=None,
+)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("generate")(generate.generate)
+app.command("recipes")(recipes.recipes)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from unrolled import __version__
+
+        print(f"unrolled {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Train sequence models on your own data, and see what they remember."""
+
+
+def main() -> NoReturn:
+    """Run the command line: exit code 0, 1 (the work failed) or 2 (wrong usage)."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    import click
+
+    try:
+        # standalone_mode would print click's own error box and hide the exit code
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except UserError as error:
+        print(f"unrolled: {error}", file=sys.stderr)
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 2
+    except click.ClickException as error:
+        print(f"unrolled: {error.format_message()}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        print("unrolled: stopped; a training goes on with --resume", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # whoever read the output has gone; Python would complain once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except MemoryError:
+        print("unrolled: out of memory; lower training.batch_size or model.hidden", file=sys.stderr)
+        return 1

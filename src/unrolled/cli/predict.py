@@ -1,0 +1,48 @@
+"""``unrolled predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    rows: Annotated[
+        list[str] | None, typer.Argument(metavar="[ROW]...", help="Rows as the data file writes them.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="A file of rows to answer.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write a .csv or .jsonl with the answers added.")
+    ] = None,
+    live: Annotated[bool, typer.Option("--live", help="Answer each line of standard input at once.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Answer rows: one line for each on standard output, and nothing else.
+
+    Examples:
+
+      unrolled predict runs/reviews "what a film" "never again"
+
+      unrolled predict runs/reviews --file new.csv -o answers.csv
+
+      tail -f log.txt | unrolled predict runs/reviews --live
+    """
+    from unrolled.cli.answering import answer_file, answer_live, answer_rows, show
+    from unrolled.core.errors import UsageError
+    from unrolled.run import load
+
+    ways = [bool(rows), file is not None, live]
+    if sum(ways) != 1:
+        raise UsageError("give rows, or --file FILE, or --live (one of the three)")
+    if output is not None and file is None:
+        raise UsageError("-o writes the rows of a file with their answers: add --file FILE")
+    loaded = load(run)
+    if file is not None:
+        answer_file(loaded, file, output, as_json)
+        return
+    pairs = answer_live(loaded) if live else answer_rows(loaded, rows or [])
+    for row, answer in pairs:
+        print(show(row, answer, as_json), flush=live)

@@ -1,0 +1,33 @@
+"""``unrolled recipes``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this recipe.")] = None,
+) -> None:
+    """List the recipes that ship, by pattern; or show one.
+
+    Example: unrolled recipes nsmc
+    """
+    from unrolled.core.errors import UsageError, unknown
+    from unrolled.tasks.recipe import about, folder, shipped
+
+    if name is not None:
+        if name not in shipped():
+            raise UsageError(unknown("recipe", name, shipped()))
+        print((folder() / f"{name}.yaml").read_text("utf-8"), end="")
+        return
+    known = {each: about(each) for each in shipped()}
+    width = max(map(len, known))
+    for pattern in dict.fromkeys(sorted(told.pattern for told in known.values())):
+        print(pattern)
+        for each, told in known.items():
+            if told.pattern == pattern:
+                print(f"  {each:<{width}}  {told.minutes:>4g} min  {told.what}")
+        print()
+    print("minutes are measured on 2 cores; start one with: unrolled train NAME")

@@ -1,0 +1,45 @@
+"""``unrolled train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    target: Annotated[
+        str, typer.Argument(metavar="RECIPE_OR_DATA", help="A recipe's name, a YAML file, or a data file.")
+    ],
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to change.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<name> by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds give equal runs.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be trained, and train nothing.")
+    ] = False,
+) -> None:
+    """Train a model on a recipe or on your own file.
+
+    Examples:
+
+      unrolled train reviews.csv
+
+      unrolled train reviews.csv layer=lstm model.hidden=256 training.max_minutes=5
+
+      unrolled train shakespeare-lstm --out runs/bard
+    """
+    from unrolled.run import make_plan
+    from unrolled.run import train as start
+    from unrolled.tasks.recipe import as_yaml, parse
+
+    wanted = parse(changes or [])
+    if not dry_run:
+        start(target, out=out, resume=resume, seed=seed, **wanted)
+        return
+    plan = make_plan(target, wanted, out, resume, seed)
+    print("\n".join(plan.lines()))
+    print("\n# the resolved recipe\n" + as_yaml(plan.recipe), end="")

@@ -1,0 +1,72 @@
+"""The base of typed configs: frozen, strict about keys, with errors that name the nearest key."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from unrolled.core.errors import UsageError, nearest
+
+
+class Config(BaseModel):
+    """A frozen group of settings. Unknown keys and values of the wrong type are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def read(cls, values: dict[str, Any], where: str = "") -> Self:
+        """Build the config from plain values.
+
+        Args:
+            values: nested mapping as YAML gives it.
+            where: where the values come from, put in front of an error.
+
+        Raises:
+            UsageError: a key is unknown (with the nearest valid one) or a value does not fit.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise UsageError((f"{where}: " if where else "") + explain(cls, error)) from None
+
+    def changed(self, **values: Any) -> Self:
+        """Return a copy with these fields replaced and checked again."""
+        return type(self).read({**self.model_dump(), **values})
+
+
+def keys(config: type[BaseModel], prefix: str = "") -> list[str]:
+    """Return every dotted key of a config class, those of nested configs included."""
+    found: list[str] = []
+    for name, field in config.model_fields.items():
+        inner = nested(field.annotation)
+        found += keys(inner, f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
+    return found
+
+
+def nested(annotation: Any) -> type[BaseModel] | None:
+    """Return the config class that a field's annotation names, if it names one."""
+    return (
+        annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        else None
+    )
+
+
+def explain(config: type[BaseModel], error: ValidationError) -> str:
+    """Turn pydantic's report into one sentence for each faulty key."""
+    sentences = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            known = keys(config)
+            # a key written without its group, "hidden" for "model.hidden", is the usual slip
+            same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+            guess = same_leaf[0] if same_leaf else nearest(key, known)
+            hint = f"did you mean {guess!r}?" if guess else "see `unrolled train --help`"
+            sentences.append(f"unknown key {key!r}; {hint}")
+        elif item["type"] == "value_error":
+            sentences.append(f"{key}: {item['ctx']['error']}" if key else str(item["ctx"]["error"]))
+        else:
+            sentences.append(f"{key}={item['input']!r}: {item['msg'].lower()}")
+    return "; ".join(sentences)

@@ -1,0 +1,212 @@
+"""Batches: what is read together at each step, as a pure function of (seed, epoch, index).
+
+Legend: B rows, T steps, D width of a vector.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unrolled.data.examples import Examples, Ints, Ragged
+
+PAD = 0
+IGNORED = -100  # the target of a step that is not scored; cross_entropy's own default
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Inputs and targets of one forward pass.
+
+    ``inputs`` is ids (B, T) int64 or vectors (B, D) float32; ``lengths`` (B,) counts the real
+    steps, None when all are real; ``restart`` is true where no state may be carried in;
+    ``rows`` are the indices of the examples (B,), for error messages and reports.
+    """
+
+    inputs: Tensor
+    lengths: Tensor | None
+    targets: Tensor | None
+    rows: Ints
+    restart: bool = True
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with its tensors on ``device``."""
+        if device.type == "cpu":
+            return self
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return replace(
+            self,
+            inputs=self.inputs.to(device),
+            lengths=move(self.lengths),
+            targets=move(self.targets),
+        )
+
+
+class Source(Protocol):
+    """Where a training loop takes its batches from."""
+
+    def length(self, epoch: int) -> int:
+        """Return the number of batches in an epoch."""
+        ...
+
+    def batch(self, epoch: int, index: int) -> Batch:
+        """Return one batch; equal arguments give equal batches."""
+        ...
+
+
+def random(*key: int) -> np.random.Generator:
+    """Return a generator that depends on ``key`` alone, not on what ran before."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def collate(examples: Examples, rows: Ints) -> Batch:
+    """Put examples side by side, padded at the right."""
+    inputs: Tensor
+    lengths: Tensor | None = None
+    if examples.sequences is not None:
+        inputs, lengths = examples.sequences.take(rows, PAD)
+    else:
+        assert examples.vectors is not None
+        inputs = torch.from_numpy(examples.vectors[rows])
+    targets: Tensor | None = None
+    if isinstance(examples.targets, Ragged):
+        targets, _ = examples.targets.take(rows, IGNORED)
+    elif examples.targets is not None:
+        targets = torch.from_numpy(examples.targets[rows])
+    return Batch(inputs, lengths, targets, rows)
+
+
+def by_length(lengths: Ints, order: Ints, rows: int, tokens: int | None) -> list[Ints]:
+    """Cut ``order`` into batches of at most ``rows`` rows and ``tokens`` padded steps.
+
+    A row longer than ``tokens`` makes a batch of its own.
+    """
+    batches, start, longest = [], 0, 0
+    for position, length in enumerate(lengths[order].tolist()):
+        count = position - start
+        grown = max(longest, length)
+        if count and (count >= rows or (tokens is not None and grown * (count + 1) > tokens)):
+            batches.append(order[start:position])
+            start, grown = position, length
+        longest = grown
+    return [*batches, order[start:]] if start < len(order) else batches
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """Batches of rows of like length, so that little padding is computed.
+
+    Every epoch shuffles the rows, sorts them by length within pools of ``pool`` batches and
+    shuffles the batches of all pools.
+    """
+
+    examples: Examples
+    rows: int
+    tokens: int | None
+    seed: int
+    pool: int = 64
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - the plan of the current and the next epoch
+    def plan(self, epoch: int) -> list[Ints]:
+        """Return the rows of every batch of an epoch."""
+        lengths = self.examples.lengths
+        generator = random(self.seed, epoch)
+        order = generator.permutation(len(self.examples))
+        typical = max(1.0, float(lengths.mean()) if len(lengths) else 1.0)
+        size = min(self.rows, int((self.tokens or np.inf) // typical) or 1) if self.tokens else self.rows
+        pools = np.array_split(order, max(1, round(len(order) / (size * self.pool))))
+        batches = [
+            batch
+            for part in pools
+            for batch in by_length(lengths, part[np.argsort(lengths[part], kind="stable")], self.rows, self.tokens)
+        ]
+        return [batches[i] for i in generator.permutation(len(batches))]
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def length(self, epoch: int) -> int:
+        """Return the number of batches in an epoch."""
+        return len(self.plan(epoch))
+
+    def batch(self, epoch: int, index: int) -> Batch:
+        """Return one batch of an epoch."""
+        return collate(self.examples, self.plan(epoch)[index])
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """Windows of one long text for truncated back-propagation.
+
+    The text is cut into ``lanes`` equal parts that are read side by side, ``window`` tokens at a
+    time; the state at the end of a window is carried into the next one, so a lane is read as one
+    unbroken text. Each epoch starts the lanes at another place (the text is closed to a ring), so
+    that the cuts fall elsewhere. ``start`` is the token that stands before a fresh start.
+    """
+
+    tokens: NDArray[np.int32]
+    lanes: int
+    window: int
+    seed: int
+    start: int
+
+    @property
+    def lane_length(self) -> int:
+        """Tokens in one lane."""
+        return len(self.tokens) // min(self.lanes, len(self.tokens))
+
+    def length(self, epoch: int) -> int:
+        """Return the number of windows in a lane."""
+        return -(-self.lane_length // self.window)
+
+    def batch(self, epoch: int, index: int) -> Batch:
+        """Return window ``index`` of every lane: inputs and next tokens, both (lanes, T)."""
+        size, lanes = len(self.tokens), min(self.lanes, len(self.tokens))
+        shift = int(random(self.seed, epoch).integers(size)) if epoch else 0
+        begin = index * self.window
+        end = min(begin + self.window, self.lane_length)
+        places = np.arange(lanes)[:, None] * self.lane_length + np.arange(begin - 1, end) + shift
+        ids = self.tokens[places % size].astype(np.int64)
+        if index == 0:
+            ids[:, 0] = self.start
+        both = torch.from_numpy(ids)
+        return Batch(both[:, :-1], None, both[:, 1:], np.arange(lanes), restart=index == 0)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Independent windows of one long text, for layers whose reach is limited.
+
+    An epoch covers the text once: windows stand end to end from a random place, in random order.
+    """
+
+    tokens: NDArray[np.int32]
+    rows: int
+    window: int
+    seed: int
+    start: int
+
+    def length(self, epoch: int) -> int:
+        """Return the number of batches that cover the text once."""
+        return -(-len(self.tokens) // (self.rows * self.window))
+
+    def batch(self, epoch: int, index: int) -> Batch:
+        """Return windows of inputs and next tokens, both (rows, window)."""
+        generator = random(self.seed, epoch)
+        size, count = len(self.tokens), self.length(epoch) * self.rows
+        shift = int(generator.integers(size))
+        chosen = generator.permutation(count)[index * self.rows : (index + 1) * self.rows]
+        places = shift + chosen[:, None] * self.window + np.arange(-1, self.window)
+        ids = self.tokens[places % size].astype(np.int64)
+        ids[:, 0] = self.start
+        both = torch.from_numpy(ids)
+        return Batch(both[:, :-1], None, both[:, 1:], chosen)

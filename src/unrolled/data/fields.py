@@ -1,0 +1,210 @@
+"""Fields: how a column becomes numbers and an answer becomes a word again.
+
+Each field learns what it needs from the training rows (``fit``), encodes values, and is saved in
+the run folder as plain JSON (a text field's vocabulary as ``tokenizer.json`` beside it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.core.errors import DataError, UserError, nearest
+from unrolled.data.schema import number
+from unrolled.data.tokenizers import Tokenizer
+
+
+class Bad(Exception):  # noqa: N818 - never leaves the encoding of a row
+    """A cell that cannot be encoded; whoever knows the file and the line turns it into an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One or more columns of text, as token ids with an end mark after each.
+
+    ``max_tokens`` cuts a longer text at its end.
+    """
+
+    columns: tuple[str, ...]
+    tokenizer: Tokenizer
+    max_tokens: int | None
+
+    def check(self, cells: Sequence[Any]) -> tuple[str, ...]:
+        """Return the texts of a row; an empty one is a value. Raises Bad."""
+        texts = []
+        for name, cell in zip(self.columns, cells, strict=True):
+            if isinstance(cell, list | dict):
+                raise Bad(f"column {name!r} holds {cell!r} where text is expected")
+            texts.append("" if cell is None else str(cell))
+        return tuple(texts)
+
+    def encode(self, rows: Sequence[tuple[str, ...]]) -> list[list[int]]:
+        """Return the ids of each row's texts, each text followed by the end mark."""
+        width, end = len(self.columns), self.tokenizer.eos_id
+        flat = self.tokenizer.encode_many([text for row in rows for text in row])
+        limit = self.max_tokens
+        ended = [[*(ids if limit is None else ids[: limit - 1]), end] for ids in flat]
+        if width == 1:
+            return ended
+        return [sum(ended[i : i + width], []) for i in range(0, len(ended), width)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``from_json`` takes; the tokenizer is saved beside it."""
+        return {"columns": list(self.columns), "max_tokens": self.max_tokens}
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A list of words a row, each as the ids of its pieces; the first piece stands for the word."""
+
+    column: str
+    tokenizer: Tokenizer
+    max_tokens: int | None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The one column that is read."""
+        return (self.column,)
+
+    def check(self, cells: Sequence[Any]) -> list[str]:
+        """Return the words of a row: a list, or text with blanks between the words. Raises Bad."""
+        cell = cells[0]
+        words = [str(w) for w in cell] if isinstance(cell, list) else str(cell or "").split()
+        if not words:
+            raise Bad(f"column {self.column!r} holds no word")
+        return words
+
+    def encode(self, words: list[str]) -> tuple[list[int], list[int]]:
+        """Return the ids of all pieces, and the place of each word's first piece."""
+        ids: list[int] = []
+        firsts = []
+        for pieces in self.tokenizer.encode_many(words):
+            firsts.append(len(ids))
+            ids += pieces or [self.tokenizer.unk_id]
+        return ids, firsts
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``from_json`` takes; the tokenizer is saved beside it."""
+        return {"column": self.column, "max_tokens": self.max_tokens}
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One of a fixed set of names."""
+
+    column: str
+    names: tuple[str, ...]
+
+    @classmethod
+    def fit(cls, column: str, values: Sequence[Any]) -> Self:
+        """Learn the names, numbers in their order and words in theirs."""
+        names = {label(value) for value in values}
+        numbers = {name: number(name) for name in names}
+        if all(n is not None for n in numbers.values()):
+            return cls(column, tuple(sorted(names, key=lambda n: (numbers[n] or 0.0, n))))
+        return cls(column, tuple(sorted(names)))
+
+    def check(self, cell: Any) -> int:
+        """Return the index of a name. Raises Bad for one that training did not see."""
+        name = label(cell)
+        try:
+            return self.names.index(name)
+        except ValueError:
+            guess = nearest(name, self.names)
+            hint = f"; did you mean {guess!r}?" if guess else ""
+            raise Bad(
+                f"label {name!r} was not seen in training (known: {', '.join(self.names[:20])}){hint}"
+            ) from None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``from_json`` takes."""
+        return {"column": self.column, "names": list(self.names)}
+
+
+def label(cell: Any) -> str:
+    """Return a label as text; JSON's true and 1.0 read like a table's ``true`` and ``1``."""
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return "" if cell is None else str(cell).strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A value, scaled to mean 0 and deviation 1. ``whole``: all that were seen are integers."""
+
+    column: str
+    mean: float
+    deviation: float
+    whole: bool
+
+    @classmethod
+    def fit(cls, column: str, values: Sequence[Any]) -> Self:
+        """Learn the scale; values that are not numbers are left to ``check``."""
+        seen = np.array([n for n in map(number, values) if n is not None])
+        if not len(seen):
+            raise UserError(f"column {column!r} holds no number")
+        whole = bool((seen == np.round(seen)).all())
+        return cls(column, float(seen.mean()), float(seen.std()) or 1.0, whole)
+
+    def check(self, cell: Any) -> float:
+        """Return the scaled value. Raises Bad for what is not a finite number."""
+        found = number(cell)
+        if found is None:
+            raise Bad(f"column {self.column!r} holds {cell!r} where a number is expected")
+        return (found - self.mean) / self.deviation
+
+    def decode(self, scaled: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return values in the unit of the file."""
+        return scaled * self.deviation + self.mean
+
+    def show(self, value: float) -> str:
+        """Return a value as an answer: rounded where all that training saw were integers."""
+        return str(round(value)) if self.whole else f"{value:.6g}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``from_json`` takes."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """Several columns of numbers, each scaled to mean 0 and deviation 1."""
+
+    columns: tuple[str, ...]
+    means: tuple[float, ...]
+    deviations: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> Self:
+        """Learn the scales from rows of cells."""
+        fitted = [
+            Number.fit(name, [row[i] for row in rows]) for i, name in enumerate(columns)
+        ]
+        return cls(columns, tuple(f.mean for f in fitted), tuple(f.deviation for f in fitted))
+
+    def check(self, cells: Sequence[Any]) -> tuple[float, ...]:
+        """Return the scaled values of a row. Raises Bad."""
+        found = []
+        for name, mean, deviation, cell in zip(
+            self.columns, self.means, self.deviations, cells, strict=True
+        ):
+            value = number(cell)
+            if value is None:
+                raise Bad(f"column {name!r} holds {cell!r} where a number is expected")
+            found.append((value - mean) / deviation)
+        return tuple(found)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``from_json`` takes."""
+        return asdict(self)
+
+
+def bad_row(error: Bad, path: str, line: int) -> DataError:
+    """Return the error for a row, with where it stands and what to do."""
+    return DataError(f"{error}; mend the row, or set data.on_error=skip", path, line)

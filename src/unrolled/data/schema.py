@@ -1,0 +1,198 @@
+"""Which columns of a table are read and which one is the answer, told or inferred.
+
+The rules look at names first and at values second, and say what they took, so that a wrong guess
+is seen and overruled by ``data.text``, ``data.label`` and ``data.numbers``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unrolled.core.errors import DataError, UsageError, unknown
+from unrolled.data.sources import Table
+
+TASKS = ("classify", "regress", "tag", "language")
+TEXT_NAMES = (
+    "text", "document", "sentence", "review", "comment", "message", "content", "utterance", "body",
+    "question", "q", "title", "words", "tokens",
+)  # fmt: skip
+LABEL_NAMES = (
+    "label", "class", "category", "target", "sentiment", "intent", "tag", "tags", "y", "answer",
+    "stars", "rating", "score", "polarity", "species", "phase", "result", "output", "product",
+)  # fmt: skip
+FEW = 50  # a column of at most this many distinct values can be a label
+REPEATS = 4  # ... if each occurs this often on average
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the user said about the columns."""
+
+    task: str | None = None
+    text: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """A task and its columns: inputs are ``text`` or else ``numbers``; ``answer`` is predicted."""
+
+    task: str
+    text: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    answer: str | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns that are read."""
+        return self.text or self.numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What the values of one column look like."""
+
+    name: str
+    filled: int
+    numeric: bool
+    whole: bool
+    lists: bool
+    distinct: int
+    mean_length: float
+
+    @property
+    def labels(self) -> bool:
+        """Whether the values repeat like labels do."""
+        return not self.lists and 2 <= self.distinct <= FEW and self.filled >= REPEATS * self.distinct
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number for a cell, or None when it is not one."""
+    if isinstance(value, bool) or value is None or isinstance(value, list | dict):
+        return None
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def look(name: str, values: Sequence[Any]) -> Column:
+    """Describe the values of a column."""
+    filled = [v for v in values if v is not None and v != ""]
+    lists = bool(filled) and all(isinstance(v, list) for v in filled)
+    numbers = [] if lists else [number(v) for v in filled]
+    numeric = bool(filled) and not lists and all(n is not None for n in numbers)
+    return Column(
+        name=name,
+        filled=len(filled),
+        numeric=numeric,
+        whole=numeric and all(n is not None and n.is_integer() for n in numbers),
+        lists=lists,
+        distinct=0 if lists else len(set(map(str, filled))),
+        mean_length=sum(len(v if lists else str(v)) for v in filled) / max(1, len(filled)),
+    )
+
+
+def infer(table: Table, wanted: Wanted) -> Schema:
+    """Choose the task and the columns of a table.
+
+    Raises:
+        UsageError: a column that the user named is not there.
+        DataError: no column can be the answer or the input.
+    """
+    for name in (*wanted.text, *wanted.numbers, *([wanted.label] if wanted.label else [])):
+        if name not in table.columns:
+            raise UsageError(f"{table.path}: {unknown('column', name, table.columns)}")
+    columns = {
+        name: look(name, [row[i] for row in table.rows]) for i, name in enumerate(table.columns)
+    }
+    if wanted.task == "language" or (len(columns) == 1 and not wanted.label):
+        return _language(table, wanted, columns)
+    answer = wanted.label or _answer(table, wanted, columns)
+    text = wanted.text or (() if wanted.numbers else _text(columns, answer))
+    if text and answer is None:
+        return _language(table, wanted, columns)
+    if answer is None:
+        raise DataError(
+            "no column looks like an answer; name it with data.label=COLUMN "
+            f"(columns: {', '.join(table.columns)})",
+            table.path,
+        )
+    numbers = wanted.numbers or tuple(
+        c.name for c in columns.values() if c.numeric and c.name != answer and not text
+    )
+    if not text and not numbers:
+        raise DataError(
+            f"no column is left to read beside the answer {answer!r}; name the text with "
+            "data.text=COLUMN or the numbers with data.numbers=[COLUMN, ...]",
+            table.path,
+        )
+    return Schema(wanted.task or _task(columns[answer]), text, () if text else numbers, answer)
+
+
+def _language(table: Table, wanted: Wanted, columns: dict[str, Column]) -> Schema:
+    text = wanted.text or _text(columns, None)
+    if not text:
+        raise DataError("no column holds text; name it with data.text=COLUMN", table.path)
+    return Schema("language", text)
+
+
+def _named(names: Sequence[str], columns: Sequence[Column]) -> Column | None:
+    by_name = {c.name.strip().lower(): c for c in columns}
+    return next((by_name[name] for name in names if name in by_name), None)
+
+
+def _text(columns: dict[str, Column], answer: str | None) -> tuple[str, ...]:
+    """Return the column that holds text: by its name, else the longest values."""
+    able = [c for c in columns.values() if c.name != answer and not c.numeric and c.filled]
+    lists = [c for c in able if c.lists]
+    named = _named(TEXT_NAMES, able)
+    if named is not None:
+        return (named.name,)
+    # time stamps and codes are not text: they neither repeat nor hold words
+    able = lists or [c for c in able if c.mean_length >= 2 and not _stamps(c)]
+    numeric = sum(c.numeric for c in columns.values() if c.name != answer)
+    if able and numeric > 2 and all(c.labels for c in able):
+        return ()
+    return (max(able, key=lambda c: c.mean_length).name,) if able else ()
+
+
+def _stamps(column: Column) -> bool:
+    name = column.name.strip().lower()
+    return name in ("date", "time", "timestamp", "datetime", "id", "index", "uuid")
+
+
+def _answer(table: Table, wanted: Wanted, columns: dict[str, Column]) -> str | None:
+    """Return the column to predict: by its name, else one whose values repeat, else the last."""
+    able = [c for c in columns.values() if c.name not in wanted.text + wanted.numbers and c.filled]
+    named = _named(LABEL_NAMES, able)
+    if named is not None:
+        return named.name
+    if all(c.numeric for c in columns.values()):
+        return able[-1].name if able else None
+    labels = [c for c in able if c.labels]
+    if labels:
+        # words before numbers, then the few values before the many, then the last column
+        return max(labels, key=lambda c: (not c.numeric, -c.distinct, table.columns.index(c.name))).name
+    numeric = [c for c in able if c.numeric and not _stamps(c)]
+    return numeric[-1].name if numeric else None
+
+
+def _task(answer: Column) -> str:
+    if answer.lists:
+        return "tag"
+    if not answer.numeric:
+        return "classify"
+    few = answer.whole and answer.distinct <= 20 and answer.filled >= 8 * answer.distinct
+    return "classify" if few else "regress"
+
+
+def counts(values: Sequence[Any]) -> dict[str, int]:
+    """Return how often each value occurs, the most frequent first."""
+    return dict(Counter(map(str, values)).most_common())

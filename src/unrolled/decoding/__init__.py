@@ -1,0 +1,1 @@
+"""Search and sampling over token ids."""

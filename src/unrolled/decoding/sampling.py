@@ -1,0 +1,90 @@
+"""Choosing the next token from scores: filters, then greedy choice or a draw.
+
+Legend: B rows, V tokens of the vocabulary. Works on token ids alone and knows no architecture.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from unrolled.core.config import Config
+
+OUT = float("-inf")
+
+
+class Sampling(Config):
+    """How tokens are chosen. ``temperature=0`` is greedy; the filters apply in the order here."""
+
+    repetition_penalty: float = Field(1.0, gt=0, description="divide the score of what was said; 1 is off")
+    temperature: float = Field(1.0, ge=0, description="0 is greedy, below 1 is safer, above is wilder")
+    top_k: int | None = Field(None, ge=1, description="only the k likeliest tokens")
+    top_p: float | None = Field(None, gt=0, le=1, description="only the likeliest tokens that sum to p")
+    min_p: float | None = Field(None, ge=0, le=1, description="only tokens at least p times the likeliest")
+
+
+def penalise(logits: Tensor, said: Tensor, penalty: float) -> Tensor:
+    """Weaken tokens that were said before (Keskar et al. 2019, CTRL, section 4.1).
+
+    Args:
+        logits: scores (B, V).
+        said: whether a token was said, bool (B, V).
+        penalty: above 1 weakens, below 1 strengthens.
+    """
+    weaker = torch.where(logits > 0, logits / penalty, logits * penalty)
+    return torch.where(said, weaker, logits)
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """Rule out all but the ``k`` likeliest tokens of (B, V); ties at the border stay."""
+    if k >= logits.shape[-1]:
+        return logits
+    border = logits.topk(k, dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < border, OUT)
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Keep the smallest set of likeliest tokens whose probability reaches ``p``.
+
+    Nucleus sampling, Holtzman et al. 2020, equation 2. The likeliest token always stays.
+    """
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    probability = ordered.softmax(dim=-1)
+    before = probability.cumsum(dim=-1) - probability
+    out = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= p)
+    out.scatter_(-1, order[..., :1], False)
+    return logits.masked_fill(out, OUT)
+
+
+def keep_min_p(logits: Tensor, p: float) -> Tensor:
+    """Keep tokens at least ``p`` times as likely as the likeliest (Nguyen et al. 2024)."""
+    probability = logits.softmax(dim=-1)
+    return logits.masked_fill(probability < p * probability.amax(dim=-1, keepdim=True), OUT)
+
+
+def choose(
+    logits: Tensor, sampling: Sampling, said: Tensor | None, generator: torch.Generator | None
+) -> Tensor:
+    """Return the next token of each row, (B,) int64.
+
+    Args:
+        logits: scores (B, V); -inf rules a token out.
+        sampling: temperature and filters.
+        said: tokens said so far, bool (B, V); needed only with a repetition penalty.
+        generator: source of randomness; the default one when None.
+    """
+    logits = logits.float()
+    if said is not None and sampling.repetition_penalty != 1:
+        logits = penalise(logits, said, sampling.repetition_penalty)
+    if sampling.temperature == 0:
+        return logits.argmax(dim=-1)
+    # a tiny temperature would overflow to inf - inf; the difference to the best score cannot
+    logits = (logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature
+    if sampling.top_k is not None:
+        logits = keep_top_k(logits, sampling.top_k)
+    if sampling.top_p is not None and sampling.top_p < 1:
+        logits = keep_top_p(logits, sampling.top_p)
+    if sampling.min_p:
+        logits = keep_min_p(logits, sampling.min_p)
+    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(-1)

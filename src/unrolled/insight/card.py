@@ -1,0 +1,57 @@
+"""The model card: ``README.md`` of a run folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unrolled.tasks.base import Task
+from unrolled.tasks.recipe import Recipe
+from unrolled.training.progress import duration
+
+
+def render(recipe: Recipe, task: Task, result: dict[str, Any]) -> str:
+    """Return the card as Markdown: what the model is, how good, how it was made, how to use it."""
+    names = list(result["scores"])
+    rows = [("this model", result["scores"])] + [(b["name"], b["scores"]) for b in result["baselines"]]
+    table = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for name, scores in rows:
+        cells = (f"{scores[key]:.4f}" if key in scores else "" for key in names)
+        table.append(f"| {name} | {' | '.join(cells)} |")
+    use = (
+        'run.generate("...", temperature=0.8)'
+        if task.name == "language"
+        else f"run.predict([{'...' if task.schema.text else '[...]'!r}])"
+    )
+    return "\n".join(
+        [
+            f"# {recipe.name}",
+            "",
+            f"A `{recipe.layer}` model ({task.pattern}, {task.name}) with "
+            f"{result['parameters']:,} parameters, {result['megabytes']:.1f} MB.",
+            "",
+            "## Scores on the held-out part",
+            "",
+            *table,
+            "",
+            f"{result['held_out_rows']:,} {'tokens' if task.name == 'language' else 'rows'} were held "
+            f"out. Training took {duration(result['seconds'])} and {result['steps']:,} steps on "
+            f"{result['device']} ({result['precision']}, {result['threads']} threads); the weights are "
+            f"those of step {result['best_step']:,}.",
+            "",
+            "## Data",
+            "",
+            *(f"- {line}" for line in result["found"]),
+            "",
+            "## Use",
+            "",
+            "```python",
+            "import unrolled",
+            "",
+            f"run = unrolled.load({str(recipe.name)!r})  # the path of this folder",
+            use,
+            "```",
+            "",
+            "Settings are in `config.yaml`, the learning curves in `metrics.jsonl` and `report.html`.",
+            "",
+        ]
+    )

@@ -1,0 +1,58 @@
+"""Language model: the aligned pattern with targets shifted by one; over attention, a GPT."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from unrolled.nn import Layer, State, TokenEmbedding
+
+
+class LanguageModel(nn.Module):
+    """Embedding, a causal layer, and scores of the next token at every step.
+
+    Args:
+        embedding: token ids to vectors.
+        layer: any causal layer.
+        vocabulary: number of tokens.
+        dropout: before the output weights.
+        tie: use the embedding as output weights (Press and Wolf 2017); needs equal widths.
+
+    Raises:
+        ValueError: the layer is not causal, or the widths do not allow ``tie``.
+    """
+
+    def __init__(
+        self, embedding: TokenEmbedding, layer: Layer, vocabulary: int, dropout: float = 0.0, tie: bool = False
+    ) -> None:
+        super().__init__()
+        if not layer.causal:
+            raise ValueError("a language model reads from left to right; set model.bidirectional=false")
+        self.embedding, self.layer = embedding, layer
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(layer.output_size, vocabulary)
+        if tie:
+            if embedding.weight.shape[1] != layer.output_size:
+                raise ValueError(
+                    f"model.tie needs the embedding ({embedding.weight.shape[1]}) as wide as the "
+                    f"layer's output ({layer.output_size}); set model.embedding={layer.output_size}"
+                )
+            self.head.weight = embedding.weight
+
+    @property
+    def context(self) -> int | None:
+        """Positions the model can read; None is no limit."""
+        return self.layer.context
+
+    def forward(
+        self, tokens: Tensor, state: State | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Read tokens (B, T): scores of each next token (B, T, V), and the state."""
+        steps, state = self.layer.unroll(self.embedding(tokens), state, lengths)
+        return self.head(self.dropout(steps)), state
+
+    unroll = forward
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read one token a row (B,): scores of the next (B, V), and the state."""
+        output, state = self.layer.step(self.embedding(tokens), state)
+        return self.head(self.dropout(output)), state

@@ -1,0 +1,31 @@
+"""One to one: a vector in, a value or label out; the network without memory.
+
+With no hidden layer it is linear regression, and with class scores logistic or softmax regression.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from unrolled.nn import Layer
+
+
+class OneToOne(nn.Module):
+    """A layer stepped once over a vector, and output weights.
+
+    Args:
+        layer: any layer; ``none`` is the feed-forward network.
+        outputs: 1 for a value, else the number of classes.
+        dropout: before the output weights.
+    """
+
+    def __init__(self, layer: Layer, outputs: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.layer = layer
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(layer.output_size, outputs)
+
+    def forward(self, vectors: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return outputs (B, O) for vectors (B, D)."""
+        steps = self.layer.read(vectors.unsqueeze(1), None)
+        return self.head(self.dropout(steps.squeeze(1)))

@@ -1,0 +1,35 @@
+"""Layers with weights. Every one reads a sequence at once or step by step, with equal numbers."""
+
+from unrolled.nn.attention import SelfAttention
+from unrolled.nn.build import LAYERS, LayerConfig, build_layer, with_context
+from unrolled.nn.dropout import LockedDropout
+from unrolled.nn.embedding import TokenEmbedding
+from unrolled.nn.layer import Layer
+from unrolled.nn.memoryless import Memoryless
+from unrolled.nn.pooling import Pooling
+from unrolled.nn.recurrent import GRU, LSTM, RNN
+from unrolled.nn.state import AttentionState, EmptyState, RecurrentState, State, pack, unpack
+from unrolled.nn.transformer import Attention
+
+__all__ = [
+    "GRU",
+    "LAYERS",
+    "LSTM",
+    "RNN",
+    "Attention",
+    "AttentionState",
+    "EmptyState",
+    "Layer",
+    "LayerConfig",
+    "LockedDropout",
+    "Memoryless",
+    "Pooling",
+    "RecurrentState",
+    "SelfAttention",
+    "State",
+    "TokenEmbedding",
+    "build_layer",
+    "pack",
+    "unpack",
+    "with_context",
+]

@@ -1,0 +1,203 @@
+"""From the word in a recipe to a layer: the one table of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import Field
+
+from unrolled.core.config import Config
+from unrolled.core.errors import UsageError, unknown
+from unrolled.nn.layer import Layer
+from unrolled.nn.memoryless import Memoryless
+from unrolled.nn.recurrent import GRU, LSTM, RNN
+from unrolled.nn.transformer import Attention
+
+
+class LayerConfig(Config):
+    """The settings of a layer. Each layer uses some; see ``USES``.
+
+    Attributes:
+        hidden: width of the layer's outputs, of each direction when recurrent.
+        layers: how many are stacked.
+        bidirectional: read both ways.
+        dropout: between stacked layers; for attention on what every block adds.
+        input_dropout, output_dropout, recurrent_dropout: variational, one mask a sequence.
+        weight_drop: on the recurrent weights.
+        zoneout: probability that a unit keeps its old value.
+        layer_norm: normalise the gates' inputs.
+        nonlinearity: of rnn.
+        projection: of lstm: size of the projected hidden vector; 0 is none.
+        activation: of none.
+        heads, kv_heads: of attention; None is as many key-value heads as heads.
+        positions, norm, norm_first, feedforward, feedforward_size: of attention.
+        context: positions that attention can read; learned positions need it.
+    """
+
+    hidden: int = Field(default=128, ge=1)
+    layers: int = Field(default=1, ge=0)
+    bidirectional: bool = False
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    input_dropout: float = Field(default=0.0, ge=0, lt=1)
+    output_dropout: float = Field(default=0.0, ge=0, lt=1)
+    recurrent_dropout: float = Field(default=0.0, ge=0, lt=1)
+    weight_drop: float = Field(default=0.0, ge=0, lt=1)
+    zoneout: float = Field(default=0.0, ge=0, lt=1)
+    layer_norm: bool = False
+    nonlinearity: Literal["tanh", "relu"] = "tanh"
+    projection: int = Field(default=0, ge=0)
+    activation: Literal["tanh", "relu", "gelu"] = "tanh"
+    heads: int = Field(default=4, ge=1)
+    kv_heads: int | None = Field(default=None, ge=1)
+    positions: Literal["rotary", "sinusoidal", "learned"] = "rotary"
+    norm: Literal["rms", "layer"] = "rms"
+    norm_first: bool = True
+    feedforward: Literal["swiglu", "gelu"] = "swiglu"
+    feedforward_size: int | None = Field(default=None, ge=1)
+    context: int | None = Field(default=None, ge=1)
+
+
+_RECURRENT = {
+    "bidirectional",
+    "input_dropout",
+    "output_dropout",
+    "recurrent_dropout",
+    "weight_drop",
+    "zoneout",
+    "layer_norm",
+}
+_ATTENTION = {
+    "bidirectional",
+    "heads",
+    "kv_heads",
+    "positions",
+    "norm",
+    "norm_first",
+    "feedforward",
+    "feedforward_size",
+    "context",
+}
+_ALL = {"hidden", "layers", "dropout"}
+
+# which settings each layer uses; any other must stand at its default
+USES: dict[str, set[str]] = {
+    "none": _ALL | {"activation"},
+    "rnn": _ALL | _RECURRENT | {"nonlinearity"},
+    "lstm": _ALL | _RECURRENT | {"projection"},
+    "gru": _ALL | _RECURRENT,
+    "attention": _ALL | _ATTENTION,
+}
+
+
+def _extras(config: LayerConfig) -> dict[str, Any]:
+    names = _RECURRENT - {"bidirectional"}
+    return {name: getattr(config, name) for name in sorted(names)}
+
+
+def _none(config: LayerConfig, size: int) -> Layer:
+    return Memoryless(size, config.hidden, config.layers, config.activation, config.dropout)
+
+
+def _rnn(config: LayerConfig, size: int) -> Layer:
+    return RNN(
+        size,
+        config.hidden,
+        config.layers,
+        config.nonlinearity,
+        dropout=config.dropout,
+        bidirectional=config.bidirectional,
+        **_extras(config),
+    )
+
+
+def _lstm(config: LayerConfig, size: int) -> Layer:
+    return LSTM(
+        size,
+        config.hidden,
+        config.layers,
+        dropout=config.dropout,
+        bidirectional=config.bidirectional,
+        proj_size=config.projection,
+        **_extras(config),
+    )
+
+
+def _gru(config: LayerConfig, size: int) -> Layer:
+    return GRU(
+        size,
+        config.hidden,
+        config.layers,
+        dropout=config.dropout,
+        bidirectional=config.bidirectional,
+        **_extras(config),
+    )
+
+
+def _attention(config: LayerConfig, size: int) -> Layer:
+    return Attention(
+        size,
+        config.hidden,
+        config.layers,
+        config.heads,
+        config.kv_heads,
+        positions=config.positions,
+        norm=config.norm,
+        norm_first=config.norm_first,
+        feedforward=config.feedforward,
+        feedforward_size=config.feedforward_size,
+        dropout=config.dropout,
+        bidirectional=config.bidirectional,
+        context=config.context,
+    )
+
+
+LAYERS: dict[str, Callable[[LayerConfig, int], Layer]] = {
+    "none": _none,
+    "rnn": _rnn,
+    "lstm": _lstm,
+    "gru": _gru,
+    "attention": _attention,
+}
+
+
+def build_layer(name: str, config: LayerConfig, input_size: int) -> Layer:
+    """Build the layer that a recipe names.
+
+    Args:
+        name: none, rnn, lstm, gru or attention.
+        config: its settings.
+        input_size: features of what it reads.
+
+    Raises:
+        UsageError: no such layer, a setting that this layer does not use, or values that do not go
+            together.
+    """
+    if name in ("transformer", "gpt"):
+        raise UsageError(f"there is no layer {name!r}; use layer=attention")
+    if name not in LAYERS:
+        raise UsageError(unknown("layer", name, LAYERS))
+    default = LayerConfig()
+    for key in LayerConfig.model_fields:
+        if key not in USES[name] and getattr(config, key) != getattr(default, key):
+            users = [layer for layer, uses in USES.items() if key in uses]
+            raise UsageError(
+                f"layer {name} has no setting {key!r} (got {getattr(config, key)!r}); it belongs "
+                f"to layer {' or '.join(users)}"
+            )
+    if config.layers == 0 and name != "none":
+        raise UsageError(f"layer {name} needs layers of at least 1, got 0; only layer=none takes 0")
+    try:
+        return LAYERS[name](config, input_size)
+    except ValueError as error:
+        raise UsageError(f"layer {name}: {error}") from None
+
+
+def with_context(name: str, config: LayerConfig, window: int) -> LayerConfig:
+    """Return the settings with ``context`` set to ``window``, where the layer needs one.
+
+    A layer whose state grows with the text can only be trusted as far as it was trained to read.
+    """
+    if "context" in USES.get(name, ()) and config.context is None:
+        return config.model_copy(update={"context": window})
+    return config

@@ -1,0 +1,81 @@
+"""torch.nn's call forms for recurrent layers, as a thin face over ``unroll``.
+
+Shapes: B rows, T steps, D input, P output of one direction, L layers, R directions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from unrolled.nn.state import RecurrentState
+
+if TYPE_CHECKING:
+    from unrolled.nn.recurrent import Recurrent
+
+
+def call_like_torch(
+    layer: Recurrent, x: Tensor | PackedSequence, hx: Any, lengths: Tensor | None
+) -> tuple[Any, Any]:
+    """Run ``layer.unroll`` on any form that torch.nn's modules take; see ``Recurrent.forward``."""
+    if isinstance(x, PackedSequence):
+        if lengths is not None:
+            raise ValueError("expected no lengths beside a PackedSequence, which has its own")
+        return _call_packed(layer, x, hx)
+    if x.dim() not in (2, 3):
+        raise ValueError(
+            f"expected x of 3 dimensions, or 2 for one sequence, got shape {tuple(x.shape)}"
+        )
+    single = x.dim() == 2
+    if single:
+        if lengths is not None:
+            raise ValueError("expected no lengths for one sequence (time, features); cut x instead")
+        x = x[None]
+    elif not layer.batch_first:
+        x = x.transpose(0, 1)
+    y, after = layer.unroll(x, _as_state(layer, hx, single), lengths)
+    if single:
+        y = y[0]
+    elif not layer.batch_first:
+        y = y.transpose(0, 1)
+    return y, _as_tensors(after, single)
+
+
+def _call_packed(layer: Recurrent, x: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
+    """Pad, run with lengths, pack again in the same order."""
+    padded, lengths = pad_packed_sequence(x, batch_first=True)
+    y, after = layer.unroll(padded, _as_state(layer, hx, False), lengths)
+    if x.sorted_indices is not None:
+        order = x.sorted_indices
+        y, lengths = y.index_select(0, order), lengths.index_select(0, order.cpu())
+    vf: Any = torch._VF
+    data, batch_sizes = vf._pack_padded_sequence(y, lengths, True)
+    packed = PackedSequence(data, batch_sizes, x.sorted_indices, x.unsorted_indices)
+    return packed, _as_tensors(after, False)
+
+
+def _as_state(layer: Recurrent, hx: Any, single: bool) -> RecurrentState | None:
+    """Turn torch's h or (h, c) into a state; a state may be passed as well."""
+    if hx is None or isinstance(hx, RecurrentState):
+        return hx
+    parts = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+    wanted = 2 if layer.cell == "lstm" else 1
+    if len(parts) != wanted or isinstance(hx, Tensor) != (wanted == 1):
+        form = "a pair (h, c)" if wanted == 2 else "one tensor h"
+        raise ValueError(f"expected {form} as initial state, got a {type(hx).__name__}")
+    dimensions = 2 if single else 3
+    if any(part.dim() != dimensions for part in parts):
+        raise ValueError(
+            f"expected an initial state of {dimensions} dimensions, as x has, got shapes "
+            f"{[tuple(part.shape) for part in parts]}"
+        )
+    return RecurrentState(*(part[:, None] if single else part for part in parts))
+
+
+def _as_tensors(state: RecurrentState, single: bool) -> Any:
+    parts = [state.h] if state.c is None else [state.h, state.c]
+    parts = [part[:, 0] for part in parts] if single else parts
+    return parts[0] if len(parts) == 1 else tuple(parts)

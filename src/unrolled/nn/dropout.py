@@ -1,0 +1,50 @@
+"""Dropout that leaves out the same features at every step of a sequence.
+
+Shapes: B rows, T steps, D features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def check_probability(name: str, value: float) -> None:
+    """Refuse what is no probability.
+
+    Raises:
+        ValueError: ``value`` is not in [0, 1].
+    """
+    if not 0 <= value <= 1:
+        raise ValueError(f"expected {name} from 0 to 1, got {value}; it is a probability")
+
+
+def locked_mask(x: Tensor, size: int, p: float) -> Tensor:
+    """Draw one mask (B, size) for each row of x, zeros and 1/(1-p)."""
+    mask = torch.ones(x.shape[0], size, dtype=x.dtype, device=x.device)
+    return nn.functional.dropout(mask, p, training=True)
+
+
+class LockedDropout(nn.Module):
+    """Variational dropout (Gal and Ghahramani 2016): one mask a sequence, the same at every step.
+
+    Args:
+        p: probability of leaving a feature out.
+
+    Raises:
+        ValueError: p is no probability.
+    """
+
+    def __init__(self, p: float = 0.0) -> None:
+        super().__init__()
+        check_probability("p", p)
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (B, T, D) with some features of each row left out; x itself when evaluating."""
+        if not self.training or not self.p:
+            return x
+        return x * locked_mask(x, x.shape[2], self.p)[:, None]
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"

@@ -1,0 +1,132 @@
+"""The contract of every layer: a state carried along a sequence.
+
+Shapes: B rows, T steps, D input features, H output features.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.nn.state import State
+from unrolled.ops.masking import check_lengths
+
+
+class Layer(nn.Module, ABC):
+    """Reads sequences all at once (``unroll``) or step by step (``step``), with equal numbers.
+
+    All that code above may ask is in these attributes:
+
+    Attributes:
+        input_size: D.
+        output_size: H.
+        causal: whether step t depends on steps up to t alone; without it there is no ``step``.
+        context: how many steps it can read; None when there is no limit.
+        reverse_size: how many of the H outputs, the last ones, come from reading backwards, so
+            that their end is the first step.
+    """
+
+    input_size: int
+    output_size: int
+    causal: bool = True
+    context: int | None = None
+    reverse_size: int = 0
+
+    @abstractmethod
+    def initial_state(
+        self,
+        batch: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> State:
+        """Return the state before the first step, for ``batch`` rows.
+
+        Args:
+            batch: B.
+            device: where; the layer's own device when not given.
+            dtype: its precision; that of the weights when not given.
+        """
+
+    @abstractmethod
+    def unroll(
+        self, x: Tensor, state: State | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Read all steps.
+
+        Args:
+            x: (B, T, D), padded at the right.
+            state: what was read before; None at the start.
+            lengths: real steps of each row (B,), 0 included; None when all T are real.
+
+        Returns:
+            y (B, T, H), zero at padding, and the state after each row's last real step.
+
+        Raises:
+            ValueError: shapes that do not fit.
+        """
+
+    @abstractmethod
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read one step.
+
+        Args:
+            x: (B, D).
+            state: the state before; left as it is, so that it can be stepped again.
+
+        Returns:
+            y (B, H) and the state after.
+
+        Raises:
+            ValueError: the layer reads both ways, or shapes do not fit.
+        """
+
+    def read(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return ``unroll``'s outputs (B, T, H) alone, which may be cheaper."""
+        return self.unroll(x, None, lengths)[0]
+
+    def _check(self, x: Tensor, lengths: Tensor | None = None, state: State | None = None) -> None:
+        """Refuse inputs of ``unroll`` that do not fit."""
+        if x.dim() != 3 or x.shape[2] != self.input_size:
+            raise ValueError(
+                f"expected x of shape (batch, time, {self.input_size}), got {tuple(x.shape)}; "
+                "set input_size to the number of features of x"
+            )
+        if lengths is not None:
+            check_lengths(lengths, x.shape[0], x.shape[1])
+        self._check_rows(x, state)
+
+    def _check_step(self, x: Tensor, state: State) -> None:
+        """Refuse inputs of ``step`` that do not fit."""
+        if not self.causal:
+            raise ValueError(
+                "expected a layer that reads forward only, got one that also reads backward: its "
+                "output at a step depends on later steps; use unroll, or bidirectional=False"
+            )
+        if x.dim() != 2 or x.shape[1] != self.input_size:
+            raise ValueError(
+                f"expected x of shape (batch, {self.input_size}), got {tuple(x.shape)}; step reads "
+                "one step of every row, unroll reads sequences"
+            )
+        self._check_rows(x, state)
+
+    def _check_rows(self, x: Tensor, state: State | None) -> None:
+        if state is not None and state.rows != x.shape[0]:
+            raise ValueError(
+                f"expected a state of {x.shape[0]} rows, as many as x, got {state.rows}; "
+                "state.reorder picks rows"
+            )
+
+
+def checked(state: State | None, kind: type[State], layer: str) -> None:
+    """Refuse a state that another kind of layer made.
+
+    Raises:
+        ValueError: ``state`` is neither None nor of ``kind``.
+    """
+    if state is not None and not isinstance(state, kind):
+        raise ValueError(
+            f"expected a {kind.__name__} for {layer}, got {type(state).__name__}; pass what this "
+            "layer's initial_state, unroll or step returned"
+        )

@@ -1,0 +1,302 @@
+"""The attention layer: a stack of transformer blocks whose state is the KV cache.
+
+Shapes: B rows, T steps of a chunk, D input, W width and output, S steps read, L blocks,
+K key-value heads, E width of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unrolled.nn.attention import Reading, SelfAttention, rotation, sinusoid
+from unrolled.nn.dropout import check_probability
+from unrolled.nn.layer import Layer, checked
+from unrolled.nn.state import AttentionState, Buffer, CacheWriter, State
+from unrolled.ops.masking import real_steps, zero_padding
+
+POSITIONS = ("rotary", "sinusoidal", "learned")
+FEEDFORWARDS = ("swiglu", "gelu")
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "rms": lambda width: nn.RMSNorm(width, eps=1e-6),
+    "layer": nn.LayerNorm,
+}
+
+
+class FeedForward(nn.Module):
+    """The network at every step of a block: GELU, or SwiGLU (Shazeer 2020, eq. 6).
+
+    Args:
+        width: W.
+        kind: swiglu or gelu.
+        size: hidden width; None takes 4 W, for swiglu 8/3 W rounded up to a multiple of 16, which
+            has about as many weights.
+    """
+
+    def __init__(self, width: int, kind: str, size: int | None) -> None:
+        super().__init__()
+        self.gated = kind == "swiglu"
+        if size is None:
+            size = math.ceil(8 * width / 3 / 16) * 16 if self.gated else 4 * width
+        self.up = nn.Linear(width, 2 * size if self.gated else size, bias=False)
+        self.out = nn.Linear(size, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, T, W) for x (B, T, W)."""
+        up = self.up(x)
+        if not self.gated:
+            return self.out(F.gelu(up))
+        gate, value = up.chunk(2, -1)
+        return self.out(F.silu(gate) * value)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each with a norm and added to what came in.
+
+    Args:
+        attention, feedforward: the two halves.
+        norms: one for each half.
+        norm_first: normalise what a half reads (Xiong et al. 2020), not the sum (Vaswani 2017).
+        dropout: on what each half adds.
+    """
+
+    def __init__(
+        self,
+        attention: SelfAttention,
+        feedforward: FeedForward,
+        norms: tuple[nn.Module, nn.Module],
+        norm_first: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.attention, self.feedforward = attention, feedforward
+        self.attention_norm, self.feedforward_norm = norms
+        self.norm_first, self.dropout = norm_first, nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, layer: int, reading: Reading) -> Tensor:
+        """Return (B, T, W) for x (B, T, W)."""
+        if self.norm_first:
+            x = x + self.dropout(self.attention(self.attention_norm(x), layer, reading))
+            return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, layer, reading)))
+        return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
+
+
+class Attention(Layer):
+    """A stack of transformer blocks; as a language model it is a GPT.
+
+    Args:
+        input_size: D.
+        hidden: W, the width of the stack; x is projected to it when D differs.
+        layers: L.
+        heads: attention heads, which divide W.
+        kv_heads: K, which divides heads; None is as many as heads.
+        positions: rotary (Su et al. 2021), sinusoidal (Vaswani et al. 2017) or learned.
+        norm: rms (Zhang and Sennrich 2019) or layer (Ba et al. 2016).
+        norm_first: norm before each half of a block, and once at the end; False is the original.
+        feedforward: swiglu or gelu.
+        feedforward_size: its hidden width; None takes the usual one.
+        dropout: on attention weights, on what each half of a block adds, and on the positions' sum.
+        bidirectional: every step looks at all steps; there is no ``step`` then.
+        context: positions it can read; learned positions need it.
+
+    Raises:
+        ValueError: sizes that do not divide, an unknown name, learned positions without context.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden: int = 128,
+        layers: int = 1,
+        heads: int = 4,
+        kv_heads: int | None = None,
+        *,
+        positions: str = "rotary",
+        norm: str = "rms",
+        norm_first: bool = True,
+        feedforward: str = "swiglu",
+        feedforward_size: int | None = None,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        context: int | None = None,
+    ) -> None:
+        super().__init__()
+        kv_heads = heads if kv_heads is None else kv_heads
+        _check_sizes(input_size, hidden, layers, heads, kv_heads, feedforward_size)
+        _check_names(positions, norm, feedforward)
+        _check_positions(positions, hidden // heads, context)
+        check_probability("dropout", dropout)
+        self.input_size, self.output_size = input_size, hidden
+        self.causal, self.context, self.positions = not bidirectional, context, positions
+        self.kv_heads, self.head_size = kv_heads, hidden // heads
+        self.project = nn.Linear(input_size, hidden) if input_size != hidden else nn.Identity()
+        self.place: nn.Embedding | None = None
+        if positions == "learned":
+            self.place = nn.Embedding(cast(int, context), hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            Block(
+                SelfAttention(hidden, heads, kv_heads, dropout),
+                FeedForward(hidden, feedforward, feedforward_size),
+                (NORMS[norm](hidden), NORMS[norm](hidden)),
+                norm_first,
+                dropout,
+            )
+            for _ in range(layers)
+        )
+        self.norm = NORMS[norm](hidden) if norm_first else nn.Identity()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights as GPT-2 does (Radford et al. 2019): normal, 0.02.
+
+        What adds to the residual stream is smaller by 1/sqrt(2 L), so that its variance at the top
+        does not grow with the number of blocks.
+        """
+        small = 0.02 / math.sqrt(2 * len(self.blocks))
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=small if name.endswith(".out") else 0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+            if isinstance(module, nn.RMSNorm | nn.LayerNorm):
+                module.reset_parameters()
+        if isinstance(self.project, nn.Linear):
+            # x keeps its size here, whatever D is; 0.02 would starve a narrow input
+            nn.init.normal_(self.project.weight, std=1 / math.sqrt(self.input_size))
+
+    def initial_state(
+        self,
+        batch: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> AttentionState:
+        weight = next(self.blocks.parameters())
+        shape = (len(self.blocks), batch, self.kv_heads, 0, self.head_size)
+        where, kind = device or weight.device, dtype or weight.dtype
+        empty = torch.zeros(shape, device=where, dtype=kind)
+        lengths = torch.zeros(batch, dtype=torch.int64, device=empty.device)
+        return AttentionState(Buffer(empty, empty), lengths, 0)
+
+    def read(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        self._check(x, lengths)
+        lengths = None if lengths is None else lengths.to(x.device)
+        self._check_context(x.shape[1])
+        at = torch.arange(x.shape[1], device=x.device)[None]
+        return self._stack(x, lengths, self._reading(at, x.shape[1], lengths, None), at)
+
+    def unroll(
+        self, x: Tensor, state: State | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, AttentionState]:
+        self._check(x, lengths, state)
+        checked(state, AttentionState, "layer attention")
+        before = cast(AttentionState, state) if state is not None else None
+        before = self.initial_state(x.shape[0], x.device) if before is None else before
+        if not self.causal and before.used:
+            raise ValueError(
+                "expected no earlier state for a bidirectional layer, got one that has read steps: "
+                "those would have had to see x; read the whole sequence at once"
+            )
+        lengths = None if lengths is None else lengths.to(x.device)
+        cache = CacheWriter(before, x.shape[1], lengths)
+        self._check_context(cache.used)
+        reading = self._reading(cache.positions, x.shape[1], lengths, cache)
+        y = self._stack(x, lengths, reading, cache.positions)
+        return y, cache.finish()
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, AttentionState]:
+        self._check_step(x, state)
+        y, after = self.unroll(x[:, None], state)
+        return y[:, 0], after
+
+    def forward(
+        self, x: Tensor, state: State | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Run :meth:`unroll`."""
+        return self.unroll(x, state, lengths)
+
+    def _check_context(self, reach: int) -> None:
+        if self.context is not None and reach > self.context:
+            raise ValueError(
+                f"expected at most {self.context} positions, the layer's context, got {reach}; "
+                "read a later window of the sequence from a new state, or build with more context"
+            )
+
+    def _reading(
+        self, at: Tensor, steps: int, lengths: Tensor | None, cache: CacheWriter | None
+    ) -> Reading:
+        """Work out what all blocks share: rotations, mask, cache."""
+        turn = rotation(at, self.head_size) if self.positions == "rotary" else None
+        if not self.causal:
+            if lengths is None:
+                return Reading(turn, None, False, cache)
+            # a row without steps looks at its first, which is zero: a softmax needs something
+            allowed = real_steps(lengths.clamp(min=1), steps)[:, None, None]
+            return Reading(turn, allowed, False, cache)
+        if cache is None or not cache.state.used:
+            return Reading(turn, None, True, cache)  # padding stands at the right, out of sight
+        reach = torch.arange(cache.needed, device=at.device)
+        return Reading(turn, (reach <= at[:, :, None])[:, None], False, cache)
+
+    def _stack(self, x: Tensor, lengths: Tensor | None, reading: Reading, at: Tensor) -> Tensor:
+        """Run all blocks over the chunk at positions ``at`` (B or 1, T)."""
+        y = self.project(zero_padding(x, lengths))
+        if self.place is not None:
+            # positions of padding may lie past the table; what stands there is never seen
+            y = y + self.place(at.clamp(max=self.place.num_embeddings - 1))
+        elif self.positions == "sinusoidal":
+            y = y + sinusoid(at, self.output_size).to(y.dtype)
+        y = self.dropout(y)
+        for layer, block in enumerate(self.blocks):
+            y = block(y, layer, reading)
+        return zero_padding(self.norm(y), lengths)
+
+
+def _check_sizes(
+    input_size: int, hidden: int, layers: int, heads: int, kv_heads: int, inner: int | None
+) -> None:
+    sizes = {"input_size": input_size, "hidden": hidden, "layers": layers, "heads": heads}
+    sizes |= {"kv_heads": kv_heads} | ({} if inner is None else {"feedforward_size": inner})
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"expected {name} of at least 1, got {size}; give a positive number")
+    for name, whole, part_name, part in (
+        ("hidden", hidden, "heads", heads),
+        ("heads", heads, "kv_heads", kv_heads),
+    ):
+        if whole % part:
+            raise ValueError(
+                f"expected {name} to be a multiple of {part_name}, got {whole} and {part}; "
+                "change one of them"
+            )
+
+
+def _check_names(positions: str, norm: str, feedforward: str) -> None:
+    for name, value, known in (
+        ("positions", positions, POSITIONS),
+        ("norm", norm, NORMS),
+        ("feedforward", feedforward, FEEDFORWARDS),
+    ):
+        if value not in known:
+            raise ValueError(f"expected {name} out of {', '.join(known)}, got {value!r}")
+
+
+def _check_positions(positions: str, head_size: int, context: int | None) -> None:
+    if context is not None and context < 1:
+        raise ValueError(f"expected context of at least 1, got {context}; None is no limit")
+    if positions == "learned" and context is None:
+        raise ValueError(
+            "expected context with learned positions, which need a table of that size, got None; "
+            "set context, or positions=rotary"
+        )
+    if positions == "rotary" and head_size % 2:
+        raise ValueError(
+            f"expected heads of even width for rotary positions, got hidden / heads = {head_size}; "
+            "change hidden or heads, or use positions=sinusoidal"
+        )

@@ -1,0 +1,175 @@
+"""What a task is: fields around a model, with scores and answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from unrolled.core.errors import DataError, unknown
+from unrolled.data.batches import Source, by_length
+from unrolled.data.examples import Ints
+from unrolled.data.schema import Schema
+from unrolled.data.sniff import Format
+from unrolled.data.sources import Document, Table
+from unrolled.tasks.recipe import Recipe
+from unrolled.training.objectives import Objective
+from unrolled.training.precision import Place
+
+Rows = Sequence[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model says about one row.
+
+    ``text`` is the answer as a line of output; ``probability`` its share of 1 where the task has
+    one; ``details`` what else ``--json`` shows (the probability of each label, the exact value).
+    """
+
+    text: str
+    probability: float | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Scores, and what a report shows beside them."""
+
+    scores: dict[str, float]
+    confusion: np.ndarray[Any, np.dtype[np.int64]] | None = None
+    pairs: np.ndarray[Any, np.dtype[np.float64]] | None = None
+
+
+class Task(ABC):
+    """Fields, model and scores of one kind of problem; everything above asks only this.
+
+    ``columns`` and ``format`` are those of the training file: a row is read as it writes them, and
+    a file without a header by position. A task holds no weights.
+    """
+
+    name: ClassVar[str]
+    pattern: ClassVar[str]
+    metric: ClassVar[str]
+    higher: ClassVar[bool]
+    columns: list[str]
+    format: Format
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, recipe: Recipe, schema: Schema, data: Table | Document) -> Self:
+        """Learn the fields from training rows."""
+
+    @abstractmethod
+    def encode(self, data: Table | Document, on_error: str, schema: Schema | None = None) -> tuple[Any, list[DataError]]:
+        """Return examples with their answers, and the rows that were skipped.
+
+        Raises:
+            DataError: a row is faulty and ``on_error`` is ``stop``.
+        """
+
+    @abstractmethod
+    def build(self, recipe: Recipe) -> nn.Module:
+        """Return the model, with random weights."""
+
+    @abstractmethod
+    def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
+        """Return what training minimises."""
+
+    @abstractmethod
+    def source(self, examples: Any, recipe: Recipe, model: nn.Module) -> Source:
+        """Return the training batches."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, examples: Any, place: Place) -> Evaluation:
+        """Score a model, which is in evaluation mode."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
+        """Read the fields from plain values and the files in a run folder."""
+
+    def save(self, folder: Path) -> None:
+        """Write the files that belong to the fields (a vocabulary) into a run folder."""
+
+    @property
+    @abstractmethod
+    def schema(self) -> Schema:
+        """The columns the task was trained on."""
+
+    @abstractmethod
+    def predict(self, model: nn.Module, rows: Rows, place: Place) -> list[Answer]:
+        """Answer rows of input cells.
+
+        Raises:
+            UserError: the task gives no answer to a single row, or a cell does not fit.
+        """
+
+
+class Columns(Protocol):
+    """What tells the columns of a file: a table, or its rows as they are read."""
+
+    @property
+    def path(self) -> str | Path:
+        """The file."""
+        ...
+
+    @property
+    def format(self) -> Format:
+        """How it is written."""
+        ...
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of its columns."""
+        ...
+
+
+def locate(
+    data: Columns, names: Sequence[str], trained: Sequence[str], answer: str | None = None
+) -> list[int]:
+    """Return the places of columns in a file: by name, or by position where it has no names.
+
+    Args:
+        data: the file.
+        names: the columns that are looked for.
+        trained: the columns of the training file, whose positions a file without header shares.
+        answer: the column that such a file may leave out.
+
+    Raises:
+        DataError: a column is missing.
+    """
+    columns = data.columns
+    if all(name in columns for name in names):
+        return [columns.index(name) for name in names]
+    if not data.format.header and data.format.kind != "jsonl":
+        for known in (list(trained), [name for name in trained if name != answer], list(names)):
+            if len(known) == len(columns) and all(name in known for name in names):
+                return [known.index(name) for name in names]
+    missing = next(name for name in names if name not in columns)
+    raise DataError(
+        unknown("column", missing, columns)
+        + "; name the columns of this file with data.text=... and data.label=...",
+        data.path,
+        1 if data.format.header else None,
+    )
+
+
+def score_batches(lengths: Ints, tokens: int = 16384, rows: int = 256) -> list[Ints]:
+    """Return the rows of evaluation batches, rows of like length together."""
+    return by_length(lengths, np.argsort(lengths, kind="stable"), rows, tokens)
+
+
+def to_numpy(values: torch.Tensor) -> np.ndarray[Any, Any]:
+    """Return a tensor as float64 numbers on the host."""
+    return values.detach().float().cpu().double().numpy()

@@ -1,0 +1,214 @@
+"""What a model must beat: simple methods on the same split, so that a score can be judged."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unrolled.data.examples import Examples
+from unrolled.data.fields import Vector
+from unrolled.data.sources import Document, Table
+from unrolled.scores import accuracy, confusion, macro_f1, mean_absolute_error, root_mean_squared_error
+from unrolled.tasks.base import Task, locate
+from unrolled.tasks.labelled import Classify, Regress
+from unrolled.tasks.language import Language, Stream
+from unrolled.tasks.prepare import Prepared
+from unrolled.tasks.tag import Tag, tags_of
+
+ROWS = 200_000  # a bag of n-grams over more rows takes minutes and hardly gains
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A simple method, its dev scores and the seconds it took."""
+
+    name: str
+    scores: dict[str, float]
+    seconds: float
+
+
+def baselines(prepared: Prepared) -> list[Baseline]:
+    """Score the simple methods of a task on the dev part, fitted on the training part."""
+    methods = next(found for kind, found in METHODS.items() if isinstance(prepared.task, kind))
+    scored = []
+    for name, method in methods:
+        began = time.monotonic()
+        scores = method(prepared)
+        if scores is not None:
+            scored.append(Baseline(name, scores, time.monotonic() - began))
+    return scored
+
+
+def best(found: list[Baseline], task: Task) -> Baseline | None:
+    """Return the strongest baseline by the task's metric."""
+    able = [b for b in found if task.metric in b.scores]
+    sign = 1 if task.higher else -1
+    return max(able, key=lambda b: sign * b.scores[task.metric], default=None)
+
+
+def _texts(data: Table | Document, task: Task) -> list[str]:
+    """Return the input text of each row."""
+    assert isinstance(data, Table)
+    places = locate(data, task.schema.inputs, task.columns)
+    return ["\n".join(str(row[i]) for i in places if row[i] is not None) for row in data.rows]
+
+
+def _kept(data: Table | Document, examples: Examples) -> Table:
+    """Return the rows that were encoded: the others were skipped as faulty."""
+    assert isinstance(data, Table)
+    lines = set(examples.lines.tolist())
+    chosen = [i for i, line in enumerate(data.lines) if line in lines]
+    rows, at = [data.rows[i] for i in chosen], [data.lines[i] for i in chosen]
+    return Table(data.path, data.format, data.columns, rows, at, [])
+
+
+def _classes(task: Classify, truth: Any, found: Any) -> dict[str, float]:
+    matrix = confusion(np.asarray(truth), np.asarray(found, dtype=np.int64), task.width)
+    return {"accuracy": accuracy(matrix), "macro_f1": macro_f1(matrix)}
+
+
+def majority(prepared: Prepared) -> dict[str, float]:
+    """Always answer the most frequent label."""
+    assert isinstance(prepared.task, Classify)
+    common = np.bincount(prepared.train.targets).argmax()
+    return _classes(prepared.task, prepared.dev.targets, np.full(len(prepared.dev), common))
+
+
+def _features(prepared: Prepared) -> tuple[Any, Any, Any]:
+    """Return features of the training and the dev rows, and the training targets."""
+    task, train, dev = prepared.task, prepared.train, prepared.dev
+    assert isinstance(task, Classify | Regress)
+    if isinstance(task.inputs, Vector):
+        return train.vectors, dev.vectors, train.targets
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    texts = _texts(_kept(prepared.train_data, train), task)[:ROWS]
+    # a piece that one text alone holds tells nothing, unless there are few texts
+    grams = TfidfVectorizer(
+        analyzer="char", ngram_range=(1, 4), min_df=2 if len(texts) > 2000 else 1, sublinear_tf=True,
+        dtype=np.float32,
+    )  # fmt: skip
+    try:
+        return (
+            grams.fit_transform(texts),
+            grams.transform(_texts(_kept(prepared.dev_data, dev), task)),
+            train.targets[:ROWS],
+        )
+    except ValueError:  # no text holds a character
+        return None, None, None
+
+
+def logistic(prepared: Prepared) -> dict[str, float] | None:
+    """Fit logistic regression on character 1- to 4-grams of the text, or on the numbers."""
+    from sklearn.linear_model import LogisticRegression
+
+    assert isinstance(prepared.task, Classify)
+    train, dev, targets = _features(prepared)
+    if train is None or len(set(targets.tolist())) < 2:
+        return None
+    # liblinear is the fast one for two labels and sparse text
+    solver = "liblinear" if len(set(targets.tolist())) == 2 else "lbfgs"
+    fitted = LogisticRegression(C=3.0, solver=solver, max_iter=300, tol=1e-3)
+    with warnings.catch_warnings():
+        # a fit that stops at max_iter is still a fair baseline, and not the user's concern
+        warnings.simplefilter("ignore")
+        fitted.fit(train, targets)
+    return _classes(prepared.task, prepared.dev.targets, fitted.predict(dev))
+
+
+def mean(prepared: Prepared) -> dict[str, float]:
+    """Always answer the mean of the training values."""
+    return _values(prepared, np.zeros(len(prepared.dev)))
+
+
+def ridge(prepared: Prepared) -> dict[str, float] | None:
+    """Fit linear regression on the numbers, or ridge regression on character n-grams."""
+    from sklearn.linear_model import LinearRegression, Ridge
+
+    assert isinstance(prepared.task, Regress)
+    train, dev, targets = _features(prepared)
+    if train is None:
+        return None
+    plain = isinstance(prepared.task.inputs, Vector)
+    fitted = (LinearRegression() if plain else Ridge(1.0)).fit(train, targets)
+    return _values(prepared, fitted.predict(dev))
+
+
+def _values(prepared: Prepared, scaled: Any) -> dict[str, float]:
+    task = prepared.task
+    assert isinstance(task, Regress)
+    truth = task.output.decode(np.asarray(prepared.dev.targets, dtype=np.float64))
+    found = task.output.decode(np.asarray(scaled, dtype=np.float64))
+    return {"mae": mean_absolute_error(truth, found), "rmse": root_mean_squared_error(truth, found)}
+
+
+def tag_of_word(prepared: Prepared) -> dict[str, float]:
+    """Give each word the tag it most often has in training; an unseen one the most frequent tag."""
+    task = prepared.task
+    assert isinstance(task, Tag)
+    seen: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    everything: Counter[int] = Counter()
+    for word, tag in _tagged(task, _kept(prepared.train_data, prepared.train)):
+        seen[word][tag] += 1
+        everything[tag] += 1
+    common = everything.most_common(1)[0][0]
+    pairs = _tagged(task, _kept(prepared.dev_data, prepared.dev))
+    found = [seen[word].most_common(1)[0][0] if word in seen else common for word, _ in pairs]
+    count = len(task.output.names)
+    matrix = confusion(np.array([tag for _, tag in pairs]), np.array(found), count)
+    return {"accuracy": accuracy(matrix), "macro_f1": macro_f1(matrix)}
+
+
+def _tagged(task: Tag, table: Table) -> list[tuple[str, int]]:
+    """Return every word of a table with the index of its tag."""
+    words_at, tags_at = locate(table, [task.inputs.column, task.output.column], task.columns)
+    return [
+        (word, task.output.check(tag))
+        for row in table.rows
+        for word, tag in zip(task.inputs.check([row[words_at]]), tags_of(row[tags_at]), strict=True)
+    ]
+
+
+def bigram(prepared: Prepared) -> dict[str, float]:
+    """Guess the next token from the one before it, smoothed with the token frequencies.
+
+    Interpolated with Witten-Bell weights: a token with many different followers trusts its own
+    counts less (Chen and Goodman 1999, section 2.5).
+    """
+    task, train, dev = prepared.task, prepared.train, prepared.dev
+    assert isinstance(task, Language)
+    assert isinstance(train, Stream)
+    size, end = task.tokenizer.size, task.tokenizer.eos_id
+    single = (np.bincount(train.tokens, minlength=size) + 1.0) / (len(train) + size)
+    before = np.concatenate([[end], train.tokens[:-1]]).astype(np.int64)
+    pairs, counts = np.unique(before * size + train.tokens, return_counts=True)
+    times = np.bincount(before, minlength=size)
+    kinds = np.bincount(pairs // size, minlength=size)
+    asked = np.concatenate([[end], dev.tokens[:-1]]).astype(np.int64)
+    wanted = asked * size + dev.tokens
+    place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+    count = np.where(pairs[place] == wanted, counts[place], 0)
+    weight = times[asked] / np.maximum(1, times[asked] + kinds[asked])
+    shares = weight * count / np.maximum(1, times[asked]) + (1 - weight) * single[dev.tokens]
+    loss = float(-np.log(shares).mean())
+    return {
+        "loss": loss,
+        "perplexity": math.exp(loss),
+        "bits_per_byte": loss * len(dev) / math.log(2) / max(1, dev.size),
+    }
+
+
+Method = Callable[[Prepared], dict[str, float] | None]
+METHODS: dict[type[Task], list[tuple[str, Method]]] = {
+    Classify: [("majority class", majority), ("n-gram logistic regression", logistic)],
+    Regress: [("mean", mean), ("linear regression", ridge)],
+    Tag: [("most frequent tag of the word", tag_of_word)],
+    Language: [("bigrams", bigram)],
+}

@@ -1,0 +1,74 @@
+"""Settings for keys that nobody set, chosen by the kind and the amount of data.
+
+They are filled in once, before training, and saved with the run like settings that were given.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unrolled.data.schema import Schema
+from unrolled.tasks.recipe import Recipe
+
+TEXT = {
+    "model": {
+        "bidirectional": True,
+        "embedding_dropout": 0.2,
+        "head_dropout": 0.3,
+    },
+    "training": {"learning_rate": 2e-3, "patience": 3, "average": "ema", "ema_decay": 0.998},
+}
+NUMBERS = {
+    "model": {"hidden": 64, "layers": 2},
+    "training": {"learning_rate": 5e-3, "weight_decay": 1e-4, "patience": 20},
+}
+LANGUAGE = {
+    "model": {"hidden": 256, "embedding": 128, "head_dropout": 0.1},
+    "training": {"batch_size": 32, "learning_rate": 3e-3, "patience": 3},
+}
+
+
+def fill(recipe: Recipe, schema: Schema, rows: int, characters: int) -> Recipe:
+    """Return the recipe with every unset key chosen.
+
+    Args:
+        recipe: what was asked.
+        schema: the task and columns, as inferred.
+        rows: training rows.
+        characters: length of the training text.
+    """
+    chosen: dict[str, Any] = {}
+    if schema.task == "language":
+        defaults, unit, steps = LANGUAGE, characters, 20_000_000
+    elif schema.text:
+        defaults, unit, steps = TEXT, rows, 250_000
+    else:
+        defaults, unit, steps = NUMBERS, rows, 600_000
+        if "layer" not in recipe.model_fields_set:
+            chosen["layer"] = "none"
+    values = recipe.model_dump() | chosen
+    layer = values["layer"]
+    for group, keys in defaults.items():
+        given = getattr(recipe, group).model_fields_set
+        values[group] |= {k: v for k, v in keys.items() if k not in given and _fits(layer, k)}
+    if not recipe.training.bounded:
+        # small data is read more often: the schedule falls to its end either way
+        values["training"]["max_epochs"] = int(min(300, max(6, steps // max(1, unit))))
+        values["training"]["max_minutes"] = 10.0
+    if "vocabulary" not in recipe.data.model_fields_set:
+        # about one piece for every 40 characters that training sees
+        values["data"]["vocabulary"] = int(min(16000, max(1000, characters // 40)))
+    values["task"] = schema.task
+    if not schema.numbers:
+        kind = "chars" if schema.task == "language" else "unigram"
+        values["data"]["tokenizer"] = recipe.data.tokenizer or kind
+    values["data"] |= {
+        "text": list(schema.text) if len(schema.text) > 1 else (schema.text or (None,))[0],
+        "numbers": list(schema.numbers) or None,
+        "label": schema.answer,
+    }
+    return Recipe.read(values)
+
+
+def _fits(layer: str, key: str) -> bool:
+    return not (key == "bidirectional" and layer == "none")

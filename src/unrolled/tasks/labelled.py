@@ -1,0 +1,287 @@
+"""One answer a row: a label (classify) or a value (regress), for text or for numbers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unrolled.core.errors import DataError, UsageError, UserError
+from unrolled.data.batches import Buckets, Source, collate
+from unrolled.data.examples import Examples, Ragged
+from unrolled.data.fields import Bad, Label, Number, Text, Vector, bad_row
+from unrolled.data.schema import Schema
+from unrolled.data.sources import Document, Table
+from unrolled.data.tokenizers import Tokenizer
+from unrolled.models import ManyToOne, OneToOne
+from unrolled.nn import Pooling, TokenEmbedding, build_layer
+from unrolled.scores import accuracy, confusion, macro_f1, mean_absolute_error, root_mean_squared_error
+from unrolled.tasks.base import Answer, Evaluation, Rows, Task, locate, score_batches, to_numpy
+from unrolled.tasks.recipe import DataConfig, Recipe
+from unrolled.training.objectives import Objective, classes, values
+from unrolled.training.precision import Place
+
+TOKENIZER = "tokenizer.json"
+
+
+def need_table(data: Table | Document) -> Table:
+    """Return a table, or say why a plain text does not do."""
+    if isinstance(data, Document):
+        raise DataError("this is one plain text; a table with an answer column is needed", data.path)
+    return data
+
+
+def fit_text(data: DataConfig, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> Text:
+    """Learn a text field from the cells of its columns."""
+    texts = [str(cell) for row in rows for cell in row if cell is not None and cell != ""]
+    if not texts:
+        raise UserError(f"column {columns[0]!r} holds no text at all; name another with data.text")
+    kind = data.tokenizer or "unigram"
+    return Text(columns, Tokenizer.fit(kind, texts, data.vocabulary, data.min_count), data.max_tokens)
+
+
+def fit_inputs(recipe: Recipe, schema: Schema, table: Table) -> Text | Vector:
+    """Learn the input field of a table."""
+    places = locate(table, schema.inputs, table.columns)
+    rows = [[row[i] for i in places] for row in table.rows]
+    if schema.text:
+        return fit_text(recipe.data, schema.text, rows)
+    return Vector.fit(schema.numbers, rows)
+
+
+class Labelled(Task):
+    """What classification and regression share: any input field, one answer a row."""
+
+    output: Label | Number
+
+    def __init__(self, inputs: Text | Vector) -> None:
+        self.inputs = inputs
+        self.pattern = "many to one" if isinstance(inputs, Text) else "one to one"  # type: ignore[misc]
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Outputs of the model."""
+
+    @property
+    def schema(self) -> Schema:
+        """The columns the task was trained on."""
+        text = self.inputs.columns if isinstance(self.inputs, Text) else ()
+        numbers = self.inputs.columns if isinstance(self.inputs, Vector) else ()
+        return Schema(self.name, tuple(text), tuple(numbers), self.output.column)
+
+    def encode(
+        self, data: Table | Document, on_error: str, schema: Schema | None = None
+    ) -> tuple[Examples, list[DataError]]:
+        """Encode the rows of a table with their answers; see the base class."""
+        table, schema = need_table(data), schema or self.schema
+        assert schema.answer is not None
+        places = locate(table, schema.inputs, self.columns)
+        (answer,) = locate(table, [schema.answer], self.columns)
+        inputs, targets, lines, skipped = [], [], [], list(table.skipped)
+        for row, line in zip(table.rows, table.lines, strict=True):
+            try:
+                checked = self.inputs.check([row[i] for i in places])
+                target = self.output.check(row[answer])
+            except Bad as error:
+                if on_error != "skip":
+                    raise bad_row(error, table.path, line) from None
+                skipped.append(bad_row(error, table.path, line))
+                continue
+            inputs.append(checked)
+            targets.append(target)
+            lines.append(line)
+        if not inputs:
+            raise DataError("no row is left to read", table.path)
+        dtype = np.int64 if isinstance(self.output, Label) else np.float32
+        return self._examples(inputs, np.array(lines), np.array(targets, dtype=dtype)), skipped
+
+    def _examples(self, inputs: Sequence[Any], lines: Any, targets: Any = None) -> Examples:
+        if isinstance(self.inputs, Text):
+            return Examples(lines, sequences=Ragged.of(self.inputs.encode(inputs)), targets=targets)
+        return Examples(lines, vectors=np.array(inputs, dtype=np.float32), targets=targets)
+
+    def build(self, recipe: Recipe) -> nn.Module:
+        """Return a many-to-one model for text, a one-to-one model for numbers."""
+        config = recipe.model
+        if isinstance(self.inputs, Vector):
+            layer = build_layer(recipe.layer, config, len(self.inputs.columns))
+            return OneToOne(layer, self.width, config.head_dropout)
+        embedding = TokenEmbedding(
+            self.inputs.tokenizer.size,
+            config.embedding,
+            token_dropout=config.token_dropout,
+            dropout=config.embedding_dropout,
+        )
+        layer = build_layer(recipe.layer, config, config.embedding)
+        pooling = Pooling(config.pooling, layer.output_size, layer.reverse_size)
+        return ManyToOne(embedding, layer, pooling, self.width, config.head_dropout)
+
+    def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> Source:
+        """Return batches of rows of like length."""
+        return Buckets(examples, recipe.training.batch_size, recipe.training.batch_tokens, recipe.seed)
+
+    @torch.no_grad()
+    def outputs(self, model: nn.Module, examples: Examples, place: Place) -> Tensor:
+        """Return the model's outputs (N, O) in the order of the examples, fp32 on the host."""
+        found = torch.empty(len(examples), self.width)
+        for rows in score_batches(examples.lengths):
+            batch = collate(examples, rows).to(place.device)
+            with place.autocast():
+                found[torch.from_numpy(rows)] = model(batch.inputs, batch.lengths).float().cpu()
+        return found
+
+    def predict(self, model: nn.Module, rows: Rows, place: Place) -> list[Answer]:
+        """Answer rows of input cells, one cell a column of ``schema.inputs``."""
+        inputs = []
+        for row in rows:
+            try:
+                inputs.append(self.inputs.check(row))
+            except Bad as error:
+                raise UserError(str(error)) from None
+        examples = self._examples(inputs, np.arange(len(rows)))
+        return self.answers(self.outputs(model, examples, place))
+
+    @abstractmethod
+    def answers(self, outputs: Tensor) -> list[Answer]:
+        """Turn outputs (N, O) into answers."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        kind = "text" if isinstance(self.inputs, Text) else "vector"
+        return {
+            "inputs": {"kind": kind, **self.inputs.to_json()},
+            "output": self.output.to_json(),
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write the vocabulary, if there is one."""
+        if isinstance(self.inputs, Text):
+            self.inputs.tokenizer.save(folder / TOKENIZER)
+
+
+def read_inputs(told: dict[str, Any], folder: Path) -> Text | Vector:
+    """Read an input field back from a run folder."""
+    if told["kind"] == "text":
+        return Text(tuple(told["columns"]), Tokenizer.load(folder / TOKENIZER), told["max_tokens"])
+    return Vector(tuple(told["columns"]), tuple(told["means"]), tuple(told["deviations"]))
+
+
+class Classify(Labelled):
+    """A label for each row."""
+
+    name: ClassVar[str] = "classify"
+    metric: ClassVar[str] = "accuracy"
+    higher: ClassVar[bool] = True
+
+    def __init__(self, inputs: Text | Vector, output: Label) -> None:
+        super().__init__(inputs)
+        self.output: Label = output
+
+    @classmethod
+    def fit(cls, recipe: Recipe, schema: Schema, data: Table | Document) -> Self:
+        """Learn the fields from training rows."""
+        table = need_table(data)
+        assert schema.answer is not None
+        (place,) = locate(table, [schema.answer], table.columns)
+        output = Label.fit(schema.answer, [row[place] for row in table.rows])
+        if len(output.names) < 2:
+            raise DataError(
+                f"column {schema.answer!r} holds only {output.names[0]!r}; a classifier needs two "
+                "labels or more (name another column with data.label)",
+                table.path,
+            )
+        return cls(fit_inputs(recipe, schema, table), output)
+
+    @property
+    def width(self) -> int:
+        """One score a label."""
+        return len(self.output.names)
+
+    def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
+        """Return cross entropy."""
+        return classes(recipe.training.label_smoothing)
+
+    def evaluate(self, model: nn.Module, examples: Examples, place: Place) -> Evaluation:
+        """Return accuracy, macro F1 and the mean cross entropy in nats."""
+        outputs = self.outputs(model, examples, place)
+        truth = np.asarray(examples.targets)
+        matrix = confusion(truth, outputs.argmax(-1).numpy(), self.width)
+        loss = float(F.cross_entropy(outputs.double(), torch.from_numpy(truth)))
+        scores = {"accuracy": accuracy(matrix), "macro_f1": macro_f1(matrix), "loss": loss}
+        return Evaluation(scores, confusion=matrix)
+
+    def answers(self, outputs: Tensor) -> list[Answer]:
+        """Return the likeliest label with its probability, and all probabilities as details."""
+        names = self.output.names
+        answers = []
+        for row in outputs.double().softmax(-1).tolist():
+            best = max(range(len(row)), key=row.__getitem__)
+            details = {"probabilities": dict(zip(names, row, strict=True))}
+            answers.append(Answer(names[best], row[best], details))
+        return answers
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
+        """Read the fields back."""
+        told = values["output"]
+        output = Label(told["column"], tuple(told["names"]))
+        return cls(read_inputs(values["inputs"], folder), output)
+
+
+class Regress(Labelled):
+    """A value for each row."""
+
+    name: ClassVar[str] = "regress"
+    metric: ClassVar[str] = "rmse"
+    higher: ClassVar[bool] = False
+
+    def __init__(self, inputs: Text | Vector, output: Number) -> None:
+        super().__init__(inputs)
+        self.output: Number = output
+
+    @classmethod
+    def fit(cls, recipe: Recipe, schema: Schema, data: Table | Document) -> Self:
+        """Learn the fields from training rows."""
+        table = need_table(data)
+        assert schema.answer is not None
+        (place,) = locate(table, [schema.answer], table.columns)
+        output = Number.fit(schema.answer, [row[place] for row in table.rows])
+        return cls(fit_inputs(recipe, schema, table), output)
+
+    @property
+    def width(self) -> int:
+        """One value."""
+        return 1
+
+    def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
+        """Return the squared error."""
+        return values()
+
+    def evaluate(self, model: nn.Module, examples: Examples, place: Place) -> Evaluation:
+        """Return mae and rmse in the unit of the file, and the loss in scaled units."""
+        scaled = to_numpy(self.outputs(model, examples, place))[:, 0]
+        goal = np.asarray(examples.targets, dtype=np.float64)
+        truth, found = self.output.decode(goal), self.output.decode(scaled)
+        scores = {
+            "mae": mean_absolute_error(truth, found),
+            "rmse": root_mean_squared_error(truth, found),
+            "loss": float(0.5 * np.square(scaled - goal).mean()),
+        }
+        return Evaluation(scores, pairs=np.stack([truth, found], axis=1))
+
+    def answers(self, outputs: Tensor) -> list[Answer]:
+        """Return values, rounded where training saw only integers; the exact one is a detail."""
+        found = self.output.decode(to_numpy(outputs)[:, 0])
+        return [Answer(self.output.show(v), None, {"value": float(v)}) for v in found]
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
+        """Read the fields back."""
+        return cls(read_inputs(values["inputs"], folder), Number(**values["output"]))

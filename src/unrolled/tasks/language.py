@@ -1,0 +1,288 @@
+"""A language model: the next token at every step, and text that goes on from a prompt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unrolled.core.errors import DataError, UsageError
+from unrolled.data.batches import Lanes, Source, Windows
+from unrolled.data.fields import Bad, Text, bad_row
+from unrolled.data.schema import Schema
+from unrolled.data.sources import Document, Table
+from unrolled.data.tokenizers import Tokenizer
+from unrolled.decoding.generate import generate
+from unrolled.decoding.sampling import Sampling
+from unrolled.decoding.stopping import until
+from unrolled.models import LanguageModel
+from unrolled.nn import State, TokenEmbedding, build_layer, with_context
+from unrolled.tasks.base import Answer, Evaluation, Rows, Task, locate
+from unrolled.tasks.labelled import TOKENIZER
+from unrolled.tasks.recipe import Recipe
+from unrolled.training.objectives import Objective, next_token
+from unrolled.training.precision import Place
+
+WARM = 512  # tokens a lane reads unscored before its own part
+CHUNK = 256  # tokens read at once while scoring
+LANE = 2048  # a text is scored in lanes of at least this many tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One long text as ids; rows stand one after another, each ended by the end mark.
+
+    ``ended`` tells whether every text's end mark is part of ``tokens``; ``size`` is the length of
+    the text in UTF-8 bytes; ``unknown`` counts ids that stand for pieces training did not see.
+    """
+
+    tokens: NDArray[np.int32]
+    size: int
+    unknown: int
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(slots=True)
+class Sum:
+    """Running totals of what was scored."""
+
+    nats: float = 0.0
+    right: int = 0
+    count: int = 0
+
+    def add(self, logits: Tensor, targets: Tensor, scored: Tensor) -> None:
+        """Take in scores (B, T, V), targets (B, T) and which of them count (B, T)."""
+        logits, targets = logits[scored].float(), targets[scored]
+        self.nats += float(F.cross_entropy(logits, targets, reduction="sum"))
+        self.right += int((logits.argmax(-1) == targets).sum())
+        self.count += len(targets)
+
+
+class Language(Task):
+    """Text without labels. The end mark is also what stands before a fresh start."""
+
+    name: ClassVar[str] = "language"
+    pattern: ClassVar[str] = "language model"
+    metric: ClassVar[str] = "loss"
+    higher: ClassVar[bool] = False
+
+    def __init__(self, tokenizer: Tokenizer, text: tuple[str, ...]) -> None:
+        self.tokenizer, self.text = tokenizer, text
+
+    @classmethod
+    def fit(cls, recipe: Recipe, schema: Schema, data: Table | Document) -> Self:
+        """Learn the vocabulary."""
+        if isinstance(data, Document):
+            texts = [data.text]
+        else:
+            places = locate(data, schema.text, data.columns)
+            texts = [str(row[i]) for row in data.rows for i in places if row[i] is not None]
+        config = recipe.data
+        kind = config.tokenizer or "chars"
+        return cls(Tokenizer.fit(kind, texts, config.vocabulary, config.min_count), schema.text)
+
+    @property
+    def schema(self) -> Schema:
+        """The columns the task was trained on."""
+        return Schema(self.name, self.text)
+
+    def encode(
+        self, data: Table | Document, on_error: str, schema: Schema | None = None
+    ) -> tuple[Stream, list[DataError]]:
+        """Encode a text, or rows of texts; see the base class."""
+        if isinstance(data, Document):
+            ids = self.tokenizer.encode(data.text)
+            tokens = np.array(ids, dtype=np.int32)
+            return Stream(tokens, len(data.text.encode()), self.tokenizer.unknown(ids)), []
+        schema, skipped = schema or self.schema, list(data.skipped)
+        if not schema.text:
+            raise DataError("this run was trained on plain text; name the column with data.text", data.path)
+        field = Text(schema.text, self.tokenizer, None)
+        places, texts = locate(data, schema.text, self.columns), []
+        for row, line in zip(data.rows, data.lines, strict=True):
+            try:
+                texts.append(field.check([row[i] for i in places]))
+            except Bad as error:
+                if on_error != "skip":
+                    raise bad_row(error, data.path, line) from None
+                skipped.append(bad_row(error, data.path, line))
+        flat = [token for ids in field.encode(texts) for token in ids]
+        size = sum(len(text.encode()) for row in texts for text in row)
+        return Stream(np.array(flat, dtype=np.int32), size, self.tokenizer.unknown(flat)), skipped
+
+    def build(self, recipe: Recipe) -> nn.Module:
+        """Return a language model; a layer of limited reach reads one training window."""
+        config = recipe.model
+        embedding = TokenEmbedding(
+            self.tokenizer.size,
+            config.embedding,
+            token_dropout=config.token_dropout,
+            dropout=config.embedding_dropout,
+        )
+        settings = with_context(recipe.layer, config, recipe.training.window)
+        layer = build_layer(recipe.layer, settings, config.embedding)
+        try:
+            return LanguageModel(
+                embedding, layer, self.tokenizer.size, config.head_dropout, config.tie
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+    def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
+        """Return cross entropy of the next token."""
+        return next_token(recipe.training.label_smoothing, self._carries(recipe, model))
+
+    def _carries(self, recipe: Recipe, model: nn.Module) -> bool:
+        assert isinstance(model, LanguageModel)
+        carry = recipe.training.carry
+        if carry and model.context is not None:
+            raise UsageError(
+                f"training.carry=true needs a layer of unlimited reach; layer={recipe.layer} reads "
+                f"{model.context} tokens"
+            )
+        return model.context is None if carry is None else carry
+
+    def source(self, examples: Stream, recipe: Recipe, model: nn.Module) -> Source:
+        """Return carried lanes, or independent windows where the reach is limited."""
+        assert isinstance(model, LanguageModel)
+        settings, end = recipe.training, self.tokenizer.eos_id
+        tokens = examples.tokens
+        if not len(tokens) or tokens[-1] != end:
+            # so that the model learns where the text ends
+            tokens = np.append(tokens, np.int32(end))
+        window = min(settings.window, model.context or settings.window, len(tokens))
+        rows = max(1, min(settings.batch_size, len(tokens) // window))
+        kind = Lanes if self._carries(recipe, model) else Windows
+        return kind(tokens, rows, window, recipe.seed, end)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, examples: Stream, place: Place) -> Evaluation:
+        """Score every token once.
+
+        A layer of unlimited reach reads the text in lanes side by side, each after ``WARM`` tokens
+        of what precedes it; one of limited reach reads windows of its reach that overlap by half,
+        and only the second half is scored. ``loss`` is in nats a token, ``bits_per_byte`` over the
+        UTF-8 bytes of the text, ``accuracy`` the share of tokens the model would have guessed.
+        """
+        assert isinstance(model, LanguageModel)
+        tokens = torch.from_numpy(examples.tokens.astype(np.int64))
+        if not len(tokens):
+            raise DataError("there is no text to score", "data")
+        score = _lanes if model.context is None else _windows
+        total = score(model, tokens, self.tokenizer.eos_id, place)
+        loss = total.nats / total.count
+        scores = {
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700)),
+            "bits_per_byte": total.nats / math.log(2) / max(1, examples.size),
+            "accuracy": total.right / total.count,
+        }
+        return Evaluation(scores)
+
+    def generate(
+        self,
+        model: nn.Module,
+        prompt: str,
+        max_new_tokens: int,
+        sampling: Sampling,
+        *,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        device: torch.device | None = None,
+        notice: Callable[[str], None] = lambda text: None,
+    ) -> Iterator[str]:
+        """Yield text that goes on from ``prompt``, in whole characters, as it is made."""
+        assert isinstance(model, LanguageModel)
+        end = self.tokenizer.eos_id
+        start = [end, *self.tokenizer.encode(prompt)]
+        banned = [self.tokenizer.pad_id, self.tokenizer.unk_id, self.tokenizer.bos_id]
+        tokens = generate(
+            model, start, max_new_tokens, sampling,
+            seed=seed, ends=[end], banned=banned, device=device, notice=notice,
+        )  # fmt: skip
+        return until(self._pieces(tokens), stop)
+
+    def _pieces(self, tokens: Iterator[int]) -> Iterator[str]:
+        stream = self.tokenizer.stream()
+        for token in tokens:
+            piece = stream.feed(token)
+            if piece:
+                yield piece
+        rest = stream.finish()
+        if rest:
+            yield rest
+
+    def predict(self, model: nn.Module, rows: Rows, place: Place) -> list[Answer]:
+        """Refuse: a language model writes on instead of answering."""
+        raise UsageError("this run is a language model: use `unrolled generate RUN --prompt TEXT`")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return {"text": list(self.text)}
+
+    def save(self, folder: Path) -> None:
+        """Write the vocabulary."""
+        self.tokenizer.save(folder / TOKENIZER)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
+        """Read the fields back."""
+        return cls(Tokenizer.load(folder / TOKENIZER), tuple(values["text"]))
+
+
+def _lanes(model: LanguageModel, tokens: Tensor, start: int, place: Place) -> Sum:
+    """Score a text read in lanes with the state carried along each."""
+    size, total = len(tokens), Sum()
+    count = max(1, min(64, size // LANE))
+    length = -(-size // count)
+    begins = torch.arange(count) * length
+    shifted = torch.cat([torch.tensor([start]), tokens])  # shifted[p] stands before tokens[p]
+    state: State = model.layer.initial_state(1, place.device)
+    if count > 1:
+        # the first lane starts fresh; the others first read what stands before them
+        warm: State | None = None
+        for at in range(-WARM, 0, CHUNK):
+            places = (begins[1:, None] + torch.arange(at, at + CHUNK)).clamp(max=size)
+            with place.autocast():
+                warm = model(shifted[places].to(place.device), warm)[1]
+        assert warm is not None
+        state = type(state).join([state, warm])
+    for at in range(0, length, CHUNK):
+        places = begins[:, None] + torch.arange(at, min(at + CHUNK, length))
+        scored = places < torch.clamp(begins[:, None] + length, max=size)
+        with place.autocast():
+            logits, state = model(shifted[places.clamp(max=size - 1)].to(place.device), state)
+        targets = tokens[places.clamp(max=size - 1)]
+        total.add(logits, targets.to(place.device), scored.to(place.device))
+    return total
+
+
+def _windows(model: LanguageModel, tokens: Tensor, start: int, place: Place) -> Sum:
+    """Score a text in overlapping windows of the model's context."""
+    assert model.context is not None
+    size, total = len(tokens), Sum()
+    width = min(model.context, size)
+    fresh = max(1, width // 2)  # tokens that each window after the first scores
+    begins = torch.arange(0, max(1, size - width + fresh), fresh)
+    shifted = torch.cat([torch.tensor([start]), tokens])
+    for rows in begins.split(32):
+        places = rows[:, None] + torch.arange(width)
+        inputs = shifted[places.clamp(max=size - 1)]
+        inputs[:, 0] = start
+        first = rows == 0
+        scored = (places < size) & (first[:, None] | (torch.arange(width) >= width - fresh))
+        with place.autocast():
+            logits, _ = model(inputs.to(place.device))
+        targets = tokens[places.clamp(max=size - 1)]
+        total.add(logits, targets.to(place.device), scored.to(place.device))
+    return total

@@ -1,0 +1,257 @@
+"""Recipes: a YAML file or a data file, and ``key=value`` changes, become one typed config."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, field_validator
+
+from unrolled.core.config import Config, keys
+from unrolled.core.errors import UsageError, UserError, nearest, unknown
+from unrolled.nn.build import LAYERS, LayerConfig
+from unrolled.training.settings import LIMITS, TrainingConfig
+
+CONFIG = "config.yaml"
+
+
+class DataConfig(Config):
+    """Which file is read and how."""
+
+    train: str | None = Field(None, description="the data file")
+    dev: str | None = Field(None, description="a file of held-out rows; by default part of `train`")
+    text: str | list[str] | None = Field(None, description="the column of text, or several")
+    numbers: list[str] | None = Field(None, description="the columns of numbers that are read")
+    label: str | None = Field(None, description="the column to predict")
+    encoding: str | None = Field(None, description="the file's encoding, such as cp949; by default UTF-8")
+    tokenizer: Literal["chars", "jamo", "words", "bpe", "unigram", "bytes"] | None = Field(
+        None, description="pieces a text is cut into; chars for a language model, else unigram"
+    )
+    vocabulary: int = Field(16000, ge=5, description="the most pieces a tokenizer learns")
+    min_count: int = Field(1, ge=1, description="pieces rarer than this are unknown (chars, jamo, words)")
+    max_tokens: int | None = Field(512, ge=2, description="a longer text is cut here")
+    holdout: float = Field(0.1, gt=0, lt=1, description="share held out when there is no `dev`")
+    limit: int | None = Field(None, ge=1, description="read only the first rows")
+    on_error: Literal["stop", "skip"] = Field("stop", description="what a faulty row does")
+
+
+class ModelConfig(LayerConfig):
+    """The model around the layer."""
+
+    embedding: int = Field(128, ge=1, description="width of the token embedding")
+    tie: bool = Field(False, description="language model: output weights are the embedding's")
+    pooling: Literal["last", "mean", "max", "attention", "mean-max"] = Field(
+        "mean-max", description="many to one: how the steps become one vector"
+    )
+    token_dropout: float = Field(0.0, ge=0, lt=1, description="share of tokens dropped whole")
+    embedding_dropout: float = Field(0.0, ge=0, lt=1, description="dropout after the embedding")
+    head_dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the output weights")
+
+
+class Recipe(Config):
+    """A run, complete: saved as ``config.yaml`` in its folder."""
+
+    name: str = Field("run", description="name of the run; its folder is runs/<name>")
+    task: Literal["classify", "regress", "tag", "language"] | None = Field(
+        None, description="by default inferred from the data"
+    )
+    layer: str = Field("gru", description=", ".join(LAYERS))
+    seed: int = Field(0, ge=0, description="equal seeds give equal runs")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @field_validator("layer")
+    @classmethod
+    def _known_layer(cls, name: str) -> str:
+        if name in ("transformer", "gpt"):
+            raise ValueError(f"a {name} is layer=attention here")
+        if name not in LAYERS:
+            raise ValueError(unknown("layer", name, LAYERS))
+        return name
+
+
+class About(Config):
+    """What a shipped recipe says of itself."""
+
+    pattern: str
+    what: str
+    minutes: float = Field(description="wall time on 2 cores")
+    source: str | None = Field(None, description="where data that does not ship comes from")
+    licence: str | None = None
+    size: str | None = None
+
+
+def folder() -> Path:
+    """Return the folder of the recipes that ship."""
+    return Path(str(resources.files("unrolled") / "recipes"))
+
+
+def shipped() -> list[str]:
+    """Return the names of the recipes that ship."""
+    return sorted(path.stem for path in folder().glob("*.yaml"))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping. Raises UsageError naming file and line."""
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise UsageError(f"{where}: this is not YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: a recipe is a mapping of keys to values")
+    return values
+
+
+def about(name: str) -> About:
+    """Return what a shipped recipe says of itself."""
+    return About.read(read_yaml(folder() / f"{name}.yaml")["about"], name)
+
+
+def parse(words: Iterable[str]) -> dict[str, Any]:
+    """Turn ``key.sub=value`` words into a flat mapping; values are read as YAML.
+
+    Raises:
+        UsageError: a word has no ``=``, or its value is not YAML.
+    """
+    changes: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{word!r} is not key=value")
+        try:
+            value = yaml.safe_load(text) if text else None
+        except yaml.YAMLError:
+            raise UsageError(f"{word!r}: the value is not readable; quote it") from None
+        # YAML 1.1 reads 1e-3 as text
+        changes[key] = _as_number(value) if isinstance(value, str) else value
+    return changes
+
+
+def _as_number(text: str) -> str | float:
+    try:
+        return float(text) if "e" in text.lower() else text
+    except ValueError:
+        return text
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one mapping of dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result
+
+
+def deep(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted keys as nested mappings, the inverse of ``flat``."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        *groups, leaf = key.split(".")
+        inner = result
+        for group in groups:
+            inner = inner.setdefault(group, {})
+            if not isinstance(inner, dict):
+                raise UsageError(f"unknown key {key!r}; {group!r} is not a group of keys")
+        inner[leaf] = value
+    return result
+
+
+def merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Apply flat changes to nested values.
+
+    A limit that is set replaces the limits of ``base``: who asks a recipe of 20 epochs for 50
+    steps means 50 steps, and who asks for 2 minutes means 2 minutes.
+    """
+    values = flat(base)
+    wanted = flat(changes)
+    if any(f"training.{name}" in wanted for name in LIMITS):
+        values = {k: v for k, v in values.items() if k not in {f"training.{n}" for n in LIMITS}}
+    return deep(values | wanted)
+
+
+def resolve(target: str, changes: Mapping[str, Any]) -> Recipe:
+    """Return the recipe for a name, a YAML file, or a data file.
+
+    Raises:
+        UsageError: there is no such recipe or file (the nearest name is given), or a key is wrong.
+    """
+    path = Path(target)
+    if target in shipped():
+        base = read_yaml(folder() / f"{target}.yaml")
+        base.pop("about")
+        base.setdefault("name", target)
+    elif path.suffix in (".yaml", ".yml") and path.exists():
+        base = read_yaml(path)
+        base.pop("about", None)
+        base.setdefault("name", path.stem)
+    elif path.is_dir() and (path / CONFIG).exists():
+        base = read_yaml(path / CONFIG)
+    elif path.exists():
+        base = {"name": path.name.split(".")[0], "data": {"train": target}}
+    else:
+        raise UsageError(_no_such(target))
+    try:
+        merged = merge(base, changes)
+    except AttributeError:
+        raise UsageError(f"{target}: a group of keys holds a single value") from None
+    return Recipe.read(merged)
+
+
+def _no_such(target: str) -> str:
+    beside = [p.name for p in Path(target).parent.glob("*")] if Path(target).parent.is_dir() else []
+    guess = nearest(target, shipped()) or nearest(Path(target).name, beside)
+    if guess and guess in beside:
+        guess = str(Path(target).parent / guess)
+    hint = f"; did you mean {guess!r}?" if guess else "; `unrolled recipes` lists the recipes"
+    return f"there is no recipe and no file {target!r}{hint}"
+
+
+def find_data(recipe: Recipe, name: str) -> Path:
+    """Return where a data file stands: as given, beside the recipes, or in UNROLLED_DATA.
+
+    Raises:
+        UserError: it is in none of these; for a shipped recipe the message says where the data
+            comes from, its licence and size, and the folder to put it in.
+    """
+    places = [Path(name).expanduser(), folder() / "data" / name]
+    root = os.environ.get("UNROLLED_DATA")
+    if root:
+        places.append(Path(root).expanduser() / name)
+    for place in places:
+        if place.exists():
+            return place
+    if recipe.name in shipped():
+        known = about(recipe.name)
+        if known.source:
+            put = Path(root or "data") / name
+            setting = "" if root else " and set UNROLLED_DATA=data"
+            raise UserError(
+                f"{name} is not here: it comes from {known.source} (licence {known.licence}, "
+                f"{known.size}); put it at {put}{setting}"
+            )
+    guess = nearest(Path(name).name, [p.name for p in Path(name).parent.glob("*")])
+    raise UserError(f"{name}: no such file" + (f"; did you mean {guess!r}?" if guess else ""))
+
+
+def as_yaml(recipe: Recipe) -> str:
+    """Return the resolved recipe as YAML."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def changed_keys(old: Recipe, new: Recipe) -> list[str]:
+    """Return the dotted keys in which two recipes differ, limits left out."""
+    before, after = flat(old.model_dump()), flat(new.model_dump())
+    limits = {f"training.{name}" for name in LIMITS}
+    return [key for key in keys(Recipe) if before[key] != after[key] and key not in limits]

@@ -1,0 +1,94 @@
+"""Averages of the weights, which generalise better than the last step's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.training.settings import TrainingConfig
+
+Weights = dict[str, Tensor]
+
+
+def snapshot(model: nn.Module) -> Weights:
+    """Return a copy of the model's weights and buffers."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+class Average:
+    """No average, an exponential one (Polyak and Juditsky 1992), or that of the last k snapshots.
+
+    ``ema`` follows every step; its early decay is held down, (1 + t) / (10 + t), so that the
+    random start is forgotten quickly. ``last`` takes a snapshot at each evaluation.
+    """
+
+    def __init__(self, model: nn.Module, settings: TrainingConfig) -> None:
+        self.kind, self.decay, self.size = settings.average, settings.ema_decay, settings.average_last
+        self.live = [p for p in model.parameters() if p.requires_grad]
+        self.names = [name for name, p in model.named_parameters() if p.requires_grad]
+        self.steps = 0
+        self.mean = [p.detach().clone() for p in self.live] if self.kind == "ema" else []
+        self.history: list[list[Tensor]] = []
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Take in the weights after an update."""
+        if self.kind != "ema":
+            return
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(self.mean, [p.detach() for p in self.live], 1 - decay)
+
+    @torch.no_grad()
+    def before_evaluation(self) -> None:
+        """Take a snapshot, when the average is over the last evaluations."""
+        if self.kind == "last":
+            self.history = [*self.history, [p.detach().clone() for p in self.live]][-self.size :]
+
+    def weights(self) -> list[Tensor] | None:
+        """Return the averaged weights, or None where there is nothing to average."""
+        if self.kind == "ema" and self.steps:
+            return self.mean
+        if self.kind == "last" and self.history:
+            return [torch.stack(column).mean(0) for column in zip(*self.history, strict=True)]
+        return None
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Run a block with the averaged weights in the model; afterwards the live ones return."""
+        mean = self.weights()
+        if mean is None:
+            yield
+            return
+        kept = [p.detach().clone() for p in self.live]
+        self._put(mean)
+        try:
+            yield
+        finally:
+            self._put(kept)
+
+    @torch.no_grad()
+    def _put(self, values: list[Tensor]) -> None:
+        for parameter, value in zip(self.live, values, strict=True):
+            parameter.copy_(value)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return all that the next step depends on."""
+        tensors = {"steps": torch.tensor(self.steps)}
+        for slot, values in enumerate([self.mean] if self.mean else self.history):
+            tensors |= {f"{slot}.{n}": v for n, v in zip(self.names, values, strict=True)}
+        return tensors
+
+    @torch.no_grad()
+    def from_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what ``to_tensors`` gave."""
+        self.steps = int(tensors["steps"])
+        slots = sorted({int(key.split(".", 1)[0]) for key in tensors if key != "steps"})
+        read = [[tensors[f"{slot}.{name}"].clone() for name in self.names] for slot in slots]
+        if self.kind == "ema":
+            self.mean = read[0]
+        else:
+            self.history = read

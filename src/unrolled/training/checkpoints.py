@@ -1,0 +1,141 @@
+"""Checkpoints: folders that are whole or do not count.
+
+``checkpoints/step-N/`` holds tensors (safetensors), plain values (``state.json``) and, written
+last, ``manifest.json`` with the size and SHA-256 of both. A folder is built under a temporary
+name beside its target, synced and renamed, so that a crash at any point leaves the older
+checkpoints as they were. Nothing in it is a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unrolled.core.errors import UserError
+from unrolled.core.files import sha256, sync_folder, write_json
+
+FORMAT = 1
+TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a run goes on from: tensors under dotted names, and plain values."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+    def group(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors whose names start with ``name.``, without that prefix."""
+        prefix = f"{name}."
+        return {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+
+def under(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Put ``name.`` in front of every key."""
+    return {f"{name}.{key}": value for key, value in tensors.items()}
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors as safetensors; shared or strided memory is copied first."""
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path)
+
+
+def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write ``checkpoint`` into ``folder`` and remove all but the newest ``keep``.
+
+    Raises:
+        UserError: the disk refused it; the older checkpoints are intact.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"step-{checkpoint.step}"
+    building = folder / f".step-{checkpoint.step}.tmp"
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        building.mkdir()
+        save_tensors(building / TENSORS, checkpoint.tensors)
+        write_json(building / STATE, checkpoint.state)
+        parts = {
+            name: {"bytes": (building / name).stat().st_size, "sha256": sha256(building / name)}
+            for name in (TENSORS, STATE)
+        }
+        _sync(building / TENSORS)
+        manifest = {"format": FORMAT, "step": checkpoint.step, "files": parts}
+        write_json(building / MANIFEST, manifest)
+        if target.exists():
+            shutil.rmtree(target)
+        building.rename(target)
+        sync_folder(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(building, ignore_errors=True)
+        raise UserError(
+            f"{target}: the checkpoint could not be written ({error}); older ones are intact. "
+            "Free some space, then go on with --resume"
+        ) from error
+    for old in steps(folder)[:-keep]:
+        shutil.rmtree(folder / f"step-{old}", ignore_errors=True)
+    return target
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def steps(folder: Path) -> list[int]:
+    """Return the steps of the checkpoints in a folder, oldest first."""
+    names = (path.name for path in folder.glob("step-*") if path.is_dir())
+    return sorted(int(name[5:]) for name in names if name[5:].isdigit())
+
+
+def check(path: Path) -> str | None:
+    """Return what is wrong with a checkpoint, or None."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text("utf-8"))
+        if manifest["format"] > FORMAT:
+            return f"it was written by a newer version (format {manifest['format']})"
+        for name, told in manifest["files"].items():
+            if (path / name).stat().st_size != told["bytes"]:
+                return f"{name} is cut short"
+            if sha256(path / name) != told["sha256"]:
+                return f"{name} was altered"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"it is incomplete ({error})"
+    return None
+
+
+def load(path: Path) -> Checkpoint:
+    """Read one checkpoint.
+
+    Raises:
+        UserError: it is damaged or newer than this version.
+    """
+    fault = check(path)
+    if fault:
+        raise UserError(f"{path}: this checkpoint cannot be used: {fault}")
+    state = json.loads((path / STATE).read_text("utf-8"))
+    return Checkpoint(int(path.name[5:]), load_file(path / TENSORS), state)
+
+
+def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest checkpoint that is whole, and a sentence on each newer one that is not."""
+    faults: list[str] = []
+    for step in reversed(steps(folder)):
+        path = folder / f"step-{step}"
+        fault = check(path)
+        if fault is None:
+            return load(path), faults
+        faults.append(f"{path} was passed over: {fault}")
+    return None, faults

@@ -1,0 +1,296 @@
+"""The one training loop: batches in, updates, evaluations and checkpoints out.
+
+It knows no architecture and no task: the model is any module, the objective returns a summed loss
+and its divisor, and the dev scores come from a function that is passed in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.core.errors import UserError
+from unrolled.data.batches import Source
+from unrolled.nn.state import State, pack, unpack
+from unrolled.training import checkpoints
+from unrolled.training.averaging import Average, Weights, snapshot
+from unrolled.training.checkpoints import Checkpoint, under
+from unrolled.training.objectives import Loss, Objective
+from unrolled.training.optimizers import build_optimizer
+from unrolled.training.precision import Place
+from unrolled.training.progress import MetricsLog, Progress
+from unrolled.training.schedules import factor
+from unrolled.training.settings import TrainingConfig
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a training needs.
+
+    ``evaluate`` scores the model on the dev part (dropout off, averaged weights applied), or is
+    None; ``metric`` names the score that chooses the best weights and ``higher`` its direction;
+    ``keep_best`` is called with the weights whenever they are the best so far.
+    """
+
+    model: nn.Module
+    objective: Objective
+    source: Source
+    settings: TrainingConfig
+    place: Place
+    seed: int
+    folder: Path
+    metric: str
+    higher: bool
+    evaluate: Callable[[nn.Module], Scores] | None
+    keep_best: Callable[[Weights], None]
+    progress: Progress
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a run stands; all of it is in the checkpoint."""
+
+    step: int = 0
+    epoch: int = 0
+    index: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    best: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    cuts: int = 0
+    cut_stale: int = 0
+    stopped: str = ""
+    scores: Scores = field(default_factory=dict)
+    best_scores: Scores = field(default_factory=dict)
+
+
+def fit(job: Job, resume: bool) -> Position:
+    """Train until a limit or early stopping, and return where the run ended.
+
+    With ``resume`` the newest whole checkpoint in the folder is taken up first; a run stopped at
+    any point and resumed makes the same updates, bit for bit, as one that was never stopped.
+
+    Raises:
+        UserError: the loss is no longer finite, or the disk refuses a checkpoint.
+    """
+    trainer = Trainer(job)
+    start = checkpoints.newest(job.folder) if resume else (None, [])
+    for fault in start[1]:
+        job.progress.say(fault)
+    if start[0] is not None:
+        trainer.restore(start[0])
+    log = MetricsLog(
+        job.folder.parent / "metrics.jsonl", trainer.at.step, job.settings.tensorboard
+    )
+    try:
+        trainer.run(log)
+    finally:
+        log.close()
+    return trainer.at
+
+
+class Trainer:
+    """The mutable part of a run: weights, optimizer, average, carried state, position."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.at = job, Position()
+        self.optimizer = build_optimizer(job.model, job.settings)
+        self.average = Average(job.model, job.settings)
+        self.parameters = [p for p in job.model.parameters() if p.requires_grad]
+        self.carry: State | None = None
+        self.best: Weights | None = None
+        self.total = planned_steps(job.settings, job.source)
+        self.pending: list[Loss] = []
+        self.saved = -1
+
+    def run(self, log: MetricsLog) -> None:
+        """Make updates until a limit is reached."""
+        began, settings = time.monotonic() - self.at.seconds, self.job.settings
+        logged = (self.at.step, self.at.tokens, self.at.seconds)
+        self.at.stopped = ""
+        self.job.model.train()
+        while not self.at.stopped and self.share() < 1:
+            if self.at.index >= self.job.source.length(self.at.epoch):
+                self.at.epoch, self.at.index = self.at.epoch + 1, 0
+            self.step()
+            self.at.seconds = time.monotonic() - began
+            ended = self.share() >= 1
+            if self.at.step % settings.log_every == 0 or ended:
+                self.report(log, *logged)
+                logged = (self.at.step, self.at.tokens, self.at.seconds)
+            if self.due() or ended:
+                self.evaluate(log)
+            if self.at.step % settings.checkpoint_every == 0:
+                self.save()
+        self.at.stopped = self.at.stopped or "limit"
+        if self.best is None:
+            # nothing was measured: the last weights are what is kept
+            with self.average.applied():
+                self.job.keep_best(snapshot(self.job.model))
+        if self.saved != self.at.step:
+            self.save()
+
+    def share(self) -> float:
+        """Return progress through the run: the larger of step share and time share."""
+        minutes = self.job.settings.max_minutes
+        by_time = self.at.seconds / (60 * minutes) if minutes else 0.0
+        return max(self.at.step / self.total if self.total else 0.0, by_time)
+
+    def step(self) -> None:
+        """Make one update from ``accumulate`` batches, fewer at the end of an epoch."""
+        job, at = self.job, self.at
+        rate = job.settings.learning_rate * factor(job.settings, at.step, self.share(), at.cuts)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        last = min(at.index + job.settings.accumulate, job.source.length(at.epoch))
+        counted: Tensor | None = None
+        for index in range(at.index, last):
+            batch = job.source.batch(at.epoch, index).to(job.place.device)
+            with job.place.autocast():
+                loss = job.objective(job.model, batch, self.carry)
+            loss.sum.backward()
+            self.carry = loss.carry
+            self.pending.append(Loss(loss.sum.detach(), loss.count.detach()))
+            counted = loss.count if counted is None else counted + loss.count
+            at.tokens += batch.inputs.shape[0] * (batch.inputs.shape[1] if batch.lengths is None else 0)
+            at.tokens += int(batch.lengths.sum()) if batch.lengths is not None else 0
+        self.update(counted)
+        at.index, at.step = last, at.step + 1
+
+    def update(self, count: Tensor | None) -> None:
+        """Divide the summed gradients by the global count, clip them and move the weights."""
+        assert count is not None
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        torch._foreach_mul_(grads, 1.0 / max(1.0, float(count)))
+        if self.job.settings.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.job.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.after_step()
+
+    def report(self, log: MetricsLog, step: int, tokens: int, seconds: float) -> None:
+        """Log the mean loss and the speed since the last report; stop on a loss that is not finite."""
+        total = sum(float(part.sum) for part in self.pending)
+        loss = total / max(1.0, sum(float(part.count) for part in self.pending))
+        self.pending = []
+        if not loss - loss == 0:
+            raise UserError(
+                f"the loss is {loss} at step {self.at.step}: lower training.learning_rate "
+                f"(now {self.job.settings.learning_rate:g}) or training.clip; the last checkpoint is intact"
+            )
+        speed = (self.at.tokens - tokens) / max(1e-9, self.at.seconds - seconds)
+        rate = self.optimizer.param_groups[0]["lr"]
+        log.add(
+            self.at.step,
+            "train",
+            {"loss": loss, "learning_rate": rate, "tokens_per_second": speed, "seconds": self.at.seconds},
+        )
+        share = self.share()
+        left = self.at.seconds * (1 - share) / share if share else None
+        self.job.progress.update(self.at.step, share, loss, speed, left)
+
+    def due(self) -> bool:
+        """Whether an evaluation is due at this step."""
+        every = self.job.settings.evaluate_every
+        if every is not None:
+            return self.at.step % every == 0
+        return self.at.index >= self.job.source.length(self.at.epoch)
+
+    def evaluate(self, log: MetricsLog) -> None:
+        """Score the dev part; keep the best weights, count patience and cut the plateau schedule."""
+        job, at, settings = self.job, self.at, self.job.settings
+        self.average.before_evaluation()
+        if job.evaluate is None:
+            return
+        job.model.eval()
+        with self.average.applied(), torch.no_grad(), job.place.autocast():
+            at.scores = job.evaluate(job.model)
+            score = at.scores[job.metric]
+            if at.best is None or (score > at.best if job.higher else score < at.best):
+                at.best, at.best_step, at.best_scores = score, at.step, at.scores
+                at.stale, at.cut_stale = 0, 0
+                self.best = snapshot(job.model)
+                job.keep_best(self.best)
+            else:
+                at.stale, at.cut_stale = at.stale + 1, at.cut_stale + 1
+        job.model.train()
+        log.add(at.step, "dev", {**at.scores, "seconds": at.seconds})
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in at.scores.items())
+        job.progress.say(f"step {at.step}  dev: {shown}")
+        if settings.schedule == "plateau" and at.cut_stale > settings.plateau_patience:
+            at.cuts, at.cut_stale = at.cuts + 1, 0
+        if settings.patience is not None and at.stale >= settings.patience:
+            at.stopped = f"no progress in {settings.patience} evaluations"
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        job = self.job
+        tensors = under("model", job.model.state_dict())
+        state: dict[str, Any] = {
+            "position": {name: getattr(self.at, name) for name in Position.__slots__},
+            "groups": [
+                {k: v for k, v in group.items() if k != "params"}
+                for group in self.optimizer.state_dict()["param_groups"]
+            ],
+        }
+        for number, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= under(f"optimizer.{number}", {k: v for k, v in slots.items() if v is not None})
+        tensors |= under("average", self.average.to_tensors())
+        tensors |= under("random", {"cpu": torch.get_rng_state()})
+        if job.place.device.type == "cuda":
+            tensors |= under("random", {"cuda": torch.cuda.get_rng_state(job.place.device)})
+        tensors |= under("carry", pack(self.carry) if self.carry is not None else {})
+        tensors |= under("best", self.best or {})
+        if self.pending:
+            tensors["pending"] = torch.stack(
+                [torch.stack([p.sum.cpu().double(), p.count.cpu().double()]) for p in self.pending]
+            )
+        checkpoints.save(job.folder, Checkpoint(self.at.step, tensors, state), job.settings.keep)
+        self.saved = self.at.step
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take up a checkpoint: after it the next step is the one that would have come."""
+        job = self.job
+        job.model.load_state_dict(checkpoint.group("model"))
+        self.at = Position(**checkpoint.state["position"])
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, value in checkpoint.group("optimizer").items():
+            number, name = key.split(".", 1)
+            slots.setdefault(int(number), {})[name] = value
+        saved = self.optimizer.state_dict()["param_groups"]
+        groups = [
+            {**now, **then, "params": now["params"]}
+            for now, then in zip(saved, checkpoint.state["groups"], strict=True)
+        ]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self.average.from_tensors(checkpoint.group("average"))
+        torch.set_rng_state(checkpoint.tensors["random.cpu"])
+        if "random.cuda" in checkpoint.tensors:
+            torch.cuda.set_rng_state(checkpoint.tensors["random.cuda"], job.place.device)
+        carried = checkpoint.group("carry")
+        if carried:
+            self.carry = unpack({k: v.to(job.place.device) for k, v in carried.items()})
+        self.best = checkpoint.group("best") or None
+        if self.best is not None:
+            job.keep_best(self.best)
+        pending = checkpoint.tensors.get("pending")
+        self.pending = [Loss(row[0], row[1]) for row in pending] if pending is not None else []
+        self.saved = self.at.step
+
+
+def planned_steps(settings: TrainingConfig, source: Source) -> int | None:
+    """Return the number of steps a run is bounded by, or None when only time bounds it."""
+    limits = [settings.max_steps] if settings.max_steps is not None else []
+    if settings.max_epochs is not None:
+        sizes = (source.length(epoch) for epoch in range(settings.max_epochs))
+        limits.append(sum(-(-size // settings.accumulate) for size in sizes))
+    return min(limits) if limits else None

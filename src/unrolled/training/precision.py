@@ -1,0 +1,69 @@
+"""Where and in which number format a model computes."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from unrolled.core.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A device and a precision. Weights, sums and carried state are fp32 in either precision."""
+
+    device: torch.device
+    precision: str
+    why: str
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context in which forward passes run."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def describe(self) -> str:
+        """Return one line, such as ``cpu, bf16 (auto: the processor has bf16 instructions)``."""
+        return f"{self.device}, {self.precision} ({self.why})"
+
+
+def choose(device: str, precision: str) -> Place:
+    """Resolve the keys ``training.device`` and ``training.precision``.
+
+    Raises:
+        UsageError: the device does not exist here.
+    """
+    chosen = _device(device)
+    if precision != "auto":
+        return Place(chosen, precision, "as asked")
+    if chosen.type == "cuda":
+        able, what = torch.cuda.is_bf16_supported(including_emulation=False), "the GPU"
+    elif chosen.type == "cpu":
+        able, what = _cpu_has_bf16(), "the processor"
+    else:
+        able, what = False, f"{chosen.type}"
+    why = f"auto: {what} has bf16 instructions" if able else f"auto: {what} has no bf16 instructions"
+    return Place(chosen, "bf16" if able else "fp32", why)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise UsageError(
+            f"training.device={name}: no such device here; use cpu, or auto to take what there is"
+        ) from None
+    return device
+
+
+def _cpu_has_bf16() -> bool:
+    # the vector unit alone does not repay the conversions; both flags are what oneDNN looks at
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

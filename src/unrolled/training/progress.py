@@ -1,0 +1,128 @@
+"""What a running training shows: a bar in a terminal, plain lines elsewhere, metrics always."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from unrolled.core.errors import UserError
+from unrolled.core.files import write_text
+
+
+def duration(seconds: float) -> str:
+    """Return 75 as ``1m15s``."""
+    seconds = max(0, round(seconds))
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"
+
+
+class MetricsLog:
+    """``metrics.jsonl``: one object a line, flushed as it is written; TensorBoard on request.
+
+    Opened again at a step, it drops the lines of later steps, which a resumed run writes anew.
+    """
+
+    def __init__(self, path: Path, step: int, tensorboard: bool) -> None:
+        kept = [line for line in read_metrics(path) if line.get("step", 0) <= step] if step else []
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.file = path.open("a", encoding="utf-8")
+        self.board = _tensorboard(path.parent / "tensorboard") if tensorboard else None
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one object."""
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+
+    def add(self, step: int, kind: str, values: dict[str, float]) -> None:
+        """Append the values of one step; ``kind`` is ``train`` or ``dev``."""
+        finite = {k: v for k, v in values.items() if v == v and abs(v) != float("inf")}
+        self.write({"step": step, "kind": kind, **finite})
+        if self.board is not None:
+            for name, value in finite.items():
+                self.board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Close the file and the event writer."""
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read ``metrics.jsonl``; a last line that a crash cut short is left out."""
+    lines = []
+    if path.exists():
+        for text in path.read_text("utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                continue
+    return lines
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "training.tensorboard=true needs the extra: pip install 'unrolled[tensorboard]'"
+        ) from None
+    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+
+class Progress:
+    """Shows loss, tokens a second and time left on standard error."""
+
+    def __init__(self, quiet: bool = False, every: float = 10.0) -> None:
+        self.quiet = quiet
+        self.bar: Any = None
+        self.task: Any = None
+        self.every, self.shown, self.began = every, 0.0, time.monotonic()
+
+    def __enter__(self) -> Self:
+        if not self.quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            self.bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+                console=Console(stderr=True), transient=True,
+            )  # fmt: skip
+            self.bar.start()
+            self.task = self.bar.add_task("starting", total=1.0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def update(self, step: int, share: float, loss: float, speed: float, left: float | None) -> None:
+        """Show the state of the run: progress ``share`` of 1, tokens a second, seconds left."""
+        if self.quiet:
+            return
+        text = f"step {step}  loss {loss:.4f}  {speed:,.0f} tokens/s"
+        if left is not None:
+            text += f"  {duration(left)} left"
+        if self.bar is not None:
+            self.bar.update(self.task, completed=share, description=text)
+        elif time.monotonic() - self.shown > self.every:
+            self.shown = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """Print one line that stays."""
+        if self.quiet:
+            return
+        if self.bar is not None:
+            self.bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)

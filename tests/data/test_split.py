@@ -1,0 +1,90 @@
+"""Held-out rows: a function of seed and text, equal texts on one side, no side empty."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unrolled.core.errors import UsageError, UserError
+from unrolled.data.split import hold_out, split_text
+
+several = st.lists(st.text(max_size=3), min_size=2).filter(
+    lambda keys: len({unicodedata.normalize("NFC", key) for key in keys}) > 1
+)
+
+
+@given(keys=several, seed=st.integers(), fraction=st.floats(0.01, 0.99))
+def test_a_partition_in_order_that_equal_texts_never_cross(
+    keys: list[str], seed: int, fraction: float
+) -> None:
+    train, dev = hold_out(keys, seed, fraction)
+    assert train
+    assert dev
+    assert train == sorted(train)
+    assert dev == sorted(dev)
+    assert sorted(train + dev) == list(range(len(keys)))
+    texts = [unicodedata.normalize("NFC", key) for key in keys]
+    assert not {texts[i] for i in train} & {texts[i] for i in dev}
+
+
+def test_share_seed_and_independence_of_order() -> None:
+    keys = [f"review {number}" for number in range(20_000)]
+    train, dev = hold_out(keys, 1)
+    assert 0.09 < len(dev) / len(keys) < 0.11
+    assert hold_out(keys, 1) == (train, dev)
+    other = set(hold_out(keys, 2)[1])
+    assert 0.05 < len(other & set(dev)) / len(dev) < 0.15
+    turned = hold_out(keys[::-1], 1)[1]
+    assert {keys[::-1][number] for number in turned} == {keys[number] for number in dev}
+    # rows that are added move no other row to the other side
+    assert hold_out([*keys, "one more"], 1)[1][: len(dev)] == dev
+
+
+def test_the_choice_does_not_change_between_versions() -> None:
+    assert hold_out([str(number) for number in range(40)], seed=0)[1] == PINNED
+
+
+PINNED = [6, 10, 11, 17, 28, 32]
+
+
+def test_composed_and_decomposed_texts_stay_together() -> None:
+    keys = [
+        form
+        for n in range(200)
+        for form in (f"{n} 한글", unicodedata.normalize("NFD", f"{n} 한글"))
+    ]
+    dev = set(hold_out(keys, 3)[1])
+    assert all((n in dev) == (n + 1 in dev) for n in range(0, 400, 2))
+
+
+@pytest.mark.parametrize("keys", [[], ["a"], ["a", "a", "a"]])
+def test_nothing_to_hold_out(keys: list[str]) -> None:
+    with pytest.raises(UserError, match=r"nothing can be held out.*data\.dev=FILE"):
+        hold_out(keys, 1)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("nan")])
+def test_fraction_is_checked(fraction: float) -> None:
+    with pytest.raises(UsageError, match="fraction between 0 and 1"):
+        hold_out(["a", "b"], 1, fraction)
+    with pytest.raises(UsageError, match="fraction between 0 and 1"):
+        split_text("ab", fraction)
+
+
+@given(text=st.text(min_size=2), fraction=st.floats(0.001, 0.999))
+def test_split_text(text: str, fraction: float) -> None:
+    train, dev = split_text(text, fraction)
+    assert train + dev == text
+    assert train
+    assert dev
+    assert abs(len(dev) - fraction * len(text)) <= 1
+
+
+def test_split_text_is_the_usual_split() -> None:
+    text = "x" * 1_115_394
+    assert len(split_text(text)[0]) == int(1_115_394 * 0.9)
+    with pytest.raises(UserError, match=r"1 characters cannot be split"):
+        split_text("a")

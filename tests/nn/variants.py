@@ -1,0 +1,76 @@
+"""Every layer in every variant that the invariants must hold for, small and of odd sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from unrolled.nn import GRU, LSTM, RNN, Attention, Layer, Memoryless, State
+
+D = 5  # input features
+
+_BOTH = {"bidirectional": True}
+_DEEP = {"num_layers": 2}
+_EXTRAS = {"layer_norm": True, "zoneout": 0.3}
+_ATTENTION = partial(Attention, D, 12, 2, 6)
+
+CAUSAL: dict[str, Callable[[], Layer]] = {
+    "none": partial(Memoryless, D, 7, 2),
+    "none-identity": partial(Memoryless, D, layers=0),
+    "rnn": partial(RNN, D, 7),
+    "rnn-relu-2": partial(RNN, D, 7, 2, nonlinearity="relu"),
+    "rnn-no-bias": partial(RNN, D, 7, bias=False),
+    "rnn-extras": partial(RNN, D, 7, **_EXTRAS),
+    "lstm": partial(LSTM, D, 7),
+    "lstm-2": partial(LSTM, D, 7, **_DEEP),
+    "lstm-no-bias": partial(LSTM, D, 7, bias=False),
+    "lstm-projected": partial(LSTM, D, 7, 2, proj_size=3),
+    "lstm-extras": partial(LSTM, D, 7, 2, proj_size=3, **_EXTRAS),
+    "gru": partial(GRU, D, 7),
+    "gru-2": partial(GRU, D, 7, **_DEEP),
+    "gru-no-bias": partial(GRU, D, 7, bias=False),
+    "gru-extras": partial(GRU, D, 7, **_EXTRAS),
+    "attention": _ATTENTION,
+    "attention-grouped": partial(_ATTENTION, kv_heads=2),
+    "attention-one-key": partial(_ATTENTION, kv_heads=1, norm="layer"),
+    "attention-sinusoidal": partial(_ATTENTION, positions="sinusoidal", feedforward="gelu"),
+    "attention-learned": partial(_ATTENTION, positions="learned", context=40),
+    "attention-post-norm": partial(_ATTENTION, norm_first=False, norm="layer"),
+}
+BOTH_WAYS: dict[str, Callable[[], Layer]] = {
+    "rnn-both": partial(RNN, D, 7, **_BOTH),
+    "rnn-both-extras": partial(RNN, D, 7, **_BOTH, **_EXTRAS),
+    "lstm-both": partial(LSTM, D, 7, **_BOTH),
+    "lstm-both-2": partial(LSTM, D, 7, **_BOTH, **_DEEP),
+    "lstm-both-projected": partial(LSTM, D, 7, 2, proj_size=3, **_BOTH),
+    "gru-both-2": partial(GRU, D, 7, **_BOTH, **_DEEP),
+    "attention-both": partial(_ATTENTION, bidirectional=True),
+    "attention-both-learned": partial(
+        _ATTENTION, bidirectional=True, positions="learned", context=40, kv_heads=2
+    ),
+}
+EVERY = CAUSAL | BOTH_WAYS
+
+
+def build(name: str) -> Layer:
+    """Build a variant in fp64, evaluating, with weights large enough that every part matters."""
+    layer = EVERY[name]().double().eval()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.4)
+    return layer
+
+
+def tensors(state: State) -> list[Tensor]:
+    """Return what a state holds, differentiable, but for integers."""
+    parts = [getattr(state, name, None) for name in ("h", "c", "keys", "values")]
+    return [part for part in parts if part is not None]
+
+
+def rows_of(state: State) -> Iterator[State]:
+    """Yield each row of a state as a state of its own."""
+    for row in range(state.rows):
+        yield state.reorder(torch.tensor([row]))
