@@ -1,0 +1,44 @@
+"""Holds the code to its budgets: 60 lines a function, 500 a file, 15,000 for the package."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+FUNCTION, FILE, PACKAGE = 60, 500, 15_000
+SOURCE = Path(__file__).parent.parent / "src" / "unrolled"
+
+
+def main() -> int:
+    """Print the sizes and what exceeds them; return the exit code."""
+    total, longest_file, longest_function = 0, (0, ""), (0, "")
+    over = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        text = path.read_text("utf-8")
+        lines = text.count("\n")
+        total += lines
+        name = str(path.relative_to(SOURCE))
+        longest_file = max(longest_file, (lines, name))
+        if lines > FILE:
+            over.append(f"{name}: {lines} lines (budget {FILE})")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                size = (node.end_lineno or 0) - node.lineno + 1
+                longest_function = max(longest_function, (size, f"{name}:{node.name}"))
+                if size > FUNCTION:
+                    over.append(f"{name}:{node.lineno} {node.name}: {size} lines (budget {FUNCTION})")
+    if total > PACKAGE:
+        over.append(f"the package: {total} lines (budget {PACKAGE})")
+    print(
+        f"budgets: package {total:,} of {PACKAGE:,} lines; longest file {longest_file[1]} "
+        f"{longest_file[0]} of {FILE}; longest function {longest_function[1]} "
+        f"{longest_function[0]} of {FUNCTION}"
+    )
+    for line in over:
+        print(f"over budget: {line}", file=sys.stderr)
+    return 1 if over else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

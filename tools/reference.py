@@ -1,0 +1,93 @@
+"""Writes docs/keys.md and docs/commands.md from the code; ``--check`` fails when they differ."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import typer.main
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from unrolled.cli.main import app
+from unrolled.core.config import nested
+from unrolled.nn.build import USES
+from unrolled.tasks.recipe import Recipe
+
+DOCS = Path(__file__).parent.parent / "docs"
+NOTE = "<!-- written from the code by `make docs`; change the code, not this page -->\n"
+
+
+def _type(annotation: Any) -> str:
+    text = str(annotation) if not isinstance(annotation, type) else annotation.__name__
+    for old, new in (("typing.Literal", ""), ("['", "`"), ("']", "`"), ("', '", "` `"), (" | None", "")):
+        text = text.replace(old, new)
+    return text.replace("|", "or")
+
+
+def _table(config: type[BaseModel], prefix: str) -> list[str]:
+    rows = ["| key | type | default | what it does |", "|---|---|---|---|"]
+    inner: list[str] = []
+    for name, field in config.model_fields.items():
+        group = nested(field.annotation)
+        if group is not None:
+            inner += ["", f"## `{prefix}{name}`", "", (group.__doc__ or "").split("\n")[0], ""]
+            inner += _table(group, f"{prefix}{name}.")
+            continue
+        default = "" if field.default is PydanticUndefined else field.default
+        shown = "" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        told = field.description or ""
+        if prefix == "model.":
+            users = [layer for layer, uses in USES.items() if name in uses]
+            if users and len(users) < len(USES):
+                told = f"{told} ({', '.join(users)})".strip()
+        rows.append(f"| `{prefix}{name}` | {_type(field.annotation)} | {shown} | {told} |")
+    return rows + inner
+
+
+def keys_page() -> str:
+    """Return the page of all keys of a recipe."""
+    lines = [
+        NOTE,
+        "# Keys of a recipe",
+        "",
+        "Any key can be set on the command line as `key=value`, or in a YAML file. An empty default",
+        "means that the program chooses, says what it chose, and saves it in `config.yaml`.",
+        "",
+        *_table(Recipe, ""),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def commands_page() -> str:
+    """Return the page of all commands with their help."""
+    lines = [NOTE, "# Commands", ""]
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group) or hasattr(group, "commands")
+    for name, command in group.commands.items():
+        context = click.Context(command, info_name=f"unrolled {name}", max_content_width=96)
+        context.terminal_width = 96
+        text = command.get_help(context)
+        lines += [f"## unrolled {name}", "", "```", text.rstrip(), "```", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> int:
+    """Write the pages, or compare them."""
+    differing = []
+    for name, page in (("keys.md", keys_page()), ("commands.md", commands_page())):
+        path = DOCS / name
+        if "--check" in sys.argv:
+            if not path.exists() or path.read_text("utf-8") != page:
+                differing.append(name)
+        else:
+            path.write_text(page, "utf-8")
+    if differing:
+        print(f"docs differ from the code: {', '.join(differing)}; run `make docs`", file=sys.stderr)
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
