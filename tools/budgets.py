@@ -27,7 +27,9 @@ def main() -> int:
                 size = (node.end_lineno or 0) - node.lineno + 1
                 longest_function = max(longest_function, (size, f"{name}:{node.name}"))
                 if size > FUNCTION:
-                    over.append(f"{name}:{node.lineno} {node.name}: {size} lines (budget {FUNCTION})")
+                    over.append(
+                        f"{name}:{node.lineno} {node.name}: {size} lines (budget {FUNCTION})"
+                    )
     if total > PACKAGE:
         over.append(f"the package: {total} lines (budget {PACKAGE})")
     print(

@@ -22,7 +22,13 @@ NOTE = "<!-- written from the code by `make docs`; change the code, not this pag
 
 def _type(annotation: Any) -> str:
     text = str(annotation) if not isinstance(annotation, type) else annotation.__name__
-    for old, new in (("typing.Literal", ""), ("['", "`"), ("']", "`"), ("', '", "` `"), (" | None", "")):
+    for old, new in (
+        ("typing.Literal", ""),
+        ("['", "`"),
+        ("']", "`"),
+        ("', '", "` `"),
+        (" | None", ""),
+    ):
         text = text.replace(old, new)
     return text.replace("|", "or")
 
@@ -37,7 +43,11 @@ def _table(config: type[BaseModel], prefix: str) -> list[str]:
             inner += _table(group, f"{prefix}{name}.")
             continue
         default = "" if field.default is PydanticUndefined else field.default
-        shown = "" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        shown = (
+            ""
+            if default is None
+            else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        )
         told = field.description or ""
         if prefix == "model.":
             users = [layer for layer, uses in USES.items() if name in uses]
@@ -53,8 +63,8 @@ def keys_page() -> str:
         NOTE,
         "# Keys of a recipe",
         "",
-        "Any key can be set on the command line as `key=value`, or in a YAML file. An empty default",
-        "means that the program chooses, says what it chose, and saves it in `config.yaml`.",
+        "Any key can be set on the command line as `key=value`, or in a YAML file. An empty",
+        "default means that the program chooses and saves its choice in `config.yaml`.",
         "",
         *_table(Recipe, ""),
     ]
@@ -85,7 +95,9 @@ def main() -> int:
         else:
             path.write_text(page, "utf-8")
     if differing:
-        print(f"docs differ from the code: {', '.join(differing)}; run `make docs`", file=sys.stderr)
+        print(
+            f"docs differ from the code: {', '.join(differing)}; run `make docs`", file=sys.stderr
+        )
     return 1 if differing else 0
 
 

@@ -73,7 +73,9 @@ def answer_file(run: Run, path: Path, output: Path | None, as_json: bool) -> Non
     if output is None:
         for row, answer in answered(run, rows):
             shown = row if len(rows.columns) > 1 else {"input": next(iter(row.values()))}
-            print(json.dumps(as_object(shown, answer), ensure_ascii=False) if as_json else answer.text)
+            print(
+                json.dumps(as_object(shown, answer), ensure_ascii=False) if as_json else answer.text
+            )
         return
     if output.suffix not in WRITERS:
         raise UsageError(f"{output}: end the name in .csv or .jsonl")
@@ -107,7 +109,9 @@ def answered(run: Run, rows: Rows) -> Iterator[tuple[dict[str, Any], Answer]]:
             yield dict(zip(rows.columns, row, strict=True)), answer
 
 
-def write_csv(handle: Any, pairs: Iterable[tuple[dict[str, Any], Answer]], columns: list[str]) -> None:
+def write_csv(
+    handle: Any, pairs: Iterable[tuple[dict[str, Any], Answer]], columns: list[str]
+) -> None:
     """Write rows with the columns they have, answer and probability added."""
     writer = csv.writer(handle)
     writer.writerow([*columns, free("answer", columns), free("probability", columns)])
@@ -121,7 +125,9 @@ def _cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
-def write_jsonl(handle: Any, pairs: Iterable[tuple[dict[str, Any], Answer]], columns: list[str]) -> None:
+def write_jsonl(
+    handle: Any, pairs: Iterable[tuple[dict[str, Any], Answer]], columns: list[str]
+) -> None:
     """Write rows as JSON objects, one a line."""
     for row, answer in pairs:
         handle.write(json.dumps(as_object(row, answer), ensure_ascii=False) + "\n")

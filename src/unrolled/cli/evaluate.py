@@ -10,7 +10,9 @@ import typer
 
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A file with the fields of the training data.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A file with the fields of the training data.")
+    ],
     changes: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="data.text=, data.label=, ... of this file."),

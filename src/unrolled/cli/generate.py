@@ -13,15 +13,24 @@ def generate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a language model's run.")],
     prompt: Annotated[str, typer.Option(help="The text to go on from; empty starts anew.")] = "",
     max_new_tokens: Annotated[int, typer.Option(min=0, help="The most tokens written.")] = 200,
-    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")] = 1.0,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Draw from the k likeliest tokens.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that sum to p.")] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 always takes the likeliest token.")
+    ] = 1.0,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="Draw from the k likeliest tokens.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from the likeliest tokens that sum to p.")
+    ] = None,
     min_p: Annotated[
-        float | None, typer.Option(help="Draw from tokens at least p times as likely as the likeliest.")
+        float | None,
+        typer.Option(help="Draw from tokens at least p times as likely as the likeliest."),
     ] = None,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1 avoids what was said.")] = 1.0,
     seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds give equal texts.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End before this text; may be repeated.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Write on from a prompt, printed as it is made.

@@ -11,13 +11,17 @@ import typer
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     rows: Annotated[
-        list[str] | None, typer.Argument(metavar="[ROW]...", help="Rows as the data file writes them.")
+        list[str] | None,
+        typer.Argument(metavar="[ROW]...", help="Rows as the data file writes them."),
     ] = None,
     file: Annotated[Path | None, typer.Option("--file", help="A file of rows to answer.")] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write a .csv or .jsonl with the answers added.")
+        Path | None,
+        typer.Option("-o", "--output", help="Write a .csv or .jsonl with the answers added."),
     ] = None,
-    live: Annotated[bool, typer.Option("--live", help="Answer each line of standard input at once.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Answer each line of standard input at once.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Answer rows: one line for each on standard output, and nothing else.

@@ -10,13 +10,21 @@ import typer
 
 def train(
     target: Annotated[
-        str, typer.Argument(metavar="RECIPE_OR_DATA", help="A recipe's name, a YAML file, or a data file.")
+        str,
+        typer.Argument(
+            metavar="RECIPE_OR_DATA", help="A recipe's name, a YAML file, or a data file."
+        ),
     ],
     changes: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to change.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to change."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/<name> by default.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; runs/<name> by default.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds give equal runs.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be trained, and train nothing.")
@@ -32,8 +40,8 @@ def train(
 
       unrolled train shakespeare-lstm --out runs/bard
     """
-    from unrolled.run import make_plan
     from unrolled.run import train as start
+    from unrolled.tasks.plan import make_plan
     from unrolled.tasks.recipe import as_yaml, parse
 
     wanted = parse(changes or [])

@@ -47,9 +47,7 @@ def keys(config: type[BaseModel], prefix: str = "") -> list[str]:
 def nested(annotation: Any) -> type[BaseModel] | None:
     """Return the config class that a field's annotation names, if it names one."""
     return (
-        annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        else None
+        annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
     )
 
 

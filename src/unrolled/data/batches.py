@@ -122,12 +122,18 @@ class Buckets:
         generator = random(self.seed, epoch)
         order = generator.permutation(len(self.examples))
         typical = max(1.0, float(lengths.mean()) if len(lengths) else 1.0)
-        size = min(self.rows, int((self.tokens or np.inf) // typical) or 1) if self.tokens else self.rows
+        size = (
+            min(self.rows, int((self.tokens or np.inf) // typical) or 1)
+            if self.tokens
+            else self.rows
+        )
         pools = np.array_split(order, max(1, round(len(order) / (size * self.pool))))
         batches = [
             batch
             for part in pools
-            for batch in by_length(lengths, part[np.argsort(lengths[part], kind="stable")], self.rows, self.tokens)
+            for batch in by_length(
+                lengths, part[np.argsort(lengths[part], kind="stable")], self.rows, self.tokens
+            )
         ]
         return [batches[i] for i in generator.permutation(len(batches))]
 

@@ -6,6 +6,7 @@ the run folder as plain JSON (a text field's vocabulary as ``tokenizer.json`` be
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -18,7 +19,7 @@ from unrolled.data.schema import number
 from unrolled.data.tokenizers import Tokenizer
 
 
-class Bad(Exception):  # noqa: N818 - never leaves the encoding of a row
+class Bad(Exception):
     """A cell that cannot be encoded; whoever knows the file and the line turns it into an error."""
 
 
@@ -50,7 +51,8 @@ class Text:
         ended = [[*(ids if limit is None else ids[: limit - 1]), end] for ids in flat]
         if width == 1:
             return ended
-        return [sum(ended[i : i + width], []) for i in range(0, len(ended), width)]
+        rows_of_texts = (ended[i : i + width] for i in range(0, len(ended), width))
+        return [list(itertools.chain.from_iterable(texts)) for texts in rows_of_texts]
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` takes; the tokenizer is saved beside it."""
@@ -117,7 +119,8 @@ class Label:
             guess = nearest(name, self.names)
             hint = f"; did you mean {guess!r}?" if guess else ""
             raise Bad(
-                f"label {name!r} was not seen in training (known: {', '.join(self.names[:20])}){hint}"
+                f"label {name!r} was not seen in training "
+                f"(known: {', '.join(self.names[:20])}){hint}"
             ) from None
 
     def to_json(self) -> dict[str, Any]:
@@ -183,9 +186,7 @@ class Vector:
     @classmethod
     def fit(cls, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> Self:
         """Learn the scales from rows of cells."""
-        fitted = [
-            Number.fit(name, [row[i] for row in rows]) for i, name in enumerate(columns)
-        ]
+        fitted = [Number.fit(name, [row[i] for row in rows]) for i, name in enumerate(columns)]
         return cls(columns, tuple(f.mean for f in fitted), tuple(f.deviation for f in fitted))
 
     def check(self, cells: Sequence[Any]) -> tuple[float, ...]:

@@ -68,7 +68,9 @@ class Column:
     @property
     def labels(self) -> bool:
         """Whether the values repeat like labels do."""
-        return not self.lists and 2 <= self.distinct <= FEW and self.filled >= REPEATS * self.distinct
+        return (
+            not self.lists and 2 <= self.distinct <= FEW and self.filled >= REPEATS * self.distinct
+        )
 
 
 def number(value: Any) -> float | None:
@@ -179,7 +181,9 @@ def _answer(table: Table, wanted: Wanted, columns: dict[str, Column]) -> str | N
     labels = [c for c in able if c.labels]
     if labels:
         # words before numbers, then the few values before the many, then the last column
-        return max(labels, key=lambda c: (not c.numeric, -c.distinct, table.columns.index(c.name))).name
+        return max(
+            labels, key=lambda c: (not c.numeric, -c.distinct, table.columns.index(c.name))
+        ).name
     numeric = [c for c in able if c.numeric and not _stamps(c)]
     return numeric[-1].name if numeric else None
 

@@ -40,6 +40,56 @@ def read(model: Stepper, tokens: Sequence[int], device: torch.device) -> tuple[T
     return logits[:, -1], state
 
 
+class Reader:
+    """Reads tokens one by one; where the model's context is full, reads the last half anew.
+
+    Args:
+        model: what reads.
+        prompt: at least one token, read at once.
+        device: where the model is.
+        notice: called with a sentence when the window slides for the first time.
+    """
+
+    def __init__(
+        self,
+        model: Stepper,
+        prompt: Sequence[int],
+        device: torch.device,
+        notice: Callable[[str], None],
+    ) -> None:
+        self.model, self.device, self.notice = model, device, notice
+        self.context = model.context
+        self.told = False
+        self.recent = list(prompt)
+        if self.context is not None and len(self.recent) > self.context:
+            self._slide("the prompt is longer than")
+        else:
+            self._read()
+
+    def feed(self, token: Tensor) -> None:
+        """Read one more token (1,); ``logits`` (1, V) are then the scores of the next."""
+        if self.context is None:
+            self.logits, self.state = self.model.step(token, self.state)
+            return
+        full = len(self.recent) >= self.context
+        self.recent.append(int(token))
+        if full:
+            self._slide("the text outgrew")
+        else:
+            self.logits, self.state = self.model.step(token, self.state)
+
+    def _slide(self, why: str) -> None:
+        assert self.context is not None
+        if not self.told:
+            self.notice(f"{why} the model's context of {self.context} tokens; the window slides")
+            self.told = True
+        self.recent = self.recent[-max(1, self.context // 2) :]
+        self._read()
+
+    def _read(self) -> None:
+        self.logits, self.state = read(self.model, self.recent, self.device)
+
+
 @torch.no_grad()
 def generate(
     model: Stepper,
@@ -64,9 +114,8 @@ def generate(
         ends: tokens that end the text; they are not yielded.
         banned: tokens never chosen.
         device: where the model is.
-        notice: called with a sentence once when the text outgrows the model's context. Then the
-            model reads the last half of its context anew and goes on, as it must again each time
-            the context is full.
+        notice: called with a sentence once when the text outgrows the model's context; then the
+            model reads the last half of its context anew, each time the context is full.
 
     Raises:
         ValueError: the prompt is empty.
@@ -75,40 +124,19 @@ def generate(
         raise ValueError("the prompt holds no token; start it with the token that starts a text")
     device = device or torch.device("cpu")
     generator = torch.Generator(device=device).manual_seed(seed) if seed is not None else None
-    context = model.context
-    recent = list(prompt)
-    if context is not None and len(recent) > context:
-        notice(f"the prompt is longer than the model's context of {context} tokens; its end is read")
-        recent = recent[-max(1, context // 2) :]
-    logits, state = read(model, recent, device)
-    held = len(recent)
-    said = torch.zeros_like(logits, dtype=torch.bool) if sampling.repetition_penalty != 1 else None
-    if said is not None:
+    reader = Reader(model, prompt, device, notice)
+    said: Tensor | None = None
+    if sampling.repetition_penalty != 1:
+        said = torch.zeros_like(reader.logits, dtype=torch.bool)
         said[:, list(prompt)] = True
-    told = False
-    for made in range(max_new_tokens):
-        if banned:
-            logits[:, list(banned)] = OUT
-        token = choose(logits, sampling, said, generator)
-        value = int(token)
-        if value in ends:
+    for made in range(1, max_new_tokens + 1):
+        reader.logits[:, list(banned)] = OUT
+        token = choose(reader.logits, sampling, said, generator)
+        if int(token) in ends:
             return
-        yield value
-        if made + 1 == max_new_tokens:
+        yield int(token)
+        if made == max_new_tokens:
             return
         if said is not None:
-            said[:, value] = True
-        if context is None:
-            logits, state = model.step(token, state)
-            continue
-        recent = [*recent, value][-context:]
-        if held == context:
-            if not told:
-                notice(f"the text outgrew the context of {context} tokens; the window slides")
-                told = True
-            recent = recent[-max(1, context // 2) :]
-            logits, state = read(model, recent, device)
-            held = len(recent)
-        else:
-            logits, state = model.step(token, state)
-            held += 1
+            said[:, token] = True
+        reader.feed(token)

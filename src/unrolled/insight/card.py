@@ -12,7 +12,9 @@ from unrolled.training.progress import duration
 def render(recipe: Recipe, task: Task, result: dict[str, Any]) -> str:
     """Return the card as Markdown: what the model is, how good, how it was made, how to use it."""
     names = list(result["scores"])
-    rows = [("this model", result["scores"])] + [(b["name"], b["scores"]) for b in result["baselines"]]
+    rows = [("this model", result["scores"])] + [
+        (b["name"], b["scores"]) for b in result["baselines"]
+    ]
     table = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for name, scores in rows:
         cells = (f"{scores[key]:.4f}" if key in scores else "" for key in names)
@@ -33,10 +35,10 @@ def render(recipe: Recipe, task: Task, result: dict[str, Any]) -> str:
             "",
             *table,
             "",
-            f"{result['held_out_rows']:,} {'tokens' if task.name == 'language' else 'rows'} were held "
-            f"out. Training took {duration(result['seconds'])} and {result['steps']:,} steps on "
-            f"{result['device']} ({result['precision']}, {result['threads']} threads); the weights are "
-            f"those of step {result['best_step']:,}.",
+            f"{result['held_out_rows']:,} {'tokens' if task.name == 'language' else 'rows'} were "
+            f"held out. Training took {duration(result['seconds'])} and {result['steps']:,} steps "
+            f"on {result['device']} ({result['precision']}, {result['threads']} threads); the "
+            f"weights are those of step {result['best_step']:,}.",
             "",
             "## Data",
             "",
@@ -51,7 +53,7 @@ def render(recipe: Recipe, task: Task, result: dict[str, Any]) -> str:
             use,
             "```",
             "",
-            "Settings are in `config.yaml`, the learning curves in `metrics.jsonl` and `report.html`.",
+            "Settings: `config.yaml`. Learning curves: `metrics.jsonl` and `report.html`.",
             "",
         ]
     )

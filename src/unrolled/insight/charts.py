@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unrolled.core.errors import UserError
@@ -36,7 +36,7 @@ def label(value: float) -> str:
     return f"{value:.4g}"
 
 
-def lines(series: dict[str, Points], across: str, up: str) -> str:
+def lines(series: Mapping[str, Points], across: str, up: str) -> str:
     """Return a line chart.
 
     Args:
@@ -111,9 +111,7 @@ def matrix(counts: Any, names: Sequence[str]) -> str:
                 f'title="{share:.1%} of the row">{value:,}</td>'
             )
         body.append(f"<tr><th>{html.escape(name)}</th>{''.join(cells)}</tr>")
-    return (
-        f'<table class="matrix"><tr><th>true \\ answered</th>{head}</tr>{"".join(body)}</table>'
-    )
+    return f'<table class="matrix"><tr><th>true \\ answered</th>{head}</tr>{"".join(body)}</table>'
 
 
 class _Frame:
@@ -135,12 +133,18 @@ class _Frame:
         parts = []
         for value in ticks(self.low, self.high):
             y = self.y(value)
-            parts.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" stroke="#e2e8f0"/>')
-            parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label(value)}</text>')
+            parts.append(
+                f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" '
+                'stroke="#e2e8f0"/>'
+            )
+            parts.append(
+                f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label(value)}</text>'
+            )
         for value in ticks(self.left, self.right, 6):
             x = self.x(value)
             parts.append(
-                f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{label(value)}</text>'
+                f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">'
+                f"{label(value)}</text>"
             )
         parts.append(
             f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle" '

@@ -25,12 +25,14 @@ h1{font-size:28px;margin:0 0 4px}h2{font-size:18px;margin:36px 0 10px}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:16px}
 figure{margin:0;background:#fff;border:1px solid #e2e8f0;border-radius:10px;padding:10px}
 figcaption{font-size:14px;color:#475569;padding:0 6px 4px}
-svg{width:100%;height:auto;display:block}svg text{font-size:12px;fill:#475569}svg .axis{font-size:12.5px}
+svg{width:100%;height:auto;display:block}svg text{font-size:12px;fill:#475569}
+svg .axis{font-size:12.5px}
 table{border-collapse:collapse;background:#fff;font-variant-numeric:tabular-nums}
 th,td{border:1px solid #e2e8f0;padding:5px 12px;text-align:right}
 th:first-child,td:first-child{text-align:left}th{background:#f1f5f9;font-weight:600}
 tr.ours td{font-weight:600}
-.scroll{overflow-x:auto}pre{background:#fff;border:1px solid #e2e8f0;border-radius:10px;padding:14px;
+.scroll{overflow-x:auto}
+pre{background:#fff;border:1px solid #e2e8f0;border-radius:10px;padding:14px;
 white-space:pre-wrap;word-break:break-word;margin:0 0 12px}
 ul{padding-left:20px;margin:0}details{margin-top:8px}summary{cursor:pointer;color:#475569}
 """
@@ -81,11 +83,13 @@ def _cards(result: dict[str, Any], task: Task) -> str:
 
 def _scores(result: dict[str, Any]) -> str:
     names = list(result["scores"])
-    rows = [("this model", result["scores"])] + [(b["name"], b["scores"]) for b in result["baselines"]]
+    rows = [("this model", result["scores"])] + [
+        (b["name"], b["scores"]) for b in result["baselines"]
+    ]
     body = ""
     for number, (name, scores) in enumerate(rows):
         cells = "".join(f"<td>{scores[k]:.4f}</td>" if k in scores else "<td></td>" for k in names)
-        body += f'<tr{"" if number else " class=ours"}><td>{html.escape(name)}</td>{cells}</tr>'
+        body += f"<tr{'' if number else ' class=ours'}><td>{html.escape(name)}</td>{cells}</tr>"
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     return f'<div class="scroll"><table><tr><th></th>{head}</tr>{body}</table></div>'
 
@@ -98,8 +102,8 @@ def _curves(folder: Path, metric: str) -> str:
     def points(lines: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
         return [(line["step"], line[key]) for line in lines if key in line]
 
-    figures = [("loss (nats; training as it was, held out at each evaluation)",
-                {"training": points(train, "loss"), "held out": points(dev, "loss")}, "loss")]  # fmt: skip
+    losses = {"training": points(train, "loss"), "held out": points(dev, "loss")}
+    figures = [("loss in nats: training, and held out at each evaluation", losses, "loss")]
     if metric != "loss":
         figures.append((f"{metric}, held out", {metric: points(dev, metric)}, metric))
     figures.append(("learning rate", {"rate": points(train, "learning_rate")}, "learning rate"))

@@ -17,7 +17,9 @@ class Aligned(nn.Module):
         dropout: before the output weights.
     """
 
-    def __init__(self, embedding: TokenEmbedding, layer: Layer, outputs: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, embedding: TokenEmbedding, layer: Layer, outputs: int, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.embedding, self.layer = embedding, layer
         self.dropout = nn.Dropout(dropout)

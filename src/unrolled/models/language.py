@@ -22,11 +22,18 @@ class LanguageModel(nn.Module):
     """
 
     def __init__(
-        self, embedding: TokenEmbedding, layer: Layer, vocabulary: int, dropout: float = 0.0, tie: bool = False
+        self,
+        embedding: TokenEmbedding,
+        layer: Layer,
+        vocabulary: int,
+        dropout: float = 0.0,
+        tie: bool = False,
     ) -> None:
         super().__init__()
         if not layer.causal:
-            raise ValueError("a language model reads from left to right; set model.bidirectional=false")
+            raise ValueError(
+                "a language model reads from left to right; set model.bidirectional=false"
+            )
         self.embedding, self.layer = embedding, layer
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(layer.output_size, vocabulary)

@@ -19,7 +19,12 @@ class ManyToOne(nn.Module):
     """
 
     def __init__(
-        self, embedding: TokenEmbedding, layer: Layer, pooling: Pooling, outputs: int, dropout: float = 0.0
+        self,
+        embedding: TokenEmbedding,
+        layer: Layer,
+        pooling: Pooling,
+        outputs: int,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.embedding, self.layer, self.pooling = embedding, layer, pooling

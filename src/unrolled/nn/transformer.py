@@ -247,6 +247,8 @@ class Attention(Layer):
     def _stack(self, x: Tensor, lengths: Tensor | None, reading: Reading, at: Tensor) -> Tensor:
         """Run all blocks over the chunk at positions ``at`` (B or 1, T)."""
         y = self.project(zero_padding(x, lengths))
+        # the sum that all blocks add to keeps the precision of the weights under autocast
+        y = y.to(next(self.blocks.parameters()).dtype)
         if self.place is not None:
             # positions of padding may lie past the table; what stands there is never seen
             y = y + self.place(at.clamp(max=self.place.num_embeddings - 1))

@@ -67,7 +67,9 @@ class Task(ABC):
         """Learn the fields from training rows."""
 
     @abstractmethod
-    def encode(self, data: Table | Document, on_error: str, schema: Schema | None = None) -> tuple[Any, list[DataError]]:
+    def encode(
+        self, data: Table | Document, on_error: str, schema: Schema | None = None
+    ) -> tuple[Any, list[DataError]]:
         """Return examples with their answers, and the rows that were skipped.
 
         Raises:
@@ -99,7 +101,7 @@ class Task(ABC):
     def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
         """Read the fields from plain values and the files in a run folder."""
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> None:  # noqa: B027 - numbers need no file
         """Write the files that belong to the fields (a vocabulary) into a run folder."""
 
     @property

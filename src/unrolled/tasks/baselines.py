@@ -15,7 +15,13 @@ import numpy as np
 from unrolled.data.examples import Examples
 from unrolled.data.fields import Vector
 from unrolled.data.sources import Document, Table
-from unrolled.scores import accuracy, confusion, macro_f1, mean_absolute_error, root_mean_squared_error
+from unrolled.scores import (
+    accuracy,
+    confusion,
+    macro_f1,
+    mean_absolute_error,
+    root_mean_squared_error,
+)
 from unrolled.tasks.base import Task, locate
 from unrolled.tasks.labelled import Classify, Regress
 from unrolled.tasks.language import Language, Stream
@@ -44,13 +50,6 @@ def baselines(prepared: Prepared) -> list[Baseline]:
         if scores is not None:
             scored.append(Baseline(name, scores, time.monotonic() - began))
     return scored
-
-
-def best(found: list[Baseline], task: Task) -> Baseline | None:
-    """Return the strongest baseline by the task's metric."""
-    able = [b for b in found if task.metric in b.scores]
-    sign = 1 if task.higher else -1
-    return max(able, key=lambda b: sign * b.scores[task.metric], default=None)
 
 
 def _texts(data: Table | Document, task: Task) -> list[str]:
@@ -92,8 +91,8 @@ def _features(prepared: Prepared) -> tuple[Any, Any, Any]:
     texts = _texts(_kept(prepared.train_data, train), task)[:ROWS]
     # a piece that one text alone holds tells nothing, unless there are few texts
     grams = TfidfVectorizer(
-        analyzer="char", ngram_range=(1, 4), min_df=2 if len(texts) > 2000 else 1, sublinear_tf=True,
-        dtype=np.float32,
+        analyzer="char", ngram_range=(1, 4), min_df=2 if len(texts) > 2000 else 1,
+        sublinear_tf=True, dtype=np.float32,
     )  # fmt: skip
     try:
         return (

@@ -10,7 +10,7 @@ from typing import Any
 from unrolled.data.schema import Schema
 from unrolled.tasks.recipe import Recipe
 
-TEXT = {
+TEXT: dict[str, dict[str, Any]] = {
     "model": {
         "bidirectional": True,
         "embedding_dropout": 0.2,
@@ -18,11 +18,11 @@ TEXT = {
     },
     "training": {"learning_rate": 2e-3, "patience": 3, "average": "ema", "ema_decay": 0.998},
 }
-NUMBERS = {
+NUMBERS: dict[str, dict[str, Any]] = {
     "model": {"hidden": 64, "layers": 2},
     "training": {"learning_rate": 5e-3, "weight_decay": 1e-4, "patience": 20},
 }
-LANGUAGE = {
+LANGUAGE: dict[str, dict[str, Any]] = {
     "model": {"hidden": 256, "embedding": 128, "head_dropout": 0.1},
     "training": {"batch_size": 32, "learning_rate": 3e-3, "patience": 3},
 }

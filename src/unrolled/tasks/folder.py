@@ -32,7 +32,12 @@ from unrolled.tasks.recipe import CONFIG, Recipe, as_yaml, read_yaml
 from unrolled.training import checkpoints
 from unrolled.training.averaging import Weights
 
-FIELDS, MODEL, RESULT, CHECKPOINTS = "fields.json", "model.safetensors", "result.json", "checkpoints"
+FIELDS, MODEL, RESULT, CHECKPOINTS = (
+    "fields.json",
+    "model.safetensors",
+    "result.json",
+    "checkpoints",
+)
 FORMAT = 1
 
 
@@ -130,7 +135,9 @@ def load(folder: Path) -> Loaded:
 
 def _no_run(folder: Path) -> str:
     if not folder.exists():
-        beside = [p.name for p in folder.parent.glob("*") if is_run(p)] if folder.parent.is_dir() else []
+        beside = (
+            [p.name for p in folder.parent.glob("*") if is_run(p)] if folder.parent.is_dir() else []
+        )
         guess = nearest(folder.name, beside)
         hint = f"; did you mean {str(folder.parent / guess)!r}?" if guess else ""
         return f"{folder}: there is no such run{hint}"

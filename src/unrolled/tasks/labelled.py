@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unrolled.core.errors import DataError, UsageError, UserError
+from unrolled.core.errors import DataError, UserError
 from unrolled.data.batches import Buckets, Source, collate
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.fields import Bad, Label, Number, Text, Vector, bad_row
@@ -21,7 +21,13 @@ from unrolled.data.sources import Document, Table
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.models import ManyToOne, OneToOne
 from unrolled.nn import Pooling, TokenEmbedding, build_layer
-from unrolled.scores import accuracy, confusion, macro_f1, mean_absolute_error, root_mean_squared_error
+from unrolled.scores import (
+    accuracy,
+    confusion,
+    macro_f1,
+    mean_absolute_error,
+    root_mean_squared_error,
+)
 from unrolled.tasks.base import Answer, Evaluation, Rows, Task, locate, score_batches, to_numpy
 from unrolled.tasks.recipe import DataConfig, Recipe
 from unrolled.training.objectives import Objective, classes, values
@@ -33,7 +39,9 @@ TOKENIZER = "tokenizer.json"
 def need_table(data: Table | Document) -> Table:
     """Return a table, or say why a plain text does not do."""
     if isinstance(data, Document):
-        raise DataError("this is one plain text; a table with an answer column is needed", data.path)
+        raise DataError(
+            "this is one plain text; a table with an answer column is needed", data.path
+        )
     return data
 
 
@@ -43,7 +51,9 @@ def fit_text(data: DataConfig, columns: tuple[str, ...], rows: Sequence[Sequence
     if not texts:
         raise UserError(f"column {columns[0]!r} holds no text at all; name another with data.text")
     kind = data.tokenizer or "unigram"
-    return Text(columns, Tokenizer.fit(kind, texts, data.vocabulary, data.min_count), data.max_tokens)
+    return Text(
+        columns, Tokenizer.fit(kind, texts, data.vocabulary, data.min_count), data.max_tokens
+    )
 
 
 def fit_inputs(recipe: Recipe, schema: Schema, table: Table) -> Text | Vector:
@@ -125,7 +135,9 @@ class Labelled(Task):
 
     def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> Source:
         """Return batches of rows of like length."""
-        return Buckets(examples, recipe.training.batch_size, recipe.training.batch_tokens, recipe.seed)
+        return Buckets(
+            examples, recipe.training.batch_size, recipe.training.batch_tokens, recipe.seed
+        )
 
     @torch.no_grad()
     def outputs(self, model: nn.Module, examples: Examples, place: Place) -> Tensor:

@@ -106,7 +106,9 @@ class Language(Task):
             return Stream(tokens, len(data.text.encode()), self.tokenizer.unknown(ids)), []
         schema, skipped = schema or self.schema, list(data.skipped)
         if not schema.text:
-            raise DataError("this run was trained on plain text; name the column with data.text", data.path)
+            raise DataError(
+                "this run was trained on plain text; name the column with data.text", data.path
+            )
         field = Text(schema.text, self.tokenizer, None)
         places, texts = locate(data, schema.text, self.columns), []
         for row, line in zip(data.rows, data.lines, strict=True):

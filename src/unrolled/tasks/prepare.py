@@ -121,7 +121,9 @@ def divide(data: Data, schema: Schema, recipe: Recipe) -> tuple[Data, Data, str]
         kept, held = hold_out(keys, recipe.seed, share)
     except UserError as error:
         raise DataError(str(error), data.path) from None
-    how = f"held out {len(held):,} of {len(keys):,} rows by the hash of their inputs (data.dev=FILE)"
+    how = (
+        f"held out {len(held):,} of {len(keys):,} rows by the hash of their inputs (data.dev=FILE)"
+    )
     return pick(data, kept), pick(data, held), how
 
 

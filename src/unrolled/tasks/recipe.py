@@ -27,12 +27,16 @@ class DataConfig(Config):
     text: str | list[str] | None = Field(None, description="the column of text, or several")
     numbers: list[str] | None = Field(None, description="the columns of numbers that are read")
     label: str | None = Field(None, description="the column to predict")
-    encoding: str | None = Field(None, description="the file's encoding, such as cp949; by default UTF-8")
+    encoding: str | None = Field(
+        None, description="the file's encoding, such as cp949; by default UTF-8"
+    )
     tokenizer: Literal["chars", "jamo", "words", "bpe", "unigram", "bytes"] | None = Field(
         None, description="pieces a text is cut into; chars for a language model, else unigram"
     )
     vocabulary: int = Field(16000, ge=5, description="the most pieces a tokenizer learns")
-    min_count: int = Field(1, ge=1, description="pieces rarer than this are unknown (chars, jamo, words)")
+    min_count: int = Field(
+        1, ge=1, description="pieces rarer than this are unknown (chars, jamo, words)"
+    )
     max_tokens: int | None = Field(512, ge=2, description="a longer text is cut here")
     holdout: float = Field(0.1, gt=0, lt=1, description="share held out when there is no `dev`")
     limit: int | None = Field(None, ge=1, description="read only the first rows")

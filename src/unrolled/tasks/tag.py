@@ -124,7 +124,9 @@ class Tag(Task):
 
     def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> Source:
         """Return batches of rows of like length."""
-        return Buckets(examples, recipe.training.batch_size, recipe.training.batch_tokens, recipe.seed)
+        return Buckets(
+            examples, recipe.training.batch_size, recipe.training.batch_tokens, recipe.seed
+        )
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, examples: Examples, place: Place) -> Evaluation:

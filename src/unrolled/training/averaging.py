@@ -26,7 +26,11 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, settings: TrainingConfig) -> None:
-        self.kind, self.decay, self.size = settings.average, settings.ema_decay, settings.average_last
+        self.kind, self.decay, self.size = (
+            settings.average,
+            settings.ema_decay,
+            settings.average_last,
+        )
         self.live = [p for p in model.parameters() if p.requires_grad]
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]
         self.steps = 0

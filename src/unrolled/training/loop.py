@@ -88,9 +88,7 @@ def fit(job: Job, resume: bool) -> Position:
         job.progress.say(fault)
     if start[0] is not None:
         trainer.restore(start[0])
-    log = MetricsLog(
-        job.folder.parent / "metrics.jsonl", trainer.at.step, job.settings.tensorboard
-    )
+    log = MetricsLog(job.folder.parent / "metrics.jsonl", trainer.at.step, job.settings.tensorboard)
     try:
         trainer.run(log)
     finally:
@@ -161,7 +159,9 @@ class Trainer:
             self.carry = loss.carry
             self.pending.append(Loss(loss.sum.detach(), loss.count.detach()))
             counted = loss.count if counted is None else counted + loss.count
-            at.tokens += batch.inputs.shape[0] * (batch.inputs.shape[1] if batch.lengths is None else 0)
+            at.tokens += batch.inputs.shape[0] * (
+                batch.inputs.shape[1] if batch.lengths is None else 0
+            )
             at.tokens += int(batch.lengths.sum()) if batch.lengths is not None else 0
         self.update(counted)
         at.index, at.step = last, at.step + 1
@@ -178,21 +178,27 @@ class Trainer:
         self.average.after_step()
 
     def report(self, log: MetricsLog, step: int, tokens: int, seconds: float) -> None:
-        """Log the mean loss and the speed since the last report; stop on a loss that is not finite."""
+        """Log mean loss and speed since the last report; stop on a loss that is not finite."""
         total = sum(float(part.sum) for part in self.pending)
         loss = total / max(1.0, sum(float(part.count) for part in self.pending))
         self.pending = []
         if not loss - loss == 0:
             raise UserError(
                 f"the loss is {loss} at step {self.at.step}: lower training.learning_rate "
-                f"(now {self.job.settings.learning_rate:g}) or training.clip; the last checkpoint is intact"
+                f"(now {self.job.settings.learning_rate:g}) or training.clip; the last checkpoint "
+                "is intact"
             )
         speed = (self.at.tokens - tokens) / max(1e-9, self.at.seconds - seconds)
         rate = self.optimizer.param_groups[0]["lr"]
         log.add(
             self.at.step,
             "train",
-            {"loss": loss, "learning_rate": rate, "tokens_per_second": speed, "seconds": self.at.seconds},
+            {
+                "loss": loss,
+                "learning_rate": rate,
+                "tokens_per_second": speed,
+                "seconds": self.at.seconds,
+            },
         )
         share = self.share()
         left = self.at.seconds * (1 - share) / share if share else None
@@ -206,7 +212,7 @@ class Trainer:
         return self.at.index >= self.job.source.length(self.at.epoch)
 
     def evaluate(self, log: MetricsLog) -> None:
-        """Score the dev part; keep the best weights, count patience and cut the plateau schedule."""
+        """Score the dev part; keep the best weights, count patience, cut the plateau's rate."""
         job, at, settings = self.job, self.at, self.job.settings
         self.average.before_evaluation()
         if job.evaluate is None:
@@ -243,7 +249,9 @@ class Trainer:
             ],
         }
         for number, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= under(f"optimizer.{number}", {k: v for k, v in slots.items() if v is not None})
+            tensors |= under(
+                f"optimizer.{number}", {k: v for k, v in slots.items() if v is not None}
+            )
         tensors |= under("average", self.average.to_tensors())
         tensors |= under("random", {"cpu": torch.get_rng_state()})
         if job.place.device.type == "cuda":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +54,7 @@ def classes(smoothing: float = 0.0) -> Objective:
 
 
 def values() -> Objective:
-    """Return the squared error of values (B,), halved: the negative log-likelihood of a unit normal."""
+    """Return half the squared error of values (B,): -log likelihood of a unit normal."""
 
     def objective(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
         assert batch.targets is not None

@@ -45,7 +45,9 @@ def choose(device: str, precision: str) -> Place:
         able, what = _cpu_has_bf16(), "the processor"
     else:
         able, what = False, f"{chosen.type}"
-    why = f"auto: {what} has bf16 instructions" if able else f"auto: {what} has no bf16 instructions"
+    why = (
+        f"auto: {what} has bf16 instructions" if able else f"auto: {what} has no bf16 instructions"
+    )
     return Place(chosen, "bf16" if able else "fp32", why)
 
 

@@ -74,7 +74,7 @@ def _tensorboard(folder: Path) -> Any:
         raise UserError(
             "training.tensorboard=true needs the extra: pip install 'unrolled[tensorboard]'"
         ) from None
-    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder))
 
 
 class Progress:
@@ -92,7 +92,8 @@ class Progress:
             from rich.progress import BarColumn, Progress, TextColumn
 
             self.bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+                TextColumn("{task.description}"), BarColumn(),
+                TextColumn("{task.percentage:>3.0f} %"),
                 console=Console(stderr=True), transient=True,
             )  # fmt: skip
             self.bar.start()
@@ -100,12 +101,17 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self.bar is not None:
             self.bar.stop()
 
-    def update(self, step: int, share: float, loss: float, speed: float, left: float | None) -> None:
+    def update(
+        self, step: int, share: float, loss: float, speed: float, left: float | None
+    ) -> None:
         """Show the state of the run: progress ``share`` of 1, tokens a second, seconds left."""
         if self.quiet:
             return

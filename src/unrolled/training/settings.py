@@ -15,7 +15,9 @@ class TrainingConfig(Config):
     """How a model is trained. A step is one update of the weights."""
 
     max_steps: int | None = Field(None, ge=1, description="stop after this many steps")
-    max_epochs: int | None = Field(None, ge=1, description="stop after this many passes over the data")
+    max_epochs: int | None = Field(
+        None, ge=1, description="stop after this many passes over the data"
+    )
     max_minutes: float | None = Field(
         None, gt=0, description="stop after this time; 10 when no limit at all is given"
     )
@@ -26,7 +28,8 @@ class TrainingConfig(Config):
     accumulate: int = Field(1, ge=1, description="batches summed into one step")
     window: int = Field(128, ge=1, description="tokens of a window of one long text")
     carry: bool | None = Field(
-        None, description="carry the state across windows; by default where the layer's reach is unlimited"
+        None,
+        description="carry the state across windows; by default where a layer's reach has no limit",
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="update rule")
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
@@ -40,33 +43,55 @@ class TrainingConfig(Config):
     )
     warmup_steps: int = Field(50, ge=0, description="steps in which the learning rate rises from 0")
     final_share: float = Field(
-        0.02, ge=0, le=1, description="share of the peak learning rate at the end of cosine and linear"
+        0.02,
+        ge=0,
+        le=1,
+        description="share of the peak learning rate at the end of cosine and linear",
     )
-    plateau_patience: int = Field(1, ge=0, description="plateau: evaluations without progress before a cut")
+    plateau_patience: int = Field(
+        1, ge=0, description="plateau: evaluations without progress before a cut"
+    )
     plateau_factor: float = Field(0.5, gt=0, lt=1, description="plateau: factor of a cut")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability spread over all classes")
-    average: Literal["none", "ema", "last"] = Field("none", description="average the weights that are kept")
-    ema_decay: float = Field(0.999, gt=0, lt=1, description="ema: share of the old average kept a step")
-    average_last: int = Field(5, ge=1, description="last: how many evaluations' weights are averaged")
-    evaluate_every: int | None = Field(None, ge=1, description="steps between evaluations; by default an epoch")
-    patience: int | None = Field(None, ge=1, description="evaluations without progress before stopping")
-    metric: str | None = Field(None, description="the dev score that chooses `best`; by default the task's")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="probability spread over all classes"
+    )
+    average: Literal["none", "ema", "last"] = Field(
+        "none", description="average the weights that are kept"
+    )
+    ema_decay: float = Field(
+        0.999, gt=0, lt=1, description="ema: share of the old average kept a step"
+    )
+    average_last: int = Field(
+        5, ge=1, description="last: how many evaluations' weights are averaged"
+    )
+    evaluate_every: int | None = Field(
+        None, ge=1, description="steps between evaluations; by default an epoch"
+    )
+    patience: int | None = Field(
+        None, ge=1, description="evaluations without progress before stopping"
+    )
+    metric: str | None = Field(
+        None, description="the dev score that chooses `best`; by default the task's"
+    )
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
     keep: int = Field(2, ge=1, description="checkpoints kept")
     log_every: int = Field(20, ge=1, description="steps between lines of metrics.jsonl")
-    tensorboard: bool = Field(False, description="also write TensorBoard events (extra `tensorboard`)")
+    tensorboard: bool = Field(
+        False, description="also write TensorBoard events (extra `tensorboard`)"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the processor computes in it, else fp32"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:0, mps")
-    threads: int | None = Field(None, ge=1, description="CPU threads; by default as many as torch takes")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads; by default as many as torch takes"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:
-        if self.schedule in ("cosine", "linear") and self.max_steps is not None:
-            if self.warmup_steps and self.warmup_steps >= self.max_steps > 1:
-                # a short run asks for fewer steps than the usual warm-up, which then must shrink
-                object.__setattr__(self, "warmup_steps", self.max_steps // 10)
+        if self.max_steps is not None and 0 < self.max_steps <= self.warmup_steps:
+            # a run shorter than the usual warm-up would never reach its learning rate
+            object.__setattr__(self, "warmup_steps", self.max_steps // 10)
         return self
 
     @property

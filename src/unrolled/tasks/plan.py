@@ -1,0 +1,184 @@
+"""A run that is ready to start: recipe resolved, data read, model built, changes refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unrolled.core.errors import UsageError, UserError
+from unrolled.tasks import folder as runs
+from unrolled.tasks.base import Task
+from unrolled.tasks.prepare import Prepared, prepare
+from unrolled.tasks.recipe import Recipe, changed_keys, flat, resolve
+from unrolled.training.loop import Job, planned_steps
+from unrolled.training.precision import Place, choose
+from unrolled.training.progress import Progress
+from unrolled.training.settings import LIMITS
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run that is ready to start, or to go on."""
+
+    target: str
+    folder: Path
+    recipe: Recipe
+    prepared: Prepared
+    model: nn.Module
+    place: Place
+    finished: str
+
+    def lines(self) -> list[str]:
+        """Say what was found and what will be trained."""
+        size = sum(p.numel() for p in self.model.parameters())
+        training = self.recipe.training
+        limits = [
+            f"{name} {getattr(training, name):g}" for name in LIMITS if getattr(training, name)
+        ]
+        return [
+            *self.prepared.found,
+            f"model: layer={self.recipe.layer}, {size:,} parameters",
+            f"computes on: {self.place.describe()}, {training.threads} threads",
+            f"trains until: {', '.join(limits)}"
+            + (
+                f", or {training.patience} evaluations without progress"
+                if training.patience
+                else ""
+            ),
+            f"run: {self.folder}",
+        ]
+
+    def job(self, progress: Progress) -> Job:
+        """Return what the training loop needs, and write the folder's first files."""
+        task, recipe, prepared = self.prepared.task, self.recipe, self.prepared
+        runs.begin(self.folder, recipe, task, prepared.files)
+        model = self.model.to(self.place.device)
+
+        def evaluate(scored: nn.Module) -> dict[str, float]:
+            return task.evaluate(scored, prepared.dev, self.place).scores
+
+        return Job(
+            model=model,
+            objective=task.objective(recipe, model),
+            source=task.source(prepared.train, recipe, model),
+            settings=recipe.training,
+            place=self.place,
+            seed=recipe.seed,
+            folder=self.folder / runs.CHECKPOINTS,
+            metric=recipe.training.metric or task.metric,
+            higher=(recipe.training.metric or task.metric) in ("accuracy", "macro_f1"),
+            evaluate=evaluate,
+            keep_best=lambda weights: runs.save_weights(self.folder, weights),
+            progress=progress,
+        )
+
+
+def make_plan(
+    target: str,
+    changes: dict[str, Any],
+    out: str | Path | None = None,
+    resume: bool = False,
+    seed: int | None = None,
+) -> Plan:
+    """Resolve a recipe, read its data and build its model; nothing is written.
+
+    Raises:
+        UserError: the run exists and is not to be resumed, a key or a file is wrong, or a key or
+            the data differ from those the run was begun with.
+    """
+    if seed is not None:
+        changes = changes | {"seed": seed}
+    recipe = resolve(target, changes)
+    within = Path(target) if runs.is_run(Path(target)) else Path("runs") / recipe.name
+    where = Path(out) if out is not None else within
+    known = runs.is_run(where)
+    if known and not resume:
+        raise UserError(
+            f"{where} holds a run already; go on with it: unrolled train {target} --out {where} "
+            "--resume, or choose another --out"
+        )
+    saved = runs.read_recipe(where) if known else None
+    task, files = runs.read_fields(where) if known else (None, {})
+    recipe = settle(recipe, saved)
+    torch.set_num_threads(recipe.training.threads or torch.get_num_threads())
+    prepared = prepare(recipe, task)
+    recipe = prepared.recipe
+    if saved is not None:
+        refuse_changes(where, saved, recipe, files, prepared.files)
+    place = choose(recipe.training.device, recipe.training.precision)
+    if recipe.training.precision == "auto":
+        recipe = recipe.changed(training=recipe.training.changed(precision=place.precision))
+        place = Place(place.device, place.precision, place.why)
+    check_metric(recipe, prepared.task)
+    torch.manual_seed(recipe.seed)
+    model = prepared.task.build(recipe)
+    finished = is_finished(where, recipe, prepared, model) if known else ""
+    return Plan(target, where, recipe, prepared, model, place, finished)
+
+
+def settle(recipe: Recipe, saved: Recipe | None) -> Recipe:
+    """Fill what the machine decides: threads, and on resume what the run was begun with."""
+    training = recipe.training
+    threads = saved.training.threads if saved else torch.get_num_threads()
+    values: dict[str, Any] = {"threads": training.threads or threads}
+    if saved is not None and training.precision == "auto":
+        values["precision"] = saved.training.precision
+    if saved is not None and not training.bounded:
+        values |= {name: getattr(saved.training, name) for name in LIMITS}
+    # a copy keeps in mind which keys were set, and which are still to be chosen
+    return recipe.model_copy(update={"training": training.model_copy(update=values)})
+
+
+def refuse_changes(
+    where: Path, saved: Recipe, recipe: Recipe, before: dict[str, str], now: dict[str, str]
+) -> None:
+    """Raise UserError when a key other than a limit, or the data, differ from the run's."""
+    differing = changed_keys(saved, recipe)
+    if differing:
+        old, new = flat(saved.model_dump()), flat(recipe.model_dump())
+        told = "; ".join(f"{key} was {old[key]!r} and is now {new[key]!r}" for key in differing)
+        raise UserError(
+            f"{where} cannot be resumed with other settings: {told}. Only limits "
+            f"({', '.join('training.' + name for name in LIMITS)}) may change; for the rest choose "
+            "another --out"
+        )
+    altered = [name for name in now if before.get(name) != now[name]]
+    if altered:
+        raise UserError(
+            f"{where} cannot be resumed: {altered[0]} is not the file it was begun with; restore "
+            "it, or choose another --out"
+        )
+
+
+def check_metric(recipe: Recipe, task: Task) -> None:
+    """Raise UsageError for a metric that the task does not measure."""
+    known = {
+        "classify": ("accuracy", "macro_f1", "loss"),
+        "tag": ("accuracy", "macro_f1", "loss"),
+        "regress": ("mae", "rmse", "loss"),
+        "language": ("loss", "perplexity", "bits_per_byte", "accuracy"),
+    }[task.name]
+    metric = recipe.training.metric
+    if metric is not None and metric not in known:
+        raise UsageError(f"training.metric={metric}: task={task.name} has {', '.join(known)}")
+
+
+def is_finished(where: Path, recipe: Recipe, prepared: Prepared, model: nn.Module) -> str:
+    """Return how a run ended when nothing is left to do, else an empty text."""
+    result = runs.read_result(where)
+    if not result:
+        return ""
+    if result["stopped"] != "limit":
+        return f"{result['stopped']}"
+    limits = recipe.training
+    total = planned_steps(limits, prepared.task.source(prepared.train, recipe, model))
+    by_time = limits.max_minutes is not None and result["seconds"] >= 60 * limits.max_minutes
+    if by_time or (total is not None and result["steps"] >= total):
+        return (
+            f"it reached its limit at step {result['steps']:,} (raise training.max_steps to go on)"
+        )
+    return ""
