@@ -360,7 +360,7 @@ def test_compile_does_not_break(name: str, ragged: bool) -> None:
     layer, x = build(name), sequence(grad=True)
     lengths = torch.tensor([6, 2, 4]) if ragged else None
     torch.compiler.reset()
-    compiled = torch.compile(layer.read, backend="eager")
+    compiled = torch.compile(layer.read, backend="eager", fullgraph=True)
     expected = layer.read(x, lengths)
     same(compiled(x, lengths), expected)
     same(slopes(layer, [compiled(x, lengths)], [x]), slopes(layer, [expected], [x]))

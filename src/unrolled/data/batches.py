@@ -25,7 +25,8 @@ class Batch:
     """Inputs and targets of one forward pass.
 
     ``inputs`` is ids (B, T) int64 or vectors (B, D) float32; ``lengths`` (B,) counts the real
-    steps, None when all are real; ``restart`` is true where no state may be carried in;
+    steps, None when all are real; ``restart`` is true where no state may be carried in, and
+    ``fresh`` marks single rows of which this holds, bool (B,);
     ``rows`` are the indices of the examples (B,), for error messages and reports.
     """
 
@@ -34,6 +35,14 @@ class Batch:
     targets: Tensor | None
     rows: Ints
     restart: bool = True
+    fresh: Tensor | None = None
+
+    @property
+    def steps(self) -> int:
+        """Real steps of all rows; a vector is one step."""
+        if self.lengths is not None:
+            return int(self.lengths.sum())
+        return self.inputs.numel() if self.inputs.dtype == torch.int64 else len(self.inputs)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on ``device``."""
@@ -48,6 +57,7 @@ class Batch:
             inputs=self.inputs.to(device),
             lengths=move(self.lengths),
             targets=move(self.targets),
+            fresh=move(self.fresh),
         )
 
 
@@ -106,7 +116,7 @@ class Buckets:
     """Batches of rows of like length, so that little padding is computed.
 
     Every epoch shuffles the rows, sorts them by length within pools of ``pool`` batches and
-    shuffles the batches of all pools.
+    shuffles the batches of all pools. The first ``unlabelled`` epochs come without targets.
     """
 
     examples: Examples
@@ -114,6 +124,7 @@ class Buckets:
     tokens: int | None
     seed: int
     pool: int = 64
+    unlabelled: int = 0
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - the plan of the current and the next epoch
     def plan(self, epoch: int) -> list[Ints]:
@@ -146,7 +157,8 @@ class Buckets:
 
     def batch(self, epoch: int, index: int) -> Batch:
         """Return one batch of an epoch."""
-        return collate(self.examples, self.plan(epoch)[index])
+        batch = collate(self.examples, self.plan(epoch)[index])
+        return replace(batch, targets=None) if epoch < self.unlabelled else batch
 
 
 @dataclass(frozen=True)
@@ -156,7 +168,9 @@ class Lanes:
     The text is cut into ``lanes`` equal parts that are read side by side, ``window`` tokens at a
     time; the state at the end of a window is carried into the next one, so a lane is read as one
     unbroken text. Each epoch starts the lanes at another place (the text is closed to a ring), so
-    that the cuts fall elsewhere. ``start`` is the token that stands before a fresh start.
+    that the cuts fall elsewhere. ``start`` is the token that stands before a fresh start. With the
+    probability ``reset`` a lane starts fresh at a window: who only ever reads on from a full state
+    does not learn to begin.
     """
 
     tokens: NDArray[np.int32]
@@ -164,6 +178,7 @@ class Lanes:
     window: int
     seed: int
     start: int
+    reset: float = 0.0
 
     @property
     def lane_length(self) -> int:
@@ -182,10 +197,11 @@ class Lanes:
         end = min(begin + self.window, self.lane_length)
         places = np.arange(lanes)[:, None] * self.lane_length + np.arange(begin - 1, end) + shift
         ids = self.tokens[places % size].astype(np.int64)
-        if index == 0:
-            ids[:, 0] = self.start
+        fresh = random(self.seed, epoch, index).random(lanes) < self.reset
+        ids[fresh if index else slice(None), 0] = self.start
         both = torch.from_numpy(ids)
-        return Batch(both[:, :-1], None, both[:, 1:], np.arange(lanes), restart=index == 0)
+        begins = torch.from_numpy(fresh) if index and fresh.any() else None
+        return Batch(both[:, :-1], None, both[:, 1:], np.arange(lanes), index == 0, begins)
 
 
 @dataclass(frozen=True)

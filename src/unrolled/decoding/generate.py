@@ -61,6 +61,8 @@ class Reader:
         self.context = model.context
         self.told = False
         self.recent = list(prompt)
+        self.logits = torch.empty(0)
+        self.state: Any = None
         if self.context is not None and len(self.recent) > self.context:
             self._slide("the prompt is longer than")
         else:

@@ -50,6 +50,10 @@ class LanguageModel(nn.Module):
         """Positions the model can read; None is no limit."""
         return self.layer.context
 
+    def initial_state(self, batch: int) -> State:
+        """Return the state before a text, for ``batch`` rows."""
+        return self.layer.initial_state(batch)
+
     def forward(
         self, tokens: Tensor, state: State | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, State]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from unrolled.nn import Layer, Pooling, TokenEmbedding
@@ -16,6 +17,10 @@ class ManyToOne(nn.Module):
         pooling: how the steps become one vector.
         outputs: 1 for a value, else the number of classes.
         dropout: before the output weights.
+        pretrain: also hold the weights that ``recover`` needs.
+
+    Raises:
+        ValueError: ``pretrain`` with a layer whose outputs mix both directions.
     """
 
     def __init__(
@@ -25,13 +30,48 @@ class ManyToOne(nn.Module):
         pooling: Pooling,
         outputs: int,
         dropout: float = 0.0,
+        pretrain: bool = False,
     ) -> None:
         super().__init__()
+        if pretrain and not (layer.causal or layer.reverse_size):
+            raise ValueError(
+                "training.pretrain_epochs needs a layer whose directions are told apart: rnn, lstm "
+                "or gru, or model.bidirectional=false"
+            )
         self.embedding, self.layer, self.pooling = embedding, layer, pooling
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(pooling.output_size, outputs)
+        self.recovery: nn.Linear | None = None
+        if pretrain:
+            self.recovery = nn.Linear(layer.output_size, embedding.width)
+            self.recovery_bias = nn.Parameter(torch.zeros(embedding.size))
 
     def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return outputs (B, O) for token ids (B, T) with ``lengths`` (B,) real steps."""
         steps = self.layer.read(self.embedding(tokens), lengths)
         return self.head(self.dropout(self.pooling(steps, lengths)))
+
+    def recover(self, tokens: Tensor, lengths: Tensor, candidates: Tensor) -> Tensor:
+        """Guess every real token from its neighbours alone.
+
+        What was read before a token and, of a layer in both directions, what was read after it,
+        is projected and compared with the embeddings (Peters et al. 2018, section 3.1, with one
+        softmax for both directions).
+
+        Args:
+            tokens: ids (B, T).
+            lengths: real steps (B,).
+            candidates: ids (K,) to choose among.
+
+        Returns:
+            Scores (M, K) of the M real tokens, row by row.
+        """
+        assert self.recovery is not None
+        steps = self.layer.read(self.embedding(tokens), lengths)
+        split = self.layer.output_size - self.layer.reverse_size
+        edge = torch.zeros_like(steps[:, :1])
+        before = torch.cat([edge, steps[:, :-1]], 1)[..., :split]
+        after = torch.cat([steps[:, 1:], edge], 1)[..., split:]
+        real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+        known = self.recovery(self.dropout(torch.cat([before, after], -1)[real]))
+        return known @ self.embedding.weight[candidates].T + self.recovery_bias[candidates]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unrolled.core.errors import DataError, UserError
+from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.data.batches import Buckets, Source, collate
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.fields import Bad, Label, Number, Text, Vector, bad_row
@@ -30,7 +30,7 @@ from unrolled.scores import (
 )
 from unrolled.tasks.base import Answer, Evaluation, Rows, Task, locate, score_batches, to_numpy
 from unrolled.tasks.recipe import DataConfig, Recipe
-from unrolled.training.objectives import Objective, classes, values
+from unrolled.training.objectives import Objective, classes, pretrained, values
 from unrolled.training.precision import Place
 
 TOKENIZER = "tokenizer.json"
@@ -128,16 +128,34 @@ class Labelled(Task):
             config.embedding,
             token_dropout=config.token_dropout,
             dropout=config.embedding_dropout,
+            std=config.embedding_std,
         )
         layer = build_layer(recipe.layer, config, config.embedding)
         pooling = Pooling(config.pooling, layer.output_size, layer.reverse_size)
-        return ManyToOne(embedding, layer, pooling, self.width, config.head_dropout)
+        pretrain = recipe.training.pretrain_epochs > 0
+        try:
+            return ManyToOne(embedding, layer, pooling, self.width, config.head_dropout, pretrain)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
 
     def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> Source:
         """Return batches of rows of like length."""
+        told = recipe.training
         return Buckets(
-            examples, recipe.training.batch_size, recipe.training.batch_tokens, recipe.seed
+            examples,
+            told.batch_size,
+            told.batch_tokens,
+            recipe.seed,
+            unlabelled=told.pretrain_epochs,
         )
+
+    def _pretrained(self, recipe: Recipe, objective: Objective) -> Objective:
+        """Put learning the language before ``objective``, where the recipe asks for it."""
+        if not recipe.training.pretrain_epochs:
+            return objective
+        if isinstance(self.inputs, Vector):
+            raise UsageError("training.pretrain_epochs needs text; numbers have no tokens to guess")
+        return pretrained(objective, self.inputs.tokenizer.size)
 
     @torch.no_grad()
     def outputs(self, model: nn.Module, examples: Examples, place: Place) -> Tensor:
@@ -218,7 +236,7 @@ class Classify(Labelled):
 
     def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
         """Return cross entropy."""
-        return classes(recipe.training.label_smoothing)
+        return self._pretrained(recipe, classes(recipe.training.label_smoothing))
 
     def evaluate(self, model: nn.Module, examples: Examples, place: Place) -> Evaluation:
         """Return accuracy, macro F1 and the mean cross entropy in nats."""
@@ -274,7 +292,7 @@ class Regress(Labelled):
 
     def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
         """Return the squared error."""
-        return values()
+        return self._pretrained(recipe, values())
 
     def evaluate(self, model: nn.Module, examples: Examples, place: Place) -> Evaluation:
         """Return mae and rmse in the unit of the file, and the loss in scaled units."""

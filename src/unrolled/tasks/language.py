@@ -130,6 +130,7 @@ class Language(Task):
             config.embedding,
             token_dropout=config.token_dropout,
             dropout=config.embedding_dropout,
+            std=config.embedding_std,
         )
         settings = with_context(recipe.layer, config, recipe.training.window)
         layer = build_layer(recipe.layer, settings, config.embedding)
@@ -164,8 +165,9 @@ class Language(Task):
             tokens = np.append(tokens, np.int32(end))
         window = min(settings.window, model.context or settings.window, len(tokens))
         rows = max(1, min(settings.batch_size, len(tokens) // window))
-        kind = Lanes if self._carries(recipe, model) else Windows
-        return kind(tokens, rows, window, recipe.seed, end)
+        if self._carries(recipe, model):
+            return Lanes(tokens, rows, window, recipe.seed, end, settings.reset)
+        return Windows(tokens, rows, window, recipe.seed, end)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, examples: Stream, place: Place) -> Evaluation:

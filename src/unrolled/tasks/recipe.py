@@ -47,6 +47,7 @@ class ModelConfig(LayerConfig):
     """The model around the layer."""
 
     embedding: int = Field(128, ge=1, description="width of the token embedding")
+    embedding_std: float = Field(0.1, gt=0, description="spread of the embedding's first weights")
     tie: bool = Field(False, description="language model: output weights are the embedding's")
     pooling: Literal["last", "mean", "max", "attention", "mean-max"] = Field(
         "mean-max", description="many to one: how the steps become one vector"

@@ -114,6 +114,7 @@ class Tag(Task):
             config.embedding,
             token_dropout=config.token_dropout,
             dropout=config.embedding_dropout,
+            std=config.embedding_std,
         )
         layer = build_layer(recipe.layer, config, config.embedding)
         return Aligned(embedding, layer, len(self.output.names), config.head_dropout)

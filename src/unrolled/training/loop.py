@@ -159,10 +159,7 @@ class Trainer:
             self.carry = loss.carry
             self.pending.append(Loss(loss.sum.detach(), loss.count.detach()))
             counted = loss.count if counted is None else counted + loss.count
-            at.tokens += batch.inputs.shape[0] * (
-                batch.inputs.shape[1] if batch.lengths is None else 0
-            )
-            at.tokens += int(batch.lengths.sum()) if batch.lengths is not None else 0
+            at.tokens += batch.steps
         self.update(counted)
         at.index, at.step = last, at.step + 1
 
@@ -207,6 +204,8 @@ class Trainer:
     def due(self) -> bool:
         """Whether an evaluation is due at this step."""
         every = self.job.settings.evaluate_every
+        if self.at.epoch < self.job.settings.pretrain_epochs:
+            return False
         if every is not None:
             return self.at.step % every == 0
         return self.at.index >= self.job.source.length(self.at.epoch)

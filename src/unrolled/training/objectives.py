@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +72,63 @@ def next_token(smoothing: float = 0.0, carry_state: bool = True) -> Objective:
     def objective(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
         assert batch.targets is not None
         state = None if batch.restart else carry
+        if state is not None and batch.fresh is not None:
+            state = begin_anew(cast(Begins, model), state, batch.fresh)
         logits, state = model(batch.inputs, state)
         loss = cross_entropy(logits, batch.targets, smoothing)
         return Loss(loss.sum, loss.count, state.detach() if carry_state else None)
 
     return objective
+
+
+class Begins(Protocol):
+    """A model that knows the state before a text."""
+
+    def initial_state(self, batch: int) -> State:
+        """Return it for ``batch`` rows."""
+
+
+def begin_anew(model: Begins, state: State, fresh: Tensor) -> State:
+    """Return the state with the rows that ``fresh`` (B,) marks set to the state before a text."""
+    own = torch.arange(state.rows, device=fresh.device)
+    both = type(state).join([state, model.initial_state(1)])
+    return both.reorder(torch.where(fresh, state.rows, own))
+
+
+class Recovers(Protocol):
+    """A model that can guess tokens from their neighbours."""
+
+    def recover(self, tokens: Tensor, lengths: Tensor, candidates: Tensor) -> Tensor:
+        """Return scores (M, K) of the real tokens."""
+        ...
+
+
+def recovered(model: Recovers, batch: Batch, vocabulary: int, samples: int) -> Loss:
+    """Return the loss of guessing tokens from their neighbours, among a sample of the vocabulary.
+
+    The candidates are the tokens of the batch and ``samples`` others: a softmax over all would
+    cost more than the layer itself.
+    """
+    assert batch.lengths is not None
+    tokens, lengths = batch.inputs, batch.lengths
+    real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+    truth = tokens[real]
+    others = torch.randint(vocabulary, (samples,), device=tokens.device)
+    candidates = torch.cat([truth, others]).unique()
+    logits = model.recover(tokens, lengths, candidates)
+    return cross_entropy(logits, torch.searchsorted(candidates, truth), 0.0)
+
+
+def pretrained(objective: Objective, vocabulary: int, samples: int = 2000) -> Objective:
+    """Return an objective that learns the language from batches without targets.
+
+    Labels tell little about each text; guessing its tokens tells much (Dai and Le 2015). Batches
+    that have targets go to ``objective``.
+    """
+
+    def either(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
+        if batch.targets is None:
+            return recovered(cast(Recovers, model), batch, vocabulary, samples)
+        return objective(model, batch, carry)
+
+    return either

@@ -21,6 +21,9 @@ class TrainingConfig(Config):
     max_minutes: float | None = Field(
         None, gt=0, description="stop after this time; 10 when no limit at all is given"
     )
+    pretrain_epochs: int = Field(
+        0, ge=0, description="many to one: first passes that guess tokens, without the labels"
+    )
     batch_size: int = Field(64, ge=1, description="rows (or lanes of one text) in a batch")
     batch_tokens: int | None = Field(
         None, ge=1, description="at most this many tokens in a batch, padding included"
@@ -30,6 +33,9 @@ class TrainingConfig(Config):
     carry: bool | None = Field(
         None,
         description="carry the state across windows; by default where a layer's reach has no limit",
+    )
+    reset: float = Field(
+        0.0, ge=0, lt=1, description="share of carried windows that start from a fresh state"
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="update rule")
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
