@@ -59,6 +59,10 @@ class Run:
         Raises:
             UserError: a row does not fit the columns the run was trained on.
         """
+        if isinstance(self.task, Language):
+            raise UsageError(
+                "this run is a language model: use `unrolled generate RUN --prompt TEXT`"
+            )
         cells = [self.cells(row) for row in rows]
         return self.task.predict(self.model, cells, self.place) if cells else []
 
@@ -81,15 +85,17 @@ class Run:
             return found
         return parse_cells(row, self.task)
 
-    def evaluation(self, data: str | Path, **changes: Any) -> Evaluation:
+    def evaluation(
+        self, data: str | Path, *, notice: Say = lambda text: None, **changes: Any
+    ) -> Evaluation:
         """Score the run on a file that holds the same fields; see ``evaluate``."""
         told = self.recipe
         if changes:
             told = resolve(str(self.folder), flat(changes))
         path = recipes.find_data(told, str(data))
-        found = read(
-            path, encoding=told.data.encoding, on_error=told.data.on_error, limit=told.data.limit
-        )
+        # how much was trained on says nothing of how much is scored
+        limit = told.data.limit if "data.limit" in flat(changes) else None
+        found = read(path, encoding=told.data.encoding, on_error=told.data.on_error, limit=limit)
         trained, named = self.task.schema, wanted(told)
         schema = Schema(
             self.task.name,
@@ -97,21 +103,26 @@ class Run:
             named.numbers or trained.numbers,
             named.label or trained.answer,
         )
-        examples, _ = self.task.encode(found, told.data.on_error, schema)
+        examples, skipped = self.task.encode(found, told.data.on_error, schema)
+        if skipped:
+            notice(f"skipped {len(skipped):,} faulty rows; the first: {skipped[0]}")
         with torch.no_grad():
             return self.task.evaluate(self.model, examples, self.place)
 
-    def evaluate(self, data: str | Path, **changes: Any) -> dict[str, float]:
+    def evaluate(
+        self, data: str | Path, *, notice: Say = lambda text: None, **changes: Any
+    ) -> dict[str, float]:
         """Return the scores on a file.
 
         Args:
             data: a file with the same fields as the training data.
+            notice: called with a sentence when rows were skipped.
             changes: keys under ``data`` for this file, such as ``**{"data.label": "stars"}``.
 
         Raises:
             DataError: a column is missing or a row is faulty.
         """
-        return self.evaluation(data, **changes).scores
+        return self.evaluation(data, notice=notice, **changes).scores
 
     def stream(
         self,

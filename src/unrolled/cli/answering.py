@@ -57,7 +57,7 @@ def answer_live(run: Run) -> Iterator[tuple[str, Answer]]:
         try:
             yield row, run.answers([row])[0]
         except UserError as error:
-            print(f"unrolled: line {number}: {error}", file=sys.stderr)
+            say(f"line {number}: {error}")
             yield row, Answer("")
 
 
@@ -76,6 +76,7 @@ def answer_file(run: Run, path: Path, output: Path | None, as_json: bool) -> Non
             print(
                 json.dumps(as_object(shown, answer), ensure_ascii=False) if as_json else answer.text
             )
+        _tell_skipped(rows)
         return
     if output.suffix not in WRITERS:
         raise UsageError(f"{output}: end the name in .csv or .jsonl")
@@ -87,6 +88,17 @@ def answer_file(run: Run, path: Path, output: Path | None, as_json: bool) -> Non
             WRITERS[output.suffix](handle, answered(run, rows), rows.columns)
     except OSError as error:
         raise UserError(f"{output}: cannot be written ({error.strerror})") from None
+    _tell_skipped(rows)
+
+
+def _tell_skipped(rows: Rows) -> None:
+    if rows.skipped:
+        say(f"skipped {len(rows.skipped):,} faulty rows; the first: {rows.skipped[0]}")
+
+
+def say(text: str) -> None:
+    """Print a line beside the answers: on standard error."""
+    print(f"unrolled: {text}", file=sys.stderr)
 
 
 def answered(run: Run, rows: Rows) -> Iterator[tuple[dict[str, Any], Answer]]:

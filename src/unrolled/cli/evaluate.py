@@ -25,10 +25,11 @@ def evaluate(
     """
     import json
 
+    from unrolled.cli.answering import say
     from unrolled.run import load
     from unrolled.tasks.recipe import parse
 
-    scores = load(run).evaluate(data, **parse(changes or []))
+    scores = load(run).evaluate(data, notice=say, **parse(changes or []))
     if as_json:
         print(json.dumps(scores))
         return

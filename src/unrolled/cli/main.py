@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
-app.command("predict")(predict.predict)
+app.command("predict", cls=predict.Rows)(predict.predict)
 app.command("generate")(generate.generate)
 app.command("recipes")(recipes.recipes)
 
@@ -48,9 +48,11 @@ def main() -> NoReturn:
     sys.exit(_run())
 
 
-def _run() -> int:
-    import click
+# typer brings its own copy of click, so the classes are taken from typer and not from click
+_CLICK: type[Exception] = typer.BadParameter.__mro__[2]
 
+
+def _run() -> int:
     try:
         # standalone_mode would print click's own error box and hide the exit code
         code = app(standalone_mode=False)
@@ -59,19 +61,30 @@ def _run() -> int:
     except UserError as error:
         print(f"unrolled: {error}", file=sys.stderr)
         return error.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
+    except _CLICK as error:
+        told = error.format_message()  # type: ignore[attr-defined]
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(told)
+        else:
+            print(f"unrolled: {' '.join(told.split())}{_help(error)}", file=sys.stderr)
         return 2
-    except click.ClickException as error:
-        print(f"unrolled: {error.format_message()}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("unrolled: stopped; a training goes on with --resume", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # whoever read the output has gone; Python would complain once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"unrolled: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
     except MemoryError:
         print("unrolled: out of memory; lower training.batch_size or model.hidden", file=sys.stderr)
         return 1
+
+
+def _help(error: Exception) -> str:
+    """Return where to read what the verb takes."""
+    context = getattr(error, "ctx", None)
+    return f" (see `{context.command_path} --help`)" if context is not None else ""

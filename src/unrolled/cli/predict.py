@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+MARK = "\0"  # no word of a command line can hold it
+
+
+class Rows(TyperCommand):
+    """A command whose rows may begin with a negative number, as "-5, 3" does."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Hide the minus of such words while options are told from rows."""
+        rest = super().parse_args(ctx, [re.sub(r"^(?=-\.?\d)", MARK, word) for word in args])
+        ctx.params = {name: _shown(value) for name, value in ctx.params.items()}
+        return rest
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_shown(each) for each in value]
+    return str(value).removeprefix(MARK) if str(value).startswith(MARK) else value
 
 
 def predict(

@@ -192,7 +192,9 @@ class Lanes:
     def batch(self, epoch: int, index: int) -> Batch:
         """Return window ``index`` of every lane: inputs and next tokens, both (lanes, T)."""
         size, lanes = len(self.tokens), min(self.lanes, len(self.tokens))
-        shift = int(random(self.seed, epoch).integers(size)) if epoch else 0
+        # a text that one window holds is always read from its beginning
+        whole = lanes == 1 and self.lane_length <= self.window
+        shift = int(random(self.seed, epoch).integers(size)) if epoch and not whole else 0
         begin = index * self.window
         end = min(begin + self.window, self.lane_length)
         places = np.arange(lanes)[:, None] * self.lane_length + np.arange(begin - 1, end) + shift

@@ -126,9 +126,10 @@ def infer(table: Table, wanted: Wanted) -> Schema:
             f"(columns: {', '.join(table.columns)})",
             table.path,
         )
-    numbers = wanted.numbers or tuple(
-        c.name for c in columns.values() if c.numeric and c.name != answer and not text
-    )
+    numeric = [c for c in columns.values() if c.numeric and c.name != answer and not text]
+    # the number of a row tells nothing of the next file's rows
+    numbered = [c for c in numeric if not _stamps(c)] or numeric
+    numbers = wanted.numbers or tuple(c.name for c in numbered)
     if not text and not numbers:
         raise DataError(
             f"no column is left to read beside the answer {answer!r}; name the text with "

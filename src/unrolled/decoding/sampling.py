@@ -87,8 +87,10 @@ def choose(
         logits = penalise(logits, said, sampling.repetition_penalty)
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    # a tiny temperature would overflow to inf - inf; the difference to the best score cannot
-    logits = (logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature
+    # a tiny temperature would overflow to inf - inf; the difference to the best score cannot.
+    # Beyond these bounds fp32 would divide by 0 or by inf, and no text would change
+    temperature = min(max(sampling.temperature, 1e-30), 1e30)
+    logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
     if sampling.top_k is not None:
         logits = keep_top_k(logits, sampling.top_k)
     if sampling.top_p is not None and sampling.top_p < 1:

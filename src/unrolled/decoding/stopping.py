@@ -8,16 +8,18 @@ from collections.abc import Iterable, Iterator, Sequence
 def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     """Yield text up to the first stop string, which is left out.
 
-    A tail that could be the beginning of a stop string is held back until it is decided.
+    The first is the one that ends first, however the text is cut into pieces. A tail that could
+    be the beginning of a stop string is held back until it is decided.
     """
     stops = [stop for stop in stops if stop]
     held = ""
     for piece in pieces:
         held += piece
-        found = [held.find(stop) for stop in stops if stop in held]
+        found = [(held.find(stop) + len(stop), held.find(stop)) for stop in stops if stop in held]
         if found:
-            if min(found):
-                yield held[: min(found)]
+            _, begin = min(found)
+            if begin:
+                yield held[:begin]
             return
         keep = max((_overlap(held, stop) for stop in stops), default=0)
         if len(held) > keep:

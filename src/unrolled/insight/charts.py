@@ -9,8 +9,8 @@ from typing import Any
 
 from unrolled.core.errors import UserError
 
-WIDTH, HEIGHT = 640, 280
-LEFT, RIGHT, TOP, BOTTOM = 62, 16, 16, 44
+WIDTH, HEIGHT = 460, 250
+LEFT, RIGHT, TOP, BOTTOM = 74, 16, 26, 44
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#9333ea")
 
 Points = Sequence[tuple[float, float]]
@@ -33,7 +33,7 @@ def label(value: float) -> str:
         return f"{value / 1e6:g}M"
     if abs(value) >= 1e4:
         return f"{value / 1e3:g}k"
-    return f"{value:.4g}"
+    return f"{value:.4g}".replace("e-0", "e-")
 
 
 def lines(series: Mapping[str, Points], across: str, up: str) -> str:
@@ -69,11 +69,11 @@ def lines(series: Mapping[str, Points], across: str, up: str) -> str:
                 f"<title>{label(x)}: {y:.4g}</title></circle>"
                 for x, y in points
             ]
-        # the legend stands in the upper right corner, where falling curves are not
-        at = WIDTH - RIGHT - 110
-        top = TOP + 14 + 18 * number
-        parts.append(f'<rect x="{at}" y="{top - 9}" width="14" height="4" fill="{colour}"/>')
-        parts.append(f'<text x="{at + 20}" y="{top - 3}">{html.escape(name)}</text>')
+        if len(series) > 1:
+            # the legend stands above the plot, where no curve is
+            at = LEFT + 110 * number
+            parts.append(f'<rect x="{at}" y="8" width="14" height="4" fill="{colour}"/>')
+            parts.append(f'<text x="{at + 20}" y="14">{html.escape(name)}</text>')
     return _svg(parts, f"{up} by {across}")
 
 
@@ -118,11 +118,13 @@ class _Frame:
     """The plot area: data coordinates to pixels."""
 
     def __init__(self, left: float, right: float, low: float, high: float) -> None:
-        self.left, self.right = left, right if right > left else left + 1
+        self.left, self.right = left, right
         self.low, self.high = low, high
 
     def x(self, value: float) -> float:
-        share = (value - self.left) / (self.right - self.left)
+        # a single point stands in the middle
+        wide = self.right - self.left
+        share = (value - self.left) / wide if wide else 0.5
         return LEFT + share * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:

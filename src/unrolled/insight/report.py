@@ -21,9 +21,10 @@ h1{font-size:28px;margin:0 0 4px}h2{font-size:18px;margin:36px 0 10px}
 .lead{color:#475569;margin:0 0 20px}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px}
 .card{background:#fff;border:1px solid #e2e8f0;border-radius:10px;padding:12px 16px}
-.card b{display:block;font-size:22px}.card span{color:#64748b;font-size:13px}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:16px}
-figure{margin:0;background:#fff;border:1px solid #e2e8f0;border-radius:10px;padding:10px}
+.card b{display:block;font-size:20px;white-space:nowrap}.card span{color:#64748b;font-size:13px}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:16px}
+figure{margin:0;max-width:620px;background:#fff;border:1px solid #e2e8f0;border-radius:10px;
+padding:10px}
 figcaption{font-size:14px;color:#475569;padding:0 6px 4px}
 svg{width:100%;height:auto;display:block}svg text{font-size:12px;fill:#475569}
 svg .axis{font-size:12.5px}
@@ -31,6 +32,9 @@ table{border-collapse:collapse;background:#fff;font-variant-numeric:tabular-nums
 th,td{border:1px solid #e2e8f0;padding:5px 12px;text-align:right}
 th:first-child,td:first-child{text-align:left}th{background:#f1f5f9;font-weight:600}
 tr.ours td{font-weight:600}
+table.matrix th:first-child{white-space:nowrap}
+table.settings{font-size:14px}table.settings td{text-align:left;padding:3px 12px;
+overflow-wrap:anywhere}
 .scroll{overflow-x:auto}
 pre{background:#fff;border:1px solid #e2e8f0;border-radius:10px;padding:14px;
 white-space:pre-wrap;word-break:break-word;margin:0 0 12px}
@@ -50,7 +54,7 @@ def render(
         "<h2>Scores on the held-out part</h2>",
         _scores(result),
         "<h2>Learning curves</h2>",
-        _curves(folder, task.metric),
+        _curves(folder, task),
         *_answers(task, evaluation),
         *_samples(result["samples"]),
         "<h2>Data</h2>",
@@ -72,7 +76,7 @@ def _cards(result: dict[str, Any], task: Task) -> str:
     shown = [
         (f"{result['scores'][task.metric]:.4f}", f"{task.metric}, held out"),
         (f"{result['parameters']:,}", "parameters"),
-        (f"{result['megabytes']:.1f} MB", "on disk"),
+        (_size(result["megabytes"]), "on disk"),
         (duration(result["seconds"]), f"training, {result['steps']:,} steps"),
         (f"{speed:,.0f}", "tokens a second" if language or task.schema.text else "rows a second"),
         (f"{result['milliseconds_a_row']:.3g} ms", f"to answer a {'token' if language else 'row'}"),
@@ -94,7 +98,12 @@ def _scores(result: dict[str, Any]) -> str:
     return f'<div class="scroll"><table><tr><th></th>{head}</tr>{body}</table></div>'
 
 
-def _curves(folder: Path, metric: str) -> str:
+def _size(megabytes: float) -> str:
+    return f"{megabytes:.1f} MB" if megabytes >= 1 else f"{1000 * megabytes:.0f} kB"
+
+
+def _curves(folder: Path, task: Task) -> str:
+    metric, unit = task.metric, "scaled squares" if task.name == "regress" else "nats"
     logged = read_metrics(folder / "metrics.jsonl")
     train = [line for line in logged if line.get("kind") == "train"]
     dev = [line for line in logged if line.get("kind") == "dev"]
@@ -103,7 +112,7 @@ def _curves(folder: Path, metric: str) -> str:
         return [(line["step"], line[key]) for line in lines if key in line]
 
     losses = {"training": points(train, "loss"), "held out": points(dev, "loss")}
-    figures = [("loss in nats: training, and held out at each evaluation", losses, "loss")]
+    figures = [(f"loss in {unit}: training, and held out at each evaluation", losses, "loss")]
     if metric != "loss":
         figures.append((f"{metric}, held out", {metric: points(dev, metric)}, metric))
     figures.append(("learning rate", {"rate": points(train, "learning_rate")}, "learning rate"))
@@ -143,4 +152,5 @@ def _settings(recipe: Recipe) -> str:
         for key, value in flat(recipe.model_dump(mode="json")).items()
         if value is not None
     )
-    return f"<details open><summary>config.yaml</summary><table>{rows}</table></details>"
+    table = f'<table class="settings">{rows}</table>'
+    return f"<details open><summary>config.yaml</summary>{table}</details>"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import shlex
 import time
 from collections.abc import Callable
@@ -93,7 +96,9 @@ def summary(plan: Plan, result: dict[str, Any]) -> list[str]:
     ours = result["scores"][metric]
     for name, scores in rows[1:]:
         theirs = scores.get(metric)
-        if theirs is not None and ((theirs >= ours) if task.higher else (theirs <= ours)):
+        if theirs == ours:
+            lines.append(f"No better than {name}: both have {metric} {ours:.4f}.")
+        elif theirs is not None and (theirs > ours) == task.higher:
             lines.append(
                 f"The baseline wins: {name} has {metric} {theirs:.4f}, this model {ours:.4f}. "
                 "Train longer, or use the baseline."
@@ -127,11 +132,21 @@ def other_layer(plan: Plan) -> str:
 
 
 def example_row(plan: Plan) -> str:
-    """Return a held-out row, quoted for a shell."""
+    """Return a held-out row as the data file writes it, quoted for a shell."""
     data, task = plan.prepared.dev_data, plan.prepared.task
     if isinstance(data, Document):
         return '"..."'
-    places = locate(data, task.schema.inputs, task.columns)
-    cells = [data.rows[0][i] for i in places]
+    names = task.schema.inputs
+    cells = [data.rows[0][i] for i in locate(data, names, task.columns)]
     words = [" ".join(map(str, c)) if isinstance(c, list) else str(c) for c in cells]
-    return shlex.quote(", ".join(words)[:60])
+    if len(words) == 1:
+        row = " ".join(words[0].split())[:60]
+    elif task.format.kind == "jsonl":
+        row = json.dumps(dict(zip(names, cells, strict=True)), ensure_ascii=False)
+    elif task.format.quoted:
+        line = io.StringIO()
+        csv.writer(line, delimiter=task.format.delimiter or ",", lineterminator="").writerow(words)
+        row = line.getvalue()
+    else:
+        row = (task.format.delimiter or ",").join(words)
+    return ("-- " if row.startswith("-") else "") + shlex.quote(row)

@@ -26,6 +26,7 @@ LANGUAGE: dict[str, dict[str, Any]] = {
     "model": {"hidden": 256, "embedding": 128, "head_dropout": 0.1},
     "training": {"batch_size": 32, "learning_rate": 3e-3, "patience": 3},
 }
+FEWEST = 50  # steps between evaluations at least
 
 
 def fill(recipe: Recipe, schema: Schema, rows: int, characters: int) -> Recipe:
@@ -51,6 +52,15 @@ def fill(recipe: Recipe, schema: Schema, rows: int, characters: int) -> Recipe:
     for group, keys in defaults.items():
         given = getattr(recipe, group).model_fields_set
         values[group] |= {k: v for k, v in keys.items() if k not in given and _fits(layer, k)}
+    if recipe.training.bounded:
+        # a run whose end is set ends there; patience is for those that must find their own end
+        values["training"]["patience"] = recipe.training.patience
+    if "evaluate_every" not in recipe.training.model_fields_set:
+        # epochs of small data end before anything is learnt, and patience counts evaluations
+        reading = recipe.training.batch_size
+        reading *= recipe.training.window if schema.task == "language" else 1
+        if unit < FEWEST * reading:
+            values["training"]["evaluate_every"] = FEWEST
     if not recipe.training.bounded:
         # small data is read more often: the schedule falls to its end either way
         values["training"]["max_epochs"] = int(min(300, max(6, steps // max(1, unit))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,8 @@ def make_plan(
     known = runs.is_run(where)
     if known and not resume:
         raise UserError(
-            f"{where} holds a run already; go on with it: unrolled train {target} --out {where} "
-            "--resume, or choose another --out"
+            f"{where} holds a run already; go on with it: "
+            f"unrolled train {shlex.quote(str(where))} --resume, or choose another --out"
         )
     saved = runs.read_recipe(where) if known else None
     task, files = runs.read_fields(where) if known else (None, {})

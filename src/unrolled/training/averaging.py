@@ -91,7 +91,8 @@ class Average:
         """Take up what ``to_tensors`` gave."""
         self.steps = int(tensors["steps"])
         slots = sorted({int(key.split(".", 1)[0]) for key in tensors if key != "steps"})
-        read = [[tensors[f"{slot}.{name}"].clone() for name in self.names] for slot in slots]
+        live = list(zip(self.names, self.live, strict=True))
+        read = [[tensors[f"{slot}.{n}"].to(p.device, copy=True) for n, p in live] for slot in slots]
         if self.kind == "ema":
             self.mean = read[0]
         else:

@@ -81,7 +81,8 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             f"{target}: the checkpoint could not be written ({error}); older ones are intact. "
             "Free some space, then go on with --resume"
         ) from error
-    for old in steps(folder)[:-keep]:
+    # a newer one was passed over as damaged: it must not push out what was written now
+    for old in [step for step in steps(folder) if step <= checkpoint.step][:-keep]:
         shutil.rmtree(folder / f"step-{old}", ignore_errors=True)
     return target
 

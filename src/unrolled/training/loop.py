@@ -6,6 +6,7 @@ and its divisor, and the dev scores come from a function that is passed in.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -114,7 +115,8 @@ class Trainer:
         """Make updates until a limit is reached."""
         began, settings = time.monotonic() - self.at.seconds, self.job.settings
         logged = (self.at.step, self.at.tokens, self.at.seconds)
-        self.at.stopped = ""
+        if self.at.stopped == "limit":
+            self.at.stopped = ""  # a larger limit goes on; early stopping stays what it was
         self.job.model.train()
         while not self.at.stopped and self.share() < 1:
             if self.at.index >= self.job.source.length(self.at.epoch):
@@ -122,12 +124,17 @@ class Trainer:
             self.step()
             self.at.seconds = time.monotonic() - began
             ended = self.share() >= 1
-            if self.at.step % settings.log_every == 0 or ended:
+            shown = self.at.step % settings.log_every == 0 or ended
+            scored = self.due() or ended
+            saved = self.at.step % settings.checkpoint_every == 0
+            if shown or scored or saved:
+                self.refuse_nonfinite()
+            if shown:
                 self.report(log, *logged)
                 logged = (self.at.step, self.at.tokens, self.at.seconds)
-            if self.due() or ended:
+            if scored:
                 self.evaluate(log)
-            if self.at.step % settings.checkpoint_every == 0:
+            if saved:
                 self.save()
         self.at.stopped = self.at.stopped or "limit"
         if self.best is None:
@@ -179,12 +186,6 @@ class Trainer:
         total = sum(float(part.sum) for part in self.pending)
         loss = total / max(1.0, sum(float(part.count) for part in self.pending))
         self.pending = []
-        if not loss - loss == 0:
-            raise UserError(
-                f"the loss is {loss} at step {self.at.step}: lower training.learning_rate "
-                f"(now {self.job.settings.learning_rate:g}) or training.clip; the last checkpoint "
-                "is intact"
-            )
         speed = (self.at.tokens - tokens) / max(1e-9, self.at.seconds - seconds)
         rate = self.optimizer.param_groups[0]["lr"]
         log.add(
@@ -200,6 +201,17 @@ class Trainer:
         share = self.share()
         left = self.at.seconds * (1 - share) / share if share else None
         self.job.progress.update(self.at.step, share, loss, speed, left)
+
+    def refuse_nonfinite(self) -> None:
+        """Raise UserError when a loss, weight or score is not finite, before it is kept."""
+        norms = torch.stack(torch._foreach_norm([p.detach() for p in self.parameters]))
+        losses = [float(part.sum) for part in self.pending]
+        if not all(map(math.isfinite, [*losses, *self.at.scores.values(), float(norms.sum())])):
+            raise UserError(
+                f"the loss is no longer finite at step {self.at.step}: lower "
+                f"training.learning_rate (now {self.job.settings.learning_rate:g}) or "
+                "training.clip; the last checkpoint is intact"
+            )
 
     def due(self) -> bool:
         """Whether an evaluation is due at this step."""
@@ -219,6 +231,7 @@ class Trainer:
         job.model.eval()
         with self.average.applied(), torch.no_grad(), job.place.autocast():
             at.scores = job.evaluate(job.model)
+            self.refuse_nonfinite()
             score = at.scores[job.metric]
             if at.best is None or (score > at.best if job.higher else score < at.best):
                 at.best, at.best_step, at.best_scores = score, at.step, at.scores

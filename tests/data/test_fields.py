@@ -1,0 +1,164 @@
+"""Fields: what they learn, encode and give back, and what they say of a cell that does not fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unrolled.core.errors import UserError
+from unrolled.data.fields import Bad, Label, Number, Text, Vector, Words, bad_row, label
+from unrolled.data.tokenizers import Tokenizer
+
+CHARS = Tokenizer.fit("chars", ["abcdef 한국"])
+END = CHARS.eos_id
+
+
+def text(*columns: str, cut: int | None = None) -> Text:
+    return Text(columns, CHARS, cut)
+
+
+def test_a_text_ends_with_the_end_mark_and_decodes_to_itself() -> None:
+    (ids,) = text("a").encode([("한 bad",)])
+    assert ids[-1] == END
+    assert CHARS.decode(ids[:-1]) == "한 bad"
+
+
+def test_an_empty_text_is_a_value() -> None:
+    field = text("a", "b")
+    assert field.check(["", None]) == ("", "")
+    assert field.encode([("", "")]) == [[END, END]]
+
+
+def test_several_columns_stand_one_after_another_each_with_its_end() -> None:
+    field = text("a", "b")
+    (both,) = field.encode([("ab", "c")])
+    assert both == [*CHARS.encode("ab"), END, *CHARS.encode("c"), END]
+    assert field.encode([("ab", "c"), ("", "f")])[1] == [END, *CHARS.encode("f"), END]
+
+
+@given(st.text("abcdef", max_size=12), st.integers(2, 9))
+def test_max_tokens_cuts_the_end_of_the_text_and_keeps_the_end_mark(word: str, cut: int) -> None:
+    (ids,) = text("a", cut=cut).encode([(word,)])
+    assert len(ids) <= cut
+    assert ids == [*CHARS.encode(word[: cut - 1]), END]
+
+
+def test_numbers_in_a_text_column_are_text_and_lists_are_not() -> None:
+    assert text("a").check([3.5]) == ("3.5",)
+    with pytest.raises(Bad, match=r"column 'a' holds \['x'\] where text is expected"):
+        text("a").check([["x"]])
+
+
+def test_words_are_a_list_or_text_with_blanks_between() -> None:
+    field = Words("w", CHARS, None)
+    assert field.check([["a b", "c"]]) == ["a b", "c"]
+    assert field.check([" ab  c "]) == ["ab", "c"]
+    for empty in ("", " ", None, []):
+        with pytest.raises(Bad, match="column 'w' holds no word"):
+            field.check([empty])
+
+
+def test_the_first_piece_of_each_word_is_found() -> None:
+    ids, firsts = Words("w", CHARS, None).encode(["abc", "d", "ef"])
+    assert firsts == [0, 3, 4]
+    assert ids == CHARS.encode("abcdef")
+
+
+def test_a_word_without_pieces_still_has_a_place() -> None:
+    ids, firsts = Words("w", CHARS, None).encode(["", "a"])
+    assert (ids[0], firsts) == (CHARS.unk_id, [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (["10", "9", "2", "9"], ("2", "9", "10")),
+        ([10, 9.0, 2], ("2", "9", "10")),
+        (["b", "a", "10"], ("10", "a", "b")),
+        ([True, False], ("false", "true")),
+        (["x ", "x"], ("x",)),
+        (["", "a"], ("", "a")),
+    ],
+)
+def test_labels_are_ordered_as_numbers_or_as_words(
+    values: list[object], names: tuple[str, ...]
+) -> None:
+    assert Label.fit("y", values).names == names
+
+
+def test_json_and_csv_write_the_same_label() -> None:
+    assert [label(cell) for cell in (1, 1.0, "1", " 1 ", True, None)] == [
+        "1", "1", "1", "1", "true", "",
+    ]  # fmt: skip
+
+
+def test_a_label_that_training_did_not_see_names_the_known_and_the_nearest() -> None:
+    field = Label.fit("y", ["positive", "negative"])
+    assert [field.check(name) for name in ("negative", "positive")] == [0, 1]
+    with pytest.raises(Bad) as caught:
+        field.check("positiv")
+    told = str(bad_row(caught.value, "test.csv", 7))
+    assert told.startswith("test.csv:7: label 'positiv' was not seen in training ")
+    assert "(known: negative, positive); did you mean 'positive'?" in told
+    assert told.endswith("mend the row, or set data.on_error=skip")
+
+
+def test_a_number_is_scaled_and_comes_back() -> None:
+    values = [1.0, 2.0, 6.0, 7.5]
+    field = Number.fit("x", values)
+    scaled = np.array([field.check(value) for value in values])
+    assert scaled.mean() == pytest.approx(0, abs=1e-12)
+    assert scaled.std() == pytest.approx(1)
+    np.testing.assert_allclose(field.decode(scaled), values, rtol=1e-12)
+
+
+def test_a_constant_column_does_not_divide_by_nothing() -> None:
+    field = Number.fit("x", [5, 5])
+    assert field.check(5) == 0
+    assert field.check(6) == 1
+
+
+def test_answers_are_whole_where_training_saw_only_whole_numbers() -> None:
+    assert Number.fit("x", ["1", "2", "40"]).show(41.7) == "42"
+    assert Number.fit("x", ["1", "2.5"]).show(41.75) == "41.75"
+
+
+@pytest.mark.parametrize("cell", ["x", "", None, "nan", "1,000", [1], True])
+def test_a_cell_that_is_no_number_is_named_with_its_column(cell: object) -> None:
+    with pytest.raises(Bad, match="column 'x' holds .* where a number is expected"):
+        Number.fit("x", [1, 2]).check(cell)
+    with pytest.raises(Bad, match="column 'b' holds .* where a number is expected"):
+        Vector.fit(("a", "b"), [(1, 2), (3, 5)]).check([1, cell])
+
+
+def test_a_column_without_any_number_is_refused() -> None:
+    with pytest.raises(UserError, match="column 'x' holds no number"):
+        Number.fit("x", ["a", ""])
+
+
+def test_a_vector_scales_each_column_by_itself() -> None:
+    rows = [(1, 100), (2, 300), (3, 800)]
+    field = Vector.fit(("a", "b"), rows)
+    scaled = np.array([field.check(row) for row in rows])
+    np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-12)
+    np.testing.assert_allclose(scaled.std(0), 1)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        Label.fit("y", ["a", "b"]),
+        Number.fit("x", [1, 2.5]),
+        Vector.fit(("a", "b"), [(1, 2), (3, 5)]),
+    ],
+)
+def test_what_a_field_learnt_survives_json(field: Label | Number | Vector) -> None:
+    told = json.loads(json.dumps(field.to_json()))
+    read = {key: tuple(v) if isinstance(v, list) else v for key, v in told.items()}
+    assert type(field)(**read) == field
+    assert replace(field) == field

@@ -1,0 +1,258 @@
+"""Which columns are read and which one is the answer: told by names, values and overruling keys."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from unrolled.core.errors import DataError, UsageError
+from unrolled.data.schema import Schema, Wanted, counts, infer, look, number
+from unrolled.data.sources import Table, read
+
+DRAW = random.Random(5)
+WORDS = "the a film was really very quite good bad slow and with plot cast music".split()
+
+
+def prose(n: int) -> str:
+    return f"{' '.join(DRAW.choices(WORDS, k=6))} {n}"
+
+
+def lines(header: str, row: object, count: int = 80) -> str:
+    assert callable(row)
+    return "\n".join([*([header] if header else []), *(row(n) for n in range(count))]) + "\n"
+
+
+TABLES: dict[str, tuple[str, str, Schema]] = {
+    "nsmc": (
+        "ratings.txt",
+        lines("id\tdocument\tlabel", lambda n: f"{9976970 + n}\t{prose(n)}\t{n % 2}"),
+        Schema("classify", ("document",), (), "label"),
+    ),
+    "sms": (
+        "sms.csv",
+        lines("label,text", lambda n: f"{'spam' if n % 7 == 0 else 'ham'},{prose(n)}"),
+        Schema("classify", ("text",), (), "label"),
+    ),
+    "sms without header": (
+        "SMSSpamCollection",
+        lines("", lambda n: f"{'spam' if n % 5 == 0 else 'ham'}\t{prose(n)}"),
+        Schema("classify", ("column2",), (), "column1"),
+    ),
+    "stars": (
+        "reviews.csv",
+        lines("review,stars", lambda n: f"{prose(n)},{n % 5 + 1}"),
+        Schema("classify", ("review",), (), "stars"),
+    ),
+    "numbers without header": (
+        "table.csv",
+        lines("", lambda n: f"{n % 9 + 1},{n // 9 + 1},{(n % 9 + 1) * (n // 9 + 1)}"),
+        Schema("regress", (), ("column1", "column2"), "column3"),
+    ),
+    "numbers with header": (
+        "houses.csv",
+        lines("rooms,area,price", lambda n: f"{n % 5},{n * 3.5},{1000 + n * 17}"),
+        Schema("regress", (), ("rooms", "area"), "price"),
+    ),
+    "iris": (
+        "iris.csv",
+        lines(
+            "sepal_length,sepal_width,petal_length,petal_width,species",
+            lambda n: f"{n / 10},{n % 7},{n / 3:.2f},0.2,{['setosa', 'virginica'][n % 2]}",
+        ),
+        Schema(
+            "classify",
+            (),
+            ("sepal_length", "sepal_width", "petal_length", "petal_width"),
+            "species",
+        ),
+    ),
+    "iris with row numbers": (
+        "Iris.csv",
+        lines("Id,Length,Width,Species", lambda n: f"{n},{n / 10},{n % 7},{'ab'[n > 40]}"),
+        Schema("classify", (), ("Length", "Width"), "Species"),
+    ),
+    "sensors": (
+        "sensors.csv",
+        lines(
+            "timestamp,ax,ay,az,phase",
+            lambda n: f"2024-01-01 00:00:{n % 60:02d},{n / 7:.3f},{-n},0.5,{'ab'[n // 40]}",
+        ),
+        Schema("classify", (), ("ax", "ay", "az"), "phase"),
+    ),
+    "question, answer, label": (
+        "chat.csv",
+        lines("Q,A,label", lambda n: f"{prose(n)},{prose(n)},{n % 3}"),
+        Schema("classify", ("Q",), (), "label"),
+    ),
+    "intents": (
+        "intents.tsv",
+        lines("utterance\tintent", lambda n: f"{prose(n)}\t{['greet', 'order', 'bye'][n % 3]}"),
+        Schema("classify", ("utterance",), (), "intent"),
+    ),
+    "a price for a text": (
+        "wine.csv",
+        lines("year,description,price", lambda n: f"{1990 + n % 4},{prose(n)},{n * 1.5 + 3}"),
+        Schema("regress", ("description",), (), "price"),
+    ),
+    "labels 0 and 1 beside numbers": (
+        "heart.csv",
+        lines("age,pulse,target", lambda n: f"{n + 20},{60 + n % 9},{n % 2}"),
+        Schema("classify", (), ("age", "pulse"), "target"),
+    ),
+    "words and tags": (
+        "tags.jsonl",
+        lines("", lambda n: f'{{"words": ["w{n}", "x"], "tags": ["N", "V"]}}'),
+        Schema("tag", ("words",), (), "tags"),
+    ),
+    "labelled objects": (
+        "intents.jsonl",
+        lines("", lambda n: f'{{"id": {n}, "text": "{prose(n)}", "label": {n % 2}}}'),
+        Schema("classify", ("text",), (), "label"),
+    ),
+    "one column": (
+        "poems.csv",
+        lines("text", prose),
+        Schema("language", ("text",)),
+    ),
+    "pairs of texts without names": (
+        "pairs.tsv",
+        lines("", lambda n: f"{prose(n)}\t{prose(n)} and {prose(n)}"),
+        Schema("language", ("column2",)),
+    ),
+}
+
+
+def table(path: Path, name: str, text: str) -> Table:
+    (path / name).write_text(text, encoding="utf-8")
+    found = read(path / name)
+    assert isinstance(found, Table), found
+    return found
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_a_realistic_table_is_understood_without_a_word(tmp_path: Path, case: str) -> None:
+    name, text, expected = TABLES[case]
+    assert infer(table(tmp_path, name, text), Wanted()) == expected
+
+
+@pytest.mark.parametrize(
+    ("case", "wanted", "expected"),
+    [
+        ("sms", Wanted(task="language"), Schema("language", ("text",))),
+        ("sms", Wanted(label="text", text=("label",)), Schema("classify", ("label",), (), "text")),
+        ("stars", Wanted(task="regress"), Schema("regress", ("review",), (), "stars")),
+        ("question, answer, label", Wanted(text=("A",)), Schema("classify", ("A",), (), "label")),
+        (
+            "question, answer, label",
+            Wanted(text=("A", "Q")),
+            Schema("classify", ("A", "Q"), (), "label"),
+        ),
+        (
+            "numbers without header",
+            Wanted(label="column1"),
+            Schema("classify", (), ("column2", "column3"), "column1"),
+        ),
+        ("iris", Wanted(numbers=("petal_width",)), Schema("classify", (), ("petal_width",), "species")),
+        (
+            "iris with row numbers",
+            Wanted(numbers=("Id", "Width")),
+            Schema("classify", (), ("Id", "Width"), "Species"),
+        ),
+        (
+            "iris",
+            Wanted(label="sepal_length", numbers=("petal_width",)),
+            Schema("regress", (), ("petal_width",), "sepal_length"),
+        ),
+        ("sensors", Wanted(label="ax", numbers=("ay",)), Schema("regress", (), ("ay",), "ax")),
+        (
+            "a price for a text",
+            Wanted(label="price"),
+            Schema("regress", ("description",), (), "price"),
+        ),
+        ("pairs of texts without names", Wanted(text=("column1",)), Schema("language", ("column1",))),
+        ("labelled objects", Wanted(label="id", task="regress"), Schema("regress", ("text",), (), "id")),
+    ],
+)  # fmt: skip
+def test_every_key_overrules_the_guess(
+    tmp_path: Path, case: str, wanted: Wanted, expected: Schema
+) -> None:
+    name, text, _ = TABLES[case]
+    assert infer(table(tmp_path, name, text), wanted) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "asked", "nearest"),
+    [
+        (Wanted(label="labl"), "labl", "label"),
+        (Wanted(text=("txet",)), "txet", "text"),
+        (Wanted(numbers=("label2",)), "label2", "label"),
+    ],
+)
+def test_a_column_that_is_not_there_is_answered_with_the_nearest(
+    tmp_path: Path, wanted: Wanted, asked: str, nearest: str
+) -> None:
+    name, text, _ = TABLES["sms"]
+    with pytest.raises(UsageError) as caught:
+        infer(table(tmp_path, name, text), wanted)
+    assert f"no column {asked!r}; did you mean {nearest!r}?" in str(caught.value)
+    assert name in str(caught.value)
+
+
+def test_a_name_like_no_other_is_answered_with_all_names(tmp_path: Path) -> None:
+    name, text, _ = TABLES["sms"]
+    with pytest.raises(UsageError, match="known: label, text"):
+        infer(table(tmp_path, name, text), Wanted(label="zzzzzzzzz"))
+
+
+def test_numbers_that_leave_no_answer_say_which_key_names_it(tmp_path: Path) -> None:
+    found = table(tmp_path, "log.csv", lines("date,text", lambda n: f"{n},t{n}", 9))
+    with pytest.raises(DataError, match=r"data\.label=COLUMN \(columns: date, text\)"):
+        infer(found, Wanted(numbers=("date",)))
+
+
+def test_an_answer_with_nothing_beside_it_says_what_to_name(tmp_path: Path) -> None:
+    found = table(tmp_path, "one.csv", lines("date,label", lambda n: f"2024-01-{n},{n % 2}", 30))
+    with pytest.raises(DataError, match=r"no column is left to read beside the answer 'label'"):
+        infer(found, Wanted())
+
+
+def test_a_table_of_row_numbers_alone_still_has_something_to_read(tmp_path: Path) -> None:
+    found = table(tmp_path, "series.csv", lines("time,value", lambda n: f"{n},{n * n}"))
+    assert infer(found, Wanted()) == Schema("regress", (), ("time",), "value")
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [("1", 1.0), (" -2.5e3 ", -2500.0), (7, 7.0), ("", None), ("x", None), (True, None)]
+    + [(None, None), ("nan", None), ("inf", None), (float("nan"), None), ([1], None)],
+)
+def test_only_finite_numbers_are_numbers(cell: object, expected: float | None) -> None:
+    assert number(cell) == expected
+
+
+def test_a_column_of_lists_is_no_label_and_no_number() -> None:
+    column = look("tags", [["N"], ["V"]] * 20)
+    assert column.lists
+    assert not column.labels
+    assert not column.numeric
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        (["a", "b"] * 4, True),
+        (["a", "b"] * 3, False),  # too few of each
+        (["a"] * 9, False),  # one value tells nothing
+        ([str(n) for n in range(51)] * 9, False),  # too many
+        ([str(n) for n in range(50)] * 4, True),
+        (["a", "b", "", None] * 4, True),
+    ],
+)
+def test_labels_are_few_values_that_repeat(values: list[str | None], labels: bool) -> None:
+    assert look("x", values).labels is labels
+
+
+def test_counts_names_the_most_frequent_first() -> None:
+    assert list(counts(["b", "a", 1, "b"]).items()) == [("b", 2), ("a", 1), ("1", 1)]

@@ -1,0 +1,72 @@
+"""Many to one: what stands at padding, and who else is in the batch, changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from unrolled.models import ManyToOne
+from unrolled.nn import LAYERS, LayerConfig, Pooling, TokenEmbedding, build_layer
+
+V, LENGTHS = 9, [4, 7, 1, 3]
+POOLINGS = ("last", "mean", "max", "attention", "mean-max")
+BOTH = [(name, both) for name in LAYERS for both in (False, True) if not (both and name == "none")]
+
+
+def build(name: str, both: bool, pooling: str) -> ManyToOne:
+    torch.manual_seed(0)
+    told = {"heads": 3} if name == "attention" else {}
+    layer = build_layer(name, LayerConfig(hidden=6, bidirectional=both, **told), 5)
+    pool = Pooling(pooling, layer.output_size, layer.reverse_size)
+    return ManyToOne(TokenEmbedding(V, 5, padding=0), layer, pool, 3).double().eval()
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.randint(1, V, (4, 7)), torch.tensor(LENGTHS)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize(("name", "both"), BOTH)
+def test_padding_and_neighbours_change_nothing(name: str, both: bool, pooling: str) -> None:
+    model = build(name, both, pooling)
+    tokens, lengths = batch()
+    together = model(tokens, lengths)
+    weights = torch.arange(1.0, 13.0, dtype=torch.float64).reshape(4, 3)
+    (together * weights).sum().backward()
+    grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    for row, length in enumerate(LENGTHS):
+        alone = model(tokens[row : row + 1, :length], None)
+        # fp64 sums in another order
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-10, atol=1e-12)
+        (alone * weights[row]).sum().backward()
+    single = [p.grad for p in model.parameters() if p.grad is not None]
+    assert len(single) == len(grads) > 2
+    for one, many in zip(single, grads, strict=True):
+        torch.testing.assert_close(one, many, rtol=1e-9, atol=1e-11)
+
+
+def test_the_head_is_fed_by_the_pooling() -> None:
+    model = build("gru", True, "mean-max")
+    assert (model.pooling.output_size, model.head.in_features) == (24, 24)
+    tokens, lengths = batch()
+    steps = model.layer.unroll(model.embedding(tokens), None, lengths)[0]
+    expected = torch.stack(
+        [
+            torch.cat([steps[i, :n].mean(0), steps[i, :n].amax(0)])
+            for i, n in enumerate(lengths.tolist())
+        ]
+    )
+    torch.testing.assert_close(model(tokens, lengths), model.head(expected), rtol=1e-10, atol=1e-12)
+
+
+def test_dropout_is_before_the_head_and_off_when_scoring() -> None:
+    torch.manual_seed(0)
+    layer = build_layer("gru", LayerConfig(hidden=6), 5)
+    model = ManyToOne(TokenEmbedding(V, 5), layer, Pooling("mean", 6), 3, dropout=0.5)
+    tokens, lengths = batch()
+    assert not torch.equal(model(tokens, lengths), model(tokens, lengths))
+    model.eval()
+    assert torch.equal(model(tokens, lengths), model(tokens, lengths))

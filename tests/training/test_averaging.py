@@ -1,0 +1,149 @@
+"""Averages equal their closed forms, and the live weights always come back."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unrolled.training.averaging import Average, snapshot
+from unrolled.training.settings import TrainingConfig
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)).double()
+    layers[1].bias.requires_grad_(False)
+    return layers
+
+
+def settings(kind: str, decay: float = 0.5, last: int = 3) -> TrainingConfig:
+    return TrainingConfig.read({"average": kind, "ema_decay": decay, "average_last": last})
+
+
+@torch.no_grad()
+def move(layers: nn.Module, seed: int) -> list[Tensor]:
+    """Change the trained weights at random and return a copy of them."""
+    torch.manual_seed(seed)
+    for parameter in layers.parameters():
+        if parameter.requires_grad:
+            parameter.add_(torch.randn_like(parameter))
+    return [p.clone() for p in layers.parameters() if p.requires_grad]
+
+
+def test_ema_equals_its_closed_form() -> None:
+    layers = model()
+    average = Average(layers, settings("ema", decay=0.4))
+    history = [[p.detach().clone() for p in layers.parameters() if p.requires_grad]]
+    for step in range(1, 13):
+        history.append(move(layers, step))
+        average.after_step()
+    # the weight of snapshot i: what its step took in, times what later steps kept of it
+    kept = [min(0.4, (1 + t) / (10 + t)) for t in range(1, 13)]
+    shares = [
+        (1.0 if i == 0 else 1 - kept[i - 1]) * math.prod(kept[i:])
+        for i in range(13)
+    ]
+    assert sum(shares) == pytest.approx(1, abs=1e-12)
+    assert kept[0] == 2 / 11  # held down at first ...
+    assert kept[-1] == 0.4  # ... and not for long
+    found = average.weights()
+    assert found is not None
+    for slot, value in enumerate(found):
+        expected = sum(
+            share * weights[slot] for share, weights in zip(shares, history, strict=True)
+        )
+        torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_average_of_the_last_evaluations() -> None:
+    layers = model()
+    average = Average(layers, settings("last", last=3))
+    assert average.weights() is None
+    history = []
+    for step in range(1, 6):
+        history.append(move(layers, step))
+        average.after_step()
+        average.before_evaluation()
+        found, recent = average.weights(), history[-3:]
+        assert found is not None
+        for slot, value in enumerate(found):
+            expected = sum(w[slot] for w in recent) / len(recent)
+            torch.testing.assert_close(value, expected, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", ["none", "ema", "last"])
+@pytest.mark.parametrize("fail", [False, True])
+def test_the_live_weights_come_back_bit_for_bit(kind: str, fail: bool) -> None:
+    layers = model()
+    average = Average(layers, settings(kind))
+    for step in range(3):
+        move(layers, step)
+        average.after_step()
+        average.before_evaluation()
+    live, expected = snapshot(layers), average.weights()
+    with torch.no_grad():
+        try:
+            with average.applied():
+                inside = snapshot(layers)
+                if fail:
+                    raise InterruptedError
+        except InterruptedError:
+            assert fail
+    after = snapshot(layers)
+    assert all(torch.equal(live[name], after[name]) for name in live)
+    if kind == "none":
+        assert expected is None
+        assert all(torch.equal(live[name], inside[name]) for name in live)
+        return
+    assert expected is not None
+    trained = [name for name, p in layers.named_parameters() if p.requires_grad]
+    for name, value in zip(trained, expected, strict=True):
+        assert torch.equal(inside[name], value)
+        assert not torch.equal(inside[name], live[name])
+    assert torch.equal(inside["1.bias"], live["1.bias"])
+
+
+@pytest.mark.parametrize("kind", ["none", "ema", "last"])
+@pytest.mark.parametrize("steps", [0, 1, 12])
+def test_saved_and_read_it_goes_on_alike(kind: str, steps: int) -> None:
+    layers = model()
+    # eleven snapshots: the order of slots is that of numbers, not of letters
+    average = Average(layers, settings(kind, last=11))
+    for step in range(steps):
+        move(layers, step)
+        average.after_step()
+        average.before_evaluation()
+    saved = {name: value.clone() for name, value in average.to_tensors().items()}
+    other = Average(layers, settings(kind, last=11))
+    other.from_tensors(saved)
+    for each in (average, other):
+        each.after_step()
+        each.before_evaluation()
+    assert other.to_tensors().keys() == average.to_tensors().keys()
+    for name, value in average.to_tensors().items():
+        assert torch.equal(value, other.to_tensors()[name])
+
+
+def test_what_was_read_is_not_shared_with_the_file() -> None:
+    layers = model()
+    average = Average(layers, settings("ema"))
+    average.after_step()
+    saved = {name: value.clone() for name, value in average.to_tensors().items()}
+    kept = {name: value.clone() for name, value in saved.items()}
+    average.from_tensors(saved)
+    move(layers, 1)
+    average.after_step()
+    assert all(torch.equal(saved[name], kept[name]) for name in saved)
+
+
+def test_a_snapshot_is_a_copy() -> None:
+    layers = model()
+    taken = snapshot(layers)
+    before = taken["0.weight"].clone()
+    move(layers, 1)
+    assert torch.equal(taken["0.weight"], before)
+    assert set(taken) == set(layers.state_dict())
+    assert not any(value.requires_grad for value in taken.values())

@@ -1,0 +1,126 @@
+"""Losses are sums with their divisors, equal to formulas written out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unrolled.data.batches import IGNORED, Batch
+from unrolled.models import LanguageModel
+from unrolled.nn import LayerConfig, State, TokenEmbedding, build_layer
+from unrolled.training.objectives import classes, cross_entropy, next_token, values
+
+ROWS = np.arange(2)
+
+
+def by_hand(logits: Tensor, targets: Tensor, smoothing: float) -> tuple[float, int]:
+    """Szegedy et al. 2016, section 7: the target's mass is shared with all classes."""
+    total, count = 0.0, 0
+    width = logits.shape[-1]
+    for scores, target in zip(logits.reshape(-1, width), targets.flatten().tolist(), strict=True):
+        if target == IGNORED:
+            continue
+        law = torch.full((width,), smoothing / width, dtype=torch.float64)
+        law[target] += 1 - smoothing
+        total -= float((law * scores.double().log_softmax(-1)).sum())
+        count += 1
+    return total, count
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy(smoothing: float) -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(2, 4, 5), torch.randint(5, (2, 4))
+    targets[1, 2:] = IGNORED
+    loss = cross_entropy(logits, targets, smoothing)
+    total, count = by_hand(logits, targets, smoothing)
+    # a sum of six fp32 terms
+    assert float(loss.sum) == pytest.approx(total, rel=1e-6)
+    assert int(loss.count) == count == 6
+
+
+def test_half_precision_scores_are_summed_in_fp32() -> None:
+    logits = torch.randn(4000, 3).bfloat16()
+    loss = cross_entropy(logits, torch.zeros(4000, dtype=torch.int64), 0.0)
+    assert loss.sum.dtype == torch.float32
+    expected = F.cross_entropy(
+        logits.double(), torch.zeros(4000, dtype=torch.int64), reduction="sum"
+    )
+    assert float(loss.sum) == pytest.approx(float(expected), rel=1e-5)
+
+
+class Lookup(nn.Module):
+    """Gives back what it was built with, and notes the lengths."""
+
+    def __init__(self, answer: Tensor) -> None:
+        super().__init__()
+        self.answer, self.lengths = answer, torch.tensor([])
+
+    def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        self.lengths = lengths
+        return self.answer
+
+
+def test_classes_hands_the_lengths_on() -> None:
+    model, lengths = Lookup(torch.tensor([[1.0, 0.0], [0.0, 3.0]])), torch.tensor([1, 1])
+    batch = Batch(torch.zeros(2, 1), lengths, torch.tensor([0, 1]), ROWS)
+    loss = classes(0.2)(model, batch, None)
+    assert float(loss.sum) == pytest.approx(by_hand(model.answer, batch.targets, 0.2)[0], rel=1e-6)  # type: ignore[arg-type]
+    assert int(loss.count) == 2
+    assert model.lengths is lengths
+    assert loss.carry is None
+
+
+def test_values_is_half_the_squared_error() -> None:
+    model = Lookup(torch.tensor([[1.0], [5.0]]))
+    batch = Batch(torch.zeros(2, 1), None, torch.tensor([3.0, 4.0]), ROWS)
+    loss = values()(model, batch, None)
+    assert float(loss.sum) == 0.5 * (4 + 1)
+    assert int(loss.count) == 2
+
+
+def language() -> LanguageModel:
+    torch.manual_seed(0)
+    return LanguageModel(
+        TokenEmbedding(7, 4), build_layer("lstm", LayerConfig(hidden=5), 4), 7
+    ).double()
+
+
+def window(restart: bool) -> Batch:
+    torch.manual_seed(1)
+    read = torch.randint(7, (2, 6))
+    return Batch(read[:, :-1], None, read[:, 1:], ROWS, restart)
+
+
+def carried(model: LanguageModel) -> State:
+    return model(torch.tensor([[1, 2], [3, 4]]))[1]
+
+
+def test_next_token_goes_on_from_the_carried_state_and_cuts_the_gradient() -> None:
+    model, batch = language(), window(restart=False)
+    state = carried(model)
+    loss = next_token()(model, batch, state)
+    logits, after = model(batch.inputs, state)
+    assert batch.targets is not None
+    total, count = by_hand(logits.detach().float(), batch.targets, 0.0)
+    assert float(loss.sum.detach()) == pytest.approx(total, rel=1e-6)
+    assert int(loss.count) == count == 10
+    assert loss.carry is not None
+    for name, value in loss.carry.to_tensors().items():
+        assert torch.equal(value, after.to_tensors()[name])
+    assert not loss.carry.h.requires_grad  # type: ignore[attr-defined]
+
+
+def test_a_restart_forgets_the_state() -> None:
+    model = language()
+    told = next_token()(model, window(restart=True), carried(model))
+    fresh = next_token()(model, window(restart=True), None)
+    assert torch.equal(told.sum, fresh.sum)
+    assert not torch.equal(told.sum, next_token()(model, window(False), carried(model)).sum)
+
+
+def test_independent_windows_carry_nothing() -> None:
+    assert next_token(carry_state=False)(language(), window(True), None).carry is None
