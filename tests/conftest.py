@@ -91,6 +91,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     for name, path in files.items():
         lines: list[str] = []
         changes = SMALL | {"training.max_steps": 60, "training.learning_rate": 0.02}
+        if name == "language":
+            changes |= {"training.max_steps": 200, "model.hidden": 32}
         train(path, out=at / "runs" / name, say=lines.append, quiet=True, **changes)
         runs[name], said[name] = at / "runs" / name, "\n".join(lines)
     return SimpleNamespace(folder=at, files=files, runs=runs, said=said)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +86,9 @@ class Run:
         return parse_cells(row, self.task)
 
     def evaluation(
-        self, data: str | Path, *, notice: Say = lambda text: None, **changes: Any
+        self, data: str | Path, changes: Mapping[str, Any], notice: Say = lambda text: None
     ) -> Evaluation:
-        """Score the run on a file that holds the same fields; see ``evaluate``."""
+        """Score the run on a file; see ``evaluate``, whose changes stand in a mapping here."""
         told = self.recipe
         if changes:
             told = resolve(str(self.folder), flat(changes))
@@ -122,7 +122,7 @@ class Run:
         Raises:
             DataError: a column is missing or a row is faulty.
         """
-        return self.evaluation(data, notice=notice, **changes).scores
+        return self.evaluation(data, changes, notice).scores
 
     def stream(
         self,
@@ -213,7 +213,20 @@ def train(
     Raises:
         UserError: a file, a key or a value is wrong; the message says what to do.
     """
-    plan = make_plan(str(target), flat(changes), out, resume, seed)
+    return start(target, flat(changes), out, resume, seed, say, quiet)
+
+
+def start(
+    target: str | Path,
+    changes: Mapping[str, Any],
+    out: str | Path | None = None,
+    resume: bool = False,
+    seed: int | None = None,
+    say: Say = print,
+    quiet: bool = False,
+) -> Run:
+    """Train as ``train`` does, with dotted keys in a mapping, where none can be mistaken."""
+    plan = make_plan(str(target), dict(changes), out, resume, seed)
     if plan.finished:
         say(f"{plan.folder} is finished: {plan.finished}")
         return load(plan.folder, plan.recipe.training.device)

@@ -47,13 +47,16 @@ def test_a_failure_at_any_stage_keeps_the_old_file(
     def crash(*args: object, **options: object) -> None:
         raise Crash(stage)
 
-    owner = os if stage == "fsync" else Path
+    def write() -> None:
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"new, and longer")
+            if stage == "block":
+                crash()
+
     if stage != "block":
-        monkeypatch.setattr(owner, stage, crash)
-    with pytest.raises(Crash, match=stage), replacing(path) as temporary:
-        temporary.write_bytes(b"new, and longer")
-        if stage == "block":
-            raise Crash(stage)
+        monkeypatch.setattr(os if stage == "fsync" else Path, stage, crash)
+    with pytest.raises(Crash, match=stage):
+        write()
     monkeypatch.undo()
     assert path.read_bytes() == b"old"
     assert left(tmp_path) == ["a.bin"]

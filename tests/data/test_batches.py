@@ -215,3 +215,49 @@ def test_text_batches_depend_on_seed_epoch_and_index_alone(kind: type[Lanes | Wi
     assert all(same(other.batch(*call), seen[call]) for call in reversed(calls))
     assert not same(seen[0, 1], seen[1, 1])
     assert not same(seen[1, 1], kind(text, 4, 10, 8, START).batch(1, 1))
+
+
+def test_a_share_of_windows_starts_fresh_in_single_lanes() -> None:
+    text = np.arange(40_000, dtype=np.int32)
+    source, plain = Lanes(text, 20, 10, 0, START, reset=0.3), Lanes(text, 20, 10, 0, START)
+    count = 0
+    for index in range(1, source.length(1)):
+        batch, told = source.batch(1, index), plain.batch(1, index)
+        fresh = batch.fresh if batch.fresh is not None else torch.zeros(20, dtype=torch.bool)
+        expected = told.inputs.clone()
+        expected[fresh, 0] = START
+        assert torch.equal(batch.inputs, expected)
+        assert torch.equal(batch.targets, told.targets)  # type: ignore[arg-type]
+        assert not batch.restart
+        assert told.fresh is None
+        count += int(fresh.sum())
+    # 3,980 draws: 29 is one standard deviation
+    assert count == pytest.approx(0.3 * 3980, abs=4 * 29)
+    assert (source.batch(1, 0).restart, source.batch(1, 0).fresh) == (True, None)
+    again = Lanes(text, 20, 10, 0, START, reset=0.3)
+    assert torch.equal(again.batch(1, 7).inputs, source.batch(1, 7).inputs)
+
+
+def test_a_text_in_one_window_is_read_from_its_beginning_every_epoch() -> None:
+    source = Lanes(np.arange(9, dtype=np.int32), 1, 10, 0, START)
+    for epoch in range(4):
+        batch = source.batch(epoch, 0)
+        assert batch.inputs.tolist() == [[START, *range(8)]]
+        assert batch.targets is not None
+        assert batch.targets.tolist() == [list(range(9))]
+
+
+def test_steps_count_what_is_real() -> None:
+    vectors = Examples(np.arange(3), vectors=np.zeros((3, 5), dtype=np.float32))
+    assert collate(vectors, np.arange(3)).steps == 3
+    assert collate(examples([2, 0, 4]), np.arange(3)).steps == 6
+    assert Lanes(np.arange(30, dtype=np.int32), 3, 4, 0, START).batch(0, 0).steps == 12
+
+
+def test_the_first_epochs_come_without_targets_where_asked() -> None:
+    source = Buckets(examples([2, 1, 3]), 2, None, 0, unlabelled=2)
+    plain = Buckets(examples([2, 1, 3]), 2, None, 0)
+    for epoch in range(4):
+        batch = source.batch(epoch, 0)
+        assert (batch.targets is None) == (epoch < 2)
+        assert torch.equal(batch.inputs, plain.batch(epoch, 0).inputs)

@@ -130,9 +130,9 @@ def test_answers_are_whole_where_training_saw_only_whole_numbers() -> None:
 
 @pytest.mark.parametrize("cell", ["x", "", None, "nan", "1,000", [1], True])
 def test_a_cell_that_is_no_number_is_named_with_its_column(cell: object) -> None:
-    with pytest.raises(Bad, match="column 'x' holds .* where a number is expected"):
+    with pytest.raises(Bad, match=r"column 'x' holds .* where a number is expected"):
         Number.fit("x", [1, 2]).check(cell)
-    with pytest.raises(Bad, match="column 'b' holds .* where a number is expected"):
+    with pytest.raises(Bad, match=r"column 'b' holds .* where a number is expected"):
         Vector.fit(("a", "b"), [(1, 2), (3, 5)]).check([1, cell])
 
 

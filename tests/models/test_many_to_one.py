@@ -70,3 +70,46 @@ def test_dropout_is_before_the_head_and_off_when_scoring() -> None:
     assert not torch.equal(model(tokens, lengths), model(tokens, lengths))
     model.eval()
     assert torch.equal(model(tokens, lengths), model(tokens, lengths))
+
+
+def recovering(name: str, both: bool) -> ManyToOne:
+    torch.manual_seed(0)
+    told = {"heads": 3} if name == "attention" else {}
+    layer = build_layer(name, LayerConfig(hidden=6, bidirectional=both, **told), 5)
+    pool = Pooling("mean", layer.output_size, layer.reverse_size)
+    model = ManyToOne(TokenEmbedding(V, 5), layer, pool, 3, pretrain=True).double().eval()
+    assert model.recovery is not None
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "both"),
+    [(n, b) for n, b in BOTH if not (b and n == "attention")],
+)
+def test_a_token_is_guessed_from_its_neighbours_alone(name: str, both: bool) -> None:
+    model, candidates = recovering(name, both), torch.arange(V)
+    tokens, lengths = batch()
+    scores = model.recover(tokens, lengths, candidates)
+    assert scores.shape == (sum(LENGTHS), V)
+    place = 2 + LENGTHS[0]  # the third token of the second row
+    changed = tokens.clone()
+    changed[1, 2] = (changed[1, 2] + 3) % V
+    again = model.recover(changed, lengths, candidates)
+    torch.testing.assert_close(again[place], scores[place], rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(again[place + 1], scores[place + 1])
+    assert torch.allclose(again[place - 1], scores[place - 1]) == (not both)
+    # another row, and what stands at padding, are not read either
+    torch.testing.assert_close(again[: LENGTHS[0]], scores[: LENGTHS[0]], rtol=1e-12, atol=1e-12)
+    junk = tokens.clone()
+    junk[0, LENGTHS[0] :] = 5
+    torch.testing.assert_close(
+        model.recover(junk, lengths, candidates), scores, rtol=1e-12, atol=1e-12
+    )
+
+
+def test_a_layer_whose_directions_are_mixed_cannot_recover() -> None:
+    with pytest.raises(ValueError, match=r"directions are told apart"):
+        recovering("attention", True)

@@ -17,7 +17,9 @@ from unrolled.nn.build import USES
 SETTINGS: dict[str, Any] = {
     "hidden": 8, "layers": 2, "bidirectional": True, "dropout": 0.1, "input_dropout": 0.2,
     "output_dropout": 0.3, "recurrent_dropout": 0.4, "weight_drop": 0.5, "zoneout": 0.6,
-    "layer_norm": True, "nonlinearity": "relu", "projection": 3, "activation": "relu", "heads": 2,
+    "layer_norm": True,
+    "residual": True,
+    "orthogonal": True, "nonlinearity": "relu", "projection": 3, "activation": "relu", "heads": 2,
     "kv_heads": 1, "positions": "learned", "norm": "layer", "norm_first": False,
     "feedforward": "gelu", "feedforward_size": 5, "context": 9,
 }  # fmt: skip

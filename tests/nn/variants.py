@@ -29,6 +29,7 @@ CAUSAL: dict[str, Callable[[], Layer]] = {
     "lstm-no-bias": partial(LSTM, D, 7, bias=False),
     "lstm-projected": partial(LSTM, D, 7, 2, proj_size=3),
     "lstm-extras": partial(LSTM, D, 7, 2, proj_size=3, **_EXTRAS),
+    "lstm-residual": partial(LSTM, D, 7, 3, residual=True, orthogonal=True),
     "gru": partial(GRU, D, 7),
     "gru-2": partial(GRU, D, 7, **_DEEP),
     "gru-no-bias": partial(GRU, D, 7, bias=False),
@@ -46,6 +47,7 @@ BOTH_WAYS: dict[str, Callable[[], Layer]] = {
     "lstm-both": partial(LSTM, D, 7, **_BOTH),
     "lstm-both-2": partial(LSTM, D, 7, **_BOTH, **_DEEP),
     "lstm-both-projected": partial(LSTM, D, 7, 2, proj_size=3, **_BOTH),
+    "gru-both-residual": partial(GRU, D, 7, **_BOTH, **_DEEP, residual=True),
     "gru-both-2": partial(GRU, D, 7, **_BOTH, **_DEEP),
     "attention-both": partial(_ATTENTION, bidirectional=True),
     "attention-both-learned": partial(

@@ -42,10 +42,7 @@ def test_ema_equals_its_closed_form() -> None:
         average.after_step()
     # the weight of snapshot i: what its step took in, times what later steps kept of it
     kept = [min(0.4, (1 + t) / (10 + t)) for t in range(1, 13)]
-    shares = [
-        (1.0 if i == 0 else 1 - kept[i - 1]) * math.prod(kept[i:])
-        for i in range(13)
-    ]
+    shares = [(1.0 if i == 0 else 1 - kept[i - 1]) * math.prod(kept[i:]) for i in range(13)]
     assert sum(shares) == pytest.approx(1, abs=1e-12)
     assert kept[0] == 2 / 11  # held down at first ...
     assert kept[-1] == 0.4  # ... and not for long

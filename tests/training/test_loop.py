@@ -94,10 +94,11 @@ def language(name: str, seed: int = 0) -> LanguageModel:
     return LanguageModel(TokenEmbedding(9, 8, dropout=0.2), layer, 9, 0.2, tie=True)
 
 
-def stream(name: str) -> Lanes | Windows:
+def stream(name: str, reset: float = 0.0) -> Lanes | Windows:
     tokens = np.random.default_rng(0).integers(1, 9, 230).astype(np.int32)
-    kind = Windows if name == "attention" else Lanes
-    return kind(tokens, 4, 7, 3, 0)
+    if name == "attention":
+        return Windows(tokens, 4, 7, 3, 0)
+    return Lanes(tokens, 4, 7, 3, 0, reset)
 
 
 class Slices:
@@ -115,9 +116,7 @@ class Slices:
         whole = self.all
         assert whole.lengths is not None
         assert whole.targets is not None
-        return Batch(
-            whole.inputs[part], whole.lengths[part], whole.targets[part], whole.rows[part]
-        )
+        return Batch(whole.inputs[part], whole.lengths[part], whole.targets[part], whole.rows[part])
 
 
 # the updates of a plain loop
@@ -226,8 +225,9 @@ def test_the_gradient_is_that_of_the_mean_over_every_scored_step(tmp_path: Path)
     F.cross_entropy(logits.flatten(0, 1), whole.targets.flatten(), ignore_index=IGNORED).backward()
     for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
         assert theirs.grad is not None
+        # the loss is summed in fp32, whatever the model computes in
         torch.testing.assert_close(
-            ours.detach(), theirs.detach() - theirs.grad, rtol=1e-10, atol=1e-12
+            ours.detach(), theirs.detach() - theirs.grad, rtol=1e-6, atol=1e-7
         )
 
 
@@ -339,6 +339,18 @@ def test_evaluations_come_at_each_epoch_and_at_the_end(tmp_path: Path) -> None:
     assert lines[0]["score"] == 0.1
 
 
+def test_nothing_is_scored_while_the_first_epochs_pretrain(tmp_path: Path) -> None:
+    script = Script([0.1] * 9)
+    told = job(
+        tmp_path, classifier(), Slices(texts(20), 4), classes(), script, max_steps=14,
+        evaluate_every=3, pretrain_epochs=1,
+    )  # fmt: skip
+    fit(told, resume=False)
+    lines = [x for x in read_metrics(tmp_path / "metrics.jsonl") if x["kind"] == "dev"]
+    # an epoch is five steps
+    assert [line["step"] for line in lines] == [6, 9, 12, 14]
+
+
 def test_plateau_cuts_when_torch_would(tmp_path: Path) -> None:
     scores = [0.5, 0.5, 0.4, 0.4, 0.6, 0.1, 0.1, 0.1, 0.1, 0.7, 0.1, 0.1]
     told = job(
@@ -420,13 +432,22 @@ def breaking(step: int, value: float) -> Objective:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("settings", [{}, {"log_every": 50}, {"log_every": 50, "clip": None}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"log_every": 50},
+        {"log_every": 50, "clip": None},
+        {"log_every": 50, "evaluate_every": 7},  # the checkpoint comes first
+    ],
+)
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_kept(
     tmp_path: Path, value: float, settings: dict[str, Any]
 ) -> None:
     told = job(
         tmp_path, classifier(), Slices(texts(80), 4), breaking(5, value), Script([0.1] * 20),
-        max_steps=20, checkpoint_every=2, evaluate_every=3, keep=1, learning_rate=0.01, **settings,
+        max_steps=20, keep=1, learning_rate=0.01,
+        **{"checkpoint_every": 2, "evaluate_every": 3, **settings},
     )  # fmt: skip
     with pytest.raises(UserError) as caught:
         fit(told, resume=False)
@@ -491,7 +512,7 @@ SCENES: dict[str, tuple[Callable[[int], nn.Module], Callable[[], Source], Object
     **{
         f"language-{name}": (
             lambda seed, name=name: language(name, seed),
-            lambda name=name: stream(name),
+            lambda name=name: stream(name, reset=0.2),
             next_token(carry_state=name != "attention"),
             {"accumulate": 2, "average": "ema", "checkpoint_every": 3, "log_every": 4},
         )
@@ -499,7 +520,7 @@ SCENES: dict[str, tuple[Callable[[int], nn.Module], Callable[[], Source], Object
     },
     "classifier-last": (
         lambda seed: classifier(seed, dropout=0.3),
-        lambda: Buckets(texts(60), 4, 20, seed=2),
+        lambda: Buckets(texts(34), 4, 20, seed=2),
         classes(0.1),
         {"optimizer": "sgd", "average": "last", "average_last": 3, "schedule": "plateau",
          "plateau_patience": 0, "checkpoint_every": 2, "log_every": 4, "patience": 6},
@@ -557,7 +578,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             at = fit(told, resume=False)
             assert (at.step, at.stopped) == (STEPS, "limit")
             assert at.epoch > 0, "a run of one epoch would not test the second"
-            assert 0 < at.best_step
+            assert at.best_step > 0
         return made[scene]
 
     return get

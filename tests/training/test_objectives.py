@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch.nn import functional as F
 from unrolled.data.batches import IGNORED, Batch
 from unrolled.models import LanguageModel
 from unrolled.nn import LayerConfig, State, TokenEmbedding, build_layer
-from unrolled.training.objectives import classes, cross_entropy, next_token, values
+from unrolled.training.objectives import classes, cross_entropy, next_token, pretrained, values
 
 ROWS = np.arange(2)
 
@@ -124,3 +126,49 @@ def test_a_restart_forgets_the_state() -> None:
 
 def test_independent_windows_carry_nothing() -> None:
     assert next_token(carry_state=False)(language(), window(True), None).carry is None
+
+
+@pytest.mark.parametrize("name", ["none", "rnn", "lstm", "gru"])
+def test_a_row_that_starts_fresh_forgets_its_state_alone(name: str) -> None:
+    torch.manual_seed(0)
+    layer = build_layer(name, LayerConfig(hidden=5), 4)
+    model = LanguageModel(TokenEmbedding(7, 4), layer, 7).double()
+    batch = replace(window(restart=False), fresh=torch.tensor([False, True]))
+    state = carried(model)
+    told = next_token()(model, batch, state)
+    fresh = model(batch.inputs[1:])[0]
+    kept = model(batch.inputs[:1], state.reorder(torch.tensor([0])))[0]
+    assert batch.targets is not None
+    total, count = by_hand(torch.cat([kept, fresh]).detach().float(), batch.targets, 0.0)
+    assert float(told.sum.detach()) == pytest.approx(total, rel=1e-6)
+    assert int(told.count) == count
+
+
+class Guesses(nn.Module):
+    """Scores by the token's number, the same for every place."""
+
+    def recover(self, tokens: Tensor, lengths: Tensor, candidates: Tensor) -> Tensor:
+        return (candidates / 10).expand(int(lengths.sum()), -1)
+
+
+def test_recovery_is_a_softmax_over_the_tokens_of_the_batch_and_a_sample() -> None:
+    inputs, lengths = torch.tensor([[4, 2, 0], [2, 9, 6]]), torch.tensor([2, 3])
+    batch = Batch(inputs, lengths, None, ROWS)
+    objective = pretrained(classes(), vocabulary=12, samples=0)
+    loss = objective(Guesses(), batch, None)
+    candidates = torch.tensor([2, 4, 6, 9]) / 10
+    truths = torch.tensor([4, 2, 2, 9, 6]) / 10
+    expected = -(truths - candidates.exp().sum().log()).sum()
+    assert float(loss.sum) == pytest.approx(float(expected), rel=1e-6)
+    assert int(loss.count) == 5
+    # a sample that holds the whole vocabulary is the whole softmax
+    loss = pretrained(classes(), vocabulary=12, samples=2000)(Guesses(), batch, None)
+    expected = -(truths - (torch.arange(12) / 10).exp().sum().log()).sum()
+    assert float(loss.sum) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_batches_with_targets_go_to_the_objective_itself() -> None:
+    model = Lookup(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
+    batch = Batch(torch.zeros(2, 1), torch.tensor([1, 1]), torch.tensor([0, 1]), ROWS)
+    told = pretrained(classes(), vocabulary=12)(model, batch, None)
+    assert float(told.sum) == float(classes()(model, batch, None).sum)

@@ -16,9 +16,7 @@ STEPS = 100
 
 
 def settings(schedule: str, warmup: int, final: float = 0.1) -> TrainingConfig:
-    return TrainingConfig.read(
-        {"schedule": schedule, "warmup_steps": warmup, "final_share": final}
-    )
+    return TrainingConfig.read({"schedule": schedule, "warmup_steps": warmup, "final_share": final})
 
 
 def course(schedule: str, warmup: int, final: float = 0.1) -> list[float]:

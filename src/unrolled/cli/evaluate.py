@@ -29,7 +29,7 @@ def evaluate(
     from unrolled.run import load
     from unrolled.tasks.recipe import parse
 
-    scores = load(run).evaluate(data, notice=say, **parse(changes or []))
+    scores = load(run).evaluation(data, parse(changes or []), say).scores
     if as_json:
         print(json.dumps(scores))
         return

@@ -55,9 +55,9 @@ _CLICK: type[Exception] = typer.BadParameter.__mro__[2]
 def _run() -> int:
     try:
         # standalone_mode would print click's own error box and hide the exit code
-        code = app(standalone_mode=False)
+        code = app(prog_name="unrolled", standalone_mode=False)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return _stopped() if code == 130 else code if isinstance(code, int) else 0
     except UserError as error:
         print(f"unrolled: {error}", file=sys.stderr)
         return error.exit_code
@@ -69,8 +69,7 @@ def _run() -> int:
             print(f"unrolled: {' '.join(told.split())}{_help(error)}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        print("unrolled: stopped; a training goes on with --resume", file=sys.stderr)
-        return 130
+        return _stopped()
     except BrokenPipeError:
         # whoever read the output has gone; Python would complain once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,6 +81,11 @@ def _run() -> int:
     except MemoryError:
         print("unrolled: out of memory; lower training.batch_size or model.hidden", file=sys.stderr)
         return 1
+
+
+def _stopped() -> int:
+    print("unrolled: stopped; a training goes on with --resume", file=sys.stderr)
+    return 130
 
 
 def _help(error: Exception) -> str:

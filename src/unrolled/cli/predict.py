@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-MARK = "\0"  # no word of a command line can hold it
+MARK = "\1"  # nobody types it
 
 
 class Rows(TyperCommand):

@@ -40,13 +40,13 @@ def train(
 
       unrolled train shakespeare-lstm --out runs/bard
     """
-    from unrolled.run import train as start
+    from unrolled.run import start
     from unrolled.tasks.plan import make_plan
     from unrolled.tasks.recipe import as_yaml, parse
 
     wanted = parse(changes or [])
     if not dry_run:
-        start(target, out=out, resume=resume, seed=seed, **wanted)
+        start(target, wanted, out, resume, seed)
         return
     plan = make_plan(target, wanted, out, resume, seed)
     print("\n".join(plan.lines()))

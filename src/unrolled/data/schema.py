@@ -22,7 +22,8 @@ TEXT_NAMES = (
 )  # fmt: skip
 LABEL_NAMES = (
     "label", "class", "category", "target", "sentiment", "intent", "tag", "tags", "y", "answer",
-    "stars", "rating", "score", "polarity", "species", "phase", "result", "output", "product",
+    "stars", "rating", "price", "score", "polarity", "species", "phase", "result", "output",
+    "product",
 )  # fmt: skip
 FEW = 50  # a column of at most this many distinct values can be a label
 REPEATS = 4  # ... if each occurs this often on average

@@ -27,6 +27,8 @@ class LayerConfig(Config):
         weight_drop: on the recurrent weights.
         zoneout: probability that a unit keeps its old value.
         layer_norm: normalise the gates' inputs.
+        residual: every stacked layer adds what it reads.
+        orthogonal: draw the recurrent weights orthogonal.
         nonlinearity: of rnn.
         projection: of lstm: size of the projected hidden vector; 0 is none.
         activation: of none.
@@ -45,6 +47,8 @@ class LayerConfig(Config):
     weight_drop: float = Field(default=0.0, ge=0, lt=1)
     zoneout: float = Field(default=0.0, ge=0, lt=1)
     layer_norm: bool = False
+    residual: bool = False
+    orthogonal: bool = False
     nonlinearity: Literal["tanh", "relu"] = "tanh"
     projection: int = Field(default=0, ge=0)
     activation: Literal["tanh", "relu", "gelu"] = "tanh"
@@ -66,6 +70,8 @@ _RECURRENT = {
     "weight_drop",
     "zoneout",
     "layer_norm",
+    "residual",
+    "orthogonal",
 }
 _ATTENTION = {
     "bidirectional",

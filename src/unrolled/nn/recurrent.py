@@ -46,6 +46,9 @@ class Recurrent(Layer):
         recurrent_dropout: variational, on the hidden vector on its way to the next step.
         output_dropout: variational, on the outputs.
         weight_drop: DropConnect on the recurrent weights, drawn for each call (Merity et al. 2018).
+        residual: every layer but the first adds what it reads to what it says (Wu et al. 2016,
+            eq. 6); the layers have one width then.
+        orthogonal: draw the recurrent weights orthogonal (Saxe et al. 2014), not uniform.
 
     Raises:
         ValueError: a size below 1, or a probability outside [0, 1].
@@ -73,6 +76,8 @@ class Recurrent(Layer):
         recurrent_dropout: float = 0.0,
         output_dropout: float = 0.0,
         weight_drop: float = 0.0,
+        residual: bool = False,
+        orthogonal: bool = False,
     ) -> None:
         super().__init__()
         _check_sizes(input_size, hidden_size, num_layers, proj_size)
@@ -84,6 +89,7 @@ class Recurrent(Layer):
         self.bias, self.batch_first, self.dropout = bias, batch_first, float(dropout)
         self.bidirectional, self.proj_size = bidirectional, proj_size
         self.layer_norm, self.zoneout = layer_norm, float(zoneout)
+        self.residual, self.orthogonal = residual, orthogonal
         self.recurrent_dropout, self.weight_drop = float(recurrent_dropout), float(weight_drop)
         self.input_dropout, self.output_dropout = (
             LockedDropout(input_dropout),
@@ -122,7 +128,11 @@ class Recurrent(Layer):
                 yield layer, f"_l{layer}" + ("_reverse" if direction else "")
 
     def reset_parameters(self) -> None:
-        """Draw the weights as torch.nn does: uniform within 1/sqrt(H). Gains are 1."""
+        """Draw the weights as torch.nn does: uniform within 1/sqrt(H). Gains are 1.
+
+        With ``orthogonal`` the recurrent matrix of every gate is drawn orthogonal and halved, so
+        that no direction dies or explodes at first; biases are 0, that of an LSTM's forget gate 1.
+        """
         bound = 1 / math.sqrt(self.hidden_size)
         for name, weight in self.named_parameters():
             if name.startswith("norm_c_bias"):
@@ -131,6 +141,18 @@ class Recurrent(Layer):
                 nn.init.ones_(weight)
             else:
                 nn.init.uniform_(weight, -bound, bound)
+        if self.orthogonal:
+            self._make_orthogonal()
+
+    @torch.no_grad()
+    def _make_orthogonal(self) -> None:
+        for _, suffix in self._places():
+            for gate in getattr(self, f"weight_hh{suffix}").chunk(self.gates):
+                nn.init.orthogonal_(gate, gain=0.5)
+            for name in ("bias_ih", "bias_hh") if self.bias else ():
+                getattr(self, name + suffix).zero_()
+            if self.bias and self.cell == "lstm":
+                getattr(self, f"bias_ih{suffix}").chunk(4)[1].fill_(1)
 
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
@@ -180,10 +202,12 @@ class Recurrent(Layer):
         parts = self._parts(state if state is not None else self.initial_state(x.shape[0]))
         lengths = None if lengths is None else lengths.to(x.device)
         y, after, outputs = self.input_dropout(x), [], []
+        below = y
         for place, (layer, suffix) in enumerate(self._places()):
             backward = place % self.directions == 1
-            if layer and not backward and self.dropout:
-                y = F.dropout(y, self.dropout, self.training)
+            if not backward:
+                below = y
+                y = F.dropout(y, self.dropout, self.training) if layer and self.dropout else y
             before = tuple(part[place] for part in parts)
             w, extras = self._weights(suffix), self._extras(y)
             out, new = ops.unroll(self.cell, y, before, w, lengths, backward, extras, final)
@@ -191,6 +215,7 @@ class Recurrent(Layer):
             after.append(new)
             if len(outputs) == self.directions:
                 y, outputs = torch.cat(outputs, 2) if backward else out, []
+                y = y + below if layer and self.residual else y
         stacked = [torch.stack(part) for part in zip(*after, strict=True)]
         return self.output_dropout(y), RecurrentState(*stacked)
 
@@ -223,12 +248,13 @@ class Recurrent(Layer):
         parts = self._parts(state)
         y, after = self.input_dropout(x[:, None])[:, 0], []
         for layer, suffix in self._places():
+            below = y
             if layer and self.dropout:
                 y = F.dropout(y, self.dropout, self.training)
             before = tuple(part[layer] for part in parts)
             new = ops.step(self.cell, y, before, self._weights(suffix), self._extras(y))
             after.append(new)
-            y = new[0]
+            y = new[0] + below if layer and self.residual else new[0]
         stacked = [torch.stack(part) for part in zip(*after, strict=True)]
         return self.output_dropout(y[:, None])[:, 0], RecurrentState(*stacked)
 
@@ -260,6 +286,7 @@ class Recurrent(Layer):
         usual = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0}
         usual |= {"bidirectional": False, "proj_size": 0, "layer_norm": False, "zoneout": 0.0}
         usual |= {"recurrent_dropout": 0.0, "weight_drop": 0.0}
+        usual |= {"residual": False, "orthogonal": False}
         for name, value in usual.items():
             if getattr(self, name) != value:
                 shown.append(f"{name}={getattr(self, name)}")

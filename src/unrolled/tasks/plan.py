@@ -128,6 +128,10 @@ def settle(recipe: Recipe, saved: Recipe | None) -> Recipe:
     values: dict[str, Any] = {"threads": training.threads or threads}
     if saved is not None and training.precision == "auto":
         values["precision"] = saved.training.precision
+    if saved is not None:
+        # these follow from the limits or the data where nobody set them, and limits may be raised
+        derived = {"warmup_steps", "patience", "evaluate_every"} - training.model_fields_set
+        values |= {name: getattr(saved.training, name) for name in derived}
     if saved is not None and not training.bounded:
         values |= {name: getattr(saved.training, name) for name in LIMITS}
     # a copy keeps in mind which keys were set, and which are still to be chosen
@@ -139,6 +143,10 @@ def refuse_changes(
 ) -> None:
     """Raise UserError when a key other than a limit, or the data, differ from the run's."""
     differing = changed_keys(saved, recipe)
+    limit = recipe.training.max_steps
+    if limit is not None and recipe.training.warmup_steps == limit // 10:
+        # a warm-up as long as the run is shortened, which follows from the limit
+        differing = [key for key in differing if key != "training.warmup_steps"]
     if differing:
         old, new = flat(saved.model_dump()), flat(recipe.model_dump())
         told = "; ".join(f"{key} was {old[key]!r} and is now {new[key]!r}" for key in differing)

@@ -216,7 +216,9 @@ def resolve(target: str, changes: Mapping[str, Any]) -> Recipe:
 
 def _no_such(target: str) -> str:
     beside = [p.name for p in Path(target).parent.glob("*")] if Path(target).parent.is_dir() else []
-    guess = nearest(target, shipped()) or nearest(Path(target).name, beside)
+    file = nearest(Path(target).name, beside)
+    # a name with a dot means a file
+    guess = (Path(target).suffix and file) or nearest(target, shipped()) or file
     if guess and guess in beside:
         guess = str(Path(target).parent / guess)
     hint = f"; did you mean {guess!r}?" if guess else "; `unrolled recipes` lists the recipes"
@@ -239,7 +241,8 @@ def find_data(recipe: Recipe, name: str) -> Path:
             return place
     if recipe.name in shipped():
         known = about(recipe.name)
-        if known.source:
+        own = read_yaml(folder() / f"{recipe.name}.yaml").get("data", {})
+        if known.source and name in (own.get("train"), own.get("dev")):
             put = Path(root or "data") / name
             setting = "" if root else " and set UNROLLED_DATA=data"
             raise UserError(

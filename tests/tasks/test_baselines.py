@@ -1,0 +1,74 @@
+"""Baselines: simple methods with scores that can be worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import write_csv, write_jsonl
+from unrolled.tasks.baselines import baselines
+from unrolled.tasks.prepare import prepare
+from unrolled.tasks.recipe import resolve
+
+
+def scored(path: Path, dev: Path, **changes: object) -> dict[str, dict[str, float]]:
+    found = baselines(prepare(resolve(str(path), {"data.dev": str(dev), **changes})))
+    assert all(each.seconds >= 0 for each in found)
+    return {each.name: each.scores for each in found}
+
+
+def test_the_majority_class_answers_one_label(tmp_path: Path) -> None:
+    train = write_csv(tmp_path / "a.csv", [(f"good {n}", "g") for n in range(20)]
+                      + [(f"bad {n}", "b") for n in range(10)], ("text", "label"))  # fmt: skip
+    dev = write_csv(
+        tmp_path / "b.csv", [("good x", "g"), ("bad y", "b"), ("bad z", "b")], ("text", "label")
+    )
+    found = scored(train, dev)
+    assert found["majority class"] == {"accuracy": pytest.approx(1 / 3), "macro_f1": 0.25}
+    assert found["n-gram logistic regression"] == {"accuracy": 1.0, "macro_f1": 1.0}
+
+
+def test_the_mean_and_a_straight_line(tmp_path: Path) -> None:
+    rows = [(x, z, 3 * x - 2 * z + 1) for x in range(6) for z in range(4)]
+    train = write_csv(tmp_path / "a.csv", rows, ("x", "z", "y"))
+    dev = write_csv(tmp_path / "b.csv", [(10, 0, 31), (0, 10, -19)], ("x", "z", "y"))
+    found = scored(train, dev)
+    mean = np.mean([row[-1] for row in rows])
+    assert found["mean"]["mae"] == pytest.approx((abs(31 - mean) + abs(-19 - mean)) / 2)
+    assert found["linear regression"]["rmse"] == pytest.approx(0, abs=1e-3)
+
+
+def test_the_most_frequent_tag_of_a_word(tmp_path: Path) -> None:
+    train = write_jsonl(
+        tmp_path / "a.jsonl",
+        [{"words": ["a", "b", "c"], "tags": ["X", "Y", "Y"]}] * 3
+        + [{"words": ["a"], "tags": ["Y"]}] * 2,
+    )
+    dev = write_jsonl(
+        tmp_path / "b.jsonl", [{"words": ["a", "b", "new", "a"], "tags": ["X", "Y", "Y", "Y"]}]
+    )
+    # a is X (3 of 5), b is Y, an unseen word is Y (8 of 11)
+    assert scored(train, dev)["most frequent tag of the word"]["accuracy"] == 0.75
+
+
+def test_bigrams_are_interpolated_counts(tmp_path: Path) -> None:
+    train, dev = tmp_path / "a.txt", tmp_path / "b.txt"
+    train.write_text("abracadabra banana\n" * 3)
+    dev.write_text("bandana\n")
+    text, end = train.read_text(), "\0"  # what stands before a text
+    pairs, times = Counter(zip(end + text, text, strict=False)), Counter((end + text)[:-1])
+    kinds = Counter(first for first, _ in pairs)
+    size = len(set(text)) + 4
+    nats = 0.0
+    for first, second in zip(end + dev.read_text(), dev.read_text(), strict=False):
+        single = (text.count(second) + 1) / (len(text) + size)
+        trust = times[first] / max(1, times[first] + kinds[first])
+        share = trust * pairs[first, second] / max(1, times[first]) + (1 - trust) * single
+        nats -= math.log(share)
+    found = scored(train, dev, task="language")["bigrams"]
+    assert found["loss"] == pytest.approx(nats / 8)
+    assert found["bits_per_byte"] == pytest.approx(nats / 8 / math.log(2))

@@ -1,0 +1,75 @@
+"""What is chosen where nobody chose: by task, layer and amount of data; never over what was set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from unrolled.data.schema import Schema
+from unrolled.tasks.defaults import FEWEST, fill
+from unrolled.tasks.recipe import Recipe
+
+TEXT = Schema("classify", ("text",), (), "label")
+NUMBERS = Schema("regress", (), ("x", "y"), "z")
+SONG = Schema("language")
+
+
+def filled(schema: Schema, rows: int = 1000, characters: int = 50000, **given: Any) -> Recipe:
+    return fill(Recipe.read(given), schema, rows, characters)
+
+
+def test_text_gets_both_directions_and_unigram_pieces() -> None:
+    found = filled(TEXT)
+    assert (found.layer, found.model.bidirectional) == ("gru", True)
+    assert found.data.tokenizer == "unigram"
+    assert (found.data.text, found.data.numbers, found.data.label) == ("text", None, "label")
+
+
+def test_numbers_get_the_network_without_memory_unless_a_layer_is_named() -> None:
+    assert filled(NUMBERS).layer == "none"
+    assert filled(NUMBERS, layer="lstm").layer == "lstm"
+    assert filled(NUMBERS).data.tokenizer is None
+
+
+def test_a_language_model_reads_characters_from_left_to_right() -> None:
+    found = filled(SONG)
+    assert found.data.tokenizer == "chars"
+    assert not found.model.bidirectional
+
+
+@pytest.mark.parametrize("schema", [TEXT, NUMBERS, SONG])
+def test_what_was_set_is_kept(schema: Schema) -> None:
+    given: dict[str, Any] = {
+        "model": {"hidden": 7, "embedding": 9, "head_dropout": 0.0},
+        "training": {"learning_rate": 0.5, "patience": 9, "max_epochs": 2, "evaluate_every": 3},
+        "data": {"vocabulary": 77},
+    }
+    found = filled(schema, **given).model_dump()
+    for group, keys in given.items():
+        assert {key: found[group][key] for key in keys} == keys
+
+
+def test_a_run_without_a_limit_ends_after_ten_minutes() -> None:
+    assert filled(TEXT).training.max_minutes == 10
+    bounded = filled(TEXT, training={"max_steps": 5}).training
+    assert (bounded.max_minutes, bounded.max_epochs) == (None, None)
+
+
+def test_a_small_file_is_not_given_up_before_it_is_learnt() -> None:
+    # patience counts evaluations: three epochs of 4 steps each would end inside the warm-up
+    small = filled(TEXT, rows=240).training
+    assert small.evaluate_every == FEWEST
+    assert small.evaluate_every >= small.warmup_steps
+    assert filled(TEXT, rows=100_000).training.evaluate_every is None
+    assert filled(SONG, characters=2000).training.evaluate_every == FEWEST
+    assert filled(SONG, characters=2_000_000).training.evaluate_every is None
+
+
+def test_the_vocabulary_grows_with_the_text() -> None:
+    sizes = [filled(TEXT, characters=n).data.vocabulary for n in (100, 100_000, 10_000_000)]
+    assert sizes == [1000, 2500, 16000]
+
+
+def test_several_columns_of_text_are_kept_in_order() -> None:
+    assert filled(Schema("classify", ("b", "a"), (), "y")).data.text == ["b", "a"]

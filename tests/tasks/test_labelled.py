@@ -1,0 +1,152 @@
+"""Classify and regress: scores recomputed with scikit-learn from single answers."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+import unrolled
+from conftest import reviews, write_csv
+from unrolled.core.errors import DataError, UserError
+
+
+def test_the_scores_of_a_classifier_are_those_of_its_answers(
+    home: SimpleNamespace, tmp_path: Path
+) -> None:
+    run = unrolled.load(home.runs["classify"])
+    rows = reviews(150, 77, wrong=0.3)
+    scores = run.evaluate(write_csv(tmp_path / "test.csv", rows, ("text", "label")))
+    answers = run.answers([text for text, _ in rows])
+    truth, found = [label for _, label in rows], [answer.text for answer in answers]
+    assert 0.5 < scores["accuracy"] < 1
+    assert scores["accuracy"] == pytest.approx(metrics.accuracy_score(truth, found))
+    assert scores["macro_f1"] == pytest.approx(metrics.f1_score(truth, found, average="macro"))
+    shares = [[answer.details["probabilities"][k] for k in ("bad", "good")] for answer in answers]
+    assert scores["loss"] == pytest.approx(
+        metrics.log_loss(truth, shares, labels=["bad", "good"]), rel=1e-5
+    )
+
+
+def test_an_answer_is_the_likeliest_label_with_its_probability(home: SimpleNamespace) -> None:
+    run = unrolled.load(home.runs["classify"])
+    for answer in run.answers(["lovely film", "awful film", "", "unseen 글자"]):
+        shares = answer.details["probabilities"]
+        assert sum(shares.values()) == pytest.approx(1)
+        assert answer.probability == max(shares.values()) == shares[answer.text]
+    assert run.predict(["great film number 3 lovely", "boring film number 4 별로"]) == [
+        "good",
+        "bad",
+    ]
+
+
+def test_a_row_is_answered_alike_alone_and_among_others(home: SimpleNamespace) -> None:
+    run = unrolled.load(home.runs["classify"])
+    rows = [text for text, _ in reviews(40, 5)] + ["a" * 90, ""]
+    together = [answer.probability for answer in run.answers(rows)]
+    alone = [run.answers([row])[0].probability for row in rows]
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["regress", "vectors"])
+def test_the_scores_of_a_regression_are_those_of_its_answers(
+    home: SimpleNamespace, kind: str
+) -> None:
+    run, path = unrolled.load(home.runs[kind]), home.files[kind]
+    with path.open(newline="") as handle:
+        rows = list(csv.reader(handle))[1 if kind == "regress" else 0 :]
+    truth = [float(row[-1]) for row in rows]
+    found = [answer.details["value"] for answer in run.answers([row[:-1] for row in rows])]
+    scores = run.evaluate(path)
+    assert scores["mae"] == pytest.approx(metrics.mean_absolute_error(truth, found), rel=1e-5)
+    assert scores["rmse"] == pytest.approx(metrics.root_mean_squared_error(truth, found), rel=1e-5)
+    assert scores["rmse"] < np.std(truth)
+
+
+def test_whole_numbers_are_answered_whole_and_others_not(home: SimpleNamespace) -> None:
+    whole = unrolled.load(home.runs["vectors"]).answers([(7, 6)])[0]
+    assert whole.text == str(round(whole.details["value"]))
+    other = unrolled.load(home.runs["regress"]).answers([(3, 21)])[0]
+    assert float(other.text) == pytest.approx(other.details["value"], rel=1e-5)
+    assert "." in other.text
+
+
+def test_a_file_of_other_columns_is_refused_until_they_are_named(
+    home: SimpleNamespace, tmp_path: Path
+) -> None:
+    run, rows = unrolled.load(home.runs["classify"]), reviews(30, 8)
+    path = write_csv(
+        tmp_path / "t.csv", [(n, label, text) for n, (text, label) in enumerate(rows)],
+        ("nr", "verdict", "opinion"),
+    )  # fmt: skip
+    with pytest.raises(DataError, match=r"t\.csv:1: there is no column 'text'.*data\.text="):
+        run.evaluate(path)
+    named = run.evaluate(path, **{"data.text": "opinion", "data.label": "verdict"})
+    plain = run.evaluate(write_csv(tmp_path / "u.csv", rows, ("text", "label")))
+    assert named == plain
+
+
+def test_a_file_without_header_is_read_by_position(home: SimpleNamespace, tmp_path: Path) -> None:
+    run, rows = unrolled.load(home.runs["classify"]), reviews(30, 8)
+    bare = run.evaluate(write_csv(tmp_path / "t.csv", rows))
+    assert bare == run.evaluate(write_csv(tmp_path / "u.csv", rows, ("text", "label")))
+
+
+def test_how_much_was_trained_on_does_not_bound_what_is_scored(
+    home: SimpleNamespace, tmp_path: Path
+) -> None:
+    from conftest import SMALL
+
+    rows = reviews(90, 8, wrong=0.5)
+    path = write_csv(tmp_path / "t.csv", rows, ("text", "label"))
+    run = unrolled.train(
+        home.files["classify"], out=tmp_path / "r", quiet=True, say=lambda text: None,
+        **SMALL | {"data.limit": 40, "training.max_steps": 2},
+    )  # fmt: skip
+    right = [
+        a == label for a, (_, label) in zip(run.predict([t for t, _ in rows]), rows, strict=True)
+    ]
+    assert run.evaluate(path)["accuracy"] == pytest.approx(np.mean(right))
+    first = run.evaluate(path, **{"data.limit": 10})
+    assert first["accuracy"] == pytest.approx(np.mean(right[:10]))
+
+
+def test_skipped_rows_of_a_scored_file_are_told(home: SimpleNamespace, tmp_path: Path) -> None:
+    run, rows = unrolled.load(home.runs["classify"]), reviews(9, 8)
+    path = write_csv(tmp_path / "t.csv", [*rows, ("x", "neutral")], ("text", "label"))
+    told: list[str] = []
+    with pytest.raises(DataError, match=r"t\.csv:11: label 'neutral' was not seen"):
+        run.evaluate(path)
+    run.evaluate(path, notice=told.append, **{"data.on_error": "skip"})
+    (line,) = told
+    assert line.startswith(f"skipped 1 faulty rows; the first: {path}:11: label 'neutral'")
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "told"),
+    [
+        ("vectors", "7", "'7' has 1 cells; expected 2: column1, column2"),
+        ("vectors", "7, x", "column 'column2' holds ' x' where a number is expected"),
+        ("vectors", "1, 2, 3, 4", "has 4 fields, but the data has 3 columns"),
+        ("vectors", (1, 2, 3), "has 3 cells; expected column1, column2"),
+        ("regress", {"rooms": 3}, "has no 'area'; expected rooms, area"),
+    ],
+)
+def test_a_row_that_does_not_fit_says_what_is_expected(
+    home: SimpleNamespace, kind: str, row: object, told: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        unrolled.load(home.runs[kind]).predict([row])
+    assert told in str(caught.value)
+
+
+def test_every_way_to_write_a_row_gives_the_same_answer(home: SimpleNamespace) -> None:
+    run = unrolled.load(home.runs["vectors"])
+    rows = ["7, 6", "7,6", (7, 6), {"column1": 7, "column2": "6"}, "7, 6, 42"]
+    assert len({json.dumps(a.details) for a in run.answers(rows)}) == 1
+    assert run.predict([]) == []

@@ -1,0 +1,161 @@
+"""The language model: every token scored once, with the context that the docstring promises."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import unrolled
+from unrolled.core.errors import UsageError, UserError
+from unrolled.data.schema import Schema
+from unrolled.data.sources import Document, Format, read
+from unrolled.models import LanguageModel
+from unrolled.tasks.language import Language, Stream
+from unrolled.tasks.recipe import Recipe
+from unrolled.training.precision import choose
+
+PLACE = choose("cpu", "fp32")
+
+
+def step_by_step(model: LanguageModel, start: int, tokens: list[int]) -> list[float]:
+    """Return the nats of each token, read one at a time from a fresh start."""
+    state, token, nats = model.layer.initial_state(1, torch.device("cpu")), start, []
+    for following in tokens:
+        logits, state = model.step(torch.tensor([token]), state)
+        nats.append(-float(logits.double().log_softmax(-1)[0, following]))
+        token = following
+    return nats
+
+
+def test_loss_perplexity_and_bits_are_those_of_the_steps(
+    home: SimpleNamespace, tmp_path: Path
+) -> None:
+    run = unrolled.load(home.runs["language"])
+    text = "row your boat\n한국 stream row row\n"  # 한국 was not seen and counts as well
+    path = tmp_path / "t.txt"
+    path.write_text(text, encoding="utf-8")
+    scores = run.evaluate(path)
+    assert isinstance(run.task, Language)
+    assert isinstance(run.model, LanguageModel)
+    ids = run.task.tokenizer.encode(text)
+    with torch.no_grad():
+        nats = step_by_step(run.model, run.task.tokenizer.eos_id, ids)
+    assert scores["loss"] == pytest.approx(np.mean(nats), rel=1e-5)
+    assert scores["perplexity"] == pytest.approx(math.exp(np.mean(nats)), rel=1e-5)
+    assert len(text.encode()) == len(text) + 4
+    assert scores["bits_per_byte"] == pytest.approx(
+        sum(nats) / math.log(2) / len(text.encode()), rel=1e-5
+    )
+
+
+def language(layer: str, text: str, window: int = 8) -> tuple[Language, LanguageModel, Stream]:
+    """Return an untrained model of a text."""
+    model = {"hidden": 8, "embedding": 8} | ({"heads": 2} if layer == "attention" else {})
+    recipe = Recipe.read({"layer": layer, "model": model, "training": {"window": window}})
+    data = Document("t.txt", Format("text"), text)
+    task = Language.fit(recipe, Schema("language"), data)
+    task.columns, task.format = [], data.format
+    torch.manual_seed(3)
+    built = task.build(recipe).eval()
+    assert isinstance(built, LanguageModel)
+    with torch.no_grad():
+        for weight in built.parameters():
+            weight.mul_(3)  # far from even guesses
+    return task, built, task.encode(data, "stop")[0]
+
+
+def random_text(size: int) -> str:
+    return "".join(np.random.default_rng(size).choice(list("abcde\n"), size))
+
+
+@pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 2049, 4097, 6150])
+def test_lanes_score_every_token_once(size: int) -> None:
+    # a network without memory sees one token back, so lanes cannot change its score
+    task, model, stream = language("none", random_text(size))
+    scores = task.evaluate(model, stream, PLACE).scores
+    before = torch.tensor([task.tokenizer.eos_id, *stream.tokens[:-1].tolist()])
+    with torch.no_grad():
+        logits = model(before[None])[0][0].double().log_softmax(-1)
+    nats = -logits[torch.arange(size), torch.from_numpy(stream.tokens.astype(np.int64))]
+    assert scores["loss"] == pytest.approx(float(nats.mean()), rel=1e-5)
+    right = logits.argmax(-1).numpy() == stream.tokens
+    assert scores["accuracy"] == pytest.approx(right.mean())
+
+
+def test_a_lane_reads_what_stands_before_it() -> None:
+    task, model, stream = language("gru", random_text(4500))
+    with torch.no_grad():
+        nats = step_by_step(model, task.tokenizer.eos_id, stream.tokens.tolist())
+    # 512 tokens of warm-up leave nothing of a GRU's start to be seen
+    scores = task.evaluate(model, stream, PLACE).scores
+    assert scores["loss"] == pytest.approx(np.mean(nats), rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 8, 9, 12, 13, 50, 401])
+def test_windows_score_every_token_once_with_at_least_half_the_reach(size: int) -> None:
+    task, model, stream = language("attention", random_text(size), window=8)
+    assert model.context == 8
+    width = min(8, size)
+    fresh = max(1, width // 2)
+    tokens, start = stream.tokens.astype(np.int64), task.tokenizer.eos_id
+    nats = []
+    for place in range(size):
+        begin = 0 if place < width else -(-(place - width + 1) // fresh) * fresh
+        seen = torch.tensor([[start, *tokens[begin:place].tolist()]])
+        with torch.no_grad():
+            logits = model(seen)[0][0, -1].double().log_softmax(-1)
+        nats.append(-float(logits[tokens[place]]))
+    assert task.evaluate(model, stream, PLACE).scores["loss"] == pytest.approx(
+        np.mean(nats), rel=1e-4
+    )
+
+
+def test_rows_of_text_are_each_ended_and_counted_in_bytes(tmp_path: Path) -> None:
+    task, _, _ = language("none", "abc한\n")
+    path = tmp_path / "t.csv"
+    path.write_text("text\nab\n한c\n")
+    stream, skipped = task.encode(read(path), "stop", Schema("language", ("text",)))
+    tokenizer = task.tokenizer
+    end = tokenizer.eos_id
+    assert stream.tokens.tolist() == [*tokenizer.encode("ab"), end, *tokenizer.encode("한c"), end]
+    assert (stream.size, stream.unknown, skipped) == (2 + 4, 0, [])
+
+
+def test_a_text_of_many_rows_names_its_column(home: SimpleNamespace, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("poem,year\nrow row,1\nyour boat,2\n")
+    run = unrolled.load(home.runs["language"])
+    with pytest.raises(UserError, match=r"name the column with data\.text"):
+        run.evaluate(path)
+    assert run.evaluate(path, **{"data.text": "poem"})["loss"] > 0
+
+
+def test_greedy_text_is_what_the_steps_say(home: SimpleNamespace) -> None:
+    run = unrolled.load(home.runs["language"])
+    assert isinstance(run.task, Language)
+    assert isinstance(run.model, LanguageModel)
+    tokenizer = run.task.tokenizer
+    ids = [tokenizer.eos_id, *tokenizer.encode("row ")]
+    for _ in range(12):
+        with torch.no_grad():
+            logits = run.model(torch.tensor([ids]))[0][0, -1]
+        logits[[tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id]] = -math.inf
+        ids.append(int(logits.argmax()))
+    assert run.generate("row ", 12, temperature=0) == tokenizer.decode(ids[5:])
+
+
+def test_a_language_model_answers_no_rows(home: SimpleNamespace) -> None:
+    with pytest.raises(UsageError, match="use `unrolled generate RUN --prompt TEXT`"):
+        unrolled.load(home.runs["language"]).predict(["row"])
+
+
+def test_a_state_cannot_be_carried_over_a_limited_reach() -> None:
+    task, model, _ = language("attention", random_text(50))
+    recipe = Recipe.read({"layer": "attention", "training": {"carry": True}})
+    with pytest.raises(UsageError, match=r"training\.carry=true needs a layer of unlimited reach"):
+        task.objective(recipe, model)

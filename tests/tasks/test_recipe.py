@@ -1,0 +1,219 @@
+"""Recipes: words and YAML become one typed config; every slip is answered with the nearest name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unrolled.core.config import keys
+from unrolled.core.errors import UsageError, UserError
+from unrolled.tasks import recipe as recipes
+from unrolled.tasks.recipe import Recipe, about, deep, find_data, flat, merge, parse, resolve
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("UNROLLED_DATA", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("layer=lstm", "lstm"),
+        ("training.max_steps=50", 50),
+        ("training.learning_rate=1e-3", 0.001),
+        ("training.learning_rate=2.5E-4", 0.00025),
+        ("data.text=[title, body]", ["title", "body"]),
+        ("model.tie=true", True),
+        ("training.patience=", None),
+        ("training.clip=null", None),
+        ("data.train=a=b.csv", "a=b.csv"),
+        ("data.text=감정 문장", "감정 문장"),
+        ("data.label=eager", "eager"),
+    ],
+)
+def test_a_word_is_a_key_and_a_yaml_value(word: str, value: Any) -> None:
+    ((key, found),) = parse([word]).items()
+    assert key == word.split("=")[0]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("word", ["lstm", "=5", "--layer"])
+def test_a_word_without_a_key_or_value_is_refused(word: str) -> None:
+    with pytest.raises(UsageError, match="is not key=value"):
+        parse([word])
+
+
+def test_a_value_that_is_not_yaml_is_refused() -> None:
+    with pytest.raises(UsageError, match="not readable; quote it"):
+        parse(["data.text=[a"])
+
+
+def test_flat_and_deep_are_inverse() -> None:
+    nested = {"a": 1, "b": {"c": 2, "d": {"e": None}}}
+    assert flat(nested) == {"a": 1, "b.c": 2, "b.d.e": None}
+    assert deep(flat(nested)) == nested
+
+
+def test_a_key_below_a_single_value_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"'layer' is not a group of keys"):
+        deep({"layer": "gru", "layer.x": 1})
+
+
+def test_a_limit_replaces_all_limits_of_a_recipe_and_other_keys_none() -> None:
+    base = {"training": {"max_epochs": 20, "max_minutes": 9, "clip": 2.0}}
+    assert merge(base, {"training.max_steps": 5}) == {"training": {"clip": 2.0, "max_steps": 5}}
+    assert merge(base, {"training.clip": 1.0})["training"] == {
+        "max_epochs": 20, "max_minutes": 9, "clip": 1.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"training.max_step": 5}, "unknown key 'training.max_step'; did you mean 'training.max_s"),
+        ({"hidden": 5}, "unknown key 'hidden'; did you mean 'model.hidden'?"),
+        ({"model.hiden": 5}, "did you mean 'model.hidden'?"),
+        ({"max_minutes": 5}, "did you mean 'training.max_minutes'?"),
+        ({"layr": "gru"}, "did you mean 'layer'?"),
+        ({"layer": "transformer"}, "a transformer is layer=attention here"),
+        ({"layer": "gpt"}, "a gpt is layer=attention here"),
+        ({"layer": "ltsm"}, "there is no layer 'ltsm'; did you mean 'lstm'?"),
+        ({"model.hidden": "big"}, "model.hidden='big': input should be a valid integer"),
+        ({"model.hidden": 0}, "model.hidden=0: input should be greater than or equal to 1"),
+        ({"data.tokenizer": "bep"}, "data.tokenizer='bep': input should be 'chars'"),
+        ({"training.learning_rate": float("nan")}, "training.learning_rate"),
+    ],
+)  # fmt: skip
+def test_a_wrong_key_or_value_is_named_with_what_was_meant(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UsageError) as caught:
+        resolve("x.csv", changes)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_a_data_file_names_the_run(tmp_path: Path) -> None:
+    (tmp_path / "film.reviews.tsv.gz").write_bytes(b"x")
+    found = resolve("film.reviews.tsv.gz", {"layer": "rnn"})
+    assert (found.name, found.layer, found.data.train) == ("film", "rnn", "film.reviews.tsv.gz")
+
+
+def test_a_yaml_file_of_ones_own_is_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("layer: lstm\ndata: {train: a.csv}\n")
+    found = resolve("mine.yaml", {"model.hidden": 7})
+    assert (found.name, found.layer, found.data.train, found.model.hidden) == (
+        "mine", "lstm", "a.csv", 7,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("layer: [gru\nname: x\n", r"bad.yaml:2: this is not YAML"),
+        ("- a\n", "a recipe is a mapping of keys to values"),
+        ("data: a.csv\n", "data"),
+        ("layers: 2\n", "did you mean 'model.layers'?"),
+    ],
+)
+def test_a_faulty_yaml_file_is_named(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(UsageError) as caught:
+        resolve("bad.yaml", {})
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "nearest"), [("revews.csv", "reviews.csv"), ("sub/dat.tsv", "sub/data.tsv")]
+)
+def test_a_file_that_is_not_there_is_answered_with_the_nearest(
+    tmp_path: Path, target: str, nearest: str
+) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("reviews.csv", "sub/data.tsv"):
+        (tmp_path / name).write_text("a,b\n")
+    with pytest.raises(UsageError, match=rf"no recipe and no file .*; did you mean '{nearest}'\?"):
+        resolve(target, {})
+
+
+def test_a_recipe_that_does_not_exist_is_answered_with_the_nearest() -> None:
+    name = recipes.shipped()[0]
+    with pytest.raises(UsageError, match=f"did you mean '{name}'"):
+        resolve(name + "s", {})
+
+
+@pytest.mark.parametrize("name", recipes.shipped())
+def test_every_shipped_recipe_loads_resolves_and_tells_of_itself(name: str) -> None:
+    found = resolve(name, {})
+    assert found.name == name
+    assert found.data.train
+    told = about(name)
+    assert told.what
+    assert 0 < told.minutes <= 60
+    ships = (recipes.folder() / "data" / found.data.train).exists()
+    # data that does not ship is named with its source, licence and size
+    assert ships or (told.source and told.licence and told.size)
+    # the file, read again from what is saved, is the same recipe
+    assert Recipe.read(recipes.deep(flat(found.model_dump(mode="json")))) == found
+
+
+@pytest.mark.parametrize("name", recipes.shipped())
+def test_a_shipped_recipe_sets_only_keys_that_exist(name: str) -> None:
+    told = recipes.read_yaml(recipes.folder() / f"{name}.yaml")
+    told.pop("about")
+    assert set(flat(told)) <= set(keys(Recipe))
+
+
+def _absent() -> str:
+    for name in recipes.shipped():
+        train = resolve(name, {}).data.train
+        if about(name).source and train and not (recipes.folder() / "data" / train).exists():
+            return name
+    raise AssertionError("every recipe ships its data")
+
+
+def test_absent_data_is_told_with_source_licence_size_and_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recipe, told = resolve(_absent(), {}), about(_absent())
+    assert recipe.data.train is not None
+    for root, folder in ((None, "data"), (tmp_path / "corpora", str(tmp_path / "corpora"))):
+        if root:
+            monkeypatch.setenv("UNROLLED_DATA", str(root))
+        with pytest.raises(UserError) as caught:
+            find_data(recipe, recipe.data.train)
+        message = str(caught.value)
+        for part in (told.source, told.licence, told.size, f"{folder}/{recipe.data.train}"):
+            assert str(part) in message
+        assert "\n" not in message
+
+
+def test_data_is_found_as_given_then_among_the_recipes_then_in_unrolled_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recipe = Recipe()
+    shared = tmp_path / "shared" / "mine"
+    shared.mkdir(parents=True)
+    (shared / "a.csv").write_text("x")
+    monkeypatch.setenv("UNROLLED_DATA", str(tmp_path / "shared"))
+    assert find_data(recipe, "mine/a.csv") == shared / "a.csv"
+    assert find_data(recipe, "anthem.txt") == recipes.folder() / "data" / "anthem.txt"
+    (tmp_path / "anthem.txt").write_text("x")
+    assert find_data(recipe, "anthem.txt") == Path("anthem.txt")
+    with pytest.raises(UserError, match=r"anthm\.txt: no such file; did you mean 'anthem\.txt'\?"):
+        find_data(recipe, "anthm.txt")
+
+
+def test_changed_keys_leaves_the_limits_out() -> None:
+    old = Recipe()
+    new = old.changed(
+        seed=3, training=old.training.changed(max_steps=70, max_minutes=1.0, clip=2.0)
+    )
+    assert recipes.changed_keys(old, new) == ["seed", "training.clip"]

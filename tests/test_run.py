@@ -1,0 +1,83 @@
+"""The Python API: train, load, predict, evaluate, generate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import unrolled
+from conftest import SMALL, reviews
+from unrolled.core.errors import UsageError, UserError
+
+
+def test_train_returns_a_run_that_load_gives_again(
+    home: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines: list[str] = []
+    run = unrolled.train(
+        home.files["classify"], out=tmp_path / "r", layer="rnn", seed=4, say=lines.append,
+        quiet=True, model={"hidden": 6, "embedding": 8},
+        **{"training.max_steps": 4, "training.precision": "fp32"},
+    )  # fmt: skip
+    assert capsys.readouterr() == ("", "")
+    assert any(line.startswith("model: layer=rnn, ") for line in lines)
+    assert repr(run) == f"Run({str(tmp_path / 'r')!r}, task=classify, layer=rnn)"
+    assert (run.recipe.layer, run.recipe.seed, run.recipe.model.hidden) == ("rnn", 4, 6)
+    assert run.result["steps"] == 4
+    again = unrolled.load(tmp_path / "r")
+    rows = [text for text, _ in reviews(20, 2)]
+    assert again.answers(rows) == run.answers(rows)
+
+
+@pytest.mark.parametrize("kind", ["classify", "regress", "vectors", "tag", "language"])
+def test_two_loads_answer_alike(home: SimpleNamespace, kind: str) -> None:
+    one, two = unrolled.load(home.runs[kind]), unrolled.load(home.runs[kind])
+    if kind == "language":
+        assert one.generate("row", 30, seed=5) == two.generate("row", 30, seed=5)
+        return
+    row = {"classify": "a lovely film", "tag": "the dog runs"}.get(kind, "3, 21")
+    assert one.answers([row]) == two.answers([row])
+
+
+def test_resume_of_a_finished_run_returns_it(home: SimpleNamespace) -> None:
+    lines: list[str] = []
+    run = unrolled.train(home.runs["vectors"], resume=True, say=lines.append)
+    assert "is finished" in lines[0]
+    assert len(lines) == 1
+    assert run.predict(["7, 6"]) == unrolled.load(home.runs["vectors"]).predict(["7, 6"])
+
+
+def test_a_run_in_python_is_refused_like_on_the_command_line(home: SimpleNamespace) -> None:
+    with pytest.raises(UserError, match="holds a run already"):
+        unrolled.train(home.files["vectors"], out=home.runs["vectors"])
+    with pytest.raises(UsageError, match=r"did you mean 'model\.hidden'"):
+        unrolled.train(home.files["vectors"], hidden=4)
+
+
+def test_streamed_text_is_the_text(home: SimpleNamespace) -> None:
+    run = unrolled.load(home.runs["language"])
+    options = {"seed": 3, "temperature": 0.7, "top_k": 5, "stop": ["stream"]}
+    pieces = list(run.stream("row ", 50, **options))
+    assert "".join(pieces) == run.generate("row ", 50, **options)
+    assert len(pieces) > 3
+
+
+@pytest.mark.parametrize("option", [{"temprature": 1}, {"temperature": -1}, {"top_p": 2}])
+def test_a_wrong_way_to_sample_is_refused(home: SimpleNamespace, option: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=r"temperature|top_p"):
+        unrolled.load(home.runs["language"]).generate("row", 3, **option)
+
+
+def test_a_recipe_key_named_like_an_argument_is_told_as_unknown(home: SimpleNamespace) -> None:
+    from unrolled.run import start
+
+    with pytest.raises(UsageError, match="unknown key 'out'"):
+        start(home.files["vectors"], {"out": "x"})
+
+
+def test_the_path_of_a_run_may_be_a_text(home: SimpleNamespace) -> None:
+    run = unrolled.load(str(home.runs["vectors"]))
+    assert run.folder == home.runs["vectors"]
+    assert SMALL["training.threads"] == run.recipe.training.threads
