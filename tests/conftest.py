@@ -20,7 +20,7 @@ import torch
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
-SONG = "row row row your boat\ngently down the stream\n"
+SONG = "row your boat\ngently down the stream\n"
 SMALL = {
     "model.hidden": 8,
     "model.embedding": 8,
@@ -86,13 +86,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         "tag": write_jsonl(at / "tags.jsonl", sentences(60, 2)),
         "language": at / "song.txt",
     }
-    files["language"].write_text(SONG * 20, encoding="utf-8")
+    files["language"].write_text(SONG * 30, encoding="utf-8")
     runs, said = {}, {}
     for name, path in files.items():
         lines: list[str] = []
         changes = SMALL | {"training.max_steps": 60, "training.learning_rate": 0.02}
         if name == "language":
-            changes |= {"training.max_steps": 200, "model.hidden": 32}
+            changes |= {"training.max_steps": 150, "model.hidden": 32}
         train(path, out=at / "runs" / name, say=lines.append, quiet=True, **changes)
         runs[name], said[name] = at / "runs" / name, "\n".join(lines)
     return SimpleNamespace(folder=at, files=files, runs=runs, said=said)

@@ -40,7 +40,7 @@ def test_the_help_loads_no_torch() -> None:
     for verb in ("", "'train', ", "'predict', "):
         found = modules(run.format(verb))
         assert "typer" in found
-        assert not found & {"torch", "numpy", "sklearn", "tokenizers", "pydantic"}
+        assert not found & {"torch", "numpy", "sklearn", "tokenizers"}
 
 
 def test_the_names_that_are_exported_are_there() -> None:

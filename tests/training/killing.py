@@ -30,7 +30,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "save": (checkpoints, "save"),
     "save_tensors": (checkpoints, "save_tensors"),
     "sha256": (checkpoints, "sha256"),
-    "sync": (files, "sync_folder"),
+    "sync": (files, "sync"),
     "replace": (Path, "replace"),
     "rename": (Path, "rename"),
     "rmtree": (checkpoints.shutil, "rmtree"),

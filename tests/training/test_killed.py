@@ -30,7 +30,7 @@ COMMON = {
 SCENES: dict[str, dict[str, Any]] = {
     "text.txt": COMMON | {
         "layer": "lstm", "training.window": 8, "training.batch_size": 4, "model.dropout": 0.2,
-        "model.layers": 2,
+        "model.layers": 2, "training.reset": 0.2,
     },
     "rows.csv": COMMON | {
         "layer": "gru", "training.batch_size": 4, "data.vocabulary": 60, "data.tokenizer": "words",

@@ -18,7 +18,8 @@ from unrolled.data.examples import Ints
 from unrolled.data.schema import Schema
 from unrolled.data.sniff import Format
 from unrolled.data.sources import Document, Table
-from unrolled.tasks.recipe import Recipe
+from unrolled.nn import TokenEmbedding
+from unrolled.tasks.recipe import ModelConfig, Recipe
 from unrolled.training.objectives import Objective
 from unrolled.training.precision import Place
 
@@ -164,6 +165,17 @@ def locate(
         + "; name the columns of this file with data.text=... and data.label=...",
         data.path,
         1 if data.format.header else None,
+    )
+
+
+def build_embedding(size: int, config: ModelConfig) -> TokenEmbedding:
+    """Return the embedding of a vocabulary of ``size`` tokens."""
+    return TokenEmbedding(
+        size,
+        config.embedding,
+        token_dropout=config.token_dropout,
+        dropout=config.embedding_dropout,
+        std=config.embedding_std,
     )
 
 

@@ -20,7 +20,7 @@ from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.models import ManyToOne, OneToOne
-from unrolled.nn import Pooling, TokenEmbedding, build_layer
+from unrolled.nn import Pooling, build_layer
 from unrolled.scores import (
     accuracy,
     confusion,
@@ -28,7 +28,16 @@ from unrolled.scores import (
     mean_absolute_error,
     root_mean_squared_error,
 )
-from unrolled.tasks.base import Answer, Evaluation, Rows, Task, locate, score_batches, to_numpy
+from unrolled.tasks.base import (
+    Answer,
+    Evaluation,
+    Rows,
+    Task,
+    build_embedding,
+    locate,
+    score_batches,
+    to_numpy,
+)
 from unrolled.tasks.recipe import DataConfig, Recipe
 from unrolled.training.objectives import Objective, classes, pretrained, values
 from unrolled.training.precision import Place
@@ -123,13 +132,7 @@ class Labelled(Task):
         if isinstance(self.inputs, Vector):
             layer = build_layer(recipe.layer, config, len(self.inputs.columns))
             return OneToOne(layer, self.width, config.head_dropout)
-        embedding = TokenEmbedding(
-            self.inputs.tokenizer.size,
-            config.embedding,
-            token_dropout=config.token_dropout,
-            dropout=config.embedding_dropout,
-            std=config.embedding_std,
-        )
+        embedding = build_embedding(self.inputs.tokenizer.size, config)
         layer = build_layer(recipe.layer, config, config.embedding)
         pooling = Pooling(config.pooling, layer.output_size, layer.reverse_size)
         pretrain = recipe.training.pretrain_epochs > 0

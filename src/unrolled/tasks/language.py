@@ -24,8 +24,8 @@ from unrolled.decoding.generate import generate
 from unrolled.decoding.sampling import Sampling
 from unrolled.decoding.stopping import until
 from unrolled.models import LanguageModel
-from unrolled.nn import State, TokenEmbedding, build_layer, with_context
-from unrolled.tasks.base import Answer, Evaluation, Rows, Task, locate
+from unrolled.nn import State, build_layer, with_context
+from unrolled.tasks.base import Answer, Evaluation, Rows, Task, build_embedding, locate
 from unrolled.tasks.labelled import TOKENIZER
 from unrolled.tasks.recipe import Recipe
 from unrolled.training.objectives import Objective, next_token
@@ -125,13 +125,7 @@ class Language(Task):
     def build(self, recipe: Recipe) -> nn.Module:
         """Return a language model; a layer of limited reach reads one training window."""
         config = recipe.model
-        embedding = TokenEmbedding(
-            self.tokenizer.size,
-            config.embedding,
-            token_dropout=config.token_dropout,
-            dropout=config.embedding_dropout,
-            std=config.embedding_std,
-        )
+        embedding = build_embedding(self.tokenizer.size, config)
         settings = with_context(recipe.layer, config, recipe.training.window)
         layer = build_layer(recipe.layer, settings, config.embedding)
         try:

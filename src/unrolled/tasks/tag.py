@@ -18,9 +18,17 @@ from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.models import Aligned
-from unrolled.nn import TokenEmbedding, build_layer
+from unrolled.nn import build_layer
 from unrolled.scores import accuracy, confusion, macro_f1
-from unrolled.tasks.base import Answer, Evaluation, Rows, Task, locate, score_batches
+from unrolled.tasks.base import (
+    Answer,
+    Evaluation,
+    Rows,
+    Task,
+    build_embedding,
+    locate,
+    score_batches,
+)
 from unrolled.tasks.labelled import TOKENIZER, need_table
 from unrolled.tasks.recipe import Recipe
 from unrolled.training.objectives import Objective, classes
@@ -109,13 +117,7 @@ class Tag(Task):
     def build(self, recipe: Recipe) -> nn.Module:
         """Return an aligned model."""
         config = recipe.model
-        embedding = TokenEmbedding(
-            self.inputs.tokenizer.size,
-            config.embedding,
-            token_dropout=config.token_dropout,
-            dropout=config.embedding_dropout,
-            std=config.embedding_std,
-        )
+        embedding = build_embedding(self.inputs.tokenizer.size, config)
         layer = build_layer(recipe.layer, config, config.embedding)
         return Aligned(embedding, layer, len(self.output.names), config.head_dropout)
 

@@ -9,7 +9,6 @@ checkpoints as they were. Nothing in it is a pickle.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unrolled.core.errors import UserError
-from unrolled.core.files import sha256, sync_folder, write_json
+from unrolled.core.files import sha256, sync, write_json
 
 FORMAT = 1
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
@@ -68,13 +67,13 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             name: {"bytes": (building / name).stat().st_size, "sha256": sha256(building / name)}
             for name in (TENSORS, STATE)
         }
-        _sync(building / TENSORS)
+        sync(building / TENSORS)
         manifest = {"format": FORMAT, "step": checkpoint.step, "files": parts}
         write_json(building / MANIFEST, manifest)
         if target.exists():
             shutil.rmtree(target)
         building.rename(target)
-        sync_folder(folder)
+        sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(building, ignore_errors=True)
         raise UserError(
@@ -85,14 +84,6 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     for old in [step for step in steps(folder) if step <= checkpoint.step][:-keep]:
         shutil.rmtree(folder / f"step-{old}", ignore_errors=True)
     return target
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def steps(folder: Path) -> list[int]:

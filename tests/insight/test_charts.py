@@ -1,0 +1,124 @@
+"""Charts: round ticks, points where they belong, names that cannot break out of the page."""
+
+from __future__ import annotations
+
+import math
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unrolled.core.errors import UserError
+from unrolled.insight import charts
+
+XSS = "<script>alert('x')</script>\"&"
+numbers = st.floats(-1e9, 1e9, allow_nan=False).filter(lambda x: x == 0 or abs(x) > 1e-6)
+
+
+@given(numbers, numbers, st.integers(2, 10))
+def test_ticks_are_few_round_even_and_inside(a: float, b: float, count: int) -> None:
+    low, high = min(a, b), max(a, b)
+    span = high - low
+    if span < 1e-6 * max(1.0, abs(low), abs(high)):
+        return
+    found = charts.ticks(low, high, count)
+    assert 0 < len(found) <= count + 1
+    slack = 1e-6 * span
+    assert low - slack <= found[0]
+    assert found[-1] <= high + slack
+    steps = np.diff(found)
+    if len(found) > 1:
+        np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
+        step = float(steps[0])
+        lead = step / 10 ** math.floor(math.log10(step) + 1e-9)
+        assert min(abs(lead - f) for f in (1, 2, 2.5, 5, 10)) < 1e-4
+        # nothing that would fit is left out
+        assert found[0] - step < low + slack
+        assert found[-1] + step > high - slack
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (0, 100, [0, 20, 40, 60, 80, 100]),
+        (7, 7, [7]),
+        (-3, 2, [-3, -2, -1, 0, 1, 2]),
+    ],
+)
+def test_ticks_of_common_ranges(low: float, high: float, expected: list[float]) -> None:
+    assert charts.ticks(low, high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [(0, "0"), (0.25, "0.25"), (9999, "9999"), (20000, "20k"), (2.5e6, "2.5M"), (2e-5, "2e-5")],
+)
+def test_a_number_has_a_short_name(value: float, name: str) -> None:
+    assert charts.label(value) == name
+
+
+def drawn(svg: str) -> ET.Element:
+    return ET.fromstring(svg)  # raises on anything that is not well formed
+
+
+def test_every_point_is_drawn_inside_the_frame_and_in_its_place() -> None:
+    points = [(0.0, 1.0), (50.0, 3.0), (100.0, 2.0)]
+    svg = drawn(charts.lines({"loss": points}, "step", "loss"))
+    places = [(float(c.get("cx", 0)), float(c.get("cy", 0))) for c in svg.iter("circle")]
+    assert len(places) == 3
+    xs, ys = zip(*places, strict=True)
+    assert xs[1] == pytest.approx((xs[0] + xs[2]) / 2)
+    assert ys[1] < ys[2] < ys[0]  # up is a smaller y
+    assert all(0 <= x <= charts.WIDTH for x in xs)
+    assert all(0 <= y <= charts.HEIGHT for y in ys)
+
+
+def test_two_curves_have_a_legend_and_one_has_none() -> None:
+    one = charts.lines({"first": [(0, 1), (1, 2)]}, "x", "y")
+    two = charts.lines({"first": [(0, 1), (1, 2)], "second": [(0, 2)]}, "x", "y")
+    assert ">first<" not in one
+    assert ">first<" in two
+    assert ">second<" in two
+    assert len(re.findall("<polyline", two)) == 2
+
+
+def test_a_single_point_and_a_flat_curve_can_be_drawn() -> None:
+    for points in ([(5.0, 2.0)], [(1.0, 0.0), (2.0, 0.0)]):
+        assert len(list(drawn(charts.lines({"a": points}, "x", "y")).iter("circle"))) == len(points)
+
+
+def test_nothing_to_draw_is_said() -> None:
+    with pytest.raises(UserError, match="nothing to draw"):
+        charts.lines({"a": []}, "x", "y")
+
+
+def test_a_scatter_has_a_dot_a_pair_and_the_diagonal() -> None:
+    svg = drawn(charts.scatter([(1.0, 2.0), (3.0, 3.0), (2.0, -1.0)], "true", "answer"))
+    assert len(list(svg.iter("circle"))) == 3
+    assert [line for line in svg.iter("line") if line.get("stroke-dasharray")]
+
+
+def test_a_matrix_shows_every_count_and_shades_by_row() -> None:
+    table = charts.matrix(np.array([[3, 1], [0, 0]]), ["a", "b"])
+    body = drawn(table)
+    cells = [(cell.text, cell.get("style", "")) for cell in body.iter("td")]
+    assert [text for text, _ in cells] == ["3", "1", "0", "0"]
+    assert [re.findall(r"rgba\(.*,([\d.]+)\)", style)[0] for _, style in cells] == [
+        "0.750", "0.250", "0.000", "0.000",
+    ]  # fmt: skip
+    assert [cell.text for cell in body.iter("th")] == ["true \\ answered", "a", "b", "a", "b"]
+
+
+def test_names_are_escaped_everywhere() -> None:
+    pages = [
+        charts.lines({XSS: [(0, 1), (1, 2)], "b": [(0, 1)]}, XSS, XSS),
+        charts.scatter([(0, 1), (1, 1)], XSS, XSS),
+        charts.matrix(np.eye(2, dtype=int), [XSS, "b"]),
+    ]
+    for page in pages:
+        assert "<script" not in page
+        assert XSS in "".join(drawn(page).itertext())

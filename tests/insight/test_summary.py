@@ -1,0 +1,76 @@
+"""What closes a training: its result file, and honest words about the baselines."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import unrolled
+from unrolled.insight.summary import other_layer, summary
+
+
+@pytest.mark.parametrize("kind", ["classify", "regress", "vectors", "tag", "language"])
+def test_the_result_tells_what_the_folder_holds(home: SimpleNamespace, kind: str) -> None:
+    folder = home.runs[kind]
+    result = json.loads((folder / "result.json").read_text("utf-8"))
+    run = unrolled.load(folder)
+    assert result["parameters"] == sum(p.numel() for p in run.model.parameters())
+    assert result["megabytes"] == (folder / "model.safetensors").stat().st_size / 1e6
+    assert (result["layer"], result["task"]) == (run.recipe.layer, run.task.name)
+    assert result["steps"] == run.recipe.training.max_steps
+    assert 0 < result["best_step"] <= result["steps"]
+    assert result["seconds"] > 0
+    assert len(result["samples"]) == (3 if kind == "language" else 0)
+
+
+def plan(layer: str = "gru", task: str = "classify", higher: bool = True) -> Any:
+    numbers = ("x",) if task == "regress" else ()
+    schema = SimpleNamespace(inputs=("text",), text=("text",), numbers=numbers)
+    told = SimpleNamespace(name=task, metric="m", higher=higher, schema=schema, columns=["text"])
+    data = SimpleNamespace(columns=["text"], rows=[("a film",)])
+    prepared = SimpleNamespace(task=told, dev_data=data)
+    return SimpleNamespace(
+        prepared=prepared, recipe=SimpleNamespace(layer=layer), folder=SimpleNamespace, target="t"
+    )
+
+
+def said(ours: float, theirs: float | None, higher: bool) -> str:
+    from pathlib import Path
+
+    made = plan(higher=higher)
+    made.folder = Path("runs/x")
+    scores = {} if theirs is None else {"m": theirs}
+    result = {
+        "seconds": 3.0, "steps": 5, "best_step": 4, "stopped": "limit", "held_out_rows": 7,
+        "scores": {"m": ours}, "baselines": [{"name": "simple", "scores": scores}],
+    }  # fmt: skip
+    return "\n".join(summary(made, result))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "higher", "verdict"),
+    [
+        (0.8, 0.9, True, "The baseline wins: simple has m 0.9000, this model 0.8000."),
+        (0.9, 0.8, True, None),
+        (0.8, 0.9, False, None),
+        (0.9, 0.8, False, "The baseline wins: simple has m 0.8000, this model 0.9000."),
+        (0.5, 0.5, True, "No better than simple: both have m 0.5000."),
+        (0.5, None, True, None),
+    ],
+)
+def test_a_baseline_that_wins_is_said_and_no_other(
+    ours: float, theirs: float | None, higher: bool, verdict: str | None
+) -> None:
+    text = said(ours, theirs, higher)
+    assert ("baseline wins" in text or "No better" in text) == (verdict is not None)
+    assert verdict is None or verdict in text
+
+
+def test_another_layer_is_offered_to_compare_with() -> None:
+    assert other_layer(plan("gru")) == "lstm"
+    assert other_layer(plan("lstm")) == "gru"
+    assert other_layer(plan("none", "regress")) == "lstm"
+    assert other_layer(plan("gru", "regress")) == "none"
