@@ -179,13 +179,20 @@ def parse_cells(row: str, task: Task) -> tuple[Any, ...]:
     raise UserError(f"{row!r} has {len(cells)} cells; expected {len(names)}: {', '.join(names)}")
 
 
-def load(folder: str | Path, device: str = "auto") -> Run:
+def load(folder: str | Path, device: str = "auto", weights: str = "best") -> Run:
     """Return the run in a folder.
+
+    Args:
+        folder: the run folder.
+        device: ``auto``, ``cpu``, ``cuda`` ...
+        weights: ``best``, or ``last`` for those of the newest checkpoint.
 
     Raises:
         UserError: there is no run, it has no weights yet, or it was damaged.
     """
-    return Run(runs.load(Path(folder)), device)
+    if weights not in ("best", "last"):
+        raise UsageError(f"weights={weights!r}: say best or last")
+    return Run(runs.load(Path(folder), weights), device)
 
 
 def train(

@@ -113,24 +113,34 @@ def read_result(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not readable ({error})") from None
 
 
-def load(folder: Path) -> Loaded:
+def load(folder: Path, weights: str = "best") -> Loaded:
     """Read a run.
+
+    Args:
+        folder: the run folder.
+        weights: ``best``, or ``last`` for those of the newest checkpoint.
 
     Raises:
         UserError: it is no run, has no weights yet, or was damaged.
     """
     recipe = read_recipe(folder)
     task, _ = read_fields(folder)
-    path = folder / MODEL
-    if not path.exists():
-        raise UserError(f"{folder}: no weights yet; train it on with --resume")
     model = task.build(recipe)
+    path = folder / (MODEL if weights == "best" else CHECKPOINTS)
     try:
-        model.load_state_dict(load_file(path))
+        found = _last(path) if weights == "last" else load_file(path) if path.exists() else None
+        if found is None:
+            raise UserError(f"{folder}: no weights yet; train it on with --resume")
+        model.load_state_dict(found)
     except (SafetensorError, RuntimeError, OSError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{path}: these weights do not fit the run ({first})") from None
     return Loaded(folder, recipe, task, model.eval(), read_result(folder))
+
+
+def _last(path: Path) -> Weights | None:
+    checkpoint, _ = checkpoints.newest(path)
+    return checkpoint.group("model") if checkpoint is not None else None
 
 
 def _no_run(folder: Path) -> str:
