@@ -102,8 +102,8 @@ def test_the_curves_are_those_of_the_metrics(home: SimpleNamespace) -> None:
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose column, labels, file and name try to break out of the page."""
     at = tmp_path_factory.mktemp("hostile")
-    rows = [(f"row {n} {'x' if n % 2 else 'y'}", [XSS, IMG][n % 2]) for n in range(40)]
-    path = write_csv(at / "a<b>&.csv", rows, ("text", "<i>label"))
+    rows = [(n, f"row {n} {'x' if n % 2 else 'y'}", [XSS, IMG][n % 2]) for n in range(40)]
+    path = write_csv(at / "a<b>&.csv", rows, ("id", "text", "<i>label"))
     changes = SMALL | {"training.max_steps": 3, "name": XSS, "data.label": "<i>label"}
     unrolled.train(path, out=at / "run", quiet=True, say=lambda text: None, **changes)
     return at / "run"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 import sys
@@ -52,6 +53,8 @@ def answer_live(run: Run) -> Iterator[tuple[str, Answer]]:
     A line that cannot be answered is named on standard error and gets an empty answer, so that a
     stream goes on and line n of the output stays the answer to line n of the input.
     """
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # a broken byte is no reason to end a stream
     for number, line in enumerate(sys.stdin, 1):
         row = line.rstrip("\r\n")
         try:
