@@ -197,7 +197,8 @@ def live(run: Path, *options: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "unrolled", "predict", str(run), "--live", *options],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
-        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},
+        # an empty PYTHONUNBUFFERED leaves the output buffered, whatever the shell of the tests says
+        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict", "PYTHONUNBUFFERED": ""},
     )  # fmt: skip
 
 

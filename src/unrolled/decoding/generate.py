@@ -130,7 +130,8 @@ def generate(
     said: Tensor | None = None
     if sampling.repetition_penalty != 1:
         said = torch.zeros_like(reader.logits, dtype=torch.bool)
-        said[:, list(prompt)] = True
+        # the mark that stands before a text was not said: the end must not become unlikely
+        said[:, [token for token in prompt if token not in ends]] = True
     for made in range(1, max_new_tokens + 1):
         reader.logits[:, list(banned)] = OUT
         token = choose(reader.logits, sampling, said, generator)

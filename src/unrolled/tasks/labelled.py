@@ -136,6 +136,13 @@ class Labelled(Task):
         layer = build_layer(recipe.layer, config, config.embedding)
         pooling = Pooling(config.pooling, layer.output_size, layer.reverse_size)
         pretrain = recipe.training.pretrain_epochs > 0
+        if pretrain and not layer.causal and config.layers > 1:
+            # the second layer would read, forward, what the first read backward: the very token
+            raise UsageError(
+                "training.pretrain_epochs guesses tokens from what stands before and after; a "
+                "stack that reads both ways sees them: set model.layers=1 or "
+                "model.bidirectional=false"
+            )
         try:
             return ManyToOne(embedding, layer, pooling, self.width, config.head_dropout, pretrain)
         except ValueError as error:

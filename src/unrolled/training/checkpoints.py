@@ -22,6 +22,7 @@ from unrolled.core.errors import UserError
 from unrolled.core.files import sha256, sync, write_json
 
 FORMAT = 1
+NEWER = "it was written by a newer version"
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
@@ -97,7 +98,7 @@ def check(path: Path) -> str | None:
     try:
         manifest = json.loads((path / MANIFEST).read_text("utf-8"))
         if manifest["format"] > FORMAT:
-            return f"it was written by a newer version (format {manifest['format']})"
+            return f"{NEWER} (format {manifest['format']})"
         for name, told in manifest["files"].items():
             if (path / name).stat().st_size != told["bytes"]:
                 return f"{name} is cut short"
@@ -129,5 +130,8 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         fault = check(path)
         if fault is None:
             return load(path), faults
+        if NEWER in fault:
+            # to pass over it would train on from an older one and write over its successors
+            raise UserError(f"{path}: {fault}; go on with that version")
         faults.append(f"{path} was passed over: {fault}")
     return None, faults

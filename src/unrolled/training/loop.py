@@ -164,7 +164,8 @@ class Trainer:
                 loss = job.objective(job.model, batch, self.carry)
             loss.sum.backward()
             self.carry = loss.carry
-            self.pending.append(Loss(loss.sum.detach(), loss.count.detach()))
+            logs = {k: (a.detach(), b.detach()) for k, (a, b) in loss.logs.items()}
+            self.pending.append(Loss(loss.sum.detach(), loss.count.detach(), None, logs))
             counted = loss.count if counted is None else counted + loss.count
             at.tokens += batch.steps
         self.update(counted)
@@ -183,8 +184,8 @@ class Trainer:
 
     def report(self, log: MetricsLog, step: int, tokens: int, seconds: float) -> None:
         """Log mean loss and speed since the last report; stop on a loss that is not finite."""
-        total = sum(float(part.sum) for part in self.pending)
-        loss = total / max(1.0, sum(float(part.count) for part in self.pending))
+        means = mean_logs(self.pending)
+        loss = means["loss"]
         self.pending = []
         speed = (self.at.tokens - tokens) / max(1e-9, self.at.seconds - seconds)
         rate = self.optimizer.param_groups[0]["lr"]
@@ -192,7 +193,7 @@ class Trainer:
             self.at.step,
             "train",
             {
-                "loss": loss,
+                **means,
                 "learning_rate": rate,
                 "tokens_per_second": speed,
                 "seconds": self.at.seconds,
@@ -271,9 +272,7 @@ class Trainer:
         tensors |= under("carry", pack(self.carry) if self.carry is not None else {})
         tensors |= under("best", self.best or {})
         if self.pending:
-            tensors["pending"] = torch.stack(
-                [torch.stack([p.sum.cpu().double(), p.count.cpu().double()]) for p in self.pending]
-            )
+            tensors |= under("pending", pack_losses(self.pending))
         checkpoints.save(job.folder, Checkpoint(self.at.step, tensors, state), job.settings.keep)
         self.saved = self.at.step
 
@@ -302,9 +301,40 @@ class Trainer:
         self.best = checkpoint.group("best") or None
         if self.best is not None:
             job.keep_best(self.best)
-        pending = checkpoint.tensors.get("pending")
-        self.pending = [Loss(row[0], row[1]) for row in pending] if pending is not None else []
+        self.pending = unpack_losses(checkpoint.group("pending"))
         self.saved = self.at.step
+
+
+def mean_logs(losses: list[Loss]) -> dict[str, float]:
+    """Return the mean loss, and the mean of everything else that the objective logs."""
+    sums: dict[str, list[float]] = {}
+    for part in losses:
+        for name, (total, count) in {"loss": (part.sum, part.count), **part.logs}.items():
+            both = sums.setdefault(name, [0.0, 0.0])
+            both[0] += float(total)
+            both[1] += float(count)
+    return {name: total / max(1.0, count) for name, (total, count) in sums.items()}
+
+
+def pack_losses(losses: list[Loss]) -> dict[str, Tensor]:
+    """Return losses that were not logged yet as tensors: row i of each is that of losses[i]."""
+    names = {name for part in losses for name in part.logs}
+    none = (torch.zeros(()), torch.zeros(()))
+
+    def column(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+        return torch.stack([torch.stack([a.cpu().double(), b.cpu().double()]) for a, b in pairs])
+
+    packed = {"": column([(part.sum, part.count) for part in losses])}
+    return packed | {name: column([part.logs.get(name, none) for part in losses]) for name in names}
+
+
+def unpack_losses(tensors: dict[str, Tensor]) -> list[Loss]:
+    """Return the losses that ``pack_losses`` wrote."""
+    named = {name: rows for name, rows in tensors.items() if name}
+    return [
+        Loss(row[0], row[1], None, {name: (rows[i][0], rows[i][1]) for name, rows in named.items()})
+        for i, row in enumerate(tensors.get("", []))
+    ]
 
 
 def planned_steps(settings: TrainingConfig, source: Source) -> int | None:
