@@ -46,9 +46,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
     seconds = statistics.median(each["seconds"] for each in found)
     reached = all(each["loss"] <= TARGET for each in found)
     ratio = baseline["seconds"] / seconds
-    print(
-        f"\nnanoGPT, its CPU setting: {baseline['seconds']:.1f} s to {baseline['loss']:.3f}"
-    )
+    print(f"\nnanoGPT, its CPU setting: {baseline['seconds']:.1f} s to {baseline['loss']:.3f}")
     print(f"unrolled: {seconds:.1f} s (median of 3) to {[round(f['loss'], 3) for f in found]}")
     print(f"ratio: {ratio:.1f} times faster" if reached else "1.88 was not reached every time")
     return {

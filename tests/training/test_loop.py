@@ -351,6 +351,18 @@ def test_nothing_is_scored_while_the_first_epochs_pretrain(tmp_path: Path) -> No
     assert [line["step"] for line in lines] == [6, 9, 12, 14]
 
 
+def test_pretraining_has_a_schedule_of_its_own(tmp_path: Path) -> None:
+    told = job(
+        tmp_path, classifier(), Slices(texts(20), 4), classes(), None, max_steps=15, log_every=1,
+        pretrain_epochs=1, schedule="linear", warmup_steps=0, final_share=0.0, learning_rate=0.1,
+    )  # fmt: skip
+    fit(told, resume=False)
+    lines = [x for x in read_metrics(tmp_path / "metrics.jsonl") if x["kind"] == "train"]
+    # an epoch is five steps: one line falls over them, another over the ten that follow
+    expected = [0.1 * (1 - n / 5) for n in range(5)] + [0.1 * (1 - n / 10) for n in range(10)]
+    assert [x["learning_rate"] for x in lines] == pytest.approx(expected, rel=1e-12)
+
+
 def test_plateau_cuts_when_torch_would(tmp_path: Path) -> None:
     scores = [0.5, 0.5, 0.4, 0.4, 0.6, 0.1, 0.1, 0.1, 0.1, 0.7, 0.1, 0.1]
     told = job(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unrolled.nn import Layer, Pooling, TokenEmbedding
+from unrolled.nn import Layer, NGrams, Pooling, TokenEmbedding
 
 
 class ManyToOne(nn.Module):
@@ -18,6 +18,7 @@ class ManyToOne(nn.Module):
         outputs: 1 for a value, else the number of classes.
         dropout: before the output weights.
         pretrain: also hold the weights that ``recover`` needs.
+        ngrams: a linear model over n-grams whose outputs are added.
 
     Raises:
         ValueError: ``pretrain`` with a layer whose outputs mix both directions.
@@ -31,6 +32,7 @@ class ManyToOne(nn.Module):
         outputs: int,
         dropout: float = 0.0,
         pretrain: bool = False,
+        ngrams: NGrams | None = None,
     ) -> None:
         super().__init__()
         if pretrain and not (layer.causal or layer.reverse_size):
@@ -41,6 +43,7 @@ class ManyToOne(nn.Module):
         self.embedding, self.layer, self.pooling = embedding, layer, pooling
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(pooling.output_size, outputs)
+        self.ngrams = ngrams
         self.recovery: nn.Linear | None = None
         if pretrain:
             self.recovery = nn.Linear(layer.output_size, embedding.width)
@@ -49,7 +52,12 @@ class ManyToOne(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return outputs (B, O) for token ids (B, T) with ``lengths`` (B,) real steps."""
         steps = self.layer.read(self.embedding(tokens), lengths)
-        return self.head(self.dropout(self.pooling(steps, lengths)))
+        outputs = self.head(self.dropout(self.pooling(steps, lengths)))
+        if self.ngrams is None:
+            return outputs
+        if lengths is None:
+            lengths = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
+        return outputs + self.ngrams(tokens, lengths)
 
     def recover(self, tokens: Tensor, lengths: Tensor, candidates: Tensor) -> Tensor:
         """Guess every real token from its neighbours alone.

@@ -6,6 +6,7 @@ from unrolled.nn.dropout import LockedDropout
 from unrolled.nn.embedding import TokenEmbedding
 from unrolled.nn.layer import Layer
 from unrolled.nn.memoryless import Memoryless
+from unrolled.nn.ngrams import NGrams
 from unrolled.nn.pooling import Pooling
 from unrolled.nn.recurrent import GRU, LSTM, RNN
 from unrolled.nn.state import AttentionState, EmptyState, RecurrentState, State, pack, unpack
@@ -23,6 +24,7 @@ __all__ = [
     "LayerConfig",
     "LockedDropout",
     "Memoryless",
+    "NGrams",
     "Pooling",
     "RecurrentState",
     "SelfAttention",

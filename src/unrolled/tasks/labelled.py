@@ -20,7 +20,7 @@ from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.models import ManyToOne, OneToOne
-from unrolled.nn import Pooling, build_layer
+from unrolled.nn import NGrams, Pooling, build_layer
 from unrolled.scores import (
     accuracy,
     confusion,
@@ -135,6 +135,9 @@ class Labelled(Task):
         embedding = build_embedding(self.inputs.tokenizer.size, config)
         layer = build_layer(recipe.layer, config, config.embedding)
         pooling = Pooling(config.pooling, layer.output_size, layer.reverse_size)
+        ngrams = None
+        if config.ngrams:
+            ngrams = NGrams(config.ngrams, self.width, dropout=config.ngram_dropout)
         pretrain = recipe.training.pretrain_epochs > 0
         if pretrain and not layer.causal and config.layers > 1:
             # the second layer would read, forward, what the first read backward: the very token
@@ -144,7 +147,9 @@ class Labelled(Task):
                 "model.bidirectional=false"
             )
         try:
-            return ManyToOne(embedding, layer, pooling, self.width, config.head_dropout, pretrain)
+            return ManyToOne(
+                embedding, layer, pooling, self.width, config.head_dropout, pretrain, ngrams
+            )
         except ValueError as error:
             raise UsageError(str(error)) from None
 

@@ -52,6 +52,12 @@ class ModelConfig(LayerConfig):
     pooling: Literal["last", "mean", "max", "attention", "mean-max"] = Field(
         "mean-max", description="many to one: how the steps become one vector"
     )
+    ngrams: int = Field(
+        0, ge=0, description="many to one: add a linear model over n-grams of up to n tokens"
+    )
+    ngram_dropout: float = Field(
+        0.5, ge=0, lt=1, description="share of n-grams left out in training"
+    )
     token_dropout: float = Field(0.0, ge=0, lt=1, description="share of tokens dropped whole")
     embedding_dropout: float = Field(0.0, ge=0, lt=1, description="dropout after the embedding")
     head_dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the output weights")

@@ -108,6 +108,7 @@ class Trainer:
         self.carry: State | None = None
         self.best: Weights | None = None
         self.total = planned_steps(job.settings, job.source)
+        self.pretraining = epoch_steps(job.settings, job.source, job.settings.pretrain_epochs)
         self.pending: list[Loss] = []
         self.saved = -1
 
@@ -146,14 +147,27 @@ class Trainer:
 
     def share(self) -> float:
         """Return progress through the run: the larger of step share and time share."""
+        return max(self.at.step / self.total if self.total else 0.0, self.time_share())
+
+    def pace(self) -> tuple[int, float]:
+        """Return steps made and progress within the phase: pre-training ends a schedule too."""
+        first = self.pretraining
+        if self.at.step < first:
+            return self.at.step, self.at.step / first
+        if not first or self.total is None or self.total <= first:
+            return self.at.step - first, self.share()
+        made = self.at.step - first
+        return made, max(made / (self.total - first), self.time_share())
+
+    def time_share(self) -> float:
+        """Return the share of the time limit that is used up; 0 without one."""
         minutes = self.job.settings.max_minutes
-        by_time = self.at.seconds / (60 * minutes) if minutes else 0.0
-        return max(self.at.step / self.total if self.total else 0.0, by_time)
+        return self.at.seconds / (60 * minutes) if minutes else 0.0
 
     def step(self) -> None:
         """Make one update from ``accumulate`` batches, fewer at the end of an epoch."""
         job, at = self.job, self.at
-        rate = job.settings.learning_rate * factor(job.settings, at.step, self.share(), at.cuts)
+        rate = job.settings.learning_rate * factor(job.settings, *self.pace(), at.cuts)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         last = min(at.index + job.settings.accumulate, job.source.length(at.epoch))
@@ -341,6 +355,10 @@ def planned_steps(settings: TrainingConfig, source: Source) -> int | None:
     """Return the number of steps a run is bounded by, or None when only time bounds it."""
     limits = [settings.max_steps] if settings.max_steps is not None else []
     if settings.max_epochs is not None:
-        sizes = (source.length(epoch) for epoch in range(settings.max_epochs))
-        limits.append(sum(-(-size // settings.accumulate) for size in sizes))
+        limits.append(epoch_steps(settings, source, settings.max_epochs))
     return min(limits) if limits else None
+
+
+def epoch_steps(settings: TrainingConfig, source: Source, epochs: int) -> int:
+    """Return the number of steps in the first epochs."""
+    return sum(-(-source.length(epoch) // settings.accumulate) for epoch in range(epochs))
