@@ -18,7 +18,7 @@ def test_any_limit_bounds_a_run(limit: str) -> None:
 
 @pytest.mark.parametrize(("steps", "warmup"), [(10, 1), (50, 5), (51, 50), (5, 0)])
 def test_a_run_shorter_than_the_warm_up_takes_a_tenth(steps: int, warmup: int) -> None:
-    assert TrainingConfig(max_steps=steps).warmup_steps == warmup
+    assert TrainingConfig(max_steps=steps).warmup == warmup
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ class Evaluation:
 class Task(ABC):
     """Fields, model and scores of one kind of problem; everything above asks only this.
 
-    ``columns`` and ``format`` are those of the training file: a row is read as it writes them, and
+    ``metric`` is the score that chooses the best weights, ``higher`` its direction, and
+    ``measures`` all that ``evaluate`` gives. ``columns`` and ``format`` are those of the training file: a row is read as it writes them, and
     a file without a header by position. A task holds no weights.
     """
 
@@ -59,6 +60,7 @@ class Task(ABC):
     pattern: ClassVar[str]
     metric: ClassVar[str]
     higher: ClassVar[bool]
+    measures: ClassVar[tuple[str, ...]]
     columns: list[str]
     format: Format
 

@@ -224,6 +224,7 @@ class Classify(Labelled):
     name: ClassVar[str] = "classify"
     metric: ClassVar[str] = "accuracy"
     higher: ClassVar[bool] = True
+    measures: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "loss")
 
     def __init__(self, inputs: Text | Vector, output: Label) -> None:
         super().__init__(inputs)
@@ -286,6 +287,7 @@ class Regress(Labelled):
     name: ClassVar[str] = "regress"
     metric: ClassVar[str] = "rmse"
     higher: ClassVar[bool] = False
+    measures: ClassVar[tuple[str, ...]] = ("mae", "rmse", "loss")
 
     def __init__(self, inputs: Text | Vector, output: Number) -> None:
         super().__init__(inputs)

@@ -75,6 +75,7 @@ class Language(Task):
     pattern: ClassVar[str] = "language model"
     metric: ClassVar[str] = "loss"
     higher: ClassVar[bool] = False
+    measures: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "accuracy")
 
     def __init__(self, tokenizer: Tokenizer, text: tuple[str, ...]) -> None:
         self.tokenizer, self.text = tokenizer, text

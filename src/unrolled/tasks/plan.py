@@ -126,14 +126,14 @@ def settle(recipe: Recipe, saved: Recipe | None) -> Recipe:
     training = recipe.training
     threads = saved.training.threads if saved else torch.get_num_threads()
     values: dict[str, Any] = {"threads": training.threads or threads}
-    if saved is not None and training.precision == "auto":
-        values["precision"] = saved.training.precision
     if saved is not None:
+        if training.precision == "auto":
+            values["precision"] = saved.training.precision
         # these follow from the limits or the data where nobody set them, and limits may be raised
-        derived = {"warmup_steps", "patience", "evaluate_every"} - training.model_fields_set
+        derived = {"patience", "evaluate_every"} - training.model_fields_set
         values |= {name: getattr(saved.training, name) for name in derived}
-    if saved is not None and not training.bounded:
-        values |= {name: getattr(saved.training, name) for name in LIMITS}
+        if not training.bounded:
+            values |= {name: getattr(saved.training, name) for name in LIMITS}
     # a copy keeps in mind which keys were set, and which are still to be chosen
     return recipe.model_copy(update={"training": training.model_copy(update=values)})
 
@@ -143,10 +143,6 @@ def refuse_changes(
 ) -> None:
     """Raise UserError when a key other than a limit, or the data, differ from the run's."""
     differing = changed_keys(saved, recipe)
-    limit = recipe.training.max_steps
-    if limit is not None and recipe.training.warmup_steps == limit // 10:
-        # a warm-up as long as the run is shortened, which follows from the limit
-        differing = [key for key in differing if key != "training.warmup_steps"]
     if differing:
         old, new = flat(saved.model_dump()), flat(recipe.model_dump())
         told = "; ".join(f"{key} was {old[key]!r} and is now {new[key]!r}" for key in differing)
@@ -165,15 +161,11 @@ def refuse_changes(
 
 def check_metric(recipe: Recipe, task: Task) -> None:
     """Raise UsageError for a metric that the task does not measure."""
-    known = {
-        "classify": ("accuracy", "macro_f1", "loss"),
-        "tag": ("accuracy", "macro_f1", "loss"),
-        "regress": ("mae", "rmse", "loss"),
-        "language": ("loss", "perplexity", "bits_per_byte", "accuracy"),
-    }[task.name]
     metric = recipe.training.metric
-    if metric is not None and metric not in known:
-        raise UsageError(f"training.metric={metric}: task={task.name} has {', '.join(known)}")
+    if metric is not None and metric not in task.measures:
+        raise UsageError(
+            f"training.metric={metric}: task={task.name} has {', '.join(task.measures)}"
+        )
 
 
 def is_finished(where: Path, recipe: Recipe, prepared: Prepared, model: nn.Module) -> str:

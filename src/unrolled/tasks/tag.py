@@ -47,6 +47,7 @@ class Tag(Task):
     pattern: ClassVar[str] = "many to many, aligned"
     metric: ClassVar[str] = "accuracy"
     higher: ClassVar[bool] = True
+    measures: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "loss")
 
     def __init__(self, inputs: Words, output: Label) -> None:
         self.inputs, self.output = inputs, output

@@ -19,7 +19,7 @@ def factor(settings: TrainingConfig, step: int, share: float, cuts: int) -> floa
     ``noam`` is the inverse square root of Vaswani et al. 2017, section 5.3, scaled so that its
     peak, at the end of the warm-up, is 1.
     """
-    warmup = settings.warmup_steps
+    warmup = settings.warmup
     rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
     if settings.schedule == "noam":
         return min(rise, math.sqrt(max(1, warmup) / (step + 1)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from unrolled.core.config import Config
 
@@ -93,12 +93,12 @@ class TrainingConfig(Config):
         None, ge=1, description="CPU threads; by default as many as torch takes"
     )
 
-    @model_validator(mode="after")
-    def _consistent(self) -> TrainingConfig:
-        if self.max_steps is not None and 0 < self.max_steps <= self.warmup_steps:
-            # a run shorter than the usual warm-up would never reach its learning rate
-            object.__setattr__(self, "warmup_steps", self.max_steps // 10)
-        return self
+    @property
+    def warmup(self) -> int:
+        """Steps of the warm-up; a run that would end in it takes a tenth of its steps instead."""
+        if self.max_steps is not None and self.max_steps <= self.warmup_steps:
+            return self.max_steps // 10
+        return self.warmup_steps
 
     @property
     def bounded(self) -> bool:
