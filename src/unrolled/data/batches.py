@@ -27,7 +27,8 @@ class Batch:
     ``inputs`` is ids (B, T) int64 or vectors (B, D) float32; ``lengths`` (B,) counts the real
     steps, None when all are real; ``restart`` is true where no state may be carried in, and
     ``fresh`` marks single rows of which this holds, bool (B,);
-    ``rows`` are the indices of the examples (B,), for error messages and reports.
+    ``rows`` are the indices of the examples (B,), for error messages and reports; ``extra`` is
+    what a model reads beside inputs and lengths: code points (B, C) and their number (B,).
     """
 
     inputs: Tensor
@@ -36,6 +37,7 @@ class Batch:
     rows: Ints
     restart: bool = True
     fresh: Tensor | None = None
+    extra: tuple[Tensor, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -58,6 +60,7 @@ class Batch:
             lengths=move(self.lengths),
             targets=move(self.targets),
             fresh=move(self.fresh),
+            extra=tuple(tensor.to(device) for tensor in self.extra),
         )
 
 
@@ -92,7 +95,8 @@ def collate(examples: Examples, rows: Ints) -> Batch:
         targets, _ = examples.targets.take(rows, IGNORED)
     elif examples.targets is not None:
         targets = torch.from_numpy(examples.targets[rows])
-    return Batch(inputs, lengths, targets, rows)
+    extra = () if examples.characters is None else examples.characters.take(rows, PAD)
+    return Batch(inputs, lengths, targets, rows, extra=extra)
 
 
 def by_length(lengths: Ints, order: Ints, rows: int, tokens: int | None) -> list[Ints]:

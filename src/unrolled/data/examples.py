@@ -55,13 +55,15 @@ class Examples:
 
     Exactly one of ``sequences`` and ``vectors`` holds the inputs; targets are class indices (N,)
     int64, values (N,) float32, or one class a step (Ragged). Without targets they can only be
-    predicted. ``lines`` tells where each row stands in its file.
+    predicted. ``lines`` tells where each row stands in its file; ``characters`` holds the code
+    points of each text, for models that read them beside its tokens.
     """
 
     lines: Ints
     sequences: Ragged | None = None
     vectors: NDArray[np.float32] | None = None
     targets: NDArray[np.int64] | NDArray[np.float32] | Ragged | None = None
+    characters: Ragged | None = None
 
     def __len__(self) -> int:
         return len(self.lines)

@@ -15,8 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.core.errors import DataError, UserError, nearest
+from unrolled.data.examples import Ragged
 from unrolled.data.schema import number
 from unrolled.data.tokenizers import Tokenizer
+
+POINTS = 8  # characters kept for each token that is kept
+SEPARATOR = "\x1f"
 
 
 class Bad(Exception):
@@ -27,12 +31,14 @@ class Bad(Exception):
 class Text:
     """One or more columns of text, as token ids with an end mark after each.
 
-    ``max_tokens`` cuts a longer text at its end.
+    ``max_tokens`` cuts a longer text at its end. ``characters`` tells whether a model reads the
+    code points of the texts too.
     """
 
     columns: tuple[str, ...]
     tokenizer: Tokenizer
     max_tokens: int | None
+    characters: bool = False
 
     def check(self, cells: Sequence[Any]) -> tuple[str, ...]:
         """Return the texts of a row; an empty one is a value. Raises Bad."""
@@ -54,9 +60,21 @@ class Text:
         rows_of_texts = (ended[i : i + width] for i in range(0, len(ended), width))
         return [list(itertools.chain.from_iterable(texts)) for texts in rows_of_texts]
 
+    def code_points(self, rows: Sequence[tuple[str, ...]]) -> Ragged:
+        """Return the code points of each row's texts, the texts apart by a separator.
+
+        As many are kept as ``max_tokens`` tokens of ``POINTS`` characters hold.
+        """
+        limit = None if self.max_tokens is None else POINTS * self.max_tokens
+        return Ragged.of([list(map(ord, SEPARATOR.join(texts)[:limit])) for texts in rows])
+
     def to_json(self) -> dict[str, Any]:
-        """Return what ``from_json`` takes; the tokenizer is saved beside it."""
-        return {"columns": list(self.columns), "max_tokens": self.max_tokens}
+        """Return what is read back; the tokenizer is saved beside it."""
+        return {
+            "columns": list(self.columns),
+            "max_tokens": self.max_tokens,
+            "characters": self.characters,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,15 +49,27 @@ class ManyToOne(nn.Module):
             self.recovery = nn.Linear(layer.output_size, embedding.width)
             self.recovery_bias = nn.Parameter(torch.zeros(embedding.size))
 
-    def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return outputs (B, O) for token ids (B, T) with ``lengths`` (B,) real steps."""
+    def forward(
+        self,
+        tokens: Tensor,
+        lengths: Tensor | None = None,
+        characters: Tensor | None = None,
+        counts: Tensor | None = None,
+    ) -> Tensor:
+        """Return outputs (B, O).
+
+        Args:
+            tokens: ids (B, T).
+            lengths: real steps (B,); None when all are.
+            characters: code points of the texts (B, C), which ``ngrams`` reads.
+            counts: how many of them are real (B,).
+        """
         steps = self.layer.read(self.embedding(tokens), lengths)
         outputs = self.head(self.dropout(self.pooling(steps, lengths)))
         if self.ngrams is None:
             return outputs
-        if lengths is None:
-            lengths = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
-        return outputs + self.ngrams(tokens, lengths)
+        assert characters is not None and counts is not None  # noqa: PT018
+        return outputs + self.ngrams(characters, counts)
 
     def recover(self, tokens: Tensor, lengths: Tensor, candidates: Tensor) -> Tensor:
         """Guess every real token from its neighbours alone.

@@ -51,9 +51,9 @@ class Evaluation:
 class Task(ABC):
     """Fields, model and scores of one kind of problem; everything above asks only this.
 
-    ``metric`` is the score that chooses the best weights, ``higher`` its direction, and
-    ``measures`` all that ``evaluate`` gives. ``columns`` and ``format`` are those of the training file: a row is read as it writes them, and
-    a file without a header by position. A task holds no weights.
+    ``metric`` is the score that chooses the best weights, ``higher`` its direction, ``measures``
+    all that ``evaluate`` gives. ``columns`` and ``format`` are those of the training file: a row
+    is read as it writes them, and a file without a header by position. A task holds no weights.
     """
 
     name: ClassVar[str]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrolled.core.errors import DataError, UsageError, UserError
-from unrolled.data.batches import Buckets, Source, collate
+from unrolled.data.batches import Batch, Buckets, Source, collate
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.fields import Bad, Label, Number, Text, Vector, bad_row
 from unrolled.data.schema import Schema
@@ -38,7 +38,7 @@ from unrolled.tasks.base import (
     score_batches,
     to_numpy,
 )
-from unrolled.tasks.recipe import DataConfig, Recipe
+from unrolled.tasks.recipe import Recipe
 from unrolled.training.objectives import Objective, classes, pretrained, values
 from unrolled.training.precision import Place
 
@@ -54,15 +54,15 @@ def need_table(data: Table | Document) -> Table:
     return data
 
 
-def fit_text(data: DataConfig, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> Text:
+def fit_text(recipe: Recipe, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> Text:
     """Learn a text field from the cells of its columns."""
+    data = recipe.data
     texts = [str(cell) for row in rows for cell in row if cell is not None and cell != ""]
     if not texts:
         raise UserError(f"column {columns[0]!r} holds no text at all; name another with data.text")
     kind = data.tokenizer or "unigram"
-    return Text(
-        columns, Tokenizer.fit(kind, texts, data.vocabulary, data.min_count), data.max_tokens
-    )
+    tokenizer = Tokenizer.fit(kind, texts, data.vocabulary, data.min_count)
+    return Text(columns, tokenizer, data.max_tokens, characters=recipe.model.ngrams > 0)
 
 
 def fit_inputs(recipe: Recipe, schema: Schema, table: Table) -> Text | Vector:
@@ -70,7 +70,7 @@ def fit_inputs(recipe: Recipe, schema: Schema, table: Table) -> Text | Vector:
     places = locate(table, schema.inputs, table.columns)
     rows = [[row[i] for i in places] for row in table.rows]
     if schema.text:
-        return fit_text(recipe.data, schema.text, rows)
+        return fit_text(recipe, schema.text, rows)
     return Vector.fit(schema.numbers, rows)
 
 
@@ -123,7 +123,9 @@ class Labelled(Task):
 
     def _examples(self, inputs: Sequence[Any], lines: Any, targets: Any = None) -> Examples:
         if isinstance(self.inputs, Text):
-            return Examples(lines, sequences=Ragged.of(self.inputs.encode(inputs)), targets=targets)
+            sequences = Ragged.of(self.inputs.encode(inputs))
+            characters = self.inputs.code_points(inputs) if self.inputs.characters else None
+            return Examples(lines, sequences, None, targets, characters)
         return Examples(lines, vectors=np.array(inputs, dtype=np.float32), targets=targets)
 
     def build(self, recipe: Recipe) -> nn.Module:
@@ -179,7 +181,7 @@ class Labelled(Task):
         for rows in score_batches(examples.lengths):
             batch = collate(examples, rows).to(place.device)
             with place.autocast():
-                found[torch.from_numpy(rows)] = model(batch.inputs, batch.lengths).float().cpu()
+                found[torch.from_numpy(rows)] = self._forward(model, batch)
         return found
 
     def predict(self, model: nn.Module, rows: Rows, place: Place) -> list[Answer]:
@@ -192,6 +194,9 @@ class Labelled(Task):
                 raise UserError(str(error)) from None
         examples = self._examples(inputs, np.arange(len(rows)))
         return self.answers(self.outputs(model, examples, place))
+
+    def _forward(self, model: nn.Module, batch: Batch) -> Tensor:
+        return model(batch.inputs, batch.lengths, *batch.extra).float().cpu()
 
     @abstractmethod
     def answers(self, outputs: Tensor) -> list[Answer]:
@@ -214,7 +219,8 @@ class Labelled(Task):
 def read_inputs(told: dict[str, Any], folder: Path) -> Text | Vector:
     """Read an input field back from a run folder."""
     if told["kind"] == "text":
-        return Text(tuple(told["columns"]), Tokenizer.load(folder / TOKENIZER), told["max_tokens"])
+        tokenizer = Tokenizer.load(folder / TOKENIZER)
+        return Text(tuple(told["columns"]), tokenizer, told["max_tokens"], told["characters"])
     return Vector(tuple(told["columns"]), tuple(told["means"]), tuple(told["deviations"]))
 
 

@@ -53,7 +53,7 @@ class ModelConfig(LayerConfig):
         "mean-max", description="many to one: how the steps become one vector"
     )
     ngrams: int = Field(
-        0, ge=0, description="many to one: add a linear model over n-grams of up to n tokens"
+        0, ge=0, description="many to one: add a linear model over n-grams of up to n characters"
     )
     ngram_dropout: float = Field(
         0.5, ge=0, lt=1, description="share of n-grams left out in training"

@@ -49,7 +49,8 @@ def classes(smoothing: float = 0.0) -> Objective:
 
     def objective(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
         assert batch.targets is not None
-        return cross_entropy(model(batch.inputs, batch.lengths), batch.targets, smoothing)
+        logits = model(batch.inputs, batch.lengths, *batch.extra)
+        return cross_entropy(logits, batch.targets, smoothing)
 
     return objective
 
@@ -59,7 +60,7 @@ def values() -> Objective:
 
     def objective(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
         assert batch.targets is not None
-        answers = model(batch.inputs, batch.lengths).squeeze(-1).float()
+        answers = model(batch.inputs, batch.lengths, *batch.extra).squeeze(-1).float()
         total = 0.5 * F.mse_loss(answers, batch.targets, reduction="sum")
         return Loss(total, torch.tensor(len(answers), device=answers.device))
 
