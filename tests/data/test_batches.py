@@ -126,6 +126,15 @@ def test_collate_vectors_with_and_without_targets() -> None:
     assert collate(Examples(np.array([2, 3]), vectors=vectors), np.array([0])).targets is None
 
 
+def test_collate_sets_characters_beside_the_tokens() -> None:
+    points = Ragged.of([[70, 71, 72], []])
+    data = Examples(np.array([2, 3]), sequences=Ragged.of([[5], [8, 9]]), characters=points)
+    batch = collate(data, np.array([1, 0]))
+    assert [part.tolist() for part in batch.extra] == [[[PAD] * 3, [70, 71, 72]], [0, 3]]
+    assert {part.device.type for part in batch.to(torch.device("meta")).extra} == {"meta"}
+    assert collate(examples([2]), np.array([0])).extra == ()
+
+
 def test_to_moves_every_tensor() -> None:
     batch = collate(examples([2, 3]), np.array([0, 1]))
     moved = batch.to(torch.device("meta"))

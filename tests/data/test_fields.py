@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -39,6 +40,12 @@ def test_several_columns_stand_one_after_another_each_with_its_end() -> None:
     (both,) = field.encode([("ab", "c")])
     assert both == [*CHARS.encode("ab"), END, *CHARS.encode("c"), END]
     assert field.encode([("ab", "c"), ("", "f")])[1] == [END, *CHARS.encode("f"), END]
+
+
+def test_code_points_are_those_of_the_texts_and_as_many_as_the_tokens_allow() -> None:
+    found = text("a", "b", cut=2).code_points([("한b", "c"), ("", ""), ("x" * 99, "")])
+    rows = [found.flat[a:b].tolist() for a, b in itertools.pairwise(found.offsets)]
+    assert rows == [[0xD55C, ord("b"), 0x1F, ord("c")], [0x1F], [ord("x")] * 16]
 
 
 @given(st.text("abcdef", max_size=12), st.integers(2, 9))

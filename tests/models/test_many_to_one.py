@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from unrolled.models import ManyToOne
-from unrolled.nn import LAYERS, LayerConfig, Pooling, TokenEmbedding, build_layer
+from unrolled.nn import LAYERS, LayerConfig, NGrams, Pooling, TokenEmbedding, build_layer
 
 V, LENGTHS = 9, [4, 7, 1, 3]
 POOLINGS = ("last", "mean", "max", "attention", "mean-max")
@@ -113,3 +113,17 @@ def test_a_token_is_guessed_from_its_neighbours_alone(name: str, both: bool) -> 
 def test_a_layer_whose_directions_are_mixed_cannot_recover() -> None:
     with pytest.raises(ValueError, match=r"directions are told apart"):
         recovering("attention", True)
+
+
+def test_ngrams_of_characters_are_added_to_what_the_layer_says() -> None:
+    torch.manual_seed(2)
+    ngrams = NGrams(2, 3, buckets=50).double()
+    torch.nn.init.normal_(ngrams.weight)
+    plain = build("gru", True, "mean")
+    both = ManyToOne(plain.embedding, plain.layer, plain.pooling, 3, ngrams=ngrams).double().eval()
+    both.head = plain.head
+    tokens, lengths = batch()
+    characters, counts = torch.randint(0, 60_000, (4, 11)), torch.tensor([11, 3, 0, 5])
+    found = both(tokens, lengths, characters, counts)
+    expected = plain(tokens, lengths) + ngrams(characters, counts)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

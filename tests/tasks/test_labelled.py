@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -150,3 +151,23 @@ def test_every_way_to_write_a_row_gives_the_same_answer(home: SimpleNamespace) -
     rows = ["7, 6", "7,6", (7, 6), {"column1": 7, "column2": "6"}, "7, 6, 42"]
     assert len({json.dumps(a.details) for a in run.answers(rows)}) == 1
     assert run.predict([]) == []
+
+
+def test_ngrams_learn_what_a_layer_without_memory_for_order_cannot(tmp_path: Path) -> None:
+    # the label is whether "ab" stands in the row; every letter occurs as often under both labels
+    rows = [("".join(p), "yes" if "ab" in "".join(p) else "no") for p in permutations("abcde")]
+    path = write_csv(tmp_path / "order.csv", rows, ("text", "label"))
+    told = {
+        "layer": "none", "data.tokenizer": "chars", "data.dev": str(path), "model.hidden": 8,
+        "model.bidirectional": False, "model.ngram_dropout": 0.0, "training.max_steps": 150,
+        "training.threads": 1, "training.precision": "fp32", "training.learning_rate": 0.05,
+    }  # fmt: skip
+    scores = {}
+    for longest in (0, 2):
+        out = tmp_path / str(longest)
+        run = unrolled.train(path, out=out, quiet=True, **told, **{"model.ngrams": longest})
+        scores[longest] = run.result["scores"]["accuracy"]
+        assert run.evaluate(path)["accuracy"] == scores[longest]
+    # without order nothing but the larger label can be answered
+    share = sum(label == "no" for _, label in rows) / len(rows)
+    assert scores == {0: pytest.approx(share), 2: 1.0}
