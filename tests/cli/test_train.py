@@ -90,7 +90,7 @@ def test_the_row_to_type_next_is_written_as_the_file_writes_rows(cli: Call, tmp_
 
 
 @pytest.mark.parametrize(
-    ("ours", "says"), [(0.02, "The baseline wins: n-gram logistic regression"), (None, "No better")]
+    ("ours", "says"), [(0.02, "The baseline wins: n-gram logistic regression"), (None, "As good as")]
 )
 def test_a_baseline_that_wins_is_said(cli: Call, ours: float | None, says: str) -> None:
     more = ["training.learning_rate=1e-9"] if ours else ["training.learning_rate=0.02"]

@@ -96,9 +96,11 @@ def summary(plan: Plan, result: dict[str, Any]) -> list[str]:
     ours = result["scores"][metric]
     for name, scores in rows[1:]:
         theirs = scores.get(metric)
-        if theirs == ours:
-            lines.append(f"No better than {name}: both have {metric} {ours:.4f}.")
-        elif theirs is not None and (theirs > ours) == task.higher:
+        if theirs is None:
+            continue
+        if f"{theirs:.4f}" == f"{ours:.4f}":
+            lines.append(f"As good as {name}: both have {metric} {ours:.4f}.")
+        elif (theirs > ours) == task.higher:
             lines.append(
                 f"The baseline wins: {name} has {metric} {theirs:.4f}, this model {ours:.4f}. "
                 "Train longer, or use the baseline."

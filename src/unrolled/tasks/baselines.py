@@ -42,9 +42,12 @@ class Baseline:
 
 def baselines(prepared: Prepared) -> list[Baseline]:
     """Score the simple methods of a task on the dev part, fitted on the training part."""
-    methods = next(found for kind, found in METHODS.items() if isinstance(prepared.task, kind))
+    task = prepared.task
+    methods = next(found for kind, found in METHODS.items() if isinstance(task, kind))
     scored = []
     for name, method in methods:
+        if name.endswith("regression") and task.schema.text:
+            name = f"n-gram {name}"
         began = time.monotonic()
         scores = method(prepared)
         if scores is not None:
@@ -206,7 +209,7 @@ def bigram(prepared: Prepared) -> dict[str, float]:
 
 Method = Callable[[Prepared], dict[str, float] | None]
 METHODS: dict[type[Task], list[tuple[str, Method]]] = {
-    Classify: [("majority class", majority), ("n-gram logistic regression", logistic)],
+    Classify: [("majority class", majority), ("logistic regression", logistic)],
     Regress: [("mean", mean), ("linear regression", ridge)],
     Tag: [("most frequent tag of the word", tag_of_word)],
     Language: [("bigrams", bigram)],

@@ -149,7 +149,8 @@ def describe(data: Data, schema: Schema, task: Task) -> list[str]:
         ]
     lines = [f"{data.path}: {data.format.describe()}, {len(data.rows):,} rows"]
     inputs, columns = ("text", schema.text) if schema.text else ("numbers", schema.numbers)
-    lines.append(f"reads: {', '.join(columns)} (data.{inputs}=COLUMN)")
+    shown = [*columns[:6], f"and {len(columns) - 6} more"] if len(columns) > 7 else columns
+    lines.append(f"reads: {', '.join(shown)} (data.{inputs}=COLUMN)")
     used = {*schema.inputs, schema.answer}
     if schema.answer is not None:
         (place,) = locate(data, [schema.answer], data.columns)
