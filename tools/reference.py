@@ -1,12 +1,16 @@
-"""Writes docs/keys.md and docs/commands.md from the code; ``--check`` fails when they differ."""
+"""Writes docs/keys.md and docs/commands.md from the code.
+
+``--check`` writes nothing and fails when they differ, or when a page still holds a placeholder or
+names a file that is not there.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
-import click
 import typer.main
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -16,7 +20,9 @@ from unrolled.core.config import nested
 from unrolled.nn.build import USES
 from unrolled.tasks.recipe import Recipe
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PLACEHOLDERS = ("DEMO_OUTPUT", "RESULT_ROWS")
 NOTE = "<!-- written from the code by `make docs`; change the code, not this page -->\n"
 
 
@@ -75,13 +81,32 @@ def commands_page() -> str:
     """Return the page of all commands with their help."""
     lines = [NOTE, "# Commands", ""]
     group = typer.main.get_command(app)
-    assert isinstance(group, click.Group) or hasattr(group, "commands")
+    assert hasattr(group, "commands")
     for name, command in group.commands.items():
-        context = click.Context(command, info_name=f"unrolled {name}", max_content_width=96)
-        context.terminal_width = 96
+        # the class that the command itself would use: typer brings its own copy of click
+        context = command.context_class(
+            command, info_name=f"unrolled {name}", max_content_width=96, terminal_width=96
+        )
         text = command.get_help(context)
         lines += [f"## unrolled {name}", "", "```", text.rstrip(), "```", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def faults(page: Path) -> list[str]:
+    """Return what is unfinished in a page: placeholders, and links to files that are not there."""
+    text = page.read_text("utf-8")
+    found = [f"holds the placeholder {word}" for word in PLACEHOLDERS if word in text]
+    # what stands in code is shown and not followed
+    prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+    links = re.findall(
+        r"\]\(\s*<?([^)\s>]+)|(?:src|href)=\"([^\"]+)|^\[[^]]+\]:\s+(\S+)", prose, re.M
+    )
+    for target in ("".join(parts) for parts in links):
+        path = target.partition("#")[0]
+        beside = path and not re.match(r"[a-z][a-z+.-]*:|//", path, re.IGNORECASE)
+        if beside and not (page.parent / path).exists():
+            found.append(f"names {path}, which is not there")
+    return [f"{page.relative_to(ROOT)} {fault}" for fault in found]
 
 
 def main() -> int:
@@ -98,7 +123,12 @@ def main() -> int:
         print(
             f"docs differ from the code: {', '.join(differing)}; run `make docs`", file=sys.stderr
         )
-    return 1 if differing else 0
+    unfinished = []
+    if "--check" in sys.argv:
+        pages = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+        unfinished = [fault for page in pages if page.exists() for fault in faults(page)]
+        print("\n".join(unfinished), end="\n" if unfinished else "", file=sys.stderr)
+    return 1 if differing or unfinished else 0
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from unrolled.tasks import folder as runs
 from unrolled.tasks import recipe as recipes
 from unrolled.tasks.base import Answer, Evaluation, Task
 from unrolled.tasks.language import Language
-from unrolled.tasks.plan import make_plan
+from unrolled.tasks.plan import finished_as_asked, folder_of, make_plan
 from unrolled.tasks.prepare import wanted
-from unrolled.tasks.recipe import flat, resolve
+from unrolled.tasks.recipe import Recipe, flat, resolve
 from unrolled.training.loop import fit
 from unrolled.training.precision import choose
 from unrolled.training.progress import Progress
@@ -85,17 +85,17 @@ class Run:
             return found
         return parse_cells(row, self.task)
 
-    def evaluation(
-        self, data: str | Path, changes: Mapping[str, Any], notice: Say = lambda text: None
-    ) -> Evaluation:
-        """Score the run on a file; see ``evaluate``, whose changes stand in a mapping here."""
-        told = self.recipe
-        if changes:
-            told = resolve(str(self.folder), flat(changes))
-        path = recipes.find_data(told, str(data))
-        # how much was trained on says nothing of how much is scored
-        limit = told.data.limit if "data.limit" in flat(changes) else None
-        found = read(path, encoding=told.data.encoding, on_error=told.data.on_error, limit=limit)
+    def reading(self, changes: Mapping[str, Any]) -> tuple[Recipe, Schema]:
+        """Return the settings and columns by which another file is read.
+
+        Raises:
+            UsageError: a key that is not under ``data``: a run is what it was trained as.
+        """
+        given = flat(changes)
+        other = next((key for key in given if not key.startswith("data.")), None)
+        if other is not None:
+            raise UsageError(f"{other} cannot change in a trained run; only keys under data can")
+        told = resolve(str(self.folder), given) if given else self.recipe
         trained, named = self.task.schema, wanted(told)
         schema = Schema(
             self.task.name,
@@ -103,6 +103,17 @@ class Run:
             named.numbers or trained.numbers,
             named.label or trained.answer,
         )
+        return told, schema
+
+    def evaluation(
+        self, data: str | Path, changes: Mapping[str, Any], notice: Say = lambda text: None
+    ) -> Evaluation:
+        """Score the run on a file; see ``evaluate``, whose changes stand in a mapping here."""
+        told, schema = self.reading(changes)
+        path = recipes.find_data(told, str(data))
+        # how much was trained on says nothing of how much is scored
+        limit = told.data.limit if "data.limit" in flat(changes) else None
+        found = read(path, encoding=told.data.encoding, on_error=told.data.on_error, limit=limit)
         examples, skipped = self.task.encode(found, told.data.on_error, schema)
         if skipped:
             notice(f"skipped {len(skipped):,} faulty rows; the first: {skipped[0]}")
@@ -239,7 +250,14 @@ def start(
     quiet: bool = False,
 ) -> Run:
     """Train as ``train`` does, with dotted keys in a mapping, where none can be mistaken."""
-    plan = make_plan(str(target), dict(changes), out, resume, seed)
+    told = dict(changes) if seed is None else {**changes, "seed": seed}
+    recipe = resolve(str(target), told)
+    where = folder_of(str(target), recipe, out)
+    ended = finished_as_asked(recipe, where) if resume else ""
+    if ended:
+        say(f"{where} is finished: {ended}")
+        return load(where, recipe.training.device)
+    plan = make_plan(str(target), told, out, resume)
     if plan.finished:
         say(f"{plan.folder} is finished: {plan.finished}")
         return load(plan.folder, plan.recipe.training.device)

@@ -61,7 +61,8 @@ def test_other_column_names_are_told(cli: Call, home: SimpleNamespace, tmp_path:
     [
         ("data.lable=x", "unknown key 'data.lable'; did you mean 'data.label'?"),
         ("data=x", "data"),
-        ("notice=x", "unknown key 'notice'"),
+        ("notice=x", "notice cannot change in a trained run"),
+        ("model.hidden=9", "only keys under data can"),
         ("x", "'x' is not key=value"),
     ],
 )

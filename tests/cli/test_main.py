@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 VERBS = ["train", "evaluate", "predict", "generate", "recipes"]
 Call = Callable[..., tuple[str, str]]
@@ -87,6 +88,9 @@ def test_failed_work_is_one_line_and_exit_code_1(cli: Call, words: list[str], to
     [
         (KeyboardInterrupt(), 130, "stopped"),
         (MemoryError(), 1, "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, "out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), 1, "out of memory"),
+        (RuntimeError("Storage size calculation overflowed with sizes=[9]"), 1, "out of memory"),
         (PermissionError(13, "Permission denied", "/x/y"), 1, "/x/y: Permission denied"),
     ],
 )
@@ -101,6 +105,27 @@ def test_what_befalls_a_program_is_one_line(
     monkeypatch.setattr(unrolled.run, "load", fails)
     _, err = cli("evaluate", "runs/x", "a.csv", code=code)
     assert told in err
+
+
+def test_other_runtime_errors_keep_their_traceback(
+    cli: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import unrolled.run
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(unrolled.run, "load", fails)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        cli("evaluate", "runs/x", "a.csv")
+
+
+def test_a_model_larger_than_the_memory_is_one_line(
+    cli: Call, home: SimpleNamespace, tmp_path: Path
+) -> None:
+    words = [home.files["classify"], "model.hidden=100000000", "--out", tmp_path / "run"]
+    _, err = cli("train", *words, code=1)
+    assert "out of memory; lower training.batch_size or model.hidden" in err
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(cli: Call, home: SimpleNamespace) -> None:

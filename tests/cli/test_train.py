@@ -64,7 +64,7 @@ def test_without_out_a_run_goes_to_runs_and_its_name(cli: Call, tmp_path: Path) 
 def test_training_says_scores_baselines_and_more(home: SimpleNamespace, kind: str) -> None:
     said = home.said[kind]
     result = json.loads((home.runs[kind] / "result.json").read_text("utf-8"))
-    held = said.split("held out: ")[1]
+    held = re.split(r"held out, [\d,]+ \w+:", said)[1]
     for key, value in result["scores"].items():
         assert f"{key} {value:.4f}" in held
     assert result["baselines"]
@@ -90,7 +90,8 @@ def test_the_row_to_type_next_is_written_as_the_file_writes_rows(cli: Call, tmp_
 
 
 @pytest.mark.parametrize(
-    ("ours", "says"), [(0.02, "The baseline wins: n-gram logistic regression"), (None, "As good as")]
+    ("ours", "says"),
+    [(0.02, "The baseline wins: n-gram logistic regression"), (None, "As good as")],
 )
 def test_a_baseline_that_wins_is_said(cli: Call, ours: float | None, says: str) -> None:
     more = ["training.learning_rate=1e-9"] if ours else ["training.learning_rate=0.02"]
@@ -209,8 +210,62 @@ def test_changed_data_is_refused(cli: Call, tmp_path: Path) -> None:
     cli(*words)
     with (tmp_path / "reviews.csv").open("a") as handle:
         handle.write("one more,good\n")
-    _, err = cli(*words, "--resume", code=1)
+    # what is finished stays finished, whatever became of the file
+    assert "is finished" in cli(*words, "--resume")[0]
+    _, err = cli(*words, "training.max_steps=5", "--resume", code=1)
     assert "reviews.csv is not the file it was begun with; restore it, or choose another" in err
+
+
+def test_a_finished_run_stays_finished_without_its_data(cli: Call, tmp_path: Path) -> None:
+    words = ["train", "reviews.csv", *KEYS, "training.max_steps=3"]
+    cli(*words)
+    (tmp_path / "reviews.csv").rename(tmp_path / "moved.csv")
+    assert "is finished" in cli("train", "runs/reviews", "--resume")[0]
+
+
+def test_a_dry_run_may_stand_beside_a_run(cli: Call) -> None:
+    words = ["train", "reviews.csv", *KEYS, "training.max_steps=3"]
+    cli(*words)
+    assert "# the resolved recipe" in cli(*words, "--dry-run")[0]
+
+
+def test_a_start_that_is_refused_leaves_no_folder(cli: Call, tmp_path: Path) -> None:
+    wrong = ["train", "anthem", "layer=attention", "training.carry=true", "--out", "c"]
+    assert "training.carry" in cli(*wrong, code=2)[1]
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_label_that_falls_only_into_our_own_held_out_part_is_no_fault(
+    cli: Call, tmp_path: Path
+) -> None:
+    rows = [(f"text {n}", f"c{n % 2}") for n in range(80)]
+    rows += [(f"rare {n}", f"r{n}") for n in range(40)]
+    write_csv(tmp_path / "rare.csv", rows, ("text", "label"))
+    out, _ = cli("train", "rare.csv", *KEYS, "training.max_steps=2")
+    assert "42 labels" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["model.ngrams=2", "layer=none"], "model.ngrams=2 is for a label or value of a text"),
+        (["training.pretrain_epochs=1"], "training.pretrain_epochs=1 is for a label or value"),
+    ],
+)
+def test_keys_that_mean_nothing_to_a_task_are_refused(
+    cli: Call, words: list[str], told: str
+) -> None:
+    assert told in cli("train", "anthem", *words, code=2)[1]
+
+
+def test_a_run_that_ends_in_pretraining_is_refused(cli: Call) -> None:
+    words = ["train", "reviews.csv", *KEYS, "training.pretrain_epochs=2", "training.max_steps=2"]
+    assert "before it sees a label" in cli(*words, code=2)[1]
+
+
+def test_rows_longer_than_a_layer_can_read_are_refused_before_training(cli: Call) -> None:
+    words = ["train", "reviews.csv", *KEYS, "layer=attention", "model.context=32"]
+    assert "set data.max_tokens to 32 or less" in cli(*words, code=2)[1]
 
 
 def test_equal_seeds_give_equal_weights_and_others_not(cli: Call, tmp_path: Path) -> None:

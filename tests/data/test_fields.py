@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -70,6 +71,14 @@ def test_words_are_a_list_or_text_with_blanks_between() -> None:
             field.check([empty])
 
 
+def test_what_is_typed_in_pieces_reads_like_a_file() -> None:
+    pieces, whole = unicodedata.normalize("NFD", "한국 é"), "한국 é"
+    assert pieces != whole
+    assert text("a").check([pieces]) == text("a").check([whole]) == (whole,)
+    field = Words("w", CHARS, None)
+    assert field.check([pieces]) == field.check([pieces.split()]) == whole.split()
+
+
 def test_the_first_piece_of_each_word_is_found() -> None:
     ids, firsts = Words("w", CHARS, None).encode(["abc", "d", "ef"])
     assert firsts == [0, 3, 4]
@@ -89,7 +98,7 @@ def test_a_word_without_pieces_still_has_a_place() -> None:
         (["b", "a", "10"], ("10", "a", "b")),
         ([True, False], ("false", "true")),
         (["x ", "x"], ("x",)),
-        (["", "a"], ("", "a")),
+        (["", "a", None, " "], ("a",)),
     ],
 )
 def test_labels_are_ordered_as_numbers_or_as_words(
@@ -102,6 +111,15 @@ def test_json_and_csv_write_the_same_label() -> None:
     assert [label(cell) for cell in (1, 1.0, "1", " 1 ", True, None)] == [
         "1", "1", "1", "1", "true", "",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("empty", ["", " ", None])
+def test_an_empty_label_is_none_of_the_names(empty: str | None) -> None:
+    field = Label.fit("y", ["a", empty, "b"])
+    with pytest.raises(Bad, match="column 'y' holds no label"):
+        field.check(empty)
+    with pytest.raises(UserError, match="column 'y' holds no label"):
+        Label.fit("y", [empty])
 
 
 def test_a_label_that_training_did_not_see_names_the_known_and_the_nearest() -> None:

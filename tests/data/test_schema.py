@@ -272,3 +272,8 @@ def test_labels_are_few_values_that_repeat(values: list[str | None], labels: boo
 
 def test_counts_names_the_most_frequent_first() -> None:
     assert list(counts(["b", "a", 1, "b"]).items()) == [("b", 2), ("a", 1), ("1", 1)]
+
+
+def test_counts_shows_labels_as_the_answers_do() -> None:
+    found = counts([True, "true", 1.0, "1 ", None, "", " ", False])
+    assert found == {"(empty)": 3, "true": 2, "1": 2, "false": 1}

@@ -193,6 +193,34 @@ def test_autocast_keeps_the_state_in_fp32(cell: str, ragged: bool) -> None:
         assert (got - wanted).norm() < 0.05 * wanted.norm() + 1e-3
 
 
+@pytest.mark.parametrize(
+    ("cell", "options"),
+    [
+        ("RNN", {}),
+        ("RNN", {"nonlinearity": "relu"}),
+        ("LSTM", {}),
+        ("LSTM", {"proj_size": 3}),
+        ("GRU", {}),
+        *((cell, {"layer_norm": True, "zoneout": 0.2}) for cell in ("RNN", "LSTM", "GRU")),
+    ],
+)
+@pytest.mark.parametrize("mode", ["auto", "reference"])
+def test_autocast_steps_keep_the_state_in_fp32(
+    cell: str, options: dict[str, Any], mode: str
+) -> None:
+    """Tolerance as above."""
+    layer = getattr(nn, cell)(D, H, 2, **options).eval()
+    x, start = torch.randn(2, B, D), layer.initial_state(B)
+    _, expected = layer.step(x[1], layer.step(x[0], start)[1])
+    with ops.use(mode), torch.autocast("cpu", torch.bfloat16):
+        _, state = layer.step(x[1], layer.step(x[0], start)[1])
+    for got, wanted in zip(
+        state.to_tensors().values(), expected.to_tensors().values(), strict=True
+    ):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0.05)
+
+
 def test_variational_masks_are_the_same_at_every_step() -> None:
     layer = nn.GRU(D, H, input_dropout=0.5, output_dropout=0.5).train()
     x = torch.ones(2, 9, D)

@@ -106,6 +106,46 @@ def test_slopes_twice_over_one_graph(cell: str) -> None:
 
 
 @every
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+def test_cuda_autocast_is_in_the_precision_that_was_asked_for(
+    cell: str, low: torch.dtype, request: pytest.FixtureRequest
+) -> None:
+    """The casts, tried without a GPU: the same calls on the CPU, with CUDA's autocast set."""
+    before = torch.get_autocast_dtype("cuda")
+    request.addfinalizer(lambda: torch.set_autocast_dtype("cuda", before))
+    request.addfinalizer(lambda: torch.set_autocast_enabled("cuda", False))
+    x, *rest = (part.detach().float().requires_grad_() for part in inputs(cell))
+    count = 2 if cell == "lstm" else 1
+    state, w = tuple(rest[:count]), Weights(*rest[count:])
+    expected = table._call(cell, x, state, w)
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", low)
+    got = table._on_cuda(cell, x, state, w)
+    assert torch.is_autocast_enabled("cuda")
+    assert all(part.dtype == low for part in got)
+    # 8 bits: three steps of products that are off by 2^-9
+    torch.testing.assert_close([g.float() for g in got], list(expected), rtol=0.02, atol=0.05)
+    slopes = torch.autograd.grad(got[0].sum(), [x, *rest[count:]])
+    assert all(slope.dtype == torch.float32 for slope in slopes)
+    double = [part.double() for part in (x, *rest)]
+    wide = table._on_cuda(
+        cell, double[0], tuple(double[1 : count + 1]), Weights(*double[count + 1 :])
+    )
+    assert all(part.dtype == torch.float64 for part in wide)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every
+def test_cuda_kernels_run_in_bf16_without_a_warning(cell: str) -> None:
+    x, *rest = (part.detach().float().cuda().requires_grad_() for part in inputs(cell))
+    with torch.autocast("cuda", torch.bfloat16):
+        y, *state = run(cell, x, *rest, fast=True)
+    assert y.dtype == torch.bfloat16
+    assert all(part.dtype == torch.float32 for part in state)
+    torch.autograd.grad(y.float().sum(), [x, *rest], allow_unused=True)
+
+
+@every
 def test_trace_holds_every_gate(cell: str) -> None:
     tensors = inputs(cell)
     x, *rest = tensors

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from conftest import write_csv, write_jsonl
+from unrolled.tasks import baselines as methods
 from unrolled.tasks.baselines import baselines
 from unrolled.tasks.prepare import prepare
 from unrolled.tasks.recipe import resolve
@@ -72,3 +73,33 @@ def test_bigrams_are_interpolated_counts(tmp_path: Path) -> None:
     found = scored(train, dev, task="language")["bigrams"]
     assert found["loss"] == pytest.approx(nats / 8)
     assert found["bits_per_byte"] == pytest.approx(nats / 8 / math.log(2))
+
+
+def spam(path: Path) -> Path:
+    rows = [(f"{'good' if n % 2 else 'bad'} {n}", "gb"[n % 2]) for n in range(40)]
+    return write_csv(path, rows, ("text", "label"))
+
+
+def test_n_grams_are_bounded_by_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = prepare(resolve(str(spam(tmp_path / "a.csv")), {}))
+    count = len(prepared.train)
+    monkeypatch.setattr(methods, "TEXT", 4)
+    monkeypatch.setattr(methods, "CHARACTERS", 60)
+    train, dev, targets = methods._features(prepared)
+    assert 60 // 4 <= train.shape[0] == len(targets) < count
+    assert dev.shape[0] == len(prepared.dev)
+    assert {len(t) for t in methods._texts(prepared.train_data, prepared.task)} == {4}
+    # a first text over the limit is still read
+    monkeypatch.setattr(methods, "CHARACTERS", 1)
+    assert methods._first(["long", "text"]) == ["long"]
+
+
+def test_a_baseline_without_memory_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hungry(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(methods, "_features", hungry)
+    prepared = prepare(resolve(str(spam(tmp_path / "a.csv")), {}))
+    assert [each.name for each in baselines(prepared)] == ["majority class"]

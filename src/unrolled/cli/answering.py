@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unrolled.core.errors import UsageError, UserError
+from unrolled.core.errors import DataError, UsageError, UserError
+from unrolled.data.schema import Schema
 from unrolled.data.sources import Rows, rows_of
 from unrolled.run import Run
 from unrolled.tasks.base import Answer, locate
@@ -64,17 +65,23 @@ def answer_live(run: Run) -> Iterator[tuple[str, Answer]]:
             yield row, Answer("")
 
 
-def answer_file(run: Run, path: Path, output: Path | None, as_json: bool) -> None:
+def answer_file(
+    run: Run, path: Path, changes: dict[str, Any], output: Path | None, as_json: bool
+) -> None:
     """Answer every row of a file, on standard output or into ``output``, as it is read.
+
+    ``changes`` are keys under ``data`` for this file, its column names for one.
 
     Raises:
         UsageError: the output is neither .csv nor .jsonl, or would overwrite the input.
         UserError: a row is faulty; what stands before it is answered.
     """
-    data = run.recipe.data
-    rows = rows_of(path, encoding=data.encoding, on_error=data.on_error)
+    told, schema = run.reading(changes)
+    skip = told.data.on_error == "skip"
+    rows = rows_of(path, encoding=told.data.encoding, on_error=told.data.on_error)
+    pairs = answered(run, rows, schema, skip)
     if output is None:
-        for row, answer in answered(run, rows):
+        for row, answer in pairs:
             shown = row if len(rows.columns) > 1 else {"input": next(iter(row.values()))}
             print(
                 json.dumps(as_object(shown, answer), ensure_ascii=False) if as_json else answer.text
@@ -88,7 +95,7 @@ def answer_file(run: Run, path: Path, output: Path | None, as_json: bool) -> Non
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with output.open("w", encoding="utf-8", newline="") as handle:
-            WRITERS[output.suffix](handle, answered(run, rows), rows.columns)
+            WRITERS[output.suffix](handle, pairs, rows.columns)
     except OSError as error:
         raise UserError(f"{output}: cannot be written ({error.strerror})") from None
     _tell_skipped(rows)
@@ -104,24 +111,37 @@ def say(text: str) -> None:
     print(f"unrolled: {text}", file=sys.stderr)
 
 
-def answered(run: Run, rows: Rows) -> Iterator[tuple[dict[str, Any], Answer]]:
-    """Yield the rows of a file as mappings, each with its answer, a chunk at a time."""
-    schema = run.task.schema
+def answered(
+    run: Run, rows: Rows, schema: Schema, skip: bool
+) -> Iterator[tuple[dict[str, Any], Answer]]:
+    """Yield the rows of a file as mappings, each with its answer, a chunk at a time.
+
+    With ``skip`` a row whose cells cannot be read gets an empty answer, and is counted.
+    """
     places = locate(rows, schema.inputs, run.task.columns, schema.answer)
     while chunk := list(itertools.islice(rows, CHUNK)):
         cells = [tuple(row[i] for i in places) for _, row in chunk]
         try:
             answers = run.answers(cells)
         except UserError:
-            # say which row of the chunk it is
-            for (line, _), one in zip(chunk, cells, strict=True):
-                try:
-                    run.answers([one])
-                except UserError as error:
-                    raise UserError(f"{rows.path}:{line}: {error}") from None
-            raise
+            lines = [line for line, _ in chunk]
+            answers = [
+                _one(run, cell, rows, line, skip) for line, cell in zip(lines, cells, strict=True)
+            ]
         for (_, row), answer in zip(chunk, answers, strict=True):
             yield dict(zip(rows.columns, row, strict=True)), answer
+
+
+def _one(run: Run, cells: tuple[Any, ...], rows: Rows, line: int, skip: bool) -> Answer:
+    """Answer one row, or say which line it is that cannot be answered."""
+    try:
+        return run.answers([cells])[0]
+    except UserError as error:
+        fault = DataError(str(error), rows.path, line)
+        if not skip:
+            raise fault from None
+        rows.skipped.append(fault)
+        return Answer("")
 
 
 def write_csv(

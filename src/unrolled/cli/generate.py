@@ -42,7 +42,7 @@ def generate(
     from unrolled.run import load
 
     pieces = load(run).stream(
-        prompt.replace("\\n", "\n"), max_new_tokens, seed=seed, stop=stop or [],
+        prompt, max_new_tokens, seed=seed, stop=stop or [],
         notice=lambda text: print(f"unrolled: {text}", file=sys.stderr),
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         repetition_penalty=repetition_penalty,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Annotated, NoReturn
 
@@ -51,6 +52,13 @@ def main() -> NoReturn:
 # typer brings its own copy of click, so the classes are taken from typer and not from click
 _CLICK: type[Exception] = typer.BadParameter.__mro__[2]
 
+# torch has no MemoryError: on the CPU it raises a bare RuntimeError that only its text tells apart
+_NO_MEMORY = re.compile(
+    r"(can'?t|cannot|can not|could not|unable to|failed to) allocate|out of memory"
+    r"|not enough memory|storage size calculation overflowed",
+    re.IGNORECASE,
+)
+
 
 def _run() -> int:
     try:
@@ -78,7 +86,9 @@ def _run() -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"unrolled: {where}{error.strerror or error}", file=sys.stderr)
         return 1
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
+            raise
         print("unrolled: out of memory; lower training.batch_size or model.hidden", file=sys.stderr)
         return 1
 

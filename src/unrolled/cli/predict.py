@@ -32,7 +32,10 @@ def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     rows: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ROW]...", help="Rows as the data file writes them."),
+        typer.Argument(
+            metavar="[ROW]...",
+            help="Rows as the data file writes them; with --file, data.text=, ... of that file.",
+        ),
     ] = None,
     file: Annotated[Path | None, typer.Option("--file", help="A file of rows to answer.")] = None,
     output: Annotated[
@@ -57,15 +60,16 @@ def predict(
     from unrolled.cli.answering import answer_file, answer_live, answer_rows, show
     from unrolled.core.errors import UsageError
     from unrolled.run import load
+    from unrolled.tasks.recipe import parse
 
-    ways = [bool(rows), file is not None, live]
+    ways = [bool(rows) and file is None, file is not None, live]
     if sum(ways) != 1:
         raise UsageError("give rows, or --file FILE, or --live (one of the three)")
     if output is not None and file is None:
         raise UsageError("-o writes the rows of a file with their answers: add --file FILE")
     loaded = load(run)
     if file is not None:
-        answer_file(loaded, file, output, as_json)
+        answer_file(loaded, file, parse(rows or []), output, as_json)
         return
     pairs = answer_live(loaded) if live else answer_rows(loaded, rows or [])
     for row, answer in pairs:

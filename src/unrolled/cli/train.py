@@ -48,6 +48,6 @@ def train(
     if not dry_run:
         start(target, wanted, out, resume, seed)
         return
-    plan = make_plan(target, wanted, out, resume, seed)
+    plan = make_plan(target, wanted, out, resume, seed, dry_run=True)
     print("\n".join(plan.lines()))
     print("\n# the resolved recipe\n" + as_yaml(plan.recipe), end="")

@@ -57,14 +57,29 @@ def explain(config: type[BaseModel], error: ValidationError) -> str:
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            known = keys(config)
-            # a key written without its group, "hidden" for "model.hidden", is the usual slip
-            same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-            guess = same_leaf[0] if same_leaf else nearest(key, known)
+            guess = _meant(key, keys(config))
             hint = f"did you mean {guess!r}?" if guess else "see `unrolled train --help`"
             sentences.append(f"unknown key {key!r}; {hint}")
+        elif item["type"] == "model_type" and key:
+            sentences.append(f"{key} is a group of keys: set {key}.KEY=value")
         elif item["type"] == "value_error":
             sentences.append(f"{key}: {item['ctx']['error']}" if key else str(item["ctx"]["error"]))
         else:
             sentences.append(f"{key}={item['input']!r}: {item['msg'].lower()}")
     return "; ".join(sentences)
+
+
+def _meant(key: str, known: list[str]) -> str | None:
+    """Return the key that an unknown one stands for, or None.
+
+    A key written without its group, "hidden" for "model.hidden", is the usual slip; then come
+    initials ("lr" for "learning_rate"), the spelling, and a word of the name ("epochs").
+    """
+    group, _, leaf = key.lower().rpartition(".")
+    # in the group that was named before any other
+    known = sorted(known, key=lambda k: k.rpartition(".")[0] != group)
+    words = {k: k.rpartition(".")[2].split("_") for k in known}
+    same = [k for k in known if "_".join(words[k]) == leaf]
+    initials = [k for k in known if len(leaf) > 1 and "".join(w[0] for w in words[k]) == leaf]
+    partly = [k for k in known if len(leaf) > 2 and any(w.startswith(leaf) for w in words[k])]
+    return next(iter([*same, *initials]), None) or nearest(key, known) or next(iter(partly), None)

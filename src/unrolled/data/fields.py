@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from unrolled.core.errors import DataError, UserError, nearest
 from unrolled.data.examples import Ragged
-from unrolled.data.schema import number
+from unrolled.data.lines import nfc
+from unrolled.data.schema import label, number
 from unrolled.data.tokenizers import Tokenizer
 
 POINTS = 8  # characters kept for each token that is kept
@@ -41,12 +42,16 @@ class Text:
     characters: bool = False
 
     def check(self, cells: Sequence[Any]) -> tuple[str, ...]:
-        """Return the texts of a row; an empty one is a value. Raises Bad."""
+        """Return the texts of a row, in NFC as files are read; an empty one is a value.
+
+        Raises:
+            Bad: a cell holds a list or an object.
+        """
         texts = []
         for name, cell in zip(self.columns, cells, strict=True):
             if isinstance(cell, list | dict):
                 raise Bad(f"column {name!r} holds {cell!r} where text is expected")
-            texts.append("" if cell is None else str(cell))
+            texts.append("" if cell is None else nfc(str(cell)))
         return tuple(texts)
 
     def encode(self, rows: Sequence[tuple[str, ...]]) -> list[list[int]]:
@@ -91,12 +96,15 @@ class Words:
         return (self.column,)
 
     def check(self, cells: Sequence[Any]) -> list[str]:
-        """Return the words of a row: a list, or text with blanks between the words. Raises Bad."""
+        """Return the words of a row: a list, or text with blanks between the words. Raises Bad.
+
+        They come in NFC, as files are read.
+        """
         cell = cells[0]
-        words = [str(w) for w in cell] if isinstance(cell, list) else str(cell or "").split()
+        words = cell if isinstance(cell, list) else str(cell or "").split()
         if not words:
             raise Bad(f"column {self.column!r} holds no word")
-        return words
+        return [nfc(str(word)) for word in words]
 
     def encode(self, words: list[str]) -> tuple[list[int], list[int]]:
         """Return the ids of all pieces, and the place of each word's first piece."""
@@ -121,16 +129,20 @@ class Label:
 
     @classmethod
     def fit(cls, column: str, values: Sequence[Any]) -> Self:
-        """Learn the names, numbers in their order and words in theirs."""
-        names = {label(value) for value in values}
+        """Learn the names, numbers in their order and words in theirs; an empty cell is no name."""
+        names = {label(value) for value in values} - {""}
+        if not names:
+            raise UserError(f"column {column!r} holds no label")
         numbers = {name: number(name) for name in names}
         if all(n is not None for n in numbers.values()):
             return cls(column, tuple(sorted(names, key=lambda n: (numbers[n] or 0.0, n))))
         return cls(column, tuple(sorted(names)))
 
     def check(self, cell: Any) -> int:
-        """Return the index of a name. Raises Bad for one that training did not see."""
+        """Return the index of a name. Raises Bad for an empty or an unseen one."""
         name = label(cell)
+        if not name:
+            raise Bad(f"column {self.column!r} holds no label")
         try:
             return self.names.index(name)
         except ValueError:
@@ -144,15 +156,6 @@ class Label:
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` takes."""
         return {"column": self.column, "names": list(self.names)}
-
-
-def label(cell: Any) -> str:
-    """Return a label as text; JSON's true and 1.0 read like a table's ``true`` and ``1``."""
-    if isinstance(cell, bool):
-        return "true" if cell else "false"
-    if isinstance(cell, float) and cell.is_integer():
-        return str(int(cell))
-    return "" if cell is None else str(cell).strip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from typing import Any
 from unrolled.core.errors import DataError, UsageError, unknown
 from unrolled.data.sources import Table
 
-TASKS = ("classify", "regress", "tag", "language")
 TEXT_NAMES = (
     "text", "document", "sentence", "review", "comment", "message", "content", "utterance", "body",
     "question", "q", "title", "words", "tokens",
@@ -83,6 +82,15 @@ def number(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return found if math.isfinite(found) else None
+
+
+def label(cell: Any) -> str:
+    """Return a label as text; JSON's true and 1.0 read like a table's ``true`` and ``1``."""
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return "" if cell is None else str(cell).strip()
 
 
 def look(name: str, values: Sequence[Any]) -> Column:
@@ -200,5 +208,5 @@ def _task(answer: Column) -> str:
 
 
 def counts(values: Sequence[Any]) -> dict[str, int]:
-    """Return how often each value occurs, the most frequent first."""
-    return dict(Counter(map(str, values)).most_common())
+    """Return how often each label occurs, the most frequent first; cells without one as (empty)."""
+    return dict(Counter(label(value) or "(empty)" for value in values).most_common())

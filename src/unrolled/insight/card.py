@@ -9,6 +9,14 @@ from unrolled.tasks.recipe import Recipe
 from unrolled.training.progress import duration
 
 
+def scored_on(result: dict[str, Any]) -> str:
+    """Say what the scores are of: ``held out, 300 rows``."""
+    what = "held out" if result["held_out"] else "the training data itself"
+    return (
+        f"{what}, {result['scored_rows']:,} {'tokens' if result['task'] == 'language' else 'rows'}"
+    )
+
+
 def render(recipe: Recipe, task: Task, result: dict[str, Any]) -> str:
     """Return the card as Markdown: what the model is, how good, how it was made, how to use it."""
     names = list(result["scores"])
@@ -31,12 +39,11 @@ def render(recipe: Recipe, task: Task, result: dict[str, Any]) -> str:
             f"A `{recipe.layer}` model ({task.pattern}, {task.name}) with "
             f"{result['parameters']:,} parameters, {result['megabytes']:.1f} MB.",
             "",
-            "## Scores on the held-out part",
+            f"## Scores ({scored_on(result)})",
             "",
             *table,
             "",
-            f"{result['held_out_rows']:,} {'tokens' if task.name == 'language' else 'rows'} were "
-            f"held out. Training took {duration(result['seconds'])} and {result['steps']:,} steps "
+            f"Training took {duration(result['seconds'])} and {result['steps']:,} steps "
             f"on {result['device']} ({result['precision']}, {result['threads']} threads); the "
             f"weights are those of step {result['best_step']:,}.",
             "",

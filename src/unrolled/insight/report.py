@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unrolled.insight import charts
+from unrolled.insight.card import scored_on
 from unrolled.tasks.base import Evaluation, Task
 from unrolled.tasks.labelled import Labelled
 from unrolled.tasks.recipe import Recipe, flat
@@ -51,7 +52,7 @@ def render(
         f'<p class="lead">{html.escape(task.name)} · {html.escape(task.pattern)} · '
         f"layer {html.escape(recipe.layer)}</p>",
         _cards(result, task),
-        "<h2>Scores on the held-out part</h2>",
+        f"<h2>Scores: {scored_on(result)}</h2>",
         _scores(result),
         "<h2>Learning curves</h2>",
         _curves(folder, task),
@@ -74,12 +75,15 @@ def _cards(result: dict[str, Any], task: Task) -> str:
     speed = result["tokens"] / max(1e-9, result["seconds"])
     language = task.name == "language"
     shown = [
-        (f"{result['scores'][task.metric]:.4f}", f"{task.metric}, held out"),
+        (f"{result['scores'][task.metric]:.4f}", task.metric),
         (f"{result['parameters']:,}", "parameters"),
         (_size(result["megabytes"]), "on disk"),
         (duration(result["seconds"]), f"training, {result['steps']:,} steps"),
         (f"{speed:,.0f}", "tokens a second" if language or task.schema.text else "rows a second"),
-        (f"{result['milliseconds_a_row']:.3g} ms", f"to answer a {'token' if language else 'row'}"),
+        (
+            f"{result['milliseconds_an_answer']:.3g} ms",
+            "to write a token" if language else "to answer a row by itself",
+        ),
     ]
     cells = "".join(f'<div class="card"><b>{b}</b><span>{s}</span></div>' for b, s in shown)
     return f'<div class="cards">{cells}</div>'
@@ -111,10 +115,10 @@ def _curves(folder: Path, task: Task) -> str:
     def points(lines: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
         return [(line["step"], line[key]) for line in lines if key in line]
 
-    losses = {"training": points(train, "loss"), "held out": points(dev, "loss")}
-    figures = [(f"loss in {unit}: training, and held out at each evaluation", losses, "loss")]
+    losses = {"training": points(train, "loss"), "scored": points(dev, "loss")}
+    figures = [(f"loss in {unit}: training, and scored at each evaluation", losses, "loss")]
     if metric != "loss":
-        figures.append((f"{metric}, held out", {metric: points(dev, metric)}, metric))
+        figures.append((f"{metric} at each evaluation", {metric: points(dev, metric)}, metric))
     figures.append(("learning rate", {"rate": points(train, "learning_rate")}, "learning rate"))
     shown = [
         f"<figure><figcaption>{html.escape(caption)}</figcaption>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -13,10 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from unrolled.core.errors import UserError
 from unrolled.core.files import write_json, write_text
-from unrolled.data.sources import Document
+from unrolled.data.sources import Document, Table
 from unrolled.decoding.sampling import Sampling
 from unrolled.insight import card, report
+from unrolled.insight.card import scored_on
 from unrolled.tasks import folder as runs
 from unrolled.tasks.base import locate
 from unrolled.tasks.baselines import baselines
@@ -30,14 +33,12 @@ def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> None:
     """Measure the best weights, compare them with the baselines, and write result and report."""
     task, dev, place = plan.prepared.task, plan.prepared.dev, plan.place
     model = runs.load(plan.folder).model.to(place.device)
-    began = time.monotonic()
     with torch.no_grad():
         evaluation = task.evaluate(model, dev, place)
-    per_row = 1000 * (time.monotonic() - began) / max(1, len(dev))
     found = [
         {"name": b.name, "scores": b.scores, "seconds": b.seconds} for b in baselines(plan.prepared)
     ]
-    samples = sample_texts(task, model, plan) if isinstance(task, Language) else []
+    samples, per_answer = answer_some(model, plan)
     result = {
         "task": task.name,
         "layer": plan.recipe.layer,
@@ -46,12 +47,14 @@ def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> None:
         "steps": at.step,
         "best_step": at.best_step or at.step,
         "stopped": at.stopped,
+        "epochs": at.epoch,
         "seconds": at.seconds,
         "tokens": at.tokens,
         "parameters": sum(p.numel() for p in model.parameters()),
         "megabytes": (plan.folder / runs.MODEL).stat().st_size / 1e6,
-        "milliseconds_a_row": per_row,
-        "held_out_rows": len(dev),
+        "milliseconds_an_answer": per_answer,
+        "scored_rows": len(dev),
+        "held_out": plan.prepared.held_out,
         "precision": plan.place.precision,
         "device": str(plan.place.device),
         "threads": plan.recipe.training.threads,
@@ -67,14 +70,28 @@ def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> None:
         say(line)
 
 
-def sample_texts(task: Language, model: nn.Module, plan: Plan) -> list[str]:
-    """Return a few texts the model writes, for the report."""
-    chosen = Sampling(temperature=0.8)
-    with plan.place.autocast():
-        return [
-            "".join(task.generate(model, "", 300, chosen, seed=n, device=plan.place.device))
-            for n in range(3)
-        ]
+def answer_some(model: nn.Module, plan: Plan, rows: int = 20) -> tuple[list[str], float]:
+    """Return texts that a language model writes, and the milliseconds of one answer by itself.
+
+    An answer is a token written, or a row answered alone, as a user asks for it.
+    """
+    task, place, data = plan.prepared.task, plan.place, plan.prepared.dev_data
+    samples: list[str] = []
+    made, began = 0, time.perf_counter()
+    if isinstance(task, Language):
+        chosen = Sampling(temperature=0.8)
+        with place.autocast():
+            for seed in range(3):
+                pieces = list(task.generate(model, "", 300, chosen, seed=seed, device=place.device))
+                samples.append("".join(pieces))
+                made += len(pieces)
+    elif isinstance(data, Table):
+        places = locate(data, task.schema.inputs, task.columns)
+        for row in data.rows[:rows]:
+            with contextlib.suppress(UserError):  # a faulty row that was skipped
+                task.predict(model, [tuple(row[i] for i in places)], place)
+                made += 1
+    return samples, 1000 * (time.perf_counter() - began) / max(1, made)
 
 
 def summary(plan: Plan, result: dict[str, Any]) -> list[str]:
@@ -85,7 +102,7 @@ def summary(plan: Plan, result: dict[str, Any]) -> list[str]:
         f"trained {result['steps']:,} steps in {trained}; best at step {result['best_step']:,} "
         f"({result['stopped']})",
         "",
-        f"held out: {result['held_out_rows']:,} {'tokens' if task.name == 'language' else 'rows'}",
+        scored_on(result) + ":",
     ]
     rows = [(f"this model ({plan.recipe.layer})", result["scores"])]
     rows += [(b["name"], b["scores"]) for b in result["baselines"]]
@@ -93,6 +110,11 @@ def summary(plan: Plan, result: dict[str, Any]) -> list[str]:
     for name, scores in rows:
         shown = "  ".join(f"{key} {value:.4f}" for key, value in scores.items())
         lines.append(f"  {name:<{width}}  {shown}")
+    if at_pretraining(plan, result):
+        lines.append(
+            "Time ran out before the labels were learnt: raise training.max_minutes or lower "
+            "training.pretrain_epochs."
+        )
     ours = result["scores"][metric]
     for name, scores in rows[1:]:
         theirs = scores.get(metric)
@@ -106,6 +128,11 @@ def summary(plan: Plan, result: dict[str, Any]) -> list[str]:
                 "Train longer, or use the baseline."
             )
     return [*lines, "", f"report: {plan.folder / 'report.html'}", "next:", *next_commands(plan)]
+
+
+def at_pretraining(plan: Plan, result: dict[str, Any]) -> bool:
+    """Whether a run ended before its first pass with labels."""
+    return bool(result.get("epochs", 0) < plan.recipe.training.pretrain_epochs)
 
 
 def next_commands(plan: Plan) -> list[str]:

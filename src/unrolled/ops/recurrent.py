@@ -8,6 +8,7 @@ rows that were reversed one by one. Shapes as in ``reference``.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -76,14 +77,40 @@ def _kernel(cell: str, x: Tensor, state: _States, w: Weights) -> tuple[Tensor, _
     if cell != "lstm" and _by_hand(x, state, w):
         y = handwritten.unroll(cell, x, state[0], w)
         return y, (y[:, -1],)
+    y, *final = (_on_cuda if x.is_cuda else _call)(cell, x, state, w)
+    # under autocast the kernel answers in bf16; what is carried on keeps its precision
+    return y, tuple(f[0].to(s.dtype) for f, s in zip(final, state, strict=True))
+
+
+def _call(cell: str, x: Tensor, state: _States, w: Weights) -> _States:
+    """Call torch's kernel: the outputs, then the state."""
     carried = tuple(part[None].to(x.dtype) for part in state)
     arguments = (_flat(w), w.bias_ih is not None, 1, 0.0, torch.is_grad_enabled(), False, True)
     if cell == "lstm":
-        y, *final = _vf.lstm(x, carried, *arguments)
-    else:
-        y, *final = getattr(_vf, cell)(x, carried[0], *arguments)
-    # under autocast the kernel answers in bf16; what is carried on keeps its precision
-    return y, tuple(f[0].to(s.dtype) for f, s in zip(final, state, strict=True))
+        return tuple(_vf.lstm(x, carried, *arguments))
+    return tuple(getattr(_vf, cell)(x, carried[0], *arguments))
+
+
+def _on_cuda(cell: str, x: Tensor, state: _States, w: Weights) -> _States:
+    """Call torch's kernel in the precision that autocast names.
+
+    ATen's own autocast of cuDNN's kernels takes fp16 whatever the user asked for, whose range
+    overflows where bf16's does not, so autocast is left and its casts are made here.
+    """
+    # autocast leaves fp64 alone everywhere
+    if torch.is_autocast_enabled("cuda") and x.dtype != torch.float64:
+        low = torch.get_autocast_dtype("cuda")
+        x = x.to(low)
+        parts: Any = (None if part is None else part.to(low) for part in w)
+        w = Weights(*parts)
+    with torch.autocast("cuda", enabled=False):
+        if torch.compiler.is_compiling():
+            return _call(cell, x, state, w)
+        with warnings.catch_warnings():
+            # casts, and the weights of one direction of one layer, are never one chunk of memory:
+            # cuDNN copies them together, and the advice to call flatten_parameters is of no use
+            warnings.filterwarnings("ignore", message="RNN module weights are not part of single")
+            return _call(cell, x, state, w)
 
 
 def _holding(x: Tensor, w: Weights, lengths: Tensor) -> tuple[Tensor, Weights]:
@@ -219,13 +246,17 @@ def step(cell: str, x: Tensor, state: _States, w: Weights, extras: Extras = PLAI
         ValueError: ``use("fast")`` was chosen and no fast path runs this.
     """
     # torch has no cell with a projection
+    after: _States
     if not _takes_fast(cell, w, extras, w.hr is None and x.numel() > 0):
         after, _ = reference.STEPS[cell](reference.from_input(cell, x, w), state, w, extras)
-        return tuple(new.to(old.dtype) for new, old in zip(after, state, strict=True))
-    parts = (w.ih, w.hh, w.bias_ih, w.bias_hh)
-    if cell == "lstm":
-        return tuple(_vf.lstm_cell(x, state, *parts))
-    return (getattr(_vf, f"{cell}_cell")(x, state[0], *parts),)
+    else:
+        parts = (w.ih, w.hh, w.bias_ih, w.bias_hh)
+        if cell == "lstm":
+            after = tuple(_vf.lstm_cell(x, state, *parts))
+        else:
+            after = (getattr(_vf, f"{cell}_cell")(x, state[0], *parts),)
+    # autocast must not narrow what is carried on
+    return tuple(new.to(old.dtype) for new, old in zip(after, state, strict=True))
 
 
 __all__ = ["FAST", "Extras", "Weights", "mode", "step", "unroll", "use"]

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from unrolled.core.errors import DataError, unknown
+from unrolled.core.errors import DataError, UsageError, unknown
 from unrolled.data.batches import Source, by_length
 from unrolled.data.examples import Ints
 from unrolled.data.schema import Schema
 from unrolled.data.sniff import Format
 from unrolled.data.sources import Document, Table
-from unrolled.nn import TokenEmbedding
+from unrolled.nn import Layer, TokenEmbedding
 from unrolled.tasks.recipe import ModelConfig, Recipe
 from unrolled.training.objectives import Objective
 from unrolled.training.precision import Place
@@ -66,8 +66,18 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def fit(cls, recipe: Recipe, schema: Schema, data: Table | Document) -> Self:
-        """Learn the fields from training rows."""
+    def fit(
+        cls,
+        recipe: Recipe,
+        schema: Schema,
+        data: Table | Document,
+        labels: Table | Document | None = None,
+    ) -> Self:
+        """Learn the fields from training rows.
+
+        The names of labels come from ``labels``, where given: a part held out by chance may hold
+        a rare label that the training rows do not, which is no fault of the file.
+        """
 
     @abstractmethod
     def encode(
@@ -179,6 +189,17 @@ def build_embedding(size: int, config: ModelConfig) -> TokenEmbedding:
         dropout=config.embedding_dropout,
         std=config.embedding_std,
     )
+
+
+def check_reach(layer: Layer, recipe: Recipe, texts: int = 1) -> None:
+    """Raise UsageError when a row can be longer than the layer can read."""
+    longest = recipe.data.max_tokens
+    if layer.context is not None and (longest is None or longest * texts > layer.context):
+        raise UsageError(
+            f"layer={recipe.layer} reads {layer.context} tokens (model.context) and a row may have "
+            f"{'any number' if longest is None else longest * texts}: set data.max_tokens to "
+            f"{layer.context // texts} or less"
+        )
 
 
 def score_batches(lengths: Ints, tokens: int = 16384, rows: int = 256) -> list[Ints]:

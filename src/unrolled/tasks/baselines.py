@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 import warnings
@@ -29,6 +30,10 @@ from unrolled.tasks.prepare import Prepared
 from unrolled.tasks.tag import Tag, tags_of
 
 ROWS = 200_000  # a bag of n-grams over more rows takes minutes and hardly gains
+# memory goes by characters and not by rows: a bag of 1- to 4-grams takes some 50 bytes for each
+# character in its worst case, so long documents are cut and a large table is read in part
+TEXT = 2_000
+CHARACTERS = 20_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,11 @@ class Baseline:
 
 
 def baselines(prepared: Prepared) -> list[Baseline]:
-    """Score the simple methods of a task on the dev part, fitted on the training part."""
+    """Score the simple methods of a task on the dev part, fitted on the training part.
+
+    Methods on n-grams read at most ``TEXT`` characters of a text and ``CHARACTERS`` in all, since
+    a yardstick must not take more memory than the model; one that still runs out is left out.
+    """
     task = prepared.task
     methods = next(found for kind, found in METHODS.items() if isinstance(task, kind))
     scored = []
@@ -49,17 +58,29 @@ def baselines(prepared: Prepared) -> list[Baseline]:
         if name.endswith("regression") and task.schema.text:
             name = f"n-gram {name}"
         began = time.monotonic()
-        scores = method(prepared)
+        try:
+            scores = method(prepared)
+        except MemoryError:
+            continue
         if scores is not None:
             scored.append(Baseline(name, scores, time.monotonic() - began))
     return scored
 
 
 def _texts(data: Table | Document, task: Task) -> list[str]:
-    """Return the input text of each row."""
+    """Return the input text of each row, cut at ``TEXT`` characters."""
     assert isinstance(data, Table)
     places = locate(data, task.schema.inputs, task.columns)
-    return ["\n".join(str(row[i]) for i in places if row[i] is not None) for row in data.rows]
+    return [
+        "\n".join(str(row[i])[:TEXT] for i in places if row[i] is not None)[:TEXT]
+        for row in data.rows
+    ]
+
+
+def _first(texts: list[str]) -> list[str]:
+    """Return the texts that ``ROWS`` and ``CHARACTERS`` allow, one at least."""
+    ends = itertools.accumulate(map(len, texts[:ROWS]))
+    return texts[: max(1, sum(end <= CHARACTERS for end in ends))]
 
 
 def _kept(data: Table | Document, examples: Examples) -> Table:
@@ -91,7 +112,7 @@ def _features(prepared: Prepared) -> tuple[Any, Any, Any]:
         return train.vectors, dev.vectors, train.targets
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    texts = _texts(_kept(prepared.train_data, train), task)[:ROWS]
+    texts = _first(_texts(_kept(prepared.train_data, train), task))
     # a piece that one text alone holds tells nothing, unless there are few texts
     grams = TfidfVectorizer(
         analyzer="char", ngram_range=(1, 4), min_df=2 if len(texts) > 2000 else 1,
@@ -101,7 +122,7 @@ def _features(prepared: Prepared) -> tuple[Any, Any, Any]:
         return (
             grams.fit_transform(texts),
             grams.transform(_texts(_kept(prepared.dev_data, dev), task)),
-            train.targets[:ROWS],
+            train.targets[: len(texts)],
         )
     except ValueError:  # no text holds a character
         return None, None, None

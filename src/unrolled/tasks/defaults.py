@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from unrolled.data.schema import Schema
+from unrolled.nn.build import USES, LayerConfig
 from unrolled.tasks.recipe import Recipe
 
 TEXT: dict[str, dict[str, Any]] = {
@@ -81,4 +82,4 @@ def fill(recipe: Recipe, schema: Schema, rows: int, characters: int) -> Recipe:
 
 
 def _fits(layer: str, key: str) -> bool:
-    return not (key == "bidirectional" and layer == "none")
+    return key not in LayerConfig.model_fields or key in USES[layer]

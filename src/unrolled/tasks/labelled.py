@@ -34,6 +34,7 @@ from unrolled.tasks.base import (
     Rows,
     Task,
     build_embedding,
+    check_reach,
     locate,
     score_batches,
     to_numpy,
@@ -136,6 +137,7 @@ class Labelled(Task):
             return OneToOne(layer, self.width, config.head_dropout)
         embedding = build_embedding(self.inputs.tokenizer.size, config)
         layer = build_layer(recipe.layer, config, config.embedding)
+        check_reach(layer, recipe, len(self.inputs.columns))
         pooling = Pooling(config.pooling, layer.output_size, layer.reverse_size)
         ngrams = None
         if config.ngrams:
@@ -170,8 +172,7 @@ class Labelled(Task):
         """Put learning the language before ``objective``, where the recipe asks for it."""
         if not recipe.training.pretrain_epochs:
             return objective
-        if isinstance(self.inputs, Vector):
-            raise UsageError("training.pretrain_epochs needs text; numbers have no tokens to guess")
+        assert isinstance(self.inputs, Text)
         return pretrained(objective, self.inputs.tokenizer.size)
 
     @torch.no_grad()
@@ -237,12 +238,19 @@ class Classify(Labelled):
         self.output: Label = output
 
     @classmethod
-    def fit(cls, recipe: Recipe, schema: Schema, data: Table | Document) -> Self:
+    def fit(
+        cls,
+        recipe: Recipe,
+        schema: Schema,
+        data: Table | Document,
+        labels: Table | Document | None = None,
+    ) -> Self:
         """Learn the fields from training rows."""
         table = need_table(data)
         assert schema.answer is not None
         (place,) = locate(table, [schema.answer], table.columns)
-        output = Label.fit(schema.answer, [row[place] for row in table.rows])
+        named = table if labels is None else need_table(labels)
+        output = Label.fit(schema.answer, [row[place] for row in named.rows])
         if len(output.names) < 2:
             raise DataError(
                 f"column {schema.answer!r} holds only {output.names[0]!r}; a classifier needs two "
@@ -300,7 +308,13 @@ class Regress(Labelled):
         self.output: Number = output
 
     @classmethod
-    def fit(cls, recipe: Recipe, schema: Schema, data: Table | Document) -> Self:
+    def fit(
+        cls,
+        recipe: Recipe,
+        schema: Schema,
+        data: Table | Document,
+        labels: Table | Document | None = None,
+    ) -> Self:
         """Learn the fields from training rows."""
         table = need_table(data)
         assert schema.answer is not None

@@ -18,7 +18,7 @@ from unrolled.core.errors import DataError, UsageError
 from unrolled.data.batches import Lanes, Source, Windows
 from unrolled.data.fields import Bad, Text, bad_row
 from unrolled.data.schema import Schema
-from unrolled.data.sources import Document, Table
+from unrolled.data.sources import Document, Table, nfc
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.decoding.generate import generate
 from unrolled.decoding.sampling import Sampling
@@ -40,8 +40,8 @@ LANE = 2048  # a text is scored in lanes of at least this many tokens
 class Stream:
     """One long text as ids; rows stand one after another, each ended by the end mark.
 
-    ``ended`` tells whether every text's end mark is part of ``tokens``; ``size`` is the length of
-    the text in UTF-8 bytes; ``unknown`` counts ids that stand for pieces training did not see.
+    ``size`` is the length of the text in UTF-8 bytes; ``unknown`` counts ids that stand for pieces
+    training did not see.
     """
 
     tokens: NDArray[np.int32]
@@ -81,7 +81,13 @@ class Language(Task):
         self.tokenizer, self.text = tokenizer, text
 
     @classmethod
-    def fit(cls, recipe: Recipe, schema: Schema, data: Table | Document) -> Self:
+    def fit(
+        cls,
+        recipe: Recipe,
+        schema: Schema,
+        data: Table | Document,
+        labels: Table | Document | None = None,
+    ) -> Self:
         """Learn the vocabulary."""
         if isinstance(data, Document):
             texts = [data.text]
@@ -203,7 +209,7 @@ class Language(Task):
         """Yield text that goes on from ``prompt``, in whole characters, as it is made."""
         assert isinstance(model, LanguageModel)
         end = self.tokenizer.eos_id
-        start = [end, *self.tokenizer.encode(prompt)]
+        start = [end, *self.tokenizer.encode(nfc(prompt))]
         banned = [self.tokenizer.pad_id, self.tokenizer.unk_id, self.tokenizer.bos_id]
         tokens = generate(
             model, start, max_new_tokens, sampling,

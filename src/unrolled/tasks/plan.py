@@ -15,9 +15,9 @@ from unrolled.tasks import folder as runs
 from unrolled.tasks.base import Task
 from unrolled.tasks.prepare import Prepared, prepare
 from unrolled.tasks.recipe import Recipe, changed_keys, flat, resolve
-from unrolled.training.loop import Job, planned_steps
+from unrolled.training.loop import Job, epoch_steps, planned_steps
 from unrolled.training.precision import Place, choose
-from unrolled.training.progress import Progress
+from unrolled.training.progress import Progress, need_tensorboard
 from unrolled.training.settings import LIMITS
 
 
@@ -56,16 +56,18 @@ class Plan:
     def job(self, progress: Progress) -> Job:
         """Return what the training loop needs, and write the folder's first files."""
         task, recipe, prepared = self.prepared.task, self.recipe, self.prepared
-        runs.begin(self.folder, recipe, task, prepared.files)
         model = self.model.to(self.place.device)
 
         def evaluate(scored: nn.Module) -> dict[str, float]:
             return task.evaluate(scored, prepared.dev, self.place).scores
 
+        objective = task.objective(recipe, model)
+        source = task.source(prepared.train, recipe, model)
+        runs.begin(self.folder, recipe, task, prepared.files)
         return Job(
             model=model,
-            objective=task.objective(recipe, model),
-            source=task.source(prepared.train, recipe, model),
+            objective=objective,
+            source=source,
             settings=recipe.training,
             place=self.place,
             seed=recipe.seed,
@@ -84,8 +86,11 @@ def make_plan(
     out: str | Path | None = None,
     resume: bool = False,
     seed: int | None = None,
+    dry_run: bool = False,
 ) -> Plan:
     """Resolve a recipe, read its data and build its model; nothing is written.
+
+    A ``dry_run`` may be planned beside a run that exists, since it will not be started.
 
     Raises:
         UserError: the run exists and is not to be resumed, a key or a file is wrong, or a key or
@@ -94,9 +99,8 @@ def make_plan(
     if seed is not None:
         changes = changes | {"seed": seed}
     recipe = resolve(target, changes)
-    within = Path(target) if runs.is_run(Path(target)) else Path("runs") / recipe.name
-    where = Path(out) if out is not None else within
-    known = runs.is_run(where)
+    where = folder_of(target, recipe, out)
+    known = runs.is_run(where) and (resume or not dry_run)
     if known and not resume:
         raise UserError(
             f"{where} holds a run already; go on with it: "
@@ -114,11 +118,40 @@ def make_plan(
     if recipe.training.precision == "auto":
         recipe = recipe.changed(training=recipe.training.changed(precision=place.precision))
         place = Place(place.device, place.precision, place.why)
-    check_metric(recipe, prepared.task)
+    check_keys(recipe, prepared.task)
     torch.manual_seed(recipe.seed)
     model = prepared.task.build(recipe)
+    check_limits(recipe, prepared, model)
     finished = is_finished(where, recipe, prepared, model) if known else ""
     return Plan(target, where, recipe, prepared, model, place, finished)
+
+
+def folder_of(target: str, recipe: Recipe, out: str | Path | None) -> Path:
+    """Return the folder of a run: as given, the run that is named, or runs/<name>."""
+    if out is not None:
+        return Path(out)
+    return Path(target) if runs.is_run(Path(target)) else Path("runs") / recipe.name
+
+
+def finished_as_asked(recipe: Recipe, where: Path) -> str:
+    """Return how a run ended that was asked for as it is, else an empty text.
+
+    Needs no data file: it may have moved since.
+    """
+    result = runs.read_result(where) if runs.is_run(where) else {}
+    if not result:
+        return ""
+    asked, kept = (
+        flat(recipe.model_dump(exclude_unset=True)),
+        flat(runs.read_recipe(where).model_dump()),
+    )
+    return "" if any(kept.get(key) != value for key, value in asked.items()) else _ended(result)
+
+
+def _ended(result: dict[str, Any]) -> str:
+    if result["stopped"] != "limit":
+        return str(result["stopped"])
+    return f"it reached its limit at step {result['steps']:,} (raise training.max_steps to go on)"
 
 
 def settle(recipe: Recipe, saved: Recipe | None) -> Recipe:
@@ -159,8 +192,32 @@ def refuse_changes(
         )
 
 
-def check_metric(recipe: Recipe, task: Task) -> None:
-    """Raise UsageError for a metric that the task does not measure."""
+def check_limits(recipe: Recipe, prepared: Prepared, model: nn.Module) -> None:
+    """Raise UsageError for a run whose limits do not fit, or that its task cannot be trained by."""
+    task, training = prepared.task, recipe.training
+    task.objective(recipe, model)
+    source = task.source(prepared.train, recipe, model)
+    first = epoch_steps(training, source, training.pretrain_epochs)
+    total = planned_steps(training, source)
+    if first and total is not None and total <= first:
+        raise UsageError(
+            f"pre-training takes {first:,} steps and the run ends after {total:,}, before it sees "
+            "a label: raise training.max_steps or lower training.pretrain_epochs"
+        )
+
+
+def check_keys(recipe: Recipe, task: Task) -> None:
+    """Raise UsageError for a key that means nothing to the task, or lacks what it needs."""
+    for key, value in (
+        ("training.pretrain_epochs", recipe.training.pretrain_epochs),
+        ("model.ngrams", recipe.model.ngrams),
+    ):
+        if value and task.pattern != "many to one":
+            raise UsageError(
+                f"{key}={value} is for a label or value of a text, not for {task.name}"
+            )
+    if recipe.training.tensorboard:
+        need_tensorboard()
     metric = recipe.training.metric
     if metric is not None and metric not in task.measures:
         raise UsageError(
@@ -174,12 +231,10 @@ def is_finished(where: Path, recipe: Recipe, prepared: Prepared, model: nn.Modul
     if not result:
         return ""
     if result["stopped"] != "limit":
-        return f"{result['stopped']}"
+        return _ended(result)
     limits = recipe.training
     total = planned_steps(limits, prepared.task.source(prepared.train, recipe, model))
     by_time = limits.max_minutes is not None and result["seconds"] >= 60 * limits.max_minutes
     if by_time or (total is not None and result["steps"] >= total):
-        return (
-            f"it reached its limit at step {result['steps']:,} (raise training.max_steps to go on)"
-        )
+        return _ended(result)
     return ""

@@ -17,6 +17,7 @@ from unrolled.data.split import hold_out, split_text
 from unrolled.tasks import TASKS, Task
 from unrolled.tasks.base import locate
 from unrolled.tasks.defaults import fill
+from unrolled.tasks.language import Stream
 from unrolled.tasks.recipe import Recipe, find_data
 
 Data = Table | Document
@@ -27,7 +28,8 @@ class Prepared:
     """Everything that training starts from.
 
     ``found`` tells a person what was read, line by line; ``files`` are the SHA-256 of the data
-    files by the name the recipe gives them.
+    files by the name the recipe gives them; ``held_out`` is false where the training rows
+    themselves are scored, as in learning by heart.
     """
 
     recipe: Recipe
@@ -38,6 +40,12 @@ class Prepared:
     dev: Any
     found: list[str]
     files: dict[str, str]
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the scored part is another than the training part."""
+        data = self.recipe.data
+        return data.dev is None or self.files[data.dev] != self.files[str(data.train)]
 
 
 def wanted(recipe: Recipe) -> Wanted:
@@ -89,13 +97,15 @@ def prepare(recipe: Recipe, task: Task | None = None) -> Prepared:
     if recipe.data.dev is not None:
         train_data, (dev_data, dev_path) = whole, load_data(recipe, recipe.data.dev)
         files[recipe.data.dev] = sha256(dev_path)
-        how = f"scored on {recipe.data.dev}"
+        same = sha256(dev_path) == sha256(path)
+        how = f"scored on {'the training data itself' if same else recipe.data.dev}"
     else:
         train_data, dev_data, how = divide(whole, schema, recipe)
     rows = len(train_data.rows) if isinstance(train_data, Table) else 1
     recipe = fill(recipe, schema, rows, characters(train_data, schema))
     if task is None:
-        task = TASKS[schema.task].fit(recipe, schema, train_data)
+        labels = whole if recipe.data.dev is None else None
+        task = TASKS[schema.task].fit(recipe, schema, train_data, labels)
         task.format = whole.format
         task.columns = [] if isinstance(whole, Document) else whole.columns
     train, skipped = task.encode(train_data, recipe.data.on_error)
@@ -105,6 +115,8 @@ def prepare(recipe: Recipe, task: Task | None = None) -> Prepared:
     faults = {(fault.path, fault.line): fault for fault in [*skipped, *skipped_dev]}
     if faults:
         found.append(f"skipped {len(faults)} faulty rows; the first: {next(iter(faults.values()))}")
+    if isinstance(dev, Stream) and dev.unknown:
+        found.append(f"{dev.unknown:,} scored tokens are unknown to the vocabulary")
     return Prepared(recipe, task, train_data, dev_data, train, dev, found, files)
 
 
@@ -116,7 +128,7 @@ def divide(data: Data, schema: Schema, recipe: Recipe) -> tuple[Data, Data, str]
         how = f"held out the last {share:.0%} of the text, {len(last):,} characters (data.dev=FILE)"
         return replace(data, text=first), replace(data, text=last), how
     places = locate(data, schema.inputs, data.columns)
-    keys = ["\x1f".join(str(row[i]) for i in places) for row in data.rows]
+    keys = ["\x1f".join(_text(row[i]) for i in places) for row in data.rows]
     try:
         kept, held = hold_out(keys, recipe.seed, share)
     except UserError as error:
@@ -161,7 +173,7 @@ def describe(data: Data, schema: Schema, task: Task) -> list[str]:
         lines.append(f"leaves out: {', '.join(others)}")
     lines.append(f"task: {schema.task} ({task.pattern}) (task=NAME)")
     places = locate(data, schema.inputs, data.columns)
-    texts = [tuple(str(row[i]) for i in places) for row in data.rows]
+    texts = [tuple(_text(row[i]) for i in places) for row in data.rows]
     empty = sum(all(cell == "" for cell in row) for row in texts)
     repeated = len(texts) - len(set(texts))
     lines.append(f"empty: {empty:,} rows, repeated: {repeated:,} rows")
@@ -178,6 +190,10 @@ def _spread(schema: Schema, values: list[Any]) -> str:
     if not len(numbers):
         return "no numbers"
     return f"{numbers.min():g} to {numbers.max():g}, mean {numbers.mean():g}"
+
+
+def _text(cell: Any) -> str:
+    return "" if cell is None else str(cell)
 
 
 def _is_number(value: Any) -> bool:

@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import Field, field_validator
 
-from unrolled.core.config import Config, keys
+from unrolled.core.config import Config, keys, nested
 from unrolled.core.errors import UsageError, UserError, nearest, unknown
 from unrolled.nn.build import LAYERS, LayerConfig
 from unrolled.training.settings import LIMITS, TrainingConfig
@@ -128,7 +129,10 @@ def about(name: str) -> About:
 
 
 def parse(words: Iterable[str]) -> dict[str, Any]:
-    """Turn ``key.sub=value`` words into a flat mapping; values are read as YAML.
+    """Turn ``key.sub=value`` words into a flat mapping.
+
+    The value of a key that takes text is the text as typed, since YAML reads a column ``no`` as
+    false and ``12:30`` as 750; lists, quoted text and the values of other keys are read as YAML.
 
     Raises:
         UsageError: a word has no ``=``, or its value is not YAML.
@@ -139,12 +143,46 @@ def parse(words: Iterable[str]) -> dict[str, Any]:
         if not equals or not key:
             raise UsageError(f"{word!r} is not key=value")
         try:
-            value = yaml.safe_load(text) if text else None
+            changes[key] = _value(text, _kinds(_annotation(key)))
         except yaml.YAMLError:
             raise UsageError(f"{word!r}: the value is not readable; quote it") from None
-        # YAML 1.1 reads 1e-3 as text
-        changes[key] = _as_number(value) if isinstance(value, str) else value
     return changes
+
+
+def _value(text: str, kinds: set[Any]) -> Any:
+    """Return the value of a key that takes ``kinds``."""
+    if not text or (text == "null" and NoneType in kinds):
+        return None
+    if str in kinds and text[0] not in "[{\"'":
+        return text
+    if str in kinds or (list[str] in kinds and text[0] == "["):
+        return yaml.load(text, yaml.BaseLoader)  # leaves every word as typed
+    value = yaml.safe_load(text)
+    # YAML 1.1 reads 1e-3 as text
+    return _as_number(value) if isinstance(value, str) else value
+
+
+def _annotation(key: str) -> Any:
+    """Return the annotation of a dotted key of a recipe, None where there is no such key."""
+    *groups, leaf = key.split(".")
+    config: Any = Recipe
+    for group in groups:
+        field = config.model_fields.get(group)
+        config = nested(field.annotation) if field else None
+        if config is None:
+            return None
+    field = config.model_fields.get(leaf)
+    return field.annotation if field else None
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """Return the types that an annotation allows; a choice of words is text."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        return set().union(*map(_kinds, inner))
+    if origin is Literal:
+        return {type(each) for each in inner}
+    return {annotation}
 
 
 def _as_number(text: str) -> str | float:

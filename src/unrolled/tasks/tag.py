@@ -26,6 +26,7 @@ from unrolled.tasks.base import (
     Rows,
     Task,
     build_embedding,
+    check_reach,
     locate,
     score_batches,
 )
@@ -53,14 +54,21 @@ class Tag(Task):
         self.inputs, self.output = inputs, output
 
     @classmethod
-    def fit(cls, recipe: Recipe, schema: Schema, data: Table | Document) -> Self:
+    def fit(
+        cls,
+        recipe: Recipe,
+        schema: Schema,
+        data: Table | Document,
+        labels: Table | Document | None = None,
+    ) -> Self:
         """Learn the vocabulary and the tags from training rows."""
         table = need_table(data)
         assert schema.answer is not None
         if len(schema.text) != 1:
             raise DataError("tagging reads one column of words; name it with data.text", table.path)
         words_at, tags_at = locate(table, [schema.text[0], schema.answer], table.columns)
-        tags = [tag for row in table.rows for tag in tags_of(row[tags_at])]
+        named = table if labels is None else need_table(labels)
+        tags = [tag for row in named.rows for tag in tags_of(row[tags_at])]
         words: list[str] = []
         probe = Words(schema.text[0], None, None)  # type: ignore[arg-type]
         for row, line in zip(table.rows, table.lines, strict=True):
@@ -97,8 +105,8 @@ class Tag(Task):
                     raise bad_row(error, table.path, line) from None
                 skipped.append(bad_row(error, table.path, line))
                 continue
-            sequences.append(ids[: self.inputs.max_tokens])
-            targets.append(goal[: self.inputs.max_tokens])
+            sequences.append(ids)
+            targets.append(goal)
             lines.append(line)
         if not lines:
             raise DataError("no row is left to read", table.path)
@@ -109,17 +117,29 @@ class Tag(Task):
         words, tags = self.inputs.check([cell]), tags_of(tags_cell)
         if len(words) != len(tags):
             raise Bad(f"{len(words)} words but {len(tags)} tags")
-        ids, firsts = self.inputs.encode(words)
+        ids, firsts = self._encode(words)
         goal = [IGNORED] * len(ids)
         for place, tag in zip(firsts, tags, strict=True):
             goal[place] = self.output.check(tag)
         return ids, goal
+
+    def _encode(self, words: list[str]) -> tuple[list[int], list[int]]:
+        """Return ids and first places; a row that is cut would leave words without a tag."""
+        ids, firsts = self.inputs.encode(words)
+        limit = self.inputs.max_tokens
+        if limit is not None and len(ids) > limit:
+            raise Bad(
+                f"{len(words)} words make {len(ids)} pieces and data.max_tokens is {limit}; split "
+                "the row or raise it"
+            )
+        return ids, firsts
 
     def build(self, recipe: Recipe) -> nn.Module:
         """Return an aligned model."""
         config = recipe.model
         embedding = build_embedding(self.inputs.tokenizer.size, config)
         layer = build_layer(recipe.layer, config, config.embedding)
+        check_reach(layer, recipe)
         return Aligned(embedding, layer, len(self.output.names), config.head_dropout)
 
     def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
@@ -161,9 +181,9 @@ class Tag(Task):
         for row in rows:
             try:
                 words = self.inputs.check(row)
+                encoded.append((words, *self._encode(words)))
             except Bad as error:
                 raise UserError(str(error)) from None
-            encoded.append((words, *self.inputs.encode(words)))
         examples = Examples(np.arange(len(rows)), Ragged.of([ids for _, ids, _ in encoded]))
         answers: dict[int, Answer] = {}
         for chosen in score_batches(examples.lengths):

@@ -46,8 +46,19 @@ def under(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as safetensors; shared or strided memory is copied first."""
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path)
+    """Write tensors as safetensors; shared or strided memory is copied first.
+
+    Raises:
+        UserError: the disk refused it.
+    """
+    copies = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    try:
+        save_file(copies, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: this file could not be written ({error}); free some space and see that the "
+            "folder may be written to"
+        ) from error
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -75,10 +86,12 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             shutil.rmtree(target)
         building.rename(target)
         sync(folder)
-    except (OSError, SafetensorError) as error:
+    except (OSError, UserError) as error:
         shutil.rmtree(building, ignore_errors=True)
+        # save_tensors speaks of a file that is gone by now; its cause is what the user needs
+        cause = error.__cause__ or error
         raise UserError(
-            f"{target}: the checkpoint could not be written ({error}); older ones are intact. "
+            f"{target}: the checkpoint could not be written ({cause}); older ones are intact. "
             "Free some space, then go on with --resume"
         ) from error
     # a newer one was passed over as damaged: it must not push out what was written now

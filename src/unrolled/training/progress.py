@@ -33,7 +33,7 @@ class MetricsLog:
         kept = [line for line in read_metrics(path) if line.get("step", 0) <= step] if step else []
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self.file = path.open("a", encoding="utf-8")
-        self.board = _tensorboard(path.parent / "tensorboard") if tensorboard else None
+        self.board = need_tensorboard()(str(path.parent / "tensorboard")) if tensorboard else None
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one object."""
@@ -67,14 +67,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _tensorboard(folder: Path) -> Any:
+def need_tensorboard() -> Any:
+    """Return torch's event writer. Raises UserError where the extra is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError(
             "training.tensorboard=true needs the extra: pip install 'unrolled[tensorboard]'"
         ) from None
-    return SummaryWriter(str(folder))
+    return SummaryWriter
 
 
 class Progress:
