@@ -239,3 +239,26 @@ def test_a_live_line_that_cannot_be_answered_keeps_the_count(home: SimpleNamespa
         ["unrolled", "line 3"],
     ]
     assert process.returncode == 0
+
+
+def test_the_columns_of_another_file_can_be_named(
+    cli: Call, home: SimpleNamespace, tmp_path: Path
+) -> None:
+    rows = [(text, n) for n, (text, _) in enumerate(reviews(30, 4))]
+    write_csv(tmp_path / "other.csv", rows, ("said", "number"))
+    run = home.runs["classify"]
+    assert "data.text" in cli("predict", run, "--file", tmp_path / "other.csv", code=1)[1]
+    out, _ = cli("predict", run, "--file", tmp_path / "other.csv", "data.text=said")
+    assert out.splitlines() == package.load(run).predict([text for text, _ in rows])
+
+
+def test_a_faulty_cell_is_named_or_skipped_with_an_empty_answer(
+    cli: Call, home: SimpleNamespace, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.csv").write_text("3,4\nmany,4\n5,6\n")
+    run = home.runs["vectors"]
+    _, err = cli("predict", run, "--file", tmp_path / "rows.csv", code=1)
+    assert "rows.csv:2: " in err
+    out, err = cli("predict", run, "--file", tmp_path / "rows.csv", "data.on_error=skip")
+    assert [bool(line) for line in out.splitlines()] == [True, False, True]
+    assert "skipped 1 faulty rows" in err

@@ -63,9 +63,10 @@ def test_a_word_without_a_key_or_value_is_refused(word: str) -> None:
         parse([word])
 
 
-def test_a_value_that_is_not_yaml_is_refused() -> None:
+@pytest.mark.parametrize("word", ["data.text=[a", "data.label='a", "seed=2024-13-01"])
+def test_a_value_that_is_not_yaml_is_refused(word: str) -> None:
     with pytest.raises(UsageError, match="not readable; quote it"):
-        parse(["data.text=[a"])
+        parse([word])
 
 
 def test_flat_and_deep_are_inverse() -> None:

@@ -144,7 +144,7 @@ def parse(words: Iterable[str]) -> dict[str, Any]:
             raise UsageError(f"{word!r} is not key=value")
         try:
             changes[key] = _value(text, _kinds(_annotation(key)))
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # ValueError: a date such as 2024-13-01
             raise UsageError(f"{word!r}: the value is not readable; quote it") from None
     return changes
 
