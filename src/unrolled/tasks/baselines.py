@@ -30,8 +30,9 @@ from unrolled.tasks.prepare import Prepared
 from unrolled.tasks.tag import Tag, tags_of
 
 ROWS = 200_000  # a bag of n-grams over more rows takes minutes and hardly gains
-# memory goes by characters and not by rows: a bag of 1- to 4-grams takes some 50 bytes for each
-# character in its worst case, so long documents are cut and a large table is read in part
+# memory goes by characters and not by rows: a bag of 1- to 4-grams took 30 bytes for each character
+# of English prose, 150 of short Korean reviews and 870 of random syllables, where every piece is
+# new; so long documents are cut and a large table is read in part
 TEXT = 2_000
 CHARACTERS = 20_000_000
 
