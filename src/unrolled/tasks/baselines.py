@@ -34,7 +34,7 @@ ROWS = 200_000  # a bag of n-grams over more rows takes minutes and hardly gains
 # of English prose, 150 of short Korean reviews and 870 of random syllables, where every piece is
 # new; so long documents are cut and a large table is read in part
 TEXT = 2_000
-CHARACTERS = 20_000_000
+CHARACTERS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
