@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from unrolled.nn import NGrams
+from unrolled.nn.ngrams import LOUDNESS
 
 LENGTHS = [4, 0, 7, 1]
 
@@ -32,7 +33,7 @@ def naive(layer: NGrams, row: list[int]) -> torch.Tensor:
                 key = wrapped(key * 1_000_003 + token + 1)
             total = total + layer.weight[(key ^ (key >> 21)) % layer.buckets]
             count += 1
-    return total / math.sqrt(max(1, count))
+    return LOUDNESS * total / math.sqrt(max(1, count))
 
 
 def test_it_is_the_sum_over_all_ngrams() -> None:
@@ -64,11 +65,11 @@ def test_dropout_leaves_ngrams_out_in_training_alone() -> None:
     tokens, lengths = torch.randint(0, 900, (1, 200)), torch.tensor([200])
     exact = layer.eval()(tokens, lengths)
     # 399 terms summed one after the other in fp32
-    assert exact.item() == pytest.approx(math.sqrt(399), rel=399 * 6e-8)
+    assert exact.item() == pytest.approx(LOUDNESS * math.sqrt(399), rel=399 * 6e-8)
     dropped = torch.stack([layer.train()(tokens, lengths) for _ in range(200)])
     assert dropped.std() > 0
-    # the mean of 200 draws, each of deviation 1: within five standard errors
-    assert dropped.mean().item() == pytest.approx(exact.item(), abs=5 / math.sqrt(200))
+    # the mean of 200 draws, each of deviation LOUDNESS: within five standard errors
+    assert dropped.mean().item() == pytest.approx(exact.item(), abs=5 * LOUDNESS / math.sqrt(200))
 
 
 @pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])

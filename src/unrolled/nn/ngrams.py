@@ -12,6 +12,9 @@ from torch.nn import functional as F
 from unrolled.nn.dropout import check_probability
 
 PRIME = 1_000_003
+# Adam moves a weight by about its learning rate a step, and most n-grams are met in few steps:
+# without it a phrase would take epochs to be heard beside the layer
+LOUDNESS = 8.0
 
 
 class NGrams(nn.Module):
@@ -20,7 +23,7 @@ class NGrams(nn.Module):
     What a fixed phrase says is learnt from few examples this way, while the layer learns what
     order and context say (Cheng et al. 2016, section 3). An n-gram finds its vector by a hash
     (Weinberger et al. 2009); the sum is divided by the root of their number, so that long rows do
-    not shout.
+    not shout, and multiplied by ``LOUDNESS``.
 
     Args:
         longest: N, at least 1; n-grams of 1 to N tokens are read.
@@ -50,7 +53,8 @@ class NGrams(nn.Module):
         """Return (B, O) for tokens (B, T) with ``lengths`` (B,) real steps; 0 for an empty row."""
         places, real = self.places(tokens, lengths)
         count = real.sum(1, keepdim=True).clamp(min=1).to(self.weight.dtype)
-        share = F.dropout(real.to(self.weight.dtype), self.dropout, self.training) / count.sqrt()
+        kept = F.dropout(real.to(self.weight.dtype), self.dropout, self.training)
+        share = LOUDNESS * kept / count.sqrt()
         return F.embedding_bag(places, self.weight, per_sample_weights=share, mode="sum")
 
     def places(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
