@@ -189,6 +189,17 @@ class Lanes:
         """Tokens in one lane."""
         return len(self.tokens) // min(self.lanes, len(self.tokens))
 
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - drawn once an epoch
+    def shift(self, epoch: int) -> int:
+        """Return where the ring is cut in an epoch."""
+        size = len(self.tokens)
+        # a text that one window holds is always read from its beginning
+        whole = min(self.lanes, size) == 1 and self.lane_length <= self.window
+        return int(random(self.seed, epoch).integers(size)) if epoch and not whole else 0
+
+    def __hash__(self) -> int:
+        return id(self)
+
     def length(self, epoch: int) -> int:
         """Return the number of windows in a lane."""
         return -(-self.lane_length // self.window)
@@ -196,17 +207,19 @@ class Lanes:
     def batch(self, epoch: int, index: int) -> Batch:
         """Return window ``index`` of every lane: inputs and next tokens, both (lanes, T)."""
         size, lanes = len(self.tokens), min(self.lanes, len(self.tokens))
-        # a text that one window holds is always read from its beginning
-        whole = lanes == 1 and self.lane_length <= self.window
-        shift = int(random(self.seed, epoch).integers(size)) if epoch and not whole else 0
+        shift = self.shift(epoch)
         begin = index * self.window
         end = min(begin + self.window, self.lane_length)
         places = np.arange(lanes)[:, None] * self.lane_length + np.arange(begin - 1, end) + shift
         ids = self.tokens[places % size].astype(np.int64)
-        fresh = random(self.seed, epoch, index).random(lanes) < self.reset
-        ids[fresh if index else slice(None), 0] = self.start
+        begins: Tensor | None = None
+        if index == 0:
+            ids[:, 0] = self.start
+        elif self.reset:
+            fresh = random(self.seed, epoch, index).random(lanes) < self.reset
+            ids[fresh, 0] = self.start
+            begins = torch.from_numpy(fresh) if fresh.any() else None
         both = torch.from_numpy(ids)
-        begins = torch.from_numpy(fresh) if index and fresh.any() else None
         return Batch(both[:, :-1], None, both[:, 1:], np.arange(lanes), index == 0, begins)
 
 
