@@ -30,4 +30,4 @@ def recipes(
             if told.pattern == pattern:
                 print(f"  {each:<{width}}  {told.minutes:>4g} min  {told.what}")
         print()
-    print("minutes are measured on 2 cores; start one with: unrolled train NAME")
+    print("minutes on 2 cores, upper bounds; start one with: unrolled train NAME")
