@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import codecs
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>")
 
 
-class Stream:
+class Stream(ABC):
     """Turns ids into text as they come, in whole characters only.
 
     What ``feed`` returns, joined, and ``finish`` at the end are exactly ``decode`` of the ids.
@@ -27,8 +28,9 @@ class Stream:
         """Return what is still held back; bytes that make no character become U+FFFD."""
         return ""
 
+    @abstractmethod
     def _join(self, token: Any) -> str:
-        raise NotImplementedError
+        """Take a token in; return the text that it completes."""
 
 
 class PlainStream(Stream):
