@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import overhead, shakespeare, startup
+from benchmarks import overhead, shakespeare, shards, startup
 
 BENCHMARKS: dict[str, Callable[[list[str]], dict[str, Any]]] = {
     "overhead": overhead.run,
     "shakespeare": shakespeare.run,
+    "shards": shards.run,
     "startup": startup.run,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from unrolled.core.errors import UsageError, UserError
+from unrolled.checks import quick
+from unrolled.core.errors import DataError, UsageError, UserError
+from unrolled.core.locks import locked
 from unrolled.data.schema import Schema
-from unrolled.data.sources import parse_row, read
+from unrolled.data.series import Frames
+from unrolled.data.sources import Table, parse_row, read
 from unrolled.decoding.sampling import Sampling
 from unrolled.insight.summary import finish
 from unrolled.tasks import folder as runs
 from unrolled.tasks import recipe as recipes
 from unrolled.tasks.base import Answer, Evaluation, Task
 from unrolled.tasks.language import Language
-from unrolled.tasks.plan import finished_as_asked, folder_of, make_plan
+from unrolled.tasks.plan import finished_as_asked, folder_of, make_plan, refuse_existing
 from unrolled.tasks.prepare import wanted
 from unrolled.tasks.recipe import Recipe, flat, resolve
+from unrolled.tasks.series import answer_steps
 from unrolled.training.loop import fit
 from unrolled.training.precision import choose
 from unrolled.training.progress import Progress
@@ -54,7 +59,8 @@ class Run:
 
         Args:
             rows: each a text, a row as the data file writes it, a sequence of the input cells, or
-                a mapping of column names to cells.
+                a mapping of column names to cells; for a sequence of numbers a list of its steps,
+                each a list of the columns' numbers.
 
         Raises:
             UserError: a row does not fit the columns the run was trained on.
@@ -78,12 +84,28 @@ class Run:
             if missing:
                 raise UserError(f"{row!r} has no {missing[0]!r}; expected {', '.join(names)}")
             return tuple(row[name] for name in names)
+        inputs = getattr(self.task, "inputs", None)
+        if isinstance(inputs, Frames) and not isinstance(row, tuple):
+            return inputs.cells(row) if not isinstance(row, str) else parse_frames(row, self.task)
         if not isinstance(row, str):
             found = tuple(row)
             if len(found) != len(names):
                 raise UserError(f"{row!r} has {len(found)} cells; expected {', '.join(names)}")
             return found
         return parse_cells(row, self.task)
+
+    def answers_by_line(
+        self, table: Table, schema: Schema, skip: bool = False
+    ) -> tuple[dict[int, Answer], list[DataError]]:
+        """Answer every row of a table whose rows are steps of sequences.
+
+        Returns:
+            Answers by the line of their step, and the faulty rows that ``skip`` left out.
+
+        Raises:
+            DataError: a row is faulty.
+        """
+        return answer_steps(self.task, self.model, table, schema, skip, self.place)
 
     def reading(self, changes: Mapping[str, Any]) -> tuple[Recipe, Schema]:
         """Return the settings and columns by which another file is read.
@@ -184,16 +206,37 @@ def parse_cells(row: str, task: Task) -> tuple[Any, ...]:
     """
     schema, columns = task.schema, task.columns
     names, is_object = schema.inputs, row.lstrip().startswith("{")
-    if len(names) == 1 and schema.text and not (is_object and task.format.kind == "jsonl"):
+    if len(names) == 1 and schema.text and not (is_object and task.format.objects):
         return (row,)
     cells = parse_row(row, task.format, columns)
-    if task.format.kind == "jsonl":
+    if task.format.objects:
         known = dict(zip(columns, cells, strict=True))
         return tuple(known[name] for name in names)
     for known_names in (names, columns, [name for name in columns if name != schema.answer]):
         if len(cells) == len(known_names):
             return tuple(cells[list(known_names).index(name)] for name in names)
     raise UserError(f"{row!r} has {len(cells)} cells; expected {len(names)}: {', '.join(names)}")
+
+
+def parse_frames(row: str, task: Task) -> tuple[Any, ...]:
+    """Read a sequence of numbers: a JSON list of its steps, or a JSON object of its columns.
+
+    Raises:
+        UserError: it is neither.
+    """
+    inputs = task.inputs  # type: ignore[attr-defined]
+    try:
+        found = json.loads(row)
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, dict) and all(name in found for name in inputs.columns):
+        return tuple(found[name] for name in inputs.columns)
+    if isinstance(found, list):
+        return inputs.cells(found)
+    raise UserError(
+        f"{row[:60]!r} is no sequence of numbers: write a list of steps, each a list of "
+        f"{', '.join(inputs.columns[:6])}, or give a table with --file"
+    )
 
 
 def load(folder: str | Path, device: str = "auto", weights: str = "best") -> Run:
@@ -236,6 +279,7 @@ def train(
 
     Raises:
         UserError: a file, a key or a value is wrong; the message says what to do.
+        KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came; a checkpoint was written first.
     """
     return start(target, flat(changes), out, resume, seed, say, quiet)
 
@@ -261,10 +305,13 @@ def start(
     if plan.finished:
         say(f"{plan.folder} is finished: {plan.finished}")
         return load(plan.folder, plan.recipe.training.device)
-    for line in plan.lines():
+    for line in [*plan.lines(), *([] if resume else quick(plan))]:
         say(line)
     say("")
-    with Progress(quiet) as progress:
-        at = fit(plan.job(progress), resume)
-    finish(plan, at, say)
+    with locked(plan.folder):
+        if not resume:
+            refuse_existing(plan.folder)  # begun by another process while this one read the data
+        with Progress(quiet) as progress:
+            at = fit(plan.job(progress), resume)
+        finish(plan, at, say)
     return load(plan.folder, plan.recipe.training.device)

@@ -149,7 +149,7 @@ def test_ctrl_c_stops_a_training_that_goes_on_later(
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "unrolled: stopped; a training goes on with --resume" in err
+    assert f"go on with: unrolled train {run} --resume" in err
     assert "Traceback" not in err
     newest = max(int(p.name[5:]) for p in run.glob("checkpoints/step-*"))
     out, _ = cli("train", run, f"training.max_steps={newest + 5}", "--resume")

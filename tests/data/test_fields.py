@@ -63,31 +63,55 @@ def test_numbers_in_a_text_column_are_text_and_lists_are_not() -> None:
 
 
 def test_words_are_a_list_or_text_with_blanks_between() -> None:
-    field = Words("w", CHARS, None)
+    field = Words("w", (), None, 3)
     assert field.check([["a b", "c"]]) == ["a b", "c"]
     assert field.check([" ab  c "]) == ["ab", "c"]
     for empty in ("", " ", None, []):
         with pytest.raises(Bad, match="column 'w' holds no word"):
             field.check([empty])
+    with pytest.raises(Bad, match=r"4 words and data.max_tokens is 3"):
+        field.check(["a b c d"])
 
 
 def test_what_is_typed_in_pieces_reads_like_a_file() -> None:
     pieces, whole = unicodedata.normalize("NFD", "한국 é"), "한국 é"
     assert pieces != whole
     assert text("a").check([pieces]) == text("a").check([whole]) == (whole,)
-    field = Words("w", CHARS, None)
+    field = Words("w", (), None, None)
     assert field.check([pieces]) == field.check([pieces.split()]) == whole.split()
 
 
-def test_the_first_piece_of_each_word_is_found() -> None:
-    ids, firsts = Words("w", CHARS, None).encode(["abc", "d", "ef"])
-    assert firsts == [0, 3, 4]
-    assert ids == CHARS.encode("abcdef")
+def test_words_are_known_from_their_second_time_on_and_spelt_once_each() -> None:
+    rows = [["ab", "c", "ab"], ["c", "d", "ab"]]
+    field = Words.fit("w", rows, 100, 2, "chars", None)
+    assert (field.known, field.size) == (("ab", "c"), 4)
+    places, spellings = field.encode([["d", "ab", "d"], ["dac"]])
+    assert spellings is not None
+    assert places.flat.tolist() == [0, 1, 0, 2]
+    assert spellings.ids.tolist() == [1, 2, 1]  # unknown, the first known, unknown
+    chars = field.tokenizer
+    assert chars is not None
+    begin, end = chars.bos_id, chars.eos_id
+    spelt = [[begin, *chars.encode(word), end] for word in ("d", "ab", "dac")]
+    assert spellings.pieces.flat.tolist() == [id for word in spelt for id in word]
+    assert spellings.pieces.lengths.tolist() == [3, 4, 5]
 
 
-def test_a_word_without_pieces_still_has_a_place() -> None:
-    ids, firsts = Words("w", CHARS, None).encode(["", "a"])
-    assert (ids[0], firsts) == (CHARS.unk_id, [0, 1])
+def test_words_that_are_not_spelt_are_ids() -> None:
+    field = Words.fit("w", [["b", "a", "b"], ["c"]], 4, 1, None, None)
+    assert field.known == ("b", "a")  # as many as the vocabulary holds: two after the specials
+    ids, spellings = field.encode([["a", "c", "b"]])
+    assert spellings is None
+    assert ids.flat.tolist() == [3, 1, 2]
+
+
+def test_an_endless_word_keeps_its_ends_and_an_empty_one_a_place() -> None:
+    _, spellings = Words("w", (), CHARS, None).encode([["a" * 40 + "b" * 40, ""]])
+    assert spellings is not None
+    begin, end = CHARS.bos_id, CHARS.eos_id
+    assert spellings.pieces.lengths.tolist() == [66, 2]
+    spelt = [begin, *CHARS.encode("a" * 32 + "b" * 32), end, begin, end]
+    assert spellings.pieces.flat.tolist() == spelt
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unrolled.core.errors import UsageError, UserError
-from unrolled.data.split import hold_out, split_text
+from unrolled.data.split import hold_out, hold_out_some, is_held, split_text
 
 several = st.lists(st.text(max_size=3), min_size=2).filter(
     lambda keys: len({unicodedata.normalize("NFC", key) for key in keys}) > 1
@@ -88,3 +88,28 @@ def test_split_text_is_the_usual_split() -> None:
     assert len(split_text(text)[0]) == int(1_115_394 * 0.9)
     with pytest.raises(UserError, match=r"1 characters cannot be split"):
         split_text("a")
+
+
+def test_of_a_few_recordings_the_nearest_number_is_held_out() -> None:
+    names = [name for name in "abcdefghij" for _ in range(2)]
+    for seed in range(20):
+        kept, held = hold_out_some(names, seed, 0.3)
+        assert sorted(kept + held) == list(range(20))
+        assert len({names[i] for i in held}) == 3
+        assert not {names[i] for i in held} & {names[i] for i in kept}
+    assert len(hold_out_some(["x", "y"], 0, 0.9)[0]) == 1
+    assert len(hold_out_some(["x", "y", "z"], 0, 0.1)[1]) == 1
+    chosen = [{names[i] for i in hold_out_some(names, seed, 0.3)[1]} for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2]
+    # which are held out does not hang on their order
+    assert {names[::-1][i] for i in hold_out_some(names[::-1], 0, 0.3)[1]} == chosen[0]
+    with pytest.raises(UsageError, match="fraction between 0 and 1"):
+        hold_out_some(names, 0, 1.0)
+
+
+def test_rows_are_held_out_one_by_one_as_all_at_once() -> None:
+    keys = [f"row {number % 700}" for number in range(1000)]
+    for seed, fraction in [(0, 0.1), (3, 0.37)]:
+        held = [i for i, key in enumerate(keys) if is_held(key, seed, fraction)]
+        assert held == hold_out(keys, seed, fraction)[1]
+    assert not any(is_held(key, 0, 0.0) for key in keys)

@@ -138,6 +138,20 @@ def test_words_are_set_with_usual_blanks(fitted: dict[str, Tokenizer]) -> None:
     assert words.unknown(ids) == 4
 
 
+def test_whitespace_takes_text_that_was_cut_into_words_as_it_is() -> None:
+    text = " = Title = \n \n the <unk> of @-@ , don't . \n<eos> the\n"
+    tokenizer = Tokenizer.fit("whitespace", [text])
+    ids = tokenizer.encode(text)
+    # the known word lists: whitespace words, and a token for every line end
+    expected = [w for line in text.split("\n")[:-1] for w in [*line.split(), "\n"]]
+    at = expected.index("<eos>")
+    expected[at : at + 1] = ["<", "eos>"]
+    assert [tokenizer.token(id) for id in ids] == expected
+    assert tokenizer.size == len(set(expected)) + 3  # <unk> is a special already
+    assert tokenizer.unknown(ids) == 1
+    assert tokenizer.decode(ids) == "= Title =\n\nthe of @-@ , don't .\n< eos> the\n"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_text_that_looks_like_a_special_token_is_text(
     fitted: dict[str, Tokenizer], kind: str
@@ -147,7 +161,7 @@ def test_text_that_looks_like_a_special_token_is_text(
     for tokenizer in (fitted[kind], eager):
         ids = tokenizer.encode(LOOK_ALIKES)
         assert not {0, 2, 3} & set(ids)
-        if kind != "words":
+        if kind not in ("words", "whitespace"):
             assert tokenizer.decode(tokenizer.encode("<eos><pad>")) == "<eos><pad>"
 
 

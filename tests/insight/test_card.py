@@ -20,6 +20,8 @@ def test_the_card_tells_scores_baselines_data_and_use(home: SimpleNamespace, kin
     assert text.startswith(f"# {loaded.recipe.name}\n")
     for line in loaded.result["found"]:
         assert f"- {line}\n" in text
+    assert loaded.result["timed"] in text
+    assert f"in {loaded.result['milliseconds_an_answer']:.3g} ms" in text
     rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
     assert len({len(row) for row in rows}) == 1
     ours = [cell.strip() for cell in rows[2]]

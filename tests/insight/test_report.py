@@ -13,12 +13,21 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from sklearn import metrics
+from sklearn.calibration import calibration_curve
 
 import unrolled
 from conftest import SMALL, write_csv
+from unrolled.data.fields import Label
+from unrolled.data.sources import Table
 from unrolled.insight import report
+from unrolled.insight.mistakes import Mistake
+from unrolled.scores import calibration
 from unrolled.tasks import folder as runs
+from unrolled.tasks.base import Evaluation
+from unrolled.tasks.prepare import prepare
 
 KINDS = ["classify", "regress", "vectors", "tag", "language"]
 XSS = "<script>document.title='owned'</script>"
@@ -77,17 +86,111 @@ def test_a_report_has_scores_curves_data_and_settings(home: SimpleNamespace, kin
     for value in result["scores"].values():
         assert f"<td>{value:.4f}</td>" in text
     for each in result["baselines"]:
-        assert f"<td>{each['name']}</td>" in text
+        assert f'<th scope="row">{each["name"]}</th>' in text
     assert f"{result['parameters']:,}" in page.text
     assert "60 steps" in page.text or kind == "language"
     for line in result["found"]:
         assert html.escape(line) in text
     assert len([tag for tag, _ in page.tags if tag == "svg"]) >= 2
     for key in ("layer", "model.hidden", "training.learning_rate", "data.train"):
-        assert f"<td>{key}</td>" in text
+        assert f'<th scope="row">{key}</th>' in text
     assert ("Confusion matrix" in text) == (kind in ("classify", "tag"))
     assert ("<h2>Answers</h2>" in text) == (kind in ("regress", "vectors"))
     assert ("<h2>Samples" in text) == (kind == "language")
+    assert f"timed on {result['timed']}" in page.text
+    assert f"{result['milliseconds_an_answer']:.3g} ms" in page.text
+    if kind != "language":
+        assert f"{result['answers_a_second']:,.0f}rows answered a second" in page.text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_report_can_be_read_without_seeing_it(home: SimpleNamespace, kind: str) -> None:
+    tags = Page(page_of(home.runs[kind])).tags
+    assert [a["lang"] for tag, a in tags if tag == "html"] == ["en"]
+    levels = [tag for tag, _ in tags if tag in ("h1", "h2", "h3")]
+    assert levels[0] == "h1"
+    assert levels.count("h1") == 1
+    assert all(a.get("scope") in ("col", "row") for tag, a in tags if tag == "th")
+    assert all(a.get("role") == "img" and a.get("aria-label") for tag, a in tags if tag == "svg")
+    scrolled = [a for _, a in tags if a.get("class") == "scroll"]
+    assert all(a.get("aria-label") and a.get("tabindex") == "0" for a in scrolled)
+
+
+def held_out(folder: Path) -> tuple[list[str], list[str], list[str], list[float]]:
+    """Return texts, labels, answers and confidences of the held-out rows of a text classifier."""
+    run = unrolled.load(folder)
+    data = prepare(run.recipe).dev_data
+    assert isinstance(data, Table)
+    answers = run.answers([text for text, _ in data.rows])
+    return (
+        [text for text, _ in data.rows], [truth for _, truth in data.rows],
+        [answer.text for answer in answers], [float(answer.probability or 0) for answer in answers],
+    )  # fmt: skip
+
+
+def test_the_scores_of_each_label_are_those_of_scikit_learn(home: SimpleNamespace) -> None:
+    _, truth, found, _ = held_out(home.runs["classify"])
+    names = sorted(set(truth))
+    expected = metrics.precision_recall_fscore_support(truth, found, labels=names)
+    text = page_of(home.runs["classify"])
+    for name, *shares, support in zip(names, *expected, strict=True):
+        cells = "".join(f"<td>{share:.4f}</td>" for share in shares)
+        assert f'<tr><th scope="row">{name}</th>{cells}<td>{support}</td></tr>' in text
+
+
+def test_confidence_is_shown_by_bins_and_as_one_error(home: SimpleNamespace) -> None:
+    _, truth, found, sure = held_out(home.runs["classify"])
+    right = np.array(truth) == np.array(found)
+    page = Page(page_of(home.runs["classify"]))
+    error = calibration(np.array(sure), right).error
+    assert f"Expected calibration error: {error:.4f}" in page.text
+    hits, means = calibration_curve(right, sure, n_bins=10)
+    for hit, mean in zip(hits, means, strict=True):
+        assert f"confidence {mean:.3f}, accuracy {hit:.3f}" in page.text  # the bar's title
+        assert f"{mean:.3f}{hit:.3f}" in page.text  # the row of the table
+
+
+def test_the_surest_mistakes_are_listed_with_their_lines(home: SimpleNamespace) -> None:
+    rows = sorted(zip(*held_out(home.runs["classify"]), strict=True), key=lambda row: -row[3])
+    wrong = [row for row in rows if row[1] != row[2]]
+    assert wrong
+    lines = home.files["classify"].read_text("utf-8").splitlines()
+    text = page_of(home.runs["classify"])
+    assert f"Surest mistakes: {len(wrong)} rows" in text
+    assert "Often these are mislabelled" in text
+    for row, truth, answer, sure in wrong:
+        at = lines.index(f"{row},{truth}") + 1
+        assert (
+            f"<b>reviews.csv:{at}</b> says <b>{truth}</b>, the model <b>{answer}</b> "
+            f'(confidence {sure:.4f})</p><p dir="auto">{row}</p>'
+        ) in text
+
+
+def test_the_largest_errors_are_listed(home: SimpleNamespace) -> None:
+    text = page_of(home.runs["regress"])
+    assert "Largest errors: " in text
+    off = [float(n) for n in re.findall(r"\(off by ([\d.e+-]+)\)", text)]
+    assert off == sorted(off, reverse=True)
+    assert 3 < len(off) <= 20
+    lines = home.files["regress"].read_text("utf-8").splitlines()
+    for at, truth, rooms, area in re.findall(
+        r"houses.csv:(\d+)</b> says <b>(.*?)</b>.*?rooms: (.*?), area: (.*?)</p>", text
+    ):
+        assert lines[int(at) - 1] == f"{rooms},{area},{truth}"
+
+
+def test_a_matrix_too_large_to_read_gives_way_to_its_worst_pairs(home: SimpleNamespace) -> None:
+    loaded = runs.load(home.runs["classify"])
+    names = tuple(f"label {n}" for n in range(50))
+    loaded.task.output = Label("label", names)  # type: ignore[attr-defined]
+    counts = np.diag(np.full(50, 9))
+    counts[7, 3], counts[2, 4] = 5, 8
+    text = report.render(
+        loaded.folder, loaded.recipe, loaded.task, loaded.result, Evaluation({}, counts)
+    )
+    assert '<table class="matrix">' not in text
+    pairs = re.findall(r'<th scope="row">(label \d+)</th><td>(label \d+)</td><td>(\d+)</td>', text)
+    assert pairs == [("label 2", "label 4", "8"), ("label 7", "label 3", "5")]
 
 
 def test_the_curves_are_those_of_the_metrics(home: SimpleNamespace) -> None:
@@ -118,14 +221,18 @@ def test_names_and_labels_cannot_break_out_of_the_page(hostile: Path) -> None:
     assert "<i>label" in page.text
 
 
-def test_samples_cannot_break_out_of_the_page(home: SimpleNamespace) -> None:
+def test_samples_and_rows_cannot_break_out_of_the_page(home: SimpleNamespace) -> None:
     loaded = runs.load(home.runs["language"])
     result = loaded.result | {"samples": [XSS + IMG + "</pre>"]}
-    evaluation = SimpleNamespace(confusion=None, pairs=None)
-    text = report.render(loaded.folder, loaded.recipe, loaded.task, result, evaluation)  # type: ignore[arg-type]
+    row = Mistake(f"/a/{IMG}.csv", 3, (XSS + "</p>", IMG, XSS + "</mark>"), XSS, IMG, 0.5)
+    text = report.render(
+        loaded.folder, loaded.recipe, loaded.task, result, Evaluation({}), [row, row]
+    )
     page = Page(text)
     assert not {tag for tag, _ in page.tags} & {"script", "img"}
     assert XSS + IMG + "</pre>" in page.text
+    assert XSS + "</p>" + IMG + XSS + "</mark>" in page.text
+    assert [tag for tag, _ in page.tags].count("mark") == 2
 
 
 FLAGS = [

@@ -28,11 +28,14 @@ def test_the_result_tells_what_the_folder_holds(home: SimpleNamespace, kind: str
 
 def plan(layer: str = "gru", task: str = "classify", higher: bool = True) -> Any:
     numbers = ("x",) if task == "regress" else ()
-    schema = SimpleNamespace(inputs=("text",), text=("text",), numbers=numbers)
+    schema = SimpleNamespace(inputs=("text",), text=("text",), numbers=numbers, frames=False)
     told = SimpleNamespace(name=task, metric="m", higher=higher, schema=schema, columns=["text"])
     data = SimpleNamespace(columns=["text"], rows=[("a film",)])
     prepared = SimpleNamespace(task=told, dev_data=data)
-    recipe = SimpleNamespace(layer=layer, training=SimpleNamespace(pretrain_epochs=0))
+    recipe = SimpleNamespace(
+        layer=layer, training=SimpleNamespace(pretrain_epochs=0),
+        report=SimpleNamespace(samples=True),
+    )  # fmt: skip
     return SimpleNamespace(prepared=prepared, recipe=recipe, folder=SimpleNamespace, target="t")
 
 

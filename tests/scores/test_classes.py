@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
+from sklearn.calibration import calibration_curve
 
-from unrolled.scores import accuracy, confusion, macro_f1
+from unrolled.scores import accuracy, by_class, calibration, confusion, macro_f1
 
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40)
 
@@ -40,3 +41,49 @@ def test_macro_f1_leaves_out_classes_that_never_occur() -> None:
     # class 2 occurs nowhere; were it counted as 0, the score would be 2/3
     matrix = confusion(np.array([0, 1]), np.array([0, 1]), 3)
     assert macro_f1(matrix) == 1.0
+
+
+@given(PAIRS)
+def test_scores_of_each_class_equal_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    truth, predicted = np.array(pairs, dtype=np.int64).T
+    found = by_class(confusion(truth, predicted, 5))
+    expected = metrics.precision_recall_fscore_support(
+        truth, predicted, labels=range(5), zero_division=np.nan
+    )
+    # ratios of the same integers; F1 is made in another order at most
+    for ours, theirs in zip((found.precision, found.recall, found.f1), expected[:3], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-14)
+    assert found.support.tolist() == expected[3].tolist()
+
+
+SURE = st.floats(0.001, 1, allow_subnormal=False) | st.sampled_from([n / 10 for n in range(1, 11)])
+
+
+@given(st.lists(st.tuples(SURE, st.booleans()), min_size=1, max_size=60))
+def test_calibration_equals_scikit_learn(pairs: list[tuple[float, bool]]) -> None:
+    confidence = np.array([sure for sure, _ in pairs])
+    right = np.array([hit for _, hit in pairs])
+    found = calibration(confidence, right)
+    hits, sure = calibration_curve(right, confidence, n_bins=10)
+    filled = found.counts > 0
+    np.testing.assert_allclose(found.accuracy[filled], hits, rtol=1e-14)
+    np.testing.assert_allclose(found.confidence[filled], sure, rtol=1e-14)
+    assert np.isnan(found.accuracy[~filled]).all()
+    assert found.counts.sum() == len(pairs)
+    expected = np.average(np.abs(hits - sure), weights=found.counts[filled])
+    assert found.error == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+def test_calibration_by_hand() -> None:
+    found = calibration(np.array([0.95, 0.85, 0.9, 0.1]), np.array([True, False, True, False]))
+    # 0.9 closes the bin of 0.85, and 0.1 the first
+    assert found.counts.tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 2, 1]
+    assert found.accuracy[[0, 8, 9]].tolist() == [0, 0.5, 1]
+    # |0 - 0.1| / 4 + |1 - 1.75| / 4 + |1 - 0.95| / 4
+    assert found.error == pytest.approx((0.1 + 0.75 + 0.05) / 4)
+
+
+def test_nothing_predicted_is_not_miscalibrated() -> None:
+    found = calibration(np.array([]), np.array([], dtype=bool))
+    assert found.error == 0.0
+    assert found.counts.tolist() == [0] * 10

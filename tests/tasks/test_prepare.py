@@ -136,6 +136,24 @@ def test_a_faulty_row_stops_with_its_line_and_the_way_out(tmp_path: Path) -> Non
     assert found.found[-1].startswith(f"skipped 1 faulty rows; the first: {path}:22: ")
 
 
+def test_rows_without_a_label_are_no_label(tmp_path: Path) -> None:
+    rows = [(f"t{n}", "ab"[n % 2]) for n in range(20)] + [("none", ""), ("neither", "")]
+    path = write_csv(tmp_path / "r.csv", rows, ("text", "label"))
+    found = prepared(path, data__label="label", data__on_error="skip").found
+    assert found[2] == (
+        "predicts: label (data.label=COLUMN); 2 labels: a 10, b 10 (2 rows without one)"
+    )
+
+
+def test_the_words_of_a_faulty_row_can_be_kept_out(tmp_path: Path) -> None:
+    path = tmp_path / "n.csv"
+    path.write_text("x,y\n" + "".join(f"{n},{n}\n" for n in range(20)) + "secret,7\n")
+    told = {"data__numbers": ["x"], "data__label": "y", "data__on_error": "skip"}
+    assert "secret" in prepared(path, **told).found[-1]
+    kept = prepared(path, **told, report__samples=False).found[-1]
+    assert kept == f"skipped 1 faulty rows; the first: {path}:22"
+
+
 def test_malformed_rows_are_counted_once(tmp_path: Path) -> None:
     path = tmp_path / "n.csv"
     path.write_text("x,y\n" + "".join(f"{n},{n}\n" for n in range(20)) + "1,2,3\n4\n")

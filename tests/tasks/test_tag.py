@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import pytest
 from sklearn import metrics
 
 import unrolled
-from conftest import sentences, write_jsonl
+from conftest import SMALL, sentences, write_jsonl
 from unrolled.core.errors import UserError
 
 
@@ -44,3 +45,26 @@ def test_one_tag_for_each_word_however_it_is_written(home: SimpleNamespace) -> N
 def test_a_row_without_words_is_refused(home: SimpleNamespace) -> None:
     with pytest.raises(UserError, match="column 'words' holds no word"):
         unrolled.load(home.runs["tag"]).predict([" "])
+
+
+def test_words_without_spelling(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "t.jsonl", sentences(60, 5))
+    run = unrolled.train(
+        file,
+        out=tmp_path / "run",
+        say=lambda text: None,
+        quiet=True,
+        **{**SMALL, "model.spelling": 0, "training.max_steps": 40},
+    )
+    assert not (tmp_path / "run" / "tokenizer.json").exists()
+    assert run.predict(["the cat runs"]) == unrolled.load(tmp_path / "run").predict(
+        ["the cat runs"]
+    )
+
+
+def test_a_damaged_list_of_words_is_named(home: SimpleNamespace, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(home.runs["tag"], folder)
+    (folder / "words.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"words\.json.*train anew"):
+        unrolled.load(folder)

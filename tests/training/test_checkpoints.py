@@ -200,20 +200,12 @@ def test_a_full_disk_is_a_users_error_and_leaves_no_rest(
         SafetensorError("Error while serializing: I/O error: No space left on device"),
     ],
 )
-def test_tensors_that_the_disk_refuses_are_a_users_error(
+def test_tensors_that_the_disk_refuses_are_one_kind_of_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     break_at(monkeypatch, (checkpoints, "save_file", 0), error)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(OSError, match="No space left on device"):
         checkpoints.save_tensors(tmp_path / "model.safetensors", {"a": torch.ones(1)})
-    message = str(caught.value)
-    assert message.startswith(f"{tmp_path / 'model.safetensors'}: this file could not be written (")
-    assert "No space left on device" in message
-
-
-def test_a_folder_that_is_gone_is_a_users_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none/a: this file could not be written"):
-        checkpoints.save_tensors(tmp_path / "none" / "a", {"a": torch.ones(1)})
 
 
 def test_what_a_kill_left_behind_is_written_over(tmp_path: Path) -> None:

@@ -393,9 +393,10 @@ def test_scores_and_best_weights_are_those_of_the_average(tmp_path: Path) -> Non
     trainer = Trainer(told)
     update = trainer.update
 
-    def noted(count: Tensor | None) -> None:
-        update(count)
+    def noted(losses: list[Loss]) -> str:
+        fault = update(losses)
         history.append(model.embedding.weight.detach().clone())
+        return fault
 
     trainer.update = noted  # type: ignore[method-assign]
     from unrolled.training.progress import MetricsLog
@@ -458,13 +459,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_kept(
 ) -> None:
     told = job(
         tmp_path, classifier(), Slices(texts(80), 4), breaking(5, value), Script([0.1] * 20),
-        max_steps=20, keep=1, learning_rate=0.01,
+        max_steps=20, keep=1, learning_rate=0.01, max_skips=0, rollbacks=0,
         **{"checkpoint_every": 2, "evaluate_every": 3, **settings},
     )  # fmt: skip
     with pytest.raises(UserError) as caught:
         fit(told, resume=False)
     message = str(caught.value)
-    assert "no longer finite" in message
+    assert "the loss is not finite at step 5 (skipped steps: 1)" in message
     assert "lower training.learning_rate (now 0.01) or training.clip" in message
     assert "\n" not in message
     # what the message promises: the last checkpoint and the best weights are intact

@@ -13,7 +13,13 @@ from torch.nn import functional as F
 from unrolled.data.batches import IGNORED, Batch
 from unrolled.models import LanguageModel
 from unrolled.nn import LayerConfig, State, TokenEmbedding, build_layer
-from unrolled.training.objectives import classes, cross_entropy, next_token, pretrained, values
+from unrolled.training.objectives import (
+    classes,
+    cross_entropy,
+    next_token,
+    pretrained,
+    values,
+)
 
 ROWS = np.arange(2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import heapq
 import io
 import itertools
 import json
@@ -13,10 +14,13 @@ from typing import Any
 
 from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.data.schema import Schema
-from unrolled.data.sources import Rows, rows_of
+from unrolled.data.sources import Rows, read, rows_of
 from unrolled.run import Run
 from unrolled.tasks.base import Answer, locate
+from unrolled.tasks.labelled import need_table
+from unrolled.tasks.recipe import Recipe
 
+Numbered = tuple[int, tuple[Any, ...] | None]
 CHUNK = 256  # rows answered together; what is read of a file at once
 
 
@@ -79,7 +83,12 @@ def answer_file(
     told, schema = run.reading(changes)
     skip = told.data.on_error == "skip"
     rows = rows_of(path, encoding=told.data.encoding, on_error=told.data.on_error)
-    pairs = answered(run, rows, schema, skip)
+    by_step = run.task.schema.steps
+    pairs = (
+        answered_steps(run, path, told, rows, schema)
+        if by_step
+        else answered(run, rows, schema, skip)
+    )
     if output is None:
         for row, answer in pairs:
             shown = row if len(rows.columns) > 1 else {"input": next(iter(row.values()))}
@@ -116,31 +125,88 @@ def answered(
 ) -> Iterator[tuple[dict[str, Any], Answer]]:
     """Yield the rows of a file as mappings, each with its answer, a chunk at a time.
 
-    With ``skip`` a row whose cells cannot be read gets an empty answer, and is counted.
+    With ``skip`` a faulty row gets an empty answer, and is counted.
     """
     places = locate(rows, schema.inputs, run.task.columns, schema.answer)
-    while chunk := list(itertools.islice(rows, CHUNK)):
+    failed: list[DataError] = []
+    for group in _chunks(in_step(rows)):
+        # rows that the reader left out have no cells
+        chunk = [(line, row) for line, row in group if row is not None]
         cells = [tuple(row[i] for i in places) for _, row in chunk]
         try:
             answers = run.answers(cells)
         except UserError:
             lines = [line for line, _ in chunk]
             answers = [
-                _one(run, cell, rows, line, skip) for line, cell in zip(lines, cells, strict=True)
+                _one(run, cell, rows, line, failed if skip else None)
+                for line, cell in zip(lines, cells, strict=True)
             ]
-        for (_, row), answer in zip(chunk, answers, strict=True):
-            yield dict(zip(rows.columns, row, strict=True)), answer
+        in_turn = iter(answers)
+        for _, row in group:
+            if row is None:
+                yield dict.fromkeys(rows.columns), Answer("")
+            else:
+                yield dict(zip(rows.columns, row, strict=True)), next(in_turn)
+    rows.skipped += failed
 
 
-def _one(run: Run, cells: tuple[Any, ...], rows: Rows, line: int, skip: bool) -> Answer:
+def _chunks(rows: Iterator[Numbered]) -> Iterator[list[Numbered]]:
+    while chunk := list(itertools.islice(rows, CHUNK)):
+        yield chunk
+
+
+def in_step(rows: Rows) -> Iterator[Numbered]:
+    """Yield (line, row) as a file has them, None for a row that the reader left out.
+
+    So line n of the answers stays the answer to row n of the file.
+    """
+    # the fault of a line of plain text leaves the line, emptied
+    faults: list[DataError] = [] if rows.format.kind == "text" else rows.skipped
+    waiting: list[int] = []
+    seen = 0
+    for line, row in rows:
+        # a block of lines tells its faults before the first of its rows comes
+        for fault in faults[seen:]:
+            heapq.heappush(waiting, _counted(rows, fault))
+        seen = len(faults)
+        while waiting and waiting[0] < line:
+            yield heapq.heappop(waiting), None
+        yield line, row
+    yield from ((line, None) for line in sorted(waiting))
+    yield from ((_counted(rows, fault), None) for fault in faults[seen:])
+
+
+def _counted(rows: Rows, fault: DataError) -> int:
+    """Return the line of a fault counted over all files, as ``rows`` counts."""
+    before = next((count for count, name in rows.parts if name == fault.path), 0)
+    return before + (fault.line or 1)
+
+
+def answered_steps(
+    run: Run, path: Path, told: Recipe, rows: Rows, schema: Schema
+) -> Iterator[tuple[dict[str, Any], Answer]]:
+    """Yield the rows of a file of steps, each with the answer at its step.
+
+    The whole file is read first, since a sequence is answered as a whole.
+    """
+    data = told.data
+    table = need_table(read(path, encoding=data.encoding, on_error=data.on_error))
+    answers, rows.skipped = run.answers_by_line(table, schema, data.on_error == "skip")
+    for row, line in zip(table.rows, table.lines, strict=True):
+        yield dict(zip(rows.columns, row, strict=True)), answers.get(line, Answer(""))
+
+
+def _one(
+    run: Run, cells: tuple[Any, ...], rows: Rows, line: int, failed: list[DataError] | None
+) -> Answer:
     """Answer one row, or say which line it is that cannot be answered."""
     try:
         return run.answers([cells])[0]
     except UserError as error:
-        fault = DataError(str(error), rows.path, line)
-        if not skip:
+        fault = DataError(str(error), *rows.place(line))
+        if failed is None:
             raise fault from None
-        rows.skipped.append(fault)
+        failed.append(fault)
         return Answer("")
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from unrolled.cli import evaluate, generate, predict, recipes, train
+from unrolled.cli import doctor, evaluate, generate, predict, recipes, train
 from unrolled.core.errors import UserError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("train")(train.train)
+app.command("doctor")(doctor.doctor)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict", cls=predict.Rows)(predict.predict)
 app.command("generate")(generate.generate)
@@ -45,7 +46,10 @@ def root(
 
 
 def main() -> NoReturn:
-    """Run the command line: exit code 0, 1 (the work failed) or 2 (wrong usage)."""
+    """Run the command line.
+
+    Exit code 0, 1 (the work failed), 2 (wrong usage), 130 or 143 (SIGINT or SIGTERM ended it).
+    """
     sys.exit(_run())
 
 

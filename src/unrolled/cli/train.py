@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from unrolled.core.errors import UserError
+
 
 def train(
     target: Annotated[
@@ -43,10 +45,16 @@ def train(
     from unrolled.run import start
     from unrolled.tasks.plan import make_plan
     from unrolled.tasks.recipe import as_yaml, parse
+    from unrolled.training.stopping import Interrupted, Terminated
 
     wanted = parse(changes or [])
     if not dry_run:
-        start(target, wanted, out, resume, seed)
+        try:
+            start(target, wanted, out, resume, seed)
+        except (Interrupted, Terminated) as stopped:
+            error = UserError(str(stopped))
+            error.exit_code = stopped.code
+            raise error from None
         return
     plan = make_plan(target, wanted, out, resume, seed, dry_run=True)
     print("\n".join(plan.lines()))

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from unrolled.core.errors import UserError
+
 
 def sync(path: Path) -> None:
     """Make a file's bytes, or a rename inside a folder, durable."""
@@ -26,24 +28,47 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; it becomes ``path`` if the block succeeds.
 
     A failure inside the block removes the temporary file and leaves the old file as it was.
+
+    Raises:
+        UserError: the disk refused it; the message names ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise refused(path, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
-        # mkstemp gives 0600; a run folder follows the user's umask like any other file
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        open_up(temporary)
         temporary.replace(path)
         sync(path.parent)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        # an error that names another file, or a reader that left, is not this file's
+        own = isinstance(error, OSError) and error.filename in (None, name, temporary)
+        if own and not isinstance(error, ConnectionError):
+            raise refused(path, error) from error
         raise
+
+
+def open_up(path: Path) -> None:
+    """Give a file made as 0600 the permissions that the user's umask gives any other file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
+
+
+def refused(path: Path, error: BaseException) -> UserError:
+    """Return what to say of a file that the disk refused."""
+    cause = getattr(error, "strerror", None) or error
+    return UserError(
+        f"{path}: this file could not be written ({cause}); free some space and see that the "
+        "folder may be written to"
+    )
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unrolled.data.examples import Examples, Ints, Ragged
+from unrolled.data.shards import Tokens
 
 PAD = 0
 IGNORED = -100  # the target of a step that is not scored; cross_entropy's own default
@@ -24,11 +25,12 @@ IGNORED = -100  # the target of a step that is not scored; cross_entropy's own d
 class Batch:
     """Inputs and targets of one forward pass.
 
-    ``inputs`` is ids (B, T) int64 or vectors (B, D) float32; ``lengths`` (B,) counts the real
+    ``inputs`` is ids (B, T) int64, vectors (B, D) or frames (B, T, D) float32; ``lengths`` (B,) counts the real
     steps, None when all are real; ``restart`` is true where no state may be carried in, and
     ``fresh`` marks single rows of which this holds, bool (B,);
     ``rows`` are the indices of the examples (B,), for error messages and reports; ``extra`` is
-    what a model reads beside inputs and lengths: code points (B, C) and their number (B,).
+    what a model reads beside inputs and lengths: code points (B, C) and their number (B,), or
+    the spelling of words.
     """
 
     inputs: Tensor
@@ -87,6 +89,8 @@ def collate(examples: Examples, rows: Ints) -> Batch:
     lengths: Tensor | None = None
     if examples.sequences is not None:
         inputs, lengths = examples.sequences.take(rows, PAD)
+    elif examples.frames is not None:
+        inputs, lengths = examples.frames.take(rows)
     else:
         assert examples.vectors is not None
         inputs = torch.from_numpy(examples.vectors[rows])
@@ -95,7 +99,12 @@ def collate(examples: Examples, rows: Ints) -> Batch:
         targets, _ = examples.targets.take(rows, IGNORED)
     elif examples.targets is not None:
         targets = torch.from_numpy(examples.targets[rows])
-    extra = () if examples.characters is None else examples.characters.take(rows, PAD)
+    extra: tuple[Tensor, ...] = ()
+    if examples.characters is not None:
+        extra = examples.characters.take(rows, PAD)
+    elif examples.spellings is not None:
+        assert lengths is not None
+        inputs, extra = examples.spellings.take(inputs, lengths, PAD)
     return Batch(inputs, lengths, targets, rows, extra=extra)
 
 
@@ -177,7 +186,7 @@ class Lanes:
     does not learn to begin.
     """
 
-    tokens: NDArray[np.int32]
+    tokens: NDArray[np.int32] | Tokens
     lanes: int
     window: int
     seed: int
@@ -230,7 +239,7 @@ class Windows:
     An epoch covers the text once: windows stand end to end from a random place, in random order.
     """
 
-    tokens: NDArray[np.int32]
+    tokens: NDArray[np.int32] | Tokens
     rows: int
     window: int
     seed: int
@@ -240,14 +249,22 @@ class Windows:
         """Return the number of batches that cover the text once."""
         return -(-len(self.tokens) // (self.rows * self.window))
 
+    @functools.lru_cache(maxsize=1)  # noqa: B019 - drawn once an epoch
+    def plan(self, epoch: int) -> tuple[int, Ints]:
+        """Return where the first window of an epoch starts, and the order of the windows."""
+        generator = random(self.seed, epoch)
+        shift = int(generator.integers(len(self.tokens)))
+        return shift, generator.permutation(self.length(epoch) * self.rows)
+
+    def __hash__(self) -> int:
+        return id(self)
+
     def batch(self, epoch: int, index: int) -> Batch:
         """Return windows of inputs and next tokens, both (rows, window)."""
-        generator = random(self.seed, epoch)
-        size, count = len(self.tokens), self.length(epoch) * self.rows
-        shift = int(generator.integers(size))
-        chosen = generator.permutation(count)[index * self.rows : (index + 1) * self.rows]
+        shift, order = self.plan(epoch)
+        chosen = order[index * self.rows : (index + 1) * self.rows]
         places = shift + chosen[:, None] * self.window + np.arange(-1, self.window)
-        ids = self.tokens[places % size].astype(np.int64)
+        ids = self.tokens[places % len(self.tokens)].astype(np.int64)
         ids[:, 0] = self.start
         both = torch.from_numpy(ids)
         return Batch(both[:, :-1], None, both[:, 1:], chosen)

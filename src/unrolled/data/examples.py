@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unrolled.data.shards import Tokens
+
 Ints = NDArray[np.int64]
 
 
@@ -17,7 +19,7 @@ Ints = NDArray[np.int64]
 class Ragged:
     """Sequences of unequal length: row i is ``flat[offsets[i]:offsets[i + 1]]``."""
 
-    flat: NDArray[np.int32]
+    flat: NDArray[np.int32] | Tokens
     offsets: Ints
 
     @classmethod
@@ -50,13 +52,60 @@ class Ragged:
 
 
 @dataclass(frozen=True, slots=True)
+class Spellings:
+    """The distinct words of some rows: the id of each in the vocabulary, and those of its pieces.
+
+    Rows then hold places in this list instead of ids, so that a batch spells each word once.
+    """
+
+    ids: Ints
+    pieces: Ragged
+
+    def take(self, rows: Tensor, lengths: Tensor, pad: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return what a model reads for rows of places (B, T), padded at the right.
+
+        Returns:
+            The words' ids (B, T), and: the pieces of the U distinct words (U, C), how many are
+            real (U,), and which of those words each one is (B, T).
+        """
+        real = torch.arange(rows.shape[1]) < lengths[:, None]
+        distinct, inverse = torch.unique(rows[real], return_inverse=True)
+        ids, places = torch.full_like(rows, pad), torch.zeros_like(rows)
+        ids[real] = torch.from_numpy(self.ids)[distinct[inverse]]
+        places[real] = inverse
+        return ids, (*self.pieces.take(distinct.numpy(), pad), places)
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Stretches of one long array of steps; they may overlap, as windows do.
+
+    Row i is ``flat[starts[i]:starts[i] + lengths[i]]`` of ``flat`` (S, D).
+    """
+
+    flat: NDArray[np.float32]
+    starts: Ints
+    lengths: Ints
+
+    def take(self, rows: Ints) -> tuple[Tensor, Tensor]:
+        """Return these rows padded with zeros: steps (B, T, D) fp32 and lengths (B,) int64."""
+        starts, lengths = self.starts[rows], self.lengths[rows]
+        steps = np.arange(max(1, int(lengths.max(initial=0))))
+        real = steps < lengths[:, None]
+        found = np.zeros((*real.shape, self.flat.shape[1]), dtype=np.float32)
+        found[real] = self.flat[(starts[:, None] + steps)[real]]
+        return torch.from_numpy(found), torch.from_numpy(lengths)
+
+
+@dataclass(frozen=True, slots=True)
 class Examples:
     """Encoded rows of a data file.
 
-    Exactly one of ``sequences`` and ``vectors`` holds the inputs; targets are class indices (N,)
-    int64, values (N,) float32, or one class a step (Ragged). Without targets they can only be
-    predicted. ``lines`` tells where each row stands in its file; ``characters`` holds the code
-    points of each text, for models that read them beside its tokens.
+    Exactly one of ``sequences``, ``vectors`` and ``frames`` holds the inputs; targets are class
+    indices (N,) int64, values (N,) float32, or one class a step (Ragged). Without targets they can
+    only be predicted. ``lines`` tells where each row stands in its file; ``characters`` holds the
+    code points of each text, for models that read them beside its tokens. With ``spellings`` the
+    sequences are places in its list of words.
     """
 
     lines: Ints
@@ -64,6 +113,8 @@ class Examples:
     vectors: NDArray[np.float32] | None = None
     targets: NDArray[np.int64] | NDArray[np.float32] | Ragged | None = None
     characters: Ragged | None = None
+    spellings: Spellings | None = None
+    frames: Spans | None = None
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -71,6 +122,8 @@ class Examples:
     @property
     def lengths(self) -> Ints:
         """Steps of each input, (N,); 1 for a vector."""
+        if self.frames is not None:
+            return self.frames.lengths
         if self.sequences is None:
             return np.ones(len(self.lines), dtype=np.int64)
         return self.sequences.lengths

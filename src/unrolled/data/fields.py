@@ -1,12 +1,13 @@
 """Fields: how a column becomes numbers and an answer becomes a word again.
 
 Each field learns what it needs from the training rows (``fit``), encodes values, and is saved in
-the run folder as plain JSON (a text field's vocabulary as ``tokenizer.json`` beside it).
+the run folder as plain JSON (vocabularies as ``tokenizer.json`` and ``words.json`` beside it).
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -15,13 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.core.errors import DataError, UserError, nearest
-from unrolled.data.examples import Ragged
+from unrolled.data.examples import Ragged, Spellings
 from unrolled.data.lines import nfc
 from unrolled.data.schema import label, number
 from unrolled.data.tokenizers import Tokenizer
 
 POINTS = 8  # characters kept for each token that is kept
 SEPARATOR = "\x1f"
+UNKNOWN, FIRST = 1, 2  # ids of words: 0 is padding
+LONGEST_WORD = 64  # pieces
 
 
 class Bad(Exception):
@@ -84,40 +87,96 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A list of words a row, each as the ids of its pieces; the first piece stands for the word."""
+    """A list of words a row: the id of each in a vocabulary, and the pieces it is spelt with.
+
+    ``known`` are the words of the vocabulary in the order of their ids, which start at ``FIRST``;
+    without a ``tokenizer`` words are not spelt. ``max_words`` is the longest row.
+    """
 
     column: str
-    tokenizer: Tokenizer
-    max_tokens: int | None
+    known: tuple[str, ...]
+    tokenizer: Tokenizer | None
+    max_words: int | None
+
+    @classmethod
+    def fit(
+        cls,
+        column: str,
+        rows: Sequence[Sequence[str]],
+        vocabulary: int,
+        min_count: int,
+        tokenizer: str | None,
+        max_words: int | None,
+    ) -> Self:
+        """Learn the most frequent words, and the pieces that words are made of.
+
+        Args:
+            column: the column of words.
+            rows: the words of each training row.
+            vocabulary: words, and pieces, at most.
+            min_count: words and pieces seen less often are unknown.
+            tokenizer: the kind of pieces, chars or another; None for none.
+            max_words: the longest row that will be read.
+        """
+        counted = Counter(word for row in rows for word in row)
+        often = [word for word, count in counted.items() if count >= min_count]
+        often.sort(key=lambda word: (-counted[word], word))
+        pieces = None
+        if tokenizer is not None:
+            pieces = Tokenizer.fit(tokenizer, counted.elements(), vocabulary, min_count)
+        return cls(column, tuple(often[: vocabulary - FIRST]), pieces, max_words)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The one column that is read."""
         return (self.column,)
 
+    @property
+    def size(self) -> int:
+        """Ids of words, those of padding and of unknown words included."""
+        return FIRST + len(self.known)
+
     def check(self, cells: Sequence[Any]) -> list[str]:
-        """Return the words of a row: a list, or text with blanks between the words. Raises Bad.
+        """Return the words of a row: a list, or text with blanks between the words.
 
         They come in NFC, as files are read.
+
+        Raises:
+            Bad: there is no word, or there are more than ``max_words``.
         """
         cell = cells[0]
         words = cell if isinstance(cell, list) else str(cell or "").split()
         if not words:
             raise Bad(f"column {self.column!r} holds no word")
+        if self.max_words is not None and len(words) > self.max_words:
+            raise Bad(
+                f"{len(words)} words and data.max_tokens is {self.max_words}; split the row or "
+                "raise it"
+            )
         return [nfc(str(word)) for word in words]
 
-    def encode(self, words: list[str]) -> tuple[list[int], list[int]]:
-        """Return the ids of all pieces, and the place of each word's first piece."""
-        ids: list[int] = []
-        firsts = []
-        for pieces in self.tokenizer.encode_many(words):
-            firsts.append(len(ids))
-            ids += pieces or [self.tokenizer.unk_id]
-        return ids, firsts
+    def encode(self, rows: Sequence[list[str]]) -> tuple[Ragged, Spellings | None]:
+        """Return the words of each row: places in a list of spellings, or ids without one."""
+        known = dict(zip(self.known, itertools.count(FIRST)))
+        if self.tokenizer is None:
+            return Ragged.of([[known.get(word, UNKNOWN) for word in row] for row in rows]), None
+        distinct: dict[str, int] = {}
+        places = [[distinct.setdefault(word, len(distinct)) for word in row] for row in rows]
+        half = LONGEST_WORD // 2  # of an endless word, its beginning and its ending
+        spelt = [
+            ids if len(ids) <= LONGEST_WORD else ids[:half] + ids[-half:]
+            for ids in self.tokenizer.encode_many(list(distinct))
+        ]
+        # the marks tell n-grams at the ends of a word from those within it
+        begin, end = self.tokenizer.bos_id, self.tokenizer.eos_id
+        pieces = Ragged.of([[begin, *ids, end] for ids in spelt])
+        ids = np.array([known.get(word, UNKNOWN) for word in distinct], dtype=np.int64)
+        return Ragged.of(places), Spellings(ids, pieces)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``from_json`` takes; the tokenizer is saved beside it."""
-        return {"column": self.column, "max_tokens": self.max_tokens}
+        """Return what is read back; words and tokenizer are saved beside it."""
+        spelt = self.tokenizer is not None
+        return {"column": self.column, "max_words": self.max_words, "spelt": spelt}
 
 
 @dataclass(frozen=True, slots=True)

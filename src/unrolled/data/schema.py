@@ -22,7 +22,7 @@ TEXT_NAMES = (
 LABEL_NAMES = (
     "label", "class", "category", "target", "sentiment", "intent", "tag", "tags", "y", "answer",
     "stars", "rating", "price", "score", "polarity", "species", "phase", "result", "output",
-    "product",
+    "product", "upos",
 )  # fmt: skip
 FEW = 50  # a column of at most this many distinct values can be a label
 REPEATS = 4  # ... if each occurs this often on average
@@ -30,22 +30,31 @@ REPEATS = 4  # ... if each occurs this often on average
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the user said about the columns."""
+    """What the user said about the columns, and about rows that are steps of sequences."""
 
     task: str | None = None
     text: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
     label: str | None = None
+    rows: str | None = None
+    sequence: str | None = None
+    window: int | None = None
+    ahead: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """A task and its columns: inputs are ``text`` or else ``numbers``; ``answer`` is predicted."""
+    """A task and its columns: inputs are ``text`` or else ``numbers``; ``answer`` is predicted.
+
+    With ``frames`` the numbers are sequences; with ``steps`` a row of the file is one step of one.
+    """
 
     task: str
     text: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
     answer: str | None = None
+    frames: bool = False
+    steps: bool = False
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -64,6 +73,7 @@ class Column:
     lists: bool
     distinct: int
     mean_length: float
+    frames: bool = False  # lists of numbers, or of lists of numbers
 
     @property
     def labels(self) -> bool:
@@ -107,7 +117,14 @@ def look(name: str, values: Sequence[Any]) -> Column:
         lists=lists,
         distinct=0 if lists else len(set(map(str, filled))),
         mean_length=sum(len(v if lists else str(v)) for v in filled) / max(1, len(filled)),
+        frames=lists and all(map(_frames, filled)),
     )
+
+
+def _frames(cell: list[Any]) -> bool:
+    first = cell[0] if cell else None
+    values = first if isinstance(first, list) else cell
+    return bool(values) and all(type(value) in (int, float) for value in values)
 
 
 def infer(table: Table, wanted: Wanted) -> Schema:
@@ -117,16 +134,20 @@ def infer(table: Table, wanted: Wanted) -> Schema:
         UsageError: a column that the user named is not there.
         DataError: no column can be the answer or the input.
     """
-    for name in (*wanted.text, *wanted.numbers, *([wanted.label] if wanted.label else [])):
-        if name not in table.columns:
+    for name in (*wanted.text, *wanted.numbers, wanted.label, wanted.sequence):
+        if name is not None and name not in table.columns:
             raise UsageError(f"{table.path}: {unknown('column', name, table.columns)}")
     columns = {
         name: look(name, [row[i] for row in table.rows]) for i, name in enumerate(table.columns)
     }
+    lists = any(c.frames for c in columns.values() if c.name != wanted.label)
+    if wanted.rows == "steps" or wanted.sequence or (wanted.window and not lists):
+        return _steps(table, wanted, columns)
     if wanted.task == "language" or (len(columns) == 1 and not wanted.label):
         return _language(table, wanted, columns)
     answer = wanted.label or _answer(table, wanted, columns)
-    text = wanted.text or (() if wanted.numbers else _text(columns, answer))
+    frames = tuple(c.name for c in columns.values() if c.frames and c.name != answer)
+    text = wanted.text or (() if wanted.numbers or frames else _text(columns, answer))
     if text and answer is None:
         return _language(table, wanted, columns)
     if answer is None:
@@ -135,6 +156,11 @@ def infer(table: Table, wanted: Wanted) -> Schema:
             f"(columns: {', '.join(table.columns)})",
             table.path,
         )
+    if frames and not text and set(wanted.numbers) <= set(frames):
+        task = wanted.task or _task(columns[answer])
+        return Schema(task, (), wanted.numbers or frames, answer, frames=True)
+    if wanted.window:
+        raise UsageError("data.window is for sequences of numbers; leave it out for text")
     numeric = [c for c in columns.values() if c.numeric and c.name != answer and not text]
     # the number of a row tells nothing of the next file's rows
     numbered = [c for c in numeric if not _stamps(c)] or numeric
@@ -146,6 +172,46 @@ def infer(table: Table, wanted: Wanted) -> Schema:
             table.path,
         )
     return Schema(wanted.task or _task(columns[answer]), text, () if text else numbers, answer)
+
+
+def _steps(table: Table, wanted: Wanted, columns: dict[str, Column]) -> Schema:
+    """Choose task and columns of a table whose rows are steps."""
+    if wanted.text or wanted.task == "language":
+        raise UsageError("the steps of a sequence are numbers; leave out data.rows and data.text")
+    columns = {name: c for name, c in columns.items() if name != wanted.sequence}
+    # a label of steps is a word; y is a coordinate here
+    words = {} if wanted.window else {n: c for n, c in columns.items() if not c.numeric and c.labels}
+    answer = wanted.label or _answer(table, wanted, words or columns)
+    if answer is None:
+        raise DataError("no column looks like an answer; name it with data.label", table.path)
+    task = wanted.task or _task(columns[answer])
+    if wanted.task is None and wanted.window is None and not _constant(table, wanted, answer):
+        if task == "regress":
+            raise UsageError(
+                f"{answer} has a value at every step: set data.window=N to predict it from the N "
+                "steps before, or name labels with data.label"
+            )
+        task = "tag"
+    # what is forecast is known up to the last step
+    known = task == "regress" and wanted.window is not None and wanted.ahead > 0
+    if answer in wanted.numbers and not known:
+        raise UsageError(f"data.numbers holds the answer {answer!r}; leave it out")
+    numbers = wanted.numbers or tuple(
+        c.name for c in columns.values()
+        if c.numeric and not _stamps(c) and (known or c.name != answer)
+    )  # fmt: skip
+    if not numbers:
+        raise DataError("no column of numbers is left; name them with data.numbers", table.path)
+    return Schema(task, (), numbers, answer, frames=True, steps=True)
+
+
+def _constant(table: Table, wanted: Wanted, answer: str) -> bool:
+    """Whether all steps of each named sequence have one answer."""
+    if wanted.sequence is None:
+        return False
+    places = table.columns.index(wanted.sequence), table.columns.index(answer)
+    pairs = {tuple(label(row[i]) for i in places) for row in table.rows}
+    return len(pairs) == len({name for name, _ in pairs})
 
 
 def _language(table: Table, wanted: Wanted, columns: dict[str, Column]) -> Schema:

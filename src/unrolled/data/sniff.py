@@ -11,6 +11,14 @@ from typing import Literal
 
 DELIMITERS = ("\t", ";", "|", ",")
 NAMES = {"\t": "tab", ";": "semicolon", "|": "bar", ",": "comma"}
+KINDS = {
+    "text": "plain text",
+    "jsonl": "JSON lines",
+    "conllu": "CoNLL-U",
+    "parquet": "Parquet",
+    "folder": "folder of texts",
+    "hub": "data set of the hub",
+}
 NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?%?\s*", re.ASCII)
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-"})
 
@@ -35,33 +43,56 @@ class Format:
     """How a data file is written.
 
     Attributes:
-        kind: rows of fields, JSON objects one a line, or running text.
+        kind: rows of fields, JSON objects one a line, running text, sentences of words, columns of
+            Parquet, a text a file, or a data set of the hub.
         delimiter: what stands between the fields of a table; None otherwise.
         header: the first row of a table holds the names of the columns.
         quoted: fields may stand in double quotes, with "" for a quote inside.
         encoding: the name of the text encoding, such as "utf-8".
         newline: the line end as found: a line feed, a carriage return, both, or "mixed".
-        gzip: the file is compressed.
+        comments: lines with # that stand before a table and are passed over.
+        gzip, zip: the file is compressed, or stands in a zip archive.
     """
 
-    kind: Literal["table", "jsonl", "text"]
+    kind: Literal["table", "jsonl", "text", "conllu", "parquet", "folder", "hub"]
     delimiter: str | None = None
     header: bool = False
     quoted: bool = False
     encoding: str = "utf-8"
     newline: str = "\n"
     gzip: bool = False
+    zip: bool = False
+    comments: int = 0
+
+    @property
+    def named(self) -> bool:
+        """Whether every file of this kind names its columns."""
+        return self.header or self.kind in ("jsonl", "conllu", "parquet", "folder", "hub")
+
+    @property
+    def objects(self) -> bool:
+        """Whether a row by itself is written as a JSON object."""
+        return self.kind in ("jsonl", "parquet", "hub")
 
     def describe(self) -> str:
         """Return one line for people: "tab-separated, header, UTF-8"."""
-        words = {"text": ["plain text"], "jsonl": ["JSON lines"], "table": []}[self.kind]
+        packed = [name for name in ("gzip", "zip") if getattr(self, name)]
+        if self.kind in ("parquet", "folder", "hub"):
+            return ", ".join([KINDS[self.kind], *packed])
+        words = [KINDS[self.kind]] if self.kind != "table" else []
         if self.kind == "table":
             words.append(f"{NAMES[self.delimiter]}-separated" if self.delimiter else "one column")
             words.append("header" if self.header else "no header")
             # with commas quoting is what everyone expects
             words += ["quoted"] if self.quoted and self.delimiter != "," else []
         words.append(self.encoding.upper())
-        return ", ".join(words + (["gzip"] if self.gzip else []))
+        words += ["mixed line ends"] if self.newline == "mixed" else []
+        return ", ".join(words + packed)
+
+
+def fields(count: int) -> str:
+    """Return a number of fields in words."""
+    return f"{count} field" if count == 1 else f"{count} fields"
 
 
 def is_number(cell: str) -> bool:

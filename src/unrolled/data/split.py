@@ -41,6 +41,32 @@ def hold_out(keys: Sequence[str], seed: int, fraction: float = 0.1) -> tuple[lis
     return train, dev
 
 
+def hold_out_some(names: Sequence[str], seed: int, fraction: float) -> tuple[list[int], list[int]]:
+    """Choose whole sequences to hold out by the hash of (seed, name): their nearest number.
+
+    ``hold_out`` holds out about a share of many texts; of a few recordings that may be most.
+
+    Args:
+        names: the name of each sequence; pieces of one share it.
+        seed: any integer.
+        fraction: share of the distinct names to hold out, one at least.
+
+    Returns:
+        The numbers of those to train on and of those held out, both in order.
+
+    Raises:
+        UsageError: a fraction that is not between 0 and 1.
+    """
+    _check(fraction)
+    ranked = sorted(set(names), key=lambda name: _rank(name, seed))
+    count = min(max(1, round(fraction * len(ranked))), len(ranked) - 1)
+    held = set(ranked[:count])
+    return (
+        [i for i, name in enumerate(names) if name not in held],
+        [i for i, name in enumerate(names) if name in held],
+    )
+
+
 def split_text(text: str, fraction: float = 0.1) -> tuple[str, str]:
     """Return the text without its last part, and that part: ``fraction`` of its characters.
 
@@ -50,11 +76,21 @@ def split_text(text: str, fraction: float = 0.1) -> tuple[str, str]:
         UserError: a text of fewer than two characters.
         UsageError: a fraction that is not between 0 and 1.
     """
-    _check(fraction)
-    if len(text) < 2:
-        raise UserError(f"a text of {len(text)} characters cannot be split; add text, or {ADVICE}")
-    cut = min(max(int(len(text) * (1 - fraction)), 1), len(text) - 1)
+    cut = cut_at(len(text), fraction)
     return text[:cut], text[cut:]
+
+
+def cut_at(size: int, fraction: float) -> int:
+    """Return how many of ``size`` characters stand before the held-out part; see ``split_text``."""
+    _check(fraction)
+    if size < 2:
+        raise UserError(f"a text of {size} characters cannot be split; add text, or {ADVICE}")
+    return min(max(int(size * (1 - fraction)), 1), size - 1)
+
+
+def is_held(key: str, seed: int, fraction: float) -> bool:
+    """Whether ``hold_out`` holds a row out, among so many that each side gets some."""
+    return _rank(key, seed) < int(fraction * 2**64)
 
 
 def _check(fraction: float) -> None:

@@ -97,6 +97,12 @@ class WordsStream(Stream):
         return blank + token
 
 
+class WhitespaceStream(WordsStream):
+    """Puts a blank between words, none around a line end."""
+
+    CLOSING, OPENING = frozenset(), frozenset("\n")
+
+
 class PiecesStream(Stream):
     """Writes "▁" as a blank, but not the one that marks the first word."""
 

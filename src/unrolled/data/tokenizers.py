@@ -1,10 +1,12 @@
 """Text to token ids and back, with a vocabulary learnt from the user's own text.
 
-Six kinds, all saved as one ``tokenizer.json`` of the library ``tokenizers``:
+Seven kinds, all saved as one ``tokenizer.json`` of the library ``tokenizers``:
 
 - ``chars``: one id a character.
 - ``jamo``: as ``chars``, with Hangul syllables taken apart (한 is ㅎ, ㅏ, ㄴ in conjoining form).
 - ``words``: words and punctuation marks; blanks are not kept.
+- ``whitespace``: what stands between blanks, and line ends: for text that was cut into words
+  before. The word ``<unk>``, by which such text marks rare words, is the unknown token.
 - ``bpe``: byte-level byte pair encoding; nothing is ever unknown.
 - ``unigram``: the likeliest segmentation into learnt pieces, blanks kept as "▁".
 - ``bytes``: one id a byte of UTF-8; nothing to learn.
@@ -16,12 +18,16 @@ could then not be repeated.
 from __future__ import annotations
 
 import functools
+import hashlib
+import itertools
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from unrolled.core.errors import DataError, UsageError, UserError, unknown
 from unrolled.core.files import write_text
@@ -32,6 +38,7 @@ from unrolled.data.streams import (
     PiecesStream,
     PlainStream,
     Stream,
+    WhitespaceStream,
     WordsStream,
     check_id,
 )
@@ -42,13 +49,15 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "SPECIALS", "Stream", "Tokenizer"]
 
 PAD, UNK, BOS, EOS = range(4)
-KINDS = ("chars", "jamo", "words", "bpe", "unigram", "bytes")
+KINDS = ("chars", "jamo", "words", "whitespace", "bpe", "unigram", "bytes")
 
 # Runs are cut at 64 characters, so that one endless word costs no more than many short ones.
 BPE_WORD = (
     r" ?\p{L}[\p{L}\p{M}]{0,63}| ?\p{N}{1,64}| ?[^\s\p{L}\p{N}]{1,64}|\s{1,64}(?!\S)|\s{1,64}"
 )
 WORD = r"\n|\w+(?:['’]\w+)*|[^\w\s]"
+# a word that spells a special token other than "<unk>" is cut after its "<"
+WHITESPACE_WORD = r"\n|<(?=(?:pad|bos|eos)>(?!\S))|\S+"
 # "<" stands alone, so that text which spells "<pad>" cannot be taken for the piece of that name;
 # the patterns above keep it apart from the letters too. Python and the library read it alike.
 UNIGRAM_WORD = r"\n|▁?[^▁\n<]{1,64}|▁?<|▁"
@@ -65,6 +74,7 @@ class Tokenizer:
         kind: one of KINDS.
         size: how many ids there are, the four specials included.
         pad_id, unk_id, bos_id, eos_id: 0, 1, 2, 3.
+        document: all of it, as ``save`` writes it.
     """
 
     pad_id, unk_id, bos_id, eos_id = PAD, UNK, BOS, EOS
@@ -72,9 +82,8 @@ class Tokenizer:
     def __init__(self, kind: str, document: dict[str, Any]) -> None:
         """Take a document as ``tokenizers`` saves it; use ``fit`` or ``load`` instead."""
         self.kind = kind
-        self._document = document
+        self.document = document
         self._tokens = _tokens(document)
-        self._ids = {token: id for id, token in enumerate(self._tokens)}
         self._bytes = _token_bytes(self._tokens) if kind in ("bpe", "bytes") else []
         self._backend: tokenizers.Tokenizer | None = None
 
@@ -85,7 +94,7 @@ class Tokenizer:
         """Learn a vocabulary; the same texts in the same order give the same file, byte for byte.
 
         Args:
-            kind: chars, jamo, words, bpe, unigram or bytes.
+            kind: chars, jamo, words, whitespace, bpe, unigram or bytes.
             texts: read once.
             size: ids at most, the four specials included; ``bytes`` always has 260.
             min_count: characters, words or pieces seen less often are left out.
@@ -102,7 +111,8 @@ class Tokenizer:
         learners: dict[str, Callable[[Iterable[str], int, int], dict[str, Any]]] = {
             "chars": _fit_chars,
             "jamo": functools.partial(_fit_chars, jamo=True),
-            "words": _fit_words,
+            "words": functools.partial(_fit_words, pattern=WORD),
+            "whitespace": functools.partial(_fit_words, pattern=WHITESPACE_WORD),
             "bpe": _fit_bpe,
             "unigram": _fit_unigram,
             "bytes": _fit_bytes,
@@ -124,10 +134,8 @@ class Tokenizer:
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text; faster than one by one."""
-        if self.kind == "bytes":
-            return [[byte + len(SPECIALS) for byte in _valid(text).encode()] for text in texts]
-        if self.kind in ("chars", "jamo"):
-            return [self._characters(text) for text in texts]
+        if self.kind in ("chars", "jamo", "bytes"):
+            return [self.encode_array(text).tolist() for text in texts]
         backend = self._library()
         found: list[list[int]] = []
         for start in range(0, len(texts), 4096):  # the library's own records take much memory
@@ -135,18 +143,44 @@ class Tokenizer:
             found += [item.ids for item in backend.encode_batch_fast(part)]
         return found
 
-    def _characters(self, text: str) -> list[int]:
-        if self.kind == "jamo" and not text.isascii():
-            text = text.translate(_jamo_table())
-        get = self._ids.get
-        return [get(character, UNK) for character in text]
+    def encode_array(self, text: str, first: bool = True) -> NDArray[np.int32]:
+        """Return the ids of a text as an array; ``encode`` gives the same ids as a list.
+
+        Args:
+            text: the text.
+            first: false where the text goes on from a line end before it. ``unigram`` alone puts a
+                mark before the first word, which such a text must not have.
+        """
+        if self.kind == "bytes":
+            found = np.frombuffer(_valid(text).encode(), np.uint8)
+            return found.astype(np.int32) + np.int32(len(SPECIALS))
+        if self.kind in ("chars", "jamo"):
+            return self._points[_code_points(text, self.kind == "jamo")]
+        if first or self.kind != "unigram":
+            return np.array(self.encode(text), dtype=np.int32)
+        before, ids = self.encode("\n"), self.encode("\n" + text)
+        return np.array(ids[len(before) :], dtype=np.int32)
+
+    @functools.cached_property
+    def _points(self) -> NDArray[np.int32]:
+        """The id of every code point, for kinds whose tokens are characters."""
+        found = np.full(0x110000, UNK, dtype=np.int32)
+        for id, token in enumerate(self._tokens[len(SPECIALS) :], len(SPECIALS)):
+            found[ord(token)] = id
+        return found
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the vocabulary and the rule that cuts text, in hexadecimal."""
+        return hashlib.sha256(json.dumps(self.document).encode()).hexdigest()
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids; specials, ``unk_id`` too, give nothing.
 
         ``chars``, ``jamo``, ``bpe`` and ``bytes`` give back exactly the text that was encoded, as
         far as its characters are known. ``unigram`` does too, less one blank at the very start;
-        ``words`` puts one blank between words and none before a comma or after a bracket.
+        ``words`` puts one blank between words and none before a comma or after a bracket;
+        ``whitespace`` puts one blank between words.
 
         Raises:
             ValueError: an id outside the vocabulary.
@@ -162,6 +196,7 @@ class Tokenizer:
             "chars": PlainStream,
             "jamo": JamoStream,
             "words": WordsStream,
+            "whitespace": WhitespaceStream,
             "unigram": PiecesStream,
         }
         return kinds[self.kind](self._tokens)
@@ -185,7 +220,7 @@ class Tokenizer:
 
         There, ``jamo`` takes text apart with NFD, which equals ours for Korean and ASCII text.
         """
-        text = json.dumps(self._document, ensure_ascii=False, indent=1, allow_nan=False)
+        text = json.dumps(self.document, ensure_ascii=False, indent=1, allow_nan=False)
         write_text(path, text + "\n")
 
     @classmethod
@@ -204,7 +239,7 @@ class Tokenizer:
     def _library(self) -> tokenizers.Tokenizer:
         if self._backend is None:
             library = _import()
-            self._backend = library.Tokenizer.from_str(json.dumps(self._document))
+            self._backend = library.Tokenizer.from_str(json.dumps(self.document))
         return self._backend
 
 
@@ -226,19 +261,36 @@ class _Seen(Iterator[str]):
 def _fit_chars(
     texts: Iterable[str], size: int, min_count: int, jamo: bool = False
 ) -> dict[str, Any]:
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(text)
-    if jamo:
-        parts: Counter[str] = Counter()
-        for character, count in counts.items():
-            for part in _jamo_table().get(ord(character), character):
-                parts[part] += count
-        counts = parts
+    counts = _count_characters(texts, jamo)
     ordered = sorted((c for c in counts if counts[c] >= min_count), key=lambda c: (-counts[c], c))
     tokens = [*SPECIALS, *ordered[: size - len(SPECIALS)]]
     normalizer = {"type": "NFD"} if jamo else None
     return _document(_bpe_model(tokens), None, {"type": "Fuse"}, normalizer)
+
+
+def _count_characters(texts: Iterable[str], jamo: bool) -> dict[str, int]:
+    """Return how often each character occurs; texts are counted about 1 Mi characters at a time."""
+    counts, held, size = np.zeros(0x110000, dtype=np.int64), [], 0
+    for text in itertools.chain(texts, [None]):
+        held.append(text or "")
+        size += len(held[-1])
+        if size >= 1 << 20 or text is None:
+            counts += np.bincount(_code_points("".join(held), jamo), minlength=len(counts))
+            held, size = [], 0
+    return {chr(point): int(counts[point]) for point in np.flatnonzero(counts).tolist()}
+
+
+def _code_points(text: str, jamo: bool) -> NDArray[np.uint32]:
+    """Return the code points of a text; those of two or three jamo for a Hangul syllable."""
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))
+    if not jamo or text.isascii():
+        return points
+    number = points - np.uint32(0xAC00)  # others than syllables wrap round to a large number
+    syllable = number < 11172
+    parts = np.stack([points, 0x1161 + number % 588 // 28, 0x11A7 + number % 28], axis=1)
+    parts[syllable, 0] = 0x1100 + number[syllable] // 588
+    kept = np.stack([np.ones_like(syllable), syllable, syllable & (number % 28 > 0)], axis=1)
+    return parts[kept]
 
 
 def _fit_bytes(texts: Iterable[str], size: int, min_count: int) -> dict[str, Any]:
@@ -266,9 +318,9 @@ def _fit_bpe(texts: Iterable[str], size: int, min_count: int) -> dict[str, Any]:
     return _document(_bpe_model(tokens, model["merges"]), cut, _BYTE_LEVEL)
 
 
-def _fit_words(texts: Iterable[str], size: int, min_count: int) -> dict[str, Any]:
+def _fit_words(texts: Iterable[str], size: int, min_count: int, pattern: str) -> dict[str, Any]:
     library = _import()
-    cut = {"type": "Split", "pattern": {"Regex": WORD}, "behavior": "Removed", "invert": True}
+    cut = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Removed", "invert": True}
     model = {"type": "WordLevel", "vocab": {"<unk>": 0}, "unk_token": "<unk>"}
     backend = library.Tokenizer.from_str(json.dumps(_document(model, cut, None)))
     trainer = library.trainers.WordLevelTrainer(
@@ -279,7 +331,9 @@ def _fit_words(texts: Iterable[str], size: int, min_count: int) -> dict[str, Any
     )
     backend.train_from_iterator(texts, trainer)
     vocab = json.loads(backend.to_str())["model"]["vocab"]
-    vocab = dict(sorted(vocab.items(), key=lambda item: item[1]))
+    # text may hold the word "<unk>", which the trainer gives an id of its own
+    words = [word for word in sorted(vocab, key=vocab.__getitem__) if word not in SPECIALS]
+    vocab = {word: id for id, word in enumerate([*SPECIALS, *words])}
     return _document({"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"}, cut, None)
 
 
@@ -359,6 +413,8 @@ def _tokens(document: dict[str, Any]) -> list[str]:
 def _kind(document: dict[str, Any]) -> str:
     """Return the kind, which model and pre-tokenizer tell. Raises KeyError for a strange one."""
     model, cut = document["model"]["type"], document["pre_tokenizer"]
+    if model == "WordLevel" and cut["pattern"]["Regex"] == WHITESPACE_WORD:
+        return "whitespace"
     if model != "BPE":
         return {"WordLevel": "words", "Unigram": "unigram"}[model]
     if cut is None:
@@ -379,17 +435,6 @@ def _byte_letters() -> dict[int, str]:
     rest = [byte for byte in range(256) if byte not in printable]
     letters = {byte: chr(byte) for byte in printable}
     return letters | {byte: chr(0x100 + number) for number, byte in enumerate(rest)}
-
-
-@functools.cache
-def _jamo_table() -> dict[int, str]:
-    """Return code point of every Hangul syllable -> its two or three conjoining jamo."""
-    table = {}
-    for number in range(11172):
-        first, vowel, last = number // 588, number % 588 // 28, number % 28
-        tail = chr(0x11A7 + last) if last else ""
-        table[0xAC00 + number] = chr(0x1100 + first) + chr(0x1161 + vowel) + tail
-    return table
 
 
 def _valid(text: str) -> str:

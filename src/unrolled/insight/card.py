@@ -17,6 +17,24 @@ def scored_on(result: dict[str, Any]) -> str:
     )
 
 
+def size(megabytes: float) -> str:
+    """Return 0.25 as ``250 kB``."""
+    return f"{megabytes:.1f} MB" if megabytes >= 1 else f"{1000 * megabytes:.0f} kB"
+
+
+def speed(result: dict[str, Any]) -> list[str]:
+    """Say how fast the model answers, and how that was measured."""
+    if not result.get("milliseconds_an_answer"):
+        return []
+    each = f"{result['milliseconds_an_answer']:.3g} ms"
+    if result["task"] == "language":
+        fast = f"It writes a token in {each}"
+    else:
+        many = f"{result['answers_a_second']:,.0f}"
+        fast = f"It answers a row by itself in {each}, and {many} rows a second in batches"
+    return [f"{fast} ({result['timed']}).", ""]
+
+
 def render(recipe: Recipe, task: Task, result: dict[str, Any]) -> str:
     """Return the card as Markdown: what the model is, how good, how it was made, how to use it."""
     names = list(result["scores"])
@@ -37,8 +55,9 @@ def render(recipe: Recipe, task: Task, result: dict[str, Any]) -> str:
             f"# {recipe.name}",
             "",
             f"A `{recipe.layer}` model ({task.pattern}, {task.name}) with "
-            f"{result['parameters']:,} parameters, {result['megabytes']:.1f} MB.",
+            f"{result['parameters']:,} parameters, {size(result['megabytes'])} on disk.",
             "",
+            *speed(result),
             f"## Scores ({scored_on(result)})",
             "",
             *table,

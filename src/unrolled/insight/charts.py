@@ -8,10 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unrolled.core.errors import UserError
+from unrolled.scores.classes import Calibration
 
 WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 74, 16, 26, 44
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#9333ea")
+# the colour of the text around it, so that a chart serves a light page and a dark one
+GRID = 'stroke="currentColor" stroke-opacity="0.14"'
+DIAGONAL = 'stroke="currentColor" stroke-opacity="0.5" stroke-dasharray="4 4"'
 
 Points = Sequence[tuple[float, float]]
 
@@ -86,7 +90,7 @@ def scatter(points: Points, across: str, up: str) -> str:
     parts = place.axes(across, up)
     parts.append(
         f'<line x1="{place.x(low):.1f}" y1="{place.y(low):.1f}" x2="{place.x(high):.1f}" '
-        f'y2="{place.y(high):.1f}" stroke="#94a3b8" stroke-dasharray="4 4"/>'
+        f'y2="{place.y(high):.1f}" {DIAGONAL}/>'
     )
     parts += [
         f'<circle cx="{place.x(x):.1f}" cy="{place.y(y):.1f}" r="2.5" fill="{COLOURS[0]}" '
@@ -96,22 +100,52 @@ def scatter(points: Points, across: str, up: str) -> str:
     return _svg(parts, f"{up} by {across}")
 
 
+def reliability(found: Calibration) -> str:
+    """Return a reliability diagram: accuracy by confidence, beside the diagonal of no error."""
+    place, bins = _Frame(0, 1, 0, 1), len(found.counts)
+    parts = place.axes("confidence", "accuracy")
+    for number, (count, sure, hits) in enumerate(
+        zip(found.counts.tolist(), found.confidence, found.accuracy, strict=True)
+    ):
+        if not count:
+            continue
+        left, right, top = place.x(number / bins), place.x((number + 1) / bins), place.y(hits)
+        told = f"{count:,} answers: confidence {sure:.3f}, accuracy {hits:.3f}"
+        parts.append(
+            f'<rect x="{left + 1:.1f}" y="{top:.1f}" width="{right - left - 2:.1f}" '
+            f'height="{place.y(0) - top:.1f}" fill="{COLOURS[0]}" fill-opacity="0.35">'
+            f"<title>{told}</title></rect>"
+        )
+        parts.append(
+            f'<circle cx="{place.x(sure):.1f}" cy="{top:.1f}" r="4" fill="{COLOURS[0]}">'
+            f"<title>{told}</title></circle>"
+        )
+    parts.append(
+        f'<line x1="{place.x(0):.1f}" y1="{place.y(0):.1f}" x2="{place.x(1):.1f}" '
+        f'y2="{place.y(1):.1f}" {DIAGONAL}/>'
+    )
+    return _svg(parts, "accuracy by confidence")
+
+
 def matrix(counts: Any, names: Sequence[str]) -> str:
     """Return a confusion matrix as an HTML table, darker where a row's share is larger."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
     body = []
     for name, row in zip(names, counts.tolist(), strict=True):
         total = max(1, sum(row))
         cells = []
         for value in row:
             share = value / total
-            ink = "#fff" if share > 0.55 else "#0f172a"
+            ink = ";color:#fff" if share > 0.55 else ""
             cells.append(
-                f'<td style="background:rgba(37,99,235,{share:.3f});color:{ink}" '
+                f'<td style="background:rgba(37,99,235,{share:.3f}){ink}" '
                 f'title="{share:.1%} of the row">{value:,}</td>'
             )
-        body.append(f"<tr><th>{html.escape(name)}</th>{''.join(cells)}</tr>")
-    return f'<table class="matrix"><tr><th>true \\ answered</th>{head}</tr>{"".join(body)}</table>'
+        body.append(f'<tr><th scope="row">{html.escape(name)}</th>{"".join(cells)}</tr>')
+    return (
+        '<table class="matrix"><thead><tr><th scope="col">true \\ answered</th>'
+        f"{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    )
 
 
 class _Frame:
@@ -136,8 +170,7 @@ class _Frame:
         for value in ticks(self.low, self.high):
             y = self.y(value)
             parts.append(
-                f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" '
-                'stroke="#e2e8f0"/>'
+                f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" {GRID}/>'
             )
             parts.append(
                 f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label(value)}</text>'

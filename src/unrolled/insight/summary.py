@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
 import shlex
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from unrolled.core.errors import UserError
 from unrolled.core.files import write_json, write_text
 from unrolled.data.sources import Document, Table
-from unrolled.decoding.sampling import Sampling
 from unrolled.insight import card, report
 from unrolled.insight.card import scored_on
+from unrolled.insight.mistakes import mistakes
+from unrolled.insight.speed import Speed, measure, write
 from unrolled.tasks import folder as runs
 from unrolled.tasks.base import locate
 from unrolled.tasks.baselines import baselines
@@ -38,7 +36,7 @@ def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> None:
     found = [
         {"name": b.name, "scores": b.scores, "seconds": b.seconds} for b in baselines(plan.prepared)
     ]
-    samples, per_answer = answer_some(model, plan)
+    samples, timed = answer_some(model, plan)
     result = {
         "task": task.name,
         "layer": plan.recipe.layer,
@@ -52,7 +50,9 @@ def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> None:
         "tokens": at.tokens,
         "parameters": sum(p.numel() for p in model.parameters()),
         "megabytes": (plan.folder / runs.MODEL).stat().st_size / 1e6,
-        "milliseconds_an_answer": per_answer,
+        "milliseconds_an_answer": timed and timed.milliseconds,
+        "answers_a_second": timed and timed.per_second,
+        "timed": timed and timed.how,
         "scored_rows": len(dev),
         "held_out": plan.prepared.held_out,
         "precision": plan.place.precision,
@@ -62,7 +62,11 @@ def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> None:
         "samples": samples,
     }
     write_text(plan.folder / "README.md", card.render(plan.recipe, task, result))
-    page = report.render(plan.folder, plan.recipe, task, result, evaluation)
+    told = plan.recipe.report
+    worst = mistakes(
+        task, plan.prepared.dev_data, dev, evaluation, told.rows if told.samples else 0
+    )
+    page = report.render(plan.folder, plan.recipe, task, result, evaluation, worst)
     write_text(plan.folder / "report.html", page)
     # last: its presence says that the run has ended
     write_json(plan.folder / runs.RESULT, result)
@@ -70,28 +74,17 @@ def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> None:
         say(line)
 
 
-def answer_some(model: nn.Module, plan: Plan, rows: int = 20) -> tuple[list[str], float]:
-    """Return texts that a language model writes, and the milliseconds of one answer by itself.
-
-    An answer is a token written, or a row answered alone, as a user asks for it.
-    """
+def answer_some(model: nn.Module, plan: Plan) -> tuple[list[str], Speed | None]:
+    """Return texts that a language model writes, where rows may be shown, and the speed."""
     task, place, data = plan.prepared.task, plan.place, plan.prepared.dev_data
-    samples: list[str] = []
-    made, began = 0, time.perf_counter()
     if isinstance(task, Language):
-        chosen = Sampling(temperature=0.8)
-        with place.autocast():
-            for seed in range(3):
-                pieces = list(task.generate(model, "", 300, chosen, seed=seed, device=place.device))
-                samples.append("".join(pieces))
-                made += len(pieces)
-    elif isinstance(data, Table):
-        places = locate(data, task.schema.inputs, task.columns)
-        for row in data.rows[:rows]:
-            with contextlib.suppress(UserError):  # a faulty row that was skipped
-                task.predict(model, [tuple(row[i] for i in places)], place)
-                made += 1
-    return samples, 1000 * (time.perf_counter() - began) / max(1, made)
+        # what it writes may be what it has read
+        shown = plan.recipe.report.samples
+        samples, timed = write(model, task, place, 3 if shown else 1)
+        return samples if shown else [], timed
+    if not isinstance(data, Table):
+        return [], None
+    return [], measure(model, task, data, plan.prepared.dev, place)
 
 
 def summary(plan: Plan, result: dict[str, Any]) -> list[str]:
@@ -163,14 +156,16 @@ def other_layer(plan: Plan) -> str:
 def example_row(plan: Plan) -> str:
     """Return a held-out row as the data file writes it, quoted for a shell."""
     data, task = plan.prepared.dev_data, plan.prepared.task
-    if isinstance(data, Document):
+    if task.schema.frames:
+        return f"--file {shlex.quote(data.path)}"
+    if isinstance(data, Document) or not plan.recipe.report.samples:
         return '"..."'
     names = task.schema.inputs
     cells = [data.rows[0][i] for i in locate(data, names, task.columns)]
     words = [" ".join(map(str, c)) if isinstance(c, list) else str(c) for c in cells]
     if len(words) == 1:
         row = " ".join(words[0].split())[:60]
-    elif task.format.kind == "jsonl":
+    elif task.format.objects:
         row = json.dumps(dict(zip(names, cells, strict=True)), ensure_ascii=False)
     elif task.format.quoted:
         line = io.StringIO()

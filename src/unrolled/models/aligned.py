@@ -4,27 +4,33 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from unrolled.nn import Layer, TokenEmbedding
+from unrolled.nn import Layer, SpelledWords, TokenEmbedding
 
 
 class Aligned(nn.Module):
     """Embedding, layer, and output weights at every step.
 
     Args:
-        embedding: token ids to vectors.
+        embedding: word ids to vectors, or words and their spelling; the identity where the steps
+            are vectors already.
         layer: any layer, in one or both directions.
         outputs: number of classes.
         dropout: before the output weights.
     """
 
     def __init__(
-        self, embedding: TokenEmbedding, layer: Layer, outputs: int, dropout: float = 0.0
+        self,
+        embedding: TokenEmbedding | SpelledWords | nn.Identity,
+        layer: Layer,
+        outputs: int,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.embedding, self.layer = embedding, layer
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(layer.output_size, outputs)
 
-    def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return class scores (B, T, C) for token ids (B, T)."""
-        return self.head(self.dropout(self.layer.read(self.embedding(tokens), lengths)))
+    def forward(self, tokens: Tensor, lengths: Tensor | None = None, *spelling: Tensor) -> Tensor:
+        """Return class scores (B, T, C) for word ids (B, T); ``spelling`` goes to the embedding."""
+        steps = self.layer.read(self.embedding(tokens, *spelling), lengths)
+        return self.head(self.dropout(steps))

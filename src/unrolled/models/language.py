@@ -54,12 +54,19 @@ class LanguageModel(nn.Module):
         """Return the state before a text, for ``batch`` rows."""
         return self.layer.initial_state(batch)
 
+    def read(
+        self, tokens: Tensor, state: State | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Read tokens (B, T): what ``head`` turns into scores (B, T, D), and the state."""
+        steps, state = self.layer.unroll(self.embedding(tokens), state, lengths)
+        return self.dropout(steps), state
+
     def forward(
         self, tokens: Tensor, state: State | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """Read tokens (B, T): scores of each next token (B, T, V), and the state."""
-        steps, state = self.layer.unroll(self.embedding(tokens), state, lengths)
-        return self.head(self.dropout(steps)), state
+        steps, state = self.read(tokens, state, lengths)
+        return self.head(steps), state
 
     unroll = forward
 

@@ -12,7 +12,7 @@ class ManyToOne(nn.Module):
     """Embedding, layer, pooling over the real steps, output weights.
 
     Args:
-        embedding: token ids to vectors.
+        embedding: token ids to vectors; the identity where the steps are vectors already.
         layer: any layer, in one or both directions.
         pooling: how the steps become one vector.
         outputs: 1 for a value, else the number of classes.
@@ -26,7 +26,7 @@ class ManyToOne(nn.Module):
 
     def __init__(
         self,
-        embedding: TokenEmbedding,
+        embedding: TokenEmbedding | nn.Identity,
         layer: Layer,
         pooling: Pooling,
         outputs: int,
@@ -46,6 +46,7 @@ class ManyToOne(nn.Module):
         self.ngrams = ngrams
         self.recovery: nn.Linear | None = None
         if pretrain:
+            assert isinstance(embedding, TokenEmbedding)
             self.recovery = nn.Linear(layer.output_size, embedding.width)
             self.recovery_bias = nn.Parameter(torch.zeros(embedding.size))
 
@@ -59,7 +60,7 @@ class ManyToOne(nn.Module):
         """Return outputs (B, O).
 
         Args:
-            tokens: ids (B, T).
+            tokens: ids (B, T), or vectors (B, T, D).
             lengths: real steps (B,); None when all are.
             characters: code points of the texts (B, C), which ``ngrams`` reads.
             counts: how many of them are real (B,).
@@ -87,6 +88,7 @@ class ManyToOne(nn.Module):
             Scores (M, K) of the M real tokens, row by row.
         """
         assert self.recovery is not None
+        assert isinstance(self.embedding, TokenEmbedding)
         steps = self.layer.read(self.embedding(tokens), lengths)
         split = self.layer.output_size - self.layer.reverse_size
         edge = torch.zeros_like(steps[:, :1])

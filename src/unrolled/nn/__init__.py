@@ -9,6 +9,7 @@ from unrolled.nn.memoryless import Memoryless
 from unrolled.nn.ngrams import NGrams
 from unrolled.nn.pooling import Pooling
 from unrolled.nn.recurrent import GRU, LSTM, RNN
+from unrolled.nn.spelling import SpelledWords
 from unrolled.nn.state import AttentionState, EmptyState, RecurrentState, State, pack, unpack
 from unrolled.nn.transformer import Attention
 
@@ -28,6 +29,7 @@ __all__ = [
     "Pooling",
     "RecurrentState",
     "SelfAttention",
+    "SpelledWords",
     "State",
     "TokenEmbedding",
     "build_layer",

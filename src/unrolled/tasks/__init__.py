@@ -4,6 +4,7 @@ from unrolled.tasks.base import Answer, Evaluation, Task
 from unrolled.tasks.labelled import Classify, Regress
 from unrolled.tasks.language import Language
 from unrolled.tasks.tag import Tag
+from unrolled.tasks.tag_frames import FrameTag
 
 TASKS: dict[str, type[Task]] = {
     "classify": Classify,
@@ -12,4 +13,20 @@ TASKS: dict[str, type[Task]] = {
     "language": Language,
 }
 
-__all__ = ["TASKS", "Answer", "Classify", "Evaluation", "Language", "Regress", "Tag", "Task"]
+
+def kind_of(name: str, frames: bool) -> type[Task]:
+    """Return the task of a name, for sequences of numbers where ``frames``."""
+    return FrameTag if frames and name == "tag" else TASKS[name]
+
+
+__all__ = [
+    "TASKS",
+    "Answer",
+    "Classify",
+    "Evaluation",
+    "Language",
+    "Regress",
+    "Tag",
+    "Task",
+    "kind_of",
+]

@@ -40,12 +40,35 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """The N class predictions that were scored: of rows, or of the words in them.
+
+    Attributes:
+        rows: place of the row among the examples, (N,).
+        truth, found: class indices, (N,).
+        confidence: probability of ``found``, (N,).
+        words: place of the word in its row, (N,); None where a row has one answer.
+    """
+
+    rows: Ints
+    truth: Ints
+    found: Ints
+    confidence: np.ndarray[Any, np.dtype[np.float64]]
+    words: Ints | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Scores, and what a report shows beside them."""
+    """Scores, and what a report shows beside them.
+
+    ``confusion`` (C, C) and ``judged`` are those of a classifier; ``pairs`` (N, 2) holds true
+    values and answers in the order of the examples.
+    """
 
     scores: dict[str, float]
     confusion: np.ndarray[Any, np.dtype[np.int64]] | None = None
     pairs: np.ndarray[Any, np.dtype[np.float64]] | None = None
+    judged: Judged | None = None
 
 
 class Task(ABC):
@@ -122,6 +145,14 @@ class Task(ABC):
     def schema(self) -> Schema:
         """The columns the task was trained on."""
 
+    def each_step(self, model: nn.Module, cells: Sequence[Any], place: Place) -> list[Answer]:
+        """Answer at every step of a sequence of numbers, given by its columns.
+
+        Raises:
+            UsageError: the task reads none.
+        """
+        raise UsageError(f"{self.name} does not read sequences of numbers")
+
     @abstractmethod
     def predict(self, model: nn.Module, rows: Rows, place: Place) -> list[Answer]:
         """Answer rows of input cells.
@@ -167,7 +198,7 @@ def locate(
     columns = data.columns
     if all(name in columns for name in names):
         return [columns.index(name) for name in names]
-    if not data.format.header and data.format.kind != "jsonl":
+    if not data.format.named:
         for known in (list(trained), [name for name in trained if name != answer], list(names)):
             if len(known) == len(columns) and all(name in known for name in names):
                 return [known.index(name) for name in names]

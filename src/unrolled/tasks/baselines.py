@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from unrolled.data.examples import Examples
-from unrolled.data.fields import Vector
+from unrolled.data.examples import Examples, Ragged
+from unrolled.data.fields import Text, Vector
+from unrolled.data.series import Frames
 from unrolled.data.sources import Document, Table
 from unrolled.scores import (
     accuracy,
@@ -27,7 +28,9 @@ from unrolled.tasks.base import Task, locate
 from unrolled.tasks.labelled import Classify, Regress
 from unrolled.tasks.language import Language, Stream
 from unrolled.tasks.prepare import Prepared
+from unrolled.tasks.series import last_values
 from unrolled.tasks.tag import Tag, tags_of
+from unrolled.tasks.tag_frames import FrameTag
 
 ROWS = 200_000  # a bag of n-grams over more rows takes minutes and hardly gains
 # memory goes by characters and not by rows: a bag of 1- to 4-grams took 30 bytes for each character
@@ -35,6 +38,8 @@ ROWS = 200_000  # a bag of n-grams over more rows takes minutes and hardly gains
 # new; so long documents are cut and a large table is read in part
 TEXT = 2_000
 CHARACTERS = 10_000_000
+TOKENS = 1 << 24  # pairs of tokens take 30 bytes each while they are counted
+NUMBERS = 50_000_000  # of the windows that a linear model reads; they overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +92,7 @@ def _first(texts: list[str]) -> list[str]:
 def _kept(data: Table | Document, examples: Examples) -> Table:
     """Return the rows that were encoded: the others were skipped as faulty."""
     assert isinstance(data, Table)
-    lines = set(examples.lines.tolist())
-    chosen = [i for i, line in enumerate(data.lines) if line in lines]
+    chosen = np.flatnonzero(np.isin(data.lines, examples.lines)).tolist()
     rows, at = [data.rows[i] for i in chosen], [data.lines[i] for i in chosen]
     return Table(data.path, data.format, data.columns, rows, at, [])
 
@@ -111,6 +115,11 @@ def _features(prepared: Prepared) -> tuple[Any, Any, Any]:
     assert isinstance(task, Classify | Regress)
     if isinstance(task.inputs, Vector):
         return train.vectors, dev.vectors, train.targets
+    if isinstance(task.inputs, Frames):
+        told, scored = _steps(train, task.inputs), _steps(dev, task.inputs)
+        if len(scored) < len(dev):
+            return None, None, None
+        return told, scored, train.targets[-len(told) :]
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     texts = _first(_texts(_kept(prepared.train_data, train), task))
@@ -127,6 +136,22 @@ def _features(prepared: Prepared) -> tuple[Any, Any, Any]:
         )
     except ValueError:  # no text holds a character
         return None, None, None
+
+
+def _steps(examples: Examples, inputs: Frames) -> Any:
+    """Return all steps of each window side by side; of a whole sequence its mean and last step.
+
+    Of the windows the latest are taken, ``NUMBERS`` in all.
+    """
+    assert examples.frames is not None
+    if inputs.reading.window is not None:
+        count = max(1, NUMBERS // (inputs.reading.window * inputs.width))
+        chosen = np.arange(len(examples))[-count:]
+        return examples.frames.take(chosen)[0].flatten(1).numpy()
+    flat, starts = examples.frames.flat, examples.frames.starts
+    ends = starts + examples.frames.lengths
+    means = [flat[a:b].mean(0) for a, b in zip(starts, ends, strict=True)]
+    return np.concatenate([np.stack(means), flat[ends - 1]], 1)
 
 
 def logistic(prepared: Prepared) -> dict[str, float] | None:
@@ -147,20 +172,22 @@ def logistic(prepared: Prepared) -> dict[str, float] | None:
     return _classes(prepared.task, prepared.dev.targets, fitted.predict(dev))
 
 
-def mean(prepared: Prepared) -> dict[str, float]:
+def mean(prepared: Prepared) -> dict[str, float] | None:
     """Always answer the mean of the training values."""
+    if prepared.recipe.data.difference:
+        return None
     return _values(prepared, np.zeros(len(prepared.dev)))
 
 
 def ridge(prepared: Prepared) -> dict[str, float] | None:
-    """Fit linear regression on the numbers, or ridge regression on character n-grams."""
+    """Fit linear regression on the numbers or windows, or ridge regression on character n-grams."""
     from sklearn.linear_model import LinearRegression, Ridge
 
     assert isinstance(prepared.task, Regress)
     train, dev, targets = _features(prepared)
     if train is None:
         return None
-    plain = isinstance(prepared.task.inputs, Vector)
+    plain = not isinstance(prepared.task.inputs, Text)
     fitted = (LinearRegression() if plain else Ridge(1.0)).fit(train, targets)
     return _values(prepared, fitted.predict(dev))
 
@@ -168,8 +195,23 @@ def ridge(prepared: Prepared) -> dict[str, float] | None:
 def _values(prepared: Prepared, scaled: Any) -> dict[str, float]:
     task = prepared.task
     assert isinstance(task, Regress)
-    truth = task.output.decode(np.asarray(prepared.dev.targets, dtype=np.float64))
-    found = task.output.decode(np.asarray(scaled, dtype=np.float64))
+    base = task.base(prepared.dev)
+    truth = task.output.decode(np.asarray(prepared.dev.targets, dtype=np.float64)) + base
+    return _errors(truth, task.output.decode(np.asarray(scaled, dtype=np.float64)) + base)
+
+
+def last_value(prepared: Prepared) -> dict[str, float] | None:
+    """Answer the last value of what is forecast: persistence."""
+    task, dev = prepared.task, prepared.dev
+    assert isinstance(task, Regress)
+    inputs, column = task.inputs, task.output.column
+    if not isinstance(inputs, Frames) or column not in inputs.columns:
+        return None
+    truth = task.output.decode(np.asarray(dev.targets, dtype=np.float64)) + task.base(dev)
+    return _errors(truth, last_values(inputs, column, dev))
+
+
+def _errors(truth: Any, found: Any) -> dict[str, float]:
     return {"mae": mean_absolute_error(truth, found), "rmse": root_mean_squared_error(truth, found)}
 
 
@@ -200,27 +242,65 @@ def _tagged(task: Tag, table: Table) -> list[tuple[str, int]]:
     ]
 
 
+def majority_step(prepared: Prepared) -> dict[str, float]:
+    """Give each step the most frequent label."""
+    _, common = _labels_of(prepared.train)
+    truth, _ = _labels_of(prepared.dev)
+    return _steps_scored(prepared, truth, np.full(len(truth), common))
+
+
+def logistic_step(prepared: Prepared) -> dict[str, float] | None:
+    """Fit logistic regression on the numbers of a step by itself."""
+    from sklearn.linear_model import LogisticRegression
+
+    train, dev = prepared.train, prepared.dev
+    told, _ = _labels_of(train)
+    if len(set(told.tolist())) < 2:
+        return None
+    step = max(1, train.frames.flat.size // NUMBERS)
+    fitted = LogisticRegression(max_iter=300, tol=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a fit that stops at max_iter is still a fair baseline
+        fitted.fit(train.frames.flat[::step], told[::step])
+    return _steps_scored(prepared, _labels_of(dev)[0], fitted.predict(dev.frames.flat))
+
+
+def _labels_of(examples: Examples) -> tuple[Any, int]:
+    """Return the labels of all steps, and the most frequent one."""
+    assert isinstance(examples.targets, Ragged)
+    labels = np.array(examples.targets.flat, dtype=np.int64)
+    return labels, int(np.bincount(labels).argmax())
+
+
+def _steps_scored(prepared: Prepared, truth: Any, found: Any) -> dict[str, float]:
+    assert isinstance(prepared.task, Tag)
+    matrix = confusion(truth, found, len(prepared.task.output.names))
+    return {"accuracy": accuracy(matrix), "macro_f1": macro_f1(matrix)}
+
+
 def bigram(prepared: Prepared) -> dict[str, float]:
     """Guess the next token from the one before it, smoothed with the token frequencies.
 
     Interpolated with Witten-Bell weights: a token with many different followers trusts its own
-    counts less (Chen and Goodman 1999, section 2.5).
+    counts less (Chen and Goodman 1999, section 2.5). ``TOKENS`` of the text are counted.
     """
     task, train, dev = prepared.task, prepared.train, prepared.dev
     assert isinstance(task, Language)
     assert isinstance(train, Stream)
     size, end = task.tokenizer.size, task.tokenizer.eos_id
-    single = (np.bincount(train.tokens, minlength=size) + 1.0) / (len(train) + size)
-    before = np.concatenate([[end], train.tokens[:-1]]).astype(np.int64)
-    pairs, counts = np.unique(before * size + train.tokens, return_counts=True)
+    tokens = train.tokens[:TOKENS]
+    single = (np.bincount(tokens, minlength=size) + 1.0) / (len(tokens) + size)
+    before = np.concatenate([[end], tokens[:-1]]).astype(np.int64)
+    pairs, counts = np.unique(before * size + tokens, return_counts=True)
     times = np.bincount(before, minlength=size)
     kinds = np.bincount(pairs // size, minlength=size)
-    asked = np.concatenate([[end], dev.tokens[:-1]]).astype(np.int64)
-    wanted = asked * size + dev.tokens
+    tokens = dev.tokens[:]
+    asked = np.concatenate([[end], tokens[:-1]]).astype(np.int64)
+    wanted = asked * size + tokens
     place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
     count = np.where(pairs[place] == wanted, counts[place], 0)
     weight = times[asked] / np.maximum(1, times[asked] + kinds[asked])
-    shares = weight * count / np.maximum(1, times[asked]) + (1 - weight) * single[dev.tokens]
+    shares = weight * count / np.maximum(1, times[asked]) + (1 - weight) * single[tokens]
     loss = float(-np.log(shares).mean())
     return {
         "loss": loss,
@@ -232,7 +312,11 @@ def bigram(prepared: Prepared) -> dict[str, float]:
 Method = Callable[[Prepared], dict[str, float] | None]
 METHODS: dict[type[Task], list[tuple[str, Method]]] = {
     Classify: [("majority class", majority), ("logistic regression", logistic)],
-    Regress: [("mean", mean), ("linear regression", ridge)],
+    Regress: [("mean", mean), ("last value", last_value), ("linear regression", ridge)],
+    FrameTag: [
+        ("most frequent label", majority_step),
+        ("logistic regression on the step", logistic_step),
+    ],
     Tag: [("most frequent tag of the word", tag_of_word)],
     Language: [("bigrams", bigram)],
 }

@@ -23,6 +23,10 @@ NUMBERS: dict[str, dict[str, Any]] = {
     "model": {"hidden": 64, "layers": 2},
     "training": {"learning_rate": 5e-3, "weight_decay": 1e-4, "patience": 20},
 }
+SERIES: dict[str, dict[str, Any]] = {
+    "model": {"hidden": 64, "head_dropout": 0.1},
+    "training": {"learning_rate": 2e-3, "patience": 8},
+}
 LANGUAGE: dict[str, dict[str, Any]] = {
     "model": {"hidden": 256, "embedding": 128, "head_dropout": 0.1},
     "training": {"batch_size": 32, "learning_rate": 3e-3, "patience": 3},
@@ -42,6 +46,8 @@ def fill(recipe: Recipe, schema: Schema, rows: int, characters: int) -> Recipe:
     chosen: dict[str, Any] = {}
     if schema.task == "language":
         defaults, unit, steps = LANGUAGE, characters, 20_000_000
+    elif schema.frames:
+        defaults, unit, steps = SERIES, rows, 250_000
     elif schema.text:
         defaults, unit, steps = TEXT, rows, 250_000
     else:
@@ -71,12 +77,13 @@ def fill(recipe: Recipe, schema: Schema, rows: int, characters: int) -> Recipe:
         values["data"]["vocabulary"] = int(min(16000, max(1000, characters // 40)))
     values["task"] = schema.task
     if not schema.numbers:
-        kind = "chars" if schema.task == "language" else "unigram"
+        kind = "unigram" if schema.task in ("classify", "regress") else "chars"
         values["data"]["tokenizer"] = recipe.data.tokenizer or kind
     values["data"] |= {
         "text": list(schema.text) if len(schema.text) > 1 else (schema.text or (None,))[0],
         "numbers": list(schema.numbers) or None,
         "label": schema.answer,
+        "rows": "steps" if schema.steps else recipe.data.rows,
     }
     return Recipe.read(values)
 

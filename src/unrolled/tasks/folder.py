@@ -2,6 +2,7 @@
 
     config.yaml         the resolved recipe
     fields.json         the task, its fields, the hashes of the data files
+    words.json          the words that were seen, where words are tagged
     tokenizer.json      the vocabulary, for text
     model.safetensors   the best weights, or the last when nothing was scored
     metrics.jsonl       every logged step
@@ -16,10 +17,13 @@ Nothing in it is a pickle, and nothing in it can run code.
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -27,7 +31,7 @@ from torch import nn
 from unrolled.core.errors import UserError, nearest
 from unrolled.core.files import replacing, write_json, write_text
 from unrolled.data.sniff import Format
-from unrolled.tasks import TASKS, Task
+from unrolled.tasks import Task, kind_of
 from unrolled.tasks.recipe import CONFIG, Recipe, as_yaml, read_yaml
 from unrolled.training import checkpoints
 from unrolled.training.averaging import Weights
@@ -55,6 +59,7 @@ class Loaded:
 def begin(folder: Path, recipe: Recipe, task: Task, files: dict[str, str]) -> None:
     """Write what a run knows before its first step; ``config.yaml`` comes last."""
     folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
     task.save(folder)
     fields = {
         "format": FORMAT,
@@ -68,8 +73,16 @@ def begin(folder: Path, recipe: Recipe, task: Task, files: dict[str, str]) -> No
     write_text(folder / CONFIG, as_yaml(recipe))
 
 
+def sweep(folder: Path) -> None:
+    """Remove what a process that was killed left half written."""
+    for rest in folder.glob(".*.tmp"):
+        rest.unlink(missing_ok=True)
+    for rest in (folder / CHECKPOINTS).glob(".step-*.tmp"):
+        shutil.rmtree(rest, ignore_errors=True)
+
+
 def save_weights(folder: Path, weights: Weights) -> None:
-    """Write ``model.safetensors`` atomically."""
+    """Write ``model.safetensors`` atomically. Raises UserError where the disk refuses it."""
     with replacing(folder / MODEL) as temporary:
         checkpoints.save_tensors(temporary, weights)
 
@@ -97,7 +110,8 @@ def read_fields(folder: Path) -> tuple[Task, dict[str, str]]:
         told = json.loads(path.read_text("utf-8"))
         if told["format"] > FORMAT:
             raise UserError(f"{path}: written by a newer version of unrolled; update to read it")
-        task = TASKS[told["task"]].from_json(told["fields"], folder)
+        frames = told["fields"].get("inputs", {}).get("kind") == "frames"
+        task = kind_of(told["task"], frames).from_json(told["fields"], folder)
         task.columns, task.format = told["columns"], Format(**told["written"])
         return task, told["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -125,22 +139,44 @@ def load(folder: Path, weights: str = "best") -> Loaded:
     """
     recipe = read_recipe(folder)
     task, _ = read_fields(folder)
-    model = task.build(recipe)
     path = folder / (MODEL if weights == "best" else CHECKPOINTS)
     try:
-        found = _last(path) if weights == "last" else load_file(path) if path.exists() else None
-        if found is None:
+        if weights == "last":
+            checkpoint, _ = checkpoints.newest(path)
+            found = checkpoint.group("model") if checkpoint is not None else {}
+            told = {name: list(value.shape) for name, value in found.items()}
+        else:
+            told = checkpoints.shapes(path) if path.exists() else {}
+        if not told:
             raise UserError(f"{folder}: no weights yet; train it on with --resume")
-        model.load_state_dict(found)
-    except (SafetensorError, RuntimeError, OSError) as error:
+        refuse_misfit(task, recipe, told)
+        model = task.build(recipe)
+        model.load_state_dict(load_file(path) if weights == "best" else found)
+    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{path}: these weights do not fit the run ({first})") from None
     return Loaded(folder, recipe, task, model.eval(), read_result(folder))
 
 
-def _last(path: Path) -> Weights | None:
-    checkpoint, _ = checkpoints.newest(path)
-    return checkpoint.group("model") if checkpoint is not None else None
+def refuse_misfit(task: Task, recipe: Recipe, weights: dict[str, list[int]]) -> None:
+    """Raise ValueError when a recipe describes another model than weights of these shapes.
+
+    Nothing is allocated: a recipe from elsewhere may describe a model of any size.
+    """
+    size = max(2**20, sum(math.prod(shape) for shape in weights.values()))
+    for name, value in recipe.model:
+        if isinstance(value, int) and value > (len(weights) if name == "layers" else size):
+            raise ValueError(f"model.{name}={value} is more than they hold")
+    try:
+        with torch.device("meta"):
+            model = task.build(recipe)
+    except NotImplementedError:  # one that looks at its first numbers; it is built for real
+        return
+    wanted = {name: list(value.shape) for name, value in model.state_dict().items()}
+    for name in (*wanted, *weights):
+        ours, theirs = wanted.get(name, "none"), weights.get(name, "none")
+        if ours != theirs:
+            raise ValueError(f"{name} has shape {theirs}, and in the recipe's model {ours}")
 
 
 def _no_run(folder: Path) -> str:

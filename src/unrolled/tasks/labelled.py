@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,6 +18,7 @@ from unrolled.data.batches import Batch, Buckets, Source, collate
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.fields import Bad, Label, Number, Text, Vector, bad_row
 from unrolled.data.schema import Schema
+from unrolled.data.series import Frames
 from unrolled.data.sources import Document, Table
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.models import ManyToOne, OneToOne
@@ -28,9 +30,11 @@ from unrolled.scores import (
     mean_absolute_error,
     root_mean_squared_error,
 )
+from unrolled.tasks import series
 from unrolled.tasks.base import (
     Answer,
     Evaluation,
+    Judged,
     Rows,
     Task,
     build_embedding,
@@ -40,10 +44,13 @@ from unrolled.tasks.base import (
     to_numpy,
 )
 from unrolled.tasks.recipe import Recipe
+from unrolled.tasks.weights import weights_of
 from unrolled.training.objectives import Objective, classes, pretrained, values
 from unrolled.training.precision import Place
 
 TOKENIZER = "tokenizer.json"
+Inputs = Text | Vector | Frames
+KINDS: dict[str, type[Inputs]] = {"text": Text, "vector": Vector, "frames": Frames}
 
 
 def need_table(data: Table | Document) -> Table:
@@ -66,8 +73,10 @@ def fit_text(recipe: Recipe, columns: tuple[str, ...], rows: Sequence[Sequence[A
     return Text(columns, tokenizer, data.max_tokens, characters=recipe.model.ngrams > 0)
 
 
-def fit_inputs(recipe: Recipe, schema: Schema, table: Table) -> Text | Vector:
+def fit_inputs(recipe: Recipe, schema: Schema, table: Table) -> Inputs:
     """Learn the input field of a table."""
+    if schema.frames:
+        return series.fit_frames(recipe, schema, table)
     places = locate(table, schema.inputs, table.columns)
     rows = [[row[i] for i in places] for row in table.rows]
     if schema.text:
@@ -75,14 +84,22 @@ def fit_inputs(recipe: Recipe, schema: Schema, table: Table) -> Text | Vector:
     return Vector.fit(schema.numbers, rows)
 
 
+def raw_answers(recipe: Recipe, schema: Schema, table: Table, place: int) -> list[Any]:
+    """Return the answers of all examples of a table, as the file has them."""
+    if not schema.frames:
+        return [row[place] for row in table.rows]
+    goals = series.one_answer(series.reading(recipe, schema))
+    return series.answers_in(table, schema, goals)
+
+
 class Labelled(Task):
     """What classification and regression share: any input field, one answer a row."""
 
     output: Label | Number
 
-    def __init__(self, inputs: Text | Vector) -> None:
+    def __init__(self, inputs: Inputs) -> None:
         self.inputs = inputs
-        self.pattern = "many to one" if isinstance(inputs, Text) else "one to one"  # type: ignore[misc]
+        self.pattern = "one to one" if isinstance(inputs, Vector) else "many to one"  # type: ignore[misc]
 
     @property
     @abstractmethod
@@ -92,9 +109,12 @@ class Labelled(Task):
     @property
     def schema(self) -> Schema:
         """The columns the task was trained on."""
-        text = self.inputs.columns if isinstance(self.inputs, Text) else ()
-        numbers = self.inputs.columns if isinstance(self.inputs, Vector) else ()
-        return Schema(self.name, tuple(text), tuple(numbers), self.output.column)
+        inputs, answer = self.inputs, self.output.column
+        if isinstance(inputs, Text):
+            return Schema(self.name, inputs.columns, (), answer)
+        if isinstance(inputs, Vector):
+            return Schema(self.name, (), inputs.columns, answer)
+        return Schema(self.name, (), inputs.columns, answer, True, inputs.reading.steps)
 
     def encode(
         self, data: Table | Document, on_error: str, schema: Schema | None = None
@@ -102,6 +122,13 @@ class Labelled(Task):
         """Encode the rows of a table with their answers; see the base class."""
         table, schema = need_table(data), schema or self.schema
         assert schema.answer is not None
+        dtype: Any = np.int64 if isinstance(self.output, Label) else np.float32
+        if isinstance(self.inputs, Frames):
+            goals, skip = series.one_answer(self.inputs.reading), on_error == "skip"
+            examples, found, skipped = series.encode(
+                self.inputs, self.output, table, schema, self.columns, skip, goals
+            )
+            return replace(examples, targets=np.array(found, dtype=dtype)), skipped
         places = locate(table, schema.inputs, self.columns)
         (answer,) = locate(table, [schema.answer], self.columns)
         inputs, targets, lines, skipped = [], [], [], list(table.skipped)
@@ -111,15 +138,14 @@ class Labelled(Task):
                 target = self.output.check(row[answer])
             except Bad as error:
                 if on_error != "skip":
-                    raise bad_row(error, table.path, line) from None
-                skipped.append(bad_row(error, table.path, line))
+                    raise bad_row(error, *table.place(line)) from None
+                skipped.append(bad_row(error, *table.place(line)))
                 continue
             inputs.append(checked)
             targets.append(target)
             lines.append(line)
         if not inputs:
             raise DataError("no row is left to read", table.path)
-        dtype = np.int64 if isinstance(self.output, Label) else np.float32
         return self._examples(inputs, np.array(lines), np.array(targets, dtype=dtype)), skipped
 
     def _examples(self, inputs: Sequence[Any], lines: Any, targets: Any = None) -> Examples:
@@ -127,14 +153,20 @@ class Labelled(Task):
             sequences = Ragged.of(self.inputs.encode(inputs))
             characters = self.inputs.code_points(inputs) if self.inputs.characters else None
             return Examples(lines, sequences, None, targets, characters)
+        if isinstance(self.inputs, Frames):
+            return Examples(lines, frames=series.spans(inputs, self.inputs.reading, last=True))
         return Examples(lines, vectors=np.array(inputs, dtype=np.float32), targets=targets)
 
     def build(self, recipe: Recipe) -> nn.Module:
-        """Return a many-to-one model for text, a one-to-one model for numbers."""
+        """Return a many-to-one model for sequences, a one-to-one model for rows of numbers."""
         config = recipe.model
         if isinstance(self.inputs, Vector):
             layer = build_layer(recipe.layer, config, len(self.inputs.columns))
             return OneToOne(layer, self.width, config.head_dropout)
+        if isinstance(self.inputs, Frames):
+            layer = series.build_reader(recipe, self.inputs)
+            pooling = Pooling(config.pooling, layer.output_size, layer.reverse_size)
+            return ManyToOne(nn.Identity(), layer, pooling, self.width, config.head_dropout)
         embedding = build_embedding(self.inputs.tokenizer.size, config)
         layer = build_layer(recipe.layer, config, config.embedding)
         check_reach(layer, recipe, len(self.inputs.columns))
@@ -187,25 +219,47 @@ class Labelled(Task):
 
     def predict(self, model: nn.Module, rows: Rows, place: Place) -> list[Answer]:
         """Answer rows of input cells, one cell a column of ``schema.inputs``."""
-        inputs = []
+        inputs: list[Any] = []
         for row in rows:
+            if isinstance(self.inputs, Frames):
+                inputs.append(series.asked(self.inputs, row))
+                continue
             try:
                 inputs.append(self.inputs.check(row))
             except Bad as error:
                 raise UserError(str(error)) from None
         examples = self._examples(inputs, np.arange(len(rows)))
-        return self.answers(self.outputs(model, examples, place))
+        return self.answers(self.outputs(model, examples, place), examples)
+
+    def each_step(self, model: nn.Module, cells: Sequence[Any], place: Place) -> list[Answer]:
+        """Answer at every step of a sequence: for the window that ends there, or for all of it.
+
+        Where no whole window has been read yet the answer is empty.
+        """
+        assert isinstance(self.inputs, Frames)
+        told = self.inputs.reading
+        if told.window is None:
+            answer = self.predict(model, [tuple(cells)], place)[0]
+            return [answer] * len(cells[0])
+        steps = series.asked(replace(self.inputs, reading=replace(told, window=None)), cells)
+        found: list[Answer] = []
+        if len(steps) >= told.window:
+            # up to the last step, whose answer lies beyond the file
+            here = series.spans([steps], replace(told, ahead=0))
+            examples = Examples(np.arange(len(here.starts)), frames=here)
+            found = self.answers(self.outputs(model, examples, place), examples)
+        return [Answer("")] * (len(steps) - len(found)) + found
 
     def _forward(self, model: nn.Module, batch: Batch) -> Tensor:
         return model(batch.inputs, batch.lengths, *batch.extra).float().cpu()
 
     @abstractmethod
-    def answers(self, outputs: Tensor) -> list[Answer]:
-        """Turn outputs (N, O) into answers."""
+    def answers(self, outputs: Tensor, examples: Examples) -> list[Answer]:
+        """Turn the outputs (N, O) for examples into answers."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""
-        kind = "text" if isinstance(self.inputs, Text) else "vector"
+        kind = next(name for name, field in KINDS.items() if isinstance(self.inputs, field))
         return {
             "inputs": {"kind": kind, **self.inputs.to_json()},
             "output": self.output.to_json(),
@@ -217,8 +271,10 @@ class Labelled(Task):
             self.inputs.tokenizer.save(folder / TOKENIZER)
 
 
-def read_inputs(told: dict[str, Any], folder: Path) -> Text | Vector:
+def read_inputs(told: dict[str, Any], folder: Path) -> Inputs:
     """Read an input field back from a run folder."""
+    if told["kind"] == "frames":
+        return Frames.from_json(told)
     if told["kind"] == "text":
         tokenizer = Tokenizer.load(folder / TOKENIZER)
         return Text(tuple(told["columns"]), tokenizer, told["max_tokens"], told["characters"])
@@ -233,7 +289,7 @@ class Classify(Labelled):
     higher: ClassVar[bool] = True
     measures: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "loss")
 
-    def __init__(self, inputs: Text | Vector, output: Label) -> None:
+    def __init__(self, inputs: Inputs, output: Label) -> None:
         super().__init__(inputs)
         self.output: Label = output
 
@@ -250,7 +306,7 @@ class Classify(Labelled):
         assert schema.answer is not None
         (place,) = locate(table, [schema.answer], table.columns)
         named = table if labels is None else need_table(labels)
-        output = Label.fit(schema.answer, [row[place] for row in named.rows])
+        output = Label.fit(schema.answer, raw_answers(recipe, schema, named, place))
         if len(output.names) < 2:
             raise DataError(
                 f"column {schema.answer!r} holds only {output.names[0]!r}; a classifier needs two "
@@ -265,19 +321,23 @@ class Classify(Labelled):
         return len(self.output.names)
 
     def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
-        """Return cross entropy."""
-        return self._pretrained(recipe, classes(recipe.training.label_smoothing))
+        """Return cross entropy, labels weighed as the recipe says."""
+        weights = weights_of(recipe, self.output.names)
+        return self._pretrained(recipe, classes(recipe.training.label_smoothing, weights))
 
     def evaluate(self, model: nn.Module, examples: Examples, place: Place) -> Evaluation:
         """Return accuracy, macro F1 and the mean cross entropy in nats."""
         outputs = self.outputs(model, examples, place)
         truth = np.asarray(examples.targets)
-        matrix = confusion(truth, outputs.argmax(-1).numpy(), self.width)
+        best = outputs.double().softmax(-1).max(-1)
+        found = best.indices.numpy()
+        matrix = confusion(truth, found, self.width)
         loss = float(F.cross_entropy(outputs.double(), torch.from_numpy(truth)))
         scores = {"accuracy": accuracy(matrix), "macro_f1": macro_f1(matrix), "loss": loss}
-        return Evaluation(scores, confusion=matrix)
+        judged = Judged(np.arange(len(truth)), truth, found, best.values.numpy())
+        return Evaluation(scores, confusion=matrix, judged=judged)
 
-    def answers(self, outputs: Tensor) -> list[Answer]:
+    def answers(self, outputs: Tensor, examples: Examples) -> list[Answer]:
         """Return the likeliest label with its probability, and all probabilities as details."""
         names = self.output.names
         answers = []
@@ -303,7 +363,7 @@ class Regress(Labelled):
     higher: ClassVar[bool] = False
     measures: ClassVar[tuple[str, ...]] = ("mae", "rmse", "loss")
 
-    def __init__(self, inputs: Text | Vector, output: Number) -> None:
+    def __init__(self, inputs: Inputs, output: Number) -> None:
         super().__init__(inputs)
         self.output: Number = output
 
@@ -319,13 +379,22 @@ class Regress(Labelled):
         table = need_table(data)
         assert schema.answer is not None
         (place,) = locate(table, [schema.answer], table.columns)
-        output = Number.fit(schema.answer, [row[place] for row in table.rows])
+        output = Number.fit(schema.answer, raw_answers(recipe, schema, table, place))
+        if recipe.data.difference:
+            # whole steps are no sign of whole values
+            output = replace(output, whole=False)
         return cls(fit_inputs(recipe, schema, table), output)
 
     @property
     def width(self) -> int:
         """One value."""
         return 1
+
+    def base(self, examples: Examples) -> np.ndarray[Any, np.dtype[np.float64]] | float:
+        """Return what decoded outputs are added to: last values (N,), where a change is learnt."""
+        if isinstance(self.inputs, Frames) and self.inputs.reading.difference:
+            return series.last_values(self.inputs, self.output.column, examples)
+        return 0.0
 
     def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
         """Return the squared error."""
@@ -335,7 +404,8 @@ class Regress(Labelled):
         """Return mae and rmse in the unit of the file, and the loss in scaled units."""
         scaled = to_numpy(self.outputs(model, examples, place))[:, 0]
         goal = np.asarray(examples.targets, dtype=np.float64)
-        truth, found = self.output.decode(goal), self.output.decode(scaled)
+        base = self.base(examples)
+        truth, found = self.output.decode(goal) + base, self.output.decode(scaled) + base
         scores = {
             "mae": mean_absolute_error(truth, found),
             "rmse": root_mean_squared_error(truth, found),
@@ -343,9 +413,9 @@ class Regress(Labelled):
         }
         return Evaluation(scores, pairs=np.stack([truth, found], axis=1))
 
-    def answers(self, outputs: Tensor) -> list[Answer]:
+    def answers(self, outputs: Tensor, examples: Examples) -> list[Answer]:
         """Return values, rounded where training saw only integers; the exact one is a detail."""
-        found = self.output.decode(to_numpy(outputs)[:, 0])
+        found = self.output.decode(to_numpy(outputs)[:, 0]) + self.base(examples)
         return [Answer(self.output.show(v), None, {"value": float(v)}) for v in found]
 
     @classmethod

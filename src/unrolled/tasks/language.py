@@ -18,6 +18,7 @@ from unrolled.core.errors import DataError, UsageError
 from unrolled.data.batches import Lanes, Source, Windows
 from unrolled.data.fields import Bad, Text, bad_row
 from unrolled.data.schema import Schema
+from unrolled.data.shards import Tokens
 from unrolled.data.sources import Document, Table, nfc
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.decoding.generate import generate
@@ -28,11 +29,13 @@ from unrolled.nn import State, build_layer, with_context
 from unrolled.tasks.base import Answer, Evaluation, Rows, Task, build_embedding, locate
 from unrolled.tasks.labelled import TOKENIZER
 from unrolled.tasks.recipe import Recipe
-from unrolled.training.objectives import Objective, next_token
+from unrolled.training.objectives import Objective, next_token, next_word
 from unrolled.training.precision import Place
 
 WARM = 512  # tokens a lane reads unscored before its own part
 CHUNK = 256  # tokens read at once while scoring
+WIDE = 4096  # from a vocabulary of this size on, scores take more memory than all else
+SCORED = 2**25  # scores that are made at once
 LANE = 2048  # a text is scored in lanes of at least this many tokens
 
 
@@ -41,10 +44,10 @@ class Stream:
     """One long text as ids; rows stand one after another, each ended by the end mark.
 
     ``size`` is the length of the text in UTF-8 bytes; ``unknown`` counts ids that stand for pieces
-    training did not see.
+    training did not see. Mapped ``tokens`` end with the end mark already.
     """
 
-    tokens: NDArray[np.int32]
+    tokens: NDArray[np.int32] | Tokens
     size: int
     unknown: int
 
@@ -62,10 +65,14 @@ class Sum:
 
     def add(self, logits: Tensor, targets: Tensor, scored: Tensor) -> None:
         """Take in scores (B, T, V), targets (B, T) and which of them count (B, T)."""
-        logits, targets = logits[scored].float(), targets[scored]
-        self.nats += float(F.cross_entropy(logits, targets, reduction="sum"))
-        self.right += int((logits.argmax(-1) == targets).sum())
-        self.count += len(targets)
+        rows = max(1, SCORED // 16 // logits.shape[-1])
+        for part, truth in zip(
+            logits[scored].split(rows), targets[scored].split(rows), strict=True
+        ):
+            part = part.float()
+            self.nats += float(F.cross_entropy(part, truth, reduction="sum"))
+            self.right += int((part.argmax(-1) == truth).sum())
+            self.count += len(truth)
 
 
 class Language(Task):
@@ -108,9 +115,9 @@ class Language(Task):
     ) -> tuple[Stream, list[DataError]]:
         """Encode a text, or rows of texts; see the base class."""
         if isinstance(data, Document):
-            ids = self.tokenizer.encode(data.text)
-            tokens = np.array(ids, dtype=np.int32)
-            return Stream(tokens, len(data.text.encode()), self.tokenizer.unknown(ids)), []
+            tokens = self.tokenizer.encode_array(data.text)
+            unknown = int((tokens == self.tokenizer.unk_id).sum())
+            return Stream(tokens, len(data.text.encode()), unknown), []
         schema, skipped = schema or self.schema, list(data.skipped)
         if not schema.text:
             raise DataError(
@@ -123,8 +130,8 @@ class Language(Task):
                 texts.append(field.check([row[i] for i in places]))
             except Bad as error:
                 if on_error != "skip":
-                    raise bad_row(error, data.path, line) from None
-                skipped.append(bad_row(error, data.path, line))
+                    raise bad_row(error, *data.place(line)) from None
+                skipped.append(bad_row(error, *data.place(line)))
         flat = [token for ids in field.encode(texts) for token in ids]
         size = sum(len(text.encode()) for row in texts for text in row)
         return Stream(np.array(flat, dtype=np.int32), size, self.tokenizer.unknown(flat)), skipped
@@ -144,7 +151,13 @@ class Language(Task):
 
     def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
         """Return cross entropy of the next token."""
-        return next_token(recipe.training.label_smoothing, self._carries(recipe, model))
+        smoothing, candidates = recipe.training.label_smoothing, recipe.training.candidates
+        carries = self._carries(recipe, model)
+        if candidates is not None and smoothing:
+            raise UsageError("training.candidates goes without training.label_smoothing; unset one")
+        if candidates is None and self.tokenizer.size < WIDE:
+            return next_token(smoothing, carries)
+        return next_word(smoothing, carries, candidates)
 
     def _carries(self, recipe: Recipe, model: nn.Module) -> bool:
         assert isinstance(model, LanguageModel)
@@ -161,7 +174,7 @@ class Language(Task):
         assert isinstance(model, LanguageModel)
         settings, end = recipe.training, self.tokenizer.eos_id
         tokens = examples.tokens
-        if not len(tokens) or tokens[-1] != end:
+        if isinstance(tokens, np.ndarray) and (not len(tokens) or tokens[-1] != end):
             # so that the model learns where the text ends
             tokens = np.append(tokens, np.int32(end))
         window = min(settings.window, model.context or settings.window, len(tokens))
@@ -180,7 +193,7 @@ class Language(Task):
         UTF-8 bytes of the text, ``accuracy`` the share of tokens the model would have guessed.
         """
         assert isinstance(model, LanguageModel)
-        tokens = torch.from_numpy(examples.tokens.astype(np.int64))
+        tokens = torch.from_numpy(examples.tokens[:].astype(np.int64))
         if not len(tokens):
             raise DataError("there is no text to score", "data")
         score = _lanes if model.context is None else _windows
@@ -259,11 +272,12 @@ def _lanes(model: LanguageModel, tokens: Tensor, start: int, place: Place) -> Su
         for at in range(-WARM, 0, CHUNK):
             places = (begins[1:, None] + torch.arange(at, at + CHUNK)).clamp(max=size)
             with place.autocast():
-                warm = model(shifted[places].to(place.device), warm)[1]
+                warm = model.read(shifted[places].to(place.device), warm)[1]
         assert warm is not None
         state = type(state).join([state, warm])
-    for at in range(0, length, CHUNK):
-        places = begins[:, None] + torch.arange(at, min(at + CHUNK, length))
+    chunk = max(1, min(CHUNK, SCORED // (count * model.head.out_features)))
+    for at in range(0, length, chunk):
+        places = begins[:, None] + torch.arange(at, min(at + chunk, length))
         scored = places < torch.clamp(begins[:, None] + length, max=size)
         with place.autocast():
             logits, state = model(shifted[places.clamp(max=size - 1)].to(place.device), state)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from unrolled.core.errors import UsageError, UserError
+from unrolled.data.examples import Examples
 from unrolled.tasks import folder as runs
 from unrolled.tasks.base import Task
 from unrolled.tasks.prepare import Prepared, prepare
@@ -64,6 +65,7 @@ class Plan:
         objective = task.objective(recipe, model)
         source = task.source(prepared.train, recipe, model)
         runs.begin(self.folder, recipe, task, prepared.files)
+        train, told = prepared.train, isinstance(prepared.train, Examples)
         return Job(
             model=model,
             objective=objective,
@@ -77,6 +79,7 @@ class Plan:
             evaluate=evaluate,
             keep_best=lambda weights: runs.save_weights(self.folder, weights),
             progress=progress,
+            lines=(lambda rows: train.lines[rows].tolist()) if told else None,
         )
 
 
@@ -102,10 +105,7 @@ def make_plan(
     where = folder_of(target, recipe, out)
     known = runs.is_run(where) and (resume or not dry_run)
     if known and not resume:
-        raise UserError(
-            f"{where} holds a run already; go on with it: "
-            f"unrolled train {shlex.quote(str(where))} --resume, or choose another --out"
-        )
+        refuse_existing(where)
     saved = runs.read_recipe(where) if known else None
     task, files = runs.read_fields(where) if known else (None, {})
     recipe = settle(recipe, saved)
@@ -124,6 +124,15 @@ def make_plan(
     check_limits(recipe, prepared, model)
     finished = is_finished(where, recipe, prepared, model) if known else ""
     return Plan(target, where, recipe, prepared, model, place, finished)
+
+
+def refuse_existing(where: Path) -> None:
+    """Raise UserError for a folder that holds a run."""
+    if runs.is_run(where):
+        raise UserError(
+            f"{where} holds a run already; go on with it: "
+            f"unrolled train {shlex.quote(str(where))} --resume, or choose another --out"
+        )
 
 
 def folder_of(target: str, recipe: Recipe, out: str | Path | None) -> Path:
@@ -208,14 +217,17 @@ def check_limits(recipe: Recipe, prepared: Prepared, model: nn.Module) -> None:
 
 def check_keys(recipe: Recipe, task: Task) -> None:
     """Raise UsageError for a key that means nothing to the task, or lacks what it needs."""
-    for key, value in (
-        ("training.pretrain_epochs", recipe.training.pretrain_epochs),
-        ("model.ngrams", recipe.model.ngrams),
-    ):
-        if value and task.pattern != "many to one":
-            raise UsageError(
-                f"{key}={value} is for a label or value of a text, not for {task.name}"
-            )
+    told, many_to_one = recipe.training, task.pattern == "many to one"
+    if told.pretrain_epochs and not many_to_one:
+        raise UsageError(
+            f"training.pretrain_epochs={told.pretrain_epochs} is for a label or value of a text, "
+            f"not for {task.name}"
+        )
+    if recipe.model.ngrams and not (many_to_one or task.name == "tag"):
+        raise UsageError(
+            f"model.ngrams={recipe.model.ngrams} is for a label or value of a text, or for tags of "
+            f"words, not for {task.name}"
+        )
     if recipe.training.tensorboard:
         need_tensorboard()
     metric = recipe.training.metric

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,16 @@ from typing import Any
 import numpy as np
 
 from unrolled.core.errors import DataError, UserError
-from unrolled.core.files import sha256
 from unrolled.data.schema import Schema, Wanted, counts, infer
-from unrolled.data.sources import Document, Table, read
-from unrolled.data.split import hold_out, split_text
-from unrolled.tasks import TASKS, Task
+from unrolled.data.series import Reading, Series, hold_out_end
+from unrolled.data.sources import Document, Table, fingerprint, read
+from unrolled.data.split import hold_out, hold_out_some, split_text
+from unrolled.tasks import Task, kind_of, series
 from unrolled.tasks.base import locate
 from unrolled.tasks.defaults import fill
 from unrolled.tasks.language import Stream
 from unrolled.tasks.recipe import Recipe, find_data
+from unrolled.tasks.weights import weigh
 
 Data = Table | Document
 
@@ -56,6 +58,10 @@ def wanted(recipe: Recipe) -> Wanted:
         text=() if text is None else (text,) if isinstance(text, str) else tuple(text),
         numbers=tuple(recipe.data.numbers or ()),
         label=recipe.data.label,
+        rows=recipe.data.rows,
+        sequence=recipe.data.sequence,
+        window=recipe.data.window,
+        ahead=recipe.data.ahead,
     )
 
 
@@ -91,30 +97,46 @@ def prepare(recipe: Recipe, task: Task | None = None) -> Prepared:
     """
     if recipe.data.train is None:
         raise DataError("no data file is named; set data.train=FILE", recipe.name)
+    from unrolled.tasks import large  # which builds upon this module
+
+    path = find_data(recipe, recipe.data.train)
+    encoded = large.prepare(recipe, path, task) if large.is_large(recipe, path) else None
+    if encoded is not None:
+        return encoded
     whole, path = load_data(recipe, recipe.data.train, recipe.data.limit)
     schema = schema_of(whole, recipe)
-    files = {recipe.data.train: sha256(path)}
+    files = {recipe.data.train: fingerprint(path)}
+    seen, skip = series.reading(recipe, schema), recipe.data.on_error == "skip"
+    if isinstance(whole, Table):
+        whole = series.sequences(whole, schema, seen, whole.columns, skip)
     if recipe.data.dev is not None:
         train_data, (dev_data, dev_path) = whole, load_data(recipe, recipe.data.dev)
-        files[recipe.data.dev] = sha256(dev_path)
-        same = sha256(dev_path) == sha256(path)
+        files[recipe.data.dev] = fingerprint(dev_path)
+        same = fingerprint(dev_path) == fingerprint(path)
         how = f"scored on {'the training data itself' if same else recipe.data.dev}"
     else:
         train_data, dev_data, how = divide(whole, schema, recipe)
-    rows = len(train_data.rows) if isinstance(train_data, Table) else 1
+    rows = series.count(train_data, seen) if isinstance(train_data, Table) else 1
     recipe = fill(recipe, schema, rows, characters(train_data, schema))
     if task is None:
         labels = whole if recipe.data.dev is None else None
-        task = TASKS[schema.task].fit(recipe, schema, train_data, labels)
+        task = kind_of(schema.task, schema.frames).fit(recipe, schema, train_data, labels)
         task.format = whole.format
         task.columns = [] if isinstance(whole, Document) else whole.columns
+    if isinstance(dev_data, Table):
+        output = getattr(task, "output", None)
+        dev_data = series.sequences(dev_data, schema, seen, task.columns, skip, output)
     train, skipped = task.encode(train_data, recipe.data.on_error)
     dev, skipped_dev = task.encode(dev_data, recipe.data.on_error)
+    recipe = weigh(recipe, task, train)
     found = [*describe(whole, schema, task), how]
     # a reader skips before the rows are divided, so both parts report the same faulty rows
     faults = {(fault.path, fault.line): fault for fault in [*skipped, *skipped_dev]}
     if faults:
-        found.append(f"skipped {len(faults)} faulty rows; the first: {next(iter(faults.values()))}")
+        first = next(iter(faults.values()))
+        # what is wrong with a row is often told in its own words
+        told = str(first) if recipe.report.samples else f"{first.path}:{first.line}"
+        found.append(f"skipped {len(faults)} faulty rows; the first: {told}")
     if isinstance(dev, Stream) and dev.unknown:
         found.append(f"{dev.unknown:,} scored tokens are unknown to the vocabulary")
     return Prepared(recipe, task, train_data, dev_data, train, dev, found, files)
@@ -127,8 +149,10 @@ def divide(data: Data, schema: Schema, recipe: Recipe) -> tuple[Data, Data, str]
         first, last = split_text(data.text, share)
         how = f"held out the last {share:.0%} of the text, {len(last):,} characters (data.dev=FILE)"
         return replace(data, text=first), replace(data, text=last), how
+    if isinstance(data, Series):
+        return divide_series(data, series.reading(recipe, schema), recipe)
     places = locate(data, schema.inputs, data.columns)
-    keys = ["\x1f".join(_text(row[i]) for i in places) for row in data.rows]
+    keys = [key_of(row, places) for row in data.rows]
     try:
         kept, held = hold_out(keys, recipe.seed, share)
     except UserError as error:
@@ -139,8 +163,30 @@ def divide(data: Data, schema: Schema, recipe: Recipe) -> tuple[Data, Data, str]
     return pick(data, kept), pick(data, held), how
 
 
+def divide_series(data: Series, told: Reading, recipe: Recipe) -> tuple[Data, Data, str]:
+    """Hold out whole sequences, or the last part of each where windows or one sequence are read.
+
+    Steps are never drawn by chance: those of one recording tell too much of each other.
+    """
+    share = recipe.data.holdout
+    if told.window or len(set(data.names)) == 1:
+        first, last = hold_out_end(data, share, told.reach)
+        ahead = "; no answer of it is seen in training" if told.window else ""
+        return first, last, f"held out the last {share:.0%} of the steps{ahead} (data.dev=FILE)"
+    kept, held = hold_out_some(data.names, recipe.seed, share)
+    what = f"{len(held):,} of {len(data.names):,} sequences by the hash of their names"
+    return pick(data, kept), pick(data, held), f"held out {what} (data.dev=FILE)"
+
+
+def key_of(row: Sequence[Any], places: Sequence[int]) -> str:
+    """Return the text by whose hash a row is held out."""
+    return "\x1f".join(_text(row[i]) for i in places)
+
+
 def pick(table: Table, rows: list[int]) -> Table:
     """Return some rows of a table."""
+    if isinstance(table, Series):
+        return table.cut((i, 0, len(table.steps[i])) for i in rows)
     return replace(table, rows=[table.rows[i] for i in rows], lines=[table.lines[i] for i in rows])
 
 
@@ -159,7 +205,8 @@ def describe(data: Data, schema: Schema, task: Task) -> list[str]:
             f"{data.path}: {data.format.describe()}, {len(data.text):,} characters",
             f"task: language ({task.pattern})",
         ]
-    lines = [f"{data.path}: {data.format.describe()}, {len(data.rows):,} rows"]
+    count = sum(map(len, data.steps)) if isinstance(data, Series) else len(data.rows)
+    lines = [f"{data.path}: {data.format.describe()}, {count:,} rows"]
     inputs, columns = ("text", schema.text) if schema.text else ("numbers", schema.numbers)
     shown = [*columns[:6], f"and {len(columns) - 6} more"] if len(columns) > 7 else columns
     lines.append(f"reads: {', '.join(shown)} (data.{inputs}=COLUMN)")
@@ -167,11 +214,20 @@ def describe(data: Data, schema: Schema, task: Task) -> list[str]:
     if schema.answer is not None:
         (place,) = locate(data, [schema.answer], data.columns)
         values = [row[place] for row in data.rows]
+        if schema.frames and schema.task != "tag":
+            values = [v for cell in values for v in (cell if isinstance(cell, list) else [cell])]
         lines.append(f"predicts: {schema.answer} (data.label=COLUMN); {_spread(schema, values)}")
     others = [name for name in data.columns if name not in used]
     if others:
         lines.append(f"leaves out: {', '.join(others)}")
     lines.append(f"task: {schema.task} ({task.pattern}) (task=NAME)")
+    if schema.frames:
+        lengths = [len(row[data.columns.index(schema.numbers[0])]) for row in data.rows]
+        lines.append(
+            f"sequences: {len(lengths):,} of {min(lengths):,} to {max(lengths):,} steps "
+            "(data.rows, data.sequence)"
+        )
+        return lines
     places = locate(data, schema.inputs, data.columns)
     texts = [tuple(_text(row[i]) for i in places) for row in data.rows]
     empty = sum(all(cell == "" for cell in row) for row in texts)
@@ -205,6 +261,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _shares(found: dict[str, int]) -> str:
-    shown = [f"{name} {count:,}" for name, count in list(found.items())[:8]]
-    more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-    return f"{len(found)} labels: {', '.join(shown)}{more}"
+    names = [name for name in found if name != "(empty)"]
+    shown = [f"{name} {found[name]:,}" for name in names[:8]]
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    without = f" ({found['(empty)']:,} rows without one)" if "(empty)" in found else ""
+    return f"{len(names)} labels: {', '.join(shown)}{more}{without}"

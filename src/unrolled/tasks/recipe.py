@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 
 from unrolled.core.config import Config, keys, nested
 from unrolled.core.errors import UsageError, UserError, nearest, unknown
+from unrolled.data.hub import is_hub, title
 from unrolled.nn.build import LAYERS, LayerConfig
 from unrolled.training.settings import LIMITS, TrainingConfig
 
@@ -28,10 +29,30 @@ class DataConfig(Config):
     text: str | list[str] | None = Field(None, description="the column of text, or several")
     numbers: list[str] | None = Field(None, description="the columns of numbers that are read")
     label: str | None = Field(None, description="the column to predict")
+    rows: Literal["examples", "steps"] | None = Field(
+        None, description="whether a row is an example, or one step of a sequence of numbers"
+    )
+    sequence: str | None = Field(
+        None, description="steps: rows of equal value here are one sequence; else the whole file"
+    )
+    window: int | None = Field(
+        None,
+        ge=1,
+        description="steps: answer for every stretch of so many, not for whole sequences; tagging "
+        "learns from pieces of so many",
+    )
+    ahead: int = Field(
+        1, ge=0, description="window: how many steps after its last one the answer stands"
+    )
+    difference: bool = Field(
+        False, description="window: learn the change from the last step and add it to that"
+    )
     encoding: str | None = Field(
         None, description="the file's encoding, such as cp949; by default UTF-8"
     )
-    tokenizer: Literal["chars", "jamo", "words", "bpe", "unigram", "bytes"] | None = Field(
+    tokenizer: Literal[
+        "chars", "jamo", "words", "whitespace", "bpe", "unigram", "bytes"
+    ] | None = Field(
         None, description="pieces a text is cut into; chars for a language model, else unigram"
     )
     vocabulary: int = Field(16000, ge=5, description="the most pieces a tokenizer learns")
@@ -42,6 +63,11 @@ class DataConfig(Config):
     holdout: float = Field(0.1, gt=0, lt=1, description="share held out when there is no `dev`")
     limit: int | None = Field(None, ge=1, description="read only the first rows")
     on_error: Literal["stop", "skip"] = Field("stop", description="what a faulty row does")
+    shards: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="encode text into files that are mapped, not held in memory; auto does for a "
+        "file of 128 MB or more",
+    )
 
 
 class ModelConfig(LayerConfig):
@@ -54,14 +80,29 @@ class ModelConfig(LayerConfig):
         "mean-max", description="many to one: how the steps become one vector"
     )
     ngrams: int = Field(
-        0, ge=0, description="many to one: add a linear model over n-grams of up to n characters"
+        0,
+        ge=0,
+        description="many to one: add a linear model over n-grams of up to n characters; tagging: "
+        "read those of each word's pieces",
     )
     ngram_dropout: float = Field(
         0.5, ge=0, lt=1, description="share of n-grams left out in training"
     )
+    spelling: int = Field(
+        64, ge=0, description="tagging: width of what reads each word's characters; 0 is none"
+    )
     token_dropout: float = Field(0.0, ge=0, lt=1, description="share of tokens dropped whole")
     embedding_dropout: float = Field(0.0, ge=0, lt=1, description="dropout after the embedding")
     head_dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the output weights")
+
+
+class ReportConfig(Config):
+    """What ``report.html`` shows. It may change when a run is resumed."""
+
+    samples: bool = Field(
+        True, description="show rows of the data, and texts that a language model writes"
+    )
+    rows: int = Field(20, ge=0, description="rows shown of those with the worst answers")
 
 
 class Recipe(Config):
@@ -76,6 +117,7 @@ class Recipe(Config):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    report: ReportConfig = ReportConfig()
 
     @field_validator("layer")
     @classmethod
@@ -196,11 +238,16 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested mappings as one mapping of dotted keys."""
     result: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and not _holds_mapping(prefix + key):
             result |= flat(value, f"{prefix}{key}.")
         else:
             result[prefix + key] = value
     return result
+
+
+def _holds_mapping(key: str) -> bool:
+    """Whether the value of a key is a mapping of names that are no keys."""
+    return any(get_origin(kind) is dict for kind in _kinds(_annotation(key)))
 
 
 def deep(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,8 +294,11 @@ def resolve(target: str, changes: Mapping[str, Any]) -> Recipe:
         base.setdefault("name", path.stem)
     elif path.is_dir() and (path / CONFIG).exists():
         base = read_yaml(path / CONFIG)
+    elif is_hub(target):
+        base = {"name": title(target), "data": {"train": target}}
     elif path.exists():
-        base = {"name": path.name.split(".")[0], "data": {"train": target}}
+        # the name of a folder may be "."
+        base = {"name": path.absolute().name.split(".")[0], "data": {"train": target}}
     else:
         raise UsageError(_no_such(target))
     try:
@@ -276,6 +326,8 @@ def find_data(recipe: Recipe, name: str) -> Path:
         UserError: it is in none of these; for a shipped recipe the message says where the data
             comes from, its licence and size, and the folder to put it in.
     """
+    if is_hub(name):
+        return Path(name)
     places = [Path(name).expanduser(), folder() / "data" / name]
     root = os.environ.get("UNROLLED_DATA")
     if root:
@@ -303,7 +355,7 @@ def as_yaml(recipe: Recipe) -> str:
 
 
 def changed_keys(old: Recipe, new: Recipe) -> list[str]:
-    """Return the dotted keys in which two recipes differ, limits left out."""
+    """Return the dotted keys in which two recipes differ, those left out that train nothing."""
     before, after = flat(old.model_dump()), flat(new.model_dump())
-    limits = {f"training.{name}" for name in LIMITS}
-    return [key for key in keys(Recipe) if before[key] != after[key] and key not in limits]
+    free = {f"training.{name}" for name in LIMITS} | set(keys(ReportConfig, "report."))
+    return [key for key in keys(Recipe) if before[key] != after[key] and key not in free]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrolled.core.errors import DataError, UserError
+from unrolled.core.files import write_json
 from unrolled.data.batches import IGNORED, Buckets, Source, collate
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.fields import Bad, Label, Words, bad_row
@@ -18,11 +20,12 @@ from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.models import Aligned
-from unrolled.nn import build_layer
+from unrolled.nn import SpelledWords, TokenEmbedding, build_layer
 from unrolled.scores import accuracy, confusion, macro_f1
 from unrolled.tasks.base import (
     Answer,
     Evaluation,
+    Judged,
     Rows,
     Task,
     build_embedding,
@@ -35,6 +38,8 @@ from unrolled.tasks.recipe import Recipe
 from unrolled.training.objectives import Objective, classes
 from unrolled.training.precision import Place
 
+WORDS = "words.json"
+
 
 def tags_of(cell: Any) -> list[str]:
     """Return the tags of a row: a list, or text with blanks between the tags."""
@@ -42,7 +47,7 @@ def tags_of(cell: Any) -> list[str]:
 
 
 class Tag(Task):
-    """Words and their tags; a word cut into pieces is tagged at its first piece."""
+    """Words, read as wholes and by their spelling, and a tag for each."""
 
     name: ClassVar[str] = "tag"
     pattern: ClassVar[str] = "many to many, aligned"
@@ -61,7 +66,7 @@ class Tag(Task):
         data: Table | Document,
         labels: Table | Document | None = None,
     ) -> Self:
-        """Learn the vocabulary and the tags from training rows."""
+        """Learn the words, their spelling and the tags from training rows."""
         table = need_table(data)
         assert schema.answer is not None
         if len(schema.text) != 1:
@@ -69,19 +74,19 @@ class Tag(Task):
         words_at, tags_at = locate(table, [schema.text[0], schema.answer], table.columns)
         named = table if labels is None else need_table(labels)
         tags = [tag for row in named.rows for tag in tags_of(row[tags_at])]
-        words: list[str] = []
-        probe = Words(schema.text[0], None, None)  # type: ignore[arg-type]
+        told = recipe.data
+        words: list[list[str]] = []
+        probe = Words(schema.text[0], (), None, told.max_tokens)
         for row, line in zip(table.rows, table.lines, strict=True):
             try:
-                words += probe.check([row[words_at]])
+                words.append(probe.check([row[words_at]]))
             except Bad as error:
-                if recipe.data.on_error != "skip":
-                    raise bad_row(error, table.path, line) from None
-        data_config = recipe.data
-        tokenizer = Tokenizer.fit(
-            data_config.tokenizer or "unigram", words, data_config.vocabulary, data_config.min_count
+                if told.on_error != "skip":
+                    raise bad_row(error, *table.place(line)) from None
+        kind = (told.tokenizer or "chars") if recipe.model.spelling else None
+        inputs = Words.fit(
+            schema.text[0], words, told.vocabulary, told.min_count, kind, told.max_tokens
         )
-        inputs = Words(schema.text[0], tokenizer, data_config.max_tokens)
         return cls(inputs, Label.fit(schema.answer, tags))
 
     @property
@@ -96,49 +101,47 @@ class Tag(Task):
         table, schema = need_table(data), schema or self.schema
         assert schema.answer is not None
         words_at, tags_at = locate(table, [schema.text[0], schema.answer], self.columns)
-        sequences, targets, lines, skipped = [], [], [], list(table.skipped)
+        rows, targets, lines, skipped = [], [], [], list(table.skipped)
         for row, line in zip(table.rows, table.lines, strict=True):
             try:
-                ids, goal = self._row(row[words_at], row[tags_at])
+                words, tags = self.inputs.check([row[words_at]]), tags_of(row[tags_at])
+                if len(words) != len(tags):
+                    raise Bad(f"{len(words)} words but {len(tags)} tags")
+                goal = [self.output.check(tag) for tag in tags]
             except Bad as error:
                 if on_error != "skip":
-                    raise bad_row(error, table.path, line) from None
-                skipped.append(bad_row(error, table.path, line))
+                    raise bad_row(error, *table.place(line)) from None
+                skipped.append(bad_row(error, *table.place(line)))
                 continue
-            sequences.append(ids)
+            rows.append(words)
             targets.append(goal)
             lines.append(line)
         if not lines:
             raise DataError("no row is left to read", table.path)
-        examples = Examples(np.array(lines), Ragged.of(sequences), None, Ragged.of(targets))
-        return examples, skipped
-
-    def _row(self, cell: Any, tags_cell: Any) -> tuple[list[int], list[int]]:
-        words, tags = self.inputs.check([cell]), tags_of(tags_cell)
-        if len(words) != len(tags):
-            raise Bad(f"{len(words)} words but {len(tags)} tags")
-        ids, firsts = self._encode(words)
-        goal = [IGNORED] * len(ids)
-        for place, tag in zip(firsts, tags, strict=True):
-            goal[place] = self.output.check(tag)
-        return ids, goal
-
-    def _encode(self, words: list[str]) -> tuple[list[int], list[int]]:
-        """Return ids and first places; a row that is cut would leave words without a tag."""
-        ids, firsts = self.inputs.encode(words)
-        limit = self.inputs.max_tokens
-        if limit is not None and len(ids) > limit:
-            raise Bad(
-                f"{len(words)} words make {len(ids)} pieces and data.max_tokens is {limit}; split "
-                "the row or raise it"
-            )
-        return ids, firsts
+        sequences, spellings = self.inputs.encode(rows)
+        return Examples(
+            np.array(lines),
+            sequences,
+            targets=Ragged.of(targets),
+            spellings=spellings,
+        ), skipped
 
     def build(self, recipe: Recipe) -> nn.Module:
-        """Return an aligned model."""
+        """Return an aligned model over words, and their spelling where the recipe asks for it."""
         config = recipe.model
-        embedding = build_embedding(self.inputs.tokenizer.size, config)
-        layer = build_layer(recipe.layer, config, config.embedding)
+        words = build_embedding(self.inputs.size, config)
+        embedding: TokenEmbedding | SpelledWords = words
+        if self.inputs.tokenizer is not None:
+            embedding = SpelledWords(
+                words,
+                self.inputs.tokenizer.size,
+                config.spelling,
+                config.ngrams,
+                config.ngram_dropout,
+                dropout=config.embedding_dropout,
+                std=config.embedding_std,
+            )
+        layer = build_layer(recipe.layer, config, embedding.width)
         check_reach(layer, recipe)
         return Aligned(embedding, layer, len(self.output.names), config.head_dropout)
 
@@ -156,42 +159,45 @@ class Tag(Task):
     def evaluate(self, model: nn.Module, examples: Examples, place: Place) -> Evaluation:
         """Return accuracy and macro F1 over words, and the mean cross entropy in nats."""
         count, total, scored = len(self.output.names), 0.0, 0
-        matrix = np.zeros((count, count), dtype=np.int64)
+        matrix, parts = np.zeros((count, count), dtype=np.int64), []
         for rows in score_batches(examples.lengths):
             batch = collate(examples, rows).to(place.device)
             assert batch.targets is not None
             with place.autocast():
-                outputs = model(batch.inputs, batch.lengths).float()
+                outputs = model(batch.inputs, batch.lengths, *batch.extra).float()
             real = batch.targets != IGNORED
             total += float(F.cross_entropy(outputs[real], batch.targets[real], reduction="sum"))
             scored += int(real.sum())
-            truth, found = batch.targets[real].cpu().numpy(), outputs[real].argmax(-1).cpu().numpy()
+            best, words = outputs[real].softmax(-1).max(-1), (real.cumsum(1) - 1)[real]
+            told = [batch.targets[real], best.indices, best.values.double(), words]
+            truth, found, *others = (part.cpu().numpy() for part in told)
             matrix += confusion(truth, found, count)
+            parts.append((rows[real.nonzero()[:, 0].cpu().numpy()], truth, found, *others))
         scores = {
             "accuracy": accuracy(matrix),
             "macro_f1": macro_f1(matrix),
             "loss": total / max(1, scored),
         }
-        return Evaluation(scores, confusion=matrix)
+        judged = Judged(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        return Evaluation(scores, confusion=matrix, judged=judged)
 
     @torch.no_grad()
     def predict(self, model: nn.Module, rows: Rows, place: Place) -> list[Answer]:
-        """Tag rows of words; a word past ``data.max_tokens`` is an error."""
-        encoded = []
-        for row in rows:
-            try:
-                words = self.inputs.check(row)
-                encoded.append((words, *self._encode(words)))
-            except Bad as error:
-                raise UserError(str(error)) from None
-        examples = Examples(np.arange(len(rows)), Ragged.of([ids for _, ids, _ in encoded]))
+        """Tag rows of words; more than ``data.max_tokens`` of them are an error."""
+        try:
+            words = [self.inputs.check(row) for row in rows]
+        except Bad as error:
+            raise UserError(str(error)) from None
+        sequences, spellings = self.inputs.encode(words)
+        examples = Examples(np.arange(len(rows)), sequences, spellings=spellings)
         answers: dict[int, Answer] = {}
         for chosen in score_batches(examples.lengths):
             batch = collate(examples, chosen).to(place.device)
             with place.autocast():
-                shares = model(batch.inputs, batch.lengths).float().softmax(-1).cpu()
+                scores = model(batch.inputs, batch.lengths, *batch.extra)
+            shares = scores.float().softmax(-1).cpu()
             for row, share in zip(chosen.tolist(), shares, strict=True):
-                answers[row] = self._answer(encoded[row][0], share[encoded[row][2]])
+                answers[row] = self._answer(words[row], share[: len(words[row])])
         return [answers[i] for i in range(len(rows))]
 
     def _answer(self, words: list[str], shares: Tensor) -> Answer:
@@ -209,13 +215,26 @@ class Tag(Task):
         }
 
     def save(self, folder: Path) -> None:
-        """Write the vocabulary."""
-        self.inputs.tokenizer.save(folder / TOKENIZER)
+        """Write the words, and the vocabulary that they are spelt with."""
+        write_json(folder / WORDS, list(self.inputs.known))
+        if self.inputs.tokenizer is not None:
+            self.inputs.tokenizer.save(folder / TOKENIZER)
 
     @classmethod
     def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
         """Read the fields back."""
         told = values["inputs"]
-        inputs = Words(told["column"], Tokenizer.load(folder / TOKENIZER), told["max_tokens"])
+        tokenizer = Tokenizer.load(folder / TOKENIZER) if told["spelt"] else None
+        inputs = Words(told["column"], _read_words(folder / WORDS), tokenizer, told["max_words"])
         output = Label(values["output"]["column"], tuple(values["output"]["names"]))
         return cls(inputs, output)
+
+
+def _read_words(path: Path) -> tuple[str, ...]:
+    try:
+        words = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {error}; train anew", path) from None
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise DataError("this is no list of words that unrolled saved; train anew", path)
+    return tuple(words)

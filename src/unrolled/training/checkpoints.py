@@ -9,6 +9,7 @@ checkpoints as they were. Nothing in it is a pickle.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unrolled.core.errors import UserError
-from unrolled.core.files import sha256, sync, write_json
+from unrolled.core.files import open_up, sha256, sync, write_json
 
 FORMAT = 1
 NEWER = "it was written by a newer version"
+HEADER = 2**24  # bytes; about 100,000 tensors
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
@@ -49,20 +51,45 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors as safetensors; shared or strided memory is copied first.
 
     Raises:
-        UserError: the disk refused it.
+        OSError: the disk refused it.
     """
     copies = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     try:
         save_file(copies, path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{path}: this file could not be written ({error}); free some space and see that the "
-            "folder may be written to"
-        ) from error
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    open_up(path)
 
 
-def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write ``checkpoint`` into ``folder`` and remove all but the newest ``keep``.
+def shapes(path: Path) -> dict[str, list[int]]:
+    """Return the shapes that the header of a safetensors file tells; no tensor is read.
+
+    Raises:
+        ValueError: the header is no header, names a tensor twice, or is too long to be one.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > HEADER:
+            raise ValueError(f"its header is {size:,} bytes long")
+        header = json.loads(file.read(size), object_pairs_hook=_once)
+    try:
+        found = {name: told["shape"] for name, told in header.items() if name != "__metadata__"}
+        numbers = sum(math.prod(shape) for shape in found.values())
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError("its header is no table of tensors") from None
+    if numbers > path.stat().st_size:
+        raise ValueError(f"its header tells of {numbers:,} numbers, more than the file holds")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) != len(pairs):
+        raise ValueError("its header names something twice")
+    return found
+
+
+def save(folder: Path, checkpoint: Checkpoint, keep: int, spare: int = -1) -> Path:
+    """Write ``checkpoint`` into ``folder`` and remove all but the newest ``keep`` and ``spare``.
 
     Raises:
         UserError: the disk refused it; the older checkpoints are intact.
@@ -88,7 +115,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         sync(folder)
     except (OSError, UserError) as error:
         shutil.rmtree(building, ignore_errors=True)
-        # save_tensors speaks of a file that is gone by now; its cause is what the user needs
+        # what was being written is gone by now; the cause is what the user needs
         cause = error.__cause__ or error
         raise UserError(
             f"{target}: the checkpoint could not be written ({cause}); older ones are intact. "
@@ -96,7 +123,8 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         ) from error
     # a newer one was passed over as damaged: it must not push out what was written now
     for old in [step for step in steps(folder) if step <= checkpoint.step][:-keep]:
-        shutil.rmtree(folder / f"step-{old}", ignore_errors=True)
+        if old != spare:
+            shutil.rmtree(folder / f"step-{old}", ignore_errors=True)
     return target
 
 
@@ -112,6 +140,8 @@ def check(path: Path) -> str | None:
         manifest = json.loads((path / MANIFEST).read_text("utf-8"))
         if manifest["format"] > FORMAT:
             return f"{NEWER} (format {manifest['format']})"
+        if set(manifest["files"]) != {TENSORS, STATE}:
+            return f"{MANIFEST} does not name {TENSORS} and {STATE}"
         for name, told in manifest["files"].items():
             if (path / name).stat().st_size != told["bytes"]:
                 return f"{name} is cut short"
@@ -131,8 +161,12 @@ def load(path: Path) -> Checkpoint:
     fault = check(path)
     if fault:
         raise UserError(f"{path}: this checkpoint cannot be used: {fault}")
-    state = json.loads((path / STATE).read_text("utf-8"))
-    return Checkpoint(int(path.name[5:]), load_file(path / TENSORS), state)
+    try:
+        state = json.loads((path / STATE).read_text("utf-8"))
+        return Checkpoint(int(path.name[5:]), load_file(path / TENSORS), state)
+    except (OSError, ValueError, SafetensorError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{path}: this checkpoint cannot be used: {first}") from None
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -142,7 +176,10 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         path = folder / f"step-{step}"
         fault = check(path)
         if fault is None:
-            return load(path), faults
+            try:
+                return load(path), faults
+            except UserError as error:  # its sums are right and its contents are not
+                fault = str(error)
         if NEWER in fault:
             # to pass over it would train on from an older one and write over its successors
             raise UserError(f"{path}: {fault}; go on with that version")

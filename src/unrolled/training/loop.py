@@ -9,25 +9,29 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from unrolled.core.errors import UserError
 from unrolled.data.batches import Source
+from unrolled.data.examples import Ints
 from unrolled.nn.state import State, pack, unpack
 from unrolled.training import checkpoints
 from unrolled.training.averaging import Average, Weights, snapshot
 from unrolled.training.checkpoints import Checkpoint, under
+from unrolled.training.guards import Guard
 from unrolled.training.objectives import Loss, Objective
 from unrolled.training.optimizers import build_optimizer
 from unrolled.training.precision import Place
 from unrolled.training.progress import MetricsLog, Progress
 from unrolled.training.schedules import factor
 from unrolled.training.settings import TrainingConfig
+from unrolled.training.stopping import Stop
 
 Scores = dict[str, float]
 
@@ -38,7 +42,8 @@ class Job:
 
     ``evaluate`` scores the model on the dev part (dropout off, averaged weights applied), or is
     None; ``metric`` names the score that chooses the best weights and ``higher`` its direction;
-    ``keep_best`` is called with the weights whenever they are the best so far.
+    ``keep_best`` is called with the weights whenever they are the best so far; ``lines`` tells
+    where rows of the source stand in their file, where they stand in one.
     """
 
     model: nn.Module
@@ -53,6 +58,7 @@ class Job:
     evaluate: Callable[[nn.Module], Scores] | None
     keep_best: Callable[[Weights], None]
     progress: Progress
+    lines: Callable[[Ints], list[int]] | None = None
 
 
 @dataclass(slots=True)
@@ -80,18 +86,23 @@ def fit(job: Job, resume: bool) -> Position:
     With ``resume`` the newest whole checkpoint in the folder is taken up first; a run stopped at
     any point and resumed makes the same updates, bit for bit, as one that was never stopped.
 
+    SIGINT and SIGTERM end it after the step that is being made, with a checkpoint.
+
     Raises:
-        UserError: the loss is no longer finite, or the disk refuses a checkpoint.
+        UserError: too many losses are not finite, or the disk refuses a checkpoint.
+        Interrupted, Terminated: SIGINT or SIGTERM came; the run can be resumed.
     """
     trainer = Trainer(job)
     start = checkpoints.newest(job.folder) if resume else (None, [])
     for fault in start[1]:
         job.progress.say(fault)
     if start[0] is not None:
-        trainer.restore(start[0])
+        trainer.take_up(start[0])
     log = MetricsLog(job.folder.parent / "metrics.jsonl", trainer.at.step, job.settings.tensorboard)
     try:
-        trainer.run(log)
+        with Stop(job.progress.quiet) as stop:
+            trainer.run(log, stop)
+            stop.end(trainer.at.step, job.folder.parent)
     finally:
         log.close()
     return trainer.at
@@ -111,38 +122,46 @@ class Trainer:
         self.pretraining = epoch_steps(job.settings, job.source, job.settings.pretrain_epochs)
         self.pending: list[Loss] = []
         self.saved = -1
+        self.guard = Guard()
 
-    def run(self, log: MetricsLog) -> None:
-        """Make updates until a limit is reached."""
+    def run(self, log: MetricsLog, stop: Stop | None = None) -> None:
+        """Make updates until a limit is reached, or a signal asks for the end."""
         began, settings = time.monotonic() - self.at.seconds, self.job.settings
-        logged = (self.at.step, self.at.tokens, self.at.seconds)
+        logged = (self.at.tokens, self.at.seconds)
         if self.at.stopped == "limit":
             self.at.stopped = ""  # a larger limit goes on; early stopping stays what it was
         self.job.model.train()
-        while not self.at.stopped and self.share() < 1:
+        while not self.at.stopped and self.share() < 1 and not (stop and stop.number):
             if self.at.index >= self.job.source.length(self.at.epoch):
                 self.at.epoch, self.at.index = self.at.epoch + 1, 0
-            self.step()
+            fault = self.step(log)
             self.at.seconds = time.monotonic() - began
             ended = self.share() >= 1
             shown = self.at.step % settings.log_every == 0 or ended
             scored = self.due() or ended
-            saved = self.at.step % settings.checkpoint_every == 0
-            if shown or scored or saved:
-                self.refuse_nonfinite()
+            saved = self.guard.checkpoint_due(self.at.step, settings.checkpoint_every)
+            if not fault and (shown or scored or saved) and not self.finite():
+                fault = "the weights are no longer finite"
+            if fault:
+                self.go_back(fault, log)
+                logged = (self.at.tokens, self.at.seconds)
+                continue
             if shown:
                 self.report(log, *logged)
-                logged = (self.at.step, self.at.tokens, self.at.seconds)
+                logged = (self.at.tokens, self.at.seconds)
             if scored:
                 self.evaluate(log)
             if saved:
+                self.guard.good = self.at.step
                 self.save()
-        self.at.stopped = self.at.stopped or "limit"
-        if self.best is None:
+        if self.share() >= 1:
+            self.at.stopped = self.at.stopped or "limit"
+        if self.at.stopped and self.best is None:
             # nothing was measured: the last weights are what is kept
             with self.average.applied():
                 self.job.keep_best(snapshot(self.job.model))
-        if self.saved != self.at.step:
+        # a signal may come where the weights were not looked at yet
+        if self.saved != self.at.step and self.finite():
             self.save()
 
     def share(self) -> float:
@@ -164,14 +183,20 @@ class Trainer:
         minutes = self.job.settings.max_minutes
         return self.at.seconds / (60 * minutes) if minutes else 0.0
 
-    def step(self) -> None:
-        """Make one update from ``accumulate`` batches, fewer at the end of an epoch."""
+    def step(self, log: MetricsLog) -> str:
+        """Make one update from ``accumulate`` batches, fewer at the end of an epoch.
+
+        Returns:
+            Why the run cannot go on like this, else an empty text.
+        """
         job, at = self.job, self.at
         rate = job.settings.learning_rate * factor(job.settings, *self.pace(), at.cuts)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * self.guard.rate
+        if at.step == self.pretraining:
+            self.guard.forget()
         last = min(at.index + job.settings.accumulate, job.source.length(at.epoch))
-        counted: Tensor | None = None
+        carried, losses, rows = self.carry, list[Loss](), list[Ints]()
         for index in range(at.index, last):
             batch = job.source.batch(at.epoch, index).to(job.place.device)
             with job.place.autocast():
@@ -179,25 +204,88 @@ class Trainer:
             loss.sum.backward()
             self.carry = loss.carry
             logs = {k: (a.detach(), b.detach()) for k, (a, b) in loss.logs.items()}
-            self.pending.append(Loss(loss.sum.detach(), loss.count.detach(), None, logs))
-            counted = loss.count if counted is None else counted + loss.count
+            losses.append(Loss(loss.sum.detach(), loss.count.detach(), None, logs))
+            rows.append(batch.rows)
             at.tokens += batch.steps
-        self.update(counted)
+        fault = self.update(losses)
+        if fault:
+            self.carry = carried
+            self.note(log, fault, np.concatenate(rows))
+        else:
+            self.pending += losses
         at.index, at.step = last, at.step + 1
+        return fault if fault and self.guard.spent(at.step, job.settings) else ""
 
-    def update(self, count: Tensor | None) -> None:
-        """Divide the summed gradients by the global count, clip them and move the weights."""
-        assert count is not None
+    def update(self, losses: list[Loss]) -> str:
+        """Divide the summed gradients by the global count, clip them and move the weights.
+
+        Loss and norm are looked at before the weights move: one wait for the device a step.
+
+        Returns:
+            Why the weights were left as they are, else an empty text.
+        """
+        settings, device = self.job.settings, self.job.place.device
+        # mps has no fp64
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        count = sum(part.count for part in losses[1:]) + losses[0].count
+        share = count.to(exact).clamp(min=1.0).reciprocal()
         grads = [p.grad for p in self.parameters if p.grad is not None]
-        torch._foreach_mul_(grads, 1.0 / max(1.0, float(count)))
-        if self.job.settings.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.job.settings.clip)
-        self.optimizer.step()
+        torch._foreach_mul_(grads, share.to(grads[0].dtype))
+        if settings.clip is not None:
+            norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip)
+        else:
+            norm = nn.utils.get_total_norm(grads)
+        mean = share * torch.stack([part.sum.to(exact) for part in losses]).sum()
+        told = torch.stack([mean, norm.to(exact)]).tolist()
+        fault = self.guard.fault(*told, settings.spike)
+        if fault:
+            self.guard.skip()
+        else:
+            self.guard.made(told[0])
+            self.optimizer.step()
+            self.average.after_step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.average.after_step()
+        return fault
 
-    def report(self, log: MetricsLog, step: int, tokens: int, seconds: float) -> None:
-        """Log mean loss and speed since the last report; stop on a loss that is not finite."""
+    def note(self, log: MetricsLog, fault: str, rows: Ints) -> None:
+        """Log a step that was skipped, and which rows it had read."""
+        at, lines = self.at, self.job.lines
+        told = {"step": at.step + 1, "kind": "guard", "event": "skipped", "why": fault}
+        told |= {"epoch": at.epoch, "index": at.index, "rows": rows.tolist()}
+        log.write(told | ({"lines": lines(rows)} if lines else {}))
+        self.job.progress.say(
+            f"step {at.step + 1}  skipped: {fault} (its rows stand in metrics.jsonl)"
+        )
+
+    def go_back(self, fault: str, log: MetricsLog) -> None:
+        """Take up the last checkpoint again, with a lower learning rate.
+
+        Raises:
+            UserError: there is none, or this was done as often as it may be.
+        """
+        at, settings, made = self.at, self.job.settings, self.guard.rollbacks + 1
+        told = f"{fault} at step {at.step} (skipped steps: {self.guard.skipped})"
+        if made > settings.rollbacks or self.guard.good < 0:
+            kept = "the last checkpoint is intact" if self.saved >= 0 else "no checkpoint yet"
+            raise UserError(
+                f"{told}: lower training.learning_rate (now "
+                f"{settings.learning_rate * self.guard.rate:g}) or training.clip, or look at the "
+                f"rows that metrics.jsonl names; {kept}"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.restore(checkpoints.load(self.job.folder / f"step-{self.guard.good}"))
+        self.guard.rollbacks = made
+        log.rewind(self.at.step)
+        line = {"step": self.at.step, "kind": "guard", "event": "rollback", "why": fault}
+        log.write(line | {"from": at.step, "learning_rate_factor": self.guard.rate})
+        self.job.progress.say(
+            f"{told}: back to step {self.at.step}, with {self.guard.rate:g} of the learning rate"
+        )
+
+    def report(self, log: MetricsLog, tokens: int, seconds: float) -> None:
+        """Log mean loss and speed since the last report."""
+        if not self.pending:
+            return  # every step since was skipped
         means = mean_logs(self.pending)
         loss = means["loss"]
         self.pending = []
@@ -217,16 +305,10 @@ class Trainer:
         left = self.at.seconds * (1 - share) / share if share else None
         self.job.progress.update(self.at.step, share, loss, speed, left)
 
-    def refuse_nonfinite(self) -> None:
-        """Raise UserError when a loss, weight or score is not finite, before it is kept."""
-        norms = torch.stack(torch._foreach_norm([p.detach() for p in self.parameters]))
-        losses = [float(part.sum) for part in self.pending]
-        if not all(map(math.isfinite, [*losses, *self.at.scores.values(), float(norms.sum())])):
-            raise UserError(
-                f"the loss is no longer finite at step {self.at.step}: lower "
-                f"training.learning_rate (now {self.job.settings.learning_rate:g}) or "
-                "training.clip; the last checkpoint is intact"
-            )
+    def finite(self) -> bool:
+        """Whether every weight is finite; asked before anything is kept."""
+        norms = torch._foreach_norm([p.detach() for p in self.parameters])
+        return math.isfinite(float(torch.stack(norms).sum()))
 
     def due(self) -> bool:
         """Whether an evaluation is due at this step."""
@@ -246,7 +328,11 @@ class Trainer:
         job.model.eval()
         with self.average.applied(), torch.no_grad(), job.place.autocast():
             at.scores = job.evaluate(job.model)
-            self.refuse_nonfinite()
+            if not all(map(math.isfinite, at.scores.values())):
+                raise UserError(
+                    f"a dev score is no longer finite at step {at.step}: lower "
+                    "training.learning_rate or training.clip; the last checkpoint is intact"
+                )
             score = at.scores[job.metric]
             if at.best is None or (score > at.best if job.higher else score < at.best):
                 at.best, at.best_step, at.best_scores = score, at.step, at.scores
@@ -274,6 +360,7 @@ class Trainer:
                 {k: v for k, v in group.items() if k != "params"}
                 for group in self.optimizer.state_dict()["param_groups"]
             ],
+            "guard": asdict(self.guard),
         }
         for number, slots in self.optimizer.state_dict()["state"].items():
             tensors |= under(
@@ -287,14 +374,29 @@ class Trainer:
         tensors |= under("best", self.best or {})
         if self.pending:
             tensors |= under("pending", pack_losses(self.pending))
-        checkpoints.save(job.folder, Checkpoint(self.at.step, tensors, state), job.settings.keep)
+        told = Checkpoint(self.at.step, tensors, state)
+        checkpoints.save(job.folder, told, job.settings.keep, self.guard.good)
         self.saved = self.at.step
+
+    def take_up(self, checkpoint: Checkpoint) -> None:
+        """Restore a checkpoint that another process wrote. Raises UserError: it does not fit."""
+        try:
+            self.restore(checkpoint)
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            path = self.job.folder / f"step-{checkpoint.step}"
+            first = (str(error).splitlines() or [""])[0]
+            raise UserError(
+                f"{path}: this checkpoint does not fit the run ({first}); remove it to go on from "
+                "an older one"
+            ) from None
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take up a checkpoint: after it the next step is the one that would have come."""
         job = self.job
         job.model.load_state_dict(checkpoint.group("model"))
         self.at = Position(**checkpoint.state["position"])
+        # a checkpoint of before the guards has none
+        self.guard = Guard(**checkpoint.state.get("guard", {"good": self.at.step}))
         slots: dict[int, dict[str, Tensor]] = {}
         for key, value in checkpoint.group("optimizer").items():
             number, name = key.split(".", 1)
@@ -310,8 +412,8 @@ class Trainer:
         if "random.cuda" in checkpoint.tensors:
             torch.cuda.set_rng_state(checkpoint.tensors["random.cuda"], job.place.device)
         carried = checkpoint.group("carry")
-        if carried:
-            self.carry = unpack({k: v.to(job.place.device) for k, v in carried.items()})
+        tensors = {k: v.to(job.place.device) for k, v in carried.items()}
+        self.carry = unpack(tensors) if tensors else None
         self.best = checkpoint.group("best") or None
         if self.best is not None:
             job.keep_best(self.best)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrolled.data.batches import IGNORED, Batch
+from unrolled.nn.softmax import linear_cross_entropy, sampled_cross_entropy
 from unrolled.nn.state import State
 
 
@@ -31,26 +32,35 @@ class Loss:
 Objective = Callable[[nn.Module, Batch, State | None], Loss]
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Loss:
-    """Return the summed cross entropy of logits (..., C) and classes (...), IGNORED left out."""
+def cross_entropy(
+    logits: Tensor, targets: Tensor, smoothing: float, weights: Tensor | None = None
+) -> Loss:
+    """Return the summed cross entropy of logits (..., C) and classes (...), IGNORED left out.
+
+    With ``weights`` (C,) a target counts as much as its class weighs.
+    """
     flat = targets.reshape(-1)
+    weights = None if weights is None else weights.to(flat.device)
     total = F.cross_entropy(
         logits.reshape(-1, logits.shape[-1]).float(),
         flat,
+        weights,
         reduction="sum",
         ignore_index=IGNORED,
         label_smoothing=smoothing,
     )
-    return Loss(total, (flat != IGNORED).sum())
+    if weights is None:
+        return Loss(total, (flat != IGNORED).sum())
+    return Loss(total, (weights[flat.clamp(min=0)] * (flat != IGNORED)).sum())
 
 
-def classes(smoothing: float = 0.0) -> Objective:
-    """Return the objective of class scores (B, C) or (B, T, C)."""
+def classes(smoothing: float = 0.0, weights: Tensor | None = None) -> Objective:
+    """Return the objective of class scores (B, C) or (B, T, C), classes weighed by ``weights``."""
 
     def objective(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
         assert batch.targets is not None
         logits = model(batch.inputs, batch.lengths, *batch.extra)
-        return cross_entropy(logits, batch.targets, smoothing)
+        return cross_entropy(logits, batch.targets, smoothing, weights)
 
     return objective
 
@@ -72,12 +82,43 @@ def next_token(smoothing: float = 0.0, carry_state: bool = True) -> Objective:
 
     def objective(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
         assert batch.targets is not None
-        state = None if batch.restart else carry
-        if state is not None and batch.fresh is not None:
-            state = begin_anew(cast(Begins, model), state, batch.fresh)
-        logits, state = model(batch.inputs, state)
+        logits, state = model(batch.inputs, begun(model, batch, carry))
         loss = cross_entropy(logits, batch.targets, smoothing)
         return Loss(loss.sum, loss.count, state.detach() if carry_state else None)
+
+    return objective
+
+
+class Reads(Protocol):
+    """A model whose scores are a linear layer over what it read."""
+
+    head: nn.Linear
+
+    def read(self, tokens: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """Return what the head reads (B, T, D), and the state."""
+        ...
+
+
+def next_word(
+    smoothing: float = 0.0, carry_state: bool = True, candidates: int | None = None
+) -> Objective:
+    """Return ``next_token`` for a large vocabulary: the scores of all tokens are never kept.
+
+    With ``candidates`` only so many tokens are compared at each step, and the loss is an estimate
+    (``nn.softmax.sampled_cross_entropy``), which knows no smoothing.
+    """
+
+    def objective(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
+        assert batch.targets is not None
+        reader = cast(Reads, model)
+        read, state = reader.read(batch.inputs, begun(model, batch, carry))
+        given = (read.flatten(0, 1), reader.head.weight, reader.head.bias, batch.targets.flatten())
+        if candidates is None:
+            total = linear_cross_entropy(*given, smoothing, IGNORED)
+        else:
+            total = sampled_cross_entropy(*given, candidates, IGNORED)
+        count = (batch.targets != IGNORED).sum()
+        return Loss(total, count, state.detach() if carry_state else None)
 
     return objective
 
@@ -87,6 +128,13 @@ class Begins(Protocol):
 
     def initial_state(self, batch: int) -> State:
         """Return it for ``batch`` rows."""
+
+
+def begun(model: nn.Module, batch: Batch, carry: State | None) -> State | None:
+    """Return the state from which a batch is read."""
+    if batch.restart or carry is None or batch.fresh is None:
+        return None if batch.restart else carry
+    return begin_anew(cast(Begins, model), carry, batch.fresh)
 
 
 def begin_anew(model: Begins, state: State, fresh: Tensor) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -10,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from unrolled.core.errors import UserError
-from unrolled.core.files import write_text
+from unrolled.core.files import refused, write_text
 
 
 def duration(seconds: float) -> str:
@@ -26,19 +27,31 @@ def duration(seconds: float) -> str:
 class MetricsLog:
     """``metrics.jsonl``: one object a line, flushed as it is written; TensorBoard on request.
 
-    Opened again at a step, it drops the lines of later steps, which a resumed run writes anew.
+    Opened again at a step, it drops what followed on it, which a resumed run writes anew.
     """
 
     def __init__(self, path: Path, step: int, tensorboard: bool) -> None:
-        kept = [line for line in read_metrics(path) if line.get("step", 0) <= step] if step else []
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self.file = path.open("a", encoding="utf-8")
+        self.path = path
+        self._open(step)
         self.board = need_tensorboard()(str(path.parent / "tensorboard")) if tensorboard else None
 
+    def _open(self, step: int) -> None:
+        kept = [line for line in read_metrics(self.path) if not _after(line, step)] if step else []
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.file = self.path.open("a", encoding="utf-8")
+
+    def rewind(self, step: int) -> None:
+        """Drop what followed on a step: the run goes on from there."""
+        self.file.close()
+        self._open(step)
+
     def write(self, line: dict[str, Any]) -> None:
-        """Append one object."""
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
+        """Append one object. Raises UserError where the disk refuses it."""
+        try:
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise refused(self.path, error) from error
 
     def add(self, step: int, kind: str, values: dict[str, float]) -> None:
         """Append the values of one step; ``kind`` is ``train`` or ``dev``."""
@@ -50,9 +63,16 @@ class MetricsLog:
 
     def close(self) -> None:
         """Close the file and the event writer."""
-        self.file.close()
+        with contextlib.suppress(OSError):  # of a line that was refused, and told, before
+            self.file.close()
         if self.board is not None:
             self.board.close()
+
+
+def _after(line: dict[str, Any], step: int) -> bool:
+    """Whether a line follows on a step; what a checkpoint of it goes back from does too."""
+    at: int = line.get("step", 0)
+    return at > step or (at == step and line.get("event") == "rollback")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from unrolled.core.config import Config
 
@@ -37,13 +37,34 @@ class TrainingConfig(Config):
     reset: float = Field(
         0.0, ge=0, lt=1, description="share of carried windows that start from a fresh state"
     )
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="update rule")
+    optimizer: Literal["adamw", "sgd", "adafactor", "muon"] = Field(
+        "adamw",
+        description="update rule; muon moves the matrices of layers and leaves the rest to adamw",
+    )
     learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: decay of the mean gradient")
     beta2: float = Field(0.99, ge=0, lt=1, description="AdamW: decay of the mean squared gradient")
-    momentum: float = Field(0.9, ge=0, lt=1, description="SGD: momentum")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD, Muon: momentum")
     weight_decay: float = Field(0.01, ge=0, description="decay of matrices; not of biases or norms")
     clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient")
+    spike: float | None = Field(
+        None,
+        gt=0,
+        description="skip a batch whose loss is this many standard deviations above the running "
+        "mean, and above twice that mean; by default none is",
+    )
+    max_skips: int = Field(
+        10,
+        ge=0,
+        description="steps in a row that may be skipped because loss or gradient is not finite or "
+        "spikes (and a tenth of all steps); 0 ends the run at the first",
+    )
+    rollbacks: int = Field(
+        2,
+        ge=0,
+        description="after too many skips: how often to go back to the last checkpoint with half "
+        "the learning rate before the run ends",
+    )
     schedule: Literal["constant", "cosine", "linear", "noam", "plateau"] = Field(
         "cosine", description="course of the learning rate after the warm-up"
     )
@@ -60,6 +81,17 @@ class TrainingConfig(Config):
     plateau_factor: float = Field(0.5, gt=0, lt=1, description="plateau: factor of a cut")
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="probability spread over all classes"
+    )
+    label_weights: Literal["balanced"] | dict[str, float] | None = Field(
+        None,
+        description="weights of labels in the loss, {name: weight}; balanced: rare labels weigh "
+        "as much as frequent ones in all",
+    )
+    candidates: int | None = Field(
+        None,
+        ge=2,
+        description="language model: tokens compared at each step of training, half of them the "
+        "most frequent; by default the whole vocabulary",
     )
     average: Literal["none", "ema", "last"] = Field(
         "none", description="average the weights that are kept"
@@ -92,6 +124,22 @@ class TrainingConfig(Config):
     threads: int | None = Field(
         None, ge=1, description="CPU threads; by default as many as torch takes"
     )
+
+    @field_validator("label_weights", mode="before")
+    @classmethod
+    def _names(cls, told: Any) -> Any:
+        # YAML reads a label such as 0 or true as a number or a truth value
+        if isinstance(told, dict):
+            return {str(k).lower() if isinstance(k, bool) else str(k): v for k, v in told.items()}
+        return told
+
+    @field_validator("label_weights")
+    @classmethod
+    def _positive(cls, told: dict[str, float] | str | None) -> Any:
+        wrong = [k for k, v in told.items() if v <= 0] if isinstance(told, dict) else []
+        if wrong:
+            raise ValueError(f"the weight of {wrong[0]!r} is not above 0")
+        return told
 
     @property
     def warmup(self) -> int:

@@ -1,0 +1,64 @@
+"""Checks that a training is sound, before its first epoch: each may be asked by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unrolled.checks import data, model
+from unrolled.checks.base import Check, Context, Finding, ask
+from unrolled.tasks import folder as runs
+from unrolled.tasks.plan import Plan, make_plan
+
+__all__ = ["CHECKS", "Check", "Context", "Finding", "ask", "examine", "quick"]
+
+CHECKS = (
+    Check("rows in both parts", data.shared, quick=True),
+    Check("same row, other label", data.conflicts, quick=True),
+    Check("columns that tell", data.column, quick=True),
+    Check("tokens that tell", data.token, quick=True),
+    Check("rare labels", data.labels, quick=True),
+    Check("the scored part", data.scored, quick=True),
+    Check("order of the rows", data.order, quick=True),
+    Check("cut texts", data.cut, quick=True),
+    Check("unknown tokens", data.unknown),
+    Check("empty inputs", data.empty),
+    Check("padding", model.padding),
+    Check("batch of one", model.alone),
+    Check("looking ahead", model.ahead),
+    Check("step by step", model.stepped),
+    Check("reach of the loss", model.reached),
+    Check("loss against a guess", model.beginning),
+    Check("end of texts", model.ending),
+    Check("rows by heart", model.by_heart),
+    Check("stop and resume", model.resumed),
+)
+TOLD = 3  # findings that a training begins with
+
+
+def examine(target: str, changes: Mapping[str, Any]) -> Context:
+    """Return what the checks look at: a recipe or a data file as planned, or a run as trained.
+
+    Raises:
+        UserError: what ``make_plan`` raises; the data of a run are no longer those it was begun
+            with; or its weights are damaged.
+    """
+    known = runs.is_run(Path(target))
+    plan = make_plan(target, dict(changes), resume=known, dry_run=True)
+    trained = known and (Path(target) / runs.MODEL).exists()
+    model = runs.load(Path(target)).model if trained else plan.model
+    if plan.place.device.type == "cuda":
+        # it may round what it multiplies, where numbers are to be equal
+        torch.backends.cudnn.allow_tf32 = False
+    return Context(plan, model.to(plan.place.device).eval(), trained)
+
+
+def quick(plan: Plan) -> list[str]:
+    """Return a line for each fault that the quick checks find, three at most, problems first."""
+    found = ask([check for check in CHECKS if check.quick], Context(plan, plan.model))
+    faults = sorted((f for f in found if f.status != "ok"), key=lambda f: f.status != "problem")
+    lines = [f"{f.status}: {f.found}" for f in faults[:TOLD]]
+    return [*lines, f"more: unrolled doctor {plan.target}"] if lines else []

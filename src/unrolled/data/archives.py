@@ -1,0 +1,197 @@
+"""Where the bytes of a data file come from: a file, its gzip, or a member of a zip archive.
+
+Nothing is ever unpacked to disk, and an archive that would flood memory or time is refused.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import stat
+import zipfile
+import zlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, NoReturn, cast
+
+from unrolled.core.errors import DataError
+
+RATIO = 500  # bytes that one packed byte may become; text stays far below, a bomb nears 1,000
+LARGE = 1 << 26  # ... looked at from this many bytes on
+BROKEN = (EOFError, OSError, zlib.error, zipfile.BadZipFile, NotImplementedError)
+UNPACK = "unpack it yourself and give the file in it"
+TEXT_KINDS = "give text, CSV, TSV, JSON lines, CoNLL-U or Parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A file, or with ``archive`` and ``member`` a part of a zip; ``gzip`` where it is packed."""
+
+    path: Path
+    archive: zipfile.ZipFile | None = field(default=None, compare=False)
+    member: str = ""
+    gzip: bool = False
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return f"{self.path}/{self.member}" if self.archive else str(self.path)
+
+    def open(self) -> IO[bytes]:
+        """Open the unpacked bytes. Raises DataError when the system refuses."""
+        try:
+            if self.archive is not None:
+                return self.archive.open(self.member)
+            return cast(IO[bytes], _Gunzip(self.path)) if self.gzip else self.path.open("rb")
+        except BROKEN as error:
+            raise self.broken(error) from None
+
+    def head(self, size: int = 512) -> bytes:
+        """Return the first unpacked bytes."""
+        try:
+            with self.open() as raw:
+                return raw.read(size)
+        except BROKEN as error:
+            raise self.broken(error) from None
+
+    def broken(self, error: Exception, line: int | None = None) -> DataError:
+        """Return the error for bytes that cannot be read."""
+        why = getattr(error, "strerror", None) or error
+        return DataError(f"cannot be read: {why}; copy it anew", self.name, line)
+
+
+class _File(io.FileIO):
+    """A file that many members are read from, closed when the last of them is let go."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _Gunzip(gzip.GzipFile):
+    """A gzip file that stops when it swells beyond what data does."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "rb")
+        self.path = path
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._checked(super().read(size))
+
+    def read1(self, size: int = -1) -> bytes:
+        return self._checked(super().read1(size))
+
+    def _checked(self, data: bytes) -> bytes:
+        made, packed = self.tell(), cast(IO[bytes], self.fileobj)
+        if made > LARGE and made > RATIO * packed.tell():
+            raise DataError(_bomb("it"), self.path)
+        return data
+
+
+def _bomb(what: str) -> str:
+    return f"{what} unpacks to more than {RATIO} times its size, as a decompression bomb does; " + (
+        UNPACK if what == "it" else "remove it"
+    )
+
+
+def find(path: Path) -> Origin:
+    """Return where the bytes of a file are, with its gzip taken off. Raises DataError."""
+    origin = Origin(path)
+    return replace(origin, gzip=True) if origin.head(2) == b"\x1f\x8b" else origin
+
+
+def members(path: Path) -> list[Origin]:
+    """Return the files in a zip archive, without folders and hidden files.
+
+    Raises:
+        DataError: the archive is damaged, is a document of another program, or a member is
+            encrypted, a link, a bomb, or would lie outside the archive; it names the member.
+    """
+    try:
+        archive = zipfile.ZipFile(_File(path))
+    except BROKEN as error:
+        raise Origin(path).broken(error) from None
+    infos = archive.infolist()
+    _refuse_document(path, {info.filename for info in infos})
+    for info in infos:
+        fault = _fault(info)
+        if fault:
+            raise DataError(fault, f"{path}/{info.filename}")
+    size = path.stat().st_size
+    if sum(info.file_size for info in infos) > max(LARGE, RATIO * size):
+        raise DataError(_bomb("it"), path)
+    return [Origin(path, archive, info.filename) for info in infos if not info.is_dir()]
+
+
+def _fault(info: zipfile.ZipInfo) -> str | None:
+    """Return what is wrong with a member."""
+    name = info.filename.replace("\\", "/")
+    if name.startswith("/") or ".." in name.split("/") or re.match(r"[A-Za-z]:", name):
+        return "the name of this member leads outside the archive; make the archive anew"
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return "this member is a link; put the file itself into the archive"
+    if info.flag_bits & 1:
+        return f"this member is encrypted; {UNPACK}"
+    if info.file_size > LARGE and info.file_size > RATIO * max(1, info.compress_size):
+        return _bomb("this member")
+    return None
+
+
+# ---------------------------------------------------------------------- files of other programs
+
+_SHEET = "save the sheet as CSV (File > Save As > CSV UTF-8) and give that file"
+_MAGIC = (  # what a file starts with, what it is, what to do
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel or Word file of the old kind", _SHEET),
+    (b"\x1f\x8b", "packed twice", UNPACK),
+    (b"PK\x03\x04", "an archive in an archive", UNPACK),
+    (b"BZh", "packed by bzip2", UNPACK),
+    (b"\xfd7zXZ\0", "packed by xz", UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", "packed by 7-Zip", UNPACK),
+    (b"Rar!\x1a", "packed by RAR", UNPACK),
+    (b"\x28\xb5\x2f\xfd", "packed by Zstandard", UNPACK),
+    (b"\x93NUMPY", "a NumPy array", "write its rows as CSV (numpy.savetxt)"),
+    (b"\x89PNG\r\n", "a PNG image", TEXT_KINDS),
+    (b"\xff\xd8\xff", "a JPEG image", TEXT_KINDS),
+    (b"%PDF-", "a PDF document", "save its text as a plain text file"),
+    (b"ARROW1\0\0", "an Arrow file", "write it as Parquet"),
+    (b"\x89HDF\r\n", "an HDF5 file", TEXT_KINDS),
+    (b"SQLite format 3\0", "an SQLite database", "write the table as CSV"),
+    (b"\x7fELF", "a program", TEXT_KINDS),
+    *((b"\x80" + bytes([n]), "a Python pickle", f"it can run code; {TEXT_KINDS}") for n in (2, 3)),
+    *((b"\x80" + bytes([n, 0x95]), "a Python pickle", f"it can run code; {TEXT_KINDS}")
+      for n in (4, 5)),
+)  # fmt: skip
+_WITH_NUL = (  # starts that a text could have too, if it held no NUL
+    (b"GIF8", "a GIF image"), (b"RIFF", "a sound or video file"), (b"ID3", "an MP3 file"),
+    (b"BM", "a bitmap image"), (b"OggS", "a sound file"),
+)  # fmt: skip
+
+
+def refuse_binary(origin: Origin, head: bytes) -> None:
+    """Raise DataError when the unpacked bytes start as a file of another program does."""
+    for start, what, advice in _MAGIC:
+        if head.startswith(start):
+            _refuse(origin.name, what, advice)
+    for start, what in _WITH_NUL:
+        if head.startswith(start) and b"\0" in head:
+            _refuse(origin.name, what, TEXT_KINDS)
+    if head[257:262] == b"ustar":
+        _refuse(origin.name, "a tar archive", UNPACK)
+
+
+def _refuse_document(path: Path, names: set[str]) -> None:
+    """Raise DataError for the zip archives that are documents of other programs."""
+    if any(name.startswith("xl/") for name in names):
+        _refuse(str(path), "an Excel workbook", _SHEET)
+    if any(name.startswith("word/") for name in names):
+        _refuse(str(path), "a Word document", "save it as plain text (UTF-8)")
+    if {"mimetype", "content.xml"} <= names:
+        _refuse(str(path), "an OpenDocument file", _SHEET)
+    if any(name.endswith("/data.pkl") for name in names):
+        _refuse(str(path), "a file of PyTorch", TEXT_KINDS)
+    if any(name.endswith(".npy") for name in names):
+        _refuse(str(path), "an archive of NumPy arrays", "write their rows as CSV (numpy.savetxt)")
+
+
+def _refuse(name: str, what: str, advice: str) -> NoReturn:
+    raise DataError(f"this is {what}, no text: {advice}", name)

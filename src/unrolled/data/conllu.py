@@ -1,0 +1,98 @@
+"""CoNLL-U: sentences of words with their tags, ten columns a word, an empty line after each.
+
+https://universaldependencies.org/format.html
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from unrolled.core.errors import DataError, UserError
+from unrolled.data.lines import SKIP_HINT, Report
+
+# what becomes of the columns FORM, LEMMA, UPOS, XPOS, FEATS, HEAD, DEPREL
+COLUMNS = ("words", "lemma", "upos", "xpos", "feats", "head", "deprel")
+WIDTH = 10
+NAME = re.compile(r"\.conllu?(\.gz)?$", re.IGNORECASE)
+_ID = re.compile(r"(\d+)(?:([-.])(\d+))?", re.ASCII)
+_HEAD = re.compile(r"\d+|_", re.ASCII)
+
+Sentence = tuple[list[str], ...]
+
+
+def looks_like_conllu(lines: Sequence[str]) -> bool:
+    """Return whether these first lines of a file are words of sentences.
+
+    The first is numbered 1 (or stands for an empty node or a range), and most have ten columns
+    of which the first is a number and the seventh the number of a head.
+    """
+    words = [line.split("\t") for line in lines if line.strip() and not line.startswith("#")][:200]
+    if not words or not re.fullmatch(r"1|1-\d+|0\.\d+", words[0][0]):
+        return False
+    return sum(map(_is_word, words)) * 2 > len(words)
+
+
+def _is_word(cells: Sequence[str]) -> bool:
+    return (
+        len(cells) == WIDTH
+        and _ID.fullmatch(cells[0]) is not None
+        and _HEAD.fullmatch(cells[6]) is not None
+    )
+
+
+def sentences(
+    lines: Iterable[tuple[int, str]], path: str, report: Report, lost: Callable[[int], bool]
+) -> Iterator[tuple[int, Sentence]]:
+    """Yield (line it starts on, one list a column of ``COLUMNS``) for every sentence.
+
+    Ranges (``1-2``) and empty nodes (``8.1``) are no words. A sentence with a fault is reported at
+    the faulty line and left out whole.
+
+    Args:
+        lines: the numbered lines of the file.
+        path: the file, for its errors.
+        report: takes the errors.
+        lost: whether a line was reported before and stands empty for that reason.
+    """
+    blank = lambda pair: not pair[1].strip() and not lost(pair[0])  # noqa: E731
+    for between, group in itertools.groupby(lines, blank):
+        words = [] if between else [pair for pair in group if not pair[1].startswith("#")]
+        if not words or any(lost(line) for line, _ in words):
+            continue
+        found: list[list[str]] = []
+        for line, text in words:
+            try:
+                found += _word(text, len(found))
+            except UserError as error:
+                report(DataError(f"{error}, {SKIP_HINT}", path, line))
+                break
+        else:
+            if found:
+                yield words[0][0], tuple(map(list, zip(*found, strict=True)))
+
+
+def _word(text: str, before: int) -> list[list[str]]:
+    """Return the cells of a line in a list, none for a range or an empty node."""
+    cells = text.split("\t")
+    if len(cells) != WIDTH:
+        raise UserError(
+            f"a word of CoNLL-U has {WIDTH} columns separated by tabs, found {len(cells)}; mend "
+            "the line"
+        )
+    number = _ID.fullmatch(cells[0])
+    if number is None:
+        raise UserError(f"{cells[0]!r} is not the number of a word; write 1, 1-2 or 1.1")
+    first, mark, last = number.groups()
+    expected = before if mark == "." else before + 1
+    if int(first) != expected or (mark == "-" and int(last) < int(first)):
+        ended = "; an empty line ends a sentence" if first == "1" else ""
+        raise UserError(
+            f"the word is numbered {cells[0]} where {expected} is expected{ended}; mend the line"
+        )
+    if mark:
+        return []
+    if not cells[1]:
+        raise UserError("the word itself (FORM) is missing; write _ for an unknown one")
+    return [cells[1 : 1 + len(COLUMNS)]]

@@ -1,0 +1,159 @@
+"""Many files read as one: a folder or a zip of tables, of texts, or of folders of texts."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from unrolled.core.errors import DataError
+from unrolled.core.files import sha256
+from unrolled.data.archives import Origin, find, members, refuse_binary
+from unrolled.data.charsets import encoding_of
+from unrolled.data.lines import Report, blocks, nfc, stop
+from unrolled.data.reader import Reader, Row, reader_of
+from unrolled.data.sniff import Format
+
+# files that people put beside their data
+_BESIDE = re.compile(r"(readme|licen[cs]e|copying|notice|citation)\b[^/]*$", re.IGNORECASE)
+_TABLE = re.compile(r"\.(csv|tsv|jsonl|ndjson|conllu?|parquet)(\.gz)?$", re.IGNORECASE)
+_LOOKED_AT = 20  # files without such a name that are looked into
+Parts = list[tuple[int, str]]
+Named = tuple[str, Callable[[], Origin]]
+
+
+def in_folder(path: Path) -> list[Named]:
+    """Return the data files below a folder, by their names in it, in their order."""
+    found = []
+    for root, folders, files in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(root, name) for name in files]
+    named: list[Named] = [
+        (p.relative_to(path).as_posix(), functools.partial(find, p)) for p in found
+    ]
+    return _data(named, str(path), "folder")
+
+
+def in_zip(path: Path) -> list[Named]:
+    """Return the data files in a zip archive, by their names in it. Raises DataError."""
+
+    def part(origin: Origin) -> Origin:
+        return origin
+
+    named: list[Named] = [(o.member, functools.partial(part, o)) for o in members(path)]
+    return _data(named, str(path), "archive")
+
+
+def _data(files: list[Named], name: str, what: str) -> list[Named]:
+    shown = [
+        file for file in files
+        if not re.search(r"(^|/)(\.|__MACOSX/)", file[0]) and not file[0].endswith("/")
+    ]  # fmt: skip
+    data = sorted((f for f in shown if not _BESIDE.search(f[0])), key=lambda f: f[0])
+    if not data and not shown:
+        raise DataError(f"the {what} holds no data file; put one in it", name)
+    return data or shown
+
+
+def together(path: Path, files: list[Named], encoding: str | None, parts: Parts) -> Reader:
+    """Return how several files are read as one.
+
+    Tables of equal columns become one table, in the order of their names. Texts become a table
+    with one row a file: ``text``, and ``label`` where they lie in folders, whose names these are.
+
+    Args:
+        path: the folder or archive.
+        files: the files by their names in it.
+        encoding: that of all files; None to tell it for each.
+        parts: takes, as the rows are read, the lines before each file and its name.
+
+    Raises:
+        DataError: tables and texts, or files and folders, are mixed; it names a file.
+    """
+    if len(files) == 1:
+        return reader_of(files[0][1](), encoding)
+    tables = [bool(_TABLE.search(name)) for name, _ in files]
+    if any(tables) and not all(tables):
+        told = f"this is no table, and {files[tables.index(True)][0]} is one"
+        name = files[tables.index(False)][0]
+        raise DataError(f"{told}; put texts and tables into folders of their own", path / name)
+    shared = len(Path(os.path.commonpath([Path(name).parent for name, _ in files])).parts)
+    labels = ["/".join(Path(name).parts[shared:-1][:1]) for name, _ in files]
+    if not any(tables) and any(labels):
+        if not all(labels):
+            told = "this file lies beside folders whose names are labels; put it into one of them"
+            raise DataError(told, path / files[labels.index("")][0])
+        return _texts(path, files, labels, encoding, parts)
+    first = reader_of(files[0][1](), encoding)
+    looked = [reader_of(open_file(), encoding) for _, open_file in files[1:_LOOKED_AT]]
+    if all(tables) or all(r.format.kind != "text" for r in [first, *looked]):
+        rows = functools.partial(_joined, first, files, encoding, parts)
+        return replace(first, name=str(path), rows=rows, text=None)
+    return _texts(path, files, None, encoding, parts)
+
+
+def _joined(
+    first: Reader, files: list[Named], encoding: str | None, parts: Parts, report: Report
+) -> Iterator[Row]:
+    """Yield the rows of tables, their lines counted on from file to file."""
+    before = last = 0
+    for _, open_file in files:
+        reader = reader_of(open_file(), encoding)
+        if (reader.columns, reader.format.kind) != (first.columns, first.format.kind):
+            raise DataError(
+                f"the columns are {', '.join(reader.columns[:8])}, and those of {first.name} are "
+                f"{', '.join(first.columns[:8])}; give all files of a folder the same columns",
+                reader.name,
+                1,
+            )
+        parts.append((before, reader.name))
+        for line, row in reader.rows(report):
+            last = before + line
+            yield last, row
+        before = last
+
+
+def _texts(
+    path: Path, files: list[Named], labels: list[str] | None, encoding: str | None, parts: Parts
+) -> Reader:
+    columns = ["text"] if labels is None else ["text", "label"]
+    rows = functools.partial(_documents, files, labels, encoding, parts)
+    return Reader(str(path), Format("folder"), columns, rows)
+
+
+def _documents(
+    files: list[Named],
+    labels: list[str] | None,
+    encoding: str | None,
+    parts: Parts,
+    report: Report,
+) -> Iterator[Row]:
+    """Yield one row a file; a file that cannot be read is a faulty row."""
+    for place, (_, open_file) in enumerate(files):
+        origin = open_file()
+        parts.append((place, origin.name))
+        try:
+            text = whole_text(origin, encoding)
+        except DataError as error:
+            report(error)
+            continue
+        yield place + 1, (text,) if labels is None else (text, nfc(labels[place]))
+
+
+def whole_text(origin: Origin, encoding: str | None) -> str:
+    """Return the text of a file, whatever it looks like."""
+    refuse_binary(origin, origin.head())
+    format = Format("text", encoding=encoding_of(origin) if encoding is None else encoding)
+    return "".join(block for _, block in blocks(origin, format, stop))
+
+
+def fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the names and contents of a folder's data files."""
+    if not path.is_dir():
+        return sha256(path)
+    told = [f"{name} {sha256(path / name)}\n" for name, _ in in_folder(path)]
+    return hashlib.sha256("".join(told).encode()).hexdigest()

@@ -1,0 +1,67 @@
+"""JSON lines: one object a line, each with the same keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from unrolled.core.errors import UserError
+from unrolled.data.lines import DAMAGE, nfc
+
+
+def json_columns(lines: Sequence[str]) -> list[str]:
+    columns: dict[str, None] = {}
+    for line in lines:
+        try:
+            columns.update(dict.fromkeys(json_object(line)))
+        except UserError:
+            continue  # reported with its line when the rows are read
+    return list(columns)
+
+
+def json_object(line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line, parse_constant=_no_constant)
+    except RecursionError:
+        raise UserError("JSON nested too deeply; flatten the object") from None
+    except json.JSONDecodeError as error:
+        where = f"{error.msg}, column {error.colno}"
+        raise UserError(f"not valid JSON ({where}); write one object a line") from None
+    except ValueError as error:
+        raise UserError(f"not valid JSON ({error}); write one object a line") from None
+    if not isinstance(value, dict):
+        raise UserError(f"a JSON {type(value).__name__} where an object {{...}} is expected")
+    return {nfc(key): composed(item) for key, item in value.items()} if "\\u" in line else value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def composed(value: Any) -> Any:
+    """Return a JSON value with its strings, which escapes may have left decomposed, in NFC.
+
+    Raises:
+        UserError: a text holds a NUL or half of a surrogate pair.
+    """
+    if isinstance(value, str):
+        if DAMAGE.search(value):
+            raise UserError("no character (a NUL or half of a pair); remove it")
+        return nfc(value)
+    if isinstance(value, list):
+        return [composed(item) for item in value]
+    if isinstance(value, dict):
+        return {key: composed(item) for key, item in value.items()}
+    return value
+
+
+def json_row(line: str, columns: Sequence[str]) -> tuple[Any, ...]:
+    found = json_object(line)
+    for column in columns:
+        if column not in found:
+            raise UserError(f"the key {column!r}, which other rows have, is missing; add it")
+    if len(found) > len(columns):
+        extra = next(key for key in found if key not in columns)
+        raise UserError(f"the key {extra!r} is not in the rows before; remove it")
+    return tuple(found[column] for column in columns)

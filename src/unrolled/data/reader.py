@@ -1,0 +1,236 @@
+"""One data file to records: what its content says it is, and its rows with their lines."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from unrolled.core.errors import DataError, UserError
+from unrolled.data import conllu, parquet
+from unrolled.data.archives import Origin, refuse_binary
+from unrolled.data.charsets import encoding_of
+from unrolled.data.jsonl import json_columns, json_row
+from unrolled.data.lines import SKIP_HINT, Report, blocks, newline_of, stop
+from unrolled.data.records import records
+from unrolled.data.sniff import (
+    Format,
+    count_quotes,
+    fields,
+    find_delimiter,
+    find_header,
+    is_quoted,
+    looks_like_jsonl,
+    usual_width,
+)
+
+SNIFFED = 1 << 20  # characters in which delimiters are looked for
+EMPTY = "the file is empty; give a file with text or rows"
+Row = tuple[int, tuple[Any, ...]]
+ignore: Report = lambda error: None  # noqa: E731
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How the rows of one source are read; whoever calls ``rows`` says what a fault does.
+
+    Attributes:
+        name: what errors call the source.
+        format, columns: how it is written, and the names of its columns.
+        rows: yields (line from 1, cells), and reports faulty rows.
+        text: yields the whole of a running text.
+    """
+
+    name: str
+    format: Format
+    columns: list[str]
+    rows: Callable[[Report], Iterator[Row]]
+    text: Callable[[], Iterator[str]] | None = None
+
+
+def reader_of(origin: Origin, encoding: str | None) -> Reader:
+    """Return how a file is read, from its content; its name only tips doubtful cases.
+
+    Args:
+        origin: the file.
+        encoding: the name of its encoding, None to tell it.
+
+    Raises:
+        DataError: the file is empty, binary, or JSON of another form.
+    """
+    head = origin.head()
+    if head.startswith(parquet.MAGIC):
+        columns = parquet.columns_of(origin)
+        format = Format("parquet", gzip=origin.gzip, zip=origin.archive is not None)
+        return Reader(origin.name, format, columns, functools.partial(parquet.rows_of, origin))
+    refuse_binary(origin, head)
+    format, columns = _examine(origin, encoding)
+    rows = functools.partial(_ROWS[format.kind], origin, format, columns)
+    text = functools.partial(_text, origin, format) if format.kind == "text" else None
+    return Reader(origin.name, format, columns, rows, text)
+
+
+# ---------------------------------------------------------------------- rows of each kind
+
+
+def _text(origin: Origin, format: Format) -> Iterator[str]:
+    for _, block in blocks(origin, format, stop):
+        yield block
+
+
+def _lines(origin: Origin, format: Format, report: Report) -> Iterator[tuple[int, str]]:
+    for line, block in blocks(origin, format, report):
+        lines = block.split("\n")
+        if not lines[-1]:
+            lines.pop()
+        yield from enumerate(lines, line)
+
+
+def _plain(origin: Origin, format: Format, columns: list[str], report: Report) -> Iterator[Row]:
+    for line, text in _lines(origin, format, report):
+        yield line, (text,)
+
+
+def _table(origin: Origin, format: Format, columns: list[str], report: Report) -> Iterator[Row]:
+    lines = _lines(origin, format, report)
+    body = ((n, "" if n <= format.comments else text) for n, text in lines)
+    found = records(body, format, origin.name, report)
+    width = len(columns)
+    if format.header:
+        next(found, None)
+    for line, cells in found:
+        if len(cells) == width:
+            yield line, tuple(cells)
+        else:
+            report(DataError(_wrong_width(format, columns, len(cells)), origin.name, line))
+
+
+def _wrong_width(format: Format, columns: list[str], found: int) -> str:
+    mark = {"\t": "a tab", None: "a line end"}.get(format.delimiter, repr(format.delimiter))
+    quote = (
+        f"put text that contains {mark} in double quotes"
+        if found > len(columns) and format.quoted
+        else "mend the row"
+    )
+    return (
+        f"expected {fields(len(columns))} ({', '.join(columns[:8])}"
+        f"{', ...' if len(columns) > 8 else ''}) separated by {mark}, found {found}; "
+        f"{quote}, {SKIP_HINT}"
+    )
+
+
+def _jsonl(origin: Origin, format: Format, columns: list[str], report: Report) -> Iterator[Row]:
+    for line, text in _lines(origin, format, report):
+        if not text.strip():
+            continue
+        try:
+            yield line, json_row(text, columns)
+        except UserError as error:
+            report(DataError(f"{error}, {SKIP_HINT}", origin.name, line))
+
+
+def _conllu(origin: Origin, format: Format, columns: list[str], report: Report) -> Iterator[Row]:
+    # a line that does not decode is emptied, which must not end a sentence
+    lost: set[int] = set()
+
+    def lose(error: DataError) -> None:
+        report(error)
+        lost.add(error.line or 0)
+
+    lines = _lines(origin, format, lose)
+    yield from conllu.sentences(lines, origin.name, report, lost.__contains__)
+
+
+_ROWS: dict[str, Callable[[Origin, Format, list[str], Report], Iterator[Row]]] = {
+    "text": _plain,
+    "table": _table,
+    "jsonl": _jsonl,
+    "conllu": _conllu,
+}
+
+
+# ---------------------------------------------------------------------- telling the format
+
+
+def _examine(origin: Origin, encoding: str | None) -> tuple[Format, list[str]]:
+    """Return the format and the column names, from the first block of the file."""
+    format = Format(
+        "text",
+        encoding=encoding_of(origin) if encoding is None else encoding,
+        gzip=origin.gzip,
+        zip=origin.archive is not None,
+    )
+    # damage is reported when the rows are read; here it only must not hide what the file is
+    faults: list[DataError] = []
+    _, head = next(blocks(origin, format, faults.append), (1, ""))
+    format = replace(format, newline=newline_of(origin, format))
+    lines = head.split("\n")
+    if not head.strip():
+        raise faults[0] if faults else DataError(EMPTY, origin.name)
+    if looks_like_jsonl(lines):
+        return replace(format, kind="jsonl"), json_columns(lines)
+    if conllu.NAME.search(origin.name) or conllu.looks_like_conllu(lines):
+        return replace(format, kind="conllu"), list(conllu.COLUMNS)
+    _refuse_json_array(origin, head)
+    return _examine_table(origin, format, head)
+
+
+def _refuse_json_array(origin: Origin, head: str) -> None:
+    if re.match(r"\s*\[\s*\{\s*\"", head) or re.match(r"\s*\{\s*\n\s*\"", head):
+        raise DataError("this is JSON, but not JSON lines; write one object a line", origin.name, 1)
+
+
+def _examine_table(origin: Origin, format: Format, head: str) -> tuple[Format, list[str]]:
+    named_table = bool(re.search(r"\.(csv|tsv)(\.gz)?$", origin.name, re.IGNORECASE))
+    whole = head.rfind("\n", 0, SNIFFED) + 1
+    if len(head) > SNIFFED and not whole and not named_table:
+        return format, ["text"]  # rows of a table are shorter
+    head = head[:whole] if len(head) > SNIFFED and whole else head
+    lines = head.split("\n")
+    delimiter = find_delimiter(head, named_table=named_table)
+    if delimiter is None and not named_table:
+        return format, ["text"]
+    format = replace(
+        format, kind="table", delimiter=delimiter, comments=_comments(lines, delimiter)
+    )
+    lines = [""] * format.comments + lines[format.comments :]
+    format = replace(format, quoted=_quoted(origin, format, delimiter or ","))
+    found = records(enumerate(lines, 1), format, origin.name, ignore, strip=False)
+    rows = [cells for _, cells in itertools.islice(found, 2000)]
+    if not rows:  # every row is malformed, so let the first one be reported when it is read
+        first = next(line for line in lines if line.strip())
+        rows = [first.split(delimiter) if delimiter else [first]]
+    width, _ = usual_width(rows)
+    even = [row for row in rows if len(row) == width]
+    if len(rows[0]) == width and find_header(even):
+        return replace(format, header=True), _named(rows[0], origin)
+    return format, [f"column{number}" for number in range(1, width + 1)]
+
+
+def _comments(lines: list[str], delimiter: str | None) -> int:
+    """Return how many first lines start with # and have not the fields of a row."""
+    width, _ = usual_width([line.split(delimiter) for line in lines if line.strip()])
+    first = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return sum(len(line.split(delimiter)) != width for line in first) if delimiter else 0
+
+
+def _named(cells: Sequence[str], origin: Origin) -> list[str]:
+    names = [cell.strip() or f"column{number}" for number, cell in enumerate(cells, 1)]
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        told = f"{count} columns are named {name!r}; rename all but one"
+        raise DataError(told, origin.name, 1)
+    return names
+
+
+def _quoted(origin: Origin, format: Format, delimiter: str) -> bool:
+    """Return whether fields are quoted, from the first block in which one opens with a quote."""
+    opening = re.compile(rf'(?:^|{re.escape(delimiter)}) *"', re.MULTILINE)
+    for _, block in blocks(origin, format, ignore):
+        if '"' in block and opening.search(block):
+            return is_quoted(count_quotes(block, delimiter), delimiter)
+    return delimiter == ","

@@ -1,0 +1,300 @@
+"""Token ids larger than memory: kept as memory-mapped files, which a manifest describes.
+
+    CACHE/<key>/manifest.json    what was encoded, and the size and SHA-256 of every shard
+    CACHE/<key>/tokens-0000.bin  ids one after another, in the smallest type that holds them
+    CACHE/<key>.json             something small that was worked out before (a vocabulary)
+
+The cache is the folder UNROLLED_CACHE, else ``unrolled`` in the user's cache folder. A key is made
+of everything the content follows from: the file's own hash, how it is read, the tokenizer's hash.
+So what is found under a key is right, whoever wrote it, and nothing in it is ever changed. All of
+it may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled._version import __version__
+from unrolled.core.errors import DataError, UserError
+from unrolled.core.files import sha256, sync, write_json
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+SHARD = 1 << 28  # bytes of one file
+HELD = 64  # look-ups after which mapped pages are given back
+SETTLED = 2.0  # seconds; a file written later than this may change again within one clock tick
+
+
+class Tokens:
+    """Ids of a long text, read like an array from mapped files; int32 comes out.
+
+    Only what is asked for is read, and pages are given back after every ``HELD`` look-ups, so that
+    memory stays bounded however much was read. ``ends`` are ids that stand after the last file.
+    """
+
+    def __init__(self, files: Iterable[Path], dtype: str, ends: Iterable[int] = ()) -> None:
+        self._maps = [_map(path) for path in files]
+        self._parts: list[NDArray[Any]] = [np.frombuffer(m, dtype) for m in self._maps]
+        self._parts.append(np.array([*ends], dtype=np.int32))
+        self._ends = np.cumsum([len(part) for part in self._parts])
+        self._reads = 0
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @overload
+    def __getitem__(self, at: int) -> int: ...
+
+    @overload
+    def __getitem__(self, at: slice | NDArray[np.int64]) -> NDArray[np.int32]: ...
+
+    def __getitem__(self, at: int | slice | NDArray[np.int64]) -> int | NDArray[np.int32]:
+        """Return one id, a stretch of them, or those at the places of an array of any shape."""
+        self._reads += 1
+        if self._reads % HELD == 0:
+            for mapped in self._maps:
+                mapped.madvise(mmap.MADV_DONTNEED)
+        begins = self._ends - np.array([len(part) for part in self._parts])
+        if isinstance(at, slice):
+            first, last, _ = at.indices(len(self))
+            cut = zip(self._parts, begins.tolist(), strict=True)
+            found = [part[max(0, first - b) : max(0, last - b)] for part, b in cut]
+            return np.concatenate(found, dtype=np.int32)
+        places = np.asarray(at)
+        places = np.where(places < 0, places + len(self), places)
+        if places.size and not 0 <= int(places.min()) <= int(places.max()) < len(self):
+            raise IndexError(f"no token at {at!r}; there are {len(self):,}")
+        ids = np.empty(places.shape, dtype=np.int32)
+        which = np.searchsorted(self._ends, places, side="right")
+        for part in np.unique(which):
+            chosen = which == part
+            ids[chosen] = self._parts[part][places[chosen] - begins[part]]
+        return int(ids) if isinstance(at, int) else ids
+
+
+def _map(path: Path) -> mmap.mmap:
+    with path.open("rb") as handle:
+        return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What stands in the cache under one key.
+
+    ``known`` is whether it stood there already; ``told`` is the manifest.
+    """
+
+    folder: Path
+    told: dict[str, Any]
+    known: bool
+
+    def tokens(self, ends: Iterable[int] = ()) -> Tokens:
+        """Return the ids, with ``ends`` after them."""
+        names = [file["name"] for file in self.told["files"]]
+        shards = [self.folder / name for name in names if name.startswith("tokens-")]
+        return Tokens(shards, self.told["dtype"], ends)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Return an array that was kept beside the ids, mapped."""
+        found: NDArray[Any] = np.load(self.folder / f"{name}.npy", mmap_mode="r")
+        return found
+
+
+class Writer:
+    """Writes ids as shards into a folder, and arrays beside them."""
+
+    def __init__(self, folder: Path, dtype: str) -> None:
+        self.folder, self.dtype = folder, dtype
+        self.files: list[dict[str, Any]] = []
+        self._open: IO[bytes] | None = None
+        self._hash = hashlib.sha256()
+
+    def add(self, ids: bytes) -> None:
+        """Append ids, given as bytes of the shards' type."""
+        if not ids:
+            return
+        if self._open is None:
+            name = f"tokens-{len(self.files):04}.bin"
+            self._open, self._hash = (self.folder / name).open("wb"), hashlib.sha256()
+        self._open.write(ids)
+        self._hash.update(ids)
+        if self._open.tell() >= SHARD:
+            self.close()
+
+    def close(self) -> None:
+        """End the shard that is being written."""
+        if self._open is not None:
+            handle, self._open = self._open, None
+            with handle:
+                handle.flush()
+                os.fsync(handle.fileno())
+            self._note(Path(handle.name), self._hash.hexdigest())
+
+    def array(self, name: str, values: NDArray[Any]) -> None:
+        """Keep an array beside the ids."""
+        self.close()
+        path = self.folder / f"{name}.npy"
+        np.save(path, values)
+        sync(path)
+        self._note(path, sha256(path))
+
+    def _note(self, path: Path, digest: str) -> None:
+        stat = path.stat()
+        entry = {"name": path.name, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        self.files.append({**entry, "sha256": digest})
+
+
+def encoded(
+    key: Mapping[str, Any], dtype: str, make: Callable[[Writer], dict[str, Any]]
+) -> Encoded:
+    """Return what is kept under a key; where it is absent or damaged, ``make`` writes it anew.
+
+    It is written beside its place and renamed when it is whole, while a lock keeps other processes
+    waiting, which then find it. What an interrupted process left is removed by the next one.
+
+    Args:
+        key: what the content follows from; it is kept in the manifest.
+        dtype: numpy's name of the type that holds every id.
+        make: writes ids and arrays; returns what else the manifest holds.
+
+    Raises:
+        UserError: the cache cannot be written, as on a full disk; nothing is left behind.
+    """
+    folder = cache() / digest(key)
+    told = _intact(folder)
+    if told is not None:
+        return Encoded(folder, told, True)
+    partial = folder.with_name(f"{folder.name}.partial")
+    try:
+        with _locked(folder.with_name(f"{folder.name}.lock")):
+            told = _intact(folder)  # another process may have written it by now
+            if told is not None:
+                return Encoded(folder, told, True)
+            for old in (folder, partial):
+                shutil.rmtree(old, ignore_errors=True)
+            partial.mkdir()
+            try:
+                told = {"key": dict(key), "dtype": dtype} | _written(Writer(partial, dtype), make)
+                write_json(partial / MANIFEST, told)
+                partial.rename(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+            sync(folder.parent)
+            return Encoded(folder, told, False)
+    except OSError as error:
+        raise _no_cache(error) from None
+
+
+def _written(writer: Writer, make: Callable[[Writer], dict[str, Any]]) -> dict[str, Any]:
+    """Let ``make`` write, and return the manifest's account of it."""
+    try:
+        more = make(writer)
+    finally:
+        writer.close()
+    return {**more, "files": writer.files}
+
+
+def _intact(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest when every file has its size and, if touched since, its hash too."""
+    try:
+        told: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
+        for entry in told["files"]:
+            path = folder / entry["name"]
+            now = path.stat()
+            if now.st_size != entry["bytes"]:
+                return None
+            if now.st_mtime_ns != entry["mtime_ns"] and sha256(path) != entry["sha256"]:
+                return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return told
+
+
+def remembered(key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
+    """Return a small value that is kept under a key as JSON; computed where it is not there."""
+    path = cache() / f"{digest(key)}.json"
+    try:
+        return json.loads(path.read_text("utf-8"))["value"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # absent or damaged
+    value = compute()
+    try:
+        write_json(path, {"key": dict(key), "value": value})
+    except OSError as error:
+        raise _no_cache(error) from None
+    return value
+
+
+def identity(path: Path) -> str:
+    """Return the SHA-256 of a file, hashed again only when it may have changed.
+
+    It is remembered with size, times and inode. The time of change cannot be set back by a user,
+    so a file of the same size and date with other content is noticed.
+    """
+    stat = path.stat()
+    seen = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
+    if time.time() - max(stat.st_mtime, stat.st_ctime) < SETTLED:
+        return sha256(path)
+    return str(remembered({"file": str(path.resolve()), "seen": seen}, lambda: sha256(path)))
+
+
+@contextlib.contextmanager
+def unchanged(path: Path) -> Iterator[None]:
+    """Raise DataError where a file was written to while the block read it."""
+    before = path.stat()
+    yield
+    after = path.stat()
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise DataError("the file changed while it was read; start again", path)
+
+
+def cache() -> Path:
+    """Return the folder of encoded data."""
+    own = os.environ.get("UNROLLED_CACHE")
+    if own:
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unrolled"
+
+
+def digest(key: Mapping[str, Any]) -> str:
+    """Return the name of a key."""
+    told = json.dumps({"format": FORMAT, "version": __version__, **key}, sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that ends with the process; the file is gone when nobody holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("ab") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if not path.exists() or path.stat().st_ino != os.fstat(handle.fileno()).st_ino:
+                continue  # whoever held it has removed it
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _no_cache(error: OSError) -> UserError:
+    full = shutil.disk_usage(next(p for p in [cache(), *cache().parents] if p.exists()))
+    return UserError(
+        f"{cache()}: encoded data cannot be kept here ({error.strerror or error}; "
+        f"{full.free / 1e9:.1f} GB free): make room, or set UNROLLED_CACHE to another folder"
+    )

@@ -1,0 +1,148 @@
+"""Cross entropy of a linear layer over many classes, without the scores ever being kept.
+
+Shapes: N rows, D features, V classes, K candidates.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SCORES = 2**25  # scores that exist at once; more rows are taken in parts
+CACHED = 2**19  # scores, in fp32, that a processor core keeps at hand while it normalises them
+
+
+def linear_cross_entropy(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    smoothing: float = 0.0,
+    ignored: int = -100,
+) -> Tensor:
+    """Return ``F.cross_entropy(F.linear(x, weight, bias), targets, reduction="sum")``.
+
+    The slopes are computed in the same pass as the loss, for some rows at a time, so that memory
+    is bounded by ``SCORES`` and not by N x V. Under autocast the products are in its precision;
+    biases, the normalisation, sums over rows and the loss are fp32. There are no second slopes.
+
+    Args:
+        x: features (N, D).
+        weight: (V, D).
+        bias: (V,).
+        targets: the class of each row (N,).
+        smoothing: probability spread over all classes (Szegedy et al. 2016, section 7).
+        ignored: the target of rows that are left out.
+
+    Returns:
+        the summed loss, a scalar.
+    """
+    return cast(Tensor, _Fused.apply(x, weight, bias, targets, smoothing, ignored))
+
+
+def sampled_cross_entropy(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    candidates: int,
+    ignored: int = -100,
+) -> Tensor:
+    """Estimate :func:`linear_cross_entropy` from some of the classes.
+
+    Half of the candidates are the classes with the lowest numbers, which in a vocabulary sorted
+    by frequency are the most frequent; all targets come on top. The other half is drawn from the
+    remaining classes, new in each call, and each of these speaks for as many as were not drawn:
+    importance sampling (Bengio and Senecal 2008) of the rare classes alone, so that the sum that
+    normalises has the right mean and little noise.
+
+    Args:
+        candidates: how many of the V classes are compared; V or more compares all.
+    """
+    count = len(weight)
+    if candidates >= count:
+        return linear_cross_entropy(x, weight, bias, targets, 0.0, ignored)
+    real = targets != ignored
+    sure = torch.zeros(count, dtype=torch.bool, device=x.device)
+    sure[: candidates // 2] = True
+    sure[targets[real]] = True
+    known, rest = torch.nonzero(sure)[:, 0], torch.nonzero(~sure)[:, 0]
+    size = candidates - candidates // 2
+    size += -(len(known) + size) % 64  # matrices of odd widths take up to twice as long
+    drawn = rest[torch.randperm(len(rest), device=x.device)[:size]]
+    chosen = torch.cat([known, drawn])
+    place = torch.full((count,), ignored, device=x.device)
+    place[chosen] = torch.arange(len(chosen), device=x.device)
+    speaks = torch.zeros(len(chosen), dtype=bias.dtype, device=x.device)
+    speaks[len(chosen) - len(drawn) :] = math.log(len(rest) / max(1, len(drawn)))
+    moved = torch.where(real, place[targets.where(real, 0)], ignored)
+    few = F.embedding(chosen, weight)
+    return linear_cross_entropy(x, few, bias[chosen] + speaks, moved, 0.0, ignored)
+
+
+class _Fused(torch.autograd.Function):
+    """The loss, and its slopes while the scores are at hand."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        targets: Tensor,
+        smoothing: float,
+        ignored: int,
+    ) -> Tensor:
+        kind, low, exact = x.device.type, x.dtype, weight.dtype
+        if torch.is_autocast_enabled(kind) and exact != torch.float64:
+            low = torch.get_autocast_dtype(kind)
+        w, rows = weight.to(low), max(1, SCORES // len(weight))
+        losses = torch.empty(len(x), dtype=exact, device=x.device)
+        wanted, parts = any(ctx.needs_input_grad), []
+        d_weight, d_bias = torch.zeros((), dtype=exact), torch.zeros_like(bias)
+        with torch.autocast(kind, enabled=False):
+            for at in range(0, len(x), rows):
+                here = slice(at, at + rows)
+                read = x[here].to(low)
+                scores = read @ w.T
+                losses[here] = _score(scores, bias, targets[here], smoothing, ignored)
+                if wanted:
+                    parts.append((scores @ w).to(x.dtype))
+                    part = (scores.T @ read).to(exact)
+                    d_weight = d_weight.add_(part) if at else part
+                    d_bias += scores.sum(0, dtype=exact)
+        if wanted:
+            ctx.save_for_backward(torch.cat(parts), d_weight, d_bias)
+        return losses.sum()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        slopes: tuple[Tensor, ...] = ctx.saved_tensors
+        if slope.is_cpu and float(slope) == 1:
+            return (*slopes, None, None, None)  # three passes over memory saved
+        return (*(each * slope.to(each.dtype) for each in slopes), None, None, None)
+
+
+def _score(
+    scores: Tensor, bias: Tensor, targets: Tensor, smoothing: float, ignored: int
+) -> Tensor:
+    """Return the loss of each row of scores (N, V), and put in their place its slopes."""
+    count = scores.shape[1]
+    size = max(1, CACHED // count) if scores.is_cpu else len(scores)
+    losses = []
+    for some, truth in zip(scores.split(size), targets.split(size), strict=True):
+        real = (truth != ignored)[:, None]
+        law = torch.log_softmax(some.to(bias.dtype).add_(bias), 1)
+        at = truth[:, None].where(real, 0)
+        loss = (smoothing - 1) * law.gather(1, at)
+        if smoothing:
+            loss -= smoothing / count * law.sum(1, keepdim=True)
+        law.exp_().sub_(smoothing / count) if smoothing else law.exp_()
+        law.scatter_add_(1, at, law.new_full(at.shape, smoothing - 1))
+        some.copy_(law.mul_(real))
+        losses.append((loss * real)[:, 0])
+    return torch.cat(losses)

@@ -1,0 +1,272 @@
+"""Sequences of numbers as the input of a task: from a recipe and a table to encoded stretches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from unrolled.core.errors import DataError, UsageError, UserError
+from unrolled.data.examples import Examples, Spans
+from unrolled.data.fields import Bad, Label, Number, bad_row
+from unrolled.data.schema import Schema, label, number
+from unrolled.data.series import Floats, Frames, Reading, Series, gather
+from unrolled.data.sources import Table
+from unrolled.nn import Layer, build_layer
+from unrolled.tasks.base import Answer, Task, locate
+from unrolled.tasks.recipe import Recipe
+from unrolled.training.precision import Place
+
+NONE_LONG_ENOUGH = (
+    "no sequence has the steps that data.window and data.ahead ask for, or none has an answer; "
+    "lower them or add rows"
+)
+Goals = Callable[[Any, int], list[Any]]
+
+
+def reading(recipe: Recipe, schema: Schema) -> Reading:
+    """Return how the recipe's files hold sequences.
+
+    Raises:
+        UsageError: ``data.difference`` without the last value of what is forecast.
+    """
+    data = recipe.data
+    if data.difference and not (
+        schema.task == "regress" and data.window and data.ahead and schema.answer in schema.numbers
+    ):
+        raise UsageError(
+            "data.difference=true adds the forecast to the last value: it needs task=regress, "
+            "data.window, data.ahead of at least 1 and the answer's column among data.numbers"
+        )
+    # labels of all steps need no windows; pieces are cut for training alone
+    window = None if schema.task == "tag" else data.window
+    return Reading(schema.steps, data.sequence, window, data.ahead, data.difference)
+
+
+def sequences(
+    table: Table,
+    schema: Schema,
+    told: Reading,
+    trained: Sequence[str],
+    skip: bool,
+    output: Label | Number | None = None,
+) -> Table:
+    """Return a table of sequences: rows that are steps are gathered, others are sequences already.
+
+    A file without the column that names sequences is one sequence. Without an answer in ``schema``
+    none is needed; ``output`` is the field of one that is known by now.
+    """
+    if not told.steps or isinstance(table, Series):
+        return table
+    numbers = locate(table, schema.numbers, trained, schema.answer)
+    answer = None
+    if schema.answer is not None:
+        (answer,) = locate(table, [schema.answer], trained)
+    if output is None:
+        name = schema.answer or ""
+        output = Number(name, 0.0, 1.0, False) if schema.task == "regress" else None
+    check = _filled if output is None else output.check
+    place = table.columns.index(told.sequence) if told.sequence in table.columns else None
+    return gather(table, numbers, answer, place, check, skip)
+
+
+def _filled(cell: Any) -> None:
+    if not label(cell):
+        raise Bad("there is no label")
+
+
+def count(table: Table, told: Reading) -> int:
+    """Return how many examples a table holds: its rows, or the windows of its sequences."""
+    if told.window is None or not isinstance(table, Series):
+        return len(table.rows)
+    return sum(len(told.ends(len(lines))) for lines in table.steps)
+
+
+def fit_frames(recipe: Recipe, schema: Schema, table: Table) -> Frames:
+    """Learn the input field from the sequences of training rows."""
+    places = locate(table, schema.numbers, table.columns)
+    cells = ([row[i] for i in places] for row in table.rows)
+    return Frames.fit(schema.numbers, cells, reading(recipe, schema))
+
+
+def one_answer(told: Reading) -> Goals:
+    """Return what gives the answer of each stretch of a sequence: of its cell and its steps.
+
+    A whole sequence has one answer, in a cell of its own or at every step alike.
+    """
+
+    def goals(cell: Any, steps: int) -> list[Any]:
+        if told.window is None:
+            if not isinstance(cell, list):
+                return [cell]
+            other = next((c for c in cell if label(c) != label(cell[0])), None)
+            if other is not None or not cell:
+                raise Bad(
+                    f"a sequence has several answers ({cell[:1]}, {other!r}); set data.window=N to "
+                    "answer for every N steps, or task=tag to label each step"
+                )
+            return cell[:1]
+        if not isinstance(cell, list) or len(cell) != steps:
+            count = len(cell) if isinstance(cell, list) else "no list of"
+            raise Bad(f"{steps} steps but {count} answers")
+        ends = told.ends(steps).tolist()
+        if not told.difference:
+            return [cell[end + told.ahead] for end in ends]
+        values = [number(value) for value in cell]
+        if None in values:
+            raise Bad(f"an answer is {cell[values.index(None)]!r} where a number is expected")
+        array = np.array(values, dtype=np.float64)
+        return (array[told.ahead + np.array(ends, dtype=np.int64)] - array[ends]).tolist()
+
+    return goals
+
+
+def answers_in(table: Table, schema: Schema, goals: Goals) -> list[Any]:
+    """Return the answers of all stretches of a table; faulty rows are left to ``encode``."""
+    assert schema.answer is not None
+    first, answer = locate(table, [schema.numbers[0], schema.answer], table.columns)
+    found: list[Any] = []
+    for row in table.rows:
+        try:
+            found += goals(row[answer], len(row[first]))
+        except (Bad, TypeError):
+            continue
+    if not found:
+        raise DataError(NONE_LONG_ENOUGH, table.path)
+    return found
+
+
+def encode(
+    inputs: Frames,
+    output: Label | Number,
+    table: Table,
+    schema: Schema,
+    trained: Sequence[str],
+    skip: bool,
+    goals: Goals,
+) -> tuple[Examples, list[Any], list[DataError]]:
+    """Encode sequences and their stretches.
+
+    Args:
+        inputs, output: the fields.
+        table: sequences, or rows of steps.
+        schema: its columns.
+        trained: the columns of the training file.
+        skip: leave faulty sequences out.
+        goals: the answers of a sequence; see ``one_answer``.
+
+    Returns:
+        Examples without targets, their encoded answers, and what was skipped.
+
+    Raises:
+        DataError: a row is faulty, or no sequence is long enough.
+    """
+    told = inputs.reading
+    table = sequences(table, schema, told, trained, skip, output)
+    assert schema.answer is not None
+    *places, answer = locate(table, [*schema.numbers, schema.answer], trained)
+    parts, answers, lines, skipped = [], [], [], list(table.skipped)
+    for place, (row, line) in enumerate(zip(table.rows, table.lines, strict=True)):
+        try:
+            steps = inputs.check([row[i] for i in places])
+            found = [output.check(each) for each in goals(row[answer], len(steps))]
+        except Bad as error:
+            if not skip:
+                raise bad_row(error, *table.place(line)) from None
+            skipped.append(bad_row(error, *table.place(line)))
+            continue
+        ends = told.ends(len(steps))
+        at = table.steps[place] if isinstance(table, Series) and told.window else None
+        lines += [line] * len(ends) if at is None else [at[e + told.ahead] for e in ends.tolist()]
+        parts.append(steps)
+        answers += found
+    if not lines:
+        raise DataError(
+            "no row is left to read"
+            if told.window is None or not parts
+            else NONE_LONG_ENOUGH,
+            table.path,
+        )
+    return Examples(np.array(lines), frames=spans(parts, told)), answers, skipped
+
+
+def spans(parts: Sequence[Floats], told: Reading, last: bool = False) -> Spans:
+    """Return the stretches of some sequences, of each its last one alone with ``last``."""
+    starts, lengths, offset = [], [], 0
+    for steps in parts:
+        size = told.length(len(steps))
+        ends = np.array([len(steps) - 1]) if last else told.ends(len(steps))
+        starts.append(offset + ends + 1 - size)
+        lengths.append(np.full(len(ends), size))
+        offset += len(steps)
+    return Spans(np.concatenate(parts), np.concatenate(starts), np.concatenate(lengths))
+
+
+def asked(inputs: Frames, cells: Sequence[Any]) -> Floats:
+    """Return the steps that are read of a row that is asked about: the last window.
+
+    Raises:
+        UserError: a cell does not fit, or there are fewer steps than a window has.
+    """
+    size = inputs.reading.window
+    cut = [cell[-size:] if size and isinstance(cell, list) else cell for cell in cells]
+    try:
+        steps = inputs.check(cut)
+    except Bad as error:
+        raise UserError(str(error)) from None
+    if size is not None and len(steps) < size:
+        raise UserError(f"{len(steps)} steps are given; this model reads {size}")
+    return steps
+
+
+def answer_steps(
+    task: Task, model: nn.Module, table: Table, schema: Schema, skip: bool, place: Place
+) -> tuple[dict[int, Answer], list[DataError]]:
+    """Answer every row of a table of steps: answers by line, and the rows that were left out.
+
+    Raises:
+        DataError: a row is faulty and ``skip`` is false.
+    """
+    asked_for = replace(schema, answer=None)
+    told: Reading = task.inputs.reading  # type: ignore[attr-defined]
+    table = sequences(table, asked_for, told, task.columns, skip)
+    assert isinstance(table, Series)
+    places = locate(table, schema.numbers, task.columns)
+    answers: dict[int, Answer] = {}
+    for row, lines in zip(table.rows, table.steps, strict=True):
+        found = task.each_step(model, [row[i] for i in places], place)
+        answers |= zip(lines, found, strict=True)
+    return answers, table.skipped
+
+
+def last_values(inputs: Frames, column: str, examples: Examples) -> NDArray[np.float64]:
+    """Return the value of a column at the last step of each stretch, in the unit of the file."""
+    assert examples.frames is not None
+    ends = examples.frames.starts + examples.frames.lengths - 1
+    return inputs.last(column, examples.frames.flat[ends])
+
+
+def build_reader(recipe: Recipe, inputs: Frames) -> Layer:
+    """Return the layer that reads the steps.
+
+    Raises:
+        UsageError: a setting for text, or a layer that cannot read so many steps.
+    """
+    told, window = recipe.model, inputs.reading.window
+    for key, value in (
+        ("training.pretrain_epochs", recipe.training.pretrain_epochs),
+        ("model.ngrams", told.ngrams),
+    ):
+        if value:
+            raise UsageError(f"{key}={value} is for text, and this reads numbers")
+    layer = build_layer(recipe.layer, told, inputs.width)
+    if layer.context is not None and (window is None or window > layer.context):
+        raise UsageError(
+            f"layer={recipe.layer} reads {layer.context} steps (model.context) and a sequence may "
+            f"have {window or 'any number'}: raise model.context or set it to null"
+        )
+    return layer

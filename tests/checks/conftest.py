@@ -1,0 +1,43 @@
+"""A plan of a small file, and the finding of one check about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import SMALL
+from unrolled.checks import CHECKS, Context, Finding, ask, examine
+
+Ask = Callable[[str, Context], Finding | None]
+
+
+@pytest.fixture
+def find() -> Ask:
+    """Ask one check by its name."""
+
+    def one(name: str, context: Context) -> Finding | None:
+        (check,) = [check for check in CHECKS if check.name == name]
+        found = list(ask([check], context))
+        if found:
+            assert found[0].name == name
+            assert found[0].found
+            assert not found[0].found.startswith("this fails")
+            assert found[0].status == "ok" or found[0].advice
+        return found[0] if found else None
+
+    return one
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Context]:
+    """Plan a training on a file."""
+    monkeypatch.chdir(tmp_path)
+
+    def made(path: Path | str, **changes: Any) -> Context:
+        told = {key.replace("__", "."): value for key, value in changes.items()}
+        return examine(str(path), {**SMALL, **told})
+
+    return made

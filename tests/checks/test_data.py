@@ -1,0 +1,213 @@
+"""Checks of the data: each is silent on sound data and finds the fault that is planted."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import reviews, sentences, write_csv, write_jsonl
+from unrolled.checks import Context, Finding
+
+from .conftest import Ask
+
+Plan = Callable[..., Context]
+HEAD = ("text", "label")
+
+
+def numbers(count: int, seed: int) -> list[tuple[float, float, int]]:
+    """Return two columns of which neither tells the label by itself."""
+    draw = random.Random(seed)
+    rows = [(draw.random(), draw.random()) for _ in range(count)]
+    return [(a, b, int(a + b > 1)) for a, b in rows]
+
+
+def faulty(found: Finding | None, status: str, *told: str) -> None:
+    assert found is not None
+    assert found.status == status, found
+    for text in told:
+        assert text in f"{found.found}\n{found.where}", found
+
+
+def sound(found: Finding | None) -> None:
+    assert found is not None
+    assert found.status == "ok", found
+
+
+@pytest.fixture
+def clean(tmp_path: Path, plan: Plan) -> Context:
+    return plan(write_csv(tmp_path / "clean.csv", reviews(1200, 1), HEAD), data__holdout=0.2)
+
+
+QUIET = [
+    "rows in both parts", "same row, other label", "columns that tell", "tokens that tell",
+    "rare labels", "the scored part", "order of the rows", "cut texts", "unknown tokens",
+    "empty inputs",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_sound_texts_are_found_sound(clean: Context, find: Ask, name: str) -> None:
+    sound(find(name, clean))
+
+
+def test_scored_rows_that_were_trained_on(tmp_path: Path, plan: Plan, find: Ask) -> None:
+    train, dev = reviews(60, 1), reviews(90, 2)[60:]
+    copies = [(f"  {text.upper()} ", label) for text, label in train[:4]]
+    write_csv(tmp_path / "dev.csv", [*dev, *copies], HEAD)
+    context = plan(write_csv(tmp_path / "train.csv", train, HEAD), data__dev="dev.csv")
+    found = find("rows in both parts", context)
+    faulty(found, "problem", "4 of 34 scored rows", "dev.csv:32 = train.csv:2")
+
+
+def test_lines_of_a_text_that_were_trained_on(tmp_path: Path, plan: Plan, find: Ask) -> None:
+    lines = [f"{'abcdefgh'[i % 8]} line number {i} of a text that goes on" for i in range(100)]
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    sound(find("rows in both parts", plan(path)))
+    lines[97] = lines[3].upper()
+    path.write_text("\n".join(lines), encoding="utf-8")
+    faulty(find("rows in both parts", plan(path)), "problem", "text.txt:98 = text.txt:4")
+
+
+def test_scoring_the_training_rows_is_no_fault_when_asked_for(
+    tmp_path: Path, plan: Plan, find: Ask
+) -> None:
+    path = write_csv(tmp_path / "same.csv", reviews(60, 1), HEAD)
+    found = find("rows in both parts", plan(path, data__dev=str(path)))
+    sound(found)
+    assert found is not None
+    assert "as asked" in found.found
+
+
+@pytest.mark.parametrize(("count", "status"), [(1, "ok"), (8, "warning"), (40, "problem")])
+def test_equal_rows_of_different_labels(
+    tmp_path: Path, plan: Plan, find: Ask, count: int, status: str
+) -> None:
+    rows = reviews(400, 1)
+    other = {"good": "bad", "bad": "good"}
+    turned = [(text.upper(), other[label]) for text, label in rows[:count]]
+    write_csv(tmp_path / "dev.csv", reviews(450, 2)[400:], HEAD)
+    context = plan(write_csv(tmp_path / "a.csv", rows + turned, HEAD), data__dev="dev.csv")
+    found = find("same row, other label", context)
+    faulty(found, status, f"{2 * count} of {400 + count}", "a.csv:2 and a.csv:402")
+    assert found is not None
+    # whoever knows every row errs in one of each pair
+    assert f"{1 - count / (400 + count):.1%}" in found.found
+
+
+def test_a_column_that_is_numbered_by_class(tmp_path: Path, plan: Plan, find: Ask) -> None:
+    rows = numbers(600, 1)
+    sound(find("columns that tell", plan(write_csv(tmp_path / "a.csv", rows, ("a", "b", "y")))))
+    numbered = [(a, b, i if y else 100_000 + i, y) for i, (a, b, y) in enumerate(rows)]
+    path = write_csv(tmp_path / "b.csv", numbered, ("a", "b", "row", "y"))
+    faulty(find("columns that tell", plan(path)), "problem", "column 'row'")
+    spared = find("columns that tell", plan(path, data__numbers=["a", "b"]))
+    sound(spared)
+    assert spared is not None
+    assert "row would, but is left out" in spared.found
+
+
+def test_a_copy_of_the_value_in_another_unit(tmp_path: Path, plan: Plan, find: Ask) -> None:
+    draw = random.Random(1)
+    rows = [(draw.random(), draw.random()) for _ in range(200)]
+    sums = [(a, b, a + 2 * b) for a, b in rows]
+    path = write_csv(tmp_path / "a.csv", sums, ("a", "b", "y"))
+    sound(find("columns that tell", plan(path)))
+    copied = [(a, b, 7 - 30 * y, y) for a, b, y in sums]
+    path = write_csv(tmp_path / "b.csv", copied, ("a", "b", "won", "y"))
+    faulty(find("columns that tell", plan(path)), "problem", "column 'won'")
+
+
+def test_a_label_that_is_written_into_the_text(tmp_path: Path, plan: Plan, find: Ask) -> None:
+    rows = [(f"{text} #{label}", label) for text, label in reviews(400, 1)]
+    path = write_csv(tmp_path / "a.csv", rows, HEAD)
+    context = plan(path, data__tokenizer="words")
+    faulty(find("tokens that tell", context), "warning", "by itself (F1 1.000)", "column 'text'")
+
+
+def test_labels_that_are_rare_or_in_one_part(tmp_path: Path, plan: Plan, find: Ask) -> None:
+    rows = reviews(60, 1)
+    train = [
+        *rows,
+        ("so so", "even"),
+        ("so la la", "even"),
+        *[(f"ah {i}", "odd") for i in range(9)],
+    ]
+    write_csv(tmp_path / "dev.csv", [*reviews(90, 2)[60:], ("so", "even")], HEAD)
+    context = plan(write_csv(tmp_path / "a.csv", train, HEAD), data__dev="dev.csv")
+    found = find("rare labels", context)
+    faulty(found, "warning", "'even' with fewer than 5", "'odd' in the training part alone")
+
+
+def test_a_label_that_is_held_out_whole(tmp_path: Path, plan: Plan, find: Ask) -> None:
+    for number in range(200):  # the split is by the hash of the text
+        rows = [*reviews(60, 1), (f"so so {number}", "even")]
+        context = plan(write_csv(tmp_path / "a.csv", rows, HEAD), data__holdout=0.2)
+        if "even" in context.dev.answers:
+            break
+    faulty(find("rare labels", context), "warning", "'even' in the scored part alone")
+
+
+def test_a_small_or_uneven_scored_part(tmp_path: Path, plan: Plan, find: Ask) -> None:
+    path = write_csv(tmp_path / "a.csv", reviews(200, 1), HEAD)
+    faulty(find("the scored part", plan(path)), "warning", "only ", "chance alone")
+    rows = [(f"film {i}", "bad" if i % 20 else "good") for i in range(1200)]
+    context = plan(write_csv(tmp_path / "b.csv", rows, HEAD), data__holdout=0.3)
+    faulty(find("the scored part", context), "warning", "always saying 'bad'")
+
+
+def test_sorted_rows_of_which_only_some_are_read(tmp_path: Path, plan: Plan, find: Ask) -> None:
+    rows = sorted(reviews(600, 1), key=lambda row: row[1])
+    path = write_csv(tmp_path / "a.csv", rows, HEAD)
+    whole = find("order of the rows", plan(path))
+    sound(whole)
+    assert whole is not None
+    assert "harmless" in whole.found
+    faulty(find("order of the rows", plan(path, data__limit=400)), "warning", "first 400")
+
+
+def test_what_is_cut_off(tmp_path: Path, plan: Plan, find: Ask) -> None:
+    rows = [*reviews(60, 1), (" ".join(["endless"] * 500), "bad")]
+    path = write_csv(tmp_path / "a.csv", [rows[-1], *rows[:-1]], HEAD)
+    context = plan(path, data__tokenizer="words", data__max_tokens=9, data__dev=str(path))
+    found = find("cut texts", context)
+    # the text of 500 words and its end mark keeps 9 tokens; the others have 6 each
+    lost = 492 / (492 + 9 + 60 * 6)
+    faulty(found, "warning", "1 of 61 texts", f"{lost:.1%}", "a.csv:2", "501 tokens")
+
+
+def test_characters_that_training_never_saw(tmp_path: Path, plan: Plan, find: Ask) -> None:
+    write_csv(tmp_path / "dev.csv", [("쫭쫭쫭 film", "bad"), ("a film", "good")], HEAD)
+    path = write_csv(tmp_path / "a.csv", reviews(60, 1), HEAD)
+    context = plan(path, data__dev="dev.csv", data__tokenizer="chars")
+    faulty(find("unknown tokens", context), "warning", "3 of ", "쫭")
+
+
+def test_an_unknown_character_of_a_text(tmp_path: Path, plan: Plan, find: Ask) -> None:
+    (tmp_path / "dev.txt").write_text("abca쫭", encoding="utf-8")
+    path = tmp_path / "a.txt"
+    path.write_text("abcabc" * 20, encoding="utf-8")
+    context = plan(path, data__dev="dev.txt")
+    faulty(find("unknown tokens", context), "warning", "1 of 5", "쫭")
+
+
+def test_rows_without_input(tmp_path: Path, plan: Plan, find: Ask) -> None:
+    rows = [*reviews(60, 1), ("", "bad"), ("  ", "good")]
+    context = plan(write_csv(tmp_path / "a.csv", rows, HEAD))
+    faulty(find("empty inputs", context), "warning", "2 of 62 rows", "a.csv:62")
+
+
+def test_tags_are_counted_by_the_word(tmp_path: Path, plan: Plan, find: Ask) -> None:
+    rows = sentences(300, 1)
+    context = plan(write_jsonl(tmp_path / "a.jsonl", rows), data__holdout=0.4)
+    sound(find("rare labels", context))
+    sound(find("the scored part", context))
+    assert find("columns that tell", context) is None
+    rows[0]["tags"][0] = "RARE"
+    context = plan(write_jsonl(tmp_path / "a.jsonl", rows), data__holdout=0.4)
+    faulty(find("rare labels", context), "warning", "'RARE'")
+    assert np.sum([len(tags.split()) for tags in context.train.answers]) > 0

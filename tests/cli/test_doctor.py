@@ -1,0 +1,87 @@
+"""``unrolled doctor``, and what a training says of its data before it starts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from conftest import SMALL, reviews, write_csv
+from unrolled.cli.main import _run
+
+Call = Callable[..., tuple[str, str]]
+KEYS = [f"{key}={value}" for key, value in SMALL.items()]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = reviews(80, 6)
+    write_csv(tmp_path / "train.csv", rows, ("text", "label"))
+    write_csv(tmp_path / "copied.csv", rows[:20], ("text", "label"))
+    write_csv(tmp_path / "dev.csv", reviews(240, 7)[80:], ("text", "label"))
+
+
+def test_sound_data_and_model(cli: Call, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    out, err = cli("doctor", "train.csv", "data.dev=dev.csv", *KEYS)
+    assert err == ""
+    assert "train.csv: comma-separated, header, UTF-8, 80 rows" in out
+    assert "as drawn, before training" in out
+    rows = [line.split()[0] for line in out.splitlines()[3:] if line[:1].strip()]
+    assert set(rows[:-1]) == {"ok"}
+    assert " 0 warning, 0 problem" in out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_problem_is_an_exit_code_and_says_where_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["unrolled", "doctor", "train.csv", "data.dev=copied.csv", *KEYS]
+    monkeypatch.setattr(sys, "argv", words)
+    assert _run() == 1
+    out, err = capsys.readouterr()
+    assert err == ""
+    shown = " ".join(out.split())
+    assert "problem rows in both parts 20 of 20 scored rows (100.0%)" in shown
+    assert "copied.csv:2 = train.csv:2" in shown
+    assert "-> take them out of one part" in shown
+    monkeypatch.setattr(sys, "argv", [*words, "--json"])
+    assert _run() == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["problem"] == 1
+    (found,) = [each for each in told["checks"] if each["status"] == "problem"]
+    assert found["name"] == "rows in both parts"
+    assert found["where"].startswith("copied.csv:2 = train.csv:2")
+    assert found["advice"]
+
+
+@pytest.mark.parametrize("kind", ["classify", "vectors", "language"])
+def test_a_run_is_checked_with_its_weights(cli: Call, home: SimpleNamespace, kind: str) -> None:
+    told = json.loads(cli("doctor", home.runs[kind], "--json")[0])
+    assert told["trained"]
+    assert told["problem"] == 0
+    (first,) = [each for each in told["checks"] if each["name"] == "loss against a guess"]
+    assert "after training" in first["found"]
+
+
+def test_what_is_not_there_is_said_as_train_says_it(cli: Call) -> None:
+    assert "did you mean 'train.csv'" in cli("doctor", "trian.csv", code=2)[1]
+    assert "model.hidden" in cli("doctor", "train.csv", "hidden=3", code=2)[1]
+
+
+def test_a_training_warns_before_it_starts_and_only_then(cli: Call) -> None:
+    quick = ["training.max_steps=2", *KEYS]
+    out, _ = cli("train", "train.csv", "data.dev=copied.csv", "--out", "a", *quick)
+    told = out.split("\n\n")[0].splitlines()
+    assert "problem: 20 of 20 scored rows (100.0%) also stand in training" in told[-3]
+    assert told[-1] == "more: unrolled doctor train.csv"
+    out, _ = cli("train", "train.csv", "data.dev=dev.csv", "--out", "b", *quick)
+    assert "unrolled doctor" not in out
+    assert "run: b" in out.split("\n\n")[0].splitlines()[-1]
+    out, _ = cli("train", "a", "--resume", "training.max_steps=3")
+    assert "unrolled doctor" not in out

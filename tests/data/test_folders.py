@@ -1,0 +1,128 @@
+"""Folders: texts, class folders, tables of equal columns; errors that name the right file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unrolled.core.errors import DataError
+from unrolled.data.fields import Bad, bad_row
+from unrolled.data.schema import Schema, Wanted, infer
+from unrolled.data.sources import Document, Table, fingerprint, read, rows_of
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Any:
+    def make(files: dict[str, str | bytes]) -> Path:
+        for name, content in files.items():
+            path = tmp_path / "set" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return tmp_path / "set"
+
+    return make
+
+
+def table(path: Path, **options: Any) -> Table:
+    found = read(path, **options)
+    assert isinstance(found, Table), found
+    return found
+
+
+def test_folders_named_by_their_label(folder: Any) -> None:
+    path = folder(
+        {
+            "README.md": "about",
+            ".git/x": "no",
+            "pos/1.txt": "아주 좋다\n",
+            "pos/deep/2.txt": "a, b\n",
+            "neg/1.txt": "7, 6, 42\n",
+            "neg/2.txt": "싫다\r\n정말\r\n".encode("cp949"),
+        }
+    )
+    found = table(path)
+    assert found.columns == ["text", "label"]
+    assert found.rows == [
+        ("7, 6, 42\n", "neg"),
+        ("싫다\n정말\n", "neg"),
+        ("아주 좋다\n", "pos"),
+        ("a, b\n", "pos"),
+    ]
+    assert infer(found, Wanted()) == Schema("classify", ("text",), (), "label")
+    assert found.place(found.lines[2]) == (str(path / "pos" / "1.txt"), 1)
+    assert found.format.describe() == "folder of texts"
+
+
+def test_a_folder_of_texts_is_one_text_a_row(folder: Any) -> None:
+    path = folder(
+        {"b.txt": "second text.\nof two lines\n", "a.txt": "first, text\n", "LICENSE": "x"}
+    )
+    found = table(path)
+    assert found.columns == ["text"]
+    assert found.rows == [("first, text\n",), ("second text.\nof two lines\n",)]
+    assert infer(found, Wanted()).task == "language"
+
+
+def test_a_faulty_text_is_skipped_or_named(folder: Any) -> None:
+    path = folder({"a/1.txt": "fine\n", "b/2.txt": b"\x89PNG\r\n\x1a\n\0", "b/3.txt": "good\n"})
+    with pytest.raises(DataError, match=r"b/2\.txt: this is a PNG image"):
+        read(path)
+    found = table(path, on_error="skip")
+    assert [row[1] for row in found.rows] == ["a", "b"]
+    assert found.place(found.lines[-1]) == (str(path / "b" / "3.txt"), 1)
+
+
+def test_tables_of_equal_columns_are_one_table(folder: Any) -> None:
+    path = folder(
+        {"2024/b.csv": "text,label\nx,1\ny,0\nz,1\n", "2023/a.csv": "text,label\ngood,1\nbad,0\n"}
+    )
+    found = table(path)
+    assert [row[0] for row in found.rows] == ["good", "bad", "x", "y", "z"]
+    assert len(set(found.lines)) == 5
+    last = found.place(found.lines[-1])
+    assert last == (str(path / "2024" / "b.csv"), 4)
+    assert str(bad_row(Bad("wrong"), *last)).startswith(f"{path}/2024/b.csv:4: wrong")
+    assert list(rows_of(path)) == list(zip(found.lines, found.rows, strict=True))
+
+
+def test_errors_in_a_folder_of_tables_name_the_file(folder: Any) -> None:
+    path = folder({"a.csv": "text,label\ngood,1\n", "b.csv": "text,label\nx,1\nbad\ny,0\n"})
+    with pytest.raises(DataError, match=r"b\.csv:3: expected 2 fields"):
+        read(path)
+    found = table(path, on_error="skip")
+    assert len(found.rows) == 3
+    assert [(error.path, error.line) for error in found.skipped] == [(f"{path}/b.csv", 3)]
+    folder({"b.csv": "text,stars\nx,1\n"})
+    with pytest.raises(DataError, match=r"b\.csv:1: the columns are text, stars, .*text, label"):
+        read(path)
+
+
+def test_what_does_not_belong_together_is_refused(folder: Any, tmp_path: Path) -> None:
+    path = folder({"a.csv": "text,label\ngood,1\n", "notes.txt": "some words\n"})
+    with pytest.raises(DataError, match=r"notes\.txt: this is no table, and a\.csv is one"):
+        read(path)
+    (path / "a.csv").unlink()
+    folder({"pos/1.txt": "good\n"})
+    with pytest.raises(DataError, match=r"notes\.txt: this file lies beside folders"):
+        read(path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: the folder holds no data file"):
+        read(tmp_path / "empty")
+
+
+def test_a_folder_with_one_file_is_that_file(folder: Any) -> None:
+    document = read(folder({"song.txt": "one\ntwo\n", "README": "about"}))
+    assert isinstance(document, Document)
+    assert document.text == "one\ntwo\n"
+
+
+def test_a_fingerprint_tells_a_changed_file_or_name(folder: Any) -> None:
+    path = folder({"a.csv": "1,2\n", "b.csv": "3,4\n"})
+    first = fingerprint(path)
+    assert fingerprint(path) == first
+    folder({"b.csv": "3,5\n"})
+    second = fingerprint(path)
+    (path / "b.csv").rename(path / "c.csv")
+    assert len({first, second, fingerprint(path)}) == 3

@@ -1,0 +1,191 @@
+"""Sequences of numbers: gathered from rows, cut into windows, scaled, held out by time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import write_csv
+from unrolled.core.errors import DataError, UserError
+from unrolled.data.batches import collate
+from unrolled.data.examples import Examples, Spans
+from unrolled.data.fields import Bad
+from unrolled.data.series import Frames, Reading, Series, gather, hold_out_end
+from unrolled.data.sources import Table, read
+
+
+def told(cell: Any) -> None:
+    if not cell:
+        raise Bad("no label")
+
+
+def steps(path: Path, rows: list[tuple[Any, ...]], on_error: str = "stop") -> Table:
+    found = read(write_csv(path, rows, ("who", "x", "y", "label")), on_error=on_error)  # type: ignore[arg-type]
+    assert isinstance(found, Table)
+    return found
+
+
+def series(table: Table, sequence: int | None = None, skip: bool = False) -> Series:
+    return gather(table, [1, 2], 3, sequence, told, skip)
+
+
+ROWS = [("a", i, 10 * i, "up") if i % 3 else ("b", i, 10 * i, "down") for i in range(12)]
+
+
+def test_rows_of_equal_name_are_one_sequence_in_the_order_of_the_file(tmp_path: Path) -> None:
+    found = series(steps(tmp_path / "s.csv", ROWS), sequence=0)
+    assert found.names == ["b", "a"]
+    assert [row[1] for row in found.rows] == [[0, 3, 6, 9], [1, 2, 4, 5, 7, 8, 10, 11]]
+    assert [row[3] for row in found.rows] == [["down"] * 4, ["up"] * 8]
+    assert found.steps == [[2, 5, 8, 11], [3, 4, 6, 7, 9, 10, 12, 13]]
+    assert found.lines == [2, 3]
+
+
+def test_a_file_is_one_sequence_and_so_is_each_file_of_a_folder(tmp_path: Path) -> None:
+    whole = series(steps(tmp_path / "s.csv", ROWS))
+    assert [row[1] for row in whole.rows] == [list(range(12))]
+    (tmp_path / "f").mkdir()
+    for name, part in (("one", ROWS[:5]), ("two", ROWS[5:])):
+        write_csv(tmp_path / "f" / f"{name}.csv", part, ("who", "x", "y", "label"))
+    folder = read(tmp_path / "f")
+    assert isinstance(folder, Table)
+    found = series(folder)
+    assert [row[1] for row in found.rows] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9, 10, 11]]
+    assert [Path(name).name for name in found.names] == ["one.csv", "two.csv"]
+    assert found.place(found.steps[1][2]) == (str(tmp_path / "f" / "two.csv"), 4)
+
+
+@pytest.mark.parametrize("bad", ["", "x", "nan", "inf"])
+def test_a_missing_value_is_named_with_its_line(tmp_path: Path, bad: str) -> None:
+    rows = [*ROWS[:4], ("a", 4, bad, "up"), *ROWS[5:]]
+    table = steps(tmp_path / "s.csv", rows)
+    with pytest.raises(DataError, match=rf"s\.csv:6: column 'y' holds '{bad}' where a number"):
+        series(table)
+    found = series(table, skip=True)
+    assert [row[1] for row in found.rows] == [[0, 1, 2, 3], [5, 6, 7, 8, 9, 10, 11]]
+    assert [fault.line for fault in found.skipped] == [6]
+
+
+def test_a_row_that_the_reader_left_out_ends_a_sequence_too(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "s.csv", ROWS, ("who", "x", "y", "label"))
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:7], "a,1", *lines[8:]]))
+    table = read(path, on_error="skip")
+    assert isinstance(table, Table)
+    assert [row[1] for row in series(table).rows] == [[0, 1, 2, 3, 4, 5], [7, 8, 9, 10, 11]]
+
+
+def test_an_answer_that_is_missing_is_named_with_its_line(tmp_path: Path) -> None:
+    table = steps(tmp_path / "s.csv", [*ROWS[:2], ("a", 2, 20, ""), *ROWS[3:]])
+    with pytest.raises(DataError, match=r"s\.csv:4: no label"):
+        series(table)
+
+
+@pytest.mark.parametrize(("window", "ahead"), [(3, 1), (1, 0), (5, 4), (12, 1), (11, 1)])
+def test_windows_are_those_of_numpy(window: int, ahead: int) -> None:
+    reading = Reading(window=window, ahead=ahead)
+    values = np.arange(12)
+    slides = np.lib.stride_tricks.sliding_window_view(values, window)
+    expected = [w for w in slides if w[-1] + ahead < 12]
+    ends = reading.ends(12)
+    assert [w[-1] for w in expected] == ends.tolist()
+    assert reading.reach == window + ahead - 1
+    assert len(ends) == max(0, 12 - reading.reach)
+
+
+@pytest.mark.parametrize(("window", "ahead"), [(4, 1), (2, 3), (1, 0)])
+def test_no_held_out_answer_is_seen_in_training(tmp_path: Path, window: int, ahead: int) -> None:
+    rows = [("a", i, i, "up") for i in range(40)]
+    rows[17] = ("a", 17, "", "up")  # a gap cuts the sequence, and not its end
+    whole = series(steps(tmp_path / "s.csv", rows), skip=True)
+    reading = Reading(True, None, window, ahead)
+    train, dev = hold_out_end(whole, 0.25, reading.reach)
+    answers = [
+        [int(row[1][e + ahead]) for row in part.rows for e in reading.ends(len(row[1]))]
+        for part in (train, dev)
+    ]
+    # the last 10 of the 39 steps that are left are answers, each once, and no other is
+    assert answers[1] == list(range(30, 40))
+    assert max(answers[0]) == 29
+    read_in_training = {int(x) for row in train.rows for x in row[1]}
+    assert read_in_training == set(range(30)) - {17}
+
+
+def test_two_steps_are_the_fewest_that_can_be_split(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="1 steps cannot be split"):
+        hold_out_end(series(steps(tmp_path / "s.csv", ROWS[:1])), 0.1, 0)
+
+
+RNG = np.random.default_rng(0)
+WALKS = [RNG.normal(5, 3, size=(n, 3)) for n in (4, 7, 1)]
+
+
+def test_numbers_are_scaled_by_all_training_steps() -> None:
+    cells = [[w[:, 0].tolist(), w[:, 1:].tolist()] for w in WALKS]
+    field = Frames.fit(("a", "b"), cells, Reading())
+    assert field.sizes == (1, 2)
+    everything = np.concatenate(WALKS)
+    np.testing.assert_allclose(field.means, everything.mean(0))
+    np.testing.assert_allclose(field.deviations, everything.std(0))
+    expected = (WALKS[1] - everything.mean(0)) / everything.std(0)
+    np.testing.assert_allclose(field.check(cells[1]), expected, rtol=1e-5)
+    # the same sequence as a list of steps, and what a step was in the unit of the file
+    assert field.cells(WALKS[1].tolist()) == tuple(
+        part.tolist() for part in (WALKS[1][:, :1], WALKS[1][:, 1:])
+    )
+    last = field.last("a", field.check(cells[1])[-2:])
+    np.testing.assert_allclose(last, WALKS[1][-2:, 0], rtol=1e-6)
+    assert Frames.from_json(json.loads(json.dumps(field.to_json()))) == field
+
+
+def test_a_column_that_never_changes_is_not_blown_up() -> None:
+    field = Frames.fit(("a",), [[[0.1] * 9]], Reading())
+    assert np.abs(field.check([[0.1, 0.1]])).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (["1 2 3", [1]], "holds '1 2 3' where a list of numbers is expected"),
+        ([[], []], r"holds '\[\]' where a list of numbers"),
+        ([[1, None], [[1, 2], [3, 4]]], "column 'a' holds None at step 2"),
+        ([[1, 2], [[1, 2], [3, "x"]]], "column 'b' holds 'x' at step 2"),
+        ([[1, 2], [[1, 2], [3]]], "column 'b' has other than 2 numbers at step 2"),
+        ([[1, 2], [[1, 2]]], "column 'b' has 1 steps and 'a' 2"),
+        ([[1, 2], [[1, 2, 3], [4, 5, 6]]], "column 'b' holds 3 numbers a step; expected 2"),
+        ([[1, float("inf")], [[1, 2], [3, 4]]], "column 'a' holds inf at step 2"),
+    ],
+)
+def test_a_cell_that_is_no_sequence_of_numbers_says_where(cells: Any, message: str) -> None:
+    field = Frames.fit(("a", "b"), [[[1, 2], [[1, 2], [3, 5]]]], Reading())
+    with pytest.raises(Bad, match=message):
+        field.check(cells)
+
+
+def test_a_step_of_other_width_is_refused() -> None:
+    field = Frames.fit(("a", "b"), [[[1, 2], [[1, 2], [3, 5]]]], Reading())
+    with pytest.raises(UserError, match="a step has 2 numbers; expected 3: a, b"):
+        field.cells([[1, 2]])
+    with pytest.raises(UserError, match="holds no sequence of numbers"):
+        Frames.fit(("a",), [["text"]], Reading())
+
+
+def test_spans_are_slices_padded_with_zeros() -> None:
+    flat = RNG.normal(size=(20, 3)).astype(np.float32)
+    starts, lengths = np.array([0, 3, 4, 15]), np.array([5, 2, 9, 1])
+    examples = Examples(np.arange(4), frames=Spans(flat, starts, lengths))
+    assert examples.lengths.tolist() == [5, 2, 9, 1]
+    batch = collate(examples, np.array([2, 0, 3]))
+    assert batch.lengths is not None
+    assert batch.inputs.shape == (3, 9, 3)
+    for row, (start, length) in enumerate([(4, 9), (0, 5), (15, 1)]):
+        np.testing.assert_array_equal(batch.inputs[row, :length], flat[start : start + length])
+        assert not batch.inputs[row, length:].any()
+    assert batch.lengths.tolist() == [9, 5, 1]
+    assert batch.steps == 15
+    assert batch.inputs.dtype == torch.float32

@@ -1,0 +1,202 @@
+"""A large file gives the tokens, targets and held-out part that reading it whole gives."""
+
+from __future__ import annotations
+
+import gzip
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.conftest import SMALL, reviews, write_csv
+
+import unrolled
+from unrolled.core.errors import UsageError
+from unrolled.data import encoding
+from unrolled.tasks import large
+from unrolled.tasks.baselines import baselines
+from unrolled.tasks.language import Language
+from unrolled.tasks.prepare import Prepared, prepare
+from unrolled.tasks.recipe import resolve
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("UNROLLED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(large, "processors", lambda: 1)
+    monkeypatch.setattr(large, "PIECE", 500)
+    monkeypatch.setattr(encoding.pieces, "__defaults__", (500,))
+    return tmp_path / "cache"
+
+
+def story(seed: int, lines: int = 400) -> str:
+    draw = random.Random(seed)
+    words = ["the", "river", "runs", "강이", "흐른다", "  ", "it's", "1984", "\n", "\t-"]
+    return "".join(" ".join(draw.choices(words, k=8)) + "\n" for _ in range(lines))
+
+
+def both(path: Path, **changes: Any) -> tuple[Prepared, Prepared]:
+    """Return a file read whole, and encoded into shards."""
+    keys = {f"data.{key}" if key != "task" else key: value for key, value in changes.items()}
+    return (
+        prepare(resolve(str(path), {**keys, "data.shards": "never"})),
+        prepare(resolve(str(path), {**keys, "data.shards": "always"})),
+    )
+
+
+def check_text(whole: Prepared, mapped: Prepared) -> None:
+    assert isinstance(whole.task, Language)
+    assert isinstance(mapped.task, Language)
+    assert mapped.task.tokenizer.document == whole.task.tokenizer.document
+    assert mapped.recipe.training == whole.recipe.training
+    for mine, theirs in ((mapped.train, whole.train), (mapped.dev, whole.dev)):
+        assert mine.tokens[: len(theirs)].tolist() == theirs.tokens.tolist()
+        assert (mine.size, mine.unknown) == (theirs.size, theirs.unknown)
+    for layer in ("gru", "attention"):
+        changes = {"layer": layer, "model": {"hidden": 8, "embedding": 8}}
+        recipe = resolve("shakespeare-lstm", {}).read(
+            changes | {"training": {"window": 16, "batch_size": 4}}
+        )
+        model = whole.task.build(recipe)
+        mine, theirs = (p.task.source(p.train, recipe, model) for p in (mapped, whole))
+        for epoch in (0, 1):
+            assert mine.length(epoch) == theirs.length(epoch)
+            for index in range(0, mine.length(epoch), 7):
+                one, other = mine.batch(epoch, index), theirs.batch(epoch, index)
+                assert one.inputs.equal(other.inputs)
+                assert one.targets is not None
+                assert other.targets is not None
+                assert one.targets.equal(other.targets)
+
+
+@pytest.mark.parametrize("kind", ["chars", "jamo", "bpe", "unigram"])
+def test_text(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "t.txt"
+    path.write_text(story(0), "utf-8")
+    check_text(*both(path, tokenizer=kind, vocabulary=400))
+
+
+def test_packed_utf_16_text_and_a_limit(tmp_path: Path) -> None:
+    path = tmp_path / "t.gz"
+    path.write_bytes(gzip.compress(story(0).encode("utf-16")))
+    check_text(*both(path, encoding="utf-16", limit=300))
+
+
+def test_another_run_starts_at_once_and_a_change_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "t.txt"
+    path.write_text(story(0), "utf-8")
+    assert any(line.startswith("encoded in") for line in both(path)[1].found)
+    again = both(path)
+    assert any(line.startswith("encoded before:") for line in again[1].found)
+    check_text(*again)
+    read = large.read_rows
+    opened: list[bool] = []
+
+    def counted(*arguments: Any) -> Any:
+        opened.append(True)
+        return read(*arguments)
+
+    monkeypatch.setattr(large, "read_rows", counted)
+    both(path)
+    assert len(opened) == 1  # only its first rows were read
+    path.write_text(story(0)[:-4] + "\n", "utf-8")
+    for changes in ({}, {"tokenizer": "bytes"}, {"vocabulary": 12}, {"holdout": 0.2}):
+        whole, mapped = both(path, **changes)
+        assert any(line.startswith("encoded in") for line in mapped.found), changes
+        check_text(whole, mapped)
+
+
+def test_a_vocabulary_is_learnt_from_a_spread_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unrolled.data import lines
+
+    monkeypatch.setattr(large, "SAMPLE", 3000)
+    monkeypatch.setattr(lines, "BLOCK", 200)
+    path = tmp_path / "t.txt"
+    path.write_text("".join(f"word{number // 40} " + story(number, 1) for number in range(800)))
+    _, mapped = both(path, tokenizer="words", vocabulary=400)
+    assert any("learnt from 3,000 of" in line for line in mapped.found)
+    names = {mapped.task.tokenizer.token(id) for id in range(mapped.task.tokenizer.size)}
+    seen = {number for number in range(18) if f"word{number}" in names}
+    assert 12 <= len(seen) < 18  # from all over the text, and not from all of it
+    # counted over all of the text
+    check_text(*both(path, tokenizer="chars"))
+
+
+def test_scored_text_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large, "SCORED", 100)
+    path = tmp_path / "t.txt"
+    path.write_text(story(0), "utf-8")
+    whole, mapped = both(path)
+    assert mapped.dev.tokens.tolist() == whole.dev.tokens.tolist()[:100]
+    assert any("scored: the first 100 of them" in line for line in mapped.found)
+    whole, mapped = both(path, dev=str(path))
+    assert mapped.dev.tokens.tolist() == whole.dev.tokens.tolist()[:100]
+    assert not mapped.held_out
+
+
+@pytest.mark.parametrize("dev", [False, True])
+@pytest.mark.parametrize("kind", ["unigram", "chars"])
+def test_labels_of_texts(tmp_path: Path, kind: str, dev: bool) -> None:
+    rows = [*reviews(300, 1), (None, "good"), ("no label", None), *reviews(50, 2)]
+    path = write_csv(tmp_path / "r.csv", rows, ("text", "label"))
+    changes = {"tokenizer": kind, "vocabulary": 300, "on_error": "skip", "max_tokens": 20}
+    if dev:
+        changes["dev"] = str(write_csv(tmp_path / "d.csv", reviews(40, 3), ("text", "label")))
+    whole, mapped = both(path, **changes)
+    assert whole.task.inputs.tokenizer.document == mapped.task.inputs.tokenizer.document
+    assert whole.task.output == mapped.task.output
+    assert whole.recipe.training == mapped.recipe.training
+    for mine, theirs in ((mapped.train, whole.train), (mapped.dev, whole.dev)):
+        np.testing.assert_array_equal(mine.sequences.flat[:], theirs.sequences.flat)
+        np.testing.assert_array_equal(mine.sequences.offsets, theirs.sequences.offsets)
+        np.testing.assert_array_equal(mine.targets, theirs.targets)
+        np.testing.assert_array_equal(mine.lines, theirs.lines)
+        assert mine.targets.dtype == theirs.targets.dtype
+    for one, other in zip(baselines(whole), baselines(mapped), strict=True):
+        assert (one.name, one.scores) == (other.name, other.scores)
+    assert any("skipped 1 faulty rows" in line for line in mapped.found)
+
+
+def test_a_column_of_text(tmp_path: Path) -> None:
+    rows = [(text, number) for number, (text, _) in enumerate(reviews(300, 1))]
+    path = write_csv(tmp_path / "r.csv", [*rows, ("", 7)], ("text", "n"))
+    check_text(*both(path, tokenizer="unigram", vocabulary=300, text="text", task="language"))
+
+
+def test_what_is_sharded(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = write_csv(tmp_path / "n.csv", [(i, 2 * i) for i in range(50)], ("a", "price"))
+    with pytest.raises(UsageError, match=r"data\.shards=always is for language models"):
+        both(table)
+    text = tmp_path / "t.txt"
+    text.write_text(story(0), "utf-8")
+    auto = {"data.shards": "auto"}
+    prepare(resolve(str(text), auto))
+    assert not cache.exists()
+    monkeypatch.setattr(large, "LARGE", 1000)
+    assert any("encoded in" in line for line in prepare(resolve(str(text), auto)).found)
+    table = write_csv(tmp_path / "m.csv", [(i, 2 * i) for i in range(500)], ("a", "price"))
+    assert not any("encoded" in line for line in prepare(resolve(str(table), auto)).found)
+
+
+def test_a_run_trains_and_resumes_from_shards(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    path.write_text(story(0), "utf-8")
+    keys = SMALL | {"training.batch_size": 4, "training.window": 16, "data.shards": "always"}
+    keys |= {"training.schedule": "constant"}
+
+    def run(name: str, steps: int, **more: Any) -> dict[str, Any]:
+        changes = keys | {"training.max_steps": steps}
+        where = tmp_path / name
+        return unrolled.train(
+            path, out=where, quiet=True, say=lambda line: None, **changes, **more
+        ).result["scores"]
+
+    run("a", 3)
+    resumed = run("a", 6, resume=True)
+    keys["data.shards"] = "never"
+    assert run("b", 6) == resumed
