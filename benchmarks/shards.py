@@ -10,6 +10,7 @@ import gzip
 import os
 import random
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -54,7 +55,7 @@ def children(process: int) -> list[int]:
 
 def measure(words: list[str], environment: dict[str, str]) -> dict[str, Any]:
     """Run a command; return its output, wall time and the peak memory of it and its workers."""
-    began = time.perf_counter()
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "unrolled", *words]
     peak, anonymous, workers = 0, 0, dict[int, int]()
     with tempfile.TemporaryFile("w+") as out:
@@ -70,8 +71,11 @@ def measure(words: list[str], environment: dict[str, str]) -> dict[str, Any]:
         told = out.read()
     if process.returncode:
         raise SystemExit(told)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     found = {
         "seconds": round(time.perf_counter() - began, 2),
+        "cpu_seconds": round(used, 2),  # of the command and its workers; a busy machine adds little
         "peak_mb": peak // 1000,
         "peak_anonymous_mb": anonymous // 1000,
         "workers_peak_mb": sorted(kb // 1000 for kb in workers.values()),

@@ -60,7 +60,10 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("the network was asked")
 
-    monkeypatch.setattr(socket, "socket", refuse)
+    class Refused(socket.socket):
+        __init__ = refuse
+
+    monkeypatch.setattr(socket, "socket", Refused)
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
@@ -114,7 +117,11 @@ def test_training_on_a_file_asks_no_network(
     path.write_text("text,label\n" + "good film,1\nbad film,0\n" * 20)
     run = unrolled.train(path, out=tmp_path / "run", quiet=True, say=lambda text: None, **SMALL)
     assert run.predict(["good film"])[0] in ("0", "1")
-    for wrong, nearest in (("review.csv", "reviews.csv"), ("nmsc-best", "nsmc"), ("hug:a/b", "")):
+    for wrong, nearest in (
+        ("review.csv", "reviews.csv"),
+        ("shakespear-lstm", "shakespeare-lstm"),
+        ("hug:a/b", "no file"),
+    ):
         with pytest.raises(UsageError, match=nearest):
             unrolled.train(tmp_path / wrong if "." in wrong else wrong, out=tmp_path / "r")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -277,3 +279,60 @@ def test_counts_names_the_most_frequent_first() -> None:
 def test_counts_shows_labels_as_the_answers_do() -> None:
     found = counts([True, "true", 1.0, "1 ", None, "", " ", False])
     assert found == {"(empty)": 3, "true": 2, "1": 2, "false": 1}
+
+
+STEPS = [
+    (f"0:{n:02}:00", "a" if n < 40 else "b", n / 7, -n / 3, ["rest", "walk"][n % 2], int(n < 40))
+    for n in range(60)
+]
+ABOUT = ("time", "who", "x", "y", "phase", "left")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        # a word is the label of a step; y is a coordinate, and who names the recordings
+        (Wanted(rows="steps"), ("tag", ("x", "y", "left"), "phase")),
+        (Wanted(sequence="who"), ("tag", ("x", "y", "left"), "phase")),
+        (Wanted(sequence="who", label="left"), ("classify", ("x", "y"), "left")),
+        (Wanted(rows="steps", numbers=("x",)), ("tag", ("x",), "phase")),
+        # a forecast reads what it forecasts, up to the last step
+        (Wanted(window=5, label="x"), ("regress", ("x", "y", "left"), "x")),
+        (Wanted(window=5, label="x", ahead=0), ("regress", ("y", "left"), "x")),
+        (Wanted(window=5, label="phase"), ("classify", ("x", "y", "left"), "phase")),
+        (Wanted(window=5, label="phase", task="tag"), ("tag", ("x", "y", "left"), "phase")),
+    ],
+)
+def test_rows_that_are_steps(
+    tmp_path: Path, wanted: Wanted, expected: tuple[str, tuple[str, ...], str]
+) -> None:
+    text = "\n".join(",".join(map(str, row)) for row in [ABOUT, *STEPS])
+    task, numbers, answer = expected
+    found = infer(table(tmp_path, "s.csv", text), wanted)
+    assert found == Schema(task, (), numbers, answer, frames=True, steps=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted", "expected"),
+    [
+        ({"x": [1, 2.5], "phase": ["a", "b"]}, {}, Schema("tag", (), ("x",), "phase", True)),
+        ({"f": [[1, 2]], "label": "up"}, {}, Schema("classify", (), ("f",), "label", True)),
+        ({"f": [1], "g": [3], "y": 1.5}, {}, Schema("regress", (), ("f", "g"), "y", True)),
+        (
+            {"f": [1], "g": [3], "y": 1.5},
+            {"numbers": ("g",)},
+            Schema("regress", (), ("g",), "y", True),
+        ),
+        (
+            {"text": "words", "f": [1], "label": "a"},
+            {"text": ("text",)},
+            Schema("classify", ("text",), (), "label"),
+        ),
+        ({"words": ["1"], "tags": ["a"]}, {}, Schema("tag", ("words",), (), "tags")),
+    ],
+)
+def test_lists_of_numbers_are_sequences(
+    tmp_path: Path, row: dict[str, object], wanted: dict[str, Any], expected: Schema
+) -> None:
+    rows = [json.dumps(row) for _ in range(30)]
+    assert infer(table(tmp_path, "s.jsonl", "\n".join(rows)), Wanted(**wanted)) == expected

@@ -13,6 +13,7 @@ from unrolled.tasks.recipe import Recipe
 TEXT = Schema("classify", ("text",), (), "label")
 NUMBERS = Schema("regress", (), ("x", "y"), "z")
 SONG = Schema("language")
+TAGS = Schema("tag", ("words",), (), "upos")
 
 
 def filled(schema: Schema, rows: int = 1000, characters: int = 50000, **given: Any) -> Recipe:
@@ -32,13 +33,28 @@ def test_numbers_get_the_network_without_memory_unless_a_layer_is_named() -> Non
     assert filled(NUMBERS).data.tokenizer is None
 
 
+def test_words_are_read_both_ways_with_their_characters_and_known_from_the_second_time() -> None:
+    found = filled(TAGS)
+    assert (found.layer, found.model.bidirectional, found.data.tokenizer) == ("gru", True, "chars")
+    assert (found.data.min_count, found.model.ngrams, found.data.vocabulary) == (2, 5, 16000)
+    assert not filled(TAGS, layer="none").model.bidirectional
+
+
+def test_a_forecast_looks_at_the_last_step_and_other_sequences_at_all() -> None:
+    walk = Schema("regress", (), ("x",), "x", frames=True, steps=True)
+    found = filled(walk, data={"window": 5})
+    assert (found.layer, found.model.pooling, found.data.rows) == ("gru", "last", "steps")
+    assert filled(walk).model.pooling == "mean-max"
+    assert found.data.tokenizer is None
+
+
 def test_a_language_model_reads_characters_from_left_to_right() -> None:
     found = filled(SONG)
     assert found.data.tokenizer == "chars"
     assert not found.model.bidirectional
 
 
-@pytest.mark.parametrize("schema", [TEXT, NUMBERS, SONG])
+@pytest.mark.parametrize("schema", [TEXT, NUMBERS, SONG, TAGS])
 def test_what_was_set_is_kept(schema: Schema) -> None:
     given: dict[str, Any] = {
         "model": {"hidden": 7, "embedding": 9, "head_dropout": 0.0},

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import pickletools
+import resource
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +18,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
+import unrolled
 from unrolled.core.errors import UserError
 from unrolled.tasks import folder as runs
 from unrolled.tasks.recipe import as_yaml, resolve
@@ -37,8 +45,9 @@ def copy(home: SimpleNamespace, tmp_path: Path) -> Callable[[str], Path]:
 def test_a_run_holds_what_the_docstring_says(home: SimpleNamespace, kind: str) -> None:
     folder = home.runs[kind]
     numbers = kind in ("regress", "vectors")
-    assert {p.name for p in folder.iterdir()} == FILES | (set() if numbers else {"tokenizer.json"})
-    for name in FILES | {"tokenizer.json"}:
+    more = (set() if numbers else {"tokenizer.json"}) | ({"words.json"} if kind == "tag" else set())
+    assert {p.name for p in folder.iterdir()} == FILES | more
+    for name in FILES | {"tokenizer.json", "words.json"}:
         assert name.split(".")[0] in str(runs.__doc__)
 
 
@@ -143,3 +152,161 @@ def test_weights_of_another_model_are_refused(copy: Callable[[str], Path]) -> No
 def test_a_run_that_is_not_there_is_answered_with_the_nearest(home: SimpleNamespace) -> None:
     with pytest.raises(UserError, match=r"there is no such run; did you mean '.*/classify'\?"):
         runs.load(home.runs["classify"].with_name("clasify"))
+
+
+# files from elsewhere: refused before they cost memory, and never run
+
+F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+def safetensors(header: bytes | dict[str, object], data: bytes = b"", length: int = 0) -> bytes:
+    told = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return (length or len(told)).to_bytes(8, "little") + told + data
+
+
+HEADERS = {
+    "length": safetensors(b"{}", length=2**63),
+    "overlap": safetensors({"a": F32, "b": F32 | {"data_offsets": [4, 12]}}, bytes(12)),
+    "hole": safetensors({"a": F32, "b": F32 | {"data_offsets": [12, 20]}}, bytes(20)),
+    "twice": safetensors(b'{"a": 1, "a": 2}'),
+    "shape-overflow": safetensors({"a": F32 | {"shape": [2**62, 4]}}, bytes(8)),
+    "negative-shape": safetensors({"a": F32 | {"shape": [-2]}}, bytes(8)),
+    "more-than-it-holds": safetensors({"a": F32 | {"shape": [10**6]}}, bytes(8)),
+    "many": safetensors(
+        {f"t{i}": F32 | {"shape": [0], "data_offsets": [0, 0]} for i in range(100_000)}
+    ),
+    "deep": safetensors(b'{"a":' + b"[" * 100_000),
+    "no-table": safetensors(b"[1]"),
+}
+
+
+@pytest.mark.parametrize("attack", HEADERS)
+def test_a_hostile_header_is_refused_at_once(copy: Callable[[str], Path], attack: str) -> None:
+    folder = copy("vectors")
+    (folder / "model.safetensors").write_bytes(HEADERS[attack])
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(UserError, match="these weights do not fit the run"):
+        runs.load(folder)
+    assert time.process_time() - began < 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.canary),)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "checkpoints"])
+def test_a_pickle_under_another_name_is_never_run(
+    copy: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    folder, canary = copy("vectors"), tmp_path / "canary"
+    data = pickle.dumps(Payload(canary))
+    path = folder / name
+    if name == "checkpoints":  # the state of the optimizer, its sums made to match
+        found, _ = checkpoints.newest(path)
+        assert found is not None
+        path = path / f"step-{found.step}" / checkpoints.TENSORS
+        told = json.loads((path.parent / checkpoints.MANIFEST).read_text())
+        import hashlib
+
+        told["files"][checkpoints.TENSORS] = {
+            "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(),
+        }  # fmt: skip
+        (path.parent / checkpoints.MANIFEST).write_text(json.dumps(told))
+    path.write_bytes(data)
+    with pytest.raises(UserError):
+        runs.load(folder, "best" if name == "model.safetensors" else "last")
+    assert not canary.exists()
+    pickle.loads(data)
+    assert canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("hidden: 8", "hidden: 100000000000"),
+        ("hidden: 8", "hidden: 60000"),
+        ("hidden: 8", "hidden: -8"),
+        ("layers: 1", "layers: 1000000000"),
+        ("layer: gru", "layer: os.system"),
+        ("layer: gru", "layer: gru\nauto_map: evil.Model"),
+        ("layer: gru", "layer: !!python/object/apply:os.system ['true']"),
+    ],
+)
+def test_a_hostile_config_is_refused_before_anything_is_allocated(
+    copy: Callable[[str], Path], old: str, new: str
+) -> None:
+    folder = copy("classify")
+    config = (folder / "config.yaml").read_text("utf-8")
+    assert old in config
+    (folder / "config.yaml").write_text(config.replace(old, new, 1), "utf-8")
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(UserError):
+        runs.load(folder)
+    assert time.process_time() - began < 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+# versions
+
+FORMAT_1 = Path(__file__).parents[1] / "fixtures" / "run-format-1"
+
+
+def test_a_run_of_format_1_answers_as_it_did_and_is_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(FORMAT_1, tmp_path / "old"))
+    monkeypatch.chdir(folder)
+    told = json.loads((folder / "expected.json").read_text())
+    run = unrolled.load("run")
+    for answer, expected in zip(run.answers(told["rows"]), told["answers"], strict=True):
+        assert answer.details["probabilities"] == pytest.approx(expected["probabilities"], rel=1e-4)
+    unrolled.train(
+        "run", resume=True, quiet=True, say=lambda text: None, **{"training.max_steps": 10}
+    )
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    losses = [[line["step"], line["loss"]] for line in lines if line["kind"] == "train"]
+    for ours, theirs in zip(losses, told["losses_to_step_10"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+# the disk
+
+
+def test_weights_saved_over_a_file_that_is_mapped_leave_its_values(tmp_path: Path) -> None:
+    runs.save_weights(tmp_path, {"a": torch.ones(5000)})
+    mapped = load_file(tmp_path / "model.safetensors")
+    runs.save_weights(tmp_path, {"a": torch.zeros(9)})
+    assert torch.equal(mapped["a"], torch.ones(5000))
+    assert torch.equal(load_file(tmp_path / "model.safetensors")["a"], torch.zeros(9))
+
+
+FULL = """
+import resource, sys, torch
+from pathlib import Path
+from unrolled.core.errors import UserError
+from unrolled.tasks import folder
+resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+try:
+    folder.save_weights(Path(sys.argv[1]), {"a": torch.zeros(9000)})
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_takes_no_more_is_told_by_the_name_of_the_file(tmp_path: Path) -> None:
+    runs.save_weights(tmp_path, {"a": torch.ones(3)})
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    path = tmp_path / "model.safetensors"
+    assert done.stdout.startswith(f"{path}: this file could not be written ("), done.stderr
+    assert ".tmp" not in done.stdout
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert torch.equal(load_file(path)["a"], torch.ones(3))

@@ -118,7 +118,12 @@ def test_every_layer_forecasts_and_a_file_is_answered_like_its_windows(
     waves: Path, tmp_path: Path, cli: Call, layer: dict[str, Any]
 ) -> None:
     run = run_of(
-        waves, tmp_path / "r", data__window=WINDOW, data__ahead=AHEAD, data__difference=True, **layer
+        waves,
+        tmp_path / "r",
+        data__window=WINDOW,
+        data__ahead=AHEAD,
+        data__difference=True,
+        **layer,
     )
     windows = [WAVES[end - WINDOW : end].tolist() for end in (WINDOW, 30, T)]
     values = [answer.details["value"] for answer in run.answers(windows)]
@@ -155,7 +160,10 @@ def test_what_does_not_fit_says_what_to_do(waves: Path, tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"window": 70}, r"w\.csv: no sequence has the steps that data.window and"),
-        ({"window": 5, "ahead": 0, "numbers": ["heat"], "label": "heat"}, "data.numbers holds the answer 'heat'"),
+        (
+            {"window": 5, "ahead": 0, "numbers": ["heat"], "label": "heat"},
+            "data.numbers holds the answer 'heat'",
+        ),
         ({"rows": "steps"}, "heat has a value at every step: set data.window=N"),
         ({"window": 5, "ahead": 0, "difference": True}, "data.difference=true adds the forecast"),
         ({"window": 5, "sequence": "dat"}, "there is no column 'dat'; did you mean 'date'"),

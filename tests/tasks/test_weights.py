@@ -42,9 +42,7 @@ def test_balanced_weights_are_those_of_scikit_learn(rare: Path, tmp_path: Path) 
     np.testing.assert_allclose(list(told.values()), expected)
     tags = prepared(write_jsonl(tmp_path / "t.jsonl", sentences(40, 1)), "balanced")
     flat_targets = np.array(tags.train.targets.flat)
-    expected = compute_class_weight(
-        "balanced", classes=np.unique(flat_targets), y=flat_targets
-    )
+    expected = compute_class_weight("balanced", classes=np.unique(flat_targets), y=flat_targets)
     weights = weights_of(tags.recipe, tags.task.output.names)  # type: ignore[attr-defined]
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
     model = tags.task.build(tags.recipe).eval()
@@ -79,8 +77,6 @@ def test_sum_over_count_is_the_weighted_mean_of_torch(smoothing: float) -> None:
     batch = Batch(logits.flatten(0, 1), None, targets.flatten(), np.arange(30))
     loss = classes(smoothing, weights)(Told(), batch, None)
     assert float(loss.sum / loss.count) == pytest.approx(float(expected), rel=1e-5)
-
-
 
 
 def test_names_that_are_told_weigh_so_and_others_one(rare: Path) -> None:
@@ -122,7 +118,7 @@ def test_what_is_no_weight_is_refused(tmp_path: Path, weights: Any, message: str
 def test_a_value_has_no_labels_to_weigh(tmp_path: Path) -> None:
     rows = [(n, n * 1.5) for n in range(30)]
     path = write_csv(tmp_path / "r.csv", rows, ("x", "price"))
-    with pytest.raises(UsageError, match=r"training\.label_weights is for labels, and task=regress"):
+    with pytest.raises(UsageError, match=r"label_weights is for labels, and task=regress"):
         prepared(path, "balanced")
 
 
@@ -143,6 +139,4 @@ def test_a_run_with_weights_is_resumed_by_either_of_its_names(rare: Path, tmp_pa
         target = rare if "training.label_weights" in more else tmp_path / "r"
         longer = unrolled.train(target, resume=True, **out, **more)
         assert longer.result["steps"] == more["training.max_steps"]
-        assert (
-            longer.recipe.training.label_weights == run.recipe.training.label_weights is not None
-        )
+        assert longer.recipe.training.label_weights == run.recipe.training.label_weights is not None

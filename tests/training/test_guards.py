@@ -1,4 +1,4 @@
-"""A bad batch costs its step and nothing else, and is told; too many end the run or turn it back."""
+"""A bad batch costs its step alone, and is told; too many end the run or turn it back."""
 
 from __future__ import annotations
 
@@ -340,6 +340,18 @@ def test_skips_and_returns_are_the_same_bits_after_any_stop(tmp_path: Path, bad:
         assert all(torch.equal(t, others[name]) for name, t in tensors.items())
 
 
+def stop_at(trainer: Trainer, stop: Stop, last: int) -> None:
+    """Let a signal come in the step that makes the ``last``-th."""
+    step = trainer.step
+
+    def counted(log: MetricsLog) -> str:
+        told = step(log)
+        stop.number = signal.SIGINT if trainer.at.step == last else 0
+        return told
+
+    trainer.step = counted  # type: ignore[method-assign]
+
+
 def test_where_a_run_was_stopped_does_not_change_where_it_returns_to(tmp_path: Path) -> None:
     sick_run(tmp_path / "straight", "rollback")
     folder = tmp_path / "stopped"
@@ -359,14 +371,7 @@ def test_where_a_run_was_stopped_does_not_change_where_it_returns_to(tmp_path: P
         told.folder.mkdir(parents=True, exist_ok=True)
         log = MetricsLog(folder / "metrics.jsonl", trainer.at.step, tensorboard=False)
         source.turn, source.calls = 0, 0
-        step = trainer.step
-
-        def counted(log: MetricsLog, steps: int = steps) -> str:
-            told = step(log)
-            stop.number = signal.SIGINT if trainer.at.step == steps else 0
-            return told
-
-        trainer.step = counted  # type: ignore[method-assign]
+        stop_at(trainer, stop, steps)
         trainer.run(log, stop)
         log.close()
         assert (trainer.at.step, trainer.at.stopped) == (steps, "")

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from training.test_loop import classifier, job, language, left, same, stream, texts
+from unrolled.data.batches import Buckets
+from unrolled.models import LanguageModel, ManyToOne
+from unrolled.training.loop import fit
+from unrolled.training.objectives import classes, next_token
 from unrolled.training.optimizers import build_optimizer
 from unrolled.training.settings import TrainingConfig
 
@@ -51,7 +57,28 @@ def sgd(value: Tensor, grads: list[Tensor], decay: float) -> Tensor:
     return value
 
 
-@pytest.mark.parametrize(("kind", "formula"), [("adamw", adamw), ("sgd", sgd)])
+def adafactor(value: Tensor, grads: list[Tensor], decay: float) -> Tensor:
+    """Shazeer and Stern 2018, algorithms 4 and 5, with the learning rate as the largest step."""
+    rows = columns = v = torch.zeros((), dtype=value.dtype)
+    for t, g in enumerate(grads, 1):
+        kept = 1 - t**-0.8
+        rate = min(0.01, t**-0.5) * max(1e-3, value.square().mean().sqrt())
+        value = value - 0.01 * decay * value
+        if g.dim() == 2:
+            rows = kept * rows + (1 - kept) * g.square().sum(1)
+            columns = kept * columns + (1 - kept) * g.square().sum(0)
+            v = torch.outer(rows, columns) / rows.sum()
+        else:
+            v = kept * v + (1 - kept) * g.square()
+        update = g / v.sqrt()
+        value = value - rate * update / max(1.0, update.square().mean().sqrt())
+    return value
+
+
+FORMULAS = [("adamw", adamw), ("sgd", sgd), ("adafactor", adafactor)]
+
+
+@pytest.mark.parametrize(("kind", "formula"), FORMULAS)
 def test_updates_equal_the_formula(kind: str, formula: Callable[..., Tensor]) -> None:
     model = Two()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -92,3 +119,78 @@ def test_a_model_without_matrices_has_no_empty_group() -> None:
     groups = build_optimizer(model, TrainingConfig()).param_groups
     assert [len(group["params"]) for group in groups] == [1]
     assert groups[0]["weight_decay"] == 0.0
+
+
+def test_muon_turns_momentum_into_a_rotation() -> None:
+    model = classifier()
+    told = TrainingConfig(optimizer="muon", learning_rate=0.01, momentum=0.8, weight_decay=0)
+    optimizer = build_optimizer(model, told)
+    weight = model.layer.get_parameter("weight_hh_l0")
+    mean = torch.zeros_like(weight)
+    for grad in gradients(weight, 3):
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        weight.grad = grad.clone()
+        before = weight.detach().clone()
+        optimizer.step()
+        # Nesterov momentum, then the nearest orthogonal matrix, times 0.2 sqrt(larger side)
+        mean = 0.8 * mean + 0.2 * grad
+        left_, _, right = torch.linalg.svd(0.2 * grad + 0.8 * mean, full_matrices=False)
+        moved = (before - weight.detach()) / (0.01 * 0.2 * max(weight.shape) ** 0.5)
+        turned = left_.T @ moved @ right.T
+        # five steps of Newton-Schulz in bf16 leave singular values between 0.5 and 1.5
+        assert ((turned.diagonal() > 0.5) & (turned.diagonal() < 1.5)).all()
+        assert (turned - turned.diagonal().diag()).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("build", [classifier, lambda: language("attention")])
+def test_muon_leaves_embeddings_output_weights_and_vectors_to_adamw(
+    build: Callable[[], ManyToOne | LanguageModel],
+) -> None:
+    model = build()
+    groups = build_optimizer(model, TrainingConfig(optimizer="muon")).param_groups
+    by_muon = {id(p) for group in groups if "ns_steps" in group for p in group["params"]}
+    names = {name for name, p in model.named_parameters() if id(p) in by_muon}
+    matrices = {n for n, p in model.named_parameters() if p.dim() == 2 and n.startswith("layer.")}
+    assert names == matrices
+    assert names
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_muon_of_a_model_without_inner_matrices_is_adamw() -> None:
+    one, other = Two(), Two()
+    for model, kind in ((one, "muon"), (other, "adamw")):
+        optimizer = build_optimizer(model, TrainingConfig.read({"optimizer": kind}))
+        model.matrix.grad, model.bias.grad = (
+            gradients(model.matrix, 1)[0],
+            gradients(model.bias, 2)[0],
+        )
+        optimizer.step()
+    assert same(one, other)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd", "adafactor", "muon"])
+@pytest.mark.parametrize("scene", ["rows", "text"])
+def test_every_optimizer_goes_on_with_the_same_bits(tmp_path: Path, kind: str, scene: str) -> None:
+    def run(folder: Path, seed: int, steps: int, resume: bool) -> None:
+        model = classifier(seed, 0.2) if scene == "rows" else language("attention", seed)
+        source = Buckets(texts(40), 4, None, 2) if scene == "rows" else stream("attention")
+        objective = classes() if scene == "rows" else next_token(carry_state=False)
+        told = job(
+            folder, model, source, objective, optimizer=kind, max_steps=steps, learning_rate=0.01,
+            weight_decay=0.1,
+        )  # fmt: skip
+        torch.manual_seed(seed)
+        fit(told, resume)
+
+    run(tmp_path / "straight", 0, 16, resume=False)
+    run(tmp_path / "stopped", 0, 7, resume=False)
+    run(tmp_path / "stopped", 90, 16, resume=True)
+    (tensors, state, lines), (others, its_state, its_lines) = map(
+        left, (tmp_path / "straight", tmp_path / "stopped")
+    )
+    # the rest of a run that had ended is scored and kept once more on the way
+    assert (state["groups"], lines) == (its_state["groups"], its_lines)
+    assert tensors.keys() == others.keys()
+    assert any(name.startswith("optimizer.") for name in tensors)
+    assert all(torch.equal(t, others[name]) for name, t in tensors.items())

@@ -81,7 +81,9 @@ class Picture:
                 end = at + 1
                 while end < len(shades) and shades[end] == shades[at]:
                     end += 1
-                box = f"M{_short(x + at * wide)} {_short(y + row * tall)}h{_short((end - at) * wide)}"
+                box = (
+                    f"M{_short(x + at * wide)} {_short(y + row * tall)}h{_short((end - at) * wide)}"
+                )
                 boxes[shades[at]].append(f"{box}v{_short(tall)}H{_short(x + at * wide)}z")
                 at = end
         for shade, paths in sorted(boxes.items()):
@@ -193,8 +195,12 @@ def arrow(picture: Picture, start: tuple[float, float], end: tuple[float, float]
     (x, y), (to_x, to_y) = start, end
     angle = math.atan2(to_y - y, to_x - x)
     picture.add("path", d=f"M{_short(x)} {_short(y)}L{_short(to_x)} {_short(to_y)}", stroke=SOFT)
-    corners = [(to_x - 7 * math.cos(angle + d), to_y - 7 * math.sin(angle + d)) for d in (-0.4, 0.4)]
-    tip = f"M{_short(to_x)} {_short(to_y)}" + "".join(f"L{_short(a)} {_short(b)}" for a, b in corners)
+    corners = [
+        (to_x - 7 * math.cos(angle + d), to_y - 7 * math.sin(angle + d)) for d in (-0.4, 0.4)
+    ]
+    tip = f"M{_short(to_x)} {_short(to_y)}" + "".join(
+        f"L{_short(a)} {_short(b)}" for a, b in corners
+    )
     picture.add("path", d=tip + "z", fill=SOFT)
 
 
@@ -216,4 +222,6 @@ def _mix(share: float, both: bool) -> str:
         start, end, part = blue, white, 2 * share
     else:
         start, end, part = white, red, 2 * share - 1
-    return "#" + "".join(f"{round(a + (b - a) * part):02x}" for a, b in zip(start, end, strict=True))
+    return "#" + "".join(
+        f"{round(a + (b - a) * part):02x}" for a, b in zip(start, end, strict=True)
+    )

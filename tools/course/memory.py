@@ -80,7 +80,9 @@ def curves() -> Picture:
         720, 400, "Five layers learn the anthem by heart",
         "loss by step on the anthem, 284 characters; the same recipe, only layer= differs",
     )  # fmt: skip
-    plot = Plot(sheet, (80, 74, 450, 270), (0, 500, "step"), (3e-4, 10, "loss, nats a character"), True)
+    plot = Plot(
+        sheet, (80, 74, 450, 270), (0, 500, "step"), (3e-4, 10, "loss, nats a character"), True
+    )
     for layer in LAYERS:
         plot.line(losses(f"anthem-{layer}"), COLOURS[layer], 2.2)
     names = {}
@@ -98,7 +100,11 @@ def gradients() -> Picture:
         "norm of the loss's gradient at a character read k steps before, share of that at k = 0",
     )  # fmt: skip
     plot = Plot(
-        sheet, (80, 74, 520, 270), (0, 60, "k, steps back"), (1e-15, 1, "share of the gradient"), True
+        sheet,
+        (80, 74, 520, 270),
+        (0, 60, "k, steps back"),
+        (1e-15, 1, "share of the gradient"),
+        True,
     )
     for layer in ("rnn", "gru", "lstm"):
         shares = gradient_by_distance(run(f"anthem-{layer}"), 61)
@@ -108,7 +114,7 @@ def gradients() -> Picture:
 
 
 def gradient_by_distance(made: Run, reach: int) -> list[float]:
-    """Return the mean norm of d loss_t / d x_(t-k) for k below ``reach``, divided by that of k=0."""
+    """Return the mean norm of d loss_t / d x_(t-k) for k below ``reach``, as a share of k=0."""
     model: Any = made.model
     ids = [made.task.tokenizer.eos_id, *made.task.tokenizer.encode(anthem())]  # type: ignore[attr-defined]
     x = model.embedding(torch.tensor([ids])).detach().requires_grad_()
@@ -126,11 +132,9 @@ def memory() -> Picture:
     """Four verses, one refrain: what is left of the difference."""
     sheet = Picture(
         720, 400, "Four verses, one refrain: who still knows which verse it is",
-        "distance between the states of two verses while both read the same refrain, share of their size",
+        "distance between the states of two verses while both read it, share of their size",
     )  # fmt: skip
-    plot = Plot(
-        sheet, (80, 74, 560, 252), (0, 31, ""), (1e-10, 2, "distance of the states"), True
-    )
+    plot = Plot(sheet, (80, 74, 560, 252), (0, 31, ""), (1e-10, 2, "distance of the states"), True)
     for layer in ("rnn", "gru", "lstm"):
         made = run(f"anthem-{layer}")
         made.model.double()  # or the distance ends where rounding begins
@@ -138,7 +142,9 @@ def memory() -> Picture:
         states = trace["c" if layer == "lstm" else "h"].detach()
         apart = []
         for after in range(len(REFRAIN)):
-            both = torch.stack([states[at + after + 1] for at in refrains() if at + after + 1 < len(states)])
+            both = torch.stack(
+                [states[at + after + 1] for at in refrains() if at + after + 1 < len(states)]
+            )
             apart.append(float(torch.pdist(both).mean() / both.norm(dim=1).mean()))
         plot.line(list(enumerate(apart)), COLOURS[layer], 2.5)
         plot.name(31.5, apart[-1], layer, COLOURS[layer])
@@ -192,6 +198,8 @@ def gru() -> Picture:
         made = run(f"quick-{layer}")
         plot.line(losses(f"quick-{layer}"), COLOURS[layer], 2.5)
         size = sum(weight.numel() for weight in made.model.layer.parameters())  # type: ignore[operator,union-attr]
-        names[f"{layer} (held out {made.result['scores']['loss']:.3f}, {size:,} weights)"] = COLOURS[layer]
+        names[f"{layer} (held out {made.result['scores']['loss']:.3f}, {size:,} weights)"] = (
+            COLOURS[layer]
+        )
     sheet.legend(380, 110, names, 22)
     return sheet

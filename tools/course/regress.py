@@ -28,7 +28,9 @@ def regression() -> Picture:
         answers = [answer.details["value"] for answer in made.answers([[v] for v in at])]
         plot.line([(a, v) for a, v in zip(at, answers, strict=True) if 0 <= v <= 2600], colour, 2.5)
         error = made.result["scores"]["rmse"]
-        sheet.legend(110, 96 if name == "line" else 116, {f"{words}: held-out rmse {error:.1f}": colour})
+        sheet.legend(
+            110, 96 if name == "line" else 116, {f"{words}: held-out rmse {error:.1f}": colour}
+        )
     plot.dots(points, INK, 1.8, 0.35)
     return sheet
 
@@ -48,7 +50,10 @@ def logistic() -> Picture:
     zs = [n / 10 for n in range(-120, 121)]
     plot.line([(z, 1 / (1 + math.exp(-z))) for z in zs], SOFT, 2)
     draw = np.random.default_rng(0)
-    for kind, colour, base in (("malignant", COLOURS["rnn"], 1.0), ("benign", COLOURS["lstm"], 0.0)):
+    for kind, colour, base in (
+        ("malignant", COLOURS["rnn"], 1.0),
+        ("benign", COLOURS["lstm"], 0.0),
+    ):
         places = []
         for row, share in zip(rows, shares, strict=True):
             if row[header.index("diagnosis")] == kind:

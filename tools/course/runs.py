@@ -25,14 +25,22 @@ LINE = {
     "data.numbers": ["mean_radius"], "data.label": "mean_area", "task": "regress",
     "training.metric": "rmse",
 }  # fmt: skip
-SPACING = {"data.on_error": "skip", "data.limit": 8000, "training.max_epochs": 4, "model.spelling": 0}
+SPACING = {
+    "data.on_error": "skip",
+    "data.limit": 8000,
+    "training.max_epochs": 2,
+    "model.spelling": 0,
+}
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "line": ("logistic", LINE | {"training.weight_decay": 0, "training.learning_rate": 0.05}),
     "curve": ("logistic", LINE | {"model.layers": 2}),
     "logistic": ("logistic", {}),
     "multiplication": ("multiplication", {}),
     **{f"anthem-{layer}": ("anthem", {"layer": layer}) for layer in LAYERS},
-    **{f"quick-{layer}": ("shakespeare-quick", {"layer": layer}) for layer in ("rnn", "gru", "lstm")},
+    **{
+        f"quick-{layer}": ("shakespeare-quick", {"layer": layer})
+        for layer in ("rnn", "gru", "lstm")
+    },
     "reviews": ("reviews", {}),
     "reviews-gru": ("reviews", {"model.ngrams": 0}),
     "spacing-gru": ("spacing.jsonl", SPACING | {"layer": "gru"}),

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from figures import COLOURS, GRID, INK, SOFT, Picture, Plot, arrow
-from runs import LAYERS, anthem, refrains, run
+from figures import COLOURS, INK, SOFT, Picture, Plot, arrow
+from runs import anthem, run
 from torch import Tensor
 
 from unrolled.nn.attention import rotate, rotation
@@ -42,7 +42,9 @@ def patterns() -> Picture:
             for y, colour, drawn in boxes:
                 if drawn:
                     fill = colour if here else "#ffffff"
-                    sheet.add("rect", x=x, y=y, width=20, height=32, rx=3, fill=fill, stroke=SOFT, **dash)
+                    sheet.add(
+                        "rect", x=x, y=y, width=20, height=32, rx=3, fill=fill, stroke=SOFT, **dash
+                    )
             if step in read:
                 arrow(sheet, (x + 10, 216), (x + 10, 198))
             if step in said:
@@ -62,7 +64,9 @@ def sentiment() -> Picture:
     made = run("reviews-gru")
     prepared = prepare(made.recipe, made.task)
     train, dev, targets = _features(prepared)
-    fitted = LogisticRegression(C=3.0, solver="liblinear", max_iter=300, tol=1e-3).fit(train, targets)
+    fitted = LogisticRegression(C=3.0, solver="liblinear", max_iter=300, tol=1e-3).fit(
+        train, targets
+    )
     grams = fitted.predict_proba(dev)[:, 1]
     texts = [row[prepared.dev_data.columns.index("document")] for row in prepared.dev_data.rows]
     good = made.task.output.names.index("1")  # type: ignore[attr-defined]
@@ -85,10 +89,10 @@ def sentiment() -> Picture:
     both = run("reviews").result["scores"]["accuracy"]
     told = [f"n-grams alone: {right['n-grams'].mean():.1%} right",
             f"GRU alone: {right['GRU'].mean():.1%} right",
-            f"both in one model (the recipe): {both:.1%} right", "",
+            f"both in one (the recipe): {both:.1%} right", "",
             f"they agree on {agree.mean():.1%} of the reviews",
             f"and are right on {right['GRU'][agree].mean():.1%} of those;",
-            f"where they differ the GRU is right on {right['GRU'][~agree].mean():.1%}"]  # fmt: skip
+            f"of the others the GRU has {right['GRU'][~agree].mean():.1%} right"]  # fmt: skip
     for number, line in enumerate(told):
         sheet.text(440, 156 + 22 * number, line, size=12.5)
     return sheet
@@ -106,9 +110,11 @@ def spacing() -> Picture:
     letters = "아버지가방에들어가신다"
     sheet = Picture(
         720, 380, "A label at every step: does a word begin here?",
-        "words run together, as typed; each layer was trained on 8,000 reviews without their spaces",
+        "words run together, as typed; both layers learnt from 8,000 reviews without their spaces",
     )  # fmt: skip
-    plot = Plot(sheet, (80, 74, 610, 240), (-0.6, len(letters) - 0.4, ""), (0, 1, "P(a word begins)"))
+    plot = Plot(
+        sheet, (80, 74, 610, 240), (-0.6, len(letters) - 0.4, ""), (0, 1, "P(a word begins)")
+    )
     for layer, shift in (("none", -0.2), ("gru", 0.2)):
         for at, share in enumerate(spaced(run(f"spacing-{layer}"), letters)):
             wide = (plot.x(1) - plot.x(0)) * 0.36
@@ -125,7 +131,7 @@ def spacing() -> Picture:
     for layer in ("none", "gru"):
         right = run(f"spacing-{layer}").result["scores"]["accuracy"]
         names[f"{layer}: {right:.1%} right, held out"] = COLOURS[layer]
-    sheet.legend(520, 92, names, 20)
+    sheet.legend(505, 92, names, 20)
     return sheet
 
 
@@ -169,7 +175,9 @@ def attention() -> Picture:
                         "rect", x=x - 0.5, y=y - 15 - 4 * (head % 2), width=13.5, height=20,
                         rx=3, fill=hues[head], fill_opacity=round(0.85 * share, 2),
                     )  # fmt: skip
-                    sheet.text(x + 2, y + 17, f"{head + 1}", size=9.5, colour=hues[head], weight=600)
+                    sheet.text(
+                        x + 2, y + 17, f"{head + 1}", size=9.5, colour=hues[head], weight=600
+                    )
             sheet.text(x, y, letter.strip(), size=12.5)
             row, column = (row + 1, 0) if letter == "\n" else (row, column + 1)
         follows = text[end:].split("\n")[0][:4].strip()
@@ -197,7 +205,9 @@ def gpt() -> Picture:
         720, 400, "A GPT reads its context",
         f"loss of a character by how many stand before it, {count} held-out windows of {width}",
     )  # fmt: skip
-    plot = Plot(sheet, (80, 74, 600, 270), (0, width, "characters before"), (1.5, 4, "loss, nats"))
+    plot = Plot(
+        sheet, (80, 74, 600, 270), (0, width, "characters before"), (1.5, 3.5, "loss, nats")
+    )
     bigrams = made.result["baselines"][0]["scores"]["loss"]
     plot.line([(0, bigrams), (width, bigrams)], SOFT, 1.5, "4 4")
     plot.name(width, bigrams + 0.08, "bigrams, which see one", SOFT, "end")

@@ -257,7 +257,8 @@ def ending(context: Context) -> Finding | None:
     for index in range(3 * source.length(0)):
         batch = source.batch(*divmod(index, source.length(0))).to(context.plan.place.device)
         if batch.targets is not None and (batch.targets == end).any():
-            return ended(context, batch, end, max(1, int((prepared.train.tokens == end).sum())))
+            seen = prepared.train.tokens[: 1 << 24]  # a text may be larger than memory
+            return ended(context, batch, end, max(1, int((seen == end).sum())))
         if time.process_time() - began > SECONDS:
             break
     told = f"no end mark among the targets of {index + 1:,} batches"

@@ -99,7 +99,7 @@ def answer_file(
         return
     if output.suffix not in WRITERS:
         raise UsageError(f"{output}: end the name in .csv or .jsonl")
-    if output.exists() and output.samefile(path):
+    if output.exists() and path.exists() and output.samefile(path):
         raise UsageError(f"{output} is the file that is read; choose another name")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -25,9 +25,9 @@ IGNORED = -100  # the target of a step that is not scored; cross_entropy's own d
 class Batch:
     """Inputs and targets of one forward pass.
 
-    ``inputs`` is ids (B, T) int64, vectors (B, D) or frames (B, T, D) float32; ``lengths`` (B,) counts the real
-    steps, None when all are real; ``restart`` is true where no state may be carried in, and
-    ``fresh`` marks single rows of which this holds, bool (B,);
+    ``inputs`` is ids (B, T) int64, vectors (B, D) or frames (B, T, D) float32; ``lengths`` (B,)
+    counts the real steps, None when all are real; ``restart`` is true where no state may be carried
+    in, and ``fresh`` marks single rows of which this holds, bool (B,);
     ``rows`` are the indices of the examples (B,), for error messages and reports; ``extra`` is
     what a model reads beside inputs and lengths: code points (B, C) and their number (B,), or
     the spelling of words.

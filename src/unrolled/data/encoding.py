@@ -170,9 +170,10 @@ def work() -> None:
     source, answers = sys.stdin.buffer, sys.stdout.buffer
     kind, document, dtype = pickle.load(source)
     tokenizer = Tokenizer(kind, document)
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             _send(answers, encode(tokenizer, dtype, pickle.load(source)))
+    os._exit(0)  # whoever asked is gone, and with it the pipe that an ordinary end would flush
 
 
 def processors() -> int:

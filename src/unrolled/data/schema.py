@@ -180,8 +180,9 @@ def _steps(table: Table, wanted: Wanted, columns: dict[str, Column]) -> Schema:
         raise UsageError("the steps of a sequence are numbers; leave out data.rows and data.text")
     columns = {name: c for name, c in columns.items() if name != wanted.sequence}
     # a label of steps is a word; y is a coordinate here
-    words = {} if wanted.window else {n: c for n, c in columns.items() if not c.numeric and c.labels}
-    answer = wanted.label or _answer(table, wanted, words or columns)
+    words = {name: c for name, c in columns.items() if not c.numeric and c.labels}
+    forecast = wanted.window is not None and wanted.task != "tag"
+    answer = wanted.label or _answer(table, wanted, (not forecast and words) or columns)
     if answer is None:
         raise DataError("no column looks like an answer; name it with data.label", table.path)
     task = wanted.task or _task(columns[answer])

@@ -128,6 +128,16 @@ def gather(
     kept = [(name, piece) for name, pieces in groups.items() for piece in pieces if piece]
     if not kept:
         raise DataError("no row is left to read", table.path)
+    return _laid(table, kept, numbers, faults)
+
+
+def _laid(
+    table: Table,
+    kept: Sequence[tuple[str, list[int]]],
+    numbers: Sequence[int],
+    faults: list[DataError],
+) -> Series:
+    """Return the sequences of which each is a name and the places of its rows."""
     columns: list[Sequence[Any]] = list(zip(*table.rows, strict=True))
     for i in numbers:
         columns[i] = [number(cell) for cell in columns[i]]

@@ -13,7 +13,6 @@ it may be deleted at any time.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import mmap
@@ -35,7 +34,7 @@ from unrolled.core.files import sha256, sync, write_json
 FORMAT = 1
 MANIFEST = "manifest.json"
 SHARD = 1 << 28  # bytes of one file
-HELD = 64  # look-ups after which mapped pages are given back
+HELD = 16  # look-ups after which mapped pages are given back
 SETTLED = 2.0  # seconds; a file written later than this may change again within one clock tick
 
 
@@ -279,6 +278,8 @@ def digest(key: Mapping[str, Any]) -> str:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock that ends with the process; the file is gone when nobody holds it."""
+    import fcntl  # not on every system, and needed only to write
+
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with path.open("ab") as handle:

@@ -24,11 +24,13 @@ class LayerConfig(Config):
         bidirectional: read both ways.
         dropout: between stacked layers; for attention on what every block adds.
         input_dropout, output_dropout, recurrent_dropout: variational, one mask a sequence.
+        between_dropout: variational, between stacked layers.
         weight_drop: on the recurrent weights.
         zoneout: probability that a unit keeps its old value.
         layer_norm: normalise the gates' inputs.
         residual: every stacked layer adds what it reads.
         orthogonal: draw the recurrent weights orthogonal.
+        last: width of the last stacked layer; 0 is as the others.
         nonlinearity: of rnn.
         projection: of lstm: size of the projected hidden vector; 0 is none.
         activation: of none.
@@ -44,11 +46,13 @@ class LayerConfig(Config):
     input_dropout: float = Field(default=0.0, ge=0, lt=1)
     output_dropout: float = Field(default=0.0, ge=0, lt=1)
     recurrent_dropout: float = Field(default=0.0, ge=0, lt=1)
+    between_dropout: float = Field(default=0.0, ge=0, lt=1)
     weight_drop: float = Field(default=0.0, ge=0, lt=1)
     zoneout: float = Field(default=0.0, ge=0, lt=1)
     layer_norm: bool = False
     residual: bool = False
     orthogonal: bool = False
+    last: int = Field(default=0, ge=0)
     nonlinearity: Literal["tanh", "relu"] = "tanh"
     projection: int = Field(default=0, ge=0)
     activation: Literal["tanh", "relu", "gelu"] = "tanh"
@@ -67,11 +71,13 @@ _RECURRENT = {
     "input_dropout",
     "output_dropout",
     "recurrent_dropout",
+    "between_dropout",
     "weight_drop",
     "zoneout",
     "layer_norm",
     "residual",
     "orthogonal",
+    "last",
 }
 _ATTENTION = {
     "bidirectional",
@@ -97,8 +103,9 @@ USES: dict[str, set[str]] = {
 
 
 def _extras(config: LayerConfig) -> dict[str, Any]:
-    names = _RECURRENT - {"bidirectional"}
-    return {name: getattr(config, name) for name in sorted(names)}
+    names = _RECURRENT - {"bidirectional", "last"}
+    told = {name: getattr(config, name) for name in sorted(names)}
+    return told | {"last_size": config.last}
 
 
 def _none(config: LayerConfig, size: int) -> Layer:

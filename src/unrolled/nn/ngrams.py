@@ -55,7 +55,11 @@ class NGrams(nn.Module):
         count = real.sum(1, keepdim=True).clamp(min=1).to(self.weight.dtype)
         kept = F.dropout(real.to(self.weight.dtype), self.dropout, self.training)
         share = LOUDNESS * kept / count.sqrt()
-        return F.embedding_bag(places, self.weight, per_sample_weights=share, mode="sum")
+        begins = real.sum(1).cumsum(0) - real.sum(1)
+        # of a batch of unequal rows most places are padding: only real ones are looked up
+        return F.embedding_bag(
+            places[real], self.weight, begins, per_sample_weights=share[real], mode="sum"
+        )
 
     def places(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return the bucket of every n-gram and whether it is real, both (B, N T)."""

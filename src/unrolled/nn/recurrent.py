@@ -46,9 +46,12 @@ class Recurrent(Layer):
         recurrent_dropout: variational, on the hidden vector on its way to the next step.
         output_dropout: variational, on the outputs.
         weight_drop: DropConnect on the recurrent weights, drawn for each call (Merity et al. 2018).
+        between_dropout: variational, on what every layer but the last says, instead of ``dropout``.
         residual: every layer but the first adds what it reads to what it says (Wu et al. 2016,
             eq. 6); the layers have one width then.
         orthogonal: draw the recurrent weights orthogonal (Saxe et al. 2014), not uniform.
+        last_size: H of the last layer, at most that of the others; 0 is the same. The state keeps
+            one shape: what the last layer does not use is zero.
 
     Raises:
         ValueError: a size below 1, or a probability outside [0, 1].
@@ -76,11 +79,18 @@ class Recurrent(Layer):
         recurrent_dropout: float = 0.0,
         output_dropout: float = 0.0,
         weight_drop: float = 0.0,
+        between_dropout: float = 0.0,
         residual: bool = False,
         orthogonal: bool = False,
+        last_size: int = 0,
     ) -> None:
         super().__init__()
         _check_sizes(input_size, hidden_size, num_layers, proj_size)
+        if last_size and (bidirectional or proj_size or residual or last_size > hidden_size):
+            raise ValueError(
+                f"expected last_size up to hidden_size {hidden_size}, without bidirectional, "
+                f"proj_size and residual, got {last_size}; unset one of them"
+            )
         check_probability("dropout", dropout)
         check_probability("zoneout", zoneout)
         check_probability("recurrent_dropout", recurrent_dropout)
@@ -95,8 +105,9 @@ class Recurrent(Layer):
             LockedDropout(input_dropout),
             LockedDropout(output_dropout),
         )
+        self.between_dropout, self.last_size = LockedDropout(between_dropout), last_size
         self.directions = 2 if bidirectional else 1
-        self.output_size = (proj_size or hidden_size) * self.directions
+        self.output_size = (last_size or proj_size or hidden_size) * self.directions
         self.causal = not bidirectional
         self.reverse_size = self.output_size // 2 if bidirectional else 0
         self._make_weights(device, dtype)
@@ -104,9 +115,10 @@ class Recurrent(Layer):
 
     def _make_weights(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         """Register the weights under torch.nn's names, in torch.nn's order."""
-        wide, out = self.gates * self.hidden_size, self.proj_size or self.hidden_size
         for layer, suffix in self._places():
-            width = self.input_size if layer == 0 else out * self.directions
+            wide, out = self.gates * self._size(layer), self.proj_size or self._size(layer)
+            below = (self.proj_size or self.hidden_size) * self.directions
+            width = self.input_size if layer == 0 else below
             shapes: dict[str, tuple[int, ...]]
             shapes = {"weight_ih": (wide, width), "weight_hh": (wide, out)}
             if self.bias:
@@ -116,10 +128,16 @@ class Recurrent(Layer):
             if self.layer_norm:
                 shapes |= {"norm_ih": (wide,), "norm_hh": (wide,)}
                 if self.cell == "lstm":
-                    shapes |= {"norm_c": (self.hidden_size,), "norm_c_bias": (self.hidden_size,)}
+                    shapes |= dict.fromkeys(("norm_c", "norm_c_bias"), (self._size(layer),))
             for name, shape in shapes.items():
                 empty = torch.empty(shape, device=device, dtype=dtype)
                 self.register_parameter(f"{name}{suffix}", nn.Parameter(empty))
+
+    def _size(self, layer: int) -> int:
+        """Return H of a layer."""
+        return (
+            self.last_size or self.hidden_size if layer + 1 == self.num_layers else self.hidden_size
+        )
 
     def _places(self) -> Iterator[tuple[int, str]]:
         """Yield every layer with the suffix of its weights' names, forward before backward."""
@@ -173,10 +191,10 @@ class Recurrent(Layer):
             hh = F.dropout(hh, self.weight_drop, training=True)
         return Weights(ih, hh, bias_ih, bias_hh, *rest)
 
-    def _extras(self, x: Tensor) -> Extras:
+    def _extras(self, x: Tensor, layer: int) -> Extras:
         mask = None
         if self.training and self.recurrent_dropout:
-            mask = locked_mask(x, self.proj_size or self.hidden_size, self.recurrent_dropout)
+            mask = locked_mask(x, self.proj_size or self._size(layer), self.recurrent_dropout)
         return Extras(self.zoneout, mask, self.training)
 
     def initial_state(
@@ -208,16 +226,28 @@ class Recurrent(Layer):
             if not backward:
                 below = y
                 y = F.dropout(y, self.dropout, self.training) if layer and self.dropout else y
-            before = tuple(part[place] for part in parts)
-            w, extras = self._weights(suffix), self._extras(y)
+                y = self.between_dropout(y) if layer else y
+            before = self._narrowed(parts, place, layer)
+            w, extras = self._weights(suffix), self._extras(y, layer)
             out, new = ops.unroll(self.cell, y, before, w, lengths, backward, extras, final)
             outputs.append(out)
             after.append(new)
             if len(outputs) == self.directions:
                 y, outputs = torch.cat(outputs, 2) if backward else out, []
                 y = y + below if layer and self.residual else y
-        stacked = [torch.stack(part) for part in zip(*after, strict=True)]
-        return self.output_dropout(y), RecurrentState(*stacked)
+        return self.output_dropout(y), self._stacked(after)
+
+    def _narrowed(self, parts: tuple[Tensor, ...], place: int, layer: int) -> tuple[Tensor, ...]:
+        """Return the state of one layer and direction, of the width it uses."""
+        size = self.last_size if self.last_size and layer + 1 == self.num_layers else None
+        return tuple(part[place, :, :size] for part in parts)
+
+    def _stacked(self, after: list[tuple[Tensor, ...]]) -> RecurrentState:
+        """Return the states of all layers as one, a narrower last one filled up with zeros."""
+        if self.last_size:
+            room = self.hidden_size - self.last_size
+            after[-1] = tuple(F.pad(part, (0, room)) for part in after[-1])
+        return RecurrentState(*(torch.stack(part) for part in zip(*after, strict=True)))
 
     def _parts(self, state: State) -> tuple[Tensor, ...]:
         """Return h, and c of an LSTM, or refuse a state that is not this layer's."""
@@ -251,12 +281,12 @@ class Recurrent(Layer):
             below = y
             if layer and self.dropout:
                 y = F.dropout(y, self.dropout, self.training)
-            before = tuple(part[layer] for part in parts)
-            new = ops.step(self.cell, y, before, self._weights(suffix), self._extras(y))
+            y = self.between_dropout(y[:, None])[:, 0] if layer else y
+            before = self._narrowed(parts, layer, layer)
+            new = ops.step(self.cell, y, before, self._weights(suffix), self._extras(y, layer))
             after.append(new)
             y = new[0] + below if layer and self.residual else new[0]
-        stacked = [torch.stack(part) for part in zip(*after, strict=True)]
-        return self.output_dropout(y[:, None])[:, 0], RecurrentState(*stacked)
+        return self.output_dropout(y[:, None])[:, 0], self._stacked(after)
 
     def forward(
         self,
@@ -286,7 +316,7 @@ class Recurrent(Layer):
         usual = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0}
         usual |= {"bidirectional": False, "proj_size": 0, "layer_norm": False, "zoneout": 0.0}
         usual |= {"recurrent_dropout": 0.0, "weight_drop": 0.0}
-        usual |= {"residual": False, "orthogonal": False}
+        usual |= {"residual": False, "orthogonal": False, "last_size": 0}
         for name, value in usual.items():
             if getattr(self, name) != value:
                 shown.append(f"{name}={getattr(self, name)}")

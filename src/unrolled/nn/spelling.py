@@ -13,7 +13,7 @@ from unrolled.nn.ngrams import NGrams
 from unrolled.nn.pooling import Pooling
 from unrolled.nn.recurrent import LSTM
 
-GROUPS = 4
+GROUP = 128
 BUCKETS = 2**16
 
 
@@ -68,14 +68,16 @@ class SpelledWords(nn.Module):
         """
         order = counts.argsort(stable=True)
         # words of like length are read together: one long word would have all padded to its length
-        groups = [self._read(pieces[group], counts[group]) for group in order.chunk(GROUPS)]
-        spelt = self.dropout(torch.cat(groups)[order.argsort()])
+        rest, full = len(order) % GROUP, len(order) // GROUP
+        groups = order.split([*([rest] if rest else []), *[GROUP] * full])
+        read = [self._read(pieces[group], counts[group]) for group in groups]
+        spelt = torch.cat(read)[order.argsort()]
+        if self.ngrams is not None:
+            spelt = torch.cat([spelt, self.ngrams(pieces, counts)], -1)
+        spelt = self.dropout(spelt)
         return torch.cat([self.words(tokens), spelt[places]], -1)
 
     def _read(self, pieces: Tensor, counts: Tensor) -> Tensor:
-        """Return what is read of each word (U, 2 S or 3 S)."""
-        pieces = pieces[:, : int(counts.max())]
-        spelt = self.pooling(self.layer.read(self.pieces(pieces), counts), counts)
-        if self.ngrams is None:
-            return spelt
-        return torch.cat([spelt, self.ngrams(pieces, counts)], -1)
+        """Return what the LSTM reads of each word (U, 2 S)."""
+        steps = self.layer.read(self.pieces(pieces[:, : int(counts.max())]), counts)
+        return self.pooling(steps, counts)

@@ -27,6 +27,25 @@ SERIES: dict[str, dict[str, Any]] = {
     "model": {"hidden": 64, "head_dropout": 0.1},
     "training": {"learning_rate": 2e-3, "patience": 8},
 }
+# what comes next hangs on where the series stands now
+WINDOWS = SERIES | {"model": {"hidden": 32, "head_dropout": 0.0, "pooling": "last"}}
+TAGS: dict[str, dict[str, Any]] = {
+    "data": {"min_count": 2},
+    "model": {
+        "bidirectional": True,
+        "ngrams": 5,
+        "token_dropout": 0.2,
+        "embedding_dropout": 0.5,
+        "head_dropout": 0.5,
+    },
+    "training": {
+        "batch_size": 32,
+        "learning_rate": 2e-3,
+        "patience": 4,
+        "average": "ema",
+        "ema_decay": 0.99,
+    },
+}
 LANGUAGE: dict[str, dict[str, Any]] = {
     "model": {"hidden": 256, "embedding": 128, "head_dropout": 0.1},
     "training": {"batch_size": 32, "learning_rate": 3e-3, "patience": 3},
@@ -47,7 +66,9 @@ def fill(recipe: Recipe, schema: Schema, rows: int, characters: int) -> Recipe:
     if schema.task == "language":
         defaults, unit, steps = LANGUAGE, characters, 20_000_000
     elif schema.frames:
-        defaults, unit, steps = SERIES, rows, 250_000
+        defaults, unit, steps = WINDOWS if recipe.data.window else SERIES, rows, 250_000
+    elif schema.task == "tag":
+        defaults, unit, steps = TAGS, rows, 150_000
     elif schema.text:
         defaults, unit, steps = TEXT, rows, 250_000
     else:
@@ -72,7 +93,7 @@ def fill(recipe: Recipe, schema: Schema, rows: int, characters: int) -> Recipe:
         # small data is read more often: the schedule falls to its end either way
         values["training"]["max_epochs"] = int(min(300, max(6, steps // max(1, unit))))
         values["training"]["max_minutes"] = 10.0
-    if "vocabulary" not in recipe.data.model_fields_set:
+    if "vocabulary" not in recipe.data.model_fields_set and schema.task != "tag":
         # about one piece for every 40 characters that training sees
         values["data"]["vocabulary"] = int(min(16000, max(1000, characters // 40)))
     values["task"] = schema.task

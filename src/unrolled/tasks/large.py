@@ -136,9 +136,9 @@ def prepare(recipe: Recipe, path: Path, task: Task | None) -> Prepared | None:
             "data.shards=always is for language models and for labels of texts, without "
             "model.ngrams; leave it out"
         )
-    files = {str(config.train): identity(path)}
-    share = 0.0 if config.dev else config.holdout
-    key: dict[str, Any] = {"sha256": identity(path), "share": share, "seed": recipe.seed}
+    digest, share = identity(path), 0.0 if config.dev else config.holdout
+    files = {str(config.train): digest}
+    key: dict[str, Any] = {"sha256": digest, "share": share, "seed": recipe.seed}
     key |= {name: getattr(config, name) for name in ("encoding", "on_error", "limit")}
     key |= {"text": schema.text, "label": schema.answer}
     file = File(recipe, path, head, schema, share, key)
@@ -149,7 +149,7 @@ def prepare(recipe: Recipe, path: Path, task: Task | None) -> Prepared | None:
     if config.dev is not None:
         other = find_data(recipe, config.dev)
         files[config.dev] = identity(other)
-        how = "the training data itself" if files[config.dev] == key["sha256"] else config.dev
+        how = "the training data itself" if files[config.dev] == digest else config.dev
         if is_large(recipe, other):
             how = f"the first {SCORED:,} characters of {how}"
             dev_data = begin(read_rows(recipe, other, None), sys.maxsize, SCORED)
@@ -218,11 +218,11 @@ def _text(file: File, task: Task | None) -> Parts:
 
     def texts(kind: str) -> Iterable[str]:
         if kind in COUNTED:
-            return _blocks(file, 0, cut)
+            return _blocks(file, cut)
         if cut <= SAMPLE:
-            return ["".join(_blocks(file, 0, cut))]
+            return ["".join(_blocks(file, cut))]
         count = sum(start < cut for start in itertools.accumulate(sizes[:-1], initial=0))
-        return spaced(_blocks(file, 0, cut), count, max(1, count * SAMPLE // cut))
+        return spaced(_blocks(file, cut), count, max(1, count * SAMPLE // cut))
 
     if task is None:
         task = Language(file.vocabulary(recipe, texts), ())
@@ -237,7 +237,7 @@ def _text(file: File, task: Task | None) -> Parts:
     ]
     dev = None
     if file.share:
-        text = file.remember("scored", lambda: "".join(_blocks(file, cut, cut + SCORED)))
+        text = kept.told["held"]
         dev = Document(str(file.path), file.head.format, text)
         found.append(
             f"held out the last {file.share:.0%} of the text, {total - cut:,} characters "
@@ -247,25 +247,38 @@ def _text(file: File, task: Task | None) -> Parts:
     return Parts(recipe, task, train, start, dev, found)
 
 
-def _blocks(file: File, begin: int, end: int) -> Iterator[str]:
-    """Yield the text from one character up to another, in blocks."""
-    at = 0
+def _blocks(file: File, cut: int, after: list[str] | None = None) -> Iterator[str]:
+    """Yield the text up to a character, in blocks; what follows, up to ``SCORED``, to ``after``."""
+    at, end = 0, cut if after is None else cut + SCORED
     for block in file.open().text():
-        part = block[max(0, begin - at) : max(0, end - at)]
-        if part:
-            yield part
+        if at < cut:
+            yield block[: cut - at]
+        if after is not None and at + len(block) > cut:
+            after.append(block[max(0, cut - at) : end - at])
         at += len(block)
         if at >= end:
             return
 
 
 def _write_text(file: File, tokenizer: Tokenizer, cut: int, writer: Writer) -> dict[str, Any]:
-    size = unknown = count = 0
-    jobs = pieces(_blocks(file, 0, cut))
+    """Encode the text before the cut, and keep what is scored after it."""
+    held: list[str] = []
+    told, _ = _write(tokenizer, pieces(_blocks(file, cut, held)), writer)
+    return {**told, "held": "".join(held)}
+
+
+def _write(
+    tokenizer: Tokenizer, jobs: Iterable[Job], writer: Writer
+) -> tuple[dict[str, Any], np.ndarray[Any, np.dtype[np.int32]]]:
+    """Write the ids of all jobs; return what is told of them, and how many each text has."""
+    size = unknown = 0
+    counts = [np.zeros(0, dtype=np.int32)]
     for ids in in_order(tokenizer, writer.dtype, jobs, processors()):
         writer.add(ids.ids)
-        size, unknown, count = size + ids.size, unknown + ids.unknown, count + int(ids.counts.sum())
-    return {"size": size, "unknown": unknown, "count": count}
+        counts.append(ids.counts)
+        size, unknown = size + ids.size, unknown + ids.unknown
+    each = np.concatenate(counts)
+    return {"size": size, "unknown": unknown, "count": int(each.sum(dtype=np.int64))}, each
 
 
 def said(kept: Encoded, recipe: Recipe, characters: int) -> list[str]:
@@ -312,7 +325,8 @@ def _rows(file: File, task: Task | None) -> Parts | None:
             return None  # the reader of whole files says what is wrong
         inputs = Text(schema.text, file.vocabulary(recipe, texts), recipe.data.max_tokens)
         task = Classify(inputs, names)
-    task.format, task.columns = file.head.format, list(file.open().columns)
+    assert isinstance(file.head, Table)
+    task.format, task.columns = file.head.format, file.head.columns
     assert isinstance(task, Language | Classify)
     field = Text(schema.text, task.tokenizer, None) if isinstance(task, Language) else task.inputs
     assert isinstance(field, Text)
@@ -331,9 +345,8 @@ def _rows(file: File, task: Task | None) -> Parts | None:
         *said(kept, recipe, seen["characters"]),
     ]
     if kept.told["skipped"]:
-        found.append(
-            f"skipped {kept.told['skipped']:,} faulty rows; the first: {kept.told['fault']}"
-        )
+        fault = kept.told["fault"] if recipe.report.samples else kept.told["where"]
+        found.append(f"skipped {kept.told['skipped']:,} faulty rows; the first: {fault}")
     dev = None
     if file.share:
         dev = _beginning(file, True, SCORED)
@@ -413,18 +426,14 @@ def _write_rows(file: File, field: Text, output: Label | None, writer: Writer) -
         if texts:
             yield Job(texts, ended=True, limit=field.max_tokens)
 
-    size = unknown = 0
-    counts = []
-    for ids in in_order(field.tokenizer, writer.dtype, jobs(), processors()):
-        writer.add(ids.ids)
-        counts.append(ids.counts)
-        size, unknown = size + ids.size, unknown + ids.unknown
-    if not counts:
+    told, counts = _write(field.tokenizer, jobs(), writer)
+    if not len(counts):
         raise DataError("no row is left to read", file.path)
-    lengths = np.concatenate(counts).reshape(-1, len(places)).sum(1)
+    lengths = counts.reshape(-1, len(places)).sum(1)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     for name, values in zip(ARRAYS, (np.array(lines), offsets, np.array(targets)), strict=True):
         writer.array(name, values)
     faults = [*reader.skipped, *faults]
-    told = {"size": size, "unknown": unknown, "count": int(offsets[-1])}
-    return {**told, "skipped": len(faults), "fault": str(faults[0]) if faults else ""}
+    if faults:
+        told |= {"fault": str(faults[0]), "where": f"{faults[0].path}:{faults[0].line}"}
+    return {**told, "skipped": len(faults)}

@@ -75,6 +75,9 @@ class ModelConfig(LayerConfig):
 
     embedding: int = Field(128, ge=1, description="width of the token embedding")
     embedding_std: float = Field(0.1, gt=0, description="spread of the embedding's first weights")
+    embedding_scale: float = Field(
+        1.0, gt=0, description="factor of the embedding as it is read; about its root with `tie`"
+    )
     tie: bool = Field(False, description="language model: output weights are the embedding's")
     pooling: Literal["last", "mean", "max", "attention", "mean-max"] = Field(
         "mean-max", description="many to one: how the steps become one vector"

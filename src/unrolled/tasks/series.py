@@ -186,9 +186,7 @@ def encode(
         answers += found
     if not lines:
         raise DataError(
-            "no row is left to read"
-            if told.window is None or not parts
-            else NONE_LONG_ENOUGH,
+            "no row is left to read" if told.window is None or not parts else NONE_LONG_ENOUGH,
             table.path,
         )
     return Examples(np.array(lines), frames=spans(parts, told)), answers, skipped

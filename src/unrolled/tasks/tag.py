@@ -35,6 +35,7 @@ from unrolled.tasks.base import (
 )
 from unrolled.tasks.labelled import TOKENIZER, need_table
 from unrolled.tasks.recipe import Recipe
+from unrolled.tasks.weights import weights_of
 from unrolled.training.objectives import Objective, classes
 from unrolled.training.precision import Place
 
@@ -147,7 +148,7 @@ class Tag(Task):
 
     def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
         """Return cross entropy over the words."""
-        return classes(recipe.training.label_smoothing)
+        return classes(recipe.training.label_smoothing, weights_of(recipe, self.output.names))
 
     def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> Source:
         """Return batches of rows of like length."""

@@ -89,7 +89,9 @@ class FrameTag(Tag):
             assert examples.frames is not None
             assert isinstance(examples.targets, Ragged)
             ends = np.cumsum(examples.lengths)
-            cuts = [np.arange(a, b, size) for a, b in zip(ends - examples.lengths, ends, strict=True)]
+            cuts = [
+                np.arange(a, b, size) for a, b in zip(ends - examples.lengths, ends, strict=True)
+            ]
             starts = np.concatenate(cuts)
             offsets = np.append(starts, ends[-1])
             examples = Examples(

@@ -236,12 +236,12 @@ class Trainer:
         else:
             norm = nn.utils.get_total_norm(grads)
         mean = share * torch.stack([part.sum.to(exact) for part in losses]).sum()
-        told = torch.stack([mean, norm.to(exact)]).tolist()
-        fault = self.guard.fault(*told, settings.spike)
+        loss, length = torch.stack([mean, norm.to(exact)]).tolist()
+        fault = self.guard.fault(loss, length, settings.spike)
         if fault:
             self.guard.skip()
         else:
-            self.guard.made(told[0])
+            self.guard.made(loss)
             self.optimizer.step()
             self.average.after_step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -63,7 +63,9 @@ class MuonAndAdamW(torch.optim.Optimizer):
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Make one update; a closure is not called."""
-        for inner, own in ((self.muon, True), (self.adamw, False)):
+        both: list[tuple[torch.optim.Optimizer | None, bool]]
+        both = [(self.muon, True), (self.adamw, False)]
+        for inner, own in both:
             if inner is not None:
                 # anew each time: loading a state replaces both
                 inner.state = self.state
