@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 import unrolled
 from conftest import SMALL, reviews
 from unrolled.core.errors import UsageError, UserError
+from unrolled.data.batches import Batch, Buckets
 
 
 def test_train_returns_a_run_that_load_gives_again(
@@ -81,3 +84,23 @@ def test_the_path_of_a_run_may_be_a_text(home: SimpleNamespace) -> None:
     run = unrolled.load(str(home.runs["vectors"]))
     assert run.folder == home.runs["vectors"]
     assert SMALL["training.threads"] == run.recipe.training.threads
+
+
+def test_the_order_of_samples_is_the_same_with_any_number_of_threads(
+    home: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders: dict[int, list[list[int]]] = {1: [], 2: []}
+    plain = Buckets.batch
+    for threads, read in orders.items():
+
+        def noted(source: Buckets, epoch: int, index: int, read: Any = read) -> Batch:
+            batch = plain(source, epoch, index)
+            read.append(batch.rows.tolist())
+            return batch
+
+        monkeypatch.setattr(Buckets, "batch", noted)
+        changes = {**SMALL, "training.threads": threads, "training.max_steps": 12}
+        unrolled.train(home.files["classify"], out=tmp_path / str(threads), quiet=True, **changes)
+    torch.set_num_threads(1)
+    assert len(orders[1]) == 12
+    assert orders[1] == orders[2]

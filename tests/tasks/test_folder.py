@@ -253,6 +253,24 @@ def test_a_hostile_config_is_refused_before_anything_is_allocated(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
 
+def test_a_link_that_leads_out_of_a_run_is_refused(
+    copy: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = copy("classify")
+    secret = tmp_path / "secret.json"
+    (folder / "fields.json").rename(secret)
+    (folder / "fields.json").symlink_to(secret)
+    with pytest.raises(UserError, match=r"fields\.json: a link that leads out of the run"):
+        runs.load(folder)
+    # a link to the folder itself is the user's own, and so is one within it
+    (folder / "fields.json").unlink()
+    secret.rename(folder / "inner.json")
+    (folder / "fields.json").symlink_to("inner.json")
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    assert runs.load(link).task.name == "classify"
+
+
 # versions
 
 FORMAT_1 = Path(__file__).parents[1] / "fixtures" / "run-format-1"

@@ -127,9 +127,7 @@ class _Fused(torch.autograd.Function):
         return (*(each * slope.to(each.dtype) for each in slopes), None, None, None)
 
 
-def _score(
-    scores: Tensor, bias: Tensor, targets: Tensor, smoothing: float, ignored: int
-) -> Tensor:
+def _score(scores: Tensor, bias: Tensor, targets: Tensor, smoothing: float, ignored: int) -> Tensor:
     """Return the loss of each row of scores (N, V), and put in their place its slopes."""
     count = scores.shape[1]
     size = max(1, CACHED // count) if scores.is_cpu else len(scores)

@@ -137,6 +137,7 @@ def load(folder: Path, weights: str = "best") -> Loaded:
     Raises:
         UserError: it is no run, has no weights yet, or was damaged.
     """
+    refuse_links(folder)
     recipe = read_recipe(folder)
     task, _ = read_fields(folder)
     path = folder / (MODEL if weights == "best" else CHECKPOINTS)
@@ -156,6 +157,13 @@ def load(folder: Path, weights: str = "best") -> Loaded:
         first = str(error).splitlines()[0]
         raise UserError(f"{path}: these weights do not fit the run ({first})") from None
     return Loaded(folder, recipe, task, model.eval(), read_result(folder))
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise UserError when a file of a run is a link to one outside of it."""
+    for path in folder.glob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{path}: a link that leads out of the run; put the file itself there")
 
 
 def refuse_misfit(task: Task, recipe: Recipe, weights: dict[str, list[int]]) -> None:

@@ -155,9 +155,10 @@ class Language(Task):
         carries = self._carries(recipe, model)
         if candidates is not None and smoothing:
             raise UsageError("training.candidates goes without training.label_smoothing; unset one")
-        if candidates is None and self.tokenizer.size < WIDE:
+        penalties = recipe.training.activation, recipe.training.slowness
+        if candidates is None and self.tokenizer.size < WIDE and not any(penalties):
             return next_token(smoothing, carries)
-        return next_word(smoothing, carries, candidates)
+        return next_word(smoothing, carries, candidates, *penalties)
 
     def _carries(self, recipe: Recipe, model: nn.Module) -> bool:
         assert isinstance(model, LanguageModel)

@@ -22,7 +22,9 @@ class Average:
     """No average, an exponential one (Polyak and Juditsky 1992), or that of the last k snapshots.
 
     ``ema`` follows every step; its early decay is held down, (1 + t) / (10 + t), so that the
-    random start is forgotten quickly. ``last`` takes a snapshot at each evaluation.
+    random start is forgotten quickly. ``last`` takes a snapshot at each evaluation. ``asgd`` is
+    the mean over all steps since the dev score stopped to improve (NT-ASGD, Merity et al. 2018,
+    algorithm 1).
     """
 
     def __init__(self, model: nn.Module, settings: TrainingConfig) -> None:
@@ -36,14 +38,17 @@ class Average:
         self.steps = 0
         self.mean = [p.detach().clone() for p in self.live] if self.kind == "ema" else []
         self.history: list[list[Tensor]] = []
+        self.patience, self.scores = settings.average_after, list[float]()
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Take in the weights after an update."""
-        if self.kind != "ema":
+        if not self.mean:
             return
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        if self.kind == "asgd":
+            decay = 1 - 1 / self.steps
         torch._foreach_lerp_(self.mean, [p.detach() for p in self.live], 1 - decay)
 
     @torch.no_grad()
@@ -52,9 +57,17 @@ class Average:
         if self.kind == "last":
             self.history = [*self.history, [p.detach().clone() for p in self.live]][-self.size :]
 
+    def after_evaluation(self, score: float) -> None:
+        """Take in the dev score, greater being better, and begin to average where it stagnates."""
+        if self.kind != "asgd" or self.mean:
+            return
+        if len(self.scores) > self.patience and score < max(self.scores[: -self.patience]):
+            self.mean = [p.detach().clone() for p in self.live]
+        self.scores.append(score)
+
     def weights(self) -> list[Tensor] | None:
         """Return the averaged weights, or None where there is nothing to average."""
-        if self.kind == "ema" and self.steps:
+        if self.kind in ("ema", "asgd") and self.steps:
             return self.mean
         if self.kind == "last" and self.history:
             return [torch.stack(column).mean(0) for column in zip(*self.history, strict=True)]
@@ -82,6 +95,8 @@ class Average:
     def to_tensors(self) -> dict[str, Tensor]:
         """Return all that the next step depends on."""
         tensors = {"steps": torch.tensor(self.steps)}
+        if self.scores:
+            tensors["scores"] = torch.tensor(self.scores, dtype=torch.float64)
         for slot, values in enumerate([self.mean] if self.mean else self.history):
             tensors |= {f"{slot}.{n}": v for n, v in zip(self.names, values, strict=True)}
         return tensors
@@ -90,10 +105,11 @@ class Average:
     def from_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Take up what ``to_tensors`` gave."""
         self.steps = int(tensors["steps"])
-        slots = sorted({int(key.split(".", 1)[0]) for key in tensors if key != "steps"})
+        self.scores = tensors["scores"].tolist() if "scores" in tensors else []
+        slots = sorted({int(key.split(".", 1)[0]) for key in tensors if "." in key})
         live = list(zip(self.names, self.live, strict=True))
         read = [[tensors[f"{slot}.{n}"].to(p.device, copy=True) for n, p in live] for slot in slots]
-        if self.kind == "ema":
-            self.mean = read[0]
+        if self.kind in ("ema", "asgd"):
+            self.mean = read[0] if read else []
         else:
             self.history = read

@@ -224,20 +224,20 @@ class Trainer:
         Returns:
             Why the weights were left as they are, else an empty text.
         """
-        settings, device = self.job.settings, self.job.place.device
-        # mps has no fp64
-        exact = torch.float32 if device.type == "mps" else torch.float64
+        settings, parts = self.job.settings, [part.sum for part in losses]
         count = sum(part.count for part in losses[1:]) + losses[0].count
-        share = count.to(exact).clamp(min=1.0).reciprocal()
+        here = self.job.place.device.type == "cpu"
+        # elsewhere a number on the host is a wait, and one a step is enough
+        share = 1.0 / max(1.0, float(count)) if here else 1.0 / count.clamp(min=1)
         grads = [p.grad for p in self.parameters if p.grad is not None]
-        torch._foreach_mul_(grads, share.to(grads[0].dtype))
+        torch._foreach_mul_(grads, share)
         if settings.clip is not None:
             norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip)
         else:
             norm = nn.utils.get_total_norm(grads)
-        mean = share * torch.stack([part.sum.to(exact) for part in losses]).sum()
-        loss, length = torch.stack([mean, norm.to(exact)]).tolist()
-        fault = self.guard.fault(loss, length, settings.spike)
+        *sums, length, each = [*parts, norm, share] if here else waited(*parts, norm, share)
+        loss = float(each) * sum(map(float, sums))
+        fault = self.guard.fault(loss, float(length), settings.spike)
         if fault:
             self.guard.skip()
         else:
@@ -342,6 +342,7 @@ class Trainer:
             else:
                 at.stale, at.cut_stale = at.stale + 1, at.cut_stale + 1
         job.model.train()
+        self.average.after_evaluation(score if job.higher else -score)
         log.add(at.step, "dev", {**at.scores, "seconds": at.seconds})
         shown = "  ".join(f"{name} {value:.4f}" for name, value in at.scores.items())
         job.progress.say(f"step {at.step}  dev: {shown}")
@@ -419,6 +420,11 @@ class Trainer:
             job.keep_best(self.best)
         self.pending = unpack_losses(checkpoint.group("pending"))
         self.saved = self.at.step
+
+
+def waited(*values: Tensor) -> list[float]:
+    """Return numbers that are on a device, after one wait for it."""
+    return torch.stack([value.detach().float() for value in values]).tolist()
 
 
 def mean_logs(losses: list[Loss]) -> dict[str, float]:

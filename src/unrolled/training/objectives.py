@@ -100,12 +100,18 @@ class Reads(Protocol):
 
 
 def next_word(
-    smoothing: float = 0.0, carry_state: bool = True, candidates: int | None = None
+    smoothing: float = 0.0,
+    carry_state: bool = True,
+    candidates: int | None = None,
+    activation: float = 0.0,
+    slowness: float = 0.0,
 ) -> Objective:
     """Return ``next_token`` for a large vocabulary: the scores of all tokens are never kept.
 
     With ``candidates`` only so many tokens are compared at each step, and the loss is an estimate
-    (``nn.softmax.sampled_cross_entropy``), which knows no smoothing.
+    (``nn.softmax.sampled_cross_entropy``), which knows no smoothing. ``activation`` and
+    ``slowness`` weigh the mean square of what the head reads, and of its change from step to step
+    (Merity et al. 2018, section 4.6); the loss without them is then logged as ``nats``.
     """
 
     def objective(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
@@ -117,8 +123,14 @@ def next_word(
             total = linear_cross_entropy(*given, smoothing, IGNORED)
         else:
             total = sampled_cross_entropy(*given, candidates, IGNORED)
-        count = (batch.targets != IGNORED).sum()
-        return Loss(total, count, state.detach() if carry_state else None)
+        count, after = (batch.targets != IGNORED).sum(), state.detach() if carry_state else None
+        if not activation and not slowness:
+            return Loss(total, count, after)
+        read = read.float()
+        penalty = activation * read.square().mean()
+        if slowness and read.shape[1] > 1:
+            penalty = penalty + slowness * read.diff(dim=1).square().mean()
+        return Loss(total + count * penalty, count, after, {"nats": (total, count)})
 
     return objective
 

@@ -93,8 +93,20 @@ class TrainingConfig(Config):
         description="language model: tokens compared at each step of training, half of them the "
         "most frequent; by default the whole vocabulary",
     )
-    average: Literal["none", "ema", "last"] = Field(
+    activation: float = Field(
+        0.0, ge=0, description="language model: weight of the squared outputs of the layer"
+    )
+    slowness: float = Field(
+        0.0, ge=0, description="language model: weight of the squared steps between its outputs"
+    )
+    average: Literal["none", "ema", "last", "asgd"] = Field(
         "none", description="average the weights that are kept"
+    )
+    average_after: int = Field(
+        5,
+        ge=1,
+        description="asgd: averaging begins when the dev score is worse than the best of all but "
+        "this many last evaluations",
     )
     ema_decay: float = Field(
         0.999, gt=0, lt=1, description="ema: share of the old average kept a step"
