@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 
+from unrolled.data.sources import Table, read
+
 # two busy cores: threads that wait for each other cost more than they give
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
@@ -35,6 +37,25 @@ def write_csv(path: Path, rows: list[tuple[Any, ...]], header: tuple[str, ...] =
         writer = csv.writer(handle)
         writer.writerows([header, *rows] if header else rows)
     return path
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a data file."""
+
+    def write_file(content: str | bytes, name: str = "data.txt") -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write_file
+
+
+def table(path: Path, **options: Any) -> Table:
+    """Read a file that must be a table."""
+    found = read(path, **options)
+    assert isinstance(found, Table), found
+    return found
 
 
 def reviews(count: int, seed: int, wrong: float = 0.0) -> list[tuple[str, str]]:

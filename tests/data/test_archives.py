@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import table
 from unrolled.core.errors import DataError
 from unrolled.data import archives, lines
 from unrolled.data.sources import Document, Table, read
@@ -40,12 +41,6 @@ def zipped(path: Path, members: dict[str, str | bytes], **options: Any) -> Path:
         for name, content in members.items():
             archive.writestr(name, content)
     return path
-
-
-def table(path: Path, **options: Any) -> Table:
-    found = read(path, **options)
-    assert isinstance(found, Table), found
-    return found
 
 
 # ---------------------------------------------------------------------- zip

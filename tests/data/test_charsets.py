@@ -5,33 +5,17 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import table
 from unrolled.core.errors import DataError
-from unrolled.data.sources import Document, Table, read
+from unrolled.data.sources import Document, read
 
 REVIEW = "재미있는 영화였다. 배우들 연기도 좋았고, 다시 보고 싶다! ㅋㅋ (10/10)"
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Any:
-    def write_file(content: bytes, name: str = "data.csv") -> Path:
-        path = tmp_path / name
-        path.write_bytes(content)
-        return path
-
-    return write_file
-
-
-def table(path: Path, **options: Any) -> Table:
-    found = read(path, **options)
-    assert isinstance(found, Table), found
-    return found
 
 
 def spreadsheet(rows: int) -> str:
@@ -212,7 +196,7 @@ def test_damage_does_not_change_what_the_file_is(write: Any) -> None:
     path = write(
         ("text\tlabel\n" + good).encode() + "나쁜\t0\n".encode("cp949") * 3 + good.encode()
     )
-    with pytest.raises(DataError, match=r"data\.csv:22: not valid UTF-8"):
+    with pytest.raises(DataError, match=r"data\.txt:22: not valid UTF-8"):
         read(path)
     assert len(table(path, on_error="skip").rows) == 40
 

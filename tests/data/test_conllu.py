@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gzip
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import table
 from unrolled.core.errors import DataError, UsageError
 from unrolled.data.schema import Schema, Wanted, infer
 from unrolled.data.sources import Table, parse_row, read
@@ -36,22 +36,6 @@ SECOND = """\
 6\ttea\ttea\tNOUN\tNN\t_\t5\torphan\t5.1:obj\t_
 """
 BOTH = f"{FIRST}\n{SECOND}\n"
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Any:
-    def write_file(content: str | bytes, name: str = "data.txt") -> Path:
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return write_file
-
-
-def table(path: Path, **options: Any) -> Table:
-    found = read(path, **options)
-    assert isinstance(found, Table), found
-    return found
 
 
 def column(found: Table, name: str) -> list[Any]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from conftest import table
 from unrolled.core.errors import DataError
 from unrolled.data.fields import Bad, bad_row
 from unrolled.data.schema import Schema, Wanted, infer
-from unrolled.data.sources import Document, Table, fingerprint, read, rows_of
+from unrolled.data.sources import Document, fingerprint, read, rows_of
 
 
 @pytest.fixture
@@ -23,12 +24,6 @@ def folder(tmp_path: Path) -> Any:
         return tmp_path / "set"
 
     return make
-
-
-def table(path: Path, **options: Any) -> Table:
-    found = read(path, **options)
-    assert isinstance(found, Table), found
-    return found
 
 
 def test_folders_named_by_their_label(folder: Any) -> None:

@@ -11,15 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from conftest import table
 from unrolled.core.errors import DataError
 from unrolled.data.schema import Schema, Wanted, infer
-from unrolled.data.sources import Table, parse_row, read, rows_of
-
-
-def table(path: Path, **options: Any) -> Table:
-    found = read(path, **options)
-    assert isinstance(found, Table), found
-    return found
+from unrolled.data.sources import parse_row, read, rows_of
 
 
 def write(path: Path, columns: dict[str, Any], **options: Any) -> Path:

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import table
 from unrolled.core.errors import DataError, UsageError
 from unrolled.data.sources import Document, Format, Table, nfc, parse_row, read, rows_of
 
@@ -25,22 +26,6 @@ ANTHEM = (
     "무궁화 삼천리 화려 강산\n대한 사람, 대한으로 길이 보전하세\n"
 )
 PLAY = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n" * 9
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Any:
-    def write_file(content: str | bytes, name: str = "data.txt") -> Path:
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return write_file
-
-
-def table(path: Path, **options: Any) -> Table:
-    found = read(path, **options)
-    assert isinstance(found, Table), found
-    return found
 
 
 # ---------------------------------------------------------------------- what the file is

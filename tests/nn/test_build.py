@@ -17,6 +17,7 @@ from unrolled.nn.build import USES
 SETTINGS: dict[str, Any] = {
     "hidden": 8, "layers": 2, "bidirectional": True, "dropout": 0.1, "input_dropout": 0.2,
     "output_dropout": 0.3, "recurrent_dropout": 0.4, "weight_drop": 0.5, "zoneout": 0.6,
+    "between_dropout": 0.7, "last": 3,
     "layer_norm": True,
     "residual": True,
     "orthogonal": True, "nonlinearity": "relu", "projection": 3, "activation": "relu", "heads": 2,
@@ -34,14 +35,25 @@ def test_defaults_build(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_setting_of_a_layer_reaches_it(name: str) -> None:
-    config = LayerConfig(**{key: SETTINGS[key] for key in USES[name]})
+    # a narrower last layer goes without most others; it has a test of its own
+    config = LayerConfig(**{key: SETTINGS[key] for key in USES[name] - {"last"}})
     layer = build_layer(name, config, 5)
     y = layer.read(torch.randn(2, 3, 5))
     assert y.shape == (2, 3, layer.output_size)
-    for key in USES[name] - {"hidden", "layers", "bidirectional", "dropout"}:
+    for key in USES[name] - {"hidden", "layers", "bidirectional", "dropout", "last"}:
         assert repr_of(build_layer(name, config.changed(**{key: default(key, name)}), 5)) != (
             repr_of(layer)
         ), key
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
+def test_the_last_layer_may_be_narrower(name: str) -> None:
+    layer = build_layer(name, LayerConfig(hidden=8, layers=2, last=3), 5)
+    assert layer.read(torch.randn(2, 4, 5)).shape == (2, 4, 3)
+    for told in ({"bidirectional": True}, {"residual": True}, {"last": 9}):
+        config = LayerConfig(**{"hidden": 8, "layers": 2, "last": 3} | told)
+        with pytest.raises(UsageError, match="expected last_size up to hidden_size 8"):
+            build_layer(name, config, 5)
 
 
 def default(key: str, name: str) -> Any:

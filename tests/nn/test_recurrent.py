@@ -234,6 +234,49 @@ def test_variational_masks_are_the_same_at_every_step() -> None:
         layer.unroll(x)
 
 
+def test_dropout_between_layers_may_be_one_mask_a_sequence() -> None:
+    layer = nn.RNN(4, 4, 2, "relu", bias=False, between_dropout=0.5)
+    below = nn.RNN(4, 4, 1, "relu", bias=False)
+    with torch.no_grad():
+        # the second layer says what it reads
+        layer.weight_ih_l1.copy_(torch.eye(4))
+        layer.weight_hh_l1.zero_()
+        for name, weight in below.named_parameters():
+            weight.copy_(layer.get_parameter(name).abs_())
+    x = torch.rand(3, 6, 4) + 0.1
+    y, said = layer.unroll(x)[0], below.unroll(x)[0]
+    masks = y / said
+    assert torch.equal(masks == 0, (masks == 0)[:, :1].expand_as(masks))
+    torch.testing.assert_close(masks, torch.where(masks == 0, 0.0, 2.0))
+    assert 0 < int((masks[:, 0] == 0).sum()) < 12
+    torch.testing.assert_close(layer.eval().unroll(x)[0], said)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_narrower_last_layer_equals_torchs_layers_in_a_row(cell: str) -> None:
+    kind, theirs = {"lstm": (nn.LSTM, torch.nn.LSTM), "gru": (nn.GRU, torch.nn.GRU)}[cell]
+    layer = kind(5, 7, 3, last_size=4).double()
+    first = theirs(5, 7, 2, batch_first=True).double()
+    last = theirs(7, 4, batch_first=True).double()
+    with torch.no_grad():
+        for name, weight in first.named_parameters():
+            weight.copy_(layer.get_parameter(name))
+        for name, weight in last.named_parameters():
+            weight.copy_(layer.get_parameter(name.replace("_l0", "_l2")))
+    x = torch.randn(2, 6, 5, dtype=torch.float64)
+    y, state = layer.unroll(x)
+    said, end = last(first(x)[0])
+    torch.testing.assert_close(y, said, rtol=1e-12, atol=1e-12)
+    h = end[0] if cell == "lstm" else end
+    torch.testing.assert_close(state.h[2, :, :4], h[0], rtol=1e-12, atol=1e-12)
+    assert state.h.shape == (3, 2, 7)
+    assert not state.h[2, :, 4:].any()
+    # reading on is as reading at once
+    half, state = layer.unroll(x[:, :3])
+    rest, _ = layer.unroll(x[:, 3:], state)
+    torch.testing.assert_close(torch.cat([half, rest], 1), y, rtol=1e-12, atol=1e-12)
+
+
 def test_recurrent_dropout_is_one_mask_on_the_hidden_vector() -> None:
     layer = nn.RNN(D, H, recurrent_dropout=0.5, nonlinearity="relu").train()
     with torch.no_grad():

@@ -144,3 +144,48 @@ def test_a_snapshot_is_a_copy() -> None:
     assert torch.equal(taken["0.weight"], before)
     assert set(taken) == set(layers.state_dict())
     assert not any(value.requires_grad for value in taken.values())
+
+
+def nt_asgd() -> TrainingConfig:
+    return TrainingConfig.read({"average": "asgd", "average_after": 2})
+
+
+def test_asgd_is_the_mean_since_the_dev_score_stagnated() -> None:
+    layers = model()
+    average, kept = Average(layers, nt_asgd()), []
+    # from the fourth score on: worse than the best of all but the last two
+    for step, score in enumerate([-3.0, -2.0, -1.0, -1.5, -2.5, -1.2, -0.9]):
+        weights = move(layers, step)
+        average.after_step()
+        if average.mean:
+            kept.append(weights)
+        began = average.weights() is not None
+        assert began == (step >= 5)
+        average.after_evaluation(score)
+    found = average.weights()
+    assert found is not None
+    assert len(kept) == 2
+    for slot, value in enumerate(found):
+        expected = (kept[0][slot] + kept[1][slot]) / 2
+        torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("stop", [2, 5, 6])
+def test_asgd_goes_on_from_what_was_saved(stop: int) -> None:
+    def run(stopped: bool) -> list[Tensor]:
+        layers = model()
+        average = Average(layers, nt_asgd())
+        for step, score in enumerate([-3.0, -2.0, -1.0, -1.5, -2.5, -1.2, -0.9, -0.8]):
+            move(layers, step)
+            average.after_step()
+            average.after_evaluation(score)
+            if stopped and step == stop:
+                saved = average.to_tensors()
+                average = Average(layers, nt_asgd())
+                average.from_tensors(saved)
+        found = average.weights()
+        assert found is not None
+        return found
+
+    for one, other in zip(run(False), run(True), strict=True):
+        assert torch.equal(one, other)

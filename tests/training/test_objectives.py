@@ -17,6 +17,7 @@ from unrolled.training.objectives import (
     classes,
     cross_entropy,
     next_token,
+    next_word,
     pretrained,
     values,
 )
@@ -148,6 +149,47 @@ def test_a_row_that_starts_fresh_forgets_its_state_alone(name: str) -> None:
     total, count = by_hand(torch.cat([kept, fresh]).detach().float(), batch.targets, 0.0)
     assert float(told.sum.detach()) == pytest.approx(total, rel=1e-6)
     assert int(told.count) == count
+
+
+@pytest.mark.parametrize("restart", [True, False])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_next_word_equals_next_token(restart: bool, smoothing: float) -> None:
+    model = language()
+    batch = replace(window(restart), fresh=torch.tensor([False, True]))
+    state = carried(model).detach()
+    both = []
+    for objective in (next_token(smoothing), next_word(smoothing)):
+        model.zero_grad()
+        loss = objective(model, batch, state)
+        loss.sum.backward()
+        slopes = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        assert len(slopes) == len(list(model.parameters()))
+        assert loss.carry is not None
+        both.append((loss.sum.detach(), loss.count, *slopes, *loss.carry.to_tensors().values()))
+    for one, other in zip(*both, strict=True):
+        # next_token sums in fp32
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, check_dtype=False)
+
+
+def test_next_word_with_every_token_as_a_candidate_and_without_a_carry() -> None:
+    model, batch = language(), window(True)
+    loss = next_word(0.0, False, 7)(model, batch, None)
+    assert loss.carry is None
+    expected = next_word()(model, batch, None)
+    assert torch.equal(loss.sum, expected.sum)
+    assert int(loss.count) == 10
+
+
+def test_outputs_and_their_changes_are_penalised() -> None:
+    model, batch = language(), window(True)
+    plain = next_word()(model, batch, None)
+    loss = next_word(activation=2.0, slowness=0.5)(model, batch, None)
+    read = model.read(batch.inputs)[0].detach()
+    penalty = 2.0 * (read**2).mean() + 0.5 * ((read[:, 1:] - read[:, :-1]) ** 2).mean()
+    # the penalty is taken in fp32
+    torch.testing.assert_close(loss.sum, plain.sum + 10 * penalty, rtol=1e-6, atol=0)
+    assert torch.equal(loss.logs["nats"][0], plain.sum)
+    assert not plain.logs
 
 
 class Guesses(nn.Module):

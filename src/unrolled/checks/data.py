@@ -239,17 +239,17 @@ def scored(context: Context) -> Finding | None:
     dev, found = context.plan.prepared.dev, classes(context, context.plan.prepared.dev)
     if not context.plan.prepared.held_out or not isinstance(dev, Examples):
         return None
-    if len(dev) < SMALL:
-        swing = f": chance alone moves accuracy by {1 / len(dev) ** 0.5:.0%}"
+    if dev.answers < SMALL:
+        swing = f": chance alone moves accuracy by {1 / dev.answers**0.5:.0%}"
         return Finding(
-            "warning", f"only {len(dev)} rows are scored{swing if context.names else ''}",
+            "warning", f"only {dev.answers} answers are scored{swing if context.names else ''}",
             "", "hold out more (data.holdout=0.3), or give data.dev=FILE",
         )  # fmt: skip
     if found is None:
-        return Finding("ok", f"{len(dev):,} rows are scored")
+        return Finding("ok", f"{dev.answers:,} answers are scored")
     counts = np.bincount(found)
     name, most = context.names[int(counts.argmax())], counts.max() / len(found)
-    told = f"{len(dev):,} rows are scored; always saying {name!r} is right in {most:.1%}"
+    told = f"{dev.answers:,} answers are scored; always saying {name!r} is right in {most:.1%}"
     if most < 0.9:
         return Finding("ok", told)
     where = f"column {context.task.schema.answer!r}"

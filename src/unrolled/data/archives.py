@@ -9,6 +9,7 @@ import gzip
 import io
 import re
 import stat
+import struct
 import zipfile
 import zlib
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,11 @@ from unrolled.core.errors import DataError
 
 RATIO = 500  # bytes that one packed byte may become; text stays far below, a bomb nears 1,000
 LARGE = 1 << 26  # ... looked at from this many bytes on
-BROKEN = (EOFError, OSError, zlib.error, zipfile.BadZipFile, NotImplementedError)
+# what the library raises where bytes of an archive are not what they should be
+BROKEN = (
+    EOFError, OSError, zlib.error, zipfile.BadZipFile, NotImplementedError, IndexError, ValueError,
+    struct.error,
+)  # fmt: skip
 UNPACK = "unpack it yourself and give the file in it"
 TEXT_KINDS = "give text, CSV, TSV, JSON lines, CoNLL-U or Parquet"
 
@@ -126,6 +131,8 @@ def members(path: Path) -> list[Origin]:
 def _fault(info: zipfile.ZipInfo) -> str | None:
     """Return what is wrong with a member."""
     name = info.filename.replace("\\", "/")
+    if not name:
+        return "a member has no name; make the archive anew"
     if name.startswith("/") or ".." in name.split("/") or re.match(r"[A-Za-z]:", name):
         return "the name of this member leads outside the archive; make the archive anew"
     if stat.S_ISLNK(info.external_attr >> 16):

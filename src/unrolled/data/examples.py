@@ -120,6 +120,11 @@ class Examples:
         return len(self.lines)
 
     @property
+    def answers(self) -> int:
+        """How many answers are scored: one a row, or one a step."""
+        return len(self.targets.flat) if isinstance(self.targets, Ragged) else len(self)
+
+    @property
     def lengths(self) -> Ints:
         """Steps of each input, (N,); 1 for a vector."""
         if self.frames is not None:

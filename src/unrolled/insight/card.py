@@ -10,11 +10,11 @@ from unrolled.training.progress import duration
 
 
 def scored_on(result: dict[str, Any]) -> str:
-    """Say what the scores are of: ``held out, 300 rows``."""
+    """Say what the scores are of: ``held out, 300 rows``, or ``held out, 9 rows, 300 labels``."""
     what = "held out" if result["held_out"] else "the training data itself"
-    return (
-        f"{what}, {result['scored_rows']:,} {'tokens' if result['task'] == 'language' else 'rows'}"
-    )
+    rows, answers = result["scored_rows"], result["scored_answers"]
+    told = f"{what}, {rows:,} {'tokens' if result['task'] == 'language' else 'rows'}"
+    return told if answers == rows else f"{told}, {answers:,} labels"
 
 
 def size(megabytes: float) -> str:

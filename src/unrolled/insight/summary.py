@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from unrolled.core.files import write_json, write_text
+from unrolled.data.examples import Examples
 from unrolled.data.sources import Document, Table
 from unrolled.insight import card, report
 from unrolled.insight.card import scored_on
@@ -54,6 +55,7 @@ def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> None:
         "answers_a_second": timed and timed.per_second,
         "timed": timed and timed.how,
         "scored_rows": len(dev),
+        "scored_answers": dev.answers if isinstance(dev, Examples) else len(dev),
         "held_out": plan.prepared.held_out,
         "precision": plan.place.precision,
         "device": str(plan.place.device),

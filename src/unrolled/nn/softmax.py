@@ -71,9 +71,7 @@ def sampled_cross_entropy(
     sure[: candidates // 2] = True
     sure[targets[real]] = True
     known, rest = torch.nonzero(sure)[:, 0], torch.nonzero(~sure)[:, 0]
-    size = candidates - candidates // 2
-    size += -(len(known) + size) % 64  # matrices of odd widths take up to twice as long
-    drawn = rest[torch.randperm(len(rest), device=x.device)[:size]]
+    drawn = rest[torch.randperm(len(rest), device=x.device)[: candidates - candidates // 2]]
     chosen = torch.cat([known, drawn])
     place = torch.full((count,), ignored, device=x.device)
     place[chosen] = torch.arange(len(chosen), device=x.device)

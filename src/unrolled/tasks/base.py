@@ -219,7 +219,6 @@ def build_embedding(size: int, config: ModelConfig) -> TokenEmbedding:
         token_dropout=config.token_dropout,
         dropout=config.embedding_dropout,
         std=config.embedding_std,
-        scale=config.embedding_scale,
     )
 
 

@@ -50,10 +50,10 @@ class DataConfig(Config):
     encoding: str | None = Field(
         None, description="the file's encoding, such as cp949; by default UTF-8"
     )
-    tokenizer: Literal[
-        "chars", "jamo", "words", "whitespace", "bpe", "unigram", "bytes"
-    ] | None = Field(
-        None, description="pieces a text is cut into; chars for a language model, else unigram"
+    tokenizer: Literal["chars", "jamo", "words", "whitespace", "bpe", "unigram", "bytes"] | None = (
+        Field(
+            None, description="pieces a text is cut into; chars for a language model, else unigram"
+        )
     )
     vocabulary: int = Field(16000, ge=5, description="the most pieces a tokenizer learns")
     min_count: int = Field(
@@ -69,15 +69,17 @@ class DataConfig(Config):
         "file of 128 MB or more",
     )
 
+    @field_validator("numbers", mode="before")
+    @classmethod
+    def _several(cls, names: Any) -> Any:
+        return [names] if isinstance(names, str) else names
+
 
 class ModelConfig(LayerConfig):
     """The model around the layer."""
 
     embedding: int = Field(128, ge=1, description="width of the token embedding")
     embedding_std: float = Field(0.1, gt=0, description="spread of the embedding's first weights")
-    embedding_scale: float = Field(
-        1.0, gt=0, description="factor of the embedding as it is read; about its root with `tie`"
-    )
     tie: bool = Field(False, description="language model: output weights are the embedding's")
     pooling: Literal["last", "mean", "max", "attention", "mean-max"] = Field(
         "mean-max", description="many to one: how the steps become one vector"

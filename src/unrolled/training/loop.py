@@ -235,9 +235,9 @@ class Trainer:
             norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip)
         else:
             norm = nn.utils.get_total_norm(grads)
-        *sums, length, each = [*parts, norm, share] if here else waited(*parts, norm, share)
-        loss = float(each) * sum(map(float, sums))
-        fault = self.guard.fault(loss, float(length), settings.spike)
+        *sums, length, each = waited(*parts, norm, share)
+        loss = each * sum(sums)
+        fault = self.guard.fault(loss, length, settings.spike)
         if fault:
             self.guard.skip()
         else:
@@ -422,9 +422,11 @@ class Trainer:
         self.saved = self.at.step
 
 
-def waited(*values: Tensor) -> list[float]:
-    """Return numbers that are on a device, after one wait for it."""
-    return torch.stack([value.detach().float() for value in values]).tolist()
+def waited(*values: Tensor | float) -> list[float]:
+    """Return tensors as numbers, after one wait for the device they are on."""
+    if all(isinstance(value, float) or value.is_cpu for value in values):
+        return [float(value) for value in values]
+    return torch.stack([torch.as_tensor(value).detach().float() for value in values]).tolist()
 
 
 def mean_logs(losses: list[Loss]) -> dict[str, float]:
