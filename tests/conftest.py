@@ -26,6 +26,7 @@ SONG = "row your boat\ngently down the stream\n"
 SMALL = {
     "model.hidden": 8,
     "model.embedding": 8,
+    "model.ngrams": 0,
     "training.threads": 1,
     "training.precision": "fp32",
     "training.log_every": 10,

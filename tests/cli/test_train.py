@@ -64,7 +64,7 @@ def test_without_out_a_run_goes_to_runs_and_its_name(cli: Call, tmp_path: Path) 
 def test_training_says_scores_baselines_and_more(home: SimpleNamespace, kind: str) -> None:
     said = home.said[kind]
     result = json.loads((home.runs[kind] / "result.json").read_text("utf-8"))
-    held = re.split(r"held out, [\d,]+ \w+:", said)[1]
+    held = re.split(r"held out, [\d,]+ \w+(?:, [\d,]+ labels)?:", said)[1]
     for key, value in result["scores"].items():
         assert f"{key} {value:.4f}" in held
     assert result["baselines"]

@@ -46,7 +46,8 @@ def said(ours: float, theirs: float | None, higher: bool) -> str:
     made.folder = Path("runs/x")
     scores = {} if theirs is None else {"m": theirs}
     result = {
-        "seconds": 3.0, "steps": 5, "best_step": 4, "stopped": "limit", "scored_rows": 7, "scored_answers": 7,
+        "seconds": 3.0, "steps": 5, "best_step": 4, "stopped": "limit", "scored_rows": 7,
+        "scored_answers": 7,
         "held_out": True, "task": "classify",
         "scores": {"m": ours}, "baselines": [{"name": "simple", "scores": scores}],
     }  # fmt: skip

@@ -23,7 +23,7 @@ def filled(schema: Schema, rows: int = 1000, characters: int = 50000, **given: A
 def test_text_gets_both_directions_and_unigram_pieces() -> None:
     found = filled(TEXT)
     assert (found.layer, found.model.bidirectional) == ("gru", True)
-    assert found.data.tokenizer == "unigram"
+    assert (found.data.tokenizer, found.model.ngrams) == ("unigram", 4)
     assert (found.data.text, found.data.numbers, found.data.label) == ("text", None, "label")
 
 

@@ -16,7 +16,7 @@ from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Format, read
 from unrolled.models import LanguageModel
 from unrolled.tasks.language import Language, Stream
-from unrolled.tasks.recipe import Recipe
+from unrolled.tasks.recipe import Recipe, resolve
 from unrolled.training.precision import choose
 
 PLACE = choose("cpu", "fp32")
@@ -87,6 +87,20 @@ def test_lanes_score_every_token_once(size: int) -> None:
     assert scores["accuracy"] == pytest.approx(right.mean())
 
 
+@pytest.mark.parametrize("layer", ["gru", "attention"])
+def test_a_large_vocabulary_is_scored_in_parts(layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, model, stream = language(layer, random_text(4500))
+    whole = task.evaluate(model, stream, PLACE).scores
+    monkeypatch.setattr("unrolled.tasks.language.SCORED", 3 * 2 * 9 * task.tokenizer.size)
+    sizes: list[int] = []
+    model.head.register_forward_hook(lambda *given: sizes.append(given[2].numel()))
+    parts = task.evaluate(model, stream, PLACE).scores
+    assert max(sizes) <= 3 * 2 * 9 * task.tokenizer.size
+    for name, score in whole.items():
+        # fp32 sums in another order
+        assert parts[name] == pytest.approx(score, rel=1e-5), name
+
+
 def test_a_lane_reads_what_stands_before_it() -> None:
     task, model, stream = language("gru", random_text(4500))
     with torch.no_grad():
@@ -152,6 +166,43 @@ def test_greedy_text_is_what_the_steps_say(home: SimpleNamespace) -> None:
 def test_a_language_model_answers_no_rows(home: SimpleNamespace) -> None:
     with pytest.raises(UsageError, match="use `unrolled generate RUN --prompt TEXT`"):
         unrolled.load(home.runs["language"]).predict(["row"])
+
+
+def test_training_compares_candidates_or_adds_penalties_where_asked() -> None:
+    task, model, stream = language("gru", random_text(400))
+
+    def loss(**training: float) -> float:
+        recipe = Recipe.read({"layer": "gru", "training": {"window": 8, **training}})
+        batch = task.source(stream, recipe, model).batch(0, 0)
+        return float(task.objective(recipe, model)(model, batch, None).sum.detach())
+
+    plain = loss()
+    assert loss(candidates=task.tokenizer.size) == pytest.approx(plain, rel=1e-5)
+    torch.manual_seed(0)
+    assert loss(candidates=2) != pytest.approx(plain, rel=1e-5)
+    assert loss(activation=1) > plain * 1.0001
+    with pytest.raises(UsageError, match=r"training\.candidates goes without"):
+        loss(candidates=4, label_smoothing=0.1)
+
+
+def test_awd_lstm_has_the_published_size_and_trains() -> None:
+    recipe = resolve(str(Path(__file__).parents[2] / "examples/wikitext2-awd.yaml"), {})
+    words = "\n".join(f"w{i}" for i in range(33_276)) + "\n<unk> w0\n"
+    data = Document("t.txt", Format("text"), words)
+    task = Language.fit(recipe, Schema("language"), data)
+    # 33,278 words with the line end and <unk>, and three marks of our own
+    assert task.tokenizer.size == 33_278 + 3
+    model = task.build(recipe)
+    layers = 4 * (1150 * (400 + 1150 + 2) + 1150 * (2 * 1150 + 2) + 400 * (1150 + 400 + 2))
+    assert sum(p.numel() for p in model.parameters()) == layers + 33_281 * 401 == 33_557_281
+    recipe = recipe.changed(training=recipe.training.changed(batch_size=2, window=3))
+    stream = task.encode(data, "stop")[0]
+    batch = task.source(stream, recipe, model).batch(0, 0)
+    loss = task.objective(recipe, model.train())(model, batch, None)
+    assert batch.inputs.shape == (2, 3)
+    # untrained: about even guesses
+    nats = float((loss.logs["nats"][0] / loss.count).detach())
+    assert nats == pytest.approx(math.log(33_281), rel=0.05)
 
 
 def test_a_state_cannot_be_carried_over_a_limited_reach() -> None:

@@ -41,7 +41,8 @@ def linear_cross_entropy(
     Returns:
         the summed loss, a scalar.
     """
-    return cast(Tensor, _Fused.apply(x, weight, bias, targets, smoothing, ignored))
+    apply: Any = _Fused.apply
+    return cast(Tensor, apply(x, weight, bias, targets, smoothing, ignored))
 
 
 def sampled_cross_entropy(

@@ -49,6 +49,7 @@ from unrolled.training.objectives import Objective, classes, pretrained, values
 from unrolled.training.precision import Place
 
 TOKENIZER = "tokenizer.json"
+WEIGHTS = 2**23  # of n-grams at most: with many labels more n-grams share a vector
 Inputs = Text | Vector | Frames
 KINDS: dict[str, type[Inputs]] = {"text": Text, "vector": Vector, "frames": Frames}
 
@@ -173,7 +174,8 @@ class Labelled(Task):
         pooling = Pooling(config.pooling, layer.output_size, layer.reverse_size)
         ngrams = None
         if config.ngrams:
-            ngrams = NGrams(config.ngrams, self.width, dropout=config.ngram_dropout)
+            buckets = min(2**19, 2 ** (WEIGHTS // self.width).bit_length() // 2)
+            ngrams = NGrams(config.ngrams, self.width, buckets, config.ngram_dropout)
         pretrain = recipe.training.pretrain_epochs > 0
         if pretrain and not layer.causal and config.layers > 1:
             # the second layer would read, forward, what the first read backward: the very token

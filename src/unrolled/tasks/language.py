@@ -295,7 +295,7 @@ def _windows(model: LanguageModel, tokens: Tensor, start: int, place: Place) -> 
     fresh = max(1, width // 2)  # tokens that each window after the first scores
     begins = torch.arange(0, max(1, size - width + fresh), fresh)
     shifted = torch.cat([torch.tensor([start]), tokens])
-    for rows in begins.split(32):
+    for rows in begins.split(max(1, min(32, SCORED // (width * model.head.out_features)))):
         places = rows[:, None] + torch.arange(width)
         inputs = shifted[places.clamp(max=size - 1)]
         inputs[:, 0] = start

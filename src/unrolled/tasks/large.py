@@ -305,6 +305,8 @@ def _rows(file: File, task: Task | None) -> Parts | None:
     if not seen["kept"] or (file.share and seen["kept"] == seen["rows"]):
         return None  # so few rows that one side of the split would be empty
     recipe = fill(file.recipe, schema, seen["kept"], seen["characters"])
+    # n-grams read the text itself, which is not kept
+    recipe = recipe.changed(model=recipe.model.changed(ngrams=0))
     places = _places(file, schema.text)
 
     def texts(kind: str) -> Iterable[str]:
