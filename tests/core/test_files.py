@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -80,6 +81,28 @@ def test_the_bytes_are_synced_before_the_rename_and_the_folder_after(
     monkeypatch.setattr(Path, "replace", told_replace)
     write_bytes(tmp_path / "a", b"x")
     assert events == ["file", "rename", "folder"]
+
+
+def test_a_system_that_syncs_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, fsync = os.open, os.fsync
+
+    def closed(path: Path, *flags: int) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *flags)
+
+    monkeypatch.setattr(os, "open", closed)
+    write_bytes(tmp_path / "a", b"x")
+    monkeypatch.undo()
+
+    def refused(handle: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    write_bytes(tmp_path / "a", b"y")
+    assert (tmp_path / "a").read_bytes() == b"y"
 
 
 def test_permissions_follow_the_umask(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from unrolled.core.errors import UserError
-from unrolled.core.locks import LOCK, OWNED, locked
+from unrolled.core.locks import LOCK, held, locked
 
 HOLD = """
 import sys, time
@@ -60,17 +62,22 @@ def test_a_folder_with_files_stays_and_its_lock_goes(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-def test_without_locks_of_the_file_system_a_file_names_the_owner(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without locks."""
+
     def none(handle: int, kind: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    owner = tmp_path / OWNED
+
+
+@pytest.mark.usefixtures("unsupported")
+def test_without_locks_of_the_file_system_a_file_names_the_owner(tmp_path: Path) -> None:
+    owner = tmp_path / ".lock.owner"
     with locked(tmp_path):
         with (
-            pytest.raises(UserError, match=f"if that training has ended, remove {owner}"),
+            pytest.raises(UserError, match=f"if that process has ended, remove {owner}"),
             locked(tmp_path),
         ):
             pass
@@ -85,4 +92,54 @@ def test_without_locks_of_the_file_system_a_file_names_the_owner(
     tmp_path.mkdir(exist_ok=True)
     owner.write_text(json.dumps(told | {"host": "another"}))
     with pytest.raises(UserError, match="on another, since then"), locked(tmp_path):
+        pass
+    owner.write_text("")  # of a process that ended before it had written its name
+    with pytest.raises(UserError, match="of another process"), locked(tmp_path):
+        pass
+
+
+def one_after_another(path: Path) -> None:
+    """Many threads wait for one lock; none enters while another is inside."""
+    inside, most = [0], [0]
+
+    def work() -> None:
+        with held(path, "busy", "wait", wait=True):
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            time.sleep(0.005)
+            inside[0] -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert (inside, most) == ([0], [1])
+    assert list(path.parent.iterdir()) == []
+
+
+def test_who_waits_enters_when_the_other_has_left(tmp_path: Path) -> None:
+    one_after_another(tmp_path / "a.lock")
+
+
+@pytest.mark.usefixtures("unsupported")
+def test_who_waits_without_locks_of_the_file_system(tmp_path: Path) -> None:
+    one_after_another(tmp_path / "a.lock")
+    told = {"pid": 1, "host": "another", "since": "then"}
+    (tmp_path / "a.lock.owner").write_text(json.dumps(told))
+    refused = pytest.raises(UserError, match=r"^busy .*on another.*set another folder; if that")
+    with refused, held(tmp_path / "a.lock", "busy", "set another folder", wait=True):
+        pass
+
+
+def test_a_system_that_has_no_such_locks_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # importing it raises ImportError
+    one_after_another(tmp_path / "a.lock")
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / LOCK).mkdir()
+    with pytest.raises(UserError, match="could not be written"), locked(tmp_path):
         pass

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import math
+import mmap
 import os
 import subprocess
 import sys
@@ -62,6 +64,16 @@ def test_tokens_read_like_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in (len(whole), -len(whole) - 1):
         with pytest.raises(IndexError):
             tokens[np.array([0, wrong])]
+
+
+def test_a_system_that_keeps_its_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "HELD", 1)
+    monkeypatch.delattr(mmap, "MADV_DONTNEED")
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # and has no locks
+    kept = encoded(KEY, "uint16", write)
+    for _ in range(3):
+        np.testing.assert_array_equal(kept.tokens()[:], VALUES)
+    assert names(kept.folder.parent) == [kept.folder.name]
 
 
 def test_what_was_encoded_is_not_encoded_again() -> None:

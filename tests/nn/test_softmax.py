@@ -121,12 +121,13 @@ def test_scores_are_never_all_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_to_score_is_zero_with_zero_slopes() -> None:
     x, weight, bias, targets = given()
-    loss = linear_cross_entropy(x, weight, bias, torch.full_like(targets, -100))
-    loss.backward()
-    assert float(loss.detach()) == 0
-    for part in (x, weight, bias):
-        assert part.grad is not None
-        assert not part.grad.any()
+    for rows in (N, 0):
+        loss = linear_cross_entropy(x[:rows], weight, bias, torch.full_like(targets, -100)[:rows])
+        loss.backward()
+        assert float(loss.detach()) == 0
+        for part in (x, weight, bias):
+            assert part.grad is not None
+            assert not part.grad.any()
 
 
 def test_without_slopes() -> None:
@@ -151,12 +152,12 @@ def test_the_sample_estimates_the_normaliser_without_bias() -> None:
     one = targets.clone()
     one[7] = -100
     scores = F.linear(x, weight, bias)
-    draws = torch.stack([sampled_cross_entropy(x, weight, bias, one, 8) for _ in range(4000)])
+    draws = torch.stack([sampled_cross_entropy(x, weight, bias, one, 8) for _ in range(1500)])
     # the loss of a single row is log Z - score
     found = torch.exp(draws + scores[3, 2])
     true = torch.exp(scores[3]).sum()
     error = found.std() / math.sqrt(len(found))
-    assert error < 0.02 * true
+    assert error < 0.03 * true
     assert abs(found.mean() - true) < 4 * error
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from tests.conftest import SMALL, reviews, write_csv
 
 import unrolled
-from unrolled.core.errors import UsageError
+from unrolled.core.errors import DataError, UsageError
 from unrolled.data import encoding
 from unrolled.tasks import large
 from unrolled.tasks.baselines import baselines
@@ -162,6 +164,62 @@ def test_labels_of_texts(tmp_path: Path, kind: str, dev: bool) -> None:
     assert any("skipped 1 faulty rows" in line for line in mapped.found)
 
 
+def test_labels_are_weighed(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "r.csv", [*reviews(100, 1), ("so so", "even")], ("text", "label"))
+
+    def told(shards: str, weights: Any, **more: Any) -> Any:
+        keys = {"data.shards": shards, "training.label_weights": weights, **more}
+        return prepare(resolve(str(path), keys)).recipe.training.label_weights
+
+    for weights in ("balanced", {"good": 3}):
+        assert isinstance(told("always", weights), dict)
+        assert told("always", weights) == told("never", weights)
+    for weights, more in (({"god": 3}, {}), ("balanced", {"task": "language"})):
+        with pytest.raises(UsageError) as one:
+            told("always", weights, **more)
+        with pytest.raises(UsageError) as other:
+            told("never", weights, **more)
+        assert str(one.value) == str(other.value)
+
+
+def test_the_files_of_an_archive_and_their_lines_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large, "HEAD", 10)  # rows of the first file alone
+
+    def packed(name: str, *files: list[Any]) -> Path:
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for number, rows in enumerate(files):
+                part = write_csv(tmp_path / f"{number}.csv", rows, ("text", "label"))
+                archive.write(part, part.name)
+        return tmp_path / name
+
+    whole, mapped = both(packed("a.zip", reviews(40, 1), reviews(60, 2)))
+    for one, other in ((mapped.train_data, whole.train_data), (mapped.dev_data, whole.dev_data)):
+        assert one.lines == other.lines
+        assert list(map(one.place, one.lines)) == list(map(other.place, one.lines))
+    assert not mapped.partial
+    path = packed("b.zip", reviews(40, 1), [*reviews(60, 2), ("no label", None)])
+    for shards in ("never", "always"):
+        with pytest.raises(DataError, match=r"1\.csv:62: ") as caught:
+            prepare(resolve(str(path), {"data.shards": shards}))
+        assert caught.value.line == 62
+
+
+@pytest.mark.parametrize("column", ["n", "text"])
+def test_an_infinity_in_a_row(tmp_path: Path, column: str) -> None:
+    rows = [{"n": 1.5, "text": text, "label": label} for text, label in reviews(80, 1)]
+    lines = [json.dumps(row) for row in rows]
+    lines[::9] = [json.dumps(row | {column: "INF"}).replace('"INF"', "1e999") for row in rows[::9]]
+    path = tmp_path / "r.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    whole, mapped = both(path, text="text", label="label")
+    for found in (mapped, both(path, text="text", label="label")[1]):  # made, and remembered
+        assert found.train_data.rows == whole.train_data.rows
+        assert found.dev_data.rows == whole.dev_data.rows
+        np.testing.assert_array_equal(found.train.sequences.flat[:], whole.train.sequences.flat)
+
+
 def test_a_column_of_text(tmp_path: Path) -> None:
     rows = [(text, number) for number, (text, _) in enumerate(reviews(300, 1))]
     path = write_csv(tmp_path / "r.csv", [*rows, ("", 7)], ("text", "n"))
@@ -170,8 +228,16 @@ def test_a_column_of_text(tmp_path: Path) -> None:
 
 def test_what_is_sharded(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = write_csv(tmp_path / "n.csv", [(i, 2 * i) for i in range(50)], ("a", "price"))
-    with pytest.raises(UsageError, match=r"data\.shards=always is for language models"):
+    with pytest.raises(UsageError, match=r"data\.shards=always is for one file, for language"):
         both(table)
+    parts = write_csv(tmp_path / "parts" / "a.csv", reviews(60, 1), ("text", "label")).parent
+    with pytest.raises(UsageError, match=r"data\.shards=always is for one file"):
+        both(parts)
+    # scored on a folder, which is read whole
+    train = write_csv(tmp_path / "r.csv", reviews(60, 2), ("text", "label"))
+    whole, mapped = both(train, dev=str(parts))
+    assert mapped.files == whole.files
+    np.testing.assert_array_equal(mapped.dev.targets, whole.dev.targets)
     text = tmp_path / "t.txt"
     text.write_text(story(0), "utf-8")
     auto = {"data.shards": "auto"}
@@ -181,6 +247,25 @@ def test_what_is_sharded(tmp_path: Path, cache: Path, monkeypatch: pytest.Monkey
     assert any("encoded in" in line for line in prepare(resolve(str(text), auto)).found)
     table = write_csv(tmp_path / "m.csv", [(i, 2 * i) for i in range(500)], ("a", "price"))
     assert not any("encoded" in line for line in prepare(resolve(str(table), auto)).found)
+
+
+def test_labels_are_learnt_from_shards_as_from_the_whole_file(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "r.csv", reviews(120, 1), ("text", "label"))
+    assert prepare(resolve(str(path), {"data.shards": "never"})).recipe.model.ngrams > 0
+    keys = SMALL | {"training.max_steps": 30, "training.learning_rate": 0.02}
+    unset = {key: value for key, value in keys.items() if key != "model.ngrams"}
+    made = {}
+    for shards, told in (("always", unset), ("never", keys)):  # by default without n-grams
+        where = tmp_path / shards
+        unrolled.train(
+            path, out=where, quiet=True, say=lambda line: None, **told, **{"data.shards": shards}
+        )
+        made[shards] = unrolled.load(where)
+        assert made[shards].recipe.model.ngrams == 0
+    texts = ["a lovely film", "별로", ""]
+    one, other = (run.predict(texts) for run in made.values())
+    assert one == other
+    assert [answer.label for answer in one[:2]] == ["good", "bad"]
 
 
 def test_a_run_trains_and_resumes_from_shards(tmp_path: Path) -> None:

@@ -231,6 +231,29 @@ def test_the_gradient_is_that_of_the_mean_over_every_scored_step(tmp_path: Path)
         )
 
 
+def test_weights_that_count_less_than_one_are_divided_by_too(tmp_path: Path) -> None:
+    examples = tagged(10)
+    model, other = tagger().double(), tagger().double()
+    weights = torch.tensor([0.003, 0.001, 0.002][: model.head.out_features])
+    told = job(
+        tmp_path, model, Slices(examples, 10), classes(weights=weights), max_steps=1,
+        optimizer="sgd", momentum=0, learning_rate=1.0, weight_decay=0, clip=None,
+    )  # fmt: skip
+    fit(told, resume=False)
+    whole = Slices(examples, 10).batch(0, 0)
+    assert whole.targets is not None
+    logits = other(whole.inputs, whole.lengths)
+    F.cross_entropy(
+        logits.flatten(0, 1), whole.targets.flatten(), weights.double(), ignore_index=IGNORED
+    ).backward()
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert theirs.grad is not None
+        # the loss is summed in fp32, whatever the model computes in
+        torch.testing.assert_close(
+            ours.detach(), theirs.detach() - theirs.grad, rtol=1e-5, atol=1e-6
+        )
+
+
 def test_an_epoch_ends_with_the_batches_that_are_left(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
 

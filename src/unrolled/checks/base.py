@@ -54,15 +54,20 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """One part of the data, to compare: inputs as ``normal`` gives them, answers, lines."""
+    """One part of the data, to compare: inputs as ``normal`` gives them, answers, lines.
+
+    ``lines`` is None of a scored part when nobody counted the lines of the file before it.
+    """
 
     data: Data
     inputs: list[str]
     answers: list[str]
-    lines: list[int]
+    lines: list[int] | None
 
     def at(self, row: int) -> str:
-        """Return where a row stands, as ``file:line``."""
+        """Return where a row stands, as ``file:line``, or in which part without the lines."""
+        if self.lines is None:
+            return f"the scored part of {Path(self.data.path).name}"
         return place(self.data, self.lines[row])
 
 
@@ -102,7 +107,17 @@ class Context:
         before, after = self.plan.prepared.train_data, self.plan.prepared.dev_data
         held = isinstance(before, Document) and self.plan.recipe.data.dev is None
         above = before.text.count("\n") if held and isinstance(before, Document) else 0
-        return compared(after, self.task, above)
+        found = compared(after, self.task, above)
+        # of a large text only the beginning is at hand, and not all that stands before this part
+        return replace(found, lines=None) if held and self.plan.prepared.partial else found
+
+    @property
+    def only(self) -> str:
+        """What a finding adds where only the first training rows of a large file are compared."""
+        if not self.plan.prepared.partial:
+            return ""
+        what = "rows" if self.task.schema.inputs else "lines"
+        return f"; of training only the first {len(self.train.inputs):,} {what} were looked at"
 
     @cached_property
     def first(self) -> dict[str, int]:

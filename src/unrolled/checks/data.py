@@ -55,10 +55,11 @@ def shared(context: Context) -> Finding | None:
     total = sum(map(bool, dev.inputs))
     what = "scored rows" if context.task.schema.inputs else "long lines of the scored part"
     if not twice:
-        return Finding("ok", f"none of the {total:,} {what} stands in training")
+        return Finding("ok", f"none of the {total:,} {what} stands in training{context.only}")
     return Finding(
         grave(len(twice), total),
-        f"{share(len(twice), total, what)} also stand in training, case and blanks apart",
+        f"{share(len(twice), total, what)} also stand in training, case and blanks apart"
+        f"{context.only}",
         some([f"{dev.at(row)} = {train.at(first[dev.inputs[row]])}" for row in twice]),
         "take them out of one part: known rows flatter the score",
     )
@@ -82,11 +83,11 @@ def conflicts(context: Context) -> Finding | None:
             where.append(f"{rows.at(group[0])} and {rows.at(other)}")
     total = len(rows.inputs)
     if not held:
-        return Finding("ok", "rows of equal input have equal labels")
+        return Finding("ok", f"rows of equal input have equal labels{context.only}")
     return Finding(
         grave(lost, total),
         f"{share(held, total, 'training rows')} have the input of another, but not its label: no "
-        f"model can be right in more than {1 - lost / total:.1%}",
+        f"model can be right in more than {1 - lost / total:.1%}{context.only}",
         some(where),
         "correct the labels, or leave such rows out",
     )
@@ -278,9 +279,11 @@ def cut(context: Context) -> Finding | None:
     full = np.flatnonzero(examples.lengths >= field.max_tokens)
     if not len(full):
         return Finding("ok", f"no text is longer than data.max_tokens={field.max_tokens}")
-    chosen = evenly(full, SAMPLE // 10)
+    # of a large file only the first rows are at hand
+    chosen = evenly(full[np.isin(examples.lines[full], table.lines)], SAMPLE // 10)
+    if not len(chosen):
+        return None
     at = {line: row for row, line in enumerate(table.lines)}
-    chosen = chosen[np.isin(examples.lines[chosen], table.lines)]
     rows = [table.rows[at[line]] for line in examples.lines[chosen].tolist()]
     places = locate(table, field.columns, context.task.columns)
     whole = replace(field, max_tokens=None).encode(
@@ -292,11 +295,12 @@ def cut(context: Context) -> Finding | None:
     gone = float(lost.mean()) * len(full)
     part = gone / (float(examples.lengths.sum()) + gone)
     worst = int(examples.lines[chosen[lengths.argmax()]])
+    few = " of those looked at" if len(chosen) < len(full) else ""
     return Finding(
         "warning" if part >= 0.01 else "ok",
         f"{share(count, len(examples), 'texts')} are longer than "
         f"data.max_tokens={field.max_tokens}: {part:.1%} of all tokens are never read",
-        f"{place(table, worst)} is the longest, {lengths.max():,} tokens",
+        f"{place(table, worst)} is the longest{few}, {lengths.max():,} tokens",
         "raise data.max_tokens",
     )
 
@@ -322,6 +326,8 @@ def unknown(context: Context) -> Finding | None:
     for character in set(learnt):
         fresh.pop(character, None)
     new = " ".join(character for character, _ in fresh.most_common(8))
+    if context.only:  # what was not looked at may have them
+        new = ""
     told = share(count, len(flat), "scored tokens are unknown to the vocabulary")
     told += f"; characters that training never saw: {new}" if new else ""
     many = count > 0.01 * len(flat)
@@ -336,8 +342,8 @@ def empty(context: Context) -> Finding | None:
         p.at(i) for p in (context.train, context.dev) for i, key in enumerate(p.inputs) if not key
     ]
     if not rows:
-        return Finding("ok", "no input is empty")
+        return Finding("ok", f"no input is empty{context.only}")
     total = len(context.train.inputs) + len(context.dev.inputs)
     status: Status = "ok" if len(rows) < TINY * total else "warning"
-    told = f"{share(len(rows), total, 'rows')} have an empty input"
+    told = f"{share(len(rows), total, 'rows')} have an empty input{context.only}"
     return Finding(status, told, some(rows), "take them out")

@@ -82,8 +82,12 @@ def answer_file(
     """
     told, schema = run.reading(changes)
     skip = told.data.on_error == "skip"
-    rows = rows_of(path, encoding=told.data.encoding, on_error=told.data.on_error)
     by_step = run.task.schema.steps
+    # a file to answer may lack the answer and what else is not read
+    needed = (*schema.inputs, *((told.data.sequence,) if by_step and told.data.sequence else ()))
+    rows = rows_of(
+        path, encoding=told.data.encoding, on_error=told.data.on_error, needed=needed
+    )
     pairs = (
         answered_steps(run, path, told, rows, schema)
         if by_step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -15,10 +16,18 @@ from unrolled.core.errors import UserError
 
 
 def sync(path: Path) -> None:
-    """Make a file's bytes, or a rename inside a folder, durable."""
-    handle = os.open(path, os.O_RDONLY)
+    """Make a file's bytes, or a rename inside a folder, durable; not every system syncs folders."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():
+            return
+        raise
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
     finally:
         os.close(handle)
 

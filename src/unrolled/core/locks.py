@@ -1,8 +1,8 @@
-"""One process at a time in a folder.
+"""One process at a time: in a folder, or wherever a file stands for a lock.
 
 The lock is the kernel's (flock), so it ends with the process that holds it, however that ends. A
-file system without such locks gets a file that names its owner instead; where the owner is a
-process of this machine that is gone, it is taken over.
+system without such locks gets a file that names its owner instead; where the owner is a process of
+this machine that is gone, it is taken over.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any
 from unrolled.core.errors import UserError
 from unrolled.core.files import refused
 
-LOCK, OWNED = ".lock", ".lock.owner"
+LOCK = ".lock"
+PAUSE = 0.05  # seconds between looks at a file that names an owner
 
 
 @contextlib.contextmanager
@@ -30,53 +31,85 @@ def locked(folder: Path) -> Iterator[None]:
         UserError: another process holds it; the message names process, machine and time.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
-    handle = _take(path)
+    busy = f"{folder}: a training is at work here already"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(folder / LOCK, busy, "choose another --out"))
+        except OSError as error:
+            raise refused(folder / LOCK, error) from error
+        try:
+            yield
+        finally:
+            stack.close()
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # where nothing was begun
+
+
+@contextlib.contextmanager
+def held(path: Path, busy: str, advice: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock that the file ``path`` stands for; the file goes when nobody holds it.
+
+    Args:
+        path: the file, in a folder that is there.
+        busy, advice: what to say where another process holds it, and what to do then.
+        wait: stand in line for it. Only an owner of another machine, of which nobody here can tell
+            whether it lives, is an error then, and only without the kernel's locks.
+
+    Raises:
+        UserError: another process holds it; the message names process, machine and time.
+        OSError: the file cannot be made.
+    """
+    handle = _take(path, busy, advice, wait)
     try:
         yield
     finally:
         # unlinked while held: who opened it before finds another file, or none, under its name
-        for name in (OWNED, LOCK):
+        for used in (_owned(path), path):
             with contextlib.suppress(OSError):
-                (folder / name).unlink()
-        os.close(handle)
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # where nothing was begun
+                used.unlink()
+        if handle is not None:
+            os.close(handle)
 
 
-def _take(path: Path) -> int:
+def _take(path: Path, busy: str, advice: str, wait: bool) -> int | None:
+    """Return the open file that holds the lock, or None where another file names its owner."""
     while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise refused(path, error) from error
-        try:
-            supported = _flock(handle)
+            supported = _flock(handle, wait)
+            if supported and _is_still(handle, path):
+                with contextlib.suppress(OSError):  # held all the same where the disk is full
+                    os.ftruncate(handle, 0)
+                    os.write(handle, _me())
+                return handle
         except BlockingIOError:
             os.close(handle)
-            raise _busy(path, _owner(path)) from None
-        if not supported:
-            _own(path.with_name(OWNED))
-            return handle
-        if _is_still(handle, path):
-            with contextlib.suppress(OSError):  # held all the same where the disk is full
-                os.ftruncate(handle, 0)
-                os.write(handle, _me())
-            return handle
+            raise _busy(busy, advice, _owner(path)) from None
+        except BaseException:  # a signal, while it waited
+            os.close(handle)
+            raise
         os.close(handle)
+        if not supported:
+            _own(_owned(path), busy, advice, wait)
+            return None
 
 
-def _flock(handle: int) -> bool:
+def _flock(handle: int, wait: bool) -> bool:
     """Take the kernel's lock; False where there is none. Raises BlockingIOError: it is taken."""
     try:
         import fcntl
 
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         raise
     except (ImportError, OSError):
         return False
     return True
+
+
+def _owned(path: Path) -> Path:
+    """Return the file that names the owner where the kernel keeps no lock."""
+    return path.with_name(f"{path.name}.owner")
 
 
 def _is_still(handle: int, path: Path) -> bool:
@@ -87,22 +120,27 @@ def _is_still(handle: int, path: Path) -> bool:
         return False
 
 
-def _own(path: Path) -> None:
+def _own(path: Path, busy: str, advice: str, wait: bool) -> None:
     """Make the file that names the owner; take it over from a process of ours that is gone."""
-    for _ in range(2):
+    hint = f"{advice}; if that process has ended, remove {path}"
+    looked = False
+    while True:
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except FileExistsError:
             owner = _owner(path)
-            if owner.get("host") != socket.gethostname() or _lives(owner.get("pid")):
-                hint = f"; if that training has ended, remove {path}"
-                raise _busy(path, owner, hint) from None
-            path.unlink(missing_ok=True)
+            ours = owner.get("host") == socket.gethostname()
+            if ours and not _lives(owner.get("pid")):
+                path.unlink(missing_ok=True)
+            elif (ours and wait) or not (owner or looked):
+                looked = True  # a file without a name may be about to get one, or just gone
+                time.sleep(PAUSE)
+            else:
+                raise _busy(busy, hint, owner) from None
         else:
             os.write(handle, _me())
             os.close(handle)
             return
-    raise _busy(path, _owner(path))
 
 
 def _lives(pid: Any) -> bool:
@@ -129,13 +167,10 @@ def _owner(path: Path) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def _busy(path: Path, owner: dict[str, Any], hint: str = "") -> UserError:
+def _busy(busy: str, advice: str, owner: dict[str, Any]) -> UserError:
     who = (
         f"process {owner.get('pid')} on {owner.get('host')}, since {owner.get('since')}"
         if owner
         else "of another process"
     )
-    return UserError(
-        f"{path.parent}: a training is at work here already ({who}); wait for it, stop it, or "
-        f"choose another --out{hint}"
-    )
+    return UserError(f"{busy} ({who}); wait for it, stop it, or {advice}")

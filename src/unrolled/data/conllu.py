@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from unrolled.core.errors import DataError, UserError
 from unrolled.data.lines import SKIP_HINT, Report
@@ -16,7 +16,7 @@ from unrolled.data.lines import SKIP_HINT, Report
 COLUMNS = ("words", "lemma", "upos", "xpos", "feats", "head", "deprel")
 WIDTH = 10
 NAME = re.compile(r"\.conllu?(\.gz)?$", re.IGNORECASE)
-_ID = re.compile(r"(\d+)(?:([-.])(\d+))?", re.ASCII)
+_ID = re.compile(r"(\d{1,9})(?:([-.])(\d{1,9}))?", re.ASCII)
 _HEAD = re.compile(r"\d+|_", re.ASCII)
 
 Sentence = tuple[list[str], ...]
@@ -43,23 +43,27 @@ def _is_word(cells: Sequence[str]) -> bool:
 
 
 def sentences(
-    lines: Iterable[tuple[int, str]], path: str, report: Report, lost: Callable[[int], bool]
+    lines: Iterable[tuple[int, str]], path: str, report: Report, lost: Mapping[int, DataError]
 ) -> Iterator[tuple[int, Sentence]]:
     """Yield (line it starts on, one list a column of ``COLUMNS``) for every sentence.
 
     Ranges (``1-2``) and empty nodes (``8.1``) are no words. A sentence with a fault is reported at
-    the faulty line and left out whole.
+    the first faulty line and left out whole.
 
     Args:
         lines: the numbered lines of the file.
         path: the file, for its errors.
-        report: takes the errors.
-        lost: whether a line was reported before and stands empty for that reason.
+        report: takes the errors, one a sentence.
+        lost: what is wrong with the lines that stand empty since they do not decode.
     """
-    blank = lambda pair: not pair[1].strip() and not lost(pair[0])  # noqa: E731
+    blank = lambda pair: not pair[1].strip() and pair[0] not in lost  # noqa: E731
     for between, group in itertools.groupby(lines, blank):
         words = [] if between else [pair for pair in group if not pair[1].startswith("#")]
-        if not words or any(lost(line) for line, _ in words):
+        if not words:
+            continue
+        fault = next((lost[line] for line, _ in words if line in lost), None)
+        if fault is not None:
+            report(fault)
             continue
         found: list[list[str]] = []
         for line, text in words:
@@ -83,7 +87,7 @@ def _word(text: str, before: int) -> list[list[str]]:
         )
     number = _ID.fullmatch(cells[0])
     if number is None:
-        raise UserError(f"{cells[0]!r} is not the number of a word; write 1, 1-2 or 1.1")
+        raise UserError(f"{cells[0][:20]!r} is not the number of a word; write 1, 1-2 or 1.1")
     first, mark, last = number.groups()
     expected = before if mark == "." else before + 1
     if int(first) != expected or (mark == "-" and int(last) < int(first)):

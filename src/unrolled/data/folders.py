@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,16 +18,20 @@ from unrolled.data.lines import Report, blocks, nfc, stop
 from unrolled.data.reader import Reader, Row, reader_of
 from unrolled.data.sniff import Format
 
-# files that people put beside their data
-_BESIDE = re.compile(r"(readme|licen[cs]e|copying|notice|citation)\b[^/]*$", re.IGNORECASE)
+# files that people, and programs, put beside their data
+_BESIDE = re.compile(r"(?:^|/)(readme|licen[cs]e|copying|notice|citation)\b[^/]*$", re.IGNORECASE)
+_HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/|~\$|(desktop\.ini|thumbs\.db)$)", re.IGNORECASE)
+_SPLITS = frozenset({"train", "test", "dev", "valid", "val", "validation"})
 _TABLE = re.compile(r"\.(csv|tsv|jsonl|ndjson|conllu?|parquet)(\.gz)?$", re.IGNORECASE)
 _LOOKED_AT = 20  # files without such a name that are looked into
 Parts = list[tuple[int, str]]
 Named = tuple[str, Callable[[], Origin]]
+Opened = Callable[[Origin], Reader]
+Found = tuple[list[Named], tuple[str, ...]]
 
 
-def in_folder(path: Path) -> list[Named]:
-    """Return the data files below a folder, by their names in it, in their order."""
+def in_folder(path: Path) -> Found:
+    """Return the data files below a folder, by their names in it, and the names of those beside."""
     found = []
     for root, folders, files in os.walk(path):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -38,8 +42,8 @@ def in_folder(path: Path) -> list[Named]:
     return _data(named, str(path), "folder")
 
 
-def in_zip(path: Path) -> list[Named]:
-    """Return the data files in a zip archive, by their names in it. Raises DataError."""
+def in_zip(path: Path) -> Found:
+    """Return the data files in a zip archive, as ``in_folder`` does. Raises DataError."""
 
     def part(origin: Origin) -> Origin:
         return origin
@@ -48,18 +52,17 @@ def in_zip(path: Path) -> list[Named]:
     return _data(named, str(path), "archive")
 
 
-def _data(files: list[Named], name: str, what: str) -> list[Named]:
-    shown = [
-        file for file in files
-        if not re.search(r"(^|/)(\.|__MACOSX/)", file[0]) and not file[0].endswith("/")
-    ]  # fmt: skip
+def _data(files: list[Named], name: str, what: str) -> Found:
+    shown = [f for f in files if not _HIDDEN.search(f[0]) and not f[0].endswith("/")]
     data = sorted((f for f in shown if not _BESIDE.search(f[0])), key=lambda f: f[0])
-    if not data and not shown:
+    if not shown:
         raise DataError(f"the {what} holds no data file; put one in it", name)
-    return data or shown
+    return (data, tuple(f[0] for f in shown if _BESIDE.search(f[0]))) if data else (shown, ())
 
 
-def together(path: Path, files: list[Named], encoding: str | None, parts: Parts) -> Reader:
+def together(
+    path: Path, found: Found, encoding: str | None, needed: Collection[str] | None, parts: Parts
+) -> Reader:
     """Return how several files are read as one.
 
     Tables of equal columns become one table, in the order of their names. Texts become a table
@@ -67,42 +70,77 @@ def together(path: Path, files: list[Named], encoding: str | None, parts: Parts)
 
     Args:
         path: the folder or archive.
-        files: the files by their names in it.
+        found: the files by their names in it, and the names of those beside them.
         encoding: that of all files; None to tell it for each.
+        needed: see ``reader_of``.
         parts: takes, as the rows are read, the lines before each file and its name.
 
     Raises:
-        DataError: tables and texts, or files and folders, are mixed; it names a file.
+        DataError: tables and texts, or files and folders, are mixed, or the folders are parts such
+            as train and test; it names a file.
     """
+    files, beside = found
+    opened = functools.partial(reader_of, encoding=encoding, needed=needed)
+    reader = _together(path, files, encoding, opened, parts)
+    without = (*reader.format.without, *beside)
+    return replace(reader, format=replace(reader.format, without=without))
+
+
+def _together(
+    path: Path, files: list[Named], encoding: str | None, opened: Opened, parts: Parts
+) -> Reader:
     if len(files) == 1:
-        return reader_of(files[0][1](), encoding)
+        return opened(files[0][1]())
     tables = [bool(_TABLE.search(name)) for name, _ in files]
     if any(tables) and not all(tables):
         told = f"this is no table, and {files[tables.index(True)][0]} is one"
         name = files[tables.index(False)][0]
         raise DataError(f"{told}; put texts and tables into folders of their own", path / name)
-    shared = len(Path(os.path.commonpath([Path(name).parent for name, _ in files])).parts)
+    inner = Path(os.path.commonpath([Path(name).parent for name, _ in files]))
+    shared = len(inner.parts)
     labels = ["/".join(Path(name).parts[shared:-1][:1]) for name, _ in files]
     if not any(tables) and any(labels):
+        _refuse_splits(path, path / inner, {label for label in labels if label})
         if not all(labels):
             told = "this file lies beside folders whose names are labels; put it into one of them"
             raise DataError(told, path / files[labels.index("")][0])
         return _texts(path, files, labels, encoding, parts)
-    first = reader_of(files[0][1](), encoding)
-    looked = [reader_of(open_file(), encoding) for _, open_file in files[1:_LOOKED_AT]]
+    first = opened(files[0][1]())
+    looked = [opened(open_file()) for _, open_file in files[1:_LOOKED_AT]]
     if all(tables) or all(r.format.kind != "text" for r in [first, *looked]):
-        rows = functools.partial(_joined, first, files, encoding, parts)
+        rows = functools.partial(_joined, first, files, opened, parts)
         return replace(first, name=str(path), rows=rows, text=None)
     return _texts(path, files, None, encoding, parts)
 
 
+def _refuse_splits(path: Path, folder: Path, names: set[str]) -> None:
+    """Raise DataError when the folders of texts are the parts of a data set, and no labels."""
+    if len(names) < 2 or not names <= _SPLITS:
+        return
+    # rows to choose the best weights by; those of a test only where there are no others
+    first, second, *_ = sorted(names, key=lambda name: (name != "train", name == "test", name))
+    unpack = "" if path.is_dir() else "unpack it and "
+    told = f"`unrolled train {folder / first} data.dev={folder / second}`"
+    raise DataError(
+        f"the folders {', '.join(sorted(names))} are parts of a data set, not labels; {unpack}give "
+        f"one as the data and one to score on: {told}",
+        path,
+    )
+
+
 def _joined(
-    first: Reader, files: list[Named], encoding: str | None, parts: Parts, report: Report
+    first: Reader, files: list[Named], opened: Opened, parts: Parts, report: Report
 ) -> Iterator[Row]:
     """Yield the rows of tables, their lines counted on from file to file."""
     before = last = 0
+
+    def fault(error: DataError) -> None:
+        nonlocal last
+        last = max(last, before + (error.line or 0))
+        report(error)
+
     for _, open_file in files:
-        reader = reader_of(open_file(), encoding)
+        reader = opened(open_file())
         if (reader.columns, reader.format.kind) != (first.columns, first.format.kind):
             raise DataError(
                 f"the columns are {', '.join(reader.columns[:8])}, and those of {first.name} are "
@@ -111,9 +149,9 @@ def _joined(
                 1,
             )
         parts.append((before, reader.name))
-        for line, row in reader.rows(report):
-            last = before + line
-            yield last, row
+        for line, row in reader.rows(fault):
+            last = max(last, before + line)
+            yield before + line, row
         before = last
 
 
@@ -140,6 +178,8 @@ def _documents(
             text = whole_text(origin, encoding)
         except DataError as error:
             report(error)
+            # a row is a file, and the line that the message names is one in it
+            error.line = None
             continue
         yield place + 1, (text,) if labels is None else (text, nfc(labels[place]))
 
@@ -155,5 +195,5 @@ def fingerprint(path: Path) -> str:
     """Return the SHA-256 of a file, or of the names and contents of a folder's data files."""
     if not path.is_dir():
         return sha256(path)
-    told = [f"{name} {sha256(path / name)}\n" for name, _ in in_folder(path)]
+    told = [f"{name} {sha256(path / name)}\n" for name, _ in in_folder(path)[0]]
     return hashlib.sha256("".join(told).encode()).hexdigest()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from unrolled.core.errors import UserError
@@ -22,7 +23,7 @@ def json_columns(lines: Sequence[str]) -> list[str]:
 
 def json_object(line: str) -> dict[str, Any]:
     try:
-        value = json.loads(line, parse_constant=_no_constant)
+        value = json.loads(line, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
         raise UserError("JSON nested too deeply; flatten the object") from None
     except json.JSONDecodeError as error:
@@ -37,6 +38,12 @@ def json_object(line: str) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(digits: str) -> float | None:
+    """Return a number; one too large for a float is missing, since answers are JSON again."""
+    found = float(digits)
+    return found if math.isfinite(found) else None
 
 
 def composed(value: Any) -> Any:
@@ -56,11 +63,20 @@ def composed(value: Any) -> Any:
     return value
 
 
-def json_row(line: str, columns: Sequence[str]) -> tuple[Any, ...]:
+def json_row(
+    line: str, columns: Sequence[str], needed: Collection[str] | None = None
+) -> tuple[Any, ...]:
+    """Return the values of a line, one a column; those not ``needed`` may be missing, as None.
+
+    Raises:
+        UserError: this is no object, a column is missing, or without ``needed`` one is new.
+    """
     found = json_object(line)
-    for column in columns:
+    for column in columns if needed is None else needed:
         if column not in found:
             raise UserError(f"the key {column!r}, which other rows have, is missing; add it")
+    if needed is not None:
+        return tuple(found.get(column) for column in columns)
     if len(found) > len(columns):
         extra = next(key for key in found if key not in columns)
         raise UserError(f"the key {extra!r} is not in the rows before; remove it")

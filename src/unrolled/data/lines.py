@@ -107,7 +107,10 @@ def _refuse_long(origin: Origin, line: int) -> NoReturn:
 
 
 def _checked(block: str, line: int, name: str, format: Format, report: Report, fits: Fits) -> str:
-    """Return the block; lines that hold undecodable bytes are reported and emptied."""
+    """Return the block; lines that hold undecodable bytes are reported and emptied.
+
+    Those of a table only lose the bytes, since their quotes tell where a record ends.
+    """
     pieces, kept = [], 0
     while damage := DAMAGE.search(block, kept):
         line += block.count("\n", kept, damage.start())
@@ -120,6 +123,8 @@ def _checked(block: str, line: int, name: str, format: Format, report: Report, f
         pieces.append(block[kept:start])
         end = block.find("\n", damage.end())
         kept = end if end >= 0 else len(block)
+        if format.kind == "table":
+            pieces.append(DAMAGE.sub("", block[start:kept]))
     return "".join([*pieces, block[kept:]]) if pieces else block
 
 

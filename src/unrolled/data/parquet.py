@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from unrolled.core.errors import DataError, UserError
@@ -16,39 +16,58 @@ MAGIC = b"PAR1"
 _BATCH = 1024  # rows unpacked together
 
 
-def columns_of(origin: Origin) -> list[str]:
-    """Return the names of the columns.
+def columns_of(origin: Origin) -> tuple[list[str], list[str]]:
+    """Return the names of the columns that are read, and of those that hold objects or bytes.
 
     Raises:
-        DataError: the file is damaged, or a column holds more than single values and lists.
+        DataError: the file is damaged, no column holds single values or lists of them, or several
+            have one name.
     """
     with _opened(origin) as file:
         schema = file.schema_arrow
-        for column in schema:
-            if not _plain(column.type):
-                raise DataError(
-                    f"column {column.name!r} holds {column.type}, and only single values and "
-                    "lists of them are read; write the file without it, or with a column a value",
-                    origin.name,
-                )
+        without = [column for column in schema if not _plain(column.type)]
+        if without and len(without) == len(schema):
+            raise DataError(
+                f"column {without[0].name!r} holds {without[0].type}, and only single values and "
+                "lists of them are read; write the file with a column a value",
+                origin.name,
+            )
         repeated = {name for name in schema.names if schema.names.count(name) > 1}
         if repeated:
             told = f"several columns are named {min(repeated)!r}; rename all but one"
             raise DataError(told, origin.name)
-        return list(schema.names)
+        left_out = [column.name for column in without]
+        return [name for name in schema.names if name not in left_out], left_out
 
 
-def rows_of(origin: Origin, report: Report) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Yield (number of the row, its values); texts come in NFC, what is not a number as None."""
+def rows_of(
+    origin: Origin, names: Sequence[str], report: Report
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Yield (number of the row, its values); texts come in NFC, what is not a number as None.
+
+    Args:
+        origin: the file.
+        names: the columns that are read.
+        report: takes the faulty rows.
+
+    Raises:
+        DataError: the file is damaged, or packed or typed as this library cannot read.
+    """
+    from pyarrow import ArrowException, ArrowNotImplementedError
+
     number = 0
     with _opened(origin) as file:
-        batches = file.iter_batches(_BATCH)
+        batches = file.iter_batches(_BATCH, columns=names)
         while True:
             try:
-                columns = [column.to_pylist() for column in next(batches).columns]
+                batch = next(batches)
+                columns = [_written(batch.column(name)).to_pylist() for name in names]
             except StopIteration:
                 return
-            except (OSError, ValueError) as error:  # ArrowInvalid and UnicodeDecodeError are such
+            except ArrowNotImplementedError as error:
+                told = f"cannot be read: {error}; write it anew, without it"
+                raise DataError(told, origin.name, number + 1) from None
+            except (ArrowException, OSError, ValueError, OverflowError) as error:
                 raise origin.broken(error, number + 1) from None
             for row in zip(*columns, strict=True):
                 number += 1
@@ -59,13 +78,13 @@ def rows_of(origin: Origin, report: Report) -> Iterator[tuple[int, tuple[Any, ..
 
 
 def value(cell: Any) -> Any:
-    """Return a cell as JSON lines would give it: NFC text, dates as text, None for NaN.
+    """Return a cell as JSON lines would give it: NFC text, dates as text, None for no number.
 
     Raises:
         UserError: it is bytes or an object.
     """
     if isinstance(cell, float):
-        return None if math.isnan(cell) else cell
+        return cell if math.isfinite(cell) else None
     if cell is None or isinstance(cell, bool | int):
         return cell
     if isinstance(cell, str):
@@ -78,6 +97,31 @@ def value(cell: Any) -> Any:
 
 
 _TELLING = ("datetime", "decimal", "uuid", "pandas")  # types whose text says all
+
+
+def _written(column: Any) -> Any:
+    """Return a column with dates and times as text, which Python's own types cannot all hold."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def shown(kind: Any) -> Any:
+        if pa.types.is_dictionary(kind):
+            return shown(kind.value_type)
+        if pa.types.is_fixed_size_list(kind):
+            return pa.list_(shown(kind.value_type), kind.list_size)
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            return pa.large_list(shown(kind.value_type))
+        if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind):
+            return pa.string()
+        # whole microseconds are what Python counts in
+        return pa.duration("us") if pa.types.is_duration(kind) else kind
+
+    if shown(column.type) == column.type:
+        return column
+    text = pc.cast(column, shown(column.type), safe=False)
+    # a second without a fraction is written without one
+    whole = r"\.0+(Z|[+-]\d+)?$"
+    return pc.replace_substring_regex(text, whole, r"\1") if text.type == pa.string() else text
 
 
 def _plain(kind: Any) -> bool:

@@ -6,7 +6,7 @@ import functools
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,24 +52,34 @@ class Reader:
     text: Callable[[], Iterator[str]] | None = None
 
 
-def reader_of(origin: Origin, encoding: str | None) -> Reader:
+def reader_of(
+    origin: Origin, encoding: str | None, needed: Collection[str] | None = None
+) -> Reader:
     """Return how a file is read, from its content; its name only tips doubtful cases.
 
     Args:
         origin: the file.
         encoding: the name of its encoding, None to tell it.
+        needed: the columns without which a row of JSON lines is malformed; None: all of them.
 
     Raises:
         DataError: the file is empty, binary, or JSON of another form.
     """
     head = origin.head()
     if head.startswith(parquet.MAGIC):
-        columns = parquet.columns_of(origin)
-        format = Format("parquet", gzip=origin.gzip, zip=origin.archive is not None)
-        return Reader(origin.name, format, columns, functools.partial(parquet.rows_of, origin))
+        columns, without = parquet.columns_of(origin)
+        format = Format(
+            "parquet", gzip=origin.gzip, zip=origin.archive is not None, without=tuple(without)
+        )
+        rows = functools.partial(parquet.rows_of, origin, columns)
+        return Reader(origin.name, format, columns, rows)
     refuse_binary(origin, head)
     format, columns = _examine(origin, encoding)
-    rows = functools.partial(_ROWS[format.kind], origin, format, columns)
+    rows = (
+        functools.partial(_jsonl, origin, format, columns, needed)
+        if format.kind == "jsonl"
+        else functools.partial(_ROWS[format.kind], origin, format, columns)
+    )
     text = functools.partial(_text, origin, format) if format.kind == "text" else None
     return Reader(origin.name, format, columns, rows, text)
 
@@ -96,9 +106,10 @@ def _plain(origin: Origin, format: Format, columns: list[str], report: Report) -
 
 
 def _table(origin: Origin, format: Format, columns: list[str], report: Report) -> Iterator[Row]:
-    lines = _lines(origin, format, report)
-    body = ((n, "" if n <= format.comments else text) for n, text in lines)
-    found = records(body, format, origin.name, report)
+    lost: dict[int, DataError] = {}
+    lines = _lines(origin, format, _losing(lost))
+    body = ((n, text) for n, text in lines if n > format.comments)
+    found = records(body, format, origin.name, report, lost)
     width = len(columns)
     if format.header:
         next(found, None)
@@ -123,32 +134,40 @@ def _wrong_width(format: Format, columns: list[str], found: int) -> str:
     )
 
 
-def _jsonl(origin: Origin, format: Format, columns: list[str], report: Report) -> Iterator[Row]:
+def _jsonl(
+    origin: Origin,
+    format: Format,
+    columns: list[str],
+    needed: Collection[str] | None,
+    report: Report,
+) -> Iterator[Row]:
     for line, text in _lines(origin, format, report):
         if not text.strip():
             continue
         try:
-            yield line, json_row(text, columns)
+            yield line, json_row(text, columns, needed)
         except UserError as error:
             report(DataError(f"{error}, {SKIP_HINT}", origin.name, line))
 
 
 def _conllu(origin: Origin, format: Format, columns: list[str], report: Report) -> Iterator[Row]:
     # a line that does not decode is emptied, which must not end a sentence
-    lost: set[int] = set()
+    lost: dict[int, DataError] = {}
+    yield from conllu.sentences(_lines(origin, format, _losing(lost)), origin.name, report, lost)
+
+
+def _losing(lost: dict[int, DataError]) -> Report:
+    """Return the report that keeps what is wrong with a line until its record is read."""
 
     def lose(error: DataError) -> None:
-        report(error)
-        lost.add(error.line or 0)
+        lost[error.line or 0] = error
 
-    lines = _lines(origin, format, lose)
-    yield from conllu.sentences(lines, origin.name, report, lost.__contains__)
+    return lose
 
 
 _ROWS: dict[str, Callable[[Origin, Format, list[str], Report], Iterator[Row]]] = {
     "text": _plain,
     "table": _table,
-    "jsonl": _jsonl,
     "conllu": _conllu,
 }
 
@@ -199,7 +218,7 @@ def _examine_table(origin: Origin, format: Format, head: str) -> tuple[Format, l
     )
     lines = [""] * format.comments + lines[format.comments :]
     format = replace(format, quoted=_quoted(origin, format, delimiter or ","))
-    found = records(enumerate(lines, 1), format, origin.name, ignore, strip=False)
+    found = records(enumerate(lines, 1), format, origin.name, ignore, {}, strip=False)
     rows = [cells for _, cells in itertools.islice(found, 2000)]
     if not rows:  # every row is malformed, so let the first one be reported when it is read
         first = next(line for line in lines if line.strip())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from unrolled.core.errors import DataError, UserError
 from unrolled.data.lines import SKIP_HINT, Report
@@ -19,25 +19,40 @@ def records(
     format: Format,
     path: str,
     report: Report,
+    lost: Mapping[int, DataError],
     strip: bool = True,
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, fields) for every record; blank lines are passed over."""
+    """Yield (line, fields) for every record; blank lines are passed over.
+
+    Args:
+        lines: the numbered lines of the file.
+        format, path: how it is written, and its name for errors.
+        report: takes the errors, one a record.
+        lost: what is wrong with the lines that lack bytes; a record with one is left out.
+        strip: take the blanks around numbers off.
+    """
     source = iter(lines)
     put_back: list[tuple[int, str]] = []
     while True:
         number, line = put_back.pop() if put_back else next(source, (0, ""))
         if number == 0:
             return
-        if not line or line.isspace():
+        if (not line or line.isspace()) and number not in lost:
             continue
         taken: list[tuple[int, str]] = []
         more = functools.partial(_next_line, source, put_back, taken)
         try:
-            yield number, split(line, format, more, strip)
+            cells = split(line, format, more, strip)
+            span = (number, *(n for n, _ in taken)) if lost else ()
+            fault = next((lost[n] for n in span if n in lost), None)
         except BadQuoteError as error:
-            report(DataError(f"{error}, {SKIP_HINT}", path, number))
+            fault = lost.get(number) or DataError(f"{error}, {SKIP_HINT}", path, number)
             # only the line that opens the quote is lost, not all that it swallowed
             put_back += reversed(taken)
+        if fault is None:
+            yield number, cells
+        else:
+            report(fault)
 
 
 def _next_line(

@@ -290,7 +290,7 @@ def _matrix(name: str, cell: Any) -> NDArray[np.float64]:
     """Return the steps of a cell (T, D). Raises Bad."""
     try:
         found = np.array(cell, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Bad(_why(name, cell)) from None
     found = found[:, None] if found.ndim == 1 else found
     if found.ndim != 2 or not found.size or not np.isfinite(found).all():

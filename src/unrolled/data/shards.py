@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 
 from unrolled._version import __version__
 from unrolled.core.errors import DataError, UserError
-from unrolled.core.files import sha256, sync, write_json
+from unrolled.core.files import sha256, sync, write_json, write_text
+from unrolled.core.locks import held
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -66,7 +67,7 @@ class Tokens:
         self._reads += 1
         if self._reads % HELD == 0:
             for mapped in self._maps:
-                mapped.madvise(mmap.MADV_DONTNEED)
+                _give_back(mapped)
         begins = self._ends - np.array([len(part) for part in self._parts])
         if isinstance(at, slice):
             first, last, _ = at.indices(len(self))
@@ -88,6 +89,12 @@ class Tokens:
 def _map(path: Path) -> mmap.mmap:
     with path.open("rb") as handle:
         return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _give_back(mapped: mmap.mmap) -> None:
+    """Let go of the pages in memory, where the system can; they are read again when asked for."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +186,10 @@ def encoded(
         return Encoded(folder, told, True)
     partial = folder.with_name(f"{folder.name}.partial")
     try:
-        with _locked(folder.with_name(f"{folder.name}.lock")):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = folder.with_name(f"{folder.name}.lock")
+        busy = f"{folder}: this is being encoded already"
+        with held(lock, busy, "set UNROLLED_CACHE to another folder", wait=True):
             told = _intact(folder)  # another process may have written it by now
             if told is not None:
                 return Encoded(folder, told, True)
@@ -232,7 +242,8 @@ def remembered(key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
         pass  # absent or damaged
     value = compute()
     try:
-        write_json(path, {"key": dict(key), "value": value})
+        # rows may hold an infinity, which write_json would refuse; only ``json`` reads this again
+        write_text(path, json.dumps({"key": dict(key), "value": value}, ensure_ascii=False))
     except OSError as error:
         raise _no_cache(error) from None
     return value
@@ -273,24 +284,6 @@ def digest(key: Mapping[str, Any]) -> str:
     """Return the name of a key."""
     told = json.dumps({"format": FORMAT, "version": __version__, **key}, sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:32]
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process; the file is gone when nobody holds it."""
-    import fcntl  # not on every system, and needed only to write
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with path.open("ab") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            if not path.exists() or path.stat().st_ino != os.fstat(handle.fileno()).st_ino:
-                continue  # whoever held it has removed it
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
 
 
 def _no_cache(error: OSError) -> UserError:

@@ -52,6 +52,7 @@ class Format:
         newline: the line end as found: a line feed, a carriage return, both, or "mixed".
         comments: lines with # that stand before a table and are passed over.
         gzip, zip: the file is compressed, or stands in a zip archive.
+        without: columns that cannot be read, and files such as README.md that hold no data.
     """
 
     kind: Literal["table", "jsonl", "text", "conllu", "parquet", "folder", "hub"]
@@ -63,6 +64,7 @@ class Format:
     gzip: bool = False
     zip: bool = False
     comments: int = 0
+    without: tuple[str, ...] = ()
 
     @property
     def named(self) -> bool:
@@ -77,6 +79,9 @@ class Format:
     def describe(self) -> str:
         """Return one line for people: "tab-separated, header, UTF-8"."""
         packed = [name for name in ("gzip", "zip") if getattr(self, name)]
+        if self.without:
+            more = f" and {len(self.without) - 3} more" if len(self.without) > 3 else ""
+            packed.append(f"without {', '.join(self.without[:3])}{more}")
         if self.kind in ("parquet", "folder", "hub"):
             return ", ".join([KINDS[self.kind], *packed])
         words = [KINDS[self.kind]] if self.kind != "table" else []
@@ -275,7 +280,7 @@ def _over_labels(first: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
 
 def _counts_columns(first: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
     """Return whether row one is 1, 2, 3, ... or 0, 1, 2, ... with at most one word after them."""
-    digits = [int(cell) for cell in first if cell.isascii() and cell.isdigit()]
+    digits = [int(cell) for cell in first if re.fullmatch("[0-9]{1,9}", cell)]
     last_is_name = not first[-1].isdigit() and _short(first[-1]) and not is_number(first[-1])
     run = digits in (list(range(len(digits))), list(range(1, len(digits) + 1)))
     if len(digits) < 3 or not run or len(digits) != len(first) - 1 or not last_is_name:

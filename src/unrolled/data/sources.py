@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -74,6 +74,7 @@ def read(
     encoding: str | None = None,
     on_error: OnError = "stop",
     limit: int | None = None,
+    needed: Collection[str] | None = None,
 ) -> Table | Document:
     """Read a data file whole.
 
@@ -83,12 +84,14 @@ def read(
         encoding: the file's encoding; None for what its byte order mark or its bytes say.
         on_error: stop at the first malformed row, or skip such rows and list them.
         limit: read only the first N rows (lines of running text).
+        needed: the columns without which a row of JSON lines is malformed, others that it lacks
+            being None; None for all columns of the file.
 
     Raises:
         DataError: the file is missing, empty, binary or malformed; it names the line.
         UsageError: the encoding does not exist.
     """
-    rows = rows_of(path, encoding=encoding, on_error=on_error, limit=limit)
+    rows = rows_of(path, encoding=encoding, on_error=on_error, limit=limit, needed=needed)
     if rows.format.kind == "text":
         text = "".join(rows.text())
         if not text.strip():
@@ -119,6 +122,7 @@ def rows_of(
     encoding: str | None = None,
     on_error: OnError = "stop",
     limit: int | None = None,
+    needed: Collection[str] | None = None,
 ) -> Rows:
     """Read a data file row by row, in constant memory. Arguments and errors are those of ``read``.
 
@@ -129,21 +133,23 @@ def rows_of(
     if on_error not in ("stop", "skip"):
         raise UsageError(f"data.on_error={on_error!r}: say stop or skip")
     parts: Parts = []
-    reader = _reader(path, None if encoding is None else check_encoding(encoding), parts)
+    reader = _reader(path, None if encoding is None else check_encoding(encoding), needed, parts)
     return Rows(path, reader, on_error, limit, parts)
 
 
-def _reader(path: str | Path, encoding: str | None, parts: Parts) -> Reader:
+def _reader(
+    path: str | Path, encoding: str | None, needed: Collection[str] | None, parts: Parts
+) -> Reader:
     if hub.is_hub(path):
         return hub.reader_of_hub(str(path))
     path = Path(path)
     if path.is_dir():
-        return folders.together(path, folders.in_folder(path), encoding, parts)
+        return folders.together(path, folders.in_folder(path), encoding, needed, parts)
     check_file(path)
     origin = find(path)
     if not origin.gzip and origin.head(4) in (b"PK\x03\x04", b"PK\x05\x06"):
-        return folders.together(path, folders.in_zip(path), encoding, parts)
-    return reader_of(origin, encoding)
+        return folders.together(path, folders.in_zip(path), encoding, needed, parts)
+    return reader_of(origin, encoding, needed)
 
 
 class Rows(Iterator[tuple[int, tuple[Any, ...]]]):

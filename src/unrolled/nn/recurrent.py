@@ -135,9 +135,8 @@ class Recurrent(Layer):
 
     def _size(self, layer: int) -> int:
         """Return H of a layer."""
-        return (
-            self.last_size or self.hidden_size if layer + 1 == self.num_layers else self.hidden_size
-        )
+        last = layer + 1 == self.num_layers
+        return self.last_size if last and self.last_size else self.hidden_size
 
     def _places(self) -> Iterator[tuple[int, str]]:
         """Yield every layer with the suffix of its weights' names, forward before backward."""
@@ -239,8 +238,9 @@ class Recurrent(Layer):
 
     def _narrowed(self, parts: tuple[Tensor, ...], place: int, layer: int) -> tuple[Tensor, ...]:
         """Return the state of one layer and direction, of the width it uses."""
-        size = self.last_size if self.last_size and layer + 1 == self.num_layers else None
-        return tuple(part[place, :, :size] for part in parts)
+        if self._size(layer) == self.hidden_size:
+            return tuple(part[place] for part in parts)
+        return tuple(part[place, :, : self.last_size] for part in parts)
 
     def _stacked(self, after: list[tuple[Tensor, ...]]) -> RecurrentState:
         """Return the states of all layers as one, a narrower last one filled up with zeros."""

@@ -104,7 +104,7 @@ class _Fused(torch.autograd.Function):
         wanted, parts = any(ctx.needs_input_grad), []
         d_weight, d_bias = torch.zeros((), dtype=exact), torch.zeros_like(bias)
         with torch.autocast(kind, enabled=False):
-            for at in range(0, len(x), rows):
+            for at in range(0, max(1, len(x)), rows):
                 here = slice(at, at + rows)
                 read = x[here].to(low)
                 scores = read @ w.T
@@ -129,7 +129,7 @@ class _Fused(torch.autograd.Function):
 def _score(scores: Tensor, bias: Tensor, targets: Tensor, smoothing: float, ignored: int) -> Tensor:
     """Return the loss of each row of scores (N, V), and put in their place its slopes."""
     count = scores.shape[1]
-    size = max(1, CACHED // count) if scores.is_cpu else len(scores)
+    size = max(1, CACHED // count) if scores.is_cpu else max(1, len(scores))
     losses = []
     for some, truth in zip(scores.split(size), targets.split(size), strict=True):
         real = (truth != ignored)[:, None]

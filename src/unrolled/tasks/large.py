@@ -16,7 +16,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from unrolled.data.examples import Examples, Ragged
 from unrolled.data.fields import Bad, Label, Text, bad_row
 from unrolled.data.schema import Schema, label
 from unrolled.data.shards import Encoded, Writer, encoded, identity, remembered, unchanged
-from unrolled.data.sources import Document, Rows, Table, rows_of
+from unrolled.data.sources import Document, Rows, Table, fingerprint, rows_of
 from unrolled.data.split import cut_at, is_held
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.tasks.base import Task, locate
@@ -37,6 +37,7 @@ from unrolled.tasks.labelled import Classify
 from unrolled.tasks.language import Language, Stream
 from unrolled.tasks.prepare import Data, Prepared, key_of, load_data, schema_of
 from unrolled.tasks.recipe import Recipe, find_data
+from unrolled.tasks.weights import weigh
 
 LARGE = 128 << 20  # bytes of a file that is encoded into shards without being told
 HEAD = 20_000  # rows that columns are told from
@@ -51,9 +52,15 @@ Numbered = tuple[int, tuple[Any, ...]]
 
 
 def is_large(recipe: Recipe, path: Path) -> bool:
-    """Whether a file is to be encoded into shards; a packed one counts four times its size."""
+    """Whether a file is to be encoded into shards; a packed one counts four times its size.
+
+    Raises:
+        UsageError: ``data.shards=always`` for a folder or a name of the hub.
+    """
+    if recipe.data.shards == "always" and not path.is_file():
+        raise _unable()
     if recipe.data.shards != "auto" or not path.is_file():
-        return recipe.data.shards == "always" and path.is_file()
+        return recipe.data.shards == "always"
     packed = path.suffix.lower() == ".gz"
     return path.stat().st_size * (4 if packed else 1) >= LARGE
 
@@ -109,12 +116,16 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a file was made into: ``kept`` are its first training rows, ``dev`` what is scored."""
+    """What a file was made into.
+
+    ``kept`` are its first training rows, ``partial`` whether there are more; ``dev`` is scored.
+    """
 
     recipe: Recipe
     task: Task
     train: Stream | Examples
     kept: Data
+    partial: bool
     dev: Data | None
     found: list[str]
 
@@ -132,10 +143,7 @@ def prepare(recipe: Recipe, path: Path, task: Task | None) -> Prepared | None:
     if not able or recipe.model.ngrams:
         if config.shards != "always":
             return None
-        raise UsageError(
-            "data.shards=always is for language models and for labels of texts, without "
-            "model.ngrams; leave it out"
-        )
+        raise _unable()
     digest, share = identity(path), 0.0 if config.dev else config.holdout
     files = {str(config.train): digest}
     key: dict[str, Any] = {"sha256": digest, "share": share, "seed": recipe.seed}
@@ -148,21 +156,32 @@ def prepare(recipe: Recipe, path: Path, task: Task | None) -> Prepared | None:
     task, dev_data, found = parts.task, parts.dev, parts.found
     if config.dev is not None:
         other = find_data(recipe, config.dev)
-        files[config.dev] = identity(other)
+        files[config.dev] = identity(other) if other.is_file() else fingerprint(other)
         how = "the training data itself" if files[config.dev] == digest else config.dev
-        if is_large(recipe, other):
+        if other.is_file() and is_large(recipe, other):
             how = f"the first {SCORED:,} characters of {how}"
             dev_data = begin(read_rows(recipe, other, None), sys.maxsize, SCORED)
         else:
             dev_data, _ = load_data(recipe, config.dev)
         found.append(f"scored on {how}")
     assert dev_data is not None
+    train: Any = parts.train
+    recipe = weigh(parts.recipe, task, train)
     dev, skipped = task.encode(dev_data, config.on_error)
     if skipped:
         found.append(f"skipped {len(skipped):,} faulty rows among those scored")
     if isinstance(dev, Stream) and dev.unknown:
         found.append(f"{dev.unknown:,} scored tokens are unknown to the vocabulary")
-    return Prepared(parts.recipe, task, parts.kept, dev_data, parts.train, dev, found, files)
+    return Prepared(
+        recipe, task, parts.kept, dev_data, train, dev, found, files, partial=parts.partial
+    )
+
+
+def _unable() -> UsageError:
+    return UsageError(
+        "data.shards=always is for one file, for language models and labels of texts, without "
+        "model.ngrams; leave it out"
+    )
 
 
 def read_rows(recipe: Recipe, path: Path, limit: int | None = -1) -> Rows:
@@ -185,7 +204,7 @@ def as_table(rows: Rows | Table, chosen: Iterable[Any]) -> Table:
     """Return rows, given as (line, cells), as a table of the file they are from."""
     pairs = [(line, tuple(cells)) for line, cells in chosen]
     cells, lines = [row for _, row in pairs], [line for line, _ in pairs]
-    return Table(str(rows.path), rows.format, rows.columns, cells, lines)
+    return Table(str(rows.path), rows.format, rows.columns, cells, lines, parts=list(rows.parts))
 
 
 def first(rows: Iterable[Numbered], characters: int) -> list[Numbered]:
@@ -244,7 +263,7 @@ def _text(file: File, task: Task | None) -> Parts:
             f"(data.dev=FILE); scored: the first {len(text):,} of them"
         )
     start = Document(str(file.path), file.head.format, file.head.text[:cut])
-    return Parts(recipe, task, train, start, dev, found)
+    return Parts(recipe, task, train, start, len(start.text) < cut, dev, found)
 
 
 def _blocks(file: File, cut: int, after: list[str] | None = None) -> Iterator[str]:
@@ -356,7 +375,8 @@ def _rows(file: File, task: Task | None) -> Parts | None:
             f"held out {seen['rows'] - seen['kept']:,} of {seen['rows']:,} rows by the hash of "
             f"their inputs (data.dev=FILE); scored: the first {len(dev.rows):,} of them"
         )
-    return Parts(recipe, task, train, _beginning(file, False, FIRST), dev, found)
+    start = _beginning(file, False, FIRST)
+    return Parts(recipe, task, train, start, len(start.rows) < seen["kept"], dev, found)
 
 
 def _places(file: File, names: Sequence[str]) -> list[int]:
@@ -374,11 +394,15 @@ def _divided(file: File, rows: Iterable[Numbered], held: bool) -> Iterator[Numbe
 
 def _beginning(file: File, held: bool, characters: int) -> Table:
     """Return the first rows of one part as a table, which the cache keeps."""
-    chosen = file.remember(
-        f"rows, held={held}", lambda: first(_divided(file, file.open(), held), characters)
-    )
+
+    def found() -> Any:
+        reader = file.open()
+        return {"rows": first(_divided(file, reader, held), characters), "parts": reader.parts}
+
+    kept = file.remember(f"first rows, held={held}", found)
     assert isinstance(file.head, Table)
-    return as_table(file.head, chosen)
+    parts = [(before, name) for before, name in kept["parts"]]
+    return replace(as_table(file.head, kept["rows"]), parts=parts)
 
 
 def _survey(file: File) -> dict[str, Any]:
@@ -415,7 +439,7 @@ def _write_rows(file: File, field: Text, output: Label | None, writer: Writer) -
                 found = field.check([row[i] for i in places])
                 targets.extend(output.check(row[i]) for i in answers if output)
             except Bad as error:
-                faults.append(bad_row(error, str(file.path), line))
+                faults.append(bad_row(error, *reader.place(line)))
                 if not skip:
                     raise faults[0] from None
                 continue

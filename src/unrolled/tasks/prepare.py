@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from unrolled.core.errors import DataError, UserError
-from unrolled.data.schema import Schema, Wanted, counts, infer
+from unrolled.data.schema import Schema, Wanted, counts, infer, number
 from unrolled.data.series import Reading, Series, hold_out_end
 from unrolled.data.sources import Document, Table, fingerprint, read
 from unrolled.data.split import hold_out, hold_out_some, split_text
@@ -31,7 +31,8 @@ class Prepared:
 
     ``found`` tells a person what was read, line by line; ``files`` are the SHA-256 of the data
     files by the name the recipe gives them; ``held_out`` is false where the training rows
-    themselves are scored, as in learning by heart.
+    themselves are scored, as in learning by heart. ``partial`` is whether ``train_data`` is only
+    the beginning of the training part, as of a large file.
     """
 
     recipe: Recipe
@@ -42,6 +43,7 @@ class Prepared:
     dev: Any
     found: list[str]
     files: dict[str, str]
+    partial: bool = False
 
     @property
     def held_out(self) -> bool:
@@ -242,7 +244,7 @@ def _spread(schema: Schema, values: list[Any]) -> str:
         return _shares({str(k): n for k, n in tags.most_common()})
     if schema.task == "classify":
         return _shares(counts(values))
-    numbers = np.array([float(v) for v in values if v not in (None, "") and _is_number(v)])
+    numbers = np.array([n for n in map(number, values) if n is not None])
     if not len(numbers):
         return "no numbers"
     return f"{numbers.min():g} to {numbers.max():g}, mean {numbers.mean():g}"
@@ -250,14 +252,6 @@ def _spread(schema: Schema, values: list[Any]) -> str:
 
 def _text(cell: Any) -> str:
     return "" if cell is None else str(cell)
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def _shares(found: dict[str, int]) -> str:

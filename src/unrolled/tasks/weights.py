@@ -31,7 +31,7 @@ def weigh(recipe: Recipe, task: Task, examples: Examples) -> Recipe:
         raise UsageError(f"training.label_weights is for labels, and task={task.name} has none")
     if told == "balanced":
         found = examples.targets
-        flat = np.asarray(found.flat if isinstance(found, Ragged) else found)
+        flat = np.asarray(found.flat[:] if isinstance(found, Ragged) else found)
         counts = np.bincount(flat[flat >= 0], minlength=len(names))
         occurs = counts > 0
         shares = counts.sum() / (occurs.sum() * np.maximum(1, counts))

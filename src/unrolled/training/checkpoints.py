@@ -88,6 +88,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def drop(folder: Path, after: int) -> None:
+    """Remove the checkpoints of later steps than ``after``."""
+    for step in steps(folder):
+        if step > after:
+            shutil.rmtree(folder / f"step-{step}", ignore_errors=True)
+
+
 def save(folder: Path, checkpoint: Checkpoint, keep: int, spare: int = -1) -> Path:
     """Write ``checkpoint`` into ``folder`` and remove all but the newest ``keep`` and ``spare``.
 

@@ -144,7 +144,7 @@ class Trainer:
                 fault = "the weights are no longer finite"
             if fault:
                 self.go_back(fault, log)
-                logged = (self.at.tokens, self.at.seconds)
+                logged = (self.at.tokens, time.monotonic() - began)
                 continue
             if shown:
                 self.report(log, *logged)
@@ -198,7 +198,9 @@ class Trainer:
         last = min(at.index + job.settings.accumulate, job.source.length(at.epoch))
         carried, losses, rows = self.carry, list[Loss](), list[Ints]()
         for index in range(at.index, last):
-            batch = job.source.batch(at.epoch, index).to(job.place.device)
+            batch = job.source.batch(at.epoch, index)
+            at.tokens += batch.steps  # counted on the host, where it is no wait
+            batch = batch.to(job.place.device)
             with job.place.autocast():
                 loss = job.objective(job.model, batch, self.carry)
             loss.sum.backward()
@@ -206,7 +208,6 @@ class Trainer:
             logs = {k: (a.detach(), b.detach()) for k, (a, b) in loss.logs.items()}
             losses.append(Loss(loss.sum.detach(), loss.count.detach(), None, logs))
             rows.append(batch.rows)
-            at.tokens += batch.steps
         fault = self.update(losses)
         if fault:
             self.carry = carried
@@ -227,8 +228,9 @@ class Trainer:
         settings, parts = self.job.settings, [part.sum for part in losses]
         count = sum(part.count for part in losses[1:]) + losses[0].count
         here = self.job.place.device.type == "cpu"
-        # elsewhere a number on the host is a wait, and one a step is enough
-        share = 1.0 / max(1.0, float(count)) if here else 1.0 / count.clamp(min=1)
+        # elsewhere a number on the host is a wait, and one a step is enough; weights of labels may
+        # count less than 1, and nothing scored is no update
+        share = 1.0 / (float(count) or 1.0) if here else 1.0 / torch.where(count > 0, count, 1)
         grads = [p.grad for p in self.parameters if p.grad is not None]
         torch._foreach_mul_(grads, share)
         if settings.clip is not None:
@@ -275,9 +277,13 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.restore(checkpoints.load(self.job.folder / f"step-{self.guard.good}"))
         self.guard.rollbacks = made
-        log.rewind(self.at.step)
+        # what a signal wrote since then is of the course that was left
+        checkpoints.drop(self.job.folder, self.guard.good)
+        dropped = log.rewind(self.at.step)
         line = {"step": self.at.step, "kind": "guard", "event": "rollback", "why": fault}
-        log.write(line | {"from": at.step, "learning_rate_factor": self.guard.rate})
+        line |= {"from": at.step, "learning_rate_factor": self.guard.rate}
+        # which rows were skipped stays known
+        log.write(line | {"skipped": [each for each in dropped if each["kind"] == "guard"]})
         self.job.progress.say(
             f"{told}: back to step {self.at.step}, with {self.guard.rate:g} of the learning rate"
         )
@@ -437,7 +443,7 @@ def mean_logs(losses: list[Loss]) -> dict[str, float]:
             both = sums.setdefault(name, [0.0, 0.0])
             both[0] += float(total)
             both[1] += float(count)
-    return {name: total / max(1.0, count) for name, (total, count) in sums.items()}
+    return {name: total / (count or 1.0) for name, (total, count) in sums.items()}
 
 
 def pack_losses(losses: list[Loss]) -> dict[str, Tensor]:

@@ -35,15 +35,19 @@ class MetricsLog:
         self._open(step)
         self.board = need_tensorboard()(str(path.parent / "tensorboard")) if tensorboard else None
 
-    def _open(self, step: int) -> None:
-        kept = [line for line in read_metrics(self.path) if not _after(line, step)] if step else []
+    def _open(self, step: int) -> list[dict[str, Any]]:
+        """Open the file as it was at a step; return the lines that this drops."""
+        kept, dropped = list[dict[str, Any]](), list[dict[str, Any]]()
+        for line in read_metrics(self.path):
+            (dropped if not step or _after(line, step) else kept).append(line)
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.file = self.path.open("a", encoding="utf-8")
+        return dropped
 
-    def rewind(self, step: int) -> None:
-        """Drop what followed on a step: the run goes on from there."""
+    def rewind(self, step: int) -> list[dict[str, Any]]:
+        """Drop what followed on a step, from which the run goes on; return it."""
         self.file.close()
-        self._open(step)
+        return self._open(step)
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one object. Raises UserError where the disk refuses it."""

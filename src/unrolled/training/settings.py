@@ -57,7 +57,7 @@ class TrainingConfig(Config):
         10,
         ge=0,
         description="steps in a row that may be skipped because loss or gradient is not finite or "
-        "spikes (and a tenth of all steps); 0 ends the run at the first",
+        "spikes (and a tenth of all steps), before the run goes back or ends",
     )
     rollbacks: int = Field(
         2,
