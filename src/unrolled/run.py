@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,19 @@ from unrolled.checks import quick
 from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.core.locks import locked
 from unrolled.data.schema import Schema
-from unrolled.data.series import Frames
+from unrolled.data.series import Frames, Reading
 from unrolled.data.sources import Table, parse_row, read
 from unrolled.decoding.sampling import Sampling
 from unrolled.insight.summary import finish
 from unrolled.tasks import folder as runs
 from unrolled.tasks import recipe as recipes
 from unrolled.tasks.base import Answer, Evaluation, Task
+from unrolled.tasks.labelled import need_table
 from unrolled.tasks.language import Language
 from unrolled.tasks.plan import finished_as_asked, folder_of, make_plan, refuse_existing
 from unrolled.tasks.prepare import wanted
 from unrolled.tasks.recipe import Recipe, flat, resolve
-from unrolled.tasks.series import answer_steps
+from unrolled.tasks.series import answer_steps, sequences
 from unrolled.training.loop import fit
 from unrolled.training.precision import choose
 from unrolled.training.progress import Progress
@@ -95,23 +97,34 @@ class Run:
         return parse_cells(row, self.task)
 
     def answers_by_line(
-        self, table: Table, schema: Schema, skip: bool = False
+        self, table: Table, told: Recipe, schema: Schema
     ) -> tuple[dict[int, Answer], list[DataError]]:
         """Answer every row of a table whose rows are steps of sequences.
 
+        Args:
+            table: the rows.
+            told, schema: how they are read; see ``reading``.
+
         Returns:
-            Answers by the line of their step, and the faulty rows that ``skip`` left out.
+            Answers by the line of their step, and the faulty rows that were left out.
 
         Raises:
-            DataError: a row is faulty.
+            DataError: a row is faulty, or no column tells the sequences apart as in training.
         """
-        return answer_steps(self.task, self.model, table, schema, skip, self.place)
+        skip, how = told.data.on_error == "skip", self._held(told)
+        return answer_steps(self.task, self.model, table, schema, how, skip, self.place)
+
+    def _held(self, told: Recipe) -> Reading:
+        """Return how a file holds sequences: as in training, their column named anew."""
+        how: Reading = self.task.inputs.reading  # type: ignore[attr-defined]
+        return replace(how, sequence=told.data.sequence)
 
     def reading(self, changes: Mapping[str, Any]) -> tuple[Recipe, Schema]:
         """Return the settings and columns by which another file is read.
 
         Raises:
-            UsageError: a key that is not under ``data``: a run is what it was trained as.
+            UsageError: a key that is not under ``data``, or one that says what is read of a
+                sequence: a run is what it was trained as.
         """
         given = flat(changes)
         other = next((key for key in given if not key.startswith("data.")), None)
@@ -119,6 +132,7 @@ class Run:
             raise UsageError(f"{other} cannot change in a trained run; only keys under data can")
         told = resolve(str(self.folder), given) if given else self.recipe
         trained, named = self.task.schema, wanted(told)
+        refuse_other_steps(self.recipe, told, trained.steps)
         schema = Schema(
             self.task.name,
             named.text or trained.text,
@@ -136,6 +150,11 @@ class Run:
         # how much was trained on says nothing of how much is scored
         limit = told.data.limit if "data.limit" in flat(changes) else None
         found = read(path, encoding=told.data.encoding, on_error=told.data.on_error, limit=limit)
+        if self.task.schema.steps:
+            skip, output = told.data.on_error == "skip", self.task.output  # type: ignore[attr-defined]
+            found = sequences(
+                need_table(found), schema, self._held(told), self.task.columns, skip, output
+            )
         examples, skipped = self.task.encode(found, told.data.on_error, schema)
         if skipped:
             notice(f"skipped {len(skipped):,} faulty rows; the first: {skipped[0]}")
@@ -196,6 +215,24 @@ class Run:
                 ``seed``, ``stop`` (a list of strings).
         """
         return "".join(self.stream(prompt, max_new_tokens, **options))
+
+
+def refuse_other_steps(trained: Recipe, told: Recipe, steps: bool) -> None:
+    """Raise UsageError for keys by which a run would read other sequences than it was trained on.
+
+    ``steps`` is whether the rows it was trained on are steps.
+    """
+    was, now = trained.data, told.data
+    other = [k for k in ("window", "ahead", "difference") if getattr(now, k) != getattr(was, k)]
+    if now.rows not in (was.rows, "steps" if steps else "examples"):
+        other.append("rows")
+    if now.sequence != was.sequence and not steps:
+        other.append("sequence")
+    if other:
+        raise UsageError(
+            f"data.{other[0]} cannot change in a trained run, where it is "
+            f"{json.dumps(getattr(was, other[0]))}; train another run with it"
+        )
 
 
 def parse_cells(row: str, task: Task) -> tuple[Any, ...]:

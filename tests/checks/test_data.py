@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from conftest import reviews, sentences, write_csv, write_jsonl
-from unrolled.checks import Context, Finding
+from unrolled.checks import Context, Finding, quick
+from unrolled.tasks import large
 
 from .conftest import Ask
 
@@ -211,3 +212,64 @@ def test_tags_are_counted_by_the_word(tmp_path: Path, plan: Plan, find: Ask) -> 
     context = plan(write_jsonl(tmp_path / "a.jsonl", rows), data__holdout=0.4)
     faulty(find("rare labels", context), "warning", "'RARE'")
     assert np.sum([len(tags.split()) for tags in context.train.answers]) > 0
+
+
+@pytest.fixture
+def beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a training part only about 2,000 characters are at hand, as of a large file."""
+    monkeypatch.setenv("UNROLLED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(large, "processors", lambda: 1)
+    monkeypatch.setattr(large, "FIRST", 2000)
+
+
+@pytest.mark.usefixtures("beginning")
+def test_of_a_large_table_the_first_rows_are_looked_at(
+    tmp_path: Path, plan: Plan, find: Ask
+) -> None:
+    rows = reviews(400, 1)
+    write_csv(tmp_path / "dev.csv", [*reviews(520, 2)[400:], rows[1], rows[399]], HEAD)
+    path = write_csv(tmp_path / "a.csv", rows, HEAD)
+    context = plan(path, data__shards="always", data__dev="dev.csv", data__max_tokens=3)
+    assert context.plan.prepared.partial
+    count = len(context.train.inputs)
+    assert count < 100
+    only = f"of training only the first {count} rows were looked at"
+    found = find("rows in both parts", context)
+    faulty(found, "warning", "1 of 122 scored rows", only, "dev.csv:122 = a.csv:3")
+    for name in ("same row, other label", "empty inputs"):
+        found = find(name, context)
+        sound(found)
+        assert found is not None
+        assert only in found.found
+    # every text is cut, and only some are at hand
+    faulty(find("cut texts", context), "warning", "400 of 400 texts", "of those looked at")
+    assert not any("fails with" in line for line in quick(context.plan))
+    whole = plan(path, data__shards="always", data__dev=str(path), data__limit=20)
+    assert not whole.plan.prepared.partial
+
+
+@pytest.mark.usefixtures("beginning")
+def test_cut_texts_that_are_not_at_hand(tmp_path: Path, plan: Plan, find: Ask) -> None:
+    rows = [*reviews(200, 1), (" ".join(["endless"] * 500), "bad")]
+    path = write_csv(tmp_path / "a.csv", rows, HEAD)
+    keys = {"data__tokenizer": "words", "data__max_tokens": 9, "data__dev": str(path)}
+    assert find("cut texts", plan(path, data__shards="always", **keys)) is None
+    faulty(find("cut texts", plan(path, **keys)), "warning", "1 of 201 texts", "a.csv:202")
+
+
+@pytest.mark.usefixtures("beginning")
+def test_no_line_of_a_large_text_is_told_wrong(tmp_path: Path, plan: Plan, find: Ask) -> None:
+    lines = [f"{'abcdefgh'[i % 8]} line number {i} of a text that goes on" for i in range(200)]
+    lines[197] = lines[3].upper()
+    lines[193] = "쫭" + lines[193]
+    lines[170] += " 쫭"  # in training, after what is at hand
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    found = find("rows in both parts", plan(path, data__shards="always"))
+    faulty(found, "problem", "of training only the first 51 lines were looked at")
+    assert found is not None
+    assert found.where == "the scored part of text.txt = text.txt:4"
+    keys = {"data__shards": "always", "data__tokenizer": "chars", "data__min_count": 3}
+    found = find("unknown tokens", plan(path, **keys))
+    assert found is not None
+    assert "never saw" not in found.found

@@ -241,6 +241,29 @@ def test_a_live_line_that_cannot_be_answered_keeps_the_count(home: SimpleNamespa
     assert process.returncode == 0
 
 
+def test_a_file_may_lack_the_label_in_some_rows(
+    cli: Call, home: SimpleNamespace, tmp_path: Path
+) -> None:
+    rows = [{"nr": 1, "words": ["the"], "tags": ["D"]}, {"words": ["dog"]}, {"nr": 3}]
+    path, output = write_jsonl(tmp_path / "n.jsonl", rows[:2]), tmp_path / "o.jsonl"
+    assert cli("predict", home.runs["tag"], "--file", path, "-o", output) == ("", "")
+    found = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+    assert [each["answer"] for each in found] == ["D", "N"]
+    assert found[1]["tags"] is None
+    _, err = cli("predict", home.runs["tag"], "--file", write_jsonl(path, rows), code=1)
+    assert "n.jsonl:3: the key 'words'" in err
+
+
+def test_an_answered_row_is_json_whatever_it_held(
+    cli: Call, home: SimpleNamespace, tmp_path: Path
+) -> None:
+    path, output = tmp_path / "n.jsonl", tmp_path / "o.jsonl"
+    path.write_text('{"nr": 1e999, "words": ["dog"]}\n')
+    cli("predict", home.runs["tag"], "--file", path, "-o", output)
+    assert "Infinity" not in output.read_text()
+    assert json.loads(output.read_text())["nr"] is None
+
+
 def test_the_columns_of_another_file_can_be_named(
     cli: Call, home: SimpleNamespace, tmp_path: Path
 ) -> None:

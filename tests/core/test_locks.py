@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from unrolled.core import locks
 from unrolled.core.errors import UserError
 from unrolled.core.locks import LOCK, held, locked
 
@@ -73,7 +74,9 @@ def unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unsupported")
-def test_without_locks_of_the_file_system_a_file_names_the_owner(tmp_path: Path) -> None:
+def test_without_locks_of_the_file_system_a_file_names_the_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     owner = tmp_path / ".lock.owner"
     with locked(tmp_path):
         with (
@@ -93,6 +96,7 @@ def test_without_locks_of_the_file_system_a_file_names_the_owner(tmp_path: Path)
     owner.write_text(json.dumps(told | {"host": "another"}))
     with pytest.raises(UserError, match="on another, since then"), locked(tmp_path):
         pass
+    monkeypatch.setattr(locks, "PAUSE", 0.0)
     owner.write_text("")  # of a process that ended before it had written its name
     with pytest.raises(UserError, match="of another process"), locked(tmp_path):
         pass

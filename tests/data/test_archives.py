@@ -53,7 +53,7 @@ def test_a_zip_of_one_data_file_is_read_in_place(tmp_path: Path) -> None:
     )
     found = table(path)
     assert found.rows == [("good", "1"), ("bad", "0")]
-    assert found.format.describe() == "comma-separated, header, UTF-8, zip"
+    assert found.format.describe() == "comma-separated, header, UTF-8, zip, without set/README.md"
     assert list(tmp_path.iterdir()) == [path]
 
 

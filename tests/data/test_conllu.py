@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import table
+from unrolled.cli.answering import in_step
 from unrolled.core.errors import DataError, UsageError
 from unrolled.data.schema import Schema, Wanted, infer
-from unrolled.data.sources import Table, parse_row, read
+from unrolled.data.sources import Table, parse_row, read, rows_of
 
 FIRST = """\
 # sent_id = 1
@@ -111,6 +112,24 @@ def test_a_faulty_line_is_named_and_its_sentence_left_out(
     assert [len(words) for words in column(found, "words")] == [5, 5, 6]
     assert [error.line for error in found.skipped] == [13]
     assert found.lines == [3, 22, 31]
+
+
+def test_two_lost_lines_of_a_sentence_are_one_fault(write: Any) -> None:
+    lines = SECOND.split("\n")
+    bad = "\n".join([lines[0] + "\udcff", *lines[1:3], "\udc80", *lines[4:]])
+    path = write(f"{FIRST}\n{bad}\n{BOTH}".encode("utf-8", "surrogateescape"))
+    found = table(path, on_error="skip")
+    assert [error.line for error in found.skipped] == [11]
+    assert len(found.rows) == 3
+    told = [row is None for _, row in in_step(rows_of(path, on_error="skip"))]
+    assert told == [False, True, False, False]
+
+
+def test_a_number_of_any_length_is_an_error(write: Any) -> None:
+    path = write(FIRST + "\n" + "9" * 5_000 + "\ta" + "\t_" * 8 + "\n\n" + BOTH)
+    with pytest.raises(DataError, match=r":11: '9{20}' is not the number of a word"):
+        read(path)
+    assert len(table(path, on_error="skip").rows) == 3
 
 
 word = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=8)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import table
+from unrolled.cli.answering import in_step
 from unrolled.core.errors import DataError
 from unrolled.data.fields import Bad, bad_row
 from unrolled.data.schema import Schema, Wanted, infer
+from unrolled.data.series import gather
 from unrolled.data.sources import Document, fingerprint, read, rows_of
 
 
@@ -47,7 +50,7 @@ def test_folders_named_by_their_label(folder: Any) -> None:
     ]
     assert infer(found, Wanted()) == Schema("classify", ("text",), (), "label")
     assert found.place(found.lines[2]) == (str(path / "pos" / "1.txt"), 1)
-    assert found.format.describe() == "folder of texts"
+    assert found.format.describe() == "folder of texts, without README.md"
 
 
 def test_a_folder_of_texts_is_one_text_a_row(folder: Any) -> None:
@@ -67,6 +70,65 @@ def test_a_faulty_text_is_skipped_or_named(folder: Any) -> None:
     found = table(path, on_error="skip")
     assert [row[1] for row in found.rows] == ["a", "b"]
     assert found.place(found.lines[-1]) == (str(path / "b" / "3.txt"), 1)
+
+
+def test_a_fault_inside_a_text_leaves_its_place_among_the_files(folder: Any) -> None:
+    texts: dict[str, str | bytes] = {f"{n:03}.txt": "one\ntwo\n" * 20 for n in range(9)}
+    bad = b"a line\n" * 30 + b"caf\xe9\n"
+    path = folder(texts | dict.fromkeys(["003.txt", "004.txt", "008.txt"], bad))
+    with pytest.raises(DataError, match=r"003\.txt:31: not valid UTF-8") as caught:
+        read(path)
+    assert caught.value.line == 31
+    rows = rows_of(path, on_error="skip")
+    told = [row is None for _, row in in_step(rows)]
+    assert [place for place, lost in enumerate(told) if lost] == [3, 4, 8]
+    assert "003.txt:31: " in str(rows.skipped[0])
+
+
+def test_faults_at_the_end_of_a_table_are_counted(folder: Any) -> None:
+    path = folder({"a.csv": "t,n\nx,1\ny,2\nz\nz\nz\n", "b.csv": "t,n\nu,1\nbad\nv,2\n"})
+    rows = rows_of(path, on_error="skip")
+    told = [row and row[0] for _, row in in_step(rows)]
+    assert told == ["x", "y", None, None, None, "u", None, "v"]
+    found = table(path, on_error="skip")
+    assert [found.place(line)[1] for line in found.lines] == [2, 3, 2, 4]
+    places = [found.columns.index(name) for name in ("n", "t")]
+    pieces = gather(found, places[:1], None, None, str, skip=True)
+    assert [len(steps) for steps in pieces.steps] == [2, 1, 1]
+
+
+def test_only_files_named_so_lie_beside_the_data(folder: Any) -> None:
+    files = {
+        f"{name}.txt": "words here\n" for name in ("complaint_notice", "notice_1", "mylicense")
+    }
+    beside = ["LICENSE", "readme.txt", "NOTICE.md", "Citation.cff"]
+    hidden = ["desktop.ini", "Thumbs.db", "~$report.txt", ".DS_Store"]
+    path = folder(files | dict.fromkeys(beside, "x") | dict.fromkeys(hidden, b"\0\1"))
+    found = table(path)
+    assert len(found.rows) == 3
+    assert set(found.format.without) == set(beside)
+    assert found.format.describe().endswith(" and 1 more")
+
+
+@pytest.mark.parametrize("inner", ["", "aclImdb/"])
+def test_parts_of_a_data_set_are_no_labels(folder: Any, tmp_path: Path, inner: str) -> None:
+    names = [
+        f"{inner}{part}/{label}/1.txt" for part in ("test", "train") for label in ("neg", "pos")
+    ]
+    path = folder(dict.fromkeys([*names, f"{inner}imdb.vocab"], "good film\n"))
+    below = path / inner
+    told = rf"unrolled train {below}/train data\.dev={below}/test`"
+    with pytest.raises(DataError, match=rf"folders test, train are parts .*{told}"):
+        read(path)
+    folder({f"{inner}valid/pos/1.txt": "x\n"})
+    with pytest.raises(DataError, match=rf"data\.dev={below}/valid`"):
+        read(path)
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        for name in names:
+            archive.write(path / name, name)
+    with pytest.raises(DataError, match="unpack it and give"):
+        read(tmp_path / "d.zip")
+    assert {row[1] for row in table(below / "train").rows} == {"neg", "pos"}
 
 
 def test_tables_of_equal_columns_are_one_table(folder: Any) -> None:

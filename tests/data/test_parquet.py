@@ -73,8 +73,54 @@ def test_rows_are_streamed_and_infer_finds_the_answer(tmp_path: Path) -> None:
     ],
 )
 def test_a_column_that_is_no_value_or_list_is_named(tmp_path: Path, column: Any, kind: str) -> None:
-    path = write(tmp_path / "d.parquet", {"text": ["a"], "meta": column})
-    with pytest.raises(DataError, match=rf"d\.parquet: column 'meta' holds {kind}.*without it"):
+    path = write(tmp_path / "d.parquet", {"meta": column, "text": ["a"]})
+    found = table(path)
+    assert (found.columns, found.rows) == (["text"], [("a",)])
+    assert found.format.describe() == "Parquet, without meta"
+    write(path, {"meta": column})
+    with pytest.raises(DataError, match=rf"d\.parquet: column 'meta' holds {kind}.*a value"):
+        read(path)
+
+
+def test_times_of_any_precision_are_text(tmp_path: Path) -> None:
+    stamp = 1_700_000_000_000_000_000
+    for unit, one in (("s", 10**9), ("ms", 10**6), ("us", 10**3), ("ns", 1)):
+        column = pa.array([stamp // one, None], pa.timestamp(unit))
+        found = table(write(tmp_path / "d.parquet", {"at": column}))
+        assert found.rows == [("2023-11-14 22:13:20",), (None,)]
+    odd = {
+        "at": pa.array([stamp + 1], pa.timestamp("ns")),
+        "each": pa.array([[stamp + 1]], pa.list_(pa.timestamp("ns"))),
+        "named": pa.array([stamp + 1], pa.timestamp("ns")).dictionary_encode(),
+        "took": pa.array([1_500_000_001], pa.duration("ns")),
+        "time": pa.array([61_000_000_001], pa.time64("ns")),
+        "day": pa.array([2**31 - 1], pa.date32()),
+        "kind": pa.array(["1.0"]).dictionary_encode(),
+    }
+    ((at, each, named, took, time, day, kind),) = table(write(tmp_path / "d.parquet", odd)).rows
+    assert at == named == "2023-11-14 22:13:20.000000001"
+    assert each == [at]
+    assert (took, time, kind) == ("0:00:01.500000", "00:01:01.000000001", "1.0")
+    assert "2147483647" in day  # no date of Python's
+
+
+def test_no_number_is_missing(tmp_path: Path) -> None:
+    column = pa.array([float("inf"), 1.0, float("-inf"), float("nan")])
+    lists = pa.array([[float("inf")], [1.0], [2.0], []])
+    found = table(write(tmp_path / "d.parquet", {"x": column, "y": lists}))
+    assert found.rows == [(None, [None]), (1.0, [1.0]), (None, [2.0]), (None, [])]
+
+
+def test_what_the_library_cannot_unpack_is_a_clear_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.parquet", {"n": list(range(99))}, compression="gzip")
+    # the codec's number in the metadata: gzip 2 becomes LZO 3 (Thrift writes them doubled)
+    data = path.read_bytes()
+    assert data.count(b"\x15\x04\x16\xc6\x01") == 1
+    path.write_bytes(data.replace(b"\x15\x04\x16\xc6\x01", b"\x15\x06\x16\xc6\x01"))
+    with pytest.raises(DataError, match=r"d\.parquet.*cannot be read.*compression='zstd'"):
+        read(path)
+    path = write(tmp_path / "d.parquet", {"n": [1], "took": pa.array([2**62], pa.duration("s"))})
+    with pytest.raises(DataError, match=r"d\.parquet:1: cannot be read"):
         read(path)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import mmap
 import os
 import subprocess
@@ -180,6 +179,8 @@ def test_a_small_value_is_worked_out_once(cache: Path) -> None:
     assert json.loads(path.read_text("utf-8"))["key"] == KEY
     path.write_text(path.read_text("utf-8")[:-10], "utf-8")
     assert remembered(KEY, lambda: 2) == 2
+    for _ in range(2):
+        assert remembered({"rows": 1}, lambda: [1, float("inf")]) == [1, float("inf")]
 
 
 def test_a_changed_file_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import table
-from unrolled.core.errors import DataError, UsageError
+from unrolled.cli.answering import in_step
+from unrolled.core.errors import DataError, UsageError, UserError
+from unrolled.data.schema import look
+from unrolled.data.series import Frames, Reading
 from unrolled.data.sources import Document, Format, Table, nfc, parse_row, read, rows_of
 
 ANTHEM = (
@@ -256,6 +259,25 @@ def test_bytes_that_do_not_decode(write: Any, lines_before: int) -> None:
     assert [error.line for error in found.skipped] == [line]
 
 
+def test_a_record_with_a_line_that_does_not_decode_is_left_out_whole(write: Any) -> None:
+    rows = [b'"a",1', b'"b\nb \xff, ""x""\n\xfe""b",0', b'"c, d",1', b"\xff,0", b'"e\ne",1', b"f,0"]
+    path = write(b"text,label\n" + b"\n".join(rows) + b"\n", "d.csv")
+    with pytest.raises(DataError, match=r"d\.csv:4: not valid UTF-8 text \(byte 0xff\)"):
+        read(path)
+    found = table(path, on_error="skip")
+    assert found.rows == [("a", "1"), ("c, d", "1"), ("e\ne", "1"), ("f", "0")]
+    assert [error.line for error in found.skipped] == [4, 7]
+    told = [row is None for _, row in in_step(rows_of(path, on_error="skip"))]
+    assert told == [False, True, False, True, False, False]
+
+
+def test_a_lost_line_after_a_quote_that_is_never_closed(write: Any) -> None:
+    path = write(b'text,label\n"x",1\n"open,0\n\xff,1\nfine,1\n', "d.csv")
+    found = table(path, on_error="skip")
+    assert found.rows == [("x", "1"), ("fine", "1")]
+    assert [error.line for error in found.skipped] == [3, 4]
+
+
 def test_binary_files_are_refused(write: Any) -> None:
     with pytest.raises(DataError, match=r":2: NUL bytes: .*binary file"):
         read(write(b"text\n\x00\x01\x02"))
@@ -424,6 +446,29 @@ def test_bad_json_lines(write: Any, bad: str, message: str) -> None:
     assert found.rows == [(1,), (2,), (3,)]
     assert found.lines == [1, 4, 5]
     assert len(found.skipped) == 1
+
+
+def test_a_row_to_answer_may_lack_what_is_not_read(write: Any) -> None:
+    path = write('{"a": 1, "b": 2}\n{"a": 3}\n{"a": 4, "c": 5}\n{"b": 6}\n')
+    with pytest.raises(DataError, match="is missing"):
+        read(path)
+    found = table(path, needed=["a"], on_error="skip")
+    assert found.columns == ["a", "b", "c"]
+    assert found.rows == [(1, 2, None), (3, None, None), (4, None, 5)]
+    assert [error.line for error in found.skipped] == [4]
+    with pytest.raises(DataError, match=r"data.txt:4: the key 'a'.* is missing"):
+        read(path, needed=["a"])
+
+
+def test_numbers_beyond_a_float(write: Any) -> None:
+    huge = "9" * 400
+    path = write(f'{{"a": 1e999, "b": [-1e999, 1.5]}}\n{{"a": {huge}, "b": [{huge}]}}\n')
+    found = table(path)
+    assert found.rows[0] == (None, [None, 1.5])
+    assert [look("a", [row[0]]).numeric for row in found.rows] == [False, False]
+    with pytest.raises(UserError, match="column 'b' holds no sequence of numbers"):
+        Frames.fit(("b",), [row[1:] for row in found.rows], Reading())
+    assert not table(write(f"{'7' * 5_000},1\n2,3\n")).format.header
 
 
 def test_json_that_is_no_jsonl(write: Any) -> None:

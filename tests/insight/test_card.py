@@ -36,3 +36,15 @@ def test_the_code_on_the_card_is_python(home: SimpleNamespace, kind: str) -> Non
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     compile(code, "README.md", "exec")
     assert ("run.generate(" in code) == (kind == "language")
+
+
+def test_what_the_data_holds_is_shown_and_not_obeyed(home: SimpleNamespace) -> None:
+    loaded = runs.load(home.runs["classify"])
+    line = "3 labels: <b>x</b> 1, a|b 2, ![p](http://x/y.png) 3,\n## Heading\n\n`c` *d* _e_ a_b\\"
+    text = card.render(loaded.recipe, loaded.task, {**loaded.result, "found": [line]})
+    (shown,) = [each for each in text.splitlines() if each.startswith("- ")]
+    assert shown == (
+        r"- 3 labels: \<b\>x\</b\> 1, a\|b 2, !\[p\](http://x/y.png) 3, ## Heading "
+        r"\`c\` \*d\* \_e\_ a_b\\"
+    )
+    assert re.sub(r"\\(\W|_)", r"\1", shown) == "- " + " ".join(line.split())

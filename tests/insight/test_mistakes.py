@@ -89,6 +89,24 @@ def test_a_word_is_shown_in_its_sentence(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_step_is_shown_with_its_own_line(tmp_path: Path) -> None:
+    rows = [(who, n * n % 5, "ab"[n // 3 % 2]) for n in range(12) for who in "pq"]
+    rows[5] = ("q", "?", "a")  # a gap: the next step begins another sequence
+    path = write_csv(tmp_path / "s.csv", rows, ("who", "x", "phase"))
+    told = {"data__numbers": "x", "data__label": "phase"}
+    found = scored(path, data__sequence="who", data__on_error="skip", **told)
+    assert found.dev.lengths.tolist() == [12, 2, 9]
+    evaluation = judged([0, 0, 1], [1, 1, 0], [0.9, 0.8, 0.7], rows=[0, 1, 2], words=[7, 1, 0])
+    steps = ("step 8", "step 2", "step 1")
+    assert [m[:2] for m in listed(found, evaluation)] == [
+        (line, f"|{step}| of a sequence of numbers")
+        for line, step in zip((2 + 14, 3 + 2, 3 + 6), steps, strict=True)
+    ]
+    lists = [{"frames": [1, 2, n], "phase": list("aba")} for n in range(3)]
+    found = scored(write_jsonl(tmp_path / "s.jsonl", lists))
+    assert listed(found, judged([0], [1], [0.9], rows=[1], words=[2]))[0][0] == 2
+
+
 def test_long_rows_are_cut_and_a_word_keeps_its_neighbours(tmp_path: Path) -> None:
     words = [f"w{n}" for n in range(200)]
     found = scored(write_jsonl(tmp_path / "t.jsonl", [{"words": words, "tags": ["A", "B"] * 100}]))

@@ -22,12 +22,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return now
 
 
-def asked(clock: SimpleNamespace, start: float, row: float, fault: bool = False) -> Any:
+def asked(clock: SimpleNamespace, start: float, row: float, fault: str = "none") -> Any:
     """Return the speed of a task that takes ``start`` seconds a call and ``row`` a row."""
     calls: list[int] = []
 
     def predict(model: Any, rows: Any, place: Any) -> None:
-        if fault:
+        if (fault,) in rows:
             raise UserError("no")
         assert ("bad",) not in rows
         calls.append(len(rows))
@@ -67,8 +67,9 @@ def test_the_middle_of_a_fast_model_takes_a_moment(clock: SimpleNamespace) -> No
     assert max(calls) == 256
 
 
-def test_rows_that_cannot_be_answered_have_no_speed(clock: SimpleNamespace) -> None:
-    assert asked(clock, 0, 0, fault=True)[0] is None
+@pytest.mark.parametrize("fault", ["row 0", "row 20"])
+def test_rows_that_cannot_be_answered_have_no_speed(clock: SimpleNamespace, fault: str) -> None:
+    assert asked(clock, 0, 0, fault)[0] is None
 
 
 def test_a_language_model_is_timed_by_the_token(home: SimpleNamespace) -> None:

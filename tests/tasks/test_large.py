@@ -230,14 +230,6 @@ def test_what_is_sharded(tmp_path: Path, cache: Path, monkeypatch: pytest.Monkey
     table = write_csv(tmp_path / "n.csv", [(i, 2 * i) for i in range(50)], ("a", "price"))
     with pytest.raises(UsageError, match=r"data\.shards=always is for one file, for language"):
         both(table)
-    parts = write_csv(tmp_path / "parts" / "a.csv", reviews(60, 1), ("text", "label")).parent
-    with pytest.raises(UsageError, match=r"data\.shards=always is for one file"):
-        both(parts)
-    # scored on a folder, which is read whole
-    train = write_csv(tmp_path / "r.csv", reviews(60, 2), ("text", "label"))
-    whole, mapped = both(train, dev=str(parts))
-    assert mapped.files == whole.files
-    np.testing.assert_array_equal(mapped.dev.targets, whole.dev.targets)
     text = tmp_path / "t.txt"
     text.write_text(story(0), "utf-8")
     auto = {"data.shards": "auto"}
@@ -249,23 +241,28 @@ def test_what_is_sharded(tmp_path: Path, cache: Path, monkeypatch: pytest.Monkey
     assert not any("encoded" in line for line in prepare(resolve(str(table), auto)).found)
 
 
-def test_labels_are_learnt_from_shards_as_from_the_whole_file(tmp_path: Path) -> None:
+def test_a_folder_is_read_whole(tmp_path: Path) -> None:
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    write_csv(parts / "a.csv", reviews(60, 1), ("text", "label"))
+    with pytest.raises(UsageError, match=r"data\.shards=always is for one file"):
+        both(parts)
+    # scored on a folder, which is read whole
+    train = write_csv(tmp_path / "r.csv", reviews(60, 2), ("text", "label"))
+    whole, mapped = both(train, dev=str(parts))
+    assert mapped.files == whole.files
+    np.testing.assert_array_equal(mapped.dev.targets, whole.dev.targets)
+
+
+def test_labels_are_learnt_from_shards_and_predicted(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "r.csv", reviews(120, 1), ("text", "label"))
     assert prepare(resolve(str(path), {"data.shards": "never"})).recipe.model.ngrams > 0
-    keys = SMALL | {"training.max_steps": 30, "training.learning_rate": 0.02}
-    unset = {key: value for key, value in keys.items() if key != "model.ngrams"}
-    made = {}
-    for shards, told in (("always", unset), ("never", keys)):  # by default without n-grams
-        where = tmp_path / shards
-        unrolled.train(
-            path, out=where, quiet=True, say=lambda line: None, **told, **{"data.shards": shards}
-        )
-        made[shards] = unrolled.load(where)
-        assert made[shards].recipe.model.ngrams == 0
-    texts = ["a lovely film", "별로", ""]
-    one, other = (run.predict(texts) for run in made.values())
-    assert one == other
-    assert [answer.label for answer in one[:2]] == ["good", "bad"]
+    told = {key: value for key, value in SMALL.items() if key != "model.ngrams"}
+    told |= {"training.max_steps": 30, "training.learning_rate": 0.02, "data.shards": "always"}
+    unrolled.train(path, out=tmp_path / "run", quiet=True, say=lambda line: None, **told)
+    run = unrolled.load(tmp_path / "run")
+    assert run.recipe.model.ngrams == 0  # by default, as the shards keep no characters
+    assert run.predict(["a lovely film", "별로", "awful"]) == ["good", "bad", "bad"]
 
 
 def test_a_run_trains_and_resumes_from_shards(tmp_path: Path) -> None:

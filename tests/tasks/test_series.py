@@ -15,13 +15,17 @@ from sklearn.linear_model import LinearRegression
 import unrolled
 from conftest import SMALL, Call, write_csv, write_jsonl
 from unrolled.core.errors import DataError, UsageError, UserError
+from unrolled.data.fields import Bad
+from unrolled.data.series import Reading
 from unrolled.insight.summary import finish
 from unrolled.tasks.baselines import baselines
 from unrolled.tasks.labelled import Classify, Regress
 from unrolled.tasks.plan import make_plan
 from unrolled.tasks.prepare import Prepared, prepare
 from unrolled.tasks.recipe import parse, resolve
+from unrolled.tasks.series import one_answer
 from unrolled.tasks.tag_frames import FrameTag
+from unrolled.training.progress import Progress
 
 assert finish  # what closes a training is part of these runs
 
@@ -286,7 +290,7 @@ def test_sequences_with_one_label_each_are_classified_whole(tmp_path: Path) -> N
     again = prepared(write_jsonl(tmp_path / "s.jsonl", lists), task="classify")
     assert len(again.train) + len(again.dev) == 24
     flawed = [*rows, ("n0", 1.0, 1)]
-    with pytest.raises(DataError, match=r"a sequence has several answers \(\['0'\], '1'\)"):
+    with pytest.raises(DataError, match=r"a sequence has several answers \('0', '1'\)"):
         prepared(
             write_csv(tmp_path / "f.csv", flawed, ("name", "x", "rising")),
             task="classify", data__sequence="name",
@@ -323,3 +327,118 @@ def test_a_run_is_loaded_and_resumed_as_it_was(waves: Path, tmp_path: Path) -> N
         torch.tensor(longer.evaluate(waves)["mae"]),
         torch.tensor(unrolled.load(tmp_path / "r").evaluate(waves)["mae"]),
     )
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (["a", None], r"several answers \('a', None\)"),
+        ([None, "a"], r"several answers \(None, 'a'\)"),
+        ([], "there is no answer"),
+    ],
+)
+def test_a_step_without_an_answer_is_not_passed_over(cell: list[Any], message: str) -> None:
+    goals = one_answer(Reading())
+    assert goals(["a", "a"], 2) == ["a"]
+    with pytest.raises(Bad, match=message):
+        goals(cell, len(cell))
+
+
+@pytest.mark.parametrize("window", [None, 8])
+def test_a_skipped_step_names_the_lines_its_pieces_begin_on(
+    moves: Path, tmp_path: Path, window: int | None
+) -> None:
+    told = {"data.sequence": "who", "data.dev": str(moves), "data.window": window, "task": "tag"}
+    with Progress(quiet=True) as progress:
+        job = make_plan(str(moves), SMALL | told, tmp_path / "r").job(progress)
+    assert job.lines is not None
+    count = 3 * len(range(0, 30, window or 30))
+    firsts = [2 + 30 * who + step for who in range(3) for step in range(0, 30, window or 30)]
+    assert job.lines(np.arange(count)) == firsts
+    batch = job.source.batch(0, 0)
+    lines = moves.read_text().splitlines()
+    task: Any = prepared(moves, **{k.replace(".", "__"): v for k, v in told.items()}).task
+    first = [list(map(float, lines[n - 1].split(",")[1:3])) for n in job.lines(batch.rows)]
+    scaled = (np.array(first) - task.inputs.means) / task.inputs.deviations
+    np.testing.assert_allclose(batch.inputs[:, 0], scaled, rtol=1e-4)
+
+
+def test_a_run_closes_though_a_scored_sequence_is_too_short_to_answer(tmp_path: Path) -> None:
+    rows = [(who, t * 1.5, t % 7) for who in "abc" for t in range(4 if who == "b" else 40)]
+    path = write_csv(tmp_path / "s.csv", rows, ("who", "x", "heat"))
+    run = run_of(path, tmp_path / "r", data__sequence="who", data__window=10, data__label="heat")
+    assert run.result["milliseconds_an_answer"] > 0
+    assert "median of 2 rows" in run.result["timed"]
+
+
+def test_a_run_closes_though_scored_rows_are_faulty(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"frames": [[n, 1], ["x" if n % 6 == 5 else 2, n]], "label": "ab"[n % 2]} for n in range(36)
+    ]
+    path = write_jsonl(tmp_path / "s.jsonl", rows)
+    told = {"data__rows": "examples", "data__on_error": "skip", "data__dev": str(path)}
+    run = run_of(path, tmp_path / "r", **told)
+    assert "median of 30 rows" in run.result["timed"]
+
+
+def test_another_file_may_name_its_sequences_anew_and_nothing_else(
+    moves: Path, tmp_path: Path, cli: Call
+) -> None:
+    run = run_of(moves, tmp_path / "r", data__sequence="who", layer="lstm")
+    text = moves.read_text().split("\n", 1)[1]
+    other, single = tmp_path / "o.csv", tmp_path / "one.csv"
+    other.write_text("person,x,y,phase\n" + text)
+    single.write_text("x,y,phase\n" + "".join(line[2:] + "\n" for line in text.split()[30:60]))
+    told = {"data.sequence": "person"}
+    assert run.evaluate(other, **told) == run.evaluate(moves)
+    answers, _ = cli("predict", tmp_path / "r", "--file", moves)
+    assert cli("predict", tmp_path / "r", "--file", other, "data.sequence=person")[0] == answers
+    alone, _ = cli("predict", tmp_path / "r", "--file", single, "data.sequence=null")
+    assert alone.split() == answers.split()[30:60]
+    missing = r"o\.csv:1: name the column .* data\.sequence=COLUMN, or say data\.sequence=null"
+    for changes in ({}, {"data.sequence": "persn"}):
+        with pytest.raises(DataError, match=missing):
+            run.evaluate(other, **changes)
+    _, err = cli("predict", tmp_path / "r", "--file", other, code=1)
+    assert "there is no column 'who'" in err
+    for key, value in (("window", 5), ("ahead", 2), ("difference", True), ("rows", "examples")):
+        with pytest.raises(UsageError, match=rf"data\.{key} cannot change in a trained run"):
+            run.evaluate(moves, **{f"data.{key}": value})
+    assert run.evaluate(moves, **{"data.rows": "steps"}) == run.evaluate(moves)
+
+
+def test_sequences_are_named_for_rows_that_are_steps_alone(tmp_path: Path) -> None:
+    rows = [{"x": [n, n + 1], "label": "ab"[n % 2]} for n in range(20)]
+    path = write_jsonl(tmp_path / "s.jsonl", rows)
+    run = run_of(path, tmp_path / "r", data__rows="examples", data__dev=str(path))
+    with pytest.raises(UsageError, match=r"data\.sequence cannot change"):
+        run.evaluate(path, **{"data.sequence": "x"})
+
+
+def warned(path: Path, **changes: Any) -> list[str]:
+    return [line for line in prepared(path, **changes).found if "long runs" in line]
+
+
+def test_rows_that_look_like_steps_are_pointed_out(tmp_path: Path) -> None:
+    draw = np.random.default_rng(2)
+    header = ("x", "z", "phase")
+
+    def file(name: str, labels: list[str]) -> Path:
+        rows = [(*draw.normal(size=2).round(4).tolist(), label) for label in labels]
+        return write_csv(tmp_path / name, rows, header)
+
+    gesture = file("g.csv", [name for _ in range(5) for name in "abc" for _ in range(20)])
+    (line,) = warned(gesture)
+    assert line.startswith("warning: the values of phase come in long runs, of 20 rows on average")
+    assert "data.rows=steps" in line
+    assert not warned(gesture, data__rows="examples")
+    assert not warned(gesture, data__rows="steps", data__dev=str(gesture))
+    kinds = [name for name in "abc" for _ in range(50)]
+    assert not warned(file("sorted.csv", kinds))
+    assert not warned(file("shuffled.csv", draw.permutation(kinds).tolist()))
+    # one label of nearly all rows comes in long runs by chance
+    rare = draw.permutation(["a"] * 570 + ["b"] * 30).tolist()
+    assert np.mean(np.array(rare[1:]) != np.array(rare[:-1])) < 0.1
+    assert not warned(file("rare.csv", rare))
+    texts = [(f"text number {n}", "ab"[n // 20 % 2]) for n in range(200)]
+    assert not warned(write_csv(tmp_path / "t.csv", texts, ("text", "label")))

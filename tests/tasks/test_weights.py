@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
@@ -105,8 +106,16 @@ def test_a_rare_label_is_found_more_often_with_weights(rare: Path, tmp_path: Pat
     ("weights", "message"),
     [
         ({"good": 2.0, "baad": 1.0}, "there is no label 'baad'; did you mean 'bad'"),
-        ({"good": 0.0}, "the weight of 'good' is not above 0"),
-        ("balance", "label_weights"),
+        ({"good": 0.0}, "the weight of 'good' is not a number above 0: 0.0"),
+        ({"good": "heavy"}, r"^training\.label_weights: the weight of 'good' is not a number"),
+        ({"good": float("inf")}, "the weight of 'good' is not a number above 0: inf"),
+        (
+            "balance",
+            r"^training\.label_weights: 'balance' is neither balanced nor \{LABEL: WEIGHT, \.\.\.\}"
+            r"; did you mean 'balanced'\?$",
+        ),
+        (3, r"^training\.label_weights: 3 is neither balanced nor \{LABEL: WEIGHT, \.\.\.\}$"),
+        (yaml.safe_load("{no: 2, yes: 1}"), 'write such labels in quotes, "no": 2'),
     ],
 )
 def test_what_is_no_weight_is_refused(tmp_path: Path, weights: Any, message: str) -> None:

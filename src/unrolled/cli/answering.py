@@ -8,7 +8,7 @@ import io
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +85,9 @@ def answer_file(
     by_step = run.task.schema.steps
     # a file to answer may lack the answer and what else is not read
     needed = (*schema.inputs, *((told.data.sequence,) if by_step and told.data.sequence else ()))
-    rows = rows_of(
-        path, encoding=told.data.encoding, on_error=told.data.on_error, needed=needed
-    )
+    rows = rows_of(path, encoding=told.data.encoding, on_error=told.data.on_error, needed=needed)
     pairs = (
-        answered_steps(run, path, told, rows, schema)
+        answered_steps(run, path, told, rows, schema, needed)
         if by_step
         else answered(run, rows, schema, skip)
     )
@@ -182,22 +180,29 @@ def in_step(rows: Rows) -> Iterator[Numbered]:
 
 def _counted(rows: Rows, fault: DataError) -> int:
     """Return the line of a fault counted over all files, as ``rows`` counts."""
-    before = next((count for count, name in rows.parts if name == fault.path), 0)
-    return before + (fault.line or 1)
+    at = next((i for i, (_, name) in enumerate(rows.parts) if name == fault.path), None)
+    if at is None:
+        return fault.line or 1
+    line = rows.parts[at][0] + (fault.line or 1)
+    # of a text that is one row the fault may be lines further down
+    return min(line, rows.parts[at + 1][0]) if at + 1 < len(rows.parts) else line
 
 
 def answered_steps(
-    run: Run, path: Path, told: Recipe, rows: Rows, schema: Schema
+    run: Run, path: Path, told: Recipe, rows: Rows, schema: Schema, needed: Collection[str]
 ) -> Iterator[tuple[dict[str, Any], Answer]]:
     """Yield the rows of a file of steps, each with the answer at its step.
 
-    The whole file is read first, since a sequence is answered as a whole.
+    The whole file is read first, since a sequence is answered as a whole. A row that was left out
+    gets an empty answer.
     """
     data = told.data
-    table = need_table(read(path, encoding=data.encoding, on_error=data.on_error))
-    answers, rows.skipped = run.answers_by_line(table, schema, data.on_error == "skip")
-    for row, line in zip(table.rows, table.lines, strict=True):
-        yield dict(zip(rows.columns, row, strict=True)), answers.get(line, Answer(""))
+    table = need_table(read(path, encoding=data.encoding, on_error=data.on_error, needed=needed))
+    answers, skipped = run.answers_by_line(table, told, schema)
+    for line, row in in_step(rows):
+        cells = [None] * len(rows.columns) if row is None else row
+        yield dict(zip(rows.columns, cells, strict=True)), answers.get(line, Answer(""))
+    rows.skipped = skipped
 
 
 def _one(

@@ -21,6 +21,7 @@ from unrolled.core.files import refused
 
 LOCK = ".lock"
 PAUSE = 0.05  # seconds between looks at a file that names an owner
+LOOKS = 20  # at one without a name: it may be about to get one, or just gone
 
 
 @contextlib.contextmanager
@@ -123,17 +124,17 @@ def _is_still(handle: int, path: Path) -> bool:
 def _own(path: Path, busy: str, advice: str, wait: bool) -> None:
     """Make the file that names the owner; take it over from a process of ours that is gone."""
     hint = f"{advice}; if that process has ended, remove {path}"
-    looked = False
+    nameless = 0
     while True:
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except FileExistsError:
             owner = _owner(path)
+            nameless = 0 if owner else nameless + 1
             ours = owner.get("host") == socket.gethostname()
             if ours and not _lives(owner.get("pid")):
                 path.unlink(missing_ok=True)
-            elif (ours and wait) or not (owner or looked):
-                looked = True  # a file without a name may be about to get one, or just gone
+            elif (ours and wait) or 0 < nameless < LOOKS:
                 time.sleep(PAUSE)
             else:
                 raise _busy(busy, hint, owner) from None

@@ -80,12 +80,14 @@ class Spellings:
 class Spans:
     """Stretches of one long array of steps; they may overlap, as windows do.
 
-    Row i is ``flat[starts[i]:starts[i] + lengths[i]]`` of ``flat`` (S, D).
+    Row i is ``flat[starts[i]:starts[i] + lengths[i]]`` of ``flat`` (S, D). ``lines`` (S,) tells
+    where each step stands in its file, where that is known.
     """
 
     flat: NDArray[np.float32]
     starts: Ints
     lengths: Ints
+    lines: Ints | None = None
 
     def take(self, rows: Ints) -> tuple[Tensor, Tensor]:
         """Return these rows padded with zeros: steps (B, T, D) fp32 and lengths (B,) int64."""

@@ -178,8 +178,6 @@ def _documents(
             text = whole_text(origin, encoding)
         except DataError as error:
             report(error)
-            # a row is a file, and the line that the message names is one in it
-            error.line = None
             continue
         yield place + 1, (text,) if labels is None else (text, nfc(labels[place]))
 

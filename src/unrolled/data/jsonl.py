@@ -63,21 +63,17 @@ def composed(value: Any) -> Any:
     return value
 
 
-def json_row(
-    line: str, columns: Sequence[str], needed: Collection[str] | None = None
-) -> tuple[Any, ...]:
+def json_row(line: str, columns: Sequence[str], needed: Collection[str] | None) -> tuple[Any, ...]:
     """Return the values of a line, one a column; those not ``needed`` may be missing, as None.
 
     Raises:
-        UserError: this is no object, a column is missing, or without ``needed`` one is new.
+        UserError: this is no object, a column is missing, or all are needed and one is new.
     """
     found = json_object(line)
-    for column in columns if needed is None else needed:
-        if column not in found:
+    for column in columns:
+        if column not in found and (needed is None or column in needed):
             raise UserError(f"the key {column!r}, which other rows have, is missing; add it")
-    if needed is not None:
-        return tuple(found.get(column) for column in columns)
-    if len(found) > len(columns):
+    if needed is None and len(found) > len(columns):
         extra = next(key for key in found if key not in columns)
         raise UserError(f"the key {extra!r} is not in the rows before; remove it")
-    return tuple(found[column] for column in columns)
+    return tuple(found.get(column) for column in columns)

@@ -53,7 +53,7 @@ def rows_of(
     Raises:
         DataError: the file is damaged, or packed or typed as this library cannot read.
     """
-    from pyarrow import ArrowException, ArrowNotImplementedError
+    from pyarrow import ArrowException
 
     number = 0
     with _opened(origin) as file:
@@ -64,11 +64,11 @@ def rows_of(
                 columns = [_written(batch.column(name)).to_pylist() for name in names]
             except StopIteration:
                 return
-            except ArrowNotImplementedError as error:
-                told = f"cannot be read: {error}; write it anew, without it"
-                raise DataError(told, origin.name, number + 1) from None
             except (ArrowException, OSError, ValueError, OverflowError) as error:
-                raise origin.broken(error, number + 1) from None
+                told = f"cannot be read: {error}; copy the file anew, or write it in another way"
+                raise DataError(
+                    f"{told}, as with compression='zstd'", origin.name, number + 1
+                ) from None
             for row in zip(*columns, strict=True):
                 number += 1
                 try:
@@ -105,16 +105,18 @@ def _written(column: Any) -> Any:
     import pyarrow.compute as pc
 
     def shown(kind: Any) -> Any:
-        if pa.types.is_dictionary(kind):
-            return shown(kind.value_type)
-        if pa.types.is_fixed_size_list(kind):
-            return pa.list_(shown(kind.value_type), kind.list_size)
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            return pa.large_list(shown(kind.value_type))
+        inner = getattr(kind, "value_type", None)
+        if inner is not None:  # a list or a dictionary
+            told = shown(inner)
+            if told == inner:
+                return kind
+            if pa.types.is_dictionary(kind):
+                return told
+            return (pa.large_list if pa.types.is_large_list(kind) else pa.list_)(told)
         if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind):
             return pa.string()
         # whole microseconds are what Python counts in
-        return pa.duration("us") if pa.types.is_duration(kind) else kind
+        return pa.duration("us") if kind == pa.duration("ns") else kind
 
     if shown(column.type) == column.type:
         return column

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from unrolled.tasks.base import Task
@@ -35,6 +36,12 @@ def speed(result: dict[str, Any]) -> list[str]:
     return [f"{fast} ({result['timed']}).", ""]
 
 
+def plain(text: str) -> str:
+    """Return text of the data as one line of Markdown that shows it letter by letter."""
+    one = " ".join(text.split())
+    return re.sub(r"[\\`*<>|~&\[\]]|(?<!\w)_|_(?!\w)", r"\\\g<0>", one)
+
+
 def render(recipe: Recipe, task: Task, result: dict[str, Any]) -> str:
     """Return the card as Markdown: what the model is, how good, how it was made, how to use it."""
     names = list(result["scores"])
@@ -52,7 +59,7 @@ def render(recipe: Recipe, task: Task, result: dict[str, Any]) -> str:
     )
     return "\n".join(
         [
-            f"# {recipe.name}",
+            f"# {plain(recipe.name)}",
             "",
             f"A `{recipe.layer}` model ({task.pattern}, {task.name}) with "
             f"{result['parameters']:,} parameters, {size(result['megabytes'])} on disk.",
@@ -68,7 +75,7 @@ def render(recipe: Recipe, task: Task, result: dict[str, Any]) -> str:
             "",
             "## Data",
             "",
-            *(f"- {line}" for line in result["found"]),
+            *(f"- {plain(line)}" for line in result["found"]),
             "",
             "## Use",
             "",

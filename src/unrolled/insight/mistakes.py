@@ -21,7 +21,8 @@ class Mistake:
     """One wrong answer.
 
     Attributes:
-        path, line: the data file, and the line its row starts on, from 1.
+        path, line: the data file, and the line its row starts on, from 1; that of the step where
+            rows are steps.
         text: the row, cut to a sane length: what stands before the word in question, the word,
             and what follows; for an answer about the whole row all of it stands first.
         truth, answer: what the file says and what the model says.
@@ -62,7 +63,10 @@ def mistakes(
     for item in worst:
         line = int(examples.lines[rows[item]])
         if judged is not None and judged.words is not None and isinstance(task, Tag):
-            text = _around(task, data, cells[line], int(judged.words[item]))
+            word = int(judged.words[item])
+            text = _around(task, data, cells[line], word)
+            if examples.frames is not None and examples.frames.lines is not None:
+                line = int(examples.frames.lines[examples.frames.starts[rows[item]] + word])
         else:
             text = (_text(task, data, cells[line]), "", "")
         truth, answer = (v if isinstance(v, str) else f"{v:.6g}" for v in both[item])

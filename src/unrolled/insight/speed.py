@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from unrolled.core.errors import UserError
+from unrolled.data.series import Frames
 from unrolled.data.sources import Table
 from unrolled.decoding.sampling import Sampling
 from unrolled.tasks.base import Rows, Task, locate
 from unrolled.tasks.language import Language
+from unrolled.tasks.series import asked
 from unrolled.training.precision import Place
 
 SECONDS = 0.5  # spent on rows by themselves, and again on batches
@@ -44,12 +46,28 @@ def measure(model: nn.Module, task: Task, data: Table, examples: Any, place: Pla
     pairs = zip(data.rows, data.lines, strict=True)
     # an example of a stretch of a sequence has a line of its own
     whole = task.schema.frames
-    kept = (tuple(row[i] for i in places) for row, line in pairs if whole or line in sound)
-    rows = list(itertools.islice(kept, ROWS))
+    found = (tuple(row[i] for i in places) for row, line in pairs if whole or line in sound)
+    rows = list(itertools.islice((row for row in found if _answerable(task, row)), ROWS))
     try:
-        task.predict(model, rows[:1], place)  # the first call is slower than any after it
-    except UserError:
+        return _measured(model, task, rows, place) if rows else None
+    except UserError:  # a training does not fail for want of a time
         return None
+
+
+def _answerable(task: Task, row: tuple[Any, ...]) -> bool:
+    """Whether a sequence of numbers is sound and as long as what is read of it."""
+    inputs = getattr(task, "inputs", None)
+    if not isinstance(inputs, Frames):
+        return True
+    try:
+        asked(inputs, row)
+    except UserError:
+        return False
+    return True
+
+
+def _measured(model: nn.Module, task: Task, rows: list[tuple[Any, ...]], place: Place) -> Speed:
+    task.predict(model, rows[:1], place)  # the first call is slower than any after it
     alone = _timed(model, task, [[row] for row in rows[:ALONE]], place)
     middle = statistics.median(alone)
     size, took, batch = 1, middle, rows[:1]

@@ -14,12 +14,18 @@ from unrolled.tasks.recipe import Recipe
 TEXT: dict[str, dict[str, Any]] = {
     "model": {
         "bidirectional": True,
-        "embedding_dropout": 0.2,
-        "head_dropout": 0.3,
+        "embedding_dropout": 0.4,
+        "head_dropout": 0.5,
         # phrases tell much where there are few rows: without them n-gram regression wins
         "ngrams": 4,
     },
-    "training": {"learning_rate": 2e-3, "patience": 3, "average": "ema", "ema_decay": 0.998},
+    "training": {
+        "learning_rate": 2e-3,
+        "label_smoothing": 0.05,
+        "patience": 3,
+        "average": "ema",
+        "ema_decay": 0.99,
+    },
 }
 NUMBERS: dict[str, dict[str, Any]] = {
     "model": {"hidden": 64, "layers": 2},
@@ -96,8 +102,8 @@ def fill(recipe: Recipe, schema: Schema, rows: int, characters: int) -> Recipe:
         values["training"]["max_epochs"] = int(min(300, max(6, steps // max(1, unit))))
         values["training"]["max_minutes"] = 10.0
     if "vocabulary" not in recipe.data.model_fields_set and schema.task != "tag":
-        # about one piece for every 40 characters that training sees
-        values["data"]["vocabulary"] = int(min(16000, max(1000, characters // 40)))
+        # about one piece for every 80 characters that training sees
+        values["data"]["vocabulary"] = int(min(16000, max(1000, characters // 80)))
     values["task"] = schema.task
     if not schema.numbers:
         kind = "unigram" if schema.task in ("classify", "regress") else "chars"

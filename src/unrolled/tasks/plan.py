@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from unrolled.core.errors import UsageError, UserError
-from unrolled.data.examples import Examples
+from unrolled.data.batches import Buckets
 from unrolled.tasks import folder as runs
 from unrolled.tasks.base import Task
 from unrolled.tasks.prepare import Prepared, prepare
@@ -65,7 +65,8 @@ class Plan:
         objective = task.objective(recipe, model)
         source = task.source(prepared.train, recipe, model)
         runs.begin(self.folder, recipe, task, prepared.files)
-        train, told = prepared.train, isinstance(prepared.train, Examples)
+        # a source may cut rows into pieces, which have lines of their own
+        read = source.examples if isinstance(source, Buckets) else None
         return Job(
             model=model,
             objective=objective,
@@ -79,7 +80,7 @@ class Plan:
             evaluate=evaluate,
             keep_best=lambda weights: runs.save_weights(self.folder, weights),
             progress=progress,
-            lines=(lambda rows: train.lines[rows].tolist()) if told else None,
+            lines=None if read is None else lambda rows: read.lines[rows].tolist(),
         )
 
 

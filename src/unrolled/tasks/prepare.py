@@ -131,7 +131,7 @@ def prepare(recipe: Recipe, task: Task | None = None) -> Prepared:
     train, skipped = task.encode(train_data, recipe.data.on_error)
     dev, skipped_dev = task.encode(dev_data, recipe.data.on_error)
     recipe = weigh(recipe, task, train)
-    found = [*describe(whole, schema, task), how]
+    found = [*describe(whole, schema, task), how, *series.long_runs(recipe, schema, whole)]
     # a reader skips before the rows are divided, so both parts report the same faulty rows
     faults = {(fault.path, fault.line): fault for fault in [*skipped, *skipped_dev]}
     if faults:

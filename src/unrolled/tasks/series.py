@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from unrolled.core.errors import DataError, UsageError, UserError
+from unrolled.core.errors import DataError, UsageError, UserError, unknown
 from unrolled.data.examples import Examples, Spans
 from unrolled.data.fields import Bad, Label, Number, bad_row
 from unrolled.data.schema import Schema, label, number
 from unrolled.data.series import Floats, Frames, Reading, Series, gather
-from unrolled.data.sources import Table
+from unrolled.data.sources import Document, Table
 from unrolled.nn import Layer, build_layer
 from unrolled.tasks.base import Answer, Task, locate
 from unrolled.tasks.recipe import Recipe
@@ -25,6 +27,7 @@ NONE_LONG_ENOUGH = (
     "no sequence has the steps that data.window and data.ahead ask for, or none has an answer; "
     "lower them or add rows"
 )
+LONG_RUN, LONGER = 10, 5  # see `long_runs`
 Goals = Callable[[Any, int], list[Any]]
 
 
@@ -57,8 +60,11 @@ def sequences(
 ) -> Table:
     """Return a table of sequences: rows that are steps are gathered, others are sequences already.
 
-    A file without the column that names sequences is one sequence. Without an answer in ``schema``
-    none is needed; ``output`` is the field of one that is known by now.
+    Without an answer in ``schema`` none is needed; ``output`` is the field of one that is known by
+    now.
+
+    Raises:
+        DataError: a column is missing, that of ``data.sequence`` for one, or a row is faulty.
     """
     if not told.steps or isinstance(table, Series):
         return table
@@ -70,8 +76,24 @@ def sequences(
         name = schema.answer or ""
         output = Number(name, 0.0, 1.0, False) if schema.task == "regress" else None
     check = _filled if output is None else output.check
-    place = table.columns.index(told.sequence) if told.sequence in table.columns else None
-    return gather(table, numbers, answer, place, check, skip)
+    return gather(table, numbers, answer, _name_place(table, told, schema, trained), check, skip)
+
+
+def _name_place(table: Table, told: Reading, schema: Schema, trained: Sequence[str]) -> int | None:
+    """Return the place of the column that names sequences; None where a file is one."""
+    if told.sequence is None:
+        return None
+    try:
+        return locate(table, [told.sequence], trained, schema.answer)[0]
+    except DataError as error:
+        # read as one sequence, the rows of many would give wrong answers without a word
+        raise DataError(
+            "name the column that tells the sequences of this file apart with "
+            "data.sequence=COLUMN, or say data.sequence=null where a file is one sequence: "
+            + unknown("column", told.sequence, table.columns),
+            table.path,
+            error.line,
+        ) from None
 
 
 def _filled(cell: Any) -> None:
@@ -84,6 +106,29 @@ def count(table: Table, told: Reading) -> int:
     if told.window is None or not isinstance(table, Series):
         return len(table.rows)
     return sum(len(told.ends(len(lines))) for lines in table.steps)
+
+
+def long_runs(recipe: Recipe, schema: Schema, data: Table | Document) -> list[str]:
+    """Return a warning where rows of numbers look like steps in time, and are read one by one.
+
+    Equal answers then stand in runs of ``LONG_RUN`` rows or more on average, ``LONGER`` times as
+    long as in a shuffled file. A file that is sorted by its answers has one run of each.
+    """
+    told = recipe.data
+    if schema.frames or not schema.numbers or told.rows or told.dev or not isinstance(data, Table):
+        return []
+    (place,) = locate(data, [schema.answer or ""], data.columns)
+    answers = [label(row[place]) for row in data.rows]
+    counts = Counter(answers)
+    total, runs = len(answers), 1 + sum(a != b for a, b in pairwise(answers))
+    shuffled = 1 + total - sum(count * count for count in counts.values()) / total
+    if total < LONG_RUN * runs or runs < 2 * len(counts) or shuffled < LONGER * runs:
+        return []
+    return [
+        f"warning: the values of {schema.answer} come in long runs, of {total / runs:.0f} rows on "
+        "average: if rows are steps in time, say data.rows=steps (neighbours now stand in both "
+        "parts)"
+    ]
 
 
 def fit_frames(recipe: Recipe, schema: Schema, table: Table) -> Frames:
@@ -103,12 +148,15 @@ def one_answer(told: Reading) -> Goals:
         if told.window is None:
             if not isinstance(cell, list):
                 return [cell]
-            other = next((c for c in cell if label(c) != label(cell[0])), None)
-            if other is not None or not cell:
+            # a step may be without an answer, which is another one
+            others = [c for c in cell if label(c) != label(cell[0])]
+            if others:
                 raise Bad(
-                    f"a sequence has several answers ({cell[:1]}, {other!r}); set data.window=N to "
-                    "answer for every N steps, or task=tag to label each step"
+                    f"a sequence has several answers ({cell[0]!r}, {others[0]!r}); set "
+                    "data.window=N to answer for every N steps, or task=tag to label each step"
                 )
+            if not cell:
+                raise Bad("there is no answer")
             return cell[:1]
         if not isinstance(cell, list) or len(cell) != steps:
             count = len(cell) if isinstance(cell, list) else "no list of"
@@ -169,19 +217,20 @@ def encode(
     table = sequences(table, schema, told, trained, skip, output)
     assert schema.answer is not None
     *places, answer = locate(table, [*schema.numbers, schema.answer], trained)
-    parts, answers, lines, skipped = [], [], [], list(table.skipped)
+    parts, answers, lines, each, skipped = [], [], [], [], list(table.skipped)
     for place, (row, line) in enumerate(zip(table.rows, table.lines, strict=True)):
         try:
             steps = inputs.check([row[i] for i in places])
-            found = [output.check(each) for each in goals(row[answer], len(steps))]
+            found = [output.check(goal) for goal in goals(row[answer], len(steps))]
         except Bad as error:
             if not skip:
                 raise bad_row(error, *table.place(line)) from None
             skipped.append(bad_row(error, *table.place(line)))
             continue
-        ends = told.ends(len(steps))
-        at = table.steps[place] if isinstance(table, Series) and told.window else None
-        lines += [line] * len(ends) if at is None else [at[e + told.ahead] for e in ends.tolist()]
+        ends = told.ends(len(steps)).tolist()
+        at = table.steps[place] if isinstance(table, Series) else [line] * len(steps)
+        lines += [at[e + told.ahead] if told.window else line for e in ends]
+        each += at
         parts.append(steps)
         answers += found
     if not lines:
@@ -189,7 +238,8 @@ def encode(
             "no row is left to read" if told.window is None or not parts else NONE_LONG_ENOUGH,
             table.path,
         )
-    return Examples(np.array(lines), frames=spans(parts, told)), answers, skipped
+    frames = replace(spans(parts, told), lines=np.array(each))
+    return Examples(np.array(lines), frames=frames), answers, skipped
 
 
 def spans(parts: Sequence[Floats], told: Reading, last: bool = False) -> Spans:
@@ -222,15 +272,22 @@ def asked(inputs: Frames, cells: Sequence[Any]) -> Floats:
 
 
 def answer_steps(
-    task: Task, model: nn.Module, table: Table, schema: Schema, skip: bool, place: Place
+    task: Task,
+    model: nn.Module,
+    table: Table,
+    schema: Schema,
+    told: Reading,
+    skip: bool,
+    place: Place,
 ) -> tuple[dict[int, Answer], list[DataError]]:
     """Answer every row of a table of steps: answers by line, and the rows that were left out.
+
+    ``told`` is how the table holds sequences.
 
     Raises:
         DataError: a row is faulty and ``skip`` is false.
     """
     asked_for = replace(schema, answer=None)
-    told: Reading = task.inputs.reading  # type: ignore[attr-defined]
     table = sequences(table, asked_for, told, task.columns, skip)
     assert isinstance(table, Series)
     places = locate(table, schema.numbers, task.columns)

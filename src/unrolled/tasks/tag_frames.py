@@ -92,11 +92,11 @@ class FrameTag(Tag):
             cuts = [
                 np.arange(a, b, size) for a, b in zip(ends - examples.lengths, ends, strict=True)
             ]
-            starts = np.concatenate(cuts)
+            starts, lines = np.concatenate(cuts), examples.frames.lines
             offsets = np.append(starts, ends[-1])
             examples = Examples(
-                starts,
-                frames=Spans(examples.frames.flat, starts, np.diff(offsets)),
+                starts if lines is None else lines[starts],
+                frames=Spans(examples.frames.flat, starts, np.diff(offsets), lines),
                 targets=Ragged(examples.targets.flat, offsets),
             )
         return super().source(examples, recipe, model)

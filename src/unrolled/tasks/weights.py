@@ -13,6 +13,8 @@ from unrolled.data.examples import Examples, Ragged
 from unrolled.tasks.base import Task
 from unrolled.tasks.recipe import Recipe
 
+QUOTES = ' (YAML reads yes, no, on and off as true and false: write such labels in quotes, "no": 2)'
+
 
 def weigh(recipe: Recipe, task: Task, examples: Examples) -> Recipe:
     """Return the recipe with a weight for each label in the place of ``balanced``.
@@ -38,7 +40,10 @@ def weigh(recipe: Recipe, task: Task, examples: Examples) -> Recipe:
         told = dict(zip(names, np.where(occurs, shares, 1.0).tolist(), strict=True))
     for name in told:
         if name not in names:
-            raise UsageError(f"training.label_weights: {unknown('label', name, names)}")
+            raise UsageError(
+                f"training.label_weights: {unknown('label', name, names)}"
+                + (QUOTES if name in ("true", "false") else "")
+            )
     return recipe.changed(training=recipe.training.changed(label_weights=told))
 
 

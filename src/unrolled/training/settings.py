@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from unrolled.core.config import Config
+from unrolled.core.errors import nearest
 
 LIMITS = ("max_steps", "max_minutes", "max_epochs")
+
+
+def _weight(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and 0 < float(value) < math.inf
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 class TrainingConfig(Config):
@@ -139,19 +148,19 @@ class TrainingConfig(Config):
 
     @field_validator("label_weights", mode="before")
     @classmethod
-    def _names(cls, told: Any) -> Any:
+    def _weights(cls, told: Any) -> Any:
+        if told is None or told == "balanced":
+            return told
+        if not isinstance(told, dict):
+            guess = nearest(told, ["balanced"]) if isinstance(told, str) else None
+            hint = f"; did you mean {guess!r}?" if guess else ""
+            raise ValueError(f"{told!r} is neither balanced nor {{LABEL: WEIGHT, ...}}{hint}")
         # YAML reads a label such as 0 or true as a number or a truth value
-        if isinstance(told, dict):
-            return {str(k).lower() if isinstance(k, bool) else str(k): v for k, v in told.items()}
-        return told
-
-    @field_validator("label_weights")
-    @classmethod
-    def _positive(cls, told: dict[str, float] | str | None) -> Any:
-        wrong = [k for k, v in told.items() if v <= 0] if isinstance(told, dict) else []
-        if wrong:
-            raise ValueError(f"the weight of {wrong[0]!r} is not above 0")
-        return told
+        named = {str(k).lower() if isinstance(k, bool) else str(k): v for k, v in told.items()}
+        wrong = next((k for k, v in named.items() if not _weight(v)), None)
+        if wrong is not None:
+            raise ValueError(f"the weight of {wrong!r} is not a number above 0: {named[wrong]!r}")
+        return named
 
     @property
     def warmup(self) -> int:
