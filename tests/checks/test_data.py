@@ -55,6 +55,18 @@ def test_sound_texts_are_found_sound(clean: Context, find: Ask, name: str) -> No
     sound(find(name, clean))
 
 
+def test_rows_that_are_skipped_contradict_nothing(tmp_path: Path, plan: Plan, find: Ask) -> None:
+    rows: list[tuple[object, ...]] = [*numbers(200, 1), *(("oops", 1, n % 2) for n in range(30))]
+    file = write_csv(tmp_path / "t.csv", rows, ("a", "b", "y"))
+    told = {"data.on_error": "skip", "data.numbers": ["a", "b"], "data.label": "y"}
+    sound(
+        find(
+            "same row, other label",
+            plan(file, **{k.replace(".", "__"): v for k, v in told.items()}),
+        )
+    )
+
+
 def test_scored_rows_that_were_trained_on(tmp_path: Path, plan: Plan, find: Ask) -> None:
     train, dev = reviews(60, 1), reviews(90, 2)[60:]
     copies = [(f"  {text.upper()} ", label) for text, label in train[:4]]

@@ -98,8 +98,19 @@ class Context:
 
     @cached_property
     def train(self) -> Rows:
-        """The training rows."""
-        return compared(self.plan.prepared.train_data, self.task)
+        """The training rows, without those that were skipped as faulty."""
+        prepared = self.plan.prepared
+        found, kept = compared(prepared.train_data, self.task), prepared.train
+        if found.lines is None or not isinstance(kept, Examples) or self.task.schema.frames:
+            return found
+        learnt = set(kept.lines.tolist())
+        rows = [i for i, line in enumerate(found.lines) if line in learnt]
+        return replace(
+            found,
+            inputs=[found.inputs[i] for i in rows],
+            answers=[found.answers[i] for i in rows],
+            lines=[found.lines[i] for i in rows],
+        )
 
     @cached_property
     def dev(self) -> Rows:

@@ -145,6 +145,8 @@ def _own(path: Path, busy: str, advice: str, wait: bool) -> None:
 
 
 def _lives(pid: Any) -> bool:
+    if os.name == "nt":
+        return True  # to ask would be to interrupt it there
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, TypeError, ValueError, OverflowError):
