@@ -39,23 +39,24 @@ def loop_speed(layer: str, folder: Path) -> tuple[float, float]:
     log = MetricsLog(folder / f"{layer}.jsonl", 0, False)
     trainer.job.model.train()
     for _ in range(WARM):
-        trainer.step()
+        trainer.step(log)
     tokens, began = trainer.at.tokens, time.perf_counter()
     for number in range(STEPS):
-        trainer.step()
+        trainer.step(log)
         if number % 20 == 19:
-            trainer.report(log, 0, 0, 0.0)
+            trainer.report(log, 0, 0.0)
     speed = (trainer.at.tokens - tokens) / (time.perf_counter() - began)
+    share = kernel_share(trainer, log)
     log.close()
-    return speed, kernel_share(trainer)
+    return speed, share
 
 
-def kernel_share(trainer: Trainer) -> float:
+def kernel_share(trainer: Trainer, log: MetricsLog) -> float:
     """Return the share of the time of a step that torch's operators take, the backward included."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         for _ in range(20):
             with torch.profiler.record_function("one_step"):
-                trainer.step()
+                trainer.step(log)
     events = profile.events()
     assert events is not None
     steps = [e for e in events if e.name == "one_step"]
