@@ -183,3 +183,17 @@ def test_a_fingerprint_tells_a_changed_file_or_name(folder: Any) -> None:
     second = fingerprint(path)
     (path / "b.csv").rename(path / "c.csv")
     assert len({first, second, fingerprint(path)}) == 3
+
+
+def test_tables_that_are_parts_of_a_data_set_are_not_joined(folder: Any) -> None:
+    table_of = "text,label\na good film,1\na bad film,0\n"
+    path = folder({"x_test.csv": table_of, "x_train.csv": table_of, "x-dev.csv": table_of})
+    with pytest.raises(DataError, match=r"parts of one data set") as caught:
+        read(path)
+    told = f"unrolled train {path / 'x_train.csv'} data.dev={path / 'x-dev.csv'}"
+    assert told in str(caught.value)
+
+
+def test_one_such_name_is_no_data_set(folder: Any) -> None:
+    table_of = "text,label\na good film,1\na bad film,0\n"
+    assert len(table(folder({"test_a.csv": table_of, "test_b.csv": table_of})).rows) == 4

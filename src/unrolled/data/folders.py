@@ -99,6 +99,7 @@ def _together(
     inner = Path(os.path.commonpath([Path(name).parent for name, _ in files]))
     shared = len(inner.parts)
     labels = ["/".join(Path(name).parts[shared:-1][:1]) for name, _ in files]
+    _refuse_split_files(path, [name for name, _ in files] if all(tables) else [])
     if not any(tables) and any(labels):
         _refuse_splits(path, path / inner, {label for label in labels if label})
         if not all(labels):
@@ -115,17 +116,30 @@ def _together(
 
 def _refuse_splits(path: Path, folder: Path, names: set[str]) -> None:
     """Raise DataError when the folders of texts are the parts of a data set, and no labels."""
-    if len(names) < 2 or not names <= _SPLITS:
-        return
+    if len(names) > 1 and names <= _SPLITS:
+        told = f"the folders {', '.join(sorted(names))} are parts of a data set, not labels"
+        raise _parts_of_one(path, told, {name: folder / name for name in names})
+
+
+def _refuse_split_files(path: Path, names: list[str]) -> None:
+    """Raise DataError when tables are the parts of a data set: joined, one would be trained on."""
+    parts = {
+        word: path / name
+        for name in reversed(names)
+        for word in re.findall(r"[a-z]+", name.lower())
+        if word in _SPLITS
+    }
+    if len(parts) > 1:
+        shown = ", ".join(str(file.relative_to(path)) for file in parts.values())
+        raise _parts_of_one(path, f"{shown} are parts of one data set by their names", parts)
+
+
+def _parts_of_one(path: Path, told: str, parts: dict[str, Path]) -> DataError:
     # rows to choose the best weights by; those of a test only where there are no others
-    first, second, *_ = sorted(names, key=lambda name: (name != "train", name == "test", name))
+    first, second, *_ = sorted(parts, key=lambda name: (name != "train", name == "test", name))
     unpack = "" if path.is_dir() else "unpack it and "
-    told = f"`unrolled train {folder / first} data.dev={folder / second}`"
-    raise DataError(
-        f"the folders {', '.join(sorted(names))} are parts of a data set, not labels; {unpack}give "
-        f"one as the data and one to score on: {told}",
-        path,
-    )
+    command = f"`unrolled train {parts[first]} data.dev={parts[second]}`"
+    return DataError(f"{told}; {unpack}give one as the data and one to score on: {command}", path)
 
 
 def _joined(
