@@ -175,6 +175,9 @@ HEADERS = {
     "many": safetensors(
         {f"t{i}": F32 | {"shape": [0], "data_offsets": [0, 0]} for i in range(100_000)}
     ),
+    "many-within-the-limit": safetensors(
+        {f"t{i}": F32 | {"shape": [0], "data_offsets": [0, 0]} for i in range(40_000)}
+    ),
     "deep": safetensors(b'{"a":' + b"[" * 100_000),
     "no-table": safetensors(b"[1]"),
 }
