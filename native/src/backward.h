@@ -1,0 +1,306 @@
+// Slopes: one slice of rows back through its steps, then the products that give the weights' slopes.
+#pragma once
+
+namespace {
+
+// how many hidden sizes wide the slopes of a step are
+constexpr int64_t slopes_of(int32_t cell) {
+    return cell == UNROLLED_GRU || cell == UNROLLED_LSTM ? 4 : 1;
+}
+
+// Where torch's gate stands that column block `b` of the input's part belongs to.
+inline int64_t gate_of(int32_t cell, int64_t b) {
+    return cell == UNROLLED_GRU ? (b == 0 ? 2 : b - 1) : b;
+}
+
+struct BackwardSlice {
+    const Shared &all;
+    const unrolled_run &r;
+    int64_t first, rows, room_rows;
+    Rows d, dx; // slopes of a step for the hidden vector's product, of a chunk for the input's
+    float *scratch, *d_h, *d_c, *zeros;
+    float **to; // of a chunk: rows of d_x
+
+    int64_t here(int64_t t) const {
+        const int64_t n = active_at(r, t) - first;
+        return n < 0 ? 0 : n < rows ? n : rows;
+    }
+    int64_t step_of(int64_t s) const { return r.reverse ? s : r.steps - 1 - s; }
+
+    float *slopes_at(int64_t t, int64_t i) const {
+        return all.d + (all.kept_at[t] + first + i) * slopes_of(r.cell) * r.hidden;
+    }
+
+    // the step that row i read before step t, or -1 when there was none
+    int64_t earlier(int64_t t, int64_t i) const {
+        if (!r.reverse) return t - 1;
+        return t + 1 < r.steps && active_at(r, t + 1) > first + i ? t + 1 : -1;
+    }
+
+    const float *initial(const float *state, int64_t i) const {
+        return state ? state + owner(r, first + i) * r.hidden : zeros;
+    }
+
+    void enter(int64_t i) {
+        const int64_t at = owner(r, first + i) * r.hidden;
+        const size_t bytes = static_cast<size_t>(r.hidden) * 4;
+        memcpy(d_h + i * r.hidden, r.d_h_final ? r.d_h_final + at : zeros, bytes);
+        if (d_c) memcpy(d_c + i * r.hidden, r.d_c_final ? r.d_c_final + at : zeros, bytes);
+    }
+
+    void leave(int64_t i) {
+        const int64_t at = owner(r, first + i) * r.hidden;
+        const size_t bytes = static_cast<size_t>(r.hidden) * 4;
+        if (r.d_h0) memcpy(r.d_h0 + at, d_h + i * r.hidden, bytes);
+        if (r.d_c0 && d_c) memcpy(r.d_c0 + at, d_c + i * r.hidden, bytes);
+    }
+
+    template <int Cell> void row_slopes(int64_t t, int64_t i) {
+        const int64_t size = r.hidden, at = place(r, t, first + i) * size;
+        const int64_t kept = all.kept_at[t] + first + i, before = earlier(t, i);
+        Slopes s = {};
+        s.h = r.y + at;
+        s.h_before = before < 0 ? initial(r.h0, i) : r.y + place(r, before, first + i) * size;
+        s.d_y = r.d_y ? r.d_y + at : nullptr;
+        s.d_h = d_h + i * size;
+        s.d = slopes_at(t, i);
+        if (Cell == UNROLLED_LSTM || Cell == UNROLLED_GRU)
+            s.gates = r.gates + kept * all.gates * size;
+        if (Cell == UNROLLED_LSTM) {
+            s.cell = r.cells + kept * size;
+            s.c_before = before < 0 ? initial(r.c0, i)
+                                    : r.cells + (all.kept_at[before] + first + i) * size;
+            s.d_c = d_c + i * size;
+        }
+        if (Cell == UNROLLED_GRU) s.inner = r.inner + kept * size;
+        for (int64_t j = 0; j < size; j += W) {
+            const int n = lanes_at(size, j);
+            V total = load(s.d_h + j, n), out[4];
+            if (s.d_y) total = add(total, load(s.d_y + j, n));
+            if (Cell == UNROLLED_LSTM)
+                lstm_slopes(s, size, j, n, total, out);
+            else if (Cell == UNROLLED_GRU)
+                gru_slopes(s, size, j, n, total, out);
+            else
+                rnn_slopes<Cell == UNROLLED_RNN_RELU>(s, j, n, total, out);
+            for (int64_t g = 0; g < gates_of(Cell); g++) put_part(d, i, g * size + j, out[g], n);
+        }
+    }
+
+    // d_h += d W_hh, through the mask
+    void through_hidden(int64_t n) {
+        const int64_t size = r.hidden;
+        multiply(all.hh, d, n, scratch, [&](int64_t i, int64_t at, int lanes, const float *sums) {
+            V v = load(sums);
+            if (r.mask)
+                v = mul(v, load(r.mask + owner(r, first + i) * size + at, lanes));
+            float *to_h = d_h + i * size + at;
+            store(to_h, add(load(to_h, lanes), v), lanes);
+        });
+    }
+
+    // d_x of the steps from `from` to `until`, in the order they were taken
+    void through_input(int64_t from, int64_t until) {
+        int64_t count = 0;
+        for (int64_t s = from; s < until; s++) {
+            const int64_t t = step_of(s), n = here(t);
+            for (int64_t i = 0; i < n; i++, count++) {
+                put_row(dx, count, slopes_at(t, i));
+                to[count] = r.d_x + place(r, t, first + i) * r.input;
+            }
+        }
+        project(all.ih, dx, count, nullptr, to, scratch);
+    }
+
+    template <int Cell> void run() {
+        int64_t reading = 0, chunk = 0, in_chunk = 0;
+        if (r.reverse) {
+            for (; reading < rows; reading++) enter(reading);
+        }
+        for (int64_t s = 0; s < r.steps; s++) {
+            const int64_t t = step_of(s), n = here(t);
+            for (; reading < n; reading++) enter(reading);
+            for (; reading > n; reading--) leave(reading - 1);
+            if (r.d_x && in_chunk && in_chunk + n > room_rows) {
+                through_input(chunk, s);
+                chunk = s;
+                in_chunk = 0;
+            }
+            in_chunk += n;
+            for (int64_t i = 0; i < n; i++) row_slopes<Cell>(t, i);
+            if (n && (s + 1 < r.steps || r.d_h0)) through_hidden(n);
+        }
+        if (r.d_x && in_chunk) through_input(chunk, r.steps);
+        for (; !r.reverse && reading < rows; reading++) enter(reading);
+        for (int64_t i = 0; i < reading; i++) leave(i);
+    }
+};
+
+inline void backward_slice(void *data, int64_t index) {
+    Shared &all = *static_cast<Shared *>(data);
+    const unrolled_run &r = *all.run;
+    const int64_t first = all.cuts[index], rows = all.cuts[index + 1] - first;
+    if (!rows) return;
+    const int64_t many = least_of(chunk_rows(r.precision) > rows ? chunk_rows(r.precision) : rows,
+                                  rows * (r.steps < 1 ? 1 : r.steps));
+    const int64_t wide = all.gates * r.hidden;
+    const size_t d_bytes = rows_bytes(r.precision, rows, wide);
+    const size_t dx_bytes = r.d_x ? rows_bytes(r.precision, many, wide) : 0;
+    Scratch s(d_bytes + dx_bytes + room(SCRATCH, 4) + 2 * room(rows * r.hidden, 4) +
+              room(r.hidden, 4) + room(many, 8) + 1024);
+    if (s.failed()) {
+        all.failed = true;
+        return;
+    }
+    const MatrixUnit unit;
+    BackwardSlice slice = {all, r, first, rows, many, {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr};
+    slice.d = rows_at(s.bytes(d_bytes), r.precision, rows, wide);
+    clear_ends(slice.d, rows);
+    if (r.d_x) {
+        slice.dx = rows_at(s.bytes(dx_bytes), r.precision, many, wide);
+        clear_ends(slice.dx, many);
+    }
+    slice.scratch = s.floats(SCRATCH);
+    slice.d_h = s.floats(rows * r.hidden);
+    slice.d_c = r.cell == UNROLLED_LSTM ? s.floats(rows * r.hidden) : nullptr;
+    slice.zeros = s.floats(r.hidden);
+    memset(slice.zeros, 0, static_cast<size_t>(r.hidden) * 4);
+    slice.to = static_cast<float **>(s.bytes(static_cast<size_t>(many) * 8));
+    switch (r.cell) {
+    case UNROLLED_LSTM: return slice.run<UNROLLED_LSTM>();
+    case UNROLLED_GRU: return slice.run<UNROLLED_GRU>();
+    case UNROLLED_RNN_RELU: return slice.run<UNROLLED_RNN_RELU>();
+    default: return slice.run<UNROLLED_RNN_TANH>();
+    }
+}
+
+inline void fill_backward(void *data, int64_t panel) {
+    const Filling &f = *static_cast<Filling *>(data);
+    const unrolled_run &r = *f.all->run;
+    if (panel >= f.first_hh)
+        return fill_panel_across(
+            f.all->hh, [&](int64_t k) { return r.w_hh + k * r.hidden; }, panel - f.first_hh);
+    fill_panel_across(
+        f.all->ih,
+        [&](int64_t k) {
+            return r.w_ih + (gate_of(r.cell, k / r.hidden) * r.hidden + k % r.hidden) * r.input;
+        },
+        panel);
+}
+
+// ---- slopes of the weights -----------------------------------------------------------------------
+
+struct WeightWork {
+    Shared *all;
+    const float **x, **h; // (N): what each kept step read, and the hidden vector before it
+    float *sums;          // columns of d
+    int64_t splits;       // of each gate
+};
+
+// One gate's rows, or some of them, of d_w_ih or d_w_hh.
+inline void weight_slopes(void *data, int64_t task) {
+    WeightWork &w = *static_cast<WeightWork *>(data);
+    const unrolled_run &r = *w.all->run;
+    const int64_t size = r.hidden, wide = slopes_of(r.cell) * size;
+    const int64_t split = task % w.splits, block = task / w.splits % w.all->gates;
+    const bool hidden = task / w.splits / w.all->gates == 1;
+    const int64_t share = share_of(size, w.splits), at = split * share;
+    const int64_t m = least_of(share, size - at);
+    if (m <= 0) return;
+    // the hidden vector's part of a GRU's slopes begins one block later
+    const int64_t column = (block + (hidden && r.cell == UNROLLED_GRU ? 1 : 0)) * size + at;
+    const int64_t gate = (hidden ? block : gate_of(r.cell, block)) * size + at;
+    float *weights = hidden ? r.d_w_hh : r.d_w_ih, *bias = hidden ? r.d_b_hh : r.d_b_ih;
+    const int64_t n = hidden ? size : r.input;
+    const float **rows = hidden ? w.h : w.x;
+    if (!weights && !bias) return;
+    const auto from = [&](int64_t k) { return w.all->d + k * wide; };
+    const Transposed p = {r.precision,
+                          m,
+                          weights ? n : 0,
+                          r.count,
+                          weights ? weights + gate * n : nullptr,
+                          n,
+                          false,
+                          bias ? bias + gate : nullptr};
+    if (!multiply_transposed(p, column, from, [&](int64_t k) { return rows[k]; }))
+        w.all->failed = true;
+}
+
+// What every kept step read. A masked hidden vector is made anew into `masked`.
+inline void find_rows(const Shared &all, const float **x, const float **h, float *masked,
+                      const float *zeros) {
+    const unrolled_run &r = *all.run;
+    const int64_t size = r.hidden;
+    for (int64_t t = 0; t < r.steps; t++) {
+        const int64_t n = active_at(r, t);
+        for (int64_t i = 0; i < n; i++) {
+            const int64_t kept = all.kept_at[t] + i;
+            const int64_t before = !r.reverse ? t - 1 : t + 1 < r.steps && active_at(r, t + 1) > i ? t + 1 : -1;
+            x[kept] = r.x + place(r, t, i) * r.input;
+            h[kept] = before >= 0 ? r.y + place(r, before, i) * size
+                      : r.h0      ? r.h0 + owner(r, i) * size
+                                  : zeros;
+            if (!masked) continue;
+            const float *mask = r.mask + owner(r, i) * size;
+            float *to = masked + kept * size;
+            for (int64_t j = 0; j < size; j += W) {
+                const int lanes = lanes_at(size, j);
+                store(to + j, mul(load(h[kept] + j, lanes), load(mask + j, lanes)), lanes);
+            }
+            h[kept] = to;
+        }
+    }
+}
+
+inline Error slopes_of_weights(Shared &all) {
+    const unrolled_run &r = *all.run;
+    if (!r.d_w_ih && !r.d_w_hh && !r.d_b_ih && !r.d_b_hh) return nullptr;
+    Scratch s(2 * room(r.count, 8) + room(r.hidden, 4) +
+              (r.mask ? room(r.count * r.hidden, 4) : 0) + 512);
+    if (s.failed()) return "out of memory";
+    WeightWork w = {&all, nullptr, nullptr, nullptr, 1};
+    w.x = static_cast<const float **>(s.bytes(static_cast<size_t>(r.count) * 8));
+    w.h = static_cast<const float **>(s.bytes(static_cast<size_t>(r.count) * 8));
+    float *zeros = s.floats(r.hidden);
+    memset(zeros, 0, static_cast<size_t>(r.hidden) * 4);
+    find_rows(all, w.x, w.h, r.mask ? s.floats(r.count * r.hidden) : nullptr, zeros);
+    const int32_t threads = r.threads < 1 ? 1 : r.threads;
+    const bool alone = r.count * all.gates * r.hidden * (r.input + r.hidden) < 400000;
+    // an even number of tasks of one size for every thread
+    w.splits = alone || 2 * all.gates % threads == 0 ? 1 : threads;
+    parallel(alone ? 1 : threads, 2 * all.gates * w.splits, weight_slopes, &w);
+    return all.failed ? "out of memory" : nullptr;
+}
+
+inline Error backward(const unrolled_run &r) {
+    const int64_t gates = gates_of(r.cell), slices = slices_for(r);
+    Scratch small(room(r.steps, 8) + room(slices + 1, 8) +
+                  room(r.count * slopes_of(r.cell) * r.hidden, 4) + 256);
+    if (small.failed()) return "out of memory";
+    Shared all = {};
+    all.run = &r;
+    all.gates = gates;
+    all.slices = slices;
+    all.kept_at = small.numbers(r.steps);
+    all.cuts = small.numbers(slices + 1);
+    all.d = small.floats(r.count * slopes_of(r.cell) * r.hidden);
+    number_steps(r, all.kept_at);
+    cut(r, slices, all.cuts);
+    {
+        if (r.d_x) all.ih = plan_product(r.precision, r.input, gates * r.hidden);
+        all.hh = plan_product(r.precision, r.hidden, gates * r.hidden);
+        Scratch weights(static_cast<size_t>(all.ih.bytes + all.hh.bytes) + 256);
+        if (weights.failed()) return "out of memory";
+        all.ih.data = static_cast<char *>(weights.bytes(static_cast<size_t>(all.ih.bytes)));
+        all.hh.data = static_cast<char *>(weights.bytes(static_cast<size_t>(all.hh.bytes)));
+        Filling filling = {&all, all.ih.panels};
+        const int32_t threads = static_cast<int32_t>(slices);
+        parallel(threads, all.ih.panels + all.hh.panels, fill_backward, &filling);
+        parallel(threads, slices, backward_slice, &all);
+        if (all.failed) return "out of memory";
+    }
+    return slopes_of_weights(all);
+}
+
+} // namespace

@@ -1,0 +1,92 @@
+// The core at one instruction level: include a simd_*.h first, then this, in a file of its own.
+#pragma once
+
+#include "levels.h"
+#include "pool.h"
+
+#include "tiles.h"
+
+#include "pack.h"
+
+#include "activations.h"
+
+#include "cells.h"
+
+#include "places.h"
+
+#include "forward.h"
+
+#include "products.h"
+
+#include "backward.h"
+
+#include "streaming.h"
+
+namespace {
+
+inline size_t scratch_bytes(const Pack &) { return 2 * SCRATCH * 4; }
+
+// so many rounds of products whose operands stay in registers
+template <class Dot> double peak_rounds(int64_t rounds) {
+    constexpr int N = REGISTERS == 32 ? 24 : 10;
+    typename Dot::Sum sum[N];
+    alignas(64) uint32_t ones[16];
+    for (int i = 0; i < 16; i++) ones[i] = 0x01010101u;
+    typename Dot::Value a = Dot::weights(ones), b = Dot::weights(ones);
+    for (int j = 0; j < N; j++) sum[j] = Dot::zero();
+    for (int64_t r = 0; r < rounds; r++) {
+        // the compiler must neither hoist nor drop them
+        __asm__ volatile("" : "+m"(ones));
+#pragma GCC unroll 24
+        for (int j = 0; j < N; j++) sum[j] = Dot::add_product(sum[j], a, b);
+    }
+    V total = set1(0);
+    for (int j = 0; j < N; j++) total = add(total, Dot::finish(sum[j], set1(1), set1(0), 1.0f));
+    volatile float kept = largest(total);
+    (void)kept;
+    return static_cast<double>(rounds) * N * W * Dot::per_unit * 2;
+}
+
+inline double peak(int32_t precision, int64_t rounds) {
+#if defined(__AMX_BF16__)
+    if (precision == UNROLLED_BF16) {
+        const MatrixUnit unit;
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        _tile_zero(4);
+        _tile_zero(5);
+        for (int64_t r = 0; r < rounds; r++) {
+            _tile_dpbf16ps(0, 4, 5);
+            _tile_dpbf16ps(1, 4, 5);
+            _tile_dpbf16ps(2, 4, 5);
+            _tile_dpbf16ps(3, 4, 5);
+        }
+        return static_cast<double>(rounds) * 4 * 16 * 16 * 32 * 2;
+    }
+#endif
+    if (precision == UNROLLED_BF16) return peak_rounds<Bf16>(rounds);
+    if (precision == UNROLLED_INT8) return peak_rounds<Int8>(rounds);
+    return peak_rounds<Fp32>(rounds);
+}
+
+inline double read_all(const char *from, int64_t bytes) {
+    const float *p = reinterpret_cast<const float *>(from);
+    const int64_t n = bytes / 4;
+    V sum[8];
+    for (int j = 0; j < 8; j++) sum[j] = set1(0);
+    int64_t i = 0;
+    for (; i + 8 * W <= n; i += 8 * W)
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) sum[j] = add(sum[j], load(p + i + j * W));
+    for (int j = 1; j < 8; j++) sum[0] = add(sum[0], sum[j]);
+    return largest(sum[0]);
+}
+
+} // namespace
+
+#define UNROLLED_DEFINE_LEVEL(NAME)                                                                \
+    extern const Level NAME;                                                                       \
+    const Level NAME = {W,    forward,    backward,      matmul,     plan,        fill,            \
+                        rows_bytes, scratch_bytes, step_layer, step_linear, peak, read_all};

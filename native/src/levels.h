@@ -1,0 +1,90 @@
+// What the parts of the core share: the table of functions that every instruction level fills.
+//
+// A level's file is compiled for instructions that this processor may lack. So it must not emit
+// anything the linker could merge with another file's copy: no containers, no inline functions
+// outside its anonymous namespace.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "unrolled.h"
+
+typedef const char *Error; // NULL: none
+
+// One product c = a b + bias; see unrolled_matmul.
+struct Matmul {
+    int32_t precision, threads;
+    int64_t m, n, k;
+    const float *a;
+    int64_t lda;
+    bool a_trans;
+    const float *b;
+    int64_t ldb;
+    bool b_trans;
+    const float *bias;
+    float *c;
+    int64_t ldc;
+    bool accumulate;
+};
+
+// Weights packed for a stream; `data` belongs to the stream.
+struct Pack {
+    int32_t precision;
+    int32_t vectors;     // of a full panel
+    int32_t gates;       // a panel holds vectors / gates blocks of units
+    int64_t units, k;    // columns of one gate; length of a sum
+    int64_t last;        // vectors of the last panel
+    int64_t panels, panel_bytes, bytes;
+    char *data;
+};
+
+struct StreamLayer {
+    int32_t cell, precision;
+    bool residual;
+    int64_t rows, input, hidden;
+    Pack ih, hh;
+    const float *bias, *bias_inner; // (G*H), and for gru (H)
+    float *h, *c;
+    char *rows_x, *rows_h; // activations in the weights' format
+    float *scratch;
+};
+
+struct StreamLinear {
+    int32_t precision;
+    int64_t rows, input, output;
+    Pack w;
+    const float *bias;
+    char *rows_x;
+    float *scratch;
+};
+
+struct Level {
+    int32_t width; // lanes
+    Error (*forward)(const unrolled_run &);
+    Error (*backward)(const unrolled_run &);
+    Error (*matmul)(const Matmul &);
+    // sizes of a pack of w (gates * units, k) for this many rows, and filling it
+    Pack (*plan)(int32_t precision, int64_t rows, int64_t gates, int64_t units, int64_t k);
+    void (*fill)(const Pack &pack, const float *w, int64_t ld);
+    size_t (*row_bytes)(int32_t precision, int64_t rows, int64_t k);
+    size_t (*scratch_bytes)(const Pack &pack);
+    void (*step_layer)(const StreamLayer &, const float *x, float *y);
+    void (*step_linear)(const StreamLinear &, const float *x, float *y);
+    double (*peak)(int32_t precision, int64_t rounds); // operations done in so many rounds
+    double (*read)(const char *from, int64_t bytes);   // a sum, so that nothing is left out
+};
+
+extern const Level level_portable;
+#if defined(UNROLLED_LEVEL_AVX2)
+extern const Level level_avx2;
+#endif
+#if defined(UNROLLED_LEVEL_AVX512)
+extern const Level level_avx512;
+#endif
+#if defined(UNROLLED_LEVEL_AVX512DOT)
+extern const Level level_avx512dot;
+#endif
+#if defined(UNROLLED_LEVEL_AMX)
+extern const Level level_amx;
+#endif

@@ -1,0 +1,266 @@
+// Putting weights into panels and activations into rows, in the format of a precision.
+#pragma once
+
+namespace {
+
+constexpr int64_t per_unit(int32_t precision) {
+    return precision == UNROLLED_INT8 ? 4 : precision == UNROLLED_BF16 ? 2 : 1;
+}
+
+// units in a row of k numbers; the matrix unit takes 16 at a time
+inline int64_t units_of(int32_t precision, int64_t k) {
+    const int64_t units = (k + per_unit(precision) - 1) / per_unit(precision);
+    return on_matrix_unit(precision) ? (units + 15) / 16 * 16 : units;
+}
+
+// ---- activations -------------------------------------------------------------------------------
+
+// Rows of activations, each of `ld` units; the rows' scales (int8) stand behind them. Some room
+// keeps rows of a power of two from falling into the same lines of the cache, and whole tiles from
+// reading outside.
+struct Rows {
+    int32_t precision;
+    int64_t k, units, ld;
+    uint32_t *data;
+    float *scales;
+};
+
+inline int64_t row_stride(int32_t precision, int64_t k) {
+    return (units_of(precision, k) + 15) / 16 * 16 + 16;
+}
+
+inline int64_t tiled_rows(int32_t precision, int64_t rows) {
+    return on_matrix_unit(precision) ? rows + 32 : rows;
+}
+
+inline size_t rows_bytes(int32_t precision, int64_t rows, int64_t k) {
+    const size_t room = static_cast<size_t>(tiled_rows(precision, rows) * row_stride(precision, k));
+    return (room + static_cast<size_t>(rows) + 32) * 4;
+}
+
+inline Rows rows_at(void *memory, int32_t precision, int64_t rows, int64_t k) {
+    Rows r;
+    r.precision = precision;
+    r.k = k;
+    r.units = units_of(precision, k);
+    r.ld = row_stride(precision, k);
+    r.data = static_cast<uint32_t *>(memory);
+    r.scales = reinterpret_cast<float *>(r.data + tiled_rows(precision, rows) * r.ld);
+    return r;
+}
+
+// the last unit of a row may have places no number stands at; they are zero from here on
+inline void clear_ends(const Rows &r, int64_t rows) {
+    if (r.precision == UNROLLED_FP32) return;
+    for (int64_t i = 0; i < tiled_rows(r.precision, rows); i++)
+        memset(r.data + i * r.ld, 0, static_cast<size_t>(r.units) * 4);
+}
+
+inline void put_row_int8(const Rows &r, int64_t row, const float *from) {
+    float top = 0;
+    bool sound = true;
+    for (int64_t i = 0; i < r.k; i++) {
+        const float a = from[i] < 0 ? -from[i] : from[i];
+        sound = sound && a - a == 0; // neither inf nor NaN
+        top = a > top ? a : top;
+    }
+    // a row with inf or NaN has no scale: everything it touches is NaN, as in the equations
+    const float scale = top / 127.0f, inverse = top > 0 && sound ? 127.0f / top : 0.0f;
+    r.scales[row] = sound ? scale : __builtin_nanf("");
+    uint8_t *to = reinterpret_cast<uint8_t *>(r.data + row * r.ld);
+    for (int64_t i = 0; i < r.k; i++) {
+        const float v = sound ? from[i] * inverse : 0.0f;
+        to[i] = static_cast<uint8_t>(static_cast<int32_t>(v + 128.5f));
+    }
+}
+
+// Put k numbers into a row; what lies behind the last one in its unit stays as it is.
+inline void put_row(const Rows &r, int64_t row, const float *from) {
+    if (r.precision == UNROLLED_INT8) return put_row_int8(r, row, from);
+    if (r.precision == UNROLLED_FP32) {
+        memcpy(r.data + row * r.ld, from, static_cast<size_t>(r.k) * 4);
+        return;
+    }
+    uint16_t *to = reinterpret_cast<uint16_t *>(r.data + row * r.ld);
+    for (int64_t i = 0; i < r.k; i += W) {
+        const int n = r.k - i < W ? static_cast<int>(r.k - i) : W;
+        store_bf16(to + i, load(from + i, n), n);
+    }
+}
+
+// Put some numbers of a row, from column `at` on (not int8, whose scale needs them all).
+inline void put_part(const Rows &r, int64_t row, int64_t at, V v, int n) {
+    if (r.precision == UNROLLED_FP32)
+        store(reinterpret_cast<float *>(r.data + row * r.ld) + at, v, n);
+    else if (r.precision == UNROLLED_BF16)
+        store_bf16(reinterpret_cast<uint16_t *>(r.data + row * r.ld) + at, v, n);
+}
+
+// ---- weights -----------------------------------------------------------------------------------
+
+// The columns of one vector: rows first .. first + lanes - 1 of the stored weights.
+struct Columns {
+    int64_t first;
+    int lanes;
+};
+
+inline Columns columns_of(const Pack &p, int64_t panel, int64_t vector) {
+    const int64_t block = panel * (p.vectors / p.gates) + vector / p.gates, gate = vector % p.gates;
+    const int64_t left = p.units - block * W;
+    const int lanes = left <= 0 ? 0 : left < W ? static_cast<int>(left) : W;
+    return {gate * p.units + block * W, lanes};
+}
+
+// widths that tiles exist for
+inline int64_t wider(int32_t precision, int64_t vectors) {
+    if (on_matrix_unit(precision)) return vectors < 2 ? 2 : vectors;
+    const int64_t widths[] = {2, 3, 4, 6, 8, 12, 16};
+    for (int64_t w : widths)
+        if (w >= vectors) return w;
+    return 16;
+}
+
+// How many vectors a panel has: the widest tile whose height still takes all rows, so that few rows
+// bring as many sums at once as many rows do.
+inline int64_t panel_width(int32_t precision, int64_t rows, int64_t gates, int64_t units) {
+    if (on_matrix_unit(precision)) return gates == 1 ? 2 : gates;
+    const int64_t blocks = (units + W - 1) / W;
+    const int64_t widths[] = {REGISTERS == 32 ? 16 : 12, 12, 8, 6, 4, 3, 2};
+    const int64_t least = gates == 1 ? 2 : gates;
+    for (int64_t w : widths)
+        if (w % gates == 0 && w >= least && tallest(static_cast<int>(w)) >= rows &&
+            w <= wider(precision, blocks * gates))
+            return w;
+    return least;
+}
+
+inline Pack plan_width(int32_t precision, int64_t width, int64_t gates, int64_t units, int64_t k) {
+    Pack p;
+    p.precision = precision;
+    p.vectors = static_cast<int32_t>(width);
+    p.gates = static_cast<int32_t>(gates);
+    p.units = units;
+    p.k = k;
+    const int64_t vectors = (units + W - 1) / W * gates;
+    p.panels = (vectors + width - 1) / width;
+    p.last = p.panels ? wider(precision, vectors - (p.panels - 1) * width) : 0;
+    const int64_t unit = units_of(precision, k);
+    p.panel_bytes = width * W * 4 * unit + panel_head(precision, width);
+    p.bytes = p.panels
+                  ? (p.panels - 1) * p.panel_bytes + p.last * W * 4 * unit + panel_head(precision, p.last)
+                  : 0;
+    p.data = nullptr;
+    return p;
+}
+
+inline Pack plan(int32_t precision, int64_t rows, int64_t gates, int64_t units, int64_t k) {
+    return plan_width(precision, panel_width(precision, rows, gates, units), gates, units, k);
+}
+
+inline int64_t width_of(const Pack &p, int64_t panel) {
+    return panel + 1 == p.panels ? p.last : p.vectors;
+}
+
+// W rows of up to W units each, from row `first` and column k0 on, in the pack's format
+inline void gather_units(const Pack &p, const float *w, int64_t ld, Columns c, int64_t k0,
+                         const float *inverse, uint32_t *to) {
+    const int64_t each = per_unit(p.precision), left = p.k - k0;
+    const int64_t numbers = left < W * each ? left : W * each;
+    for (int i = 0; i < W; i++) {
+        uint32_t *row = to + i * W;
+        if (i >= c.lanes || numbers < W * each) memset(row, 0, W * 4);
+        if (i >= c.lanes) continue;
+        const float *from = w + (c.first + i) * ld + k0;
+        if (p.precision == UNROLLED_FP32) {
+            memcpy(row, from, static_cast<size_t>(numbers) * 4);
+        } else if (p.precision == UNROLLED_BF16) {
+            for (int64_t j = 0; j < numbers; j += W) {
+                const int n = numbers - j < W ? static_cast<int>(numbers - j) : W;
+                store_bf16(reinterpret_cast<uint16_t *>(row) + j, load(from + j, n), n);
+            }
+        } else {
+            int8_t *bytes = reinterpret_cast<int8_t *>(row);
+            for (int64_t j = 0; j < numbers; j++) {
+                const float v = from[j] * inverse[i];
+                bytes[j] = static_cast<int8_t>(static_cast<int32_t>(v + (v < 0 ? -0.5f : 0.5f)));
+            }
+        }
+    }
+}
+
+// the scale of every column, 127 for its largest weight, and what 128 a number adds to its sum
+inline void scale_columns(const Pack &p, const float *w, int64_t ld, Columns c, float *scales,
+                          float *offsets, float *inverse) {
+    for (int i = 0; i < W; i++) {
+        scales[i] = offsets[i] = inverse[i] = 0;
+        if (i >= c.lanes) continue;
+        const float *from = w + (c.first + i) * ld;
+        float top = 0;
+        bool sound = true;
+        for (int64_t j = 0; j < p.k; j++) {
+            const float a = from[j] < 0 ? -from[j] : from[j];
+            sound = sound && a - a == 0;
+            top = a > top ? a : top;
+        }
+        scales[i] = sound ? top / 127.0f : __builtin_nanf("");
+        inverse[i] = sound && top > 0 ? 127.0f / top : 0.0f;
+        int64_t sum = 0;
+        if (sound)
+            for (int64_t j = 0; j < p.k; j++) {
+                const float v = from[j] * inverse[i];
+                sum += static_cast<int32_t>(v + (v < 0 ? -0.5f : 0.5f));
+            }
+        offsets[i] = static_cast<float>(128 * sum);
+    }
+}
+
+// Pack one panel of weights stored a column a row (gates * units, k), ld apart.
+inline void fill_panel(const Pack &p, const float *w, int64_t ld, int64_t panel) {
+    const int64_t width = width_of(p, panel), units = units_of(p.precision, p.k);
+    uint32_t *to = reinterpret_cast<uint32_t *>(p.data + panel * p.panel_bytes);
+    float *head = reinterpret_cast<float *>(to);
+    uint32_t *body = to + panel_head(p.precision, width) / 4;
+    alignas(64) uint32_t block[W * W], turned[W * W];
+    float inverse[W];
+    for (int64_t v = 0; v < width; v++) {
+        const Columns c = columns_of(p, panel, v);
+        if (p.precision == UNROLLED_INT8)
+            scale_columns(p, w, ld, c, head + v * W, head + (width + v) * W, inverse);
+        for (int64_t u = 0; u < units; u += W) {
+            gather_units(p, w, ld, c, u * per_unit(p.precision), inverse, block);
+            transpose(block, W, turned, W);
+            const int64_t n = units - u < W ? units - u : W;
+            for (int64_t j = 0; j < n; j++)
+                store(body + ((u + j) * width + v) * W, load(turned + j * W));
+        }
+    }
+}
+
+inline void fill(const Pack &p, const float *w, int64_t ld) {
+    for (int64_t i = 0; i < p.panels; i++) fill_panel(p, w, ld, i);
+}
+
+// Pack one panel of a matrix stored a k a row: row(k) points at its p.units columns. fp32 or bf16.
+template <class Row> void fill_panel_across(const Pack &p, Row row, int64_t panel) {
+    const int64_t width = width_of(p, panel), units = units_of(p.precision, p.k);
+    uint32_t *to = reinterpret_cast<uint32_t *>(p.data + panel * p.panel_bytes);
+    for (int64_t u = 0; u < units; u++) {
+        const int64_t k = u * per_unit(p.precision);
+        const float *even = k < p.k ? row(k) : nullptr;
+        const float *odd = p.precision == UNROLLED_BF16 && k + 1 < p.k ? row(k + 1) : nullptr;
+        for (int64_t v = 0; v < width; v++, to += W) {
+            const Columns c = columns_of(p, panel, v);
+            const V low = even && c.lanes ? load(even + c.first, c.lanes) : set1(0);
+            if (p.precision == UNROLLED_FP32) {
+                store(reinterpret_cast<float *>(to), low);
+                continue;
+            }
+            VU pair = to_bf16(low);
+            if (odd && c.lanes)
+                pair = either(pair, shift_left16(to_bf16(load(odd + c.first, c.lanes))));
+            store(to, pair);
+        }
+    }
+}
+
+} // namespace

@@ -1,0 +1,80 @@
+// Where the steps of a run stand, and how its rows are shared out.
+#pragma once
+
+namespace {
+
+inline int64_t least_of(int64_t a, int64_t b) { return a < b ? a : b; }
+
+inline int lanes_at(int64_t size, int64_t at) {
+    return size - at < W ? static_cast<int>(size - at) : W;
+}
+
+inline int64_t place(const unrolled_run &r, int64_t t, int64_t row) {
+    return (r.offset ? r.offset[t] : t * r.step_stride) +
+           (r.base ? r.base[row] : row * r.row_stride);
+}
+
+inline int64_t active_at(const unrolled_run &r, int64_t t) { return r.active ? r.active[t] : r.rows; }
+
+inline int64_t owner(const unrolled_run &r, int64_t row) { return r.order ? r.order[row] : row; }
+
+// A piece of scratch memory that finds its way back.
+struct Scratch {
+    char *memory, *next, *end;
+    explicit Scratch(size_t bytes)
+        : memory(static_cast<char *>(workspace_take(bytes + 64))), next(memory),
+          end(memory ? memory + bytes + 64 : nullptr) {}
+    ~Scratch() { workspace_give(memory); }
+    Scratch(const Scratch &) = delete;
+    Scratch &operator=(const Scratch &) = delete;
+    bool failed() const { return !memory; }
+    void *bytes(size_t n) {
+        void *found = next;
+        next += (n + 63) / 64 * 64;
+        return found;
+    }
+    float *floats(int64_t n) { return static_cast<float *>(bytes(static_cast<size_t>(n) * 4)); }
+    int64_t *numbers(int64_t n) { return static_cast<int64_t *>(bytes(static_cast<size_t>(n) * 8)); }
+};
+
+inline size_t room(int64_t numbers, size_t each) {
+    return (static_cast<size_t>(numbers) * each + 63) / 64 * 64;
+}
+
+// What every slice of rows reads: packed weights, biases, and the order in which things are kept.
+struct Shared {
+    const unrolled_run *run;
+    int64_t gates, slices;
+    int64_t *kept_at; // (T): step t of row r is kept at kept_at[t] + r
+    int64_t *cuts;    // (slices + 1): rows of each slice
+    Pack ih, hh;
+    const float *bias, *bias_inner;
+    float *d; // backward: slopes of the gates' sums, (N, 4 H or H)
+    volatile bool failed;
+};
+
+// Share rows out so that every slice has about as many steps to read.
+inline void cut(const unrolled_run &r, int64_t slices, int64_t *cuts) {
+    int64_t total = 0, done = 0, row = 0;
+    for (int64_t t = 0; t < r.steps; t++) total += active_at(r, t);
+    int64_t last = r.steps; // steps of `row`: active never grows, so this only falls
+    cuts[0] = 0;
+    for (int64_t s = 1; s < slices; s++) {
+        while (row < r.rows && done < total * s / slices) {
+            while (last > 0 && active_at(r, last - 1) <= row) last--;
+            done += last;
+            row++;
+        }
+        cuts[s] = row;
+    }
+    cuts[slices] = r.rows;
+}
+
+// how many slices are worth their threads
+inline int64_t slices_for(const unrolled_run &r) {
+    const int64_t work = r.count * gates_of(r.cell) * r.hidden * (r.input + r.hidden);
+    if (work < 400000) return 1;
+    return least_of(r.threads < 1 ? 1 : r.threads, r.rows < 1 ? 1 : r.rows);
+}
+
+} // namespace

@@ -1,0 +1,240 @@
+// A stream: stages with packed weights, and the buffers between them.
+
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "core.h"
+#include "pool.h"
+
+namespace {
+
+// Memory of the workspace that is given back.
+struct Memory {
+    char *data = nullptr;
+    Memory() = default;
+    explicit Memory(size_t bytes) : data(static_cast<char *>(workspace_take(bytes + 64))) {
+        if (!data) throw std::bad_alloc();
+        memset(data, 0, bytes);
+    }
+    Memory(Memory &&other) noexcept : data(other.data) { other.data = nullptr; }
+    Memory &operator=(Memory &&other) noexcept {
+        std::swap(data, other.data);
+        return *this;
+    }
+    Memory(const Memory &) = delete;
+    Memory &operator=(const Memory &) = delete;
+    ~Memory() { workspace_give(data); }
+};
+
+struct Stage {
+    bool recurrent = false, loaded = false;
+    StreamLayer layer = {};
+    StreamLinear linear = {};
+    Memory weights, rows_x, rows_h, scratch, biases, output;
+    float *out = nullptr;
+
+    int64_t input() const { return recurrent ? layer.input : linear.input; }
+    int64_t width() const { return recurrent ? layer.hidden : linear.output; }
+};
+
+int64_t gates_of(int32_t cell) {
+    return cell == UNROLLED_GRU ? 3 : cell == UNROLLED_LSTM ? 4 : 1;
+}
+
+bool size_fits(int64_t n) { return n >= 1 && n < (int64_t{1} << 29); }
+
+} // namespace
+
+struct unrolled_stream {
+    int64_t batch = 0, vocabulary = 0, width = 0;
+    int32_t precision = 0;
+    const Level *at = nullptr;
+    const float *table = nullptr;
+    Memory embedded;
+    std::vector<Stage> stages;
+    bool ready = false;
+
+    int64_t last_width() const { return stages.empty() ? width : stages.back().width(); }
+
+    float *biases(Stage &stage, int64_t n) {
+        return reinterpret_cast<float *>(stage.biases.data) + n;
+    }
+
+    void add(Stage &&stage) {
+        const size_t out = static_cast<size_t>(batch * stage.width()) * 4;
+        stage.output = Memory(out);
+        stage.out = reinterpret_cast<float *>(stage.output.data);
+        stages.push_back(std::move(stage));
+        ready = false;
+    }
+};
+
+extern "C" {
+
+unrolled_stream *unrolled_stream_new(int64_t batch, int32_t precision, int32_t) {
+    if (batch < 1 || batch >= (int64_t{1} << 29)) return nullptr;
+    if (precision < UNROLLED_FP32 || precision > UNROLLED_INT8) return nullptr;
+    unrolled_stream *s = new (std::nothrow) unrolled_stream;
+    if (!s) return nullptr;
+    s->batch = batch;
+    s->precision = precision;
+    s->at = &level();
+    return s;
+}
+
+const char *unrolled_stream_embedding(unrolled_stream *s, int64_t vocabulary, int64_t width,
+                                      const float *table) {
+    if (!s || !table || !size_fits(vocabulary) || !size_fits(width)) return "a size is out of range";
+    if (!s->stages.empty()) return "an embedding comes first";
+    try {
+        s->embedded = Memory(static_cast<size_t>(s->batch * width) * 4);
+    } catch (...) {
+        return "out of memory";
+    }
+    s->table = table;
+    s->vocabulary = vocabulary;
+    s->width = width;
+    return nullptr;
+}
+
+const char *unrolled_stream_layer(unrolled_stream *s, int32_t cell, int64_t input, int64_t hidden,
+                                  float *h, float *c, int32_t residual) {
+    if (!s || !size_fits(input) || !size_fits(hidden)) return "a size is out of range";
+    if (cell < UNROLLED_RNN_TANH || cell > UNROLLED_LSTM) return "no such cell";
+    if (!h || (cell == UNROLLED_LSTM && !c)) return "no state given";
+    if (s->last_width() && s->last_width() != input) return "a stage is not as wide as the one before";
+    if (residual && input != hidden) return "a residual needs an input as wide as the output";
+    try {
+        Stage stage;
+        const int64_t gates = gates_of(cell);
+        const Level &at = *s->at;
+        StreamLayer &l = stage.layer;
+        stage.recurrent = true;
+        l.cell = cell;
+        l.precision = s->precision;
+        l.residual = residual != 0;
+        l.rows = s->batch;
+        l.input = input;
+        l.hidden = hidden;
+        l.h = h;
+        l.c = c;
+        l.ih = at.plan(s->precision, s->batch, gates, hidden, input);
+        l.hh = at.plan(s->precision, s->batch, gates, hidden, hidden);
+        stage.weights = Memory(static_cast<size_t>(l.ih.bytes + l.hh.bytes) + 64);
+        l.ih.data = stage.weights.data;
+        l.hh.data = stage.weights.data + (l.ih.bytes + 63) / 64 * 64;
+        stage.rows_x = Memory(at.row_bytes(s->precision, s->batch, input));
+        stage.rows_h = Memory(at.row_bytes(s->precision, s->batch, hidden));
+        l.rows_x = stage.rows_x.data;
+        l.rows_h = stage.rows_h.data;
+        stage.scratch = Memory(at.scratch_bytes(l.hh));
+        l.scratch = reinterpret_cast<float *>(stage.scratch.data);
+        stage.biases = Memory(static_cast<size_t>((gates + 1) * hidden) * 4);
+        l.bias = s->biases(stage, 0);
+        l.bias_inner = s->biases(stage, gates * hidden);
+        s->add(std::move(stage));
+    } catch (...) {
+        return "out of memory";
+    }
+    return nullptr;
+}
+
+const char *unrolled_stream_linear(unrolled_stream *s, int64_t input, int64_t output) {
+    if (!s || !size_fits(input) || !size_fits(output)) return "a size is out of range";
+    if (s->last_width() && s->last_width() != input) return "a stage is not as wide as the one before";
+    try {
+        Stage stage;
+        const Level &at = *s->at;
+        StreamLinear &l = stage.linear;
+        l.precision = s->precision;
+        l.rows = s->batch;
+        l.input = input;
+        l.output = output;
+        l.w = at.plan(s->precision, s->batch, 1, output, input);
+        stage.weights = Memory(static_cast<size_t>(l.w.bytes));
+        l.w.data = stage.weights.data;
+        stage.rows_x = Memory(at.row_bytes(s->precision, s->batch, input));
+        l.rows_x = stage.rows_x.data;
+        stage.scratch = Memory(at.scratch_bytes(l.w));
+        l.scratch = reinterpret_cast<float *>(stage.scratch.data);
+        stage.biases = Memory(static_cast<size_t>(output) * 4);
+        l.bias = s->biases(stage, 0);
+        s->add(std::move(stage));
+    } catch (...) {
+        return "out of memory";
+    }
+    return nullptr;
+}
+
+const char *unrolled_stream_load(unrolled_stream *s, int64_t stage, const float *w_ih,
+                                 const float *w_hh, const float *b_ih, const float *b_hh) {
+    if (!s || stage < 0 || stage >= static_cast<int64_t>(s->stages.size())) return "no such stage";
+    Stage &at = s->stages[static_cast<size_t>(stage)];
+    if (!w_ih || (at.recurrent && !w_hh)) return "no weights given";
+    float *bias = s->biases(at, 0);
+    if (!at.recurrent) {
+        const int64_t n = at.linear.output;
+        for (int64_t j = 0; j < n; j++) bias[j] = b_ih ? b_ih[j] : 0.0f;
+        s->at->fill(at.linear.w, w_ih, at.linear.input);
+    } else {
+        const int64_t gates = gates_of(at.layer.cell), size = at.layer.hidden;
+        // as in forward.h: a GRU's b_hn stays inside its candidate
+        const int64_t together = at.layer.cell == UNROLLED_GRU ? 2 * size : gates * size;
+        float *inner = bias + gates * size;
+        for (int64_t j = 0; j < gates * size; j++) {
+            const float hidden = b_hh ? b_hh[j] : 0.0f;
+            bias[j] = (b_ih ? b_ih[j] : 0.0f) + (j < together ? hidden : 0.0f);
+            if (j >= together) inner[j - together] = hidden;
+        }
+        s->at->fill(at.layer.ih, w_ih, at.layer.input);
+        s->at->fill(at.layer.hh, w_hh, size);
+    }
+    at.loaded = true;
+    s->ready = true;
+    for (const Stage &other : s->stages) s->ready = s->ready && other.loaded;
+    return nullptr;
+}
+
+const char *unrolled_stream_output(unrolled_stream *s, float *y) {
+    if (!s || s->stages.empty() || !y) return "no stage or no output given";
+    s->stages.back().out = y;
+    return nullptr;
+}
+
+const char *unrolled_stream_step(unrolled_stream *s, const void *x) {
+    if (!s || !x) return "no x given";
+    if (!s->ready) return "a stage has no weights yet";
+    const float *from = static_cast<const float *>(x);
+    if (s->table) {
+        const int64_t *ids = static_cast<const int64_t *>(x);
+        float *to = reinterpret_cast<float *>(s->embedded.data);
+        for (int64_t i = 0; i < s->batch; i++)
+            if (ids[i] < 0 || ids[i] >= s->vocabulary) return "a token is not in the vocabulary";
+        for (int64_t i = 0; i < s->batch; i++)
+            memcpy(to + i * s->width, s->table + ids[i] * s->width,
+                   static_cast<size_t>(s->width) * 4);
+        from = to;
+    }
+    for (const Stage &stage : s->stages) {
+        if (stage.recurrent)
+            s->at->step_layer(stage.layer, from, stage.out);
+        else
+            s->at->step_linear(stage.linear, from, stage.out);
+        from = stage.out;
+    }
+    count_step();
+    return nullptr;
+}
+
+int64_t unrolled_stream_bytes(const unrolled_stream *s) {
+    int64_t bytes = 0;
+    if (!s) return 0;
+    for (const Stage &stage : s->stages)
+        bytes += stage.recurrent ? stage.layer.ih.bytes + stage.layer.hh.bytes : stage.linear.w.bytes;
+    return bytes;
+}
+
+void unrolled_stream_free(unrolled_stream *s) { delete s; }
+
+} // extern "C"
