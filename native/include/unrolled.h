@@ -80,8 +80,8 @@ enum unrolled_precision {
  * lda, ldb and ldc count numbers from one stored row to the next. bias may be NULL.
  * With a_trans the sum over k is taken in blocks of a fixed size (k is long there: it counts the
  * steps of a whole batch); otherwise every element is one chain over k in ascending order. Either
- * way the bits of a row of c depend on neither m nor threads. precision: fp32 or bf16; int8 for
- * b_trans without a_trans and without accumulate alone. */
+ * way the bits of a row of c depend on neither m nor threads. a_trans and b_trans together are
+ * refused, and so is int8 but for b_trans alone without accumulate. */
 UNROLLED_API const char *unrolled_matmul(int32_t precision, int32_t threads, int64_t m, int64_t n,
                                          int64_t k, const float *a, int64_t lda, int32_t a_trans,
                                          const float *b, int64_t ldb, int32_t b_trans,
@@ -139,7 +139,7 @@ typedef struct unrolled_run {
     float *d_h0, *d_c0;     /* (B, H) */
 } unrolled_run;
 
-/* Read all steps. int8: only without anything kept. */
+/* Read all steps; H is at least 1. int8: only without anything kept and without mask. */
 UNROLLED_API const char *unrolled_forward(const unrolled_run *run);
 /* Fill the slopes wanted, from what forward was given, gave and kept. */
 UNROLLED_API const char *unrolled_backward(const unrolled_run *run);
@@ -151,7 +151,8 @@ typedef struct unrolled_stream unrolled_stream;
 /* A chain of stages for `batch` rows; NULL when memory is out or a number does not fit. */
 UNROLLED_API unrolled_stream *unrolled_stream_new(int64_t batch, int32_t precision,
                                                   int32_t threads);
-/* Read token ids instead of vectors: row id of table (vocabulary, width). First stage only. */
+/* Read token ids instead of vectors: row id of table (vocabulary, width), which is not copied and
+ * must stay where it is. Comes before every stage. */
 UNROLLED_API const char *unrolled_stream_embedding(unrolled_stream *s, int64_t vocabulary,
                                                    int64_t width, const float *table);
 /* Add a recurrent layer. h (B, H) and c (B, H; lstm) are the caller's: read and written by every

@@ -18,12 +18,12 @@ inline V split_exponential(V v, V *scale) {
     return fma(mul(r, r), q, r);
 }
 
-// 1 / (1 + e^-v)
+// 1 / (1 + e^-v); where it is no normal number it is 0, as its limit is
 inline V sigmoid(V v) {
     V scale;
     const V part = split_exponential(at_most(at_least(sub(set1(0), v), -87.0f), 87.0f), &scale);
     const V one = set1(1);
-    return quotient(one, add(one, fma(scale, part, scale)));
+    return unless_below(v, -87.0f, quotient(one, add(one, fma(scale, part, scale))));
 }
 
 // (1 - e) / (1 + e) with e = e^(-2|v|); from e - 1, so that small v lose no digits

@@ -90,7 +90,8 @@ struct BackwardSlice {
     // d_h += d W_hh, through the mask
     void through_hidden(int64_t n) {
         const int64_t size = r.hidden;
-        multiply(all.hh, d, n, scratch, [&](int64_t i, int64_t at, int lanes, const float *sums) {
+        const auto soon = [&](int64_t i, int64_t at) { return d_h + i * size + at; };
+        multiply(all.hh, d, n, scratch, soon, [&](int64_t i, int64_t at, int lanes, const float *sums) {
             V v = load(sums);
             if (r.mask)
                 v = mul(v, load(r.mask + owner(r, first + i) * size + at, lanes));
@@ -146,7 +147,9 @@ inline void backward_slice(void *data, int64_t index) {
     const int64_t wide = all.gates * r.hidden;
     const size_t d_bytes = rows_bytes(r.precision, rows, wide);
     const size_t dx_bytes = r.d_x ? rows_bytes(r.precision, many, wide) : 0;
-    Scratch s(d_bytes + dx_bytes + room(SCRATCH, 4) + 2 * room(rows * r.hidden, 4) +
+    const int64_t of_x = r.d_x ? sums_size(all.ih, many) : 0, of_h = sums_size(all.hh, rows);
+    const int64_t sums = of_x > of_h ? of_x : of_h;
+    Scratch s(d_bytes + dx_bytes + room(sums, 4) + 2 * room(rows * r.hidden, 4) +
               room(r.hidden, 4) + room(many, 8) + 1024);
     if (s.failed()) {
         all.failed = true;
@@ -160,7 +163,7 @@ inline void backward_slice(void *data, int64_t index) {
         slice.dx = rows_at(s.bytes(dx_bytes), r.precision, many, wide);
         clear_ends(slice.dx, many);
     }
-    slice.scratch = s.floats(SCRATCH);
+    slice.scratch = s.floats(sums);
     slice.d_h = s.floats(rows * r.hidden);
     slice.d_c = r.cell == UNROLLED_LSTM ? s.floats(rows * r.hidden) : nullptr;
     slice.zeros = s.floats(r.hidden);
@@ -178,14 +181,11 @@ inline void fill_backward(void *data, int64_t panel) {
     const Filling &f = *static_cast<Filling *>(data);
     const unrolled_run &r = *f.all->run;
     if (panel >= f.first_hh)
-        return fill_panel_across(
-            f.all->hh, [&](int64_t k) { return r.w_hh + k * r.hidden; }, panel - f.first_hh);
-    fill_panel_across(
-        f.all->ih,
-        [&](int64_t k) {
-            return r.w_ih + (gate_of(r.cell, k / r.hidden) * r.hidden + k % r.hidden) * r.input;
-        },
-        panel);
+        return fill_across(f.all->hh, panel - f.first_hh, 1,
+                           [&](int64_t k) { return r.w_hh + k * r.hidden; });
+    fill_across(f.all->ih, panel, 1, [&](int64_t k) {
+        return r.w_ih + (gate_of(r.cell, k / r.hidden) * r.hidden + k % r.hidden) * r.input;
+    });
 }
 
 // ---- slopes of the weights -----------------------------------------------------------------------

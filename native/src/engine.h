@@ -24,23 +24,30 @@
 
 namespace {
 
-inline size_t scratch_bytes(const Pack &) { return 2 * SCRATCH * 4; }
+inline size_t scratch_bytes(const Pack &p, int64_t rows) {
+    return static_cast<size_t>(2 * SCRATCH + sums_size(p, rows)) * 4;
+}
 
 // so many rounds of products whose operands stay in registers
 template <class Dot> double peak_rounds(int64_t rounds) {
     constexpr int N = REGISTERS == 32 ? 24 : 10;
     typename Dot::Sum sum[N];
-    alignas(64) uint32_t ones[16];
-    for (int i = 0; i < 16; i++) ones[i] = 0x01010101u;
-    typename Dot::Value a = Dot::weights(ones), b = Dot::weights(ones);
-    for (int j = 0; j < N; j++) sum[j] = Dot::zero();
-    for (int64_t r = 0; r < rounds; r++) {
-        // the compiler must neither hoist nor drop them
-        __asm__ volatile("" : "+m"(ones));
+    // sums that differ, of numbers the compiler does not know: it must neither merge nor drop any
+    volatile uint32_t unknown[N];
+    alignas(64) uint32_t numbers[N][W];
+    for (int j = 0; j < N; j++) {
+        unknown[j] = 0x01010101u + static_cast<uint32_t>(j);
+        for (int i = 0; i < W; i++) numbers[j][i] = unknown[j];
+    }
+    const typename Dot::Value a = Dot::weights(numbers[0]), b = Dot::weights(numbers[1]);
+#pragma GCC unroll 24
+    for (int j = 0; j < N; j++)
+        sum[j] = Dot::add_product(Dot::zero(), a, Dot::weights(numbers[j]));
+    for (int64_t r = 0; r < rounds; r++)
 #pragma GCC unroll 24
         for (int j = 0; j < N; j++) sum[j] = Dot::add_product(sum[j], a, b);
-    }
     V total = set1(0);
+#pragma GCC unroll 24
     for (int j = 0; j < N; j++) total = add(total, Dot::finish(sum[j], set1(1), set1(0), 1.0f));
     volatile float kept = largest(total);
     (void)kept;

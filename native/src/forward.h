@@ -3,41 +3,83 @@
 
 namespace {
 
-// Products of prepared rows with every panel of a pack; use(i, column, n, sums, width) takes W sums
-// of one row, those of gate g at sums + g * W.
-template <class Use>
-void multiply(const Pack &p, const Rows &a, int64_t rows, float *scratch, Use use) {
+// How many units of a panel are taken at once, so that they stay in the nearest cache while every
+// tile of rows uses them. int8 sums are not floats and are never taken in pieces.
+inline int64_t piece_of(int32_t precision, int64_t width, int64_t units) {
+    if (precision == UNROLLED_INT8) return units;
+    const int64_t bytes = 32 * 1024;
+    const int64_t piece = bytes / (width * W * 4) / 16 * 16;
+    return units < piece + piece / 2 ? units : piece;
+}
+
+constexpr int64_t NEAR = 1 << 20; // bytes that stay in the second cache of any processor
+
+// floats of scratch that products of so many rows with a pack need
+inline int64_t sums_size(const Pack &p, int64_t rows) {
+    const int64_t width = p.vectors > p.last ? p.vectors : p.last;
+    return (rows + 32) * width * W;
+}
+
+// Products of prepared rows with every panel of a pack; use(i, column, n, sums) takes W sums of one
+// row, those of gate g at sums + g * W, and writes to soon(i, column), which is asked for in advance.
+template <class Soon, class Use>
+void multiply(const Pack &p, const Rows &a, int64_t rows, float *scratch, Soon soon, Use use) {
     for (int64_t panel = 0; panel < p.panels; panel++) {
         const int width = static_cast<int>(width_of(p, panel));
         const char *data = p.data + panel * p.panel_bytes;
-        const char *next = panel + 1 < p.panels ? data + p.panel_bytes : p.data;
-        const int64_t blocks = width / p.gates, most = height(p.precision, width, rows);
-        for (int64_t i = 0; i < rows; i += most) {
-            const int m = static_cast<int>(least_of(most, rows - i));
-            tile_along(p.precision, width, m)(a.units, a.data + i * a.ld, a.ld, data, scratch,
-                                              a.scales + i, next);
-            next += a.units * 64;
-            for (int64_t q = 0; q < m; q++)
-                for (int64_t b = 0; b < blocks; b++) {
-                    const int64_t at = (panel * (p.vectors / p.gates) + b) * W;
-                    if (at >= p.units) break;
-                    use(i + q, at, lanes_at(p.units, at),
-                        scratch + (q * width + b * p.gates) * W);
-                }
+        const int64_t most = height(p.precision, width, rows);
+        // one tile uses a panel once: no need to keep it near
+        const int64_t whole = a.units ? a.units : 1;
+        const int64_t piece = rows > most ? piece_of(p.precision, width, whole) : whole;
+        const int64_t tiles = (rows + most - 1) / most;
+        const int64_t first = panel * (p.vectors / p.gates) * W; // column of this panel
+        const int64_t past = least_of(first + width / p.gates * W, p.units);
+        TileWork work = {};
+        work.lda = a.ld;
+        work.next = data;
+        if (p.bytes > NEAR && panel + 1 < p.panels && a.units) {
+            // weights from far: while this panel is used, all of the next one is asked for
+            work.next = data + p.panel_bytes;
+            work.next_step = p.panel_bytes / (tiles * a.units) + 1;
+        }
+        for (int64_t k = 0; k < a.units || k == 0; k += piece) {
+            work.units = least_of(piece, a.units - k);
+            work.panel = data + k * width * W * 4;
+            work.more = k > 0;
+            const bool done = k + piece >= a.units;
+            for (int64_t i = 0; i < rows; i += most) {
+                const int64_t m = least_of(most, rows - i);
+                work.a = a.data + i * a.ld + k;
+                work.out = scratch + i * width * W;
+                work.row_scales = a.scales + i;
+                if (done)
+                    for (int64_t q = i; q < i + m; q++)
+                        for (int64_t at = first; at < past; at += W)
+                            __builtin_prefetch(soon(q, at), 1, 3);
+                tile_along(p.precision, width, static_cast<int>(m))(work);
+                work.next += work.units * work.next_step;
+                if (!done) continue;
+                const float *sums = work.out;
+                for (int64_t q = i; q < i + m; q++, sums += width * W)
+                    for (int64_t at = first, b = 0; at < past; at += W, b += p.gates * W)
+                        use(q, at, lanes_at(p.units, at), sums + b);
+            }
         }
     }
 }
 
-constexpr int64_t SCRATCH = 64 * 16; // floats that a tile writes at most: 64 vectors
+constexpr int64_t SCRATCH = 64 * 16; // floats that one tile writes at most: 64 vectors
 
 // y rows = x rows w^T + bias, for rows anywhere
 inline void project(const Pack &p, const Rows &a, int64_t rows, const float *bias, float **to,
                     float *scratch) {
-    multiply(p, a, rows, scratch, [=](int64_t i, int64_t at, int n, const float *sums) {
-        V v = load(sums);
-        if (bias) v = add(v, load(bias + at, n));
-        store(to[i] + at, v, n);
-    });
+    multiply(
+        p, a, rows, scratch, [=](int64_t i, int64_t at) { return to[i] + at; },
+        [=](int64_t i, int64_t at, int n, const float *sums) {
+            V v = load(sums);
+            if (bias) v = add(v, load(bias + at, n));
+            store(to[i] + at, v, n);
+        });
 }
 
 // The steps whose input product is taken together: enough rows to fill the tiles, few enough that
@@ -122,7 +164,8 @@ struct ForwardSlice {
         const bool keep = r.gates != nullptr;
         const int64_t size = r.hidden;
         for (int64_t i = 0; i < n; i++) out[i] = r.y + place(r, t, first + i) * size;
-        multiply(all.hh, h, n, scratch, [&](int64_t i, int64_t at, int lanes, const float *sums) {
+        const auto soon = [&](int64_t i, int64_t at) { return gates[i] + at; };
+        multiply(all.hh, h, n, scratch, soon, [&](int64_t i, int64_t at, int lanes, const float *sums) {
             const Unit u = {gates[i] + at, size, sums, lanes};
             const int64_t kept = (keep ? all.kept_at[t] + first + i : 0) * size + at;
             float *save = keep ? gates[i] + at : nullptr;
@@ -177,14 +220,15 @@ inline void forward_slice(void *data, int64_t index) {
     const unrolled_run &r = *all.run;
     const int64_t first = all.cuts[index], rows = all.cuts[index + 1] - first;
     if (!rows) return;
-    const int64_t gates = all.gates, precision = r.precision;
+    const int64_t gates = all.gates;
     const int64_t many = least_of(chunk_rows(r.precision) > rows ? chunk_rows(r.precision) : rows,
                                   rows * (r.steps < 1 ? 1 : r.steps));
     const bool chunked = gates > 1 && !r.gates;
     const size_t x_bytes = rows_bytes(r.precision, many, r.input);
     const size_t h_bytes = rows_bytes(r.precision, rows, r.hidden);
-    (void)precision;
-    Scratch s(x_bytes + 2 * h_bytes + room(SCRATCH, 4) + room(rows * r.hidden, 4) +
+    const int64_t of_x = sums_size(all.ih, many), of_h = sums_size(all.hh, rows);
+    const int64_t sums = of_x > of_h ? of_x : of_h;
+    Scratch s(x_bytes + 2 * h_bytes + room(sums, 4) + room(rows * r.hidden, 4) +
               room(r.hidden, 4) + (chunked ? room(many * gates * r.hidden, 4) : 0) +
               room(many, 8) + 2 * room(rows, 8) + 1024);
     if (s.failed()) {
@@ -200,7 +244,7 @@ inline void forward_slice(void *data, int64_t index) {
     clear_ends(slice.x, many);
     clear_ends(slice.h, rows);
     clear_ends(slice.h_next, rows);
-    slice.scratch = s.floats(SCRATCH);
+    slice.scratch = s.floats(sums);
     slice.c = r.cell == UNROLLED_LSTM ? s.floats(rows * r.hidden) : nullptr;
     slice.zeros = s.floats(r.hidden);
     memset(slice.zeros, 0, static_cast<size_t>(r.hidden) * 4);

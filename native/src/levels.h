@@ -68,7 +68,7 @@ struct Level {
     Pack (*plan)(int32_t precision, int64_t rows, int64_t gates, int64_t units, int64_t k);
     void (*fill)(const Pack &pack, const float *w, int64_t ld);
     size_t (*row_bytes)(int32_t precision, int64_t rows, int64_t k);
-    size_t (*scratch_bytes)(const Pack &pack);
+    size_t (*scratch_bytes)(const Pack &pack, int64_t rows);
     void (*step_layer)(const StreamLayer &, const float *x, float *y);
     void (*step_linear)(const StreamLinear &, const float *x, float *y);
     double (*peak)(int32_t precision, int64_t rounds); // operations done in so many rounds

@@ -240,25 +240,34 @@ inline void fill(const Pack &p, const float *w, int64_t ld) {
     for (int64_t i = 0; i < p.panels; i++) fill_panel(p, w, ld, i);
 }
 
-// Pack one panel of a matrix stored a k a row: row(k) points at its p.units columns. fp32 or bf16.
-template <class Row> void fill_panel_across(const Pack &p, Row row, int64_t panel) {
-    const int64_t width = width_of(p, panel), units = units_of(p.precision, p.k);
-    uint32_t *to = reinterpret_cast<uint32_t *>(p.data + panel * p.panel_bytes);
+// Pack some panels of a matrix stored a k a row: row(k) points at its p.units columns. fp32 or bf16,
+// one gate. Every row is read from end to end, and asked for some rows before.
+template <class Row>
+void fill_across(const Pack &p, int64_t first, int64_t panels, Row row) {
+    const int64_t each = per_unit(p.precision), units = units_of(p.precision, p.k);
+    const int64_t from = first * p.vectors * W;
+    const int64_t until = first + panels < p.panels ? (first + panels) * p.vectors * W : p.units;
     for (int64_t u = 0; u < units; u++) {
-        const int64_t k = u * per_unit(p.precision);
+        const int64_t k = u * each;
         const float *even = k < p.k ? row(k) : nullptr;
-        const float *odd = p.precision == UNROLLED_BF16 && k + 1 < p.k ? row(k + 1) : nullptr;
-        for (int64_t v = 0; v < width; v++, to += W) {
-            const Columns c = columns_of(p, panel, v);
-            const V low = even && c.lanes ? load(even + c.first, c.lanes) : set1(0);
-            if (p.precision == UNROLLED_FP32) {
-                store(reinterpret_cast<float *>(to), low);
-                continue;
+        const float *odd = each == 2 && k + 1 < p.k ? row(k + 1) : nullptr;
+        for (int64_t soon = k + 8; soon < k + 8 + each && soon < p.k; soon++)
+            for (int64_t at = from; at < until; at += 16) __builtin_prefetch(row(soon) + at);
+        for (int64_t q = first; q < first + panels; q++) {
+            const int64_t width = width_of(p, q);
+            uint32_t *to = reinterpret_cast<uint32_t *>(p.data + q * p.panel_bytes) + u * width * W;
+            for (int64_t v = 0, at = q * p.vectors * W; v < width; v++, at += W, to += W) {
+                const int64_t left = p.units - at;
+                const int lanes = left >= W ? W : left > 0 ? static_cast<int>(left) : 0;
+                const V low = even && lanes ? load(even + at, lanes) : set1(0);
+                if (each == 1) {
+                    store(reinterpret_cast<float *>(to), low);
+                    continue;
+                }
+                VU pair = to_bf16(low);
+                if (odd && lanes) pair = either(pair, shift_left16(to_bf16(load(odd + at, lanes))));
+                store(to, pair);
             }
-            VU pair = to_bf16(low);
-            if (odd && c.lanes)
-                pair = either(pair, shift_left16(to_bf16(load(odd + c.first, c.lanes))));
-            store(to, pair);
         }
     }
 }

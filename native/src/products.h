@@ -19,43 +19,80 @@ struct Transposed {
     float *sums; // of every column of a, or NULL: m numbers
 };
 
-#if defined(__AMX_BF16__)
-// Pairs of steps side by side, then turned: rows of m columns for the matrix unit.
-template <class Column> void turn_rows(const Rows &to, int64_t at, int64_t m, int64_t k, Column column) {
-    alignas(64) uint32_t pairs[W * W];
-    for (int64_t u = 0; u < to.units; u += W) {
-        for (int64_t j = 0; j < W; j++) {
-            const int64_t even = (u + j) * 2;
-            VU pair = set1_bits(0);
-            if (even < k) pair = to_bf16(load(column(even) + at, static_cast<int>(m)));
-            if (even + 1 < k)
-                pair = either(pair, shift_left16(to_bf16(load(column(even + 1) + at,
-                                                              static_cast<int>(m)))));
-            store(pairs + j * W, pair);
+// A vector of one k of a, or of two as pairs of bf16 (odd may be NULL); they are added to `sums`, if
+// that is wanted.
+__attribute__((always_inline)) inline VU pair_of(int32_t precision, const float *even,
+                                                 const float *odd, int lanes, float *sums) {
+    V sum = load(even, lanes);
+    VU bits = as_bits(sum);
+    if (precision == UNROLLED_BF16) {
+        bits = to_bf16(sum);
+        if (odd) {
+            const V other = load(odd, lanes);
+            bits = either(bits, shift_left16(to_bf16(other)));
+            sum = add(sum, other);
         }
-        transpose(pairs, W, to.data + at * to.ld + u, to.ld);
+    }
+    if (sums) store(sums, add(load(sums, lanes), sum), lanes);
+    return bits;
+}
+
+// Columns of a for the tiles of a strip, `tall` columns each: for every unit of k its numbers side
+// by side. The memory of one k is read from end to end before the next.
+template <class Column>
+void put_columns(int32_t precision, uint32_t *to, int64_t columns, int64_t tall, int64_t room_each,
+                 int64_t k, float *sums, Column column) {
+    const int64_t each = per_unit(precision);
+    for (int64_t u = 0; u * each < k; u++) {
+        const float *even = column(u * each);
+        const float *odd = each == 2 && u * each + 1 < k ? column(u * each + 1) : nullptr;
+        // every k is another page, which no processor fetches of itself
+        for (int64_t soon = u * each + 8; soon < (u + 1) * each + 8 && soon < k; soon++)
+            for (int64_t i = 0; i < columns; i += 16) __builtin_prefetch(column(soon) + i);
+        uint32_t *tile_at = to;
+        for (int64_t i = 0; i < columns; i += tall, tile_at += room_each) {
+            const int64_t m = least_of(tall, columns - i);
+            for (int64_t j = 0; j < m; j += W) {
+                const int lanes = lanes_at(m, j);
+                const VU bits = pair_of(precision, even + i + j, odd ? odd + i + j : nullptr, lanes,
+                                        sums ? sums + i + j : nullptr);
+                store(reinterpret_cast<float *>(tile_at + u * m + j), as_float(bits), lanes);
+            }
+        }
     }
 }
-#endif
 
-// Columns of a for one tile: for every unit of k its m numbers.
+// The same for the matrix unit, which wants rows: W by W units are turned at a time.
 template <class Column>
-void put_columns(int32_t precision, uint32_t *to, int64_t at, int64_t m, int64_t k, Column column) {
-    const int n = static_cast<int>(m);
-    const int64_t units = units_of(precision, k);
-    for (int64_t u = 0; u < units; u++, to += m) {
-        for (int j = 0; j < n; j += W) {
-            const int lanes = n - j < W ? n - j : W;
-            if (precision == UNROLLED_FP32) {
-                store(reinterpret_cast<float *>(to) + j, load(column(u) + at + j, lanes), lanes);
-                continue;
+void turn_columns(const Rows &to, int64_t columns, int64_t k, float *sums, Column column) {
+    alignas(64) uint32_t pairs[W * W];
+    for (int64_t i = 0; i < columns; i += W) {
+        const int lanes = lanes_at(columns, i);
+        for (int64_t u = 0; u < to.units; u += W) {
+            for (int64_t j = 0; j < W; j++) {
+                const int64_t even = 2 * (u + j);
+                if (even >= k) {
+                    store(pairs + j * W, set1_bits(0));
+                    continue;
+                }
+                const float *odd = even + 1 < k ? column(even + 1) + i : nullptr;
+                store(pairs + j * W, pair_of(to.precision, column(even) + i, odd, lanes,
+                                             sums ? sums + i : nullptr));
             }
-            VU pair = to_bf16(load(column(2 * u) + at + j, lanes));
-            if (2 * u + 1 < k)
-                pair = either(pair, shift_left16(to_bf16(load(column(2 * u + 1) + at + j, lanes))));
-            store(reinterpret_cast<float *>(to) + j, as_float(pair), lanes);
+            transpose(pairs, W, to.data + i * to.ld + u, to.ld);
         }
     }
+}
+
+// c = or += m rows of sums
+inline void add_sums(float *c, int64_t ldc, int m, int64_t columns, const float *sums,
+                     int64_t ld_sums, bool add_up) {
+    for (int j = 0; j < m; j++, c += ldc, sums += ld_sums)
+        for (int64_t v = 0; v < columns; v += W) {
+            const int lanes = lanes_at(columns, v);
+            const V sum = load(sums + v);
+            store(c + v, add_up ? add(load(c + v, lanes), sum) : sum, lanes);
+        }
 }
 
 template <class Column, class Row>
@@ -64,7 +101,7 @@ bool multiply_transposed(const Transposed &p, int64_t first, Column column, Row 
     const int64_t deep = matrix ? 2 * BLOCK : BLOCK;
     Pack b = plan_product(p.precision, p.n, least_of(p.k, deep));
     const int width = b.vectors;
-    const int64_t most = height(p.precision, width, p.m), strip = matrix ? 64 : 8 * most;
+    const int64_t most = height(p.precision, width, p.m), strip = matrix ? 256 : 32 * most;
     const int64_t tile_units = most * units_of(p.precision, least_of(p.k, deep));
     const size_t a_bytes = matrix ? rows_bytes(p.precision, strip, least_of(p.k, deep))
                                   : room(strip / most * tile_units + 16, 4);
@@ -85,55 +122,35 @@ bool multiply_transposed(const Transposed &p, int64_t first, Column column, Row 
             b = plan_product(p.precision, p.n, depth);
             b.data = data;
         }
-        for (int64_t q = 0; q < b.panels; q++)
-            fill_panel_across(b, [&](int64_t k) { return row(k0 + k); }, q);
+        fill_across(b, 0, b.panels, [&](int64_t k) { return row(k0 + k); });
         const auto from = [&](int64_t k) { return column(k0 + k) + first; };
         for (int64_t i0 = 0; i0 < p.m; i0 += strip) {
             const int64_t strip_rows = least_of(strip, p.m - i0), units = units_of(p.precision, depth);
-            Rows turned = rows_at(a, p.precision, strip, depth);
-            for (int64_t i = 0; i < strip_rows; i += matrix ? W : most) {
-                const int64_t m = least_of(matrix ? W : most, strip_rows - i);
-#if defined(__AMX_BF16__)
-                if (matrix) {
-                    turn_rows(turned, i, m, depth,
-                              [&](int64_t k) { return from(k) + i0; });
-                    continue;
-                }
-#endif
-                put_columns(p.precision, a + i / most * tile_units, 0, m, depth,
-                            [&](int64_t k) { return from(k) + i0 + i; });
-            }
+            const Rows turned = rows_at(a, p.precision, strip, depth);
+            const auto here = [&](int64_t k) { return from(k) + i0; };
+            float *sums = p.sums ? p.sums + i0 : nullptr;
+            if (matrix)
+                turn_columns(turned, strip_rows, depth, sums, here);
+            else
+                put_columns(p.precision, a, strip_rows, most, tile_units, depth, sums, here);
             for (int64_t q = 0; q < b.panels; q++) {
                 const int w = static_cast<int>(width_of(b, q));
                 const char *panel = b.data + q * b.panel_bytes;
                 const int64_t tall = matrix ? most_rows(p.precision, w) : most;
                 for (int64_t i = 0; i < strip_rows; i += tall) {
                     const int m = static_cast<int>(least_of(tall, strip_rows - i));
-                    if (matrix)
-                        tile_along(p.precision, w, m)(units, turned.data + i * turned.ld, turned.ld,
-                                                      panel, scratch, nullptr, panel);
-                    else
-                        tile_across(p.precision, w, m)(units, a + i / most * tile_units, m, panel,
-                                                       scratch, nullptr, panel);
-                    for (int64_t v = 0; v < w; v++) {
-                        const Columns c = columns_of(b, q, v);
-                        if (!c.lanes) break;
-                        for (int j = 0; j < m; j++) {
-                            float *to = p.c + (i0 + i + j) * p.ldc + c.first;
-                            V sum = load(scratch + (j * w + v) * W);
-                            if (add_up) sum = add(load(to, c.lanes), sum);
-                            store(to, sum, c.lanes);
-                        }
-                    }
+                    TileWork work = {units, nullptr, 0, panel, scratch, false, nullptr, panel, 0};
+                    work.a = matrix ? turned.data + i * turned.ld : a + i / most * tile_units;
+                    work.lda = matrix ? turned.ld : m;
+                    float *to = p.c + (i0 + i) * p.ldc + q * width * W;
+                    const int64_t columns = least_of(w * W, p.n - q * width * W);
+                    for (int j = 0; j < m; j++)
+                        for (int64_t v = 0; v < columns; v += W)
+                            __builtin_prefetch(to + j * p.ldc + v, 1, 3);
+                    (matrix ? tile_along(p.precision, w, m) : tile_across(p.precision, w, m))(work);
+                    add_sums(to, p.ldc, m, columns, scratch, w * W, add_up);
                 }
             }
-        }
-        if (!p.sums) continue;
-        for (int64_t i = 0; i < p.m; i += W) {
-            const int n = lanes_at(p.m, i);
-            V sum = set1(0);
-            for (int64_t k = 0; k < depth; k++) sum = add(sum, load(from(k) + i, n));
-            store(p.sums + i, add(load(p.sums + i, n), sum), n);
         }
     }
     return true;
@@ -154,7 +171,7 @@ inline void matmul_fill(void *data, int64_t panel) {
     if (m.b_trans)
         fill_panel(w.b, m.b, m.ldb, panel);
     else
-        fill_panel_across(w.b, [&](int64_t k) { return m.b + k * m.ldb; }, panel);
+        fill_across(w.b, panel, 1, [&](int64_t k) { return m.b + k * m.ldb; });
 }
 
 inline void matmul_rows(void *data, int64_t task) {
@@ -163,20 +180,23 @@ inline void matmul_rows(void *data, int64_t task) {
     const int64_t first = task * w.rows, rows = least_of(w.rows, m.m - first);
     if (rows <= 0) return;
     const int64_t step = least_of(chunk_rows(m.precision), rows);
-    Scratch s(rows_bytes(m.precision, step, m.k) + room(SCRATCH, 4) + 512);
+    Scratch s(rows_bytes(m.precision, step, m.k) + room(sums_size(w.b, step), 4) + 512);
     if (s.failed()) {
         w.failed = true;
         return;
     }
     const Rows a = rows_at(s.bytes(rows_bytes(m.precision, step, m.k)), m.precision, step, m.k);
-    float *scratch = s.floats(SCRATCH);
+    float *scratch = s.floats(sums_size(w.b, step));
     const MatrixUnit unit;
     clear_ends(a, step);
     for (int64_t i0 = 0; i0 < rows; i0 += step) {
         const int64_t n = least_of(step, rows - i0);
         for (int64_t i = 0; i < n; i++) put_row(a, i, m.a + (first + i0 + i) * m.lda);
-        multiply(w.b, a, n, scratch, [&](int64_t i, int64_t at, int lanes, const float *sums) {
-            float *to = m.c + (first + i0 + i) * m.ldc + at;
+        const auto soon = [&](int64_t i, int64_t at) {
+            return m.c + (first + i0 + i) * m.ldc + at;
+        };
+        multiply(w.b, a, n, scratch, soon, [&](int64_t i, int64_t at, int lanes, const float *sums) {
+            float *to = soon(i, at);
             V v = load(sums);
             if (m.bias) v = add(v, load(m.bias + at, lanes));
             if (m.accumulate) v = add(load(to, lanes), v);

@@ -36,7 +36,10 @@ inline V quotient(V a, V b) { return _mm256_div_ps(a, b); }
 inline V at_least(V v, float low) { return _mm256_max_ps(set1(low), v); }
 inline V at_most(V v, float high) { return _mm256_min_ps(set1(high), v); }
 inline V where_positive(V test, V v) {
-    return _mm256_and_ps(_mm256_cmp_ps(test, _mm256_setzero_ps(), _CMP_GT_OQ), v);
+    return _mm256_andnot_ps(_mm256_cmp_ps(test, _mm256_setzero_ps(), _CMP_LE_OQ), v);
+}
+inline V unless_below(V test, float low, V v) {
+    return _mm256_andnot_ps(_mm256_cmp_ps(test, set1(low), _CMP_LT_OQ), v);
 }
 inline V magnitude(V v) { return _mm256_andnot_ps(set1(-0.0f), v); }
 inline V with_sign(V size, V sign) {
@@ -95,6 +98,7 @@ struct Fp32 {
     typedef V Sum;
     typedef V Value;
     static Sum zero() { return _mm256_setzero_ps(); }
+    static Sum start(const float *p, bool more) { return more ? load(p) : zero(); }
     static Value weights(const uint32_t *p) { return load(reinterpret_cast<const float *>(p)); }
     static Value spread(const uint32_t *p) {
         return _mm256_broadcast_ss(reinterpret_cast<const float *>(p));
@@ -108,6 +112,7 @@ struct Bf16 {
     typedef V Sum;
     typedef VU Value;
     static Sum zero() { return _mm256_setzero_ps(); }
+    static Sum start(const float *p, bool more) { return more ? load(p) : zero(); }
     static Value weights(const uint32_t *p) { return load(p); }
     static Value spread(const uint32_t *p) { return set1_bits(*p); }
     static Sum add_product(Sum s, Value a, Value b) {
@@ -124,6 +129,7 @@ struct Int8 {
     typedef __m256i Sum;
     typedef VU Value;
     static Sum zero() { return _mm256_setzero_si256(); }
+    static Sum start(const float *, bool) { return zero(); } // never taken in pieces
     static Value weights(const uint32_t *p) { return load(p); }
     static Value spread(const uint32_t *p) { return set1_bits(*p); }
     static Sum add_product(Sum s, Value a, Value b) {

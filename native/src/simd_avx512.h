@@ -33,7 +33,10 @@ inline V quotient(V a, V b) {
 inline V at_least(V v, float low) { return _mm512_max_ps(set1(low), v); }
 inline V at_most(V v, float high) { return _mm512_min_ps(set1(high), v); }
 inline V where_positive(V test, V v) {
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_GT_OQ), v);
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_NLE_UQ), v);
+}
+inline V unless_below(V test, float low, V v) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, set1(low), _CMP_NLT_UQ), v);
 }
 inline V magnitude(V v) { return _mm512_abs_ps(v); }
 inline V with_sign(V size, V sign) {
@@ -90,6 +93,7 @@ struct Fp32 {
     typedef V Sum;
     typedef V Value;
     static Sum zero() { return _mm512_setzero_ps(); }
+    static Sum start(const float *p, bool more) { return more ? load(p) : zero(); }
     static Value weights(const uint32_t *p) { return load(reinterpret_cast<const float *>(p)); }
     static Value spread(const uint32_t *p) { return set1(*reinterpret_cast<const float *>(p)); }
     static Sum add_product(Sum s, Value a, Value b) { return fma(a, b, s); }
@@ -101,6 +105,7 @@ struct Bf16 {
     typedef V Sum;
     typedef VU Value;
     static Sum zero() { return _mm512_setzero_ps(); }
+    static Sum start(const float *p, bool more) { return more ? load(p) : zero(); }
     static Value weights(const uint32_t *p) { return load(p); }
     static Value spread(const uint32_t *p) { return set1_bits(*p); }
     static Sum add_product(Sum s, Value a, Value b) {
@@ -120,6 +125,7 @@ struct Int8 {
     typedef __m512i Sum;
     typedef VU Value;
     static Sum zero() { return _mm512_setzero_si512(); }
+    static Sum start(const float *, bool) { return zero(); } // never taken in pieces
     static Value weights(const uint32_t *p) { return load(p); }
     static Value spread(const uint32_t *p) { return set1_bits(*p); }
     static Sum add_product(Sum s, Value a, Value b) {

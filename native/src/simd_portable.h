@@ -38,7 +38,9 @@ inline V choose(VI mask, V yes, V no) {
 // NaN stays NaN
 inline V at_least(V v, float low) { return choose(v < set1(low), set1(low), v); }
 inline V at_most(V v, float high) { return choose(v > set1(high), set1(high), v); }
-inline V where_positive(V test, V v) { return choose(test > set1(0), v, set1(0)); }
+// zero where `test` is at most 0, or below a bound; a NaN in it lets v through
+inline V where_positive(V test, V v) { return choose(test <= set1(0), set1(0), v); }
+inline V unless_below(V test, float low, V v) { return choose(test < set1(low), set1(0), v); }
 inline V magnitude(V v) {
     return reinterpret_cast<V>(reinterpret_cast<VU>(v) & (VU{} + 0x7fffffffu));
 }
@@ -92,6 +94,7 @@ struct Fp32 {
     typedef V Sum;
     typedef V Value;
     static Sum zero() { return set1(0); }
+    static Sum start(const float *p, bool more) { return more ? load(p) : zero(); }
     static Value weights(const uint32_t *p) { return load(reinterpret_cast<const float *>(p)); }
     static Value spread(const uint32_t *p) {
         float a;
@@ -108,6 +111,7 @@ struct Bf16 {
     typedef V Sum;
     typedef VU Value;
     static Sum zero() { return set1(0); }
+    static Sum start(const float *p, bool more) { return more ? load(p) : zero(); }
     static Value weights(const uint32_t *p) { return load(p); }
     static Value spread(const uint32_t *p) { return set1_bits(*p); }
     static Sum add_product(Sum s, Value a, Value b) {
@@ -124,6 +128,7 @@ struct Int8 {
     typedef VI Sum;
     typedef VU Value;
     static Sum zero() { return VI{0, 0, 0, 0}; }
+    static Sum start(const float *, bool) { return zero(); } // never taken in pieces
     static Value weights(const uint32_t *p) { return load(p); }
     static Value spread(const uint32_t *p) { return set1_bits(*p); }
     static Sum add_product(Sum s, Value a, Value b) {

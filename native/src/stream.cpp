@@ -128,7 +128,7 @@ const char *unrolled_stream_layer(unrolled_stream *s, int32_t cell, int64_t inpu
         stage.rows_h = Memory(at.row_bytes(s->precision, s->batch, hidden));
         l.rows_x = stage.rows_x.data;
         l.rows_h = stage.rows_h.data;
-        stage.scratch = Memory(at.scratch_bytes(l.hh));
+        stage.scratch = Memory(at.scratch_bytes(l.hh, s->batch));
         l.scratch = reinterpret_cast<float *>(stage.scratch.data);
         stage.biases = Memory(static_cast<size_t>((gates + 1) * hidden) * 4);
         l.bias = s->biases(stage, 0);
@@ -156,7 +156,7 @@ const char *unrolled_stream_linear(unrolled_stream *s, int64_t input, int64_t ou
         l.w.data = stage.weights.data;
         stage.rows_x = Memory(at.row_bytes(s->precision, s->batch, input));
         l.rows_x = stage.rows_x.data;
-        stage.scratch = Memory(at.scratch_bytes(l.w));
+        stage.scratch = Memory(at.scratch_bytes(l.w, s->batch));
         l.scratch = reinterpret_cast<float *>(stage.scratch.data);
         stage.biases = Memory(static_cast<size_t>(output) * 4);
         l.bias = s->biases(stage, 0);

@@ -7,7 +7,8 @@ inline void step_linear(const StreamLinear &s, const float *x, float *y) {
     const Rows a = rows_at(s.rows_x, s.precision, s.rows, s.input);
     const MatrixUnit unit;
     for (int64_t i = 0; i < s.rows; i++) put_row(a, i, x + i * s.input);
-    multiply(s.w, a, s.rows, s.scratch, [&](int64_t i, int64_t at, int n, const float *sums) {
+    const auto soon = [&](int64_t i, int64_t at) { return y + i * s.output + at; };
+    multiply(s.w, a, s.rows, s.scratch, soon, [&](int64_t i, int64_t at, int n, const float *sums) {
         V v = load(sums);
         if (s.bias) v = add(v, load(s.bias + at, n));
         store(y + i * s.output + at, v, n);
@@ -29,8 +30,8 @@ void step_cells(const StreamLayer &s, const Rows &x, const Rows &h, float *y) {
         for (int64_t i0 = 0; i0 < s.rows; i0 += most) {
             const int m = static_cast<int>(least_of(most, s.rows - i0));
             const Tile tile = tile_along(s.precision, width, m);
-            tile(x.units, x.data + i0 * x.ld, x.ld, w_x, from_x, x.scales + i0, w_x);
-            tile(h.units, h.data + i0 * h.ld, h.ld, w_h, from_h, h.scales + i0, w_h);
+            tile({x.units, x.data + i0 * x.ld, x.ld, w_x, from_x, false, x.scales + i0, w_x, 0});
+            tile({h.units, h.data + i0 * h.ld, h.ld, w_h, from_h, false, h.scales + i0, w_h, 0});
             for (int64_t q = 0; q < m; q++)
                 for (int64_t b = 0; b < width / gates; b++) {
                     const int64_t at = (panel * (s.hh.vectors / gates) + b) * W;

@@ -7,8 +7,21 @@
 
 namespace {
 
-typedef void (*Tile)(int64_t units, const uint32_t *a, int64_t lda, const char *panel, float *out,
-                     const float *row_scales, const char *next);
+// What a tile works on. It writes M rows of N vectors to `out`, one behind the other, and goes on
+// from the sums that stand there when `more` is set: a long sum taken in pieces has the same bits.
+struct TileWork {
+    int64_t units;
+    const uint32_t *a;
+    int64_t lda;
+    const char *panel;
+    float *out;
+    bool more;
+    const float *row_scales; // int8
+    const char *next;        // memory to ask for meanwhile, one line for each unit ...
+    int64_t next_step;       // ... or the same line again and again, if 0
+};
+
+typedef void (*Tile)(const TileWork &work);
 
 // columns of int8 panels begin with a scale and an offset for each column
 inline int64_t panel_head(int32_t precision, int64_t vectors) {
@@ -16,10 +29,11 @@ inline int64_t panel_head(int32_t precision, int64_t vectors) {
 }
 
 // Along: rows of a are contiguous in k, lda units apart. Otherwise the M numbers of one k are.
-template <class Dot, int M, int N, bool Along>
-void tile(int64_t units, const uint32_t *a, int64_t lda, const char *panel, float *out,
-          const float *row_scales, const char *next) {
-    const uint32_t *b = reinterpret_cast<const uint32_t *>(panel);
+template <class Dot, int M, int N, bool Along> void tile(const TileWork &work) {
+    const uint32_t *a = work.a, *b = reinterpret_cast<const uint32_t *>(work.panel);
+    const int64_t units = work.units, lda = work.lda, next_step = work.next_step;
+    const char *next = work.next;
+    float *out = work.out;
     V scale[N], offset[N];
     const bool scaled = Dot::per_unit == 4;
     if (scaled) {
@@ -34,23 +48,33 @@ void tile(int64_t units, const uint32_t *a, int64_t lda, const char *panel, floa
 #pragma GCC unroll 16
     for (int i = 0; i < M; i++)
 #pragma GCC unroll 16
-        for (int j = 0; j < N; j++) sum[i][j] = Dot::zero();
+        for (int j = 0; j < N; j++) sum[i][j] = Dot::start(out + (i * N + j) * W, work.more);
+    // One pointer for three rows, which an address can reach with a step of one or two strides: a
+    // pointer a row would not fit into the registers. The compiler must not undo this.
+    constexpr int POINTERS = Along ? (M + 2) / 3 : 1;
+    const uint32_t *at[POINTERS];
+#pragma GCC unroll 16
+    for (int g = 0; g < POINTERS; g++) at[g] = a + 3 * g * lda;
     for (int64_t k = 0; k < units; k++) {
         typename Dot::Value w[N];
 #pragma GCC unroll 16
         for (int j = 0; j < N; j++) w[j] = Dot::weights(b + j * W);
         b += N * W;
-        if (M > 2) { // the next panel comes from far: ask for it while this one is used
+        if (M > 2) {
             ahead(next);
-            next += 64;
+            next += next_step;
         }
 #pragma GCC unroll 16
+        for (int g = 0; g < POINTERS; g++) __asm__("" : "+r"(at[g]));
+#pragma GCC unroll 16
         for (int i = 0; i < M; i++) {
-            const typename Dot::Value x = Dot::spread(Along ? a + i * lda + k : a + i);
+            const typename Dot::Value x =
+                Dot::spread(Along ? at[i / 3] + i % 3 * lda : at[0] + i);
 #pragma GCC unroll 16
             for (int j = 0; j < N; j++) sum[i][j] = Dot::add_product(sum[i][j], x, w[j]);
         }
-        if (!Along) a += lda;
+#pragma GCC unroll 16
+        for (int g = 0; g < POINTERS; g++) at[g] += Along ? 1 : lda;
     }
 #pragma GCC unroll 16
     for (int i = 0; i < M; i++)
@@ -58,7 +82,7 @@ void tile(int64_t units, const uint32_t *a, int64_t lda, const char *panel, floa
         for (int j = 0; j < N; j++)
             store(out + (i * N + j) * W,
                   Dot::finish(sum[i][j], scaled ? scale[j] : set1(0), scaled ? offset[j] : set1(0),
-                              scaled ? row_scales[i] : 0.0f));
+                              scaled ? work.row_scales[i] : 0.0f));
 }
 
 // Heights up to the registers' limit for each width. 16 and 12 wide ones are for a row or two, where
@@ -133,48 +157,63 @@ struct MatrixUnit {
     ~MatrixUnit() { _tile_release(); }
 };
 
+#define UNROLLED_AMX_START(J, N)                                                                   \
+    if (J < N) {                                                                                   \
+        if (work.more)                                                                             \
+            _tile_loadd(J, work.out + J * 16, N * 64);                                             \
+        else                                                                                       \
+            _tile_zero(J);                                                                         \
+    }
 #define UNROLLED_AMX_COLUMN(J, N)                                                                  \
     if (J < N) {                                                                                   \
         _tile_loadd(5, b + J * 16, N * 64);                                                        \
         _tile_dpbf16ps(J, 4, 5);                                                                   \
     }
 
-template <int N>
-void amx_one(int64_t units, const uint32_t *a, int64_t lda, const char *panel, float *out,
-             const float *, const char *next) {
-    const uint32_t *b = reinterpret_cast<const uint32_t *>(panel);
+template <int N> void amx_one(const TileWork &work) {
+    const uint32_t *b = reinterpret_cast<const uint32_t *>(work.panel);
+    const char *next = work.next;
     __asm__ volatile("" : : : "memory"); // nor that the tiles read what was stored before
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (int64_t k = 0; k < units; k += 16) {
-        for (int i = 0; i < N * 4; i++) ahead(next + i * 256);
-        next += N * 1024;
-        _tile_loadd(4, a + k, lda * 4);
+    UNROLLED_AMX_START(0, N)
+    UNROLLED_AMX_START(1, N)
+    UNROLLED_AMX_START(2, N)
+    UNROLLED_AMX_START(3, N)
+    for (int64_t k = 0; k < work.units; k += 16) {
+        for (int i = 0; i < 16; i++) ahead(next + i * work.next_step);
+        next += 16 * work.next_step;
+        _tile_loadd(4, work.a + k, work.lda * 4);
         UNROLLED_AMX_COLUMN(0, N)
         UNROLLED_AMX_COLUMN(1, N)
         UNROLLED_AMX_COLUMN(2, N)
         UNROLLED_AMX_COLUMN(3, N)
         b += N * 16 * 16;
     }
-    _tile_stored(0, out, N * 64);
-    _tile_stored(1, out + 16, N * 64);
-    if (N > 2) _tile_stored(2, out + 32, N * 64);
-    if (N > 3) _tile_stored(3, out + 48, N * 64);
+    _tile_stored(0, work.out, N * 64);
+    _tile_stored(1, work.out + 16, N * 64);
+    if (N > 2) _tile_stored(2, work.out + 32, N * 64);
+    if (N > 3) _tile_stored(3, work.out + 48, N * 64);
 }
 #undef UNROLLED_AMX_COLUMN
+#undef UNROLLED_AMX_START
 
 // 32 rows, two vectors of columns
-inline void amx_two(int64_t units, const uint32_t *a, int64_t lda, const char *panel, float *out,
-                    const float *, const char *) {
-    const uint32_t *b = reinterpret_cast<const uint32_t *>(panel);
-    __asm__ volatile("" : : : "memory"); // nor that the tiles read what was stored before
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (int64_t k = 0; k < units; k += 16) {
+inline void amx_two(const TileWork &work) {
+    const uint32_t *b = reinterpret_cast<const uint32_t *>(work.panel), *a = work.a;
+    const int64_t lda = work.lda;
+    float *out = work.out;
+    __asm__ volatile("" : : : "memory");
+    if (work.more) {
+        _tile_loadd(0, out, 128);
+        _tile_loadd(1, out + 16, 128);
+        _tile_loadd(2, out + 32 * 16, 128);
+        _tile_loadd(3, out + 32 * 16 + 16, 128);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (int64_t k = 0; k < work.units; k += 16) {
         _tile_loadd(4, a + k, lda * 4);
         _tile_loadd(5, a + 16 * lda + k, lda * 4);
         _tile_loadd(6, b, 128);
@@ -236,7 +275,7 @@ inline int64_t height(int32_t precision, int vectors, int64_t rows) {
     const int64_t most = most_rows(precision, vectors);
     if (on_matrix_unit(precision)) return most;
     const int64_t tiles = (rows + most - 1) / most;
-    return (rows + tiles - 1) / tiles;
+    return tiles ? (rows + tiles - 1) / tiles : 1;
 }
 
 } // namespace
