@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import overhead, shakespeare, shards, startup
+from benchmarks import layers, overhead, shakespeare, shards, startup
 
 BENCHMARKS: dict[str, Callable[[list[str]], dict[str, Any]]] = {
+    "layers": layers.run,
     "overhead": overhead.run,
     "shakespeare": shakespeare.run,
     "shards": shards.run,
