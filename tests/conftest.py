@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +18,18 @@ import pytest
 import torch
 
 from unrolled.data.sources import Table, read
+from unrolled.ops import native
 
 # two busy cores: threads that wait for each other cost more than they give
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# without the native core the suite runs on torch's kernels: the one warning that says so comes
+# here, where it is no error; tests/ops/test_native.py looks at it
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", RuntimeWarning)
+    if not native.available():  # processes that tests start are to say nothing more, either
+        os.environ["PYTHONWARNINGS"] = "ignore:the native core is not in use:RuntimeWarning"
 
 SONG = "row your boat\ngently down the stream\n"
 SMALL = {

@@ -2,7 +2,8 @@
  *
  * Nothing here knows Python or torch. Every pointer is to fp32 numbers in row-major order unless
  * said otherwise. Functions that can fail return NULL when all went well and a constant message
- * otherwise; nothing is written then. Every function may be called from several threads at once.
+ * otherwise; nothing is written then, unless memory was out. Every function may be called from
+ * several threads at once, but one stream by one thread at a time.
  *
  * Shapes: B rows, T steps, D input, H hidden, G gates of a cell (1, 3 or 4), N steps of all rows.
  */
@@ -22,7 +23,7 @@ extern "C" {
 #endif
 
 /* Changes whenever a struct or signature below does; whoever loads the library compares it. */
-#define UNROLLED_ABI 1
+#define UNROLLED_ABI 2
 
 UNROLLED_API int32_t unrolled_abi(void);
 
@@ -71,7 +72,8 @@ UNROLLED_API int64_t unrolled_count(int32_t counter);
 enum unrolled_precision {
     UNROLLED_FP32 = 0,
     UNROLLED_BF16 = 1, /* operands are rounded to bf16, sums are fp32 */
-    UNROLLED_INT8 = 2  /* weights: 8 bits and a scale a column; activations: 8 bits, a scale a row */
+    UNROLLED_INT8 = 2  /* weights: 8 bits and a scale a column; activations: 8 bits, a scale a row;
+                        * sums of 65536 numbers at most */
 };
 
 /* c (m, n) = a (m, k) b (k, n) + bias (n); with accumulate, c += a b.
@@ -148,9 +150,8 @@ UNROLLED_API const char *unrolled_backward(const unrolled_run *run);
 
 typedef struct unrolled_stream unrolled_stream;
 
-/* A chain of stages for `batch` rows; NULL when memory is out or a number does not fit. */
-UNROLLED_API unrolled_stream *unrolled_stream_new(int64_t batch, int32_t precision,
-                                                  int32_t threads);
+/* A chain of stages for `batch` rows, run on the thread that steps it; NULL when memory is out or a number does not fit. */
+UNROLLED_API unrolled_stream *unrolled_stream_new(int64_t batch, int32_t precision);
 /* Read token ids instead of vectors: row id of table (vocabulary, width), which is not copied and
  * must stay where it is. Comes before every stage. */
 UNROLLED_API const char *unrolled_stream_embedding(unrolled_stream *s, int64_t vocabulary,

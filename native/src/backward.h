@@ -13,13 +13,29 @@ inline int64_t gate_of(int32_t cell, int64_t b) {
     return cell == UNROLLED_GRU ? (b == 0 ? 2 : b - 1) : b;
 }
 
+// What the members of a slice share.
+struct BackwardMemory {
+    int64_t many;
+    Rows d, d_next; // slopes of a step for the hidden vector's product
+    float *d_h, *d_c, *zeros;
+};
+
+// Rows of a run from their last step to their first; members as in ForwardSlice.
 struct BackwardSlice {
     const Shared &all;
     const unrolled_run &r;
-    int64_t first, rows, room_rows;
-    Rows d, dx; // slopes of a step for the hidden vector's product, of a chunk for the input's
+    int64_t first, rows;
+    int64_t member, members;
+    Meeting *meeting;
+    int64_t many;
+    Rows d, d_next, dx; // dx: slopes of a chunk for the input's product
     float *scratch, *d_h, *d_c, *zeros;
     float **to; // of a chunk: rows of d_x
+
+    void wait() {
+        if (meeting) meet(*meeting);
+    }
+    Share panels() const { return share(all.hh.panels, member, members); }
 
     int64_t here(int64_t t) const {
         const int64_t n = active_at(r, t) - first;
@@ -42,6 +58,7 @@ struct BackwardSlice {
     }
 
     void enter(int64_t i) {
+        if (member) return; // the first one does it
         const int64_t at = owner(r, first + i) * r.hidden;
         const size_t bytes = static_cast<size_t>(r.hidden) * 4;
         memcpy(d_h + i * r.hidden, r.d_h_final ? r.d_h_final + at : zeros, bytes);
@@ -49,6 +66,7 @@ struct BackwardSlice {
     }
 
     void leave(int64_t i) {
+        if (member) return;
         const int64_t at = owner(r, first + i) * r.hidden;
         const size_t bytes = static_cast<size_t>(r.hidden) * 4;
         if (r.d_h0) memcpy(r.d_h0 + at, d_h + i * r.hidden, bytes);
@@ -73,7 +91,9 @@ struct BackwardSlice {
             s.d_c = d_c + i * size;
         }
         if (Cell == UNROLLED_GRU) s.inner = r.inner + kept * size;
-        for (int64_t j = 0; j < size; j += W) {
+        // the columns that this member multiplies afterwards
+        const int64_t panel = all.hh.vectors * W, past = least_of(panels().past * panel, size);
+        for (int64_t j = panels().first * panel; j < past; j += W) {
             const int n = lanes_at(size, j);
             V total = load(s.d_h + j, n), out[4];
             if (s.d_y) total = add(total, load(s.d_y + j, n));
@@ -83,7 +103,7 @@ struct BackwardSlice {
                 gru_slopes(s, size, j, n, total, out);
             else
                 rnn_slopes<Cell == UNROLLED_RNN_RELU>(s, j, n, total, out);
-            for (int64_t g = 0; g < gates_of(Cell); g++) put_part(d, i, g * size + j, out[g], n);
+            for (int64_t g = 0; g < gates_of(Cell); g++) put_part(d_next, i, g * size + j, out[g], n);
         }
     }
 
@@ -91,7 +111,7 @@ struct BackwardSlice {
     void through_hidden(int64_t n) {
         const int64_t size = r.hidden;
         const auto soon = [&](int64_t i, int64_t at) { return d_h + i * size + at; };
-        multiply(all.hh, d, n, scratch, soon, [&](int64_t i, int64_t at, int lanes, const float *sums) {
+        multiply(all.hh, panels(), d, n, scratch, soon, [&](int64_t i, int64_t at, int lanes, const float *sums) {
             V v = load(sums);
             if (r.mask)
                 v = mul(v, load(r.mask + owner(r, first + i) * size + at, lanes));
@@ -110,71 +130,123 @@ struct BackwardSlice {
                 to[count] = r.d_x + place(r, t, first + i) * r.input;
             }
         }
-        project(all.ih, dx, count, nullptr, to, scratch);
+        project(all.ih, share(all.ih.panels, member, members), dx, count, nullptr, to, scratch);
     }
 
     template <int Cell> void run() {
         int64_t reading = 0, chunk = 0, in_chunk = 0;
         if (r.reverse) {
             for (; reading < rows; reading++) enter(reading);
+            wait();
         }
         for (int64_t s = 0; s < r.steps; s++) {
             const int64_t t = step_of(s), n = here(t);
-            for (; reading < n; reading++) enter(reading);
-            for (; reading > n; reading--) leave(reading - 1);
-            if (r.d_x && in_chunk && in_chunk + n > room_rows) {
+            if (reading != n) {
+                wait(); // for all columns of what leaves
+                for (; reading < n; reading++) enter(reading);
+                for (; reading > n; reading--) leave(reading - 1);
+                wait();
+            }
+            if (r.d_x && in_chunk && in_chunk + n > many) {
                 through_input(chunk, s);
                 chunk = s;
                 in_chunk = 0;
             }
             in_chunk += n;
             for (int64_t i = 0; i < n; i++) row_slopes<Cell>(t, i);
+            wait();
+            const Rows other = d;
+            d = d_next;
+            d_next = other;
             if (n && (s + 1 < r.steps || r.d_h0)) through_hidden(n);
         }
         if (r.d_x && in_chunk) through_input(chunk, r.steps);
+        wait();
         for (; !r.reverse && reading < rows; reading++) enter(reading);
         for (int64_t i = 0; i < reading; i++) leave(i);
     }
 };
 
-inline void backward_slice(void *data, int64_t index) {
-    Shared &all = *static_cast<Shared *>(data);
+inline size_t backward_memory_bytes(const Shared &all, int64_t rows) {
     const unrolled_run &r = *all.run;
-    const int64_t first = all.cuts[index], rows = all.cuts[index + 1] - first;
-    if (!rows) return;
-    const int64_t many = least_of(chunk_rows(r.precision) > rows ? chunk_rows(r.precision) : rows,
-                                  rows * (r.steps < 1 ? 1 : r.steps));
+    return 2 * rows_bytes(r.precision, rows, all.gates * r.hidden) + 2 * room(rows * r.hidden, 4) +
+           room(r.hidden, 4) + 512;
+}
+
+inline BackwardMemory backward_memory(const Shared &all, int64_t rows, Scratch &s) {
+    const unrolled_run &r = *all.run;
     const int64_t wide = all.gates * r.hidden;
-    const size_t d_bytes = rows_bytes(r.precision, rows, wide);
-    const size_t dx_bytes = r.d_x ? rows_bytes(r.precision, many, wide) : 0;
-    const int64_t of_x = r.d_x ? sums_size(all.ih, many) : 0, of_h = sums_size(all.hh, rows);
-    const int64_t sums = of_x > of_h ? of_x : of_h;
-    Scratch s(d_bytes + dx_bytes + room(sums, 4) + 2 * room(rows * r.hidden, 4) +
-              room(r.hidden, 4) + room(many, 8) + 1024);
-    if (s.failed()) {
-        all.failed = true;
-        return;
-    }
-    const MatrixUnit unit;
-    BackwardSlice slice = {all, r, first, rows, many, {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr};
-    slice.d = rows_at(s.bytes(d_bytes), r.precision, rows, wide);
-    clear_ends(slice.d, rows);
+    BackwardMemory m = {};
+    m.many = most_together(r, rows);
+    m.d = rows_at(s.bytes(rows_bytes(r.precision, rows, wide)), r.precision, rows, wide);
+    m.d_next = rows_at(s.bytes(rows_bytes(r.precision, rows, wide)), r.precision, rows, wide);
+    clear_ends(m.d, rows);
+    clear_ends(m.d_next, rows);
+    m.d_h = s.floats(rows * r.hidden);
+    m.d_c = r.cell == UNROLLED_LSTM ? s.floats(rows * r.hidden) : nullptr;
+    m.zeros = s.floats(r.hidden);
+    memset(m.zeros, 0, static_cast<size_t>(r.hidden) * 4);
+    return m;
+}
+
+inline int64_t backward_sums(const Shared &all, int64_t rows, int64_t many) {
+    const int64_t of_x = all.run->d_x ? sums_size(all.ih, many) : 0;
+    const int64_t of_h = sums_size(all.hh, rows);
+    return of_x > of_h ? of_x : of_h;
+}
+
+inline size_t backward_own_bytes(const Shared &all, int64_t rows) {
+    const unrolled_run &r = *all.run;
+    const int64_t many = most_together(r, rows);
+    return (r.d_x ? rows_bytes(r.precision, many, all.gates * r.hidden) : 0) +
+           room(backward_sums(all, rows, many), 4) + room(many, 8) + 512;
+}
+
+inline void backward_member(const Shared &all, int64_t first, int64_t rows, const BackwardMemory &m,
+                            int64_t member, int64_t members, Meeting *meeting, Scratch &s) {
+    const unrolled_run &r = *all.run;
+    const int64_t wide = all.gates * r.hidden;
+    const MatrixUnit unit(r.precision);
+    BackwardSlice slice = {all, r, first, rows, member, members, meeting, m.many, m.d, m.d_next, {},
+                           nullptr, m.d_h, m.d_c, m.zeros, nullptr};
     if (r.d_x) {
-        slice.dx = rows_at(s.bytes(dx_bytes), r.precision, many, wide);
-        clear_ends(slice.dx, many);
+        slice.dx = rows_at(s.bytes(rows_bytes(r.precision, m.many, wide)), r.precision, m.many, wide);
+        clear_ends(slice.dx, m.many);
     }
-    slice.scratch = s.floats(sums);
-    slice.d_h = s.floats(rows * r.hidden);
-    slice.d_c = r.cell == UNROLLED_LSTM ? s.floats(rows * r.hidden) : nullptr;
-    slice.zeros = s.floats(r.hidden);
-    memset(slice.zeros, 0, static_cast<size_t>(r.hidden) * 4);
-    slice.to = static_cast<float **>(s.bytes(static_cast<size_t>(many) * 8));
+    slice.scratch = s.floats(backward_sums(all, rows, m.many));
+    slice.to = static_cast<float **>(s.bytes(static_cast<size_t>(m.many) * 8));
     switch (r.cell) {
     case UNROLLED_LSTM: return slice.run<UNROLLED_LSTM>();
     case UNROLLED_GRU: return slice.run<UNROLLED_GRU>();
     case UNROLLED_RNN_RELU: return slice.run<UNROLLED_RNN_RELU>();
     default: return slice.run<UNROLLED_RNN_TANH>();
     }
+}
+
+inline void backward_slice(void *data, int64_t index) {
+    Shared &all = *static_cast<Shared *>(data);
+    const int64_t first = all.cuts[index], rows = all.cuts[index + 1] - first;
+    if (!rows) return;
+    Scratch s(backward_memory_bytes(all, rows) + backward_own_bytes(all, rows));
+    if (s.failed()) {
+        fail(all.failed);
+        return;
+    }
+    const BackwardMemory memory = backward_memory(all, rows, s);
+    backward_member(all, first, rows, memory, 0, 1, nullptr, s);
+}
+
+struct BackwardTeam {
+    const Shared &all;
+    BackwardMemory memory;
+    size_t own; // bytes of each member, from `rest` on
+    char *rest;
+};
+
+inline void backward_together(void *data, int64_t member, int64_t members, Meeting &meeting) {
+    const BackwardTeam &team = *static_cast<BackwardTeam *>(data);
+    Scratch own(team.rest + static_cast<size_t>(member) * team.own);
+    backward_member(team.all, 0, team.all.run->rows, team.memory, member, members, &meeting, own);
 }
 
 inline void fill_backward(void *data, int64_t panel) {
@@ -224,7 +296,7 @@ inline void weight_slopes(void *data, int64_t task) {
                           false,
                           bias ? bias + gate : nullptr};
     if (!multiply_transposed(p, column, from, [&](int64_t k) { return rows[k]; }))
-        w.all->failed = true;
+        fail(w.all->failed);
 }
 
 // What every kept step read. A masked hidden vector is made anew into `masked`.
@@ -270,7 +342,31 @@ inline Error slopes_of_weights(Shared &all) {
     // an even number of tasks of one size for every thread
     w.splits = alone || 2 * all.gates % threads == 0 ? 1 : threads;
     parallel(alone ? 1 : threads, 2 * all.gates * w.splits, weight_slopes, &w);
-    return all.failed ? "out of memory" : nullptr;
+    return failed(all.failed) ? "out of memory" : nullptr;
+}
+
+// Back through all steps: the slopes of every step's gates, of x and of the initial states.
+inline Error slopes_of_states(Shared &all) {
+    const unrolled_run &r = *all.run;
+    Scratch weights(bytes_of(all.ih) + bytes_of(all.hh) + 256);
+    if (weights.failed()) return "out of memory";
+    all.ih.data = static_cast<char *>(weights.bytes(bytes_of(all.ih)));
+    all.hh.data = static_cast<char *>(weights.bytes(bytes_of(all.hh)));
+    Filling filling = {&all, all.ih.panels};
+    const int64_t members = members_for(r, all.hh.panels);
+    const int32_t threads = static_cast<int32_t>(members > all.slices ? members : all.slices);
+    parallel(threads, all.ih.panels + all.hh.panels, fill_backward, &filling);
+    if (members < 2) {
+        parallel(threads, all.slices, backward_slice, &all);
+        return failed(all.failed) ? "out of memory" : nullptr;
+    }
+    const size_t own = (backward_own_bytes(all, r.rows) + 63) / 64 * 64;
+    Scratch memory(backward_memory_bytes(all, r.rows) + static_cast<size_t>(members) * own);
+    if (memory.failed()) return "out of memory";
+    BackwardTeam team = {all, backward_memory(all, r.rows, memory), own, nullptr};
+    team.rest = static_cast<char *>(memory.bytes(static_cast<size_t>(members) * own));
+    together(threads, backward_together, &team);
+    return nullptr;
 }
 
 inline Error backward(const unrolled_run &r) {
@@ -287,19 +383,9 @@ inline Error backward(const unrolled_run &r) {
     all.d = small.floats(r.count * slopes_of(r.cell) * r.hidden);
     number_steps(r, all.kept_at);
     cut(r, slices, all.cuts);
-    {
-        if (r.d_x) all.ih = plan_product(r.precision, r.input, gates * r.hidden);
-        all.hh = plan_product(r.precision, r.hidden, gates * r.hidden);
-        Scratch weights(static_cast<size_t>(all.ih.bytes + all.hh.bytes) + 256);
-        if (weights.failed()) return "out of memory";
-        all.ih.data = static_cast<char *>(weights.bytes(static_cast<size_t>(all.ih.bytes)));
-        all.hh.data = static_cast<char *>(weights.bytes(static_cast<size_t>(all.hh.bytes)));
-        Filling filling = {&all, all.ih.panels};
-        const int32_t threads = static_cast<int32_t>(slices);
-        parallel(threads, all.ih.panels + all.hh.panels, fill_backward, &filling);
-        parallel(threads, slices, backward_slice, &all);
-        if (all.failed) return "out of memory";
-    }
+    if (r.d_x) all.ih = plan_product(r.precision, r.input, gates * r.hidden);
+    all.hh = plan_product(r.precision, r.hidden, gates * r.hidden);
+    if (Error error = slopes_of_states(all)) return error;
     return slopes_of_weights(all);
 }
 

@@ -82,6 +82,8 @@ std::atomic<int64_t> counters[4];
 
 // ---- checks ------------------------------------------------------------------------------------------
 
+constexpr int32_t MOST_THREADS = 4096;
+
 Error check_steps(const unrolled_run &r) {
     int64_t sum = 0, before = r.rows;
     for (int64_t t = 0; t < r.steps; t++) {
@@ -104,8 +106,11 @@ Error check_run(const unrolled_run *r) {
         return "a size is out of range";
     if (!r->w_ih || !r->w_hh) return "no weights given";
     if (r->count && (!r->x || !r->y)) return "no x or no y given";
+    if (r->threads > MOST_THREADS) return "so many threads are not offered";
     if (r->precision == UNROLLED_INT8 && (r->gates || r->mask))
         return "int8 is for reading alone: nothing kept, no mask";
+    if (r->precision == UNROLLED_INT8 && (r->input > INT8_MOST || r->hidden > INT8_MOST))
+        return INT8_TOO_LONG;
     return check_steps(*r);
 }
 
@@ -169,8 +174,8 @@ void measure_reading(void *data, int64_t task) {
 const Level &level() {
     int32_t at = chosen.load(std::memory_order_relaxed);
     if (at < 0) {
-        at = found().best;
-        chosen.store(at);
+        // unless another thread has chosen meanwhile
+        if (chosen.compare_exchange_strong(at, found().best)) at = found().best;
     }
     return *found().levels[at];
 }
@@ -212,6 +217,8 @@ const char *unrolled_matmul(int32_t precision, int32_t threads, int64_t m, int64
     if (precision < UNROLLED_FP32 || precision > UNROLLED_INT8) return "no such precision";
     if (precision == UNROLLED_INT8 && (a_trans || !b_trans || accumulate))
         return "int8 is for a b^T alone";
+    if (precision == UNROLLED_INT8 && k > INT8_MOST) return INT8_TOO_LONG;
+    if (threads > MOST_THREADS) return "so many threads are not offered";
     const Matmul job = {precision, threads, m, n, k, a, lda, a_trans != 0, b, ldb,
                         b_trans != 0, bias, c, ldc, accumulate != 0};
     const Error error = level().matmul(job);
@@ -239,14 +246,14 @@ const char *unrolled_backward(const unrolled_run *run) {
 double unrolled_peak(int32_t precision, int32_t threads, double seconds) {
     Measure m = {precision, seconds, nullptr, 0, {}};
     if (precision < UNROLLED_FP32 || precision > UNROLLED_INT8) return 0;
-    const int32_t n = threads < 1 ? 1 : threads;
+    const int32_t n = threads < 1 ? 1 : threads > MOST_THREADS ? MOST_THREADS : threads;
     const double start = now();
     parallel(n, n, measure_peak, &m);
     return m.done.load() / (now() - start);
 }
 
 double unrolled_bandwidth(int64_t bytes, int32_t threads, double seconds) {
-    const int32_t n = threads < 1 ? 1 : threads;
+    const int32_t n = threads < 1 ? 1 : threads > MOST_THREADS ? MOST_THREADS : threads;
     if (bytes < 4096 * n) return 0;
     char *memory = static_cast<char *>(workspace_take(static_cast<size_t>(bytes)));
     if (!memory) return 0;

@@ -57,7 +57,7 @@ template <class Dot> double peak_rounds(int64_t rounds) {
 inline double peak(int32_t precision, int64_t rounds) {
 #if defined(__AMX_BF16__)
     if (precision == UNROLLED_BF16) {
-        const MatrixUnit unit;
+        const MatrixUnit unit(precision);
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);

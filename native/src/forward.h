@@ -20,11 +20,22 @@ inline int64_t sums_size(const Pack &p, int64_t rows) {
     return (rows + 32) * width * W;
 }
 
-// Products of prepared rows with every panel of a pack; use(i, column, n, sums) takes W sums of one
+// What one of several members does of `count` things.
+struct Share {
+    int64_t first, past;
+};
+
+inline Share share(int64_t count, int64_t member, int64_t members) {
+    return {count * member / members, count * (member + 1) / members};
+}
+
+// Products of prepared rows with some panels of a pack; use(i, column, n, sums) takes W sums of one
 // row, those of gate g at sums + g * W, and writes to soon(i, column), which is asked for in advance.
 template <class Soon, class Use>
-void multiply(const Pack &p, const Rows &a, int64_t rows, float *scratch, Soon soon, Use use) {
-    for (int64_t panel = 0; panel < p.panels; panel++) {
+void multiply(const Pack &p, Share panels, const Rows &a, int64_t rows, float *scratch, Soon soon,
+              Use use) {
+    if (!rows) return;
+    for (int64_t panel = panels.first; panel < panels.past; panel++) {
         const int width = static_cast<int>(width_of(p, panel));
         const char *data = p.data + panel * p.panel_bytes;
         const int64_t most = height(p.precision, width, rows);
@@ -38,9 +49,10 @@ void multiply(const Pack &p, const Rows &a, int64_t rows, float *scratch, Soon s
         work.lda = a.ld;
         work.next = data;
         if (p.bytes > NEAR && panel + 1 < p.panels && a.units) {
-            // weights from far: while this panel is used, all of the next one is asked for
+            // weights from far: while this panel is used, the next one is asked for, or of a wide
+            // one as much as a line for every unit and tile comes to
             work.next = data + p.panel_bytes;
-            work.next_step = p.panel_bytes / (tiles * a.units) + 1;
+            work.next_step = least_of(p.panel_bytes / (tiles * a.units) + 1, 64);
         }
         for (int64_t k = 0; k < a.units || k == 0; k += piece) {
             work.units = least_of(piece, a.units - k);
@@ -71,10 +83,10 @@ void multiply(const Pack &p, const Rows &a, int64_t rows, float *scratch, Soon s
 constexpr int64_t SCRATCH = 64 * 16; // floats that one tile writes at most: 64 vectors
 
 // y rows = x rows w^T + bias, for rows anywhere
-inline void project(const Pack &p, const Rows &a, int64_t rows, const float *bias, float **to,
-                    float *scratch) {
+inline void project(const Pack &p, Share panels, const Rows &a, int64_t rows, const float *bias,
+                    float **to, float *scratch) {
     multiply(
-        p, a, rows, scratch, [=](int64_t i, int64_t at) { return to[i] + at; },
+        p, panels, a, rows, scratch, [=](int64_t i, int64_t at) { return to[i] + at; },
         [=](int64_t i, int64_t at, int n, const float *sums) {
             V v = load(sums);
             if (bias) v = add(v, load(bias + at, n));
@@ -86,16 +98,31 @@ inline void project(const Pack &p, const Rows &a, int64_t rows, const float *bia
 // what they write is still near when the recurrence reads it.
 inline int64_t chunk_rows(int32_t precision) { return on_matrix_unit(precision) ? 512 : 256; }
 
+// What the members of a slice share.
+struct ForwardMemory {
+    int64_t many; // most (step, row) pairs in a chunk
+    Rows h, h_next;
+    float *c, *zeros, *chunk;
+};
+
+// Rows of a run from their first step to their last. Usually one thread's; where rows are too few
+// for that, several members take the same rows, each some of the columns, and meet at every step.
 struct ForwardSlice {
     const Shared &all;
     const unrolled_run &r;
     int64_t first, rows; // rows of this slice
-    int64_t room_rows;   // most (step, row) pairs in a chunk
+    int64_t member, members;
+    Meeting *meeting;
+    ForwardMemory memory;
     Rows x, h, h_next;
     float *scratch, *c, *zeros, *chunk;
     float **to;           // of a chunk: where the input's part of each (step, row) goes
     float **out;          // of a step: rows of y
     const float **before; // of a step: h of the step before
+
+    void wait() {
+        if (meeting) meet(*meeting);
+    }
 
     int64_t width() const { return all.gates * r.hidden; }
 
@@ -116,6 +143,7 @@ struct ForwardSlice {
     void enter(int64_t i) {
         const int64_t at = owner(r, first + i) * r.hidden;
         before[i] = r.h0 ? r.h0 + at : zeros;
+        if (member) return; // the first one does it
         if (c) {
             if (r.c0)
                 memcpy(c + i * r.hidden, r.c0 + at, static_cast<size_t>(r.hidden) * 4);
@@ -139,6 +167,7 @@ struct ForwardSlice {
     }
 
     void leave(int64_t i) {
+        if (member) return;
         const int64_t at = owner(r, first + i) * r.hidden;
         const size_t bytes = static_cast<size_t>(r.hidden) * 4;
         if (r.h_final) memcpy(r.h_final + at, before[i], bytes);
@@ -150,13 +179,13 @@ struct ForwardSlice {
         int64_t count = 0, s = from;
         for (; s < r.steps; s++) {
             const int64_t t = step_of(s), n = here(t);
-            if (count && count + n > room_rows) break;
+            if (count && count + n > memory.many) break;
             for (int64_t i = 0; i < n; i++, count++) {
                 put_row(x, count, r.x + place(r, t, first + i) * r.input);
                 to[count] = gates_at(t, i, count);
             }
         }
-        project(all.ih, x, count, all.bias, to, scratch);
+        project(all.ih, share(all.ih.panels, member, members), x, count, all.bias, to, scratch);
         return s;
     }
 
@@ -165,17 +194,19 @@ struct ForwardSlice {
         const int64_t size = r.hidden;
         for (int64_t i = 0; i < n; i++) out[i] = r.y + place(r, t, first + i) * size;
         const auto soon = [&](int64_t i, int64_t at) { return gates[i] + at; };
-        multiply(all.hh, h, n, scratch, soon, [&](int64_t i, int64_t at, int lanes, const float *sums) {
+        const Share mine = share(all.hh.panels, member, members);
+        multiply(all.hh, mine, h, n, scratch, soon, [&](int64_t i, int64_t at, int lanes,
+                                                        const float *sums) {
             const Unit u = {gates[i] + at, size, sums, lanes};
-            const int64_t kept = (keep ? all.kept_at[t] + first + i : 0) * size + at;
+            const int64_t kept = (all.kept_at[t] + first + i) * size + at;
             float *save = keep ? gates[i] + at : nullptr;
             V now;
             if (Cell == UNROLLED_LSTM)
-                now = lstm_cell(u, c + i * size + at, save, size, r.cells + kept);
+                now = lstm_cell(u, c + i * size + at, save, size, keep ? r.cells + kept : nullptr);
             else if (Cell == UNROLLED_GRU)
                 now = gru_cell(u, load(before[i] + at, lanes),
                                all.bias_inner ? load(all.bias_inner + at, lanes) : set1(0), save,
-                               size, r.inner + kept);
+                               size, keep ? r.inner + kept : nullptr);
             else
                 now = rnn_cell<Cell == UNROLLED_RNN_RELU>(u);
             store(out[i] + at, now, lanes);
@@ -189,6 +220,7 @@ struct ForwardSlice {
         const Rows other = h;
         h = h_next;
         h_next = other;
+        wait();
     }
 
     template <int Cell> void run() {
@@ -200,11 +232,15 @@ struct ForwardSlice {
         }
         for (; read < r.steps; read++) {
             const int64_t t = step_of(read), n = here(t);
+            const bool entering = reading < n || read == 0;
+            for (; reading < n; reading++) enter(reading); // only backward in time
             if (read == ready) {
                 ready = project_chunk(read);
                 gates = to;
+                wait();
+            } else if (entering) {
+                wait();
             }
-            for (; reading < n; reading++) enter(reading); // only backward in time
             for (; reading > n; reading--) leave(reading - 1);
             if (!n) continue;
             step<Cell>(t, n, gates);
@@ -215,41 +251,57 @@ struct ForwardSlice {
     }
 };
 
-inline void forward_slice(void *data, int64_t index) {
-    Shared &all = *static_cast<Shared *>(data);
+inline bool chunked(const Shared &all) { return all.gates > 1 && !all.run->gates; }
+
+inline int64_t most_together(const unrolled_run &r, int64_t rows) {
+    const int64_t wanted = chunk_rows(r.precision) > rows ? chunk_rows(r.precision) : rows;
+    return least_of(wanted, rows * (r.steps < 1 ? 1 : r.steps));
+}
+
+inline size_t forward_memory_bytes(const Shared &all, int64_t rows) {
     const unrolled_run &r = *all.run;
-    const int64_t first = all.cuts[index], rows = all.cuts[index + 1] - first;
-    if (!rows) return;
-    const int64_t gates = all.gates;
-    const int64_t many = least_of(chunk_rows(r.precision) > rows ? chunk_rows(r.precision) : rows,
-                                  rows * (r.steps < 1 ? 1 : r.steps));
-    const bool chunked = gates > 1 && !r.gates;
-    const size_t x_bytes = rows_bytes(r.precision, many, r.input);
+    const int64_t wide = all.gates * r.hidden;
+    return 2 * rows_bytes(r.precision, rows, r.hidden) + room(rows * r.hidden, 4) +
+           room(r.hidden, 4) + (chunked(all) ? room(most_together(r, rows) * wide, 4) : 0) + 512;
+}
+
+inline ForwardMemory forward_memory(const Shared &all, int64_t rows, Scratch &s) {
+    const unrolled_run &r = *all.run;
     const size_t h_bytes = rows_bytes(r.precision, rows, r.hidden);
+    ForwardMemory m = {};
+    m.many = most_together(r, rows);
+    m.h = rows_at(s.bytes(h_bytes), r.precision, rows, r.hidden);
+    m.h_next = rows_at(s.bytes(h_bytes), r.precision, rows, r.hidden);
+    clear_ends(m.h, rows);
+    clear_ends(m.h_next, rows);
+    m.c = r.cell == UNROLLED_LSTM ? s.floats(rows * r.hidden) : nullptr;
+    m.zeros = s.floats(r.hidden);
+    memset(m.zeros, 0, static_cast<size_t>(r.hidden) * 4);
+    m.chunk = chunked(all) ? s.floats(m.many * all.gates * r.hidden) : nullptr;
+    return m;
+}
+
+inline size_t forward_own_bytes(const Shared &all, int64_t rows) {
+    const unrolled_run &r = *all.run;
+    const int64_t many = most_together(r, rows);
     const int64_t of_x = sums_size(all.ih, many), of_h = sums_size(all.hh, rows);
-    const int64_t sums = of_x > of_h ? of_x : of_h;
-    Scratch s(x_bytes + 2 * h_bytes + room(sums, 4) + room(rows * r.hidden, 4) +
-              room(r.hidden, 4) + (chunked ? room(many * gates * r.hidden, 4) : 0) +
-              room(many, 8) + 2 * room(rows, 8) + 1024);
-    if (s.failed()) {
-        all.failed = true;
-        return;
-    }
-    const MatrixUnit unit;
-    ForwardSlice slice = {all, r, first, rows, many, {}, {}, {}, nullptr, nullptr,
-                          nullptr, nullptr, nullptr, nullptr, nullptr};
-    slice.x = rows_at(s.bytes(x_bytes), r.precision, many, r.input);
-    slice.h = rows_at(s.bytes(h_bytes), r.precision, rows, r.hidden);
-    slice.h_next = rows_at(s.bytes(h_bytes), r.precision, rows, r.hidden);
-    clear_ends(slice.x, many);
-    clear_ends(slice.h, rows);
-    clear_ends(slice.h_next, rows);
-    slice.scratch = s.floats(sums);
-    slice.c = r.cell == UNROLLED_LSTM ? s.floats(rows * r.hidden) : nullptr;
-    slice.zeros = s.floats(r.hidden);
-    memset(slice.zeros, 0, static_cast<size_t>(r.hidden) * 4);
-    slice.chunk = chunked ? s.floats(many * gates * r.hidden) : nullptr;
-    slice.to = static_cast<float **>(s.bytes(static_cast<size_t>(many) * 8));
+    return rows_bytes(r.precision, many, r.input) + room(of_x > of_h ? of_x : of_h, 4) +
+           room(many, 8) + 2 * room(rows, 8) + 512;
+}
+
+// A member's part of a slice. `s` has room for forward_own_bytes.
+inline void forward_member(const Shared &all, int64_t first, int64_t rows, const ForwardMemory &m,
+                           int64_t member, int64_t members, Meeting *meeting, Scratch &s) {
+    const unrolled_run &r = *all.run;
+    const int64_t of_x = sums_size(all.ih, m.many), of_h = sums_size(all.hh, rows);
+    const MatrixUnit unit(r.precision);
+    ForwardSlice slice = {all, r, first, rows, member, members, meeting, m, {}, m.h, m.h_next,
+                          nullptr, m.c, m.zeros, m.chunk, nullptr, nullptr, nullptr};
+    const size_t x_bytes = rows_bytes(r.precision, m.many, r.input);
+    slice.x = rows_at(s.bytes(x_bytes), r.precision, m.many, r.input);
+    clear_ends(slice.x, m.many);
+    slice.scratch = s.floats(of_x > of_h ? of_x : of_h);
+    slice.to = static_cast<float **>(s.bytes(static_cast<size_t>(m.many) * 8));
     slice.out = static_cast<float **>(s.bytes(static_cast<size_t>(rows) * 8));
     slice.before = static_cast<const float **>(s.bytes(static_cast<size_t>(rows) * 8));
     switch (r.cell) {
@@ -258,6 +310,33 @@ inline void forward_slice(void *data, int64_t index) {
     case UNROLLED_RNN_RELU: return slice.run<UNROLLED_RNN_RELU>();
     default: return slice.run<UNROLLED_RNN_TANH>();
     }
+}
+
+inline void forward_slice(void *data, int64_t index) {
+    Shared &all = *static_cast<Shared *>(data);
+    const int64_t first = all.cuts[index], rows = all.cuts[index + 1] - first;
+    if (!rows) return;
+    Scratch s(forward_memory_bytes(all, rows) + forward_own_bytes(all, rows));
+    if (s.failed()) {
+        fail(all.failed);
+        return;
+    }
+    const ForwardMemory memory = forward_memory(all, rows, s);
+    forward_member(all, first, rows, memory, 0, 1, nullptr, s);
+}
+
+// All rows by several members at once: memory for as many as were asked for.
+struct ForwardTeam {
+    const Shared &all;
+    ForwardMemory memory;
+    size_t own; // bytes of each member, from `rest` on
+    char *rest;
+};
+
+inline void forward_together(void *data, int64_t member, int64_t members, Meeting &meeting) {
+    const ForwardTeam &team = *static_cast<ForwardTeam *>(data);
+    Scratch own(team.rest + static_cast<size_t>(member) * team.own);
+    forward_member(team.all, 0, team.all.run->rows, team.memory, member, members, &meeting, own);
 }
 
 // Biases as they are added: both at once, but for the GRU's candidate, whose b_hn stays inside.
@@ -329,15 +408,25 @@ inline Error forward(const unrolled_run &r) {
     all.bias_inner = r.cell == UNROLLED_GRU ? inner : nullptr;
     all.ih = plan_product(r.precision, gates * r.hidden, r.input);
     all.hh = plan(r.precision, most_in_slice(all), gates, r.hidden, r.hidden);
-    Scratch weights(static_cast<size_t>(all.ih.bytes + all.hh.bytes) + 256);
+    Scratch weights(bytes_of(all.ih) + bytes_of(all.hh) + 256);
     if (weights.failed()) return "out of memory";
-    all.ih.data = static_cast<char *>(weights.bytes(static_cast<size_t>(all.ih.bytes)));
-    all.hh.data = static_cast<char *>(weights.bytes(static_cast<size_t>(all.hh.bytes)));
+    all.ih.data = static_cast<char *>(weights.bytes(bytes_of(all.ih)));
+    all.hh.data = static_cast<char *>(weights.bytes(bytes_of(all.hh)));
     Filling filling = {&all, all.ih.panels};
-    const int32_t threads = static_cast<int32_t>(slices);
+    const int64_t members = members_for(r, all.hh.panels);
+    const int32_t threads = static_cast<int32_t>(members > slices ? members : slices);
     parallel(threads, all.ih.panels + all.hh.panels, fill_forward, &filling);
-    parallel(threads, slices, forward_slice, &all);
-    return all.failed ? "out of memory" : nullptr;
+    if (members < 2) {
+        parallel(threads, slices, forward_slice, &all);
+        return failed(all.failed) ? "out of memory" : nullptr;
+    }
+    const size_t own = (forward_own_bytes(all, r.rows) + 63) / 64 * 64;
+    Scratch memory(forward_memory_bytes(all, r.rows) + static_cast<size_t>(members) * own);
+    if (memory.failed()) return "out of memory";
+    ForwardTeam team = {all, forward_memory(all, r.rows, memory), own, nullptr};
+    team.rest = static_cast<char *>(memory.bytes(static_cast<size_t>(members) * own));
+    together(threads, forward_together, &team);
+    return nullptr;
 }
 
 } // namespace

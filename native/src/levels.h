@@ -12,6 +12,10 @@
 
 typedef const char *Error; // NULL: none
 
+// Numbers in an int8 sum, so that 255 * 127 of them stay below 2^31.
+constexpr int64_t INT8_MOST = 65536;
+constexpr Error INT8_TOO_LONG = "int8 sums hold 65536 numbers at most";
+
 // One product c = a b + bias; see unrolled_matmul.
 struct Matmul {
     int32_t precision, threads;

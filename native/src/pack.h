@@ -3,6 +3,12 @@
 
 namespace {
 
+inline int64_t least_of(int64_t a, int64_t b) { return a < b ? a : b; }
+
+inline int lanes_at(int64_t size, int64_t at) {
+    return size - at < W ? static_cast<int>(size - at) : W;
+}
+
 constexpr int64_t per_unit(int32_t precision) {
     return precision == UNROLLED_INT8 ? 4 : precision == UNROLLED_BF16 ? 2 : 1;
 }
@@ -49,27 +55,38 @@ inline Rows rows_at(void *memory, int32_t precision, int64_t rows, int64_t k) {
     return r;
 }
 
-// the last unit of a row may have places no number stands at; they are zero from here on
+// The last units of a row may have places no number stands at: they are zero from here on. (Rows of
+// a tile past the last one may hold anything: nobody reads their sums.)
 inline void clear_ends(const Rows &r, int64_t rows) {
     if (r.precision == UNROLLED_FP32) return;
-    for (int64_t i = 0; i < tiled_rows(r.precision, rows); i++)
-        memset(r.data + i * r.ld, 0, static_cast<size_t>(r.units) * 4);
+    const int64_t full = r.k / per_unit(r.precision);
+    for (int64_t i = 0; i < rows; i++)
+        memset(r.data + i * r.ld + full, 0, static_cast<size_t>(r.units - full) * 4);
+}
+
+// Smaller numbers than this in a row or a column count as zeros: their scale has no inverse.
+constexpr float LEAST = 1e-30f;
+
+// The largest of k numbers by size; NaN when one of them is inf or NaN.
+inline float largest_size(const float *from, int64_t k) {
+    V most = set1(0), strange = set1(0);
+    for (int64_t i = 0; i < k; i += W) {
+        const V v = magnitude(load(from + i, lanes_at(k, i)));
+        strange = add(strange, mul(v, set1(0))); // 0, or NaN of inf and NaN
+        most = larger(most, v);
+    }
+    return largest(most) + sum_of(strange);
 }
 
 inline void put_row_int8(const Rows &r, int64_t row, const float *from) {
-    float top = 0;
-    bool sound = true;
-    for (int64_t i = 0; i < r.k; i++) {
-        const float a = from[i] < 0 ? -from[i] : from[i];
-        sound = sound && a - a == 0; // neither inf nor NaN
-        top = a > top ? a : top;
-    }
+    const float top = largest_size(from, r.k);
     // a row with inf or NaN has no scale: everything it touches is NaN, as in the equations
-    const float scale = top / 127.0f, inverse = top > 0 && sound ? 127.0f / top : 0.0f;
-    r.scales[row] = sound ? scale : __builtin_nanf("");
+    const bool usable = top >= LEAST, sound = top == top;
+    const float inverse = usable ? 127.0f / top : 0.0f;
+    r.scales[row] = usable ? top / 127.0f : sound ? 0.0f : top;
     uint8_t *to = reinterpret_cast<uint8_t *>(r.data + row * r.ld);
     for (int64_t i = 0; i < r.k; i++) {
-        const float v = sound ? from[i] * inverse : 0.0f;
+        const float v = usable ? from[i] * inverse : 0.0f;
         to[i] = static_cast<uint8_t>(static_cast<int32_t>(v + 128.5f));
     }
 }
@@ -153,12 +170,21 @@ inline Pack plan_width(int32_t precision, int64_t width, int64_t gates, int64_t 
     return p;
 }
 
+inline size_t bytes_of(const Pack &p) { return static_cast<size_t>(p.bytes); }
+
 inline Pack plan(int32_t precision, int64_t rows, int64_t gates, int64_t units, int64_t k) {
     return plan_width(precision, panel_width(precision, rows, gates, units), gates, units, k);
 }
 
 inline int64_t width_of(const Pack &p, int64_t panel) {
     return panel + 1 == p.panels ? p.last : p.vectors;
+}
+
+// to the nearest of -127 to 127; 0 where there is no scale
+inline int32_t to_int8(float weight, float inverse) {
+    if (inverse == 0.0f) return 0;
+    const float v = weight * inverse;
+    return static_cast<int32_t>(v + (v < 0 ? -0.5f : 0.5f));
 }
 
 // W rows of up to W units each, from row `first` and column k0 on, in the pack's format
@@ -180,10 +206,8 @@ inline void gather_units(const Pack &p, const float *w, int64_t ld, Columns c, i
             }
         } else {
             int8_t *bytes = reinterpret_cast<int8_t *>(row);
-            for (int64_t j = 0; j < numbers; j++) {
-                const float v = from[j] * inverse[i];
-                bytes[j] = static_cast<int8_t>(static_cast<int32_t>(v + (v < 0 ? -0.5f : 0.5f)));
-            }
+            for (int64_t j = 0; j < numbers; j++)
+                bytes[j] = static_cast<int8_t>(to_int8(from[j], inverse[i]));
         }
     }
 }
@@ -195,21 +219,12 @@ inline void scale_columns(const Pack &p, const float *w, int64_t ld, Columns c, 
         scales[i] = offsets[i] = inverse[i] = 0;
         if (i >= c.lanes) continue;
         const float *from = w + (c.first + i) * ld;
-        float top = 0;
-        bool sound = true;
-        for (int64_t j = 0; j < p.k; j++) {
-            const float a = from[j] < 0 ? -from[j] : from[j];
-            sound = sound && a - a == 0;
-            top = a > top ? a : top;
-        }
-        scales[i] = sound ? top / 127.0f : __builtin_nanf("");
-        inverse[i] = sound && top > 0 ? 127.0f / top : 0.0f;
+        const float top = largest_size(from, p.k);
+        const bool usable = top >= LEAST;
+        scales[i] = usable ? top / 127.0f : top == top ? 0.0f : top;
+        inverse[i] = usable ? 127.0f / top : 0.0f;
         int64_t sum = 0;
-        if (sound)
-            for (int64_t j = 0; j < p.k; j++) {
-                const float v = from[j] * inverse[i];
-                sum += static_cast<int32_t>(v + (v < 0 ? -0.5f : 0.5f));
-            }
+        for (int64_t j = 0; j < p.k; j++) sum += to_int8(from[j], inverse[i]);
         offsets[i] = static_cast<float>(128 * sum);
     }
 }

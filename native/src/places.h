@@ -3,12 +3,6 @@
 
 namespace {
 
-inline int64_t least_of(int64_t a, int64_t b) { return a < b ? a : b; }
-
-inline int lanes_at(int64_t size, int64_t at) {
-    return size - at < W ? static_cast<int>(size - at) : W;
-}
-
 inline int64_t place(const unrolled_run &r, int64_t t, int64_t row) {
     return (r.offset ? r.offset[t] : t * r.step_stride) +
            (r.base ? r.base[row] : row * r.row_stride);
@@ -20,10 +14,11 @@ inline int64_t owner(const unrolled_run &r, int64_t row) { return r.order ? r.or
 
 // A piece of scratch memory that finds its way back.
 struct Scratch {
-    char *memory, *next, *end;
+    char *memory, *next;
     explicit Scratch(size_t bytes)
-        : memory(static_cast<char *>(workspace_take(bytes + 64))), next(memory),
-          end(memory ? memory + bytes + 64 : nullptr) {}
+        : memory(static_cast<char *>(workspace_take(bytes + 64))), next(memory) {}
+    // a part of another's
+    explicit Scratch(char *part) : memory(nullptr), next(part) {}
     ~Scratch() { workspace_give(memory); }
     Scratch(const Scratch &) = delete;
     Scratch &operator=(const Scratch &) = delete;
@@ -50,8 +45,11 @@ struct Shared {
     Pack ih, hh;
     const float *bias, *bias_inner;
     float *d; // backward: slopes of the gates' sums, (N, 4 H or H)
-    volatile bool failed;
+    int32_t failed; // set by any thread, with fail()
 };
+
+inline void fail(int32_t &flag) { __atomic_store_n(&flag, 1, __ATOMIC_RELAXED); }
+inline bool failed(int32_t &flag) { return __atomic_load_n(&flag, __ATOMIC_RELAXED) != 0; }
 
 // Share rows out so that every slice has about as many steps to read.
 inline void cut(const unrolled_run &r, int64_t slices, int64_t *cuts) {
@@ -70,11 +68,23 @@ inline void cut(const unrolled_run &r, int64_t slices, int64_t *cuts) {
     cuts[slices] = r.rows;
 }
 
-// how many slices are worth their threads
+// Whether rows are so few, and the weights so large, that threads had better share the columns of
+// a step and meet after it. (int8 rows have one scale, which takes the whole row.)
+inline bool columns_are_shared(const unrolled_run &r) {
+    return r.threads > 1 && r.rows < 4 * r.threads && r.precision != UNROLLED_INT8 &&
+           gates_of(r.cell) * r.hidden * r.hidden >= 100000;
+}
+
+// how many slices of rows are worth their threads
 inline int64_t slices_for(const unrolled_run &r) {
     const int64_t work = r.count * gates_of(r.cell) * r.hidden * (r.input + r.hidden);
-    if (work < 400000) return 1;
+    if (work < 400000 || columns_are_shared(r)) return 1;
     return least_of(r.threads < 1 ? 1 : r.threads, r.rows < 1 ? 1 : r.rows);
+}
+
+// how many threads share the columns of a step
+inline int64_t members_for(const unrolled_run &r, int64_t panels) {
+    return columns_are_shared(r) && r.count ? least_of(r.threads, panels) : 1;
 }
 
 } // namespace

@@ -1,6 +1,7 @@
 #include "pool.h"
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
@@ -108,7 +109,7 @@ void team_work(void *job) { static_cast<Job *>(job)->run(); }
 
 // ---- memory ------------------------------------------------------------------------------------
 
-constexpr size_t HEADER = 64, KEPT = 64u << 20, HUGE = 2u << 20;
+constexpr size_t HEADER = 64, KEPT = 64u << 20, LARGE_PAGE = 2u << 20;
 constexpr int SLOTS = 32;
 
 struct Block {
@@ -120,14 +121,14 @@ Block *kept[SLOTS];
 size_t kept_bytes = 0;
 
 Block *allocate(size_t bytes) {
-    const size_t alignment = bytes >= 2 * HUGE ? HUGE : 64;
+    const size_t alignment = bytes >= 2 * LARGE_PAGE ? LARGE_PAGE : 64;
     bytes = (bytes + alignment - 1) / alignment * alignment;
     void *memory = nullptr;
 #if defined(UNROLLED_FORKS)
     if (posix_memalign(&memory, alignment, bytes)) return nullptr;
 #if defined(MADV_HUGEPAGE)
     // packed weights are read from end to end at every step: fewer, larger pages
-    if (alignment == HUGE) madvise(memory, bytes, MADV_HUGEPAGE);
+    if (alignment == LARGE_PAGE) madvise(memory, bytes, MADV_HUGEPAGE);
 #endif
 #else
     memory = _aligned_malloc(bytes, alignment);
@@ -177,6 +178,66 @@ void parallel(int32_t threads, int64_t tasks, void (*work)(void *, int64_t), voi
     if (!own || !own->run(job, threads)) job.run();
 }
 
+struct Meeting {
+    void (*work)(void *, int64_t, int64_t, Meeting &);
+    void *data;
+    int64_t wanted;
+    std::atomic<int64_t> came{0};    // members so far; CLOSED is added when no more are let in
+    std::atomic<int64_t> waiting{0}; // of the members, at this meeting
+    std::atomic<int64_t> round{0};
+};
+
+namespace {
+
+constexpr int64_t CLOSED = int64_t{1} << 32;
+
+// Spin, since meetings follow each other within microseconds, but let others have the processor
+// when it takes long: the member waited for may need it.
+template <class Done> void spin(Done done) {
+    for (int64_t i = 1; !done(); i++) {
+        pause();
+        if (i % 4096 == 0) std::this_thread::yield();
+    }
+}
+
+void join_meeting(void *data, int64_t) {
+    Meeting &m = *static_cast<Meeting *>(data);
+    int64_t member = m.came.load();
+    do {
+        if (member >= CLOSED) return; // too late
+    } while (!m.came.compare_exchange_weak(member, member + 1));
+    if (member == 0) { // the first one waits for the others, but not long
+        const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(200);
+        while (m.came.load() < m.wanted && std::chrono::steady_clock::now() < end) pause();
+        m.came.fetch_add(CLOSED);
+    } else {
+        spin([&] { return m.came.load() >= CLOSED; });
+    }
+    m.work(m.data, member, m.came.load() - CLOSED, m);
+}
+
+} // namespace
+
+void together(int32_t threads, void (*work)(void *, int64_t, int64_t, Meeting &), void *data) {
+    Meeting meeting;
+    meeting.work = work;
+    meeting.data = data;
+    meeting.wanted = threads;
+    parallel(threads, threads, join_meeting, &meeting);
+}
+
+void meet(Meeting &m) {
+    const int64_t members = m.came.load(std::memory_order_relaxed) - CLOSED;
+    if (members == 1) return;
+    const int64_t round = m.round.load();
+    if (m.waiting.fetch_add(1) + 1 == members) {
+        m.waiting.store(0);
+        m.round.fetch_add(1);
+    } else {
+        spin([&] { return m.round.load() != round; });
+    }
+}
+
 void *workspace_take(size_t bytes) {
     bytes += HEADER;
     {
@@ -197,20 +258,29 @@ void *workspace_take(size_t bytes) {
     return block ? reinterpret_cast<char *>(block) + HEADER : nullptr;
 }
 
+// The newest block is kept, and older ones as far as they fit beside it.
 void workspace_give(void *memory) {
     if (!memory) return;
     Block *block = reinterpret_cast<Block *>(static_cast<char *>(memory) - HEADER);
+    if (block->bytes > 4 * KEPT) return release(block);
+    Block *gone[SLOTS];
+    int leaving = 0;
     {
         std::lock_guard<std::mutex> lock(memory_mutex);
-        if (kept_bytes + block->bytes <= KEPT)
-            for (int i = 0; i < SLOTS; i++)
-                if (!kept[i]) {
-                    kept[i] = block;
-                    kept_bytes += block->bytes;
-                    return;
-                }
+        kept_bytes += block->bytes;
+        if (kept[SLOTS - 1] || kept_bytes > KEPT)
+            for (int i = SLOTS - 1; i >= 0; i--) { // the oldest stands last
+                if (!kept[i] || (kept_bytes <= KEPT && leaving)) continue;
+                kept_bytes -= kept[i]->bytes;
+                gone[leaving++] = kept[i];
+                kept[i] = nullptr;
+            }
+        int free_slot = 0;
+        while (kept[free_slot]) free_slot++;
+        for (int i = free_slot; i > 0; i--) kept[i] = kept[i - 1];
+        kept[0] = block;
     }
-    release(block);
+    for (int i = 0; i < leaving; i++) release(gone[i]);
 }
 
 extern "C" void unrolled_use_team(unrolled_team given) { team.store(given); }

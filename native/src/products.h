@@ -105,14 +105,14 @@ bool multiply_transposed(const Transposed &p, int64_t first, Column column, Row 
     const int64_t tile_units = most * units_of(p.precision, least_of(p.k, deep));
     const size_t a_bytes = matrix ? rows_bytes(p.precision, strip, least_of(p.k, deep))
                                   : room(strip / most * tile_units + 16, 4);
-    Scratch s(static_cast<size_t>(b.bytes) + a_bytes + room(SCRATCH, 4) + 512);
+    Scratch s(bytes_of(b) + a_bytes + room(SCRATCH, 4) + room(strip + W, 4) + 512);
     if (s.failed()) return false;
-    b.data = static_cast<char *>(s.bytes(static_cast<size_t>(b.bytes)));
+    b.data = static_cast<char *>(s.bytes(bytes_of(b)));
     uint32_t *a = static_cast<uint32_t *>(s.bytes(a_bytes));
-    float *scratch = s.floats(SCRATCH);
-    const MatrixUnit unit;
+    float *scratch = s.floats(SCRATCH), *block = s.floats(strip + W);
+    const MatrixUnit unit(p.precision);
     if (p.sums) memset(p.sums, 0, static_cast<size_t>(p.m) * 4);
-    if (!p.k && !p.accumulate)
+    if (!p.k && !p.accumulate && p.n)
         for (int64_t i = 0; i < p.m; i++) memset(p.c + i * p.ldc, 0, static_cast<size_t>(p.n) * 4);
     for (int64_t k0 = 0; k0 < p.k; k0 += deep) {
         const int64_t depth = least_of(deep, p.k - k0);
@@ -128,11 +128,13 @@ bool multiply_transposed(const Transposed &p, int64_t first, Column column, Row 
             const int64_t strip_rows = least_of(strip, p.m - i0), units = units_of(p.precision, depth);
             const Rows turned = rows_at(a, p.precision, strip, depth);
             const auto here = [&](int64_t k) { return from(k) + i0; };
-            float *sums = p.sums ? p.sums + i0 : nullptr;
+            float *sums = p.sums ? block : nullptr; // of this block of k, from zero
+            if (sums) memset(sums, 0, static_cast<size_t>(strip_rows) * 4);
             if (matrix)
                 turn_columns(turned, strip_rows, depth, sums, here);
             else
                 put_columns(p.precision, a, strip_rows, most, tile_units, depth, sums, here);
+            if (sums) add_sums(p.sums + i0, 0, 1, strip_rows, sums, 0, true);
             for (int64_t q = 0; q < b.panels; q++) {
                 const int w = static_cast<int>(width_of(b, q));
                 const char *panel = b.data + q * b.panel_bytes;
@@ -162,7 +164,7 @@ struct MatmulWork {
     const Matmul *m;
     Pack b;
     int64_t tasks, rows; // rows of c for each
-    volatile bool failed;
+    int32_t failed;
 };
 
 inline void matmul_fill(void *data, int64_t panel) {
@@ -182,12 +184,12 @@ inline void matmul_rows(void *data, int64_t task) {
     const int64_t step = least_of(chunk_rows(m.precision), rows);
     Scratch s(rows_bytes(m.precision, step, m.k) + room(sums_size(w.b, step), 4) + 512);
     if (s.failed()) {
-        w.failed = true;
+        fail(w.failed);
         return;
     }
     const Rows a = rows_at(s.bytes(rows_bytes(m.precision, step, m.k)), m.precision, step, m.k);
     float *scratch = s.floats(sums_size(w.b, step));
-    const MatrixUnit unit;
+    const MatrixUnit unit(m.precision);
     clear_ends(a, step);
     for (int64_t i0 = 0; i0 < rows; i0 += step) {
         const int64_t n = least_of(step, rows - i0);
@@ -195,7 +197,7 @@ inline void matmul_rows(void *data, int64_t task) {
         const auto soon = [&](int64_t i, int64_t at) {
             return m.c + (first + i0 + i) * m.ldc + at;
         };
-        multiply(w.b, a, n, scratch, soon, [&](int64_t i, int64_t at, int lanes, const float *sums) {
+        multiply(w.b, {0, w.b.panels}, a, n, scratch, soon, [&](int64_t i, int64_t at, int lanes, const float *sums) {
             float *to = soon(i, at);
             V v = load(sums);
             if (m.bias) v = add(v, load(m.bias + at, lanes));
@@ -215,8 +217,8 @@ inline void matmul_columns(void *data, int64_t task) {
     if (!multiply_transposed(
             p, first, [&](int64_t k) { return m.a + k * m.lda; },
             [&](int64_t k) { return m.b + k * m.ldb; }))
-        w.failed = true;
-    if (!m.bias) return;
+        fail(w.failed);
+    if (!m.bias || failed(w.failed)) return;
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < m.n; j++) m.c[(first + i) * m.ldc + j] += m.bias[j];
 }
@@ -226,21 +228,21 @@ inline int64_t share_of(int64_t rows, int64_t tasks) { return ((rows + tasks - 1
 
 inline Error matmul(const Matmul &m) {
     if (m.a_trans && m.b_trans) return "a product of two transposed matrices is not offered";
-    MatmulWork w = {&m, {}, 1, m.m, false};
+    MatmulWork w = {&m, {}, 1, m.m, 0};
     const int64_t worth = m.m * m.n * m.k / 200000 + 1;
     w.tasks = least_of(m.threads < 1 ? 1 : m.threads, worth);
     w.rows = share_of(m.m, w.tasks);
     if (m.a_trans) {
         parallel(m.threads, w.tasks, matmul_columns, &w);
-        return w.failed ? "out of memory" : nullptr;
+        return failed(w.failed) ? "out of memory" : nullptr;
     }
     w.b = m.m <= 4 ? plan(m.precision, m.m, 1, m.n, m.k) : plan_product(m.precision, m.n, m.k);
     Scratch s(static_cast<size_t>(w.b.bytes) + 128);
     if (s.failed()) return "out of memory";
     w.b.data = static_cast<char *>(s.bytes(static_cast<size_t>(w.b.bytes)));
-    parallel(m.threads, w.b.panels, matmul_fill, &w);
+    parallel(w.tasks > 1 ? m.threads : 1, w.b.panels, matmul_fill, &w);
     parallel(m.threads, w.tasks, matmul_rows, &w);
-    return w.failed ? "out of memory" : nullptr;
+    return failed(w.failed) ? "out of memory" : nullptr;
 }
 
 } // namespace

@@ -52,6 +52,14 @@ inline V power_of_2(V n) {
     const __m256i whole = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(whole, 23));
 }
+inline V larger(V a, V b) { return _mm256_max_ps(a, b); }
+inline float sum_of(V v) {
+    float all[W], s;
+    store(all, v);
+    s = all[0];
+    for (int i = 1; i < W; i++) s += all[i];
+    return s;
+}
 inline float largest(V v) {
     float all[W], m;
     store(all, v);

@@ -52,6 +52,14 @@ inline V power_of_2(V n) {
     const __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
     return _mm512_castsi512_ps(_mm512_slli_epi32(whole, 23));
 }
+inline V larger(V a, V b) { return _mm512_max_ps(a, b); }
+inline float sum_of(V v) {
+    float all[W], s;
+    store(all, v);
+    s = all[0];
+    for (int i = 1; i < W; i++) s += all[i];
+    return s;
+}
 inline float largest(V v) {
     float all[W], m;
     store(all, v);

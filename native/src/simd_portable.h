@@ -58,6 +58,12 @@ inline V power_of_2(V n) {
     const VI whole = __builtin_convertvector(n, VI);
     return reinterpret_cast<V>((whole + 127) << 23);
 }
+inline V larger(V a, V b) { return choose(a < b, b, a); }
+inline float sum_of(V v) {
+    float s = v[0];
+    for (int i = 1; i < W; i++) s += v[i];
+    return s;
+}
 inline float largest(V v) {
     float m = v[0];
     for (int i = 1; i < W; i++) m = v[i] > m ? v[i] : m;

@@ -42,7 +42,9 @@ int64_t gates_of(int32_t cell) {
     return cell == UNROLLED_GRU ? 3 : cell == UNROLLED_LSTM ? 4 : 1;
 }
 
-bool size_fits(int64_t n) { return n >= 1 && n < (int64_t{1} << 29); }
+bool size_fits(int64_t n) { return n >= 1 && n < (int64_t{1} << 28); }
+
+bool sums_fit(int32_t precision, int64_t k) { return precision != UNROLLED_INT8 || k <= INT8_MOST; }
 
 } // namespace
 
@@ -65,6 +67,8 @@ struct unrolled_stream {
         const size_t out = static_cast<size_t>(batch * stage.width()) * 4;
         stage.output = Memory(out);
         stage.out = reinterpret_cast<float *>(stage.output.data);
+        // what was the last stage writes to its own memory again, not to the caller's
+        if (!stages.empty()) stages.back().out = reinterpret_cast<float *>(stages.back().output.data);
         stages.push_back(std::move(stage));
         ready = false;
     }
@@ -72,8 +76,8 @@ struct unrolled_stream {
 
 extern "C" {
 
-unrolled_stream *unrolled_stream_new(int64_t batch, int32_t precision, int32_t) {
-    if (batch < 1 || batch >= (int64_t{1} << 29)) return nullptr;
+unrolled_stream *unrolled_stream_new(int64_t batch, int32_t precision) {
+    if (!size_fits(batch)) return nullptr;
     if (precision < UNROLLED_FP32 || precision > UNROLLED_INT8) return nullptr;
     unrolled_stream *s = new (std::nothrow) unrolled_stream;
     if (!s) return nullptr;
@@ -104,6 +108,7 @@ const char *unrolled_stream_layer(unrolled_stream *s, int32_t cell, int64_t inpu
     if (cell < UNROLLED_RNN_TANH || cell > UNROLLED_LSTM) return "no such cell";
     if (!h || (cell == UNROLLED_LSTM && !c)) return "no state given";
     if (s->last_width() && s->last_width() != input) return "a stage is not as wide as the one before";
+    if (!sums_fit(s->precision, input) || !sums_fit(s->precision, hidden)) return INT8_TOO_LONG;
     if (residual && input != hidden) return "a residual needs an input as wide as the output";
     try {
         Stage stage;
@@ -143,6 +148,7 @@ const char *unrolled_stream_layer(unrolled_stream *s, int32_t cell, int64_t inpu
 const char *unrolled_stream_linear(unrolled_stream *s, int64_t input, int64_t output) {
     if (!s || !size_fits(input) || !size_fits(output)) return "a size is out of range";
     if (s->last_width() && s->last_width() != input) return "a stage is not as wide as the one before";
+    if (!sums_fit(s->precision, input)) return INT8_TOO_LONG;
     try {
         Stage stage;
         const Level &at = *s->at;

@@ -5,10 +5,10 @@ namespace {
 
 inline void step_linear(const StreamLinear &s, const float *x, float *y) {
     const Rows a = rows_at(s.rows_x, s.precision, s.rows, s.input);
-    const MatrixUnit unit;
+    const MatrixUnit unit(s.precision);
     for (int64_t i = 0; i < s.rows; i++) put_row(a, i, x + i * s.input);
     const auto soon = [&](int64_t i, int64_t at) { return y + i * s.output + at; };
-    multiply(s.w, a, s.rows, s.scratch, soon, [&](int64_t i, int64_t at, int n, const float *sums) {
+    multiply(s.w, {0, s.w.panels}, a, s.rows, s.scratch, soon, [&](int64_t i, int64_t at, int n, const float *sums) {
         V v = load(sums);
         if (s.bias) v = add(v, load(s.bias + at, n));
         store(y + i * s.output + at, v, n);
@@ -18,7 +18,7 @@ inline void step_linear(const StreamLinear &s, const float *x, float *y) {
 // Both products of a panel one after the other, so that its gates can close at once. The order of
 // every sum is that of forward.h.
 template <int Cell>
-void step_cells(const StreamLayer &s, const Rows &x, const Rows &h, float *y) {
+void step_cells(const StreamLayer &s, const float *x_in, const Rows &x, const Rows &h, float *y) {
     const int64_t size = s.hidden;
     float *from_x = s.scratch, *from_h = s.scratch + SCRATCH;
     float before[4 * W];
@@ -51,7 +51,8 @@ void step_cells(const StreamLayer &s, const Rows &x, const Rows &h, float *y) {
                     else
                         now = rnn_cell<Cell == UNROLLED_RNN_RELU>(u);
                     store(s.h + row, now, n);
-                    store(y + row, now, n);
+                    // x of this place was put into its row before
+                    store(y + row, s.residual ? add(now, load(x_in + row, n)) : now, n);
                 }
         }
     }
@@ -60,20 +61,17 @@ void step_cells(const StreamLayer &s, const Rows &x, const Rows &h, float *y) {
 inline void step_layer(const StreamLayer &s, const float *x, float *y) {
     const Rows a = rows_at(s.rows_x, s.precision, s.rows, s.input);
     const Rows h = rows_at(s.rows_h, s.precision, s.rows, s.hidden);
-    const MatrixUnit unit;
+    const MatrixUnit unit(s.precision);
     for (int64_t i = 0; i < s.rows; i++) {
         put_row(a, i, x + i * s.input);
         put_row(h, i, s.h + i * s.hidden);
     }
-    // with a residual the input may stand where the output goes, so it is added last, from x
     switch (s.cell) {
-    case UNROLLED_LSTM: step_cells<UNROLLED_LSTM>(s, a, h, y); break;
-    case UNROLLED_GRU: step_cells<UNROLLED_GRU>(s, a, h, y); break;
-    case UNROLLED_RNN_RELU: step_cells<UNROLLED_RNN_RELU>(s, a, h, y); break;
-    default: step_cells<UNROLLED_RNN_TANH>(s, a, h, y);
+    case UNROLLED_LSTM: step_cells<UNROLLED_LSTM>(s, x, a, h, y); break;
+    case UNROLLED_GRU: step_cells<UNROLLED_GRU>(s, x, a, h, y); break;
+    case UNROLLED_RNN_RELU: step_cells<UNROLLED_RNN_RELU>(s, x, a, h, y); break;
+    default: step_cells<UNROLLED_RNN_TANH>(s, x, a, h, y);
     }
-    if (!s.residual) return;
-    for (int64_t i = 0; i < s.rows * s.hidden; i++) y[i] += x[i];
 }
 
 } // namespace

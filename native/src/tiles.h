@@ -144,7 +144,9 @@ struct alignas(64) TileConfig {
 
 // Every thread sets its tiles up before a product and lets them go at the end of its work.
 struct MatrixUnit {
-    MatrixUnit() {
+    const bool used;
+    explicit MatrixUnit(int32_t precision) : used(precision == UNROLLED_BF16) {
+        if (!used) return;
         TileConfig config;
         for (int i = 0; i < 8; i++) {
             config.bytes[i] = 64;
@@ -154,7 +156,9 @@ struct MatrixUnit {
         __asm__ volatile("" : : "r"(&config) : "memory");
         _tile_loadconfig(&config);
     }
-    ~MatrixUnit() { _tile_release(); }
+    ~MatrixUnit() {
+        if (used) _tile_release();
+    }
 };
 
 #define UNROLLED_AMX_START(J, N)                                                                   \
@@ -236,7 +240,7 @@ inline Tile amx_tile(int vectors, int m) {
 }
 #else
 struct MatrixUnit {
-    MatrixUnit() {} // nothing to set up
+    explicit MatrixUnit(int32_t) {} // nothing to set up
 };
 #endif
 

@@ -91,7 +91,9 @@ def read_anthem(made: Run) -> tuple[dict[str, Tensor], Tensor]:
     x = model.embedding(torch.tensor([ids]))
     start = model.layer.initial_state(1)
     parts = tuple(part[0] for part in (start.h, start.c) if part is not None)
-    y, _, trace = reference.unroll(model.layer.cell, x, parts, model.layer._weights("_l0"))
+    y, _, trace = reference.unroll(
+        model.layer.cell, x, parts, model.layer._weights(model.layer._places[0])
+    )
     return {key: value[0] for key, value in trace.items()}, model.head(y)[0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from unrolled.nn import Layer, SpelledWords, TokenEmbedding
+from unrolled.nn.stream import Stream, open_stream
 
 
 class Aligned(nn.Module):
@@ -34,3 +35,11 @@ class Aligned(nn.Module):
         """Return class scores (B, T, C) for word ids (B, T); ``spelling`` goes to the embedding."""
         steps = self.layer.read(self.embedding(tokens, *spelling), lengths)
         return self.head(self.dropout(steps))
+
+    def stream(self, batch: int = 1, precision: str = "float32") -> Stream:
+        """Return what reads one step (B,) or (B, D) and gives (B, C); see :meth:`Layer.stream`.
+
+        Raises:
+            ValueError: the layer reads both ways, or words are spelt.
+        """
+        return open_stream(self.layer, batch, precision, embedding=self.embedding, head=self.head)

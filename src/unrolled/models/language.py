@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from unrolled.nn import Layer, State, TokenEmbedding
+from unrolled.nn.stream import Parts, Stream, open_stream, why_not_native
 
 
 class LanguageModel(nn.Module):
@@ -74,3 +75,38 @@ class LanguageModel(nn.Module):
         """Read one token a row (B,): scores of the next (B, V), and the state."""
         output, state = self.layer.step(self.embedding(tokens), state)
         return self.head(self.dropout(output)), state
+
+    def stream(self, batch: int = 1, precision: str = "float32") -> Stream:
+        """Return what reads token ids (B,) and gives scores (B, V); see :meth:`Layer.stream`."""
+        return open_stream(self.layer, batch, precision, embedding=self.embedding, head=self.head)
+
+    def stepper(self) -> LanguageModel | Streamed:
+        """Return what says what this model says and steps faster, for one text at a time.
+
+        That is the model itself while it trains, and where the native core cannot step it.
+        """
+        why = why_not_native(Parts(self.layer, self.embedding, self.head), 1)
+        return self if self.training or why is not None else Streamed(self)
+
+
+class Streamed:
+    """A language model in evaluation that steps through a stream, packed at the first step.
+
+    What ``step`` returned, scores and state alike, is overwritten by the next one.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model, self.context = model, model.context
+        self._stream: Stream | None = None
+
+    def unroll(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Read tokens (B, T): scores (B, T, V), and the state."""
+        return self.model.unroll(tokens, state)
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read one token a row (B,): scores of the next (B, V) and the state."""
+        if self._stream is None or self._stream.state.rows != len(tokens):
+            self._stream = self.model.stream(len(tokens))
+        if state is not self._stream.state:
+            self._stream.load(state)
+        return self._stream.step(tokens), self._stream.state

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.nn import Layer, NGrams, Pooling, TokenEmbedding
+from unrolled.nn.stream import Stream, open_stream
 
 
 class ManyToOne(nn.Module):
@@ -71,6 +72,21 @@ class ManyToOne(nn.Module):
             return outputs
         assert characters is not None and counts is not None  # noqa: PT018
         return outputs + self.ngrams(characters, counts)
+
+    def stream(self, batch: int = 1, precision: str = "float32") -> Stream:
+        """Return what reads one step (B,) or (B, D) and gives the outputs if the rows ended there.
+
+        See :meth:`Layer.stream`.
+
+        Raises:
+            ValueError: the answer does not follow from the last step alone.
+        """
+        if self.pooling.kind != "last" or self.ngrams is not None:
+            raise ValueError(
+                "expected a model that answers from the last step, got pooling "
+                f"{self.pooling.kind!r}{' and n-grams' if self.ngrams else ''}; stream its layer"
+            )
+        return open_stream(self.layer, batch, precision, embedding=self.embedding, head=self.head)
 
     def recover(self, tokens: Tensor, lengths: Tensor, candidates: Tensor) -> Tensor:
         """Guess every real token from its neighbours alone.

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from unrolled.nn.state import RecurrentState
+from unrolled.ops.layout import packed
 
 if TYPE_CHECKING:
     from unrolled.nn.recurrent import Recurrent
@@ -45,16 +46,21 @@ def call_like_torch(
 
 
 def _call_packed(layer: Recurrent, x: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
-    """Pad, run with lengths, pack again in the same order."""
+    """Read the steps where they stand; or else pad, run with lengths, pack again in that order."""
+    initial = _as_state(layer, hx, False)
+    if layer.reads_packed(x.data, initial):
+        layout = packed(x.batch_sizes, x.sorted_indices)
+        y, after = layer.unroll_packed(x.data, layout, initial)
+        return x._replace(data=y), _as_tensors(after, False)
     padded, lengths = pad_packed_sequence(x, batch_first=True)
-    y, after = layer.unroll(padded, _as_state(layer, hx, False), lengths)
+    y, after = layer.unroll(padded, initial, lengths)
     if x.sorted_indices is not None:
         order = x.sorted_indices
         y, lengths = y.index_select(0, order), lengths.index_select(0, order.cpu())
     vf: Any = torch._VF
     data, batch_sizes = vf._pack_padded_sequence(y, lengths, True)
-    packed = PackedSequence(data, batch_sizes, x.sorted_indices, x.unsorted_indices)
-    return packed, _as_tensors(after, False)
+    again = PackedSequence(data, batch_sizes, x.sorted_indices, x.unsorted_indices)
+    return again, _as_tensors(after, False)
 
 
 def _as_state(layer: Recurrent, hx: Any, single: bool) -> RecurrentState | None:

@@ -6,12 +6,16 @@ Shapes: B rows, T steps, D input features, H output features.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from unrolled.nn.state import State
 from unrolled.ops.masking import check_lengths
+
+if TYPE_CHECKING:
+    from unrolled.nn.stream import Stream
 
 
 class Layer(nn.Module, ABC):
@@ -85,6 +89,20 @@ class Layer(nn.Module, ABC):
     def read(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return ``unroll``'s outputs (B, T, H) alone, which may be cheaper."""
         return self.unroll(x, None, lengths)[0]
+
+    def stream(self, batch: int = 1, precision: str = "float32") -> Stream:
+        """Return what reads one step at a time at the least cost, with the weights as they are now.
+
+        Args:
+            batch: B.
+            precision: of the weights in the native core: float32, bf16 or int8.
+
+        Raises:
+            ValueError: the layer reads both ways, or a setting is out of range.
+        """
+        from unrolled.nn.stream import open_stream  # which knows the layers, and so this file
+
+        return open_stream(self, batch, precision)
 
     def _check(self, x: Tensor, lengths: Tensor | None = None, state: State | None = None) -> None:
         """Refuse inputs of ``unroll`` that do not fit."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,19 @@ from unrolled.nn.dropout import LockedDropout, check_probability, locked_mask
 from unrolled.nn.layer import Layer, checked
 from unrolled.nn.state import RecurrentState, State
 from unrolled.ops import recurrent as ops
+from unrolled.ops.layout import Layout
 from unrolled.ops.reference import Extras, Weights
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 _NORMS = ("norm_ih", "norm_hh", "norm_c", "norm_c_bias")
+
+
+class _Place(NamedTuple):
+    """One layer in one direction, forward before backward, and its weights' names or None."""
+
+    layer: int
+    backward: bool
+    names: tuple[str | None, ...]
 
 
 class Recurrent(Layer):
@@ -110,12 +119,16 @@ class Recurrent(Layer):
         self.output_size = (last_size or proj_size or hidden_size) * self.directions
         self.causal = not bidirectional
         self.reverse_size = self.output_size // 2 if bidirectional else 0
-        self._make_weights(device, dtype)
+        self._places = tuple(self._make_weights(device, dtype))
         self.reset_parameters()
 
-    def _make_weights(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
-        """Register the weights under torch.nn's names, in torch.nn's order."""
-        for layer, suffix in self._places():
+    def _make_weights(
+        self, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> Iterator[_Place]:
+        """Register the weights under torch.nn's names, in torch.nn's order; yield their places."""
+        for place in range(self.num_layers * self.directions):
+            layer, backward = divmod(place, self.directions)
+            suffix = f"_l{layer}" + ("_reverse" if backward else "")
             wide, out = self.gates * self._size(layer), self.proj_size or self._size(layer)
             below = (self.proj_size or self.hidden_size) * self.directions
             width = self.input_size if layer == 0 else below
@@ -132,17 +145,13 @@ class Recurrent(Layer):
             for name, shape in shapes.items():
                 empty = torch.empty(shape, device=device, dtype=dtype)
                 self.register_parameter(f"{name}{suffix}", nn.Parameter(empty))
+            names = (name + suffix if name in shapes else None for name in (*_WEIGHTS, *_NORMS))
+            yield _Place(layer, backward == 1, tuple(names))
 
     def _size(self, layer: int) -> int:
         """Return H of a layer."""
         last = layer + 1 == self.num_layers
         return self.last_size if last and self.last_size else self.hidden_size
-
-    def _places(self) -> Iterator[tuple[int, str]]:
-        """Yield every layer with the suffix of its weights' names, forward before backward."""
-        for layer in range(self.num_layers):
-            for direction in range(self.directions):
-                yield layer, f"_l{layer}" + ("_reverse" if direction else "")
 
     def reset_parameters(self) -> None:
         """Draw the weights as torch.nn does: uniform within 1/sqrt(H). Gains are 1.
@@ -163,37 +172,45 @@ class Recurrent(Layer):
 
     @torch.no_grad()
     def _make_orthogonal(self) -> None:
-        for _, suffix in self._places():
-            for gate in getattr(self, f"weight_hh{suffix}").chunk(self.gates):
+        for place in self._places:
+            w = self._weights(place)
+            for gate in w.hh.chunk(self.gates):
                 nn.init.orthogonal_(gate, gain=0.5)
-            for name in ("bias_ih", "bias_hh") if self.bias else ():
-                getattr(self, name + suffix).zero_()
-            if self.bias and self.cell == "lstm":
-                getattr(self, f"bias_ih{suffix}").chunk(4)[1].fill_(1)
+            if w.bias_ih is not None and w.bias_hh is not None:
+                w.bias_ih.zero_()
+                w.bias_hh.zero_()
+                if self.cell == "lstm":
+                    w.bias_ih.chunk(4)[1].fill_(1)
 
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
         """The weights of each layer and direction, as torch.nn lists them."""
-        kinds = (*_WEIGHTS, *_NORMS)
-        found = [[getattr(self, k + s, None) for k in kinds] for _, s in self._places()]
-        return [[weight for weight in place if weight is not None] for place in found]
+        return [[getattr(self, name) for name in place.names if name] for place in self._places]
 
     def flatten_parameters(self) -> None:
         """Do nothing; torch.nn's method of this name, kept so that callers need not change."""
 
-    def _weights(self, suffix: str) -> Weights:
-        """Return the weights of one layer and direction, some recurrent ones dropped."""
-        found: list[Any]
-        found = [getattr(self, name + suffix, None) for name in (*_WEIGHTS, *_NORMS)]
-        ih, hh, bias_ih, bias_hh, *rest = found
-        if self.training and self.weight_drop:
-            hh = F.dropout(hh, self.weight_drop, training=True)
-        return Weights(ih, hh, bias_ih, bias_hh, *rest)
+    def _weights(self, place: _Place) -> Weights:
+        """Return the weights of one layer and direction."""
+        # torch's own look-up takes as long as an operator; pruned weights are found by it alone
+        mine = self._parameters
+        found: Any = [
+            None if name is None else mine[name] if name in mine else getattr(self, name)
+            for name in place.names
+        ]
+        return Weights(*found)
 
-    def _extras(self, x: Tensor, layer: int) -> Extras:
+    def _dropped(self, w: Weights) -> Weights:
+        """Return weights, some recurrent ones dropped while training."""
+        if self.training and self.weight_drop:
+            return w._replace(hh=F.dropout(w.hh, self.weight_drop, training=True))
+        return w
+
+    def _extras(self, x: Tensor, layer: int, rows: int) -> Extras:
         mask = None
         if self.training and self.recurrent_dropout:
-            mask = locked_mask(x, self.proj_size or self._size(layer), self.recurrent_dropout)
+            size = self.proj_size or self._size(layer)
+            mask = locked_mask(x.new_empty(rows, 0), size, self.recurrent_dropout)
         return Extras(self.zoneout, mask, self.training)
 
     def initial_state(
@@ -202,61 +219,142 @@ class Recurrent(Layer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> RecurrentState:
-        weight = next(self.parameters())
-        places = self.num_layers * self.directions
+        weight: Any = self.weight_ih_l0
+        where, kind, places = device or weight.device, dtype or weight.dtype, len(self._places)
+        sizes = ((places, batch, size) for size in self._state_sizes())
+        return RecurrentState(*(torch.zeros(s, device=where, dtype=kind) for s in sizes))
 
-        def zeros(size: int) -> Tensor:
-            where, kind = device or weight.device, dtype or weight.dtype
-            return torch.zeros(places, batch, size, device=where, dtype=kind)
-
-        h = zeros(self.proj_size or self.hidden_size)
-        return RecurrentState(h, zeros(self.hidden_size) if self.cell == "lstm" else None)
+    def _state_sizes(self) -> list[int]:
+        """Return the width of h, and that of c of an LSTM."""
+        sizes = [self.proj_size or self.hidden_size, self.hidden_size]
+        return sizes if self.cell == "lstm" else sizes[:1]
 
     def _run(
         self, x: Tensor, state: State | None, lengths: Tensor | None, final: bool
     ) -> tuple[Tensor, RecurrentState]:
         self._check(x, lengths, state)
-        parts = self._parts(state if state is not None else self.initial_state(x.shape[0]))
         lengths = None if lengths is None else lengths.to(x.device)
-        y, after, outputs = self.input_dropout(x), [], []
+        x = self._masked("input_dropout", x)
+        y, after = self._read(x, state, lengths, final, None)
+        return self._masked("output_dropout", y), after
+
+    def _masked(self, name: str, x: Tensor) -> Tensor:
+        """Return x (B, T, D) after a dropout; a module that would do nothing is not called."""
+        drop: Any = self._modules[name]
+        masked: Tensor = drop(x) if drop.p else x
+        return masked
+
+    def unroll_packed(
+        self, x: Tensor, layout: Layout, state: State | None = None
+    ) -> tuple[Tensor, RecurrentState]:
+        """Read packed steps x (N, D) where they stand; ``reads_packed`` says whether it can.
+
+        Returns:
+            y (N, P*R) and the state after each row's last step, in the order of the batch.
+
+        Raises:
+            ValueError: shapes that do not fit.
+        """
+        self._check(x[None], None, None)
+        if state is not None and state.rows != layout.rows:
+            raise ValueError(
+                f"expected a state of {layout.rows} rows, as many as x, got {state.rows}"
+            )
+        return self._read(x, state, None, True, layout)
+
+    def reads_packed(self, x: Tensor, state: RecurrentState | None) -> bool:
+        """Say whether packed steps (N, D) can be read without padding them first."""
+        masked = (self.input_dropout, self.between_dropout, self.output_dropout)
+        if torch.compiler.is_compiling() or (self.training and any(drop.p for drop in masked)):
+            return False
+        return all(path.name == "native" for path, _ in self._paths(x, state))
+
+    def _paths(self, x: Tensor, state: RecurrentState | None) -> Iterator[tuple[ops.Path, Weights]]:
+        """Yield which path runs each layer and direction over such an x, and its weights."""
+        for place in self._places:
+            w, size = self._weights(place), self.proj_size or self._size(place.layer)
+            like = x.new_empty(1, 1, w.ih.shape[1])
+            masked = self.training and self.recurrent_dropout
+            extras = Extras(self.zoneout, like.new_ones(1, size) if masked else None, self.training)
+            h = (w.ih if state is None else state.h).new_empty(1, size)
+            yield ops.path(self.cell, like, h, w, extras), w
+
+    def explain(self) -> str:
+        """Say which path runs each layer and direction now, and why: a line each.
+
+        Paths are native (with its instruction level and precision), torch and reference. Second
+        derivatives of the native one come from the reference.
+
+        Raises:
+            ValueError: ``ops.use("fast")`` was chosen and no fast path runs this.
+        """
+        found = zip(self._places, self._paths(next(self.parameters()), None), strict=True)
+        return "\n".join(
+            f"layer {layer}{' backward' if backward else ''}: {ops.describe(path, w)}"
+            for (layer, backward, _), (path, w) in found
+        )
+
+    def _read(
+        self,
+        x: Tensor,
+        state: State | None,
+        lengths: Tensor | None,
+        final: bool,
+        layout: Layout | None,
+    ) -> tuple[Tensor, RecurrentState]:
+        """Run all layers over x (B, T, D), or (N, D) as ``layout`` says."""
+        rows = x.shape[0] if layout is None else layout.rows
+        states = self._zeros(rows) if state is None else self._split(self._parts(state))
+        layout = ops.shared_layout(x, lengths) if layout is None else layout
+        y, after, outputs = x, [], []
         below = y
-        for place, (layer, suffix) in enumerate(self._places()):
-            backward = place % self.directions == 1
+        for place, before in zip(self._places, states, strict=True):
+            layer, backward, _ = place
             if not backward:
-                below = y
-                y = F.dropout(y, self.dropout, self.training) if layer and self.dropout else y
-                y = self.between_dropout(y) if layer else y
-            before = self._narrowed(parts, place, layer)
-            w, extras = self._weights(suffix), self._extras(y, layer)
-            out, new = ops.unroll(self.cell, y, before, w, lengths, backward, extras, final)
+                below, y = y, self._between(y) if layer else y
+            w, extras = self._dropped(self._weights(place)), self._extras(y, layer, rows)
+            out, new = ops.unroll(self.cell, y, before, w, lengths, backward, extras, final, layout)
             outputs.append(out)
             after.append(new)
             if len(outputs) == self.directions:
-                y, outputs = torch.cat(outputs, 2) if backward else out, []
+                y, outputs = torch.cat(outputs, -1) if backward else out, []
                 y = y + below if layer and self.residual else y
-        return self.output_dropout(y), self._stacked(after)
+        return y, self._stacked(after)
 
-    def _narrowed(self, parts: tuple[Tensor, ...], place: int, layer: int) -> tuple[Tensor, ...]:
-        """Return the state of one layer and direction, of the width it uses."""
-        if self._size(layer) == self.hidden_size:
-            return tuple(part[place] for part in parts)
-        return tuple(part[place, :, : self.last_size] for part in parts)
+    def _between(self, y: Tensor) -> Tensor:
+        """Return what one layer said, (B, T, H), as the next one reads it."""
+        y = F.dropout(y, self.dropout, self.training) if self.dropout else y
+        return self._masked("between_dropout", y)
+
+    def _split(self, parts: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+        """Return the states of all layers and directions, of the widths they use."""
+        return self._narrowed(list(zip(*(part.unbind() for part in parts), strict=True)))
+
+    def _zeros(self, rows: int) -> list[tuple[Tensor, ...]]:
+        """Return the same of a state of zeros: one tensor stands for all places."""
+        weight: Any = self.weight_ih_l0
+        zeros = tuple([weight.new_zeros(rows, size) for size in self._state_sizes()])
+        return self._narrowed([zeros] * len(self._places))
+
+    def _narrowed(self, states: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+        if self.last_size:
+            states[-1] = tuple(part[:, : self.last_size] for part in states[-1])
+        return states
 
     def _stacked(self, after: list[tuple[Tensor, ...]]) -> RecurrentState:
         """Return the states of all layers as one, a narrower last one filled up with zeros."""
         if self.last_size:
             room = self.hidden_size - self.last_size
             after[-1] = tuple(F.pad(part, (0, room)) for part in after[-1])
-        return RecurrentState(*(torch.stack(part) for part in zip(*after, strict=True)))
+        pairs = zip(*after, strict=True)
+        return RecurrentState(*(p[0][None] if len(p) == 1 else torch.stack(p) for p in pairs))
 
     def _parts(self, state: State) -> tuple[Tensor, ...]:
         """Return h, and c of an LSTM, or refuse a state that is not this layer's."""
         checked(state, RecurrentState, type(self).__name__)
         assert isinstance(state, RecurrentState)
         parts = (state.h,) if state.c is None else (state.h, state.c)
-        places = self.num_layers * self.directions
-        sizes = [self.proj_size or self.hidden_size, self.hidden_size][: 1 + (self.cell == "lstm")]
-        expected = [(places, state.rows, size) for size in sizes]
+        expected = [(len(self._places), state.rows, size) for size in self._state_sizes()]
         got = [tuple(part.shape) for part in parts]
         if got != expected:
             raise ValueError(
@@ -276,17 +374,15 @@ class Recurrent(Layer):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, RecurrentState]:
         self._check_step(x, state)
         parts = self._parts(state)
-        y, after = self.input_dropout(x[:, None])[:, 0], []
-        for layer, suffix in self._places():
-            below = y
-            if layer and self.dropout:
-                y = F.dropout(y, self.dropout, self.training)
-            y = self.between_dropout(y[:, None])[:, 0] if layer else y
-            before = self._narrowed(parts, layer, layer)
-            new = ops.step(self.cell, y, before, self._weights(suffix), self._extras(y, layer))
+        y, after = self._masked("input_dropout", x[:, None])[:, 0], []
+        for place, before in zip(self._places, self._split(parts), strict=True):
+            below, layer = y, place.layer
+            y = self._between(y[:, None])[:, 0] if layer else y
+            w, extras = self._dropped(self._weights(place)), self._extras(y, layer, len(y))
+            new = ops.step(self.cell, y, before, w, extras)
             after.append(new)
             y = new[0] + below if layer and self.residual else new[0]
-        return self.output_dropout(y[:, None])[:, 0], self._stacked(after)
+        return self._masked("output_dropout", y[:, None])[:, 0], self._stacked(after)
 
     def forward(
         self,

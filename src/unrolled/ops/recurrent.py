@@ -1,22 +1,26 @@
 """Runs one recurrent cell over time by the best path there is: the one table of them.
 
-Fast is torch's kernel, and for training a GRU or RNN on the CPU ``handwritten``. On the CPU only
-torch's LSTM without packing reaches a fused kernel (oneDNN, fp32 and bf16), so ragged batches are
+``path`` says which one: the native core, torch's kernels or the equations. On the CPU only torch's
+LSTM without packing reaches a fused kernel (oneDNN, fp32 and bf16), so for torch ragged batches are
 never packed: padding at the right cannot influence earlier steps, and the backward direction reads
-rows that were reversed one by one. Shapes as in ``reference``.
+rows that were reversed one by one.
+Shapes as in ``reference``.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from unrolled.ops import handwritten, reference
+from unrolled.ops import kernel, native, reference, traced
+from unrolled.ops.kernel import Call, Inputs
+from unrolled.ops.layout import Layout, padded
 from unrolled.ops.masking import last_steps, reverse_rows, zero_padding
 from unrolled.ops.reference import PLAIN, Extras, Weights
 
@@ -27,59 +31,75 @@ _States = tuple[Tensor, ...]
 # 1 in every precision, fp16 included, and both have slope 0
 _SHUT = 30000.0
 
-_MODES = ("auto", "fast", "reference")
-_mode = "auto"
+_chosen = {"mode": "auto", "precision": "auto"}
 
 
-class use:  # a function to its callers, hence the small letter
+class _Choice:
+    what: ClassVar[str]
+    names: ClassVar[tuple[str, ...]]
+
+    def __init__(self, name: str) -> None:
+        if name not in self.names:
+            listed = ", ".join(self.names)
+            raise ValueError(f"expected a {self.what} out of {listed}, got {name!r}")
+        self.before, _chosen[self.what] = _chosen[self.what], name
+
+    def __enter__(self) -> _Choice:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _chosen[self.what] = self.before
+
+
+class use(_Choice):  # a function to its callers, hence the small letter
     """Choose how recurrent cells run: ``use("reference")``, or for a block ``with use(...)``.
 
     Args:
-        mode: "auto" (a fast path where there is one), "fast" (ValueError where there is none) or
+        name: "auto" (a fast path where there is one), "fast" (ValueError where there is none) or
             "reference" (the plain equations: second derivatives, torch.func.vmap).
 
     Raises:
         ValueError: no such mode.
     """
 
-    def __init__(self, mode: str) -> None:
-        global _mode
-        if mode not in _MODES:
-            raise ValueError(f"expected a mode out of {', '.join(_MODES)}, got {mode!r}")
-        self.before, _mode = _mode, mode
+    what, names = "mode", ("auto", "fast", "reference")
 
-    def __enter__(self) -> use:
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        global _mode
-        _mode = self.before
+class precision(_Choice):
+    """Choose in what the native core multiplies, as ``use`` chooses the path.
+
+    Args:
+        name: "float32"; "bf16" (operands of 8 bits, sums and states in fp32); "int8" (weights of 8
+            bits with a scale a column, and the same of what they meet; no slopes); or "auto", which
+            is bf16 under autocast to it and for weights in it, and float32 otherwise.
+
+    Raises:
+        ValueError: no such precision.
+    """
+
+    what, names = "precision", ("auto", *native.PRECISIONS)
 
 
 def mode() -> str:
     """Return what :class:`use` chose last."""
-    return _mode
+    return _chosen["mode"]
 
 
 def _flat(w: Weights) -> list[Tensor]:
     return [part for part in (w.ih, w.hh, w.bias_ih, w.bias_hh, w.hr) if part is not None]
 
 
-def _by_hand(x: Tensor, state: _States, w: Weights) -> bool:
-    """Say whether slopes are wanted on the CPU, where the hand-written ones are cheaper."""
-    if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    return any(part.requires_grad for part in (x, *state, *_flat(w)))
+def _carried(after: Iterable[Tensor], state: _States) -> _States:
+    """Return the state afterwards in the precision of the one before."""
+    pairs = zip(after, state, strict=True)
+    return tuple([new if new.dtype == old.dtype else new.to(old.dtype) for new, old in pairs])
 
 
 def _kernel(cell: str, x: Tensor, state: _States, w: Weights) -> tuple[Tensor, _States]:
     """Run torch's kernel over x (B, T, D), one layer, forward in time."""
-    if cell != "lstm" and _by_hand(x, state, w):
-        y = handwritten.unroll(cell, x, state[0], w)
-        return y, (y[:, -1],)
     y, *final = (_on_cuda if x.is_cuda else _call)(cell, x, state, w)
     # under autocast the kernel answers in bf16; what is carried on keeps its precision
-    return y, tuple(f[0].to(s.dtype) for f, s in zip(final, state, strict=True))
+    return y, _carried((part[0] for part in final), state)
 
 
 def _call(cell: str, x: Tensor, state: _States, w: Weights) -> _States:
@@ -154,49 +174,182 @@ def _fast(
     return reverse_rows(y, lengths) if reverse else y, after
 
 
-def _reference(
+def _transformed() -> bool:
+    """Say whether torch.func or forward-mode slopes are at work, which know no fused kernel."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+class Path(NamedTuple):
+    """Which path a call takes, and why.
+
+    Attributes:
+        name: native, torch or reference.
+        why: what keeps it from a faster one, and what would help; empty for native.
+    """
+
+    name: str
+    why: str = ""
+
+
+_NATIVE = Path("native")
+_NARROW = (torch.float32, torch.bfloat16)
+_TENSORS = (Tensor, torch.nn.Parameter)
+
+
+def autocast() -> torch.dtype | None:
+    """Return what autocast on the CPU casts to; None without it."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+
+
+def _unlike(x: Tensor, h: Tensor, w: Weights) -> str:
+    """Say which precision the native core does not take; empty when it takes all."""
+    low, kind = autocast(), w.ih.dtype
+    taken = (kind,) if low is None else _NARROW
+    if low not in (None, torch.bfloat16):
+        return f"autocast to {low}; bf16 is native"
+    if kind not in _NARROW or w.hh.dtype != kind:
+        return f"weights in {kind}; float32 and bf16 are native"
+    if x.dtype not in taken or h.dtype not in taken:
+        return f"x in {x.dtype} and state in {h.dtype} beside weights in {kind}"
+    return ""
+
+
+def unreachable(*tensors: Tensor) -> str:
+    """Say why the native core cannot be handed these tensors; empty when it can."""
+    if not all(tensor.is_cpu for tensor in tensors):
+        devices = sorted({tensor.device.type for tensor in tensors} - {"cpu"})
+        return f"on {', '.join(devices)}; the native core is for CPUs"
+    if torch.compiler.is_compiling():  # then operators stand in for the library's functions
+        if torch.compiler.is_exporting():
+            return "exported; torch's operators run anywhere"
+    elif (
+        torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack()
+        or _transformed()
+    ):
+        return "tracing, torch.func or a dispatch mode, which see torch's operators alone"
+    elif any(type(tensor) not in _TENSORS for tensor in tensors):
+        return "subclasses of tensors, of which the native core knows nothing"
+    return "" if native.available() else native.missing()
+
+
+def _not_native(x: Tensor, h: Tensor, w: Weights, extras: Extras) -> str:
+    """Say why the native core cannot run this; empty when it can."""
+    if w.hr is not None:
+        return "a projection (proj_size)"
+    if not x.numel():
+        return "nothing to read"
+    if extras.recurrent_mask is not None and extras.recurrent_mask.requires_grad:
+        return "slopes of the mask are wanted"
+    if extras.recurrent_mask is not None and _chosen["precision"] == "int8":
+        return "recurrent_dropout, which int8 has no use for"
+    return _unlike(x, h, w) or unreachable(x, h, w.ih, w.hh)
+
+
+def _lowered() -> str:
+    """Return the choice of a precision that the native core alone has; empty without one."""
+    name = _chosen["precision"]
+    return "" if name in ("auto", "float32") else f"ops.precision({name!r})"
+
+
+def path(cell: str, x: Tensor, h: Tensor, w: Weights, extras: Extras = PLAIN) -> Path:
+    """Say which path :func:`unroll` takes now.
+
+    Args:
+        cell: rnn_tanh, rnn_relu, lstm or gru.
+        x: what it will read.
+        h: the hidden vector it starts from.
+        w: its weights.
+        extras: zoneout and recurrent dropout.
+
+    Raises:
+        ValueError: ``use("fast")`` was chosen and no fast path runs this, or none in the precision
+            that was chosen.
+    """
+    if _chosen["mode"] == "reference":
+        return Path("reference", "ops.use('reference') was chosen; ops.use('auto') ends it")
+    lacking = [] if w.norm_ih is None else ["layer_norm"]
+    lacking += ["zoneout"] if extras.zoneout else []
+    why = "" if lacking else _not_native(x, h, w, extras)
+    if not why and not lacking:
+        return _NATIVE
+    if _chosen["mode"] == "auto" and _transformed():
+        return Path("reference", "torch.func or forward-mode slopes, which know no fused kernel")
+    if extras.recurrent_mask is not None:
+        lacking.append("recurrent_dropout")
+    if lacking and _chosen["mode"] == "fast":
+        raise ValueError(
+            f"expected settings that the fast path of {cell} can run, got {', '.join(lacking)}; "
+            "choose ops.use('auto')"
+        )
+    if _chosen["mode"] == "fast" and _lowered():
+        raise ValueError(
+            f"expected what the native core runs, which alone has {_lowered()}, got {why}; choose "
+            "ops.precision('auto') or ops.use('auto')"
+        )
+    if lacking:
+        also = f"; not native: {why}" if why else ""
+        return Path("reference", f"{', '.join(lacking)}: only the equations have it{also}")
+    return Path("torch" if x.numel() else "reference", why)
+
+
+def _wants_slopes(x: Tensor, state: _States, w: Weights) -> bool:
+    return torch.is_grad_enabled() and any(p.requires_grad for p in (x, *state, *_flat(w)))
+
+
+def _native_precision(w: Weights) -> str:
+    if _chosen["precision"] != "auto":
+        return _chosen["precision"]
+    return "bf16" if torch.bfloat16 in (autocast(), w.ih.dtype) else "float32"
+
+
+def describe(chosen: Path, w: Weights) -> str:
+    """Return a path in words: the native one with its level and precision, others with the why."""
+    if chosen.name == "native":
+        return f"native ({native.level()}, {_native_precision(w)})"
+    ignored = f"; {_lowered()} is ignored, which the native core alone has" if _lowered() else ""
+    return f"{chosen.name} ({chosen.why}{ignored})"
+
+
+def shared_layout(x: Tensor, lengths: Tensor | None) -> Layout | None:
+    """Return the layout of ragged x (B, T, D) for all layers that read it, if one can be had."""
+    if lengths is None or torch.compiler.is_compiling() or unreachable(x, lengths):
+        return None
+    return padded(x, lengths)
+
+
+def _native(
     cell: str,
     x: Tensor,
     state: _States,
     w: Weights,
     lengths: Tensor | None,
     reverse: bool,
-    extras: Extras,
+    mask: Tensor | None,
+    layout: Layout | None,
 ) -> tuple[Tensor, _States]:
-    y, after, _ = reference.unroll(cell, x, state, w, lengths, reverse, extras)
-    return y, after
-
-
-_Path = Callable[[str, Tensor, _States, Weights, Tensor | None, bool, bool], tuple[Tensor, _States]]
-
-# the fast path of every cell; whatever it cannot run goes to the reference
-FAST: dict[str, _Path] = {"rnn_tanh": _fast, "rnn_relu": _fast, "lstm": _fast, "gru": _fast}
-
-
-def _transformed() -> bool:
-    """Say whether torch.func is at work, vmap for one, which knows no fused kernel."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-
-
-def _takes_fast(what: str, w: Weights, extras: Extras, usual: bool = True) -> bool:
-    """Say whether the fast path runs; raise when it was ordered and cannot."""
-    if _mode == "reference" or (_mode == "auto" and _transformed()):
-        return False
-    lacking = [
-        name
-        for name, asked in (
-            ("layer_norm", w.norm_ih is not None),
-            ("zoneout", extras.zoneout > 0),
-            ("recurrent_dropout", extras.recurrent_mask is not None),
-        )
-        if asked
-    ]
-    if lacking and _mode == "fast":
+    """Run the native core, whose inputs and outputs are fp32 in every precision."""
+    low, compiling = _native_precision(w), torch.compiler.is_compiling()
+    wanted = (compiling or low == "int8") and _wants_slopes(x, state, w)
+    if wanted and low == "int8":
         raise ValueError(
-            f"expected settings that the fast path of {what} can run, got {', '.join(lacking)}; "
-            "choose ops.use('auto')"
+            "expected a call without slopes under ops.precision('int8'), got one that wants them; "
+            "add torch.no_grad(), or choose ops.precision('bf16') to train"
         )
-    return usual and not lacking
+    given = (x, w.ih, w.hh, w.bias_ih, w.bias_hh, *state, *(None,) * (2 - len(state)), mask)
+    wide: list[Any] = [p if p is None or p.dtype == torch.float32 else p.float() for p in given]
+    inputs, mask = Inputs(*wide[:-1]), wide[-1]
+    after: _States
+    if compiling:
+        y, *ends = traced.recurrent(*inputs, mask, lengths, cell, low, reverse, wanted)
+        after = tuple(ends[: len(state)])
+    else:
+        layout = padded(x, lengths) if layout is None else layout
+        y, after = kernel.unroll(Call(cell, low, reverse, layout), inputs, mask)
+    kind = state[0].dtype
+    return y if y.dtype == kind else y.to(kind), _carried(after, state)
 
 
 def unroll(
@@ -208,6 +361,7 @@ def unroll(
     reverse: bool = False,
     extras: Extras = PLAIN,
     final: bool = True,
+    layout: Layout | None = None,
 ) -> tuple[Tensor, _States]:
     """Run one layer of one direction over time.
 
@@ -218,19 +372,26 @@ def unroll(
         w: its weights.
         lengths: real steps of each row (B,); None when all are.
         reverse: read each row from its last real step to its first.
-        extras: zoneout and recurrent dropout, which only the reference runs.
-        final: False when the state afterwards is not needed, which is then not right for rows
-            shorter than T.
+        extras: zoneout and recurrent dropout; the first only the reference runs.
+        final: False when the state afterwards is not needed, which is then perhaps not right for
+            rows shorter than T.
+        layout: what ``layout.padded`` says of x and lengths, when that is known already; or that of
+            packed x (N, D), which only the native core reads.
 
     Returns:
-        y (B, T, P), zero at padding, and the state after each row's last step read.
+        y (B, T, P), zero at padding, and the state after each row's last step read; y (N, P) where
+        x is packed.
 
     Raises:
-        ValueError: ``use("fast")`` was chosen and no fast path runs this.
+        ValueError: ``use("fast")`` was chosen and no fast path runs this; slopes in int8.
     """
-    if _takes_fast(cell, w, extras, x.numel() > 0):
-        return FAST[cell](cell, x, state, w, lengths, reverse, final)
-    return _reference(cell, x, state, w, lengths, reverse, extras)
+    chosen = path(cell, x, state[0], w, extras)
+    if chosen is _NATIVE:
+        return _native(cell, x, state, w, lengths, reverse, extras.recurrent_mask, layout)
+    if chosen.name == "torch":
+        return _fast(cell, x, state, w, lengths, reverse, final)
+    y, after, _ = reference.unroll(cell, x, state, w, lengths, reverse, extras)
+    return y, after
 
 
 def step(cell: str, x: Tensor, state: _States, w: Weights, extras: Extras = PLAIN) -> _States:
@@ -245,9 +406,12 @@ def step(cell: str, x: Tensor, state: _States, w: Weights, extras: Extras = PLAI
     Raises:
         ValueError: ``use("fast")`` was chosen and no fast path runs this.
     """
+    mask, chosen = extras.recurrent_mask, path(cell, x, state[0], w, extras)
+    if chosen is _NATIVE and (mask is not None or _lowered()):
+        return _native(cell, x[:, None], state, w, None, False, mask, None)[1]
     # torch has no cell with a projection
     after: _States
-    if not _takes_fast(cell, w, extras, w.hr is None and x.numel() > 0):
+    if chosen.name == "reference" or w.hr is not None:
         after, _ = reference.STEPS[cell](reference.from_input(cell, x, w), state, w, extras)
     else:
         parts = (w.ih, w.hh, w.bias_ih, w.bias_hh)
@@ -256,7 +420,7 @@ def step(cell: str, x: Tensor, state: _States, w: Weights, extras: Extras = PLAI
         else:
             after = (getattr(_vf, f"{cell}_cell")(x, state[0], *parts),)
     # autocast must not narrow what is carried on
-    return tuple(new.to(old.dtype) for new, old in zip(after, state, strict=True))
+    return _carried(after, state)
 
 
-__all__ = ["FAST", "Extras", "Weights", "mode", "step", "unroll", "use"]
+__all__ = ["Extras", "Path", "Weights", "mode", "path", "precision", "step", "unroll", "use"]

@@ -226,7 +226,7 @@ class Language(Task):
         start = [end, *self.tokenizer.encode(nfc(prompt))]
         banned = [self.tokenizer.pad_id, self.tokenizer.unk_id, self.tokenizer.bos_id]
         tokens = generate(
-            model, start, max_new_tokens, sampling,
+            model.stepper(), start, max_new_tokens, sampling,
             seed=seed, ends=[end], banned=banned, device=device, notice=notice,
         )  # fmt: skip
         return until(self._pieces(tokens), stop)

@@ -1,0 +1,244 @@
+"""Recurrent cells over time in the native core, with slopes: the calls and what autograd sees.
+
+Shapes: B rows, T steps, N steps of all rows, D input, H hidden, G gates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unrolled.ops import native, reference
+from unrolled.ops.layout import Layout, is_time_first, laid, like
+from unrolled.ops.reference import Extras, Weights
+
+GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "lstm": 4}
+# how many times H wide the gates, cells and inner are that are kept of a step for the slopes
+KEPT = {"rnn_tanh": (0, 0, 0), "rnn_relu": (0, 0, 0), "gru": (3, 0, 1), "lstm": (4, 1, 0)}
+
+
+class Call(NamedTuple):
+    """What a call is, beside its tensors.
+
+    Attributes:
+        cell, precision: keys of ``native.CELLS`` and ``native.PRECISIONS``.
+        reverse: from each row's last step to its first.
+        layout: where the steps stand.
+    """
+
+    cell: str
+    precision: str
+    reverse: bool
+    layout: Layout
+
+
+class Inputs(NamedTuple):
+    """What slopes can be wanted of, all fp32: x (B, T, D) or (N, D), weights, h and c (B, H)."""
+
+    x: Tensor
+    w_ih: Tensor
+    w_hh: Tensor
+    b_ih: Tensor | None
+    b_hh: Tensor | None
+    h: Tensor
+    c: Tensor | None
+
+
+_Some = list[Tensor | None]
+_NAMES = (*Inputs._fields, "mask")
+
+
+def check_shapes(
+    cell: str, names: Iterable[str], parts: Iterable[Tensor | None], shapes: Iterable[object]
+) -> None:
+    """Refuse tensors of other shapes, or that are not fp32 on the CPU.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for name, part, shape in zip(names, parts, shapes, strict=True):
+        if part is not None and (
+            part.shape != shape or part.dtype != torch.float32 or not part.is_cpu
+        ):
+            raise ValueError(
+                f"expected {name} of shape {shape} in fp32 on the CPU for {cell}, got "
+                f"{tuple(part.shape)} in {part.dtype} on {part.device}; the state has H columns, "
+                "weights have H times the number of gates as rows"
+            )
+
+
+def check(call: Call, inputs: Inputs, mask: Tensor | None) -> None:
+    """Refuse what would be read or written out of bounds.
+
+    Raises:
+        ValueError: a shape, precision or device that does not fit.
+    """
+    layout, (width, size) = call.layout, (inputs.x.shape[-1], inputs.h.shape[-1])
+    wide, state = GATES[call.cell] * size, (layout.rows, size)
+    x = (layout.rows, layout.steps, width) if layout.offset is None else (layout.total, width)
+    shapes = (x, (wide, width), (wide, size), (wide,), (wide,), state, state, state)
+    check_shapes(call.cell, _NAMES, (*inputs, mask), shapes)
+    if (inputs.c is None) == (call.cell == "lstm"):
+        raise ValueError(f"expected c for lstm and for no other cell, got it wrong for {call.cell}")
+
+
+def _whole(parts: Iterable[Tensor | None]) -> _Some:
+    return [None if part is None else part.contiguous() for part in parts]
+
+
+def _run(name: str, call: Call, inputs: Inputs, time_first: bool, parts: _Some) -> None:
+    """Call a function of the library; ``parts`` are tensors in the order of its struct."""
+    layout = call.layout
+    where = (layout.offset, layout.active, layout.base(time_first), layout.order)
+    numbers = (
+        native.CELLS[call.cell],
+        native.PRECISIONS[call.precision],
+        call.reverse,
+        torch.get_num_threads(),
+        layout.rows,
+        layout.steps,
+        inputs.x.shape[-1],
+        inputs.h.shape[1],
+        layout.total,
+        *layout.strides(time_first),
+    )
+    pointers = [0 if part is None else part.data_ptr() for part in (*where, *parts)]
+    native.run(name, numbers, pointers)
+
+
+def _padded(layout: Layout) -> bool:
+    return layout.active is not None and layout.offset is None
+
+
+def forward(
+    call: Call, inputs: Inputs, mask: Tensor | None, keep: int
+) -> tuple[Tensor, tuple[Tensor, ...], _Some]:
+    """Read all steps.
+
+    Args:
+        call: what to run.
+        inputs: its tensors.
+        mask: (B, H), multiplies h on its way to the gates.
+        keep: for how many steps there is room in what is kept for ``backward``, at least N and at
+            least 1; 0 keeps nothing.
+
+    Returns:
+        y (B, T, H) or (N, H) in the memory layout of x and zero at padding, the state after each
+        row's last step read, and what is kept: gates, cells and inner.
+
+    Raises:
+        ValueError: shapes that do not fit one another.
+    """
+    check(call, inputs, mask)
+    (x, *rest), time_first, size = inputs, is_time_first(inputs.x), inputs.h.shape[1]
+    y = like(x, size, time_first, _padded(call.layout))
+    after = [None if part is None else y.new_empty(part.shape) for part in inputs[5:]]
+    kept = [y.new_empty(keep, wide * size) if keep and wide else None for wide in KEPT[call.cell]]
+    given = [laid(x, time_first), *_whole((*rest, mask))]
+    _run("forward", call, inputs, time_first, [*given, y, *after, *kept])
+    return y, tuple(part for part in after if part is not None), kept
+
+
+def backward(
+    call: Call,
+    inputs: Inputs,
+    mask: Tensor | None,
+    y: Tensor,
+    kept: _Some,
+    slopes: _Some,
+    wanted: list[bool],
+) -> _Some:
+    """Return the slopes of those of the inputs that are wanted, None for the others.
+
+    Args:
+        call, inputs, mask: as ``forward`` was given them.
+        y, kept: as it returned them.
+        slopes: of y, and of h and c at the end; None is zero.
+        wanted: one for each of the inputs.
+    """
+    (x, *rest), (d_y, d_h, d_c), time_first = inputs, slopes, is_time_first(inputs.x)
+    found: _Some = [
+        None if part is None or not want else x.new_empty(part.shape)
+        for part, want in zip(rest, wanted[1:], strict=True)
+    ]
+    d_x = like(x, x.shape[-1], time_first, _padded(call.layout)) if wanted[0] else None
+    d_y = None if d_y is None else laid(d_y, time_first)
+    given = [laid(x, time_first), *_whole((*rest, mask)), laid(y, time_first), None, None]
+    given += [*_whole(kept), d_y, *_whole((d_h, d_c))]
+    _run("backward", call, inputs, time_first, [*given, d_x, *found])
+    return [d_x, *found]
+
+
+def _by_reference(
+    call: Call, inputs: Inputs, mask: Tensor | None, slopes: _Some, wanted: list[bool]
+) -> _Some:
+    """Do the same as ``backward`` by the equations, which can be differentiated again."""
+    layout, twice = call.layout, torch.is_grad_enabled()
+    x, w_ih, w_hh, b_ih, b_hh, h, c = inputs
+    with torch.enable_grad():
+        if layout.offset is not None:
+            flat = x.new_zeros(layout.rows * layout.steps, x.shape[1])
+            flat = flat.index_add(0, layout.places(), x)
+            x = flat.unflatten(0, (layout.rows, layout.steps))
+        state = (h,) if c is None else (h, c)
+        extras, lengths = Extras(recurrent_mask=mask), layout.lengths()
+        y, after, _ = reference.unroll(
+            call.cell, x, state, Weights(w_ih, w_hh, b_ih, b_hh), lengths, call.reverse, extras
+        )
+        y = y if layout.offset is None else y.flatten(0, 1)[layout.places()]
+        pairs = zip((y, *after), slopes, strict=False)
+        outputs, given = zip(*((out, s) for out, s in pairs if s is not None), strict=True)
+        asked = [
+            part for part, want in zip(inputs, wanted, strict=True) if want and part is not None
+        ]
+        found = iter(
+            torch.autograd.grad(
+                outputs, asked, given, create_graph=twice, allow_unused=True, materialize_grads=True
+            )
+        )
+    return [next(found) if want else None for want in wanted]
+
+
+def is_batched(slopes: Iterable[Tensor | None]) -> bool:
+    """Say whether slopes of many outputs come at once, which stand nowhere in memory."""
+    functions = torch._C._functorch
+    return torch._C._are_functorch_transforms_active() or any(
+        part is not None and functions.is_legacy_batchedtensor(part) for part in slopes
+    )
+
+
+class _Unroll(torch.autograd.Function):
+    """Second derivatives come from the reference."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, mask: Tensor | None, *parts: Any) -> tuple[Tensor, ...]:
+        inputs = Inputs(*parts)
+        y, after, kept = forward(call, inputs, mask, max(call.layout.total, 1))
+        ctx.call = call
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(mask, y, *kept, *inputs)
+        return y, *after
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor | None) -> Any:
+        mask, y, *rest = ctx.saved_tensors
+        kept, inputs, wanted = rest[:3], Inputs(*rest[3:]), ctx.needs_input_grad[2:]
+        if torch.is_grad_enabled() or is_batched(slopes):
+            found = _by_reference(ctx.call, inputs, mask, list(slopes), wanted)
+        else:
+            ends = [*slopes, None][:3]  # c has none where there is none
+            found = backward(ctx.call, inputs, mask, y, kept, ends, wanted)
+        return None, None, *found
+
+
+def unroll(call: Call, inputs: Inputs, mask: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Read all steps; return y and the state as ``forward`` does, with slopes where wanted."""
+    wanted = torch.is_grad_enabled()
+    if wanted and any(part is not None and part.requires_grad for part in inputs):
+        run: Any = _Unroll.apply
+        y, *after = run(call, mask, *inputs)
+        return y, tuple(after)
+    return forward(call, inputs, mask, 0)[:2]

@@ -1,0 +1,244 @@
+"""The native core: finds libunrolled, checks its version once, and calls it through ctypes.
+
+What the functions do is said in ``native/include/unrolled.h``. Without the library (no compiler at
+the installation, another version) there is one warning, and torch's kernels run instead.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import sys
+import sysconfig
+import threading
+import warnings
+from ctypes import c_char_p, c_double, c_int32, c_int64, c_uint32, c_void_p
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+ABI = 2
+CELLS = {"rnn_tanh": 0, "rnn_relu": 1, "gru": 2, "lstm": 3}
+PRECISIONS = {"float32": 0, "bf16": 1, "int8": 2}
+LEVELS = ("portable", "avx2", "avx512", "amx")
+_FEATURES = ("bf16", "vnni", "amx")
+_COUNTERS = {"forward": 0, "backward": 1, "step": 2, "matmul": 3}
+
+_INT32 = ("cell", "precision", "reverse", "threads")
+_INT64 = ("rows", "steps", "input", "hidden", "count", "step_stride", "row_stride")
+_POINTERS = (
+    *("offset", "active", "base", "order", "x", "w_ih", "w_hh", "b_ih", "b_hh", "h0", "c0"),
+    *("mask", "y", "h_final", "c_final", "gates", "cells", "inner", "d_y", "d_h_final"),
+    *("d_c_final", "d_x", "d_w_ih", "d_w_hh", "d_b_ih", "d_b_hh", "d_h0", "d_c0"),
+)
+
+
+# ``unrolled_run``, one layer of one direction over time: fields and their kinds as struct has them
+FIELDS = dict.fromkeys(_INT32, "i") | dict.fromkeys(_INT64, "q") | dict.fromkeys(_POINTERS, "P")
+# bytes from here cost a tenth of what a structure of ctypes does
+_RUN = struct.Struct("".join(FIELDS.values()))
+
+_TEXT, _NONE = c_char_p, None
+# of every function: what it returns, what it takes
+_SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "level": (c_int32,),
+    "best_level": (c_int32,),
+    "set_level": (c_int32, c_int32),
+    "features": (c_uint32,),
+    "use_team": (_NONE, c_void_p),
+    "count": (c_int64, c_int32),
+    "matmul": (
+        *(_TEXT, c_int32, c_int32, c_int64, c_int64, c_int64, c_void_p, c_int64, c_int32),
+        *(c_void_p, c_int64, c_int32, c_void_p, c_void_p, c_int64, c_int32),
+    ),
+    "forward": (_TEXT, c_void_p),
+    "backward": (_TEXT, c_void_p),
+    "stream_new": (c_void_p, c_int64, c_int32),
+    "stream_embedding": (_TEXT, c_void_p, c_int64, c_int64, c_void_p),
+    "stream_layer": (
+        *(_TEXT, c_void_p, c_int32, c_int64, c_int64, c_void_p, c_void_p, c_int32),
+    ),
+    "stream_linear": (_TEXT, c_void_p, c_int64, c_int64),
+    "stream_load": (_TEXT, c_void_p, c_int64, c_void_p, c_void_p, c_void_p, c_void_p),
+    "stream_output": (_TEXT, c_void_p, c_void_p),
+    "stream_step": (_TEXT, c_void_p, c_void_p),
+    "stream_bytes": (c_int64, c_void_p),
+    "stream_free": (_NONE, c_void_p),
+    "peak": (c_double, c_int32, c_int32, c_double),
+    "bandwidth": (c_double, c_int64, c_int32, c_double),
+}  # fmt: skip
+
+
+def _bind(path: str) -> SimpleNamespace:
+    """Return the functions of a library, without their prefix.
+
+    Raises:
+        OSError: it cannot be loaded, is of another version or lacks a function.
+    """
+    found, functions = ctypes.CDLL(path), {}
+    version = getattr(found, "unrolled_abi", int)()
+    if version != ABI:
+        raise OSError(f"{path} is of version {version}, expected {ABI}")
+    for name, (result, *arguments) in _SIGNATURES.items():
+        function = getattr(found, f"unrolled_{name}", None)
+        if function is None:
+            raise OSError(f"{path} has no unrolled_{name}")
+        function.restype, function.argtypes = result, arguments
+        functions[name] = function
+    return SimpleNamespace(**functions)
+
+
+_lock = threading.Lock()
+_library: SimpleNamespace | None = None
+_missing: str | None = None  # why there is none; None before the first look
+
+
+def _places() -> list[Path]:
+    """Return where the library may be, in the order of looking."""
+    asked = os.environ.get("UNROLLED_LIBRARY")
+    if asked:
+        return [Path(asked)]
+    end = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
+    installed = Path(sysconfig.get_path("platlib"), "unrolled", "ops")
+    return [place / f"libunrolled.{end}" for place in (Path(__file__).parent, installed)]
+
+
+def _open() -> SimpleNamespace:
+    places = _places()
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise OSError(f"no {' nor '.join(str(place) for place in places)}")
+    library = _bind(str(path))
+    # two teams of threads would fight for the cores: take the one that torch has, if it has
+    team = getattr(ctypes.CDLL(None), "GOMP_parallel", None) if os.name == "posix" else None
+    library.use_team(ctypes.cast(team, c_void_p) if team else None)
+    level = os.environ.get("UNROLLED_ISA")
+    if level:
+        _set_level(library, level, "UNROLLED_ISA")
+    return library
+
+
+def library() -> SimpleNamespace | None:
+    """Return the library's functions, loaded at the first call, or None where there is none.
+
+    Raises:
+        ValueError: the environment's UNROLLED_ISA names no level that runs here.
+    """
+    global _library, _missing
+    if _missing is None:
+        reason = ""
+        with _lock:
+            if _missing is None:
+                try:
+                    _library = _open()
+                except OSError as error:
+                    reason = str(error)
+                _missing = reason
+        if reason:
+            warnings.warn(
+                f"the native core is not in use: {reason}; recurrent layers take torch's kernels, "
+                "which are slower: install a C++ compiler and reinstall unrolled",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return _library
+
+
+def available() -> bool:
+    """Say whether the library is there."""
+    return library() is not None
+
+
+# what torch.compiler.assume_constant_result sets; importing that would import all of torch._dynamo
+available._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def missing() -> str:
+    """Return why there is no library; empty when there is."""
+    return "" if available() else _missing or ""
+
+
+def _loaded() -> SimpleNamespace:
+    found = library()
+    if found is None:
+        raise RuntimeError(f"expected the native core, got none: {_missing}")
+    return found
+
+
+def check(message: bytes | None) -> None:
+    """Raise what a function of the library complains about.
+
+    Raises:
+        ValueError: it returned a message.
+    """
+    if message is not None:
+        raise ValueError(f"the native core: {message.decode()}")
+
+
+def run(name: str, numbers: tuple[int, ...], pointers: list[int]) -> None:
+    """Call forward or backward; what it is given must be held until then.
+
+    Args:
+        name: which of them.
+        numbers: the fields that are no pointers, in the order of ``FIELDS``.
+        pointers: the first of the others, 0 for NULL as is the rest.
+    """
+    rest = len(_POINTERS) - len(pointers)
+    check(getattr(_loaded(), name)(_RUN.pack(*numbers, *pointers, *(0,) * rest)))
+
+
+def _levels(library: SimpleNamespace) -> tuple[str, ...]:
+    return LEVELS[: library.best_level() + 1]
+
+
+def _set_level(library: SimpleNamespace, name: str, what: str) -> None:
+    names = _levels(library)
+    if name not in names or library.set_level(LEVELS.index(name)) < 0:
+        raise ValueError(f"expected {what} out of {', '.join(names)}, got {name!r}; choose another")
+
+
+def levels() -> tuple[str, ...]:
+    """Return the instruction levels that run here, the plainest first."""
+    return _levels(_loaded())
+
+
+def level() -> str:
+    """Return the instruction level in use."""
+    return LEVELS[_loaded().level()]
+
+
+def set_level(name: str) -> None:
+    """Use an instruction level from now on, in the whole process.
+
+    Raises:
+        ValueError: it is unknown or does not run here.
+    """
+    _set_level(_loaded(), name, "a level")
+
+
+def features() -> tuple[str, ...]:
+    """Return which of bf16, vnni and amx the level in use takes from this processor."""
+    bits = _loaded().features()
+    return tuple(name for place, name in enumerate(_FEATURES) if bits >> place & 1)
+
+
+def count(kind: str) -> int:
+    """Return how many calls of a kind have run: forward, backward, step or matmul."""
+    return int(_loaded().count(_COUNTERS[kind]))
+
+
+def peak(precision: str, threads: int, seconds: float) -> float:
+    """Return operations per second of the level in use, operands in registers, two a multiply-add.
+
+    Args:
+        precision: float32, bf16 or int8.
+        threads: how many at once.
+        seconds: about how long to measure.
+    """
+    return float(_loaded().peak(PRECISIONS[precision], threads, seconds))
+
+
+def bandwidth(size: int, threads: int, seconds: float) -> float:
+    """Return bytes per second of reading a buffer of ``size`` bytes again and again."""
+    return float(_loaded().bandwidth(size, threads, seconds))

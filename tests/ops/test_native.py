@@ -1,0 +1,204 @@
+"""Finding, checking and describing the native core; what happens where there is none."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from unrolled import nn
+from unrolled.ops import native
+
+HEADER = Path(__file__).parents[2] / "native" / "include" / "unrolled.h"
+core = pytest.mark.usefixtures("core")
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that has not looked for the library yet."""
+    monkeypatch.setattr(native, "_library", None)
+    monkeypatch.setattr(native, "_missing", None)
+
+
+def _listed(text: str, name: str) -> dict[str, int]:
+    body = re.search(rf"enum {name} {{(.*?)}};", text, re.S)
+    assert body is not None
+    return {key: int(value) for key, value in re.findall(r"UNROLLED_(\w+) = (\d+)", body[1])}
+
+
+def test_the_header_says_the_same() -> None:
+    text = re.sub(r"/\*.*?\*/", "", HEADER.read_text("utf-8"), flags=re.S)
+    assert int(re.search(r"#define UNROLLED_ABI (\d+)", text)[1]) == native.ABI
+    for name, table in (
+        ("unrolled_cell", native.CELLS),
+        ("unrolled_counter", native._COUNTERS),
+        ("unrolled_level", {name: place for place, name in enumerate(native.LEVELS)}),
+    ):
+        assert {key.lower(): value for key, value in _listed(text, name).items()} == table
+    precisions = {"fp32": "float32"}
+    found = _listed(text, "unrolled_precision")
+    assert {
+        precisions.get(key.lower(), key.lower()): value for key, value in found.items()
+    } == native.PRECISIONS
+    # the struct: names and kinds in one order
+    struct = re.search(r"typedef struct unrolled_run {(.*?)}", text, re.S)[1]
+    fields = []
+    for line in struct.split(";"):
+        kind = re.match(r"\s*(?:const )?(int32_t|int64_t|float)\b(.*)", line, re.S)
+        if kind:
+            for part in kind[2].split(","):
+                pointer = "*" in part
+                fields.append((part.strip(" *\n"), "pointer" if pointer else kind[1]))
+    kinds = {"i": "int32_t", "q": "int64_t", "P": "pointer"}
+    assert [(name, kinds[kind]) for name, kind in native.FIELDS.items()] == fields
+    # the functions: how many arguments
+    declared = re.findall(r"UNROLLED_API [^;(]*?unrolled_(\w+)\((.*?)\);", text, re.S)
+    counts = {
+        name: 0 if arguments.strip() == "void" else arguments.count(",") + 1
+        for name, arguments in declared
+    }
+    assert counts.pop("abi") == 0
+    assert {name: len(kinds) - 1 for name, kinds in native._SIGNATURES.items()} == counts
+
+
+def _nowhere(path: Path) -> str:
+    return "no .*libunrolled"
+
+
+def _no_library(path: Path) -> str:
+    path.write_text("not a library", "utf-8")
+    return "libunrolled"
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("prepare", [_nowhere, _no_library])
+def test_without_the_library_there_is_one_warning_and_torchs_path(
+    prepare: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "libunrolled.so"
+    reason = prepare(path)
+    monkeypatch.setenv("UNROLLED_LIBRARY", str(path))
+    layer, x = nn.GRU(3, 4), torch.randn(2, 5, 3)
+    theirs = torch.nn.GRU(3, 4, batch_first=True)
+    theirs.load_state_dict(layer.state_dict())
+    with pytest.warns(RuntimeWarning, match=f"not in use: .*{reason}.*compiler and reinstall"):
+        y = layer.read(x)
+    torch.testing.assert_close(y, theirs(x)[0])
+    layer.read(x).sum().backward()  # a warning is an error here
+    assert str(path) in native.missing()
+    assert layer.explain() == f"layer 0: torch ({native.missing()})"
+    with pytest.raises(RuntimeError, match="expected the native core, got none"):
+        native.level()
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize(
+    ("functions", "reason"),
+    [
+        ({"unrolled_abi": lambda: 99}, r"of version 99, expected \d+"),
+        ({}, r"of version 0, expected \d+"),
+        ({"unrolled_abi": lambda: native.ABI}, "has no unrolled_level"),
+    ],
+)
+def test_a_library_of_another_version_is_left_alone(
+    functions: dict[str, Any],
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "libunrolled.so"
+    path.touch()
+    monkeypatch.setenv("UNROLLED_LIBRARY", str(path))
+    monkeypatch.setattr(native.ctypes, "CDLL", lambda name: SimpleNamespace(**functions))
+    with pytest.warns(RuntimeWarning, match=reason):
+        assert native.library() is None
+    assert not native.available()
+
+
+@pytest.mark.usefixtures("fresh")
+def test_many_threads_load_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def slowly() -> SimpleNamespace:
+        opened.append(1)
+        sum(range(200_000))
+        raise OSError("gone")
+
+    monkeypatch.setattr(native, "_open", slowly)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with ThreadPoolExecutor(8) as pool:
+            assert not any(pool.map(lambda _: native.available(), range(32)))
+    assert len(opened) == len(caught) == 1
+
+
+def test_where_it_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UNROLLED_LIBRARY", raising=False)
+    for platform, end in (("linux", "so"), ("darwin", "dylib"), ("win32", "dll")):
+        monkeypatch.setattr(sys, "platform", platform)
+        beside, installed = native._places()
+        assert beside == Path(native.__file__).parent / f"libunrolled.{end}"
+        assert installed.parts[-3:] == ("unrolled", "ops", f"libunrolled.{end}")
+
+
+@core
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("name", ["avx1024", "AVX2", "portable,avx2"])
+def test_a_level_that_is_unknown_is_refused_at_every_call(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNROLLED_ISA", name)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"expected UNROLLED_ISA out of portable.*'{name}'"):
+            nn.RNN(2, 3).read(torch.randn(1, 2, 2))
+
+
+@core
+def test_a_level_that_does_not_run_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = SimpleNamespace(best_level=lambda: 1, set_level=lambda level: -1)
+    monkeypatch.setattr(native, "_library", small)
+    with pytest.raises(ValueError, match="expected a level out of portable, avx2, got 'avx512'"):
+        native.set_level("avx512")
+
+
+@core
+@pytest.mark.usefixtures("fresh")
+def test_the_environment_chooses_the_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNROLLED_ISA", "portable")
+    assert native.level() == "portable"
+    assert native.features() == ()
+    assert nn.GRU(2, 3).explain() == "layer 0: native (portable, float32)"
+
+
+@core
+def test_levels_and_counters() -> None:
+    for level in native.levels():
+        native.set_level(level)
+        assert native.level() == level
+    before = native.count("forward"), native.count("backward")
+    layer = nn.LSTM(2, 3, 2, bidirectional=True)
+    y = layer.read(torch.randn(1, 2, 2))
+    assert native.count("forward") == before[0] + 4
+    y.sum().backward()
+    assert native.count("backward") == before[1] + 4
+
+
+@core
+def test_a_complaint_becomes_an_error() -> None:
+    native.check(None)
+    with pytest.raises(ValueError, match="the native core: expected k"):
+        native.check(b"expected k")
+
+
+@core
+def test_what_the_processor_can_do() -> None:
+    assert native.peak("float32", 1, 0.01) > 1e8
+    assert native.bandwidth(1 << 16, 1, 0.01) > 1e8
