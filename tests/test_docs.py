@@ -19,7 +19,10 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parent.parent
-RUN = ("README.md", "docs/first-hour.md", "docs/how-to.md", "docs/course.md")
+RUN = (
+    *("README.md", "docs/first-hour.md", "docs/how-to.md", "docs/course.md"),
+    *("docs/native.md", "docs/streaming.md"),
+)
 TRANSLATED = ("first-hour.md", "course.md")
 REDUCED = ["training.max_steps=4", "training.max_epochs=1", "data.limit=400", "data.vocabulary=300"]
 ROWS = "100"

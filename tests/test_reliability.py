@@ -14,3 +14,7 @@ def test_every_test_that_the_page_names_exists() -> None:
     assert len(named) > 20
     for path, name in named:
         assert f"def {name}(" in (ROOT / path).read_text("utf-8"), f"{path}::{name}"
+    native = re.findall(r"`(native/tests/\w+\.cpp)::(\w+)`", page)
+    assert len(native) > 5
+    for path, name in native:
+        assert f", {name}) {{" in (ROOT / path).read_text("utf-8"), f"{path}::{name}"
