@@ -196,3 +196,119 @@ TEST(matmul, what_cannot_be_is_refused) {
     for (int64_t i = 0; i < 6; i++) CHECK(poisoned(c[i]), "a refused call wrote");
     CHECK(!call(UNROLLED_FP32, 2, 3, 4, 0, 1, 0), "the plain call was refused");
 }
+
+/* With all numbers at their largest, sums of 65536 still fit into 32 bits; one more is refused. */
+TEST(matmul, int8_sums_are_bounded) {
+    const int64_t k = 65536, m = 3, n = 17;
+    Array a(m * (k + 1)), b(n * (k + 1)), c(m * n);
+    for (int64_t i = 0; i < a.size(); i++) a[i] = i / k == 1 ? -1.0f : 1.0f;
+    for (int64_t i = 0; i < b.size(); i++) b[i] = i / k % 2 ? -1.0f : 1.0f;
+    const auto call = [&](int64_t sum) {
+        return unrolled_matmul(UNROLLED_INT8, 2, m, n, sum, a.data(), sum, 0, b.data(), sum, 1,
+                               nullptr, c.data(), n, 0);
+    };
+    at_every_level([&] {
+        c.spoil();
+        CHECK(call(k + 1) && poisoned(c[0]), "a sum of 65537 numbers was taken");
+        CHECK(!call(k), "a sum of 65536 numbers was refused");
+        for (int64_t i = 0; i < m * n; i++) {
+            const float right = (i / n == 1) == (i % n % 2 == 1) ? 65536.0f : -65536.0f;
+            CHECK(std::fabs(c[i] - right) <= 0.7f, "expected " + std::to_string(right) + ", got " +
+                                                       std::to_string(c[i]));
+        }
+    });
+}
+
+/* Every row and column of an int8 product has a scale of its own, however large or small, and inf
+ * and NaN reach what they touch and nothing else. */
+TEST(matmul, int8_of_extreme_rows_and_columns) {
+    enum { CALM, ZERO, TINY, SMALL, HUGE, NAN_ONE, INF_ONE, MINUS_INF, ALL_NAN, KINDS };
+    const float sizes[] = {1, 0, 1e-38f, 1e-20f, 1e30f, 1, 1, 1, 1};
+    const auto fill = [&](Array &numbers, int64_t k) {
+        for (int64_t i = 0; i < numbers.size(); i++) {
+            const int64_t kind = i / k % KINDS, at = i % k;
+            numbers[i] *= sizes[kind];
+            if (kind == NAN_ONE && at == k - 1) numbers[i] = NAN;
+            if (kind == INF_ONE && at == 0) numbers[i] = INFINITY;
+            if (kind == MINUS_INF && at == k / 2) numbers[i] = -INFINITY;
+            if (kind == ALL_NAN) numbers[i] = NAN;
+        }
+    };
+    for (const int64_t k : {1, 5, 64, 203}) {
+        Operands o({2 * KINDS, 2 * KINDS, k, false, true, false, false, 0}, 70 + k);
+        fill(o.a, k);
+        fill(o.b, k);
+        at_every_level([&] {
+            Array got(o.p.m * o.p.n);
+            CHECK(!o.multiply(UNROLLED_INT8, 2, got, o.p.m), "refused");
+            for (int64_t i = 0; i < o.p.m; i++)
+                for (int64_t j = 0; j < o.p.n; j++) {
+                    const std::string name = "k " + std::to_string(k) + " row " +
+                                             std::to_string(i) + " column " + std::to_string(j);
+                    const float value = got[i * o.p.n + j];
+                    if (i % KINDS >= NAN_ONE || j % KINDS >= NAN_ONE) {
+                        CHECK(std::isnan(value), name + ": expected NaN");
+                        continue;
+                    }
+                    double right = 0;
+                    for (int64_t q = 0; q < k; q++)
+                        right += static_cast<double>(o.left(i, q)) * o.right(q, j);
+                    if (std::fabs(right) > 1e37) continue;  // no fp32 number either
+                    CHECK(std::fabs(value - right) <= allowed(o, UNROLLED_INT8, i, j),
+                          name + ": expected " + std::to_string(right) + ", got " +
+                              std::to_string(value));
+                }
+        });
+    }
+}
+
+/* A row's scale and sums are its own: the same bits alone, anywhere in a batch, on any threads. */
+TEST(matmul, int8_rows_have_the_same_bits_alone) {
+    const Operands o({37, 150, 130, false, true, true, false, 0}, 90);
+    at_every_level([&] {
+        Array all(o.p.m * o.p.n);
+        CHECK(!o.multiply(UNROLLED_INT8, 1, all, o.p.m), "refused");
+        for (const int32_t threads : {2, 3, 4}) {
+            Array several(all.size());
+            CHECK(!o.multiply(UNROLLED_INT8, threads, several, o.p.m), "refused");
+            CHECK(same(all, several), std::to_string(threads) + " threads: other bits");
+        }
+        for (const int64_t rows : {1, 2, 5, 9})
+            for (int64_t first = 0; first + rows <= o.p.m; first += 4) {
+                Array part(rows * o.p.n);
+                CHECK(!unrolled_matmul(UNROLLED_INT8, 1, rows, o.p.n, o.p.k,
+                                       o.a.data() + first * o.lda, o.lda, 0, o.b.data(), o.ldb, 1,
+                                       o.bias.data(), part.data(), o.p.n, 0),
+                      "refused");
+                CHECK(std::memcmp(part.data(), all.data() + first * o.p.n,
+                                  static_cast<size_t>(part.size()) * sizeof(float)) == 0,
+                      std::to_string(rows) + " rows from " + std::to_string(first) +
+                          ": other bits than in the batch");
+            }
+    });
+}
+
+/* A pack nearly as large as all that is kept, before, between and after many small products. */
+TEST(matmul, one_large_product_among_small_ones) {
+    const int64_t n = 3900, k = 4030;  // 63 MB of weights
+    Array a(k), b(n * k), c(n);
+    for (int64_t i = 0; i < k; i++) a[i] = static_cast<float>(i % 7);
+    for (int64_t i = 0; i < b.size(); i++) b[i] = static_cast<float>(i % 3);
+    Random random(3);
+    for (int32_t round = 0; round < 3; round++) {
+        for (int32_t i = 0; i < 60; i++)  // of more sizes than blocks are kept
+            check_product({1 + random.below(9), 1 + random.below(60), 1 + random.below(400), false,
+                           i % 2 == 0, false, false, 0},
+                          UNROLLED_FP32, 4000 + static_cast<uint64_t>(i));
+        CHECK(!unrolled_matmul(UNROLLED_FP32, 2, 1, n, k, a.data(), k, 0, b.data(), k, 1, nullptr,
+                               c.data(), n, 0),
+              "refused");
+        int64_t wrong = 0;
+        for (int64_t j = 0; j < n; j++) {
+            int64_t right = 0;  // whole numbers below 2^24: exact
+            for (int64_t q = 0; q < k; q++) right += q % 7 * ((j * k + q) % 3);
+            wrong += c[j] != static_cast<float>(right);
+        }
+        CHECK(wrong == 0, std::to_string(wrong) + " elements of the large product are wrong");
+    }
+}

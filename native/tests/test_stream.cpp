@@ -60,7 +60,7 @@ void check_layer(const Case &c, int32_t precision, int32_t threads) {
         const Array expected = unrolled_y(in, precision);
         Array h(states), cell(states), y(states);
         for (int64_t i = 0; i < states; i++) h[i] = cell[i] = 0;
-        const Stream s(unrolled_stream_new(c.rows, precision, threads));
+        const Stream s(unrolled_stream_new(c.rows, precision));
         CHECK(!unrolled_stream_layer(s.get(), c.cell, c.input, c.hidden, h.data(),
                                      c.cell == UNROLLED_LSTM ? cell.data() : nullptr, 0),
               "layer: refused");
@@ -95,7 +95,7 @@ struct Chain {
     Stream make(int32_t precision, int32_t threads) {
         for (Array *state : {&h1, &c1, &h2})
             for (int64_t i = 0; i < state->size(); i++) (*state)[i] = 0;
-        Stream s(unrolled_stream_new(BATCH, precision, threads));
+        Stream s(unrolled_stream_new(BATCH, precision));
         unrolled_stream *p = s.get();
         CHECK(!unrolled_stream_embedding(p, WORDS, WIDTH, table.data()), "embedding: refused");
         CHECK(!unrolled_stream_layer(p, UNROLLED_LSTM, WIDTH, WIDTH, h1.data(), c1.data(), 0) &&
@@ -235,9 +235,9 @@ TEST(stream, bytes_are_those_of_the_weights) {
 TEST(stream, what_cannot_be_is_refused) {
     Chain chain;
     Array h(6), y(6);
-    CHECK(!Stream(unrolled_stream_new(-1, UNROLLED_FP32, 1)), "a batch of -1 was taken");
-    CHECK(!Stream(unrolled_stream_new(1, 9, 1)), "an unknown precision was taken");
-    const Stream s(unrolled_stream_new(2, UNROLLED_FP32, 1));
+    CHECK(!Stream(unrolled_stream_new(-1, UNROLLED_FP32)), "a batch of -1 was taken");
+    CHECK(!Stream(unrolled_stream_new(1, 9)), "an unknown precision was taken");
+    const Stream s(unrolled_stream_new(2, UNROLLED_FP32));
     CHECK(unrolled_stream_layer(s.get(), 9, 3, 3, h.data(), nullptr, 0), "an unknown cell");
     CHECK(unrolled_stream_layer(s.get(), UNROLLED_LSTM, 3, 3, h.data(), nullptr, 0),
           "an lstm without c was taken");

@@ -111,10 +111,10 @@ def collate(examples: Examples, rows: Ints) -> Batch:
 def by_length(lengths: Ints, order: Ints, rows: int, tokens: int | None) -> list[Ints]:
     """Cut ``order`` into batches of at most ``rows`` rows and ``tokens`` padded steps.
 
-    A row longer than ``tokens`` makes a batch of its own.
+    A row longer than ``tokens`` makes a batch of its own; an empty one is padded to one step.
     """
     batches, start, longest = [], 0, 0
-    for position, length in enumerate(lengths[order].tolist()):
+    for position, length in enumerate(np.maximum(lengths[order], 1).tolist()):
         count = position - start
         grown = max(longest, length)
         if count and (count >= rows or (tokens is not None and grown * (count + 1) > tokens)):
