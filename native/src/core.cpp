@@ -22,8 +22,9 @@ namespace {
 bool has_dots() { return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni"); }
 #endif
 
+#if defined(UNROLLED_LEVEL_AMX)
 bool has_matrix_unit() {
-#if defined(UNROLLED_LEVEL_AMX) && defined(__linux__)
+#if defined(__linux__)
     unsigned a, b, c, d;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
     const unsigned tiles = 1u << 24, bf16 = 1u << 22;
@@ -34,6 +35,7 @@ bool has_matrix_unit() {
     return false;
 #endif
 }
+#endif
 
 struct Found {
     const Level *levels[4] = {&level_portable, nullptr, nullptr, nullptr};

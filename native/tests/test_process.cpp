@@ -1,4 +1,6 @@
-/* Levels, threads, processes, counters, and calls that cannot be. */
+/* Levels, threads, scratch memory, processes, counters, and calls that cannot be. */
+#include "../src/pool.h"
+
 #include <atomic>
 #include <thread>
 
@@ -39,22 +41,89 @@ Case medium(int32_t cell) {
 /* Few rows and many columns: the threads share a row's columns and wait for each other. */
 Case narrow(int32_t cell) { return Case{cell, 6, 1, 64, 256}; }
 
+/* The same with rows that come and go, and columns that fill no vector; enough of them for a rnn. */
+Case uneven(int32_t cell) {
+    Case c{cell, 5, 7, 37, cell == UNROLLED_RNN_TANH ? 331 : 187};
+    c.ragged = c.reverse = c.mask = true;
+    c.layout = PADDED;
+    return c;
+}
+
+/* What is read by threads that share rows, and by threads that share columns. */
+struct Reading {
+    Case (*make)(int32_t cell);
+    int32_t cell, precision;
+};
+const Reading READINGS[] = {
+    {medium, UNROLLED_GRU, UNROLLED_FP32},      {narrow, UNROLLED_GRU, UNROLLED_FP32},
+    {narrow, UNROLLED_LSTM, UNROLLED_BF16},     {uneven, UNROLLED_LSTM, UNROLLED_FP32},
+    {uneven, UNROLLED_RNN_TANH, UNROLLED_BF16}, {uneven, UNROLLED_GRU, UNROLLED_BF16},
+};
+
+/* End the program, by name of the test that ran, when threads wait for each other for ever. */
+struct TimeLimit {
+#if defined(_WIN32)
+    TimeLimit() {}
+#else
+    TimeLimit() { alarm(40); }
+    ~TimeLimit() { alarm(0); }
+#endif
+};
+
 void check_team(unrolled_team team, const char *name) {
-    for (const auto make : {medium, narrow}) {
-        const Inputs in(make(UNROLLED_GRU));
-        Outputs own(in), borrowed(in), again(in);
-        CHECK(!read(in, own, UNROLLED_FP32, 3), "refused");
+    const TimeLimit limit;
+    for (const Reading &reading : READINGS) {
+        const Inputs in(reading.make(reading.cell));
+        Outputs alone(in), own(in), again(in);
+        CHECK(!read(in, alone, reading.precision, 1), "refused");
+        CHECK(!read(in, own, reading.precision, 3), "refused");
+        check_same(alone, own, "the own pool");
         teams = 0;
         unrolled_use_team(team);
-        CHECK(!read(in, borrowed, UNROLLED_FP32, 3), "refused");
+        for (const int32_t threads : {2, 3, 4}) {
+            Outputs borrowed(in);
+            CHECK(!read(in, borrowed, reading.precision, threads), "refused");
+            check_same(alone, borrowed, name);
+        }
         unrolled_use_team(nullptr);
         const int used = teams;
         CHECK(used > 0, std::string(name) + ": the team did nothing");
-        check_same(own, borrowed, name);
-        CHECK(!read(in, again, UNROLLED_FP32, 3), "refused");
+        CHECK(!read(in, again, reading.precision, 3), "refused");
         CHECK(teams == used, std::string(name) + ": the team worked after it was given back");
     }
 }
+
+/* Members that meet PHASES times: each says where it is, and looks where all others are. */
+struct Hall {
+    static constexpr int64_t MOST = 64, PHASES = 30;
+    int64_t at[2][MOST] = {};  // phases take turns: who writes the next one may be ahead by one
+    std::atomic<int64_t> came[MOST] = {}, all{0}, done{0}, wrong{0};
+
+    static void visit(void *data, int64_t member, int64_t members, Meeting &meeting) {
+        Hall &hall = *static_cast<Hall *>(data);
+        hall.came[member]++;
+        hall.all = members;
+        for (int64_t phase = 1; phase <= PHASES; phase++) {
+            hall.at[phase % 2][member] = phase;
+            meet(meeting);
+            for (int64_t other = 0; other < members; other++)
+                hall.wrong += hall.at[phase % 2][other] != phase;
+        }
+        hall.done++;
+    }
+
+    /* Check that some of `threads` threads came, each once, and that none ran ahead. */
+    static void check(int32_t threads) {
+        Hall hall;
+        together(threads, visit, &hall);
+        const int64_t members = hall.all;
+        CHECK(members >= 1 && members <= threads, "members: " + std::to_string(members));
+        CHECK(hall.done == members, "a member was still at work");
+        CHECK(hall.wrong == 0, "a member did not wait for all");
+        for (int64_t i = 0; i < MOST; i++)
+            CHECK(hall.came[i] == (i < members), "a member came twice or not at all");
+    }
+};
 
 }  // namespace
 
@@ -98,9 +167,62 @@ TEST(process, a_borrowed_team_changes_no_bits) {
     check_team(lone_team, "lone team");
 }
 
+TEST(process, members_wait_for_each_other) {
+    const TimeLimit limit;
+    for (const unrolled_team team : {static_cast<unrolled_team>(nullptr), &full_team, &lone_team}) {
+        unrolled_use_team(team);
+        for (const int32_t threads : {1, 2, 3, 4, 9})
+            for (int32_t round = 0; round < 20; round++) Hall::check(threads);
+        unrolled_use_team(nullptr);
+    }
+    std::vector<std::thread> callers;  // one of them gets the pool, the others work alone
+    for (int i = 0; i < 3; i++)
+        callers.emplace_back([] {
+            for (int32_t round = 0; round < 50; round++) Hall::check(3);
+        });
+    for (std::thread &caller : callers) caller.join();
+}
+
+/* What is given back is there for the next taker, and nothing is taken by two at once. */
+TEST(process, scratch_memory_is_used_again) {
+    void *first = workspace_take(5000);
+    CHECK(first && reinterpret_cast<uintptr_t>(first) % 64 == 0, "not aligned to 64 bytes");
+    workspace_give(first);
+    CHECK(workspace_take(5000) == first, "memory given back was not taken again");
+    workspace_give(first);
+    Random random(12);
+    std::vector<std::pair<char *, size_t>> taken;
+    int64_t wrong = 0;
+    for (int32_t round = 0; round < 3000; round++) {
+        if (taken.size() < 50 && random.coin()) {
+            const auto size = static_cast<size_t>(random.below(random.coin() ? 200 : 1 << 16)) + 1;
+            char *room = static_cast<char *>(workspace_take(size));
+            wrong += !room || reinterpret_cast<uintptr_t>(room) % 64 != 0;
+            if (!room) continue;
+            std::memset(room, static_cast<int>(size % 251), size);
+            taken.emplace_back(room, size);
+        } else if (!taken.empty()) {
+            const auto at = static_cast<size_t>(random.below(static_cast<int64_t>(taken.size())));
+            const auto [room, size] = taken[at];
+            for (const size_t i : {size_t{0}, size / 2, size - 1})
+                wrong += room[i] != static_cast<char>(size % 251);
+            workspace_give(room);
+            taken[at] = taken.back();
+            taken.pop_back();
+        }
+        if (round % 1000 == 500) {  // more than is kept: everything older goes
+            void *large = workspace_take(size_t{70} << 20);
+            wrong += !large;
+            workspace_give(large);
+        }
+    }
+    for (const auto &[room, size] : taken) workspace_give(room);
+    CHECK(wrong == 0, "memory was missing, not aligned, or somebody else's too");
+}
+
 TEST(process, any_number_of_threads) {
-    const Inputs in(medium(UNROLLED_LSTM)), few(narrow(UNROLLED_LSTM));
-    for (const Inputs *inputs : {&in, &few}) {
+    const Inputs in(medium(UNROLLED_LSTM)), few(narrow(UNROLLED_LSTM)), odd(uneven(UNROLLED_GRU));
+    for (const Inputs *inputs : {&in, &few, &odd}) {
         Outputs one(*inputs);
         CHECK(!read(*inputs, one, UNROLLED_FP32, 1), "refused");
         for (const int32_t threads : {0, 2, 4, 7, 64}) {
@@ -112,35 +234,43 @@ TEST(process, any_number_of_threads) {
 }
 
 TEST(process, callers_on_several_threads) {
-    const Inputs in(medium(UNROLLED_GRU)), few(narrow(UNROLLED_GRU));
-    Outputs expected(in), expected_few(few);
-    CHECK(!read(in, expected, UNROLLED_FP32, 1), "refused");
-    CHECK(!read(few, expected_few, UNROLLED_FP32, 1), "refused");
-    std::atomic<int> wrong{0};
-    std::vector<std::thread> callers;
-    for (int i = 0; i < 4; i++)
-        callers.emplace_back([&, i] {
-            for (int round = 0; round < 20; round++) {
-                const bool wide = (i + round) % 2;
-                Outputs out(wide ? few : in);
-                wrong += read(wide ? few : in, out, UNROLLED_FP32, 1 + i) != nullptr;
-                const auto right = (wide ? expected_few : expected).seen(), got = out.seen();
-                for (size_t k = 0; k < got.size(); k++)
-                    wrong += !same(*right[k].second, *got[k].second);
-            }
-        });
-    for (std::thread &caller : callers) caller.join();
-    CHECK(wrong == 0, std::to_string(wrong) + " results differ");
+    const TimeLimit limit;
+    std::vector<Inputs> inputs;
+    std::vector<Outputs> expected;
+    for (const Reading &reading : READINGS) {
+        inputs.emplace_back(reading.make(reading.cell));
+        expected.emplace_back(inputs.back());
+        CHECK(!read(inputs.back(), expected.back(), reading.precision, 1), "refused");
+    }
+    for (const unrolled_team team : {static_cast<unrolled_team>(nullptr), &full_team}) {
+        unrolled_use_team(team);
+        std::atomic<int> wrong{0};
+        std::vector<std::thread> callers;
+        for (int i = 0; i < 4; i++)
+            callers.emplace_back([&, i] {
+                for (size_t round = 0; round < 18; round++) {
+                    const size_t which = (round + static_cast<size_t>(i)) % inputs.size();
+                    Outputs out(inputs[which]);
+                    wrong += read(inputs[which], out, READINGS[which].precision, 1 + i) != nullptr;
+                    const auto right = expected[which].seen(), got = out.seen();
+                    for (size_t k = 0; k < got.size(); k++)
+                        wrong += !same(*right[k].second, *got[k].second);
+                }
+            });
+        for (std::thread &caller : callers) caller.join();
+        unrolled_use_team(nullptr);
+        CHECK(wrong == 0, std::to_string(wrong) + " results differ");
+    }
 }
 
 #if !defined(_WIN32)
-/* Run the body in a forked child that has a minute; return whether it ended well. */
+/* Run the body in a forked child that has 20 seconds; return whether it ended well. */
 template <class Body>
 static bool in_child(Body body) {
     std::fflush(stdout);
     const pid_t child = fork();
     if (child == 0) {
-        alarm(60);
+        alarm(20);
         _exit(body() ? 0 : 1);
     }
     int status = -1;
@@ -148,25 +278,26 @@ static bool in_child(Body body) {
 }
 
 TEST(process, a_forked_child_reads_on) {
-    for (const auto make : {medium, narrow})
+    for (const Reading &reading : READINGS)
         for (const unrolled_team team : {static_cast<unrolled_team>(nullptr), &full_team}) {
-            const Inputs in(make(UNROLLED_LSTM));
+            const Inputs in(reading.make(reading.cell));
+            const int32_t precision = reading.precision;
             Outputs before(in), after(in);
             unrolled_use_team(team);
-            CHECK(!read(in, before, UNROLLED_FP32, 3), "refused");
+            CHECK(!read(in, before, precision, 3), "refused");
             const bool good = in_child([&] {
                 Outputs out(in), again(in);
                 teams = 0;
-                const bool ran =
-                    !read(in, out, UNROLLED_FP32, 3) && !read(in, again, UNROLLED_FP32, 2);
+                const bool ran = !read(in, out, precision, 3) && !read(in, again, precision, 2);
                 return ran && teams == 0 && same(out.y, before.y) && same(again.d_x, before.d_x) &&
                        // a child of the child
-                       in_child([&] { return !read(in, out, UNROLLED_FP32, 3); });
+                       in_child([&] { return !read(in, out, precision, 3); });
             });
             CHECK(good, "a forked child failed or hung");
-            CHECK(!read(in, after, UNROLLED_FP32, 3), "refused");
+            CHECK(!read(in, after, precision, 3), "refused");
             check_same(before, after, "the parent after its fork");
             unrolled_use_team(nullptr);
+            if (!good) return;  // the next one would take as long to hang
         }
 }
 #endif

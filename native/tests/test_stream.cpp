@@ -50,10 +50,9 @@ Array unrolled_y(const Inputs &in, int32_t precision) {
     return y;
 }
 
-void check_layer(const Case &c, int32_t precision, int32_t threads) {
+void check_layer(const Case &c, int32_t precision) {
     const std::string outside = context;
-    context = outside + " " + describe(c) + " precision " + std::to_string(precision) +
-              " threads " + std::to_string(threads);
+    context = outside + " " + describe(c) + " precision " + std::to_string(precision);
     const Inputs in(c);
     const int64_t states = c.rows * c.hidden;
     at_every_level([&] {
@@ -92,7 +91,7 @@ struct Chain {
     Array h1{BATCH * WIDTH}, c1{BATCH * WIDTH}, h2{BATCH * WIDTH}, y{BATCH * WORDS};
     const int64_t ids[STEPS][BATCH] = {{0, 10, 3}, {3, 3, 3}, {10, 0, 7}, {1, 2, 9}};
 
-    Stream make(int32_t precision, int32_t threads) {
+    Stream make(int32_t precision) {
         for (Array *state : {&h1, &c1, &h2})
             for (int64_t i = 0; i < state->size(); i++) (*state)[i] = 0;
         Stream s(unrolled_stream_new(BATCH, precision));
@@ -161,17 +160,16 @@ struct Chain {
 TEST(stream, layers_have_the_bits_of_all_steps_at_once) {
     for (const int32_t cell : CELLS)
         for (const int32_t precision : PRECISIONS)
-            for (const int32_t threads : {1, 3})
-                for (const int64_t batch : {1, 3, 9})
-                    for (const int64_t hidden : {1, 16, 33, 100})
-                        check_layer(time_first(cell, batch, hidden == 33 ? 7 : hidden, hidden),
-                                    precision, threads);
+            for (const int64_t batch : {1, 3, 9})
+                for (const int64_t hidden : {1, 16, 33, 100})
+                    check_layer(time_first(cell, batch, hidden == 33 ? 7 : hidden, hidden),
+                                precision);
 }
 
-TEST(stream, a_wide_layer_on_several_threads) {
+TEST(stream, a_wide_layer) {
     for (const int32_t precision : PRECISIONS)
         for (const int32_t cell : {UNROLLED_GRU, UNROLLED_LSTM})
-            check_layer(time_first(cell, 1, 96, 400), precision, 3);
+            check_layer(time_first(cell, 1, 96, 400), precision);
 }
 
 TEST(stream, a_chain_is_its_stages_one_after_another) {
@@ -179,7 +177,7 @@ TEST(stream, a_chain_is_its_stages_one_after_another) {
         at_every_level([&] {
             Chain chain;
             const Array expected = chain.expected(precision);
-            const Stream s = chain.make(precision, 2);
+            const Stream s = chain.make(precision);
             for (int64_t t = 0; t < Chain::STEPS; t++) {
                 CHECK(!unrolled_stream_step(s.get(), chain.ids[t]), "step: refused");
                 CHECK(same_bits(chain.y.data(), expected.data() + t * chain.y.size(),
@@ -196,7 +194,7 @@ TEST(stream, a_chain_is_its_stages_one_after_another) {
 TEST(stream, a_step_allocates_nothing) {
     at_every_level([&] {
         Chain chain;
-        const Stream s = chain.make(UNROLLED_FP32, 2);
+        const Stream s = chain.make(UNROLLED_FP32);
         CHECK(!unrolled_stream_step(s.get(), chain.ids[0]), "step: refused");
         const int64_t before = allocations;
         const char *message = unrolled_stream_step(s.get(), chain.ids[1]);
@@ -207,7 +205,7 @@ TEST(stream, a_step_allocates_nothing) {
 
 TEST(stream, weights_follow_when_loaded_again) {
     Chain chain, other;
-    const Stream s = chain.make(UNROLLED_FP32, 1);
+    const Stream s = chain.make(UNROLLED_FP32);
     CHECK(!unrolled_stream_step(s.get(), chain.ids[0]), "step: refused");
     const Array before(std::move(chain.y));
     chain.y = Array(before.size());
@@ -224,11 +222,103 @@ TEST(stream, bytes_are_those_of_the_weights) {
     Chain chain;
     const int64_t weights = (4 + 3) * 2 * Chain::WIDTH * Chain::WIDTH + Chain::WORDS * Chain::WIDTH;
     at_every_level([&] {
-        const int64_t fp32 = unrolled_stream_bytes(chain.make(UNROLLED_FP32, 1).get());
-        const int64_t int8 = unrolled_stream_bytes(chain.make(UNROLLED_INT8, 1).get());
+        const int64_t fp32 = unrolled_stream_bytes(chain.make(UNROLLED_FP32).get());
+        const int64_t int8 = unrolled_stream_bytes(chain.make(UNROLLED_INT8).get());
         // panels are filled up with zeros to whole vectors, and biases are not weights
         CHECK(fp32 >= 4 * weights && fp32 <= 12 * weights, "fp32: " + std::to_string(fp32));
         CHECK(int8 < fp32, "int8 reads as much as fp32: " + std::to_string(int8));
+    });
+}
+
+/* Only the last stage writes to the caller: a stage that was the last one before does no more. */
+TEST(stream, an_earlier_stage_leaves_the_callers_buffer) {
+    const Inputs in(time_first(UNROLLED_GRU, 3, 20, 20));
+    Random random(8);
+    const Array w(7 * 20, random, 1), b(7, random, 1);
+    for (const int32_t precision : PRECISIONS)
+        at_every_level([&] {
+            Array h(3 * 20), old(3 * 20), y(3 * 7), right(3 * 7);
+            for (int64_t i = 0; i < h.size(); i++) h[i] = 0;
+            const Stream s(unrolled_stream_new(3, precision));
+            unrolled_stream *p = s.get();
+            CHECK(!unrolled_stream_layer(p, UNROLLED_GRU, 20, 20, h.data(), nullptr, 0) &&
+                      !unrolled_stream_output(p, old.data()) && !unrolled_stream_linear(p, 20, 7) &&
+                      !unrolled_stream_load(p, 0, in.w_ih.data(), in.w_hh.data(), in.b_ih.data(),
+                                            in.b_hh.data()) &&
+                      !unrolled_stream_load(p, 1, w.data(), nullptr, b.data(), nullptr),
+                  "a stage: refused");
+            CHECK(!unrolled_stream_step(p, in.x.data()), "a step to nobody: refused");
+            CHECK(!unrolled_stream_output(p, y.data()), "output: refused");
+            CHECK(!unrolled_stream_step(p, in.x.data() + 3 * 20), "step: refused");
+            for (int64_t i = 0; i < old.size(); i++)
+                CHECK(poisoned(old[i]), "an earlier stage wrote into the caller's buffer");
+            CHECK(!unrolled_matmul(precision, 1, 3, 7, 20, h.data(), 20, 0, w.data(), 20, 1,
+                                   b.data(), right.data(), 7, 0),
+                  "matmul: refused");
+            CHECK(same(y, right), "the last stage is not the product of the state before it");
+        });
+}
+
+/* A residual reads each number of x before it writes there. */
+TEST(stream, a_residual_may_write_over_its_input) {
+    for (const int32_t cell : CELLS)
+        for (const int32_t precision : PRECISIONS)
+            for (const int64_t batch : {1, 9})
+                for (const int64_t hidden : {33, 100}) {
+                    const Inputs in(time_first(cell, batch, hidden, hidden));
+                    const int64_t states = batch * hidden;
+                    at_every_level([&] {
+                        const Array expected = unrolled_y(in, precision);
+                        Array h(states), c(states), x(states);
+                        for (int64_t i = 0; i < states; i++) h[i] = c[i] = 0;
+                        const Stream s(unrolled_stream_new(batch, precision));
+                        CHECK(!unrolled_stream_layer(s.get(), cell, hidden, hidden, h.data(),
+                                                     c.data(), 1) &&
+                                  !unrolled_stream_load(s.get(), 0, in.w_ih.data(), in.w_hh.data(),
+                                                        in.b_ih.data(), in.b_hh.data()) &&
+                                  !unrolled_stream_output(s.get(), x.data()),
+                              "layer: refused");
+                        for (int64_t at = 0; at < in.x.size(); at += states) {
+                            for (int64_t i = 0; i < states; i++) x[i] = in.x[at + i];
+                            CHECK(!unrolled_stream_step(s.get(), x.data()), "step: refused");
+                            int64_t wrong = 0;
+                            for (int64_t i = 0; i < states; i++)
+                                wrong += x[i] != expected[at + i] + in.x[at + i];
+                            CHECK(wrong == 0, describe(in.c) + ": h + x is wrong");
+                        }
+                    });
+                }
+}
+
+/* One number more would not fit into an int8 sum; the other precisions take it. */
+TEST(stream, int8_sums_are_bounded) {
+    Array h(1), y(1), x(65536), w(65536);
+    for (int64_t i = 0; i < x.size(); i++) x[i] = w[i] = 1;
+    h[0] = 0;
+    const float none = 0;
+    at_every_level([&] {
+        const Stream layer(unrolled_stream_new(1, UNROLLED_INT8));
+        const Stream linear(unrolled_stream_new(1, UNROLLED_INT8));
+        const auto add_layer = [&](int64_t input, int64_t hidden) {
+            return unrolled_stream_layer(layer.get(), UNROLLED_RNN_RELU, input, hidden, h.data(),
+                                         nullptr, 0);
+        };
+        CHECK(add_layer(65537, 1), "a layer with an input of 65537 was taken");
+        CHECK(add_layer(1, 65537), "a layer of 65537 units was taken");
+        CHECK(unrolled_stream_linear(linear.get(), 65537, 1), "a linear stage of 65537 was taken");
+        CHECK(!add_layer(65536, 1) && !unrolled_stream_linear(linear.get(), 65536, 1),
+              "65536 numbers were refused");
+        CHECK(!unrolled_stream_load(layer.get(), 0, w.data(), &none, nullptr, nullptr) &&
+                  !unrolled_stream_load(linear.get(), 0, w.data(), nullptr, nullptr, nullptr),
+              "load: refused");
+        for (const Stream *s : {&layer, &linear}) {
+            CHECK(!unrolled_stream_output(s->get(), y.data()) &&
+                      !unrolled_stream_step(s->get(), x.data()),
+                  "step: refused");
+            CHECK(std::fabs(y[0] - 65536.0f) <= 0.7f, "65536 ones: got " + std::to_string(y[0]));
+        }
+        const Stream wide(unrolled_stream_new(1, UNROLLED_BF16));
+        CHECK(!unrolled_stream_linear(wide.get(), 65537, 1), "bf16: 65537 numbers were refused");
     });
 }
 
@@ -252,7 +342,7 @@ TEST(stream, what_cannot_be_is_refused) {
     CHECK(unrolled_stream_load(s.get(), 1, x, x, nullptr, nullptr), "stage 1 of one was loaded");
     CHECK(unrolled_stream_load(s.get(), -1, x, x, nullptr, nullptr), "stage -1 was loaded");
 
-    const Stream whole = chain.make(UNROLLED_FP32, 1);
+    const Stream whole = chain.make(UNROLLED_FP32);
     for (const int64_t wrong : {int64_t{-1}, Chain::WORDS, INT64_MAX}) {
         const int64_t ids[3] = {0, wrong, 1};
         chain.y.spoil();
