@@ -358,6 +358,7 @@ inline Error slopes_of_states(Shared &all) {
     parallel(threads, all.ih.panels + all.hh.panels, fill_backward, &filling);
     if (members < 2) {
         parallel(threads, all.slices, backward_slice, &all);
+        weights.drop();
         return failed(all.failed) ? "out of memory" : nullptr;
     }
     const size_t own = (backward_own_bytes(all, r.rows) + 63) / 64 * 64;
@@ -366,6 +367,7 @@ inline Error slopes_of_states(Shared &all) {
     BackwardTeam team = {all, backward_memory(all, r.rows, memory), own, nullptr};
     team.rest = static_cast<char *>(memory.bytes(static_cast<size_t>(members) * own));
     together(threads, backward_together, &team);
+    weights.drop();
     return nullptr;
 }
 

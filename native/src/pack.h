@@ -85,9 +85,10 @@ inline void put_row_int8(const Rows &r, int64_t row, const float *from) {
     const float inverse = usable ? 127.0f / top : 0.0f;
     r.scales[row] = usable ? top / 127.0f : sound ? 0.0f : top;
     uint8_t *to = reinterpret_cast<uint8_t *>(r.data + row * r.ld);
-    for (int64_t i = 0; i < r.k; i++) {
-        const float v = usable ? from[i] * inverse : 0.0f;
-        to[i] = static_cast<uint8_t>(static_cast<int32_t>(v + 128.5f));
+    for (int64_t i = 0; i < r.k; i += W) {
+        const int n = lanes_at(r.k, i);
+        const V v = usable ? mul(load(from + i, n), set1(inverse)) : set1(0);
+        store_bytes(to + i, add(v, set1(128.5f)), n);
     }
 }
 

@@ -20,6 +20,11 @@ struct Scratch {
     // a part of another's
     explicit Scratch(char *part) : memory(nullptr), next(part) {}
     ~Scratch() { workspace_give(memory); }
+    // what needs much memory next should find it
+    void drop() {
+        workspace_drop(memory);
+        memory = nullptr;
+    }
     Scratch(const Scratch &) = delete;
     Scratch &operator=(const Scratch &) = delete;
     bool failed() const { return !memory; }

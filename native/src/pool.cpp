@@ -283,4 +283,11 @@ void workspace_give(void *memory) {
     for (int i = 0; i < leaving; i++) release(gone[i]);
 }
 
+void workspace_drop(void *memory) {
+    if (!memory) return;
+    Block *block = reinterpret_cast<Block *>(static_cast<char *>(memory) - HEADER);
+    if (block->bytes > KEPT / 8) return release(block);
+    workspace_give(memory);
+}
+
 extern "C" void unrolled_use_team(unrolled_team given) { team.store(given); }

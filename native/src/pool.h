@@ -20,3 +20,5 @@ void meet(Meeting &meeting);
 // Memory aligned to 64 bytes, kept for the next taker when given back; NULL when there is none.
 void *workspace_take(size_t bytes);
 void workspace_give(void *memory);
+// The same, but a large piece goes back to the system at once.
+void workspace_drop(void *memory);

@@ -101,6 +101,15 @@ inline void store_bf16(uint16_t *p, V v, int n) {
     }
 }
 
+inline void store_bytes(uint8_t *p, V v, int n) {
+    const __m256i whole = _mm256_cvttps_epi32(v);
+    const __m128i half =
+        _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    uint8_t all[16];
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(all), _mm_packus_epi16(half, half));
+    memcpy(p, all, static_cast<size_t>(n));
+}
+
 struct Fp32 {
     static constexpr int per_unit = 1;
     typedef V Sum;

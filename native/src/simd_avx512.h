@@ -96,6 +96,10 @@ inline void store_bf16(uint16_t *p, V v, int n) {
     _mm256_mask_storeu_epi16(p, first(n), _mm512_cvtepi32_epi16(to_bf16(v)));
 }
 
+inline void store_bytes(uint8_t *p, V v, int n) {
+    _mm512_mask_cvtepi32_storeu_epi8(p, first(n), _mm512_cvttps_epi32(v));
+}
+
 struct Fp32 {
     static constexpr int per_unit = 1;
     typedef V Sum;

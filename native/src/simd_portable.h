@@ -95,6 +95,12 @@ inline void store_bf16(uint16_t *p, V v, int n) {
     for (int i = 0; i < n; i++) p[i] = static_cast<uint16_t>(low[i]);
 }
 
+// numbers in [0, 256), cut to whole ones
+inline void store_bytes(uint8_t *p, V v, int n) {
+    const VI whole = __builtin_convertvector(v, VI);
+    for (int i = 0; i < n; i++) p[i] = static_cast<uint8_t>(whole[i]);
+}
+
 struct Fp32 {
     static constexpr int per_unit = 1;
     typedef V Sum;

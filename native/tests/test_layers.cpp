@@ -38,7 +38,7 @@ void check_run(const Inputs &in, const Outputs &out, const Plain &right, double 
     if (in.c.c0) NEAR("d_c0", out.d_c0, right.d_c0, tolerance);
 }
 
-/* Check a case at every level by one thread, and that any other number of threads gives its bits. */
+/* Check a case at every level by one thread, and that other numbers of threads give its bits. */
 void check_case(const Case &c, int32_t precision, double rounding,
                 const std::vector<int32_t> &threads = {3}) {
     const std::string outside = context;
@@ -109,7 +109,8 @@ void check_rows_alone(const Inputs &in, const Outputs &all, int32_t precision) {
         for (int64_t t = 0; t < length; t++) {
             const int64_t place = place_of(run, t, 0);
             CHECK(equal(alone.y, all.y, place * H, H), "one row alone: other bits in y");
-            CHECK(int8 || equal(alone.d_x, all.d_x, place * D, D), "one row alone: other bits in d_x");
+            CHECK(int8 || equal(alone.d_x, all.d_x, place * D, D),
+                  "one row alone: other bits in d_x");
         }
         CHECK(equal(alone.h_final, all.h_final, order * H, H), "one row alone: h_final");
         CHECK(equal(alone.c_final, all.c_final, order * H, H), "one row alone: c_final");
@@ -227,7 +228,10 @@ TEST(layers, a_row_has_the_same_bits_alone) {
     uint64_t seed = 4000;
     for (const int32_t cell : CELLS)
         for (const auto &[steps, rows, input, hidden] :
-             {std::array<int64_t, 4>{4, 11, 7, 20}, {2, 37, 16, 33}, {3, 4, 5, 150}, {3, 2, 9, 340}})
+             {std::array<int64_t, 4>{4, 11, 7, 20},
+              {2, 37, 16, 33},
+              {3, 4, 5, 150},
+              {3, 2, 9, 340}})
             for (const int32_t precision : {UNROLLED_FP32, UNROLLED_BF16, UNROLLED_INT8}) {
                 Case c = draw(cell, steps, rows, input, hidden, seed++);
                 c.mask = c.mask && precision != UNROLLED_INT8;
@@ -343,7 +347,7 @@ TEST(layers, few_rows_of_many_steps_on_several_threads) {
             }
 }
 
-/* Rows of no step at all may be the whole share of a thread, and the weights too large to stay near. */
+/* Rows of no step at all may be the whole share of a thread, and weights too large to stay near. */
 TEST(layers, a_slice_without_steps) {
     for (const int64_t rows : {2, 8})
         for (const int64_t reading : {0, 1})

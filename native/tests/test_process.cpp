@@ -41,7 +41,7 @@ Case medium(int32_t cell) {
 /* Few rows and many columns: the threads share a row's columns and wait for each other. */
 Case narrow(int32_t cell) { return Case{cell, 6, 1, 64, 256}; }
 
-/* The same with rows that come and go, and columns that fill no vector; enough of them for a rnn. */
+/* The same with rows that come and go and columns that fill no vector; a rnn needs more. */
 Case uneven(int32_t cell) {
     Case c{cell, 5, 7, 37, cell == UNROLLED_RNN_TANH ? 331 : 187};
     c.ragged = c.reverse = c.mask = true;
