@@ -23,6 +23,7 @@ SETTINGS: dict[str, Any] = {
     "orthogonal": True, "nonlinearity": "relu", "projection": 3, "activation": "relu", "heads": 2,
     "kv_heads": 1, "positions": "learned", "norm": "layer", "norm_first": False,
     "feedforward": "gelu", "feedforward_size": 5, "context": 9,
+    "attention_dropout": 0.6, "bias": True, "first": "xavier",
 }  # fmt: skip
 
 
@@ -68,7 +69,7 @@ def repr_of(layer: nn.Layer) -> str:
     return (
         f"{layer} {own} {blocks}"
         + str([tuple(p.shape) for p in layer.parameters()])
-        + str([vars(module).get("gated") for module in layer.modules()])
+        + str([(vars(m).get("gated"), vars(m).get("dropout")) for m in layer.modules()])
     )
 
 

@@ -190,7 +190,7 @@ def test_no_state_goes_into_a_bidirectional_layer() -> None:
         ({"feedforward_size": 0}, "expected feedforward_size of at least 1"),
         ({"positions": "none"}, "expected positions out of rotary, sinusoidal, learned"),
         ({"norm": "batch"}, "expected norm out of rms, layer"),
-        ({"feedforward": "relu"}, "expected feedforward out of swiglu, gelu"),
+        ({"feedforward": "tanh"}, "expected feedforward out of swiglu, gelu"),
         ({"positions": "learned"}, "set context, or positions=rotary"),
         ({"context": 0}, "expected context of at least 1"),
         ({"heads": 8}, "expected heads of even width for rotary positions"),

@@ -142,7 +142,7 @@ class Buckets:
     @functools.lru_cache(maxsize=2)  # noqa: B019 - the plan of the current and the next epoch
     def plan(self, epoch: int) -> list[Ints]:
         """Return the rows of every batch of an epoch."""
-        lengths = self.examples.lengths
+        lengths = self.examples.reach
         generator = random(self.seed, epoch)
         order = generator.permutation(len(self.examples))
         typical = max(1.0, float(lengths.mean()) if len(lengths) else 1.0)
@@ -168,9 +168,9 @@ class Buckets:
         """Return the number of batches in an epoch."""
         return len(self.plan(epoch))
 
-    def batch(self, epoch: int, index: int) -> Batch:
-        """Return one batch of an epoch."""
-        batch = collate(self.examples, self.plan(epoch)[index])
+    def batch(self, epoch: int, index: int, part: slice = slice(None)) -> Batch:
+        """Return one batch of an epoch, or some of its rows."""
+        batch = collate(self.examples, self.plan(epoch)[index][part])
         return replace(batch, targets=None) if epoch < self.unlabelled else batch
 
 

@@ -134,3 +134,10 @@ class Examples:
         if self.sequences is None:
             return np.ones(len(self.lines), dtype=np.int64)
         return self.sequences.lengths
+
+    @property
+    def reach(self) -> Ints:
+        """Steps of the longer of input and targets, (N,): what a batch is padded to."""
+        if isinstance(self.targets, Ragged):
+            return np.maximum(self.lengths, self.targets.lengths)
+        return self.lengths

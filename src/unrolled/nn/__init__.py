@@ -1,10 +1,12 @@
 """Layers with weights. Every one reads a sequence at once or step by step, with equal numbers."""
 
+from unrolled.nn.attending import RecurrentDecoder
 from unrolled.nn.attention import SelfAttention
-from unrolled.nn.build import LAYERS, LayerConfig, build_layer, with_context
+from unrolled.nn.build import LAYERS, LayerConfig, build_decoder, build_layer, with_context
 from unrolled.nn.dropout import LockedDropout
 from unrolled.nn.embedding import TokenEmbedding
 from unrolled.nn.layer import Layer
+from unrolled.nn.memory import DecoderState, Memory
 from unrolled.nn.memoryless import Memoryless
 from unrolled.nn.ngrams import NGrams
 from unrolled.nn.pooling import Pooling
@@ -20,18 +22,22 @@ __all__ = [
     "RNN",
     "Attention",
     "AttentionState",
+    "DecoderState",
     "EmptyState",
     "Layer",
     "LayerConfig",
     "LockedDropout",
+    "Memory",
     "Memoryless",
     "NGrams",
     "Pooling",
+    "RecurrentDecoder",
     "RecurrentState",
     "SelfAttention",
     "SpelledWords",
     "State",
     "TokenEmbedding",
+    "build_decoder",
     "build_layer",
     "pack",
     "unpack",

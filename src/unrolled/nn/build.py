@@ -9,9 +9,10 @@ from pydantic import Field
 
 from unrolled.core.config import Config
 from unrolled.core.errors import UsageError, unknown
+from unrolled.nn.attending import RecurrentDecoder, input_width
 from unrolled.nn.layer import Layer
 from unrolled.nn.memoryless import Memoryless
-from unrolled.nn.recurrent import GRU, LSTM, RNN
+from unrolled.nn.recurrent import GRU, LSTM, RNN, Recurrent
 from unrolled.nn.transformer import Attention
 
 
@@ -36,6 +37,10 @@ class LayerConfig(Config):
         activation: of none.
         heads, kv_heads: of attention; None is as many key-value heads as heads.
         positions, norm, norm_first, feedforward, feedforward_size: of attention.
+        attention_dropout: on attention weights; None is as ``dropout``.
+        bias: of the products of attention and feed-forward.
+        first: spread of the first weights of attention: small is GPT-2's 0.02, xavier that of
+            Glorot and Bengio (2010).
         context: positions that attention can read; learned positions need it.
     """
 
@@ -61,8 +66,11 @@ class LayerConfig(Config):
     positions: Literal["rotary", "sinusoidal", "learned"] = "rotary"
     norm: Literal["rms", "layer"] = "rms"
     norm_first: bool = True
-    feedforward: Literal["swiglu", "gelu"] = "swiglu"
+    feedforward: Literal["swiglu", "gelu", "relu"] = "swiglu"
     feedforward_size: int | None = Field(default=None, ge=1)
+    attention_dropout: float | None = Field(default=None, ge=0, lt=1)
+    bias: bool = False
+    first: Literal["small", "xavier"] = "small"
     context: int | None = Field(default=None, ge=1)
 
 
@@ -88,6 +96,9 @@ _ATTENTION = {
     "norm_first",
     "feedforward",
     "feedforward_size",
+    "attention_dropout",
+    "bias",
+    "first",
     "context",
 }
 _ALL = {"hidden", "layers", "dropout"}
@@ -147,7 +158,7 @@ def _gru(config: LayerConfig, size: int) -> Layer:
     )
 
 
-def _attention(config: LayerConfig, size: int) -> Layer:
+def _attention(config: LayerConfig, size: int, memory_size: int | None = None) -> Attention:
     return Attention(
         size,
         config.hidden,
@@ -160,8 +171,12 @@ def _attention(config: LayerConfig, size: int) -> Layer:
         feedforward=config.feedforward,
         feedforward_size=config.feedforward_size,
         dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
+        bias=config.bias,
+        first=config.first,
         bidirectional=config.bidirectional,
         context=config.context,
+        memory_size=memory_size,
     )
 
 
@@ -186,6 +201,52 @@ def build_layer(name: str, config: LayerConfig, input_size: int) -> Layer:
         UsageError: no such layer, a setting that this layer does not use, or values that do not go
             together.
     """
+    _check(name, config)
+    try:
+        return LAYERS[name](config, input_size)
+    except ValueError as error:
+        raise UsageError(f"layer {name}: {error}") from None
+
+
+def build_decoder(
+    name: str,
+    config: LayerConfig,
+    input_size: int,
+    encoder: Layer,
+    attention: str = "additive",
+    feeding: bool = True,
+) -> Attention | RecurrentDecoder:
+    """Build a layer that writes from what ``encoder`` has read.
+
+    Args:
+        name: rnn, lstm, gru or attention.
+        config: its settings.
+        input_size: features of what it reads of its own.
+        encoder: what reads the source.
+        attention: how a recurrent decoder looks back: additive, multiplicative or none.
+        feeding: multiplicative: what attention made of a step is read by the next.
+
+    Raises:
+        UsageError: see ``build_layer``; ``none`` has no state that a source could be told by.
+    """
+    _check(name, config)
+    width = encoder.output_size
+    try:
+        if name == "attention":
+            return _attention(config, input_size, width)
+        size = input_width(
+            input_size, config.last or config.projection or config.hidden, width, attention, feeding
+        )
+        layer = LAYERS[name](config, size)
+        if not isinstance(layer, Recurrent):
+            raise ValueError("it carries no state from its source; use gru, lstm, rnn or attention")
+        return RecurrentDecoder(layer, input_size, width, attention, feeding, encoder.reverse_size)
+    except ValueError as error:
+        raise UsageError(f"decoder {name}: {error}") from None
+
+
+def _check(name: str, config: LayerConfig) -> None:
+    """Raise UsageError for an unknown layer, or a setting that it does not use."""
     if name in ("transformer", "gpt"):
         raise UsageError(f"there is no layer {name!r}; use layer=attention")
     if name not in LAYERS:
@@ -200,10 +261,15 @@ def build_layer(name: str, config: LayerConfig, input_size: int) -> Layer:
             )
     if config.layers == 0 and name != "none":
         raise UsageError(f"layer {name} needs layers of at least 1, got 0; only layer=none takes 0")
-    try:
-        return LAYERS[name](config, input_size)
-    except ValueError as error:
-        raise UsageError(f"layer {name}: {error}") from None
+
+
+def settings_of(name: str, config: LayerConfig, **changes: Any) -> LayerConfig:
+    """Return the settings that layer ``name`` uses, the others at their defaults, some changed.
+
+    So one set of settings serves an encoder and a decoder of different kinds.
+    """
+    used = {key: getattr(config, key) for key in sorted(USES.get(name, set()))}
+    return LayerConfig(**(used | changes))
 
 
 def with_context(name: str, config: LayerConfig, window: int) -> LayerConfig:

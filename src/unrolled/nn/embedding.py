@@ -23,6 +23,7 @@ class TokenEmbedding(nn.Module):
         token_dropout: probability that an entry of the vocabulary is left out wherever it stands
             in the batch (Gal and Ghahramani 2016, section 4.2; Merity et al. 2018, section 4.3).
         std: spread of the first weights, drawn from a normal distribution; torch.nn draws with 1.
+        scale: what vectors are multiplied with (Vaswani et al. 2017, section 3.4: sqrt(D)).
 
     Raises:
         ValueError: a size below 1, a padding token outside the table, no probability.
@@ -36,6 +37,7 @@ class TokenEmbedding(nn.Module):
         dropout: float = 0.0,
         token_dropout: float = 0.0,
         std: float = 1.0,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
         if size < 1 or width < 1:
@@ -46,7 +48,7 @@ class TokenEmbedding(nn.Module):
             )
         check_probability("token_dropout", token_dropout)
         self.size, self.width, self.padding = size, width, padding
-        self.token_dropout, self.std = token_dropout, std
+        self.token_dropout, self.std, self.scale = token_dropout, std, scale
         self.dropout = LockedDropout(dropout)
         self.weight = nn.Parameter(torch.empty(size, width))
         self.reset_parameters()
@@ -80,6 +82,8 @@ class TokenEmbedding(nn.Module):
             kept = torch.ones(self.size, dtype=vectors.dtype, device=vectors.device)
             kept = F.dropout(kept, self.token_dropout, training=True)
             vectors = vectors * kept[tokens][..., None]
+        if self.scale != 1:
+            vectors = vectors * self.scale
         if tokens.dim() == 1:
             return self.dropout(vectors[:, None])[:, 0]
         return self.dropout(vectors)

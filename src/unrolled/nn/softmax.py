@@ -108,12 +108,12 @@ class _Fused(torch.autograd.Function):
                 here = slice(at, at + rows)
                 read = x[here].to(low)
                 scores = read @ w.T
-                losses[here] = _score(scores, bias, targets[here], smoothing, ignored)
+                losses[here], slopes = _score(scores, bias, targets[here], smoothing, ignored)
                 if wanted:
                     parts.append((scores @ w).to(x.dtype))
                     part = (scores.T @ read).to(exact)
                     d_weight = d_weight.add_(part) if at else part
-                    d_bias += scores.sum(0, dtype=exact)
+                    d_bias += slopes
         if wanted:
             ctx.save_for_backward(torch.cat(parts), d_weight, d_bias)
         return losses.sum()
@@ -126,9 +126,14 @@ class _Fused(torch.autograd.Function):
         return (*(each * slope.to(each.dtype) for each in slopes), None, None, None)
 
 
-def _score(scores: Tensor, bias: Tensor, targets: Tensor, smoothing: float, ignored: int) -> Tensor:
-    """Return the loss of each row of scores (N, V), and put in their place its slopes."""
-    count = scores.shape[1]
+def _score(
+    scores: Tensor, bias: Tensor, targets: Tensor, smoothing: float, ignored: int
+) -> tuple[Tensor, Tensor]:
+    """Return the loss of each row of scores (N, V) and the slopes of the biases (V,).
+
+    The slopes of the scores are put in their place.
+    """
+    count, d_bias = scores.shape[1], torch.zeros_like(bias)
     size = max(1, CACHED // count) if scores.is_cpu else max(1, len(scores))
     losses = []
     for some, truth in zip(scores.split(size), targets.split(size), strict=True):
@@ -141,5 +146,6 @@ def _score(scores: Tensor, bias: Tensor, targets: Tensor, smoothing: float, igno
         law.exp_().sub_(smoothing / count) if smoothing else law.exp_()
         law.scatter_add_(1, at, law.new_full(at.shape, smoothing - 1))
         some.copy_(law.mul_(real))
+        d_bias += law.sum(0)  # while it is at hand, and before it is rounded
         losses.append((loss * real)[:, 0])
-    return torch.cat(losses)
+    return torch.cat(losses), d_bias

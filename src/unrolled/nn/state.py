@@ -37,11 +37,13 @@ class State(ABC):
         """How many sequences this state is about."""
 
     @abstractmethod
-    def reorder(self, rows: Tensor) -> Self:
+    def reorder(self, rows: Tensor, keep: bool = True) -> Self:
         """Return the state whose row i is row ``rows[i]`` of this one.
 
         Args:
             rows: integers (N,), any N. A row may repeat (beams) or be missing (finished).
+            keep: false gives this state up: it must not be used again, and a cache may move in
+                place the rows that change place, and those alone.
         """
 
     @abstractmethod
@@ -100,7 +102,7 @@ class EmptyState(State):
     def rows(self) -> int:
         return self.size
 
-    def reorder(self, rows: Tensor) -> Self:
+    def reorder(self, rows: Tensor, keep: bool = True) -> Self:
         return type(self)(rows.shape[0])
 
     def detach(self) -> Self:
@@ -136,7 +138,7 @@ class RecurrentState(State):
     def rows(self) -> int:
         return self.h.shape[1]
 
-    def reorder(self, rows: Tensor) -> Self:
+    def reorder(self, rows: Tensor, keep: bool = True) -> Self:
         c = None if self.c is None else self.c.index_select(1, rows)
         return type(self)(self.h.index_select(1, rows), c)
 
@@ -216,15 +218,24 @@ class AttentionState(State):
         """Values read so far (L, B, K, S, E)."""
         return self.buffer.values[:, :, :, : self.used]
 
-    def reorder(self, rows: Tensor) -> Self:
-        same = torch.arange(self.rows, device=rows.device)
-        if rows.shape == same.shape and torch.equal(rows, same):
-            return self  # greedy search, and most steps of a beam: nothing to move
+    def reorder(self, rows: Tensor, keep: bool = True) -> Self:
+        count, old = rows.shape[0], self.buffer
+        moved = (rows != torch.arange(count, device=rows.device)).nonzero()[:, 0]
+        if count == self.rows and not len(moved):
+            return self  # greedy search, and many steps of a beam: nothing to move
         lengths = self.lengths.index_select(0, rows)
-        buffer = Buffer(
-            self.buffer.keys.index_select(1, rows), self.buffer.values.index_select(1, rows), 1
-        )
-        return type(self)(buffer, lengths, _largest(lengths), 0 if _recording(buffer.keys) else 1)
+        used, recorded = _largest(lengths), _recording(old.keys)
+        if not keep and not recorded and 0 < self.turn == old.newest and count <= self.rows:
+            for part in (old.keys[:, :, :, :used], old.values[:, :, :, :used]):
+                part.index_copy_(1, moved, part.index_select(1, rows[moved]))
+            if count == self.rows:
+                old.newest += 1
+                return type(self)(old, lengths, used, old.newest)
+            return type(self)(
+                Buffer(old.keys[:, :count], old.values[:, :count], 1), lengths, used, 1
+            )
+        buffer = Buffer(old.keys.index_select(1, rows), old.values.index_select(1, rows), 1)
+        return type(self)(buffer, lengths, used, 0 if recorded else 1)
 
     def detach(self) -> Self:
         if not _recording(self.buffer.keys):

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unrolled.nn.attention import Reading, SelfAttention, rotation, sinusoid
-from unrolled.nn.dropout import check_probability
+from unrolled.nn.attention import CrossAttention, Reading, SelfAttention, rotation, sinusoid
+from unrolled.nn.dropout import Dropout, check_probability
 from unrolled.nn.layer import Layer, checked
+from unrolled.nn.memory import DecoderState, Memory
 from unrolled.nn.state import AttentionState, Buffer, CacheWriter, State
 from unrolled.ops.masking import real_steps, zero_padding
 
 POSITIONS = ("rotary", "sinusoidal", "learned")
-FEEDFORWARDS = ("swiglu", "gelu")
+FEEDFORWARDS = ("swiglu", "gelu", "relu")
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "rms": lambda width: nn.RMSNorm(width, eps=1e-6),
     "layer": nn.LayerNorm,
@@ -29,62 +31,70 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class FeedForward(nn.Module):
-    """The network at every step of a block: GELU, or SwiGLU (Shazeer 2020, eq. 6).
+    """The network at every step of a block: ReLU (Vaswani 2017), GELU, or SwiGLU (Shazeer 2020).
 
     Args:
         width: W.
-        kind: swiglu or gelu.
+        kind: swiglu, gelu or relu.
         size: hidden width; None takes 4 W, for swiglu 8/3 W rounded up to a multiple of 16, which
             has about as many weights.
+        bias: of both products.
     """
 
-    def __init__(self, width: int, kind: str, size: int | None) -> None:
+    def __init__(self, width: int, kind: str, size: int | None, bias: bool = False) -> None:
         super().__init__()
-        self.gated = kind == "swiglu"
+        self.kind, self.gated = kind, kind == "swiglu"
         if size is None:
             size = math.ceil(8 * width / 3 / 16) * 16 if self.gated else 4 * width
-        self.up = nn.Linear(width, 2 * size if self.gated else size, bias=False)
-        self.out = nn.Linear(size, width, bias=False)
+        self.up = nn.Linear(width, 2 * size if self.gated else size, bias)
+        self.out = nn.Linear(size, width, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, T, W) for x (B, T, W)."""
         up = self.up(x)
         if not self.gated:
-            return self.out(F.gelu(up))
+            return self.out(F.relu(up) if self.kind == "relu" else F.gelu(up))
         gate, value = up.chunk(2, -1)
         return self.out(F.silu(gate) * value)
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each with a norm and added to what came in.
+    """Attention to itself, to a memory in a decoder, and feed-forward, each with a norm.
 
     Args:
-        attention, feedforward: the two halves.
-        norms: one for each half.
-        norm_first: normalise what a half reads (Xiong et al. 2020), not the sum (Vaswani 2017).
-        dropout: on what each half adds.
+        attention, cross, feedforward: the parts; ``cross`` is None where there is no memory.
+        norm: makes the norm of a part.
+        norm_first: normalise what a part reads (Xiong et al. 2020), not the sum of what it reads
+            and adds (Vaswani 2017).
+        dropout: on what each part adds.
     """
 
     def __init__(
         self,
         attention: SelfAttention,
+        cross: CrossAttention | None,
         feedforward: FeedForward,
-        norms: tuple[nn.Module, nn.Module],
+        norm: Callable[[], nn.Module],
         norm_first: bool,
         dropout: float,
     ) -> None:
         super().__init__()
-        self.attention, self.feedforward = attention, feedforward
-        self.attention_norm, self.feedforward_norm = norms
-        self.norm_first, self.dropout = norm_first, nn.Dropout(dropout)
+        self.attention, self.cross, self.feedforward = attention, cross, feedforward
+        self.attention_norm, self.feedforward_norm = norm(), norm()
+        self.cross_norm = None if cross is None else norm()
+        self.norm_first, self.dropout = norm_first, Dropout(dropout)
 
     def forward(self, x: Tensor, layer: int, reading: Reading) -> Tensor:
         """Return (B, T, W) for x (B, T, W)."""
+        x = self._add(x, self.attention_norm, self.attention, layer, reading)
+        if self.cross is not None and self.cross_norm is not None:
+            x = self._add(x, self.cross_norm, self.cross, layer, reading)
+        return self._add(x, self.feedforward_norm, self.feedforward)
+
+    def _add(self, x: Tensor, norm: nn.Module, part: nn.Module, *told: object) -> Tensor:
         if self.norm_first:
-            x = x + self.dropout(self.attention(self.attention_norm(x), layer, reading))
-            return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attention(x, layer, reading)))
-        return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
+            return x + self.dropout(part(norm(x), *told))
+        return norm(x + self.dropout(part(x, *told)))
 
 
 class Attention(Layer):
@@ -99,11 +109,16 @@ class Attention(Layer):
         positions: rotary (Su et al. 2021), sinusoidal (Vaswani et al. 2017) or learned.
         norm: rms (Zhang and Sennrich 2019) or layer (Ba et al. 2016).
         norm_first: norm before each half of a block, and once at the end; False is the original.
-        feedforward: swiglu or gelu.
+        feedforward: swiglu, gelu or relu.
         feedforward_size: its hidden width; None takes the usual one.
-        dropout: on attention weights, on what each half of a block adds, and on the positions' sum.
+        dropout: on what each part of a block adds, and on the positions' sum.
+        attention_dropout: on attention weights; None is as ``dropout``.
+        bias: of the products; norms have theirs.
+        first: spread of the first weights: small is GPT-2's, xavier that of Glorot and Bengio.
         bidirectional: every step looks at all steps; there is no ``step`` then.
         context: positions it can read; learned positions need it.
+        memory_size: features of a memory's steps: the layer is a decoder then, whose state
+            ``attend`` begins.
 
     Raises:
         ValueError: sizes that do not divide, an unknown name, learned positions without context.
@@ -123,15 +138,22 @@ class Attention(Layer):
         feedforward: str = "swiglu",
         feedforward_size: int | None = None,
         dropout: float = 0.0,
+        attention_dropout: float | None = None,
+        bias: bool = False,
+        first: str = "small",
         bidirectional: bool = False,
         context: int | None = None,
+        memory_size: int | None = None,
     ) -> None:
         super().__init__()
         kv_heads = heads if kv_heads is None else kv_heads
         _check_sizes(input_size, hidden, layers, heads, kv_heads, feedforward_size)
         _check_names(positions, norm, feedforward)
         _check_positions(positions, hidden // heads, context)
+        weights_dropout = dropout if attention_dropout is None else attention_dropout
         check_probability("dropout", dropout)
+        check_probability("attention_dropout", weights_dropout)
+        self.memory_size, self.first = memory_size, first
         self.input_size, self.output_size = input_size, hidden
         self.causal, self.context, self.positions = not bidirectional, context, positions
         self.kv_heads, self.head_size = kv_heads, hidden // heads
@@ -139,12 +161,15 @@ class Attention(Layer):
         self.place: nn.Embedding | None = None
         if positions == "learned":
             self.place = nn.Embedding(cast(int, context), hidden)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
             Block(
-                SelfAttention(hidden, heads, kv_heads, dropout),
-                FeedForward(hidden, feedforward, feedforward_size),
-                (NORMS[norm](hidden), NORMS[norm](hidden)),
+                SelfAttention(hidden, heads, kv_heads, weights_dropout, bias),
+                None
+                if memory_size is None
+                else CrossAttention(hidden, heads, memory_size, weights_dropout, bias),
+                FeedForward(hidden, feedforward, feedforward_size, bias),
+                lambda: NORMS[norm](hidden),
                 norm_first,
                 dropout,
             )
@@ -157,11 +182,15 @@ class Attention(Layer):
         """Draw the weights as GPT-2 does (Radford et al. 2019): normal, 0.02.
 
         What adds to the residual stream is smaller by 1/sqrt(2 L), so that its variance at the top
-        does not grow with the number of blocks.
+        does not grow with the number of blocks. With ``first="xavier"`` products are drawn uniform
+        within sqrt(6 / (inputs + outputs)) (Glorot and Bengio 2010, eq. 16), which starts narrow
+        stacks faster.
         """
         small = 0.02 / math.sqrt(2 * len(self.blocks))
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
+            if isinstance(module, nn.Linear) and self.first == "xavier":
+                nn.init.xavier_uniform_(module.weight)
+            elif isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=small if name.endswith(".out") else 0.02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -186,16 +215,67 @@ class Attention(Layer):
 
     def read(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         self._check(x, lengths)
+        if self.memory_size is not None:
+            raise ValueError("expected a layer without a memory; a decoder unrolls from attend")
         lengths = None if lengths is None else lengths.to(x.device)
         self._check_context(x.shape[1])
         at = torch.arange(x.shape[1], device=x.device)[None]
         return self._stack(x, lengths, self._reading(at, x.shape[1], lengths, None), at)
 
+    def attend(self, memory: Tensor, lengths: Tensor) -> DecoderState:
+        """Return a decoder's state before its first step.
+
+        Args:
+            memory: what an encoder said of S sources (S, M, memory_size).
+            lengths: real steps of each (S,).
+
+        Raises:
+            ValueError: the layer was built without ``memory_size``.
+        """
+        if self.memory_size is None:
+            raise ValueError("expected a layer built with memory_size, got one without; set it")
+        parts = [cast(CrossAttention, block.cross).project(memory) for block in self.blocks]
+        told = Memory.of([k for k, _ in parts], [v for _, v in parts], lengths)
+        return DecoderState(self.initial_state(len(lengths), memory.device), told)
+
+    def unroll_looking(
+        self, x: Tensor, state: DecoderState, lengths: Tensor | None, looks: list[Tensor]
+    ) -> tuple[Tensor, DecoderState]:
+        """Unroll a decoder and append to ``looks`` where each block looked (B, T, M)."""
+        return self._unroll_decoder(x, state, lengths, looks)
+
+    @staticmethod
+    def chosen(looks: list[Tensor]) -> Tensor:
+        """Return the looks that follow word alignment best: those of the last block but one.
+
+        Garg et al. (2019), section 4.1.
+        """
+        return looks[max(0, len(looks) - 2)]
+
     def unroll(
         self, x: Tensor, state: State | None = None, lengths: Tensor | None = None
-    ) -> tuple[Tensor, AttentionState]:
+    ) -> tuple[Tensor, State]:
         self._check(x, lengths, state)
+        if self.memory_size is not None:
+            checked(state, DecoderState, "a decoder, which begins with attend")
+            return self._unroll_decoder(x, cast(DecoderState, state), lengths, None)
         checked(state, AttentionState, "layer attention")
+        return self._unroll(x, state, lengths, None, None)
+
+    def _unroll_decoder(
+        self, x: Tensor, state: DecoderState, lengths: Tensor | None, looks: list[Tensor] | None
+    ) -> tuple[Tensor, DecoderState]:
+        y, inner = self._unroll(x, state.inner, lengths, state.memory, looks)
+        return y, replace(state, inner=inner)
+
+    def _unroll(
+        self,
+        x: Tensor,
+        state: State | None,
+        lengths: Tensor | None,
+        memory: Memory | None,
+        looks: list[Tensor] | None,
+    ) -> tuple[Tensor, AttentionState]:
         before = cast(AttentionState, state) if state is not None else None
         before = self.initial_state(x.shape[0], x.device) if before is None else before
         if not self.causal and before.used:
@@ -207,10 +287,11 @@ class Attention(Layer):
         cache = CacheWriter(before, x.shape[1], lengths)
         self._check_context(cache.used)
         reading = self._reading(cache.positions, x.shape[1], lengths, cache)
+        reading = replace(reading, memory=memory, looks=looks)
         y = self._stack(x, lengths, reading, cache.positions)
         return y, cache.finish()
 
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, AttentionState]:
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         self._check_step(x, state)
         y, after = self.unroll(x[:, None], state)
         return y[:, 0], after

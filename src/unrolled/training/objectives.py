@@ -135,6 +135,49 @@ def next_word(
     return objective
 
 
+class Writes(Protocol):
+    """A model that writes a sequence for one that it has read."""
+
+    head: nn.Linear
+
+    def read(self, source: Tensor, lengths: Tensor, inputs: Tensor, *extra: Tensor) -> Tensor:
+        """Return what the head reads at every target step (B, T, D)."""
+        ...
+
+
+def shifted(targets: Tensor, start: int) -> Tensor:
+    """Return what stands before each target (B, T): ``start``, then the targets but the last."""
+    before = torch.full_like(targets[:, :1], start)
+    return torch.cat([before, targets[:, :-1]], 1).clamp(min=0)  # padding is never scored
+
+
+def translated(
+    start: int, smoothing: float = 0.0, fed: Callable[[Batch], Tensor] | None = None
+) -> Objective:
+    """Return the objective of a sequence for a sequence: each target token, given those before.
+
+    Args:
+        start: the token that the first target is written after.
+        smoothing: probability spread over all tokens (Szegedy et al. 2016, section 7).
+        fed: gives the tokens that stand before the targets of a batch (B, T), where these are not
+            the targets themselves.
+    """
+
+    def objective(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
+        assert batch.targets is not None
+        assert batch.lengths is not None
+        writer, targets = cast(Writes, model), batch.targets
+        inputs = shifted(targets, start) if fed is None else fed(batch)
+        read = writer.read(batch.inputs, batch.lengths, inputs, *batch.extra)
+        real, weight = targets != IGNORED, writer.head.weight
+        bias = weight.new_zeros(len(weight)) if writer.head.bias is None else writer.head.bias
+        # the output product is half of the work: padding is left out of it
+        total = linear_cross_entropy(read[real], weight, bias, targets[real], smoothing)
+        return Loss(total, real.sum())
+
+    return objective
+
+
 class Begins(Protocol):
     """A model that knows the state before a text."""
 

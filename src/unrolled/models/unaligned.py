@@ -1,0 +1,137 @@
+"""Many to many, unaligned: an encoder reads a sequence, a decoder writes another.
+
+Shapes: S sources, M steps of a source, T target steps, B rows of a search, V outputs, D features.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+from torch import Tensor, nn
+
+from unrolled.nn import Attention, Layer, RecurrentDecoder, SpelledWords, TokenEmbedding
+from unrolled.nn.dropout import Dropout
+from unrolled.nn.memory import DecoderState
+from unrolled.nn.state import State
+
+
+class Steps(Protocol):
+    """What a search asks of a model."""
+
+    def start(self, source: Tensor, lengths: Tensor, *extra: Tensor) -> State:
+        """Read sources (S, M) of real lengths (S,); return the state before the first step."""
+        ...
+
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Read one token a row (B,); return scores of the next (B, V) and the state."""
+        ...
+
+
+class Unaligned(nn.Module):
+    """Encoder and decoder, of any kinds, tied by the memory that the decoder looks at.
+
+    Args:
+        source: what turns sources into vectors.
+        encoder: any layer, in one or both directions.
+        target: token ids to vectors; it may know more ids than are written.
+        decoder: a layer with ``attend``.
+        outputs: V.
+        dropout: before the output weights.
+        tie: use the first V target vectors as output weights (Press and Wolf 2017).
+        bias: of the output weights.
+
+    Raises:
+        ValueError: the widths do not allow ``tie``.
+    """
+
+    def __init__(
+        self,
+        source: TokenEmbedding | SpelledWords | nn.Identity,
+        encoder: Layer,
+        target: TokenEmbedding,
+        decoder: Attention | RecurrentDecoder,
+        outputs: int,
+        dropout: float = 0.0,
+        tie: bool = False,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.source, self.encoder = source, encoder
+        self.target, self.decoder = target, decoder
+        self.dropout = Dropout(dropout)
+        self.head = nn.Linear(decoder.output_size, outputs, bias)
+        if tie:
+            if target.weight.shape != self.head.weight.shape:
+                raise ValueError(
+                    f"model.tie needs a target embedding of shape {tuple(self.head.weight.shape)}, "
+                    f"as the output weights, got {tuple(target.weight.shape)}; set model.embedding="
+                    f"{decoder.output_size}, or model.tie=false"
+                )
+            self.head.weight = target.weight
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens a source may have, its end mark included; None is no limit."""
+        return self.encoder.context
+
+    @property
+    def longest(self) -> int | None:
+        """The most tokens that can be written; None is no limit."""
+        return self.decoder.context
+
+    @property
+    def attends(self) -> bool:
+        """Whether the decoder looks back at its source, so that there is an alignment."""
+        return isinstance(self.decoder, Attention) or self.decoder.attend_to is not None
+
+    def start(self, source: Tensor, lengths: Tensor, *extra: Tensor) -> DecoderState:
+        """Read sources; return the state before the first step, a row a source.
+
+        Args:
+            source: ids (S, M), padded at the right.
+            lengths: real steps of each (S,).
+            extra: what the source embedding reads beside ids.
+        """
+        memory = self.encoder.read(self.source(source, *extra), lengths)
+        return self.decoder.attend(memory, lengths)
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read one token a row (B,): scores of the next (B, V), and the state."""
+        output, state = self.decoder.step(self.target(tokens), state)
+        return self.head(self.dropout(output)), state
+
+    def step_attending(self, tokens: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
+        """Return what ``step`` does, and where each row looks in its source (B, M)."""
+        looks: list[Tensor] = []
+        x, told = self.target(tokens)[:, None], cast(DecoderState, state)
+        output, state = self.decoder.unroll_looking(x, told, None, looks)
+        return self.head(self.dropout(output[:, 0])), state, self.decoder.chosen(looks)[:, 0]
+
+    def read(self, source: Tensor, lengths: Tensor, inputs: Tensor, *extra: Tensor) -> Tensor:
+        """Return what ``head`` turns into scores (S, T, D), where the true tokens are read.
+
+        Args:
+            source, lengths, extra: see ``start``.
+            inputs: the tokens that stand before those to be written (S, T); padding may follow.
+        """
+        state = self.start(source, lengths, *extra)
+        return self.dropout(self.decoder.unroll(self.target(inputs), state)[0])
+
+    def forward(self, source: Tensor, lengths: Tensor, inputs: Tensor, *extra: Tensor) -> Tensor:
+        """Return scores (S, T, V); see ``read``."""
+        return self.head(self.read(source, lengths, inputs, *extra))
+
+    def align(self, source: Tensor, lengths: Tensor, inputs: Tensor, *extra: Tensor) -> Tensor:
+        """Return where each step looks in its source (S, T, M): attention, the mean over heads.
+
+        Raises:
+            ValueError: the decoder has no attention.
+        """
+        looks: list[Tensor] = []
+        state = self.start(source, lengths, *extra)
+        self.decoder.unroll_looking(self.target(inputs), state, None, looks)
+        return self.decoder.chosen(looks)
+
+    def stepper(self) -> Steps:
+        """Return what says what this model says and may step faster, in evaluation."""
+        return self

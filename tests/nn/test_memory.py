@@ -1,0 +1,108 @@
+"""A decoder's memory and the state that carries it: one copy a source, however rows move."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unrolled.nn import AttentionState, DecoderState, Memory, RecurrentState, pack, unpack
+from unrolled.nn.state import Buffer, CacheWriter
+
+
+def memory(sources: int = 3, steps: int = 4) -> Memory:
+    keys, values = torch.randn(sources, 2, steps, 5), torch.randn(sources, 2, steps, 6)
+    return Memory.of([keys], [values], torch.arange(sources) % steps + 1)
+
+
+def test_beams_share_one_copy() -> None:
+    told = memory()
+    beams = told.reorder(torch.tensor([0, 0, 1, 1, 2, 2]))
+    assert beams.keys[0] is told.keys[0]
+    assert beams.rows.tolist() == [0, 0, 1, 1, 2, 2]
+    assert beams.each == 2
+    shuffled = beams.reorder(torch.tensor([1, 0, 3, 3, 4, 5]))
+    assert shuffled is beams  # rows moved, each within its source
+    assert beams.reorder(torch.tensor([2, 0, 1])).each == 0
+
+
+def test_sources_that_nobody_reads_leave() -> None:
+    told = memory()
+    left = told.reorder(torch.tensor([0, 0, 2, 2]))
+    assert left.rows.tolist() == [0, 0, 1, 1]
+    assert left.each == 2
+    torch.testing.assert_close(left.keys[0], told.keys[0][[0, 2]], rtol=0, atol=0)
+    assert left.lengths.tolist() == [1, 3]
+    assert told.reorder(torch.tensor([], dtype=torch.int64)).keys[0].shape[0] == 0
+
+
+def test_padding_is_masked_but_of_empty_sources() -> None:
+    told = Memory.of([torch.zeros(2, 1, 3, 1)], [torch.zeros(2, 1, 3, 1)], torch.tensor([0, 2]))
+    allowed = told.allowed(3)
+    assert allowed is not None
+    assert allowed.tolist() == [[True, False, False], [True, True, False]]
+    full = Memory.of(told.keys, told.values, torch.tensor([3, 3]))
+    assert full.allowed(3) is None
+
+
+def test_joined_memories_keep_their_rows() -> None:
+    one, two = memory(2, 4).reorder(torch.tensor([0, 0, 1])), memory(1, 6)
+    both = Memory.join([one, two])
+    assert both.rows.tolist() == [0, 0, 1, 2]
+    assert both.keys[0].shape == (3, 2, 6, 5)
+    torch.testing.assert_close(both.keys[0][2], two.keys[0][0], rtol=0, atol=0)
+
+
+def test_a_state_survives_being_packed() -> None:
+    inner = RecurrentState(torch.randn(2, 3, 4), torch.randn(2, 3, 4))
+    state = DecoderState(inner, memory(), torch.randn(3, 4))
+    told = pack(state)
+    again = unpack(told)
+    assert isinstance(again, DecoderState)
+    assert pack(again).keys() == told.keys()
+    torch.testing.assert_close(pack(again), told, rtol=0, atol=0)
+
+
+def cache(rows: int = 4) -> AttentionState:
+    empty = torch.zeros(2, rows, 1, 0, 3)
+    state = AttentionState(Buffer(empty, empty), torch.zeros(rows, dtype=torch.int64), 0)
+    return extended(state, torch.randn(2, rows, 1, 2, 3))
+
+
+def extended(state: AttentionState, chunk: Tensor) -> AttentionState:
+    with torch.no_grad():
+        writer = CacheWriter(state, chunk.shape[3])
+        for layer in range(2):
+            writer.write(layer, chunk[layer], -chunk[layer])
+        return writer.finish()
+
+
+@torch.no_grad()
+def test_a_cache_that_is_given_up_moves_only_what_changes_place() -> None:
+    for rows in ([0, 0, 2, 1], [3, 2, 1, 0], [1, 1], [0, 1, 2]):
+        state, chosen = cache(), torch.tensor(rows)
+        expected, storage = state.reorder(chosen), state.buffer.keys.data_ptr()
+        moved = state.reorder(chosen, keep=False)
+        assert moved.buffer.keys.data_ptr() == storage
+        torch.testing.assert_close(moved.to_tensors(), expected.to_tensors(), rtol=0, atol=0)
+        chunk = torch.randn(2, len(rows), 1, 1, 3)
+        after, other = extended(moved, chunk), extended(expected, chunk)
+        torch.testing.assert_close(after.to_tensors(), other.to_tensors(), rtol=0, atol=0)
+        assert after.buffer.keys.data_ptr() == storage
+
+
+@torch.no_grad()
+def test_a_state_that_is_kept_stays_as_it_was() -> None:
+    state = cache()
+    before = {name: part.clone() for name, part in state.to_tensors().items()}
+    moved = state.reorder(torch.tensor([1, 0, 3, 3]))
+    extended(moved, torch.randn(2, 4, 1, 1, 3))
+    torch.testing.assert_close(state.to_tensors(), before, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_an_older_state_is_never_moved_in_place() -> None:
+    old = cache()
+    newest = extended(old, torch.randn(2, 4, 1, 1, 3))
+    before = {name: part.clone() for name, part in newest.to_tensors().items()}
+    old.reorder(torch.tensor([1, 0, 2, 3]), keep=False)
+    torch.testing.assert_close(newest.to_tensors(), before, rtol=0, atol=0)
