@@ -1,0 +1,126 @@
+"""Required phrases: the state machine against plain search in text, and the search that uses it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from decoding.fakes import END, Table, everything, run
+from unrolled.decoding.lexical import Phrases, share_out
+
+QUICK = settings(max_examples=40, deadline=None)
+PHRASE = st.lists(st.integers(1, 3), min_size=1, max_size=4)
+
+
+def occurs(phrase: list[int], text: list[int]) -> bool:
+    return any(text[i : i + len(phrase)] == phrase for i in range(len(text) - len(phrase) + 1))
+
+
+@given(st.lists(PHRASE, min_size=1, max_size=3), st.lists(st.integers(1, 3), max_size=12))
+def test_progress_is_what_the_text_says(phrases: list[list[int]], text: list[int]) -> None:
+    machine = Phrases(phrases)
+    progress = machine.start
+    for token in text:
+        progress = machine.advance(progress, token)
+    for at, phrase in zip(progress, machine.phrases, strict=True):
+        ends = [
+            n for n in range(len(phrase)) if n <= len(text) and text[len(text) - n :] == phrase[:n]
+        ]
+        assert at == (len(phrase) if occurs(phrase, text) else max(ends))
+
+
+@given(st.lists(PHRASE, min_size=1, max_size=3), st.lists(st.integers(1, 3), max_size=8))
+def test_something_always_brings_a_row_to_a_higher_bank(
+    phrases: list[list[int]], text: list[int]
+) -> None:
+    machine = Phrases(phrases)
+    progress = machine.start
+    for token in text:
+        progress = machine.advance(progress, token)
+    met = machine.met(progress)
+    assert 0 <= met <= machine.size
+    banks = [machine.met(machine.advance(progress, token)) for token in machine.wanted(progress)]
+    assert (met == machine.size) == (not banks)
+    assert not banks or max(banks) > met
+
+
+def test_a_phrase_named_twice_is_one() -> None:
+    assert Phrases([[1, 2], [1, 2], [2]]).size == 3
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.integers(1, 12))
+def test_shares(available: list[int], beam: int) -> None:
+    shares = share_out(available, beam)
+    assert sum(shares) == min(beam, sum(available))
+    even = beam // len(available)
+    for share, count in zip(shares, available, strict=True):
+        assert min(even, count) <= share <= count
+    # whoever has candidates at the top is heard, however many banks there are
+    top = max((bank for bank, count in enumerate(available) if count), default=None)
+    assert top is None or shares[top] > 0
+
+
+@QUICK
+@given(st.data())
+def test_required_phrases_occur(data: st.DataObject) -> None:
+    model = Table(6, data.draw(st.integers(0, 99)), end=data.draw(st.sampled_from([-2.0, 2.0])))
+    words = st.lists(st.integers(1, 5), min_size=1, max_size=3)
+    required = data.draw(st.lists(st.lists(words, max_size=3), min_size=3, max_size=3))
+    beam = data.draw(st.integers(1, 8))
+    prefixes = data.draw(st.none() | st.just([[1, 2], None, [3]]))
+    limits = data.draw(st.sampled_from([[1, 1, 1], [14, 14, 14]]))
+    found = run(
+        model,
+        [0, 1, 2],
+        limits=limits,
+        beam=beam,
+        n_best=beam,
+        required=required,
+        prefixes=prefixes,
+    )
+    for source, answers in enumerate(found):
+        assert answers
+        best = answers[0]
+        assert all(occurs(phrase, best.tokens) for phrase in required[source])
+        for answer in answers:
+            if answer.finished:
+                assert all(occurs(phrase, answer.tokens) for phrase in required[source])
+            tokens = answer.tokens + [END] * answer.finished
+            expected = model.log_probabilities(source, tokens)
+            assert answer.log_probabilities == pytest.approx(expected, rel=1e-12, abs=1e-12)
+        assert len({tuple(answer.tokens) for answer in answers}) == len(answers)
+
+
+def test_sources_without_phrases_are_searched_as_ever() -> None:
+    model = Table(6, 3, end=1.0)
+    values = {"beam": 4, "n_best": 3}
+    plain = run(model, [0, 1, 2], **values)
+    mixed = run(model, [0, 1, 2], required=[[], [[4, 4]], []], **values)
+    assert [mixed[0], mixed[2]] == [plain[0], plain[2]]
+    assert mixed[1] != plain[1]
+    alone = run(model, [1], required=[[[4, 4]]], **values)
+    assert alone == [mixed[1]]
+
+
+def test_a_wide_beam_finds_the_best_answer_that_holds_the_phrase() -> None:
+    for seed in range(4):
+        model = Table(4, seed, end=-1.0)
+        left = [t for _, t in everything(model, 0, 5) if occurs([2, 1], t) and occurs([3], t)]
+        found = run(
+            model,
+            [0],
+            5,
+            beam=300,
+            n_best=5,
+            length_penalty=0.0,
+            patience=None,
+            required=[[[2, 1], [3]]],
+        )[0]
+        assert [answer.tokens for answer in found] == left[:5]
+
+
+def test_overlapping_occurrences_count() -> None:
+    model = Table(4, 0, end=3.0)
+    found = run(model, [0], 4, beam=40, required=[[[1, 1, 2], [2, 3]]], prefixes=[[1, 1, 1]])
+    assert found[0][0].tokens[:5] == [1, 1, 1, 2, 3]
