@@ -37,8 +37,8 @@ PLACES: dict[str, tuple[Any, str]] = {
 }
 
 
-def kill_at(name: str, turn: int) -> None:
-    """Let the process kill itself as it enters the ``turn``-th call, 1 for the first."""
+def kill_at(name: str, turn: int, number: int = signal.SIGKILL) -> None:
+    """Let the process send itself a signal as it enters the ``turn``-th call, 1 for the first."""
     owner, attribute = PLACES[name]
     real: Callable[..., Any] = getattr(owner, attribute)
     left = turn
@@ -47,7 +47,7 @@ def kill_at(name: str, turn: int) -> None:
         nonlocal left
         left -= 1
         if not left:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         return real(*args, **options)
 
     setattr(owner, attribute, deadly)

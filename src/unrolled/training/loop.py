@@ -21,14 +21,15 @@ from unrolled.core.errors import UserError
 from unrolled.data.batches import Source
 from unrolled.data.examples import Ints
 from unrolled.nn.state import State, pack, unpack
-from unrolled.training import checkpoints
+from unrolled.training import checkpoints, optimizers, parallel
 from unrolled.training.averaging import Average, Weights, snapshot
 from unrolled.training.checkpoints import Checkpoint, under
 from unrolled.training.guards import Guard
+from unrolled.training.losses import mean_logs, pack_losses, unpack_losses, waited
 from unrolled.training.objectives import Loss, Objective
-from unrolled.training.optimizers import build_optimizer
+from unrolled.training.parallel import Told, World
 from unrolled.training.precision import Place
-from unrolled.training.progress import MetricsLog, Progress
+from unrolled.training.progress import MetricsLog, Progress, SilentLog
 from unrolled.training.schedules import factor
 from unrolled.training.settings import TrainingConfig
 from unrolled.training.stopping import Stop
@@ -43,7 +44,8 @@ class Job:
     ``evaluate`` scores the model on the dev part (dropout off, averaged weights applied), or is
     None; ``metric`` names the score that chooses the best weights and ``higher`` its direction;
     ``keep_best`` is called with the weights whenever they are the best so far; ``lines`` tells
-    where rows of the source stand in their file, where they stand in one.
+    where rows of the source stand in their file, where they stand in one; ``world`` is this process
+    among those that train together, of which the first evaluates and writes.
     """
 
     model: nn.Module
@@ -59,6 +61,7 @@ class Job:
     keep_best: Callable[[Weights], None]
     progress: Progress
     lines: Callable[[Ints], list[int]] | None = None
+    world: World = field(default_factory=parallel.world)
 
 
 @dataclass(slots=True)
@@ -86,22 +89,30 @@ def fit(job: Job, resume: bool) -> Position:
     With ``resume`` the newest whole checkpoint in the folder is taken up first; a run stopped at
     any point and resumed makes the same updates, bit for bit, as one that was never stopped.
 
-    SIGINT and SIGTERM end it after the step that is being made, with a checkpoint.
+    SIGINT and SIGTERM end it after the step that is being made, with a checkpoint; where several
+    processes train, all end after the same step.
 
     Raises:
-        UserError: too many losses are not finite, or the disk refuses a checkpoint.
+        UserError: too many losses are not finite, the disk refuses a checkpoint, or another
+            process of this training has ended.
         Interrupted, Terminated: SIGINT or SIGTERM came; the run can be resumed.
     """
+    world = job.world
+    world.spread_weights(job.model)
     trainer = Trainer(job)
-    start = checkpoints.newest(job.folder) if resume else (None, [])
-    for fault in start[1]:
+    found, faults = checkpoints.newest(job.folder) if resume else (None, [])
+    for fault in faults:
         job.progress.say(fault)
-    if start[0] is not None:
-        trainer.take_up(start[0])
-    log = MetricsLog(job.folder.parent / "metrics.jsonl", trainer.at.step, job.settings.tensorboard)
+    world.same(found.step if found else 0, job.folder)
+    if found is not None:
+        trainer.take_up(found)
+    file, step = job.folder.parent / "metrics.jsonl", trainer.at.step
+    log = MetricsLog(file, step, job.settings.tensorboard) if world.first else SilentLog()
     try:
         with Stop(job.progress.quiet) as stop:
             trainer.run(log, stop)
+            world.wait()  # for what the first one still writes
+            stop.number = stop.number or trainer.told.signal
             stop.end(trainer.at.step, job.folder.parent)
     finally:
         log.close()
@@ -113,7 +124,7 @@ class Trainer:
 
     def __init__(self, job: Job) -> None:
         self.job, self.at = job, Position()
-        self.optimizer = build_optimizer(job.model, job.settings)
+        self.optimizer = optimizers.build_optimizer(job.model, job.settings)
         self.average = Average(job.model, job.settings)
         self.parameters = [p for p in job.model.parameters() if p.requires_grad]
         self.carry: State | None = None
@@ -123,19 +134,25 @@ class Trainer:
         self.pending: list[Loss] = []
         self.saved = -1
         self.guard = Guard()
+        self.stop: Stop | None = None
+        self.began = 0.0
+        self.told = Told(0, 0.0, 0)
+        self.counted = True  # whether the rows that are carried are rows of its own
+        parallel.seeded(job.seed, job.world.rank, 0)
 
     def run(self, log: MetricsLog, stop: Stop | None = None) -> None:
         """Make updates until a limit is reached, or a signal asks for the end."""
-        began, settings = time.monotonic() - self.at.seconds, self.job.settings
+        settings, self.stop = self.job.settings, stop
+        self.began = time.monotonic() - self.at.seconds
         logged = (self.at.tokens, self.at.seconds)
         if self.at.stopped == "limit":
             self.at.stopped = ""  # a larger limit goes on; early stopping stays what it was
         self.job.model.train()
-        while not self.at.stopped and self.share() < 1 and not (stop and stop.number):
+        while not self.at.stopped and self.share() < 1 and not self.asked():
             if self.at.index >= self.job.source.length(self.at.epoch):
                 self.at.epoch, self.at.index = self.at.epoch + 1, 0
             fault = self.step(log)
-            self.at.seconds = time.monotonic() - began
+            self.at.seconds = self.told.seconds if self.job.world.grouped else self.clock()
             ended = self.share() >= 1
             shown = self.at.step % settings.log_every == 0 or ended
             scored = self.due() or ended
@@ -144,7 +161,7 @@ class Trainer:
                 fault = "the weights are no longer finite"
             if fault:
                 self.go_back(fault, log)
-                logged = (self.at.tokens, time.monotonic() - began)
+                logged = (self.at.tokens, self.clock())
                 continue
             if shown:
                 self.report(log, *logged)
@@ -159,10 +176,25 @@ class Trainer:
         if self.at.stopped and self.best is None:
             # nothing was measured: the last weights are what is kept
             with self.average.applied():
-                self.job.keep_best(snapshot(self.job.model))
+                self.keep(snapshot(self.job.model))
         # a signal may come where the weights were not looked at yet
         if self.saved != self.at.step and self.finite():
             self.save()
+
+    def clock(self) -> float:
+        """Return the seconds of the run, by this process's own clock."""
+        return time.monotonic() - self.began
+
+    def asked(self) -> int:
+        """Return the signal that ends the run; of several processes all must know of it."""
+        if self.job.world.grouped:
+            return self.told.signal
+        return self.stop.number if self.stop else 0
+
+    def keep(self, weights: Weights) -> None:
+        """Hand out the best weights, once."""
+        if self.job.world.first:
+            self.job.keep_best(weights)
 
     def share(self) -> float:
         """Return progress through the run: the larger of step share and time share."""
@@ -196,22 +228,28 @@ class Trainer:
         if at.step == self.pretraining:
             self.guard.forget()
         last = min(at.index + job.settings.accumulate, job.source.length(at.epoch))
-        carried, losses, rows = self.carry, list[Loss](), list[Ints]()
+        carried, losses, rows, tokens = self.carry, list[Loss](), list[Ints](), 0
         for index in range(at.index, last):
-            batch = job.source.batch(at.epoch, index)
-            at.tokens += batch.steps  # counted on the host, where it is no wait
+            batch, self.counted = job.world.share(job.source, at.epoch, index)
+            if self.counted:
+                tokens += batch.steps  # counted on the host, where it is no wait
+                rows.append(batch.rows)
             batch = batch.to(job.place.device)
             with job.place.autocast():
                 loss = job.objective(job.model, batch, self.carry)
+            loss = loss if self.counted else parallel.for_nothing(loss)
             loss.sum.backward()
             self.carry = loss.carry
             logs = {k: (a.detach(), b.detach()) for k, (a, b) in loss.logs.items()}
             losses.append(Loss(loss.sum.detach(), loss.count.detach(), None, logs))
-            rows.append(batch.rows)
+        seconds = self.clock() if job.world.grouped else at.seconds
+        mine = Told(tokens, seconds, self.stop.number if self.stop else 0)
+        losses, self.told = job.world.exchange(losses, self.parameters, mine)
+        at.tokens += self.told.tokens
         fault = self.update(losses)
         if fault:
             self.carry = carried
-            self.note(log, fault, np.concatenate(rows))
+            self.note(log, fault, [each for part in job.world.gather(rows) for each in part])
         else:
             self.pending += losses
         at.index, at.step = last, at.step + 1
@@ -249,9 +287,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return fault
 
-    def note(self, log: MetricsLog, fault: str, rows: Ints) -> None:
-        """Log a step that was skipped, and which rows it had read."""
+    def note(self, log: MetricsLog, fault: str, read: list[Ints]) -> None:
+        """Log a step that was skipped, and which rows it had read, in all processes."""
         at, lines = self.at, self.job.lines
+        rows = np.concatenate([np.empty(0, np.int64), *read])
         told = {"step": at.step + 1, "kind": "guard", "event": "skipped", "why": fault}
         told |= {"epoch": at.epoch, "index": at.index, "rows": rows.tolist()}
         log.write(told | ({"lines": lines(rows)} if lines else {}))
@@ -277,8 +316,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.restore(checkpoints.load(self.job.folder / f"step-{self.guard.good}"))
         self.guard.rollbacks = made
-        # what a signal wrote since then is of the course that was left
-        checkpoints.drop(self.job.folder, self.guard.good)
+        if self.job.world.first:
+            # what a signal wrote since then is of the course that was left
+            checkpoints.drop(self.job.folder, self.guard.good)
         dropped = log.rewind(self.at.step)
         line = {"step": self.at.step, "kind": "guard", "event": "rollback", "why": fault}
         line |= {"from": at.step, "learning_rate_factor": self.guard.rate}
@@ -333,7 +373,7 @@ class Trainer:
             return
         job.model.eval()
         with self.average.applied(), torch.no_grad(), job.place.autocast():
-            at.scores = job.evaluate(job.model)
+            at.scores = job.world.spread(job.evaluate(job.model) if job.world.first else {})
             if not all(map(math.isfinite, at.scores.values())):
                 raise UserError(
                     f"a dev score is no longer finite at step {at.step}: lower "
@@ -344,7 +384,7 @@ class Trainer:
                 at.best, at.best_step, at.best_scores = score, at.step, at.scores
                 at.stale, at.cut_stale = 0, 0
                 self.best = snapshot(job.model)
-                job.keep_best(self.best)
+                self.keep(self.best)
             else:
                 at.stale, at.cut_stale = at.stale + 1, at.cut_stale + 1
         job.model.train()
@@ -357,27 +397,33 @@ class Trainer:
         if settings.patience is not None and at.stale >= settings.patience:
             at.stopped = f"no progress in {settings.patience} evaluations"
 
+    def own(self) -> dict[str, Tensor]:
+        """Return what is of this process alone: random states, and the state it carries."""
+        device = self.job.place.device
+        tensors = {"random.cpu": torch.get_rng_state()}
+        if device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(device)
+        if self.carry is not None and self.counted:
+            tensors |= under("carry", {k: v.cpu() for k, v in pack(self.carry).items()})
+        return tensors
+
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint, with what is of each process."""
         job = self.job
-        tensors = under("model", job.model.state_dict())
+        owned = job.world.gather(self.own())
+        if not job.world.first:
+            self.saved = self.at.step
+            return
+        moved, groups = optimizers.to_tensors(self.optimizer)
+        tensors = under("model", job.model.state_dict()) | under("optimizer", moved)
         state: dict[str, Any] = {
             "position": {name: getattr(self.at, name) for name in Position.__slots__},
-            "groups": [
-                {k: v for k, v in group.items() if k != "params"}
-                for group in self.optimizer.state_dict()["param_groups"]
-            ],
+            "groups": groups,
             "guard": asdict(self.guard),
+            "processes": job.world.size,
         }
-        for number, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= under(
-                f"optimizer.{number}", {k: v for k, v in slots.items() if v is not None}
-            )
         tensors |= under("average", self.average.to_tensors())
-        tensors |= under("random", {"cpu": torch.get_rng_state()})
-        if job.place.device.type == "cuda":
-            tensors |= under("random", {"cuda": torch.cuda.get_rng_state(job.place.device)})
-        tensors |= under("carry", pack(self.carry) if self.carry is not None else {})
+        tensors |= parallel.merged(owned)
         tensors |= under("best", self.best or {})
         if self.pending:
             tensors |= under("pending", pack_losses(self.pending))
@@ -386,7 +432,13 @@ class Trainer:
         self.saved = self.at.step
 
     def take_up(self, checkpoint: Checkpoint) -> None:
-        """Restore a checkpoint that another process wrote. Raises UserError: it does not fit."""
+        """Restore a checkpoint that another run wrote. Raises UserError: it does not fit."""
+        before, now = checkpoint.state.get("processes", 1), self.job.world.size
+        if before != now:
+            self.job.progress.say(
+                f"{before} processes trained before, {now} now: the losses will be the same to "
+                "rounding where nothing is drawn by chance, not the same bits"
+            )
         try:
             self.restore(checkpoint)
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
@@ -404,67 +456,32 @@ class Trainer:
         self.at = Position(**checkpoint.state["position"])
         # a checkpoint of before the guards has none
         self.guard = Guard(**checkpoint.state.get("guard", {"good": self.at.step}))
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, value in checkpoint.group("optimizer").items():
-            number, name = key.split(".", 1)
-            slots.setdefault(int(number), {})[name] = value
-        saved = self.optimizer.state_dict()["param_groups"]
-        groups = [
-            {**now, **then, "params": now["params"]}
-            for now, then in zip(saved, checkpoint.state["groups"], strict=True)
-        ]
-        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        moved, groups = checkpoint.group("optimizer"), checkpoint.state["groups"]
+        optimizers.from_tensors(self.optimizer, moved, groups)
         self.average.from_tensors(checkpoint.group("average"))
-        torch.set_rng_state(checkpoint.tensors["random.cpu"])
-        if "random.cuda" in checkpoint.tensors:
-            torch.cuda.set_rng_state(checkpoint.tensors["random.cuda"], job.place.device)
-        carried = checkpoint.group("carry")
-        tensors = {k: v.to(job.place.device) for k, v in carried.items()}
-        self.carry = unpack(tensors) if tensors else None
+        self.take_own(checkpoint)
         self.best = checkpoint.group("best") or None
         if self.best is not None:
-            job.keep_best(self.best)
+            self.keep(self.best)
         self.pending = unpack_losses(checkpoint.group("pending"))
         self.saved = self.at.step
 
-
-def waited(*values: Tensor | float) -> list[float]:
-    """Return tensors as numbers, after one wait for the device they are on."""
-    if all(isinstance(value, float) or value.is_cpu for value in values):
-        return [float(value) for value in values]
-    return torch.stack([torch.as_tensor(value).detach().float() for value in values]).tolist()
-
-
-def mean_logs(losses: list[Loss]) -> dict[str, float]:
-    """Return the mean loss, and the mean of everything else that the objective logs."""
-    sums: dict[str, list[float]] = {}
-    for part in losses:
-        for name, (total, count) in {"loss": (part.sum, part.count), **part.logs}.items():
-            both = sums.setdefault(name, [0.0, 0.0])
-            both[0] += float(total)
-            both[1] += float(count)
-    return {name: total / (count or 1.0) for name, (total, count) in sums.items()}
-
-
-def pack_losses(losses: list[Loss]) -> dict[str, Tensor]:
-    """Return losses that were not logged yet as tensors: row i of each is that of losses[i]."""
-    names = {name for part in losses for name in part.logs}
-    none = (torch.zeros(()), torch.zeros(()))
-
-    def column(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
-        return torch.stack([torch.stack([a.cpu().double(), b.cpu().double()]) for a, b in pairs])
-
-    packed = {"": column([(part.sum, part.count) for part in losses])}
-    return packed | {name: column([part.logs.get(name, none) for part in losses]) for name in names}
-
-
-def unpack_losses(tensors: dict[str, Tensor]) -> list[Loss]:
-    """Return the losses that ``pack_losses`` wrote."""
-    named = {name: rows for name, rows in tensors.items() if name}
-    return [
-        Loss(row[0], row[1], None, {name: (rows[i][0], rows[i][1]) for name, rows in named.items()})
-        for i, row in enumerate(tensors.get("", []))
-    ]
+    def take_own(self, checkpoint: Checkpoint) -> None:
+        """Take up the random states of this process and its rows of the carried state."""
+        job, device = self.job, self.job.place.device
+        states = parallel.random_states(checkpoint.group("random"), job.world.rank)
+        if job.world.rank and "cpu" not in states:  # fewer processes trained before
+            parallel.seeded(job.seed, job.world.rank, checkpoint.step)
+        else:
+            torch.set_rng_state(states["cpu"])
+        if "cuda" in states and device.type == "cuda":
+            torch.cuda.set_rng_state(states["cuda"], device)
+        tensors = {k: v.to(device) for k, v in checkpoint.group("carry").items()}
+        self.carry = unpack(tensors) if tensors else None
+        self.counted = self.carry is None or job.world.rank < self.carry.rows
+        if self.carry is not None and job.world.size > 1:
+            rows = torch.arange(self.carry.rows, device=device)
+            self.carry = self.carry.reorder(rows[job.world.part(self.carry.rows)])
 
 
 def planned_steps(settings: TrainingConfig, source: Source) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unrolled.nn.layer import Layer
 from unrolled.training.settings import TrainingConfig
@@ -71,6 +71,34 @@ class MuonAndAdamW(torch.optim.Optimizer):
                 inner.state = self.state
                 inner.param_groups = [g for g in self.param_groups if ("ns_steps" in g) == own]
                 inner.step()
+
+
+def to_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Groups]:
+    """Return what an optimizer keeps of each weight, as ``NUMBER.NAME``, and its settings."""
+    told = optimizer.state_dict()
+    tensors = {
+        f"{number}.{name}": value
+        for number, slots in told["state"].items()
+        for name, value in slots.items()
+        if value is not None
+    }
+    kept = [{k: v for k, v in g.items() if k != "params"} for g in told["param_groups"]]
+    return tensors, kept
+
+
+def from_tensors(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], kept: Groups
+) -> None:
+    """Give an optimizer what ``to_tensors`` returned."""
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, name = key.split(".", 1)
+        slots.setdefault(int(number), {})[name] = value
+    saved = optimizer.state_dict()["param_groups"]
+    groups = [
+        {**now, **then, "params": now["params"]} for now, then in zip(saved, kept, strict=True)
+    ]
+    optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
 
 def _groups(parameters: list[nn.Parameter], decay: float) -> Groups:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from unrolled.core.errors import UsageError
+from unrolled.training.parallel import local_rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,9 @@ def choose(device: str, precision: str) -> Place:
 
 
 def _device(name: str) -> torch.device:
+    local = local_rank()
+    if local is not None:
+        return _own_device(name, local)
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -63,6 +67,25 @@ def _device(name: str) -> torch.device:
         raise UsageError(
             f"training.device={name}: no such device here; use cpu, or auto to take what there is"
         ) from None
+    return device
+
+
+def _own_device(name: str, local: int) -> torch.device:
+    """Return the device of one of several processes on this machine."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if name not in ("auto", "cuda"):
+        raise UsageError(
+            f"training.device={name}: each of several processes takes a GPU of its own or the "
+            "processor; say cuda or cpu"
+        )
+    if local >= torch.cuda.device_count():
+        raise UsageError(
+            f"process {local} of this machine has no GPU of its own, of {torch.cuda.device_count()}"
+            "; start as many processes as there are GPUs, or set training.device=cpu"
+        )
+    device = torch.device("cuda", local)
+    torch.cuda.set_device(device)
     return device
 
 

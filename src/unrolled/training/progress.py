@@ -73,6 +73,23 @@ class MetricsLog:
             self.board.close()
 
 
+class SilentLog(MetricsLog):
+    """What the processes beside the first one write to: nothing."""
+
+    def __init__(self) -> None:
+        self.board = None
+
+    def rewind(self, step: int) -> list[dict[str, Any]]:
+        """Drop nothing."""
+        return []
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Write nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
 def _after(line: dict[str, Any], step: int) -> bool:
     """Whether a line follows on a step; what a checkpoint of it goes back from does too."""
     at: int = line.get("step", 0)
