@@ -1,4 +1,4 @@
-"""Holds the code to its budgets: 60 lines a function, 500 a file, 19,000 for the package."""
+"""Holds the code to its budgets: 60 lines a function, 500 a file, 26,000 for the package."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import ast
 import sys
 from pathlib import Path
 
+# 26,000 since sequence to sequence came in: decoders and their memory, search with its constraints
+# (1,000 lines), three tasks with their readers and scorers, training in several processes, export;
 # 19,000 since the native core came in (its loader, layouts, slopes, traced operators and streams;
 # the C++ itself is not counted), 18,000 before that for readers of nine formats, shards, series of
 # numbers and the doctor; the first design foresaw 15,000 without them
-FUNCTION, FILE, PACKAGE = 60, 500, 19_000
+FUNCTION, FILE, PACKAGE = 60, 500, 26_000
 SOURCE = Path(__file__).parent.parent / "src" / "unrolled"
 
 

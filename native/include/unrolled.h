@@ -177,6 +177,87 @@ UNROLLED_API const char *unrolled_stream_step(unrolled_stream *s, const void *x)
 UNROLLED_API int64_t unrolled_stream_bytes(const unrolled_stream *s);
 UNROLLED_API void unrolled_stream_free(unrolled_stream *s);
 
+/* ---- the best of many log probabilities ------------------------------------------------------------- */
+
+/* Give the k best log probabilities of every row of logits (rows, vocabulary), ld numbers apart, and
+ * their ids, the best first and of equal ones the lower id: values and ids (rows, k). k is 1 to 64, and
+ * vocabulary at most. -inf is what cannot be chosen. A row with NaN or +inf, or of -inf alone, has no
+ * probabilities: its values are NaN, its ids 0 to k - 1. */
+UNROLLED_API const char *unrolled_top_log_probabilities(int32_t threads, int64_t rows,
+                                                        int64_t vocabulary, const float *logits,
+                                                        int64_t ld, int64_t k, float *values,
+                                                        int64_t *ids);
+
+/* ---- transformer decoders: one token of many rows through all blocks ---------------------------------- */
+
+enum unrolled_norm { UNROLLED_LAYER_NORM = 0, UNROLLED_RMS_NORM = 1 };
+enum unrolled_feedforward {
+    UNROLLED_RELU = 0,
+    UNROLLED_GELU = 1,  /* x times the normal distribution's integral up to x */
+    UNROLLED_SWIGLU = 2 /* u x sigmoid(u) times v of up = (u; v) */
+};
+
+/* B rows of width W, L blocks, N heads of width E = W / N, K key-value heads and K' of the memory (both
+ * divide N), F inner width, V vocabulary. Weights are those of linear layers, bias NULL: none. */
+enum unrolled_part {
+    UNROLLED_SELF_IN = 0,   /* query, key and value of self-attention, one below the other (W + 2 K E, W) */
+    UNROLLED_SELF_OUT = 1,  /* (W, W) */
+    UNROLLED_CROSS_IN = 2,  /* the query of cross-attention (W, W) */
+    UNROLLED_CROSS_OUT = 3, /* (W, W) */
+    UNROLLED_UP = 4,        /* (F, W), for swiglu (2 F, W) */
+    UNROLLED_DOWN = 5,      /* (W, F) */
+    UNROLLED_SELF_NORM = 6, /* norms: weight (W), and for layer norm bias (W) */
+    UNROLLED_CROSS_NORM = 7,
+    UNROLLED_FEEDFORWARD_NORM = 8,
+    UNROLLED_LAST_NORM = 9, /* of the whole stack, as is the head; used where it was loaded */
+    UNROLLED_HEAD = 10      /* (V, W) */
+};
+
+typedef struct unrolled_decoder unrolled_decoder;
+
+/* A stack of blocks: self-attention, cross-attention (unless K' is 0), feed-forward; each reads the norm
+ * of the sum so far and adds to it (norm_first), or the norm is taken of the new sum. vocabulary 0: no
+ * head. NULL when memory is out or a number does not fit. */
+UNROLLED_API unrolled_decoder *unrolled_decoder_new(int32_t precision, int32_t norm, float epsilon,
+                                                    int32_t norm_first, int32_t feedforward,
+                                                    int64_t layers, int64_t width, int64_t heads,
+                                                    int64_t kv_heads, int64_t memory_heads,
+                                                    int64_t inner, int64_t vocabulary);
+/* Pack a part's weights. Call it for every part of every block before the first step, and again when
+ * weights have changed. */
+UNROLLED_API const char *unrolled_decoder_load(unrolled_decoder *d, int64_t layer, int32_t part,
+                                               const float *weight, const float *bias);
+
+/* One token of B rows. Keys and values are (L, ., K, ., E): E numbers side by side, the strides of the
+ * other four count numbers and are those of keys and values alike. Row b has read lengths[b] steps; its
+ * new key and value are written at that step of its own row of the cache. Step s < lengths[b] of row b
+ * stands in row origin[b * room + s] of the cache (NULL: in its own), and origin[b * room + lengths[b]]
+ * becomes b; nothing that is read may stand where another row writes. */
+typedef struct unrolled_decoding {
+    int64_t threads, rows, sources; /* sources: S */
+    int64_t cache_rows, room;       /* of the cache; room is C, its steps */
+    int64_t cache_strides[4];       /* of layer, row, head and step */
+    int64_t memory_steps, memory_strides[3]; /* M; of source, head and step */
+    const float *x;                            /* (B, W), the embedded token and where it stands */
+    const float *cosines, *sines;              /* rotary: (B, E / 2); NULL: not rotary */
+    float *keys, *values;                      /* (L, cache_rows, K, C, E) */
+    const int64_t *lengths;                    /* (B) */
+    int32_t *origin;                           /* (B, C); may be NULL */
+    const float *const *memory_keys;           /* (L) of (S, K', M, E); NULL where K' is 0 */
+    const float *const *memory_values;
+    const int64_t *memory_lengths;             /* (S); nothing is seen in a source of no step */
+    const int64_t *memory_rows;                /* (B), which source a row reads */
+    float *y;                                  /* (B, W), what the head reads; may be NULL */
+    float *logits;                             /* (B, V), rows ld_logits apart; NULL without a head */
+    int64_t ld_logits;
+} unrolled_decoding;
+
+/* Read one token of every row. What is refused has changed nothing. */
+UNROLLED_API const char *unrolled_decoder_step(unrolled_decoder *d, const unrolled_decoding *call);
+/* Return how many bytes of weights a step reads. */
+UNROLLED_API int64_t unrolled_decoder_bytes(const unrolled_decoder *d);
+UNROLLED_API void unrolled_decoder_free(unrolled_decoder *d);
+
 /* ---- what the processor can do, measured -------------------------------------------------------------- */
 
 /* Return operations per second (two a multiply-add) of the level in use with all operands in

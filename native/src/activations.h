@@ -1,4 +1,4 @@
-// tanh and sigmoid of a vector.
+// Functions of a vector: the exponential, sigmoid, tanh and GELU.
 #pragma once
 
 namespace {
@@ -18,6 +18,13 @@ inline V split_exponential(V v, V *scale) {
     return fma(mul(r, r), q, r);
 }
 
+// e^v for v up to 87; 0 where it is no normal number
+inline V exponential(V v) {
+    V scale;
+    const V part = split_exponential(at_least(v, -87.0f), &scale);
+    return unless_below(v, -87.0f, fma(scale, part, scale));
+}
+
 // 1 / (1 + e^-v); where it is no normal number it is 0, as its limit is
 inline V sigmoid(V v) {
     V scale;
@@ -33,6 +40,24 @@ inline V hyperbolic_tangent(V v) {
     const V part = split_exponential(mul(size, set1(-2)), &scale);
     const V less = fma(scale, part, sub(scale, set1(1))); // e - 1
     return with_sign(quotient(sub(set1(0), less), add(less, set1(2))), v);
+}
+
+// v times the normal distribution's integral up to v (Hendrycks and Gimpel 2016): max(v, 0) - |v| p,
+// where p = erfc(|v| / sqrt 2) / 2 = q(t) e^(-v^2 / 2) with t = 1 / (1 + 0.26 |v| / sqrt 2). q was fitted
+// to a relative error of 3e-7 for |v| up to 14, where p is below the least normal number.
+inline V gelu(V v) {
+    const V size = magnitude(v), z = mul(at_most(size, 14.0f), set1(0.707106781f));
+    const V t = quotient(set1(1), fma(z, set1(0.26f), set1(1)));
+    V q = fma(set1(0x1.319048p-2f), t, set1(-0x1.0fdd62p-1f));
+    q = fma(q, t, set1(0x1.43bb8ap-1f));
+    q = fma(q, t, set1(-0x1.14c78ap-2f));
+    q = fma(q, t, set1(0x1.504a6cp-3f));
+    q = fma(q, t, set1(0x1.fbb4b2p-5f));
+    q = fma(q, t, set1(0x1.1f5d22p-4f));
+    q = fma(q, t, set1(0x1.30767cp-4f));
+    q = fma(q, t, set1(-0x1.5b77d2p-14f));
+    const V p = mul(q, exponential(sub(set1(0), mul(z, z))));
+    return sub(where_positive(v, v), mul(size, p));
 }
 
 } // namespace

@@ -245,6 +245,18 @@ const char *unrolled_backward(const unrolled_run *run) {
     return error;
 }
 
+const char *unrolled_top_log_probabilities(int32_t threads, int64_t rows, int64_t vocabulary,
+                                           const float *logits, int64_t ld, int64_t k,
+                                           float *values, int64_t *ids) {
+    if (rows < 0 || vocabulary < 0 || k < 1 || k > 64 || k > vocabulary) return "a size is out of range";
+    if (threads > MOST_THREADS) return "so many threads are not offered";
+    if (!rows) return nullptr;
+    if (!logits || !values || !ids) return "no logits or no room for the best given";
+    if (ld < vocabulary) return "rows of a matrix overlap";
+    level().top({threads, rows, vocabulary, logits, ld, k, values, ids});
+    return nullptr;
+}
+
 double unrolled_peak(int32_t precision, int32_t threads, double seconds) {
     Measure m = {precision, seconds, nullptr, 0, {}};
     if (precision < UNROLLED_FP32 || precision > UNROLLED_INT8) return 0;

@@ -22,6 +22,10 @@
 
 #include "streaming.h"
 
+#include "top.h"
+
+#include "decoding.h"
+
 namespace {
 
 inline size_t scratch_bytes(const Pack &p, int64_t rows) {
@@ -95,5 +99,5 @@ inline double read_all(const char *from, int64_t bytes) {
 
 #define UNROLLED_DEFINE_LEVEL(NAME)                                                                \
     extern const Level NAME;                                                                       \
-    const Level NAME = {W,    forward,    backward,      matmul,     plan,        fill,            \
-                        rows_bytes, scratch_bytes, step_layer, step_linear, peak, read_all};
+    const Level NAME = {W,    forward,    backward,      matmul,     plan,        plan_product,    \
+                        fill, rows_bytes, scratch_bytes, step_layer, step_linear, decode, top, peak, read_all};

@@ -63,6 +63,41 @@ struct StreamLinear {
     float *scratch;
 };
 
+// A product with packed weights, and a norm.
+struct Product {
+    Pack w;
+    const float *bias; // NULL: none
+};
+struct Norm {
+    const float *weight, *bias; // weight NULL: no norm
+};
+
+struct DecoderBlock {
+    Product in, out, cross_in, cross_out, up, down;
+    Norm self_norm, cross_norm, feedforward_norm;
+};
+
+// See unrolled_decoder_new; `size` is the width of a head.
+struct Decoder {
+    int32_t precision, norm, feedforward;
+    bool norm_first;
+    float epsilon;
+    int64_t layers, width, heads, size, kv_heads, memory_heads, inner, vocabulary;
+    const DecoderBlock *blocks;
+    Norm last;
+    Product head;
+};
+
+// See unrolled_top_log_probabilities.
+struct Top {
+    int32_t threads;
+    int64_t rows, vocabulary;
+    const float *logits;
+    int64_t ld, k;
+    float *values;
+    int64_t *ids;
+};
+
 struct Level {
     int32_t width; // lanes
     Error (*forward)(const unrolled_run &);
@@ -70,11 +105,14 @@ struct Level {
     Error (*matmul)(const Matmul &);
     // sizes of a pack of w (gates * units, k) for this many rows, and filling it
     Pack (*plan)(int32_t precision, int64_t rows, int64_t gates, int64_t units, int64_t k);
+    Pack (*plan_product)(int32_t precision, int64_t units, int64_t k); // for many rows
     void (*fill)(const Pack &pack, const float *w, int64_t ld);
     size_t (*row_bytes)(int32_t precision, int64_t rows, int64_t k);
     size_t (*scratch_bytes)(const Pack &pack, int64_t rows);
     void (*step_layer)(const StreamLayer &, const float *x, float *y);
     void (*step_linear)(const StreamLinear &, const float *x, float *y);
+    Error (*decode)(const Decoder &, const unrolled_decoding &);
+    void (*top)(const Top &);
     double (*peak)(int32_t precision, int64_t rounds); // operations done in so many rounds
     double (*read)(const char *from, int64_t bytes);   // a sum, so that nothing is left out
 };

@@ -53,20 +53,22 @@ inline V power_of_2(V n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(whole, 23));
 }
 inline V larger(V a, V b) { return _mm256_max_ps(a, b); }
+inline bool any_above(V v, float low) {
+    return _mm256_movemask_ps(_mm256_cmp_ps(v, set1(low), _CMP_GT_OQ)) != 0;
+}
 inline float sum_of(V v) {
-    float all[W], s;
-    store(all, v);
-    s = all[0];
-    for (int i = 1; i < W; i++) s += all[i];
-    return s;
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 inline float largest(V v) {
-    float all[W], m;
-    store(all, v);
-    m = all[0];
-    for (int i = 1; i < W; i++) m = all[i] > m ? all[i] : m;
-    return m;
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
 }
+// past the caches, to whole lines; `streamed` before another thread may read it
+inline void stream(float *p, V v) { _mm256_stream_ps(p, v); }
+inline void streamed() { _mm_sfence(); }
 
 inline VU load(const uint32_t *p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p));

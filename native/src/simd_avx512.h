@@ -53,20 +53,12 @@ inline V power_of_2(V n) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(whole, 23));
 }
 inline V larger(V a, V b) { return _mm512_max_ps(a, b); }
-inline float sum_of(V v) {
-    float all[W], s;
-    store(all, v);
-    s = all[0];
-    for (int i = 1; i < W; i++) s += all[i];
-    return s;
-}
-inline float largest(V v) {
-    float all[W], m;
-    store(all, v);
-    m = all[0];
-    for (int i = 1; i < W; i++) m = all[i] > m ? all[i] : m;
-    return m;
-}
+inline bool any_above(V v, float low) { return _mm512_cmp_ps_mask(v, set1(low), _CMP_GT_OQ) != 0; }
+inline float sum_of(V v) { return _mm512_reduce_add_ps(v); }
+inline float largest(V v) { return _mm512_reduce_max_ps(v); }
+// past the caches, to a whole line; `streamed` before another thread may read it
+inline void stream(float *p, V v) { _mm512_stream_ps(p, v); }
+inline void streamed() { _mm_sfence(); }
 
 inline VU load(const uint32_t *p) { return _mm512_loadu_si512(p); }
 inline void store(uint32_t *p, VU v) { _mm512_storeu_si512(p, v); }

@@ -59,6 +59,10 @@ inline V power_of_2(V n) {
     return reinterpret_cast<V>((whole + 127) << 23);
 }
 inline V larger(V a, V b) { return choose(a < b, b, a); }
+inline bool any_above(V v, float low) {
+    const VI above = v > set1(low);
+    return (above[0] | above[1] | above[2] | above[3]) != 0;
+}
 inline float sum_of(V v) {
     float s = v[0];
     for (int i = 1; i < W; i++) s += v[i];
@@ -69,6 +73,10 @@ inline float largest(V v) {
     for (int i = 1; i < W; i++) m = v[i] > m ? v[i] : m;
     return m;
 }
+
+// past the caches where there is an instruction for it; `streamed` before another thread may read it
+inline void stream(float *p, V v) { store(p, v); }
+inline void streamed() {}
 
 inline VU load(const uint32_t *p) {
     VU v;

@@ -1,31 +1,12 @@
 // A stream: stages with packed weights, and the buffers between them.
 
 #include <cstring>
-#include <new>
 #include <vector>
 
 #include "core.h"
-#include "pool.h"
+#include "memory.h"
 
 namespace {
-
-// Memory of the workspace that is given back.
-struct Memory {
-    char *data = nullptr;
-    Memory() = default;
-    explicit Memory(size_t bytes) : data(static_cast<char *>(workspace_take(bytes + 64))) {
-        if (!data) throw std::bad_alloc();
-        memset(data, 0, bytes);
-    }
-    Memory(Memory &&other) noexcept : data(other.data) { other.data = nullptr; }
-    Memory &operator=(Memory &&other) noexcept {
-        std::swap(data, other.data);
-        return *this;
-    }
-    Memory(const Memory &) = delete;
-    Memory &operator=(const Memory &) = delete;
-    ~Memory() { workspace_give(data); }
-};
 
 struct Stage {
     bool recurrent = false, loaded = false;
@@ -41,8 +22,6 @@ struct Stage {
 int64_t gates_of(int32_t cell) {
     return cell == UNROLLED_GRU ? 3 : cell == UNROLLED_LSTM ? 4 : 1;
 }
-
-bool size_fits(int64_t n) { return n >= 1 && n < (int64_t{1} << 28); }
 
 bool sums_fit(int32_t precision, int64_t k) { return precision != UNROLLED_INT8 || k <= INT8_MOST; }
 

@@ -34,6 +34,18 @@ def _listed(text: str, name: str) -> dict[str, int]:
     return {key: int(value) for key, value in re.findall(r"UNROLLED_(\w+) = (\d+)", body[1])}
 
 
+def _fields(text: str, name: str) -> list[tuple[str, str]]:
+    """Return the members of a struct, with their kinds as ``struct`` has them."""
+    fields = []
+    for line in re.search(rf"typedef struct {name} {{(.*?)}}", text, re.S)[1].split(";"):
+        kind = re.match(r"\s*(?:const )?(int32_t|int64_t|float)\b(.*)", line, re.S)
+        for part in kind[2].split(",") if kind else ():
+            found = re.fullmatch(r"\W*(?:const )?\W*(\w+)(?:\[(\d)\])?\s*", part)
+            code = "P" if "*" in part else {"int32_t": "i", "int64_t": "q"}[kind[1]]
+            fields.append((found[1], (found[2] or "") + code))
+    return fields
+
+
 def test_the_header_says_the_same() -> None:
     text = re.sub(r"/\*.*?\*/", "", HEADER.read_text("utf-8"), flags=re.S)
     assert int(re.search(r"#define UNROLLED_ABI (\d+)", text)[1]) == native.ABI
@@ -48,17 +60,9 @@ def test_the_header_says_the_same() -> None:
     assert {
         precisions.get(key.lower(), key.lower()): value for key, value in found.items()
     } == native.PRECISIONS
-    # the struct: names and kinds in one order
-    struct = re.search(r"typedef struct unrolled_run {(.*?)}", text, re.S)[1]
-    fields = []
-    for line in struct.split(";"):
-        kind = re.match(r"\s*(?:const )?(int32_t|int64_t|float)\b(.*)", line, re.S)
-        if kind:
-            for part in kind[2].split(","):
-                pointer = "*" in part
-                fields.append((part.strip(" *\n"), "pointer" if pointer else kind[1]))
-    kinds = {"i": "int32_t", "q": "int64_t", "P": "pointer"}
-    assert [(name, kinds[kind]) for name, kind in native.FIELDS.items()] == fields
+    # the structs: names and kinds in one order
+    assert _fields(text, "unrolled_run") == list(native.FIELDS.items())
+    assert _fields(text, "unrolled_decoding") == list(native.DECODING.items())
     # the functions: how many arguments
     declared = re.findall(r"UNROLLED_API [^;(]*?unrolled_(\w+)\((.*?)\);", text, re.S)
     counts = {

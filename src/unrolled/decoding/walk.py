@@ -191,7 +191,7 @@ class Walk:
             whole, untouched = _norm(logits), allowed.all(1, keepdim=True)
             logits = logits.masked_fill(~allowed, OUT)
         if banned.numel():
-            hidden = logits.index_select(1, banned)
+            hidden = logits[:, banned]
             logits.index_fill_(1, banned, OUT)
         values, tokens = top_log_probabilities(logits, min(k, logits.shape[1]))
         # the sum over what is left comes with the best, so a few banned tokens cost no other pass

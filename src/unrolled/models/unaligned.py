@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 from torch import Tensor, nn
 
 from unrolled.nn import Attention, Layer, RecurrentDecoder, SpelledWords, TokenEmbedding
+from unrolled.nn.decoding import NativeDecoder, Parts, why_not_native
 from unrolled.nn.dropout import Dropout
 from unrolled.nn.memory import DecoderState
 from unrolled.nn.state import State
@@ -133,5 +134,20 @@ class Unaligned(nn.Module):
         return self.decoder.chosen(looks)
 
     def stepper(self) -> Steps:
-        """Return what says what this model says and may step faster, in evaluation."""
-        return self
+        """Return what says what this model says and may step faster, in evaluation.
+
+        That is the model itself where the native core cannot step its decoder.
+        """
+        parts = Parts(self.target, self.decoder, self.head)
+        return self if self.training or why_not_native(parts) is not None else Native(self, parts)
+
+
+class Native:
+    """A model in evaluation whose decoder is stepped by the native core, packed when it is made.
+
+    It says what the model says, but for the last bits. One is for one thread at a time.
+    """
+
+    def __init__(self, model: Unaligned, parts: Parts) -> None:
+        self.model, self.start = model, model.start
+        self.step, self.step_attending = NativeDecoder(parts).step, model.step_attending

@@ -227,7 +227,7 @@ class AttentionState(State):
         used, recorded = _largest(lengths), _recording(old.keys)
         if not keep and not recorded and 0 < self.turn == old.newest and count <= self.rows:
             for part in (old.keys[:, :, :, :used], old.values[:, :, :, :used]):
-                part.index_copy_(1, moved, part.index_select(1, rows[moved]))
+                part[:, moved] = part[:, rows[moved]]
             if count == self.rows:
                 old.newest += 1
                 return type(self)(old, lengths, used, old.newest)

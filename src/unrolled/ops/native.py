@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import threading
 import warnings
-from ctypes import c_char_p, c_double, c_int32, c_int64, c_uint32, c_void_p
+from ctypes import c_char_p, c_double, c_float, c_int32, c_int64, c_uint32, c_void_p
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +38,16 @@ _POINTERS = (
 FIELDS = dict.fromkeys(_INT32, "i") | dict.fromkeys(_INT64, "q") | dict.fromkeys(_POINTERS, "P")
 # bytes from here cost a tenth of what a structure of ctypes does
 _RUN = struct.Struct("".join(FIELDS.values()))
+
+# ``unrolled_decoding``, one token of a decoder, likewise
+DECODING = (
+    dict.fromkeys(("threads", "rows", "sources", "cache_rows", "room"), "q")
+    | {"cache_strides": "4q", "memory_steps": "q", "memory_strides": "3q"}
+    | dict.fromkeys(("x", "cosines", "sines", "keys", "values", "lengths", "origin"), "P")
+    | dict.fromkeys(("memory_keys", "memory_values", "memory_lengths", "memory_rows"), "P")
+    | {"y": "P", "logits": "P", "ld_logits": "q"}
+)
+_DECODE = struct.Struct("".join(DECODING.values()))
 
 _TEXT, _NONE = c_char_p, None
 # of every function: what it returns, what it takes
@@ -65,6 +75,17 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "stream_step": (_TEXT, c_void_p, c_void_p),
     "stream_bytes": (c_int64, c_void_p),
     "stream_free": (_NONE, c_void_p),
+    "top_log_probabilities": (
+        *(_TEXT, c_int32, c_int64, c_int64, c_void_p, c_int64, c_int64, c_void_p, c_void_p),
+    ),
+    "decoder_new": (
+        *(c_void_p, c_int32, c_int32, c_float, c_int32, c_int32),
+        *(c_int64, c_int64, c_int64, c_int64, c_int64, c_int64, c_int64),
+    ),
+    "decoder_load": (_TEXT, c_void_p, c_int64, c_int32, c_void_p, c_void_p),
+    "decoder_step": (_TEXT, c_void_p, c_void_p),
+    "decoder_bytes": (c_int64, c_void_p),
+    "decoder_free": (_NONE, c_void_p),
     "peak": (c_double, c_int32, c_int32, c_double),
     "bandwidth": (c_double, c_int64, c_int32, c_double),
 }  # fmt: skip
@@ -186,6 +207,16 @@ def run(name: str, numbers: tuple[int, ...], pointers: list[int]) -> None:
     """
     rest = len(_POINTERS) - len(pointers)
     check(getattr(_loaded(), name)(_RUN.pack(*numbers, *pointers, *(0,) * rest)))
+
+
+def decode(core: int, fields: tuple[int, ...]) -> None:
+    """Read one token of every row; what it is given must be held until then.
+
+    Args:
+        core: a decoder of the library.
+        fields: the numbers of ``DECODING`` in order, 0 for NULL.
+    """
+    check(_loaded().decoder_step(core, _DECODE.pack(*fields)))
 
 
 def _levels(library: SimpleNamespace) -> tuple[str, ...]:

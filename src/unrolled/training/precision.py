@@ -26,6 +26,15 @@ class Place:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
+    def searching(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context in which answers are searched for: fp32 on the processor.
+
+        Its steps are too small for bf16 to pay there, and the native core packs fp32.
+        """
+        if self.device.type == "cpu":
+            return torch.autocast("cpu", enabled=False)
+        return self.autocast()
+
     def describe(self) -> str:
         """Return one line, such as ``cpu, bf16 (auto: the processor has bf16 instructions)``."""
         return f"{self.device}, {self.precision} ({self.why})"

@@ -1,0 +1,437 @@
+// One token of many rows through the blocks of a transformer decoder: see unrolled_decoder_step.
+//
+// A thread takes some rows through all blocks without meeting the others, then the threads share the
+// columns of the head. A row's bits depend neither on the other rows nor on the threads.
+#pragma once
+
+namespace {
+
+// ---- attention of one row ----------------------------------------------------------------------
+
+// What one head looks at: step s of it stands at keys + place(s) and values + place(s).
+template <class Place> struct Seen {
+    const float *keys, *values;
+    int64_t steps, size; // size: E
+    Place place;
+};
+
+// scores (steps, filled up to a whole vector) = scale * query . keys; W steps at a time
+template <class Place> void score(const Seen<Place> &seen, const float *query, float scale, float *scores) {
+    alignas(64) uint32_t dots[W * W], turned[W * W];
+    for (int64_t s = 0; s < seen.steps; s += W) {
+        const int lanes = lanes_at(seen.steps, s);
+        for (int i = 0; i < W; i++) {
+            V sum = set1(0);
+            if (i < lanes) {
+                const float *key = seen.keys + seen.place(s + i);
+                for (int64_t e = 0; e < seen.size; e += W) {
+                    const int n = lanes_at(seen.size, e);
+                    sum = fma(load(query + e, n), load(key + e, n), sum);
+                }
+            }
+            store(dots + i * W, as_bits(sum));
+        }
+        transpose(dots, W, turned, W);
+        V sum = as_float(load(turned));
+        for (int i = 1; i < W; i++) sum = add(sum, as_float(load(turned + i * W)));
+        store(scores + s, mul(sum, set1(scale)));
+    }
+}
+
+// Turn scores into e^(score - most), 0 behind the last; returns their sum.
+inline float weigh(float *scores, int64_t steps) {
+    for (int64_t s = steps; s % W; s++) scores[s] = -__builtin_inff();
+    V top = load(scores), sum = set1(0);
+    for (int64_t s = W; s < steps; s += W) top = larger(top, load(scores + s));
+    const V most = set1(largest(top));
+    for (int64_t s = 0; s < steps; s += W) {
+        const V weight = exponential(sub(load(scores + s), most));
+        store(scores + s, weight);
+        sum = add(sum, weight);
+    }
+    return sum_of(sum);
+}
+
+// N vectors of the weighted sum of values, from number e on
+template <int N, class Place>
+void mix(const Seen<Place> &seen, const float *weights, float inverse, int64_t e, float *out) {
+    V sum[N];
+    const int last = lanes_at(seen.size, e + (N - 1) * W); // only the last vector may be cut off
+#pragma GCC unroll 4
+    for (int j = 0; j < N; j++) sum[j] = set1(0);
+    for (int64_t s = 0; s < seen.steps; s++) {
+        const V weight = set1(weights[s]);
+        const float *value = seen.values + seen.place(s) + e;
+#pragma GCC unroll 4
+        for (int j = 0; j < N; j++)
+            sum[j] = fma(weight, j + 1 < N ? load(value + j * W) : load(value + j * W, last), sum[j]);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < N; j++)
+        store(out + e + j * W, mul(sum[j], set1(inverse)), j + 1 < N ? W : last);
+}
+
+// out (E) = what one head makes of what it sees
+template <class Place>
+void look(const Seen<Place> &seen, const float *query, float scale, float *scores, float *out) {
+    if (!seen.steps) {
+        memset(out, 0, static_cast<size_t>(seen.size) * 4);
+        return;
+    }
+    score(seen, query, scale, scores);
+    const float inverse = 1.0f / weigh(scores, seen.steps);
+    int64_t e = 0;
+    for (; e + 3 * W < seen.size; e += 4 * W) mix<4>(seen, scores, inverse, e, out);
+    if (e + W < seen.size) {
+        mix<2>(seen, scores, inverse, e, out);
+        e += 2 * W;
+    }
+    if (e < seen.size) mix<1>(seen, scores, inverse, e, out);
+}
+
+inline void copy(const float *from, float *to, int64_t n) {
+    for (int64_t i = 0; i < n; i += W) {
+        const int lanes = lanes_at(n, i);
+        store(to + i, load(from + i, lanes), lanes);
+    }
+}
+
+// Turn a head: number e and e + E / 2 are the coordinates that angle e turns.
+inline void rotate(float *head, int64_t size, const float *cosines, const float *sines) {
+    const int64_t half = size / 2;
+    for (int64_t e = 0; e < half; e += W) {
+        const int n = lanes_at(half, e);
+        const V a = load(head + e, n), b = load(head + half + e, n);
+        const V c = load(cosines + e, n), s = load(sines + e, n);
+        store(head + e, sub(mul(a, c), mul(b, s)), n);
+        store(head + half + e, add(mul(b, c), mul(a, s)), n);
+    }
+}
+
+// ---- norms -------------------------------------------------------------------------------------
+
+inline float sum_numbers(const float *x, int64_t n) {
+    V sum = set1(0);
+    for (int64_t i = 0; i < n; i += W) sum = add(sum, load(x + i, lanes_at(n, i)));
+    return sum_of(sum);
+}
+
+// y = (x - mean) / sqrt(variance + epsilon) * weight + bias; rms norm takes no mean. y may be x.
+inline void normalise(const Decoder &d, const Norm &norm, const float *x, float *y) {
+    const int64_t n = d.width;
+    const float mean = d.norm == UNROLLED_LAYER_NORM ? sum_numbers(x, n) / static_cast<float>(n) : 0;
+    float means[W];
+    store(means, set1(mean));
+    V squares = set1(0);
+    for (int64_t i = 0; i < n; i += W) {
+        const int lanes = lanes_at(n, i);
+        const V off = sub(load(x + i, lanes), load(means, lanes)); // 0 behind the last number
+        squares = fma(off, off, squares);
+    }
+    const float variance = sum_of(squares) / static_cast<float>(n);
+    const V inverse = set1(1.0f / __builtin_sqrtf(variance + d.epsilon));
+    for (int64_t i = 0; i < n; i += W) {
+        const int lanes = lanes_at(n, i);
+        V v = mul(sub(load(x + i, lanes), set1(mean)), inverse);
+        v = mul(v, load(norm.weight + i, lanes));
+        if (norm.bias) v = add(v, load(norm.bias + i, lanes));
+        store(y + i, v, lanes);
+    }
+}
+
+// ---- some rows through all blocks ----------------------------------------------------------------
+
+inline int64_t largest_of(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// numbers from one row of floats to the next, so that rows of a power of two fall into other lines
+inline int64_t float_stride(int64_t numbers) { return row_stride(UNROLLED_FP32, numbers); }
+
+struct Sizes {
+    int64_t query, wide, scores; // of a row: numbers of all queries, keys and values; most at once
+    Sizes(const Decoder &d, const unrolled_decoding &c)
+        : query(d.heads * d.size), wide(query + 2 * d.kv_heads * d.size),
+          scores(largest_of(c.room, c.memory_steps) + W) {
+        wide = largest_of(wide, d.inner);
+    }
+};
+
+inline int64_t most_sums(const Decoder &d, int64_t rows) {
+    int64_t most = d.head.w.panels ? sums_size(d.head.w, rows) : 0;
+    const DecoderBlock &b = d.blocks[0];
+    const Product *all[] = {&b.in, &b.out, &b.cross_in, &b.cross_out, &b.up, &b.down};
+    for (const Product *p : all)
+        if (p->w.panels) most = largest_of(most, sums_size(p->w, rows));
+    return most;
+}
+
+inline size_t member_bytes(const Decoder &d, const unrolled_decoding &c, int64_t rows) {
+    const Sizes sizes(d, c);
+    const int64_t longest = largest_of(d.width, d.inner);
+    return room(rows * float_stride(d.width), 4) * 3 + room(rows * float_stride(sizes.wide), 4) +
+           rows_bytes(d.precision, rows, longest) + room(most_sums(d, rows), 4) +
+           room(sizes.scores, 4) + 1024;
+}
+
+// Rows of a call in the hands of one thread.
+struct DecoderRows {
+    const Decoder &d;
+    const unrolled_decoding &c;
+    int64_t first, rows;
+    int64_t ld, ld_wide;          // of x, read and mixed; of wide
+    float *x;                     // the sums that all blocks add to
+    float *read, *mixed, *wide;   // their norms; what heads made; queries and all, or inner numbers
+    char *converted;
+    float *sums, *scores;
+
+    DecoderRows(const Decoder &d, const unrolled_decoding &c, int64_t first, int64_t rows, Scratch &s)
+        : d(d), c(c), first(first), rows(rows) {
+        const Sizes sizes(d, c);
+        ld = float_stride(d.width);
+        ld_wide = float_stride(sizes.wide);
+        x = s.floats(rows * ld);
+        read = s.floats(rows * ld);
+        mixed = s.floats(rows * ld);
+        wide = s.floats(rows * ld_wide);
+        converted = static_cast<char *>(
+            s.bytes(rows_bytes(d.precision, rows, largest_of(d.width, d.inner))));
+        sums = s.floats(most_sums(d, rows));
+        scores = s.floats(sizes.scores);
+    }
+
+    // The rows as a product reads them: as they stand in fp32, else in the precision's format.
+    Rows as_rows(float *from, int64_t stride, int64_t k) const {
+        Rows r = rows_at(converted, d.precision, rows, k);
+        if (d.precision == UNROLLED_FP32) {
+            r.data = reinterpret_cast<uint32_t *>(from);
+            r.ld = stride;
+            return r;
+        }
+        clear_ends(r, rows);
+        for (int64_t i = 0; i < rows; i++) put_row(r, i, from + i * stride);
+        return r;
+    }
+
+    // use(row, column, lanes, sums + bias)
+    template <class Use>
+    void product(const Product &p, float *from, int64_t stride, float *to, int64_t ld_to, Use use) const {
+        const auto soon = [&](int64_t i, int64_t at) { return to + i * ld_to + at; };
+        multiply(p.w, {0, p.w.panels}, as_rows(from, stride, p.w.k), rows, sums, soon,
+                 [&](int64_t i, int64_t at, int n, const float *sum) {
+                     V v = load(sum);
+                     if (p.bias) v = add(v, load(p.bias + at, n));
+                     use(to + i * ld_to + at, n, v, sum, at);
+                 });
+    }
+
+    void set(const Product &p, float *from, int64_t stride) const {
+        product(p, from, stride, wide, ld_wide,
+                [](float *to, int n, V v, const float *, int64_t) { store(to, v, n); });
+    }
+
+    void add_to_x(const Product &p, float *from, int64_t stride) const {
+        product(p, from, stride, x, ld, [](float *to, int n, V v, const float *, int64_t) {
+            store(to, add(load(to, n), v), n);
+        });
+    }
+
+    // what a part reads, and what becomes of the sum after it
+    float *before(const Norm &norm) const {
+        if (!d.norm_first) return x;
+        for (int64_t i = 0; i < rows; i++) normalise(d, norm, x + i * ld, read + i * ld);
+        return read;
+    }
+    void after(const Norm &norm) const {
+        if (!d.norm_first)
+            for (int64_t i = 0; i < rows; i++) normalise(d, norm, x + i * ld, x + i * ld);
+    }
+
+    float scale() const { return 1.0f / __builtin_sqrtf(static_cast<float>(d.size)); }
+
+    // Look with all heads at what stands `stride` numbers apart for each key-value head.
+    template <class Place>
+    void look_all(Seen<Place> seen, int64_t kv_heads, int64_t stride, int64_t i) const {
+        const int64_t each = d.heads / kv_heads;
+        for (int64_t head = 0; head < d.heads; head++) {
+            Seen<Place> own = seen;
+            own.keys += head / each * stride;
+            own.values += head / each * stride;
+            look(own, wide + i * ld_wide + head * d.size, scale(), scores, mixed + i * ld + head * d.size);
+        }
+    }
+
+    // Ask for what a row will look at: it comes from far, a piece for each head.
+    void fetch(int64_t layer, int64_t i) const {
+        if (i >= rows) return;
+        const int64_t b = first + i, past = c.lengths[b], *strides = c.cache_strides;
+        const int32_t *origin = c.origin ? c.origin + b * c.room : nullptr;
+        for (int64_t h = 0; h < d.kv_heads; h++)
+            for (int64_t s = 0; s <= past; s++) {
+                const int64_t row = origin && s < past ? origin[s] : b;
+                const int64_t at = layer * strides[0] + row * strides[1] + h * strides[2] + s * strides[3];
+                for (int64_t e = 0; e < d.size; e += 16) {
+                    __builtin_prefetch(c.keys + at + e);
+                    __builtin_prefetch(c.values + at + e);
+                }
+            }
+    }
+
+    void self_attention(int64_t layer, int64_t i) const {
+        const int64_t b = first + i, past = c.lengths[b], *strides = c.cache_strides;
+        const int64_t all = layer * strides[0], row = strides[1], step = strides[3];
+        float *query = wide + i * ld_wide, *key = query + d.heads * d.size;
+        if (c.cosines)
+            for (int64_t h = 0; h < d.heads + d.kv_heads; h++)
+                rotate(query + h * d.size, d.size, c.cosines + b * (d.size / 2),
+                       c.sines + b * (d.size / 2));
+        for (int64_t h = 0; h < d.kv_heads; h++) {
+            const int64_t to = all + b * row + h * strides[2] + past * step;
+            copy(key + h * d.size, c.keys + to, d.size);
+            copy(key + (d.kv_heads + h) * d.size, c.values + to, d.size);
+        }
+        int32_t *origin = c.origin ? c.origin + b * c.room : nullptr;
+        if (!origin) {
+            const auto place = [=](int64_t s) { return s * step; };
+            const float *keys = c.keys + all + b * row, *values = c.values + all + b * row;
+            return look_all(Seen<decltype(place)>{keys, values, past + 1, d.size, place}, d.kv_heads,
+                            strides[2], i);
+        }
+        origin[past] = static_cast<int32_t>(b);
+        const auto place = [=](int64_t s) { return origin[s] * row + s * step; };
+        look_all(Seen<decltype(place)>{c.keys + all, c.values + all, past + 1, d.size, place},
+                 d.kv_heads, strides[2], i);
+    }
+
+    void cross_attention(int64_t layer, int64_t i) const {
+        const int64_t source = c.memory_rows[first + i], *strides = c.memory_strides;
+        const int64_t step = strides[2];
+        const auto place = [=](int64_t s) { return s * step; };
+        const float *keys = c.memory_keys[layer] + source * strides[0];
+        const float *values = c.memory_values[layer] + source * strides[0];
+        look_all(Seen<decltype(place)>{keys, values, c.memory_lengths[source], d.size, place},
+                 d.memory_heads, strides[1], i);
+    }
+
+    void feed_forward(const DecoderBlock &block) const {
+        const Product &up = block.up;
+        const int64_t inner = d.inner;
+        float *from = before(block.feedforward_norm);
+        if (d.feedforward == UNROLLED_RELU)
+            product(up, from, ld, wide, ld_wide, [](float *to, int n, V v, const float *, int64_t) {
+                store(to, at_least(v, 0.0f), n);
+            });
+        else if (d.feedforward == UNROLLED_GELU)
+            product(up, from, ld, wide, ld_wide, [](float *to, int n, V v, const float *, int64_t) {
+                store(to, gelu(v), n);
+            });
+        else
+            product(up, from, ld, wide, ld_wide, [&](float *to, int n, V u, const float *sum, int64_t at) {
+                V v = load(sum + W);
+                if (up.bias) v = add(v, load(up.bias + inner + at, n));
+                store(to, mul(mul(u, sigmoid(u)), v), n);
+            });
+        add_to_x(block.down, wide, ld_wide);
+        after(block.feedforward_norm);
+    }
+
+    void run(const Rows &to) const {
+        for (int64_t i = 0; i < rows; i++)
+            memcpy(x + i * ld, c.x + (first + i) * d.width, static_cast<size_t>(d.width) * 4);
+        for (int64_t layer = 0; layer < d.layers; layer++) {
+            const DecoderBlock &block = d.blocks[layer];
+            set(block.in, before(block.self_norm), ld);
+            for (int64_t i = 0; i < rows; i++) {
+                fetch(layer, i + 1);
+                self_attention(layer, i);
+            }
+            add_to_x(block.out, mixed, ld);
+            after(block.self_norm);
+            if (d.memory_heads) {
+                set(block.cross_in, before(block.cross_norm), ld);
+                for (int64_t i = 0; i < rows; i++) cross_attention(layer, i);
+                add_to_x(block.cross_out, mixed, ld);
+                after(block.cross_norm);
+            }
+            feed_forward(block);
+        }
+        for (int64_t i = 0; i < rows; i++) {
+            float *y = x + i * ld;
+            if (d.last.weight) normalise(d, d.last, y, y);
+            if (c.y) memcpy(c.y + (first + i) * d.width, y, static_cast<size_t>(d.width) * 4);
+            if (d.vocabulary) put_row(to, first + i, y);
+        }
+    }
+};
+
+// ---- the call ------------------------------------------------------------------------------------
+
+struct DecodeWork {
+    const Decoder &d;
+    const unrolled_decoding &c;
+    int64_t tasks, groups; // slices of rows, and of the head's panels
+    Rows last;             // what the head reads
+    bool streams;          // logits pass the caches
+    int32_t failed;
+};
+
+inline void decode_rows(void *data, int64_t task) {
+    DecodeWork &w = *static_cast<DecodeWork *>(data);
+    const Share mine = share(w.c.rows, task, w.tasks);
+    const int64_t rows = mine.past - mine.first;
+    Scratch s(member_bytes(w.d, w.c, rows));
+    if (s.failed()) return fail(w.failed);
+    const MatrixUnit unit(w.d.precision);
+    DecoderRows(w.d, w.c, mine.first, rows, s).run(w.last);
+}
+
+inline void decode_head(void *data, int64_t task) {
+    DecodeWork &w = *static_cast<DecodeWork *>(data);
+    const Product &head = w.d.head;
+    Scratch s(room(sums_size(head.w, w.c.rows), 4));
+    if (s.failed()) return fail(w.failed);
+    const MatrixUnit unit(w.d.precision);
+    float *logits = w.c.logits;
+    const int64_t ld = w.c.ld_logits;
+    const Share panels = share(head.w.panels, task, w.groups);
+    const auto put = [&](auto &&soon, auto &&write) {
+        multiply(head.w, panels, w.last, w.c.rows, s.floats(sums_size(head.w, w.c.rows)), soon,
+                 [&](int64_t i, int64_t at, int n, const float *sum) {
+                     V v = load(sum);
+                     if (head.bias) v = add(v, load(head.bias + at, n));
+                     write(logits + i * ld + at, v, n);
+                 });
+    };
+    if (!w.streams)
+        return put([&](int64_t i, int64_t at) { return logits + i * ld + at; },
+                   [](float *to, V v, int n) { store(to, v, n); });
+    // nothing to ask for: whole lines are written without being read; those cut off are few
+    put([&](int64_t, int64_t) { return logits; },
+        [](float *to, V v, int n) { n == W ? stream(to, v) : store(to, v, n); });
+    streamed();
+}
+
+// Whether logits had better pass the caches: more than stay there, and all rows begin with a line.
+inline bool passes_caches(const Decoder &d, const unrolled_decoding &c) {
+    return c.rows * d.vocabulary * 4 > NEAR && c.ld_logits % 16 == 0 &&
+           reinterpret_cast<uintptr_t>(c.logits) % 64 == 0;
+}
+
+inline Error decode(const Decoder &d, const unrolled_decoding &c) {
+    const int64_t weights = d.layers * d.width * (4 * d.width + 2 * d.inner);
+    const int64_t threads = c.rows * weights < 400000 ? 1 : largest_of(1, c.threads);
+    // as many slices for each thread, none so large that its rows leave the second cache
+    const int64_t most = 96, per_thread = (c.rows + threads - 1) / threads;
+    DecodeWork w = {d, c, 1, 1, {}, passes_caches(d, c), 0};
+    w.tasks = least_of(threads * ((per_thread + most - 1) / most), c.rows);
+    Scratch s(rows_bytes(d.precision, c.rows, d.width));
+    if (s.failed()) return "out of memory";
+    w.last = rows_at(s.bytes(rows_bytes(d.precision, c.rows, d.width)), d.precision, c.rows, d.width);
+    clear_ends(w.last, c.rows);
+    parallel(static_cast<int32_t>(threads), w.tasks, decode_rows, &w);
+    if (!d.vocabulary || failed(w.failed)) return failed(w.failed) ? "out of memory" : nullptr;
+    const bool alone = c.rows * d.vocabulary * d.width < 400000;
+    w.groups = least_of(alone ? 1 : 8 * largest_of(1, c.threads), d.head.w.panels);
+    parallel(alone ? 1 : static_cast<int32_t>(c.threads), w.groups, decode_head, &w);
+    return failed(w.failed) ? "out of memory" : nullptr;
+}
+
+} // namespace

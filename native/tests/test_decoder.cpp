@@ -1,0 +1,624 @@
+/* A step of a transformer decoder against the equations in double. */
+#include <algorithm>
+#include <functional>
+#include <memory>
+
+#include "check.h"
+
+namespace {
+
+struct Free {
+    void operator()(unrolled_decoder *decoder) const { unrolled_decoder_free(decoder); }
+};
+using Owned = std::unique_ptr<unrolled_decoder, Free>;
+using Numbers = std::vector<double>;
+
+struct Kind {
+    int32_t norm, norm_first, feedforward;
+    int64_t layers, heads, size, kv_heads, memory_heads, inner, vocabulary;
+    bool biases, rotary, last_norm;
+    int64_t width() const { return heads * size; }
+};
+
+struct Linear {
+    int64_t outputs, inputs;
+    Array weight, bias;
+};
+
+/* All parts of one block, or of the whole stack, by their number. */
+struct Parts {
+    Linear of[UNROLLED_HEAD + 1];
+};
+
+struct Model {
+    Kind kind;
+    std::vector<Parts> blocks;
+
+    Model(const Kind &k, Random &random) : kind(k), blocks(static_cast<size_t>(k.layers)) {
+        const int64_t w = k.width();
+        for (Parts &parts : blocks) {
+            linear(parts, UNROLLED_SELF_IN, w + 2 * k.kv_heads * k.size, w, random);
+            linear(parts, UNROLLED_SELF_OUT, w, w, random);
+            linear(parts, UNROLLED_UP, k.inner * (k.feedforward == UNROLLED_SWIGLU ? 2 : 1), w, random);
+            linear(parts, UNROLLED_DOWN, w, k.inner, random);
+            norm(parts, UNROLLED_SELF_NORM, random);
+            norm(parts, UNROLLED_FEEDFORWARD_NORM, random);
+            if (!k.memory_heads) continue;
+            linear(parts, UNROLLED_CROSS_IN, w, w, random);
+            linear(parts, UNROLLED_CROSS_OUT, w, w, random);
+            norm(parts, UNROLLED_CROSS_NORM, random);
+        }
+        if (k.last_norm) norm(blocks[0], UNROLLED_LAST_NORM, random);
+        if (k.vocabulary) linear(blocks[0], UNROLLED_HEAD, k.vocabulary, w, random);
+    }
+
+    void linear(Parts &parts, int32_t part, int64_t outputs, int64_t inputs, Random &random) {
+        const float scale = 1.7f / std::sqrt(static_cast<float>(inputs));
+        parts.of[part] = {outputs, inputs, Array(outputs * inputs, random, scale),
+                          kind.biases ? Array(outputs, random, 0.5f) : Array()};
+    }
+
+    void norm(Parts &parts, int32_t part, Random &random) {
+        Array weight(kind.width(), random, 0.5f);
+        for (int64_t i = 0; i < weight.size(); i++) weight[i] += 1;
+        const bool biased = kind.norm == UNROLLED_LAYER_NORM && kind.biases;
+        parts.of[part] = {kind.width(), 1, std::move(weight),
+                          biased ? Array(kind.width(), random, 0.5f) : Array()};
+    }
+
+    const Linear &part(int64_t layer, int32_t number) const {
+        return blocks[static_cast<size_t>(layer)].of[number];
+    }
+    static float epsilon() { return 1e-5f; }
+
+    Owned packed(int32_t precision) const {
+        const Kind &k = kind;
+        Owned made(unrolled_decoder_new(precision, k.norm, epsilon(), k.norm_first, k.feedforward,
+                                        k.layers, k.width(), k.heads, k.kv_heads, k.memory_heads,
+                                        k.inner, k.vocabulary));
+        CHECK(made != nullptr, "no decoder was made");
+        for (int64_t layer = 0; layer < k.layers; layer++)
+            for (int32_t number = 0; number <= UNROLLED_HEAD; number++) {
+                const Linear &p = part(layer, number);
+                if (!p.weight.data()) continue;
+                const char *message = unrolled_decoder_load(made.get(), layer, number,
+                                                            p.weight.data(), p.bias.data());
+                CHECK(!message, std::string(message ? message : ""));
+            }
+        return made;
+    }
+};
+
+/* What a step is given, with gaps in every direction, and what it must not touch. */
+struct Given {
+    Kind k;
+    int64_t rows, sources, steps, room, cache_rows;
+    bool wandering; /* keys of a row stand in any row */
+    Array x, cosines, sines, keys, values;
+    std::vector<Array> memory_keys, memory_values;
+    std::vector<const float *> key_places, value_places;
+    std::vector<int64_t> lengths, memory_lengths, memory_rows;
+    std::vector<int32_t> origin;
+    int64_t strides[4], memory_strides[3];
+
+    Given(const Kind &k, int64_t rows, int64_t sources, bool wandering, Random &random)
+        : k(k), rows(rows), sources(sources), steps(1 + random.below(40)), room(2 + random.below(40)),
+          cache_rows(rows + random.below(3)), wandering(wandering) {
+        x = Array(rows * k.width(), random, 2);
+        if (k.rotary) {
+            cosines = Array(rows * (k.size / 2));
+            sines = Array(rows * (k.size / 2));
+            for (int64_t i = 0; i < cosines.size(); i++) {
+                const float angle = random.number(3);
+                cosines[i] = std::cos(angle);
+                sines[i] = std::sin(angle);
+            }
+        }
+        strides[3] = k.size + 3;
+        strides[2] = room * strides[3] + 1;
+        strides[1] = k.kv_heads * strides[2] + 2;
+        strides[0] = cache_rows * strides[1] + 5;
+        keys = Array(k.layers * strides[0]);
+        values = Array(k.layers * strides[0]);
+        for (int64_t b = 0; b < rows; b++) lengths.push_back(random.below(room));
+        for (int64_t b = 0; b < cache_rows; b++)
+            for (int64_t s = 0; s < (b < rows ? lengths[static_cast<size_t>(b)] : room); s++)
+                fill_step(b, s, random);
+        if (wandering) wander(random);
+        memory(random);
+    }
+
+    void fill_step(int64_t b, int64_t s, Random &random) {
+        for (int64_t layer = 0; layer < k.layers; layer++)
+            for (int64_t h = 0; h < k.kv_heads; h++)
+                for (int64_t e = 0; e < k.size; e++) {
+                    keys[at(layer, b, h, s) + e] = random.number(2);
+                    values[at(layer, b, h, s) + e] = random.number(2);
+                }
+    }
+
+    void wander(Random &random) {
+        origin.assign(static_cast<size_t>(rows * room), -9); /* what is not read is not looked at */
+        for (int64_t b = 0; b < rows; b++)
+            for (int64_t s = 0; s < lengths[static_cast<size_t>(b)]; s++) {
+                int64_t from = random.below(cache_rows);
+                while (from < rows && s >= lengths[static_cast<size_t>(from)]) from = b;
+                origin[static_cast<size_t>(b * room + s)] = static_cast<int32_t>(from);
+            }
+    }
+
+    void memory(Random &random) {
+        memory_strides[2] = k.size + 1;
+        memory_strides[1] = steps * memory_strides[2] + 2;
+        memory_strides[0] = k.memory_heads * memory_strides[1] + 3;
+        for (int64_t s = 0; s < sources; s++) memory_lengths.push_back(random.below(steps + 1));
+        for (int64_t b = 0; b < rows; b++) memory_rows.push_back(random.below(sources));
+        for (int64_t layer = 0; k.memory_heads && layer < k.layers; layer++)
+            for (std::vector<Array> *parts : {&memory_keys, &memory_values}) {
+                parts->emplace_back(sources * memory_strides[0]);
+                for (int64_t s = 0; s < sources; s++)
+                    for (int64_t h = 0; h < k.memory_heads; h++)
+                        for (int64_t m = 0; m < memory_lengths[static_cast<size_t>(s)]; m++)
+                            for (int64_t e = 0; e < k.size; e++)
+                                parts->back()[memory_at(s, h, m) + e] = random.number(2);
+            }
+        for (const Array &part : memory_keys) key_places.push_back(part.data());
+        for (const Array &part : memory_values) value_places.push_back(part.data());
+    }
+
+    int64_t at(int64_t layer, int64_t b, int64_t h, int64_t s) const {
+        return layer * strides[0] + b * strides[1] + h * strides[2] + s * strides[3];
+    }
+    int64_t memory_at(int64_t s, int64_t h, int64_t m) const {
+        return s * memory_strides[0] + h * memory_strides[1] + m * memory_strides[2];
+    }
+    int64_t holder(int64_t b, int64_t s) const {
+        return wandering && s < lengths[static_cast<size_t>(b)]
+                   ? origin[static_cast<size_t>(b * room + s)]
+                   : b;
+    }
+};
+
+/* What a step writes. */
+struct Written {
+    Array keys, values, y, logits;
+    std::vector<int32_t> origin;
+    int64_t ld;
+
+    Written(const Given &g)
+        : keys(g.keys.size()), values(g.values.size()), y(g.rows * g.k.width()),
+          origin(g.origin), ld(g.k.vocabulary + 3) {
+        for (int64_t i = 0; i < keys.size(); i++) {
+            keys[i] = g.keys[i];
+            values[i] = g.values[i];
+        }
+        if (g.k.vocabulary) logits = Array(g.rows * ld);
+    }
+};
+
+/* The call for some of the rows; theirs stand where they do in the whole call. */
+unrolled_decoding call_of(const Given &g, Written &to, int64_t first, int64_t rows, int64_t threads) {
+    unrolled_decoding c = {};
+    const int64_t half = g.k.size / 2;
+    c.threads = threads;
+    c.rows = rows;
+    c.sources = g.sources;
+    c.cache_rows = g.cache_rows - (g.wandering ? 0 : first);
+    c.room = g.room;
+    c.memory_steps = g.steps;
+    std::memcpy(c.cache_strides, g.strides, sizeof g.strides);
+    std::memcpy(c.memory_strides, g.memory_strides, sizeof g.memory_strides);
+    c.x = g.x.data() + first * g.k.width();
+    c.cosines = g.k.rotary ? g.cosines.data() + first * half : nullptr;
+    c.sines = g.k.rotary ? g.sines.data() + first * half : nullptr;
+    c.keys = to.keys.data() + (g.wandering ? 0 : first * g.strides[1]);
+    c.values = to.values.data() + (g.wandering ? 0 : first * g.strides[1]);
+    c.lengths = g.lengths.data() + first;
+    c.origin = g.wandering ? to.origin.data() + first * g.room : nullptr;
+    c.memory_keys = g.k.memory_heads ? g.key_places.data() : nullptr;
+    c.memory_values = g.k.memory_heads ? g.value_places.data() : nullptr;
+    c.memory_lengths = g.memory_lengths.data();
+    c.memory_rows = g.memory_rows.data() + first;
+    c.y = to.y.data() + first * g.k.width();
+    c.logits = g.k.vocabulary ? to.logits.data() + first * to.ld : nullptr;
+    c.ld_logits = to.ld;
+    return c;
+}
+
+/* ---- the equations, one row ---- */
+
+Numbers times(const Linear &p, const Numbers &x) {
+    Numbers y(static_cast<size_t>(p.outputs));
+    for (int64_t j = 0; j < p.outputs; j++) {
+        double sum = p.bias.data() ? p.bias[j] : 0.0;
+        for (int64_t i = 0; i < p.inputs; i++) sum += p.weight[j * p.inputs + i] * x[static_cast<size_t>(i)];
+        y[static_cast<size_t>(j)] = sum;
+    }
+    return y;
+}
+
+Numbers normed(const Kind &k, const Linear &p, const Numbers &x) {
+    double mean = 0, square = 0;
+    const double n = static_cast<double>(x.size());
+    if (k.norm == UNROLLED_LAYER_NORM)
+        for (const double v : x) mean += v / n;
+    for (const double v : x) square += (v - mean) * (v - mean) / n;
+    Numbers y;
+    for (size_t i = 0; i < x.size(); i++) {
+        const int64_t at = static_cast<int64_t>(i);
+        y.push_back((x[i] - mean) / std::sqrt(square + Model::epsilon()) * p.weight[at] +
+                    (p.bias.data() ? p.bias[at] : 0.0));
+    }
+    return y;
+}
+
+using Reach = std::function<double(int64_t head, int64_t s, int64_t e)>;
+
+Numbers attend(const Kind &k, const Numbers &query, int64_t kv_heads, int64_t steps, const Reach &key,
+               const Reach &value) {
+    Numbers out(static_cast<size_t>(k.width()));
+    for (int64_t h = 0; h < k.heads; h++) {
+        const int64_t own = h / (k.heads / kv_heads);
+        Numbers weights;
+        double sum = 0, most = -1e300;
+        for (int64_t s = 0; s < steps; s++) {
+            double dot = 0;
+            for (int64_t e = 0; e < k.size; e++)
+                dot += query[static_cast<size_t>(h * k.size + e)] * key(own, s, e);
+            weights.push_back(dot / std::sqrt(static_cast<double>(k.size)));
+            most = std::fmax(most, weights.back());
+        }
+        for (double &weight : weights) sum += weight = std::exp(weight - most);
+        for (int64_t s = 0; s < steps; s++)
+            for (int64_t e = 0; e < k.size; e++)
+                out[static_cast<size_t>(h * k.size + e)] += weights[static_cast<size_t>(s)] / sum * value(own, s, e);
+    }
+    return out;
+}
+
+void turn(const Given &g, int64_t b, Numbers &all) {
+    const int64_t half = g.k.size / 2;
+    for (int64_t h = 0; h < g.k.heads + g.k.kv_heads; h++)
+        for (int64_t e = 0; e < half; e++) {
+            double &first = all[static_cast<size_t>(h * g.k.size + e)];
+            double &second = all[static_cast<size_t>(h * g.k.size + e + half)];
+            const double c = g.cosines[b * half + e], s = g.sines[b * half + e], was = first;
+            first = was * c - second * s;
+            second = second * c + was * s;
+        }
+}
+
+Numbers fed_forward(const Kind &k, const Linear &up, const Linear &down, const Numbers &x) {
+    const Numbers u = times(up, x);
+    Numbers inner;
+    for (size_t i = 0; i < static_cast<size_t>(k.inner); i++) {
+        const double v = u[i];
+        if (k.feedforward == UNROLLED_RELU)
+            inner.push_back(v > 0 ? v : 0);
+        else if (k.feedforward == UNROLLED_GELU)
+            inner.push_back(v * std::erfc(-v / std::sqrt(2.0)) / 2);
+        else
+            inner.push_back(v / (1 + std::exp(-v)) * u[i + static_cast<size_t>(k.inner)]);
+    }
+    return times(down, inner);
+}
+
+struct Expected {
+    Numbers keys, values, y, logits; /* NaN where nothing may be written */
+};
+
+void expect_row(const Model &m, const Given &g, int64_t b, Expected &to, int64_t ld) {
+    const Kind &k = m.kind;
+    const int64_t w = k.width(), past = g.lengths[static_cast<size_t>(b)];
+    Numbers x;
+    for (int64_t i = 0; i < w; i++) x.push_back(g.x[b * w + i]);
+    const auto part = [&](const Linear &norm, const std::function<Numbers(const Numbers &)> &run) {
+        const Numbers added = run(k.norm_first ? normed(k, norm, x) : x);
+        for (size_t i = 0; i < x.size(); i++) x[i] += added[i];
+        if (!k.norm_first) x = normed(k, norm, x);
+    };
+    for (int64_t layer = 0; layer < k.layers; layer++) {
+        part(m.part(layer, UNROLLED_SELF_NORM), [&](const Numbers &read) {
+            Numbers all = times(m.part(layer, UNROLLED_SELF_IN), read);
+            if (k.rotary) turn(g, b, all);
+            for (int64_t h = 0; h < k.kv_heads; h++)
+                for (int64_t e = 0; e < k.size; e++) {
+                    const size_t place = static_cast<size_t>(g.at(layer, b, h, past) + e);
+                    to.keys[place] = all[static_cast<size_t>(w + h * k.size + e)];
+                    to.values[place] = all[static_cast<size_t>(w + (k.kv_heads + h) * k.size + e)];
+                }
+            const auto reach = [&](const Numbers &from) {
+                return [&, layer](int64_t h, int64_t s, int64_t e) {
+                    return from[static_cast<size_t>(g.at(layer, g.holder(b, s), h, s) + e)];
+                };
+            };
+            return times(m.part(layer, UNROLLED_SELF_OUT),
+                         attend(k, all, k.kv_heads, past + 1, reach(to.keys), reach(to.values)));
+        });
+        if (k.memory_heads)
+            part(m.part(layer, UNROLLED_CROSS_NORM), [&](const Numbers &read) {
+                const int64_t source = g.memory_rows[static_cast<size_t>(b)];
+                const auto reach = [&](const Array &from) {
+                    return [&, source](int64_t h, int64_t s, int64_t e) -> double {
+                        return from[g.memory_at(source, h, s) + e];
+                    };
+                };
+                return times(m.part(layer, UNROLLED_CROSS_OUT),
+                             attend(k, times(m.part(layer, UNROLLED_CROSS_IN), read), k.memory_heads,
+                                    g.memory_lengths[static_cast<size_t>(source)],
+                                    reach(g.memory_keys[static_cast<size_t>(layer)]),
+                                    reach(g.memory_values[static_cast<size_t>(layer)])));
+            });
+        part(m.part(layer, UNROLLED_FEEDFORWARD_NORM), [&](const Numbers &read) {
+            return fed_forward(k, m.part(layer, UNROLLED_UP), m.part(layer, UNROLLED_DOWN), read);
+        });
+    }
+    if (k.last_norm) x = normed(k, m.part(0, UNROLLED_LAST_NORM), x);
+    for (int64_t i = 0; i < w; i++) to.y[static_cast<size_t>(b * w + i)] = x[static_cast<size_t>(i)];
+    if (!k.vocabulary) return;
+    const Numbers logits = times(m.part(0, UNROLLED_HEAD), x);
+    for (size_t i = 0; i < logits.size(); i++) to.logits[static_cast<size_t>(b * ld) + i] = logits[i];
+}
+
+Numbers wide(const Array &numbers) {
+    Numbers all;
+    for (int64_t i = 0; i < numbers.size(); i++) all.push_back(poisoned(numbers[i]) ? NAN : numbers[i]);
+    return all;
+}
+
+Expected expect(const Model &m, const Given &g, const Written &before) {
+    Expected to{wide(before.keys), wide(before.values), Numbers(static_cast<size_t>(before.y.size())),
+                Numbers(static_cast<size_t>(before.logits.size()), NAN)};
+    for (int64_t b = 0; b < g.rows; b++) expect_row(m, g, b, to, before.ld);
+    return to;
+}
+
+/* fp32: the roundings of some hundred sums, which norms of narrow rows enlarge. bf16 rounds operands to
+ * 2^-9 and int8 to 2^-8 of the largest, in every product of every block. */
+double tolerance(int32_t precision) {
+    return precision == UNROLLED_FP32 ? 2e-5 : precision == UNROLLED_BF16 ? 0.08 : 0.15;
+}
+
+void check_step(const Model &m, const Given &g, int32_t precision) {
+    const Expected expected = expect(m, g, Written(g));
+    at_every_level([&] {
+        const Owned decoder = m.packed(precision);
+        Written one(g);
+        const unrolled_decoding call = call_of(g, one, 0, g.rows, 1);
+        const char *message = unrolled_decoder_step(decoder.get(), &call);
+        CHECK(!message, std::string(message ? message : ""));
+        if (message) return;
+        const double allowed = tolerance(precision);
+        NEAR("keys", one.keys, expected.keys, allowed);
+        NEAR("values", one.values, expected.values, allowed);
+        NEAR("y", one.y, expected.y, allowed);
+        if (m.kind.vocabulary) NEAR("logits", one.logits, expected.logits, allowed);
+        for (const int64_t threads : {2, 3}) {
+            Written several(g);
+            const unrolled_decoding again = call_of(g, several, 0, g.rows, threads);
+            CHECK(!unrolled_decoder_step(decoder.get(), &again), "threads: refused");
+            CHECK(same(one.y, several.y) && same(one.keys, several.keys) &&
+                      same(one.logits, several.logits),
+                  std::to_string(threads) + " threads: other bits");
+        }
+        for (int64_t b = 0; g.wandering && b < g.rows; b++) {
+            const int64_t at = b * g.room + g.lengths[static_cast<size_t>(b)];
+            std::vector<int32_t> told(g.origin);
+            told[static_cast<size_t>(at)] = static_cast<int32_t>(b);
+            CHECK(std::equal(told.begin() + b * g.room, told.begin() + (b + 1) * g.room,
+                             one.origin.begin() + b * g.room),
+                  "origin of row " + std::to_string(b));
+        }
+        if (g.wandering) return;
+        const int64_t row = g.rows - 1, width = m.kind.width();
+        Written alone(g);
+        const unrolled_decoding last = call_of(g, alone, row, 1, 1);
+        CHECK(!unrolled_decoder_step(decoder.get(), &last), "one row: refused");
+        CHECK(std::memcmp(alone.y.data() + row * width, one.y.data() + row * width,
+                          static_cast<size_t>(width) * sizeof(float)) == 0,
+              "one row alone: other bits");
+        CHECK(row == 0 || poisoned(alone.y[0]), "one row alone: another was written");
+    });
+}
+
+std::string describe(const Kind &k) {
+    return "norm " + std::to_string(k.norm) + (k.norm_first ? " first" : " after") + " feedforward " +
+           std::to_string(k.feedforward) + " layers " + std::to_string(k.layers) + " heads " +
+           std::to_string(k.heads) + "x" + std::to_string(k.size) + " kv " +
+           std::to_string(k.kv_heads) + " memory " + std::to_string(k.memory_heads) + " inner " +
+           std::to_string(k.inner) + " vocabulary " + std::to_string(k.vocabulary);
+}
+
+const Kind SMALL = {UNROLLED_LAYER_NORM, 1, UNROLLED_RELU, 2, 4, 8, 4, 4, 48, 37, true, false, true};
+
+/* Any decoder: sizes that fill no vector, heads in groups, every choice. */
+Kind any_kind(Random &random) {
+    Kind k = SMALL;
+    const int64_t heads[][3] = {{1, 1, 1}, {2, 1, 2}, {4, 2, 4}, {6, 3, 2}, {4, 4, 0}};
+    const int64_t *chosen = heads[random.below(5)];
+    const int64_t sizes[] = {1, 2, 6, 16, 20, 34, 66};
+    k.norm = random.coin() ? UNROLLED_LAYER_NORM : UNROLLED_RMS_NORM;
+    k.norm_first = random.coin();
+    k.feedforward = static_cast<int32_t>(random.below(3));
+    k.layers = 1 + random.below(3);
+    k.heads = chosen[0];
+    k.kv_heads = chosen[1];
+    k.memory_heads = chosen[2];
+    k.size = sizes[random.below(7)];
+    k.inner = 1 + random.below(70);
+    k.vocabulary = random.below(3) ? 1 + random.below(150) : 0;
+    k.biases = random.coin();
+    k.rotary = random.coin() && k.size % 2 == 0;
+    k.last_norm = random.coin();
+    // the norm of a row of one or two numbers makes roundings as large as the numbers
+    if (k.width() < 6) k.size = 8;
+    return k;
+}
+
+}  // namespace
+
+TEST(decoder, any_decoder_is_near_the_equations) {
+    for (uint64_t seed = 0; seed < 40; seed++) {
+        Random random(seed + 100);
+        const Kind k = any_kind(random);
+        const int64_t rows = 1 + random.below(20), sources = 1 + random.below(rows);
+        context = describe(k) + " rows " + std::to_string(rows);
+        const Model m(k, random);
+        check_step(m, Given(k, rows, sources, seed % 3 == 2, random), UNROLLED_FP32);
+    }
+}
+
+TEST(decoder, weights_of_fewer_bits) {
+    for (const int32_t precision : {UNROLLED_BF16, UNROLLED_INT8})
+        for (uint64_t seed = 0; seed < 6; seed++) {
+            Random random(seed + 900);
+            Kind k = any_kind(random);
+            k.layers = 1; // every block rounds again
+            context = describe(k) + " precision " + std::to_string(precision);
+            const Model m(k, random);
+            check_step(m, Given(k, 1 + random.below(40), 3, false, random), precision);
+        }
+}
+
+/* Enough rows and weights for every thread to take some, and for tiles of full height. */
+TEST(decoder, many_rows) {
+    Random random(3);
+    Kind k = SMALL;
+    k.size = 32;
+    k.inner = 256;
+    k.vocabulary = 1000;
+    const Model m(k, random);
+    for (const int64_t rows : {97, 200}) {
+        context = "rows " + std::to_string(rows);
+        check_step(m, Given(k, rows, 5, rows == 200, random), UNROLLED_FP32);
+    }
+}
+
+/* Many logits whose rows begin with a line of the cache are written past the caches: the same bits. */
+TEST(decoder, logits_that_pass_the_caches) {
+    Random random(4);
+    Kind k = SMALL;
+    k.layers = 1;
+    k.vocabulary = 1003;
+    const int64_t rows = 280, ld = 1008;
+    const Model m(k, random);
+    const Given g(k, rows, 7, false, random);
+    std::vector<float> room(static_cast<size_t>(rows * ld + 16));
+    float *aligned = room.data();
+    while (reinterpret_cast<uintptr_t>(aligned) % 64) aligned++;
+    at_every_level([&] {
+        const Owned d = m.packed(UNROLLED_FP32);
+        Written to(g);
+        unrolled_decoding call = call_of(g, to, 0, rows, 2);
+        CHECK(!unrolled_decoder_step(d.get(), &call), "refused");
+        std::fill(room.begin(), room.end(), -7.0f);
+        call.logits = aligned;
+        call.ld_logits = ld;
+        CHECK(!unrolled_decoder_step(d.get(), &call), "refused");
+        int64_t wrong = 0;
+        for (int64_t b = 0; b < rows; b++)
+            for (int64_t j = 0; j < ld; j++)
+                wrong += j < k.vocabulary ? bits(aligned[b * ld + j]) != bits(to.logits[b * to.ld + j])
+                                          : aligned[b * ld + j] != -7.0f;
+        CHECK(wrong == 0, std::to_string(wrong) + " numbers differ");
+    });
+}
+
+TEST(decoder, gelu_of_any_number) {
+    /* one head, no memory, attention that adds nothing, products that let through what they read */
+    const int64_t w = 64;
+    Array eye(w * w), zeros(w * w), none(w), in(3 * w * w);
+    for (int64_t i = 0; i < w * w; i++) {
+        eye[i] = i % (w + 1) == 0;
+        zeros[i] = 0;
+    }
+    for (int64_t i = 0; i < 3 * w * w; i++) in[i] = 0;
+    at_every_level([&] {
+        const Owned d(unrolled_decoder_new(UNROLLED_FP32, UNROLLED_RMS_NORM, 0, 0, UNROLLED_GELU, 1, w,
+                                           1, 1, 0, w, 0));
+        Array ones(w), fives(w); // so that numbers up to 8.6 are seen
+        for (int64_t i = 0; i < w; i++) {
+            ones[i] = 1;
+            fives[i] = 5;
+        }
+        const auto load = [&](int32_t part, const Array &weight) {
+            CHECK(!unrolled_decoder_load(d.get(), 0, part, weight.data(), nullptr), "load");
+        };
+        load(UNROLLED_SELF_IN, in);
+        load(UNROLLED_SELF_OUT, zeros);
+        load(UNROLLED_UP, eye);
+        load(UNROLLED_DOWN, eye);
+        load(UNROLLED_SELF_NORM, fives);
+        load(UNROLLED_FEEDFORWARD_NORM, ones);
+        for (int64_t round = 0; round < 40; round++) {
+            Array x(w), y(w), keys(w), values(w);
+            Numbers expected, sum;
+            double square = 0;
+            for (int64_t i = 0; i < w; i++) {
+                x[i] = static_cast<float>(i * 40 + round - 1280) / 160;
+                square += static_cast<double>(x[i]) * x[i] / w;
+            }
+            for (int64_t i = 0; i < w; i++) { // after the first norm, which scales alone
+                const double v = 5 * x[i] / std::sqrt(square);
+                sum.push_back(v + v * std::erfc(-v / std::sqrt(2.0)) / 2);
+            }
+            double after = 0;
+            for (const double v : sum) after += v * v / w;
+            for (const double v : sum) expected.push_back(v / std::sqrt(after));
+            const int64_t length = 0;
+            unrolled_decoding c = {};
+            c.threads = c.rows = c.cache_rows = c.room = 1;
+            c.cache_strides[0] = c.cache_strides[1] = c.cache_strides[2] = c.cache_strides[3] = w;
+            c.x = x.data();
+            c.keys = keys.data();
+            c.values = values.data();
+            c.lengths = &length;
+            c.y = y.data();
+            CHECK(!unrolled_decoder_step(d.get(), &c), "refused");
+            NEAR("gelu", y, expected, 1e-6);
+        }
+    });
+}
+
+TEST(decoder, what_does_not_fit_is_refused) {
+    const auto made = [](int64_t heads, int64_t kv, int64_t memory, int64_t layers) {
+        return Owned(unrolled_decoder_new(UNROLLED_FP32, 0, 0, 1, 0, layers, 32, heads, kv, memory, 8, 9));
+    };
+    CHECK(!made(5, 5, 5, 1), "heads that do not divide the width");
+    CHECK(!made(4, 3, 4, 1), "key-value heads that do not divide the heads");
+    CHECK(!made(4, 4, 3, 1), "heads of the memory that do not divide the heads");
+    CHECK(!made(4, 4, 4, 0), "no block");
+    Random random(8);
+    const Model m(SMALL, random);
+    Given g(SMALL, 3, 2, true, random);
+    const Owned d = m.packed(UNROLLED_FP32);
+    CHECK(unrolled_decoder_load(d.get(), 2, 0, g.x.data(), nullptr), "a third block");
+    CHECK(unrolled_decoder_load(d.get(), 0, 11, g.x.data(), nullptr), "a twelfth part");
+    CHECK(unrolled_decoder_load(d.get(), 0, 0, nullptr, nullptr), "no weights");
+    const Owned empty = made(4, 4, 4, 2);
+    Written to(g);
+    const auto refused = [&](const char *what, const std::function<void(unrolled_decoding &)> &change) {
+        unrolled_decoding c = call_of(g, to, 0, g.rows, 1);
+        change(c);
+        CHECK(unrolled_decoder_step(d.get(), &c), std::string(what) + ": taken");
+    };
+    unrolled_decoding whole = call_of(g, to, 0, g.rows, 1);
+    CHECK(unrolled_decoder_step(empty.get(), &whole), "no weights yet: taken");
+    refused("no x", [](unrolled_decoding &c) { c.x = nullptr; });
+    refused("no keys", [](unrolled_decoding &c) { c.keys = nullptr; });
+    refused("no logits", [](unrolled_decoding &c) { c.logits = nullptr; });
+    refused("logits that overlap", [](unrolled_decoding &c) { c.ld_logits = 36; });
+    refused("fewer rows of the cache", [](unrolled_decoding &c) { c.cache_rows = 2; });
+    refused("half a rotation", [&](unrolled_decoding &c) { c.cosines = g.x.data(); });
+    refused("no memory", [](unrolled_decoding &c) { c.memory_keys = nullptr; });
+    refused("a longer source", [](unrolled_decoding &c) { c.memory_steps = -1; });
+    refused("a source too few", [](unrolled_decoding &c) { c.sources = 0; });
+    g.lengths[1] = g.room;
+    refused("a full cache", [](unrolled_decoding &) {});
+    g.lengths[1] = 1;
+    to.origin[static_cast<size_t>(g.room)] = static_cast<int32_t>(g.cache_rows);
+    refused("another row of the cache", [](unrolled_decoding &) {});
+    CHECK(poisoned(to.y[0]) && poisoned(to.logits[0]), "something was written");
+    const unrolled_decoding nobody = call_of(g, to, 0, 0, 1);
+    CHECK(!unrolled_decoder_step(d.get(), &nobody), "no rows: refused");
+}

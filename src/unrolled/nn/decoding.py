@@ -1,0 +1,275 @@
+"""Transformer decoders in the native core: one call a token, and a cache whose keys never move.
+
+Shapes: B rows, S sources, L blocks, K key-value heads, C room for steps, E width of a head, R rows
+of the cache, V vocabulary, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.nn.attention import rotation, sinusoid
+from unrolled.nn.embedding import TokenEmbedding
+from unrolled.nn.layer import Layer, checked
+from unrolled.nn.memory import DecoderState, Memory
+from unrolled.nn.state import AttentionState, Buffer, State
+from unrolled.nn.transformer import Attention, Block
+from unrolled.ops import mode, native
+from unrolled.ops.decoder import Cache, PackedDecoder, Shape, Source
+
+
+class Parts(NamedTuple):
+    """What is stepped: a layer with ``attend``, and what stands before and after it in a model."""
+
+    embedding: TokenEmbedding
+    layer: Layer
+    head: nn.Linear
+
+
+def why_not_native(parts: Parts) -> str | None:
+    """Return why the native core cannot step these parts; None when it can."""
+    layer = parts.layer
+    if not isinstance(layer, Attention) or type(layer).step is not Attention.step:
+        return f"{type(layer).__name__} has no native step"
+    if layer.memory_size is None:
+        return "the layer was built without memory_size, so it reads no source"
+    if any(part.training for part in parts):
+        return "the model is in training; call eval() first"
+    weights = [weight for part in parts for weight in part.parameters()]
+    kinds = {(weight.dtype, weight.device.type) for weight in weights}
+    if kinds != {(torch.float32, "cpu")}:
+        found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
+        return f"the native core packs torch.float32 on cpu, the weights are {found}"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast was asked for, and the native core would step in float32"
+    if mode() == "reference":
+        return "ops.use('reference') was chosen"
+    return f"there is no native core: {native.missing()}" if native.missing() else None
+
+
+@dataclass(frozen=True, eq=False)
+class BeamState(State):
+    """Attention's state of rows that share what they read: reordering copies an index and no key.
+
+    Step s of row b stands at index s of row ``origin[b, s]`` of the buffer, and row b itself writes
+    into row b. As long as all rows have read as many steps, no row writes where another reads. A
+    state that is no longer the newest copies before it writes, as an :class:`AttentionState` does.
+
+    Args:
+        buffer: the shared storage (L, R, K, C, E), R at least B.
+        origin: (B, C), int32.
+        lengths: steps read (B,), int64.
+        used: the largest of ``lengths``.
+        even: whether all of them are equal.
+        turn: which writer of ``buffer`` this state was.
+    """
+
+    kind: ClassVar[str] = "beam"
+    buffer: Buffer
+    origin: Tensor
+    lengths: Tensor
+    used: int
+    even: bool
+    turn: int
+
+    @property
+    def rows(self) -> int:
+        return self.lengths.shape[0]
+
+    @classmethod
+    def of(cls, state: AttentionState) -> Self:
+        """Return the same state, its keys where they are."""
+        rows, room = state.rows, state.buffer.room
+        even = bool((state.lengths == state.used).all())
+        origin = torch.arange(rows, dtype=torch.int32)[:, None].repeat(1, room)
+        return cls(state.buffer, origin, state.lengths, state.used, even, state.turn)
+
+    def settled(self) -> AttentionState:
+        """Return the same state with the keys of each row in a row of their own."""
+        origin, steps = self.origin[:, : self.used].long(), torch.arange(self.used)
+
+        def gathered(part: Tensor) -> Tensor:
+            found = part[:, origin, :, steps] if self.rows else part[:, :0, :, : self.used]
+            return found.permute(2, 0, 3, 1, 4).contiguous() if self.rows else found
+
+        buffer = Buffer(gathered(self.buffer.keys), gathered(self.buffer.values))
+        return AttentionState(buffer, self.lengths, self.used)
+
+    def claimed(self) -> Self:
+        """Return the same state where it may write its next step."""
+        old = self.buffer
+        # an inference tensor must not be written outside inference mode
+        writable = not self.origin.is_inference() or torch.is_inference_mode_enabled()
+        if 0 < self.turn == old.newest and self.used < old.room and writable:
+            return self
+        settled, room = self.settled(), max(2 * self.used, 16)
+        grow = (0, 0, 0, room - self.used)
+        keys, values = (nn.functional.pad(p, grow) for p in (settled.keys, settled.values))
+        return type(self).of(AttentionState(Buffer(keys, values, 1), self.lengths, self.used, 1))
+
+    def stepped(self) -> Self:
+        """Return the state after a step was written into ``buffer`` and ``origin``."""
+        self.buffer.newest += 1
+        after = self.lengths + 1, self.used + 1, self.even, self.buffer.newest
+        return type(self)(self.buffer, self.origin, *after)
+
+    def reorder(self, rows: Tensor, keep: bool = True) -> Self:
+        origin, lengths = self.origin.index_select(0, rows), self.lengths.index_select(0, rows)
+        used = self.used if self.even else int(lengths.max()) if len(lengths) else 0
+        moved = replace(self, origin=origin, lengths=lengths, used=used)
+        if self.even and len(rows) <= self.buffer.keys.shape[1]:
+            return moved
+        return type(self).of(moved.settled())
+
+    def detach(self) -> Self:
+        return self
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        return self.settled().to_tensors()
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        return cls.of(AttentionState.from_tensors(tensors))
+
+    @classmethod
+    def join(cls, states: Sequence[Self]) -> Self:
+        return cls.of(AttentionState.join([state.settled() for state in states]))
+
+
+class NativeDecoder:
+    """Steps an embedding, a transformer decoder and output weights, one call of the core a token.
+
+    The weights of the layer and of the head are those of the moment it was made. It says what
+    ``layer.step`` and ``head`` say in evaluation, but for the last bits.
+
+    Args:
+        parts: what to step.
+        precision: of the packed weights: float32, bf16 or int8.
+
+    Raises:
+        ValueError: the native core cannot step these parts.
+    """
+
+    def __init__(self, parts: Parts, precision: str = "float32") -> None:
+        why = why_not_native(parts)
+        if why is not None:
+            raise ValueError(f"expected parts that the native core steps: {why}")
+        self._parts, self._layer = parts, cast(Attention, parts.layer)
+        self._packed = _packed(self._layer, parts.head, precision)
+        self._places: tuple[Tensor, ...] = ()  # position by position, as far as was asked for
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, DecoderState]:
+        """Read one token of every row.
+
+        Args:
+            tokens: (B,).
+            state: what the layer's ``attend`` began; left as it is, to be stepped again if wanted.
+
+        Returns:
+            Scores of the next token (B, V), which stand until the next step; and the state after.
+
+        Raises:
+            ValueError: a state of another layer, or the layer's context is full.
+        """
+        checked(state, DecoderState, "a decoder, which begins with attend")
+        told = cast(DecoderState, state)
+        inner = told.inner
+        if not isinstance(inner, BeamState):
+            checked(inner, AttentionState, "a decoder with attention")
+            inner = BeamState.of(cast(AttentionState, inner))
+        if tokens.shape != inner.lengths.shape:
+            raise ValueError(f"expected tokens of {inner.rows} rows, got {tuple(tokens.shape)}")
+        self._layer._check_context(inner.used + 1)
+        inner = inner.claimed()
+        x, turn = self._embedded(tokens, inner)
+        cache = Cache(inner.buffer.keys, inner.buffer.values, inner.lengths, inner.origin)
+        logits = self._packed.step(x, cache, _source(told.memory), turn)
+        return logits, replace(told, inner=inner.stepped())
+
+    def _embedded(
+        self, tokens: Tensor, inner: BeamState
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Return the tokens as vectors with their positions (B, W), or the rotation beside them."""
+        layer, lengths = self._layer, inner.lengths
+        x = layer.project(self._parts.embedding(tokens))
+        if layer.place is not None:
+            return x + layer.place(lengths), None
+        if not self._places or len(self._places[0]) <= inner.used:
+            at = torch.arange(max(2 * inner.used, 64))[None]
+            if layer.positions == "rotary":
+                cosines, sines = rotation(at, layer.head_size)
+                self._places = cosines[0, 0], sines[0, 0]
+            else:
+                self._places = (sinusoid(at, layer.output_size)[0],)
+        here = [part.index_select(0, lengths) for part in self._places]
+        return (x, (here[0], here[1])) if layer.positions == "rotary" else (x + here[0], None)
+
+    def explain(self) -> str:
+        """Return one line: what runs."""
+        return f"native core: {self._packed.bytes:,} bytes of weights read in a step"
+
+
+def _source(memory: Memory) -> Source:
+    """Return what the core reads of a memory; a source without steps shows its first, as there."""
+    lengths = memory.lengths.clamp(min=1, max=memory.keys[0].shape[2])
+    return Source(memory.keys, memory.values, lengths, memory.rows)
+
+
+def _packed(layer: Attention, head: nn.Linear, precision: str) -> PackedDecoder:
+    first = cast(Block, layer.blocks[0])
+    assert first.cross is not None
+    norm = cast(nn.LayerNorm | nn.RMSNorm, first.attention_norm)
+    shape = Shape(
+        layers=len(layer.blocks),
+        width=layer.output_size,
+        heads=first.attention.heads,
+        kv_heads=layer.kv_heads,
+        memory_heads=first.cross.heads,
+        inner=first.feedforward.out.in_features,
+        vocabulary=head.out_features,
+        norm="layer" if isinstance(norm, nn.LayerNorm) else "rms",
+        feedforward=first.feedforward.kind,
+        epsilon=cast(float, norm.eps),
+        norm_first=first.norm_first,
+    )
+    packed = PackedDecoder(shape, precision)
+    for at, block in enumerate(layer.blocks):
+        for part, weight, bias in _weights(cast(Block, block)):
+            packed.load(at, part, weight, bias)
+    if not isinstance(layer.norm, nn.Identity):
+        last: Any = layer.norm
+        packed.load(0, "last_norm", last.weight, getattr(last, "bias", None))
+    packed.load(0, "head", head.weight, head.bias)
+    return packed
+
+
+def _weights(block: Block) -> list[tuple[str, Tensor, Tensor | None]]:
+    """Return part, weight and bias of all that a block multiplies with."""
+    attention, cross = block.attention, block.cross
+    assert cross is not None
+    stacked = (attention.query, attention.key, attention.value)
+    biased = attention.query.bias is not None
+    found: list[tuple[str, Tensor, Tensor | None]] = [
+        (
+            "self_in",
+            torch.cat([linear.weight for linear in stacked]),
+            torch.cat([linear.bias for linear in stacked]) if biased else None,
+        )
+    ]
+    single: dict[str, Any] = {
+        "self_out": attention.out,
+        "cross_in": cross.query,
+        "cross_out": cross.out,
+        "up": block.feedforward.up,
+        "down": block.feedforward.out,
+        "self_norm": block.attention_norm,
+        "cross_norm": block.cross_norm,
+        "feedforward_norm": block.feedforward_norm,
+    }
+    return found + [(n, part.weight, getattr(part, "bias", None)) for n, part in single.items()]

@@ -1,0 +1,249 @@
+"""From encoded sources to texts: the search, words copied from the source, alignments.
+
+Legend: M tokens of a source, T tokens of an answer.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from unrolled.core.errors import UsageError
+from unrolled.data.batches import PAD
+from unrolled.data.examples import Ints, Ragged
+from unrolled.data.streams import SPECIALS, WhitespaceStream, WordsStream
+from unrolled.data.tokenizers import Tokenizer
+from unrolled.decoding.search import Hypothesis, search
+from unrolled.decoding.settings import Search
+from unrolled.models import Unaligned
+from unrolled.models.unaligned import Steps
+from unrolled.tasks.base import score_batches
+from unrolled.training.precision import Place
+
+ROWS, TOKENS = 64, 4096  # sources that are answered together, and their padded tokens
+WHOLE = {"words": WordsStream, "whitespace": WhitespaceStream}  # kinds whose tokens are words
+Weights = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Asks:
+    """What answers are to hold, beside what a recipe says of the search.
+
+    Attributes:
+        alignment: tell which word of the source each word was written for.
+        begin: what every answer begins with.
+        banned: words and phrases that no answer holds.
+        required: words and phrases that every answer holds.
+    """
+
+    alignment: bool = False
+    begin: str = ""
+    banned: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+
+
+def write(
+    model: nn.Module,
+    target: Tokenizer,
+    sources: Sequence[Sequence[int]],
+    settings: Search,
+    place: Place,
+    *,
+    asks: Asks = Asks(),
+    unknown: bool = False,
+) -> list[list[Hypothesis]]:
+    """Search for answers to sources, of like length together; return those of each, best first.
+
+    Args:
+        model: an ``Unaligned`` model in evaluation mode.
+        target: the vocabulary of answers.
+        sources: their ids, each with its end mark.
+        settings: of the search.
+        place: where the model computes.
+        asks: what answers are to hold.
+        unknown: whether the unknown token may be written.
+    """
+    writer, rows = cast(Unaligned, model), Ragged.of(sources)
+    found: list[list[Hypothesis]] = [[] for _ in sources]
+    banned, phrases = _banned(target, asks.banned)
+    banned += [target.pad_id, target.bos_id, *([] if unknown else [target.unk_id])]
+    begin = target.encode(asks.begin) if asks.begin else None
+    required = [_within(target, phrase) for phrase in asks.required]
+
+    def answer(steps: Steps, chosen: Ints) -> None:
+        ids, lengths = rows.take(chosen, PAD)
+        told, count = lengths.tolist(), len(chosen)
+        most = [min(settings.limit(n), writer.longest or settings.limit(n)) for n in told]
+        with torch.no_grad(), place.searching():
+            answers = search(
+                steps,
+                steps.start(ids.to(place.device), lengths.to(place.device)),
+                settings,
+                start=target.bos_id,
+                end=target.eos_id,
+                limits=most,
+                prefixes=[begin] * count if begin else None,
+                banned=banned,
+                banned_phrases=phrases,
+                required=[required] * count if required else None,
+                lengths=told,
+                device=place.device,
+            )
+        for row, each in zip(chosen.tolist(), answers, strict=True):
+            found[row] = each
+
+    batches = score_batches(rows.lengths, TOKENS, ROWS)
+    side_by_side(writer, batches, answer, place, alone=settings.sample)
+    return found
+
+
+def side_by_side(
+    writer: Unaligned,
+    batches: Sequence[Ints],
+    answer: Callable[[Steps, Ints], None],
+    place: Place,
+    alone: bool = False,
+) -> None:
+    """Answer batches, on the processor as many at a time as torch has threads, one thread each.
+
+    A step of a search is small: two threads share two batches better than each step of one.
+    Answers do not depend on it; draws would, since they share torch's generator, and go ``alone``.
+    """
+    here = place.device.type == "cpu" and not alone
+    threads = min(torch.get_num_threads(), len(batches)) if here else 1
+    waiting, before = iter(batches), torch.get_num_threads()
+    lock = threading.Lock()
+
+    def work() -> None:
+        if threads > 1:
+            torch.set_num_threads(1)  # of this thread
+        with place.searching():
+            steps = writer.stepper()
+        while True:
+            with lock:
+                chosen = next(waiting, None)
+            if chosen is None:
+                return
+            answer(steps, chosen)
+
+    if threads <= 1:
+        work()
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        done = [pool.submit(work) for _ in range(threads)]
+        for each in done:
+            each.result()
+    torch.set_num_threads(before)  # threads to come begin with what was set last
+
+
+def _banned(target: Tokenizer, words: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+    """Return the tokens and the phrases that spell banned words, at the start and later."""
+    spelt = [target.encode(word) for word in words] + [_within(target, word) for word in words]
+    unique = [list(ids) for ids in dict.fromkeys(map(tuple, spelt)) if target.unk_id not in ids]
+    return [ids[0] for ids in unique if len(ids) == 1], [ids for ids in unique if len(ids) > 1]
+
+
+def _within(target: Tokenizer, phrase: str) -> list[int]:
+    """Return the ids of a phrase as it stands after another word."""
+    return target.encode(f" {phrase}" if target.kind in ("bpe", "bytes") else phrase)
+
+
+# ---------------------------------------------------------------------- where answers look
+
+
+def looks(
+    model: nn.Module,
+    sources: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    start: int,
+    place: Place,
+) -> list[Weights]:
+    """Return where each token of each answer looks in its source: (T, M) without the end marks.
+
+    Raises:
+        UsageError: the model has no attention.
+    """
+    writer = cast(Unaligned, model)
+    if sources and not writer.attends:
+        raise UsageError("this model has no attention, so there is no alignment (model.attention)")
+    found: list[Weights] = []
+    for at in range(0, len(sources), ROWS):
+        some, told = sources[at : at + ROWS], answers[at : at + ROWS]
+        rows = np.arange(len(some))
+        ids, lengths = Ragged.of(some).take(rows, PAD)
+        inputs, _ = Ragged.of([[start, *tokens[:-1]] for tokens in told]).take(rows, PAD)
+        given = [each.to(place.device) for each in (ids, lengths, inputs)]
+        with torch.no_grad(), place.autocast():
+            weights = writer.align(*given).float().cpu().numpy()
+        found += [
+            each[: len(tokens), : len(source) - 1]
+            for each, source, tokens in zip(weights, some, told, strict=True)
+        ]
+    return found
+
+
+def units(tokenizer: Tokenizer, ids: Sequence[int], text: str = "") -> tuple[list[str], list[int]]:
+    """Return what people align, and for each id the one it belongs to: words, else tokens.
+
+    ``text`` is what the ids were made of, where that is known: it tells the unknown ones.
+    """
+    if tokenizer.kind in ("bpe", "unigram", "bytes"):
+        stream, written, places = tokenizer.stream(), "", []
+        for id in ids:
+            written += stream.feed(id)
+            places.append(max(0, len(written.split()) - 1))
+        words = (written + stream.finish()).split() or [""]
+        return words, [min(place, len(words) - 1) for place in places]
+    names = [tokenizer.token(id) for id in ids]
+    if text and tokenizer.kind in WHOLE:
+        spelt = re.findall(tokenizer.document["pre_tokenizer"]["pattern"]["Regex"], text)
+        names = spelt if len(spelt) == len(names) else names
+    elif text and len(text) == len(names):
+        names = list(text)
+    return names, list(range(len(names)))
+
+
+def links(weights: Weights, source: Sequence[int], answer: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (word of the source, word of the answer) for every word of the answer.
+
+    Args:
+        weights: where tokens look, (T, M).
+        source, answer: the word of each token, as ``units`` gives them.
+    """
+    if not weights.size:
+        return []
+    words = np.zeros((max(answer) + 1, max(source) + 1))
+    np.add.at(words, np.ix_(answer, source), weights)
+    return [(int(place), word) for word, place in enumerate(words.argmax(1))]
+
+
+def copied(
+    target: Tokenizer, tokens: Sequence[int], weights: Weights, source: tuple[list[str], list[int]]
+) -> str:
+    """Return the text of word tokens, each unknown one replaced by the word that it looks at."""
+    words, places = source
+    spelt = [
+        target.token(token)
+        if token != target.unk_id
+        else words[places[int(weights[step].argmax())]]
+        for step, token in enumerate(tokens)
+    ]
+    stream = WHOLE[target.kind]([*SPECIALS, *spelt])
+    return "".join(stream.feed(len(SPECIALS) + word) for word in range(len(spelt)))
+
+
+def aligned(
+    source: tuple[list[str], list[int]], answer: tuple[list[str], list[int]], weights: Weights
+) -> dict[str, Any]:
+    """Return the words of both sides, and which word of the source each was written for."""
+    pairs = links(weights, source[1], answer[1])
+    return {"source_words": source[0], "answer_words": answer[0], "alignment": pairs}

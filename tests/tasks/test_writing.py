@@ -1,0 +1,96 @@
+"""Searches side by side, one thread each, give the answers of one after the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from unrolled.data.tokenizers import Tokenizer
+from unrolled.decoding.settings import Search
+from unrolled.models import Unaligned
+from unrolled.models.unaligned import Native
+from unrolled.nn import LayerConfig, TokenEmbedding, build_decoder, build_layer
+from unrolled.nn.build import settings_of
+from unrolled.ops import native
+from unrolled.tasks import writing
+from unrolled.training.precision import Place
+
+HERE = Place(torch.device("cpu"), "bf16", "")
+LETTERS = Tokenizer.fit("chars", ["abcdefghij"])
+
+
+def build(layer: str) -> Unaligned:
+    config, size = LayerConfig(hidden=16, layers=2 if layer == "attention" else 1), LETTERS.size
+    encoder = build_layer(layer, settings_of(layer, config, bidirectional=True), 16)
+    decoder = build_decoder(layer, settings_of(layer, config), 16, encoder)
+    model = Unaligned(TokenEmbedding(size, 16), encoder, TokenEmbedding(size, 16), decoder, size)
+    return model.eval()
+
+
+def sources() -> list[list[int]]:
+    drawn = torch.Generator().manual_seed(3)
+    lengths = torch.randint(1, 12, (23,), generator=drawn).tolist()
+    return [[*torch.randint(4, 14, (n,), generator=drawn).tolist(), 3] for n in lengths]
+
+
+@pytest.fixture
+def threads() -> Any:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("layer", ["attention", "gru"])
+def test_threads_do_not_change_answers(
+    layer: str, threads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "ROWS", 4)
+    model, settings = build(layer), Search(beam=3, max_extra=6)
+    threads(1)
+    one = writing.write(model, LETTERS, sources(), settings, HERE)
+    threads(3)
+    assert writing.write(model, LETTERS, sources(), settings, HERE) == one
+    assert torch.get_num_threads() == 3
+    assert all(answer[0].tokens for answer in one)
+
+
+def test_draws_are_made_one_after_the_other(threads: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "ROWS", 4)
+    model, settings = build("gru"), Search(sample=True, max_extra=6)
+    found = []
+    for count in (1, 3):
+        threads(count)
+        torch.manual_seed(7)
+        found.append(writing.write(model, LETTERS, sources(), settings, HERE))
+    assert found[0] == found[1]
+
+
+def test_a_fault_in_a_thread_is_not_lost(threads: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "ROWS", 4)
+    model = build("gru")
+
+    def broken(*args: Any) -> Any:
+        raise RuntimeError("no memory")
+
+    model.start = broken  # type: ignore[method-assign]
+    threads(2)
+    with pytest.raises(RuntimeError, match="no memory"):
+        writing.write(model, LETTERS, sources(), Search(), HERE)
+
+
+def test_the_native_core_writes_what_torch_writes() -> None:
+    if native.missing():
+        pytest.skip(f"no native core: {native.missing()}")
+    model = build("attention")
+    assert isinstance(model.stepper(), Native)
+    settings = Search(beam=4, n_best=4, max_extra=6)
+    fast = writing.write(model, LETTERS, sources(), settings, HERE)
+    model.stepper = lambda: model  # type: ignore[method-assign]
+    slow = writing.write(model, LETTERS, sources(), settings, HERE)
+    for mine, theirs in zip(fast, slow, strict=True):
+        for one, other in zip(mine, theirs, strict=True):
+            assert one.tokens == other.tokens
+            # sums of up to twenty log-probabilities of fp32, taken in another order
+            assert abs(one.log_probability - other.log_probability) < 1e-4
