@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import layers, overhead, shakespeare, shards, startup
+from benchmarks import layers, overhead, shakespeare, shards, startup, translation
 
 BENCHMARKS: dict[str, Callable[[list[str]], dict[str, Any]]] = {
     "layers": layers.run,
@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Callable[[list[str]], dict[str, Any]]] = {
     "shakespeare": shakespeare.run,
     "shards": shards.run,
     "startup": startup.run,
+    "translation": translation.run,
 }
 
 

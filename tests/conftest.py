@@ -129,6 +129,44 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(folder=at, files=files, runs=runs, said=said)
 
 
+def mirrored(count: int, seed: int) -> tuple[str, str]:
+    """Return sentences of letters, and the same from right to left; some hold a word seen once."""
+    draw, sources = random.Random(seed), []
+    for number in range(count):
+        words = draw.choices("abcde", k=draw.randrange(2, 6))
+        if draw.random() < 0.3:
+            words[draw.randrange(len(words))] = f"x{number}"
+        sources.append(words)
+    source, target = ("".join(" ".join(row[::step]) + "\n" for row in sources) for step in (1, -1))
+    return source, target
+
+
+@pytest.fixture(scope="session")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A run that writes sentences from right to left: aligned files, run folder, what was said."""
+    from unrolled.run import train
+
+    at = tmp_path_factory.mktemp("mirror")
+    source, target = at / "train.src", at / "train.tgt"
+    for path, text in zip((source, target), mirrored(1500, 1), strict=True):
+        path.write_text(text, encoding="utf-8")
+    lines: list[str] = []
+    small = {name: value for name, value in SMALL.items() if name != "model.ngrams"}
+    changes = small | {
+        "task": "translate", "data.train_target": str(target), "data.tokenizer": "whitespace",
+        "data.min_count": 2, "data.max_tokens": 20, "data.score_tokenizer": "none",
+        "model.hidden": 32, "model.embedding": 24, "model.dropout": 0.0,
+        "model.head_dropout": 0.0, "model.embedding_dropout": 0.0,
+        "training.label_smoothing": 0.0, "training.average": "none",
+        "training.max_steps": 300, "training.batch_size": 32, "training.learning_rate": 0.01,
+        "training.evaluate_every": 150,
+    }  # fmt: skip
+    train(source, out=at / "run", say=lines.append, quiet=True, **changes)
+    return SimpleNamespace(
+        folder=at, source=source, target=target, run=at / "run", said="\n".join(lines)
+    )
+
+
 Call = Callable[..., tuple[str, str]]
 
 

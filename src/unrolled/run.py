@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -14,21 +16,29 @@ from torch import nn
 from unrolled.checks import quick
 from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.core.locks import locked
+from unrolled.data.aligned import read_aligned
 from unrolled.data.schema import Schema
 from unrolled.data.series import Frames, Reading
-from unrolled.data.sources import Table, parse_row, read
+from unrolled.data.sources import Document, Table, parse_row, read
 from unrolled.decoding.sampling import Sampling
+from unrolled.decoding.settings import Search
+from unrolled.export import export
 from unrolled.insight.summary import finish
+from unrolled.models import Unaligned
 from unrolled.tasks import folder as runs
 from unrolled.tasks import recipe as recipes
 from unrolled.tasks.base import Answer, Evaluation, Task
 from unrolled.tasks.labelled import need_table
 from unrolled.tasks.language import Language
+from unrolled.tasks.pairs import Pairs, pair_of
 from unrolled.tasks.plan import finished_as_asked, folder_of, make_plan, refuse_existing
 from unrolled.tasks.prepare import wanted
-from unrolled.tasks.recipe import Recipe, flat, resolve
+from unrolled.tasks.recipe import Recipe, deep, flat, resolve
 from unrolled.tasks.series import answer_steps, sequences
+from unrolled.tasks.translate import Translate
+from unrolled.tasks.writing import Asks
 from unrolled.training.loop import fit
+from unrolled.training.parallel import World, joined
 from unrolled.training.precision import choose
 from unrolled.training.progress import Progress
 
@@ -52,6 +62,7 @@ class Run:
         precision = "fp32" if self.recipe.training.precision == "fp32" else "auto"
         self.place = choose(device, precision)
         self.model: nn.Module = loaded.model.to(self.place.device)
+        self.task.answer_by(self.recipe)
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, task={self.task.name}, layer={self.recipe.layer})"
@@ -73,6 +84,40 @@ class Run:
             )
         cells = [self.cells(row) for row in rows]
         return self.task.predict(self.model, cells, self.place) if cells else []
+
+    def adjust(
+        self,
+        *,
+        begin: str = "",
+        banned: Sequence[str] = (),
+        required: Sequence[str] = (),
+        alignment: bool = False,
+        **decoding: Any,
+    ) -> None:
+        """Search for answers otherwise from now on, with a model that writes texts.
+
+        Args:
+            begin: what every answer begins with.
+            banned, required: words or phrases that no answer holds, or that every one holds.
+            alignment: tell in ``details`` which word of the source each word was written for.
+            decoding: keys under ``decoding``, such as ``beam=1``, ``n_best=5`` or
+                ``**{"sampling.temperature": 0.7}``.
+
+        Raises:
+            UsageError: the task writes no texts, a key is unknown or a value does not fit.
+        """
+        task = self.task
+        if not isinstance(task, Pairs):
+            raise UsageError(f"a run that was trained to {task.name} searches for no answers")
+        if alignment and not task.aligns(self.model):
+            raise UsageError("this model has no attention, so there is no alignment")
+        self.recipe = self.recipe.changed(decoding=self._decoding(decoding))
+        task.answer_by(self.recipe)
+        task.asks = Asks(alignment, begin, tuple(banned), tuple(required))
+
+    def _decoding(self, changes: Mapping[str, Any]) -> Search:
+        told = flat(self.recipe.decoding.model_dump()) | flat(changes)
+        return Search.read(deep(told), "decoding")
 
     def predict(self, rows: Iterable[Any]) -> list[str]:
         """Return the answer to each row; see ``answers`` for what a row can be."""
@@ -142,14 +187,21 @@ class Run:
         return told, schema
 
     def evaluation(
-        self, data: str | Path, changes: Mapping[str, Any], notice: Say = lambda text: None
+        self,
+        data: str | Path,
+        changes: Mapping[str, Any],
+        notice: Say = lambda text: None,
+        target: str | Path | None = None,
     ) -> Evaluation:
         """Score the run on a file; see ``evaluate``, whose changes stand in a mapping here."""
-        told, schema = self.reading(changes)
-        path = recipes.find_data(told, str(data))
+        given = flat(changes)
+        search = {key: value for key, value in given.items() if key.startswith("decoding.")}
+        told, schema = self.reading({key: v for key, v in given.items() if key not in search})
+        if search and not isinstance(self.task, Pairs):
+            raise UsageError(f"{next(iter(search))} is for runs that write texts")
         # how much was trained on says nothing of how much is scored
-        limit = told.data.limit if "data.limit" in flat(changes) else None
-        found = read(path, encoding=told.data.encoding, on_error=told.data.on_error, limit=limit)
+        limit = told.data.limit if "data.limit" in given else None
+        found = self._scored(data, target, told, schema, limit)
         if self.task.schema.steps:
             skip, output = told.data.on_error == "skip", self.task.output  # type: ignore[attr-defined]
             found = sequences(
@@ -158,23 +210,62 @@ class Run:
         examples, skipped = self.task.encode(found, told.data.on_error, schema)
         if skipped:
             notice(f"skipped {len(skipped):,} faulty rows; the first: {skipped[0]}")
-        with torch.no_grad():
-            return self.task.evaluate(self.model, examples, self.place)
+        decoding = self._decoding({key.partition(".")[2]: v for key, v in search.items()})
+        self.task.answer_by(told.changed(decoding=decoding))
+        try:
+            with torch.no_grad():
+                return self.task.evaluate(self.model, examples, self.place)
+        finally:
+            self.task.answer_by(self.recipe)
+
+    def _scored(
+        self,
+        data: str | Path,
+        target: str | Path | None,
+        told: Recipe,
+        schema: Schema,
+        limit: int | None,
+    ) -> Table | Document:
+        """Read what is scored: a file, or two whose lines stand beside each other."""
+        path = recipes.find_data(told, str(data))
+        encoding, on_error = told.data.encoding, told.data.on_error
+        if target is not None:
+            if not isinstance(self.task, Pairs):
+                raise UsageError(f"a target file is for pairs of texts, not for {self.task.name}")
+            beside = recipes.find_data(told, str(target))
+            return read_aligned(
+                path, beside, encoding=encoding, on_error=on_error, limit=limit,
+                columns=pair_of(schema),
+            )  # fmt: skip
+        found = read(path, encoding=encoding, on_error=on_error, limit=limit)
+        if isinstance(found, Document) and isinstance(self.task, Pairs):
+            raise DataError(
+                "this is one plain text; give the file whose lines are its answers too: "
+                "--target FILE (in Python target=FILE)",
+                path,
+            )
+        return found
 
     def evaluate(
-        self, data: str | Path, *, notice: Say = lambda text: None, **changes: Any
+        self,
+        data: str | Path,
+        *,
+        target: str | Path | None = None,
+        notice: Say = lambda text: None,
+        **changes: Any,
     ) -> dict[str, float]:
         """Return the scores on a file.
 
         Args:
             data: a file with the same fields as the training data.
+            target: of pairs of texts the file whose lines are the answers to those of ``data``.
             notice: called with a sentence when rows were skipped.
             changes: keys under ``data`` for this file, such as ``**{"data.label": "stars"}``.
 
         Raises:
             DataError: a column is missing or a row is faulty.
         """
-        return self.evaluation(data, changes, notice).scores
+        return self.evaluation(data, changes, notice, target).scores
 
     def stream(
         self,
@@ -215,6 +306,45 @@ class Run:
                 ``seed``, ``stop`` (a list of strings).
         """
         return "".join(self.stream(prompt, max_new_tokens, **options))
+
+    def export(self, to: str, out: str | Path | None = None, say: Say = print) -> Path:
+        """Write the model in another program's format, once it was seen to say the same there.
+
+        Args:
+            to: ``ctranslate2``.
+            out: the folder to make; ``export/<to>`` in that of the run by default.
+            say: takes the lines that tell how far the two are apart, and what was written.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: the format has no such model, the folder is there already, or what was
+                written says something else and was removed.
+        """
+        if not isinstance(self.task, Pairs):
+            raise UsageError(f"{self.task.name} has no export; translate and rewrite have")
+        folder = self.folder / "export" / to if out is None else Path(out)
+        model = copy.deepcopy(self.model).cpu() if self.place.device.type != "cpu" else self.model
+        source, target = self.task.inputs.tokenizer, self.task.output.tokenizer
+        export(to, cast(Unaligned, model), source, target, folder, say)
+        return folder
+
+
+def compare(task: Task, first: Evaluation, second: Evaluation, names: tuple[str, str]) -> list[str]:
+    """Tell in lines whether two runs differ on the same file by more than chance.
+
+    Raises:
+        UsageError: the task has no such test.
+    """
+    if not isinstance(task, Translate) or first.written is None or second.written is None:
+        raise UsageError("runs are compared in translation; see the scores of each for the rest")
+    lines = []
+    for found in task.compare(first.written, second.written).values():
+        lines += [f"{names[0]}: {found.first}", f"{names[1]}: {found.second}"]
+        alike = found.first.value == found.second.value
+        lines.append("no difference" if alike else f"p = {found.p:.4f} by paired bootstrap")
+    return lines
 
 
 def refuse_other_steps(trained: Recipe, told: Recipe, steps: bool) -> None:
@@ -331,24 +461,40 @@ def start(
     quiet: bool = False,
 ) -> Run:
     """Train as ``train`` does, with dotted keys in a mapping, where none can be mistaken."""
-    told = dict(changes) if seed is None else {**changes, "seed": seed}
-    recipe = resolve(str(target), told)
-    where = folder_of(str(target), recipe, out)
+    with joined() as world:
+        told = dict(changes) if seed is None else {**changes, "seed": seed}
+        heard = say if world.first else lambda line: None
+        return _start(world, str(target), told, out, resume, heard, quiet or not world.first)
+
+
+def _start(
+    world: World,
+    target: str,
+    told: dict[str, Any],
+    out: str | Path | None,
+    resume: bool,
+    say: Say,
+    quiet: bool,
+) -> Run:
+    recipe = resolve(target, told)
+    where = folder_of(target, recipe, out)
     ended = finished_as_asked(recipe, where) if resume else ""
     if ended:
         say(f"{where} is finished: {ended}")
         return load(where, recipe.training.device)
-    plan = make_plan(str(target), told, out, resume)
+    plan = make_plan(target, told, out, resume)
     if plan.finished:
         say(f"{plan.folder} is finished: {plan.finished}")
         return load(plan.folder, plan.recipe.training.device)
-    for line in [*plan.lines(), *([] if resume else quick(plan))]:
+    for line in [*plan.lines(), *([] if resume or not world.first else quick(plan))]:
         say(line)
     say("")
-    with locked(plan.folder):
-        if not resume:
+    world.wait()  # each looks whether there is a run before the first one begins it
+    with locked(plan.folder) if world.first else contextlib.nullcontext():
+        if not resume and world.first:
             refuse_existing(plan.folder)  # begun by another process while this one read the data
         with Progress(quiet) as progress:
             at = fit(plan.job(progress), resume)
-        finish(plan, at, say)
+        if world.first:
+            finish(plan, at, say)
     return load(plan.folder, plan.recipe.training.device)

@@ -132,7 +132,7 @@ def test_a_faulty_row_is_named_and_what_stands_before_it_is_answered(
 @pytest.mark.parametrize(
     ("name", "code", "told"),
     [
-        ("o.txt", 2, "end the name in .csv or .jsonl"),
+        ("o.xlsx", 2, "end the name in .csv, .jsonl, .txt"),
         ("rows.csv", 2, "is the file that is read; choose another name"),
         ("rows.csv/o.csv", 1, "cannot be written"),
     ],

@@ -86,6 +86,27 @@ def test_names_of_the_hub(datasets: list[Any], name: str, call: tuple[Any, ...])
     assert os.environ["DO_NOT_TRACK"] == "1"
 
 
+def test_each_language_of_translations_is_a_column(datasets: list[Any]) -> None:
+    rows = [
+        {"id": 7, "translation": {"de": "ein Haus", "en": "a house"}, "en": 1},
+        {"id": 8, "translation": {"de": "drei", "en": None}, "en": 0},
+        {"id": 9, "translation": None, "en": 0},
+    ]
+    found = DataSet([])
+    found[:] = rows
+    found.column_names = ["id", "translation", "en"]
+    pair = SimpleNamespace(_type="Translation", languages=["de", "en"])
+    other = SimpleNamespace(_type="Value")
+    found.features = {"id": other, "translation": pair, "en": other}
+    sys.modules["datasets"].load_dataset = lambda *a, **k: found  # type: ignore[attr-defined]
+    table = read("hub:own/pairs/de-en:train")
+    assert isinstance(table, Table)
+    # a name that a column has already is not given twice
+    assert table.columns == ["id", "de", "translation.en", "en"]
+    expected = [(7, "ein Haus", "a house", 1), (8, "drei", None, 0), (9, None, None, 0)]
+    assert table.rows == expected
+
+
 def test_what_the_hub_cannot_give(datasets: list[Any]) -> None:
     with pytest.raises(UserError, match=r"hub:own/missing: cannot be had .*doesn't exist") as error:
         read("hub:own/missing")

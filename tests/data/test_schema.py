@@ -121,7 +121,34 @@ TABLES: dict[str, tuple[str, str, Schema]] = {
     "pairs of texts without names": (
         "pairs.tsv",
         lines("", lambda n: f"{prose(n)}\t{prose(n)} and {prose(n)}"),
-        Schema("language", ("column2",)),
+        Schema("translate", ("column1",), (), "column2"),
+    ),
+    "pairs and who wrote them": (
+        "kor.txt",
+        lines("", lambda n: f"{prose(n)}\t{prose(n)} {n}\tCC-BY 2.0 (France) #{n}"),
+        Schema("translate", ("column1",), (), "column2"),
+    ),
+    "an answer by its name": (
+        "reply.tsv",
+        lines("answer\tquestion", lambda n: f"{prose(n)} so\t{prose(n)}?"),
+        Schema("translate", ("question",), (), "answer"),
+    ),
+    "words and how they are written": (
+        "go.tsv",
+        lines("", lambda n: f"word{n}\t말{n}"),
+        Schema("rewrite", ("column1",), (), "column2"),
+    ),
+    "words and their sounds": (
+        "sounds.csv",
+        lines("word,phonemes", lambda n: f"w{n}ord,W ER{n} D"),
+        Schema("rewrite", ("word",), (), "phonemes"),
+    ),
+    "two texts and a label": (
+        "nli.tsv",
+        lines(
+            "premise\thypothesis\tlabel", lambda n: f"{prose(n)} {prose(n)}\t{prose(n)}\t{n % 2}"
+        ),
+        Schema("classify", ("premise",), (), "label"),
     ),
 }
 
@@ -179,8 +206,23 @@ def test_a_realistic_table_is_understood_without_a_word(tmp_path: Path, case: st
         ),
         (
             "pairs of texts without names",
-            Wanted(text=("column1",)),
+            Wanted(text=("column2",)),
+            Schema("translate", ("column2",), (), "column1"),
+        ),
+        (
+            "pairs of texts without names",
+            Wanted(task="rewrite", label="column1"),
+            Schema("rewrite", ("column2",), (), "column1"),
+        ),
+        (
+            "pairs of texts without names",
+            Wanted(task="language", text=("column1",)),
             Schema("language", ("column1",)),
+        ),
+        (
+            "two texts and a label",
+            Wanted(text=("premise",), label="hypothesis"),
+            Schema("translate", ("premise",), (), "hypothesis"),
         ),
         (
             "labelled objects",

@@ -29,7 +29,9 @@ def test_the_result_tells_what_the_folder_holds(home: SimpleNamespace, kind: str
 def plan(layer: str = "gru", task: str = "classify", higher: bool = True) -> Any:
     numbers = ("x",) if task == "regress" else ()
     schema = SimpleNamespace(inputs=("text",), text=("text",), numbers=numbers, frames=False)
-    told = SimpleNamespace(name=task, metric="m", higher=higher, schema=schema, columns=["text"])
+    told = SimpleNamespace(
+        name=task, metric="m", measures={"m": higher}, schema=schema, columns=["text"]
+    )
     data = SimpleNamespace(columns=["text"], rows=[("a film",)])
     prepared = SimpleNamespace(task=told, dev_data=data)
     recipe = SimpleNamespace(

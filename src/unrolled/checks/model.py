@@ -47,7 +47,9 @@ def answer(context: Context, model: nn.Module, batch: Batch) -> tuple[Tensor, Lo
     finally:
         hook.remove()
     if not kept:  # the objective took a way that scores not every class
-        made = model(batch.inputs)
+        fed = getattr(context.task, "fed", None)
+        told = () if fed is None else (batch.lengths, fed(batch), *batch.extra)
+        made = model(batch.inputs, *told)
         kept.append(made[0] if isinstance(made, tuple) else made)
     return kept[-1], loss
 
@@ -103,7 +105,8 @@ def padding(context: Context) -> Finding | None:
             torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         )
     if found[0].shape != found[1].shape:
-        real = torch.arange(found[0].shape[1], device=batch.inputs.device) < batch.lengths[:, None]
+        assert batch.targets is not None
+        real = batch.targets != IGNORED
         found = [found[0][real], found[1][:, : real.shape[1]][real]]
     return verdict(
         max(apart(*found), apart(*slopes)),
@@ -142,6 +145,16 @@ def drawn(context: Context, layer: Layer) -> Tensor:
     return torch.randn(2, steps, layer.input_size, generator=draw).to(context.plan.place.device)
 
 
+def begun(context: Context, reader: Any, x: Tensor) -> Any:
+    """Return the state before the first of steps (B, T, ...); a decoder has read random sources."""
+    model: Any = context.model
+    if not hasattr(model, "decoder") or model.decoder is not reader:
+        return reader.initial_state(len(x))
+    shape, draw = (len(x), STEPS, model.encoder.output_size), torch.Generator().manual_seed(1)
+    memory = torch.randn(shape, generator=draw).to(x.device)
+    return reader.attend(memory, torch.full((len(x),), STEPS, device=x.device))
+
+
 @torch.no_grad()
 def ahead(context: Context) -> Finding | None:
     """Who sees what is to come need not predict it."""
@@ -152,10 +165,16 @@ def ahead(context: Context) -> Finding | None:
         x = drawn(context, layer)
         half = x.shape[1] // 2
         other = torch.cat([x[:, :half], -x[:, half:]], 1)
-        far.append(apart(layer.unroll(x)[0][:, :half], layer.unroll(other)[0][:, :half]))
+        one, two = (layer.unroll(each, begun(context, layer, each))[0] for each in (x, other))
+        far.append(apart(one[:, :half], two[:, :half]))
     batch = context.batch(4)
     outputs, half = answer(context, context.model, batch)[0], batch.inputs.shape[-1] // 2
-    if causal == layers(context.model) and outputs.shape[:2] == batch.inputs.shape[:2]:
+    whole = context.task.pattern == "many to many, unaligned"  # each step reads all of the source
+    if (
+        not whole
+        and causal == layers(context.model)
+        and outputs.shape[:2] == batch.inputs.shape[:2]
+    ):
         later = replace(batch, inputs=batch.inputs.clone())
         later.inputs[:, half:] = batch.inputs.flip(1)[:, : later.inputs.shape[1] - half]
         changed = answer(context, context.model, later)[0]
@@ -180,11 +199,11 @@ def stepped(context: Context) -> Finding | None:
         readers.append((model, context.batch(2).inputs[:, : min(STEPS, model.context or STEPS)]))
     far = []
     for reader, x in readers:
-        state, outputs = reader.initial_state(len(x)), []
+        state, outputs = begun(context, reader, x), []
         for t in range(x.shape[1]):
             output, state = reader.step(x[:, t], state)
             outputs.append(output)
-        far.append(apart(reader.unroll(x)[0], torch.stack(outputs, 1)))
+        far.append(apart(reader.unroll(x, begun(context, reader, x))[0], torch.stack(outputs, 1)))
     return verdict(
         max(far), "reading step by step gives the numbers of the full pass",
         "reading step by step differs from the full pass", "the layer's step or its state",

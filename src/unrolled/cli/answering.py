@@ -7,28 +7,62 @@ import heapq
 import io
 import itertools
 import json
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from unrolled.core.errors import DataError, UsageError, UserError
+from unrolled.data.aligned import Line, Lines
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Rows, read, rows_of
 from unrolled.run import Run
 from unrolled.tasks.base import Answer, locate
 from unrolled.tasks.labelled import need_table
+from unrolled.tasks.pairs import Pairs
 from unrolled.tasks.recipe import Recipe
 
 Numbered = tuple[int, tuple[Any, ...] | None]
 CHUNK = 256  # rows answered together; what is read of a file at once
+LINES, CHARACTERS = 1024, 1 << 22  # lines of a text answered together, and their characters
+TABLES = re.compile(r"\.(csv|tsv|jsonl|ndjson|parquet|conllu?|zip)(\.gz)?$", re.IGNORECASE)
+
+
+def adjust(
+    run: Run,
+    changes: dict[str, Any],
+    begin: str,
+    banned: list[str],
+    required: list[str],
+    details: bool,
+) -> None:
+    """Set how a run that writes texts searches; with ``details`` it aligns words too.
+
+    Raises:
+        UsageError: a key that is not under ``decoding``, or a run that searches for no answers.
+    """
+    other = next((key for key in changes if not key.startswith("decoding.")), None)
+    if other is not None:
+        raise UsageError(f"--set {other}: only keys under decoding can be set here")
+    writes = isinstance(run.task, Pairs)
+    if not writes and not (changes or begin or banned or required):
+        return
+    align = details and isinstance(run.task, Pairs) and run.task.aligns(run.model)
+    search = {key.removeprefix("decoding."): value for key, value in changes.items()}
+    run.adjust(begin=begin, banned=banned, required=required, alignment=align, **search)
 
 
 def show(row: Any, answer: Answer, as_json: bool) -> str:
     """Return one line of output for a row."""
     if not as_json:
-        return answer.text
+        return on_one_line(answer.text)
     return json.dumps(as_object({"input": row}, answer), ensure_ascii=False)
+
+
+def on_one_line(text: str) -> str:
+    """Return a text without line ends, so that line n of the output answers row n."""
+    return " ".join(text.splitlines())
 
 
 def as_object(row: dict[str, Any], answer: Answer) -> dict[str, Any]:
@@ -45,6 +79,13 @@ def free(name: str, taken: Iterable[str]) -> str:
     while name in names:
         name += "_"
     return name
+
+
+def print_answers(run: Run, rows: list[str], live: bool, as_json: bool) -> None:
+    """Print the answer to each row, or with ``live`` to each line of standard input."""
+    pairs = answer_live(run) if live else answer_rows(run, rows)
+    for row, answer in pairs:
+        print(show(row, answer, as_json), flush=live)
 
 
 def answer_rows(run: Run, rows: list[str]) -> Iterator[tuple[str, Answer]]:
@@ -77,30 +118,37 @@ def answer_file(
     ``changes`` are keys under ``data`` for this file, its column names for one.
 
     Raises:
-        UsageError: the output is neither .csv nor .jsonl, or would overwrite the input.
+        UsageError: the output is none of ``WRITERS``, or would overwrite the input.
         UserError: a row is faulty; what stands before it is answered.
     """
     told, schema = run.reading(changes)
-    skip = told.data.on_error == "skip"
+    writes = isinstance(run.task, Pairs)
+    # a text of a thousand sentences is not given up for one of them
+    skip = told.data.on_error == "skip" or writes
     by_step = run.task.schema.steps
     # a file to answer may lack the answer and what else is not read
     needed = (*schema.inputs, *((told.data.sequence,) if by_step and told.data.sequence else ()))
-    rows = rows_of(path, encoding=told.data.encoding, on_error=told.data.on_error, needed=needed)
-    pairs = (
-        answered_steps(run, path, told, rows, schema, needed)
-        if by_step
-        else answered(run, rows, schema, skip)
-    )
+    rows: Rows | LineRows
+    if writes and is_plain(path, changes):
+        rows = LineRows(path, told.data.encoding, schema.inputs[0])
+        pairs = answered_lines(run, rows)
+    else:
+        on_error = "skip" if skip else told.data.on_error
+        rows = rows_of(path, encoding=told.data.encoding, on_error=on_error, needed=needed)
+        pairs = (
+            answered_steps(run, path, told, rows, schema, needed)
+            if by_step
+            else answered(run, rows, schema, skip)
+        )
     if output is None:
         for row, answer in pairs:
             shown = row if len(rows.columns) > 1 else {"input": next(iter(row.values()))}
-            print(
-                json.dumps(as_object(shown, answer), ensure_ascii=False) if as_json else answer.text
-            )
+            line = json.dumps(as_object(shown, answer), ensure_ascii=False)
+            print(line if as_json else on_one_line(answer.text))
         _tell_skipped(rows)
         return
     if output.suffix not in WRITERS:
-        raise UsageError(f"{output}: end the name in .csv or .jsonl")
+        raise UsageError(f"{output}: end the name in {', '.join(WRITERS)}")
     if output.exists() and path.exists() and output.samefile(path):
         raise UsageError(f"{output} is the file that is read; choose another name")
     try:
@@ -112,9 +160,10 @@ def answer_file(
     _tell_skipped(rows)
 
 
-def _tell_skipped(rows: Rows) -> None:
-    if rows.skipped:
-        say(f"skipped {len(rows.skipped):,} faulty rows; the first: {rows.skipped[0]}")
+def _tell_skipped(rows: Rows | LineRows) -> None:
+    count = rows.faults if isinstance(rows, LineRows) else len(rows.skipped)
+    if count:
+        say(f"skipped {count:,} faulty rows; the first: {rows.skipped[0]}")
 
 
 def say(text: str) -> None:
@@ -135,15 +184,7 @@ def answered(
         # rows that the reader left out have no cells
         chunk = [(line, row) for line, row in group if row is not None]
         cells = [tuple(row[i] for i in places) for _, row in chunk]
-        try:
-            answers = run.answers(cells)
-        except UserError:
-            lines = [line for line, _ in chunk]
-            answers = [
-                _one(run, cell, rows, line, failed if skip else None)
-                for line, cell in zip(lines, cells, strict=True)
-            ]
-        in_turn = iter(answers)
+        in_turn = iter(_together(run, cells, rows, [line for line, _ in chunk], skip, failed))
         for _, row in group:
             if row is None:
                 yield dict.fromkeys(rows.columns), Answer("")
@@ -152,9 +193,96 @@ def answered(
     rows.skipped += failed
 
 
+def _together(
+    run: Run,
+    cells: list[tuple[Any, ...]],
+    rows: Rows,
+    lines: list[int],
+    skip: bool,
+    failed: list[DataError],
+) -> list[Answer]:
+    """Answer rows at once; where one cannot be answered, those that can by themselves."""
+    if isinstance(run.task, Pairs):
+        told = answer_sound(run, run.task, cells)
+        faults = [
+            (line, each) for line, each in zip(lines, told, strict=True) if isinstance(each, str)
+        ]
+        failed += [DataError(fault, *rows.place(line)) for line, fault in faults]
+        return [Answer("") if isinstance(each, str) else each for each in told]
+    try:
+        return run.answers(cells)
+    except UserError:
+        return [
+            _one(run, cell, rows, line, failed if skip else None)
+            for line, cell in zip(lines, cells, strict=True)
+        ]
+
+
+def answer_sound(run: Run, task: Pairs, cells: list[tuple[Any, ...]]) -> list[Answer | str]:
+    """Answer together the rows that can be answered; of the others say what is wrong."""
+    faults = [task.fault(row) for row in cells]
+    sound = iter(run.answers([row for row, fault in zip(cells, faults, strict=True) if not fault]))
+    return [fault or next(sound) for fault in faults]
+
+
 def _chunks(rows: Iterator[Numbered]) -> Iterator[list[Numbered]]:
     while chunk := list(itertools.islice(rows, CHUNK)):
         yield chunk
+
+
+class LineRows:
+    """The lines of a text as rows of one column; of its faults the first is kept, and counted."""
+
+    def __init__(self, path: Path, encoding: str | None, column: str) -> None:
+        self.lines, self.columns = Lines(path, encoding), [column]
+        self.skipped: list[DataError] = []
+        self.faults = 0
+
+    def report(self, line: int, fault: str) -> None:
+        """Count a fault."""
+        self.faults += 1
+        if not self.skipped:
+            self.skipped.append(DataError(fault, self.lines.path, line))
+
+    def chunks(self) -> Iterator[list[Line]]:
+        """Yield lines to answer together: many, so that few are padded, or few long ones."""
+        chunk, size = list[Line](), 0
+        for line in self.lines:
+            chunk.append(line)
+            size += len(line.text)
+            if len(chunk) >= LINES or size >= CHARACTERS:
+                yield chunk
+                chunk, size = [], 0
+        if chunk:
+            yield chunk
+
+
+def is_plain(path: Path, changes: dict[str, Any]) -> bool:
+    """Whether a file holds a text a line, whatever its lines look like: its name says no table."""
+    return path.is_file() and not TABLES.search(path.name) and "data.text" not in changes
+
+
+def answered_lines(run: Run, rows: LineRows) -> Iterator[tuple[dict[str, Any], Answer]]:
+    """Yield every line of a text with its answer, in constant memory.
+
+    A line that is empty, too long or damaged gets an empty answer, and is counted.
+    """
+    task = run.task
+    assert isinstance(task, Pairs)
+    answers: dict[int, Answer] = {}
+    for chunk in rows.chunks():
+        faults = {line.number: line.fault for line in chunk if line.fault}
+        sound = [line for line in chunk if not line.fault]
+        cells = [(line.text,) for line in sound]
+        for line, answer in zip(sound, answer_sound(run, task, cells), strict=True):
+            if isinstance(answer, str):
+                faults[line.number] = answer
+            else:
+                answers[line.number] = answer
+        for number in sorted(faults):
+            rows.report(number, faults[number])
+        for line in chunk:
+            yield {rows.columns[0]: line.text}, answers.pop(line.number, Answer(""))
 
 
 def in_step(rows: Rows) -> Iterator[Numbered]:
@@ -244,7 +372,17 @@ def write_jsonl(
         handle.flush()
 
 
+def write_text(
+    handle: Any, pairs: Iterable[tuple[dict[str, Any], Answer]], columns: list[str]
+) -> None:
+    """Write the answers alone, one a line."""
+    for _, answer in pairs:
+        handle.write(on_one_line(answer.text) + "\n")
+        handle.flush()
+
+
 WRITERS: dict[str, Callable[[Any, Iterable[tuple[dict[str, Any], Answer]], list[str]], None]] = {
     ".csv": write_csv,
     ".jsonl": write_jsonl,
+    ".txt": write_text,
 }

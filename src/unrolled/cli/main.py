@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from unrolled.cli import doctor, evaluate, generate, predict, recipes, train
+from unrolled.cli import doctor, evaluate, export, generate, predict, recipes, train
 from unrolled.core.errors import UserError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("doctor")(doctor.doctor)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict", cls=predict.Rows)(predict.predict)
 app.command("generate")(generate.generate)
+app.command("export")(export.export)
 app.command("recipes")(recipes.recipes)
 
 

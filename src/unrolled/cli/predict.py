@@ -40,12 +40,25 @@ def predict(
     file: Annotated[Path | None, typer.Option("--file", help="A file of rows to answer.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Write a .csv or .jsonl with the answers added."),
+        typer.Option(
+            "-o", "--output", help="Write a .csv or .jsonl with the answers added, or them as .txt."
+        ),
     ] = None,
     live: Annotated[
         bool, typer.Option("--live", help="Answer each line of standard input at once.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Search otherwise: decoding.beam=1 ..."),
+    ] = None,
+    begin: Annotated[str, typer.Option(help="What every text that is written begins with.")] = "",
+    ban: Annotated[
+        list[str] | None, typer.Option(help="A word or phrase that no text holds; repeatable.")
+    ] = None,
+    require: Annotated[
+        list[str] | None, typer.Option(help="A word or phrase that every text holds; repeatable.")
+    ] = None,
 ) -> None:
     """Answer rows: one line for each on standard output, and nothing else.
 
@@ -55,9 +68,11 @@ def predict(
 
       unrolled predict runs/reviews --file new.csv -o answers.csv
 
+      unrolled predict runs/multi30k-en-de --file in.txt -o out.txt --set decoding.beam=1
+
       tail -f log.txt | unrolled predict runs/reviews --live
     """
-    from unrolled.cli.answering import answer_file, answer_live, answer_rows, show
+    from unrolled.cli.answering import adjust, answer_file, print_answers
     from unrolled.core.errors import UsageError
     from unrolled.run import load
     from unrolled.tasks.recipe import parse
@@ -68,9 +83,9 @@ def predict(
     if output is not None and file is None:
         raise UsageError("-o writes the rows of a file with their answers: add --file FILE")
     loaded = load(run)
+    details = as_json or str(output).endswith(".jsonl")
+    adjust(loaded, parse(settings or []), begin, ban or [], require or [], details)
     if file is not None:
         answer_file(loaded, file, parse(rows or []), output, as_json)
         return
-    pairs = answer_live(loaded) if live else answer_rows(loaded, rows or [])
-    for row, answer in pairs:
-        print(show(row, answer, as_json), flush=live)
+    print_answers(loaded, rows or [], live, as_json)

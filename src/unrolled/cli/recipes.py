@@ -28,6 +28,10 @@ def recipes(
         print(pattern)
         for each, told in known.items():
             if told.pattern == pattern:
-                print(f"  {each:<{width}}  {told.minutes:>4g} min  {told.what}")
+                time = "GPUs" if told.minutes is None else f"{told.minutes:>4g} min"
+                print(f"  {each:<{width}}  {time:<8}  {told.what}")
         print()
-    print("minutes on 2 cores, upper bounds; start one with: unrolled train NAME")
+    print(
+        "minutes on 2 cores, upper bounds; GPUs: docs/paper-scale.md says for how long; "
+        "start one with: unrolled train NAME"
+    )

@@ -19,6 +19,7 @@ _NAME = re.compile(r"hub:([\w.\-]+/[\w.\-]+)(?:/([^:/]+))?(?::([^:/]+))?")
 _FORM = "write hub:owner/name, or hub:owner/name/config:split"
 # read by these libraries when they are imported: they tell nobody what is done with them
 _SILENT = ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK")
+Place = tuple[str, str | None]  # a column, and the key in its cells where these are mappings
 
 
 def is_hub(name: object) -> bool:
@@ -47,8 +48,8 @@ def reader_of_hub(name: str) -> Reader:
         UserError: the extra is not installed, or the data set cannot be had.
     """
     found = loaded(name)
-    columns = list(found.column_names)
-    return Reader(name, Format("hub"), columns, functools.partial(_rows, found, columns, name))
+    places = _places(found)
+    return Reader(name, Format("hub"), list(places), functools.partial(_rows, found, places, name))
 
 
 def fingerprint_of_hub(name: str) -> str:
@@ -81,16 +82,42 @@ def _library() -> Any:
     return datasets
 
 
+def _places(found: Any) -> dict[str, Place]:
+    """Return the columns, and where the cells of each stand.
+
+    A column of translations is a column for each language, under the name of the language.
+    """
+    features, places = found.features, dict[str, Place]()
+    plain = [column for column in found.column_names if not _languages(features[column])]
+    for column in found.column_names:
+        for language in _languages(features[column]):
+            taken = language in plain or language in places
+            places[f"{column}.{language}" if taken else language] = column, language
+        if column in plain:
+            places[column] = column, None
+    return places
+
+
+def _languages(feature: Any) -> list[str]:
+    """Return the languages of a column whose cells are mappings of languages to texts."""
+    return list(feature.languages) if getattr(feature, "_type", "") == "Translation" else []
+
+
 def _rows(
-    found: Any, columns: list[str], name: str, report: Report
+    found: Any, places: dict[str, Place], name: str, report: Report
 ) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Yield (number of the row, its values), labels by their names."""
-    names = {c: getattr(found.features[c], "names", None) for c in columns}
+    names = {c: getattr(found.features[c], "names", None) for c in found.column_names}
     for number, row in enumerate(found, 1):
         try:
-            yield number, tuple(_cell(row[c], names[c], c) for c in columns)
+            cells = [
+                _cell(row[c] if part is None else (row[c] or {}).get(part), names[c], shown)
+                for shown, (c, part) in places.items()
+            ]
         except UserError as error:
             report(DataError(f"{error}, {SKIP_HINT}", name, number))
+        else:
+            yield number, tuple(cells)
 
 
 def _cell(cell: Any, names: list[str] | None, column: str) -> Any:

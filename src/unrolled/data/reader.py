@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from unrolled.core.errors import DataError, UserError
-from unrolled.data import conllu, parquet
+from unrolled.data import conllu, dictionary, parquet, trees
 from unrolled.data.archives import Origin, refuse_binary
 from unrolled.data.charsets import encoding_of
 from unrolled.data.jsonl import json_columns, json_row
@@ -156,6 +156,17 @@ def _conllu(origin: Origin, format: Format, columns: list[str], report: Report) 
     yield from conllu.sentences(_lines(origin, format, _losing(lost)), origin.name, report, lost)
 
 
+def _trees(origin: Origin, format: Format, columns: list[str], report: Report) -> Iterator[Row]:
+    lost: dict[int, DataError] = {}
+    yield from trees.trees(_lines(origin, format, _losing(lost)), origin.name, report, lost)
+
+
+def _entries(origin: Origin, format: Format, columns: list[str], report: Report) -> Iterator[Row]:
+    lost: dict[int, DataError] = {}
+    lines = _lines(origin, format, _losing(lost))
+    yield from dictionary.entries(lines, origin.name, report, lost)
+
+
 def _losing(lost: dict[int, DataError]) -> Report:
     """Return the report that keeps what is wrong with a line until its record is read."""
 
@@ -169,6 +180,8 @@ _ROWS: dict[str, Callable[[Origin, Format, list[str], Report], Iterator[Row]]] =
     "text": _plain,
     "table": _table,
     "conllu": _conllu,
+    "trees": _trees,
+    "dictionary": _entries,
 }
 
 
@@ -194,6 +207,10 @@ def _examine(origin: Origin, encoding: str | None) -> tuple[Format, list[str]]:
         return replace(format, kind="jsonl"), json_columns(lines)
     if conllu.NAME.search(origin.name) or conllu.looks_like_conllu(lines):
         return replace(format, kind="conllu"), list(conllu.COLUMNS)
+    if trees.NAME.search(origin.name) or trees.looks_like_trees(lines):
+        return replace(format, kind="trees"), list(trees.COLUMNS)
+    if dictionary.NAME.search(origin.name) or dictionary.looks_like_dictionary(lines):
+        return replace(format, kind="dictionary"), list(dictionary.COLUMNS)
     _refuse_json_array(origin, head)
     return _examine_table(origin, format, head)
 

@@ -24,6 +24,12 @@ LABEL_NAMES = (
     "stars", "rating", "price", "score", "polarity", "species", "phase", "result", "output",
     "product", "upos",
 )  # fmt: skip
+# of these, the names that a text may stand under too: a translation, a reply
+TEXT_ANSWERS = ("target", "answer", "output", "result")
+NOTE = 8  # characters that all cells of a note begin with, such as a licence
+PAIRS = ("translate", "rewrite")  # the tasks that answer a text with a text
+ENOUGH = 20  # rows that tell single words from labels which hardly repeat yet
+SHORT = 24  # characters of a text that is a word or a name
 FEW = 50  # a column of at most this many distinct values can be a label
 REPEATS = 4  # ... if each occurs this often on average
 
@@ -40,6 +46,7 @@ class Wanted:
     sequence: str | None = None
     window: int | None = None
     ahead: int = 1
+    paired: bool = False  # the rows are pairs of texts, for certain
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,24 @@ class Column:
     distinct: int
     mean_length: float
     frames: bool = False  # lists of numbers, or of lists of numbers
+    words: float = 0.0  # in a cell, on average
+    note: bool = False  # all cells begin alike
+
+    @property
+    def text(self) -> bool:
+        """Whether these are texts, hardly one of them twice."""
+        plain = not self.lists and not self.numeric and not self.note and not _stamps(self)
+        return plain and self.mean_length >= 2 and 2 * self.distinct > self.filled > 1
+
+    @property
+    def single(self) -> bool:
+        """Whether a cell is a word or a name."""
+        return self.words < 2 and self.mean_length <= SHORT
+
+    @property
+    def spelt(self) -> bool:
+        """Whether a cell is single sounds with blanks between them."""
+        return self.mean_length <= 3.5 * self.words
 
     @property
     def labels(self) -> bool:
@@ -118,6 +143,8 @@ def look(name: str, values: Sequence[Any]) -> Column:
         distinct=0 if lists else len(set(map(str, filled))),
         mean_length=sum(len(v if lists else str(v)) for v in filled) / max(1, len(filled)),
         frames=lists and all(map(_frames, filled)),
+        words=0.0 if lists else sum(len(str(v).split()) for v in filled) / max(1, len(filled)),
+        note=not lists and len({str(v)[:NOTE] for v in filled}) == 1 and len(filled) > 1,
     )
 
 
@@ -143,8 +170,13 @@ def infer(table: Table, wanted: Wanted) -> Schema:
     lists = any(c.frames for c in columns.values() if c.name != wanted.label)
     if wanted.rows == "steps" or wanted.sequence or (wanted.window and not lists):
         return _steps(table, wanted, columns)
+    if table.format.kind == "trees" and wanted.task in (None, "parse"):
+        return Schema("parse", wanted.text or ("words",), (), wanted.label or "tree")
     if wanted.task == "language" or (len(columns) == 1 and not wanted.label):
         return _language(table, wanted, columns)
+    pair = _pair(table, wanted, columns)
+    if pair is not None:
+        return pair
     answer = wanted.label or _answer(table, wanted, columns)
     frames = tuple(c.name for c in columns.values() if c.frames and c.name != answer)
     text = wanted.text or (() if wanted.numbers or frames else _text(columns, answer))
@@ -172,6 +204,58 @@ def infer(table: Table, wanted: Wanted) -> Schema:
             table.path,
         )
     return Schema(wanted.task or _task(columns[answer]), text, () if text else numbers, answer)
+
+
+def _pair(table: Table, wanted: Wanted, columns: dict[str, Column]) -> Schema | None:
+    """Choose the column that is read and the column of texts that answers it.
+
+    Untold, a table is one of pairs where exactly two columns hold texts that hardly repeat and no
+    column looks like a label; of the two the first is read, unless its name says answer.
+
+    Returns:
+        The schema; None for a table of another kind.
+
+    Raises:
+        UsageError: several columns are to be read.
+        DataError: the task is one of ``PAIRS`` and there are no two columns.
+    """
+    told = wanted.task in PAIRS or wanted.paired
+    texts = [c for c in columns.values() if c.text]
+    if not told and (wanted.task or wanted.numbers or not _paired(wanted, columns, texts)):
+        return None
+    if len(wanted.text) > 1:
+        raise UsageError("pairs of texts have one column to read; name one with data.text")
+    if told:
+        texts += [c for c in columns.values() if c.filled and not c.lists and c not in texts]
+    given = {*wanted.text, wanted.label}
+    left = [c for c in texts if c.name not in given]
+    named = _named(TEXT_ANSWERS, left)
+    answer = wanted.label or (named.name if named else "")
+    free = [c.name for c in left if c.name != answer]
+    source = wanted.text[0] if wanted.text else (free.pop(0) if free else "")
+    answer = answer or (free.pop(0) if free else "")
+    if not source or not answer:
+        raise DataError(
+            "pairs of texts need two columns; name them with data.text=COLUMN and "
+            f"data.label=COLUMN (columns: {', '.join(table.columns)})",
+            table.path,
+        )
+    both = columns[source], columns[answer]
+    word = both[0].single and (both[1].single or both[1].spelt)
+    kind = "rewrite" if word else "translate"
+    return Schema(wanted.task or kind, (source,), (), answer)
+
+
+def _paired(wanted: Wanted, columns: dict[str, Column], texts: Sequence[Column]) -> bool:
+    """Whether a table that nobody named a task for is one of pairs of texts."""
+    names = [c.name for c in texts if c.words >= 2 or c.filled >= ENOUGH]
+    if wanted.label is not None and wanted.text:
+        return {wanted.label, *wanted.text} <= set(names)
+    label = _named(LABEL_NAMES, list(columns.values()))
+    plain = label is None or label.name.strip().lower() in TEXT_ANSWERS
+    others = any(c.labels or c.frames for c in columns.values() if c.name not in names)
+    told = {name for name in (wanted.label, *wanted.text) if name is not None}
+    return len(names) == 2 and plain and not others and told <= set(names)
 
 
 def _steps(table: Table, wanted: Wanted, columns: dict[str, Column]) -> Schema:

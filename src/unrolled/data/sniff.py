@@ -15,6 +15,8 @@ KINDS = {
     "text": "plain text",
     "jsonl": "JSON lines",
     "conllu": "CoNLL-U",
+    "trees": "Penn trees",
+    "dictionary": "pronunciation dictionary",
     "parquet": "Parquet",
     "folder": "folder of texts",
     "hub": "data set of the hub",
@@ -25,13 +27,13 @@ MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-"})
 # Words people put over a column. Only a first row of short, distinct cells is held against them.
 _KNOWN = """
 answer article body caption captions category chinese chosen class comment completion content
-context date de doc document documents emotion en english es file filename fr french german
-headline hypothesis id idx image images index input inputs instruction intent ja japanese ko
-korean label labels lang language message name ner output outputs passage path phase
-polarity pos premise prompt q query question rating rejected reply response review reviews
-score sentence sentences sentiment source spanish split src stars summary tag tags target
-targets text texts tgt time timestamp title token tokens tweet upos user utterance value word
-words x y zh
+context date de doc document documents emotion en english es file filename form fr french german
+grapheme graphemes headline hypothesis id idx image images index input inputs instruction intent
+ja japanese ko korean label labels lang language lemma message name ner output outputs passage
+path phase phoneme phonemes polarity pos premise prompt pronunciation q query question rating
+rejected reply response review reviews score sentence sentences sentiment source spanish spelling
+split src stars summary tag tags target targets text texts tgt time timestamp title token tokens
+tree trees tweet upos user utterance value word words x y zh
 감정 날짜 내용 답변 댓글 라벨 레이블 리뷰 문장 번역 번호 본문 분류 영어 원문
 이름 입력 정답 제목 질문 출력 평점 한국어
 """
@@ -43,8 +45,9 @@ class Format:
     """How a data file is written.
 
     Attributes:
-        kind: rows of fields, JSON objects one a line, running text, sentences of words, columns of
-            Parquet, a text a file, or a data set of the hub.
+        kind: rows of fields, JSON objects one a line, running text, sentences of words, trees in
+            brackets, words with their sounds, columns of Parquet, a text a file, or a data set of
+            the hub.
         delimiter: what stands between the fields of a table; None otherwise.
         header: the first row of a table holds the names of the columns.
         quoted: fields may stand in double quotes, with "" for a quote inside.
@@ -55,7 +58,9 @@ class Format:
         without: columns that cannot be read, and files such as README.md that hold no data.
     """
 
-    kind: Literal["table", "jsonl", "text", "conllu", "parquet", "folder", "hub"]
+    kind: Literal[
+        "table", "jsonl", "text", "conllu", "trees", "dictionary", "parquet", "folder", "hub"
+    ]
     delimiter: str | None = None
     header: bool = False
     quoted: bool = False
@@ -69,7 +74,7 @@ class Format:
     @property
     def named(self) -> bool:
         """Whether every file of this kind names its columns."""
-        return self.header or self.kind in ("jsonl", "conllu", "parquet", "folder", "hub")
+        return self.header or self.kind not in ("table", "text")
 
     @property
     def objects(self) -> bool:

@@ -34,7 +34,7 @@ class Table:
         path, format: the file (or folder, archive, name of the hub) and how it is written.
         columns: one name a column; column1, column2, ... where the file has no header.
         rows: one tuple a record, as long as ``columns``: strings, JSON values for JSON lines and
-            Parquet, lists with an item a word for CoNLL-U.
+            Parquet, lists with an item a word for CoNLL-U and for the words of trees.
         lines: the line (from 1) that each row starts on, counted on from file to file.
         skipped: what was wrong with each row left out under ``on_error="skip"``.
         parts: of several files the lines before each and its name.
@@ -79,8 +79,8 @@ def read(
     """Read a data file whole.
 
     Args:
-        path: text, CSV, TSV (also with ; or |), JSON lines, CoNLL-U or Parquet, also gzipped or in
-            a zip; a folder of these; or hub:owner/name. The content, not the name, tells which.
+        path: text, CSV, TSV (also with ; or |), JSON lines, CoNLL-U, Penn trees or Parquet, also
+            gzipped or in a zip; a folder of these; or hub:owner/name. The content tells which.
         encoding: the file's encoding; None for what its byte order mark or its bytes say.
         on_error: stop at the first malformed row, or skip such rows and list them.
         limit: read only the first N rows (lines of running text).
@@ -200,9 +200,9 @@ def parse_row(line: str, format: Format, columns: Sequence[str]) -> tuple[Any, .
         UsageError: more fields than columns, an unclosed quote, or not a JSON object.
     """
     line = nfc(line)
-    if format.kind in ("text", "folder"):
+    if format.kind in ("text", "folder", "dictionary"):
         return (line,)
-    if format.kind == "conllu":
+    if format.kind in ("conllu", "trees"):
         return (line.split(),)
     if format.objects:
         try:

@@ -69,6 +69,7 @@ def render(recipe: Recipe, task: Task, result: dict[str, Any]) -> str:
             "",
             *table,
             "",
+            *(line for note in result.get("notes", []) for line in (plain(note), "")),
             f"Training took {duration(result['seconds'])} and {result['steps']:,} steps "
             f"on {result['device']} ({result['precision']}, {result['threads']} threads); the "
             f"weights are those of step {result['best_step']:,}.",

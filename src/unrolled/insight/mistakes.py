@@ -9,7 +9,7 @@ import numpy as np
 
 from unrolled.data.examples import Examples
 from unrolled.data.sources import Document, Table
-from unrolled.tasks.base import Evaluation, Task, locate
+from unrolled.tasks.base import Evaluation, Task, Written, locate
 from unrolled.tasks.labelled import Classify
 from unrolled.tasks.tag import Tag
 
@@ -18,7 +18,7 @@ LONGEST = 300  # characters shown of a row
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One wrong answer.
+    """One wrong answer, or one of the texts that a model wrote.
 
     Attributes:
         path, line: the data file, and the line its row starts on, from 1; that of the step where
@@ -26,7 +26,7 @@ class Mistake:
         text: the row, cut to a sane length: what stands before the word in question, the word,
             and what follows; for an answer about the whole row all of it stands first.
         truth, answer: what the file says and what the model says.
-        size: confidence of a wrong label; error of a value, in its unit.
+        size: confidence of a wrong label; error of a value, in its unit; 0 for a text.
     """
 
     path: str
@@ -42,11 +42,15 @@ def mistakes(
 ) -> list[Mistake]:
     """Return the ``count`` worst answers to the rows of a file, the surest or furthest off first.
 
+    Of texts that a model wrote as many are returned, right or wrong, evenly spaced.
+
     ``examples`` are the rows of ``data`` as ``evaluation`` scored them, faulty ones left out.
     """
     judged, pairs = evaluation.judged, evaluation.pairs
     if not isinstance(data, Table) or not isinstance(examples, Examples) or not count:
         return []
+    if evaluation.written is not None:
+        return _texts(data, evaluation.written, count)
     if judged is not None and isinstance(task, Classify | Tag):
         rows, sizes = judged.rows, np.where(judged.truth != judged.found, judged.confidence, 0.0)
         both = np.array(task.output.names, dtype=object)[np.stack([judged.truth, judged.found], 1)]
@@ -71,6 +75,18 @@ def mistakes(
             text = (_text(task, data, cells[line]), "", "")
         truth, answer = (v if isinstance(v, str) else f"{v:.6g}" for v in both[item])
         found.append(Mistake(*data.place(line), text, truth, answer, float(sizes[item])))
+    return found
+
+
+def _texts(data: Table, written: Written, count: int) -> list[Mistake]:
+    """Return some of the texts that a model wrote, beside the right ones."""
+    total = len(written.answers)
+    found = []
+    for row in np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.int64)).tolist():
+        path, line = data.place(int(written.lines[row]))
+        right = _cut(" | ".join(dict.fromkeys(written.references[row])), LONGEST)
+        text = _cut(written.sources[row], LONGEST), "", ""
+        found.append(Mistake(path, line, text, right, _cut(written.answers[row], LONGEST), 0.0))
     return found
 
 

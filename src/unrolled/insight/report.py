@@ -16,6 +16,7 @@ from unrolled.insight.mistakes import Mistake
 from unrolled.scores import by_class, calibration
 from unrolled.tasks.base import Evaluation, Judged, Task
 from unrolled.tasks.labelled import Classify
+from unrolled.tasks.pairs import Pairs
 from unrolled.tasks.recipe import Recipe, flat
 from unrolled.tasks.tag import Tag
 from unrolled.training.progress import duration, read_metrics
@@ -75,10 +76,11 @@ def render(
         _cards(result, task),
         f"<h2>Scores: {scored_on(result)}</h2>",
         _scores(result),
+        *(f'<p class="note">{html.escape(note)}</p>' for note in result.get("notes", [])),
         "<h2>Learning curves</h2>",
         _curves(folder, task),
         *_answers(task, evaluation),
-        *_worst(task, result, worst),
+        *(_texts(result, worst) if evaluation.written else _worst(task, result, worst)),
         *_samples(result["samples"]),
         "<h2>Data</h2>",
         f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in result['found'])}</ul>",
@@ -161,7 +163,9 @@ def _curves(folder: Path, task: Task) -> str:
     losses = {"training": points(train, "loss"), "scored": points(dev, "loss")}
     figures = [(f"loss in {unit}: training, and scored at each evaluation", losses, "loss")]
     if metric != "loss":
-        figures.append((f"{metric} at each evaluation", {metric: points(dev, metric)}, metric))
+        greedy = ", written without a search" if isinstance(task, Pairs) else ""
+        caption = f"{metric} at each evaluation{greedy}"
+        figures.append((caption, {metric: points(dev, metric)}, metric))
     figures.append(("learning rate", {"rate": points(train, "learning_rate")}, "learning rate"))
     shown = [
         f"<figure><figcaption>{html.escape(caption)}</figcaption>"
@@ -267,6 +271,24 @@ def _worst(task: Task, result: dict[str, Any], worst: Sequence[Mistake]) -> list
         f"<h2>{title}</h2>",
         f'<p class="note">{told} Often these are mislabelled: check them first. '
         "(report.samples=false leaves them out of this page.)</p>",
+        f'<ol class="rows">{items}</ol>',
+    ]
+
+
+def _texts(result: dict[str, Any], some: Sequence[Mistake]) -> list[str]:
+    """Return texts that the model wrote, beside the right ones."""
+    if not some:
+        return []
+    items = "".join(
+        f'<li><p class="note"><b>{html.escape(Path(each.path).name)}:{each.line}</b></p>'
+        f'<p dir="auto">{html.escape(each.text[0])}</p><p dir="auto" class="note">right: '
+        f'{html.escape(each.truth)}</p><p dir="auto"><b>{html.escape(each.answer)}</b></p></li>'
+        for each in some
+    )
+    return [
+        f"<h2>What it writes: {len(some)} of {result['scored_rows']:,} rows</h2>",
+        '<p class="note">Evenly spaced, whether right or wrong. (report.samples=false leaves them '
+        "out of this page.)</p>",
         f'<ol class="rows">{items}</ol>',
     ]
 

@@ -23,6 +23,7 @@ from unrolled.tasks import folder as runs
 from unrolled.tasks.base import locate
 from unrolled.tasks.baselines import baselines
 from unrolled.tasks.language import Language
+from unrolled.tasks.pairs import Pairs
 from unrolled.tasks.plan import Plan
 from unrolled.training.loop import Position
 from unrolled.training.progress import duration
@@ -42,6 +43,7 @@ def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> None:
         "task": task.name,
         "layer": plan.recipe.layer,
         "scores": evaluation.scores,
+        "notes": list(evaluation.notes),
         "baselines": found,
         "steps": at.step,
         "best_step": at.best_step or at.step,
@@ -105,6 +107,7 @@ def summary(plan: Plan, result: dict[str, Any]) -> list[str]:
     for name, scores in rows:
         shown = "  ".join(f"{key} {value:.4f}" for key, value in scores.items())
         lines.append(f"  {name:<{width}}  {shown}")
+    lines += [f"  {note}" for note in result.get("notes", [])]
     if at_pretraining(plan, result):
         lines.append(
             "Time ran out before the labels were learnt: raise training.max_minutes or lower "
@@ -117,7 +120,7 @@ def summary(plan: Plan, result: dict[str, Any]) -> list[str]:
             continue
         if f"{theirs:.4f}" == f"{ours:.4f}":
             lines.append(f"As good as {name}: both have {metric} {ours:.4f}.")
-        elif (theirs > ours) == task.higher:
+        elif (theirs > ours) == task.measures[metric]:
             lines.append(
                 f"The baseline wins: {name} has {metric} {theirs:.4f}, this model {ours:.4f}. "
                 "Train longer, or use the baseline."
@@ -140,10 +143,10 @@ def next_commands(plan: Plan) -> list[str]:
             f"  unrolled evaluate {where} FILE",
             compare,
         ]
-    row = example_row(plan)
+    row, ending = example_row(plan), "txt" if isinstance(task, Pairs) else "csv"
     return [
         f"  unrolled predict {where} {row}",
-        f"  unrolled predict {where} --file FILE -o answers.csv",
+        f"  unrolled predict {where} --file FILE -o answers.{ending}",
         compare,
     ]
 

@@ -3,14 +3,20 @@
 from unrolled.tasks.base import Answer, Evaluation, Task
 from unrolled.tasks.labelled import Classify, Regress
 from unrolled.tasks.language import Language
+from unrolled.tasks.parse import Parse
+from unrolled.tasks.rewrite import Rewrite
 from unrolled.tasks.tag import Tag
 from unrolled.tasks.tag_frames import FrameTag
+from unrolled.tasks.translate import Translate
 
 TASKS: dict[str, type[Task]] = {
     "classify": Classify,
     "regress": Regress,
     "tag": Tag,
     "language": Language,
+    "translate": Translate,
+    "rewrite": Rewrite,
+    "parse": Parse,
 }
 
 
@@ -25,8 +31,11 @@ __all__ = [
     "Classify",
     "Evaluation",
     "Language",
+    "Parse",
     "Regress",
+    "Rewrite",
     "Tag",
     "Task",
+    "Translate",
     "kind_of",
 ]

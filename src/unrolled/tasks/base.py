@@ -24,6 +24,7 @@ from unrolled.training.objectives import Objective
 from unrolled.training.precision import Place
 
 Rows = Sequence[tuple[Any, ...]]
+UP, DOWN = True, False  # whether more of a score is better
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +59,51 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """The N texts that a model wrote.
+
+    Attributes:
+        lines: the line that each source stands on, (N,).
+        sources, answers: N texts.
+        references: the right answers to each, N lists of one or more.
+    """
+
+    lines: Ints
+    sources: Sequence[str]
+    references: Sequence[Sequence[str]]
+    answers: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """Scores, and what a report shows beside them.
 
     ``confusion`` (C, C) and ``judged`` are those of a classifier; ``pairs`` (N, 2) holds true
-    values and answers in the order of the examples.
+    values and answers in the order of the examples; ``written`` is what a model wrote, and
+    ``notes`` are lines that say how texts were scored.
     """
 
     scores: dict[str, float]
     confusion: np.ndarray[Any, np.dtype[np.int64]] | None = None
     pairs: np.ndarray[Any, np.dtype[np.float64]] | None = None
     judged: Judged | None = None
+    written: Written | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Task(ABC):
     """Fields, model and scores of one kind of problem; everything above asks only this.
 
-    ``metric`` is the score that chooses the best weights, ``higher`` its direction, ``measures``
-    all that ``evaluate`` gives. ``columns`` and ``format`` are those of the training file: a row
-    is read as it writes them, and a file without a header by position. A task holds no weights.
+    ``measures`` are the scores that ``evaluate`` gives, each with whether more of it is better
+    (``UP`` or ``DOWN``); ``metric`` is the one that chooses the best weights. ``columns`` and
+    ``format`` are those of the training file: a row is read as it writes them, and a file without
+    a header by position. A task holds no weights.
     """
 
     name: ClassVar[str]
     pattern: ClassVar[str]
     metric: ClassVar[str]
-    higher: ClassVar[bool]
-    measures: ClassVar[tuple[str, ...]]
+    measures: ClassVar[dict[str, bool]]
     columns: list[str]
     format: Format
 
@@ -127,6 +147,13 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, model: nn.Module, examples: Any, place: Place) -> Evaluation:
         """Score a model, which is in evaluation mode."""
+
+    def watch(self, model: nn.Module, examples: Any, place: Place) -> dict[str, float]:
+        """Return the scores by which a training is watched: those of ``evaluate``, or cheaper."""
+        return self.evaluate(model, examples, place).scores
+
+    def answer_by(self, recipe: Recipe) -> None:  # noqa: B027 - most tasks have one way to answer
+        """Take from a recipe how answers are looked for: its keys under ``decoding``."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
@@ -211,14 +238,15 @@ def locate(
     )
 
 
-def build_embedding(size: int, config: ModelConfig) -> TokenEmbedding:
-    """Return the embedding of a vocabulary of ``size`` tokens."""
+def build_embedding(size: int, config: ModelConfig, scale: float = 1.0) -> TokenEmbedding:
+    """Return the embedding of a vocabulary of ``size`` tokens, its vectors times ``scale``."""
     return TokenEmbedding(
         size,
         config.embedding,
         token_dropout=config.token_dropout,
         dropout=config.embedding_dropout,
         std=config.embedding_std,
+        scale=scale,
     )
 
 

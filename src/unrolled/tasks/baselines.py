@@ -8,7 +8,7 @@ import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,10 +27,13 @@ from unrolled.scores import (
 from unrolled.tasks.base import Task, locate
 from unrolled.tasks.labelled import Classify, Regress
 from unrolled.tasks.language import Language, Stream
+from unrolled.tasks.pairs import Pairs
 from unrolled.tasks.prepare import Prepared
+from unrolled.tasks.rewrite import Rewrite
 from unrolled.tasks.series import last_values
 from unrolled.tasks.tag import Tag, tags_of
 from unrolled.tasks.tag_frames import FrameTag
+from unrolled.tasks.translate import Translate
 
 ROWS = 200_000  # a bag of n-grams over more rows takes minutes and hardly gains
 # memory goes by characters and not by rows: a bag of 1- to 4-grams took 30 bytes for each character
@@ -58,7 +61,7 @@ def baselines(prepared: Prepared) -> list[Baseline]:
     a yardstick must not take more memory than the model; one that still runs out is left out.
     """
     task = prepared.task
-    methods = next(found for kind, found in METHODS.items() if isinstance(task, kind))
+    methods = next((found for kind, found in METHODS.items() if isinstance(task, kind)), [])
     scored = []
     for name, method in methods:
         if name.endswith("regression") and task.schema.text:
@@ -309,6 +312,13 @@ def bigram(prepared: Prepared) -> dict[str, float]:
     }
 
 
+def copy(prepared: Prepared) -> dict[str, float]:
+    """Answer each text with itself."""
+    assert isinstance(prepared.task, Pairs)
+    asked = prepared.task.asked(prepared.dev)
+    return prepared.task.measure(replace(asked, answers=asked.sources))[0]
+
+
 Method = Callable[[Prepared], dict[str, float] | None]
 METHODS: dict[type[Task], list[tuple[str, Method]]] = {
     Classify: [("majority class", majority), ("logistic regression", logistic)],
@@ -319,4 +329,6 @@ METHODS: dict[type[Task], list[tuple[str, Method]]] = {
     ],
     Tag: [("most frequent tag of the word", tag_of_word)],
     Language: [("bigrams", bigram)],
+    Translate: [("copy of the source", copy)],
+    Rewrite: [("copy of the source", copy)],
 }

@@ -58,6 +58,26 @@ LANGUAGE: dict[str, dict[str, Any]] = {
     "model": {"hidden": 256, "embedding": 128, "head_dropout": 0.1},
     "training": {"batch_size": 32, "learning_rate": 3e-3, "patience": 3},
 }
+PAIRS: dict[str, dict[str, Any]] = {
+    "model": {
+        "bidirectional": True,
+        "hidden": 256,
+        "embedding": 256,
+        "embedding_dropout": 0.2,
+        "dropout": 0.2,
+        "head_dropout": 0.2,
+    },
+    "training": {
+        "batch_tokens": 4096,
+        "learning_rate": 1e-3,
+        "label_smoothing": 0.1,
+        "patience": 4,
+        "average": "ema",
+        "ema_decay": 0.99,
+    },
+}
+PIECES = {"classify": "unigram", "regress": "unigram", "translate": "bpe"}
+PARSE = PAIRS | {"data": {"min_count": 2}}
 FEWEST = 50  # steps between evaluations at least
 
 
@@ -77,6 +97,10 @@ def fill(recipe: Recipe, schema: Schema, rows: int, characters: int) -> Recipe:
         defaults, unit, steps = WINDOWS if recipe.data.window else SERIES, rows, 250_000
     elif schema.task == "tag":
         defaults, unit, steps = TAGS, rows, 150_000
+    elif schema.task in ("translate", "rewrite"):
+        defaults, unit, steps = PAIRS, rows, 600_000
+    elif schema.task == "parse":
+        defaults, unit, steps = PARSE, rows, 300_000
     elif schema.text:
         defaults, unit, steps = TEXT, rows, 250_000
     else:
@@ -101,13 +125,12 @@ def fill(recipe: Recipe, schema: Schema, rows: int, characters: int) -> Recipe:
         # small data is read more often: the schedule falls to its end either way
         values["training"]["max_epochs"] = int(min(300, max(6, steps // max(1, unit))))
         values["training"]["max_minutes"] = 10.0
-    if "vocabulary" not in recipe.data.model_fields_set and schema.task != "tag":
+    if "vocabulary" not in recipe.data.model_fields_set and schema.task not in ("tag", "parse"):
         # about one piece for every 80 characters that training sees
         values["data"]["vocabulary"] = int(min(16000, max(1000, characters // 80)))
     values["task"] = schema.task
     if not schema.numbers:
-        kind = "unigram" if schema.task in ("classify", "regress") else "chars"
-        values["data"]["tokenizer"] = recipe.data.tokenizer or kind
+        values["data"]["tokenizer"] = recipe.data.tokenizer or PIECES.get(schema.task, "chars")
     values["data"] |= {
         "text": list(schema.text) if len(schema.text) > 1 else (schema.text or (None,))[0],
         "numbers": list(schema.numbers) or None,

@@ -32,6 +32,8 @@ from unrolled.scores import (
 )
 from unrolled.tasks import series
 from unrolled.tasks.base import (
+    DOWN,
+    UP,
     Answer,
     Evaluation,
     Judged,
@@ -288,8 +290,7 @@ class Classify(Labelled):
 
     name: ClassVar[str] = "classify"
     metric: ClassVar[str] = "accuracy"
-    higher: ClassVar[bool] = True
-    measures: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "loss")
+    measures: ClassVar[dict[str, bool]] = {"accuracy": UP, "macro_f1": UP, "loss": DOWN}
 
     def __init__(self, inputs: Inputs, output: Label) -> None:
         super().__init__(inputs)
@@ -362,8 +363,7 @@ class Regress(Labelled):
 
     name: ClassVar[str] = "regress"
     metric: ClassVar[str] = "rmse"
-    higher: ClassVar[bool] = False
-    measures: ClassVar[tuple[str, ...]] = ("mae", "rmse", "loss")
+    measures: ClassVar[dict[str, bool]] = {"mae": DOWN, "rmse": DOWN, "loss": DOWN}
 
     def __init__(self, inputs: Inputs, output: Number) -> None:
         super().__init__(inputs)

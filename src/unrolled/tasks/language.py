@@ -26,7 +26,16 @@ from unrolled.decoding.sampling import Sampling
 from unrolled.decoding.stopping import until
 from unrolled.models import LanguageModel
 from unrolled.nn import State, build_layer, with_context
-from unrolled.tasks.base import Answer, Evaluation, Rows, Task, build_embedding, locate
+from unrolled.tasks.base import (
+    DOWN,
+    UP,
+    Answer,
+    Evaluation,
+    Rows,
+    Task,
+    build_embedding,
+    locate,
+)
 from unrolled.tasks.labelled import TOKENIZER
 from unrolled.tasks.recipe import Recipe
 from unrolled.training.objectives import Objective, next_token, next_word
@@ -81,8 +90,12 @@ class Language(Task):
     name: ClassVar[str] = "language"
     pattern: ClassVar[str] = "language model"
     metric: ClassVar[str] = "loss"
-    higher: ClassVar[bool] = False
-    measures: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "accuracy")
+    measures: ClassVar[dict[str, bool]] = {
+        "loss": DOWN,
+        "perplexity": DOWN,
+        "bits_per_byte": DOWN,
+        "accuracy": UP,
+    }
 
     def __init__(self, tokenizer: Tokenizer, text: tuple[str, ...]) -> None:
         self.tokenizer, self.text = tokenizer, text

@@ -137,7 +137,12 @@ def prepare(recipe: Recipe, path: Path, task: Task | None) -> Prepared | None:
         DataError, UserError: a file cannot be read, or the cache cannot be written.
         UsageError: ``data.shards=always`` for what cannot be encoded so.
     """
-    config, head = recipe.data, begin(read_rows(recipe, path), HEAD, FIRST)
+    config = recipe.data
+    if config.train_target is not None:
+        if config.shards == "always":
+            raise _unable()
+        return None
+    head = begin(read_rows(recipe, path), HEAD, FIRST)
     schema = schema_of(head, recipe)
     able = schema.task == "language" or (schema.task == "classify" and schema.text)
     if not able or recipe.model.ngrams:
@@ -180,7 +185,7 @@ def prepare(recipe: Recipe, path: Path, task: Task | None) -> Prepared | None:
 def _unable() -> UsageError:
     return UsageError(
         "data.shards=always is for one file, for language models and labels of texts, without "
-        "model.ngrams; leave it out"
+        "model.ngrams, and not for pairs of texts; leave it out"
     )
 
 

@@ -17,6 +17,7 @@ from unrolled.tasks.base import Task
 from unrolled.tasks.prepare import Prepared, prepare
 from unrolled.tasks.recipe import Recipe, changed_keys, flat, resolve
 from unrolled.training.loop import Job, epoch_steps, planned_steps
+from unrolled.training.parallel import world
 from unrolled.training.precision import Place, choose
 from unrolled.training.progress import Progress, need_tensorboard
 from unrolled.training.settings import LIMITS
@@ -44,7 +45,8 @@ class Plan:
         return [
             *self.prepared.found,
             f"model: layer={self.recipe.layer}, {size:,} parameters",
-            f"computes on: {self.place.describe()}, {training.threads} threads",
+            f"computes on: {self.place.describe()}, {training.threads} threads"
+            + (f", in {world().size} processes" if world().size > 1 else ""),
             f"trains until: {', '.join(limits)}"
             + (
                 f", or {training.patience} evaluations without progress"
@@ -57,14 +59,15 @@ class Plan:
     def job(self, progress: Progress) -> Job:
         """Return what the training loop needs, and write the folder's first files."""
         task, recipe, prepared = self.prepared.task, self.recipe, self.prepared
-        model = self.model.to(self.place.device)
+        model, metric = self.model.to(self.place.device), recipe.training.metric or task.metric
 
         def evaluate(scored: nn.Module) -> dict[str, float]:
-            return task.evaluate(scored, prepared.dev, self.place).scores
+            return task.watch(scored, prepared.dev, self.place)
 
         objective = task.objective(recipe, model)
         source = task.source(prepared.train, recipe, model)
-        runs.begin(self.folder, recipe, task, prepared.files)
+        if world().first:
+            runs.begin(self.folder, recipe, task, prepared.files)
         # a source may cut rows into pieces, which have lines of their own
         read = source.examples if isinstance(source, Buckets) else None
         return Job(
@@ -75,8 +78,8 @@ class Plan:
             place=self.place,
             seed=recipe.seed,
             folder=self.folder / runs.CHECKPOINTS,
-            metric=recipe.training.metric or task.metric,
-            higher=(recipe.training.metric or task.metric) in ("accuracy", "macro_f1"),
+            metric=metric,
+            higher=task.measures[metric],
             evaluate=evaluate,
             keep_best=lambda weights: runs.save_weights(self.folder, weights),
             progress=progress,

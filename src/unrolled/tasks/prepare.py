@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unrolled.core.errors import DataError, UserError
-from unrolled.data.schema import Schema, Wanted, counts, infer, number
+from unrolled.core.errors import DataError, UsageError, UserError
+from unrolled.data.aligned import read_aligned
+from unrolled.data.schema import PAIRS, Schema, Wanted, counts, infer, number
 from unrolled.data.series import Reading, Series, hold_out_end
 from unrolled.data.sources import Document, Table, fingerprint, read
 from unrolled.data.split import hold_out, hold_out_some, split_text
@@ -23,6 +23,7 @@ from unrolled.tasks.recipe import Recipe, find_data
 from unrolled.tasks.weights import weigh
 
 Data = Table | Document
+ALIGNED = ", or the file whose lines stand beside its lines with data.train_target=FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +65,47 @@ def wanted(recipe: Recipe) -> Wanted:
         sequence=recipe.data.sequence,
         window=recipe.data.window,
         ahead=recipe.data.ahead,
+        paired=recipe.data.train_target is not None,
     )
 
 
-def load_data(recipe: Recipe, name: str, limit: int | None = None) -> tuple[Data, Path]:
-    """Read a data file that a recipe names; its errors carry the path that was found."""
-    path = find_data(recipe, name)
-    config = recipe.data
-    return read(path, encoding=config.encoding, on_error=config.on_error, limit=limit), path
+def load_data(
+    recipe: Recipe, name: str, limit: int | None = None, target: str | None = None
+) -> tuple[Data, dict[str, str]]:
+    """Read a data file that a recipe names, with ``target`` two whose lines stand side by side.
+
+    Errors carry the path that was found.
+
+    Returns:
+        What was read, and the hash of each file by its name.
+    """
+    path, config = find_data(recipe, name), recipe.data
+    encoding, on_error = config.encoding, config.on_error
+    if target is None:
+        data: Data = read(path, encoding=encoding, on_error=on_error, limit=limit)
+        return data, {name: fingerprint(path)}
+    beside = find_data(recipe, target)
+    data = read_aligned(path, beside, encoding=encoding, on_error=on_error, limit=limit)
+    return data, {name: fingerprint(path), target: fingerprint(beside)}
+
+
+def check_sides(recipe: Recipe) -> None:
+    """Raise UsageError where a file lacks the one that is to stand beside it."""
+    data = recipe.data
+    for name, file, target in (
+        ("train", data.train, data.train_target),
+        ("dev", data.dev, data.dev_target),
+    ):
+        if target is not None and file is None:
+            raise UsageError(f"data.{name}_target={target} needs the file beside it: data.{name}")
+    if data.train_target and data.dev and not data.dev_target:
+        raise UsageError(
+            f"data.dev={data.dev} needs the file of answers beside it: set data.dev_target=FILE"
+        )
+    if data.train_target and recipe.task not in (None, *PAIRS):
+        raise UsageError(
+            f"data.train_target is for task={' or '.join(PAIRS)}, not for {recipe.task}"
+        )
 
 
 def schema_of(data: Data, recipe: Recipe) -> Schema:
@@ -80,7 +114,7 @@ def schema_of(data: Data, recipe: Recipe) -> Schema:
         if recipe.task not in (None, "language"):
             raise DataError(
                 f"task={recipe.task} needs a table, and this is one plain text; give a csv, tsv or "
-                "jsonl file",
+                "jsonl file" + (ALIGNED if recipe.task in PAIRS else ""),
                 data.path,
             )
         return Schema("language")
@@ -101,20 +135,20 @@ def prepare(recipe: Recipe, task: Task | None = None) -> Prepared:
         raise DataError("no data file is named; set data.train=FILE", recipe.name)
     from unrolled.tasks import large  # which builds upon this module
 
-    path = find_data(recipe, recipe.data.train)
+    check_sides(recipe)
+    path, named = find_data(recipe, recipe.data.train), recipe.data
     encoded = large.prepare(recipe, path, task) if large.is_large(recipe, path) else None
     if encoded is not None:
         return encoded
-    whole, path = load_data(recipe, recipe.data.train, recipe.data.limit)
+    whole, files = load_data(recipe, recipe.data.train, named.limit, named.train_target)
     schema = schema_of(whole, recipe)
-    files = {recipe.data.train: fingerprint(path)}
     seen, skip = series.reading(recipe, schema), recipe.data.on_error == "skip"
     if isinstance(whole, Table):
         whole = series.sequences(whole, schema, seen, whole.columns, skip)
     if recipe.data.dev is not None:
-        train_data, (dev_data, dev_path) = whole, load_data(recipe, recipe.data.dev)
-        files[recipe.data.dev] = fingerprint(dev_path)
-        same = fingerprint(dev_path) == fingerprint(path)
+        dev_data, dev_files = load_data(recipe, recipe.data.dev, target=named.dev_target)
+        train_data, files = whole, files | dev_files
+        same = files[recipe.data.dev] == files[recipe.data.train]
         how = f"scored on {'the training data itself' if same else recipe.data.dev}"
     else:
         train_data, dev_data, how = divide(whole, schema, recipe)
@@ -131,6 +165,7 @@ def prepare(recipe: Recipe, task: Task | None = None) -> Prepared:
     train, skipped = task.encode(train_data, recipe.data.on_error)
     dev, skipped_dev = task.encode(dev_data, recipe.data.on_error)
     recipe = weigh(recipe, task, train)
+    task.answer_by(recipe)
     found = [*describe(whole, schema, task), how, *series.long_runs(recipe, schema, whole)]
     # a reader skips before the rows are divided, so both parts report the same faulty rows
     faults = {(fault.path, fault.line): fault for fault in [*skipped, *skipped_dev]}
@@ -209,6 +244,8 @@ def describe(data: Data, schema: Schema, task: Task) -> list[str]:
         ]
     count = sum(map(len, data.steps)) if isinstance(data, Series) else len(data.rows)
     lines = [f"{data.path}: {data.format.describe()}, {count:,} rows"]
+    if schema.task in PAIRS and data.format.kind == "text":
+        lines[0] += ", a line beside each of a second file"
     inputs, columns = ("text", schema.text) if schema.text else ("numbers", schema.numbers)
     shown = [*columns[:6], f"and {len(columns) - 6} more"] if len(columns) > 7 else columns
     lines.append(f"reads: {', '.join(shown)} (data.{inputs}=COLUMN)")
@@ -239,6 +276,10 @@ def describe(data: Data, schema: Schema, task: Task) -> list[str]:
 
 
 def _spread(schema: Schema, values: list[Any]) -> str:
+    if schema.task in PAIRS:
+        texts = [_text(value) for value in values]
+        words = sum(len(text.split()) for text in texts) / max(1, len(texts))
+        return f"{len(set(texts)):,} different texts of {words:.1f} words"
     if schema.task == "tag":
         tags = Counter(t for v in values for t in (v if isinstance(v, list) else str(v).split()))
         return _shares({str(k): n for k, n in tags.most_common()})

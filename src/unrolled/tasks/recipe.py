@@ -15,10 +15,13 @@ from pydantic import Field, field_validator
 from unrolled.core.config import Config, keys, nested
 from unrolled.core.errors import UsageError, UserError, nearest, unknown
 from unrolled.data.hub import is_hub, title
+from unrolled.decoding.settings import Search
 from unrolled.nn.build import LAYERS, LayerConfig
 from unrolled.training.settings import LIMITS, TrainingConfig
 
 CONFIG = "config.yaml"
+FILES = ("train", "dev", "train_target", "dev_target")  # the keys of `data` that name files
+Pieces = Literal["chars", "jamo", "words", "whitespace", "bpe", "unigram", "bytes"]
 
 
 class DataConfig(Config):
@@ -26,6 +29,12 @@ class DataConfig(Config):
 
     train: str | None = Field(None, description="the data file")
     dev: str | None = Field(None, description="a file of held-out rows; by default part of `train`")
+    train_target: str | None = Field(
+        None, description="the file whose lines are the answers to the lines of `train`"
+    )
+    dev_target: str | None = Field(
+        None, description="the file whose lines are the answers to the lines of `dev`"
+    )
     text: str | list[str] | None = Field(None, description="the column of text, or several")
     numbers: list[str] | None = Field(None, description="the columns of numbers that are read")
     label: str | None = Field(None, description="the column to predict")
@@ -50,16 +59,39 @@ class DataConfig(Config):
     encoding: str | None = Field(
         None, description="the file's encoding, such as cp949; by default UTF-8"
     )
-    tokenizer: Literal["chars", "jamo", "words", "whitespace", "bpe", "unigram", "bytes"] | None = (
-        Field(
-            None, description="pieces a text is cut into; chars for a language model, else unigram"
-        )
+    tokenizer: Pieces | None = Field(
+        None,
+        description="pieces a text is cut into; chars for a language model and for rewrite, bpe "
+        "for translate, else unigram",
     )
     vocabulary: int = Field(16000, ge=5, description="the most pieces a tokenizer learns")
+    target_tokenizer: Pieces | None = Field(
+        None, description="pieces an answer is cut into; by default as the texts"
+    )
+    target_vocabulary: int | None = Field(
+        None, ge=5, description="the most pieces of answers; by default as `vocabulary`"
+    )
+    joint: bool = Field(False, description="one vocabulary for texts and answers")
+    target_without: str = Field(
+        "", description="rewrite: characters left out of the answers, such as 012, marks of stress"
+    )
+    copy_unknown: bool = Field(
+        True,
+        description="words, whitespace: put in the source word that attention looks at where the "
+        "answer is unknown",
+    )
+    score_tokenizer: Literal["13a", "none", "char", "intl", "zh", "ja-mecab", "ko-mecab"] = Field(
+        "13a", description="translate: how sacrebleu cuts text into words; none for text that is"
+    )
     min_count: int = Field(
         1, ge=1, description="pieces rarer than this are unknown (chars, jamo, words)"
     )
-    max_tokens: int | None = Field(512, ge=2, description="a longer text is cut here")
+    max_tokens: int | None = Field(
+        512,
+        ge=2,
+        description="a longer text is cut here; translate, rewrite: a longer side of a pair is a "
+        "faulty row",
+    )
     holdout: float = Field(0.1, gt=0, lt=1, description="share held out when there is no `dev`")
     limit: int | None = Field(None, ge=1, description="read only the first rows")
     on_error: Literal["stop", "skip"] = Field("stop", description="what a faulty row does")
@@ -80,7 +112,26 @@ class ModelConfig(LayerConfig):
 
     embedding: int = Field(128, ge=1, description="width of the token embedding")
     embedding_std: float = Field(0.1, gt=0, description="spread of the embedding's first weights")
-    tie: bool = Field(False, description="language model: output weights are the embedding's")
+    tie: bool = Field(False, description="output weights are the embedding's")
+    share: bool = Field(
+        False, description="unaligned: source and target have one embedding; needs data.joint"
+    )
+    scale_embedding: bool = Field(
+        False, description="unaligned: embeddings times the square root of their width"
+    )
+    head_bias: bool = Field(True, description="unaligned: output weights have a bias")
+    decoder: str | None = Field(
+        None, description="unaligned: layer that writes; by default the one that reads"
+    )
+    decoder_layers: int | None = Field(
+        None, ge=1, description="unaligned: stacked layers that write; by default as `layers`"
+    )
+    attention: Literal["additive", "multiplicative", "none"] = Field(
+        "additive", description="unaligned: how a recurrent decoder looks back at the source"
+    )
+    input_feeding: bool = Field(
+        True, description="unaligned, multiplicative: attention's output is read at the next step"
+    )
     pooling: Literal["last", "mean", "max", "attention", "mean-max"] = Field(
         "mean-max", description="many to one: how the steps become one vector"
     )
@@ -114,14 +165,15 @@ class Recipe(Config):
     """A run, complete: saved as ``config.yaml`` in its folder."""
 
     name: str = Field("run", description="name of the run; its folder is runs/<name>")
-    task: Literal["classify", "regress", "tag", "language"] | None = Field(
-        None, description="by default inferred from the data"
-    )
+    task: (
+        Literal["classify", "regress", "tag", "language", "translate", "rewrite", "parse"] | None
+    ) = Field(None, description="by default inferred from the data")
     layer: str = Field("gru", description=", ".join(LAYERS))
     seed: int = Field(0, ge=0, description="equal seeds give equal runs")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    decoding: Search = Search()
     report: ReportConfig = ReportConfig()
 
     @field_validator("layer")
@@ -139,7 +191,7 @@ class About(Config):
 
     pattern: str
     what: str
-    minutes: float = Field(description="wall time on 2 cores")
+    minutes: float | None = Field(None, description="wall time on 2 cores; None: it takes GPUs")
     source: str | None = Field(None, description="where data that does not ship comes from")
     licence: str | None = None
     size: str | None = None
@@ -343,7 +395,7 @@ def find_data(recipe: Recipe, name: str) -> Path:
     if recipe.name in shipped():
         known = about(recipe.name)
         own = read_yaml(folder() / f"{recipe.name}.yaml").get("data", {})
-        if known.source and name in (own.get("train"), own.get("dev")):
+        if known.source and name in (own.get(key) for key in FILES):
             put = Path(root or "data") / name
             setting = "" if root else " and set UNROLLED_DATA=data"
             raise UserError(

@@ -23,6 +23,8 @@ from unrolled.models import Aligned
 from unrolled.nn import SpelledWords, TokenEmbedding, build_layer
 from unrolled.scores import accuracy, confusion, macro_f1
 from unrolled.tasks.base import (
+    DOWN,
+    UP,
     Answer,
     Evaluation,
     Judged,
@@ -34,7 +36,7 @@ from unrolled.tasks.base import (
     score_batches,
 )
 from unrolled.tasks.labelled import TOKENIZER, need_table
-from unrolled.tasks.recipe import Recipe
+from unrolled.tasks.recipe import ModelConfig, Recipe
 from unrolled.tasks.weights import weights_of
 from unrolled.training.objectives import Objective, classes
 from unrolled.training.precision import Place
@@ -53,8 +55,7 @@ class Tag(Task):
     name: ClassVar[str] = "tag"
     pattern: ClassVar[str] = "many to many, aligned"
     metric: ClassVar[str] = "accuracy"
-    higher: ClassVar[bool] = True
-    measures: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "loss")
+    measures: ClassVar[dict[str, bool]] = {"accuracy": UP, "macro_f1": UP, "loss": DOWN}
 
     def __init__(self, inputs: Words, output: Label) -> None:
         self.inputs, self.output = inputs, output
@@ -129,19 +130,7 @@ class Tag(Task):
 
     def build(self, recipe: Recipe) -> nn.Module:
         """Return an aligned model over words, and their spelling where the recipe asks for it."""
-        config = recipe.model
-        words = build_embedding(self.inputs.size, config)
-        embedding: TokenEmbedding | SpelledWords = words
-        if self.inputs.tokenizer is not None:
-            embedding = SpelledWords(
-                words,
-                self.inputs.tokenizer.size,
-                config.spelling,
-                config.ngrams,
-                config.ngram_dropout,
-                dropout=config.embedding_dropout,
-                std=config.embedding_std,
-            )
+        config, embedding = recipe.model, build_words(self.inputs, recipe.model)
         layer = build_layer(recipe.layer, config, embedding.width)
         check_reach(layer, recipe)
         return Aligned(embedding, layer, len(self.output.names), config.head_dropout)
@@ -226,12 +215,29 @@ class Tag(Task):
         """Read the fields back."""
         told = values["inputs"]
         tokenizer = Tokenizer.load(folder / TOKENIZER) if told["spelt"] else None
-        inputs = Words(told["column"], _read_words(folder / WORDS), tokenizer, told["max_words"])
+        inputs = Words(told["column"], read_words(folder / WORDS), tokenizer, told["max_words"])
         output = Label(values["output"]["column"], tuple(values["output"]["names"]))
         return cls(inputs, output)
 
 
-def _read_words(path: Path) -> tuple[str, ...]:
+def build_words(inputs: Words, config: ModelConfig) -> TokenEmbedding | SpelledWords:
+    """Return what turns words into vectors: their own ones, and their spelling where it is read."""
+    words = build_embedding(inputs.size, config)
+    if inputs.tokenizer is None:
+        return words
+    return SpelledWords(
+        words,
+        inputs.tokenizer.size,
+        config.spelling,
+        config.ngrams,
+        config.ngram_dropout,
+        dropout=config.embedding_dropout,
+        std=config.embedding_std,
+    )
+
+
+def read_words(path: Path) -> tuple[str, ...]:
+    """Read the words of a vocabulary. Raises DataError where they are not what was saved."""
     try:
         words = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

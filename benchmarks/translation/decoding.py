@@ -1,0 +1,158 @@
+"""Translations of Multi30k's validation set: ours beside CTranslate2, on the same weights."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from benchmarks.layers import common
+from benchmarks.layers.common import Options, Work
+from unrolled.data.batches import PAD
+from unrolled.data.examples import Ragged
+from unrolled.decoding.search import search
+from unrolled.decoding.settings import Search
+from unrolled.models import Unaligned
+from unrolled.models.unaligned import Steps
+from unrolled.run import Run, load
+from unrolled.scores.translation import corpus_score
+from unrolled.tasks.pairs import Pairs
+from unrolled.tasks.recipe import find_data
+
+BEAM, ROWS, MOST = 5, 32, 100  # hypotheses; sentences read together; tokens of an answer
+ALPHAS = (0.6, 0.0)  # GNMT's divides by ((5 + n) / 6)^alpha, CTranslate2's by n^alpha; 0 is alike
+WIDTHS = (22, 7, 14, 10, 10, 8, 8)
+Answers = list[list[int]]
+
+
+class Sentences:
+    """The validation set of a run as ids, shortest first, and its right answers.
+
+    Args:
+        run: one whose recipe names files of lines.
+        count: read the first alone; None reads all.
+    """
+
+    def __init__(self, run: Run, count: int | None = None) -> None:
+        data, self.task = run.recipe.data, cast(Pairs, run.task)
+        if not data.dev or not data.dev_target:
+            common.refuse(f"{run.folder} was not trained on pairs of files with a dev part")
+        texts = [
+            find_data(run.recipe, name).read_text("utf-8").splitlines()[:count]
+            for name in (data.dev, data.dev_target)
+        ]
+        ids = self.task.inputs.encode([(text,) for text in texts[0]])
+        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        self.ids, self.right = [ids[row] for row in order], [texts[1][row] for row in order]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def bleu(self, answers: Answers) -> float:
+        """Return the BLEU of answers, cut as they were for training."""
+        told = [self.task.output.tokenizer.decode(each) for each in answers]
+        return corpus_score(told, [[each] for each in self.right], "bleu", "none").value
+
+
+def our_work(steps: Steps, sentences: Sentences, alpha: float) -> Callable[[], Answers]:
+    """Return what translates all sentences by our search."""
+    told, rows = Search(beam=BEAM, length_penalty=alpha), Ragged.of(sentences.ids)
+    target = sentences.task.output.tokenizer
+    banned = [target.pad_id, target.unk_id, target.bos_id]
+
+    @torch.inference_mode()
+    def work() -> Answers:
+        found: Answers = []
+        for start in range(0, len(sentences), ROWS):
+            chosen = np.arange(start, min(start + ROWS, len(sentences)))
+            ids, lengths = rows.take(chosen, PAD)
+            answers = search(
+                steps, steps.start(ids, lengths), told, start=target.bos_id, end=target.eos_id,
+                limits=[MOST] * len(chosen), banned=banned,
+            )  # fmt: skip
+            found += [each[0].tokens for each in answers]
+        return found
+
+    return work
+
+
+def their_work(
+    folder: Path, kind: str, threads: int, sentences: Sentences, alpha: float
+) -> Callable[[], Answers]:
+    """Return what translates all sentences by CTranslate2, in one call, tokens looked up in it."""
+    import ctranslate2
+
+    source, target = (_vocabulary(folder, side) for side in ("source", "target"))
+    ids = {token: number for number, token in enumerate(target)}
+    translator = ctranslate2.Translator(
+        str(folder), compute_type=kind, inter_threads=1, intra_threads=threads
+    )
+    # it adds the end mark itself
+    texts = [[source[id] for id in each[:-1]] for each in sentences.ids]
+
+    def work() -> Answers:
+        found = translator.translate_batch(
+            texts, max_batch_size=ROWS, beam_size=BEAM, length_penalty=alpha,
+            max_decoding_length=MOST, min_decoding_length=0, disable_unk=True,
+        )  # fmt: skip
+        return [[ids[token] for token in each.hypotheses[0]] for each in found]
+
+    return work
+
+
+def _vocabulary(folder: Path, side: str) -> list[str]:
+    import json
+
+    shared, own = folder / "shared_vocabulary.json", folder / f"{side}_vocabulary.json"
+    return json.loads((own if own.exists() else shared).read_text("utf-8"))
+
+
+def run(options: Options, folder: Path) -> dict[str, Any]:
+    """Let all translate in turn, with and without length penalty."""
+    trained, threads = load(folder, "cpu"), torch.get_num_threads()
+    sentences = Sentences(trained, 128 if options.quick else None)
+    model = cast(Unaligned, trained.model)
+    stepper = model.stepper()
+    found: dict[str, Any] = {"sentences": len(sentences), "beam": BEAM, "batch": ROWS}
+    found["ours"] = type(stepper).__name__
+    common.line(WIDTHS, "", "alpha", "sentences/s", "of fp32", "tokens", "BLEU", "equal")
+    with tempfile.TemporaryDirectory(prefix="unrolled-decoding-") as name:
+        there = trained.export("ctranslate2", Path(name) / "ctranslate2", lambda line: print(line))
+        for alpha in ALPHAS:
+            works = {"ours": our_work(stepper, sentences, alpha)}
+            if stepper is not model:
+                works["ours, torch's kernels"] = our_work(model, sentences, alpha)
+            for kind in ("float32", "int8"):
+                works[f"CTranslate2 {kind}"] = their_work(there, kind, threads, sentences, alpha)
+            found[f"alpha {alpha:g}"] = _turns(works, sentences, alpha, options)
+    return found
+
+
+def _turns(
+    works: dict[str, Callable[[], Answers]], sentences: Sentences, alpha: float, options: Options
+) -> dict[str, Any]:
+    """Time all works in turn and compare what they write with ours."""
+    answers = {who: work() for who, work in works.items()}
+    times = common.take_turns(cast(dict[str, Work], works), options)
+    found: dict[str, Any] = {}
+    for who in works:
+        equal = [a == b for a, b in zip(answers["ours"], answers[who], strict=True)]
+        found[who] = {
+            "sentences_a_second": len(sentences) / statistics.median(times[who]),
+            "of_ctranslate2_fp32": common.ratio(times, "CTranslate2 float32", who),
+            "tokens": statistics.mean(map(len, answers[who])),
+            "bleu": sentences.bleu(answers[who]),
+            "equal_to_ours": statistics.mean(equal),
+            "seconds": times[who],
+        }
+        speed, share, tokens, bleu, same, _ = found[who].values()
+        common.line(
+            WIDTHS, who, f"{alpha:g}", f"{speed:.1f}", f"{share:.2f}", f"{tokens:.2f}",
+            f"{bleu:.2f}", f"{same:.1%}",
+        )  # fmt: skip
+    return found

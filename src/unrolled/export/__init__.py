@@ -1,0 +1,66 @@
+"""A trained model in the format of another program, kept only where both say the same.
+
+Below the tasks: this package knows a model and its vocabularies.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from unrolled.core.errors import UsageError, UserError, unknown
+from unrolled.core.files import refused
+from unrolled.data.tokenizers import Tokenizer
+from unrolled.export import ctranslate2
+from unrolled.export.parity import TOLERANCE, Difference
+from unrolled.models import Unaligned
+
+# writes a model into an empty folder, runs what it wrote, and says how far it is from ours
+Writer = Callable[[Unaligned, Tokenizer, Tokenizer, Path], Difference]
+FORMATS: dict[str, Writer] = {"ctranslate2": ctranslate2.write}
+
+
+def export(
+    to: str,
+    model: Unaligned,
+    source: Tokenizer,
+    target: Tokenizer,
+    out: Path,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Write a model in another format, and keep it only where it says what ours says.
+
+    Args:
+        to: the name of the format.
+        model: in evaluation mode, on the CPU.
+        source, target: its vocabularies; one object where they are joint.
+        out: the folder to make.
+        say: takes a line on the comparison, and one on what was written.
+
+    Raises:
+        UsageError: there is no such format.
+        UserError: the format has no such model, ``out`` is there, or the two disagree.
+    """
+    if to not in FORMATS:
+        raise UsageError(unknown("format", to, FORMATS))
+    if out.exists():
+        raise UserError(f"{out} is there already; remove it, or choose another folder with -o")
+    made = out.parent / f".{out.name}.{os.getpid()}"  # beside it: a rename crosses no disks
+    try:
+        made.mkdir(parents=True)
+        found = FORMATS[to](model, source, target, made)
+        say(f"{to} beside ours: {found}")
+        if not found.largest <= TOLERANCE:  # also a NaN
+            raise UserError(
+                f"{out}: not written, for this {to} model says something else: log-probabilities "
+                f"differ by up to {found.largest:.2g}, more than {TOLERANCE:g}; please report it"
+            )
+        made.rename(out)
+    except OSError as error:
+        raise refused(out, error) from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    size = sum(path.stat().st_size for path in out.iterdir())
+    say(f"written to {out} ({size / 1e6:.1f} MB); its README.md tells how to use it")

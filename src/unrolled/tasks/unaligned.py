@@ -1,0 +1,92 @@
+"""What the tasks of the unaligned pattern share: the model from a recipe, and its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.core.errors import UsageError
+from unrolled.data.batches import IGNORED, Batch, collate
+from unrolled.data.examples import Examples
+from unrolled.models import Unaligned
+from unrolled.nn import SpelledWords, TokenEmbedding, build_decoder, build_layer, with_context
+from unrolled.nn.build import settings_of
+from unrolled.nn.softmax import linear_cross_entropy
+from unrolled.tasks.base import check_reach, score_batches
+from unrolled.tasks.recipe import Recipe
+from unrolled.training.precision import Place
+
+SCORED = 4096  # padded steps that are read at once while the loss is measured
+
+
+def assemble(
+    recipe: Recipe,
+    source: TokenEmbedding | SpelledWords,
+    target: TokenEmbedding,
+    outputs: int,
+    reads: int | None,
+    writes: int | None,
+) -> Unaligned:
+    """Return encoder and decoder between two embeddings.
+
+    Args:
+        recipe: its layer reads, and ``model.decoder`` writes.
+        source, target: what turns tokens into vectors on either side.
+        outputs: tokens that are written.
+        reads, writes: the most tokens of either side, which a layer of limited reach is built for.
+
+    Raises:
+        UsageError: settings that do not go together.
+    """
+    config = recipe.model
+    writer = config.decoder or recipe.layer
+    reader = settings_of(recipe.layer, config) if writer != recipe.layer else config
+    told = settings_of(
+        writer, config, bidirectional=False, layers=config.decoder_layers or config.layers
+    )
+    if reads is not None and writes is not None:
+        reader = with_context(recipe.layer, reader, reads)
+        told = with_context(writer, told, writes)
+    encoder = build_layer(recipe.layer, reader, source.width)
+    check_reach(encoder, recipe)
+    decoder = build_decoder(
+        writer, told, target.width, encoder, config.attention, config.input_feeding
+    )
+    try:
+        return Unaligned(
+            source, encoder, target, decoder, outputs,
+            config.head_dropout, config.tie, config.head_bias,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+@torch.no_grad()
+def told_loss(
+    model: nn.Module, examples: Examples, place: Place, before: Callable[[Batch], Tensor]
+) -> float:
+    """Return the mean cross entropy of target tokens in nats, those before each being told.
+
+    Args:
+        model: an ``Unaligned`` model in evaluation mode.
+        examples: with targets.
+        place: where the model computes.
+        before: gives what the decoder reads for the targets of a batch (B, T).
+    """
+    writer, total, count = cast(Unaligned, model), 0.0, 0
+    head = writer.head
+    bias = head.weight.new_zeros(len(head.weight)) if head.bias is None else head.bias
+    for rows in score_batches(examples.reach, SCORED):
+        batch = collate(examples, rows).to(place.device)
+        assert batch.targets is not None
+        assert batch.lengths is not None
+        with place.autocast():
+            read = writer.read(batch.inputs, batch.lengths, before(batch), *batch.extra)
+            real = batch.targets != IGNORED
+            given = read[real], head.weight.detach(), bias.detach()
+            total += float(linear_cross_entropy(*given, batch.targets[real]))
+        count += int(real.sum())
+    return total / max(1, count)

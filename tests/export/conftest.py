@@ -1,0 +1,51 @@
+"""Small encoder-decoder models with weights that leave no part without effect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from unrolled.data.tokenizers import Tokenizer
+from unrolled.models import Unaligned
+from unrolled.nn import Attention, TokenEmbedding
+
+TEXTS = ["a small text, and more of it", "again and again: a text of some words", "more, more!"]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.fit("bpe", TEXTS * 3, 290)
+
+
+def transformer(
+    size: int,
+    *,
+    target: int = 0,
+    embedding: int = 16,
+    context: int | None = None,
+    causal: bool = False,
+    head_bias: bool = True,
+    **settings: Any,
+) -> Unaligned:
+    """Return a model of two and three blocks; with ``target`` of another vocabulary, not tied."""
+    torch.manual_seed(3)
+    width, heads, kv_heads = 16, 4, settings.pop("kv_heads", None)
+    encoder = Attention(
+        embedding, width, 2, heads, kv_heads,
+        bidirectional=not causal, context=context, **settings,
+    )  # fmt: skip
+    decoder = Attention(
+        embedding, width, 3, heads, kv_heads, memory_size=width, context=context, **settings
+    )
+    source = TokenEmbedding(size, embedding, scale=embedding**0.5)
+    reads = TokenEmbedding(target, embedding) if target else source
+    tied = not target and embedding == width
+    model = Unaligned(
+        source, encoder, reads, decoder, target or size, tie=tied, bias=head_bias
+    ).eval()
+    for weight in model.parameters():
+        nn.init.normal_(weight, std=0.5 if weight.dim() == 1 else 0.25)
+    return model

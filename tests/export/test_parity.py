@@ -1,0 +1,101 @@
+"""The comparison of an exported model with ours, without any other program."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from export.conftest import transformer
+from unrolled import export as exports
+from unrolled.core.errors import UsageError, UserError
+from unrolled.data.tokenizers import BOS, EOS, Tokenizer
+from unrolled.export.parity import BATCHES, Difference, Ids, compare, score
+from unrolled.models import Unaligned
+
+
+class Echo:
+    """Says what a model says, off by something where it scores, or where it writes."""
+
+    def __init__(self, model: Unaligned, scoring: float = 0.0, writing: float = 0.0) -> None:
+        self.model, self.scoring, self.writing = model, scoring, writing
+        self.sizes: list[tuple[int, int]] = []
+
+    def score(self, sources: Ids, targets: Ids) -> list[list[float]]:
+        self.sizes.append((len(sources), max(map(len, sources))))
+        found = score(self.model, sources, [[*each, EOS] for each in targets])
+        found[-1][-1] += self.scoring
+        return found
+
+    def write(self, sources: Ids, most: int) -> list[tuple[list[int], float]]:
+        answers = [[BOS] * most for _ in sources]
+        told = score(self.model, sources, answers)
+        return [
+            (answer, sum(each) + self.writing * most)
+            for answer, each in zip(answers, told, strict=True)
+        ]
+
+
+def test_the_largest_difference_is_found_wherever_it_is() -> None:
+    model = transformer(20)
+    same = Echo(model)
+    assert compare(model, same, 20, 20).largest == 0.0
+    assert same.sizes == list(BATCHES)
+    for off in (Echo(model, scoring=0.25), Echo(model, writing=-0.25)):
+        assert compare(model, off, 20, 20).largest == pytest.approx(0.25)
+    assert math.isnan(compare(model, Echo(model, scoring=math.nan), 20, 20).largest)
+
+
+def test_texts_keep_within_what_a_model_reads() -> None:
+    model = transformer(20, context=8)
+    found = Echo(model)
+    assert compare(model, found, 20, 20).lengths == (1, 7)
+    assert max(longest for _, longest in found.sizes) == 7
+
+
+def test_score_is_that_of_the_softmax_token_by_token() -> None:
+    model = transformer(12)
+    sources, targets = [[4, 5, 6], [7]], [[8, 9, EOS], [10]]
+    found = score(model, sources, targets)
+    assert [len(each) for each in found] == [3, 1]
+    with torch.no_grad():
+        state = model.start(torch.tensor([[4, 5, 6, EOS]]), torch.tensor([4]))
+        for before, token, value in zip([BOS, 8, 9], targets[0], found[0], strict=True):
+            logits, state = model.step(torch.tensor([before]), state)
+            assert float(logits.log_softmax(-1)[0, token]) == pytest.approx(value, abs=1e-5)
+
+
+@pytest.mark.parametrize("largest", [2e-4, math.nan])
+def test_a_model_that_disagrees_leaves_nothing(
+    largest: float, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(model: Unaligned, source: Tokenizer, target: Tokenizer, folder: Path) -> Difference:
+        (folder / "model.bin").write_text("wrong", "utf-8")
+        return Difference(largest, 10, (1, 5))
+
+    monkeypatch.setitem(exports.FORMATS, "wrong", wrong)
+    model = transformer(tokenizer.size)
+    with pytest.raises(UserError, match="says something else"):
+        exports.export("wrong", model, tokenizer, tokenizer, tmp_path / "out", lambda line: None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_written_is_refused(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = transformer(tokenizer.size)
+    with pytest.raises(UsageError, match="did you mean 'ctranslate2'"):
+        exports.export("ctranslate", model, tokenizer, tokenizer, tmp_path / "out")
+    (tmp_path / "mine").write_text("x", "utf-8")
+    for out in (tmp_path, tmp_path / "mine"):
+        with pytest.raises(UserError, match="is there already"):
+            exports.export("ctranslate2", model, tokenizer, tokenizer, out)
+    with pytest.raises(UserError, match="could not be written"):
+        exports.export("ctranslate2", model, tokenizer, tokenizer, tmp_path / "mine" / "out")
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    with pytest.raises(UserError, match=r"pip install 'unrolled\[export\]'"):
+        exports.export("ctranslate2", model, tokenizer, tokenizer, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

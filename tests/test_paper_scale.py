@@ -1,0 +1,108 @@
+"""docs/paper-scale.md: its tables are those of tools/cost.py, whose formulas count what runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from unrolled.data.batches import Batch
+from unrolled.models import Unaligned
+from unrolled.nn import LayerConfig, TokenEmbedding, build_decoder, build_layer
+from unrolled.training.objectives import translated
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def cost() -> Any:
+    """The script as a module."""
+    found = importlib.util.spec_from_file_location("cost", ROOT / "tools" / "cost.py")
+    assert found
+    assert found.loader
+    module = importlib.util.module_from_spec(found)
+    sys.modules["cost"] = module  # a dataclass looks its module up
+    found.loader.exec_module(module)
+    return module
+
+
+def build(width: int, inner: int, layers: int, outputs: int) -> Unaligned:
+    told: dict[str, Any] = {
+        "hidden": width, "layers": layers, "heads": 4, "feedforward": "relu", "norm": "layer",
+        "feedforward_size": inner, "norm_first": False, "positions": "sinusoidal", "bias": True,
+    }  # fmt: skip
+    config, table = LayerConfig(**told), TokenEmbedding(outputs, width)
+    encoder = build_layer("attention", config.changed(bidirectional=True), width)
+    decoder = build_decoder("attention", config, width, encoder)
+    return Unaligned(table, encoder, table, decoder, outputs, tie=True, bias=False)
+
+
+def sized(cost: Any, source: int, target: int, **told: Any) -> Any:
+    sizes = {
+        "name": "small", "width": 64, "inner": 256, "layers": 2, "outputs": 500, "steps": 1,
+        "pairs": 1.0, "dropout": False, "averaged": 0, "shared": True,
+    }  # fmt: skip
+    return cost.Model(source=source, target=target, **sizes | told)
+
+
+def test_the_page_holds_the_tables_of_the_script(cost: Any) -> None:
+    page = cost.PAGE.read_text("utf-8")
+    marks = re.findall(r"<!-- cost: (\w+) -->", page)
+    assert sorted(marks) == sorted(cost.TABLES)
+    assert cost.filled(page) == page, "run: python tools/cost.py --write"
+
+
+def test_weights_and_work_are_those_of_the_model(cost: Any) -> None:
+    source, target = 96, 160
+    model, told = build(64, 256, 2, 500), sized(cost, source, target)
+    assert sum(p.numel() for p in model.parameters()) == told.parameters
+    ids = torch.randint(4, 500, (1, source + target))
+    plain = sdpa_kernel(SDPBackend.MATH)  # whose products the counter sees
+    with plain, FlopCounterMode(display=False) as counted:
+        scores = model(ids[:, :source], torch.tensor([source]), ids[:, source:])
+        forward = counted.get_total_flops()
+        scores.sum().backward()
+    # it computes the half of the square that the causal mask leaves out
+    square = 2 * 64 * target**2 * 2
+    assert forward == pytest.approx(2 * sum(cost.products(told).values()) + square, rel=1e-6)
+    assert counted.get_total_flops() == pytest.approx(cost.flops(told) + 3 * square, rel=1e-6)
+
+
+def test_activations_are_what_a_step_keeps(cost: Any) -> None:
+    source, target = 1024, 1536  # so long that attention is fused, as it is on a GPU
+    model, told = build(64, 256, 2, 500), sized(cost, source, target)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = tensor
+        return tensor
+
+    ids = torch.randint(4, 500, (1, source + target))
+    batch = Batch(ids[:, :source], torch.tensor([source]), ids[:, source:], ids[0].numpy())
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        translated(2)(model, batch, None)
+    steps = [t for t in kept.values() if t.numel() >= source * 16]
+    found = sum(t.untyped_storage().nbytes() for t in steps if t.shape[-2:] != (64, 256))
+    slopes = 4 * 64 * target  # of what the output weights read, worked out with the loss
+    slopes += 4 * 64 * 500  # and of these
+    assert found - slopes == pytest.approx(cost.activations(told), rel=0.03)
+
+
+def test_with_dropout_a_byte_is_kept_for_each_number(cost: Any) -> None:
+    plain, dropped = (sized(cost, 30, 40, dropout=told) for told in (False, True))
+    # two parts of a block of the encoder drop, and three of the decoder
+    numbers = 64 * 2 * (2 * 30 + 3 * 40)
+    assert cost.activations(dropped) - cost.activations(plain) == numbers

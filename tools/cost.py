@@ -1,0 +1,270 @@
+"""Works out what the recipes of the paper cost, and writes the tables of docs/paper-scale.md.
+
+    python tools/cost.py            print the tables
+    python tools/cost.py --write    put them into the page
+
+Nothing here is measured: sizes come from the recipes, and what hardware can do from HARDWARE.
+Legend: W width, F of the feed-forward, L layers of encoder and of decoder, V outputs, N and M
+tokens of a source and of its target.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from unrolled.tasks.recipe import Recipe, resolve
+
+PAGE = Path(__file__).parent.parent / "docs" / "paper-scale.md"
+DAY = 86_400
+P100 = 9.5e12  # FLOP/s in fp32 that the paper reckons with (its footnote 5)
+
+# tokens of a source and of its target, on average, and outputs: assumed
+TEXTS = {
+    "wmt14-en-de-base": (30, 30, 37_000),
+    "wmt14-en-de-big": (30, 30, 37_000),
+    "wmt14-en-fr-big": (30, 30, 32_000),
+    "wsj-parse": (24, 64, 40),
+}
+# what the paper says of its trainings: FLOP (table 2) and days on 8 P100 (section 5.2)
+PAPER = {
+    "wmt14-en-de-base": (3.3e18, 0.5),
+    "wmt14-en-de-big": (2.3e19, 3.5),
+    "wmt14-en-fr-big": (2.3e19, 3.5),
+}
+# most FLOP/s of dense products in bf16, as makers say, or as docs/log.md measured
+HARDWARE = {
+    "2 cores of machine A": 2 * 1.156e12,
+    "1 A100": 312e12,
+    "1 H100 (SXM)": 989e12,
+}
+SHARES = (0.1, 0.4)  # of that, which a training may reach: assumed
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The sizes of a recipe that its cost follows from."""
+
+    name: str
+    width: int
+    inner: int
+    layers: int
+    source: int
+    target: int
+    outputs: int
+    steps: int
+    pairs: float
+    dropout: bool
+    averaged: int
+    shared: bool
+
+    @classmethod
+    def of(cls, name: str) -> Model:
+        """Read them out of a recipe that ships."""
+        recipe: Recipe = resolve(name, {})
+        model, training = recipe.model, recipe.training
+        source, target, outputs = TEXTS[name]
+        assert model.feedforward_size
+        assert training.max_steps
+        assert training.batch_tokens
+        return cls(
+            name, model.hidden, model.feedforward_size, model.layers, source, target, outputs,
+            training.max_steps, training.batch_tokens * training.accumulate / max(source, target),
+            model.dropout > 0, training.average_last if training.average == "last" else 0,
+            model.share,
+        )  # fmt: skip
+
+    @property
+    def source_tokens(self) -> float:
+        """Source tokens of a step."""
+        return self.pairs * self.source
+
+    @property
+    def target_tokens(self) -> float:
+        """Target tokens of a step."""
+        return self.pairs * self.target
+
+    @property
+    def parameters(self) -> int:
+        """Weights of both stacks, and of the one table of tokens where it is shared.
+
+        Parsing has tables of words, letters and brackets, which the data make: left out here.
+        """
+        w, f = self.width, self.inner
+        attention, forward, norm = 4 * (w * w + w), 2 * w * f + f + w, 2 * w
+        stacks = self.layers * (attention + forward + 2 * norm)
+        stacks += self.layers * (2 * attention + forward + 3 * norm)
+        return stacks + (self.outputs * w if self.shared else 0)
+
+
+def products(model: Model) -> dict[str, float]:
+    """Return the multiplications of one pair of texts, read and written once."""
+    w, f, n, m = model.width, model.inner, model.source, model.target
+    return {
+        "encoder": n * model.layers * (4 * w * w + 2 * w * f + 2 * n * w),
+        "keys and values of the source": n * model.layers * 2 * w * w,
+        # a step looks back at half of the target on average, and at all of the source
+        "decoder": m * model.layers * (6 * w * w + 2 * w * f + m * w + 2 * n * w),
+        "output": m * w * model.outputs,
+    }
+
+
+def flops(model: Model) -> float:
+    """Return the FLOP of a training: an addition to each product, and twice that back."""
+    return 3 * 2 * sum(products(model).values()) * model.pairs * model.steps
+
+
+def activations(model: Model) -> float:
+    """Return the bytes that are kept for the way back, for a whole step at once, under bf16.
+
+    Products keep what they read in bf16 (2 bytes); norms what they read in fp32 (4); dropout a
+    byte for each number; attention queries, keys, values and its result. Its weights are not kept
+    (fused attention), nor are the scores of the outputs, which are made some at a time.
+    """
+    w, f = model.width, model.inner
+    mask = 1 if model.dropout else 0
+    selfs = 3 * 2 * w + 3 * 2 * w + 2 * w + mask * w + 4 * w
+    forward = 2 * w + 2 * f + mask * w + 4 * w
+    look = 2 * w + 2 * w + 2 * w + mask * w + 4 * w
+    memory = 2 * 2 * w + 2 * 2 * w
+    source = selfs + forward + memory
+    target = selfs + look + forward
+    per_layer = model.source_tokens * source + model.target_tokens * target
+    return model.layers * per_layer
+
+
+def kept_averages(model: Model) -> int:
+    """Return how many copies of the weights there are while their average is scored.
+
+    Those of the last evaluations, their mean, the best so far, and the live ones, put aside.
+    """
+    return model.averaged + 3 if model.averaged else 0
+
+
+def memory(model: Model) -> dict[str, float]:
+    """Return bytes by what they are for, where one device holds a whole step."""
+    weights = 4.0 * model.parameters
+    return {
+        "weights": weights,
+        "gradients": weights,
+        "Adam": 2 * weights,
+        "bf16 copies": weights / 2,
+        "averages": kept_averages(model) * weights,
+        "activations": activations(model),
+    }
+
+
+def cells(*values: object) -> str:
+    """Return a row of a table."""
+    return "| " + " | ".join(map(str, values)) + " |"
+
+
+def table(*head: str) -> list[str]:
+    """Return the head of a table."""
+    return [cells(*head), "|" + "---|" * len(head)]
+
+
+def work(models: list[Model]) -> list[str]:
+    """Return the table of work."""
+    parts = list(products(models[0]))
+    rows = table("recipe", "weights", *parts, "a step of training", "the training")
+    for model in models:
+        told = products(model)
+        shown = [f"{2 * told[part] / model.target / 1e6:.1f}" for part in parts]
+        total = flops(model)
+        weights = f"{model.parameters / 1e6:.1f} M"
+        step = f"{total / model.steps / 1e12:.1f} TFLOP"
+        rows.append(cells(f"`{model.name}`", weights, *shown, step, f"{total:.2g} FLOP"))
+    return rows
+
+
+def check(models: list[Model]) -> list[str]:
+    """Return the table that compares the formula with the paper."""
+    rows = table(
+        "recipe",
+        "the paper's days on 8 P100",
+        "the paper's FLOP",
+        "ours",
+        "share of the P100's rate",
+    )
+    for model in models:
+        if model.name in PAPER:
+            told, days = PAPER[model.name]
+            share = flops(model) / (days * DAY * 8 * P100)
+            row = f"{days:g}", f"{told:.2g}", f"{flops(model):.2g}", f"{share:.0%}"
+            rows.append(cells(f"`{model.name}`", *row))
+    return rows
+
+
+def time(models: list[Model]) -> list[str]:
+    """Return the table of tokens a second and days."""
+    heads = [f"{name}, at {share:.0%}" for name in HARDWARE for share in SHARES]
+    rows = table("recipe", *heads)
+    for model in models:
+        shown = []
+        for rate in HARDWARE.values():
+            for share in SHARES:
+                seconds = flops(model) / (rate * share)
+                tokens = model.target_tokens * model.steps / seconds
+                shown.append(f"{lasting(seconds)} ({number(tokens)}/s)")
+        rows.append(cells(f"`{model.name}`", *shown))
+    return rows
+
+
+def space(models: list[Model]) -> list[str]:
+    """Return the table of memory."""
+    parts = list(memory(models[0]))
+    rows = table("recipe", *parts, "all, in GB", "a process of 8", "checkpoint")
+    for model in models:
+        told = memory(model)
+        whole = sum(told.values())
+        part = whole - told["activations"] * 7 / 8
+        # weights, Adam, averages, and the best weights so far
+        kept = told["weights"] * (2 + model.averaged) + told["Adam"]
+        shown = [f"{value / 1e9:.1f}" for value in (*told.values(), whole, part, kept)]
+        rows.append(cells(f"`{model.name}`", *shown))
+    return rows
+
+
+def lasting(seconds: float) -> str:
+    """Return a time in hours, or in days where it is a day or more."""
+    days = seconds / DAY
+    return f"{number(days)} d" if days >= 1 else f"{number(24 * days)} h"
+
+
+def number(value: float) -> str:
+    """Return a number with two digits that count."""
+    return f"{float(f'{value:.2g}'):,.10g}"
+
+
+TABLES = {"work": work, "check": check, "time": time, "space": space}
+
+
+def tables() -> dict[str, str]:
+    """Return all tables by their names."""
+    models = [Model.of(name) for name in TEXTS]
+    return {name: "\n".join(make(models)) for name, make in TABLES.items()}
+
+
+def filled(page: str) -> str:
+    """Return a page with its tables as they are now, each under ``<!-- cost: NAME -->``."""
+    for name, text in tables().items():
+        mark = f"<!-- cost: {name} -->\n"
+        before, _, after = page.partition(mark)
+        page = before + mark + text + "\n" + re.sub(r"\A(\|.*\n)*", "", after)
+    return page
+
+
+def main() -> None:
+    """Print the tables, or write the page."""
+    if "--write" in sys.argv:
+        PAGE.write_text(filled(PAGE.read_text("utf-8")), "utf-8")
+        return
+    for name, text in tables().items():
+        print(f"{name}\n\n{text}\n")
+
+
+if __name__ == "__main__":
+    main()
