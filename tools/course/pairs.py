@@ -1,4 +1,6 @@
-"""Writes sentences of a small English and their German: ``python tools/course/pairs.py EN DE``.
+"""Writes sentences of a small English and their German.
+
+    python tools/course/pairs.py EN DE [COUNT]
 
 Line n of one file is the translation of line n of the other. Articles and endings follow the gender
 of the noun and its case, so words cannot be exchanged one by one.
@@ -33,7 +35,8 @@ def clause(draw: random.Random) -> tuple[str, str]:
     subject, thing = draw.choice([*NOUNS]), draw.choice([*NOUNS])
     first, second = draw.choice([*ADJECTIVES]), draw.choice([*ADJECTIVES])
     verb = draw.choice([*VERBS])
-    english = f"the {first} {subject} {verb} a {second} {thing}"
+    article = "an" if second[0] in "aeiou" else "a"
+    english = f"the {first} {subject} {verb} {article} {second} {thing}"
     (who, gender), (what, other) = NOUNS[subject], NOUNS[thing]
     the, ending = ARTICLES[gender][0]
     a, last = ARTICLES[other][1]
@@ -47,13 +50,13 @@ def sentence(draw: random.Random) -> tuple[str, str]:
     return " and ".join(en for en, _ in clauses), " und ".join(de for _, de in clauses)
 
 
-def main(english: str, german: str, count: int = 6000) -> None:
-    """Write the two files."""
-    draw = random.Random(0)
-    pairs = [sentence(draw) for _ in range(count)]
+def main(english: str, german: str, count: str = "6000") -> None:
+    """Write the two files; another count draws other sentences."""
+    draw = random.Random(int(count))
+    pairs = [sentence(draw) for _ in range(int(count))]
     for side, name in enumerate((english, german)):
         Path(name).write_text("".join(f"{pair[side]}\n" for pair in pairs), "utf-8")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(*sys.argv[1:])

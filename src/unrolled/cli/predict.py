@@ -77,8 +77,7 @@ def predict(
     from unrolled.run import load
     from unrolled.tasks.recipe import parse
 
-    ways = [bool(rows) and file is None, file is not None, live]
-    if sum(ways) != 1:
+    if sum([bool(rows) and file is None, file is not None, live]) != 1:
         raise UsageError("give rows, or --file FILE, or --live (one of the three)")
     if output is not None and file is None:
         raise UsageError("-o writes the rows of a file with their answers: add --file FILE")

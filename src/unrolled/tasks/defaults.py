@@ -77,7 +77,11 @@ PAIRS: dict[str, dict[str, Any]] = {
     },
 }
 PIECES = {"classify": "unigram", "regress": "unigram", "translate": "bpe"}
-PARSE = PAIRS | {"data": {"min_count": 2}}
+PARSE: dict[str, dict[str, Any]] = {
+    "data": {"min_count": 2},
+    "model": {"bidirectional": True},
+    "training": {"learning_rate": 2e-3, "patience": 4},
+}
 FEWEST = 50  # steps between evaluations at least
 
 
