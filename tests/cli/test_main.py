@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-VERBS = ["train", "doctor", "evaluate", "predict", "generate", "recipes"]
+VERBS = ["train", "doctor", "evaluate", "predict", "generate", "export", "recipes"]
 Call = Callable[..., tuple[str, str]]
 
 
