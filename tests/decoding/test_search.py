@@ -394,3 +394,14 @@ def test_weights_that_learn_may_be_searched_with() -> None:
     model.scores.requires_grad_()
     assert run(model, [0], banned=[3]) == expected
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("wrong", [float("inf"), float("nan")])
+@pytest.mark.parametrize("banned", [(), (2,)])
+def test_a_row_of_scores_without_bound_is_given_up(wrong: float, banned: tuple[int, ...]) -> None:
+    table = Table(6)
+    table.scores[:, 4] = wrong
+    (found,) = search(
+        table, table.start([1]), Search(beam=2), start=START, end=END, limits=[5], banned=banned
+    )
+    assert [(each.tokens, each.finished) for each in found] == [([], False)]

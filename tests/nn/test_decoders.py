@@ -92,6 +92,14 @@ def test_steps_equal_the_full_pass(name: str, grad: bool) -> None:
 
 
 @every
+def test_no_steps_are_read_as_none(name: str) -> None:
+    layer, (x, memory) = build(name), drawn()
+    y, state = layer.unroll(x[:, :0], begin(layer, memory))
+    assert y.shape == (S, 0, layer.output_size)
+    same(layer.step(x[:, 0], state)[0], layer.step(x[:, 0], begin(layer, memory))[0])
+
+
+@every
 def test_later_steps_do_not_reach_back(name: str) -> None:
     layer, (x, memory) = build(name), drawn(grad=True)
     y, _ = layer.unroll(x, begin(layer, memory))

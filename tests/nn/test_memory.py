@@ -106,3 +106,12 @@ def test_an_older_state_is_never_moved_in_place() -> None:
     before = {name: part.clone() for name, part in newest.to_tensors().items()}
     old.reorder(torch.tensor([1, 0, 2, 3]), keep=False)
     torch.testing.assert_close(newest.to_tensors(), before, rtol=0, atol=0)
+
+
+def test_what_was_stepped_in_inference_mode_is_copied_outside_of_it() -> None:
+    with torch.inference_mode():
+        state = cache()
+    with torch.no_grad():
+        chosen = torch.tensor([1, 1, 0, 2])
+        moved = state.reorder(chosen, keep=False)
+        assert moved.keys.tolist() == state.keys[:, chosen].tolist()

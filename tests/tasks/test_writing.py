@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 
+from unrolled.core.errors import UsageError
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.decoding.settings import Search
 from unrolled.models import Unaligned
@@ -79,6 +81,19 @@ def test_a_fault_in_a_thread_is_not_lost(threads: Any, monkeypatch: pytest.Monke
     threads(2)
     with pytest.raises(RuntimeError, match="no memory"):
         writing.write(model, LETTERS, sources(), Search(), HERE)
+    with ThreadPoolExecutor(1) as pool:  # a new thread begins with as many as before
+        assert pool.submit(torch.get_num_threads).result() == 2
+
+
+def test_what_a_model_cannot_hold_is_not_required() -> None:
+    config = LayerConfig(hidden=16, context=9)
+    encoder = build_layer("attention", config.changed(bidirectional=True), 16)
+    decoder = build_decoder("attention", config, 16, encoder)
+    size = LETTERS.size
+    model = Unaligned(TokenEmbedding(size, 16), encoder, TokenEmbedding(size, 16), decoder, size)
+    asks = writing.Asks(begin="abc", required=("defghi",))
+    with pytest.raises(UsageError, match="take 10 tokens with the end mark, and this model writes"):
+        writing.write(model.eval(), LETTERS, sources(), Search(), HERE, asks=asks)
 
 
 def test_the_native_core_writes_what_torch_writes() -> None:

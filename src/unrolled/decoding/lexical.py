@@ -126,7 +126,7 @@ class Required:
         going = [[way for way in bank if way[2] != self.end] for bank in banks]
         shares = share_out([len(bank) for bank in going], self.beam)
         on = [way for bank, share in zip(going, shares, strict=True) for way in bank[:share]]
-        first = banks[-1][: max(1, shares[-1])]
+        first = banks[-1][: max(1, self.beam - sum(shares[:-1]))]
         return self._steps(sorted(on)), self._steps([way for way in first if way[2] == self.end])
 
     def _steps(self, ways: list[tuple[float, int, int, float]]) -> Steps:

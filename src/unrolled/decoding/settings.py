@@ -15,7 +15,9 @@ class Search(Config):
     """How answers are written. ``beam=1`` is greedy; ``sample`` draws instead of searching."""
 
     beam: int = Field(5, ge=1, description="hypotheses kept of each source; 1 is greedy")
-    n_best: int = Field(1, ge=1, description="answers to each source")
+    n_best: int = Field(
+        1, ge=1, description="answers to each source; diverse groups may find fewer different ones"
+    )
     length_penalty: float = Field(
         0.6, ge=0, description="alpha: log-probabilities are over ((5 + length) / 6) ** alpha"
     )

@@ -196,13 +196,14 @@ class Walk:
         values, tokens = top_log_probabilities(logits, min(k, logits.shape[1]))
         # the sum over what is left comes with the best, so a few banned tokens cost no other pass
         best = logits.gather(1, tokens)
-        norm = best[:, :1] - values[:, :1]
+        norm, dead = best[:, :1] - values[:, :1], values.isnan()  # no score, or one without bound
+        values = values.masked_fill(dead, OUT)
         if banned.numel():
             norm = _norm(torch.cat([norm.nan_to_num(OUT), hidden], 1))
-            values = best - norm
+            values = torch.where(dead, values, best - norm)
         if allowed is not None:  # what a row gets must not depend on the rows beside it
             norm = torch.where(untouched, norm, whole)
-            values = torch.where(untouched, values, best - norm)
+            values = torch.where(untouched | dead, values, best - norm)
         if must is not None:
             first = torch.arange(values.shape[1], device=self.device) == 0
             values = torch.where(must < 0, values, torch.where(first, given - norm, OUT))

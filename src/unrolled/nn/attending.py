@@ -216,6 +216,9 @@ class RecurrentDecoder(Layer):
         self, x: Tensor, state: DecoderState, lengths: Tensor | None
     ) -> tuple[Tensor, DecoderState, Tensor]:
         """Read step by step, since each depends on where the one before looked."""
+        if not x.shape[1]:
+            steps = 0 if not state.memory.keys else state.memory.keys[0].shape[2]
+            return x.new_zeros(len(x), 0, self.output_size), state, x.new_zeros(len(x), 0, steps)
         outputs, looks = [], []
         for t in range(x.shape[1]):
             y, after, look = self._one(x[:, t], state)

@@ -144,7 +144,7 @@ class BeamState(State):
 class NativeDecoder:
     """Steps an embedding, a transformer decoder and output weights, one call of the core a token.
 
-    The weights of the layer and of the head are those of the moment it was made. It says what
+    The weights of the blocks and of the head are those of the moment it was made. It says what
     ``layer.step`` and ``head`` say in evaluation, but for the last bits.
 
     Args:

@@ -42,8 +42,9 @@ class State(ABC):
 
         Args:
             rows: integers (N,), any N. A row may repeat (beams) or be missing (finished).
-            keep: false gives this state up: it must not be used again, and a cache may move in
-                place the rows that change place, and those alone.
+            keep: false gives up this state and all that came before it in these sequences: none
+                of them may be used again, and a cache may move in place the rows that change
+                place, and those alone.
         """
 
     @abstractmethod
@@ -181,6 +182,11 @@ class Buffer:
         """How many steps fit."""
         return self.keys.shape[3]
 
+    @property
+    def writable(self) -> bool:
+        """Whether it may be written now: an inference tensor may not outside inference mode."""
+        return not self.keys.is_inference() or torch.is_inference_mode_enabled()
+
 
 @dataclass(frozen=True, eq=False)
 class AttentionState(State):
@@ -189,7 +195,7 @@ class AttentionState(State):
     Step s of row b stands at index s of its row, whatever the other rows hold. What stands at or
     after ``lengths[b]`` is not part of the state and may change under it: later states of the same
     sequence write there. A state stepped a second time notices that it is no longer the newest and
-    copies, so forking is always safe.
+    copies, so forking is always safe, but from what ``reorder(rows, keep=False)`` gave up.
 
     Args:
         buffer: the shared storage.
@@ -225,7 +231,8 @@ class AttentionState(State):
             return self  # greedy search, and many steps of a beam: nothing to move
         lengths = self.lengths.index_select(0, rows)
         used, recorded = _largest(lengths), _recording(old.keys)
-        if not keep and not recorded and 0 < self.turn == old.newest and count <= self.rows:
+        own = 0 < self.turn == old.newest and count <= self.rows and old.writable
+        if not keep and not recorded and own:
             for part in (old.keys[:, :, :, :used], old.values[:, :, :, :used]):
                 part[:, moved] = part[:, rows[moved]]
             if count == self.rows:
@@ -303,9 +310,7 @@ class CacheWriter:
     def _claimed(self) -> Buffer:
         """Return a buffer with enough room that nobody newer has written to."""
         state, old = self.state, self.state.buffer
-        # an inference tensor must not be written outside inference mode
-        writable = not old.keys.is_inference() or torch.is_inference_mode_enabled()
-        if 0 < state.turn == old.newest and old.room >= self.needed and writable:
+        if 0 < state.turn == old.newest and old.room >= self.needed and old.writable:
             old.newest += 1
             return old
         room = max(self.needed, 2 * state.used, 16)

@@ -52,6 +52,8 @@ def top_log_probabilities(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _natively(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     (rows, vocabulary), run = logits.shape, native.library()
+    if 0 <= logits.stride(0) < vocabulary and rows > 1:
+        logits = logits.contiguous()  # rows that overlap, as expanded ones do
     values = logits.new_empty(rows, k)
     indices = torch.empty(rows, k, dtype=torch.int64)
     given = logits.data_ptr(), logits.stride(0) if rows > 1 else vocabulary

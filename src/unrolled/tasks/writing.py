@@ -78,6 +78,12 @@ def write(
     banned += [target.pad_id, target.bos_id, *([] if unknown else [target.unk_id])]
     begin = target.encode(asks.begin) if asks.begin else None
     required = [_within(target, phrase) for phrase in asks.required]
+    needed = 1 + len(begin or ()) + sum(map(len, required))
+    if writer.longest is not None and needed > writer.longest:
+        raise UsageError(
+            f"the required phrases and the beginning take {needed} tokens with the end mark, and "
+            f"this model writes {writer.longest} at most; require less"
+        )
 
     def answer(steps: Steps, chosen: Ints) -> None:
         ids, lengths = rows.take(chosen, PAD)
@@ -121,28 +127,36 @@ def side_by_side(
     here = place.device.type == "cpu" and not alone
     threads = min(torch.get_num_threads(), len(batches)) if here else 1
     waiting, before = iter(batches), torch.get_num_threads()
-    lock = threading.Lock()
+    lock, stop = threading.Lock(), threading.Event()
 
     def work() -> None:
         if threads > 1:
             torch.set_num_threads(1)  # of this thread
         with place.searching():
             steps = writer.stepper()
-        while True:
-            with lock:
-                chosen = next(waiting, None)
-            if chosen is None:
-                return
-            answer(steps, chosen)
+        try:
+            while not stop.is_set():
+                with lock:
+                    chosen = next(waiting, None)
+                if chosen is None:
+                    return
+                answer(steps, chosen)
+        finally:
+            stop.set()  # nothing is left, or after a fault nobody answers the rest
 
     if threads <= 1:
         work()
         return
-    with ThreadPoolExecutor(threads) as pool:
-        done = [pool.submit(work) for _ in range(threads)]
-        for each in done:
-            each.result()
-    torch.set_num_threads(before)  # threads to come begin with what was set last
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            done = [pool.submit(work) for _ in range(threads)]
+            try:
+                for each in done:
+                    each.result()
+            finally:
+                stop.set()  # an interruption, too
+    finally:
+        torch.set_num_threads(before)  # threads to come begin with what was set last
 
 
 def _banned(target: Tokenizer, words: Sequence[str]) -> tuple[list[int], list[list[int]]]:
