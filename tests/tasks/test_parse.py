@@ -230,3 +230,16 @@ def test_what_cannot_be_parsed_is_told(small: Path, row: Any, message: str) -> N
     with pytest.raises(UserError, match=message):
         task.predict(task.build(recipe).eval(), [(row,)], PLACE)
     assert task.fault((["fine"],)) == ""
+
+
+def test_a_bad_line_of_a_text_gets_an_empty_answer(small: Path, tmp_path: Path) -> None:
+    from unrolled.cli.answering import answer_file
+    from unrolled.run import train
+
+    told = {"training.max_steps": 2, "model.hidden": 8, "training.threads": 1}
+    run = train(small, out=tmp_path / "run", say=lambda line: None, quiet=True, **told)
+    given, written = tmp_path / "in.txt", tmp_path / "out.txt"
+    given.write_text("the dog\n\n" + "dog " * 2000 + "\nthe cat\n", "utf-8")
+    answer_file(run, given, {}, written, False)
+    lines = written.read_text("utf-8").splitlines()
+    assert [line[:1] for line in lines] == ["(", "", "", "("]

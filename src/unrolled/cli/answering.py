@@ -21,12 +21,13 @@ from unrolled.run import Run
 from unrolled.tasks.base import Answer, locate
 from unrolled.tasks.labelled import need_table
 from unrolled.tasks.pairs import Pairs
+from unrolled.tasks.parse import Parse
 from unrolled.tasks.recipe import Recipe
 
 Numbered = tuple[int, tuple[Any, ...] | None]
 CHUNK = 256  # rows answered together; what is read of a file at once
 LINES, CHARACTERS = 1024, 1 << 22  # lines of a text answered together, and their characters
-TABLES = re.compile(r"\.(csv|tsv|jsonl|ndjson|parquet|conllu?|zip)(\.gz)?$", re.IGNORECASE)
+TABLES = re.compile(r"\.(csv|tsv|ptb|mrg|jsonl|ndjson|parquet|conllu?|zip)(\.gz)?$", re.IGNORECASE)
 
 
 def adjust(
@@ -122,7 +123,7 @@ def answer_file(
         UserError: a row is faulty; what stands before it is answered.
     """
     told, schema = run.reading(changes)
-    writes = isinstance(run.task, Pairs)
+    writes = isinstance(run.task, Pairs | Parse)
     # a text of a thousand sentences is not given up for one of them
     skip = told.data.on_error == "skip" or writes
     by_step = run.task.schema.steps
@@ -202,7 +203,7 @@ def _together(
     failed: list[DataError],
 ) -> list[Answer]:
     """Answer rows at once; where one cannot be answered, those that can by themselves."""
-    if isinstance(run.task, Pairs):
+    if isinstance(run.task, Pairs | Parse):
         told = answer_sound(run, run.task, cells)
         faults = [
             (line, each) for line, each in zip(lines, told, strict=True) if isinstance(each, str)
@@ -218,7 +219,7 @@ def _together(
         ]
 
 
-def answer_sound(run: Run, task: Pairs, cells: list[tuple[Any, ...]]) -> list[Answer | str]:
+def answer_sound(run: Run, task: Pairs | Parse, cells: list[tuple[Any, ...]]) -> list[Answer | str]:
     """Answer together the rows that can be answered; of the others say what is wrong."""
     faults = [task.fault(row) for row in cells]
     sound = iter(run.answers([row for row, fault in zip(cells, faults, strict=True) if not fault]))
@@ -268,7 +269,7 @@ def answered_lines(run: Run, rows: LineRows) -> Iterator[tuple[dict[str, Any], A
     A line that is empty, too long or damaged gets an empty answer, and is counted.
     """
     task = run.task
-    assert isinstance(task, Pairs)
+    assert isinstance(task, Pairs | Parse)
     answers: dict[int, Answer] = {}
     for chunk in rows.chunks():
         faults = {line.number: line.fault for line in chunk if line.fault}
