@@ -77,7 +77,7 @@ def our_work(model: Unaligned | Eager, sentences: Sentences, alpha: float) -> Ca
     told, rows = Search(beam=BEAM, length_penalty=alpha), Ragged.of(sentences.ids)
     target = sentences.task.output.tokenizer
     banned = [target.pad_id, target.unk_id, target.bos_id]
-    places = np.arange(len(sentences))
+    places, threads = np.arange(len(sentences)), torch.get_num_threads()
     batches = [places[start : start + ROWS] for start in range(0, len(sentences), ROWS)]
 
     def work() -> Answers:
@@ -93,6 +93,7 @@ def our_work(model: Unaligned | Eager, sentences: Sentences, alpha: float) -> Ca
             for place, each in zip(chosen.tolist(), answers, strict=True):
                 found[place] = each[0].tokens
 
+        torch.set_num_threads(threads)  # CTranslate2 sets it, too
         side_by_side(cast(Unaligned, model), batches, answer, HERE)
         return found
 

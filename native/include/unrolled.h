@@ -23,7 +23,7 @@ extern "C" {
 #endif
 
 /* Changes whenever a struct or signature below does; whoever loads the library compares it. */
-#define UNROLLED_ABI 2
+#define UNROLLED_ABI 3
 
 UNROLLED_API int32_t unrolled_abi(void);
 
@@ -250,6 +250,11 @@ typedef struct unrolled_decoding {
     float *y;                                  /* (B, W), what the head reads; may be NULL */
     float *logits;                             /* (B, V), rows ld_logits apart; NULL without a head */
     int64_t ld_logits;
+    int64_t k;                                 /* 0, or how many of the best are wanted: no logits then */
+    float *best;                               /* (B, k), as unrolled_top_log_probabilities gives them */
+    int64_t *best_ids;                         /* (B, k) */
+    const int64_t *banned;                     /* ids that are passed over; the others are no likelier */
+    int64_t banned_count;
 } unrolled_decoding;
 
 /* Read one token of every row. What is refused has changed nothing. */

@@ -132,13 +132,24 @@ Error check_memory(const Decoder &d, const unrolled_decoding &c) {
     return nullptr;
 }
 
+Error check_best(const Decoder &d, const unrolled_decoding &c) {
+    if (c.k < 1 || c.k > 64 || c.k > d.vocabulary) return "k is out of range";
+    if (!c.best || !c.best_ids) return "no room for the best given";
+    if (c.banned_count < 0 || (c.banned_count && !c.banned)) return "no banned ids given";
+    for (int64_t i = 0; i < c.banned_count; i++)
+        if (c.banned[i] < 0 || c.banned[i] >= d.vocabulary) return "a banned id is none";
+    return nullptr;
+}
+
 Error check_step(const Decoder &d, const unrolled_decoding &c) {
     if (c.rows < 0 || c.rows >= INT32_MAX) return "a size is out of range";
     if (c.threads > 4096) return "so many threads are not offered";
     if (!c.rows) return nullptr;
     if (!c.x) return "no x given";
-    if (d.vocabulary && (!c.logits || c.ld_logits < d.vocabulary)) return "no room for the logits";
-    const Error error = check_cache(d, c);
+    Error error = c.k ? check_best(d, c) : nullptr;
+    if (!c.k && d.vocabulary && (!c.logits || c.ld_logits < d.vocabulary))
+        error = "no room for the logits";
+    if (!error) error = check_cache(d, c);
     return error ? error : check_memory(d, c);
 }
 

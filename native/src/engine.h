@@ -26,6 +26,8 @@
 
 #include "decoding.h"
 
+#include "heads.h"
+
 namespace {
 
 inline size_t scratch_bytes(const Pack &p, int64_t rows) {

@@ -22,10 +22,11 @@ struct Best {
     }
 };
 
-inline void choose_best(const float *row, int64_t n, Best &best) {
+// Offer n more numbers, the first of them number `first`.
+inline void choose_best(const float *row, int64_t n, int64_t first, Best &best) {
     constexpr int N = 4; // vectors looked at together: few of them hold anything better
     int64_t i = 0;
-    for (; i < best.k; i++) best.put(row[i], i);
+    for (; i < n && best.size < best.k; i++) best.put(row[i], first + i);
     for (; i + N * W <= n; i += N * W) {
         const V a = larger(load(row + i), load(row + i + W));
         const V b = larger(load(row + i + 2 * W), load(row + i + 3 * W));
@@ -33,11 +34,11 @@ inline void choose_best(const float *row, int64_t n, Best &best) {
         for (int64_t v = i; v < i + N * W; v += W) {
             if (!any_above(load(row + v), best.least())) continue;
             for (int64_t j = v; j < v + W; j++)
-                if (row[j] > best.least()) best.put(row[j], j);
+                if (row[j] > best.least()) best.put(row[j], first + j);
         }
     }
     for (; i < n; i++)
-        if (row[i] > best.least()) best.put(row[i], i);
+        if (row[i] > best.least()) best.put(row[i], first + i);
 }
 
 // the sum of e^(number - most), or NaN where a number has no place in it
@@ -59,17 +60,22 @@ inline float sum_exponentials(const float *row, int64_t n, float most) {
     return sum_of(add(add(sum[0], sum[1]), add(sum[2], sum[3])));
 }
 
-inline void top_row(const Top &t, int64_t row) {
-    const float *logits = t.logits + row * t.ld;
-    Best best = {0, t.k, t.values + row * t.k, t.ids + row * t.k};
-    choose_best(logits, t.vocabulary, best);
-    const float most = best.values[0], sum = sum_exponentials(logits, t.vocabulary, most);
+// Turn the best scores into log probabilities, where `sum` is that of e^(score - most).
+inline void finish_best(Best &best, float most, float sum) {
     const bool sound = sum == sum && most - most == 0;
     const float of_all = sound ? __builtin_logf(sum) : 0;
-    for (int64_t i = 0; i < t.k; i++) {
+    for (int64_t i = 0; i < best.k; i++) {
         best.values[i] = sound ? best.values[i] - most - of_all : __builtin_nanf("");
         if (!sound) best.ids[i] = i;
     }
+}
+
+inline void top_row(const Top &t, int64_t row) {
+    const float *logits = t.logits + row * t.ld;
+    Best best = {0, t.k, t.values + row * t.k, t.ids + row * t.k};
+    choose_best(logits, t.vocabulary, 0, best);
+    const float most = best.values[0];
+    finish_best(best, most, sum_exponentials(logits, t.vocabulary, most));
 }
 
 struct TopWork {

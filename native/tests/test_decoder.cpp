@@ -580,6 +580,120 @@ TEST(decoder, gelu_of_any_number) {
     });
 }
 
+/* What was chosen of a row, from the scores that a step without k writes. */
+struct Chosen {
+    int64_t k;
+    Array best;
+    std::vector<int64_t> ids;
+    Chosen(int64_t rows, int64_t k) : k(k), best(rows * k), ids(static_cast<size_t>(rows * k), -9) {}
+    void give(unrolled_decoding &call, const std::vector<int64_t> &banned, int64_t first = 0) {
+        call.k = k;
+        call.best = best.data() + first * k;
+        call.best_ids = ids.data() + first * k;
+        call.banned = banned.data();
+        call.banned_count = static_cast<int64_t>(banned.size());
+        call.logits = nullptr;
+    }
+};
+
+void check_chosen(const Chosen &got, int64_t b, const float *logits, int64_t n,
+                  const std::vector<int64_t> &banned) {
+    double most = -1e300, sum = 0;
+    for (int64_t j = 0; j < n; j++) most = std::fmax(most, logits[j]);
+    for (int64_t j = 0; j < n; j++) sum += std::exp(logits[j] - most);
+    const auto left = [&](int64_t id) {
+        return std::count(banned.begin(), banned.end(), id) ? -INFINITY : logits[id];
+    };
+    std::vector<int64_t> order;
+    for (int64_t j = 0; j < n; j++) order.push_back(j);
+    std::stable_sort(order.begin(), order.end(), [&](int64_t i, int64_t j) { return left(i) > left(j); });
+    for (int64_t i = 0; i < got.k; i++) {
+        const double expected = left(order[static_cast<size_t>(i)]) - most - std::log(sum);
+        const float value = got.best[b * got.k + i];
+        const int64_t id = got.ids[static_cast<size_t>(b * got.k + i)];
+        // sums of thousands of exponentials, and a difference of numbers of size 10
+        CHECK(std::isinf(expected) ? value == expected : std::fabs(value - expected) < 5e-6,
+              "row " + std::to_string(b) + " place " + std::to_string(i) + ": " +
+                  std::to_string(value) + ", expected " + std::to_string(expected));
+        if (!std::isinf(expected))
+            CHECK(id == order[static_cast<size_t>(i)], "row " + std::to_string(b) + ": another id");
+    }
+}
+
+TEST(decoder, the_best_are_those_of_the_logits) {
+    for (const int64_t vocabulary : {7, 64, 511, 1003, 5000})
+        for (const int64_t rows : {1, 5, 90}) {
+            Random random(static_cast<uint64_t>(vocabulary + rows));
+            Kind k = SMALL;
+            k.layers = 1;
+            k.vocabulary = vocabulary;
+            const Model m(k, random);
+            const Given g(k, rows, 1, false, random);
+            const std::vector<int64_t> banned = {0, vocabulary / 2, vocabulary - 1, 0};
+            context = "vocabulary " + std::to_string(vocabulary) + " rows " + std::to_string(rows);
+            at_every_level([&] {
+                const Owned d = m.packed(UNROLLED_FP32);
+                Written to(g), again(g);
+                const unrolled_decoding whole = call_of(g, to, 0, rows, 1);
+                CHECK(!unrolled_decoder_step(d.get(), &whole), "refused");
+                Chosen one(rows, 6);
+                for (const int64_t threads : {1, 2, 3}) {
+                    unrolled_decoding call = call_of(g, again, 0, rows, threads);
+                    Chosen got(rows, 6);
+                    got.give(call, banned);
+                    CHECK(!unrolled_decoder_step(d.get(), &call), "refused");
+                    if (threads == 1) one = std::move(got);
+                    else
+                        CHECK(same(one.best, got.best) && one.ids == got.ids,
+                              std::to_string(threads) + " threads: other bits");
+                }
+                CHECK(poisoned(again.logits[0]), "logits were written");
+                CHECK(same(to.y, again.y) && same(to.keys, again.keys), "another step");
+                for (int64_t b = 0; b < rows; b++)
+                    check_chosen(one, b, to.logits.data() + b * to.ld, vocabulary, banned);
+                unrolled_decoding last = call_of(g, again, rows - 1, 1, 1);
+                Chosen alone(rows, 6);
+                alone.give(last, banned, rows - 1);
+                CHECK(!unrolled_decoder_step(d.get(), &last), "one row: refused");
+                CHECK(std::memcmp(alone.best.data() + (rows - 1) * 6, one.best.data() + (rows - 1) * 6,
+                                  6 * sizeof(float)) == 0,
+                      "one row alone: other bits");
+            });
+        }
+}
+
+/* Nothing but -inf in the first chunks of the head; then a score that is none. */
+TEST(decoder, the_best_of_scores_without_bounds) {
+    Random random(5);
+    Kind k = SMALL;
+    k.layers = 1;
+    k.vocabulary = 2000;
+    Model m(k, random);
+    const Given g(k, 4, 1, false, random);
+    Array &bias = m.blocks[0].of[UNROLLED_HEAD].bias;
+    for (int64_t j = 0; j < 1500; j++) bias[j] = -INFINITY;
+    for (const float last : {0.0f, INFINITY, NAN}) {
+        bias[1999] = last;
+        context = "last bias " + std::to_string(last);
+        at_every_level([&] {
+            const Owned d = m.packed(UNROLLED_FP32);
+            Written to(g);
+            const unrolled_decoding whole = call_of(g, to, 0, 4, 1);
+            unrolled_decoding call = whole;
+            Chosen got(4, 3);
+            got.give(call, {});
+            CHECK(!unrolled_decoder_step(d.get(), &whole) && !unrolled_decoder_step(d.get(), &call),
+                  "refused");
+            for (int64_t b = 0; b < 4; b++) {
+                if (last == 0.0f) check_chosen(got, b, to.logits.data() + b * to.ld, 2000, {});
+                for (int64_t i = 0; i < 3 && last != 0.0f; i++)
+                    CHECK(std::isnan(got.best[b * 3 + i]) && got.ids[static_cast<size_t>(b * 3 + i)] == i,
+                          "expected NaN and the first ids");
+            }
+        });
+    }
+}
+
 TEST(decoder, what_does_not_fit_is_refused) {
     const auto made = [](int64_t heads, int64_t kv, int64_t memory, int64_t layers) {
         return Owned(unrolled_decoder_new(UNROLLED_FP32, 0, 0, 1, 0, layers, 32, heads, kv, memory, 8, 9));
@@ -608,6 +722,27 @@ TEST(decoder, what_does_not_fit_is_refused) {
     refused("no keys", [](unrolled_decoding &c) { c.keys = nullptr; });
     refused("no logits", [](unrolled_decoding &c) { c.logits = nullptr; });
     refused("logits that overlap", [](unrolled_decoding &c) { c.ld_logits = 36; });
+    Array best(3 * 5);
+    std::vector<int64_t> ids(3 * 5), banned = {SMALL.vocabulary};
+    const auto choosing = [&](unrolled_decoding &c) {
+        c.k = 5;
+        c.best = best.data();
+        c.best_ids = ids.data();
+    };
+    refused("k above the vocabulary", [&](unrolled_decoding &c) {
+        choosing(c);
+        c.k = SMALL.vocabulary + 1;
+    });
+    refused("no room for the best", [&](unrolled_decoding &c) {
+        choosing(c);
+        c.best = nullptr;
+    });
+    refused("a banned id beyond the vocabulary", [&](unrolled_decoding &c) {
+        choosing(c);
+        c.banned = banned.data();
+        c.banned_count = 1;
+    });
+    CHECK(poisoned(best[0]), "something was written");
     refused("fewer rows of the cache", [](unrolled_decoding &c) { c.cache_rows = 2; });
     refused("half a rotation", [&](unrolled_decoding &c) { c.cosines = g.x.data(); });
     refused("no memory", [](unrolled_decoding &c) { c.memory_keys = nullptr; });

@@ -166,16 +166,17 @@ class _Beams:
             step, shape = self.walk.step + 1, self.total.shape
             forced = job.forced(self.sources, step)
             each = None if forced is None else forced.repeat(shape[1])
-            *found, logits, norm = self.walk.candidates(beam + 1, each)
-            values, tokens = (part.cpu().numpy().reshape(*shape, -1) for part in found)
+            found = self.walk.candidates(beam + 1, each)
+            values, tokens = (part.cpu().numpy().reshape(*shape, -1) for part in found[:2])
             pool = ways(self.total, values, tokens, beam)
             on, ended = self._select(pool)
             for at, source in enumerate(self.sources.tolist() if job.required else ()):
                 if source in job.required and (forced is None or forced[at] < 0):
                     start = at * shape[1]
                     rows = slice(start, start + shape[1])
+                    assert found.logits is not None and found.norm is not None
                     on[at], ended[at] = job.required[source].select(
-                        pool[at], self.total[at], logits[rows], norm[rows]
+                        pool[at], self.total[at], found.logits[rows], found.norm[rows]
                     )
                     on[at] = on[at, arrange(on["parent"][at : at + 1])[0]]
             self._end(ended, step)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from unrolled.decoding.beams import OUT, Floats, Ints, length_penalty
 from unrolled.decoding.constraints import BannedPhrases, Constraint
 from unrolled.decoding.lexical import Phrases, Required
 from unrolled.decoding.settings import Search
-from unrolled.ops.search import top_log_probabilities
+from unrolled.ops.search import MOST, top_log_probabilities
 
 _TINY = 1e-30  # a position that nobody has looked at: its logarithm stays finite
 
@@ -27,7 +27,9 @@ class Decoder(Protocol):
     """What a search asks of a model. With a coverage penalty also ``step_attending``.
 
     ``step_attending(tokens, state)`` returns logits, state and where each row looks in its source
-    (B, M): at least 0, exactly 0 at padding, 1 in sum.
+    (B, M): at least 0, exactly 0 at padding, 1 in sum. A model that has ``best(tokens, state, k,
+    banned)`` is asked for no other scores than those that a search without further rules looks at:
+    the k largest log-probabilities of each row (B, k), their tokens (B, k), and the state.
     """
 
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -36,6 +38,22 @@ class Decoder(Protocol):
         The state has ``reorder(rows, keep=False)``, see ``unrolled.nn.state.State``.
         """
         ...
+
+
+class Candidates(NamedTuple):
+    """What may follow each row.
+
+    Args:
+        values: log-probabilities by the model (B, k), -inf where nothing is left.
+        tokens: theirs (B, k).
+        logits: all scores (B, V), -inf where ruled out; None where the model chose by itself.
+        norm: what to take off them (B, 1) for log-probabilities.
+    """
+
+    values: Tensor
+    tokens: Tensor
+    logits: Tensor | None = None
+    norm: Tensor | None = None
 
 
 class Job:
@@ -121,6 +139,9 @@ class Walk:
         self.phrases = [phrase for phrase in phrases if len(phrase) > 1]
         self.fed = constraint is not None  # the first rule says what is read
         self.rules: list[Constraint] = [] if constraint is None else [constraint]
+        more = self.phrases or self.rules or self.job.required
+        alone = not more and not self.job.settings.coverage_penalty
+        self.best = getattr(self.model, "best", None) if alone else None
 
     def read(self) -> Tensor:
         """Read a token a row; return the scores of the next (B, V)."""
@@ -170,18 +191,17 @@ class Walk:
         if self.fed:
             self.tokens = self.rules[0].feed(self.tokens)
 
-    def candidates(self, k: int, forced: Ints | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def candidates(self, k: int, forced: Ints | None) -> Candidates:
         """Read a token a row; return the best that may follow.
 
         Args:
             k: how many of each row.
             forced: the token that each row must take (B,), -1 where it is free.
-
-        Returns:
-            Log-probabilities by the model (B, k), -inf where nothing is left; their tokens (B, k);
-            the scores (B, V), -inf where ruled out; and what to take off them (B, 1) for
-            log-probabilities.
         """
+        if self.best is not None and forced is None and k <= MOST:
+            self.step += 1
+            values, tokens, self.state = self.best(self.tokens, self.state, k, self.banned())
+            return Candidates(values.nan_to_num_(OUT, OUT, OUT), tokens)
         logits = self.read()
         must, banned, allowed = None, self.banned(), self.allowed()
         if forced is not None:
@@ -208,7 +228,7 @@ class Walk:
             first = torch.arange(values.shape[1], device=self.device) == 0
             values = torch.where(must < 0, values, torch.where(first, given - norm, OUT))
             tokens = torch.where(must < 0, tokens, must)
-        return values, tokens, logits, norm
+        return Candidates(values, tokens, logits, norm)
 
 
 def _norm(logits: Tensor) -> Tensor:

@@ -150,4 +150,6 @@ class Native:
 
     def __init__(self, model: Unaligned, parts: Parts) -> None:
         self.model, self.start = model, model.start
-        self.step, self.step_attending = NativeDecoder(parts).step, model.step_attending
+        decoder = NativeDecoder(parts)
+        self.step, self.best = decoder.step, decoder.best
+        self.step_attending = model.step_attending

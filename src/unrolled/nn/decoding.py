@@ -6,9 +6,11 @@ of the cache, V vocabulary, W width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Self, cast
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +52,32 @@ def why_not_native(parts: Parts) -> str | None:
     if mode() == "reference":
         return "ops.use('reference') was chosen"
     return f"there is no native core: {native.missing()}" if native.missing() else None
+
+
+class Rooms:
+    """Memory of caches, lent anew when the buffer that had it is gone.
+
+    Pages of new memory cost more than what is written to them.
+    """
+
+    def __init__(self) -> None:
+        self._lent: list[tuple[Tensor, ReferenceType[Buffer]]] = []
+
+    def buffer(self, shape: tuple[int, ...]) -> Buffer:
+        """Return room for keys and for values, float32; what stands there is left over."""
+        needed = 2 * math.prod(shape)
+        free = [memory for memory, holder in self._lent if holder() is None]
+        fitting = [memory for memory in free if memory.numel() >= needed]
+        if fitting:
+            memory = min(fitting, key=Tensor.numel)
+        else:
+            self._lent = [each for each in self._lent if each[1]() is not None]  # too small by now
+            with torch.inference_mode(False):  # else it could not be written outside of it
+                memory = torch.empty(needed)
+        keys, values = memory[:needed].view(2, *shape).unbind()
+        made = Buffer(keys, values, 1)
+        self._lent = [each for each in self._lent if each[0] is not memory] + [(memory, ref(made))]
+        return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,17 +128,18 @@ class BeamState(State):
         buffer = Buffer(gathered(self.buffer.keys), gathered(self.buffer.values))
         return AttentionState(buffer, self.lengths, self.used)
 
-    def claimed(self) -> Self:
-        """Return the same state where it may write its next step."""
+    def claimed(self, rooms: Rooms) -> Self:
+        """Return the same state where it may write its next step; ``rooms`` has the memory."""
         old = self.buffer
         # an inference tensor must not be written outside inference mode
         writable = not self.origin.is_inference() or torch.is_inference_mode_enabled()
         if 0 < self.turn == old.newest and self.used < old.room and writable:
             return self
-        settled, room = self.settled(), max(2 * self.used, 16)
-        grow = (0, 0, 0, room - self.used)
-        keys, values = (nn.functional.pad(p, grow) for p in (settled.keys, settled.values))
-        return type(self).of(AttentionState(Buffer(keys, values, 1), self.lengths, self.used, 1))
+        settled, used = self.settled(), self.used
+        shape = settled.keys.shape
+        buffer = rooms.buffer((*shape[:3], max(2 * used, 32), shape[4]))
+        buffer.keys[:, :, :, :used], buffer.values[:, :, :, :used] = settled.keys, settled.values
+        return type(self).of(AttentionState(buffer, self.lengths, used, 1))
 
     def stepped(self) -> Self:
         """Return the state after a step was written into ``buffer`` and ``origin``."""
@@ -141,6 +170,16 @@ class BeamState(State):
         return cls.of(AttentionState.join([state.settled() for state in states]))
 
 
+class _Begun(NamedTuple):
+    """A step that the core has yet to take."""
+
+    x: Tensor
+    cache: Cache
+    source: Source
+    turn: tuple[Tensor, Tensor] | None
+    after: Callable[[], DecoderState]
+
+
 class NativeDecoder:
     """Steps an embedding, a transformer decoder and output weights, one call of the core a token.
 
@@ -162,6 +201,8 @@ class NativeDecoder:
         self._parts, self._layer = parts, cast(Attention, parts.layer)
         self._packed = _packed(self._layer, parts.head, precision)
         self._places: tuple[Tensor, ...] = ()  # position by position, as far as was asked for
+        self._rooms = Rooms()
+        self._memory: tuple[Tensor, Tensor] | None = None  # lengths of the last, as given and read
 
     @torch.no_grad()
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, DecoderState]:
@@ -177,6 +218,34 @@ class NativeDecoder:
         Raises:
             ValueError: a state of another layer, or the layer's context is full.
         """
+        x, cache, source, turn, after = self._begun(tokens, state)
+        return self._packed.step(x, cache, source, turn), after()
+
+    @torch.no_grad()
+    def best(
+        self, tokens: Tensor, state: State, k: int, banned: Tensor
+    ) -> tuple[Tensor, Tensor, DecoderState]:
+        """Read one token of every row; return the ``k`` likeliest next tokens, best first.
+
+        Args:
+            tokens, state: see ``step``.
+            k: from 1 to 64; no more than V are returned.
+            banned: tokens that are passed over, int64; the others become no likelier.
+
+        Returns:
+            Log-probabilities (B, k), NaN where the scores have no bounds; tokens (B, k); and the
+            state after.
+
+        Raises:
+            ValueError: see ``step``.
+        """
+        x, cache, source, turn, after = self._begun(tokens, state)
+        k = min(k, self._packed.shape.vocabulary)
+        values, best = self._packed.best(x, cache, source, turn, k=k, banned=banned)
+        return values, best, after()
+
+    def _begun(self, tokens: Tensor, state: State) -> _Begun:
+        """Return what the core is given, and what makes the state after its call."""
         checked(state, DecoderState, "a decoder, which begins with attend")
         told = cast(DecoderState, state)
         inner = told.inner
@@ -186,11 +255,22 @@ class NativeDecoder:
         if tokens.shape != inner.lengths.shape:
             raise ValueError(f"expected tokens of {inner.rows} rows, got {tuple(tokens.shape)}")
         self._layer._check_context(inner.used + 1)
-        inner = inner.claimed()
+        inner = inner.claimed(self._rooms)
         x, turn = self._embedded(tokens, inner)
         cache = Cache(inner.buffer.keys, inner.buffer.values, inner.lengths, inner.origin)
-        logits = self._packed.step(x, cache, _source(told.memory), turn)
-        return logits, replace(told, inner=inner.stepped())
+        memory = told.memory if told.memory.gaps else replace(told.memory, gaps=True)
+
+        def after() -> DecoderState:
+            return DecoderState(inner.stepped(), memory)
+
+        return _Begun(x, cache, self._source(memory), turn, after)
+
+    def _source(self, memory: Memory) -> Source:
+        """Return what the core reads of a memory: of a source without steps its first, as there."""
+        if self._memory is None or self._memory[0] is not memory.lengths:
+            most = memory.keys[0].shape[2]
+            self._memory = memory.lengths, memory.lengths.clamp(min=1, max=most)
+        return Source(memory.keys, memory.values, self._memory[1], memory.rows)
 
     def _embedded(
         self, tokens: Tensor, inner: BeamState
@@ -213,12 +293,6 @@ class NativeDecoder:
     def explain(self) -> str:
         """Return one line: what runs."""
         return f"native core: {self._packed.bytes:,} bytes of weights read in a step"
-
-
-def _source(memory: Memory) -> Source:
-    """Return what the core reads of a memory; a source without steps shows its first, as there."""
-    lengths = memory.lengths.clamp(min=1, max=memory.keys[0].shape[2])
-    return Source(memory.keys, memory.values, lengths, memory.rows)
 
 
 def _packed(layer: Attention, head: nn.Linear, precision: str) -> PackedDecoder:

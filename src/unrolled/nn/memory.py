@@ -28,6 +28,8 @@ class Memory:
         lengths: real steps of each source (S,), int64.
         rows: the source that each row reads (B,), int64.
         each: how many rows read each source, where row i reads source i // each; else 0.
+        gaps: let sources that no row reads stay until they are half of all, for a reader that does
+            not mind them: copying the others is dearer.
     """
 
     keys: tuple[Tensor, ...]
@@ -35,6 +37,7 @@ class Memory:
     lengths: Tensor
     rows: Tensor
     each: int
+    gaps: bool = False
 
     @classmethod
     def of(cls, keys: Sequence[Tensor], values: Sequence[Tensor], lengths: Tensor) -> Self:
@@ -67,6 +70,8 @@ class Memory:
         if chosen.shape == self.rows.shape and torch.equal(chosen, self.rows):
             return self
         left, place = chosen.unique(return_inverse=True)
+        if self.gaps and len(self.lengths) > len(left) > len(self.lengths) // 2:
+            return replace(self, rows=chosen, each=0)
         kept = self if len(left) == len(self.lengths) else self._take(left)
         return replace(kept, rows=place, each=_each(place, len(left)))
 

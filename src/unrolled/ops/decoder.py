@@ -161,6 +161,53 @@ class PackedDecoder:
         Raises:
             ValueError: something of another shape or precision; no row was read then.
         """
+        logits = self._room(x.shape[0])
+        there = logits.data_ptr(), logits.shape[1], *(0,) * 5
+        self._call(x, cache, source, turn, there)
+        return logits[:, : self.shape.vocabulary]
+
+    def best(
+        self,
+        x: Tensor,
+        cache: Cache,
+        source: Source | None = None,
+        turn: tuple[Tensor, Tensor] | None = None,
+        *,
+        k: int,
+        banned: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Read one token of every row; return what is likeliest to follow, best first.
+
+        The scores of all tokens are never written: they stay in the caches, a piece at a time.
+
+        Args:
+            x, cache, source, turn: see ``step``.
+            k: from 1 to 64, and to V.
+            banned: tokens that are passed over, int64; the others become no likelier.
+
+        Returns:
+            Log-probabilities (B, k), NaN where scores have no bounds, and tokens (B, k), int64.
+
+        Raises:
+            ValueError: see ``step``; k or a token out of range.
+        """
+        rows = x.shape[0]
+        _check("banned", banned, (len(banned),), torch.int64)
+        values, tokens = x.new_empty(rows, k), banned.new_empty(rows, k)
+        banned = banned.contiguous()
+        best = k, values.data_ptr(), tokens.data_ptr(), banned.data_ptr(), len(banned)
+        self._call(x, cache, source, turn, (0, 0, *best))
+        return values, tokens
+
+    def _call(
+        self,
+        x: Tensor,
+        cache: Cache,
+        source: Source | None,
+        turn: tuple[Tensor, Tensor] | None,
+        there: Sizes,
+    ) -> None:
+        """Take a step whose scores, or the best of them, are written as ``there`` says."""
         shape, rows = self.shape, x.shape[0]
         size = shape.width // shape.heads
         _check("x", x, (rows, shape.width))
@@ -176,16 +223,14 @@ class PackedDecoder:
             _check("turn", part, (rows, size // 2))
         if cache.keys.stride() != cache.values.stride() or cache.keys.stride(4) != 1:
             raise ValueError("expected keys and values that stand alike, features side by side")
-        logits = self._room(rows)
         memory, sizes = self._memory(source, rows)
         told = x, *(turn or (None, None)), cache.lengths, cache.origin, *memory
         whole = [part if part is None else part.contiguous() for part in told]
-        pointers = [*whole[:3], *cache[:2], *whole[3:], None, logits]
+        pointers = [*whole[:3], *cache[:2], *whole[3:], None]
         strides = cache.keys.stride()[:4]
         numbers = (torch.get_num_threads(), rows, sizes[0], in_cache, room, *strides, *sizes[1:])
         places = [0 if part is None else part.data_ptr() for part in pointers]
-        native.decode(self._core, (*numbers, *places, logits.shape[1]))
-        return logits[:, : shape.vocabulary]
+        native.decode(self._core, (*numbers, *places, *there))
 
     def _room(self, rows: int) -> Tensor:
         """Return memory for logits, the same as before where it is enough.

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-ABI = 2
+ABI = 3
 CELLS = {"rnn_tanh": 0, "rnn_relu": 1, "gru": 2, "lstm": 3}
 PRECISIONS = {"float32": 0, "bf16": 1, "int8": 2}
 LEVELS = ("portable", "avx2", "avx512", "amx")
@@ -46,6 +46,7 @@ DECODING = (
     | dict.fromkeys(("x", "cosines", "sines", "keys", "values", "lengths", "origin"), "P")
     | dict.fromkeys(("memory_keys", "memory_values", "memory_lengths", "memory_rows"), "P")
     | {"y": "P", "logits": "P", "ld_logits": "q"}
+    | {"k": "q", "best": "P", "best_ids": "P", "banned": "P", "banned_count": "q"}
 )
 _DECODE = struct.Struct("".join(DECODING.values()))
 

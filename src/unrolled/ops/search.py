@@ -13,7 +13,7 @@ from torch import Tensor
 from unrolled.ops import native
 from unrolled.ops import recurrent as table
 
-_MOST = 64  # that the native core keeps of a row
+MOST = 64  # that the native core keeps of a row
 
 
 def top_log_probabilities(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -31,7 +31,7 @@ def top_log_probabilities(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     if (
         logits.dtype == torch.float32
-        and k <= _MOST
+        and k <= MOST
         and table.mode() != "reference"
         and not (logits.requires_grad and torch.is_grad_enabled())
         and not torch.compiler.is_compiling()

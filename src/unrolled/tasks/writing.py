@@ -123,10 +123,12 @@ def side_by_side(
 
     A step of a search is small: two threads share two batches better than each step of one.
     Answers do not depend on it; draws would, since they share torch's generator, and go ``alone``.
+    Batches come shortest first.
     """
     here = place.device.type == "cpu" and not alone
     threads = min(torch.get_num_threads(), len(batches)) if here else 1
-    waiting, before = iter(batches), torch.get_num_threads()
+    # from the longest: near the end no thread should wait for another's large batch
+    waiting, before = iter(batches[::-1]), torch.get_num_threads()
     lock, stop = threading.Lock(), threading.Event()
 
     def work() -> None:

@@ -1,0 +1,205 @@
+// The head of a decoder, and the whole call: rows through all blocks, then scores or the best of them.
+#pragma once
+
+namespace {
+
+// Columns of the head whose scores, of many rows, stay in the second cache. They are cut alike for
+// any number of threads, so that sums have the same bits.
+struct Chunks {
+    int64_t panels, columns, count;
+    explicit Chunks(const Pack &w) {
+        const int64_t each = w.vectors * W;
+        panels = largest_of(1, 512 / largest_of(1, each));
+        columns = panels * each;
+        count = (w.panels + panels - 1) / panels;
+    }
+};
+
+// What is known of every row after some chunks.
+struct Found {
+    float *most, *sums; // (chunks, B): the largest score, and the sum of e^(score - most)
+    float *values;      // (groups, B, k), each group's best
+    int64_t *ids;
+};
+
+struct DecodeWork {
+    const Decoder &d;
+    const unrolled_decoding &c;
+    int64_t tasks, groups; // slices of rows, and of the head's panels or chunks
+    Rows last;             // what the head reads
+    bool streams;          // logits pass the caches
+    Chunks chunks;
+    Found found;
+    int32_t failed;
+};
+
+// ---- scores ----------------------------------------------------------------------------------------
+
+inline void decode_rows(void *data, int64_t task) {
+    DecodeWork &w = *static_cast<DecodeWork *>(data);
+    const Share mine = share(w.c.rows, task, w.tasks);
+    const int64_t rows = mine.past - mine.first;
+    Scratch s(member_bytes(w.d, w.c, rows));
+    if (s.failed()) return fail(w.failed);
+    const MatrixUnit unit(w.d.precision);
+    DecoderRows(w.d, w.c, mine.first, rows, s).run(w.last);
+}
+
+inline void decode_head(void *data, int64_t task) {
+    DecodeWork &w = *static_cast<DecodeWork *>(data);
+    const Product &head = w.d.head;
+    Scratch s(room(sums_size(head.w, w.c.rows), 4));
+    if (s.failed()) return fail(w.failed);
+    const MatrixUnit unit(w.d.precision);
+    float *logits = w.c.logits;
+    const int64_t ld = w.c.ld_logits;
+    const Share panels = share(head.w.panels, task, w.groups);
+    const auto put = [&](auto &&soon, auto &&write) {
+        multiply(head.w, panels, w.last, w.c.rows, s.floats(sums_size(head.w, w.c.rows)), soon,
+                 [&](int64_t i, int64_t at, int n, const float *sum) {
+                     V v = load(sum);
+                     if (head.bias) v = add(v, load(head.bias + at, n));
+                     write(logits + i * ld + at, v, n);
+                 });
+    };
+    if (!w.streams)
+        return put([&](int64_t i, int64_t at) { return logits + i * ld + at; },
+                   [](float *to, V v, int n) { store(to, v, n); });
+    // nothing to ask for: whole lines are written without being read; those cut off are few
+    put([&](int64_t, int64_t) { return logits; },
+        [](float *to, V v, int n) { n == W ? stream(to, v) : store(to, v, n); });
+    streamed();
+}
+
+// Whether logits had better pass the caches: more than stay there, and all rows begin with a line.
+inline bool passes_caches(const Decoder &d, const unrolled_decoding &c) {
+    return c.rows * d.vocabulary * 4 > NEAR && c.ld_logits % 16 == 0 &&
+           reinterpret_cast<uintptr_t>(c.logits) % 64 == 0;
+}
+
+// ---- the best scores -------------------------------------------------------------------------------
+
+inline float largest_number(const float *row, int64_t n) {
+    V top = set1(-__builtin_inff());
+    int64_t i = 0;
+    for (; i + W <= n; i += W) top = larger(top, load(row + i));
+    float most = largest(top);
+    for (; i < n; i++) most = row[i] > most ? row[i] : most;
+    return most;
+}
+
+// The best of one group's columns for a row, of which `seen` were offered already.
+inline Best best_of(const DecodeWork &w, int64_t group, int64_t row, int64_t seen) {
+    const int64_t k = w.c.k, at = (group * w.c.rows + row) * k;
+    return {least_of(k, seen), k, w.found.values + at, w.found.ids + at};
+}
+
+// Take the scores of a chunk (B, columns from `from` on) into what is known; they are changed.
+inline void note_chunk(const DecodeWork &w, int64_t group, int64_t chunk, int64_t seen, float *scores,
+                       int64_t ld) {
+    const int64_t from = chunk * w.chunks.columns, rows = w.c.rows;
+    const int64_t n = least_of(w.chunks.columns, w.d.vocabulary - from);
+    for (int64_t i = 0; i < rows; i++) {
+        float *row = scores + i * ld;
+        const float most = largest_number(row, n);
+        w.found.most[chunk * rows + i] = most;
+        // nothing but -inf adds nothing, and not the NaN that it would give off itself
+        w.found.sums[chunk * rows + i] = sum_exponentials(row, n, most > -__builtin_inff() ? most : 0);
+        for (int64_t j = 0; j < w.c.banned_count; j++) {
+            const int64_t id = w.c.banned[j] - from;
+            if (id >= 0 && id < n) row[id] = -__builtin_inff();
+        }
+        Best best = best_of(w, group, i, seen);
+        choose_best(row, n, from, best);
+    }
+}
+
+inline void decode_best(void *data, int64_t task) {
+    DecodeWork &w = *static_cast<DecodeWork *>(data);
+    const Product &head = w.d.head;
+    const int64_t rows = w.c.rows, ld = w.chunks.columns + 16; // not a power of two
+    Scratch s(room(sums_size(head.w, rows), 4) + room(rows * ld, 4) + 256);
+    if (s.failed()) return fail(w.failed);
+    const MatrixUnit unit(w.d.precision);
+    float *sums = s.floats(sums_size(head.w, rows)), *scores = s.floats(rows * ld);
+    const Share mine = share(w.chunks.count, task, w.groups);
+    for (int64_t chunk = mine.first; chunk < mine.past; chunk++) {
+        const int64_t first = chunk * w.chunks.panels, from = chunk * w.chunks.columns;
+        const Share panels = {first, least_of(first + w.chunks.panels, head.w.panels)};
+        multiply(head.w, panels, w.last, rows, sums,
+                 [&](int64_t i, int64_t at) { return scores + i * ld + at - from; },
+                 [&](int64_t i, int64_t at, int n, const float *sum) {
+                     V v = load(sum);
+                     if (head.bias) v = add(v, load(head.bias + at, n));
+                     store(scores + i * ld + at - from, v, n);
+                 });
+        note_chunk(w, task, chunk, (chunk - mine.first) * w.chunks.columns, scores, ld);
+    }
+}
+
+// The best of all groups, and the sum of all chunks, in order.
+inline void settle_best(const DecodeWork &w) {
+    const int64_t rows = w.c.rows, k = w.c.k;
+    for (int64_t i = 0; i < rows; i++) {
+        float most = -__builtin_inff(), sum = 0;
+        for (int64_t chunk = 0; chunk < w.chunks.count; chunk++) {
+            const float here = w.found.most[chunk * rows + i];
+            most = here > most ? here : most;
+        }
+        for (int64_t chunk = 0; chunk < w.chunks.count; chunk++) {
+            const float off = w.found.most[chunk * rows + i] - most;
+            sum += w.found.sums[chunk * rows + i] * (off < 0 ? __builtin_expf(off) : 1.0f);
+        }
+        Best best = {0, k, w.c.best + i * k, w.c.best_ids + i * k};
+        for (int64_t group = 0; group < w.groups; group++) {
+            const Share mine = share(w.chunks.count, group, w.groups);
+            const int64_t from = mine.first * w.chunks.columns;
+            const int64_t past = least_of(mine.past * w.chunks.columns, w.d.vocabulary);
+            const Best part = best_of(w, group, i, past - from);
+            for (int64_t j = 0; j < part.size; j++)
+                if (best.size < k || part.values[j] > best.least()) best.put(part.values[j], part.ids[j]);
+        }
+        finish_best(best, most, sum);
+    }
+}
+
+// ---- the call ------------------------------------------------------------------------------------
+
+inline Error decode_rest(DecodeWork &w) {
+    const Decoder &d = w.d;
+    const unrolled_decoding &c = w.c;
+    const bool alone = c.rows * d.vocabulary * d.width < 400000;
+    const int32_t threads = alone ? 1 : static_cast<int32_t>(largest_of(1, c.threads));
+    w.groups = least_of(threads > 1 ? 8 * threads : 1, c.k ? w.chunks.count : d.head.w.panels);
+    if (!c.k) {
+        parallel(threads, w.groups, decode_head, &w);
+        return failed(w.failed) ? "out of memory" : nullptr;
+    }
+    const int64_t sums = w.chunks.count * c.rows, best = w.groups * c.rows * c.k;
+    Scratch s(room(sums, 4) * 2 + room(best, 4) + room(best, 8) + 512);
+    if (s.failed()) return "out of memory";
+    w.found = {s.floats(sums), s.floats(sums), s.floats(best),
+               static_cast<int64_t *>(s.bytes(static_cast<size_t>(best) * 8))};
+    parallel(threads, w.groups, decode_best, &w);
+    if (failed(w.failed)) return "out of memory";
+    settle_best(w);
+    return nullptr;
+}
+
+inline Error decode(const Decoder &d, const unrolled_decoding &c) {
+    const int64_t weights = d.layers * d.width * (4 * d.width + 2 * d.inner);
+    const int64_t threads = c.rows * weights < 400000 ? 1 : largest_of(1, c.threads);
+    // as many slices for each thread, none so large that its rows leave the second cache
+    const int64_t most = 96, per_thread = (c.rows + threads - 1) / threads;
+    DecodeWork w = {d, c, 1, 1, {}, passes_caches(d, c), Chunks(d.head.w), {}, 0};
+    w.tasks = least_of(threads * ((per_thread + most - 1) / most), c.rows);
+    Scratch s(rows_bytes(d.precision, c.rows, d.width));
+    if (s.failed()) return "out of memory";
+    w.last = rows_at(s.bytes(rows_bytes(d.precision, c.rows, d.width)), d.precision, c.rows, d.width);
+    clear_ends(w.last, c.rows);
+    parallel(static_cast<int32_t>(threads), w.tasks, decode_rows, &w);
+    if (failed(w.failed)) return "out of memory";
+    return d.vocabulary ? decode_rest(w) : nullptr;
+}
+
+} // namespace
