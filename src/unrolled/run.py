@@ -27,7 +27,7 @@ from unrolled.insight.summary import finish
 from unrolled.models import Unaligned
 from unrolled.tasks import folder as runs
 from unrolled.tasks import recipe as recipes
-from unrolled.tasks.base import Answer, Evaluation, Task
+from unrolled.tasks.base import Answer, Asks, Evaluation, Task
 from unrolled.tasks.labelled import need_table
 from unrolled.tasks.language import Language
 from unrolled.tasks.pairs import Pairs, pair_of
@@ -36,7 +36,6 @@ from unrolled.tasks.prepare import wanted
 from unrolled.tasks.recipe import Recipe, deep, flat, resolve
 from unrolled.tasks.series import answer_steps, sequences
 from unrolled.tasks.translate import Translate
-from unrolled.tasks.writing import Asks
 from unrolled.training.loop import fit
 from unrolled.training.parallel import World, joined
 from unrolled.training.precision import choose
@@ -104,16 +103,14 @@ class Run:
                 ``**{"sampling.temperature": 0.7}``.
 
         Raises:
-            UsageError: the task writes no texts, a key is unknown or a value does not fit.
+            UsageError: the task does not search, a key is unknown or a value does not fit.
         """
         task = self.task
-        if not isinstance(task, Pairs):
+        if not task.writes:
             raise UsageError(f"a run that was trained to {task.name} searches for no answers")
-        if alignment and not task.aligns(self.model):
-            raise UsageError("this model has no attention, so there is no alignment")
+        task.ask(self.model, Asks(alignment, begin, tuple(banned), tuple(required)))
         self.recipe = self.recipe.changed(decoding=self._decoding(decoding))
         task.answer_by(self.recipe)
-        task.asks = Asks(alignment, begin, tuple(banned), tuple(required))
 
     def _decoding(self, changes: Mapping[str, Any]) -> Search:
         told = flat(self.recipe.decoding.model_dump()) | flat(changes)
@@ -197,7 +194,7 @@ class Run:
         given = flat(changes)
         search = {key: value for key, value in given.items() if key.startswith("decoding.")}
         told, schema = self.reading({key: v for key, v in given.items() if key not in search})
-        if search and not isinstance(self.task, Pairs):
+        if search and not self.task.writes:
             raise UsageError(f"{next(iter(search))} is for runs that write texts")
         # how much was trained on says nothing of how much is scored
         limit = told.data.limit if "data.limit" in given else None

@@ -138,6 +138,8 @@ def test_what_an_answer_holds_is_asked_for(cli: Call, mirror: SimpleNamespace) -
         (["--set", "decoding.beams=2"], "did you mean 'beam'"),
         (["--set", "model.hidden=2"], "only keys under decoding"),
         (["--set", "decoding.n_best=9"], "needs a beam as wide"),
+        (["--require", "a Q"], "'a Q' cannot be asked for"),
+        (["--begin", "Q"], "'Q' cannot be asked for"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(

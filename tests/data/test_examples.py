@@ -44,3 +44,16 @@ def test_lengths_of_examples() -> None:
     vectors = Examples(lines, vectors=np.zeros((3, 5), dtype=np.float32))
     assert (len(text), text.lengths.tolist()) == (3, [2, 0, 1])
     assert (len(vectors), vectors.lengths.tolist()) == (3, [1, 1, 1])
+
+
+def test_parts_are_joined_and_rows_are_picked() -> None:
+    rows = [[5, 6], [], [7], [8, 9, 4]]
+    joined = Ragged.join([Ragged.of(rows[:1]), Ragged.of([]), Ragged.of(rows[1:])])
+    whole = Ragged.of(rows)
+    assert (joined.flat.tolist(), joined.offsets.tolist()) == (
+        whole.flat.tolist(),
+        whole.offsets.tolist(),
+    )
+    picked = joined.pick([3, 1])
+    assert (picked.flat.tolist(), picked.offsets.tolist()) == ([8, 9, 4], [0, 3, 3])
+    assert len(Ragged.join([])) == 0

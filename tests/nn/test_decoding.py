@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unrolled import ops
 from unrolled.nn import GRU, Attention, RecurrentDecoder, TokenEmbedding
 from unrolled.nn.attending import input_width
-from unrolled.nn.decoding import BeamState, NativeDecoder, Parts, why_not_native
+from unrolled.nn.decoding import BeamState, NativeDecoder, Parts, Rooms, why_not_native
 from unrolled.nn.memory import DecoderState
 from unrolled.nn.state import AttentionState, pack, unpack
 from unrolled.ops import native
@@ -225,6 +225,58 @@ def test_logits_may_be_written_to_and_stand_until_the_next_step() -> None:
     first.index_fill_(1, torch.tensor([3]), 0.0)  # also outside
     second, _ = decoder.step(tokens[:2], begun(made, 2))
     assert second.data_ptr() == first.data_ptr()
+
+
+@needs_core
+@pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode()
+def test_the_best_are_those_of_a_step(kind: dict[str, Any]) -> None:
+    made = parts(900, 24, 24, **kind)
+    decoder, state, banned = NativeDecoder(made), begun(made), torch.tensor([5, 899, 0])
+    ours: Any = state.reorder(torch.arange(4).repeat_interleave(3))
+    theirs: Any = ours
+    for _ in range(6):
+        tokens = torch.randint(0, 900, (12,))
+        values, best, ours = decoder.best(tokens, ours, 7, banned)
+        logits, theirs = by_torch(made, tokens, theirs)
+        expected = logits.log_softmax(1).index_fill(1, banned, -torch.inf).topk(7)
+        torch.testing.assert_close(values, expected.values, **NEAR)
+        assert torch.equal(best, expected.indices)
+    all_of_few = NativeDecoder(parts(4, 24, 24, **kind))
+    values, best, _ = all_of_few.best(torch.zeros(4, dtype=torch.int64), state, 9, banned[2:])
+    assert values.shape == (4, 4)
+    assert values[:, 3].isneginf().all()
+    assert (values[:, :3].exp().sum(1) < 1).all()  # what is banned keeps its share
+    with pytest.raises(ValueError, match="a banned id is none"):
+        all_of_few.best(torch.zeros(4, dtype=torch.int64), state, 2, banned)
+
+
+@needs_core
+def test_room_is_lent_again_only_when_nobody_holds_it() -> None:
+    rooms = Rooms()
+    one, two = rooms.buffer((1, 2, 1, 3, 4)), rooms.buffer((1, 2, 1, 3, 4))
+    first = one.keys.data_ptr()
+    assert two.keys.data_ptr() != first
+    assert one.keys.stride() == one.values.stride()
+    del one
+    smaller = rooms.buffer((1, 2, 1, 2, 4))
+    assert smaller.keys.data_ptr() == first
+    assert rooms.buffer((1, 2, 1, 3, 4)).keys.data_ptr() != first
+
+
+@needs_core
+@torch.inference_mode()
+def test_a_state_kept_from_an_earlier_search_is_left_alone() -> None:
+    made = parts(**KINDS[0])
+    decoder, tokens = NativeDecoder(made), torch.zeros(4, dtype=torch.int64)
+    kept = decoder.step(tokens, begun(made))[1]
+    before = {name: part.clone() for name, part in kept.to_tensors().items()}
+    for _ in range(3):  # as many searches that come and go
+        state: Any = begun(made)
+        for _ in range(40):
+            state = decoder.step(tokens + 1, state)[1]
+    for name, part in kept.to_tensors().items():
+        assert torch.equal(part, before[name]), name
 
 
 @needs_core

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,17 @@ def test_sources_that_nobody_reads_leave() -> None:
     torch.testing.assert_close(left.keys[0], told.keys[0][[0, 2]], rtol=0, atol=0)
     assert left.lengths.tolist() == [1, 3]
     assert told.reorder(torch.tensor([], dtype=torch.int64)).keys[0].shape[0] == 0
+
+
+def test_with_gaps_sources_leave_when_they_are_half_of_all() -> None:
+    told = replace(memory(6), gaps=True)
+    left = told.reorder(torch.tensor([0, 2, 3, 3, 5]))
+    assert left.keys[0] is told.keys[0]
+    assert (left.rows.tolist(), left.each) == ([0, 2, 3, 3, 5], 0)
+    fewer = left.reorder(torch.tensor([1, 2, 4]))
+    assert fewer.rows.tolist() == [0, 1, 2]
+    torch.testing.assert_close(fewer.keys[0], told.keys[0][[2, 3, 5]], rtol=0, atol=0)
+    assert fewer.gaps
 
 
 def test_padding_is_masked_but_of_empty_sources() -> None:

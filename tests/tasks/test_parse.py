@@ -13,7 +13,7 @@ import torch
 
 import unrolled
 from conftest import SMALL, table, write_csv
-from unrolled.core.errors import DataError, UserError
+from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.data.batches import collate
 from unrolled.data.schema import Schema
 from unrolled.data.trees import parse, plain
@@ -151,6 +151,18 @@ def test_a_small_grammar_is_learnt(trained: SimpleNamespace, tmp_path: Path) -> 
     assert scores["recall"] == pytest.approx(total.recall)
     assert scores["complete"] == pytest.approx(total.complete)
     assert scores["f1"] > 0.9
+
+
+def test_its_search_is_set_like_any_other(trained: SimpleNamespace, tmp_path: Path) -> None:
+    run = unrolled.load(trained.folder)
+    path = tmp_path / "new.ptb"
+    path.write_text("\n".join(bank(20, 5)) + "\n")
+    one = run.evaluate(path, **{"decoding.beam": 1})
+    run.adjust(beam=1)
+    assert run.recipe.decoding.beam == 1
+    assert run.evaluate(path) == one
+    with pytest.raises(UsageError, match="parse writes no text that could hold"):
+        run.adjust(begin="(S")
 
 
 def test_it_stops_by_itself(trained: SimpleNamespace) -> None:

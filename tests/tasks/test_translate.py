@@ -71,6 +71,20 @@ def test_the_held_out_scores_are_told_with_signature_and_interval(mirror: Simple
     page = (mirror.run / "report.html").read_text()
     assert "What it writes: 20 of" in page
     assert "tok:none" in (mirror.run / "README.md").read_text()
+    # what is proposed next names both files
+    assert f"train {mirror.source} data.train_target={mirror.target} layer=lstm" in mirror.said
+
+
+def test_texts_are_encoded_alike_in_chunks_of_any_size(
+    mirror: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = unrolled.load(mirror.run).task
+    table = read_aligned(mirror.source, mirror.target, limit=50)
+    whole, _ = task.encode(table, "stop")
+    monkeypatch.setattr("unrolled.tasks.pairs.TEXTS", 7)
+    pieces, _ = task.encode(table, "stop")
+    assert np.array_equal(whole.sequences.flat, pieces.sequences.flat)
+    assert np.array_equal(whole.targets.offsets, pieces.targets.offsets)
 
 
 def test_the_loss_is_that_of_the_right_answers(mirror: SimpleNamespace) -> None:

@@ -17,6 +17,7 @@ from unrolled.nn import LayerConfig, TokenEmbedding, build_decoder, build_layer
 from unrolled.nn.build import settings_of
 from unrolled.ops import native
 from unrolled.tasks import writing
+from unrolled.tasks.base import Asks
 from unrolled.training.precision import Place
 
 HERE = Place(torch.device("cpu"), "bf16", "")
@@ -91,7 +92,7 @@ def test_what_a_model_cannot_hold_is_not_required() -> None:
     decoder = build_decoder("attention", config, 16, encoder)
     size = LETTERS.size
     model = Unaligned(TokenEmbedding(size, 16), encoder, TokenEmbedding(size, 16), decoder, size)
-    asks = writing.Asks(begin="abc", required=("defghi",))
+    asks = Asks(begin="abc", required=("defghi",))
     with pytest.raises(UsageError, match="take 10 tokens with the end mark, and this model writes"):
         writing.write(model.eval(), LETTERS, sources(), Search(), HERE, asks=asks)
 

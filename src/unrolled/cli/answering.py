@@ -21,7 +21,6 @@ from unrolled.run import Run
 from unrolled.tasks.base import Answer, locate
 from unrolled.tasks.labelled import need_table
 from unrolled.tasks.pairs import Pairs
-from unrolled.tasks.parse import Parse
 from unrolled.tasks.recipe import Recipe
 
 Numbered = tuple[int, tuple[Any, ...] | None]
@@ -46,8 +45,7 @@ def adjust(
     other = next((key for key in changes if not key.startswith("decoding.")), None)
     if other is not None:
         raise UsageError(f"--set {other}: only keys under decoding can be set here")
-    writes = isinstance(run.task, Pairs)
-    if not writes and not (changes or begin or banned or required):
+    if not run.task.writes and not (changes or begin or banned or required):
         return
     align = details and isinstance(run.task, Pairs) and run.task.aligns(run.model)
     search = {key.removeprefix("decoding."): value for key, value in changes.items()}
@@ -123,7 +121,7 @@ def answer_file(
         UserError: a row is faulty; what stands before it is answered.
     """
     told, schema = run.reading(changes)
-    writes = isinstance(run.task, Pairs | Parse)
+    writes = run.task.writes
     # a text of a thousand sentences is not given up for one of them
     skip = told.data.on_error == "skip" or writes
     by_step = run.task.schema.steps
@@ -203,8 +201,8 @@ def _together(
     failed: list[DataError],
 ) -> list[Answer]:
     """Answer rows at once; where one cannot be answered, those that can by themselves."""
-    if isinstance(run.task, Pairs | Parse):
-        told = answer_sound(run, run.task, cells)
+    if run.task.writes:
+        told = answer_sound(run, cells)
         faults = [
             (line, each) for line, each in zip(lines, told, strict=True) if isinstance(each, str)
         ]
@@ -219,9 +217,9 @@ def _together(
         ]
 
 
-def answer_sound(run: Run, task: Pairs | Parse, cells: list[tuple[Any, ...]]) -> list[Answer | str]:
+def answer_sound(run: Run, cells: list[tuple[Any, ...]]) -> list[Answer | str]:
     """Answer together the rows that can be answered; of the others say what is wrong."""
-    faults = [task.fault(row) for row in cells]
+    faults = [run.task.fault(row) for row in cells]
     sound = iter(run.answers([row for row, fault in zip(cells, faults, strict=True) if not fault]))
     return [fault or next(sound) for fault in faults]
 
@@ -268,14 +266,12 @@ def answered_lines(run: Run, rows: LineRows) -> Iterator[tuple[dict[str, Any], A
 
     A line that is empty, too long or damaged gets an empty answer, and is counted.
     """
-    task = run.task
-    assert isinstance(task, Pairs | Parse)
     answers: dict[int, Answer] = {}
     for chunk in rows.chunks():
         faults = {line.number: line.fault for line in chunk if line.fault}
         sound = [line for line in chunk if not line.fault]
         cells = [(line.text,) for line in sound]
-        for line, answer in zip(sound, answer_sound(run, task, cells), strict=True):
+        for line, answer in zip(sound, answer_sound(run, cells), strict=True):
             if isinstance(answer, str):
                 faults[line.number] = answer
             else:

@@ -33,6 +33,13 @@ class Ragged:
             flat[start:end] = row
         return cls(flat, offsets)
 
+    @classmethod
+    def join(cls, parts: Sequence[Ragged]) -> Ragged:
+        """Return the sequences of one part after those of another."""
+        lengths = np.concatenate([np.zeros(1, np.int64), *(part.lengths for part in parts)])
+        flat = np.concatenate([np.zeros(0, np.int32), *(part.flat for part in parts)])
+        return cls(flat, lengths.cumsum())
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -40,6 +47,11 @@ class Ragged:
     def lengths(self) -> Ints:
         """Length of each row, (N,)."""
         return np.diff(self.offsets)
+
+    def pick(self, rows: Sequence[int]) -> Ragged:
+        """Return some of the sequences."""
+        flat, ends = self.flat, self.offsets
+        return Ragged.of([flat[ends[row] : ends[row + 1]].tolist() for row in rows])
 
     def take(self, rows: Ints, pad: int) -> tuple[Tensor, Tensor]:
         """Return these rows padded at the right: ids (B, T) and lengths (B,), both int64."""

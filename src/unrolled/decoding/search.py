@@ -174,9 +174,10 @@ class _Beams:
                 if source in job.required and (forced is None or forced[at] < 0):
                     start = at * shape[1]
                     rows = slice(start, start + shape[1])
-                    assert found.logits is not None and found.norm is not None
+                    assert found.scores is not None
+                    logits, norm = (part[rows] for part in found.scores)
                     on[at], ended[at] = job.required[source].select(
-                        pool[at], self.total[at], found.logits[rows], found.norm[rows]
+                        pool[at], self.total[at], logits, norm
                     )
                     on[at] = on[at, arrange(on["parent"][at : at + 1])[0]]
             self._end(ended, step)

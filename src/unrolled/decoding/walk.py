@@ -46,14 +46,13 @@ class Candidates(NamedTuple):
     Args:
         values: log-probabilities by the model (B, k), -inf where nothing is left.
         tokens: theirs (B, k).
-        logits: all scores (B, V), -inf where ruled out; None where the model chose by itself.
-        norm: what to take off them (B, 1) for log-probabilities.
+        scores: those of all tokens (B, V), -inf where ruled out, and what to take off them (B, 1)
+            for log-probabilities; None where the model chose by itself.
     """
 
     values: Tensor
     tokens: Tensor
-    logits: Tensor | None = None
-    norm: Tensor | None = None
+    scores: tuple[Tensor, Tensor] | None = None
 
 
 class Job:
@@ -228,7 +227,7 @@ class Walk:
             first = torch.arange(values.shape[1], device=self.device) == 0
             values = torch.where(must < 0, values, torch.where(first, given - norm, OUT))
             tokens = torch.where(must < 0, tokens, must)
-        return Candidates(values, tokens, logits, norm)
+        return Candidates(values, tokens, (logits, norm))
 
 
 def _norm(logits: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from unrolled.insight.mistakes import Mistake
 from unrolled.scores import by_class, calibration
 from unrolled.tasks.base import Evaluation, Judged, Task
 from unrolled.tasks.labelled import Classify
-from unrolled.tasks.pairs import Pairs
 from unrolled.tasks.recipe import Recipe, flat
 from unrolled.tasks.tag import Tag
 from unrolled.training.progress import duration, read_metrics
@@ -163,7 +162,7 @@ def _curves(folder: Path, task: Task) -> str:
     losses = {"training": points(train, "loss"), "scored": points(dev, "loss")}
     figures = [(f"loss in {unit}: training, and scored at each evaluation", losses, "loss")]
     if metric != "loss":
-        greedy = ", written without a search" if isinstance(task, Pairs) else ""
+        greedy = ", written without a search" if task.writes else ""
         caption = f"{metric} at each evaluation{greedy}"
         figures.append((caption, {metric: points(dev, metric)}, metric))
     figures.append(("learning rate", {"rate": points(train, "learning_rate")}, "learning rate"))

@@ -23,7 +23,6 @@ from unrolled.tasks import folder as runs
 from unrolled.tasks.base import locate
 from unrolled.tasks.baselines import baselines
 from unrolled.tasks.language import Language
-from unrolled.tasks.pairs import Pairs
 from unrolled.tasks.plan import Plan
 from unrolled.training.loop import Position
 from unrolled.training.progress import duration
@@ -136,14 +135,18 @@ def at_pretraining(plan: Plan, result: dict[str, Any]) -> bool:
 def next_commands(plan: Plan) -> list[str]:
     """Return three commands to type next."""
     where, task, other = plan.folder, plan.prepared.task, other_layer(plan)
-    compare = f"  unrolled train {plan.target} layer={other} --out {where}-{other}"
+    data = plan.recipe.data
+    # a recipe tells the second of two files itself
+    beside = data.train_target if data.train == plan.target else None
+    second = "" if beside is None else f" data.train_target={shlex.quote(beside)}"
+    compare = f"  unrolled train {plan.target}{second} layer={other} --out {where}-{other}"
     if task.name == "language":
         return [
             f'  unrolled generate {where} --prompt "..." --temperature 0.8',
             f"  unrolled evaluate {where} FILE",
             compare,
         ]
-    row, ending = example_row(plan), "txt" if isinstance(task, Pairs) else "csv"
+    row, ending = example_row(plan), "txt" if task.writes else "csv"
     return [
         f"  unrolled predict {where} {row}",
         f"  unrolled predict {where} --file FILE -o answers.{ending}",

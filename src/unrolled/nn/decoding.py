@@ -254,7 +254,7 @@ class NativeDecoder:
             inner = BeamState.of(cast(AttentionState, inner))
         if tokens.shape != inner.lengths.shape:
             raise ValueError(f"expected tokens of {inner.rows} rows, got {tuple(tokens.shape)}")
-        self._layer._check_context(inner.used + 1)
+        self._layer.check_context(inner.used + 1)
         inner = inner.claimed(self._rooms)
         x, turn = self._embedded(tokens, inner)
         cache = Cache(inner.buffer.keys, inner.buffer.values, inner.lengths, inner.origin)

@@ -62,26 +62,11 @@ def locked_mask(x: Tensor, size: int, p: float) -> Tensor:
     return nn.functional.dropout(mask, p, training=True)
 
 
-class LockedDropout(nn.Module):
-    """Variational dropout (Gal and Ghahramani 2016): one mask a sequence, the same at every step.
-
-    Args:
-        p: probability of leaving a feature out.
-
-    Raises:
-        ValueError: p is no probability.
-    """
-
-    def __init__(self, p: float = 0.0) -> None:
-        super().__init__()
-        check_probability("p", p)
-        self.p = p
+class LockedDropout(Dropout):
+    """Variational dropout (Gal and Ghahramani 2016): one mask a sequence, alike at every step."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (B, T, D) with some features of each row left out; x itself when evaluating."""
         if not self.training or not self.p:
             return x
         return x * locked_mask(x, x.shape[2], self.p)[:, None]
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"

@@ -218,7 +218,7 @@ class Attention(Layer):
         if self.memory_size is not None:
             raise ValueError("expected a layer without a memory; a decoder unrolls from attend")
         lengths = None if lengths is None else lengths.to(x.device)
-        self._check_context(x.shape[1])
+        self.check_context(x.shape[1])
         at = torch.arange(x.shape[1], device=x.device)[None]
         return self._stack(x, lengths, self._reading(at, x.shape[1], lengths, None), at)
 
@@ -239,10 +239,11 @@ class Attention(Layer):
         return DecoderState(self.initial_state(len(lengths), memory.device), told)
 
     def unroll_looking(
-        self, x: Tensor, state: DecoderState, lengths: Tensor | None, looks: list[Tensor]
+        self, x: Tensor, state: DecoderState, lengths: Tensor | None, looks: list[Tensor] | None
     ) -> tuple[Tensor, DecoderState]:
-        """Unroll a decoder and append to ``looks`` where each block looked (B, T, M)."""
-        return self._unroll_decoder(x, state, lengths, looks)
+        """Unroll a decoder and append to ``looks``, if given, where each block looked (B, T, M)."""
+        y, inner = self._unroll(x, state.inner, lengths, state.memory, looks)
+        return y, replace(state, inner=inner)
 
     @staticmethod
     def chosen(looks: list[Tensor]) -> Tensor:
@@ -258,15 +259,9 @@ class Attention(Layer):
         self._check(x, lengths, state)
         if self.memory_size is not None:
             checked(state, DecoderState, "a decoder, which begins with attend")
-            return self._unroll_decoder(x, cast(DecoderState, state), lengths, None)
+            return self.unroll_looking(x, cast(DecoderState, state), lengths, None)
         checked(state, AttentionState, "layer attention")
         return self._unroll(x, state, lengths, None, None)
-
-    def _unroll_decoder(
-        self, x: Tensor, state: DecoderState, lengths: Tensor | None, looks: list[Tensor] | None
-    ) -> tuple[Tensor, DecoderState]:
-        y, inner = self._unroll(x, state.inner, lengths, state.memory, looks)
-        return y, replace(state, inner=inner)
 
     def _unroll(
         self,
@@ -285,7 +280,7 @@ class Attention(Layer):
             )
         lengths = None if lengths is None else lengths.to(x.device)
         cache = CacheWriter(before, x.shape[1], lengths)
-        self._check_context(cache.used)
+        self.check_context(cache.used)
         reading = self._reading(cache.positions, x.shape[1], lengths, cache)
         reading = replace(reading, memory=memory, looks=looks)
         y = self._stack(x, lengths, reading, cache.positions)
@@ -302,7 +297,8 @@ class Attention(Layer):
         """Run :meth:`unroll`."""
         return self.unroll(x, state, lengths)
 
-    def _check_context(self, reach: int) -> None:
+    def check_context(self, reach: int) -> None:
+        """Raise ValueError where positions up to ``reach`` are more than the layer's context."""
         if self.context is not None and reach > self.context:
             raise ValueError(
                 f"expected at most {self.context} positions, the layer's context, got {reach}; "

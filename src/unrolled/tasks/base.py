@@ -91,19 +91,38 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Asks:
+    """What answers are to hold, beside what a recipe says of the search.
+
+    Attributes:
+        alignment: tell which word of the source each word was written for.
+        begin: what every answer begins with.
+        banned: words and phrases that no answer holds.
+        required: words and phrases that every answer holds.
+    """
+
+    alignment: bool = False
+    begin: str = ""
+    banned: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+
+
 class Task(ABC):
     """Fields, model and scores of one kind of problem; everything above asks only this.
 
     ``measures`` are the scores that ``evaluate`` gives, each with whether more of it is better
     (``UP`` or ``DOWN``); ``metric`` is the one that chooses the best weights. ``columns`` and
     ``format`` are those of the training file: a row is read as it writes them, and a file without
-    a header by position. A task holds no weights.
+    a header by position. A task that ``writes`` searches for its answers as ``decoding`` says, and
+    names the ``fault`` of each row that it cannot answer. A task holds no weights.
     """
 
     name: ClassVar[str]
     pattern: ClassVar[str]
     metric: ClassVar[str]
     measures: ClassVar[dict[str, bool]]
+    writes: ClassVar[bool] = False
     columns: list[str]
     format: Format
 
@@ -151,6 +170,19 @@ class Task(ABC):
     def watch(self, model: nn.Module, examples: Any, place: Place) -> dict[str, float]:
         """Return the scores by which a training is watched: those of ``evaluate``, or cheaper."""
         return self.evaluate(model, examples, place).scores
+
+    def fault(self, cells: Sequence[Any]) -> str:
+        """Return why a row cannot be answered, as far as that is known before; else nothing."""
+        return ""
+
+    def ask(self, model: nn.Module, asks: Asks) -> None:
+        """Say what answers are to hold from now on.
+
+        Raises:
+            UsageError: this task or this model cannot do so.
+        """
+        if asks != Asks():
+            raise UsageError(f"{self.name} writes no text that could hold or align words")
 
     def answer_by(self, recipe: Recipe) -> None:  # noqa: B027 - most tasks have one way to answer
         """Take from a recipe how answers are looked for: its keys under ``decoding``."""

@@ -28,6 +28,7 @@ from unrolled.decoding.settings import Search
 from unrolled.models import Unaligned
 from unrolled.tasks.base import (
     Answer,
+    Asks,
     Evaluation,
     Rows,
     Task,
@@ -38,12 +39,22 @@ from unrolled.tasks.base import (
 from unrolled.tasks.labelled import TOKENIZER, need_table
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.unaligned import assemble, told_loss
-from unrolled.tasks.writing import WHOLE, Asks, Weights, aligned, copied, looks, units, write
+from unrolled.tasks.writing import (
+    WHOLE,
+    Weights,
+    aligned,
+    copied,
+    looks,
+    refuse_unknown,
+    units,
+    write,
+)
 from unrolled.training.objectives import Objective, shifted, translated
 from unrolled.training.precision import Place
 
 TARGET = "target.json"
 SAMPLES = 1000  # of the bootstrap
+TEXTS = 1 << 16  # encoded at once: a list of ids takes ten times the memory of an array
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,7 @@ class Pairs(Task):
     """Two fields of text, and a model that writes the second for the first."""
 
     pattern: ClassVar[str] = "many to many, unaligned"
+    writes: ClassVar[bool] = True
     kind: ClassVar[str]  # of pieces, where nobody named one
     grouped: ClassVar[bool]  # whether all answers to equal sources are right
     search: Search = Search()
@@ -121,6 +133,18 @@ class Pairs(Task):
         """Take how answers are searched for, and whether unknown words are copied."""
         self.search, self.copying = recipe.decoding, recipe.data.copy_unknown
 
+    def ask(self, model: nn.Module, asks: Asks) -> None:
+        """Say what answers are to hold from now on.
+
+        Raises:
+            UsageError: words that the vocabulary has no pieces for, or an alignment that the model
+                does not make.
+        """
+        if asks.alignment and not self.aligns(model):
+            raise UsageError("this model has no attention, so there is no alignment")
+        refuse_unknown(self.output.tokenizer, asks)
+        self.asks = asks
+
     @property
     def joint(self) -> bool:
         """Whether source and target have one vocabulary."""
@@ -143,11 +167,11 @@ class Pairs(Task):
             raise Bad(f"column {field.columns[0]!r} holds a NUL character")
         return text
 
-    def fit_in(self, ids: Sequence[int], field: Text) -> None:
+    def fit_in(self, tokens: int, field: Text) -> None:
         """Raise Bad for a text of more tokens than are read."""
-        if self.longest is not None and len(ids) > self.longest:
+        if self.longest is not None and tokens > self.longest:
             raise Bad(
-                f"column {field.columns[0]!r} has {len(ids):,} tokens with its end mark; "
+                f"column {field.columns[0]!r} has {tokens:,} tokens with its end mark; "
                 f"data.max_tokens is {self.longest}"
             )
 
@@ -167,11 +191,12 @@ class Pairs(Task):
             except Bad as error:
                 faults[line] = error
         texts = [[pair[side] for _, pair in kept] for side in (0, 1)]
-        ids = [f.encode([(t,) for t in side]) for f, side in zip(fields, texts, strict=True)]
+        ids = [_encoded(field, side) for field, side in zip(fields, texts, strict=True)]
+        steps = [side.lengths.tolist() for side in ids]
         rows = []
         for at, (line, _) in enumerate(kept):
             try:
-                for field, side in zip(fields, ids, strict=True):
+                for field, side in zip(fields, steps, strict=True):
                     self.fit_in(side[at], field)
                 rows.append(at)
             except Bad as error:
@@ -181,10 +206,11 @@ class Pairs(Task):
             raise found[0]
         if not rows:
             raise found[0] if found else DataError("no row is left to read", table.path)
+        inputs, targets = (side if len(rows) == len(side) else side.pick(rows) for side in ids)
         examples = PairExamples(
             np.array([kept[row][0] for row in rows]),
-            Ragged.of([ids[0][row] for row in rows]),
-            targets=Ragged.of([ids[1][row] for row in rows]),
+            inputs,
+            targets=targets,
             sources=tuple(texts[0][row] for row in rows),
             references=tuple(texts[1][row] for row in rows),
         )
@@ -274,7 +300,7 @@ class Pairs(Task):
         """Return what is wrong with a row that is to be answered, empty where nothing is."""
         try:
             text = self.check(self.inputs, cells[0])
-            self.fit_in(self._ids([text])[0], self.inputs)
+            self.fit_in(len(self._ids([text])[0]), self.inputs)
         except Bad as error:
             return str(error)
         return ""
@@ -285,7 +311,7 @@ class Pairs(Task):
             texts = [self.check(self.inputs, row[0]) for row in rows]
             ids = self._ids(texts)
             for each in ids:
-                self.fit_in(each, self.inputs)
+                self.fit_in(len(each), self.inputs)
         except Bad as error:
             raise UserError(str(error)) from None
         return self._answers(model, texts, ids, place)
@@ -416,3 +442,8 @@ def answer_of(told: Sequence[tuple[str, dict[str, Any]]], found: Sequence[Hypoth
             for (text, more), each in zip(told, found, strict=True)
         ]
     return Answer(text, math.exp(best.log_probability), details)
+
+
+def _encoded(field: Text, texts: Sequence[str]) -> Ragged:
+    chunks = (texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS))
+    return Ragged.join([Ragged.of(field.encode([(t,) for t in chunk])) for chunk in chunks])

@@ -18,13 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrolled.core.errors import DataError, UserError
-from unrolled.core.files import write_json
 from unrolled.data.batches import PAD, Batch, Buckets, Source, collate
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.fields import Bad, Label, Words, bad_row
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
-from unrolled.data.tokenizers import Tokenizer
 from unrolled.data.trees import CLOSE, WORD, Tree, escape, linearise, parse, plain, spans_of
 from unrolled.decoding.brackets import Alphabet
 from unrolled.decoding.brackets import Brackets as TreeConstraint
@@ -44,9 +42,9 @@ from unrolled.tasks.base import (
     locate,
     score_batches,
 )
-from unrolled.tasks.labelled import TOKENIZER, need_table
+from unrolled.tasks.labelled import need_table
 from unrolled.tasks.recipe import Recipe
-from unrolled.tasks.tag import WORDS, build_words, read_words
+from unrolled.tasks.tag import build_words, load_words, save_words
 from unrolled.tasks.unaligned import assemble, told_loss
 from unrolled.training.objectives import Objective, shifted, translated
 from unrolled.training.precision import Place
@@ -73,6 +71,7 @@ class Parse(Task):
 
     name: ClassVar[str] = "parse"
     pattern: ClassVar[str] = "many to many, unaligned"
+    writes: ClassVar[bool] = True
     metric: ClassVar[str] = "f1"
     measures: ClassVar[dict[str, bool]] = {
         "f1": UP, "precision": UP, "recall": UP, "complete": UP, "valid": UP, "loss": DOWN,
@@ -324,16 +323,12 @@ class Parse(Task):
 
     def save(self, folder: Path) -> None:
         """Write the words, and the vocabulary that they are spelt with."""
-        write_json(folder / WORDS, list(self.inputs.known))
-        if self.inputs.tokenizer is not None:
-            self.inputs.tokenizer.save(folder / TOKENIZER)
+        save_words(self.inputs, folder)
 
     @classmethod
     def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
         """Read the fields back."""
-        told = values["inputs"]
-        tokenizer = Tokenizer.load(folder / TOKENIZER) if told["spelt"] else None
-        inputs = Words(told["column"], read_words(folder / WORDS), tokenizer, told["max_words"])
+        inputs = load_words(values["inputs"], folder)
         output = Label(values["labels"]["column"], tuple(values["labels"]["names"]))
         return cls(inputs, output, values["run"], values["growth"])
 

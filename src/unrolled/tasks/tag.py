@@ -206,16 +206,12 @@ class Tag(Task):
 
     def save(self, folder: Path) -> None:
         """Write the words, and the vocabulary that they are spelt with."""
-        write_json(folder / WORDS, list(self.inputs.known))
-        if self.inputs.tokenizer is not None:
-            self.inputs.tokenizer.save(folder / TOKENIZER)
+        save_words(self.inputs, folder)
 
     @classmethod
     def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
         """Read the fields back."""
-        told = values["inputs"]
-        tokenizer = Tokenizer.load(folder / TOKENIZER) if told["spelt"] else None
-        inputs = Words(told["column"], read_words(folder / WORDS), tokenizer, told["max_words"])
+        inputs = load_words(values["inputs"], folder)
         output = Label(values["output"]["column"], tuple(values["output"]["names"]))
         return cls(inputs, output)
 
@@ -236,8 +232,24 @@ def build_words(inputs: Words, config: ModelConfig) -> TokenEmbedding | SpelledW
     )
 
 
-def read_words(path: Path) -> tuple[str, ...]:
-    """Read the words of a vocabulary. Raises DataError where they are not what was saved."""
+def save_words(inputs: Words, folder: Path) -> None:
+    """Write the words of a field, and the vocabulary that they are spelt with."""
+    write_json(folder / WORDS, list(inputs.known))
+    if inputs.tokenizer is not None:
+        inputs.tokenizer.save(folder / TOKENIZER)
+
+
+def load_words(told: dict[str, Any], folder: Path) -> Words:
+    """Read back the field that ``told`` describes and ``save_words`` wrote.
+
+    Raises:
+        DataError: the words are not what was saved.
+    """
+    tokenizer = Tokenizer.load(folder / TOKENIZER) if told["spelt"] else None
+    return Words(told["column"], _known(folder / WORDS), tokenizer, told["max_words"])
+
+
+def _known(path: Path) -> tuple[str, ...]:
     try:
         words = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -9,7 +9,6 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -26,7 +25,7 @@ from unrolled.decoding.search import Hypothesis, search
 from unrolled.decoding.settings import Search
 from unrolled.models import Unaligned
 from unrolled.models.unaligned import Steps
-from unrolled.tasks.base import score_batches
+from unrolled.tasks.base import Asks, score_batches
 from unrolled.training.precision import Place
 
 ROWS, TOKENS = 64, 4096  # sources that are answered together, and their padded tokens
@@ -34,21 +33,14 @@ WHOLE = {"words": WordsStream, "whitespace": WhitespaceStream}  # kinds whose to
 Weights = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class Asks:
-    """What answers are to hold, beside what a recipe says of the search.
-
-    Attributes:
-        alignment: tell which word of the source each word was written for.
-        begin: what every answer begins with.
-        banned: words and phrases that no answer holds.
-        required: words and phrases that every answer holds.
-    """
-
-    alignment: bool = False
-    begin: str = ""
-    banned: tuple[str, ...] = ()
-    required: tuple[str, ...] = ()
+def refuse_unknown(target: Tokenizer, asks: Asks) -> None:
+    """Raise UsageError where answers are to hold what the vocabulary has no pieces for."""
+    for told in filter(None, (asks.begin, *asks.required)):
+        if target.unk_id in target.encode(told):
+            raise UsageError(
+                f"{told!r} cannot be asked for: this model has never written all of it, so its "
+                "vocabulary has no pieces for it; leave it out"
+            )
 
 
 def write(
@@ -58,7 +50,7 @@ def write(
     settings: Search,
     place: Place,
     *,
-    asks: Asks = Asks(),
+    asks: Asks | None = None,
     unknown: bool = False,
 ) -> list[list[Hypothesis]]:
     """Search for answers to sources, of like length together; return those of each, best first.
@@ -72,7 +64,7 @@ def write(
         asks: what answers are to hold.
         unknown: whether the unknown token may be written.
     """
-    writer, rows = cast(Unaligned, model), Ragged.of(sources)
+    writer, rows, asks = cast(Unaligned, model), Ragged.of(sources), asks or Asks()
     found: list[list[Hypothesis]] = [[] for _ in sources]
     banned, phrases = _banned(target, asks.banned)
     banned += [target.pad_id, target.bos_id, *([] if unknown else [target.unk_id])]
