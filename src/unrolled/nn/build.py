@@ -251,16 +251,22 @@ def _check(name: str, config: LayerConfig) -> None:
         raise UsageError(f"there is no layer {name!r}; use layer=attention")
     if name not in LAYERS:
         raise UsageError(unknown("layer", name, LAYERS))
-    default = LayerConfig()
-    for key in LayerConfig.model_fields:
-        if key not in USES[name] and getattr(config, key) != getattr(default, key):
-            users = [layer for layer, uses in USES.items() if key in uses]
-            raise UsageError(
-                f"layer {name} has no setting {key!r} (got {getattr(config, key)!r}); it belongs "
-                f"to layer {' or '.join(users)}"
-            )
+    refuse_unused(config, name)
     if config.layers == 0 and name != "none":
         raise UsageError(f"layer {name} needs layers of at least 1, got 0; only layer=none takes 0")
+
+
+def refuse_unused(config: LayerConfig, *names: str) -> None:
+    """Raise UsageError for a setting that is not at its default and that none of the layers use."""
+    default, used = LayerConfig(), set[str]().union(*(USES.get(name, set()) for name in names))
+    for key in LayerConfig.model_fields:
+        if key not in used and getattr(config, key) != getattr(default, key):
+            users = [layer for layer, uses in USES.items() if key in uses]
+            told = f"layer {names[0]} has" if len(names) == 1 else f"{' and '.join(names)} have"
+            raise UsageError(
+                f"{told} no setting {key!r} (got {getattr(config, key)!r}); it belongs to layer "
+                f"{' or '.join(users)}"
+            )
 
 
 def settings_of(name: str, config: LayerConfig, **changes: Any) -> LayerConfig:

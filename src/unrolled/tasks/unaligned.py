@@ -13,7 +13,7 @@ from unrolled.data.batches import IGNORED, Batch, collate
 from unrolled.data.examples import Examples
 from unrolled.models import Unaligned
 from unrolled.nn import SpelledWords, TokenEmbedding, build_decoder, build_layer, with_context
-from unrolled.nn.build import settings_of
+from unrolled.nn.build import refuse_unused, settings_of
 from unrolled.nn.softmax import linear_cross_entropy
 from unrolled.tasks.base import check_reach, score_batches
 from unrolled.tasks.recipe import Recipe
@@ -43,6 +43,7 @@ def assemble(
     """
     config = recipe.model
     writer = config.decoder or recipe.layer
+    refuse_unused(config, *dict.fromkeys((recipe.layer, writer)))
     reader = settings_of(recipe.layer, config) if writer != recipe.layer else config
     told = settings_of(
         writer, config, bidirectional=False, layers=config.decoder_layers or config.layers
