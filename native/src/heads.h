@@ -3,8 +3,8 @@
 
 namespace {
 
-// Columns of the head whose scores, of many rows, stay in the second cache. They are cut alike for
-// any number of threads, so that sums have the same bits.
+// Columns of the head whose scores, of some hundred rows, stay in the second cache. They are cut
+// alike for any number of threads, so that sums have the same bits.
 struct Chunks {
     int64_t panels, columns, count;
     explicit Chunks(const Pack &w) {

@@ -108,9 +108,10 @@ class Run:
         task = self.task
         if not task.writes:
             raise UsageError(f"a run that was trained to {task.name} searches for no answers")
+        told = self.recipe.changed(decoding=self._decoding(decoding))
         task.ask(self.model, Asks(alignment, begin, tuple(banned), tuple(required)))
-        self.recipe = self.recipe.changed(decoding=self._decoding(decoding))
-        task.answer_by(self.recipe)
+        task.answer_by(told)
+        self.recipe = told
 
     def _decoding(self, changes: Mapping[str, Any]) -> Search:
         told = flat(self.recipe.decoding.model_dump()) | flat(changes)

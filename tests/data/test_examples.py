@@ -56,4 +56,4 @@ def test_parts_are_joined_and_rows_are_picked() -> None:
     )
     picked = joined.pick([3, 1])
     assert (picked.flat.tolist(), picked.offsets.tolist()) == ([8, 9, 4], [0, 3, 3])
-    assert len(Ragged.join([])) == 0
+    assert len(Ragged.join([])) == len(whole.pick([])) == 0

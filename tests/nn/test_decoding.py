@@ -249,6 +249,46 @@ def test_the_best_are_those_of_a_step(kind: dict[str, Any]) -> None:
     assert (values[:, :3].exp().sum(1) < 1).all()  # what is banned keeps its share
     with pytest.raises(ValueError, match="a banned id is none"):
         all_of_few.best(torch.zeros(4, dtype=torch.int64), state, 2, banned)
+    with pytest.raises(ValueError, match="expected k from 1 to 4, got 0"):
+        all_of_few.best(torch.zeros(4, dtype=torch.int64), state, 0, banned[2:])
+
+
+@needs_core
+@torch.inference_mode()
+def test_lengths_are_read_anew_with_every_memory() -> None:
+    made, lengths = parts(**KINDS[0]), torch.tensor([7, 7])
+    decoder, tokens, read = (
+        NativeDecoder(made),
+        torch.zeros(2, dtype=torch.int64),
+        torch.randn(2, 7, 10),
+    )
+    assert isinstance(made.layer, Attention)
+    decoder.step(tokens, made.layer.attend(read, lengths))
+    lengths.copy_(torch.tensor([2, 3]))  # the same tensor, other numbers
+    got = decoder.step(tokens, made.layer.attend(read, lengths))[0].clone()
+    expected = NativeDecoder(made).step(tokens, made.layer.attend(read, lengths.clone()))[0]
+    assert torch.equal(got, expected)
+
+
+@needs_core
+@torch.inference_mode()
+def test_nothing_left_over_is_packed() -> None:
+    """A cache is lent with what an earlier one left in it; rows that are behind do not show it."""
+    made = parts(**KINDS[0])
+    decoder, state = NativeDecoder(made), begun(made)
+    longer: Any = state
+    for _ in range(40):
+        longer = decoder.step(torch.ones(4, dtype=torch.int64), longer)[1]
+    longer.inner.buffer.keys.fill_(torch.nan)
+    short = decoder.step(torch.zeros(4, dtype=torch.int64), state)[1]
+    long = short
+    for _ in range(4):
+        long = decoder.step(torch.zeros(4, dtype=torch.int64), long)[1]
+    joined = DecoderState.join([short, long])
+    del longer
+    after = decoder.step(torch.zeros(8, dtype=torch.int64), joined)[1]
+    for name, part in pack(after).items():
+        assert part.isfinite().all(), name
 
 
 @needs_core

@@ -47,6 +47,8 @@ def test_what_does_not_go_together_is_told() -> None:
         built(recipe(layer="gru", **{"model.tie": True}))
     with pytest.raises(UsageError, match="carries no state"):
         built(recipe(layer="gru", **{"model.decoder": "none"}))
+    with pytest.raises(UsageError, match="use layer=attention"):
+        built(recipe(layer="gru", **{"model.decoder": "transformer", "model.heads": 2}))
     with pytest.raises(UsageError, match="gru and attention have no setting 'projection'"):
         built(recipe(layer="gru", **{"model.decoder": "attention", "model.projection": 4}))
 

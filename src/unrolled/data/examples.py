@@ -50,8 +50,10 @@ class Ragged:
 
     def pick(self, rows: Sequence[int]) -> Ragged:
         """Return some of the sequences."""
-        flat, ends = self.flat, self.offsets
-        return Ragged.of([flat[ends[row] : ends[row + 1]].tolist() for row in rows])
+        starts, lengths = self.offsets[rows], self.lengths[rows]
+        offsets = np.concatenate([np.zeros(1, np.int64), lengths.cumsum()])
+        steps = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        return Ragged(self.flat[np.repeat(starts, lengths) + steps], offsets)
 
     def take(self, rows: Ints, pad: int) -> tuple[Tensor, Tensor]:
         """Return these rows padded at the right: ids (B, T) and lengths (B,), both int64."""

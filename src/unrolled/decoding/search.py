@@ -88,6 +88,8 @@ def search(
         limits: the most tokens of an answer to each source, prefix and end mark included, at least
             1; raised where required phrases would not fit. See ``Search.limit``.
         prefixes: for each source what its answers begin with, scored like the rest; None is free.
+            Beside a source with a prefix, or with required phrases, the others' log-probabilities
+            may differ in the last digits, where the model chooses by itself (``Decoder.best``).
         banned: tokens never chosen.
         banned_phrases: sequences of tokens that never occur.
         required: for each source the phrases that must occur; the beam should be wider than they

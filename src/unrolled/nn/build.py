@@ -247,18 +247,23 @@ def build_decoder(
 
 def _check(name: str, config: LayerConfig) -> None:
     """Raise UsageError for an unknown layer, or a setting that it does not use."""
-    if name in ("transformer", "gpt"):
-        raise UsageError(f"there is no layer {name!r}; use layer=attention")
-    if name not in LAYERS:
-        raise UsageError(unknown("layer", name, LAYERS))
     refuse_unused(config, name)
     if config.layers == 0 and name != "none":
         raise UsageError(f"layer {name} needs layers of at least 1, got 0; only layer=none takes 0")
 
 
+def _known(name: str) -> set[str]:
+    """Return the settings of a layer. Raises UsageError where there is none of that name."""
+    if name in ("transformer", "gpt"):
+        raise UsageError(f"there is no layer {name!r}; use layer=attention")
+    if name not in USES:
+        raise UsageError(unknown("layer", name, USES))
+    return USES[name]
+
+
 def refuse_unused(config: LayerConfig, *names: str) -> None:
     """Raise UsageError for a setting that is not at its default and that none of the layers use."""
-    default, used = LayerConfig(), set[str]().union(*(USES.get(name, set()) for name in names))
+    default, used = LayerConfig(), set[str]().union(*map(_known, names))
     for key in LayerConfig.model_fields:
         if key not in used and getattr(config, key) != getattr(default, key):
             users = [layer for layer, uses in USES.items() if key in uses]

@@ -67,11 +67,11 @@ class Rooms:
         """Return room for keys and for values, float32; what stands there is left over."""
         needed = 2 * math.prod(shape)
         free = [memory for memory, holder in self._lent if holder() is None]
-        fitting = [memory for memory in free if memory.numel() >= needed]
+        fitting = [memory for memory in free if needed <= memory.numel() <= 4 * needed]
         if fitting:
             memory = min(fitting, key=Tensor.numel)
-        else:
-            self._lent = [each for each in self._lent if each[1]() is not None]  # too small by now
+        else:  # what is free is too small by now, or far too large
+            self._lent = [each for each in self._lent if each[1]() is not None]
             with torch.inference_mode(False):  # else it could not be written outside of it
                 memory = torch.empty(needed)
         keys, values = memory[:needed].view(2, *shape).unbind()
@@ -138,7 +138,10 @@ class BeamState(State):
         settled, used = self.settled(), self.used
         shape = settled.keys.shape
         buffer = rooms.buffer((*shape[:3], max(2 * used, 32), shape[4]))
-        buffer.keys[:, :, :, :used], buffer.values[:, :, :, :used] = settled.keys, settled.values
+        for part, before in ((buffer.keys, settled.keys), (buffer.values, settled.values)):
+            part[:, :, :, :used] = before
+            if not self.even:  # rows that are behind leave places that packing takes along
+                part[:, :, :, used:] = 0
         return type(self).of(AttentionState(buffer, self.lengths, used, 1))
 
     def stepped(self) -> Self:
@@ -202,7 +205,8 @@ class NativeDecoder:
         self._packed = _packed(self._layer, parts.head, precision)
         self._places: tuple[Tensor, ...] = ()  # position by position, as far as was asked for
         self._rooms = Rooms()
-        self._memory: tuple[Tensor, Tensor] | None = None  # lengths of the last, as given and read
+        # keys of the last memory, new with every one, and the lengths that are read of it
+        self._memory: tuple[tuple[Tensor, ...], Tensor] | None = None
 
     @torch.no_grad()
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, DecoderState]:
@@ -237,7 +241,7 @@ class NativeDecoder:
             state after.
 
         Raises:
-            ValueError: see ``step``.
+            ValueError: see ``step``; k or a banned token out of range.
         """
         x, cache, source, turn, after = self._begun(tokens, state)
         k = min(k, self._packed.shape.vocabulary)
@@ -267,9 +271,9 @@ class NativeDecoder:
 
     def _source(self, memory: Memory) -> Source:
         """Return what the core reads of a memory: of a source without steps its first, as there."""
-        if self._memory is None or self._memory[0] is not memory.lengths:
+        if self._memory is None or self._memory[0] is not memory.keys:
             most = memory.keys[0].shape[2]
-            self._memory = memory.lengths, memory.lengths.clamp(min=1, max=most)
+            self._memory = memory.keys, memory.lengths.clamp(min=1, max=most)
         return Source(memory.keys, memory.values, self._memory[1], memory.rows)
 
     def _embedded(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unrolled.ops import native
+from unrolled.ops.search import MOST
 
 NORMS = ("layer", "rms")
 FEEDFORWARDS = ("relu", "gelu", "swiglu")
@@ -192,6 +193,8 @@ class PackedDecoder:
             ValueError: see ``step``; k or a token out of range.
         """
         rows = x.shape[0]
+        if not 1 <= k <= min(MOST, self.shape.vocabulary):
+            raise ValueError(f"expected k from 1 to {min(MOST, self.shape.vocabulary)}, got {k}")
         _check("banned", banned, (len(banned),), torch.int64)
         values, tokens = x.new_empty(rows, k), banned.new_empty(rows, k)
         banned = banned.contiguous()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unrolled.core.errors import DataError, UserError
+from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.data.batches import PAD, Batch, Buckets, Source, collate
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.fields import Bad, Label, Words, bad_row
@@ -135,8 +135,15 @@ class Parse(Task):
         return Schema(self.name, (self.inputs.column,), (), self.labels.column)
 
     def answer_by(self, recipe: Recipe) -> None:
-        """Take the search from a recipe."""
-        self.search = recipe.decoding
+        """Take the search from a recipe. Raises UsageError for what says nothing of trees."""
+        search, default = recipe.decoding, Search()
+        for key in ("n_best", "max_length", "max_ratio", "max_extra"):
+            if getattr(search, key) != getattr(default, key):
+                raise UsageError(
+                    f"decoding.{key}={getattr(search, key)}: parse writes one tree a sentence, as "
+                    "long as trees of so many words grow; leave it out"
+                )
+        self.search = search
 
     def limits(self, words: Sequence[int]) -> list[int]:
         """Return the most tokens of a tree over so many words, its end mark included."""
