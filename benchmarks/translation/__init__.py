@@ -44,7 +44,7 @@ def read_options(arguments: list[str]) -> tuple[list[str], Options]:
             f"got {' '.join(wrong or runs)!r}"
         )
     # a turn is one pass over the sentences, or so many updates, however long it takes
-    repeats = 2 if "--quick" in arguments else 7
+    repeats = 2 if "--quick" in arguments else 5
     return names or list(PARTS), Options(repeats, 0.0, "--quick" in arguments, runs)
 
 

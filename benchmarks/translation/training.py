@@ -184,6 +184,8 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
             changes = {
                 "data.vocabulary": VOCABULARY, "training.precision": precision,
                 "training.batch_tokens": TOKENS, "training.warmup_steps": WARMUP,
+                # the plain model has none there
+                "model.embedding_dropout": 0.0, "model.head_dropout": 0.0,
                 "training.threads": torch.get_num_threads(), "training.max_minutes": None,
                 "training.max_steps": 10**6,
             }  # fmt: skip

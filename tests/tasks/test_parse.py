@@ -164,8 +164,8 @@ def test_its_search_is_set_like_any_other(trained: SimpleNamespace, tmp_path: Pa
     with pytest.raises(UsageError, match="parse writes no text that could hold"):
         run.adjust(begin="(S")
     with pytest.raises(UsageError, match=r"decoding\.n_best=2: parse writes one tree"):
-        run.adjust(n_best=2)
-    assert run.recipe.decoding.n_best == 1
+        run.adjust(beam=4, n_best=2)
+    assert (run.recipe.decoding.beam, run.recipe.decoding.n_best) == (1, 1)
 
 
 def test_it_stops_by_itself(trained: SimpleNamespace) -> None:
