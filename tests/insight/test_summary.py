@@ -30,12 +30,13 @@ def plan(layer: str = "gru", task: str = "classify", higher: bool = True) -> Any
     numbers = ("x",) if task == "regress" else ()
     schema = SimpleNamespace(inputs=("text",), text=("text",), numbers=numbers, frames=False)
     told = SimpleNamespace(
-        name=task, metric="m", measures={"m": higher}, schema=schema, columns=["text"]
+        writes=False, name=task, metric="m", measures={"m": higher}, schema=schema, columns=["text"]
     )
     data = SimpleNamespace(columns=["text"], rows=[("a film",)])
     prepared = SimpleNamespace(task=told, dev_data=data)
     recipe = SimpleNamespace(
         layer=layer, training=SimpleNamespace(pretrain_epochs=0),
+        data=SimpleNamespace(train="t", train_target=None),
         report=SimpleNamespace(samples=True),
     )  # fmt: skip
     return SimpleNamespace(prepared=prepared, recipe=recipe, folder=SimpleNamespace, target="t")
