@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -36,14 +35,13 @@ def peak(folder: Path, file: Path) -> int:
     """Return the largest resident memory of the command line while it translates a file, bytes."""
     out = file.with_suffix(".jsonl")
     words = ["predict", str(folder), "--file", str(file), "-o", str(out)]
-    process = subprocess.Popen([sys.executable, "-m", "unrolled", *words], cwd=ROOT)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        common.refuse(f"memory: predict ended {process.returncode}")
+    command = [sys.executable, "-m", "benchmarks.translation.peak", *words]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        common.refuse(f"memory: predict ended {done.returncode}")
     if out.read_text("utf-8").count("\n") != file.read_text("utf-8").count("\n"):
         common.refuse("memory: predict gave more or fewer lines than it read")
-    return used.ru_maxrss * 1024
+    return int(done.stdout.splitlines()[-1])
 
 
 def run(options: Options, folder: Path) -> dict[str, Any]:
