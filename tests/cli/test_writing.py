@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -11,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 import unrolled as package
 from conftest import Call
@@ -170,6 +173,16 @@ def test_two_files_are_scored_with_signature_and_test(
     assert "tok:13a" in told["notes"][0]
     out, _ = cli(*words, "--compare", mirror.run)
     assert out.count("no difference") == 2
+    # the same weights, kept from ending: worse on every line
+    worse = tmp_path / "worse"
+    shutil.copytree(mirror.run, worse)
+    told = yaml.safe_load((worse / "config.yaml").read_text())
+    told["decoding"]["min_length"] = 8
+    (worse / "config.yaml").write_text(yaml.safe_dump(told))
+    out, _ = cli(*words, "--compare", worse)
+    assert "no difference" not in out
+    assert out.count("paired bootstrap") == 2
+    assert all(float(found) < 0.05 for found in re.findall(r"p = ([\d.]+)", out))
     run = package.load(mirror.run)
     assert run.evaluate(files[0], target=files[1])["bleu"] == pytest.approx(
         float(scores["bleu"]), abs=1e-4

@@ -108,3 +108,10 @@ def test_korean_windows_text_is_read(write: Write) -> None:
     text = "안녕하세요 반갑습니다\n" * 50
     table = read_aligned(write(text.encode("cp949"), "a.ko"), write(text, "a.en"))
     assert set(table.rows) == {("안녕하세요 반갑습니다",) * 2}
+
+
+def test_utf_16_that_cannot_be_read_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("one\ntwo\n".encode("utf-16-le"))  # without the mark that it begins with
+    with pytest.raises(DataError, match=r"a\.txt:1: not valid UTF-16 text .*data\.encoding"):
+        list(Lines(path, "utf-16"))

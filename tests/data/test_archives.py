@@ -306,6 +306,8 @@ def test_a_nul_is_named_by_its_line(tmp_path: Path) -> None:
     path.write_bytes(b"text,label\ngood,1\nb\0d,0\n")
     with pytest.raises(DataError, match=r"n\.csv:3: NUL bytes"):
         read(path)
+    found = table(path, on_error="skip")
+    assert (found.rows, [error.line for error in found.skipped]) == ([("good", "1")], [3])
 
 
 def test_comments_above_a_table_are_passed_over(tmp_path: Path) -> None:

@@ -194,9 +194,12 @@ def test_a_faulty_tree_is_named_and_left_out(write: Any, bad: str, message: str)
         assert [error.line for error in found.skipped] == [line]
 
 
-def test_nul_bytes_are_refused_with_their_line(write: Any) -> None:
+def test_nul_bytes_are_refused_with_their_line_or_counted(write: Any) -> None:
+    path = write(f"{ONE}\n(S (NN \x00))\n{ONE}\n")
     with pytest.raises(DataError, match=":2: NUL bytes"):
-        read(write(f"{ONE}\n(S (NN \x00))\n"), on_error="skip")
+        read(path)
+    found = table(path, on_error="skip")
+    assert (found.lines, [error.line for error in found.skipped]) == ([1, 3], [2])
 
 
 def test_a_row_to_predict_is_words_with_blanks_between(write: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -124,3 +125,31 @@ def test_overlapping_occurrences_count() -> None:
     model = Table(4, 0, end=3.0)
     found = run(model, [0], 4, beam=40, required=[[[1, 1, 2], [2, 3]]], prefixes=[[1, 1, 1]])
     assert found[0][0].tokens[:5] == [1, 1, 1, 2, 3]
+
+
+class Closing:
+    """A constraint that lets no answer end, and nothing follow two tokens."""
+
+    def __init__(self, step: int = 0) -> None:
+        self.step = step
+
+    def allowed(self) -> torch.Tensor:
+        allowed = torch.ones(1, 6, dtype=torch.bool)
+        allowed[:, END] = False
+        return allowed & (self.step < 2)
+
+    def advance(self, rows: torch.Tensor, tokens: torch.Tensor) -> Closing:
+        return Closing(self.step + 1)
+
+    def feed(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens
+
+
+@pytest.mark.parametrize("seed", [0, 2, 5])
+def test_of_answers_without_a_way_on_those_that_lack_a_phrase_come_last(seed: int) -> None:
+    told = {"beam": 4, "n_best": 4, "limits": [9], "required": [[[5]]], "constraint": Closing()}
+    (answers,) = run(Table(6, seed), [0], **told)
+    held = [5 in answer.tokens for answer in answers]
+    assert any(held)
+    assert held == sorted(held, reverse=True)
+    assert {len(answer.tokens) for answer in answers} == {2}

@@ -405,3 +405,20 @@ def test_a_row_of_scores_without_bound_is_given_up(wrong: float, banned: tuple[i
         table, table.start([1]), Search(beam=2), start=START, end=END, limits=[5], banned=banned
     )
     assert [(each.tokens, each.finished) for each in found] == [([], False)]
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+@pytest.mark.parametrize("beam", [1, 2])
+def test_a_source_without_a_way_on_is_returned_as_it_stands(limit: int, beam: int) -> None:
+    settings = {"beam": beam, "min_length": 5, "banned": [1, 2, 3, 4, 5], "limits": [limit]}
+    (answers,) = run(Table(6, 1), [0], **settings)  # at its very limit, and before
+    assert [answer.tokens for answer in answers] == [[]]
+    assert not answers[0].finished
+
+
+def test_the_end_mark_banned_as_a_phrase_is_counted_once() -> None:
+    told = {"beam": 1, "limits": [3], "min_length": 3}
+    ((once,),), ((twice,),) = (
+        run(Table(6, 1), [0], **told, **more) for more in ({}, {"banned_phrases": [[END]]})
+    )
+    assert once.log_probabilities == twice.log_probabilities

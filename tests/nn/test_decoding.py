@@ -6,6 +6,7 @@ adds a few roundings of 2^-24; against fp64 both were measured to be off by at m
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -353,3 +354,26 @@ def test_why_not_native() -> None:
         NativeDecoder(made)
     made.layer.eval().double()
     assert "torch.float64 on cpu" in str(why_not_native(made))
+
+
+@needs_core
+@torch.inference_mode()
+def test_lengths_may_be_of_any_integers_and_may_change() -> None:
+    made = parts(**KINDS[0])
+    decoder, state = NativeDecoder(made), begun(made)
+    tokens = torch.randint(0, 37, (4,))
+    for lengths in ([7, 7, 7, 7], [2, 7, 3, 1]):
+        memory = replace(state.memory, lengths=torch.tensor(lengths, dtype=torch.int32))
+        told = replace(state, memory=memory)
+        got, _ = decoder.step(tokens, told)
+        torch.testing.assert_close(got, by_torch(made, tokens, told)[0], **NEAR)
+
+
+@needs_core
+@torch.inference_mode()
+def test_torch_does_not_take_the_cores_state() -> None:
+    made = parts(**KINDS[0])
+    tokens = torch.randint(0, 37, (4,))
+    _, state = NativeDecoder(made).step(tokens, begun(made))
+    with pytest.raises(ValueError, match=r"expected a AttentionState .*, got BeamState"):
+        by_torch(made, tokens, state.reorder(torch.tensor([2, 0, 1, 3])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -188,6 +189,38 @@ def test_every_kind_of_model_trains_and_is_read_back(
     again = unrolled.load(tmp_path / "run").answers(SOURCES)
     assert [answer.text for answer in before] == [answer.text for answer in again]
     assert (tmp_path / "run" / "target.json").exists() != bool(changes.get("data.joint"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layer": "attention", "model.heads": 2, "training.learning_rate": 0.005},
+        {"layer": "gru", "model.attention": "additive"},
+        {"layer": "lstm", "model.attention": "multiplicative", "model.bidirectional": True},
+        {"layer": "rnn", "model.attention": "none"},
+        {"layer": "attention", "model.heads": 2, "model.decoder": "lstm"},
+        {"layer": "gru", "task": "rewrite"},
+    ],
+)
+def test_every_kind_of_model_learns_where_to_end(tmp_path: Path, changes: dict[str, Any]) -> None:
+    words = ["".join(each) for n in (1, 2, 3) for each in itertools.permutations("abc", n)]
+    files = tmp_path / "a.src", tmp_path / "a.tgt"
+    files[0].write_text("".join(f"{word}\n" for word in words * 30))
+    files[1].write_text("".join(f"{word}{word.upper()}\n" for word in words * 30))
+    told = recipe(files[1], **{
+        "model.hidden": 32, "model.embedding": 32, "model.dropout": 0.0, "model.head_dropout": 0.0,
+        "model.embedding_dropout": 0.0, "training.learning_rate": 0.01, "training.batch_size": 30,
+        "training.label_smoothing": 0.0, "training.average": "none", "training.max_steps": 300,
+        "training.evaluate_every": 300, "training.schedule": "cosine", "data.max_tokens": 16,
+        "data.dev": str(files[0]), "data.dev_target": str(files[1]),
+    } | changes)  # fmt: skip
+    run = unrolled.train(files[0], out=tmp_path / "run", say=lambda text: None, quiet=True, **told)
+    for beam in (1, 5):
+        run.adjust(beam=beam)
+        found = run.answers(words)
+        assert all(answer.details["finished"] for answer in found)
+        right = [each.text == word + word.upper() for each, word in zip(found, words, strict=True)]
+        assert sum(right) >= 12  # of 15; one that never ended would have 54 letters
 
 
 def test_one_vocabulary_for_both_sides_is_learnt_from_both(tmp_path: Path) -> None:

@@ -45,6 +45,14 @@ def test_what_does_not_go_together_is_told() -> None:
     # a table that knows more tokens than are written cannot be the output weights
     with pytest.raises(UsageError, match=r"model\.tie needs a target embedding"):
         built(recipe(layer="gru", **{"model.tie": True}))
+    with pytest.raises(UsageError, match="needs a model that attends to its source"):
+        built(recipe(layer="gru", **{"decoding.coverage_penalty": 0.2, "model.attention": "none"}))
+    with pytest.raises(UsageError, match=r"writes 4 tokens .* may have 7: raise model.context"):
+        built(
+            recipe(
+                layer="gru", **{"model.decoder": "attention", "model.heads": 2, "model.context": 4}
+            )
+        )
     with pytest.raises(UsageError, match="carries no state"):
         built(recipe(layer="gru", **{"model.decoder": "none"}))
     with pytest.raises(UsageError, match="use layer=attention"):

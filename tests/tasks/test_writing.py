@@ -111,3 +111,42 @@ def test_the_native_core_writes_what_torch_writes() -> None:
             assert one.tokens == other.tokens
             # sums of up to twenty log-probabilities of fp32, taken in another order
             assert abs(one.log_probability - other.log_probability) < 1e-4
+
+
+@pytest.mark.parametrize("layer", ["attention", "gru"])
+def test_a_beginning_is_written_whole_whatever_the_limit(layer: str) -> None:
+    asks, settings = Asks(begin="abcde"), Search(beam=2, max_length=3)
+    found = writing.write(build(layer), LETTERS, sources(), settings, HERE, asks=asks)
+    assert all(LETTERS.decode(each[0].tokens).startswith("abcde") for each in found)
+
+
+def test_a_phrase_required_twice_takes_the_room_of_one() -> None:
+    config = LayerConfig(hidden=16, context=9)
+    decoder = build_decoder("attention", config, 16, build_layer("gru", LayerConfig(hidden=16), 16))
+    encoder, size = build_layer("gru", LayerConfig(hidden=16), 16), LETTERS.size
+    model = Unaligned(TokenEmbedding(size, 16), encoder, TokenEmbedding(size, 16), decoder, size)
+    asks = Asks(required=("defgh", "defgh"))
+    found = writing.write(model.eval(), LETTERS, sources(), Search(beam=8), HERE, asks=asks)
+    assert all("defgh" in LETTERS.decode(each[0].tokens) for each in found)
+
+
+def test_a_banned_word_is_spelt_in_no_other_way() -> None:
+    pieces = Tokenizer.fit("bpe", ["lamp lamps lampe clamp la m p the the"] * 5, 290)
+    torch.manual_seed(0)
+    width, size = LayerConfig(hidden=16), pieces.size
+    encoder = build_layer("gru", width, 16)
+    decoder = build_decoder("gru", width, 16, encoder)
+    table = TokenEmbedding(size, 16)
+    model = Unaligned(TokenEmbedding(size, 16), encoder, table, decoder, size).eval()
+    # a model that likes every way to spell one word, the one of the tokenizer best
+    for number, text in enumerate((" lamp", " ", "la", "m", "p", " la", "l", "a")):
+        for id in pieces.encode(text):
+            model.head.bias.data[id] += 6 - 0.2 * number
+    model.head.weight.data.zero_()
+    settings, rows = Search(beam=4, n_best=4, max_length=6), [[pieces.encode("lamp")[0], 3]]
+    free = writing.write(model, pieces, rows, settings, HERE)[0]
+    assert any("lamp" in pieces.decode(each.tokens).split() for each in free)
+    asks = Asks(banned=("lamp",))
+    found = writing.write(model, pieces, rows, settings, HERE, asks=asks)[0]
+    assert found
+    assert not any("lamp" in pieces.decode(each.tokens).split() for each in found)

@@ -52,6 +52,12 @@ SCENES: dict[str, dict[str, Any]] = {
         "layer": "gru", "training.batch_size": 5, "training.accumulate": 2,
         "data.vocabulary": 60, "data.tokenizer": "words", "model.ngrams": 500,
     },
+    "pairs.tsv": COMMON | {
+        "layer": "attention", "task": "translate", "data.tokenizer": "whitespace",
+        "model.heads": 2, "model.bidirectional": "true", "data.max_tokens": 16,
+        "model.attention_dropout": 0, "training.batch_size": 6, "training.label_smoothing": 0.1,
+        "training.average": "last", "training.average_last": 2,
+    },
     # two lanes: the third process has no row of its own
     "two.txt": COMMON | {"layer": "gru", "training.window": 8, "training.batch_size": 2},
 }  # fmt: skip
@@ -67,6 +73,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_text("\n".join(lines[:25]) + "\n")
     rows = [f'"{line}",{"yes" if "good" in line else "no"}' for line in lines]
     (folder / "rows.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    pairs = [f"{line}\t{' '.join(reversed(line.split()))}" for line in lines]
+    (folder / "pairs.tsv").write_text("source\ttarget\n" + "\n".join(pairs) + "\n")
     return folder
 
 
@@ -125,7 +133,9 @@ def assert_near(one: Path, other: Path) -> None:
     assert result(one)["tokens"] == result(other)["tokens"]
 
 
-@pytest.mark.parametrize(("scene", "several"), [("text.txt", 2), ("rows.csv", 2), ("two.txt", 3)])
+@pytest.mark.parametrize(
+    ("scene", "several"), [("text.txt", 2), ("rows.csv", 2), ("pairs.tsv", 2), ("two.txt", 3)]
+)
 def test_several_processes_have_the_losses_of_one(
     tmp_path: Path, data: Path, ask: Ask, scene: str, several: int
 ) -> None:

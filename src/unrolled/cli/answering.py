@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unrolled.core.errors import DataError, UsageError, UserError
+from unrolled.data import conllu, dictionary, trees
 from unrolled.data.aligned import Line, Lines
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Rows, read, rows_of
@@ -26,7 +27,9 @@ from unrolled.tasks.recipe import Recipe
 Numbered = tuple[int, tuple[Any, ...] | None]
 CHUNK = 256  # rows answered together; what is read of a file at once
 LINES, CHARACTERS = 1024, 1 << 22  # lines of a text answered together, and their characters
-TABLES = re.compile(r"\.(csv|tsv|ptb|mrg|jsonl|ndjson|parquet|conllu?|zip)(\.gz)?$", re.IGNORECASE)
+# names of files that are no plain text
+TABLES = re.compile(r"\.(csv|tsv|jsonl|ndjson|parquet|zip)(\.gz)?$", re.IGNORECASE)
+OTHERS = (TABLES, conllu.NAME, dictionary.NAME, trees.NAME)
 
 
 def adjust(
@@ -258,7 +261,8 @@ class LineRows:
 
 def is_plain(path: Path, changes: dict[str, Any]) -> bool:
     """Whether a file holds a text a line, whatever its lines look like: its name says no table."""
-    return path.is_file() and not TABLES.search(path.name) and "data.text" not in changes
+    named = any(pattern.search(path.name) for pattern in OTHERS)
+    return path.is_file() and not named and "data.text" not in changes
 
 
 def answered_lines(run: Run, rows: LineRows) -> Iterator[tuple[dict[str, Any], Answer]]:

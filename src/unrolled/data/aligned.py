@@ -63,6 +63,10 @@ class Lines:
                 while line := _next(text, self._end):
                     number += 1
                     yield self._checked(number, line)
+            except UnicodeError as error:  # a codec that cannot go on after damage, as UTF-16
+                told = f"not valid {self.format.encoding.upper()} text ({error})"
+                told += "; data.encoding=NAME names another"
+                raise DataError(told, self.path, number + 1) from None
             except BROKEN as error:
                 raise self._origin.broken(error, number + 1) from None
 

@@ -82,11 +82,11 @@ def blocks(origin: Origin, format: Format, report: Report) -> Iterator[tuple[int
                 block = text.read(BLOCK)
                 if block and not block.endswith("\n"):
                     block += text.readline(LONGEST)
-            except BROKEN as error:
-                raise origin.broken(error, line) from None
             except UnicodeError as error:  # a codec that cannot go on after damage, as UTF-16
                 told = _undecodable(format, str(error), fits())
                 raise DataError(told, origin.name, line) from None
+            except BROKEN as error:
+                raise origin.broken(error, line) from None
             if not block:
                 return
             if len(block) > LONGEST and block.rfind("\n") < len(block) - LONGEST:
@@ -115,10 +115,11 @@ def _checked(block: str, line: int, name: str, format: Format, report: Report, f
     while damage := DAMAGE.search(block, kept):
         line += block.count("\n", kept, damage.start())
         if damage.group() == "\x00":
-            advice = "save it as text; if it is UTF-16 text set data.encoding=utf-16"
-            raise DataError(f"NUL bytes: this is a binary file; {advice}", name, line)
-        byte = f"byte 0x{ord(damage.group()) & 0xFF:02x}"
-        report(DataError(_undecodable(format, byte, fits()), name, line))
+            told = "NUL bytes: this is a binary file; save it as text; if it is UTF-16 text set "
+            told += "data.encoding=utf-16" + (f", {SKIP_HINT}" if format.kind != "text" else "")
+        else:
+            told = _undecodable(format, f"byte 0x{ord(damage.group()) & 0xFF:02x}", fits())
+        report(DataError(told, name, line))
         start = block.rfind("\n", kept, damage.start()) + 1
         pieces.append(block[kept:start])
         end = block.find("\n", damage.end())
@@ -145,5 +146,8 @@ def newline_of(origin: Origin, format: Format) -> str:
     """Return the line end of the file's first block, "mixed" where it has several."""
     with origin.open() as raw:
         text = io.TextIOWrapper(raw, encoding=format.encoding, errors="replace", newline="")
-        ends = set(re.findall("\r\n?|\n", text.read(BLOCK)))
+        try:
+            ends = set(re.findall("\r\n?|\n", text.read(BLOCK)))
+        except UnicodeError:  # whoever reads the lines tells what is wrong, and where
+            return "\n"
     return ends.pop() if len(ends) == 1 else ("mixed" if ends else "\n")

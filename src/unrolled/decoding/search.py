@@ -140,7 +140,7 @@ def _check(
         if not phrase or not {end, *banned}.isdisjoint(phrase):
             raise UsageError(f"the required phrase {phrase} is empty or holds a banned token")
     if settings.coverage_penalty:
-        if not hasattr(model, "step_attending"):
+        if not hasattr(model, "step_attending") or not getattr(model, "attends", True):
             raise UsageError(
                 "coverage_penalty needs a model that attends to its source, and this one does "
                 "not; set coverage_penalty=0"
@@ -235,15 +235,17 @@ class _Beams:
         base = np.arange(len(self.sources))[:, None] * self.total.shape[1]
         rows = base + on["parent"]
         self.book.add(self.rows[rows].ravel(), on["token"].ravel(), on["value"].ravel())
+        full = job.limits[self.sources] <= step
+        # nothing may follow and nothing ended: what stood before this step is all there is
+        lost = dead.all(1) & (self.tally == 0).all(1)
+        if lost.any():
+            before = base + np.arange(self.total.shape[1])
+            self._cut(lost, before, self.total, step - 1)
         for at, source in enumerate(self.sources.tolist() if job.required else ()):
             if source in job.required:
                 job.required[source].follow(on["parent"][at], on["token"][at])
-        full = job.limits[self.sources] <= step
-        lost = dead.all(1) & (self.tally == 0).all(1)
-        if full.any() or lost.any():
-            self._cut(full, rows, on["total"], step)
-            before = base + np.arange(self.total.shape[1])
-            self._cut(lost & ~full, before, self.total, step - 1)
+        if full.any():
+            self._cut(full & ~lost, rows, on["total"], step)
         hope = on["total"].reshape(*self.tally.shape, -1).max(2) / job.penalty[self.sources]
         done = (self.tally >= job.enough[self.sources]) | (self.best[:, :, -1] >= hope)
         order = np.flatnonzero(~(full | done.all(1)))

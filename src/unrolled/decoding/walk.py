@@ -134,7 +134,8 @@ class Walk:
         """Set what may not be written."""
         single = sorted({*tokens, *(phrase[0] for phrase in phrases if len(phrase) == 1)})
         self.never = torch.tensor(single, dtype=torch.int64, device=self.device)
-        self.early = torch.tensor([*single, self.job.end], device=self.device)
+        early = sorted({*single, self.job.end})  # twice, a token would count twice in the sum
+        self.early = torch.tensor(early, device=self.device)
         self.phrases = [phrase for phrase in phrases if len(phrase) > 1]
         self.fed = constraint is not None  # the first rule says what is read
         self.rules: list[Constraint] = [] if constraint is None else [constraint]

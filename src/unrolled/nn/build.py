@@ -24,7 +24,8 @@ class LayerConfig(Config):
         layers: how many are stacked.
         bidirectional: read both ways.
         dropout: between stacked layers; for attention on what every block adds.
-        input_dropout, output_dropout, recurrent_dropout: variational, one mask a sequence.
+        input_dropout, output_dropout, recurrent_dropout: variational, one mask a sequence; one a
+            step in a recurrent decoder with attention, which is unrolled step by step.
         between_dropout: variational, between stacked layers.
         weight_drop: on the recurrent weights.
         zoneout: probability that a unit keeps its old value.

@@ -206,7 +206,7 @@ class NativeDecoder:
         self._places: tuple[Tensor, ...] = ()  # position by position, as far as was asked for
         self._rooms = Rooms()
         # keys of the last memory, new with every one, and the lengths that are read of it
-        self._memory: tuple[tuple[Tensor, ...], Tensor] | None = None
+        self._memory: tuple[tuple[Tensor, ...], Tensor, Tensor] | None = None
 
     @torch.no_grad()
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, DecoderState]:
@@ -271,10 +271,12 @@ class NativeDecoder:
 
     def _source(self, memory: Memory) -> Source:
         """Return what the core reads of a memory: of a source without steps its first, as there."""
-        if self._memory is None or self._memory[0] is not memory.keys:
+        known, lengths = self._memory, memory.lengths
+        if known is None or known[0] is not memory.keys or known[1] is not lengths:
             most = memory.keys[0].shape[2]
-            self._memory = memory.keys, memory.lengths.clamp(min=1, max=most)
-        return Source(memory.keys, memory.values, self._memory[1], memory.rows)
+            known = memory.keys, lengths, lengths.long().clamp(min=1, max=most)
+            self._memory = known
+        return Source(memory.keys, memory.values, known[2], memory.rows)
 
     def _embedded(
         self, tokens: Tensor, inner: BeamState

@@ -242,6 +242,7 @@ class Attention(Layer):
         self, x: Tensor, state: DecoderState, lengths: Tensor | None, looks: list[Tensor] | None
     ) -> tuple[Tensor, DecoderState]:
         """Unroll a decoder and append to ``looks``, if given, where each block looked (B, T, M)."""
+        checked(state.inner, AttentionState, "a decoder's own step")
         y, inner = self._unroll(x, state.inner, lengths, state.memory, looks)
         return y, replace(state, inner=inner)
 

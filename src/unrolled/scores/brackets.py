@@ -1,8 +1,9 @@
 """Scores of parses: labelled brackets, as evalb counts them under its COLLINS.prm.
 
 https://nlp.cs.nyu.edu/evalb: words with a tag of punctuation or of a trace are taken out, and
-brackets that hold nothing else; TOP and ROOT do not count; ADVP and PRT are one label; brackets of
-equal label and words match one to one, so that of two equal ones in a chain both must be found.
+brackets that hold nothing else; TOP does not count (nor does ROOT here, its name in other
+treebanks); ADVP and PRT are one label; brackets of equal label and words match one to one, so that
+of two equal ones in a chain both must be found.
 """
 
 from __future__ import annotations

@@ -371,7 +371,7 @@ class Pairs(Task):
         source = units(self.inputs.tokenizer, ids[:-1], text)
         unknown = target.unk_id in found.tokens
         answer = (
-            copied(target, found.tokens, weights, source)
+            copied(target, found.tokens, weights, source, self.asks.banned)
             if unknown and target.kind in WHOLE
             else target.decode(found.tokens)
         )

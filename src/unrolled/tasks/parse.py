@@ -137,7 +137,7 @@ class Parse(Task):
     def answer_by(self, recipe: Recipe) -> None:
         """Take the search from a recipe. Raises UsageError for what says nothing of trees."""
         search, default = recipe.decoding, Search()
-        for key in ("n_best", "max_length", "max_ratio", "max_extra"):
+        for key in ("n_best", "min_length", "max_length", "max_ratio", "max_extra"):
             if getattr(search, key) != getattr(default, key):
                 raise UsageError(
                     f"decoding.{key}={getattr(search, key)}: parse writes one tree a sentence, as "
@@ -189,6 +189,9 @@ class Parse(Task):
     def build(self, recipe: Recipe) -> nn.Module:
         """Return an encoder of words, and a decoder that reads brackets and words."""
         config, longest = recipe.model, self.inputs.max_words
+        for key in ("share", "scale_embedding"):
+            if getattr(config, key):
+                raise UsageError(f"model.{key}=true is for pairs of texts, not for parse")
         # words are dropped where they are read as a source; brackets never are
         target = TokenEmbedding(
             self.size + self.inputs.size,

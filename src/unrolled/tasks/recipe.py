@@ -89,7 +89,7 @@ class DataConfig(Config):
     max_tokens: int | None = Field(
         512,
         ge=2,
-        description="a longer text is cut here; translate, rewrite: a longer side of a pair is a "
+        description="a longer text is cut here; translate, rewrite, parse: a longer side is a "
         "faulty row",
     )
     holdout: float = Field(0.1, gt=0, lt=1, description="share held out when there is no `dev`")
@@ -145,7 +145,7 @@ class ModelConfig(LayerConfig):
         0.5, ge=0, lt=1, description="share of n-grams left out in training"
     )
     spelling: int = Field(
-        64, ge=0, description="tagging: width of what reads each word's characters; 0 is none"
+        64, ge=0, description="tag, parse: width of what reads each word's characters; 0 is none"
     )
     token_dropout: float = Field(0.0, ge=0, lt=1, description="share of tokens dropped whole")
     embedding_dropout: float = Field(0.0, ge=0, lt=1, description="dropout after the embedding")

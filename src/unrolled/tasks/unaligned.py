@@ -56,13 +56,25 @@ def assemble(
     decoder = build_decoder(
         writer, told, target.width, encoder, config.attention, config.input_feeding
     )
+    if decoder.context is not None and (writes is None or writes > decoder.context):
+        raise UsageError(
+            f"layer={writer} writes {decoder.context} tokens (model.context) and an answer may "
+            f"have {'any number' if writes is None else writes}: raise model.context, or set "
+            "data.max_tokens lower"
+        )
     try:
-        return Unaligned(
+        model = Unaligned(
             source, encoder, target, decoder, outputs,
             config.head_dropout, config.tie, config.head_bias,
         )  # fmt: skip
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if recipe.decoding.coverage_penalty and not model.attends:
+        raise UsageError(
+            "decoding.coverage_penalty needs a model that attends to its source: set it to 0, or "
+            "model.attention"
+        )
+    return model
 
 
 @torch.no_grad()

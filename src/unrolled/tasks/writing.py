@@ -30,7 +30,10 @@ from unrolled.training.precision import Place
 
 ROWS, TOKENS = 64, 4096  # sources that are answered together, and their padded tokens
 WHOLE = {"words": WordsStream, "whitespace": WhitespaceStream}  # kinds whose tokens are words
+PIECES = ("bpe", "unigram", "bytes")  # kinds that may spell a word in several ways
 Weights = NDArray[np.float32]
+Ids = list[int]
+Phrases = list[Ids]
 
 
 def refuse_unknown(target: Tokenizer, asks: Asks) -> None:
@@ -61,26 +64,27 @@ def write(
         sources: their ids, each with its end mark.
         settings: of the search.
         place: where the model computes.
-        asks: what answers are to hold.
+        asks: what answers are to hold; found otherwise spelt than it was banned, anew without it.
         unknown: whether the unknown token may be written.
     """
     writer, rows, asks = cast(Unaligned, model), Ragged.of(sources), asks or Asks()
     found: list[list[Hypothesis]] = [[] for _ in sources]
-    banned, phrases = _banned(target, asks.banned)
-    banned += [target.pad_id, target.bos_id, *([] if unknown else [target.unk_id])]
-    begin = target.encode(asks.begin) if asks.begin else None
-    required = [_within(target, phrase) for phrase in asks.required]
-    needed = 1 + len(begin or ()) + sum(map(len, required))
-    if writer.longest is not None and needed > writer.longest:
-        raise UsageError(
-            f"the required phrases and the beginning take {needed} tokens with the end mark, and "
-            f"this model writes {writer.longest} at most; require less"
-        )
+    banned = [target.pad_id, target.bos_id, *([] if unknown else [target.unk_id])]
+    phrases, begin, required, needed = _asked(target, asks, writer.longest)
 
     def answer(steps: Steps, chosen: Ints) -> None:
+        never, waiting = phrases, chosen
+        while len(waiting):
+            search_once(steps, waiting, never)
+            spelt = {row: _spellings(target, found[row], asks.banned) for row in waiting.tolist()}
+            new = [ids for each in spelt.values() for ids in each if ids not in never]
+            never = [*never, *new]
+            waiting = waiting[[bool(new and spelt[row]) for row in waiting.tolist()]]
+
+    def search_once(steps: Steps, chosen: Ints, never: Phrases) -> None:
         ids, lengths = rows.take(chosen, PAD)
         told, count = lengths.tolist(), len(chosen)
-        most = [min(settings.limit(n), writer.longest or settings.limit(n)) for n in told]
+        limits = [min(settings.limit(n), writer.longest or settings.limit(n)) for n in told]
         with torch.no_grad(), place.searching():
             answers = search(
                 steps,
@@ -88,10 +92,10 @@ def write(
                 settings,
                 start=target.bos_id,
                 end=target.eos_id,
-                limits=most,
+                limits=[max(needed, limit) for limit in limits],
                 prefixes=[begin] * count if begin else None,
                 banned=banned,
-                banned_phrases=phrases,
+                banned_phrases=never,
                 required=[required] * count if required else None,
                 lengths=told,
                 device=place.device,
@@ -126,9 +130,9 @@ def side_by_side(
     def work() -> None:
         if threads > 1:
             torch.set_num_threads(1)  # of this thread
-        with place.searching():
-            steps = writer.stepper()
         try:
+            with place.searching():
+                steps = writer.stepper()
             while not stop.is_set():
                 with lock:
                     chosen = next(waiting, None)
@@ -153,11 +157,43 @@ def side_by_side(
         torch.set_num_threads(before)  # threads to come begin with what was set last
 
 
-def _banned(target: Tokenizer, words: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-    """Return the tokens and the phrases that spell banned words, at the start and later."""
+def _asked(target: Tokenizer, asks: Asks, longest: int | None) -> tuple[Phrases, Ids, Phrases, int]:
+    """Return in ids what is banned, the beginning, what is required, and the tokens of those two.
+
+    Raises:
+        UsageError: they and the end mark are more than the ``longest`` that a model writes.
+    """
+    begin = target.encode(asks.begin) if asks.begin else []
+    unique = dict.fromkeys(tuple(_within(target, phrase)) for phrase in asks.required)
+    required = [list(phrase) for phrase in unique]
+    needed = 1 + len(begin) + sum(map(len, required))
+    if longest is not None and needed > longest:
+        raise UsageError(
+            f"the required phrases and the beginning take {needed} tokens with the end mark, and "
+            f"this model writes {longest} at most; require less"
+        )
+    return _banned(target, asks.banned), begin, required, needed
+
+
+def _banned(target: Tokenizer, words: Sequence[str]) -> Phrases:
+    """Return the ids that spell banned words, at the start and later."""
     spelt = [target.encode(word) for word in words] + [_within(target, word) for word in words]
-    unique = [list(ids) for ids in dict.fromkeys(map(tuple, spelt)) if target.unk_id not in ids]
-    return [ids[0] for ids in unique if len(ids) == 1], [ids for ids in unique if len(ids) > 1]
+    return [list(ids) for ids in dict.fromkeys(map(tuple, spelt)) if target.unk_id not in ids]
+
+
+def _spellings(target: Tokenizer, answers: Sequence[Hypothesis], words: Sequence[str]) -> Phrases:
+    """Return the ids by which answers spell any of the words, as a whole word."""
+    if not words or target.kind not in PIECES:
+        return []
+    found, told = [], "|".join(map(re.escape, words))
+    for tokens in (each.tokens for each in answers):
+        matches = [*re.finditer(rf"(?<!\w)({told})(?!\w)", target.decode(tokens))]
+        ends = [len(target.decode(tokens[:n])) for n in range(len(tokens) + 1)] if matches else []
+        for match in matches:
+            first = max(n for n, end in enumerate(ends) if end <= match.start())
+            last = min(n for n, end in enumerate(ends) if end >= match.end())
+            found.append(list(tokens[first:last]))
+    return found
 
 
 def _within(target: Tokenizer, phrase: str) -> list[int]:
@@ -204,7 +240,7 @@ def units(tokenizer: Tokenizer, ids: Sequence[int], text: str = "") -> tuple[lis
 
     ``text`` is what the ids were made of, where that is known: it tells the unknown ones.
     """
-    if tokenizer.kind in ("bpe", "unigram", "bytes"):
+    if tokenizer.kind in PIECES:
         stream, written, places = tokenizer.stream(), "", []
         for id in ids:
             written += stream.feed(id)
@@ -235,14 +271,24 @@ def links(weights: Weights, source: Sequence[int], answer: Sequence[int]) -> lis
 
 
 def copied(
-    target: Tokenizer, tokens: Sequence[int], weights: Weights, source: tuple[list[str], list[int]]
+    target: Tokenizer,
+    tokens: Sequence[int],
+    weights: Weights,
+    source: tuple[list[str], list[int]],
+    banned: Sequence[str] = (),
 ) -> str:
-    """Return the text of word tokens, each unknown one replaced by the word that it looks at."""
+    """Return the text of word tokens, each unknown one replaced by the word that it looks at.
+
+    Of words that are not banned, that is; where there is none the unknown token stays.
+    """
     words, places = source
+
+    def copy(look: NDArray[np.float32]) -> str:
+        seen = (words[places[at]] for at in np.argsort(-look, kind="stable").tolist())
+        return next((word for word in seen if word not in banned), target.token(target.unk_id))
+
     spelt = [
-        target.token(token)
-        if token != target.unk_id
-        else words[places[int(weights[step].argmax())]]
+        copy(weights[step]) if token == target.unk_id else target.token(token)
         for step, token in enumerate(tokens)
     ]
     stream = WHOLE[target.kind]([*SPECIALS, *spelt])
