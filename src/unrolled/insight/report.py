@@ -49,7 +49,8 @@ tbody th{background:var(--card);font-weight:400}.scores tr:first-child>*{font-we
 .matrix tbody th{background:var(--head);white-space:nowrap}
 .settings{font-size:14px}.settings td{text-align:left;overflow-wrap:anywhere}
 .settings th,.settings td{padding:3px 12px}
-.scroll{overflow:auto;max-height:760px}.scroll th:first-child{position:sticky;left:0}.scroll+.note{margin-top:12px}
+.scroll{overflow:auto;max-height:760px}.scroll th:first-child{position:sticky;left:0}
+.scroll+.note{margin-top:12px}
 pre{padding:14px;white-space:pre-wrap;word-break:break-word;margin:0 0 12px}
 .rows{list-style:none;padding:0;margin:0;display:grid;gap:10px}.rows li{padding:10px 14px}
 .rows p{margin:0}.rows p+p{white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate}
