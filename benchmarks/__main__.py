@@ -1,4 +1,7 @@
-"""``python -m benchmarks NAME``: run one, print its table, keep it in ``benchmarks/results/``."""
+"""``python -m benchmarks NAME``: run one, print its table, keep it in ``benchmarks/results/``.
+
+Where some parts of it are named, so is the file: a later part does not undo what was measured.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,8 @@ def main() -> int:
     told = {"benchmark": name, "date": now.isoformat(timespec="seconds"), **hardware(), **found}
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    path = folder / f"{name}-{now:%Y-%m-%d}.json"
+    parts = [word for word in sys.argv[2:] if not word.startswith("--")]
+    path = folder / f"{'-'.join([name, *parts])}-{now:%Y-%m-%d}.json"
     path.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
     print(f"\nwritten to {path.relative_to(Path(__file__).parent.parent)}")
     return 0

@@ -27,7 +27,10 @@ def generate(
         typer.Option(help="Draw from tokens at least p times as likely as the likeliest."),
     ] = None,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1 avoids what was said.")] = 1.0,
-    seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds give equal texts.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Equal seeds give equal texts; without one they differ."),
+    ] = None,
     stop: Annotated[
         list[str] | None, typer.Option(help="End before this text; may be repeated.")
     ] = None,
@@ -38,11 +41,13 @@ def generate(
     Example: unrolled generate runs/shakespeare-lstm --prompt "ROMEO:" --temperature 0.8 --seed 1
     """
     import json
+    import secrets
 
     from unrolled.run import load
 
     pieces = load(run).stream(
-        prompt, max_new_tokens, seed=seed, stop=stop or [],
+        prompt, max_new_tokens, seed=secrets.randbits(63) if seed is None else seed,
+        stop=stop or [],
         notice=lambda text: print(f"unrolled: {text}", file=sys.stderr),
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         repetition_penalty=repetition_penalty,

@@ -59,6 +59,10 @@ def predict(
     require: Annotated[
         list[str] | None, typer.Option(help="A word or phrase that every text holds; repeatable.")
     ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="With decoding.sample=true: equal seeds give equal answers."),
+    ] = None,
 ) -> None:
     """Answer rows: one line for each on standard output, and nothing else.
 
@@ -72,6 +76,10 @@ def predict(
 
       tail -f log.txt | unrolled predict runs/reviews --live
     """
+    import secrets
+
+    import torch
+
     from unrolled.cli.answering import adjust, answer_file, print_answers
     from unrolled.core.errors import UsageError
     from unrolled.run import load
@@ -84,6 +92,7 @@ def predict(
     loaded = load(run)
     details = as_json or str(output).endswith(".jsonl")
     adjust(loaded, parse(settings or []), begin, ban or [], require or [], details)
+    torch.manual_seed(secrets.randbits(63) if seed is None else seed)  # of drawn answers
     if file is not None:
         answer_file(loaded, file, parse(rows or []), output, as_json)
         return
