@@ -208,6 +208,8 @@ def test_what_cannot_be_scored_is_said(
 def test_drawn_answers_are_repeated_by_their_seed_alone(cli: Call, mirror: SimpleNamespace) -> None:
     words = ["predict", mirror.run, *["a b c d e"] * 8, "--set", "decoding.sample=true"]
     words += ["--set", "decoding.sampling.temperature=3"]
-    found = [cli(*words, *more)[0] for more in (["--seed", 1], ["--seed", 1], ["--seed", 2], [], [])]
+    found = [
+        cli(*words, *more)[0] for more in (["--seed", 1], ["--seed", 1], ["--seed", 2], [], [])
+    ]
     assert found[0] == found[1]
     assert len(set(found)) == 4
