@@ -8,10 +8,13 @@ import io
 import itertools
 import json
 import re
+import secrets
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.data import conllu, dictionary, trees
@@ -39,8 +42,11 @@ def adjust(
     banned: list[str],
     required: list[str],
     details: bool,
+    seed: int | None,
 ) -> None:
     """Set how a run that writes texts searches; with ``details`` it aligns words too.
+
+    ``seed`` is that of drawn answers; None draws others each time.
 
     Raises:
         UsageError: a key that is not under ``decoding``, or a run that searches for no answers.
@@ -50,6 +56,7 @@ def adjust(
         raise UsageError(f"--set {other}: only keys under decoding can be set here")
     if not run.task.writes and not (changes or begin or banned or required):
         return
+    torch.manual_seed(secrets.randbits(63) if seed is None else seed)
     align = details and isinstance(run.task, Pairs) and run.task.aligns(run.model)
     search = {key.removeprefix("decoding."): value for key, value in changes.items()}
     run.adjust(begin=begin, banned=banned, required=required, alignment=align, **search)

@@ -37,16 +37,14 @@ def predict(
             help="Rows as the data file writes them; with --file, data.text=, ... of that file.",
         ),
     ] = None,
-    file: Annotated[Path | None, typer.Option("--file", help="A file of rows to answer.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A file of rows to answer.")] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "-o", "--output", help="Write a .csv or .jsonl with the answers added, or them as .txt."
         ),
     ] = None,
-    live: Annotated[
-        bool, typer.Option("--live", help="Answer each line of standard input at once.")
-    ] = False,
+    live: Annotated[bool, typer.Option("--live", help="Answer lines of standard input.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
     settings: Annotated[
         list[str] | None,
@@ -59,10 +57,7 @@ def predict(
     require: Annotated[
         list[str] | None, typer.Option(help="A word or phrase that every text holds; repeatable.")
     ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, help="With decoding.sample=true: equal seeds give equal answers."),
-    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds draw alike.")] = None,
 ) -> None:
     """Answer rows: one line for each on standard output, and nothing else.
 
@@ -76,10 +71,6 @@ def predict(
 
       tail -f log.txt | unrolled predict runs/reviews --live
     """
-    import secrets
-
-    import torch
-
     from unrolled.cli.answering import adjust, answer_file, print_answers
     from unrolled.core.errors import UsageError
     from unrolled.run import load
@@ -91,8 +82,7 @@ def predict(
         raise UsageError("-o writes the rows of a file with their answers: add --file FILE")
     loaded = load(run)
     details = as_json or str(output).endswith(".jsonl")
-    adjust(loaded, parse(settings or []), begin, ban or [], require or [], details)
-    torch.manual_seed(secrets.randbits(63) if seed is None else seed)  # of drawn answers
+    adjust(loaded, parse(settings or []), begin, ban or [], require or [], details, seed)
     if file is not None:
         answer_file(loaded, file, parse(rows or []), output, as_json)
         return
