@@ -57,7 +57,7 @@ def predict(
     require: Annotated[
         list[str] | None, typer.Option(help="A word or phrase that every text holds; repeatable.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds draw alike.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds draw equal answers.")] = None,
 ) -> None:
     """Answer rows: one line for each on standard output, and nothing else.
 
