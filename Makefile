@@ -40,6 +40,7 @@ check: .venv/.complete
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tools/budgets.py
+	$(BIN)/python tools/conventions.py
 	$(BIN)/python tools/reference.py --check
 
 # the native core by itself, as it is and under sanitizers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from unrolled.nn import Layer, SpelledWords, TokenEmbedding
-from unrolled.nn.stream import Stream, open_stream
+from unrolled.nn.stream import Stream, open_model_stream
 
 
 class Aligned(nn.Module):
@@ -42,4 +42,4 @@ class Aligned(nn.Module):
         Raises:
             ValueError: the layer reads both ways, or words are spelt.
         """
-        return open_stream(self.layer, batch, precision, embedding=self.embedding, head=self.head)
+        return open_model_stream(self, batch, precision)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from unrolled.nn import Layer, State, TokenEmbedding
-from unrolled.nn.stream import Parts, Stream, open_stream, why_not_native
+from unrolled.nn import Forms, Layer, State, TokenEmbedding
+from unrolled.nn.stream import Stream, model_parts, open_model_stream, why_not_native
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(Forms):
     """Embedding, a causal layer, and scores of the next token at every step.
 
     Args:
@@ -21,6 +21,8 @@ class LanguageModel(nn.Module):
     Raises:
         ValueError: the layer is not causal, or the widths do not allow ``tie``.
     """
+
+    forms = ("read", "step")
 
     def __init__(
         self,
@@ -59,6 +61,11 @@ class LanguageModel(nn.Module):
         self, tokens: Tensor, state: State | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """Read tokens (B, T): what ``head`` turns into scores (B, T, D), and the state."""
+        return self._read(tokens, state, lengths)
+
+    def _read(
+        self, tokens: Tensor, state: State | None, lengths: Tensor | None
+    ) -> tuple[Tensor, State]:
         steps, state = self.layer.unroll(self.embedding(tokens), state, lengths)
         return self.dropout(steps), state
 
@@ -66,10 +73,15 @@ class LanguageModel(nn.Module):
         self, tokens: Tensor, state: State | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """Read tokens (B, T): scores of each next token (B, T, V), and the state."""
-        steps, state = self.read(tokens, state, lengths)
+        steps, state = self._read(tokens, state, lengths)
         return self.head(steps), state
 
-    unroll = forward
+    def unroll(
+        self, tokens: Tensor, state: State | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Run the model, its hooks included."""
+        scores: tuple[Tensor, State] = self(tokens, state, lengths)
+        return scores
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Read one token a row (B,): scores of the next (B, V), and the state."""
@@ -78,14 +90,14 @@ class LanguageModel(nn.Module):
 
     def stream(self, batch: int = 1, precision: str = "float32") -> Stream:
         """Return what reads token ids (B,) and gives scores (B, V); see :meth:`Layer.stream`."""
-        return open_stream(self.layer, batch, precision, embedding=self.embedding, head=self.head)
+        return open_model_stream(self, batch, precision)
 
     def stepper(self) -> LanguageModel | Streamed:
         """Return what says what this model says and steps faster, for one text at a time.
 
         That is the model itself while it trains, and where the native core cannot step it.
         """
-        why = why_not_native(Parts(self.layer, self.embedding, self.head), 1)
+        why = why_not_native(model_parts(self), 1)
         return self if self.training or why is not None else Streamed(self)
 
 

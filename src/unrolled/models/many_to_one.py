@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unrolled.nn import Layer, NGrams, Pooling, TokenEmbedding
-from unrolled.nn.stream import Stream, open_stream
+from unrolled.nn import Forms, Layer, NGrams, Pooling, TokenEmbedding
+from unrolled.nn.stream import Stream, open_model_stream
 
 
-class ManyToOne(nn.Module):
+class ManyToOne(Forms):
     """Embedding, layer, pooling over the real steps, output weights.
 
     Args:
@@ -24,6 +24,8 @@ class ManyToOne(nn.Module):
     Raises:
         ValueError: ``pretrain`` with a layer whose outputs mix both directions.
     """
+
+    forms = ("recover",)
 
     def __init__(
         self,
@@ -86,7 +88,7 @@ class ManyToOne(nn.Module):
                 "expected a model that answers from the last step, got pooling "
                 f"{self.pooling.kind!r}{' and n-grams' if self.ngrams else ''}; stream its layer"
             )
-        return open_stream(self.layer, batch, precision, embedding=self.embedding, head=self.head)
+        return open_model_stream(self, batch, precision)
 
     def recover(self, tokens: Tensor, lengths: Tensor, candidates: Tensor) -> Tensor:
         """Guess every real token from its neighbours alone.

@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
-from unrolled.nn import Attention, Layer, RecurrentDecoder, SpelledWords, TokenEmbedding
+from unrolled.nn import Attention, Forms, Layer, RecurrentDecoder, SpelledWords, TokenEmbedding
 from unrolled.nn.decoding import NativeDecoder, Parts, why_not_native
 from unrolled.nn.dropout import Dropout
 from unrolled.nn.memory import DecoderState
@@ -28,7 +28,7 @@ class Steps(Protocol):
         ...
 
 
-class Unaligned(nn.Module):
+class Unaligned(Forms):
     """Encoder and decoder, of any kinds, tied by the memory that the decoder looks at.
 
     Args:
@@ -44,6 +44,8 @@ class Unaligned(nn.Module):
     Raises:
         ValueError: the widths do not allow ``tie``.
     """
+
+    forms = ("read",)
 
     def __init__(
         self,
@@ -115,12 +117,15 @@ class Unaligned(nn.Module):
             source, lengths, extra: see ``start``.
             inputs: the tokens that stand before those to be written (S, T); padding may follow.
         """
+        return self._read(source, lengths, inputs, *extra)
+
+    def _read(self, source: Tensor, lengths: Tensor, inputs: Tensor, *extra: Tensor) -> Tensor:
         state = self.start(source, lengths, *extra)
         return self.dropout(self.decoder.unroll(self.target(inputs), state)[0])
 
     def forward(self, source: Tensor, lengths: Tensor, inputs: Tensor, *extra: Tensor) -> Tensor:
         """Return scores (S, T, V); see ``read``."""
-        return self.head(self.read(source, lengths, inputs, *extra))
+        return self.head(self._read(source, lengths, inputs, *extra))
 
     def align(self, source: Tensor, lengths: Tensor, inputs: Tensor, *extra: Tensor) -> Tensor:
         """Return where each step looks in its source (S, T, M): attention, the mean over heads.

@@ -3,8 +3,10 @@
 from unrolled.nn.attending import RecurrentDecoder
 from unrolled.nn.attention import SelfAttention
 from unrolled.nn.build import LAYERS, LayerConfig, build_decoder, build_layer, with_context
+from unrolled.nn.cells import GRUCell, LSTMCell, RNNCell
 from unrolled.nn.dropout import LockedDropout
 from unrolled.nn.embedding import TokenEmbedding
+from unrolled.nn.forms import Forms
 from unrolled.nn.layer import Layer
 from unrolled.nn.memory import DecoderState, Memory
 from unrolled.nn.memoryless import Memoryless
@@ -24,6 +26,9 @@ __all__ = [
     "AttentionState",
     "DecoderState",
     "EmptyState",
+    "Forms",
+    "GRUCell",
+    "LSTMCell",
     "Layer",
     "LayerConfig",
     "LockedDropout",
@@ -31,6 +36,7 @@ __all__ = [
     "Memoryless",
     "NGrams",
     "Pooling",
+    "RNNCell",
     "RecurrentDecoder",
     "RecurrentState",
     "SelfAttention",

@@ -19,6 +19,7 @@ from unrolled.nn.memory import DecoderState, Memory
 from unrolled.nn.pooling import Pooling
 from unrolled.nn.recurrent import Recurrent
 from unrolled.nn.state import RecurrentState, State
+from unrolled.ops.masking import Lengths, check_lengths
 
 KINDS = ("additive", "multiplicative", "none")
 
@@ -147,13 +148,14 @@ class RecurrentDecoder(Layer):
     def _parts(state: RecurrentState) -> list[Tensor]:
         return [state.h] if state.c is None else [state.h, state.c]
 
-    def attend(self, memory: Tensor, lengths: Tensor) -> DecoderState:
+    def attend(self, memory: Tensor, lengths: Lengths) -> DecoderState:
         """Return the state before the first step.
 
         Args:
             memory: what an encoder said of S sources (S, M, W).
             lengths: real steps of each (S,).
         """
+        lengths = check_lengths(lengths, *memory.shape[:2]).to(memory.device)
         summary, like = self.pooling(memory, lengths), self.layer.initial_state(1)
         parts = [
             bridge(summary).tanh().unflatten(1, (part.shape[0], part.shape[2])).transpose(0, 1)
@@ -176,9 +178,14 @@ class RecurrentDecoder(Layer):
         raise ValueError("expected a source: a decoder's first state comes from attend")
 
     def unroll(
-        self, x: Tensor, state: State | None = None, lengths: Tensor | None = None
+        self, x: Tensor, state: State | None = None, lengths: Lengths | None = None
     ) -> tuple[Tensor, DecoderState]:
-        self._check(x, lengths, state)
+        return self._unroll(x, state, lengths)
+
+    def _unroll(
+        self, x: Tensor, state: State | None, lengths: Lengths | None
+    ) -> tuple[Tensor, DecoderState]:
+        lengths = self._check(x, lengths, state)
         checked(state, DecoderState, "a decoder, which begins with attend")
         told = cast(DecoderState, state)
         if self.attend_to is None:
@@ -188,7 +195,7 @@ class RecurrentDecoder(Layer):
         return y, after
 
     def unroll_looking(
-        self, x: Tensor, state: DecoderState, lengths: Tensor | None, looks: list[Tensor]
+        self, x: Tensor, state: DecoderState, lengths: Lengths | None, looks: list[Tensor]
     ) -> tuple[Tensor, DecoderState]:
         """Unroll and append to ``looks`` where each step of x (B, T, D) looked (B, T, M).
 
@@ -197,7 +204,7 @@ class RecurrentDecoder(Layer):
         """
         if self.attend_to is None:
             raise ValueError("expected a decoder with attention, got attention=none")
-        y, after, look = self._walk(x, state, lengths)
+        y, after, look = self._walk(x, state, self._check(x, lengths, state))
         looks.append(look)
         return y, after
 
@@ -209,7 +216,7 @@ class RecurrentDecoder(Layer):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, DecoderState]:
         self._check_step(x, state)
         checked(state, DecoderState, "a decoder, which begins with attend")
-        y, after = self.unroll(x[:, None], state)
+        y, after = self._unroll(x[:, None], state, None)
         return y[:, 0], after
 
     def _walk(
@@ -223,7 +230,7 @@ class RecurrentDecoder(Layer):
         for t in range(x.shape[1]):
             y, after, look = self._one(x[:, t], state)
             if lengths is not None:
-                live = (t < lengths.to(x.device))[:, None]
+                live = (t < lengths)[:, None]
                 y, after = y * live, _kept(live, after, state)
             state = after
             outputs.append(y)

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from unrolled.nn.dropout import dropout
 from unrolled.nn.memory import Memory
 from unrolled.nn.state import CacheWriter
+from unrolled.ops.derivatives import is_transformed
+from unrolled.ops.modes import mode
 
 SHORT = 2**18  # pairs of steps up to which plain products beat torch's slopes in bf16 on the CPU
 
@@ -88,7 +90,7 @@ def weigh(
 ) -> Tensor:
     """Return values (B, N, T, E) weighed by softmax(q k / sqrt(E)) (Vaswani et al. 2017, eq. 1).
 
-    Torch's fused attention, but where its slopes are slow: those in bf16 on the CPU take four to
+    Torch's fused attention, but where its gradients are slow: those in bf16 on the CPU take four to
     eight times as long as plain products up to some hundred steps, and with dropout it keeps no
     fused form there at all.
 
@@ -99,9 +101,11 @@ def weigh(
         causal: step t looks at steps up to t; goes without ``allowed``.
         p: dropout on the weights.
     """
-    slopes = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    gradients = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     short = q.shape[2] * k.shape[2] <= SHORT
-    if not (q.is_cpu and slopes and short and (p or q.dtype == torch.bfloat16)):
+    slow = q.is_cpu and gradients and short and (p or q.dtype == torch.bfloat16)
+    # the fused kernel has neither forward mode nor second derivatives
+    if not (slow or mode() == "reference" or is_transformed()):
         return F.scaled_dot_product_attention(q, k, v, allowed, p, is_causal=causal)
     scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
     if causal:

@@ -13,15 +13,16 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from unrolled.nn.state import RecurrentState
 from unrolled.ops.layout import packed
+from unrolled.ops.masking import Lengths
 
 if TYPE_CHECKING:
     from unrolled.nn.recurrent import Recurrent
 
 
 def call_like_torch(
-    layer: Recurrent, x: Tensor | PackedSequence, hx: Any, lengths: Tensor | None
+    layer: Recurrent, x: Tensor | PackedSequence, hx: Any, lengths: Lengths | None
 ) -> tuple[Any, Any]:
-    """Run ``layer.unroll`` on any form that torch.nn's modules take; see ``Recurrent.forward``."""
+    """Read any form that torch.nn's modules take; see ``Recurrent.forward``."""
     if isinstance(x, PackedSequence):
         if lengths is not None:
             raise ValueError("expected no lengths beside a PackedSequence, which has its own")
@@ -30,30 +31,42 @@ def call_like_torch(
         raise ValueError(
             f"expected x of 3 dimensions, or 2 for one sequence, got shape {tuple(x.shape)}"
         )
-    single = x.dim() == 2
+    single, time_first = x.dim() == 2, not layer.batch_first
+    form = "time" if single else "time, batch" if time_first else "batch, time"
+    _check_width(layer, x, form)
     if single:
         if lengths is not None:
             raise ValueError("expected no lengths for one sequence (time, features); cut x instead")
         x = x[None]
-    elif not layer.batch_first:
+    elif time_first:
         x = x.transpose(0, 1)
-    y, after = layer.unroll(x, _as_state(layer, hx, single), lengths)
+    y, after = layer.unroll_without_hooks(x, _as_state(layer, hx, single), lengths)
     if single:
         y = y[0]
-    elif not layer.batch_first:
+    elif time_first:
         y = y.transpose(0, 1)
     return y, _as_tensors(after, single)
 
 
+def _check_width(layer: Recurrent, x: Tensor, form: str) -> None:
+    """Refuse x of another width, in the shape that the caller gave it."""
+    if x.shape[-1] != layer.input_size:
+        raise ValueError(
+            f"expected x of shape ({form}, {layer.input_size}), got {tuple(x.shape)}; set "
+            "input_size to the number of features of x"
+        )
+
+
 def _call_packed(layer: Recurrent, x: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
     """Read the steps where they stand; or else pad, run with lengths, pack again in that order."""
+    _check_width(layer, x.data, "steps of all rows")
     initial = _as_state(layer, hx, False)
     if layer.reads_packed(x.data, initial):
         layout = packed(x.batch_sizes, x.sorted_indices)
         y, after = layer.unroll_packed(x.data, layout, initial)
         return x._replace(data=y), _as_tensors(after, False)
     padded, lengths = pad_packed_sequence(x, batch_first=True)
-    y, after = layer.unroll(padded, initial, lengths)
+    y, after = layer.unroll_without_hooks(padded, initial, lengths)
     if x.sorted_indices is not None:
         order = x.sorted_indices
         y, lengths = y.index_select(0, order), lengths.index_select(0, order.cpu())
@@ -68,15 +81,21 @@ def _as_state(layer: Recurrent, hx: Any, single: bool) -> RecurrentState | None:
     if hx is None or isinstance(hx, RecurrentState):
         return hx
     parts = (hx,) if isinstance(hx, Tensor) else tuple(hx)
-    wanted = 2 if layer.cell == "lstm" else 1
-    if len(parts) != wanted or isinstance(hx, Tensor) != (wanted == 1):
-        form = "a pair (h, c)" if wanted == 2 else "one tensor h"
+    sizes = layer.state_sizes()
+    if len(parts) != len(sizes) or isinstance(hx, Tensor) != (len(sizes) == 1):
+        form = "a pair (h, c)" if len(sizes) == 2 else "one tensor h"
         raise ValueError(f"expected {form} as initial state, got a {type(hx).__name__}")
     dimensions = 2 if single else 3
     if any(part.dim() != dimensions for part in parts):
         raise ValueError(
             f"expected an initial state of {dimensions} dimensions, as x has, got shapes "
             f"{[tuple(part.shape) for part in parts]}"
+        )
+    shapes = [(layer.num_layers * layer.directions, size) for size in sizes]
+    if single and [tuple(part.shape) for part in parts] != shapes:
+        raise ValueError(
+            f"expected an initial state of shapes {shapes} (layers x directions, size), got "
+            f"{[tuple(part.shape) for part in parts]}; give one for a single sequence, as x is"
         )
     return RecurrentState(*(part[:, None] if single else part for part in parts))
 

@@ -7,7 +7,7 @@ of the cache, V vocabulary, W width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Self, cast
 from weakref import ReferenceType, ref
@@ -15,12 +15,14 @@ from weakref import ReferenceType, ref
 import torch
 from torch import Tensor, nn
 
-from unrolled.nn.attention import rotation, sinusoid
+from unrolled.nn.attention import CrossAttention, SelfAttention, rotation, sinusoid
+from unrolled.nn.dropout import Dropout
 from unrolled.nn.embedding import TokenEmbedding
+from unrolled.nn.forms import unlike
 from unrolled.nn.layer import Layer, checked
 from unrolled.nn.memory import DecoderState, Memory
 from unrolled.nn.state import AttentionState, Buffer, State
-from unrolled.nn.transformer import Attention, Block
+from unrolled.nn.transformer import Attention, Block, FeedForward
 from unrolled.ops import mode, native
 from unrolled.ops.decoder import Cache, PackedDecoder, Shape, Source
 
@@ -40,6 +42,9 @@ def why_not_native(parts: Parts) -> str | None:
         return f"{type(layer).__name__} has no native step"
     if layer.memory_size is None:
         return "the layer was built without memory_size, so it reads no source"
+    changed = _changed(parts)
+    if changed:
+        return f"the native core reads weights alone, and there is {changed}"
     if any(part.training for part in parts):
         return "the model is in training; call eval() first"
     weights = [weight for part in parts for weight in part.parameters()]
@@ -52,6 +57,71 @@ def why_not_native(parts: Parts) -> str | None:
     if mode() == "reference":
         return "ops.use('reference') was chosen"
     return f"there is no native core: {native.missing()}" if native.missing() else None
+
+
+_NORMS = (nn.LayerNorm, nn.RMSNorm)
+# of a block: what stands under each name, and its products
+_ROLES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
+    "attention": (SelfAttention, ("query", "key", "value", "out")),
+    "cross": (CrossAttention, ("query", "key", "value", "out")),
+    "feedforward": (FeedForward, ("up", "out")),
+    "dropout": (Dropout, ()),
+}
+_BLOCK_NORMS = ("attention_norm", "cross_norm", "feedforward_norm")
+
+
+def _changed(parts: Parts) -> str:
+    """Return what makes these parts say something else than their weights do; empty if nothing.
+
+    The embedding, the input product and learned positions are called as modules, so they may be
+    anything.
+    """
+    layer = cast(Attention, parts.layer)
+    blocks = [cast(Block, block) for block in layer.blocks]
+    norms: list[Any] = [getattr(block, name) for block in blocks for name in _BLOCK_NORMS]
+    reasons = [
+        unlike(layer, Attention),
+        unlike(layer.dropout, Dropout),
+        unlike(parts.head, nn.Linear),
+        *(unlike(block, Block) for block in blocks),
+        *(reason for block in blocks for reason in _changed_parts(block)),
+    ]
+    if blocks[0].norm_first:
+        norms.append(layer.norm)
+    else:
+        reasons.append(unlike(layer.norm, nn.Identity))
+    reasons += [unlike(norm, *_NORMS) for norm in norms]
+    reason = next((reason for reason in reasons if reason), "")
+    if reason:
+        return reason
+    if any(norm.weight is None or norm.eps is None for norm in norms):
+        return "a norm without weights or without eps"
+    if len({(type(norm), norm.eps) for norm in norms}) > 1:
+        return "more than one kind of norm, or of its eps"
+    if len({_sizes(block) for block in blocks}) > 1:
+        return "a block that is built in another way than the first"
+    return ""
+
+
+def _changed_parts(block: Block) -> Iterator[str]:
+    """Yield why parts of a block say something else than their weights do, empty where not."""
+    for name, (kind, products) in _ROLES.items():
+        part = getattr(block, name)
+        yield unlike(part, kind)
+        for product in products:
+            yield unlike(getattr(part, product, part), nn.Linear)
+    attention = block.attention
+    linears = (attention.query, attention.key, attention.value)
+    if len({getattr(linear, "bias", None) is None for linear in linears}) > 1:
+        yield "a bias of some of query, key and value alone"
+
+
+def _sizes(block: Block) -> tuple[object, ...]:
+    """Return all that a block of the native core is built by."""
+    cross = cast(CrossAttention, block.cross)
+    feedforward = block.feedforward
+    attention = block.attention.heads, block.attention.kv_heads, cross.heads
+    return (*attention, feedforward.out.in_features, feedforward.kind, block.norm_first)
 
 
 class Rooms:
@@ -73,7 +143,7 @@ class Rooms:
         else:  # what is free is too small by now, or far too large
             self._lent = [each for each in self._lent if each[1]() is not None]
             with torch.inference_mode(False):  # else it could not be written outside of it
-                memory = torch.empty(needed)
+                memory = torch.empty(needed, dtype=torch.float32, device="cpu")
         keys, values = memory[:needed].view(2, *shape).unbind()
         made = Buffer(keys, values, 1)
         self._lent = [each for each in self._lent if each[0] is not memory] + [(memory, ref(made))]
@@ -114,12 +184,13 @@ class BeamState(State):
         """Return the same state, its keys where they are."""
         rows, room = state.rows, state.buffer.room
         even = bool((state.lengths == state.used).all())
-        origin = torch.arange(rows, dtype=torch.int32)[:, None].repeat(1, room)
+        origin = torch.arange(rows, dtype=torch.int32, device="cpu")[:, None].repeat(1, room)
         return cls(state.buffer, origin, state.lengths, state.used, even, state.turn)
 
     def settled(self) -> AttentionState:
         """Return the same state with the keys of each row in a row of their own."""
-        origin, steps = self.origin[:, : self.used].long(), torch.arange(self.used)
+        origin = self.origin[:, : self.used].long()
+        steps = torch.arange(self.used, device=origin.device)
 
         def gathered(part: Tensor) -> Tensor:
             found = part[:, origin, :, steps] if self.rows else part[:, :0, :, : self.used]
@@ -287,7 +358,7 @@ class NativeDecoder:
         if layer.place is not None:
             return x + layer.place(lengths), None
         if not self._places or len(self._places[0]) <= inner.used:
-            at = torch.arange(max(2 * inner.used, 64))[None]
+            at = torch.arange(max(2 * inner.used, 64), device=lengths.device)[None]
             if layer.positions == "rotary":
                 cosines, sines = rotation(at, layer.head_size)
                 self._places = cosines[0, 0], sines[0, 0]

@@ -28,7 +28,9 @@ def dropout(x: Tensor, p: float) -> Tensor:
     out = round(256 * p)
     if not x.is_cpu or not 0 < out < 256:
         return nn.functional.dropout(x, p, training=True)
-    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(
+        -(2**63), None
+    )
     kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= out
     return x * kept.to(x.dtype).mul_(256 / (256 - out))
 

@@ -6,22 +6,25 @@ Shapes: B rows, T steps, D input features, H output features.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from unrolled.nn.forms import Forms
 from unrolled.nn.state import State
-from unrolled.ops.masking import check_lengths
+from unrolled.ops.masking import Lengths, check_lengths
 
 if TYPE_CHECKING:
     from unrolled.nn.stream import Stream
 
 
-class Layer(nn.Module, ABC):
+class Layer(Forms, ABC):
     """Reads sequences all at once (``unroll``) or step by step (``step``), with equal numbers.
 
-    All that code above may ask is in these attributes:
+    ``unroll``, ``read`` and ``step`` run the module's hooks (:class:`unrolled.nn.forms.Forms`),
+    which see x, state and lengths, and return y and the state. All that code above may ask is in
+    these attributes:
 
     Attributes:
         input_size: D.
@@ -37,6 +40,7 @@ class Layer(nn.Module, ABC):
     causal: bool = True
     context: int | None = None
     reverse_size: int = 0
+    forms = ("unroll", "step", "unroll_looking")
 
     @abstractmethod
     def initial_state(
@@ -55,20 +59,21 @@ class Layer(nn.Module, ABC):
 
     @abstractmethod
     def unroll(
-        self, x: Tensor, state: State | None = None, lengths: Tensor | None = None
+        self, x: Tensor, state: State | None = None, lengths: Lengths | None = None
     ) -> tuple[Tensor, State]:
         """Read all steps.
 
         Args:
             x: (B, T, D), padded at the right.
             state: what was read before; None at the start.
-            lengths: real steps of each row (B,), 0 included; None when all T are real.
+            lengths: real steps of each row (B,), 0 included: integers of any width or a list;
+                None when all T are real.
 
         Returns:
             y (B, T, H), zero at padding, and the state after each row's last real step.
 
         Raises:
-            ValueError: shapes that do not fit.
+            ValueError: shapes or precisions that do not fit.
         """
 
     @abstractmethod
@@ -86,9 +91,17 @@ class Layer(nn.Module, ABC):
             ValueError: the layer reads both ways, or shapes do not fit.
         """
 
-    def read(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def read(self, x: Tensor, lengths: Lengths | None = None) -> Tensor:
         """Return ``unroll``'s outputs (B, T, H) alone, which may be cheaper."""
         return self.unroll(x, None, lengths)[0]
+
+    def forward(
+        self, x: Tensor, state: State | None = None, lengths: Lengths | None = None
+    ) -> tuple[Tensor, State]:
+        """Run :meth:`unroll`."""
+        body: Any = type(self).unroll
+        read: tuple[Tensor, State] = body.__wrapped__(self, x, state, lengths)
+        return read
 
     def stream(self, batch: int = 1, precision: str = "float32") -> Stream:
         """Return what reads one step at a time at the least cost, with the weights as they are now.
@@ -104,16 +117,21 @@ class Layer(nn.Module, ABC):
 
         return open_stream(self, batch, precision)
 
-    def _check(self, x: Tensor, lengths: Tensor | None = None, state: State | None = None) -> None:
-        """Refuse inputs of ``unroll`` that do not fit."""
+    def _check_precision(self, x: Tensor) -> None:
+        """Refuse x in another precision than the weights, where torch would not say it well."""
+
+    def _check(
+        self, x: Tensor, lengths: Lengths | None = None, state: State | None = None
+    ) -> Tensor | None:
+        """Refuse inputs of ``unroll`` that do not fit; return the lengths as int64 beside x."""
         if x.dim() != 3 or x.shape[2] != self.input_size:
             raise ValueError(
                 f"expected x of shape (batch, time, {self.input_size}), got {tuple(x.shape)}; "
                 "set input_size to the number of features of x"
             )
-        if lengths is not None:
-            check_lengths(lengths, x.shape[0], x.shape[1])
+        self._check_precision(x)
         self._check_rows(x, state)
+        return None if lengths is None else check_lengths(lengths, *x.shape[:2]).to(x.device)
 
     def _check_step(self, x: Tensor, state: State) -> None:
         """Refuse inputs of ``step`` that do not fit."""
@@ -127,6 +145,7 @@ class Layer(nn.Module, ABC):
                 f"expected x of shape (batch, {self.input_size}), got {tuple(x.shape)}; step reads "
                 "one step of every row, unroll reads sequences"
             )
+        self._check_precision(x)
         self._check_rows(x, state)
 
     def _check_rows(self, x: Tensor, state: State | None) -> None:

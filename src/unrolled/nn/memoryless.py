@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unrolled.nn.dropout import check_probability
 from unrolled.nn.layer import Layer, checked
 from unrolled.nn.state import EmptyState, State
-from unrolled.ops.masking import zero_padding
+from unrolled.ops.masking import Lengths, zero_padding
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
 
@@ -65,11 +65,10 @@ class Memoryless(Layer):
         return EmptyState(batch)
 
     def unroll(
-        self, x: Tensor, state: State | None = None, lengths: Tensor | None = None
+        self, x: Tensor, state: State | None = None, lengths: Lengths | None = None
     ) -> tuple[Tensor, EmptyState]:
-        self._check(x, lengths, state)
+        lengths = self._check(x, lengths, state)
         checked(state, EmptyState, "layer none")
-        lengths = None if lengths is None else lengths.to(x.device)
         # zeros go in too: padding of 1e30 would make infinite slopes, and 0 times those is nan
         y: Tensor = self.stages(zero_padding(x, lengths))
         return zero_padding(y, lengths), EmptyState(x.shape[0])
@@ -78,9 +77,3 @@ class Memoryless(Layer):
         self._check_step(x, state)
         checked(state, EmptyState, "layer none")
         return self.stages(x), EmptyState(x.shape[0])
-
-    def forward(
-        self, x: Tensor, state: State | None = None, lengths: Tensor | None = None
-    ) -> tuple[Tensor, State]:
-        """Run :meth:`unroll`."""
-        return self.unroll(x, state, lengths)

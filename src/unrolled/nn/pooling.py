@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from unrolled.ops.masking import check_lengths, last_steps, real_steps, zero_padding
+from unrolled.ops.masking import Lengths, check_lengths, last_steps, real_steps, zero_padding
 
 KINDS = ("last", "mean", "max", "attention", "mean-max")
 
@@ -47,7 +47,7 @@ class Pooling(nn.Module):
         if kind == "attention":
             self.key, self.query = nn.Linear(size, size), nn.Linear(size, 1, bias=False)
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, lengths: Lengths | None = None) -> Tensor:
         """Return (B, H), or (B, 2 H) for mean-max.
 
         Args:
@@ -64,8 +64,7 @@ class Pooling(nn.Module):
             )
         if lengths is None:
             lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
-        check_lengths(lengths, x.shape[0], x.shape[1])
-        lengths = lengths.to(x.device)
+        lengths = check_lengths(lengths, x.shape[0], x.shape[1]).to(x.device)
         if not x.shape[1]:
             return x.new_zeros(x.shape[0], self.output_size)
         if self.kind == "last":

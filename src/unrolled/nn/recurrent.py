@@ -17,10 +17,12 @@ from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.nn.calling import call_like_torch
 from unrolled.nn.dropout import LockedDropout, check_probability, locked_mask
+from unrolled.nn.forms import has_hooks
 from unrolled.nn.layer import Layer, checked
 from unrolled.nn.state import RecurrentState, State
 from unrolled.ops import recurrent as ops
 from unrolled.ops.layout import Layout
+from unrolled.ops.masking import Lengths
 from unrolled.ops.reference import Extras, Weights
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
@@ -187,6 +189,11 @@ class Recurrent(Layer):
         """The weights of each layer and direction, as torch.nn lists them."""
         return [[getattr(self, name) for name in place.names if name] for place in self._places]
 
+    @property
+    def mode(self) -> str:
+        """The name that torch.nn gives the cell: RNN_TANH, RNN_RELU, LSTM or GRU."""
+        return self.cell.upper()
+
     def flatten_parameters(self) -> None:
         """Do nothing; torch.nn's method of this name, kept so that callers need not change."""
 
@@ -199,6 +206,16 @@ class Recurrent(Layer):
             for name in place.names
         ]
         return Weights(*found)
+
+    def _check_precision(self, x: Tensor) -> None:
+        weight: Any = self._parameters.get("weight_ih_l0")
+        weight = self.weight_ih_l0 if weight is None else weight
+        if x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type):
+            return
+        raise ValueError(
+            f"expected x in {weight.dtype}, as the weights are, got {x.dtype}; pass "
+            f"x.to({weight.dtype}), or convert the layer with .to({x.dtype})"
+        )
 
     def _dropped(self, w: Weights) -> Weights:
         """Return weights, some recurrent ones dropped while training."""
@@ -221,19 +238,24 @@ class Recurrent(Layer):
     ) -> RecurrentState:
         weight: Any = self.weight_ih_l0
         where, kind, places = device or weight.device, dtype or weight.dtype, len(self._places)
-        sizes = ((places, batch, size) for size in self._state_sizes())
+        sizes = ((places, batch, size) for size in self.state_sizes())
         return RecurrentState(*(torch.zeros(s, device=where, dtype=kind) for s in sizes))
 
-    def _state_sizes(self) -> list[int]:
+    def state_sizes(self) -> list[int]:
         """Return the width of h, and that of c of an LSTM."""
         sizes = [self.proj_size or self.hidden_size, self.hidden_size]
         return sizes if self.cell == "lstm" else sizes[:1]
 
-    def _run(
-        self, x: Tensor, state: State | None, lengths: Tensor | None, final: bool
+    def unroll_without_hooks(
+        self, x: Tensor, state: State | None, lengths: Lengths | None, final: bool = True
     ) -> tuple[Tensor, RecurrentState]:
-        self._check(x, lengths, state)
-        lengths = None if lengths is None else lengths.to(x.device)
+        """Run :meth:`unroll` where the module's hooks run already, as in ``forward``.
+
+        Args:
+            x, state, lengths: see ``unroll``.
+            final: False when the state afterwards is not needed, which is then perhaps not right.
+        """
+        lengths = self._check(x, lengths, state)
         x = self._masked("input_dropout", x)
         y, after = self._read(x, state, lengths, final, None)
         return self._masked("output_dropout", y), after
@@ -241,7 +263,7 @@ class Recurrent(Layer):
     def _masked(self, name: str, x: Tensor) -> Tensor:
         """Return x (B, T, D) after a dropout; a module that would do nothing is not called."""
         drop: Any = self._modules[name]
-        masked: Tensor = drop(x) if drop.p else x
+        masked: Tensor = drop(x) if drop.p or has_hooks(drop) else x
         return masked
 
     def unroll_packed(
@@ -333,7 +355,7 @@ class Recurrent(Layer):
     def _zeros(self, rows: int) -> list[tuple[Tensor, ...]]:
         """Return the same of a state of zeros: one tensor stands for all places."""
         weight: Any = self.weight_ih_l0
-        zeros = tuple([weight.new_zeros(rows, size) for size in self._state_sizes()])
+        zeros = tuple([weight.new_zeros(rows, size) for size in self.state_sizes()])
         return self._narrowed([zeros] * len(self._places))
 
     def _narrowed(self, states: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
@@ -354,7 +376,7 @@ class Recurrent(Layer):
         checked(state, RecurrentState, type(self).__name__)
         assert isinstance(state, RecurrentState)
         parts = (state.h,) if state.c is None else (state.h, state.c)
-        expected = [(len(self._places), state.rows, size) for size in self._state_sizes()]
+        expected = [(len(self._places), state.rows, size) for size in self.state_sizes()]
         got = [tuple(part.shape) for part in parts]
         if got != expected:
             raise ValueError(
@@ -364,12 +386,14 @@ class Recurrent(Layer):
         return parts
 
     def unroll(
-        self, x: Tensor, state: State | None = None, lengths: Tensor | None = None
+        self, x: Tensor, state: State | None = None, lengths: Lengths | None = None
     ) -> tuple[Tensor, RecurrentState]:
-        return self._run(x, state, lengths, final=True)
+        return self.unroll_without_hooks(x, state, lengths)
 
-    def read(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return self._run(x, None, lengths, final=False)[0]
+    def read(self, x: Tensor, lengths: Lengths | None = None) -> Tensor:
+        if has_hooks(self):
+            return super().read(x, lengths)
+        return self.unroll_without_hooks(x, None, lengths, final=False)[0]
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, RecurrentState]:
         self._check_step(x, state)
@@ -388,7 +412,7 @@ class Recurrent(Layer):
         self,
         input: Tensor | PackedSequence,
         hx: Any = None,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
     ) -> tuple[Any, Any]:
         """Run in torch.nn's call form.
 
@@ -396,7 +420,7 @@ class Recurrent(Layer):
             input: (T, B, D), or (B, T, D) with batch_first, or (T, D), or a PackedSequence.
             hx: h (L*R, B, P), for an LSTM (h, c) with c (L*R, B, H); without B for (T, D); None
                 starts from zeros.
-            lengths: real steps of each row (B,), in place of packing.
+            lengths: real steps of each row (B,), in place of packing; a list will do.
 
         Returns:
             the outputs in the layout of the input, with P*R features, and the final state in that

@@ -9,8 +9,12 @@ import math
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from unrolled.nn.attention import at_least_fp32
+from unrolled.nn.forms import unlike
+from unrolled.ops.derivatives import differentiable_gradients, is_batched, is_transformed
 
 SCORES = 2**25  # scores that exist at once; more rows are taken in parts
 CACHED = 2**19  # scores, in fp32, that a processor core keeps at hand while it normalises them
@@ -26,9 +30,10 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Return ``F.cross_entropy(F.linear(x, weight, bias), targets, reduction="sum")``.
 
-    The slopes are computed in the same pass as the loss, for some rows at a time, so that memory
+    The gradients are computed in the same pass as the loss, for some rows at a time, so that memory
     is bounded by ``SCORES`` and not by N x V. Under autocast the products are in its precision;
-    biases, the normalisation, sums over rows and the loss are fp32. There are no second slopes.
+    biases, the normalisation, sums over rows and the loss are fp32. Second derivatives, torch.func
+    and forward mode take the plain form, whose memory is not bounded.
 
     Args:
         x: features (N, D).
@@ -41,8 +46,71 @@ def linear_cross_entropy(
     Returns:
         the summed loss, a scalar.
     """
+    if is_transformed():
+        return _plain(x, weight, bias, targets, smoothing, ignored, _precision(x, weight))
     apply: Any = _Fused.apply
     return cast(Tensor, apply(x, weight, bias, targets, smoothing, ignored))
+
+
+def _precision(x: Tensor, weight: Tensor) -> torch.dtype:
+    """Return in what the products are computed."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and weight.dtype != torch.float64:
+        return torch.get_autocast_dtype(kind)
+    return x.dtype
+
+
+def _plain(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    smoothing: float,
+    ignored: int,
+    low: torch.dtype,
+) -> Tensor:
+    """Return the same loss by operations of torch, which can be differentiated in every way."""
+    with torch.autocast(x.device.type, enabled=False):
+        scores = F.linear(x.to(low), weight.to(low)).to(bias.dtype) + bias
+        return F.cross_entropy(
+            scores, targets, reduction="sum", label_smoothing=smoothing, ignore_index=ignored
+        )
+
+
+def head_cross_entropy(
+    head: nn.Module,
+    x: Tensor,
+    targets: Tensor,
+    smoothing: float = 0.0,
+    ignored: int = -100,
+    candidates: int | None = None,
+) -> Tensor:
+    """Return the summed cross entropy of what ``head`` says of x (N, D), a scalar.
+
+    A plain linear layer is read by its weights, at a bounded memory; a head with hooks, or of
+    another class, is called.
+
+    Args:
+        head: scores of V classes.
+        x: features (N, D).
+        targets: the class of each row (N,).
+        smoothing, ignored: see :func:`linear_cross_entropy`.
+        candidates: compare so many classes, see :func:`sampled_cross_entropy`; None compares all.
+    """
+    if unlike(head, nn.Linear):
+        return F.cross_entropy(
+            head(x).to(at_least_fp32(x).dtype),
+            targets,
+            reduction="sum",
+            label_smoothing=smoothing,
+            ignore_index=ignored,
+        )
+    linear = cast(nn.Linear, head)
+    weight = linear.weight
+    bias = weight.new_zeros(len(weight)) if linear.bias is None else linear.bias
+    if candidates is None:
+        return linear_cross_entropy(x, weight, bias, targets, smoothing, ignored)
+    return sampled_cross_entropy(x, weight, bias, targets, candidates, ignored)
 
 
 def sampled_cross_entropy(
@@ -96,13 +164,11 @@ class _Fused(torch.autograd.Function):
         smoothing: float,
         ignored: int,
     ) -> Tensor:
-        kind, low, exact = x.device.type, x.dtype, weight.dtype
-        if torch.is_autocast_enabled(kind) and exact != torch.float64:
-            low = torch.get_autocast_dtype(kind)
+        kind, low, exact = x.device.type, _precision(x, weight), weight.dtype
         w, rows = weight.to(low), max(1, SCORES // len(weight))
         losses = torch.empty(len(x), dtype=exact, device=x.device)
         wanted, parts = any(ctx.needs_input_grad), []
-        d_weight, d_bias = torch.zeros((), dtype=exact), torch.zeros_like(bias)
+        d_weight, d_bias = torch.zeros((), dtype=exact, device=x.device), torch.zeros_like(bias)
         with torch.autocast(kind, enabled=False):
             for at in range(0, max(1, len(x)), rows):
                 here = slice(at, at + rows)
@@ -115,15 +181,24 @@ class _Fused(torch.autograd.Function):
                     d_weight = d_weight.add_(part) if at else part
                     d_bias += slopes
         if wanted:
-            ctx.save_for_backward(torch.cat(parts), d_weight, d_bias)
+            ctx.settings = smoothing, ignored, low
+            ctx.save_for_backward(torch.cat(parts), d_weight, d_bias, x, weight, bias, targets)
         return losses.sum()
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        slopes: tuple[Tensor, ...] = ctx.saved_tensors
-        if slope.is_cpu and float(slope) == 1:
-            return (*slopes, None, None, None)  # three passes over memory saved
-        return (*(each * slope.to(each.dtype) for each in slopes), None, None, None)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        *gradients, x, weight, bias, targets = ctx.saved_tensors
+        if torch.is_grad_enabled() or is_batched([gradient]):
+
+            def plain(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor]:
+                return (_plain(x, weight, bias, targets, *ctx.settings),)
+
+            needed = ctx.needs_input_grad[:3]
+            again = differentiable_gradients(plain, (x, weight, bias), [gradient], needed)
+            return (*again, None, None, None)
+        if gradient.is_cpu and float(gradient) == 1:
+            return (*gradients, None, None, None)  # three passes over memory saved
+        return (*(part * gradient.to(part.dtype) for part in gradients), None, None, None)
 
 
 def _score(

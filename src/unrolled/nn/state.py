@@ -110,7 +110,7 @@ class EmptyState(State):
         return self
 
     def to_tensors(self) -> dict[str, Tensor]:
-        return {"size": torch.tensor(self.size)}
+        return {"size": torch.tensor(self.size, device="cpu")}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:

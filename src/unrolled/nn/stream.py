@@ -10,26 +10,44 @@ import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from unrolled.nn.dropout import Dropout, LockedDropout
 from unrolled.nn.embedding import TokenEmbedding
+from unrolled.nn.forms import has_hooks, unlike
 from unrolled.nn.layer import Layer, checked
-from unrolled.nn.recurrent import Recurrent
+from unrolled.nn.recurrent import GRU, LSTM, RNN, Recurrent
 from unrolled.nn.state import State
 from unrolled.ops import mode, native
+from unrolled.ops.layout import dense
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class Parts(NamedTuple):
-    """What a stream runs: a layer alone, or with what stands before and after it in a model."""
+    """What a stream runs: a layer alone, or with what stands before and after it in a model.
+
+    Attributes:
+        layer: what carries the state.
+        embedding, dropout, head: what a model runs before and after it, if any.
+        model: the model, where it has a ``step`` of its own.
+    """
 
     layer: Layer
-    embedding: TokenEmbedding | None = None
-    head: nn.Linear | None = None
+    embedding: nn.Module | None = None
+    dropout: nn.Module | None = None
+    head: nn.Module | None = None
+    model: LanguageStepper | None = None
+
+
+class LanguageStepper(Protocol):
+    """A model that steps by itself."""
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read one token a row (B,): scores of the next (B, V), and the state."""
 
 
 class _Stage(NamedTuple):
@@ -47,14 +65,16 @@ def _stages(parts: Parts) -> list[_Stage]:
         weights = tuple(getattr(layer, f"{name}_l{index}", None) for name in _WEIGHTS)
         found.append(_Stage(layer.cell, layer.residual and index > 0, weights))
     if parts.head is not None:
-        found.append(_Stage(None, False, (parts.head.weight, None, parts.head.bias, None)))
+        head: Any = parts.head
+        found.append(_Stage(None, False, (head.weight, None, head.bias, None)))
     return found
 
 
 def _layout(parts: Parts) -> list[Any]:
     """Return what the native core relies on when weights are packed again, weight by weight."""
     weights = [w for stage in _stages(parts) for w in stage.weights]
-    weights += [] if parts.embedding is None else [parts.embedding.weight]
+    embedding: Any = parts.embedding
+    weights += [] if embedding is None else [embedding.weight]
     return [None if w is None else (w.shape, w.dtype, w.device.type) for w in weights]
 
 
@@ -63,6 +83,9 @@ def why_not_native(parts: Parts, batch: int) -> str | None:
     layer = parts.layer
     if not isinstance(layer, Recurrent) or type(layer).step is not Recurrent.step:
         return f"{type(layer).__name__} has no native step"
+    changed = _changed(parts)
+    if changed:
+        return f"the native core reads weights alone, and there is {changed}"
     asked = {name: getattr(layer, name) for name in ("proj_size", "layer_norm", "zoneout")}
     # the rows of a narrower last layer do not lie side by side in the state
     asked["last_size for several rows"] = layer.last_size and batch > 1
@@ -76,6 +99,24 @@ def why_not_native(parts: Parts, batch: int) -> str | None:
     if mode() == "reference":
         return "ops.use('reference') was chosen"
     return f"there is no native core: {native.missing()}" if native.missing() else None
+
+
+def _changed(parts: Parts) -> str:
+    """Return what makes these parts say something else than their weights do; empty if nothing."""
+    kinds: list[tuple[nn.Module | None, tuple[type[nn.Module], ...]]] = [
+        (parts.layer, (GRU, LSTM, RNN)),
+        (parts.embedding, (TokenEmbedding,)),
+        (parts.dropout, (nn.Dropout, Dropout)),
+        (parts.head, (nn.Linear,)),
+    ]
+    inner = (parts.layer, parts.embedding)
+    kinds += [
+        (child, (LockedDropout,)) for part in inner if part is not None for child in part.children()
+    ]
+    reasons = [unlike(module, *known) for module, known in kinds if module is not None]
+    if isinstance(parts.model, nn.Module) and has_hooks(parts.model):
+        reasons.append(f"a {type(parts.model).__name__} with hooks")
+    return next((reason for reason in reasons if reason), "")
 
 
 class Stream(ABC):
@@ -96,11 +137,12 @@ class Stream(ABC):
     precision: str
 
     def __init__(self, parts: Parts, batch: int) -> None:
-        layer, embedding, head = self._parts = parts
-        first = next((w for part in parts if part is not None for w in part.parameters()), None)
+        layer, embedding, _, head, _ = self._parts = parts
+        modules = [part for part in parts[:4] if isinstance(part, nn.Module)]
+        first = next((w for part in modules for w in part.parameters()), None)
         kind = torch.float32 if first is None else first.dtype
         device = None if first is None else first.device
-        width = layer.output_size if head is None else head.out_features
+        width = layer.output_size if head is None else cast(int, head.out_features)
         self.output = torch.zeros(batch, width, dtype=kind, device=device)
         if embedding is not None:
             self.input = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -186,7 +228,7 @@ class _Native(Stream):
         library: Any = native.library()
         self._library, self._run = library, library.stream_step
         self.precision, self._packed = precision, _layout(parts)
-        self._table = None if parts.embedding is None else parts.embedding.weight.detach().clone()
+        self._table = self._read_table()
         # with numpy's hold on it nobody can resize or free what the core has pointers to
         held = (self.input, self.output, *self._state.to_tensors().values())
         self._held = [tensor.numpy() for tensor in held]
@@ -215,9 +257,14 @@ class _Native(Stream):
             native.check(library.stream_layer(core, *sizes, h, c[0] if c else None, residual))
         native.check(library.stream_output(core, self.output.data_ptr()))
 
+    def _read_table(self) -> Tensor | None:
+        """Return a copy of the vectors of all tokens as the embedding says them."""
+        embedding: Any = self._parts.embedding
+        return None if embedding is None else embedding.weight.detach() * embedding.scale
+
     def _load_weights(self) -> None:
         for index, stage in enumerate(_stages(self._parts)):
-            weights = [None if w is None else w.detach().contiguous() for w in stage.weights]
+            weights = [None if w is None else dense(w.detach()) for w in stage.weights]
             addresses = [None if w is None else w.data_ptr() for w in weights]
             native.check(self._library.stream_load(self._core, index, *addresses))
 
@@ -225,7 +272,8 @@ class _Native(Stream):
         if x is None:
             address = self._address
         elif x.shape == self._shape and x.dtype is self._dtype and x.is_cpu:
-            address = x.data_ptr() if x.is_contiguous() else self._copied(x)
+            whole = x.is_contiguous() and not x.is_neg()
+            address = x.data_ptr() if whole else self._copied(x)
         else:
             self._refuse(x)
         message = self._run(self._core, address)
@@ -262,8 +310,9 @@ class _Native(Stream):
                 "expected weights of the shapes, precision and device that the stream was made "
                 "with, got others; make another stream"
             )
-        if self._table is not None and self._parts.embedding is not None:
-            self._table.copy_(self._parts.embedding.weight.detach())
+        fresh = self._read_table()
+        if self._table is not None and fresh is not None:
+            self._table.copy_(fresh)
         self._load_weights()
 
     @property
@@ -289,9 +338,13 @@ class _Torch(Stream):
         x = self.input if x is None else x
         if x.shape != self._shape or x.dtype is not self._dtype or x.device != self.input.device:
             self._refuse(x)
-        layer, embedding, head = self._copy
+        layer, embedding, dropout, head, model = self._copy
+        if model is not None:
+            y, self._state = model.step(x, self._state)
+            return self.output.copy_(y)
         read = x if embedding is None else embedding(x)
         y, self._state = layer.step(read, self._state)
+        y = y if dropout is None else dropout(y)
         return self.output.copy_(y if head is None else head(y))
 
     def load(self, state: State) -> None:
@@ -314,9 +367,9 @@ class _Torch(Stream):
         self._state = fresh
 
     def refresh(self) -> None:
-        self._copy = copy.deepcopy(self._parts)
+        self._copy = copy.deepcopy(self._parts, _computed(self._parts))
         for part in self._copy:
-            if part is not None:
+            if isinstance(part, nn.Module):
                 part.eval()
 
     @property
@@ -329,26 +382,71 @@ class _Torch(Stream):
         return f"torch, a call of step at a time: {self._why}"
 
 
-def open_stream(
-    layer: Layer,
-    batch: int = 1,
-    precision: str = "float32",
-    *,
-    embedding: nn.Module | None = None,
-    head: nn.Linear | None = None,
-) -> Stream:
-    """Return a stream over a layer, or over the whole of a model.
+def _computed(parts: Parts) -> dict[int, Any]:
+    """Return what ``deepcopy`` is to take for tensors that a graph computed, which it refuses.
+
+    Pruned and normed weights are such: their hooks compute them anew at each call of the copy.
+    """
+    modules = [part for part in parts if isinstance(part, nn.Module)]
+    tensors = [
+        value
+        for module in modules
+        for child in module.modules()
+        for value in vars(child).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    ]
+    return {id(tensor): tensor.detach().clone() for tensor in tensors}
+
+
+def open_model_stream(model: Any, batch: int = 1, precision: str = "float32") -> Stream:
+    """Return a stream over a model of embedding, layer, dropout and head.
+
+    Args:
+        model: with these four attributes; its own ``step``, if it has one, runs its hooks.
+        batch, precision: see :func:`open_stream`.
+
+    Raises:
+        ValueError: see :func:`open_stream`; the model has hooks that no step of it would run.
+    """
+    steps = hasattr(model, "step")
+    if has_hooks(model) and not steps:
+        raise ValueError(
+            f"expected a {type(model).__name__} without hooks of its own, which a stream cannot "
+            "run; register them on a part of it: embedding, layer, dropout or head"
+        )
+    parts = model_parts(model)
+    embedding = parts.embedding
+    if embedding is not None and not isinstance(embedding, TokenEmbedding):
+        raise ValueError(
+            f"expected an embedding of tokens, got {type(embedding).__name__}, which reads more "
+            "than one id a step; stream the layer, and give it the vectors"
+        )
+    return _opened(parts, batch, precision)
+
+
+def model_parts(model: Any) -> Parts:
+    """Return what a stream over a model runs."""
+    embedding = None if type(model.embedding) is nn.Identity else model.embedding
+    steps = model if hasattr(model, "step") else None
+    return Parts(model.layer, embedding, model.dropout, model.head, steps)
+
+
+def open_stream(layer: Layer, batch: int = 1, precision: str = "float32") -> Stream:
+    """Return a stream over a layer.
 
     Args:
         layer: any causal layer.
         batch: B.
         precision: of the weights in the native core: float32, bf16 or int8.
-        embedding: of tokens, whose ids are then the steps; None or the identity: vectors are.
-        head: output weights.
 
     Raises:
         ValueError: the layer reads both ways, or a setting is out of range.
     """
+    return _opened(Parts(layer), batch, precision)
+
+
+def _opened(parts: Parts, batch: int, precision: str) -> Stream:
+    layer = parts.layer
     if not layer.causal:
         raise ValueError(
             "expected a layer that reads forward only, got one that also reads backward: a stream "
@@ -359,17 +457,10 @@ def open_stream(
         raise ValueError(f"expected a precision out of {known}, got {precision!r}; choose one")
     if batch < 1:
         raise ValueError(f"expected a batch of at least 1, got {batch}; give a positive number")
-    embedding = None if isinstance(embedding, nn.Identity) else embedding
-    if embedding is not None and not isinstance(embedding, TokenEmbedding):
-        raise ValueError(
-            f"expected an embedding of tokens, got {type(embedding).__name__}, which reads more "
-            "than one id a step; stream the layer, and give it the vectors"
-        )
-    parts = Parts(layer, embedding, head)
     why = why_not_native(parts, batch)
     with torch.inference_mode(False):  # what is made inside could not be changed outside
         if why is None:
             return _Native(parts, batch, precision)
         if precision != "float32":
-            warnings.warn(f"no step with weights in {precision}: {why}", stacklevel=3)
+            warnings.warn(f"no step with weights in {precision}: {why}", stacklevel=4)
         return _Torch(parts, batch, why)

@@ -17,10 +17,11 @@ from torch.nn import functional as F
 
 from unrolled.nn.attention import CrossAttention, Reading, SelfAttention, rotation, sinusoid
 from unrolled.nn.dropout import Dropout, check_probability
+from unrolled.nn.forms import has_hooks
 from unrolled.nn.layer import Layer, checked
 from unrolled.nn.memory import DecoderState, Memory
 from unrolled.nn.state import AttentionState, Buffer, CacheWriter, State
-from unrolled.ops.masking import real_steps, zero_padding
+from unrolled.ops.masking import Lengths, check_lengths, real_steps, zero_padding
 
 POSITIONS = ("rotary", "sinusoidal", "learned")
 FEEDFORWARDS = ("swiglu", "gelu", "relu")
@@ -213,16 +214,17 @@ class Attention(Layer):
         lengths = torch.zeros(batch, dtype=torch.int64, device=empty.device)
         return AttentionState(Buffer(empty, empty), lengths, 0)
 
-    def read(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        self._check(x, lengths)
+    def read(self, x: Tensor, lengths: Lengths | None = None) -> Tensor:
+        if has_hooks(self):
+            return super().read(x, lengths)
+        lengths = self._check(x, lengths)
         if self.memory_size is not None:
             raise ValueError("expected a layer without a memory; a decoder unrolls from attend")
-        lengths = None if lengths is None else lengths.to(x.device)
         self.check_context(x.shape[1])
         at = torch.arange(x.shape[1], device=x.device)[None]
         return self._stack(x, lengths, self._reading(at, x.shape[1], lengths, None), at)
 
-    def attend(self, memory: Tensor, lengths: Tensor) -> DecoderState:
+    def attend(self, memory: Tensor, lengths: Lengths) -> DecoderState:
         """Return a decoder's state before its first step.
 
         Args:
@@ -234,17 +236,16 @@ class Attention(Layer):
         """
         if self.memory_size is None:
             raise ValueError("expected a layer built with memory_size, got one without; set it")
+        lengths = check_lengths(lengths, *memory.shape[:2]).to(memory.device)
         parts = [cast(CrossAttention, block.cross).project(memory) for block in self.blocks]
         told = Memory.of([k for k, _ in parts], [v for _, v in parts], lengths)
         return DecoderState(self.initial_state(len(lengths), memory.device), told)
 
     def unroll_looking(
-        self, x: Tensor, state: DecoderState, lengths: Tensor | None, looks: list[Tensor] | None
+        self, x: Tensor, state: DecoderState, lengths: Lengths | None, looks: list[Tensor]
     ) -> tuple[Tensor, DecoderState]:
-        """Unroll a decoder and append to ``looks``, if given, where each block looked (B, T, M)."""
-        checked(state.inner, AttentionState, "a decoder's own step")
-        y, inner = self._unroll(x, state.inner, lengths, state.memory, looks)
-        return y, replace(state, inner=inner)
+        """Unroll a decoder and append to ``looks`` where each block looked (B, T, M)."""
+        return cast(tuple[Tensor, DecoderState], self._read_all(x, state, lengths, looks))
 
     @staticmethod
     def chosen(looks: list[Tensor]) -> Tensor:
@@ -255,14 +256,26 @@ class Attention(Layer):
         return looks[max(0, len(looks) - 2)]
 
     def unroll(
-        self, x: Tensor, state: State | None = None, lengths: Tensor | None = None
+        self, x: Tensor, state: State | None = None, lengths: Lengths | None = None
     ) -> tuple[Tensor, State]:
-        self._check(x, lengths, state)
-        if self.memory_size is not None:
-            checked(state, DecoderState, "a decoder, which begins with attend")
-            return self.unroll_looking(x, cast(DecoderState, state), lengths, None)
-        checked(state, AttentionState, "layer attention")
-        return self._unroll(x, state, lengths, None, None)
+        return self._read_all(x, state, lengths, None)
+
+    def _read_all(
+        self,
+        x: Tensor,
+        state: State | None,
+        lengths: Lengths | None,
+        looks: list[Tensor] | None,
+    ) -> tuple[Tensor, State]:
+        lengths = self._check(x, lengths, state)
+        if self.memory_size is None:
+            checked(state, AttentionState, "layer attention")
+            return self._unroll(x, state, lengths, None, looks)
+        checked(state, DecoderState, "a decoder, which begins with attend")
+        decoder_state = cast(DecoderState, state)
+        checked(decoder_state.inner, AttentionState, "a decoder's own step")
+        y, inner = self._unroll(x, decoder_state.inner, lengths, decoder_state.memory, looks)
+        return y, replace(decoder_state, inner=inner)
 
     def _unroll(
         self,
@@ -279,7 +292,6 @@ class Attention(Layer):
                 "expected no earlier state for a bidirectional layer, got one that has read steps: "
                 "those would have had to see x; read the whole sequence at once"
             )
-        lengths = None if lengths is None else lengths.to(x.device)
         cache = CacheWriter(before, x.shape[1], lengths)
         self.check_context(cache.used)
         reading = self._reading(cache.positions, x.shape[1], lengths, cache)
@@ -289,14 +301,8 @@ class Attention(Layer):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         self._check_step(x, state)
-        y, after = self.unroll(x[:, None], state)
+        y, after = self._read_all(x[:, None], state, None, None)
         return y[:, 0], after
-
-    def forward(
-        self, x: Tensor, state: State | None = None, lengths: Tensor | None = None
-    ) -> tuple[Tensor, State]:
-        """Run :meth:`unroll`."""
-        return self.unroll(x, state, lengths)
 
     def check_context(self, reach: int) -> None:
         """Raise ValueError where positions up to ``reach`` are more than the layer's context."""

@@ -1,6 +1,6 @@
 """Functions on tensors: the plain equations (``reference``) and the fast paths that equal them."""
 
 from unrolled.ops.linear import linear
-from unrolled.ops.recurrent import mode, precision, use
+from unrolled.ops.modes import mode, precision, use
 
 __all__ = ["linear", "mode", "precision", "use"]

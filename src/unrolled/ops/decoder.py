@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unrolled.ops import native
+from unrolled.ops.layout import dense, readable
 from unrolled.ops.search import MOST
 
 NORMS = ("layer", "rms")
@@ -125,7 +126,7 @@ class PackedDecoder:
         for given, shape in ((weight, expected), (bias, expected[:1])):
             if given is not None:
                 _check(part, given, shape)
-        held = weight.detach().contiguous(), None if bias is None else bias.detach().contiguous()
+        held = dense(weight.detach()), None if bias is None else dense(bias.detach())
         there = [None if tensor is None else tensor.data_ptr() for tensor in held]
         native.check(self._library.decoder_load(self._core, layer, PARTS.index(part), *there))
 
@@ -197,7 +198,7 @@ class PackedDecoder:
             raise ValueError(f"expected k from 1 to {min(MOST, self.shape.vocabulary)}, got {k}")
         _check("banned", banned, (len(banned),), torch.int64)
         values, tokens = x.new_empty(rows, k), banned.new_empty(rows, k)
-        banned = banned.contiguous()
+        banned = dense(banned)
         best = k, values.data_ptr(), tokens.data_ptr(), banned.data_ptr(), len(banned)
         self._call(x, cache, source, turn, (0, 0, *best))
         return values, tokens
@@ -228,7 +229,7 @@ class PackedDecoder:
             raise ValueError("expected keys and values that stand alike, features side by side")
         memory, sizes = self._memory(source, rows)
         told = x, *(turn or (None, None)), cache.lengths, cache.origin, *memory
-        whole = [part if part is None else part.contiguous() for part in told]
+        whole = [part if part is None else dense(part) for part in told]
         pointers = [*whole[:3], *cache[:2], *whole[3:], None]
         strides = cache.keys.stride()[:4]
         numbers = (torch.get_num_threads(), rows, sizes[0], in_cache, room, *strides, *sizes[1:])
@@ -243,7 +244,8 @@ class PackedDecoder:
         """
         if self._logits is None or len(self._logits) < rows:
             with torch.inference_mode(False):  # what is made inside could not be changed outside
-                self._logits = torch.empty(rows, -(-self.shape.vocabulary // 16) * 16)
+                width = -(-self.shape.vocabulary // 16) * 16
+                self._logits = torch.empty(rows, width, dtype=torch.float32, device="cpu")
         return self._logits[:rows]
 
     def _memory(self, source: Source | None, rows: int) -> tuple[list[Tensor | None], Sizes]:
@@ -262,7 +264,8 @@ class PackedDecoder:
     def _places(self, source: Source) -> tuple[Tensor, list[Tensor], Sizes]:
         """Return where keys and values stand (2, L), what has to be held for that, and sizes."""
         shape, first = self.shape, source.keys[0]
-        parts, strides = [*source.keys, *source.values], first.stride()
+        parts = [readable(part) for part in (*source.keys, *source.values)]
+        strides = parts[0].stride()
         size = (first.shape[0], shape.memory_heads, first.shape[2], shape.width // shape.heads)
         for part in parts:
             _check("memory", part, size)
@@ -271,7 +274,8 @@ class PackedDecoder:
         if strides[3] != 1 or any(part.stride() != strides for part in parts):
             parts = [part.contiguous() for part in parts]
             strides = parts[0].stride()
-        places = torch.tensor([part.data_ptr() for part in parts]).view(2, -1)
+        addresses = [part.data_ptr() for part in parts]
+        places = torch.tensor(addresses, dtype=torch.int64, device="cpu").view(2, -1)
         return places, parts, (size[0], size[2], *strides[:3])
 
     @property

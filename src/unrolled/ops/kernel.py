@@ -5,14 +5,15 @@ Shapes: B rows, T steps, N steps of all rows, D input, H hidden, G gates.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from unrolled.ops import native, reference
-from unrolled.ops.layout import Layout, is_time_first, laid, like
+from unrolled.ops.derivatives import differentiable_gradients, is_batched
+from unrolled.ops.layout import Layout, dense, is_time_first, laid, like
 from unrolled.ops.reference import Extras, Weights
 
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "lstm": 4}
@@ -86,7 +87,7 @@ def check(call: Call, inputs: Inputs, mask: Tensor | None) -> None:
 
 
 def _whole(parts: Iterable[Tensor | None]) -> _Some:
-    return [None if part is None else part.contiguous() for part in parts]
+    return [None if part is None else dense(part) for part in parts]
 
 
 def _run(name: str, call: Call, inputs: Inputs, time_first: bool, parts: _Some) -> None:
@@ -173,45 +174,39 @@ def backward(
 
 
 def _by_reference(
-    call: Call, inputs: Inputs, mask: Tensor | None, slopes: _Some, wanted: list[bool]
+    call: Call, inputs: Inputs, mask: Tensor | None, gradients: _Some, needed: Sequence[bool]
 ) -> _Some:
     """Do the same as ``backward`` by the equations, which can be differentiated again."""
-    layout, twice = call.layout, torch.is_grad_enabled()
-    x, w_ih, w_hh, b_ih, b_hh, h, c = inputs
-    with torch.enable_grad():
+    layout = call.layout
+
+    def equations(*parts: Tensor | None) -> tuple[Tensor, ...]:
+        x, w_ih, w_hh, b_ih, b_hh, h, c = cast(Inputs, parts)
         if layout.offset is not None:
             flat = x.new_zeros(layout.rows * layout.steps, x.shape[1])
             flat = flat.index_add(0, layout.places(), x)
             x = flat.unflatten(0, (layout.rows, layout.steps))
         state = (h,) if c is None else (h, c)
         extras, lengths = Extras(recurrent_mask=mask), layout.lengths()
-        y, after, _ = reference.unroll(
-            call.cell, x, state, Weights(w_ih, w_hh, b_ih, b_hh), lengths, call.reverse, extras
-        )
-        y = y if layout.offset is None else y.flatten(0, 1)[layout.places()]
-        pairs = zip((y, *after), slopes, strict=False)
-        outputs, given = zip(*((out, s) for out, s in pairs if s is not None), strict=True)
-        asked = [
-            part for part, want in zip(inputs, wanted, strict=True) if want and part is not None
-        ]
-        found = iter(
-            torch.autograd.grad(
-                outputs, asked, given, create_graph=twice, allow_unused=True, materialize_grads=True
-            )
-        )
-    return [next(found) if want else None for want in wanted]
+        weights = Weights(w_ih, w_hh, b_ih, b_hh)
+        y, after, _ = reference.unroll(call.cell, x, state, weights, lengths, call.reverse, extras)
+        return y if layout.offset is None else y.flatten(0, 1)[layout.places()], *after
+
+    return differentiable_gradients(equations, inputs, gradients, needed)
 
 
-def is_batched(slopes: Iterable[Tensor | None]) -> bool:
-    """Say whether slopes of many outputs come at once, which stand nowhere in memory."""
-    functions = torch._C._functorch
-    return torch._C._are_functorch_transforms_active() or any(
-        part is not None and functions.is_legacy_batchedtensor(part) for part in slopes
-    )
+def _witness(y: Tensor) -> Tensor:
+    """Return a tensor without memory whose version counts the changes of y in place."""
+    counts = y.detach()
+    counts.data = y.new_empty(0)
+    return counts
 
 
 class _Unroll(torch.autograd.Function):
-    """Second derivatives come from the reference."""
+    """Second derivatives come from the reference.
+
+    y is kept for ``backward``, and may be changed in place by whoever gets it, as what torch.nn's
+    layers return may be. Then all is read again there, from inputs that torch watches.
+    """
 
     @staticmethod
     def forward(ctx: Any, call: Call, mask: Tensor | None, *parts: Any) -> tuple[Tensor, ...]:
@@ -219,18 +214,23 @@ class _Unroll(torch.autograd.Function):
         y, after, kept = forward(call, inputs, mask, max(call.layout.total, 1))
         ctx.call = call
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(mask, y, *kept, *inputs)
+        ctx.witness = _witness(y)
+        ctx.version = ctx.witness._version
+        # y.data: torch would refuse any change of y itself, in place of looking at the witness
+        ctx.save_for_backward(mask, y.data, *kept, *inputs)
         return y, *after
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor | None) -> Any:
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         mask, y, *rest = ctx.saved_tensors
-        kept, inputs, wanted = rest[:3], Inputs(*rest[3:]), ctx.needs_input_grad[2:]
-        if torch.is_grad_enabled() or is_batched(slopes):
-            found = _by_reference(ctx.call, inputs, mask, list(slopes), wanted)
+        kept, inputs, needed = rest[:3], Inputs(*rest[3:]), ctx.needs_input_grad[2:]
+        if torch.is_grad_enabled() or is_batched(gradients):
+            found = _by_reference(ctx.call, inputs, mask, list(gradients), needed)
         else:
-            ends = [*slopes, None][:3]  # c has none where there is none
-            found = backward(ctx.call, inputs, mask, y, kept, ends, wanted)
+            if ctx.witness._version != ctx.version:
+                y, _, kept = forward(ctx.call, inputs, mask, max(ctx.call.layout.total, 1))
+            ends = [*gradients, None][:3]  # c has none where there is none
+            found = backward(ctx.call, inputs, mask, y, kept, ends, needed)
         return None, None, *found
 
 

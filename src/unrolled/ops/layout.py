@@ -13,6 +13,11 @@ from torch import Tensor
 from unrolled.ops.masking import check_lengths
 
 
+def _count(size: int) -> Tensor:
+    """Return 0, 1, 2 ... on the CPU, whatever torch's default device is."""
+    return torch.arange(size, device="cpu")
+
+
 class Layout(NamedTuple):
     """Which steps of which rows there are, the longest row first.
 
@@ -46,7 +51,7 @@ class Layout(NamedTuple):
         """Return how many steps each row of the batch has (B,); None when all have T."""
         if self.active is None:
             return None
-        longest_first = (self.active[:, None] > torch.arange(self.rows)).sum(0)
+        longest_first = (self.active[:, None] > _count(self.rows)).sum(0)
         if self.order is None:
             return longest_first
         return torch.empty_like(longest_first).scatter_(0, self.order, longest_first)
@@ -55,8 +60,8 @@ class Layout(NamedTuple):
         """Return where each packed step (N,) stands among the B * T steps of a padded batch."""
         assert self.active is not None
         assert self.offset is not None
-        step = torch.arange(self.steps).repeat_interleave(self.active)
-        row = torch.arange(self.total) - self.offset.repeat_interleave(self.active)
+        step = _count(self.steps).repeat_interleave(self.active)
+        row = _count(self.total) - self.offset.repeat_interleave(self.active)
         return (row if self.order is None else self.order[row]) * self.steps + step
 
 
@@ -69,9 +74,8 @@ def padded(x: Tensor, lengths: Tensor | None) -> Layout:
     rows, steps = x.shape[:2]
     if lengths is None:
         return Layout(rows, steps, rows * steps)
-    check_lengths(lengths, rows, steps)
-    longest_first, order = lengths.long().sort(descending=True, stable=True)
-    ended = torch.searchsorted(longest_first.flip(0), torch.arange(steps), right=True)
+    longest_first, order = check_lengths(lengths, rows, steps).sort(descending=True, stable=True)
+    ended = torch.searchsorted(longest_first.flip(0), _count(steps), right=True)
     active = rows - ended
     return Layout(rows, steps, int(active.sum()), active, order)
 
@@ -87,12 +91,24 @@ def packed(batch_sizes: Tensor, sorted_indices: Tensor | None) -> Layout:
     if bool((active.diff() > 0).any()) or int(active[-1]) < 0:
         raise ValueError("expected batch sizes that never grow; make the sequence by pack_sequence")
     order = None if sorted_indices is None else sorted_indices.contiguous()
-    if order is not None and not torch.equal(order.sort()[0], torch.arange(rows)):
+    if order is not None and not torch.equal(order.sort()[0], _count(rows)):
         raise ValueError(
             f"expected sorted indices that name each of {rows} rows once, got {order.tolist()}"
         )
     offset = active.cumsum(0) - active
     return Layout(rows, len(active), int(active.sum()), active, order, offset)
+
+
+def readable(tensor: Tensor) -> Tensor:
+    """Return a tensor whose memory holds its numbers: torch may keep a sign or zeros apart."""
+    if tensor.is_neg() or tensor._is_zerotensor():
+        return tensor.clone()
+    return tensor
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """Return a tensor whose memory can be handed to the library: its numbers, side by side."""
+    return readable(tensor).contiguous()
 
 
 def is_time_first(x: Tensor) -> bool:
@@ -103,13 +119,19 @@ def is_time_first(x: Tensor) -> bool:
 def laid(x: Tensor, time_first: bool) -> Tensor:
     """Return x (B, T, D) or (N, D) in that memory layout, x itself if it stands so already."""
     if time_first:
+        x = readable(x)
         return x if is_time_first(x) else x.transpose(0, 1).contiguous().transpose(0, 1)
-    return x.contiguous()
+    return dense(x)
 
 
 def like(x: Tensor, size: int, time_first: bool, zero: bool) -> Tensor:
-    """Return new numbers (B, T, size) or (N, size) in the memory layout of x."""
-    make = x.new_zeros if zero else x.new_empty
+    """Return new numbers (B, T, size) or (N, size) in the memory layout of x.
+
+    They are no view of anything, so that whoever gets them may change them in place.
+    """
     if time_first:
-        return make(x.shape[1], x.shape[0], size).transpose(0, 1)
+        rows, steps = x.shape[:2]
+        made = x.new_empty_strided((rows, steps, size), (size, rows * size, 1))
+        return made.zero_() if zero else made
+    make = x.new_zeros if zero else x.new_empty
     return make(*x.shape[:-1], size)

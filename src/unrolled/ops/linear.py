@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from unrolled.ops import native
 from unrolled.ops import recurrent as table
-from unrolled.ops.kernel import is_batched
+from unrolled.ops.derivatives import is_batched
+from unrolled.ops.layout import dense
+from unrolled.ops.modes import mode
 
 
 def takes_native() -> bool:
@@ -24,18 +26,18 @@ def takes_native() -> bool:
     Another rule may look at the sizes and the precision, never at a clock: a model always runs in
     one way.
     """
-    return table.mode() == "fast"
+    return mode() == "fast"
 
 
 def _matmul(low: bool, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return a (m, k) times b (k, n) plus bias (n,); a and b are whole or transposed in memory."""
     a_trans = not a.is_contiguous() and a.t().is_contiguous()
     b_trans = not a_trans and not b.is_contiguous()  # the core takes one of them transposed
-    a, b = (a.t() if a_trans else a).contiguous(), (b.t() if b_trans else b).contiguous()
+    a, b = dense(a.t() if a_trans else a), dense(b.t() if b_trans else b)
     inner, rows = a.shape if a_trans else a.shape[::-1]
     columns = b.shape[0] if b_trans else b.shape[1]
-    out = torch.empty(rows, columns)
-    bias = None if bias is None else bias.contiguous()
+    out = a.new_empty(rows, columns)
+    bias = None if bias is None else dense(bias)
     precision = native.PRECISIONS["bf16" if low else "float32"]
     threads, there = torch.get_num_threads(), None if bias is None else bias.data_ptr()
     pointers = (a.data_ptr(), a.shape[1], a_trans, b.data_ptr(), b.shape[1], b_trans, there)

@@ -5,16 +5,23 @@ Shapes: B rows, T steps, D features. Sequences start at step 0; padding stands a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+Lengths = Tensor | Sequence[int]  # real steps of each row (B,): integers of any width, or a list
 
-def check_lengths(lengths: Tensor, rows: int, steps: int) -> None:
-    """Refuse lengths (B,) that do not fit a batch of ``rows`` rows and ``steps`` steps.
+
+def check_lengths(lengths: Lengths, rows: int, steps: int) -> Tensor:
+    """Return lengths (B,) as int64, where they fit a batch of ``rows`` rows and ``steps`` steps.
 
     Raises:
         ValueError: wrong shape, not integers, or (on the CPU, where looking is free) out of range.
     """
+    if not isinstance(lengths, Tensor):
+        listed = torch.as_tensor(lengths, device="cpu")
+        lengths = listed if listed.numel() else listed.long()  # an empty list says no type
     if lengths.shape != (rows,):
         raise ValueError(
             f"expected lengths of shape ({rows},), one for each row of x, got "
@@ -22,16 +29,18 @@ def check_lengths(lengths: Tensor, rows: int, steps: int) -> None:
         )
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise ValueError(f"expected integer lengths, got {lengths.dtype}; pass lengths.long()")
+    lengths = lengths.long()
     if lengths.device.type != "cpu" or torch.compiler.is_compiling() or not rows:
-        return
+        return lengths
     if torch._C._are_functorch_transforms_active():
-        return  # the numbers are out of reach under vmap
+        return lengths  # the numbers are out of reach under vmap
     low, high = int(lengths.min()), int(lengths.max())
     if low < 0 or high > steps:
         raise ValueError(
             f"expected lengths from 0 to {steps}, the width of x, got {low} to {high}; pad x to "
             "the longest sequence"
         )
+    return lengths
 
 
 def real_steps(lengths: Tensor, steps: int) -> Tensor:

@@ -11,78 +11,27 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from unrolled.ops import kernel, native, reference, traced
+from unrolled.ops.derivatives import is_transformed
 from unrolled.ops.kernel import Call, Inputs
 from unrolled.ops.layout import Layout, padded
 from unrolled.ops.masking import last_steps, reverse_rows, zero_padding
+from unrolled.ops.modes import chosen_precision, mode
 from unrolled.ops.reference import PLAIN, Extras, Weights
 
 _vf: Any = torch._VF
+_TORCH = frozenset(("rnn_tanh", "rnn_relu", "lstm", "gru"))  # cells that torch has kernels for
 _States = tuple[Tensor, ...]
 
 # added to a gate, it closes or opens the gate for good: sigmoid(-30000) is 0 and sigmoid(30000) is
 # 1 in every precision, fp16 included, and both have slope 0
 _SHUT = 30000.0
-
-_chosen = {"mode": "auto", "precision": "auto"}
-
-
-class _Choice:
-    what: ClassVar[str]
-    names: ClassVar[tuple[str, ...]]
-
-    def __init__(self, name: str) -> None:
-        if name not in self.names:
-            listed = ", ".join(self.names)
-            raise ValueError(f"expected a {self.what} out of {listed}, got {name!r}")
-        self.before, _chosen[self.what] = _chosen[self.what], name
-
-    def __enter__(self) -> _Choice:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        _chosen[self.what] = self.before
-
-
-class use(_Choice):  # a function to its callers, hence the small letter
-    """Choose how recurrent cells run: ``use("reference")``, or for a block ``with use(...)``.
-
-    Args:
-        name: "auto" (a fast path where there is one), "fast" (ValueError where there is none) or
-            "reference" (the plain equations: second derivatives, torch.func.vmap).
-
-    Raises:
-        ValueError: no such mode.
-    """
-
-    what, names = "mode", ("auto", "fast", "reference")
-
-
-class precision(_Choice):
-    """Choose in what the native core multiplies, as ``use`` chooses the path.
-
-    Args:
-        name: "float32"; "bf16" (operands of 8 bits, sums and states in fp32); "int8" (weights of 8
-            bits with a scale a column, and the same of what they meet; no slopes); or "auto", which
-            is bf16 under autocast to it and for weights in it, and float32 otherwise.
-
-    Raises:
-        ValueError: no such precision.
-    """
-
-    what, names = "precision", ("auto", *native.PRECISIONS)
-
-
-def mode() -> str:
-    """Return what :class:`use` chose last."""
-    return _chosen["mode"]
 
 
 def _flat(w: Weights) -> list[Tensor]:
@@ -105,7 +54,9 @@ def _kernel(cell: str, x: Tensor, state: _States, w: Weights) -> tuple[Tensor, _
 def _call(cell: str, x: Tensor, state: _States, w: Weights) -> _States:
     """Call torch's kernel: the outputs, then the state."""
     carried = tuple(part[None].to(x.dtype) for part in state)
-    arguments = (_flat(w), w.bias_ih is not None, 1, 0.0, torch.is_grad_enabled(), False, True)
+    # a trace keeps the flag: it must be the same in every run, and let it be differentiated
+    train = torch.is_grad_enabled() or _tracing()
+    arguments = (_flat(w), w.bias_ih is not None, 1, 0.0, train, False, True)
     if cell == "lstm":
         return tuple(_vf.lstm(x, carried, *arguments))
     return tuple(getattr(_vf, cell)(x, carried[0], *arguments))
@@ -174,13 +125,6 @@ def _fast(
     return reverse_rows(y, lengths) if reverse else y, after
 
 
-def _transformed() -> bool:
-    """Say whether torch.func or forward-mode slopes are at work, which know no fused kernel."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-
-
 class Path(NamedTuple):
     """Which path a call takes, and why.
 
@@ -196,6 +140,20 @@ class Path(NamedTuple):
 _NATIVE = Path("native")
 _NARROW = (torch.float32, torch.bfloat16)
 _TENSORS = (Tensor, torch.nn.Parameter)
+
+
+def _tracing() -> bool:
+    return not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None
+
+
+def _checkpointed() -> bool:
+    """Say whether hooks take what is saved for the backward pass, as activation checkpoints do.
+
+    They read a part of the model a second time then, outside of a dispatch mode that was left
+    since, and what is saved must be the same both times.
+    """
+    saved: Any = torch._C._autograd
+    return saved._top_saved_tensors_default_hooks(True) is not None
 
 
 def autocast() -> torch.dtype | None:
@@ -221,36 +179,38 @@ def unreachable(*tensors: Tensor) -> str:
     if not all(tensor.is_cpu for tensor in tensors):
         devices = sorted({tensor.device.type for tensor in tensors} - {"cpu"})
         return f"on {', '.join(devices)}; the native core is for CPUs"
+    if is_transformed():
+        return "torch.func or forward-mode gradients, which know no fused kernel"
     if torch.compiler.is_compiling():  # then operators stand in for the library's functions
         if torch.compiler.is_exporting():
             return "exported; torch's operators run anywhere"
-    elif (
-        torch._C._get_tracing_state() is not None
-        or torch._C._len_torch_dispatch_stack()
-        or _transformed()
-    ):
-        return "tracing, torch.func or a dispatch mode, which see torch's operators alone"
+    elif _tracing():
+        return "tracing, which sees torch's operators alone"
+    elif torch._C._len_torch_dispatch_stack() and not _checkpointed():
+        return "a dispatch mode, which sees torch's operators alone"
     elif any(type(tensor) not in _TENSORS for tensor in tensors):
         return "subclasses of tensors, of which the native core knows nothing"
     return "" if native.available() else native.missing()
 
 
-def _not_native(x: Tensor, h: Tensor, w: Weights, extras: Extras) -> str:
+def _not_native(cell: str, x: Tensor, h: Tensor, w: Weights, extras: Extras) -> str:
     """Say why the native core cannot run this; empty when it can."""
+    if cell not in native.CELLS:
+        return f"cell {cell}, for which there is no kernel"
     if w.hr is not None:
         return "a projection (proj_size)"
     if not x.numel():
         return "nothing to read"
     if extras.recurrent_mask is not None and extras.recurrent_mask.requires_grad:
         return "slopes of the mask are wanted"
-    if extras.recurrent_mask is not None and _chosen["precision"] == "int8":
+    if extras.recurrent_mask is not None and chosen_precision() == "int8":
         return "recurrent_dropout, which int8 has no use for"
     return _unlike(x, h, w) or unreachable(x, h, w.ih, w.hh)
 
 
 def _lowered() -> str:
     """Return the choice of a precision that the native core alone has; empty without one."""
-    name = _chosen["precision"]
+    name = chosen_precision()
     return "" if name in ("auto", "float32") else f"ops.precision({name!r})"
 
 
@@ -268,23 +228,25 @@ def path(cell: str, x: Tensor, h: Tensor, w: Weights, extras: Extras = PLAIN) ->
         ValueError: ``use("fast")`` was chosen and no fast path runs this, or none in the precision
             that was chosen.
     """
-    if _chosen["mode"] == "reference":
+    if mode() == "reference":
         return Path("reference", "ops.use('reference') was chosen; ops.use('auto') ends it")
     lacking = [] if w.norm_ih is None else ["layer_norm"]
     lacking += ["zoneout"] if extras.zoneout else []
-    why = "" if lacking else _not_native(x, h, w, extras)
+    why = "" if lacking else _not_native(cell, x, h, w, extras)
     if not why and not lacking:
         return _NATIVE
-    if _chosen["mode"] == "auto" and _transformed():
+    if mode() == "auto" and is_transformed():
         return Path("reference", "torch.func or forward-mode slopes, which know no fused kernel")
     if extras.recurrent_mask is not None:
         lacking.append("recurrent_dropout")
-    if lacking and _chosen["mode"] == "fast":
+    if cell not in _TORCH:
+        lacking.append(f"cell {cell}")
+    if lacking and mode() == "fast":
         raise ValueError(
             f"expected settings that the fast path of {cell} can run, got {', '.join(lacking)}; "
             "choose ops.use('auto')"
         )
-    if _chosen["mode"] == "fast" and _lowered():
+    if mode() == "fast" and _lowered():
         raise ValueError(
             f"expected what the native core runs, which alone has {_lowered()}, got {why}; choose "
             "ops.precision('auto') or ops.use('auto')"
@@ -300,8 +262,8 @@ def _wants_slopes(x: Tensor, state: _States, w: Weights) -> bool:
 
 
 def _native_precision(w: Weights) -> str:
-    if _chosen["precision"] != "auto":
-        return _chosen["precision"]
+    if chosen_precision() != "auto":
+        return chosen_precision()
     return "bf16" if torch.bfloat16 in (autocast(), w.ih.dtype) else "float32"
 
 
@@ -423,4 +385,4 @@ def step(cell: str, x: Tensor, state: _States, w: Weights, extras: Extras = PLAI
     return _carried(after, state)
 
 
-__all__ = ["Extras", "Path", "Weights", "mode", "path", "precision", "step", "unroll", "use"]
+__all__ = ["Extras", "Path", "Weights", "path", "step", "unroll"]

@@ -72,19 +72,19 @@ def _normalise(product: Tensor, gain: Tensor | None, groups: tuple[int, ...]) ->
 
 
 # GRU normalises reset and update together and the candidate by itself (Ba et al. 2016, eq. 26-28)
-_GROUPS = {"rnn_tanh": (1,), "rnn_relu": (1,), "lstm": (1,), "gru": (2, 1)}
+_GROUPS = {"gru": (2, 1)}  # other cells: all gates together
 
 
 def from_input(cell: str, x: Tensor, w: Weights) -> Tensor:
     """Return what the input adds to every gate (..., G*H), for any number of steps at once."""
-    a = _normalise(F.linear(x, w.ih), w.norm_ih, _GROUPS[cell])
+    a = _normalise(F.linear(x, w.ih), w.norm_ih, _GROUPS.get(cell, (1,)))
     return a if w.bias_ih is None else a + w.bias_ih
 
 
 def from_hidden(cell: str, h: Tensor, w: Weights, extras: Extras) -> Tensor:
     """Return what the old hidden vector (B, P) adds to every gate (B, G*H)."""
     h = h if extras.recurrent_mask is None else h * extras.recurrent_mask
-    a = _normalise(F.linear(h, w.hh), w.norm_hh, _GROUPS[cell])
+    a = _normalise(F.linear(h, w.hh), w.norm_hh, _GROUPS.get(cell, (1,)))
     return a if w.bias_hh is None else a + w.bias_hh
 
 
@@ -216,7 +216,8 @@ def unroll(
         name: zero_padding(torch.stack([trace[name] for trace in traces], 1), lengths)
         for name in traces[0]
     }
-    return stacked["h"], state, stacked
+    # copies: whoever gets the state may change it in place, and a cell's backward reads its own
+    return stacked["h"], tuple(part.clone() for part in state), stacked
 
 
 def attention(

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from unrolled.ops import native
 from unrolled.ops import recurrent as table
+from unrolled.ops.layout import readable
+from unrolled.ops.modes import mode
 
 MOST = 64  # that the native core keeps of a row
 
@@ -32,11 +34,12 @@ def top_log_probabilities(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if (
         logits.dtype == torch.float32
         and k <= MOST
-        and table.mode() != "reference"
+        and mode() != "reference"
         and not (logits.requires_grad and torch.is_grad_enabled())
         and not torch.compiler.is_compiling()
         and not table.unreachable(logits)
     ):
+        logits = readable(logits)
         return _natively(logits if logits.stride(1) == 1 else logits.contiguous(), k)
     scores = logits if logits.dtype == torch.float64 else logits.float()
     scores = scores.log_softmax(dim=-1)
@@ -55,7 +58,7 @@ def _natively(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if 0 <= logits.stride(0) < vocabulary and rows > 1:
         logits = logits.contiguous()  # rows that overlap, as expanded ones do
     values = logits.new_empty(rows, k)
-    indices = torch.empty(rows, k, dtype=torch.int64)
+    indices = logits.new_empty(rows, k, dtype=torch.int64)
     given = logits.data_ptr(), logits.stride(0) if rows > 1 else vocabulary
     there = values.data_ptr(), indices.data_ptr()
     call: Any = run and run.top_log_probabilities

@@ -14,7 +14,7 @@ from unrolled.data.examples import Examples
 from unrolled.models import Unaligned
 from unrolled.nn import SpelledWords, TokenEmbedding, build_decoder, build_layer, with_context
 from unrolled.nn.build import refuse_unused, settings_of
-from unrolled.nn.softmax import linear_cross_entropy
+from unrolled.nn.softmax import head_cross_entropy
 from unrolled.tasks.base import check_reach, score_batches
 from unrolled.tasks.recipe import Recipe
 from unrolled.training.precision import Place
@@ -90,8 +90,6 @@ def told_loss(
         before: gives what the decoder reads for the targets of a batch (B, T).
     """
     writer, total, count = cast(Unaligned, model), 0.0, 0
-    head = writer.head
-    bias = head.weight.new_zeros(len(head.weight)) if head.bias is None else head.bias
     for rows in score_batches(examples.reach, SCORED):
         batch = collate(examples, rows).to(place.device)
         assert batch.targets is not None
@@ -99,7 +97,6 @@ def told_loss(
         with place.autocast():
             read = writer.read(batch.inputs, batch.lengths, before(batch), *batch.extra)
             real = batch.targets != IGNORED
-            given = read[real], head.weight.detach(), bias.detach()
-            total += float(linear_cross_entropy(*given, batch.targets[real]))
+            total += float(head_cross_entropy(writer.head, read[real], batch.targets[real]))
         count += int(real.sum())
     return total / max(1, count)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrolled.data.batches import IGNORED, Batch
-from unrolled.nn.softmax import linear_cross_entropy, sampled_cross_entropy
+from unrolled.nn.softmax import head_cross_entropy
 from unrolled.nn.state import State
 
 
@@ -118,11 +118,10 @@ def next_word(
         assert batch.targets is not None
         reader = cast(Reads, model)
         read, state = reader.read(batch.inputs, begun(model, batch, carry))
-        given = (read.flatten(0, 1), reader.head.weight, reader.head.bias, batch.targets.flatten())
-        if candidates is None:
-            total = linear_cross_entropy(*given, smoothing, IGNORED)
-        else:
-            total = sampled_cross_entropy(*given, candidates, IGNORED)
+        targets = batch.targets.flatten()
+        total = head_cross_entropy(
+            reader.head, read.flatten(0, 1), targets, smoothing, IGNORED, candidates
+        )
         count, after = (batch.targets != IGNORED).sum(), state.detach() if carry_state else None
         if not activation and not slowness:
             return Loss(total, count, after)
@@ -169,10 +168,9 @@ def translated(
         writer, targets = cast(Writes, model), batch.targets
         inputs = shifted(targets, start) if fed is None else fed(batch)
         read = writer.read(batch.inputs, batch.lengths, inputs, *batch.extra)
-        real, weight = targets != IGNORED, writer.head.weight
-        bias = weight.new_zeros(len(weight)) if writer.head.bias is None else writer.head.bias
+        real = targets != IGNORED
         # the output product is half of the work: padding is left out of it
-        total = linear_cross_entropy(read[real], weight, bias, targets[real], smoothing)
+        total = head_cross_entropy(writer.head, read[real], targets[real], smoothing)
         return Loss(total, real.sum())
 
     return objective

@@ -1,0 +1,255 @@
+"""What changes a module beside its weights is seen by every way of calling it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
+
+from unrolled.models import Aligned, LanguageModel, ManyToOne, Unaligned
+from unrolled.nn import GRU, LSTM, RNN, Attention, Layer, Pooling, TokenEmbedding
+from unrolled.nn.decoding import Parts, why_not_native
+from unrolled.ops import native
+
+from .variants import CAUSAL, EVERY, D
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning"),
+]
+NEAR: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}  # fp32, other orders of summation
+
+
+def doubled(module: nn.Module, args: Any, output: Any) -> Any:
+    """Return what a module says twice, whatever else it returns kept."""
+    return (output[0] * 2, *output[1:]) if isinstance(output, tuple) else output * 2
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_hooks_of_a_layer_run_in_every_form(name: str) -> None:
+    layer, x = EVERY[name]().eval(), torch.randn(2, 4, D)
+    y, _ = layer.unroll(x)
+    seen: list[int] = []
+    layer.register_forward_hook(doubled)
+    layer.register_forward_pre_hook(lambda module, args: seen.append(len(args)))
+    torch.testing.assert_close(layer.unroll(x)[0], 2 * y)
+    torch.testing.assert_close(layer.read(x), 2 * y)
+    batch_first = layer(x)[0] if not hasattr(layer, "batch_first") else None
+    if batch_first is not None:
+        torch.testing.assert_close(batch_first, 2 * y)
+    if layer.causal:
+        stepped, _ = layer.step(x[:, 0], layer.initial_state(2))
+        torch.testing.assert_close(stepped, 2 * y[:, 0], **NEAR)
+    assert len(seen) == 2 + layer.causal + (batch_first is not None)
+
+
+def test_torchs_call_form_runs_hooks_once() -> None:
+    layer, seen = GRU(D, 4), []
+    layer.register_forward_hook(lambda module, args, output: seen.append(args))
+    x = torch.randn(6, 2, D)
+    layer(x)
+    layer(nn.utils.rnn.pack_sequence([x[:, 0], x[:4, 1]]))
+    assert len(seen) == 2
+
+
+def language(layer: Layer, **options: Any) -> LanguageModel:
+    return LanguageModel(TokenEmbedding(20, D, **options), layer, 20, dropout=0.5).eval()
+
+
+CHANGES: dict[str, Callable[[LanguageModel], Any]] = {
+    "hook on the head": lambda m: m.head.register_forward_hook(doubled),
+    "hook on the dropout": lambda m: m.dropout.register_forward_hook(doubled),
+    "hook on the embedding": lambda m: m.embedding.register_forward_hook(doubled),
+    "hook on the layer": lambda m: m.layer.register_forward_hook(doubled),
+    "hook before the head": lambda m: m.head.register_forward_pre_hook(lambda _, x: (x[0] + 1,)),
+    "hook on the embedding's dropout": lambda m: m.embedding.dropout.register_forward_hook(doubled),
+    "hook on the model": lambda m: m.register_forward_hook(doubled),
+    "another forward": lambda m: setattr(m.head, "forward", torch.sin),
+    "a subclass": lambda m: setattr(m, "head", Doubled(m.head)),
+    "an embedding of another class": lambda m: setattr(m, "embedding", Shifted(20, D)),
+}
+
+
+class Doubled(nn.Linear):
+    def __init__(self, like: nn.Linear) -> None:
+        super().__init__(like.in_features, like.out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2 + 1
+
+
+class Shifted(TokenEmbedding):
+    def forward(self, tokens: Tensor) -> Tensor:
+        return super().forward(tokens) + 1
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", [RNN, GRU, LSTM])
+def test_a_stream_says_what_a_changed_model_says(kind: type[GRU], change: str) -> None:
+    model, tokens = language(kind(D, 20)), torch.randint(20, (3, 5))
+    before = model(tokens)[0]
+    CHANGES[change](model)
+    expected = model(tokens)[0]
+    assert not torch.allclose(before, expected)
+    for stepped in (model.stream(3), model.stepper()):
+        state, rows = model.initial_state(3), []
+        for t in range(5):
+            if stepped is model or not hasattr(stepped, "native"):
+                scores, state = stepped.step(tokens[:, t], state)  # type: ignore[call-arg, misc]
+            else:
+                scores = stepped.step(tokens[:, t])
+            rows.append(scores.clone())
+        torch.testing.assert_close(torch.stack(rows, 1), expected, **NEAR)
+
+
+def test_a_stream_scales_its_embedding() -> None:
+    model, tokens = language(GRU(D, 8), scale=3.0), torch.randint(20, (1, 4))
+    stream = model.stream()
+    rows = torch.stack([stream.step(tokens[:, t]).clone() for t in range(4)], 1)
+    torch.testing.assert_close(rows, model(tokens)[0], **NEAR)
+
+
+def test_a_global_hook_is_seen() -> None:
+    model, tokens = language(GRU(D, 8)), torch.randint(20, (1, 4))
+    double = nn.modules.module.register_module_forward_hook(
+        lambda module, args, output: output + 1 if isinstance(module, nn.Linear) else None
+    )
+    try:
+        stream = model.stream()
+        assert not stream.native
+        torch.testing.assert_close(stream.step(tokens[:, 0]), model(tokens)[0][:, 0], **NEAR)
+    finally:
+        double.remove()
+
+
+@pytest.mark.parametrize("kind", ["aligned", "many to one"])
+def test_a_stream_refuses_hooks_that_no_step_would_run(kind: str) -> None:
+    embedding, layer = TokenEmbedding(20, D), GRU(D, 4)
+    model: Aligned | ManyToOne = Aligned(embedding, layer, 3)
+    if kind == "many to one":
+        model = ManyToOne(embedding, layer, Pooling("last", 4), 3)
+    model.eval().register_forward_hook(doubled)
+    with pytest.raises(ValueError, match="without hooks of its own"):
+        model.stream()
+
+
+NORMED: dict[str, Callable[[nn.Module], Any]] = {
+    "prune": lambda m: prune.l1_unstructured(m, "weight_hh_l0", 0.5),
+    "weight_norm": lambda m: nn.utils.weight_norm(m, "weight_hh_l0"),
+    "spectral_norm": lambda m: nn.utils.spectral_norm(m, "weight_hh_l0"),
+    "parametrized": lambda m: parametrizations.weight_norm(m, "weight_hh_l0"),
+    "orthogonal": lambda m: parametrizations.orthogonal(m, "weight_hh_l0"),
+}
+RECURRENT = [name for name in CAUSAL if name.startswith(("rnn", "gru", "lstm"))]
+
+
+@pytest.mark.parametrize("how", NORMED)
+@pytest.mark.parametrize("name", RECURRENT)
+def test_a_weight_that_is_computed_trains_and_streams(name: str, how: str) -> None:
+    if "last" in name and how == "orthogonal":
+        pytest.skip("not square")
+    layer = EVERY[name]()
+    model, tokens = language(layer), torch.randint(20, (1, 5))
+    NORMED[how](layer)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(3):  # graphs of earlier steps are gone by the second
+        optimizer.zero_grad()
+        model(tokens)[0].square().sum().backward()
+        optimizer.step()
+    model.eval()
+    expected = model(tokens)[0]
+    stream = model.stream()
+    rows = torch.stack([stream.step(tokens[:, t]).clone() for t in range(5)], 1)
+    torch.testing.assert_close(rows, expected, **NEAR)
+    alone = layer.stream()
+    x = torch.randn(1, D)
+    said = layer.step(x, layer.initial_state(1))[0]
+    torch.testing.assert_close(alone.step(x), said, **NEAR)
+
+
+def test_spectral_norm_of_a_models_layer_normalises() -> None:
+    model = language(GRU(D, 16)).train()
+    nn.utils.spectral_norm(model.layer, "weight_hh_l0", n_power_iterations=30)
+    model(torch.randint(20, (2, 5)))[0].sum().backward()
+    weight: Any = model.layer.weight_hh_l0
+    assert abs(torch.linalg.matrix_norm(weight, 2).item() - 1) < 0.05
+    assert model.layer.weight_hh_l0_orig.grad is not None  # type: ignore[union-attr]
+
+
+def translator(**options: Any) -> Unaligned:
+    encoder = Attention(8, 8, 1, 2, bidirectional=True)
+    decoder = Attention(8, 8, 2, 2, memory_size=8, **options)
+    return Unaligned(TokenEmbedding(12, 8), encoder, TokenEmbedding(12, 8), decoder, 12).eval()
+
+
+class LowRank(nn.Linear):
+    """A linear layer with an adapter (Hu et al. 2022)."""
+
+    def __init__(self, like: nn.Linear) -> None:
+        super().__init__(like.in_features, like.out_features, like.bias is not None)
+        self.load_state_dict(like.state_dict())
+        self.low = nn.Linear(like.in_features, 2, bias=False)
+        self.up = nn.Linear(2, like.out_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.up(self.low(x))
+
+
+def _adapt(model: Unaligned) -> None:
+    attention: Any = model.decoder.blocks[1].attention  # type: ignore[union-attr, index]
+    attention.query, attention.value = LowRank(attention.query), LowRank(attention.value)
+
+
+def _block(model: Unaligned, at: int = 1) -> Any:
+    return model.decoder.blocks[at]  # type: ignore[union-attr, index]
+
+
+DECODER_CHANGES: dict[str, Callable[[Unaligned], Any]] = {
+    "adapters": _adapt,
+    "hook on a block": lambda m: _block(m).register_forward_hook(doubled),
+    "hook on a product": lambda m: _block(m).cross.query.register_forward_hook(doubled),
+    "hook on the decoder": lambda m: m.decoder.register_forward_hook(doubled),
+    "hook on the head": lambda m: m.head.register_forward_hook(doubled),
+    "another eps": lambda m: setattr(_block(m).feedforward_norm, "eps", 0.5),
+    "another norm": lambda m: setattr(_block(m), "attention_norm", nn.LayerNorm(8, bias=False)),
+    "no norm": lambda m: setattr(_block(m), "cross_norm", nn.Identity()),
+    "another activation": lambda m: setattr(_block(m).feedforward, "forward", torch.tanh),
+    "a norm in another order": lambda m: setattr(_block(m), "norm_first", False),
+}
+
+
+@pytest.mark.parametrize("change", DECODER_CHANGES)
+def test_a_changed_decoder_steps_as_it_reads(change: str) -> None:
+    model = translator()
+    source, lengths, inputs = (
+        torch.randint(12, (2, 5)),
+        torch.tensor([5, 3]),
+        torch.ones(2, 4).long(),
+    )
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn_like(weight) * 0.4)
+        before = model(source, lengths, inputs)
+        DECODER_CHANGES[change](model)
+        expected = model(source, lengths, inputs)
+        assert not torch.allclose(before, expected)
+        stepper = model.stepper()
+        state: Any = stepper.start(source, lengths)
+        rows = []
+        for t in range(4):
+            scores, state = stepper.step(inputs[:, t], state)
+            rows.append(scores.clone())
+    torch.testing.assert_close(torch.stack(rows, 1), expected, **NEAR)
+    why = why_not_native(Parts(model.target, model.decoder, model.head))
+    assert why
+    assert "weights alone" in why
+
+
+@pytest.mark.skipif(not native.available(), reason="needs the native core")
+def test_an_unchanged_decoder_is_native() -> None:
+    model = translator()
+    assert why_not_native(Parts(model.target, model.decoder, model.head)) is None
