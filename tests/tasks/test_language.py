@@ -9,14 +9,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import unrolled
 from unrolled.core.errors import UsageError, UserError
+from unrolled.data.batches import Lanes
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Format, read
+from unrolled.decoding.sampling import Sampling
 from unrolled.models import LanguageModel
-from unrolled.tasks.language import Language, Stream
+from unrolled.tasks.language import TOLERANCE, Language, Stream
 from unrolled.tasks.recipe import Recipe, resolve
+from unrolled.training.objectives import next_token
 from unrolled.training.precision import choose
 
 PLACE = choose("cpu", "fp32")
@@ -210,3 +215,90 @@ def test_a_state_cannot_be_carried_over_a_limited_reach() -> None:
     recipe = Recipe.read({"layer": "attention", "training": {"carry": True}})
     with pytest.raises(UsageError, match=r"training\.carry=true needs a layer of unlimited reach"):
         task.objective(recipe, model)
+
+
+def latched(kind: str, text: str) -> tuple[Language, LanguageModel, Stream]:
+    """Return a model that says other things for good once it has read the mark of a beginning."""
+    task, model, stream = language(kind, text)
+    size, end = 8, task.tokenizer.eos_id
+    weights: dict[str, torch.Tensor] = dict(model.named_parameters())
+    with torch.no_grad():
+        for weight in weights.values():
+            weight.zero_()
+        weights["embedding.weight"][end, 0] = 1
+        w, b = weights["layer.weight_ih_l0"], weights["layer.bias_ih_l0"]
+        if kind == "lstm":  # input, forget, candidate, output: the mark alone opens the input
+            w[:size, 0], b[:size], b[size:] = 40, -20, 20
+        else:  # reset, update, candidate: the mark alone opens the update
+            w[size : 2 * size, 0], b[size:] = -40, 20
+        weights["head.weight"][:, 0] = torch.linspace(-3, 3, model.head.out_features)
+    return task, model, stream
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+@pytest.mark.parametrize("size", [4095, 4096, 4500, 9000])
+def test_every_lane_begins_with_the_mark(kind: str, size: int) -> None:
+    task, model, stream = latched(kind, random_text(size))
+    score = task.evaluate(model, stream, PLACE).scores["loss"]
+    with torch.no_grad():
+        nats = step_by_step(model, task.tokenizer.eos_id, stream.tokens.tolist())
+    assert score == pytest.approx(np.mean(nats), abs=TOLERANCE)
+
+
+LAYERS = ["none", "rnn", "lstm", "gru"]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@settings(deadline=None, max_examples=8)
+@given(size=st.integers(1, 9000), seed=st.integers(0, 99), loud=st.sampled_from([0.5, 2.0, 5.0]))
+def test_lanes_score_what_one_pass_scores(layer: str, size: int, seed: int, loud: float) -> None:
+    task, model, stream = language(layer, random_text(size))
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(0, loud)  # loud cells remember for good
+    score = task.evaluate(model, stream, PLACE).scores["loss"]
+    before = torch.tensor([[task.tokenizer.eos_id, *stream.tokens[:-1].tolist()]])
+    with torch.no_grad():
+        scores = model(before)[0][0].double()
+    truth = torch.from_numpy(stream.tokens.astype(np.int64))
+    expected = float(torch.nn.functional.cross_entropy(scores, truth))
+    assert score == pytest.approx(expected, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("carry", [True, False])
+def test_a_state_that_was_lost_is_replaced_by_a_beginning(carry: bool) -> None:
+    task, model, stream = latched("gru", random_text(600))
+    source = Lanes(stream.tokens, 2, 16, 0, task.tokenizer.eos_id)
+    batch = source.batch(0, 1)
+    assert not batch.restart
+    state = model(source.batch(0, 0).inputs)[1] if carry else None
+    loss = next_token()(model, batch, state)
+    first = batch.inputs.clone()
+    if not carry:  # no text was read before: each row begins with the mark
+        first[:, 0] = task.tokenizer.eos_id
+    scores = model(first, state)[0]
+    expected = torch.nn.functional.cross_entropy(
+        scores.flatten(0, 1), batch.targets.flatten(), reduction="sum"
+    )
+    torch.testing.assert_close(loss.sum, expected)
+
+
+def test_a_window_read_anew_begins_with_the_mark() -> None:
+    task, model, _ = language("attention", random_text(300))
+    read: list[list[int]] = []
+
+    class Watched:
+        context = model.context
+
+        def unroll(self, tokens: torch.Tensor, state: object = None) -> object:
+            if state is None:
+                read.append(tokens[0].tolist())
+            return model.unroll(tokens, state)  # type: ignore[arg-type]
+
+        step = model.step
+
+    model.stepper = Watched  # type: ignore[assignment, method-assign]
+    list(task.generate(model, "abcde", 30, Sampling(temperature=0.0)))
+    assert len(read) > 2
+    assert {tokens[0] for tokens in read} == {task.tokenizer.eos_id}

@@ -33,6 +33,7 @@ CHECKS = (
     Check("reach of the loss", model.reached),
     Check("loss against a guess", model.beginning),
     Check("end of texts", model.ending),
+    Check("where reading begins", model.begins),
     Check("rows by heart", model.by_heart),
     Check("stop and resume", model.resumed),
 )

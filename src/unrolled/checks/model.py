@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +26,8 @@ from unrolled.nn import Layer
 from unrolled.tasks import folder as runs
 from unrolled.training import checkpoints
 from unrolled.training.loop import fit
-from unrolled.training.objectives import Loss
+from unrolled.training.objectives import Loss, begin_with
+from unrolled.training.objectives import begun as begun_rows
 from unrolled.training.precision import choose
 from unrolled.training.progress import Progress
 
@@ -33,15 +35,20 @@ NEAR = 1e-4  # of the largest number: another order of sums gives about 1e-6
 STEPS = 12  # steps that are read one by one
 SECONDS = 8.0  # of the processor, for what may take as long as one likes
 TRIES = 150  # steps to learn a few rows by heart, at each learning rate
+STARTS, LENGTH = 16, 512  # places of a text where reading is begun, and tokens read from each
+DEPENDS = 0.05  # nats a token by which a score may depend on where reading begins
 FEW = 20  # ends of texts: fewer are not learnt from
 
 
 def answer(context: Context, model: nn.Module, batch: Batch) -> tuple[Tensor, Loss]:
     """Return a model's outputs (B, ...) for a batch, and the loss that training makes of them."""
     kept: list[Tensor] = []
-    hook = model.register_forward_hook(
-        lambda module, given, made: kept.append(made[0] if isinstance(made, tuple) else made)
-    )
+
+    def keep(module: nn.Module, args: Any, kwargs: dict[str, Any], made: Any) -> None:
+        if "form" not in kwargs:  # what a head has yet to read is no output
+            kept.append(made[0] if isinstance(made, tuple) else made)
+
+    hook = model.register_forward_hook(keep, with_kwargs=True)
     try:
         loss = context.objective(model, batch, None)
     finally:
@@ -49,7 +56,8 @@ def answer(context: Context, model: nn.Module, batch: Batch) -> tuple[Tensor, Lo
     if not kept:  # the objective took a way that scores not every class
         fed = getattr(context.task, "fed", None)
         told = () if fed is None else (batch.lengths, fed(batch), *batch.extra)
-        made = model(batch.inputs, *told)
+        inputs, _ = begun_rows(model, batch, None)
+        made = model(inputs, *told)
         kept.append(made[0] if isinstance(made, tuple) else made)
     return kept[-1], loss
 
@@ -306,6 +314,35 @@ def ended(context: Context, batch: Batch, end: int, total: int) -> Finding:
     if context.trained and total >= FEW and here < 2 * elsewhere:
         return Finding("warning", told, "", "it has not learnt to stop: train longer")
     return Finding("ok", told)
+
+
+@torch.no_grad()
+def begins(context: Context) -> Finding | None:
+    """A state carried without end must not depend on which token reading began with."""
+    model: Any = context.model
+    if context.task.pattern != "language model" or model.context is not None:
+        return None
+    mark, device = context.task.tokenizer.eos_id, context.plan.place.device  # type: ignore[attr-defined]
+    tokens = torch.from_numpy(context.plan.prepared.dev.tokens[: STARTS * LENGTH].astype(np.int64))
+    length = min(LENGTH, len(tokens) - 1)
+    if length < 1:
+        return None
+    first = torch.linspace(0, len(tokens) - length - 1, STARTS).long()
+    rows = tokens[first[:, None] + torch.arange(length + 1)].to(device)
+    nats = []
+    for inputs in (begin_with(rows[:, :-1], mark), rows[:, :-1]):
+        scores = model(inputs)[0][:, 1:].flatten(0, 1)  # the first is seen in one of them alone
+        nats.append(float(nn.functional.cross_entropy(scores.float(), rows[:, 2:].flatten())))
+    told = f"after a mark of beginning {nats[0]:.3f} nats a token, from the middle {nats[1]:.3f}"
+    if nats[1] - nats[0] <= DEPENDS:
+        return Finding("ok", told)
+    return Finding(
+        "warning",
+        told,
+        "",
+        "scores and generated texts begin with the mark; so must whoever steps the model by "
+        "himself: the end mark first (training.reset=0.02 teaches to begin)",
+    )
 
 
 def by_heart(context: Context) -> Finding:

@@ -27,7 +27,8 @@ class Batch:
 
     ``inputs`` is ids (B, T) int64, vectors (B, D) or frames (B, T, D) float32; ``lengths`` (B,)
     counts the real steps, None when all are real; ``restart`` is true where no state may be carried
-    in, and ``fresh`` marks single rows of which this holds, bool (B,);
+    in, and ``fresh`` marks single rows of which this holds, bool (B,); ``start`` is the token that
+    a row of a text begins with where no state is carried in, and None where that stands there;
     ``rows`` are the indices of the examples (B,), for error messages and reports; ``extra`` is
     what a model reads beside inputs and lengths: code points (B, C) and their number (B,), or
     the spelling of words.
@@ -40,6 +41,7 @@ class Batch:
     restart: bool = True
     fresh: Tensor | None = None
     extra: tuple[Tensor, ...] = ()
+    start: int | None = None
 
     @property
     def steps(self) -> int:
@@ -229,7 +231,9 @@ class Lanes:
             ids[fresh, 0] = self.start
             begins = torch.from_numpy(fresh) if fresh.any() else None
         both = torch.from_numpy(ids)
-        return Batch(both[:, :-1], None, both[:, 1:], np.arange(lanes), index == 0, begins)
+        return Batch(
+            both[:, :-1], None, both[:, 1:], np.arange(lanes), index == 0, begins, start=self.start
+        )
 
 
 @dataclass(frozen=True)

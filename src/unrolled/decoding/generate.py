@@ -47,6 +47,8 @@ class Reader:
         model: what reads.
         prompt: at least one token, read at once.
         device: where the model is.
+        mark: the token that all the model has seen begins with; what is read anew begins with it
+            too. None has none.
         notice: called with a sentence when the window slides for the first time.
     """
 
@@ -56,11 +58,12 @@ class Reader:
         prompt: Sequence[int],
         device: torch.device,
         notice: Callable[[str], None],
+        mark: int | None = None,
     ) -> None:
         self.model, self.device, self.notice = model, device, notice
         self.context = model.context
         self.told = False
-        self.recent = list(prompt)
+        self.mark, self.recent = mark, list(prompt)
         self.logits = torch.empty(0)
         self.state: Any = None
         if self.context is not None and len(self.recent) > self.context:
@@ -86,6 +89,8 @@ class Reader:
             self.notice(f"{why} the model's context of {self.context} tokens; the window slides")
             self.told = True
         self.recent = self.recent[-max(1, self.context // 2) :]
+        if self.mark is not None and len(self.recent) > 1:
+            self.recent[0] = self.mark
         self._read()
 
     def _read(self) -> None:
@@ -104,6 +109,7 @@ def generate(
     banned: Sequence[int] = (),
     device: torch.device | None = None,
     notice: Callable[[str], None] = lambda text: None,
+    mark: int | None = None,
 ) -> Iterator[int]:
     """Yield tokens that follow a prompt.
 
@@ -118,6 +124,7 @@ def generate(
         device: where the model is.
         notice: called with a sentence once when the text outgrows the model's context; then the
             model reads the last half of its context anew, each time the context is full.
+        mark: the token that all the model was trained on begins with, and so what is read anew.
 
     Raises:
         ValueError: the prompt is empty.
@@ -126,7 +133,7 @@ def generate(
         raise ValueError("the prompt holds no token; start it with the token that starts a text")
     device = device or torch.device("cpu")
     generator = torch.Generator(device=device).manual_seed(seed) if seed is not None else None
-    reader = Reader(model, prompt, device, notice)
+    reader = Reader(model, prompt, device, notice, mark)
     said: Tensor | None = None
     if sampling.repetition_penalty != 1:
         said = torch.zeros_like(reader.logits, dtype=torch.bool)

@@ -38,7 +38,7 @@ from unrolled.tasks.base import (
 )
 from unrolled.tasks.labelled import TOKENIZER
 from unrolled.tasks.recipe import Recipe
-from unrolled.training.objectives import Objective, next_token, next_word
+from unrolled.training.objectives import Objective, begin_with, next_token, next_word
 from unrolled.training.precision import Place
 
 WARM = 512  # tokens a lane reads unscored before its own part
@@ -46,6 +46,7 @@ CHUNK = 256  # tokens read at once while scoring
 WIDE = 4096  # from a vocabulary of this size on, scores take more memory than all else
 SCORED = 2**25  # scores that are made at once
 LANE = 2048  # a text is scored in lanes of at least this many tokens
+TOLERANCE = 0.01  # nats a token by which lanes may differ from one pass where they begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,16 +202,18 @@ class Language(Task):
     def evaluate(self, model: nn.Module, examples: Stream, place: Place) -> Evaluation:
         """Score every token once.
 
-        A layer of unlimited reach reads the text in lanes side by side, each after ``WARM`` tokens
-        of what precedes it; one of limited reach reads windows of its reach that overlap by half,
-        and only the second half is scored. ``loss`` is in nats a token, ``bits_per_byte`` over the
-        UTF-8 bytes of the text, ``accuracy`` the share of tokens the model would have guessed.
+        A layer of unlimited reach reads the text in lanes side by side, each after the mark that
+        texts begin with and ``WARM`` tokens of what precedes it; where that says something else
+        than one pass, by more than ``TOLERANCE`` nats a token, it reads in one pass. One of limited
+        reach reads windows of its reach that overlap by half, and only the second half is scored.
+        ``loss`` is in nats a token, ``bits_per_byte`` over the UTF-8 bytes of the text,
+        ``accuracy`` the share of tokens the model would have guessed.
         """
         assert isinstance(model, LanguageModel)
         tokens = torch.from_numpy(examples.tokens[:].astype(np.int64))
         if not len(tokens):
             raise DataError("there is no text to score", "data")
-        score = _lanes if model.context is None else _windows
+        score = _score if model.context is None else _windows
         total = score(model, tokens, self.tokenizer.eos_id, place)
         loss = total.nats / total.count
         scores = {
@@ -240,7 +243,7 @@ class Language(Task):
         banned = [self.tokenizer.pad_id, self.tokenizer.unk_id, self.tokenizer.bos_id]
         tokens = generate(
             model.stepper(), start, max_new_tokens, sampling,
-            seed=seed, ends=[end], banned=banned, device=device, notice=notice,
+            seed=seed, ends=[end], banned=banned, device=device, notice=notice, mark=end,
         )  # fmt: skip
         return until(self._pieces(tokens), stop)
 
@@ -272,32 +275,78 @@ class Language(Task):
         return cls(Tokenizer.load(folder / TOKENIZER), tuple(values["text"]))
 
 
-def _lanes(model: LanguageModel, tokens: Tensor, start: int, place: Place) -> Sum:
-    """Score a text read in lanes with the state carried along each."""
+def _score(model: LanguageModel, tokens: Tensor, start: int, place: Place) -> Sum:
+    """Score a text read in one pass, or in lanes where they say the same."""
+    count = max(1, min(64, len(tokens) // LANE))
+    if count > 1:
+        total, joints = _lanes(model, tokens, start, place, count)
+        if joints <= TOLERANCE:
+            return total
+    return _lanes(model, tokens, start, place, 1)[0]
+
+
+def _lanes(
+    model: LanguageModel, tokens: Tensor, start: int, place: Place, count: int
+) -> tuple[Sum, float]:
+    """Score a text read in lanes side by side, the state carried along each.
+
+    A lane reads ``WARM`` tokens of what stands before it unscored, after the mark that every text
+    begins with. What it says of its own first tokens is then compared with what the lane before
+    it would have said there, reading on: by so much a token the lanes differ from one pass.
+
+    Returns:
+        What was scored, and by how much the lanes differ from one pass in their first ``CHUNK``
+        tokens, in nats a token: the mean over lanes.
+    """
     size, total = len(tokens), Sum()
-    count = max(1, min(64, size // LANE))
     length = -(-size // count)
     begins = torch.arange(count) * length
-    shifted = torch.cat([torch.tensor([start]), tokens])  # shifted[p] stands before tokens[p]
-    state: State = model.layer.initial_state(1, place.device)
+    before = torch.cat([torch.tensor([start]), tokens])  # before[p] stands before tokens[p]
+
+    def inputs(rows: Tensor, at: int, end: int) -> Tensor:
+        positions = rows[:, None] + torch.arange(at, end)
+        return before[positions.clamp(max=size)].to(place.device)
+
+    def known(rows: Tensor, at: int, end: int) -> tuple[Tensor, Tensor]:
+        """Return the tokens at these positions, and which of them are of the lane's own part."""
+        positions = rows[:, None] + torch.arange(at, end)
+        own = positions < torch.clamp(rows[:, None] + length, max=size)
+        return tokens[positions.clamp(max=size - 1)].to(place.device), own.to(place.device)
+
+    state: State = model.initial_state(1)
     if count > 1:
         # the first lane starts fresh; the others first read what stands before them
         warm: State | None = None
         for at in range(-WARM, 0, CHUNK):
-            places = (begins[1:, None] + torch.arange(at, at + CHUNK)).clamp(max=size)
+            read = inputs(begins[1:], at, at + CHUNK)
             with place.autocast():
-                warm = model.read(shifted[places].to(place.device), warm)[1]
+                warm = model.read(begin_with(read, start) if warm is None else read, warm)[1]
         assert warm is not None
         state = type(state).join([state, warm])
     chunk = max(1, min(CHUNK, SCORED // (count * model.head.out_features)))
+    alone = torch.empty(0)
     for at in range(0, length, chunk):
-        places = begins[:, None] + torch.arange(at, min(at + chunk, length))
-        scored = places < torch.clamp(begins[:, None] + length, max=size)
+        end = min(at + chunk, length)
         with place.autocast():
-            logits, state = model(shifted[places.clamp(max=size - 1)].to(place.device), state)
-        targets = tokens[places.clamp(max=size - 1)]
-        total.add(logits, targets.to(place.device), scored.to(place.device))
-    return total
+            scores, state = model(inputs(begins, at, end), state)
+        targets, own = known(begins, at, end)
+        total.add(scores, targets, own)
+        if at == 0 and count > 1:
+            alone = _nats(scores[1:], targets[1:], own[1:])
+    if count == 1:
+        return total, 0.0
+    # the end of each lane but the last is where the next one begins
+    handed, end = state.reorder(torch.arange(count - 1, device=place.device)), min(chunk, length)
+    with place.autocast():
+        scores, _ = model(inputs(begins[1:], 0, end), handed)
+    reading_on = _nats(scores, *known(begins[1:], 0, end))
+    return total, float((alone - reading_on).abs().mean())
+
+
+def _nats(scores: Tensor, targets: Tensor, own: Tensor) -> Tensor:
+    """Return the mean cross entropy of each row (B,) of scores (B, T, V), where ``own`` (B, T)."""
+    losses = F.cross_entropy(scores.transpose(1, 2).float(), targets, reduction="none")
+    return (losses * own).sum(1) / own.sum(1).clamp(min=1)
 
 
 def _windows(model: LanguageModel, tokens: Tensor, start: int, place: Place) -> Sum:
@@ -310,8 +359,7 @@ def _windows(model: LanguageModel, tokens: Tensor, start: int, place: Place) -> 
     shifted = torch.cat([torch.tensor([start]), tokens])
     for rows in begins.split(max(1, min(32, SCORED // (width * model.head.out_features)))):
         places = rows[:, None] + torch.arange(width)
-        inputs = shifted[places.clamp(max=size - 1)]
-        inputs[:, 0] = start
+        inputs = begin_with(shifted[places.clamp(max=size - 1)], start)
         first = rows == 0
         scored = (places < size) & (first[:, None] | (torch.arange(width) >= width - fresh))
         with place.autocast():

@@ -231,6 +231,8 @@ class Trainer:
         carried, losses, rows, tokens = self.carry, list[Loss](), list[Ints](), 0
         for index in range(at.index, last):
             batch, self.counted = job.world.share(job.source, at.epoch, index)
+            if batch.restart:
+                carried = None  # the state of another place of the text
             if self.counted:
                 tokens += batch.steps  # counted on the host, where it is no wait
                 rows.append(batch.rows)

@@ -82,7 +82,7 @@ def next_token(smoothing: float = 0.0, carry_state: bool = True) -> Objective:
 
     def objective(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
         assert batch.targets is not None
-        logits, state = model(batch.inputs, begun(model, batch, carry))
+        logits, state = model(*begun(model, batch, carry))
         loss = cross_entropy(logits, batch.targets, smoothing)
         return Loss(loss.sum, loss.count, state.detach() if carry_state else None)
 
@@ -117,7 +117,7 @@ def next_word(
     def objective(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
         assert batch.targets is not None
         reader = cast(Reads, model)
-        read, state = reader.read(batch.inputs, begun(model, batch, carry))
+        read, state = reader.read(*begun(model, batch, carry))
         targets = batch.targets.flatten()
         total = head_cross_entropy(
             reader.head, read.flatten(0, 1), targets, smoothing, IGNORED, candidates
@@ -183,11 +183,26 @@ class Begins(Protocol):
         """Return it for ``batch`` rows."""
 
 
-def begun(model: nn.Module, batch: Batch, carry: State | None) -> State | None:
-    """Return the state from which a batch is read."""
-    if batch.restart or carry is None or batch.fresh is None:
-        return None if batch.restart else carry
-    return begin_anew(cast(Begins, model), carry, batch.fresh)
+def begun(model: nn.Module, batch: Batch, carry: State | None) -> tuple[Tensor, State | None]:
+    """Return what is read of a batch (B, T), and from which state.
+
+    Where no state is carried in though the batch goes on from one, as after a step that was
+    skipped, all rows begin with the mark: no text begins with any other token.
+    """
+    if batch.restart:
+        return batch.inputs, None
+    if carry is None:
+        return begin_with(batch.inputs, batch.start), None
+    if batch.fresh is None:
+        return batch.inputs, carry
+    return batch.inputs, begin_anew(cast(Begins, model), carry, batch.fresh)
+
+
+def begin_with(tokens: Tensor, start: int | None) -> Tensor:
+    """Return tokens (B, T) with the first of each row replaced by ``start``, if there is one."""
+    if start is None or not tokens.shape[1]:
+        return tokens
+    return torch.cat([torch.full_like(tokens[:, :1], start), tokens[:, 1:]], 1)
 
 
 def begin_anew(model: Begins, state: State, fresh: Tensor) -> State:
