@@ -38,7 +38,7 @@ from unrolled.tasks.series import answer_steps, sequences
 from unrolled.tasks.translate import Translate
 from unrolled.training.loop import fit
 from unrolled.training.parallel import World, joined
-from unrolled.training.precision import choose
+from unrolled.training.precision import callers_state_kept, choose
 from unrolled.training.progress import Progress
 
 Say = Callable[[str], None]
@@ -417,7 +417,8 @@ def load(folder: str | Path, device: str = "auto", weights: str = "best") -> Run
     """
     if weights not in ("best", "last"):
         raise UsageError(f"weights={weights!r}: say best or last")
-    return Run(runs.load(Path(folder), weights), device)
+    with callers_state_kept():
+        return Run(runs.load(Path(folder), weights), device)
 
 
 def train(
@@ -431,6 +432,8 @@ def train(
     **changes: Any,
 ) -> Run:
     """Train a recipe or a data file and return the run.
+
+    torch's random state and number of threads are the caller's again afterwards.
 
     Args:
         target: the name of a recipe, a YAML file, a data file, or the folder of a run to resume.
@@ -459,7 +462,7 @@ def start(
     quiet: bool = False,
 ) -> Run:
     """Train as ``train`` does, with dotted keys in a mapping, where none can be mistaken."""
-    with joined() as world:
+    with callers_state_kept(), joined() as world:
         told = dict(changes) if seed is None else {**changes, "seed": seed}
         heard = say if world.first else lambda line: None
         return _start(world, str(target), told, out, resume, heard, quiet or not world.first)

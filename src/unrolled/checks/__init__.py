@@ -12,6 +12,7 @@ from unrolled.checks import data, model
 from unrolled.checks.base import Check, Context, Finding, ask
 from unrolled.tasks import folder as runs
 from unrolled.tasks.plan import Plan, make_plan
+from unrolled.training.precision import callers_state_kept
 
 __all__ = ["CHECKS", "Check", "Context", "Finding", "ask", "examine", "quick"]
 
@@ -48,9 +49,10 @@ def examine(target: str, changes: Mapping[str, Any]) -> Context:
             with; or its weights are damaged.
     """
     known = runs.is_run(Path(target))
-    plan = make_plan(target, dict(changes), resume=known, dry_run=True)
-    trained = known and (Path(target) / runs.MODEL).exists()
-    model = runs.load(Path(target)).model if trained else plan.model
+    with callers_state_kept():
+        plan = make_plan(target, dict(changes), resume=known, dry_run=True)
+        trained = known and (Path(target) / runs.MODEL).exists()
+        model = runs.load(Path(target)).model if trained else plan.model
     if plan.place.device.type == "cuda":
         # it may round what it multiplies, where numbers are to be equal
         torch.backends.cudnn.allow_tf32 = False

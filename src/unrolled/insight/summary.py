@@ -24,7 +24,7 @@ from unrolled.tasks.base import locate
 from unrolled.tasks.baselines import baselines
 from unrolled.tasks.language import Language
 from unrolled.tasks.plan import Plan
-from unrolled.training.loop import Position
+from unrolled.training.loop import Position, epoch_steps
 from unrolled.training.progress import duration
 
 
@@ -47,7 +47,7 @@ def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> None:
         "steps": at.step,
         "best_step": at.best_step or at.step,
         "stopped": at.stopped,
-        "epochs": at.epoch,
+        "epochs": at.epoch + at.epoch_ended,
         "seconds": at.seconds,
         "tokens": at.tokens,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -129,7 +129,11 @@ def summary(plan: Plan, result: dict[str, Any]) -> list[str]:
 
 def at_pretraining(plan: Plan, result: dict[str, Any]) -> bool:
     """Whether a run ended before its first pass with labels."""
-    return bool(result.get("epochs", 0) < plan.recipe.training.pretrain_epochs)
+    training = plan.recipe.training
+    if not training.pretrain_epochs:
+        return False
+    source = plan.prepared.task.source(plan.prepared.train, plan.recipe, plan.model)
+    return bool(result["steps"] <= epoch_steps(training, source, training.pretrain_epochs))
 
 
 def next_commands(plan: Plan) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from unrolled.data.batches import Buckets
 from unrolled.tasks import folder as runs
 from unrolled.tasks.base import Task
 from unrolled.tasks.prepare import Prepared, prepare
-from unrolled.tasks.recipe import Recipe, changed_keys, flat, resolve
+from unrolled.tasks.recipe import Recipe, changed_keys, flat, left_out_lines, resolve
 from unrolled.training.loop import Job, epoch_steps, planned_steps
 from unrolled.training.parallel import world
 from unrolled.training.precision import Place, choose
@@ -34,6 +34,7 @@ class Plan:
     model: nn.Module
     place: Place
     finished: str
+    notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """Say what was found and what will be trained."""
@@ -44,6 +45,7 @@ class Plan:
         ]
         return [
             *self.prepared.found,
+            *self.notes,
             f"model: layer={self.recipe.layer}, {size:,} parameters",
             f"computes on: {self.place.describe()}, {training.threads} threads"
             + (f", in {world().size} processes" if world().size > 1 else ""),
@@ -127,7 +129,8 @@ def make_plan(
     model = prepared.task.build(recipe)
     check_limits(recipe, prepared, model)
     finished = is_finished(where, recipe, prepared, model) if known else ""
-    return Plan(target, where, recipe, prepared, model, place, finished)
+    notes = left_out_lines(target, changes)
+    return Plan(target, where, recipe, prepared, model, place, finished, notes)
 
 
 def refuse_existing(where: Path) -> None:

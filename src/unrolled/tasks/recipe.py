@@ -21,6 +21,13 @@ from unrolled.training.settings import LIMITS, TrainingConfig
 
 CONFIG = "config.yaml"
 FILES = ("train", "dev", "train_target", "dev_target")  # the keys of `data` that name files
+# files that belong to another one: where that is replaced, they are of other data
+BELONGS = {
+    "train": ("train_target", "dev", "dev_target"),
+    "train_target": ("dev", "dev_target"),
+    "dev": ("dev_target",),
+    "dev_target": (),
+}
 Pieces = Literal["chars", "jamo", "words", "whitespace", "bpe", "unigram", "bytes"]
 
 
@@ -325,13 +332,32 @@ def merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Apply flat changes to nested values.
 
     A limit that is set replaces the limits of ``base``: who asks a recipe of 20 epochs for 50
-    steps means 50 steps, and who asks for 2 minutes means 2 minutes.
+    steps means 50 steps, and who asks for 2 minutes means 2 minutes. A file that is replaced takes
+    along those that belong to it; see :func:`left_out`.
     """
     values = flat(base)
     wanted = flat(changes)
+    gone = {f"data.{name}" for name in left_out(values, wanted)}
     if any(f"training.{name}" in wanted for name in LIMITS):
-        values = {k: v for k, v in values.items() if k not in {f"training.{n}" for n in LIMITS}}
-    return deep(values | wanted)
+        gone |= {f"training.{name}" for name in LIMITS}
+    return deep({key: value for key, value in values.items() if key not in gone} | wanted)
+
+
+def left_out(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, str]:
+    """Return which files of ``values`` belong to one that is replaced, and by which key it is.
+
+    Both are flat. A recipe whose training file is replaced must not be scored on its own dev
+    file, nor lines of one file be answered by those of another.
+    """
+    gone: dict[str, str] = {}
+    for name, owned in BELONGS.items():
+        key = f"data.{name}"
+        if key not in changes or changes[key] == values.get(key):
+            continue
+        for other in owned:
+            if values.get(f"data.{other}") is not None and f"data.{other}" not in changes:
+                gone.setdefault(other, name)
+    return gone
 
 
 def resolve(target: str, changes: Mapping[str, Any]) -> Recipe:
@@ -339,6 +365,32 @@ def resolve(target: str, changes: Mapping[str, Any]) -> Recipe:
 
     Raises:
         UsageError: there is no such recipe or file (the nearest name is given), or a key is wrong.
+    """
+    try:
+        merged = merge(base_of(target), changes)
+    except AttributeError:
+        raise UsageError(f"{target}: a group of keys holds a single value") from None
+    return Recipe.read(merged)
+
+
+def left_out_lines(target: str, changes: Mapping[str, Any]) -> list[str]:
+    """Say which files of a recipe are not used, since the one they belong to was replaced."""
+    try:
+        values = flat(base_of(target))
+    except AttributeError:
+        return []
+    return [
+        f"left out data.{other}={values[f'data.{other}']}, which belongs to "
+        f"data.{owner}={values.get(f'data.{owner}')}; name another with data.{other}=FILE"
+        for other, owner in left_out(values, flat(changes)).items()
+    ]
+
+
+def base_of(target: str) -> dict[str, Any]:
+    """Return the values that a name, a YAML file, a run or a data file stands for.
+
+    Raises:
+        UsageError: there is no such recipe or file (the nearest name is given).
     """
     path = Path(target)
     if target in shipped():
@@ -358,11 +410,7 @@ def resolve(target: str, changes: Mapping[str, Any]) -> Recipe:
         base = {"name": path.absolute().name.split(".")[0], "data": {"train": target}}
     else:
         raise UsageError(_no_such(target))
-    try:
-        merged = merge(base, changes)
-    except AttributeError:
-        raise UsageError(f"{target}: a group of keys holds a single value") from None
-    return Recipe.read(merged)
+    return base
 
 
 def _no_such(target: str) -> str:

@@ -81,6 +81,7 @@ class Position:
     stopped: str = ""
     scores: Scores = field(default_factory=dict)
     best_scores: Scores = field(default_factory=dict)
+    epoch_ended: bool = False  # the last batch of this epoch was read, and none of the next
 
 
 def fit(job: Job, resume: bool) -> Position:
@@ -255,6 +256,7 @@ class Trainer:
         else:
             self.pending += losses
         at.index, at.step = last, at.step + 1
+        at.epoch_ended = last >= job.source.length(at.epoch)
         return fault if fault and self.guard.spent(at.step, job.settings) else ""
 
     def update(self, losses: list[Loss]) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from random import getstate, setstate
 from typing import Any
 
+import numpy as np
 import torch
 
 from unrolled.core.errors import UsageError
@@ -38,6 +41,24 @@ class Place:
     def describe(self) -> str:
         """Return one line, such as ``cpu, bf16 (auto: the processor has bf16 instructions)``."""
         return f"{self.device}, {self.precision} ({self.why})"
+
+
+@contextlib.contextmanager
+def callers_state_kept() -> Iterator[None]:
+    """Give back, whatever happens inside, the random states and thread count of the caller.
+
+    A training draws from torch's, numpy's and Python's global generators and sets the number of
+    threads; a program that trains between two experiments of its own must not notice.
+    """
+    threads, numpy_state, python_state = torch.get_num_threads(), np.random.get_state(), getstate()  # noqa: NPY002
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        setstate(python_state)
 
 
 def choose(device: str, precision: str) -> Place:
