@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,11 +74,26 @@ def open_up(path: Path) -> None:
 
 def refused(path: Path, error: BaseException) -> UserError:
     """Return what to say of a file that the disk refused."""
-    cause = getattr(error, "strerror", None) or error
-    return UserError(
-        f"{path}: this file could not be written ({cause}); free some space and see that the "
-        "folder may be written to"
-    )
+    return UserError(f"{path}: this file could not be written ({cause_of(error)}){advice(error)}")
+
+
+def cause_of(error: BaseException) -> str:
+    """Return what the system says of an error."""
+    return str(getattr(error, "strerror", None) or error)
+
+
+def advice(error: BaseException) -> str:
+    """Return what to do about an error of the file system, after a semicolon; empty if unknown."""
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        return "; free some space"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "; see that the folder may be written to"
+    if number == errno.ENAMETOOLONG:
+        return "; choose a shorter name"
+    if number in (errno.ENOTDIR, errno.EEXIST):
+        return "; a file of another kind has this name: choose another one"
+    return ""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -100,3 +116,116 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+CONFIG_BYTES = 2**20  # of a recipe
+JSON_BYTES = 2**29  # of a vocabulary, the largest file of a run that is no table of tensors
+DEPTH = 100  # of nested lists and mappings
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Return the bytes of a regular file.
+
+    Raises:
+        OSError: the system refuses it.
+        ValueError: it is no regular file (a pipe, a device), or has more than ``most`` bytes.
+    """
+    # without blocking: a pipe that nobody writes to would never open
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no regular file")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"it has more than {most:,} bytes")
+    return data
+
+
+def read_text(path: Path, most: int = CONFIG_BYTES) -> str:
+    """Return the text of a regular file in UTF-8. Raises as ``read_bytes`` does."""
+    return read_bytes(path, most).decode("utf-8")
+
+
+def read_json(path: Path, most: int = JSON_BYTES) -> dict[str, Any]:
+    """Return the JSON object in a file that this program wrote, which somebody may have altered.
+
+    Raises:
+        OSError: the system refuses it.
+        ValueError: it is no regular file, too large, no UTF-8, no JSON, nested too deeply, names a
+            key twice, or holds something else than an object.
+    """
+    text = read_bytes(path, most).decode("utf-8")
+    try:
+        value = json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("it holds no JSON object")
+    if depth_of(value) > DEPTH:
+        raise ValueError("it is nested too deeply")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("it names a key twice")
+    return found
+
+
+def depth_of(value: Any) -> int:
+    """Return how deep lists and mappings are nested, 0 for anything else."""
+    depth, level = 0, [value]
+    while True:
+        inner = [part for part in level if isinstance(part, list | dict)]
+        if not inner:
+            return depth
+        depth += 1
+        if depth > DEPTH:
+            return depth
+        level = [x for part in inner for x in (part.values() if isinstance(part, dict) else part)]
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path with ``~`` as the user's home; of nobody's home the path as it stands."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def exists(path: Path) -> bool:
+    """Say whether there is such a file or folder; of a name that no file can have, that not."""
+    return os.path.exists(path)
+
+
+class Watched:
+    """A file or folder that must not change while it is read.
+
+    What tells: size, times and inode of every file. The time of change (ctime) cannot be set back.
+
+    Args:
+        path: a file or a folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._seen = path, _seen(path)
+
+    def changed(self) -> bool:
+        """Say whether it was written to, replaced or removed since."""
+        return _seen(self.path) != self._seen
+
+
+def _seen(path: Path) -> object:
+    if not path.is_dir():
+        return _stamp(path)
+    files = (os.path.join(root, name) for root, _, names in os.walk(path) for name in names)
+    return sorted((name, _stamp(Path(name))) for name in files)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)

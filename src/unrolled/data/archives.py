@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, NoReturn, cast
 
-from unrolled.core.errors import DataError
+from unrolled.core.errors import DataError, cut
 
 RATIO = 500  # bytes that one packed byte may become; text stays far below, a bomb nears 1,000
 LARGE = 1 << 26  # ... looked at from this many bytes on
@@ -36,6 +36,7 @@ class Origin:
     path: Path
     archive: zipfile.ZipFile | None = field(default=None, compare=False)
     member: str = ""
+    info: zipfile.ZipInfo | None = field(default=None, compare=False)
     gzip: bool = False
 
     @property
@@ -47,7 +48,7 @@ class Origin:
         """Open the unpacked bytes. Raises DataError when the system refuses."""
         try:
             if self.archive is not None:
-                return self.archive.open(self.member)
+                return self.archive.open(self.info or self.member)
             return cast(IO[bytes], _Gunzip(self.path)) if self.gzip else self.path.open("rb")
         except BROKEN as error:
             raise self.broken(error) from None
@@ -125,7 +126,29 @@ def members(path: Path) -> list[Origin]:
     size = path.stat().st_size
     if sum(info.file_size for info in infos) > max(LARGE, RATIO * size):
         raise DataError(_bomb("it"), path)
-    return [Origin(path, archive, info.filename) for info in infos if not info.is_dir()]
+    seen: set[str] = set()
+    found = []
+    for info in infos:
+        if info.is_dir():
+            continue
+        name = _plain_name(info.filename)
+        if name in seen:
+            raise DataError(
+                "two members have this name; make the archive anew", f"{path}/{shown_name(name)}"
+            )
+        seen.add(name)
+        found.append(Origin(path, archive, name, info))
+    return found
+
+
+def _plain_name(name: str) -> str:
+    """Return the name of a member without parts that name no folder: ``./a//b`` is ``a/b``."""
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
+def shown_name(name: str) -> str:
+    """Return the name of a member as an error shows it."""
+    return cut(name, 200)
 
 
 def _fault(info: zipfile.ZipInfo) -> str | None:

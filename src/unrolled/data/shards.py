@@ -6,8 +6,9 @@
 
 The cache is the folder UNROLLED_CACHE, else ``unrolled`` in the user's cache folder. A key is made
 of everything the content follows from: the file's own hash, how it is read, the tokenizer's hash.
-So what is found under a key is right, whoever wrote it, and nothing in it is ever changed. All of
-it may be deleted at any time.
+So what is found under a key is right, whoever wrote it, and nothing in it is ever changed: all of
+it is hashed before it is used (1.4 s a GB), and made anew where it was altered. All of it may be
+deleted at any time.
 """
 
 from __future__ import annotations
@@ -29,7 +30,16 @@ from numpy.typing import NDArray
 
 from unrolled._version import __version__
 from unrolled.core.errors import DataError, UserError
-from unrolled.core.files import sha256, sync, write_json, write_text
+from unrolled.core.files import (
+    Watched,
+    advice,
+    expanded,
+    read_json,
+    sha256,
+    sync,
+    write_json,
+    write_text,
+)
 from unrolled.core.locks import held
 
 FORMAT = 1
@@ -47,7 +57,8 @@ class Tokens:
     """
 
     def __init__(self, files: Iterable[Path], dtype: str, ends: Iterable[int] = ()) -> None:
-        self._maps = [_map(path) for path in files]
+        self._paths = [*files]
+        self._maps = [_map(path) for path in self._paths]
         self._parts: list[NDArray[Any]] = [np.frombuffer(m, dtype) for m in self._maps]
         self._parts.append(np.array([*ends], dtype=np.int32))
         self._ends = np.cumsum([len(part) for part in self._parts])
@@ -65,6 +76,7 @@ class Tokens:
     def __getitem__(self, at: int | slice | NDArray[np.int64]) -> int | NDArray[np.int32]:
         """Return one id, a stretch of them, or those at the places of an array of any shape."""
         self._reads += 1
+        self._refuse_shortened()
         if self._reads % HELD == 0:
             for mapped in self._maps:
                 _give_back(mapped)
@@ -84,6 +96,15 @@ class Tokens:
             chosen = which == part
             ids[chosen] = self._parts[part][places[chosen] - begins[part]]
         return int(ids) if isinstance(at, int) else ids
+
+    def _refuse_shortened(self) -> None:
+        """Raise UserError where a mapped file was cut: to read past its end ends the process."""
+        for path, mapped in zip(self._paths, self._maps, strict=True):
+            if mapped.size() < len(mapped):  # that of the file now, and of the map
+                raise UserError(
+                    f"{path}: this file of the cache was cut short while it was read; start again, "
+                    "and it will be made anew"
+                )
 
 
 def _map(path: Path) -> mmap.mmap:
@@ -115,8 +136,8 @@ class Encoded:
         return Tokens(shards, self.told["dtype"], ends)
 
     def array(self, name: str) -> NDArray[Any]:
-        """Return an array that was kept beside the ids, mapped."""
-        found: NDArray[Any] = np.load(self.folder / f"{name}.npy", mmap_mode="r")
+        """Return an array that was kept beside the ids."""
+        found: NDArray[Any] = np.load(self.folder / f"{name}.npy", allow_pickle=False)
         return found
 
 
@@ -159,9 +180,8 @@ class Writer:
         self._note(path, sha256(path))
 
     def _note(self, path: Path, digest: str) -> None:
-        stat = path.stat()
-        entry = {"name": path.name, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        self.files.append({**entry, "sha256": digest})
+        entry = {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
+        self.files.append(entry)
 
 
 def encoded(
@@ -198,7 +218,7 @@ def encoded(
             partial.mkdir()
             try:
                 told = {"key": dict(key), "dtype": dtype} | _written(Writer(partial, dtype), make)
-                write_json(partial / MANIFEST, told)
+                write_json(partial / MANIFEST, signed(told))
                 partial.rename(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -218,32 +238,47 @@ def _written(writer: Writer, make: Callable[[Writer], dict[str, Any]]) -> dict[s
 
 
 def _intact(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest when every file has its size and, if touched since, its hash too."""
+    """Return the manifest when it and every file have the hash that was written."""
     try:
-        told: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
-        for entry in told["files"]:
-            path = folder / entry["name"]
-            now = path.stat()
-            if now.st_size != entry["bytes"]:
-                return None
-            if now.st_mtime_ns != entry["mtime_ns"] and sha256(path) != entry["sha256"]:
-                return None
+        told = read_signed(folder / MANIFEST)
+        if any(sha256(folder / entry["name"]) != entry["sha256"] for entry in told["files"]):
+            return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return told
+
+
+def signed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with the hash of what they hold."""
+    return {**values, "sha256": _sum(values)}
+
+
+def read_signed(path: Path) -> dict[str, Any]:
+    """Return what ``signed`` wrote into a file. Raises OSError, ValueError: it was altered."""
+    told = read_json(path)
+    known = told.pop("sha256", None)
+    if known != _sum(told):
+        raise ValueError("it was altered")
+    return told
+
+
+def _sum(values: Mapping[str, Any]) -> str:
+    plain = json.dumps(values, sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()
 
 
 def remembered(key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
     """Return a small value that is kept under a key as JSON; computed where it is not there."""
     path = cache() / f"{digest(key)}.json"
     try:
-        return json.loads(path.read_text("utf-8"))["value"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_signed(path)["value"]
+    except (OSError, ValueError, KeyError):
         pass  # absent or damaged
     value = compute()
     try:
         # rows may hold an infinity, which write_json would refuse; only ``json`` reads this again
-        write_text(path, json.dumps({"key": dict(key), "value": value}, ensure_ascii=False))
+        kept = signed({"key": dict(key), "value": value})
+        write_text(path, json.dumps(kept, ensure_ascii=False))
     except OSError as error:
         raise _no_cache(error) from None
     return value
@@ -263,21 +298,26 @@ def identity(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def unchanged(path: Path) -> Iterator[None]:
-    """Raise DataError where a file was written to while the block read it."""
-    before = path.stat()
+def unchanged(*paths: Path) -> Iterator[None]:
+    """Raise DataError where a file was written to, or replaced, while the block read it."""
+    watched = [Watched(path) for path in paths]
     yield
-    after = path.stat()
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise DataError("the file changed while it was read; start again", path)
+    refuse_changed(watched)
+
+
+def refuse_changed(watched: Iterable[Watched]) -> None:
+    """Raise DataError where one of the files is no longer the one that reading began with."""
+    for each in watched:
+        if each.changed():
+            raise DataError("the file changed while it was read; start again", each.path)
 
 
 def cache() -> Path:
     """Return the folder of encoded data."""
     own = os.environ.get("UNROLLED_CACHE")
     if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unrolled"
+        return expanded(own)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "unrolled"
 
 
 def digest(key: Mapping[str, Any]) -> str:
@@ -290,5 +330,5 @@ def _no_cache(error: OSError) -> UserError:
     full = shutil.disk_usage(next(p for p in [cache(), *cache().parents] if p.exists()))
     return UserError(
         f"{cache()}: encoded data cannot be kept here ({error.strerror or error}; "
-        f"{full.free / 1e9:.1f} GB free): make room, or set UNROLLED_CACHE to another folder"
+        f"{full.free / 1e9:.1f} GB free){advice(error)}, or set UNROLLED_CACHE to another folder"
     )

@@ -23,11 +23,19 @@ from typing import Any
 import numpy as np
 
 from unrolled.core.errors import DataError, UsageError
+from unrolled.core.files import Watched
 from unrolled.data.encoding import PIECE, Job, in_order, pieces, processors
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.fields import Bad, Label, Text, bad_row
 from unrolled.data.schema import Schema, label
-from unrolled.data.shards import Encoded, Writer, encoded, identity, remembered, unchanged
+from unrolled.data.shards import (
+    Encoded,
+    Writer,
+    encoded,
+    identity,
+    refuse_changed,
+    remembered,
+)
 from unrolled.data.sources import Document, Rows, Table, fingerprint, rows_of
 from unrolled.data.split import cut_at, is_held
 from unrolled.data.tokenizers import Tokenizer
@@ -78,6 +86,7 @@ class File:
     schema: Schema
     share: float
     key: dict[str, Any]
+    watched: Watched
 
     def open(self) -> Rows:
         """Start to read the file."""
@@ -85,7 +94,13 @@ class File:
 
     def remember(self, what: str, compute: Callable[[], Any], **more: Any) -> Any:
         """Return what is worked out once for this file."""
-        return remembered({**self.key, "what": what, **more}, compute)
+
+        def unmixed() -> Any:
+            value = compute()
+            refuse_changed([self.watched])  # the key is of the file that was there at first
+            return value
+
+        return remembered({**self.key, "what": what, **more}, unmixed)
 
     def vocabulary(self, recipe: Recipe, texts: Callable[[str], Iterable[str]]) -> Tokenizer:
         """Return the tokenizer that is learnt from ``texts``, a function of its kind."""
@@ -106,8 +121,8 @@ class File:
             began = time.monotonic()
             if sys.stderr.isatty():
                 print(f"encoding {self.path}, which is done once", file=sys.stderr)
-            with unchanged(self.path):
-                told = make(writer)
+            told = make(writer)
+            refuse_changed([self.watched])
             return {**told, "seconds": round(time.monotonic() - began, 1)}
 
         key = {**self.key, "what": "tokens", "tokenizer": tokenizer.digest, **more}
@@ -142,6 +157,7 @@ def prepare(recipe: Recipe, path: Path, task: Task | None) -> Prepared | None:
         if config.shards == "always":
             raise _unable()
         return None
+    watched = [Watched(path)]
     head = begin(read_rows(recipe, path), HEAD, FIRST)
     schema = schema_of(head, recipe)
     able = schema.task == "language" or (schema.task == "classify" and schema.text)
@@ -154,13 +170,15 @@ def prepare(recipe: Recipe, path: Path, task: Task | None) -> Prepared | None:
     key: dict[str, Any] = {"sha256": digest, "share": share, "seed": recipe.seed}
     key |= {name: getattr(config, name) for name in ("encoding", "on_error", "limit")}
     key |= {"text": schema.text, "label": schema.answer}
-    file = File(recipe, path, head, schema, share, key)
+    refuse_changed(watched)
+    file = File(recipe, path, head, schema, share, key, watched[0])
     parts = _text(file, task) if isinstance(head, Document) else _rows(file, task)
     if parts is None:
         return None
     task, dev_data, found = parts.task, parts.dev, parts.found
     if config.dev is not None:
         other = find_data(recipe, config.dev)
+        watched.append(Watched(other))
         files[config.dev] = identity(other) if other.is_file() else fingerprint(other)
         how = "the training data itself" if files[config.dev] == digest else config.dev
         if other.is_file() and is_large(recipe, other):
@@ -177,6 +195,7 @@ def prepare(recipe: Recipe, path: Path, task: Task | None) -> Prepared | None:
         found.append(f"skipped {len(skipped):,} faulty rows among those scored")
     if isinstance(dev, Stream) and dev.unknown:
         found.append(f"{dev.unknown:,} scored tokens are unknown to the vocabulary")
+    refuse_changed(watched)
     return Prepared(
         recipe, task, parts.kept, dev_data, train, dev, found, files, partial=parts.partial
     )

@@ -13,6 +13,7 @@ from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.data.aligned import read_aligned
 from unrolled.data.schema import PAIRS, Schema, Wanted, counts, infer, number
 from unrolled.data.series import Reading, Series, hold_out_end
+from unrolled.data.shards import unchanged
 from unrolled.data.sources import Document, Table, fingerprint, read
 from unrolled.data.split import hold_out, hold_out_some, split_text
 from unrolled.tasks import Task, kind_of, series
@@ -82,11 +83,13 @@ def load_data(
     path, config = find_data(recipe, name), recipe.data
     encoding, on_error = config.encoding, config.on_error
     if target is None:
-        data: Data = read(path, encoding=encoding, on_error=on_error, limit=limit)
-        return data, {name: fingerprint(path)}
+        with unchanged(path):
+            data: Data = read(path, encoding=encoding, on_error=on_error, limit=limit)
+            return data, {name: fingerprint(path)}
     beside = find_data(recipe, target)
-    data = read_aligned(path, beside, encoding=encoding, on_error=on_error, limit=limit)
-    return data, {name: fingerprint(path), target: fingerprint(beside)}
+    with unchanged(path, beside):
+        data = read_aligned(path, beside, encoding=encoding, on_error=on_error, limit=limit)
+        return data, {name: fingerprint(path), target: fingerprint(beside)}
 
 
 def check_sides(recipe: Recipe) -> None:
