@@ -6,6 +6,7 @@ the run folder as plain JSON (vocabularies as ``tokenizer.json`` and ``words.jso
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Sequence
@@ -15,11 +16,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.core.errors import DataError, UserError, nearest
+from unrolled.core.errors import DataError, UserError, listed, nearest, shown
 from unrolled.data.examples import Ragged, Spellings
 from unrolled.data.lines import nfc
 from unrolled.data.schema import label, number
-from unrolled.data.tokenizers import Tokenizer
+from unrolled.data.tokenizers import RUN, Tokenizer
 
 POINTS = 8  # characters kept for each token that is kept
 SEPARATOR = "\x1f"
@@ -27,8 +28,45 @@ UNKNOWN, FIRST = 1, 2  # ids of words: 0 is padding
 LONGEST_WORD = 64  # pieces
 
 
+LARGEST = 1e30  # of a number that is read: scores square it, in float32 at times
+FAR = 1e15  # deviations from the mean, of a number that is read
+
+
 class Bad(Exception):
     """A cell that cannot be encoded; whoever knows the file and the line turns it into an error."""
+
+
+def scale_of(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return means and deviations (D,) of the columns of ``values`` (N, D), N at least 1.
+
+    What never changes has deviation 1: it tells nothing, and its rounding must not be blown up.
+    """
+    means, deviations = values.mean(0), values.std(0)
+    return means, np.where(deviations > 1e-9 * np.abs(means), deviations, 1.0)
+
+
+def read_number(column: str, cell: Any) -> float:
+    """Return the number in a cell. Raises Bad: there is none, or one that is too large."""
+    found = number(cell)
+    if found is None:
+        raise Bad(f"column {column!r} holds {shown(cell)} where a number is expected")
+    if abs(found) > LARGEST:
+        raise Bad(
+            f"column {column!r} holds {shown(cell)}, which is more than {LARGEST:g}; if it marks a "
+            "missing value, leave the row out"
+        )
+    return found
+
+
+def scaled(column: str, value: float, mean: float, deviation: float) -> float:
+    """Return a number in deviations from the mean. Raises Bad: it is out of all proportion."""
+    found = (value - mean) / deviation
+    if abs(found) > FAR:
+        raise Bad(
+            f"column {column!r} holds {value:g}, out of all proportion to the numbers of training "
+            f"(about {mean:g}, give or take {deviation:g})"
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +91,16 @@ class Text:
         texts = []
         for name, cell in zip(self.columns, cells, strict=True):
             if isinstance(cell, list | dict):
-                raise Bad(f"column {name!r} holds {cell!r} where text is expected")
+                raise Bad(f"column {name!r} holds {shown(cell)} where text is expected")
             texts.append("" if cell is None else nfc(str(cell)))
         return tuple(texts)
 
     def encode(self, rows: Sequence[tuple[str, ...]]) -> list[list[int]]:
         """Return the ids of each row's texts, each text followed by the end mark."""
         width, end = len(self.columns), self.tokenizer.eos_id
-        flat = self.tokenizer.encode_many([text for row in rows for text in row])
-        limit = self.max_tokens
-        ended = [[*(ids if limit is None else ids[: limit - 1]), end] for ids in flat]
+        most = None if self.max_tokens is None else self.max_tokens - 1
+        flat = self.tokenizer.encode_many([text for row in rows for text in row], most)
+        ended = [[*ids, end] for ids in flat]
         if width == 1:
             return ended
         rows_of_texts = (ended[i : i + width] for i in range(0, len(ended), width))
@@ -146,6 +184,10 @@ class Words:
         """
         cell = cells[0]
         words = cell if isinstance(cell, list) else str(cell or "").split()
+        strange = [word for word in words if not isinstance(word, str | int | float)]
+        if strange or isinstance(cell, bool | dict):
+            odd = strange[0] if strange else cell
+            raise Bad(f"column {self.column!r} holds {shown(odd)} where a word is expected")
         if not words:
             raise Bad(f"column {self.column!r} holds no word")
         if self.max_words is not None and len(words) > self.max_words:
@@ -162,16 +204,24 @@ class Words:
             return Ragged.of([[known.get(word, UNKNOWN) for word in row] for row in rows]), None
         distinct: dict[str, int] = {}
         places = [[distinct.setdefault(word, len(distinct)) for word in row] for row in rows]
-        half = LONGEST_WORD // 2  # of an endless word, its beginning and its ending
-        spelt = [
-            ids if len(ids) <= LONGEST_WORD else ids[:half] + ids[-half:]
-            for ids in self.tokenizer.encode_many(list(distinct))
-        ]
+        spelt = self._spelt(list(distinct))
         # the marks tell n-grams at the ends of a word from those within it
         begin, end = self.tokenizer.bos_id, self.tokenizer.eos_id
         pieces = Ragged.of([[begin, *ids, end] for ids in spelt])
         ids = np.array([known.get(word, UNKNOWN) for word in distinct], dtype=np.int64)
         return Ragged.of(places), Spellings(ids, pieces)
+
+    def _spelt(self, words: list[str]) -> list[list[int]]:
+        """Return the pieces of each word; of an endless one those of its beginning and its end."""
+        assert self.tokenizer is not None
+        # pieces have this many characters at most, but for those of a vocabulary of whole words
+        reach = RUN * LONGEST_WORD
+        cut = [w if len(w) <= 2 * reach else w[:reach] + w[-reach:] for w in words]
+        half = LONGEST_WORD // 2
+        return [
+            ids if len(ids) <= LONGEST_WORD else ids[:half] + ids[-half:]
+            for ids in self.tokenizer.encode_many(cut)
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return what is read back; words and tokenizer are saved beside it."""
@@ -202,15 +252,18 @@ class Label:
         name = label(cell)
         if not name:
             raise Bad(f"column {self.column!r} holds no label")
-        try:
-            return self.names.index(name)
-        except ValueError:
-            guess = nearest(name, self.names)
-            hint = f"; did you mean {guess!r}?" if guess else ""
-            raise Bad(
-                f"label {name!r} was not seen in training "
-                f"(known: {', '.join(self.names[:20])}){hint}"
-            ) from None
+        place = self._places.get(name)
+        if place is not None:
+            return place
+        guess = nearest(name, self.names)
+        hint = f"; did you mean {shown(guess)}?" if guess else ""
+        raise Bad(
+            f"label {shown(name)} was not seen in training (known: {listed(self.names)}){hint}"
+        )
+
+    @property
+    def _places(self) -> dict[str, int]:
+        return _places_of(self.names)
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` takes."""
@@ -229,18 +282,17 @@ class Number:
     @classmethod
     def fit(cls, column: str, values: Sequence[Any]) -> Self:
         """Learn the scale; values that are not numbers are left to ``check``."""
-        seen = np.array([n for n in map(number, values) if n is not None])
-        if not len(seen):
+        numbers = [n for n in map(number, values) if n is not None and abs(n) <= LARGEST]
+        if not numbers:
             raise UserError(f"column {column!r} holds no number")
+        seen = np.array(numbers)
         whole = bool((seen == np.round(seen)).all())
-        return cls(column, float(seen.mean()), float(seen.std()) or 1.0, whole)
+        means, deviations = scale_of(seen[:, None])
+        return cls(column, float(means[0]), float(deviations[0]), whole)
 
     def check(self, cell: Any) -> float:
-        """Return the scaled value. Raises Bad for what is not a finite number."""
-        found = number(cell)
-        if found is None:
-            raise Bad(f"column {self.column!r} holds {cell!r} where a number is expected")
-        return (found - self.mean) / self.deviation
+        """Return the scaled value. Raises Bad for what is no number, or one that is too large."""
+        return scaled(self.column, read_number(self.column, cell), self.mean, self.deviation)
 
     def decode(self, scaled: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return values in the unit of the file."""
@@ -271,19 +323,21 @@ class Vector:
 
     def check(self, cells: Sequence[Any]) -> tuple[float, ...]:
         """Return the scaled values of a row. Raises Bad."""
-        found = []
-        for name, mean, deviation, cell in zip(
-            self.columns, self.means, self.deviations, cells, strict=True
-        ):
-            value = number(cell)
-            if value is None:
-                raise Bad(f"column {name!r} holds {cell!r} where a number is expected")
-            found.append((value - mean) / deviation)
-        return tuple(found)
+        known = zip(self.columns, self.means, self.deviations, cells, strict=True)
+        return tuple(
+            scaled(name, read_number(name, cell), mean, deviation)
+            for name, mean, deviation, cell in known
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` takes."""
         return asdict(self)
+
+
+@functools.lru_cache(maxsize=64)
+def _places_of(names: tuple[str, ...]) -> dict[str, int]:
+    """Return the index of each name."""
+    return {name: place for place, name in enumerate(names)}
 
 
 def bad_row(error: Bad, path: str, line: int) -> DataError:

@@ -7,7 +7,8 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from unrolled.core.errors import UserError
+from unrolled.core.errors import UserError, shown
+from unrolled.core.files import DEPTH, depth_of
 from unrolled.data.lines import DAMAGE, nfc
 
 
@@ -33,7 +34,11 @@ def json_object(line: str) -> dict[str, Any]:
         raise UserError(f"not valid JSON ({error}); write one object a line") from None
     if not isinstance(value, dict):
         raise UserError(f"a JSON {type(value).__name__} where an object {{...}} is expected")
-    return {nfc(key): composed(item) for key, item in value.items()} if "\\u" in line else value
+    if depth_of(value) > DEPTH:
+        raise UserError("JSON nested too deeply; flatten the object")
+    if "\\u" not in line:
+        return value
+    return {composed(key): composed(item) for key, item in value.items()}
 
 
 def _no_constant(name: str) -> Any:
@@ -59,7 +64,7 @@ def composed(value: Any) -> Any:
     if isinstance(value, list):
         return [composed(item) for item in value]
     if isinstance(value, dict):
-        return {key: composed(item) for key, item in value.items()}
+        return {composed(key): composed(item) for key, item in value.items()}
     return value
 
 
@@ -72,8 +77,8 @@ def json_row(line: str, columns: Sequence[str], needed: Collection[str] | None) 
     found = json_object(line)
     for column in columns:
         if column not in found and (needed is None or column in needed):
-            raise UserError(f"the key {column!r}, which other rows have, is missing; add it")
+            raise UserError(f"the key {shown(column)}, which other rows have, is missing; add it")
     if needed is None and len(found) > len(columns):
         extra = next(key for key in found if key not in columns)
-        raise UserError(f"the key {extra!r} is not in the rows before; remove it")
+        raise UserError(f"the key {shown(extra)} is not in the rows before; remove it")
     return tuple(found.get(column) for column in columns)

@@ -119,6 +119,19 @@ def number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def is_numeric(value: Any) -> bool:
+    """Whether a cell is written as a number, be it too large for one, or none: inf, nan."""
+    if isinstance(value, bool) or value is None or isinstance(value, list | dict):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return True
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def label(cell: Any) -> str:
     """Return a label as text; JSON's true and 1.0 read like a table's ``true`` and ``1``."""
     if isinstance(cell, bool):
@@ -133,12 +146,13 @@ def look(name: str, values: Sequence[Any]) -> Column:
     filled = [v for v in values if v is not None and v != ""]
     lists = bool(filled) and all(isinstance(v, list) for v in filled)
     numbers = [] if lists else [number(v) for v in filled]
-    numeric = bool(filled) and not lists and all(n is not None for n in numbers)
+    # a cell that is no finite number is named with its line when the rows are read
+    numeric = any(n is not None for n in numbers) and all(map(is_numeric, filled))
     return Column(
         name=name,
         filled=len(filled),
         numeric=numeric,
-        whole=numeric and all(n is not None and n.is_integer() for n in numbers),
+        whole=numeric and all(n is None or n.is_integer() for n in numbers),
         lists=lists,
         distinct=0 if lists else len(set(map(str, filled))),
         mean_length=sum(len(v if lists else str(v)) for v in filled) / max(1, len(filled)),

@@ -14,9 +14,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.core.errors import DataError, UserError
+from unrolled.core.errors import DataError, UserError, shown
 from unrolled.data.examples import Ints
-from unrolled.data.fields import Bad, bad_row
+from unrolled.data.fields import FAR, LARGEST, Bad, bad_row, read_number
 from unrolled.data.schema import label, number
 from unrolled.data.sources import Table
 
@@ -158,8 +158,7 @@ def _check(
     check: Callable[[Any], Any],
 ) -> None:
     for i in numbers:
-        if number(row[i]) is None:
-            raise Bad(f"column {table.columns[i]!r} holds {row[i]!r} where a number is expected")
+        read_number(table.columns[i], row[i])
     if answer is not None:
         check(row[answer])
 
@@ -228,7 +227,7 @@ class Frames:
         whole = [np.concatenate(parts, 1) for parts in found]
         means = sum(frames.sum(0) for frames in whole) / steps
         spread = np.sqrt(sum(np.square(frames - means).sum(0) for frames in whole) / steps)
-        # what never changes tells nothing; its rounding must not be blown up either
+        # as in fields.scale_of, without all steps side by side
         spread = np.where(spread > 1e-9 * np.abs(means), spread, 1.0)
         sizes = tuple(part.shape[1] for part in found[0])
         return cls(columns, sizes, tuple(means.tolist()), tuple(spread.tolist()), reading)
@@ -249,7 +248,19 @@ class Frames:
                     f"column {name!r} has {len(part)} steps and {self.columns[0]!r} {len(parts[0])}"
                 )
             parts.append(part)
-        scaled = (np.concatenate(parts, 1) - self.means) / self.deviations
+        whole = np.concatenate(parts, 1)
+        scaled = (whole - self.means) / self.deviations
+        far = np.abs(scaled) > FAR
+        if far.any():
+            step, place = (int(i) for i in np.argwhere(far)[0])
+            names = [
+                name for name, n in zip(self.columns, self.sizes, strict=True) for _ in range(n)
+            ]
+            raise Bad(
+                f"column {names[place]!r} holds {whole[step, place]:g} at step {step + 1}, out of "
+                f"all proportion to the numbers of training (about {self.means[place]:g}, give or "
+                f"take {self.deviations[place]:g})"
+            )
         return scaled.astype(np.float32)
 
     def cells(self, steps: Any) -> tuple[Any, ...]:
@@ -295,6 +306,12 @@ def _matrix(name: str, cell: Any) -> NDArray[np.float64]:
     found = found[:, None] if found.ndim == 1 else found
     if found.ndim != 2 or not found.size or not np.isfinite(found).all():
         raise Bad(_why(name, cell))
+    if (np.abs(found) > LARGEST).any():
+        step = int(np.argwhere(np.abs(found) > LARGEST)[0][0]) + 1
+        raise Bad(
+            f"column {name!r} holds a number above {LARGEST:g} at step {step}; if it marks a "
+            "missing value, leave the row out"
+        )
     return found
 
 
@@ -307,7 +324,10 @@ def _why(name: str, cell: Any) -> str:
         values = step if isinstance(step, list) else [step]
         wrong = [value for value in values if number(value) is None]
         if wrong:
-            return f"column {name!r} holds {wrong[0]!r} at step {place} where a number is expected"
+            return (
+                f"column {name!r} holds {shown(wrong[0])} at step {place} where a number is "
+                "expected"
+            )
         if (len(step) if isinstance(step, list) else None) != width:
             return f"column {name!r} has other than {width or 1} numbers at step {place}"
     return f"column {name!r} holds no list of steps"

@@ -21,7 +21,9 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.core.errors import DataError, UsageError, UserError, unknown
-from unrolled.core.files import write_text
+from unrolled.core.files import read_json, write_text
 from unrolled.data.streams import (
     SPECIALS,
     BytesStream,
@@ -51,7 +53,8 @@ __all__ = ["KINDS", "SPECIALS", "Stream", "Tokenizer"]
 PAD, UNK, BOS, EOS = range(4)
 KINDS = ("chars", "jamo", "words", "whitespace", "bpe", "unigram", "bytes")
 
-# Runs are cut at 64 characters, so that one endless word costs no more than many short ones.
+RUN = 64
+# Runs are cut at RUN characters, so that one endless word costs no more than many short ones.
 BPE_WORD = (
     r" ?\p{L}[\p{L}\p{M}]{0,63}| ?\p{N}{1,64}| ?[^\s\p{L}\p{N}]{1,64}|\s{1,64}(?!\S)|\s{1,64}"
 )
@@ -132,16 +135,37 @@ class Tokenizer:
         """Return the ids of a text, without specials other than ``unk_id``; linear time."""
         return self.encode_many([text])[0]
 
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text; faster than one by one."""
-        if self.kind in ("chars", "jamo", "bytes"):
-            return [self.encode_array(text).tolist() for text in texts]
-        backend = self._library()
+    def encode_many(self, texts: Sequence[str], most: int | None = None) -> list[list[int]]:
+        """Return the ids of each text; faster than one by one.
+
+        Args:
+            texts: the texts.
+            most: how many ids of a text are wanted; those after them are not made. None: all.
+        """
+        if most is not None:
+            texts = [self._beginning(text, most) for text in texts]
         found: list[list[int]] = []
-        for start in range(0, len(texts), 4096):  # the library's own records take much memory
-            part = [_valid(text) for text in texts[start : start + 4096]]
-            found += [item.ids for item in backend.encode_batch_fast(part)]
-        return found
+        if self.kind in ("chars", "jamo", "bytes"):
+            found = [self.encode_array(text).tolist() for text in texts]
+        else:
+            backend = self._library()
+            for start in range(0, len(texts), 4096):  # the library's own records take much memory
+                part = [_valid(text) for text in texts[start : start + 4096]]
+                found += [item.ids for item in backend.encode_batch_fast(part)]
+        return found if most is None else [ids[:most] for ids in found]
+
+    def _beginning(self, text: str, most: int) -> str:
+        """Return the beginning of a text that holds its first ``most`` tokens, perhaps some more.
+
+        A character, of a run that is cut at ``RUN`` characters, gives a token at least.
+        """
+        reach = most if self.kind in ("chars", "jamo", "bytes") else (RUN + 1) * (most + 1)
+        if len(text) <= reach or self.kind not in ("words", "whitespace"):
+            return text[:reach]
+        pattern = re.compile(WORD if self.kind == "words" else WHITESPACE_WORD)
+        ends = (found.end() for found in itertools.islice(pattern.finditer(text), most))
+        # one more, since what follows a word may end it
+        return text[: max(ends, default=0) + 1]
 
     def encode_array(self, text: str, first: bool = True) -> NDArray[np.int32]:
         """Return the ids of a text as an array; ``encode`` gives the same ids as a list.
@@ -227,12 +251,15 @@ class Tokenizer:
     def load(cls, path: Path) -> Tokenizer:
         """Read what ``save`` wrote. Raises DataError when the file is not such a tokenizer."""
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = read_json(path)
             kind = _kind(document)
+            _check(kind, document)
             tokenizer = cls(kind, document)
+            if kind not in ("chars", "jamo", "bytes"):
+                tokenizer._library()
         except OSError as error:
             raise DataError(f"cannot be read: {error.strerror or error}", path) from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except Exception:  # the library has errors of its own for each part of a document
             raise DataError("this is no tokenizer that unrolled saved; train anew", path) from None
         return tokenizer
 
@@ -301,9 +328,7 @@ def _fit_bytes(texts: Iterable[str], size: int, min_count: int) -> dict[str, Any
 
 def _fit_bpe(texts: Iterable[str], size: int, min_count: int) -> dict[str, Any]:
     library = _import()
-    split = [{"type": "Split", "pattern": {"Regex": BPE_WORD}, **_ISOLATED}, _BYTE_LEVEL]
-    cut = {"type": "Sequence", "pretokenizers": split}
-    empty = _document(_bpe_model([]), cut, _BYTE_LEVEL)
+    empty = _document(_bpe_model([]), _BPE_CUT, _BYTE_LEVEL)
     backend = library.Tokenizer.from_str(json.dumps(empty))
     trainer = library.trainers.BpeTrainer(
         vocab_size=size,
@@ -315,14 +340,13 @@ def _fit_bpe(texts: Iterable[str], size: int, min_count: int) -> dict[str, Any]:
     backend.train_from_iterator(texts, trainer)
     model = json.loads(backend.to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    return _document(_bpe_model(tokens, model["merges"]), cut, _BYTE_LEVEL)
+    return _document(_bpe_model(tokens, model["merges"]), _BPE_CUT, _BYTE_LEVEL)
 
 
 def _fit_words(texts: Iterable[str], size: int, min_count: int, pattern: str) -> dict[str, Any]:
     library = _import()
-    cut = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Removed", "invert": True}
-    model = {"type": "WordLevel", "vocab": {"<unk>": 0}, "unk_token": "<unk>"}
-    backend = library.Tokenizer.from_str(json.dumps(_document(model, cut, None)))
+    empty = _word_document({"<unk>": 0}, pattern)
+    backend = library.Tokenizer.from_str(json.dumps(empty))
     trainer = library.trainers.WordLevelTrainer(
         vocab_size=size,
         min_frequency=min_count,
@@ -334,6 +358,11 @@ def _fit_words(texts: Iterable[str], size: int, min_count: int, pattern: str) ->
     # text may hold the word "<unk>", which the trainer gives an id of its own
     words = [word for word in sorted(vocab, key=vocab.__getitem__) if word not in SPECIALS]
     vocab = {word: id for id, word in enumerate([*SPECIALS, *words])}
+    return _word_document(vocab, pattern)
+
+
+def _word_document(vocab: dict[str, int], pattern: str) -> dict[str, Any]:
+    cut = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Removed", "invert": True}
     return _document({"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"}, cut, None)
 
 
@@ -342,7 +371,10 @@ def _fit_unigram(texts: Iterable[str], size: int, min_count: int) -> dict[str, A
 
     words = unigram.count_words(texts, UNIGRAM_WORD)
     pieces = unigram.train(words, size - len(SPECIALS), min_count)
-    vocab = [[token, 0.0] for token in SPECIALS] + [list(piece) for piece in pieces]
+    return _unigram_document([[token, 0.0] for token in SPECIALS] + [list(p) for p in pieces])
+
+
+def _unigram_document(vocab: list[list[Any]]) -> dict[str, Any]:
     model = {"type": "Unigram", "unk_id": UNK, "vocab": vocab, "byte_fallback": False}
     blanks = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
     split = [blanks, {"type": "Split", "pattern": {"Regex": UNIGRAM_WORD}, **_ISOLATED}]
@@ -358,6 +390,12 @@ _BYTE_LEVEL = {
     "add_prefix_space": False,
     "trim_offsets": False,
     "use_regex": False,
+}
+
+
+_BPE_CUT = {
+    "type": "Sequence",
+    "pretokenizers": [{"type": "Split", "pattern": {"Regex": BPE_WORD}, **_ISOLATED}, _BYTE_LEVEL],
 }
 
 
@@ -394,6 +432,40 @@ def _bpe_model(tokens: Sequence[str], merges: Sequence[Any] = ()) -> dict[str, A
         "vocab": {token: id for id, token in enumerate(tokens)},
         "merges": list(merges),
     }
+
+
+def _check(kind: str, document: dict[str, Any]) -> None:
+    """Raise ValueError unless a document is one that a tokenizer of this kind writes.
+
+    A library that reads any document would also read rules that take time or memory without end.
+    """
+    model = document["model"]
+    tokens = _tokens(document)
+    if not all(isinstance(token, str) and token for token in tokens):
+        raise ValueError("expected tokens that are texts")
+    if kind == "unigram":
+        scores = [score for _, score in model["vocab"]]
+        if not all(type(score) is float and math.isfinite(score) for score in scores):
+            raise ValueError("expected scores that are numbers")
+        expected = _unigram_document(model["vocab"])
+    elif kind in ("words", "whitespace"):
+        expected = _word_document(model["vocab"], WORD if kind == "words" else WHITESPACE_WORD)
+    elif kind == "bpe":
+        known = set(tokens)
+        for merge in model["merges"]:
+            pair = merge.split(" ") if isinstance(merge, str) else merge
+            if len(pair) != 2 or not {*pair, "".join(pair)} <= known:
+                raise ValueError("expected merges of known tokens")
+        expected = _document(_bpe_model(tokens, model["merges"]), _BPE_CUT, _BYTE_LEVEL)
+    elif kind == "bytes":
+        expected = _document(_bpe_model(tokens), _BYTE_LEVEL, _BYTE_LEVEL)
+    else:
+        normalizer = {"type": "NFD"} if kind == "jamo" else None
+        expected = _document(_bpe_model(tokens), None, {"type": "Fuse"}, normalizer)
+        if any(len(token) != 1 for token in tokens[len(SPECIALS) :]):
+            raise ValueError("expected tokens of one character")
+    if document != expected:
+        raise ValueError("expected what save writes")
 
 
 def _tokens(document: dict[str, Any]) -> list[str]:
