@@ -13,7 +13,7 @@ import numpy as np
 from unrolled.insight import charts
 from unrolled.insight.card import scored_on, size
 from unrolled.insight.mistakes import Mistake
-from unrolled.scores import by_class, calibration
+from unrolled.scores import ConfusionCounts, by_class, calibration, counted
 from unrolled.tasks.base import Evaluation, Judged, Task
 from unrolled.tasks.labelled import Classify
 from unrolled.tasks.recipe import Recipe, flat
@@ -180,7 +180,7 @@ def _answers(task: Task, evaluation: Evaluation) -> list[str]:
     if evaluation.confusion is not None and isinstance(task, Classify | Tag):
         names, parts = task.output.names, ["<h2>Confusion matrix</h2>"]
         if len(names) <= MATRIX:
-            table = charts.matrix(evaluation.confusion, names)
+            table = charts.matrix(np.asarray(evaluation.confusion), names)
             parts.append(_scroll(table, "confusion matrix"))
         else:
             parts.append(_confused(evaluation.confusion, names))
@@ -195,16 +195,14 @@ def _answers(task: Task, evaluation: Evaluation) -> list[str]:
     return []
 
 
-def _confused(counts: Any, names: Sequence[str]) -> str:
+def _confused(counts: ConfusionCounts, names: Sequence[str]) -> str:
     """Return the pairs of labels that are mistaken most often, for a matrix too large to read."""
-    wrong = counts - np.diag(np.diag(counts))
-    most = [divmod(int(i), len(names)) for i in np.argsort(-wrong, axis=None, kind="stable")[:30]]
-    rows = [[names[i], names[j], f"{wrong[i, j]:,}"] for i, j in most if wrong[i, j]]
+    rows = [[names[i], names[j], f"{count:,}"] for i, j, count in counted(counts).mistaken(30)]
     caption = f"{len(names)} labels: the pairs that are mistaken most often"
     return _table(["true", "answered", "times"], rows, "words", caption)
 
 
-def _labels(counts: Any, names: Sequence[str]) -> str:
+def _labels(counts: ConfusionCounts, names: Sequence[str]) -> str:
     found = by_class(counts)
     rows = [
         [name, *map(_share, shares), f"{support:,}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,24 +12,98 @@ Classes = NDArray[np.int64]
 Shares = NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class ConfusionCounts:
+    """How often each class was predicted for each: the cells of a confusion matrix that are not 0.
+
+    A matrix of 20,000 classes would take 3 GB; this takes what the predictions take.
+
+    Attributes:
+        classes: C.
+        cells: true class times C plus predicted class, in their order, (K,).
+        counts: how often, (K,).
+    """
+
+    classes: int
+    cells: Classes
+    counts: Classes
+
+    @property
+    def total(self) -> int:
+        """The number of predictions."""
+        return int(self.counts.sum())
+
+    @property
+    def true(self) -> Classes:
+        """How many predictions had each true class (C,)."""
+        return self._by_class(self.cells // self.classes, self.counts)
+
+    @property
+    def predicted(self) -> Classes:
+        """How often each class was predicted (C,)."""
+        return self._by_class(self.cells % self.classes, self.counts)
+
+    @property
+    def right(self) -> Classes:
+        """How often each class was predicted where it was true (C,)."""
+        truth, predicted = divmod(self.cells, self.classes)
+        return self._by_class(truth, self.counts * (truth == predicted))
+
+    def _by_class(self, which: Classes, counts: Classes) -> Classes:
+        summed = np.zeros(self.classes, dtype=np.int64)
+        np.add.at(summed, which, counts)
+        return summed
+
+    def mistaken(self, most: int) -> list[tuple[int, int, int]]:
+        """Return true class, predicted class and count of the pairs mistaken most often."""
+        truth, predicted = divmod(self.cells, self.classes)
+        wrong = np.flatnonzero(truth != predicted)
+        order = wrong[np.argsort(-self.counts[wrong], kind="stable")[:most]]
+        rows = np.stack([truth[order], predicted[order], self.counts[order]], 1)
+        return [(i, j, count) for i, j, count in rows.tolist()]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Return the whole matrix (C, C): rows are the true class, columns the predicted one."""
+        matrix = np.zeros((self.classes, self.classes), dtype=np.int64)
+        matrix.reshape(-1)[self.cells] = self.counts
+        return matrix if dtype is None else matrix.astype(dtype)
+
+
 def confusion(truth: Classes, predicted: Classes, count: int) -> Classes:
     """Return the confusion matrix (C, C): rows are the true class, columns the predicted one."""
-    return np.bincount(truth * count + predicted, minlength=count * count).reshape(count, count)
+    return np.asarray(confusion_counts(truth, predicted, count))
 
 
-def accuracy(matrix: Classes) -> float:
-    """Return the share of right predictions in a confusion matrix (C, C)."""
-    return float(np.trace(matrix) / max(1, matrix.sum()))
+def confusion_counts(truth: Classes, predicted: Classes, count: int) -> ConfusionCounts:
+    """Count the predictions (N,) of each of ``count`` classes by their true class (N,)."""
+    truth = np.asarray(truth, dtype=np.int64)
+    cells, counts = np.unique(truth * count + predicted, return_counts=True)
+    return ConfusionCounts(count, cells.astype(np.int64), counts.astype(np.int64))
 
 
-def macro_f1(matrix: Classes) -> float:
+def counted(found: ConfusionCounts | Classes) -> ConfusionCounts:
+    """Return the counts of a confusion matrix (C, C), or what is counted already."""
+    if isinstance(found, ConfusionCounts):
+        return found
+    cells = np.flatnonzero(found)
+    return ConfusionCounts(len(found), cells, found.reshape(-1)[cells])
+
+
+def accuracy(found: ConfusionCounts | Classes) -> float:
+    """Return the share of right predictions, counted or in a matrix (C, C)."""
+    found = counted(found)
+    return float(found.right.sum() / max(1, found.total))
+
+
+def macro_f1(found: ConfusionCounts | Classes) -> float:
     """Return the mean F1 over the classes that occur as truth or as prediction.
 
     The F1 of a class is 2 TP / (2 TP + FP + FN), as scikit-learn's ``f1_score`` with
     ``average="macro"`` and its default labels has it.
     """
-    right = np.diag(matrix).astype(np.float64)
-    either = matrix.sum(0) + matrix.sum(1)
+    found = counted(found)
+    right = found.right.astype(np.float64)
+    either = found.true + found.predicted
     occurs = either > 0
     return float((2 * right[occurs] / either[occurs]).mean()) if occurs.any() else 0.0
 
@@ -48,9 +123,10 @@ class ByClass:
     support: Classes
 
 
-def by_class(matrix: Classes) -> ByClass:
-    """Return precision, recall, F1 and support of each class of a confusion matrix (C, C)."""
-    right, true, told = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+def by_class(found: ConfusionCounts | Classes) -> ByClass:
+    """Return precision, recall, F1 and support of each class (C,)."""
+    found = counted(found)
+    right, true, told = found.right, found.true, found.predicted
     return ByClass(_share(right, told), _share(right, true), _share(2 * right, true + told), true)
 
 

@@ -19,6 +19,7 @@ from unrolled.data.schema import Schema
 from unrolled.data.sniff import Format
 from unrolled.data.sources import Document, Table
 from unrolled.nn import Layer, TokenEmbedding
+from unrolled.scores import ConfusionCounts
 from unrolled.tasks.recipe import ModelConfig, Recipe
 from unrolled.training.objectives import Objective
 from unrolled.training.precision import Place
@@ -78,13 +79,13 @@ class Written:
 class Evaluation:
     """Scores, and what a report shows beside them.
 
-    ``confusion`` (C, C) and ``judged`` are those of a classifier; ``pairs`` (N, 2) holds true
+    ``confusion`` and ``judged`` are those of a classifier; ``pairs`` (N, 2) holds true
     values and answers in the order of the examples; ``written`` is what a model wrote, and
     ``notes`` are lines that say how texts were scored.
     """
 
     scores: dict[str, float]
-    confusion: np.ndarray[Any, np.dtype[np.int64]] | None = None
+    confusion: ConfusionCounts | None = None
     pairs: np.ndarray[Any, np.dtype[np.float64]] | None = None
     judged: Judged | None = None
     written: Written | None = None

@@ -19,7 +19,7 @@ from unrolled.data.series import Frames
 from unrolled.data.sources import Document, Table
 from unrolled.scores import (
     accuracy,
-    confusion,
+    confusion_counts,
     macro_f1,
     mean_absolute_error,
     root_mean_squared_error,
@@ -101,7 +101,7 @@ def _kept(data: Table | Document, examples: Examples) -> Table:
 
 
 def _classes(task: Classify, truth: Any, found: Any) -> dict[str, float]:
-    matrix = confusion(np.asarray(truth), np.asarray(found, dtype=np.int64), task.width)
+    matrix = confusion_counts(np.asarray(truth), np.asarray(found, dtype=np.int64), task.width)
     return {"accuracy": accuracy(matrix), "macro_f1": macro_f1(matrix)}
 
 
@@ -231,7 +231,7 @@ def tag_of_word(prepared: Prepared) -> dict[str, float]:
     pairs = _tagged(task, _kept(prepared.dev_data, prepared.dev))
     found = [seen[word].most_common(1)[0][0] if word in seen else common for word, _ in pairs]
     count = len(task.output.names)
-    matrix = confusion(np.array([tag for _, tag in pairs]), np.array(found), count)
+    matrix = confusion_counts(np.array([tag for _, tag in pairs]), np.array(found), count)
     return {"accuracy": accuracy(matrix), "macro_f1": macro_f1(matrix)}
 
 
@@ -277,7 +277,7 @@ def _labels_of(examples: Examples) -> tuple[Any, int]:
 
 def _steps_scored(prepared: Prepared, truth: Any, found: Any) -> dict[str, float]:
     assert isinstance(prepared.task, Tag)
-    matrix = confusion(truth, found, len(prepared.task.output.names))
+    matrix = confusion_counts(truth, found, len(prepared.task.output.names))
     return {"accuracy": accuracy(matrix), "macro_f1": macro_f1(matrix)}
 
 

@@ -25,7 +25,7 @@ from unrolled.models import ManyToOne, OneToOne
 from unrolled.nn import NGrams, Pooling, build_layer
 from unrolled.scores import (
     accuracy,
-    confusion,
+    confusion_counts,
     macro_f1,
     mean_absolute_error,
     root_mean_squared_error,
@@ -334,7 +334,7 @@ class Classify(Labelled):
         truth = np.asarray(examples.targets)
         best = outputs.double().softmax(-1).max(-1)
         found = best.indices.numpy()
-        matrix = confusion(truth, found, self.width)
+        matrix = confusion_counts(truth, found, self.width)
         loss = float(F.cross_entropy(outputs.double(), torch.from_numpy(truth)))
         scores = {"accuracy": accuracy(matrix), "macro_f1": macro_f1(matrix), "loss": loss}
         judged = Judged(np.arange(len(truth)), truth, found, best.values.numpy())

@@ -21,7 +21,7 @@ from unrolled.data.sources import Document, Table
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.models import Aligned
 from unrolled.nn import SpelledWords, TokenEmbedding, build_layer
-from unrolled.scores import accuracy, confusion, macro_f1
+from unrolled.scores import accuracy, confusion_counts, macro_f1
 from unrolled.tasks.base import (
     DOWN,
     UP,
@@ -149,7 +149,7 @@ class Tag(Task):
     def evaluate(self, model: nn.Module, examples: Examples, place: Place) -> Evaluation:
         """Return accuracy and macro F1 over words, and the mean cross entropy in nats."""
         count, total, scored = len(self.output.names), 0.0, 0
-        matrix, parts = np.zeros((count, count), dtype=np.int64), []
+        parts = []
         for rows in score_batches(examples.lengths):
             batch = collate(examples, rows).to(place.device)
             assert batch.targets is not None
@@ -161,14 +161,14 @@ class Tag(Task):
             best, words = outputs[real].softmax(-1).max(-1), (real.cumsum(1) - 1)[real]
             told = [batch.targets[real], best.indices, best.values.double(), words]
             truth, found, *others = (part.cpu().numpy() for part in told)
-            matrix += confusion(truth, found, count)
             parts.append((rows[real.nonzero()[:, 0].cpu().numpy()], truth, found, *others))
+        judged = Judged(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        matrix = confusion_counts(judged.truth, judged.found, count)
         scores = {
             "accuracy": accuracy(matrix),
             "macro_f1": macro_f1(matrix),
             "loss": total / max(1, scored),
         }
-        judged = Judged(*(np.concatenate(part) for part in zip(*parts, strict=True)))
         return Evaluation(scores, confusion=matrix, judged=judged)
 
     @torch.no_grad()
