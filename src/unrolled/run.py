@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,17 @@ import torch
 from torch import nn
 
 from unrolled.checks import quick
-from unrolled.core.errors import DataError, UsageError, UserError
+from unrolled.core.errors import DataError, UsageError, UserError, listed, shown
+from unrolled.core.files import path_of
 from unrolled.core.locks import locked
+from unrolled.core.terminal import clean
+from unrolled.core.words import either, option
 from unrolled.data.aligned import read_aligned
+from unrolled.data.archives import too_long
+from unrolled.data.jsonl import json_object, json_value
 from unrolled.data.schema import Schema
 from unrolled.data.series import Frames, Reading
-from unrolled.data.sources import Document, Table, parse_row, read
+from unrolled.data.sources import Document, Table, nfc, parse_row, read
 from unrolled.decoding.sampling import Sampling
 from unrolled.decoding.settings import Search
 from unrolled.export import export
@@ -31,9 +37,9 @@ from unrolled.tasks.base import Answer, Asks, Evaluation, Task
 from unrolled.tasks.labelled import need_table
 from unrolled.tasks.language import Language
 from unrolled.tasks.pairs import Pairs, pair_of
-from unrolled.tasks.plan import finished_as_asked, folder_of, make_plan, refuse_existing
+from unrolled.tasks.plan import finished_as_asked, folder_of, make_plan
 from unrolled.tasks.prepare import wanted
-from unrolled.tasks.recipe import Recipe, deep, flat, resolve
+from unrolled.tasks.recipe import Recipe, deep, flat, merge, resolve
 from unrolled.tasks.series import answer_steps, sequences
 from unrolled.tasks.translate import Translate
 from unrolled.training.loop import fit
@@ -72,14 +78,18 @@ class Run:
         Args:
             rows: each a text, a row as the data file writes it, a sequence of the input cells, or
                 a mapping of column names to cells; for a sequence of numbers a list of its steps,
-                each a list of the columns' numbers.
+                each a list of the columns' numbers. A text or a mapping by itself is one row.
 
         Raises:
             UserError: a row does not fit the columns the run was trained on.
         """
         if isinstance(self.task, Language):
+            raise UsageError(use_generate())
+        if isinstance(rows, str | Mapping):
+            rows = [rows]
+        if isinstance(rows, bytes) or not isinstance(rows, Iterable):
             raise UsageError(
-                "this run is a language model: use `unrolled generate RUN --prompt TEXT`"
+                f"rows is {shown(rows)}; give a list of rows, such as run.predict(['...'])"
             )
         cells = [self.cells(row) for row in rows]
         return self.task.predict(self.model, cells, self.place) if cells else []
@@ -109,7 +119,8 @@ class Run:
         if not task.writes:
             raise UsageError(f"a run that was trained to {task.name} searches for no answers")
         told = self.recipe.changed(decoding=self._decoding(decoding))
-        task.ask(self.model, Asks(alignment, begin, tuple(banned), tuple(required)))
+        words = tuple(several(banned)), tuple(several(required))
+        task.ask(self.model, Asks(alignment, begin, *words))
         task.answer_by(told)
         self.recipe = told
 
@@ -118,24 +129,32 @@ class Run:
         return Search.read(deep(told), "decoding")
 
     def predict(self, rows: Iterable[Any]) -> list[str]:
-        """Return the answer to each row; see ``answers`` for what a row can be."""
+        """Return the answer to each row; see ``answers`` for what rows can be."""
         return [answer.text for answer in self.answers(rows)]
 
     def cells(self, row: Any) -> tuple[Any, ...]:
         """Return the input cells of one row, in whichever form it was given."""
-        names = self.task.schema.inputs
-        if isinstance(row, dict):
+        names, most = self.task.schema.inputs, self.recipe.data.max_row
+        if isinstance(row, str | list | tuple) and _size(row) > most:
+            raise UserError(too_long(most))
+        if isinstance(row, Mapping):
             missing = [name for name in names if name not in row]
             if missing:
-                raise UserError(f"{row!r} has no {missing[0]!r}; expected {', '.join(names)}")
+                raise UserError(
+                    f"{shown(row)} has no {shown(missing[0])}; expected {listed(names)}"
+                )
             return tuple(row[name] for name in names)
+        if isinstance(row, bytes) or not isinstance(row, Iterable):
+            raise UserError(
+                f"{shown(row)} is no row: give a text, a list of cells, or a mapping of columns"
+            )
         inputs = getattr(self.task, "inputs", None)
         if isinstance(inputs, Frames) and not isinstance(row, tuple):
             return inputs.cells(row) if not isinstance(row, str) else parse_frames(row, self.task)
         if not isinstance(row, str):
             found = tuple(row)
             if len(found) != len(names):
-                raise UserError(f"{row!r} has {len(found)} cells; expected {', '.join(names)}")
+                raise UserError(f"{shown(row)} has {len(found)} cells; expected {listed(names)}")
             return found
         return parse_cells(row, self.task)
 
@@ -173,7 +192,7 @@ class Run:
         other = next((key for key in given if not key.startswith("data.")), None)
         if other is not None:
             raise UsageError(f"{other} cannot change in a trained run; only keys under data can")
-        told = resolve(str(self.folder), given) if given else self.recipe
+        told = Recipe.read(merge(self.recipe.model_dump(), given)) if given else self.recipe
         trained, named = self.task.schema, wanted(told)
         refuse_other_steps(self.recipe, told, trained.steps)
         schema = Schema(
@@ -212,9 +231,14 @@ class Run:
         self.task.answer_by(told.changed(decoding=decoding))
         try:
             with torch.no_grad():
-                return self.task.evaluate(self.model, examples, self.place)
+                scored = self.task.evaluate(self.model, examples, self.place)
         finally:
             self.task.answer_by(self.recipe)
+        if not all(map(math.isfinite, scored.scores.values())):
+            raise UserError(
+                f"{data}: the scores are no numbers: a row, or a weight, is out of bounds"
+            )
+        return scored
 
     def _scored(
         self,
@@ -225,21 +249,22 @@ class Run:
         limit: int | None,
     ) -> Table | Document:
         """Read what is scored: a file, or two whose lines stand beside each other."""
-        path = recipes.find_data(told, str(data))
+        path = recipes.find_data(told, str(path_of(data, "data")))
         encoding, on_error = told.data.encoding, told.data.on_error
         if target is not None:
             if not isinstance(self.task, Pairs):
                 raise UsageError(f"a target file is for pairs of texts, not for {self.task.name}")
-            beside = recipes.find_data(told, str(target))
+            beside = recipes.find_data(told, str(path_of(target, "target")))
             return read_aligned(
                 path, beside, encoding=encoding, on_error=on_error, limit=limit,
-                columns=pair_of(schema),
+                columns=pair_of(schema), max_row=told.data.max_row,
             )  # fmt: skip
-        found = read(path, encoding=encoding, on_error=on_error, limit=limit)
+        most = told.data.max_row
+        found = read(path, encoding=encoding, on_error=on_error, limit=limit, max_row=most)
         if isinstance(found, Document) and isinstance(self.task, Pairs):
             raise DataError(
                 "this is one plain text; give the file whose lines are its answers too: "
-                "--target FILE (in Python target=FILE)",
+                + either("--target FILE", "target=FILE"),
                 path,
             )
         return found
@@ -277,14 +302,17 @@ class Run:
     ) -> Iterator[str]:
         """Yield text that goes on from a prompt as it is made; see ``generate``."""
         if not isinstance(self.task, Language):
+            predict = either("`unrolled predict`", "run.predict(rows)")
             raise UsageError(
-                f"this run was trained to {self.task.name}: use `unrolled predict`; text is "
-                "generated by a run with task=language"
+                f"this run was trained to {self.task.name}: use {predict}; text is generated by a "
+                "run with task=language"
             )
+        if not isinstance(prompt, str):
+            raise UsageError(f"prompt is {shown(prompt)}; give a text")
         chosen = Sampling.read(sampling)
         pieces = self.task.generate(
             self.model, prompt, max_new_tokens, chosen,
-            seed=seed, stop=stop, device=self.place.device, notice=notice,
+            seed=seed, stop=several(stop), device=self.place.device, notice=notice,
         )  # fmt: skip
         while True:
             # entered anew for each piece: the caller's own code runs between them
@@ -322,7 +350,7 @@ class Run:
         """
         if not isinstance(self.task, Pairs):
             raise UsageError(f"{self.task.name} has no export; translate and rewrite have")
-        folder = self.folder / "export" / to if out is None else Path(out)
+        folder = self.folder / "export" / to if out is None else path_of(out, option("out"))
         model = copy.deepcopy(self.model).cpu() if self.place.device.type != "cpu" else self.model
         source, target = self.task.inputs.tokenizer, self.task.output.tokenizer
         export(to, cast(Unaligned, model), source, target, folder, say)
@@ -363,6 +391,26 @@ def refuse_other_steps(trained: Recipe, told: Recipe, steps: bool) -> None:
         )
 
 
+def use_generate() -> str:
+    """Return what to say of rows that a language model is to answer."""
+    call = either("`unrolled generate RUN --prompt TEXT`", "run.generate(prompt)")
+    return f"this run is a language model: use {call}"
+
+
+def several(words: Sequence[str]) -> Sequence[str]:
+    """Return words as a list, one by itself too, which is no list of its letters."""
+    return [words] if isinstance(words, str) else words
+
+
+def _size(row: Any) -> int:
+    """Return about how many bytes a row has, of its texts and the numbers in lists."""
+    if isinstance(row, str):
+        return len(row) if row.isascii() else len(row.encode("utf-8", "surrogatepass"))
+    if isinstance(row, list | tuple):
+        return sum(_size(cell) if isinstance(cell, str | list | tuple) else 8 for cell in row)
+    return 8
+
+
 def parse_cells(row: str, task: Task) -> tuple[Any, ...]:
     """Read a row as the data file writes it: a text by itself, or cells in the file's columns.
 
@@ -376,11 +424,15 @@ def parse_cells(row: str, task: Task) -> tuple[Any, ...]:
     cells = parse_row(row, task.format, columns)
     if task.format.objects:
         known = dict(zip(columns, cells, strict=True))
+        written = json_object(nfc(row))
+        missing = [name for name in names if name not in written]
+        if missing:
+            raise UserError(f"{shown(row)} has no {shown(missing[0])}; expected {listed(names)}")
         return tuple(known[name] for name in names)
     for known_names in (names, columns, [name for name in columns if name != schema.answer]):
         if len(cells) == len(known_names):
             return tuple(cells[list(known_names).index(name)] for name in names)
-    raise UserError(f"{row!r} has {len(cells)} cells; expected {len(names)}: {', '.join(names)}")
+    raise UserError(f"{shown(row)} has {len(cells)} cells; expected {len(names)}: {listed(names)}")
 
 
 def parse_frames(row: str, task: Task) -> tuple[Any, ...]:
@@ -391,16 +443,16 @@ def parse_frames(row: str, task: Task) -> tuple[Any, ...]:
     """
     inputs = task.inputs  # type: ignore[attr-defined]
     try:
-        found = json.loads(row)
-    except (ValueError, RecursionError):
+        found = json_value(row)
+    except UserError:
         found = None
     if isinstance(found, dict) and all(name in found for name in inputs.columns):
         return tuple(found[name] for name in inputs.columns)
     if isinstance(found, list):
         return inputs.cells(found)
     raise UserError(
-        f"{row[:60]!r} is no sequence of numbers: write a list of steps, each a list of "
-        f"{', '.join(inputs.columns[:6])}, or give a table with --file"
+        f"{shown(row)} is no sequence of numbers: write a list of steps, each a list of "
+        f"{', '.join(inputs.columns[:6])}" + either(", or give a table with --file", "")
     )
 
 
@@ -418,7 +470,7 @@ def load(folder: str | Path, device: str = "auto", weights: str = "best") -> Run
     if weights not in ("best", "last"):
         raise UsageError(f"weights={weights!r}: say best or last")
     with callers_state_kept():
-        return Run(runs.load(Path(folder), weights), device)
+        return Run(runs.load(path_of(folder, "folder"), weights), device)
 
 
 def train(
@@ -449,7 +501,9 @@ def train(
         UserError: a file, a key or a value is wrong; the message says what to do.
         KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came; a checkpoint was written first.
     """
-    return start(target, flat(changes), out, resume, seed, say, quiet)
+    if out is not None:
+        path_of(out, option("out"))
+    return start(path_of(target, "target"), flat(changes), out, resume, seed, say, quiet)
 
 
 def start(
@@ -464,7 +518,7 @@ def start(
     """Train as ``train`` does, with dotted keys in a mapping, where none can be mistaken."""
     with callers_state_kept(), joined() as world:
         told = dict(changes) if seed is None else {**changes, "seed": seed}
-        heard = say if world.first else lambda line: None
+        heard = (lambda line: say(clean(line))) if world.first else lambda line: None
         return _start(world, str(target), told, out, resume, heard, quiet or not world.first)
 
 
@@ -477,7 +531,7 @@ def _start(
     say: Say,
     quiet: bool,
 ) -> Run:
-    recipe = resolve(target, told)
+    recipe = resolve(target, told, resume)
     where = folder_of(target, recipe, out)
     ended = finished_as_asked(recipe, where) if resume else ""
     if ended:
@@ -491,11 +545,11 @@ def _start(
         say(line)
     say("")
     world.wait()  # each looks whether there is a run before the first one begins it
-    with locked(plan.folder) if world.first else contextlib.nullcontext():
+    with locked(plan.folder) if world.first else contextlib.nullcontext() as lock:
         if not resume and world.first:
-            refuse_existing(plan.folder)  # begun by another process while this one read the data
+            runs.claim(plan.folder)  # begun by another process while this one read the data
         with Progress(quiet) as progress:
-            at = fit(plan.job(progress), resume)
+            at = fit(plan.job(progress, lock.is_held if lock else lambda: True), resume)
         if world.first:
             finish(plan, at, say)
     return load(plan.folder, plan.recipe.training.device)

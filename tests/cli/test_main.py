@@ -125,7 +125,7 @@ def test_a_model_larger_than_the_memory_is_one_line(
 ) -> None:
     words = [home.files["classify"], "model.hidden=100000000", "--out", tmp_path / "run"]
     _, err = cli("train", *words, code=1)
-    assert "out of memory; lower training.batch_size or model.hidden" in err
+    assert "out of memory; lower model.hidden or model.embedding" in err
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(cli: Call, home: SimpleNamespace) -> None:

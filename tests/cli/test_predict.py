@@ -126,7 +126,10 @@ def test_a_faulty_row_is_named_and_what_stands_before_it_is_answered(
     output = tmp_path / "o.jsonl"
     _, err = cli("predict", home.runs["vectors"], "--file", path, "-o", output, code=1)
     assert f"{path}:301: column 'column2' holds 'what' where a number is expected" in err
-    assert len(output.read_text().splitlines()) == 256
+    assert not output.exists()
+    kept = tmp_path / "o.partial.jsonl"
+    assert f"what was answered before (300 rows) is in {kept}" in err
+    assert len(kept.read_text().splitlines()) == 300
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,15 @@ import yaml
 import unrolled as package
 from conftest import Call
 from unrolled.cli import answering
-from unrolled.data.aligned import LONGEST
+from unrolled.data.archives import MAX_ROW
+from unrolled.tasks import digests
 
 BAD = {
     1: b"",
     3: b"a " * 50_000,
     4: b"a\x00b",
     6: b"a \xff b",
-    7: b"x" * (LONGEST + 5),
+    7: b"x" * (MAX_ROW + 5),
     8: b"b " * 20,
 }
 
@@ -178,7 +179,7 @@ def test_two_files_are_scored_with_signature_and_test(
     shutil.copytree(mirror.run, worse)
     told = yaml.safe_load((worse / "config.yaml").read_text())
     told["decoding"]["min_length"] = 8
-    (worse / "config.yaml").write_text(yaml.safe_dump(told))
+    digests.replace_text(worse, "config.yaml", yaml.safe_dump(told))
     out, _ = cli(*words, "--compare", worse)
     assert "no difference" not in out
     assert out.count("paired bootstrap") == 2

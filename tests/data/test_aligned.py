@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from unrolled.core.errors import DataError, UsageError
-from unrolled.data.aligned import LONGEST, Lines, read_aligned
+from unrolled.data.aligned import Lines, read_aligned
+from unrolled.data.archives import MAX_ROW, too_long
 
 Write = Callable[..., Path]
 
@@ -60,7 +61,10 @@ def test_the_first_lines_alone_are_read(write: Write) -> None:
         (b" \t \n", "this line is empty"),
         (b"a\x00b\n", "it holds a NUL character"),
         (b"\xff\xfe a\n", "not valid UTF-8 text (byte 0xff)"),
-        (b"x" * (LONGEST + 1) + b"\n", f"a line of more than {LONGEST:,} characters"),
+        (
+            b"x" * (MAX_ROW + 1) + b"\n",
+            too_long(MAX_ROW),
+        ),
     ],
 )
 @pytest.mark.parametrize("side", [0, 1])
@@ -78,7 +82,7 @@ def test_a_faulty_line_is_named_or_skipped_and_counted(
 
 
 def test_a_line_of_any_length_takes_little_memory(write: Write) -> None:
-    path = write(b"short\n" + b"x" * (40 * LONGEST) + b"\nend\n")
+    path = write(b"short\n" + b"x" * (40 * MAX_ROW) + b"\nend\n")
     tracemalloc.start()
     try:
         found = [(line.number, line.text, bool(line.fault)) for line in Lines(path)]
@@ -86,12 +90,12 @@ def test_a_line_of_any_length_takes_little_memory(write: Write) -> None:
     finally:
         tracemalloc.stop()
     assert found == [(1, "short", False), (2, "", True), (3, "end", False)]
-    assert peak < 16 * LONGEST
+    assert peak < 16 * MAX_ROW
 
 
 def test_a_line_as_long_as_is_read_is_whole(write: Write) -> None:
-    path = write(b"x" * LONGEST + b"\r\nend\n")
-    assert [len(line.text) for line in Lines(path)] == [LONGEST, 3]
+    path = write(b"x" * MAX_ROW + b"\r\nend\n")
+    assert [len(line.text) for line in Lines(path)] == [MAX_ROW, 3]
 
 
 def test_a_file_that_is_none_or_no_text_is_refused(write: Write, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from unrolled.training import checkpoints
 KINDS = ["classify", "regress", "vectors", "tag", "language"]
 FILES = {
     "config.yaml", "fields.json", "model.safetensors", "metrics.jsonl", "checkpoints",
-    "result.json", "README.md", "report.html",
+    "result.json", "README.md", "report.html", "digests.json",
 }  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def test_metrics_are_whole_lines_in_the_order_of_steps(home: SimpleNamespace) ->
 DAMAGE = [
     ("model.safetensors", lambda data: data[: len(data) // 2], "these weights do not fit the run"),
     ("model.safetensors", lambda data: b"", "these weights do not fit the run"),
-    ("model.safetensors", None, "no weights yet; train it on with --resume"),
+    ("model.safetensors", None, "no weights yet; train it on with resume=True"),
     ("fields.json", lambda data: data[:-20], "this run cannot be read"),
     ("fields.json", lambda data: b"{}", "this run cannot be read"),
     ("fields.json", lambda data: data.replace(b'"format": 1', b'"format": 99'), "newer version"),
@@ -329,5 +329,5 @@ def test_a_disk_that_takes_no_more_is_told_by_the_name_of_the_file(tmp_path: Pat
     path = tmp_path / "model.safetensors"
     assert done.stdout.startswith(f"{path}: this file could not be written ("), done.stderr
     assert ".tmp" not in done.stdout
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, "digests.json"}
     assert torch.equal(load_file(path)["a"], torch.ones(3))

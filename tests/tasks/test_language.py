@@ -169,7 +169,7 @@ def test_greedy_text_is_what_the_steps_say(home: SimpleNamespace) -> None:
 
 
 def test_a_language_model_answers_no_rows(home: SimpleNamespace) -> None:
-    with pytest.raises(UsageError, match="use `unrolled generate RUN --prompt TEXT`"):
+    with pytest.raises(UsageError, match=r"use run\.generate\(prompt\)"):
         unrolled.load(home.runs["language"]).predict(["row"])
 
 

@@ -183,7 +183,7 @@ def test_a_full_disk_is_a_users_error_and_leaves_no_rest(
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'step-9'}: the checkpoint could not be written (")
     assert "No space left on device" in message
-    assert "--resume" in message
+    assert "resume=True" in message
     assert "\n" not in message
     assert not list(tmp_path.glob(".*"))
     found, faults = newest(tmp_path)
@@ -242,7 +242,7 @@ DAMAGE = {
     "tensors.safetensors is cut short": damage_tensors_cut,
     "state.json is cut short": damage_state_cut,
     "it is incomplete (Unterminated": damage_manifest_cut,
-    "it is incomplete (list": damage_manifest_list,
+    "it is incomplete (it holds no JSON object": damage_manifest_list,
     "it is incomplete ([Errno 2] No such file": lambda p: (p / checkpoints.MANIFEST).unlink(),
     "it is incomplete ([Errno 2] No such file or directory": lambda p: (
         p / checkpoints.TENSORS

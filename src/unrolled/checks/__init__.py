@@ -10,8 +10,10 @@ import torch
 
 from unrolled.checks import data, model
 from unrolled.checks.base import Check, Context, Finding, ask
+from unrolled.core.words import command, path_word
 from unrolled.tasks import folder as runs
 from unrolled.tasks.plan import Plan, make_plan
+from unrolled.tasks.recipe import words
 from unrolled.training.precision import callers_state_kept
 
 __all__ = ["CHECKS", "Check", "Context", "Finding", "ask", "examine", "quick"]
@@ -64,4 +66,5 @@ def quick(plan: Plan) -> list[str]:
     found = ask([check for check in CHECKS if check.quick], Context(plan, plan.model))
     faults = sorted((f for f in found if f.status != "ok"), key=lambda f: f.status != "problem")
     lines = [f"{f.status}: {f.found}" for f in faults[:TOLD]]
-    return [*lines, f"more: unrolled doctor {plan.target}"] if lines else []
+    told = command("doctor", path_word(plan.target), *words(plan.changes))
+    return [*lines, f"more: {told}"] if lines else []

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import heapq
 import io
 import itertools
-import json
 import re
 import secrets
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from unrolled.core.errors import DataError, UsageError, UserError
+from unrolled.cli.output import WRITERS, as_object, check_output, show, written
+from unrolled.core.errors import DataError, UsageError, UserError, is_out_of_memory, shown
+from unrolled.core.terminal import json_line, note, out
 from unrolled.data import conllu, dictionary, trees
 from unrolled.data.aligned import Line, Lines
+from unrolled.data.archives import too_long
 from unrolled.data.schema import Schema
+from unrolled.data.shards import unchanged
 from unrolled.data.sources import Rows, read, rows_of
 from unrolled.run import Run
 from unrolled.tasks.base import Answer, locate
@@ -62,74 +64,107 @@ def adjust(
     run.adjust(begin=begin, banned=banned, required=required, alignment=align, **search)
 
 
-def show(row: Any, answer: Answer, as_json: bool) -> str:
-    """Return one line of output for a row."""
-    if not as_json:
-        return on_one_line(answer.text)
-    return json.dumps(as_object({"input": row}, answer), ensure_ascii=False)
-
-
-def on_one_line(text: str) -> str:
-    """Return a text without line ends, so that line n of the output answers row n."""
-    return " ".join(text.splitlines())
-
-
-def as_object(row: dict[str, Any], answer: Answer) -> dict[str, Any]:
-    """Return a row with its answer, its probability and the details beside its own columns."""
-    found: dict[str, Any] = {**row, free("answer", row): answer.text}
-    if answer.probability is not None:
-        found[free("probability", row)] = answer.probability
-    return found | {free(key, row): value for key, value in answer.details.items()}
-
-
-def free(name: str, taken: Iterable[str]) -> str:
-    """Return ``name``, lengthened while it is taken."""
-    names = set(taken)
-    while name in names:
-        name += "_"
-    return name
-
-
 def print_answers(run: Run, rows: list[str], live: bool, as_json: bool) -> None:
     """Print the answer to each row, or with ``live`` to each line of standard input."""
     pairs = answer_live(run) if live else answer_rows(run, rows)
     for row, answer in pairs:
-        print(show(row, answer, as_json), flush=live)
+        out(show(row, answer, as_json), flush=live)
 
 
 def answer_rows(run: Run, rows: list[str]) -> Iterator[tuple[str, Answer]]:
-    """Yield each row of the command line with its answer."""
-    return zip(rows, run.answers(rows), strict=True)
+    """Yield each row of the command line with its answer.
+
+    Raises:
+        UserError: a row is faulty; it says which one.
+    """
+    try:
+        yield from zip(rows, run.answers(rows), strict=True)
+    except UserError as error:
+        if len(rows) == 1:
+            raise
+        for number, row in enumerate(rows, 1):
+            answer = answer_one(run, row)
+            if isinstance(answer, str):
+                raise UserError(f"row {number}: {answer}") from None
+        raise error
+
+
+def answer_one(run: Run, row: Any) -> Answer | str:
+    """Return the answer to one row, or what is wrong with the row.
+
+    Whatever fails of a row by itself is that row's fault: numbers out of bounds, text without end.
+    """
+    try:
+        return run.answers([row])[0]
+    except UserError as error:
+        return str(error)
+    except (ArithmeticError, ValueError, RecursionError) as error:
+        return f"it cannot be answered ({shown(str(error), 100)})"
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return "it takes more memory than there is"
 
 
 def answer_live(run: Run) -> Iterator[tuple[str, Answer]]:
     """Yield each line of standard input with its answer, as soon as it is read.
 
-    A line that cannot be answered is named on standard error and gets an empty answer, so that a
-    stream goes on and line n of the output stays the answer to line n of the input.
+    A line that cannot be answered is named on standard error and gets an empty answer, with the
+    ``error`` among its details, so that a stream goes on and line n of the output stays the answer
+    to line n of the input.
     """
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # a broken byte is no reason to end a stream
-    for number, line in enumerate(sys.stdin, 1):
-        row = line.rstrip("\r\n")
-        try:
-            yield row, run.answers([row])[0]
-        except UserError as error:
-            say(f"line {number}: {error}")
-            yield row, Answer("")
+    for number, (row, fault) in enumerate(live_lines(sys.stdin, run.recipe.data.max_row), 1):
+        answer = fault or answer_one(run, row)
+        if isinstance(answer, str):
+            say(f"line {number}: {answer}")
+            answer = Answer("", None, {"error": answer})
+        yield row, answer
+
+
+def live_lines(stream: Any, most: int) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a stream, and what is wrong with those of more than ``most`` bytes.
+
+    They are read as UTF-8, as files are; a broken byte is no reason to end a stream. Of a line
+    without end a little is kept at a time.
+    """
+    source = getattr(stream, "buffer", None)
+    if source is None:  # a stream of text, which holds no bytes
+        source = io.BytesIO(stream.read().encode("utf-8", "replace"))
+    first = True
+    while line := source.readline(most + 3):  # with the end of a line, or the mark of UTF-8
+        rest = line
+        while rest and not rest.endswith(b"\n"):
+            rest = source.readline(CHARACTERS)
+            if rest and len(line) <= most + 2:
+                line += rest[: most + 3 - len(line)]
+        text = line.removeprefix(b"\xef\xbb\xbf") if first else line
+        first = False
+        text = text.rstrip(b"\r\n")
+        if len(text) > most:
+            yield "", too_long(most)
+        else:
+            yield text.decode("utf-8", "replace"), ""
 
 
 def answer_file(
-    run: Run, path: Path, changes: dict[str, Any], output: Path | None, as_json: bool
+    run: Run,
+    path: Path,
+    changes: dict[str, Any],
+    output: Path | None,
+    as_json: bool,
+    raw: bool = False,
 ) -> None:
     """Answer every row of a file, on standard output or into ``output``, as it is read.
 
-    ``changes`` are keys under ``data`` for this file, its column names for one.
+    ``changes`` are keys under ``data`` for this file, its column names for one; with ``raw`` cells
+    of a CSV that a spreadsheet would run are left as they are.
 
     Raises:
         UsageError: the output is none of ``WRITERS``, or would overwrite the input.
         UserError: a row is faulty; what stands before it is answered.
     """
+    if output is not None:
+        check_output(output, [path], run.folder)
     told, schema = run.reading(changes)
     writes = run.task.writes
     # a text of a thousand sentences is not given up for one of them
@@ -139,11 +174,12 @@ def answer_file(
     needed = (*schema.inputs, *((told.data.sequence,) if by_step and told.data.sequence else ()))
     rows: Rows | LineRows
     if writes and is_plain(path, changes):
-        rows = LineRows(path, told.data.encoding, schema.inputs[0])
+        rows = LineRows(path, told.data.encoding, schema.inputs[0], told.data.max_row)
         pairs = answered_lines(run, rows)
     else:
         on_error = "skip" if skip else told.data.on_error
-        rows = rows_of(path, encoding=told.data.encoding, on_error=on_error, needed=needed)
+        encoding, most = told.data.encoding, told.data.max_row
+        rows = rows_of(path, encoding=encoding, on_error=on_error, needed=needed, max_row=most)
         pairs = (
             answered_steps(run, path, told, rows, schema, needed)
             if by_step
@@ -151,21 +187,12 @@ def answer_file(
         )
     if output is None:
         for row, answer in pairs:
-            shown = row if len(rows.columns) > 1 else {"input": next(iter(row.values()))}
-            line = json.dumps(as_object(shown, answer), ensure_ascii=False)
-            print(line if as_json else on_one_line(answer.text))
+            shown_row = row if len(rows.columns) > 1 else {"input": next(iter(row.values()))}
+            out(json_line(as_object(shown_row, answer)) if as_json else show(None, answer, False))
         _tell_skipped(rows)
         return
-    if output.suffix not in WRITERS:
-        raise UsageError(f"{output}: end the name in {', '.join(WRITERS)}")
-    if output.exists() and path.exists() and output.samefile(path):
-        raise UsageError(f"{output} is the file that is read; choose another name")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("w", encoding="utf-8", newline="") as handle:
-            WRITERS[output.suffix](handle, pairs, rows.columns)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror})") from None
+    with written(output) as handle:
+        WRITERS[output.suffix](handle, pairs, rows.columns, raw)
     _tell_skipped(rows)
 
 
@@ -177,7 +204,7 @@ def _tell_skipped(rows: Rows | LineRows) -> None:
 
 def say(text: str) -> None:
     """Print a line beside the answers: on standard error."""
-    print(f"unrolled: {text}", file=sys.stderr)
+    note(f"unrolled: {text}")
 
 
 def answered(
@@ -193,7 +220,7 @@ def answered(
         # rows that the reader left out have no cells
         chunk = [(line, row) for line, row in group if row is not None]
         cells = [tuple(row[i] for i in places) for _, row in chunk]
-        in_turn = iter(_together(run, cells, rows, [line for line, _ in chunk], skip, failed))
+        in_turn = _together(run, cells, rows, [line for line, _ in chunk], skip, failed)
         for _, row in group:
             if row is None:
                 yield dict.fromkeys(rows.columns), Answer("")
@@ -209,22 +236,22 @@ def _together(
     lines: list[int],
     skip: bool,
     failed: list[DataError],
-) -> list[Answer]:
+) -> Iterator[Answer]:
     """Answer rows at once; where one cannot be answered, those that can by themselves."""
     if run.task.writes:
         told = answer_sound(run, cells)
-        faults = [
-            (line, each) for line, each in zip(lines, told, strict=True) if isinstance(each, str)
-        ]
-        failed += [DataError(fault, *rows.place(line)) for line, fault in faults]
-        return [Answer("") if isinstance(each, str) else each for each in told]
+        for line, each in zip(lines, told, strict=True):
+            if isinstance(each, str):
+                failed.append(DataError(each, *rows.place(line)))
+        yield from (Answer("") if isinstance(each, str) else each for each in told)
+        return
     try:
-        return run.answers(cells)
-    except UserError:
-        return [
-            _one(run, cell, rows, line, failed if skip else None)
-            for line, cell in zip(lines, cells, strict=True)
-        ]
+        answers = run.answers(cells)
+    except (UserError, ArithmeticError, ValueError, RecursionError, MemoryError):
+        for line, cell in zip(lines, cells, strict=True):
+            yield _one(run, cell, rows, line, failed if skip else None)
+        return
+    yield from answers
 
 
 def answer_sound(run: Run, cells: list[tuple[Any, ...]]) -> list[Answer | str]:
@@ -242,8 +269,8 @@ def _chunks(rows: Iterator[Numbered]) -> Iterator[list[Numbered]]:
 class LineRows:
     """The lines of a text as rows of one column; of its faults the first is kept, and counted."""
 
-    def __init__(self, path: Path, encoding: str | None, column: str) -> None:
-        self.lines, self.columns = Lines(path, encoding), [column]
+    def __init__(self, path: Path, encoding: str | None, column: str, max_row: int) -> None:
+        self.lines, self.columns = Lines(path, encoding, max_row), [column]
         self.skipped: list[DataError] = []
         self.faults = 0
 
@@ -333,11 +360,20 @@ def answered_steps(
     gets an empty answer.
     """
     data = told.data
-    table = need_table(read(path, encoding=data.encoding, on_error=data.on_error, needed=needed))
-    answers, skipped = run.answers_by_line(table, told, schema)
-    for line, row in in_step(rows):
-        cells = [None] * len(rows.columns) if row is None else row
-        yield dict(zip(rows.columns, cells, strict=True)), answers.get(line, Answer(""))
+    with unchanged(path):  # which is read twice
+        table = need_table(
+            read(
+                path,
+                encoding=data.encoding,
+                on_error=data.on_error,
+                needed=needed,
+                max_row=data.max_row,
+            )
+        )
+        answers, skipped = run.answers_by_line(table, told, schema)
+        for line, row in in_step(rows):
+            cells = [None] * len(rows.columns) if row is None else row
+            yield dict(zip(rows.columns, cells, strict=True)), answers.get(line, Answer(""))
     rows.skipped = skipped
 
 
@@ -345,52 +381,11 @@ def _one(
     run: Run, cells: tuple[Any, ...], rows: Rows, line: int, failed: list[DataError] | None
 ) -> Answer:
     """Answer one row, or say which line it is that cannot be answered."""
-    try:
-        return run.answers([cells])[0]
-    except UserError as error:
-        fault = DataError(str(error), *rows.place(line))
-        if failed is None:
-            raise fault from None
-        failed.append(fault)
-        return Answer("")
-
-
-def write_csv(
-    handle: Any, pairs: Iterable[tuple[dict[str, Any], Answer]], columns: list[str]
-) -> None:
-    """Write rows with the columns they have, answer and probability added."""
-    writer = csv.writer(handle)
-    writer.writerow([*columns, free("answer", columns), free("probability", columns)])
-    for row, answer in pairs:
-        share = "" if answer.probability is None else f"{answer.probability:.6f}"
-        writer.writerow([*(_cell(value) for value in row.values()), answer.text, share])
-        handle.flush()
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
-
-
-def write_jsonl(
-    handle: Any, pairs: Iterable[tuple[dict[str, Any], Answer]], columns: list[str]
-) -> None:
-    """Write rows as JSON objects, one a line."""
-    for row, answer in pairs:
-        handle.write(json.dumps(as_object(row, answer), ensure_ascii=False) + "\n")
-        handle.flush()
-
-
-def write_text(
-    handle: Any, pairs: Iterable[tuple[dict[str, Any], Answer]], columns: list[str]
-) -> None:
-    """Write the answers alone, one a line."""
-    for _, answer in pairs:
-        handle.write(on_one_line(answer.text) + "\n")
-        handle.flush()
-
-
-WRITERS: dict[str, Callable[[Any, Iterable[tuple[dict[str, Any], Answer]], list[str]], None]] = {
-    ".csv": write_csv,
-    ".jsonl": write_jsonl,
-    ".txt": write_text,
-}
+    answer = answer_one(run, cells)
+    if isinstance(answer, Answer):
+        return answer
+    fault = DataError(answer, *rows.place(line))
+    if failed is None:
+        raise fault
+    failed.append(fault)
+    return Answer("")

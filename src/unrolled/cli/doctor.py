@@ -33,11 +33,11 @@ def doctor(
 
       unrolled doctor runs/reviews --json
     """
-    import json
     import time
     from dataclasses import asdict
 
     from unrolled.checks import CHECKS, ask, examine
+    from unrolled.core.terminal import clean, json_line, out
     from unrolled.tasks.recipe import parse
 
     began = time.monotonic()
@@ -45,7 +45,7 @@ def doctor(
     size = sum(p.numel() for p in context.model.parameters())
     state = "as trained" if context.trained else "as drawn, before training"
     say = (lambda *words: None) if as_json else console().print
-    say(context.plan.prepared.found[0])
+    say(clean(context.plan.prepared.found[0]))
     say(f"model: layer={context.plan.recipe.layer}, {size:,} parameters, {state}\n")
     findings = []
     for finding in ask(CHECKS, context):
@@ -57,7 +57,7 @@ def doctor(
     say(f"\n{len(findings)} checks in {seconds:g} s: {told}")
     if as_json:
         head = {"target": target, "trained": context.trained, "seconds": seconds, **counts}
-        print(json.dumps({**head, "checks": [asdict(f) for f in findings]}, ensure_ascii=False))
+        out(json_line({**head, "checks": [asdict(f) for f in findings]}))
     raise typer.Exit(1 if counts["problem"] else 0)
 
 
@@ -73,13 +73,15 @@ def line(finding: Finding) -> Any:
     from rich.table import Table
     from rich.text import Text
 
+    from unrolled.core.terminal import clean
+
     row = Table.grid(padding=(0, 2))
     row.add_column(width=max(map(len, STYLES)))
     row.add_column(width=23)
     row.add_column(overflow="fold")
-    body = Text(finding.found)
+    body = Text(clean(finding.found))
     if finding.status != "ok":
-        body.append("".join(f"\n{text}" for text in (finding.where,) if text), "dim")
-        body.append("".join(f"\n-> {text}" for text in (finding.advice,) if text))
+        body.append("".join(f"\n{clean(text)}" for text in (finding.where,) if text), "dim")
+        body.append("".join(f"\n-> {clean(text)}" for text in (finding.advice,) if text))
     row.add_row(Text(finding.status, STYLES[finding.status]), finding.name, body)
     return row

@@ -37,24 +37,24 @@ def evaluate(
 
       unrolled evaluate runs/multi30k-en-de test.en --target test.de --compare runs/other
     """
-    import json
-
     from unrolled.cli.answering import say
+    from unrolled.core.files import expanded
+    from unrolled.core.terminal import clean, json_line, out
     from unrolled.run import compare, load
     from unrolled.tasks.recipe import parse
 
     told = parse(changes or [])
-    ours = load(run)
+    ours = load(expanded(run))
     found = ours.evaluation(data, told, say, target)
     scores, notes = found.scores, [*found.notes]
     if other is not None:
-        theirs = load(other).evaluation(data, told, say, target)
+        theirs = load(expanded(other)).evaluation(data, told, say, target)
         notes += compare(ours.task, found, theirs, (str(run), str(other)))
     if as_json:
-        print(json.dumps({**scores, "notes": notes} if notes else scores, ensure_ascii=False))
+        out(json_line({**scores, "notes": notes} if notes else scores))
         return
     width = max(map(len, scores))
     for name, value in scores.items():
-        print(f"{name:<{width}}  {value:.4f}")
+        out(f"{name:<{width}}  {value:.4f}")
     for note in notes:
-        print(note)
+        out(clean(note))

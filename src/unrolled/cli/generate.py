@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +28,9 @@ def generate(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1 avoids what was said.")] = 1.0,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="Equal seeds give equal texts; without one they differ."),
+        typer.Option(
+            min=0, max=2**63 - 1, help="Equal seeds give equal texts; without one they differ."
+        ),
     ] = None,
     stop: Annotated[
         list[str] | None, typer.Option(help="End before this text; may be repeated.")
@@ -40,21 +41,23 @@ def generate(
 
     Example: unrolled generate runs/shakespeare-lstm --prompt "ROMEO:" --temperature 0.8 --seed 1
     """
-    import json
     import secrets
 
+    from unrolled.cli.answering import say
+    from unrolled.core.files import expanded
+    from unrolled.core.terminal import clean_text, json_line, out
     from unrolled.run import load
 
-    pieces = load(run).stream(
+    pieces = load(expanded(run)).stream(
         prompt, max_new_tokens, seed=secrets.randbits(63) if seed is None else seed,
         stop=stop or [],
-        notice=lambda text: print(f"unrolled: {text}", file=sys.stderr),
+        notice=say,
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         repetition_penalty=repetition_penalty,
     )  # fmt: skip
     if as_json:
-        print(json.dumps({"prompt": prompt, "text": "".join(pieces)}, ensure_ascii=False))
+        out(json_line({"prompt": prompt, "text": "".join(pieces)}))
         return
     for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
+        out(clean_text(piece), end="", flush=True)
+    out("")

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import re
+import signal
 import sys
-from typing import Annotated, NoReturn
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from unrolled.cli import doctor, evaluate, export, generate, predict, recipes, train
-from unrolled.core.errors import UserError
+from unrolled.core.errors import UserError, is_out_of_memory
+from unrolled.core.files import cause_of
+from unrolled.core.terminal import note, open_missing_streams, show_everything
+from unrolled.core.words import in_shell
+from unrolled.training.stopping import Terminated
 
 app = typer.Typer(
     name="unrolled",
@@ -20,13 +28,38 @@ app = typer.Typer(
     add_completion=True,
     rich_markup_mode=None,
 )
-app.command("train")(train.train)
-app.command("doctor")(doctor.doctor)
-app.command("evaluate")(evaluate.evaluate)
-app.command("predict", cls=predict.Rows)(predict.predict)
-app.command("generate")(generate.generate)
-app.command("export")(export.export)
-app.command("recipes")(recipes.recipes)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Keep SIGINT and SIGTERM waiting: torch aborts where one comes while it is imported."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _with_torch(verb: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(verb)
+    def run(*args: Any, **options: Any) -> Any:
+        with _signals_held():
+            import torch  # noqa: F401
+        return verb(*args, **options)
+
+    return run
+
+
+app.command("train")(_with_torch(train.train))
+app.command("doctor")(_with_torch(doctor.doctor))
+app.command("evaluate")(_with_torch(evaluate.evaluate))
+app.command("predict", cls=predict.Rows)(_with_torch(predict.predict))
+app.command("generate")(_with_torch(generate.generate))
+app.command("export")(_with_torch(export.export))
+app.command("recipes")(_with_torch(recipes.recipes))
 
 
 def _version(asked: bool) -> None:
@@ -51,56 +84,76 @@ def main() -> NoReturn:
 
     Exit code 0, 1 (the work failed), 2 (wrong usage), 130 or 143 (SIGINT or SIGTERM ended it).
     """
+    open_missing_streams()
+    show_everything()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     sys.exit(_run())
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    """End in order: locks are given back and half-written files removed on the way out."""
+    signal.signal(number, signal.SIG_DFL)
+    raise Terminated("stopped")
 
 
 # typer brings its own copy of click, so the classes are taken from typer and not from click
 _CLICK: type[Exception] = typer.BadParameter.__mro__[2]
 
-# torch has no MemoryError: on the CPU it raises a bare RuntimeError that only its text tells apart
-_NO_MEMORY = re.compile(
-    r"(can'?t|cannot|can not|could not|unable to|failed to) allocate|out of memory"
-    r"|not enough memory|storage size calculation overflowed",
-    re.IGNORECASE,
-)
-
 
 def _run() -> int:
+    with in_shell():
+        return _code()
+
+
+def _code() -> int:
+    """Run a verb, say in one line what went wrong, and return the exit code."""
     try:
         # standalone_mode would print click's own error box and hide the exit code
         code = app(prog_name="unrolled", standalone_mode=False)
         sys.stdout.flush()
-        return _stopped() if code == 130 else code if isinstance(code, int) else 0
+        return _stopped(130) if code == 130 else code if isinstance(code, int) else 0
     except UserError as error:
-        print(f"unrolled: {error}", file=sys.stderr)
+        note(f"unrolled: {error}")
         return error.exit_code
     except _CLICK as error:
         told = error.format_message()  # type: ignore[attr-defined]
         if type(error).__name__ == "NoArgsIsHelpError":
             print(told)
         else:
-            print(f"unrolled: {' '.join(told.split())}{_help(error)}", file=sys.stderr)
+            note(f"unrolled: {' '.join(told.split())}{_help(error)}")
         return 2
+    except Terminated:
+        return _stopped(Terminated.code)
     except (KeyboardInterrupt, typer.Abort):
-        return _stopped()
+        return _stopped(130)
     except BrokenPipeError:
-        # whoever read the output has gone; Python would complain once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go()  # whoever read the output has gone
         return 1
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"unrolled: {where}{error.strerror or error}", file=sys.stderr)
+        # without a name it is that of a stream
+        where = f"{error.filename}: " if error.filename else "standard output: "
+        note(f"unrolled: {where}{cause_of(error)}")
+        _let_go()
         return 1
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
+        if not is_out_of_memory(error):
             raise
-        print("unrolled: out of memory; lower training.batch_size or model.hidden", file=sys.stderr)
+        note("unrolled: out of memory")
         return 1
 
 
-def _stopped() -> int:
-    print("unrolled: stopped; a training goes on with --resume", file=sys.stderr)
-    return 130
+def _let_go() -> None:
+    """Give up standard output, of which Python would complain once more at its exit."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _stopped(code: int) -> int:
+    note("unrolled: stopped")
+    return code
 
 
 def _help(error: Exception) -> str:

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 MARK = "\1"  # nobody types it
+SEED = 2**63 - 1  # the largest that torch takes
 
 
 class Rows(TyperCommand):
@@ -57,7 +58,15 @@ def predict(
     require: Annotated[
         list[str] | None, typer.Option(help="A word or phrase that every text holds; repeatable.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds draw equal answers.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=SEED, help="Equal seeds draw equal answers.")
+    ] = None,
+    raw: Annotated[
+        bool,
+        typer.Option(
+            "--raw", help="Leave cells of a .csv as they are, also those that a spreadsheet runs."
+        ),
+    ] = False,
 ) -> None:
     """Answer rows: one line for each on standard output, and nothing else.
 
@@ -73,6 +82,7 @@ def predict(
     """
     from unrolled.cli.answering import adjust, answer_file, print_answers
     from unrolled.core.errors import UsageError
+    from unrolled.core.files import expanded
     from unrolled.run import load
     from unrolled.tasks.recipe import parse
 
@@ -80,10 +90,18 @@ def predict(
         raise UsageError("give rows, or --file FILE, or --live (one of the three)")
     if output is not None and file is None:
         raise UsageError("-o writes the rows of a file with their answers: add --file FILE")
-    loaded = load(run)
+    if raw and (output is None or output.suffix != ".csv"):
+        raise UsageError("--raw is for the cells of a CSV: add -o FILE.csv")
+    loaded = load(expanded(run))
+    if live and loaded.task.schema.steps:
+        raise UsageError(
+            "--live answers each line by itself, and this run reads a row as one step of a "
+            "sequence: give the rows as a file, with --file FILE"
+        )
     details = as_json or str(output).endswith(".jsonl")
     adjust(loaded, parse(settings or []), begin, ban or [], require or [], details, seed)
     if file is not None:
-        answer_file(loaded, file, parse(rows or []), output, as_json)
+        target = None if output is None else expanded(output)
+        answer_file(loaded, expanded(file), parse(rows or []), target, as_json, raw)
         return
     print_answers(loaded, rows or [], live, as_json)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from unrolled.core.errors import UserError
+from unrolled.core.terminal import clean
+from unrolled.core.terminal import out as print_out
 
 
 def train(
@@ -22,12 +23,19 @@ def train(
         typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to change."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; runs/<name> by default.")
+        str | None, typer.Option(help="Folder of the run; runs/<name> by default.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint.")
     ] = False,
-    seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds give equal runs.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=2**63 - 1,
+            help="Equal seeds give equal runs, on one machine and number of threads.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be trained, and train nothing.")
     ] = False,
@@ -57,5 +65,5 @@ def train(
             raise error from None
         return
     plan = make_plan(target, wanted, out, resume, seed, dry_run=True)
-    print("\n".join(plan.lines()))
-    print("\n# the resolved recipe\n" + as_yaml(plan.recipe), end="")
+    print_out("\n".join(map(clean, plan.lines())))
+    print_out("\n# the resolved recipe\n" + as_yaml(plan.recipe), end="")

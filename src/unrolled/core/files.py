@@ -7,13 +7,14 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unrolled.core.errors import UserError
+from unrolled.core.errors import UsageError, UserError, shown
 
 
 def sync(path: Path) -> None:
@@ -34,16 +35,21 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, parents: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; it becomes ``path`` if the block succeeds.
 
     A failure inside the block removes the temporary file and leaves the old file as it was.
 
+    Args:
+        path: what is to be replaced.
+        parents: make its folder; without it one that was removed meanwhile stays removed.
+
     Raises:
         UserError: the disk refused it; the message names ``path``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
         raise refused(path, error) from error
@@ -96,20 +102,30 @@ def advice(error: BaseException) -> str:
     return ""
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` atomically."""
-    with replacing(path) as temporary:
+def write_bytes(path: Path, data: bytes, parents: bool = True) -> None:
+    """Write ``data`` to ``path`` atomically; see ``replacing``."""
+    with replacing(path, parents) as temporary:
         temporary.write_bytes(data)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, parents: bool = True) -> None:
     """Write ``text`` to ``path`` atomically, as UTF-8 with the line ends it has."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"), parents)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, parents: bool = True) -> None:
     """Write ``value`` to ``path`` atomically as indented JSON. Raises ValueError on NaN."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    write_text(path, indented_json(value), parents)
+
+
+def indented_json(value: Any) -> str:
+    """Return JSON as files of this program hold it; what UTF-8 cannot hold is escaped.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half.group()):04x}", text)
 
 
 def sha256(path: Path) -> str:
@@ -154,13 +170,28 @@ def read_json(path: Path, most: int = JSON_BYTES) -> dict[str, Any]:
         ValueError: it is no regular file, too large, no UTF-8, no JSON, nested too deeply, names a
             key twice, or holds something else than an object.
     """
-    text = read_bytes(path, most).decode("utf-8")
+    return parsed_json(read_bytes(path, most))
+
+
+def read_json_list(path: Path, most: int = JSON_BYTES) -> list[Any]:
+    """Return the JSON list in such a file. Raises as ``read_json`` does."""
+    found: list[Any] = _parsed(read_bytes(path, most), list, "list")
+    return found
+
+
+def parsed_json(data: bytes) -> dict[str, Any]:
+    """Return the JSON object in some bytes. Raises ValueError as ``read_json`` does."""
+    found: dict[str, Any] = _parsed(data, dict, "object")
+    return found
+
+
+def _parsed(data: bytes, kind: type, name: str) -> Any:
     try:
-        value = json.loads(text, object_pairs_hook=_once)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_once)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError("it holds no JSON object")
+    if not isinstance(value, kind):
+        raise ValueError(f"it holds no JSON {name}")
     if depth_of(value) > DEPTH:
         raise ValueError("it is nested too deeply")
     return value
@@ -192,6 +223,24 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def path_of(value: Any, name: str) -> Path:
+    """Return the path that an argument names. Raises UsageError: it is none, or empty.
+
+    Args:
+        value: what was given.
+        name: what the argument is called.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise UsageError(
+            f"{name} is a {type(value).__name__}; give the path of a file, and write rows to a "
+            "file first, such as rows.csv or rows.jsonl"
+        )
+    text = os.fspath(value)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise UsageError(f"{name} is {shown(text)}; give the path of a file or folder")
+    return expanded(text)
 
 
 def exists(path: Path) -> bool:

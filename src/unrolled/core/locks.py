@@ -8,38 +8,61 @@ this machine that is gone, it is taken over.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unrolled.core.errors import UserError
-from unrolled.core.files import refused
+from unrolled.core.errors import UserError, cut
+from unrolled.core.files import read_json, refused
+from unrolled.core.words import option
 
 LOCK = ".lock"
+OWNER_BYTES = 4096  # of a file that names an owner
 PAUSE = 0.05  # seconds between looks at a file that names an owner
 LOOKS = 20  # at one without a name: it may be about to get one, or just gone
 
 
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """A lock that this process holds: the open file, or None where another one names its owner."""
+
+    path: Path
+    handle: int | None
+
+    def is_held(self) -> bool:
+        """Say whether the file still stands for this lock: its folder may have been removed."""
+        if self.handle is not None:
+            return _is_still(self.handle, self.path)
+        owner = _owner(_owned(self.path))
+        return (owner.get("pid"), owner.get("host")) == (os.getpid(), socket.gethostname())
+
+
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[Lock]:
     """Hold ``folder`` for this process, and make it where it is missing.
 
     Raises:
         UserError: another process holds it; the message names process, machine and time.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refused(folder, error) from error
     busy = f"{folder}: a training is at work here already"
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(held(folder / LOCK, busy, "choose another --out"))
+            lock = stack.enter_context(held(folder / LOCK, busy, f"choose another {option('out')}"))
         except OSError as error:
             raise refused(folder / LOCK, error) from error
         try:
-            yield
+            yield lock
         finally:
             stack.close()
             with contextlib.suppress(OSError):
@@ -47,7 +70,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def held(path: Path, busy: str, advice: str, *, wait: bool = False) -> Iterator[None]:
+def held(path: Path, busy: str, advice: str, *, wait: bool = False) -> Iterator[Lock]:
     """Hold the lock that the file ``path`` stands for; the file goes when nobody holds it.
 
     Args:
@@ -60,22 +83,24 @@ def held(path: Path, busy: str, advice: str, *, wait: bool = False) -> Iterator[
         UserError: another process holds it; the message names process, machine and time.
         OSError: the file cannot be made.
     """
-    handle = _take(path, busy, advice, wait)
+    lock = Lock(path, _take(path, busy, advice, wait))
     try:
-        yield
+        yield lock
     finally:
-        # unlinked while held: who opened it before finds another file, or none, under its name
-        for used in (_owned(path), path):
-            with contextlib.suppress(OSError):
-                used.unlink()
-        if handle is not None:
-            os.close(handle)
+        # unlinked while held: who opened it before finds another file, or none, under its name;
+        # what somebody else put there since is his
+        if lock.is_held():
+            for used in (_owned(path), path):
+                with contextlib.suppress(OSError):
+                    used.unlink()
+        if lock.handle is not None:
+            os.close(lock.handle)
 
 
 def _take(path: Path, busy: str, advice: str, wait: bool) -> int | None:
     """Return the open file that holds the lock, or None where another file names its owner."""
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = _opened(path)
         try:
             supported = _flock(handle, wait)
             if supported and _is_still(handle, path):
@@ -93,6 +118,21 @@ def _take(path: Path, busy: str, advice: str, wait: bool) -> int | None:
         if not supported:
             _own(_owned(path), busy, advice, wait)
             return None
+
+
+def _opened(path: Path) -> int:
+    """Open the file of a lock, and no other one. Raises UserError: a link or no file is there."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        handle = os.open(path, flags, 0o644)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{path}: this is a link and no lock; remove it") from None
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UserError(f"{path}: this is no file, and stands where a lock does; remove it")
+    return handle
 
 
 def _flock(handle: int, wait: bool) -> bool:
@@ -164,16 +204,12 @@ def _me() -> bytes:
 
 def _owner(path: Path) -> dict[str, Any]:
     try:
-        told = json.loads(path.read_text("utf-8"))
+        return read_json(path, OWNER_BYTES)
     except (OSError, ValueError):
         return {}
-    return told if isinstance(told, dict) else {}
 
 
 def _busy(busy: str, advice: str, owner: dict[str, Any]) -> UserError:
-    who = (
-        f"process {owner.get('pid')} on {owner.get('host')}, since {owner.get('since')}"
-        if owner
-        else "of another process"
-    )
+    pid, host, since = (cut(str(owner.get(name)), 60) for name in ("pid", "host", "since"))
+    who = f"process {pid} on {host}, since {since}" if owner else "of another process"
     return UserError(f"{busy} ({who}); wait for it, stop it, or {advice}")

@@ -43,6 +43,26 @@ def as_json(value: Any) -> str:
     return _JSON.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
+def json_line(value: Any) -> str:
+    """Return ``as_json`` such that standard output can hold it: all of it escaped if need be."""
+    text = as_json(value)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return json.dumps(value, allow_nan=False)
+    return text
+
+
+def out(text: str, end: str = "\n", flush: bool = False) -> None:
+    """Print on standard output; what its encoding lacks is escaped."""
+    stream = sys.stdout
+    try:
+        print(text, end=end, flush=flush)
+    except UnicodeEncodeError:
+        name = stream.encoding or "ascii"
+        print(text.encode(name, "backslashreplace").decode(name), end=end, flush=flush)
+
+
 def open_missing_streams() -> None:
     """Put the null device where standard input, output or error is closed.
 

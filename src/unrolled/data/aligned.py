@@ -14,13 +14,19 @@ from pathlib import Path
 from typing import TextIO
 
 from unrolled.core.errors import DataError
-from unrolled.data.archives import BROKEN, find, refuse_binary
+from unrolled.data.archives import (
+    BROKEN,
+    MAX_ROW,
+    find,
+    is_too_long,
+    refuse_binary,
+    too_long,
+)
 from unrolled.data.charsets import check_encoding, encoding_of
 from unrolled.data.lines import DAMAGE, SKIP_HINT, check_file, newline_of, nfc
 from unrolled.data.sniff import Format
 from unrolled.data.sources import OnError, Table
 
-LONGEST = 1 << 20  # characters of the longest line that is read; a sentence has far fewer
 SOURCE, TARGET = "source", "target"  # the names of the two columns
 
 
@@ -41,8 +47,10 @@ class Lines:
         UsageError: the encoding does not exist.
     """
 
-    def __init__(self, path: str | Path, encoding: str | None = None) -> None:
-        self.path = str(path)
+    def __init__(
+        self, path: str | Path, encoding: str | None = None, max_row: int = MAX_ROW
+    ) -> None:
+        self.path, self.longest = str(path), max_row
         given = None if encoding is None else check_encoding(encoding)
         check_file(Path(path))
         self._origin = find(Path(path))
@@ -60,7 +68,7 @@ class Lines:
                 raw, self.format.encoding, errors="unrolled-mark", newline=self._end
             )
             try:
-                while line := _next(text, self._end):
+                while line := _next(text, self._end, self.longest):
                     number += 1
                     yield self._checked(number, line)
             except UnicodeError as error:  # a codec that cannot go on after damage, as UTF-16
@@ -72,8 +80,8 @@ class Lines:
 
     def _checked(self, number: int, line: str) -> Line:
         line = line.removesuffix("\n").removesuffix("\r")
-        if len(line) > LONGEST:
-            return Line(number, "", f"a line of more than {LONGEST:,} characters")
+        if is_too_long(line, self.longest):
+            return Line(number, "", too_long(self.longest))
         line = line.removeprefix("\ufeff") if number == 1 else line
         damage = DAMAGE.search(line)
         if damage is None:
@@ -85,9 +93,9 @@ class Lines:
         return Line(number, "", f"not valid {name} text ({byte}); data.encoding=NAME names another")
 
 
-def _next(text: TextIO, end: str) -> str:
+def _next(text: TextIO, end: str, longest: int) -> str:
     """Return the next line, of one that is too long only its beginning."""
-    most = LONGEST + 2  # with its end
+    most = longest + 2  # with its end
     line = rest = text.readline(most)
     while len(rest) == most and not rest.endswith(end):
         rest = text.readline(most)
@@ -102,6 +110,7 @@ def read_aligned(
     on_error: OnError = "stop",
     limit: int | None = None,
     columns: tuple[str, str] = (SOURCE, TARGET),
+    max_row: int = MAX_ROW,
 ) -> Table:
     """Read two aligned files as one table of two columns.
 
@@ -112,11 +121,12 @@ def read_aligned(
             such pairs out and list them.
         limit: read only the first N lines.
         columns: what to call the columns.
+        max_row: the most bytes of a line.
 
     Raises:
         DataError: a file is missing, a pair is faulty, or the files have not equally many lines.
     """
-    sides = Lines(source, encoding), Lines(target, encoding)
+    sides = Lines(source, encoding, max_row), Lines(target, encoding, max_row)
     rows: list[tuple[str, str]] = []
     lines: list[int] = []
     skipped: list[DataError] = []

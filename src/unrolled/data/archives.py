@@ -20,6 +20,7 @@ from unrolled.core.errors import DataError, cut
 
 RATIO = 500  # bytes that one packed byte may become; text stays far below, a bomb nears 1,000
 LARGE = 1 << 26  # ... looked at from this many bytes on
+MAX_ROW = 1_000_000  # bytes of a row, unless data.max_row says otherwise
 # what the library raises where bytes of an archive are not what they should be
 BROKEN = (
     EOFError, OSError, zlib.error, zipfile.BadZipFile, NotImplementedError, IndexError, ValueError,
@@ -31,12 +32,16 @@ TEXT_KINDS = "give text, CSV, TSV, JSON lines, CoNLL-U or Parquet"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A file, or with ``archive`` and ``member`` a part of a zip; ``gzip`` where it is packed."""
+    """A file, or with ``archive`` and ``member`` a part of a zip; ``gzip`` where it is packed.
+
+    ``max_row`` are the most bytes of one of its rows, unless it is running text.
+    """
 
     path: Path
     archive: zipfile.ZipFile | None = field(default=None, compare=False)
     member: str = ""
     info: zipfile.ZipInfo | None = field(default=None, compare=False)
+    max_row: int = MAX_ROW
     gzip: bool = False
 
     @property
@@ -100,13 +105,25 @@ def _bomb(what: str) -> str:
     )
 
 
-def find(path: Path) -> Origin:
+def too_long(most: int) -> str:
+    """Return what to say of a row of more than ``most`` bytes."""
+    return f"a row of more than {most:,} bytes; raise data.max_row to read such rows"
+
+
+def is_too_long(text: str, most: int) -> bool:
+    """Say whether a text has more than ``most`` bytes of UTF-8."""
+    if len(text) > most:
+        return True
+    return 4 * len(text) > most and len(text.encode("utf-8", "surrogatepass")) > most
+
+
+def find(path: Path, max_row: int = MAX_ROW) -> Origin:
     """Return where the bytes of a file are, with its gzip taken off. Raises DataError."""
-    origin = Origin(path)
+    origin = Origin(path, max_row=max_row)
     return replace(origin, gzip=True) if origin.head(2) == b"\x1f\x8b" else origin
 
 
-def members(path: Path) -> list[Origin]:
+def members(path: Path, max_row: int = MAX_ROW) -> list[Origin]:
     """Return the files in a zip archive, without folders and hidden files.
 
     Raises:
@@ -137,7 +154,7 @@ def members(path: Path) -> list[Origin]:
                 "two members have this name; make the archive anew", f"{path}/{shown_name(name)}"
             )
         seen.add(name)
-        found.append(Origin(path, archive, name, info))
+        found.append(Origin(path, archive, name, info, max_row=max_row))
     return found
 
 

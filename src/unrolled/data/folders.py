@@ -12,7 +12,8 @@ from pathlib import Path
 
 from unrolled.core.errors import DataError
 from unrolled.core.files import sha256
-from unrolled.data.archives import Origin, find, members, refuse_binary
+from unrolled.core.words import command, either, path_word
+from unrolled.data.archives import MAX_ROW, Origin, find, members, refuse_binary
 from unrolled.data.charsets import encoding_of
 from unrolled.data.lines import Report, blocks, nfc, stop
 from unrolled.data.reader import Reader, Row, reader_of
@@ -30,25 +31,25 @@ Opened = Callable[[Origin], Reader]
 Found = tuple[list[Named], tuple[str, ...]]
 
 
-def in_folder(path: Path) -> Found:
+def in_folder(path: Path, max_row: int = MAX_ROW) -> Found:
     """Return the data files below a folder, by their names in it, and the names of those beside."""
     found = []
     for root, folders, files in os.walk(path):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(root, name) for name in files]
     named: list[Named] = [
-        (p.relative_to(path).as_posix(), functools.partial(find, p)) for p in found
+        (p.relative_to(path).as_posix(), functools.partial(find, p, max_row)) for p in found
     ]
     return _data(named, str(path), "folder")
 
 
-def in_zip(path: Path) -> Found:
+def in_zip(path: Path, max_row: int = MAX_ROW) -> Found:
     """Return the data files in a zip archive, as ``in_folder`` does. Raises DataError."""
 
     def part(origin: Origin) -> Origin:
         return origin
 
-    named: list[Named] = [(o.member, functools.partial(part, o)) for o in members(path)]
+    named: list[Named] = [(o.member, functools.partial(part, o)) for o in members(path, max_row)]
     return _data(named, str(path), "archive")
 
 
@@ -138,8 +139,10 @@ def _parts_of_one(path: Path, told: str, parts: dict[str, Path]) -> DataError:
     # rows to choose the best weights by; those of a test only where there are no others
     first, second, *_ = sorted(parts, key=lambda name: (name != "train", name == "test", name))
     unpack = "" if path.is_dir() else "unpack it and "
-    command = f"`unrolled train {parts[first]} data.dev={parts[second]}`"
-    return DataError(f"{told}; {unpack}give one as the data and one to score on: {command}", path)
+    shell = command("train", path_word(parts[first]), f"data.dev={parts[second]}")
+    python = f"unrolled.train({str(parts[first])!r}, data={{'dev': {str(parts[second])!r}}})"
+    how = f"`{either(shell, python)}`"
+    return DataError(f"{told}; {unpack}give one as the data and one to score on: {how}", path)
 
 
 def _joined(

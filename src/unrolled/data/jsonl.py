@@ -23,6 +23,18 @@ def json_columns(lines: Sequence[str]) -> list[str]:
 
 
 def json_object(line: str) -> dict[str, Any]:
+    value = json_value(line)
+    if not isinstance(value, dict):
+        raise UserError(f"a JSON {type(value).__name__} where an object {{...}} is expected")
+    return value
+
+
+def json_value(line: str) -> Any:
+    """Return the JSON value in a line, its texts in NFC.
+
+    Raises:
+        UserError: it is none, nested too deeply, or holds what is no character.
+    """
     try:
         value = json.loads(line, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
@@ -32,13 +44,9 @@ def json_object(line: str) -> dict[str, Any]:
         raise UserError(f"not valid JSON ({where}); write one object a line") from None
     except ValueError as error:
         raise UserError(f"not valid JSON ({error}); write one object a line") from None
-    if not isinstance(value, dict):
-        raise UserError(f"a JSON {type(value).__name__} where an object {{...}} is expected")
     if depth_of(value) > DEPTH:
         raise UserError("JSON nested too deeply; flatten the object")
-    if "\\u" not in line:
-        return value
-    return {composed(key): composed(item) for key, item in value.items()}
+    return composed(value) if "\\u" in line else value
 
 
 def _no_constant(name: str) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from unrolled.core.errors import DataError, nearest
-from unrolled.data.archives import BROKEN, Origin
+from unrolled.data.archives import BROKEN, Origin, is_too_long, too_long
 from unrolled.data.charsets import candidates
 from unrolled.data.sniff import Format
 
@@ -73,6 +73,7 @@ codecs.register_error("unrolled-mark", _mark)
 def blocks(origin: Origin, format: Format, report: Report) -> Iterator[tuple[int, str]]:
     """Yield (number of the first line, whole lines of checked NFC text), line ends unified."""
     line = 1
+    longest = LONGEST if format.kind in ("text", "folder") else origin.max_row
     # many lines may be at fault, and one look tells for all
     fits = functools.cache(functools.partial(candidates, origin))
     with origin.open() as raw:
@@ -81,7 +82,13 @@ def blocks(origin: Origin, format: Format, report: Report) -> Iterator[tuple[int
             try:
                 block = text.read(BLOCK)
                 if block and not block.endswith("\n"):
-                    block += text.readline(LONGEST)
+                    block += text.readline(longest + 1)
+                    begin = block.rfind("\n") + 1
+                    if len(block) - begin > longest and longest != LONGEST:
+                        # the rest is passed over, a little at a time
+                        while (rest := text.readline(BLOCK)) and not rest.endswith("\n"):
+                            pass
+                        block += "\n"
             except UnicodeError as error:  # a codec that cannot go on after damage, as UTF-16
                 told = _undecodable(format, str(error), fits())
                 raise DataError(told, origin.name, line) from None
@@ -93,8 +100,22 @@ def blocks(origin: Origin, format: Format, report: Report) -> Iterator[tuple[int
                 _refuse_long(origin, line + block.count("\n", 0, -1))
             if line == 1:
                 block = block.removeprefix("\ufeff")
-            yield line, nfc(_checked(block, line, origin.name, format, report, fits))
+            checked = _checked(block, line, origin.name, format, report, fits)
+            if longest != LONGEST and 4 * len(block) > longest:
+                checked = _without_long(checked, line, origin, report)
+            yield line, nfc(checked)
             line += block.count("\n")
+
+
+def _without_long(block: str, line: int, origin: Origin, report: Report) -> str:
+    """Return the block; lines of more bytes than a row may have are reported and emptied."""
+    lines = block.split("\n")
+    for place, text in enumerate(lines):
+        if is_too_long(text, origin.max_row):
+            told = f"{too_long(origin.max_row)}, {SKIP_HINT}"
+            report(DataError(told, origin.name, line + place))
+            lines[place] = ""
+    return "\n".join(lines)
 
 
 def _refuse_long(origin: Origin, line: int) -> NoReturn:

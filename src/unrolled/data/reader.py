@@ -109,7 +109,7 @@ def _table(origin: Origin, format: Format, columns: list[str], report: Report) -
     lost: dict[int, DataError] = {}
     lines = _lines(origin, format, _losing(lost))
     body = ((n, text) for n, text in lines if n > format.comments)
-    found = records(body, format, origin.name, report, lost)
+    found = records(body, format, origin.name, report, lost, max_row=origin.max_row)
     width = len(columns)
     if format.header:
         next(found, None)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from unrolled.core.errors import DataError, UserError
+from unrolled.core.errors import DataError, UserError, shown
+from unrolled.data.archives import MAX_ROW
 from unrolled.data.lines import SKIP_HINT, Report
 from unrolled.data.sniff import Format, is_number
+
+LOOK = 64  # lines of a field between looks at how long it is
 
 
 class BadQuoteError(UserError):
@@ -21,6 +24,7 @@ def records(
     report: Report,
     lost: Mapping[int, DataError],
     strip: bool = True,
+    max_row: int = MAX_ROW,
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield (line, fields) for every record; blank lines are passed over.
 
@@ -30,6 +34,7 @@ def records(
         report: takes the errors, one a record.
         lost: what is wrong with the lines that lack bytes; a record with one is left out.
         strip: take the blanks around numbers off.
+        max_row: the most characters of a record.
     """
     source = iter(lines)
     put_back: list[tuple[int, str]] = []
@@ -40,7 +45,7 @@ def records(
         if (not line or line.isspace()) and number not in lost:
             continue
         taken: list[tuple[int, str]] = []
-        more = functools.partial(_next_line, source, put_back, taken)
+        more = functools.partial(_next_line, source, put_back, taken, max_row - len(line))
         try:
             cells = split(line, format, more, strip)
             span = (number, *(n for n, _ in taken)) if lost else ()
@@ -59,11 +64,17 @@ def _next_line(
     source: Iterator[tuple[int, str]],
     put_back: list[tuple[int, str]],
     taken: list[tuple[int, str]],
+    room: int,
 ) -> str | None:
     following = put_back.pop() if put_back else next(source, None)
     if following is None:
         return None
     taken.append(following)
+    if len(taken) % LOOK == 0 and sum(len(text) for _, text in taken) > room:
+        raise BadQuoteError(
+            "a double quote opens here and its field has more characters than a row may have; "
+            "close it, or raise data.max_row"
+        )
     return following[1]
 
 
@@ -128,7 +139,7 @@ def _quoted_cell(
                 after += 1
             if after < len(line) and line[after] != delimiter:
                 raise BadQuoteError(
-                    f"a quoted field opens here and {line[end + 1 : end + 13]!r} follows its "
+                    f"a quoted field opens here and {shown(line[end + 1 : end + 13])} follows its "
                     'closing quote; write "" for a quote inside a field'
                 )
             return "".join(parts), line, after

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from unrolled.core.errors import DataError, UsageError, UserError
+from unrolled.core.errors import DataError, UsageError, UserError, shown
 from unrolled.data import folders, hub
-from unrolled.data.archives import find
+from unrolled.data.archives import MAX_ROW, find
 from unrolled.data.charsets import check_encoding
 from unrolled.data.folders import Parts
 from unrolled.data.jsonl import json_object
@@ -75,6 +75,7 @@ def read(
     on_error: OnError = "stop",
     limit: int | None = None,
     needed: Collection[str] | None = None,
+    max_row: int = MAX_ROW,
 ) -> Table | Document:
     """Read a data file whole.
 
@@ -86,12 +87,15 @@ def read(
         limit: read only the first N rows (lines of running text).
         needed: the columns without which a row of JSON lines is malformed, others that it lacks
             being None; None for all columns of the file.
+        max_row: the most bytes of a row; running text has none.
 
     Raises:
         DataError: the file is missing, empty, binary or malformed; it names the line.
         UsageError: the encoding does not exist.
     """
-    rows = rows_of(path, encoding=encoding, on_error=on_error, limit=limit, needed=needed)
+    rows = rows_of(
+        path, encoding=encoding, on_error=on_error, limit=limit, needed=needed, max_row=max_row
+    )
     if rows.format.kind == "text":
         text = "".join(rows.text())
         if not text.strip():
@@ -123,6 +127,7 @@ def rows_of(
     on_error: OnError = "stop",
     limit: int | None = None,
     needed: Collection[str] | None = None,
+    max_row: int = MAX_ROW,
 ) -> Rows:
     """Read a data file row by row, in constant memory. Arguments and errors are those of ``read``.
 
@@ -133,22 +138,27 @@ def rows_of(
     if on_error not in ("stop", "skip"):
         raise UsageError(f"data.on_error={on_error!r}: say stop or skip")
     parts: Parts = []
-    reader = _reader(path, None if encoding is None else check_encoding(encoding), needed, parts)
+    checked = None if encoding is None else check_encoding(encoding)
+    reader = _reader(path, checked, needed, parts, max_row)
     return Rows(path, reader, on_error, limit, parts)
 
 
 def _reader(
-    path: str | Path, encoding: str | None, needed: Collection[str] | None, parts: Parts
+    path: str | Path,
+    encoding: str | None,
+    needed: Collection[str] | None,
+    parts: Parts,
+    max_row: int,
 ) -> Reader:
     if hub.is_hub(path):
         return hub.reader_of_hub(str(path))
     path = Path(path)
     if path.is_dir():
-        return folders.together(path, folders.in_folder(path), encoding, needed, parts)
+        return folders.together(path, folders.in_folder(path, max_row), encoding, needed, parts)
     check_file(path)
-    origin = find(path)
+    origin = find(path, max_row)
     if not origin.gzip and origin.head(4) in (b"PK\x03\x04", b"PK\x05\x06"):
-        return folders.together(path, folders.in_zip(path), encoding, needed, parts)
+        return folders.together(path, folders.in_zip(path, max_row), encoding, needed, parts)
     return reader_of(origin, encoding, needed)
 
 
@@ -208,15 +218,15 @@ def parse_row(line: str, format: Format, columns: Sequence[str]) -> tuple[Any, .
         try:
             found = json_object(line)
         except UserError as error:
-            raise UsageError(f"row {line!r}: {error}") from None
+            raise UsageError(f"row {shown(line)}: {error}") from None
         return tuple(found.get(column) for column in columns)
     try:
         cells = split(line, format, lambda: None)
     except BadQuoteError as error:
-        raise UsageError(f"row {line!r}: {error}") from None
+        raise UsageError(f"row {shown(line)}: {error}") from None
     if len(cells) > len(columns):
         raise UsageError(
-            f"row {line!r} has {fields(len(cells))}, but the data has {len(columns)} columns "
+            f"row {shown(line)} has {fields(len(cells))}, but the data has {len(columns)} columns "
             f"({', '.join(columns)})"
         )
     return tuple(cells)

@@ -18,12 +18,12 @@ class Sampling(Config):
     """How tokens are chosen. ``temperature=0`` is greedy; the filters apply in the order here."""
 
     repetition_penalty: float = Field(
-        1.0, gt=0, description="divide the score of what was said; 1 is off"
+        1.0, ge=0.01, le=1e6, description="divide the score of what was said; 1 is off"
     )
     temperature: float = Field(
         1.0, ge=0, description="0 is greedy, below 1 is safer, above is wilder"
     )
-    top_k: int | None = Field(None, ge=1, description="only the k likeliest tokens")
+    top_k: int | None = Field(None, ge=1, le=2**31 - 1, description="only the k likeliest tokens")
     top_p: float | None = Field(
         None, gt=0, le=1, description="only the likeliest tokens that sum to p"
     )

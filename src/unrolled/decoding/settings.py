@@ -14,35 +14,51 @@ from unrolled.decoding.sampling import Sampling
 class Search(Config):
     """How answers are written. ``beam=1`` is greedy; ``sample`` draws instead of searching."""
 
-    beam: int = Field(5, ge=1, description="hypotheses kept of each source; 1 is greedy")
+    beam: int = Field(5, ge=1, le=1000, description="hypotheses kept of each source; 1 is greedy")
     n_best: int = Field(
-        1, ge=1, description="answers to each source; diverse groups may find fewer different ones"
+        1,
+        ge=1,
+        le=5000,
+        description="answers to each source; diverse groups may find fewer different ones",
     )
     length_penalty: float = Field(
-        0.6, ge=0, description="alpha: log-probabilities are over ((5 + length) / 6) ** alpha"
+        0.6,
+        ge=0,
+        le=100,
+        description="alpha: log-probabilities are over ((5 + length) / 6) ** alpha",
     )
     coverage_penalty: float = Field(
-        0.0, ge=0, description="beta: how much an ignored part of the source costs; needs attention"
+        0.0,
+        ge=0,
+        le=100,
+        description="beta: how much an ignored part of the source costs; needs attention",
     )
     patience: float | None = Field(
         1.0,
         gt=0,
+        le=1000,
         description="stop a source at beam x patience ended hypotheses, or before where none can "
         "become better; null stops only there",
     )
-    min_length: int = Field(0, ge=0, description="tokens before an answer may end")
+    min_length: int = Field(0, ge=0, le=10**6, description="tokens before an answer may end")
     max_length: int | None = Field(
-        None, ge=1, description="the most tokens of an answer, its end mark included"
+        None, ge=1, le=10**6, description="the most tokens of an answer, its end mark included"
     )
     max_ratio: float = Field(
-        1.0, ge=0, description="the most tokens of an answer: max_ratio x source + max_extra"
+        1.0,
+        ge=0,
+        le=100,
+        description="the most tokens of an answer: max_ratio x source + max_extra",
     )
-    max_extra: int = Field(50, ge=0, description="see max_ratio")
+    max_extra: int = Field(50, ge=0, le=10_000, description="see max_ratio")
     diverse_groups: int = Field(
-        1, ge=1, description="share the beam among groups that avoid each other's tokens"
+        1, ge=1, le=1000, description="share the beam among groups that avoid each other's tokens"
     )
     diversity_penalty: float = Field(
-        0.5, ge=0, description="what a token costs for each row of an earlier group that takes it"
+        0.5,
+        ge=0,
+        le=1e6,
+        description="what a token costs for each row of an earlier group that takes it",
     )
     sample: bool = Field(False, description="draw n_best answers instead of searching")
     sampling: Sampling = Field(Sampling(), description="how they are drawn")

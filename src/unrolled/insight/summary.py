@@ -12,18 +12,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from unrolled.core.files import write_json, write_text
+from unrolled.core.errors import UserError
+from unrolled.core.files import write_text
+from unrolled.core.terminal import clean
+from unrolled.core.words import command, path_word
 from unrolled.data.examples import Examples
 from unrolled.data.sources import Document, Table
 from unrolled.insight import card, report
 from unrolled.insight.card import scored_on
 from unrolled.insight.mistakes import mistakes
 from unrolled.insight.speed import Speed, measure, write
+from unrolled.tasks import digests
 from unrolled.tasks import folder as runs
 from unrolled.tasks.base import locate
 from unrolled.tasks.baselines import baselines
 from unrolled.tasks.language import Language
 from unrolled.tasks.plan import Plan
+from unrolled.tasks.recipe import resolve, words
 from unrolled.training.loop import Position, epoch_steps
 from unrolled.training.progress import duration
 
@@ -64,15 +69,16 @@ def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> None:
         "found": plan.prepared.found,
         "samples": samples,
     }
-    write_text(plan.folder / "README.md", card.render(plan.recipe, task, result))
+    write_text(plan.folder / "README.md", card.render(plan.recipe, task, result), parents=False)
     told = plan.recipe.report
     worst = mistakes(
         task, plan.prepared.dev_data, dev, evaluation, told.rows if told.samples else 0
     )
     page = report.render(plan.folder, plan.recipe, task, result, evaluation, worst)
-    write_text(plan.folder / "report.html", page)
+    write_text(plan.folder / "report.html", page, parents=False)
     # last: its presence says that the run has ended
-    write_json(plan.folder / runs.RESULT, result)
+    digests.replace_json(plan.folder, runs.RESULT, result)
+    digests.settle(plan.folder)
     for line in summary(plan, result):
         say(line)
 
@@ -137,39 +143,53 @@ def at_pretraining(plan: Plan, result: dict[str, Any]) -> bool:
 
 
 def next_commands(plan: Plan) -> list[str]:
-    """Return three commands to type next."""
-    where, task, other = plan.folder, plan.prepared.task, other_layer(plan)
-    data = plan.recipe.data
-    # a recipe tells the second of two files itself
-    beside = data.train_target if data.train == plan.target else None
-    second = "" if beside is None else f" data.train_target={shlex.quote(beside)}"
-    compare = f"  unrolled train {plan.target}{second} layer={other} --out {where}-{other}"
+    """Return the commands to type next, each as a shell takes it."""
+    where, task = path_word(plan.folder), plan.prepared.task
     if task.name == "language":
-        return [
-            f'  unrolled generate {where} --prompt "..." --temperature 0.8',
-            f"  unrolled evaluate {where} FILE",
-            compare,
+        prompt = '--prompt "..." --temperature 0.8'
+        lines = [
+            f"{command('generate', where)} {prompt}",
+            f"{command('evaluate', where)} FILE",
         ]
-    row, ending = example_row(plan), "txt" if task.writes else "csv"
-    return [
-        f"  unrolled predict {where} {row}",
-        f"  unrolled predict {where} --file FILE -o answers.{ending}",
-        compare,
-    ]
+    else:
+        ending = "txt" if task.writes else "csv"
+        lines = [
+            f"{command('predict', where)} {example_row(plan)}",
+            f"{command('predict', where)} --file FILE -o answers.{ending}",
+        ]
+    other = other_layer(plan)
+    if other is not None:
+        # the same data, read in the same way: what was asked for, with another layer
+        changes = {key: value for key, value in plan.changes.items() if key != "layer"}
+        folder = plan.folder if plan.folder.name else plan.folder.resolve()  # "." has no name
+        told = [*words(changes), f"layer={other}", "--out", path_word(f"{folder}-{other}")]
+        lines.append(command("train", path_word(plan.target), *told))
+    return [f"  {line}" for line in lines]
 
 
-def other_layer(plan: Plan) -> str:
-    """Return a layer to compare with."""
-    if plan.prepared.task.schema.numbers:
-        return "lstm" if plan.recipe.layer == "none" else "none"
-    return "gru" if plan.recipe.layer != "gru" else "lstm"
+def other_layer(plan: Plan) -> str | None:
+    """Return a layer to compare with that can be trained as this one was; None if there is none."""
+    schema = plan.prepared.task.schema
+    if schema.numbers and not schema.frames:
+        return None  # single rows have no order that a recurrent layer could remember
+    for layer in ("none", "gru", "lstm") if schema.frames else ("gru", "lstm"):
+        if layer == plan.recipe.layer:
+            continue
+        try:
+            recipe = resolve(plan.target, {**plan.changes, "layer": layer}, resume=True)
+            with torch.device("meta"):
+                plan.prepared.task.build(recipe)
+        except (UserError, NotImplementedError, RuntimeError):
+            continue
+        return layer
+    return None
 
 
 def example_row(plan: Plan) -> str:
     """Return a held-out row as the data file writes it, quoted for a shell."""
     data, task = plan.prepared.dev_data, plan.prepared.task
     if task.schema.frames:
-        return f"--file {shlex.quote(data.path)}"
+        return f"--file {shlex.quote(path_word(data.path))}"
     if isinstance(data, Document) or not plan.recipe.report.samples:
         return '"..."'
     names = task.schema.inputs
@@ -185,4 +205,4 @@ def example_row(plan: Plan) -> str:
         row = line.getvalue()
     else:
         row = (task.format.delimiter or ",").join(words)
-    return ("-- " if row.startswith("-") else "") + shlex.quote(row)
+    return ("-- " if row.startswith("-") else "") + shlex.quote(clean(row))

@@ -45,8 +45,8 @@ class LayerConfig(Config):
         context: positions that attention can read; learned positions need it.
     """
 
-    hidden: int = Field(default=128, ge=1)
-    layers: int = Field(default=1, ge=0)
+    hidden: int = Field(default=128, ge=1, le=2**31 - 1)
+    layers: int = Field(default=1, ge=0, le=1000)
     bidirectional: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
     input_dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -58,21 +58,21 @@ class LayerConfig(Config):
     layer_norm: bool = False
     residual: bool = False
     orthogonal: bool = False
-    last: int = Field(default=0, ge=0)
+    last: int = Field(default=0, ge=0, le=2**31 - 1)
     nonlinearity: Literal["tanh", "relu"] = "tanh"
-    projection: int = Field(default=0, ge=0)
+    projection: int = Field(default=0, ge=0, le=2**31 - 1)
     activation: Literal["tanh", "relu", "gelu"] = "tanh"
-    heads: int = Field(default=4, ge=1)
-    kv_heads: int | None = Field(default=None, ge=1)
+    heads: int = Field(default=4, ge=1, le=65_536)
+    kv_heads: int | None = Field(default=None, ge=1, le=65_536)
     positions: Literal["rotary", "sinusoidal", "learned"] = "rotary"
     norm: Literal["rms", "layer"] = "rms"
     norm_first: bool = True
     feedforward: Literal["swiglu", "gelu", "relu"] = "swiglu"
-    feedforward_size: int | None = Field(default=None, ge=1)
+    feedforward_size: int | None = Field(default=None, ge=1, le=2**31 - 1)
     attention_dropout: float | None = Field(default=None, ge=0, lt=1)
     bias: bool = False
     first: Literal["small", "xavier"] = "small"
-    context: int | None = Field(default=None, ge=1)
+    context: int | None = Field(default=None, ge=1, le=2**31 - 1)
 
 
 _RECURRENT = {

@@ -192,8 +192,11 @@ def check(message: bytes | None) -> None:
     """Raise what a function of the library complains about.
 
     Raises:
-        ValueError: it returned a message.
+        MemoryError: memory could not be had.
+        ValueError: it returned another message.
     """
+    if message == b"out of memory":
+        raise MemoryError("the native core: out of memory")
     if message is not None:
         raise ValueError(f"the native core: {message.decode()}")
 

@@ -10,15 +10,21 @@
     result.json         scores, baselines, sizes and times, written when training has ended
     README.md           the model card
     report.html         the report
+    digests.json        the SHA-256 of those that are read again
 
-Nothing in it is a pickle, and nothing in it can run code.
+Nothing in it is a pickle, and nothing in it can run code. Other files have no place in it: a folder
+that holds some is never made a run.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import shutil
+import os
+import re
+import stat
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +34,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from unrolled.core.errors import UserError, nearest
-from unrolled.core.files import replacing, write_json, write_text
+from unrolled.core.errors import UserError, is_out_of_memory, nearest, shown
+from unrolled.core.files import exists, read_json, sha256
+from unrolled.core.locks import LOCK
+from unrolled.core.terminal import note
+from unrolled.core.words import either, option, resume
 from unrolled.data.sniff import Format
-from unrolled.tasks import Task, kind_of
-from unrolled.tasks.recipe import CONFIG, Recipe, as_yaml, read_yaml
+from unrolled.tasks import Task, digests, kind_of
+from unrolled.tasks.recipe import CONFIG, FILES, Recipe, as_yaml, read_yaml
 from unrolled.training import checkpoints
 from unrolled.training.averaging import Weights
 
@@ -43,6 +52,16 @@ FIELDS, MODEL, RESULT, CHECKPOINTS = (
     "checkpoints",
 )
 FORMAT = 1
+# what load reads; what stands in a run beside it; and what a training leaves while it works
+READ = (CONFIG, FIELDS, "tokenizer.json", "target.json", "words.json", MODEL, RESULT)
+SHOWN = ("metrics.jsonl", "README.md", "report.html", digests.DIGESTS)
+FOLDERS = (CHECKPOINTS, "tensorboard", "export", digests.SAVING)
+LOCKS = (LOCK, f"{LOCK}.owner")
+KNOWN = frozenset((*READ, *SHOWN, *FOLDERS, *LOCKS))
+# what a process that was killed left half written
+_NAMES = "|".join(map(re.escape, (*READ, *SHOWN)))
+_REST = re.compile(rf"\.(?:{_NAMES})\.\w+\.tmp")
+_REST_OF_STEP = re.compile(r"\.step-[0-9]+\.tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +79,7 @@ def begin(folder: Path, recipe: Recipe, task: Task, files: dict[str, str]) -> No
     """Write what a run knows before its first step; ``config.yaml`` comes last."""
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
+    digests.begin(folder, READ)
     task.save(folder)
     fields = {
         "format": FORMAT,
@@ -68,28 +88,144 @@ def begin(folder: Path, recipe: Recipe, task: Task, files: dict[str, str]) -> No
         "written": asdict(task.format),
         "fields": task.to_json(),
         "files": files,
+        "digests": True,
     }
-    write_json(folder / FIELDS, fields)
-    write_text(folder / CONFIG, as_yaml(recipe))
+    digests.replace_json(folder, FIELDS, fields)
+    digests.replace_text(folder, CONFIG, as_yaml(recipe))
+
+
+def begun(recipe: Recipe, task: Task, files: dict[str, str]) -> dict[str, Any]:
+    """Return what a checkpoint keeps of the run that it is of, so that a changed one is noticed.
+
+    Args:
+        recipe: resolved.
+        task: with its fields.
+        files: the SHA-256 of the data files by the names that the recipe gives them.
+    """
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "fields": digest_of(task),
+        "data": by_role(recipe, files),
+    }
+
+
+def digest_of(task: Task) -> str:
+    """Return a SHA-256 of the fields of a task, vocabularies among them."""
+    with tempfile.TemporaryDirectory() as home:
+        task.save(Path(home))
+        written = {path.name: sha256(path) for path in Path(home).glob("*.json")}
+    written.pop(digests.DIGESTS, None)
+    told = {"fields": task.to_json(), "columns": task.columns, "files": written}
+    plain = json.dumps({**told, "written": asdict(task.format)}, sort_keys=True)
+    return hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def by_role(recipe: Recipe, files: dict[str, str]) -> dict[str, str]:
+    """Return the hashes of the data files by the keys of ``data`` that name them."""
+    named = {role: getattr(recipe.data, role) for role in FILES}
+    return {role: files[name] for role, name in named.items() if name in files}
+
+
+def read_begun(folder: Path) -> dict[str, Any]:
+    """Return what the newest checkpoint keeps of the run; empty where there is none, or an old one.
+
+    Raises:
+        UserError: it is no such table.
+    """
+    state = checkpoints.newest_state(folder / CHECKPOINTS) or {}
+    told = state.get("begun") or {}
+    if not isinstance(told, dict) or (told and set(told) != {"recipe", "fields", "data"}):
+        raise UserError(f"{folder / CHECKPOINTS}: the newest checkpoint cannot be read")
+    return told
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a process that was killed left half written."""
-    for rest in folder.glob(".*.tmp"):
-        rest.unlink(missing_ok=True)
-    for rest in (folder / CHECKPOINTS).glob(".step-*.tmp"):
-        shutil.rmtree(rest, ignore_errors=True)
+    """Remove what a process that was killed left half written, and nothing else."""
+    checkpoints.remove(folder / digests.SAVING)
+    inner = folder / CHECKPOINTS
+    for rest in [*folder.glob(".*.tmp"), *inner.glob(".step-*.tmp")]:
+        if (_REST if rest.parent == folder else _REST_OF_STEP).fullmatch(rest.name):
+            checkpoints.remove(rest)
 
 
 def save_weights(folder: Path, weights: Weights) -> None:
     """Write ``model.safetensors`` atomically. Raises UserError where the disk refuses it."""
-    with replacing(folder / MODEL) as temporary:
-        checkpoints.save_tensors(temporary, weights)
+    digests.replace(folder, MODEL, lambda path: checkpoints.save_tensors(path, weights))
 
 
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run, finished or not."""
-    return (folder / CONFIG).exists()
+    return exists(folder / CONFIG)
+
+
+def claim(folder: Path) -> None:
+    """Refuse a folder that a new run would lose files of.
+
+    A run may begin in a folder that is not there, that is empty, or in which one was begun and
+    killed before its first step.
+
+    Raises:
+        UserError: the folder holds a run, or something that is no part of one.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder}: this is a file; choose another {option('out')}")
+    look(folder)
+    # a program of somebody else may have a config.yaml too
+    if is_run(folder) and (exists(folder / FIELDS) or exists(folder / digests.DIGESTS)):
+        raise UserError(
+            f"{folder} holds a run already; go on with it: {resume(folder)}, or choose another "
+            f"{option('out')}"
+        )
+    names = sorted(path.name for path in folder.iterdir() if path.name not in LOCKS)
+    begun = digests.DIGESTS in names
+    foreign = [name for name in names if not (begun and (name in KNOWN or _REST.fullmatch(name)))]
+    if foreign:
+        raise UserError(
+            f"{folder} holds {shown(foreign[0])}, which is no part of a run; choose another "
+            f"{option('out')}, a folder that is empty or not there yet"
+        )
+
+
+def look(folder: Path) -> None:
+    """Refuse a run whose files lead elsewhere or are none; nothing is opened.
+
+    Raises:
+        UserError: a file of it is a link that leads out of the run, a pipe or a device.
+    """
+    inner = folder / CHECKPOINTS
+    if not folder.is_dir():
+        return
+    home = os.path.realpath(folder)
+    with os.scandir(folder) as found:
+        paths = [Path(entry.path) for entry in found if entry.name in KNOWN]
+    if inner in paths:
+        _refuse_strange(inner, home, is_folder=True)
+        with os.scandir(inner) as found:
+            steps = [Path(e.path) for e in found if checkpoints.NAME.fullmatch(e.name)]
+        for step in steps:
+            if step.is_dir() or step.is_symlink():
+                _refuse_strange(step, home, is_folder=True)
+                for path in step.iterdir():
+                    _refuse_strange(path, home, is_folder=False)
+    for path in paths:
+        if path.name in LOCKS and path.is_symlink():
+            raise UserError(f"{path}: this is a link and no lock; remove it")
+        _refuse_strange(path, home, is_folder=path.name in FOLDERS)
+
+
+def _refuse_strange(path: Path, home: str, is_folder: bool) -> None:
+    try:
+        real = os.path.realpath(path, strict=True)
+        mode = os.stat(real).st_mode
+    except (OSError, RuntimeError):
+        raise UserError(f"{path}: a link that leads nowhere; put the file itself there") from None
+    if path.is_symlink() and not Path(real).is_relative_to(home):
+        raise UserError(f"{path}: a link that leads out of the run; put the file itself there")
+    if not (stat.S_ISDIR(mode) if is_folder else stat.S_ISREG(mode)):
+        what = "a folder" if is_folder else "a regular file"
+        raise UserError(f"{path}: this is not {what}; restore the run")
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -100,6 +236,7 @@ def read_recipe(folder: Path) -> Recipe:
     """
     if not is_run(folder):
         raise UserError(_no_run(folder))
+    look(folder)
     return Recipe.read(read_yaml(folder / CONFIG), str(folder / CONFIG))
 
 
@@ -107,23 +244,29 @@ def read_fields(folder: Path) -> tuple[Task, dict[str, str]]:
     """Return the task of a run and the hashes of its data files."""
     path = folder / FIELDS
     try:
-        told = json.loads(path.read_text("utf-8"))
+        told = read_json(path)
         if told["format"] > FORMAT:
             raise UserError(f"{path}: written by a newer version of unrolled; update to read it")
+        if told.get("digests") and digests.read(folder) is None:
+            raise UserError(
+                f"{folder / digests.DIGESTS}: this file is missing, by which changes of the run "
+                "are seen; restore it"
+            )
         frames = told["fields"].get("inputs", {}).get("kind") == "frames"
         task = kind_of(told["task"], frames).from_json(told["fields"], folder)
         task.columns, task.format = told["columns"], Format(**told["written"])
         return task, told["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: this run cannot be read ({error}); train it anew") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        why = shown(str(error), 200).strip("'\"")
+        raise UserError(f"{path}: this run cannot be read ({why}); train it anew") from None
 
 
 def read_result(folder: Path) -> dict[str, Any]:
     """Return what training wrote when it ended, empty before that."""
     path = folder / RESULT
     try:
-        return json.loads(path.read_text("utf-8")) if path.exists() else {}
-    except ValueError as error:
+        return read_json(path) if exists(path) else {}
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable ({error})") from None
 
 
@@ -137,7 +280,6 @@ def load(folder: Path, weights: str = "best") -> Loaded:
     Raises:
         UserError: it is no run, has no weights yet, or was damaged.
     """
-    refuse_links(folder)
     recipe = read_recipe(folder)
     task, _ = read_fields(folder)
     path = folder / (MODEL if weights == "best" else CHECKPOINTS)
@@ -145,33 +287,51 @@ def load(folder: Path, weights: str = "best") -> Loaded:
         if weights == "last":
             checkpoint, _ = checkpoints.newest(path)
             found = checkpoint.group("model") if checkpoint is not None else {}
-            told = {name: list(value.shape) for name, value in found.items()}
+            told = {name: _described(value) for name, value in found.items()}
         else:
-            told = checkpoints.shapes(path) if path.exists() else {}
+            told = checkpoints.described(path) if exists(path) else {}
         if not told:
-            raise UserError(f"{folder}: no weights yet; train it on with --resume")
+            raise UserError(f"{folder}: no weights yet; train it on with {_on()}")
         refuse_misfit(task, recipe, told)
+        result = read_result(folder)
+        if not digests.verify(folder, READ):
+            note(f"unrolled: {folder} keeps no digests of its files (an older version wrote it)")
         model = task.build(recipe)
         model.load_state_dict(load_file(path) if weights == "best" else found)
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
+        if is_out_of_memory(error):
+            raise
+        first = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path}: these weights do not fit the run ({first})") from None
-    return Loaded(folder, recipe, task, model.eval(), read_result(folder))
+    refuse_infinite(path, model)
+    return Loaded(folder, recipe, task, model.eval(), result)
 
 
-def refuse_links(folder: Path) -> None:
-    """Raise UserError when a file of a run is a link to one outside of it."""
-    for path in folder.glob("*"):
-        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{path}: a link that leads out of the run; put the file itself there")
+def _on() -> str:
+    return either("--resume", "resume=True")
 
 
-def refuse_misfit(task: Task, recipe: Recipe, weights: dict[str, list[int]]) -> None:
+def _described(tensor: torch.Tensor) -> checkpoints.Described:
+    return checkpoints.Described(_TYPES.get(tensor.dtype, str(tensor.dtype)), list(tensor.shape))
+
+
+_TYPES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", torch.float16: "F16",
+          torch.int64: "I64", torch.int32: "I32"}  # fmt: skip
+
+
+def refuse_infinite(path: Path, model: nn.Module) -> None:
+    """Raise UserError for weights that are not all finite: whatever they say is no number."""
+    for name, value in model.state_dict().items():
+        if not bool(torch.isfinite(value).all()):
+            raise UserError(f"{path}: {name} holds numbers that are not finite; train anew")
+
+
+def refuse_misfit(task: Task, recipe: Recipe, weights: dict[str, checkpoints.Described]) -> None:
     """Raise ValueError when a recipe describes another model than weights of these shapes.
 
     Nothing is allocated: a recipe from elsewhere may describe a model of any size.
     """
-    size = max(2**20, sum(math.prod(shape) for shape in weights.values()))
+    size = max(2**20, sum(math.prod(told.shape) for told in weights.values()))
     for name, value in recipe.model:
         if isinstance(value, int) and value > (len(weights) if name == "layers" else size):
             raise ValueError(f"model.{name}={value} is more than they hold")
@@ -180,15 +340,22 @@ def refuse_misfit(task: Task, recipe: Recipe, weights: dict[str, list[int]]) -> 
             model = task.build(recipe)
     except NotImplementedError:  # one that looks at its first numbers; it is built for real
         return
-    wanted = {name: list(value.shape) for name, value in model.state_dict().items()}
+    wanted = {name: _described(value) for name, value in model.state_dict().items()}
     for name in (*wanted, *weights):
-        ours, theirs = wanted.get(name, "none"), weights.get(name, "none")
-        if ours != theirs:
-            raise ValueError(f"{name} has shape {theirs}, and in the recipe's model {ours}")
+        ours, theirs = wanted.get(name), weights.get(name)
+        if (ours and ours.shape) != (theirs and theirs.shape):
+            shapes = [told.shape if told else "none" for told in (theirs, ours)]
+            raise ValueError(
+                f"{shown(name)} has shape {shapes[0]}, and in the recipe's model {shapes[1]}"
+            )
+        if ours and theirs and ours.dtype != theirs.dtype:
+            raise ValueError(
+                f"{shown(name)} is of type {theirs.dtype}, and in the recipe's model {ours.dtype}"
+            )
 
 
 def _no_run(folder: Path) -> str:
-    if not folder.exists():
+    if not exists(folder):
         beside = (
             [p.name for p in folder.parent.glob("*") if is_run(p)] if folder.parent.is_dir() else []
         )

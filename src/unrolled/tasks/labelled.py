@@ -30,7 +30,7 @@ from unrolled.scores import (
     mean_absolute_error,
     root_mean_squared_error,
 )
-from unrolled.tasks import series
+from unrolled.tasks import digests, series
 from unrolled.tasks.base import (
     DOWN,
     UP,
@@ -233,7 +233,10 @@ class Labelled(Task):
             except Bad as error:
                 raise UserError(str(error)) from None
         examples = self._examples(inputs, np.arange(len(rows)))
-        return self.answers(self.outputs(model, examples, place), examples)
+        outputs = self.outputs(model, examples, place)
+        if not bool(torch.isfinite(outputs).all()):
+            raise UserError("the model answers with no number: the row is out of all proportion")
+        return self.answers(outputs, examples)
 
     def each_step(self, model: nn.Module, cells: Sequence[Any], place: Place) -> list[Answer]:
         """Answer at every step of a sequence: for the window that ends there, or for all of it.
@@ -272,7 +275,7 @@ class Labelled(Task):
     def save(self, folder: Path) -> None:
         """Write the vocabulary, if there is one."""
         if isinstance(self.inputs, Text):
-            self.inputs.tokenizer.save(folder / TOKENIZER)
+            digests.replace(folder, TOKENIZER, self.inputs.tokenizer.save)
 
 
 def read_inputs(told: dict[str, Any], folder: Path) -> Inputs:

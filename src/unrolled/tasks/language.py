@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrolled.core.errors import DataError, UsageError
+from unrolled.core.words import either
 from unrolled.data.batches import Lanes, Source, Windows
 from unrolled.data.fields import Bad, Text, bad_row
 from unrolled.data.schema import Schema
@@ -26,6 +27,7 @@ from unrolled.decoding.sampling import Sampling
 from unrolled.decoding.stopping import until
 from unrolled.models import LanguageModel
 from unrolled.nn import State, build_layer, with_context
+from unrolled.tasks import digests
 from unrolled.tasks.base import (
     DOWN,
     UP,
@@ -259,7 +261,8 @@ class Language(Task):
 
     def predict(self, model: nn.Module, rows: Rows, place: Place) -> list[Answer]:
         """Refuse: a language model writes on instead of answering."""
-        raise UsageError("this run is a language model: use `unrolled generate RUN --prompt TEXT`")
+        call = either("`unrolled generate RUN --prompt TEXT`", "run.generate(prompt)")
+        raise UsageError(f"this run is a language model: use {call}")
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""
@@ -267,7 +270,7 @@ class Language(Task):
 
     def save(self, folder: Path) -> None:
         """Write the vocabulary."""
-        self.tokenizer.save(folder / TOKENIZER)
+        digests.replace(folder, TOKENIZER, self.tokenizer.save)
 
     @classmethod
     def from_json(cls, values: dict[str, Any], folder: Path) -> Self:

@@ -168,7 +168,7 @@ def prepare(recipe: Recipe, path: Path, task: Task | None) -> Prepared | None:
     digest, share = identity(path), 0.0 if config.dev else config.holdout
     files = {str(config.train): digest}
     key: dict[str, Any] = {"sha256": digest, "share": share, "seed": recipe.seed}
-    key |= {name: getattr(config, name) for name in ("encoding", "on_error", "limit")}
+    key |= {name: getattr(config, name) for name in ("encoding", "on_error", "limit", "max_row")}
     key |= {"text": schema.text, "label": schema.answer}
     refuse_changed(watched)
     file = File(recipe, path, head, schema, share, key, watched[0])
@@ -212,7 +212,13 @@ def read_rows(recipe: Recipe, path: Path, limit: int | None = -1) -> Rows:
     """Start to read a file as the recipe says."""
     told = recipe.data
     limit = told.limit if limit == -1 else limit
-    return rows_of(path, encoding=told.encoding, on_error=told.on_error, limit=limit)
+    return rows_of(
+        path,
+        encoding=told.encoding,
+        on_error=told.on_error,
+        limit=limit,
+        max_row=told.max_row,
+    )
 
 
 def begin(rows: Rows, count: int, characters: int) -> Data:

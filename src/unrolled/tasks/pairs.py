@@ -26,6 +26,7 @@ from unrolled.data.tokenizers import Tokenizer
 from unrolled.decoding.search import Hypothesis
 from unrolled.decoding.settings import Search
 from unrolled.models import Unaligned
+from unrolled.tasks import digests
 from unrolled.tasks.base import (
     Answer,
     Asks,
@@ -404,9 +405,9 @@ class Pairs(Task):
 
     def save(self, folder: Path) -> None:
         """Write the vocabularies."""
-        self.inputs.tokenizer.save(folder / TOKENIZER)
+        digests.replace(folder, TOKENIZER, self.inputs.tokenizer.save)
         if not self.joint:
-            self.output.tokenizer.save(folder / TARGET)
+            digests.replace(folder, TARGET, self.output.tokenizer.save)
 
     @classmethod
     def from_json(cls, values: dict[str, Any], folder: Path) -> Self:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,31 @@ from typing import Any
 import torch
 from torch import nn
 
-from unrolled.core.errors import UsageError, UserError
+from unrolled.core.errors import UsageError, UserError, is_out_of_memory, shown
+from unrolled.core.files import expanded
+from unrolled.core.words import option
 from unrolled.data.batches import Buckets
+from unrolled.tasks import digests
 from unrolled.tasks import folder as runs
 from unrolled.tasks.base import Task
 from unrolled.tasks.prepare import Prepared, prepare
-from unrolled.tasks.recipe import Recipe, changed_keys, flat, left_out_lines, resolve
+from unrolled.tasks.recipe import CONFIG, Recipe, changed_keys, flat, left_out_lines, resolve
 from unrolled.training.loop import Job, epoch_steps, planned_steps
 from unrolled.training.parallel import world
 from unrolled.training.precision import Place, choose
 from unrolled.training.progress import Progress, need_tensorboard
 from unrolled.training.settings import LIMITS
 
+LONGEST = 100  # characters of a run's name
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run that is ready to start, or to go on."""
+    """A run that is ready to start, or to go on.
+
+    ``changes`` are the dotted keys that the person gave for ``target``, ``notes`` what is said of
+    them, and ``finished`` how a run ended that has nothing left to do.
+    """
 
     target: str
     folder: Path
@@ -35,6 +45,7 @@ class Plan:
     place: Place
     finished: str
     notes: list[str] = field(default_factory=list)
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Say what was found and what will be trained."""
@@ -58,8 +69,13 @@ class Plan:
             f"run: {self.folder}",
         ]
 
-    def job(self, progress: Progress) -> Job:
-        """Return what the training loop needs, and write the folder's first files."""
+    def job(self, progress: Progress, still_ours: Callable[[], bool] = lambda: True) -> Job:
+        """Return what the training loop needs, and write the folder's first files.
+
+        Args:
+            progress: shows how far the training is.
+            still_ours: says whether the folder is the one that the training began in.
+        """
         task, recipe, prepared = self.prepared.task, self.recipe, self.prepared
         model, metric = self.model.to(self.place.device), recipe.training.metric or task.metric
 
@@ -86,6 +102,8 @@ class Plan:
             keep_best=lambda weights: runs.save_weights(self.folder, weights),
             progress=progress,
             lines=None if read is None else lambda rows: read.lines[rows].tolist(),
+            begun=runs.begun(recipe, task, prepared.files),
+            still_ours=still_ours,
         )
 
 
@@ -107,46 +125,100 @@ def make_plan(
     """
     if seed is not None:
         changes = changes | {"seed": seed}
-    recipe = resolve(target, changes)
+    recipe = resolve(target, changes, resume)
     where = folder_of(target, recipe, out)
     known = runs.is_run(where) and (resume or not dry_run)
-    if known and not resume:
-        refuse_existing(where)
-    saved = runs.read_recipe(where) if known else None
-    task, files = runs.read_fields(where) if known else (None, {})
-    recipe = settle(recipe, saved)
+    if not known and not (dry_run and runs.is_run(where)):
+        runs.claim(where)
+    elif known and not resume:
+        runs.claim(where)  # which refuses a run
+    before = read_before(where, recipe) if known else None
+    task = before.task if before else None
+    recipe = settle(recipe, before.recipe if before else None)
     torch.set_num_threads(recipe.training.threads or torch.get_num_threads())
     prepared = prepare(recipe, task)
     recipe = prepared.recipe
-    if saved is not None:
-        refuse_changes(where, saved, recipe, files, prepared.files)
+    if before is not None:
+        refuse_changes(where, before, recipe, runs.by_role(recipe, prepared.files), changes)
     place = choose(recipe.training.device, recipe.training.precision)
     if recipe.training.precision == "auto":
         recipe = recipe.changed(training=recipe.training.changed(precision=place.precision))
         place = Place(place.device, place.precision, place.why)
     check_keys(recipe, prepared.task)
     torch.manual_seed(recipe.seed)
-    model = prepared.task.build(recipe)
+    model = build(recipe, prepared)
     check_limits(recipe, prepared, model)
     finished = is_finished(where, recipe, prepared, model) if known else ""
-    notes = left_out_lines(target, changes)
-    return Plan(target, where, recipe, prepared, model, place, finished, notes)
+    notes = [] if resume else left_out_lines(target, changes)
+    return Plan(target, where, recipe, prepared, model, place, finished, notes, flat(changes))
 
 
-def refuse_existing(where: Path) -> None:
-    """Raise UserError for a folder that holds a run."""
-    if runs.is_run(where):
+def build(recipe: Recipe, prepared: Prepared) -> nn.Module:
+    """Build the model. Raises UserError: it takes more memory than there is."""
+    try:
+        return prepared.task.build(recipe)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise UserError(
-            f"{where} holds a run already; go on with it: "
-            f"unrolled train {shlex.quote(str(where))} --resume, or choose another --out"
-        )
+            "the model is out of memory; lower model.hidden or model.embedding"
+        ) from None
 
 
 def folder_of(target: str, recipe: Recipe, out: str | Path | None) -> Path:
-    """Return the folder of a run: as given, the run that is named, or runs/<name>."""
+    """Return the folder of a run: as given, the run that is named, or runs/<name>.
+
+    Raises:
+        UsageError: it is empty, or the name leads out of runs.
+    """
     if out is not None:
-        return Path(out)
-    return Path(target) if runs.is_run(Path(target)) else Path("runs") / recipe.name
+        text = os.fspath(out)
+        if not text or "\0" in text:
+            raise UsageError(f"{option('out')} is {shown(text)}; name a folder")
+        return expanded(text)
+    if runs.is_run(Path(target)):
+        return Path(target)
+    name = recipe.name
+    strange = any(not character.isprintable() for character in name)
+    if name in ("", ".", "..") or strange or "/" in name or "\\" in name or len(name) > LONGEST:
+        raise UsageError(
+            f"name={shown(name)} is no name of a folder in runs; choose another name, or a folder "
+            f"with {option('out')}"
+        )
+    return Path("runs") / name
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What a run was begun with: as its newest checkpoint says, else as its files do.
+
+    ``data`` are hashes by the keys that name the files; ``fields`` the hash of the fields, None
+    where no checkpoint keeps it.
+    """
+
+    recipe: Recipe
+    task: Task
+    data: dict[str, str]
+    fields: str | None
+
+
+def read_before(where: Path, recipe: Recipe) -> Before:
+    """Read what a run was begun with. Raises UserError: its fields are no longer those."""
+    runs.look(where)
+    task, files = runs.read_fields(where)
+    digests.verify(where, [name for name in runs.READ if name not in (CONFIG, runs.RESULT)])
+    told = runs.read_begun(where)
+    if not told:
+        saved = runs.read_recipe(where)
+        return Before(saved, task, runs.by_role(saved, files), None)
+    saved = Recipe.read(told["recipe"], str(where))
+    before = Before(saved, task, told["data"], told["fields"])
+    if runs.digest_of(task) != before.fields:
+        raise UserError(
+            f"{where} cannot be resumed: its fields or its vocabulary are not those that it was "
+            f"begun with; restore them, or choose another {option('out')}"
+        )
+    return before
 
 
 def finished_as_asked(recipe: Recipe, where: Path) -> str:
@@ -154,9 +226,13 @@ def finished_as_asked(recipe: Recipe, where: Path) -> str:
 
     Needs no data file: it may have moved since.
     """
-    result = runs.read_result(where) if runs.is_run(where) else {}
+    if not runs.is_run(where):
+        return ""
+    runs.look(where)
+    result = runs.read_result(where)
     if not result:
         return ""
+    digests.verify(where, runs.READ)
     asked, kept = (
         flat(recipe.model_dump(exclude_unset=True)),
         flat(runs.read_recipe(where).model_dump()),
@@ -188,24 +264,54 @@ def settle(recipe: Recipe, saved: Recipe | None) -> Recipe:
 
 
 def refuse_changes(
-    where: Path, saved: Recipe, recipe: Recipe, before: dict[str, str], now: dict[str, str]
+    where: Path,
+    before: Before,
+    recipe: Recipe,
+    data: dict[str, str],
+    changes: Mapping[str, Any],
 ) -> None:
-    """Raise UserError when a key other than a limit, or the data, differ from the run's."""
-    differing = changed_keys(saved, recipe)
+    """Refuse a run that was begun with other settings or other data.
+
+    A limit may be another where it is given now; in the run's own file it may be raised. Data may
+    lie in another place.
+
+    Args:
+        where: the run.
+        before: what it was begun with.
+        recipe: resolved now.
+        data: hashes of the data files by the keys that name them.
+        changes: the keys that are given now.
+
+    Raises:
+        UserError: a key, or a file, is another; it names the first ones.
+    """
+    altered = [role for role, digest in data.items() if before.data.get(role) != digest]
+    if altered:
+        name = getattr(recipe.data, altered[0])
+        raise UserError(
+            f"{where} cannot be resumed: {name} is not the file it was begun with; restore it, or "
+            f"choose another {option('out')}"
+        )
+    moved = {f"data.{role}" for role in data}
+    old, new = flat(before.recipe.model_dump()), flat(recipe.model_dump())
+    differing = [key for key in changed_keys(before.recipe, recipe) if key not in moved]
+    limits = [f"training.{name}" for name in LIMITS]
+    given = any(key in flat(changes) for key in limits)
+    if not given:
+        differing += [key for key in limits if _is_lower(new[key], old[key])]
     if differing:
-        old, new = flat(saved.model_dump()), flat(recipe.model_dump())
-        told = "; ".join(f"{key} was {old[key]!r} and is now {new[key]!r}" for key in differing)
+        told = "; ".join(
+            f"{key} was {shown(old[key])} and is now {shown(new[key])}" for key in differing
+        )
         raise UserError(
             f"{where} cannot be resumed with other settings: {told}. Only limits "
-            f"({', '.join('training.' + name for name in LIMITS)}) may change; for the rest choose "
-            "another --out"
+            f"({', '.join(limits)}) may change; for the rest choose another {option('out')}"
         )
-    altered = [name for name in now if before.get(name) != now[name]]
-    if altered:
-        raise UserError(
-            f"{where} cannot be resumed: {altered[0]} is not the file it was begun with; restore "
-            "it, or choose another --out"
-        )
+
+
+def _is_lower(now: float | None, before: float | None) -> bool:
+    """Whether a limit is lower than it was; None is none."""
+    return now is not None and (before is None or now < before)
 
 
 def check_limits(recipe: Recipe, prepared: Prepared, model: nn.Module) -> None:

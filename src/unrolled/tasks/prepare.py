@@ -81,14 +81,15 @@ def load_data(
         What was read, and the hash of each file by its name.
     """
     path, config = find_data(recipe, name), recipe.data
-    encoding, on_error = config.encoding, config.on_error
+    how: dict[str, Any] = {"encoding": config.encoding, "on_error": config.on_error}
+    how |= {"limit": limit, "max_row": config.max_row}
     if target is None:
         with unchanged(path):
-            data: Data = read(path, encoding=encoding, on_error=on_error, limit=limit)
+            data: Data = read(path, **how)
             return data, {name: fingerprint(path)}
     beside = find_data(recipe, target)
     with unchanged(path, beside):
-        data = read_aligned(path, beside, encoding=encoding, on_error=on_error, limit=limit)
+        data = read_aligned(path, beside, **how)
         return data, {name: fingerprint(path), target: fingerprint(beside)}
 
 

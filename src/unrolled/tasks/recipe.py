@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -13,7 +14,8 @@ import yaml
 from pydantic import Field, field_validator
 
 from unrolled.core.config import Config, keys, nested
-from unrolled.core.errors import UsageError, UserError, nearest, unknown
+from unrolled.core.errors import UsageError, UserError, cut, nearest, shown, unknown
+from unrolled.core.files import exists, expanded, read_text
 from unrolled.data.hub import is_hub, title
 from unrolled.decoding.settings import Search
 from unrolled.nn.build import LAYERS, LayerConfig
@@ -54,11 +56,12 @@ class DataConfig(Config):
     window: int | None = Field(
         None,
         ge=1,
+        le=10**6,
         description="steps: answer for every stretch of so many, not for whole sequences; tagging "
         "learns from pieces of so many",
     )
     ahead: int = Field(
-        1, ge=0, description="window: how many steps after its last one the answer stands"
+        1, ge=0, le=10**6, description="window: how many steps after its last one the answer stands"
     )
     difference: bool = Field(
         False, description="window: learn the change from the last step and add it to that"
@@ -71,12 +74,12 @@ class DataConfig(Config):
         description="pieces a text is cut into; chars for a language model and for rewrite, bpe "
         "for translate, else unigram",
     )
-    vocabulary: int = Field(16000, ge=5, description="the most pieces a tokenizer learns")
+    vocabulary: int = Field(16000, ge=5, le=10**7, description="the most pieces a tokenizer learns")
     target_tokenizer: Pieces | None = Field(
         None, description="pieces an answer is cut into; by default as the texts"
     )
     target_vocabulary: int | None = Field(
-        None, ge=5, description="the most pieces of answers; by default as `vocabulary`"
+        None, ge=5, le=10**7, description="the most pieces of answers; by default as `vocabulary`"
     )
     joint: bool = Field(False, description="one vocabulary for texts and answers")
     target_without: str = Field(
@@ -91,17 +94,21 @@ class DataConfig(Config):
         "13a", description="translate: how sacrebleu cuts text into words; none for text that is"
     )
     min_count: int = Field(
-        1, ge=1, description="pieces rarer than this are unknown (chars, jamo, words)"
+        1, ge=1, le=10**9, description="pieces rarer than this are unknown (chars, jamo, words)"
     )
     max_tokens: int | None = Field(
         512,
         ge=2,
+        le=10**7,
         description="a longer text is cut here; translate, rewrite, parse: a longer side is a "
         "faulty row",
     )
     holdout: float = Field(0.1, gt=0, lt=1, description="share held out when there is no `dev`")
-    limit: int | None = Field(None, ge=1, description="read only the first rows")
+    limit: int | None = Field(None, ge=1, le=10**12, description="read only the first rows")
     on_error: Literal["stop", "skip"] = Field("stop", description="what a faulty row does")
+    max_row: int = Field(
+        1_000_000, ge=1, le=2**31, description="the most bytes of a row; running text has no limit"
+    )
     shards: Literal["auto", "always", "never"] = Field(
         "auto",
         description="encode text into files that are mapped, not held in memory; auto does for a "
@@ -117,8 +124,10 @@ class DataConfig(Config):
 class ModelConfig(LayerConfig):
     """The model around the layer."""
 
-    embedding: int = Field(128, ge=1, description="width of the token embedding")
-    embedding_std: float = Field(0.1, gt=0, description="spread of the embedding's first weights")
+    embedding: int = Field(128, ge=1, le=2**31 - 1, description="width of the token embedding")
+    embedding_std: float = Field(
+        0.1, gt=0, le=100, description="spread of the embedding's first weights"
+    )
     tie: bool = Field(False, description="output weights are the embedding's")
     share: bool = Field(
         False, description="unaligned: source and target have one embedding; needs data.joint"
@@ -131,7 +140,10 @@ class ModelConfig(LayerConfig):
         None, description="unaligned: layer that writes; by default the one that reads"
     )
     decoder_layers: int | None = Field(
-        None, ge=1, description="unaligned: stacked layers that write; by default as `layers`"
+        None,
+        ge=1,
+        le=1000,
+        description="unaligned: stacked layers that write; by default as `layers`",
     )
     attention: Literal["additive", "multiplicative", "none"] = Field(
         "additive", description="unaligned: how a recurrent decoder looks back at the source"
@@ -145,6 +157,7 @@ class ModelConfig(LayerConfig):
     ngrams: int = Field(
         0,
         ge=0,
+        le=1000,
         description="many to one: add a linear model over n-grams of up to n characters; tagging: "
         "read those of each word's pieces",
     )
@@ -152,7 +165,10 @@ class ModelConfig(LayerConfig):
         0.5, ge=0, lt=1, description="share of n-grams left out in training"
     )
     spelling: int = Field(
-        64, ge=0, description="tag, parse: width of what reads each word's characters; 0 is none"
+        64,
+        ge=0,
+        le=2**31 - 1,
+        description="tag, parse: width of what reads each word's characters; 0 is none",
     )
     token_dropout: float = Field(0.0, ge=0, lt=1, description="share of tokens dropped whole")
     embedding_dropout: float = Field(0.0, ge=0, lt=1, description="dropout after the embedding")
@@ -165,7 +181,7 @@ class ReportConfig(Config):
     samples: bool = Field(
         True, description="show rows of the data, and texts that a language model writes"
     )
-    rows: int = Field(20, ge=0, description="rows shown of those with the worst answers")
+    rows: int = Field(20, ge=0, le=10_000, description="rows shown of those with the worst answers")
 
 
 class Recipe(Config):
@@ -176,7 +192,7 @@ class Recipe(Config):
         Literal["classify", "regress", "tag", "language", "translate", "rewrite", "parse"] | None
     ) = Field(None, description="by default inferred from the data")
     layer: str = Field("gru", description=", ".join(LAYERS))
-    seed: int = Field(0, ge=0, description="equal seeds give equal runs")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="equal seeds give equal runs")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
@@ -217,16 +233,70 @@ def shipped() -> list[str]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises UsageError naming file and line."""
     try:
-        values = yaml.safe_load(path.read_text("utf-8"))
+        values = load_yaml(read_text(path))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UsageError(f"{where}: this is not YAML: {getattr(error, 'problem', error)}") from None
+        why = shown(str(getattr(error, "problem", None) or error), 200).strip("'\"")
+        raise UsageError(f"{where}: this is not YAML: {why}") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path}: a recipe is a mapping of keys to values")
     return values
+
+
+NODES = 10_000  # values of a recipe, those that are repeated by name counted each time
+DIGITS = 100  # of a number
+
+
+def load_yaml(text: str, leave_words: bool = False) -> Any:
+    """Return the value that a YAML text holds, in time and memory that its length bounds.
+
+    Keys are texts as they are typed: a label ``no`` is no false.
+
+    Args:
+        text: the text.
+        leave_words: leave every word as typed, numbers too.
+
+    Raises:
+        yaml.YAMLError, ValueError: it is no YAML, or holds more than a recipe does.
+    """
+    loader = (yaml.BaseLoader if leave_words else yaml.SafeLoader)(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_nodes(node)
+        return loader.construct_document(node)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    finally:
+        loader.dispose()
+
+
+def _check_nodes(root: yaml.Node) -> None:
+    """Refuse what would take time without end: a value in itself, repeats of repeats, digits."""
+    count, waiting = 0, [(root, frozenset[int]())]
+    while waiting:
+        node, above = waiting.pop()
+        count += 1
+        if id(node) in above or len(above) > 50:
+            raise ValueError("a value holds itself, or values are nested too deeply")
+        if count > NODES:
+            raise ValueError(f"it holds more than {NODES:,} values")
+        within = above | {id(node)}
+        if isinstance(node, yaml.SequenceNode):
+            waiting += [(part, within) for part in node.value]
+        elif isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise ValueError("a key is a word, not a list or a mapping")
+                if key.tag != "tag:yaml.org,2002:merge":
+                    key.tag = "tag:yaml.org,2002:str"
+                waiting.append((value, within))
+        elif node.tag != "tag:yaml.org,2002:str" and len(node.value) > DIGITS:
+            raise ValueError(f"a number of {len(node.value):,} digits")
 
 
 def about(name: str) -> About:
@@ -247,12 +317,29 @@ def parse(words: Iterable[str]) -> dict[str, Any]:
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            raise UsageError(f"{word!r} is not key=value")
+            raise UsageError(f"{shown(word)} is not key=value")
         try:
             changes[key] = _value(text, _kinds(_annotation(key)))
         except (yaml.YAMLError, ValueError):  # ValueError: a date such as 2024-13-01
-            raise UsageError(f"{word!r}: the value is not readable; quote it") from None
+            raise UsageError(f"{shown(word)}: the value is not readable; quote it") from None
     return changes
+
+
+def words(changes: Mapping[str, Any]) -> list[str]:
+    """Return ``key=value`` words for dotted keys, from which ``parse`` reads the same values."""
+    return [f"{key}={_written(value, _kinds(_annotation(key)))}" for key, value in changes.items()]
+
+
+def _written(value: Any, kinds: set[Any]) -> str:
+    if value is None:
+        return "null" if NoneType in kinds else ""
+    if isinstance(value, str) and (str in kinds or Literal in kinds):
+        quoted = not value or value == "null" or value[0] in "[{\"'" or "\n" in value
+        return json.dumps(value, ensure_ascii=False) if quoted else value
+    if isinstance(value, str | bool | int | float):
+        return json.dumps(value, ensure_ascii=False)
+    # one line, texts in quotes: YAML reads JSON
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _value(text: str, kinds: set[Any]) -> Any:
@@ -262,8 +349,8 @@ def _value(text: str, kinds: set[Any]) -> Any:
     if str in kinds and text[0] not in "[{\"'":
         return text
     if str in kinds or (list[str] in kinds and text[0] == "["):
-        return yaml.load(text, yaml.BaseLoader)  # leaves every word as typed
-    value = yaml.safe_load(text)
+        return load_yaml(text, leave_words=True)
+    value = load_yaml(text)
     # YAML 1.1 reads 1e-3 as text
     return _as_number(value) if isinstance(value, str) else value
 
@@ -328,16 +415,17 @@ def deep(values: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], changes: Mapping[str, Any], resume: bool = False) -> dict[str, Any]:
     """Apply flat changes to nested values.
 
     A limit that is set replaces the limits of ``base``: who asks a recipe of 20 epochs for 50
     steps means 50 steps, and who asks for 2 minutes means 2 minutes. A file that is replaced takes
-    along those that belong to it; see :func:`left_out`.
+    along those that belong to it; see :func:`left_out`. Not so where a run is resumed, whose files
+    may have moved one by one.
     """
     values = flat(base)
     wanted = flat(changes)
-    gone = {f"data.{name}" for name in left_out(values, wanted)}
+    gone = set() if resume else {f"data.{name}" for name in left_out(values, wanted)}
     if any(f"training.{name}" in wanted for name in LIMITS):
         gone |= {f"training.{name}" for name in LIMITS}
     return deep({key: value for key, value in values.items() if key not in gone} | wanted)
@@ -360,14 +448,14 @@ def left_out(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     return gone
 
 
-def resolve(target: str, changes: Mapping[str, Any]) -> Recipe:
-    """Return the recipe for a name, a YAML file, or a data file.
+def resolve(target: str, changes: Mapping[str, Any], resume: bool = False) -> Recipe:
+    """Return the recipe for a name, a YAML file, a run or a data file; see ``merge``.
 
     Raises:
         UsageError: there is no such recipe or file (the nearest name is given), or a key is wrong.
     """
     try:
-        merged = merge(base_of(target), changes)
+        merged = merge(base_of(target), changes, resume)
     except AttributeError:
         raise UsageError(f"{target}: a group of keys holds a single value") from None
     return Recipe.read(merged)
@@ -392,36 +480,36 @@ def base_of(target: str) -> dict[str, Any]:
     Raises:
         UsageError: there is no such recipe or file (the nearest name is given).
     """
-    path = Path(target)
-    if target in shipped():
+    path = expanded(target)
+    if target in shipped() and not exists(path / CONFIG):
         base = read_yaml(folder() / f"{target}.yaml")
         base.pop("about")
         base.setdefault("name", target)
-    elif path.suffix in (".yaml", ".yml") and path.exists():
+    elif path.suffix in (".yaml", ".yml") and exists(path):
         base = read_yaml(path)
         base.pop("about", None)
         base.setdefault("name", path.stem)
-    elif path.is_dir() and (path / CONFIG).exists():
+    elif exists(path / CONFIG):
         base = read_yaml(path / CONFIG)
     elif is_hub(target):
         base = {"name": title(target), "data": {"train": target}}
-    elif path.exists():
+    elif exists(path):
         # the name of a folder may be "."
-        base = {"name": path.absolute().name.split(".")[0], "data": {"train": target}}
+        base = {"name": path.absolute().name.split(".")[0] or "run", "data": {"train": str(path)}}
     else:
         raise UsageError(_no_such(target))
     return base
 
 
 def _no_such(target: str) -> str:
-    beside = [p.name for p in Path(target).parent.glob("*")] if Path(target).parent.is_dir() else []
-    file = nearest(Path(target).name, beside)
+    names = beside(Path(target))
+    file = nearest(Path(target).name, names)
     # a name with a dot means a file
     guess = (Path(target).suffix and file) or nearest(target, shipped()) or file
-    if guess and guess in beside:
+    if guess and guess in names:
         guess = str(Path(target).parent / guess)
-    hint = f"; did you mean {guess!r}?" if guess else "; `unrolled recipes` lists the recipes"
-    return f"there is no recipe and no file {target!r}{hint}"
+    hint = f"; did you mean {shown(guess)}?" if guess else "; `unrolled recipes` lists the recipes"
+    return f"there is no recipe and no file {shown(target, 200)}{hint}"
 
 
 def find_data(recipe: Recipe, name: str) -> Path:
@@ -433,12 +521,14 @@ def find_data(recipe: Recipe, name: str) -> Path:
     """
     if is_hub(name):
         return Path(name)
-    places = [Path(name).expanduser(), folder() / "data" / name]
+    if not name or "\0" in name:
+        raise UsageError(f"{shown(name)} is no name of a data file")
+    places = [expanded(name), folder() / "data" / name]
     root = os.environ.get("UNROLLED_DATA")
     if root:
-        places.append(Path(root).expanduser() / name)
+        places.append(expanded(root) / name)
     for place in places:
-        if place.exists():
+        if exists(place):
             return place
     if recipe.name in shipped():
         known = about(recipe.name)
@@ -450,8 +540,17 @@ def find_data(recipe: Recipe, name: str) -> Path:
                 f"{name} is not here: it comes from {known.source} (licence {known.licence}, "
                 f"{known.size}); put it at {put}{setting}"
             )
-    guess = nearest(Path(name).name, [p.name for p in Path(name).parent.glob("*")])
-    raise UserError(f"{name}: no such file" + (f"; did you mean {guess!r}?" if guess else ""))
+    guess = nearest(Path(name).name, beside(Path(name)))
+    hint = f"; did you mean {shown(guess)}?" if guess else ""
+    raise UserError(f"{cut(name, 300)}: no such file{hint}")
+
+
+def beside(path: Path) -> list[str]:
+    """Return the names of what stands in the folder of a path, none where there is no folder."""
+    try:
+        return os.listdir(path.parent)
+    except OSError:
+        return []
 
 
 def as_yaml(recipe: Recipe) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrolled.core.errors import DataError, UserError
-from unrolled.core.files import write_json
+from unrolled.core.files import read_json_list
 from unrolled.data.batches import IGNORED, Buckets, Source, collate
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.fields import Bad, Label, Words, bad_row
@@ -22,6 +21,7 @@ from unrolled.data.tokenizers import Tokenizer
 from unrolled.models import Aligned
 from unrolled.nn import SpelledWords, TokenEmbedding, build_layer
 from unrolled.scores import accuracy, confusion_counts, macro_f1
+from unrolled.tasks import digests
 from unrolled.tasks.base import (
     DOWN,
     UP,
@@ -234,9 +234,9 @@ def build_words(inputs: Words, config: ModelConfig) -> TokenEmbedding | SpelledW
 
 def save_words(inputs: Words, folder: Path) -> None:
     """Write the words of a field, and the vocabulary that they are spelt with."""
-    write_json(folder / WORDS, list(inputs.known))
+    digests.replace_json(folder, WORDS, list(inputs.known))
     if inputs.tokenizer is not None:
-        inputs.tokenizer.save(folder / TOKENIZER)
+        digests.replace(folder, TOKENIZER, inputs.tokenizer.save)
 
 
 def load_words(told: dict[str, Any], folder: Path) -> Words:
@@ -251,9 +251,9 @@ def load_words(told: dict[str, Any], folder: Path) -> Words:
 
 def _known(path: Path) -> tuple[str, ...]:
     try:
-        words = json.loads(path.read_text(encoding="utf-8"))
+        words = read_json_list(path)
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read: {error}; train anew", path) from None
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+    if not all(isinstance(word, str) for word in words):
         raise DataError("this is no list of words that unrolled saved; train anew", path)
     return tuple(words)

@@ -8,24 +8,44 @@ checkpoints as they were. Nothing in it is a pickle.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
+import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unrolled.core.errors import UserError
-from unrolled.core.files import open_up, sha256, sync, write_json
+from unrolled.core.errors import UserError, shown
+from unrolled.core.files import (
+    advice,
+    open_up,
+    parsed_json,
+    read_json,
+    sha256,
+    sync,
+    write_json,
+)
+from unrolled.core.words import resume
 
 FORMAT = 1
 NEWER = "it was written by a newer version"
 HEADER = 2**22  # bytes; about 40,000 tensors, which take a fifth of a second to look through
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+NAME = re.compile(r"step-([0-9]{1,15})")
+DIMENSIONS = 8  # of a tensor
+# bytes of a number, by the names that safetensors gives
+BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),
+    **dict.fromkeys(("I32", "U32", "F32"), 4),
+    **dict.fromkeys(("I64", "U64", "F64"), 8),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,31 +81,52 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     open_up(path)
 
 
-def shapes(path: Path) -> dict[str, list[int]]:
-    """Return the shapes that the header of a safetensors file tells; no tensor is read.
+class Described(NamedTuple):
+    """What the header of a safetensors file says of a tensor, such as F32 and [2, 3]."""
+
+    dtype: str
+    shape: list[int]
+
+
+def described(path: Path) -> dict[str, Described]:
+    """Return what the header of a safetensors file says of its tensors; none is read.
 
     Raises:
-        ValueError: the header is no header, names a tensor twice, or is too long to be one.
+        OSError: the system refuses the file.
+        ValueError: the header is no header, names a tensor twice, is too long to be one, or tells
+            of other sizes than the file has.
     """
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > HEADER:
             raise ValueError(f"its header is {size:,} bytes long")
-        header = json.loads(file.read(size), object_pairs_hook=_once)
+        header = parsed_json(file.read(size))
+        room = os.fstat(file.fileno()).st_size - 8 - size
+    return {
+        name: _described(name, told, room)
+        for name, told in header.items()
+        if name != "__metadata__"
+    }
+
+
+def _described(name: str, told: Any, room: int) -> Described:
+    """Check what a header says of one tensor against the ``room`` bytes of all of them."""
     try:
-        found = {name: told["shape"] for name, told in header.items() if name != "__metadata__"}
-        numbers = sum(math.prod(shape) for shape in found.values())
-    except (AttributeError, KeyError, TypeError):
+        dtype, shape, (begin, end) = told["dtype"], told["shape"], told["data_offsets"]
+    except (KeyError, TypeError, ValueError):
         raise ValueError("its header is no table of tensors") from None
-    if numbers > path.stat().st_size:
-        raise ValueError(f"its header tells of {numbers:,} numbers, more than the file holds")
-    return found
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(found := dict(pairs)) != len(pairs):
-        raise ValueError("its header names something twice")
-    return found
+    if dtype not in BYTES:
+        raise ValueError(f"its header gives {shown(name)} a type that is unknown: {shown(dtype)}")
+    sizes = [begin, end, *shape] if isinstance(shape, list) and len(shape) <= DIMENSIONS else [None]
+    if not all(type(size) is int and 0 <= size < 2**48 for size in sizes):
+        raise ValueError(f"its header gives {shown(name)} a shape that is none")
+    numbers = math.prod(shape)  # of few numbers that are not long
+    if not begin <= end <= room or numbers * BYTES[dtype] != end - begin:
+        raise ValueError(
+            f"its header tells of {numbers:,} numbers of {dtype} in {shown(name)}, other than the "
+            "file holds"
+        )
+    return Described(dtype, shape)
 
 
 def drop(folder: Path, after: int) -> None:
@@ -101,11 +142,12 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int, spare: int = -1) -> Pa
     Raises:
         UserError: the disk refused it; the older checkpoints are intact.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{checkpoint.step}"
     building = folder / f".step-{checkpoint.step}.tmp"
-    shutil.rmtree(building, ignore_errors=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(building, ignore_errors=True)
+        remove(building)
         building.mkdir()
         save_tensors(building / TENSORS, checkpoint.tensors)
         write_json(building / STATE, checkpoint.state)
@@ -125,8 +167,8 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int, spare: int = -1) -> Pa
         # what was being written is gone by now; the cause is what the user needs
         cause = error.__cause__ or error
         raise UserError(
-            f"{target}: the checkpoint could not be written ({cause}); older ones are intact. "
-            "Free some space, then go on with --resume"
+            f"{target}: the checkpoint could not be written ({cause}){advice(cause)}; older ones "
+            f"are intact, go on with: {resume(folder.parent)}"
         ) from error
     # a newer one was passed over as damaged: it must not push out what was written now
     for old in [step for step in steps(folder) if step <= checkpoint.step][:-keep]:
@@ -135,16 +177,24 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int, spare: int = -1) -> Pa
     return target
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a link (not where it leads) or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def steps(folder: Path) -> list[int]:
     """Return the steps of the checkpoints in a folder, oldest first."""
-    names = (path.name for path in folder.glob("step-*") if path.is_dir())
-    return sorted(int(name[5:]) for name in names if name[5:].isdigit())
+    names = (NAME.fullmatch(path.name) for path in folder.glob("step-*") if path.is_dir())
+    return sorted(int(name[1]) for name in names if name)
 
 
 def check(path: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text("utf-8"))
+        manifest = read_json(path / MANIFEST)
         if manifest["format"] > FORMAT:
             return f"{NEWER} (format {manifest['format']})"
         if set(manifest["files"]) != {TENSORS, STATE}:
@@ -169,11 +219,21 @@ def load(path: Path) -> Checkpoint:
     if fault:
         raise UserError(f"{path}: this checkpoint cannot be used: {fault}")
     try:
-        state = json.loads((path / STATE).read_text("utf-8"))
-        return Checkpoint(int(path.name[5:]), load_file(path / TENSORS), state)
+        described(path / TENSORS)
+        return Checkpoint(int(path.name[5:]), load_file(path / TENSORS), read_json(path / STATE))
     except (OSError, ValueError, SafetensorError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{path}: this checkpoint cannot be used: {first}") from None
+
+
+def newest_state(folder: Path) -> dict[str, Any] | None:
+    """Return the plain values of the newest whole checkpoint, None where there is none."""
+    for step in reversed(steps(folder)):
+        path = folder / f"step-{step}"
+        if check(path) is None:
+            with contextlib.suppress(OSError, ValueError):
+                return read_json(path / STATE)
+    return None
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:

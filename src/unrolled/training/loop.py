@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unrolled.core.errors import UserError
+from unrolled.core.errors import UserError, is_out_of_memory
+from unrolled.core.words import option
 from unrolled.data.batches import Source
 from unrolled.data.examples import Ints
 from unrolled.nn.state import State, pack, unpack
@@ -35,6 +36,7 @@ from unrolled.training.settings import TrainingConfig
 from unrolled.training.stopping import Stop
 
 Scores = dict[str, float]
+COUNTED = 1000  # epochs whose batches are counted one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,9 @@ class Job:
     None; ``metric`` names the score that chooses the best weights and ``higher`` its direction;
     ``keep_best`` is called with the weights whenever they are the best so far; ``lines`` tells
     where rows of the source stand in their file, where they stand in one; ``world`` is this process
-    among those that train together, of which the first evaluates and writes.
+    among those that train together, of which the first evaluates and writes; ``begun`` are plain
+    values that every checkpoint keeps; ``still_ours`` says whether the run's folder is the one that
+    the training began in.
     """
 
     model: nn.Module
@@ -62,6 +66,8 @@ class Job:
     progress: Progress
     lines: Callable[[Ints], list[int]] | None = None
     world: World = field(default_factory=parallel.world)
+    begun: dict[str, Any] = field(default_factory=dict)
+    still_ours: Callable[[], bool] = lambda: True
 
 
 @dataclass(slots=True)
@@ -99,11 +105,16 @@ def fit(job: Job, resume: bool) -> Position:
         Interrupted, Terminated: SIGINT or SIGTERM came; the run can be resumed.
     """
     world = job.world
+    job.folder.parent.mkdir(parents=True, exist_ok=True)
     world.spread_weights(job.model)
     trainer = Trainer(job)
     found, faults = checkpoints.newest(job.folder) if resume else (None, [])
     for fault in faults:
         job.progress.say(fault)
+    if faults and found is None:
+        raise UserError(
+            f"{job.folder}: no checkpoint is whole; begin anew with another {option('out')}"
+        )
     world.same(found.step if found else 0, job.folder)
     if found is not None:
         trainer.take_up(found)
@@ -111,13 +122,26 @@ def fit(job: Job, resume: bool) -> Position:
     log = MetricsLog(file, step, job.settings.tensorboard) if world.first else SilentLog()
     try:
         with Stop(job.progress.quiet) as stop:
-            trainer.run(log, stop)
+            run_in_memory(trainer, log, stop)
             world.wait()  # for what the first one still writes
             stop.number = stop.number or trainer.told.signal
             stop.end(trainer.at.step, job.folder.parent)
     finally:
         log.close()
     return trainer.at
+
+
+def run_in_memory(trainer: Trainer, log: MetricsLog, stop: Stop) -> None:
+    """Run the updates. Raises UserError: a batch takes more memory than there is."""
+    try:
+        trainer.run(log, stop)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"out of memory after step {trainer.at.step}; lower training.batch_size, "
+            "training.window or model.hidden"
+        ) from None
 
 
 class Trainer:
@@ -150,6 +174,7 @@ class Trainer:
             self.at.stopped = ""  # a larger limit goes on; early stopping stays what it was
         self.job.model.train()
         while not self.at.stopped and self.share() < 1 and not self.asked():
+            self.refuse_lost()
             if self.at.index >= self.job.source.length(self.at.epoch):
                 self.at.epoch, self.at.index = self.at.epoch + 1, 0
             fault = self.step(log)
@@ -182,6 +207,14 @@ class Trainer:
         if self.saved != self.at.step and self.finite():
             self.save()
 
+    def refuse_lost(self) -> None:
+        """Raise UserError where the folder was removed, or begun anew, under this training."""
+        if self.job.world.first and not self.job.still_ours():
+            raise UserError(
+                f"{self.job.folder.parent} was removed or begun anew while it was trained; nothing "
+                "more is written there"
+            )
+
     def clock(self) -> float:
         """Return the seconds of the run, by this process's own clock."""
         return time.monotonic() - self.began
@@ -194,6 +227,7 @@ class Trainer:
 
     def keep(self, weights: Weights) -> None:
         """Hand out the best weights, once."""
+        self.refuse_lost()
         if self.job.world.first:
             self.job.keep_best(weights)
 
@@ -413,6 +447,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint, with what is of each process."""
+        self.refuse_lost()
         job = self.job
         owned = job.world.gather(self.own())
         if not job.world.first:
@@ -425,6 +460,7 @@ class Trainer:
             "groups": groups,
             "guard": asdict(self.guard),
             "processes": job.world.size,
+            "begun": job.begun,
         }
         tensors |= under("average", self.average.to_tensors())
         tensors |= parallel.merged(owned)
@@ -445,7 +481,11 @@ class Trainer:
             )
         try:
             self.restore(checkpoint)
-        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        except (
+            KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RuntimeError
+        ) as error:  # fmt: skip
+            if is_out_of_memory(error):
+                raise
             path = self.job.folder / f"step-{checkpoint.step}"
             first = (str(error).splitlines() or [""])[0]
             raise UserError(
@@ -491,11 +531,18 @@ class Trainer:
 def planned_steps(settings: TrainingConfig, source: Source) -> int | None:
     """Return the number of steps a run is bounded by, or None when only time bounds it."""
     limits = [settings.max_steps] if settings.max_steps is not None else []
-    if settings.max_epochs is not None:
-        limits.append(epoch_steps(settings, source, settings.max_epochs))
+    epochs = settings.max_epochs
+    # an epoch is a step at least: of so many more need not be counted
+    if epochs is not None and (settings.max_steps is None or epochs < settings.max_steps):
+        limits.append(epoch_steps(settings, source, epochs))
     return min(limits) if limits else None
 
 
 def epoch_steps(settings: TrainingConfig, source: Source, epochs: int) -> int:
-    """Return the number of steps in the first epochs."""
-    return sum(-(-source.length(epoch) // settings.accumulate) for epoch in range(epochs))
+    """Return the number of steps in the first epochs.
+
+    Those of more than ``COUNTED`` follow from the first ones: to plan them all may take hours.
+    """
+    some = min(epochs, COUNTED)
+    steps = sum(-(-source.length(epoch) // settings.accumulate) for epoch in range(some))
+    return steps if some == epochs else steps * epochs // some

@@ -212,7 +212,7 @@ def together() -> Iterator[None]:
         first = (str(error).splitlines() or [""])[0]
         raise UserError(
             f"another process of this training has ended or does not answer ({first[:160]}); what "
-            "it says tells why; go on with --resume"
+            "it says tells why; then go on"
         ) from error
 
 

@@ -11,7 +11,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from unrolled.core.errors import UserError
-from unrolled.core.files import refused, write_text
+from unrolled.core.files import parsed_json, read_bytes, refused, write_text
+from unrolled.core.terminal import clean, is_terminal, note
+
+METRICS_BYTES = 2**31  # of metrics.jsonl
 
 
 def duration(seconds: float) -> str:
@@ -40,7 +43,7 @@ class MetricsLog:
         kept, dropped = list[dict[str, Any]](), list[dict[str, Any]]()
         for line in read_metrics(self.path):
             (dropped if not step or _after(line, step) else kept).append(line)
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept), parents=False)
         self.file = self.path.open("a", encoding="utf-8")
         return dropped
 
@@ -97,14 +100,19 @@ def _after(line: dict[str, Any], step: int) -> bool:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read ``metrics.jsonl``; a last line that a crash cut short is left out."""
-    lines = []
-    if path.exists():
-        for text in path.read_text("utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                continue
+    """Read ``metrics.jsonl``; lines that a crash cut short or filled with zeros are left out."""
+    lines: list[dict[str, Any]] = []
+    if not path.exists():
+        return lines
+    try:
+        data = read_bytes(path, METRICS_BYTES)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}; move it away") from None
+    for line in data.splitlines():
+        try:
+            lines.append(parsed_json(line))
+        except ValueError:
+            continue
     return lines
 
 
@@ -129,7 +137,7 @@ class Progress:
         self.every, self.shown, self.began = every, 0.0, time.monotonic()
 
     def __enter__(self) -> Self:
-        if not self.quiet and sys.stderr.isatty():
+        if not self.quiet and is_terminal(sys.stderr):
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn
 
@@ -164,13 +172,13 @@ class Progress:
             self.bar.update(self.task, completed=share, description=text)
         elif time.monotonic() - self.shown > self.every:
             self.shown = time.monotonic()
-            print(text, file=sys.stderr, flush=True)
+            note(text)
 
     def say(self, text: str) -> None:
         """Print one line that stays."""
         if self.quiet:
             return
         if self.bar is not None:
-            self.bar.console.print(text, highlight=False, markup=False)
+            self.bar.console.print(clean(text), highlight=False, markup=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            note(text)

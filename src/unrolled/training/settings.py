@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from unrolled.core.config import Config
-from unrolled.core.errors import nearest
+from unrolled.core.errors import nearest, shown
 
 LIMITS = ("max_steps", "max_minutes", "max_epochs")
+DEVICE = re.compile(r"auto|cpu(:0)?|(cuda|mps|xpu)(:[0-9]{1,3})?")
+WEIGHTS = 1e-6, 1e6  # of a label, at least and at most
 
 
 def _weight(value: Any) -> bool:
@@ -23,22 +26,33 @@ def _weight(value: Any) -> bool:
 class TrainingConfig(Config):
     """How a model is trained. A step is one update of the weights."""
 
-    max_steps: int | None = Field(None, ge=1, description="stop after this many steps")
+    max_steps: int | None = Field(None, ge=1, le=10**12, description="stop after this many steps")
     max_epochs: int | None = Field(
-        None, ge=1, description="stop after this many passes over the data"
+        None, ge=1, le=10**6, description="stop after this many passes over the data"
     )
     max_minutes: float | None = Field(
-        None, gt=0, description="stop after this time; 10 when no limit at all is given"
+        None,
+        gt=1e-6,
+        le=10**7,
+        description="stop after this time; 10 when no limit at all is given",
     )
     pretrain_epochs: int = Field(
-        0, ge=0, description="many to one: first passes that guess tokens, without the labels"
+        0,
+        ge=0,
+        le=10**4,
+        description="many to one: first passes that guess tokens, without the labels",
     )
-    batch_size: int = Field(64, ge=1, description="rows (or lanes of one text) in a batch")
+    batch_size: int = Field(
+        64, ge=1, le=2**31 - 1, description="rows (or lanes of one text) in a batch"
+    )
     batch_tokens: int | None = Field(
-        None, ge=1, description="at most this many tokens in a batch, padding included"
+        None,
+        ge=1,
+        le=2**31 - 1,
+        description="at most this many tokens in a batch, padding included",
     )
-    accumulate: int = Field(1, ge=1, description="batches summed into one step")
-    window: int = Field(128, ge=1, description="tokens of a window of one long text")
+    accumulate: int = Field(1, ge=1, le=10**6, description="batches summed into one step")
+    window: int = Field(128, ge=1, le=2**31 - 1, description="tokens of a window of one long text")
     carry: bool | None = Field(
         None,
         description="carry the state across windows; by default where a layer's reach has no limit",
@@ -50,34 +64,41 @@ class TrainingConfig(Config):
         "adamw",
         description="update rule; muon moves the matrices of layers and leaves the rest to adamw",
     )
-    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
+    learning_rate: float = Field(2e-3, gt=0, le=1000, description="peak learning rate")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: decay of the mean gradient")
     beta2: float = Field(0.99, ge=0, lt=1, description="AdamW: decay of the mean squared gradient")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD, Muon: momentum")
-    weight_decay: float = Field(0.01, ge=0, description="decay of matrices; not of biases or norms")
-    clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient")
+    weight_decay: float = Field(
+        0.01, ge=0, le=1000, description="decay of matrices; not of biases or norms"
+    )
+    clip: float | None = Field(1.0, gt=0, le=1e12, description="largest norm of the gradient")
     spike: float | None = Field(
         None,
         gt=0,
+        le=1e6,
         description="skip a batch whose loss is this many standard deviations above the running "
         "mean, and above twice that mean; by default none is",
     )
     max_skips: int = Field(
         10,
         ge=0,
+        le=10**6,
         description="steps in a row that may be skipped because loss or gradient is not finite or "
         "spikes (and a tenth of all steps), before the run goes back or ends",
     )
     rollbacks: int = Field(
         2,
         ge=0,
+        le=100,
         description="after too many skips: how often to go back to the last checkpoint with half "
         "the learning rate before the run ends",
     )
     schedule: Literal["constant", "cosine", "linear", "noam", "plateau"] = Field(
         "cosine", description="course of the learning rate after the warm-up"
     )
-    warmup_steps: int = Field(50, ge=0, description="steps in which the learning rate rises from 0")
+    warmup_steps: int = Field(
+        50, ge=0, le=10**12, description="steps in which the learning rate rises from 0"
+    )
     final_share: float = Field(
         0.02,
         ge=0,
@@ -85,7 +106,7 @@ class TrainingConfig(Config):
         description="share of the peak learning rate at the end of cosine and linear",
     )
     plateau_patience: int = Field(
-        1, ge=0, description="plateau: evaluations without progress before a cut"
+        1, ge=0, le=10**9, description="plateau: evaluations without progress before a cut"
     )
     plateau_factor: float = Field(0.5, gt=0, lt=1, description="plateau: factor of a cut")
     label_smoothing: float = Field(
@@ -99,14 +120,18 @@ class TrainingConfig(Config):
     candidates: int | None = Field(
         None,
         ge=2,
+        le=2**31 - 1,
         description="language model: tokens compared at each step of training, half of them the "
         "most frequent; by default the whole vocabulary",
     )
     activation: float = Field(
-        0.0, ge=0, description="language model: weight of the squared outputs of the layer"
+        0.0, ge=0, le=1e6, description="language model: weight of the squared outputs of the layer"
     )
     slowness: float = Field(
-        0.0, ge=0, description="language model: weight of the squared steps between its outputs"
+        0.0,
+        ge=0,
+        le=1e6,
+        description="language model: weight of the squared steps between its outputs",
     )
     average: Literal["none", "ema", "last", "asgd"] = Field(
         "none", description="average the weights that are kept"
@@ -114,6 +139,7 @@ class TrainingConfig(Config):
     average_after: int = Field(
         5,
         ge=1,
+        le=10**9,
         description="asgd: averaging begins when the dev score is worse than the best of all but "
         "this many last evaluations",
     )
@@ -121,20 +147,20 @@ class TrainingConfig(Config):
         0.999, gt=0, lt=1, description="ema: share of the old average kept a step"
     )
     average_last: int = Field(
-        5, ge=1, description="last: how many evaluations' weights are averaged"
+        5, ge=1, le=1000, description="last: how many evaluations' weights are averaged"
     )
     evaluate_every: int | None = Field(
-        None, ge=1, description="steps between evaluations; by default an epoch"
+        None, ge=1, le=10**12, description="steps between evaluations; by default an epoch"
     )
     patience: int | None = Field(
-        None, ge=1, description="evaluations without progress before stopping"
+        None, ge=1, le=10**9, description="evaluations without progress before stopping"
     )
     metric: str | None = Field(
         None, description="the dev score that chooses `best`; by default the task's"
     )
-    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
-    keep: int = Field(2, ge=1, description="checkpoints kept")
-    log_every: int = Field(20, ge=1, description="steps between lines of metrics.jsonl")
+    checkpoint_every: int = Field(500, ge=1, le=10**12, description="steps between checkpoints")
+    keep: int = Field(2, ge=1, le=10**6, description="checkpoints kept")
+    log_every: int = Field(20, ge=1, le=10**12, description="steps between lines of metrics.jsonl")
     tensorboard: bool = Field(
         False, description="also write TensorBoard events (extra `tensorboard`)"
     )
@@ -143,8 +169,15 @@ class TrainingConfig(Config):
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:0, mps")
     threads: int | None = Field(
-        None, ge=1, description="CPU threads; by default as many as torch takes"
+        None, ge=1, le=1024, description="CPU threads; by default as many as torch takes"
     )
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, name: str) -> str:
+        if not DEVICE.fullmatch(name):
+            raise ValueError(f"{shown(name)} is no device; say auto, cpu, cuda, cuda:0 or mps")
+        return name
 
     @field_validator("label_weights", mode="before")
     @classmethod
@@ -154,12 +187,18 @@ class TrainingConfig(Config):
         if not isinstance(told, dict):
             guess = nearest(told, ["balanced"]) if isinstance(told, str) else None
             hint = f"; did you mean {guess!r}?" if guess else ""
-            raise ValueError(f"{told!r} is neither balanced nor {{LABEL: WEIGHT, ...}}{hint}")
+            raise ValueError(f"{shown(told)} is neither balanced nor {{LABEL: WEIGHT, ...}}{hint}")
         # YAML reads a label such as 0 or true as a number or a truth value
         named = {str(k).lower() if isinstance(k, bool) else str(k): v for k, v in told.items()}
         wrong = next((k for k, v in named.items() if not _weight(v)), None)
         if wrong is not None:
-            raise ValueError(f"the weight of {wrong!r} is not a number above 0: {named[wrong]!r}")
+            told = f"the weight of {shown(wrong)} is not a number above 0: {shown(named[wrong])}"
+            raise ValueError(told)
+        far = next((k for k, v in named.items() if not WEIGHTS[0] <= float(v) <= WEIGHTS[1]), None)
+        if far is not None:
+            least, most = WEIGHTS
+            told = f"the weight of {shown(far)} is not from {least:g} to {most:g}"
+            raise ValueError(f"{told}: {shown(named[far])}")
         return named
 
     @property

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+from unrolled.core.words import resume
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 HINT = b"stopping after this step; once more to stop at once\n"
@@ -68,6 +69,8 @@ class Stop:
     def _catch(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         self._restore()
+        if signal.SIGTERM in self.before:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one is not asked to wait
         if not self.quiet:
             os.write(2, HINT)  # print may be what was interrupted
 
@@ -75,7 +78,5 @@ class Stop:
         """Raise Interrupted or Terminated if a signal came."""
         if not self.number:
             return
-        told = (
-            f"stopped at step {step}; go on with: unrolled train {shlex.quote(str(run))} --resume"
-        )
+        told = f"stopped at step {step}; go on with: {resume(run)}"
         raise Interrupted(told) if self.number == signal.SIGINT else Terminated(told)
