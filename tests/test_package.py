@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
 import json
+import pickle
+import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,7 +49,8 @@ def test_the_help_loads_no_torch() -> None:
 
 
 def test_the_names_that_are_exported_are_there() -> None:
-    assert set(unrolled.__all__) == {"Run", "__version__", "load", "train"}
+    names = {"DataError", "Run", "UsageError", "UserError", "__version__", "load", "train"}
+    assert set(unrolled.__all__) == names
     for name in [*unrolled.__all__, "nn", "ops"]:
         assert getattr(unrolled, name) is not None
         assert name in dir(unrolled)
@@ -54,3 +60,44 @@ def test_the_names_that_are_exported_are_there() -> None:
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'unrolled' has no attribute 'trian'"):
         _ = unrolled.trian  # type: ignore[attr-defined]
+
+
+def every_class(base: type[BaseException]) -> list[type[BaseException]]:
+    return [base, *(each for child in base.__subclasses__() for each in every_class(child))]
+
+
+def test_every_error_of_the_package_is_made_again_in_another_process() -> None:
+    for found in pkgutil.walk_packages(unrolled.__path__, "unrolled."):
+        if not found.name.endswith("__main__"):
+            importlib.import_module(found.name)
+    ours = [each for each in every_class(BaseException) if each.__module__.startswith("unrolled.")]
+    assert {unrolled.UserError, unrolled.UsageError, unrolled.DataError} <= set(ours)
+    for each in ours:
+        error = each("no such column", "a.csv", 7) if each is unrolled.DataError else each("told")
+        for again in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
+            assert type(again) is each
+            assert str(again) == str(error)
+            assert vars(again) == vars(error)
+
+
+def test_an_error_in_another_process_is_raised_here(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n", encoding="utf-8")
+    # a fresh interpreter: a pool that forks under torch's threads may hang by itself
+    code = (
+        "import concurrent.futures as futures, multiprocessing, unrolled\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context('spawn')\n"
+        "    with futures.ProcessPoolExecutor(1, mp_context=context) as pool:\n"
+        f"        told = pool.submit(unrolled.train, {str(path)!r}).exception()\n"
+        "    print(type(told).__name__, told.path, told.line)\n"
+    )
+    script = tmp_path / "pool.py"
+    script.write_text(code, encoding="utf-8")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split()[:2] == ["DataError", str(path)], done.stderr
+
+
+def test_a_type_checker_is_told_that_there_are_types() -> None:
+    (home,) = unrolled.__path__
+    assert Path(home, "py.typed").is_file()

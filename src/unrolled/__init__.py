@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING, Any
 from unrolled._version import __version__
 
 if TYPE_CHECKING:
+    from unrolled import nn as nn
+    from unrolled import ops as ops
+    from unrolled.core.errors import DataError, UsageError, UserError
     from unrolled.run import Run, load, train
 
-__all__ = ["Run", "__version__", "load", "train"]
+__all__ = ["DataError", "Run", "UsageError", "UserError", "__version__", "load", "train"]
 
-_HOMES = {"Run": "unrolled.run", "load": "unrolled.run", "train": "unrolled.run"}
+_HOMES = {
+    "DataError": "unrolled.core.errors",
+    "Run": "unrolled.run",
+    "UsageError": "unrolled.core.errors",
+    "UserError": "unrolled.core.errors",
+    "load": "unrolled.run",
+    "train": "unrolled.run",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -115,14 +115,15 @@ class Run:
         Raises:
             UsageError: the task does not search, a key is unknown or a value does not fit.
         """
-        task = self.task
+        # all at once or not at all, and no answer that another thread searches for is changed
+        task = copy.copy(self.task)
         if not task.writes:
             raise UsageError(f"a run that was trained to {task.name} searches for no answers")
         told = self.recipe.changed(decoding=self._decoding(decoding))
         words = tuple(several(banned)), tuple(several(required))
         task.ask(self.model, Asks(alignment, begin, *words))
         task.answer_by(told)
-        self.recipe = told
+        self.task, self.recipe = task, told
 
     def _decoding(self, changes: Mapping[str, Any]) -> Search:
         told = flat(self.recipe.decoding.model_dump()) | flat(changes)
@@ -228,12 +229,11 @@ class Run:
         if skipped:
             notice(f"skipped {len(skipped):,} faulty rows; the first: {skipped[0]}")
         decoding = self._decoding({key.partition(".")[2]: v for key, v in search.items()})
-        self.task.answer_by(told.changed(decoding=decoding))
-        try:
-            with torch.no_grad():
-                scored = self.task.evaluate(self.model, examples, self.place)
-        finally:
-            self.task.answer_by(self.recipe)
+        # of its own: other threads may answer meanwhile, as the run is set
+        task = copy.copy(self.task)
+        task.answer_by(told.changed(decoding=decoding))
+        with torch.no_grad():
+            scored = task.evaluate(self.model, examples, self.place)
         if not all(map(math.isfinite, scored.scores.values())):
             raise UserError(
                 f"{data}: the scores are no numbers: a row, or a weight, is out of bounds"

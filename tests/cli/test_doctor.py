@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -74,12 +75,18 @@ def test_what_is_not_there_is_said_as_train_says_it(cli: Call) -> None:
     assert "model.hidden" in cli("doctor", "train.csv", "hidden=3", code=2)[1]
 
 
-def test_a_training_warns_before_it_starts_and_only_then(cli: Call) -> None:
+def test_a_training_warns_before_it_starts_and_only_then(
+    cli: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     quick = ["training.max_steps=2", *KEYS]
     out, _ = cli("train", "train.csv", "data.dev=copied.csv", "--out", "a", *quick)
     told = out.split("\n\n")[0].splitlines()
     assert "problem: 20 of 20 scored rows (100.0%) also stand in training" in told[-3]
-    assert told[-1] == "more: unrolled doctor train.csv"
+    # the same plan, not the same file alone
+    assert told[-1].startswith("more: unrolled doctor train.csv data.dev=copied.csv training.")
+    monkeypatch.setattr(sys, "argv", shlex.split(told[-1].removeprefix("more: ")))
+    assert _run() == 1
+    assert "20 of 20 scored rows" in " ".join(capsys.readouterr().out.split())
     out, _ = cli("train", "train.csv", "data.dev=dev.csv", "--out", "b", *quick)
     assert "unrolled doctor" not in out
     assert "run: b" in out.split("\n\n")[0].splitlines()[-1]

@@ -117,11 +117,11 @@ def test_parts_of_a_data_set_are_no_labels(folder: Any, tmp_path: Path, inner: s
     ]
     path = folder(dict.fromkeys([*names, f"{inner}imdb.vocab"], "good film\n"))
     below = path / inner
-    told = rf"unrolled train {below}/train data\.dev={below}/test`"
+    told = rf"unrolled.train\('{below}/train', data=\{{'dev': '{below}/test'\}}\)`"
     with pytest.raises(DataError, match=rf"folders test, train are parts .*{told}"):
         read(path)
     folder({f"{inner}valid/pos/1.txt": "x\n"})
-    with pytest.raises(DataError, match=rf"data\.dev={below}/valid`"):
+    with pytest.raises(DataError, match=rf"data=\{{'dev': '{below}/valid'\}}"):
         read(path)
     with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
         for name in names:
@@ -190,7 +190,7 @@ def test_tables_that_are_parts_of_a_data_set_are_not_joined(folder: Any) -> None
     path = folder({"x_test.csv": table_of, "x_train.csv": table_of, "x-dev.csv": table_of})
     with pytest.raises(DataError, match=r"parts of one data set") as caught:
         read(path)
-    told = f"unrolled train {path / 'x_train.csv'} data.dev={path / 'x-dev.csv'}"
+    told = f"unrolled.train('{path / 'x_train.csv'}', data={{'dev': '{path / 'x-dev.csv'}'}})`"
     assert told in str(caught.value)
 
 

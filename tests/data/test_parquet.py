@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from conftest import table
 from unrolled.core.errors import DataError
@@ -142,3 +146,77 @@ def test_damaged_files(tmp_path: Path) -> None:
             read(tmp_path / "d.parquet")
     with pytest.raises(DataError, match=r"columns \(n\) and no row"):
         read(write(tmp_path / "e.parquet", {"n": pa.array([], pa.int64())}))
+
+
+LONG = "a" * 300_000
+PACKED = {
+    "said once": ({"text": [LONG] * 400}, {"use_dictionary": True}),
+    "said once in lists": ({"text": [[LONG] * 4] * 100}, {"use_dictionary": True}),
+    "shared beginnings": (
+        {"text": [LONG] * 400},
+        {"use_dictionary": False, "column_encoding": {"text": "DELTA_BYTE_ARRAY"}},
+    ),
+    "packed well": ({"text": [LONG] * 400}, {"use_dictionary": False, "compression": "zstd"}),
+    "equal numbers": ({"x": [0.0] * 10_000_000}, {}),
+    "lists of equal numbers": ({"x": [[0.0] * 100_000] * 100}, {}),
+}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_what_swells_like_a_bomb_is_refused_before_it_takes_memory(
+    tmp_path: Path, kind: str
+) -> None:
+    columns, options = PACKED[kind]
+    path = tmp_path / "bomb.parquet"
+    # no statistics: they repeat the longest text, and so would tell
+    pq.write_table(pa.table(columns), path, write_statistics=False, **options)
+    code = (
+        "import resource, sys\n"
+        "from unrolled.data.sources import read\n"
+        "import pyarrow.parquet, pyarrow.compute\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n"
+        "    read(sys.argv[1])\n"
+        "except Exception as error:\n"
+        "    print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, check=True, timeout=120
+    )
+    told, kilobytes = done.stdout.strip().splitlines()
+    assert "decompression bomb" in told
+    assert str(path) in told
+    # what is counted, 64 MB, and at most as much again for what is unpacked together
+    assert int(kilobytes) < 250_000
+
+
+@settings(
+    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_values_are_the_same_however_the_file_says_them(
+    tmp_path: Path, data: st.DataObject
+) -> None:
+    texts = st.one_of(st.none(), st.text("ab한 ", max_size=4))
+    rows = data.draw(st.lists(st.tuples(texts, st.lists(texts, max_size=3)), max_size=30))
+    columns = {
+        "text": pa.array([row[0] for row in rows], pa.string()),
+        "words": pa.array([row[1] for row in rows], pa.list_(pa.string())),
+        "a.b": pa.array([row[0] for row in rows], pa.string()).dictionary_encode(),
+    }
+    path = tmp_path / "d.parquet"
+    for options in ({"use_dictionary": True}, {"use_dictionary": False}):
+        pq.write_table(pa.table(columns), path, row_group_size=7, **options)
+        if not rows:
+            continue
+        assert read(path).rows == [(text, words, text) for text, words in rows]
+
+
+def test_rows_that_are_not_found_are_missed(tmp_path: Path) -> None:
+    # a page a value: the library itself loses rows whose list is empty
+    path = write(tmp_path / "d.parquet", {"w": [["a"], []], "y": [1, 2]}, data_page_size=1)
+    try:
+        assert len(read(path).rows) == 2
+    except DataError as error:
+        assert "says it has 2 rows, and 1 were found" in str(error)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import unrolled
-from unrolled.insight.summary import other_layer, summary
+from conftest import SMALL
+from unrolled import load
+from unrolled.insight.summary import summary
+from unrolled.tasks.recipe import parse, resolve
 
 
 @pytest.mark.parametrize("kind", ["classify", "regress", "vectors", "tag", "language"])
@@ -35,16 +40,16 @@ def plan(layer: str = "gru", task: str = "classify", higher: bool = True) -> Any
     data = SimpleNamespace(columns=["text"], rows=[("a film",)])
     prepared = SimpleNamespace(task=told, dev_data=data)
     recipe = SimpleNamespace(
-        layer=layer, training=SimpleNamespace(pretrain_epochs=0),
+        layer=layer, model=SimpleNamespace(layers=1), training=SimpleNamespace(pretrain_epochs=0),
         data=SimpleNamespace(train="t", train_target=None),
         report=SimpleNamespace(samples=True),
     )  # fmt: skip
-    return SimpleNamespace(prepared=prepared, recipe=recipe, folder=SimpleNamespace, target="t")
+    return SimpleNamespace(
+        prepared=prepared, recipe=recipe, folder=SimpleNamespace, target="t", changes={}
+    )
 
 
 def said(ours: float, theirs: float | None, higher: bool) -> str:
-    from pathlib import Path
-
     made = plan(higher=higher)
     made.folder = Path("runs/x")
     scores = {} if theirs is None else {"m": theirs}
@@ -76,8 +81,20 @@ def test_a_baseline_that_wins_is_said_and_no_other(
     assert verdict is None or verdict in text
 
 
-def test_another_layer_is_offered_to_compare_with() -> None:
-    assert other_layer(plan("gru")) == "lstm"
-    assert other_layer(plan("lstm")) == "gru"
-    assert other_layer(plan("none", "regress")) == "lstm"
-    assert other_layer(plan("gru", "regress")) == "none"
+@pytest.mark.parametrize("kind", ["classify", "regress", "vectors", "tag", "language"])
+def test_the_command_to_compare_with_trains_something_else(
+    home: SimpleNamespace, kind: str
+) -> None:
+    line = home.said[kind].split("next:\n")[1].splitlines()[2]
+    program, train, path, *changes = shlex.split(line)
+    assert (program, train, path) == ("unrolled", "train", str(home.files[kind]))
+    changes, out = changes[: changes.index("--out")], changes[-1]
+    assert not Path(out).exists()
+    result = json.loads((home.runs[kind] / "result.json").read_text("utf-8"))
+    other = resolve(path, parse(changes))
+    first = load(home.runs[kind]).recipe
+    assert (other.layer, other.model.layers) != (first.layer, first.model.layers)
+    assert result["layer"] == first.layer
+    # what was asked for is repeated
+    assert SMALL.keys() <= parse(changes).keys()
+    assert other.training.max_steps == first.training.max_steps

@@ -442,3 +442,17 @@ def test_rows_that_look_like_steps_are_pointed_out(tmp_path: Path) -> None:
     assert not warned(file("rare.csv", rare))
     texts = [(f"text number {n}", "ab"[n // 20 % 2]) for n in range(200)]
     assert not warned(write_csv(tmp_path / "t.csv", texts, ("text", "label")))
+
+
+@pytest.mark.parametrize("kind", ["labels of steps", "forecasts"])
+def test_a_stream_of_rows_as_the_file_has_them_is_refused(
+    waves: Path, moves: Path, tmp_path: Path, kind: str
+) -> None:
+    if kind == "forecasts":
+        run = run_of(waves, tmp_path / "r", layer="gru", data__window=WINDOW, model__pooling="last")
+    else:
+        run = run_of(moves, tmp_path / "r", layer="gru", data__sequence="who")
+    with pytest.raises(ValueError, match=r"numbers that its run has scaled"):
+        run.model.stream()
+    # the layer, whose numbers are the caller's own affair, is not
+    assert run.model.layer.stream().step(torch.zeros(1, 2)).shape == (1, run.recipe.model.hidden)

@@ -73,7 +73,9 @@ def test_the_held_out_scores_are_told_with_signature_and_interval(mirror: Simple
     assert "What it writes: 20 of" in page
     assert "tok:none" in (mirror.run / "README.md").read_text()
     # what is proposed next names both files
-    assert f"train {mirror.source} data.train_target={mirror.target} layer=lstm" in mirror.said
+    (told,) = [line for line in mirror.said.splitlines() if f"train {mirror.source} " in line]
+    assert f" data.train_target={mirror.target} " in told
+    assert told.endswith(f" layer=lstm --out {mirror.run}-lstm")
 
 
 def test_texts_are_encoded_alike_in_chunks_of_any_size(
@@ -144,6 +146,28 @@ def test_an_answer_begins_as_asked_and_holds_or_lacks_words(mirror: SimpleNamesp
     assert "d e" in run.predict(["a b c"])[0]
     run.adjust()
     assert run.predict(["a b c"]) == ["c b a"]
+
+
+def test_a_score_by_another_search_changes_no_answer_meanwhile(
+    mirror: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, searches = unrolled.load(mirror.run), []
+    before, evaluate = run.task.search, type(run.task).evaluate
+
+    def scored(task: Any, *rest: Any) -> Any:
+        # what another thread that answers just now would search by
+        searches.append((task.search.beam, run.task.search))
+        return evaluate(task, *rest)
+
+    monkeypatch.setattr(type(run.task), "evaluate", scored)
+    run.evaluate(mirror.source, target=mirror.target, **{"decoding.beam": 1, "data.limit": 20})
+    assert searches == [(1, before)]
+    assert before.beam != 1
+    # a search that is refused leaves the words as they were asked for
+    run.adjust(begin="a")
+    with pytest.raises(UsageError):
+        run.adjust(begin="b", beam=10**9)
+    assert run.task.asks.begin == "a"
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from unrolled.core.errors import DataError, UserError
-from unrolled.data.archives import Origin
+from unrolled.data.archives import LARGE, RATIO, Origin
 from unrolled.data.jsonl import composed
 from unrolled.data.lines import SKIP_HINT, Report
 
 MAGIC = b"PAR1"
 _BATCH = 1024  # rows unpacked together
+_NUMBER = 8  # bytes that a value which is no text counts as
+_BOMB = (
+    f"its values come to more than {RATIO} times its size, as those of a decompression bomb do; "
+    "if you trust it, write it as JSON lines and give that file"
+)
 
 
 def columns_of(origin: Origin) -> tuple[list[str], list[str]]:
@@ -23,7 +30,7 @@ def columns_of(origin: Origin) -> tuple[list[str], list[str]]:
         DataError: the file is damaged, no column holds single values or lists of them, or several
             have one name.
     """
-    with _opened(origin) as file:
+    with _opened(origin) as (file, _):
         schema = file.schema_arrow
         without = [column for column in schema if not _plain(column.type)]
         if without and len(without) == len(schema):
@@ -51,18 +58,26 @@ def rows_of(
         report: takes the faulty rows.
 
     Raises:
-        DataError: the file is damaged, or packed or typed as this library cannot read.
+        DataError: the file is damaged, packed or typed as this library cannot read, or says few
+            values so often that they swell as a decompression bomb does.
     """
     from pyarrow import ArrowException
 
-    number = 0
-    with _opened(origin) as file:
-        batches = file.iter_batches(_BATCH, columns=names)
+    number, made = 0, 0
+    with _opened(origin, names) as (file, most):
+        together, groups = _rows_together(file), range(file.num_row_groups)
+        # group by group: the library joins no dictionaries of two groups in one batch
+        batches = itertools.chain.from_iterable(
+            file.iter_batches(together, row_groups=[group], columns=names) for group in groups
+        )
         while True:
             try:
                 batch = next(batches)
-                columns = [_written(batch.column(name)).to_pylist() for name in names]
+                columns = [_cells(batch.column(name)) for name in names]
             except StopIteration:
+                if number != (said := file.metadata.num_rows):
+                    told = f"says it has {said:,} rows, and {number:,} were found; write it anew"
+                    raise DataError(told, origin.name) from None
                 return
             except (ArrowException, OSError, ValueError, OverflowError) as error:
                 told = f"cannot be read: {error}; copy the file anew, or write it in another way"
@@ -71,6 +86,9 @@ def rows_of(
                 ) from None
             for row in zip(*columns, strict=True):
                 number += 1
+                made += sum(map(_size, row))
+                if made > most:
+                    raise DataError(_BOMB, origin.name, number)
                 try:
                     yield number, tuple(map(value, row))
                 except UserError as error:
@@ -99,31 +117,43 @@ def value(cell: Any) -> Any:
 _TELLING = ("datetime", "decimal", "uuid", "pandas")  # types whose text says all
 
 
+def _size(cell: Any) -> int:
+    """Return about how many bytes of data a cell stands for."""
+    if isinstance(cell, str):
+        return len(cell)
+    return sum(map(_size, cell)) if isinstance(cell, list) else _NUMBER
+
+
+def _cells(column: Any) -> list[Any]:
+    """Return the values of a column; equal ones of a dictionary are one object, made once."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        used = pc.unique(column.indices.drop_null())
+        values = dict(zip(used.to_pylist(), _cells(column.dictionary.take(used)), strict=True))
+        return [values.get(at) for at in column.indices.to_pylist()]
+    if not pa.types.is_nested(kind):
+        return _written(column).to_pylist()
+    flat, end, found = _cells(column.flatten()), 0, []
+    for length in pc.list_value_length(column).to_pylist():
+        found.append(None if length is None else flat[end : (end := end + length)])
+    return found
+
+
 def _written(column: Any) -> Any:
     """Return a column with dates and times as text, which Python's own types cannot all hold."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    def shown(kind: Any) -> Any:
-        inner = getattr(kind, "value_type", None)
-        if inner is not None:  # a list or a dictionary
-            told = shown(inner)
-            if told == inner:
-                return kind
-            if pa.types.is_dictionary(kind):
-                return told
-            return (pa.large_list if pa.types.is_large_list(kind) else pa.list_)(told)
-        if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind):
-            return pa.string()
-        # whole microseconds are what Python counts in
-        return pa.duration("us") if kind == pa.duration("ns") else kind
-
-    if shown(column.type) == column.type:
+    kind = column.type
+    if kind == pa.duration("ns"):  # whole microseconds are what Python counts in
+        return pc.cast(column, pa.duration("us"), safe=False)
+    if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind)):
         return column
-    text = pc.cast(column, shown(column.type), safe=False)
     # a second without a fraction is written without one
-    whole = r"\.0+(Z|[+-]\d+)?$"
-    return pc.replace_substring_regex(text, whole, r"\1") if text.type == pa.string() else text
+    return pc.replace_substring_regex(pc.cast(column, pa.string()), r"\.0+(Z|[+-]\d+)?$", r"\1")
 
 
 def _plain(kind: Any) -> bool:
@@ -138,13 +168,60 @@ def _plain(kind: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _opened(origin: Origin) -> Iterator[Any]:
+def _opened(origin: Origin, names: Sequence[str] = ()) -> Iterator[tuple[Any, int]]:
+    """Open a file and say how many bytes its values may come to: as of any packed file.
+
+    Args:
+        origin: the file.
+        names: the columns that are read; none where only their types are.
+
+    Raises:
+        DataError: it is damaged, or these columns by its own word unpack to more.
+    """
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     with origin.open() as raw:
         try:
-            file = ParquetFile(raw)
+            most = max(LARGE, RATIO * raw.seek(0, io.SEEK_END))
+            raw.seek(0)
+            paths = tuple(f"{name}." for name in names)
+            chunks = [
+                chunk
+                for chunk in _chunks(ParquetFile(raw).metadata)
+                if f"{chunk.path_in_schema}.".startswith(paths)
+            ]
+            said = {chunk.path_in_schema for chunk in chunks if _is_said_once(chunk)}
+            file = ParquetFile(raw, read_dictionary=sorted(said))
         except (ArrowException, OSError) as error:
             raise origin.broken(error) from None
-        yield file
+        unpacked = sum(chunk.total_uncompressed_size for chunk in chunks)
+        # a run of equal numbers is packed as one, and so is a list of them
+        if max(unpacked, _NUMBER * sum(chunk.num_values for chunk in chunks)) > most:
+            raise DataError(_BOMB, origin.name)
+        yield file, most
+
+
+def _chunks(metadata: Any) -> list[Any]:
+    """Return what a file says of the columns of each group of its rows."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    return [group.column(at) for group in groups for at in range(group.num_columns)]
+
+
+def _is_said_once(chunk: Any) -> bool:
+    """Say whether texts stand in a dictionary, and their places in it for each row."""
+    return chunk.physical_type == "BYTE_ARRAY" and chunk.has_dictionary_page
+
+
+def _rows_together(file: Any) -> int:
+    """Return how many rows are unpacked together.
+
+    Texts that are told by what they share with the text before are all longer, unpacked, than the
+    file says, each of them at most as long as all of their column.
+    """
+    shared = [
+        chunk.total_uncompressed_size
+        for chunk in _chunks(file.metadata)
+        if "DELTA_BYTE_ARRAY" in chunk.encodings
+    ]
+    return max(1, min(_BATCH, LARGE // max(shared))) if shared else _BATCH

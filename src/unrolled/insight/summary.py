@@ -157,32 +157,40 @@ def next_commands(plan: Plan) -> list[str]:
             f"{command('predict', where)} {example_row(plan)}",
             f"{command('predict', where)} --file FILE -o answers.{ending}",
         ]
-    other = other_layer(plan)
-    if other is not None:
-        # the same data, read in the same way: what was asked for, with another layer
-        changes = {key: value for key, value in plan.changes.items() if key != "layer"}
+    other = comparison(plan)
+    if other:
+        # the same data, read in the same way: what was asked for, but for one thing
+        changes = {**plan.changes, **other}
         folder = plan.folder if plan.folder.name else plan.folder.resolve()  # "." has no name
-        told = [*words(changes), f"layer={other}", "--out", path_word(f"{folder}-{other}")]
+        name = "-".join(str(value) for value in other.values())
+        told = [*words(changes), "--out", path_word(f"{folder}-{name}")]
         lines.append(command("train", path_word(plan.target), *told))
     return [f"  {line}" for line in lines]
 
 
-def other_layer(plan: Plan) -> str | None:
-    """Return a layer to compare with that can be trained as this one was; None if there is none."""
-    schema = plan.prepared.task.schema
-    if schema.numbers and not schema.frames:
-        return None  # single rows have no order that a recurrent layer could remember
-    for layer in ("none", "gru", "lstm") if schema.frames else ("gru", "lstm"):
-        if layer == plan.recipe.layer:
-            continue
-        try:
-            recipe = resolve(plan.target, {**plan.changes, "layer": layer}, resume=True)
-            with torch.device("meta"):
-                plan.prepared.task.build(recipe)
-        except (UserError, NotImplementedError, RuntimeError):
-            continue
-        return layer
-    return None
+def comparison(plan: Plan) -> dict[str, Any]:
+    """Return what to change for a run to compare with; nothing where no layer could be trained."""
+    schema, layer = plan.prepared.task.schema, plan.recipe.layer
+    choices: list[dict[str, Any]] = [{"layer": name} for name in ("gru", "lstm")]
+    if schema.frames:
+        choices.insert(0, {"layer": "none"})
+    elif schema.numbers:
+        # rows by themselves: there is no order that a recurrent layer could remember
+        deeper = {"layer": "none", "model.layers": 0 if plan.recipe.model.layers else 1}
+        choices = [deeper if layer == "none" else {"layer": "none"}]
+    others = (other for other in choices if len(other) > 1 or other["layer"] != layer)
+    return next((other for other in others if _can_be_built(plan, other)), {})
+
+
+def _can_be_built(plan: Plan, other: dict[str, Any]) -> bool:
+    """Whether the run could be trained with something changed; the keys of a layer are its own."""
+    try:
+        recipe = resolve(plan.target, {**plan.changes, **other}, resume=True)
+        with torch.device("meta"):
+            plan.prepared.task.build(recipe)
+    except (UserError, NotImplementedError, RuntimeError):
+        return False
+    return True
 
 
 def example_row(plan: Plan) -> str:

@@ -5,7 +5,7 @@ from unrolled.nn.attention import SelfAttention
 from unrolled.nn.build import LAYERS, LayerConfig, build_decoder, build_layer, with_context
 from unrolled.nn.cells import GRUCell, LSTMCell, RNNCell
 from unrolled.nn.dropout import LockedDropout
-from unrolled.nn.embedding import TokenEmbedding
+from unrolled.nn.embedding import ScaledNumbers, TokenEmbedding
 from unrolled.nn.forms import Forms
 from unrolled.nn.layer import Layer
 from unrolled.nn.memory import DecoderState, Memory
@@ -39,6 +39,7 @@ __all__ = [
     "RNNCell",
     "RecurrentDecoder",
     "RecurrentState",
+    "ScaledNumbers",
     "SelfAttention",
     "SpelledWords",
     "State",

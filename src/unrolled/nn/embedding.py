@@ -12,6 +12,14 @@ from torch.nn import functional as F
 from unrolled.nn.dropout import LockedDropout, check_probability
 
 
+class ScaledNumbers(nn.Identity):
+    """The first part of a model whose steps are vectors of numbers that its run has scaled.
+
+    What the numbers are scaled by stands with the run's fields and not in the model. So a stream
+    refuses it: rows as a file has them would be answered wrong, without a word.
+    """
+
+
 class TokenEmbedding(nn.Module):
     """A table of one vector for each token.
 

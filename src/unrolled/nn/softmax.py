@@ -6,7 +6,7 @@ Shapes: N rows, D features, V classes, K candidates.
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from unrolled.nn.attention import at_least_fp32
 from unrolled.nn.forms import unlike
-from unrolled.ops.derivatives import differentiable_gradients, is_batched, is_transformed
+from unrolled.ops.derivatives import is_batched, is_transformed
 
 SCORES = 2**25  # scores that exist at once; more rows are taken in parts
 CACHED = 2**19  # scores, in fp32, that a processor core keeps at hand while it normalises them
@@ -32,8 +32,8 @@ def linear_cross_entropy(
 
     The gradients are computed in the same pass as the loss, for some rows at a time, so that memory
     is bounded by ``SCORES`` and not by N x V. Under autocast the products are in its precision;
-    biases, the normalisation, sums over rows and the loss are fp32. Second derivatives, torch.func
-    and forward mode take the plain form, whose memory is not bounded.
+    biases, the normalisation, sums over rows and the loss are fp32. torch.func and forward mode
+    take the plain form, whose memory is not bounded.
 
     Args:
         x: features (N, D).
@@ -45,11 +45,17 @@ def linear_cross_entropy(
 
     Returns:
         the summed loss, a scalar.
+
+    Raises:
+        RuntimeError: a gradient of it is differentiated again: x is not kept for that.
     """
     if is_transformed():
         return _plain(x, weight, bias, targets, smoothing, ignored, _precision(x, weight))
     apply: Any = _Fused.apply
-    return cast(Tensor, apply(x, weight, bias, targets, smoothing, ignored))
+    # holds no numbers; what is differentiated again meets it on every way to the inputs
+    inputs = (x, weight, bias)
+    anchor = torch.stack([part.flatten()[:0].clone().sum().to(x.dtype) for part in inputs]).sum()
+    return cast(Tensor, apply(x, weight, bias, targets, smoothing, ignored, anchor))
 
 
 def _precision(x: Tensor, weight: Tensor) -> torch.dtype:
@@ -163,6 +169,7 @@ class _Fused(torch.autograd.Function):
         targets: Tensor,
         smoothing: float,
         ignored: int,
+        anchor: Tensor,
     ) -> Tensor:
         kind, low, exact = x.device.type, _precision(x, weight), weight.dtype
         w, rows = weight.to(low), max(1, SCORES // len(weight))
@@ -181,24 +188,34 @@ class _Fused(torch.autograd.Function):
                     d_weight = d_weight.add_(part) if at else part
                     d_bias += slopes
         if wanted:
-            ctx.settings = smoothing, ignored, low
-            ctx.save_for_backward(torch.cat(parts), d_weight, d_bias, x, weight, bias, targets)
+            ctx.save_for_backward(torch.cat(parts), d_weight, d_bias, anchor)
         return losses.sum()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        *gradients, x, weight, bias, targets = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_batched([gradient]):
+        *gradients, anchor = ctx.saved_tensors
+        one = gradient.is_cpu and not is_batched([gradient]) and float(gradient) == 1
+        if not one:  # else three passes over memory are saved
+            gradients = [part * gradient.to(part.dtype) for part in gradients]
+        if torch.is_grad_enabled():
+            once: Any = _Once.apply
+            gradients = [once(part, anchor) for part in gradients]
+        return (*gradients, *(None,) * 4)
 
-            def plain(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor]:
-                return (_plain(x, weight, bias, targets, *ctx.settings),)
 
-            needed = ctx.needs_input_grad[:3]
-            again = differentiable_gradients(plain, (x, weight, bias), [gradient], needed)
-            return (*again, None, None, None)
-        if gradient.is_cpu and float(gradient) == 1:
-            return (*gradients, None, None, None)  # three passes over memory saved
-        return (*(part * gradient.to(part.dtype) for part in gradients), None, None, None)
+class _Once(torch.autograd.Function):
+    """Hands a gradient on, and refuses to be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, anchor: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> NoReturn:
+        raise RuntimeError(
+            "linear_cross_entropy has no second derivative, for which it would have to keep all "
+            "that it reads; use F.cross_entropy(F.linear(x, weight, bias), targets)"
+        )
 
 
 def _score(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.nn.dropout import Dropout, LockedDropout
-from unrolled.nn.embedding import TokenEmbedding
+from unrolled.nn.embedding import ScaledNumbers, TokenEmbedding
 from unrolled.nn.forms import has_hooks, unlike
 from unrolled.nn.layer import Layer, checked
 from unrolled.nn.recurrent import GRU, LSTM, RNN, Recurrent
@@ -406,7 +406,8 @@ def open_model_stream(model: Any, batch: int = 1, precision: str = "float32") ->
         batch, precision: see :func:`open_stream`.
 
     Raises:
-        ValueError: see :func:`open_stream`; the model has hooks that no step of it would run.
+        ValueError: see :func:`open_stream`; the model has hooks that no step of it would run, or
+            reads numbers that its run scales.
     """
     steps = hasattr(model, "step")
     if has_hooks(model) and not steps:
@@ -416,6 +417,12 @@ def open_model_stream(model: Any, batch: int = 1, precision: str = "float32") ->
         )
     parts = model_parts(model)
     embedding = parts.embedding
+    if isinstance(embedding, ScaledNumbers):
+        raise ValueError(
+            "expected a model that reads numbers as they are; this one reads numbers that its run "
+            "has scaled, and a stream of the rows of a file would answer wrong: give whole "
+            "sequences to run.predict, or scaled numbers to a stream of model.layer"
+        )
     if embedding is not None and not isinstance(embedding, TokenEmbedding):
         raise ValueError(
             f"expected an embedding of tokens, got {type(embedding).__name__}, which reads more "

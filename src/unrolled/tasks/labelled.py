@@ -22,7 +22,7 @@ from unrolled.data.series import Frames
 from unrolled.data.sources import Document, Table
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.models import ManyToOne, OneToOne
-from unrolled.nn import NGrams, Pooling, build_layer
+from unrolled.nn import NGrams, Pooling, ScaledNumbers, build_layer
 from unrolled.scores import (
     accuracy,
     confusion_counts,
@@ -169,7 +169,7 @@ class Labelled(Task):
         if isinstance(self.inputs, Frames):
             layer = series.build_reader(recipe, self.inputs)
             pooling = Pooling(config.pooling, layer.output_size, layer.reverse_size)
-            return ManyToOne(nn.Identity(), layer, pooling, self.width, config.head_dropout)
+            return ManyToOne(ScaledNumbers(), layer, pooling, self.width, config.head_dropout)
         embedding = build_embedding(self.inputs.tokenizer.size, config)
         layer = build_layer(recipe.layer, config, config.embedding)
         check_reach(layer, recipe, len(self.inputs.columns))

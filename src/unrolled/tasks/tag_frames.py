@@ -19,6 +19,7 @@ from unrolled.data.schema import Schema
 from unrolled.data.series import Frames
 from unrolled.data.sources import Document, Table
 from unrolled.models import Aligned
+from unrolled.nn import ScaledNumbers
 from unrolled.tasks import series
 from unrolled.tasks.base import Answer, Rows, score_batches
 from unrolled.tasks.labelled import need_table
@@ -80,7 +81,7 @@ class FrameTag(Tag):
     def build(self, recipe: Recipe) -> nn.Module:
         """Return an aligned model over the numbers themselves."""
         layer = series.build_reader(recipe, self.inputs)
-        return Aligned(nn.Identity(), layer, len(self.output.names), recipe.model.head_dropout)
+        return Aligned(ScaledNumbers(), layer, len(self.output.names), recipe.model.head_dropout)
 
     def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> Source:
         """Return batches of sequences, or of pieces of ``data.window`` steps, of like length."""
