@@ -216,7 +216,8 @@ def test_values_are_the_same_however_the_file_says_them(
 def test_rows_that_are_not_found_are_missed(tmp_path: Path) -> None:
     # a page a value: the library itself loses rows whose list is empty
     path = write(tmp_path / "d.parquet", {"w": [["a"], []], "y": [1, 2]}, data_page_size=1)
-    try:
+    if len(pq.read_table(path)) == 2:
         assert len(read(path).rows) == 2
-    except DataError as error:
-        assert "says it has 2 rows, and 1 were found" in str(error)
+    else:
+        with pytest.raises(DataError, match="says it has 2 rows, and 1 were found"):
+            read(path)

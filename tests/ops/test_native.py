@@ -127,6 +127,25 @@ def test_a_library_of_another_version_is_left_alone(
     assert not native.available()
 
 
+@pytest.mark.skipif(not native.available(), reason="needs the native core")
+@pytest.mark.skipif(sys.platform != "linux", reason="libraries of Linux alone are looked into")
+@pytest.mark.usefixtures("fresh")
+def test_a_library_that_lacks_bytes_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = next(place for place in native._places() if place.is_file()).read_bytes()
+    path = tmp_path / "libunrolled.so"
+    monkeypatch.setenv("UNROLLED_LIBRARY", str(path))
+    # loading one ends the process: so it must not come to that
+    monkeypatch.setattr(native.ctypes, "CDLL", lambda name: pytest.fail(f"{name} was loaded"))
+    for size in (5, 63, 64, 5_000, len(whole) * 3 // 10, len(whole) * 9 // 10, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        monkeypatch.setattr(native, "_missing", None)
+        with pytest.warns(RuntimeWarning, match="cut short"):
+            assert native.library() is None
+        assert "libunrolled.so is cut short" in native.missing()
+
+
 @pytest.mark.usefixtures("fresh")
 def test_many_threads_load_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []

@@ -103,3 +103,17 @@ def test_a_baseline_without_memory_is_left_out(
     monkeypatch.setattr(methods, "_features", hungry)
     prepared = prepare(resolve(str(spam(tmp_path / "a.csv")), {}))
     assert [each.name for each in baselines(prepared)] == ["majority class"]
+
+
+def test_a_regression_over_very_many_labels_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(f"{name} {n}", name) for n in range(20) for name in ("red", "green", "blue")]
+    path = write_csv(tmp_path / "a.csv", rows, ("text", "label"))
+    prepared = prepare(resolve(str(path), {}))
+    names = [each.name for each in baselines(prepared)]
+    assert names == ["majority class", "n-gram logistic regression"]
+    features = methods._features(prepared)[0].shape[1]
+    # weights of three labels, their gradients, and what the steps before left
+    monkeypatch.setattr(methods, "HELD", 3 * 20 * features)
+    assert [each.name for each in baselines(prepared)] == names[:1]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ from sklearn import metrics
 import unrolled
 from conftest import reviews, write_csv
 from unrolled.core.errors import DataError, UserError
+from unrolled.tasks import labelled
 
 
 def test_the_scores_of_a_classifier_are_those_of_its_answers(
@@ -171,3 +174,32 @@ def test_ngrams_learn_what_a_layer_without_memory_for_order_cannot(tmp_path: Pat
     # without order nothing but the larger label can be answered
     share = sum(label == "no" for _, label in rows) / len(rows)
     assert scores == {0: pytest.approx(share), 2: 1.0}
+
+
+@pytest.mark.parametrize("scores", [1, 3, 10**9])
+def test_scores_are_the_same_whatever_is_looked_at_together(
+    home: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: int
+) -> None:
+    run = unrolled.load(home.runs["classify"])
+    path = write_csv(tmp_path / "t.csv", reviews(50, 77, wrong=0.3), ("text", "label"))
+    whole = run.evaluate(path)
+    monkeypatch.setattr(labelled, "SIDE_BY_SIDE", scores)
+    # sums of 50 float64 numbers, in another order
+    assert run.evaluate(path) == pytest.approx(whole, rel=1e-14)
+
+
+def test_many_labels_take_no_memory_by_their_square(tmp_path: Path) -> None:
+    rows = [(f"w{n} a", f"l{n}") for n in range(6000)] * 2
+    path = write_csv(tmp_path / "t.csv", rows, ("text", "label"))
+    code = (
+        "import resource, sys, unrolled\n"
+        "unrolled.train(sys.argv[1], out=sys.argv[2], quiet=True, say=lambda text: None,\n"
+        "    training={'max_steps': 1, 'threads': 1}, model={'hidden': 4, 'embedding': 4})\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    out = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-c", code, path, out], capture_output=True, text=True, check=True
+    )
+    # 0.6 GB on Linux, most of them libraries; a regression over the labels took 2.2 GB
+    assert int(done.stdout.split()[-1]) < 1_200_000

@@ -92,12 +92,41 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 
+def _refuse_cut(path: str) -> None:
+    """Refuse a library that lacks bytes: the system maps it unread, and ends the process later.
+
+    ELF alone (the header of its 64 bits in little endian, System V ABI, chapter 4) is looked at.
+    """
+    with Path(path).open("rb") as file:
+        header, size = file.read(64), os.fstat(file.fileno()).st_size
+        if not header.startswith(b"\x7fELF"):
+            return
+        whole = len(header) == 64
+        if whole and header[4:6] != b"\x02\x01":
+            return
+        if whole:
+            segments, sections = struct.unpack_from("<QQ", header, 32)
+            width, count, section_width, section_count = struct.unpack_from("<4H", header, 54)
+            whole = sections + section_width * section_count <= size
+            whole &= segments + width * count <= size
+        if whole:
+            file.seek(segments)
+            table = file.read(width * count)
+            for at in range(0, len(table), width):
+                (offset,) = struct.unpack_from("<Q", table, at + 8)
+                (length,) = struct.unpack_from("<Q", table, at + 32)
+                whole &= offset + length <= size
+    if not whole:
+        raise OSError(f"{path} is cut short")
+
+
 def _bind(path: str) -> SimpleNamespace:
     """Return the functions of a library, without their prefix.
 
     Raises:
-        OSError: it cannot be loaded, is of another version or lacks a function.
+        OSError: it cannot be loaded, is cut short, of another version or lacks a function.
     """
+    _refuse_cut(path)
     found, functions = ctypes.CDLL(path), {}
     version = getattr(found, "unrolled_abi", int)()
     if version != ABI:

@@ -42,6 +42,8 @@ ROWS = 200_000  # a bag of n-grams over more rows takes minutes and hardly gains
 TEXT = 2_000
 CHARACTERS = 10_000_000
 TOKENS = 1 << 24  # pairs of tokens take 30 bytes each while they are counted
+HELD = 1 << 28  # float64 numbers that a regression over many labels holds at once: 2 GB
+STEPS = 25  # copies of its weights that the search for them holds: L-BFGS keeps ten steps
 NUMBERS = 50_000_000  # of the windows that a linear model reads; they overlap
 
 
@@ -166,7 +168,11 @@ def logistic(prepared: Prepared) -> dict[str, float] | None:
     if train is None or len(set(targets.tolist())) < 2:
         return None
     # liblinear is the fast one for two labels and sparse text
-    solver = "liblinear" if len(set(targets.tolist())) == 2 else "lbfgs"
+    count = len(set(targets.tolist()))
+    solver = "liblinear" if count == 2 else "lbfgs"
+    # a score of each row and label, and the weights and their gradients of the last steps
+    if solver == "lbfgs" and count * (sum(train.shape) + STEPS * train.shape[1]) > HELD:
+        return None
     fitted = LogisticRegression(C=3.0, solver=solver, max_iter=300, tol=1e-3)
     with warnings.catch_warnings():
         # a fit that stops at max_iter is still a fair baseline, and not the user's concern

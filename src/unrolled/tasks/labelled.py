@@ -51,6 +51,7 @@ from unrolled.training.objectives import Objective, classes, pretrained, values
 from unrolled.training.precision import Place
 
 TOKENIZER = "tokenizer.json"
+SIDE_BY_SIDE = 2**24  # scores that are looked at together
 WEIGHTS = 2**23  # of n-grams at most: with many labels more n-grams share a vector
 Inputs = Text | Vector | Frames
 KINDS: dict[str, type[Inputs]] = {"text": Text, "vector": Vector, "frames": Frames}
@@ -335,12 +336,20 @@ class Classify(Labelled):
         """Return accuracy, macro F1 and the mean cross entropy in nats."""
         outputs = self.outputs(model, examples, place)
         truth = np.asarray(examples.targets)
-        best = outputs.double().softmax(-1).max(-1)
-        found = best.indices.numpy()
+        total, best, surest = 0.0, [], []
+        # in pieces: in float64, and of many labels, all rows side by side take gigabytes
+        for rows in torch.arange(len(truth)).split(max(1, SIDE_BY_SIDE // self.width)):
+            piece = outputs[rows].double()
+            right = torch.from_numpy(truth[rows.numpy()])
+            total += float(F.cross_entropy(piece, right, reduction="sum"))
+            likeliest = piece.softmax(-1).max(-1)
+            best.append(likeliest.indices)
+            surest.append(likeliest.values)
+        found = torch.cat(best).numpy()
         matrix = confusion_counts(truth, found, self.width)
-        loss = float(F.cross_entropy(outputs.double(), torch.from_numpy(truth)))
+        loss = total / len(truth)
         scores = {"accuracy": accuracy(matrix), "macro_f1": macro_f1(matrix), "loss": loss}
-        judged = Judged(np.arange(len(truth)), truth, found, best.values.numpy())
+        judged = Judged(np.arange(len(truth)), truth, found, torch.cat(surest).numpy())
         return Evaluation(scores, confusion=matrix, judged=judged)
 
     def answers(self, outputs: Tensor, examples: Examples) -> list[Answer]:
