@@ -468,7 +468,7 @@ def load(folder: str | Path, device: str = "auto", weights: str = "best") -> Run
         UserError: there is no run, it has no weights yet, or it was damaged.
     """
     if weights not in ("best", "last"):
-        raise UsageError(f"weights={weights!r}: say best or last")
+        raise UsageError(f"weights={shown(weights)}: say best or last")
     with callers_state_kept():
         return Run(runs.load(path_of(folder, "folder"), weights), device)
 

@@ -42,7 +42,7 @@ def test_values_are_read_and_nested() -> None:
         ({"nmae": "x"}, "unknown key 'nmae'; did you mean 'name'?"),
         ({"model": {"hiden": 3}}, "unknown key 'model.hiden'; did you mean 'model.hidden'?"),
         ({"hidden": 3}, "unknown key 'hidden'; did you mean 'model.hidden'?"),
-        ({"qqqq": 3}, "unknown key 'qqqq'; see `unrolled train --help`"),
+        ({"qqqq": 3}, "unknown key 'qqqq'; see docs/keys.md"),
         (
             {"model": {"hidden": 0}},
             "model.hidden=0: input should be greater than or equal to 1",

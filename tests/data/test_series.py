@@ -152,7 +152,7 @@ def test_a_column_that_never_changes_is_not_blown_up() -> None:
     ("cells", "message"),
     [
         (["1 2 3", [1]], "holds '1 2 3' where a list of numbers is expected"),
-        ([[], []], r"holds '\[\]' where a list of numbers"),
+        ([[], []], r"holds \[\] where a list of numbers"),
         ([[1, None], [[1, 2], [3, 4]]], "column 'a' holds None at step 2"),
         ([[1, 2], [[1, 2], [3, "x"]]], "column 'b' holds 'x' at step 2"),
         ([[1, 2], [[1, 2], [3]]], "column 'b' has other than 2 numbers at step 2"),

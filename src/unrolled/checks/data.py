@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unrolled.checks.base import Context, Finding, Status, evenly, place
+from unrolled.core.errors import shown
 from unrolled.data.examples import Examples, Ints, Ragged
 from unrolled.data.fields import Text
 from unrolled.data.schema import label, number
@@ -124,7 +125,7 @@ def column(context: Context) -> Finding | None:
         return Finding("ok", f"no column that is read tells the answer by itself{note}")
     return Finding(
         "problem" if not context.names or len(goals[1]) >= SMALL / 2 else "warning",
-        f"column {read[0]!r} by itself tells {answer!r} in the scored rows{note}",
+        f"column {read[0]!r} by itself tells {shown(answer)} in the scored rows{note}",
         some([f"column {name!r}" for name in read]),
         "leave it out (data.numbers, data.text), unless it is known before the answer is",
     )
@@ -180,8 +181,8 @@ def token(context: Context) -> Finding | None:
         return Finding("ok", "no token tells a label by itself")
     return Finding(
         "warning",
-        f"the token {tokenizer.token(int(place))!r} tells label {context.names[kind]!r} by itself "
-        f"(F1 {both[place, kind]:.3f})",
+        f"the token {shown(tokenizer.token(int(place)))} tells label "
+        f"{shown(context.names[kind])} by itself (F1 {both[place, kind]:.3f})",
         f"column {context.task.schema.inputs[0]!r}",
         "see whether the label was written into the text",
     )
@@ -250,7 +251,7 @@ def scored(context: Context) -> Finding | None:
         return Finding("ok", f"{dev.answers:,} answers are scored")
     counts = np.bincount(found)
     name, most = context.names[int(counts.argmax())], counts.max() / len(found)
-    told = f"{dev.answers:,} answers are scored; always saying {name!r} is right in {most:.1%}"
+    told = f"{dev.answers:,} answers are scored; always saying {shown(name)} is right in {most:.1%}"
     if most < 0.9:
         return Finding("ok", told)
     where = f"column {context.task.schema.answer!r}"

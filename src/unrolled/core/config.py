@@ -6,7 +6,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from unrolled.core.errors import UsageError, nearest
+from unrolled.core.errors import UsageError, nearest, shown
+from unrolled.core.words import either
 
 
 class Config(BaseModel):
@@ -52,21 +53,29 @@ def nested(annotation: Any) -> type[BaseModel] | None:
 
 
 def explain(config: type[BaseModel], error: ValidationError) -> str:
-    """Turn pydantic's report into one sentence for each faulty key."""
+    """Turn pydantic's report into one sentence for each faulty key, of the first five."""
     sentences = []
-    for item in error.errors():
+    found = error.errors()
+    for item in found[:5]:
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             guess = _meant(key, keys(config))
-            hint = f"did you mean {guess!r}?" if guess else "see `unrolled train --help`"
-            sentences.append(f"unknown key {key!r}; {hint}")
+            hint = f"did you mean {guess!r}?" if guess else f"see {all_keys()}"
+            sentences.append(f"unknown key {shown(key)}; {hint}")
         elif item["type"] == "model_type" and key:
             sentences.append(f"{key} is a group of keys: set {key}.KEY=value")
         elif item["type"] == "value_error":
             sentences.append(f"{key}: {item['ctx']['error']}" if key else str(item["ctx"]["error"]))
         else:
-            sentences.append(f"{key}={item['input']!r}: {item['msg'].lower()}")
+            sentences.append(f"{key}={shown(item['input'])}: {item['msg'].lower()}")
+    if len(found) > 5:
+        sentences.append(f"{len(found) - 5:,} more keys are faulty")
     return "; ".join(sentences)
+
+
+def all_keys() -> str:
+    """Return where all keys stand."""
+    return either("`unrolled train --help`", "docs/keys.md")
 
 
 def _meant(key: str, known: list[str]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 
-from unrolled.core.errors import UsageError, nearest
+from unrolled.core.errors import UsageError, nearest, shown
 from unrolled.data.archives import BROKEN, Origin
 
 SAMPLE = 1 << 20  # bytes looked at together
@@ -32,7 +32,9 @@ def check_encoding(name: str) -> str:
         known = ["utf-8", "utf-16", "utf-32", "cp949", "euc-kr", "latin-1", "shift_jis", "gb18030"]
         guess = nearest(name, known)
         hint = f"did you mean {guess!r}?" if guess else f"for example {', '.join(known[:5])}"
-        raise UsageError(f"data.encoding={name!r}: there is no such encoding; {hint}") from None
+        raise UsageError(
+            f"data.encoding={shown(name)}: there is no such encoding; {hint}"
+        ) from None
     return info.name
 
 

@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from unrolled.core.errors import DataError, UserError
+from unrolled.core.errors import DataError, UserError, shown
 from unrolled.data.lines import SKIP_HINT, Report
 
 # what becomes of the columns FORM, LEMMA, UPOS, XPOS, FEATS, HEAD, DEPREL
@@ -87,7 +87,7 @@ def _word(text: str, before: int) -> list[list[str]]:
         )
     number = _ID.fullmatch(cells[0])
     if number is None:
-        raise UserError(f"{cells[0][:20]!r} is not the number of a word; write 1, 1-2 or 1.1")
+        raise UserError(f"{shown(cells[0])} is not the number of a word; write 1, 1-2 or 1.1")
     first, mark, last = number.groups()
     expected = before if mark == "." else before + 1
     if int(first) != expected or (mark == "-" and int(last) < int(first)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from unrolled.core.errors import DataError
+from unrolled.core.errors import DataError, shown
 from unrolled.data.lines import SKIP_HINT, Report
 
 COLUMNS = ("word", "pronunciation")
@@ -44,5 +44,5 @@ def entries(
         if sounds:
             yield line, (_FURTHER.sub("", word), sounds)
         else:
-            told = f"expected a word, a blank and its sounds, got {text[:40]!r}; mend the line"
+            told = f"expected a word, a blank and its sounds, got {shown(text)}; mend the line"
             report(DataError(f"{told}, {SKIP_HINT}", path, line))

@@ -36,6 +36,27 @@ class Bad(Exception):
     """A cell that cannot be encoded; whoever knows the file and the line turns it into an error."""
 
 
+def _is_plain(cell: Any) -> bool:
+    """Whether a cell is one value, or empty, and no list or object of several."""
+    return cell is None or isinstance(cell, str | int | float)
+
+
+def words_of(column: str, cell: Any, kind: str) -> list[str]:
+    """Return the words of a cell: a list of them, or text with blanks between them.
+
+    ``kind`` is what one is called. Raises Bad: it holds a list, an object or nothing where one is
+    expected.
+    """
+    several = isinstance(cell, list)
+    words = cell if several else str(cell or "").split()
+    odd = [word for word in words if word is None or not _is_plain(word)]
+    if not several and (isinstance(cell, bool) or not _is_plain(cell)):
+        odd = [cell]
+    if odd:
+        raise Bad(f"column {column!r} holds {shown(odd[0])} where a {kind} is expected")
+    return [str(word) for word in words]
+
+
 def scale_of(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return means and deviations (D,) of the columns of ``values`` (N, D), N at least 1.
 
@@ -182,12 +203,7 @@ class Words:
         Raises:
             Bad: there is no word, or there are more than ``max_words``.
         """
-        cell = cells[0]
-        words = cell if isinstance(cell, list) else str(cell or "").split()
-        strange = [word for word in words if not isinstance(word, str | int | float)]
-        if strange or isinstance(cell, bool | dict):
-            odd = strange[0] if strange else cell
-            raise Bad(f"column {self.column!r} holds {shown(odd)} where a word is expected")
+        words = words_of(self.column, cells[0], "word")
         if not words:
             raise Bad(f"column {self.column!r} holds no word")
         if self.max_words is not None and len(words) > self.max_words:
@@ -195,7 +211,7 @@ class Words:
                 f"{len(words)} words and data.max_tokens is {self.max_words}; split the row or "
                 "raise it"
             )
-        return [nfc(str(word)) for word in words]
+        return [nfc(word) for word in words]
 
     def encode(self, rows: Sequence[list[str]]) -> tuple[Ragged, Spellings | None]:
         """Return the words of each row: places in a list of spellings, or ids without one."""
@@ -239,7 +255,8 @@ class Label:
     @classmethod
     def fit(cls, column: str, values: Sequence[Any]) -> Self:
         """Learn the names, numbers in their order and words in theirs; an empty cell is no name."""
-        names = {label(value) for value in values} - {""}
+        # what is no label is named, with its line, when the rows are encoded
+        names = {label(value) for value in values if _is_plain(value)} - {""}
         if not names:
             raise UserError(f"column {column!r} holds no label")
         numbers = {name: number(name) for name in names}
@@ -248,7 +265,9 @@ class Label:
         return cls(column, tuple(sorted(names)))
 
     def check(self, cell: Any) -> int:
-        """Return the index of a name. Raises Bad for an empty or an unseen one."""
+        """Return the index of a name. Raises Bad for an empty or an unseen one, or an object."""
+        if not _is_plain(cell):
+            raise Bad(f"column {self.column!r} holds {shown(cell)} where a label is expected")
         name = label(cell)
         if not name:
             raise Bad(f"column {self.column!r} holds no label")

@@ -318,7 +318,7 @@ def _matrix(name: str, cell: Any) -> NDArray[np.float64]:
 def _why(name: str, cell: Any) -> str:
     """Say what is wrong with a cell that is no sequence of numbers."""
     if not isinstance(cell, list | np.ndarray) or not len(cell):
-        return f"column {name!r} holds {str(cell)[:40]!r} where a list of numbers is expected"
+        return f"column {name!r} holds {shown(cell)} where a list of numbers is expected"
     width = len(cell[0]) if isinstance(cell[0], list) else None
     for place, step in enumerate(cell, 1):
         values = step if isinstance(step, list) else [step]

@@ -136,7 +136,7 @@ def rows_of(
         file of running text gives one row of one field for each line, under the column "text".
     """
     if on_error not in ("stop", "skip"):
-        raise UsageError(f"data.on_error={on_error!r}: say stop or skip")
+        raise UsageError(f"data.on_error={shown(on_error)}: say stop or skip")
     parts: Parts = []
     checked = None if encoding is None else check_encoding(encoding)
     reader = _reader(path, checked, needed, parts, max_row)

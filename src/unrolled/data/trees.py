@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from unrolled.core.errors import DataError, UserError
+from unrolled.core.errors import DataError, UserError, shown
 from unrolled.data.lines import SKIP_HINT, Report
 from unrolled.scores.brackets import OUTERMOST, Span
 
@@ -78,7 +78,7 @@ def parse(text: str) -> Tree:
             place += 1
             continue
         if token != "(":
-            raise UserError(f"{token[:40]!r} stands outside of a tree or beside brackets in it; "
+            raise UserError(f"{shown(token)} stands outside of a tree or beside brackets in it; "
                             "write words as (TAG word)")  # fmt: skip
         if words and not opened:
             raise UserError("a second tree begins where the first has ended; begin a new line")
@@ -150,7 +150,7 @@ def spans_of(tokens: Iterable[str]) -> list[Span]:
     spans, opened, words = list[Span](), list[int](), 0
     for token in tokens:
         if spans and not opened:
-            raise UserError(f"{token!r} stands after the end of the tree")
+            raise UserError(f"{shown(token)} stands after the end of the tree")
         if token == WORD and opened:
             words += 1
         elif token.startswith("("):
@@ -160,7 +160,7 @@ def spans_of(tokens: Iterable[str]) -> list[Span]:
             label, start, _ = spans[opened[-1]]
             spans[opened.pop()] = (label, start, words)
         else:
-            raise UserError(f"{token!r} stands where a tree cannot go on with it")
+            raise UserError(f"{shown(token)} stands where a tree cannot go on with it")
     if opened or not spans:
         raise UserError(f"the tree ends with {len(opened)} open brackets")
     return spans

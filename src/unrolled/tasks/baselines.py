@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from unrolled.data.examples import Examples, Ragged
-from unrolled.data.fields import Text, Vector
+from unrolled.data.fields import Text, Vector, words_of
 from unrolled.data.series import Frames
 from unrolled.data.sources import Document, Table
 from unrolled.scores import (
@@ -31,7 +31,7 @@ from unrolled.tasks.pairs import Pairs
 from unrolled.tasks.prepare import Prepared
 from unrolled.tasks.rewrite import Rewrite
 from unrolled.tasks.series import last_values
-from unrolled.tasks.tag import Tag, tags_of
+from unrolled.tasks.tag import Tag
 from unrolled.tasks.tag_frames import FrameTag
 from unrolled.tasks.translate import Translate
 
@@ -243,12 +243,14 @@ def tag_of_word(prepared: Prepared) -> dict[str, float]:
 
 def _tagged(task: Tag, table: Table) -> list[tuple[str, int]]:
     """Return every word of a table with the index of its tag."""
-    words_at, tags_at = locate(table, [task.inputs.column, task.output.column], task.columns)
-    return [
-        (word, task.output.check(tag))
-        for row in table.rows
-        for word, tag in zip(task.inputs.check([row[words_at]]), tags_of(row[tags_at]), strict=True)
-    ]
+    answer = task.output.column
+    words_at, tags_at = locate(table, [task.inputs.column, answer], task.columns)
+    found: list[tuple[str, int]] = []
+    for row in table.rows:
+        words = task.inputs.check([row[words_at]])
+        tags = map(task.output.check, words_of(answer, row[tags_at], "tag"))
+        found += zip(words, tags, strict=True)
+    return found
 
 
 def majority_step(prepared: Prepared) -> dict[str, float]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unrolled.core.errors import DataError, UsageError, UserError
+from unrolled.core.errors import DataError, UsageError, UserError, shown
 from unrolled.data.batches import Batch, Buckets, Source, collate
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.fields import Bad, Label, Number, Text, Vector, bad_row
@@ -316,8 +316,8 @@ class Classify(Labelled):
         output = Label.fit(schema.answer, raw_answers(recipe, schema, named, place))
         if len(output.names) < 2:
             raise DataError(
-                f"column {schema.answer!r} holds only {output.names[0]!r}; a classifier needs two "
-                "labels or more (name another column with data.label)",
+                f"column {schema.answer!r} holds only {shown(output.names[0])}; a classifier "
+                "needs two labels or more (name another column with data.label)",
                 table.path,
             )
         return cls(fit_inputs(recipe, schema, table), output)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unrolled.core.errors import DataError, UsageError, UserError
+from unrolled.core.errors import DataError, UsageError, UserError, shown
 from unrolled.data.batches import PAD, Batch, Buckets, Source, collate
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.fields import Bad, Label, Words, bad_row
@@ -380,7 +380,7 @@ def _words(inputs: Words, row: Sequence[Any]) -> list[str]:
     words = [escape(word) for word in inputs.check(row)]
     for word in words:
         if word.split() != [word] or "\x00" in word:
-            raise Bad(f"{word[:40]!r} is no word: words hold no blanks, and something else")
+            raise Bad(f"{shown(word)} is no word: words hold no blanks, and something else")
     return words
 
 

@@ -14,8 +14,9 @@ import yaml
 from pydantic import Field, field_validator
 
 from unrolled.core.config import Config, keys, nested
-from unrolled.core.errors import UsageError, UserError, cut, nearest, shown, unknown
+from unrolled.core.errors import UsageError, UserError, cut, listed, nearest, shown, unknown
 from unrolled.core.files import exists, expanded, read_text
+from unrolled.core.words import either
 from unrolled.data.hub import is_hub, title
 from unrolled.decoding.settings import Search
 from unrolled.nn.build import LAYERS, LayerConfig
@@ -410,7 +411,7 @@ def deep(values: Mapping[str, Any]) -> dict[str, Any]:
         for group in groups:
             inner = inner.setdefault(group, {})
             if not isinstance(inner, dict):
-                raise UsageError(f"unknown key {key!r}; {group!r} is not a group of keys")
+                raise UsageError(f"unknown key {shown(key)}; {shown(group)} is not a group of keys")
         inner[leaf] = value
     return result
 
@@ -508,7 +509,8 @@ def _no_such(target: str) -> str:
     guess = (Path(target).suffix and file) or nearest(target, shipped()) or file
     if guess and guess in names:
         guess = str(Path(target).parent / guess)
-    hint = f"; did you mean {shown(guess)}?" if guess else "; `unrolled recipes` lists the recipes"
+    every = either("`unrolled recipes` lists the recipes", f"the recipes are {listed(shipped())}")
+    hint = f"; did you mean {shown(guess)}?" if guess else f"; {every}"
     return f"there is no recipe and no file {shown(target, 200)}{hint}"
 
 

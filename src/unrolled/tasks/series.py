@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from unrolled.core.errors import DataError, UsageError, UserError, unknown
+from unrolled.core.errors import DataError, UsageError, UserError, shown, unknown
 from unrolled.data.examples import Examples, Spans
 from unrolled.data.fields import Bad, Label, Number, bad_row
 from unrolled.data.schema import Schema, label, number
@@ -152,7 +152,7 @@ def one_answer(told: Reading) -> Goals:
             others = [c for c in cell if label(c) != label(cell[0])]
             if others:
                 raise Bad(
-                    f"a sequence has several answers ({cell[0]!r}, {others[0]!r}); set "
+                    f"a sequence has several answers ({shown(cell[0])}, {shown(others[0])}); set "
                     "data.window=N to answer for every N steps, or task=tag to label each step"
                 )
             if not cell:
@@ -166,7 +166,7 @@ def one_answer(told: Reading) -> Goals:
             return [cell[end + told.ahead] for end in ends]
         values = [number(value) for value in cell]
         if None in values:
-            raise Bad(f"an answer is {cell[values.index(None)]!r} where a number is expected")
+            raise Bad(f"an answer is {shown(cell[values.index(None)])} where a number is expected")
         array = np.array(values, dtype=np.float64)
         return (array[told.ahead + np.array(ends, dtype=np.int64)] - array[ends]).tolist()
 

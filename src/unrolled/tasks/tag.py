@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,7 +15,7 @@ from unrolled.core.errors import DataError, UserError
 from unrolled.core.files import read_json_list
 from unrolled.data.batches import IGNORED, Buckets, Source, collate
 from unrolled.data.examples import Examples, Ragged
-from unrolled.data.fields import Bad, Label, Words, bad_row
+from unrolled.data.fields import Bad, Label, Words, bad_row, words_of
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
 from unrolled.data.tokenizers import Tokenizer
@@ -44,11 +45,6 @@ from unrolled.training.precision import Place
 WORDS = "words.json"
 
 
-def tags_of(cell: Any) -> list[str]:
-    """Return the tags of a row: a list, or text with blanks between the tags."""
-    return [str(tag) for tag in cell] if isinstance(cell, list) else str(cell or "").split()
-
-
 class Tag(Task):
     """Words, read as wholes and by their spelling, and a tag for each."""
 
@@ -75,7 +71,10 @@ class Tag(Task):
             raise DataError("tagging reads one column of words; name it with data.text", table.path)
         words_at, tags_at = locate(table, [schema.text[0], schema.answer], table.columns)
         named = table if labels is None else need_table(labels)
-        tags = [tag for row in named.rows for tag in tags_of(row[tags_at])]
+        tags: list[str] = []
+        for row in named.rows:
+            with contextlib.suppress(Bad):  # named, with its line, when the rows are encoded
+                tags += words_of(schema.answer, row[tags_at], "tag")
         told = recipe.data
         words: list[list[str]] = []
         probe = Words(schema.text[0], (), None, told.max_tokens)
@@ -106,7 +105,8 @@ class Tag(Task):
         rows, targets, lines, skipped = [], [], [], list(table.skipped)
         for row, line in zip(table.rows, table.lines, strict=True):
             try:
-                words, tags = self.inputs.check([row[words_at]]), tags_of(row[tags_at])
+                words = self.inputs.check([row[words_at]])
+                tags = words_of(schema.answer, row[tags_at], "tag")
                 if len(words) != len(tags):
                     raise Bad(f"{len(words)} words but {len(tags)} tags")
                 goal = [self.output.check(tag) for tag in tags]

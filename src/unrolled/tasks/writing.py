@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from unrolled.core.errors import UsageError
+from unrolled.core.errors import UsageError, shown
 from unrolled.data.batches import PAD
 from unrolled.data.examples import Ints, Ragged
 from unrolled.data.streams import SPECIALS, WhitespaceStream, WordsStream
@@ -41,8 +41,8 @@ def refuse_unknown(target: Tokenizer, asks: Asks) -> None:
     for told in filter(None, (asks.begin, *asks.required)):
         if target.unk_id in target.encode(told):
             raise UsageError(
-                f"{told!r} cannot be asked for: this model has never written all of it, so its "
-                "vocabulary has no pieces for it; leave it out"
+                f"{shown(told)} cannot be asked for: this model has never written all of it, so "
+                "its vocabulary has no pieces for it; leave it out"
             )
 
 

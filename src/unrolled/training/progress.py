@@ -95,12 +95,15 @@ class SilentLog(MetricsLog):
 
 def _after(line: dict[str, Any], step: int) -> bool:
     """Whether a line follows on a step; what a checkpoint of it goes back from does too."""
-    at: int = line.get("step", 0)
+    at: int = line["step"]
     return at > step or (at == step and line.get("event") == "rollback")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read ``metrics.jsonl``; lines that a crash cut short or filled with zeros are left out."""
+    """Read ``metrics.jsonl``; lines that a crash cut short or filled with zeros are left out.
+
+    So is any other line that no training writes.
+    """
     lines: list[dict[str, Any]] = []
     if not path.exists():
         return lines
@@ -109,11 +112,23 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}; move it away") from None
     for line in data.splitlines():
-        try:
-            lines.append(parsed_json(line))
-        except ValueError:
-            continue
+        with contextlib.suppress(ValueError):
+            found = parsed_json(line)
+            if _is_line(found):
+                lines.append(found)
     return lines
+
+
+def _is_line(found: dict[str, Any]) -> bool:
+    """Whether an object is what a training writes: a step, a kind, and of scores their numbers."""
+    step, kind = found.get("step"), found.get("kind")
+    if type(step) is not int or not 0 <= step < 2**63 or not isinstance(kind, str):
+        return False
+    return kind == "guard" or all(
+        type(value) in (int, float) and abs(value) < float("inf")
+        for key, value in found.items()
+        if key != "kind"
+    )
 
 
 def need_tensorboard() -> Any:
