@@ -456,13 +456,17 @@ def parse_frames(row: str, task: Task) -> tuple[Any, ...]:
     )
 
 
-def load(folder: str | Path, device: str = "auto", weights: str = "best") -> Run:
+def load(
+    folder: str | Path, device: str = "auto", weights: str = "best", *, result: bool = True
+) -> Run:
     """Return the run in a folder.
 
     Args:
         folder: the run folder.
         device: ``auto``, ``cpu``, ``cuda`` ...
         weights: ``best``, or ``last`` for those of the newest checkpoint.
+        result: read ``result.json`` too; answers need nothing of it, so that a damaged one need
+            not stop them.
 
     Raises:
         UserError: there is no run, it has no weights yet, or it was damaged.
@@ -470,7 +474,7 @@ def load(folder: str | Path, device: str = "auto", weights: str = "best") -> Run
     if weights not in ("best", "last"):
         raise UsageError(f"weights={shown(weights)}: say best or last")
     with callers_state_kept():
-        return Run(runs.load(path_of(folder, "folder"), weights), device)
+        return Run(runs.load(path_of(folder, "folder"), weights, result), device)
 
 
 def train(

@@ -22,4 +22,4 @@ def export(
     """
     from unrolled.run import load
 
-    load(run, "cpu").export(to, output)
+    load(run, "cpu", result=False).export(to, output)

@@ -48,7 +48,7 @@ def generate(
     from unrolled.core.terminal import clean_text, json_line, out
     from unrolled.run import load
 
-    pieces = load(expanded(run)).stream(
+    pieces = load(expanded(run), result=False).stream(
         prompt, max_new_tokens, seed=secrets.randbits(63) if seed is None else seed,
         stop=stop or [],
         notice=say,

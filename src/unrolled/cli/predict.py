@@ -92,7 +92,7 @@ def predict(
         raise UsageError("-o writes the rows of a file with their answers: add --file FILE")
     if raw and (output is None or output.suffix != ".csv"):
         raise UsageError("--raw is for the cells of a CSV: add -o FILE.csv")
-    loaded = load(expanded(run))
+    loaded = load(expanded(run), result=False)
     if live and loaded.task.schema.steps:
         raise UsageError(
             "--live answers each line by itself, and this run reads a row as one step of a "

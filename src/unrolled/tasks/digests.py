@@ -102,6 +102,12 @@ def replace(folder: Path, name: str, write: Callable[[Path], None]) -> None:
             saving.rmdir()
 
 
+def is_changed(folder: Path, name: str) -> bool:
+    """Say whether a file is another than the training wrote; False where no digests were kept."""
+    known = read(folder)
+    return known is not None and sha256(folder / name) not in known.get(name, ())
+
+
 def settle(folder: Path) -> None:
     """Forget the digests of files that were replaced, once nothing is written any more."""
     known = read(folder)

@@ -155,7 +155,10 @@ def save_weights(folder: Path, weights: Weights) -> None:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run, finished or not."""
-    return exists(folder / CONFIG)
+    try:
+        return os.path.lexists(folder / CONFIG)  # a link that leads nowhere is refused, when read
+    except ValueError:
+        return False
 
 
 def claim(folder: Path) -> None:
@@ -270,12 +273,13 @@ def read_result(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not readable ({error})") from None
 
 
-def load(folder: Path, weights: str = "best") -> Loaded:
+def load(folder: Path, weights: str = "best", result: bool = True) -> Loaded:
     """Read a run.
 
     Args:
         folder: the run folder.
         weights: ``best``, or ``last`` for those of the newest checkpoint.
+        result: read how training ended; answers need nothing of it.
 
     Raises:
         UserError: it is no run, has no weights yet, or was damaged.
@@ -293,8 +297,8 @@ def load(folder: Path, weights: str = "best") -> Loaded:
         if not told:
             raise UserError(f"{folder}: no weights yet; train it on with {_on()}")
         refuse_misfit(task, recipe, told)
-        result = read_result(folder)
-        if not digests.verify(folder, READ):
+        ended = read_result(folder) if result else {}
+        if not digests.verify(folder, [name for name in READ if result or name != RESULT]):
             note(f"unrolled: {folder} keeps no digests of its files (an older version wrote it)")
         model = task.build(recipe)
         model.load_state_dict(load_file(path) if weights == "best" else found)
@@ -304,7 +308,7 @@ def load(folder: Path, weights: str = "best") -> Loaded:
         first = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path}: these weights do not fit the run ({first})") from None
     refuse_infinite(path, model)
-    return Loaded(folder, recipe, task, model.eval(), result)
+    return Loaded(folder, recipe, task, model.eval(), ended)
 
 
 def _on() -> str:

@@ -19,7 +19,7 @@ from unrolled.tasks import digests
 from unrolled.tasks import folder as runs
 from unrolled.tasks.base import Task
 from unrolled.tasks.prepare import Prepared, prepare
-from unrolled.tasks.recipe import CONFIG, Recipe, changed_keys, flat, left_out_lines, resolve
+from unrolled.tasks.recipe import CONFIG, FILES, Recipe, changed_keys, flat, left_out_lines, resolve
 from unrolled.training.loop import Job, epoch_steps, planned_steps
 from unrolled.training.parallel import world
 from unrolled.training.precision import Place, choose
@@ -133,6 +133,8 @@ def make_plan(
     elif known and not resume:
         runs.claim(where)  # which refuses a run
     before = read_before(where, recipe) if known else None
+    if before is not None and runs.is_run(Path(target)):
+        refuse_edits(where, before.recipe, recipe, changes)
     task = before.task if before else None
     recipe = settle(recipe, before.recipe if before else None)
     torch.set_num_threads(recipe.training.threads or torch.get_num_threads())
@@ -232,6 +234,8 @@ def finished_as_asked(recipe: Recipe, where: Path) -> str:
     result = runs.read_result(where)
     if not result:
         return ""
+    if digests.is_changed(where, CONFIG):
+        return ""  # what was changed is told by its key, when the plan is made
     digests.verify(where, runs.READ)
     asked, kept = (
         flat(recipe.model_dump(exclude_unset=True)),
@@ -261,6 +265,43 @@ def settle(recipe: Recipe, saved: Recipe | None) -> Recipe:
             values |= {name: getattr(saved.training, name) for name in LIMITS}
     # a copy keeps in mind which keys were set, and which are still to be chosen
     return recipe.model_copy(update={"training": training.model_copy(update=values)})
+
+
+def refuse_edits(where: Path, before: Recipe, recipe: Recipe, changes: Mapping[str, Any]) -> None:
+    """Refuse a run whose file of settings was edited, before any of them is followed.
+
+    Args:
+        where: the run.
+        before: what it was begun with.
+        recipe: as the file and the keys that are given now say.
+        changes: the keys that are given now.
+
+    Raises:
+        UserError: a key of the file is another, other than a limit that was raised or the place of
+            a data file.
+    """
+    if not digests.is_changed(where, CONFIG):
+        return
+    old, new, given = flat(before.model_dump()), flat(recipe.model_dump()), flat(changes)
+    raised = {
+        key for key in (f"training.{name}" for name in LIMITS) if not _is_lower(new[key], old[key])
+    }
+    # of files their bytes are compared, once they are read
+    moved = {key for key in (f"data.{role}" for role in FILES) if new[key] and old[key]}
+    free = {*given, *raised, *moved}
+    _refuse(where, [key for key in old if new[key] != old[key] and key not in free], old, new)
+
+
+def _refuse(where: Path, differing: list[str], old: dict[str, Any], new: dict[str, Any]) -> None:
+    if differing:
+        told = "; ".join(
+            f"{key} was {shown(old[key])} and is now {shown(new[key])}" for key in differing
+        )
+        limits = ", ".join(f"training.{name}" for name in LIMITS)
+        raise UserError(
+            f"{where} cannot be resumed with other settings: {told}. Only limits ({limits}) may "
+            f"change; for the rest choose another {option('out')}"
+        )
 
 
 def refuse_changes(
@@ -299,14 +340,7 @@ def refuse_changes(
     given = any(key in flat(changes) for key in limits)
     if not given:
         differing += [key for key in limits if _is_lower(new[key], old[key])]
-    if differing:
-        told = "; ".join(
-            f"{key} was {shown(old[key])} and is now {shown(new[key])}" for key in differing
-        )
-        raise UserError(
-            f"{where} cannot be resumed with other settings: {told}. Only limits "
-            f"({', '.join(limits)}) may change; for the rest choose another {option('out')}"
-        )
+    _refuse(where, differing, old, new)
 
 
 def _is_lower(now: float | None, before: float | None) -> bool:
