@@ -15,13 +15,13 @@ from typing import IO, Any
 
 from unrolled.core.errors import UsageError, UserError
 from unrolled.core.files import advice, cause_of, open_up
-from unrolled.core.terminal import as_json, clean
+from unrolled.core.terminal import as_json, clean, json_line
 from unrolled.tasks.base import Answer
 
 Pairs = Iterable[tuple[dict[str, Any], Answer]]
 
 # what spreadsheets take for a formula at the beginning of a cell
-_FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_FORMULA = re.compile("[\t\r\n]| *[=+\\-@\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -29,7 +29,7 @@ def show(row: Any, answer: Answer, json_lines: bool) -> str:
     """Return one line of output for a row."""
     if not json_lines:
         return clean(on_one_line(answer.text))
-    return as_json(as_object({"input": row}, answer))
+    return json_line(as_object({"input": row}, answer))
 
 
 def on_one_line(text: str) -> str:
@@ -56,9 +56,9 @@ def free(name: str, taken: Iterable[str]) -> str:
 def _plain(value: Any, raw: bool) -> Any:
     """Return a cell of a table; without ``raw`` one that no spreadsheet runs as a formula."""
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
-    if raw or not isinstance(text, str) or not _FORMULA.match(text) or _NUMBER.fullmatch(text):
+    if raw or not isinstance(text, str) or not _FORMULA.match(text):
         return text
-    return f"'{text}"
+    return text if _NUMBER.fullmatch(text.strip(" ")) else f"'{text}"
 
 
 def write_csv(handle: IO[str], pairs: Pairs, columns: list[str], raw: bool) -> None:
