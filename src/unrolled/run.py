@@ -136,7 +136,7 @@ class Run:
     def cells(self, row: Any) -> tuple[Any, ...]:
         """Return the input cells of one row, in whichever form it was given."""
         names, most = self.task.schema.inputs, self.recipe.data.max_row
-        if isinstance(row, str | list | tuple) and _size(row) > most:
+        if _size(row) > most:
             raise UserError(too_long(most))
         if isinstance(row, Mapping):
             missing = [name for name in names if name not in row]
@@ -407,8 +407,8 @@ def _size(row: Any) -> int:
     if isinstance(row, str):
         return len(row) if row.isascii() else len(row.encode("utf-8", "surrogatepass"))
     if isinstance(row, list | tuple):
-        return sum(_size(cell) if isinstance(cell, str | list | tuple) else 8 for cell in row)
-    return 8
+        return sum(map(_size, row))
+    return sum(map(_size, row.values())) if isinstance(row, Mapping) else 8
 
 
 def parse_cells(row: str, task: Task) -> tuple[Any, ...]:

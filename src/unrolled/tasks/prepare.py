@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -285,8 +286,9 @@ def _spread(schema: Schema, values: list[Any]) -> str:
         words = sum(len(text.split()) for text in texts) / max(1, len(texts))
         return f"{len(set(texts)):,} different texts of {words:.1f} words"
     if schema.task == "tag":
-        tags = Counter(t for v in values for t in (v if isinstance(v, list) else str(v).split()))
-        return _shares({str(k): n for k, n in tags.most_common()})
+        # what is no tag is named, with its line, when the rows are encoded
+        rows = (value if isinstance(value, list) else _text(value).split() for value in values)
+        return _shares(dict(Counter(map(str, chain.from_iterable(rows))).most_common()))
     if schema.task == "classify":
         return _shares(counts(values))
     numbers = np.array([n for n in map(number, values) if n is not None])
