@@ -10,13 +10,14 @@ import resource
 import stat
 import sys
 import tarfile
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import table
@@ -317,3 +318,39 @@ def test_comments_above_a_table_are_passed_over(tmp_path: Path) -> None:
     assert (found.rows[0], found.lines[0], len(found.rows)) == (("a", "가"), 3, 9)
     path.write_text("#id\ttext\n1\ta\n2\tb\n3\tc\n")
     assert table(path).columns == ["#id", "text"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("a.csv", "a.csv"), ("a.csv", "./a.csv"), ("x//a.csv", "x/a.csv"), ("a.csv", "a.csv\0b")],
+)
+def test_a_name_that_stands_twice_is_refused(tmp_path: Path, first: str, second: str) -> None:
+    path = tmp_path / "twice.zip"
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+        warnings.simplefilter("ignore")
+        archive.writestr(first, ROWS)
+        archive.writestr(second.replace("\0", "_"), ROWS.replace("good", "film"))
+    if "\0" in second:
+        path.write_bytes(path.read_bytes().replace(b"a.csv_b", b"a.csv\0b"))
+    with pytest.raises(DataError, match="two members have this name"):
+        read(path)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a.csv", "./b.csv", "x/c.csv", "./x/./d.csv"]), unique=True, min_size=1
+    )
+)
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_every_member_is_read_once(tmp_path: Path, members: list[str]) -> None:
+    rows = {name: f"text,label\n{name} one,1\n{name} two,0\n" for name in members}
+    found = table(zipped(tmp_path / "a.zip", dict(rows))).rows
+    expected = {
+        (f"{name} {word}", label)
+        for name in members
+        for word, label in (("one", "1"), ("two", "0"))
+    }
+    assert set(found) == expected
+    assert len(found) == len(expected)

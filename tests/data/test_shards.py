@@ -11,9 +11,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from unrolled.core.errors import DataError, UserError
 from unrolled.data import shards
@@ -209,3 +212,69 @@ def test_a_file_written_to_while_it_is_read(tmp_path: Path) -> None:
         pass
     with pytest.raises(DataError, match="changed while it was read"), unchanged(path):
         path.write_text("three")
+
+
+def test_a_flipped_byte_under_an_old_date_is_noticed() -> None:
+    folder = encoded(KEY, "uint16", write).folder
+    for path in sorted(folder.iterdir()):
+        seen, content = path.stat(), bytearray(path.read_bytes())
+        for place in (0, len(content) // 2, len(content) - 1):
+            changed = bytearray(content)
+            changed[place] ^= 4
+            path.write_bytes(changed)
+            os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+            mended = encoded(KEY, "uint16", write)
+            assert not mended.known, (path.name, place)
+            np.testing.assert_array_equal(mended.tokens()[:], VALUES)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("count", 3), ("dtype", "uint32"), ("files", []), ("size", 1), ("held", 7), ("x", None)],
+)
+def test_a_manifest_that_says_otherwise_is_made_anew(name: str, value: Any) -> None:
+    folder = encoded(KEY, "uint16", write).folder
+    told = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(told | {name: value}))
+    assert not encoded(KEY, "uint16", write).known
+
+
+@given(st.recursive(st.none() | st.integers() | st.text(max_size=3), st.lists, max_leaves=4))
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_remembered_value_that_was_changed_is_worked_out_anew(cache: Path, value: Any) -> None:
+    assert remembered(KEY, lambda: "right") == "right"
+    (path,) = cache.glob("*.json")
+    path.write_text(json.dumps({"value": value, "sha256": json.loads(path.read_text())["sha256"]}))
+    assert remembered(KEY, lambda: "right") == "right"
+    path.write_bytes(path.read_bytes()[:-3])
+    assert remembered(KEY, lambda: "right") == "right"
+
+
+def test_a_shard_that_is_cut_while_it_is_mapped_is_an_error() -> None:
+    kept = encoded(KEY, "uint16", write)
+    tokens = kept.tokens()
+    assert tokens[5] == VALUES[5]
+    path = kept.folder / "tokens-0002.bin"
+    os.truncate(path, 10)
+    # to read past the end of a file ends the process
+    for at in (slice(None), np.arange(700), 650):
+        with pytest.raises(UserError, match=r"tokens-0002\.bin"):
+            _ = tokens[at]
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_lock_of_the_cache_that_is_a_link_is_refused(
+    cache: Path, tmp_path: Path, what: str
+) -> None:
+    folder = encoded(KEY, "uint16", write).folder
+    target = tmp_path / "precious"
+    target.write_text("x") if what == "file" else target.mkdir()
+    lock = folder.parent / f"{folder.name}.lock"
+    lock.unlink(missing_ok=True)
+    lock.symlink_to(target)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(UserError, match="lock"):
+        encoded(KEY, "uint16", write)
+    assert target.is_dir() or target.read_text() == "x"
