@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers as library
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unrolled.core.errors import DataError, UsageError, UserError
@@ -313,3 +313,87 @@ def test_no_warning_in_a_forked_process(
     process.join(30)
     assert process.exitcode == 0
     assert capfd.readouterr().err == ""
+
+
+# documents that were changed, and texts without end
+
+
+def leaves(value: object, path: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+    """Return the places in a JSON document, those of lists and objects among them."""
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    return [path, *(place for key, part in inner for place in leaves(part, (*path, key)))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_a_changed_document_is_refused_or_encodes_as_it_says(
+    fitted: dict[str, Tokenizer], tmp_path: Path, kind: str, data: st.DataObject
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    fitted[kind].save(path)
+    document = json.loads(path.read_text("utf-8"))
+    place = data.draw(st.sampled_from(leaves(document)[1:]))
+    inner = document
+    for key in place[:-1]:
+        inner = inner[key]
+    new = data.draw(
+        st.sampled_from(
+            [None, True, -1, 7, 10**12, 0.5, "", "x", "(a|a)*b", [], {}, ["x", "y"], "\ud800"]
+        )
+    )
+    before = inner[place[-1]]
+    inner[place[-1]] = new
+    path.write_text(json.dumps(document), "utf-8")
+    try:
+        found = Tokenizer.load(path)
+    except UserError as error:
+        assert "tokenizer.json" in str(error)  # noqa: PT017
+        return
+    # what is left to change: the text of a token or its score, which then stand as they say
+    assert type(new) is type(before)
+    assert place[0] == "model" or before == new
+    for text in ("", "a b 한국", "x" * 2000, LOOK_ALIKES):
+        ids = found.encode(text)
+        assert all(0 <= id < found.size for id in ids)
+        found.decode(ids)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"model": {"vocab": {"a": 0}}}', "[]", "7", "\0", ""]
+)
+def test_a_document_of_another_kind_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(text, "utf-8")
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
+        Tokenizer.load(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=60)
+@given(texts=st.lists(mixed.map(lambda text: text * 9), max_size=3), most=st.integers(0, 40))
+def test_tokens_beyond_the_limit_are_those_of_the_whole_left_out(
+    kind: str, texts: list[str], most: int
+) -> None:
+    tokenizer = FITTED[kind]
+    whole = tokenizer.encode_many(texts)
+    assert tokenizer.encode_many(texts, most=most) == [ids[:most] for ids in whole]
+
+
+@pytest.mark.parametrize("kind", ["words", "whitespace", "chars", "jamo", "bytes"])
+def test_tokens_beyond_the_limit_take_no_time(kind: str) -> None:
+    text = "x y. " * 1_000_000
+    began = time.process_time()
+    assert len(FITTED[kind].encode_many([text], most=100)[0]) == 100
+    assert time.process_time() - began < 0.5
+
+
+FITTED = {kind: Tokenizer.fit(kind, TEXTS, 600) for kind in KINDS}

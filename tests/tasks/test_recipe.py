@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, get_args, get_origin
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from unrolled.core.config import keys
+from unrolled.core.config import keys, nested
 from unrolled.core.errors import UsageError, UserError
 from unrolled.tasks import recipe as recipes
-from unrolled.tasks.recipe import Recipe, about, deep, find_data, flat, merge, parse, resolve
+from unrolled.tasks.recipe import (
+    Recipe,
+    about,
+    deep,
+    find_data,
+    flat,
+    merge,
+    parse,
+    resolve,
+    words,
+)
+from unrolled.training.precision import choose
 
 
 @pytest.fixture(autouse=True)
@@ -240,3 +261,146 @@ def test_changed_keys_leaves_the_limits_out() -> None:
         seed=3, training=old.training.changed(max_steps=70, max_minutes=1.0, clip=2.0)
     )
     assert recipes.changed_keys(old, new) == ["seed", "training.clip"]
+
+
+# settings out of bounds
+
+
+def groups(config: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in config.model_fields.items():
+        inner = nested(field.annotation)
+        if inner is not None:
+            yield from groups(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def kinds_of(annotation: Any) -> set[type]:
+    """Return the plain types of an annotation: two of ``Annotated[int, Ge(0)] | None``."""
+    if get_origin(annotation) is Annotated:
+        return kinds_of(get_args(annotation)[0])
+    parts = get_args(annotation)
+    return set().union(*map(kinds_of, parts)) if parts else {annotation}
+
+
+FIELDS = dict(groups(Recipe))
+NUMBERS = [key for key, field in FIELDS.items() if kinds_of(field.annotation) & {int, float}]
+
+
+def test_there_are_numbers_to_bound() -> None:
+    assert len(NUMBERS) > 60
+    assert {"seed", "training.max_steps", "decoding.max_ratio", "model.hidden"} <= set(NUMBERS)
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_every_number_has_bounds(key: str) -> None:
+    kinds = kinds_of(FIELDS[key].annotation)
+    # seeds of 64 bits are those of torch; all else is far below what a machine can count to
+    huge: list[Any] = [2**64, 10**40, -(2**64), -1]
+    if key == "decoding.sampling.temperature":
+        huge = [-1]  # any other is clamped where it divides
+    elif float in kinds:
+        huge = [1e300, -1e300, 1e308, float("inf"), float("nan"), -1.0, *huge]
+    for value in huge:
+        with pytest.raises(UsageError, match=rf"^{key}"):
+            resolve("anthem", {key: value})
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("value", [1e-300, 5e-324])
+def test_a_number_next_to_nothing_divides_nothing(key: str, value: float) -> None:
+    # 1 / x overflows: refused, or never divided by
+    try:
+        told = flat(resolve("anthem", {key: value}).model_dump())[key]
+    except UsageError:
+        return
+    assert told == value
+    assert key != "decoding.repetition_penalty"
+
+
+@pytest.mark.parametrize(
+    "device", ["meta", "tpu", "cuda:x", "cpu:9999999999999", "mps; rm", "", "cuda:-1"]
+)
+def test_a_device_that_trains_nothing_is_refused(device: str) -> None:
+    with pytest.raises(UserError):
+        choose(resolve("anthem", {"training.device": device}).training.device, "fp32")
+
+
+# recipes that would take the machine
+
+HOSTILE = {
+    "laughs": "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{new}: &{new} [*{old},*{old},*{old},*{old},*{old},*{old},*{old},*{old},*{old}]\n"
+        for old, new in pairwise("abcdefghij")
+    ),
+    "itself": "model: &m {x: *m}\n",
+    "a list in itself": "model: &m [*m]\n",
+    "merged": "a: &a {x: 1}\n" + "".join(f"k{n}: {{<<: *a, y{n}: 1}}\n" for n in range(50_000)),
+    "no date": "name: 2024-13-45\n",
+    "no time": "name: 2024-01-01 99:99:99\n",
+    "digits": f"seed: {'9' * 5000}\n",
+    "hexadecimal digits": f"seed: 0x{'f' * 5000}\n",
+    "sexagesimal digits": f"seed: {':'.join(['59'] * 3000)}\n",
+    "a list for a key": "? [a, b]\n: 1\n",
+    "a mapping for a key": "? {a: b}\n: 1\n",
+    "deep": "a: " + "[" * 20_000 + "]" * 20_000 + "\n",
+    "deep blocks": "".join(" " * n + "a:\n" for n in range(2000)),
+    "wide": "a: [" + "x," * 200_000 + "]\n",
+    "nulls": "\0\0\0",
+    "bytes": "\xff\xfe\x00",
+    "an object": "name: !!python/object/apply:os.system ['true']\n",
+    "a set": "name: !!set {a, b}\n",
+    "two documents": "a: 1\n---\nb: 2\n",
+    "a number": "7\n",
+    "nothing": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_recipe_that_is_none_is_one_line_in_no_time(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_bytes(HOSTILE[kind].encode("latin-1"))
+    began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError) as caught:
+        resolve(str(path), {})
+    assert time.process_time() - began < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value) or "\nname:" in f"\n{HOSTILE[kind]}"
+    # and as a word of the command line
+    with suppress(UserError):
+        parse([f"data.extra={HOSTILE[kind][:5000]}"])
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.text(st.sampled_from("ab:-[]{}&*!|>'\"\n ,?#%@1.é\x07"), max_size=60))
+def test_any_text_is_a_recipe_or_an_error_of_one_line(text: str) -> None:
+    with TemporaryDirectory() as home:
+        path = Path(home, "r.yaml")
+        path.write_text(text, "utf-8")
+        with suppress(UserError):
+            resolve(str(path), {})
+    for word in (text, f"name={text}", f"seed={text}", f"data.text={text}"):
+        with suppress(UserError):
+            resolve("anthem", parse([word]))
+
+
+def test_a_hundred_faulty_keys_are_a_few_sentences() -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve("anthem", {f"model.k{n}": 1 for n in range(100)})
+    assert "95 more keys are faulty" in str(caught.value)
+
+
+PLAIN = [key for key in NUMBERS if key != "training.label_weights"]
+
+
+@given(st.dictionaries(st.sampled_from(PLAIN), st.integers(0, 3), max_size=3))
+def test_words_are_read_back_as_the_changes(changes: dict[str, Any]) -> None:
+    assert parse(words(changes)) == changes
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20))
+def test_a_text_of_words_is_read_back(text: str) -> None:
+    told = words({"name": text, "data.text": [text, "b"]})
+    assert all(len(word.splitlines()) <= 1 for word in told) or not text.isprintable()
+    assert parse(told) == {"name": text, "data.text": [text, "b"]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -16,6 +15,7 @@ from pydantic import Field, field_validator
 from unrolled.core.config import Config, keys, nested
 from unrolled.core.errors import UsageError, UserError, cut, listed, nearest, shown, unknown
 from unrolled.core.files import exists, expanded, read_text
+from unrolled.core.terminal import as_json
 from unrolled.core.words import either
 from unrolled.data.hub import is_hub, title
 from unrolled.decoding.settings import Search
@@ -336,11 +336,9 @@ def _written(value: Any, kinds: set[Any]) -> str:
         return "null" if NoneType in kinds else ""
     if isinstance(value, str) and (str in kinds or Literal in kinds):
         quoted = not value or value == "null" or value[0] in "[{\"'" or "\n" in value
-        return json.dumps(value, ensure_ascii=False) if quoted else value
-    if isinstance(value, str | bool | int | float):
-        return json.dumps(value, ensure_ascii=False)
-    # one line, texts in quotes: YAML reads JSON
-    return json.dumps(value, ensure_ascii=False)
+        return as_json(value) if quoted else value
+    # one line, texts in quotes and what cannot be printed escaped: YAML reads JSON
+    return as_json(value)
 
 
 def _value(text: str, kinds: set[Any]) -> Any:
