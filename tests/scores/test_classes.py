@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,14 @@ from hypothesis import strategies as st
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from unrolled.scores import accuracy, by_class, calibration, confusion, macro_f1
+from unrolled.scores import (
+    accuracy,
+    by_class,
+    calibration,
+    confusion,
+    confusion_counts,
+    macro_f1,
+)
 
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40)
 
@@ -87,3 +96,31 @@ def test_nothing_predicted_is_not_miscalibrated() -> None:
     found = calibration(np.array([]), np.array([], dtype=bool))
     assert found.error == 0.0
     assert found.counts.tolist() == [0] * 10
+
+
+@given(PAIRS, st.integers(1, 6))
+def test_counted_pairs_say_what_the_matrix_says(pairs: list[tuple[int, int]], most: int) -> None:
+    truth, predicted = np.array(pairs, dtype=np.int64).T
+    counts, matrix = confusion_counts(truth, predicted, 5), confusion(truth, predicted, 5)
+    np.testing.assert_array_equal(np.asarray(counts), matrix)
+    assert counts.total == len(pairs)
+    np.testing.assert_array_equal(counts.true, matrix.sum(1))
+    np.testing.assert_array_equal(counts.predicted, matrix.sum(0))
+    np.testing.assert_array_equal(counts.right, np.diag(matrix))
+    assert accuracy(counts) == accuracy(matrix)
+    assert macro_f1(counts) == macro_f1(matrix)
+    mistaken = counts.mistaken(most)
+    assert [matrix[i, j] for i, j, _ in mistaken] == [count for *_, count in mistaken]
+    wrong = sorted((matrix - np.diag(np.diag(matrix))).reshape(-1).tolist(), reverse=True)
+    assert [count for *_, count in mistaken] == [n for n in wrong if n][:most]
+
+
+def test_many_classes_take_what_their_predictions_take() -> None:
+    truth = np.arange(5000) * 1000
+    tracemalloc.start()
+    counts = confusion_counts(truth, truth[::-1], 5_000_000)
+    assert accuracy(counts) == 0
+    assert len(counts.mistaken(7)) == 7
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000  # bytes; a matrix would take 200 TB

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from unrolled.tasks import digests
+from unrolled.tasks import folder as runs
 from unrolled.training import checkpoints
 from unrolled.training.progress import read_metrics
 
@@ -105,6 +107,17 @@ def assert_same_end(one: Path, other: Path) -> None:
     assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
+def assert_readable(folder: Path) -> None:
+    """The files that stand in a run are those that the training wrote, whenever it was killed."""
+    if not runs.is_run(folder):
+        return
+    runs.read_recipe(folder)
+    runs.read_fields(folder)
+    assert digests.verify(folder, runs.READ) >= 2
+    if (folder / runs.MODEL).exists():
+        runs.load(folder)
+
+
 # each list is one run's life: killed at these points one after another, then left to end
 LIVES = {
     "early": [("backward", 1), ("update", 2)],
@@ -129,8 +142,12 @@ def test_the_same_bits_after_kills(
     for kill in LIVES[life]:
         assert train(scene, folder, kill) == -signal.SIGKILL
         assert not list((folder / "checkpoints").glob("step-*/*.tmp"))
+        assert_readable(folder)
     assert train(scene, folder) == 0
     assert_same_end(folder, straight[scene])
+    # what was half written when the kills came is gone
+    known = {path.name for path in straight[scene].iterdir()}
+    assert {path.name for path in folder.iterdir()} == known
 
 
 def test_the_scenes_are_what_they_are_meant_to_be(straight: dict[str, Path]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from unrolled.checks import data, model
+from unrolled.checks import data, files, model
 from unrolled.checks.base import Check, Context, Finding, ask
 from unrolled.core.words import command, path_word
 from unrolled.tasks import folder as runs
@@ -19,6 +19,7 @@ from unrolled.training.precision import callers_state_kept
 __all__ = ["CHECKS", "Check", "Context", "Finding", "ask", "examine", "quick"]
 
 CHECKS = (
+    Check("files of the run", files.unchanged),
     Check("rows in both parts", data.shared, quick=True),
     Check("same row, other label", data.conflicts, quick=True),
     Check("columns that tell", data.column, quick=True),
