@@ -80,6 +80,21 @@ def predict(
 
       tail -f log.txt | unrolled predict runs/reviews --live
     """
+    asked = {"begin": begin, "banned": ban or [], "required": require or [], "seed": seed}
+    _answer(run, rows or [], file, output, live, as_json, raw, settings or [], asked)
+
+
+def _answer(
+    run: Path,
+    rows: list[str],
+    file: Path | None,
+    output: Path | None,
+    live: bool,
+    as_json: bool,
+    raw: bool,
+    settings: list[str],
+    asked: dict[str, Any],
+) -> None:
     from unrolled.cli.answering import adjust, answer_file, print_answers
     from unrolled.core.errors import UsageError
     from unrolled.core.files import expanded
@@ -99,9 +114,9 @@ def predict(
             "sequence: give the rows as a file, with --file FILE"
         )
     details = as_json or str(output).endswith(".jsonl")
-    adjust(loaded, parse(settings or []), begin, ban or [], require or [], details, seed)
+    adjust(loaded, parse(settings), details=details, **asked)
     if file is not None:
         target = None if output is None else expanded(output)
-        answer_file(loaded, expanded(file), parse(rows or []), target, as_json, raw)
+        answer_file(loaded, expanded(file), parse(rows), target, as_json, raw)
         return
-    print_answers(loaded, rows or [], live, as_json)
+    print_answers(loaded, rows, live, as_json)

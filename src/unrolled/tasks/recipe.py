@@ -17,6 +17,7 @@ from unrolled.core.errors import UsageError, UserError, cut, listed, nearest, sh
 from unrolled.core.files import exists, expanded, read_text
 from unrolled.core.terminal import as_json
 from unrolled.core.words import either
+from unrolled.core.yaml import load_yaml
 from unrolled.data.hub import is_hub, title
 from unrolled.decoding.settings import Search
 from unrolled.nn.build import LAYERS, LayerConfig
@@ -245,59 +246,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"{path}: a recipe is a mapping of keys to values")
     return values
-
-
-NODES = 10_000  # values of a recipe, those that are repeated by name counted each time
-DIGITS = 100  # of a number
-
-
-def load_yaml(text: str, leave_words: bool = False) -> Any:
-    """Return the value that a YAML text holds, in time and memory that its length bounds.
-
-    Keys are texts as they are typed: a label ``no`` is no false.
-
-    Args:
-        text: the text.
-        leave_words: leave every word as typed, numbers too.
-
-    Raises:
-        yaml.YAMLError, ValueError: it is no YAML, or holds more than a recipe does.
-    """
-    loader = (yaml.BaseLoader if leave_words else yaml.SafeLoader)(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _check_nodes(node)
-        return loader.construct_document(node)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    finally:
-        loader.dispose()
-
-
-def _check_nodes(root: yaml.Node) -> None:
-    """Refuse what would take time without end: a value in itself, repeats of repeats, digits."""
-    count, waiting = 0, [(root, frozenset[int]())]
-    while waiting:
-        node, above = waiting.pop()
-        count += 1
-        if id(node) in above or len(above) > 50:
-            raise ValueError("a value holds itself, or values are nested too deeply")
-        if count > NODES:
-            raise ValueError(f"it holds more than {NODES:,} values")
-        within = above | {id(node)}
-        if isinstance(node, yaml.SequenceNode):
-            waiting += [(part, within) for part in node.value]
-        elif isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if not isinstance(key, yaml.ScalarNode):
-                    raise ValueError("a key is a word, not a list or a mapping")
-                if key.tag != "tag:yaml.org,2002:merge":
-                    key.tag = "tag:yaml.org,2002:str"
-                waiting.append((value, within))
-        elif node.tag != "tag:yaml.org,2002:str" and len(node.value) > DIGITS:
-            raise ValueError(f"a number of {len(node.value):,} digits")
 
 
 def about(name: str) -> About:

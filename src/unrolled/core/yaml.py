@@ -1,0 +1,59 @@
+"""YAML, read in time and memory that its length bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+NODES = 10_000  # values of a recipe, those that are repeated by name counted each time
+DIGITS = 100  # of a number
+
+
+def load_yaml(text: str, leave_words: bool = False) -> Any:
+    """Return the value that a YAML text holds, in time and memory that its length bounds.
+
+    Keys are texts as they are typed: a label ``no`` is no false.
+
+    Args:
+        text: the text.
+        leave_words: leave every word as typed, numbers too.
+
+    Raises:
+        yaml.YAMLError, ValueError: it is no YAML, or holds more than a recipe does.
+    """
+    loader = (yaml.BaseLoader if leave_words else yaml.SafeLoader)(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_nodes(node)
+        return loader.construct_document(node)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    finally:
+        loader.dispose()
+
+
+def _check_nodes(root: yaml.Node) -> None:
+    """Refuse what would take time without end: a value in itself, repeats of repeats, digits."""
+    count, waiting = 0, [(root, frozenset[int]())]
+    while waiting:
+        node, above = waiting.pop()
+        count += 1
+        if id(node) in above or len(above) > 50:
+            raise ValueError("a value holds itself, or values are nested too deeply")
+        if count > NODES:
+            raise ValueError(f"it holds more than {NODES:,} values")
+        within = above | {id(node)}
+        if isinstance(node, yaml.SequenceNode):
+            waiting += [(part, within) for part in node.value]
+        elif isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise ValueError("a key is a word, not a list or a mapping")
+                if key.tag != "tag:yaml.org,2002:merge":
+                    key.tag = "tag:yaml.org,2002:str"
+                waiting.append((value, within))
+        elif node.tag != "tag:yaml.org,2002:str" and len(node.value) > DIGITS:
+            raise ValueError(f"a number of {len(node.value):,} digits")
