@@ -6,9 +6,9 @@ import ast
 import sys
 from pathlib import Path
 
-# 29,000 since everything that is read is bounded and checked first (digests, claims and links of run
-# folders, edits before a resume, terminals and shells, hooks in every form of a layer); with it 560
-# lines a file, which the files that grew most are to come back from when they are taken apart;
+# 29,000 since everything that is read is bounded and checked first (digests, claims and links of
+# run folders, edits before a resume, terminals and shells, hooks in every form of a layer); with it
+# 560 lines a file, from which those that grew most are to come back when they are taken apart;
 # 26,000 since sequence to sequence came in: decoders and their memory, search with its constraints
 # (1,000 lines), three tasks with their readers and scorers, training in several processes, export;
 # 19,000 since the native core came in (its loader, layouts, slopes, traced operators and streams;
