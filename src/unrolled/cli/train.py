@@ -33,7 +33,7 @@ def train(
         typer.Option(
             min=0,
             max=2**63 - 1,
-            help="Equal seeds give equal runs, on one machine and number of threads.",
+            help="Equal seeds give equal runs, on one machine, versions and number of threads.",
         ),
     ] = None,
     dry_run: Annotated[

@@ -194,7 +194,12 @@ class Recipe(Config):
         Literal["classify", "regress", "tag", "language", "translate", "rewrite", "parse"] | None
     ) = Field(None, description="by default inferred from the data")
     layer: str = Field("gru", description=", ".join(LAYERS))
-    seed: int = Field(0, ge=0, le=2**63 - 1, description="equal seeds give equal runs")
+    seed: int = Field(
+        0,
+        ge=0,
+        le=2**63 - 1,
+        description="equal seeds, versions and threads give equal runs on one machine",
+    )
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
