@@ -196,6 +196,17 @@ def test_a_language_model_is_told_to_generate(cli: Call, home: SimpleNamespace) 
     assert "use `unrolled generate RUN --prompt TEXT`" in err
 
 
+def test_a_language_model_answers_no_lines(
+    cli: Call, home: SimpleNamespace, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.txt"
+    rows.write_text("row\n", encoding="utf-8")
+    for words in (["--live"], ["row"], ["--file", rows]):
+        out, err = cli("predict", home.runs["language"], *words, code=2)
+        assert out == ""
+        assert "use `unrolled generate RUN --prompt TEXT`" in err
+
+
 def live(run: Path, *options: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "unrolled", "predict", str(run), "--live", *options],

@@ -456,3 +456,10 @@ def test_a_stream_of_rows_as_the_file_has_them_is_refused(
         run.model.stream()
     # the layer, whose numbers are the caller's own affair, is not
     assert run.model.layer.stream().step(torch.zeros(1, 2)).shape == (1, run.recipe.model.hidden)
+
+
+def test_lines_of_steps_are_not_answered_one_by_one(moves: Path, tmp_path: Path, cli: Call) -> None:
+    run_of(moves, tmp_path / "r", data__sequence="who")
+    _, err = cli("predict", tmp_path / "r", "--live", code=2)
+    assert "one step of a sequence" in err
+    assert "--file FILE" in err

@@ -108,6 +108,7 @@ def _answer(
     if raw and (output is None or output.suffix != ".csv"):
         raise UsageError("--raw is for the cells of a CSV: add -o FILE.csv")
     loaded = load(expanded(run), result=False)
+    loaded.answers([])  # a run that answers no rows says so before any is read
     if live and loaded.task.schema.steps:
         raise UsageError(
             "--live answers each line by itself, and this run reads a row as one step of a "

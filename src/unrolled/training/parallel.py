@@ -31,6 +31,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from unrolled.core.errors import UserError
+from unrolled.core.words import either
 from unrolled.data.batches import Batch, Buckets, Source, random
 from unrolled.nn.state import State, pack, unpack
 from unrolled.training.losses import pack_losses, unpack_losses
@@ -212,7 +213,7 @@ def together() -> Iterator[None]:
         first = (str(error).splitlines() or [""])[0]
         raise UserError(
             f"another process of this training has ended or does not answer ({first[:160]}); what "
-            "it says tells why; then go on"
+            f"it says tells why; go on with {either('--resume', 'resume=True')}"
         ) from error
 
 
