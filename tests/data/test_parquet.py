@@ -153,7 +153,7 @@ PACKED = {
     "said once": ({"text": [LONG] * 400}, {"use_dictionary": True}),
     "said once in lists": ({"text": [[LONG] * 4] * 100}, {"use_dictionary": True}),
     "shared beginnings": (
-        {"text": [LONG] * 400},
+        {"text": [LONG] * 4000},
         {"use_dictionary": False, "column_encoding": {"text": "DELTA_BYTE_ARRAY"}},
     ),
     "packed well": ({"text": [LONG] * 400}, {"use_dictionary": False, "compression": "zstd"}),
@@ -171,15 +171,17 @@ def test_what_swells_like_a_bomb_is_refused_before_it_takes_memory(
     # no statistics: they repeat the longest text, and so would tell
     pq.write_table(pa.table(columns), path, write_statistics=False, **options)
     code = (
-        "import resource, sys\n"
+        "import re, sys\n"
         "from unrolled.data.sources import read\n"
         "import pyarrow.parquet, pyarrow.compute\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "def peak():\n"
+        "    return int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
+        "before = peak()\n"
         "try:\n"
         "    read(sys.argv[1])\n"
         "except Exception as error:\n"
         "    print(error)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+        "print(peak() - before)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, path], capture_output=True, text=True, check=True, timeout=120
@@ -187,8 +189,8 @@ def test_what_swells_like_a_bomb_is_refused_before_it_takes_memory(
     told, kilobytes = done.stdout.strip().splitlines()
     assert "decompression bomb" in told
     assert str(path) in told
-    # what is counted, 64 MB, and at most as much again for what is unpacked together
-    assert int(kilobytes) < 250_000
+    # what is counted, 64 MB, and what is unpacked together: as much, with room to grow, twice
+    assert int(kilobytes) < 400_000
 
 
 @settings(
