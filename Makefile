@@ -32,7 +32,7 @@ demo: .venv/.base
 	PATH="$(CURDIR)/$(BIN):$$PATH" tools/demo
 
 test: .venv/.complete
-	$(BIN)/python -m pytest -rs
+	$(BIN)/python -m pytest -rs --numprocesses 2 --dist worksteal
 
 check: .venv/.complete
 	$(BIN)/ruff format --check src tests benchmarks tools native
