@@ -15,17 +15,15 @@ import torch
 from torch import nn
 
 from unrolled.checks import quick
-from unrolled.core.errors import DataError, UsageError, UserError, listed, shown
+from unrolled.core.errors import DataError, UsageError, UserError, shown
 from unrolled.core.files import path_of
 from unrolled.core.locks import locked
 from unrolled.core.terminal import clean
 from unrolled.core.words import either, option
 from unrolled.data.aligned import read_aligned
-from unrolled.data.archives import too_long
-from unrolled.data.jsonl import json_object, json_value
 from unrolled.data.schema import Schema
-from unrolled.data.series import Frames, Reading
-from unrolled.data.sources import Document, Table, nfc, parse_row, read
+from unrolled.data.series import Reading
+from unrolled.data.sources import Document, Table, read
 from unrolled.decoding.sampling import Sampling
 from unrolled.decoding.settings import Search
 from unrolled.export import export
@@ -40,11 +38,12 @@ from unrolled.tasks.pairs import Pairs, pair_of
 from unrolled.tasks.plan import finished_as_asked, folder_of, make_plan
 from unrolled.tasks.prepare import wanted
 from unrolled.tasks.recipe import Recipe, deep, flat, merge, resolve
+from unrolled.tasks.rows import cells_of, rows_of
 from unrolled.tasks.series import answer_steps, sequences
 from unrolled.tasks.translate import Translate
 from unrolled.training.loop import fit
 from unrolled.training.parallel import World, joined
-from unrolled.training.precision import callers_state_kept, choose
+from unrolled.training.precision import callers_state_kept, choose, torch_defaults
 from unrolled.training.progress import Progress
 
 Say = Callable[[str], None]
@@ -72,26 +71,23 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, task={self.task.name}, layer={self.recipe.layer})"
 
+    @torch_defaults()
     def answers(self, rows: Iterable[Any]) -> list[Answer]:
         """Answer rows with probabilities and details.
 
         Args:
             rows: each a text, a row as the data file writes it, a sequence of the input cells, or
                 a mapping of column names to cells; for a sequence of numbers a list of its steps,
-                each a list of the columns' numbers. A text or a mapping by itself is one row.
+                each a list of the columns' numbers. A text or a mapping by itself is one row, and
+                a table of pandas or polars has as many as its own. What names its cells, as a
+                named tuple or a row of such a table does, is read by the names.
 
         Raises:
             UserError: a row does not fit the columns the run was trained on.
         """
         if isinstance(self.task, Language):
             raise UsageError(use_generate())
-        if isinstance(rows, str | Mapping):
-            rows = [rows]
-        if isinstance(rows, bytes) or not isinstance(rows, Iterable):
-            raise UsageError(
-                f"rows is {shown(rows)}; give a list of rows, such as run.predict(['...'])"
-            )
-        cells = [self.cells(row) for row in rows]
+        cells = [self.cells(row) for row in rows_of(rows)]
         return self.task.predict(self.model, cells, self.place) if cells else []
 
     def adjust(
@@ -135,30 +131,9 @@ class Run:
 
     def cells(self, row: Any) -> tuple[Any, ...]:
         """Return the input cells of one row, in whichever form it was given."""
-        names, most = self.task.schema.inputs, self.recipe.data.max_row
-        if _size(row) > most:
-            raise UserError(too_long(most))
-        if isinstance(row, Mapping):
-            missing = [name for name in names if name not in row]
-            if missing:
-                raise UserError(
-                    f"{shown(row)} has no {shown(missing[0])}; expected {listed(names)}"
-                )
-            return tuple(row[name] for name in names)
-        if isinstance(row, bytes) or not isinstance(row, Iterable):
-            raise UserError(
-                f"{shown(row)} is no row: give a text, a list of cells, or a mapping of columns"
-            )
-        inputs = getattr(self.task, "inputs", None)
-        if isinstance(inputs, Frames) and not isinstance(row, tuple):
-            return inputs.cells(row) if not isinstance(row, str) else parse_frames(row, self.task)
-        if not isinstance(row, str):
-            found = tuple(row)
-            if len(found) != len(names):
-                raise UserError(f"{shown(row)} has {len(found)} cells; expected {listed(names)}")
-            return found
-        return parse_cells(row, self.task)
+        return cells_of(row, self.task, self.recipe.data.max_row)
 
+    @torch_defaults()
     def answers_by_line(
         self, table: Table, told: Recipe, schema: Schema
     ) -> tuple[dict[int, Answer], list[DataError]]:
@@ -204,6 +179,7 @@ class Run:
         )
         return told, schema
 
+    @torch_defaults()
     def evaluation(
         self,
         data: str | Path,
@@ -316,7 +292,7 @@ class Run:
         )  # fmt: skip
         while True:
             # entered anew for each piece: the caller's own code runs between them
-            with self.place.autocast():
+            with torch_defaults(), self.place.autocast():
                 piece = next(pieces, None)
             if piece is None:
                 return
@@ -400,60 +376,6 @@ def use_generate() -> str:
 def several(words: Sequence[str]) -> Sequence[str]:
     """Return words as a list, one by itself too, which is no list of its letters."""
     return [words] if isinstance(words, str) else words
-
-
-def _size(row: Any) -> int:
-    """Return about how many bytes a row has, of its texts and the numbers in lists."""
-    if isinstance(row, str):
-        return len(row) if row.isascii() else len(row.encode("utf-8", "surrogatepass"))
-    if isinstance(row, list | tuple):
-        return sum(map(_size, row))
-    return sum(map(_size, row.values())) if isinstance(row, Mapping) else 8
-
-
-def parse_cells(row: str, task: Task) -> tuple[Any, ...]:
-    """Read a row as the data file writes it: a text by itself, or cells in the file's columns.
-
-    Raises:
-        UserError: the cells are too few or too many.
-    """
-    schema, columns = task.schema, task.columns
-    names, is_object = schema.inputs, row.lstrip().startswith("{")
-    if len(names) == 1 and schema.text and not (is_object and task.format.objects):
-        return (row,)
-    cells = parse_row(row, task.format, columns)
-    if task.format.objects:
-        known = dict(zip(columns, cells, strict=True))
-        written = json_object(nfc(row))
-        missing = [name for name in names if name not in written]
-        if missing:
-            raise UserError(f"{shown(row)} has no {shown(missing[0])}; expected {listed(names)}")
-        return tuple(known[name] for name in names)
-    for known_names in (names, columns, [name for name in columns if name != schema.answer]):
-        if len(cells) == len(known_names):
-            return tuple(cells[list(known_names).index(name)] for name in names)
-    raise UserError(f"{shown(row)} has {len(cells)} cells; expected {len(names)}: {listed(names)}")
-
-
-def parse_frames(row: str, task: Task) -> tuple[Any, ...]:
-    """Read a sequence of numbers: a JSON list of its steps, or a JSON object of its columns.
-
-    Raises:
-        UserError: it is neither.
-    """
-    inputs = task.inputs  # type: ignore[attr-defined]
-    try:
-        found = json_value(row)
-    except UserError:
-        found = None
-    if isinstance(found, dict) and all(name in found for name in inputs.columns):
-        return tuple(found[name] for name in inputs.columns)
-    if isinstance(found, list):
-        return inputs.cells(found)
-    raise UserError(
-        f"{shown(row)} is no sequence of numbers: write a list of steps, each a list of "
-        f"{', '.join(inputs.columns[:6])}" + either(", or give a table with --file", "")
-    )
 
 
 def load(

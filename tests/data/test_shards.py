@@ -6,6 +6,7 @@ import errno
 import json
 import mmap
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from unrolled.core.errors import DataError, UserError
 from unrolled.data import shards
-from unrolled.data.shards import Encoded, Writer, encoded, identity, remembered, unchanged
+from unrolled.data.shards import Encoded, Writer, digest, encoded, identity, remembered, unchanged
 
 KEY = {"file": "a", "tokenizer": "b"}
 VALUES = np.random.default_rng(0).integers(0, 60_000, 1000)
@@ -250,6 +251,21 @@ def test_a_remembered_value_that_was_changed_is_worked_out_anew(cache: Path, val
     assert remembered(KEY, lambda: "right") == "right"
     path.write_bytes(path.read_bytes()[:-3])
     assert remembered(KEY, lambda: "right") == "right"
+
+
+def test_a_folder_put_in_the_place_of_another_is_made_anew(cache: Path) -> None:
+    mine, other = {**KEY, "seen": (1, 2)}, {**KEY, "file": "b"}
+    folder = encoded(mine, "uint16", write).folder
+    elsewhere = encoded(other, "uint16", write).folder
+    assert encoded(mine, "uint16", write).known
+    shutil.rmtree(elsewhere)
+    shutil.copytree(folder, elsewhere)
+    assert not encoded(other, "uint16", write).known
+    assert remembered(mine, lambda: "mine") == "mine"
+    assert remembered(mine, lambda: "anew") == "mine"
+    (path,) = cache.glob("*.json")
+    shutil.copy(path, cache / f"{digest(other)}.json")
+    assert remembered(other, lambda: "other") == "other"
 
 
 def test_a_shard_that_is_cut_while_it_is_mapped_is_an_error() -> None:

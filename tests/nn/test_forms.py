@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -70,8 +71,27 @@ CHANGES: dict[str, Callable[[LanguageModel], Any]] = {
     "hook on the model": lambda m: m.register_forward_hook(doubled),
     "another forward": lambda m: setattr(m.head, "forward", torch.sin),
     "a subclass": lambda m: setattr(m, "head", Doubled(m.head)),
+    "a head of another class": lambda m: setattr(m, "head", nn.Sequential(nn.Tanh(), m.head)),
+    "a model of another class": lambda m: setattr(m, "__class__", Halved),
+    "a method of the layer": lambda m: _own_unroll(m.layer),
     "an embedding of another class": lambda m: setattr(m, "embedding", Shifted(20, D)),
 }
+
+
+class Halved(LanguageModel):
+    def forward(self, *args: Any) -> Any:
+        scores, state = super().forward(*args)
+        return scores / 2, state
+
+    def step(self, *args: Any) -> Any:
+        scores, state = super().step(*args)
+        return scores / 2, state
+
+
+def _own_unroll(layer: Any) -> None:
+    unroll, step = layer.unroll, layer.step
+    layer.unroll = lambda *a: doubled(layer, a, unroll(*a))
+    layer.step = lambda *a: doubled(layer, a, step(*a))
 
 
 class Doubled(nn.Linear):
@@ -133,7 +153,7 @@ def test_a_stream_refuses_hooks_that_no_step_would_run(kind: str) -> None:
     if kind == "many to one":
         model = ManyToOne(embedding, layer, Pooling("last", 4), 3)
     model.eval().register_forward_hook(doubled)
-    with pytest.raises(ValueError, match="without hooks of its own"):
+    with pytest.raises(ValueError, match="with hooks, which no step of a stream would run"):
         model.stream()
 
 
@@ -208,6 +228,21 @@ def _block(model: Unaligned, at: int = 1) -> Any:
     return model.decoder.blocks[at]  # type: ignore[union-attr, index]
 
 
+class DoubledTranslator(Unaligned):
+    def forward(self, *args: Tensor) -> Tensor:
+        return super().forward(*args) * 2
+
+    def step(self, tokens: Tensor, state: Any) -> Any:
+        scores, state = super().step(tokens, state)
+        return scores * 2, state
+
+
+def _double_step(model: Unaligned) -> None:
+    step, forward = model.step, model.forward
+    model.step = lambda *a: doubled(model, a, step(*a))  # type: ignore[method-assign]
+    model.forward = lambda *a: forward(*a) * 2  # type: ignore[method-assign]
+
+
 DECODER_CHANGES: dict[str, Callable[[Unaligned], Any]] = {
     "adapters": _adapt,
     "hook on a block": lambda m: _block(m).register_forward_hook(doubled),
@@ -216,6 +251,10 @@ DECODER_CHANGES: dict[str, Callable[[Unaligned], Any]] = {
     "hook on the head": lambda m: m.head.register_forward_hook(doubled),
     "another eps": lambda m: setattr(_block(m).feedforward_norm, "eps", 0.5),
     "another norm": lambda m: setattr(_block(m), "attention_norm", nn.LayerNorm(8, bias=False)),
+    "hook on the model": lambda m: m.register_forward_hook(doubled),
+    "hook on the dropout": lambda m: m.dropout.register_forward_hook(doubled),
+    "a subclass": lambda m: setattr(m, "__class__", DoubledTranslator),
+    "a method of its own": lambda m: _double_step(m),
     "no norm": lambda m: setattr(_block(m), "cross_norm", nn.Identity()),
     "another activation": lambda m: setattr(_block(m).feedforward, "forward", torch.tanh),
     "a norm in another order": lambda m: setattr(_block(m), "norm_first", False),
@@ -244,12 +283,108 @@ def test_a_changed_decoder_steps_as_it_reads(change: str) -> None:
             scores, state = stepper.step(inputs[:, t], state)
             rows.append(scores.clone())
     torch.testing.assert_close(torch.stack(rows, 1), expected, **NEAR)
-    why = why_not_native(Parts(model.target, model.decoder, model.head))
-    assert why
-    assert "weights alone" in why
+    assert stepper is model
 
 
 @pytest.mark.skipif(not native.available(), reason="needs the native core")
 def test_an_unchanged_decoder_is_native() -> None:
     model = translator()
     assert why_not_native(Parts(model.target, model.decoder, model.head)) is None
+
+
+class Offset(GRU):
+    """A layer that adds 1 to what it says, as an adapter does."""
+
+    def unroll(self, *args: Any, **options: Any) -> Any:
+        y, state = super().unroll(*args, **options)
+        return y + 1, state
+
+    def step(self, *args: Any) -> Any:
+        y, state = super().step(*args)
+        return y + 1, state
+
+
+@pytest.mark.parametrize("how", ["plain", "hook", "weight_norm"])
+def test_a_subclass_of_a_layer_says_one_thing_everywhere(how: str) -> None:
+    torch.manual_seed(1)
+    layer, x, seen = Offset(D, 4).eval(), torch.randn(2, 3, D), []
+    expected = nn.GRU(D, 4, batch_first=True)
+    expected.load_state_dict(layer.state_dict())
+    if how == "hook":
+        layer.register_forward_hook(lambda *call: seen.append(call))
+    elif how == "weight_norm":
+        nn.utils.weight_norm(layer, "weight_hh_l0")
+    y = expected(x)[0] + 1
+    torch.testing.assert_close(layer.unroll(x)[0], y)
+    torch.testing.assert_close(layer.read(x), y)
+    torch.testing.assert_close(layer(x.transpose(0, 1))[0].transpose(0, 1), y)
+    packed = nn.utils.rnn.pack_padded_sequence(x, [3, 3], batch_first=True)
+    torch.testing.assert_close(
+        nn.utils.rnn.pad_packed_sequence(layer(packed)[0], batch_first=True)[0], y
+    )
+    torch.testing.assert_close(layer.step(x[:, 0], layer.initial_state(2))[0], y[:, 0], **NEAR)
+    assert len(seen) == 5 * (how == "hook")  # once each
+
+
+def test_a_hook_may_give_other_arguments() -> None:
+    model = Aligned(TokenEmbedding(20, D), GRU(D, 4), 3).eval()
+    tokens = torch.randint(20, (3, 3))  # as many rows as steps: no shape would tell them apart
+    expected = model(tokens)
+    model.layer.register_forward_pre_hook(
+        lambda module, args, options: (args, {}), with_kwargs=True
+    )
+    torch.testing.assert_close(model(tokens), expected)
+
+
+@pytest.mark.parametrize("change", ["hook", "part"])
+def test_a_stream_refreshes_what_the_model_is_now(change: str) -> None:
+    model, tokens = language(GRU(D, 8)), torch.randint(20, (1,))
+    stream = model.stream()
+    if change == "part":
+        model.head = nn.Linear(8, 20)
+        stream.refresh()
+        expected = model.step(tokens, model.initial_state(1))[0]
+        torch.testing.assert_close(stream.step(tokens), expected, **NEAR)
+    elif stream.native:
+        model.head.register_forward_hook(doubled)
+        with pytest.raises(ValueError, match="got a Linear with hooks; make another stream"):
+            stream.refresh()
+
+
+@pytest.mark.parametrize("how", ["a subclass", "a method", "pooling"])
+def test_a_stream_refuses_a_model_that_no_step_would_run(how: str) -> None:
+    class Doubling(ManyToOne):
+        def forward(self, *args: Any) -> Tensor:
+            return super().forward(*args) * 2
+
+    kind = Doubling if how == "a subclass" else ManyToOne
+    model = kind(TokenEmbedding(20, D), GRU(D, 4), Pooling("last", 4), 3).eval()
+    if how == "a method":
+        setattr(model, "forward", lambda *args: args)  # noqa: B010
+    elif how == "pooling":
+        model.pooling.register_forward_hook(doubled)
+    with pytest.raises(ValueError, match="expected a plain"):
+        model.stream()
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_stream_reads_a_table_that_lies_column_by_column(scale: float) -> None:
+    model, tokens = language(GRU(D, 8), scale=scale), torch.randint(20, (2, 4))
+    model.embedding.weight = nn.Parameter(torch.randn(D, 20).t())
+    stream = model.stream(2)
+    rows = torch.stack([stream.step(tokens[:, t]).clone() for t in range(4)], 1)
+    torch.testing.assert_close(rows, model(tokens)[0], **NEAR)
+
+
+def test_replicas_without_parameters_of_their_own_read() -> None:
+    model, tokens = language(Attention(D, 8, 2, 2)), torch.randint(20, (2, 4))
+    replica = copy.copy(model.layer)
+    embedded = model.embedding(tokens)
+    expected = model.layer.unroll(embedded)[0]
+    replica.blocks = nn.ModuleList([copy.deepcopy(block) for block in model.layer.blocks])
+    for module in replica.blocks.modules():  # as DataParallel leaves them
+        for name, weight in list(module._parameters.items()):
+            if weight is not None:
+                delattr(module, name)
+                setattr(module, name, weight.detach().clone())
+    torch.testing.assert_close(replica.unroll(embedded)[0], expected)

@@ -75,6 +75,34 @@ def test_outputs_may_be_changed_in_place(
 
 
 @kinds
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"layer_norm": True}])
+def test_an_output_of_a_step_may_be_changed_in_place(kind: str, options: dict[str, Any]) -> None:
+    layer, x = getattr(ours, kind)(D, 4, **options), torch.randn(2, 5, D)
+    state, rows = layer.initial_state(2), []
+    for t in range(5):
+        y, state = layer.step(x[:, t], state)
+        rows.append(y.relu_())
+    torch.testing.assert_close(torch.stack(rows, 1), layer.unroll(x)[0].relu(), **NEAR)
+
+
+@kinds
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("change", IN_PLACE)
+def test_outputs_may_be_changed_in_place_in_compiled_code(kind: str, change: str) -> None:
+    torch._dynamo.reset()
+    layer, x = getattr(ours, kind)(D, 4, batch_first=True), torch.randn(3, 3, D)
+
+    def total(x: Tensor) -> Tensor:
+        y = layer(x)[0]
+        IN_PLACE[change](y)
+        return y.square().sum()
+
+    compiled = torch.compile(total, backend="aot_eager")
+    got = weights_gradients(compiled(x), layer)
+    torch.testing.assert_close(got, weights_gradients(total(x), layer), **NEAR)
+
+
+@kinds
 def test_outputs_changed_between_two_backward_passes(kind: str) -> None:
     layer, x = getattr(ours, kind)(D, 4), torch.randn(3, 3, D)
     y, _ = layer(x)
@@ -186,7 +214,7 @@ def test_torchs_defaults_change_nothing(name: str, default: str) -> None:
     try:
         got = run()
     finally:
-        torch.set_default_device("cpu")
+        torch.set_default_device(None)
         torch.set_default_dtype(torch.float32)
     for mine, other in zip(got, expected, strict=True):
         assert mine.dtype == other.dtype
@@ -208,7 +236,7 @@ def test_torchs_defaults_change_no_product_and_no_search(default: str) -> None:
             y = ops.linear(x, w, b)
         found = top_log_probabilities(x, 2)
     finally:
-        torch.set_default_device("cpu")
+        torch.set_default_device(None)
         torch.set_default_dtype(torch.float32)
     assert y.dtype == torch.float32
     torch.testing.assert_close(y, expected)
@@ -276,6 +304,13 @@ def test_a_trace_passes_its_check_and_runs_at_other_sizes(
     torch.testing.assert_close(traced(x)[0], layer(x)[0], **NEAR)
     got = weights_gradients(traced(x)[0].square().sum(), layer)
     torch.testing.assert_close(got, weights_gradients(layer(x)[0].square().sum(), layer), **NEAR)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_trace_that_is_of_one_length_alone_says_so() -> None:
+    layer = ours.GRU(D, 4, layer_norm=True)
+    with pytest.warns(torch.jit.TracerWarning, match="the trace reads 3 steps"):
+        torch.jit.trace(layer, torch.randn(3, 2, D))
 
 
 @kinds

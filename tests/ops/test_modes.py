@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -106,3 +107,38 @@ def test_compiled_code_follows_the_choice_of_its_thread() -> None:
             low = layer(x)[0]
             torch.testing.assert_close(compiled(x), low, rtol=0, atol=0)
         torch.testing.assert_close(compiled(x), exact, rtol=0, atol=0)
+
+
+def test_one_object_may_begin_a_block_in_its_own_block() -> None:
+    chosen = use("reference")
+    use("auto")
+    with chosen:
+        with chosen:
+            pass
+        assert mode() == "reference"
+    assert mode() == "auto"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_code_compiled_before_any_choice_follows_the_first() -> None:
+    """In a thread of its own, where no choice was made before the compilation."""
+    import torch
+
+    from unrolled.nn import GRU
+
+    layer, x = GRU(4, 8, layer_norm=True).eval(), torch.randn(3, 2, 4)
+
+    def compile_then_choose() -> str:
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda x: layer(x)[0], backend="eager")
+        with torch.no_grad():
+            compiled(x)
+            with use("fast"):
+                try:
+                    compiled(x)
+                except Exception as error:
+                    return str(error)
+        return ""
+
+    with ThreadPoolExecutor(1) as pool:
+        assert "layer_norm" in pool.submit(compile_then_choose).result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -9,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -315,3 +316,108 @@ def test_another_training_file_leaves_the_dev_files_of_its_recipe_out(
     resolved = out.split("# the resolved recipe")[1]
     assert "anthem" not in resolved.split("data:")[1].split("model:")[0]
     assert "data.dev" in out.split("# the resolved recipe")[0]  # it is said
+
+
+@pytest.mark.parametrize("default", ["float64", "bfloat16", "meta", "no_grad", "inference"])
+def test_the_callers_defaults_of_torch_change_nothing(
+    home: SimpleNamespace, tmp_path: Path, default: str
+) -> None:
+    import torch
+
+    changes = {**SMALL, "training.max_steps": 3}
+
+    def everything(out: Path) -> list[Any]:
+        options: dict[str, Any] = {"quiet": True, "say": lambda text: None}
+        found: list[Any] = []
+        for kind in ("classify", "regress", "language"):
+            unrolled.train(home.files[kind], out=out / kind, **options, **changes)
+            run = unrolled.load(out / kind)
+            found.append(run.evaluate(home.files[kind]))
+            if kind != "language":
+                found.append(unrolled.load(home.runs[kind]).evaluate(home.files[kind]))
+        found.append(unrolled.load(home.runs["classify"]).predict(["a good film"]))
+        return [*found, run.generate("row", 5, temperature=1.0, seed=3)]
+
+    expected = everything(tmp_path / "plain")
+    with contextlib.ExitStack() as stack:
+        if default in ("no_grad", "inference"):
+            stack.enter_context(torch.no_grad() if default == "no_grad" else torch.inference_mode())
+        elif default == "meta":
+            stack.callback(torch.set_default_device, None)
+            torch.set_default_device("meta")
+        else:
+            stack.callback(torch.set_default_dtype, torch.float32)
+            torch.set_default_dtype(getattr(torch, default))
+        assert everything(tmp_path / "other") == expected
+        if default in ("float64", "bfloat16"):
+            assert torch.get_default_dtype() == getattr(torch, default)
+    assert torch.is_grad_enabled()
+    for kind in ("classify", "regress", "language"):  # what was trained so loads everywhere
+        unrolled.load(tmp_path / "other" / kind)
+
+
+def test_defaults_are_given_back_by_the_last_of_several_threads() -> None:
+    import torch
+
+    from unrolled.training.precision import torch_defaults
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        first, second = torch_defaults(), torch_defaults()
+        with contextlib.ExitStack() as stack:
+            first.__enter__()
+            stack.enter_context(second)
+            first.__exit__(None, None, None)
+            assert torch.get_default_dtype() == torch.float32
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+class Columns:
+    """What pandas and polars have in common: columns by name, in an order of their own."""
+
+    def __init__(self, **columns: list[Any]) -> None:
+        self.values = columns
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.values)
+
+    def __getitem__(self, name: str) -> list[Any]:
+        return self.values[name]
+
+    def __iter__(self) -> Any:
+        return iter(self.values)
+
+
+class Named(NamedTuple):
+    rooms: int
+    area: float
+
+
+def test_what_names_its_cells_is_read_by_the_names(home: SimpleNamespace) -> None:
+    run = unrolled.load(home.runs["regress"])
+    names = run.task.schema.inputs
+    assert sorted(names) == ["area", "rooms"]
+    rows = [{"area": 50.0, "rooms": 2}, {"area": 80.0, "rooms": 4}]
+    expected = run.predict(rows)
+    assert run.predict(Columns(rooms=[2, 4], area=[50.0, 80.0])) == expected
+    assert run.predict(Columns(area=[50.0, 80.0], rooms=[2, 4])) == expected
+    assert run.predict([Named(row["rooms"], row["area"]) for row in rows]) == expected
+    text = unrolled.load(home.runs["classify"])
+    name = text.task.schema.inputs[0]
+    texts = ["a good film", "awful", "좋아요"]
+    assert text.predict(Columns(**{name: texts})) == text.predict(texts)
+    with pytest.raises(UserError, match="has no"):
+        text.predict(Columns(other=texts))
+
+
+def test_an_array_of_no_dimensions_is_refused(home: SimpleNamespace) -> None:
+    import numpy as np
+
+    run = unrolled.load(home.runs["classify"])
+    with pytest.raises(UsageError, match="give a list of rows"):
+        run.predict(np.array("x"))
+    with pytest.raises(UserError, match="is no row"):
+        run.predict([np.array(3.0)])

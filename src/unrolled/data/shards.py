@@ -201,7 +201,7 @@ def encoded(
         UserError: the cache cannot be written, as on a full disk; nothing is left behind.
     """
     folder = cache() / digest(key)
-    told = _intact(folder)
+    told = _intact(folder, key)
     if told is not None:
         return Encoded(folder, told, True)
     partial = folder.with_name(f"{folder.name}.partial")
@@ -210,7 +210,7 @@ def encoded(
         lock = folder.with_name(f"{folder.name}.lock")
         busy = f"{folder}: this is being encoded already"
         with held(lock, busy, "set UNROLLED_CACHE to another folder", wait=True):
-            told = _intact(folder)  # another process may have written it by now
+            told = _intact(folder, key)  # another process may have written it by now
             if told is not None:
                 return Encoded(folder, told, True)
             for old in (folder, partial):
@@ -237,15 +237,22 @@ def _written(writer: Writer, make: Callable[[Writer], dict[str, Any]]) -> dict[s
     return {**more, "files": writer.files}
 
 
-def _intact(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest when it and every file have the hash that was written."""
+def _intact(folder: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the manifest when it is of this key, and it and every file have their hashes."""
     try:
         told = read_signed(folder / MANIFEST)
+        if told["key"] != as_json(key):
+            return None  # a folder that was put in the place of another
         if any(sha256(folder / entry["name"]) != entry["sha256"] for entry in told["files"]):
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return told
+
+
+def as_json(values: Mapping[str, Any]) -> Any:
+    """Return values as a file of JSON gives them back: tuples as lists, keys as text."""
+    return json.loads(json.dumps(dict(values)))
 
 
 def signed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -271,7 +278,9 @@ def remembered(key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
     """Return a small value that is kept under a key as JSON; computed where it is not there."""
     path = cache() / f"{digest(key)}.json"
     try:
-        return read_signed(path)["value"]
+        kept = read_signed(path)
+        if kept["key"] == as_json(key):
+            return kept["value"]
     except (OSError, ValueError, KeyError):
         pass  # absent or damaged
     value = compute()

@@ -42,4 +42,4 @@ class Aligned(nn.Module):
         Raises:
             ValueError: the layer reads both ways, or words are spelt.
         """
-        return open_model_stream(self, batch, precision)
+        return open_model_stream(self, Aligned, batch, precision)

@@ -90,14 +90,14 @@ class LanguageModel(Forms):
 
     def stream(self, batch: int = 1, precision: str = "float32") -> Stream:
         """Return what reads token ids (B,) and gives scores (B, V); see :meth:`Layer.stream`."""
-        return open_model_stream(self, batch, precision)
+        return open_model_stream(self, LanguageModel, batch, precision)
 
     def stepper(self) -> LanguageModel | Streamed:
         """Return what says what this model says and steps faster, for one text at a time.
 
         That is the model itself while it trains, and where the native core cannot step it.
         """
-        why = why_not_native(model_parts(self), 1)
+        why = why_not_native(model_parts(self, LanguageModel), 1)
         return self if self.training or why is not None else Streamed(self)
 
 

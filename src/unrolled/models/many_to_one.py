@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.nn import Forms, Layer, NGrams, Pooling, TokenEmbedding
+from unrolled.nn.forms import unlike
 from unrolled.nn.stream import Stream, open_model_stream
 
 
@@ -83,12 +84,18 @@ class ManyToOne(Forms):
         Raises:
             ValueError: the answer does not follow from the last step alone.
         """
+        changed = unlike(self.pooling, Pooling)
+        if changed:
+            raise ValueError(
+                f"expected a plain Pooling, which a stream leaves out, got {changed}; stream "
+                "the layer of the model"
+            )
         if self.pooling.kind != "last" or self.ngrams is not None:
             raise ValueError(
                 "expected a model that answers from the last step, got pooling "
                 f"{self.pooling.kind!r}{' and n-grams' if self.ngrams else ''}; stream its layer"
             )
-        return open_model_stream(self, batch, precision)
+        return open_model_stream(self, ManyToOne, batch, precision)
 
     def recover(self, tokens: Tensor, lengths: Tensor, candidates: Tensor) -> Tensor:
         """Guess every real token from its neighbours alone.

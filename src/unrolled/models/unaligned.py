@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from unrolled.nn import Attention, Forms, Layer, RecurrentDecoder, SpelledWords, TokenEmbedding
 from unrolled.nn.decoding import NativeDecoder, Parts, why_not_native
 from unrolled.nn.dropout import Dropout
+from unrolled.nn.forms import unlike
 from unrolled.nn.memory import DecoderState
 from unrolled.nn.state import State
 
@@ -45,7 +46,7 @@ class Unaligned(Forms):
         ValueError: the widths do not allow ``tie``.
     """
 
-    forms = ("read",)
+    forms = ("step", "step_attending", "read")
 
     def __init__(
         self,
@@ -144,7 +145,10 @@ class Unaligned(Forms):
         That is the model itself where the native core cannot step its decoder.
         """
         parts = Parts(self.target, self.decoder, self.head)
-        return self if self.training or why_not_native(parts) is not None else Native(self, parts)
+        changed = unlike(self, Unaligned) or unlike(self.dropout, Dropout)
+        if self.training or changed or why_not_native(parts) is not None:
+            return self
+        return Native(self, parts)
 
 
 class Native:

@@ -40,7 +40,7 @@ def call_like_torch(
         x = x[None]
     elif time_first:
         x = x.transpose(0, 1)
-    y, after = layer.unroll_without_hooks(x, _as_state(layer, hx, single), lengths)
+    y, after = layer.unroll(x, _as_state(layer, hx, single), lengths)
     if single:
         y = y[0]
     elif time_first:
@@ -66,7 +66,7 @@ def _call_packed(layer: Recurrent, x: PackedSequence, hx: Any) -> tuple[PackedSe
         y, after = layer.unroll_packed(x.data, layout, initial)
         return x._replace(data=y), _as_tensors(after, False)
     padded, lengths = pad_packed_sequence(x, batch_first=True)
-    y, after = layer.unroll_without_hooks(padded, initial, lengths)
+    y, after = layer.unroll(padded, initial, lengths)
     if x.sorted_indices is not None:
         order = x.sorted_indices
         y, lengths = y.index_select(0, order), lengths.index_select(0, order.cpu())

@@ -6,7 +6,7 @@ Shapes: B rows, T steps, D input features, H output features.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -99,9 +99,7 @@ class Layer(Forms, ABC):
         self, x: Tensor, state: State | None = None, lengths: Lengths | None = None
     ) -> tuple[Tensor, State]:
         """Run :meth:`unroll`."""
-        body: Any = type(self).unroll
-        read: tuple[Tensor, State] = body.__wrapped__(self, x, state, lengths)
-        return read
+        return self.unroll(x, state, lengths)
 
     def stream(self, batch: int = 1, precision: str = "float32") -> Stream:
         """Return what reads one step at a time at the least cost, with the weights as they are now.

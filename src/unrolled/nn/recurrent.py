@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.nn.calling import call_like_torch
 from unrolled.nn.dropout import LockedDropout, check_probability, locked_mask
-from unrolled.nn.forms import has_hooks
+from unrolled.nn.forms import has_hooks, overrides
 from unrolled.nn.layer import Layer, checked
 from unrolled.nn.state import RecurrentState, State
 from unrolled.ops import recurrent as ops
@@ -287,6 +287,8 @@ class Recurrent(Layer):
     def reads_packed(self, x: Tensor, state: RecurrentState | None) -> bool:
         """Say whether packed steps (N, D) can be read without padding them first."""
         masked = (self.input_dropout, self.between_dropout, self.output_dropout)
+        if overrides(self, Recurrent, "unroll"):
+            return False
         if torch.compiler.is_compiling() or (self.training and any(drop.p for drop in masked)):
             return False
         return all(path.name == "native" for path, _ in self._paths(x, state))
@@ -391,7 +393,7 @@ class Recurrent(Layer):
         return self.unroll_without_hooks(x, state, lengths)
 
     def read(self, x: Tensor, lengths: Lengths | None = None) -> Tensor:
-        if has_hooks(self):
+        if has_hooks(self) or overrides(self, Recurrent, "unroll"):
             return super().read(x, lengths)
         return self.unroll_without_hooks(x, None, lengths, final=False)[0]
 
@@ -406,6 +408,8 @@ class Recurrent(Layer):
             new = ops.step(self.cell, y, before, w, extras)
             after.append(new)
             y = new[0] + below if layer and self.residual else new[0]
+        if len(after) == 1:
+            y = y.clone()  # the state of one layer is not copied, and an output may be changed
         return self._masked("output_dropout", y[:, None])[:, 0], self._stacked(after)
 
     def forward(

@@ -194,8 +194,10 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         *gradients, anchor = ctx.saved_tensors
-        one = gradient.is_cpu and not is_batched([gradient]) and float(gradient) == 1
-        if not one:  # else three passes over memory are saved
+        # a second derivative may ask how all of this follows from the gradient, whatever it is
+        followed = torch.is_grad_enabled() and gradient.requires_grad
+        plain = gradient.is_cpu and not is_batched([gradient]) and not followed
+        if not plain or float(gradient) != 1:  # else three passes over memory are saved
             gradients = [part * gradient.to(part.dtype) for part in gradients]
         if torch.is_grad_enabled():
             once: Any = _Once.apply

@@ -10,14 +10,14 @@ import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn, Protocol, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
 
 from unrolled.nn.dropout import Dropout, LockedDropout
 from unrolled.nn.embedding import ScaledNumbers, TokenEmbedding
-from unrolled.nn.forms import has_hooks, unlike
+from unrolled.nn.forms import unlike
 from unrolled.nn.layer import Layer, checked
 from unrolled.nn.recurrent import GRU, LSTM, RNN, Recurrent
 from unrolled.nn.state import State
@@ -33,21 +33,16 @@ class Parts(NamedTuple):
     Attributes:
         layer: what carries the state.
         embedding, dropout, head: what a model runs before and after it, if any.
-        model: the model, where it has a ``step`` of its own.
+        model: the model, whose own ``step``, if it has one, runs its hooks.
+        kind: the class of models that run these parts one after the other.
     """
 
     layer: Layer
     embedding: nn.Module | None = None
     dropout: nn.Module | None = None
     head: nn.Module | None = None
-    model: LanguageStepper | None = None
-
-
-class LanguageStepper(Protocol):
-    """A model that steps by itself."""
-
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """Read one token a row (B,): scores of the next (B, V), and the state."""
+    model: nn.Module | None = None
+    kind: type[nn.Module] = nn.Module
 
 
 class _Stage(NamedTuple):
@@ -108,14 +103,13 @@ def _changed(parts: Parts) -> str:
         (parts.embedding, (TokenEmbedding,)),
         (parts.dropout, (nn.Dropout, Dropout)),
         (parts.head, (nn.Linear,)),
+        (parts.model, (parts.kind,)),
     ]
     inner = (parts.layer, parts.embedding)
     kinds += [
         (child, (LockedDropout,)) for part in inner if part is not None for child in part.children()
     ]
     reasons = [unlike(module, *known) for module, known in kinds if module is not None]
-    if isinstance(parts.model, nn.Module) and has_hooks(parts.model):
-        reasons.append(f"a {type(parts.model).__name__} with hooks")
     return next((reason for reason in reasons if reason), "")
 
 
@@ -137,12 +131,12 @@ class Stream(ABC):
     precision: str
 
     def __init__(self, parts: Parts, batch: int) -> None:
-        layer, embedding, _, head, _ = self._parts = parts
+        layer, embedding, _, head, *_ = self._parts = parts
         modules = [part for part in parts[:4] if isinstance(part, nn.Module)]
         first = next((w for part in modules for w in part.parameters()), None)
         kind = torch.float32 if first is None else first.dtype
         device = None if first is None else first.device
-        width = layer.output_size if head is None else cast(int, head.out_features)
+        width = layer.output_size if head is None else _width(head, layer.output_size, kind, device)
         self.output = torch.zeros(batch, width, dtype=kind, device=device)
         if embedding is not None:
             self.input = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -260,7 +254,11 @@ class _Native(Stream):
     def _read_table(self) -> Tensor | None:
         """Return a copy of the vectors of all tokens as the embedding says them."""
         embedding: Any = self._parts.embedding
-        return None if embedding is None else embedding.weight.detach() * embedding.scale
+        return (
+            None
+            if embedding is None
+            else (embedding.weight.detach() * embedding.scale).contiguous()
+        )
 
     def _load_weights(self) -> None:
         for index, stage in enumerate(_stages(self._parts)):
@@ -305,10 +303,12 @@ class _Native(Stream):
             part[:, slice(None) if rows is None else rows] = 0
 
     def refresh(self) -> None:
-        if _layout(self._parts) != self._packed:
+        self._parts = _parts_now(self._parts)
+        changed = _changed(self._parts)
+        if changed or _layout(self._parts) != self._packed:
             raise ValueError(
                 "expected weights of the shapes, precision and device that the stream was made "
-                "with, got others; make another stream"
+                f"with, got {changed or 'others'}; make another stream"
             )
         fresh = self._read_table()
         if self._table is not None and fresh is not None:
@@ -338,9 +338,9 @@ class _Torch(Stream):
         x = self.input if x is None else x
         if x.shape != self._shape or x.dtype is not self._dtype or x.device != self.input.device:
             self._refuse(x)
-        layer, embedding, dropout, head, model = self._copy
-        if model is not None:
-            y, self._state = model.step(x, self._state)
+        layer, embedding, dropout, head, model, _ = self._copy
+        if hasattr(model, "step"):
+            y, self._state = cast(Any, model).step(x, self._state)
             return self.output.copy_(y)
         read = x if embedding is None else embedding(x)
         y, self._state = layer.step(read, self._state)
@@ -367,6 +367,7 @@ class _Torch(Stream):
         self._state = fresh
 
     def refresh(self) -> None:
+        self._parts = _parts_now(self._parts)
         self._copy = copy.deepcopy(self._parts, _computed(self._parts))
         for part in self._copy:
             if isinstance(part, nn.Module):
@@ -398,24 +399,28 @@ def _computed(parts: Parts) -> dict[int, Any]:
     return {id(tensor): tensor.detach().clone() for tensor in tensors}
 
 
-def open_model_stream(model: Any, batch: int = 1, precision: str = "float32") -> Stream:
+def open_model_stream(
+    model: Any, kind: type[nn.Module], batch: int = 1, precision: str = "float32"
+) -> Stream:
     """Return a stream over a model of embedding, layer, dropout and head.
 
     Args:
         model: with these four attributes; its own ``step``, if it has one, runs its hooks.
+        kind: the class that says how they follow each other; a subclass may say otherwise.
         batch, precision: see :func:`open_stream`.
 
     Raises:
-        ValueError: see :func:`open_stream`; the model has hooks that no step of it would run, or
-            reads numbers that its run scales.
+        ValueError: see :func:`open_stream`; the model is changed in a way that no step of it would
+            show, or reads numbers that its run scales.
     """
-    steps = hasattr(model, "step")
-    if has_hooks(model) and not steps:
+    parts = model_parts(model, kind)
+    changed = unlike(model, kind)
+    if changed and not hasattr(model, "step"):
         raise ValueError(
-            f"expected a {type(model).__name__} without hooks of its own, which a stream cannot "
-            "run; register them on a part of it: embedding, layer, dropout or head"
+            f"expected a plain {kind.__name__}, got {changed}, which no step of a stream would "
+            f"run; change a part of it: embedding, layer, dropout or "
+            "head"
         )
-    parts = model_parts(model)
     embedding = parts.embedding
     if isinstance(embedding, ScaledNumbers):
         raise ValueError(
@@ -431,11 +436,24 @@ def open_model_stream(model: Any, batch: int = 1, precision: str = "float32") ->
     return _opened(parts, batch, precision)
 
 
-def model_parts(model: Any) -> Parts:
-    """Return what a stream over a model runs."""
+def model_parts(model: Any, kind: type[nn.Module]) -> Parts:
+    """Return what a stream over a model of this kind runs."""
     embedding = None if type(model.embedding) is nn.Identity else model.embedding
-    steps = model if hasattr(model, "step") else None
-    return Parts(model.layer, embedding, model.dropout, model.head, steps)
+    return Parts(model.layer, embedding, model.dropout, model.head, model, kind)
+
+
+def _parts_now(parts: Parts) -> Parts:
+    """Return the parts of the same model as they are now, some of them perhaps replaced."""
+    return parts if parts.model is None else model_parts(parts.model, parts.kind)
+
+
+def _width(head: nn.Module, size: int, dtype: torch.dtype, device: Any) -> int:
+    """Return how many outputs a head of any class has, for ``size`` features."""
+    if isinstance(head, nn.Linear):
+        return head.out_features
+    with torch.no_grad():
+        scores: Tensor = head(torch.zeros(1, size, dtype=dtype, device=device))
+    return scores.shape[-1]
 
 
 def open_stream(layer: Layer, batch: int = 1, precision: str = "float32") -> Stream:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from unrolled.nn.attention import CrossAttention, Reading, SelfAttention, rotation, sinusoid
 from unrolled.nn.dropout import Dropout, check_probability
-from unrolled.nn.forms import has_hooks
+from unrolled.nn.forms import has_hooks, overrides
 from unrolled.nn.layer import Layer, checked
 from unrolled.nn.memory import DecoderState, Memory
 from unrolled.nn.state import AttentionState, Buffer, CacheWriter, State
@@ -207,7 +207,7 @@ class Attention(Layer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> AttentionState:
-        weight = next(self.blocks.parameters())
+        weight = self._weight()
         shape = (len(self.blocks), batch, self.kv_heads, 0, self.head_size)
         where, kind = device or weight.device, dtype or weight.dtype
         empty = torch.zeros(shape, device=where, dtype=kind)
@@ -215,7 +215,7 @@ class Attention(Layer):
         return AttentionState(Buffer(empty, empty), lengths, 0)
 
     def read(self, x: Tensor, lengths: Lengths | None = None) -> Tensor:
-        if has_hooks(self):
+        if has_hooks(self) or overrides(self, Attention, "unroll"):
             return super().read(x, lengths)
         lengths = self._check(x, lengths)
         if self.memory_size is not None:
@@ -223,6 +223,12 @@ class Attention(Layer):
         self.check_context(x.shape[1])
         at = torch.arange(x.shape[1], device=x.device)[None]
         return self._stack(x, lengths, self._reading(at, x.shape[1], lengths, None), at)
+
+    def _weight(self) -> Tensor:
+        """Return a weight: the blocks', or where DataParallel left them without, the first's."""
+        block = cast(Block, self.blocks[0])
+        weight: Tensor = next(self.blocks.parameters(), block.attention.query.weight)
+        return weight
 
     def attend(self, memory: Tensor, lengths: Lengths) -> DecoderState:
         """Return a decoder's state before its first step.
@@ -332,7 +338,7 @@ class Attention(Layer):
         """Run all blocks over the chunk at positions ``at`` (B or 1, T)."""
         y = self.project(zero_padding(x, lengths))
         # the sum that all blocks add to keeps the precision of the weights under autocast
-        y = y.to(next(self.blocks.parameters()).dtype)
+        y = y.to(self._weight().dtype)
         if self.place is not None:
             # positions of padding may lie past the table; what stands there is never seen
             y = y + self.place(at.clamp(max=self.place.num_embeddings - 1))

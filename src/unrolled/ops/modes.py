@@ -28,8 +28,9 @@ _AUTO: _Entries = (_Entry(None, "auto"),)
 
 
 class _PerThread(threading.local):
-    mode = "auto"
-    precision = "auto"
+    def __init__(self) -> None:
+        # of the instance from the first: compiled code sets no guard on what a class holds
+        self.mode = self.precision = "auto"
 
 
 _per_thread = _PerThread()
@@ -66,7 +67,12 @@ class _Choice:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._set(tuple(entry for entry in self.entries.get() if entry.owner is not self))
+        left = list(self.entries.get())
+        for index in reversed(range(len(left))):
+            if left[index].owner is self:  # the newest: one object may have begun several blocks
+                del left[index]
+                break
+        self._set(tuple(left))
 
 
 class use(_Choice):  # a function to its callers, hence the small letter

@@ -306,6 +306,8 @@ def _native(
     after: _States
     if compiling:
         y, *ends = traced.recurrent(*inputs, mask, lengths, cell, low, reverse, wanted)
+        # what is kept for the backward pass is y itself, and outputs may be changed in place
+        y = y.clone() if wanted else y
         after = tuple(ends[: len(state)])
     else:
         layout = padded(x, lengths) if layout is None else layout
@@ -352,6 +354,13 @@ def unroll(
         return _native(cell, x, state, w, lengths, reverse, extras.recurrent_mask, layout)
     if chosen.name == "torch":
         return _fast(cell, x, state, w, lengths, reverse, final)
+    if _tracing():
+        warnings.warn(
+            f"the equations are traced step by step: the trace reads {x.shape[1]} steps, whatever "
+            "it is given; torch.export and torch.compile keep the loop",
+            torch.jit._trace.TracerWarning,
+            stacklevel=2,
+        )
     y, after, _ = reference.unroll(cell, x, state, w, lengths, reverse, extras)
     return y, after
 

@@ -209,7 +209,8 @@ def unroll(
         state = tuple(n.to(dtype) for n, dtype in zip(new, dtypes, strict=True))
         traces.append(trace)
     if not traces:
-        return x.new_zeros(x.shape[0], 0, state[0].shape[-1]), state, {}
+        unread = tuple(part.clone() for part in state)
+        return x.new_zeros(x.shape[0], 0, state[0].shape[-1]), unread, {}
     if reverse:
         traces.reverse()
     stacked = {

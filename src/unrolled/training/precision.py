@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import getstate, setstate
@@ -48,17 +49,51 @@ def callers_state_kept() -> Iterator[None]:
     """Give back, whatever happens inside, the random states and thread count of the caller.
 
     A training draws from torch's, numpy's and Python's global generators and sets the number of
-    threads; a program that trains between two experiments of its own must not notice.
+    threads; a program that trains between two experiments of its own must not notice. Gradients
+    are on inside, and torch's defaults its own; see :func:`torch_defaults`.
     """
     threads, numpy_state, python_state = torch.get_num_threads(), np.random.get_state(), getstate()  # noqa: NPY002
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
-        with torch.random.fork_rng(devices=devices):
+        random = torch.random.fork_rng(devices=devices)
+        with random, torch_defaults(), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         torch.set_num_threads(threads)
         np.random.set_state(numpy_state)  # noqa: NPY002
         setstate(python_state)
+
+
+class _Defaults:
+    """Who needs float32 as torch's default type now, and what it was before the first of them."""
+
+    lock = threading.Lock()
+    holders = 0
+    before = torch.float32
+
+
+@contextlib.contextmanager
+def torch_defaults() -> Iterator[None]:
+    """Make new tensors float32 and on the processor inside, whatever the caller's defaults are.
+
+    The default type is one of the process: the last to leave gives it back, whichever thread that
+    is. The default device is one of the thread.
+    """
+    device = torch.get_default_device()
+    here = contextlib.nullcontext() if device.type == "cpu" else torch.device("cpu")
+    with _Defaults.lock:
+        if not _Defaults.holders:
+            _Defaults.before = torch.get_default_dtype()
+            torch.set_default_dtype(torch.float32)
+        _Defaults.holders += 1
+    try:
+        with here:
+            yield
+    finally:
+        with _Defaults.lock:
+            _Defaults.holders -= 1
+            if not _Defaults.holders:
+                torch.set_default_dtype(_Defaults.before)
 
 
 def choose(device: str, precision: str) -> Place:

@@ -1,0 +1,139 @@
+"""Rows as programs and people give them: in any form, one way to the cells that a task reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from unrolled.core.errors import UsageError, UserError, listed, shown
+from unrolled.core.words import either
+from unrolled.data.archives import too_long
+from unrolled.data.jsonl import json_object, json_value
+from unrolled.data.series import Frames
+from unrolled.data.sources import nfc, parse_row
+from unrolled.tasks.base import Task
+
+
+def rows_of(rows: Any) -> Iterable[Any]:
+    """Return the rows of what was given, those of a table of pandas or polars by name.
+
+    Raises:
+        UsageError: there are none to go through.
+    """
+    if isinstance(rows, str | Mapping):
+        return [rows]
+    if isinstance(rows, bytes) or not _is_iterable(rows):
+        raise UsageError(
+            f"rows is {shown(rows)}; give a list of rows, such as run.predict(['...'])"
+        )
+    if not hasattr(rows, "columns"):
+        return cast("Iterable[Any]", rows)
+    columns = _by_name(rows)
+    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+
+
+def cells_of(row: Any, task: Task, most: int) -> tuple[Any, ...]:
+    """Return the input cells of one row, in whichever form it was given.
+
+    Args:
+        row: a text, a row as the data file writes it, the input cells, a mapping of columns, or,
+            for a sequence of numbers, a list of its steps.
+        task: what answers it.
+        most: bytes that a row may have.
+
+    Raises:
+        UserError: it is no row, lacks a column, or is too long.
+    """
+    names = task.schema.inputs
+    row = _by_name(row)
+    if _size(row) > most:
+        raise UserError(too_long(most))
+    if isinstance(row, Mapping):
+        missing = [name for name in names if name not in row]
+        if missing:
+            raise UserError(f"{shown(row)} has no {shown(missing[0])}; expected {listed(names)}")
+        return tuple(row[name] for name in names)
+    if isinstance(row, bytes) or not _is_iterable(row):
+        raise UserError(
+            f"{shown(row)} is no row: give a text, a list of cells, or a mapping of columns"
+        )
+    inputs = getattr(task, "inputs", None)
+    if isinstance(inputs, Frames) and not isinstance(row, tuple):
+        return inputs.cells(row) if not isinstance(row, str) else _parse_frames(row, inputs)
+    if not isinstance(row, str):
+        found = tuple(row)
+        if len(found) != len(names):
+            raise UserError(f"{shown(row)} has {len(found)} cells; expected {listed(names)}")
+        return found
+    return _parse_cells(row, task)
+
+
+def _is_iterable(value: Any) -> bool:
+    """Whether there is something to go through: an array of no dimensions only says so."""
+    return isinstance(value, Iterable) and getattr(value, "shape", True) != ()
+
+
+def _by_name(row: Any) -> Any:
+    """Return what names its cells as a mapping of these names; anything else as it is."""
+    if isinstance(row, Mapping):
+        return row
+    if hasattr(row, "_asdict"):  # a named tuple
+        return row._asdict()
+    if hasattr(row, "columns"):  # a table of pandas or polars: a list a column
+        return {name: list(row[name]) for name in row.columns}
+    if hasattr(row, "keys") and hasattr(row, "__getitem__"):  # a row of one
+        return {name: row[name] for name in row.keys()}  # noqa: SIM118
+    return row
+
+
+def _size(row: Any) -> int:
+    """Return about how many bytes a row has, of its texts and the numbers in lists."""
+    if isinstance(row, str):
+        return len(row) if row.isascii() else len(row.encode("utf-8", "surrogatepass"))
+    if isinstance(row, list | tuple):
+        return sum(map(_size, row))
+    return sum(map(_size, row.values())) if isinstance(row, Mapping) else 8
+
+
+def _parse_cells(row: str, task: Task) -> tuple[Any, ...]:
+    """Read a row as the data file writes it: a text by itself, or cells in the file's columns.
+
+    Raises:
+        UserError: the cells are too few or too many.
+    """
+    schema, columns = task.schema, task.columns
+    names, is_object = schema.inputs, row.lstrip().startswith("{")
+    if len(names) == 1 and schema.text and not (is_object and task.format.objects):
+        return (row,)
+    cells = parse_row(row, task.format, columns)
+    if task.format.objects:
+        known = dict(zip(columns, cells, strict=True))
+        written = json_object(nfc(row))
+        missing = [name for name in names if name not in written]
+        if missing:
+            raise UserError(f"{shown(row)} has no {shown(missing[0])}; expected {listed(names)}")
+        return tuple(known[name] for name in names)
+    for known_names in (names, columns, [name for name in columns if name != schema.answer]):
+        if len(cells) == len(known_names):
+            return tuple(cells[list(known_names).index(name)] for name in names)
+    raise UserError(f"{shown(row)} has {len(cells)} cells; expected {len(names)}: {listed(names)}")
+
+
+def _parse_frames(row: str, inputs: Frames) -> tuple[Any, ...]:
+    """Read a sequence of numbers: a JSON list of its steps, or a JSON object of its columns.
+
+    Raises:
+        UserError: it is neither.
+    """
+    try:
+        found = json_value(row)
+    except UserError:
+        found = None
+    if isinstance(found, dict) and all(name in found for name in inputs.columns):
+        return tuple(found[name] for name in inputs.columns)
+    if isinstance(found, list):
+        return inputs.cells(found)
+    raise UserError(
+        f"{shown(row)} is no sequence of numbers: write a list of steps, each a list of "
+        f"{', '.join(inputs.columns[:6])}" + either(", or give a table with --file", "")
+    )
