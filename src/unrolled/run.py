@@ -47,6 +47,7 @@ from unrolled.training.precision import callers_state_kept, choose, torch_defaul
 from unrolled.training.progress import Progress
 
 Say = Callable[[str], None]
+MOST = 2**63 - 1  # what torch counts and seeds with
 
 
 class Run:
@@ -116,7 +117,9 @@ class Run:
         if not task.writes:
             raise UsageError(f"a run that was trained to {task.name} searches for no answers")
         told = self.recipe.changed(decoding=self._decoding(decoding))
-        words = tuple(several(banned)), tuple(several(required))
+        if not isinstance(begin, str):
+            raise UsageError(f"begin is {shown(begin)}; give a text")
+        words = tuple(several("banned", banned)), tuple(several("required", required))
         task.ask(self.model, Asks(alignment, begin, *words))
         task.answer_by(told)
         self.task, self.recipe = task, told
@@ -285,10 +288,13 @@ class Run:
             )
         if not isinstance(prompt, str):
             raise UsageError(f"prompt is {shown(prompt)}; give a text")
+        whole("max_new_tokens", max_new_tokens, MOST)
+        if seed is not None:
+            whole("seed", seed, MOST)
         chosen = Sampling.read(sampling)
         pieces = self.task.generate(
             self.model, prompt, max_new_tokens, chosen,
-            seed=seed, stop=several(stop), device=self.place.device, notice=notice,
+            seed=seed, stop=several("stop", stop), device=self.place.device, notice=notice,
         )  # fmt: skip
         while True:
             # entered anew for each piece: the caller's own code runs between them
@@ -373,9 +379,25 @@ def use_generate() -> str:
     return f"this run is a language model: use {call}"
 
 
-def several(words: Sequence[str]) -> Sequence[str]:
-    """Return words as a list, one by itself too, which is no list of its letters."""
-    return [words] if isinstance(words, str) else words
+def several(name: str, words: Any) -> list[str]:
+    """Return words as a list, one by itself too, which is no list of its letters.
+
+    Raises:
+        UsageError: they are no texts; ``name`` is the argument.
+    """
+    found = [words] if isinstance(words, str) else words
+    if not isinstance(found, Iterable):
+        raise UsageError(f"{name} is {shown(words)}; give a text, or a list of them")
+    found = list(found)
+    if not all(isinstance(word, str) for word in found):
+        raise UsageError(f"{name} is {shown(words)}; give a text, or a list of them")
+    return found
+
+
+def whole(name: str, value: Any, most: int) -> None:
+    """Raise UsageError for an argument that is no whole number from 0 to ``most``."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise UsageError(f"{name} is {shown(value)}; give a whole number from 0 to {most}")
 
 
 def load(
@@ -444,8 +466,21 @@ def start(
     """Train as ``train`` does, with dotted keys in a mapping, where none can be mistaken."""
     with callers_state_kept(), joined() as world:
         told = dict(changes) if seed is None else {**changes, "seed": seed}
-        heard = (lambda line: say(clean(line))) if world.first else lambda line: None
-        return _start(world, str(target), told, out, resume, heard, quiet or not world.first)
+        unheard: list[Exception] = []
+
+        def heard(line: str) -> None:
+            try:
+                say(clean(line))
+            except (OSError, ValueError) as error:
+                if say is not print:
+                    raise  # the caller's own
+                unheard.append(error)  # what cannot be printed ends no training, but is told
+
+        hearing = heard if world.first else lambda line: None
+        run = _start(world, str(target), told, out, resume, hearing, quiet or not world.first)
+        if unheard:
+            raise unheard[0]
+        return run
 
 
 def _start(

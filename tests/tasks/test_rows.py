@@ -413,6 +413,47 @@ def test_what_names_its_cells_is_read_by_the_names(home: SimpleNamespace) -> Non
         text.predict(Columns(other=texts))
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("max_new_tokens", {"max_new_tokens": "x"}),
+        ("max_new_tokens", {"max_new_tokens": 2.5}),
+        ("max_new_tokens", {"max_new_tokens": -1}),
+        ("seed", {"seed": 2**70}),
+        ("seed", {"seed": -1}),
+        ("stop", {"stop": 5}),
+        ("stop", {"stop": ["a", 5]}),
+    ],
+)
+def test_a_wrong_argument_is_named(home: SimpleNamespace, name: str, options: Any) -> None:
+    run = unrolled.load(home.runs["language"])
+    with pytest.raises(UsageError, match=rf"^{name} is "):
+        run.generate("row", **options)
+    with pytest.raises(UsageError, match="device=meta"):
+        unrolled.load(home.runs["language"], device="meta")
+
+
+@pytest.mark.parametrize("words", [{"banned": 5}, {"required": [5]}, {"begin": 5}])
+def test_words_that_are_none_are_named(mirror: SimpleNamespace, words: Any) -> None:
+    run = unrolled.load(mirror.run)
+    with pytest.raises(UsageError, match=rf"^{next(iter(words))} is "):
+        run.adjust(**words)
+
+
+def test_a_key_that_stands_twice_is_a_fault(tmp_path: Path) -> None:
+    from unrolled.core.yaml import load_yaml
+    from unrolled.data.sources import read
+
+    path = tmp_path / "d.jsonl"
+    rows = ['{"text": "a", "label": "x"}', '{"text": "b", "label": "a", "label": "x"}'] * 3
+    path.write_text("\n".join(rows), "utf-8")
+    with pytest.raises(DataError, match=r"d\.jsonl:2: .*the key 'label' stands there twice"):
+        read(path)
+    for text in ("seed: 1\nseed: 2\n", "a:\n  b: 1\n  b: 2\n", "{a: 1, a: 1}"):
+        with pytest.raises(ValueError, match="stands there twice"):
+            load_yaml(text)
+
+
 def test_an_array_of_no_dimensions_is_refused(home: SimpleNamespace) -> None:
     import numpy as np
 

@@ -302,7 +302,7 @@ def test_a_folder_of_anything_else_is_refused_and_left_as_it_is(
 ) -> None:
     folder = tmp_path / "project"
     shutil.rmtree(folder, ignore_errors=True)
-    own = [name for name in sorted(runs.KNOWN) if name not in (*runs.LOCKS, "digests.json")]
+    own = sorted(runs.KNOWN)
     strange = [
         "notes.txt",
         ".x.tmp",
@@ -318,12 +318,89 @@ def test_a_folder_of_anything_else_is_refused_and_left_as_it_is(
         if path.parent.is_file() or path.is_dir():
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data.draw(st.binary(max_size=8)))
+        # an empty lock is one that a full disk left
+        least = b"x" if name in runs.LOCKS else b""
+        path.write_bytes(least + data.draw(st.binary(max_size=8)))
     before = snapshot(folder)
     # config.yaml beside fields.json is a run, whatever stands in them
-    with pytest.raises(UserError, match=r"no part of a run|holds a run already"):
+    refused = r"no part of a run|holds a run already|this run cannot be read"
+    with pytest.raises(UserError, match=refused):
         train(stopped.parent / "reviews.csv", out=folder, **QUICK)
     assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize("table", ['{"a": 1}', '{"format": 1, "files": {}}'])
+def test_a_table_of_digests_makes_no_run_of_other_files(
+    stopped: Path, tmp_path: Path, table: str
+) -> None:
+    folder = tmp_path / "project"
+    (folder / ".saving").mkdir(parents=True)
+    for name in ("README.md", "metrics.jsonl", ".saving/x"):
+        (folder / name).write_text("precious", "utf-8")
+    (folder / "digests.json").write_text(table, "utf-8")
+    before = snapshot(folder)
+    with pytest.raises(UserError, match=r"no part of a run|cannot be read"):
+        train(stopped.parent / "reviews.csv", out=folder, **QUICK)
+    assert snapshot(folder) == before
+
+
+def test_a_trained_run_that_lost_its_settings_is_not_written_over(
+    stopped: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(stopped, tmp_path / "run"))
+    (folder / "config.yaml").unlink()
+    before = snapshot(folder)
+    with pytest.raises(UserError, match="no part of a run"):
+        train(stopped.parent / "reviews.csv", out=folder, **QUICK)
+    assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize("how", ["removed", "emptied"])
+def test_a_run_without_checkpoints_is_not_trained_from_its_beginning(
+    stopped: Path, tmp_path: Path, how: str
+) -> None:
+    folder = Path(shutil.copytree(stopped, tmp_path / "run"))
+    shutil.rmtree(folder / "checkpoints")
+    if how == "emptied":
+        (folder / "checkpoints").mkdir()
+    before = snapshot(folder)
+    with pytest.raises(UserError, match="no checkpoint left"):
+        train(folder, resume=True, **{"training.max_steps": 6})
+    assert snapshot(folder) == before
+    assert unrolled.load(folder).predict(["good"])
+
+
+def test_settings_that_are_a_link_are_not_read(stopped: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(stopped, tmp_path / "run"))
+    secret = tmp_path / "secret.yaml"
+    secret.write_text("password: 1234\n", "utf-8")
+    (folder / "config.yaml").unlink()
+    (folder / "config.yaml").symlink_to(secret)
+    for go in (
+        lambda: train(folder),
+        lambda: train(folder, resume=True),
+        lambda: examine(str(folder), {}),
+    ):
+        with pytest.raises(UserError, match="leads out of the run") as caught:
+            go()
+        assert "password" not in str(caught.value)
+
+
+def test_a_folder_that_is_no_utf8_is_refused_before_the_training(
+    stopped: Path, tmp_path: Path
+) -> None:
+    name = os.fsdecode(b"e15\xff")
+    with pytest.raises(UsageError, match="no UTF-8"):
+        train(stopped.parent / "reviews.csv", out=tmp_path / name, **QUICK)
+    data = tmp_path / os.fsdecode(b"d\xff.csv")
+    shutil.copy(stopped.parent / "reviews.csv", data)
+    train(data, out=tmp_path / "run", **QUICK)
+    assert "udcff" in (tmp_path / "run" / "README.md").read_text("utf-8")
+    for label in (b"l\xff", b"m"):
+        (tmp_path / "texts" / os.fsdecode(label)).mkdir(parents=True)
+        (tmp_path / "texts" / os.fsdecode(label) / "1.txt").write_text("good", "utf-8")
+    with pytest.raises(UserError, match=r"folder is its label, and is no UTF-8"):
+        train(tmp_path / "texts", out=tmp_path / "other", **QUICK)
 
 
 @pytest.mark.parametrize(

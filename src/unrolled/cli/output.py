@@ -145,11 +145,15 @@ def written(output: Path) -> Iterator[IO[str]]:
     Raises:
         UserError: it cannot be written.
     """
-    with suppress(OSError):
-        if not stat.S_ISREG(os.stat(output).st_mode):
+    if _is_strange(output):
+        try:
             with output.open("w", encoding="utf-8", newline="") as handle:
                 yield handle
-            return
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _refused(output, error) from None
+        return
     target = Path(os.path.realpath(output))  # a link stays a link
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -177,6 +181,14 @@ def written(output: Path) -> Iterator[IO[str]]:
         raise
 
 
+def _is_strange(output: Path) -> bool:
+    """Whether a pipe, a device or a socket stands there."""
+    try:
+        return not stat.S_ISREG(os.stat(output).st_mode)
+    except OSError:
+        return False
+
+
 def _refused(output: Path, error: OSError) -> UserError:
     return UserError(f"{output}: cannot be written ({cause_of(error)}){advice(error)}")
 
@@ -188,7 +200,7 @@ def _keep(temporary: Path, target: Path) -> str:
         if lines > 0:
             for number in range(1, 1000):
                 more = "" if number == 1 else f"-{number}"
-                kept = target.with_name(f"{target.stem}.partial{more}{target.suffix}")
+                kept = target.with_name(f"{target.stem[:50]}.partial{more}{target.suffix}")
                 if not kept.exists():
                     open_up(temporary)
                     temporary.replace(kept)

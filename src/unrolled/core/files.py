@@ -109,8 +109,11 @@ def write_bytes(path: Path, data: bytes, parents: bool = True) -> None:
 
 
 def write_text(path: Path, text: str, parents: bool = True) -> None:
-    """Write ``text`` to ``path`` atomically, as UTF-8 with the line ends it has."""
-    write_bytes(path, text.encode("utf-8"), parents)
+    """Write ``text`` to ``path`` atomically, as UTF-8 with the line ends it has.
+
+    Bytes of a file's name that are no UTF-8 are escaped.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"), parents)
 
 
 def write_json(path: Path, value: Any, parents: bool = True) -> None:
@@ -187,7 +190,7 @@ def parsed_json(data: bytes) -> dict[str, Any]:
 
 def _parsed(data: bytes, kind: type, name: str) -> Any:
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_once)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=once)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(value, kind):
@@ -197,10 +200,13 @@ def _parsed(data: bytes, kind: type, name: str) -> Any:
     return value
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object. Raises ValueError: a key stands in it twice, with two meanings."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("it names a key twice")
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {shown(twice)} stands there twice")
     return found
 
 
@@ -223,6 +229,29 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def refuse_strange(path: Path, home: str, is_folder: bool = False) -> None:
+    """Refuse a file of a run, before it is opened, that a file of a run cannot be.
+
+    Args:
+        path: the file.
+        home: the real path of the run.
+        is_folder: whether it is to be a folder.
+
+    Raises:
+        UserError: it is a link that leads out of the run or nowhere, a pipe, a device or a folder.
+    """
+    try:
+        real = os.path.realpath(path, strict=True)
+        mode = os.stat(real).st_mode
+    except (OSError, RuntimeError):
+        raise UserError(f"{path}: a link that leads nowhere; put the file itself there") from None
+    if path.is_symlink() and not Path(real).is_relative_to(home):
+        raise UserError(f"{path}: a link that leads out of the run; put the file itself there")
+    if not (stat.S_ISDIR(mode) if is_folder else stat.S_ISREG(mode)):
+        what = "a folder" if is_folder else "a regular file"
+        raise UserError(f"{path}: this is not {what}; restore the run")
 
 
 def path_of(value: Any, name: str) -> Path:

@@ -90,9 +90,11 @@ def held(path: Path, busy: str, advice: str, *, wait: bool = False) -> Iterator[
         # unlinked while held: who opened it before finds another file, or none, under its name;
         # what somebody else put there since is his
         if lock.is_held():
-            for used in (_owned(path), path):
+            owned = _owned(path)
+            for used in (owned, path):
                 with contextlib.suppress(OSError):
-                    used.unlink()
+                    if used == path or is_lock(used):
+                        used.unlink()
         if lock.handle is not None:
             os.close(lock.handle)
 
@@ -132,7 +134,17 @@ def _opened(path: Path) -> int:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise UserError(f"{path}: this is no file, and stands where a lock does; remove it")
+    if not _BEGINNING.startswith(os.read(handle, len(_BEGINNING))):
+        os.close(handle)
+        raise UserError(f"{path}: this is no lock, and stands where one does; move it elsewhere")
+    os.lseek(handle, 0, os.SEEK_SET)
     return handle
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a file is a lock, held or left by a process that was killed."""
+    with path.open("rb") as file:
+        return _BEGINNING.startswith(file.read(len(_BEGINNING)))
 
 
 def _flock(handle: int, wait: bool) -> bool:
@@ -194,6 +206,9 @@ def _lives(pid: Any) -> bool:
     except OSError:
         return True  # it is another user's
     return True
+
+
+_BEGINNING = b'{"pid": '  # of every lock; one that the disk was too full for is empty
 
 
 def _me() -> bytes:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import yaml
+
+from unrolled.core.errors import shown
 
 NODES = 10_000  # values of a recipe, those that are repeated by name counted each time
 DIGITS = 100  # of a number
@@ -70,6 +73,10 @@ def _check_nodes(root: yaml.Node) -> None:
         if isinstance(node, yaml.SequenceNode):
             waiting += [(part, within) for part in node.value]
         elif isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            twice = next((key for key, times in Counter(keys).items() if times > 1), None)
+            if twice is not None:
+                raise ValueError(f"the key {shown(twice)} stands there twice; join the two")
             for key, value in node.value:
                 if not isinstance(key, yaml.ScalarNode):
                     raise ValueError("a key is a word, not a list or a mapping")

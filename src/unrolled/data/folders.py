@@ -15,7 +15,7 @@ from unrolled.core.files import sha256
 from unrolled.core.words import command, either, path_word
 from unrolled.data.archives import MAX_ROW, Origin, find, members, refuse_binary
 from unrolled.data.charsets import encoding_of
-from unrolled.data.lines import Report, blocks, nfc, stop
+from unrolled.data.lines import DAMAGE, Report, blocks, nfc, stop
 from unrolled.data.reader import Reader, Row, reader_of
 from unrolled.data.sniff import Format
 
@@ -102,6 +102,10 @@ def _together(
     labels = ["/".join(Path(name).parts[shared:-1][:1]) for name, _ in files]
     _refuse_split_files(path, [name for name, _ in files] if all(tables) else [])
     if not any(tables) and any(labels):
+        for (name, _), label in zip(files, labels, strict=True):
+            if DAMAGE.search(label):
+                told = "the name of this file's folder is its label, and is no UTF-8; rename it"
+                raise DataError(told, path / name)
         _refuse_splits(path, path / inner, {label for label in labels if label})
         if not all(labels):
             told = "this file lies beside folders whose names are labels; put it into one of them"

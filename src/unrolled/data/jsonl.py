@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from unrolled.core.errors import UserError, shown
-from unrolled.core.files import DEPTH, depth_of
+from unrolled.core.files import DEPTH, depth_of, once
 from unrolled.data.lines import DAMAGE, nfc
 
 
@@ -36,7 +36,9 @@ def json_value(line: str) -> Any:
         UserError: it is none, nested too deeply, or holds what is no character.
     """
     try:
-        value = json.loads(line, parse_constant=_no_constant, parse_float=_finite)
+        value = json.loads(
+            line, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=once
+        )
     except RecursionError:
         raise UserError("JSON nested too deeply; flatten the object") from None
     except json.JSONDecodeError as error:

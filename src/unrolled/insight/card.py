@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from unrolled.core.terminal import clean
 from unrolled.tasks.base import Task
 from unrolled.tasks.recipe import Recipe
 from unrolled.training.progress import duration
@@ -38,7 +39,7 @@ def speed(result: dict[str, Any]) -> list[str]:
 
 def plain(text: str) -> str:
     """Return text of the data as one line of Markdown that shows it letter by letter."""
-    one = " ".join(text.split())
+    one = clean(" ".join(text.split()))
     return re.sub(r"[\\`*<>|~&\[\]]|(?<!\w)_|_(?!\w)", r"\\\g<0>", one)
 
 

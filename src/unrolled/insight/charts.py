@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unrolled.core.errors import UserError
+from unrolled.core.terminal import clean_text
 from unrolled.scores.classes import Calibration
 
 WIDTH, HEIGHT = 460, 250
@@ -18,6 +19,11 @@ GRID = 'stroke="currentColor" stroke-opacity="0.14"'
 DIAGONAL = 'stroke="currentColor" stroke-opacity="0.5" stroke-dasharray="4 4"'
 
 Points = Sequence[tuple[float, float]]
+
+
+def escaped(text: str) -> str:
+    """Return text for HTML; what would ring, hide or turn the direction of writing is spelt out."""
+    return html.escape(clean_text(text))
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -77,7 +83,7 @@ def lines(series: Mapping[str, Points], across: str, up: str) -> str:
             # the legend stands above the plot, where no curve is
             at = LEFT + 110 * number
             parts.append(f'<rect x="{at}" y="8" width="14" height="4" fill="{colour}"/>')
-            parts.append(f'<text x="{at + 20}" y="14">{html.escape(name)}</text>')
+            parts.append(f'<text x="{at + 20}" y="14">{escaped(name)}</text>')
     return _svg(parts, f"{up} by {across}")
 
 
@@ -129,7 +135,7 @@ def reliability(found: Calibration) -> str:
 
 def matrix(counts: Any, names: Sequence[str]) -> str:
     """Return a confusion matrix as an HTML table, darker where a row's share is larger."""
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
+    head = "".join(f'<th scope="col">{escaped(name)}</th>' for name in names)
     body = []
     for name, row in zip(names, counts.tolist(), strict=True):
         total = max(1, sum(row))
@@ -141,7 +147,7 @@ def matrix(counts: Any, names: Sequence[str]) -> str:
                 f'<td style="background:rgba(37,99,235,{share:.3f}){ink}" '
                 f'title="{share:.1%} of the row">{value:,}</td>'
             )
-        body.append(f'<tr><th scope="row">{html.escape(name)}</th>{"".join(cells)}</tr>')
+        body.append(f'<tr><th scope="row">{escaped(name)}</th>{"".join(cells)}</tr>')
     return (
         '<table class="matrix"><thead><tr><th scope="col">true \\ answered</th>'
         f"{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
@@ -183,18 +189,18 @@ class _Frame:
             )
         parts.append(
             f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle" '
-            f'class="axis">{html.escape(across)}</text>'
+            f'class="axis">{escaped(across)}</text>'
         )
         middle = (TOP + HEIGHT - BOTTOM) / 2
         parts.append(
             f'<text x="14" y="{middle}" text-anchor="middle" class="axis" '
-            f'transform="rotate(-90 14 {middle})">{html.escape(up)}</text>'
+            f'transform="rotate(-90 14 {middle})">{escaped(up)}</text>'
         )
         return parts
 
 
 def _svg(parts: list[str], name: str) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(name)}">'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escaped(name)}">'
         f"{''.join(parts)}</svg>"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from unrolled.insight import charts
 from unrolled.insight.card import scored_on, size
+from unrolled.insight.charts import escaped
 from unrolled.insight.mistakes import Mistake
 from unrolled.scores import ConfusionCounts, by_class, calibration, counted
 from unrolled.tasks.base import Evaluation, Judged, Task
@@ -70,27 +70,27 @@ def render(
 ) -> str:
     """Return the page: scores, curves, answers, the worst of them, sizes, times, settings."""
     parts = [
-        f"<h1>{html.escape(recipe.name)}</h1>",
-        f'<p class="lead">{html.escape(task.name)} · {html.escape(task.pattern)} · '
-        f"layer {html.escape(recipe.layer)}</p>",
+        f"<h1>{escaped(recipe.name)}</h1>",
+        f'<p class="lead">{escaped(task.name)} · {escaped(task.pattern)} · '
+        f"layer {escaped(recipe.layer)}</p>",
         _cards(result, task),
         f"<h2>Scores: {scored_on(result)}</h2>",
         _scores(result),
-        *(f'<p class="note">{html.escape(note)}</p>' for note in result.get("notes", [])),
+        *(f'<p class="note">{escaped(note)}</p>' for note in result.get("notes", [])),
         "<h2>Learning curves</h2>",
         _curves(folder, task),
         *_answers(task, evaluation),
         *(_texts(result, worst) if evaluation.written else _worst(task, result, worst)),
         *_samples(result["samples"]),
         "<h2>Data</h2>",
-        f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in result['found'])}</ul>",
+        f"<ul>{''.join(f'<li>{escaped(line)}</li>' for line in result['found'])}</ul>",
         "<h2>Settings</h2>",
         _settings(recipe),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{html.escape(recipe.name)}</title><style>{STYLE}</style></head>"
+        f"<title>{escaped(recipe.name)}</title><style>{STYLE}</style></head>"
         f"<body><main>{''.join(parts)}</main></body></html>\n"
     )
 
@@ -101,10 +101,10 @@ def _table(
     """Return a table of text; the first cell names the row."""
     body = ""
     for first, *rest in rows:
-        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in rest)
-        body += f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>'
-    top = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
-    named = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+        cells = "".join(f"<td>{escaped(cell)}</td>" for cell in rest)
+        body += f'<tr><th scope="row">{escaped(first)}</th>{cells}</tr>'
+    top = "".join(f'<th scope="col">{escaped(name)}</th>' for name in head)
+    named = f"<caption>{escaped(caption)}</caption>" if caption else ""
     table = (
         f'<table class="{css}">{named}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
     )
@@ -113,7 +113,7 @@ def _table(
 
 def _scroll(table: str, name: str) -> str:
     """Return a table in a region that scrolls, also by the keyboard."""
-    label = html.escape(name.strip())
+    label = escaped(name.strip())
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">{table}</div>'
 
 
@@ -136,7 +136,7 @@ def _cards(result: dict[str, Any], task: Task) -> str:
     if result.get("answers_a_second"):
         shown.append((f"{result['answers_a_second']:,.0f}", "rows answered a second, in batches"))
     cells = "".join(f'<div class="card"><b>{b}</b><span>{s}</span></div>' for b, s in shown)
-    how = f'<p class="note">Answers were timed on {html.escape(result["timed"])}.</p>'
+    how = f'<p class="note">Answers were timed on {escaped(result["timed"])}.</p>'
     return f'<div class="cards">{cells}</div>' + (how if result.get("timed") else "")
 
 
@@ -168,7 +168,7 @@ def _curves(folder: Path, task: Task) -> str:
         figures.append((caption, {metric: points(dev, metric)}, metric))
     figures.append(("learning rate", {"rate": points(train, "learning_rate")}, "learning rate"))
     shown = [
-        f"<figure><figcaption>{html.escape(caption)}</figcaption>"
+        f"<figure><figcaption>{escaped(caption)}</figcaption>"
         f"{charts.lines(series, 'step', up)}</figure>"
         for caption, series, up in figures
         if any(series.values())
@@ -257,12 +257,12 @@ def _worst(task: Task, result: dict[str, Any], worst: Sequence[Mistake]) -> list
     )
     items = ""
     for each in worst:
-        before, word, after = map(html.escape, each.text)
+        before, word, after = map(escaped, each.text)
         text = before + (f"<mark>{word}</mark>" if word else "") + after
         by = f"off by {each.size:.4g}" if values else f"confidence {each.size:.4f}"
         items += (
-            f'<li><p class="note"><b>{html.escape(Path(each.path).name)}:{each.line}</b> says '
-            f"<b>{html.escape(each.truth)}</b>, the model <b>{html.escape(each.answer)}</b> "
+            f'<li><p class="note"><b>{escaped(Path(each.path).name)}:{each.line}</b> says '
+            f"<b>{escaped(each.truth)}</b>, the model <b>{escaped(each.answer)}</b> "
             f'({by})</p><p dir="auto">{text or "(empty)"}</p></li>'
         )
     return [
@@ -278,9 +278,9 @@ def _texts(result: dict[str, Any], some: Sequence[Mistake]) -> list[str]:
     if not some:
         return []
     items = "".join(
-        f'<li><p class="note"><b>{html.escape(Path(each.path).name)}:{each.line}</b></p>'
-        f'<p dir="auto">{html.escape(each.text[0])}</p><p dir="auto" class="note">right: '
-        f'{html.escape(each.truth)}</p><p dir="auto"><b>{html.escape(each.answer)}</b></p></li>'
+        f'<li><p class="note"><b>{escaped(Path(each.path).name)}:{each.line}</b></p>'
+        f'<p dir="auto">{escaped(each.text[0])}</p><p dir="auto" class="note">right: '
+        f'{escaped(each.truth)}</p><p dir="auto"><b>{escaped(each.answer)}</b></p></li>'
         for each in some
     )
     return [
@@ -294,7 +294,7 @@ def _texts(result: dict[str, Any], some: Sequence[Mistake]) -> list[str]:
 def _samples(samples: list[str]) -> list[str]:
     if not samples:
         return []
-    shown = "".join(f"<pre>{html.escape(text)}</pre>" for text in samples)
+    shown = "".join(f"<pre>{escaped(text)}</pre>" for text in samples)
     return ["<h2>Samples (temperature 0.8)</h2>", shown]
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from unrolled.core.errors import UsageError
+
 ABI = 3
 CELLS = {"rnn_tanh": 0, "rnn_relu": 1, "gru": 2, "lstm": 3}
 PRECISIONS = {"float32": 0, "bf16": 1, "int8": 2}
@@ -155,6 +157,10 @@ def _places() -> list[Path]:
     return [place / f"libunrolled.{end}" for place in (Path(__file__).parent, installed)]
 
 
+class WrongLevel(UsageError, ValueError):
+    """UNROLLED_ISA names an instruction level that does not run here."""
+
+
 def _open() -> SimpleNamespace:
     places = _places()
     path = next((place for place in places if place.is_file()), None)
@@ -166,7 +172,10 @@ def _open() -> SimpleNamespace:
     library.use_team(ctypes.cast(team, c_void_p) if team else None)
     level = os.environ.get("UNROLLED_ISA")
     if level:
-        _set_level(library, level, "UNROLLED_ISA")
+        try:
+            _set_level(library, level, "UNROLLED_ISA")
+        except ValueError as error:
+            raise WrongLevel(str(error)) from None
     return library
 
 

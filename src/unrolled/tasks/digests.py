@@ -129,7 +129,7 @@ def replace_json(folder: Path, name: str, value: Any) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    path.write_bytes(text.encode("utf-8"))
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def verify(folder: Path, names: Iterable[str]) -> int:

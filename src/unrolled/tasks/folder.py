@@ -23,7 +23,6 @@ import json
 import math
 import os
 import re
-import stat
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,8 +34,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from unrolled.core.errors import UserError, is_out_of_memory, nearest, shown
-from unrolled.core.files import exists, read_json, sha256
-from unrolled.core.locks import LOCK
+from unrolled.core.files import exists, read_json, refuse_strange, sha256
+from unrolled.core.locks import LOCK, is_lock
 from unrolled.core.terminal import note
 from unrolled.core.words import either, option, resume
 from unrolled.data.sniff import Format
@@ -153,6 +152,11 @@ def save_weights(folder: Path, weights: Weights) -> None:
     digests.replace(folder, MODEL, lambda path: checkpoints.save_tensors(path, weights))
 
 
+def is_ended_without_checkpoints(folder: Path) -> bool:
+    """Whether a training ended here whose checkpoints were removed since."""
+    return exists(folder / RESULT) and not checkpoints.steps(folder / CHECKPOINTS)
+
+
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run, finished or not."""
     try:
@@ -181,14 +185,24 @@ def claim(folder: Path) -> None:
             f"{folder} holds a run already; go on with it: {resume(folder)}, or choose another "
             f"{option('out')}"
         )
-    names = sorted(path.name for path in folder.iterdir() if path.name not in LOCKS)
-    begun = digests.DIGESTS in names
-    foreign = [name for name in names if not (begun and (name in KNOWN or _REST.fullmatch(name)))]
+    foreign = [path.name for path in sorted(folder.iterdir()) if not _is_begun(path)]
     if foreign:
         raise UserError(
             f"{folder} holds {shown(foreign[0])}, which is no part of a run; choose another "
             f"{option('out')}, a folder that is empty or not there yet"
         )
+
+
+def _is_begun(path: Path) -> bool:
+    """Whether a file is what a run that was killed before its first step left in its folder."""
+    if path.name in LOCKS:
+        return is_lock(path)
+    known = digests.read(path.parent)
+    if known is None:
+        return False
+    if path.name in known:
+        return sha256(path) in known[path.name]
+    return path.name in (digests.DIGESTS, digests.SAVING) or bool(_REST.fullmatch(path.name))
 
 
 def look(folder: Path) -> None:
@@ -204,31 +218,18 @@ def look(folder: Path) -> None:
     with os.scandir(folder) as found:
         paths = [Path(entry.path) for entry in found if entry.name in KNOWN]
     if inner in paths:
-        _refuse_strange(inner, home, is_folder=True)
+        refuse_strange(inner, home, is_folder=True)
         with os.scandir(inner) as found:
             steps = [Path(e.path) for e in found if checkpoints.NAME.fullmatch(e.name)]
         for step in steps:
             if step.is_dir() or step.is_symlink():
-                _refuse_strange(step, home, is_folder=True)
+                refuse_strange(step, home, is_folder=True)
                 for path in step.iterdir():
-                    _refuse_strange(path, home, is_folder=False)
+                    refuse_strange(path, home, is_folder=False)
     for path in paths:
         if path.name in LOCKS and path.is_symlink():
             raise UserError(f"{path}: this is a link and no lock; remove it")
-        _refuse_strange(path, home, is_folder=path.name in FOLDERS)
-
-
-def _refuse_strange(path: Path, home: str, is_folder: bool) -> None:
-    try:
-        real = os.path.realpath(path, strict=True)
-        mode = os.stat(real).st_mode
-    except (OSError, RuntimeError):
-        raise UserError(f"{path}: a link that leads nowhere; put the file itself there") from None
-    if path.is_symlink() and not Path(real).is_relative_to(home):
-        raise UserError(f"{path}: a link that leads out of the run; put the file itself there")
-    if not (stat.S_ISDIR(mode) if is_folder else stat.S_ISREG(mode)):
-        what = "a folder" if is_folder else "a regular file"
-        raise UserError(f"{path}: this is not {what}; restore the run")
+        refuse_strange(path, home, is_folder=path.name in FOLDERS)
 
 
 def read_recipe(folder: Path) -> Recipe:

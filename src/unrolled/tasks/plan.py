@@ -177,6 +177,8 @@ def folder_of(target: str, recipe: Recipe, out: str | Path | None) -> Path:
         text = os.fspath(out)
         if not text or "\0" in text:
             raise UsageError(f"{option('out')} is {shown(text)}; name a folder")
+        if not _is_utf8(text):  # which the files of weights are opened by
+            raise UsageError(f"{option('out')} is {shown(text)}, no UTF-8; choose another name")
         return expanded(text)
     if runs.is_run(Path(target)):
         return Path(target)
@@ -188,6 +190,13 @@ def folder_of(target: str, recipe: Recipe, out: str | Path | None) -> Path:
             f"with {option('out')}"
         )
     return Path("runs") / name
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +219,11 @@ def read_before(where: Path, recipe: Recipe) -> Before:
     task, files = runs.read_fields(where)
     digests.verify(where, [name for name in runs.READ if name not in (CONFIG, runs.RESULT)])
     told = runs.read_begun(where)
+    if not told and runs.is_ended_without_checkpoints(where):
+        raise UserError(
+            f"{where} has no checkpoint left, so it answers as before and cannot go on; choose "
+            f"another {option('out')} to train anew"
+        )
     if not told:
         saved = runs.read_recipe(where)
         return Before(saved, task, runs.by_role(saved, files), None)

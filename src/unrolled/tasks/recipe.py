@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 from unrolled.core.config import Config, keys, nested
 from unrolled.core.errors import UsageError, UserError, cut, listed, nearest, shown, unknown
-from unrolled.core.files import exists, expanded, read_text
+from unrolled.core.files import exists, expanded, read_text, refuse_strange
 from unrolled.core.terminal import as_json
 from unrolled.core.words import either
 from unrolled.core.yaml import load_yaml
@@ -442,6 +442,7 @@ def base_of(target: str) -> dict[str, Any]:
         base.pop("about", None)
         base.setdefault("name", path.stem)
     elif exists(path / CONFIG):
+        refuse_strange(path / CONFIG, os.path.realpath(path))
         base = read_yaml(path / CONFIG)
     elif is_hub(target):
         base = {"name": title(target), "data": {"train": target}}

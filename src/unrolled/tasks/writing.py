@@ -28,6 +28,7 @@ from unrolled.models.unaligned import Steps
 from unrolled.tasks.base import Asks, score_batches
 from unrolled.training.precision import Place
 
+LONGEST_ASKED = 1000  # tokens of a beginning and of what is required: a search takes each of them
 ROWS, TOKENS = 64, 4096  # sources that are answered together, and their padded tokens
 WHOLE = {"words": WordsStream, "whitespace": WhitespaceStream}  # kinds whose tokens are words
 PIECES = ("bpe", "unigram", "bytes")  # kinds that may spell a word in several ways
@@ -161,13 +162,15 @@ def _asked(target: Tokenizer, asks: Asks, longest: int | None) -> tuple[Phrases,
     """Return in ids what is banned, the beginning, what is required, and the tokens of those two.
 
     Raises:
-        UsageError: they and the end mark are more than the ``longest`` that a model writes.
+        UsageError: they and the end mark are more than the ``longest`` that a model writes, or
+            than ``LONGEST_ASKED`` where it has no limit.
     """
     begin = target.encode(asks.begin) if asks.begin else []
     unique = dict.fromkeys(tuple(_within(target, phrase)) for phrase in asks.required)
     required = [list(phrase) for phrase in unique]
     needed = 1 + len(begin) + sum(map(len, required))
-    if longest is not None and needed > longest:
+    longest = LONGEST_ASKED if longest is None else longest
+    if needed > longest:
         raise UsageError(
             f"the required phrases and the beginning take {needed} tokens with the end mark, and "
             f"this model writes {longest} at most; require less"

@@ -127,6 +127,8 @@ def _device(name: str) -> torch.device:
         return torch.device("cpu")
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("it keeps no numbers")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError):
         raise UsageError(
