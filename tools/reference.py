@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from unrolled.cli.main import app
 from unrolled.core.config import nested
-from unrolled.nn.build import USES
+from unrolled.nn.build import LAYERS
 from unrolled.tasks.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
@@ -56,8 +56,8 @@ def _table(config: type[BaseModel], prefix: str) -> list[str]:
         )
         told = field.description or ""
         if prefix == "model.":
-            users = [layer for layer, uses in USES.items() if name in uses]
-            if users and len(users) < len(USES):
+            users = [layer for layer, kind in LAYERS.items() if name in kind.uses]
+            if users and len(users) < len(LAYERS):
                 told = f"{told} ({', '.join(users)})".strip()
         rows.append(f"| `{prefix}{name}` | {_type(field.annotation)} | {shown} | {told} |")
     return rows + inner

@@ -12,7 +12,6 @@ import torch
 from unrolled import nn
 from unrolled.core.errors import UsageError
 from unrolled.nn import LAYERS, LayerConfig, build_layer
-from unrolled.nn.build import USES
 
 SETTINGS: dict[str, Any] = {
     "hidden": 8, "layers": 2, "bidirectional": True, "dropout": 0.1, "input_dropout": 0.2,
@@ -37,11 +36,11 @@ def test_defaults_build(name: str) -> None:
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_setting_of_a_layer_reaches_it(name: str) -> None:
     # a narrower last layer goes without most others; it has a test of its own
-    config = LayerConfig(**{key: SETTINGS[key] for key in USES[name] - {"last"}})
+    config = LayerConfig(**{key: SETTINGS[key] for key in LAYERS[name].uses - {"last"}})
     layer = build_layer(name, config, 5)
     y = layer.read(torch.randn(2, 3, 5))
     assert y.shape == (2, 3, layer.output_size)
-    for key in USES[name] - {"hidden", "layers", "bidirectional", "dropout", "last"}:
+    for key in LAYERS[name].uses - {"hidden", "layers", "bidirectional", "dropout", "last"}:
         assert repr_of(build_layer(name, config.changed(**{key: default(key, name)}), 5)) != (
             repr_of(layer)
         ), key
@@ -74,12 +73,16 @@ def repr_of(layer: nn.Layer) -> str:
 
 
 def test_the_settings_are_those_of_some_layer() -> None:
-    assert set().union(*USES.values()) == set(LayerConfig.model_fields) == set(SETTINGS)
+    assert (
+        set().union(*(kind.uses for kind in LAYERS.values()))
+        == set(LayerConfig.model_fields)
+        == set(SETTINGS)
+    )
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_foreign_setting_is_refused(name: str) -> None:
-    for key in set(SETTINGS) - USES[name]:
+    for key in set(SETTINGS) - LAYERS[name].uses:
         with pytest.raises(UsageError, match=f"layer {name} has no setting '{key}'"):
             build_layer(name, LayerConfig(**{key: SETTINGS[key]}), 5)
 
@@ -90,7 +93,7 @@ def test_a_foreign_setting_is_refused(name: str) -> None:
         ("transformer", {}, "there is no layer 'transformer'; use layer=attention"),
         ("gpt", {}, "there is no layer 'gpt'; use layer=attention"),
         ("lstn", {}, "there is no layer 'lstn'; did you mean 'lstm'?"),
-        ("zzz", {}, "there is no layer 'zzz'; known: none, rnn, lstm, gru, attention"),
+        ("zzz", {}, "there is no layer 'zzz'; known: none, rnn, lstm, gru, mingru, attention"),
         ("gru", {"layers": 0}, "layer gru needs layers of at least 1, got 0"),
         ("lstm", {"projection": 200}, "layer lstm: expected proj_size from 0"),
         ("attention", {"heads": 3}, "layer attention: expected hidden to be a multiple of heads"),

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from unrolled.nn import GRU, LSTM, RNN, Attention, Layer, Memoryless, State
+from unrolled.nn import GRU, LSTM, RNN, Attention, Layer, Memoryless, MinGRU, State
 
 D = 5  # input features
 
@@ -36,6 +36,9 @@ CAUSAL: dict[str, Callable[[], Layer]] = {
     "gru-no-bias": partial(GRU, D, 7, bias=False),
     "gru-extras": partial(GRU, D, 7, **_EXTRAS),
     "gru-last": partial(GRU, D, 7, 2, last_size=3, **_EXTRAS),
+    "mingru": partial(MinGRU, D, 7),
+    "mingru-extras": partial(MinGRU, D, 7, 3, residual=True, **_EXTRAS),
+    "mingru-last": partial(MinGRU, D, 7, 2, bias=False, last_size=3),
     "attention": _ATTENTION,
     "attention-grouped": partial(_ATTENTION, kv_heads=2),
     "attention-one-key": partial(_ATTENTION, kv_heads=1, norm="layer"),
@@ -51,6 +54,7 @@ BOTH_WAYS: dict[str, Callable[[], Layer]] = {
     "lstm-both-projected": partial(LSTM, D, 7, 2, proj_size=3, **_BOTH),
     "gru-both-residual": partial(GRU, D, 7, **_BOTH, **_DEEP, residual=True),
     "gru-both-2": partial(GRU, D, 7, **_BOTH, **_DEEP),
+    "mingru-both-2": partial(MinGRU, D, 7, **_BOTH, **_DEEP),
     "attention-both": partial(_ATTENTION, bidirectional=True),
     "attention-both-learned": partial(
         _ATTENTION, bidirectional=True, positions="learned", context=40, kv_heads=2

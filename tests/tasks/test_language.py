@@ -245,7 +245,7 @@ def test_every_lane_begins_with_the_mark(kind: str, size: int) -> None:
     assert score == pytest.approx(np.mean(nats), abs=TOLERANCE)
 
 
-LAYERS = ["none", "rnn", "lstm", "gru"]
+LAYERS = ["none", "rnn", "lstm", "gru", "mingru"]
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -16,6 +18,7 @@ import typer
 from unrolled.cli import doctor, evaluate, export, generate, predict, recipes, train
 from unrolled.core.errors import UserError, is_out_of_memory
 from unrolled.core.files import cause_of
+from unrolled.core.plugins import load_plugins
 from unrolled.core.terminal import note, open_missing_streams, show_everything
 from unrolled.core.words import in_shell
 from unrolled.training.stopping import Terminated
@@ -43,13 +46,30 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+_PLUGIN = inspect.Parameter(
+    "plugin",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        list[Path] | None,
+        typer.Option(help="A Python file that adds layers; it is code, and runs. Repeatable."),
+    ],
+)
+
+
 def _with_torch(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a verb that imports torch, and the files of one's own that every verb takes."""
+
     @functools.wraps(verb)
-    def run(*args: Any, **options: Any) -> Any:
+    def run(*args: Any, plugin: list[Path] | None = None, **options: Any) -> Any:
         with _signals_held():
             import torch  # noqa: F401
+        load_plugins(plugin or [])
         return verb(*args, **options)
 
+    signature = inspect.signature(verb, eval_str=True)
+    parameters = [*signature.parameters.values(), _PLUGIN]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return run
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from unrolled.core.plugins import LOADED
+
 _in_shell: ContextVar[bool] = ContextVar("unrolled.in_shell", default=False)
 
 
@@ -26,8 +28,12 @@ def either(shell: str, python: str) -> str:
 
 
 def command(*words: object) -> str:
-    """Return a command line of ``unrolled``, each word quoted for a shell where it must be."""
-    return shlex.join(["unrolled", *map(str, words)])
+    """Return a command line of ``unrolled``, each word quoted for a shell where it must be.
+
+    The plugins that were loaded are part of it.
+    """
+    plugins = [word for path in LOADED for word in ("--plugin", path)]
+    return shlex.join(["unrolled", *map(str, words), *plugins])
 
 
 def path_word(path: object) -> str:

@@ -2,7 +2,14 @@
 
 from unrolled.nn.attending import RecurrentDecoder
 from unrolled.nn.attention import SelfAttention
-from unrolled.nn.build import LAYERS, LayerConfig, build_decoder, build_layer, with_context
+from unrolled.nn.build import (
+    LAYERS,
+    LayerConfig,
+    add_cell,
+    build_decoder,
+    build_layer,
+    with_context,
+)
 from unrolled.nn.cells import GRUCell, LSTMCell, RNNCell
 from unrolled.nn.dropout import LockedDropout
 from unrolled.nn.embedding import ScaledNumbers, TokenEmbedding
@@ -12,7 +19,7 @@ from unrolled.nn.memory import DecoderState, Memory
 from unrolled.nn.memoryless import Memoryless
 from unrolled.nn.ngrams import NGrams
 from unrolled.nn.pooling import Pooling
-from unrolled.nn.recurrent import GRU, LSTM, RNN
+from unrolled.nn.recurrent import GRU, LSTM, RNN, MinGRU
 from unrolled.nn.spelling import SpelledWords
 from unrolled.nn.state import AttentionState, EmptyState, RecurrentState, State, pack, unpack
 from unrolled.nn.transformer import Attention
@@ -34,6 +41,7 @@ __all__ = [
     "LockedDropout",
     "Memory",
     "Memoryless",
+    "MinGRU",
     "NGrams",
     "Pooling",
     "RNNCell",
@@ -44,6 +52,7 @@ __all__ = [
     "SpelledWords",
     "State",
     "TokenEmbedding",
+    "add_cell",
     "build_decoder",
     "build_layer",
     "pack",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Set
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field
@@ -12,12 +14,13 @@ from unrolled.core.errors import UsageError, unknown
 from unrolled.nn.attending import RecurrentDecoder, input_width
 from unrolled.nn.layer import Layer
 from unrolled.nn.memoryless import Memoryless
-from unrolled.nn.recurrent import GRU, LSTM, RNN, Recurrent
+from unrolled.nn.recurrent import GRU, LSTM, RNN, MinGRU, Recurrent
 from unrolled.nn.transformer import Attention
+from unrolled.ops.reference import STEPS, Step
 
 
 class LayerConfig(Config):
-    """The settings of a layer. Each layer uses some; see ``USES``.
+    """The settings of a layer. Each layer uses some; see ``LAYERS``.
 
     Attributes:
         hidden: width of the layer's outputs, of each direction when recurrent.
@@ -104,59 +107,45 @@ _ATTENTION = {
 }
 _ALL = {"hidden", "layers", "dropout"}
 
-# which settings each layer uses; any other must stand at its default
-USES: dict[str, set[str]] = {
-    "none": _ALL | {"activation"},
-    "rnn": _ALL | _RECURRENT | {"nonlinearity"},
-    "lstm": _ALL | _RECURRENT | {"projection"},
-    "gru": _ALL | _RECURRENT,
-    "attention": _ALL | _ATTENTION,
-}
+# those of recurrent weights, which a cell whose gates see no state lacks
+_OF_STATE = {"weight_drop", "recurrent_dropout", "orthogonal"}
 
 
-def _extras(config: LayerConfig) -> dict[str, Any]:
-    names = _RECURRENT - {"bidirectional", "last"}
-    told = {name: getattr(config, name) for name in sorted(names)}
-    return told | {"last_size": config.last}
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """A row of the table of layers.
+
+    Attributes:
+        build: makes one of its settings and of the features of what it reads.
+        uses: the settings that it uses; any other must stand at its default.
+    """
+
+    build: Callable[[LayerConfig, int], Layer]
+    uses: Set[str]
 
 
 def _none(config: LayerConfig, size: int) -> Layer:
     return Memoryless(size, config.hidden, config.layers, config.activation, config.dropout)
 
 
-def _rnn(config: LayerConfig, size: int) -> Layer:
-    return RNN(
-        size,
-        config.hidden,
-        config.layers,
-        config.nonlinearity,
-        dropout=config.dropout,
-        bidirectional=config.bidirectional,
-        **_extras(config),
-    )
+def _build_recurrent(
+    kind: type[Recurrent], arguments: dict[str, str], config: LayerConfig, size: int
+) -> Layer:
+    values = {name: getattr(config, key) for name, key in arguments.items()}
+    return kind(size, config.hidden, config.layers, dropout=config.dropout, **values)
 
 
-def _lstm(config: LayerConfig, size: int) -> Layer:
-    return LSTM(
-        size,
-        config.hidden,
-        config.layers,
-        dropout=config.dropout,
-        bidirectional=config.bidirectional,
-        proj_size=config.projection,
-        **_extras(config),
-    )
+def recurrent(kind: type[Recurrent], **own: str) -> LayerKind:
+    """Return the row of a recurrent layer.
 
-
-def _gru(config: LayerConfig, size: int) -> Layer:
-    return GRU(
-        size,
-        config.hidden,
-        config.layers,
-        dropout=config.dropout,
-        bidirectional=config.bidirectional,
-        **_extras(config),
-    )
+    Args:
+        kind: its class.
+        own: arguments that it alone has, and the settings that they are.
+    """
+    shared = _RECURRENT if kind.reads_state else _RECURRENT - _OF_STATE
+    arguments = {key: key for key in sorted(shared - {"last"})} | {"last_size": "last"} | own
+    uses = _ALL | set(arguments.values())
+    return LayerKind(functools.partial(_build_recurrent, kind, arguments), uses)
 
 
 def _attention(config: LayerConfig, size: int, memory_size: int | None = None) -> Attention:
@@ -181,20 +170,54 @@ def _attention(config: LayerConfig, size: int, memory_size: int | None = None) -
     )
 
 
-LAYERS: dict[str, Callable[[LayerConfig, int], Layer]] = {
-    "none": _none,
-    "rnn": _rnn,
-    "lstm": _lstm,
-    "gru": _gru,
-    "attention": _attention,
+LAYERS: dict[str, LayerKind] = {
+    "none": LayerKind(_none, _ALL | {"activation"}),
+    "rnn": recurrent(RNN, nonlinearity="nonlinearity"),
+    "lstm": recurrent(LSTM, proj_size="projection"),
+    "gru": recurrent(GRU),
+    "mingru": recurrent(MinGRU),
+    "attention": LayerKind(_attention, _ALL | _ATTENTION),
 }
+
+
+def add_cell(name: str, step: Step, gates: int, reads_state: bool = True) -> type[Recurrent]:
+    """Add a recurrent cell of one's own: ``layer=NAME`` is then wherever ``layer=gru`` is.
+
+    It runs on its equations, forward and, by torch, backward.
+
+    Args:
+        name: what recipes call it.
+        step: ``step(a, state, w, extras) -> (state, trace)`` as those of ``ops/reference.py``: a
+            (B, G*H) is what the input adds to the gates, ``from_hidden(name, h, w, extras)`` what
+            the old h (B, H) adds; the trace names what it went through, ``h`` among it.
+        gates: G, rows of H in its weights.
+        reads_state: whether gates see the old h; without it there are no recurrent weights.
+
+    Returns:
+        its class, with the arguments of :class:`Recurrent`.
+
+    Raises:
+        ValueError: there is a layer of that name, or it is no name, or gates are below 1.
+    """
+    if name in LAYERS or name in STEPS:
+        raise ValueError(f"expected a name that no layer has, got {name!r}; choose another")
+    if not name.isidentifier() or gates < 1:
+        raise ValueError(
+            f"expected a name of letters, digits and _, and gates of at least 1, got {name!r} and "
+            f"{gates}"
+        )
+    members = {"cell": name, "gates": gates, "reads_state": reads_state, "__doc__": step.__doc__}
+    kind = type(name, (Recurrent,), members)
+    STEPS[name] = step
+    LAYERS[name] = recurrent(kind)
+    return kind
 
 
 def build_layer(name: str, config: LayerConfig, input_size: int) -> Layer:
     """Build the layer that a recipe names.
 
     Args:
-        name: none, rnn, lstm, gru or attention.
+        name: a key of ``LAYERS``.
         config: its settings.
         input_size: features of what it reads.
 
@@ -204,7 +227,7 @@ def build_layer(name: str, config: LayerConfig, input_size: int) -> Layer:
     """
     _check(name, config)
     try:
-        return LAYERS[name](config, input_size)
+        return LAYERS[name].build(config, input_size)
     except ValueError as error:
         raise UsageError(f"layer {name}: {error}") from None
 
@@ -238,7 +261,7 @@ def build_decoder(
         size = input_width(
             input_size, config.last or config.projection or config.hidden, width, attention, feeding
         )
-        layer = LAYERS[name](config, size)
+        layer = LAYERS[name].build(config, size)
         if not isinstance(layer, Recurrent):
             raise ValueError("it carries no state from its source; use gru, lstm, rnn or attention")
         return RecurrentDecoder(layer, input_size, width, attention, feeding, encoder.reverse_size)
@@ -253,13 +276,13 @@ def _check(name: str, config: LayerConfig) -> None:
         raise UsageError(f"layer {name} needs layers of at least 1, got 0; only layer=none takes 0")
 
 
-def _known(name: str) -> set[str]:
+def _known(name: str) -> Set[str]:
     """Return the settings of a layer. Raises UsageError where there is none of that name."""
     if name in ("transformer", "gpt"):
         raise UsageError(f"there is no layer {name!r}; use layer=attention")
-    if name not in USES:
-        raise UsageError(unknown("layer", name, USES))
-    return USES[name]
+    if name not in LAYERS:
+        raise UsageError(unknown("layer", name, LAYERS))
+    return LAYERS[name].uses
 
 
 def refuse_unused(config: LayerConfig, *names: str) -> None:
@@ -267,7 +290,7 @@ def refuse_unused(config: LayerConfig, *names: str) -> None:
     default, used = LayerConfig(), set[str]().union(*map(_known, names))
     for key in LayerConfig.model_fields:
         if key not in used and getattr(config, key) != getattr(default, key):
-            users = [layer for layer, uses in USES.items() if key in uses]
+            users = [layer for layer, kind in LAYERS.items() if key in kind.uses]
             told = f"layer {names[0]} has" if len(names) == 1 else f"{' and '.join(names)} have"
             raise UsageError(
                 f"{told} no setting {key!r} (got {getattr(config, key)!r}); it belongs to layer "
@@ -275,12 +298,17 @@ def refuse_unused(config: LayerConfig, *names: str) -> None:
             )
 
 
+def uses(name: str) -> Set[str]:
+    """Return the settings that a layer uses; none where there is no such layer."""
+    return LAYERS[name].uses if name in LAYERS else set()
+
+
 def settings_of(name: str, config: LayerConfig, **changes: Any) -> LayerConfig:
     """Return the settings that layer ``name`` uses, the others at their defaults, some changed.
 
     So one set of settings serves an encoder and a decoder of different kinds.
     """
-    used = {key: getattr(config, key) for key in sorted(USES.get(name, set()))}
+    used = {key: getattr(config, key) for key in sorted(uses(name))}
     return LayerConfig(**(used | changes))
 
 
@@ -289,6 +317,6 @@ def with_context(name: str, config: LayerConfig, window: int) -> LayerConfig:
 
     A layer whose state grows with the text can only be trusted as far as it was trained to read.
     """
-    if "context" in USES.get(name, ()) and config.context is None:
+    if "context" in uses(name) and config.context is None:
         return config.model_copy(update={"context": window})
     return config

@@ -70,6 +70,7 @@ class Recurrent(Layer):
 
     cell: ClassVar[str]
     gates: ClassVar[int]
+    reads_state: ClassVar[bool] = True  # whether its gates do; else there are no recurrent weights
 
     def __init__(
         self,
@@ -101,6 +102,11 @@ class Recurrent(Layer):
             raise ValueError(
                 f"expected last_size up to hidden_size {hidden_size}, without bidirectional, "
                 f"proj_size and residual, got {last_size}; unset one of them"
+            )
+        if not self.reads_state and (weight_drop or recurrent_dropout or orthogonal or proj_size):
+            raise ValueError(
+                f"expected no weight_drop, recurrent_dropout, orthogonal or proj_size, since "
+                f"{type(self).__name__} has no recurrent weights; unset them"
             )
         check_probability("dropout", dropout)
         check_probability("zoneout", zoneout)
@@ -140,8 +146,12 @@ class Recurrent(Layer):
                 shapes |= {"bias_ih": (wide,), "bias_hh": (wide,)}
             if self.proj_size:
                 shapes |= {"weight_hr": (out, self.hidden_size)}
+            if not self.reads_state:
+                shapes = {name: shape for name, shape in shapes.items() if not name.endswith("_hh")}
+            elif self.layer_norm:
+                shapes |= {"norm_hh": (wide,)}
             if self.layer_norm:
-                shapes |= {"norm_ih": (wide,), "norm_hh": (wide,)}
+                shapes |= {"norm_ih": (wide,)}
                 if self.cell == "lstm":
                     shapes |= dict.fromkeys(("norm_c", "norm_c_bias"), (self._size(layer),))
             for name, shape in shapes.items():
@@ -205,6 +215,8 @@ class Recurrent(Layer):
             None if name is None else mine[name] if name in mine else getattr(self, name)
             for name in place.names
         ]
+        if found[1] is None:
+            found[1] = found[0].new_empty(0)
         return Weights(*found)
 
     def _check_precision(self, x: Tensor) -> None:
@@ -496,6 +508,19 @@ class LSTM(Recurrent):
     """Long short-term memory (Hochreiter and Schmidhuber 1997), drop-in for torch.nn.LSTM."""
 
     cell, gates = "lstm", 4
+
+
+class MinGRU(Recurrent):
+    """The GRU whose gates see the input alone (Feng et al. 2024, arXiv 2410.01201).
+
+    Weights are ``weight_ih`` (2H, D) and ``bias_ih`` (2H,), update and candidate. It runs on the
+    equations of ``ops/reference.py``.
+
+    Raises:
+        ValueError: what :class:`Recurrent` refuses; a setting of recurrent weights.
+    """
+
+    cell, gates, reads_state = "mingru", 2, False
 
 
 class GRU(Recurrent):

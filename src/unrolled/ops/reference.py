@@ -167,11 +167,30 @@ def gru_step(
     return (h,), {"reset": reset, "update": update, "candidate": candidate, "h": h}
 
 
+def mingru_step(
+    a: Tensor, state: tuple[Tensor, ...], w: Weights, extras: Extras = PLAIN
+) -> tuple[tuple[Tensor, ...], Trace]:
+    """One step of the minGRU (Feng et al. 2024, arXiv 2410.01201, section 3.1.3).
+
+    Neither gate nor candidate sees the old state, so there are no recurrent weights.
+
+    Args:
+        a: (B, 2H) from the input, gates in the order update, candidate.
+        state: h (B, H).
+    """
+    (h,) = state
+    update_a, candidate = a.chunk(2, -1)
+    update = update_a.sigmoid()
+    h = zone_out(h, (1 - update) * h + update * candidate, extras)
+    return (h,), {"update": update, "candidate": candidate, "h": h}
+
+
 STEPS: dict[str, Step] = {
     "rnn_tanh": rnn_tanh_step,
     "rnn_relu": rnn_relu_step,
     "lstm": lstm_step,
     "gru": gru_step,
+    "mingru": mingru_step,
 }
 
 

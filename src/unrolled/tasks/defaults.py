@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from unrolled.data.schema import Schema
-from unrolled.nn.build import USES, LayerConfig
+from unrolled.nn.build import LayerConfig, uses
 from unrolled.tasks.recipe import Recipe
 
 TEXT: dict[str, dict[str, Any]] = {
@@ -145,4 +145,4 @@ def fill(recipe: Recipe, schema: Schema, rows: int, characters: int) -> Recipe:
 
 
 def _fits(layer: str, key: str) -> bool:
-    return key not in LayerConfig.model_fields or key in USES[layer]
+    return key not in LayerConfig.model_fields or key in uses(layer)

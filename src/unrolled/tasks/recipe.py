@@ -212,7 +212,8 @@ class Recipe(Config):
         if name in ("transformer", "gpt"):
             raise ValueError(f"a {name} is layer=attention here")
         if name not in LAYERS:
-            raise ValueError(unknown("layer", name, LAYERS))
+            own = "one of your own comes with --plugin FILE"
+            raise ValueError(f"{unknown('layer', name, LAYERS)}; {own}")
         return name
 
 
