@@ -473,7 +473,7 @@ def test_numbers_beyond_a_float(write: Any) -> None:
 
 def test_json_that_is_no_jsonl(write: Any) -> None:
     with pytest.raises(DataError, match="one object a line"):
-        read(write('[{"a": 1},\n {"a": 2}]\n', "x.json"))
+        read(write('{\n "a": 1,\n "b": 2\n}\n', "x.json"))
 
 
 # ---------------------------------------------------------------------- streaming, limits, one row

@@ -14,6 +14,7 @@ from unrolled.core.errors import DataError, UserError
 from unrolled.data import conllu, dictionary, parquet, trees
 from unrolled.data.archives import Origin, refuse_binary
 from unrolled.data.charsets import encoding_of
+from unrolled.data.formats import FORMATS, TextFormat
 from unrolled.data.jsonl import json_columns, json_row
 from unrolled.data.lines import SKIP_HINT, Report, blocks, newline_of, stop
 from unrolled.data.records import records
@@ -28,6 +29,7 @@ from unrolled.data.sniff import (
     usual_width,
 )
 
+HEAD = 4096  # bytes that tell a format of the table
 SNIFFED = 1 << 20  # characters in which delimiters are looked for
 EMPTY = "the file is empty; give a file with text or rows"
 Row = tuple[int, tuple[Any, ...]]
@@ -74,6 +76,12 @@ def reader_of(
         rows = functools.partial(parquet.rows_of, origin, columns)
         return Reader(origin.name, format, columns, rows)
     refuse_binary(origin, head)
+    found = _known(origin, encoding)
+    if found is not None:
+        known, format = found
+        columns = known.columns(origin, format)
+        rows = functools.partial(known.rows, origin, format, columns, needed)
+        return Reader(origin.name, format, columns, rows)
     format, columns = _examine(origin, encoding)
     rows = (
         functools.partial(_jsonl, origin, format, columns, needed)
@@ -188,14 +196,28 @@ _ROWS: dict[str, Callable[[Origin, Format, list[str], Report], Iterator[Row]]] =
 # ---------------------------------------------------------------------- telling the format
 
 
+def _written(origin: Origin, encoding: str | None) -> Format:
+    """Return how a file is encoded and packed; what it is, is still to be told."""
+    encoding = encoding_of(origin) if encoding is None else encoding
+    return Format("text", encoding=encoding, gzip=origin.gzip, zip=origin.archive is not None)
+
+
+def _known(origin: Origin, encoding: str | None) -> tuple[TextFormat, Format] | None:
+    """Return the format of the table of formats that a file is written in; None if in none."""
+    head = origin.head(HEAD)
+    if not head.strip():
+        return None
+    marked = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    text = head.decode(encoding or marked, "replace").removeprefix("\ufeff")
+    for known in FORMATS:
+        if known.looks_like(origin.name, text):
+            return known, replace(_written(origin, encoding), kind=known.kind)
+    return None
+
+
 def _examine(origin: Origin, encoding: str | None) -> tuple[Format, list[str]]:
     """Return the format and the column names, from the first block of the file."""
-    format = Format(
-        "text",
-        encoding=encoding_of(origin) if encoding is None else encoding,
-        gzip=origin.gzip,
-        zip=origin.archive is not None,
-    )
+    format = _written(origin, encoding)
     # damage is reported when the rows are read; here it only must not hide what the file is
     faults: list[DataError] = []
     _, head = next(blocks(origin, format, faults.append), (1, ""))
@@ -211,13 +233,10 @@ def _examine(origin: Origin, encoding: str | None) -> tuple[Format, list[str]]:
         return replace(format, kind="trees"), list(trees.COLUMNS)
     if dictionary.NAME.search(origin.name) or dictionary.looks_like_dictionary(lines):
         return replace(format, kind="dictionary"), list(dictionary.COLUMNS)
-    _refuse_json_array(origin, head)
+    if re.match(r"\s*\{\s*\n\s*\"", head):
+        told = "this is JSON, but neither JSON lines nor an array; write one object a line"
+        raise DataError(told, origin.name, 1)
     return _examine_table(origin, format, head)
-
-
-def _refuse_json_array(origin: Origin, head: str) -> None:
-    if re.match(r"\s*\[\s*\{\s*\"", head) or re.match(r"\s*\{\s*\n\s*\"", head):
-        raise DataError("this is JSON, but not JSON lines; write one object a line", origin.name, 1)
 
 
 def _examine_table(origin: Origin, format: Format, head: str) -> tuple[Format, list[str]]:

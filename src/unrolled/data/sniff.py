@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 DELIMITERS = ("\t", ";", "|", ",")
 NAMES = {"\t": "tab", ";": "semicolon", "|": "bar", ",": "comma"}
@@ -21,6 +20,7 @@ KINDS = {
     "folder": "folder of texts",
     "hub": "data set of the hub",
 }
+OBJECTS = {"jsonl", "parquet", "hub"}  # kinds of which a row by itself is a JSON object
 NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?%?\s*", re.ASCII)
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-"})
 
@@ -46,8 +46,8 @@ class Format:
 
     Attributes:
         kind: rows of fields, JSON objects one a line, running text, sentences of words, trees in
-            brackets, words with their sounds, columns of Parquet, a text a file, or a data set of
-            the hub.
+            brackets, words with their sounds, columns of Parquet, a text a file, a data set of the
+            hub, or one of ``formats``; the keys of ``KINDS``, and ``table``.
         delimiter: what stands between the fields of a table; None otherwise.
         header: the first row of a table holds the names of the columns.
         quoted: fields may stand in double quotes, with "" for a quote inside.
@@ -58,9 +58,7 @@ class Format:
         without: columns that cannot be read, and files such as README.md that hold no data.
     """
 
-    kind: Literal[
-        "table", "jsonl", "text", "conllu", "trees", "dictionary", "parquet", "folder", "hub"
-    ]
+    kind: str
     delimiter: str | None = None
     header: bool = False
     quoted: bool = False
@@ -79,7 +77,7 @@ class Format:
     @property
     def objects(self) -> bool:
         """Whether a row by itself is written as a JSON object."""
-        return self.kind in ("jsonl", "parquet", "hub")
+        return self.kind in OBJECTS
 
     def describe(self) -> str:
         """Return one line for people: "tab-separated, header, UTF-8"."""

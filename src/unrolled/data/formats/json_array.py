@@ -1,0 +1,166 @@
+"""One JSON array of objects, over any number of lines, read an object at a time."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from collections.abc import Collection, Iterator
+
+from unrolled.core.errors import DataError, UserError
+from unrolled.data.archives import BROKEN, Origin, is_too_long, too_long
+from unrolled.data.formats.base import Row, TextFormat
+from unrolled.data.jsonl import json_columns, json_row
+from unrolled.data.lines import SKIP_HINT, Report, nfc
+from unrolled.data.sniff import Format
+
+_CHUNK = 1 << 16  # characters
+_LOOKED_AT = 50  # objects whose keys are the columns
+_BLANKS = "\ufeff \t\r\n"
+_MARK = re.compile(r'["\\{}\[\]]')
+Piece = tuple[int, str | None]  # the line an object begins on, and its text; None: it is too long
+
+
+def looks_like(name: str, head: str) -> bool:
+    """Return whether a text begins as an array of objects does."""
+    return re.match(r'\s*\[\s*\{\s*["}]', head) is not None
+
+
+def columns_of(origin: Origin, format: Format) -> list[str]:
+    """Return the keys of the first objects. Raises DataError: there is no object."""
+    first = itertools.islice(objects(origin, format), _LOOKED_AT)
+    columns = json_columns([text for _, text in first if text is not None])
+    if not columns:
+        raise DataError("this JSON array holds no object with a key", origin.name, 1)
+    return columns
+
+
+def rows_of(
+    origin: Origin,
+    format: Format,
+    columns: list[str],
+    needed: Collection[str] | None,
+    report: Report,
+) -> Iterator[Row]:
+    """Yield (line, values) of each object; one that is too long or malformed is reported."""
+    for line, text in objects(origin, format):
+        try:
+            if text is None:
+                raise UserError(too_long(origin.max_row))
+            yield line, json_row(text, columns, needed)
+        except UserError as error:
+            report(DataError(f"{error}, {SKIP_HINT}", origin.name, line))
+
+
+def objects(origin: Origin, format: Format) -> Iterator[Piece]:
+    """Yield each object of the array as text in NFC, in memory that the longest row bounds.
+
+    Raises:
+        DataError: the array is not closed, holds something else than objects, or goes on after its
+            end; or bytes do not decode.
+    """
+    scanner = _Scanner(origin)
+    with origin.open() as raw:
+        encoding = "utf-8-sig" if format.encoding == "utf-8" else format.encoding
+        text = io.TextIOWrapper(raw, encoding)
+        try:
+            while chunk := text.read(_CHUNK):
+                yield from scanner.read(chunk)
+        except UnicodeDecodeError as error:
+            told = f"bytes that are no {format.encoding} ({error.reason}); name data.encoding"
+            raise DataError(told, origin.name, scanner.line) from None
+        except BROKEN as error:
+            raise origin.broken(error, scanner.line) from None
+    scanner.end()
+
+
+class _Scanner:
+    """Cuts the text of an array into its objects, whatever chunks it comes in."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin, self.line = origin, 1
+        self.depth = 0  # of brackets; 1 is within the array, between its objects
+        self.in_string = False
+        self.escaped = False  # whether the character before was a backslash in a string
+        self.ended = False
+        self.begun = 0  # the line on which the object that is read begins
+        self.parts: list[str] = []  # its text so far, or what stands between two objects
+        self.size = 0
+
+    def read(self, chunk: str) -> Iterator[Piece]:
+        """Yield the objects that end in the next characters of the file."""
+        kept = position = 0  # from where characters are not in ``parts``, nor looked at
+        if self.escaped:
+            self.escaped, position = False, 1
+        counted = 0
+        while mark := _MARK.search(chunk, position):
+            at, character = mark.start(), mark.group()
+            position = at + 1
+            self.line += chunk.count("\n", counted, at)
+            counted = at
+            if self.in_string:
+                if character == "\\":
+                    position, self.escaped = at + 2, at + 2 > len(chunk)
+                self.in_string = character != '"'
+                continue
+            if character == '"' and self.depth > 1:
+                self.in_string = True
+            elif character in "[{":
+                if self.depth <= 1:
+                    self._keep(chunk[kept:at])
+                    self._between(character)
+                    kept = at if self.depth else at + 1
+                    self.begun = self.line if self.depth else 0
+                self.depth += 1
+            elif character in "]}":
+                self.depth -= 1
+                if self.depth <= 1:
+                    end = at + 1 if self.depth == 1 else at
+                    self._keep(chunk[kept:end])
+                    kept = at + 1
+                    if self.depth == 1:
+                        yield self._taken()
+                    else:
+                        self._between(character)
+                        self.ended = True
+            elif self.depth <= 1:
+                raise self._strange(character)
+        self._keep(chunk[kept:])
+        self.line += chunk.count("\n", counted)
+
+    def end(self) -> None:
+        """Raise DataError where the file ends within the array."""
+        if not self.ended:
+            told = "this JSON array has no end; copy the file anew, or close its last object"
+            raise DataError(told, self.origin.name, self.begun or 1)
+        self._between("")
+
+    def _keep(self, text: str) -> None:
+        self.size += len(text)
+        if self.depth <= 1 or self.size <= self.origin.max_row:
+            self.parts.append(text)
+
+    def _taken(self) -> Piece:
+        text, size = "".join(self.parts), self.size
+        self.parts, self.size = [], 0
+        if size > self.origin.max_row or is_too_long(text, self.origin.max_row):
+            return self.begun, None
+        return self.begun, nfc(text)
+
+    def _between(self, character: str) -> None:
+        """Refuse what stands before a bracket outside of all objects, but for one comma."""
+        text = "".join(self.parts).strip(_BLANKS)
+        self.parts, self.size = [], 0
+        first = not self.begun
+        fits = {"[": not self.depth, "{": self.depth == 1}.get(character, True)
+        wanted = "," if character == "{" and not first else ""
+        if not fits or text != wanted or (self.ended and (text or character)):
+            raise self._strange(text or character)
+
+    def _strange(self, text: str) -> DataError:
+        found = (text.strip(f",{_BLANKS}") or text)[:20]
+        told = f"{found!r} where an array holds objects alone; write [{{...}}, {{...}}]"
+        return DataError(told, self.origin.name, self.line)
+
+
+FORMAT = TextFormat("json_array", "JSON array", True, looks_like, columns_of, rows_of)
