@@ -1,4 +1,4 @@
-"""Holds the code to its budgets: 60 lines a function, 560 a file, 29,300 for the package."""
+"""Holds the code to its budgets: 60 lines a function, 560 a file, 29,600 for the package."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import sys
 from pathlib import Path
 
+# 29,600 since minGRU, plugins and JSON arrays came in;
 # 29,300 since everything that is read is bounded and checked first (digests, claims and links of
 # run folders, edits before a resume, terminals and shells, hooks in every form of a layer); with it
 # 560 lines a file, from which those that grew most are to come back when they are taken apart;
@@ -14,7 +15,7 @@ from pathlib import Path
 # 19,000 since the native core came in (its loader, layouts, slopes, traced operators and streams;
 # the C++ itself is not counted), 18,000 before that for readers of nine formats, shards, series of
 # numbers and the doctor; the first design foresaw 15,000 without them
-FUNCTION, FILE, PACKAGE = 60, 560, 29_300
+FUNCTION, FILE, PACKAGE = 60, 560, 29_600
 SOURCE = Path(__file__).parent.parent / "src" / "unrolled"
 
 
