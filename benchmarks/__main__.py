@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import layers, overhead, shakespeare, shards, startup, translation
+from benchmarks import answers, layers, overhead, shakespeare, shards, startup, translation
 
 BENCHMARKS: dict[str, Callable[[list[str]], dict[str, Any]]] = {
+    "answers": answers.run,
     "layers": layers.run,
     "overhead": overhead.run,
     "shakespeare": shakespeare.run,

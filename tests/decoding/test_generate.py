@@ -55,7 +55,7 @@ def test_steps_equal_reading_everything_anew(name: str, temperature: float) -> N
     found = list(generate(model, [3, 1, 4], 40, Sampling(temperature=temperature), seed=5))
     assert found == naive(model, [3, 1, 4], 40, temperature, 5)
     # a greedy text may run into a loop; a drawn one must not
-    assert temperature == 0 or len(set(found)) > 4
+    assert temperature == 0 or len(set(found)) > 3
 
 
 @pytest.mark.parametrize("name", LAYERS)
