@@ -96,9 +96,9 @@ def test_activations_are_what_a_step_keeps(cost: Any) -> None:
         translated(2)(model, batch, None)
     steps = [t for t in kept.values() if t.numel() >= source * 16]
     found = sum(t.untyped_storage().nbytes() for t in steps if t.shape[-2:] != (64, 256))
-    slopes = 4 * 64 * target  # of what the output weights read, worked out with the loss
-    slopes += 4 * 64 * 500  # and of these
-    assert found - slopes == pytest.approx(cost.activations(told), rel=0.03)
+    gradients = 4 * 64 * target  # of what the output weights read, worked out with the loss
+    gradients += 4 * 64 * 500  # and of these
+    assert found - gradients == pytest.approx(cost.activations(told), rel=0.03)
 
 
 def test_with_dropout_a_byte_is_kept_for_each_number(cost: Any) -> None:

@@ -3,9 +3,9 @@
     python -m benchmarks layers [PART]... [--quick] [--run=FOLDER]...
 
 Every number is a ratio within one run: the competitors take turns, and the median of the turns'
-ratios is reported. No speed is reported before outputs and slopes were compared and the native core
-was seen at work. ``--quick`` takes fewer and shorter turns; ``--run`` names trained runs for the
-part ``accuracy``.
+ratios is reported. No speed is reported before outputs and gradients were compared and the native
+core was seen at work. ``--quick`` takes fewer and shorter turns; ``--run`` names trained runs for
+the part ``accuracy``.
 """
 
 from __future__ import annotations

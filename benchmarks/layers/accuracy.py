@@ -14,10 +14,10 @@ from benchmarks.layers.common import Options
 from benchmarks.layers.memory import ROOT
 from unrolled import ops
 from unrolled.tasks.prepare import prepare
-from unrolled.training.precision import Place
+from unrolled.training.precision import ComputeDevice
 
 NAMES = ("shakespeare-lstm", "shakespeare-gru", "nsmc")  # looked for in runs/
-PLACES = {name: Place(torch.device("cpu"), name, "as asked") for name in ("fp32", "bf16")}
+PLACES = {name: ComputeDevice(torch.device("cpu"), name, "as asked") for name in ("fp32", "bf16")}
 WIDTHS = (22, 12, 10, 10, 10)
 
 

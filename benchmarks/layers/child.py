@@ -38,17 +38,17 @@ def memory(whose: str, cell: str, *shape: str) -> dict[str, Any]:
     steps, rows, hidden = (int(size) for size in shape)
     kind: Any = CELLS[cell][0 if whose == "ours" else 1]
 
-    def train(layer: Any, x: torch.Tensor, slope: torch.Tensor) -> None:
-        layer(x)[0].backward(slope)
+    def train(layer: Any, x: torch.Tensor, gradient: torch.Tensor) -> None:
+        layer(x)[0].backward(gradient)
 
     # code and pools that every process loads once are no memory of a step
     train(kind(32, 32), torch.randn(4, 4, 32, requires_grad=True), torch.randn(4, 4, 32))
     layer = kind(hidden, hidden)
     x = torch.randn(steps, rows, hidden, requires_grad=True)
-    slope = torch.randn(steps, rows, hidden)
+    gradient = torch.randn(steps, rows, hidden)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew here
     before = status("VmRSS")
-    train(layer, x, slope)
+    train(layer, x, gradient)
     return {"added": status("VmHWM") - before, "calls": calls()}
 
 

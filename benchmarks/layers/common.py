@@ -119,31 +119,31 @@ def twins(cell: str, size: int, hidden: int, seed: int = 0) -> tuple[Any, Any, A
     return layer, beside, exact
 
 
-def results(layer: nn.Module, x: Tensor, slope: Tensor, low: bool = False) -> Tensors:
-    """Return outputs, final state and all slopes of a layer over x (T, B, D), time first.
+def results(layer: nn.Module, x: Tensor, gradient: Tensor, low: bool = False) -> Tensors:
+    """Return outputs, final state and all gradients of a layer over x (T, B, D), time first.
 
     Args:
         layer: ours or torch's.
         x: converted to the precision of its weights.
-        slope: of the outputs (T, B, H); the final state gets its last step.
+        gradient: of the outputs (T, B, H); the final state gets its last step.
         low: compute in bf16, by autocast.
     """
     kind = next(layer.parameters()).dtype
-    x, slope = x.detach().to(kind).requires_grad_(), slope.to(kind)
+    x, gradient = x.detach().to(kind).requires_grad_(), gradient.to(kind)
     with torch.autocast("cpu", torch.bfloat16, enabled=low):
         y, final = layer(x)
     states = final if isinstance(final, tuple) else (final,)
-    total = (y * slope).sum() + sum((part[-1] * slope[-1]).sum() for part in states)
+    total = (y * gradient).sum() + sum((part[-1] * gradient[-1]).sum() for part in states)
     total.backward()
-    found = {"y": y, "h": states[0], "slope of x": x.grad}
+    found = {"y": y, "h": states[0], "gradient of x": x.grad}
     found |= {"c": states[1]} if len(states) == 2 else {}
-    found |= {f"slope of {name}": weight.grad for name, weight in layer.named_parameters()}
+    found |= {f"gradient of {name}": weight.grad for name, weight in layer.named_parameters()}
     forget(layer)
     return {name: part.detach().clone() for name, part in found.items() if part is not None}
 
 
 def forget(layer: nn.Module) -> None:
-    """Drop the slopes of the weights."""
+    """Drop the gradients of the weights."""
     for weight in layer.parameters():
         weight.grad = None
 

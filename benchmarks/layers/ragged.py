@@ -50,44 +50,44 @@ def read_packed(layer: nn.Module, x: PackedSequence, data: Tensor) -> tuple[Tens
     return y.data, final
 
 
-def results(layer: nn.Module, form: str, x: Tensor, lengths: Tensor, slope: Tensor) -> Tensors:
-    """Return outputs, final state and slopes in one of the two forms; arguments as in ``run``."""
+def results(layer: nn.Module, form: str, x: Tensor, lengths: Tensor, gradient: Tensor) -> Tensors:
+    """Return outputs, final state and gradients in one of two forms; arguments as in ``run``."""
     kind = next(layer.parameters()).dtype
     packed = pack_padded_sequence(x.detach().to(kind), lengths, enforce_sorted=False)
     if form == "lengths":
         leaf = x.detach().to(kind).requires_grad_()
         y, final = read_padded(layer, leaf, lengths)
-        slope = slope.to(kind)
+        gradient = gradient.to(kind)
     else:
         leaf = packed.data.requires_grad_()
         y, final = read_packed(layer, packed, leaf)
-        slope = pack_padded_sequence(slope.to(kind), lengths, enforce_sorted=False).data
+        gradient = pack_padded_sequence(gradient.to(kind), lengths, enforce_sorted=False).data
     states = final if isinstance(final, tuple) else (final,)
-    ((y * slope).sum() + sum(part.sum() for part in states)).backward()
+    ((y * gradient).sum() + sum(part.sum() for part in states)).backward()
     assert leaf.grad is not None
-    found = {"y": y, "h": states[0], "slope of x": leaf.grad}
+    found = {"y": y, "h": states[0], "gradient of x": leaf.grad}
     found |= {"c": states[1]} if len(states) == 2 else {}
     for name, weight in layer.named_parameters():
         assert weight.grad is not None
-        found[f"slope of {name}"] = weight.grad
+        found[f"gradient of {name}"] = weight.grad
     common.forget(layer)
     return {name: part.detach().clone() for name, part in found.items()}
 
 
-def one_step(layer: nn.Module, form: str, x: Tensor, lengths: Tensor, slope: Tensor) -> Work:
+def one_step(layer: nn.Module, form: str, x: Tensor, lengths: Tensor, gradient: Tensor) -> Work:
     """Return a training step; a PackedSequence is made beforehand, as a loader would."""
     packed = pack_padded_sequence(x.detach(), lengths, enforce_sorted=False)
     x = x.detach().requires_grad_()
     data = packed.data.requires_grad_()
-    slope_packed = pack_padded_sequence(slope, lengths, enforce_sorted=False).data
+    gradient_packed = pack_padded_sequence(gradient, lengths, enforce_sorted=False).data
 
     def with_lengths() -> None:
-        read_padded(layer, x, lengths)[0].backward(slope)
+        read_padded(layer, x, lengths)[0].backward(gradient)
         x.grad = None
         common.forget(layer)
 
     def with_packed() -> None:
-        read_packed(layer, packed, data)[0].backward(slope_packed)
+        read_packed(layer, packed, data)[0].backward(gradient_packed)
         data.grad = None
         common.forget(layer)
 
@@ -95,7 +95,7 @@ def one_step(layer: nn.Module, form: str, x: Tensor, lengths: Tensor, slope: Ten
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Measure LSTM and GRU in both forms; x (T, B, D) with D = H and a slope of that shape."""
+    """Measure LSTM and GRU in both forms; x (T, B, D) with D = H and a gradient of that shape."""
     lengths, source = draw_lengths()
     longest, real = int(lengths.max()), int(lengths.sum())
     filled = real / longest / ROWS
@@ -105,18 +105,18 @@ def run(options: Options) -> dict[str, Any]:
     for cell in TARGETS:
         for hidden in SIZES:
             layer, beside, double = common.twins(cell, hidden, hidden)
-            x, slope = torch.randn(2, longest, ROWS, hidden).unbind(0)
+            x, gradient = torch.randn(2, longest, ROWS, hidden).unbind(0)
             for form in ("packed", "lengths"):
-                exact = results(double, form, x, lengths, slope)
+                exact = results(double, form, x, lengths, gradient)
                 for threads in THREADS:
                     what = f"{cell} of {hidden}, {form}"
                     with common.threads_of(threads):
                         with common.at_work(what, "forward", "backward"):
-                            found = results(layer, form, x, lengths, slope)
-                        theirs = results(beside, form, x, lengths, slope)
+                            found = results(layer, form, x, lengths, gradient)
+                        theirs = results(beside, form, x, lengths, gradient)
                         worst = common.compare(what, found, theirs, exact, "float32")
                         works = {
-                            name: one_step(module, form, x, lengths, slope)
+                            name: one_step(module, form, x, lengths, gradient)
                             for name, module in (("ours", layer), ("torch", beside))
                         }
                         times = common.take_turns(works, options)

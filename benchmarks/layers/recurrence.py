@@ -1,7 +1,7 @@
 """The recurrence alone: layers of one input feature, so that the input's product is 1/H of it.
 
 Forward keeps what a backward pass needs. Both ways the weights are frozen: what remains of the
-backward pass is the slope of the hidden vector, again one product with the recurrent weights a
+backward pass is the gradient of the hidden vector, again one product with the recurrent weights a
 step.
 """
 
@@ -30,16 +30,16 @@ def run(options: Options) -> list[dict[str, Any]]:
             steps, batch, hidden = shape
             layer, beside, double = common.twins(cell, 1, hidden)
             x = torch.randn(steps, batch, 1, requires_grad=True)
-            slope = torch.randn(steps, batch, hidden)
-            exact = common.results(double, x, slope)
+            gradient = torch.randn(steps, batch, hidden)
+            exact = common.results(double, x, gradient)
             once = 2 * steps * batch * gates * hidden * hidden
             for threads in THREADS:
                 with common.threads_of(threads):
-                    check(f"recurrence of {cell} {shape}", layer, beside, exact, x, slope)
+                    check(f"recurrence of {cell} {shape}", layer, beside, exact, x, gradient)
                     layer.requires_grad_(False)
                     works = {
                         "forward": lambda: layer(x),  # noqa: B023 - called in this round alone
-                        "both ways": one_step(layer, x, slope, False),
+                        "both ways": one_step(layer, x, gradient, False),
                     }
                     seconds = common.medians(common.take_turns(works, options))
                     layer.requires_grad_(True)

@@ -24,9 +24,9 @@ TARGETS: dict[tuple[str, str], dict[int, float]] = {
 SHARE, FROM = 0.8, 256  # of the peak that a whole step is to reach, from this H on
 
 
-def one_step(layer: nn.Module, x: Tensor, slope: Tensor, low: bool) -> Work:
-    """Return a training step over x (T, B, D) whose slopes are thrown away."""
-    slopes = {torch.float32: slope, torch.bfloat16: slope.bfloat16()}
+def one_step(layer: nn.Module, x: Tensor, gradient: Tensor, low: bool) -> Work:
+    """Return a training step over x (T, B, D) whose gradients are thrown away."""
+    gradients = {torch.float32: gradient, torch.bfloat16: gradient.bfloat16()}
 
     def work() -> None:
         if low:
@@ -34,7 +34,7 @@ def one_step(layer: nn.Module, x: Tensor, slope: Tensor, low: bool) -> Work:
                 y = layer(x)[0]
         else:
             y = layer(x)[0]
-        y.backward(slopes[y.dtype])
+        y.backward(gradients[y.dtype])
         x.grad = None
         common.forget(layer)
 
@@ -42,15 +42,15 @@ def one_step(layer: nn.Module, x: Tensor, slope: Tensor, low: bool) -> Work:
 
 
 def check(
-    what: str, layer: nn.Module, beside: nn.Module, exact: Tensors, x: Tensor, slope: Tensor
+    what: str, layer: nn.Module, beside: nn.Module, exact: Tensors, x: Tensor, gradient: Tensor
 ) -> dict[str, float]:
     """Compare our layer in both precisions with torch's; return the largest errors."""
     worst = {}
     for precision in ("float32", "bf16"):
         low = precision == "bf16"
         with common.at_work(what, "forward", "backward"):
-            found = common.results(layer, x, slope, low)
-        theirs = common.results(beside, x, slope, low)
+            found = common.results(layer, x, gradient, low)
+        theirs = common.results(beside, x, gradient, low)
         worst[precision] = common.compare(what, found, theirs, exact, precision)
     return worst
 
@@ -103,7 +103,7 @@ def show(each: dict[str, Any]) -> None:
 
 
 def run(options: Options) -> list[dict[str, Any]]:
-    """Measure every cell, shape and number of threads; input size = hidden size, x wants slopes."""
+    """Measure every cell, shape and number of threads; x is as wide as h, and wants gradients."""
     lines = []
     print("fp32 and bf16 compute (autocast) against torch.nn in fp32; torch's autocast beside it")
     common.line(WIDTHS, *TITLES)
@@ -112,14 +112,14 @@ def run(options: Options) -> list[dict[str, Any]]:
             steps, batch, hidden = shape
             layer, beside, double = common.twins(cell, hidden, hidden)
             x = torch.randn(steps, batch, hidden, requires_grad=True)
-            slope = torch.randn(steps, batch, hidden)
-            exact = common.results(double, x, slope)
+            gradient = torch.randn(steps, batch, hidden)
+            exact = common.results(double, x, gradient)
             del double
             for threads in THREADS:
                 with common.threads_of(threads):
-                    worst = check(f"{cell} {shape}", layer, beside, exact, x, slope)
+                    worst = check(f"{cell} {shape}", layer, beside, exact, x, gradient)
                     works = {
-                        f"{whose} {precision}": one_step(module, x, slope, precision == "bf16")
+                        f"{whose} {precision}": one_step(module, x, gradient, precision == "bf16")
                         for precision in ("float32", "bf16")
                         for whose, module in (("ours", layer), ("torch", beside))
                     }

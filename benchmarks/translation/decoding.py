@@ -24,12 +24,12 @@ from unrolled.scores.translation import corpus_score
 from unrolled.tasks.pairs import Pairs
 from unrolled.tasks.recipe import find_data
 from unrolled.tasks.writing import side_by_side
-from unrolled.training.precision import Place
+from unrolled.training.precision import ComputeDevice
 
 BEAM, ROWS, MOST = 5, 32, 100  # hypotheses; sentences read together; tokens of an answer
 ALPHAS = (0.6, 0.0)  # GNMT's divides by ((5 + n) / 6)^alpha, CTranslate2's by n^alpha; 0 is alike
 WIDTHS = (40, 7, 14, 10, 10, 8, 8)
-HERE = Place(torch.device("cpu"), "fp32", "")
+HERE = ComputeDevice(torch.device("cpu"), "fp32", "")
 Answers = list[list[int]]
 
 

@@ -54,14 +54,14 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
     ]
     sizes = np.array([cell["beam"] * cell["length"] for cell in cells], float)
     found = np.array([cell["mb"] for cell in cells])
-    slope, start = np.polyfit(sizes, found, 1)
+    gradient, start = np.polyfit(sizes, found, 1)
     common.line(WIDTHS, "beam", "tokens", "MB", "line's MB")
     for cell, size in zip(cells, sizes, strict=True):
-        cell["line_mb"] = float(start + slope * size)
+        cell["line_mb"] = float(start + gradient * size)
         told = cell["beam"], cell["length"], f"{cell['mb']:.1f}", f"{cell['line_mb']:.1f}"
         common.line(WIDTHS, *told)
     explained = float(np.corrcoef(sizes, found)[0, 1] ** 2)
-    bytes_each = 1e6 * slope / ROWS
+    bytes_each = 1e6 * gradient / ROWS
     print(f"{bytes_each:,.0f} bytes a token of a hypothesis; r^2 {explained:.4f}")
     files = _files(folder, TIMES[:2] if options.quick else TIMES, 200 if options.quick else None)
     return {

@@ -131,7 +131,7 @@ typedef struct unrolled_run {
     float *gates; /* (N, G*H) gates after their activation; not for rnn */
     float *cells; /* (N, H), lstm */
     float *inner; /* (N, H), gru: W_hn h + b_hn */
-    /* backward: slopes of the outputs (may be NULL: zeros) ... */
+    /* backward: gradients of the outputs (may be NULL: zeros) ... */
     const float *d_y;                   /* (rows of x, H) */
     const float *d_h_final, *d_c_final; /* (B, H) */
     /* ... and of the inputs (NULL: not wanted) */
@@ -143,7 +143,7 @@ typedef struct unrolled_run {
 
 /* Read all steps; H is at least 1. int8: only without anything kept and without mask. */
 UNROLLED_API const char *unrolled_forward(const unrolled_run *run);
-/* Fill the slopes wanted, from what forward was given, gave and kept. */
+/* Fill the gradients wanted, from what forward was given, gave and kept. */
 UNROLLED_API const char *unrolled_backward(const unrolled_run *run);
 
 /* ---- streaming: packed weights that stay, one step at a time ----------------------------------------- */

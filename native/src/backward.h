@@ -1,10 +1,10 @@
-// Slopes: one slice of rows back through its steps, then the products that give the weights' slopes.
+// Gradients: one slice of rows back through its steps, then the products that give the weights' gradients.
 #pragma once
 
 namespace {
 
-// how many hidden sizes wide the slopes of a step are
-constexpr int64_t slopes_of(int32_t cell) {
+// how many hidden sizes wide the gradients of a step are
+constexpr int64_t gradients_of(int32_t cell) {
     return cell == UNROLLED_GRU || cell == UNROLLED_LSTM ? 4 : 1;
 }
 
@@ -16,7 +16,7 @@ inline int64_t gate_of(int32_t cell, int64_t b) {
 // What the members of a slice share.
 struct BackwardMemory {
     int64_t many;
-    Rows d, d_next; // slopes of a step for the hidden vector's product
+    Rows d, d_next; // gradients of a step for the hidden vector's product
     float *d_h, *d_c, *zeros;
 };
 
@@ -28,7 +28,7 @@ struct BackwardSlice {
     int64_t member, members;
     Meeting *meeting;
     int64_t many;
-    Rows d, d_next, dx; // dx: slopes of a chunk for the input's product
+    Rows d, d_next, dx; // dx: gradients of a chunk for the input's product
     float *scratch, *d_h, *d_c, *zeros;
     float **to; // of a chunk: rows of d_x
 
@@ -43,8 +43,8 @@ struct BackwardSlice {
     }
     int64_t step_of(int64_t s) const { return r.reverse ? s : r.steps - 1 - s; }
 
-    float *slopes_at(int64_t t, int64_t i) const {
-        return all.d + (all.kept_at[t] + first + i) * slopes_of(r.cell) * r.hidden;
+    float *gradients_at(int64_t t, int64_t i) const {
+        return all.d + (all.kept_at[t] + first + i) * gradients_of(r.cell) * r.hidden;
     }
 
     // the step that row i read before step t, or -1 when there was none
@@ -73,15 +73,15 @@ struct BackwardSlice {
         if (r.d_c0 && d_c) memcpy(r.d_c0 + at, d_c + i * r.hidden, bytes);
     }
 
-    template <int Cell> void row_slopes(int64_t t, int64_t i) {
+    template <int Cell> void row_gradients(int64_t t, int64_t i) {
         const int64_t size = r.hidden, at = place(r, t, first + i) * size;
         const int64_t kept = all.kept_at[t] + first + i, before = earlier(t, i);
-        Slopes s = {};
+        Gradients s = {};
         s.h = r.y + at;
         s.h_before = before < 0 ? initial(r.h0, i) : r.y + place(r, before, first + i) * size;
         s.d_y = r.d_y ? r.d_y + at : nullptr;
         s.d_h = d_h + i * size;
-        s.d = slopes_at(t, i);
+        s.d = gradients_at(t, i);
         if (Cell == UNROLLED_LSTM || Cell == UNROLLED_GRU)
             s.gates = r.gates + kept * all.gates * size;
         if (Cell == UNROLLED_LSTM) {
@@ -98,11 +98,11 @@ struct BackwardSlice {
             V total = load(s.d_h + j, n), out[4];
             if (s.d_y) total = add(total, load(s.d_y + j, n));
             if (Cell == UNROLLED_LSTM)
-                lstm_slopes(s, size, j, n, total, out);
+                lstm_gradients(s, size, j, n, total, out);
             else if (Cell == UNROLLED_GRU)
-                gru_slopes(s, size, j, n, total, out);
+                gru_gradients(s, size, j, n, total, out);
             else
-                rnn_slopes<Cell == UNROLLED_RNN_RELU>(s, j, n, total, out);
+                rnn_gradients<Cell == UNROLLED_RNN_RELU>(s, j, n, total, out);
             for (int64_t g = 0; g < gates_of(Cell); g++) put_part(d_next, i, g * size + j, out[g], n);
         }
     }
@@ -126,7 +126,7 @@ struct BackwardSlice {
         for (int64_t s = from; s < until; s++) {
             const int64_t t = step_of(s), n = here(t);
             for (int64_t i = 0; i < n; i++, count++) {
-                put_row(dx, count, slopes_at(t, i));
+                put_row(dx, count, gradients_at(t, i));
                 to[count] = r.d_x + place(r, t, first + i) * r.input;
             }
         }
@@ -153,7 +153,7 @@ struct BackwardSlice {
                 in_chunk = 0;
             }
             in_chunk += n;
-            for (int64_t i = 0; i < n; i++) row_slopes<Cell>(t, i);
+            for (int64_t i = 0; i < n; i++) row_gradients<Cell>(t, i);
             wait();
             const Rows other = d;
             d = d_next;
@@ -260,7 +260,7 @@ inline void fill_backward(void *data, int64_t panel) {
     });
 }
 
-// ---- slopes of the weights -----------------------------------------------------------------------
+// ---- gradients of the weights -----------------------------------------------------------------------
 
 struct WeightWork {
     Shared *all;
@@ -270,16 +270,16 @@ struct WeightWork {
 };
 
 // One gate's rows, or some of them, of d_w_ih or d_w_hh.
-inline void weight_slopes(void *data, int64_t task) {
+inline void weight_gradients(void *data, int64_t task) {
     WeightWork &w = *static_cast<WeightWork *>(data);
     const unrolled_run &r = *w.all->run;
-    const int64_t size = r.hidden, wide = slopes_of(r.cell) * size;
+    const int64_t size = r.hidden, wide = gradients_of(r.cell) * size;
     const int64_t split = task % w.splits, block = task / w.splits % w.all->gates;
     const bool hidden = task / w.splits / w.all->gates == 1;
     const int64_t share = share_of(size, w.splits), at = split * share;
     const int64_t m = least_of(share, size - at);
     if (m <= 0) return;
-    // the hidden vector's part of a GRU's slopes begins one block later
+    // the hidden vector's part of a GRU's gradients begins one block later
     const int64_t column = (block + (hidden && r.cell == UNROLLED_GRU ? 1 : 0)) * size + at;
     const int64_t gate = (hidden ? block : gate_of(r.cell, block)) * size + at;
     float *weights = hidden ? r.d_w_hh : r.d_w_ih, *bias = hidden ? r.d_b_hh : r.d_b_ih;
@@ -325,7 +325,7 @@ inline void find_rows(const Shared &all, const float **x, const float **h, float
     }
 }
 
-inline Error slopes_of_weights(Shared &all) {
+inline Error gradients_of_weights(Shared &all) {
     const unrolled_run &r = *all.run;
     if (!r.d_w_ih && !r.d_w_hh && !r.d_b_ih && !r.d_b_hh) return nullptr;
     Scratch s(2 * room(r.count, 8) + room(r.hidden, 4) +
@@ -341,12 +341,12 @@ inline Error slopes_of_weights(Shared &all) {
     const bool alone = r.count * all.gates * r.hidden * (r.input + r.hidden) < 400000;
     // an even number of tasks of one size for every thread
     w.splits = alone || 2 * all.gates % threads == 0 ? 1 : threads;
-    parallel(alone ? 1 : threads, 2 * all.gates * w.splits, weight_slopes, &w);
+    parallel(alone ? 1 : threads, 2 * all.gates * w.splits, weight_gradients, &w);
     return failed(all.failed) ? "out of memory" : nullptr;
 }
 
-// Back through all steps: the slopes of every step's gates, of x and of the initial states.
-inline Error slopes_of_states(Shared &all) {
+// Back through all steps: the gradients of every step's gates, of x and of the initial states.
+inline Error gradients_of_states(Shared &all) {
     const unrolled_run &r = *all.run;
     Scratch weights(bytes_of(all.ih) + bytes_of(all.hh) + 256);
     if (weights.failed()) return "out of memory";
@@ -374,7 +374,7 @@ inline Error slopes_of_states(Shared &all) {
 inline Error backward(const unrolled_run &r) {
     const int64_t gates = gates_of(r.cell), slices = slices_for(r);
     Scratch small(room(r.steps, 8) + room(slices + 1, 8) +
-                  room(r.count * slopes_of(r.cell) * r.hidden, 4) + 256);
+                  room(r.count * gradients_of(r.cell) * r.hidden, 4) + 256);
     if (small.failed()) return "out of memory";
     Shared all = {};
     all.run = &r;
@@ -382,13 +382,13 @@ inline Error backward(const unrolled_run &r) {
     all.slices = slices;
     all.kept_at = small.numbers(r.steps);
     all.cuts = small.numbers(slices + 1);
-    all.d = small.floats(r.count * slopes_of(r.cell) * r.hidden);
+    all.d = small.floats(r.count * gradients_of(r.cell) * r.hidden);
     number_steps(r, all.kept_at);
     cut(r, slices, all.cuts);
     if (r.d_x) all.ih = plan_product(r.precision, r.input, gates * r.hidden);
     all.hh = plan_product(r.precision, r.hidden, gates * r.hidden);
-    if (Error error = slopes_of_states(all)) return error;
-    return slopes_of_weights(all);
+    if (Error error = gradients_of_states(all)) return error;
+    return gradients_of_weights(all);
 }
 
 } // namespace

@@ -1,4 +1,4 @@
-// The cells: what one row does with one vector of units in one step, and its slopes.
+// The cells: what one row does with one vector of units in one step, and its gradients.
 #pragma once
 
 namespace {
@@ -52,23 +52,23 @@ inline V gru_cell(const Unit &u, V h, V inner_bias, float *kept, int64_t stride,
     return fma(z, sub(h, n), n);
 }
 
-// What a row kept of a step, and where its slopes go.
-struct Slopes {
+// What a row kept of a step, and where its gradients go.
+struct Gradients {
     const float *gates, *cell, *inner;          // kept by the forward pass
     const float *h, *h_before, *c_before;       // states after and before the step
     const float *d_y;                           // may be NULL
     float *d_h, *d_c;                           // in: from later steps; out: to earlier ones
-    float *d;                                   // slopes of the gates' sums
+    float *d;                                   // gradients of the gates' sums
 };
 
-template <bool Relu> void rnn_slopes(const Slopes &s, int64_t j, int n, V total, V *out) {
+template <bool Relu> void rnn_gradients(const Gradients &s, int64_t j, int n, V total, V *out) {
     const V h = load(s.h + j, n);
     out[0] = Relu ? where_positive(h, total) : mul(total, sub(set1(1), mul(h, h)));
     store(s.d + j, out[0], n);
     store(s.d_h + j, set1(0), n);
 }
 
-inline void lstm_slopes(const Slopes &s, int64_t size, int64_t j, int n, V total, V *out) {
+inline void lstm_gradients(const Gradients &s, int64_t size, int64_t j, int n, V total, V *out) {
     const V one = set1(1);
     const V i = load(s.gates + j, n), f = load(s.gates + size + j, n);
     const V g = load(s.gates + 2 * size + j, n), o = load(s.gates + 3 * size + j, n);
@@ -83,9 +83,9 @@ inline void lstm_slopes(const Slopes &s, int64_t size, int64_t j, int n, V total
     for (int q = 0; q < 4; q++) store(s.d + q * size + j, out[q], n);
 }
 
-// d holds the slopes of candidate, reset, update and the candidate's inner sum: the first three
+// d holds the gradients of candidate, reset, update and the candidate's inner sum: the first three
 // belong to the input, the last three to the hidden vector, and nothing stands there twice.
-inline void gru_slopes(const Slopes &s, int64_t size, int64_t j, int n, V total, V *out) {
+inline void gru_gradients(const Gradients &s, int64_t size, int64_t j, int n, V total, V *out) {
     const V one = set1(1);
     const V r = load(s.gates + j, n), z = load(s.gates + size + j, n);
     const V c = load(s.gates + 2 * size + j, n);

@@ -49,7 +49,7 @@ struct Shared {
     int64_t *cuts;    // (slices + 1): rows of each slice
     Pack ih, hh;
     const float *bias, *bias_inner;
-    float *d; // backward: slopes of the gates' sums, (N, 4 H or H)
+    float *d; // backward: gradients of the gates' sums, (N, 4 H or H)
     int32_t failed; // set by any thread, with fail()
 };
 

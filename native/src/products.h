@@ -1,4 +1,4 @@
-// Products that are not part of a step: the slopes of weights, whose sums run over all steps of a
+// Products that are not part of a step: the gradients of weights, whose sums run over all steps of a
 // batch, and unrolled_matmul.
 #pragma once
 

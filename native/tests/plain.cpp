@@ -91,39 +91,39 @@ void read_forward(Row &row, Plain &out) {
     }
 }
 
-/* Turn the slopes of a step's new h and c into those of its sums, and of the old h and c beside
+/* Turn the gradients of a step's new h and c into those of its sums, and of the old h and c beside
  * the products: in place. */
 void deactivate(const unrolled_run &run, const Step &s, Doubles &d_h, Doubles &d_c, Doubles &d_x,
                 Doubles &d_hidden) {
     const int64_t H = run.hidden;
     for (int64_t j = 0; j < H; j++) {
         const double *gate = &s.gates[j];
-        const double slope = d_h[j];
+        const double gradient = d_h[j];
         if (run.cell == UNROLLED_LSTM) {
             const double i = gate[0], f = gate[H], g = gate[2 * H], o = gate[3 * H];
             const double shown = std::tanh(s.new_c[j]);
-            const double d = d_c[j] + slope * o * (1 - shown * shown);
+            const double d = d_c[j] + gradient * o * (1 - shown * shown);
             d_x[j] = d * g * i * (1 - i);
             d_x[H + j] = d * s.c[j] * f * (1 - f);
             d_x[2 * H + j] = d * i * (1 - g * g);
-            d_x[3 * H + j] = slope * shown * o * (1 - o);
+            d_x[3 * H + j] = gradient * shown * o * (1 - o);
             d_c[j] = d * f;
             d_h[j] = 0;
             for (int64_t k = 0; k < 4; k++) d_hidden[k * H + j] = d_x[k * H + j];
         } else if (run.cell == UNROLLED_GRU) {
             const double r = gate[0], z = gate[H], n = gate[2 * H];
-            const double d_n = slope * (1 - z) * (1 - n * n);
+            const double d_n = gradient * (1 - z) * (1 - n * n);
             d_x[j] = d_n * s.from_h[2 * H + j] * r * (1 - r);
-            d_x[H + j] = slope * (s.h[j] - n) * z * (1 - z);
+            d_x[H + j] = gradient * (s.h[j] - n) * z * (1 - z);
             d_x[2 * H + j] = d_n;
             d_hidden[j] = d_x[j];
             d_hidden[H + j] = d_x[H + j];
             d_hidden[2 * H + j] = d_n * r;
-            d_h[j] = slope * z;
+            d_h[j] = gradient * z;
         } else {
             const double y = s.new_h[j];
             const double by = run.cell == UNROLLED_RNN_TANH ? 1 - y * y : (y > 0 ? 1.0 : 0.0);
-            d_x[j] = d_hidden[j] = slope * by;
+            d_x[j] = d_hidden[j] = gradient * by;
             d_h[j] = 0;
         }
     }

@@ -9,7 +9,7 @@ namespace {
 const int32_t CELLS[] = {UNROLLED_RNN_TANH, UNROLLED_RNN_RELU, UNROLLED_GRU, UNROLLED_LSTM};
 
 /* T, B, D, H (one hidden unit at least): nothing, one, odd, around every width of a vector or tile,
- * few rows and many columns, and more steps than one block of a weight's slope. */
+ * few rows and many columns, and more steps than one block of a weight's gradient. */
 const int64_t SIZES[][4] = {
     {0, 3, 4, 5},   {3, 0, 4, 5},    {0, 0, 3, 2},    {1, 1, 1, 1},   {2, 3, 0, 5},
     {3, 2, 1, 17},   {5, 7, 16, 16},  {4, 9, 33, 31}, {6, 5, 15, 48},
@@ -122,8 +122,8 @@ void check_rows_alone(const Inputs &in, const Outputs &all, int32_t precision) {
 
 }  // namespace
 
-/* The plain loops themselves: their slopes are those of their outputs, by central differences. */
-TEST(plain, slopes_are_differences) {
+/* The plain loops themselves: their gradients are those of their outputs, by central differences. */
+TEST(plain, gradients_are_differences) {
     for (const int32_t cell : CELLS) {
         Case c{cell, 3, 3, 2, 3};
         c.ragged = c.mask = true;
@@ -141,7 +141,7 @@ TEST(plain, slopes_are_differences) {
                 sum += out.c_final[i] * in.d_c_final[i];
             return sum;
         };
-        const auto check = [&](const char *name, Array &numbers, const Doubles &slopes) {
+        const auto check = [&](const char *name, Array &numbers, const Doubles &gradients) {
             for (int64_t i = 0; i < numbers.size(); i++) {
                 if (poisoned(numbers[i])) continue;
                 const float before = numbers[i];
@@ -151,8 +151,8 @@ TEST(plain, slopes_are_differences) {
                 const double below = loss(), down = numbers[i];
                 numbers[i] = before;
                 // a relu bends at 0: a difference across it is off by up to half a step's share
-                CHECK(std::fabs((above - below) / (up - down) - slopes[i]) < 1e-4,
-                      std::string("slope of ") + name + " of cell " + std::to_string(cell));
+                CHECK(std::fabs((above - below) / (up - down) - gradients[i]) < 1e-4,
+                      std::string("gradient of ") + name + " of cell " + std::to_string(cell));
             }
         };
         const Plain out = plain(in.run(), in.places);
@@ -377,11 +377,11 @@ TEST(layers, a_slice_without_steps) {
 }
 
 /* A sum over 300,000 steps keeps its digits: one chain of roundings would be off by about 2e-5. */
-TEST(layers, slopes_over_very_many_steps) {
+TEST(layers, gradients_over_very_many_steps) {
     Case c{UNROLLED_RNN_RELU, 3000, 100, 2, 3};
     c.h0 = c.d_h_final = false;
     Inputs in(c);
-    // every unit is open and no step leads to the next, so that slopes are sums of d_y
+    // every unit is open and no step leads to the next, so that gradients are sums of d_y
     for (Array *numbers : {&in.x, &in.w_ih, &in.b_ih, &in.b_hh, &in.d_y})
         for (int64_t i = 0; i < numbers->size(); i++)
             (*numbers)[i] = std::fabs((*numbers)[i]) * 1.1f + 0.1f;
@@ -389,10 +389,10 @@ TEST(layers, slopes_over_very_many_steps) {
     Doubles bias(c.hidden), weights(c.hidden * c.input);
     for (int64_t place = 0; place < in.places; place++)
         for (int64_t j = 0; j < c.hidden; j++) {
-            const double slope = in.d_y[place * c.hidden + j];
-            bias[j] += slope;
+            const double gradient = in.d_y[place * c.hidden + j];
+            bias[j] += gradient;
             for (int64_t k = 0; k < c.input; k++)
-                weights[j * c.input + k] += slope * in.x[place * c.input + k];
+                weights[j * c.input + k] += gradient * in.x[place * c.input + k];
         }
     at_every_level([&] {
         for (const int32_t precision : {UNROLLED_FP32, UNROLLED_BF16}) {

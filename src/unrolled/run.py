@@ -22,7 +22,7 @@ from unrolled.core.terminal import clean
 from unrolled.core.words import either, option
 from unrolled.data.aligned import read_aligned
 from unrolled.data.schema import Schema
-from unrolled.data.series import Reading
+from unrolled.data.series import WindowSpec
 from unrolled.data.sources import Document, Table, read
 from unrolled.decoding.sampling import Sampling
 from unrolled.decoding.settings import Search
@@ -31,7 +31,7 @@ from unrolled.insight.summary import finish
 from unrolled.models import Unaligned
 from unrolled.tasks import folder as runs
 from unrolled.tasks import recipe as recipes
-from unrolled.tasks.base import Answer, Asks, Evaluation, Task
+from unrolled.tasks.base import Evaluation, OutputConstraints, Prediction, Task
 from unrolled.tasks.labelled import need_table
 from unrolled.tasks.language import Language
 from unrolled.tasks.pairs import Pairs, pair_of
@@ -42,7 +42,7 @@ from unrolled.tasks.rows import cells_of, rows_of
 from unrolled.tasks.series import answer_steps, sequences
 from unrolled.tasks.translate import Translate
 from unrolled.training.loop import fit
-from unrolled.training.parallel import World, joined
+from unrolled.training.parallel import ProcessGroup, joined
 from unrolled.training.precision import callers_state_kept, choose, torch_defaults
 from unrolled.training.progress import Progress
 
@@ -73,7 +73,7 @@ class Run:
         return f"Run({str(self.folder)!r}, task={self.task.name}, layer={self.recipe.layer})"
 
     @torch_defaults()
-    def answers(self, rows: Iterable[Any]) -> list[Answer]:
+    def answers(self, rows: Iterable[Any]) -> list[Prediction]:
         """Answer rows with probabilities and details.
 
         Args:
@@ -120,7 +120,7 @@ class Run:
         if not isinstance(begin, str):
             raise UsageError(f"begin is {shown(begin)}; give a text")
         words = tuple(several("banned", banned)), tuple(several("required", required))
-        task.ask(self.model, Asks(alignment, begin, *words))
+        task.ask(self.model, OutputConstraints(alignment, begin, *words))
         task.answer_by(told)
         self.task, self.recipe = task, told
 
@@ -139,7 +139,7 @@ class Run:
     @torch_defaults()
     def answers_by_line(
         self, table: Table, told: Recipe, schema: Schema
-    ) -> tuple[dict[int, Answer], list[DataError]]:
+    ) -> tuple[dict[int, Prediction], list[DataError]]:
         """Answer every row of a table whose rows are steps of sequences.
 
         Args:
@@ -155,9 +155,9 @@ class Run:
         skip, how = told.data.on_error == "skip", self._held(told)
         return answer_steps(self.task, self.model, table, schema, how, skip, self.place)
 
-    def _held(self, told: Recipe) -> Reading:
+    def _held(self, told: Recipe) -> WindowSpec:
         """Return how a file holds sequences: as in training, their column named anew."""
-        how: Reading = self.task.inputs.reading  # type: ignore[attr-defined]
+        how: WindowSpec = self.task.inputs.reading  # type: ignore[attr-defined]
         return replace(how, sequence=told.data.sequence)
 
     def reading(self, changes: Mapping[str, Any]) -> tuple[Recipe, Schema]:
@@ -484,7 +484,7 @@ def start(
 
 
 def _start(
-    world: World,
+    world: ProcessGroup,
     target: str,
     told: dict[str, Any],
     out: str | Path | None,

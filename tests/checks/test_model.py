@@ -97,8 +97,8 @@ def test_gradients_that_come_from_padding(classifier: Context, find: Ask) -> Non
             return x.clone()
 
         @staticmethod
-        def backward(ctx: Any, slope: Any) -> Any:
-            return slope + 0.1
+        def backward(ctx: Any, gradient: Any) -> Any:
+            return gradient + 0.1
 
     assert find("padding", classifier).status == "ok"  # type: ignore[union-attr]
     hooked(classifier.model.embedding, lambda m, i, made: Leak.apply(made))

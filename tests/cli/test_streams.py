@@ -31,7 +31,7 @@ from unrolled.cli.main import _run
 from unrolled.cli.output import write_csv as write_answers
 from unrolled.core import terminal
 from unrolled.core.words import command
-from unrolled.tasks.base import Answer
+from unrolled.tasks.base import Prediction
 
 Call = Callable[..., tuple[str, str]]
 KEYS = [f"{key}={value}" for key, value in SMALL.items()]
@@ -263,7 +263,7 @@ def test_no_number_is_no_json(value: Any) -> None:
 def as_rows(cells: list[Any], raw: bool) -> list[str]:
     handle = io.StringIO()
     row = {f"c{n}": cell for n, cell in enumerate(cells)}
-    write_answers(handle, iter([(row, Answer("x", 0.5))]), list(row), raw)
+    write_answers(handle, iter([(row, Prediction("x", 0.5))]), list(row), raw)
     return list(csv.reader(io.StringIO(handle.getvalue())))[1][: len(cells)]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from conftest import table
 from unrolled.cli.answering import in_step
 from unrolled.core.errors import DataError, UsageError
-from unrolled.data.schema import Schema, Wanted, infer
+from unrolled.data.schema import ColumnHints, Schema, infer
 from unrolled.data.sources import Table, parse_row, read, rows_of
 
 FIRST = """\
@@ -79,10 +79,10 @@ def test_a_table_of_ten_columns_stays_a_table(write: Any) -> None:
 
 def test_tagging_is_the_task_and_any_column_can_be_the_answer(write: Any) -> None:
     found = table(write(BOTH))
-    assert infer(found, Wanted()) == Schema("tag", ("words",), (), "upos")
-    assert infer(found, Wanted(label="xpos")) == Schema("tag", ("words",), (), "xpos")
+    assert infer(found, ColumnHints()) == Schema("tag", ("words",), (), "upos")
+    assert infer(found, ColumnHints(label="xpos")) == Schema("tag", ("words",), (), "xpos")
     with pytest.raises(UsageError, match="did you mean 'deprel'"):
-        infer(found, Wanted(label="deprell"))
+        infer(found, ColumnHints(label="deprell"))
 
 
 @pytest.mark.parametrize(

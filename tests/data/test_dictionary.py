@@ -10,7 +10,7 @@ import pytest
 
 from conftest import table
 from unrolled.core.errors import DataError
-from unrolled.data.schema import Schema, Wanted, infer
+from unrolled.data.schema import ColumnHints, Schema, infer
 from unrolled.data.sources import Document, read
 
 ENTRIES = """;;; a comment
@@ -42,7 +42,9 @@ def test_it_is_rewritten_without_a_word(write: Callable[..., Path]) -> None:
     sounds = ["AH1 B", "IY1 K", "OW1 L T", "ER1 D", "S UW1"]
     pairs = itertools.product("pqrstuvw", range(len(sounds)), range(2))
     text = "".join(f"{a}o{b}{c} {a.upper()} {sounds[b]} {'MN'[c]}\n" for a, b, c in pairs)
-    assert infer(table(write(text)), Wanted()) == Schema("rewrite", ("word",), (), "pronunciation")
+    assert infer(table(write(text)), ColumnHints()) == Schema(
+        "rewrite", ("word",), (), "pronunciation"
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unrolled.core.errors import UserError
-from unrolled.data.fields import Bad, Label, Number, Text, Vector, Words, bad_row, label
+from unrolled.data.fields import InvalidCell, Label, Number, Text, Vector, Words, invalid_row, label
 from unrolled.data.tokenizers import Tokenizer
 
 CHARS = Tokenizer.fit("chars", ["abcdef 한국"])
@@ -58,7 +58,7 @@ def test_max_tokens_cuts_the_end_of_the_text_and_keeps_the_end_mark(word: str, c
 
 def test_numbers_in_a_text_column_are_text_and_lists_are_not() -> None:
     assert text("a").check([3.5]) == ("3.5",)
-    with pytest.raises(Bad, match=r"column 'a' holds \['x'\] where text is expected"):
+    with pytest.raises(InvalidCell, match=r"column 'a' holds \['x'\] where text is expected"):
         text("a").check([["x"]])
 
 
@@ -67,9 +67,9 @@ def test_words_are_a_list_or_text_with_blanks_between() -> None:
     assert field.check([["a b", "c"]]) == ["a b", "c"]
     assert field.check([" ab  c "]) == ["ab", "c"]
     for empty in ("", " ", None, []):
-        with pytest.raises(Bad, match="column 'w' holds no word"):
+        with pytest.raises(InvalidCell, match="column 'w' holds no word"):
             field.check([empty])
-    with pytest.raises(Bad, match=r"4 words and data.max_tokens is 3"):
+    with pytest.raises(InvalidCell, match=r"4 words and data.max_tokens is 3"):
         field.check(["a b c d"])
 
 
@@ -140,7 +140,7 @@ def test_json_and_csv_write_the_same_label() -> None:
 @pytest.mark.parametrize("empty", ["", " ", None])
 def test_an_empty_label_is_none_of_the_names(empty: str | None) -> None:
     field = Label.fit("y", ["a", empty, "b"])
-    with pytest.raises(Bad, match="column 'y' holds no label"):
+    with pytest.raises(InvalidCell, match="column 'y' holds no label"):
         field.check(empty)
     with pytest.raises(UserError, match="column 'y' holds no label"):
         Label.fit("y", [empty])
@@ -149,9 +149,9 @@ def test_an_empty_label_is_none_of_the_names(empty: str | None) -> None:
 def test_a_label_that_training_did_not_see_names_the_known_and_the_nearest() -> None:
     field = Label.fit("y", ["positive", "negative"])
     assert [field.check(name) for name in ("negative", "positive")] == [0, 1]
-    with pytest.raises(Bad) as caught:
+    with pytest.raises(InvalidCell) as caught:
         field.check("positiv")
-    told = str(bad_row(caught.value, "test.csv", 7))
+    told = str(invalid_row(caught.value, "test.csv", 7))
     assert told.startswith("test.csv:7: label 'positiv' was not seen in training ")
     assert "(known: negative, positive); did you mean 'positive'?" in told
     assert told.endswith("mend the row, or set data.on_error=skip")
@@ -179,9 +179,9 @@ def test_answers_are_whole_where_training_saw_only_whole_numbers() -> None:
 
 @pytest.mark.parametrize("cell", ["x", "", None, "nan", "1,000", [1], True])
 def test_a_cell_that_is_no_number_is_named_with_its_column(cell: object) -> None:
-    with pytest.raises(Bad, match=r"column 'x' holds .* where a number is expected"):
+    with pytest.raises(InvalidCell, match=r"column 'x' holds .* where a number is expected"):
         Number.fit("x", [1, 2]).check(cell)
-    with pytest.raises(Bad, match=r"column 'b' holds .* where a number is expected"):
+    with pytest.raises(InvalidCell, match=r"column 'b' holds .* where a number is expected"):
         Vector.fit(("a", "b"), [(1, 2), (3, 5)]).check([1, cell])
 
 

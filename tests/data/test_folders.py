@@ -11,8 +11,8 @@ import pytest
 from conftest import table
 from unrolled.cli.answering import in_step
 from unrolled.core.errors import DataError
-from unrolled.data.fields import Bad, bad_row
-from unrolled.data.schema import Schema, Wanted, infer
+from unrolled.data.fields import InvalidCell, invalid_row
+from unrolled.data.schema import ColumnHints, Schema, infer
 from unrolled.data.series import gather
 from unrolled.data.sources import Document, fingerprint, read, rows_of
 
@@ -48,7 +48,7 @@ def test_folders_named_by_their_label(folder: Any) -> None:
         ("아주 좋다\n", "pos"),
         ("a, b\n", "pos"),
     ]
-    assert infer(found, Wanted()) == Schema("classify", ("text",), (), "label")
+    assert infer(found, ColumnHints()) == Schema("classify", ("text",), (), "label")
     assert found.place(found.lines[2]) == (str(path / "pos" / "1.txt"), 1)
     assert found.format.describe() == "folder of texts, without README.md"
 
@@ -60,7 +60,7 @@ def test_a_folder_of_texts_is_one_text_a_row(folder: Any) -> None:
     found = table(path)
     assert found.columns == ["text"]
     assert found.rows == [("first, text\n",), ("second text.\nof two lines\n",)]
-    assert infer(found, Wanted()).task == "language"
+    assert infer(found, ColumnHints()).task == "language"
 
 
 def test_a_faulty_text_is_skipped_or_named(folder: Any) -> None:
@@ -140,7 +140,7 @@ def test_tables_of_equal_columns_are_one_table(folder: Any) -> None:
     assert len(set(found.lines)) == 5
     last = found.place(found.lines[-1])
     assert last == (str(path / "2024" / "b.csv"), 4)
-    assert str(bad_row(Bad("wrong"), *last)).startswith(f"{path}/2024/b.csv:4: wrong")
+    assert str(invalid_row(InvalidCell("wrong"), *last)).startswith(f"{path}/2024/b.csv:4: wrong")
     assert list(rows_of(path)) == list(zip(found.lines, found.rows, strict=True))
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from conftest import table
 from unrolled.core.errors import DataError
-from unrolled.data.schema import Schema, Wanted, infer
+from unrolled.data.schema import ColumnHints, Schema, infer
 from unrolled.data.sources import parse_row, read, rows_of
 
 
@@ -61,7 +61,7 @@ def test_rows_are_streamed_and_infer_finds_the_answer(tmp_path: Path) -> None:
     found = table(path)
     assert found.rows == list(zip(*columns.values(), strict=True))
     assert found.lines == list(range(1, count + 1))
-    assert infer(found, Wanted()) == Schema("classify", ("review",), (), "label")
+    assert infer(found, ColumnHints()) == Schema("classify", ("review",), (), "label")
     assert table(path, limit=3).rows == found.rows[:3]
     assert next(rows_of(path)) == (1, found.rows[0])
     assert parse_row('{"review": "x"}', found.format, found.columns) == ("x", None)

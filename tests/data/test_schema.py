@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from unrolled.core.errors import DataError, UsageError
-from unrolled.data.schema import Schema, Wanted, counts, infer, look, number
+from unrolled.data.schema import ColumnHints, Schema, counts, infer, look, number
 from unrolled.data.sources import Table, read
 
 DRAW = random.Random(5)
@@ -163,76 +163,84 @@ def table(path: Path, name: str, text: str) -> Table:
 @pytest.mark.parametrize("case", TABLES)
 def test_a_realistic_table_is_understood_without_a_word(tmp_path: Path, case: str) -> None:
     name, text, expected = TABLES[case]
-    assert infer(table(tmp_path, name, text), Wanted()) == expected
+    assert infer(table(tmp_path, name, text), ColumnHints()) == expected
 
 
 @pytest.mark.parametrize(
     ("case", "wanted", "expected"),
     [
-        ("sms", Wanted(task="language"), Schema("language", ("text",))),
-        ("sms", Wanted(label="text", text=("label",)), Schema("classify", ("label",), (), "text")),
-        ("stars", Wanted(task="regress"), Schema("regress", ("review",), (), "stars")),
-        ("question, answer, label", Wanted(text=("A",)), Schema("classify", ("A",), (), "label")),
+        ("sms", ColumnHints(task="language"), Schema("language", ("text",))),
+        (
+            "sms",
+            ColumnHints(label="text", text=("label",)),
+            Schema("classify", ("label",), (), "text"),
+        ),
+        ("stars", ColumnHints(task="regress"), Schema("regress", ("review",), (), "stars")),
         (
             "question, answer, label",
-            Wanted(text=("A", "Q")),
+            ColumnHints(text=("A",)),
+            Schema("classify", ("A",), (), "label"),
+        ),
+        (
+            "question, answer, label",
+            ColumnHints(text=("A", "Q")),
             Schema("classify", ("A", "Q"), (), "label"),
         ),
         (
             "numbers without header",
-            Wanted(label="column1"),
+            ColumnHints(label="column1"),
             Schema("classify", (), ("column2", "column3"), "column1"),
         ),
         (
             "iris",
-            Wanted(numbers=("petal_width",)),
+            ColumnHints(numbers=("petal_width",)),
             Schema("classify", (), ("petal_width",), "species"),
         ),
         (
             "iris with row numbers",
-            Wanted(numbers=("Id", "Width")),
+            ColumnHints(numbers=("Id", "Width")),
             Schema("classify", (), ("Id", "Width"), "Species"),
         ),
         (
             "iris",
-            Wanted(label="sepal_length", numbers=("petal_width",)),
+            ColumnHints(label="sepal_length", numbers=("petal_width",)),
             Schema("regress", (), ("petal_width",), "sepal_length"),
         ),
-        ("sensors", Wanted(label="ax", numbers=("ay",)), Schema("regress", (), ("ay",), "ax")),
+        ("sensors", ColumnHints(label="ax", numbers=("ay",)), Schema("regress", (), ("ay",), "ax")),
         (
             "a price for a text",
-            Wanted(label="price"),
+            ColumnHints(label="price"),
             Schema("regress", ("description",), (), "price"),
         ),
         (
             "pairs of texts without names",
-            Wanted(text=("column2",)),
+            ColumnHints(text=("column2",)),
             Schema("translate", ("column2",), (), "column1"),
         ),
         (
             "pairs of texts without names",
-            Wanted(task="rewrite", label="column1"),
+            ColumnHints(task="rewrite", label="column1"),
             Schema("rewrite", ("column2",), (), "column1"),
         ),
         (
             "pairs of texts without names",
-            Wanted(task="language", text=("column1",)),
+            ColumnHints(task="language", text=("column1",)),
             Schema("language", ("column1",)),
         ),
         (
             "two texts and a label",
-            Wanted(text=("premise",), label="hypothesis"),
+            ColumnHints(text=("premise",), label="hypothesis"),
             Schema("translate", ("premise",), (), "hypothesis"),
         ),
         (
             "labelled objects",
-            Wanted(label="id", task="regress"),
+            ColumnHints(label="id", task="regress"),
             Schema("regress", ("text",), (), "id"),
         ),
     ],
 )
 def test_every_key_overrules_the_guess(
-    tmp_path: Path, case: str, wanted: Wanted, expected: Schema
+    tmp_path: Path, case: str, wanted: ColumnHints, expected: Schema
 ) -> None:
     name, text, _ = TABLES[case]
     assert infer(table(tmp_path, name, text), wanted) == expected
@@ -241,13 +249,13 @@ def test_every_key_overrules_the_guess(
 @pytest.mark.parametrize(
     ("wanted", "asked", "nearest"),
     [
-        (Wanted(label="labl"), "labl", "label"),
-        (Wanted(text=("txet",)), "txet", "text"),
-        (Wanted(numbers=("label2",)), "label2", "label"),
+        (ColumnHints(label="labl"), "labl", "label"),
+        (ColumnHints(text=("txet",)), "txet", "text"),
+        (ColumnHints(numbers=("label2",)), "label2", "label"),
     ],
 )
 def test_a_column_that_is_not_there_is_answered_with_the_nearest(
-    tmp_path: Path, wanted: Wanted, asked: str, nearest: str
+    tmp_path: Path, wanted: ColumnHints, asked: str, nearest: str
 ) -> None:
     name, text, _ = TABLES["sms"]
     with pytest.raises(UsageError) as caught:
@@ -259,24 +267,24 @@ def test_a_column_that_is_not_there_is_answered_with_the_nearest(
 def test_a_name_like_no_other_is_answered_with_all_names(tmp_path: Path) -> None:
     name, text, _ = TABLES["sms"]
     with pytest.raises(UsageError, match="known: label, text"):
-        infer(table(tmp_path, name, text), Wanted(label="zzzzzzzzz"))
+        infer(table(tmp_path, name, text), ColumnHints(label="zzzzzzzzz"))
 
 
 def test_numbers_that_leave_no_answer_say_which_key_names_it(tmp_path: Path) -> None:
     found = table(tmp_path, "log.csv", lines("date,text", lambda n: f"{n},t{n}", 9))
     with pytest.raises(DataError, match=r"data\.label=COLUMN \(columns: date, text\)"):
-        infer(found, Wanted(numbers=("date",)))
+        infer(found, ColumnHints(numbers=("date",)))
 
 
 def test_an_answer_with_nothing_beside_it_says_what_to_name(tmp_path: Path) -> None:
     found = table(tmp_path, "one.csv", lines("date,label", lambda n: f"2024-01-{n},{n % 2}", 30))
     with pytest.raises(DataError, match=r"no column is left to read beside the answer 'label'"):
-        infer(found, Wanted())
+        infer(found, ColumnHints())
 
 
 def test_a_table_of_row_numbers_alone_still_has_something_to_read(tmp_path: Path) -> None:
     found = table(tmp_path, "series.csv", lines("time,value", lambda n: f"{n},{n * n}"))
-    assert infer(found, Wanted()) == Schema("regress", (), ("time",), "value")
+    assert infer(found, ColumnHints()) == Schema("regress", (), ("time",), "value")
 
 
 @pytest.mark.parametrize(
@@ -334,19 +342,19 @@ ABOUT = ("time", "who", "x", "y", "phase", "left")
     ("wanted", "expected"),
     [
         # a word is the label of a step; y is a coordinate, and who names the recordings
-        (Wanted(rows="steps"), ("tag", ("x", "y", "left"), "phase")),
-        (Wanted(sequence="who"), ("tag", ("x", "y", "left"), "phase")),
-        (Wanted(sequence="who", label="left"), ("classify", ("x", "y"), "left")),
-        (Wanted(rows="steps", numbers=("x",)), ("tag", ("x",), "phase")),
+        (ColumnHints(rows="steps"), ("tag", ("x", "y", "left"), "phase")),
+        (ColumnHints(sequence="who"), ("tag", ("x", "y", "left"), "phase")),
+        (ColumnHints(sequence="who", label="left"), ("classify", ("x", "y"), "left")),
+        (ColumnHints(rows="steps", numbers=("x",)), ("tag", ("x",), "phase")),
         # a forecast reads what it forecasts, up to the last step
-        (Wanted(window=5, label="x"), ("regress", ("x", "y", "left"), "x")),
-        (Wanted(window=5, label="x", ahead=0), ("regress", ("y", "left"), "x")),
-        (Wanted(window=5, label="phase"), ("classify", ("x", "y", "left"), "phase")),
-        (Wanted(window=5, label="phase", task="tag"), ("tag", ("x", "y", "left"), "phase")),
+        (ColumnHints(window=5, label="x"), ("regress", ("x", "y", "left"), "x")),
+        (ColumnHints(window=5, label="x", ahead=0), ("regress", ("y", "left"), "x")),
+        (ColumnHints(window=5, label="phase"), ("classify", ("x", "y", "left"), "phase")),
+        (ColumnHints(window=5, label="phase", task="tag"), ("tag", ("x", "y", "left"), "phase")),
     ],
 )
 def test_rows_that_are_steps(
-    tmp_path: Path, wanted: Wanted, expected: tuple[str, tuple[str, ...], str]
+    tmp_path: Path, wanted: ColumnHints, expected: tuple[str, tuple[str, ...], str]
 ) -> None:
     text = "\n".join(",".join(map(str, row)) for row in [ABOUT, *STEPS])
     task, numbers, answer = expected
@@ -377,4 +385,4 @@ def test_lists_of_numbers_are_sequences(
     tmp_path: Path, row: dict[str, object], wanted: dict[str, Any], expected: Schema
 ) -> None:
     rows = [json.dumps(row) for _ in range(30)]
-    assert infer(table(tmp_path, "s.jsonl", "\n".join(rows)), Wanted(**wanted)) == expected
+    assert infer(table(tmp_path, "s.jsonl", "\n".join(rows)), ColumnHints(**wanted)) == expected

@@ -14,14 +14,14 @@ from conftest import write_csv
 from unrolled.core.errors import DataError, UserError
 from unrolled.data.batches import collate
 from unrolled.data.examples import Examples, Spans
-from unrolled.data.fields import Bad
-from unrolled.data.series import Frames, Reading, Series, gather, hold_out_end
+from unrolled.data.fields import InvalidCell
+from unrolled.data.series import Frames, Series, WindowSpec, gather, hold_out_end
 from unrolled.data.sources import Table, read
 
 
 def told(cell: Any) -> None:
     if not cell:
-        raise Bad("no label")
+        raise InvalidCell("no label")
 
 
 def steps(path: Path, rows: list[tuple[Any, ...]], on_error: str = "stop") -> Table:
@@ -88,7 +88,7 @@ def test_an_answer_that_is_missing_is_named_with_its_line(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("window", "ahead"), [(3, 1), (1, 0), (5, 4), (12, 1), (11, 1)])
 def test_windows_are_those_of_numpy(window: int, ahead: int) -> None:
-    reading = Reading(window=window, ahead=ahead)
+    reading = WindowSpec(window=window, ahead=ahead)
     values = np.arange(12)
     slides = np.lib.stride_tricks.sliding_window_view(values, window)
     expected = [w for w in slides if w[-1] + ahead < 12]
@@ -103,7 +103,7 @@ def test_no_held_out_answer_is_seen_in_training(tmp_path: Path, window: int, ahe
     rows = [("a", i, i, "up") for i in range(40)]
     rows[17] = ("a", 17, "", "up")  # a gap cuts the sequence, and not its end
     whole = series(steps(tmp_path / "s.csv", rows), skip=True)
-    reading = Reading(True, None, window, ahead)
+    reading = WindowSpec(True, None, window, ahead)
     train, dev = hold_out_end(whole, 0.25, reading.reach)
     answers = [
         [int(row[1][e + ahead]) for row in part.rows for e in reading.ends(len(row[1]))]
@@ -127,7 +127,7 @@ WALKS = [RNG.normal(5, 3, size=(n, 3)) for n in (4, 7, 1)]
 
 def test_numbers_are_scaled_by_all_training_steps() -> None:
     cells = [[w[:, 0].tolist(), w[:, 1:].tolist()] for w in WALKS]
-    field = Frames.fit(("a", "b"), cells, Reading())
+    field = Frames.fit(("a", "b"), cells, WindowSpec())
     assert field.sizes == (1, 2)
     everything = np.concatenate(WALKS)
     np.testing.assert_allclose(field.means, everything.mean(0))
@@ -144,7 +144,7 @@ def test_numbers_are_scaled_by_all_training_steps() -> None:
 
 
 def test_a_column_that_never_changes_is_not_blown_up() -> None:
-    field = Frames.fit(("a",), [[[0.1] * 9]], Reading())
+    field = Frames.fit(("a",), [[[0.1] * 9]], WindowSpec())
     assert np.abs(field.check([[0.1, 0.1]])).max() < 1e-6
 
 
@@ -162,17 +162,17 @@ def test_a_column_that_never_changes_is_not_blown_up() -> None:
     ],
 )
 def test_a_cell_that_is_no_sequence_of_numbers_says_where(cells: Any, message: str) -> None:
-    field = Frames.fit(("a", "b"), [[[1, 2], [[1, 2], [3, 5]]]], Reading())
-    with pytest.raises(Bad, match=message):
+    field = Frames.fit(("a", "b"), [[[1, 2], [[1, 2], [3, 5]]]], WindowSpec())
+    with pytest.raises(InvalidCell, match=message):
         field.check(cells)
 
 
 def test_a_step_of_other_width_is_refused() -> None:
-    field = Frames.fit(("a", "b"), [[[1, 2], [[1, 2], [3, 5]]]], Reading())
+    field = Frames.fit(("a", "b"), [[[1, 2], [[1, 2], [3, 5]]]], WindowSpec())
     with pytest.raises(UserError, match="a step has 2 numbers; expected 3: a, b"):
         field.cells([[1, 2]])
     with pytest.raises(UserError, match="holds no sequence of numbers"):
-        Frames.fit(("a",), [["text"]], Reading())
+        Frames.fit(("a",), [["text"]], WindowSpec())
 
 
 def test_spans_are_slices_padded_with_zeros() -> None:

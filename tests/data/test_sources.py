@@ -21,7 +21,7 @@ from conftest import table
 from unrolled.cli.answering import in_step
 from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.data.schema import look
-from unrolled.data.series import Frames, Reading
+from unrolled.data.series import Frames, WindowSpec
 from unrolled.data.sources import Document, Format, Table, nfc, parse_row, read, rows_of
 
 ANTHEM = (
@@ -467,7 +467,7 @@ def test_numbers_beyond_a_float(write: Any) -> None:
     assert found.rows[0] == (None, [None, 1.5])
     assert [look("a", [row[0]]).numeric for row in found.rows] == [False, False]
     with pytest.raises(UserError, match="column 'b' holds no sequence of numbers"):
-        Frames.fit(("b",), [row[1:] for row in found.rows], Reading())
+        Frames.fit(("b",), [row[1:] for row in found.rows], WindowSpec())
     assert not table(write(f"{'7' * 5_000},1\n2,3\n")).format.header
 
 

@@ -12,7 +12,7 @@ import unrolled
 from conftest import write_csv, write_jsonl
 from unrolled.data.sources import Table, read
 from unrolled.insight.mistakes import LONGEST, mistakes
-from unrolled.tasks.base import Evaluation, Judged, Task
+from unrolled.tasks.base import ClassPredictions, Evaluation, Task
 from unrolled.tasks.prepare import Prepared, prepare
 from unrolled.tasks.recipe import resolve
 
@@ -33,7 +33,7 @@ def judged(truth: Any, answers: Any, sure: Any, **places: Any) -> Evaluation:
     rows = np.arange(len(truth))
     items = {"rows": rows} | {key: np.array(value) for key, value in places.items()}
     return Evaluation(
-        {}, judged=Judged(truth=np.array(truth), found=np.array(answers),
+        {}, judged=ClassPredictions(truth=np.array(truth), found=np.array(answers),
                           confidence=np.array(sure), **items),
     )  # fmt: skip
 

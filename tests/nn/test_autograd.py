@@ -226,11 +226,11 @@ def test_second_derivatives_of_the_loss_equal_torchs_or_are_refused(kind: str) -
     # a loss weight, of which 1 is a value like any other
     for value in (1.0, 1.5):
         scale = torch.tensor(value, dtype=torch.float64, requires_grad=True)
-        (slopes,) = torch.autograd.grad(
+        (gradients,) = torch.autograd.grad(
             scale * mine(*inputs), inputs[0], create_graph=True, retain_graph=True
         )
         with pytest.raises(RuntimeError, match="no second derivative"):
-            torch.autograd.grad(slopes.square().sum(), scale)
+            torch.autograd.grad(gradients.square().sum(), scale)
     torch.testing.assert_close(
         torch.func.hessian(mine, (0, 1, 2))(x, w, b),
         torch.func.hessian(expected, (0, 1, 2))(x, w, b),

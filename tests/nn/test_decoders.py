@@ -103,9 +103,9 @@ def test_no_steps_are_read_as_none(name: str) -> None:
 def test_later_steps_do_not_reach_back(name: str) -> None:
     layer, (x, memory) = build(name), drawn(grad=True)
     y, _ = layer.unroll(x, begin(layer, memory))
-    slopes = torch.autograd.grad(y[:, 2].square().sum(), x)[0]
-    assert slopes[:, 3:].abs().max() == 0
-    assert (slopes[:, :3].abs().amax((0, 2)) > 0).all()
+    gradients = torch.autograd.grad(y[:, 2].square().sum(), x)[0]
+    assert gradients[:, 3:].abs().max() == 0
+    assert (gradients[:, :3].abs().amax((0, 2)) > 0).all()
 
 
 @every
@@ -116,10 +116,10 @@ def test_padding_of_the_source_changes_nothing(name: str) -> None:
     for row, length in enumerate(LENGTHS.tolist()):
         wild[row, length:] = 1e3
     same(layer.unroll(x, begin(layer, wild))[0], y)
-    slopes = torch.autograd.grad(y.square().sum(), memory)[0]
+    gradients = torch.autograd.grad(y.square().sum(), memory)[0]
     for row, length in enumerate(LENGTHS.tolist()):
-        assert not slopes[row, length:].any()
-        assert slopes[row, :length].abs().sum() > 0
+        assert not gradients[row, length:].any()
+        assert gradients[row, :length].abs().sum() > 0
 
 
 @every
@@ -191,7 +191,7 @@ def test_any_encoder_serves_any_decoder(reads: str, name: str) -> None:
 
 @pytest.mark.parametrize("first", [True, False])
 def test_blocks_equal_torch(first: bool) -> None:
-    """The layers of torch.nn.Transformer with our weights give our numbers and slopes."""
+    """The layers of torch.nn.Transformer with our weights give our numbers and gradients."""
     told: dict[str, Any] = {
         "norm": "layer", "norm_first": first, "feedforward": "relu", "feedforward_size": 11,
         "bias": True, "positions": "sinusoidal",
@@ -233,8 +233,8 @@ def test_blocks_equal_torch(first: bool) -> None:
     )  # fmt: skip
     got, _ = write.unroll(z, write.attend(read.read(x, LENGTHS), LENGTHS))
     same(got, expected)
-    slopes = torch.randn_like(got)
-    same(torch.autograd.grad(got, z, slopes)[0], torch.autograd.grad(expected, z, slopes)[0])
+    gradients = torch.randn_like(got)
+    same(torch.autograd.grad(got, z, gradients)[0], torch.autograd.grad(expected, z, gradients)[0])
 
 
 def copy_block(mine: Any, theirs: Any) -> None:
@@ -294,7 +294,7 @@ def test_multiplicative_attention_is_luongs() -> None:
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("p", [0.0, 0.4])
 def test_plain_attention_equals_torchs(causal: bool, p: float) -> None:
-    """bf16 with slopes takes plain products: as near to fp64 as torch's own fused attention."""
+    """bf16 with gradients takes plain products: as near to fp64 as torch's own fused attention."""
     from unrolled.nn.attention import weigh
 
     exact = [torch.randn(3, 2, 5, 8, dtype=torch.float64) for _ in range(3)]

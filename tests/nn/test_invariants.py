@@ -44,7 +44,7 @@ def same_state(got: State, expected: State) -> None:
         same(mine, other)
 
 
-def slopes(layer: Layer, outputs: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
+def gradients(layer: Layer, outputs: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
     """Return gradients of all weights and inputs under random cotangents."""
     torch.manual_seed(99)
     # not randn_like, which draws in the order of memory: equal tensors may differ in strides
@@ -95,11 +95,11 @@ def test_chunks_equal_the_full_pass(name: str, grad: bool) -> None:
 @causal
 def test_gradients_flow_through_a_state_as_through_the_full_pass(name: str) -> None:
     layer, x = build(name), sequence(grad=True)
-    whole = slopes(layer, [layer.unroll(x)[0]], [x])
+    whole = gradients(layer, [layer.unroll(x)[0]], [x])
     first, state = layer.unroll(x[:, :2])
     second, state = layer.unroll(x[:, 2:5], state)
     third, _ = layer.step(x[:, 5], state)
-    same(slopes(layer, [torch.cat([first, second, third[:, None]], 1)], [x]), whole)
+    same(gradients(layer, [torch.cat([first, second, third[:, None]], 1)], [x]), whole)
 
 
 @causal
@@ -121,13 +121,13 @@ def test_ragged_chunks_equal_each_row_alone(name: str) -> None:
 def test_padding_changes_nothing(name: str, garbage: float) -> None:
     layer, lengths = build(name), [4, 1, 0, 6]
     x = sequence(4)
-    expected_y, expected_slopes = [], []
+    expected_y, expected_gradients = [], []
     for row, length in enumerate(lengths):
         alone = x[row : row + 1, :length].clone().requires_grad_()
         if length:
             out, last = layer.unroll(alone)
             expected_y.append(out[0])
-            expected_slopes.append((alone, out, last))
+            expected_gradients.append((alone, out, last))
     padded = x.clone()
     for row, length in enumerate(lengths):
         padded[row, length:] = garbage
@@ -137,7 +137,7 @@ def test_padding_changes_nothing(name: str, garbage: float) -> None:
     for row, expected in zip(live, expected_y, strict=True):
         same(y[row, : lengths[row]], expected)
         assert not y[row, lengths[row] :].any()
-    for row, (_, _, last) in zip(live, expected_slopes, strict=True):
+    for row, (_, _, last) in zip(live, expected_gradients, strict=True):
         same_state(state.reorder(torch.tensor([row])), last)
     cot = torch.randn_like(y)
     ours = torch.autograd.grad(
@@ -145,27 +145,27 @@ def test_padding_changes_nothing(name: str, garbage: float) -> None:
     )
     total = sum(
         (out[0] * cot[row, : lengths[row]]).sum()
-        for row, (_, out, _) in zip(live, expected_slopes, strict=True)
+        for row, (_, out, _) in zip(live, expected_gradients, strict=True)
     )
-    inputs = [alone for alone, _, _ in expected_slopes]
+    inputs = [alone for alone, _, _ in expected_gradients]
     theirs = torch.autograd.grad(
         total, [*inputs, *layer.parameters()], allow_unused=True, materialize_grads=True
     )
-    for row, slope in zip(live, theirs[: len(live)], strict=True):
-        same(ours[0][row, : lengths[row]], slope[0])
+    for row, gradient in zip(live, theirs[: len(live)], strict=True):
+        same(ours[0][row, : lengths[row]], gradient[0])
         assert not ours[0][row, lengths[row] :].any()
     same(ours[1:], theirs[len(live) :])
 
 
 @every
-def test_slopes_of_the_final_state_ignore_padding(name: str) -> None:
+def test_gradients_of_the_final_state_ignore_padding(name: str) -> None:
     layer, lengths = build(name), [4, 1, 6]
     if "attention" in name:
         pytest.skip("the cache holds padding too, past each row's length")
     x = sequence(grad=True)
     _, state = layer.unroll(x, None, torch.tensor(lengths))
     if not tensors(state):
-        pytest.skip("an empty state has no slopes")
+        pytest.skip("an empty state has no gradients")
     cots = [torch.randn_like(part) for part in tensors(state)]
     ours = torch.autograd.grad(tensors(state), [x, *layer.parameters()], cots)
     finals = []
@@ -182,9 +182,9 @@ def test_no_look_ahead(name: str) -> None:
     layer, x = build(name), sequence(grad=True)
     y, _ = layer.unroll(x)
     for t in range(6):
-        (slope,) = torch.autograd.grad(y[:, t].sum(), x, retain_graph=True)
-        assert not slope[:, t + 1 :].any()
-        assert slope[:, t].any()
+        (gradient,) = torch.autograd.grad(y[:, t].sum(), x, retain_graph=True)
+        assert not gradient[:, t + 1 :].any()
+        assert gradient[:, t].any()
 
 
 @every
@@ -253,8 +253,8 @@ def test_detach_cuts_the_graph(name: str) -> None:
     same_state(cut, state)
     after, _ = layer.step(x[:, 0].detach(), cut)
     if after.requires_grad:
-        (slope,) = torch.autograd.grad(after.sum(), x, allow_unused=True, materialize_grads=True)
-        assert not slope.any()
+        (gradient,) = torch.autograd.grad(after.sum(), x, allow_unused=True, materialize_grads=True)
+        assert not gradient.any()
 
 
 @every
@@ -299,9 +299,9 @@ def test_training_is_repeatable_and_finite(name: str) -> None:
     for _ in range(2):
         torch.manual_seed(3)
         y, _ = layer.unroll(x, None, torch.tensor([6, 2, 0]))
-        runs.append(slopes(layer, [y], [x]))
+        runs.append(gradients(layer, [y], [x]))
     torch.testing.assert_close(runs[0], runs[1], rtol=0, atol=0)
-    assert all(slope.isfinite().all() for slope in runs[0])
+    assert all(gradient.isfinite().all() for gradient in runs[0])
 
 
 @every
@@ -315,7 +315,7 @@ def test_inference_mode_and_then_training(name: str) -> None:
             expected = layer.read(torch.cat([x, x[:, :1]], 1))[:, -1]
         same(y, expected)
     x = sequence(grad=True)
-    slopes(layer, [layer.read(x)], [x])
+    gradients(layer, [layer.read(x)], [x])
 
 
 @pytest.mark.parametrize("name", BOTH_WAYS)
@@ -363,4 +363,4 @@ def test_compile_does_not_break(name: str, ragged: bool) -> None:
     compiled = torch.compile(layer.read, backend="eager", fullgraph=True)
     expected = layer.read(x, lengths)
     same(compiled(x, lengths), expected)
-    same(slopes(layer, [compiled(x, lengths)], [x]), slopes(layer, [expected], [x]))
+    same(gradients(layer, [compiled(x, lengths)], [x]), gradients(layer, [expected], [x]))

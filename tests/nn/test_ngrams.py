@@ -45,18 +45,18 @@ def test_it_is_the_sum_over_all_ngrams() -> None:
         torch.testing.assert_close(ours, naive(layer, row[:length]), rtol=1e-12, atol=1e-12)
 
 
-def test_padding_changes_nothing_in_values_or_slopes() -> None:
+def test_padding_changes_nothing_in_values_or_gradients() -> None:
     layer = build()
     tokens, lengths = torch.randint(0, 900, (4, 7)), torch.tensor(LENGTHS)
     layer(tokens, lengths).pow(2).sum().backward()
     assert layer.weight.grad is not None
-    slopes = layer.weight.grad.clone()
+    gradients = layer.weight.grad.clone()
     layer.weight.grad = None
     other = torch.where(torch.arange(7) < lengths[:, None], tokens, 12345)
     wider = torch.cat([other, torch.full((4, 3), 777)], 1)
     layer(wider, lengths).pow(2).sum().backward()
     torch.testing.assert_close(layer(wider, lengths), layer(tokens, lengths), rtol=0, atol=1e-15)
-    torch.testing.assert_close(layer.weight.grad, slopes, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(layer.weight.grad, gradients, rtol=1e-12, atol=1e-12)
 
 
 def test_dropout_leaves_ngrams_out_in_training_alone() -> None:

@@ -87,10 +87,10 @@ def test_pooling_reads_real_steps_alone(kind: str) -> None:
     assert not y[2].any()
     for row in (0, 1, 3):
         torch.testing.assert_close(y[row], pool(x[row : row + 1, : LENGTHS[row]])[0])
-    (slope,) = torch.autograd.grad(y.square().sum(), x)
-    assert slope.isfinite().all()
+    (gradient,) = torch.autograd.grad(y.square().sum(), x)
+    assert gradient.isfinite().all()
     for row, length in enumerate(LENGTHS):
-        assert not slope[row, length:].any()
+        assert not gradient[row, length:].any()
     assert not pool(x[:, :0]).any()
 
 

@@ -46,7 +46,7 @@ def parts(state: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
 
 
 def initial(theirs: Any, rows: int | None = B) -> Any:
-    """Return random initial states that want slopes."""
+    """Return random initial states that want gradients."""
     places = theirs.num_layers * (2 if theirs.bidirectional else 1)
     middle = () if rows is None else (rows,)
     h = torch.randn(places, *middle, theirs.proj_size or H).double().requires_grad_()
@@ -55,7 +55,7 @@ def initial(theirs: Any, rows: int | None = B) -> Any:
 
 
 def compare(ours: Any, theirs: Any, x: Any, data: Tensor, hx: Any, **more: Any) -> None:
-    """Compare outputs, final states and every slope under random cotangents."""
+    """Compare outputs, final states and every gradient under random cotangents."""
     results = []
     for module, extra in ((ours, more), (theirs, {})):
         torch.manual_seed(5)
@@ -187,8 +187,8 @@ def test_autocast_keeps_the_state_in_fp32(cell: str, ragged: bool) -> None:
     torch.testing.assert_close(y.float(), expected, rtol=0, atol=0.05)
     torch.testing.assert_close(quiet.float(), expected, rtol=0, atol=0.05)
     torch.testing.assert_close(state.h, last.h, rtol=0, atol=0.05)
-    slopes = torch.autograd.grad(y.float().square().sum(), list(layer.parameters()))
-    for got, wanted in zip(slopes, exact, strict=True):
+    gradients = torch.autograd.grad(y.float().square().sum(), list(layer.parameters()))
+    for got, wanted in zip(gradients, exact, strict=True):
         assert got.dtype == torch.float32
         assert (got - wanted).norm() < 0.05 * wanted.norm() + 1e-3
 

@@ -47,7 +47,7 @@ def test_fused_equals_cross_entropy(smoothing: float) -> None:
     ours = linear_cross_entropy(x, weight, bias, targets, smoothing)
     theirs = plain(x, weight, bias, targets, smoothing)
     torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=0)
-    for factor in (1.0, 0.3):  # a slope of 1 takes a short cut
+    for factor in (1.0, 0.3):  # a gradient of 1 takes a short cut
         found = torch.autograd.grad(factor * ours, (x, weight, bias), retain_graph=True)
         expected = torch.autograd.grad(factor * theirs, (x, weight, bias), retain_graph=True)
         for one, other in zip(found, expected, strict=True):
@@ -56,7 +56,7 @@ def test_fused_equals_cross_entropy(smoothing: float) -> None:
 
 @pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_slopes_equal_differences(smoothing: float) -> None:
+def test_gradients_equal_differences(smoothing: float) -> None:
     *weights, targets = given()
     assert torch.autograd.gradcheck(
         lambda x, w, b: linear_cross_entropy(x, w, b, targets, smoothing), weights
@@ -82,7 +82,7 @@ def test_bf16_products_stay_within_their_rounding() -> None:
         # a loss is a difference of two scores (log-sum-exp moves no more than its largest)
         assert abs(float(loss.detach() - true.detach())) <= float((2 * off * real).sum())
         # every probability moves by the factor exp(+-2 off); one more rounding each for the
-        # slopes, the other factor, and the product
+        # gradients, the other factor, and the product
         law = torch.softmax(F.linear(a, w, b), 1) * real
         moved = law * (torch.exp(2 * off) - 1) + 3.1 * unit * (law + real * F.one_hot(
             targets.clamp(min=0), V
@@ -119,7 +119,7 @@ def test_scores_are_never_all_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ours.size == max(5 * V, V * D)
 
 
-def test_nothing_to_score_is_zero_with_zero_slopes() -> None:
+def test_nothing_to_score_is_zero_with_zero_gradients() -> None:
     x, weight, bias, targets = given()
     for rows in (N, 0):
         loss = linear_cross_entropy(x[:rows], weight, bias, torch.full_like(targets, -100)[:rows])
@@ -130,7 +130,7 @@ def test_nothing_to_score_is_zero_with_zero_slopes() -> None:
             assert not part.grad.any()
 
 
-def test_without_slopes() -> None:
+def test_without_gradients() -> None:
     x, weight, bias, targets = given()
     with torch.no_grad():
         loss = linear_cross_entropy(x, weight, bias, targets)

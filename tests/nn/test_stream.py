@@ -111,7 +111,7 @@ def exactly(
     w, h = Weights(*parts), state[0]
     after, _ = STEPS[layer.cell](from_input(layer.cell, x, w), state, w, PLAIN)
     gates = (slip(precision, x, w.ih) + slip(precision, h, w.hh)).unflatten(1, (layer.gates, -1))
-    # by what a gate's error is multiplied: a slope (1/4 or 1) times what the gate lets through
+    # by what a gate's error is multiplied: a gradient (1/4 or 1) times what the gate lets through
     if layer.cell == "gru":
         inner = from_hidden("gru", h, w, PLAIN)[:, -h.shape[1] :]
         factors = [inner.abs() / 4, torch.tensor(0.5), torch.tensor(1.0)]

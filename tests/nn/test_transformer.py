@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unrolled.nn import Attention, AttentionState
-from unrolled.nn.attention import Reading, SelfAttention, rotate, rotation, sinusoid
+from unrolled.nn.attention import AttentionContext, SelfAttention, rotate, rotation, sinusoid
 from unrolled.nn.state import CacheWriter
 from unrolled.ops import reference
 
@@ -26,7 +26,7 @@ def test_heads_equal_torch() -> None:
     x = torch.randn(2, 5, 12, dtype=torch.float64, requires_grad=True)
     hidden = torch.ones(5, 5, dtype=torch.bool).triu(1)
     expected, _ = theirs(x, x, x, attn_mask=hidden, need_weights=False)
-    y = ours(x, 0, Reading(None, None, True, None))
+    y = ours(x, 0, AttentionContext(None, None, True, None))
     torch.testing.assert_close(y, expected, **TIGHT)
     cot = torch.randn(2, 5, 12, dtype=torch.float64)
     (a,), (b,) = (torch.autograd.grad((out * cot).sum(), x) for out in (y, expected))
@@ -66,7 +66,7 @@ def test_grouped_heads_equal_the_reference() -> None:
     )
     out, _ = reference.attention(q, k, v)
     expected = ours.out(out.transpose(1, 2).flatten(2))
-    y = ours(x, 0, Reading(None, None, True, None))
+    y = ours(x, 0, AttentionContext(None, None, True, None))
     torch.testing.assert_close(y, expected, **TIGHT)
 
 

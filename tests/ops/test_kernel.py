@@ -47,7 +47,7 @@ class Case(NamedTuple):
     lengths: Tensor | None
     reverse: bool
     mask: Tensor | None
-    slopes: tuple[Tensor | None, ...]
+    gradients: tuple[Tensor | None, ...]
 
     @property
     def asked(self) -> list[Tensor]:
@@ -64,7 +64,7 @@ def make(
     ragged: bool = False, reverse: bool = False, masked: bool = False,
     biases: tuple[bool, bool] = (True, True), said: tuple[bool, ...] = (True, True, True),
 ) -> Case:  # fmt: skip
-    """Draw a case; ``said``: of which of y, h and c there are slopes."""
+    """Draw a case; ``said``: of which of y, h and c there are gradients."""
     wide = GATES[cell] * size
     x = _uniform(rows, steps, width, bound=2)
     if form == "time first":
@@ -79,11 +79,11 @@ def make(
     lengths = torch.randint(0, steps + 1, (rows,)) if ragged else None
     mask = (torch.rand(rows, size) < 0.7).double() / 0.5 if masked else None
     outputs = (_uniform(rows, steps, size), *(_uniform(rows, size) for _ in state))
-    slopes = tuple(out if yes else None for out, yes in zip(outputs, said, strict=False))
+    gradients = tuple(out if yes else None for out, yes in zip(outputs, said, strict=False))
     for part in (x, *state, *w):
         if part is not None:
             part.requires_grad_()
-    return Case(cell, x, state, w, lengths, reverse, mask, slopes)
+    return Case(cell, x, state, w, lengths, reverse, mask, gradients)
 
 
 def to(case: Case, dtype: torch.dtype) -> Case:
@@ -94,16 +94,16 @@ def to(case: Case, dtype: torch.dtype) -> Case:
         return part.detach().to(dtype, copy=True).requires_grad_(part.requires_grad)
 
     w = Weights(*(new(part) for part in case.w))
-    slopes = tuple(new(part) for part in case.slopes)
+    gradients = tuple(new(part) for part in case.gradients)
     state = tuple(new(part) for part in case.state)
     x = new(case.x)
     if not case.x.is_contiguous() and not case.x.transpose(0, 1).is_contiguous():
         x = torch.cat([x, x], 2)[:, :, : x.shape[2]].detach().requires_grad_()
-    return case._replace(x=x, state=state, w=w, slopes=slopes, mask=new(case.mask))
+    return case._replace(x=x, state=state, w=w, gradients=gradients, mask=new(case.mask))
 
 
 def run(case: Case, grad: bool = True) -> list[Tensor]:
-    """Return y, the final state and all slopes."""
+    """Return y, the final state and all gradients."""
     extras = Extras(recurrent_mask=case.mask)
     with torch.set_grad_enabled(grad):
         y, after = table.unroll(
@@ -112,13 +112,15 @@ def run(case: Case, grad: bool = True) -> list[Tensor]:
     outputs = [y, *after]
     if not grad:
         return outputs
-    pairs = [(o, s.to(o.dtype)) for o, s in zip(outputs, case.slopes, strict=True) if s is not None]
+    pairs = [
+        (o, s.to(o.dtype)) for o, s in zip(outputs, case.gradients, strict=True) if s is not None
+    ]
     found: Any = ()
     if pairs:
         found = torch.autograd.grad(
             [out for out, _ in pairs],
             case.asked,
-            [slope for _, slope in pairs],
+            [gradient for _, gradient in pairs],
             allow_unused=True,
             materialize_grads=True,
         )
@@ -148,7 +150,7 @@ def compare(case: Case, low: bool = False) -> None:
         got = run(single)
         quiet = run(single, grad=False)
     assert native.count("forward") == before[0] + 2  # the spy: it was the core that ran
-    assert native.count("backward") == before[1] + any(s is not None for s in case.slopes)
+    assert native.count("backward") == before[1] + any(s is not None for s in case.gradients)
     assert all(torch.equal(a, b) for a, b in zip(got, quiet, strict=False))
     with torch.autocast("cpu", torch.bfloat16, enabled=low):
         rough = by_equations(to(case, torch.float32))
@@ -204,7 +206,7 @@ def test_tensors_in_another_order_in_memory(cell: str) -> None:
     for part in (*case.state, *case.w, case.mask):
         if part is not None:
             part.data = part.data.t().contiguous().t() if part.dim() == 2 else part.data
-    case = case._replace(slopes=tuple(s.mT.contiguous().mT for s in case.slopes))
+    case = case._replace(gradients=tuple(s.mT.contiguous().mT for s in case.gradients))
     low = to(case, torch.float32)
     assert not any(part.is_contiguous() for part in (*low.state, low.w.ih, low.mask))
     compare(case)
@@ -222,9 +224,9 @@ def test_nothing_to_read(cell: str) -> None:
     y, h, *rest = run(case)
     assert not y.any()
     assert torch.equal(h, case.state[0])
-    slopes = rest[len(case.state) - 1 :]
-    assert torch.equal(slopes[1], case.slopes[1])
-    assert not any(slope.any() for slope in slopes[1 + len(case.state) :])
+    gradients = rest[len(case.state) - 1 :]
+    assert torch.equal(gradients[1], case.gradients[1])
+    assert not any(gradient.any() for gradient in gradients[1 + len(case.state) :])
 
 
 @levels
@@ -241,7 +243,7 @@ def test_int8_is_near_and_is_not_fp32(level: str, cell: str) -> None:
     expected = run(case, grad=False)
     with ops.precision("int8"):
         got = run(case, grad=False)
-        with pytest.raises(ValueError, match=r"without slopes under ops\.precision\('int8'\)"):
+        with pytest.raises(ValueError, match=r"without gradients under ops\.precision\('int8'\)"):
             run(case)
     assert not torch.equal(got[0], expected[0])
     torch.testing.assert_close(got, expected, rtol=0, atol=0.1)
@@ -259,7 +261,7 @@ def test_extreme_numbers_are_as_in_the_equations(level: str, cell: str, value: f
             (case.x[1, 1] if place == "x" else case.state[0][1])[2] = value
         got, expected, clean = run(case), by_equations(case), run(plain)
         count = 1 + len(case.state)
-        # slopes through what is not finite differ in torch, too, from one kernel to the next
+        # gradients through what is not finite differ in torch, too, from one kernel to the next
         compared = len(got) if abs(value) < float("inf") else count
         torch.testing.assert_close(
             got[:compared], expected[:compared], rtol=1e-4, atol=1e-5, equal_nan=True
@@ -281,7 +283,7 @@ def test_a_row_has_the_same_bits_in_every_batch_and_with_any_threads(cell: str) 
                 few = case._replace(
                     x=case.x[rows].detach().requires_grad_(),
                     state=tuple(s[rows].detach().requires_grad_() for s in case.state),
-                    slopes=tuple(s[rows] for s in case.slopes),
+                    gradients=tuple(s[rows] for s in case.gradients),
                 )
                 found = run(few)
                 for a, b in zip(found[: 2 * count], whole, strict=False):
@@ -317,12 +319,12 @@ def test_a_row_has_the_same_bits_in_every_batch_in_int8(cell: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-def test_forward_mode_slopes_come_from_the_equations() -> None:
-    x, slope = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+def test_forward_mode_gradients_come_from_the_equations() -> None:
+    x, gradient = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     layer = nn.GRU(4, 5, batch_first=True)
-    expected = torch.func.jvp(lambda x: layer(x)[0], (x,), (slope,))[1]
+    expected = torch.func.jvp(lambda x: layer(x)[0], (x,), (gradient,))[1]
     with forward_ad.dual_level():
-        y = layer(forward_ad.make_dual(x, slope))[0]
+        y = layer(forward_ad.make_dual(x, gradient))[0]
         torch.testing.assert_close(forward_ad.unpack_dual(y).tangent, expected)
 
 
@@ -356,8 +358,8 @@ def test_a_hundred_thousand_steps_at_once_or_in_parts(kind: type[nn.GRU]) -> Non
     assert torch.equal(torch.cat([first, second], 1), y)
     for got, expected in zip(state.to_tensors().values(), last.to_tensors().values(), strict=True):
         assert torch.equal(got, expected)
-    (slope,) = torch.autograd.grad(y.sum(), x)
-    assert slope.isfinite().all()
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert gradient.isfinite().all()
 
 
 @every
@@ -373,13 +375,13 @@ def test_fresh_memory_is_never_read(cell: str, request: pytest.FixtureRequest) -
                 padding = torch.arange(4) >= case.lengths[:, None]
                 with torch.no_grad():
                     case.x[padding] = float("nan")
-                    case.slopes[0][padding] = float("nan")
+                    case.gradients[0][padding] = float("nan")
             assert all(torch.equal(a, b) for a, b in zip(run(case), expected, strict=True))
             torch.use_deterministic_algorithms(False)
 
 
 @every
-def test_slopes_twice_over_one_graph(cell: str) -> None:
+def test_gradients_twice_over_one_graph(cell: str) -> None:
     case = to(make(cell, 3, 4, 5, 6), torch.float32)
     y = table.unroll(cell, case.x, case.state, case.w)[0].sum()
     first = torch.autograd.grad(y, case.asked[:1], retain_graph=True)
@@ -388,7 +390,7 @@ def test_slopes_twice_over_one_graph(cell: str) -> None:
 
 
 @every
-def test_only_the_slopes_wanted(cell: str) -> None:
+def test_only_the_gradients_wanted(cell: str) -> None:
     case = to(make(cell, 3, 4, 5, 6), torch.float32)
     whole = dict(zip(map(id, case.asked), run(case)[1 + len(case.state) :], strict=True))
     for kept in case.asked:
@@ -401,7 +403,7 @@ def test_only_the_slopes_wanted(cell: str) -> None:
 
 
 def _second(case: Case, form: str) -> list[Tensor]:
-    """Return the slopes of the square of all slopes, through x as it is or packed."""
+    """Return the gradients of the square of all gradients, through x as it is or packed."""
     inputs = Inputs(case.x, *case.w[:4], case.state[0], *case.state[1:] or (None,))
     if form == "packed":
         layout = packed(torch.tensor([3, 2, 2, 1]), torch.tensor([2, 0, 1]))
@@ -417,7 +419,7 @@ def _second(case: Case, form: str) -> list[Tensor]:
 
 @every
 @pytest.mark.parametrize("form", ["plain", "ragged", "packed"])
-def test_second_slopes(cell: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_derivatives(cell: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = make(cell, 3, 4, 2, 3, masked=True, reverse=form == "ragged")
     got = _second(to(exact, torch.float32), form)
 
@@ -440,13 +442,13 @@ def test_second_slopes(cell: str, form: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @every
-def test_torch_func_and_batched_slopes(cell: str) -> None:
+def test_torch_func_and_batched_gradients(cell: str) -> None:
     case = to(make(cell, 3, 4, 2, 5), torch.float32)
     y = table.unroll(cell, case.x, case.state, case.w)[0]
     many = torch.randn(4, *y.shape)
     (found,) = torch.autograd.grad(y, case.x, many, is_grads_batched=True, retain_graph=True)
-    for slope, got in zip(many, found, strict=True):
-        (expected,) = torch.autograd.grad(y, case.x, slope, retain_graph=True)
+    for gradient, got in zip(many, found, strict=True):
+        (expected,) = torch.autograd.grad(y, case.x, gradient, retain_graph=True)
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
     def loss(x: Tensor) -> Tensor:
@@ -494,18 +496,18 @@ def test_runs_after_a_fork(gru: nn.GRU) -> None:
     x = torch.randn(9, 5, 6)
     torch.set_num_threads(2)
 
-    def slopes() -> Tensor:
+    def gradients() -> Tensor:
         return torch.cat(
             [g.flatten() for g in torch.autograd.grad(gru.read(x).sum(), list(gru.parameters()))]
         )
 
-    expected = slopes()
+    expected = gradients()
     child = os.fork()
     if not child:
         signal.alarm(30)  # rather than wait for ever
-        os._exit(0 if torch.equal(slopes(), expected) else 3)
+        os._exit(0 if torch.equal(gradients(), expected) else 3)
     assert os.waitpid(child, 0)[1] == 0
-    assert torch.equal(slopes(), expected)
+    assert torch.equal(gradients(), expected)
 
 
 def test_runs_in_several_threads_at_once(gru: nn.GRU) -> None:

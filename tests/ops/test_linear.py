@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("core")
 SHAPES = [((5, 7), 3), ((2, 3, 33), 17), ((4,), 6), ((1, 1), 1), ((40, 64), 130), ((2, 0), 3)]
 
 
-def slopes(y: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+def gradients(y: Tensor, inputs: list[Tensor]) -> list[Tensor]:
     torch.manual_seed(3)
     cotangent = torch.randn(y.shape).to(y.dtype)
     return [y, *torch.autograd.grad(y, inputs, cotangent)]
@@ -30,12 +30,12 @@ def slopes(y: Tensor, inputs: list[Tensor]) -> list[Tensor]:
 def test_equals_torch(shape: tuple[int, ...], outputs: int, biased: bool, low: bool) -> None:
     sizes = [shape, (outputs, shape[-1]), *([(outputs,)] if biased else [])]
     inputs = [torch.randn(size, requires_grad=True) for size in sizes]
-    exact = slopes(F.linear(*(p.double() for p in inputs)), inputs)
+    exact = gradients(F.linear(*(p.double() for p in inputs)), inputs)
     before = native.count("matmul")
     with torch.autocast("cpu", torch.bfloat16, enabled=low):
-        rough = slopes(F.linear(*inputs), inputs)
+        rough = gradients(F.linear(*inputs), inputs)
         with ops.use("fast"):
-            got = slopes(ops.linear(*inputs), inputs)
+            got = gradients(ops.linear(*inputs), inputs)
     assert native.count("matmul") - before == (3 if 0 not in shape else 0)
     for a, e, r in zip(got, exact, rough, strict=True):
         assert (a.shape, a.dtype) == (r.shape, r.dtype)
@@ -45,7 +45,7 @@ def test_equals_torch(shape: tuple[int, ...], outputs: int, biased: bool, low: b
             assert (a.double() - e).abs().max() <= 4 * measure + floor
 
 
-def test_gaps_in_memory_and_slopes_that_are_one_number() -> None:
+def test_gaps_in_memory_and_gradients_that_are_one_number() -> None:
     x, weight = torch.randn(6, 10)[:, ::2].requires_grad_(), torch.randn(5, 4).t().requires_grad_()
     expected = torch.autograd.grad(F.linear(x, weight).sum(), [x, weight])
     with ops.use("fast"):
@@ -53,7 +53,7 @@ def test_gaps_in_memory_and_slopes_that_are_one_number() -> None:
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_second_slopes_and_batched_ones() -> None:
+def test_second_derivatives_and_batched_ones() -> None:
     x, weight = torch.randn(3, 4, requires_grad=True), torch.randn(2, 4, requires_grad=True)
     results = []
     for mode in ("auto", "fast"):

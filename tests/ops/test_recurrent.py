@@ -134,7 +134,7 @@ def test_what_the_core_cannot_reach_goes_to_torch() -> None:
     extras = table.Extras(recurrent_mask=mask)
     found = table.path("gru", x, torch.zeros(1, 3), w, extras)
     assert found.name == "reference"
-    assert "slopes of the mask" in found.why
+    assert "gradients of the mask" in found.why
 
 
 def test_precision_is_a_call_and_a_block() -> None:
@@ -162,8 +162,8 @@ def test_weights_in_bf16(kind: str) -> None:
     y, state = layer.unroll(x)
     assert {y.dtype, *(part.dtype for part in state.to_tensors().values())} == {torch.bfloat16}
     torch.testing.assert_close(y.float(), wide.read(x.float()), rtol=0, atol=0.03)
-    slopes = torch.autograd.grad(y.float().sum(), [x, *layer.parameters()])
-    assert all(slope.dtype == torch.bfloat16 for slope in slopes)
+    gradients = torch.autograd.grad(y.float().sum(), [x, *layer.parameters()])
+    assert all(gradient.dtype == torch.bfloat16 for gradient in gradients)
     with pytest.raises((ValueError, RuntimeError)):  # torch's own complaint, as without autocast
         layer.read(x.float())
 
@@ -187,8 +187,8 @@ def test_packed_sequences_are_read_where_they_stand(
         assert isinstance(y, PackedSequence)
         ends = state if kind == "LSTM" else (state,)
         total = y.data.sin().sum() + sum(end.sin().sum() for end in ends)
-        slopes = torch.autograd.grad(total, [x, h, *module.parameters()], retain_graph=True)
-        results.append((y.data, *ends, *slopes))
+        gradients = torch.autograd.grad(total, [x, h, *module.parameters()], retain_graph=True)
+        results.append((y.data, *ends, *gradients))
     # fp32 sums of some 20 numbers of size 1, through six steps and two layers
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="expected a state of 4 rows, as many as x, got 3"):

@@ -1,4 +1,4 @@
-"""The equations: slopes against finite differences, second ones too, and torch.func.
+"""The equations: gradients against finite differences, second ones too, and torch.func.
 
 Tolerances are gradcheck's own for fp64.
 """
@@ -21,7 +21,7 @@ D, H = 2, 3
 
 
 def inputs(cell: str, rows: int = 2, steps: int = 3) -> list[Tensor]:
-    """Return x, h, perhaps c, and weights with biases, all wanting slopes."""
+    """Return x, h, perhaps c, and weights with biases, all wanting gradients."""
     wide = GATES[cell] * H
     shapes = [(rows, steps, D), (rows, H), *([(rows, H)] if cell == "lstm" else [])]
     shapes += [(wide, D), (wide, H), (wide,), (wide,)]
@@ -43,7 +43,7 @@ def run(cell: str, *tensors: Tensor, fast: bool = False, **options: object) -> t
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("fast", [False, True])
-def test_slopes(cell: str, reverse: bool, ragged: bool, fast: bool) -> None:
+def test_gradients(cell: str, reverse: bool, ragged: bool, fast: bool) -> None:
     lengths = torch.tensor([3, 1]) if ragged else None
     options = {"reverse": reverse, "lengths": lengths, "fast": fast}
     assert torch.autograd.gradcheck(lambda *t: run(cell, *t, **options), inputs(cell))
@@ -51,14 +51,14 @@ def test_slopes(cell: str, reverse: bool, ragged: bool, fast: bool) -> None:
 
 @every
 @pytest.mark.parametrize("fast", [False, True])
-def test_second_slopes(cell: str, fast: bool) -> None:
+def test_second_derivatives(cell: str, fast: bool) -> None:
     """Through the fast path too, where they come from the equations."""
     tensors = inputs(cell, 1, 2)
     assert torch.autograd.gradgradcheck(lambda *t: run(cell, *t, fast=fast), tensors)
 
 
 @every
-def test_extras_have_slopes(cell: str) -> None:
+def test_extras_have_gradients(cell: str) -> None:
     wide = GATES[cell] * H
     mask = torch.tensor([[2.0, 0.0, 2.0], [0.0, 2.0, 2.0]], dtype=torch.float64)
     extras = Extras(zoneout=0.3, recurrent_mask=mask)
@@ -95,7 +95,7 @@ def test_the_fast_path_runs(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @every
-def test_slopes_twice_over_one_graph(cell: str) -> None:
+def test_gradients_twice_over_one_graph(cell: str) -> None:
     tensors = inputs(cell)
     y = run(cell, *tensors, fast=True)[0].sum()
     first = torch.autograd.grad(y, tensors, retain_graph=True, allow_unused=True)
@@ -122,8 +122,8 @@ def test_cuda_autocast_is_in_the_precision_that_was_asked_for(
     assert all(part.dtype == low for part in got)
     # 8 bits: three steps of products that are off by 2^-9
     torch.testing.assert_close([g.float() for g in got], list(expected), rtol=0.02, atol=0.05)
-    slopes = torch.autograd.grad(got[0].sum(), [x, *rest[count:]])
-    assert all(slope.dtype == torch.float32 for slope in slopes)
+    gradients = torch.autograd.grad(got[0].sum(), [x, *rest[count:]])
+    assert all(gradient.dtype == torch.float32 for gradient in gradients)
     double = [part.double() for part in (x, *rest)]
     wide = table._on_cuda(
         cell, double[0], tuple(double[1 : count + 1]), Weights(*double[count + 1 :])
@@ -165,7 +165,7 @@ def test_trace_holds_every_gate(cell: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
-def test_slopes_of_each_sample_with_vmap(kind: str) -> None:
+def test_gradients_of_each_sample_with_vmap(kind: str) -> None:
     layer = getattr(nn, kind)(D, H, 2, bidirectional=True, dtype=torch.float64)
     x = torch.randn(4, 5, D, dtype=torch.float64)
     weights = {name: weight.detach() for name, weight in layer.named_parameters()}

@@ -96,7 +96,7 @@ def test_rows_with_gaps_and_columns_first(path: str) -> None:
     assert top_log_probabilities(logits[:0], 3)[1].shape == (0, 3)
 
 
-def test_other_precisions_and_slopes_are_torchs() -> None:
+def test_other_precisions_and_gradients_are_torchs() -> None:
     logits = torch.randn(4, 50, dtype=torch.float64, requires_grad=True)
     values, _ = top_log_probabilities(logits, 3)
     assert values.dtype == torch.float64

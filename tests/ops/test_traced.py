@@ -1,4 +1,4 @@
-"""The core inside of torch.compile: no break of the graph, the same numbers and slopes."""
+"""The core inside of torch.compile: no break of the graph, the same numbers and gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("core")
 
 
 def parts(cell: str) -> list[Tensor | None]:
-    """Return x, weights, biases, h and c that want slopes."""
+    """Return x, weights, biases, h and c that want gradients."""
     wide = GATES[cell] * 4
     shapes = [(2, 3, 5), (wide, 5), (wide, 4), (wide,), (wide,), (2, 4), (2, 4)]
     found: list[Any] = [torch.randn(shape).div_(2).requires_grad_() for shape in shapes]
@@ -34,11 +34,11 @@ def test_operators_keep_torchs_rules(cell: str, ragged: bool) -> None:
         y, _, _, *kept = traced.recurrent(*given, True)
         torch.library.opcheck(traced.recurrent, (*given, False))
     plain = [part.detach() if isinstance(part, Tensor) else part for part in given]
-    slopes = (torch.randn_like(y), None, None, y, *kept)
+    gradients = (torch.randn_like(y), None, None, y, *kept)
     wanted = [part is not None for part in plain[:7]]
     torch.library.opcheck(
         traced.recurrent_backward,
-        (*slopes, *plain, wanted),
+        (*gradients, *plain, wanted),
         test_utils=("test_schema", "test_faketensor"),
     )
 
@@ -48,13 +48,13 @@ def test_shapes_are_looked_at_before_memory_is(cell: str) -> None:
     given = [part if part is None else part.detach() for part in parts(cell)]
     rest = (None, None, cell, "float32", False)
     y, h, c, *kept = traced.recurrent(*given, *rest, True)
-    slopes = [y, h, c if cell == "lstm" else None, y, *kept]
+    gradients = [y, h, c if cell == "lstm" else None, y, *kept]
     wanted = [part is not None for part in given]
-    traced.recurrent_backward(*slopes, *given, *rest, wanted)
-    for place, part in enumerate([*slopes, *given]):
+    traced.recurrent_backward(*gradients, *given, *rest, wanted)
+    for place, part in enumerate([*gradients, *given]):
         if part is None or not part.numel():
             continue
-        wrong = [*slopes, *given]
+        wrong = [*gradients, *given]
         for broken in (part[..., :-1].contiguous(), part.double()):
             wrong[place] = broken
             with pytest.raises(ValueError, match=rf"expected .* of shape .* for {cell}"):
@@ -76,12 +76,12 @@ def test_a_layer_is_one_graph(kind: str) -> None:
                 y, state = run(x, lengths=lengths)
                 ends = state if isinstance(state, tuple) else (state,)
                 total = y.square().sum() + sum(end.sum() for end in ends)
-                slopes = torch.autograd.grad(total, [x, *layer.parameters()])
+                gradients = torch.autograd.grad(total, [x, *layer.parameters()])
                 places = 4 if options else 1
                 assert native.count("forward") == before[0] + places
                 assert native.count("backward") == before[1] + places
-                results.append((y, *ends, *slopes))
-            # one core, called alike: the sums of slopes over uses of x alone may be in two orders
+                results.append((y, *ends, *gradients))
+            # one core, called alike: sums of gradients over uses of x alone may be in two orders
             torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
         with torch.no_grad():
             assert torch.equal(compiled(x)[0], layer(x)[0])

@@ -12,7 +12,7 @@ import unrolled
 from conftest import SMALL
 from unrolled.core.errors import DataError
 from unrolled.data.split import hold_out
-from unrolled.tasks.base import Written
+from unrolled.tasks.base import GeneratedTexts
 from unrolled.tasks.plan import Plan, make_plan
 from unrolled.tasks.rewrite import Rewrite
 
@@ -58,8 +58,8 @@ def test_all_answers_of_a_word_are_on_one_side_and_each_is_right(plan: Plan) -> 
     assert len(held) == len(dev)
 
 
-def written(answers: list[str], references: list[list[str]]) -> Written:
-    return Written(np.arange(len(answers)), ["x"] * len(answers), references, answers)
+def written(answers: list[str], references: list[list[str]]) -> GeneratedTexts:
+    return GeneratedTexts(np.arange(len(answers)), ["x"] * len(answers), references, answers)
 
 
 def test_the_nearest_of_the_right_answers_counts(plan: Plan) -> None:

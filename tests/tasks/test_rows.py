@@ -22,7 +22,7 @@ from unrolled.cli.answering import answer_one
 from unrolled.core import terminal
 from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.core.files import Watched
-from unrolled.data.fields import Bad, read_number, words_of
+from unrolled.data.fields import InvalidCell, read_number, words_of
 from unrolled.tasks import prepare
 
 KINDS = ["classify", "regress", "vectors", "tag"]
@@ -125,7 +125,7 @@ def test_a_number_that_is_read_is_a_number(value: Any) -> None:
         if abs(value) <= 1e30:
             assert read_number("x", cell) == pytest.approx(float(value))
         else:  # nan too
-            with pytest.raises(Bad, match="column 'x'"):
+            with pytest.raises(InvalidCell, match="column 'x'"):
                 read_number("x", cell)
 
 
@@ -168,7 +168,7 @@ def test_words_are_words(cell: Any) -> None:
     if fits:
         assert all(isinstance(word, str) for word in words_of("w", cell, "word"))
     else:
-        with pytest.raises(Bad, match="where a word is expected"):
+        with pytest.raises(InvalidCell, match="where a word is expected"):
             words_of("w", cell, "word")
 
 

@@ -15,8 +15,8 @@ from sklearn.linear_model import LinearRegression
 import unrolled
 from conftest import SMALL, Call, write_csv, write_jsonl
 from unrolled.core.errors import DataError, UsageError, UserError
-from unrolled.data.fields import Bad
-from unrolled.data.series import Reading
+from unrolled.data.fields import InvalidCell
+from unrolled.data.series import WindowSpec
 from unrolled.insight.summary import finish
 from unrolled.tasks.baselines import baselines
 from unrolled.tasks.labelled import Classify, Regress
@@ -338,9 +338,9 @@ def test_a_run_is_loaded_and_resumed_as_it_was(waves: Path, tmp_path: Path) -> N
     ],
 )
 def test_a_step_without_an_answer_is_not_passed_over(cell: list[Any], message: str) -> None:
-    goals = one_answer(Reading())
+    goals = one_answer(WindowSpec())
     assert goals(["a", "a"], 2) == ["a"]
-    with pytest.raises(Bad, match=message):
+    with pytest.raises(InvalidCell, match=message):
         goals(cell, len(cell))
 
 

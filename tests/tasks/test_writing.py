@@ -17,10 +17,10 @@ from unrolled.nn import LayerConfig, TokenEmbedding, build_decoder, build_layer
 from unrolled.nn.build import settings_of
 from unrolled.ops import native
 from unrolled.tasks import writing
-from unrolled.tasks.base import Asks
-from unrolled.training.precision import Place
+from unrolled.tasks.base import OutputConstraints
+from unrolled.training.precision import ComputeDevice
 
-HERE = Place(torch.device("cpu"), "bf16", "")
+HERE = ComputeDevice(torch.device("cpu"), "bf16", "")
 LETTERS = Tokenizer.fit("chars", ["abcdefghij"])
 
 
@@ -92,7 +92,7 @@ def test_what_a_model_cannot_hold_is_not_required() -> None:
     decoder = build_decoder("attention", config, 16, encoder)
     size = LETTERS.size
     model = Unaligned(TokenEmbedding(size, 16), encoder, TokenEmbedding(size, 16), decoder, size)
-    asks = Asks(begin="abc", required=("defghi",))
+    asks = OutputConstraints(begin="abc", required=("defghi",))
     with pytest.raises(UsageError, match="take 10 tokens with the end mark, and this model writes"):
         writing.write(model.eval(), LETTERS, sources(), Search(), HERE, asks=asks)
 
@@ -115,7 +115,7 @@ def test_the_native_core_writes_what_torch_writes() -> None:
 
 @pytest.mark.parametrize("layer", ["attention", "gru"])
 def test_a_beginning_is_written_whole_whatever_the_limit(layer: str) -> None:
-    asks, settings = Asks(begin="abcde"), Search(beam=2, max_length=3)
+    asks, settings = OutputConstraints(begin="abcde"), Search(beam=2, max_length=3)
     found = writing.write(build(layer), LETTERS, sources(), settings, HERE, asks=asks)
     assert all(LETTERS.decode(each[0].tokens).startswith("abcde") for each in found)
 
@@ -125,7 +125,7 @@ def test_a_phrase_required_twice_takes_the_room_of_one() -> None:
     decoder = build_decoder("attention", config, 16, build_layer("gru", LayerConfig(hidden=16), 16))
     encoder, size = build_layer("gru", LayerConfig(hidden=16), 16), LETTERS.size
     model = Unaligned(TokenEmbedding(size, 16), encoder, TokenEmbedding(size, 16), decoder, size)
-    asks = Asks(required=("defgh", "defgh"))
+    asks = OutputConstraints(required=("defgh", "defgh"))
     found = writing.write(model.eval(), LETTERS, sources(), Search(beam=8), HERE, asks=asks)
     assert all("defgh" in LETTERS.decode(each[0].tokens) for each in found)
 
@@ -146,7 +146,7 @@ def test_a_banned_word_is_spelt_in_no_other_way() -> None:
     settings, rows = Search(beam=4, n_best=4, max_length=6), [[pieces.encode("lamp")[0], 3]]
     free = writing.write(model, pieces, rows, settings, HERE)[0]
     assert any("lamp" in pieces.decode(each.tokens).split() for each in free)
-    asks = Asks(banned=("lamp",))
+    asks = OutputConstraints(banned=("lamp",))
     found = writing.write(model, pieces, rows, settings, HERE, asks=asks)[0]
     assert found
     assert not any("lamp" in pieces.decode(each.tokens).split() for each in found)

@@ -27,10 +27,10 @@ from killing import kill_at
 from unrolled.cli.main import main as unrolled
 from unrolled.training import loop
 from unrolled.training.objectives import Loss
-from unrolled.training.parallel import Told, World, joined
+from unrolled.training.parallel import ProcessGroup, StepReport, joined
 
 
-def uneven(world: World) -> None:
+def uneven(world: ProcessGroup) -> None:
     """One weight has a gradient in every process, one in the last alone, one in none."""
     weights = [torch.nn.Parameter(torch.zeros(3)) for _ in range(3)]
     weights[0].grad = torch.full((3,), 1.0 + world.rank)
@@ -38,14 +38,14 @@ def uneven(world: World) -> None:
         weights[1].grad = torch.arange(3.0)
     logs = {"b": (torch.tensor(3.0), torch.tensor(4)), "a": (torch.tensor(5.0), torch.tensor(6))}
     loss = Loss(torch.tensor(0.5), torch.tensor(2), None, logs)
-    mine = Told(10 + world.rank, 7.0 + world.rank, 15 * world.rank)
+    mine = StepReport(10 + world.rank, 7.0 + world.rank, 15 * world.rank)
     (added,), told = world.exchange([loss], weights, mine)
     size, ranks = world.size, sum(range(world.size))
     assert torch.equal(weights[0].grad, torch.full((3,), float(size + ranks)))
     assert weights[1].grad is not None
     assert torch.equal(weights[1].grad, torch.arange(3.0))
     assert weights[2].grad is None
-    assert told == Told(10 * size + ranks, 7.0, 15 * (size - 1))
+    assert told == StepReport(10 * size + ranks, 7.0, 15 * (size - 1))
     assert (added.sum, added.count) == (0.5 * size, 2 * size)
     assert added.logs == {"b": (3.0 * size, 4 * size), "a": (5.0 * size, 6 * size)}
     gathered = world.gather(world.rank)
@@ -53,7 +53,7 @@ def uneven(world: World) -> None:
     assert world.spread({"rank": world.rank}) == {"rank": 0}
 
 
-def elsewhere(world: World) -> None:
+def elsewhere(world: ProcessGroup) -> None:
     """The processes find other checkpoints in what should be one folder."""
     world.same(4 + world.rank, Path("run"))
     world.wait()

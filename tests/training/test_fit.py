@@ -15,9 +15,9 @@ from unrolled.data.batches import Buckets
 from unrolled.data.examples import Examples
 from unrolled.models import OneToOne
 from unrolled.nn import LayerConfig, build_layer
-from unrolled.training.loop import Job, fit
+from unrolled.training.loop import TrainingJob, fit
 from unrolled.training.objectives import Objective, classes, values
-from unrolled.training.precision import Place
+from unrolled.training.precision import ComputeDevice
 from unrolled.training.progress import Progress
 from unrolled.training.settings import TrainingConfig
 
@@ -39,10 +39,10 @@ def trained(
     source = Buckets(Examples(np.arange(len(x)), vectors=x, targets=y), len(x), None, 0)
     told = {"warmup_steps": 0, "log_every": 10_000, "checkpoint_every": 10_000} | settings
     fit(
-        Job(
+        TrainingJob(
             model, objective, source, TrainingConfig.read(told),
-            Place(torch.device("cpu"), "fp32", "for tests"), 0, folder / "checkpoints", "loss",
-            False, None, lambda weights: None, Progress(quiet=True),
+            ComputeDevice(torch.device("cpu"), "fp32", "for tests"), 0, folder / "checkpoints",
+            "loss", False, None, lambda weights: None, Progress(quiet=True),
         ),
         resume=False,
     )  # fmt: skip

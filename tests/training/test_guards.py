@@ -34,7 +34,7 @@ from unrolled.models import OneToOne
 from unrolled.nn import LayerConfig, State, build_layer
 from unrolled.training import checkpoints
 from unrolled.training.guards import SETTLED, Guard
-from unrolled.training.loop import Job, Trainer, fit
+from unrolled.training.loop import Trainer, TrainingJob, fit
 from unrolled.training.objectives import Loss, Objective, classes, next_token, values
 from unrolled.training.progress import MetricsLog, Progress, read_metrics
 from unrolled.training.settings import TrainingConfig
@@ -52,7 +52,7 @@ def inf_loss(loss: Loss, model: nn.Module) -> Loss:
 
 
 def nan_gradient(loss: Loss, model: nn.Module) -> Loss:
-    # a finite loss: the root of 0 is 0, its slope is not a number
+    # a finite loss: the root of 0 is 0, its gradient is not a number
     return replace(loss, sum=loss.sum + (next(model.parameters()).sum() * 0).sqrt())
 
 
@@ -73,7 +73,7 @@ def events(folder: Path) -> list[dict[str, Any]]:
     return [line for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "guard"]
 
 
-def trained(told: Job) -> Trainer:
+def trained(told: TrainingJob) -> Trainer:
     """Return the trainer after a run."""
     told.folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(told)

@@ -24,13 +24,13 @@ from unrolled.models import Aligned, LanguageModel, ManyToOne
 from unrolled.nn import LAYERS, LayerConfig, Pooling, State, TokenEmbedding, build_layer
 from unrolled.training import checkpoints
 from unrolled.training.averaging import Weights
-from unrolled.training.loop import Job, Position, Trainer, fit, planned_steps
+from unrolled.training.loop import Position, Trainer, TrainingJob, fit, planned_steps
 from unrolled.training.objectives import Loss, Objective, classes, cross_entropy, next_token
-from unrolled.training.precision import Place
+from unrolled.training.precision import ComputeDevice
 from unrolled.training.progress import Progress, read_metrics
 from unrolled.training.settings import TrainingConfig
 
-CPU = Place(torch.device("cpu"), "fp32", "for tests")
+CPU = ComputeDevice(torch.device("cpu"), "fp32", "for tests")
 Evaluate = Callable[[nn.Module], dict[str, float]]
 
 
@@ -51,9 +51,9 @@ def job(
     objective: Objective,
     evaluate: Evaluate | None = None,
     **settings: Any,
-) -> Job:
+) -> TrainingJob:
     told = {"warmup_steps": 0, "schedule": "constant", "log_every": 1} | settings
-    return Job(
+    return TrainingJob(
         model, objective, source, TrainingConfig.read(told), CPU, 0, folder / "checkpoints",
         "score", True, evaluate, Kept(), Progress(quiet=True),
     )  # fmt: skip
@@ -571,7 +571,7 @@ SCENES: dict[str, tuple[Callable[[int], nn.Module], Callable[[], Source], Object
 STEPS = 16
 
 
-def start(folder: Path, scene: str, seed: int, steps: int, turn: int = 0) -> Job:
+def start(folder: Path, scene: str, seed: int, steps: int, turn: int = 0) -> TrainingJob:
     build, source, objective, settings = SCENES[scene]
     crashing = Crashing(source(), turn)
     every = {"evaluate_every": 4, "max_steps": steps} | settings

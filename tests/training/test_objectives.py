@@ -162,10 +162,10 @@ def test_next_word_equals_next_token(restart: bool, smoothing: float) -> None:
         model.zero_grad()
         loss = objective(model, batch, state)
         loss.sum.backward()
-        slopes = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-        assert len(slopes) == len(list(model.parameters()))
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        assert len(gradients) == len(list(model.parameters()))
         assert loss.carry is not None
-        both.append((loss.sum.detach(), loss.count, *slopes, *loss.carry.to_tensors().values()))
+        both.append((loss.sum.detach(), loss.count, *gradients, *loss.carry.to_tensors().values()))
     for one, other in zip(*both, strict=True):
         # next_token sums in fp32
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, check_dtype=False)

@@ -25,9 +25,16 @@ from unrolled.core.errors import UsageError, UserError
 from unrolled.data.batches import Batch, Buckets, Source
 from unrolled.nn.state import RecurrentState, unpack
 from unrolled.training import checkpoints, parallel
-from unrolled.training.loop import Job
+from unrolled.training.loop import TrainingJob
 from unrolled.training.objectives import Loss, classes
-from unrolled.training.parallel import Told, World, interleaved, joined, merged, random_states
+from unrolled.training.parallel import (
+    ProcessGroup,
+    StepReport,
+    interleaved,
+    joined,
+    merged,
+    random_states,
+)
 from unrolled.training.precision import choose
 from unrolled.training.progress import read_metrics
 
@@ -321,7 +328,7 @@ def sources() -> list[Source]:
 def test_shares_make_up_the_batch(source: Source, size: int) -> None:
     for index in range(source.length(1)):
         whole = source.batch(1, index)
-        shares = [World(rank, size).share(source, 1, index) for rank in range(size)]
+        shares = [ProcessGroup(rank, size).share(source, 1, index) for rank in range(size)]
         assert [counted for _, counted in shares] == [r < len(whole.rows) for r in range(size)]
         for rank, (batch, counted) in enumerate(shares):
             part = slice(rank, None, size) if counted else slice(0, 1)
@@ -352,9 +359,9 @@ def test_a_batch_that_has_more_than_rows_is_refused() -> None:
             ids = torch.ones(4, 2, dtype=torch.int64)
             return Batch(ids, None, None, np.arange(4), extra=(ids,))
 
-    assert World().share(Odd(), 0, 0)[1]
+    assert ProcessGroup().share(Odd(), 0, 0)[1]
     with pytest.raises(UserError, match="cannot be divided among processes"):
-        World(0, 2).share(Odd(), 0, 0)
+        ProcessGroup(0, 2).share(Odd(), 0, 0)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 6, 7])
@@ -362,7 +369,9 @@ def test_a_batch_that_has_more_than_rows_is_refused() -> None:
 def test_carried_states_become_one_and_are_divided_again(rows: int, size: int) -> None:
     whole = RecurrentState(torch.arange(rows * 2.0).reshape(1, rows, 2), torch.rand(1, rows, 2))
     ranks = range(min(rows, size))
-    shares = [whole.reorder(torch.arange(rows)[World(rank, size).part(rows)]) for rank in ranks]
+    shares = [
+        whole.reorder(torch.arange(rows)[ProcessGroup(rank, size).part(rows)]) for rank in ranks
+    ]
     again = interleaved(shares)
     assert torch.equal(again.h, whole.h)  # type: ignore[attr-defined]
     assert torch.equal(again.c, whole.c)  # type: ignore[attr-defined]
@@ -400,7 +409,7 @@ def test_a_row_that_counts_for_nothing_moves_nothing() -> None:
 
 
 @pytest.fixture
-def alone() -> Iterator[World]:
+def alone() -> Iterator[ProcessGroup]:
     """A group of one, in this process: every message goes its way."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
@@ -409,21 +418,21 @@ def alone() -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def test_sums_over_one_process_are_its_own(alone: World) -> None:
+def test_sums_over_one_process_are_its_own(alone: ProcessGroup) -> None:
     model = classifier()
     classes()(model, Buckets(texts(9), 9, None, 0).batch(0, 0), None).sum.backward()
     parameters = list(model.parameters())
     parameters[1].grad = None
     before = [None if p.grad is None else p.grad.clone() for p in parameters]
     parts = [Loss(torch.tensor(i + 0.1), torch.tensor(i)) for i in range(3)]
-    found, told = alone.exchange(parts, parameters, Told(5, 2.5, 0))
-    assert told == Told(5, 2.5, 0)
+    found, told = alone.exchange(parts, parameters, StepReport(5, 2.5, 0))
+    assert told == StepReport(5, 2.5, 0)
     assert [(p.sum, p.count) for p in found] == [(p.sum, p.count) for p in parts]
     for parameter, grad in zip(parameters, before, strict=True):
         assert (parameter.grad is None) == (grad is None)
         assert grad is None or torch.equal(parameter.grad, grad)  # type: ignore[arg-type]
     with joined() as inside:  # who is in a group stays in it
-        assert inside == alone == World(0, 1, True)
+        assert inside == alone == ProcessGroup(0, 1, True)
     assert dist.is_initialized()
 
 
@@ -433,7 +442,7 @@ def test_nobody_is_joined_unless_all_is_told(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with joined() as world:
-        assert world == World()
+        assert world == ProcessGroup()
         assert world.first
 
 
@@ -448,7 +457,9 @@ def test_streams_of_chance_are_other_ones_for_each_and_the_first_keeps_its_own()
     assert all(one != other for one, other in pairwise([*drawn, drawn[0]]))
 
 
-def test_each_process_takes_its_own_gpu(alone: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_takes_its_own_gpu(
+    alone: ProcessGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     taken: list[torch.device] = []
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -468,7 +479,7 @@ def test_each_process_takes_its_own_gpu(alone: World, monkeypatch: pytest.Monkey
 
 
 def test_a_job_is_of_this_process_alone_by_default() -> None:
-    assert Job.__dataclass_fields__["world"].default_factory() == World()  # type: ignore[misc]
+    assert TrainingJob.__dataclass_fields__["world"].default_factory() == ProcessGroup()  # type: ignore[misc]
 
 
 def test_the_log_of_the_first_alone_is_written(straight: Path) -> None:

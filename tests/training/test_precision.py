@@ -7,7 +7,7 @@ import torch
 
 from unrolled.core.errors import UsageError
 from unrolled.training import precision
-from unrolled.training.precision import Place, choose
+from unrolled.training.precision import ComputeDevice, choose
 
 CPU = torch.device("cpu")
 
@@ -24,7 +24,7 @@ def test_a_device_that_is_not_here_is_refused(device: str) -> None:
 @pytest.mark.parametrize("asked", ["fp32", "bf16"])
 def test_a_precision_that_is_asked_for_is_taken(asked: str) -> None:
     place = choose("cpu", asked)
-    assert place == Place(CPU, asked, "as asked")
+    assert place == ComputeDevice(CPU, asked, "as asked")
     assert place.describe() == f"cpu, {asked} (as asked)"
 
 

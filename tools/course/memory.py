@@ -122,8 +122,8 @@ def gradient_by_distance(made: Run, reach: int) -> list[float]:
     chances = model.head(y[0]).log_softmax(-1)
     total = torch.zeros(reach)
     for step in range(reach - 1, len(ids) - 1, 4):
-        (slope,) = torch.autograd.grad(chances[step, ids[step + 1]], x, retain_graph=True)
-        norms = slope[0].norm(dim=-1)
+        (gradient,) = torch.autograd.grad(chances[step, ids[step + 1]], x, retain_graph=True)
+        norms = gradient[0].norm(dim=-1)
         total += norms[step - reach + 1 : step + 1].flip(0)
     return (total / total[0]).tolist()
 

@@ -101,7 +101,7 @@ def padded(batch: Batch, by: int = 5) -> Batch:
 
 def padding(context: Context) -> Finding | None:
     """Answers and gradients may not depend on what stands behind the end of a row."""
-    batch, found, slopes = context.batch(8), [], []
+    batch, found, gradients = context.batch(8), [], []
     if batch.lengths is None:
         return None
     for given in (batch, padded(batch)):
@@ -109,7 +109,7 @@ def padding(context: Context) -> Finding | None:
         outputs, loss = answer(context, model, given)
         loss.sum.backward()
         found.append(outputs)
-        slopes.append(
+        gradients.append(
             torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         )
     if found[0].shape != found[1].shape:
@@ -117,7 +117,7 @@ def padding(context: Context) -> Finding | None:
         real = batch.targets != IGNORED
         found = [found[0][real], found[1][:, : real.shape[1]][real]]
     return verdict(
-        max(apart(*found), apart(*slopes)),
+        max(apart(*found), apart(*gradients)),
         "answers and gradients are the same, whatever stands in the padding",
         "answers or gradients change with the padding",
         "the layer or the pooling", "leave padding out of sums, maxima and states by its lengths",
@@ -222,7 +222,7 @@ def stepped(context: Context) -> Finding | None:
 def reached(context: Context) -> Finding:
     """A weight that the loss does not reach stays as it was drawn."""
     frozen = [name for name, p in context.model.named_parameters() if not p.requires_grad]
-    model, slopes = copy.deepcopy(context.model), dict[str, bool]()
+    model, gradients = copy.deepcopy(context.model), dict[str, bool]()
     optimizer, batch = torch.optim.Adam(model.parameters(), 1e-3), context.batch(8)
     blind = [replace(batch, targets=None)] if context.plan.recipe.training.pretrain_epochs else []
     # three times: behind a weight of zero nothing is reached before that has moved
@@ -231,11 +231,11 @@ def reached(context: Context) -> Finding:
         context.objective(model, given, None).sum.backward()
         for name, p in model.named_parameters():
             if p.grad is not None:
-                slopes[name] = slopes.get(name, False) or bool(p.grad.any())
+                gradients[name] = gradients.get(name, False) or bool(p.grad.any())
         optimizer.step()
     every = [name for name, _ in model.named_parameters()]
-    lost = [name for name in every if name not in slopes and name not in frozen]
-    still = [name for name, moved in slopes.items() if not moved]
+    lost = [name for name in every if name not in gradients and name not in frozen]
+    still = [name for name, moved in gradients.items() if not moved]
     for names, status, what, advice in (
         (lost, "problem", "are cut off from the loss", "look for a detach or an unused part"),
         (frozen, "warning", "are frozen", "set requires_grad if they are to be trained"),

@@ -24,7 +24,7 @@ from unrolled.data.schema import Schema
 from unrolled.data.shards import unchanged
 from unrolled.data.sources import Rows, read, rows_of
 from unrolled.run import Run
-from unrolled.tasks.base import Answer, locate
+from unrolled.tasks.base import Prediction, locate
 from unrolled.tasks.labelled import need_table
 from unrolled.tasks.pairs import Pairs
 from unrolled.tasks.recipe import Recipe
@@ -71,7 +71,7 @@ def print_answers(run: Run, rows: list[str], live: bool, as_json: bool) -> None:
         out(show(row, answer, as_json), flush=live)
 
 
-def answer_rows(run: Run, rows: list[str]) -> Iterator[tuple[str, Answer]]:
+def answer_rows(run: Run, rows: list[str]) -> Iterator[tuple[str, Prediction]]:
     """Yield each row of the command line with its answer.
 
     Raises:
@@ -89,7 +89,7 @@ def answer_rows(run: Run, rows: list[str]) -> Iterator[tuple[str, Answer]]:
         raise error
 
 
-def answer_one(run: Run, row: Any) -> Answer | str:
+def answer_one(run: Run, row: Any) -> Prediction | str:
     """Return the answer to one row, or what is wrong with the row.
 
     Whatever fails of a row by itself is that row's fault: numbers out of bounds, text without end.
@@ -106,7 +106,7 @@ def answer_one(run: Run, row: Any) -> Answer | str:
         return "it takes more memory than there is"
 
 
-def answer_live(run: Run) -> Iterator[tuple[str, Answer]]:
+def answer_live(run: Run) -> Iterator[tuple[str, Prediction]]:
     """Yield each line of standard input with its answer, as soon as it is read.
 
     A line that cannot be answered is named on standard error and gets an empty answer, with the
@@ -117,7 +117,7 @@ def answer_live(run: Run) -> Iterator[tuple[str, Answer]]:
         answer = fault or answer_one(run, row)
         if isinstance(answer, str):
             say(f"line {number}: {answer}")
-            answer = Answer("", None, {"error": answer})
+            answer = Prediction("", None, {"error": answer})
         yield row, answer
 
 
@@ -209,7 +209,7 @@ def say(text: str) -> None:
 
 def answered(
     run: Run, rows: Rows, schema: Schema, skip: bool
-) -> Iterator[tuple[dict[str, Any], Answer]]:
+) -> Iterator[tuple[dict[str, Any], Prediction]]:
     """Yield the rows of a file as mappings, each with its answer, a chunk at a time.
 
     With ``skip`` a faulty row gets an empty answer, and is counted.
@@ -223,7 +223,7 @@ def answered(
         in_turn = _together(run, cells, rows, [line for line, _ in chunk], skip, failed)
         for _, row in group:
             if row is None:
-                yield dict.fromkeys(rows.columns), Answer("")
+                yield dict.fromkeys(rows.columns), Prediction("")
             else:
                 yield dict(zip(rows.columns, row, strict=True)), next(in_turn)
     rows.skipped += failed
@@ -236,14 +236,14 @@ def _together(
     lines: list[int],
     skip: bool,
     failed: list[DataError],
-) -> Iterator[Answer]:
+) -> Iterator[Prediction]:
     """Answer rows at once; where one cannot be answered, those that can by themselves."""
     if run.task.writes:
         told = answer_sound(run, cells)
         for line, each in zip(lines, told, strict=True):
             if isinstance(each, str):
                 failed.append(DataError(each, *rows.place(line)))
-        yield from (Answer("") if isinstance(each, str) else each for each in told)
+        yield from (Prediction("") if isinstance(each, str) else each for each in told)
         return
     try:
         answers = run.answers(cells)
@@ -254,7 +254,7 @@ def _together(
     yield from answers
 
 
-def answer_sound(run: Run, cells: list[tuple[Any, ...]]) -> list[Answer | str]:
+def answer_sound(run: Run, cells: list[tuple[Any, ...]]) -> list[Prediction | str]:
     """Answer together the rows that can be answered; of the others say what is wrong."""
     faults = [run.task.fault(row) for row in cells]
     sound = iter(run.answers([row for row, fault in zip(cells, faults, strict=True) if not fault]))
@@ -299,12 +299,12 @@ def is_plain(path: Path, changes: dict[str, Any]) -> bool:
     return path.is_file() and not named and "data.text" not in changes
 
 
-def answered_lines(run: Run, rows: LineRows) -> Iterator[tuple[dict[str, Any], Answer]]:
+def answered_lines(run: Run, rows: LineRows) -> Iterator[tuple[dict[str, Any], Prediction]]:
     """Yield every line of a text with its answer, in constant memory.
 
     A line that is empty, too long or damaged gets an empty answer, and is counted.
     """
-    answers: dict[int, Answer] = {}
+    answers: dict[int, Prediction] = {}
     for chunk in rows.chunks():
         faults = {line.number: line.fault for line in chunk if line.fault}
         sound = [line for line in chunk if not line.fault]
@@ -317,7 +317,7 @@ def answered_lines(run: Run, rows: LineRows) -> Iterator[tuple[dict[str, Any], A
         for number in sorted(faults):
             rows.report(number, faults[number])
         for line in chunk:
-            yield {rows.columns[0]: line.text}, answers.pop(line.number, Answer(""))
+            yield {rows.columns[0]: line.text}, answers.pop(line.number, Prediction(""))
 
 
 def in_step(rows: Rows) -> Iterator[Numbered]:
@@ -353,7 +353,7 @@ def _counted(rows: Rows, fault: DataError) -> int:
 
 def answered_steps(
     run: Run, path: Path, told: Recipe, rows: Rows, schema: Schema, needed: Collection[str]
-) -> Iterator[tuple[dict[str, Any], Answer]]:
+) -> Iterator[tuple[dict[str, Any], Prediction]]:
     """Yield the rows of a file of steps, each with the answer at its step.
 
     The whole file is read first, since a sequence is answered as a whole. A row that was left out
@@ -373,19 +373,19 @@ def answered_steps(
         answers, skipped = run.answers_by_line(table, told, schema)
         for line, row in in_step(rows):
             cells = [None] * len(rows.columns) if row is None else row
-            yield dict(zip(rows.columns, cells, strict=True)), answers.get(line, Answer(""))
+            yield dict(zip(rows.columns, cells, strict=True)), answers.get(line, Prediction(""))
     rows.skipped = skipped
 
 
 def _one(
     run: Run, cells: tuple[Any, ...], rows: Rows, line: int, failed: list[DataError] | None
-) -> Answer:
+) -> Prediction:
     """Answer one row, or say which line it is that cannot be answered."""
     answer = answer_one(run, cells)
-    if isinstance(answer, Answer):
+    if isinstance(answer, Prediction):
         return answer
     fault = DataError(answer, *rows.place(line))
     if failed is None:
         raise fault
     failed.append(fault)
-    return Answer("")
+    return Prediction("")

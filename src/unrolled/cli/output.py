@@ -16,16 +16,16 @@ from typing import IO, Any
 from unrolled.core.errors import UsageError, UserError
 from unrolled.core.files import advice, cause_of, open_up
 from unrolled.core.terminal import as_json, clean, json_line
-from unrolled.tasks.base import Answer
+from unrolled.tasks.base import Prediction
 
-Pairs = Iterable[tuple[dict[str, Any], Answer]]
+Pairs = Iterable[tuple[dict[str, Any], Prediction]]
 
 # what spreadsheets take for a formula at the beginning of a cell
 _FORMULA = re.compile("[\t\r\n]| *[=+\\-@\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
-def show(row: Any, answer: Answer, json_lines: bool) -> str:
+def show(row: Any, answer: Prediction, json_lines: bool) -> str:
     """Return one line of output for a row."""
     if not json_lines:
         return clean(on_one_line(answer.text))
@@ -37,7 +37,7 @@ def on_one_line(text: str) -> str:
     return " ".join(text.splitlines())
 
 
-def as_object(row: dict[str, Any], answer: Answer) -> dict[str, Any]:
+def as_object(row: dict[str, Any], answer: Prediction) -> dict[str, Any]:
     """Return a row with its answer, its probability and the details beside its own columns."""
     found: dict[str, Any] = {**row, free("answer", row): answer.text}
     if answer.probability is not None:

@@ -32,7 +32,7 @@ LARGEST = 1e30  # of a number that is read: scores square it, in float32 at time
 FAR = 1e15  # deviations from the mean, of a number that is read
 
 
-class Bad(Exception):
+class InvalidCell(Exception):
     """A cell that cannot be encoded; whoever knows the file and the line turns it into an error."""
 
 
@@ -44,8 +44,8 @@ def _is_plain(cell: Any) -> bool:
 def words_of(column: str, cell: Any, kind: str) -> list[str]:
     """Return the words of a cell: a list of them, or text with blanks between them.
 
-    ``kind`` is what one is called. Raises Bad: it holds a list, an object or nothing where one is
-    expected.
+    ``kind`` is what one is called. Raises InvalidCell: it holds a list, an object or nothing where
+    one is expected.
     """
     several = isinstance(cell, list)
     words = cell if several else str(cell or "").split()
@@ -53,7 +53,7 @@ def words_of(column: str, cell: Any, kind: str) -> list[str]:
     if not several and (isinstance(cell, bool) or not _is_plain(cell)):
         odd = [cell]
     if odd:
-        raise Bad(f"column {column!r} holds {shown(odd[0])} where a {kind} is expected")
+        raise InvalidCell(f"column {column!r} holds {shown(odd[0])} where a {kind} is expected")
     return [str(word) for word in words]
 
 
@@ -67,12 +67,12 @@ def scale_of(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[
 
 
 def read_number(column: str, cell: Any) -> float:
-    """Return the number in a cell. Raises Bad: there is none, or one that is too large."""
+    """Return the number in a cell. Raises InvalidCell: there is none, or one that is too large."""
     found = number(cell)
     if found is None:
-        raise Bad(f"column {column!r} holds {shown(cell)} where a number is expected")
+        raise InvalidCell(f"column {column!r} holds {shown(cell)} where a number is expected")
     if abs(found) > LARGEST:
-        raise Bad(
+        raise InvalidCell(
             f"column {column!r} holds {shown(cell)}, which is more than {LARGEST:g}; if it marks a "
             "missing value, leave the row out"
         )
@@ -80,10 +80,10 @@ def read_number(column: str, cell: Any) -> float:
 
 
 def scaled(column: str, value: float, mean: float, deviation: float) -> float:
-    """Return a number in deviations from the mean. Raises Bad: it is out of all proportion."""
+    """Return a number in deviations from the mean. Raises InvalidCell: it is out of proportion."""
     found = (value - mean) / deviation
     if abs(found) > FAR:
-        raise Bad(
+        raise InvalidCell(
             f"column {column!r} holds {value:g}, out of all proportion to the numbers of training "
             f"(about {mean:g}, give or take {deviation:g})"
         )
@@ -107,12 +107,12 @@ class Text:
         """Return the texts of a row, in NFC as files are read; an empty one is a value.
 
         Raises:
-            Bad: a cell holds a list or an object.
+            InvalidCell: a cell holds a list or an object.
         """
         texts = []
         for name, cell in zip(self.columns, cells, strict=True):
             if isinstance(cell, list | dict):
-                raise Bad(f"column {name!r} holds {shown(cell)} where text is expected")
+                raise InvalidCell(f"column {name!r} holds {shown(cell)} where text is expected")
             texts.append("" if cell is None else nfc(str(cell)))
         return tuple(texts)
 
@@ -201,13 +201,13 @@ class Words:
         They come in NFC, as files are read.
 
         Raises:
-            Bad: there is no word, or there are more than ``max_words``.
+            InvalidCell: there is no word, or there are more than ``max_words``.
         """
         words = words_of(self.column, cells[0], "word")
         if not words:
-            raise Bad(f"column {self.column!r} holds no word")
+            raise InvalidCell(f"column {self.column!r} holds no word")
         if self.max_words is not None and len(words) > self.max_words:
-            raise Bad(
+            raise InvalidCell(
                 f"{len(words)} words and data.max_tokens is {self.max_words}; split the row or "
                 "raise it"
             )
@@ -265,18 +265,20 @@ class Label:
         return cls(column, tuple(sorted(names)))
 
     def check(self, cell: Any) -> int:
-        """Return the index of a name. Raises Bad for an empty or an unseen one, or an object."""
+        """Return the index of a name. Raises InvalidCell: it is empty, unseen or an object."""
         if not _is_plain(cell):
-            raise Bad(f"column {self.column!r} holds {shown(cell)} where a label is expected")
+            raise InvalidCell(
+                f"column {self.column!r} holds {shown(cell)} where a label is expected"
+            )
         name = label(cell)
         if not name:
-            raise Bad(f"column {self.column!r} holds no label")
+            raise InvalidCell(f"column {self.column!r} holds no label")
         place = self._places.get(name)
         if place is not None:
             return place
         guess = nearest(name, self.names)
         hint = f"; did you mean {shown(guess)}?" if guess else ""
-        raise Bad(
+        raise InvalidCell(
             f"label {shown(name)} was not seen in training (known: {listed(self.names)}){hint}"
         )
 
@@ -310,7 +312,7 @@ class Number:
         return cls(column, float(means[0]), float(deviations[0]), whole)
 
     def check(self, cell: Any) -> float:
-        """Return the scaled value. Raises Bad for what is no number, or one that is too large."""
+        """Return the scaled value. Raises InvalidCell: it is no number, or too large."""
         return scaled(self.column, read_number(self.column, cell), self.mean, self.deviation)
 
     def decode(self, scaled: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -341,7 +343,7 @@ class Vector:
         return cls(columns, tuple(f.mean for f in fitted), tuple(f.deviation for f in fitted))
 
     def check(self, cells: Sequence[Any]) -> tuple[float, ...]:
-        """Return the scaled values of a row. Raises Bad."""
+        """Return the scaled values of a row. Raises InvalidCell."""
         known = zip(self.columns, self.means, self.deviations, cells, strict=True)
         return tuple(
             scaled(name, read_number(name, cell), mean, deviation)
@@ -359,6 +361,6 @@ def _places_of(names: tuple[str, ...]) -> dict[str, int]:
     return {name: place for place, name in enumerate(names)}
 
 
-def bad_row(error: Bad, path: str, line: int) -> DataError:
+def invalid_row(error: InvalidCell, path: str, line: int) -> DataError:
     """Return the error for a row, with where it stands and what to do."""
     return DataError(f"{error}; mend the row, or set data.on_error=skip", path, line)

@@ -19,7 +19,7 @@ _NAME = re.compile(r"hub:([\w.\-]+/[\w.\-]+)(?:/([^:/]+))?(?::([^:/]+))?")
 _FORM = "write hub:owner/name, or hub:owner/name/config:split"
 # read by these libraries when they are imported: they tell nobody what is done with them
 _SILENT = ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK")
-Place = tuple[str, str | None]  # a column, and the key in its cells where these are mappings
+CellPath = tuple[str, str | None]  # a column, and the key in its cells where these are mappings
 
 
 def is_hub(name: object) -> bool:
@@ -82,12 +82,12 @@ def _library() -> Any:
     return datasets
 
 
-def _places(found: Any) -> dict[str, Place]:
+def _places(found: Any) -> dict[str, CellPath]:
     """Return the columns, and where the cells of each stand.
 
     A column of translations is a column for each language, under the name of the language.
     """
-    features, places = found.features, dict[str, Place]()
+    features, places = found.features, dict[str, CellPath]()
     plain = [column for column in found.column_names if not _languages(features[column])]
     for column in found.column_names:
         for language in _languages(features[column]):
@@ -104,7 +104,7 @@ def _languages(feature: Any) -> list[str]:
 
 
 def _rows(
-    found: Any, places: dict[str, Place], name: str, report: Report
+    found: Any, places: dict[str, CellPath], name: str, report: Report
 ) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Yield (number of the row, its values), labels by their names."""
     names = {c: getattr(found.features[c], "names", None) for c in found.column_names}

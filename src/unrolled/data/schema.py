@@ -35,7 +35,7 @@ REPEATS = 4  # ... if each occurs this often on average
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ColumnHints:
     """What the user said about the columns, and about rows that are steps of sequences."""
 
     task: str | None = None
@@ -168,7 +168,7 @@ def _frames(cell: list[Any]) -> bool:
     return bool(values) and all(type(value) in (int, float) for value in values)
 
 
-def infer(table: Table, wanted: Wanted) -> Schema:
+def infer(table: Table, wanted: ColumnHints) -> Schema:
     """Choose the task and the columns of a table.
 
     Raises:
@@ -220,7 +220,7 @@ def infer(table: Table, wanted: Wanted) -> Schema:
     return Schema(wanted.task or _task(columns[answer]), text, () if text else numbers, answer)
 
 
-def _pair(table: Table, wanted: Wanted, columns: dict[str, Column]) -> Schema | None:
+def _pair(table: Table, wanted: ColumnHints, columns: dict[str, Column]) -> Schema | None:
     """Choose the column that is read and the column of texts that answers it.
 
     Untold, a table is one of pairs where exactly two columns hold texts that hardly repeat and no
@@ -260,7 +260,7 @@ def _pair(table: Table, wanted: Wanted, columns: dict[str, Column]) -> Schema | 
     return Schema(wanted.task or kind, (source,), (), answer)
 
 
-def _paired(wanted: Wanted, columns: dict[str, Column], texts: Sequence[Column]) -> bool:
+def _paired(wanted: ColumnHints, columns: dict[str, Column], texts: Sequence[Column]) -> bool:
     """Whether a table that nobody named a task for is one of pairs of texts."""
     names = [c.name for c in texts if c.words >= 2 or c.filled >= ENOUGH]
     if wanted.label is not None and wanted.text:
@@ -272,7 +272,7 @@ def _paired(wanted: Wanted, columns: dict[str, Column], texts: Sequence[Column])
     return len(names) == 2 and plain and not others and told <= set(names)
 
 
-def _steps(table: Table, wanted: Wanted, columns: dict[str, Column]) -> Schema:
+def _steps(table: Table, wanted: ColumnHints, columns: dict[str, Column]) -> Schema:
     """Choose task and columns of a table whose rows are steps."""
     if wanted.text or wanted.task == "language":
         raise UsageError("the steps of a sequence are numbers; leave out data.rows and data.text")
@@ -304,7 +304,7 @@ def _steps(table: Table, wanted: Wanted, columns: dict[str, Column]) -> Schema:
     return Schema(task, (), numbers, answer, frames=True, steps=True)
 
 
-def _constant(table: Table, wanted: Wanted, answer: str) -> bool:
+def _constant(table: Table, wanted: ColumnHints, answer: str) -> bool:
     """Whether all steps of each named sequence have one answer."""
     if wanted.sequence is None:
         return False
@@ -313,7 +313,7 @@ def _constant(table: Table, wanted: Wanted, answer: str) -> bool:
     return len(pairs) == len({name for name, _ in pairs})
 
 
-def _language(table: Table, wanted: Wanted, columns: dict[str, Column]) -> Schema:
+def _language(table: Table, wanted: ColumnHints, columns: dict[str, Column]) -> Schema:
     text = wanted.text or _text(columns, None)
     if not text:
         raise DataError("no column holds text; name it with data.text=COLUMN", table.path)
@@ -345,7 +345,7 @@ def _stamps(column: Column) -> bool:
     return name in ("date", "time", "timestamp", "datetime", "id", "index", "uuid")
 
 
-def _answer(table: Table, wanted: Wanted, columns: dict[str, Column]) -> str | None:
+def _answer(table: Table, wanted: ColumnHints, columns: dict[str, Column]) -> str | None:
     """Return the column to predict: by its name, else one whose values repeat, else the last."""
     able = [c for c in columns.values() if c.name not in wanted.text + wanted.numbers and c.filled]
     named = _named(LABEL_NAMES, able)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from unrolled.core.errors import DataError, UserError, shown
 from unrolled.data.examples import Ints
-from unrolled.data.fields import FAR, LARGEST, Bad, bad_row, read_number
+from unrolled.data.fields import FAR, LARGEST, InvalidCell, invalid_row, read_number
 from unrolled.data.schema import label, number
 from unrolled.data.sources import Table
 
@@ -24,7 +24,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class WindowSpec:
     """How a file holds sequences of numbers, and which stretches of them are read.
 
     Attributes:
@@ -96,7 +96,7 @@ def gather(
         answer: the place of the answer, None where none is needed.
         sequence: the place of the column whose equal values make one sequence; without one a file
             is one.
-        check: raises Bad for an answer that is none.
+        check: raises InvalidCell for an answer that is none.
         skip: leave faulty rows out.
 
     Raises:
@@ -117,8 +117,8 @@ def gather(
             stood[name] = before
         try:
             _check(table, row, numbers, answer, check)
-        except Bad as fault:
-            error = bad_row(fault, *table.place(line))
+        except InvalidCell as fault:
+            error = invalid_row(fault, *table.place(line))
             if not skip:
                 raise error from None
             faults.append(error)
@@ -203,7 +203,7 @@ class Frames:
     sizes: tuple[int, ...]
     means: tuple[float, ...]
     deviations: tuple[float, ...]
-    reading: Reading
+    reading: WindowSpec
 
     @property
     def width(self) -> int:
@@ -211,13 +211,15 @@ class Frames:
         return len(self.means)
 
     @classmethod
-    def fit(cls, columns: tuple[str, ...], rows: Iterable[Sequence[Any]], reading: Reading) -> Self:
+    def fit(
+        cls, columns: tuple[str, ...], rows: Iterable[Sequence[Any]], reading: WindowSpec
+    ) -> Self:
         """Learn sizes and scales from rows of cells; faulty rows are left to ``check``."""
         found: list[list[NDArray[np.float64]]] = []
         for row in rows:
             try:
                 parts = [_matrix(name, cell) for name, cell in zip(columns, row, strict=True)]
-            except Bad:
+            except InvalidCell:
                 continue
             if not found or [p.shape[1] for p in parts] == [p.shape[1] for p in found[0]]:
                 found.append(parts)
@@ -236,15 +238,17 @@ class Frames:
         """Return the scaled steps of a row (T, D).
 
         Raises:
-            Bad: a cell is no sequence of finite numbers, or one of another width or length.
+            InvalidCell: a cell is no sequence of finite numbers, or one of another width or length.
         """
         parts: list[NDArray[np.float64]] = []
         for name, size, cell in zip(self.columns, self.sizes, cells, strict=True):
             part = _matrix(name, cell)
             if part.shape[1] != size:
-                raise Bad(f"column {name!r} holds {part.shape[1]} numbers a step; expected {size}")
+                raise InvalidCell(
+                    f"column {name!r} holds {part.shape[1]} numbers a step; expected {size}"
+                )
             if parts and len(part) != len(parts[0]):
-                raise Bad(
+                raise InvalidCell(
                     f"column {name!r} has {len(part)} steps and {self.columns[0]!r} {len(parts[0])}"
                 )
             parts.append(part)
@@ -256,7 +260,7 @@ class Frames:
             names = [
                 name for name, n in zip(self.columns, self.sizes, strict=True) for _ in range(n)
             ]
-            raise Bad(
+            raise InvalidCell(
                 f"column {names[place]!r} holds {whole[step, place]:g} at step {step + 1}, out of "
                 f"all proportion to the numbers of training (about {self.means[place]:g}, give or "
                 f"take {self.deviations[place]:g})"
@@ -271,7 +275,7 @@ class Frames:
         """
         try:
             found = _matrix("the row", steps)
-        except Bad as error:
+        except InvalidCell as error:
             raise UserError(str(error)) from None
         if found.shape[1] != self.width:
             raise UserError(
@@ -294,21 +298,21 @@ class Frames:
     def from_json(cls, told: dict[str, Any]) -> Self:
         """Read the field back."""
         sizes, means, spread = (tuple(told[key]) for key in ("sizes", "means", "deviations"))
-        return cls(tuple(told["columns"]), sizes, means, spread, Reading(**told["reading"]))
+        return cls(tuple(told["columns"]), sizes, means, spread, WindowSpec(**told["reading"]))
 
 
 def _matrix(name: str, cell: Any) -> NDArray[np.float64]:
-    """Return the steps of a cell (T, D). Raises Bad."""
+    """Return the steps of a cell (T, D). Raises InvalidCell."""
     try:
         found = np.array(cell, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise Bad(_why(name, cell)) from None
+        raise InvalidCell(_why(name, cell)) from None
     found = found[:, None] if found.ndim == 1 else found
     if found.ndim != 2 or not found.size or not np.isfinite(found).all():
-        raise Bad(_why(name, cell))
+        raise InvalidCell(_why(name, cell))
     if (np.abs(found) > LARGEST).any():
         step = int(np.argwhere(np.abs(found) > LARGEST)[0][0]) + 1
-        raise Bad(
+        raise InvalidCell(
             f"column {name!r} holds a number above {LARGEST:g} at step {step}; if it marks a "
             "missing value, leave the row out"
         )

@@ -105,7 +105,7 @@ def length_penalty(length: Any, alpha: float) -> Any:
     return ((5.0 + length) / 6.0) ** alpha
 
 
-class Book:
+class BackPointers:
     """Back-pointers of every step, and the hypotheses that write no further.
 
     Memory is linear in rows x steps. Rows are numbered anew in each step, before any leaves.

@@ -23,7 +23,7 @@ from unrolled.decoding.beams import (
     ENDED,
     LACKING,
     OUT,
-    Book,
+    BackPointers,
     Bools,
     Floats,
     Ints,
@@ -35,7 +35,7 @@ from unrolled.decoding.beams import (
 from unrolled.decoding.constraints import Constraint
 from unrolled.decoding.sampling import choose
 from unrolled.decoding.settings import Search as Search
-from unrolled.decoding.walk import Decoder, Job, Walk
+from unrolled.decoding.walk import Decoder, SearchRequest, SearchState
 
 Tokens = Sequence[int]
 
@@ -107,11 +107,13 @@ def search(
     if not limits:
         return []
     _check(model, settings, end, limits, prefixes, banned, required, lengths)
-    job = Job(settings, end, limits, [prefix or () for prefix in prefixes or ()], required or ())
+    job = SearchRequest(
+        settings, end, limits, [prefix or () for prefix in prefixes or ()], required or ()
+    )
     first = torch.full((len(limits),), start, device=device or torch.device("cpu"))
-    walk = Walk(model, state, job, first, lengths)
+    walk = SearchState(model, state, job, first, lengths)
     walk.ban(banned, banned_phrases, constraint)
-    book = Book(settings.length_penalty)
+    book = BackPointers(settings.length_penalty)
     _draw(walk, job, book, seed) if settings.sample else _Beams(walk, job, book).run()
     return _answers(book, job)
 
@@ -152,7 +154,7 @@ def _check(
 class _Beams:
     """A beam of each source, and what has ended of it."""
 
-    def __init__(self, walk: Walk, job: Job, book: Book) -> None:
+    def __init__(self, walk: SearchState, job: SearchRequest, book: BackPointers) -> None:
         self.walk, self.job, self.book = walk, job, book
         groups = job.settings.diverse_groups
         self.sources = np.arange(len(job.limits))  # of the batch, while they are in it
@@ -275,7 +277,7 @@ class _Beams:
         )
 
 
-def _draw(walk: Walk, job: Job, book: Book, seed: int | None) -> None:
+def _draw(walk: SearchState, job: SearchRequest, book: BackPointers, seed: int | None) -> None:
     """Draw ``n_best`` answers to each source; each row leaves when its answer ends."""
     settings, device = job.settings, walk.device
     generator = None if seed is None else torch.Generator(device=device).manual_seed(seed)
@@ -324,7 +326,7 @@ def _draw(walk: Walk, job: Job, book: Book, seed: int | None) -> None:
         said = said[torch.from_numpy(left).to(device)]
 
 
-def _answers(book: Book, job: Job) -> list[list[Hypothesis]]:
+def _answers(book: BackPointers, job: SearchRequest) -> list[list[Hypothesis]]:
     """Return the best of what was noted, source by source."""
     settings, records = job.settings, book.sorted()
     grouped = settings.diverse_groups > 1 and not settings.sample

@@ -55,7 +55,7 @@ class Candidates(NamedTuple):
     scores: tuple[Tensor, Tensor] | None = None
 
 
-class Job:
+class SearchRequest:
     """What is asked for, source by source.
 
     Args:
@@ -107,7 +107,7 @@ class Job:
         return forced if (forced >= 0).any() else None
 
 
-class Walk:
+class SearchState:
     """The model on its way: its state, what rules over it and where it has looked, row by row.
 
     Args:
@@ -118,7 +118,12 @@ class Walk:
     """
 
     def __init__(
-        self, model: Any, state: Any, job: Job, tokens: Tensor, lengths: Sequence[int] | None
+        self,
+        model: Any,
+        state: Any,
+        job: SearchRequest,
+        tokens: Tensor,
+        lengths: Sequence[int] | None,
     ) -> None:
         self.model, self.state, self.job = model, state, job
         self.tokens, self.device, self.step = tokens, tokens.device, 0

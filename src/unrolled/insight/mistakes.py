@@ -9,7 +9,7 @@ import numpy as np
 
 from unrolled.data.examples import Examples
 from unrolled.data.sources import Document, Table
-from unrolled.tasks.base import Evaluation, Task, Written, locate
+from unrolled.tasks.base import Evaluation, GeneratedTexts, Task, locate
 from unrolled.tasks.labelled import Classify
 from unrolled.tasks.tag import Tag
 
@@ -78,7 +78,7 @@ def mistakes(
     return found
 
 
-def _texts(data: Table, written: Written, count: int) -> list[Mistake]:
+def _texts(data: Table, written: GeneratedTexts, count: int) -> list[Mistake]:
     """Return some of the texts that a model wrote, beside the right ones."""
     total = len(written.answers)
     found = []

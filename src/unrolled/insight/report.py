@@ -14,7 +14,7 @@ from unrolled.insight.card import scored_on, size
 from unrolled.insight.charts import escaped
 from unrolled.insight.mistakes import Mistake
 from unrolled.scores import ConfusionCounts, by_class, calibration, counted
-from unrolled.tasks.base import Evaluation, Judged, Task
+from unrolled.tasks.base import ClassPredictions, Evaluation, Task
 from unrolled.tasks.labelled import Classify
 from unrolled.tasks.recipe import Recipe, flat
 from unrolled.tasks.tag import Tag
@@ -217,7 +217,7 @@ def _share(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.4f}"
 
 
-def _calibration(judged: Judged) -> list[str]:
+def _calibration(judged: ClassPredictions) -> list[str]:
     found = calibration(judged.confidence, judged.truth == judged.found)
     bins = len(found.counts)
     rows = [

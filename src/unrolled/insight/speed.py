@@ -18,7 +18,7 @@ from unrolled.decoding.sampling import Sampling
 from unrolled.tasks.base import Rows, Task, locate
 from unrolled.tasks.language import Language
 from unrolled.tasks.series import asked
-from unrolled.training.precision import Place
+from unrolled.training.precision import ComputeDevice
 
 SECONDS = 0.5  # spent on rows by themselves, and again on batches
 ALONE, BATCHES, ROWS = 100, 5, 256  # the most that are timed: rows, batches, rows of a batch
@@ -36,7 +36,9 @@ class Speed:
     how: str
 
 
-def measure(model: nn.Module, task: Task, data: Table, examples: Any, place: Place) -> Speed | None:
+def measure(
+    model: nn.Module, task: Task, data: Table, examples: Any, place: ComputeDevice
+) -> Speed | None:
     """Time answers to the first rows of a table, one by one and in batches.
 
     It takes under 2 s, unless one batch of one row takes longer. ``examples`` tell by their lines
@@ -66,7 +68,9 @@ def _answerable(task: Task, row: tuple[Any, ...]) -> bool:
     return True
 
 
-def _measured(model: nn.Module, task: Task, rows: list[tuple[Any, ...]], place: Place) -> Speed:
+def _measured(
+    model: nn.Module, task: Task, rows: list[tuple[Any, ...]], place: ComputeDevice
+) -> Speed:
     task.predict(model, rows[:1], place)  # the first call is slower than any after it
     alone = _timed(model, task, [[row] for row in rows[:ALONE]], place)
     middle = statistics.median(alone)
@@ -83,7 +87,7 @@ def _measured(model: nn.Module, task: Task, rows: list[tuple[Any, ...]], place: 
     return Speed(1000 * middle, size / statistics.median(batches), how)
 
 
-def _timed(model: nn.Module, task: Task, asked: list[Rows], place: Place) -> list[float]:
+def _timed(model: nn.Module, task: Task, asked: list[Rows], place: ComputeDevice) -> list[float]:
     """Return the seconds of each question, until ``SECONDS`` are spent."""
     found: list[float] = []
     for rows in asked:
@@ -95,7 +99,9 @@ def _timed(model: nn.Module, task: Task, asked: list[Rows], place: Place) -> lis
     return found
 
 
-def write(model: nn.Module, task: Language, place: Place, count: int) -> tuple[list[str], Speed]:
+def write(
+    model: nn.Module, task: Language, place: ComputeDevice, count: int
+) -> tuple[list[str], Speed]:
     """Return texts of up to 300 tokens that a language model writes, and how long a token takes."""
     texts, taken = [], []
     with place.autocast():
@@ -112,6 +118,6 @@ def write(model: nn.Module, task: Language, place: Place, count: int) -> tuple[l
     return texts, Speed(1000 * statistics.median(taken or [0.0]), None, how)
 
 
-def _where(place: Place) -> str:
+def _where(place: ComputeDevice) -> str:
     threads = torch.get_num_threads()
     return f"{place.device}, {place.precision}, {threads} thread{'s' * (threads > 1)}"

@@ -18,7 +18,7 @@ from unrolled.nn.state import CacheWriter
 from unrolled.ops.derivatives import is_transformed
 from unrolled.ops.modes import mode
 
-SHORT = 2**18  # pairs of steps up to which plain products beat torch's slopes in bf16 on the CPU
+SHORT = 2**18  # pairs of steps up to which plain products beat torch's gradients in bf16 on the CPU
 
 
 def sinusoid(positions: Tensor, width: int) -> Tensor:
@@ -54,7 +54,7 @@ def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class AttentionContext:
     """What every block of a stack needs to know about one call.
 
     Args:
@@ -138,7 +138,7 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(width, kv_heads * self.size, bias)
         self.out = nn.Linear(width, width, bias)
 
-    def forward(self, x: Tensor, layer: int, reading: Reading) -> Tensor:
+    def forward(self, x: Tensor, layer: int, reading: AttentionContext) -> Tensor:
         """Return (B, T, W) for x (B, T, W).
 
         Args:
@@ -157,7 +157,7 @@ class SelfAttention(nn.Module):
         out = self._attend(q, k.to(q.dtype), v.to(q.dtype), reading)
         return self.out(out.transpose(1, 2).flatten(2))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, reading: Reading) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, reading: AttentionContext) -> Tensor:
         """Return (B, N, T, E)."""
         groups = self.heads // self.kv_heads
         p = self.dropout if self.training else 0.0
@@ -199,7 +199,7 @@ class CrossAttention(nn.Module):
             return both
         return both[0].contiguous(), both[1].contiguous()  # read again at every step
 
-    def forward(self, x: Tensor, layer: int, reading: Reading) -> Tensor:
+    def forward(self, x: Tensor, layer: int, reading: AttentionContext) -> Tensor:
         """Return (B, T, W) for x (B, T, W); ``layer`` is this block's place in the memory."""
         memory = reading.memory
         assert memory is not None

@@ -69,7 +69,7 @@ class Memoryless(Layer):
     ) -> tuple[Tensor, EmptyState]:
         lengths = self._check(x, lengths, state)
         checked(state, EmptyState, "layer none")
-        # zeros go in too: padding of 1e30 would make infinite slopes, and 0 times those is nan
+        # zeros go in too: padding of 1e30 would make infinite gradients, and 0 times those is nan
         y: Tensor = self.stages(zero_padding(x, lengths))
         return zero_padding(y, lengths), EmptyState(x.shape[0])
 

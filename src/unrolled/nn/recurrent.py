@@ -29,7 +29,7 @@ _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 _NORMS = ("norm_ih", "norm_hh", "norm_c", "norm_c_bias")
 
 
-class _Place(NamedTuple):
+class _LayerDirection(NamedTuple):
     """One layer in one direction, forward before backward, and its weights' names or None."""
 
     layer: int
@@ -132,7 +132,7 @@ class Recurrent(Layer):
 
     def _make_weights(
         self, device: torch.device | str | None, dtype: torch.dtype | None
-    ) -> Iterator[_Place]:
+    ) -> Iterator[_LayerDirection]:
         """Register the weights under torch.nn's names, in torch.nn's order; yield their places."""
         for place in range(self.num_layers * self.directions):
             layer, backward = divmod(place, self.directions)
@@ -158,7 +158,7 @@ class Recurrent(Layer):
                 empty = torch.empty(shape, device=device, dtype=dtype)
                 self.register_parameter(f"{name}{suffix}", nn.Parameter(empty))
             names = (name + suffix if name in shapes else None for name in (*_WEIGHTS, *_NORMS))
-            yield _Place(layer, backward == 1, tuple(names))
+            yield _LayerDirection(layer, backward == 1, tuple(names))
 
     def _size(self, layer: int) -> int:
         """Return H of a layer."""
@@ -207,7 +207,7 @@ class Recurrent(Layer):
     def flatten_parameters(self) -> None:
         """Do nothing; torch.nn's method of this name, kept so that callers need not change."""
 
-    def _weights(self, place: _Place) -> Weights:
+    def _weights(self, place: _LayerDirection) -> Weights:
         """Return the weights of one layer and direction."""
         # torch's own look-up takes as long as an operator; pruned weights are found by it alone
         mine = self._parameters

@@ -158,7 +158,7 @@ def sampled_cross_entropy(
 
 
 class _Fused(torch.autograd.Function):
-    """The loss, and its slopes while the scores are at hand."""
+    """The loss, and its gradients while the scores are at hand."""
 
     @staticmethod
     def forward(
@@ -181,12 +181,12 @@ class _Fused(torch.autograd.Function):
                 here = slice(at, at + rows)
                 read = x[here].to(low)
                 scores = read @ w.T
-                losses[here], slopes = _score(scores, bias, targets[here], smoothing, ignored)
+                losses[here], gradients = _score(scores, bias, targets[here], smoothing, ignored)
                 if wanted:
                     parts.append((scores @ w).to(x.dtype))
                     part = (scores.T @ read).to(exact)
                     d_weight = d_weight.add_(part) if at else part
-                    d_bias += slopes
+                    d_bias += gradients
         if wanted:
             ctx.save_for_backward(torch.cat(parts), d_weight, d_bias, anchor)
         return losses.sum()
@@ -223,9 +223,9 @@ class _Once(torch.autograd.Function):
 def _score(
     scores: Tensor, bias: Tensor, targets: Tensor, smoothing: float, ignored: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss of each row of scores (N, V) and the slopes of the biases (V,).
+    """Return the loss of each row of scores (N, V) and the gradients of the biases (V,).
 
-    The slopes of the scores are put in their place.
+    The gradients of the scores are put in their place.
     """
     count, d_bias = scores.shape[1], torch.zeros_like(bias)
     size = max(1, CACHED // count) if scores.is_cpu else max(1, len(scores))

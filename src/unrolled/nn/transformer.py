@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unrolled.nn.attention import CrossAttention, Reading, SelfAttention, rotation, sinusoid
+from unrolled.nn.attention import (
+    AttentionContext,
+    CrossAttention,
+    SelfAttention,
+    rotation,
+    sinusoid,
+)
 from unrolled.nn.dropout import Dropout, check_probability
 from unrolled.nn.forms import has_hooks, overrides
 from unrolled.nn.layer import Layer, checked
@@ -85,7 +91,7 @@ class Block(nn.Module):
         self.cross_norm = None if cross is None else norm()
         self.norm_first, self.dropout = norm_first, Dropout(dropout)
 
-    def forward(self, x: Tensor, layer: int, reading: Reading) -> Tensor:
+    def forward(self, x: Tensor, layer: int, reading: AttentionContext) -> Tensor:
         """Return (B, T, W) for x (B, T, W)."""
         x = self._add(x, self.attention_norm, self.attention, layer, reading)
         if self.cross is not None and self.cross_norm is not None:
@@ -320,21 +326,25 @@ class Attention(Layer):
 
     def _reading(
         self, at: Tensor, steps: int, lengths: Tensor | None, cache: CacheWriter | None
-    ) -> Reading:
+    ) -> AttentionContext:
         """Work out what all blocks share: rotations, mask, cache."""
         turn = rotation(at, self.head_size) if self.positions == "rotary" else None
         if not self.causal:
             if lengths is None:
-                return Reading(turn, None, False, cache)
+                return AttentionContext(turn, None, False, cache)
             # a row without steps looks at its first, which is zero: a softmax needs something
             allowed = real_steps(lengths.clamp(min=1), steps)[:, None, None]
-            return Reading(turn, allowed, False, cache)
+            return AttentionContext(turn, allowed, False, cache)
         if cache is None or not cache.state.used:
-            return Reading(turn, None, True, cache)  # padding stands at the right, out of sight
+            return AttentionContext(
+                turn, None, True, cache
+            )  # padding stands at the right, out of sight
         reach = torch.arange(cache.needed, device=at.device)
-        return Reading(turn, (reach <= at[:, :, None])[:, None], False, cache)
+        return AttentionContext(turn, (reach <= at[:, :, None])[:, None], False, cache)
 
-    def _stack(self, x: Tensor, lengths: Tensor | None, reading: Reading, at: Tensor) -> Tensor:
+    def _stack(
+        self, x: Tensor, lengths: Tensor | None, reading: AttentionContext, at: Tensor
+    ) -> Tensor:
         """Run all blocks over the chunk at positions ``at`` (B or 1, T)."""
         y = self.project(zero_padding(x, lengths))
         # the sum that all blocks add to keeps the precision of the weights under autocast

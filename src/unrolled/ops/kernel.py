@@ -1,4 +1,4 @@
-"""Recurrent cells over time in the native core, with slopes: the calls and what autograd sees.
+"""Recurrent cells over time in the native core, with gradients: the calls and what autograd sees.
 
 Shapes: B rows, T steps, N steps of all rows, D input, H hidden, G gates.
 """
@@ -17,7 +17,7 @@ from unrolled.ops.layout import Layout, dense, is_time_first, laid, like
 from unrolled.ops.reference import Extras, Weights
 
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "lstm": 4}
-# how many times H wide the gates, cells and inner are that are kept of a step for the slopes
+# how many times H wide the gates, cells and inner are that are kept of a step for the gradients
 KEPT = {"rnn_tanh": (0, 0, 0), "rnn_relu": (0, 0, 0), "gru": (3, 0, 1), "lstm": (4, 1, 0)}
 
 
@@ -37,7 +37,7 @@ class Call(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What slopes can be wanted of, all fp32: x (B, T, D) or (N, D), weights, h and c (B, H)."""
+    """What gradients can be wanted of, all fp32: x (B, T, D) or (N, D), weights, h and c (B, H)."""
 
     x: Tensor
     w_ih: Tensor
@@ -149,18 +149,18 @@ def backward(
     mask: Tensor | None,
     y: Tensor,
     kept: _Some,
-    slopes: _Some,
+    gradients: _Some,
     wanted: list[bool],
 ) -> _Some:
-    """Return the slopes of those of the inputs that are wanted, None for the others.
+    """Return the gradients of those of the inputs that are wanted, None for the others.
 
     Args:
         call, inputs, mask: as ``forward`` was given them.
         y, kept: as it returned them.
-        slopes: of y, and of h and c at the end; None is zero.
+        gradients: of y, and of h and c at the end; None is zero.
         wanted: one for each of the inputs.
     """
-    (x, *rest), (d_y, d_h, d_c), time_first = inputs, slopes, is_time_first(inputs.x)
+    (x, *rest), (d_y, d_h, d_c), time_first = inputs, gradients, is_time_first(inputs.x)
     found: _Some = [
         None if part is None or not want else x.new_empty(part.shape)
         for part, want in zip(rest, wanted[1:], strict=True)
@@ -235,7 +235,7 @@ class _Unroll(torch.autograd.Function):
 
 
 def unroll(call: Call, inputs: Inputs, mask: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Read all steps; return y and the state as ``forward`` does, with slopes where wanted."""
+    """Read all steps; return y and the state as ``forward`` does, with gradients where wanted."""
     wanted = torch.is_grad_enabled()
     if wanted and any(part is not None and part.requires_grad for part in inputs):
         run: Any = _Unroll.apply

@@ -55,15 +55,15 @@ class _Linear(torch.autograd.Function):
         return _matmul(low, x, weight.t(), bias)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> Any:
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         _, of_x, of_weight, of_bias = ctx.needs_input_grad
-        d_bias = slope.sum(0) if of_bias else None
+        d_bias = gradient.sum(0) if of_bias else None
         # a second derivative is wanted: torch's products have one
-        if torch.is_grad_enabled() or is_batched([slope]):
-            return None, slope @ weight, slope.t() @ x, d_bias
-        d_x = _matmul(ctx.low, slope, weight) if of_x else None
-        d_weight = _matmul(ctx.low, slope.t(), x) if of_weight else None
+        if torch.is_grad_enabled() or is_batched([gradient]):
+            return None, gradient @ weight, gradient.t() @ x, d_bias
+        d_x = _matmul(ctx.low, gradient, weight) if of_x else None
+        d_weight = _matmul(ctx.low, gradient.t(), x) if of_weight else None
         return None, d_x, d_weight, d_bias
 
 

@@ -30,7 +30,7 @@ _TORCH = frozenset(("rnn_tanh", "rnn_relu", "lstm", "gru"))  # cells that torch 
 _States = tuple[Tensor, ...]
 
 # added to a gate, it closes or opens the gate for good: sigmoid(-30000) is 0 and sigmoid(30000) is
-# 1 in every precision, fp16 included, and both have slope 0
+# 1 in every precision, fp16 included, and both have gradient 0
 _SHUT = 30000.0
 
 
@@ -202,7 +202,7 @@ def _not_native(cell: str, x: Tensor, h: Tensor, w: Weights, extras: Extras) -> 
     if not x.numel():
         return "nothing to read"
     if extras.recurrent_mask is not None and extras.recurrent_mask.requires_grad:
-        return "slopes of the mask are wanted"
+        return "gradients of the mask are wanted"
     if extras.recurrent_mask is not None and chosen_precision() == "int8":
         return "recurrent_dropout, which int8 has no use for"
     return _unlike(x, h, w) or unreachable(x, h, w.ih, w.hh)
@@ -236,7 +236,7 @@ def path(cell: str, x: Tensor, h: Tensor, w: Weights, extras: Extras = PLAIN) ->
     if not why and not lacking:
         return _NATIVE
     if mode() == "auto" and is_transformed():
-        return Path("reference", "torch.func or forward-mode slopes, which know no fused kernel")
+        return Path("reference", "torch.func or forward-mode gradients, which know no fused kernel")
     if extras.recurrent_mask is not None:
         lacking.append("recurrent_dropout")
     if cell not in _TORCH:
@@ -257,7 +257,7 @@ def path(cell: str, x: Tensor, h: Tensor, w: Weights, extras: Extras = PLAIN) ->
     return Path("torch" if x.numel() else "reference", why)
 
 
-def _wants_slopes(x: Tensor, state: _States, w: Weights) -> bool:
+def _wants_gradients(x: Tensor, state: _States, w: Weights) -> bool:
     return torch.is_grad_enabled() and any(p.requires_grad for p in (x, *state, *_flat(w)))
 
 
@@ -294,11 +294,11 @@ def _native(
 ) -> tuple[Tensor, _States]:
     """Run the native core, whose inputs and outputs are fp32 in every precision."""
     low, compiling = _native_precision(w), torch.compiler.is_compiling()
-    wanted = (compiling or low == "int8") and _wants_slopes(x, state, w)
+    wanted = (compiling or low == "int8") and _wants_gradients(x, state, w)
     if wanted and low == "int8":
         raise ValueError(
-            "expected a call without slopes under ops.precision('int8'), got one that wants them; "
-            "add torch.no_grad(), or choose ops.precision('bf16') to train"
+            "expected a call without gradients under ops.precision('int8'), got one that wants "
+            "them; add torch.no_grad(), or choose ops.precision('bf16') to train"
         )
     given = (x, w.ih, w.hh, w.bias_ih, w.bias_hh, *state, *(None,) * (2 - len(state)), mask)
     wide: list[Any] = [p if p is None or p.dtype == torch.float32 else p.float() for p in given]
@@ -347,7 +347,7 @@ def unroll(
         x is packed.
 
     Raises:
-        ValueError: ``use("fast")`` was chosen and no fast path runs this; slopes in int8.
+        ValueError: ``use("fast")`` was chosen and no fast path runs this; gradients in int8.
     """
     chosen = path(cell, x, state[0], w, extras)
     if chosen is _NATIVE:

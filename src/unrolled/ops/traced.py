@@ -39,7 +39,7 @@ def recurrent(
     reverse: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Read x (B, T, D); return y, h, c and what is kept for the slopes, empty where there is none.
+    """Read x (B, T, D); return y, h, c and what the gradients need, empty where there is none.
 
     x holds a step at least.
 
@@ -89,7 +89,7 @@ def recurrent_backward(
     reverse: bool,
     wanted: list[bool],
 ) -> list[Tensor]:
-    """Return slopes of x, weights, biases, h and c, empty where not wanted.
+    """Return gradients of x, weights, biases, h and c, empty where not wanted.
 
     Raises:
         ValueError: shapes that do not fit one another.
@@ -97,7 +97,7 @@ def recurrent_backward(
     call, (rows, steps, _) = Call(cell, precision, reverse, padded(x, lengths)), x.shape
     inputs, size = Inputs(x, w_ih, w_hh, b_ih, b_hh, h, c), h.shape[1]
     kernel.check(call, inputs, mask)
-    names = ("y", "slopes of y", "slopes of h", "slopes of c", "gates", "cells", "inner")
+    names = ("y", "gradients of y", "gradients of h", "gradients of c", "gates", "cells", "inner")
     states = [(rows, steps, size)] * 2 + [(rows, size)] * 2
     widths = [(rows * steps, wide * size) if wide else (0,) for wide in KEPT[cell]]
     parts = (y, d_y, d_h, d_c, gates, cells, inner)
@@ -121,11 +121,11 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
     ctx.settings = inputs[9:12]
 
 
-def _slopes(ctx: Any, d_y: Any, d_h: Any, d_c: Any, *kept: Any) -> tuple[Any, ...]:
+def _gradients(ctx: Any, d_y: Any, d_h: Any, d_c: Any, *kept: Any) -> tuple[Any, ...]:
     wanted = list(ctx.needs_input_grad[:7])
     d_c = d_c if ctx.settings[0] == "lstm" else None  # of other cells it is an empty tensor
     found = recurrent_backward(d_y, d_h, d_c, *ctx.saved_tensors, *ctx.settings, wanted)
     return *(s if want else None for s, want in zip(found, wanted, strict=True)), *(None,) * 6
 
 
-recurrent.register_autograd(_slopes, setup_context=_remember)
+recurrent.register_autograd(_gradients, setup_context=_remember)

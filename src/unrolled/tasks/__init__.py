@@ -1,6 +1,6 @@
 """Fields, model and scores of each kind of problem; recipes; run folders."""
 
-from unrolled.tasks.base import Answer, Evaluation, Task
+from unrolled.tasks.base import Evaluation, Prediction, Task
 from unrolled.tasks.labelled import Classify, Regress
 from unrolled.tasks.language import Language
 from unrolled.tasks.parse import Parse
@@ -27,11 +27,11 @@ def kind_of(name: str, frames: bool) -> type[Task]:
 
 __all__ = [
     "TASKS",
-    "Answer",
     "Classify",
     "Evaluation",
     "Language",
     "Parse",
+    "Prediction",
     "Regress",
     "Rewrite",
     "Tag",

@@ -22,14 +22,14 @@ from unrolled.nn import Layer, TokenEmbedding
 from unrolled.scores import ConfusionCounts
 from unrolled.tasks.recipe import ModelConfig, Recipe
 from unrolled.training.objectives import Objective
-from unrolled.training.precision import Place
+from unrolled.training.precision import ComputeDevice
 
 Rows = Sequence[tuple[Any, ...]]
 UP, DOWN = True, False  # whether more of a score is better
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Prediction:
     """What a model says about one row.
 
     ``text`` is the answer as a line of output; ``probability`` its share of 1 where the task has
@@ -42,7 +42,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class ClassPredictions:
     """The N class predictions that were scored: of rows, or of the words in them.
 
     Attributes:
@@ -60,7 +60,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class GeneratedTexts:
     """The N texts that a model wrote.
 
     Attributes:
@@ -87,13 +87,13 @@ class Evaluation:
     scores: dict[str, float]
     confusion: ConfusionCounts | None = None
     pairs: np.ndarray[Any, np.dtype[np.float64]] | None = None
-    judged: Judged | None = None
-    written: Written | None = None
+    judged: ClassPredictions | None = None
+    written: GeneratedTexts | None = None
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Asks:
+class OutputConstraints:
     """What answers are to hold, beside what a recipe says of the search.
 
     Attributes:
@@ -165,10 +165,10 @@ class Task(ABC):
         """Return the training batches."""
 
     @abstractmethod
-    def evaluate(self, model: nn.Module, examples: Any, place: Place) -> Evaluation:
+    def evaluate(self, model: nn.Module, examples: Any, place: ComputeDevice) -> Evaluation:
         """Score a model, which is in evaluation mode."""
 
-    def watch(self, model: nn.Module, examples: Any, place: Place) -> dict[str, float]:
+    def watch(self, model: nn.Module, examples: Any, place: ComputeDevice) -> dict[str, float]:
         """Return the scores by which a training is watched: those of ``evaluate``, or cheaper."""
         return self.evaluate(model, examples, place).scores
 
@@ -176,13 +176,13 @@ class Task(ABC):
         """Return why a row cannot be answered, as far as that is known before; else nothing."""
         return ""
 
-    def ask(self, model: nn.Module, asks: Asks) -> None:
+    def ask(self, model: nn.Module, asks: OutputConstraints) -> None:
         """Say what answers are to hold from now on.
 
         Raises:
             UsageError: this task or this model cannot do so.
         """
-        if asks != Asks():
+        if asks != OutputConstraints():
             raise UsageError(f"{self.name} writes no text that could hold or align words")
 
     def answer_by(self, recipe: Recipe) -> None:  # noqa: B027 - most tasks have one way to answer
@@ -205,7 +205,9 @@ class Task(ABC):
     def schema(self) -> Schema:
         """The columns the task was trained on."""
 
-    def each_step(self, model: nn.Module, cells: Sequence[Any], place: Place) -> list[Answer]:
+    def each_step(
+        self, model: nn.Module, cells: Sequence[Any], place: ComputeDevice
+    ) -> list[Prediction]:
         """Answer at every step of a sequence of numbers, given by its columns.
 
         Raises:
@@ -214,7 +216,7 @@ class Task(ABC):
         raise UsageError(f"{self.name} does not read sequences of numbers")
 
     @abstractmethod
-    def predict(self, model: nn.Module, rows: Rows, place: Place) -> list[Answer]:
+    def predict(self, model: nn.Module, rows: Rows, place: ComputeDevice) -> list[Prediction]:
         """Answer rows of input cells.
 
         Raises:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from unrolled.core.errors import DataError, UsageError, UserError, shown
 from unrolled.data.batches import Batch, Buckets, Source, collate
 from unrolled.data.examples import Examples, Ragged
-from unrolled.data.fields import Bad, Label, Number, Text, Vector, bad_row
+from unrolled.data.fields import InvalidCell, Label, Number, Text, Vector, invalid_row
 from unrolled.data.schema import Schema
 from unrolled.data.series import Frames
 from unrolled.data.sources import Document, Table
@@ -34,9 +34,9 @@ from unrolled.tasks import digests, series
 from unrolled.tasks.base import (
     DOWN,
     UP,
-    Answer,
+    ClassPredictions,
     Evaluation,
-    Judged,
+    Prediction,
     Rows,
     Task,
     build_embedding,
@@ -48,7 +48,7 @@ from unrolled.tasks.base import (
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.weights import weights_of
 from unrolled.training.objectives import Objective, classes, pretrained, values
-from unrolled.training.precision import Place
+from unrolled.training.precision import ComputeDevice
 
 TOKENIZER = "tokenizer.json"
 SIDE_BY_SIDE = 2**24  # scores that are looked at together
@@ -140,10 +140,10 @@ class Labelled(Task):
             try:
                 checked = self.inputs.check([row[i] for i in places])
                 target = self.output.check(row[answer])
-            except Bad as error:
+            except InvalidCell as error:
                 if on_error != "skip":
-                    raise bad_row(error, *table.place(line)) from None
-                skipped.append(bad_row(error, *table.place(line)))
+                    raise invalid_row(error, *table.place(line)) from None
+                skipped.append(invalid_row(error, *table.place(line)))
                 continue
             inputs.append(checked)
             targets.append(target)
@@ -213,7 +213,7 @@ class Labelled(Task):
         return pretrained(objective, self.inputs.tokenizer.size)
 
     @torch.no_grad()
-    def outputs(self, model: nn.Module, examples: Examples, place: Place) -> Tensor:
+    def outputs(self, model: nn.Module, examples: Examples, place: ComputeDevice) -> Tensor:
         """Return the model's outputs (N, O) in the order of the examples, fp32 on the host."""
         found = torch.empty(len(examples), self.width)
         for rows in score_batches(examples.lengths):
@@ -222,7 +222,7 @@ class Labelled(Task):
                 found[torch.from_numpy(rows)] = self._forward(model, batch)
         return found
 
-    def predict(self, model: nn.Module, rows: Rows, place: Place) -> list[Answer]:
+    def predict(self, model: nn.Module, rows: Rows, place: ComputeDevice) -> list[Prediction]:
         """Answer rows of input cells, one cell a column of ``schema.inputs``."""
         inputs: list[Any] = []
         for row in rows:
@@ -231,7 +231,7 @@ class Labelled(Task):
                 continue
             try:
                 inputs.append(self.inputs.check(row))
-            except Bad as error:
+            except InvalidCell as error:
                 raise UserError(str(error)) from None
         examples = self._examples(inputs, np.arange(len(rows)))
         outputs = self.outputs(model, examples, place)
@@ -239,7 +239,9 @@ class Labelled(Task):
             raise UserError("the model answers with no number: the row is out of all proportion")
         return self.answers(outputs, examples)
 
-    def each_step(self, model: nn.Module, cells: Sequence[Any], place: Place) -> list[Answer]:
+    def each_step(
+        self, model: nn.Module, cells: Sequence[Any], place: ComputeDevice
+    ) -> list[Prediction]:
         """Answer at every step of a sequence: for the window that ends there, or for all of it.
 
         Where no whole window has been read yet the answer is empty.
@@ -250,19 +252,19 @@ class Labelled(Task):
             answer = self.predict(model, [tuple(cells)], place)[0]
             return [answer] * len(cells[0])
         steps = series.asked(replace(self.inputs, reading=replace(told, window=None)), cells)
-        found: list[Answer] = []
+        found: list[Prediction] = []
         if len(steps) >= told.window:
             # up to the last step, whose answer lies beyond the file
             here = series.spans([steps], replace(told, ahead=0))
             examples = Examples(np.arange(len(here.starts)), frames=here)
             found = self.answers(self.outputs(model, examples, place), examples)
-        return [Answer("")] * (len(steps) - len(found)) + found
+        return [Prediction("")] * (len(steps) - len(found)) + found
 
     def _forward(self, model: nn.Module, batch: Batch) -> Tensor:
         return model(batch.inputs, batch.lengths, *batch.extra).float().cpu()
 
     @abstractmethod
-    def answers(self, outputs: Tensor, examples: Examples) -> list[Answer]:
+    def answers(self, outputs: Tensor, examples: Examples) -> list[Prediction]:
         """Turn the outputs (N, O) for examples into answers."""
 
     def to_json(self) -> dict[str, Any]:
@@ -332,7 +334,7 @@ class Classify(Labelled):
         weights = weights_of(recipe, self.output.names)
         return self._pretrained(recipe, classes(recipe.training.label_smoothing, weights))
 
-    def evaluate(self, model: nn.Module, examples: Examples, place: Place) -> Evaluation:
+    def evaluate(self, model: nn.Module, examples: Examples, place: ComputeDevice) -> Evaluation:
         """Return accuracy, macro F1 and the mean cross entropy in nats."""
         outputs = self.outputs(model, examples, place)
         truth = np.asarray(examples.targets)
@@ -349,17 +351,17 @@ class Classify(Labelled):
         matrix = confusion_counts(truth, found, self.width)
         loss = total / len(truth)
         scores = {"accuracy": accuracy(matrix), "macro_f1": macro_f1(matrix), "loss": loss}
-        judged = Judged(np.arange(len(truth)), truth, found, torch.cat(surest).numpy())
+        judged = ClassPredictions(np.arange(len(truth)), truth, found, torch.cat(surest).numpy())
         return Evaluation(scores, confusion=matrix, judged=judged)
 
-    def answers(self, outputs: Tensor, examples: Examples) -> list[Answer]:
+    def answers(self, outputs: Tensor, examples: Examples) -> list[Prediction]:
         """Return the likeliest label with its probability, and all probabilities as details."""
         names = self.output.names
         answers = []
         for row in outputs.double().softmax(-1).tolist():
             best = max(range(len(row)), key=row.__getitem__)
             details = {"probabilities": dict(zip(names, row, strict=True))}
-            answers.append(Answer(names[best], row[best], details))
+            answers.append(Prediction(names[best], row[best], details))
         return answers
 
     @classmethod
@@ -414,7 +416,7 @@ class Regress(Labelled):
         """Return the squared error."""
         return self._pretrained(recipe, values())
 
-    def evaluate(self, model: nn.Module, examples: Examples, place: Place) -> Evaluation:
+    def evaluate(self, model: nn.Module, examples: Examples, place: ComputeDevice) -> Evaluation:
         """Return mae and rmse in the unit of the file, and the loss in scaled units."""
         scaled = to_numpy(self.outputs(model, examples, place))[:, 0]
         goal = np.asarray(examples.targets, dtype=np.float64)
@@ -427,10 +429,10 @@ class Regress(Labelled):
         }
         return Evaluation(scores, pairs=np.stack([truth, found], axis=1))
 
-    def answers(self, outputs: Tensor, examples: Examples) -> list[Answer]:
+    def answers(self, outputs: Tensor, examples: Examples) -> list[Prediction]:
         """Return values, rounded where training saw only integers; the exact one is a detail."""
         found = self.output.decode(to_numpy(outputs)[:, 0]) + self.base(examples)
-        return [Answer(self.output.show(v), None, {"value": float(v)}) for v in found]
+        return [Prediction(self.output.show(v), None, {"value": float(v)}) for v in found]
 
     @classmethod
     def from_json(cls, values: dict[str, Any], folder: Path) -> Self:

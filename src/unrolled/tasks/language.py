@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from unrolled.core.errors import DataError, UsageError
 from unrolled.core.words import either
 from unrolled.data.batches import Lanes, Source, Windows
-from unrolled.data.fields import Bad, Text, bad_row
+from unrolled.data.fields import InvalidCell, Text, invalid_row
 from unrolled.data.schema import Schema
 from unrolled.data.shards import Tokens
 from unrolled.data.sources import Document, Table, nfc
@@ -31,8 +31,8 @@ from unrolled.tasks import digests
 from unrolled.tasks.base import (
     DOWN,
     UP,
-    Answer,
     Evaluation,
+    Prediction,
     Rows,
     Task,
     build_embedding,
@@ -41,7 +41,7 @@ from unrolled.tasks.base import (
 from unrolled.tasks.labelled import TOKENIZER
 from unrolled.tasks.recipe import Recipe
 from unrolled.training.objectives import Objective, begin_with, next_token, next_word
-from unrolled.training.precision import Place
+from unrolled.training.precision import ComputeDevice
 
 WARM = 512  # tokens a lane reads unscored before its own part
 CHUNK = 256  # tokens read at once while scoring
@@ -144,10 +144,10 @@ class Language(Task):
         for row, line in zip(data.rows, data.lines, strict=True):
             try:
                 texts.append(field.check([row[i] for i in places]))
-            except Bad as error:
+            except InvalidCell as error:
                 if on_error != "skip":
-                    raise bad_row(error, *data.place(line)) from None
-                skipped.append(bad_row(error, *data.place(line)))
+                    raise invalid_row(error, *data.place(line)) from None
+                skipped.append(invalid_row(error, *data.place(line)))
         flat = [token for ids in field.encode(texts) for token in ids]
         size = sum(len(text.encode()) for row in texts for text in row)
         return Stream(np.array(flat, dtype=np.int32), size, self.tokenizer.unknown(flat)), skipped
@@ -201,7 +201,7 @@ class Language(Task):
         return Windows(tokens, rows, window, recipe.seed, end)
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, examples: Stream, place: Place) -> Evaluation:
+    def evaluate(self, model: nn.Module, examples: Stream, place: ComputeDevice) -> Evaluation:
         """Score every token once.
 
         A layer of unlimited reach reads the text in lanes side by side, each after the mark that
@@ -259,7 +259,7 @@ class Language(Task):
         if rest:
             yield rest
 
-    def predict(self, model: nn.Module, rows: Rows, place: Place) -> list[Answer]:
+    def predict(self, model: nn.Module, rows: Rows, place: ComputeDevice) -> list[Prediction]:
         """Refuse: a language model writes on instead of answering."""
         call = either("`unrolled generate RUN --prompt TEXT`", "run.generate(prompt)")
         raise UsageError(f"this run is a language model: use {call}")
@@ -278,7 +278,7 @@ class Language(Task):
         return cls(Tokenizer.load(folder / TOKENIZER), tuple(values["text"]))
 
 
-def _score(model: LanguageModel, tokens: Tensor, start: int, place: Place) -> Sum:
+def _score(model: LanguageModel, tokens: Tensor, start: int, place: ComputeDevice) -> Sum:
     """Score a text read in one pass, or in lanes where they say the same."""
     count = max(1, min(64, len(tokens) // LANE))
     if count > 1:
@@ -289,7 +289,7 @@ def _score(model: LanguageModel, tokens: Tensor, start: int, place: Place) -> Su
 
 
 def _lanes(
-    model: LanguageModel, tokens: Tensor, start: int, place: Place, count: int
+    model: LanguageModel, tokens: Tensor, start: int, place: ComputeDevice, count: int
 ) -> tuple[Sum, float]:
     """Score a text read in lanes side by side, the state carried along each.
 
@@ -352,7 +352,7 @@ def _nats(scores: Tensor, targets: Tensor, own: Tensor) -> Tensor:
     return (losses * own).sum(1) / own.sum(1).clamp(min=1)
 
 
-def _windows(model: LanguageModel, tokens: Tensor, start: int, place: Place) -> Sum:
+def _windows(model: LanguageModel, tokens: Tensor, start: int, place: ComputeDevice) -> Sum:
     """Score a text in overlapping windows of the model's context."""
     assert model.context is not None
     size, total = len(tokens), Sum()

@@ -26,7 +26,7 @@ from unrolled.core.errors import DataError, UsageError
 from unrolled.core.files import Watched
 from unrolled.data.encoding import PIECE, Job, in_order, pieces, processors
 from unrolled.data.examples import Examples, Ragged
-from unrolled.data.fields import Bad, Label, Text, bad_row
+from unrolled.data.fields import InvalidCell, Label, Text, invalid_row
 from unrolled.data.schema import Schema, label
 from unrolled.data.shards import (
     Encoded,
@@ -468,8 +468,8 @@ def _write_rows(file: File, field: Text, output: Label | None, writer: Writer) -
             try:
                 found = field.check([row[i] for i in places])
                 targets.extend(output.check(row[i]) for i in answers if output)
-            except Bad as error:
-                faults.append(bad_row(error, *reader.place(line)))
+            except InvalidCell as error:
+                faults.append(invalid_row(error, *reader.place(line)))
                 if not skip:
                     raise faults[0] from None
                 continue

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.data.batches import Batch, Buckets, Source
 from unrolled.data.examples import Examples, Ragged
-from unrolled.data.fields import Bad, Text, bad_row
+from unrolled.data.fields import InvalidCell, Text, invalid_row
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
 from unrolled.data.tokenizers import Tokenizer
@@ -28,12 +28,12 @@ from unrolled.decoding.settings import Search
 from unrolled.models import Unaligned
 from unrolled.tasks import digests
 from unrolled.tasks.base import (
-    Answer,
-    Asks,
     Evaluation,
+    GeneratedTexts,
+    OutputConstraints,
+    Prediction,
     Rows,
     Task,
-    Written,
     build_embedding,
     locate,
 )
@@ -51,7 +51,7 @@ from unrolled.tasks.writing import (
     write,
 )
 from unrolled.training.objectives import Objective, shifted, translated
-from unrolled.training.precision import Place
+from unrolled.training.precision import ComputeDevice
 
 TARGET = "target.json"
 SAMPLES = 1000  # of the bootstrap
@@ -80,7 +80,7 @@ class Pairs(Task):
     grouped: ClassVar[bool]  # whether all answers to equal sources are right
     search: Search = Search()
     copying: bool = True
-    asks: Asks = Asks()
+    asks: OutputConstraints = OutputConstraints()
 
     def __init__(self, inputs: Text, output: Text, longest: int | None, without: str = "") -> None:
         """Take the fields; with one tokenizer in both of them the vocabulary is joint.
@@ -134,7 +134,7 @@ class Pairs(Task):
         """Take how answers are searched for, and whether unknown words are copied."""
         self.search, self.copying = recipe.decoding, recipe.data.copy_unknown
 
-    def ask(self, model: nn.Module, asks: Asks) -> None:
+    def ask(self, model: nn.Module, asks: OutputConstraints) -> None:
         """Say what answers are to hold from now on.
 
         Raises:
@@ -159,19 +159,19 @@ class Pairs(Task):
     # ------------------------------------------------------------------ rows to examples
 
     def check(self, field: Text, cell: Any) -> str:
-        """Return the text of one side of a pair. Raises Bad where it is none, or is empty."""
+        """Return the text of one side of a pair. Raises InvalidCell: it is none, or empty."""
         (text,) = field.check([cell])
         text = without(text, self.without) if field is self.output else text
         if not text.strip():
-            raise Bad(f"column {field.columns[0]!r} is empty")
+            raise InvalidCell(f"column {field.columns[0]!r} is empty")
         if "\x00" in text:
-            raise Bad(f"column {field.columns[0]!r} holds a NUL character")
+            raise InvalidCell(f"column {field.columns[0]!r} holds a NUL character")
         return text
 
     def fit_in(self, tokens: int, field: Text) -> None:
-        """Raise Bad for a text of more tokens than are read."""
+        """Raise InvalidCell for a text of more tokens than are read."""
         if self.longest is not None and tokens > self.longest:
-            raise Bad(
+            raise InvalidCell(
                 f"column {field.columns[0]!r} has {tokens:,} tokens with its end mark; "
                 f"data.max_tokens is {self.longest}"
             )
@@ -183,13 +183,13 @@ class Pairs(Task):
         table = need_table(data)
         places = locate(table, pair_of(schema or self.schema), self.columns)
         fields = self.inputs, self.output
-        faults: dict[int, Bad] = {}
+        faults: dict[int, InvalidCell] = {}
         kept: list[tuple[int, list[str]]] = []
         for line, row in zip(table.lines, table.rows, strict=True):
             try:
                 cells = [row[place] for place in places]
                 kept.append((line, [self.check(f, c) for f, c in zip(fields, cells, strict=True)]))
-            except Bad as error:
+            except InvalidCell as error:
                 faults[line] = error
         texts = [[pair[side] for _, pair in kept] for side in (0, 1)]
         ids = [_encoded(field, side) for field, side in zip(fields, texts, strict=True)]
@@ -200,9 +200,9 @@ class Pairs(Task):
                 for field, side in zip(fields, steps, strict=True):
                     self.fit_in(side[at], field)
                 rows.append(at)
-            except Bad as error:
+            except InvalidCell as error:
                 faults[line] = error
-        found = [bad_row(faults[line], *table.place(line)) for line in sorted(faults)]
+        found = [invalid_row(faults[line], *table.place(line)) for line in sorted(faults)]
         if found and on_error != "skip":
             raise found[0]
         if not rows:
@@ -246,17 +246,21 @@ class Pairs(Task):
 
     # ------------------------------------------------------------------ scores
 
-    def loss(self, model: nn.Module, examples: Examples, place: Place) -> float:
+    def loss(self, model: nn.Module, examples: Examples, place: ComputeDevice) -> float:
         """Return the mean cross entropy of target pieces in nats, those before each being told."""
         return told_loss(model, examples, place, self.fed)
 
-    def evaluate(self, model: nn.Module, examples: PairExamples, place: Place) -> Evaluation:
+    def evaluate(
+        self, model: nn.Module, examples: PairExamples, place: ComputeDevice
+    ) -> Evaluation:
         """Return loss and perplexity of the right answers, and the scores of what is written."""
         loss, written = self.loss(model, examples, place), self.written(model, examples, place)
         scores, notes = self.measure(written, SAMPLES)
         return Evaluation(self._with_loss(loss, scores), written=written, notes=notes)
 
-    def watch(self, model: nn.Module, examples: PairExamples, place: Place) -> dict[str, float]:
+    def watch(
+        self, model: nn.Module, examples: PairExamples, place: ComputeDevice
+    ) -> dict[str, float]:
         """Return the scores of what is written without a search, at a fraction of its time."""
         loss, told = self.loss(model, examples, place), self.search
         greedy = told.changed(beam=1, n_best=1, diverse_groups=1, sample=False)
@@ -267,9 +271,9 @@ class Pairs(Task):
         self,
         model: nn.Module,
         examples: PairExamples,
-        place: Place,
+        place: ComputeDevice,
         settings: Search | None = None,
-    ) -> Written:
+    ) -> GeneratedTexts:
         """Return what a model writes for each source, beside its right answers."""
         asked = self.asked(examples)
         answers = self._answers(model, asked.sources, self._ids(asked.sources), place, settings)
@@ -279,7 +283,7 @@ class Pairs(Task):
     def _with_loss(loss: float, scores: dict[str, float]) -> dict[str, float]:
         return {**scores, "loss": loss, "perplexity": math.exp(min(loss, 700))}
 
-    def asked(self, examples: PairExamples) -> Written:
+    def asked(self, examples: PairExamples) -> GeneratedTexts:
         """Return what is to be written: each source with its right answers, none yet given.
 
         With ``grouped`` equal sources are one, and each of their answers is right.
@@ -288,7 +292,7 @@ class Pairs(Task):
         for row, source in enumerate(examples.sources):
             rows.setdefault(source if self.grouped else row, []).append(row)
         first = [group[0] for group in rows.values()]
-        return Written(
+        return GeneratedTexts(
             examples.lines[first],
             [examples.sources[row] for row in first],
             [[examples.references[row] for row in group] for group in rows.values()],
@@ -302,18 +306,18 @@ class Pairs(Task):
         try:
             text = self.check(self.inputs, cells[0])
             self.fit_in(len(self._ids([text])[0]), self.inputs)
-        except Bad as error:
+        except InvalidCell as error:
             return str(error)
         return ""
 
-    def predict(self, model: nn.Module, rows: Rows, place: Place) -> list[Answer]:
+    def predict(self, model: nn.Module, rows: Rows, place: ComputeDevice) -> list[Prediction]:
         """Answer rows of one text each; of empty ones and those that are too long none."""
         try:
             texts = [self.check(self.inputs, row[0]) for row in rows]
             ids = self._ids(texts)
             for each in ids:
                 self.fit_in(len(each), self.inputs)
-        except Bad as error:
+        except InvalidCell as error:
             raise UserError(str(error)) from None
         return self._answers(model, texts, ids, place)
 
@@ -325,9 +329,9 @@ class Pairs(Task):
         model: nn.Module,
         texts: Sequence[str],
         ids: Sequence[Sequence[int]],
-        place: Place,
+        place: ComputeDevice,
         settings: Search | None = None,
-    ) -> list[Answer]:
+    ) -> list[Prediction]:
         """Write answers to sources, the best of each with its score and the others beside it."""
         target, copying = self.output.tokenizer, self._copies(model)
         settings = settings or self.search
@@ -382,7 +386,7 @@ class Pairs(Task):
 
     @abstractmethod
     def measure(
-        self, written: Written, samples: int = 0
+        self, written: GeneratedTexts, samples: int = 0
     ) -> tuple[dict[str, float], tuple[str, ...]]:
         """Return the scores of what was written, and lines that say how it was scored.
 
@@ -433,7 +437,9 @@ def without(text: str, characters: str) -> str:
     return text.translate(dict.fromkeys(map(ord, characters))) if characters else text
 
 
-def answer_of(told: Sequence[tuple[str, dict[str, Any]]], found: Sequence[Hypothesis]) -> Answer:
+def answer_of(
+    told: Sequence[tuple[str, dict[str, Any]]], found: Sequence[Hypothesis]
+) -> Prediction:
     """Return the best of the answers to a source, with its score, and the others beside it."""
     (text, details), best = told[0], found[0]
     details = {"score": best.score, "finished": best.finished, **details}
@@ -442,7 +448,7 @@ def answer_of(told: Sequence[tuple[str, dict[str, Any]]], found: Sequence[Hypoth
             {"text": text, "score": each.score, **more}
             for (text, more), each in zip(told, found, strict=True)
         ]
-    return Answer(text, math.exp(best.log_probability), details)
+    return Prediction(text, math.exp(best.log_probability), details)
 
 
 def _encoded(field: Text, texts: Sequence[str]) -> Ragged:

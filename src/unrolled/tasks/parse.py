@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from unrolled.core.errors import DataError, UsageError, UserError, shown
 from unrolled.data.batches import PAD, Batch, Buckets, Source, collate
 from unrolled.data.examples import Examples, Ragged
-from unrolled.data.fields import Bad, Label, Words, bad_row
+from unrolled.data.fields import InvalidCell, Label, Words, invalid_row
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
 from unrolled.data.trees import CLOSE, WORD, Tree, escape, linearise, parse, plain, spans_of
@@ -34,11 +34,11 @@ from unrolled.scores.brackets import Brackets, Span, match
 from unrolled.tasks.base import (
     DOWN,
     UP,
-    Answer,
     Evaluation,
+    GeneratedTexts,
+    Prediction,
     Rows,
     Task,
-    Written,
     locate,
     score_batches,
 )
@@ -47,7 +47,7 @@ from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.tag import build_words, load_words, save_words
 from unrolled.tasks.unaligned import assemble, told_loss
 from unrolled.training.objectives import Objective, shifted, translated
-from unrolled.training.precision import Place
+from unrolled.training.precision import ComputeDevice
 
 START, END = 2, 3  # as in every vocabulary of pieces
 XX, SHUT, OPENS = 4, 5, 6  # a word, a bracket that closes, the first that opens
@@ -231,7 +231,7 @@ class Parse(Task):
 
     @torch.no_grad()
     def write(
-        self, model: nn.Module, examples: Examples, place: Place, settings: Search
+        self, model: nn.Module, examples: Examples, place: ComputeDevice, settings: Search
     ) -> list[Hypothesis]:
         """Return the best tree that a search finds for each sentence."""
         writer, found = cast(Unaligned, model), dict[int, Hypothesis]()
@@ -270,14 +270,14 @@ class Parse(Task):
             "valid": valid / max(1, len(trees)),
         }
 
-    def evaluate(self, model: nn.Module, examples: Trees, place: Place) -> Evaluation:
+    def evaluate(self, model: nn.Module, examples: Trees, place: ComputeDevice) -> Evaluation:
         """Return the scores of labelled brackets, the share of trees, and the loss."""
         found = self.write(model, examples, place, self.search)
         scores = self.scores(found, examples.trees) | {
             "loss": told_loss(model, examples, place, self.fed)
         }
         words = [list(tree.words) for tree in examples.trees]
-        written = Written(
+        written = GeneratedTexts(
             examples.lines,
             [" ".join(each) for each in words],
             [[str(tree)] for tree in examples.trees],
@@ -285,7 +285,7 @@ class Parse(Task):
         )
         return Evaluation(scores, written=written)
 
-    def watch(self, model: nn.Module, examples: Trees, place: Place) -> dict[str, float]:
+    def watch(self, model: nn.Module, examples: Trees, place: ComputeDevice) -> dict[str, float]:
         """Return the same scores of what is written without a search."""
         found = self.write(model, examples, place, Search(beam=1))
         return self.scores(found, examples.trees) | {
@@ -296,29 +296,29 @@ class Parse(Task):
         """Return what is wrong with a row that is to be parsed, empty where nothing is."""
         try:
             _words(self.inputs, cells)
-        except Bad as error:
+        except InvalidCell as error:
             return str(error)
         return ""
 
-    def predict(self, model: nn.Module, rows: Rows, place: Place) -> list[Answer]:
+    def predict(self, model: nn.Module, rows: Rows, place: ComputeDevice) -> list[Prediction]:
         """Parse rows of words; more than ``data.max_tokens`` of them are an error."""
         try:
             words = [_words(self.inputs, row) for row in rows]
-        except Bad as error:
+        except InvalidCell as error:
             raise UserError(str(error)) from None
         sequences, spellings = self.inputs.encode(words)
         examples = Examples(np.arange(len(rows)), sequences, spellings=spellings)
         found = self.write(model, examples, place, self.search)
         return [self._answer(*pair) for pair in zip(words, found, strict=True)]
 
-    def _answer(self, words: list[str], written: Hypothesis) -> Answer:
+    def _answer(self, words: list[str], written: Hypothesis) -> Prediction:
         """Return a tree on one line; the model tells no tags."""
         spans = self.spans(written.tokens, len(words))
         tree = Tree(tuple(words), (WORD,) * len(words), spans)
         details = {
             "words": words, "brackets": spans, "log_probability": written.log_probability,
         }  # fmt: skip
-        return Answer(str(tree), math.exp(written.log_probability), details)
+        return Prediction(str(tree), math.exp(written.log_probability), details)
 
     # ------------------------------------------------------------------ the run folder
 
@@ -365,8 +365,8 @@ def _read(
             if labels is not None:
                 for label in dict.fromkeys(span[0] for span in tree.spans):
                     labels.check(label)
-        except (Bad, UserError) as error:
-            fault = bad_row(Bad(str(error)), *table.place(line))
+        except (InvalidCell, UserError) as error:
+            fault = invalid_row(InvalidCell(str(error)), *table.place(line))
             if on_error != "skip":
                 raise fault from None
             faults.append(fault)
@@ -376,11 +376,11 @@ def _read(
 
 
 def _words(inputs: Words, row: Sequence[Any]) -> list[str]:
-    """Return the words of a row as they stand in a tree. Raises Bad for what is no word."""
+    """Return the words of a row as they stand in a tree. Raises InvalidCell for what is no word."""
     words = [escape(word) for word in inputs.check(row)]
     for word in words:
         if word.split() != [word] or "\x00" in word:
-            raise Bad(f"{shown(word)} is no word: words hold no blanks, and something else")
+            raise InvalidCell(f"{shown(word)} is no word: words hold no blanks, and something else")
     return words
 
 

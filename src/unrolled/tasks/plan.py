@@ -20,9 +20,9 @@ from unrolled.tasks import folder as runs
 from unrolled.tasks.base import Task
 from unrolled.tasks.prepare import Prepared, prepare
 from unrolled.tasks.recipe import CONFIG, FILES, Recipe, changed_keys, flat, left_out_lines, resolve
-from unrolled.training.loop import Job, epoch_steps, planned_steps
+from unrolled.training.loop import TrainingJob, epoch_steps, planned_steps
 from unrolled.training.parallel import world
-from unrolled.training.precision import Place, choose
+from unrolled.training.precision import ComputeDevice, choose
 from unrolled.training.progress import Progress, need_tensorboard
 from unrolled.training.settings import LIMITS
 
@@ -42,7 +42,7 @@ class Plan:
     recipe: Recipe
     prepared: Prepared
     model: nn.Module
-    place: Place
+    place: ComputeDevice
     finished: str
     notes: list[str] = field(default_factory=list)
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Plan:
             f"run: {self.folder}",
         ]
 
-    def job(self, progress: Progress, still_ours: Callable[[], bool] = lambda: True) -> Job:
+    def job(self, progress: Progress, still_ours: Callable[[], bool] = lambda: True) -> TrainingJob:
         """Return what the training loop needs, and write the folder's first files.
 
         Args:
@@ -88,7 +88,7 @@ class Plan:
             runs.begin(self.folder, recipe, task, prepared.files)
         # a source may cut rows into pieces, which have lines of their own
         read = source.examples if isinstance(source, Buckets) else None
-        return Job(
+        return TrainingJob(
             model=model,
             objective=objective,
             source=source,
@@ -145,7 +145,7 @@ def make_plan(
     place = choose(recipe.training.device, recipe.training.precision)
     if recipe.training.precision == "auto":
         recipe = recipe.changed(training=recipe.training.changed(precision=place.precision))
-        place = Place(place.device, place.precision, place.why)
+        place = ComputeDevice(place.device, place.precision, place.why)
     check_keys(recipe, prepared.task)
     torch.manual_seed(recipe.seed)
     model = build(recipe, prepared)

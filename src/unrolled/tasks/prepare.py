@@ -12,8 +12,8 @@ import numpy as np
 
 from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.data.aligned import read_aligned
-from unrolled.data.schema import PAIRS, Schema, Wanted, counts, infer, number
-from unrolled.data.series import Reading, Series, hold_out_end
+from unrolled.data.schema import PAIRS, ColumnHints, Schema, counts, infer, number
+from unrolled.data.series import Series, WindowSpec, hold_out_end
 from unrolled.data.shards import unchanged
 from unrolled.data.sources import Document, Table, fingerprint, read
 from unrolled.data.split import hold_out, hold_out_some, split_text
@@ -55,10 +55,10 @@ class Prepared:
         return data.dev is None or self.files[data.dev] != self.files[str(data.train)]
 
 
-def wanted(recipe: Recipe) -> Wanted:
+def wanted(recipe: Recipe) -> ColumnHints:
     """Return what a recipe says about columns."""
     text = recipe.data.text
-    return Wanted(
+    return ColumnHints(
         task=recipe.task,
         text=() if text is None else (text,) if isinstance(text, str) else tuple(text),
         numbers=tuple(recipe.data.numbers or ()),
@@ -205,7 +205,7 @@ def divide(data: Data, schema: Schema, recipe: Recipe) -> tuple[Data, Data, str]
     return pick(data, kept), pick(data, held), how
 
 
-def divide_series(data: Series, told: Reading, recipe: Recipe) -> tuple[Data, Data, str]:
+def divide_series(data: Series, told: WindowSpec, recipe: Recipe) -> tuple[Data, Data, str]:
     """Hold out whole sequences, or the last part of each where windows or one sequence are read.
 
     Steps are never drawn by chance: those of one recording tell too much of each other.

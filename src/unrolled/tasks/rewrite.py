@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from unrolled.scores.edits import Symbols, symbol_error_rate, word_error_rate
-from unrolled.tasks.base import DOWN, Written
+from unrolled.tasks.base import DOWN, GeneratedTexts
 from unrolled.tasks.pairs import Pairs
 
 SYMBOL = 3  # characters of a symbol: of words that are longer the characters are what is written
@@ -40,7 +40,7 @@ class Rewrite(Pairs):
         return "whitespace" if spelt else kind
 
     def measure(
-        self, written: Written, samples: int = 0
+        self, written: GeneratedTexts, samples: int = 0
     ) -> tuple[dict[str, float], tuple[str, ...]]:
         """Return the share of wrong answers, and of wrong characters or symbols in them."""
         symbols = self.output.tokenizer.kind == "whitespace"

@@ -14,14 +14,14 @@ from torch import nn
 
 from unrolled.core.errors import DataError, UsageError, UserError, shown, unknown
 from unrolled.data.examples import Examples, Spans
-from unrolled.data.fields import Bad, Label, Number, bad_row
+from unrolled.data.fields import InvalidCell, Label, Number, invalid_row
 from unrolled.data.schema import Schema, label, number
-from unrolled.data.series import Floats, Frames, Reading, Series, gather
+from unrolled.data.series import Floats, Frames, Series, WindowSpec, gather
 from unrolled.data.sources import Document, Table
 from unrolled.nn import Layer, build_layer
-from unrolled.tasks.base import Answer, Task, locate
+from unrolled.tasks.base import Prediction, Task, locate
 from unrolled.tasks.recipe import Recipe
-from unrolled.training.precision import Place
+from unrolled.training.precision import ComputeDevice
 
 NONE_LONG_ENOUGH = (
     "no sequence has the steps that data.window and data.ahead ask for, or none has an answer; "
@@ -31,7 +31,7 @@ LONG_RUN, LONGER = 10, 5  # see `long_runs`
 Goals = Callable[[Any, int], list[Any]]
 
 
-def reading(recipe: Recipe, schema: Schema) -> Reading:
+def reading(recipe: Recipe, schema: Schema) -> WindowSpec:
     """Return how the recipe's files hold sequences.
 
     Raises:
@@ -47,13 +47,13 @@ def reading(recipe: Recipe, schema: Schema) -> Reading:
         )
     # labels of all steps need no windows; pieces are cut for training alone
     window = None if schema.task == "tag" else data.window
-    return Reading(schema.steps, data.sequence, window, data.ahead, data.difference)
+    return WindowSpec(schema.steps, data.sequence, window, data.ahead, data.difference)
 
 
 def sequences(
     table: Table,
     schema: Schema,
-    told: Reading,
+    told: WindowSpec,
     trained: Sequence[str],
     skip: bool,
     output: Label | Number | None = None,
@@ -79,7 +79,9 @@ def sequences(
     return gather(table, numbers, answer, _name_place(table, told, schema, trained), check, skip)
 
 
-def _name_place(table: Table, told: Reading, schema: Schema, trained: Sequence[str]) -> int | None:
+def _name_place(
+    table: Table, told: WindowSpec, schema: Schema, trained: Sequence[str]
+) -> int | None:
     """Return the place of the column that names sequences; None where a file is one."""
     if told.sequence is None:
         return None
@@ -98,10 +100,10 @@ def _name_place(table: Table, told: Reading, schema: Schema, trained: Sequence[s
 
 def _filled(cell: Any) -> None:
     if not label(cell):
-        raise Bad("there is no label")
+        raise InvalidCell("there is no label")
 
 
-def count(table: Table, told: Reading) -> int:
+def count(table: Table, told: WindowSpec) -> int:
     """Return how many examples a table holds: its rows, or the windows of its sequences."""
     if told.window is None or not isinstance(table, Series):
         return len(table.rows)
@@ -138,7 +140,7 @@ def fit_frames(recipe: Recipe, schema: Schema, table: Table) -> Frames:
     return Frames.fit(schema.numbers, cells, reading(recipe, schema))
 
 
-def one_answer(told: Reading) -> Goals:
+def one_answer(told: WindowSpec) -> Goals:
     """Return what gives the answer of each stretch of a sequence: of its cell and its steps.
 
     A whole sequence has one answer, in a cell of its own or at every step alike.
@@ -151,22 +153,24 @@ def one_answer(told: Reading) -> Goals:
             # a step may be without an answer, which is another one
             others = [c for c in cell if label(c) != label(cell[0])]
             if others:
-                raise Bad(
+                raise InvalidCell(
                     f"a sequence has several answers ({shown(cell[0])}, {shown(others[0])}); set "
                     "data.window=N to answer for every N steps, or task=tag to label each step"
                 )
             if not cell:
-                raise Bad("there is no answer")
+                raise InvalidCell("there is no answer")
             return cell[:1]
         if not isinstance(cell, list) or len(cell) != steps:
             count = len(cell) if isinstance(cell, list) else "no list of"
-            raise Bad(f"{steps} steps but {count} answers")
+            raise InvalidCell(f"{steps} steps but {count} answers")
         ends = told.ends(steps).tolist()
         if not told.difference:
             return [cell[end + told.ahead] for end in ends]
         values = [number(value) for value in cell]
         if None in values:
-            raise Bad(f"an answer is {shown(cell[values.index(None)])} where a number is expected")
+            raise InvalidCell(
+                f"an answer is {shown(cell[values.index(None)])} where a number is expected"
+            )
         array = np.array(values, dtype=np.float64)
         return (array[told.ahead + np.array(ends, dtype=np.int64)] - array[ends]).tolist()
 
@@ -181,7 +185,7 @@ def answers_in(table: Table, schema: Schema, goals: Goals) -> list[Any]:
     for row in table.rows:
         try:
             found += goals(row[answer], len(row[first]))
-        except (Bad, TypeError):
+        except (InvalidCell, TypeError):
             continue
     if not found:
         raise DataError(NONE_LONG_ENOUGH, table.path)
@@ -222,10 +226,10 @@ def encode(
         try:
             steps = inputs.check([row[i] for i in places])
             found = [output.check(goal) for goal in goals(row[answer], len(steps))]
-        except Bad as error:
+        except InvalidCell as error:
             if not skip:
-                raise bad_row(error, *table.place(line)) from None
-            skipped.append(bad_row(error, *table.place(line)))
+                raise invalid_row(error, *table.place(line)) from None
+            skipped.append(invalid_row(error, *table.place(line)))
             continue
         ends = told.ends(len(steps)).tolist()
         at = table.steps[place] if isinstance(table, Series) else [line] * len(steps)
@@ -242,7 +246,7 @@ def encode(
     return Examples(np.array(lines), frames=frames), answers, skipped
 
 
-def spans(parts: Sequence[Floats], told: Reading, last: bool = False) -> Spans:
+def spans(parts: Sequence[Floats], told: WindowSpec, last: bool = False) -> Spans:
     """Return the stretches of some sequences, of each its last one alone with ``last``."""
     starts, lengths, offset = [], [], 0
     for steps in parts:
@@ -264,7 +268,7 @@ def asked(inputs: Frames, cells: Sequence[Any]) -> Floats:
     cut = [cell[-size:] if size and isinstance(cell, list) else cell for cell in cells]
     try:
         steps = inputs.check(cut)
-    except Bad as error:
+    except InvalidCell as error:
         raise UserError(str(error)) from None
     if size is not None and len(steps) < size:
         raise UserError(f"{len(steps)} steps are given; this model reads {size}")
@@ -276,10 +280,10 @@ def answer_steps(
     model: nn.Module,
     table: Table,
     schema: Schema,
-    told: Reading,
+    told: WindowSpec,
     skip: bool,
-    place: Place,
-) -> tuple[dict[int, Answer], list[DataError]]:
+    place: ComputeDevice,
+) -> tuple[dict[int, Prediction], list[DataError]]:
     """Answer every row of a table of steps: answers by line, and the rows that were left out.
 
     ``told`` is how the table holds sequences.
@@ -291,7 +295,7 @@ def answer_steps(
     table = sequences(table, asked_for, told, task.columns, skip)
     assert isinstance(table, Series)
     places = locate(table, schema.numbers, task.columns)
-    answers: dict[int, Answer] = {}
+    answers: dict[int, Prediction] = {}
     for row, lines in zip(table.rows, table.steps, strict=True):
         found = task.each_step(model, [row[i] for i in places], place)
         answers |= zip(lines, found, strict=True)

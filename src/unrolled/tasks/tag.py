@@ -15,7 +15,7 @@ from unrolled.core.errors import DataError, UserError
 from unrolled.core.files import read_json_list
 from unrolled.data.batches import IGNORED, Buckets, Source, collate
 from unrolled.data.examples import Examples, Ragged
-from unrolled.data.fields import Bad, Label, Words, bad_row, words_of
+from unrolled.data.fields import InvalidCell, Label, Words, invalid_row, words_of
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
 from unrolled.data.tokenizers import Tokenizer
@@ -26,9 +26,9 @@ from unrolled.tasks import digests
 from unrolled.tasks.base import (
     DOWN,
     UP,
-    Answer,
+    ClassPredictions,
     Evaluation,
-    Judged,
+    Prediction,
     Rows,
     Task,
     build_embedding,
@@ -40,7 +40,7 @@ from unrolled.tasks.labelled import TOKENIZER, need_table
 from unrolled.tasks.recipe import ModelConfig, Recipe
 from unrolled.tasks.weights import weights_of
 from unrolled.training.objectives import Objective, classes
-from unrolled.training.precision import Place
+from unrolled.training.precision import ComputeDevice
 
 WORDS = "words.json"
 
@@ -73,7 +73,9 @@ class Tag(Task):
         named = table if labels is None else need_table(labels)
         tags: list[str] = []
         for row in named.rows:
-            with contextlib.suppress(Bad):  # named, with its line, when the rows are encoded
+            with contextlib.suppress(
+                InvalidCell
+            ):  # named, with its line, when the rows are encoded
                 tags += words_of(schema.answer, row[tags_at], "tag")
         told = recipe.data
         words: list[list[str]] = []
@@ -81,9 +83,9 @@ class Tag(Task):
         for row, line in zip(table.rows, table.lines, strict=True):
             try:
                 words.append(probe.check([row[words_at]]))
-            except Bad as error:
+            except InvalidCell as error:
                 if told.on_error != "skip":
-                    raise bad_row(error, *table.place(line)) from None
+                    raise invalid_row(error, *table.place(line)) from None
         kind = (told.tokenizer or "chars") if recipe.model.spelling else None
         inputs = Words.fit(
             schema.text[0], words, told.vocabulary, told.min_count, kind, told.max_tokens
@@ -108,12 +110,12 @@ class Tag(Task):
                 words = self.inputs.check([row[words_at]])
                 tags = words_of(schema.answer, row[tags_at], "tag")
                 if len(words) != len(tags):
-                    raise Bad(f"{len(words)} words but {len(tags)} tags")
+                    raise InvalidCell(f"{len(words)} words but {len(tags)} tags")
                 goal = [self.output.check(tag) for tag in tags]
-            except Bad as error:
+            except InvalidCell as error:
                 if on_error != "skip":
-                    raise bad_row(error, *table.place(line)) from None
-                skipped.append(bad_row(error, *table.place(line)))
+                    raise invalid_row(error, *table.place(line)) from None
+                skipped.append(invalid_row(error, *table.place(line)))
                 continue
             rows.append(words)
             targets.append(goal)
@@ -146,7 +148,7 @@ class Tag(Task):
         )
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, examples: Examples, place: Place) -> Evaluation:
+    def evaluate(self, model: nn.Module, examples: Examples, place: ComputeDevice) -> Evaluation:
         """Return accuracy and macro F1 over words, and the mean cross entropy in nats."""
         count, total, scored = len(self.output.names), 0.0, 0
         parts = []
@@ -162,7 +164,7 @@ class Tag(Task):
             told = [batch.targets[real], best.indices, best.values.double(), words]
             truth, found, *others = (part.cpu().numpy() for part in told)
             parts.append((rows[real.nonzero()[:, 0].cpu().numpy()], truth, found, *others))
-        judged = Judged(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        judged = ClassPredictions(*(np.concatenate(part) for part in zip(*parts, strict=True)))
         matrix = confusion_counts(judged.truth, judged.found, count)
         scores = {
             "accuracy": accuracy(matrix),
@@ -172,15 +174,15 @@ class Tag(Task):
         return Evaluation(scores, confusion=matrix, judged=judged)
 
     @torch.no_grad()
-    def predict(self, model: nn.Module, rows: Rows, place: Place) -> list[Answer]:
+    def predict(self, model: nn.Module, rows: Rows, place: ComputeDevice) -> list[Prediction]:
         """Tag rows of words; more than ``data.max_tokens`` of them are an error."""
         try:
             words = [self.inputs.check(row) for row in rows]
-        except Bad as error:
+        except InvalidCell as error:
             raise UserError(str(error)) from None
         sequences, spellings = self.inputs.encode(words)
         examples = Examples(np.arange(len(rows)), sequences, spellings=spellings)
-        answers: dict[int, Answer] = {}
+        answers: dict[int, Prediction] = {}
         for chosen in score_batches(examples.lengths):
             batch = collate(examples, chosen).to(place.device)
             with place.autocast():
@@ -190,12 +192,12 @@ class Tag(Task):
                 answers[row] = self._answer(words[row], share[: len(words[row])])
         return [answers[i] for i in range(len(rows))]
 
-    def _answer(self, words: list[str], shares: Tensor) -> Answer:
+    def _answer(self, words: list[str], shares: Tensor) -> Prediction:
         """Return the tags of one row, and the mean probability of them."""
         best = shares.max(-1)
         tags = [self.output.names[i] for i in best.indices.tolist()]
         details = {"words": words, "tags": tags, "probabilities": best.values.tolist()}
-        return Answer(" ".join(tags), float(best.values.mean()), details)
+        return Prediction(" ".join(tags), float(best.values.mean()), details)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""

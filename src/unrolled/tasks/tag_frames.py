@@ -14,26 +14,26 @@ from torch import Tensor, nn
 from unrolled.core.errors import DataError
 from unrolled.data.batches import Source, collate
 from unrolled.data.examples import Examples, Ragged, Spans
-from unrolled.data.fields import Bad, Label
+from unrolled.data.fields import InvalidCell, Label
 from unrolled.data.schema import Schema
 from unrolled.data.series import Frames
 from unrolled.data.sources import Document, Table
 from unrolled.models import Aligned
 from unrolled.nn import ScaledNumbers
 from unrolled.tasks import series
-from unrolled.tasks.base import Answer, Rows, score_batches
+from unrolled.tasks.base import Prediction, Rows, score_batches
 from unrolled.tasks.labelled import need_table
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.tag import Tag
-from unrolled.training.precision import Place
+from unrolled.training.precision import ComputeDevice
 
 
 def every_label(cell: Any, steps: int) -> list[Any]:
-    """Return the labels of a sequence, one a step. Raises Bad."""
+    """Return the labels of a sequence, one a step. Raises InvalidCell."""
     # a step may be without a label, which is named when the rows are encoded
     tags = cell if isinstance(cell, list) else str(cell or "").split()
     if len(tags) != steps:
-        raise Bad(f"{steps} steps but {len(tags)} labels")
+        raise InvalidCell(f"{steps} steps but {len(tags)} labels")
     return tags
 
 
@@ -104,7 +104,7 @@ class FrameTag(Tag):
         return super().source(examples, recipe, model)
 
     @torch.no_grad()
-    def _shares(self, model: nn.Module, rows: Rows, place: Place) -> list[Tensor]:
+    def _shares(self, model: nn.Module, rows: Rows, place: ComputeDevice) -> list[Tensor]:
         """Return the probabilities of labels at each step of each row, (T, C)."""
         parts = [series.asked(self.inputs, row) for row in rows]
         examples = Examples(np.arange(len(rows)), frames=series.spans(parts, self.inputs.reading))
@@ -117,21 +117,23 @@ class FrameTag(Tag):
                 found[row] = share[: len(parts[row])]
         return [found[i] for i in range(len(rows))]
 
-    def predict(self, model: nn.Module, rows: Rows, place: Place) -> list[Answer]:
+    def predict(self, model: nn.Module, rows: Rows, place: ComputeDevice) -> list[Prediction]:
         """Label every step of each row, a row being the cells of ``schema.inputs``."""
         return [self._told(share) for share in self._shares(model, rows, place)]
 
-    def _told(self, share: Tensor) -> Answer:
+    def _told(self, share: Tensor) -> Prediction:
         best = share.max(-1)
         tags = [self.output.names[i] for i in best.indices.tolist()]
         details = {"tags": tags, "probabilities": best.values.tolist()}
-        return Answer(" ".join(tags), float(best.values.mean()), details)
+        return Prediction(" ".join(tags), float(best.values.mean()), details)
 
-    def each_step(self, model: nn.Module, cells: Sequence[Any], place: Place) -> list[Answer]:
+    def each_step(
+        self, model: nn.Module, cells: Sequence[Any], place: ComputeDevice
+    ) -> list[Prediction]:
         """Return the label of every step of a sequence, with its probability."""
         found = self.predict(model, [tuple(cells)], place)[0].details
         pairs = zip(found["tags"], found["probabilities"], strict=True)
-        return [Answer(tag, share) for tag, share in pairs]
+        return [Prediction(tag, share) for tag, share in pairs]
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from unrolled.scores.translation import Comparison, compare, corpus_score
-from unrolled.tasks.base import DOWN, UP, Written
+from unrolled.tasks.base import DOWN, UP, GeneratedTexts
 from unrolled.tasks.pairs import Pairs
 from unrolled.tasks.recipe import Recipe
 
@@ -33,7 +33,7 @@ class Translate(Pairs):
         self.score_tokenizer = recipe.data.score_tokenizer
 
     def measure(
-        self, written: Written, samples: int = 0
+        self, written: GeneratedTexts, samples: int = 0
     ) -> tuple[dict[str, float], tuple[str, ...]]:
         """Return BLEU and chrF, and their signatures, after intervals where they were drawn."""
         scored = {
@@ -45,7 +45,7 @@ class Translate(Pairs):
         notes = tuple(map(str, scored.values()))
         return {name: score.value for name, score in scored.items()}, notes
 
-    def compare(self, first: Written, second: Written) -> dict[str, Comparison]:
+    def compare(self, first: GeneratedTexts, second: GeneratedTexts) -> dict[str, Comparison]:
         """Tell whether two models differ by more than chance, from what they wrote.
 
         A sentence that one of them could not read is left out.
@@ -59,10 +59,10 @@ class Translate(Pairs):
         }
 
 
-def common(some: Written, others: Written) -> Written:
+def common(some: GeneratedTexts, others: GeneratedTexts) -> GeneratedTexts:
     """Return the rows of ``some`` that ``others`` has too."""
     kept = np.flatnonzero(np.isin(some.lines, others.lines)).tolist()
-    return Written(
+    return GeneratedTexts(
         some.lines[kept],
         [some.sources[row] for row in kept],
         [some.references[row] for row in kept],

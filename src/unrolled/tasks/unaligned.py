@@ -17,7 +17,7 @@ from unrolled.nn.build import refuse_unused, settings_of
 from unrolled.nn.softmax import head_cross_entropy
 from unrolled.tasks.base import check_reach, score_batches
 from unrolled.tasks.recipe import Recipe
-from unrolled.training.precision import Place
+from unrolled.training.precision import ComputeDevice
 
 SCORED = 4096  # padded steps that are read at once while the loss is measured
 
@@ -79,7 +79,7 @@ def assemble(
 
 @torch.no_grad()
 def told_loss(
-    model: nn.Module, examples: Examples, place: Place, before: Callable[[Batch], Tensor]
+    model: nn.Module, examples: Examples, place: ComputeDevice, before: Callable[[Batch], Tensor]
 ) -> float:
     """Return the mean cross entropy of target tokens in nats, those before each being told.
 

@@ -25,8 +25,8 @@ from unrolled.decoding.search import Hypothesis, search
 from unrolled.decoding.settings import Search
 from unrolled.models import Unaligned
 from unrolled.models.unaligned import Steps
-from unrolled.tasks.base import Asks, score_batches
-from unrolled.training.precision import Place
+from unrolled.tasks.base import OutputConstraints, score_batches
+from unrolled.training.precision import ComputeDevice
 
 LONGEST_ASKED = 1000  # tokens of a beginning and of what is required: a search takes each of them
 ROWS, TOKENS = 64, 4096  # sources that are answered together, and their padded tokens
@@ -37,7 +37,7 @@ Ids = list[int]
 Phrases = list[Ids]
 
 
-def refuse_unknown(target: Tokenizer, asks: Asks) -> None:
+def refuse_unknown(target: Tokenizer, asks: OutputConstraints) -> None:
     """Raise UsageError where answers are to hold what the vocabulary has no pieces for."""
     for told in filter(None, (asks.begin, *asks.required)):
         if target.unk_id in target.encode(told):
@@ -52,9 +52,9 @@ def write(
     target: Tokenizer,
     sources: Sequence[Sequence[int]],
     settings: Search,
-    place: Place,
+    place: ComputeDevice,
     *,
-    asks: Asks | None = None,
+    asks: OutputConstraints | None = None,
     unknown: bool = False,
 ) -> list[list[Hypothesis]]:
     """Search for answers to sources, of like length together; return those of each, best first.
@@ -68,7 +68,7 @@ def write(
         asks: what answers are to hold; found otherwise spelt than it was banned, anew without it.
         unknown: whether the unknown token may be written.
     """
-    writer, rows, asks = cast(Unaligned, model), Ragged.of(sources), asks or Asks()
+    writer, rows, asks = cast(Unaligned, model), Ragged.of(sources), asks or OutputConstraints()
     found: list[list[Hypothesis]] = [[] for _ in sources]
     banned = [target.pad_id, target.bos_id, *([] if unknown else [target.unk_id])]
     phrases, begin, required, needed = _asked(target, asks, writer.longest)
@@ -113,7 +113,7 @@ def side_by_side(
     writer: Unaligned,
     batches: Sequence[Ints],
     answer: Callable[[Steps, Ints], None],
-    place: Place,
+    place: ComputeDevice,
     alone: bool = False,
 ) -> None:
     """Answer batches, on the processor as many at a time as torch has threads, one thread each.
@@ -158,7 +158,9 @@ def side_by_side(
         torch.set_num_threads(before)  # threads to come begin with what was set last
 
 
-def _asked(target: Tokenizer, asks: Asks, longest: int | None) -> tuple[Phrases, Ids, Phrases, int]:
+def _asked(
+    target: Tokenizer, asks: OutputConstraints, longest: int | None
+) -> tuple[Phrases, Ids, Phrases, int]:
     """Return in ids what is banned, the beginning, what is required, and the tokens of those two.
 
     Raises:
@@ -212,7 +214,7 @@ def looks(
     sources: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
     start: int,
-    place: Place,
+    place: ComputeDevice,
 ) -> list[Weights]:
     """Return where each token of each answer looks in its source: (T, M) without the end marks.
 

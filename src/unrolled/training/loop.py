@@ -28,8 +28,8 @@ from unrolled.training.checkpoints import Checkpoint, under
 from unrolled.training.guards import Guard
 from unrolled.training.losses import mean_logs, pack_losses, unpack_losses, waited
 from unrolled.training.objectives import Loss, Objective
-from unrolled.training.parallel import Told, World
-from unrolled.training.precision import Place
+from unrolled.training.parallel import ProcessGroup, StepReport
+from unrolled.training.precision import ComputeDevice
 from unrolled.training.progress import MetricsLog, Progress, SilentLog
 from unrolled.training.schedules import factor
 from unrolled.training.settings import TrainingConfig
@@ -40,7 +40,7 @@ COUNTED = 1000  # epochs whose batches are counted one by one
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TrainingJob:
     """All that a training needs.
 
     ``evaluate`` scores the model on the dev part (dropout off, averaged weights applied), or is
@@ -56,7 +56,7 @@ class Job:
     objective: Objective
     source: Source
     settings: TrainingConfig
-    place: Place
+    place: ComputeDevice
     seed: int
     folder: Path
     metric: str
@@ -65,7 +65,7 @@ class Job:
     keep_best: Callable[[Weights], None]
     progress: Progress
     lines: Callable[[Ints], list[int]] | None = None
-    world: World = field(default_factory=parallel.world)
+    world: ProcessGroup = field(default_factory=parallel.world)
     begun: dict[str, Any] = field(default_factory=dict)
     still_ours: Callable[[], bool] = lambda: True
 
@@ -90,7 +90,7 @@ class Position:
     epoch_ended: bool = False  # the last batch of this epoch was read, and none of the next
 
 
-def fit(job: Job, resume: bool) -> Position:
+def fit(job: TrainingJob, resume: bool) -> Position:
     """Train until a limit or early stopping, and return where the run ended.
 
     With ``resume`` the newest whole checkpoint in the folder is taken up first; a run stopped at
@@ -147,7 +147,7 @@ def run_in_memory(trainer: Trainer, log: MetricsLog, stop: Stop) -> None:
 class Trainer:
     """The mutable part of a run: weights, optimizer, average, carried state, position."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: TrainingJob) -> None:
         self.job, self.at = job, Position()
         self.optimizer = optimizers.build_optimizer(job.model, job.settings)
         self.average = Average(job.model, job.settings)
@@ -161,7 +161,7 @@ class Trainer:
         self.guard = Guard()
         self.stop: Stop | None = None
         self.began = 0.0
-        self.told = Told(0, 0.0, 0)
+        self.told = StepReport(0, 0.0, 0)
         self.counted = True  # whether the rows that are carried are rows of its own
         parallel.seeded(job.seed, job.world.rank, 0)
 
@@ -280,7 +280,7 @@ class Trainer:
             logs = {k: (a.detach(), b.detach()) for k, (a, b) in loss.logs.items()}
             losses.append(Loss(loss.sum.detach(), loss.count.detach(), None, logs))
         seconds = self.clock() if job.world.grouped else at.seconds
-        mine = Told(tokens, seconds, self.stop.number if self.stop else 0)
+        mine = StepReport(tokens, seconds, self.stop.number if self.stop else 0)
         losses, self.told = job.world.exchange(losses, self.parameters, mine)
         at.tokens += self.told.tokens
         fault = self.update(losses)

@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class StepReport:
     """What all processes know after the backward passes of a step.
 
     ``tokens`` that all of them read, ``seconds`` on the first one's clock, and the ``signal`` that
@@ -59,7 +59,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class ProcessGroup:
     """This process among those that train together; by itself it is the first of one.
 
     Whatever raises UserError here says that another process has ended or does not answer.
@@ -99,8 +99,8 @@ class World:
         return slice(self.rank, None, self.size) if self.rank < rows else slice(0, 1)
 
     def exchange(
-        self, losses: list[Loss], parameters: Sequence[nn.Parameter], mine: Told
-    ) -> tuple[list[Loss], Told]:
+        self, losses: list[Loss], parameters: Sequence[nn.Parameter], mine: StepReport
+    ) -> tuple[list[Loss], StepReport]:
         """Add up the losses of a step and the gradients of its parameters, in place.
 
         A parameter that has a gradient in any process has one in all of them afterwards.
@@ -113,7 +113,7 @@ class World:
         with together():
             dist.all_gather(rows, row)
         table = torch.stack(rows)
-        told = Told(int(table[:, 0].sum()), float(table[0, 1]), int(table[:, 2].max()))
+        told = StepReport(int(table[:, 0].sum()), float(table[0, 1]), int(table[:, 2].max()))
         added = add_losses(losses)
         held = [p for p, any_has in zip(parameters, table[:, 3:].any(0), strict=True) if any_has]
         for parameter in held:
@@ -167,15 +167,15 @@ class World:
                 dist.all_reduce(torch.zeros(1))  # a barrier over nccl would need the GPU
 
 
-def world() -> World:
+def world() -> ProcessGroup:
     """Return this process's place in the group, if it has joined one."""
     if not (dist.is_available() and dist.is_initialized()):
-        return World()
-    return World(dist.get_rank(), dist.get_world_size(), True)
+        return ProcessGroup()
+    return ProcessGroup(dist.get_rank(), dist.get_world_size(), True)
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[World]:
+def joined() -> Iterator[ProcessGroup]:
     """Join the group that the environment names, for the block; without one, or in one, as is.
 
     Raises:

@@ -17,7 +17,7 @@ from unrolled.training.parallel import local_rank
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ComputeDevice:
     """A device and a precision. Weights, sums and carried state are fp32 in either precision."""
 
     device: torch.device
@@ -96,7 +96,7 @@ def torch_defaults() -> Iterator[None]:
                 torch.set_default_dtype(_Defaults.before)
 
 
-def choose(device: str, precision: str) -> Place:
+def choose(device: str, precision: str) -> ComputeDevice:
     """Resolve the keys ``training.device`` and ``training.precision``.
 
     Raises:
@@ -104,7 +104,7 @@ def choose(device: str, precision: str) -> Place:
     """
     chosen = _device(device)
     if precision != "auto":
-        return Place(chosen, precision, "as asked")
+        return ComputeDevice(chosen, precision, "as asked")
     if chosen.type == "cuda":
         able, what = torch.cuda.is_bf16_supported(including_emulation=False), "the GPU"
     elif chosen.type == "cpu":
@@ -114,7 +114,7 @@ def choose(device: str, precision: str) -> Place:
     why = (
         f"auto: {what} has bf16 instructions" if able else f"auto: {what} has no bf16 instructions"
     )
-    return Place(chosen, "bf16" if able else "fp32", why)
+    return ComputeDevice(chosen, "bf16" if able else "fp32", why)
 
 
 def _device(name: str) -> torch.device:
