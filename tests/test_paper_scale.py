@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unrolled.data.batches import Batch
 from unrolled.models import Unaligned
 from unrolled.nn import LayerConfig, TokenEmbedding, build_decoder, build_layer
-from unrolled.training.objectives import translated
+from unrolled.training.objectives import seq2seq_loss
 
 ROOT = Path(__file__).parent.parent
 
@@ -93,7 +93,7 @@ def test_activations_are_what_a_step_keeps(cost: Any) -> None:
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16),
     ):
-        translated(2)(model, batch, None)
+        seq2seq_loss(2)(model, batch, None)
     steps = [t for t in kept.values() if t.numel() >= source * 16]
     found = sum(t.untyped_storage().nbytes() for t in steps if t.shape[-2:] != (64, 256))
     gradients = 4 * 64 * target  # of what the output weights read, worked out with the loss

@@ -1,5 +1,7 @@
 """Holds the code to what no general linter knows.
 
+- One class a name in the package, and the words of the glossary in CONTRIBUTING.md: what they
+  replace does not come back as an identifier, nor "slope" in prose.
 - Numbers made by ``ops`` and ``nn`` say their device, and their precision where it does not follow
   from what they are made of: torch.set_default_dtype and set_default_device change neither memory
   that the native core writes nor any result. Weights alone follow the defaults, as torch.nn's do.
@@ -8,11 +10,14 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-SOURCE = Path(__file__).parent.parent / "src" / "unrolled"
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "unrolled"
 # what each function of torch must be told
 BUFFERS = {
     **dict.fromkeys(("empty", "zeros", "ones", "rand", "randn", "eye", "empty_strided"), "both"),
@@ -41,9 +46,57 @@ def unsaid_buffers(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"torch.{name} without {' and '.join(lacking)}"
 
 
+def glossary() -> set[str]:
+    """Return the names that the glossary replaces."""
+    rows = re.findall(
+        r"^\| `(\w+)` \|", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE
+    )
+    return set(rows)
+
+
+def names_in(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield line and name of every class, function, argument and variable that is made."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.lineno, node.name
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+
+
+def old_words() -> Iterator[str]:
+    """Yield where a name or a word of before the glossary stands."""
+    replaced = glossary()
+    for path in sorted(SOURCE.rglob("*.py")):
+        for line, name in names_in(ast.parse(path.read_text("utf-8"))):
+            if name in replaced:
+                told = f"{name}; see the glossary of CONTRIBUTING.md"
+                yield f"{path.relative_to(ROOT)}:{line}: {told}"
+    for folder in ("src", "native", "tests", "docs", "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix not in (".py", ".h", ".cpp", ".md"):
+                continue
+            for line, text in enumerate(path.read_text("utf-8").splitlines(), 1):
+                if re.search("slope", text, re.IGNORECASE):
+                    yield f"{path.relative_to(ROOT)}:{line}: a slope is a gradient here"
+
+
+def repeated_classes() -> Iterator[str]:
+    """Yield the names that several classes of the package have."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                found[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    for name, places in found.items():
+        if len(places) > 1:
+            yield f"{', '.join(places)}: several classes are named {name}"
+
+
 def main() -> int:
     """Print what breaks a convention; return the exit code."""
-    broken = []
+    broken = [*old_words(), *repeated_classes()]
     for folder in ("ops", "nn"):
         for path in sorted((SOURCE / folder).rglob("*.py")):
             for line, message in unsaid_buffers(ast.parse(path.read_text("utf-8"))):

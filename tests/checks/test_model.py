@@ -15,7 +15,7 @@ from torch import nn
 
 from conftest import write_csv
 from unrolled.checks import CHECKS, Context, Finding, ask, examine, model
-from unrolled.data.batches import IGNORED, Batch, Source
+from unrolled.data.batches import IGNORED, Batch, BatchSource
 from unrolled.training.loop import Trainer
 
 from .conftest import Ask
@@ -267,7 +267,7 @@ def test_a_model_that_cannot_learn(
 class Wandering:
     """A source whose batches depend on how many were taken, not on where the run stands."""
 
-    source: Source
+    source: BatchSource
     taken: list[int]
 
     def length(self, epoch: int) -> int:

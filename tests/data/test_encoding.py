@@ -11,7 +11,7 @@ import pytest
 
 from unrolled.core.errors import UserError
 from unrolled.data import encoding
-from unrolled.data.encoding import Job, encode, in_order, pieces
+from unrolled.data.encoding import EncodingJob, encode, in_order, pieces
 from unrolled.data.tokenizers import KINDS, Tokenizer
 
 LETTERS = ["a", "bc", "가", "한", " ", " ", "  ", "\n", "\n", "\n\n", "\t", ".", "<", "<pad>", "▁"]
@@ -41,14 +41,14 @@ def test_pieces_give_the_ids_of_the_whole(kind: str) -> None:
 
 
 def test_a_text_without_a_place_to_cut_is_one_job() -> None:
-    assert list(pieces(["a" * 100, "b" * 100], 10)) == [Job(["a" * 100 + "b" * 100])]
+    assert list(pieces(["a" * 100, "b" * 100], 10)) == [EncodingJob(["a" * 100 + "b" * 100])]
     assert list(pieces([], 10)) == []
 
 
 def test_rows_are_ended_and_cut() -> None:
     tokenizer = Tokenizer.fit("chars", ["abc"])
     rows = ["abc", "", "abcabc", "x"]
-    found = encode(tokenizer, "uint8", Job(rows, ended=True, limit=4))
+    found = encode(tokenizer, "uint8", EncodingJob(rows, ended=True, limit=4))
     expected = [[*tokenizer.encode(row)[:3], tokenizer.eos_id] for row in rows]
     assert found.counts.tolist() == [4, 1, 4, 2]
     assert list(found.ids) == [id for ids in expected for id in ids]
@@ -64,7 +64,7 @@ def test_workers_answer_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "_start", lambda: started.append(start()) or started[-1])
     ahead = 0
 
-    def counted() -> Iterator[Job]:
+    def counted() -> Iterator[EncodingJob]:
         nonlocal ahead
         for job in jobs:
             ahead += 1
@@ -78,7 +78,7 @@ def test_workers_answer_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(started), number + 1] == [2, len(jobs)]
     assert all(worker.poll() is not None for worker in started)
 
-    def killing() -> Iterator[Job]:
+    def killing() -> Iterator[EncodingJob]:
         for job in jobs:
             yield job
             if len(started) > 2:

@@ -10,7 +10,7 @@ import torch
 
 from unrolled.core.errors import UserError
 from unrolled.data.trees import spans_of
-from unrolled.decoding.brackets import Alphabet, Brackets
+from unrolled.decoding.brackets import Alphabet, TreeConstraint
 from unrolled.decoding.search import search
 from unrolled.decoding.settings import Search
 
@@ -19,9 +19,9 @@ ALPHABET = Alphabet(word=4, close=5, end=3, first=6, size=8)
 NAMES = {4: "XX", 5: ")", 6: "(A", 7: "(B"}
 
 
-def over(words: list[int], limits: list[int], run: int = 3) -> Brackets:
+def over(words: list[int], limits: list[int], run: int = 3) -> TreeConstraint:
     fed = torch.arange(100, 100 + max(words)).expand(len(words), -1)
-    return Brackets.over(ALPHABET, fed, torch.tensor(words), torch.tensor(limits), run)
+    return TreeConstraint.over(ALPHABET, fed, torch.tensor(words), torch.tensor(limits), run)
 
 
 def walk(words: int, limit: int, run: int) -> set[tuple[int, ...]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unrolled.decoding.generate import CHUNK, Reader, generate, read
+from unrolled.decoding.generate import CHUNK, TokenReader, generate, read
 from unrolled.decoding.sampling import Sampling
 from unrolled.models import LanguageModel
 from unrolled.nn import LAYERS, LayerConfig, TokenEmbedding, build_layer
@@ -102,7 +102,7 @@ def test_the_state_of_a_layer_without_limit_does_not_grow(name: str) -> None:
 
 
 def test_a_reader_without_limit_keeps_no_text() -> None:
-    reader = Reader(language("gru"), [1, 2], CPU, notice=lambda text: None)
+    reader = TokenReader(language("gru"), [1, 2], CPU, notice=lambda text: None)
     with torch.no_grad():
         for _ in range(50):
             reader.feed(torch.tensor([4]))
@@ -217,7 +217,7 @@ def test_gradients_stay_on_outside_and_off_inside() -> None:
     assert model(torch.tensor([[1]]))[0].requires_grad
     spy = Spy(model)
     list(generate(spy, [1], 3, Sampling(), seed=0))
-    reader = Reader(model, [1], CPU, notice=lambda text: None)
+    reader = TokenReader(model, [1], CPU, notice=lambda text: None)
     assert reader.logits.requires_grad  # only generate turns gradients off
 
 

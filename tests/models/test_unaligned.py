@@ -11,7 +11,7 @@ from unrolled.data.batches import IGNORED, Batch
 from unrolled.models import Unaligned
 from unrolled.nn import LayerConfig, TokenEmbedding, build_decoder, build_layer
 from unrolled.nn.build import settings_of
-from unrolled.training.objectives import shifted, translated
+from unrolled.training.objectives import seq2seq_loss, shifted
 
 TIGHT: dict[str, Any] = {"rtol": 0, "atol": 1e-12}
 SOURCE = torch.tensor([[5, 6, 7, 3], [8, 3, 0, 0]])
@@ -50,7 +50,7 @@ def test_the_loss_is_that_of_the_real_targets() -> None:
     batch = Batch(SOURCE, LENGTHS, TARGETS, torch.arange(2).numpy())
     assert shifted(TARGETS, 2).tolist() == [[2, 9, 4], [2, 6, 3]]
     for smoothing in (0.0, 0.2):
-        loss = translated(2, smoothing)(model, batch, None)
+        loss = seq2seq_loss(2, smoothing)(model, batch, None)
         scores = model(SOURCE, LENGTHS, shifted(TARGETS, 2))
         expected = torch.nn.functional.cross_entropy(
             scores.flatten(0, 1), TARGETS.flatten(), reduction="sum", label_smoothing=smoothing,
@@ -64,7 +64,7 @@ def test_what_is_read_may_differ_from_what_is_written() -> None:
     model = build(known=13)
     fed = torch.tensor([[2, 12, 11], [2, 10, 0]])
     batch = Batch(SOURCE, LENGTHS, TARGETS, torch.arange(2).numpy())
-    loss = translated(2, fed=lambda told: fed)(model, batch, None)
+    loss = seq2seq_loss(2, fed=lambda told: fed)(model, batch, None)
     scores = model(SOURCE, LENGTHS, fed).flatten(0, 1)
     total = torch.nn.functional.cross_entropy(scores, TARGETS.flatten(), reduction="sum")
     same(loss.sum, total)
@@ -75,7 +75,7 @@ def test_output_weights_may_be_the_embedding() -> None:
     assert model.head.weight is model.target.weight
     assert model.head.bias is None
     batch = Batch(SOURCE, LENGTHS, TARGETS, torch.arange(2).numpy())
-    translated(2)(model, batch, None).sum.backward()
+    seq2seq_loss(2)(model, batch, None).sum.backward()
     assert model.target.weight.grad is not None
     with pytest.raises(ValueError, match=r"model.tie needs a target embedding of shape \(10, 8\)"):
         build(tie=True, known=13)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from unrolled import ops
 from unrolled.nn import GRU, Attention, RecurrentDecoder, TokenEmbedding
 from unrolled.nn.attending import input_width
-from unrolled.nn.decoding import BeamState, NativeDecoder, Parts, Rooms, why_not_native
+from unrolled.nn.decoding import BeamState, DecoderParts, NativeDecoder, Rooms, why_not_native
 from unrolled.nn.memory import DecoderState
 from unrolled.nn.state import AttentionState, pack, unpack
 from unrolled.ops import native
@@ -31,7 +31,7 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
-def parts(vocabulary: int = 37, width: int = 24, read: int = 24, **settings: Any) -> Parts:
+def parts(vocabulary: int = 37, width: int = 24, read: int = 24, **settings: Any) -> DecoderParts:
     torch.manual_seed(11)
     layer = Attention(read, width, 3, 4, memory_size=10, feedforward_size=33, **settings)
     for weight in layer.parameters():  # norms and biases too should matter, nothing should grow
@@ -39,19 +39,21 @@ def parts(vocabulary: int = 37, width: int = 24, read: int = 24, **settings: Any
             nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
         else:
             weight.data.add_(0.2 * torch.randn(weight.shape))
-    made = Parts(TokenEmbedding(vocabulary, read, scale=2.0), layer, nn.Linear(width, vocabulary))
+    made = DecoderParts(
+        TokenEmbedding(vocabulary, read, scale=2.0), layer, nn.Linear(width, vocabulary)
+    )
     for part in made:
         part.eval()
     return made
 
 
-def begun(made: Parts, sources: int = 4, steps: int = 7) -> DecoderState:
+def begun(made: DecoderParts, sources: int = 4, steps: int = 7) -> DecoderState:
     lengths = torch.tensor([7, 1, 4, 0, 6, 2, 3])[:sources].clamp(max=steps)
     assert isinstance(made.layer, Attention)
     return made.layer.attend(torch.randn(sources, steps, 10), lengths)
 
 
-def by_torch(made: Parts, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+def by_torch(made: DecoderParts, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
     y, state = made.layer.step(made.embedding(tokens), state)
     return made.head(y), state
 

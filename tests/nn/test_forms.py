@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, prune
 
 from unrolled.models import Aligned, LanguageModel, ManyToOne, Unaligned
 from unrolled.nn import GRU, LSTM, RNN, Attention, Layer, Pooling, TokenEmbedding
-from unrolled.nn.decoding import Parts, why_not_native
+from unrolled.nn.decoding import DecoderParts, why_not_native
 from unrolled.ops import native
 
 from .variants import CAUSAL, EVERY, D
@@ -289,7 +289,7 @@ def test_a_changed_decoder_steps_as_it_reads(change: str) -> None:
 @pytest.mark.skipif(not native.available(), reason="needs the native core")
 def test_an_unchanged_decoder_is_native() -> None:
     model = translator()
-    assert why_not_native(Parts(model.target, model.decoder, model.head)) is None
+    assert why_not_native(DecoderParts(model.target, model.decoder, model.head)) is None
 
 
 class Offset(GRU):

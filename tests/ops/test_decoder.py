@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from unrolled.ops.decoder import FEEDFORWARDS, NORMS, PARTS, Cache, PackedDecoder, Shape, Source
+from unrolled.ops.decoder import (
+    FEEDFORWARDS,
+    NORMS,
+    PARTS,
+    Cache,
+    PackedDecoder,
+    Shape,
+    SourceMemory,
+)
 
 pytestmark = pytest.mark.usefixtures("core")
 SHAPE = Shape(
@@ -34,12 +42,12 @@ def packed(shape: Shape = SHAPE, precision: str = "float32") -> PackedDecoder:
     return made
 
 
-def given(rows: int = 4) -> tuple[torch.Tensor, Cache, Source]:
+def given(rows: int = 4) -> tuple[torch.Tensor, Cache, SourceMemory]:
     keys, values = torch.zeros(2, 2, rows, 1, 8, 4)
     cache = Cache(keys, values, torch.zeros(rows, dtype=torch.int64))
     parts = [torch.randn(3, 3, 5, 4) for _ in range(4)]
     lengths, own = torch.tensor([5, 2, 0]), torch.arange(rows) % 3
-    return torch.randn(rows, 12), cache, Source(parts[:2], parts[2:], lengths, own)
+    return torch.randn(rows, 12), cache, SourceMemory(parts[:2], parts[2:], lengths, own)
 
 
 def test_views_are_read_and_written_where_they_stand() -> None:
@@ -52,7 +60,7 @@ def test_views_are_read_and_written_where_they_stand() -> None:
     views = [torch.full((3, 5, 3, 6), 9.0).transpose(1, 2)[..., :4] for _ in range(4)]
     for view, part in zip(views, (*source.keys, *source.values), strict=True):
         view.copy_(part)
-    other = Source(views[:2], views[2:], source.lengths, source.rows)
+    other = SourceMemory(views[:2], views[2:], source.lengths, source.rows)
     got = decoder.step(x.t().contiguous().t(), Cache(keys, values, cache.lengths), other)
     assert torch.equal(got, expected)
     assert torch.equal(keys[:, :, :, 0], cache.keys[:, :, :, 0])
@@ -70,7 +78,7 @@ def test_fewer_bits_are_near(precision: str) -> None:
     assert 0 < (exact - rough).abs().max() < 0.05 * exact.abs().max()
 
 
-def replaced(name: str, value: Any) -> tuple[torch.Tensor, Cache, Source]:
+def replaced(name: str, value: Any) -> tuple[torch.Tensor, Cache, SourceMemory]:
     x, cache, source = given()
     if name == "x":
         return value, cache, source

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unrolled.data.trees import parse, plain
-from unrolled.scores.brackets import Brackets, Span, match
+from unrolled.scores.brackets import BracketCounts, Span, match
 
 # right tree, found tree, and the counts of evalb.c under COLLINS.prm (its reading, matching and
 # totals, compiled by themselves): matched brackets, right ones, found ones
@@ -48,7 +48,7 @@ CASES = {
 }
 
 
-def compare(right: str, found: str) -> Brackets:
+def compare(right: str, found: str) -> BracketCounts:
     first, second = plain(parse(right)), plain(parse(found))
     assert first.words == second.words
     return match(first.spans, second.spans, first.tags)
@@ -79,7 +79,7 @@ def test_root_does_not_count() -> None:
 def test_nothing_found_and_no_sentence_score_0() -> None:
     nothing = match([("S", 0, 1)], [], ["NN"])
     assert (nothing.precision, nothing.recall, nothing.f1, nothing.complete) == (0, 0, 0, 0)
-    assert Brackets().f1 == Brackets().complete == 0
+    assert BracketCounts().f1 == BracketCounts().complete == 0
 
 
 # ---------------------------------------------------------------------- the second reckoning

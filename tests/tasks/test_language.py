@@ -19,7 +19,7 @@ from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Format, read
 from unrolled.decoding.sampling import Sampling
 from unrolled.models import LanguageModel
-from unrolled.tasks.language import TOLERANCE, Language, Stream
+from unrolled.tasks.language import TOLERANCE, Language, TokenStream
 from unrolled.tasks.recipe import Recipe, resolve
 from unrolled.training.objectives import next_token
 from unrolled.training.precision import choose
@@ -58,7 +58,7 @@ def test_loss_perplexity_and_bits_are_those_of_the_steps(
     )
 
 
-def language(layer: str, text: str, window: int = 8) -> tuple[Language, LanguageModel, Stream]:
+def language(layer: str, text: str, window: int = 8) -> tuple[Language, LanguageModel, TokenStream]:
     """Return an untrained model of a text."""
     model = {"hidden": 8, "embedding": 8} | ({"heads": 2} if layer == "attention" else {})
     recipe = Recipe.read({"layer": layer, "model": model, "training": {"window": window}})
@@ -217,7 +217,7 @@ def test_a_state_cannot_be_carried_over_a_limited_reach() -> None:
         task.objective(recipe, model)
 
 
-def latched(kind: str, text: str) -> tuple[Language, LanguageModel, Stream]:
+def latched(kind: str, text: str) -> tuple[Language, LanguageModel, TokenStream]:
     """Return a model that says other things for good once it has read the mark of a beginning."""
     task, model, stream = language(kind, text)
     size, end = 8, task.tokenizer.eos_id

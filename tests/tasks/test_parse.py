@@ -18,7 +18,7 @@ from unrolled.data.batches import collate
 from unrolled.data.schema import Schema
 from unrolled.data.trees import parse, plain
 from unrolled.decoding.settings import Search
-from unrolled.scores.brackets import Brackets, match
+from unrolled.scores.brackets import BracketCounts, match
 from unrolled.tasks.parse import END, OPENS, SHUT, START, XX, Parse
 from unrolled.tasks.recipe import Recipe, deep
 from unrolled.training.precision import choose
@@ -140,7 +140,7 @@ def test_a_small_grammar_is_learnt(trained: SimpleNamespace, tmp_path: Path) -> 
     path.write_text("\n".join(map(str, trees)) + "\n")
     scores = run.evaluate(path)
     answers = run.answers([" ".join(tree.words) for tree in trees])
-    total = Brackets()
+    total = BracketCounts()
     for answer, tree in zip(answers, trees, strict=True):
         found = parse(answer.text)
         assert found.words == tree.words

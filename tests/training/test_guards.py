@@ -28,7 +28,7 @@ from training.test_loop import (
     texts,
 )
 from unrolled.core.errors import UserError
-from unrolled.data.batches import Batch, Buckets, Source
+from unrolled.data.batches import Batch, BatchSource, Buckets
 from unrolled.data.examples import Examples
 from unrolled.models import OneToOne
 from unrolled.nn import LayerConfig, State, build_layer
@@ -271,7 +271,9 @@ class Sick(Progress):
     It is the run's progress too: once told that the run was turned back, it may be healed.
     """
 
-    def __init__(self, source: Source, bad: set[tuple[int, int]], turn: int, healed: bool) -> None:
+    def __init__(
+        self, source: BatchSource, bad: set[tuple[int, int]], turn: int, healed: bool
+    ) -> None:
         super().__init__(quiet=True)
         self.source, self.bad, self.turn, self.calls = source, bad, turn, 0
         self.place, self.healed = (0, 0), healed

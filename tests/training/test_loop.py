@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from unrolled.core.errors import UserError
-from unrolled.data.batches import IGNORED, Batch, Buckets, Lanes, Source, Windows
+from unrolled.data.batches import IGNORED, Batch, BatchSource, Buckets, Lanes, Windows
 from unrolled.data.examples import Examples, Ragged
 from unrolled.models import Aligned, LanguageModel, ManyToOne
 from unrolled.nn import LAYERS, LayerConfig, Pooling, State, TokenEmbedding, build_layer
@@ -47,7 +47,7 @@ class Kept:
 def job(
     folder: Path,
     model: nn.Module,
-    source: Source,
+    source: BatchSource,
     objective: Objective,
     evaluate: Evaluate | None = None,
     **settings: Any,
@@ -525,7 +525,7 @@ class Crash(BaseException):
 class Crashing:
     """A source that fails at its n-th batch."""
 
-    def __init__(self, source: Source, turn: int) -> None:
+    def __init__(self, source: BatchSource, turn: int) -> None:
         self.source, self.turn, self.calls = source, turn, 0
 
     def length(self, epoch: int) -> int:
@@ -544,7 +544,7 @@ def dev_score(model: nn.Module) -> dict[str, float]:
     return {"score": float((first.double() * 1000).sin().sum())}
 
 
-SCENES: dict[str, tuple[Callable[[int], nn.Module], Callable[[], Source], Objective, Any]] = {
+SCENES: dict[str, tuple[Callable[[int], nn.Module], Callable[[], BatchSource], Objective, Any]] = {
     **{
         f"language-{name}": (
             lambda seed, name=name: language(name, seed),

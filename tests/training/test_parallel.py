@@ -22,7 +22,7 @@ import torch.distributed as dist
 from training.test_killed import assert_same_end, dev_lines, losses
 from training.test_loop import classifier, stream, texts
 from unrolled.core.errors import UsageError, UserError
-from unrolled.data.batches import Batch, Buckets, Source
+from unrolled.data.batches import Batch, BatchSource, Buckets
 from unrolled.nn.state import RecurrentState, unpack
 from unrolled.training import checkpoints, parallel
 from unrolled.training.loop import TrainingJob
@@ -319,13 +319,13 @@ def test_torchrun_stopped_from_outside_and_resumed(
 # the parts, without other processes
 
 
-def sources() -> list[Source]:
+def sources() -> list[BatchSource]:
     return [Buckets(texts(34), 4, 20, seed=2), stream("lstm", reset=0.5), stream("attention")]
 
 
 @pytest.mark.parametrize("size", [2, 3, 7])
 @pytest.mark.parametrize("source", sources(), ids=["buckets", "lanes", "windows"])
-def test_shares_make_up_the_batch(source: Source, size: int) -> None:
+def test_shares_make_up_the_batch(source: BatchSource, size: int) -> None:
     for index in range(source.length(1)):
         whole = source.batch(1, index)
         shares = [ProcessGroup(rank, size).share(source, 1, index) for rank in range(size)]

@@ -53,7 +53,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class PartRows:
     """One part of the data, to compare: inputs as ``normal`` gives them, answers, lines.
 
     ``lines`` is None of a scored part when nobody counted the lines of the file before it.
@@ -97,7 +97,7 @@ class Context:
         return output.names if isinstance(output, Label) else ()
 
     @cached_property
-    def train(self) -> Rows:
+    def train(self) -> PartRows:
         """The training rows, without those that were skipped as faulty."""
         prepared = self.plan.prepared
         found, kept = compared(prepared.train_data, self.task), prepared.train
@@ -113,7 +113,7 @@ class Context:
         )
 
     @cached_property
-    def dev(self) -> Rows:
+    def dev(self) -> PartRows:
         """The scored rows."""
         before, after = self.plan.prepared.train_data, self.plan.prepared.dev_data
         held = isinstance(before, Document) and self.plan.recipe.data.dev is None
@@ -180,18 +180,18 @@ def normal(cells: Iterable[Any]) -> str:
     return "\x1f".join(filter(None, (" ".join(text.split()) for text in texts))).casefold()
 
 
-def compared(data: Data, task: Task, above: int = 0) -> Rows:
+def compared(data: Data, task: Task, above: int = 0) -> PartRows:
     """Return a part of the data as rows; ``above`` counts the lines of the file before it."""
     if isinstance(data, Document):
         lines = data.text.split("\n")
         kept = [normal([line]) if len(line) >= LINE else "" for line in lines]
-        return Rows(data, kept, [], list(range(above + 1, above + len(lines) + 1)))
+        return PartRows(data, kept, [], list(range(above + 1, above + len(lines) + 1)))
     places, answer = locate(data, task.schema.inputs, task.columns), task.schema.answer
     inputs = [normal(row[i] for i in places) for row in data.rows]
     if answer is None:
-        return Rows(data, inputs, [], data.lines)
+        return PartRows(data, inputs, [], data.lines)
     (place,) = locate(data, [answer], task.columns)
-    return Rows(data, inputs, [label(row[place]) for row in data.rows], data.lines)
+    return PartRows(data, inputs, [label(row[place]) for row in data.rows], data.lines)
 
 
 def ask(checks: Sequence[Check], context: Context) -> Iterator[Finding]:

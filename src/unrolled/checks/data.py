@@ -17,7 +17,7 @@ from unrolled.data.schema import label, number
 from unrolled.data.sources import Document, Table
 from unrolled.data.streams import SPECIALS
 from unrolled.tasks.base import locate
-from unrolled.tasks.language import Stream
+from unrolled.tasks.language import TokenStream
 
 SHOWN = 3  # examples that are named
 SAMPLE = 10_000  # rows that the slower checks look at
@@ -312,7 +312,7 @@ def unknown(context: Context) -> Finding | None:
     tokenizer = getattr(getattr(context.task, "inputs", context.task), "tokenizer", None)
     if tokenizer is None:
         return None
-    if isinstance(dev, Stream):
+    if isinstance(dev, TokenStream):
         flat = dev.tokens[:]
     else:  # words that are spelt are read by their pieces
         flat = (dev.sequences if dev.spellings is None else dev.spellings.pieces).flat[:]

@@ -76,7 +76,7 @@ def _with_torch(verb: Callable[..., Any]) -> Callable[..., Any]:
 app.command("train")(_with_torch(train.train))
 app.command("doctor")(_with_torch(doctor.doctor))
 app.command("evaluate")(_with_torch(evaluate.evaluate))
-app.command("predict", cls=predict.Rows)(_with_torch(predict.predict))
+app.command("predict", cls=predict.RowsCommand)(_with_torch(predict.predict))
 app.command("generate")(_with_torch(generate.generate))
 app.command("export")(_with_torch(export.export))
 app.command("recipes")(_with_torch(recipes.recipes))

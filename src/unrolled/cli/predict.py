@@ -13,7 +13,7 @@ MARK = "\1"  # nobody types it
 SEED = 2**63 - 1  # the largest that torch takes
 
 
-class Rows(TyperCommand):
+class RowsCommand(TyperCommand):
     """A command whose rows may begin with a negative number, as "-5, 3" does."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -68,7 +68,7 @@ class Batch:
         )
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """Where a training loop takes its batches from."""
 
     def length(self, epoch: int) -> int:

@@ -35,7 +35,7 @@ _TAIL = 1 << 16  # characters at the end of a piece among which a seam is looked
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class EncodingJob:
     """What a worker encodes: part of a running text, or the texts of some rows.
 
     ``first`` is false for all parts of a running text but its first. ``limit`` and ``ended`` are
@@ -58,7 +58,7 @@ class Ids:
     unknown: int
 
 
-def pieces(blocks: Iterable[str], size: int = PIECE) -> Iterator[Job]:
+def pieces(blocks: Iterable[str], size: int = PIECE) -> Iterator[EncodingJob]:
     """Cut a running text into jobs of about ``size`` characters, whose ids are those of the whole.
 
     A stretch without a place to cut makes a longer job.
@@ -72,13 +72,13 @@ def pieces(blocks: Iterable[str], size: int = PIECE) -> Iterator[Job]:
         for seam in _SEAM.finditer(held, max(0, len(held) - _TAIL)):
             cut = seam.end()
         if cut:
-            yield Job([held[:cut]], first)
+            yield EncodingJob([held[:cut]], first)
             held, first = held[cut:], False
     if held:
-        yield Job([held], first)
+        yield EncodingJob([held], first)
 
 
-def encode(tokenizer: Tokenizer, dtype: str, job: Job) -> Ids:
+def encode(tokenizer: Tokenizer, dtype: str, job: EncodingJob) -> Ids:
     """Return the ids of a job."""
     if job.ended:
         found = tokenizer.encode_many(job.texts)
@@ -95,7 +95,9 @@ def encode(tokenizer: Tokenizer, dtype: str, job: Job) -> Ids:
     return Ids(flat.astype(dtype).tobytes(), counts, size, unknown)
 
 
-def in_order(tokenizer: Tokenizer, dtype: str, jobs: Iterable[Job], count: int) -> Iterator[Ids]:
+def in_order(
+    tokenizer: Tokenizer, dtype: str, jobs: Iterable[EncodingJob], count: int
+) -> Iterator[Ids]:
     """Yield the ids of every job, in the order of the jobs; few are under way at any time.
 
     Args:
@@ -112,7 +114,7 @@ def in_order(tokenizer: Tokenizer, dtype: str, jobs: Iterable[Job], count: int) 
         return
     own, started = threading.local(), list[subprocess.Popen[bytes]]()
 
-    def ask(job: Job) -> Ids:
+    def ask(job: EncodingJob) -> Ids:
         if not hasattr(own, "worker"):
             own.worker = _start()
             started.append(own.worker)
@@ -151,7 +153,7 @@ def _send(to: Any, value: Any) -> None:
     to.flush()
 
 
-def _ask(worker: subprocess.Popen[bytes], job: Job) -> Ids:
+def _ask(worker: subprocess.Popen[bytes], job: EncodingJob) -> Ids:
     assert worker.stdout is not None
     try:
         _send(worker.stdin, job)

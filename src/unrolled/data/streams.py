@@ -10,7 +10,7 @@ from typing import Any
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>")
 
 
-class Stream(ABC):
+class TextStream(ABC):
     """Turns ids into text as they come, in whole characters only.
 
     What ``feed`` returns, joined, and ``finish`` at the end are exactly ``decode`` of the ids.
@@ -33,14 +33,14 @@ class Stream(ABC):
         """Take a token in; return the text that it completes."""
 
 
-class PlainStream(Stream):
+class PlainStream(TextStream):
     """Tokens are text as they are."""
 
     def _join(self, token: str) -> str:
         return token
 
 
-class BytesStream(Stream):
+class BytesStream(TextStream):
     """Holds the bytes of an unfinished character."""
 
     def __init__(self, tokens: Sequence[bytes]) -> None:
@@ -54,7 +54,7 @@ class BytesStream(Stream):
         return self._decoder.decode(b"", final=True)
 
 
-class JamoStream(Stream):
+class JamoStream(TextStream):
     """Holds an initial, or an initial and a vowel, until the next token shows how it goes on."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
@@ -81,7 +81,7 @@ class JamoStream(Stream):
         return held
 
 
-class WordsStream(Stream):
+class WordsStream(TextStream):
     """Puts a blank between words, none before closing marks and after opening ones."""
 
     CLOSING = frozenset(".,!?;:)]}%…”’»、。，！？")
@@ -103,7 +103,7 @@ class WhitespaceStream(WordsStream):
     CLOSING, OPENING = frozenset(), frozenset("\n")
 
 
-class PiecesStream(Stream):
+class PiecesStream(TextStream):
     """Writes "▁" as a blank, but not the one that marks the first word."""
 
     def __init__(self, tokens: Sequence[str]) -> None:

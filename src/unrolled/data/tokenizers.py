@@ -39,7 +39,7 @@ from unrolled.data.streams import (
     JamoStream,
     PiecesStream,
     PlainStream,
-    Stream,
+    TextStream,
     WhitespaceStream,
     WordsStream,
     check_id,
@@ -48,7 +48,7 @@ from unrolled.data.streams import (
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["KINDS", "SPECIALS", "Stream", "Tokenizer"]
+__all__ = ["KINDS", "SPECIALS", "TextStream", "Tokenizer"]
 
 PAD, UNK, BOS, EOS = range(4)
 KINDS = ("chars", "jamo", "words", "whitespace", "bpe", "unigram", "bytes")
@@ -212,11 +212,11 @@ class Tokenizer:
         stream = self.stream()
         return "".join([stream.feed(id) for id in ids]) + stream.finish()
 
-    def stream(self) -> Stream:
+    def stream(self) -> TextStream:
         """Return a decoder for ids that come one at a time."""
         if self._bytes:
             return BytesStream(self._bytes)
-        kinds: dict[str, type[Stream]] = {
+        kinds: dict[str, type[TextStream]] = {
             "chars": PlainStream,
             "jamo": JamoStream,
             "words": WordsStream,

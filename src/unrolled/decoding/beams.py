@@ -39,7 +39,7 @@ STEP = np.dtype(
 Steps = NDArray[Any]
 
 
-def ways(total: Floats, values: Floats, tokens: Ints, n: int) -> Steps:
+def expand(total: Floats, values: Floats, tokens: Ints, n: int) -> Steps:
     """Return the candidates of each row (S, W, k) as ``STEP``, at least 2 n of a source.
 
     Args:

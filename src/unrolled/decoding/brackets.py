@@ -29,7 +29,7 @@ class Alphabet:
 
 
 @dataclass(frozen=True, eq=False)
-class Brackets:
+class TreeConstraint:
     """A constraint that leaves nothing but trees over the words of the source.
 
     A tree is one bracket. It holds every word once and in order, every bracket in it holds a word

@@ -40,7 +40,7 @@ def read(model: Stepper, tokens: Sequence[int], device: torch.device) -> tuple[T
     return logits[:, -1], state
 
 
-class Reader:
+class TokenReader:
     """Reads tokens one by one; where the model's context is full, reads the last half anew.
 
     Args:
@@ -133,7 +133,7 @@ def generate(
         raise ValueError("the prompt holds no token; start it with the token that starts a text")
     device = device or torch.device("cpu")
     generator = torch.Generator(device=device).manual_seed(seed) if seed is not None else None
-    reader = Reader(model, prompt, device, notice, mark)
+    reader = TokenReader(model, prompt, device, notice, mark)
     said: Tensor | None = None
     if sampling.repetition_penalty != 1:
         said = torch.zeros_like(reader.logits, dtype=torch.bool)

@@ -106,34 +106,37 @@ class Required:
             logits: scores of all tokens (W, V), -inf where ruled out.
             norm: what to take off these (W, 1) for log-probabilities.
         """
-        ways = {(row, token): value for row, token, value, _ in pool.ravel().tolist()}
+        candidates = {(row, token): value for row, token, value, _ in pool.ravel().tolist()}
         pairs = enumerate(self.rows)
         wanted = [(row, token) for row, at in pairs for token in self.phrases.wanted(at)]
         if wanted:
             rows, tokens = torch.tensor(wanted, device=logits.device).unbind(1)
             values = (logits[rows, tokens] - norm[rows, 0]).tolist()
-            ways |= dict(zip(wanted, values, strict=True))
+            candidates |= dict(zip(wanted, values, strict=True))
         banks: list[list[tuple[float, int, int, float]]] = [[] for _ in range(self.size + 1)]
-        for (row, token), value in ways.items():
+        for (row, token), value in candidates.items():
             at, cost = self.rows[row], -(float(total[row]) + value)
             if token != self.end:
                 at = self.phrases.advance(at, token)
-            bank = self.phrases.met(at)
-            if cost < -OUT and (token != self.end or bank == self.size):
-                banks[bank].append((cost, row, token, value))
-        for ways_ in banks:
-            ways_.sort()
-        going = [[way for way in bank if way[2] != self.end] for bank in banks]
+            written = self.phrases.met(at)
+            if cost < -OUT and (token != self.end or written == self.size):
+                banks[written].append((cost, row, token, value))
+        for bank in banks:
+            bank.sort()
+        going = [[candidate for candidate in bank if candidate[2] != self.end] for bank in banks]
         shares = share_out([len(bank) for bank in going], self.beam)
-        on = [way for bank, share in zip(going, shares, strict=True) for way in bank[:share]]
+        on: list[tuple[float, int, int, float]] = []
+        for bank, share in zip(going, shares, strict=True):
+            on += bank[:share]
         first = banks[-1][: max(1, self.beam - sum(shares[:-1]))]
-        return self._steps(sorted(on)), self._steps([way for way in first if way[2] == self.end])
+        ended = [candidate for candidate in first if candidate[2] == self.end]
+        return self._steps(sorted(on)), self._steps(ended)
 
-    def _steps(self, ways: list[tuple[float, int, int, float]]) -> Steps:
+    def _steps(self, candidates: list[tuple[float, int, int, float]]) -> Steps:
         steps = np.zeros(self.beam, STEP)
         steps["total"] = OUT
-        for place, (cost, row, token, value) in enumerate(ways):
-            steps[place] = row, token, value, -cost
+        for index, (cost, row, token, value) in enumerate(candidates):
+            steps[index] = row, token, value, -cost
         return steps
 
     def follow(self, parents: Ints, tokens: Ints) -> None:

@@ -29,8 +29,8 @@ from unrolled.decoding.beams import (
     Ints,
     Steps,
     arrange,
+    expand,
     select,
-    ways,
 )
 from unrolled.decoding.constraints import Constraint
 from unrolled.decoding.sampling import choose
@@ -172,7 +172,7 @@ class _Beams:
             each = None if forced is None else forced.repeat(shape[1])
             found = self.walk.candidates(beam + 1, each)
             values, tokens = (part.cpu().numpy().reshape(*shape, -1) for part in found[:2])
-            pool = ways(self.total, values, tokens, beam)
+            pool = expand(self.total, values, tokens, beam)
             on, ended = self._select(pool)
             for at, source in enumerate(self.sources.tolist() if job.required else ()):
                 if source in job.required and (forced is None or forced[at] < 0):

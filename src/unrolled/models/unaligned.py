@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 from torch import Tensor, nn
 
 from unrolled.nn import Attention, Forms, Layer, RecurrentDecoder, SpelledWords, TokenEmbedding
-from unrolled.nn.decoding import NativeDecoder, Parts, why_not_native
+from unrolled.nn.decoding import DecoderParts, NativeDecoder, why_not_native
 from unrolled.nn.dropout import Dropout
 from unrolled.nn.forms import unlike
 from unrolled.nn.memory import DecoderState
@@ -144,7 +144,7 @@ class Unaligned(Forms):
 
         That is the model itself where the native core cannot step its decoder.
         """
-        parts = Parts(self.target, self.decoder, self.head)
+        parts = DecoderParts(self.target, self.decoder, self.head)
         changed = unlike(self, Unaligned) or unlike(self.dropout, Dropout)
         if self.training or changed or why_not_native(parts) is not None:
             return self
@@ -157,7 +157,7 @@ class Native:
     It says what the model says, but for the last bits. One is for one thread at a time.
     """
 
-    def __init__(self, model: Unaligned, parts: Parts) -> None:
+    def __init__(self, model: Unaligned, parts: DecoderParts) -> None:
         self.model, self.start = model, model.start
         decoder = NativeDecoder(parts)
         self.step, self.best = decoder.step, decoder.best

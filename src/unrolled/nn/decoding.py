@@ -24,10 +24,10 @@ from unrolled.nn.memory import DecoderState, Memory
 from unrolled.nn.state import AttentionState, Buffer, State
 from unrolled.nn.transformer import Attention, Block, FeedForward
 from unrolled.ops import mode, native
-from unrolled.ops.decoder import Cache, PackedDecoder, Shape, Source
+from unrolled.ops.decoder import Cache, PackedDecoder, Shape, SourceMemory
 
 
-class Parts(NamedTuple):
+class DecoderParts(NamedTuple):
     """What is stepped: a layer with ``attend``, and what stands before and after it in a model."""
 
     embedding: TokenEmbedding
@@ -35,7 +35,7 @@ class Parts(NamedTuple):
     head: nn.Linear
 
 
-def why_not_native(parts: Parts) -> str | None:
+def why_not_native(parts: DecoderParts) -> str | None:
     """Return why the native core cannot step these parts; None when it can."""
     layer = parts.layer
     if not isinstance(layer, Attention) or type(layer).step is not Attention.step:
@@ -70,7 +70,7 @@ _ROLES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
 _BLOCK_NORMS = ("attention_norm", "cross_norm", "feedforward_norm")
 
 
-def _changed(parts: Parts) -> str:
+def _changed(parts: DecoderParts) -> str:
     """Return what makes these parts say something else than their weights do; empty if nothing.
 
     The embedding, the input product and learned positions are called as modules, so they may be
@@ -249,7 +249,7 @@ class _Begun(NamedTuple):
 
     x: Tensor
     cache: Cache
-    source: Source
+    source: SourceMemory
     turn: tuple[Tensor, Tensor] | None
     after: Callable[[], DecoderState]
 
@@ -268,7 +268,7 @@ class NativeDecoder:
         ValueError: the native core cannot step these parts.
     """
 
-    def __init__(self, parts: Parts, precision: str = "float32") -> None:
+    def __init__(self, parts: DecoderParts, precision: str = "float32") -> None:
         why = why_not_native(parts)
         if why is not None:
             raise ValueError(f"expected parts that the native core steps: {why}")
@@ -340,14 +340,14 @@ class NativeDecoder:
 
         return _Begun(x, cache, self._source(memory), turn, after)
 
-    def _source(self, memory: Memory) -> Source:
+    def _source(self, memory: Memory) -> SourceMemory:
         """Return what the core reads of a memory: of a source without steps its first, as there."""
         known, lengths = self._memory, memory.lengths
         if known is None or known[0] is not memory.keys or known[1] is not lengths:
             most = memory.keys[0].shape[2]
             known = memory.keys, lengths, lengths.long().clamp(min=1, max=most)
             self._memory = known
-        return Source(memory.keys, memory.values, known[2], memory.rows)
+        return SourceMemory(memory.keys, memory.values, known[2], memory.rows)
 
     def _embedded(
         self, tokens: Tensor, inner: BeamState

@@ -27,7 +27,7 @@ from unrolled.ops.layout import dense
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-class Parts(NamedTuple):
+class StreamParts(NamedTuple):
     """What a stream runs: a layer alone, or with what stands before and after it in a model.
 
     Attributes:
@@ -53,7 +53,7 @@ class _Stage(NamedTuple):
     weights: tuple[Tensor | None, ...]
 
 
-def _stages(parts: Parts) -> list[_Stage]:
+def _stages(parts: StreamParts) -> list[_Stage]:
     layer, found = parts.layer, []
     assert isinstance(layer, Recurrent)
     for index in range(layer.num_layers):
@@ -65,7 +65,7 @@ def _stages(parts: Parts) -> list[_Stage]:
     return found
 
 
-def _layout(parts: Parts) -> list[Any]:
+def _layout(parts: StreamParts) -> list[Any]:
     """Return what the native core relies on when weights are packed again, weight by weight."""
     weights = [w for stage in _stages(parts) for w in stage.weights]
     embedding: Any = parts.embedding
@@ -73,7 +73,7 @@ def _layout(parts: Parts) -> list[Any]:
     return [None if w is None else (w.shape, w.dtype, w.device.type) for w in weights]
 
 
-def why_not_native(parts: Parts, batch: int) -> str | None:
+def why_not_native(parts: StreamParts, batch: int) -> str | None:
     """Return why the native core cannot step these parts for B rows; None when it can."""
     layer = parts.layer
     if not isinstance(layer, Recurrent) or type(layer).step is not Recurrent.step:
@@ -96,7 +96,7 @@ def why_not_native(parts: Parts, batch: int) -> str | None:
     return f"there is no native core: {native.missing()}" if native.missing() else None
 
 
-def _changed(parts: Parts) -> str:
+def _changed(parts: StreamParts) -> str:
     """Return what makes these parts say something else than their weights do; empty if nothing."""
     kinds: list[tuple[nn.Module | None, tuple[type[nn.Module], ...]]] = [
         (parts.layer, (GRU, LSTM, RNN)),
@@ -130,7 +130,7 @@ class Stream(ABC):
     native: bool
     precision: str
 
-    def __init__(self, parts: Parts, batch: int) -> None:
+    def __init__(self, parts: StreamParts, batch: int) -> None:
         layer, embedding, _, head, *_ = self._parts = parts
         modules = [part for part in parts[:4] if isinstance(part, nn.Module)]
         first = next((w for part in modules for w in part.parameters()), None)
@@ -217,7 +217,7 @@ class _Native(Stream):
 
     native = True
 
-    def __init__(self, parts: Parts, batch: int, precision: str) -> None:
+    def __init__(self, parts: StreamParts, batch: int, precision: str) -> None:
         super().__init__(parts, batch)
         library: Any = native.library()
         self._library, self._run = library, library.stream_step
@@ -328,7 +328,7 @@ class _Torch(Stream):
 
     native = False
 
-    def __init__(self, parts: Parts, batch: int, why: str) -> None:
+    def __init__(self, parts: StreamParts, batch: int, why: str) -> None:
         super().__init__(parts, batch)
         self._why, self.precision = why, str(self.output.dtype).removeprefix("torch.")
         self.refresh()
@@ -383,7 +383,7 @@ class _Torch(Stream):
         return f"torch, a call of step at a time: {self._why}"
 
 
-def _computed(parts: Parts) -> dict[int, Any]:
+def _computed(parts: StreamParts) -> dict[int, Any]:
     """Return what ``deepcopy`` is to take for tensors that a graph computed, which it refuses.
 
     Pruned and normed weights are such: their hooks compute them anew at each call of the copy.
@@ -436,13 +436,13 @@ def open_model_stream(
     return _opened(parts, batch, precision)
 
 
-def model_parts(model: Any, kind: type[nn.Module]) -> Parts:
+def model_parts(model: Any, kind: type[nn.Module]) -> StreamParts:
     """Return what a stream over a model of this kind runs."""
     embedding = None if type(model.embedding) is nn.Identity else model.embedding
-    return Parts(model.layer, embedding, model.dropout, model.head, model, kind)
+    return StreamParts(model.layer, embedding, model.dropout, model.head, model, kind)
 
 
-def _parts_now(parts: Parts) -> Parts:
+def _parts_now(parts: StreamParts) -> StreamParts:
     """Return the parts of the same model as they are now, some of them perhaps replaced."""
     return parts if parts.model is None else model_parts(parts.model, parts.kind)
 
@@ -467,10 +467,10 @@ def open_stream(layer: Layer, batch: int = 1, precision: str = "float32") -> Str
     Raises:
         ValueError: the layer reads both ways, or a setting is out of range.
     """
-    return _opened(Parts(layer), batch, precision)
+    return _opened(StreamParts(layer), batch, precision)
 
 
-def _opened(parts: Parts, batch: int, precision: str) -> Stream:
+def _opened(parts: StreamParts, batch: int, precision: str) -> Stream:
     layer = parts.layer
     if not layer.causal:
         raise ValueError(

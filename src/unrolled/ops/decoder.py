@@ -68,7 +68,7 @@ class Cache(NamedTuple):
     origin: Tensor | None = None
 
 
-class Source(NamedTuple):
+class SourceMemory(NamedTuple):
     """What is read beside that.
 
     Attributes:
@@ -147,7 +147,7 @@ class PackedDecoder:
         self,
         x: Tensor,
         cache: Cache,
-        source: Source | None = None,
+        source: SourceMemory | None = None,
         turn: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Read one token of every row; return the scores of the next (B, V).
@@ -172,7 +172,7 @@ class PackedDecoder:
         self,
         x: Tensor,
         cache: Cache,
-        source: Source | None = None,
+        source: SourceMemory | None = None,
         turn: tuple[Tensor, Tensor] | None = None,
         *,
         k: int,
@@ -207,7 +207,7 @@ class PackedDecoder:
         self,
         x: Tensor,
         cache: Cache,
-        source: Source | None,
+        source: SourceMemory | None,
         turn: tuple[Tensor, Tensor] | None,
         there: Sizes,
     ) -> None:
@@ -248,7 +248,7 @@ class PackedDecoder:
                 self._logits = torch.empty(rows, width, dtype=torch.float32, device="cpu")
         return self._logits[:rows]
 
-    def _memory(self, source: Source | None, rows: int) -> tuple[list[Tensor | None], Sizes]:
+    def _memory(self, source: SourceMemory | None, rows: int) -> tuple[list[Tensor | None], Sizes]:
         """Return what the call is given of a memory, and its sizes."""
         if not self.shape.memory_heads or source is None:
             return [None] * 4, (0,) * 5
@@ -261,7 +261,7 @@ class PackedDecoder:
         _check("rows", source.rows, (rows,), torch.int64)
         return [*places, source.lengths, source.rows], sizes
 
-    def _places(self, source: Source) -> tuple[Tensor, list[Tensor], Sizes]:
+    def _places(self, source: SourceMemory) -> tuple[Tensor, list[Tensor], Sizes]:
         """Return where keys and values stand (2, L), what has to be held for that, and sizes."""
         shape, first = self.shape, source.keys[0]
         parts = [readable(part) for part in (*source.keys, *source.values)]

@@ -21,7 +21,7 @@ EQUAL = {"PRT": "ADVP"}
 
 
 @dataclass(frozen=True, slots=True)
-class Brackets:
+class BracketCounts:
     """Brackets that match, are right, and were found; sentences, and those without a fault."""
 
     matched: int = 0
@@ -30,8 +30,8 @@ class Brackets:
     sentences: int = 0
     faultless: int = 0
 
-    def __add__(self, other: Brackets) -> Brackets:
-        return Brackets(
+    def __add__(self, other: BracketCounts) -> BracketCounts:
+        return BracketCounts(
             self.matched + other.matched,
             self.right + other.right,
             self.found + other.found,
@@ -60,7 +60,7 @@ class Brackets:
         return self.faultless / max(1, self.sentences)
 
 
-def match(right: Iterable[Span], found: Iterable[Span], tags: Sequence[str]) -> Brackets:
+def match(right: Iterable[Span], found: Iterable[Span], tags: Sequence[str]) -> BracketCounts:
     """Compare two bracketings of one sentence.
 
     Args:
@@ -72,11 +72,11 @@ def match(right: Iterable[Span], found: Iterable[Span], tags: Sequence[str]) -> 
     """
     kept = list(accumulate((tag not in DELETED for tag in tags), initial=0))
     if not kept[-1]:
-        return Brackets()
+        return BracketCounts()
     first, second = _counted(right, kept), _counted(found, kept)
     matched = (first & second).total()
     faultless = first == second
-    return Brackets(matched, first.total(), second.total(), 1, int(faultless))
+    return BracketCounts(matched, first.total(), second.total(), 1, int(faultless))
 
 
 def _counted(spans: Iterable[Span], kept: Sequence[int]) -> Counter[Span]:

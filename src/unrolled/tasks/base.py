@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from unrolled.core.errors import DataError, UsageError, unknown
-from unrolled.data.batches import Source, by_length
+from unrolled.data.batches import BatchSource, by_length
 from unrolled.data.examples import Ints
 from unrolled.data.schema import Schema
 from unrolled.data.sniff import Format
@@ -161,7 +161,7 @@ class Task(ABC):
         """Return what training minimises."""
 
     @abstractmethod
-    def source(self, examples: Any, recipe: Recipe, model: nn.Module) -> Source:
+    def source(self, examples: Any, recipe: Recipe, model: nn.Module) -> BatchSource:
         """Return the training batches."""
 
     @abstractmethod

@@ -26,7 +26,7 @@ from unrolled.scores import (
 )
 from unrolled.tasks.base import Task, locate
 from unrolled.tasks.labelled import Classify, Regress
-from unrolled.tasks.language import Language, Stream
+from unrolled.tasks.language import Language, TokenStream
 from unrolled.tasks.pairs import Pairs
 from unrolled.tasks.prepare import Prepared
 from unrolled.tasks.rewrite import Rewrite
@@ -297,7 +297,7 @@ def bigram(prepared: Prepared) -> dict[str, float]:
     """
     task, train, dev = prepared.task, prepared.train, prepared.dev
     assert isinstance(task, Language)
-    assert isinstance(train, Stream)
+    assert isinstance(train, TokenStream)
     size, end = task.tokenizer.size, task.tokenizer.eos_id
     tokens = train.tokens[:TOKENS]
     single = (np.bincount(tokens, minlength=size) + 1.0) / (len(tokens) + size)

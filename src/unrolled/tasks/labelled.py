@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrolled.core.errors import DataError, UsageError, UserError, shown
-from unrolled.data.batches import Batch, Buckets, Source, collate
+from unrolled.data.batches import Batch, BatchSource, Buckets, collate
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.fields import InvalidCell, Label, Number, Text, Vector, invalid_row
 from unrolled.data.schema import Schema
@@ -194,7 +194,7 @@ class Labelled(Task):
         except ValueError as error:
             raise UsageError(str(error)) from None
 
-    def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> Source:
+    def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> BatchSource:
         """Return batches of rows of like length."""
         told = recipe.training
         return Buckets(

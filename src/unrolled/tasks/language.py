@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from unrolled.core.errors import DataError, UsageError
 from unrolled.core.words import either
-from unrolled.data.batches import Lanes, Source, Windows
+from unrolled.data.batches import BatchSource, Lanes, Windows
 from unrolled.data.fields import InvalidCell, Text, invalid_row
 from unrolled.data.schema import Schema
 from unrolled.data.shards import Tokens
@@ -52,7 +52,7 @@ TOLERANCE = 0.01  # nats a token by which lanes may differ from one pass where t
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class TokenStream:
     """One long text as ids; rows stand one after another, each ended by the end mark.
 
     ``size`` is the length of the text in UTF-8 bytes; ``unknown`` counts ids that stand for pieces
@@ -128,12 +128,12 @@ class Language(Task):
 
     def encode(
         self, data: Table | Document, on_error: str, schema: Schema | None = None
-    ) -> tuple[Stream, list[DataError]]:
+    ) -> tuple[TokenStream, list[DataError]]:
         """Encode a text, or rows of texts; see the base class."""
         if isinstance(data, Document):
             tokens = self.tokenizer.encode_array(data.text)
             unknown = int((tokens == self.tokenizer.unk_id).sum())
-            return Stream(tokens, len(data.text.encode()), unknown), []
+            return TokenStream(tokens, len(data.text.encode()), unknown), []
         schema, skipped = schema or self.schema, list(data.skipped)
         if not schema.text:
             raise DataError(
@@ -150,7 +150,9 @@ class Language(Task):
                 skipped.append(invalid_row(error, *data.place(line)))
         flat = [token for ids in field.encode(texts) for token in ids]
         size = sum(len(text.encode()) for row in texts for text in row)
-        return Stream(np.array(flat, dtype=np.int32), size, self.tokenizer.unknown(flat)), skipped
+        return TokenStream(
+            np.array(flat, dtype=np.int32), size, self.tokenizer.unknown(flat)
+        ), skipped
 
     def build(self, recipe: Recipe) -> nn.Module:
         """Return a language model; a layer of limited reach reads one training window."""
@@ -186,7 +188,7 @@ class Language(Task):
             )
         return model.context is None if carry is None else carry
 
-    def source(self, examples: Stream, recipe: Recipe, model: nn.Module) -> Source:
+    def source(self, examples: TokenStream, recipe: Recipe, model: nn.Module) -> BatchSource:
         """Return carried lanes, or independent windows where the reach is limited."""
         assert isinstance(model, LanguageModel)
         settings, end = recipe.training, self.tokenizer.eos_id
@@ -201,7 +203,7 @@ class Language(Task):
         return Windows(tokens, rows, window, recipe.seed, end)
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, examples: Stream, place: ComputeDevice) -> Evaluation:
+    def evaluate(self, model: nn.Module, examples: TokenStream, place: ComputeDevice) -> Evaluation:
         """Score every token once.
 
         A layer of unlimited reach reads the text in lanes side by side, each after the mark that

@@ -24,7 +24,7 @@ import numpy as np
 
 from unrolled.core.errors import DataError, UsageError
 from unrolled.core.files import Watched
-from unrolled.data.encoding import PIECE, Job, in_order, pieces, processors
+from unrolled.data.encoding import PIECE, EncodingJob, in_order, pieces, processors
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.fields import InvalidCell, Label, Text, invalid_row
 from unrolled.data.schema import Schema, label
@@ -42,7 +42,7 @@ from unrolled.data.tokenizers import Tokenizer
 from unrolled.tasks.base import Task, locate
 from unrolled.tasks.defaults import fill
 from unrolled.tasks.labelled import Classify
-from unrolled.tasks.language import Language, Stream
+from unrolled.tasks.language import Language, TokenStream
 from unrolled.tasks.prepare import Data, Prepared, key_of, load_data, schema_of
 from unrolled.tasks.recipe import Recipe, find_data
 from unrolled.tasks.weights import weigh
@@ -130,7 +130,7 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class LargeParts:
     """What a file was made into.
 
     ``kept`` are its first training rows, ``partial`` whether there are more; ``dev`` is scored.
@@ -138,7 +138,7 @@ class Parts:
 
     recipe: Recipe
     task: Task
-    train: Stream | Examples
+    train: TokenStream | Examples
     kept: Data
     partial: bool
     dev: Data | None
@@ -193,7 +193,7 @@ def prepare(recipe: Recipe, path: Path, task: Task | None) -> Prepared | None:
     dev, skipped = task.encode(dev_data, config.on_error)
     if skipped:
         found.append(f"skipped {len(skipped):,} faulty rows among those scored")
-    if isinstance(dev, Stream) and dev.unknown:
+    if isinstance(dev, TokenStream) and dev.unknown:
         found.append(f"{dev.unknown:,} scored tokens are unknown to the vocabulary")
     refuse_changed(watched)
     return Prepared(
@@ -258,7 +258,7 @@ def spaced(items: Iterable[Any], count: int, wanted: int) -> Iterator[Any]:
 # ---------------------------------------------------------------------- running text
 
 
-def _text(file: File, task: Task | None) -> Parts:
+def _text(file: File, task: Task | None) -> LargeParts:
     assert isinstance(file.head, Document)
     sizes = file.remember("blocks", lambda: [len(block) for block in file.open().text()])
     total = sum(sizes)
@@ -278,7 +278,9 @@ def _text(file: File, task: Task | None) -> Parts:
         task.format, task.columns = file.head.format, []
     assert isinstance(task, Language)
     kept = file.encode(task.tokenizer, functools.partial(_write_text, file, task.tokenizer, cut))
-    train = Stream(kept.tokens([task.tokenizer.eos_id]), kept.told["size"], kept.told["unknown"])
+    train = TokenStream(
+        kept.tokens([task.tokenizer.eos_id]), kept.told["size"], kept.told["unknown"]
+    )
     found = [
         f"{file.path}: {file.head.format.describe()}, {total:,} characters",
         f"task: language ({task.pattern})",
@@ -293,7 +295,7 @@ def _text(file: File, task: Task | None) -> Parts:
             f"(data.dev=FILE); scored: the first {len(text):,} of them"
         )
     start = Document(str(file.path), file.head.format, file.head.text[:cut])
-    return Parts(recipe, task, train, start, len(start.text) < cut, dev, found)
+    return LargeParts(recipe, task, train, start, len(start.text) < cut, dev, found)
 
 
 def _blocks(file: File, cut: int, after: list[str] | None = None) -> Iterator[str]:
@@ -317,7 +319,7 @@ def _write_text(file: File, tokenizer: Tokenizer, cut: int, writer: Writer) -> d
 
 
 def _write(
-    tokenizer: Tokenizer, jobs: Iterable[Job], writer: Writer
+    tokenizer: Tokenizer, jobs: Iterable[EncodingJob], writer: Writer
 ) -> tuple[dict[str, Any], np.ndarray[Any, np.dtype[np.int32]]]:
     """Write the ids of all jobs; return what is told of them, and how many each text has."""
     size = unknown = 0
@@ -349,7 +351,7 @@ def said(kept: Encoded, recipe: Recipe, characters: int) -> list[str]:
 # ---------------------------------------------------------------------- tables of texts
 
 
-def _rows(file: File, task: Task | None) -> Parts | None:
+def _rows(file: File, task: Task | None) -> LargeParts | None:
     schema, seen = file.schema, file.remember("survey", lambda: _survey(file))
     if not seen["kept"] or (file.share and seen["kept"] == seen["rows"]):
         return None  # so few rows that one side of the split would be empty
@@ -384,7 +386,9 @@ def _rows(file: File, task: Task | None) -> Parts | None:
     output = task.output if isinstance(task, Classify) else None
     told = {"limit": field.max_tokens, "names": output.names if output else ()}
     kept = file.encode(field.tokenizer, functools.partial(_write_rows, file, field, output), **told)
-    train: Stream | Examples = Stream(kept.tokens(), kept.told["size"], kept.told["unknown"])
+    train: TokenStream | Examples = TokenStream(
+        kept.tokens(), kept.told["size"], kept.told["unknown"]
+    )
     if output is not None:
         lines, offsets, targets = (np.asarray(kept.array(name)) for name in ARRAYS)
         train = Examples(lines, Ragged(kept.tokens(), offsets), targets=targets)
@@ -406,7 +410,7 @@ def _rows(file: File, task: Task | None) -> Parts | None:
             f"their inputs (data.dev=FILE); scored: the first {len(dev.rows):,} of them"
         )
     start = _beginning(file, False, FIRST)
-    return Parts(recipe, task, train, start, len(start.rows) < seen["kept"], dev, found)
+    return LargeParts(recipe, task, train, start, len(start.rows) < seen["kept"], dev, found)
 
 
 def _places(file: File, names: Sequence[str]) -> list[int]:
@@ -462,7 +466,7 @@ def _write_rows(file: File, field: Text, output: Label | None, writer: Writer) -
     answers = _places(file, [output.column]) if output else []
     reader, lines, targets, faults = file.open(), array("q"), array("q"), list[DataError]()
 
-    def jobs() -> Iterator[Job]:
+    def jobs() -> Iterator[EncodingJob]:
         texts, size = list[str](), 0
         for line, row in _divided(file, reader, False):
             try:
@@ -477,10 +481,10 @@ def _write_rows(file: File, field: Text, output: Label | None, writer: Writer) -
             texts.extend(found)
             size += sum(map(len, found))
             if size >= PIECE:
-                yield Job(texts, ended=True, limit=field.max_tokens)
+                yield EncodingJob(texts, ended=True, limit=field.max_tokens)
                 texts, size = [], 0
         if texts:
-            yield Job(texts, ended=True, limit=field.max_tokens)
+            yield EncodingJob(texts, ended=True, limit=field.max_tokens)
 
     told, counts = _write(field.tokenizer, jobs(), writer)
     if not len(counts):

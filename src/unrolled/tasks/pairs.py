@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from unrolled.core.errors import DataError, UsageError, UserError
-from unrolled.data.batches import Batch, Buckets, Source
+from unrolled.data.batches import Batch, BatchSource, Buckets
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.fields import InvalidCell, Text, invalid_row
 from unrolled.data.schema import Schema
@@ -50,7 +50,7 @@ from unrolled.tasks.writing import (
     units,
     write,
 )
-from unrolled.training.objectives import Objective, shifted, translated
+from unrolled.training.objectives import Objective, seq2seq_loss, shifted
 from unrolled.training.precision import ComputeDevice
 
 TARGET = "target.json"
@@ -237,9 +237,9 @@ class Pairs(Task):
 
     def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
         """Return cross entropy of each target piece, given those before it."""
-        return translated(self.output.tokenizer.bos_id, recipe.training.label_smoothing)
+        return seq2seq_loss(self.output.tokenizer.bos_id, recipe.training.label_smoothing)
 
-    def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> Source:
+    def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> BatchSource:
         """Return batches of pairs whose longer sides are alike."""
         told = recipe.training
         return Buckets(examples, told.batch_size, told.batch_tokens, recipe.seed)

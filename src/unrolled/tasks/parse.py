@@ -18,19 +18,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrolled.core.errors import DataError, UsageError, UserError, shown
-from unrolled.data.batches import PAD, Batch, Buckets, Source, collate
+from unrolled.data.batches import PAD, Batch, BatchSource, Buckets, collate
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.fields import InvalidCell, Label, Words, invalid_row
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
 from unrolled.data.trees import CLOSE, WORD, Tree, escape, linearise, parse, plain, spans_of
-from unrolled.decoding.brackets import Alphabet
-from unrolled.decoding.brackets import Brackets as TreeConstraint
+from unrolled.decoding.brackets import Alphabet, TreeConstraint
 from unrolled.decoding.search import Hypothesis, search
 from unrolled.decoding.settings import Search
 from unrolled.models import Unaligned
 from unrolled.nn import TokenEmbedding
-from unrolled.scores.brackets import Brackets, Span, match
+from unrolled.scores.brackets import BracketCounts, Span, match
 from unrolled.tasks.base import (
     DOWN,
     UP,
@@ -46,7 +45,7 @@ from unrolled.tasks.labelled import need_table
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.tag import build_words, load_words, save_words
 from unrolled.tasks.unaligned import assemble, told_loss
-from unrolled.training.objectives import Objective, shifted, translated
+from unrolled.training.objectives import Objective, seq2seq_loss, shifted
 from unrolled.training.precision import ComputeDevice
 
 START, END = 2, 3  # as in every vocabulary of pieces
@@ -220,9 +219,9 @@ class Parse(Task):
 
     def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
         """Return cross entropy of each token of the trees, given those before it."""
-        return translated(START, recipe.training.label_smoothing, self.fed)
+        return seq2seq_loss(START, recipe.training.label_smoothing, self.fed)
 
-    def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> Source:
+    def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> BatchSource:
         """Return batches of rows of like length."""
         told = recipe.training
         return Buckets(examples, told.batch_size, told.batch_tokens, recipe.seed)
@@ -254,7 +253,7 @@ class Parse(Task):
 
     def scores(self, written: Sequence[Hypothesis], trees: Sequence[Tree]) -> dict[str, float]:
         """Return the scores of written trees; one that is no tree has no brackets."""
-        total, valid = Brackets(), 0
+        total, valid = BracketCounts(), 0
         for hypothesis, tree in zip(written, trees, strict=True):
             try:
                 spans = self.spans(hypothesis.tokens, len(tree.words))

@@ -20,7 +20,7 @@ from unrolled.data.split import hold_out, hold_out_some, split_text
 from unrolled.tasks import Task, kind_of, series
 from unrolled.tasks.base import locate
 from unrolled.tasks.defaults import fill
-from unrolled.tasks.language import Stream
+from unrolled.tasks.language import TokenStream
 from unrolled.tasks.recipe import Recipe, find_data
 from unrolled.tasks.weights import weigh
 
@@ -179,7 +179,7 @@ def prepare(recipe: Recipe, task: Task | None = None) -> Prepared:
         # what is wrong with a row is often told in its own words
         told = str(first) if recipe.report.samples else f"{first.path}:{first.line}"
         found.append(f"skipped {len(faults)} faulty rows; the first: {told}")
-    if isinstance(dev, Stream) and dev.unknown:
+    if isinstance(dev, TokenStream) and dev.unknown:
         found.append(f"{dev.unknown:,} scored tokens are unknown to the vocabulary")
     return Prepared(recipe, task, train_data, dev_data, train, dev, found, files)
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from unrolled.core.errors import DataError, UserError
 from unrolled.core.files import read_json_list
-from unrolled.data.batches import IGNORED, Buckets, Source, collate
+from unrolled.data.batches import IGNORED, BatchSource, Buckets, collate
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.fields import InvalidCell, Label, Words, invalid_row, words_of
 from unrolled.data.schema import Schema
@@ -141,7 +141,7 @@ class Tag(Task):
         """Return cross entropy over the words."""
         return classes(recipe.training.label_smoothing, weights_of(recipe, self.output.names))
 
-    def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> Source:
+    def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> BatchSource:
         """Return batches of rows of like length."""
         return Buckets(
             examples, recipe.training.batch_size, recipe.training.batch_tokens, recipe.seed

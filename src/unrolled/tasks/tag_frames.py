@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.core.errors import DataError
-from unrolled.data.batches import Source, collate
+from unrolled.data.batches import BatchSource, collate
 from unrolled.data.examples import Examples, Ragged, Spans
 from unrolled.data.fields import InvalidCell, Label
 from unrolled.data.schema import Schema
@@ -84,7 +84,7 @@ class FrameTag(Tag):
         layer = series.build_reader(recipe, self.inputs)
         return Aligned(ScaledNumbers(), layer, len(self.output.names), recipe.model.head_dropout)
 
-    def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> Source:
+    def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> BatchSource:
         """Return batches of sequences, or of pieces of ``data.window`` steps, of like length."""
         size = recipe.data.window
         if size is not None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from unrolled.core.errors import UserError, is_out_of_memory
 from unrolled.core.words import option
-from unrolled.data.batches import Source
+from unrolled.data.batches import BatchSource
 from unrolled.data.examples import Ints
 from unrolled.nn.state import State, pack, unpack
 from unrolled.training import checkpoints, optimizers, parallel
@@ -54,7 +54,7 @@ class TrainingJob:
 
     model: nn.Module
     objective: Objective
-    source: Source
+    source: BatchSource
     settings: TrainingConfig
     place: ComputeDevice
     seed: int
@@ -528,7 +528,7 @@ class Trainer:
             self.carry = self.carry.reorder(rows[job.world.part(self.carry.rows)])
 
 
-def planned_steps(settings: TrainingConfig, source: Source) -> int | None:
+def planned_steps(settings: TrainingConfig, source: BatchSource) -> int | None:
     """Return the number of steps a run is bounded by, or None when only time bounds it."""
     limits = [settings.max_steps] if settings.max_steps is not None else []
     epochs = settings.max_epochs
@@ -538,7 +538,7 @@ def planned_steps(settings: TrainingConfig, source: Source) -> int | None:
     return min(limits) if limits else None
 
 
-def epoch_steps(settings: TrainingConfig, source: Source, epochs: int) -> int:
+def epoch_steps(settings: TrainingConfig, source: BatchSource, epochs: int) -> int:
     """Return the number of steps in the first epochs.
 
     Those of more than ``COUNTED`` follow from the first ones: to plan them all may take hours.

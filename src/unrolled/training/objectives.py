@@ -150,7 +150,7 @@ def shifted(targets: Tensor, start: int) -> Tensor:
     return torch.cat([before, targets[:, :-1]], 1).clamp(min=0)  # padding is never scored
 
 
-def translated(
+def seq2seq_loss(
     start: int, smoothing: float = 0.0, fed: Callable[[Batch], Tensor] | None = None
 ) -> Objective:
     """Return the objective of a sequence for a sequence: each target token, given those before.

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from unrolled.core.errors import UserError
 from unrolled.core.words import either
-from unrolled.data.batches import Batch, Buckets, Source, random
+from unrolled.data.batches import Batch, BatchSource, Buckets, random
 from unrolled.nn.state import State, pack, unpack
 from unrolled.training.losses import pack_losses, unpack_losses
 from unrolled.training.objectives import Loss
@@ -74,7 +74,7 @@ class ProcessGroup:
         """Whether this is the one that writes, speaks and evaluates."""
         return self.rank == 0
 
-    def share(self, source: Source, epoch: int, index: int) -> tuple[Batch, bool]:
+    def share(self, source: BatchSource, epoch: int, index: int) -> tuple[Batch, bool]:
         """Return this process's rows of a batch, and whether they count.
 
         Where there are fewer rows than processes, the others read the first row, for nothing: then
