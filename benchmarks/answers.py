@@ -151,7 +151,7 @@ def measure(kind: Kind, folder: Path) -> dict[str, str]:
 
 def newest() -> dict[str, Any]:
     """Return the newest record."""
-    paths = sorted(RESULTS.glob("answers-*.json"))
+    paths = sorted(RESULTS.glob("answers-2*.json"))
     if not paths:
         raise SystemExit("there is no record; run it without --compare first")
     found: dict[str, Any] = json.loads(paths[-1].read_text("utf-8"))
