@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,7 +69,9 @@ def inside(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 # streams that are closed or full
 
 
-@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
+@pytest.mark.parametrize(
+    "closed", [c for n in (1, 2, 3) for c in combinations((0, 1, 2), n)], ids=str
+)
 def test_closed_standard_files_are_no_files_of_the_run(
     data: Path, tmp_path: Path, closed: tuple[int, ...]
 ) -> None:
@@ -128,7 +131,7 @@ def test_a_full_standard_output_is_told_in_one_line(home: SimpleNamespace) -> No
 # signals
 
 
-@pytest.mark.parametrize("wait", [0.05, 0.8, 2.5])
+@pytest.mark.parametrize("wait", [0.05, 0.3, 0.8, 1.5, 2.5])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_at_any_time_is_one_line_and_its_exit_code(
     data: Path, tmp_path: Path, wait: float, number: int

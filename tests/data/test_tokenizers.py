@@ -358,6 +358,11 @@ def test_a_changed_document_is_refused_or_encodes_as_it_says(
     except UserError as error:
         assert "tokenizer.json" in str(error)  # noqa: PT017
         return
+    if found.kind != kind:
+        # letters of syllables that are not taken apart are characters like any other
+        assert (kind, place, new, found.kind) == ("jamo", ("normalizer",), None, "chars")
+        assert found.decode(found.encode("a b")) == fitted["jamo"].decode(found.encode("a b"))
+        return
     # what is left to change: the text of a token or its score, which then stand as they say
     assert type(new) is type(before)
     assert place[0] == "model" or before == new

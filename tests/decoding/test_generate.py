@@ -52,10 +52,10 @@ def naive(
 @pytest.mark.parametrize("name", LAYERS)
 def test_steps_equal_reading_everything_anew(name: str, temperature: float) -> None:
     model = language(name)
-    found = list(generate(model, [3, 1, 4], 40, Sampling(temperature=temperature), seed=5))
-    assert found == naive(model, [3, 1, 4], 40, temperature, 5)
+    found = list(generate(model, [3, 1, 4], 40, Sampling(temperature=temperature), seed=11))
+    assert found == naive(model, [3, 1, 4], 40, temperature, 11)
     # a greedy text may run into a loop; a drawn one must not
-    assert temperature == 0 or len(set(found)) > 3
+    assert temperature == 0 or len(set(found)) > 4
 
 
 @pytest.mark.parametrize("name", LAYERS)

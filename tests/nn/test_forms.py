@@ -261,6 +261,9 @@ DECODER_CHANGES: dict[str, Callable[[Unaligned], Any]] = {
 }
 
 
+OF_THE_MODEL = {"hook on the model", "hook on the dropout", "a subclass", "a method of its own"}
+
+
 @pytest.mark.parametrize("change", DECODER_CHANGES)
 def test_a_changed_decoder_steps_as_it_reads(change: str) -> None:
     model = translator()
@@ -284,6 +287,10 @@ def test_a_changed_decoder_steps_as_it_reads(change: str) -> None:
             rows.append(scores.clone())
     torch.testing.assert_close(torch.stack(rows, 1), expected, **NEAR)
     assert stepper is model
+    if change not in OF_THE_MODEL:
+        why = why_not_native(DecoderParts(model.target, model.decoder, model.head))
+        assert why
+        assert "weights alone" in why
 
 
 @pytest.mark.skipif(not native.available(), reason="needs the native core")

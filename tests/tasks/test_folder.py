@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
@@ -188,10 +189,13 @@ def test_a_hostile_header_is_refused_at_once(copy: Callable[[str], Path], attack
     folder = copy("vectors")
     (folder / "model.safetensors").write_bytes(HEADERS[attack])
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    with pytest.raises(UserError, match="these weights do not fit the run"):
-        runs.load(folder)
-    # 0.5 s, and twice that where the collector goes over the objects of many other tests
-    assert time.process_time() - began < 3
+    gc.freeze()  # the objects of other tests, which are no part of what is timed
+    try:
+        with pytest.raises(UserError, match="these weights do not fit the run"):
+            runs.load(folder)
+    finally:
+        gc.unfreeze()
+    assert time.process_time() - began < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
 
 
@@ -253,8 +257,7 @@ def test_a_hostile_config_is_refused_before_anything_is_allocated(
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(UserError):
         runs.load(folder)
-    # 0.5 s, and twice that where the collector goes over the objects of many other tests
-    assert time.process_time() - began < 3
+    assert time.process_time() - began < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
 

@@ -25,6 +25,7 @@ from unrolled.core.words import option
 
 LOCK = ".lock"
 OWNER_BYTES = 4096  # of a file that names an owner
+_BEGINNING = b'{"pid": '  # of every lock; one that the disk was too full for is empty
 PAUSE = 0.05  # seconds between looks at a file that names an owner
 LOOKS = 20  # at one without a name: it may be about to get one, or just gone
 
@@ -206,9 +207,6 @@ def _lives(pid: Any) -> bool:
     except OSError:
         return True  # it is another user's
     return True
-
-
-_BEGINNING = b'{"pid": '  # of every lock; one that the disk was too full for is empty
 
 
 def _me() -> bytes:

@@ -15,8 +15,9 @@ from unrolled.core.files import sha256
 from unrolled.core.words import command, either, path_word
 from unrolled.data.archives import MAX_ROW, Origin, find, members, refuse_binary
 from unrolled.data.charsets import encoding_of
+from unrolled.data.formats.base import Row
 from unrolled.data.lines import DAMAGE, Report, blocks, nfc, stop
-from unrolled.data.reader import Reader, Row, reader_of
+from unrolled.data.reader import Reader, reader_of
 from unrolled.data.sniff import Format
 
 # files that people, and programs, put beside their data

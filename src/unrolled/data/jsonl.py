@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from unrolled.core.errors import UserError, shown
+from unrolled.core.errors import DataError, UserError, shown
 from unrolled.core.files import DEPTH, depth_of, once
-from unrolled.data.lines import DAMAGE, nfc
+from unrolled.data.archives import Origin, too_long
+from unrolled.data.lines import DAMAGE, SKIP_HINT, Report, nfc
 
 
 def json_columns(lines: Sequence[str]) -> list[str]:
@@ -76,6 +77,30 @@ def composed(value: Any) -> Any:
     if isinstance(value, dict):
         return {composed(key): composed(item) for key, item in value.items()}
     return value
+
+
+def json_rows(
+    texts: Iterable[tuple[int, str | None]],
+    origin: Origin,
+    columns: Sequence[str],
+    needed: Collection[str] | None,
+    report: Report,
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Yield (line, values) of each object; a faulty one is reported.
+
+    Args:
+        texts: the line on which an object begins and its text, None where it is too long.
+        origin: the file.
+        columns, needed: see ``json_row``.
+        report: takes what is wrong.
+    """
+    for line, text in texts:
+        try:
+            if text is None:
+                raise UserError(too_long(origin.max_row))
+            yield line, json_row(text, columns, needed)
+        except UserError as error:
+            report(DataError(f"{error}, {SKIP_HINT}", origin.name, line))
 
 
 def json_row(line: str, columns: Sequence[str], needed: Collection[str] | None) -> tuple[Any, ...]:

@@ -224,4 +224,4 @@ def _rows_together(file: Any) -> int:
         for chunk in _chunks(file.metadata)
         if "DELTA_BYTE_ARRAY" in chunk.encodings
     ]
-    return max(1, min(_BATCH, LARGE // max(shared))) if shared else _BATCH
+    return max(1, min(_BATCH, LARGE // (2 * max(shared)))) if shared else _BATCH

@@ -8,14 +8,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from unrolled.core.errors import DataError, UserError
+from unrolled.core.errors import DataError
 from unrolled.data import conllu, dictionary, parquet, trees
 from unrolled.data.archives import Origin, refuse_binary
 from unrolled.data.charsets import encoding_of
 from unrolled.data.formats import FORMATS, TextFormat
-from unrolled.data.jsonl import json_columns, json_row
+from unrolled.data.formats.base import Row
+from unrolled.data.jsonl import json_columns, json_rows
 from unrolled.data.lines import SKIP_HINT, Report, blocks, newline_of, stop
 from unrolled.data.records import records
 from unrolled.data.sniff import (
@@ -29,10 +29,8 @@ from unrolled.data.sniff import (
     usual_width,
 )
 
-HEAD = 4096  # bytes that tell a format of the table
 SNIFFED = 1 << 20  # characters in which delimiters are looked for
 EMPTY = "the file is empty; give a file with text or rows"
-Row = tuple[int, tuple[Any, ...]]
 ignore: Report = lambda error: None  # noqa: E731
 
 
@@ -76,9 +74,9 @@ def reader_of(
         rows = functools.partial(parquet.rows_of, origin, columns)
         return Reader(origin.name, format, columns, rows)
     refuse_binary(origin, head)
-    found = _known(origin, encoding)
-    if found is not None:
-        known, format = found
+    known = _known(origin, head, encoding)
+    if known is not None:
+        format = replace(_unread(origin, encoding), kind=known.kind)
         columns = known.columns(origin, format)
         rows = functools.partial(known.rows, origin, format, columns, needed)
         return Reader(origin.name, format, columns, rows)
@@ -149,13 +147,8 @@ def _jsonl(
     needed: Collection[str] | None,
     report: Report,
 ) -> Iterator[Row]:
-    for line, text in _lines(origin, format, report):
-        if not text.strip():
-            continue
-        try:
-            yield line, json_row(text, columns, needed)
-        except UserError as error:
-            report(DataError(f"{error}, {SKIP_HINT}", origin.name, line))
+    lines = ((line, text) for line, text in _lines(origin, format, report) if text.strip())
+    yield from json_rows(lines, origin, columns, needed, report)
 
 
 def _conllu(origin: Origin, format: Format, columns: list[str], report: Report) -> Iterator[Row]:
@@ -196,28 +189,25 @@ _ROWS: dict[str, Callable[[Origin, Format, list[str], Report], Iterator[Row]]] =
 # ---------------------------------------------------------------------- telling the format
 
 
-def _written(origin: Origin, encoding: str | None) -> Format:
+def _unread(origin: Origin, encoding: str | None) -> Format:
     """Return how a file is encoded and packed; what it is, is still to be told."""
     encoding = encoding_of(origin) if encoding is None else encoding
     return Format("text", encoding=encoding, gzip=origin.gzip, zip=origin.archive is not None)
 
 
-def _known(origin: Origin, encoding: str | None) -> tuple[TextFormat, Format] | None:
-    """Return the format of the table of formats that a file is written in; None if in none."""
-    head = origin.head(HEAD)
-    if not head.strip():
-        return None
+def _known(origin: Origin, head: bytes, encoding: str | None) -> TextFormat | None:
+    """Return the row of the table of formats that a file with these first bytes is; None of none.
+
+    Only the first bytes are looked at: to tell an encoding may take a look at the whole file.
+    """
     marked = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     text = head.decode(encoding or marked, "replace").removeprefix("\ufeff")
-    for known in FORMATS:
-        if known.looks_like(origin.name, text):
-            return known, replace(_written(origin, encoding), kind=known.kind)
-    return None
+    return next((known for known in FORMATS if known.looks_like(origin.name, text)), None)
 
 
 def _examine(origin: Origin, encoding: str | None) -> tuple[Format, list[str]]:
     """Return the format and the column names, from the first block of the file."""
-    format = _written(origin, encoding)
+    format = _unread(origin, encoding)
     # damage is reported when the rows are read; here it only must not hide what the file is
     faults: list[DataError] = []
     _, head = next(blocks(origin, format, faults.append), (1, ""))

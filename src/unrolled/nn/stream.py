@@ -254,11 +254,10 @@ class _Native(Stream):
     def _read_table(self) -> Tensor | None:
         """Return a copy of the vectors of all tokens as the embedding says them."""
         embedding: Any = self._parts.embedding
-        return (
-            None
-            if embedding is None
-            else (embedding.weight.detach() * embedding.scale).contiguous()
-        )
+        if embedding is None:
+            return None
+        table: Tensor = embedding.weight.detach() * embedding.scale
+        return table.contiguous()
 
     def _load_weights(self) -> None:
         for index, stage in enumerate(_stages(self._parts)):
@@ -418,8 +417,7 @@ def open_model_stream(
     if changed and not hasattr(model, "step"):
         raise ValueError(
             f"expected a plain {kind.__name__}, got {changed}, which no step of a stream would "
-            f"run; change a part of it: embedding, layer, dropout or "
-            "head"
+            "run; change a part of it: embedding, layer, dropout or head"
         )
     embedding = parts.embedding
     if isinstance(embedding, ScaledNumbers):

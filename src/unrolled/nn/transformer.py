@@ -232,9 +232,8 @@ class Attention(Layer):
 
     def _weight(self) -> Tensor:
         """Return a weight: the blocks', or where DataParallel left them without, the first's."""
-        block = cast(Block, self.blocks[0])
-        weight: Tensor = next(self.blocks.parameters(), block.attention.query.weight)
-        return weight
+        weight = next(self.blocks.parameters(), None)
+        return cast(Block, self.blocks[0]).attention.query.weight if weight is None else weight
 
     def attend(self, memory: Tensor, lengths: Lengths) -> DecoderState:
         """Return a decoder's state before its first step.

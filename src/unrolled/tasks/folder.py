@@ -185,7 +185,8 @@ def claim(folder: Path) -> None:
             f"{folder} holds a run already; go on with it: {resume(folder)}, or choose another "
             f"{option('out')}"
         )
-    foreign = [path.name for path in sorted(folder.iterdir()) if not _is_begun(path)]
+    known = digests.read(folder)
+    foreign = [path.name for path in sorted(folder.iterdir()) if not _is_begun(path, known)]
     if foreign:
         raise UserError(
             f"{folder} holds {shown(foreign[0])}, which is no part of a run; choose another "
@@ -193,11 +194,15 @@ def claim(folder: Path) -> None:
         )
 
 
-def _is_begun(path: Path) -> bool:
-    """Whether a file is what a run that was killed before its first step left in its folder."""
+def _is_begun(path: Path, known: dict[str, list[str]] | None) -> bool:
+    """Whether a file is what a run that was killed before its first step left in its folder.
+
+    Args:
+        path: the file.
+        known: the digests that the folder keeps, if it keeps any.
+    """
     if path.name in LOCKS:
         return is_lock(path)
-    known = digests.read(path.parent)
     if known is None:
         return False
     if path.name in known:

@@ -7,11 +7,11 @@ import itertools
 import re
 from collections.abc import Collection, Iterator
 
-from unrolled.core.errors import DataError, UserError
-from unrolled.data.archives import BROKEN, Origin, is_too_long, too_long
+from unrolled.core.errors import DataError
+from unrolled.data.archives import BROKEN, Origin, is_too_long
 from unrolled.data.formats.base import Row, TextFormat
-from unrolled.data.jsonl import json_columns, json_row
-from unrolled.data.lines import SKIP_HINT, Report, nfc
+from unrolled.data.jsonl import json_columns, json_rows
+from unrolled.data.lines import Report, nfc
 from unrolled.data.sniff import Format
 
 _CHUNK = 1 << 16  # characters
@@ -43,13 +43,7 @@ def rows_of(
     report: Report,
 ) -> Iterator[Row]:
     """Yield (line, values) of each object; one that is too long or malformed is reported."""
-    for line, text in objects(origin, format):
-        try:
-            if text is None:
-                raise UserError(too_long(origin.max_row))
-            yield line, json_row(text, columns, needed)
-        except UserError as error:
-            report(DataError(f"{error}, {SKIP_HINT}", origin.name, line))
+    yield from json_rows(objects(origin, format), origin, columns, needed, report)
 
 
 def objects(origin: Origin, format: Format) -> Iterator[Piece]:
@@ -67,8 +61,8 @@ def objects(origin: Origin, format: Format) -> Iterator[Piece]:
             while chunk := text.read(_CHUNK):
                 yield from scanner.read(chunk)
         except UnicodeDecodeError as error:
-            told = f"bytes that are no {format.encoding} ({error.reason}); name data.encoding"
-            raise DataError(told, origin.name, scanner.line) from None
+            message = f"bytes that are no {format.encoding} ({error.reason}); name data.encoding"
+            raise DataError(message, origin.name, scanner.line) from None
         except BROKEN as error:
             raise origin.broken(error, scanner.line) from None
     scanner.end()
@@ -131,8 +125,8 @@ class _Scanner:
     def end(self) -> None:
         """Raise DataError where the file ends within the array."""
         if not self.ended:
-            told = "this JSON array has no end; copy the file anew, or close its last object"
-            raise DataError(told, self.origin.name, self.begun or 1)
+            message = "this JSON array has no end; copy the file anew, or close its last object"
+            raise DataError(message, self.origin.name, self.begun or 1)
         self._between("")
 
     def _keep(self, text: str) -> None:
@@ -153,14 +147,14 @@ class _Scanner:
         self.parts, self.size = [], 0
         first = not self.begun
         fits = {"[": not self.depth, "{": self.depth == 1}.get(character, True)
-        wanted = "," if character == "{" and not first else ""
-        if not fits or text != wanted or (self.ended and (text or character)):
+        expected = "," if character == "{" and not first else ""
+        if not fits or text != expected or (self.ended and (text or character)):
             raise self._strange(text or character)
 
     def _strange(self, text: str) -> DataError:
-        found = (text.strip(f",{_BLANKS}") or text)[:20]
-        told = f"{found!r} where an array holds objects alone; write [{{...}}, {{...}}]"
-        return DataError(told, self.origin.name, self.line)
+        excerpt = (text.strip(f",{_BLANKS}") or text)[:20]
+        message = f"{excerpt!r} where an array holds objects alone; write [{{...}}, {{...}}]"
+        return DataError(message, self.origin.name, self.line)
 
 
 FORMAT = TextFormat("json_array", "JSON array", True, looks_like, columns_of, rows_of)
