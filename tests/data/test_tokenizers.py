@@ -372,6 +372,22 @@ def test_a_changed_document_is_refused_or_encodes_as_it_says(
         found.decode(ids)
 
 
+@pytest.mark.parametrize("kind", ["chars", "words", "bpe", "bytes"])
+@pytest.mark.parametrize("number", [True, 1.0])
+def test_an_id_that_only_equals_one_is_refused(
+    fitted: dict[str, Tokenizer], tmp_path: Path, kind: str, number: float
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    fitted[kind].save(path)
+    document = json.loads(path.read_text("utf-8"))
+    vocabulary = document["model"]["vocab"]
+    (second,) = (token for token, id in vocabulary.items() if id == 1)
+    vocabulary[second] = number
+    path.write_text(json.dumps(document), "utf-8")
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
+        Tokenizer.load(path)
+
+
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, '{"model": {"vocab": {"a": 0}}}', "[]", "7", "\0", ""]
 )
