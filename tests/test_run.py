@@ -104,3 +104,26 @@ def test_the_order_of_samples_is_the_same_with_any_number_of_threads(
     torch.set_num_threads(1)
     assert len(orders[1]) == 12
     assert orders[1] == orders[2]
+
+
+def test_another_process_reads_a_run_once_the_first_has_written_it(
+    home: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it meets files of the run that are being replaced, and their older digests."""
+    from unrolled import run
+    from unrolled.training.parallel import ProcessGroup
+
+    events: list[str] = []
+
+    class Second(ProcessGroup):
+        def wait(self) -> None:
+            events.append("wait")
+
+    def fit(*arguments: Any) -> None:
+        events.append("fit")
+
+    monkeypatch.setattr(run, "fit", fit)
+    monkeypatch.setattr(run, "load", lambda *arguments: events.append("load"))
+    target, keys = str(home.files["classify"]), {**SMALL, "training.max_steps": 1}
+    run._start(Second(1, 2), target, keys, tmp_path / "run", False, lambda line: None, True)
+    assert events == ["wait", "fit", "wait", "load"]

@@ -513,4 +513,5 @@ def _start(
             at = fit(plan.job(progress, lock.is_held if lock else lambda: True), resume)
         if world.first:
             finish(plan, at, say)
+    world.wait()  # the first one still replaced files, which nobody is to read meanwhile
     return load(plan.folder, plan.recipe.training.device)
