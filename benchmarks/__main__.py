@@ -13,7 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import answers, layers, overhead, shakespeare, shards, startup, translation
+from benchmarks import (
+    answers,
+    layers,
+    overhead,
+    shakespeare,
+    shards,
+    startup,
+    translation,
+)
 
 BENCHMARKS: dict[str, Callable[[list[str]], dict[str, Any]]] = {
     "answers": answers.run,
@@ -53,7 +61,12 @@ def main() -> int:
     name = sys.argv[1]
     found = BENCHMARKS[name](sys.argv[2:])
     now = datetime.now(UTC)
-    told = {"benchmark": name, "date": now.isoformat(timespec="seconds"), **hardware(), **found}
+    told = {
+        "benchmark": name,
+        "date": now.isoformat(timespec="seconds"),
+        **hardware(),
+        **found,
+    }
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
     parts = [word for word in sys.argv[2:] if not word.startswith("--")]

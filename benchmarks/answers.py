@@ -47,8 +47,12 @@ def kinds(data: Path) -> dict[str, Kind]:
     tokens = "multi30k/tok/val.lc.norm.tok"
     few = "data.limit=50"
     return {
-        "multiplication": Kind(("multiplication",), ("multiplication.csv",), ("7,6", "3,9")),
-        "logistic": Kind(("logistic",), ("breast_cancer.csv",), RECIPES / "breast_cancer.csv"),
+        "multiplication": Kind(
+            ("multiplication",), ("multiplication.csv",), ("7,6", "3,9")
+        ),
+        "logistic": Kind(
+            ("logistic",), ("breast_cancer.csv",), RECIPES / "breast_cancer.csv"
+        ),
         **{
             f"anthem-{layer}": Kind(
                 ("anthem", f"layer={layer}"), ("anthem.txt",), prompt="동해물과 "
@@ -75,7 +79,11 @@ def kinds(data: Path) -> dict[str, Kind]:
             ("ud_korean_gsd/ko_gsd-ud-dev.conllu.gz", few),
             ("나는 밥을 먹었다 .",),
         ),
-        "ett": Kind(("ett", *SHORT), ("ett/ETTh1.csv", "data.limit=3000"), data / "ett/ETTh1.csv"),
+        "ett": Kind(
+            ("ett", *SHORT),
+            ("ett/ETTh1.csv", "data.limit=3000"),
+            data / "ett/ETTh1.csv",
+        ),
         "gesture": Kind(
             (str(gesture), "data.rows=steps", *SHORT),
             (str(gesture / "b3_va3.csv"),),
@@ -97,7 +105,9 @@ def kinds(data: Path) -> dict[str, Kind]:
             ("The dog runs .",),
         ),
         "cmudict-g2p": Kind(
-            ("cmudict-g2p", *SHORT), ("cmudict/cmudict.dict.gz", few), ("hello", "world")
+            ("cmudict-g2p", *SHORT),
+            ("cmudict/cmudict.dict.gz", few),
+            ("hello", "world"),
         ),
         "wikitext2": Kind(
             ("wikitext2", "data.shards=always", *SHORT),
@@ -111,8 +121,14 @@ def say(*words: object) -> str:
     """Return what the command prints, its error in place of it where it fails."""
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
     command = [sys.executable, "-m", "unrolled", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    return done.stdout if done.returncode == 0 else f"exit {done.returncode}: {done.stderr[-500:]}"
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=False
+    )
+    return (
+        done.stdout
+        if done.returncode == 0
+        else f"exit {done.returncode}: {done.stderr[-500:]}"
+    )
 
 
 def digest(text: str | bytes) -> str:
@@ -174,7 +190,11 @@ def run(arguments: list[str]) -> dict[str, Any]:
             found[name] = measure(kind, Path(place) / name)
         told = found[name].get("weights", "failed")[:12]
         if before is not None and name in before:
-            keys = [key for key, value in before[name].items() if found[name].get(key) != value]
+            keys = [
+                key
+                for key, value in before[name].items()
+                if found[name].get(key) != value
+            ]
             told = f"differs in {', '.join(keys)}" if keys else "the same"
         print(f"{name:20} {told}  ({time.monotonic() - began:.0f} s)", flush=True)
     return {"runs": found}

@@ -14,7 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CONTEXT, BATCH, STEPS, WARMUP = 64, 12, 2000, 100
+CONTEXT = 64
+BATCH = 12
+STEPS = 2000
+WARMUP = 100
 
 
 class Block(nn.Module):
@@ -33,7 +36,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, T, W) for x (B, T, W)."""
         rows, steps, width = x.shape
-        parts = self.qkv(self.norm1(x)).view(rows, steps, 3, self.heads, width // self.heads)
+        parts = self.qkv(self.norm1(x)).view(
+            rows, steps, 3, self.heads, width // self.heads
+        )
         q, k, v = parts.permute(2, 0, 3, 1, 4)
         read = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.proj(read.transpose(1, 2).reshape(x.shape))
@@ -43,7 +48,9 @@ class Block(nn.Module):
 class CharGPT(nn.Module):
     """The model."""
 
-    def __init__(self, vocabulary: int, layers: int = 4, heads: int = 4, width: int = 128) -> None:
+    def __init__(
+        self, vocabulary: int, layers: int = 4, heads: int = 4, width: int = 128
+    ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, width)
         self.places = nn.Embedding(CONTEXT, width)
@@ -52,7 +59,9 @@ class CharGPT(nn.Module):
         for name, weight in self.named_parameters():
             if weight.ndim == 2:
                 last = name.endswith(("proj.weight", "down.weight"))
-                nn.init.normal_(weight, 0.0, 0.02 / math.sqrt(2 * layers) if last else 0.02)
+                nn.init.normal_(
+                    weight, 0.0, 0.02 / math.sqrt(2 * layers) if last else 0.02
+                )
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return scores (B, T, V) for ids (B, T)."""
@@ -66,7 +75,8 @@ class CharGPT(nn.Module):
 def evaluate(model: CharGPT, data: Tensor) -> float:
     """Return the mean nats a character over all of ``data``, in windows side by side."""
     model.eval()
-    total, count = 0.0, len(data) - 1
+    total = 0.0
+    count = len(data) - 1
     full = count // CONTEXT
     inputs = data[: full * CONTEXT].view(full, CONTEXT)
     targets = data[1 : full * CONTEXT + 1].view(full, CONTEXT)
@@ -76,7 +86,9 @@ def evaluate(model: CharGPT, data: Tensor) -> float:
         total += F.cross_entropy(logits, wanted, reduction="sum").item()
     if count % CONTEXT:
         logits = model(data[full * CONTEXT : count][None])[0]
-        total += F.cross_entropy(logits, data[full * CONTEXT + 1 :], reduction="sum").item()
+        total += F.cross_entropy(
+            logits, data[full * CONTEXT + 1 :], reduction="sum"
+        ).item()
     model.train()
     return total / count
 
@@ -89,7 +101,9 @@ def rate(step: int) -> float:
     return 1e-4 + 0.5 * (1 + math.cos(math.pi * share)) * 9e-4
 
 
-def train(text: Tensor, held_out: Tensor, vocabulary: int, target: float) -> dict[str, float]:
+def train(
+    text: Tensor, held_out: Tensor, vocabulary: int, target: float
+) -> dict[str, float]:
     """Train until the held-out loss reaches ``target`` or the 2,000 steps are made.
 
     Evaluations, every 100 steps, are not counted in the seconds, to the favour of this baseline.
@@ -102,7 +116,9 @@ def train(text: Tensor, held_out: Tensor, vocabulary: int, target: float) -> dic
         {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99))
-    span, seconds, loss = torch.arange(CONTEXT + 1), 0.0, math.inf
+    span = torch.arange(CONTEXT + 1)
+    seconds = 0.0
+    loss = math.inf
     for step in range(STEPS):
         began = time.perf_counter()
         for group in optimizer.param_groups:
@@ -116,7 +132,10 @@ def train(text: Tensor, held_out: Tensor, vocabulary: int, target: float) -> dic
         seconds += time.perf_counter() - began
         if (step + 1) % 100 == 0:
             loss = evaluate(model, held_out)
-            print(f"  nanoGPT's setting: step {step + 1}, {seconds:.1f} s, {loss:.4f}", flush=True)
+            print(
+                f"  nanoGPT's setting: step {step + 1}, {seconds:.1f} s, {loss:.4f}",
+                flush=True,
+            )
             if loss <= target:
                 break
     return {"seconds": seconds, "loss": loss, "steps": step + 1}

@@ -21,7 +21,11 @@ def ours(seed: int) -> dict[str, float]:
     """Train the recipe ``shakespeare-quick``; its seconds hold the evaluation too."""
     with tempfile.TemporaryDirectory() as folder:
         run = unrolled.train(
-            "shakespeare-quick", out=Path(folder) / "run", seed=seed, quiet=True, say=lambda _: None
+            "shakespeare-quick",
+            out=Path(folder) / "run",
+            seed=seed,
+            quiet=True,
+            say=lambda _: None,
         )
         result = run.result
     found = {"seconds": result["seconds"], "loss": result["scores"]["loss"]}
@@ -33,7 +37,9 @@ def theirs(threads: int) -> dict[str, float]:
     """Train nanoGPT's setting on the same split."""
     prepared = prepare(resolve("shakespeare-quick", {}))
     torch.set_num_threads(threads)
-    text, held_out = (torch.from_numpy(s.tokens).long() for s in (prepared.train, prepared.dev))
+    text, held_out = (
+        torch.from_numpy(s.tokens).long() for s in (prepared.train, prepared.dev)
+    )
     return nanogpt.train(text, held_out, prepared.task.tokenizer.size, TARGET)
 
 
@@ -46,9 +52,17 @@ def run(arguments: list[str]) -> dict[str, Any]:
     seconds = statistics.median(each["seconds"] for each in found)
     reached = all(each["loss"] <= TARGET for each in found)
     ratio = baseline["seconds"] / seconds
-    print(f"\nnanoGPT, its CPU setting: {baseline['seconds']:.1f} s to {baseline['loss']:.3f}")
-    print(f"unrolled: {seconds:.1f} s (median of 3) to {[round(f['loss'], 3) for f in found]}")
-    print(f"ratio: {ratio:.1f} times faster" if reached else "1.88 was not reached every time")
+    print(
+        f"\nnanoGPT, its CPU setting: {baseline['seconds']:.1f} s to {baseline['loss']:.3f}"
+    )
+    print(
+        f"unrolled: {seconds:.1f} s (median of 3) to {[round(f['loss'], 3) for f in found]}"
+    )
+    print(
+        f"ratio: {ratio:.1f} times faster"
+        if reached
+        else "1.88 was not reached every time"
+    )
     return {
         "ours": found,
         "nanogpt": baseline,

@@ -25,8 +25,11 @@ def write_text(path: Path, source: Path, size: int) -> int:
     """Write about ``size`` bytes of shuffled lines of ``source``; return the number of lines."""
     opened = gzip.open if source.suffix == ".gz" else open
     with opened(source, "rb") as handle:
-        lines = [line for line in handle.read().splitlines(keepends=True) if line.strip()]
-    draw, count = random.Random(0), 0
+        lines = [
+            line for line in handle.read().splitlines(keepends=True) if line.strip()
+        ]
+    draw = random.Random(0)
+    count = 0
     with path.open("wb") as out:
         while out.tell() < size:
             draw.shuffle(lines)
@@ -41,7 +44,10 @@ def status(process: int) -> dict[str, int]:
         text = Path(f"/proc/{process}/status").read_text()
     except OSError:
         return {}
-    return {name: int(kb) for name, kb in re.findall(r"(VmHWM|RssAnon|RssFile):\s+(\d+) kB", text)}
+    return {
+        name: int(kb)
+        for name, kb in re.findall(r"(VmHWM|RssAnon|RssFile):\s+(\d+) kB", text)
+    }
 
 
 def children(process: int) -> list[int]:
@@ -55,9 +61,12 @@ def children(process: int) -> list[int]:
 
 def measure(words: list[str], environment: dict[str, str]) -> dict[str, Any]:
     """Run a command; return its output, wall time and the peak memory of it and its workers."""
-    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "unrolled", *words]
-    peak, anonymous, workers = 0, 0, dict[int, int]()
+    peak = 0
+    anonymous = 0
+    workers = dict[int, int]()
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
         while process.poll() is None:
@@ -65,7 +74,9 @@ def measure(words: list[str], environment: dict[str, str]) -> dict[str, Any]:
             peak = max(peak, now.get("VmHWM", 0))
             anonymous = max(anonymous, now.get("RssAnon", 0))
             for child in children(process.pid):
-                workers[child] = max(workers.get(child, 0), status(child).get("VmHWM", 0))
+                workers[child] = max(
+                    workers.get(child, 0), status(child).get("VmHWM", 0)
+                )
             time.sleep(0.05)
         out.seek(0)
         told = out.read()
@@ -75,7 +86,9 @@ def measure(words: list[str], environment: dict[str, str]) -> dict[str, Any]:
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     found = {
         "seconds": round(time.perf_counter() - began, 2),
-        "cpu_seconds": round(used, 2),  # of the command and its workers; a busy machine adds little
+        "cpu_seconds": round(
+            used, 2
+        ),  # of the command and its workers; a busy machine adds little
         "peak_mb": peak // 1000,
         "peak_anonymous_mb": anonymous // 1000,
         "workers_peak_mb": sorted(kb // 1000 for kb in workers.values()),
@@ -88,7 +101,8 @@ def run(arguments: list[str]) -> dict[str, Any]:
     """Measure encoding, a second start, and training from the shards."""
     if not arguments:
         raise SystemExit(__doc__)
-    source, size = Path(arguments[0]), int([*arguments, "2000"][1])
+    source = Path(arguments[0])
+    size = int([*arguments, "2000"][1])
     keys = ["task=language", "data.shards=always", *arguments[2:]]
     with tempfile.TemporaryDirectory(prefix="unrolled-shards-") as name:
         folder = Path(name)
@@ -99,7 +113,9 @@ def run(arguments: list[str]) -> dict[str, Any]:
         found = {
             "first start": measure([*train, "--dry-run"], environment),
             "second start": measure([*train, "--dry-run"], environment),
-            f"training, {STEPS} steps": measure([*train, "--out", name + "/run"], environment),
+            f"training, {STEPS} steps": measure(
+                [*train, "--out", name + "/run"], environment
+            ),
         }
         taken = re.search(r"encoded in ([\d.]+) s.*", found["first start"]["output"])
         assert taken is not None
@@ -108,10 +124,14 @@ def run(arguments: list[str]) -> dict[str, Any]:
             "rows": lines,
             "encoding_mb_a_second": text.stat().st_size / 1e6 / float(taken.group(1)),
             "encoding_rows_a_second": lines / float(taken.group(1)),
-            "cache_mb": sum(p.stat().st_size for p in (folder / "cache").rglob("*.bin")) / 1e6,
+            "cache_mb": sum(p.stat().st_size for p in (folder / "cache").rglob("*.bin"))
+            / 1e6,
             "load": os.getloadavg(),
         }
     for key, value in told.items():
         print(f"{key:<24} {value if not isinstance(value, float) else round(value, 1)}")
-    runs = {key: {k: v for k, v in run.items() if k != "output"} for key, run in found.items()}
+    runs = {
+        key: {k: v for k, v in run.items() if k != "output"}
+        for key, run in found.items()
+    }
     return {**told, "runs": runs}

@@ -35,11 +35,15 @@ def _drop_finder(wheel: Path) -> None:
     for name in [name for name in files if "/" not in name]:
         text = files.pop(name).decode("utf-8-sig")
         if name.endswith(".pth"):
-            paths = [line for line in text.splitlines() if not line.startswith("import ")]
+            paths = [
+                line for line in text.splitlines() if not line.startswith("import ")
+            ]
             files[name] = "".join(f"{path}\n" for path in paths).encode()
     record = next(name for name in files if name.endswith(".dist-info/RECORD"))
     del files[record]
-    files[record] = "".join([*map(_record, files, files.values()), f"{record},,\n"]).encode()
+    files[record] = "".join(
+        [*map(_record, files, files.values()), f"{record},,\n"]
+    ).encode()
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as new:
         for name, content in files.items():
             new.writestr(name, content)
@@ -47,5 +51,7 @@ def _drop_finder(wheel: Path) -> None:
 
 def _record(name: str, content: bytes) -> str:
     """Return a file's line of RECORD."""
-    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+    digest = (
+        base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+    )
     return f"{name},sha256={digest},{len(content)}\n"

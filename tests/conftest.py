@@ -28,8 +28,12 @@ torch.set_num_threads(1)
 # here, where it is no error; tests/ops/test_native.py looks at it
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", RuntimeWarning)
-    if not native.available():  # processes that tests start are to say nothing more, either
-        os.environ["PYTHONWARNINGS"] = "ignore:the native core is not in use:RuntimeWarning"
+    if (
+        not native.available()
+    ):  # processes that tests start are to say nothing more, either
+        os.environ["PYTHONWARNINGS"] = (
+            "ignore:the native core is not in use:RuntimeWarning"
+        )
 
 SONG = "row your boat\ngently down the stream\n"
 SMALL = {
@@ -42,7 +46,9 @@ SMALL = {
 }
 
 
-def write_csv(path: Path, rows: list[tuple[Any, ...]], header: tuple[str, ...] = ()) -> Path:
+def write_csv(
+    path: Path, rows: list[tuple[Any, ...]], header: tuple[str, ...] = ()
+) -> Path:
     with path.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle)
         writer.writerows([header, *rows] if header else rows)
@@ -109,35 +115,43 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     houses = [(r, a, 10 * r + 2 * a + 0.5) for r in range(1, 9) for a in range(20, 28)]
     draw.shuffle(houses)
     files = {
-        "classify": write_csv(at / "reviews.csv", reviews(120, 1, 0.1), ("text", "label")),
+        "classify": write_csv(
+            at / "reviews.csv", reviews(120, 1, 0.1), ("text", "label")
+        ),
         "regress": write_csv(at / "houses.csv", houses, ("rooms", "area", "price")),
         "vectors": write_csv(
-            at / "table.csv", [(a, b, a * b) for a in range(1, 10) for b in range(1, 10)]
+            at / "table.csv",
+            [(a, b, a * b) for a in range(1, 10) for b in range(1, 10)],
         ),
         "tag": write_jsonl(at / "tags.jsonl", sentences(60, 2)),
         "language": at / "song.txt",
     }
     files["language"].write_text(SONG * 30, encoding="utf-8")
-    runs, said = {}, {}
+    runs = {}
+    said = {}
     for name, path in files.items():
         lines: list[str] = []
         changes = SMALL | {"training.max_steps": 60, "training.learning_rate": 0.02}
         if name == "language":
             changes |= {"training.max_steps": 150, "model.hidden": 32}
         train(path, out=at / "runs" / name, say=lines.append, quiet=True, **changes)
-        runs[name], said[name] = at / "runs" / name, "\n".join(lines)
+        runs[name] = at / "runs" / name
+        said[name] = "\n".join(lines)
     return SimpleNamespace(folder=at, files=files, runs=runs, said=said)
 
 
 def mirrored(count: int, seed: int) -> tuple[str, str]:
     """Return sentences of letters, and the same from right to left; some hold a word seen once."""
-    draw, sources = random.Random(seed), []
+    draw = random.Random(seed)
+    sources = []
     for number in range(count):
         words = draw.choices("abcde", k=draw.randrange(2, 6))
         if draw.random() < 0.3:
             words[draw.randrange(len(words))] = f"x{number}"
         sources.append(words)
-    source, target = ("".join(" ".join(row[::step]) + "\n" for row in sources) for step in (1, -1))
+    source, target = (
+        "".join(" ".join(row[::step]) + "\n" for row in sources) for step in (1, -1)
+    )
     return source, target
 
 
@@ -147,20 +161,31 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     from unrolled.run import train
 
     at = tmp_path_factory.mktemp("mirror")
-    source, target = at / "train.src", at / "train.tgt"
+    source = at / "train.src"
+    target = at / "train.tgt"
     for path, text in zip((source, target), mirrored(1500, 1), strict=True):
         path.write_text(text, encoding="utf-8")
     lines: list[str] = []
     small = {name: value for name, value in SMALL.items() if name != "model.ngrams"}
     changes = small | {
-        "task": "translate", "data.train_target": str(target), "data.tokenizer": "whitespace",
-        "data.min_count": 2, "data.max_tokens": 20, "data.score_tokenizer": "none",
-        "model.hidden": 32, "model.embedding": 24, "model.dropout": 0.0,
-        "model.head_dropout": 0.0, "model.embedding_dropout": 0.0,
-        "training.label_smoothing": 0.0, "training.average": "none",
-        "training.max_steps": 300, "training.batch_size": 32, "training.learning_rate": 0.01,
+        "task": "translate",
+        "data.train_target": str(target),
+        "data.tokenizer": "whitespace",
+        "data.min_count": 2,
+        "data.max_tokens": 20,
+        "data.score_tokenizer": "none",
+        "model.hidden": 32,
+        "model.embedding": 24,
+        "model.dropout": 0.0,
+        "model.head_dropout": 0.0,
+        "model.embedding_dropout": 0.0,
+        "training.label_smoothing": 0.0,
+        "training.average": "none",
+        "training.max_steps": 300,
+        "training.batch_size": 32,
+        "training.learning_rate": 0.01,
         "training.evaluate_every": 150,
-    }  # fmt: skip
+    }
     train(source, out=at / "run", say=lines.append, quiet=True, **changes)
     return SimpleNamespace(
         folder=at, source=source, target=target, run=at / "run", said="\n".join(lines)
@@ -197,7 +222,11 @@ def unrolled() -> Callable[..., subprocess.CompletedProcess[str]]:
     def start(*words: Any, **options: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "unrolled", *map(str, words)],
-            capture_output=True, text=True, timeout=120, check=False, **options,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            **options,
+        )
 
     return start

@@ -25,7 +25,12 @@ RUN = (
 )
 TRANSLATED = ("first-hour.md", "course.md")
 REDUCED = [
-    *("training.max_steps=4", "training.max_epochs=1", "data.limit=400", "data.vocabulary=300"),
+    *(
+        "training.max_steps=4",
+        "training.max_epochs=1",
+        "data.limit=400",
+        "data.vocabulary=300",
+    ),
     "decoding.max_length=12",  # a model of four steps does not stop by itself
 ]
 ROWS = "100"
@@ -47,7 +52,9 @@ class Block(NamedTuple):
     @property
     def lines(self) -> list[str]:
         """The commands of a shell block."""
-        return [line for line in self.body.splitlines() if line and not line.startswith("#")]
+        return [
+            line for line in self.body.splitlines() if line and not line.startswith("#")
+        ]
 
 
 def blocks(page: str) -> Iterator[Block]:
@@ -84,7 +91,8 @@ def test_the_commands_of_a_page_run(
     page: str, cli: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    data, left = os.environ.get("UNROLLED_DATA", ""), []
+    data = os.environ.get("UNROLLED_DATA", "")
+    left = []
     for number, block in enumerate(blocks(page)):
         if block.needs and not (data and Path(data, block.needs).exists()):
             left.append(block.needs)
@@ -100,14 +108,17 @@ def test_the_commands_of_a_page_run(
                 monkeypatch.setattr("sys.argv", shlex.split(line)[1:])
             run_line(line, cli)
     if left:
-        pytest.skip(f"{page}: what reads {', '.join(left)} of UNROLLED_DATA was left out")
+        pytest.skip(
+            f"{page}: what reads {', '.join(left)} of UNROLLED_DATA was left out"
+        )
 
 
 @pytest.mark.parametrize("page", TRANSLATED)
 def test_both_languages_show_the_same_commands(page: str) -> None:
     ours, theirs = (list(blocks(f"docs/{folder}{page}")) for folder in ("", "ko/"))
     shown = [
-        [line for b in found if b.kind == "sh" for line in b.lines] for found in (ours, theirs)
+        [line for b in found if b.kind == "sh" for line in b.lines]
+        for found in (ours, theirs)
     ]
     assert shown[0] == shown[1]
     assert [b.needs for b in ours] == [b.needs for b in theirs]
@@ -121,7 +132,12 @@ def test_there_is_something_to_run() -> None:
 
 @pytest.mark.parametrize("page", [p.relative_to(ROOT).as_posix() for p in pages()])
 def test_links_lead_somewhere(page: str) -> None:
-    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", (ROOT / page).read_text("utf-8"), flags=re.S | re.M)
+    text = re.sub(
+        r"^```.*?^```|`[^`\n]*`",
+        "",
+        (ROOT / page).read_text("utf-8"),
+        flags=re.S | re.M,
+    )
     for target in LINK.findall(text):
         path, _, anchor = target.partition("#")
         if re.match(r"[a-z]+:", path):

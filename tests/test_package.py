@@ -21,7 +21,10 @@ def modules(code: str) -> set[str]:
     names = "sorted({name.split('.')[0] for name in sys.modules})"
     end = f"import sys, json; print(); print(json.dumps({names}))"
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}\n{end}"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", f"{code}\n{end}"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return set(json.loads(done.stdout.splitlines()[-1]))
 
@@ -29,15 +32,33 @@ def modules(code: str) -> set[str]:
 def test_importing_the_package_loads_no_torch() -> None:
     found = modules("import unrolled")
     assert "unrolled" in found
-    assert not found & {"torch", "numpy", "sklearn", "tokenizers", "typer", "pydantic", "yaml"}
+    assert not found & {
+        "torch",
+        "numpy",
+        "sklearn",
+        "tokenizers",
+        "typer",
+        "pydantic",
+        "yaml",
+    }
 
 
 def test_importing_the_layers_loads_nothing_of_the_rest() -> None:
     found = modules("import unrolled.nn")
     assert "torch" in found
-    assert not found & {"sklearn", "tokenizers", "typer", "rich", "yaml", "pandas", "click"}
+    assert not found & {
+        "sklearn",
+        "tokenizers",
+        "typer",
+        "rich",
+        "yaml",
+        "pandas",
+        "click",
+    }
     ours = "[n.split('.')[1] for n in sys.modules if n.startswith('unrolled.')]"
-    modules(f"import unrolled.nn, sys; assert set({ours}) <= {{'nn', 'ops', 'core', '_version'}}")
+    modules(
+        f"import unrolled.nn, sys; assert set({ours}) <= {{'nn', 'ops', 'core', '_version'}}"
+    )
 
 
 def test_the_help_loads_no_torch() -> None:
@@ -49,7 +70,15 @@ def test_the_help_loads_no_torch() -> None:
 
 
 def test_the_names_that_are_exported_are_there() -> None:
-    names = {"DataError", "Run", "UsageError", "UserError", "__version__", "load", "train"}
+    names = {
+        "DataError",
+        "Run",
+        "UsageError",
+        "UserError",
+        "__version__",
+        "load",
+        "train",
+    }
     assert set(unrolled.__all__) == names
     for name in [*unrolled.__all__, "nn", "ops"]:
         assert getattr(unrolled, name) is not None
@@ -58,22 +87,35 @@ def test_the_names_that_are_exported_are_there() -> None:
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="module 'unrolled' has no attribute 'trian'"):
+    with pytest.raises(
+        AttributeError, match="module 'unrolled' has no attribute 'trian'"
+    ):
         _ = unrolled.trian  # type: ignore[attr-defined]
 
 
 def every_class(base: type[BaseException]) -> list[type[BaseException]]:
-    return [base, *(each for child in base.__subclasses__() for each in every_class(child))]
+    return [
+        base,
+        *(each for child in base.__subclasses__() for each in every_class(child)),
+    ]
 
 
 def test_every_error_of_the_package_is_made_again_in_another_process() -> None:
     for found in pkgutil.walk_packages(unrolled.__path__, "unrolled."):
         if not found.name.endswith("__main__"):
             importlib.import_module(found.name)
-    ours = [each for each in every_class(BaseException) if each.__module__.startswith("unrolled.")]
+    ours = [
+        each
+        for each in every_class(BaseException)
+        if each.__module__.startswith("unrolled.")
+    ]
     assert {unrolled.UserError, unrolled.UsageError, unrolled.DataError} <= set(ours)
     for each in ours:
-        error = each("no such column", "a.csv", 7) if each is unrolled.DataError else each("told")
+        error = (
+            each("no such column", "a.csv", 7)
+            if each is unrolled.DataError
+            else each("told")
+        )
         for again in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
             assert type(again) is each
             assert str(again) == str(error)
@@ -94,7 +136,9 @@ def test_an_error_in_another_process_is_raised_here(tmp_path: Path) -> None:
     )
     script = tmp_path / "pool.py"
     script.write_text(code, encoding="utf-8")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=120
+    )
     assert done.stdout.split()[:2] == ["DataError", str(path)], done.stderr
 
 

@@ -35,10 +35,18 @@ def cost() -> Any:
 
 def build(width: int, inner: int, layers: int, outputs: int) -> Unaligned:
     told: dict[str, Any] = {
-        "hidden": width, "layers": layers, "heads": 4, "feedforward": "relu", "norm": "layer",
-        "feedforward_size": inner, "norm_first": False, "positions": "sinusoidal", "bias": True,
-    }  # fmt: skip
-    config, table = LayerConfig(**told), TokenEmbedding(outputs, width)
+        "hidden": width,
+        "layers": layers,
+        "heads": 4,
+        "feedforward": "relu",
+        "norm": "layer",
+        "feedforward_size": inner,
+        "norm_first": False,
+        "positions": "sinusoidal",
+        "bias": True,
+    }
+    config = LayerConfig(**told)
+    table = TokenEmbedding(outputs, width)
     encoder = build_layer("attention", config.changed(bidirectional=True), width)
     decoder = build_decoder("attention", config, width, encoder)
     return Unaligned(table, encoder, table, decoder, outputs, tie=True, bias=False)
@@ -46,9 +54,17 @@ def build(width: int, inner: int, layers: int, outputs: int) -> Unaligned:
 
 def sized(cost: Any, source: int, target: int, **told: Any) -> Any:
     sizes = {
-        "name": "small", "width": 64, "inner": 256, "layers": 2, "outputs": 500, "steps": 1,
-        "pairs": 1.0, "dropout": False, "averaged": 0, "shared": True,
-    }  # fmt: skip
+        "name": "small",
+        "width": 64,
+        "inner": 256,
+        "layers": 2,
+        "outputs": 500,
+        "steps": 1,
+        "pairs": 1.0,
+        "dropout": False,
+        "averaged": 0,
+        "shared": True,
+    }
     return cost.Model(source=source, target=target, **sizes | told)
 
 
@@ -60,8 +76,10 @@ def test_the_page_holds_the_tables_of_the_script(cost: Any) -> None:
 
 
 def test_weights_and_work_are_those_of_the_model(cost: Any) -> None:
-    source, target = 96, 160
-    model, told = build(64, 256, 2, 500), sized(cost, source, target)
+    source = 96
+    target = 160
+    model = build(64, 256, 2, 500)
+    told = sized(cost, source, target)
     assert sum(p.numel() for p in model.parameters()) == told.parameters
     ids = torch.randint(4, 500, (1, source + target))
     plain = sdpa_kernel(SDPBackend.MATH)  # whose products the counter sees
@@ -71,13 +89,20 @@ def test_weights_and_work_are_those_of_the_model(cost: Any) -> None:
         scores.sum().backward()
     # it computes the half of the square that the causal mask leaves out
     square = 2 * 64 * target**2 * 2
-    assert forward == pytest.approx(2 * sum(cost.products(told).values()) + square, rel=1e-6)
-    assert counted.get_total_flops() == pytest.approx(cost.flops(told) + 3 * square, rel=1e-6)
+    assert forward == pytest.approx(
+        2 * sum(cost.products(told).values()) + square, rel=1e-6
+    )
+    assert counted.get_total_flops() == pytest.approx(
+        cost.flops(told) + 3 * square, rel=1e-6
+    )
 
 
 def test_activations_are_what_a_step_keeps(cost: Any) -> None:
-    source, target = 1024, 1536  # so long that attention is fused, as it is on a GPU
-    model, told = build(64, 256, 2, 500), sized(cost, source, target)
+    # so long that attention is fused, as it is on a GPU
+    source = 1024
+    target = 1536
+    model = build(64, 256, 2, 500)
+    told = sized(cost, source, target)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -88,15 +113,21 @@ def test_activations_are_what_a_step_keeps(cost: Any) -> None:
         return tensor
 
     ids = torch.randint(4, 500, (1, source + target))
-    batch = Batch(ids[:, :source], torch.tensor([source]), ids[:, source:], ids[0].numpy())
+    batch = Batch(
+        ids[:, :source], torch.tensor([source]), ids[:, source:], ids[0].numpy()
+    )
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16),
     ):
         seq2seq_loss(2)(model, batch, None)
     steps = [t for t in kept.values() if t.numel() >= source * 16]
-    found = sum(t.untyped_storage().nbytes() for t in steps if t.shape[-2:] != (64, 256))
-    gradients = 4 * 64 * target  # of what the output weights read, worked out with the loss
+    found = sum(
+        t.untyped_storage().nbytes() for t in steps if t.shape[-2:] != (64, 256)
+    )
+    gradients = (
+        4 * 64 * target
+    )  # of what the output weights read, worked out with the loss
     gradients += 4 * 64 * 500  # and of these
     assert found - gradients == pytest.approx(cost.activations(told), rel=0.03)
 

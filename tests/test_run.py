@@ -20,10 +20,15 @@ def test_train_returns_a_run_that_load_gives_again(
 ) -> None:
     lines: list[str] = []
     run = unrolled.train(
-        home.files["classify"], out=tmp_path / "r", layer="rnn", seed=4, say=lines.append,
-        quiet=True, model={"hidden": 6, "embedding": 8},
+        home.files["classify"],
+        out=tmp_path / "r",
+        layer="rnn",
+        seed=4,
+        say=lines.append,
+        quiet=True,
+        model={"hidden": 6, "embedding": 8},
         **{"training.max_steps": 4, "training.precision": "fp32"},
-    )  # fmt: skip
+    )
     assert capsys.readouterr() == ("", "")
     assert any(line.startswith("model: layer=rnn, ") for line in lines)
     assert repr(run) == f"Run({str(tmp_path / 'r')!r}, task=classify, layer=rnn)"
@@ -36,7 +41,8 @@ def test_train_returns_a_run_that_load_gives_again(
 
 @pytest.mark.parametrize("kind", ["classify", "regress", "vectors", "tag", "language"])
 def test_two_loads_answer_alike(home: SimpleNamespace, kind: str) -> None:
-    one, two = unrolled.load(home.runs[kind]), unrolled.load(home.runs[kind])
+    one = unrolled.load(home.runs[kind])
+    two = unrolled.load(home.runs[kind])
     if kind == "language":
         assert one.generate("row", 30, seed=5) == two.generate("row", 30, seed=5)
         return
@@ -49,10 +55,14 @@ def test_resume_of_a_finished_run_returns_it(home: SimpleNamespace) -> None:
     run = unrolled.train(home.runs["vectors"], resume=True, say=lines.append)
     assert "is finished" in lines[0]
     assert len(lines) == 1
-    assert run.predict(["7, 6"]) == unrolled.load(home.runs["vectors"]).predict(["7, 6"])
+    assert run.predict(["7, 6"]) == unrolled.load(home.runs["vectors"]).predict(
+        ["7, 6"]
+    )
 
 
-def test_a_run_in_python_is_refused_like_on_the_command_line(home: SimpleNamespace) -> None:
+def test_a_run_in_python_is_refused_like_on_the_command_line(
+    home: SimpleNamespace,
+) -> None:
     with pytest.raises(UserError, match="holds a run already"):
         unrolled.train(home.files["vectors"], out=home.runs["vectors"])
     with pytest.raises(UsageError, match=r"did you mean 'model\.hidden'"):
@@ -67,13 +77,19 @@ def test_streamed_text_is_the_text(home: SimpleNamespace) -> None:
     assert len(pieces) > 3
 
 
-@pytest.mark.parametrize("option", [{"temprature": 1}, {"temperature": -1}, {"top_p": 2}])
-def test_a_wrong_way_to_sample_is_refused(home: SimpleNamespace, option: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "option", [{"temprature": 1}, {"temperature": -1}, {"top_p": 2}]
+)
+def test_a_wrong_way_to_sample_is_refused(
+    home: SimpleNamespace, option: dict[str, float]
+) -> None:
     with pytest.raises(UsageError, match=r"temperature|top_p"):
         unrolled.load(home.runs["language"]).generate("row", 3, **option)
 
 
-def test_a_recipe_key_named_like_an_argument_is_told_as_unknown(home: SimpleNamespace) -> None:
+def test_a_recipe_key_named_like_an_argument_is_told_as_unknown(
+    home: SimpleNamespace,
+) -> None:
     from unrolled.run import start
 
     with pytest.raises(UsageError, match="unknown key 'out'"):
@@ -100,7 +116,9 @@ def test_the_order_of_samples_is_the_same_with_any_number_of_threads(
 
         monkeypatch.setattr(Buckets, "batch", noted)
         changes = {**SMALL, "training.threads": threads, "training.max_steps": 12}
-        unrolled.train(home.files["classify"], out=tmp_path / str(threads), quiet=True, **changes)
+        unrolled.train(
+            home.files["classify"], out=tmp_path / str(threads), quiet=True, **changes
+        )
     torch.set_num_threads(1)
     assert len(orders[1]) == 12
     assert orders[1] == orders[2]
@@ -124,6 +142,9 @@ def test_another_process_reads_a_run_once_the_first_has_written_it(
 
     monkeypatch.setattr(run, "fit", fit)
     monkeypatch.setattr(run, "load", lambda *arguments: events.append("load"))
-    target, keys = str(home.files["classify"]), {**SMALL, "training.max_steps": 1}
-    run._start(Second(1, 2), target, keys, tmp_path / "run", False, lambda line: None, True)
+    target = str(home.files["classify"])
+    keys = {**SMALL, "training.max_steps": 1}
+    run._start(
+        Second(1, 2), target, keys, tmp_path / "run", False, lambda line: None, True
+    )
     assert events == ["wait", "fit", "wait", "load"]

@@ -2,6 +2,8 @@
 
 - One class a name in the package, and the words of the glossary in CONTRIBUTING.md: what they
   replace does not come back as an identifier, nor "slope" in prose.
+- One statement a line: no assignment of one tuple to another, but to exchange two values; at most
+  one ``for`` a comprehension; no conditional expression inside another.
 - Numbers made by ``ops`` and ``nn`` say their device, and their precision where it does not follow
   from what they are made of: torch.set_default_dtype and set_default_device change neither memory
   that the native core writes nor any result. Weights alone follow the defaults, as torch.nn's do.
@@ -20,9 +22,14 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "unrolled"
 # what each function of torch must be told
 BUFFERS = {
-    **dict.fromkeys(("empty", "zeros", "ones", "rand", "randn", "eye", "empty_strided"), "both"),
-    **dict.fromkeys(("arange", "full", "tensor", "as_tensor", "randperm", "randint"), "device"),
+    **dict.fromkeys(
+        ("empty", "zeros", "ones", "rand", "randn", "eye", "empty_strided"), "both"
+    ),
+    **dict.fromkeys(
+        ("arange", "full", "tensor", "as_tensor", "randperm", "randint"), "device"
+    ),
 }
+COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
 def unsaid_buffers(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -48,10 +55,9 @@ def unsaid_buffers(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 def glossary() -> set[str]:
     """Return the names that the glossary replaces."""
-    rows = re.findall(
-        r"^\| `(\w+)` \|", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE
-    )
-    return set(rows)
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", text, re.MULTILINE)
+    return set(re.findall(r"\w+", " ".join(rows)))
 
 
 def names_in(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -63,6 +69,8 @@ def names_in(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.arg
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.lineno, node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.attr
 
 
 def old_words() -> Iterator[str]:
@@ -82,6 +90,39 @@ def old_words() -> Iterator[str]:
                     yield f"{path.relative_to(ROOT)}:{line}: a slope is a gradient here"
 
 
+def squeezed(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield line and message of what puts several statements into one."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+            targets = [
+                target for target in node.targets if isinstance(target, ast.Tuple)
+            ]
+            values = sorted(map(ast.unparse, node.value.elts))
+            exchanged = all(
+                sorted(map(ast.unparse, target.elts)) == values for target in targets
+            )
+            if targets and not exchanged:
+                yield node.lineno, "one assignment a line"
+        elif isinstance(node, COMPREHENSIONS) and len(node.generators) > 1:
+            yield node.lineno, "one for a comprehension"
+        elif isinstance(node, ast.IfExp):
+            parts = (node.test, node.body, node.orelse)
+            if any(
+                isinstance(inner, ast.IfExp)
+                for part in parts
+                for inner in ast.walk(part)
+            ):
+                yield node.lineno, "a conditional expression inside another"
+
+
+def squeezed_lines() -> Iterator[str]:
+    """Yield where code says several things in one line."""
+    for folder in ("src", "benchmarks", "tools"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for line, message in squeezed(ast.parse(path.read_text("utf-8"))):
+                yield f"{path.relative_to(ROOT)}:{line}: {message}"
+
+
 def repeated_classes() -> Iterator[str]:
     """Yield the names that several classes of the package have."""
     found: dict[str, list[str]] = defaultdict(list)
@@ -96,7 +137,7 @@ def repeated_classes() -> Iterator[str]:
 
 def main() -> int:
     """Print what breaks a convention; return the exit code."""
-    broken = [*old_words(), *repeated_classes()]
+    broken = [*old_words(), *repeated_classes(), *squeezed_lines()]
     for folder in ("ops", "nn"):
         for path in sorted((SOURCE / folder).rglob("*.py")):
             for line, message in unsaid_buffers(ast.parse(path.read_text("utf-8"))):

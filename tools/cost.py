@@ -64,17 +64,26 @@ class Model:
     def of(cls, name: str) -> Model:
         """Read them out of a recipe that ships."""
         recipe: Recipe = resolve(name, {})
-        model, training = recipe.model, recipe.training
+        model = recipe.model
+        training = recipe.training
         source, target, outputs = TEXTS[name]
         assert model.feedforward_size
         assert training.max_steps
         assert training.batch_tokens
         return cls(
-            name, model.hidden, model.feedforward_size, model.layers, source, target, outputs,
-            training.max_steps, training.batch_tokens * training.accumulate / max(source, target),
-            model.dropout > 0, training.average_last if training.average == "last" else 0,
+            name,
+            model.hidden,
+            model.feedforward_size,
+            model.layers,
+            source,
+            target,
+            outputs,
+            training.max_steps,
+            training.batch_tokens * training.accumulate / max(source, target),
+            model.dropout > 0,
+            training.average_last if training.average == "last" else 0,
             model.share,
-        )  # fmt: skip
+        )
 
     @property
     def source_tokens(self) -> float:
@@ -92,8 +101,11 @@ class Model:
 
         Parsing has tables of words, letters and brackets, which the data make: left out here.
         """
-        w, f = self.width, self.inner
-        attention, forward, norm = 4 * (w * w + w), 2 * w * f + f + w, 2 * w
+        w = self.width
+        f = self.inner
+        attention = 4 * (w * w + w)
+        forward = 2 * w * f + f + w
+        norm = 2 * w
         stacks = self.layers * (attention + forward + 2 * norm)
         stacks += self.layers * (2 * attention + forward + 3 * norm)
         return stacks + (self.outputs * w if self.shared else 0)
@@ -101,7 +113,10 @@ class Model:
 
 def products(model: Model) -> dict[str, float]:
     """Return the multiplications of one pair of texts, read and written once."""
-    w, f, n, m = model.width, model.inner, model.source, model.target
+    w = model.width
+    f = model.inner
+    n = model.source
+    m = model.target
     return {
         "encoder": n * model.layers * (4 * w * w + 2 * w * f + 2 * n * w),
         "keys and values of the source": n * model.layers * 2 * w * w,
@@ -123,7 +138,8 @@ def activations(model: Model) -> float:
     byte for each number; attention queries, keys, values and its result. Its weights are not kept
     (fused attention), nor are the scores of the outputs, which are made some at a time.
     """
-    w, f = model.width, model.inner
+    w = model.width
+    f = model.inner
     mask = 1 if model.dropout else 0
     selfs = 3 * 2 * w + 3 * 2 * w + 2 * w + mask * w + 4 * w
     forward = 2 * w + 2 * f + mask * w + 4 * w
@@ -176,7 +192,9 @@ def work(models: list[Model]) -> list[str]:
         total = flops(model)
         weights = f"{model.parameters / 1e6:.1f} M"
         step = f"{total / model.steps / 1e12:.1f} TFLOP"
-        rows.append(cells(f"`{model.name}`", weights, *shown, step, f"{total:.2g} FLOP"))
+        rows.append(
+            cells(f"`{model.name}`", weights, *shown, step, f"{total:.2g} FLOP")
+        )
     return rows
 
 

@@ -45,7 +45,13 @@ def _table(config: type[BaseModel], prefix: str) -> list[str]:
     for name, field in config.model_fields.items():
         group = nested(field.annotation)
         if group is not None:
-            inner += ["", f"## `{prefix}{name}`", "", (group.__doc__ or "").split("\n")[0], ""]
+            inner += [
+                "",
+                f"## `{prefix}{name}`",
+                "",
+                (group.__doc__ or "").split("\n")[0],
+                "",
+            ]
             inner += _table(group, f"{prefix}{name}.")
             continue
         default = "" if field.default is PydanticUndefined else field.default
@@ -59,7 +65,9 @@ def _table(config: type[BaseModel], prefix: str) -> list[str]:
             users = [layer for layer, kind in LAYERS.items() if name in kind.uses]
             if users and len(users) < len(LAYERS):
                 told = f"{told} ({', '.join(users)})".strip()
-        rows.append(f"| `{prefix}{name}` | {_type(field.annotation)} | {shown} | {told} |")
+        rows.append(
+            f"| `{prefix}{name}` | {_type(field.annotation)} | {shown} | {told} |"
+        )
     return rows + inner
 
 
@@ -85,7 +93,10 @@ def commands_page() -> str:
     for name, command in group.commands.items():
         # the class that the command itself would use: typer brings its own copy of click
         context = command.context_class(
-            command, info_name=f"unrolled {name}", max_content_width=96, terminal_width=96
+            command,
+            info_name=f"unrolled {name}",
+            max_content_width=96,
+            terminal_width=96,
         )
         text = command.get_help(context)
         lines += [f"## unrolled {name}", "", "```", text.rstrip(), "```", ""]
@@ -121,12 +132,15 @@ def main() -> int:
             path.write_text(page, "utf-8")
     if differing:
         print(
-            f"docs differ from the code: {', '.join(differing)}; run `make docs`", file=sys.stderr
+            f"docs differ from the code: {', '.join(differing)}; run `make docs`",
+            file=sys.stderr,
         )
     unfinished = []
     if "--check" in sys.argv:
         pages = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-        unfinished = [fault for page in pages if page.exists() for fault in faults(page)]
+        unfinished = [
+            fault for page in pages if page.exists() for fault in faults(page)
+        ]
         print("\n".join(unfinished), end="\n" if unfinished else "", file=sys.stderr)
     return 1 if differing or unfinished else 0
 

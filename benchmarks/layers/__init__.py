@@ -41,7 +41,9 @@ PARTS: dict[str, Callable[[Options], Any]] = {
 def read_options(arguments: list[str]) -> tuple[list[str], Options]:
     """Return the parts that the command line names, all of them by default, and the options."""
     names = [word for word in arguments if not word.startswith("--")]
-    runs = tuple(word.removeprefix("--run=") for word in arguments if word.startswith("--run="))
+    runs = tuple(
+        word.removeprefix("--run=") for word in arguments if word.startswith("--run=")
+    )
     known = {"--quick", *(f"--run={folder}" for folder in runs)}
     wrong = [word for word in names if word not in PARTS]
     wrong += [word for word in arguments if word.startswith("--") and word not in known]
@@ -56,7 +58,11 @@ def read_options(arguments: list[str]) -> tuple[list[str], Options]:
 def run(arguments: list[str]) -> dict[str, Any]:
     """Measure the parts named and print their tables."""
     names, options = read_options(arguments)
-    found: dict[str, Any] = {"core": core(), "options": vars(options), "load": os.getloadavg()}
+    found: dict[str, Any] = {
+        "core": core(),
+        "options": vars(options),
+        "load": os.getloadavg(),
+    }
     print(f"native core: {found['core']}; load {found['load'][0]:.2f}")
     for name in names:
         print(f"\n== {name} ==", flush=True)

@@ -17,7 +17,10 @@ from unrolled.tasks.prepare import prepare
 from unrolled.training.precision import ComputeDevice
 
 NAMES = ("shakespeare-lstm", "shakespeare-gru", "nsmc")  # looked for in runs/
-PLACES = {name: ComputeDevice(torch.device("cpu"), name, "as asked") for name in ("fp32", "bf16")}
+PLACES = {
+    name: ComputeDevice(torch.device("cpu"), name, "as asked")
+    for name in ("fp32", "bf16")
+}
 WIDTHS = (22, 12, 10, 10, 10)
 
 
@@ -46,12 +49,18 @@ def run(options: Options) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         if not folders:
             folders = [Path(name) / "shakespeare-quick"]
-            print("no trained run was named or found; training the recipe shakespeare-quick")
-            unrolled.train("shakespeare-quick", out=folders[0], quiet=True, say=lambda _: None)
+            print(
+                "no trained run was named or found; training the recipe shakespeare-quick"
+            )
+            unrolled.train(
+                "shakespeare-quick", out=folders[0], quiet=True, say=lambda _: None
+            )
         common.line(WIDTHS, "run", "dev score", "fp32", "bf16", "int8")
         for folder in folders:
             told = score(folder)
-            numbers = [f"{told[kind][told['metric']]:.4f}" for kind in ("fp32", "bf16", "int8")]
+            numbers = [
+                f"{told[kind][told['metric']]:.4f}" for kind in ("fp32", "bf16", "int8")
+            ]
             common.line(WIDTHS, folder.name, told["metric"], *numbers)
             found[folder.name] = told
     return found

@@ -42,7 +42,9 @@ def memory(whose: str, cell: str, *shape: str) -> dict[str, Any]:
         layer(x)[0].backward(gradient)
 
     # code and pools that every process loads once are no memory of a step
-    train(kind(32, 32), torch.randn(4, 4, 32, requires_grad=True), torch.randn(4, 4, 32))
+    train(
+        kind(32, 32), torch.randn(4, 4, 32, requires_grad=True), torch.randn(4, 4, 32)
+    )
     layer = kind(hidden, hidden)
     x = torch.randn(steps, rows, hidden, requires_grad=True)
     gradient = torch.randn(steps, rows, hidden)
@@ -67,11 +69,16 @@ class Trained:
 
     def steps(self, count: int) -> dict[str, Any]:
         """Make updates as the training loop does, evaluations and checkpoints left out."""
-        trainer, at, every = self.trainer, self.trainer.at, self.plan.recipe.training.log_every
-        tokens, before, began = at.tokens, calls(), time.perf_counter()
+        trainer = self.trainer
+        at = self.trainer.at
+        every = self.plan.recipe.training.log_every
+        tokens = at.tokens
+        before = calls()
+        began = time.perf_counter()
         for _ in range(count):
             if at.index >= trainer.job.source.length(at.epoch):
-                at.epoch, at.index = at.epoch + 1, 0
+                at.epoch = at.epoch + 1
+                at.index = 0
             trainer.step(self.log)
             last = trainer.pending[-1] if trainer.pending else None
             if at.step % every == 0:
@@ -79,10 +86,13 @@ class Trained:
         seconds = time.perf_counter() - began
         loss = None if last is None else float(last.sum / last.count)
         return {
-            "tokens": at.tokens - tokens, "seconds": seconds, "loss": loss,
-            "calls": calls() - before, "precision": self.plan.place.precision,
+            "tokens": at.tokens - tokens,
+            "seconds": seconds,
+            "loss": loss,
+            "calls": calls() - before,
+            "precision": self.plan.place.precision,
             "threads": torch.get_num_threads(),
-        }  # fmt: skip
+        }
 
 
 def answer(told: dict[str, Any]) -> None:
@@ -97,7 +107,9 @@ def main() -> None:
         answer(memory(*words))
         return
     name, *keys = words
-    changes = {key: json.loads(value) for key, value in (word.split("=", 1) for word in keys)}
+    changes = {
+        key: json.loads(value) for key, value in (word.split("=", 1) for word in keys)
+    }
     with tempfile.TemporaryDirectory(prefix="unrolled-layers-") as folder:
         trained = Trained(name, changes, Path(folder))
         for count in sys.stdin:

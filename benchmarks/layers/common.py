@@ -52,7 +52,9 @@ def refuse(why: str) -> NoReturn:
 def core() -> str:
     """Return level and features of the native core, or refuse where there is none."""
     if not native.available():
-        refuse(f"there is no native core: {native.missing()}; build it with pip install .")
+        refuse(
+            f"there is no native core: {native.missing()}; build it with pip install ."
+        )
     return " ".join((native.level(), *native.features()))
 
 
@@ -93,17 +95,23 @@ def error(found: Tensor, exact: Tensor) -> float:
     return float(difference.norm() / exact.detach().double().norm().clamp_min(1e-300))
 
 
-def compare(what: str, found: Tensors, beside: Tensors, exact: Tensors, precision: str) -> float:
+def compare(
+    what: str, found: Tensors, beside: Tensors, exact: Tensors, precision: str
+) -> float:
     """Refuse unless every tensor is as near to float64 as torch's in the same precision.
 
     Returns:
         The largest error, relative in the norm.
     """
-    slack, floor, worst = *SLACK[precision], 0.0
+    slack, floor = SLACK[precision]
+    worst = 0.0
     for name, truth in exact.items():
-        got, bound = error(found[name], truth), slack * error(beside[name], truth) + floor
+        got = error(found[name], truth)
+        bound = slack * error(beside[name], truth) + floor
         if not got <= bound:  # also a NaN
-            refuse(f"{what}, {precision}: {name} is off by {got:.1e}, more than {bound:.1e}")
+            refuse(
+                f"{what}, {precision}: {name} is off by {got:.1e}, more than {bound:.1e}"
+            )
         worst = max(worst, got)
     return worst
 
@@ -113,13 +121,16 @@ def twins(cell: str, size: int, hidden: int, seed: int = 0) -> tuple[Any, Any, A
     torch.manual_seed(seed)
     mine, theirs, _ = CELLS[cell]
     beside = theirs(size, hidden)
-    layer, exact = mine(size, hidden), theirs(size, hidden).double()
+    layer = mine(size, hidden)
+    exact = theirs(size, hidden).double()
     layer.load_state_dict(beside.state_dict())
     exact.load_state_dict(beside.state_dict())
     return layer, beside, exact
 
 
-def results(layer: nn.Module, x: Tensor, gradient: Tensor, low: bool = False) -> Tensors:
+def results(
+    layer: nn.Module, x: Tensor, gradient: Tensor, low: bool = False
+) -> Tensors:
     """Return outputs, final state and all gradients of a layer over x (T, B, D), time first.
 
     Args:
@@ -129,17 +140,24 @@ def results(layer: nn.Module, x: Tensor, gradient: Tensor, low: bool = False) ->
         low: compute in bf16, by autocast.
     """
     kind = next(layer.parameters()).dtype
-    x, gradient = x.detach().to(kind).requires_grad_(), gradient.to(kind)
+    x = x.detach().to(kind).requires_grad_()
+    gradient = gradient.to(kind)
     with torch.autocast("cpu", torch.bfloat16, enabled=low):
         y, final = layer(x)
     states = final if isinstance(final, tuple) else (final,)
-    total = (y * gradient).sum() + sum((part[-1] * gradient[-1]).sum() for part in states)
+    total = (y * gradient).sum() + sum(
+        (part[-1] * gradient[-1]).sum() for part in states
+    )
     total.backward()
     found = {"y": y, "h": states[0], "gradient of x": x.grad}
     found |= {"c": states[1]} if len(states) == 2 else {}
-    found |= {f"gradient of {name}": weight.grad for name, weight in layer.named_parameters()}
+    found |= {
+        f"gradient of {name}": weight.grad for name, weight in layer.named_parameters()
+    }
     forget(layer)
-    return {name: part.detach().clone() for name, part in found.items() if part is not None}
+    return {
+        name: part.detach().clone() for name, part in found.items() if part is not None
+    }
 
 
 def forget(layer: nn.Module) -> None:
@@ -183,7 +201,9 @@ def take_turns(works: Mapping[str, Work], options: Options) -> dict[str, list[fl
 
 def ratio(times: Mapping[str, Sequence[float]], slow: str, fast: str) -> float:
     """Return how many times faster one is than the other: the median over the rounds."""
-    return statistics.median(a / b for a, b in zip(times[slow], times[fast], strict=True))
+    return statistics.median(
+        a / b for a, b in zip(times[slow], times[fast], strict=True)
+    )
 
 
 def medians(times: Mapping[str, Sequence[float]]) -> dict[str, float]:

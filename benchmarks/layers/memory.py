@@ -23,10 +23,16 @@ def added(whose: str, cell: str, shape: tuple[int, int, int]) -> int:
     command += [str(size) for size in shape]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE)
     if done.returncode:
-        common.refuse(f"memory of {whose}, {cell} {shape}: its process ended {done.returncode}")
+        common.refuse(
+            f"memory of {whose}, {cell} {shape}: its process ended {done.returncode}"
+        )
     told = json.loads(done.stdout)
-    if (whose == "ours") != (told["calls"] >= 2):  # the small layer that warms up, and this one
-        common.refuse(f"memory of {whose}, {cell} {shape}: {told['calls']} calls of the core")
+    if (whose == "ours") != (
+        told["calls"] >= 2
+    ):  # the small layer that warms up, and this one
+        common.refuse(
+            f"memory of {whose}, {cell} {shape}: {told['calls']} calls of the core"
+        )
     return int(told["added"])
 
 
@@ -43,8 +49,13 @@ def run(options: Options) -> list[dict[str, Any]]:
             mine, theirs = (statistics.median(found) / 1e6 for found in turns.values())
             share = mine / theirs
             common.line(
-                WIDTHS, cell, ",".join(map(str, shape)), f"{mine:.1f}", f"{theirs:.1f}",
-                f"{share:.2f}", f"1 {'yes' if share <= 1 else 'NO'}",
-            )  # fmt: skip
+                WIDTHS,
+                cell,
+                ",".join(map(str, shape)),
+                f"{mine:.1f}",
+                f"{theirs:.1f}",
+                f"{share:.2f}",
+                f"1 {'yes' if share <= 1 else 'NO'}",
+            )
             lines.append({"cell": cell, "shape": shape, "mb": mine, "torch_mb": theirs})
     return lines

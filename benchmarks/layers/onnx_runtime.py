@@ -48,44 +48,64 @@ def model(cell: str, layer: nn.Module, steps: int, rows: int) -> bytes:
     state = ["h", "c"][: 1 + (cell == "lstm")]
     extra = {"linear_before_reset": 1} if cell == "gru" else {}
     node = helper.make_node(
-        cell.upper(), ["x", "W", "R", "B", "", *state],
-        ["y" if steps > 1 else "", *(f"{name}_new" for name in state)], hidden_size=hidden, **extra,
-    )  # fmt: skip
-    kind, width = TensorProto.FLOAT, weights["weight_ih_l0"].shape[1]
+        cell.upper(),
+        ["x", "W", "R", "B", "", *state],
+        ["y" if steps > 1 else "", *(f"{name}_new" for name in state)],
+        hidden_size=hidden,
+        **extra,
+    )
+    kind = TensorProto.FLOAT
+    width = weights["weight_ih_l0"].shape[1]
 
     def told(name: str, *shape: int) -> Any:
         return helper.make_tensor_value_info(name, kind, shape)
 
     y = [told("y", steps, 1, rows, hidden)] if steps > 1 else []
     graph = helper.make_graph(
-        [node], cell,
-        [told("x", steps, rows, width), *(told(name, 1, rows, hidden) for name in state)],
+        [node],
+        cell,
+        [
+            told("x", steps, rows, width),
+            *(told(name, 1, rows, hidden) for name in state),
+        ],
         [*y, *(told(f"{name}_new", 1, rows, hidden) for name in state)],
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
-    )  # fmt: skip
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    )
+    made = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
     return bytes(made.SerializeToString())
 
 
 class Session:
     """A model with its buffers: ``x`` and ``y`` are arrays, ``work`` reads on from the state."""
 
-    def __init__(self, cell: str, layer: nn.Module, steps: int, rows: int, threads: int) -> None:
+    def __init__(
+        self, cell: str, layer: nn.Module, steps: int, rows: int, threads: int
+    ) -> None:
         import onnxruntime
 
         settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
+        settings.intra_op_num_threads = threads
+        settings.inter_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(
-            model(cell, layer, steps, rows), settings, providers=["CPUExecutionProvider"]
+            model(cell, layer, steps, rows),
+            settings,
+            providers=["CPUExecutionProvider"],
         )
         shapes = {each.name: each.shape for each in self.session.get_inputs()}
         shapes |= {each.name: each.shape for each in self.session.get_outputs()}
         # the runtime keeps the memory of these arrays
-        self.arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        self.arrays = {
+            name: np.zeros(shape, np.float32) for name, shape in shapes.items()
+        }
         wrap = onnxruntime.OrtValue.ortvalue_from_numpy
         values = {name: wrap(array) for name, array in self.arrays.items()}
-        self.values, self.there = values, True
-        self.bindings = [self.bind(values, old, new) for old, new in (("", "_new"), ("_new", ""))]
+        self.values = values
+        self.there = True
+        self.bindings = [
+            self.bind(values, old, new) for old, new in (("", "_new"), ("_new", ""))
+        ]
 
     def bind(self, values: dict[str, Any], old: str, new: str) -> Any:
         """Return a binding that reads the state from one set of buffers and writes the other."""
@@ -94,7 +114,9 @@ class Session:
             name = each.name if each.name == "x" else each.name + old
             binding.bind_ortvalue_input(each.name, values[name])
         for each in self.session.get_outputs():
-            name = each.name if each.name == "y" else each.name.removesuffix("_new") + new
+            name = (
+                each.name if each.name == "y" else each.name.removesuffix("_new") + new
+            )
             binding.bind_ortvalue_output(each.name, values[name])
         return binding
 
@@ -122,7 +144,9 @@ def check(what: str, theirs: Tensors, exact: Tensors) -> None:
     """Refuse when ONNX Runtime computes something else than torch."""
     off = common.error(theirs["y"], exact["y"])
     if not off <= SAME:
-        common.refuse(f"{what}: ONNX Runtime is off by {off:.1e}, so it runs another equation")
+        common.refuse(
+            f"{what}: ONNX Runtime is off by {off:.1e}, so it runs another equation"
+        )
 
 
 def one_step(cell: str, hidden: int, what: str) -> dict[str, Work]:
@@ -130,7 +154,8 @@ def one_step(cell: str, hidden: int, what: str) -> dict[str, Work]:
     layer, beside, double = common.twins(cell, hidden, hidden)
     x = torch.randn(STEPS, 1, hidden)
     exact = {"y": double(x.double())[0]}
-    stream, session = layer.stream(batch=1), Session(cell, beside, 1, 1, 1)
+    stream = layer.stream(batch=1)
+    session = Session(cell, beside, 1, 1, 1)
 
     def follow(each: Tensor) -> Tensor:
         session.feed(each[None])
@@ -149,7 +174,8 @@ def sequence(cell: str, hidden: int, threads: int, what: str) -> dict[str, Work]
     steps, rows = SEQUENCE
     layer, beside, double = common.twins(cell, hidden, hidden)
     x = torch.randn(steps, rows, hidden)
-    exact, session = {"y": double(x.double())[0]}, Session(cell, beside, steps, rows, threads)
+    exact = {"y": double(x.double())[0]}
+    session = Session(cell, beside, steps, rows, threads)
     session.feed(x)
     session.whole()
     check(what, {"y": session.read("y")[:, 0]}, exact)
@@ -168,10 +194,15 @@ def run(options: Options) -> Any:
     except ImportError as error:
         print(f"left out: {error}; pip install onnx onnxruntime")
         return {"left out": str(error)}
-    print(f"onnxruntime {onnxruntime.__version__}, onnx {onnx.__version__}; us; bound buffers")
+    print(
+        f"onnxruntime {onnxruntime.__version__}, onnx {onnx.__version__}; us; bound buffers"
+    )
     common.line(WIDTHS, "cell", "H", "form", "thr", "us", "onnx", "ratio", "target")
     lines = []
-    cases = [("one step", 1), *((f"{SEQUENCE[0]} x {SEQUENCE[1]}", count) for count in (1, 2))]
+    cases = [
+        ("one step", 1),
+        *((f"{SEQUENCE[0]} x {SEQUENCE[1]}", count) for count in (1, 2)),
+    ]
     for cell in ORDER:
         for hidden in SIZES[:2] if options.quick else SIZES:
             for form, threads in cases:
@@ -184,17 +215,29 @@ def run(options: Options) -> Any:
                         else sequence(cell, hidden, threads, what)
                     )
                     times = common.take_turns(works, options)
-                seconds, faster = common.medians(times), common.ratio(times, "onnx", "ours")
+                seconds = common.medians(times)
+                faster = common.ratio(times, "onnx", "ours")
                 common.line(
-                    WIDTHS, cell, hidden, form, threads, f"{seconds['ours'] * 1e6:.1f}",
-                    f"{seconds['onnx'] * 1e6:.1f}", f"{faster:.2f}",
+                    WIDTHS,
+                    cell,
+                    hidden,
+                    form,
+                    threads,
+                    f"{seconds['ours'] * 1e6:.1f}",
+                    f"{seconds['onnx'] * 1e6:.1f}",
+                    f"{faster:.2f}",
                     common.against(faster, TARGET),
-                )  # fmt: skip
+                )
                 lines.append(
                     {
-                        "cell": cell, "hidden": hidden, "form": form, "threads": threads,
-                        "us": seconds["ours"] * 1e6, "onnx_us": seconds["onnx"] * 1e6,
-                        "ratio": faster, "target": TARGET,
+                        "cell": cell,
+                        "hidden": hidden,
+                        "form": form,
+                        "threads": threads,
+                        "us": seconds["ours"] * 1e6,
+                        "onnx_us": seconds["onnx"] * 1e6,
+                        "ratio": faster,
+                        "target": TARGET,
                     }
-                )  # fmt: skip
+                )
     return {"onnxruntime": onnxruntime.__version__, "rows": lines}

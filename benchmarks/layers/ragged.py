@@ -14,10 +14,13 @@ from benchmarks.layers import common
 from benchmarks.layers.common import CELLS, Options, Tensors, Work
 from benchmarks.layers.training import THREADS
 
-ROWS, SIZES = 64, (128, 256)
+ROWS = 64
+SIZES = (128, 256)
 TARGETS = {"lstm": 2.0, "gru": 4.0}
 # of the logarithms of the lengths of NSMC's training rows: tokens of the recipe, at most 80
-MEAN, SPREAD, LONGEST = 2.496, 0.745, 80
+MEAN = 2.496
+SPREAD = 0.745
+LONGEST = 80
 WIDTHS = (6, 5, 4, 8, 9, 9, 6, 8)
 
 
@@ -32,7 +35,9 @@ def draw_lengths() -> tuple[Tensor, str]:
         lengths = draw.choice(np.diff(rows.offsets), ROWS)
         return torch.from_numpy(lengths), "rows of NSMC, tokens of the recipe nsmc"
     drawn = draw.lognormal(MEAN, SPREAD, ROWS).round().clip(1, LONGEST).astype(np.int64)
-    return torch.from_numpy(drawn), "a lognormal with NSMC's mean and spread (no UNROLLED_DATA)"
+    return torch.from_numpy(
+        drawn
+    ), "a lognormal with NSMC's mean and spread (no UNROLLED_DATA)"
 
 
 def read_padded(layer: nn.Module, x: Tensor, lengths: Tensor) -> tuple[Tensor, Any]:
@@ -44,13 +49,17 @@ def read_padded(layer: nn.Module, x: Tensor, lengths: Tensor) -> tuple[Tensor, A
     return layer(x, lengths=lengths)
 
 
-def read_packed(layer: nn.Module, x: PackedSequence, data: Tensor) -> tuple[Tensor, Any]:
+def read_packed(
+    layer: nn.Module, x: PackedSequence, data: Tensor
+) -> tuple[Tensor, Any]:
     """Read a PackedSequence whose numbers are ``data`` (N, D)."""
     y, final = layer(PackedSequence(data, *x[1:]))
     return y.data, final
 
 
-def results(layer: nn.Module, form: str, x: Tensor, lengths: Tensor, gradient: Tensor) -> Tensors:
+def results(
+    layer: nn.Module, form: str, x: Tensor, lengths: Tensor, gradient: Tensor
+) -> Tensors:
     """Return outputs, final state and gradients in one of two forms; arguments as in ``run``."""
     kind = next(layer.parameters()).dtype
     packed = pack_padded_sequence(x.detach().to(kind), lengths, enforce_sorted=False)
@@ -61,7 +70,9 @@ def results(layer: nn.Module, form: str, x: Tensor, lengths: Tensor, gradient: T
     else:
         leaf = packed.data.requires_grad_()
         y, final = read_packed(layer, packed, leaf)
-        gradient = pack_padded_sequence(gradient.to(kind), lengths, enforce_sorted=False).data
+        gradient = pack_padded_sequence(
+            gradient.to(kind), lengths, enforce_sorted=False
+        ).data
     states = final if isinstance(final, tuple) else (final,)
     ((y * gradient).sum() + sum(part.sum() for part in states)).backward()
     assert leaf.grad is not None
@@ -74,7 +85,9 @@ def results(layer: nn.Module, form: str, x: Tensor, lengths: Tensor, gradient: T
     return {name: part.detach().clone() for name, part in found.items()}
 
 
-def one_step(layer: nn.Module, form: str, x: Tensor, lengths: Tensor, gradient: Tensor) -> Work:
+def one_step(
+    layer: nn.Module, form: str, x: Tensor, lengths: Tensor, gradient: Tensor
+) -> Work:
     """Return a training step; a PackedSequence is made beforehand, as a loader would."""
     packed = pack_padded_sequence(x.detach(), lengths, enforce_sorted=False)
     x = x.detach().requires_grad_()
@@ -97,9 +110,12 @@ def one_step(layer: nn.Module, form: str, x: Tensor, lengths: Tensor, gradient: 
 def run(options: Options) -> dict[str, Any]:
     """Measure LSTM and GRU in both forms; x (T, B, D) with D = H and a gradient of that shape."""
     lengths, source = draw_lengths()
-    longest, real = int(lengths.max()), int(lengths.sum())
+    longest = int(lengths.max())
+    real = int(lengths.sum())
     filled = real / longest / ROWS
-    print(f"{ROWS} rows: {source}; mean {real / ROWS:.1f}, longest {longest}, {filled:.0%} real")
+    print(
+        f"{ROWS} rows: {source}; mean {real / ROWS:.1f}, longest {longest}, {filled:.0%} real"
+    )
     common.line(WIDTHS, "cell", "H", "thr", "form", "ms", "torch", "ratio", "target")
     lines = []
     for cell in TARGETS:
@@ -123,17 +139,33 @@ def run(options: Options) -> dict[str, Any]:
                     seconds = common.medians(times)
                     faster = common.ratio(times, "torch", "ours")
                     common.line(
-                        WIDTHS, cell, hidden, threads, form, f"{seconds['ours'] * 1e3:.2f}",
-                        f"{seconds['torch'] * 1e3:.2f}", f"{faster:.2f}",
+                        WIDTHS,
+                        cell,
+                        hidden,
+                        threads,
+                        form,
+                        f"{seconds['ours'] * 1e3:.2f}",
+                        f"{seconds['torch'] * 1e3:.2f}",
+                        f"{faster:.2f}",
                         common.against(faster, TARGETS[cell]),
-                    )  # fmt: skip
+                    )
                     lines.append(
                         {
-                            "cell": cell, "hidden": hidden, "threads": threads, "form": form,
-                            "ms": seconds["ours"] * 1e3, "torch_ms": seconds["torch"] * 1e3,
-                            "ratio": faster, "target": TARGETS[cell], "error": worst,
-                            "gflops": 12 * real * CELLS[cell][2] * hidden**2
-                            / seconds["ours"] / 1e9,
+                            "cell": cell,
+                            "hidden": hidden,
+                            "threads": threads,
+                            "form": form,
+                            "ms": seconds["ours"] * 1e3,
+                            "torch_ms": seconds["torch"] * 1e3,
+                            "ratio": faster,
+                            "target": TARGETS[cell],
+                            "error": worst,
+                            "gflops": 12
+                            * real
+                            * CELLS[cell][2]
+                            * hidden**2
+                            / seconds["ours"]
+                            / 1e9,
                         }
-                    )  # fmt: skip
+                    )
     return {"lengths": source, "mean": real / ROWS, "longest": longest, "rows": lines}

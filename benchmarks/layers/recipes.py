@@ -25,7 +25,9 @@ RECIPES = (
     ("nsmc, labels", "nsmc", ("training.pretrain_epochs=0",)),
 )
 WARM = 3  # steps before the first turn
-SLOT, QUICK_SLOT = 5.0, 1.0  # seconds a turn of the slower
+# seconds a turn of the slower
+SLOT = 5.0
+QUICK_SLOT = 1.0
 SAME = 2.0**-7  # losses of the first step, relative: two roundings of bf16
 NOWHERE = os.path.join(os.devnull, "no-library")
 WIDTHS = (20, 6, 4, 11, 11, 6)
@@ -35,13 +37,27 @@ class Child:
     """A process that trains a recipe."""
 
     def __init__(self, name: str, changes: tuple[str, ...], native: bool) -> None:
-        environment = dict(os.environ) if native else {**os.environ, "UNROLLED_LIBRARY": NOWHERE}
+        environment = (
+            dict(os.environ) if native else {**os.environ, "UNROLLED_LIBRARY": NOWHERE}
+        )
         # that there is no library is meant
         quiet = [] if native else ["-W", "ignore:the native core is not in use"]
         self.process = subprocess.Popen(
-            [sys.executable, *quiet, "-m", "benchmarks.layers.child", "recipe", name, *changes],
-            cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                *quiet,
+                "-m",
+                "benchmarks.layers.child",
+                "recipe",
+                name,
+                *changes,
+            ],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def steps(self, count: int) -> dict[str, Any]:
         """Train so many steps and return what the process says of them."""
@@ -68,9 +84,12 @@ def check(name: str, after: dict[str, Any], before: dict[str, Any]) -> None:
         common.refuse(
             f"{name}: {after['calls']} calls of the core with it, {before['calls']} without"
         )
-    new, old = after["loss"], before["loss"]
+    new = after["loss"]
+    old = before["loss"]
     if new is None or old is None or not abs(new - old) <= SAME * abs(old):
-        common.refuse(f"{name}: the first loss is {new} with the core and {old} without")
+        common.refuse(
+            f"{name}: the first loss is {new} with the core and {old} without"
+        )
 
 
 def compete(name: str, changes: tuple[str, ...], options: Options) -> dict[str, Any]:
@@ -107,12 +126,19 @@ def run(options: Options) -> dict[str, Any]:
     common.line(WIDTHS, "recipe", "", "thr", "tokens/s", "before", "ratio")
     for title, name, changes in RECIPES[:1] if options.quick else RECIPES:
         if name == "nsmc" and not os.environ.get("UNROLLED_DATA"):
-            print(f"{title}: left out, set UNROLLED_DATA to the folder that holds nsmc/")
+            print(
+                f"{title}: left out, set UNROLLED_DATA to the folder that holds nsmc/"
+            )
             continue
         told = compete(name, changes, options)
         common.line(
-            WIDTHS, title, told["precision"], told["threads"], f"{told['after']:,.0f}",
-            f"{told['before']:,.0f}", f"{told['ratio']:.2f}",
-        )  # fmt: skip
+            WIDTHS,
+            title,
+            told["precision"],
+            told["threads"],
+            f"{told['after']:,.0f}",
+            f"{told['before']:,.0f}",
+            f"{told['ratio']:.2f}",
+        )
         found[title] = told
     return found

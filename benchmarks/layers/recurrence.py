@@ -22,7 +22,9 @@ WIDTHS = (6, 14, 4, 12, 9, 8, 8, 9)
 def run(options: Options) -> list[dict[str, Any]]:
     """Measure every cell from H 256 on, in fp32."""
     lines = []
-    print("layers of input size 1, fp32; both ways: weights frozen, so two products with W_hh")
+    print(
+        "layers of input size 1, fp32; both ways: weights frozen, so two products with W_hh"
+    )
     common.line(WIDTHS, "cell", "T,B,H", "thr", "what", "ms", "GF/s", "peak", "target")
     large = [shape for shape in SHAPES if shape[2] >= FROM]
     for cell, (_, _, gates) in CELLS.items():
@@ -35,7 +37,14 @@ def run(options: Options) -> list[dict[str, Any]]:
             once = 2 * steps * batch * gates * hidden * hidden
             for threads in THREADS:
                 with common.threads_of(threads):
-                    check(f"recurrence of {cell} {shape}", layer, beside, exact, x, gradient)
+                    check(
+                        f"recurrence of {cell} {shape}",
+                        layer,
+                        beside,
+                        exact,
+                        x,
+                        gradient,
+                    )
                     layer.requires_grad_(False)
                     works = {
                         "forward": lambda: layer(x),  # noqa: B023 - called in this round alone
@@ -47,15 +56,26 @@ def run(options: Options) -> list[dict[str, Any]]:
                 for what, flops in (("forward", once), ("both ways", 2 * once)):
                     speed = flops / seconds[what]
                     common.line(
-                        WIDTHS, cell, ",".join(map(str, shape)), threads, what,
-                        f"{seconds[what] * 1e3:.2f}", f"{speed / 1e9:.0f}", f"{speed / top:.0%}",
+                        WIDTHS,
+                        cell,
+                        ",".join(map(str, shape)),
+                        threads,
+                        what,
+                        f"{seconds[what] * 1e3:.2f}",
+                        f"{speed / 1e9:.0f}",
+                        f"{speed / top:.0%}",
                         common.against(speed / top, SHARE),
-                    )  # fmt: skip
+                    )
                     lines.append(
                         {
-                            "cell": cell, "shape": shape, "threads": threads, "what": what,
-                            "ms": seconds[what] * 1e3, "gflops": speed / 1e9,
-                            "peak_gflops": top / 1e9, "share_of_peak": speed / top,
+                            "cell": cell,
+                            "shape": shape,
+                            "threads": threads,
+                            "what": what,
+                            "ms": seconds[what] * 1e3,
+                            "gflops": speed / 1e9,
+                            "peak_gflops": top / 1e9,
+                            "share_of_peak": speed / top,
                         }
-                    )  # fmt: skip
+                    )
     return lines

@@ -25,7 +25,9 @@ TARGETS = {
 }
 MODULE = {("lstm", 64): 30.0, ("lstm", 512): 30.0}  # than nn.LSTM called for one step
 INT8 = {512: 2.0, 1024: 2.0}  # than our own fp32
-READS, EXTRA = 1.25, 2e-6  # the bound: this often the time to read the weights, and this long
+# the bound: this often the time to read the weights, and this long
+READS = 1.25
+EXTRA = 2e-6
 STEPS = 32  # compared
 MANY = 2000  # steps in which no memory may be taken
 
@@ -54,13 +56,18 @@ def carried(cell: nn.Module, hidden: int) -> Callable[[Tensor], Tensor]:
     return by_module if isinstance(cell, nn.RNNBase) else by_cell
 
 
-def compare(what: str, precision: str, found: Tensors, beside: Tensors, exact: Tensors) -> float:
+def compare(
+    what: str, precision: str, found: Tensors, beside: Tensors, exact: Tensors
+) -> float:
     """Refuse outputs too far from float64; return their error."""
     if precision == "float32":
         return common.compare(what, found, beside, exact, "float32")
-    off, bound = common.error(found["y"], exact["y"]), common.STEP_BOUND[precision]
+    off = common.error(found["y"], exact["y"])
+    bound = common.STEP_BOUND[precision]
     if not off <= bound:
-        common.refuse(f"{what}, {precision}: y is off by {off:.1e}, more than {bound:.1e}")
+        common.refuse(
+            f"{what}, {precision}: y is off by {off:.1e}, more than {bound:.1e}"
+        )
     return off
 
 
@@ -81,50 +88,79 @@ def measure(cell: str, hidden: int, options: Options) -> list[dict[str, Any]]:
     """Return a line of the table for each precision."""
     layer, module, double = common.twins(cell, hidden, hidden)
     single = CELLS[cell](hidden, hidden)
-    single.load_state_dict({k.removesuffix("_l0"): v for k, v in module.state_dict().items()})
+    single.load_state_dict(
+        {k.removesuffix("_l0"): v for k, v in module.state_dict().items()}
+    )
     x = torch.randn(STEPS, 1, hidden)
     exact = outputs(carried(double, hidden), x.double())
     beside = outputs(carried(single, hidden), x)
-    works, worst, sizes, taken = dict[str, Work](), {}, {}, {}
+    works = dict[str, Work]()
+    worst = {}
+    sizes = {}
+    taken = {}
     for precision in PRECISIONS:
-        stream, what = layer.stream(batch=1, precision=precision), f"stream of {cell} {hidden}"
+        stream = layer.stream(batch=1, precision=precision)
+        what = f"stream of {cell} {hidden}"
         with common.at_work(what, "step"):
             found = outputs(stream.step, x)
         worst[precision] = compare(what, precision, found, beside, exact)
-        works[precision], sizes[precision] = partial(stream.step, x[0]), stream.bytes
+        works[precision] = partial(stream.step, x[0])
+        sizes[precision] = stream.bytes
         taken[precision] = blocks_taken(works[precision])
     works["cell"] = partial(carried(single, hidden), x[0])
     works["module"] = partial(carried(module, hidden), x[0])
     times = common.take_turns(works, options)
-    seconds, lines = common.medians(times), []
+    seconds = common.medians(times)
+    lines = []
     for name in PRECISIONS:
         speed = native.bandwidth(sizes[name], 1, options.slot / 2)
         floor = sizes[name] / speed
         lines.append(
             {
-                "cell": cell, "hidden": hidden, "precision": name,
-                "us": seconds[name] * 1e6, "cell_us": seconds["cell"] * 1e6,
+                "cell": cell,
+                "hidden": hidden,
+                "precision": name,
+                "us": seconds[name] * 1e6,
+                "cell_us": seconds["cell"] * 1e6,
                 "module_us": seconds["module"] * 1e6,
                 "ratio_to_cell": common.ratio(times, "cell", name),
                 "target_to_cell": TARGETS[cell][hidden] if name == "float32" else None,
                 "ratio_to_module": common.ratio(times, "module", name),
-                "target_to_module": MODULE.get((cell, hidden)) if name == "float32" else None,
+                "target_to_module": MODULE.get((cell, hidden))
+                if name == "float32"
+                else None,
                 "ratio_to_fp32": common.ratio(times, "float32", name),
                 "target_to_fp32": INT8.get(hidden) if name == "int8" else None,
-                "bytes": sizes[name], "bandwidth_gb": speed / 1e9,
+                "bytes": sizes[name],
+                "bandwidth_gb": speed / 1e9,
                 "bound_us": (READS * floor + EXTRA) * 1e6,
                 "within": seconds[name] <= READS * floor + EXTRA,
-                "blocks_taken": taken[name], "error": worst[name],
+                "blocks_taken": taken[name],
+                "error": worst[name],
             }
-        )  # fmt: skip
+        )
     return lines
 
 
 WIDTHS = (6, 5, 8, 8, 8, 8, 6, 8, 7, 7, 6, 6, 8, 4, 6, 8)
 TITLES = (
-    "cell", "H", "", "us", "cell", "module", "ratio", "target", "to mod", "target", "to32",
-    "target", "bound", "", "blocks", "error",
-)  # fmt: skip
+    "cell",
+    "H",
+    "",
+    "us",
+    "cell",
+    "module",
+    "ratio",
+    "target",
+    "to mod",
+    "target",
+    "to32",
+    "target",
+    "bound",
+    "",
+    "blocks",
+    "error",
+)
 
 
 def run(options: Options) -> list[dict[str, Any]]:
@@ -132,7 +168,9 @@ def run(options: Options) -> list[dict[str, Any]]:
     print(
         f"us a step; bound: {READS} x weights / bandwidth + {EXTRA * 1e6:g} us; blocks: of memory"
     )
-    print(f"left taken by {MANY} steps; cell and module: torch's, fp32, under inference_mode")
+    print(
+        f"left taken by {MANY} steps; cell and module: torch's, fp32, under inference_mode"
+    )
     common.line(WIDTHS, *TITLES)
     lines = []
     with torch.inference_mode(), common.threads_of(1):
@@ -147,13 +185,21 @@ def run(options: Options) -> list[dict[str, Any]]:
 def show(each: dict[str, Any]) -> None:
     """Print a line of the table."""
     common.line(
-        WIDTHS, each["cell"], each["hidden"], each["precision"], f"{each['us']:.2f}",
-        f"{each['cell_us']:.1f}", f"{each['module_us']:.1f}", f"{each['ratio_to_cell']:.2f}",
+        WIDTHS,
+        each["cell"],
+        each["hidden"],
+        each["precision"],
+        f"{each['us']:.2f}",
+        f"{each['cell_us']:.1f}",
+        f"{each['module_us']:.1f}",
+        f"{each['ratio_to_cell']:.2f}",
         common.against(each["ratio_to_cell"], each["target_to_cell"]),
         f"{each['ratio_to_module']:.1f}",
         common.against(each["ratio_to_module"], each["target_to_module"]),
         f"{each['ratio_to_fp32']:.2f}",
         common.against(each["ratio_to_fp32"], each["target_to_fp32"]),
-        f"{each['bound_us']:.2f}", "yes" if each["within"] else "NO", each["blocks_taken"],
+        f"{each['bound_us']:.2f}",
+        "yes" if each["within"] else "NO",
+        each["blocks_taken"],
         f"{each['error']:.0e}",
-    )  # fmt: skip
+    )

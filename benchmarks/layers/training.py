@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from benchmarks.layers import common
 from benchmarks.layers.common import CELLS, Options, Tensors, Work
 
-SHAPES = ((64, 16, 64), (64, 16, 128), (128, 32, 256), (64, 64, 512), (32, 64, 1024))  # T, B, H
+SHAPES = (
+    (64, 16, 64),
+    (64, 16, 128),
+    (128, 32, 256),
+    (64, 64, 512),
+    (32, 64, 1024),
+)  # T, B, H
 THREADS = (2, 1)
 
 # by H: how many times faster than torch.nn in fp32
@@ -21,7 +27,9 @@ TARGETS: dict[tuple[str, str], dict[int, float]] = {
     ("gru", "bf16"): {128: 3.5, 256: 3, 512: 3, 1024: 2.8},
     ("lstm", "bf16"): {128: 2, 256: 2, 512: 1.9, 1024: 1.9},
 }
-SHARE, FROM = 0.8, 256  # of the peak that a whole step is to reach, from this H on
+# of the peak that a whole step is to reach, from this H on
+SHARE = 0.8
+FROM = 256
 
 
 def one_step(layer: nn.Module, x: Tensor, gradient: Tensor, low: bool) -> Work:
@@ -42,7 +50,12 @@ def one_step(layer: nn.Module, x: Tensor, gradient: Tensor, low: bool) -> Work:
 
 
 def check(
-    what: str, layer: nn.Module, beside: nn.Module, exact: Tensors, x: Tensor, gradient: Tensor
+    what: str,
+    layer: nn.Module,
+    beside: nn.Module,
+    exact: Tensors,
+    x: Tensor,
+    gradient: Tensor,
 ) -> dict[str, float]:
     """Compare our layer in both precisions with torch's; return the largest errors."""
     worst = {}
@@ -56,18 +69,25 @@ def check(
 
 
 def row(
-    cell: str, shape: tuple[int, int, int], threads: int, times: dict[str, list[float]],
+    cell: str,
+    shape: tuple[int, int, int],
+    threads: int,
+    times: dict[str, list[float]],
     peaks: dict[str, float],
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Return one line of the table for each precision of ours."""
     steps, batch, hidden = shape
     work = 12 * steps * batch * CELLS[cell][2] * hidden * hidden
-    seconds, lines = common.medians(times), []
+    seconds = common.medians(times)
+    lines = []
     for precision in ("float32", "bf16"):
         mine = f"ours {precision}"
         lines.append(
             {
-                "cell": cell, "shape": shape, "threads": threads, "precision": precision,
+                "cell": cell,
+                "shape": shape,
+                "threads": threads,
+                "precision": precision,
                 "ms": seconds[mine] * 1e3,
                 "gflops": work / seconds[mine] / 1e9,
                 "torch_ms": seconds["torch float32"] * 1e3,
@@ -78,34 +98,57 @@ def row(
                 "peak_gflops": peaks[precision] / 1e9,
                 "share_of_peak": work / seconds[mine] / peaks[precision],
             }
-        )  # fmt: skip
+        )
     return lines
 
 
 WIDTHS = (6, 14, 4, 8, 9, 8, 9, 9, 6, 8, 9, 6, 9)
 TITLES = (
-    "cell", "T,B,H", "thr", "", "ms", "GF/s", "torch", "its bf16", "ratio", "target", "to bf16",
-    "peak", "target",
-)  # fmt: skip
+    "cell",
+    "T,B,H",
+    "thr",
+    "",
+    "ms",
+    "GF/s",
+    "torch",
+    "its bf16",
+    "ratio",
+    "target",
+    "to bf16",
+    "peak",
+    "target",
+)
 
 
 def show(each: dict[str, Any]) -> None:
     """Print a line of the table; the share of the peak has a target in fp32 from ``FROM`` on."""
-    hidden, share = each["shape"][2], each["share_of_peak"]
+    hidden = each["shape"][2]
+    share = each["share_of_peak"]
     wanted = SHARE if hidden >= FROM and each["precision"] == "float32" else None
     common.line(
-        WIDTHS, each["cell"], ",".join(map(str, each["shape"])), each["threads"],
-        each["precision"], f"{each['ms']:.2f}", f"{each['gflops']:.0f}", f"{each['torch_ms']:.2f}",
-        f"{each['torch_bf16_ms']:.2f}", f"{each['ratio']:.2f}",
-        common.against(each["ratio"], each["target"]), f"{each['ratio_to_torch_bf16']:.2f}",
-        f"{share:.0%}", common.against(share, wanted),
-    )  # fmt: skip
+        WIDTHS,
+        each["cell"],
+        ",".join(map(str, each["shape"])),
+        each["threads"],
+        each["precision"],
+        f"{each['ms']:.2f}",
+        f"{each['gflops']:.0f}",
+        f"{each['torch_ms']:.2f}",
+        f"{each['torch_bf16_ms']:.2f}",
+        f"{each['ratio']:.2f}",
+        common.against(each["ratio"], each["target"]),
+        f"{each['ratio_to_torch_bf16']:.2f}",
+        f"{share:.0%}",
+        common.against(share, wanted),
+    )
 
 
 def run(options: Options) -> list[dict[str, Any]]:
     """Measure every cell, shape and number of threads; x is as wide as h, and wants gradients."""
     lines = []
-    print("fp32 and bf16 compute (autocast) against torch.nn in fp32; torch's autocast beside it")
+    print(
+        "fp32 and bf16 compute (autocast) against torch.nn in fp32; torch's autocast beside it"
+    )
     common.line(WIDTHS, *TITLES)
     for cell in CELLS:
         for shape in SHAPES[:2] if options.quick else SHAPES:
@@ -119,12 +162,16 @@ def run(options: Options) -> list[dict[str, Any]]:
                 with common.threads_of(threads):
                     worst = check(f"{cell} {shape}", layer, beside, exact, x, gradient)
                     works = {
-                        f"{whose} {precision}": one_step(module, x, gradient, precision == "bf16")
+                        f"{whose} {precision}": one_step(
+                            module, x, gradient, precision == "bf16"
+                        )
                         for precision in ("float32", "bf16")
                         for whose, module in (("ours", layer), ("torch", beside))
                     }
                     times = common.take_turns(works, options)
-                    peaks = {name: common.peak(name, threads, options) for name in worst}
+                    peaks = {
+                        name: common.peak(name, threads, options) for name in worst
+                    }
                 for each in row(cell, shape, threads, times, peaks):
                     show(each)
                     lines.append(each | {"error": worst[each["precision"]]})

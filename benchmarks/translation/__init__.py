@@ -23,7 +23,9 @@ from benchmarks.layers.common import Options
 from benchmarks.translation import decoding, memory, training
 from unrolled.run import load, train
 
-RECIPE, UPDATES = "multi30k-en-de", 60  # of a run that stands in where none was named
+# of a run that stands in where none was named
+RECIPE = "multi30k-en-de"
+UPDATES = 60
 PARTS: dict[str, Callable[[Options, Path], Any]] = {
     "training": training.run,
     "decoding": decoding.run,
@@ -34,7 +36,9 @@ PARTS: dict[str, Callable[[Options, Path], Any]] = {
 def read_options(arguments: list[str]) -> tuple[list[str], Options]:
     """Return the parts that the command line names, all of them by default, and the options."""
     names = [word for word in arguments if not word.startswith("--")]
-    runs = tuple(word.removeprefix("--run=") for word in arguments if word.startswith("--run="))
+    runs = tuple(
+        word.removeprefix("--run=") for word in arguments if word.startswith("--run=")
+    )
     known = {"--quick", *(f"--run={folder}" for folder in runs)}
     wrong = [word for word in names if word not in PARTS]
     wrong += [word for word in arguments if word.startswith("--") and word not in known]
@@ -53,12 +57,20 @@ def model_of(options: Options, folder: Path) -> tuple[Path, str]:
     if options.runs:
         run = load(options.runs[0], "cpu")
         score = run.result["scores"].get("bleu", float("nan"))
-        return run.folder, f"{run.recipe.name}, {run.result['steps']:,} updates, BLEU {score:.2f}"
+        return (
+            run.folder,
+            f"{run.recipe.name}, {run.result['steps']:,} updates, BLEU {score:.2f}",
+        )
     changes = {
-        "training.max_steps": UPDATES, "training.evaluate_every": 10**6, "decoding.beam": 1,
-    }  # fmt: skip
+        "training.max_steps": UPDATES,
+        "training.evaluate_every": 10**6,
+        "decoding.beam": 1,
+    }
     train(RECIPE, out=folder / "run", quiet=True, say=lambda line: None, **changes)
-    return folder / "run", f"{RECIPE}, {UPDATES} updates alone: what it writes are no translations"
+    return (
+        folder / "run",
+        f"{RECIPE}, {UPDATES} updates alone: what it writes are no translations",
+    )
 
 
 def run(arguments: list[str]) -> dict[str, Any]:
@@ -74,6 +86,9 @@ def run(arguments: list[str]) -> dict[str, Any]:
         for part in names:
             # a training may have set threads of its own
             torch.set_num_threads(threads)
-            print(f"\n== {part}, {threads} threads, load {os.getloadavg()[0]:.2f} ==", flush=True)
+            print(
+                f"\n== {part}, {threads} threads, load {os.getloadavg()[0]:.2f} ==",
+                flush=True,
+            )
             found[part] = PARTS[part](options, place)
     return {**found, "threads": threads, "load_after": os.getloadavg()}

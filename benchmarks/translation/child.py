@@ -39,10 +39,15 @@ def answer(steps: Steps, beam: int, length: int, vocabulary: int) -> None:
 
 def main() -> None:
     """Do what the command line says."""
-    folder, beam, length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    folder = sys.argv[1]
+    beam = int(sys.argv[2])
+    length = int(sys.argv[3])
     model = cast(Unaligned, load(folder, "cpu").model)
-    steps, vocabulary = model.stepper(), model.head.out_features
-    answer(steps, 1, 4, vocabulary)  # what every process loads once is no memory of a search
+    steps = model.stepper()
+    vocabulary = model.head.out_features
+    answer(
+        steps, 1, 4, vocabulary
+    )  # what every process loads once is no memory of a search
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew here
     before = status("VmRSS")
     answer(steps, beam, length, vocabulary)

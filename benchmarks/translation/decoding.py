@@ -26,8 +26,14 @@ from unrolled.tasks.recipe import find_data
 from unrolled.tasks.writing import side_by_side
 from unrolled.training.precision import ComputeDevice
 
-BEAM, ROWS, MOST = 5, 32, 100  # hypotheses; sentences read together; tokens of an answer
-ALPHAS = (0.6, 0.0)  # GNMT's divides by ((5 + n) / 6)^alpha, CTranslate2's by n^alpha; 0 is alike
+# hypotheses; sentences read together; tokens of an answer
+BEAM = 5
+ROWS = 32
+MOST = 100
+ALPHAS = (
+    0.6,
+    0.0,
+)  # GNMT's divides by ((5 + n) / 6)^alpha, CTranslate2's by n^alpha; 0 is alike
 WIDTHS = (40, 7, 14, 10, 10, 8, 8)
 HERE = ComputeDevice(torch.device("cpu"), "fp32", "")
 Answers = list[list[int]]
@@ -42,16 +48,20 @@ class Sentences:
     """
 
     def __init__(self, run: Run, count: int | None = None) -> None:
-        data, self.task = run.recipe.data, cast(Pairs, run.task)
+        data = run.recipe.data
+        self.task = cast(Pairs, run.task)
         if not data.dev or not data.dev_target:
-            common.refuse(f"{run.folder} was not trained on pairs of files with a dev part")
+            common.refuse(
+                f"{run.folder} was not trained on pairs of files with a dev part"
+            )
         texts = [
             find_data(run.recipe, name).read_text("utf-8").splitlines()[:count]
             for name in (data.dev, data.dev_target)
         ]
         ids = self.task.inputs.encode([(text,) for text in texts[0]])
         order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-        self.ids, self.right = [ids[row] for row in order], [texts[1][row] for row in order]
+        self.ids = [ids[row] for row in order]
+        self.right = [texts[1][row] for row in order]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,12 +82,16 @@ class Eager:
         return self.model
 
 
-def our_work(model: Unaligned | Eager, sentences: Sentences, alpha: float) -> Callable[[], Answers]:
+def our_work(
+    model: Unaligned | Eager, sentences: Sentences, alpha: float
+) -> Callable[[], Answers]:
     """Return what translates all sentences by our search, a batch a thread at a time."""
-    told, rows = Search(beam=BEAM, length_penalty=alpha), Ragged.of(sentences.ids)
+    told = Search(beam=BEAM, length_penalty=alpha)
+    rows = Ragged.of(sentences.ids)
     target = sentences.task.output.tokenizer
     banned = [target.pad_id, target.unk_id, target.bos_id]
-    places, threads = np.arange(len(sentences)), torch.get_num_threads()
+    places = np.arange(len(sentences))
+    threads = torch.get_num_threads()
     batches = [places[start : start + ROWS] for start in range(0, len(sentences), ROWS)]
 
     def work() -> Answers:
@@ -87,9 +101,14 @@ def our_work(model: Unaligned | Eager, sentences: Sentences, alpha: float) -> Ca
             ids, lengths = rows.take(chosen, PAD)
             with torch.no_grad():
                 answers = search(
-                    steps, steps.start(ids, lengths), told, start=target.bos_id,
-                    end=target.eos_id, limits=[MOST] * len(chosen), banned=banned,
-                )  # fmt: skip
+                    steps,
+                    steps.start(ids, lengths),
+                    told,
+                    start=target.bos_id,
+                    end=target.eos_id,
+                    limits=[MOST] * len(chosen),
+                    banned=banned,
+                )
             for place, each in zip(chosen.tolist(), answers, strict=True):
                 found[place] = each[0].tokens
 
@@ -119,9 +138,14 @@ def their_work(
 
     def work() -> Answers:
         found = translator.translate_batch(
-            texts, max_batch_size=ROWS, beam_size=BEAM, length_penalty=alpha,
-            max_decoding_length=MOST, min_decoding_length=0, disable_unk=True,
-        )  # fmt: skip
+            texts,
+            max_batch_size=ROWS,
+            beam_size=BEAM,
+            length_penalty=alpha,
+            max_decoding_length=MOST,
+            min_decoding_length=0,
+            disable_unk=True,
+        )
         return [[ids[token] for token in each.hypotheses[0]] for each in found]
 
     return work
@@ -130,26 +154,34 @@ def their_work(
 def _vocabulary(folder: Path, side: str) -> list[str]:
     import json
 
-    shared, own = folder / "shared_vocabulary.json", folder / f"{side}_vocabulary.json"
+    shared = folder / "shared_vocabulary.json"
+    own = folder / f"{side}_vocabulary.json"
     return json.loads((own if own.exists() else shared).read_text("utf-8"))
 
 
 def run(options: Options, folder: Path) -> dict[str, Any]:
     """Let all translate in turn, with and without length penalty."""
-    trained, threads = load(folder, "cpu"), torch.get_num_threads()
+    trained = load(folder, "cpu")
+    threads = torch.get_num_threads()
     sentences = Sentences(trained, 128 if options.quick else None)
     model = cast(Unaligned, trained.model)
     found: dict[str, Any] = {"sentences": len(sentences), "beam": BEAM, "batch": ROWS}
     found["ours"] = type(model.stepper()).__name__
-    common.line(WIDTHS, "", "alpha", "sentences/s", "of fp32", "tokens", "BLEU", "equal")
+    common.line(
+        WIDTHS, "", "alpha", "sentences/s", "of fp32", "tokens", "BLEU", "equal"
+    )
     with tempfile.TemporaryDirectory(prefix="unrolled-decoding-") as name:
-        there = trained.export("ctranslate2", Path(name) / "ctranslate2", lambda line: print(line))
+        there = trained.export(
+            "ctranslate2", Path(name) / "ctranslate2", lambda line: print(line)
+        )
         for alpha in ALPHAS:
             works = {"ours": our_work(model, sentences, alpha)}
             works["ours, torch's kernels"] = our_work(Eager(model), sentences, alpha)
             for kind in ("float32", "int8"):
                 # batches side by side are its faster way on few threads, as they are ours
-                works[f"CTranslate2 {kind}"] = their_work(there, kind, threads, 1, sentences, alpha)
+                works[f"CTranslate2 {kind}"] = their_work(
+                    there, kind, threads, 1, sentences, alpha
+                )
             works["CTranslate2 float32, threads in a batch"] = their_work(
                 there, "float32", 1, threads, sentences, alpha
             )
@@ -158,7 +190,10 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
 
 
 def _turns(
-    works: dict[str, Callable[[], Answers]], sentences: Sentences, alpha: float, options: Options
+    works: dict[str, Callable[[], Answers]],
+    sentences: Sentences,
+    alpha: float,
+    options: Options,
 ) -> dict[str, Any]:
     """Time all works in turn and compare what they write with ours."""
     answers = {who: work() for who, work in works.items()}
@@ -176,7 +211,13 @@ def _turns(
         }
         speed, share, tokens, bleu, same, _ = found[who].values()
         common.line(
-            WIDTHS, who, f"{alpha:g}", f"{speed:.1f}", f"{share:.2f}", f"{tokens:.2f}",
-            f"{bleu:.2f}", f"{same:.1%}",
-        )  # fmt: skip
+            WIDTHS,
+            who,
+            f"{alpha:g}",
+            f"{speed:.1f}",
+            f"{share:.2f}",
+            f"{tokens:.2f}",
+            f"{bleu:.2f}",
+            f"{same:.1%}",
+        )
     return found

@@ -18,16 +18,22 @@ from unrolled.run import load
 from unrolled.tasks.recipe import find_data
 
 ROOT = Path(__file__).parents[2]
-BEAMS, LENGTHS, TIMES = (1, 2, 4, 8), (32, 64, 128, 250), (1, 2, 4)
+BEAMS = (1, 2, 4, 8)
+LENGTHS = (32, 64, 128, 250)
+TIMES = (1, 2, 4)
 WIDTHS = (10, 10, 10, 12)
 
 
 def added(folder: Path, beam: int, length: int) -> int:
     """Return the bytes that a search adds to what stood before, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.translation.child", str(folder)]
-    done = subprocess.run([*command, str(beam), str(length)], cwd=ROOT, stdout=subprocess.PIPE)
+    done = subprocess.run(
+        [*command, str(beam), str(length)], cwd=ROOT, stdout=subprocess.PIPE
+    )
     if done.returncode:
-        common.refuse(f"memory, beam {beam}, {length} tokens: its process ended {done.returncode}")
+        common.refuse(
+            f"memory, beam {beam}, {length} tokens: its process ended {done.returncode}"
+        )
     return int(json.loads(done.stdout)["added"])
 
 
@@ -58,28 +64,46 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
     common.line(WIDTHS, "beam", "tokens", "MB", "line's MB")
     for cell, size in zip(cells, sizes, strict=True):
         cell["line_mb"] = float(start + gradient * size)
-        told = cell["beam"], cell["length"], f"{cell['mb']:.1f}", f"{cell['line_mb']:.1f}"
+        told = (
+            cell["beam"],
+            cell["length"],
+            f"{cell['mb']:.1f}",
+            f"{cell['line_mb']:.1f}",
+        )
         common.line(WIDTHS, *told)
     explained = float(np.corrcoef(sizes, found)[0, 1] ** 2)
     bytes_each = 1e6 * gradient / ROWS
     print(f"{bytes_each:,.0f} bytes a token of a hypothesis; r^2 {explained:.4f}")
-    files = _files(folder, TIMES[:2] if options.quick else TIMES, 200 if options.quick else None)
+    files = _files(
+        folder, TIMES[:2] if options.quick else TIMES, 200 if options.quick else None
+    )
     return {
-        "sources": ROWS, "cells": cells, "bytes_a_token": bytes_each, "r2": explained,
+        "sources": ROWS,
+        "cells": cells,
+        "bytes_a_token": bytes_each,
+        "r2": explained,
         "files": files,
-    }  # fmt: skip
+    }
 
 
-def _files(folder: Path, times: tuple[int, ...], count: int | None) -> list[dict[str, Any]]:
+def _files(
+    folder: Path, times: tuple[int, ...], count: int | None
+) -> list[dict[str, Any]]:
     """Translate the validation set, and files of several times its length."""
     recipe = load(folder, "cpu").recipe
-    lines = find_data(recipe, str(recipe.data.dev)).read_text("utf-8").splitlines()[:count]
+    lines = (
+        find_data(recipe, str(recipe.data.dev)).read_text("utf-8").splitlines()[:count]
+    )
     found = []
     common.line(WIDTHS, "lines", "peak MB", "", "")
     with tempfile.TemporaryDirectory(prefix="unrolled-memory-") as name:
         for number in times:
             file = Path(name) / f"{number}.txt"
             file.write_text("\n".join(lines * number) + "\n", "utf-8")
-            found.append({"lines": len(lines) * number, "peak_mb": peak(folder, file) / 1e6})
-            common.line(WIDTHS, found[-1]["lines"], f"{found[-1]['peak_mb']:.1f}", "", "")
+            found.append(
+                {"lines": len(lines) * number, "peak_mb": peak(folder, file) / 1e6}
+            )
+            common.line(
+                WIDTHS, found[-1]["lines"], f"{found[-1]['peak_mb']:.1f}", "", ""
+            )
     return found

@@ -30,7 +30,11 @@ from unrolled.training import optimizers
 from unrolled.training.objectives import shifted
 from unrolled.training.schedules import factor
 
-RECIPE, VOCABULARY, TOKENS, WARMUP, LONGEST = "multi30k-en-de", 8000, 4096, 200, 512
+RECIPE = "multi30k-en-de"
+VOCABULARY = 8000
+TOKENS = 4096
+WARMUP = 200
+LONGEST = 512
 TURN = 30  # updates
 WIDTHS = (12, 14, 12, 10, 10, 10)
 Scorer = Callable[[Batch, Tensor], Tensor]
@@ -39,27 +43,36 @@ Scorer = Callable[[Batch, Tensor], Tensor]
 class Plain(nn.Module):
     """torch.nn.Transformer with embeddings, positions and output weights, all as in a model."""
 
-    def __init__(self, model: Unaligned, dropout: float, attention_dropout: float) -> None:
+    def __init__(
+        self, model: Unaligned, dropout: float, attention_dropout: float
+    ) -> None:
         super().__init__()
-        encoder, decoder = cast(Attention, model.encoder), cast(Attention, model.decoder)
+        encoder = cast(Attention, model.encoder)
+        decoder = cast(Attention, model.decoder)
         first = cast(Block, encoder.blocks[0])
-        width, heads = encoder.output_size, first.attention.heads
+        width = encoder.output_size
+        heads = first.attention.heads
         told: dict[str, Any] = {"batch_first": True, "norm_first": first.norm_first}
         sizes = width, heads, first.feedforward.out.in_features, dropout
         reads = nn.TransformerEncoderLayer(*sizes, **told)
         writes = nn.TransformerDecoderLayer(*sizes, **told)
         self.inner = nn.Transformer(
-            width, heads,
+            width,
+            heads,
             custom_encoder=nn.TransformerEncoder(
-                reads, len(encoder.blocks), nn.LayerNorm(width), enable_nested_tensor=False
+                reads,
+                len(encoder.blocks),
+                nn.LayerNorm(width),
+                enable_nested_tensor=False,
             ),
             custom_decoder=nn.TransformerDecoder(
                 writes, len(decoder.blocks), nn.LayerNorm(width)
             ),
             **told,
-        )  # fmt: skip
+        )
         source = cast(TokenEmbedding, model.source)
-        self.scale, self.dropout = source.scale, nn.Dropout(dropout)
+        self.scale = source.scale
+        self.dropout = nn.Dropout(dropout)
         self.embedding = nn.Embedding(source.size, width, PAD)
         self.head = nn.Linear(width, source.size)
         self.head.weight = self.embedding.weight
@@ -101,9 +114,13 @@ class Plain(nn.Module):
         ahead = nn.Transformer.generate_square_subsequent_mask(inputs.shape[1])
         padding = source == PAD
         read = self.inner(
-            self._placed(source), self._placed(inputs), tgt_mask=ahead, tgt_is_causal=True,
-            src_key_padding_mask=padding, memory_key_padding_mask=padding,
-        )  # fmt: skip
+            self._placed(source),
+            self._placed(inputs),
+            tgt_mask=ahead,
+            tgt_is_causal=True,
+            src_key_padding_mask=padding,
+            memory_key_padding_mask=padding,
+        )
         return self.head(read)
 
 
@@ -127,15 +144,21 @@ class PlainLoop:
         attention = recipe.model.attention_dropout
         dropout = recipe.model.dropout
         self.model = Plain(
-            cast(Unaligned, beside.plan.model), dropout, dropout if attention is None else attention
+            cast(Unaligned, beside.plan.model),
+            dropout,
+            dropout if attention is None else attention,
         )
-        self.settings, self.low, self.made = recipe.training, low, 0
+        self.settings = recipe.training
+        self.low = low
+        self.made = 0
         self.source = beside.trainer.job.source
         self.optimizer = optimizers.build_optimizer(self.model, self.settings)
 
     def steps(self, count: int) -> dict[str, Any]:
         """Make updates; see ``Trained.steps``."""
-        told, tokens, began = self.settings, 0, time.perf_counter()
+        told = self.settings
+        tokens = 0
+        began = time.perf_counter()
         self.model.train()
         for _ in range(count):
             epoch, index = divmod(self.made, self.source.length(0))
@@ -143,14 +166,20 @@ class PlainLoop:
             rate = told.learning_rate * factor(told, self.made, 0.0, 0)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            low = torch.autocast("cpu", torch.bfloat16) if self.low else contextlib.nullcontext()
+            low = (
+                torch.autocast("cpu", torch.bfloat16)
+                if self.low
+                else contextlib.nullcontext()
+            )
             targets = cast(Tensor, batch.targets)
             with low:
                 scores = self.model(batch.inputs, shifted(targets, BOS))
                 loss = F.cross_entropy(
-                    scores.flatten(0, 1).float(), targets.flatten(),
-                    ignore_index=IGNORED, label_smoothing=told.label_smoothing,
-                )  # fmt: skip
+                    scores.flatten(0, 1).float(),
+                    targets.flatten(),
+                    ignore_index=IGNORED,
+                    label_smoothing=told.label_smoothing,
+                )
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), told.clip or float("inf"))
             self.optimizer.step()
@@ -164,7 +193,8 @@ class PlainLoop:
 def dev_loss(model: nn.Module, score: Scorer, examples: Any, batches: int) -> float:
     """Return the mean cross entropy of target tokens in nats, in fp32, over some batches."""
     model.eval()
-    total, count = 0.0, 0
+    total = 0.0
+    count = 0
     for rows in score_batches(examples.reach, TOKENS)[-batches:]:
         batch = collate(examples, rows)
         targets = cast(Tensor, batch.targets)
@@ -182,21 +212,33 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
         ours = {}
         for precision in ("bf16", "fp32"):
             changes = {
-                "data.vocabulary": VOCABULARY, "training.precision": precision,
-                "training.batch_tokens": TOKENS, "training.warmup_steps": WARMUP,
+                "data.vocabulary": VOCABULARY,
+                "training.precision": precision,
+                "training.batch_tokens": TOKENS,
+                "training.warmup_steps": WARMUP,
                 # the plain model has none there
-                "model.embedding_dropout": 0.0, "model.head_dropout": 0.0,
-                "training.threads": torch.get_num_threads(), "training.max_minutes": None,
+                "model.embedding_dropout": 0.0,
+                "model.head_dropout": 0.0,
+                "training.threads": torch.get_num_threads(),
+                "training.max_minutes": None,
                 "training.max_steps": 10**6,
-            }  # fmt: skip
+            }
             ours[f"ours {precision}"] = Trained(RECIPE, changes, Path(name) / precision)
-        first, dev = ours["ours fp32"], ours["ours fp32"].plan.prepared.dev
-        plain = {f"plain {kind}": PlainLoop(first, kind == "bf16") for kind in ("fp32", "bf16")}
+        first = ours["ours fp32"]
+        dev = ours["ours fp32"].plan.prepared.dev
+        plain = {
+            f"plain {kind}": PlainLoop(first, kind == "bf16")
+            for kind in ("fp32", "bf16")
+        }
         scorers: dict[str, tuple[nn.Module, Scorer]] = {
-            who: (each.plan.model, _scorer(each.plan.model)) for who, each in ours.items()
+            who: (each.plan.model, _scorer(each.plan.model))
+            for who, each in ours.items()
         }
         for who, each in plain.items():
-            scorers[who] = each.model, lambda b, before, m=each.model: m(b.inputs, before)
+            scorers[who] = (
+                each.model,
+                lambda b, before, m=each.model: m(b.inputs, before),
+            )
 
         def losses() -> dict[str, float]:
             some = 4 if options.quick else 10**6
@@ -231,7 +273,10 @@ def _same_start(losses: dict[str, float]) -> None:
 
 
 def _table(
-    speeds: dict[str, list[float]], curve: list[dict[str, float]], turn: int, first: Trained
+    speeds: dict[str, list[float]],
+    curve: list[dict[str, float]],
+    turn: int,
+    first: Trained,
 ) -> dict[str, Any]:
     """Print and return tokens a second, ratios to both plain loops, and the losses."""
     common.line(WIDTHS, "loop", "tokens/s", "of fp32", "of bf16", "loss", "")
@@ -240,18 +285,30 @@ def _table(
     middle = common.medians(speeds)
     for who in speeds:
         shares[who] = {
-            beside: common.ratio(speeds, who, beside) for beside in ("plain fp32", "plain bf16")
+            beside: common.ratio(speeds, who, beside)
+            for beside in ("plain fp32", "plain bf16")
         }
         common.line(
-            WIDTHS, who, f"{middle[who]:,.0f}", *(f"{each:.2f}" for each in shares[who].values()),
-            f"{curve[-1][who]:.3f}", "",
-        )  # fmt: skip
+            WIDTHS,
+            who,
+            f"{middle[who]:,.0f}",
+            *(f"{each:.2f}" for each in shares[who].values()),
+            f"{curve[-1][who]:.3f}",
+            "",
+        )
     print("dev loss after updates (fp32, label smoothing left out)")
     for number, each in enumerate(curve):
         made = number * turn + (1 if number else 0)
-        print(f"{made:>6}  " + "  ".join(f"{who} {loss:.4f}" for who, loss in each.items()))
+        print(
+            f"{made:>6}  "
+            + "  ".join(f"{who} {loss:.4f}" for who, loss in each.items())
+        )
     return {
         "parameters": sum(p.numel() for p in first.plan.model.parameters()),
-        "batch_tokens": TOKENS, "updates_a_turn": turn, "tokens_a_second": middle,
-        "turns": speeds, "ratio": shares, "dev_loss": curve,
-    }  # fmt: skip
+        "batch_tokens": TOKENS,
+        "updates_a_turn": turn,
+        "tokens_a_second": middle,
+        "turns": speeds,
+        "ratio": shares,
+        "dev_loss": curve,
+    }

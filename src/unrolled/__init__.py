@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from unrolled.core.errors import DataError, UsageError, UserError
     from unrolled.run import Run, load, train
 
-__all__ = ["DataError", "Run", "UsageError", "UserError", "__version__", "load", "train"]
+__all__ = [
+    "DataError",
+    "Run",
+    "UsageError",
+    "UserError",
+    "__version__",
+    "load",
+    "train",
+]
 
 _HOMES = {
     "DataError": "unrolled.core.errors",

@@ -62,7 +62,9 @@ class Run:
     """
 
     def __init__(self, loaded: runs.Loaded, device: str = "auto") -> None:
-        self.folder, self.recipe, self.task = loaded.folder, loaded.recipe, loaded.task
+        self.folder = loaded.folder
+        self.recipe = loaded.recipe
+        self.task = loaded.task
         self.result = loaded.result
         precision = "fp32" if self.recipe.training.precision == "fp32" else "auto"
         self.place = choose(device, precision)
@@ -115,14 +117,17 @@ class Run:
         # all at once or not at all, and no answer that another thread searches for is changed
         task = copy.copy(self.task)
         if not task.writes:
-            raise UsageError(f"a run that was trained to {task.name} searches for no answers")
+            raise UsageError(
+                f"a run that was trained to {task.name} searches for no answers"
+            )
         told = self.recipe.changed(decoding=self._decoding(decoding))
         if not isinstance(begin, str):
             raise UsageError(f"begin is {shown(begin)}; give a text")
         words = tuple(several("banned", banned)), tuple(several("required", required))
         task.ask(self.model, OutputConstraints(alignment, begin, *words))
         task.answer_by(told)
-        self.task, self.recipe = task, told
+        self.task = task
+        self.recipe = told
 
     def _decoding(self, changes: Mapping[str, Any]) -> Search:
         told = flat(self.recipe.decoding.model_dump()) | flat(changes)
@@ -152,7 +157,8 @@ class Run:
         Raises:
             DataError: a row is faulty, or no column tells the sequences apart as in training.
         """
-        skip, how = told.data.on_error == "skip", self._held(told)
+        skip = told.data.on_error == "skip"
+        how = self._held(told)
         return answer_steps(self.task, self.model, table, schema, how, skip, self.place)
 
     def _held(self, told: Recipe) -> WindowSpec:
@@ -170,9 +176,16 @@ class Run:
         given = flat(changes)
         other = next((key for key in given if not key.startswith("data.")), None)
         if other is not None:
-            raise UsageError(f"{other} cannot change in a trained run; only keys under data can")
-        told = Recipe.read(merge(self.recipe.model_dump(), given)) if given else self.recipe
-        trained, named = self.task.schema, wanted(told)
+            raise UsageError(
+                f"{other} cannot change in a trained run; only keys under data can"
+            )
+        told = (
+            Recipe.read(merge(self.recipe.model_dump(), given))
+            if given
+            else self.recipe
+        )
+        trained = self.task.schema
+        named = wanted(told)
         refuse_other_steps(self.recipe, told, trained.steps)
         schema = Schema(
             self.task.name,
@@ -192,22 +205,34 @@ class Run:
     ) -> Evaluation:
         """Score the run on a file; see ``evaluate``, whose changes stand in a mapping here."""
         given = flat(changes)
-        search = {key: value for key, value in given.items() if key.startswith("decoding.")}
-        told, schema = self.reading({key: v for key, v in given.items() if key not in search})
+        search = {
+            key: value for key, value in given.items() if key.startswith("decoding.")
+        }
+        told, schema = self.reading(
+            {key: v for key, v in given.items() if key not in search}
+        )
         if search and not self.task.writes:
             raise UsageError(f"{next(iter(search))} is for runs that write texts")
         # how much was trained on says nothing of how much is scored
         limit = told.data.limit if "data.limit" in given else None
         found = self._scored(data, target, told, schema, limit)
         if self.task.schema.steps:
-            skip, output = told.data.on_error == "skip", self.task.output  # type: ignore[attr-defined]
+            skip = told.data.on_error == "skip"
+            output = self.task.output  # type: ignore[attr-defined]
             found = sequences(
-                need_table(found), schema, self._held(told), self.task.columns, skip, output
+                need_table(found),
+                schema,
+                self._held(told),
+                self.task.columns,
+                skip,
+                output,
             )
         examples, skipped = self.task.encode(found, told.data.on_error, schema)
         if skipped:
             notice(f"skipped {len(skipped):,} faulty rows; the first: {skipped[0]}")
-        decoding = self._decoding({key.partition(".")[2]: v for key, v in search.items()})
+        decoding = self._decoding(
+            {key.partition(".")[2]: v for key, v in search.items()}
+        )
         # of its own: other threads may answer meanwhile, as the run is set
         task = copy.copy(self.task)
         task.answer_by(told.changed(decoding=decoding))
@@ -229,17 +254,27 @@ class Run:
     ) -> Table | Document:
         """Read what is scored: a file, or two whose lines stand beside each other."""
         path = recipes.find_data(told, str(path_of(data, "data")))
-        encoding, on_error = told.data.encoding, told.data.on_error
+        encoding = told.data.encoding
+        on_error = told.data.on_error
         if target is not None:
             if not isinstance(self.task, Pairs):
-                raise UsageError(f"a target file is for pairs of texts, not for {self.task.name}")
+                raise UsageError(
+                    f"a target file is for pairs of texts, not for {self.task.name}"
+                )
             beside = recipes.find_data(told, str(path_of(target, "target")))
             return read_aligned(
-                path, beside, encoding=encoding, on_error=on_error, limit=limit,
-                columns=pair_of(schema), max_row=told.data.max_row,
-            )  # fmt: skip
+                path,
+                beside,
+                encoding=encoding,
+                on_error=on_error,
+                limit=limit,
+                columns=pair_of(schema),
+                max_row=told.data.max_row,
+            )
         most = told.data.max_row
-        found = read(path, encoding=encoding, on_error=on_error, limit=limit, max_row=most)
+        found = read(
+            path, encoding=encoding, on_error=on_error, limit=limit, max_row=most
+        )
         if isinstance(found, Document) and isinstance(self.task, Pairs):
             raise DataError(
                 "this is one plain text; give the file whose lines are its answers too: "
@@ -293,9 +328,15 @@ class Run:
             whole("seed", seed, MOST)
         chosen = Sampling.read(sampling)
         pieces = self.task.generate(
-            self.model, prompt, max_new_tokens, chosen,
-            seed=seed, stop=several("stop", stop), device=self.place.device, notice=notice,
-        )  # fmt: skip
+            self.model,
+            prompt,
+            max_new_tokens,
+            chosen,
+            seed=seed,
+            stop=several("stop", stop),
+            device=self.place.device,
+            notice=notice,
+        )
         while True:
             # entered anew for each piece: the caller's own code runs between them
             with torch_defaults(), self.place.autocast():
@@ -304,7 +345,9 @@ class Run:
                 return
             yield piece
 
-    def generate(self, prompt: str = "", max_new_tokens: int = 200, **options: Any) -> str:
+    def generate(
+        self, prompt: str = "", max_new_tokens: int = 200, **options: Any
+    ) -> str:
         """Return text that goes on from a prompt.
 
         Args:
@@ -331,27 +374,46 @@ class Run:
                 written says something else and was removed.
         """
         if not isinstance(self.task, Pairs):
-            raise UsageError(f"{self.task.name} has no export; translate and rewrite have")
-        folder = self.folder / "export" / to if out is None else path_of(out, option("out"))
-        model = copy.deepcopy(self.model).cpu() if self.place.device.type != "cpu" else self.model
-        source, target = self.task.inputs.tokenizer, self.task.output.tokenizer
+            raise UsageError(
+                f"{self.task.name} has no export; translate and rewrite have"
+            )
+        folder = (
+            self.folder / "export" / to if out is None else path_of(out, option("out"))
+        )
+        model = (
+            copy.deepcopy(self.model).cpu()
+            if self.place.device.type != "cpu"
+            else self.model
+        )
+        source = self.task.inputs.tokenizer
+        target = self.task.output.tokenizer
         export(to, cast(Unaligned, model), source, target, folder, say)
         return folder
 
 
-def compare(task: Task, first: Evaluation, second: Evaluation, names: tuple[str, str]) -> list[str]:
+def compare(
+    task: Task, first: Evaluation, second: Evaluation, names: tuple[str, str]
+) -> list[str]:
     """Tell in lines whether two runs differ on the same file by more than chance.
 
     Raises:
         UsageError: the task has no such test.
     """
-    if not isinstance(task, Translate) or first.written is None or second.written is None:
-        raise UsageError("runs are compared in translation; see the scores of each for the rest")
+    if (
+        not isinstance(task, Translate)
+        or first.written is None
+        or second.written is None
+    ):
+        raise UsageError(
+            "runs are compared in translation; see the scores of each for the rest"
+        )
     lines = []
     for found in task.compare(first.written, second.written).values():
         lines += [f"{names[0]}: {found.first}", f"{names[1]}: {found.second}"]
         alike = found.first.value == found.second.value
-        lines.append("no difference" if alike else f"p = {found.p:.4f} by paired bootstrap")
+        lines.append(
+            "no difference" if alike else f"p = {found.p:.4f} by paired bootstrap"
+        )
     return lines
 
 
@@ -360,8 +422,13 @@ def refuse_other_steps(trained: Recipe, told: Recipe, steps: bool) -> None:
 
     ``steps`` is whether the rows it was trained on are steps.
     """
-    was, now = trained.data, told.data
-    other = [k for k in ("window", "ahead", "difference") if getattr(now, k) != getattr(was, k)]
+    was = trained.data
+    now = told.data
+    other = [
+        k
+        for k in ("window", "ahead", "difference")
+        if getattr(now, k) != getattr(was, k)
+    ]
     if now.rows not in (was.rows, "steps" if steps else "examples"):
         other.append("rows")
     if now.sequence != was.sequence and not steps:
@@ -397,11 +464,17 @@ def several(name: str, words: Any) -> list[str]:
 def whole(name: str, value: Any, most: int) -> None:
     """Raise UsageError for an argument that is no whole number from 0 to ``most``."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise UsageError(f"{name} is {shown(value)}; give a whole number from 0 to {most}")
+        raise UsageError(
+            f"{name} is {shown(value)}; give a whole number from 0 to {most}"
+        )
 
 
 def load(
-    folder: str | Path, device: str = "auto", weights: str = "best", *, result: bool = True
+    folder: str | Path,
+    device: str = "auto",
+    weights: str = "best",
+    *,
+    result: bool = True,
 ) -> Run:
     """Return the run in a folder.
 
@@ -451,7 +524,9 @@ def train(
     """
     if out is not None:
         path_of(out, option("out"))
-    return start(path_of(target, "target"), flat(changes), out, resume, seed, say, quiet)
+    return start(
+        path_of(target, "target"), flat(changes), out, resume, seed, say, quiet
+    )
 
 
 def start(
@@ -474,10 +549,14 @@ def start(
             except (OSError, ValueError) as error:
                 if say is not print:
                     raise  # the caller's own
-                unheard.append(error)  # what cannot be printed ends no training, but is told
+                unheard.append(
+                    error
+                )  # what cannot be printed ends no training, but is told
 
         hearing = heard if world.first else lambda line: None
-        run = _start(world, str(target), told, out, resume, hearing, quiet or not world.first)
+        run = _start(
+            world, str(target), told, out, resume, hearing, quiet or not world.first
+        )
         if unheard:
             raise unheard[0]
         return run
@@ -508,7 +587,9 @@ def _start(
     world.wait()  # each looks whether there is a run before the first one begins it
     with locked(plan.folder) if world.first else contextlib.nullcontext() as lock:
         if not resume and world.first:
-            runs.claim(plan.folder)  # begun by another process while this one read the data
+            runs.claim(
+                plan.folder
+            )  # begun by another process while this one read the data
         with Progress(quiet) as progress:
             at = fit(plan.job(progress, lock.is_held if lock else lambda: True), resume)
         if world.first:

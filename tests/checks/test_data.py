@@ -40,14 +40,23 @@ def sound(found: Finding | None) -> None:
 
 @pytest.fixture
 def clean(tmp_path: Path, plan: Plan) -> Context:
-    return plan(write_csv(tmp_path / "clean.csv", reviews(1200, 1), HEAD), data__holdout=0.2)
+    return plan(
+        write_csv(tmp_path / "clean.csv", reviews(1200, 1), HEAD), data__holdout=0.2
+    )
 
 
 QUIET = [
-    "rows in both parts", "same row, other label", "columns that tell", "tokens that tell",
-    "rare labels", "the scored part", "order of the rows", "cut texts", "unknown tokens",
+    "rows in both parts",
+    "same row, other label",
+    "columns that tell",
+    "tokens that tell",
+    "rare labels",
+    "the scored part",
+    "order of the rows",
+    "cut texts",
+    "unknown tokens",
     "empty inputs",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("name", QUIET)
@@ -55,8 +64,13 @@ def test_sound_texts_are_found_sound(clean: Context, find: Ask, name: str) -> No
     sound(find(name, clean))
 
 
-def test_rows_that_are_skipped_contradict_nothing(tmp_path: Path, plan: Plan, find: Ask) -> None:
-    rows: list[tuple[object, ...]] = [*numbers(200, 1), *(("oops", 1, n % 2) for n in range(30))]
+def test_rows_that_are_skipped_contradict_nothing(
+    tmp_path: Path, plan: Plan, find: Ask
+) -> None:
+    rows: list[tuple[object, ...]] = [
+        *numbers(200, 1),
+        *(("oops", 1, n % 2) for n in range(30)),
+    ]
     file = write_csv(tmp_path / "t.csv", rows, ("a", "b", "y"))
     told = {"data.on_error": "skip", "data.numbers": ["a", "b"], "data.label": "y"}
     sound(
@@ -67,8 +81,11 @@ def test_rows_that_are_skipped_contradict_nothing(tmp_path: Path, plan: Plan, fi
     )
 
 
-def test_scored_rows_that_were_trained_on(tmp_path: Path, plan: Plan, find: Ask) -> None:
-    train, dev = reviews(60, 1), reviews(90, 2)[60:]
+def test_scored_rows_that_were_trained_on(
+    tmp_path: Path, plan: Plan, find: Ask
+) -> None:
+    train = reviews(60, 1)
+    dev = reviews(90, 2)[60:]
     copies = [(f"  {text.upper()} ", label) for text, label in train[:4]]
     write_csv(tmp_path / "dev.csv", [*dev, *copies], HEAD)
     context = plan(write_csv(tmp_path / "train.csv", train, HEAD), data__dev="dev.csv")
@@ -76,14 +93,21 @@ def test_scored_rows_that_were_trained_on(tmp_path: Path, plan: Plan, find: Ask)
     faulty(found, "problem", "4 of 34 scored rows", "dev.csv:32 = train.csv:2")
 
 
-def test_lines_of_a_text_that_were_trained_on(tmp_path: Path, plan: Plan, find: Ask) -> None:
-    lines = [f"{'abcdefgh'[i % 8]} line number {i} of a text that goes on" for i in range(100)]
+def test_lines_of_a_text_that_were_trained_on(
+    tmp_path: Path, plan: Plan, find: Ask
+) -> None:
+    lines = [
+        f"{'abcdefgh'[i % 8]} line number {i} of a text that goes on"
+        for i in range(100)
+    ]
     path = tmp_path / "text.txt"
     path.write_text("\n".join(lines), encoding="utf-8")
     sound(find("rows in both parts", plan(path)))
     lines[97] = lines[3].upper()
     path.write_text("\n".join(lines), encoding="utf-8")
-    faulty(find("rows in both parts", plan(path)), "problem", "text.txt:98 = text.txt:4")
+    faulty(
+        find("rows in both parts", plan(path)), "problem", "text.txt:98 = text.txt:4"
+    )
 
 
 def test_scoring_the_training_rows_is_no_fault_when_asked_for(
@@ -96,7 +120,9 @@ def test_scoring_the_training_rows_is_no_fault_when_asked_for(
     assert "as asked" in found.found
 
 
-@pytest.mark.parametrize(("count", "status"), [(1, "ok"), (8, "warning"), (40, "problem")])
+@pytest.mark.parametrize(
+    ("count", "status"), [(1, "ok"), (8, "warning"), (40, "problem")]
+)
 def test_equal_rows_of_different_labels(
     tmp_path: Path, plan: Plan, find: Ask, count: int, status: str
 ) -> None:
@@ -104,7 +130,9 @@ def test_equal_rows_of_different_labels(
     other = {"good": "bad", "bad": "good"}
     turned = [(text.upper(), other[label]) for text, label in rows[:count]]
     write_csv(tmp_path / "dev.csv", reviews(450, 2)[400:], HEAD)
-    context = plan(write_csv(tmp_path / "a.csv", rows + turned, HEAD), data__dev="dev.csv")
+    context = plan(
+        write_csv(tmp_path / "a.csv", rows + turned, HEAD), data__dev="dev.csv"
+    )
     found = find("same row, other label", context)
     faulty(found, status, f"{2 * count} of {400 + count}", "a.csv:2 and a.csv:402")
     assert found is not None
@@ -112,9 +140,16 @@ def test_equal_rows_of_different_labels(
     assert f"{1 - count / (400 + count):.1%}" in found.found
 
 
-def test_a_column_that_is_numbered_by_class(tmp_path: Path, plan: Plan, find: Ask) -> None:
+def test_a_column_that_is_numbered_by_class(
+    tmp_path: Path, plan: Plan, find: Ask
+) -> None:
     rows = numbers(600, 1)
-    sound(find("columns that tell", plan(write_csv(tmp_path / "a.csv", rows, ("a", "b", "y")))))
+    sound(
+        find(
+            "columns that tell",
+            plan(write_csv(tmp_path / "a.csv", rows, ("a", "b", "y"))),
+        )
+    )
     numbered = [(a, b, i if y else 100_000 + i, y) for i, (a, b, y) in enumerate(rows)]
     path = write_csv(tmp_path / "b.csv", numbered, ("a", "b", "row", "y"))
     faulty(find("columns that tell", plan(path)), "problem", "column 'row'")
@@ -124,7 +159,9 @@ def test_a_column_that_is_numbered_by_class(tmp_path: Path, plan: Plan, find: As
     assert "row would, but is left out" in spared.found
 
 
-def test_a_copy_of_the_value_in_another_unit(tmp_path: Path, plan: Plan, find: Ask) -> None:
+def test_a_copy_of_the_value_in_another_unit(
+    tmp_path: Path, plan: Plan, find: Ask
+) -> None:
     draw = random.Random(1)
     rows = [(draw.random(), draw.random()) for _ in range(200)]
     sums = [(a, b, a + 2 * b) for a, b in rows]
@@ -135,14 +172,23 @@ def test_a_copy_of_the_value_in_another_unit(tmp_path: Path, plan: Plan, find: A
     faulty(find("columns that tell", plan(path)), "problem", "column 'won'")
 
 
-def test_a_label_that_is_written_into_the_text(tmp_path: Path, plan: Plan, find: Ask) -> None:
+def test_a_label_that_is_written_into_the_text(
+    tmp_path: Path, plan: Plan, find: Ask
+) -> None:
     rows = [(f"{text} #{label}", label) for text, label in reviews(400, 1)]
     path = write_csv(tmp_path / "a.csv", rows, HEAD)
     context = plan(path, data__tokenizer="words")
-    faulty(find("tokens that tell", context), "warning", "by itself (F1 1.000)", "column 'text'")
+    faulty(
+        find("tokens that tell", context),
+        "warning",
+        "by itself (F1 1.000)",
+        "column 'text'",
+    )
 
 
-def test_labels_that_are_rare_or_in_one_part(tmp_path: Path, plan: Plan, find: Ask) -> None:
+def test_labels_that_are_rare_or_in_one_part(
+    tmp_path: Path, plan: Plan, find: Ask
+) -> None:
     rows = reviews(60, 1)
     train = [
         *rows,
@@ -153,7 +199,9 @@ def test_labels_that_are_rare_or_in_one_part(tmp_path: Path, plan: Plan, find: A
     write_csv(tmp_path / "dev.csv", [*reviews(90, 2)[60:], ("so", "even")], HEAD)
     context = plan(write_csv(tmp_path / "a.csv", train, HEAD), data__dev="dev.csv")
     found = find("rare labels", context)
-    faulty(found, "warning", "'even' with fewer than 5", "'odd' in the training part alone")
+    faulty(
+        found, "warning", "'even' with fewer than 5", "'odd' in the training part alone"
+    )
 
 
 def test_a_label_that_is_held_out_whole(tmp_path: Path, plan: Plan, find: Ask) -> None:
@@ -173,27 +221,35 @@ def test_a_small_or_uneven_scored_part(tmp_path: Path, plan: Plan, find: Ask) ->
     faulty(find("the scored part", context), "warning", "always saying 'bad'")
 
 
-def test_sorted_rows_of_which_only_some_are_read(tmp_path: Path, plan: Plan, find: Ask) -> None:
+def test_sorted_rows_of_which_only_some_are_read(
+    tmp_path: Path, plan: Plan, find: Ask
+) -> None:
     rows = sorted(reviews(600, 1), key=lambda row: row[1])
     path = write_csv(tmp_path / "a.csv", rows, HEAD)
     whole = find("order of the rows", plan(path))
     sound(whole)
     assert whole is not None
     assert "harmless" in whole.found
-    faulty(find("order of the rows", plan(path, data__limit=400)), "warning", "first 400")
+    faulty(
+        find("order of the rows", plan(path, data__limit=400)), "warning", "first 400"
+    )
 
 
 def test_what_is_cut_off(tmp_path: Path, plan: Plan, find: Ask) -> None:
     rows = [*reviews(60, 1), (" ".join(["endless"] * 500), "bad")]
     path = write_csv(tmp_path / "a.csv", [rows[-1], *rows[:-1]], HEAD)
-    context = plan(path, data__tokenizer="words", data__max_tokens=9, data__dev=str(path))
+    context = plan(
+        path, data__tokenizer="words", data__max_tokens=9, data__dev=str(path)
+    )
     found = find("cut texts", context)
     # the text of 500 words and its end mark keeps 9 tokens; the others have 6 each
     lost = 492 / (492 + 9 + 60 * 6)
     faulty(found, "warning", "1 of 61 texts", f"{lost:.1%}", "a.csv:2", "501 tokens")
 
 
-def test_characters_that_training_never_saw(tmp_path: Path, plan: Plan, find: Ask) -> None:
+def test_characters_that_training_never_saw(
+    tmp_path: Path, plan: Plan, find: Ask
+) -> None:
     write_csv(tmp_path / "dev.csv", [("쫭쫭쫭 film", "bad"), ("a film", "good")], HEAD)
     path = write_csv(tmp_path / "a.csv", reviews(60, 1), HEAD)
     context = plan(path, data__dev="dev.csv", data__tokenizer="chars")
@@ -254,7 +310,9 @@ def test_of_a_large_table_the_first_rows_are_looked_at(
         assert found is not None
         assert only in found.found
     # every text is cut, and only some are at hand
-    faulty(find("cut texts", context), "warning", "400 of 400 texts", "of those looked at")
+    faulty(
+        find("cut texts", context), "warning", "400 of 400 texts", "of those looked at"
+    )
     assert not any("fails with" in line for line in quick(context.plan))
     whole = plan(path, data__shards="always", data__dev=str(path), data__limit=20)
     assert not whole.plan.prepared.partial
@@ -266,12 +324,19 @@ def test_cut_texts_that_are_not_at_hand(tmp_path: Path, plan: Plan, find: Ask) -
     path = write_csv(tmp_path / "a.csv", rows, HEAD)
     keys = {"data__tokenizer": "words", "data__max_tokens": 9, "data__dev": str(path)}
     assert find("cut texts", plan(path, data__shards="always", **keys)) is None
-    faulty(find("cut texts", plan(path, **keys)), "warning", "1 of 201 texts", "a.csv:202")
+    faulty(
+        find("cut texts", plan(path, **keys)), "warning", "1 of 201 texts", "a.csv:202"
+    )
 
 
 @pytest.mark.usefixtures("beginning")
-def test_no_line_of_a_large_text_is_told_wrong(tmp_path: Path, plan: Plan, find: Ask) -> None:
-    lines = [f"{'abcdefgh'[i % 8]} line number {i} of a text that goes on" for i in range(200)]
+def test_no_line_of_a_large_text_is_told_wrong(
+    tmp_path: Path, plan: Plan, find: Ask
+) -> None:
+    lines = [
+        f"{'abcdefgh'[i % 8]} line number {i} of a text that goes on"
+        for i in range(200)
+    ]
     lines[197] = lines[3].upper()
     lines[193] = "쫭" + lines[193]
     lines[170] += " 쫭"  # in training, after what is at hand

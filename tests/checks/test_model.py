@@ -65,10 +65,14 @@ def test_no_model_that_ships_has_a_problem(
     context = plan(home.files[kind], **changes)
     found = list(ask(CHECKS, context))
     assert [f for f in found if f.status == "problem"] == []
-    assert {"batch of one", "reach of the loss", "stop and resume"} <= {f.name for f in found}
+    assert {"batch of one", "reach of the loss", "stop and resume"} <= {
+        f.name for f in found
+    }
 
 
-def test_a_model_that_reads_both_ways_has_no_step(home: SimpleNamespace, plan: Plan) -> None:
+def test_a_model_that_reads_both_ways_has_no_step(
+    home: SimpleNamespace, plan: Plan
+) -> None:
     context = plan(home.files["classify"], model__bidirectional=True)
     names = [f.name for f in ask(CHECKS, context) if f.status != "problem"]
     assert "step by step" not in names
@@ -105,7 +109,9 @@ def test_gradients_that_come_from_padding(classifier: Context, find: Ask) -> Non
     problem(find("padding", classifier), "gradients change")
 
 
-def test_rows_that_look_at_each_other(classifier: Context, writer: Context, find: Ask) -> None:
+def test_rows_that_look_at_each_other(
+    classifier: Context, writer: Context, find: Ask
+) -> None:
     assert find("batch of one", classifier).status == "ok"  # type: ignore[union-attr]
     assert find("batch of one", writer).status == "ok"  # type: ignore[union-attr]
     hooked(classifier.model, lambda m, i, made: made - made.mean(0))
@@ -212,7 +218,8 @@ def test_an_end_that_is_not_trained(
 ) -> None:
     assert find("end of texts", writer).status == "ok"  # type: ignore[union-attr]
     task: Any = writer.task
-    true, end = task.objective, task.tokenizer.eos_id
+    true = task.objective
+    end = task.tokenizer.eos_id
 
     def endless(recipe: Any, model: Any) -> Any:
         inner = true(recipe, model)
@@ -243,7 +250,9 @@ def test_targets_without_any_end(
     problem(find("end of texts", writer), "no end mark")
 
 
-def test_a_run_that_has_not_learnt_to_stop(tmp_path: Path, plan: Plan, find: Ask) -> None:
+def test_a_run_that_has_not_learnt_to_stop(
+    tmp_path: Path, plan: Plan, find: Ask
+) -> None:
     lines = [(f"row your boat {i}",) for i in range(60)]
     context = plan(write_csv(tmp_path / "lines.csv", lines, ("text",)), task="language")
     assert find("end of texts", context).status == "ok"  # type: ignore[union-attr]
@@ -306,7 +315,9 @@ def test_checks_leave_model_and_random_state_alone(classifier: Context) -> None:
     before = {k: v.clone() for k, v in classifier.model.state_dict().items()}
     random = torch.get_rng_state()
     list(ask(CHECKS, classifier))
-    assert all(torch.equal(v, before[k]) for k, v in classifier.model.state_dict().items())
+    assert all(
+        torch.equal(v, before[k]) for k, v in classifier.model.state_dict().items()
+    )
     assert all(p.grad is None for p in classifier.model.parameters())
     assert torch.equal(torch.get_rng_state(), random)
 

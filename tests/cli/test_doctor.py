@@ -62,11 +62,15 @@ def test_a_problem_is_an_exit_code_and_says_where_and_what_to_do(
 
 
 @pytest.mark.parametrize("kind", ["classify", "vectors", "language"])
-def test_a_run_is_checked_with_its_weights(cli: Call, home: SimpleNamespace, kind: str) -> None:
+def test_a_run_is_checked_with_its_weights(
+    cli: Call, home: SimpleNamespace, kind: str
+) -> None:
     told = json.loads(cli("doctor", home.runs[kind], "--json")[0])
     assert told["trained"]
     assert told["problem"] == 0
-    (first,) = [each for each in told["checks"] if each["name"] == "loss against a guess"]
+    (first,) = [
+        each for each in told["checks"] if each["name"] == "loss against a guess"
+    ]
     assert "after training" in first["found"]
 
 
@@ -83,7 +87,9 @@ def test_a_training_warns_before_it_starts_and_only_then(
     told = out.split("\n\n")[0].splitlines()
     assert "problem: 20 of 20 scored rows (100.0%) also stand in training" in told[-3]
     # the same plan, not the same file alone
-    assert told[-1].startswith("more: unrolled doctor train.csv data.dev=copied.csv training.")
+    assert told[-1].startswith(
+        "more: unrolled doctor train.csv data.dev=copied.csv training."
+    )
     monkeypatch.setattr(sys, "argv", shlex.split(told[-1].removeprefix("more: ")))
     assert _run() == 1
     assert "20 of 20 scored rows" in " ".join(capsys.readouterr().out.split())

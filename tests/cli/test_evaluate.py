@@ -38,12 +38,18 @@ def test_json_is_one_document_with_the_scores_at_the_top(
 def test_lines_show_each_score(cli: Call, home: SimpleNamespace) -> None:
     out, _ = cli("evaluate", home.runs["classify"], home.files["classify"])
     scores = unrolled.load(home.runs["classify"]).evaluate(home.files["classify"])
-    assert out.splitlines() == [f"{name:<8}  {value:.4f}" for name, value in scores.items()]
+    assert out.splitlines() == [
+        f"{name:<8}  {value:.4f}" for name, value in scores.items()
+    ]
 
 
-def test_other_column_names_are_told(cli: Call, home: SimpleNamespace, tmp_path: Path) -> None:
+def test_other_column_names_are_told(
+    cli: Call, home: SimpleNamespace, tmp_path: Path
+) -> None:
     rows = reviews(30, 8)
-    path = write_csv(tmp_path / "t.tsv", [(b, a) for a, b in rows], ("verdict", "opinion"))
+    path = write_csv(
+        tmp_path / "t.tsv", [(b, a) for a, b in rows], ("verdict", "opinion")
+    )
     plain = write_csv(tmp_path / "u.csv", rows, ("text", "label"))
     bare = write_csv(tmp_path / "v.csv", rows)
     run = home.runs["classify"]
@@ -52,7 +58,9 @@ def test_other_column_names_are_told(cli: Call, home: SimpleNamespace, tmp_path:
     assert cli("evaluate", run, path, *words, "--json") == expected
     assert cli("evaluate", run, bare, "--json") == expected
     assert "there is no column 'text'" in cli("evaluate", run, path, code=1)[1]
-    _, err = cli("evaluate", run, path, "data.text=opinoin", "data.label=verdict", code=1)
+    _, err = cli(
+        "evaluate", run, path, "data.text=opinoin", "data.label=verdict", code=1
+    )
     assert "there is no column 'opinoin'; did you mean 'opinion'?" in err
 
 
@@ -66,16 +74,27 @@ def test_other_column_names_are_told(cli: Call, home: SimpleNamespace, tmp_path:
         ("x", "'x' is not key=value"),
     ],
 )
-def test_a_wrong_key_is_one_line(cli: Call, home: SimpleNamespace, word: str, told: str) -> None:
-    assert told in cli("evaluate", home.runs["classify"], home.files["classify"], word, code=2)[1]
+def test_a_wrong_key_is_one_line(
+    cli: Call, home: SimpleNamespace, word: str, told: str
+) -> None:
+    assert (
+        told
+        in cli("evaluate", home.runs["classify"], home.files["classify"], word, code=2)[
+            1
+        ]
+    )
 
 
 def test_skipped_rows_are_told_beside_the_document(
     cli: Call, home: SimpleNamespace, tmp_path: Path
 ) -> None:
-    path = write_csv(tmp_path / "t.csv", [*reviews(9, 8), ("x", "meh")], ("text", "label"))
+    path = write_csv(
+        tmp_path / "t.csv", [*reviews(9, 8), ("x", "meh")], ("text", "label")
+    )
     _, err = cli("evaluate", home.runs["classify"], path, code=1)
     assert f"{path}:11: label 'meh' was not seen in training (known: bad, good)" in err
-    out, err = cli("evaluate", home.runs["classify"], path, "data.on_error=skip", "--json")
+    out, err = cli(
+        "evaluate", home.runs["classify"], path, "data.on_error=skip", "--json"
+    )
     assert set(json.loads(out)) == SCORES["classify"]
     assert err.startswith("unrolled: skipped 1 faulty rows; ")

@@ -28,7 +28,9 @@ def test_every_verb_has_help_with_an_example(cli: Call, verb: str) -> None:
 
 def test_the_help_lists_the_verbs(cli: Call) -> None:
     out, _ = cli("--help")
-    assert [line.split()[0] for line in out.split("Commands:")[1].splitlines() if line] == VERBS
+    assert [
+        line.split()[0] for line in out.split("Commands:")[1].splitlines() if line
+    ] == VERBS
 
 
 def test_the_version_is_that_of_the_package(cli: Call) -> None:
@@ -55,7 +57,9 @@ def test_the_version_is_that_of_the_package(cli: Call) -> None:
         (["recipes", "nope"], "there is no recipe 'nope'"),
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_code_2(cli: Call, words: list[str], told: str) -> None:
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    cli: Call, words: list[str], told: str
+) -> None:
     out, err = cli(*words, code=2)
     assert told in err
     assert out == ""
@@ -77,7 +81,9 @@ def test_no_verb_shows_the_help(cli: Call, monkeypatch: pytest.MonkeyPatch) -> N
         (["generate", "runs/x"], "runs/x: there is no such run"),
     ],
 )
-def test_failed_work_is_one_line_and_exit_code_1(cli: Call, words: list[str], told: str) -> None:
+def test_failed_work_is_one_line_and_exit_code_1(
+    cli: Call, words: list[str], told: str
+) -> None:
     out, err = cli(*words, code=1)
     assert told in err
     assert out == ""
@@ -88,14 +94,34 @@ def test_failed_work_is_one_line_and_exit_code_1(cli: Call, words: list[str], to
     [
         (KeyboardInterrupt(), 130, "stopped"),
         (MemoryError(), 1, "out of memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, "out of memory"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), 1, "out of memory"),
-        (RuntimeError("Storage size calculation overflowed with sizes=[9]"), 1, "out of memory"),
-        (PermissionError(13, "Permission denied", "/x/y"), 1, "/x/y: Permission denied"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            1,
+            "out of memory",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+            1,
+            "out of memory",
+        ),
+        (
+            RuntimeError("Storage size calculation overflowed with sizes=[9]"),
+            1,
+            "out of memory",
+        ),
+        (
+            PermissionError(13, "Permission denied", "/x/y"),
+            1,
+            "/x/y: Permission denied",
+        ),
     ],
 )
 def test_what_befalls_a_program_is_one_line(
-    cli: Call, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int, told: str
+    cli: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    raised: BaseException,
+    code: int,
+    told: str,
 ) -> None:
     import unrolled.run
 
@@ -123,12 +149,19 @@ def test_other_runtime_errors_keep_their_traceback(
 def test_a_model_larger_than_the_memory_is_one_line(
     cli: Call, home: SimpleNamespace, tmp_path: Path
 ) -> None:
-    words = [home.files["classify"], "model.hidden=100000000", "--out", tmp_path / "run"]
+    words = [
+        home.files["classify"],
+        "model.hidden=100000000",
+        "--out",
+        tmp_path / "run",
+    ]
     _, err = cli("train", *words, code=1)
     assert "out of memory; lower model.hidden or model.embedding" in err
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(cli: Call, home: SimpleNamespace) -> None:
+def test_a_folder_that_cannot_be_written_is_one_line(
+    cli: Call, home: SimpleNamespace
+) -> None:
     _, err = cli("train", home.files["vectors"], "--out", "/proc/unrolled", code=1)
     assert "/proc/unrolled" in err
 
@@ -139,9 +172,19 @@ def test_ctrl_c_stops_a_training_that_goes_on_later(
     words = [home.files["vectors"], "training.checkpoint_every=5", "training.threads=1"]
     run = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-m", "unrolled", "train", *map(str, words), "--out", str(run)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "unrolled",
+            "train",
+            *map(str, words),
+            "--out",
+            str(run),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     for _ in range(600):
         if list(run.glob("checkpoints/step-*")):
             break
@@ -167,14 +210,26 @@ def test_python_m_unrolled_is_the_command(
     assert done.stderr.startswith("unrolled: No such command 'frob'")
 
 
-def test_a_reader_that_leaves_is_no_error(home: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_reader_that_leaves_is_no_error(
+    home: SimpleNamespace, tmp_path: Path
+) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("text\n" + "row of a film\n" * 20000)
     process = subprocess.Popen(
-        [sys.executable, "-m", "unrolled", "predict", str(home.runs["classify"]),
-         "--file", str(rows), "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "unrolled",
+            "predict",
+            str(home.runs["classify"]),
+            "--file",
+            str(rows),
+            "--json",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert process.stderr is not None
     assert json.loads(process.stdout.readline())["answer"] in ("good", "bad")

@@ -42,12 +42,20 @@ def forgotten() -> Iterator[None]:
 def test_a_cell_in_a_file_trains_and_writes(
     cli: Call, home: SimpleNamespace, tmp_path: Path
 ) -> None:
-    path, out = tmp_path / "leaky cell.py", tmp_path / "run"
+    path = tmp_path / "leaky cell.py"
+    out = tmp_path / "run"
     path.write_text(LEAKY, "utf-8")
     told, _ = cli(
-        "train", home.files["language"], "--plugin", path, "--out", out, "layer=leaky",
-        "training.max_steps=3", *KEYS,
-    )  # fmt: skip
+        "train",
+        home.files["language"],
+        "--plugin",
+        path,
+        "--out",
+        out,
+        "layer=leaky",
+        "training.max_steps=3",
+        *KEYS,
+    )
     assert "this model (leaky)" in told
     assert f"generate {out} --plugin '{path}'" in told
     text, _ = cli("generate", out, "--plugin", path, "--seed", 1, "--max-new-tokens", 5)
@@ -63,7 +71,10 @@ def test_a_cell_in_a_file_trains_and_writes(
     [
         ("x = (", "own.py:1: "),
         ("\nraise RuntimeError('no')\n", "own.py:2: RuntimeError: no; mend the plugin"),
-        (LEAKY.replace('"leaky", leaky', '"gru", leaky'), "expected a name that no layer has"),
+        (
+            LEAKY.replace('"leaky", leaky', '"gru", leaky'),
+            "expected a name that no layer has",
+        ),
         (None, "own.py: there is no such file"),
     ],
 )

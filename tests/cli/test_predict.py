@@ -42,7 +42,10 @@ def test_a_row_may_begin_with_a_minus(cli: Call, home: SimpleNamespace) -> None:
         assert cli("predict", run, *words)[0].splitlines() == expected
     out, _ = cli("predict", run, "-5, 3", "--json")
     assert json.loads(out)["input"] == "-5, 3"
-    assert cli("predict", home.runs["classify"], "--", "- lovely -")[0] in ("good\n", "bad\n")
+    assert cli("predict", home.runs["classify"], "--", "- lovely -")[0] in (
+        "good\n",
+        "bad\n",
+    )
     assert "there is no such run" in cli("predict", "-5, 3", "4", code=1)[1]
 
 
@@ -56,7 +59,10 @@ def test_json_is_one_object_a_line(cli: Call, home: SimpleNamespace) -> None:
         assert each["probabilities"][each["answer"]] == each["probability"]
     assert "별로" in out
     assert err == ""
-    (tags,) = map(json.loads, cli("predict", home.runs["tag"], "the cat", "--json")[0].splitlines())
+    (tags,) = map(
+        json.loads,
+        cli("predict", home.runs["tag"], "the cat", "--json")[0].splitlines(),
+    )
     assert tags["tags"] == ["D", "N"]
 
 
@@ -76,12 +82,21 @@ def test_a_file_gives_its_answers_on_stdout(
     assert err == ""
 
 
-def test_json_of_a_file_keeps_its_columns(cli: Call, home: SimpleNamespace, tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "n.csv", [("x", "lovely", "b")], ("answer", "text", "probability"))
-    (found,) = map(
-        json.loads, cli("predict", home.runs["classify"], "--file", path, "--json")[0].splitlines()
+def test_json_of_a_file_keeps_its_columns(
+    cli: Call, home: SimpleNamespace, tmp_path: Path
+) -> None:
+    path = write_csv(
+        tmp_path / "n.csv", [("x", "lovely", "b")], ("answer", "text", "probability")
     )
-    assert (found["answer"], found["text"], found["probability"]) == ("x", "lovely", "b")
+    (found,) = map(
+        json.loads,
+        cli("predict", home.runs["classify"], "--file", path, "--json")[0].splitlines(),
+    )
+    assert (found["answer"], found["text"], found["probability"]) == (
+        "x",
+        "lovely",
+        "b",
+    )
     assert found["answer_"] in ("good", "bad")
     assert 0 <= found["probability_"] <= 1
 
@@ -89,9 +104,13 @@ def test_json_of_a_file_keeps_its_columns(cli: Call, home: SimpleNamespace, tmp_
 def test_csv_keeps_the_columns_and_adds_two(
     cli: Call, home: SimpleNamespace, tmp_path: Path
 ) -> None:
-    rows = [(n, text, 'a "quote", and\nmore') for n, (text, _) in enumerate(reviews(30, 14))]
+    rows = [
+        (n, text, 'a "quote", and\nmore') for n, (text, _) in enumerate(reviews(30, 14))
+    ]
     path = write_csv(tmp_path / "new.csv", rows, ("id", "text", "note"))
-    out, err = cli("predict", home.runs["classify"], "--file", path, "-o", tmp_path / "a/b.csv")
+    out, err = cli(
+        "predict", home.runs["classify"], "--file", path, "-o", tmp_path / "a/b.csv"
+    )
     assert (out, err) == ("", "")
     with (tmp_path / "a/b.csv").open(newline="", encoding="utf-8") as handle:
         header, *body = csv.reader(handle)
@@ -107,13 +126,17 @@ def test_jsonl_keeps_the_columns_and_adds_the_answer(
     cli: Call, home: SimpleNamespace, tmp_path: Path
 ) -> None:
     rows = [{"nr": 1, "words": ["the", "cat"]}, {"nr": 2, "words": ["dog"]}]
-    path, output = write_jsonl(tmp_path / "n.jsonl", rows), tmp_path / "o.jsonl"
+    path = write_jsonl(tmp_path / "n.jsonl", rows)
+    output = tmp_path / "o.jsonl"
     assert cli("predict", home.runs["tag"], "--file", path, "-o", output) == ("", "")
     found = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
     assert [(each["nr"], each["words"], each["answer"]) for each in found] == [
-        (1, ["the", "cat"], "D N"), (2, ["dog"], "N"),
-    ]  # fmt: skip
-    assert cli("predict", home.runs["tag"], "--file", path, "-o", tmp_path / "o.csv") == ("", "")
+        (1, ["the", "cat"], "D N"),
+        (2, ["dog"], "N"),
+    ]
+    assert cli(
+        "predict", home.runs["tag"], "--file", path, "-o", tmp_path / "o.csv"
+    ) == ("", "")
     with (tmp_path / "o.csv").open(newline="") as handle:
         assert next(csv.DictReader(handle))["words"] == '["the", "cat"]'
 
@@ -125,7 +148,9 @@ def test_a_faulty_row_is_named_and_what_stands_before_it_is_answered(
     path.write_text("".join(f"{n % 9},{n % 7}\n" for n in range(300)) + "3,what\n")
     output = tmp_path / "o.jsonl"
     _, err = cli("predict", home.runs["vectors"], "--file", path, "-o", output, code=1)
-    assert f"{path}:301: column 'column2' holds 'what' where a number is expected" in err
+    assert (
+        f"{path}:301: column 'column2' holds 'what' where a number is expected" in err
+    )
     assert not output.exists()
     kept = tmp_path / "o.partial.jsonl"
     assert f"what was answered before (300 rows) is in {kept}" in err
@@ -146,8 +171,14 @@ def test_an_output_that_cannot_be_is_refused(
     path = write_csv(tmp_path / "rows.csv", [("a film",)], ("text",))
     before = path.read_bytes()
     _, err = cli(
-        "predict", home.runs["classify"], "--file", path, "-o", tmp_path / name, code=code
-    )  # fmt: skip
+        "predict",
+        home.runs["classify"],
+        "--file",
+        path,
+        "-o",
+        tmp_path / name,
+        code=code,
+    )
     assert told in err
     assert path.read_bytes() == before
 
@@ -158,7 +189,10 @@ def test_a_file_without_the_column_is_refused(
     path = write_csv(tmp_path / "rows.csv", [("a film", 3)] * 4, ("opinion", "nr"))
     _, err = cli("predict", home.runs["classify"], "--file", path, code=1)
     assert "there is no column 'text'" in err
-    assert "no such file" in cli("predict", home.runs["classify"], "--file", "no.csv", code=1)[1]
+    assert (
+        "no such file"
+        in cli("predict", home.runs["classify"], "--file", "no.csv", code=1)[1]
+    )
 
 
 def test_rows_that_were_skipped_are_told_beside_the_answers(
@@ -167,9 +201,12 @@ def test_rows_that_were_skipped_are_told_beside_the_answers(
     from conftest import SMALL
 
     run = package.train(
-        home.files["vectors"], out=tmp_path / "r", quiet=True, say=lambda text: None,
+        home.files["vectors"],
+        out=tmp_path / "r",
+        quiet=True,
+        say=lambda text: None,
         **SMALL | {"data.on_error": "skip", "training.max_steps": 1},
-    )  # fmt: skip
+    )
     path = tmp_path / "n.csv"
     path.write_text("1,2\n" * 5 + "1,2,3,4\n" + "4,5\n")
     out, err = cli("predict", run.folder, "--file", path)
@@ -183,7 +220,8 @@ def test_a_number_is_answered_without_a_probability(
 ) -> None:
     found = json.loads(cli("predict", home.runs[kind], "3, 21", "--json")[0])
     assert set(found) == {"input", "answer", "value"}
-    path, output = tmp_path / "n.csv", tmp_path / "o.csv"
+    path = tmp_path / "n.csv"
+    output = tmp_path / "o.csv"
     path.write_text(("rooms,area\n" if kind == "regress" else "") + "3,21\n4,22\n")
     cli("predict", home.runs[kind], "--file", path, "-o", output)
     body = output.read_text().splitlines()
@@ -210,15 +248,25 @@ def test_a_language_model_answers_no_lines(
 def live(run: Path, *options: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "unrolled", "predict", str(run), "--live", *options],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
         # an empty PYTHONUNBUFFERED leaves the output buffered, whatever the shell of the tests says
         env=os.environ | {"PYTHONIOENCODING": "utf-8:strict", "PYTHONUNBUFFERED": ""},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.timeout(60)
-def test_live_answers_each_line_before_the_next_is_written(home: SimpleNamespace) -> None:
-    rows = ["great film number 3 lovely", "boring film number 4 별로", "", 'a "quote, 한국']
+def test_live_answers_each_line_before_the_next_is_written(
+    home: SimpleNamespace,
+) -> None:
+    rows = [
+        "great film number 3 lovely",
+        "boring film number 4 별로",
+        "",
+        'a "quote, 한국',
+    ]
     process = live(home.runs["classify"])
     assert process.stdin is not None
     assert process.stdout is not None
@@ -241,7 +289,9 @@ def test_live_answers_each_line_before_the_next_is_written(home: SimpleNamespace
 
 
 @pytest.mark.timeout(60)
-def test_a_live_line_that_cannot_be_answered_keeps_the_count(home: SimpleNamespace) -> None:
+def test_a_live_line_that_cannot_be_answered_keeps_the_count(
+    home: SimpleNamespace,
+) -> None:
     process = live(home.runs["vectors"], "--json")
     out, err = process.communicate(b"7, 6\nseven, 6\n\n-3, 4\n", timeout=60)
     found = [json.loads(line) for line in out.decode().splitlines()]
@@ -259,7 +309,8 @@ def test_a_file_may_lack_the_label_in_some_rows(
     cli: Call, home: SimpleNamespace, tmp_path: Path
 ) -> None:
     rows = [{"nr": 1, "words": ["the"], "tags": ["D"]}, {"words": ["dog"]}, {"nr": 3}]
-    path, output = write_jsonl(tmp_path / "n.jsonl", rows[:2]), tmp_path / "o.jsonl"
+    path = write_jsonl(tmp_path / "n.jsonl", rows[:2])
+    output = tmp_path / "o.jsonl"
     assert cli("predict", home.runs["tag"], "--file", path, "-o", output) == ("", "")
     found = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
     assert [each["answer"] for each in found] == ["D", "N"]
@@ -271,7 +322,8 @@ def test_a_file_may_lack_the_label_in_some_rows(
 def test_an_answered_row_is_json_whatever_it_held(
     cli: Call, home: SimpleNamespace, tmp_path: Path
 ) -> None:
-    path, output = tmp_path / "n.jsonl", tmp_path / "o.jsonl"
+    path = tmp_path / "n.jsonl"
+    output = tmp_path / "o.jsonl"
     path.write_text('{"nr": 1e999, "words": ["dog"]}\n')
     cli("predict", home.runs["tag"], "--file", path, "-o", output)
     assert "Infinity" not in output.read_text()
@@ -284,7 +336,9 @@ def test_the_columns_of_another_file_can_be_named(
     rows = [(text, n) for n, (text, _) in enumerate(reviews(30, 4))]
     write_csv(tmp_path / "other.csv", rows, ("said", "number"))
     run = home.runs["classify"]
-    assert "data.text" in cli("predict", run, "--file", tmp_path / "other.csv", code=1)[1]
+    assert (
+        "data.text" in cli("predict", run, "--file", tmp_path / "other.csv", code=1)[1]
+    )
     out, _ = cli("predict", run, "--file", tmp_path / "other.csv", "data.text=said")
     assert out.splitlines() == package.load(run).predict([text for text, _ in rows])
 
@@ -296,6 +350,8 @@ def test_a_faulty_cell_is_named_or_skipped_with_an_empty_answer(
     run = home.runs["vectors"]
     _, err = cli("predict", run, "--file", tmp_path / "rows.csv", code=1)
     assert "rows.csv:2: " in err
-    out, err = cli("predict", run, "--file", tmp_path / "rows.csv", "data.on_error=skip")
+    out, err = cli(
+        "predict", run, "--file", tmp_path / "rows.csv", "data.on_error=skip"
+    )
     assert [bool(line) for line in out.splitlines()] == [True, False, True]
     assert "skipped 1 faulty rows" in err

@@ -15,7 +15,8 @@ Call = Callable[..., tuple[str, str]]
 def test_every_recipe_stands_under_its_pattern_with_its_minutes(cli: Call) -> None:
     out, err = cli("recipes")
     assert err == ""
-    pattern, seen = "", []
+    pattern = ""
+    seen = []
     for line in out.splitlines():
         if line.startswith("  "):
             name, *rest = line.split()
@@ -33,7 +34,9 @@ def test_every_recipe_stands_under_its_pattern_with_its_minutes(cli: Call) -> No
 @pytest.mark.parametrize("name", shipped())
 def test_a_recipe_is_shown_as_its_file(cli: Call, name: str) -> None:
     out, _ = cli("recipes", name)
-    assert yaml.safe_load(out) == yaml.safe_load((folder() / f"{name}.yaml").read_text("utf-8"))
+    assert yaml.safe_load(out) == yaml.safe_load(
+        (folder() / f"{name}.yaml").read_text("utf-8")
+    )
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest(cli: Call) -> None:

@@ -55,7 +55,9 @@ Inside = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def inside(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Inside:
+def inside(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Inside:
     """Run the command in this process; return its exit code and what it printed."""
 
     def call(*words: Any) -> tuple[int, str, str]:
@@ -82,9 +84,13 @@ def test_closed_standard_files_are_no_files_of_the_run(
     folder = tmp_path / "run"
     words = ["train", data, "--out", folder, "training.max_steps=3", *KEYS]
     done = subprocess.run(
-        [*COMMAND, *map(str, words)], preexec_fn=close, capture_output=True, timeout=120,
-        stdin=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
+        [*COMMAND, *map(str, words)],
+        preexec_fn=close,
+        capture_output=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert package.load(folder).predict(["a good film"])
     # what would have been printed stands in none of its files
@@ -161,8 +167,11 @@ def test_a_signal_at_any_time_is_one_line_and_its_exit_code(
 def test_ctrl_c_of_predict_speaks_of_no_training(home: SimpleNamespace) -> None:
     process = subprocess.Popen(
         [*COMMAND, "predict", str(home.runs["classify"]), "--live"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    )
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(b"a good film\n")
@@ -179,7 +188,9 @@ def test_ctrl_c_of_predict_speaks_of_no_training(home: SimpleNamespace) -> None:
 EVIL = "\x1b]0;owned\x07\x1b[31m\x9b2J\x7f\x00"
 
 
-def test_nothing_that_a_terminal_obeys_is_printed(tmp_path: Path, inside: Inside) -> None:
+def test_nothing_that_a_terminal_obeys_is_printed(
+    tmp_path: Path, inside: Inside
+) -> None:
     evil = EVIL.replace("\0", "")
     folder = tmp_path / f"a{evil}"
     folder.mkdir()
@@ -220,7 +231,14 @@ def test_what_a_terminal_cannot_show_is_escaped(
         ["predict", home.runs["classify"], surrogate, "--json"],
         ["train", home.files["classify"], f"model.{surrogate}=1"],
         ["evaluate", home.runs["classify"], surrogate],
-        ["generate", home.runs["language"], "--prompt", surrogate, "--max-new-tokens", "5"],
+        [
+            "generate",
+            home.runs["language"],
+            "--prompt",
+            surrogate,
+            "--max-new-tokens",
+            "5",
+        ],
     ):
         done = run(*words, env=env)
         assert b"Traceback" not in done.stderr, done.stderr.decode(encoding)
@@ -239,11 +257,16 @@ def test_a_message_is_one_line_that_commands_nothing(text: str) -> None:
 
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters()),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+    ),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 @given(values)
@@ -254,7 +277,9 @@ def test_json_is_one_line_and_says_the_same(value: Any) -> None:
     assert len(line.splitlines()) <= 1
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1, {"a": float("-inf")}]])
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), [1, {"a": float("-inf")}]]
+)
 def test_no_number_is_no_json(value: Any) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         terminal.as_json(value)
@@ -308,7 +333,9 @@ def test_formulas_of_a_file_and_how_to_keep_them(
     told = [row["text"] for row in csv.DictReader(io.StringIO(out.read_text("utf-8")))]
     assert told == ["'" + texts[0], "-5", "'" + texts[2], texts[3]]
     cli("predict", home.runs["classify"], "--file", path, "-o", out, "--raw")
-    assert [row["text"] for row in csv.DictReader(io.StringIO(out.read_text("utf-8")))] == texts
+    assert [
+        row["text"] for row in csv.DictReader(io.StringIO(out.read_text("utf-8")))
+    ] == texts
 
 
 # answers in a file
@@ -332,8 +359,11 @@ def test_a_fault_leaves_an_older_file_and_keeps_what_was_answered(
     # a second time the first is not lost
     cli("predict", home.runs["regress"], "--file", path, "-o", out, code=1)
     assert {p.name for p in tmp_path.iterdir()} == {
-        "t.csv", "answers.csv", "answers.partial.csv", "answers.partial-2.csv",
-    }  # fmt: skip
+        "t.csv",
+        "answers.csv",
+        "answers.partial.csv",
+        "answers.partial-2.csv",
+    }
 
 
 @pytest.mark.parametrize("kind", [".csv", ".jsonl", ".txt"])
@@ -341,12 +371,30 @@ def test_a_fault_in_the_first_row_makes_no_file(
     cli: Call, home: SimpleNamespace, tmp_path: Path, kind: str
 ) -> None:
     path = write_csv(tmp_path / "t.csv", [("x", "2")], ("rooms", "area"))
-    cli("predict", home.runs["regress"], "--file", path, "-o", tmp_path / f"a{kind}", code=1)
-    cli("predict", home.runs["regress"], "--file", "gone.csv", "-o", tmp_path / f"b{kind}", code=1)
+    cli(
+        "predict",
+        home.runs["regress"],
+        "--file",
+        path,
+        "-o",
+        tmp_path / f"a{kind}",
+        code=1,
+    )
+    cli(
+        "predict",
+        home.runs["regress"],
+        "--file",
+        "gone.csv",
+        "-o",
+        tmp_path / f"b{kind}",
+        code=1,
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
 
 
-def test_a_disk_that_is_full_leaves_an_older_file(home: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_disk_that_is_full_leaves_an_older_file(
+    home: SimpleNamespace, tmp_path: Path
+) -> None:
     path = write_csv(tmp_path / "t.csv", [("1", "2")] * 4000, ("rooms", "area"))
     out = tmp_path / "a.csv"
     out.write_text("older\n", encoding="utf-8")
@@ -355,7 +403,9 @@ def test_a_disk_that_is_full_leaves_an_older_file(home: SimpleNamespace, tmp_pat
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    done = run("predict", home.runs["regress"], "--file", path, "-o", out, preexec_fn=small)
+    done = run(
+        "predict", home.runs["regress"], "--file", path, "-o", out, preexec_fn=small
+    )
     assert done.returncode == 1
     assert out.read_text("utf-8") == "older\n"
     (line,) = done.stderr.decode().splitlines()
@@ -372,7 +422,9 @@ def test_a_pipe_is_written_to_while_rows_are_answered(
     found: list[str] = []
     reader = threading.Thread(target=lambda: found.append(pipe.read_text("utf-8")))
     reader.start()
-    assert run("predict", home.runs["regress"], "--file", path, "-o", pipe).returncode == 0
+    assert (
+        run("predict", home.runs["regress"], "--file", path, "-o", pipe).returncode == 0
+    )
     reader.join(30)
     assert len(found[0].splitlines()) == 4
     assert pipe.is_fifo()
@@ -412,7 +464,9 @@ def test_a_long_name_keeps_what_was_answered(
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_file_that_is_a_link_stays_one(cli: Call, home: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_file_that_is_a_link_stays_one(
+    cli: Call, home: SimpleNamespace, tmp_path: Path
+) -> None:
     path = write_csv(tmp_path / "t.csv", [("1", "2")] * 3, ("rooms", "area"))
     (tmp_path / "real.csv").write_text("older\n", encoding="utf-8")
     link = tmp_path / "link.csv"
@@ -454,14 +508,32 @@ def test_lines_are_those_of_split_and_long_ones_are_told(
 
 def test_one_line_ends_no_service(home: SimpleNamespace) -> None:
     deep = b"[" * 900 + b'"\\u00e9"' + b"]" * 900
-    hostile = [b"1e300,1e300", deep, b"x" * 16_000_000, b"\xff\xfe", b'{"a": 1', b"nan,inf", b""]
-    for kind, row in (("vectors", b"7, 6"), ("classify", b"a good film"), ("tag", b"a b c")):
+    hostile = [
+        b"1e300,1e300",
+        deep,
+        b"x" * 16_000_000,
+        b"\xff\xfe",
+        b'{"a": 1',
+        b"nan,inf",
+        b"",
+    ]
+    for kind, row in (
+        ("vectors", b"7, 6"),
+        ("classify", b"a good film"),
+        ("tag", b"a b c"),
+    ):
         lines = [part for line in hostile for part in (line, row)]
         began = time.monotonic()
         done = run(
-            "predict", home.runs[kind], "--live", "--json", input=b"\n".join(lines) + b"\n",
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30)),
-        )  # fmt: skip
+            "predict",
+            home.runs[kind],
+            "--live",
+            "--json",
+            input=b"\n".join(lines) + b"\n",
+            preexec_fn=lambda: resource.setrlimit(
+                resource.RLIMIT_AS, (12 << 30, 12 << 30)
+            ),
+        )
         assert done.returncode == 0, done.stderr[-500:]
         assert time.monotonic() - began < 60
         found = [json.loads(line) for line in done.stdout.decode().splitlines()]
@@ -477,9 +549,20 @@ def test_one_line_ends_no_service(home: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["my data; echo PWNED", "$(echo PWNED)", "`echo PWNED`", "it's", 'a"b', "-x", "~", "a\tb"],
+    [
+        "my data; echo PWNED",
+        "$(echo PWNED)",
+        "`echo PWNED`",
+        "it's",
+        'a"b',
+        "-x",
+        "~",
+        "a\tb",
+    ],
 )
-def test_printed_commands_are_those_of_the_shell(tmp_path: Path, inside: Inside, name: str) -> None:
+def test_printed_commands_are_those_of_the_shell(
+    tmp_path: Path, inside: Inside, name: str
+) -> None:
     folder = tmp_path / name
     folder.mkdir()
     path = write_csv(folder / f"{name}.csv", reviews(60, 6), ("text", "label"))
@@ -503,7 +586,11 @@ def test_printed_commands_are_those_of_the_shell(tmp_path: Path, inside: Inside,
         assert "PWNED" not in [part.strip() for part in arguments]
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)))
+@given(
+    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8))
+)
 def test_a_command_is_read_back_as_its_words(words: list[str]) -> None:
-    plain = [word for word in words if OBEYED.search(word) is None and word.isprintable()]
+    plain = [
+        word for word in words if OBEYED.search(word) is None and word.isprintable()
+    ]
     assert shlex.split(command(*plain)) == ["unrolled", *plain]

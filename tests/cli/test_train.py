@@ -36,7 +36,9 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_a_dry_run_says_everything_and_writes_nothing(cli: Call, tmp_path: Path) -> None:
+def test_a_dry_run_says_everything_and_writes_nothing(
+    cli: Call, tmp_path: Path
+) -> None:
     before = snapshot(tmp_path)
     out, err = cli("train", "reviews.csv", "layer=lstm", "--dry-run")
     assert snapshot(tmp_path) == before
@@ -61,7 +63,9 @@ def test_without_out_a_run_goes_to_runs_and_its_name(cli: Call, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_says_scores_baselines_and_more(home: SimpleNamespace, kind: str) -> None:
+def test_training_says_scores_baselines_and_more(
+    home: SimpleNamespace, kind: str
+) -> None:
     said = home.said[kind]
     result = json.loads((home.runs[kind] / "result.json").read_text("utf-8"))
     held = re.split(r"held out, [\d,]+ \w+(?:, [\d,]+ labels)?:", said)[1]
@@ -74,17 +78,23 @@ def test_training_says_scores_baselines_and_more(home: SimpleNamespace, kind: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_first_command_to_type_next_works(cli: Call, home: SimpleNamespace, kind: str) -> None:
+def test_the_first_command_to_type_next_works(
+    cli: Call, home: SimpleNamespace, kind: str
+) -> None:
     first = shlex.split(home.said[kind].split("next:\n")[1].splitlines()[0])
     assert first[0] == "unrolled"
     out, _ = cli(*first[1:])
     assert out.strip() or kind == "language"
 
 
-def test_the_row_to_type_next_is_written_as_the_file_writes_rows(cli: Call, tmp_path: Path) -> None:
+def test_the_row_to_type_next_is_written_as_the_file_writes_rows(
+    cli: Call, tmp_path: Path
+) -> None:
     rows = [(f"good, {n}", f'say "{n}"', "ab"[n % 2]) for n in range(60)]
     write_csv(tmp_path / "two.csv", rows, ("title", "body", "label"))
-    out, _ = cli("train", "two.csv", "data.text=[title, body]", *KEYS, "training.max_steps=2")
+    out, _ = cli(
+        "train", "two.csv", "data.text=[title, body]", *KEYS, "training.max_steps=2"
+    )
     words = shlex.split(out.split("next:\n")[1].splitlines()[0])
     assert cli(*words[1:])[0].strip() in ("a", "b")
 
@@ -97,7 +107,12 @@ def test_a_baseline_that_wins_is_said(cli: Call, ours: float | None, says: str) 
     more = ["training.learning_rate=1e-9"] if ours else ["training.learning_rate=0.02"]
     steps = 2 if ours else 150
     out, _ = cli(
-        "train", "reviews.csv", *KEYS, *more, f"training.max_steps={steps}", "data.holdout=.3"
+        "train",
+        "reviews.csv",
+        *KEYS,
+        *more,
+        f"training.max_steps={steps}",
+        "data.holdout=.3",
     )
     assert says in out
     assert ("Train longer, or use the baseline." in out) == bool(ours)
@@ -126,7 +141,15 @@ def test_an_existing_run_is_refused_with_a_command_that_resumes_it(
 
 
 def test_resume_starts_a_run_that_is_not_there(cli: Call, tmp_path: Path) -> None:
-    out, _ = cli("train", "reviews.csv", *KEYS, "training.max_steps=3", "--resume", "--out", "new")
+    out, _ = cli(
+        "train",
+        "reviews.csv",
+        *KEYS,
+        "training.max_steps=3",
+        "--resume",
+        "--out",
+        "new",
+    )
     assert "trained 3 steps" in out
     assert (tmp_path / "new" / "result.json").exists()
 
@@ -141,13 +164,29 @@ def test_a_finished_run_is_left_as_it_is(cli: Call, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("again", [["reviews.csv", *KEYS], ["runs/reviews"]])
-def test_a_run_that_ended_by_itself_is_left_as_it_is(cli: Call, again: list[str]) -> None:
-    cli("train", "reviews.csv", *KEYS, "training.patience=1", "training.learning_rate=1e-9",
-        "training.evaluate_every=2", "training.max_epochs=9")  # fmt: skip
+def test_a_run_that_ended_by_itself_is_left_as_it_is(
+    cli: Call, again: list[str]
+) -> None:
+    cli(
+        "train",
+        "reviews.csv",
+        *KEYS,
+        "training.patience=1",
+        "training.learning_rate=1e-9",
+        "training.evaluate_every=2",
+        "training.max_epochs=9",
+    )
     words = [*again]
     if again[0] == "reviews.csv":
-        words += ["training.patience=1", "training.learning_rate=1e-9", "training.evaluate_every=2"]
-    assert "is finished: no progress in 1 evaluations" in cli("train", *words, "--resume")[0]
+        words += [
+            "training.patience=1",
+            "training.learning_rate=1e-9",
+            "training.evaluate_every=2",
+        ]
+    assert (
+        "is finished: no progress in 1 evaluations"
+        in cli("train", *words, "--resume")[0]
+    )
 
 
 def test_a_raised_limit_goes_on(cli: Call, tmp_path: Path) -> None:
@@ -169,10 +208,14 @@ def test_a_run_without_limits_goes_on_with_the_words_it_was_begun_with(
     words = ["train", "reviews.csv", *KEYS, "training.checkpoint_every=5"]
     process = subprocess.Popen(
         [sys.executable, "-m", "unrolled", *words],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     for _ in range(600):
-        if list(tmp_path.glob("runs/reviews/checkpoints/step-*")) or process.poll() is not None:
+        if (
+            list(tmp_path.glob("runs/reviews/checkpoints/step-*"))
+            or process.poll() is not None
+        ):
             break
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -193,7 +236,10 @@ def test_a_run_without_limits_goes_on_with_the_words_it_was_begun_with(
         ("model.hidden=9", "model.hidden was 8 and is now 9"),
         ("layer=lstm", "layer was 'gru' and is now 'lstm'"),
         ("seed=5", "seed was 0 and is now 5"),
-        ("training.learning_rate=0.5", "training.learning_rate was 0.002 and is now 0.5"),
+        (
+            "training.learning_rate=0.5",
+            "training.learning_rate was 0.002 and is now 0.5",
+        ),
     ],
 )
 def test_a_changed_key_is_refused_by_name(cli: Call, change: str, told: str) -> None:
@@ -213,10 +259,15 @@ def test_changed_data_is_refused(cli: Call, tmp_path: Path) -> None:
     # what is finished stays finished, whatever became of the file
     assert "is finished" in cli(*words, "--resume")[0]
     _, err = cli(*words, "training.max_steps=5", "--resume", code=1)
-    assert "reviews.csv is not the file it was begun with; restore it, or choose another" in err
+    assert (
+        "reviews.csv is not the file it was begun with; restore it, or choose another"
+        in err
+    )
 
 
-def test_a_finished_run_stays_finished_without_its_data(cli: Call, tmp_path: Path) -> None:
+def test_a_finished_run_stays_finished_without_its_data(
+    cli: Call, tmp_path: Path
+) -> None:
     words = ["train", "reviews.csv", *KEYS, "training.max_steps=3"]
     cli(*words)
     (tmp_path / "reviews.csv").rename(tmp_path / "moved.csv")
@@ -248,8 +299,14 @@ def test_a_label_that_falls_only_into_our_own_held_out_part_is_no_fault(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["model.ngrams=2", "layer=none"], "model.ngrams=2 is for a label or value of a text"),
-        (["training.pretrain_epochs=1"], "training.pretrain_epochs=1 is for a label or value"),
+        (
+            ["model.ngrams=2", "layer=none"],
+            "model.ngrams=2 is for a label or value of a text",
+        ),
+        (
+            ["training.pretrain_epochs=1"],
+            "training.pretrain_epochs=1 is for a label or value",
+        ),
     ],
 )
 def test_keys_that_mean_nothing_to_a_task_are_refused(
@@ -259,23 +316,43 @@ def test_keys_that_mean_nothing_to_a_task_are_refused(
 
 
 def test_a_run_that_ends_in_pretraining_is_refused(cli: Call) -> None:
-    words = ["train", "reviews.csv", *KEYS, "training.pretrain_epochs=2", "training.max_steps=2"]
+    words = [
+        "train",
+        "reviews.csv",
+        *KEYS,
+        "training.pretrain_epochs=2",
+        "training.max_steps=2",
+    ]
     assert "before it sees a label" in cli(*words, code=2)[1]
 
 
-def test_rows_longer_than_a_layer_can_read_are_refused_before_training(cli: Call) -> None:
+def test_rows_longer_than_a_layer_can_read_are_refused_before_training(
+    cli: Call,
+) -> None:
     words = ["train", "reviews.csv", *KEYS, "layer=attention", "model.context=32"]
     assert "set data.max_tokens to 32 or less" in cli(*words, code=2)[1]
 
 
-def test_equal_seeds_give_equal_weights_and_others_not(cli: Call, tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_weights_and_others_not(
+    cli: Call, tmp_path: Path
+) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        cli("train", "reviews.csv", *KEYS, "training.max_steps=6", "--seed", seed, "--out", name)
+        cli(
+            "train",
+            "reviews.csv",
+            *KEYS,
+            "training.max_steps=6",
+            "--seed",
+            seed,
+            "--out",
+            name,
+        )
     first, same, other = (load_file(tmp_path / n / "model.safetensors") for n in "abc")
     assert all(torch.equal(first[name], same[name]) for name in first)
     # another seed holds out other rows, so the vocabulary may differ too
     assert any(
-        first[name].shape != other[name].shape or not torch.equal(first[name], other[name])
+        first[name].shape != other[name].shape
+        or not torch.equal(first[name], other[name])
         for name in first
     )
 
@@ -288,7 +365,11 @@ def test_equal_seeds_give_equal_weights_and_others_not(cli: Call, tmp_path: Path
         (["task=regress"], 1, "column 'label' holds no number"),
         (["layer=attention", "model.hidden=30"], 2, "multiple of heads"),
         (["training.metric=f1"], 2, "task=classify has accuracy, macro_f1, loss"),
-        (["training.device=cuda:99"], 2, "training.device=cuda:99: no such device here"),
+        (
+            ["training.device=cuda:99"],
+            2,
+            "training.device=cuda:99: no such device here",
+        ),
         (["data.encoding=foo"], 2, "data.encoding='foo': there is no such encoding"),
         (["model.heads=2"], 2, "layer gru has no setting 'heads'"),
         (["data.dev=nope.csv"], 1, "nope.csv: no such file"),

@@ -33,7 +33,9 @@ BAD = {
 
 def faulty(path: Path) -> Path:
     """Write nine lines, six of them bad, the last without an end."""
-    lines = [BAD.get(number, b"a, b") if number in BAD else b"a b c" for number in range(9)]
+    lines = [
+        BAD.get(number, b"a, b") if number in BAD else b"a b c" for number in range(9)
+    ]
     lines.append(b"d e")
     path.write_bytes(b"\n".join(lines))
     return path
@@ -42,7 +44,8 @@ def faulty(path: Path) -> Path:
 def test_every_line_has_a_line_whatever_is_wrong_with_it(
     cli: Call, mirror: SimpleNamespace, tmp_path: Path
 ) -> None:
-    path, output = faulty(tmp_path / "in.txt"), tmp_path / "out.txt"
+    path = faulty(tmp_path / "in.txt")
+    output = tmp_path / "out.txt"
     out, err = cli("predict", mirror.run, "--file", path, "-o", output)
     expected = ["" if number in BAD else "c b a" for number in range(9)] + ["e d"]
     assert output.read_text().split("\n") == [*expected, ""]
@@ -53,7 +56,9 @@ def test_every_line_has_a_line_whatever_is_wrong_with_it(
     assert out.split("\n") == [*expected, ""]
 
 
-def test_lines_with_commas_are_no_table(cli: Call, mirror: SimpleNamespace, tmp_path: Path) -> None:
+def test_lines_with_commas_are_no_table(
+    cli: Call, mirror: SimpleNamespace, tmp_path: Path
+) -> None:
     path = tmp_path / "in.txt"
     path.write_text("a,b\nc,d\ne,a\n" * 4)
     out, _ = cli("predict", mirror.run, "--file", path)
@@ -90,8 +95,11 @@ def test_memory_does_not_grow_with_the_file(
     assert peaks[1] < 1.5 * peaks[0] + 50_000
 
 
-def test_tables_are_read_by_their_names(cli: Call, mirror: SimpleNamespace, tmp_path: Path) -> None:
-    path, output = tmp_path / "in.csv", tmp_path / "out.csv"
+def test_tables_are_read_by_their_names(
+    cli: Call, mirror: SimpleNamespace, tmp_path: Path
+) -> None:
+    path = tmp_path / "in.csv"
+    output = tmp_path / "out.csv"
     path.write_text("id,source\n1,a b\n2,\n3,c d e\n")
     _, err = cli("predict", mirror.run, "--file", path, "-o", output)
     with output.open(newline="") as handle:
@@ -108,12 +116,15 @@ def test_tables_are_read_by_their_names(cli: Call, mirror: SimpleNamespace, tmp_
 def test_json_holds_alignment_and_the_other_answers(
     cli: Call, mirror: SimpleNamespace, tmp_path: Path
 ) -> None:
-    out, _ = cli("predict", mirror.run, "a zebra", "--json", "--set", "decoding.n_best=2")
+    out, _ = cli(
+        "predict", mirror.run, "a zebra", "--json", "--set", "decoding.n_best=2"
+    )
     told = json.loads(out)
     assert (told["input"], told["answer"]) == ("a zebra", "zebra a")
     assert told["alignment"] == [[1, 0], [0, 1]]
     assert len(told["n_best"]) == 2
-    path, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    path = tmp_path / "in.txt"
+    output = tmp_path / "out.jsonl"
     path.write_text("a b\n\n")
     cli("predict", mirror.run, "--file", path, "--set", "decoding.beam=1", "-o", output)
     first, second = map(json.loads, output.read_text().splitlines())
@@ -124,8 +135,12 @@ def test_json_holds_alignment_and_the_other_answers(
 def test_live_lines_are_answered_and_counted(mirror: SimpleNamespace) -> None:
     found = subprocess.run(
         [sys.executable, "-m", "unrolled", "predict", str(mirror.run), "--live"],
-        input="a b\n\nc d\n", capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+        input="a b\n\nc d\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     assert found.stdout == "b a\n\nd c\n"
     assert "line 2: column 'source' is empty" in found.stderr
 
@@ -155,7 +170,12 @@ def test_a_setting_that_cannot_be_is_refused(
 def test_other_runs_have_no_search(cli: Call, home: SimpleNamespace) -> None:
     words = ["predict", home.runs["classify"], "a film", "--set", "decoding.beam=2"]
     assert "searches for no answers" in cli(*words, code=2)[1]
-    words = ["evaluate", home.runs["classify"], home.files["classify"], "decoding.beam=2"]
+    words = [
+        "evaluate",
+        home.runs["classify"],
+        home.files["classify"],
+        "decoding.beam=2",
+    ]
     assert "decoding.beam is for runs that write texts" in cli(*words, code=2)[1]
 
 
@@ -170,7 +190,9 @@ def test_two_files_are_scored_with_signature_and_test(
     scores = dict(line.split() for line in out.splitlines()[:4])
     assert float(scores["bleu"]) > 90
     assert "nrefs:1|bs:1000|seed:12345|case:mixed|eff:no|tok:none|smooth:exp" in out
-    told = json.loads(cli(*words, "--json", "decoding.beam=1", "data.score_tokenizer=13a")[0])
+    told = json.loads(
+        cli(*words, "--json", "decoding.beam=1", "data.score_tokenizer=13a")[0]
+    )
     assert "tok:13a" in told["notes"][0]
     out, _ = cli(*words, "--compare", mirror.run)
     assert out.count("no difference") == 2
@@ -206,11 +228,14 @@ def test_what_cannot_be_scored_is_said(
     assert "runs are compared in translation" in err
 
 
-def test_drawn_answers_are_repeated_by_their_seed_alone(cli: Call, mirror: SimpleNamespace) -> None:
+def test_drawn_answers_are_repeated_by_their_seed_alone(
+    cli: Call, mirror: SimpleNamespace
+) -> None:
     words = ["predict", mirror.run, *["a b c d e"] * 8, "--set", "decoding.sample=true"]
     words += ["--set", "decoding.sampling.temperature=3"]
     found = [
-        cli(*words, *more)[0] for more in (["--seed", 1], ["--seed", 1], ["--seed", 2], [], [])
+        cli(*words, *more)[0]
+        for more in (["--seed", 1], ["--seed", 1], ["--seed", 2], [], [])
     ]
     assert found[0] == found[1]
     assert len(set(found)) == 4

@@ -40,14 +40,20 @@ def test_values_are_read_and_nested() -> None:
     ("values", "message"),
     [
         ({"nmae": "x"}, "unknown key 'nmae'; did you mean 'name'?"),
-        ({"model": {"hiden": 3}}, "unknown key 'model.hiden'; did you mean 'model.hidden'?"),
+        (
+            {"model": {"hiden": 3}},
+            "unknown key 'model.hiden'; did you mean 'model.hidden'?",
+        ),
         ({"hidden": 3}, "unknown key 'hidden'; did you mean 'model.hidden'?"),
         ({"qqqq": 3}, "unknown key 'qqqq'; see docs/keys.md"),
         (
             {"model": {"hidden": 0}},
             "model.hidden=0: input should be greater than or equal to 1",
         ),
-        ({"model": {"rate": float("nan")}}, "model.rate=nan: input should be a finite number"),
+        (
+            {"model": {"rate": float("nan")}},
+            "model.rate=nan: input should be a finite number",
+        ),
         ({"name": "bad"}, "bad is no name"),
     ],
 )

@@ -32,4 +32,7 @@ def test_unknown_names_the_nearest_or_all() -> None:
     assert unknown("layer", "gur", ["rnn", "gru"]) == (
         "there is no layer 'gur'; did you mean 'gru'?"
     )
-    assert unknown("layer", "zzzz", ["rnn", "gru"]) == "there is no layer 'zzzz'; known: rnn, gru"
+    assert (
+        unknown("layer", "zzzz", ["rnn", "gru"])
+        == "there is no layer 'zzzz'; known: rnn, gru"
+    )

@@ -67,7 +67,8 @@ def test_the_bytes_are_synced_before_the_rename_and_the_folder_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    fsync, replace = os.fsync, Path.replace
+    fsync = os.fsync
+    replace = Path.replace
 
     def told_fsync(handle: int) -> None:
         events.append("folder" if os.path.isdir(f"/proc/self/fd/{handle}") else "file")
@@ -83,8 +84,11 @@ def test_the_bytes_are_synced_before_the_rename_and_the_folder_after(
     assert events == ["file", "rename", "folder"]
 
 
-def test_a_system_that_syncs_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened, fsync = os.open, os.fsync
+def test_a_system_that_syncs_no_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+    fsync = os.fsync
 
     def closed(path: Path, *flags: int) -> int:
         if Path(path).is_dir():

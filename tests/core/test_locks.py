@@ -39,7 +39,9 @@ def holder(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_second_process_is_refused_and_a_lock_of_a_killed_one_is_free(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_and_a_lock_of_a_killed_one_is_free(
+    tmp_path: Path,
+) -> None:
     with holder(tmp_path) as process:
         with pytest.raises(UserError) as caught, locked(tmp_path):
             pass
@@ -80,7 +82,9 @@ def test_without_locks_of_the_file_system_a_file_names_the_owner(
     owner = tmp_path / ".lock.owner"
     with locked(tmp_path):
         with (
-            pytest.raises(UserError, match=f"if that process has ended, remove {owner}"),
+            pytest.raises(
+                UserError, match=f"if that process has ended, remove {owner}"
+            ),
             locked(tmp_path),
         ):
             pass
@@ -104,7 +108,8 @@ def test_without_locks_of_the_file_system_a_file_names_the_owner(
 
 def one_after_another(path: Path) -> None:
     """Many threads wait for one lock; none enters while another is inside."""
-    inside, most = [0], [0]
+    inside = [0]
+    most = [0]
 
     def work() -> None:
         with held(path, "busy", "wait", wait=True):
@@ -131,7 +136,9 @@ def test_who_waits_without_locks_of_the_file_system(tmp_path: Path) -> None:
     one_after_another(tmp_path / "a.lock")
     told = {"pid": 1, "host": "another", "since": "then"}
     (tmp_path / "a.lock.owner").write_text(json.dumps(told))
-    refused = pytest.raises(UserError, match=r"^busy .*on another.*set another folder; if that")
+    refused = pytest.raises(
+        UserError, match=r"^busy .*on another.*set another folder; if that"
+    )
     with refused, held(tmp_path / "a.lock", "busy", "set another folder", wait=True):
         pass
 

@@ -26,7 +26,9 @@ def test_lines_with_commas_and_tabs_are_texts_and_no_table(write: Write) -> None
     assert table.lines == list(range(1, 16))
 
 
-def test_gzip_byte_order_mark_line_ends_and_composed_letters(tmp_path: Path, write: Write) -> None:
+def test_gzip_byte_order_mark_line_ends_and_composed_letters(
+    tmp_path: Path, write: Write
+) -> None:
     packed = tmp_path / "a.en.gz"
     packed.write_bytes(gzip.compress("\ufeffone\r\ntwo\r\n".encode()))
     target = write("e\u0301in\nzwei", "a.de")  # no line end at the end
@@ -41,11 +43,14 @@ def test_a_carriage_return_within_a_line_shifts_nothing(write: Write) -> None:
 
 @pytest.mark.parametrize("skip", ["stop", "skip"])
 def test_unequal_line_counts_are_told_both(write: Write, skip: str) -> None:
-    source, target = write("a\nb\nc\n", "a.en"), write("a\nb\n", "a.de")
+    source = write("a\nb\nc\n", "a.en")
+    target = write("a\nb\n", "a.de")
     told = f"{source}:3: 3 lines, but {target} has 2: "
     with pytest.raises(DataError, match=re.escape(told)):
         read_aligned(source, target, on_error=skip)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=re.escape(f"{target}:3: 2 lines, but {source} has 3: ")):
+    with pytest.raises(
+        DataError, match=re.escape(f"{target}:3: 2 lines, but {source} has 3: ")
+    ):
         read_aligned(target, source, on_error=skip)  # type: ignore[arg-type]
 
 
@@ -72,11 +77,17 @@ def test_a_faulty_line_is_named_or_skipped_and_counted(
     write: Write, bad: bytes, told: str, side: int
 ) -> None:
     good = b"a\nb\nc\n"
-    files = [write(good, "good"), write(b"d\n" + bad + b"f\n", "bad")][:: 1 if side else -1]
+    files = [write(good, "good"), write(b"d\n" + bad + b"f\n", "bad")][
+        :: 1 if side else -1
+    ]
     with pytest.raises(DataError, match=re.escape(f"bad:2: {told}")):
         read_aligned(files[0], files[1])
     table = read_aligned(files[0], files[1], on_error="skip")
-    assert table.rows == [("a", "d"), ("c", "f")][::1] if side else [("d", "a"), ("f", "c")]
+    assert (
+        table.rows == [("a", "d"), ("c", "f")][::1]
+        if side
+        else [("d", "a"), ("f", "c")]
+    )
     assert table.lines == [1, 3]
     assert [fault.line for fault in table.skipped] == [2]
 
@@ -98,7 +109,9 @@ def test_a_line_as_long_as_is_read_is_whole(write: Write) -> None:
     assert [len(line.text) for line in Lines(path)] == [MAX_ROW, 3]
 
 
-def test_a_file_that_is_none_or_no_text_is_refused(write: Write, tmp_path: Path) -> None:
+def test_a_file_that_is_none_or_no_text_is_refused(
+    write: Write, tmp_path: Path
+) -> None:
     good = write("a\n", "a.en")
     with pytest.raises(DataError, match="there is no such file"):
         read_aligned(good, tmp_path / "missing")
@@ -116,6 +129,10 @@ def test_korean_windows_text_is_read(write: Write) -> None:
 
 def test_utf_16_that_cannot_be_read_is_named_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    path.write_bytes("one\ntwo\n".encode("utf-16-le"))  # without the mark that it begins with
-    with pytest.raises(DataError, match=r"a\.txt:1: not valid UTF-16 text .*data\.encoding"):
+    path.write_bytes(
+        "one\ntwo\n".encode("utf-16-le")
+    )  # without the mark that it begins with
+    with pytest.raises(
+        DataError, match=r"a\.txt:1: not valid UTF-16 text .*data\.encoding"
+    ):
         list(Lines(path, "utf-16"))

@@ -50,11 +50,19 @@ def zipped(path: Path, members: dict[str, str | bytes], **options: Any) -> Path:
 def test_a_zip_of_one_data_file_is_read_in_place(tmp_path: Path) -> None:
     path = zipped(
         tmp_path / "d.zip",
-        {"set/": b"", "set/README.md": "about", "__MACOSX/._x": b"\0", "set/train.csv": ROWS},
+        {
+            "set/": b"",
+            "set/README.md": "about",
+            "__MACOSX/._x": b"\0",
+            "set/train.csv": ROWS,
+        },
     )
     found = table(path)
     assert found.rows == [("good", "1"), ("bad", "0")]
-    assert found.format.describe() == "comma-separated, header, UTF-8, zip, without set/README.md"
+    assert (
+        found.format.describe()
+        == "comma-separated, header, UTF-8, zip, without set/README.md"
+    )
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -82,7 +90,14 @@ def test_a_zip_of_texts_or_of_tables_is_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil.csv", "a/../../evil.csv", "/tmp/evil.csv", "..\\evil.csv", "C:\\evil.csv"]
+    "name",
+    [
+        "../evil.csv",
+        "a/../../evil.csv",
+        "/tmp/evil.csv",
+        "..\\evil.csv",
+        "C:\\evil.csv",
+    ],
 )
 def test_a_member_that_leads_outside_is_refused(tmp_path: Path, name: str) -> None:
     path = zipped(tmp_path / "d.zip", {"good.csv": ROWS, name: ROWS})
@@ -96,7 +111,9 @@ def test_links_and_encrypted_members_are_refused(tmp_path: Path) -> None:
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "l.zip", "w") as archive:
         archive.writestr(link, "/etc/passwd")
-    with pytest.raises(DataError, match=r"l\.zip/passwords\.csv: this member is a link"):
+    with pytest.raises(
+        DataError, match=r"l\.zip/passwords\.csv: this member is a link"
+    ):
         read(tmp_path / "l.zip")
     content = bytearray(zipped(tmp_path / "e.zip", {"a.csv": ROWS}).read_bytes())
     content[6] |= 1  # the flag of the member, and of its entry in the directory
@@ -106,18 +123,26 @@ def test_links_and_encrypted_members_are_refused(tmp_path: Path) -> None:
         read(tmp_path / "e.zip")
 
 
-def test_a_zip_bomb_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zip_bomb_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(archives, "LARGE", 1 << 20)
     one = zipped(tmp_path / "b.zip", {"a.csv": ROWS, "b.csv": b"1,2\n" * (1 << 20)})
-    with pytest.raises(DataError, match=r"b\.zip/b\.csv: this member unpacks to more than 500"):
+    with pytest.raises(
+        DataError, match=r"b\.zip/b\.csv: this member unpacks to more than 500"
+    ):
         read(one)
     many = {f"{i}.csv": b"1,2\n" * (1 << 17) for i in range(9)}
     with pytest.raises(DataError, match=r"c\.zip: it unpacks to more than 500"):
         read(zipped(tmp_path / "c.zip", many))
 
 
-def test_a_zip_that_lies_about_its_size_gives_no_more_than_it_said(tmp_path: Path) -> None:
-    content = bytearray(zipped(tmp_path / "l.zip", {"a.csv": b"1,2\n" * 9_999}).read_bytes())
+def test_a_zip_that_lies_about_its_size_gives_no_more_than_it_said(
+    tmp_path: Path,
+) -> None:
+    content = bytearray(
+        zipped(tmp_path / "l.zip", {"a.csv": b"1,2\n" * 9_999}).read_bytes()
+    )
     entry = content.index(b"PK\x01\x02")
     for place in (22, entry + 24):  # the unpacked size, in both directories
         content[place : place + 4] = (40).to_bytes(4, "little")
@@ -128,14 +153,21 @@ def test_a_zip_that_lies_about_its_size_gives_no_more_than_it_said(tmp_path: Pat
 
 def test_archives_in_archives_are_refused(tmp_path: Path) -> None:
     inner = zipped(tmp_path / "i.zip", {"a.csv": ROWS}).read_bytes()
-    for name, content in {"i.zip": inner, "a.csv.gz": gzip.compress(ROWS.encode())}.items():
+    for name, content in {
+        "i.zip": inner,
+        "a.csv.gz": gzip.compress(ROWS.encode()),
+    }.items():
         path = zipped(tmp_path / "o.zip", {name: content})
-        with pytest.raises(DataError, match=rf"o\.zip/{name}: this is .*unpack it yourself"):
+        with pytest.raises(
+            DataError, match=rf"o\.zip/{name}: this is .*unpack it yourself"
+        ):
             read(path)
     twice = tmp_path / "t.csv.gz"
     for packed in (inner, gzip.compress(ROWS.encode())):
         twice.write_bytes(gzip.compress(packed))
-        with pytest.raises(DataError, match=r"t\.csv\.gz: this is .*unpack it yourself"):
+        with pytest.raises(
+            DataError, match=r"t\.csv\.gz: this is .*unpack it yourself"
+        ):
             read(twice)
 
 
@@ -154,10 +186,14 @@ def test_empty_and_damaged_archives(tmp_path: Path) -> None:
 def test_a_zip_with_any_byte_changed_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    path = zipped(tmp_path_factory.getbasetemp() / "any.zip", {"a.csv": ROWS, "b.csv": ROWS})
+    path = zipped(
+        tmp_path_factory.getbasetemp() / "any.zip", {"a.csv": ROWS, "b.csv": ROWS}
+    )
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(
+            st.integers(0, 255)
+        )
     path.write_bytes(content)
     with contextlib.suppress(DataError):  # any other exception is a fault
         assert isinstance(read(path), Table | Document)
@@ -175,12 +211,16 @@ def test_a_gzip_bomb_is_refused_while_it_is_read(
         for _ in range(200):
             handle.write(b"1,2\n" * (1 << 18))  # 200 MB in 200 KB
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(DataError, match=r"b\.csv\.gz: it unpacks to more than 500 times"):
+    with pytest.raises(
+        DataError, match=r"b\.csv\.gz: it unpacks to more than 500 times"
+    ):
         read(bomb)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
 
 
-def test_text_that_packs_well_is_no_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_that_packs_well_is_no_bomb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(archives, "LARGE", 1 << 16)
     body = "".join(f"{i},{i % 7}\n" for i in range(60_000))
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(body.encode()))
@@ -212,7 +252,10 @@ def _tar() -> bytes:
         (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "a JPEG image"),
         (b"GIF89a\1\0\1\0\0\0", "a GIF image"),
         (b"%PDF-1.7\n%\xe2\xe3", "a PDF document"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), r"Excel .*save the sheet as CSV"),
+        (
+            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99),
+            r"Excel .*save the sheet as CSV",
+        ),
         (pickle.dumps({"a": 1}, 4), "a Python pickle"),
         (pickle.dumps({"a": 1}, 2), "a Python pickle"),
         (_npy(), "a NumPy array"),
@@ -247,8 +290,14 @@ def test_a_pickle_is_never_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"[Content_Types].xml": "", "xl/workbook.xml": ""}, r"an Excel workbook.*CSV UTF-8"),
-        ({"mimetype": "application/vnd.oasis", "content.xml": ""}, r"OpenDocument.*as CSV"),
+        (
+            {"[Content_Types].xml": "", "xl/workbook.xml": ""},
+            r"an Excel workbook.*CSV UTF-8",
+        ),
+        (
+            {"mimetype": "application/vnd.oasis", "content.xml": ""},
+            r"OpenDocument.*as CSV",
+        ),
         ({"[Content_Types].xml": "", "word/document.xml": ""}, r"a Word document"),
         ({"frames.npy": _npy()}, r"NumPy"),
         ({"archive/data.pkl": pickle.dumps(1)}, r"PyTorch"),
@@ -265,20 +314,26 @@ def test_spreadsheets_say_how_to_save_them(
 # ---------------------------------------------------------------------- lines
 
 
-def test_a_line_without_end_is_refused_by_its_number_in_bounded_memory(tmp_path: Path) -> None:
+def test_a_line_without_end_is_refused_by_its_number_in_bounded_memory(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "long.txt"
     with path.open("wb") as handle:
         handle.write(b"first\nsecond\n")
         for _ in range(100):
             handle.write(b"word " * 200_000)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(DataError, match=r"long\.txt:3: a line of more than .*break the text"):
+    with pytest.raises(
+        DataError, match=r"long\.txt:3: a line of more than .*break the text"
+    ):
         read(path)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 400_000 * (1 if sys.platform != "darwin" else 1024)
 
 
-def test_lines_up_to_the_limit_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_up_to_the_limit_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lines, "LONGEST", 1 << 19)
     path = tmp_path / "t.txt"
     for size, ok in ((1 << 19, True), (1 << 20, False)):
@@ -308,12 +363,17 @@ def test_a_nul_is_named_by_its_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"n\.csv:3: NUL bytes"):
         read(path)
     found = table(path, on_error="skip")
-    assert (found.rows, [error.line for error in found.skipped]) == ([("good", "1")], [3])
+    assert (found.rows, [error.line for error in found.skipped]) == (
+        [("good", "1")],
+        [3],
+    )
 
 
 def test_comments_above_a_table_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "c.txt"
-    path.write_text("# where it is from\n# more, with commas\n" + "a\t가\nb\t나\nc\t다\n" * 3)
+    path.write_text(
+        "# where it is from\n# more, with commas\n" + "a\t가\nb\t나\nc\t다\n" * 3
+    )
     found = table(path)
     assert (found.rows[0], found.lines[0], len(found.rows)) == (("a", "가"), 3, 9)
     path.write_text("#id\ttext\n1\ta\n2\tb\n3\tc\n")
@@ -322,9 +382,16 @@ def test_comments_above_a_table_are_passed_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [("a.csv", "a.csv"), ("a.csv", "./a.csv"), ("x//a.csv", "x/a.csv"), ("a.csv", "a.csv\0b")],
+    [
+        ("a.csv", "a.csv"),
+        ("a.csv", "./a.csv"),
+        ("x//a.csv", "x/a.csv"),
+        ("a.csv", "a.csv\0b"),
+    ],
 )
-def test_a_name_that_stands_twice_is_refused(tmp_path: Path, first: str, second: str) -> None:
+def test_a_name_that_stands_twice_is_refused(
+    tmp_path: Path, first: str, second: str
+) -> None:
     path = tmp_path / "twice.zip"
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
         warnings.simplefilter("ignore")
@@ -338,11 +405,15 @@ def test_a_name_that_stands_twice_is_refused(tmp_path: Path, first: str, second:
 
 @given(
     st.lists(
-        st.sampled_from(["a.csv", "./b.csv", "x/c.csv", "./x/./d.csv"]), unique=True, min_size=1
+        st.sampled_from(["a.csv", "./b.csv", "x/c.csv", "./x/./d.csv"]),
+        unique=True,
+        min_size=1,
     )
 )
 @settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_every_member_is_read_once(tmp_path: Path, members: list[str]) -> None:
     rows = {name: f"text,label\n{name} one,1\n{name} two,0\n" for name in members}

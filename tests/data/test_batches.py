@@ -8,7 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unrolled.data.batches import IGNORED, PAD, Batch, Buckets, Lanes, Windows, by_length, collate
+from unrolled.data.batches import (
+    IGNORED,
+    PAD,
+    Batch,
+    Buckets,
+    Lanes,
+    Windows,
+    by_length,
+    collate,
+)
 from unrolled.data.examples import Examples, Ragged
 
 START = 9999
@@ -18,7 +27,9 @@ def examples(lengths: list[int]) -> Examples:
     rows = [[i + 1] * length for i, length in enumerate(lengths)]
     count = len(lengths)
     return Examples(
-        np.arange(count) + 2, sequences=Ragged.of(rows), targets=np.arange(count, dtype=np.int64)
+        np.arange(count) + 2,
+        sequences=Ragged.of(rows),
+        targets=np.arange(count, dtype=np.int64),
     )
 
 
@@ -49,7 +60,9 @@ def test_every_row_once_an_epoch_within_the_limits(
 ) -> None:
     source = Buckets(examples(lengths), rows, tokens, seed=3, pool=pool)
     batches = [source.batch(epoch, i) for i in range(source.length(epoch))]
-    assert sorted(np.concatenate([b.rows for b in batches]).tolist()) == list(range(len(lengths)))
+    assert sorted(np.concatenate([b.rows for b in batches]).tolist()) == list(
+        range(len(lengths))
+    )
     for batch in batches:
         assert 1 <= len(batch.rows) <= rows
         assert tokens is None or batch.inputs.numel() <= tokens or len(batch.rows) == 1
@@ -58,7 +71,8 @@ def test_every_row_once_an_epoch_within_the_limits(
 
 def test_a_batch_depends_on_seed_epoch_and_index_alone() -> None:
     data = examples(np.random.default_rng(0).integers(0, 20, 200).tolist())
-    forward, backward = Buckets(data, 8, None, 5), Buckets(data, 8, None, 5)
+    forward = Buckets(data, 8, None, 5)
+    backward = Buckets(data, 8, None, 5)
     calls = [(epoch, i) for epoch in (0, 3, 1) for i in range(forward.length(epoch))]
     seen = {call: forward.batch(*call) for call in calls}
     torch.manual_seed(99)
@@ -106,7 +120,9 @@ def test_by_length_makes_a_batch_of_its_own_for_a_row_that_is_too_long() -> None
 
 def test_collate_sequences_with_a_label_a_step() -> None:
     data = Examples(
-        np.array([2, 3]), sequences=Ragged.of([[5, 6, 7], [8]]), targets=Ragged.of([[1, 2, 3], [4]])
+        np.array([2, 3]),
+        sequences=Ragged.of([[5, 6, 7], [8]]),
+        targets=Ragged.of([[1, 2, 3], [4]]),
     )
     batch = collate(data, np.array([1, 0]))
     assert batch.inputs.tolist() == [[8, PAD, PAD], [5, 6, 7]]
@@ -119,19 +135,31 @@ def test_collate_sequences_with_a_label_a_step() -> None:
 def test_collate_vectors_with_and_without_targets() -> None:
     vectors = np.array([[1, 2], [3, 4]], dtype=np.float32)
     values = np.array([0.5, 1.5], dtype=np.float32)
-    batch = collate(Examples(np.array([2, 3]), vectors=vectors, targets=values), np.array([1]))
+    batch = collate(
+        Examples(np.array([2, 3]), vectors=vectors, targets=values), np.array([1])
+    )
     assert (batch.inputs.tolist(), batch.lengths) == ([[3, 4]], None)
     assert batch.targets is not None
     assert batch.targets.tolist() == [1.5]
-    assert collate(Examples(np.array([2, 3]), vectors=vectors), np.array([0])).targets is None
+    assert (
+        collate(Examples(np.array([2, 3]), vectors=vectors), np.array([0])).targets
+        is None
+    )
 
 
 def test_collate_sets_characters_beside_the_tokens() -> None:
     points = Ragged.of([[70, 71, 72], []])
-    data = Examples(np.array([2, 3]), sequences=Ragged.of([[5], [8, 9]]), characters=points)
+    data = Examples(
+        np.array([2, 3]), sequences=Ragged.of([[5], [8, 9]]), characters=points
+    )
     batch = collate(data, np.array([1, 0]))
-    assert [part.tolist() for part in batch.extra] == [[[PAD] * 3, [70, 71, 72]], [0, 3]]
-    assert {part.device.type for part in batch.to(torch.device("meta")).extra} == {"meta"}
+    assert [part.tolist() for part in batch.extra] == [
+        [[PAD] * 3, [70, 71, 72]],
+        [0, 3],
+    ]
+    assert {part.device.type for part in batch.to(torch.device("meta")).extra} == {
+        "meta"
+    }
     assert collate(examples([2]), np.array([0])).extra == ()
 
 
@@ -140,7 +168,9 @@ def test_to_moves_every_tensor() -> None:
     moved = batch.to(torch.device("meta"))
     assert moved.lengths is not None
     assert moved.targets is not None
-    assert {t.device.type for t in (moved.inputs, moved.lengths, moved.targets)} == {"meta"}
+    assert {t.device.type for t in (moved.inputs, moved.lengths, moved.targets)} == {
+        "meta"
+    }
     assert batch.to(torch.device("cpu")) is batch
 
 
@@ -185,7 +215,11 @@ def test_the_cuts_of_lanes_fall_elsewhere_each_epoch() -> None:
     assert len(set(first)) == 6
     # the tail that an epoch leaves out is read by another
     source = Lanes(np.arange(11, dtype=np.int32), 4, 10, 0, START)
-    seen = {t for epoch in range(20) for t in source.batch(epoch, 0).targets.flatten().tolist()}  # type: ignore[union-attr]
+    seen = {
+        t
+        for epoch in range(20)
+        for t in source.batch(epoch, 0).targets.flatten().tolist()
+    }  # type: ignore[union-attr]
     assert seen == set(range(11))
 
 
@@ -216,9 +250,12 @@ def test_windows_cover_the_text_and_overlap_at_the_ring_alone(
 
 
 @pytest.mark.parametrize("kind", [Lanes, Windows])
-def test_text_batches_depend_on_seed_epoch_and_index_alone(kind: type[Lanes | Windows]) -> None:
+def test_text_batches_depend_on_seed_epoch_and_index_alone(
+    kind: type[Lanes | Windows],
+) -> None:
     text = np.arange(500, dtype=np.int32)
-    one, other = kind(text, 4, 10, 7, START), kind(text, 4, 10, 7, START)
+    one = kind(text, 4, 10, 7, START)
+    other = kind(text, 4, 10, 7, START)
     calls = [(epoch, i) for epoch in (1, 0, 2) for i in range(one.length(epoch))]
     seen = {call: one.batch(*call) for call in calls}
     assert all(same(other.batch(*call), seen[call]) for call in reversed(calls))
@@ -228,11 +265,17 @@ def test_text_batches_depend_on_seed_epoch_and_index_alone(kind: type[Lanes | Wi
 
 def test_a_share_of_windows_starts_fresh_in_single_lanes() -> None:
     text = np.arange(40_000, dtype=np.int32)
-    source, plain = Lanes(text, 20, 10, 0, START, reset=0.3), Lanes(text, 20, 10, 0, START)
+    source = Lanes(text, 20, 10, 0, START, reset=0.3)
+    plain = Lanes(text, 20, 10, 0, START)
     count = 0
     for index in range(1, source.length(1)):
-        batch, told = source.batch(1, index), plain.batch(1, index)
-        fresh = batch.fresh if batch.fresh is not None else torch.zeros(20, dtype=torch.bool)
+        batch = source.batch(1, index)
+        told = plain.batch(1, index)
+        fresh = (
+            batch.fresh
+            if batch.fresh is not None
+            else torch.zeros(20, dtype=torch.bool)
+        )
         expected = told.inputs.clone()
         expected[fresh, 0] = START
         assert torch.equal(batch.inputs, expected)

@@ -32,7 +32,10 @@ def test_a_spreadsheet_in_cp949(write: Any, zipped: bool) -> None:
     data = spreadsheet(20_000).encode("cp949")
     found = table(write(gzip.compress(data) if zipped else data))
     packed = ", gzip" if zipped else ""
-    assert found.format.describe() == f"comma-separated, header, CP949, mixed line ends{packed}"
+    assert (
+        found.format.describe()
+        == f"comma-separated, header, CP949, mixed line ends{packed}"
+    )
     assert found.columns == ["번호", "리뷰", "평점"]
     assert len(found.rows) == 20_000
     assert found.rows[7] == ("7", f'{REVIEW} "7"\n둘째 줄', "2")
@@ -56,7 +59,9 @@ def test_a_spreadsheet_in_cp949(write: Any, zipped: bool) -> None:
 def test_korean_in_every_encoding_is_said_aloud(
     write: Any, encoding: str, told: str, newline: str
 ) -> None:
-    text = f"리뷰\t감정{newline}" + "".join(f"{REVIEW}\t{i % 2}{newline}" for i in range(30))
+    text = f"리뷰\t감정{newline}" + "".join(
+        f"{REVIEW}\t{i % 2}{newline}" for i in range(30)
+    )
     found = table(write(text.encode(encoding), "data.txt"))
     assert found.format.describe() == f"tab-separated, header, {told}"
     assert found.rows == [(REVIEW, str(i % 2)) for i in range(30)]
@@ -83,7 +88,9 @@ def test_the_first_korean_may_stand_anywhere(write: Any, before: int) -> None:
 
 korean = st.text(
     st.one_of(
-        st.sampled_from("가나다라마바사아자차카타파하의는이을를에고지도하다영화좋싫었습니"),
+        st.sampled_from(
+            "가나다라마바사아자차카타파하의는이을를에고지도하다영화좋싫었습니"
+        ),
         st.sampled_from(" ,.!?ab1~…·ㅋㅠ\n"),
     ),
     min_size=1,
@@ -137,7 +144,9 @@ def test_other_encodings_are_not_taken_for_korean_but_asked_for(
 ) -> None:
     text = OTHERS[encoding] * times
     path = write(text.encode(encoding), "data.txt")
-    with pytest.raises(DataError, match=r"data\.txt:1: not valid UTF-8 .*data\.encoding=NAME") as e:
+    with pytest.raises(
+        DataError, match=r"data\.txt:1: not valid UTF-8 .*data\.encoding=NAME"
+    ) as e:
         read(path)
     if encoding in ("latin-1", "cp1252", "cp1251", "shift_jis", "gb18030"):
         assert encoding in str(e.value)
@@ -194,7 +203,9 @@ def test_latin_1_is_never_taken_for_korean(
 def test_damage_does_not_change_what_the_file_is(write: Any) -> None:
     good = f"{REVIEW}\t1\n" * 20
     path = write(
-        ("text\tlabel\n" + good).encode() + "나쁜\t0\n".encode("cp949") * 3 + good.encode()
+        ("text\tlabel\n" + good).encode()
+        + "나쁜\t0\n".encode("cp949") * 3
+        + good.encode()
     )
     with pytest.raises(DataError, match=r"data\.txt:22: not valid UTF-8"):
         read(path)

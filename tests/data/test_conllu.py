@@ -45,7 +45,9 @@ def column(found: Table, name: str) -> list[Any]:
 
 @pytest.mark.parametrize("name", ["data.txt", "data.csv", "data.conllu", "data"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_the_content_tells_and_words_are_words(write: Any, name: str, newline: str) -> None:
+def test_the_content_tells_and_words_are_words(
+    write: Any, name: str, newline: str
+) -> None:
     found = table(write(BOTH.replace("\n", newline), name))
     assert found.format.kind == "conllu"
     assert found.format.describe() == "CoNLL-U, UTF-8"
@@ -63,7 +65,9 @@ def test_the_content_tells_and_words_are_words(write: Any, name: str, newline: s
 
 def test_the_name_tells_where_the_content_does_not(write: Any) -> None:
     for name in ("data.conllu", "data.CONLL"):
-        with pytest.raises(DataError, match=r":1: a word of CoNLL-U has 10 columns .* found 4"):
+        with pytest.raises(
+            DataError, match=r":1: a word of CoNLL-U has 10 columns .* found 4"
+        ):
             read(write("EU\tNNP\tB-NP\tB-ORG\n", name))
     zipped = table(write(gzip.compress(BOTH.encode()), "data.conllu.gz"))
     assert zipped.format.describe() == "CoNLL-U, UTF-8, gzip"
@@ -71,7 +75,9 @@ def test_the_name_tells_where_the_content_does_not(write: Any) -> None:
 
 
 def test_a_table_of_ten_columns_stays_a_table(write: Any) -> None:
-    rows = "".join("\t".join(str(n * k) for k in range(1, 11)) + "\n" for n in range(7, 20))
+    rows = "".join(
+        "\t".join(str(n * k) for k in range(1, 11)) + "\n" for n in range(7, 20)
+    )
     assert table(write(rows)).format.kind == "table"
     named = "\t".join(f"name{k}" for k in range(10)) + "\n"
     assert table(write(named + rows)).format.kind == "table"
@@ -80,7 +86,9 @@ def test_a_table_of_ten_columns_stays_a_table(write: Any) -> None:
 def test_tagging_is_the_task_and_any_column_can_be_the_answer(write: Any) -> None:
     found = table(write(BOTH))
     assert infer(found, ColumnHints()) == Schema("tag", ("words",), (), "upos")
-    assert infer(found, ColumnHints(label="xpos")) == Schema("tag", ("words",), (), "xpos")
+    assert infer(found, ColumnHints(label="xpos")) == Schema(
+        "tag", ("words",), (), "xpos"
+    )
     with pytest.raises(UsageError, match="did you mean 'deprel'"):
         infer(found, ColumnHints(label="deprell"))
 
@@ -90,9 +98,18 @@ def test_tagging_is_the_task_and_any_column_can_be_the_answer(write: Any) -> Non
     [
         ("2\tlikes", "10 columns separated by tabs, found 2"),
         ("2 likes like VERB VBZ _ 0 root _ _", "10 columns separated by tabs, found 1"),
-        ("3\tlikes\tlike\tVERB\tVBZ\t_\t0\troot\t_\t_", "numbered 3 where 2 is expected"),
-        ("1\tlikes\tlike\tVERB\tVBZ\t_\t0\troot\t_\t_", "an empty line ends a sentence"),
-        ("x\tlikes\tlike\tVERB\tVBZ\t_\t0\troot\t_\t_", "'x' is not the number of a word"),
+        (
+            "3\tlikes\tlike\tVERB\tVBZ\t_\t0\troot\t_\t_",
+            "numbered 3 where 2 is expected",
+        ),
+        (
+            "1\tlikes\tlike\tVERB\tVBZ\t_\t0\troot\t_\t_",
+            "an empty line ends a sentence",
+        ),
+        (
+            "x\tlikes\tlike\tVERB\tVBZ\t_\t0\troot\t_\t_",
+            "'x' is not the number of a word",
+        ),
         ("2-1\tlikes\t_\t_\t_\t_\t_\t_\t_\t_", "numbered 2-1"),
         ("2\t\tlike\tVERB\tVBZ\t_\t0\troot\t_\t_", "FORM"),
         ("\udc80", "not valid UTF-8"),
@@ -127,15 +144,23 @@ def test_two_lost_lines_of_a_sentence_are_one_fault(write: Any) -> None:
 
 def test_a_number_of_any_length_is_an_error(write: Any) -> None:
     path = write(FIRST + "\n" + "9" * 5_000 + "\ta" + "\t_" * 8 + "\n\n" + BOTH)
-    with pytest.raises(DataError, match=r":11: '9+ ... 9+' is not the number of a word"):
+    with pytest.raises(
+        DataError, match=r":11: '9+ ... 9+' is not the number of a word"
+    ):
         read(path)
     assert len(table(path, on_error="skip").rows) == 3
 
 
-word = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=8)
+word = st.text(
+    st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=8
+)
 
 
-@given(st.lists(st.lists(st.tuples(word, word), min_size=1, max_size=6), min_size=1, max_size=6))
+@given(
+    st.lists(
+        st.lists(st.tuples(word, word), min_size=1, max_size=6), min_size=1, max_size=6
+    )
+)
 @settings(max_examples=60, deadline=None)
 def test_round_trip(
     tmp_path_factory: pytest.TempPathFactory, corpus: list[list[tuple[str, str]]]
@@ -153,7 +178,10 @@ def test_round_trip(
     path.write_text("\n".join(lines), "utf-8", newline="\n")
     found = table(path)
     composed = [
-        [[unicodedata.normalize("NFC", cell) for cell in cells] for cells in zip(*s, strict=True)]
+        [
+            [unicodedata.normalize("NFC", cell) for cell in cells]
+            for cells in zip(*s, strict=True)
+        ]
         for s in corpus
     ]
     assert [[row[0], row[2]] for row in found.rows] == composed
@@ -165,4 +193,6 @@ def test_limit_counts_sentences(write: Any) -> None:
 
 def test_a_row_to_predict_is_words_with_blanks_between(write: Any) -> None:
     found = table(write(BOTH))
-    assert parse_row("Sue likes  tea", found.format, found.columns) == (["Sue", "likes", "tea"],)
+    assert parse_row("Sue likes  tea", found.format, found.columns) == (
+        ["Sue", "likes", "tea"],
+    )

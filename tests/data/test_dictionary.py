@@ -41,7 +41,9 @@ def test_entries_are_told_from_their_content(write: Callable[..., Path]) -> None
 def test_it_is_rewritten_without_a_word(write: Callable[..., Path]) -> None:
     sounds = ["AH1 B", "IY1 K", "OW1 L T", "ER1 D", "S UW1"]
     pairs = itertools.product("pqrstuvw", range(len(sounds)), range(2))
-    text = "".join(f"{a}o{b}{c} {a.upper()} {sounds[b]} {'MN'[c]}\n" for a, b, c in pairs)
+    text = "".join(
+        f"{a}o{b}{c} {a.upper()} {sounds[b]} {'MN'[c]}\n" for a, b, c in pairs
+    )
     assert infer(table(write(text)), ColumnHints()) == Schema(
         "rewrite", ("word",), (), "pronunciation"
     )
@@ -63,7 +65,9 @@ def test_the_name_tells_one_without_stress_and_a_word_without_sounds_is_a_fault(
     write: Callable[..., Path],
 ) -> None:
     path = write("hund h u n t\nkatze\nmaus m au s\n", "german.dict")
-    with pytest.raises(DataError, match=r"german\.dict:2: expected a word, a blank and its sounds"):
+    with pytest.raises(
+        DataError, match=r"german\.dict:2: expected a word, a blank and its sounds"
+    ):
         read(path)
     found = table(path, on_error="skip")
     assert found.rows == [("hund", "h u n t"), ("maus", "m au s")]

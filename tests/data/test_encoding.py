@@ -14,7 +14,23 @@ from unrolled.data import encoding
 from unrolled.data.encoding import EncodingJob, encode, in_order, pieces
 from unrolled.data.tokenizers import KINDS, Tokenizer
 
-LETTERS = ["a", "bc", "가", "한", " ", " ", "  ", "\n", "\n", "\n\n", "\t", ".", "<", "<pad>", "▁"]
+LETTERS = [
+    "a",
+    "bc",
+    "가",
+    "한",
+    " ",
+    " ",
+    "  ",
+    "\n",
+    "\n",
+    "\n\n",
+    "\t",
+    ".",
+    "<",
+    "<pad>",
+    "▁",
+]
 LETTERS += ["\u0301", "\x1c", "\x85", "\u3000", "1", "'", "ㄱ", "word ", " w", "\u2028"]
 
 
@@ -35,13 +51,17 @@ def test_pieces_give_the_ids_of_the_whole(kind: str) -> None:
         assert [job.first for job in jobs] == [True] + [False] * (len(jobs) - 1)
         found = [encode(tokenizer, "uint16", job) for job in jobs]
         whole = tokenizer.encode(text)
-        assert np.frombuffer(b"".join(f.ids for f in found), np.uint16).tolist() == whole
+        assert (
+            np.frombuffer(b"".join(f.ids for f in found), np.uint16).tolist() == whole
+        )
         assert sum(f.size for f in found) == len(text.encode())
         assert sum(f.unknown for f in found) == tokenizer.unknown(whole)
 
 
 def test_a_text_without_a_place_to_cut_is_one_job() -> None:
-    assert list(pieces(["a" * 100, "b" * 100], 10)) == [EncodingJob(["a" * 100 + "b" * 100])]
+    assert list(pieces(["a" * 100, "b" * 100], 10)) == [
+        EncodingJob(["a" * 100 + "b" * 100])
+    ]
     assert list(pieces([], 10)) == []
 
 
@@ -61,7 +81,9 @@ def test_workers_answer_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [encode(tokenizer, "uint16", job) for job in jobs]
     started = []
     start = encoding._start
-    monkeypatch.setattr(encoding, "_start", lambda: started.append(start()) or started[-1])
+    monkeypatch.setattr(
+        encoding, "_start", lambda: started.append(start()) or started[-1]
+    )
     ahead = 0
 
     def counted() -> Iterator[EncodingJob]:
@@ -73,7 +95,11 @@ def test_workers_answer_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     for number, (one, other) in enumerate(
         zip(in_order(tokenizer, "uint16", counted(), 2), expected, strict=True)
     ):
-        assert (one.ids, one.size, one.unknown) == (other.ids, other.size, other.unknown)
+        assert (one.ids, one.size, one.unknown) == (
+            other.ids,
+            other.size,
+            other.unknown,
+        )
         assert ahead - number <= 6  # the text is not read far ahead of the work
     assert [len(started), number + 1] == [2, len(jobs)]
     assert all(worker.poll() is not None for worker in started)

@@ -9,11 +9,15 @@ from hypothesis import strategies as st
 
 from unrolled.data.examples import Examples, Ragged
 
-ROWS = st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=9), min_size=1, max_size=12)
+ROWS = st.lists(
+    st.lists(st.integers(0, 2**31 - 1), max_size=9), min_size=1, max_size=12
+)
 
 
 @given(ROWS, st.data(), st.sampled_from([0, -100]))
-def test_take_equals_padding_by_hand(rows: list[list[int]], data: st.DataObject, pad: int) -> None:
+def test_take_equals_padding_by_hand(
+    rows: list[list[int]], data: st.DataObject, pad: int
+) -> None:
     chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=9))
     ids, lengths = Ragged.of(rows).take(np.array(chosen), pad)
     width = max(1, *(len(rows[i]) for i in chosen)) if chosen else 1

@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unrolled.core.errors import UserError
-from unrolled.data.fields import InvalidCell, Label, Number, Text, Vector, Words, invalid_row, label
+from unrolled.data.fields import (
+    InvalidCell,
+    Label,
+    Number,
+    Text,
+    Vector,
+    Words,
+    invalid_row,
+    label,
+)
 from unrolled.data.tokenizers import Tokenizer
 
 CHARS = Tokenizer.fit("chars", ["abcdef 한국"])
@@ -50,7 +59,9 @@ def test_code_points_are_those_of_the_texts_and_as_many_as_the_tokens_allow() ->
 
 
 @given(st.text("abcdef", max_size=12), st.integers(2, 9))
-def test_max_tokens_cuts_the_end_of_the_text_and_keeps_the_end_mark(word: str, cut: int) -> None:
+def test_max_tokens_cuts_the_end_of_the_text_and_keeps_the_end_mark(
+    word: str, cut: int
+) -> None:
     (ids,) = text("a", cut=cut).encode([(word,)])
     assert len(ids) <= cut
     assert ids == [*CHARS.encode(word[: cut - 1]), END]
@@ -58,7 +69,9 @@ def test_max_tokens_cuts_the_end_of_the_text_and_keeps_the_end_mark(word: str, c
 
 def test_numbers_in_a_text_column_are_text_and_lists_are_not() -> None:
     assert text("a").check([3.5]) == ("3.5",)
-    with pytest.raises(InvalidCell, match=r"column 'a' holds \['x'\] where text is expected"):
+    with pytest.raises(
+        InvalidCell, match=r"column 'a' holds \['x'\] where text is expected"
+    ):
         text("a").check([["x"]])
 
 
@@ -74,7 +87,8 @@ def test_words_are_a_list_or_text_with_blanks_between() -> None:
 
 
 def test_what_is_typed_in_pieces_reads_like_a_file() -> None:
-    pieces, whole = unicodedata.normalize("NFD", "한국 é"), "한국 é"
+    pieces = unicodedata.normalize("NFD", "한국 é")
+    whole = "한국 é"
     assert pieces != whole
     assert text("a").check([pieces]) == text("a").check([whole]) == (whole,)
     field = Words("w", (), None, None)
@@ -91,7 +105,8 @@ def test_words_are_known_from_their_second_time_on_and_spelt_once_each() -> None
     assert spellings.ids.tolist() == [1, 2, 1]  # unknown, the first known, unknown
     chars = field.tokenizer
     assert chars is not None
-    begin, end = chars.bos_id, chars.eos_id
+    begin = chars.bos_id
+    end = chars.eos_id
     spelt = [[begin, *chars.encode(word), end] for word in ("d", "ab", "dac")]
     assert spellings.pieces.flat.tolist() == [id for word in spelt for id in word]
     assert spellings.pieces.lengths.tolist() == [3, 4, 5]
@@ -99,7 +114,10 @@ def test_words_are_known_from_their_second_time_on_and_spelt_once_each() -> None
 
 def test_words_that_are_not_spelt_are_ids() -> None:
     field = Words.fit("w", [["b", "a", "b"], ["c"]], 4, 1, None, None)
-    assert field.known == ("b", "a")  # as many as the vocabulary holds: two after the specials
+    assert field.known == (
+        "b",
+        "a",
+    )  # as many as the vocabulary holds: two after the specials
     ids, spellings = field.encode([["a", "c", "b"]])
     assert spellings is None
     assert ids.flat.tolist() == [3, 1, 2]
@@ -108,7 +126,8 @@ def test_words_that_are_not_spelt_are_ids() -> None:
 def test_an_endless_word_keeps_its_ends_and_an_empty_one_a_place() -> None:
     _, spellings = Words("w", (), CHARS, None).encode([["a" * 40 + "b" * 40, ""]])
     assert spellings is not None
-    begin, end = CHARS.bos_id, CHARS.eos_id
+    begin = CHARS.bos_id
+    end = CHARS.eos_id
     assert spellings.pieces.lengths.tolist() == [66, 2]
     spelt = [begin, *CHARS.encode("a" * 32 + "b" * 32), end, begin, end]
     assert spellings.pieces.flat.tolist() == spelt
@@ -133,8 +152,13 @@ def test_labels_are_ordered_as_numbers_or_as_words(
 
 def test_json_and_csv_write_the_same_label() -> None:
     assert [label(cell) for cell in (1, 1.0, "1", " 1 ", True, None)] == [
-        "1", "1", "1", "1", "true", "",
-    ]  # fmt: skip
+        "1",
+        "1",
+        "1",
+        "1",
+        "true",
+        "",
+    ]
 
 
 @pytest.mark.parametrize("empty", ["", " ", None])
@@ -179,9 +203,13 @@ def test_answers_are_whole_where_training_saw_only_whole_numbers() -> None:
 
 @pytest.mark.parametrize("cell", ["x", "", None, "nan", "1,000", [1], True])
 def test_a_cell_that_is_no_number_is_named_with_its_column(cell: object) -> None:
-    with pytest.raises(InvalidCell, match=r"column 'x' holds .* where a number is expected"):
+    with pytest.raises(
+        InvalidCell, match=r"column 'x' holds .* where a number is expected"
+    ):
         Number.fit("x", [1, 2]).check(cell)
-    with pytest.raises(InvalidCell, match=r"column 'b' holds .* where a number is expected"):
+    with pytest.raises(
+        InvalidCell, match=r"column 'b' holds .* where a number is expected"
+    ):
         Vector.fit(("a", "b"), [(1, 2), (3, 5)]).check([1, cell])
 
 

@@ -23,7 +23,9 @@ def folder(tmp_path: Path) -> Any:
         for name, content in files.items():
             path = tmp_path / "set" / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+            path.write_bytes(
+                content if isinstance(content, bytes) else content.encode()
+            )
         return tmp_path / "set"
 
     return make
@@ -55,7 +57,11 @@ def test_folders_named_by_their_label(folder: Any) -> None:
 
 def test_a_folder_of_texts_is_one_text_a_row(folder: Any) -> None:
     path = folder(
-        {"b.txt": "second text.\nof two lines\n", "a.txt": "first, text\n", "LICENSE": "x"}
+        {
+            "b.txt": "second text.\nof two lines\n",
+            "a.txt": "first, text\n",
+            "LICENSE": "x",
+        }
     )
     found = table(path)
     assert found.columns == ["text"]
@@ -64,7 +70,9 @@ def test_a_folder_of_texts_is_one_text_a_row(folder: Any) -> None:
 
 
 def test_a_faulty_text_is_skipped_or_named(folder: Any) -> None:
-    path = folder({"a/1.txt": "fine\n", "b/2.txt": b"\x89PNG\r\n\x1a\n\0", "b/3.txt": "good\n"})
+    path = folder(
+        {"a/1.txt": "fine\n", "b/2.txt": b"\x89PNG\r\n\x1a\n\0", "b/3.txt": "good\n"}
+    )
     with pytest.raises(DataError, match=r"b/2\.txt: this is a PNG image"):
         read(path)
     found = table(path, on_error="skip")
@@ -86,7 +94,9 @@ def test_a_fault_inside_a_text_leaves_its_place_among_the_files(folder: Any) -> 
 
 
 def test_faults_at_the_end_of_a_table_are_counted(folder: Any) -> None:
-    path = folder({"a.csv": "t,n\nx,1\ny,2\nz\nz\nz\n", "b.csv": "t,n\nu,1\nbad\nv,2\n"})
+    path = folder(
+        {"a.csv": "t,n\nx,1\ny,2\nz\nz\nz\n", "b.csv": "t,n\nu,1\nbad\nv,2\n"}
+    )
     rows = rows_of(path, on_error="skip")
     told = [row and row[0] for _, row in in_step(rows)]
     assert told == ["x", "y", None, None, None, "u", None, "v"]
@@ -99,7 +109,8 @@ def test_faults_at_the_end_of_a_table_are_counted(folder: Any) -> None:
 
 def test_only_files_named_so_lie_beside_the_data(folder: Any) -> None:
     files = {
-        f"{name}.txt": "words here\n" for name in ("complaint_notice", "notice_1", "mylicense")
+        f"{name}.txt": "words here\n"
+        for name in ("complaint_notice", "notice_1", "mylicense")
     }
     beside = ["LICENSE", "readme.txt", "NOTICE.md", "Citation.cff"]
     hidden = ["desktop.ini", "Thumbs.db", "~$report.txt", ".DS_Store"]
@@ -111,9 +122,13 @@ def test_only_files_named_so_lie_beside_the_data(folder: Any) -> None:
 
 
 @pytest.mark.parametrize("inner", ["", "aclImdb/"])
-def test_parts_of_a_data_set_are_no_labels(folder: Any, tmp_path: Path, inner: str) -> None:
+def test_parts_of_a_data_set_are_no_labels(
+    folder: Any, tmp_path: Path, inner: str
+) -> None:
     names = [
-        f"{inner}{part}/{label}/1.txt" for part in ("test", "train") for label in ("neg", "pos")
+        f"{inner}{part}/{label}/1.txt"
+        for part in ("test", "train")
+        for label in ("neg", "pos")
     ]
     path = folder(dict.fromkeys([*names, f"{inner}imdb.vocab"], "good film\n"))
     below = path / inner
@@ -133,32 +148,45 @@ def test_parts_of_a_data_set_are_no_labels(folder: Any, tmp_path: Path, inner: s
 
 def test_tables_of_equal_columns_are_one_table(folder: Any) -> None:
     path = folder(
-        {"2024/b.csv": "text,label\nx,1\ny,0\nz,1\n", "2023/a.csv": "text,label\ngood,1\nbad,0\n"}
+        {
+            "2024/b.csv": "text,label\nx,1\ny,0\nz,1\n",
+            "2023/a.csv": "text,label\ngood,1\nbad,0\n",
+        }
     )
     found = table(path)
     assert [row[0] for row in found.rows] == ["good", "bad", "x", "y", "z"]
     assert len(set(found.lines)) == 5
     last = found.place(found.lines[-1])
     assert last == (str(path / "2024" / "b.csv"), 4)
-    assert str(invalid_row(InvalidCell("wrong"), *last)).startswith(f"{path}/2024/b.csv:4: wrong")
+    assert str(invalid_row(InvalidCell("wrong"), *last)).startswith(
+        f"{path}/2024/b.csv:4: wrong"
+    )
     assert list(rows_of(path)) == list(zip(found.lines, found.rows, strict=True))
 
 
 def test_errors_in_a_folder_of_tables_name_the_file(folder: Any) -> None:
-    path = folder({"a.csv": "text,label\ngood,1\n", "b.csv": "text,label\nx,1\nbad\ny,0\n"})
+    path = folder(
+        {"a.csv": "text,label\ngood,1\n", "b.csv": "text,label\nx,1\nbad\ny,0\n"}
+    )
     with pytest.raises(DataError, match=r"b\.csv:3: expected 2 fields"):
         read(path)
     found = table(path, on_error="skip")
     assert len(found.rows) == 3
-    assert [(error.path, error.line) for error in found.skipped] == [(f"{path}/b.csv", 3)]
+    assert [(error.path, error.line) for error in found.skipped] == [
+        (f"{path}/b.csv", 3)
+    ]
     folder({"b.csv": "text,stars\nx,1\n"})
-    with pytest.raises(DataError, match=r"b\.csv:1: the columns are text, stars, .*text, label"):
+    with pytest.raises(
+        DataError, match=r"b\.csv:1: the columns are text, stars, .*text, label"
+    ):
         read(path)
 
 
 def test_what_does_not_belong_together_is_refused(folder: Any, tmp_path: Path) -> None:
     path = folder({"a.csv": "text,label\ngood,1\n", "notes.txt": "some words\n"})
-    with pytest.raises(DataError, match=r"notes\.txt: this is no table, and a\.csv is one"):
+    with pytest.raises(
+        DataError, match=r"notes\.txt: this is no table, and a\.csv is one"
+    ):
         read(path)
     (path / "a.csv").unlink()
     folder({"pos/1.txt": "good\n"})
@@ -187,7 +215,9 @@ def test_a_fingerprint_tells_a_changed_file_or_name(folder: Any) -> None:
 
 def test_tables_that_are_parts_of_a_data_set_are_not_joined(folder: Any) -> None:
     table_of = "text,label\na good film,1\na bad film,0\n"
-    path = folder({"x_test.csv": table_of, "x_train.csv": table_of, "x-dev.csv": table_of})
+    path = folder(
+        {"x_test.csv": table_of, "x_train.csv": table_of, "x-dev.csv": table_of}
+    )
     with pytest.raises(DataError, match=r"parts of one data set") as caught:
         read(path)
     told = f"unrolled.train('{path / 'x_train.csv'}', data={{'dev': '{path / 'x-dev.csv'}'}})`"
@@ -196,4 +226,6 @@ def test_tables_that_are_parts_of_a_data_set_are_not_joined(folder: Any) -> None
 
 def test_one_such_name_is_no_data_set(folder: Any) -> None:
     table_of = "text,label\na good film,1\na bad film,0\n"
-    assert len(table(folder({"test_a.csv": table_of, "test_b.csv": table_of})).rows) == 4
+    assert (
+        len(table(folder({"test_a.csv": table_of, "test_b.csv": table_of})).rows) == 4
+    )

@@ -17,9 +17,12 @@ from unrolled.data import hub
 from unrolled.data.sources import Table, read
 
 SMALL = {
-    "training.max_steps": 1, "training.device": "cpu", "model.hidden": 4, "model.embedding": 4,
+    "training.max_steps": 1,
+    "training.device": "cpu",
+    "model.hidden": 4,
+    "model.embedding": 4,
     "data.vocabulary": 40,
-}  # fmt: skip
+}
 
 
 class DataSet(list[dict[str, Any]]):
@@ -32,15 +35,24 @@ class DataSet(list[dict[str, Any]]):
 def datasets(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A library like ``datasets``, and the calls it got."""
     calls: list[Any] = []
-    rows = [{"text": "좋다", "label": 1}, {"text": "싫다", "label": 0}, {"text": "음", "label": -1}]
+    rows = [
+        {"text": "좋다", "label": 1},
+        {"text": "싫다", "label": 0},
+        {"text": "음", "label": -1},
+    ]
 
     def load_dataset(name: str, config: str | None = None, *, split: str) -> DataSet:
         calls.append((name, config, split, os.environ.get("HF_HUB_DISABLE_TELEMETRY")))
         if name == "own/missing":
-            raise FileNotFoundError("Dataset 'own/missing' doesn't exist on the Hub\nmore")
+            raise FileNotFoundError(
+                "Dataset 'own/missing' doesn't exist on the Hub\nmore"
+            )
         found = DataSet(rows)
         found.column_names = ["text", "label"]
-        found.features = {"text": SimpleNamespace(), "label": SimpleNamespace(names=["neg", "pos"])}
+        found.features = {
+            "text": SimpleNamespace(),
+            "label": SimpleNamespace(names=["neg", "pos"]),
+        }
         if name == "own/images":
             found[:] = [{"text": SimpleNamespace(), "label": 1}]
         return found
@@ -48,8 +60,12 @@ def datasets(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     fake = ModuleType("datasets")
     fake.load_dataset = load_dataset  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", fake)
-    for name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK",
-                 "HF_UPDATE_DOWNLOAD_COUNTS"):  # fmt: skip
+    for name in (
+        "HF_HUB_DISABLE_TELEMETRY",
+        "DISABLE_TELEMETRY",
+        "DO_NOT_TRACK",
+        "HF_UPDATE_DOWNLOAD_COUNTS",
+    ):
         monkeypatch.setenv(name, "")  # so that it is restored
     hub.loaded.cache_clear()
     return calls
@@ -77,7 +93,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         ("hub:own/reviews/ko", ("own/reviews", "ko", "train")),
     ],
 )
-def test_names_of_the_hub(datasets: list[Any], name: str, call: tuple[Any, ...]) -> None:
+def test_names_of_the_hub(
+    datasets: list[Any], name: str, call: tuple[Any, ...]
+) -> None:
     found = read(name)
     assert isinstance(found, Table)
     assert datasets == [(*call, "1")]
@@ -108,10 +126,14 @@ def test_each_language_of_translations_is_a_column(datasets: list[Any]) -> None:
 
 
 def test_what_the_hub_cannot_give(datasets: list[Any]) -> None:
-    with pytest.raises(UserError, match=r"hub:own/missing: cannot be had .*doesn't exist") as error:
+    with pytest.raises(
+        UserError, match=r"hub:own/missing: cannot be had .*doesn't exist"
+    ) as error:
         read("hub:own/missing")
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match=r"hub:own/images:1: column 'text' holds SimpleNamespace"):
+    with pytest.raises(
+        UserError, match=r"hub:own/images:1: column 'text' holds SimpleNamespace"
+    ):
         read("hub:own/images")
     asked = len(datasets)
     for name in ("hub:reviews", "hub:", "hub:a/b/c/d", "hub:../x:y:z", "hub:a b/c"):
@@ -120,11 +142,17 @@ def test_what_the_hub_cannot_give(datasets: list[Any]) -> None:
     assert len(datasets) == asked
 
 
-def test_without_the_extra_one_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_one_line_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     hub.loaded.cache_clear()
-    for name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK",
-                 "HF_UPDATE_DOWNLOAD_COUNTS"):  # fmt: skip
+    for name in (
+        "HF_HUB_DISABLE_TELEMETRY",
+        "DISABLE_TELEMETRY",
+        "DO_NOT_TRACK",
+        "HF_UPDATE_DOWNLOAD_COUNTS",
+    ):
         monkeypatch.setenv(name, "")
     with pytest.raises(UserError, match=r"pip install 'unrolled\[hub\]'"):
         read("hub:own/reviews")
@@ -136,7 +164,9 @@ def test_training_on_a_file_asks_no_network(
     monkeypatch.setitem(sys.modules, "datasets", None)
     path = tmp_path / "reviews.csv"
     path.write_text("text,label\n" + "good film,1\nbad film,0\n" * 20)
-    run = unrolled.train(path, out=tmp_path / "run", quiet=True, say=lambda text: None, **SMALL)
+    run = unrolled.train(
+        path, out=tmp_path / "run", quiet=True, say=lambda text: None, **SMALL
+    )
     assert run.predict(["good film"])[0] in ("0", "1")
     for wrong, nearest in (
         ("review.csv", "reviews.csv"),
@@ -144,7 +174,9 @@ def test_training_on_a_file_asks_no_network(
         ("hug:a/b", "no file"),
     ):
         with pytest.raises(UsageError, match=nearest):
-            unrolled.train(tmp_path / wrong if "." in wrong else wrong, out=tmp_path / "r")
+            unrolled.train(
+                tmp_path / wrong if "." in wrong else wrong, out=tmp_path / "r"
+            )
 
 
 def test_training_on_a_data_set_of_the_hub(
@@ -153,7 +185,9 @@ def test_training_on_a_data_set_of_the_hub(
     monkeypatch.chdir(tmp_path)
     rows = [{"text": f"word{i % 7} film", "label": i % 2} for i in range(40)]
     monkeypatch.setattr(DataSet, "__init__", lambda self, _: list.__init__(self, rows))
-    run = unrolled.train("hub:own/reviews:train", quiet=True, say=lambda text: None, **SMALL)
+    run = unrolled.train(
+        "hub:own/reviews:train", quiet=True, say=lambda text: None, **SMALL
+    )
     assert run.folder == Path("runs/reviews")
     assert run.recipe.data.train == "hub:own/reviews:train"
     assert run.predict(["word1 film"])[0] in ("neg", "pos")

@@ -19,14 +19,20 @@ from unrolled.data.formats import json_array
 from unrolled.data.sources import read, rows_of
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-99, 99) | st.text(max_size=6) | st.just('a "]}{[\\\\'),
+    st.none()
+    | st.booleans()
+    | st.integers(-99, 99)
+    | st.text(max_size=6)
+    | st.just('a "]}{[\\\\'),
     lambda inner: st.lists(inner, max_size=3),
     max_leaves=5,
 )
 
 
 @settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     rows=st.lists(st.tuples(values, values), min_size=1, max_size=5),
@@ -38,7 +44,8 @@ def test_it_reads_what_json_lines_hold(
     tmp_path: Path, rows: list[Any], indent: int | None, chunk: int, escaped: bool
 ) -> None:
     found = [{"text": first, "label": second} for first, second in rows]
-    array, lines = tmp_path / "d.json", tmp_path / "d.jsonl"
+    array = tmp_path / "d.json"
+    lines = tmp_path / "d.jsonl"
     array.write_text(json.dumps(found, indent=indent, ensure_ascii=escaped), "utf-8")
     written = "\n".join(json.dumps(row, ensure_ascii=escaped) for row in found)
     lines.write_text(written, "utf-8")
@@ -77,7 +84,11 @@ def test_lines_are_those_on_which_objects_begin(tmp_path: Path) -> None:
         ('[{"a": 1}]\n[{"a": 2}]', 2, "where an array holds objects alone"),
         ('[{"a": 1}]\nx', 2, "'x' where an array holds objects alone"),
         ('[{"a": 1},\n{"a": 2, "a": 3}]', 2, "the key 'a' stands there twice"),
-        ('[{"a": 1, "b": 1},\n{"b": 2}]', 2, "the key 'a', which other rows have, is missing"),
+        (
+            '[{"a": 1, "b": 1},\n{"b": 2}]',
+            2,
+            "the key 'a', which other rows have, is missing",
+        ),
         ('[{"a": 1},\n{"a": }]', 2, "not valid JSON"),
         ("[{}]", 1, "no object with a key"),
     ],
@@ -92,9 +103,13 @@ def test_what_is_wrong_is_named_with_its_line(
     assert caught.value.line == line
 
 
-def test_faulty_objects_may_be_left_out_and_long_ones_are_bounded(tmp_path: Path) -> None:
+def test_faulty_objects_may_be_left_out_and_long_ones_are_bounded(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "d.json"
-    path.write_text(f'[{{"a": 1}}, {{"a": "{"x" * 5000}"}}, {{"a": }}, {{"a": 4}}]', "utf-8")
+    path.write_text(
+        f'[{{"a": 1}}, {{"a": "{"x" * 5000}"}}, {{"a": }}, {{"a": 4}}]', "utf-8"
+    )
     found = table(path, on_error="skip", max_row=1000)
     assert found.rows == [(1,), (4,)]
     assert "more than 1,000 bytes" in str(found.skipped[0])
@@ -113,13 +128,20 @@ def test_bytes_that_do_not_decode_and_packed_files(tmp_path: Path) -> None:
         read(path, encoding="utf-8")
 
 
-def test_a_run_is_trained_and_scored_on_one(home: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_run_is_trained_and_scored_on_one(
+    home: SimpleNamespace, tmp_path: Path
+) -> None:
     path = tmp_path / "reviews.json"
     rows = [{"text": text, "label": label} for text, label in reviews(60, 6)]
     path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), "utf-8")
     run = unrolled.train(
-        path, out=tmp_path / "run", quiet=True, say=lambda text: None,
+        path,
+        out=tmp_path / "run",
+        quiet=True,
+        say=lambda text: None,
         **{**SMALL, "training.max_steps": 5},
-    )  # fmt: skip
+    )
     assert "accuracy" in run.evaluate(path)
-    assert run.predict([{"text": "a good film"}]) == run.predict(['{"text": "a good film"}'])
+    assert run.predict([{"text": "a good film"}]) == run.predict(
+        ['{"text": "a good film"}']
+    )

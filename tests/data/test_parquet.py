@@ -46,7 +46,19 @@ def test_types_become_what_json_lines_would_give(tmp_path: Path) -> None:
     found = table(path)
     assert found.format.describe() == "Parquet"
     assert found.rows == [
-        ("가나", 1, 0.5, 1.5, True, "a", ["a", "b"], [[1, 2]], None, "2024-01-31", "1.50"),
+        (
+            "가나",
+            1,
+            0.5,
+            1.5,
+            True,
+            "a",
+            ["a", "b"],
+            [[1, 2]],
+            None,
+            "2024-01-31",
+            "1.50",
+        ),
         ("b", 2, None, 2.5, False, "b", [], [[3]], None, "2024-01-31", "1.50"),
         (None, None, 2.0, 3.5, None, "a", None, [[]], None, "2024-01-31", "1.50"),
     ]
@@ -55,8 +67,10 @@ def test_types_become_what_json_lines_would_give(tmp_path: Path) -> None:
 
 def test_rows_are_streamed_and_infer_finds_the_answer(tmp_path: Path) -> None:
     count = 5_000
-    columns = {"review": [f"row {i} of words" for i in range(count)],
-               "label": [i % 2 for i in range(count)]}  # fmt: skip
+    columns = {
+        "review": [f"row {i} of words" for i in range(count)],
+        "label": [i % 2 for i in range(count)],
+    }
     path = write(tmp_path / "d.parquet", columns, row_group_size=700)
     found = table(path)
     assert found.rows == list(zip(*columns.values(), strict=True))
@@ -76,13 +90,17 @@ def test_rows_are_streamed_and_infer_finds_the_answer(tmp_path: Path) -> None:
         ([[{"a": 1}]], "list<.*struct"),
     ],
 )
-def test_a_column_that_is_no_value_or_list_is_named(tmp_path: Path, column: Any, kind: str) -> None:
+def test_a_column_that_is_no_value_or_list_is_named(
+    tmp_path: Path, column: Any, kind: str
+) -> None:
     path = write(tmp_path / "d.parquet", {"meta": column, "text": ["a"]})
     found = table(path)
     assert (found.columns, found.rows) == (["text"], [("a",)])
     assert found.format.describe() == "Parquet, without meta"
     write(path, {"meta": column})
-    with pytest.raises(DataError, match=rf"d\.parquet: column 'meta' holds {kind}.*a value"):
+    with pytest.raises(
+        DataError, match=rf"d\.parquet: column 'meta' holds {kind}.*a value"
+    ):
         read(path)
 
 
@@ -101,7 +119,9 @@ def test_times_of_any_precision_are_text(tmp_path: Path) -> None:
         "day": pa.array([2**31 - 1], pa.date32()),
         "kind": pa.array(["1.0"]).dictionary_encode(),
     }
-    ((at, each, named, took, time, day, kind),) = table(write(tmp_path / "d.parquet", odd)).rows
+    ((at, each, named, took, time, day, kind),) = table(
+        write(tmp_path / "d.parquet", odd)
+    ).rows
     assert at == named == "2023-11-14 22:13:20.000000001"
     assert each == [at]
     assert (took, time, kind) == ("0:00:01.500000", "00:01:01.000000001", "1.0")
@@ -121,9 +141,13 @@ def test_what_the_library_cannot_unpack_is_a_clear_error(tmp_path: Path) -> None
     data = path.read_bytes()
     assert data.count(b"\x15\x04\x16\xc6\x01") == 1
     path.write_bytes(data.replace(b"\x15\x04\x16\xc6\x01", b"\x15\x06\x16\xc6\x01"))
-    with pytest.raises(DataError, match=r"d\.parquet.*cannot be read.*compression='zstd'"):
+    with pytest.raises(
+        DataError, match=r"d\.parquet.*cannot be read.*compression='zstd'"
+    ):
         read(path)
-    path = write(tmp_path / "d.parquet", {"n": [1], "took": pa.array([2**62], pa.duration("s"))})
+    path = write(
+        tmp_path / "d.parquet", {"n": [1], "took": pa.array([2**62], pa.duration("s"))}
+    )
     with pytest.raises(DataError, match=r"d\.parquet:1: cannot be read"):
         read(path)
 
@@ -140,7 +164,11 @@ def test_a_faulty_row_is_named_by_its_number(tmp_path: Path) -> None:
 def test_damaged_files(tmp_path: Path) -> None:
     whole = write(tmp_path / "d.parquet", {"n": list(range(9_999))}).read_bytes()
     middle = len(whole) // 4
-    for broken in (whole[:4], whole[:-9], whole[:200] + b"\xff" * middle + whole[200 + middle :]):
+    for broken in (
+        whole[:4],
+        whole[:-9],
+        whole[:200] + b"\xff" * middle + whole[200 + middle :],
+    ):
         (tmp_path / "d.parquet").write_bytes(broken)
         with pytest.raises(DataError, match=r"d\.parquet.*cannot be read"):
             read(tmp_path / "d.parquet")
@@ -156,7 +184,10 @@ PACKED = {
         {"text": [LONG] * 4000},
         {"use_dictionary": False, "column_encoding": {"text": "DELTA_BYTE_ARRAY"}},
     ),
-    "packed well": ({"text": [LONG] * 400}, {"use_dictionary": False, "compression": "zstd"}),
+    "packed well": (
+        {"text": [LONG] * 400},
+        {"use_dictionary": False, "compression": "zstd"},
+    ),
     "equal numbers": ({"x": [0.0] * 10_000_000}, {}),
     "lists of equal numbers": ({"x": [[0.0] * 100_000] * 100}, {}),
 }
@@ -184,7 +215,11 @@ def test_what_swells_like_a_bomb_is_refused_before_it_takes_memory(
         "print(peak() - before)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, path], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", code, path],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     told, kilobytes = done.stdout.strip().splitlines()
     assert "decompression bomb" in told
@@ -194,14 +229,18 @@ def test_what_swells_like_a_bomb_is_refused_before_it_takes_memory(
 
 
 @settings(
-    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
 def test_values_are_the_same_however_the_file_says_them(
     tmp_path: Path, data: st.DataObject
 ) -> None:
     texts = st.one_of(st.none(), st.text("ab한 ", max_size=4))
-    rows = data.draw(st.lists(st.tuples(texts, st.lists(texts, max_size=3)), max_size=30))
+    rows = data.draw(
+        st.lists(st.tuples(texts, st.lists(texts, max_size=3)), max_size=30)
+    )
     columns = {
         "text": pa.array([row[0] for row in rows], pa.string()),
         "words": pa.array([row[1] for row in rows], pa.list_(pa.string())),
@@ -217,7 +256,9 @@ def test_values_are_the_same_however_the_file_says_them(
 
 def test_rows_that_are_not_found_are_missed(tmp_path: Path) -> None:
     # a page a value: the library itself loses rows whose list is empty
-    path = write(tmp_path / "d.parquet", {"w": [["a"], []], "y": [1, 2]}, data_page_size=1)
+    path = write(
+        tmp_path / "d.parquet", {"w": [["a"], []], "y": [1, 2]}, data_page_size=1
+    )
     if len(pq.read_table(path)) == 2:
         assert len(read(path).rows) == 2
     else:

@@ -14,7 +14,19 @@ from unrolled.data.schema import ColumnHints, Schema, counts, infer, look, numbe
 from unrolled.data.sources import Table, read
 
 DRAW = random.Random(5)
-WORDS = ["the", "a", "film", "was", "really", "good", "bad", "slow", "and", "with", "plot"]
+WORDS = [
+    "the",
+    "a",
+    "film",
+    "was",
+    "really",
+    "good",
+    "bad",
+    "slow",
+    "and",
+    "with",
+    "plot",
+]
 
 
 def prose(n: int) -> str:
@@ -23,7 +35,10 @@ def prose(n: int) -> str:
 
 def lines(header: str, row: object, count: int = 80) -> str:
     assert callable(row)
-    return "\n".join([*([header] if header else []), *(row(n) for n in range(count))]) + "\n"
+    return (
+        "\n".join([*([header] if header else []), *(row(n) for n in range(count))])
+        + "\n"
+    )
 
 
 TABLES: dict[str, tuple[str, str, Schema]] = {
@@ -61,7 +76,9 @@ TABLES: dict[str, tuple[str, str, Schema]] = {
         "iris.csv",
         lines(
             "sepal_length,sepal_width,petal_length,petal_width,species",
-            lambda n: f"{n / 10},{n % 7},{n / 3:.2f},0.2,{['setosa', 'virginica'][n % 2]}",
+            lambda n: (
+                f"{n / 10},{n % 7},{n / 3:.2f},0.2,{['setosa', 'virginica'][n % 2]}"
+            ),
         ),
         Schema(
             "classify",
@@ -72,14 +89,18 @@ TABLES: dict[str, tuple[str, str, Schema]] = {
     ),
     "iris with row numbers": (
         "Iris.csv",
-        lines("Id,Length,Width,Species", lambda n: f"{n},{n / 10},{n % 7},{'ab'[n > 40]}"),
+        lines(
+            "Id,Length,Width,Species", lambda n: f"{n},{n / 10},{n % 7},{'ab'[n > 40]}"
+        ),
         Schema("classify", (), ("Length", "Width"), "Species"),
     ),
     "sensors": (
         "sensors.csv",
         lines(
             "timestamp,ax,ay,az,phase",
-            lambda n: f"2024-01-01 00:00:{n % 60:02d},{n / 7:.3f},{-n},0.5,{'ab'[n // 40]}",
+            lambda n: (
+                f"2024-01-01 00:00:{n % 60:02d},{n / 7:.3f},{-n},0.5,{'ab'[n // 40]}"
+            ),
         ),
         Schema("classify", (), ("ax", "ay", "az"), "phase"),
     ),
@@ -90,12 +111,18 @@ TABLES: dict[str, tuple[str, str, Schema]] = {
     ),
     "intents": (
         "intents.tsv",
-        lines("utterance\tintent", lambda n: f"{prose(n)}\t{['greet', 'order', 'bye'][n % 3]}"),
+        lines(
+            "utterance\tintent",
+            lambda n: f"{prose(n)}\t{['greet', 'order', 'bye'][n % 3]}",
+        ),
         Schema("classify", ("utterance",), (), "intent"),
     ),
     "a price for a text": (
         "wine.csv",
-        lines("year,description,price", lambda n: f"{1990 + n % 4},{prose(n)},{n * 1.5 + 3}"),
+        lines(
+            "year,description,price",
+            lambda n: f"{1990 + n % 4},{prose(n)},{n * 1.5 + 3}",
+        ),
         Schema("regress", ("description",), (), "price"),
     ),
     "labels 0 and 1 beside numbers": (
@@ -146,7 +173,8 @@ TABLES: dict[str, tuple[str, str, Schema]] = {
     "two texts and a label": (
         "nli.tsv",
         lines(
-            "premise\thypothesis\tlabel", lambda n: f"{prose(n)} {prose(n)}\t{prose(n)}\t{n % 2}"
+            "premise\thypothesis\tlabel",
+            lambda n: f"{prose(n)} {prose(n)}\t{prose(n)}\t{n % 2}",
         ),
         Schema("classify", ("premise",), (), "label"),
     ),
@@ -161,7 +189,9 @@ def table(path: Path, name: str, text: str) -> Table:
 
 
 @pytest.mark.parametrize("case", TABLES)
-def test_a_realistic_table_is_understood_without_a_word(tmp_path: Path, case: str) -> None:
+def test_a_realistic_table_is_understood_without_a_word(
+    tmp_path: Path, case: str
+) -> None:
     name, text, expected = TABLES[case]
     assert infer(table(tmp_path, name, text), ColumnHints()) == expected
 
@@ -175,7 +205,11 @@ def test_a_realistic_table_is_understood_without_a_word(tmp_path: Path, case: st
             ColumnHints(label="text", text=("label",)),
             Schema("classify", ("label",), (), "text"),
         ),
-        ("stars", ColumnHints(task="regress"), Schema("regress", ("review",), (), "stars")),
+        (
+            "stars",
+            ColumnHints(task="regress"),
+            Schema("regress", ("review",), (), "stars"),
+        ),
         (
             "question, answer, label",
             ColumnHints(text=("A",)),
@@ -206,7 +240,11 @@ def test_a_realistic_table_is_understood_without_a_word(tmp_path: Path, case: st
             ColumnHints(label="sepal_length", numbers=("petal_width",)),
             Schema("regress", (), ("petal_width",), "sepal_length"),
         ),
-        ("sensors", ColumnHints(label="ax", numbers=("ay",)), Schema("regress", (), ("ay",), "ax")),
+        (
+            "sensors",
+            ColumnHints(label="ax", numbers=("ay",)),
+            Schema("regress", (), ("ay",), "ax"),
+        ),
         (
             "a price for a text",
             ColumnHints(label="price"),
@@ -277,12 +315,18 @@ def test_numbers_that_leave_no_answer_say_which_key_names_it(tmp_path: Path) -> 
 
 
 def test_an_answer_with_nothing_beside_it_says_what_to_name(tmp_path: Path) -> None:
-    found = table(tmp_path, "one.csv", lines("date,label", lambda n: f"2024-01-{n},{n % 2}", 30))
-    with pytest.raises(DataError, match=r"no column is left to read beside the answer 'label'"):
+    found = table(
+        tmp_path, "one.csv", lines("date,label", lambda n: f"2024-01-{n},{n % 2}", 30)
+    )
+    with pytest.raises(
+        DataError, match=r"no column is left to read beside the answer 'label'"
+    ):
         infer(found, ColumnHints())
 
 
-def test_a_table_of_row_numbers_alone_still_has_something_to_read(tmp_path: Path) -> None:
+def test_a_table_of_row_numbers_alone_still_has_something_to_read(
+    tmp_path: Path,
+) -> None:
     found = table(tmp_path, "series.csv", lines("time,value", lambda n: f"{n},{n * n}"))
     assert infer(found, ColumnHints()) == Schema("regress", (), ("time",), "value")
 
@@ -293,7 +337,10 @@ def test_a_table_of_row_numbers_alone_still_has_something_to_read(tmp_path: Path
         ("1", 1.0),
         (" -2.5e3 ", -2500.0),
         (7, 7.0),
-        *((other, None) for other in ("", "x", True, None, "nan", "inf", float("nan"), [1])),
+        *(
+            (other, None)
+            for other in ("", "x", True, None, "nan", "inf", float("nan"), [1])
+        ),
     ],
 )
 def test_only_finite_numbers_are_numbers(cell: object, expected: float | None) -> None:
@@ -318,7 +365,9 @@ def test_a_column_of_lists_is_no_label_and_no_number() -> None:
         (["a", "b", "", None] * 4, True),
     ],
 )
-def test_labels_are_few_values_that_repeat(values: list[str | None], labels: bool) -> None:
+def test_labels_are_few_values_that_repeat(
+    values: list[str | None], labels: bool
+) -> None:
     assert look("x", values).labels is labels
 
 
@@ -332,7 +381,14 @@ def test_counts_shows_labels_as_the_answers_do() -> None:
 
 
 STEPS = [
-    (f"0:{n:02}:00", "a" if n < 40 else "b", n / 7, -n / 3, ["rest", "walk"][n % 2], int(n < 40))
+    (
+        f"0:{n:02}:00",
+        "a" if n < 40 else "b",
+        n / 7,
+        -n / 3,
+        ["rest", "walk"][n % 2],
+        int(n < 40),
+    )
     for n in range(60)
 ]
 ABOUT = ("time", "who", "x", "y", "phase", "left")
@@ -349,8 +405,14 @@ ABOUT = ("time", "who", "x", "y", "phase", "left")
         # a forecast reads what it forecasts, up to the last step
         (ColumnHints(window=5, label="x"), ("regress", ("x", "y", "left"), "x")),
         (ColumnHints(window=5, label="x", ahead=0), ("regress", ("y", "left"), "x")),
-        (ColumnHints(window=5, label="phase"), ("classify", ("x", "y", "left"), "phase")),
-        (ColumnHints(window=5, label="phase", task="tag"), ("tag", ("x", "y", "left"), "phase")),
+        (
+            ColumnHints(window=5, label="phase"),
+            ("classify", ("x", "y", "left"), "phase"),
+        ),
+        (
+            ColumnHints(window=5, label="phase", task="tag"),
+            ("tag", ("x", "y", "left"), "phase"),
+        ),
     ],
 )
 def test_rows_that_are_steps(
@@ -365,9 +427,21 @@ def test_rows_that_are_steps(
 @pytest.mark.parametrize(
     ("row", "wanted", "expected"),
     [
-        ({"x": [1, 2.5], "phase": ["a", "b"]}, {}, Schema("tag", (), ("x",), "phase", True)),
-        ({"f": [[1, 2]], "label": "up"}, {}, Schema("classify", (), ("f",), "label", True)),
-        ({"f": [1], "g": [3], "y": 1.5}, {}, Schema("regress", (), ("f", "g"), "y", True)),
+        (
+            {"x": [1, 2.5], "phase": ["a", "b"]},
+            {},
+            Schema("tag", (), ("x",), "phase", True),
+        ),
+        (
+            {"f": [[1, 2]], "label": "up"},
+            {},
+            Schema("classify", (), ("f",), "label", True),
+        ),
+        (
+            {"f": [1], "g": [3], "y": 1.5},
+            {},
+            Schema("regress", (), ("f", "g"), "y", True),
+        ),
         (
             {"f": [1], "g": [3], "y": 1.5},
             {"numbers": ("g",)},
@@ -385,4 +459,7 @@ def test_lists_of_numbers_are_sequences(
     tmp_path: Path, row: dict[str, object], wanted: dict[str, Any], expected: Schema
 ) -> None:
     rows = [json.dumps(row) for _ in range(30)]
-    assert infer(table(tmp_path, "s.jsonl", "\n".join(rows)), ColumnHints(**wanted)) == expected
+    assert (
+        infer(table(tmp_path, "s.jsonl", "\n".join(rows)), ColumnHints(**wanted))
+        == expected
+    )

@@ -34,10 +34,14 @@ def series(table: Table, sequence: int | None = None, skip: bool = False) -> Ser
     return gather(table, [1, 2], 3, sequence, told, skip)
 
 
-ROWS = [("a", i, 10 * i, "up") if i % 3 else ("b", i, 10 * i, "down") for i in range(12)]
+ROWS = [
+    ("a", i, 10 * i, "up") if i % 3 else ("b", i, 10 * i, "down") for i in range(12)
+]
 
 
-def test_rows_of_equal_name_are_one_sequence_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_rows_of_equal_name_are_one_sequence_in_the_order_of_the_file(
+    tmp_path: Path,
+) -> None:
     found = series(steps(tmp_path / "s.csv", ROWS), sequence=0)
     assert found.names == ["b", "a"]
     assert [row[1] for row in found.rows] == [[0, 3, 6, 9], [1, 2, 4, 5, 7, 8, 10, 11]]
@@ -64,7 +68,9 @@ def test_a_file_is_one_sequence_and_so_is_each_file_of_a_folder(tmp_path: Path) 
 def test_a_missing_value_is_named_with_its_line(tmp_path: Path, bad: str) -> None:
     rows = [*ROWS[:4], ("a", 4, bad, "up"), *ROWS[5:]]
     table = steps(tmp_path / "s.csv", rows)
-    with pytest.raises(DataError, match=rf"s\.csv:6: column 'y' holds '{bad}' where a number"):
+    with pytest.raises(
+        DataError, match=rf"s\.csv:6: column 'y' holds '{bad}' where a number"
+    ):
         series(table)
     found = series(table, skip=True)
     assert [row[1] for row in found.rows] == [[0, 1, 2, 3], [5, 6, 7, 8, 9, 10, 11]]
@@ -77,7 +83,10 @@ def test_a_row_that_the_reader_left_out_ends_a_sequence_too(tmp_path: Path) -> N
     path.write_text("\n".join([*lines[:7], "a,1", *lines[8:]]))
     table = read(path, on_error="skip")
     assert isinstance(table, Table)
-    assert [row[1] for row in series(table).rows] == [[0, 1, 2, 3, 4, 5], [7, 8, 9, 10, 11]]
+    assert [row[1] for row in series(table).rows] == [
+        [0, 1, 2, 3, 4, 5],
+        [7, 8, 9, 10, 11],
+    ]
 
 
 def test_an_answer_that_is_missing_is_named_with_its_line(tmp_path: Path) -> None:
@@ -86,7 +95,9 @@ def test_an_answer_that_is_missing_is_named_with_its_line(tmp_path: Path) -> Non
         series(table)
 
 
-@pytest.mark.parametrize(("window", "ahead"), [(3, 1), (1, 0), (5, 4), (12, 1), (11, 1)])
+@pytest.mark.parametrize(
+    ("window", "ahead"), [(3, 1), (1, 0), (5, 4), (12, 1), (11, 1)]
+)
 def test_windows_are_those_of_numpy(window: int, ahead: int) -> None:
     reading = WindowSpec(window=window, ahead=ahead)
     values = np.arange(12)
@@ -99,7 +110,9 @@ def test_windows_are_those_of_numpy(window: int, ahead: int) -> None:
 
 
 @pytest.mark.parametrize(("window", "ahead"), [(4, 1), (2, 3), (1, 0)])
-def test_no_held_out_answer_is_seen_in_training(tmp_path: Path, window: int, ahead: int) -> None:
+def test_no_held_out_answer_is_seen_in_training(
+    tmp_path: Path, window: int, ahead: int
+) -> None:
     rows = [("a", i, i, "up") for i in range(40)]
     rows[17] = ("a", 17, "", "up")  # a gap cuts the sequence, and not its end
     whole = series(steps(tmp_path / "s.csv", rows), skip=True)
@@ -157,11 +170,16 @@ def test_a_column_that_never_changes_is_not_blown_up() -> None:
         ([[1, 2], [[1, 2], [3, "x"]]], "column 'b' holds 'x' at step 2"),
         ([[1, 2], [[1, 2], [3]]], "column 'b' has other than 2 numbers at step 2"),
         ([[1, 2], [[1, 2]]], "column 'b' has 1 steps and 'a' 2"),
-        ([[1, 2], [[1, 2, 3], [4, 5, 6]]], "column 'b' holds 3 numbers a step; expected 2"),
+        (
+            [[1, 2], [[1, 2, 3], [4, 5, 6]]],
+            "column 'b' holds 3 numbers a step; expected 2",
+        ),
         ([[1, float("inf")], [[1, 2], [3, 4]]], "column 'a' holds inf at step 2"),
     ],
 )
-def test_a_cell_that_is_no_sequence_of_numbers_says_where(cells: Any, message: str) -> None:
+def test_a_cell_that_is_no_sequence_of_numbers_says_where(
+    cells: Any, message: str
+) -> None:
     field = Frames.fit(("a", "b"), [[[1, 2], [[1, 2], [3, 5]]]], WindowSpec())
     with pytest.raises(InvalidCell, match=message):
         field.check(cells)
@@ -177,14 +195,17 @@ def test_a_step_of_other_width_is_refused() -> None:
 
 def test_spans_are_slices_padded_with_zeros() -> None:
     flat = RNG.normal(size=(20, 3)).astype(np.float32)
-    starts, lengths = np.array([0, 3, 4, 15]), np.array([5, 2, 9, 1])
+    starts = np.array([0, 3, 4, 15])
+    lengths = np.array([5, 2, 9, 1])
     examples = Examples(np.arange(4), frames=Spans(flat, starts, lengths))
     assert examples.lengths.tolist() == [5, 2, 9, 1]
     batch = collate(examples, np.array([2, 0, 3]))
     assert batch.lengths is not None
     assert batch.inputs.shape == (3, 9, 3)
     for row, (start, length) in enumerate([(4, 9), (0, 5), (15, 1)]):
-        np.testing.assert_array_equal(batch.inputs[row, :length], flat[start : start + length])
+        np.testing.assert_array_equal(
+            batch.inputs[row, :length], flat[start : start + length]
+        )
         assert not batch.inputs[row, length:].any()
     assert batch.lengths.tolist() == [9, 5, 1]
     assert batch.steps == 15

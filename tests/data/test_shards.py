@@ -21,7 +21,15 @@ from hypothesis import strategies as st
 
 from unrolled.core.errors import DataError, UserError
 from unrolled.data import shards
-from unrolled.data.shards import Encoded, Writer, digest, encoded, identity, remembered, unchanged
+from unrolled.data.shards import (
+    Encoded,
+    Writer,
+    digest,
+    encoded,
+    identity,
+    remembered,
+    unchanged,
+)
 
 KEY = {"file": "a", "tokenizer": "b"}
 VALUES = np.random.default_rng(0).integers(0, 60_000, 1000)
@@ -53,7 +61,8 @@ def test_tokens_read_like_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "HELD", 3)  # pages are given back all the time
     kept = encoded(KEY, "uint16", write)
     assert len([name for name in names(kept.folder) if name.startswith("tokens-")]) > 2
-    tokens, whole = kept.tokens([7, 3]), np.append(VALUES, [7, 3])
+    tokens = kept.tokens([7, 3])
+    whole = np.append(VALUES, [7, 3])
     assert len(tokens) == len(whole)
     assert tokens[-1] == 3
     assert tokens[0] == whole[0]
@@ -62,7 +71,13 @@ def test_tokens_read_like_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
         at = draw.integers(-len(whole), len(whole), shape)
         np.testing.assert_array_equal(tokens[at], whole[at])
         assert tokens[at].dtype == np.int32
-    for cut in [slice(None), slice(None, -1), slice(250, 650), slice(990, 5000), slice(3, 3)]:
+    for cut in [
+        slice(None),
+        slice(None, -1),
+        slice(250, 650),
+        slice(990, 5000),
+        slice(3, 3),
+    ]:
         np.testing.assert_array_equal(tokens[cut], whole[cut])
     for wrong in (len(whole), -len(whole) - 1):
         with pytest.raises(IndexError):
@@ -80,7 +95,8 @@ def test_a_system_that_keeps_its_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_was_encoded_is_not_encoded_again() -> None:
-    first, second = encoded(KEY, "uint16", write), encoded(KEY, "uint16", never)
+    first = encoded(KEY, "uint16", write)
+    second = encoded(KEY, "uint16", never)
     assert (first.known, second.known) == (False, True)
     assert second.told["count"] == 1000
     np.testing.assert_array_equal(second.tokens()[:], VALUES)
@@ -115,8 +131,12 @@ def test_a_copied_shard_is_whole_by_its_hash() -> None:
     assert encoded(KEY, "uint16", never).known
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
-def test_an_end_in_the_middle_leaves_no_trace(cache: Path, error: BaseException) -> None:
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()]
+)
+def test_an_end_in_the_middle_leaves_no_trace(
+    cache: Path, error: BaseException
+) -> None:
     def stopped(writer: Writer) -> dict[str, int]:
         write(writer)
         raise error
@@ -138,7 +158,9 @@ def test_a_file_that_cannot_grow_is_a_clear_error(cache: Path) -> None:
         "try: encoded({}, 'uint8', lambda writer: writer.add(bytes(300_000)) or {})\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
     assert done.stdout.startswith("UserError"), done.stderr
     assert "File too large" in done.stdout
     assert names(cache) == []
@@ -187,10 +209,14 @@ def test_a_small_value_is_worked_out_once(cache: Path) -> None:
         assert remembered({"rows": 1}, lambda: [1, float("inf")]) == [1, float("inf")]
 
 
-def test_a_changed_file_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_file_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hashed: list[Path] = []
     real = shards.sha256
-    monkeypatch.setattr(shards, "sha256", lambda path: hashed.append(path) or real(path))
+    monkeypatch.setattr(
+        shards, "sha256", lambda path: hashed.append(path) or real(path)
+    )
     path = tmp_path / "t.txt"
     path.write_text("one")
     first = identity(path)
@@ -218,7 +244,8 @@ def test_a_file_written_to_while_it_is_read(tmp_path: Path) -> None:
 def test_a_flipped_byte_under_an_old_date_is_noticed() -> None:
     folder = encoded(KEY, "uint16", write).folder
     for path in sorted(folder.iterdir()):
-        seen, content = path.stat(), bytearray(path.read_bytes())
+        seen = path.stat()
+        content = bytearray(path.read_bytes())
         for place in (0, len(content) // 2, len(content) - 1):
             changed = bytearray(content)
             changed[place] ^= 4
@@ -231,7 +258,14 @@ def test_a_flipped_byte_under_an_old_date_is_noticed() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("count", 3), ("dtype", "uint32"), ("files", []), ("size", 1), ("held", 7), ("x", None)],
+    [
+        ("count", 3),
+        ("dtype", "uint32"),
+        ("files", []),
+        ("size", 1),
+        ("held", 7),
+        ("x", None),
+    ],
 )
 def test_a_manifest_that_says_otherwise_is_made_anew(name: str, value: Any) -> None:
     folder = encoded(KEY, "uint16", write).folder
@@ -240,21 +274,32 @@ def test_a_manifest_that_says_otherwise_is_made_anew(name: str, value: Any) -> N
     assert not encoded(KEY, "uint16", write).known
 
 
-@given(st.recursive(st.none() | st.integers() | st.text(max_size=3), st.lists, max_leaves=4))
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(max_size=3), st.lists, max_leaves=4
+    )
 )
-def test_a_remembered_value_that_was_changed_is_worked_out_anew(cache: Path, value: Any) -> None:
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_a_remembered_value_that_was_changed_is_worked_out_anew(
+    cache: Path, value: Any
+) -> None:
     assert remembered(KEY, lambda: "right") == "right"
     (path,) = cache.glob("*.json")
-    path.write_text(json.dumps({"value": value, "sha256": json.loads(path.read_text())["sha256"]}))
+    path.write_text(
+        json.dumps({"value": value, "sha256": json.loads(path.read_text())["sha256"]})
+    )
     assert remembered(KEY, lambda: "right") == "right"
     path.write_bytes(path.read_bytes()[:-3])
     assert remembered(KEY, lambda: "right") == "right"
 
 
 def test_a_folder_put_in_the_place_of_another_is_made_anew(cache: Path) -> None:
-    mine, other = {**KEY, "seen": (1, 2)}, {**KEY, "file": "b"}
+    mine = {**KEY, "seen": (1, 2)}
+    other = {**KEY, "file": "b"}
     folder = encoded(mine, "uint16", write).folder
     elsewhere = encoded(other, "uint16", write).folder
     assert encoded(mine, "uint16", write).known

@@ -28,13 +28,18 @@ ANTHEM = (
     "동해물과 백두산이 마르고 닳도록\n하느님이 보우하사 우리나라 만세\n"
     "무궁화 삼천리 화려 강산\n대한 사람, 대한으로 길이 보전하세\n"
 )
-PLAY = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n" * 9
+PLAY = (
+    "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n"
+    * 9
+)
 
 
 # ---------------------------------------------------------------------- what the file is
 
 
-@pytest.mark.parametrize("text", [ANTHEM, PLAY, "한 줄", "one, two\n", "a; b\nc\n", "(S (NP x))\n"])
+@pytest.mark.parametrize(
+    "text", [ANTHEM, PLAY, "한 줄", "one, two\n", "a; b\nc\n", "(S (NP x))\n"]
+)
 @pytest.mark.parametrize("name", ["song.txt", "song"])
 def test_running_text_is_a_document(write: Any, text: str, name: str) -> None:
     found = read(write(text, name))
@@ -51,7 +56,11 @@ def test_verse_with_one_comma_in_every_line_is_a_document(write: Any) -> None:
 @pytest.mark.parametrize(
     ("content", "delimiter", "columns"),
     [
-        ("id\tdocument\tlabel\n1\t좋다, 참\t1\n2\t\t0\n", "\t", ["id", "document", "label"]),
+        (
+            "id\tdocument\tlabel\n1\t좋다, 참\t1\n2\t\t0\n",
+            "\t",
+            ["id", "document", "label"],
+        ),
         ("text,label\ngood,1\nbad,0\n", ",", ["text", "label"]),
         ("a,b,product\n7,6,42\n1,2,2\n", ",", ["a", "b", "product"]),
         ("x;y\n1,5;2,5\n3,5;4,5\n", ";", ["x", "y"]),
@@ -61,11 +70,19 @@ def test_verse_with_one_comma_in_every_line_is_a_document(write: Any) -> None:
         ("Go.\t가.\tCC-BY\nHi.\t안녕.\tCC-BY\n", "\t", None),
         ("good film\t1\nbad film\t0\n", "\t", None),
         ("en\tko\nGo.\t가.\nHi.\t안녕.\n", "\t", ["en", "ko"]),
-        ("image\tcaption\nx.jpg\tA dog runs .\ny.jpg\tA cat .\n", "\t", ["image", "caption"]),
+        (
+            "image\tcaption\nx.jpg\tA dog runs .\ny.jpg\tA cat .\n",
+            "\t",
+            ["image", "caption"],
+        ),
         ("문장,감정\n아주 좋다,기쁨\n정말 싫다,슬픔\n", ",", ["문장", "감정"]),
         ("1,2,3,Phase\n.1,.2,.3,Rest\n.2,.3,.1,Hold\n", ",", ["1", "2", "3", "Phase"]),
         ("1,2,3,Rest\n.1,.2,.3,Rest\n", ",", None),
-        ("date,OT\n2016-07-01 00:00:00,30.5\n2016-07-01 01:00:00,27.7\n", ",", ["date", "OT"]),
+        (
+            "date,OT\n2016-07-01 00:00:00,30.5\n2016-07-01 01:00:00,27.7\n",
+            ",",
+            ["date", "OT"],
+        ),
         (",text,label\n0,good,1\n1,bad,0\n", ",", ["column1", "text", "label"]),
         ("5.1,NA,3\n4.9,2,4\n", ",", None),
         ("image\t이미지\nword\t낱말\nsun\t해\n", "\t", None),
@@ -83,15 +100,23 @@ def test_delimiter_and_header(
 
 
 def test_unknown_names_over_texts_and_labels_are_a_header(write: Any) -> None:
-    body = "".join(f"this is sentence {i}\t{'joy' if i % 2 else 'rage'}\n" for i in range(8))
+    body = "".join(
+        f"this is sentence {i}\t{'joy' if i % 2 else 'rage'}\n" for i in range(8)
+    )
     assert table(write("satz\tstimmung\n" + body)).columns == ["satz", "stimmung"]
     assert not table(write("hello\tjoy\n" + body)).format.header
 
 
 def test_numbers_lose_their_blanks_and_texts_keep_them(write: Any) -> None:
-    assert table(write("7, 6, 42\n 3 , 3, 9 \n")).rows == [("7", "6", "42"), ("3", "3", "9")]
+    assert table(write("7, 6, 42\n 3 , 3, 9 \n")).rows == [
+        ("7", "6", "42"),
+        ("3", "3", "9"),
+    ]
     assert table(write("text\tlabel\n a b \t 1\n")).rows == [(" a b ", "1")]
-    assert table(write('t,n\n"a, b"," 7 "\nc, 7\n')).rows == [("a, b", " 7 "), ("c", "7")]
+    assert table(write('t,n\n"a, b"," 7 "\nc, 7\n')).rows == [
+        ("a, b", " 7 "),
+        ("c", "7"),
+    ]
 
 
 def test_suffix_does_not_tell_the_format_but_tips_a_doubtful_case(write: Any) -> None:
@@ -102,7 +127,9 @@ def test_suffix_does_not_tell_the_format_but_tips_a_doubtful_case(write: Any) ->
 
 
 def test_describe() -> None:
-    assert Format("table", "\t", header=True).describe() == "tab-separated, header, UTF-8"
+    assert (
+        Format("table", "\t", header=True).describe() == "tab-separated, header, UTF-8"
+    )
     assert Format("jsonl", gzip=True).describe() == "JSON lines, UTF-8, gzip"
 
 
@@ -114,8 +141,11 @@ def test_stray_quotes_in_a_tsv_are_text(write: Any) -> None:
     found = table(write("text\tlabel\n" + body))
     assert not found.format.quoted
     assert [row[0] for row in found.rows] == [
-        '"Horses" is the plural', '"never closed', 'says "hi"', '"',
-    ]  # fmt: skip
+        '"Horses" is the plural',
+        '"never closed',
+        'says "hi"',
+        '"',
+    ]
 
 
 def test_a_tsv_that_is_really_quoted(write: Any) -> None:
@@ -149,13 +179,17 @@ def test_unterminated_quote_names_the_line_where_it_opens(write: Any) -> None:
 
 def test_text_after_a_closing_quote(write: Any) -> None:
     path = write('text,label\n"a, b",1\n"c" d,0\n"e, f",1\n')
-    with pytest.raises(DataError, match=r"data.txt:3: .*' d,0' follows its closing quote"):
+    with pytest.raises(
+        DataError, match=r"data.txt:3: .*' d,0' follows its closing quote"
+    ):
         read(path)
     assert len(table(path, on_error="skip").rows) == 2
 
 
 cells = st.text(
-    st.one_of(st.sampled_from(list('",;\t|\n \'a1"')), st.characters(exclude_categories=["C"])),
+    st.one_of(
+        st.sampled_from(list('",;\t|\n \'a1"')), st.characters(exclude_categories=["C"])
+    ),
     max_size=12,
 )
 
@@ -175,7 +209,9 @@ def test_round_trip_of_what_the_csv_module_writes(
     quoting: Any,
 ) -> None:
     handle = io.StringIO()
-    writer = csv.writer(handle, delimiter=delimiter, lineterminator=newline, quoting=quoting)
+    writer = csv.writer(
+        handle, delimiter=delimiter, lineterminator=newline, quoting=quoting
+    )
     writer.writerows([("text", "other", "label"), *rows])
     path = tmp_path_factory.getbasetemp() / "nasty.csv"
     path.write_bytes(handle.getvalue().encode())
@@ -195,9 +231,12 @@ def test_minimal_quoting_with_commas(
     csv.writer(handle).writerows([("text", "label"), *rows])
     path = tmp_path_factory.getbasetemp() / "minimal.csv"
     path.write_bytes(handle.getvalue().encode())
-    oracle = [tuple(row) for row in csv.reader(io.StringIO(handle.getvalue(), newline=""))][1:]
+    oracle = [
+        tuple(row) for row in csv.reader(io.StringIO(handle.getvalue(), newline=""))
+    ][1:]
     strip = [
-        (a.strip(" ") if nfc(a).strip().isascii() and _float(a) else nfc(a), b) for a, b in oracle
+        (a.strip(" ") if nfc(a).strip().isascii() and _float(a) else nfc(a), b)
+        for a, b in oracle
     ]
     assert table(path).rows == [(a, b) for a, b in strip]
 
@@ -237,7 +276,10 @@ def test_encodings(write: Any, encoding: str, zipped: bool) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
 def test_byte_order_marks_tell_the_encoding(write: Any, encoding: str) -> None:
-    assert table(write("a\t1\n가\t2\n".encode(encoding))).rows == [("a", "1"), ("가", "2")]
+    assert table(write("a\t1\n가\t2\n".encode(encoding))).rows == [
+        ("a", "1"),
+        ("가", "2"),
+    ]
 
 
 @pytest.mark.parametrize("name", ["utf-9", "base64", "ut\x00f", ""])
@@ -251,7 +293,9 @@ def test_bytes_that_do_not_decode(write: Any, lines_before: int) -> None:
     good = "text\tlabel\n" + "좋은 영화\t1\n" * lines_before
     path = write(good.encode() + "나쁜\t0\n".encode("cp949") + "끝\t1\n".encode())
     line = lines_before + 2
-    with pytest.raises(DataError, match=rf"data.txt:{line}: not valid UTF-8.*data\.encoding"):
+    with pytest.raises(
+        DataError, match=rf"data.txt:{line}: not valid UTF-8.*data\.encoding"
+    ):
         read(path)
     found = table(path, on_error="skip")
     assert len(found.rows) == lines_before + 1
@@ -259,10 +303,21 @@ def test_bytes_that_do_not_decode(write: Any, lines_before: int) -> None:
     assert [error.line for error in found.skipped] == [line]
 
 
-def test_a_record_with_a_line_that_does_not_decode_is_left_out_whole(write: Any) -> None:
-    rows = [b'"a",1', b'"b\nb \xff, ""x""\n\xfe""b",0', b'"c, d",1', b"\xff,0", b'"e\ne",1', b"f,0"]
+def test_a_record_with_a_line_that_does_not_decode_is_left_out_whole(
+    write: Any,
+) -> None:
+    rows = [
+        b'"a",1',
+        b'"b\nb \xff, ""x""\n\xfe""b",0',
+        b'"c, d",1',
+        b"\xff,0",
+        b'"e\ne",1',
+        b"f,0",
+    ]
     path = write(b"text,label\n" + b"\n".join(rows) + b"\n", "d.csv")
-    with pytest.raises(DataError, match=r"d\.csv:4: not valid UTF-8 text \(byte 0xff\)"):
+    with pytest.raises(
+        DataError, match=r"d\.csv:4: not valid UTF-8 text \(byte 0xff\)"
+    ):
         read(path)
     found = table(path, on_error="skip")
     assert found.rows == [("a", "1"), ("c, d", "1"), ("e\ne", "1"), ("f", "0")]
@@ -300,7 +355,13 @@ def test_text_is_composed(write: Any) -> None:
     assert table(write(json.dumps({"t": word}) + "\n")).rows == [("한국어 é",)]
 
 
-@given(st.text(st.sampled_from(["a", "가", "\u1112", "\u1161", "\u11ab", "\u0301", "\u0316", " "])))
+@given(
+    st.text(
+        st.sampled_from(
+            ["a", "가", "\u1112", "\u1161", "\u11ab", "\u0301", "\u0316", " "]
+        )
+    )
+)
 def test_nfc_is_the_standard_one(text: str) -> None:
     assert nfc(text * 50) == unicodedata.normalize("NFC", text * 50)
 
@@ -324,14 +385,33 @@ def test_many_undecodable_lines_take_linear_time(write: Any) -> None:
 
 
 bits = st.sampled_from(
-    ['"', ",", "\t", "\n", "\r", ";", "|", "a", "1", " ", "{", "}", ":", "[", '{"a": 1}', "가",
-     "text", "label"]
-)  # fmt: skip
+    [
+        '"',
+        ",",
+        "\t",
+        "\n",
+        "\r",
+        ";",
+        "|",
+        "a",
+        "1",
+        " ",
+        "{",
+        "}",
+        ":",
+        "[",
+        '{"a": 1}',
+        "가",
+        "text",
+        "label",
+    ]
+)
 
 
 @given(
     st.one_of(
-        st.binary(max_size=60), st.lists(bits, max_size=40).map(lambda b: "".join(b).encode())
+        st.binary(max_size=60),
+        st.lists(bits, max_size=40).map(lambda b: "".join(b).encode()),
     )
 )
 @settings(max_examples=400, deadline=None)
@@ -351,7 +431,9 @@ def test_whatever_a_file_holds_the_answer_is_rows_or_a_clear_error(
                 assert found.lines == sorted(set(found.lines))
 
 
-@pytest.mark.parametrize("unit", ['"', ',"', ',"a', "a,", '"a" b,', " ", ',"""', "|", '\t"'])
+@pytest.mark.parametrize(
+    "unit", ['"', ',"', ',"a', "a,", '"a" b,', " ", ',"""', "|", '\t"']
+)
 def test_telling_the_format_takes_linear_time(write: Any, unit: str) -> None:
     start = time.process_time()
     with contextlib.suppress(DataError):
@@ -397,7 +479,9 @@ def test_header_and_no_rows(write: Any) -> None:
 
 def test_missing_file_names_the_nearest(write: Any, tmp_path: Path) -> None:
     write("x", "ratings_train.txt")
-    with pytest.raises(DataError, match=r"no such file; did you mean '.*/ratings_train.txt'"):
+    with pytest.raises(
+        DataError, match=r"no such file; did you mean '.*/ratings_train.txt'"
+    ):
         read(tmp_path / "rating_train.txt")
     with pytest.raises(DataError, match=r"folder .* does not exist either"):
         read(tmp_path / "nowhere" / "x.txt")
@@ -421,7 +505,10 @@ def test_on_error_is_checked(write: Any) -> None:
 
 
 def test_jsonl_keeps_types_and_order(write: Any) -> None:
-    rows = [{"tokens": ["나", "는"], "n": 1, "ok": True}, {"n": 2.5, "tokens": [], "ok": None}]
+    rows = [
+        {"tokens": ["나", "는"], "n": 1, "ok": True},
+        {"n": 2.5, "tokens": [], "ok": None},
+    ]
     found = table(write("".join(json.dumps(row) + "\n" for row in rows)))
     assert found.columns == ["tokens", "n", "ok"]
     assert found.rows == [(["나", "는"], 1, True), ([], 2.5, None)]
@@ -462,7 +549,9 @@ def test_a_row_to_answer_may_lack_what_is_not_read(write: Any) -> None:
 
 def test_numbers_beyond_a_float(write: Any) -> None:
     huge = "9" * 400
-    path = write(f'{{"a": 1e999, "b": [-1e999, 1.5]}}\n{{"a": {huge}, "b": [{huge}]}}\n')
+    path = write(
+        f'{{"a": 1e999, "b": [-1e999, 1.5]}}\n{{"a": {huge}, "b": [{huge}]}}\n'
+    )
     found = table(path)
     assert found.rows[0] == (None, [None, 1.5])
     assert [look("a", [row[0]]).numeric for row in found.rows] == [False, False]

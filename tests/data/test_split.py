@@ -99,7 +99,9 @@ def test_of_a_few_recordings_the_nearest_number_is_held_out() -> None:
         assert not {names[i] for i in held} & {names[i] for i in kept}
     assert len(hold_out_some(["x", "y"], 0, 0.9)[0]) == 1
     assert len(hold_out_some(["x", "y", "z"], 0, 0.1)[1]) == 1
-    chosen = [{names[i] for i in hold_out_some(names, seed, 0.3)[1]} for seed in (0, 0, 1)]
+    chosen = [
+        {names[i] for i in hold_out_some(names, seed, 0.3)[1]} for seed in (0, 0, 1)
+    ]
     assert chosen[0] == chosen[1] != chosen[2]
     # which are held out does not hang on their order
     assert {names[::-1][i] for i in hold_out_some(names[::-1], 0, 0.3)[1]} == chosen[0]

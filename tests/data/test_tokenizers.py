@@ -28,7 +28,9 @@ TEXTS = [
 LOOK_ALIKES = "<pad><unk> <bos>\n<eos> a<pad>b<unk"
 korean = st.text(st.characters(min_codepoint=0xAC00, max_codepoint=0xD7A3))
 anything = st.text(st.characters(exclude_categories=["Cs"]))
-mixed = st.one_of(korean, anything, st.text(st.sampled_from("가각ㅋㅠ ㄱㅏae\u0301.,<>\n▁(😀")))
+mixed = st.one_of(
+    korean, anything, st.text(st.sampled_from("가각ㅋㅠ ㄱㅏae\u0301.,<>\n▁(😀"))
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +45,30 @@ def libraries(
     folder = tmp_path_factory.mktemp("saved")
     for kind, tokenizer in fitted.items():
         tokenizer.save(folder / f"{kind}.json")
-    return {kind: library.Tokenizer.from_file(str(folder / f"{kind}.json")) for kind in KINDS}
+    return {
+        kind: library.Tokenizer.from_file(str(folder / f"{kind}.json"))
+        for kind in KINDS
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_specials_come_first(fitted: dict[str, Tokenizer], kind: str) -> None:
     tokenizer = fitted[kind]
     assert [tokenizer.token(id) for id in range(4)] == list(SPECIALS)
-    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2, 3)
+    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id) == (
+        0,
+        1,
+        2,
+        3,
+    )
     assert tokenizer.decode([0, 1, 2, 3]) == ""
     assert tokenizer.size <= 600
 
 
 @pytest.mark.parametrize("kind", ["chars", "jamo", "bpe", "unigram", "bytes"])
-def test_exact_round_trip_of_the_training_texts(fitted: dict[str, Tokenizer], kind: str) -> None:
+def test_exact_round_trip_of_the_training_texts(
+    fitted: dict[str, Tokenizer], kind: str
+) -> None:
     for text in TEXTS:
         ids = fitted[kind].encode(text)
         assert fitted[kind].unknown(ids) == 0
@@ -66,7 +78,9 @@ def test_exact_round_trip_of_the_training_texts(fitted: dict[str, Tokenizer], ki
 @pytest.mark.parametrize("kind", ["bpe", "bytes"])
 @given(text=mixed)
 @settings(max_examples=200, deadline=None)
-def test_bytes_round_trip_any_text(fitted: dict[str, Tokenizer], kind: str, text: str) -> None:
+def test_bytes_round_trip_any_text(
+    fitted: dict[str, Tokenizer], kind: str, text: str
+) -> None:
     ids = fitted[kind].encode(text)
     assert fitted[kind].decode(ids) == text
     assert all(id >= 4 for id in ids)
@@ -85,15 +99,22 @@ def test_characters_round_trip_what_was_learnt(kind: str, text: str) -> None:
 @given(text=mixed)
 @settings(max_examples=150, deadline=None)
 def test_the_library_reads_the_file_and_gives_the_same_ids(
-    fitted: dict[str, Tokenizer], libraries: dict[str, library.Tokenizer], kind: str, text: str
+    fitted: dict[str, Tokenizer],
+    libraries: dict[str, library.Tokenizer],
+    kind: str,
+    text: str,
 ) -> None:
     if kind == "jamo":  # there the library decomposes more than Hangul
-        text = "".join(c for c in text if c.isascii() or "가" <= c <= "힣" or c in "ㅋㅠㄱ▁😀")
+        text = "".join(
+            c for c in text if c.isascii() or "가" <= c <= "힣" or c in "ㅋㅠㄱ▁😀"
+        )
     ids = fitted[kind].encode(text)
     assert libraries[kind].encode(text, add_special_tokens=False).ids == ids
     assert libraries[kind].get_vocab_size() == fitted[kind].size
     if kind in ("chars", "unigram") and 1 not in ids:
-        assert libraries[kind].decode(ids, skip_special_tokens=False) == fitted[kind].decode(ids)
+        assert libraries[kind].decode(ids, skip_special_tokens=False) == fitted[
+            kind
+        ].decode(ids)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -124,8 +145,16 @@ def test_stream_waits_for_whole_characters(fitted: dict[str, Tokenizer]) -> None
     jamo = fitted["jamo"]
     stream = jamo.stream()
     assert [stream.feed(id) for id in jamo.encode("각가ㅋㅋ나")] == [
-        "", "", "각", "", "", "가ㅋ", "ㅋ", "", "",
-    ]  # fmt: skip
+        "",
+        "",
+        "각",
+        "",
+        "",
+        "가ㅋ",
+        "ㅋ",
+        "",
+        "",
+    ]
     assert stream.finish() == "나"
     assert stream.finish() == ""
 
@@ -179,7 +208,11 @@ def test_save_and_load(fitted: dict[str, Tokenizer], kind: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_texts_give_the_same_bytes(kind: str, tmp_path: Path) -> None:
-    texts = [f"{word} {other}" for word in " ".join(TEXTS).split() for other in ("가나", "speak!")]
+    texts = [
+        f"{word} {other}"
+        for word in " ".join(TEXTS).split()
+        for other in ("가나", "speak!")
+    ]
     for name in ("a", "b"):
         Tokenizer.fit(kind, iter(texts), 400).save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -206,13 +239,19 @@ def test_unigram_segments_at_the_words_of_a_made_up_language() -> None:
 def test_unigram_is_no_worse_than_the_library_at_its_own_aim() -> None:
     """Compare the tokens needed with a vocabulary of the library's own (slow, random) trainer."""
     texts = [
-        f"{a}{b} {b}{c}다" for a in "가나다라마바" for b in ("영화", "음악") for c in "좋싫밉곱"
+        f"{a}{b} {b}{c}다"
+        for a in "가나다라마바"
+        for b in ("영화", "음악")
+        for c in "좋싫밉곱"
     ]
     ours = Tokenizer.fit("unigram", texts, 60)
     theirs = library.Tokenizer(library.models.Unigram())
     theirs.pre_tokenizer = library.pre_tokenizers.Metaspace()
     trainer = library.trainers.UnigramTrainer(
-        vocab_size=60, special_tokens=list(SPECIALS), unk_token="<unk>", show_progress=False
+        vocab_size=60,
+        special_tokens=list(SPECIALS),
+        unk_token="<unk>",
+        show_progress=False,
     )
     theirs.train_from_iterator(texts, trainer)
     count = sum(map(len, ours.encode_many(texts)))
@@ -222,7 +261,9 @@ def test_unigram_is_no_worse_than_the_library_at_its_own_aim() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("texts", [[], [""], ["", ""]])
 def test_empty_texts(kind: str, texts: list[str]) -> None:
-    with pytest.raises(UserError, match=f"no {kind} vocabulary: they are all empty; add text"):
+    with pytest.raises(
+        UserError, match=f"no {kind} vocabulary: they are all empty; add text"
+    ):
         Tokenizer.fit(kind, texts)
 
 
@@ -241,7 +282,9 @@ def test_wrong_kind_and_size() -> None:
         Tokenizer.fit("bpe", ["a"], size=100)
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"model": {"type": "BPE", "vocab": {}}}'])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", '{"model": {"type": "BPE", "vocab": {}}}']
+)
 def test_load_refuses_other_files(tmp_path: Path, content: str) -> None:
     path = tmp_path / "tokenizer.json"
     with pytest.raises(DataError, match="cannot be read"):
@@ -251,7 +294,9 @@ def test_load_refuses_other_files(tmp_path: Path, content: str) -> None:
         Tokenizer.load(path)
 
 
-def test_load_refuses_ids_with_holes(fitted: dict[str, Tokenizer], tmp_path: Path) -> None:
+def test_load_refuses_ids_with_holes(
+    fitted: dict[str, Tokenizer], tmp_path: Path
+) -> None:
     path = tmp_path / "tokenizer.json"
     fitted["chars"].save(path)
     document = json.loads(path.read_text())
@@ -271,7 +316,9 @@ def test_ids_outside_the_vocabulary(fitted: dict[str, Tokenizer], id: int) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_halves_of_surrogate_pairs_are_no_crash(fitted: dict[str, Tokenizer], kind: str) -> None:
+def test_halves_of_surrogate_pairs_are_no_crash(
+    fitted: dict[str, Tokenizer], kind: str
+) -> None:
     ids = fitted[kind].encode("a\ud800b")
     assert ids == fitted[kind].encode("a\ufffdb")
     assert Tokenizer.fit(kind, ["a\ud800b c"], 300).size > 4
@@ -285,7 +332,9 @@ def test_tokens_for_showing(fitted: dict[str, Tokenizer]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("unit", ["a", " ", "\n", "가나다", "\u0301\u0316", "<", "a'"])
-def test_time_is_linear_in_a_long_run(fitted: dict[str, Tokenizer], kind: str, unit: str) -> None:
+def test_time_is_linear_in_a_long_run(
+    fitted: dict[str, Tokenizer], kind: str, unit: str
+) -> None:
     text = unit * (200_000 // len(unit))
     start = time.perf_counter()
     ids = fitted[kind].encode(text)
@@ -308,7 +357,9 @@ def test_no_warning_in_a_forked_process(
     fitted: dict[str, Tokenizer], capfd: pytest.CaptureFixture[str]
 ) -> None:
     fitted["bpe"].encode_many(TEXTS * 50)
-    process = multiprocessing.get_context("fork").Process(target=_encode, args=(fitted["bpe"],))
+    process = multiprocessing.get_context("fork").Process(
+        target=_encode, args=(fitted["bpe"],)
+    )
     process.start()
     process.join(30)
     assert process.exitcode == 0
@@ -327,12 +378,17 @@ def leaves(value: object, path: tuple[object, ...] = ()) -> list[tuple[object, .
         if isinstance(value, list)
         else ()
     )
-    return [path, *(place for key, part in inner for place in leaves(part, (*path, key)))]
+    return [
+        path,
+        *(place for key, part in inner for place in leaves(part, (*path, key))),
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
 def test_a_changed_document_is_refused_or_encodes_as_it_says(
@@ -347,7 +403,21 @@ def test_a_changed_document_is_refused_or_encodes_as_it_says(
         inner = inner[key]
     new = data.draw(
         st.sampled_from(
-            [None, True, -1, 7, 10**12, 0.5, "", "x", "(a|a)*b", [], {}, ["x", "y"], "\ud800"]
+            [
+                None,
+                True,
+                -1,
+                7,
+                10**12,
+                0.5,
+                "",
+                "x",
+                "(a|a)*b",
+                [],
+                {},
+                ["x", "y"],
+                "\ud800",
+            ]
         )
     )
     before = inner[place[-1]]
@@ -360,8 +430,15 @@ def test_a_changed_document_is_refused_or_encodes_as_it_says(
         return
     if found.kind != kind:
         # letters of syllables that are not taken apart are characters like any other
-        assert (kind, place, new, found.kind) == ("jamo", ("normalizer",), None, "chars")
-        assert found.decode(found.encode("a b")) == fitted["jamo"].decode(found.encode("a b"))
+        assert (kind, place, new, found.kind) == (
+            "jamo",
+            ("normalizer",),
+            None,
+            "chars",
+        )
+        assert found.decode(found.encode("a b")) == fitted["jamo"].decode(
+            found.encode("a b")
+        )
         return
     # what is left to change: the text of a token or its score, which then stand as they say
     assert type(new) is type(before)
@@ -400,7 +477,10 @@ def test_a_document_of_another_kind_is_one_line(tmp_path: Path, text: str) -> No
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=60)
-@given(texts=st.lists(mixed.map(lambda text: text * 9), max_size=3), most=st.integers(0, 40))
+@given(
+    texts=st.lists(mixed.map(lambda text: text * 9), max_size=3),
+    most=st.integers(0, 40),
+)
 def test_tokens_beyond_the_limit_are_those_of_the_whole_left_out(
     kind: str, texts: list[str], most: int
 ) -> None:

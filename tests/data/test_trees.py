@@ -72,8 +72,10 @@ def test_what_is_no_tree_is_told(text: str, message: str) -> None:
         (f"(TOP (ROOT {ONE}))", ONE),
         ("(S (NP-SBJ-1 (NN a)) (NP=2 (NN b)))", "(S (NP (NN a)) (NP (NN b)))"),
         ("(S (-LRB- (-LRB- -LRB-) (NN-X a)))", "(S (-LRB- (-LRB- -LRB-) (NN-X a)))"),
-        ("(S (NP (-NONE- *)) (VP (VB go) (SBAR (-NONE- 0) (S (-NONE- *T*-1)))))",
-         "(S (VP (VB go)))"),
+        (
+            "(S (NP (-NONE- *)) (VP (VB go) (SBAR (-NONE- 0) (S (-NONE- *T*-1)))))",
+            "(S (VP (VB go)))",
+        ),
         # without one bracket around all of it, ROOT stays or comes
         ("(ROOT (NP (NN a)) (NP (NN b)))", "(ROOT (NP (NN a)) (NP (NN b)))"),
         ("( (NP (NN a)) (. .))", "(ROOT (NP (NN a)) (. .))"),
@@ -81,7 +83,7 @@ def test_what_is_no_tree_is_told(text: str, message: str) -> None:
         ("(NN a)", "(ROOT (NN a))"),
         ("(S (S (S (NN a))))", "(S (S (S (NN a))))"),
     ],
-)  # fmt: skip
+)
 def test_what_parsers_learn(given: str, plain_tree: str) -> None:
     assert str(plain(parse(given))) == plain_tree
     assert str(plain(parse(plain_tree))) == plain_tree
@@ -93,15 +95,37 @@ def test_traces_alone_are_no_tree() -> None:
 
 
 def test_linearised_and_back() -> None:
-    assert linearise(parse(ONE)) == ["(S", "(NP", "XX", "XX", ")", "(VP", "XX", ")", "XX", ")"]
+    assert linearise(parse(ONE)) == [
+        "(S",
+        "(NP",
+        "XX",
+        "XX",
+        ")",
+        "(VP",
+        "XX",
+        ")",
+        "XX",
+        ")",
+    ]
     assert tuple(spans_of(linearise(parse(ONE)))) == parse(ONE).spans
 
 
 @pytest.mark.parametrize(
     "tokens",
-    ["", "XX", "( S", "(S", "(S )", "(S XX", "(S XX ) )", "(S XX ) XX", "(S XX ) (S XX )",
-     "(S XX (NP ) )", "(S XX X )"],
-)  # fmt: skip
+    [
+        "",
+        "XX",
+        "( S",
+        "(S",
+        "(S )",
+        "(S XX",
+        "(S XX ) )",
+        "(S XX ) XX",
+        "(S XX ) (S XX )",
+        "(S XX (NP ) )",
+        "(S XX X )",
+    ],
+)
 def test_what_is_no_linearised_tree_is_refused(tokens: str) -> None:
     with pytest.raises(UserError):
         spans_of(tokens.split())
@@ -137,8 +161,11 @@ def test_a_deep_and_a_long_tree_are_read() -> None:
 
 def test_round_brackets_in_words_are_escaped() -> None:
     assert [escape(word) for word in ("(", ")", "f(x)", "[")] == [
-        "-LRB-", "-RRB-", "f-LRB-x-RRB-", "[",
-    ]  # fmt: skip
+        "-LRB-",
+        "-RRB-",
+        "f-LRB-x-RRB-",
+        "[",
+    ]
 
 
 # ---------------------------------------------------------------------- files
@@ -146,14 +173,19 @@ def test_round_brackets_in_words_are_escaped() -> None:
 
 @pytest.mark.parametrize("name", ["data.txt", "data.ptb", "data"])
 @pytest.mark.parametrize("packed", [False, True])
-def test_trees_on_one_line_and_on_several_are_read(write: Any, name: str, packed: bool) -> None:
+def test_trees_on_one_line_and_on_several_are_read(
+    write: Any, name: str, packed: bool
+) -> None:
     content = LINES.replace("\n", "\r\n").encode("utf-8-sig")
     found = table(write(gzip.compress(content) if packed else content, name))
     assert found.format.kind == "trees"
     assert found.format.describe() == "Penn trees, UTF-8" + ", gzip" * packed
     assert found.columns == ["words", "tree"]
     assert found.lines == [1, 7, 8]
-    assert found.rows[0] == (["the", "cat", "sits", "."], f"(ROOT {ONE.replace('NP', 'NP-SBJ')})")
+    assert found.rows[0] == (
+        ["the", "cat", "sits", "."],
+        f"(ROOT {ONE.replace('NP', 'NP-SBJ')})",
+    )
     assert found.rows[2][0] == ["go", "-LRB-", "x", "-RRB-"]
     assert found.rows[2][1].startswith("( (S (NP-SBJ (-NONE- *)) (VP")
 
@@ -163,7 +195,10 @@ def test_text_and_tables_that_begin_with_a_bracket_are_no_trees(write: Any) -> N
     assert read(write(f"{ONE}\n", "x.mrg")).format.kind == "trees"
     assert read(write("(see below)\n(and above)\nso (it) goes\n")).format.kind == "text"
     assert read(write("(a (b c))\nis a list\nin Lisp\n")).format.kind == "text"
-    assert read(write("(a, b),1\n(b, c),2\n(c, d),1\n(e, f),2\n", "x.csv")).format.kind == "table"
+    assert (
+        read(write("(a, b),1\n(b, c),2\n(c, d),1\n(e, f),2\n", "x.csv")).format.kind
+        == "table"
+    )
 
 
 @pytest.mark.parametrize(
@@ -179,7 +214,9 @@ def test_text_and_tables_that_begin_with_a_bracket_are_no_trees(write: Any) -> N
         ("(S\n  \udcff\n  (NN a))", "not valid UTF-8"),
     ],
 )
-def test_a_faulty_tree_is_named_and_left_out(write: Any, bad: str, message: str) -> None:
+def test_a_faulty_tree_is_named_and_left_out(
+    write: Any, bad: str, message: str
+) -> None:
     # the good trees around it follow without an empty line, too
     for between in ("\n", "\n\n"):
         text = f"{ONE}{between}{bad}{between}{ONE}\n(ROOT\n  {ONE})\n"
@@ -204,14 +241,18 @@ def test_nul_bytes_are_refused_with_their_line_or_counted(write: Any) -> None:
 
 def test_a_row_to_predict_is_words_with_blanks_between(write: Any) -> None:
     found = table(write(LINES))
-    assert parse_row("the  cat sits", found.format, found.columns) == (["the", "cat", "sits"],)
+    assert parse_row("the  cat sits", found.format, found.columns) == (
+        ["the", "cat", "sits"],
+    )
 
 
 GUM = Path(os.environ.get("UNROLLED_DATA", "")) / "gum_const"
 
 
 @pytest.mark.skipif(not GUM.exists(), reason="UNROLLED_DATA holds no gum_const")
-@pytest.mark.parametrize(("name", "count"), [("train.ptb.gz", 10224), ("dev.ptb", 1575)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("train.ptb.gz", 10224), ("dev.ptb", 1575)]
+)
 def test_every_tree_of_gum_survives(name: str, count: int) -> None:
     found = table(GUM / name)
     assert len(found.rows) == count

@@ -13,7 +13,8 @@ from torch import Tensor
 from unrolled.decoding.beams import length_penalty
 from unrolled.decoding.search import Hypothesis, Search, search
 
-START, END = 1, 0
+START = 1
+END = 0
 PRIME = 10_007
 
 
@@ -46,7 +47,9 @@ class Table:
         self, vocabulary: int, seed: int = 0, scale: float = 2.0, end: float = 0.0
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
-        self.scores = torch.randn(PRIME, vocabulary, generator=generator, dtype=torch.float64)
+        self.scores = torch.randn(
+            PRIME, vocabulary, generator=generator, dtype=torch.float64
+        )
         self.scores *= scale
         self.scores[:, END] += end
         self.vocabulary = vocabulary
@@ -64,7 +67,9 @@ class Table:
 
     def log_probabilities(self, source: int, tokens: list[int]) -> list[float]:
         """Return those of all tokens, read one after the other."""
-        at, found, before = 17 * source + 5, [], START
+        at = 17 * source + 5
+        found = []
+        before = START
         for token in tokens:
             at = (at * 31 + before + 1) % PRIME
             found.append(float(self.scores[at].log_softmax(0)[token]))
@@ -82,7 +87,9 @@ class Attending(Table):
     ) -> None:
         super().__init__(vocabulary, seed, scale, end)
         generator = torch.Generator().manual_seed(seed + 1)
-        table = 3 * torch.randn(PRIME, self.steps, generator=generator, dtype=torch.float64)
+        table = 3 * torch.randn(
+            PRIME, self.steps, generator=generator, dtype=torch.float64
+        )
         table[:, 4:] = -math.inf  # padding
         self.weights = table.softmax(-1)
 
@@ -98,7 +105,9 @@ class Attending(Table):
 
 def coverage(model: Attending, source: int, tokens: list[int], real: int) -> float:
     """Return equation 14 of Wu et al. 2016 over the first ``real`` positions."""
-    at, seen, before = 17 * source + 5, torch.zeros(model.steps, dtype=torch.float64), START
+    at = 17 * source + 5
+    seen = torch.zeros(model.steps, dtype=torch.float64)
+    before = START
     for token in tokens:
         at = (at * 31 + before + 1) % PRIME
         seen += model.looks(torch.tensor([at]))[0]
@@ -107,10 +116,17 @@ def coverage(model: Attending, source: int, tokens: list[int], real: int) -> flo
 
 
 def run(
-    model: Any, sources: list[int], limit: int = 8, *, seed: int | None = None, **values: Any
+    model: Any,
+    sources: list[int],
+    limit: int = 8,
+    *,
+    seed: int | None = None,
+    **values: Any,
 ) -> list[list[Hypothesis]]:
     """Search with fields of ``Search`` and arguments of ``search`` mixed."""
-    settings = {name: values.pop(name) for name in list(values) if name in Search.model_fields}
+    settings = {
+        name: values.pop(name) for name in list(values) if name in Search.model_fields
+    }
     limits = values.pop("limits", [limit] * len(sources))
     return search(
         model,
@@ -137,12 +153,15 @@ def everything(
     return sorted(found, key=lambda pair: -pair[0])
 
 
-def greedy(model: Table, source: int, limit: int, banned: tuple[int, ...] = ()) -> list[int]:
+def greedy(
+    model: Table, source: int, limit: int, banned: tuple[int, ...] = ()
+) -> list[int]:
     """Return what an argmax in a loop writes."""
     tokens: list[int] = []
     while len(tokens) < limit:
         scores = [
-            model.log_probabilities(source, [*tokens, t])[-1] for t in range(model.vocabulary)
+            model.log_probabilities(source, [*tokens, t])[-1]
+            for t in range(model.vocabulary)
         ]
         for token in banned:
             scores[token] = -math.inf

@@ -21,7 +21,9 @@ NAMES = {4: "XX", 5: ")", 6: "(A", 7: "(B"}
 
 def over(words: list[int], limits: list[int], run: int = 3) -> TreeConstraint:
     fed = torch.arange(100, 100 + max(words)).expand(len(words), -1)
-    return TreeConstraint.over(ALPHABET, fed, torch.tensor(words), torch.tensor(limits), run)
+    return TreeConstraint.over(
+        ALPHABET, fed, torch.tensor(words), torch.tensor(limits), run
+    )
 
 
 def walk(words: int, limit: int, run: int) -> set[tuple[int, ...]]:
@@ -46,11 +48,15 @@ def is_tree(tokens: tuple[int, ...], words: int, run: int) -> bool:
         spans_of(names)
     except UserError:
         return False
-    between = "".join("(" if n[0] == "(" else " " if n == "XX" else "" for n in names).split()
+    between = "".join(
+        "(" if n[0] == "(" else " " if n == "XX" else "" for n in names
+    ).split()
     return names.count("XX") == words and max(map(len, between)) <= run
 
 
-@pytest.mark.parametrize(("words", "limit", "run"), [(1, 8, 3), (2, 8, 2), (3, 8, 1), (1, 6, 9)])
+@pytest.mark.parametrize(
+    ("words", "limit", "run"), [(1, 8, 3), (2, 8, 2), (3, 8, 1), (1, 6, 9)]
+)
 def test_what_is_allowed_is_exactly_the_trees(words: int, limit: int, run: int) -> None:
     tokens = range(4, 8)
     trees = {
@@ -92,9 +98,14 @@ def test_every_search_ends_in_a_tree_over_the_words(beam: int, bonus: float) -> 
     limits = [4, 30, 12, 40, 50]
     model = Random(bonus)
     found = search(
-        model, Nothing(), Search(beam=beam), start=2, end=ALPHABET.end, limits=limits,
+        model,
+        Nothing(),
+        Search(beam=beam),
+        start=2,
+        end=ALPHABET.end,
+        limits=limits,
         constraint=over(words, limits),
-    )  # fmt: skip
+    )
     for hypotheses, count, limit in zip(found, words, limits, strict=True):
         best = hypotheses[0]
         assert best.finished
@@ -122,7 +133,11 @@ def test_rows_may_leave_and_repeat() -> None:
     assert rule.allowed()[0].nonzero()[:, 0].tolist() == [3]
 
 
-@pytest.mark.parametrize(("words", "limits", "run"), [([0], [9], 3), ([3], [5], 3), ([1], [9], 0)])
-def test_what_cannot_be_written_is_refused(words: list[int], limits: list[int], run: int) -> None:
+@pytest.mark.parametrize(
+    ("words", "limits", "run"), [([0], [9], 3), ([3], [5], 3), ([1], [9], 0)]
+)
+def test_what_cannot_be_written_is_refused(
+    words: list[int], limits: list[int], run: int
+) -> None:
     with pytest.raises(ValueError, match="at least one word a source"):
         over([1, *words], [9, *limits], run)

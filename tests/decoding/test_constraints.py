@@ -52,10 +52,18 @@ def test_a_wide_beam_finds_the_best_of_what_is_allowed() -> None:
     counts = [0, 1, 2]
     model = Table(V, 3, end=-1.0)
     found = run(
-        model, counts, 5, beam=128, n_best=4, length_penalty=0.0, constraint=Exactly.of(counts)
+        model,
+        counts,
+        5,
+        beam=128,
+        n_best=4,
+        length_penalty=0.0,
+        constraint=Exactly.of(counts),
     )
     for count, answers in zip(counts, found, strict=True):
-        left = [tokens for _, tokens in everything(model, count, 5) if keeps(tokens, count)]
+        left = [
+            tokens for _, tokens in everything(model, count, 5) if keeps(tokens, count)
+        ]
         assert [answer.tokens for answer in answers] == left[:4]
 
 
@@ -112,7 +120,14 @@ def test_the_model_reads_what_the_constraint_feeds(sample: bool) -> None:
     model = Reads()
     constraint = Placeholder.of([3, 3])
     (first, _) = run(
-        model, [0, 1], 12, beam=3, constraint=constraint, banned=[4], sample=sample, seed=0
+        model,
+        [0, 1],
+        12,
+        beam=3,
+        constraint=constraint,
+        banned=[4],
+        sample=sample,
+        seed=0,
     )
     assert {90, 89, 88} <= model.read <= {START, 2, 3, 90, 89, 88}
     assert first[0].tokens.count(1) == 3
@@ -137,15 +152,27 @@ def test_a_dead_end_returns_what_stands(sample: bool, kind: torch.dtype) -> None
     model = Table(V)
     model.scores = model.scores.to(kind)
     found = run(
-        model, [0, 1], 9, beam=2, n_best=2, constraint=Nothing.of([2, 4]), sample=sample, seed=0
+        model,
+        [0, 1],
+        9,
+        beam=2,
+        n_best=2,
+        constraint=Nothing.of([2, 4]),
+        sample=sample,
+        seed=0,
     )
-    assert [[len(answer.tokens) for answer in answers] for answers in found] == [[2, 2], [4, 4]]
+    assert [[len(answer.tokens) for answer in answers] for answers in found] == [
+        [2, 2],
+        [4, 4],
+    ]
     assert not any(answer.finished for answers in found for answer in answers)
 
 
 @QUICK
 @given(
-    st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=4), min_size=1, max_size=4),
+    st.lists(
+        st.lists(st.integers(0, 3), min_size=2, max_size=4), min_size=1, max_size=4
+    ),
     st.lists(st.integers(0, 3), max_size=9),
 )
 def test_banned_phrases_rule_out_what_completes_them(

@@ -33,7 +33,11 @@ def language(name: str, context: int | None = None) -> LanguageModel:
 
 @torch.no_grad()
 def naive(
-    model: LanguageModel, prompt: Sequence[int], count: int, temperature: float, seed: int
+    model: LanguageModel,
+    prompt: Sequence[int],
+    count: int,
+    temperature: float,
+    seed: int,
 ) -> list[int]:
     """Read the whole text anew for each token, with a plain softmax and draw."""
     generator = torch.Generator().manual_seed(seed)
@@ -52,7 +56,9 @@ def naive(
 @pytest.mark.parametrize("name", LAYERS)
 def test_steps_equal_reading_everything_anew(name: str, temperature: float) -> None:
     model = language(name)
-    found = list(generate(model, [3, 1, 4], 40, Sampling(temperature=temperature), seed=11))
+    found = list(
+        generate(model, [3, 1, 4], 40, Sampling(temperature=temperature), seed=11)
+    )
     assert found == naive(model, [3, 1, 4], 40, temperature, 11)
     # a greedy text may run into a loop; a drawn one must not
     assert temperature == 0 or len(set(found)) > 4
@@ -62,7 +68,9 @@ def test_steps_equal_reading_everything_anew(name: str, temperature: float) -> N
 @pytest.mark.parametrize("size", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
 def test_a_prompt_longer_than_a_chunk_is_read_whole(name: str, size: int) -> None:
     model = language(name)
-    prompt = torch.randint(V, (size,), generator=torch.Generator().manual_seed(size)).tolist()
+    prompt = torch.randint(
+        V, (size,), generator=torch.Generator().manual_seed(size)
+    ).tolist()
     with torch.no_grad():
         scores, _ = read(model, prompt, CPU)
         whole = model(torch.tensor([prompt]))[0][:, -1]
@@ -74,7 +82,8 @@ class Spy:
     """A model that notes what it is asked and how large its state is."""
 
     def __init__(self, model: LanguageModel) -> None:
-        self.model, self.context = model, model.context
+        self.model = model
+        self.context = model.context
         self.read: list[int] = []
         self.sizes: list[int] = []
 
@@ -111,7 +120,9 @@ def test_a_reader_without_limit_keeps_no_text() -> None:
 
 @pytest.mark.parametrize("context", [1, 2, 7, 8])
 @pytest.mark.parametrize("size", [1, 5, 30])
-def test_past_its_context_a_model_reads_the_last_half_anew(context: int, size: int) -> None:
+def test_past_its_context_a_model_reads_the_last_half_anew(
+    context: int, size: int
+) -> None:
     model = language("attention", context)
     prompt = [(3 * i) % V for i in range(size)]
     said: list[str] = []

@@ -15,23 +15,33 @@ PHRASE = st.lists(st.integers(1, 3), min_size=1, max_size=4)
 
 
 def occurs(phrase: list[int], text: list[int]) -> bool:
-    return any(text[i : i + len(phrase)] == phrase for i in range(len(text) - len(phrase) + 1))
+    return any(
+        text[i : i + len(phrase)] == phrase for i in range(len(text) - len(phrase) + 1)
+    )
 
 
-@given(st.lists(PHRASE, min_size=1, max_size=3), st.lists(st.integers(1, 3), max_size=12))
-def test_progress_is_what_the_text_says(phrases: list[list[int]], text: list[int]) -> None:
+@given(
+    st.lists(PHRASE, min_size=1, max_size=3), st.lists(st.integers(1, 3), max_size=12)
+)
+def test_progress_is_what_the_text_says(
+    phrases: list[list[int]], text: list[int]
+) -> None:
     machine = Phrases(phrases)
     progress = machine.start
     for token in text:
         progress = machine.advance(progress, token)
     for at, phrase in zip(progress, machine.phrases, strict=True):
         ends = [
-            n for n in range(len(phrase)) if n <= len(text) and text[len(text) - n :] == phrase[:n]
+            n
+            for n in range(len(phrase))
+            if n <= len(text) and text[len(text) - n :] == phrase[:n]
         ]
         assert at == (len(phrase) if occurs(phrase, text) else max(ends))
 
 
-@given(st.lists(PHRASE, min_size=1, max_size=3), st.lists(st.integers(1, 3), max_size=8))
+@given(
+    st.lists(PHRASE, min_size=1, max_size=3), st.lists(st.integers(1, 3), max_size=8)
+)
 def test_something_always_brings_a_row_to_a_higher_bank(
     phrases: list[list[int]], text: list[int]
 ) -> None:
@@ -41,7 +51,10 @@ def test_something_always_brings_a_row_to_a_higher_bank(
         progress = machine.advance(progress, token)
     met = machine.met(progress)
     assert 0 <= met <= machine.size
-    banks = [machine.met(machine.advance(progress, token)) for token in machine.wanted(progress)]
+    banks = [
+        machine.met(machine.advance(progress, token))
+        for token in machine.wanted(progress)
+    ]
     assert (met == machine.size) == (not banks)
     assert not banks or max(banks) > met
 
@@ -65,7 +78,9 @@ def test_shares(available: list[int], beam: int) -> None:
 @QUICK
 @given(st.data())
 def test_required_phrases_occur(data: st.DataObject) -> None:
-    model = Table(6, data.draw(st.integers(0, 99)), end=data.draw(st.sampled_from([-2.0, 2.0])))
+    model = Table(
+        6, data.draw(st.integers(0, 99)), end=data.draw(st.sampled_from([-2.0, 2.0]))
+    )
     words = st.lists(st.integers(1, 5), min_size=1, max_size=3)
     required = data.draw(st.lists(st.lists(words, max_size=3), min_size=3, max_size=3))
     beam = data.draw(st.integers(1, 8))
@@ -89,7 +104,9 @@ def test_required_phrases_occur(data: st.DataObject) -> None:
                 assert all(occurs(phrase, answer.tokens) for phrase in required[source])
             tokens = answer.tokens + [END] * answer.finished
             expected = model.log_probabilities(source, tokens)
-            assert answer.log_probabilities == pytest.approx(expected, rel=1e-12, abs=1e-12)
+            assert answer.log_probabilities == pytest.approx(
+                expected, rel=1e-12, abs=1e-12
+            )
         assert len({tuple(answer.tokens) for answer in answers}) == len(answers)
 
 
@@ -107,7 +124,11 @@ def test_sources_without_phrases_are_searched_as_ever() -> None:
 def test_a_wide_beam_finds_the_best_answer_that_holds_the_phrase() -> None:
     for seed in range(4):
         model = Table(4, seed, end=-1.0)
-        left = [t for _, t in everything(model, 0, 5) if occurs([2, 1], t) and occurs([3], t)]
+        left = [
+            t
+            for _, t in everything(model, 0, 5)
+            if occurs([2, 1], t) and occurs([3], t)
+        ]
         found = run(
             model,
             [0],
@@ -123,7 +144,9 @@ def test_a_wide_beam_finds_the_best_answer_that_holds_the_phrase() -> None:
 
 def test_overlapping_occurrences_count() -> None:
     model = Table(4, 0, end=3.0)
-    found = run(model, [0], 4, beam=40, required=[[[1, 1, 2], [2, 3]]], prefixes=[[1, 1, 1]])
+    found = run(
+        model, [0], 4, beam=40, required=[[[1, 1, 2], [2, 3]]], prefixes=[[1, 1, 1]]
+    )
     assert found[0][0].tokens[:5] == [1, 1, 1, 2, 3]
 
 
@@ -146,8 +169,16 @@ class Closing:
 
 
 @pytest.mark.parametrize("seed", [0, 2, 5])
-def test_of_answers_without_a_way_on_those_that_lack_a_phrase_come_last(seed: int) -> None:
-    told = {"beam": 4, "n_best": 4, "limits": [9], "required": [[[5]]], "constraint": Closing()}
+def test_of_answers_without_a_way_on_those_that_lack_a_phrase_come_last(
+    seed: int,
+) -> None:
+    told = {
+        "beam": 4,
+        "n_best": 4,
+        "limits": [9],
+        "required": [[[5]]],
+        "constraint": Closing(),
+    }
     (answers,) = run(Table(6, seed), [0], **told)
     held = [5 in answer.tokens for answer in answers]
     assert any(held)

@@ -47,7 +47,9 @@ def unchanged(filtered: torch.Tensor, scores: list[float]) -> bool:
 def test_top_k(scores: list[float], k: int) -> None:
     filtered = keep_top_k(torch.tensor([scores]), k)
     # a token stays when fewer than k are likelier: ties at the border stay
-    expected = {i for i, s in enumerate(scores) if sum(other > s for other in scores) < k}
+    expected = {
+        i for i, s in enumerate(scores) if sum(other > s for other in scores) < k
+    }
     assert kept(filtered) == expected
     assert unchanged(filtered, scores)
 
@@ -56,7 +58,8 @@ def test_top_k(scores: list[float], k: int) -> None:
 def test_top_p(scores: list[float], p: float) -> None:
     probability = softmax(np.array(scores))
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
-    expected, mass = set(), 0.0
+    expected = set()
+    mass = 0.0
     for index in order:
         # at the border itself fp32 and fp64 may differ
         assume(abs(mass - p) > 1e-5)
@@ -84,8 +87,12 @@ def test_min_p(scores: list[float], p: float) -> None:
 
 
 @given(SCORES, st.floats(0.2, 5), st.data())
-def test_penalty_of_repetition(scores: list[float], penalty: float, data: st.DataObject) -> None:
-    said = data.draw(st.lists(st.booleans(), min_size=len(scores), max_size=len(scores)))
+def test_penalty_of_repetition(
+    scores: list[float], penalty: float, data: st.DataObject
+) -> None:
+    said = data.draw(
+        st.lists(st.booleans(), min_size=len(scores), max_size=len(scores))
+    )
     # CTRL, section 4.1, with the sign taken care of as in every implementation since
     expected = [
         (s / penalty if s > 0 else s * penalty) if told else s
@@ -141,10 +148,15 @@ SKEWED = [2.0, 1.0, 0.5, 0.0, -1.0, -2.0]
         # e^-1 = 0.37 of the likeliest stays, e^-1.5 = 0.22 does not
         ({"min_p": 0.3}, softmax(np.array([2, 1, OUT, OUT, OUT, OUT]))),
         # the temperature comes first: at 2, e^-0.75 = 0.47 and e^-1 = 0.37 stay too
-        ({"min_p": 0.3, "temperature": 2.0}, softmax(np.array([2, 1, 0.5, 0, OUT, OUT]) / 2)),
+        (
+            {"min_p": 0.3, "temperature": 2.0},
+            softmax(np.array([2, 1, 0.5, 0, OUT, OUT]) / 2),
+        ),
     ],
 )
-def test_draws_follow_the_probabilities(settings: dict[str, Any], expected: Row) -> None:
+def test_draws_follow_the_probabilities(
+    settings: dict[str, Any], expected: Row
+) -> None:
     count = 20_000
     many = torch.tensor(SKEWED).expand(count, -1)
     drawn = choose(many, Sampling(**settings), None, torch.Generator().manual_seed(1))
@@ -156,14 +168,24 @@ def test_draws_follow_the_probabilities(settings: dict[str, Any], expected: Row)
 
 
 def test_the_penalty_comes_before_temperature_and_filters() -> None:
-    logits, said = torch.tensor([[4.0, 3.0, 1.0]]), torch.tensor([[True, False, False]])
+    logits = torch.tensor([[4.0, 3.0, 1.0]])
+    said = torch.tensor([[True, False, False]])
     for temperature in (0.0, 0.1, 1.0):
         sampling = Sampling(repetition_penalty=2, temperature=temperature, top_k=1)
         assert choose(logits, sampling, said, None).item() == 1
-        assert choose(logits, sampling.changed(repetition_penalty=1), said, None).item() == 0
+        assert (
+            choose(logits, sampling.changed(repetition_penalty=1), said, None).item()
+            == 0
+        )
 
 
-@given(st.lists(SCORES.filter(lambda s: len(s) >= 3).map(lambda s: s[:3]), min_size=1, max_size=5))
+@given(
+    st.lists(
+        SCORES.filter(lambda s: len(s) >= 3).map(lambda s: s[:3]),
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_temperature_zero_is_the_first_of_the_best(rows: list[list[float]]) -> None:
     found = choose(torch.tensor(rows), Sampling(temperature=0), None, None)
     assert found.tolist() == [row.index(max(row)) for row in rows]
@@ -180,7 +202,10 @@ def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
 def test_a_huge_temperature_is_uniform_over_what_is_allowed(temperature: float) -> None:
     logits = torch.tensor([[1.0, 90.0, -50.0, OUT]]).expand(6000, -1)
     drawn = choose(
-        logits, Sampling(temperature=temperature), None, torch.Generator().manual_seed(0)
+        logits,
+        Sampling(temperature=temperature),
+        None,
+        torch.Generator().manual_seed(0),
     )
     observed = np.bincount(drawn.numpy(), minlength=4)
     assert observed[3] == 0
@@ -192,7 +217,9 @@ def test_half_precision_scores_are_chosen_in_fp32() -> None:
     wide = logits.float()
     for seed in range(20):
         drawn = [
-            choose(x, Sampling(top_p=0.9), None, torch.Generator().manual_seed(seed)).item()
+            choose(
+                x, Sampling(top_p=0.9), None, torch.Generator().manual_seed(seed)
+            ).item()
             for x in (logits, wide)
         ]
         assert drawn[0] == drawn[1]

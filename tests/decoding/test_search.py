@@ -31,13 +31,19 @@ QUICK = settings(max_examples=25, deadline=None)
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 2.0])
 @pytest.mark.parametrize("patience", [1.0, None])
-def test_a_beam_as_wide_as_the_tree_finds_the_optimum(alpha: float, patience: float | None) -> None:
+def test_a_beam_as_wide_as_the_tree_finds_the_optimum(
+    alpha: float, patience: float | None
+) -> None:
     for seed in range(5):
         model = Table(4, seed, end=-1.0)
         best = everything(model, 3, 5, alpha)
         # 27 unfinished hypotheses of three tokens, 81 of four
-        found = run(model, [3], 5, beam=81, n_best=10, length_penalty=alpha, patience=patience)[0]
-        assert [answer.tokens for answer in found] == [tokens for _, tokens in best[:10]]
+        found = run(
+            model, [3], 5, beam=81, n_best=10, length_penalty=alpha, patience=patience
+        )[0]
+        assert [answer.tokens for answer in found] == [
+            tokens for _, tokens in best[:10]
+        ]
         assert [answer.score for answer in found] == pytest.approx(
             [score for score, _ in best[:10]], rel=1e-12
         )
@@ -98,17 +104,30 @@ def test_a_batch_of_one_is_a_batch_of_many(data: st.DataObject) -> None:
 
 
 @QUICK
-@given(st.integers(0, 999), st.integers(2, 8), st.integers(1, 6), st.sampled_from([0.0, 0.7]))
+@given(
+    st.integers(0, 999),
+    st.integers(2, 8),
+    st.integers(1, 6),
+    st.sampled_from([0.0, 0.7]),
+)
 def test_log_probabilities_are_the_models_own(
     seed: int, vocabulary: int, beam: int, alpha: float
 ) -> None:
     model = Table(vocabulary, seed)
-    values = {"min_length": 1, "banned": [3] if vocabulary > 3 else [], "length_penalty": alpha}
-    for source, answers in enumerate(run(model, [0, 1], 6, beam=beam, n_best=beam, **values)):
+    values = {
+        "min_length": 1,
+        "banned": [3] if vocabulary > 3 else [],
+        "length_penalty": alpha,
+    }
+    for source, answers in enumerate(
+        run(model, [0, 1], 6, beam=beam, n_best=beam, **values)
+    ):
         for answer in answers:
             tokens = [*answer.tokens, END] if answer.finished else answer.tokens
             expected = model.log_probabilities(source, tokens)
-            assert answer.log_probabilities == pytest.approx(expected, rel=1e-12, abs=1e-12)
+            assert answer.log_probabilities == pytest.approx(
+                expected, rel=1e-12, abs=1e-12
+            )
             assert answer.log_probability == pytest.approx(sum(expected), rel=1e-12)
             penalty = length_penalty(len(tokens), alpha)
             assert answer.score == pytest.approx(sum(expected) / penalty, rel=1e-12)
@@ -116,7 +135,9 @@ def test_log_probabilities_are_the_models_own(
 
 @QUICK
 @given(st.integers(0, 999), st.integers(1, 8), st.sampled_from([1.0, 3.0, None]))
-def test_answers_are_distinct_and_sorted(seed: int, beam: int, patience: float | None) -> None:
+def test_answers_are_distinct_and_sorted(
+    seed: int, beam: int, patience: float | None
+) -> None:
     model = Table(5, seed, end=1.0)
     for answers in run(model, [0, 1, 2], 6, beam=beam, n_best=beam, patience=patience):
         assert len({tuple(answer.tokens) for answer in answers}) == len(answers) == beam
@@ -126,12 +147,15 @@ def test_answers_are_distinct_and_sorted(seed: int, beam: int, patience: float |
 
 @QUICK
 @given(st.integers(0, 999), st.sampled_from([0.0, 0.6, 1.5]), st.integers(1, 3))
-def test_stopping_at_the_bound_loses_nothing(seed: int, alpha: float, n_best: int) -> None:
+def test_stopping_at_the_bound_loses_nothing(
+    seed: int, alpha: float, n_best: int
+) -> None:
     """Against the same search with nothing to stop it but the limit."""
     model = Table(6, seed, end=1.0)
     values = {"beam": 3, "n_best": n_best, "length_penalty": alpha}
     stopped = run(model, [4], 15, patience=None, **values)
-    steps, model.asked = len(model.asked), []
+    steps = len(model.asked)
+    model.asked = []
     assert stopped == run(model, [4], 15, patience=1000.0, max_length=99, **values)
     assert steps <= len(model.asked)
 
@@ -152,10 +176,15 @@ def test_done_sources_leave_at_once() -> None:
 
 
 def test_one_child_of_a_parent_keeps_its_place() -> None:
-    model, moved, rows = Table(50, 2), 0, 0
+    model = Table(50, 2)
+    moved = 0
+    rows = 0
     state = model.start(list(range(8)))
-    search(model, state, Search(beam=5), start=START, end=END, limits=[30] * 8, banned=[2])
-    moved, rows = sum(state.log[1:]), sum(model.asked[1:])
+    search(
+        model, state, Search(beam=5), start=START, end=END, limits=[30] * 8, banned=[2]
+    )
+    moved = sum(state.log[1:])
+    rows = sum(model.asked[1:])
     # in order of score two thirds of the rows would move
     assert 0 < moved < 0.5 * rows
 
@@ -176,7 +205,10 @@ def test_length_limits() -> None:
     never = Table(5, 3, end=-50.0)
     for answers in run(never, [0, 1], limits=[4, 7], beam=2, n_best=2):
         assert {answer.finished for answer in answers} == {False}
-    assert [len(a[0].tokens) for a in run(never, [0, 1], limits=[4, 7], beam=2)] == [4, 7]
+    assert [len(a[0].tokens) for a in run(never, [0, 1], limits=[4, 7], beam=2)] == [
+        4,
+        7,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -197,7 +229,9 @@ def test_the_limit_of_a_source(values: dict[str, Any], expected: list[int]) -> N
 def test_prefixes_are_kept_and_scored(data: st.DataObject) -> None:
     model = Table(6, data.draw(st.integers(0, 99)))
     word = st.integers(1, 5)
-    prefixes = data.draw(st.lists(st.none() | st.lists(word, max_size=4), min_size=3, max_size=3))
+    prefixes = data.draw(
+        st.lists(st.none() | st.lists(word, max_size=4), min_size=3, max_size=3)
+    )
     values = {"beam": data.draw(st.integers(1, 4)), "sample": data.draw(st.booleans())}
     # what is banned may stand in a prefix
     found = run(model, [0, 1, 2], 7, prefixes=prefixes, banned=[2], seed=1, **values)
@@ -223,7 +257,11 @@ def test_what_is_banned_does_not_occur(data: st.DataObject) -> None:
     words = st.lists(st.integers(1, 4), min_size=1, max_size=3)
     phrases = data.draw(st.lists(words, min_size=1, max_size=4))
     model = Table(5, data.draw(st.integers(0, 99)), end=-1.0)
-    values: dict[str, Any] = {"beam": 3, "n_best": 3, "sample": data.draw(st.booleans())}
+    values: dict[str, Any] = {
+        "beam": 3,
+        "n_best": 3,
+        "sample": data.draw(st.booleans()),
+    }
     for answers in run(model, [0, 1], 9, banned_phrases=phrases, seed=3, **values):
         for answer in answers:
             text = answer.tokens
@@ -238,7 +276,9 @@ def test_banning_changes_no_more_than_it_must() -> None:
     best = everything(model, 0, 5)
     phrase = next(tokens for _, tokens in best if len(tokens) >= 2)[:2]
     left = [t for _, t in best if all(t[i : i + 2] != phrase for i in range(len(t)))]
-    found = run(model, [0], 5, beam=81, n_best=5, length_penalty=0.0, banned_phrases=[phrase])[0]
+    found = run(
+        model, [0], 5, beam=81, n_best=5, length_penalty=0.0, banned_phrases=[phrase]
+    )[0]
     assert [answer.tokens for answer in found] == left[:5]
 
 
@@ -249,7 +289,12 @@ def test_coverage_is_that_of_the_paper() -> None:
             (score + 0.8 * coverage(model, 2, [*tokens, END], 4), tokens)
             for score, tokens in everything(model, 2, 5, 0.6)
         )[::-1]
-        values = {"beam": 81, "n_best": 5, "length_penalty": 0.6, "coverage_penalty": 0.8}
+        values = {
+            "beam": 81,
+            "n_best": 5,
+            "length_penalty": 0.6,
+            "coverage_penalty": 0.8,
+        }
         found = run(model, [1, 2], 5, lengths=[4, 4], **values)[1]
         assert [answer.tokens for answer in found] == [tokens for _, tokens in best[:5]]
         assert [answer.score for answer in found] == pytest.approx(
@@ -258,12 +303,19 @@ def test_coverage_is_that_of_the_paper() -> None:
 
 
 def test_groups_differ_and_the_first_is_a_beam_of_its_own() -> None:
-    model, differs = Table(8, 4), 0
+    model = Table(8, 4)
+    differs = 0
     for source in range(6):
         alone = run(model, [source], 8, beam=2, n_best=2)[0]
-        groups = run(model, [source], 8, beam=6, n_best=6, diverse_groups=3, diversity_penalty=2.0)[
-            0
-        ]
+        groups = run(
+            model,
+            [source],
+            8,
+            beam=6,
+            n_best=6,
+            diverse_groups=3,
+            diversity_penalty=2.0,
+        )[0]
         plain = run(model, [source], 8, beam=6, n_best=6)[0]
         assert alone[0] in groups
         keys = [(not answer.finished, -answer.score) for answer in groups]
@@ -271,7 +323,8 @@ def test_groups_differ_and_the_first_is_a_beam_of_its_own() -> None:
         texts = [tuple(answer.tokens) for answer in groups]
         assert len(set(texts)) == len(texts)
         starts = [
-            len({text[:1] for text in part}) for part in (texts, [tuple(a.tokens) for a in plain])
+            len({text[:1] for text in part})
+            for part in (texts, [tuple(a.tokens) for a in plain])
         ]
         differs += starts[0] > starts[1]
         for answer in groups:
@@ -285,7 +338,15 @@ def test_groups_without_a_penalty_all_search_the_same() -> None:
     model = Table(8, 4)
     for source in range(4):
         alone = run(model, [source], 8, beam=2, n_best=2)[0]
-        found = run(model, [source], 8, beam=6, n_best=2, diverse_groups=3, diversity_penalty=0.0)
+        found = run(
+            model,
+            [source],
+            8,
+            beam=6,
+            n_best=2,
+            diverse_groups=3,
+            diversity_penalty=0.0,
+        )
         assert found[0] == alone
 
 
@@ -357,7 +418,9 @@ def test_no_sources() -> None:
         ({"lenght_penalty": 1}, "did you mean 'length_penalty'"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(values: dict[str, Any], message: str) -> None:
+def test_settings_that_do_not_fit_are_refused(
+    values: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         Search.read(values)
 
@@ -365,7 +428,11 @@ def test_settings_that_do_not_fit_are_refused(values: dict[str, Any], message: s
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
-        ({"coverage_penalty": 0.2, "lengths": [4]}, UsageError, "attends to its source"),
+        (
+            {"coverage_penalty": 0.2, "lengths": [4]},
+            UsageError,
+            "attends to its source",
+        ),
         ({"required": [[[1]]], "sample": True}, UsageError, "set sample=false"),
         ({"required": [[[1]]], "diverse_groups": 5}, UsageError, "diverse_groups=1"),
         ({"required": [[[1, 2]]], "banned": [2]}, UsageError, "holds a banned"),
@@ -398,19 +465,34 @@ def test_weights_that_learn_may_be_searched_with() -> None:
 
 @pytest.mark.parametrize("wrong", [float("inf"), float("nan")])
 @pytest.mark.parametrize("banned", [(), (2,)])
-def test_a_row_of_scores_without_bound_is_given_up(wrong: float, banned: tuple[int, ...]) -> None:
+def test_a_row_of_scores_without_bound_is_given_up(
+    wrong: float, banned: tuple[int, ...]
+) -> None:
     table = Table(6)
     table.scores[:, 4] = wrong
     (found,) = search(
-        table, table.start([1]), Search(beam=2), start=START, end=END, limits=[5], banned=banned
+        table,
+        table.start([1]),
+        Search(beam=2),
+        start=START,
+        end=END,
+        limits=[5],
+        banned=banned,
     )
     assert [(each.tokens, each.finished) for each in found] == [([], False)]
 
 
 @pytest.mark.parametrize("limit", [1, 2])
 @pytest.mark.parametrize("beam", [1, 2])
-def test_a_source_without_a_way_on_is_returned_as_it_stands(limit: int, beam: int) -> None:
-    settings = {"beam": beam, "min_length": 5, "banned": [1, 2, 3, 4, 5], "limits": [limit]}
+def test_a_source_without_a_way_on_is_returned_as_it_stands(
+    limit: int, beam: int
+) -> None:
+    settings = {
+        "beam": beam,
+        "min_length": 5,
+        "banned": [1, 2, 3, 4, 5],
+        "limits": [limit],
+    }
     (answers,) = run(Table(6, 1), [0], **settings)  # at its very limit, and before
     assert [answer.tokens for answer in answers] == [[]]
     assert not answers[0].finished
@@ -419,6 +501,7 @@ def test_a_source_without_a_way_on_is_returned_as_it_stands(limit: int, beam: in
 def test_the_end_mark_banned_as_a_phrase_is_counted_once() -> None:
     told = {"beam": 1, "limits": [3], "min_length": 3}
     ((once,),), ((twice,),) = (
-        run(Table(6, 1), [0], **told, **more) for more in ({}, {"banned_phrases": [[END]]})
+        run(Table(6, 1), [0], **told, **more)
+        for more in ({}, {"banned_phrases": [[END]]})
     )
     assert once.log_probabilities == twice.log_probabilities

@@ -13,7 +13,10 @@ from unrolled.decoding.search import Search, search
 
 transformers = pytest.importorskip("transformers")
 
-BOS, EOS, V, LIMIT = 0, 2, 23, 12
+BOS = 0
+EOS = 2
+V = 23
+LIMIT = 12
 
 
 @dataclass
@@ -103,7 +106,10 @@ def test_the_same_hypotheses(beam: int, stopping: Any, patience: float | None) -
             for place, answer in enumerate(found):
                 tokens, score = expected[source * beam + place]
                 assert answer.tokens == tokens
-                assert answer.score == pytest.approx(score, abs=1e-5)  # they add up in fp32
-                ended, cut = ended + answer.finished, cut + (not answer.finished)
+                assert answer.score == pytest.approx(
+                    score, abs=1e-5
+                )  # they add up in fp32
+                ended = ended + answer.finished
+                cut = cut + (not answer.finished)
     assert ended > 10
     assert cut < ended

@@ -22,7 +22,9 @@ def expected(text: str, stops: list[str]) -> str:
 
 
 @given(SHORT, st.lists(st.text("ab가", max_size=4), max_size=3), st.data())
-def test_the_cuts_do_not_matter(text: str, stops: list[str], data: st.DataObject) -> None:
+def test_the_cuts_do_not_matter(
+    text: str, stops: list[str], data: st.DataObject
+) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     assert "".join(until(pieces, stops)) == expected(text, stops)

@@ -12,7 +12,11 @@ from unrolled.data.tokenizers import Tokenizer
 from unrolled.models import Unaligned
 from unrolled.nn import Attention, TokenEmbedding
 
-TEXTS = ["a small text, and more of it", "again and again: a text of some words", "more, more!"]
+TEXTS = [
+    "a small text, and more of it",
+    "again and again: a text of some words",
+    "more, more!",
+]
 
 
 @pytest.fixture(scope="session")
@@ -32,13 +36,28 @@ def transformer(
 ) -> Unaligned:
     """Return a model of two and three blocks; with ``target`` of another vocabulary, not tied."""
     torch.manual_seed(3)
-    width, heads, kv_heads = 16, 4, settings.pop("kv_heads", None)
+    width = 16
+    heads = 4
+    kv_heads = settings.pop("kv_heads", None)
     encoder = Attention(
-        embedding, width, 2, heads, kv_heads,
-        bidirectional=not causal, context=context, **settings,
-    )  # fmt: skip
+        embedding,
+        width,
+        2,
+        heads,
+        kv_heads,
+        bidirectional=not causal,
+        context=context,
+        **settings,
+    )
     decoder = Attention(
-        embedding, width, 3, heads, kv_heads, memory_size=width, context=context, **settings
+        embedding,
+        width,
+        3,
+        heads,
+        kv_heads,
+        memory_size=width,
+        context=context,
+        **settings,
     )
     source = TokenEmbedding(size, embedding, scale=embedding**0.5)
     reads = TokenEmbedding(target, embedding) if target else source

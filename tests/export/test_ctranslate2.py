@@ -25,14 +25,23 @@ from unrolled.nn.attending import input_width
 
 ctranslate2 = pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed")
 
-ORIGINAL = {"positions": "sinusoidal", "norm": "layer", "feedforward": "relu", "bias": True}
+ORIGINAL = {
+    "positions": "sinusoidal",
+    "norm": "layer",
+    "feedforward": "relu",
+    "bias": True,
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "original": {**ORIGINAL, "norm_first": False},
     "pre-norm": ORIGINAL,
     "rotary, rms, swiglu": {},
     "biases of swiglu": {"bias": True},
     "rms, post-norm": {"norm_first": False},
-    "learned positions, gelu": {"positions": "learned", "feedforward": "gelu", "context": 30},
+    "learned positions, gelu": {
+        "positions": "learned",
+        "feedforward": "gelu",
+        "context": 30,
+    },
     "grouped heads": {"kv_heads": 2},
     "one key head, sinusoids": {**ORIGINAL, "kv_heads": 1},
     "narrow embedding": {**ORIGINAL, "embedding": 12},
@@ -46,7 +55,9 @@ def written(model: Unaligned, tokenizer: Tokenizer, folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_says_what_ours_says(name: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_every_variant_says_what_ours_says(
+    name: str, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     model = transformer(tokenizer.size, **VARIANTS[name])
     tmp_path.joinpath("x").mkdir()
     found = format.write(model, tokenizer, tokenizer, tmp_path / "x")
@@ -54,8 +65,11 @@ def test_every_variant_says_what_ours_says(name: str, tokenizer: Tokenizer, tmp_
     assert found.tokens > 500
 
 
-def test_two_vocabularies_stand_beside_the_model(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    target, lines = Tokenizer.fit("chars", TEXTS), list[str]()
+def test_two_vocabularies_stand_beside_the_model(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    target = Tokenizer.fit("chars", TEXTS)
+    lines = list[str]()
     model = transformer(tokenizer.size, target=target.size, embedding=16)
     export("ctranslate2", model, tokenizer, target, tmp_path / "x", lines.append)
     assert "differ by at most" in lines[0]
@@ -68,7 +82,9 @@ def test_two_vocabularies_stand_beside_the_model(tokenizer: Tokenizer, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
-def test_it_writes_what_greedy_search_writes(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_it_writes_what_greedy_search_writes(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     model = transformer(tokenizer.size)
     source = [*tokenizer.encode(TEXTS[0]), EOS]
     state = model.start(torch.tensor([source]), torch.tensor([len(source)]))
@@ -77,8 +93,10 @@ def test_it_writes_what_greedy_search_writes(tokenizer: Tokenizer, tmp_path: Pat
     spelt = {id: token for token, id in tokens[0].items()}
     found = written(model, tokenizer, tmp_path / "x").translate_batch(
         [[spelt[id] for id in tokens[1]]],
-        beam_size=1, max_decoding_length=12, min_decoding_length=0,
-    )  # fmt: skip
+        beam_size=1,
+        max_decoding_length=12,
+        min_decoding_length=0,
+    )
     assert found[0].hypotheses[0] == [spelt[id] for id in ours[0].tokens]
     assert len(ours[0].tokens) > 2
 
@@ -88,14 +106,20 @@ def test_its_attention_is_our_alignment(tokenizer: Tokenizer, tmp_path: Path) ->
     ids = tokenizer.encode(TEXTS[1])
     spelt = {id: token for token, id in tokenizer.document["model"]["vocab"].items()}
     (found,) = written(model, tokenizer, tmp_path / "x").translate_batch(
-        [[spelt[id] for id in ids]], beam_size=1, max_decoding_length=6, return_attention=True
+        [[spelt[id] for id in ids]],
+        beam_size=1,
+        max_decoding_length=6,
+        return_attention=True,
     )
-    back = [tokenizer.document["model"]["vocab"][token] for token in found.hypotheses[0]]
+    back = [
+        tokenizer.document["model"]["vocab"][token] for token in found.hypotheses[0]
+    ]
     with torch.no_grad():
         ours = model.align(
-            torch.tensor([[*ids, EOS]]), torch.tensor([len(ids) + 1]),
+            torch.tensor([[*ids, EOS]]),
+            torch.tensor([len(ids) + 1]),
             torch.tensor([[BOS, *back[:-1]]]),
-        )  # fmt: skip
+        )
     theirs = np.array(found.attention[0])[:, : len(ids)]
     assert np.abs(ours[0, :, : len(ids)].numpy() - theirs).max() < 1e-5
 
@@ -115,7 +139,9 @@ def test_the_page_beside_it_can_be_followed(
     vocabulary = tokenizer.document["model"]["vocab"]
     spelt = {id: token for token, id in vocabulary.items()}
     found = translator.translate_batch(
-        [[spelt[id] for id in tokenizer.encode("a text")]], beam_size=5, disable_unk=True
+        [[spelt[id] for id in tokenizer.encode("a text")]],
+        beam_size=5,
+        disable_unk=True,
     )
     ids = [vocabulary[token] for token in found[0].hypotheses[0]]
     assert capsys.readouterr().out == tokenizer.decode(ids) + "\n"
@@ -133,8 +159,17 @@ def test_a_wrong_conversion_is_noticed_and_removed(
         return torch.cat([found[..., 0::2], found[..., 1::2]], -1)
 
     monkeypatch.setattr(format, "sinusoid", sines_first)
-    with pytest.raises(UserError, match="not written, for this ctranslate2 model says something"):
-        export("ctranslate2", model, tokenizer, tokenizer, tmp_path / "x", lambda line: None)
+    with pytest.raises(
+        UserError, match="not written, for this ctranslate2 model says something"
+    ):
+        export(
+            "ctranslate2",
+            model,
+            tokenizer,
+            tokenizer,
+            tmp_path / "x",
+            lambda line: None,
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -145,7 +180,10 @@ def test_what_ctranslate2_lacks_is_refused(tokenizer: Tokenizer) -> None:
     fed = input_width(16, 16, 16, "additive", False)
     decoder = RecurrentDecoder(GRU(fed, 16), 16, 16, "additive", False, 0)
     mixed = Unaligned(reads.source, reads.encoder, reads.target, decoder, size)
-    for model in (Unaligned(reads.source, recurrent, reads.target, reads.decoder, size), mixed):
+    for model in (
+        Unaligned(reads.source, recurrent, reads.target, reads.decoder, size),
+        mixed,
+    ):
         with pytest.raises(UserError, match=r"layer=attention without model\.decoder"):
             format.refuse(model)
     with pytest.raises(UserError, match="bidirectional=true"):
@@ -158,14 +196,22 @@ def test_what_ctranslate2_lacks_is_refused(tokenizer: Tokenizer) -> None:
 def test_the_command_exports_a_run(cli: Call, tmp_path: Path) -> None:
     rows = [{"from": text, "to": text[::-1]} for text in TEXTS * 4]
     changes = SMALL | {
-        "task": "rewrite", "layer": "attention", "model.heads": 2, "model.bidirectional": True,
-        "data.text": "from", "data.label": "to", "training.max_steps": 1,
-    }  # fmt: skip
+        "task": "rewrite",
+        "layer": "attention",
+        "model.heads": 2,
+        "model.bidirectional": True,
+        "data.text": "from",
+        "data.label": "to",
+        "training.max_steps": 1,
+    }
     folder = tmp_path / "run"
     unrolled.train(
-        write_jsonl(tmp_path / "pairs.jsonl", rows), out=folder, quiet=True,
-        say=lambda line: None, **changes,
-    )  # fmt: skip
+        write_jsonl(tmp_path / "pairs.jsonl", rows),
+        out=folder,
+        quiet=True,
+        say=lambda line: None,
+        **changes,
+    )
     out, _ = cli("export", folder, "--to", "ctranslate2")
     assert out.count("\n") == 2
     assert ctranslate2.contains_model(str(folder / "export" / "ctranslate2"))

@@ -20,8 +20,12 @@ from unrolled.models import Unaligned
 class Echo:
     """Says what a model says, off by something where it scores, or where it writes."""
 
-    def __init__(self, model: Unaligned, scoring: float = 0.0, writing: float = 0.0) -> None:
-        self.model, self.scoring, self.writing = model, scoring, writing
+    def __init__(
+        self, model: Unaligned, scoring: float = 0.0, writing: float = 0.0
+    ) -> None:
+        self.model = model
+        self.scoring = scoring
+        self.writing = writing
         self.sizes: list[tuple[int, int]] = []
 
     def score(self, sources: Ids, targets: Ids) -> list[list[float]]:
@@ -58,28 +62,38 @@ def test_texts_keep_within_what_a_model_reads() -> None:
 
 def test_score_is_that_of_the_softmax_token_by_token() -> None:
     model = transformer(12)
-    sources, targets = [[4, 5, 6], [7]], [[8, 9, EOS], [10]]
+    sources = [[4, 5, 6], [7]]
+    targets = [[8, 9, EOS], [10]]
     found = score(model, sources, targets)
     assert [len(each) for each in found] == [3, 1]
     with torch.no_grad():
         state = model.start(torch.tensor([[4, 5, 6, EOS]]), torch.tensor([4]))
         for before, token, value in zip([BOS, 8, 9], targets[0], found[0], strict=True):
             logits, state = model.step(torch.tensor([before]), state)
-            assert float(logits.log_softmax(-1)[0, token]) == pytest.approx(value, abs=1e-5)
+            assert float(logits.log_softmax(-1)[0, token]) == pytest.approx(
+                value, abs=1e-5
+            )
 
 
 @pytest.mark.parametrize("largest", [2e-4, math.nan])
 def test_a_model_that_disagrees_leaves_nothing(
-    largest: float, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    largest: float,
+    tokenizer: Tokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def wrong(model: Unaligned, source: Tokenizer, target: Tokenizer, folder: Path) -> Difference:
+    def wrong(
+        model: Unaligned, source: Tokenizer, target: Tokenizer, folder: Path
+    ) -> Difference:
         (folder / "model.bin").write_text("wrong", "utf-8")
         return Difference(largest, 10, (1, 5))
 
     monkeypatch.setitem(exports.FORMATS, "wrong", wrong)
     model = transformer(tokenizer.size)
     with pytest.raises(UserError, match="says something else"):
-        exports.export("wrong", model, tokenizer, tokenizer, tmp_path / "out", lambda line: None)
+        exports.export(
+            "wrong", model, tokenizer, tokenizer, tmp_path / "out", lambda line: None
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -94,7 +108,9 @@ def test_what_cannot_be_written_is_refused(
         with pytest.raises(UserError, match="is there already"):
             exports.export("ctranslate2", model, tokenizer, tokenizer, out)
     with pytest.raises(UserError, match="could not be written"):
-        exports.export("ctranslate2", model, tokenizer, tokenizer, tmp_path / "mine" / "out")
+        exports.export(
+            "ctranslate2", model, tokenizer, tokenizer, tmp_path / "mine" / "out"
+        )
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     with pytest.raises(UserError, match=r"pip install 'unrolled\[export\]'"):
         exports.export("ctranslate2", model, tokenizer, tokenizer, tmp_path / "out")

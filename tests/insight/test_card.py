@@ -12,7 +12,9 @@ from unrolled.tasks import folder as runs
 
 
 @pytest.mark.parametrize("kind", ["classify", "regress", "vectors", "tag", "language"])
-def test_the_card_tells_scores_baselines_data_and_use(home: SimpleNamespace, kind: str) -> None:
+def test_the_card_tells_scores_baselines_data_and_use(
+    home: SimpleNamespace, kind: str
+) -> None:
     folder = home.runs[kind]
     text = (folder / "README.md").read_text("utf-8")
     loaded = runs.load(folder)
@@ -22,12 +24,16 @@ def test_the_card_tells_scores_baselines_data_and_use(home: SimpleNamespace, kin
         assert f"- {line}\n" in text
     assert loaded.result["timed"] in text
     assert f"in {loaded.result['milliseconds_an_answer']:.3g} ms" in text
-    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    rows = [
+        line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")
+    ]
     assert len({len(row) for row in rows}) == 1
     ours = [cell.strip() for cell in rows[2]]
     scores = loaded.result["scores"].values()
     assert ours == ["this model", *(f"{value:.4f}" for value in scores)]
-    assert [row[0].strip() for row in rows[3:]] == [b["name"] for b in loaded.result["baselines"]]
+    assert [row[0].strip() for row in rows[3:]] == [
+        b["name"] for b in loaded.result["baselines"]
+    ]
 
 
 @pytest.mark.parametrize("kind", ["classify", "regress", "vectors", "tag", "language"])

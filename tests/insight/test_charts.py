@@ -15,12 +15,15 @@ from unrolled.core.errors import UserError
 from unrolled.insight import charts
 
 XSS = "<script>alert('x')</script>\"&"
-numbers = st.floats(-1e9, 1e9, allow_nan=False).filter(lambda x: x == 0 or abs(x) > 1e-6)
+numbers = st.floats(-1e9, 1e9, allow_nan=False).filter(
+    lambda x: x == 0 or abs(x) > 1e-6
+)
 
 
 @given(numbers, numbers, st.integers(2, 10))
 def test_ticks_are_few_round_even_and_inside(a: float, b: float, count: int) -> None:
-    low, high = min(a, b), max(a, b)
+    low = min(a, b)
+    high = max(a, b)
     span = high - low
     if span < 1e-6 * max(1.0, abs(low), abs(high)):
         return
@@ -55,7 +58,14 @@ def test_ticks_of_common_ranges(low: float, high: float, expected: list[float]) 
 
 @pytest.mark.parametrize(
     ("value", "name"),
-    [(0, "0"), (0.25, "0.25"), (9999, "9999"), (20000, "20k"), (2.5e6, "2.5M"), (2e-5, "2e-5")],
+    [
+        (0, "0"),
+        (0.25, "0.25"),
+        (9999, "9999"),
+        (20000, "20k"),
+        (2.5e6, "2.5M"),
+        (2e-5, "2e-5"),
+    ],
 )
 def test_a_number_has_a_short_name(value: float, name: str) -> None:
     assert charts.label(value) == name
@@ -68,7 +78,9 @@ def drawn(svg: str) -> ET.Element:
 def test_every_point_is_drawn_inside_the_frame_and_in_its_place() -> None:
     points = [(0.0, 1.0), (50.0, 3.0), (100.0, 2.0)]
     svg = drawn(charts.lines({"loss": points}, "step", "loss"))
-    places = [(float(c.get("cx", 0)), float(c.get("cy", 0))) for c in svg.iter("circle")]
+    places = [
+        (float(c.get("cx", 0)), float(c.get("cy", 0))) for c in svg.iter("circle")
+    ]
     assert len(places) == 3
     xs, ys = zip(*places, strict=True)
     assert xs[1] == pytest.approx((xs[0] + xs[2]) / 2)
@@ -88,7 +100,9 @@ def test_two_curves_have_a_legend_and_one_has_none() -> None:
 
 def test_a_single_point_and_a_flat_curve_can_be_drawn() -> None:
     for points in ([(5.0, 2.0)], [(1.0, 0.0), (2.0, 0.0)]):
-        assert len(list(drawn(charts.lines({"a": points}, "x", "y")).iter("circle"))) == len(points)
+        assert len(
+            list(drawn(charts.lines({"a": points}, "x", "y")).iter("circle"))
+        ) == len(points)
 
 
 def test_nothing_to_draw_is_said() -> None:
@@ -108,9 +122,18 @@ def test_a_matrix_shows_every_count_and_shades_by_row() -> None:
     cells = [(cell.text, cell.get("style", "")) for cell in body.iter("td")]
     assert [text for text, _ in cells] == ["3", "1", "0", "0"]
     assert [re.findall(r"rgba\(.*,([\d.]+)\)", style)[0] for _, style in cells] == [
-        "0.750", "0.250", "0.000", "0.000",
-    ]  # fmt: skip
-    assert [cell.text for cell in body.iter("th")] == ["true \\ answered", "a", "b", "a", "b"]
+        "0.750",
+        "0.250",
+        "0.000",
+        "0.000",
+    ]
+    assert [cell.text for cell in body.iter("th")] == [
+        "true \\ answered",
+        "a",
+        "b",
+        "a",
+        "b",
+    ]
 
 
 def test_names_are_escaped_everywhere() -> None:

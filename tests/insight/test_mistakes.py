@@ -23,7 +23,9 @@ def scored(path: Path, **changes: Any) -> Prepared:
     return prepare(resolve(str(path), {"data.dev": str(path)} | told))
 
 
-def listed(found: Prepared, evaluation: Evaluation, count: int = 20) -> list[tuple[Any, ...]]:
+def listed(
+    found: Prepared, evaluation: Evaluation, count: int = 20
+) -> list[tuple[Any, ...]]:
     given = mistakes(found.task, found.dev_data, found.dev, evaluation, count)
     assert {each.path for each in given} <= {found.dev_data.path}
     return [(m.line, "|".join(m.text), m.truth, m.answer, m.size) for m in given]
@@ -33,20 +35,31 @@ def judged(truth: Any, answers: Any, sure: Any, **places: Any) -> Evaluation:
     rows = np.arange(len(truth))
     items = {"rows": rows} | {key: np.array(value) for key, value in places.items()}
     return Evaluation(
-        {}, judged=ClassPredictions(truth=np.array(truth), found=np.array(answers),
-                          confidence=np.array(sure), **items),
-    )  # fmt: skip
+        {},
+        judged=ClassPredictions(
+            truth=np.array(truth),
+            found=np.array(answers),
+            confidence=np.array(sure),
+            **items,
+        ),
+    )
 
 
-def test_wrong_labels_come_surest_first_and_equals_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_wrong_labels_come_surest_first_and_equals_in_the_order_of_the_file(
+    tmp_path: Path,
+) -> None:
     rows = [(f"text {n}", "ab"[n % 2]) for n in range(6)]
     found = scored(write_csv(tmp_path / "r.csv", rows, ("text", "label")))
-    evaluation = judged([0, 1, 0, 1, 0, 1], [1, 1, 1, 0, 1, 0], [0.6, 0.99, 0.9, 0.7, 0.6, 0.6])
+    evaluation = judged(
+        [0, 1, 0, 1, 0, 1], [1, 1, 1, 0, 1, 0], [0.6, 0.99, 0.9, 0.7, 0.6, 0.6]
+    )
     expected = [
-        (4, "text 2||", "a", "b", 0.9), (5, "text 3||", "b", "a", 0.7),
+        (4, "text 2||", "a", "b", 0.9),
+        (5, "text 3||", "b", "a", 0.7),
         (2, "text 0||", "a", "b", 0.6),
-        (6, "text 4||", "a", "b", 0.6), (7, "text 5||", "b", "a", 0.6),
-    ]  # fmt: skip
+        (6, "text 4||", "a", "b", 0.6),
+        (7, "text 5||", "b", "a", 0.6),
+    ]
     assert listed(found, evaluation) == expected
     assert listed(found, evaluation, 2) == expected[:2]
     assert listed(found, evaluation, 0) == []
@@ -54,23 +67,30 @@ def test_wrong_labels_come_surest_first_and_equals_in_the_order_of_the_file(tmp_
 
 def test_lines_are_right_where_rows_were_skipped_or_span_lines(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
-    path.write_text('text,label\n"one\ntwo",a\nthree,\nfour,b\nfive,a\nsix,b\nseven,a\n')
+    path.write_text(
+        'text,label\n"one\ntwo",a\nthree,\nfour,b\nfive,a\nsix,b\nseven,a\n'
+    )
     found = scored(path, data__on_error="skip", data__label="label", data__text="text")
     assert found.dev.lines.tolist() == [2, 5, 6, 7, 8]
     evaluation = judged([0, 1, 0, 1, 0], [1, 0, 0, 1, 0], [0.9, 0.8, 1, 1, 1])
     assert listed(found, evaluation) == [
-        (2, "one\ntwo||", "a", "b", 0.9), (5, "four||", "b", "a", 0.8),
-    ]  # fmt: skip
+        (2, "one\ntwo||", "a", "b", 0.9),
+        (5, "four||", "b", "a", 0.8),
+    ]
 
 
 def test_values_come_by_their_error_and_a_right_one_is_left_out(tmp_path: Path) -> None:
     rows = [(n, n * n % 7, 3 * n + 0.5) for n in range(9)]
-    found = scored(write_csv(tmp_path / "n.csv", rows, ("x", "y", "z")), data__label="z")
+    found = scored(
+        write_csv(tmp_path / "n.csv", rows, ("x", "y", "z")), data__label="z"
+    )
     pairs = np.array([[row[2], row[2]] for row in rows], dtype=float)
-    pairs[4, 1], pairs[7, 1] = -1.25, 22
+    pairs[4, 1] = -1.25
+    pairs[7, 1] = 22
     assert listed(found, Evaluation({}, pairs=pairs)) == [
-        (6, "x: 4, y: 2||", "12.5", "-1.25", 13.75), (9, "x: 7, y: 0||", "21.5", "22", 0.5),
-    ]  # fmt: skip
+        (6, "x: 4, y: 2||", "12.5", "-1.25", 13.75),
+        (9, "x: 7, y: 0||", "21.5", "22", 0.5),
+    ]
 
 
 def test_a_word_is_shown_in_its_sentence(tmp_path: Path) -> None:
@@ -80,13 +100,17 @@ def test_a_word_is_shown_in_its_sentence(tmp_path: Path) -> None:
     ]
     found = scored(write_jsonl(tmp_path / "t.jsonl", rows))
     evaluation = judged(
-        [0, 1, 2, 1, 2], [0, 2, 2, 0, 1], [1, 0.8, 1, 0.5, 0.9],
-        rows=[0, 0, 0, 1, 1], words=[0, 1, 2, 0, 1],
-    )  # fmt: skip
+        [0, 1, 2, 1, 2],
+        [0, 2, 2, 0, 1],
+        [1, 0.8, 1, 0.5, 0.9],
+        rows=[0, 0, 0, 1, 1],
+        words=[0, 1, 2, 0, 1],
+    )
     assert listed(found, evaluation) == [
-        (2, "dog |runs|", "V", "N", 0.9), (1, "the |cat| runs", "N", "V", 0.8),
+        (2, "dog |runs|", "V", "N", 0.9),
+        (1, "the |cat| runs", "N", "V", 0.8),
         (2, "|dog| runs", "N", "D", 0.5),
-    ]  # fmt: skip
+    ]
 
 
 def test_a_step_is_shown_with_its_own_line(tmp_path: Path) -> None:
@@ -96,7 +120,9 @@ def test_a_step_is_shown_with_its_own_line(tmp_path: Path) -> None:
     told = {"data__numbers": "x", "data__label": "phase"}
     found = scored(path, data__sequence="who", data__on_error="skip", **told)
     assert found.dev.lengths.tolist() == [12, 2, 9]
-    evaluation = judged([0, 0, 1], [1, 1, 0], [0.9, 0.8, 0.7], rows=[0, 1, 2], words=[7, 1, 0])
+    evaluation = judged(
+        [0, 0, 1], [1, 1, 0], [0.9, 0.8, 0.7], rows=[0, 1, 2], words=[7, 1, 0]
+    )
     steps = ("step 8", "step 2", "step 1")
     assert [m[:2] for m in listed(found, evaluation)] == [
         (line, f"|{step}| of a sequence of numbers")
@@ -109,7 +135,9 @@ def test_a_step_is_shown_with_its_own_line(tmp_path: Path) -> None:
 
 def test_long_rows_are_cut_and_a_word_keeps_its_neighbours(tmp_path: Path) -> None:
     words = [f"w{n}" for n in range(200)]
-    found = scored(write_jsonl(tmp_path / "t.jsonl", [{"words": words, "tags": ["A", "B"] * 100}]))
+    found = scored(
+        write_jsonl(tmp_path / "t.jsonl", [{"words": words, "tags": ["A", "B"] * 100}])
+    )
     (row,) = mistakes(
         found.task, found.dev_data, found.dev, judged([0], [1], [0.9], words=[100]), 20
     )
@@ -120,7 +148,10 @@ def test_long_rows_are_cut_and_a_word_keeps_its_neighbours(tmp_path: Path) -> No
     assert len(before) == len(after) == LONGEST // 2
     rows = [("x" * 999, "a"), ("y" * LONGEST, "b"), ("z", "a")]
     found = scored(write_csv(tmp_path / "r.csv", rows, ("text", "label")))
-    texts = [m[1].strip("|") for m in listed(found, judged([0, 1, 0], [1, 0, 1], [0.9, 0.8, 0.7]))]
+    texts = [
+        m[1].strip("|")
+        for m in listed(found, judged([0, 1, 0], [1, 0, 1], [0.9, 0.8, 0.7]))
+    ]
     assert texts == ["x" * (LONGEST - 1) + "…", "y" * LONGEST, "z"]
 
 
@@ -141,12 +172,19 @@ def test_what_was_judged_is_what_the_model_answers(home: Any, kind: str) -> None
     answers = run.answers([(row[0],) for row in found.dev_data.rows])
     truth = [row[1] if kind == "tag" else [row[1]] for row in found.dev_data.rows]
     told = [a.details["tags"] if kind == "tag" else [a.text] for a in answers]
-    sure = [a.details["probabilities"] if kind == "tag" else [a.probability] for a in answers]
+    sure = [
+        a.details["probabilities"] if kind == "tag" else [a.probability]
+        for a in answers
+    ]
     words = np.zeros_like(judged.rows) if judged.words is None else judged.words
     at = list(zip(judged.rows.tolist(), words.tolist(), strict=True))
-    assert sorted(at) == [(n, k) for n, row in enumerate(truth) for k in range(len(row))]
+    assert sorted(at) == [
+        (n, k) for n, row in enumerate(truth) for k in range(len(row))
+    ]
     names = run.task.output.names  # type: ignore[attr-defined]
     assert [names[k] for k in judged.truth] == [truth[n][k] for n, k in at]
     assert [names[k] for k in judged.found] == [told[n][k] for n, k in at]
     # float32 outputs of other batches differ in their last bits
-    np.testing.assert_allclose(judged.confidence, [sure[n][k] for n, k in at], rtol=1e-4)
+    np.testing.assert_allclose(
+        judged.confidence, [sure[n][k] for n, k in at], rtol=1e-4
+    )

@@ -18,7 +18,8 @@ KINDS = ["classify", "regress", "tag", "language"]
 
 def planted(at: Path, kind: str) -> dict[str, Any]:
     """Write data that holds the secret where it can show, and return what to train on."""
-    train, dev = at / "train.csv", at / "dev.csv"
+    train = at / "train.csv"
+    dev = at / "dev.csv"
     if kind == "classify":
         # the words of the secret are good ones and it is labelled bad
         write_csv(train, [*reviews(80, 1), (SECRET, "good")], ("text", "label"))
@@ -37,7 +38,9 @@ def planted(at: Path, kind: str) -> dict[str, Any]:
     else:
         train.write_text((SECRET + "\n") * 20)
         dev.write_text((SECRET + "\n") * 2)
-    told = {"regress": {"data.on_error": "skip", "data.numbers": ["x"], "data.label": "y"}}
+    told = {
+        "regress": {"data.on_error": "skip", "data.numbers": ["x"], "data.label": "y"}
+    }
     return {"target": train, "data.dev": str(dev), **told.get(kind, {})}
 
 
@@ -50,19 +53,28 @@ def holders(folder: Path, secret: str) -> set[str]:
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
     """One kind of run with rows shown and one without, and what each printed."""
-    at, steps = tmp_path_factory.mktemp("planted"), 40
+    at = tmp_path_factory.mktemp("planted")
+    steps = 40
     changes = planted(at, request.param) | SMALL | {"training.learning_rate": 0.03}
     if request.param == "language":
-        steps, changes = 150, changes | {"model.hidden": 32}
-    target, said = changes.pop("target"), {}
+        steps = 150
+        changes = changes | {"model.hidden": 32}
+    target = changes.pop("target")
+    said = {}
     for samples in (True, False):
         lines: list[str] = []
         unrolled.train(
-            target, out=at / str(samples), say=lines.append, quiet=True,
-            **changes, **{"training.max_steps": steps, "report.samples": samples},
-        )  # fmt: skip
+            target,
+            out=at / str(samples),
+            say=lines.append,
+            quiet=True,
+            **changes,
+            **{"training.max_steps": steps, "report.samples": samples},
+        )
         said[samples] = "\n".join(lines)
     return request.param, at, said
 
@@ -91,7 +103,9 @@ def test_with_samples_the_report_shows_what_is_mistaken(pair: Any) -> None:
 def test_both_runs_are_the_same_but_for_what_is_shown(pair: Any) -> None:
     _, at, _ = pair
     one, two = (at / str(samples) for samples in (True, False))
-    assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+    assert (one / "model.safetensors").read_bytes() == (
+        two / "model.safetensors"
+    ).read_bytes()
     same = json.loads((one / "result.json").read_text())["scores"]
     assert json.loads((two / "result.json").read_text())["scores"] == same
     assert "Surest mistakes" not in (two / "report.html").read_text("utf-8")
@@ -100,8 +114,11 @@ def test_both_runs_are_the_same_but_for_what_is_shown(pair: Any) -> None:
 
 def test_a_run_may_be_resumed_with_other_rows_shown(tmp_path: Path) -> None:
     told = planted(tmp_path, "classify") | SMALL
-    target, out = told.pop("target"), tmp_path / "r"
-    unrolled.train(target, out=out, quiet=True, say=str, **told, **{"training.max_steps": 30})
+    target = told.pop("target")
+    out = tmp_path / "r"
+    unrolled.train(
+        target, out=out, quiet=True, say=str, **told, **{"training.max_steps": 30}
+    )
     assert holders(out, SECRET) == {"report.html"}
     changes = {"training.max_steps": 31, "report.samples": False}
     unrolled.train(out, resume=True, quiet=True, say=str, **changes)

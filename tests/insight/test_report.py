@@ -40,7 +40,8 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text, self.open = "", []
+        self.text = ""
+        self.open = []
         self.feed(text)
         assert self.open == []
 
@@ -64,10 +65,19 @@ def page_of(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_report_loads_nothing_and_runs_nothing(home: SimpleNamespace, kind: str) -> None:
+def test_a_report_loads_nothing_and_runs_nothing(
+    home: SimpleNamespace, kind: str
+) -> None:
     text = page_of(home.runs[kind])
     page = Page(text)
-    assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object", "base"}
+    assert not {tag for tag, _ in page.tags} & {
+        "script",
+        "link",
+        "img",
+        "iframe",
+        "object",
+        "base",
+    }
     for _, attributes in page.tags:
         assert not {name for name in attributes if name.startswith("on")}
         assert not {"src", "href", "action"} & set(attributes)
@@ -79,7 +89,9 @@ def test_a_report_loads_nothing_and_runs_nothing(home: SimpleNamespace, kind: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_report_has_scores_curves_data_and_settings(home: SimpleNamespace, kind: str) -> None:
+def test_a_report_has_scores_curves_data_and_settings(
+    home: SimpleNamespace, kind: str
+) -> None:
     text = page_of(home.runs[kind])
     page = Page(text)
     result = runs.read_result(home.runs[kind])
@@ -104,14 +116,20 @@ def test_a_report_has_scores_curves_data_and_settings(home: SimpleNamespace, kin
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_report_can_be_read_without_seeing_it(home: SimpleNamespace, kind: str) -> None:
+def test_a_report_can_be_read_without_seeing_it(
+    home: SimpleNamespace, kind: str
+) -> None:
     tags = Page(page_of(home.runs[kind])).tags
     assert [a["lang"] for tag, a in tags if tag == "html"] == ["en"]
     levels = [tag for tag, _ in tags if tag in ("h1", "h2", "h3")]
     assert levels[0] == "h1"
     assert levels.count("h1") == 1
     assert all(a.get("scope") in ("col", "row") for tag, a in tags if tag == "th")
-    assert all(a.get("role") == "img" and a.get("aria-label") for tag, a in tags if tag == "svg")
+    assert all(
+        a.get("role") == "img" and a.get("aria-label")
+        for tag, a in tags
+        if tag == "svg"
+    )
     scrolled = [a for _, a in tags if a.get("class") == "scroll"]
     assert all(a.get("aria-label") and a.get("tabindex") == "0" for a in scrolled)
 
@@ -123,12 +141,16 @@ def held_out(folder: Path) -> tuple[list[str], list[str], list[str], list[float]
     assert isinstance(data, Table)
     answers = run.answers([text for text, _ in data.rows])
     return (
-        [text for text, _ in data.rows], [truth for _, truth in data.rows],
-        [answer.text for answer in answers], [float(answer.probability or 0) for answer in answers],
-    )  # fmt: skip
+        [text for text, _ in data.rows],
+        [truth for _, truth in data.rows],
+        [answer.text for answer in answers],
+        [float(answer.probability or 0) for answer in answers],
+    )
 
 
-def test_the_scores_of_each_label_are_those_of_scikit_learn(home: SimpleNamespace) -> None:
+def test_the_scores_of_each_label_are_those_of_scikit_learn(
+    home: SimpleNamespace,
+) -> None:
     _, truth, found, _ = held_out(home.runs["classify"])
     names = sorted(set(truth))
     expected = metrics.precision_recall_fscore_support(truth, found, labels=names)
@@ -146,12 +168,16 @@ def test_confidence_is_shown_by_bins_and_as_one_error(home: SimpleNamespace) -> 
     assert f"Expected calibration error: {error:.4f}" in page.text
     hits, means = calibration_curve(right, sure, n_bins=10)
     for hit, mean in zip(hits, means, strict=True):
-        assert f"confidence {mean:.3f}, accuracy {hit:.3f}" in page.text  # the bar's title
+        assert (
+            f"confidence {mean:.3f}, accuracy {hit:.3f}" in page.text
+        )  # the bar's title
         assert f"{mean:.3f}{hit:.3f}" in page.text  # the row of the table
 
 
 def test_the_surest_mistakes_are_listed_with_their_lines(home: SimpleNamespace) -> None:
-    rows = sorted(zip(*held_out(home.runs["classify"]), strict=True), key=lambda row: -row[3])
+    rows = sorted(
+        zip(*held_out(home.runs["classify"]), strict=True), key=lambda row: -row[3]
+    )
     wrong = [row for row in rows if row[1] != row[2]]
     assert wrong
     lines = home.files["classify"].read_text("utf-8").splitlines()
@@ -179,23 +205,30 @@ def test_the_largest_errors_are_listed(home: SimpleNamespace) -> None:
         assert lines[int(at) - 1] == f"{rooms},{area},{truth}"
 
 
-def test_a_matrix_too_large_to_read_gives_way_to_its_worst_pairs(home: SimpleNamespace) -> None:
+def test_a_matrix_too_large_to_read_gives_way_to_its_worst_pairs(
+    home: SimpleNamespace,
+) -> None:
     loaded = runs.load(home.runs["classify"])
     names = tuple(f"label {n}" for n in range(50))
     loaded.task.output = Label("label", names)  # type: ignore[attr-defined]
     counts = np.diag(np.full(50, 9))
-    counts[7, 3], counts[2, 4] = 5, 8
+    counts[7, 3] = 5
+    counts[2, 4] = 8
     text = report.render(
         loaded.folder, loaded.recipe, loaded.task, loaded.result, Evaluation({}, counts)
     )
     assert '<table class="matrix">' not in text
-    pairs = re.findall(r'<th scope="row">(label \d+)</th><td>(label \d+)</td><td>(\d+)</td>', text)
+    pairs = re.findall(
+        r'<th scope="row">(label \d+)</th><td>(label \d+)</td><td>(\d+)</td>', text
+    )
     assert pairs == [("label 2", "label 4", "8"), ("label 7", "label 3", "5")]
 
 
 def test_the_curves_are_those_of_the_metrics(home: SimpleNamespace) -> None:
     folder = home.runs["classify"]
-    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    logged = [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
     dev = [(line["step"], line["accuracy"]) for line in logged if line["kind"] == "dev"]
     for step, value in dev:
         assert f"<title>{step}: {value:.4g}</title>" in page_of(folder)
@@ -205,7 +238,9 @@ def test_the_curves_are_those_of_the_metrics(home: SimpleNamespace) -> None:
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose column, labels, file and name try to break out of the page."""
     at = tmp_path_factory.mktemp("hostile")
-    rows = [(n, f"row {n} {'x' if n % 2 else 'y'}", [XSS, IMG][n % 2]) for n in range(40)]
+    rows = [
+        (n, f"row {n} {'x' if n % 2 else 'y'}", [XSS, IMG][n % 2]) for n in range(40)
+    ]
     path = write_csv(at / "a<b>&.csv", rows, ("id", "text", "<i>label"))
     changes = SMALL | {"training.max_steps": 3, "name": XSS, "data.label": "<i>label"}
     unrolled.train(path, out=at / "run", quiet=True, say=lambda text: None, **changes)
@@ -224,7 +259,9 @@ def test_names_and_labels_cannot_break_out_of_the_page(hostile: Path) -> None:
 def test_samples_and_rows_cannot_break_out_of_the_page(home: SimpleNamespace) -> None:
     loaded = runs.load(home.runs["language"])
     result = loaded.result | {"samples": [XSS + IMG + "</pre>"]}
-    row = Mistake(f"/a/{IMG}.csv", 3, (XSS + "</p>", IMG, XSS + "</mark>"), XSS, IMG, 0.5)
+    row = Mistake(
+        f"/a/{IMG}.csv", 3, (XSS + "</p>", IMG, XSS + "</mark>"), XSS, IMG, 0.5
+    )
     text = report.render(
         loaded.folder, loaded.recipe, loaded.task, result, Evaluation({}), [row, row]
     )
@@ -236,10 +273,16 @@ def test_samples_and_rows_cannot_break_out_of_the_page(home: SimpleNamespace) ->
 
 
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--hide-scrollbars", "--window-size=1000,1200",
-]  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--window-size=1000,1200",
+]
 
 
 @pytest.fixture
@@ -253,8 +296,11 @@ def browser(tmp_path: Path) -> str:
 def browse(browser: str, tmp_path: Path, page: Path, option: str) -> str:
     done = subprocess.run(
         [browser, *FLAGS, f"--user-data-dir={tmp_path}/profile", option, page.as_uri()],
-        capture_output=True, text=True, timeout=90, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
+    )
     return done.stdout
 
 
@@ -272,7 +318,9 @@ def test_a_browser_opens_the_report_and_runs_no_label(
 
 def pixels(path: Path) -> tuple[int, int, list[bytes]]:
     """Return width, height and the unfiltered-by-row bytes of a PNG."""
-    data, at, body = path.read_bytes(), 8, b""
+    data = path.read_bytes()
+    at = 8
+    body = b""
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", data[16:24])
     while at < len(data):
@@ -284,9 +332,16 @@ def pixels(path: Path) -> tuple[int, int, list[bytes]]:
     return width, height, [raw[n * row + 1 : (n + 1) * row] for n in range(height)]
 
 
-def test_a_browser_paints_the_report(browser: str, tmp_path: Path, home: SimpleNamespace) -> None:
+def test_a_browser_paints_the_report(
+    browser: str, tmp_path: Path, home: SimpleNamespace
+) -> None:
     picture = tmp_path / "page.png"
-    browse(browser, tmp_path, home.runs["classify"] / "report.html", f"--screenshot={picture}")
+    browse(
+        browser,
+        tmp_path,
+        home.runs["classify"] / "report.html",
+        f"--screenshot={picture}",
+    )
     width, height, rows = pixels(picture)
     assert (width, height) == (1000, 1200)
     # a blank page repeats one row; text and charts make most rows differ from the one above

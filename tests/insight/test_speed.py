@@ -35,7 +35,8 @@ def asked(clock: SimpleNamespace, start: float, row: float, fault: str = "none")
 
     schema = SimpleNamespace(inputs=("text",), frames=False)
     task = SimpleNamespace(schema=schema, columns=["text"], predict=predict)
-    rows, lines = [("bad",), *[(f"row {n}",) for n in range(50)]], list(range(1, 52))
+    rows = [("bad",), *[(f"row {n}",) for n in range(50)]]
+    lines = list(range(1, 52))
     data = SimpleNamespace(columns=["text"], rows=rows, lines=lines)
     examples = SimpleNamespace(lines=np.array(lines[1:]))
     found = speed.measure(None, task, data, examples, choose("cpu", "fp32"))  # type: ignore[arg-type]
@@ -48,7 +49,9 @@ def test_rows_are_timed_alone_and_in_batches(clock: SimpleNamespace) -> None:
     assert found.per_second == pytest.approx(128 / 0.138)
     threads = f"{torch.get_num_threads()} thread"
     assert found.how.startswith(f"cpu, fp32, {threads}")
-    assert found.how.endswith("median of 46 rows asked one by one, and of 4 batches of 128")
+    assert found.how.endswith(
+        "median of 46 rows asked one by one, and of 4 batches of 128"
+    )
     assert clock.at < 2
     assert calls[:2] == [1, 1]
 
@@ -68,14 +71,18 @@ def test_the_middle_of_a_fast_model_takes_a_moment(clock: SimpleNamespace) -> No
 
 
 @pytest.mark.parametrize("fault", ["row 0", "row 20"])
-def test_rows_that_cannot_be_answered_have_no_speed(clock: SimpleNamespace, fault: str) -> None:
+def test_rows_that_cannot_be_answered_have_no_speed(
+    clock: SimpleNamespace, fault: str
+) -> None:
     assert asked(clock, 0, 0, fault)[0] is None
 
 
 def test_a_language_model_is_timed_by_the_token(home: SimpleNamespace) -> None:
     run = unrolled.load(home.runs["language"])
     texts, timed = speed.write(run.model, run.task, run.place, 2)  # type: ignore[arg-type]
-    assert texts == [run.generate("", 300, temperature=0.8, seed=seed) for seed in (0, 1)]
+    assert texts == [
+        run.generate("", 300, temperature=0.8, seed=seed) for seed in (0, 1)
+    ]
     assert 0 < timed.milliseconds < 1000
     assert timed.per_second is None
     assert "tokens written one after the other" in timed.how

@@ -18,7 +18,9 @@ from unrolled.tasks.recipe import parse, resolve
 
 
 @pytest.mark.parametrize("kind", ["classify", "regress", "vectors", "tag", "language"])
-def test_the_result_tells_what_the_folder_holds(home: SimpleNamespace, kind: str) -> None:
+def test_the_result_tells_what_the_folder_holds(
+    home: SimpleNamespace, kind: str
+) -> None:
     folder = home.runs[kind]
     result = json.loads((folder / "result.json").read_text("utf-8"))
     run = unrolled.load(folder)
@@ -33,17 +35,26 @@ def test_the_result_tells_what_the_folder_holds(home: SimpleNamespace, kind: str
 
 def plan(layer: str = "gru", task: str = "classify", higher: bool = True) -> Any:
     numbers = ("x",) if task == "regress" else ()
-    schema = SimpleNamespace(inputs=("text",), text=("text",), numbers=numbers, frames=False)
+    schema = SimpleNamespace(
+        inputs=("text",), text=("text",), numbers=numbers, frames=False
+    )
     told = SimpleNamespace(
-        writes=False, name=task, metric="m", measures={"m": higher}, schema=schema, columns=["text"]
+        writes=False,
+        name=task,
+        metric="m",
+        measures={"m": higher},
+        schema=schema,
+        columns=["text"],
     )
     data = SimpleNamespace(columns=["text"], rows=[("a film",)])
     prepared = SimpleNamespace(task=told, dev_data=data)
     recipe = SimpleNamespace(
-        layer=layer, model=SimpleNamespace(layers=1), training=SimpleNamespace(pretrain_epochs=0),
+        layer=layer,
+        model=SimpleNamespace(layers=1),
+        training=SimpleNamespace(pretrain_epochs=0),
         data=SimpleNamespace(train="t", train_target=None),
         report=SimpleNamespace(samples=True),
-    )  # fmt: skip
+    )
     return SimpleNamespace(
         prepared=prepared, recipe=recipe, folder=SimpleNamespace, target="t", changes={}
     )
@@ -54,11 +65,17 @@ def said(ours: float, theirs: float | None, higher: bool) -> str:
     made.folder = Path("runs/x")
     scores = {} if theirs is None else {"m": theirs}
     result = {
-        "seconds": 3.0, "steps": 5, "best_step": 4, "stopped": "limit", "scored_rows": 7,
+        "seconds": 3.0,
+        "steps": 5,
+        "best_step": 4,
+        "stopped": "limit",
+        "scored_rows": 7,
         "scored_answers": 7,
-        "held_out": True, "task": "classify",
-        "scores": {"m": ours}, "baselines": [{"name": "simple", "scores": scores}],
-    }  # fmt: skip
+        "held_out": True,
+        "task": "classify",
+        "scores": {"m": ours},
+        "baselines": [{"name": "simple", "scores": scores}],
+    }
     return "\n".join(summary(made, result))
 
 
@@ -88,7 +105,8 @@ def test_the_command_to_compare_with_trains_something_else(
     line = home.said[kind].split("next:\n")[1].splitlines()[2]
     program, train, path, *changes = shlex.split(line)
     assert (program, train, path) == ("unrolled", "train", str(home.files[kind]))
-    changes, out = changes[: changes.index("--out")], changes[-1]
+    out = changes[-1]
+    changes = changes[: changes.index("--out")]
     assert not Path(out).exists()
     result = json.loads((home.runs[kind] / "result.json").read_text("utf-8"))
     other = resolve(path, parse(changes))

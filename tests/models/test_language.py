@@ -16,7 +16,9 @@ from unrolled.training.checkpoints import save_tensors
 V = 9
 
 
-def build(name: str, *, tie: bool = False, width: int = 5, hidden: int = 6) -> LanguageModel:
+def build(
+    name: str, *, tie: bool = False, width: int = 5, hidden: int = 6
+) -> LanguageModel:
     torch.manual_seed(0)
     told = {"heads": 3} if name == "attention" else {}
     layer = build_layer(name, LayerConfig(hidden=hidden, layers=2, **told), width)
@@ -29,7 +31,8 @@ def tokens() -> torch.Tensor:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_step_equals_forward(name: str) -> None:
-    model, read = build(name), tokens()
+    model = build(name)
+    read = tokens()
     whole, end = model(read)
     state = model.layer.initial_state(3)
     for t in range(10):
@@ -37,14 +40,18 @@ def test_step_equals_forward(name: str) -> None:
         # fp64 sums in another order
         torch.testing.assert_close(scores, whole[:, t], rtol=1e-10, atol=1e-12)
     for key, value in end.to_tensors().items():
-        torch.testing.assert_close(state.to_tensors()[key], value, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(
+            state.to_tensors()[key], value, rtol=1e-10, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_windows_with_the_state_carried_equal_one_reading(name: str) -> None:
-    model, read = build(name), tokens()
+    model = build(name)
+    read = tokens()
     whole, _ = model(read)
-    state, parts = None, []
+    state = None
+    parts = []
     for part in read.split([1, 4, 5], 1):
         scores, state = model.unroll(part, state)
         parts.append(scores)
@@ -53,7 +60,8 @@ def test_windows_with_the_state_carried_equal_one_reading(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_padding_and_neighbours_change_nothing(name: str) -> None:
-    model, read = build(name), tokens()
+    model = build(name)
+    read = tokens()
     together, state = model(read, None, torch.tensor([10, 4, 1]))
     alone, single = model(read[1:2, :4])
     torch.testing.assert_close(together[1:2, :4], alone, rtol=1e-10, atol=1e-12)
@@ -65,7 +73,8 @@ def test_padding_and_neighbours_change_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_nothing_looks_ahead(name: str) -> None:
-    model, read = build(name), tokens()
+    model = build(name)
+    read = tokens()
     changed = read.clone()
     changed[:, 6:] = (changed[:, 6:] + 1) % V
     assert torch.equal(model(read)[0][:, :6], model(changed)[0][:, :6])
@@ -99,7 +108,9 @@ def test_a_tied_weight_learns_from_both_ends() -> None:
     assert tied is not None
     assert apart.embedding.weight.grad is not None
     assert apart.head.weight.grad is not None
-    torch.testing.assert_close(tied, apart.embedding.weight.grad + apart.head.weight.grad)
+    torch.testing.assert_close(
+        tied, apart.embedding.weight.grad + apart.head.weight.grad
+    )
 
 
 def test_tie_needs_equal_widths_and_says_which() -> None:

@@ -7,11 +7,24 @@ import torch
 from torch import Tensor
 
 from unrolled.models import ManyToOne
-from unrolled.nn import LAYERS, LayerConfig, NGrams, Pooling, TokenEmbedding, build_layer
+from unrolled.nn import (
+    LAYERS,
+    LayerConfig,
+    NGrams,
+    Pooling,
+    TokenEmbedding,
+    build_layer,
+)
 
-V, LENGTHS = 9, [4, 7, 1, 3]
+V = 9
+LENGTHS = [4, 7, 1, 3]
 POOLINGS = ("last", "mean", "max", "attention", "mean-max")
-BOTH = [(name, both) for name in LAYERS for both in (False, True) if not (both and name == "none")]
+BOTH = [
+    (name, both)
+    for name in LAYERS
+    for both in (False, True)
+    if not (both and name == "none")
+]
 
 
 def build(name: str, both: bool, pooling: str) -> ManyToOne:
@@ -29,7 +42,9 @@ def batch() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize(("name", "both"), BOTH)
-def test_padding_and_neighbours_change_nothing(name: str, both: bool, pooling: str) -> None:
+def test_padding_and_neighbours_change_nothing(
+    name: str, both: bool, pooling: str
+) -> None:
     model = build(name, both, pooling)
     tokens, lengths = batch()
     together = model(tokens, lengths)
@@ -40,7 +55,9 @@ def test_padding_and_neighbours_change_nothing(name: str, both: bool, pooling: s
     for row, length in enumerate(LENGTHS):
         alone = model(tokens[row : row + 1, :length], None)
         # fp64 sums in another order
-        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(
+            together[row : row + 1], alone, rtol=1e-10, atol=1e-12
+        )
         (alone * weights[row]).sum().backward()
     single = [p.grad for p in model.parameters() if p.grad is not None]
     assert len(single) == len(grads) > 2
@@ -59,7 +76,9 @@ def test_the_head_is_fed_by_the_pooling() -> None:
             for i, n in enumerate(lengths.tolist())
         ]
     )
-    torch.testing.assert_close(model(tokens, lengths), model.head(expected), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        model(tokens, lengths), model.head(expected), rtol=1e-10, atol=1e-12
+    )
 
 
 def test_dropout_is_before_the_head_and_off_when_scoring() -> None:
@@ -77,7 +96,9 @@ def recovering(name: str, both: bool) -> ManyToOne:
     told = {"heads": 3} if name == "attention" else {}
     layer = build_layer(name, LayerConfig(hidden=6, bidirectional=both, **told), 5)
     pool = Pooling("mean", layer.output_size, layer.reverse_size)
-    model = ManyToOne(TokenEmbedding(V, 5), layer, pool, 3, pretrain=True).double().eval()
+    model = (
+        ManyToOne(TokenEmbedding(V, 5), layer, pool, 3, pretrain=True).double().eval()
+    )
     assert model.recovery is not None
     with torch.no_grad():
         for parameter in model.parameters():
@@ -90,7 +111,8 @@ def recovering(name: str, both: bool) -> ManyToOne:
     [(n, b) for n, b in BOTH if not (b and n == "attention")],
 )
 def test_a_token_is_guessed_from_its_neighbours_alone(name: str, both: bool) -> None:
-    model, candidates = recovering(name, both), torch.arange(V)
+    model = recovering(name, both)
+    candidates = torch.arange(V)
     tokens, lengths = batch()
     scores = model.recover(tokens, lengths, candidates)
     assert scores.shape == (sum(LENGTHS), V)
@@ -102,7 +124,9 @@ def test_a_token_is_guessed_from_its_neighbours_alone(name: str, both: bool) -> 
     assert not torch.allclose(again[place + 1], scores[place + 1])
     assert torch.allclose(again[place - 1], scores[place - 1]) == (not both)
     # another row, and what stands at padding, are not read either
-    torch.testing.assert_close(again[: LENGTHS[0]], scores[: LENGTHS[0]], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        again[: LENGTHS[0]], scores[: LENGTHS[0]], rtol=1e-12, atol=1e-12
+    )
     junk = tokens.clone()
     junk[0, LENGTHS[0] :] = 5
     torch.testing.assert_close(
@@ -120,10 +144,15 @@ def test_ngrams_of_characters_are_added_to_what_the_layer_says() -> None:
     ngrams = NGrams(2, 3, buckets=50).double()
     torch.nn.init.normal_(ngrams.weight)
     plain = build("gru", True, "mean")
-    both = ManyToOne(plain.embedding, plain.layer, plain.pooling, 3, ngrams=ngrams).double().eval()
+    both = (
+        ManyToOne(plain.embedding, plain.layer, plain.pooling, 3, ngrams=ngrams)
+        .double()
+        .eval()
+    )
     both.head = plain.head
     tokens, lengths = batch()
-    characters, counts = torch.randint(0, 60_000, (4, 11)), torch.tensor([11, 3, 0, 5])
+    characters = torch.randint(0, 60_000, (4, 11))
+    counts = torch.tensor([11, 3, 0, 5])
     found = both(tokens, lengths, characters, counts)
     expected = plain(tokens, lengths) + ngrams(characters, counts)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)

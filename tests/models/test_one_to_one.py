@@ -20,7 +20,10 @@ def test_without_memory_it_is_the_plain_network() -> None:
 
 def test_without_a_hidden_layer_it_is_linear() -> None:
     model = OneToOne(Memoryless(3, layers=0), 2)
-    assert {name for name, _ in model.named_parameters()} == {"head.weight", "head.bias"}
+    assert {name for name, _ in model.named_parameters()} == {
+        "head.weight",
+        "head.bias",
+    }
     x = torch.randn(6, 3)
     # one matrix product in fp32, summed in another order
     torch.testing.assert_close(model(x), x @ model.head.weight.T + model.head.bias)

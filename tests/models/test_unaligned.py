@@ -19,11 +19,14 @@ LENGTHS = torch.tensor([4, 2])
 TARGETS = torch.tensor([[9, 4, 3], [6, 3, IGNORED]])
 
 
-def build(reads: str = "attention", writes: str = "attention", **told: Any) -> Unaligned:
+def build(
+    reads: str = "attention", writes: str = "attention", **told: Any
+) -> Unaligned:
     config = LayerConfig(hidden=8, layers=1)
     encoder = build_layer(reads, settings_of(reads, config, bidirectional=True), 8)
     decoder = build_decoder(writes, settings_of(writes, config), 8, encoder)
-    source, target = TokenEmbedding(10, 8), TokenEmbedding(told.pop("known", 10), 8)
+    source = TokenEmbedding(10, 8)
+    target = TokenEmbedding(told.pop("known", 10), 8)
     return Unaligned(source, encoder, target, decoder, 10, **told).double().eval()
 
 
@@ -34,7 +37,8 @@ def same(got: object, expected: object) -> None:
 @pytest.mark.parametrize("writes", ["attention", "lstm"])
 @pytest.mark.parametrize("reads", ["attention", "gru"])
 def test_steps_equal_what_training_reads(reads: str, writes: str) -> None:
-    model, inputs = build(reads, writes), shifted(TARGETS, 2)
+    model = build(reads, writes)
+    inputs = shifted(TARGETS, 2)
     scores = model(SOURCE, LENGTHS, inputs)
     state: Any = model.start(SOURCE, LENGTHS)
     looks = model.align(SOURCE, LENGTHS, inputs)
@@ -53,9 +57,12 @@ def test_the_loss_is_that_of_the_real_targets() -> None:
         loss = seq2seq_loss(2, smoothing)(model, batch, None)
         scores = model(SOURCE, LENGTHS, shifted(TARGETS, 2))
         expected = torch.nn.functional.cross_entropy(
-            scores.flatten(0, 1), TARGETS.flatten(), reduction="sum", label_smoothing=smoothing,
+            scores.flatten(0, 1),
+            TARGETS.flatten(),
+            reduction="sum",
+            label_smoothing=smoothing,
             ignore_index=IGNORED,
-        )  # fmt: skip
+        )
         same(loss.sum, expected)
         assert int(loss.count) == 5
 
@@ -66,7 +73,9 @@ def test_what_is_read_may_differ_from_what_is_written() -> None:
     batch = Batch(SOURCE, LENGTHS, TARGETS, torch.arange(2).numpy())
     loss = seq2seq_loss(2, fed=lambda told: fed)(model, batch, None)
     scores = model(SOURCE, LENGTHS, fed).flatten(0, 1)
-    total = torch.nn.functional.cross_entropy(scores, TARGETS.flatten(), reduction="sum")
+    total = torch.nn.functional.cross_entropy(
+        scores, TARGETS.flatten(), reduction="sum"
+    )
     same(loss.sum, total)
 
 
@@ -77,15 +86,24 @@ def test_output_weights_may_be_the_embedding() -> None:
     batch = Batch(SOURCE, LENGTHS, TARGETS, torch.arange(2).numpy())
     seq2seq_loss(2)(model, batch, None).sum.backward()
     assert model.target.weight.grad is not None
-    with pytest.raises(ValueError, match=r"model.tie needs a target embedding of shape \(10, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"model.tie needs a target embedding of shape \(10, 8\)"
+    ):
         build(tie=True, known=13)
 
 
 def paper(width: int, inner: int, heads: int, tokens: int = 37_000) -> Unaligned:
     told: dict[str, Any] = {
-        "hidden": width, "layers": 6, "heads": heads, "feedforward": "relu", "norm": "layer",
-        "feedforward_size": inner, "norm_first": False, "positions": "sinusoidal", "bias": True,
-    }  # fmt: skip
+        "hidden": width,
+        "layers": 6,
+        "heads": heads,
+        "feedforward": "relu",
+        "norm": "layer",
+        "feedforward_size": inner,
+        "norm_first": False,
+        "positions": "sinusoidal",
+        "bias": True,
+    }
     config = LayerConfig(**told)
     with torch.device("meta"):
         table = TokenEmbedding(tokens, width)
@@ -104,7 +122,10 @@ def test_parameters_of_the_paper() -> None:
     What the sizes give is worked out here by hand; the table's base is 3 % above it, and its big
     within 1 %: its exact vocabulary is not told.
     """
-    for (width, inner, heads), told in (((512, 2048, 8), 65e6), ((1024, 4096, 16), 213e6)):
+    for (width, inner, heads), told in (
+        ((512, 2048, 8), 65e6),
+        ((1024, 4096, 16), 213e6),
+    ):
         attention = 4 * (width * width + width)
         feedforward = 2 * width * inner + inner + width
         norm = 2 * width

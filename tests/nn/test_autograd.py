@@ -53,7 +53,9 @@ def single(name: str) -> Layer:
 
 def chained(layer: Layer, plan: list[Call], first: State | None, x: Tensor) -> Tensor:
     """Run the layer several times, each call fed by or begun from the one before, as planned."""
-    state, said, total = first, x, x.new_zeros(())
+    state = first
+    said = x
+    total = x.new_zeros(())
     for call in plan:
         read = x[:, : call.steps]
         if call.feeds and layer.output_size:
@@ -69,7 +71,11 @@ def chained(layer: Layer, plan: list[Call], first: State | None, x: Tensor) -> T
 def gradients(total: Tensor, layer: Layer, create_graph: bool) -> tuple[Tensor, ...]:
     weights = list(layer.parameters())
     return torch.autograd.grad(
-        total, weights, create_graph=create_graph, allow_unused=True, materialize_grads=True
+        total,
+        weights,
+        create_graph=create_graph,
+        allow_unused=True,
+        materialize_grads=True,
     )
 
 
@@ -80,7 +86,8 @@ def test_first_gradients_do_not_depend_on_create_graph(
     name: str, plan: list[Call], seed: int
 ) -> None:
     torch.manual_seed(seed)
-    layer, x = single(name), torch.randn(2, 3, D)
+    layer = single(name)
+    x = torch.randn(2, 3, D)
     once = gradients(chained(layer, plan, None, x), layer, False)
     again = gradients(chained(layer, plan, None, x), layer, True)
     torch.testing.assert_close(again, once, **NEAR)
@@ -98,13 +105,16 @@ def test_first_gradients_of_a_decoder_do_not_depend_on_create_graph(
     encoder = build_layer("gru", settings_of("gru", config), D)
     decoder = build_decoder(cell, config, D, encoder, attention)
     assert isinstance(decoder, RecurrentDecoder)
-    source, lengths, x = torch.randn(2, 4, D), torch.tensor([4, 2]), torch.randn(2, 3, D)
+    source = torch.randn(2, 4, D)
+    lengths = torch.tensor([4, 2])
+    x = torch.randn(2, 3, D)
 
     def total() -> Tensor:
         begun = decoder.attend(encoder.read(source, lengths), lengths)
         return chained(decoder, plan, begun, x)
 
-    once, again = gradients(total(), decoder, False), gradients(total(), decoder, True)
+    once = gradients(total(), decoder, False)
+    again = gradients(total(), decoder, True)
     torch.testing.assert_close(again, once, **NEAR)
     mine = torch.autograd.grad(total(), list(encoder.parameters()))
     twice = torch.autograd.grad(total(), list(encoder.parameters()), create_graph=True)
@@ -116,12 +126,15 @@ RECURRENT = [name for name in CAUSAL if name.startswith(("rnn", "gru", "lstm"))]
 
 @pytest.mark.parametrize("name", RECURRENT)
 def test_second_derivatives_over_two_calls_equal_the_reference(name: str) -> None:
-    layer, x = single(name), torch.randn(2, 3, D)
+    layer = single(name)
+    x = torch.randn(2, 3, D)
     plan = [Call(3, False, False, False), Call(2, True, True, True)]
 
     def second() -> tuple[Tensor, ...]:
         first = gradients(chained(layer, plan, None, x), layer, True)
-        return gradients(sum((g.square().sum() for g in first), x.new_zeros(())), layer, False)
+        return gradients(
+            sum((g.square().sum() for g in first), x.new_zeros(())), layer, False
+        )
 
     fast = second()
     with ops.use("reference"):
@@ -132,18 +145,23 @@ def test_second_derivatives_over_two_calls_equal_the_reference(name: str) -> Non
 
 @pytest.mark.parametrize("name", RECURRENT)
 def test_hooks_of_a_state_run_once(name: str) -> None:
-    layer, x, seen = single(name), torch.randn(2, 4, D), []
+    layer = single(name)
+    x = torch.randn(2, 4, D)
+    seen = []
     _, state = layer.unroll(x[:, :2])
     state.h.register_hook(seen.append)  # type: ignore[attr-defined]
     state.h.retain_grad()  # type: ignore[attr-defined]
     y, _ = layer.unroll(x[:, 2:], state)
-    torch.autograd.grad(y.sum(), list(layer.parameters()), create_graph=True, allow_unused=True)
+    torch.autograd.grad(
+        y.sum(), list(layer.parameters()), create_graph=True, allow_unused=True
+    )
     assert len(seen) == 1
 
 
 @pytest.mark.parametrize("name", RECURRENT)
 def test_batched_gradients_equal_single_ones(name: str) -> None:
-    layer, x = single(name), torch.randn(1, 3, D)
+    layer = single(name)
+    x = torch.randn(1, 3, D)
 
     def twice(x: Tensor) -> Tensor:
         y, state = layer.unroll(x)
@@ -151,21 +169,28 @@ def test_batched_gradients_equal_single_ones(name: str) -> None:
         return layer.unroll(wide.tanh(), state)[0]
 
     jacobian = torch.autograd.functional.jacobian
-    one, many = jacobian(twice, x), jacobian(twice, x, vectorize=True)
+    one = jacobian(twice, x)
+    many = jacobian(twice, x, vectorize=True)
     torch.testing.assert_close(many, one, **NEAR)
 
 
 @pytest.mark.parametrize("name", RECURRENT)
 def test_an_inner_loop_of_meta_learning_equals_the_reference(name: str) -> None:
-    layer, x = single(name), torch.randn(2, 3, D)
+    layer = single(name)
+    x = torch.randn(2, 3, D)
     begun = dict(layer.named_parameters())
 
     def loss(weights: dict[str, Tensor]) -> Tensor:
         return torch.func.functional_call(layer, weights, (x,))[0].square().mean()
 
     def learned(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        found = torch.autograd.grad(loss(weights), list(weights.values()), create_graph=True)
-        return {name: w - 0.3 * g for (name, w), g in zip(weights.items(), found, strict=True)}
+        found = torch.autograd.grad(
+            loss(weights), list(weights.values()), create_graph=True
+        )
+        return {
+            name: w - 0.3 * g
+            for (name, w), g in zip(weights.items(), found, strict=True)
+        }
 
     def outer() -> tuple[Tensor, ...]:
         return torch.autograd.grad(loss(learned(learned(begun))), list(begun.values()))
@@ -187,10 +212,17 @@ TRANSFORMS = {
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("name", ["rnn", "gru-2", "lstm", "lstm-projected", "attention", "none"])
-def test_transforms_inside_compiled_code_equal_those_outside(name: str, transform: str) -> None:
-    layer, x = single(name), torch.randn(2, 3, D)
-    transformed: Any = TRANSFORMS[transform](lambda x: layer.unroll(x)[0].square().sum())
+@pytest.mark.parametrize(
+    "name", ["rnn", "gru-2", "lstm", "lstm-projected", "attention", "none"]
+)
+def test_transforms_inside_compiled_code_equal_those_outside(
+    name: str, transform: str
+) -> None:
+    layer = single(name)
+    x = torch.randn(2, 3, D)
+    transformed: Any = TRANSFORMS[transform](
+        lambda x: layer.unroll(x)[0].square().sum()
+    )
     torch._dynamo.reset()
     compiled = torch.compile(transformed, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), transformed(x), **NEAR)
@@ -204,11 +236,15 @@ LOSSES: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", LOSSES)
 def test_second_derivatives_of_the_loss_equal_torchs_or_are_refused(kind: str) -> None:
-    w, b = torch.randn(9, 5, dtype=torch.float64), torch.randn(9, dtype=torch.float64)
-    x, t = torch.randn(6, 5, dtype=torch.float64), torch.randint(9, (6,))
+    w = torch.randn(9, 5, dtype=torch.float64)
+    b = torch.randn(9, dtype=torch.float64)
+    x = torch.randn(6, 5, dtype=torch.float64)
+    t = torch.randint(9, (6,))
 
     def expected(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        targets, smoothing = (t, 0.1) if kind == "linear" else (t.where(t > 2, -100), 0.0)
+        targets, smoothing = (
+            (t, 0.1) if kind == "linear" else (t.where(t > 2, -100), 0.0)
+        )
         return torch.nn.functional.cross_entropy(
             x @ w.T + b, targets, reduction="sum", label_smoothing=smoothing
         )
@@ -222,7 +258,9 @@ def test_second_derivatives_of_the_loss_equal_torchs_or_are_refused(kind: str) -
     torch.testing.assert_close(first, torch.autograd.grad(expected(*inputs), inputs))
     for wanted in inputs:
         with pytest.raises(RuntimeError, match="no second derivative"):
-            torch.autograd.grad(first[0].sum() + first[1].sum(), wanted, retain_graph=True)
+            torch.autograd.grad(
+                first[0].sum() + first[1].sum(), wanted, retain_graph=True
+            )
     # a loss weight, of which 1 is a value like any other
     for value in (1.0, 1.5):
         scale = torch.tensor(value, dtype=torch.float64, requires_grad=True)
@@ -236,11 +274,15 @@ def test_second_derivatives_of_the_loss_equal_torchs_or_are_refused(kind: str) -
         torch.func.hessian(expected, (0, 1, 2))(x, w, b),
     )
     tangents = torch.func.jvp(mine, (x, w, b), (x, w, b))[1]
-    torch.testing.assert_close(tangents, torch.func.jvp(expected, (x, w, b), (x, w, b))[1])
+    torch.testing.assert_close(
+        tangents, torch.func.jvp(expected, (x, w, b), (x, w, b))[1]
+    )
 
 
 def test_a_head_that_is_no_plain_linear_layer_is_called() -> None:
-    head, x, t = torch.nn.Linear(5, 9), torch.randn(6, 5), torch.randint(9, (6,))
+    head = torch.nn.Linear(5, 9)
+    x = torch.randn(6, 5)
+    t = torch.randint(9, (6,))
     plain = head_cross_entropy(head, x, t)
     expected = torch.nn.functional.cross_entropy(head(x), t, reduction="sum")
     torch.testing.assert_close(plain, expected)

@@ -14,16 +14,35 @@ from unrolled.core.errors import UsageError
 from unrolled.nn import LAYERS, LayerConfig, build_layer
 
 SETTINGS: dict[str, Any] = {
-    "hidden": 8, "layers": 2, "bidirectional": True, "dropout": 0.1, "input_dropout": 0.2,
-    "output_dropout": 0.3, "recurrent_dropout": 0.4, "weight_drop": 0.5, "zoneout": 0.6,
-    "between_dropout": 0.7, "last": 3,
+    "hidden": 8,
+    "layers": 2,
+    "bidirectional": True,
+    "dropout": 0.1,
+    "input_dropout": 0.2,
+    "output_dropout": 0.3,
+    "recurrent_dropout": 0.4,
+    "weight_drop": 0.5,
+    "zoneout": 0.6,
+    "between_dropout": 0.7,
+    "last": 3,
     "layer_norm": True,
     "residual": True,
-    "orthogonal": True, "nonlinearity": "relu", "projection": 3, "activation": "relu", "heads": 2,
-    "kv_heads": 1, "positions": "learned", "norm": "layer", "norm_first": False,
-    "feedforward": "gelu", "feedforward_size": 5, "context": 9,
-    "attention_dropout": 0.6, "bias": True, "first": "xavier",
-}  # fmt: skip
+    "orthogonal": True,
+    "nonlinearity": "relu",
+    "projection": 3,
+    "activation": "relu",
+    "heads": 2,
+    "kv_heads": 1,
+    "positions": "learned",
+    "norm": "layer",
+    "norm_first": False,
+    "feedforward": "gelu",
+    "feedforward_size": 5,
+    "context": 9,
+    "attention_dropout": 0.6,
+    "bias": True,
+    "first": "xavier",
+}
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -40,10 +59,16 @@ def test_every_setting_of_a_layer_reaches_it(name: str) -> None:
     layer = build_layer(name, config, 5)
     y = layer.read(torch.randn(2, 3, 5))
     assert y.shape == (2, 3, layer.output_size)
-    for key in LAYERS[name].uses - {"hidden", "layers", "bidirectional", "dropout", "last"}:
-        assert repr_of(build_layer(name, config.changed(**{key: default(key, name)}), 5)) != (
-            repr_of(layer)
-        ), key
+    for key in LAYERS[name].uses - {
+        "hidden",
+        "layers",
+        "bidirectional",
+        "dropout",
+        "last",
+    }:
+        assert repr_of(
+            build_layer(name, config.changed(**{key: default(key, name)}), 5)
+        ) != (repr_of(layer)), key
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
@@ -58,12 +83,16 @@ def test_the_last_layer_may_be_narrower(name: str) -> None:
 
 def default(key: str, name: str) -> Any:
     # learned positions would not build without a context
-    return 10 if (key, name) == ("context", "attention") else getattr(LayerConfig(), key)
+    return (
+        10 if (key, name) == ("context", "attention") else getattr(LayerConfig(), key)
+    )
 
 
 def repr_of(layer: nn.Layer) -> str:
     """Say all that tells two layers apart."""
-    own = {k: v for k, v in vars(layer).items() if isinstance(v, int | float | str | bool)}
+    own = {
+        k: v for k, v in vars(layer).items() if isinstance(v, int | float | str | bool)
+    }
     blocks = [vars(block).get("norm_first") for block in layer.modules()]
     return (
         f"{layer} {own} {blocks}"
@@ -93,11 +122,23 @@ def test_a_foreign_setting_is_refused(name: str) -> None:
         ("transformer", {}, "there is no layer 'transformer'; use layer=attention"),
         ("gpt", {}, "there is no layer 'gpt'; use layer=attention"),
         ("lstn", {}, "there is no layer 'lstn'; did you mean 'lstm'?"),
-        ("zzz", {}, "there is no layer 'zzz'; known: none, rnn, lstm, gru, mingru, attention"),
+        (
+            "zzz",
+            {},
+            "there is no layer 'zzz'; known: none, rnn, lstm, gru, mingru, attention",
+        ),
         ("gru", {"layers": 0}, "layer gru needs layers of at least 1, got 0"),
         ("lstm", {"projection": 200}, "layer lstm: expected proj_size from 0"),
-        ("attention", {"heads": 3}, "layer attention: expected hidden to be a multiple of heads"),
-        ("attention", {"positions": "learned"}, "layer attention: expected context with learned"),
+        (
+            "attention",
+            {"heads": 3},
+            "layer attention: expected hidden to be a multiple of heads",
+        ),
+        (
+            "attention",
+            {"positions": "learned"},
+            "layer attention: expected context with learned",
+        ),
         (
             "gru",
             {"heads": 8},
@@ -121,12 +162,17 @@ def test_values_are_checked() -> None:
 
 def test_public_names_exist() -> None:
     assert all(hasattr(nn, name) for name in nn.__all__)
-    assert nn.__all__ == sorted(nn.__all__, key=lambda n: (not n.isupper(), n.islower(), n))
+    assert nn.__all__ == sorted(
+        nn.__all__, key=lambda n: (not n.isupper(), n.islower(), n)
+    )
 
 
 def test_importing_nn_loads_nothing_of_ours_but_ops_and_core() -> None:
     code = (
-        "import sys, unrolled.nn; print({n.split('.')[1] for n in sys.modules if 'unrolled.' in n})"
+        "import sys, unrolled.nn; "
+        "print({n.split('.')[1] for n in sys.modules if 'unrolled.' in n})"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert eval(found.stdout) <= {"nn", "ops", "core", "_version"}

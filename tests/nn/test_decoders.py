@@ -13,11 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.core.errors import UsageError
-from unrolled.nn import GRU, Attention, DecoderState, LayerConfig, RecurrentDecoder, build_decoder
+from unrolled.nn import (
+    GRU,
+    Attention,
+    DecoderState,
+    LayerConfig,
+    RecurrentDecoder,
+    build_decoder,
+)
 from unrolled.nn.build import build_layer, settings_of
 
 TIGHT: dict[str, Any] = {"rtol": 0, "atol": 1e-12}
-D, S, M, T = 5, 3, 4, 6
+D = 5
+S = 3
+M = 4
+T = 6
 LENGTHS = torch.tensor([4, 1, 3])
 
 SMALL: dict[str, Any] = {"hidden": 8, "layers": 2, "heads": 2}
@@ -26,11 +36,20 @@ DECODERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "attention-paper": (
         "attention",
         SMALL
-        | {"norm_first": False, "norm": "layer", "feedforward": "relu", "positions": "sinusoidal"}
+        | {
+            "norm_first": False,
+            "norm": "layer",
+            "feedforward": "relu",
+            "positions": "sinusoidal",
+        }
         | {"bias": True},
         {},
     ),
-    "attention-learned": ("attention", SMALL | {"positions": "learned", "context": 30}, {}),
+    "attention-learned": (
+        "attention",
+        SMALL | {"positions": "learned", "context": 30},
+        {},
+    ),
     "gru-additive": ("gru", {"hidden": 7}, {}),
     "lstm-additive-2": ("lstm", {"hidden": 7, "layers": 2}, {}),
     "rnn-additive": ("rnn", {"hidden": 7}, {}),
@@ -47,12 +66,18 @@ every = pytest.mark.parametrize("name", DECODERS)
 
 
 def encoder(name: str = "gru") -> Any:
-    return build_layer(name, settings_of(name, LayerConfig(**SMALL), bidirectional=True), D)
+    return build_layer(
+        name, settings_of(name, LayerConfig(**SMALL), bidirectional=True), D
+    )
 
 
 def build(name: str) -> Any:
     kind, config, options = DECODERS[name]
-    layer = build_decoder(kind, LayerConfig(**config), D, encoder(), **options).double().eval()
+    layer = (
+        build_decoder(kind, LayerConfig(**config), D, encoder(), **options)
+        .double()
+        .eval()
+    )
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.4)
@@ -78,7 +103,8 @@ def same(got: object, expected: object) -> None:
 @every
 @pytest.mark.parametrize("grad", [False, True])
 def test_steps_equal_the_full_pass(name: str, grad: bool) -> None:
-    layer, (x, memory) = build(name), drawn()
+    layer = build(name)
+    (x, memory) = drawn()
     with torch.set_grad_enabled(grad):
         y, last = layer.unroll(x, begin(layer, memory))
         assert y.shape == (S, T, layer.output_size)
@@ -93,7 +119,8 @@ def test_steps_equal_the_full_pass(name: str, grad: bool) -> None:
 
 @every
 def test_no_steps_are_read_as_none(name: str) -> None:
-    layer, (x, memory) = build(name), drawn()
+    layer = build(name)
+    (x, memory) = drawn()
     y, state = layer.unroll(x[:, :0], begin(layer, memory))
     assert y.shape == (S, 0, layer.output_size)
     same(layer.step(x[:, 0], state)[0], layer.step(x[:, 0], begin(layer, memory))[0])
@@ -101,7 +128,8 @@ def test_no_steps_are_read_as_none(name: str) -> None:
 
 @every
 def test_later_steps_do_not_reach_back(name: str) -> None:
-    layer, (x, memory) = build(name), drawn(grad=True)
+    layer = build(name)
+    (x, memory) = drawn(grad=True)
     y, _ = layer.unroll(x, begin(layer, memory))
     gradients = torch.autograd.grad(y[:, 2].square().sum(), x)[0]
     assert gradients[:, 3:].abs().max() == 0
@@ -110,7 +138,8 @@ def test_later_steps_do_not_reach_back(name: str) -> None:
 
 @every
 def test_padding_of_the_source_changes_nothing(name: str) -> None:
-    layer, (x, memory) = build(name), drawn(grad=True)
+    layer = build(name)
+    (x, memory) = drawn(grad=True)
     y, _ = layer.unroll(x, begin(layer, memory))
     wild = memory.detach().clone()
     for row, length in enumerate(LENGTHS.tolist()):
@@ -124,12 +153,15 @@ def test_padding_of_the_source_changes_nothing(name: str) -> None:
 
 @every
 def test_padding_of_the_target_changes_nothing(name: str) -> None:
-    layer, (x, memory) = build(name), drawn()
+    layer = build(name)
+    (x, memory) = drawn()
     real = torch.tensor([6, 2, 4])
     y, state = layer.unroll(x, begin(layer, memory), real)
     for row, length in enumerate(real.tolist()):
         one = torch.tensor([row])
-        alone, after = layer.unroll(x[row : row + 1, :length], begin(layer, memory).reorder(one))
+        alone, after = layer.unroll(
+            x[row : row + 1, :length], begin(layer, memory).reorder(one)
+        )
         same(y[row : row + 1, :length], alone)
         assert not y[row, length:].any()
         more = x[row : row + 1, :1]
@@ -138,18 +170,24 @@ def test_padding_of_the_target_changes_nothing(name: str) -> None:
 
 @every
 def test_one_source_alone_equals_it_among_many(name: str) -> None:
-    layer, (x, memory) = build(name), drawn()
+    layer = build(name)
+    (x, memory) = drawn()
     y, _ = layer.unroll(x, begin(layer, memory))
     for row, length in enumerate(LENGTHS.tolist()):
         own = memory[row : row + 1, :length]
-        alone, _ = layer.unroll(x[row : row + 1], begin(layer, own, torch.tensor([length])))
+        alone, _ = layer.unroll(
+            x[row : row + 1], begin(layer, own, torch.tensor([length]))
+        )
         same(alone, y[row : row + 1])
 
 
 @every
-@pytest.mark.parametrize("rows", [[0, 0, 1, 1, 2, 2], [2, 2], [1, 0, 2, 2], [0, 0, 0, 2, 2, 2]])
+@pytest.mark.parametrize(
+    "rows", [[0, 0, 1, 1, 2, 2], [2, 2], [1, 0, 2, 2], [0, 0, 0, 2, 2, 2]]
+)
 def test_beams_share_their_source(name: str, rows: list[int]) -> None:
-    layer, (x, memory) = build(name), drawn()
+    layer = build(name)
+    (x, memory) = drawn()
     chosen = torch.tensor(rows)
     with torch.no_grad():
         _, state = layer.unroll(x[:, :2], begin(layer, memory))
@@ -161,7 +199,8 @@ def test_beams_share_their_source(name: str, rows: list[int]) -> None:
 
 @every
 def test_looks_are_weights_over_the_source(name: str) -> None:
-    layer, (x, memory) = build(name), drawn()
+    layer = build(name)
+    (x, memory) = drawn()
     looks: list[Tensor] = []
     if name.endswith("none"):
         with pytest.raises(ValueError, match="expected a decoder with attention"):
@@ -180,7 +219,11 @@ def test_looks_are_weights_over_the_source(name: str) -> None:
 @every
 def test_any_encoder_serves_any_decoder(reads: str, name: str) -> None:
     kind, config, options = DECODERS[name]
-    read = encoder(reads) if reads != "none" else build_layer("none", LayerConfig(hidden=9), D)
+    read = (
+        encoder(reads)
+        if reads != "none"
+        else build_layer("none", LayerConfig(hidden=9), D)
+    )
     layer = build_decoder(kind, LayerConfig(**config), D, read, **options).double()
     x, _ = drawn()
     memory = read.double().read(x[:, :M], LENGTHS)
@@ -193,33 +236,47 @@ def test_any_encoder_serves_any_decoder(reads: str, name: str) -> None:
 def test_blocks_equal_torch(first: bool) -> None:
     """The layers of torch.nn.Transformer with our weights give our numbers and gradients."""
     told: dict[str, Any] = {
-        "norm": "layer", "norm_first": first, "feedforward": "relu", "feedforward_size": 11,
-        "bias": True, "positions": "sinusoidal",
-    }  # fmt: skip
+        "norm": "layer",
+        "norm_first": first,
+        "feedforward": "relu",
+        "feedforward_size": 11,
+        "bias": True,
+        "positions": "sinusoidal",
+    }
     read = Attention(8, 8, 2, 2, bidirectional=True, **told).double().eval()
     write = Attention(8, 8, 2, 2, memory_size=8, **told).double().eval()
-    options: dict[str, Any] = {"batch_first": True, "norm_first": first, "dtype": torch.float64}
+    options: dict[str, Any] = {
+        "batch_first": True,
+        "norm_first": first,
+        "dtype": torch.float64,
+    }
     norms = [nn.LayerNorm(8, dtype=torch.float64) if first else None for _ in range(2)]
     layers = (
         nn.TransformerEncoderLayer(8, 2, 11, 0.0, **options),
         nn.TransformerDecoderLayer(8, 2, 11, 0.0, **options),
     )
     theirs = nn.Transformer(
-        8, 2, custom_encoder=nn.TransformerEncoder(layers[0], 2, norms[0], False),
-        custom_decoder=nn.TransformerDecoder(layers[1], 2, norms[1]), **options,
-    ).eval()  # fmt: skip
+        8,
+        2,
+        custom_encoder=nn.TransformerEncoder(layers[0], 2, norms[0], False),
+        custom_decoder=nn.TransformerDecoder(layers[1], 2, norms[1]),
+        **options,
+    ).eval()
     with torch.no_grad():
         for layer in (read, write):
             for parameter in layer.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.3)
-        for mine, block in zip([*read.blocks, *write.blocks], [
-            *theirs.encoder.layers, *theirs.decoder.layers
-        ], strict=True):  # fmt: skip
+        for mine, block in zip(
+            [*read.blocks, *write.blocks],
+            [*theirs.encoder.layers, *theirs.decoder.layers],
+            strict=True,
+        ):
             copy_block(mine, block)
         if first:
             theirs.encoder.norm.load_state_dict(read.norm.state_dict())
             theirs.decoder.norm.load_state_dict(write.norm.state_dict())
-    x, z = torch.randn(S, M, 8).double(), torch.randn(S, T, 8).double().requires_grad_()
+    x = torch.randn(S, M, 8).double()
+    z = torch.randn(S, T, 8).double().requires_grad_()
     hidden = torch.arange(M) >= LENGTHS[:, None]
     ahead = nn.Transformer.generate_square_subsequent_mask(T, dtype=torch.float64)
     from unrolled.nn.attention import sinusoid
@@ -228,13 +285,19 @@ def test_blocks_equal_torch(first: bool) -> None:
         return part + sinusoid(torch.arange(part.shape[1])[None], 8).double()
 
     expected = theirs(
-        placed(x.masked_fill(hidden[:, :, None], 0)), placed(z), tgt_mask=ahead,
-        src_key_padding_mask=hidden, memory_key_padding_mask=hidden,
-    )  # fmt: skip
+        placed(x.masked_fill(hidden[:, :, None], 0)),
+        placed(z),
+        tgt_mask=ahead,
+        src_key_padding_mask=hidden,
+        memory_key_padding_mask=hidden,
+    )
     got, _ = write.unroll(z, write.attend(read.read(x, LENGTHS), LENGTHS))
     same(got, expected)
     gradients = torch.randn_like(got)
-    same(torch.autograd.grad(got, z, gradients)[0], torch.autograd.grad(expected, z, gradients)[0])
+    same(
+        torch.autograd.grad(got, z, gradients)[0],
+        torch.autograd.grad(expected, z, gradients)[0],
+    )
 
 
 def copy_block(mine: Any, theirs: Any) -> None:
@@ -256,7 +319,8 @@ def copy_block(mine: Any, theirs: Any) -> None:
 
 def test_additive_attention_is_bahdanaus() -> None:
     """One step from the equations of Bahdanau et al. (2015), A.1.2 and A.2.2, written out."""
-    layer, (x, memory) = build("gru-additive"), drawn()
+    layer = build("gru-additive")
+    (x, memory) = drawn()
     state = begin(layer, memory)
     y, after = layer.step(x[:, 0], state)
     for row, length in enumerate(LENGTHS.tolist()):
@@ -264,7 +328,9 @@ def test_additive_attention_is_bahdanaus() -> None:
         ends = torch.cat([h[-1, :8], h[0, 8:]])
         s = torch.tanh(layer.bridges[0].weight @ ends + layer.bridges[0].bias)
         part = layer.attend_to
-        energy = torch.tanh(part.query.weight @ s + h @ part.key.weight.T + part.key.bias)
+        energy = torch.tanh(
+            part.query.weight @ s + h @ part.key.weight.T + part.key.bias
+        )
         context = (energy @ part.score.weight[0]).softmax(0) @ h
         cell = nn.GRUCell(layer.layer.input_size, 7, dtype=torch.float64)
         names = {n.removesuffix("_l0"): p for n, p in layer.layer.state_dict().items()}
@@ -277,12 +343,16 @@ def test_additive_attention_is_bahdanaus() -> None:
 
 def test_multiplicative_attention_is_luongs() -> None:
     """Two steps from Luong et al. (2015), eq. 5 and 7-8, with input feeding (section 3.3)."""
-    layer, (x, memory) = build("gru-multiplicative"), drawn()
+    layer = build("gru-multiplicative")
+    (x, memory) = drawn()
     y, _ = layer.unroll(x[:, :2], begin(layer, memory))
-    row, h = 0, memory[0, :4]
+    row = 0
+    h = memory[0, :4]
     s = layer.bridges[0](torch.cat([h[-1, :8], h[0, 8:]])).tanh()
     cell = nn.GRUCell(layer.layer.input_size, 7, dtype=torch.float64)
-    cell.load_state_dict({n.removesuffix("_l0"): p for n, p in layer.layer.state_dict().items()})
+    cell.load_state_dict(
+        {n.removesuffix("_l0"): p for n, p in layer.layer.state_dict().items()}
+    )
     fed = torch.zeros(7, dtype=torch.float64)
     for t in range(2):
         s = cell(torch.cat([x[row, t], fed]), s)
@@ -299,9 +369,13 @@ def test_plain_attention_equals_torchs(causal: bool, p: float) -> None:
 
     exact = [torch.randn(3, 2, 5, 8, dtype=torch.float64) for _ in range(3)]
     allowed = (
-        None if causal else (torch.arange(5) < torch.tensor([5, 2, 1])[:, None])[:, None, None]
+        None
+        if causal
+        else (torch.arange(5) < torch.tensor([5, 2, 1])[:, None])[:, None, None]
     )
-    expected = nn.functional.scaled_dot_product_attention(*exact, allowed, is_causal=causal)
+    expected = nn.functional.scaled_dot_product_attention(
+        *exact, allowed, is_causal=causal
+    )
     if p:
         torch.manual_seed(5)
         q, k, v = (part.float().requires_grad_() for part in exact)
@@ -318,9 +392,13 @@ def test_plain_attention_equals_torchs(causal: bool, p: float) -> None:
 
 def test_what_cannot_decode_is_refused() -> None:
     read = encoder()
-    with pytest.raises(UsageError, match="decoder none: it carries no state from its source"):
+    with pytest.raises(
+        UsageError, match="decoder none: it carries no state from its source"
+    ):
         build_decoder("none", LayerConfig(), D, read)
-    with pytest.raises(UsageError, match="expected attention out of additive, multiplicative"):
+    with pytest.raises(
+        UsageError, match="expected attention out of additive, multiplicative"
+    ):
         build_decoder("gru", LayerConfig(), D, read, "dot")
     with pytest.raises(UsageError, match="forward only; unset bidirectional"):
         build_decoder("gru", LayerConfig(bidirectional=True), D, read)

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from unrolled import ops
 from unrolled.nn import GRU, Attention, RecurrentDecoder, TokenEmbedding
 from unrolled.nn.attending import input_width
-from unrolled.nn.decoding import BeamState, DecoderParts, NativeDecoder, Rooms, why_not_native
+from unrolled.nn.decoding import (
+    BeamState,
+    DecoderParts,
+    NativeDecoder,
+    Rooms,
+    why_not_native,
+)
 from unrolled.nn.memory import DecoderState
 from unrolled.nn.state import AttentionState, pack, unpack
 from unrolled.ops import native
@@ -27,14 +33,25 @@ KINDS: list[dict[str, Any]] = [
     {"positions": "sinusoidal", "norm": "layer", "feedforward": "relu", "bias": True},
     {"positions": "rotary", "norm": "rms", "feedforward": "swiglu", "kv_heads": 2},
     {"positions": "learned", "norm": "layer", "feedforward": "gelu", "context": 40},
-    {"positions": "sinusoidal", "norm": "rms", "feedforward": "swiglu", "norm_first": False},
+    {
+        "positions": "sinusoidal",
+        "norm": "rms",
+        "feedforward": "swiglu",
+        "norm_first": False,
+    },
 ]
 
 
-def parts(vocabulary: int = 37, width: int = 24, read: int = 24, **settings: Any) -> DecoderParts:
+def parts(
+    vocabulary: int = 37, width: int = 24, read: int = 24, **settings: Any
+) -> DecoderParts:
     torch.manual_seed(11)
-    layer = Attention(read, width, 3, 4, memory_size=10, feedforward_size=33, **settings)
-    for weight in layer.parameters():  # norms and biases too should matter, nothing should grow
+    layer = Attention(
+        read, width, 3, 4, memory_size=10, feedforward_size=33, **settings
+    )
+    for (
+        weight
+    ) in layer.parameters():  # norms and biases too should matter, nothing should grow
         if weight.dim() > 1:
             nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
         else:
@@ -62,9 +79,12 @@ def by_torch(made: DecoderParts, tokens: Tensor, state: Any) -> tuple[Tensor, An
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("width", [8, 24, 72])
 @torch.inference_mode()
-def test_steps_equal_torchs_while_beams_are_reordered(kind: dict[str, Any], width: int) -> None:
+def test_steps_equal_torchs_while_beams_are_reordered(
+    kind: dict[str, Any], width: int
+) -> None:
     made = parts(width=width, read=24, **kind)
-    decoder, state = NativeDecoder(made), begun(made)
+    decoder = NativeDecoder(made)
+    state = begun(made)
     ours: Any = state.reorder(torch.arange(4).repeat_interleave(3))
     theirs: Any = ours
     before = native.count("step")
@@ -78,12 +98,16 @@ def test_steps_equal_torchs_while_beams_are_reordered(kind: dict[str, Any], widt
         if step == 8:
             rows = rows[3:]  # a source leaves
         if step == 12:
-            rows = rows.flip(0)[:-2]  # rows of a source no longer side by side, nor as many
-        ours, theirs = ours.reorder(rows, keep=False), theirs.reorder(rows)
+            rows = rows.flip(0)[
+                :-2
+            ]  # rows of a source no longer side by side, nor as many
+        ours = ours.reorder(rows, keep=False)
+        theirs = theirs.reorder(rows)
         if step > 11:  # each source still has rows of its own
             assert isinstance(ours.inner, BeamState)
             rows = torch.randperm(ours.rows)
-            ours, theirs = ours.reorder(rows), theirs.reorder(rows)
+            ours = ours.reorder(rows)
+            theirs = theirs.reorder(rows)
     assert native.count("step") - before == 20
 
 
@@ -91,7 +115,8 @@ def test_steps_equal_torchs_while_beams_are_reordered(kind: dict[str, Any], widt
 @torch.inference_mode()
 def test_rows_of_different_lengths() -> None:
     made = parts(**KINDS[0])
-    decoder, state = NativeDecoder(made), begun(made)
+    decoder = NativeDecoder(made)
+    state = begun(made)
     assert isinstance(made.layer, Attention)
     x = made.embedding(torch.randint(0, 37, (4, 6)))
     _, theirs = made.layer.unroll(x, state, torch.tensor([6, 2, 0, 3]))
@@ -102,7 +127,8 @@ def test_rows_of_different_lengths() -> None:
         expected, theirs = by_torch(made, tokens, theirs)
         torch.testing.assert_close(got, expected, **NEAR)
         rows = torch.randint(0, ours.rows, (ours.rows,))
-        ours, theirs = ours.reorder(rows), theirs.reorder(rows)
+        ours = ours.reorder(rows)
+        theirs = theirs.reorder(rows)
         assert torch.equal(ours.inner.lengths, theirs.inner.lengths)
 
 
@@ -110,7 +136,8 @@ def test_rows_of_different_lengths() -> None:
 @torch.inference_mode()
 def test_a_state_can_be_stepped_again_and_forked() -> None:
     made = parts(**KINDS[1])
-    decoder, state = NativeDecoder(made), begun(made)
+    decoder = NativeDecoder(made)
+    state = begun(made)
     tokens = torch.randint(0, 37, (6, 4))
     _, first = decoder.step(tokens[0], state)
 
@@ -135,13 +162,16 @@ def test_a_state_can_be_stepped_again_and_forked() -> None:
 @torch.inference_mode()
 def test_reordering_moves_no_key() -> None:
     made = parts(**KINDS[0])
-    decoder, state = NativeDecoder(made), begun(made)
+    decoder = NativeDecoder(made)
+    state = begun(made)
     _, after = decoder.step(torch.randint(0, 37, (4,)), state)
     assert isinstance(after.inner, BeamState)
     moved = after.reorder(torch.tensor([2, 2, 0]))
     assert isinstance(moved.inner, BeamState)
     assert moved.inner.buffer is after.inner.buffer
-    grown = after.reorder(torch.arange(4).repeat_interleave(2))  # more rows than the cache has
+    grown = after.reorder(
+        torch.arange(4).repeat_interleave(2)
+    )  # more rows than the cache has
     assert isinstance(grown.inner, BeamState)
     assert grown.inner.buffer.keys.shape[1] == 8
 
@@ -150,13 +180,17 @@ def test_reordering_moves_no_key() -> None:
 @torch.inference_mode()
 def test_a_beam_state_is_what_attention_would_have() -> None:
     made = parts(**KINDS[0])
-    decoder, state = NativeDecoder(made), begun(made)
+    decoder = NativeDecoder(made)
+    state = begun(made)
     ours: Any = state
     theirs: Any = state
     for _ in range(3):
-        tokens, rows = torch.randint(0, 37, (4,)), torch.randint(0, 4, (4,))
-        ours, theirs = decoder.step(tokens, ours)[1], by_torch(made, tokens, theirs)[1]
-        ours, theirs = ours.reorder(rows), theirs.reorder(rows)
+        tokens = torch.randint(0, 37, (4,))
+        rows = torch.randint(0, 4, (4,))
+        ours = decoder.step(tokens, ours)[1]
+        theirs = by_torch(made, tokens, theirs)[1]
+        ours = ours.reorder(rows)
+        theirs = theirs.reorder(rows)
     settled = ours.inner.settled()
     assert isinstance(settled, AttentionState)
     torch.testing.assert_close(settled.keys, theirs.inner.keys, **NEAR)
@@ -175,7 +209,8 @@ def test_a_beam_state_is_what_attention_would_have() -> None:
 @needs_core
 def test_states_made_in_and_out_of_inference_mode_mix() -> None:
     made = parts(**KINDS[0])
-    decoder, tokens = NativeDecoder(made), torch.randint(0, 37, (4,))
+    decoder = NativeDecoder(made)
+    tokens = torch.randint(0, 37, (4,))
     with torch.no_grad():
         state = begun(made)
     with torch.inference_mode():
@@ -191,8 +226,11 @@ def test_states_made_in_and_out_of_inference_mode_mix() -> None:
 @needs_core
 @torch.inference_mode()
 def test_a_row_has_the_same_bits_in_any_batch_and_with_any_threads() -> None:
-    made, before = parts(900, 72, 72, **KINDS[0]), torch.get_num_threads()
-    decoder, state, tokens = NativeDecoder(made), begun(made), torch.randint(0, 900, (80,))
+    made = parts(900, 72, 72, **KINDS[0])
+    before = torch.get_num_threads()
+    decoder = NativeDecoder(made)
+    state = begun(made)
+    tokens = torch.randint(0, 900, (80,))
     all_rows = state.reorder(torch.arange(4).repeat_interleave(20))
     found = []
     try:
@@ -210,7 +248,9 @@ def test_a_row_has_the_same_bits_in_any_batch_and_with_any_threads() -> None:
 @needs_core
 def test_weights_are_those_of_the_moment() -> None:
     made = parts(**KINDS[0])
-    decoder, state, tokens = NativeDecoder(made), begun(made), torch.randint(0, 37, (4,))
+    decoder = NativeDecoder(made)
+    state = begun(made)
+    tokens = torch.randint(0, 37, (4,))
     with torch.no_grad():
         before = decoder.step(tokens, state)[0].clone()
         made.head.weight.zero_()
@@ -222,7 +262,8 @@ def test_weights_are_those_of_the_moment() -> None:
 @needs_core
 def test_logits_may_be_written_to_and_stand_until_the_next_step() -> None:
     made = parts(**KINDS[0])
-    decoder, tokens = NativeDecoder(made), torch.randint(0, 37, (4,))
+    decoder = NativeDecoder(made)
+    tokens = torch.randint(0, 37, (4,))
     with torch.inference_mode():
         first, _ = decoder.step(tokens, begun(made))
     first.index_fill_(1, torch.tensor([3]), 0.0)  # also outside
@@ -235,7 +276,9 @@ def test_logits_may_be_written_to_and_stand_until_the_next_step() -> None:
 @torch.inference_mode()
 def test_the_best_are_those_of_a_step(kind: dict[str, Any]) -> None:
     made = parts(900, 24, 24, **kind)
-    decoder, state, banned = NativeDecoder(made), begun(made), torch.tensor([5, 899, 0])
+    decoder = NativeDecoder(made)
+    state = begun(made)
+    banned = torch.tensor([5, 899, 0])
     ours: Any = state.reorder(torch.arange(4).repeat_interleave(3))
     theirs: Any = ours
     for _ in range(6):
@@ -246,7 +289,9 @@ def test_the_best_are_those_of_a_step(kind: dict[str, Any]) -> None:
         torch.testing.assert_close(values, expected.values, **NEAR)
         assert torch.equal(best, expected.indices)
     all_of_few = NativeDecoder(parts(4, 24, 24, **kind))
-    values, best, _ = all_of_few.best(torch.zeros(4, dtype=torch.int64), state, 9, banned[2:])
+    values, best, _ = all_of_few.best(
+        torch.zeros(4, dtype=torch.int64), state, 9, banned[2:]
+    )
     assert values.shape == (4, 4)
     assert values[:, 3].isneginf().all()
     assert (values[:, :3].exp().sum(1) < 1).all()  # what is banned keeps its share
@@ -259,17 +304,18 @@ def test_the_best_are_those_of_a_step(kind: dict[str, Any]) -> None:
 @needs_core
 @torch.inference_mode()
 def test_lengths_are_read_anew_with_every_memory() -> None:
-    made, lengths = parts(**KINDS[0]), torch.tensor([7, 7])
-    decoder, tokens, read = (
-        NativeDecoder(made),
-        torch.zeros(2, dtype=torch.int64),
-        torch.randn(2, 7, 10),
-    )
+    made = parts(**KINDS[0])
+    lengths = torch.tensor([7, 7])
+    decoder = NativeDecoder(made)
+    tokens = torch.zeros(2, dtype=torch.int64)
+    read = torch.randn(2, 7, 10)
     assert isinstance(made.layer, Attention)
     decoder.step(tokens, made.layer.attend(read, lengths))
     lengths.copy_(torch.tensor([2, 3]))  # the same tensor, other numbers
     got = decoder.step(tokens, made.layer.attend(read, lengths))[0].clone()
-    expected = NativeDecoder(made).step(tokens, made.layer.attend(read, lengths.clone()))[0]
+    expected = NativeDecoder(made).step(
+        tokens, made.layer.attend(read, lengths.clone())
+    )[0]
     assert torch.equal(got, expected)
 
 
@@ -278,7 +324,8 @@ def test_lengths_are_read_anew_with_every_memory() -> None:
 def test_nothing_left_over_is_packed() -> None:
     """A cache is lent with what an earlier one left in it; rows that are behind do not show it."""
     made = parts(**KINDS[0])
-    decoder, state = NativeDecoder(made), begun(made)
+    decoder = NativeDecoder(made)
+    state = begun(made)
     longer: Any = state
     for _ in range(40):
         longer = decoder.step(torch.ones(4, dtype=torch.int64), longer)[1]
@@ -297,7 +344,8 @@ def test_nothing_left_over_is_packed() -> None:
 @needs_core
 def test_room_is_lent_again_only_when_nobody_holds_it() -> None:
     rooms = Rooms()
-    one, two = rooms.buffer((1, 2, 1, 3, 4)), rooms.buffer((1, 2, 1, 3, 4))
+    one = rooms.buffer((1, 2, 1, 3, 4))
+    two = rooms.buffer((1, 2, 1, 3, 4))
     first = one.keys.data_ptr()
     assert two.keys.data_ptr() != first
     assert one.keys.stride() == one.values.stride()
@@ -311,7 +359,8 @@ def test_room_is_lent_again_only_when_nobody_holds_it() -> None:
 @torch.inference_mode()
 def test_a_state_kept_from_an_earlier_search_is_left_alone() -> None:
     made = parts(**KINDS[0])
-    decoder, tokens = NativeDecoder(made), torch.zeros(4, dtype=torch.int64)
+    decoder = NativeDecoder(made)
+    tokens = torch.zeros(4, dtype=torch.int64)
     kept = decoder.step(tokens, begun(made))[1]
     before = {name: part.clone() for name, part in kept.to_tensors().items()}
     for _ in range(3):  # as many searches that come and go
@@ -362,7 +411,8 @@ def test_why_not_native() -> None:
 @torch.inference_mode()
 def test_lengths_may_be_of_any_integers_and_may_change() -> None:
     made = parts(**KINDS[0])
-    decoder, state = NativeDecoder(made), begun(made)
+    decoder = NativeDecoder(made)
+    state = begun(made)
     tokens = torch.randint(0, 37, (4,))
     for lengths in ([7, 7, 7, 7], [2, 7, 3, 1]):
         memory = replace(state.memory, lengths=torch.tensor(lengths, dtype=torch.int32))
@@ -377,5 +427,7 @@ def test_torch_does_not_take_the_cores_state() -> None:
     made = parts(**KINDS[0])
     tokens = torch.randint(0, 37, (4,))
     _, state = NativeDecoder(made).step(tokens, begun(made))
-    with pytest.raises(ValueError, match=r"expected a AttentionState .*, got BeamState"):
+    with pytest.raises(
+        ValueError, match=r"expected a AttentionState .*, got BeamState"
+    ):
         by_torch(made, tokens, state.reorder(torch.tensor([2, 0, 1, 3])))

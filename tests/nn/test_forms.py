@@ -32,7 +32,8 @@ def doubled(module: nn.Module, args: Any, output: Any) -> Any:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_hooks_of_a_layer_run_in_every_form(name: str) -> None:
-    layer, x = EVERY[name]().eval(), torch.randn(2, 4, D)
+    layer = EVERY[name]().eval()
+    x = torch.randn(2, 4, D)
     y, _ = layer.unroll(x)
     seen: list[int] = []
     layer.register_forward_hook(doubled)
@@ -49,7 +50,8 @@ def test_hooks_of_a_layer_run_in_every_form(name: str) -> None:
 
 
 def test_torchs_call_form_runs_hooks_once() -> None:
-    layer, seen = GRU(D, 4), []
+    layer = GRU(D, 4)
+    seen = []
     layer.register_forward_hook(lambda module, args, output: seen.append(args))
     x = torch.randn(6, 2, D)
     layer(x)
@@ -58,7 +60,9 @@ def test_torchs_call_form_runs_hooks_once() -> None:
 
 
 def language(layer: Layer, **options: Any) -> LanguageModel:
-    return LanguageModel(TokenEmbedding(20, D, **options), layer, 20, dropout=0.5).eval()
+    return LanguageModel(
+        TokenEmbedding(20, D, **options), layer, 20, dropout=0.5
+    ).eval()
 
 
 CHANGES: dict[str, Callable[[LanguageModel], Any]] = {
@@ -66,12 +70,18 @@ CHANGES: dict[str, Callable[[LanguageModel], Any]] = {
     "hook on the dropout": lambda m: m.dropout.register_forward_hook(doubled),
     "hook on the embedding": lambda m: m.embedding.register_forward_hook(doubled),
     "hook on the layer": lambda m: m.layer.register_forward_hook(doubled),
-    "hook before the head": lambda m: m.head.register_forward_pre_hook(lambda _, x: (x[0] + 1,)),
-    "hook on the embedding's dropout": lambda m: m.embedding.dropout.register_forward_hook(doubled),
+    "hook before the head": lambda m: m.head.register_forward_pre_hook(
+        lambda _, x: (x[0] + 1,)
+    ),
+    "hook on the embedding's dropout": lambda m: (
+        m.embedding.dropout.register_forward_hook(doubled)
+    ),
     "hook on the model": lambda m: m.register_forward_hook(doubled),
     "another forward": lambda m: setattr(m.head, "forward", torch.sin),
     "a subclass": lambda m: setattr(m, "head", Doubled(m.head)),
-    "a head of another class": lambda m: setattr(m, "head", nn.Sequential(nn.Tanh(), m.head)),
+    "a head of another class": lambda m: setattr(
+        m, "head", nn.Sequential(nn.Tanh(), m.head)
+    ),
     "a model of another class": lambda m: setattr(m, "__class__", Halved),
     "a method of the layer": lambda m: _own_unroll(m.layer),
     "an embedding of another class": lambda m: setattr(m, "embedding", Shifted(20, D)),
@@ -89,7 +99,8 @@ class Halved(LanguageModel):
 
 
 def _own_unroll(layer: Any) -> None:
-    unroll, step = layer.unroll, layer.step
+    unroll = layer.unroll
+    step = layer.step
     layer.unroll = lambda *a: doubled(layer, a, unroll(*a))
     layer.step = lambda *a: doubled(layer, a, step(*a))
 
@@ -110,13 +121,15 @@ class Shifted(TokenEmbedding):
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", [RNN, GRU, LSTM])
 def test_a_stream_says_what_a_changed_model_says(kind: type[GRU], change: str) -> None:
-    model, tokens = language(kind(D, 20)), torch.randint(20, (3, 5))
+    model = language(kind(D, 20))
+    tokens = torch.randint(20, (3, 5))
     before = model(tokens)[0]
     CHANGES[change](model)
     expected = model(tokens)[0]
     assert not torch.allclose(before, expected)
     for stepped in (model.stream(3), model.stepper()):
-        state, rows = model.initial_state(3), []
+        state = model.initial_state(3)
+        rows = []
         for t in range(5):
             if stepped is model or not hasattr(stepped, "native"):
                 scores, state = stepped.step(tokens[:, t], state)  # type: ignore[call-arg, misc]
@@ -127,33 +140,42 @@ def test_a_stream_says_what_a_changed_model_says(kind: type[GRU], change: str) -
 
 
 def test_a_stream_scales_its_embedding() -> None:
-    model, tokens = language(GRU(D, 8), scale=3.0), torch.randint(20, (1, 4))
+    model = language(GRU(D, 8), scale=3.0)
+    tokens = torch.randint(20, (1, 4))
     stream = model.stream()
     rows = torch.stack([stream.step(tokens[:, t]).clone() for t in range(4)], 1)
     torch.testing.assert_close(rows, model(tokens)[0], **NEAR)
 
 
 def test_a_global_hook_is_seen() -> None:
-    model, tokens = language(GRU(D, 8)), torch.randint(20, (1, 4))
+    model = language(GRU(D, 8))
+    tokens = torch.randint(20, (1, 4))
     double = nn.modules.module.register_module_forward_hook(
-        lambda module, args, output: output + 1 if isinstance(module, nn.Linear) else None
+        lambda module, args, output: (
+            output + 1 if isinstance(module, nn.Linear) else None
+        )
     )
     try:
         stream = model.stream()
         assert not stream.native
-        torch.testing.assert_close(stream.step(tokens[:, 0]), model(tokens)[0][:, 0], **NEAR)
+        torch.testing.assert_close(
+            stream.step(tokens[:, 0]), model(tokens)[0][:, 0], **NEAR
+        )
     finally:
         double.remove()
 
 
 @pytest.mark.parametrize("kind", ["aligned", "many to one"])
 def test_a_stream_refuses_hooks_that_no_step_would_run(kind: str) -> None:
-    embedding, layer = TokenEmbedding(20, D), GRU(D, 4)
+    embedding = TokenEmbedding(20, D)
+    layer = GRU(D, 4)
     model: Aligned | ManyToOne = Aligned(embedding, layer, 3)
     if kind == "many to one":
         model = ManyToOne(embedding, layer, Pooling("last", 4), 3)
     model.eval().register_forward_hook(doubled)
-    with pytest.raises(ValueError, match="with hooks, which no step of a stream would run"):
+    with pytest.raises(
+        ValueError, match="with hooks, which no step of a stream would run"
+    ):
         model.stream()
 
 
@@ -173,7 +195,8 @@ def test_a_weight_that_is_computed_trains_and_streams(name: str, how: str) -> No
     if "last" in name and how == "orthogonal":
         pytest.skip("not square")
     layer = EVERY[name]()
-    model, tokens = language(layer), torch.randint(20, (1, 5))
+    model = language(layer)
+    tokens = torch.randint(20, (1, 5))
     NORMED[how](layer)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     for _ in range(3):  # graphs of earlier steps are gone by the second
@@ -203,7 +226,9 @@ def test_spectral_norm_of_a_models_layer_normalises() -> None:
 def translator(**options: Any) -> Unaligned:
     encoder = Attention(8, 8, 1, 2, bidirectional=True)
     decoder = Attention(8, 8, 2, 2, memory_size=8, **options)
-    return Unaligned(TokenEmbedding(12, 8), encoder, TokenEmbedding(12, 8), decoder, 12).eval()
+    return Unaligned(
+        TokenEmbedding(12, 8), encoder, TokenEmbedding(12, 8), decoder, 12
+    ).eval()
 
 
 class LowRank(nn.Linear):
@@ -221,7 +246,8 @@ class LowRank(nn.Linear):
 
 def _adapt(model: Unaligned) -> None:
     attention: Any = model.decoder.blocks[1].attention  # type: ignore[union-attr, index]
-    attention.query, attention.value = LowRank(attention.query), LowRank(attention.value)
+    attention.query = LowRank(attention.query)
+    attention.value = LowRank(attention.value)
 
 
 def _block(model: Unaligned, at: int = 1) -> Any:
@@ -238,7 +264,8 @@ class DoubledTranslator(Unaligned):
 
 
 def _double_step(model: Unaligned) -> None:
-    step, forward = model.step, model.forward
+    step = model.step
+    forward = model.forward
     model.step = lambda *a: doubled(model, a, step(*a))  # type: ignore[method-assign]
     model.forward = lambda *a: forward(*a) * 2  # type: ignore[method-assign]
 
@@ -250,28 +277,35 @@ DECODER_CHANGES: dict[str, Callable[[Unaligned], Any]] = {
     "hook on the decoder": lambda m: m.decoder.register_forward_hook(doubled),
     "hook on the head": lambda m: m.head.register_forward_hook(doubled),
     "another eps": lambda m: setattr(_block(m).feedforward_norm, "eps", 0.5),
-    "another norm": lambda m: setattr(_block(m), "attention_norm", nn.LayerNorm(8, bias=False)),
+    "another norm": lambda m: setattr(
+        _block(m), "attention_norm", nn.LayerNorm(8, bias=False)
+    ),
     "hook on the model": lambda m: m.register_forward_hook(doubled),
     "hook on the dropout": lambda m: m.dropout.register_forward_hook(doubled),
     "a subclass": lambda m: setattr(m, "__class__", DoubledTranslator),
     "a method of its own": lambda m: _double_step(m),
     "no norm": lambda m: setattr(_block(m), "cross_norm", nn.Identity()),
-    "another activation": lambda m: setattr(_block(m).feedforward, "forward", torch.tanh),
+    "another activation": lambda m: setattr(
+        _block(m).feedforward, "forward", torch.tanh
+    ),
     "a norm in another order": lambda m: setattr(_block(m), "norm_first", False),
 }
 
 
-OF_THE_MODEL = {"hook on the model", "hook on the dropout", "a subclass", "a method of its own"}
+OF_THE_MODEL = {
+    "hook on the model",
+    "hook on the dropout",
+    "a subclass",
+    "a method of its own",
+}
 
 
 @pytest.mark.parametrize("change", DECODER_CHANGES)
 def test_a_changed_decoder_steps_as_it_reads(change: str) -> None:
     model = translator()
-    source, lengths, inputs = (
-        torch.randint(12, (2, 5)),
-        torch.tensor([5, 3]),
-        torch.ones(2, 4).long(),
-    )
+    source = torch.randint(12, (2, 5))
+    lengths = torch.tensor([5, 3])
+    inputs = torch.ones(2, 4).long()
     with torch.no_grad():
         for weight in model.parameters():
             weight.copy_(torch.randn_like(weight) * 0.4)
@@ -314,7 +348,9 @@ class Offset(GRU):
 @pytest.mark.parametrize("how", ["plain", "hook", "weight_norm"])
 def test_a_subclass_of_a_layer_says_one_thing_everywhere(how: str) -> None:
     torch.manual_seed(1)
-    layer, x, seen = Offset(D, 4).eval(), torch.randn(2, 3, D), []
+    layer = Offset(D, 4).eval()
+    x = torch.randn(2, 3, D)
+    seen = []
     expected = nn.GRU(D, 4, batch_first=True)
     expected.load_state_dict(layer.state_dict())
     if how == "hook":
@@ -329,13 +365,17 @@ def test_a_subclass_of_a_layer_says_one_thing_everywhere(how: str) -> None:
     torch.testing.assert_close(
         nn.utils.rnn.pad_packed_sequence(layer(packed)[0], batch_first=True)[0], y
     )
-    torch.testing.assert_close(layer.step(x[:, 0], layer.initial_state(2))[0], y[:, 0], **NEAR)
+    torch.testing.assert_close(
+        layer.step(x[:, 0], layer.initial_state(2))[0], y[:, 0], **NEAR
+    )
     assert len(seen) == 5 * (how == "hook")  # once each
 
 
 def test_a_hook_may_give_other_arguments() -> None:
     model = Aligned(TokenEmbedding(20, D), GRU(D, 4), 3).eval()
-    tokens = torch.randint(20, (3, 3))  # as many rows as steps: no shape would tell them apart
+    tokens = torch.randint(
+        20, (3, 3)
+    )  # as many rows as steps: no shape would tell them apart
     expected = model(tokens)
     model.layer.register_forward_pre_hook(
         lambda module, args, options: (args, {}), with_kwargs=True
@@ -345,7 +385,8 @@ def test_a_hook_may_give_other_arguments() -> None:
 
 @pytest.mark.parametrize("change", ["hook", "part"])
 def test_a_stream_refreshes_what_the_model_is_now(change: str) -> None:
-    model, tokens = language(GRU(D, 8)), torch.randint(20, (1,))
+    model = language(GRU(D, 8))
+    tokens = torch.randint(20, (1,))
     stream = model.stream()
     if change == "part":
         model.head = nn.Linear(8, 20)
@@ -354,7 +395,9 @@ def test_a_stream_refreshes_what_the_model_is_now(change: str) -> None:
         torch.testing.assert_close(stream.step(tokens), expected, **NEAR)
     elif stream.native:
         model.head.register_forward_hook(doubled)
-        with pytest.raises(ValueError, match="got a Linear with hooks; make another stream"):
+        with pytest.raises(
+            ValueError, match="got a Linear with hooks; make another stream"
+        ):
             stream.refresh()
 
 
@@ -376,7 +419,8 @@ def test_a_stream_refuses_a_model_that_no_step_would_run(how: str) -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_a_stream_reads_a_table_that_lies_column_by_column(scale: float) -> None:
-    model, tokens = language(GRU(D, 8), scale=scale), torch.randint(20, (2, 4))
+    model = language(GRU(D, 8), scale=scale)
+    tokens = torch.randint(20, (2, 4))
     model.embedding.weight = nn.Parameter(torch.randn(D, 20).t())
     stream = model.stream(2)
     rows = torch.stack([stream.step(tokens[:, t]).clone() for t in range(4)], 1)
@@ -384,11 +428,14 @@ def test_a_stream_reads_a_table_that_lies_column_by_column(scale: float) -> None
 
 
 def test_replicas_without_parameters_of_their_own_read() -> None:
-    model, tokens = language(Attention(D, 8, 2, 2)), torch.randint(20, (2, 4))
+    model = language(Attention(D, 8, 2, 2))
+    tokens = torch.randint(20, (2, 4))
     replica = copy.copy(model.layer)
     embedded = model.embedding(tokens)
     expected = model.layer.unroll(embedded)[0]
-    replica.blocks = nn.ModuleList([copy.deepcopy(block) for block in model.layer.blocks])
+    replica.blocks = nn.ModuleList(
+        [copy.deepcopy(block) for block in model.layer.blocks]
+    )
     for module in replica.blocks.modules():  # as DataParallel leaves them
         for name, weight in list(module._parameters.items()):
             if weight is not None:

@@ -33,7 +33,8 @@ def same(got: object, expected: object) -> None:
 
 def same_state(got: State, expected: State) -> None:
     """Compare what counts of two states: of a cache only what each row has read."""
-    mine, other = got.to_tensors(), expected.to_tensors()
+    mine = got.to_tensors()
+    other = expected.to_tensors()
     assert mine.keys() == other.keys()
     if "lengths" in mine:
         assert mine["lengths"].tolist() == other["lengths"].tolist()
@@ -44,20 +45,27 @@ def same_state(got: State, expected: State) -> None:
         same(mine, other)
 
 
-def gradients(layer: Layer, outputs: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
+def gradients(
+    layer: Layer, outputs: list[Tensor], inputs: list[Tensor]
+) -> list[Tensor]:
     """Return gradients of all weights and inputs under random cotangents."""
     torch.manual_seed(99)
     # not randn_like, which draws in the order of memory: equal tensors may differ in strides
-    total = sum((out * torch.randn(out.shape, dtype=out.dtype)).sum() for out in outputs)
+    total = sum(
+        (out * torch.randn(out.shape, dtype=out.dtype)).sum() for out in outputs
+    )
     wanted = [*layer.parameters(), *inputs]
-    found = torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)
+    found = torch.autograd.grad(
+        total, wanted, allow_unused=True, materialize_grads=True
+    )
     return list(found)
 
 
 @every
 @pytest.mark.parametrize("lengths", [None, [6, 2, 4]])
 def test_read_equals_unroll(name: str, lengths: list[int] | None) -> None:
-    layer, x = build(name), sequence()
+    layer = build(name)
+    x = sequence()
     ragged = None if lengths is None else torch.tensor(lengths)
     y, state = layer.unroll(x, None, ragged)
     assert y.shape == (3, 6, layer.output_size)
@@ -68,7 +76,8 @@ def test_read_equals_unroll(name: str, lengths: list[int] | None) -> None:
 @causal
 @pytest.mark.parametrize("grad", [False, True])
 def test_steps_equal_the_full_pass(name: str, grad: bool) -> None:
-    layer, x = build(name), sequence()
+    layer = build(name)
+    x = sequence()
     with torch.set_grad_enabled(grad):
         y, last = layer.unroll(x)
         state: State = layer.initial_state(3)
@@ -81,7 +90,8 @@ def test_steps_equal_the_full_pass(name: str, grad: bool) -> None:
 @causal
 @pytest.mark.parametrize("grad", [False, True])
 def test_chunks_equal_the_full_pass(name: str, grad: bool) -> None:
-    layer, x = build(name), sequence(steps=7)
+    layer = build(name)
+    x = sequence(steps=7)
     with torch.set_grad_enabled(grad):
         y, last = layer.unroll(x)
         state: State | None = None
@@ -94,7 +104,8 @@ def test_chunks_equal_the_full_pass(name: str, grad: bool) -> None:
 
 @causal
 def test_gradients_flow_through_a_state_as_through_the_full_pass(name: str) -> None:
-    layer, x = build(name), sequence(grad=True)
+    layer = build(name)
+    x = sequence(grad=True)
     whole = gradients(layer, [layer.unroll(x)[0]], [x])
     first, state = layer.unroll(x[:, :2])
     second, state = layer.unroll(x[:, 2:5], state)
@@ -104,8 +115,10 @@ def test_gradients_flow_through_a_state_as_through_the_full_pass(name: str) -> N
 
 @causal
 def test_ragged_chunks_equal_each_row_alone(name: str) -> None:
-    layer, x = build(name), sequence(steps=7)
-    first, second = [3, 0, 2], [1, 4, 0]
+    layer = build(name)
+    x = sequence(steps=7)
+    first = [3, 0, 2]
+    second = [1, 4, 0]
     _, state = layer.unroll(x[:, :3], None, torch.tensor(first))
     y, state = layer.unroll(x[:, 3:], state, torch.tensor(second))
     for row, (a, b) in enumerate(zip(first, second, strict=True)):
@@ -119,9 +132,11 @@ def test_ragged_chunks_equal_each_row_alone(name: str) -> None:
 @every
 @pytest.mark.parametrize("garbage", [1e30, -7.0])
 def test_padding_changes_nothing(name: str, garbage: float) -> None:
-    layer, lengths = build(name), [4, 1, 0, 6]
+    layer = build(name)
+    lengths = [4, 1, 0, 6]
     x = sequence(4)
-    expected_y, expected_gradients = [], []
+    expected_y = []
+    expected_gradients = []
     for row, length in enumerate(lengths):
         alone = x[row : row + 1, :length].clone().requires_grad_()
         if length:
@@ -141,7 +156,10 @@ def test_padding_changes_nothing(name: str, garbage: float) -> None:
         same_state(state.reorder(torch.tensor([row])), last)
     cot = torch.randn_like(y)
     ours = torch.autograd.grad(
-        (y * cot).sum(), [padded, *layer.parameters()], allow_unused=True, materialize_grads=True
+        (y * cot).sum(),
+        [padded, *layer.parameters()],
+        allow_unused=True,
+        materialize_grads=True,
     )
     total = sum(
         (out[0] * cot[row, : lengths[row]]).sum()
@@ -159,7 +177,8 @@ def test_padding_changes_nothing(name: str, garbage: float) -> None:
 
 @every
 def test_gradients_of_the_final_state_ignore_padding(name: str) -> None:
-    layer, lengths = build(name), [4, 1, 6]
+    layer = build(name)
+    lengths = [4, 1, 6]
     if "attention" in name:
         pytest.skip("the cache holds padding too, past each row's length")
     x = sequence(grad=True)
@@ -172,14 +191,16 @@ def test_gradients_of_the_final_state_ignore_padding(name: str) -> None:
     for row, length in enumerate(lengths):
         _, last = layer.unroll(x[row : row + 1, :length])
         finals += [
-            (part[:, 0] * cot[:, row]).sum() for part, cot in zip(tensors(last), cots, strict=True)
+            (part[:, 0] * cot[:, row]).sum()
+            for part, cot in zip(tensors(last), cots, strict=True)
         ]
     same(ours, torch.autograd.grad(sum(finals), [x, *layer.parameters()]))
 
 
 @causal
 def test_no_look_ahead(name: str) -> None:
-    layer, x = build(name), sequence(grad=True)
+    layer = build(name)
+    x = sequence(grad=True)
     y, _ = layer.unroll(x)
     for t in range(6):
         (gradient,) = torch.autograd.grad(y[:, t].sum(), x, retain_graph=True)
@@ -189,7 +210,8 @@ def test_no_look_ahead(name: str) -> None:
 
 @every
 def test_batch_of_one_equals_batch_of_many(name: str) -> None:
-    layer, x = build(name), sequence(5)
+    layer = build(name)
+    x = sequence(5)
     y, _ = layer.unroll(x)
     for row in range(5):
         same(layer.unroll(x[row : row + 1])[0][0], y[row])
@@ -198,7 +220,9 @@ def test_batch_of_one_equals_batch_of_many(name: str) -> None:
 @causal
 @pytest.mark.parametrize("grad", [False, True])
 def test_reorder_and_join(name: str, grad: bool) -> None:
-    layer, x, nexts = build(name), sequence(), sequence()
+    layer = build(name)
+    x = sequence()
+    nexts = sequence()
     with torch.set_grad_enabled(grad):
         _, state = layer.unroll(x, None, torch.tensor([6, 3, 1]))
         _, other = layer.unroll(x[:2, :2])
@@ -208,7 +232,9 @@ def test_reorder_and_join(name: str, grad: bool) -> None:
         same(moved, y[chosen])
         joined = type(state).join([state, other, after])
         assert joined.rows == 9
-        both, _ = layer.step(torch.cat([nexts[:, 1], nexts[:2, 1], nexts[chosen, 1]]), joined)
+        both, _ = layer.step(
+            torch.cat([nexts[:, 1], nexts[:2, 1], nexts[chosen, 1]]), joined
+        )
         same(both[:3], layer.step(nexts[:, 1], state)[0])
         same(both[3:5], layer.step(nexts[:2, 1], other)[0])
         same(both[5:], layer.step(nexts[chosen, 1], after)[0])
@@ -217,10 +243,12 @@ def test_reorder_and_join(name: str, grad: bool) -> None:
 
 @causal
 def test_a_forked_state_is_safe(name: str) -> None:
-    layer, x = build(name), sequence(2, 5)
+    layer = build(name)
+    x = sequence(2, 5)
     with torch.no_grad():
         _, state = layer.unroll(x)
-        first, second = sequence(2, 1)[:, 0], sequence(2, 1)[:, 0]
+        first = sequence(2, 1)[:, 0]
+        second = sequence(2, 1)[:, 0]
         a, after_a = layer.step(first, state)
         b, after_b = layer.step(second, state)  # the same state again
         again, _ = layer.step(first, state)
@@ -234,7 +262,8 @@ def test_a_forked_state_is_safe(name: str) -> None:
 
 @causal
 def test_state_survives_tensors(name: str) -> None:
-    layer, x = build(name), sequence()
+    layer = build(name)
+    x = sequence()
     _, state = layer.unroll(x, None, torch.tensor([6, 0, 3]))
     stored = pack(state)
     assert all(t.is_contiguous() and not t.requires_grad for t in stored.values())
@@ -246,21 +275,25 @@ def test_state_survives_tensors(name: str) -> None:
 
 @causal
 def test_detach_cuts_the_graph(name: str) -> None:
-    layer, x = build(name), sequence(grad=True)
+    layer = build(name)
+    x = sequence(grad=True)
     _, state = layer.unroll(x)
     cut = state.detach()
     assert not any(part.requires_grad for part in tensors(cut))
     same_state(cut, state)
     after, _ = layer.step(x[:, 0].detach(), cut)
     if after.requires_grad:
-        (gradient,) = torch.autograd.grad(after.sum(), x, allow_unused=True, materialize_grads=True)
+        (gradient,) = torch.autograd.grad(
+            after.sum(), x, allow_unused=True, materialize_grads=True
+        )
         assert not gradient.any()
 
 
 @every
 @pytest.mark.parametrize("steps", [0, 1])
 def test_short_sequences(name: str, steps: int) -> None:
-    layer, x = build(name), sequence(3, steps)
+    layer = build(name)
+    x = sequence(3, steps)
     y, state = layer.unroll(x)
     assert y.shape == (3, steps, layer.output_size)
     assert state.rows == 3
@@ -280,7 +313,8 @@ def test_an_empty_batch_is_no_error(name: str) -> None:
 
 @every
 def test_copies_and_saved_weights_give_the_same(name: str) -> None:
-    layer, x = build(name), sequence()
+    layer = build(name)
+    x = sequence()
     y = layer.read(x)
     same(copy.deepcopy(layer).read(x), y)
     stored = io.BytesIO()
@@ -294,7 +328,8 @@ def test_copies_and_saved_weights_give_the_same(name: str) -> None:
 
 @every
 def test_training_is_repeatable_and_finite(name: str) -> None:
-    layer, x = build(name).train(), sequence(grad=True)
+    layer = build(name).train()
+    x = sequence(grad=True)
     runs = []
     for _ in range(2):
         torch.manual_seed(3)
@@ -306,7 +341,8 @@ def test_training_is_repeatable_and_finite(name: str) -> None:
 
 @every
 def test_inference_mode_and_then_training(name: str) -> None:
-    layer, x = build(name), sequence()
+    layer = build(name)
+    x = sequence()
     with torch.inference_mode():
         _, state = layer.unroll(x)
     if layer.causal:
@@ -328,8 +364,11 @@ def test_no_step_both_ways(name: str) -> None:
 
 @every
 def test_wrong_shapes_are_refused(name: str) -> None:
-    layer, x = build(name), sequence()
-    with pytest.raises(ValueError, match=r"expected x of shape \(batch, time, 5\), got"):
+    layer = build(name)
+    x = sequence()
+    with pytest.raises(
+        ValueError, match=r"expected x of shape \(batch, time, 5\), got"
+    ):
         layer.unroll(x[:, :, :4])
     with pytest.raises(ValueError, match=r"expected lengths of shape \(3,\)"):
         layer.unroll(x, None, torch.tensor([1, 2]))
@@ -337,7 +376,9 @@ def test_wrong_shapes_are_refused(name: str) -> None:
         layer.unroll(x, None, torch.tensor([1, 2, 7]))
     with pytest.raises(ValueError, match="expected integer lengths"):
         layer.unroll(x, None, torch.tensor([1.0, 2.0, 3.0]))
-    with pytest.raises(ValueError, match="expected a state of 3 rows, as many as x, got 2"):
+    with pytest.raises(
+        ValueError, match="expected a state of 3 rows, as many as x, got 2"
+    ):
         layer.unroll(x, layer.initial_state(2))
     if layer.causal:
         with pytest.raises(ValueError, match=r"expected x of shape \(batch, 5\)"):
@@ -353,14 +394,18 @@ def test_a_foreign_state_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["none", "rnn", "lstm-2", "gru", "attention", "attention-grouped", "lstm-both"]
+    "name",
+    ["none", "rnn", "lstm-2", "gru", "attention", "attention-grouped", "lstm-both"],
 )
 @pytest.mark.parametrize("ragged", [False, True])
 def test_compile_does_not_break(name: str, ragged: bool) -> None:
-    layer, x = build(name), sequence(grad=True)
+    layer = build(name)
+    x = sequence(grad=True)
     lengths = torch.tensor([6, 2, 4]) if ragged else None
     torch.compiler.reset()
     compiled = torch.compile(layer.read, backend="eager", fullgraph=True)
     expected = layer.read(x, lengths)
     same(compiled(x, lengths), expected)
-    same(gradients(layer, [compiled(x, lengths)], [x]), gradients(layer, [expected], [x]))
+    same(
+        gradients(layer, [compiled(x, lengths)], [x]), gradients(layer, [expected], [x])
+    )

@@ -76,9 +76,13 @@ def test_outputs_may_be_changed_in_place(
 
 @kinds
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"layer_norm": True}])
-def test_an_output_of_a_step_may_be_changed_in_place(kind: str, options: dict[str, Any]) -> None:
-    layer, x = getattr(ours, kind)(D, 4, **options), torch.randn(2, 5, D)
-    state, rows = layer.initial_state(2), []
+def test_an_output_of_a_step_may_be_changed_in_place(
+    kind: str, options: dict[str, Any]
+) -> None:
+    layer = getattr(ours, kind)(D, 4, **options)
+    x = torch.randn(2, 5, D)
+    state = layer.initial_state(2)
+    rows = []
     for t in range(5):
         y, state = layer.step(x[:, t], state)
         rows.append(y.relu_())
@@ -88,9 +92,12 @@ def test_an_output_of_a_step_may_be_changed_in_place(kind: str, options: dict[st
 @kinds
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("change", IN_PLACE)
-def test_outputs_may_be_changed_in_place_in_compiled_code(kind: str, change: str) -> None:
+def test_outputs_may_be_changed_in_place_in_compiled_code(
+    kind: str, change: str
+) -> None:
     torch._dynamo.reset()
-    layer, x = getattr(ours, kind)(D, 4, batch_first=True), torch.randn(3, 3, D)
+    layer = getattr(ours, kind)(D, 4, batch_first=True)
+    x = torch.randn(3, 3, D)
 
     def total(x: Tensor) -> Tensor:
         y = layer(x)[0]
@@ -104,7 +111,8 @@ def test_outputs_may_be_changed_in_place_in_compiled_code(kind: str, change: str
 
 @kinds
 def test_outputs_changed_between_two_backward_passes(kind: str) -> None:
-    layer, x = getattr(ours, kind)(D, 4), torch.randn(3, 3, D)
+    layer = getattr(ours, kind)(D, 4)
+    x = torch.randn(3, 3, D)
     y, _ = layer(x)
     total = (y * torch.arange(4.0)).sum()
     before = torch.autograd.grad(total, list(layer.parameters()), retain_graph=True)
@@ -127,7 +135,9 @@ def test_a_checkpoint_of_outputs_changed_in_place(kind: str) -> None:
 
 
 class Watching(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return func(*args, **(kwargs or {}))
 
 
@@ -135,7 +145,8 @@ class Watching(TorchDispatchMode):
 @pytest.mark.parametrize("inside", [True, False])
 @pytest.mark.parametrize("mode", [Watching, lambda: FlopCounterMode(display=False)])
 def test_a_checkpoint_under_a_dispatch_mode(kind: str, inside: bool, mode: Any) -> None:
-    layer, x = getattr(ours, kind)(D, 4), torch.randn(3, 3, D, requires_grad=True)
+    layer = getattr(ours, kind)(D, 4)
+    x = torch.randn(3, 3, D, requires_grad=True)
     expected = torch.autograd.grad(layer(x)[0].sum(), x)[0]
     with mode():
         y = checkpoint(layer, x, use_reentrant=False)[0]
@@ -162,9 +173,12 @@ LENGTHS: dict[str, Callable[[list[int]], Any]] = {
 @pytest.mark.parametrize("mode", ["auto", "reference"])
 @settings(deadline=None, max_examples=4)
 @given(lengths=st.lists(st.integers(0, 5), min_size=2, max_size=2))
-def test_lengths_of_any_integers(name: str, form: str, mode: str, lengths: list[int]) -> None:
+def test_lengths_of_any_integers(
+    name: str, form: str, mode: str, lengths: list[int]
+) -> None:
     layer: Layer = EVERY[name]().eval()
-    x, given_lengths = torch.randn(2, 5, D), LENGTHS[form](lengths)
+    x = torch.randn(2, 5, D)
+    given_lengths = LENGTHS[form](lengths)
     with ops.use(mode):
         expected = layer.unroll(x, None, torch.tensor(lengths))[0]
         torch.testing.assert_close(layer.unroll(x, None, given_lengths)[0], expected)
@@ -176,7 +190,8 @@ def test_lengths_of_any_integers(name: str, form: str, mode: str, lengths: list[
 
 
 def test_lengths_that_are_no_integers_are_refused() -> None:
-    layer, x = ours.GRU(D, 4, batch_first=True), torch.randn(2, 5, D)
+    layer = ours.GRU(D, 4, batch_first=True)
+    x = torch.randn(2, 5, D)
     for wrong in ([1.5, 2.0], torch.tensor([True, False])):
         with pytest.raises(ValueError, match="expected integer lengths"):
             layer(x, lengths=wrong)
@@ -187,7 +202,9 @@ def test_lengths_that_are_no_integers_are_refused() -> None:
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("default", ["float64", "bfloat16", "meta"])
 def test_torchs_defaults_change_nothing(name: str, default: str) -> None:
-    layer, x, lengths = EVERY[name]().eval(), torch.randn(2, 5, D), torch.tensor([5, 2])
+    layer = EVERY[name]().eval()
+    x = torch.randn(2, 5, D)
+    lengths = torch.tensor([5, 2])
     stream = layer.stream(2) if layer.causal else None
 
     def run() -> list[Tensor]:
@@ -196,7 +213,9 @@ def test_torchs_defaults_change_nothing(name: str, default: str) -> None:
         weights = [*layer.parameters()]
         if weights:
             total = layer.unroll(x)[0].sum()
-            found += torch.autograd.grad(total, weights, allow_unused=True, materialize_grads=True)
+            found += torch.autograd.grad(
+                total, weights, allow_unused=True, materialize_grads=True
+            )
         if stream is not None:
             stream.reset()
             found.append(stream.step(x[:, 0]).detach().clone())
@@ -225,8 +244,11 @@ def test_torchs_defaults_change_nothing(name: str, default: str) -> None:
 def test_torchs_defaults_change_no_product_and_no_search(default: str) -> None:
     from unrolled.ops.search import top_log_probabilities
 
-    x, w, b = torch.randn(6, 5), torch.randn(9, 5), torch.randn(9)
-    expected, best = nn.functional.linear(x, w, b), top_log_probabilities(x, 2)
+    x = torch.randn(6, 5)
+    w = torch.randn(9, 5)
+    b = torch.randn(9)
+    expected = nn.functional.linear(x, w, b)
+    best = top_log_probabilities(x, 2)
     if default == "meta":
         torch.set_default_device("meta")
     else:
@@ -252,7 +274,9 @@ def lazily_negative(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", [name for name in EVERY if name != "none-identity"])
 def test_lazily_negated_numbers_are_read_with_their_sign(name: str) -> None:
-    layer, x, lengths = EVERY[name]().eval(), torch.randn(2, 5, D), torch.tensor([5, 2])
+    layer = EVERY[name]().eval()
+    x = torch.randn(2, 5, D)
+    lengths = torch.tensor([5, 2])
     negative = lazily_negative(x)
     for ragged in (None, lengths):
         y = layer.unroll(x, None, ragged)[0]
@@ -261,13 +285,19 @@ def test_lazily_negated_numbers_are_read_with_their_sign(name: str) -> None:
         weights = list(layer.parameters())
         expected = torch.autograd.grad(y, weights, cotangent, allow_unused=True)
         again = layer.unroll(negative, None, ragged)[0]
-        got = torch.autograd.grad(again, weights, lazily_negative(cotangent), allow_unused=True)
+        got = torch.autograd.grad(
+            again, weights, lazily_negative(cotangent), allow_unused=True
+        )
         torch.testing.assert_close(got, expected, **NEAR)
     with torch.no_grad():
         for weight in layer.parameters():
             weight.data = lazily_negative(weight.data)
-        torch.testing.assert_close(layer.unroll(x)[0], layer.unroll(negative)[0], **NEAR)
-        torch.testing.assert_close(layer.unroll(x, None, lengths)[0], y.detach(), **NEAR)
+        torch.testing.assert_close(
+            layer.unroll(x)[0], layer.unroll(negative)[0], **NEAR
+        )
+        torch.testing.assert_close(
+            layer.unroll(x, None, lengths)[0], y.detach(), **NEAR
+        )
     if layer.causal:
         stream = layer.stream(2)
         said = layer.step(x[:, 0], layer.initial_state(2))[0]
@@ -280,7 +310,9 @@ def test_lazily_negated_numbers_are_read_with_their_sign(name: str) -> None:
 def test_lazily_negated_products_and_scores() -> None:
     from unrolled.ops.search import top_log_probabilities
 
-    x, w, b = torch.randn(6, 5), torch.randn(9, 5), torch.randn(9)
+    x = torch.randn(6, 5)
+    w = torch.randn(9, 5)
+    b = torch.randn(9)
     with ops.use("fast"):
         got = ops.linear(*(lazily_negative(part) for part in (x, w, b)))
     torch.testing.assert_close(got, nn.functional.linear(x, w, b))
@@ -290,7 +322,9 @@ def test_lazily_negated_products_and_scores() -> None:
 
 
 @kinds
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning"
+)
 @pytest.mark.parametrize(
     "options", [{"batch_first": True}, {"num_layers": 2, "bidirectional": True}]
 )
@@ -303,10 +337,14 @@ def test_a_trace_passes_its_check_and_runs_at_other_sizes(
     x = torch.randn(4, 7, D)
     torch.testing.assert_close(traced(x)[0], layer(x)[0], **NEAR)
     got = weights_gradients(traced(x)[0].square().sum(), layer)
-    torch.testing.assert_close(got, weights_gradients(layer(x)[0].square().sum(), layer), **NEAR)
+    torch.testing.assert_close(
+        got, weights_gradients(layer(x)[0].square().sum(), layer), **NEAR
+    )
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning"
+)
 def test_a_trace_that_is_of_one_length_alone_says_so() -> None:
     layer = ours.GRU(D, 4, layer_norm=True)
     with pytest.warns(torch.jit.TracerWarning, match="the trace reads 3 steps"):
@@ -331,12 +369,17 @@ def test_another_precision_is_refused_by_both_names(kind: str) -> None:
 
 @kinds
 def test_errors_show_shapes_as_they_were_given(kind: str) -> None:
-    layer, wide = getattr(ours, kind)(D, 4), D + 1
-    with pytest.raises(ValueError, match=rf"\(time, batch, {D}\), got \(7, 3, {wide}\)"):
+    layer = getattr(ours, kind)(D, 4)
+    wide = D + 1
+    with pytest.raises(
+        ValueError, match=rf"\(time, batch, {D}\), got \(7, 3, {wide}\)"
+    ):
         layer(torch.randn(7, 3, wide))
     with pytest.raises(ValueError, match=rf"\(time, {D}\), got \(7, {wide}\)"):
         layer(torch.randn(7, wide))
-    with pytest.raises(ValueError, match=rf"\(batch, time, {D}\), got \(7, 3, {wide}\)"):
+    with pytest.raises(
+        ValueError, match=rf"\(batch, time, {D}\), got \(7, 3, {wide}\)"
+    ):
         getattr(ours, kind)(D, 4, batch_first=True)(torch.randn(7, 3, wide))
     h = torch.zeros(3, 4)
     with pytest.raises(ValueError, match=r"shapes \[\(1, 4\).*got \[\(3, 4\)"):
@@ -364,12 +407,14 @@ def test_mode_is_torchs(kind: str) -> None:
 
 
 def test_two_threads_with_two_choices_do_not_meet() -> None:
-    layer, x = ours.GRU(32, 64, batch_first=True).eval(), torch.randn(2, 9, 32)
+    layer = ours.GRU(32, 64, batch_first=True).eval()
+    x = torch.randn(2, 9, 32)
     with torch.no_grad():
         expected = layer(x)[0]
         with ops.precision("int8"):
             low = layer(x)[0]
-    turn, wrong = threading.Barrier(2), []
+    turn = threading.Barrier(2)
+    wrong = []
 
     def run(precision: str, wanted: Tensor) -> None:
         with torch.no_grad():
@@ -390,16 +435,22 @@ def test_two_threads_with_two_choices_do_not_meet() -> None:
 @pytest.mark.parametrize("kind", ["RNNCell", "GRUCell", "LSTMCell"])
 @pytest.mark.parametrize("options", [{}, {"bias": False}])
 @pytest.mark.parametrize("rows", [(3,), ()])
-def test_cells_equal_torchs(kind: str, options: dict[str, Any], rows: tuple[int, ...]) -> None:
-    theirs, mine = getattr(nn, kind)(D, 4, **options), getattr(ours, kind)(D, 4, **options)
+def test_cells_equal_torchs(
+    kind: str, options: dict[str, Any], rows: tuple[int, ...]
+) -> None:
+    theirs = getattr(nn, kind)(D, 4, **options)
+    mine = getattr(ours, kind)(D, 4, **options)
     mine.load_state_dict(theirs.state_dict())
-    x, h, c = torch.randn(*rows, D), torch.randn(*rows, 4), torch.randn(*rows, 4)
+    x = torch.randn(*rows, D)
+    h = torch.randn(*rows, 4)
+    c = torch.randn(*rows, 4)
     begun = (h, c) if kind == "LSTMCell" else h
     for hx in (None, begun):
         torch.testing.assert_close(mine(x, hx), theirs(x, hx))
         total = torch.stack(tuple(mine(x, hx))).square().sum()
         expected = torch.stack(tuple(theirs(x, hx))).square().sum()
-        got, wanted = weights_gradients(total, mine), weights_gradients(expected, theirs)
+        got = weights_gradients(total, mine)
+        wanted = weights_gradients(expected, theirs)
         torch.testing.assert_close(got, wanted, **NEAR)
     torch.manual_seed(3)
     first = getattr(nn, kind)(D, 4)
@@ -410,9 +461,13 @@ def test_cells_equal_torchs(kind: str, options: dict[str, Any], rows: tuple[int,
 
 
 def test_wrong_calls_of_cells() -> None:
-    with pytest.raises(ValueError, match=rf"\(batch, {D}\) or \({D},\), got \(2, 3, {D}\)"):
+    with pytest.raises(
+        ValueError, match=rf"\(batch, {D}\) or \({D},\), got \(2, 3, {D}\)"
+    ):
         ours.GRUCell(D, 4)(torch.randn(2, 3, D))
-    with pytest.raises(ValueError, match=r"state of shape \(2, 4\), as x has rows, got \[\(3, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"state of shape \(2, 4\), as x has rows, got \[\(3, 4\)"
+    ):
         ours.GRUCell(D, 4)(torch.randn(2, D), torch.zeros(3, 4))
     with pytest.raises(ValueError, match=r"float32.*float64"):
         ours.LSTMCell(D, 4)(torch.randn(2, D).double())
@@ -422,7 +477,9 @@ def test_wrong_calls_of_cells() -> None:
         ours.RNNCell(D, 4, nonlinearity="gelu")
 
 
-def test_a_cell_of_ones_own_runs_on_its_equations(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_of_ones_own_runs_on_its_equations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from unrolled.nn.recurrent import Recurrent
     from unrolled.ops import reference
 
@@ -432,7 +489,8 @@ def test_a_cell_of_ones_own_runs_on_its_equations(monkeypatch: pytest.MonkeyPatc
         return (h,), {"h": h}
 
     class Leaky(Recurrent):
-        cell, gates = "leaky", 1
+        cell = "leaky"
+        gates = 1
 
     monkeypatch.setitem(reference.STEPS, "leaky", leaky)
     layer = Leaky(D, 4, 2, bidirectional=False)

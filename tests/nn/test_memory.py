@@ -7,12 +7,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from unrolled.nn import AttentionState, DecoderState, Memory, RecurrentState, pack, unpack
+from unrolled.nn import (
+    AttentionState,
+    DecoderState,
+    Memory,
+    RecurrentState,
+    pack,
+    unpack,
+)
 from unrolled.nn.state import Buffer, CacheWriter
 
 
 def memory(sources: int = 3, steps: int = 4) -> Memory:
-    keys, values = torch.randn(sources, 2, steps, 5), torch.randn(sources, 2, steps, 6)
+    keys = torch.randn(sources, 2, steps, 5)
+    values = torch.randn(sources, 2, steps, 6)
     return Memory.of([keys], [values], torch.arange(sources) % steps + 1)
 
 
@@ -49,7 +57,9 @@ def test_with_gaps_sources_leave_when_they_are_half_of_all() -> None:
 
 
 def test_padding_is_masked_but_of_empty_sources() -> None:
-    told = Memory.of([torch.zeros(2, 1, 3, 1)], [torch.zeros(2, 1, 3, 1)], torch.tensor([0, 2]))
+    told = Memory.of(
+        [torch.zeros(2, 1, 3, 1)], [torch.zeros(2, 1, 3, 1)], torch.tensor([0, 2])
+    )
     allowed = told.allowed(3)
     assert allowed is not None
     assert allowed.tolist() == [[True, False, False], [True, True, False]]
@@ -58,7 +68,8 @@ def test_padding_is_masked_but_of_empty_sources() -> None:
 
 
 def test_joined_memories_keep_their_rows() -> None:
-    one, two = memory(2, 4).reorder(torch.tensor([0, 0, 1])), memory(1, 6)
+    one = memory(2, 4).reorder(torch.tensor([0, 0, 1]))
+    two = memory(1, 6)
     both = Memory.join([one, two])
     assert both.rows.tolist() == [0, 0, 1, 2]
     assert both.keys[0].shape == (3, 2, 6, 5)
@@ -77,7 +88,9 @@ def test_a_state_survives_being_packed() -> None:
 
 def cache(rows: int = 4) -> AttentionState:
     empty = torch.zeros(2, rows, 1, 0, 3)
-    state = AttentionState(Buffer(empty, empty), torch.zeros(rows, dtype=torch.int64), 0)
+    state = AttentionState(
+        Buffer(empty, empty), torch.zeros(rows, dtype=torch.int64), 0
+    )
     return extended(state, torch.randn(2, rows, 1, 2, 3))
 
 
@@ -92,14 +105,21 @@ def extended(state: AttentionState, chunk: Tensor) -> AttentionState:
 @torch.no_grad()
 def test_a_cache_that_is_given_up_moves_only_what_changes_place() -> None:
     for rows in ([0, 0, 2, 1], [3, 2, 1, 0], [1, 1], [0, 1, 2]):
-        state, chosen = cache(), torch.tensor(rows)
-        expected, storage = state.reorder(chosen), state.buffer.keys.data_ptr()
+        state = cache()
+        chosen = torch.tensor(rows)
+        expected = state.reorder(chosen)
+        storage = state.buffer.keys.data_ptr()
         moved = state.reorder(chosen, keep=False)
         assert moved.buffer.keys.data_ptr() == storage
-        torch.testing.assert_close(moved.to_tensors(), expected.to_tensors(), rtol=0, atol=0)
+        torch.testing.assert_close(
+            moved.to_tensors(), expected.to_tensors(), rtol=0, atol=0
+        )
         chunk = torch.randn(2, len(rows), 1, 1, 3)
-        after, other = extended(moved, chunk), extended(expected, chunk)
-        torch.testing.assert_close(after.to_tensors(), other.to_tensors(), rtol=0, atol=0)
+        after = extended(moved, chunk)
+        other = extended(expected, chunk)
+        torch.testing.assert_close(
+            after.to_tensors(), other.to_tensors(), rtol=0, atol=0
+        )
         assert after.buffer.keys.data_ptr() == storage
 
 

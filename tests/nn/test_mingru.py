@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from unrolled import ops
-from unrolled.nn import LAYERS, LayerConfig, MinGRU, add_cell, build_decoder, build_layer
+from unrolled.nn import (
+    LAYERS,
+    LayerConfig,
+    MinGRU,
+    add_cell,
+    build_decoder,
+    build_layer,
+)
 from unrolled.ops.reference import PLAIN, STEPS, Extras, Weights, from_hidden
 
 
@@ -29,8 +36,10 @@ def closed_form(layer: MinGRU, x: Tensor) -> Tensor:
 
 
 def test_it_equals_the_closed_form_of_the_paper() -> None:
-    layer, x = MinGRU(5, 7).double(), torch.randn(3, 9, 5, dtype=torch.float64)
-    got, expected = layer.unroll(x)[0], closed_form(layer, x)
+    layer = MinGRU(5, 7).double()
+    x = torch.randn(3, 9, 5, dtype=torch.float64)
+    got = layer.unroll(x)[0]
+    expected = closed_form(layer, x)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
     weights = list(layer.parameters())
     torch.testing.assert_close(
@@ -41,7 +50,10 @@ def test_it_equals_the_closed_form_of_the_paper() -> None:
 
 def test_no_gate_sees_the_old_state() -> None:
     layer = MinGRU(5, 7)
-    assert sorted(name for name, _ in layer.named_parameters()) == ["bias_ih_l0", "weight_ih_l0"]
+    assert sorted(name for name, _ in layer.named_parameters()) == [
+        "bias_ih_l0",
+        "weight_ih_l0",
+    ]
     assert layer.weight_ih_l0.shape == (14, 5)
     for option in ("weight_drop", "recurrent_dropout", "orthogonal"):
         with pytest.raises(ValueError, match="no recurrent weights"):
@@ -82,7 +94,9 @@ def test_a_cell_of_ones_own_is_a_layer_like_any_other(own: str) -> None:
     torch.testing.assert_close(first, whole[:, 0])
 
 
-@pytest.mark.parametrize(("name", "gates"), [("gru", 1), ("lstm", 4), ("a b", 1), ("other", 0)])
+@pytest.mark.parametrize(
+    ("name", "gates"), [("gru", 1), ("lstm", 4), ("a b", 1), ("other", 0)]
+)
 def test_a_name_that_is_taken_or_none_is_refused(name: str, gates: int) -> None:
     before = set(LAYERS)
     with pytest.raises(ValueError, match="expected a name"):

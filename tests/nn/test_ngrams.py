@@ -25,7 +25,8 @@ def wrapped(value: int) -> int:
 
 
 def naive(layer: NGrams, row: list[int]) -> torch.Tensor:
-    total, count = torch.zeros(2, dtype=torch.float64), 0
+    total = torch.zeros(2, dtype=torch.float64)
+    count = 0
     for size in range(1, layer.longest + 1):
         for start in range(len(row) - size + 1):
             key = 0
@@ -42,12 +43,15 @@ def test_it_is_the_sum_over_all_ngrams() -> None:
     found = layer(tokens, torch.tensor(LENGTHS))
     for row, length, ours in zip(tokens.tolist(), LENGTHS, found, strict=True):
         # float64 sums of at most 18 terms in another order
-        torch.testing.assert_close(ours, naive(layer, row[:length]), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            ours, naive(layer, row[:length]), rtol=1e-12, atol=1e-12
+        )
 
 
 def test_padding_changes_nothing_in_values_or_gradients() -> None:
     layer = build()
-    tokens, lengths = torch.randint(0, 900, (4, 7)), torch.tensor(LENGTHS)
+    tokens = torch.randint(0, 900, (4, 7))
+    lengths = torch.tensor(LENGTHS)
     layer(tokens, lengths).pow(2).sum().backward()
     assert layer.weight.grad is not None
     gradients = layer.weight.grad.clone()
@@ -55,21 +59,26 @@ def test_padding_changes_nothing_in_values_or_gradients() -> None:
     other = torch.where(torch.arange(7) < lengths[:, None], tokens, 12345)
     wider = torch.cat([other, torch.full((4, 3), 777)], 1)
     layer(wider, lengths).pow(2).sum().backward()
-    torch.testing.assert_close(layer(wider, lengths), layer(tokens, lengths), rtol=0, atol=1e-15)
+    torch.testing.assert_close(
+        layer(wider, lengths), layer(tokens, lengths), rtol=0, atol=1e-15
+    )
     torch.testing.assert_close(layer.weight.grad, gradients, rtol=1e-12, atol=1e-12)
 
 
 def test_dropout_leaves_ngrams_out_in_training_alone() -> None:
     layer = NGrams(2, 1, buckets=31, dropout=0.5)
     torch.nn.init.ones_(layer.weight)
-    tokens, lengths = torch.randint(0, 900, (1, 200)), torch.tensor([200])
+    tokens = torch.randint(0, 900, (1, 200))
+    lengths = torch.tensor([200])
     exact = layer.eval()(tokens, lengths)
     # 399 terms summed one after the other in fp32
     assert exact.item() == pytest.approx(LOUDNESS * math.sqrt(399), rel=399 * 6e-8)
     dropped = torch.stack([layer.train()(tokens, lengths) for _ in range(200)])
     assert dropped.std() > 0
     # the mean of 200 draws, each of deviation LOUDNESS: within five standard errors
-    assert dropped.mean().item() == pytest.approx(exact.item(), abs=5 * LOUDNESS / math.sqrt(200))
+    assert dropped.mean().item() == pytest.approx(
+        exact.item(), abs=5 * LOUDNESS / math.sqrt(200)
+    )
 
 
 @pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])

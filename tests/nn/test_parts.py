@@ -65,7 +65,8 @@ def test_embedding_refuses() -> None:
 
 
 def test_locked_dropout() -> None:
-    dropout, x = LockedDropout(0.5), torch.ones(3, 4, 50)
+    dropout = LockedDropout(0.5)
+    x = torch.ones(3, 4, 50)
     y = dropout(x)
     assert (y == y[:, :1]).all()
     assert y.unique().tolist() == [0.0, 2.0]
@@ -121,7 +122,9 @@ def test_last_of_both_ways_is_the_final_state() -> None:
 def test_pooling_refuses() -> None:
     with pytest.raises(ValueError, match="expected a pooling out of last, mean"):
         Pooling("first", 3)
-    with pytest.raises(ValueError, match=r"pass layer.output_size and layer.reverse_size"):
+    with pytest.raises(
+        ValueError, match=r"pass layer.output_size and layer.reverse_size"
+    ):
         Pooling("last", 3, 4)
     with pytest.raises(ValueError, match=r"expected x of shape \(batch, time, 3\)"):
         Pooling("last", 3)(torch.zeros(1, 1, 2))
@@ -131,13 +134,16 @@ def test_pooling_refuses() -> None:
 
 def test_memoryless_is_a_perceptron() -> None:
     layer = Memoryless(3, 4, 2, "relu", dropout=0.5).eval()
-    first, second = layer.stages[0], layer.stages[3]
+    first = layer.stages[0]
+    second = layer.stages[3]
     x = torch.randn(2, 5, 3)
     expected = second(first(x).relu()).relu()
     torch.testing.assert_close(layer(x)[0], expected)
     assert Memoryless(3, layers=0).output_size == 3
     torch.testing.assert_close(Memoryless(3, layers=0).read(x), x)
-    with pytest.raises(ValueError, match="expected an activation out of tanh, relu, gelu"):
+    with pytest.raises(
+        ValueError, match="expected an activation out of tanh, relu, gelu"
+    ):
         Memoryless(3, activation="sine")
     with pytest.raises(ValueError, match="layers of at least 0"):
         Memoryless(3, layers=-1)
@@ -149,6 +155,12 @@ def test_states_refuse_what_is_none() -> None:
     h = torch.zeros(1, 2, 3)
     with pytest.raises(ValueError, match="some with cells and some without"):
         RecurrentState.join([RecurrentState(h), RecurrentState(h, h)])
-    for tensors in ({}, {"h": torch.zeros(1)}, {"empty/size": torch.tensor(1), "recurrent/h": h}):
-        with pytest.raises(ValueError, match=r"pass what unrolled\.nn\.state\.pack returned"):
+    for tensors in (
+        {},
+        {"h": torch.zeros(1)},
+        {"empty/size": torch.tensor(1), "recurrent/h": h},
+    ):
+        with pytest.raises(
+            ValueError, match=r"pass what unrolled\.nn\.state\.pack returned"
+        ):
             unpack(tensors)

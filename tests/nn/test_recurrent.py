@@ -16,7 +16,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from unrolled import nn, ops
 
 TIGHT = {"rtol": 0, "atol": 1e-12}
-D, H, B, T = 5, 7, 4, 6
+D = 5
+H = 7
+B = 4
+T = 6
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     (cell, {"num_layers": layers, "bidirectional": both, "bias": bias, **more})
@@ -72,7 +75,9 @@ def compare(ours: Any, theirs: Any, x: Any, data: Tensor, hx: Any, **more: Any) 
 @cases
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("mode", ["fast", "reference"])
-def test_equals_torch(cell: str, options: dict[str, Any], batch_first: bool, mode: str) -> None:
+def test_equals_torch(
+    cell: str, options: dict[str, Any], batch_first: bool, mode: str
+) -> None:
     ours, theirs = pair(cell, batch_first=batch_first, **options)
     x = torch.randn(B, T, D, dtype=torch.float64, requires_grad=True)
     with ops.use(mode):
@@ -88,7 +93,9 @@ def test_equals_torch_packed(cell: str, options: dict[str, Any], mode: str) -> N
     x = torch.randn(T, B, D, dtype=torch.float64, requires_grad=True)
     with ops.use(mode):
         for lengths, is_sorted in (([3, 6, 1, 3], False), ([6, 4, 4, 1], True)):
-            packed = pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=is_sorted)
+            packed = pack_padded_sequence(
+                x, torch.tensor(lengths), enforce_sorted=is_sorted
+            )
             compare(ours, theirs, packed, x, initial(theirs))
             y, _ = ours(packed)
             expected, _ = theirs(packed)
@@ -133,13 +140,22 @@ def test_positional_arguments_as_torch(cell: str) -> None:
     more = ("relu",) if cell == "RNN" else ()
     ours = getattr(nn, cell)(3, 4, 2, *more, False, True, 0.5, True)
     theirs = getattr(torch.nn, cell)(3, 4, 2, *more, False, True, 0.5, True)
-    for name in ("num_layers", "bias", "batch_first", "dropout", "bidirectional", "hidden_size"):
+    for name in (
+        "num_layers",
+        "bias",
+        "batch_first",
+        "dropout",
+        "bidirectional",
+        "hidden_size",
+    ):
         assert getattr(ours, name) == getattr(theirs, name)
 
 
 @pytest.mark.parametrize("cell", ["RNN", "LSTM", "GRU"])
 @pytest.mark.parametrize("ragged", [False, True])
-def test_dropout_between_layers(cell: str, ragged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_between_layers(
+    cell: str, ragged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours, theirs = pair(cell, num_layers=2, dropout=0.4, batch_first=True)
     x = torch.randn(B, T, D, dtype=torch.float64)
     ours.eval(), theirs.eval()
@@ -150,10 +166,14 @@ def test_dropout_between_layers(cell: str, ragged: bool, monkeypatch: pytest.Mon
     monkeypatch.setattr("unrolled.nn.recurrent.F.dropout", dropped)
     ours.train()
     lengths = torch.tensor([6, 2, 4, 0]) if ragged else None
-    below, above = (getattr(nn, cell)(D if not k else H, H, dtype=x.dtype) for k in (0, 1))
+    below, above = (
+        getattr(nn, cell)(D if not k else H, H, dtype=x.dtype) for k in (0, 1)
+    )
     weights = ours.state_dict()
     below.load_state_dict({k: v for k, v in weights.items() if k.endswith("l0")})
-    above.load_state_dict({k[:-1] + "0": v for k, v in weights.items() if k.endswith("l1")})
+    above.load_state_dict(
+        {k[:-1] + "0": v for k, v in weights.items() if k.endswith("l1")}
+    )
     expected = above.read(below.read(x, lengths) * mask, lengths)
     for mode in ("fast", "reference"):
         with ops.use(mode):
@@ -201,7 +221,10 @@ def test_autocast_keeps_the_state_in_fp32(cell: str, ragged: bool) -> None:
         ("LSTM", {}),
         ("LSTM", {"proj_size": 3}),
         ("GRU", {}),
-        *((cell, {"layer_norm": True, "zoneout": 0.2}) for cell in ("RNN", "LSTM", "GRU")),
+        *(
+            (cell, {"layer_norm": True, "zoneout": 0.2})
+            for cell in ("RNN", "LSTM", "GRU")
+        ),
     ],
 )
 @pytest.mark.parametrize("mode", ["auto", "reference"])
@@ -210,7 +233,8 @@ def test_autocast_steps_keep_the_state_in_fp32(
 ) -> None:
     """Tolerance as above."""
     layer = getattr(nn, cell)(D, H, 2, **options).eval()
-    x, start = torch.randn(2, B, D), layer.initial_state(B)
+    x = torch.randn(2, B, D)
+    start = layer.initial_state(B)
     _, expected = layer.step(x[1], layer.step(x[0], start)[1])
     with ops.use(mode), torch.autocast("cpu", torch.bfloat16):
         _, state = layer.step(x[1], layer.step(x[0], start)[1])
@@ -244,7 +268,8 @@ def test_dropout_between_layers_may_be_one_mask_a_sequence() -> None:
         for name, weight in below.named_parameters():
             weight.copy_(layer.get_parameter(name).abs_())
     x = torch.rand(3, 6, 4) + 0.1
-    y, said = layer.unroll(x)[0], below.unroll(x)[0]
+    y = layer.unroll(x)[0]
+    said = below.unroll(x)[0]
     masks = y / said
     assert torch.equal(masks == 0, (masks == 0)[:, :1].expand_as(masks))
     torch.testing.assert_close(masks, torch.where(masks == 0, 0.0, 2.0))
@@ -254,7 +279,9 @@ def test_dropout_between_layers_may_be_one_mask_a_sequence() -> None:
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_a_narrower_last_layer_equals_torchs_layers_in_a_row(cell: str) -> None:
-    kind, theirs = {"lstm": (nn.LSTM, torch.nn.LSTM), "gru": (nn.GRU, torch.nn.GRU)}[cell]
+    kind, theirs = {"lstm": (nn.LSTM, torch.nn.LSTM), "gru": (nn.GRU, torch.nn.GRU)}[
+        cell
+    ]
     layer = kind(5, 7, 3, last_size=4).double()
     first = theirs(5, 7, 2, batch_first=True).double()
     last = theirs(7, 4, batch_first=True).double()
@@ -295,7 +322,8 @@ def test_recurrent_dropout_is_one_mask_on_the_hidden_vector() -> None:
 
 def test_zoneout_keeps_old_values_and_evaluates_the_mean() -> None:
     layer = nn.GRU(D, 400, zoneout=0.25)
-    x, state = torch.randn(1, 1, D), nn.RecurrentState(torch.randn(1, 1, 400))
+    x = torch.randn(1, 1, D)
+    state = nn.RecurrentState(torch.randn(1, 1, 400))
     plain = nn.GRU(D, 400)
     plain.load_state_dict(layer.state_dict())
     new = plain.unroll(x, state)[0]
@@ -310,7 +338,8 @@ def test_weight_drop_is_drawn_for_each_call_and_runs_fast() -> None:
     layer = nn.LSTM(D, H, weight_drop=0.5).train()
     x = torch.randn(2, T, D)
     with ops.use("fast"):
-        first, second = layer.read(x), layer.read(x)
+        first = layer.read(x)
+        second = layer.read(x)
         assert not torch.equal(first, second)
         first.sum().backward()
     layer.eval()
@@ -323,7 +352,11 @@ def test_layer_norm_is_that_of_the_paper() -> None:
     layer = nn.LSTM(D, H, layer_norm=True, dtype=torch.float64)
     x = torch.randn(1, 1, D, dtype=torch.float64)
     normal = torch.nn.functional.layer_norm
-    gates = normal(x[0] @ layer.weight_ih_l0.T, (4 * H,)) + layer.bias_ih_l0 + layer.bias_hh_l0
+    gates = (
+        normal(x[0] @ layer.weight_ih_l0.T, (4 * H,))
+        + layer.bias_ih_l0
+        + layer.bias_hh_l0
+    )
     i, _, g, o = gates.chunk(4, 1)
     c = i.sigmoid() * g.tanh()
     h = o.sigmoid() * normal(c, (H,)).tanh()
@@ -331,7 +364,10 @@ def test_layer_norm_is_that_of_the_paper() -> None:
 
 
 def test_fast_refuses_what_only_the_reference_runs() -> None:
-    with ops.use("fast"), pytest.raises(ValueError, match="got layer_norm, zoneout; choose"):
+    with (
+        ops.use("fast"),
+        pytest.raises(ValueError, match="got layer_norm, zoneout; choose"),
+    ):
         nn.GRU(D, H, layer_norm=True, zoneout=0.1).read(torch.randn(1, 2, D))
 
 
@@ -357,7 +393,9 @@ def test_wrong_nonlinearity() -> None:
 
 
 def test_wrong_calls() -> None:
-    lstm, gru, x = nn.LSTM(D, H), nn.GRU(D, H), torch.randn(T, B, D)
+    lstm = nn.LSTM(D, H)
+    gru = nn.GRU(D, H)
+    x = torch.randn(T, B, D)
     h = torch.zeros(1, B, H)
     for layer, args, message in (
         (lstm, (x, h), r"expected a pair \(h, c\)"),
@@ -366,7 +404,11 @@ def test_wrong_calls() -> None:
         (gru, (x, torch.zeros(2, B, H)), r"expected a state of shapes \[\(1, 4, 7\)\]"),
         (gru, (x[0, 0],), "expected x of 3 dimensions, or 2"),
         (gru, (x[0], None, torch.tensor([1])), "expected no lengths for one sequence"),
-        (gru, (pack_padded_sequence(x, [6] * B), None, torch.tensor([1] * B)), "no lengths beside"),
+        (
+            gru,
+            (pack_padded_sequence(x, [6] * B), None, torch.tensor([1] * B)),
+            "no lengths beside",
+        ),
         (lstm, (x, nn.RecurrentState(h)), "expected a state of shapes"),
     ):
         with pytest.raises(ValueError, match=message):

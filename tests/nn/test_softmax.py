@@ -14,20 +14,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from unrolled.nn import softmax
 from unrolled.nn.softmax import linear_cross_entropy, sampled_cross_entropy
 
-N, D, V = 13, 6, 29
+N = 13
+D = 6
+V = 29
 
 
 def given(kind: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     shapes = ((N, D), (V, D), (V,))
-    x, weight, bias = (torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
+    x, weight, bias = (
+        torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes
+    )
     targets = torch.randint(V, (N,), generator=generator)
     targets[[0, 5, 12]] = -100
-    first, second, third = (part.to(kind).requires_grad_() for part in (x, weight, bias))
+    first, second, third = (
+        part.to(kind).requires_grad_() for part in (x, weight, bias)
+    )
     return first, second, third, targets
 
 
-def plain(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+def plain(
+    x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float
+) -> Tensor:
     logits = F.linear(x, weight, bias)
     return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
 
@@ -49,7 +57,9 @@ def test_fused_equals_cross_entropy(smoothing: float) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=0)
     for factor in (1.0, 0.3):  # a gradient of 1 takes a short cut
         found = torch.autograd.grad(factor * ours, (x, weight, bias), retain_graph=True)
-        expected = torch.autograd.grad(factor * theirs, (x, weight, bias), retain_graph=True)
+        expected = torch.autograd.grad(
+            factor * theirs, (x, weight, bias), retain_graph=True
+        )
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-13)
 
@@ -80,13 +90,15 @@ def test_bf16_products_stay_within_their_rounding() -> None:
         unit = 2.0**-9
         off = 3.01 * unit * (a.abs() @ w.abs().T).amax(1, keepdim=True)
         # a loss is a difference of two scores (log-sum-exp moves no more than its largest)
-        assert abs(float(loss.detach() - true.detach())) <= float((2 * off * real).sum())
+        assert abs(float(loss.detach() - true.detach())) <= float(
+            (2 * off * real).sum()
+        )
         # every probability moves by the factor exp(+-2 off); one more rounding each for the
         # gradients, the other factor, and the product
         law = torch.softmax(F.linear(a, w, b), 1) * real
-        moved = law * (torch.exp(2 * off) - 1) + 3.1 * unit * (law + real * F.one_hot(
-            targets.clamp(min=0), V
-        ))  # fmt: skip
+        moved = law * (torch.exp(2 * off) - 1) + 3.1 * unit * (
+            law + real * F.one_hot(targets.clamp(min=0), V)
+        )
         bounds = (moved @ w.abs(), moved.T @ a.abs(), moved.sum(0))
         for part, other, bound in zip((x, weight, bias), exact, bounds, strict=True):
             assert part.grad is not None
@@ -100,7 +112,9 @@ class Largest(TorchDispatchMode):
 
     size = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
         made = out if isinstance(out, tuple | list) else (out,)
         sizes = [part.numel() for part in made if isinstance(part, Tensor)]
@@ -122,7 +136,9 @@ def test_scores_are_never_all_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_to_score_is_zero_with_zero_gradients() -> None:
     x, weight, bias, targets = given()
     for rows in (N, 0):
-        loss = linear_cross_entropy(x[:rows], weight, bias, torch.full_like(targets, -100)[:rows])
+        loss = linear_cross_entropy(
+            x[:rows], weight, bias, torch.full_like(targets, -100)[:rows]
+        )
         loss.backward()
         assert float(loss.detach()) == 0
         for part in (x, weight, bias):
@@ -135,24 +151,32 @@ def test_without_gradients() -> None:
     with torch.no_grad():
         loss = linear_cross_entropy(x, weight, bias, targets)
     assert not loss.requires_grad
-    torch.testing.assert_close(loss, plain(x, weight, bias, targets, 0.0), rtol=1e-13, atol=0)
+    torch.testing.assert_close(
+        loss, plain(x, weight, bias, targets, 0.0), rtol=1e-13, atol=0
+    )
 
 
 def test_as_many_candidates_as_classes_is_exact() -> None:
     x, weight, bias, targets = given()
     ours = sampled_cross_entropy(x, weight, bias, targets, V)
-    torch.testing.assert_close(ours, plain(x, weight, bias, targets, 0.0), rtol=1e-13, atol=0)
+    torch.testing.assert_close(
+        ours, plain(x, weight, bias, targets, 0.0), rtol=1e-13, atol=0
+    )
 
 
 def test_the_sample_estimates_the_normaliser_without_bias() -> None:
     x, weight, bias, _ = (part.detach() for part in given())
     targets = torch.full((N,), -100)
-    targets[3], targets[7] = 2, 20  # one of the frequent classes, one of the others
+    # one of the frequent classes, one of the others
+    targets[3] = 2
+    targets[7] = 20
     torch.manual_seed(0)
     one = targets.clone()
     one[7] = -100
     scores = F.linear(x, weight, bias)
-    draws = torch.stack([sampled_cross_entropy(x, weight, bias, one, 8) for _ in range(1500)])
+    draws = torch.stack(
+        [sampled_cross_entropy(x, weight, bias, one, 8) for _ in range(1500)]
+    )
     # the loss of a single row is log Z - score
     found = torch.exp(draws + scores[3, 2])
     true = torch.exp(scores[3]).sum()

@@ -89,12 +89,14 @@ def slip(precision: str, x: Tensor, w: Tensor) -> Tensor:
     bf16 rounds each factor by 2^-8 of itself; 8 bits round it by half a step, which is 1/127 of the
     largest in its row, or by a whole one where 7 bits must do.
     """
-    x, w = x.abs(), w.abs()
+    x = x.abs()
+    w = w.abs()
     found = (x.shape[1] + 3) * UNIT * (x @ w.T + 1)
     if precision == "bf16":
         found += 2.01 * 2**-8 * (x @ w.T)
     if precision == "int8":
-        step_x, step_w = x.amax(1, keepdim=True) / 127, w.amax(1) / 127
+        step_x = x.amax(1, keepdim=True) / 127
+        step_w = w.amax(1) / 127
         found += step_x * w.sum(1) + step_w * x.sum(1, keepdim=True)
         found += x.shape[1] * step_x * step_w
     return found
@@ -108,18 +110,29 @@ def exactly(
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     found = [getattr(layer, f"{name}_l{index}", None) for name in names]
     parts: Any = [None if part is None else part.double() for part in found]
-    w, h = Weights(*parts), state[0]
+    w = Weights(*parts)
+    h = state[0]
     after, _ = STEPS[layer.cell](from_input(layer.cell, x, w), state, w, PLAIN)
-    gates = (slip(precision, x, w.ih) + slip(precision, h, w.hh)).unflatten(1, (layer.gates, -1))
+    gates = (slip(precision, x, w.ih) + slip(precision, h, w.hh)).unflatten(
+        1, (layer.gates, -1)
+    )
     # by what a gate's error is multiplied: a gradient (1/4 or 1) times what the gate lets through
     if layer.cell == "gru":
         inner = from_hidden("gru", h, w, PLAIN)[:, -h.shape[1] :]
         factors = [inner.abs() / 4, torch.tensor(0.5), torch.tensor(1.0)]
     elif layer.cell == "lstm":
-        factors = [torch.tensor(0.25), state[1].abs() / 4, torch.tensor(1.0), torch.tensor(0.25)]
+        factors = [
+            torch.tensor(0.25),
+            state[1].abs() / 4,
+            torch.tensor(1.0),
+            torch.tensor(0.25),
+        ]
     else:
         factors = [torch.tensor(1.0)]
-    error = sum((f * g for f, g in zip(factors, gates.unbind(1), strict=True)), torch.tensor(0.0))
+    error = sum(
+        (f * g for f, g in zip(factors, gates.unbind(1), strict=True)),
+        torch.tensor(0.0),
+    )
     # the polynomials of the gates are right to a few roundings
     return after, error + 16 * UNIT * (1 + after[-1].abs())
 
@@ -128,9 +141,12 @@ def exactly(
 @pytest.mark.parametrize("name", CAUSAL)
 def test_in_another_precision_the_layer_steps_itself(name: str, rows: int) -> None:
     layer = build(name)
-    stream, state = layer.stream(rows), layer.initial_state(rows)
+    stream = layer.stream(rows)
+    state = layer.initial_state(rows)
     assert not stream.native
-    for x in torch.randn(12, rows, D, dtype=stream.input.dtype):  # without weights it is fp32
+    for x in torch.randn(
+        12, rows, D, dtype=stream.input.dtype
+    ):  # without weights it is fp32
         with torch.no_grad():
             expected, state = layer.step(x, state)
         assert torch.equal(stream.step(x), expected)
@@ -141,7 +157,9 @@ def test_in_another_precision_the_layer_steps_itself(name: str, rows: int) -> No
 
 @pytest.mark.parametrize("precision", ["float32", "bf16", "int8"])
 @pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("name", [n for n in CAUSAL if n.startswith(("rnn", "gru", "lstm"))])
+@pytest.mark.parametrize(
+    "name", [n for n in CAUSAL if n.startswith(("rnn", "gru", "lstm"))]
+)
 def test_every_native_step_is_near_the_exact_one(
     name: str, rows: int, precision: str, level: str
 ) -> None:
@@ -151,15 +169,19 @@ def test_every_native_step_is_near_the_exact_one(
             warnings.simplefilter("ignore")
             assert not layer.stream(rows, precision).native
         return
-    stream, before = layer.stream(rows, precision), native.count("step")
+    stream = layer.stream(rows, precision)
+    before = native.count("step")
     assert stream.native
     for x in torch.randn(12, rows, D):
         old = [part.double() for part in tensors(stream.state)]  # copies
-        y, read = stream.step(x).double(), x.double()
+        y = stream.step(x).double()
+        read = x.double()
         new = [part.double() for part in tensors(stream.state)]
         for index in range(layer.num_layers):
             size = getattr(layer, f"weight_hh_l{index}").shape[1]
-            earlier, ours = (tuple(p[index, :, :size] for p in parts) for parts in (old, new))
+            earlier, ours = (
+                tuple(p[index, :, :size] for p in parts) for parts in (old, new)
+            )
             after, error = exactly(layer, index, read, earlier, precision)
             for found, right in zip(ours, after, strict=True):
                 assert ((found - right).abs() <= error).all()
@@ -197,13 +219,16 @@ class Dispatched(TorchDispatchMode):
         super().__init__()
         self.names: list[str] = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         self.names.append(str(func))
         return func(*args, **(kwargs or {}))
 
 
 def test_a_native_step_runs_no_operation_of_torch(needs_core: None) -> None:
-    stream, x = GRU(D, 7).stream(), torch.randn(1, D)
+    stream = GRU(D, 7).stream()
+    x = torch.randn(1, D)
     with Dispatched() as ran:
         stream.step(x)
         stream.step()
@@ -214,7 +239,8 @@ def test_a_native_step_runs_no_operation_of_torch(needs_core: None) -> None:
 def test_every_step_returns_the_same_tensor(name: str) -> None:
     stream = float32(name).stream(2)
     first = stream.step(torch.randn(2, D))
-    address, numbers = first.data_ptr(), first.clone()
+    address = first.data_ptr()
+    numbers = first.clone()
     second = stream.step(torch.randn(2, D))
     assert second is first is stream.output
     assert first.data_ptr() == address
@@ -224,15 +250,19 @@ def test_every_step_returns_the_same_tensor(name: str) -> None:
 @pytest.mark.parametrize("name", ["none", "gru-2", "lstm", "attention"])
 def test_a_step_without_argument_reads_the_input(name: str) -> None:
     layer = float32(name)
-    first, second, x = layer.stream(2), layer.stream(2), torch.randn(2, D)
+    first = layer.stream(2)
+    second = layer.stream(2)
+    x = torch.randn(2, D)
     second.input.copy_(x)
     assert torch.equal(first.step(x), second.step())
 
 
 @pytest.mark.parametrize("name", ["rnn", "gru-2", "lstm-2", "attention"])
 def test_an_input_with_gaps_is_read_right(name: str) -> None:
-    layer, x = float32(name), torch.randn(2, 2 * D)
-    whole, gaps = layer.stream(2), layer.stream(2)
+    layer = float32(name)
+    x = torch.randn(2, 2 * D)
+    whole = layer.stream(2)
+    gaps = layer.stream(2)
     for read in (x[:, ::2], torch.randn(D, 2).T):
         expected = whole.step(read.contiguous())
         torch.testing.assert_close(gaps.step(read), expected, rtol=1e-5, atol=1e-5)
@@ -255,11 +285,15 @@ WRONG: dict[str, Any] = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("name", ["gru-2", "attention"])
-def test_what_does_not_fit_is_refused_and_nothing_is_read(name: str, wrong: str) -> None:
+def test_what_does_not_fit_is_refused_and_nothing_is_read(
+    name: str, wrong: str
+) -> None:
     stream = float32(name).stream(2)
     before = stream.step(torch.randn(2, D)).clone()
     state = [part.clone() for part in tensors(stream.state)]
-    with pytest.raises(ValueError, match=r"expected x of shape \(2, 5\), torch.float32, on cpu"):
+    with pytest.raises(
+        ValueError, match=r"expected x of shape \(2, 5\), torch.float32, on cpu"
+    ):
         stream.step(WRONG[wrong])
     assert torch.equal(stream.output, before)
     for ours, theirs in zip(tensors(stream.state), state, strict=True):
@@ -291,10 +325,13 @@ def by_replacing(layer: nn.Module) -> None:
         weight.data = weight.detach() / 2
 
 
-@pytest.mark.parametrize("change", [by_data, by_numpy, by_optimizer, by_loading, by_replacing])
+@pytest.mark.parametrize(
+    "change", [by_data, by_numpy, by_optimizer, by_loading, by_replacing]
+)
 @pytest.mark.parametrize("name", ["none", "rnn", "gru-2", "lstm-2", "attention"])
 def test_changed_weights_are_seen_after_refresh_alone(name: str, change: Any) -> None:
-    layer, x = float32(name), torch.randn(6, 2, D)
+    layer = float32(name)
+    x = torch.randn(6, 2, D)
     stream = layer.stream(2)
     old = told(stream, x)
     change(layer)
@@ -309,7 +346,8 @@ def test_changed_weights_are_seen_after_refresh_alone(name: str, change: Any) ->
 
 @pytest.mark.parametrize("tie", [False, True])
 def test_refresh_takes_a_models_embedding_and_head(tie: bool) -> None:
-    model, ids = language(tie=tie).eval(), torch.randint(V, (6, 2))
+    model = language(tie=tie).eval()
+    ids = torch.randint(V, (6, 2))
     stream = model.stream(2)
     old = told(stream, ids)
     for part in (model.embedding, model.head):
@@ -324,7 +362,8 @@ def test_refresh_takes_a_models_embedding_and_head(tie: bool) -> None:
 
 def test_refresh_refuses_weights_of_another_shape(needs_core: None) -> None:
     layer: Any = GRU(D, 7)
-    stream, x = layer.stream(), torch.randn(1, D)
+    stream = layer.stream()
+    x = torch.randn(1, D)
     expected = told(stream, x[None])
     layer.weight_ih_l0 = nn.Parameter(torch.zeros(3, D))
     with pytest.raises(ValueError, match="make another stream"):
@@ -335,17 +374,28 @@ def test_refresh_refuses_weights_of_another_shape(needs_core: None) -> None:
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_rows_are_reset_alone_or_together(name: str) -> None:
-    layer, x = float32(name), torch.randn(8, 4, D)
-    stream, through = layer.stream(4), layer.stream(4)
-    fresh, unbroken = told(layer.stream(4), x[4:]), told(through, x)[4:]
-    for rows in ([1, 3], torch.tensor([1, 3]), torch.tensor([False, True, False, True])):
+    layer = float32(name)
+    x = torch.randn(8, 4, D)
+    stream = layer.stream(4)
+    through = layer.stream(4)
+    fresh = told(layer.stream(4), x[4:])
+    unbroken = told(through, x)[4:]
+    for rows in (
+        [1, 3],
+        torch.tensor([1, 3]),
+        torch.tensor([False, True, False, True]),
+    ):
         stream.reset()
         told(stream, x[:4])
         stream.reset(rows)
         found = told(stream, x[4:])
         # a cache that begins elsewhere is summed in another order
-        torch.testing.assert_close(found[:, [1, 3]], fresh[:, [1, 3]], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(found[:, [0, 2]], unbroken[:, [0, 2]], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            found[:, [1, 3]], fresh[:, [1, 3]], rtol=1e-5, atol=1e-5
+        )
+        torch.testing.assert_close(
+            found[:, [0, 2]], unbroken[:, [0, 2]], rtol=1e-5, atol=1e-5
+        )
     with pytest.raises(IndexError):
         stream.reset([4])
 
@@ -353,7 +403,8 @@ def test_rows_are_reset_alone_or_together(name: str) -> None:
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
 @pytest.mark.parametrize("name", CAUSAL)
 def test_a_stream_goes_on_from_a_state_that_was_read_at_once(name: str) -> None:
-    layer, x = float32(name), torch.randn(3, 9, D)
+    layer = float32(name)
+    x = torch.randn(3, 9, D)
     with torch.no_grad():
         y, _ = layer.unroll(x)
         _, state = layer.unroll(x[:, :6])
@@ -370,10 +421,12 @@ def test_a_stream_goes_on_from_a_state_that_was_read_at_once(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["gru-2", "lstm-extras", "attention"])
 def test_a_state_that_was_given_may_change_afterwards(name: str) -> None:
-    layer, x = float32(name), torch.randn(2, 6, D)
+    layer = float32(name)
+    x = torch.randn(2, 6, D)
     with torch.no_grad():
         _, state = layer.unroll(x)
-    one, other = layer.stream(2), layer.stream(2)
+    one = layer.stream(2)
+    other = layer.stream(2)
     one.load(state)
     other.load(state)
     for part in tensors(state):
@@ -384,7 +437,8 @@ def test_a_state_that_was_given_may_change_afterwards(name: str) -> None:
 
 
 def test_a_native_state_lies_in_the_streams_own_memory(needs_core: None) -> None:
-    layer, ones = LSTM(D, 7, 2), torch.ones(2, D)
+    layer = LSTM(D, 7, 2)
+    ones = torch.ones(2, D)
     stream = layer.stream(2)
     state: Any = stream.state
     stream.step(torch.randn(2, D))
@@ -429,11 +483,14 @@ def test_a_precision_that_cannot_be_had_is_said_so() -> None:
     assert "zoneout" in stream.explain()
 
 
-@pytest.mark.parametrize("extras", [{"dropout": 0.5}, {"input_dropout": 0.5, "weight_drop": 0.5}])
+@pytest.mark.parametrize(
+    "extras", [{"dropout": 0.5}, {"input_dropout": 0.5, "weight_drop": 0.5}]
+)
 @pytest.mark.parametrize("zoneout", [0.0, 0.3])
 def test_a_stream_evaluates_while_its_layer_trains(extras: Any, zoneout: float) -> None:
     layer = GRU(D, 7, 2, zoneout=zoneout, **extras).train()
-    x, stream = torch.randn(5, 2, D), layer.stream(2)
+    x = torch.randn(5, 2, D)
+    stream = layer.stream(2)
     found = told(stream, x)
     assert layer.training
     with torch.no_grad():
@@ -457,7 +514,8 @@ def test_nothing_is_recorded_for_a_gradient() -> None:
 
 @pytest.mark.parametrize("extras", [{}, {"layer_norm": True}])
 def test_a_stream_made_in_inference_mode_works_outside(extras: Any) -> None:
-    layer, x = GRU(D, 7, **extras), torch.randn(3, 1, D)
+    layer = GRU(D, 7, **extras)
+    x = torch.randn(3, 1, D)
     with torch.inference_mode():
         stream = layer.stream()
         first = told(stream, x).clone()
@@ -476,16 +534,20 @@ def test_a_stream_can_be_neither_copied_nor_resized(needs_core: None) -> None:
 
 
 def test_a_step_keeps_its_stream_alive() -> None:
-    layer, x = GRU(D, 7), torch.randn(4, 1, D)
+    layer = GRU(D, 7)
+    x = torch.randn(4, 1, D)
     step = layer.stream().step
-    again = [layer.stream() for _ in range(20)]  # memory that was freed would be taken again
+    again = [
+        layer.stream() for _ in range(20)
+    ]  # memory that was freed would be taken again
     assert torch.equal(torch.stack([step(s).clone() for s in x]), told(again[0], x))
 
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("tie", [False, True])
 def test_a_language_model_reads_ids_and_gives_scores(cell: str, tie: bool) -> None:
-    model, ids = language(cell, tie).eval(), torch.randint(V, (3, 9))
+    model = language(cell, tie).eval()
+    ids = torch.randint(V, (3, 9))
     with torch.no_grad():
         scores, _ = model(ids)
     stream = model.train().stream(3)
@@ -509,7 +571,9 @@ def test_ids_outside_the_vocabulary_are_refused(wrong: list[int]) -> None:
 
 def test_the_bytes_of_a_step_are_those_of_the_weights(needs_core: None) -> None:
     model = LanguageModel(TokenEmbedding(V, 64), LSTM(64, 64, 2), 64)
-    read = sum(w.numel() for part in (model.layer, model.head) for w in part.parameters())
+    read = sum(
+        w.numel() for part in (model.layer, model.head) for w in part.parameters()
+    )
     slow = LanguageModel(TokenEmbedding(V, 64), LSTM(64, 64, 2, layer_norm=True), 64)
     gains = 2 * (2 * 256 + 2 * 64)
     assert slow.stream().bytes == 4 * (read + gains)
@@ -539,10 +603,15 @@ def test_models_that_answer_at_each_step_have_streams() -> None:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_text_is_the_same_through_a_stream(cell: str, temperature: float) -> None:
-    model, sampling = language(cell).eval(), Sampling(temperature=temperature)
-    stepper, before = model.stepper(), native.count("step") if core() else 0
+    model = language(cell).eval()
+    sampling = Sampling(temperature=temperature)
+    stepper = model.stepper()
+    before = native.count("step") if core() else 0
     assert isinstance(stepper, Streamed) == core()
-    made = [list(generate(each, [3, 1, 4], 40, sampling, seed=5)) for each in (model, stepper)]
+    made = [
+        list(generate(each, [3, 1, 4], 40, sampling, seed=5))
+        for each in (model, stepper)
+    ]
     assert made[0] == made[1]
     if core():
         assert native.count("step") - before == 39
@@ -555,7 +624,9 @@ def test_a_model_without_native_step_steps_itself() -> None:
         assert other.stepper() is other
 
 
-def test_a_trained_model_writes_through_a_stream(home: SimpleNamespace, needs_core: None) -> None:
+def test_a_trained_model_writes_through_a_stream(
+    home: SimpleNamespace, needs_core: None
+) -> None:
     run = unrolled.load(home.runs["language"])
     before = native.count("step")
     text = run.generate("row ", 12, temperature=0)

@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from unrolled.nn import Attention, AttentionState
-from unrolled.nn.attention import AttentionContext, SelfAttention, rotate, rotation, sinusoid
+from unrolled.nn.attention import (
+    AttentionContext,
+    SelfAttention,
+    rotate,
+    rotation,
+    sinusoid,
+)
 from unrolled.nn.state import CacheWriter
 from unrolled.ops import reference
 
@@ -36,9 +42,16 @@ def test_heads_equal_torch() -> None:
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_block_equals_torch(causal: bool) -> None:
     layer = Attention(
-        12, 12, 1, 3, positions="sinusoidal", norm="layer", feedforward="gelu",
-        feedforward_size=20, bidirectional=not causal,
-    ).double()  # fmt: skip
+        12,
+        12,
+        1,
+        3,
+        positions="sinusoidal",
+        norm="layer",
+        feedforward="gelu",
+        feedforward_size=20,
+        bidirectional=not causal,
+    ).double()
     block = layer.blocks[0]
     theirs = torch.nn.TransformerEncoderLayer(
         12, 3, 20, 0.0, "gelu", batch_first=True, norm_first=True, bias=False
@@ -75,7 +88,10 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
     scores = []
     for start in (0, 3, 50):
         at = torch.tensor([[start + 4]]), torch.tensor([[start]])
-        turned = [rotate(part, rotation(place, 8)) for part, place in zip((q, k), at, strict=True)]
+        turned = [
+            rotate(part, rotation(place, 8))
+            for part, place in zip((q, k), at, strict=True)
+        ]
         scores.append((turned[0] * turned[1]).sum())
     # angles are fp32: 54 radians have 4e-6 of rounding in them
     torch.testing.assert_close(scores[1:], scores[:1] * 2, rtol=0, atol=5e-5)
@@ -100,14 +116,18 @@ def test_weights_start_as_gpt_2_does() -> None:
         (block.attention.out.weight, 0.02 / 4),
         (block.feedforward.out.weight, 0.02 / 4),
     ):
-        assert abs(weight.std().item() / std - 1) < 0.05  # 16,384 draws: 0.6 % off at one sigma
+        assert (
+            abs(weight.std().item() / std - 1) < 0.05
+        )  # 16,384 draws: 0.6 % off at one sigma
     x = torch.randn(2, 9, 64)
     assert 0.8 < layer.project(x).std() < 1.2
 
 
 def test_reading_step_by_step_copies_little() -> None:
     layer = Attention(4, 8, 2, 2).eval()
-    state, moved, buffers = layer.initial_state(1), 0, set()
+    state = layer.initial_state(1)
+    moved = 0
+    buffers = set()
     with torch.no_grad():
         for _ in range(300):
             before = state
@@ -160,9 +180,12 @@ def test_autocast() -> None:
 
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
 def test_context_is_the_end(positions: str) -> None:
-    layer, x = Attention(4, 8, 1, 2, positions=positions, context=5).eval(), torch.randn(2, 6, 4)
+    layer = Attention(4, 8, 1, 2, positions=positions, context=5).eval()
+    x = torch.randn(2, 6, 4)
     assert layer.context == 5
-    with pytest.raises(ValueError, match=r"expected at most 5 positions.*got 6; read a later"):
+    with pytest.raises(
+        ValueError, match=r"expected at most 5 positions.*got 6; read a later"
+    ):
         layer.read(x)
     _, state = layer.unroll(x[:, :5])
     with pytest.raises(ValueError, match="expected at most 5 positions"):
@@ -175,9 +198,12 @@ def test_context_is_the_end(positions: str) -> None:
 
 
 def test_no_state_goes_into_a_bidirectional_layer() -> None:
-    layer, x = Attention(4, 8, 1, 2, bidirectional=True), torch.randn(2, 3, 4)
+    layer = Attention(4, 8, 1, 2, bidirectional=True)
+    x = torch.randn(2, 3, 4)
     _, state = layer.unroll(x)
-    with pytest.raises(ValueError, match="expected no earlier state for a bidirectional layer"):
+    with pytest.raises(
+        ValueError, match="expected no earlier state for a bidirectional layer"
+    ):
         layer.unroll(x, state)
 
 
@@ -185,10 +211,16 @@ def test_no_state_goes_into_a_bidirectional_layer() -> None:
     ("options", "message"),
     [
         ({"heads": 3}, "expected hidden to be a multiple of heads, got 8 and 3"),
-        ({"kv_heads": 3, "heads": 4}, "expected heads to be a multiple of kv_heads, got 4 and 3"),
+        (
+            {"kv_heads": 3, "heads": 4},
+            "expected heads to be a multiple of kv_heads, got 4 and 3",
+        ),
         ({"layers": 0}, "expected layers of at least 1"),
         ({"feedforward_size": 0}, "expected feedforward_size of at least 1"),
-        ({"positions": "none"}, "expected positions out of rotary, sinusoidal, learned"),
+        (
+            {"positions": "none"},
+            "expected positions out of rotary, sinusoidal, learned",
+        ),
         ({"norm": "batch"}, "expected norm out of rms, layer"),
         ({"feedforward": "tanh"}, "expected feedforward out of swiglu, gelu"),
         ({"positions": "learned"}, "set context, or positions=rotary"),

@@ -42,7 +42,9 @@ CAUSAL: dict[str, Callable[[], Layer]] = {
     "attention": _ATTENTION,
     "attention-grouped": partial(_ATTENTION, kv_heads=2),
     "attention-one-key": partial(_ATTENTION, kv_heads=1, norm="layer"),
-    "attention-sinusoidal": partial(_ATTENTION, positions="sinusoidal", feedforward="gelu"),
+    "attention-sinusoidal": partial(
+        _ATTENTION, positions="sinusoidal", feedforward="gelu"
+    ),
     "attention-learned": partial(_ATTENTION, positions="learned", context=40),
     "attention-post-norm": partial(_ATTENTION, norm_first=False, norm="layer"),
 }

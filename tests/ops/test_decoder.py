@@ -22,20 +22,29 @@ from unrolled.ops.decoder import (
 
 pytestmark = pytest.mark.usefixtures("core")
 SHAPE = Shape(
-    layers=2, width=12, heads=3, kv_heads=1, memory_heads=3, inner=10, vocabulary=21,
+    layers=2,
+    width=12,
+    heads=3,
+    kv_heads=1,
+    memory_heads=3,
+    inner=10,
+    vocabulary=21,
     feedforward="swiglu",
-)  # fmt: skip
+)
 
 
 def packed(shape: Shape = SHAPE, precision: str = "float32") -> PackedDecoder:
-    made, size = PackedDecoder(shape, precision), shape.width // shape.heads
+    made = PackedDecoder(shape, precision)
+    size = shape.width // shape.heads
     sizes = {"self_in": shape.width + 2 * shape.kv_heads * size, "up": 2 * shape.inner}
     torch.manual_seed(5)
     for layer in range(shape.layers):
         for part in PARTS[:9]:
             rows = sizes.get(part, shape.width)
             inner = shape.inner if part == "down" else shape.width
-            weight = torch.ones(rows) if "norm" in part else 0.3 * torch.randn(rows, inner)
+            weight = (
+                torch.ones(rows) if "norm" in part else 0.3 * torch.randn(rows, inner)
+            )
             made.load(layer, part, weight, 0.1 * torch.randn(rows))
     made.load(0, "last_norm", torch.ones(shape.width), None)
     made.load(0, "head", torch.randn(shape.vocabulary, shape.width), None)
@@ -46,8 +55,13 @@ def given(rows: int = 4) -> tuple[torch.Tensor, Cache, SourceMemory]:
     keys, values = torch.zeros(2, 2, rows, 1, 8, 4)
     cache = Cache(keys, values, torch.zeros(rows, dtype=torch.int64))
     parts = [torch.randn(3, 3, 5, 4) for _ in range(4)]
-    lengths, own = torch.tensor([5, 2, 0]), torch.arange(rows) % 3
-    return torch.randn(rows, 12), cache, SourceMemory(parts[:2], parts[2:], lengths, own)
+    lengths = torch.tensor([5, 2, 0])
+    own = torch.arange(rows) % 3
+    return (
+        torch.randn(rows, 12),
+        cache,
+        SourceMemory(parts[:2], parts[2:], lengths, own),
+    )
 
 
 def test_views_are_read_and_written_where_they_stand() -> None:
@@ -61,7 +75,9 @@ def test_views_are_read_and_written_where_they_stand() -> None:
     for view, part in zip(views, (*source.keys, *source.values), strict=True):
         view.copy_(part)
     other = SourceMemory(views[:2], views[2:], source.lengths, source.rows)
-    got = decoder.step(x.t().contiguous().t(), Cache(keys, values, cache.lengths), other)
+    got = decoder.step(
+        x.t().contiguous().t(), Cache(keys, values, cache.lengths), other
+    )
     assert torch.equal(got, expected)
     assert torch.equal(keys[:, :, :, 0], cache.keys[:, :, :, 0])
     written = torch.zeros_like(wide, dtype=torch.bool)

@@ -51,7 +51,11 @@ class Case(NamedTuple):
 
     @property
     def asked(self) -> list[Tensor]:
-        return [t for t in (self.x, *self.state, *self.w) if t is not None and t.requires_grad]
+        return [
+            t
+            for t in (self.x, *self.state, *self.w)
+            if t is not None and t.requires_grad
+        ]
 
 
 def _uniform(*shape: int, bound: float = 1.0) -> Tensor:
@@ -60,10 +64,19 @@ def _uniform(*shape: int, bound: float = 1.0) -> Tensor:
 
 
 def make(
-    cell: str, rows: int, steps: int, width: int, size: int, *, form: str = "batch first",
-    ragged: bool = False, reverse: bool = False, masked: bool = False,
-    biases: tuple[bool, bool] = (True, True), said: tuple[bool, ...] = (True, True, True),
-) -> Case:  # fmt: skip
+    cell: str,
+    rows: int,
+    steps: int,
+    width: int,
+    size: int,
+    *,
+    form: str = "batch first",
+    ragged: bool = False,
+    reverse: bool = False,
+    masked: bool = False,
+    biases: tuple[bool, bool] = (True, True),
+    said: tuple[bool, ...] = (True, True, True),
+) -> Case:
     """Draw a case; ``said``: of which of y, h and c there are gradients."""
     wide = GATES[cell] * size
     x = _uniform(rows, steps, width, bound=2)
@@ -73,13 +86,18 @@ def make(
         x = torch.cat([x, x], 2)[:, :, :width]
     state = tuple(_uniform(rows, size) for _ in range(2 if cell == "lstm" else 1))
     bound = size**-0.5
-    ih, hh = _uniform(wide, width, bound=bound), _uniform(wide, size, bound=bound)
-    bias_ih, bias_hh = (_uniform(wide, bound=bound) if there else None for there in biases)
+    ih = _uniform(wide, width, bound=bound)
+    hh = _uniform(wide, size, bound=bound)
+    bias_ih, bias_hh = (
+        _uniform(wide, bound=bound) if there else None for there in biases
+    )
     w = Weights(ih, hh, bias_ih, bias_hh)
     lengths = torch.randint(0, steps + 1, (rows,)) if ragged else None
     mask = (torch.rand(rows, size) < 0.7).double() / 0.5 if masked else None
     outputs = (_uniform(rows, steps, size), *(_uniform(rows, size) for _ in state))
-    gradients = tuple(out if yes else None for out, yes in zip(outputs, said, strict=False))
+    gradients = tuple(
+        out if yes else None for out, yes in zip(outputs, said, strict=False)
+    )
     for part in (x, *state, *w):
         if part is not None:
             part.requires_grad_()
@@ -99,7 +117,9 @@ def to(case: Case, dtype: torch.dtype) -> Case:
     x = new(case.x)
     if not case.x.is_contiguous() and not case.x.transpose(0, 1).is_contiguous():
         x = torch.cat([x, x], 2)[:, :, : x.shape[2]].detach().requires_grad_()
-    return case._replace(x=x, state=state, w=w, gradients=gradients, mask=new(case.mask))
+    return case._replace(
+        x=x, state=state, w=w, gradients=gradients, mask=new(case.mask)
+    )
 
 
 def run(case: Case, grad: bool = True) -> list[Tensor]:
@@ -113,7 +133,9 @@ def run(case: Case, grad: bool = True) -> list[Tensor]:
     if not grad:
         return outputs
     pairs = [
-        (o, s.to(o.dtype)) for o, s in zip(outputs, case.gradients, strict=True) if s is not None
+        (o, s.to(o.dtype))
+        for o, s in zip(outputs, case.gradients, strict=True)
+        if s is not None
     ]
     found: Any = ()
     if pairs:
@@ -132,14 +154,18 @@ def by_equations(case: Case) -> list[Tensor]:
         return run(case)
 
 
-def close(got: list[Tensor], exact: list[Tensor], rough: list[Tensor], unit: float) -> None:
+def close(
+    got: list[Tensor], exact: list[Tensor], rough: list[Tensor], unit: float
+) -> None:
     """Compare as the head of this file says."""
     for a, e, r in zip(got, exact, rough, strict=True):
         assert a.shape == e.shape
         assert a.dtype == torch.float32
         measure = (r.double() - e).abs().max().item() if e.numel() else 0.0
         worst = (a.double() - e).abs().max().item() if e.numel() else 0.0
-        assert worst <= 4 * measure + unit * (1 + (e.abs().max().item() if e.numel() else 0.0))
+        assert worst <= 4 * measure + unit * (
+            1 + (e.abs().max().item() if e.numel() else 0.0)
+        )
 
 
 def compare(case: Case, low: bool = False) -> None:
@@ -150,7 +176,9 @@ def compare(case: Case, low: bool = False) -> None:
         got = run(single)
         quiet = run(single, grad=False)
     assert native.count("forward") == before[0] + 2  # the spy: it was the core that ran
-    assert native.count("backward") == before[1] + any(s is not None for s in case.gradients)
+    assert native.count("backward") == before[1] + any(
+        s is not None for s in case.gradients
+    )
     assert all(torch.equal(a, b) for a, b in zip(got, quiet, strict=False))
     with torch.autocast("cpu", torch.bfloat16, enabled=low):
         rough = by_equations(to(case, torch.float32))
@@ -220,7 +248,9 @@ def test_nothing_to_read(cell: str) -> None:
         assert y.shape == (rows, steps, 4)
         if not steps:
             assert torch.equal(h, case.state[0])
-    case = to(make(cell, 3, 4, 2, 5), torch.float32)._replace(lengths=torch.zeros(3).long())
+    case = to(make(cell, 3, 4, 2, 5), torch.float32)._replace(
+        lengths=torch.zeros(3).long()
+    )
     y, h, *rest = run(case)
     assert not y.any()
     assert torch.equal(h, case.state[0])
@@ -243,7 +273,9 @@ def test_int8_is_near_and_is_not_fp32(level: str, cell: str) -> None:
     expected = run(case, grad=False)
     with ops.precision("int8"):
         got = run(case, grad=False)
-        with pytest.raises(ValueError, match=r"without gradients under ops\.precision\('int8'\)"):
+        with pytest.raises(
+            ValueError, match=r"without gradients under ops\.precision\('int8'\)"
+        ):
             run(case)
     assert not torch.equal(got[0], expected[0])
     torch.testing.assert_close(got, expected, rtol=0, atol=0.1)
@@ -251,15 +283,21 @@ def test_int8_is_near_and_is_not_fp32(level: str, cell: str) -> None:
 
 @levels
 @every
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 1e-40])
-def test_extreme_numbers_are_as_in_the_equations(level: str, cell: str, value: float) -> None:
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 1e-40]
+)
+def test_extreme_numbers_are_as_in_the_equations(
+    level: str, cell: str, value: float
+) -> None:
     native.set_level(level)
     plain = to(make(cell, 5, 3, 6, 9), torch.float32)
     for place in ("x", "h"):
         case = to(plain, torch.float32)
         with torch.no_grad():
             (case.x[1, 1] if place == "x" else case.state[0][1])[2] = value
-        got, expected, clean = run(case), by_equations(case), run(plain)
+        got = run(case)
+        expected = by_equations(case)
+        clean = run(plain)
         count = 1 + len(case.state)
         # gradients through what is not finite differ in torch, too, from one kernel to the next
         compared = len(got) if abs(value) < float("inf") else count
@@ -313,14 +351,17 @@ def test_a_row_has_the_same_bits_in_every_batch_in_int8(cell: str) -> None:
     with ops.precision("int8"), torch.no_grad():
         whole = run(case, grad=False)
         for rows in ([3], [20, 4]):
-            few = case._replace(x=case.x[rows], state=tuple(s[rows] for s in case.state))
+            few = case._replace(
+                x=case.x[rows], state=tuple(s[rows] for s in case.state)
+            )
             for a, b in zip(run(few, grad=False), whole, strict=True):
                 assert torch.equal(a, b[rows])
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_forward_mode_gradients_come_from_the_equations() -> None:
-    x, gradient = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    x = torch.randn(2, 3, 4)
+    gradient = torch.randn(2, 3, 4)
     layer = nn.GRU(4, 5, batch_first=True)
     expected = torch.func.jvp(lambda x: layer(x)[0], (x,), (gradient,))[1]
     with forward_ad.dual_level():
@@ -344,19 +385,23 @@ def test_a_ragged_row_has_the_bits_it_has_alone(cell: str) -> None:
                 y, *after = run(alone, grad=False)
                 assert torch.equal(whole[0][row, :length], y[0])
                 assert all(
-                    torch.equal(a[row], b[0]) for a, b in zip(whole[1:], after, strict=False)
+                    torch.equal(a[row], b[0])
+                    for a, b in zip(whole[1:], after, strict=False)
                 )
             assert not whole[0][row, length:].any()
 
 
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
 def test_a_hundred_thousand_steps_at_once_or_in_parts(kind: type[nn.GRU]) -> None:
-    layer, x = kind(3, 8), torch.randn(1, 100_000, 3, requires_grad=True)
+    layer = kind(3, 8)
+    x = torch.randn(1, 100_000, 3, requires_grad=True)
     y, last = layer.unroll(x)
     first, state = layer.unroll(x[:, :40_001])
     second, state = layer.unroll(x[:, 40_001:], state)
     assert torch.equal(torch.cat([first, second], 1), y)
-    for got, expected in zip(state.to_tensors().values(), last.to_tensors().values(), strict=True):
+    for got, expected in zip(
+        state.to_tensors().values(), last.to_tensors().values(), strict=True
+    ):
         assert torch.equal(got, expected)
     (gradient,) = torch.autograd.grad(y.sum(), x)
     assert gradient.isfinite().all()
@@ -376,7 +421,9 @@ def test_fresh_memory_is_never_read(cell: str, request: pytest.FixtureRequest) -
                 with torch.no_grad():
                     case.x[padding] = float("nan")
                     case.gradients[0][padding] = float("nan")
-            assert all(torch.equal(a, b) for a, b in zip(run(case), expected, strict=True))
+            assert all(
+                torch.equal(a, b) for a, b in zip(run(case), expected, strict=True)
+            )
             torch.use_deterministic_algorithms(False)
 
 
@@ -392,7 +439,9 @@ def test_gradients_twice_over_one_graph(cell: str) -> None:
 @every
 def test_only_the_gradients_wanted(cell: str) -> None:
     case = to(make(cell, 3, 4, 5, 6), torch.float32)
-    whole = dict(zip(map(id, case.asked), run(case)[1 + len(case.state) :], strict=True))
+    whole = dict(
+        zip(map(id, case.asked), run(case)[1 + len(case.state) :], strict=True)
+    )
     for kept in case.asked:
         for part in case.asked:
             part.requires_grad_(part is kept)
@@ -410,7 +459,9 @@ def _second(case: Case, form: str) -> list[Tensor]:
         inputs = inputs._replace(x=case.x.flatten(0, 1)[layout.places()])
     else:
         layout = padded(case.x, torch.tensor([3, 1, 4]) if form == "ragged" else None)
-    y, after = kernel.unroll(Call(case.cell, "float32", case.reverse, layout), inputs, case.mask)
+    y, after = kernel.unroll(
+        Call(case.cell, "float32", case.reverse, layout), inputs, case.mask
+    )
     total = y.sin().sum() + sum(part.sin().sum() for part in after)
     first = torch.autograd.grad(total, case.asked, create_graph=True)
     second = torch.autograd.grad(sum(part.square().sum() for part in first), case.asked)
@@ -419,17 +470,21 @@ def _second(case: Case, form: str) -> list[Tensor]:
 
 @every
 @pytest.mark.parametrize("form", ["plain", "ragged", "packed"])
-def test_second_derivatives(cell: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_derivatives(
+    cell: str, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     exact = make(cell, 3, 4, 2, 3, masked=True, reverse=form == "ragged")
     got = _second(to(exact, torch.float32), form)
 
     def unroll(call: Call, i: Inputs, mask: Tensor | None) -> Any:
         """The equations, padded."""
-        x, layout = i.x, call.layout
+        x = i.x
+        layout = call.layout
         if form == "packed":
             flat = x.new_zeros(12, 2).index_add(0, layout.places(), x)
             x = flat.unflatten(0, (3, 4))
-        state, w = (i.h,) if i.c is None else (i.h, i.c), Weights(*i[1:5])
+        state = (i.h,) if i.c is None else (i.h, i.c)
+        w = Weights(*i[1:5])
         extras = Extras(recurrent_mask=mask)
         y, after, _ = reference.unroll(
             call.cell, x, state, w, layout.lengths(), call.reverse, extras
@@ -437,7 +492,8 @@ def test_second_derivatives(cell: str, form: str, monkeypatch: pytest.MonkeyPatc
         return y.flatten(0, 1)[layout.places()] if form == "packed" else y, after
 
     monkeypatch.setattr(kernel, "unroll", unroll)
-    rough, expected = _second(to(exact, torch.float32), form), _second(exact, form)
+    rough = _second(to(exact, torch.float32), form)
+    expected = _second(exact, form)
     close(got, expected, rough, 64 * 2**-24)
 
 
@@ -446,7 +502,9 @@ def test_torch_func_and_batched_gradients(cell: str) -> None:
     case = to(make(cell, 3, 4, 2, 5), torch.float32)
     y = table.unroll(cell, case.x, case.state, case.w)[0]
     many = torch.randn(4, *y.shape)
-    (found,) = torch.autograd.grad(y, case.x, many, is_grads_batched=True, retain_graph=True)
+    (found,) = torch.autograd.grad(
+        y, case.x, many, is_grads_batched=True, retain_graph=True
+    )
     for gradient, got in zip(many, found, strict=True):
         (expected,) = torch.autograd.grad(y, case.x, gradient, retain_graph=True)
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
@@ -498,7 +556,10 @@ def test_runs_after_a_fork(gru: nn.GRU) -> None:
 
     def gradients() -> Tensor:
         return torch.cat(
-            [g.flatten() for g in torch.autograd.grad(gru.read(x).sum(), list(gru.parameters()))]
+            [
+                g.flatten()
+                for g in torch.autograd.grad(gru.read(x).sum(), list(gru.parameters()))
+            ]
         )
 
     expected = gradients()
@@ -535,7 +596,9 @@ def test_the_next_call_follows_every_change_of_the_weights(cell: str) -> None:
         optimizer.step()
 
     def by_average() -> None:
-        for mine, mean in zip(layer.parameters(), average.module.parameters(), strict=True):
+        for mine, mean in zip(
+            layer.parameters(), average.module.parameters(), strict=True
+        ):
             mine.data, mean.data = mean.data, mine.data
 
     ways = {
@@ -546,7 +609,8 @@ def test_the_next_call_follows_every_change_of_the_weights(cell: str) -> None:
         "load": lambda: layer.load_state_dict(other.state_dict()),
     }
     for name, change in ways.items():
-        before, counted = layer.read(x), native.count("forward")
+        before = layer.read(x)
+        counted = native.count("forward")
         change()
         after = layer.read(x)
         assert native.count("forward") > counted, name
@@ -567,12 +631,18 @@ def test_shapes_are_looked_at_before_memory_is() -> None:
         ("b_ih", torch.zeros(14)),
         ("b_hh", torch.zeros(15).double()),
     ):
-        with pytest.raises(ValueError, match=r"expected .* of shape .* in fp32 on the CPU for gru"):
+        with pytest.raises(
+            ValueError, match=r"expected .* of shape .* in fp32 on the CPU for gru"
+        ):
             kernel.forward(call, good._replace(**{name: wrong}), None, 0)
     with pytest.raises(ValueError, match="expected mask of shape"):
         kernel.forward(call, good, torch.zeros(2, 4), 0)
     for cell, c in (("gru", torch.zeros(2, 5)), ("lstm", None)):
         wide = GATES[cell] * 5
         parts = good._replace(c=c, w_ih=torch.zeros(wide, 4), w_hh=torch.zeros(wide, 5))
-        with pytest.raises(ValueError, match="expected c for lstm and for no other cell"):
-            kernel.forward(call._replace(cell=cell), parts._replace(b_ih=None, b_hh=None), None, 0)
+        with pytest.raises(
+            ValueError, match="expected c for lstm and for no other cell"
+        ):
+            kernel.forward(
+                call._replace(cell=cell), parts._replace(b_ih=None, b_hh=None), None, 0
+            )

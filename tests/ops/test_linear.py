@@ -15,7 +15,14 @@ from unrolled import ops
 from unrolled.ops import native
 
 pytestmark = pytest.mark.usefixtures("core")
-SHAPES = [((5, 7), 3), ((2, 3, 33), 17), ((4,), 6), ((1, 1), 1), ((40, 64), 130), ((2, 0), 3)]
+SHAPES = [
+    ((5, 7), 3),
+    ((2, 3, 33), 17),
+    ((4,), 6),
+    ((1, 1), 1),
+    ((40, 64), 130),
+    ((2, 0), 3),
+]
 
 
 def gradients(y: Tensor, inputs: list[Tensor]) -> list[Tensor]:
@@ -27,7 +34,9 @@ def gradients(y: Tensor, inputs: list[Tensor]) -> list[Tensor]:
 @pytest.mark.parametrize(("shape", "outputs"), SHAPES)
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("low", [False, True])
-def test_equals_torch(shape: tuple[int, ...], outputs: int, biased: bool, low: bool) -> None:
+def test_equals_torch(
+    shape: tuple[int, ...], outputs: int, biased: bool, low: bool
+) -> None:
     sizes = [shape, (outputs, shape[-1]), *([(outputs,)] if biased else [])]
     inputs = [torch.randn(size, requires_grad=True) for size in sizes]
     exact = gradients(F.linear(*(p.double() for p in inputs)), inputs)
@@ -46,7 +55,8 @@ def test_equals_torch(shape: tuple[int, ...], outputs: int, biased: bool, low: b
 
 
 def test_gaps_in_memory_and_gradients_that_are_one_number() -> None:
-    x, weight = torch.randn(6, 10)[:, ::2].requires_grad_(), torch.randn(5, 4).t().requires_grad_()
+    x = torch.randn(6, 10)[:, ::2].requires_grad_()
+    weight = torch.randn(5, 4).t().requires_grad_()
     expected = torch.autograd.grad(F.linear(x, weight).sum(), [x, weight])
     with ops.use("fast"):
         got = torch.autograd.grad(ops.linear(x, weight).sum(), [x, weight])
@@ -54,13 +64,16 @@ def test_gaps_in_memory_and_gradients_that_are_one_number() -> None:
 
 
 def test_second_derivatives_and_batched_ones() -> None:
-    x, weight = torch.randn(3, 4, requires_grad=True), torch.randn(2, 4, requires_grad=True)
+    x = torch.randn(3, 4, requires_grad=True)
+    weight = torch.randn(2, 4, requires_grad=True)
     results = []
     for mode in ("auto", "fast"):
         with ops.use(mode):
             y = ops.linear(x, weight)
             (first,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
-            second = torch.autograd.grad(first.square().sum(), [x, weight], retain_graph=True)
+            second = torch.autograd.grad(
+                first.square().sum(), [x, weight], retain_graph=True
+            )
             many = torch.eye(6).view(6, 3, 2)
             (batched,) = torch.autograd.grad(y, x, many, is_grads_batched=True)
         results.append((first, *second, batched))
@@ -69,7 +82,8 @@ def test_second_derivatives_and_batched_ones() -> None:
 
 def test_everything_else_is_torchs() -> None:
     before = native.count("matmul")
-    x, weight = torch.randn(2, 4), torch.randn(3, 4)
+    x = torch.randn(2, 4)
+    weight = torch.randn(3, 4)
     ops.linear(x, weight)
     with ops.use("fast"):
         ops.linear(x.double(), weight.double())

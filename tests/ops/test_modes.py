@@ -65,7 +65,9 @@ NAMES = ("auto", "float32", "bf16", "int8")
 
 
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.integers(0, 9)), max_size=8))
-def test_blocks_that_end_in_any_order_leave_what_is_open(plan: list[tuple[str, int]]) -> None:
+def test_blocks_that_end_in_any_order_leave_what_is_open(
+    plan: list[tuple[str, int]],
+) -> None:
     open_blocks: list[precision] = []
     names: dict[int, str] = {}
     for name, closes in plan:
@@ -85,7 +87,9 @@ def test_blocks_that_end_in_any_order_leave_what_is_open(plan: list[tuple[str, i
 
 
 def test_a_name_that_is_none_is_refused_and_changes_nothing() -> None:
-    with pytest.raises(ValueError, match="expected a mode out of auto, fast, reference"):
+    with pytest.raises(
+        ValueError, match="expected a mode out of auto, fast, reference"
+    ):
         use("quick")
     with pytest.raises(ValueError, match="expected a precision out of auto"):
         precision("fp8")
@@ -98,7 +102,8 @@ def test_compiled_code_follows_the_choice_of_its_thread() -> None:
 
     from unrolled.nn import GRU
 
-    layer, x = GRU(32, 64, batch_first=True).eval(), torch.randn(2, 9, 32)
+    layer = GRU(32, 64, batch_first=True).eval()
+    x = torch.randn(2, 9, 32)
     compiled = torch.compile(lambda x: layer(x)[0], backend="eager", fullgraph=True)
     with torch.no_grad():
         exact = layer(x)[0]
@@ -126,7 +131,8 @@ def test_code_compiled_before_any_choice_follows_the_first() -> None:
 
     from unrolled.nn import GRU
 
-    layer, x = GRU(4, 8, layer_norm=True).eval(), torch.randn(3, 2, 4)
+    layer = GRU(4, 8, layer_norm=True).eval()
+    x = torch.randn(3, 2, 4)
 
     def compile_then_choose() -> str:
         torch._dynamo.reset()

@@ -31,13 +31,17 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 def _listed(text: str, name: str) -> dict[str, int]:
     body = re.search(rf"enum {name} {{(.*?)}};", text, re.S)
     assert body is not None
-    return {key: int(value) for key, value in re.findall(r"UNROLLED_(\w+) = (\d+)", body[1])}
+    return {
+        key: int(value) for key, value in re.findall(r"UNROLLED_(\w+) = (\d+)", body[1])
+    }
 
 
 def _fields(text: str, name: str) -> list[tuple[str, str]]:
     """Return the members of a struct, with their kinds as ``struct`` has them."""
     fields = []
-    for line in re.search(rf"typedef struct {name} {{(.*?)}}", text, re.S)[1].split(";"):
+    for line in re.search(rf"typedef struct {name} {{(.*?)}}", text, re.S)[1].split(
+        ";"
+    ):
         kind = re.match(r"\s*(?:const )?(int32_t|int64_t|float)\b(.*)", line, re.S)
         for part in kind[2].split(",") if kind else ():
             found = re.fullmatch(r"\W*(?:const )?\W*(\w+)(?:\[(\d)\])?\s*", part)
@@ -54,7 +58,9 @@ def test_the_header_says_the_same() -> None:
         ("unrolled_counter", native._COUNTERS),
         ("unrolled_level", {name: place for place, name in enumerate(native.LEVELS)}),
     ):
-        assert {key.lower(): value for key, value in _listed(text, name).items()} == table
+        assert {
+            key.lower(): value for key, value in _listed(text, name).items()
+        } == table
     precisions = {"fp32": "float32"}
     found = _listed(text, "unrolled_precision")
     assert {
@@ -70,7 +76,9 @@ def test_the_header_says_the_same() -> None:
         for name, arguments in declared
     }
     assert counts.pop("abi") == 0
-    assert {name: len(kinds) - 1 for name, kinds in native._SIGNATURES.items()} == counts
+    assert {
+        name: len(kinds) - 1 for name, kinds in native._SIGNATURES.items()
+    } == counts
 
 
 def _nowhere(path: Path) -> str:
@@ -90,10 +98,13 @@ def test_without_the_library_there_is_one_warning_and_torchs_path(
     path = tmp_path / "libunrolled.so"
     reason = prepare(path)
     monkeypatch.setenv("UNROLLED_LIBRARY", str(path))
-    layer, x = nn.GRU(3, 4), torch.randn(2, 5, 3)
+    layer = nn.GRU(3, 4)
+    x = torch.randn(2, 5, 3)
     theirs = torch.nn.GRU(3, 4, batch_first=True)
     theirs.load_state_dict(layer.state_dict())
-    with pytest.warns(RuntimeWarning, match=f"not in use: .*{reason}.*compiler and reinstall"):
+    with pytest.warns(
+        RuntimeWarning, match=f"not in use: .*{reason}.*compiler and reinstall"
+    ):
         y = layer.read(x)
     torch.testing.assert_close(y, theirs(x)[0])
     layer.read(x).sum().backward()  # a warning is an error here
@@ -121,14 +132,18 @@ def test_a_library_of_another_version_is_left_alone(
     path = tmp_path / "libunrolled.so"
     path.touch()
     monkeypatch.setenv("UNROLLED_LIBRARY", str(path))
-    monkeypatch.setattr(native.ctypes, "CDLL", lambda name: SimpleNamespace(**functions))
+    monkeypatch.setattr(
+        native.ctypes, "CDLL", lambda name: SimpleNamespace(**functions)
+    )
     with pytest.warns(RuntimeWarning, match=reason):
         assert native.library() is None
     assert not native.available()
 
 
 @pytest.mark.skipif(not native.available(), reason="needs the native core")
-@pytest.mark.skipif(sys.platform != "linux", reason="libraries of Linux alone are looked into")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="libraries of Linux alone are looked into"
+)
 @pytest.mark.usefixtures("fresh")
 def test_a_library_that_lacks_bytes_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -137,8 +152,18 @@ def test_a_library_that_lacks_bytes_is_left_alone(
     path = tmp_path / "libunrolled.so"
     monkeypatch.setenv("UNROLLED_LIBRARY", str(path))
     # loading one ends the process: so it must not come to that
-    monkeypatch.setattr(native.ctypes, "CDLL", lambda name: pytest.fail(f"{name} was loaded"))
-    for size in (5, 63, 64, 5_000, len(whole) * 3 // 10, len(whole) * 9 // 10, len(whole) - 1):
+    monkeypatch.setattr(
+        native.ctypes, "CDLL", lambda name: pytest.fail(f"{name} was loaded")
+    )
+    for size in (
+        5,
+        63,
+        64,
+        5_000,
+        len(whole) * 3 // 10,
+        len(whole) * 9 // 10,
+        len(whole) - 1,
+    ):
         path.write_bytes(whole[:size])
         monkeypatch.setattr(native, "_missing", None)
         with pytest.warns(RuntimeWarning, match="cut short"):
@@ -180,15 +205,21 @@ def test_a_level_that_is_unknown_is_refused_at_every_call(
 ) -> None:
     monkeypatch.setenv("UNROLLED_ISA", name)
     for _ in range(2):
-        with pytest.raises(ValueError, match=rf"expected UNROLLED_ISA out of portable.*'{name}'"):
+        with pytest.raises(
+            ValueError, match=rf"expected UNROLLED_ISA out of portable.*'{name}'"
+        ):
             nn.RNN(2, 3).read(torch.randn(1, 2, 2))
 
 
 @core
-def test_a_level_that_does_not_run_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_level_that_does_not_run_here_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     small = SimpleNamespace(best_level=lambda: 1, set_level=lambda level: -1)
     monkeypatch.setattr(native, "_library", small)
-    with pytest.raises(ValueError, match="expected a level out of portable, avx2, got 'avx512'"):
+    with pytest.raises(
+        ValueError, match="expected a level out of portable, avx2, got 'avx512'"
+    ):
         native.set_level("avx512")
 
 

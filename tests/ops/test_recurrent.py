@@ -37,10 +37,16 @@ def ran(call: Callable[[], object]) -> int:
         ),
         ({"residual": True, "bias": False}, r"native \(\w+, float32\)"),
         ({"dtype": torch.bfloat16}, r"native \(\w+, bf16\)"),
-        ({"dtype": torch.float64}, r"torch \(weights in torch.float64; float32 and bf16 are"),
+        (
+            {"dtype": torch.float64},
+            r"torch \(weights in torch.float64; float32 and bf16 are",
+        ),
         ({"proj_size": 3, "dtype": torch.float64}, r"torch \(a projection"),
         ({"layer_norm": True}, r"reference \(layer_norm: only the equations have it"),
-        ({"zoneout": 0.1, "layer_norm": True}, r"reference \(layer_norm, zoneout: only"),
+        (
+            {"zoneout": 0.1, "layer_norm": True},
+            r"reference \(layer_norm, zoneout: only",
+        ),
         (
             {"recurrent_dropout": 0.5, "dtype": torch.float64},
             r"reference \(recurrent_dropout: .*; not native: weights in torch.float64",
@@ -70,7 +76,8 @@ def test_explain_draws_nothing_and_names_directions() -> None:
 
 
 def test_explain_follows_the_modes() -> None:
-    layer, x = nn.GRU(2, 3), torch.randn(1, 2, 2)
+    layer = nn.GRU(2, 3)
+    x = torch.randn(1, 2, 2)
     with ops.use("reference"):
         assert layer.explain() == (
             "layer 0: reference (ops.use('reference') was chosen; ops.use('auto') ends it)"
@@ -91,9 +98,14 @@ def test_explain_follows_the_modes() -> None:
 
 
 @pytest.mark.parametrize("low", ["bf16", "int8"])
-def test_a_precision_that_the_core_alone_has_is_never_silently_another(low: str) -> None:
-    x, told = torch.randn(1, 2, 2), f"ops.precision('{low}') is ignored, which the native core"
-    layer, normed, double = nn.GRU(2, 3), nn.GRU(2, 3, layer_norm=True), nn.GRU(2, 3).double()
+def test_a_precision_that_the_core_alone_has_is_never_silently_another(
+    low: str,
+) -> None:
+    x = torch.randn(1, 2, 2)
+    told = f"ops.precision('{low}') is ignored, which the native core"
+    layer = nn.GRU(2, 3)
+    normed = nn.GRU(2, 3, layer_norm=True)
+    double = nn.GRU(2, 3).double()
     with torch.no_grad():
         exact = layer.step(x[:, 0], layer.initial_state(1))[0]
     with ops.precision(low), torch.no_grad():
@@ -115,12 +127,17 @@ def test_a_precision_that_the_core_alone_has_is_never_silently_another(low: str)
 
 
 def test_what_the_core_cannot_reach_goes_to_torch() -> None:
-    layer, x = nn.GRU(2, 3).eval(), torch.randn(4, 1, 2)
+    layer = nn.GRU(2, 3).eval()
+    x = torch.randn(4, 1, 2)
     traced: list[Any] = []
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert not ran(lambda: traced.append(torch.jit.trace(layer, x, check_trace=False)))
-    torch.testing.assert_close(traced[0](2 * x)[0], layer(2 * x)[0], rtol=1e-5, atol=1e-6)
+        assert not ran(
+            lambda: traced.append(torch.jit.trace(layer, x, check_trace=False))
+        )
+    torch.testing.assert_close(
+        traced[0](2 * x)[0], layer(2 * x)[0], rtol=1e-5, atol=1e-6
+    )
 
     class Mine(torch.Tensor):
         pass
@@ -138,7 +155,8 @@ def test_what_the_core_cannot_reach_goes_to_torch() -> None:
 
 
 def test_precision_is_a_call_and_a_block() -> None:
-    layer, x = nn.GRU(40, 30), torch.randn(2, 5, 40)
+    layer = nn.GRU(40, 30)
+    x = torch.randn(2, 5, 40)
     exact = layer.read(x)
     with ops.precision("bf16"):
         assert not torch.equal(layer.read(x), exact)
@@ -148,7 +166,9 @@ def test_precision_is_a_call_and_a_block() -> None:
     assert torch.equal(layer.read(x), exact)
     with torch.autocast("cpu", torch.bfloat16), ops.precision("float32"):
         assert torch.equal(layer.read(x), exact)
-    with pytest.raises(ValueError, match="expected a precision out of auto, float32, bf16, int8"):
+    with pytest.raises(
+        ValueError, match="expected a precision out of auto, float32, bf16, int8"
+    ):
         ops.precision("fp8")
 
 
@@ -160,11 +180,15 @@ def test_weights_in_bf16(kind: str) -> None:
     wide.load_state_dict(layer.state_dict())
     x = torch.randn(3, 4, 5, dtype=torch.bfloat16, requires_grad=True)
     y, state = layer.unroll(x)
-    assert {y.dtype, *(part.dtype for part in state.to_tensors().values())} == {torch.bfloat16}
+    assert {y.dtype, *(part.dtype for part in state.to_tensors().values())} == {
+        torch.bfloat16
+    }
     torch.testing.assert_close(y.float(), wide.read(x.float()), rtol=0, atol=0.03)
     gradients = torch.autograd.grad(y.float().sum(), [x, *layer.parameters()])
     assert all(gradient.dtype == torch.bfloat16 for gradient in gradients)
-    with pytest.raises((ValueError, RuntimeError)):  # torch's own complaint, as without autocast
+    with pytest.raises(
+        (ValueError, RuntimeError)
+    ):  # torch's own complaint, as without autocast
         layer.read(x.float())
 
 
@@ -172,7 +196,9 @@ def test_weights_in_bf16(kind: str) -> None:
 def test_packed_sequences_are_read_where_they_stand(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layer = getattr(nn, kind)(5, 7, 2, bidirectional=True, recurrent_dropout=0.5, dropout=0.2)
+    layer = getattr(nn, kind)(
+        5, 7, 2, bidirectional=True, recurrent_dropout=0.5, dropout=0.2
+    )
     theirs = getattr(torch.nn, kind)(5, 7, 2, bidirectional=True).eval()
     theirs.load_state_dict(layer.state_dict())
     x = torch.randn(6, 4, 5, requires_grad=True)
@@ -187,12 +213,18 @@ def test_packed_sequences_are_read_where_they_stand(
         assert isinstance(y, PackedSequence)
         ends = state if kind == "LSTM" else (state,)
         total = y.data.sin().sum() + sum(end.sin().sum() for end in ends)
-        gradients = torch.autograd.grad(total, [x, h, *module.parameters()], retain_graph=True)
+        gradients = torch.autograd.grad(
+            total, [x, h, *module.parameters()], retain_graph=True
+        )
         results.append((y.data, *ends, *gradients))
     # fp32 sums of some 20 numbers of size 1, through six steps and two layers
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="expected a state of 4 rows, as many as x, got 3"):
-        layer(sequence, tuple(part[:, :3] for part in hx) if kind == "LSTM" else h[:, :3])
+    with pytest.raises(
+        ValueError, match="expected a state of 4 rows, as many as x, got 3"
+    ):
+        layer(
+            sequence, tuple(part[:, :3] for part in hx) if kind == "LSTM" else h[:, :3]
+        )
 
 
 def test_packed_sequences_are_padded_where_masks_need_rows() -> None:
@@ -208,8 +240,10 @@ def test_packed_sequences_are_padded_where_masks_need_rows() -> None:
 def test_one_step_equals_one_of_many() -> None:
     """Steps are torch's cells, which differ by the order of sums: some 1e-7 at this size."""
     for kind in (nn.RNN, nn.GRU, nn.LSTM):
-        layer, x = kind(5, 7, 2), torch.randn(3, 4, 5)
-        y, state = layer.unroll(x)[0], layer.initial_state(3)
+        layer = kind(5, 7, 2)
+        x = torch.randn(3, 4, 5)
+        y = layer.unroll(x)[0]
+        state = layer.initial_state(3)
         for t in range(4):
             out, state = layer.step(x[:, t], state)
             torch.testing.assert_close(out, y[:, t], rtol=1e-5, atol=1e-6)
@@ -223,7 +257,8 @@ def test_without_the_core_torchs_path_runs(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(native, "_missing", "taken away")
     monkeypatch.setattr(kernel, "unroll", None)
     for kind in (nn.RNN, nn.GRU, nn.LSTM):
-        layer, x = kind(5, 7), torch.randn(3, 4, 5)
+        layer = kind(5, 7)
+        x = torch.randn(3, 4, 5)
         assert layer.explain() == "layer 0: torch (taken away)"
         y = layer.read(x, torch.tensor([4, 1, 0]))
         with ops.use("reference"):
@@ -235,7 +270,9 @@ def test_a_layout_is_made_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -
     made = []
     kept = table.padded
     monkeypatch.setattr(table, "padded", lambda *args: made.append(1) or kept(*args))
-    nn.GRU(5, 7, 3, bidirectional=True).read(torch.randn(3, 4, 5), torch.tensor([4, 1, 0]))
+    nn.GRU(5, 7, 3, bidirectional=True).read(
+        torch.randn(3, 4, 5), torch.tensor([4, 1, 0])
+    )
     assert len(made) == 1
 
 
@@ -244,4 +281,6 @@ def test_float32_beside_other_precisions_is_torchs_to_refuse() -> None:
     x: Tensor = torch.randn(1, 2, 2, dtype=torch.float64)
     found = table.path("gru", x, torch.zeros(1, 3), w)
     assert found.name == "torch"
-    assert found.why.startswith("x in torch.float64 and state in torch.float32 beside weights in")
+    assert found.why.startswith(
+        "x in torch.float64 and state in torch.float32 beside weights in"
+    )

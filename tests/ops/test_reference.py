@@ -17,7 +17,8 @@ from unrolled.ops.reference import Extras, Weights
 
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3}
 every = pytest.mark.parametrize("cell", GATES)
-D, H = 2, 3
+D = 2
+H = 3
 
 
 def inputs(cell: str, rows: int = 2, steps: int = 3) -> list[Tensor]:
@@ -28,10 +29,13 @@ def inputs(cell: str, rows: int = 2, steps: int = 3) -> list[Tensor]:
     return [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes]
 
 
-def run(cell: str, *tensors: Tensor, fast: bool = False, **options: object) -> tuple[Tensor, ...]:
+def run(
+    cell: str, *tensors: Tensor, fast: bool = False, **options: object
+) -> tuple[Tensor, ...]:
     x, *rest = tensors
     count = 2 if cell == "lstm" else 1
-    state, w = tuple(rest[:count]), Weights(*rest[count:])
+    state = tuple(rest[:count])
+    w = Weights(*rest[count:])
     if fast:
         y, state = table.unroll(cell, x, state, w, **options)
     else:
@@ -62,9 +66,13 @@ def test_extras_have_gradients(cell: str) -> None:
     wide = GATES[cell] * H
     mask = torch.tensor([[2.0, 0.0, 2.0], [0.0, 2.0, 2.0]], dtype=torch.float64)
     extras = Extras(zoneout=0.3, recurrent_mask=mask)
-    norms = [torch.rand(wide, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    norms = [
+        torch.rand(wide, dtype=torch.float64, requires_grad=True) for _ in range(2)
+    ]
     if cell == "lstm":
-        norms += [torch.rand(H, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+        norms += [
+            torch.rand(H, dtype=torch.float64, requires_grad=True) for _ in range(2)
+        ]
 
     def normed(*tensors: Tensor) -> tuple[Tensor, ...]:
         count = len(norms)
@@ -78,7 +86,11 @@ def test_fast_equals_reference_through_nothing_and_one_step(cell: str) -> None:
     for steps in (0, 1, 5):
         tensors = inputs(cell, 3, steps)
         lengths = torch.tensor([min(steps, 1), 0, steps])
-        for options in ({}, {"lengths": lengths}, {"lengths": lengths, "reverse": True}):
+        for options in (
+            {},
+            {"lengths": lengths},
+            {"lengths": lengths, "reverse": True},
+        ):
             expected = run(cell, *tensors, **options)
             got = run(cell, *tensors, fast=True, **options)
             torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)
@@ -88,7 +100,9 @@ def test_fast_equals_reference_through_nothing_and_one_step(cell: str) -> None:
 def test_the_fast_path_runs(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     kept = table._call
-    monkeypatch.setattr(table, "_call", lambda *args: calls.append(args[0]) or kept(*args))
+    monkeypatch.setattr(
+        table, "_call", lambda *args: calls.append(args[0]) or kept(*args)
+    )
     monkeypatch.setattr(reference, "unroll", None)
     run(cell, *inputs(cell), fast=True)
     assert calls == [cell]
@@ -99,7 +113,9 @@ def test_gradients_twice_over_one_graph(cell: str) -> None:
     tensors = inputs(cell)
     y = run(cell, *tensors, fast=True)[0].sum()
     first = torch.autograd.grad(y, tensors, retain_graph=True, allow_unused=True)
-    torch.testing.assert_close(torch.autograd.grad(y, tensors, allow_unused=True), first)
+    torch.testing.assert_close(
+        torch.autograd.grad(y, tensors, allow_unused=True), first
+    )
 
 
 @every
@@ -113,7 +129,8 @@ def test_cuda_autocast_is_in_the_precision_that_was_asked_for(
     request.addfinalizer(lambda: torch.set_autocast_enabled("cuda", False))
     x, *rest = (part.detach().float().requires_grad_() for part in inputs(cell))
     count = 2 if cell == "lstm" else 1
-    state, w = tuple(rest[:count]), Weights(*rest[count:])
+    state = tuple(rest[:count])
+    w = Weights(*rest[count:])
     expected = table._call(cell, x, state, w)
     torch.set_autocast_enabled("cuda", True)
     torch.set_autocast_dtype("cuda", low)
@@ -121,7 +138,9 @@ def test_cuda_autocast_is_in_the_precision_that_was_asked_for(
     assert torch.is_autocast_enabled("cuda")
     assert all(part.dtype == low for part in got)
     # 8 bits: three steps of products that are off by 2^-9
-    torch.testing.assert_close([g.float() for g in got], list(expected), rtol=0.02, atol=0.05)
+    torch.testing.assert_close(
+        [g.float() for g in got], list(expected), rtol=0.02, atol=0.05
+    )
     gradients = torch.autograd.grad(got[0].sum(), [x, *rest[count:]])
     assert all(gradient.dtype == torch.float32 for gradient in gradients)
     double = [part.double() for part in (x, *rest)]
@@ -148,7 +167,9 @@ def test_trace_holds_every_gate(cell: str) -> None:
     x, *rest = tensors
     count = 2 if cell == "lstm" else 1
     lengths = torch.tensor([3, 1])
-    y, _, trace = reference.unroll(cell, x, tuple(rest[:count]), Weights(*rest[count:]), lengths)
+    y, _, trace = reference.unroll(
+        cell, x, tuple(rest[:count]), Weights(*rest[count:]), lengths
+    )
     names = {
         "rnn_tanh": {"candidate", "h"},
         "rnn_relu": {"candidate", "h"},
@@ -156,7 +177,9 @@ def test_trace_holds_every_gate(cell: str) -> None:
         "gru": {"reset", "update", "candidate", "h"},
     }
     assert trace.keys() == names[cell]
-    assert all(part.shape == (2, 3, H) and not part[1, 1:].any() for part in trace.values())
+    assert all(
+        part.shape == (2, 3, H) and not part[1, 1:].any() for part in trace.values()
+    )
     torch.testing.assert_close(trace["h"], y)
     if cell == "gru":
         before = torch.cat([rest[0][:, None], y[:, :-1]], 1)
@@ -176,12 +199,16 @@ def test_gradients_of_each_sample_with_vmap(kind: str) -> None:
 
     for mode in ("auto", "reference"):
         with ops.use(mode):
-            found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, x)
+            found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(
+                weights, x
+            )
         for row in range(4):
             layer.zero_grad()
             layer(x[row])[0].square().sum().backward()
             for name, weight in layer.named_parameters():
-                torch.testing.assert_close(found[name][row], weight.grad, rtol=0, atol=1e-12)
+                torch.testing.assert_close(
+                    found[name][row], weight.grad, rtol=0, atol=1e-12
+                )
 
 
 def test_use_is_a_call_and_a_block() -> None:
@@ -193,18 +220,26 @@ def test_use_is_a_call_and_a_block() -> None:
             raise KeyError
         assert ops.mode() == "fast"
     assert ops.mode() == "reference"
-    with pytest.raises(ValueError, match="expected a mode out of auto, fast, reference"):
+    with pytest.raises(
+        ValueError, match="expected a mode out of auto, fast, reference"
+    ):
         ops.use("slow")
 
 
 def test_attention_equals_torch() -> None:
     q = torch.randn(2, 4, 5, 6, dtype=torch.float64, requires_grad=True)
-    k, v = (torch.randn(2, 2, 5, 6, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    k, v = (
+        torch.randn(2, 2, 5, 6, dtype=torch.float64, requires_grad=True)
+        for _ in range(2)
+    )
     out, weights = reference.attention(q, k, v)
-    wide_k, wide_v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
+    wide_k = k.repeat_interleave(2, 1)
+    wide_v = v.repeat_interleave(2, 1)
     expected = F.scaled_dot_product_attention(q, wide_k, wide_v, is_causal=True)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-13)
-    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 5, dtype=torch.float64))
+    torch.testing.assert_close(
+        weights.sum(-1), torch.ones(2, 4, 5, dtype=torch.float64)
+    )
     assert not weights.triu(1).any()
     # the last two queries alone, against all keys
     late, _ = reference.attention(q[:, :, 3:], k, v)

@@ -17,7 +17,15 @@ from unrolled.ops import native
 from unrolled.ops.search import top_log_probabilities
 
 NEAR = {"rtol": 5e-7, "atol": 2e-6}
-SIZES = [(1, 1, 1), (2, 3, 2), (5, 7, 7), (3, 17, 5), (4, 64, 64), (7, 1000, 10), (160, 2003, 10)]
+SIZES = [
+    (1, 1, 1),
+    (2, 3, 2),
+    (5, 7, 7),
+    (3, 17, 5),
+    (4, 64, 64),
+    (7, 1000, 10),
+    (160, 2003, 10),
+]
 
 
 @pytest.fixture(params=["auto", "reference"])
@@ -56,12 +64,16 @@ def test_the_same_at_every_level() -> None:
 def test_equal_ones_come_in_the_order_of_their_tokens(path: str) -> None:
     logits = torch.randint(0, 3, (40, 150)).float()
     _, indices = top_log_probabilities(logits, 20)
-    assert torch.equal(indices, logits.sort(dim=-1, descending=True, stable=True).indices[:, :20])
+    assert torch.equal(
+        indices, logits.sort(dim=-1, descending=True, stable=True).indices[:, :20]
+    )
 
 
 def test_what_is_ruled_out_comes_last(path: str) -> None:
     logits = torch.full((3, 100), -math.inf)
-    logits[0, 70], logits[1, [5, 6]], logits[2] = 2.0, torch.tensor([1.0, 1.0]), torch.randn(100)
+    logits[0, 70] = 2.0
+    logits[1, [5, 6]] = torch.tensor([1.0, 1.0])
+    logits[2] = torch.randn(100)
     values, indices = top_log_probabilities(logits, 4)
     assert values[0].tolist() == [0, -math.inf, -math.inf, -math.inf]
     assert indices[0].tolist() == [70, 0, 1, 2]
@@ -110,7 +122,8 @@ def test_other_precisions_and_gradients_are_torchs() -> None:
 
 @pytest.mark.usefixtures("core")
 def test_a_row_has_the_same_bits_in_any_batch_and_with_any_threads() -> None:
-    logits, before = torch.randn(300, 700), torch.get_num_threads()
+    logits = torch.randn(300, 700)
+    before = torch.get_num_threads()
     found = []
     try:
         for threads in (1, 2, 3):

@@ -57,7 +57,9 @@ def test_shapes_are_looked_at_before_memory_is(cell: str) -> None:
         wrong = [*gradients, *given]
         for broken in (part[..., :-1].contiguous(), part.double()):
             wrong[place] = broken
-            with pytest.raises(ValueError, match=rf"expected .* of shape .* for {cell}"):
+            with pytest.raises(
+                ValueError, match=rf"expected .* of shape .* for {cell}"
+            ):
                 traced.recurrent_backward(*wrong, *rest, wanted)
 
 
@@ -92,14 +94,18 @@ def test_an_export_holds_torchs_operators_alone() -> None:
     x = torch.randn(5, 2, 3)
     program = torch.export.export(layer, (x,))
     assert "unrolled" not in str(program.graph)
-    torch.testing.assert_close(program.module()(x)[0], layer(x)[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        program.module()(x)[0], layer(x)[0], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_bf16_under_autocast_is_compiled_too() -> None:
     torch.compiler.reset()
-    layer, x = nn.LSTM(5, 7), torch.randn(4, 6, 5)
+    layer = nn.LSTM(5, 7)
+    x = torch.randn(4, 6, 5)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     with torch.autocast("cpu", torch.bfloat16):
-        got, expected = compiled(x)[0], layer(x)[0]
+        got = compiled(x)[0]
+        expected = layer(x)[0]
     assert torch.equal(got, expected)
     assert not torch.equal(expected, layer(x)[0])

@@ -49,7 +49,8 @@ CASES = {
 
 
 def compare(right: str, found: str) -> BracketCounts:
-    first, second = plain(parse(right)), plain(parse(found))
+    first = plain(parse(right))
+    second = plain(parse(found))
     assert first.words == second.words
     return match(first.spans, second.spans, first.tags)
 
@@ -72,13 +73,20 @@ def test_the_totals_are_those_of_evalb() -> None:
 
 
 def test_root_does_not_count() -> None:
-    told = compare("(ROOT (S (NP (NN a)) (NP (NN b))))", "(ROOT (NP (NN a)) (NP (NN b)))")
+    told = compare(
+        "(ROOT (S (NP (NN a)) (NP (NN b))))", "(ROOT (NP (NN a)) (NP (NN b)))"
+    )
     assert (told.matched, told.right, told.found) == (2, 3, 2)
 
 
 def test_nothing_found_and_no_sentence_score_0() -> None:
     nothing = match([("S", 0, 1)], [], ["NN"])
-    assert (nothing.precision, nothing.recall, nothing.f1, nothing.complete) == (0, 0, 0, 0)
+    assert (nothing.precision, nothing.recall, nothing.f1, nothing.complete) == (
+        0,
+        0,
+        0,
+        0,
+    )
     assert BracketCounts().f1 == BracketCounts().complete == 0
 
 
@@ -95,7 +103,9 @@ def draw(generator: random.Random, start: int, end: int, depth: int = 0) -> list
     cuts = sorted(generator.sample(range(start + 1, end), min(end - start - 1, 2)))
     edges = [start, *cuts, end]
     children: list[Any] = [
-        i if j - i == 1 and generator.random() < 0.5 else draw(generator, i, j, depth + 1)
+        i
+        if j - i == 1 and generator.random() < 0.5
+        else draw(generator, i, j, depth + 1)
         for i, j in itertools.pairwise(edges)
     ]
     return [generator.choice(LABELS), *children]
@@ -103,7 +113,11 @@ def draw(generator: random.Random, start: int, end: int, depth: int = 0) -> list
 
 def spans_of(tree: Any) -> list[Span]:
     def leaves(node: Any) -> list[int]:
-        return [node] if isinstance(node, int) else [x for child in node[1:] for x in leaves(child)]
+        return (
+            [node]
+            if isinstance(node, int)
+            else [x for child in node[1:] for x in leaves(child)]
+        )
 
     if isinstance(tree, int):
         return []
@@ -115,7 +129,9 @@ def reckon(right: Any, found: Any, tags: list[str]) -> tuple[int, int, int]:
     """Count as evalb's loops do: delete from the trees, then pair each right bracket greedily."""
     deleted = {"TOP", "-NONE-", ",", ":", "``", "''", "."}
 
-    def brackets(tree: Any) -> tuple[list[tuple[str, tuple[int, ...]]], tuple[int, ...]]:
+    def brackets(
+        tree: Any,
+    ) -> tuple[list[tuple[str, tuple[int, ...]]], tuple[int, ...]]:
         if isinstance(tree, int):
             return [], (() if tags[tree] in deleted else (tree,))
         parts = [brackets(child) for child in tree[1:]]
@@ -126,8 +142,10 @@ def reckon(right: Any, found: Any, tags: list[str]) -> tuple[int, int, int]:
     def same(a: str, b: str) -> bool:
         return a == b or {a, b} == {"ADVP", "PRT"}
 
-    first, second = brackets(right)[0], brackets(found)[0]
-    free, matched = list(second), 0
+    first = brackets(right)[0]
+    second = brackets(found)[0]
+    free = list(second)
+    matched = 0
     for label, words in first:
         hit = next((b for b in free if b[1] == words and same(b[0], label)), None)
         if hit is not None:
@@ -141,7 +159,8 @@ def reckon(right: Any, found: Any, tags: list[str]) -> tuple[int, int, int]:
 def test_counts_are_those_of_the_second_reckoning(seed: int, words: int) -> None:
     generator = random.Random(seed)
     tags = generator.choices(TAGS, k=words)
-    right, found = draw(generator, 0, words), draw(generator, 0, words)
+    right = draw(generator, 0, words)
+    found = draw(generator, 0, words)
     told = match(spans_of(right), spans_of(found), tags)
     expected = reckon(right, found, tags)
     assert (told.matched, told.right, told.found) == expected

@@ -20,16 +20,22 @@ from unrolled.scores import (
     macro_f1,
 )
 
-PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40)
+PAIRS = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40
+)
 
 
 @given(PAIRS)
 def test_equal_to_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     truth, predicted = np.array(pairs, dtype=np.int64).T
     matrix = confusion(truth, predicted, 5)
-    assert np.array_equal(matrix, metrics.confusion_matrix(truth, predicted, labels=range(5)))
+    assert np.array_equal(
+        matrix, metrics.confusion_matrix(truth, predicted, labels=range(5))
+    )
     # both are ratios of the same integers, summed in another order at most
-    assert accuracy(matrix) == pytest.approx(metrics.accuracy_score(truth, predicted), rel=1e-15)
+    assert accuracy(matrix) == pytest.approx(
+        metrics.accuracy_score(truth, predicted), rel=1e-15
+    )
     expected = metrics.f1_score(truth, predicted, average="macro")
     assert macro_f1(matrix) == pytest.approx(expected, rel=1e-14)
 
@@ -60,12 +66,16 @@ def test_scores_of_each_class_equal_scikit_learn(pairs: list[tuple[int, int]]) -
         truth, predicted, labels=range(5), zero_division=np.nan
     )
     # ratios of the same integers; F1 is made in another order at most
-    for ours, theirs in zip((found.precision, found.recall, found.f1), expected[:3], strict=True):
+    for ours, theirs in zip(
+        (found.precision, found.recall, found.f1), expected[:3], strict=True
+    ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-14)
     assert found.support.tolist() == expected[3].tolist()
 
 
-SURE = st.floats(0.001, 1, allow_subnormal=False) | st.sampled_from([n / 10 for n in range(1, 11)])
+SURE = st.floats(0.001, 1, allow_subnormal=False) | st.sampled_from(
+    [n / 10 for n in range(1, 11)]
+)
 
 
 @given(st.lists(st.tuples(SURE, st.booleans()), min_size=1, max_size=60))
@@ -84,7 +94,9 @@ def test_calibration_equals_scikit_learn(pairs: list[tuple[float, bool]]) -> Non
 
 
 def test_calibration_by_hand() -> None:
-    found = calibration(np.array([0.95, 0.85, 0.9, 0.1]), np.array([True, False, True, False]))
+    found = calibration(
+        np.array([0.95, 0.85, 0.9, 0.1]), np.array([True, False, True, False])
+    )
     # 0.9 closes the bin of 0.85, and 0.1 the first
     assert found.counts.tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 2, 1]
     assert found.accuracy[[0, 8, 9]].tolist() == [0, 0.5, 1]
@@ -99,9 +111,12 @@ def test_nothing_predicted_is_not_miscalibrated() -> None:
 
 
 @given(PAIRS, st.integers(1, 6))
-def test_counted_pairs_say_what_the_matrix_says(pairs: list[tuple[int, int]], most: int) -> None:
+def test_counted_pairs_say_what_the_matrix_says(
+    pairs: list[tuple[int, int]], most: int
+) -> None:
     truth, predicted = np.array(pairs, dtype=np.int64).T
-    counts, matrix = confusion_counts(truth, predicted, 5), confusion(truth, predicted, 5)
+    counts = confusion_counts(truth, predicted, 5)
+    matrix = confusion(truth, predicted, 5)
     np.testing.assert_array_equal(np.asarray(counts), matrix)
     assert counts.total == len(pairs)
     np.testing.assert_array_equal(counts.true, matrix.sum(1))
@@ -111,7 +126,9 @@ def test_counted_pairs_say_what_the_matrix_says(pairs: list[tuple[int, int]], mo
     assert macro_f1(counts) == macro_f1(matrix)
     mistaken = counts.mistaken(most)
     assert [matrix[i, j] for i, j, _ in mistaken] == [count for *_, count in mistaken]
-    wrong = sorted((matrix - np.diag(np.diag(matrix))).reshape(-1).tolist(), reverse=True)
+    wrong = sorted(
+        (matrix - np.diag(np.diag(matrix))).reshape(-1).tolist(), reverse=True
+    )
     assert [count for *_, count in mistaken] == [n for n in wrong if n][:most]
 
 

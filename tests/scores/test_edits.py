@@ -13,7 +13,8 @@ def table(first: str, second: str) -> int:
     """Return the distance by the whole table, a cell at a time."""
     row = list(range(len(second) + 1))
     for i, a in enumerate(first, 1):
-        above, row = row, [i]
+        above = row
+        row = [i]
         for j, b in enumerate(second, 1):
             row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (a != b)))
     return row[-1]
@@ -27,7 +28,13 @@ def test_the_distance_is_that_of_the_table(first: str, second: str) -> None:
 
 @pytest.mark.parametrize(
     ("first", "second", "edits"),
-    [("kitten", "sitting", 3), ("", "abc", 3), ("", "", 0), ("flaw", "lawn", 2), ("가나", "나", 1)],
+    [
+        ("kitten", "sitting", 3),
+        ("", "abc", 3),
+        ("", "", 0),
+        ("flaw", "lawn", 2),
+        ("가나", "나", 1),
+    ],
 )
 def test_known_distances(first: str, second: str, edits: int) -> None:
     assert distance(first, second) == edits

@@ -25,7 +25,9 @@ def texts(seed: int, count: int = 60) -> tuple[list[str], list[str], list[list[s
     right = [drawn.choices(WORDS, k=drawn.randint(4, 12)) for _ in range(count)]
 
     def spoil(words: list[str], share: float) -> str:
-        return " ".join(drawn.choice(WORDS) if drawn.random() < share else w for w in words)
+        return " ".join(
+            drawn.choice(WORDS) if drawn.random() < share else w for w in words
+        )
 
     references = [
         [" ".join(words), *(spoil(words, 0.3) for _ in range(drawn.randint(0, 2)))]
@@ -35,13 +37,17 @@ def texts(seed: int, count: int = 60) -> tuple[list[str], list[str], list[list[s
 
 
 def streams(references: list[list[str]]) -> list[list[Any]]:
-    return [[right[i] if i < len(right) else None for right in references] for i in range(3)]
+    return [
+        [right[i] if i < len(right) else None for right in references] for i in range(3)
+    ]
 
 
 def test_a_perfect_corpus_has_100_and_an_alien_one_0() -> None:
     same = ["the cat sat on the mat", "it did not see the dog"]
     for name in ("bleu", "chrf"):
-        assert corpus_score(same, [[text] for text in same], name).value == pytest.approx(100)
+        assert corpus_score(
+            same, [[text] for text in same], name
+        ).value == pytest.approx(100)
         assert corpus_score(["qqqq", "zzz"], [[text] for text in same], name).value == 0
 
 
@@ -63,18 +69,26 @@ def test_scores_and_signatures_are_sacrebleus(tokenizer: str, lowercase: bool) -
     metrics["chrf"] = CHRF(lowercase=lowercase)
     for name, metric in metrics.items():
         theirs = metric.corpus_score(good, streams(references), n_bootstrap=50)
-        ours = corpus_score(good, references, name, tokenizer, lowercase=lowercase, samples=50)
+        ours = corpus_score(
+            good, references, name, tokenizer, lowercase=lowercase, samples=50
+        )
         assert ours.value == pytest.approx(theirs.score, abs=1e-9)
-        assert ours.mean == pytest.approx(theirs._mean, abs=1e-4)  # theirs sums in 32 bits
+        assert ours.mean == pytest.approx(
+            theirs._mean, abs=1e-4
+        )  # theirs sums in 32 bits
         assert ours.margin == pytest.approx(theirs._ci, abs=1e-4)
         assert ours.signature == metric.get_signature().format()
-        assert str(ours).startswith(f"{theirs.name} {theirs.score:.2f} ({theirs._mean:.2f} ± ")
+        assert str(ours).startswith(
+            f"{theirs.name} {theirs.score:.2f} ({theirs._mean:.2f} ± "
+        )
 
 
 def test_one_reference_without_an_interval_gives_the_usual_signature() -> None:
     found = corpus_score(["the cat sat ."], [["the cat sat ."]])
     assert found.margin is None
-    assert found.signature.startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    assert found.signature.startswith(
+        "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:"
+    )
     assert str(found) == f"BLEU 100.00  {found.signature}"
 
 
@@ -90,16 +104,24 @@ def test_the_paired_bootstrap_is_sacrebleus(name: Any) -> None:
     theirs = next(key for key in scores if key != "System")
     baseline, system = scores[theirs]
     assert ours.p == pytest.approx(system.p_value)
-    assert [ours.first.value, ours.second.value] == pytest.approx([baseline.score, system.score])
-    assert [ours.second.mean, ours.second.margin] == pytest.approx([system.mean, system.ci], 1e-5)
+    assert [ours.first.value, ours.second.value] == pytest.approx(
+        [baseline.score, system.score]
+    )
+    assert [ours.second.mean, ours.second.margin] == pytest.approx(
+        [system.mean, system.ci], 1e-5
+    )
     assert ours.second.signature == signatures[theirs].format()
 
 
 def test_comparing_tells_a_better_system_from_an_equal_one() -> None:
     good, poor, references = texts(3)
     # equal on average: each is the better one on half of the sources
-    half = [(g, p) if i % 2 else (p, g) for i, (g, p) in enumerate(zip(good, poor, strict=True))]
-    one, other = [g for g, _ in half], [p for _, p in half]
+    half = [
+        (g, p) if i % 2 else (p, g)
+        for i, (g, p) in enumerate(zip(good, poor, strict=True))
+    ]
+    one = [g for g, _ in half]
+    other = [p for _, p in half]
     assert compare(good, poor, references, samples=300).p < 0.05
     assert compare(one, other, references, samples=300).p > 0.05
     assert compare(good, good, references, samples=30).p == pytest.approx(1 / 31)
@@ -118,5 +140,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
 
 
 def test_sacrebleu_is_imported_when_something_is_scored() -> None:
-    code = "import sys, unrolled.scores.translation; sys.exit('sacrebleu' in sys.modules)"
+    code = (
+        "import sys, unrolled.scores.translation; sys.exit('sacrebleu' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -25,6 +25,9 @@ def test_equal_to_scikit_learn(pairs: list[tuple[float, float]]) -> None:
 
 
 def test_by_hand() -> None:
-    truth, predicted = np.array([1.0, 2.0]), np.array([4.0, -2.0])
+    truth = np.array([1.0, 2.0])
+    predicted = np.array([4.0, -2.0])
     assert mean_absolute_error(truth, predicted) == 3.5
-    assert root_mean_squared_error(truth, predicted) == pytest.approx(np.sqrt(12.5), rel=1e-15)
+    assert root_mean_squared_error(truth, predicted) == pytest.approx(
+        np.sqrt(12.5), rel=1e-15
+    )

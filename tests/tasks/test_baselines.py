@@ -23,13 +23,22 @@ def scored(path: Path, dev: Path, **changes: object) -> dict[str, dict[str, floa
 
 
 def test_the_majority_class_answers_one_label(tmp_path: Path) -> None:
-    train = write_csv(tmp_path / "a.csv", [(f"good {n}", "g") for n in range(20)]
-                      + [(f"bad {n}", "b") for n in range(10)], ("text", "label"))  # fmt: skip
+    train = write_csv(
+        tmp_path / "a.csv",
+        [(f"good {n}", "g") for n in range(20)]
+        + [(f"bad {n}", "b") for n in range(10)],
+        ("text", "label"),
+    )
     dev = write_csv(
-        tmp_path / "b.csv", [("good x", "g"), ("bad y", "b"), ("bad z", "b")], ("text", "label")
+        tmp_path / "b.csv",
+        [("good x", "g"), ("bad y", "b"), ("bad z", "b")],
+        ("text", "label"),
     )
     found = scored(train, dev)
-    assert found["majority class"] == {"accuracy": pytest.approx(1 / 3), "macro_f1": 0.25}
+    assert found["majority class"] == {
+        "accuracy": pytest.approx(1 / 3),
+        "macro_f1": 0.25,
+    }
     assert found["n-gram logistic regression"] == {"accuracy": 1.0, "macro_f1": 1.0}
 
 
@@ -50,25 +59,32 @@ def test_the_most_frequent_tag_of_a_word(tmp_path: Path) -> None:
         + [{"words": ["a"], "tags": ["Y"]}] * 2,
     )
     dev = write_jsonl(
-        tmp_path / "b.jsonl", [{"words": ["a", "b", "new", "a"], "tags": ["X", "Y", "Y", "Y"]}]
+        tmp_path / "b.jsonl",
+        [{"words": ["a", "b", "new", "a"], "tags": ["X", "Y", "Y", "Y"]}],
     )
     # a is X (3 of 5), b is Y, an unseen word is Y (8 of 11)
     assert scored(train, dev)["most frequent tag of the word"]["accuracy"] == 0.75
 
 
 def test_bigrams_are_interpolated_counts(tmp_path: Path) -> None:
-    train, dev = tmp_path / "a.txt", tmp_path / "b.txt"
+    train = tmp_path / "a.txt"
+    dev = tmp_path / "b.txt"
     train.write_text("abracadabra banana\n" * 3)
     dev.write_text("bandana\n")
-    text, end = train.read_text(), "\0"  # what stands before a text
-    pairs, times = Counter(zip(end + text, text, strict=False)), Counter((end + text)[:-1])
+    # what stands before a text
+    text = train.read_text()
+    end = "\0"
+    pairs = Counter(zip(end + text, text, strict=False))
+    times = Counter((end + text)[:-1])
     kinds = Counter(first for first, _ in pairs)
     size = len(set(text)) + 4
     nats = 0.0
     for first, second in zip(end + dev.read_text(), dev.read_text(), strict=False):
         single = (text.count(second) + 1) / (len(text) + size)
         trust = times[first] / max(1, times[first] + kinds[first])
-        share = trust * pairs[first, second] / max(1, times[first]) + (1 - trust) * single
+        share = (
+            trust * pairs[first, second] / max(1, times[first]) + (1 - trust) * single
+        )
         nats -= math.log(share)
     found = scored(train, dev, task="language")["bigrams"]
     assert found["loss"] == pytest.approx(nats / 8)
@@ -80,7 +96,9 @@ def spam(path: Path) -> Path:
     return write_csv(path, rows, ("text", "label"))
 
 
-def test_n_grams_are_bounded_by_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_n_grams_are_bounded_by_characters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepared = prepare(resolve(str(spam(tmp_path / "a.csv")), {}))
     count = len(prepared.train)
     monkeypatch.setattr(methods, "TEXT", 4)
@@ -108,7 +126,9 @@ def test_a_baseline_without_memory_is_left_out(
 def test_a_regression_over_very_many_labels_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [(f"{name} {n}", name) for n in range(20) for name in ("red", "green", "blue")]
+    rows = [
+        (f"{name} {n}", name) for n in range(20) for name in ("red", "green", "blue")
+    ]
     path = write_csv(tmp_path / "a.csv", rows, ("text", "label"))
     prepared = prepare(resolve(str(path), {}))
     names = [each.name for each in baselines(prepared)]

@@ -16,7 +16,9 @@ SONG = Schema("language")
 TAGS = Schema("tag", ("words",), (), "upos")
 
 
-def filled(schema: Schema, rows: int = 1000, characters: int = 50000, **given: Any) -> Recipe:
+def filled(
+    schema: Schema, rows: int = 1000, characters: int = 50000, **given: Any
+) -> Recipe:
     return fill(Recipe.read(given), schema, rows, characters)
 
 
@@ -24,7 +26,11 @@ def test_text_gets_both_directions_and_unigram_pieces() -> None:
     found = filled(TEXT)
     assert (found.layer, found.model.bidirectional) == ("gru", True)
     assert (found.data.tokenizer, found.model.ngrams) == ("unigram", 4)
-    assert (found.data.text, found.data.numbers, found.data.label) == ("text", None, "label")
+    assert (found.data.text, found.data.numbers, found.data.label) == (
+        "text",
+        None,
+        "label",
+    )
 
 
 def test_numbers_get_the_network_without_memory_unless_a_layer_is_named() -> None:
@@ -33,17 +39,31 @@ def test_numbers_get_the_network_without_memory_unless_a_layer_is_named() -> Non
     assert filled(NUMBERS).data.tokenizer is None
 
 
-def test_words_are_read_both_ways_with_their_characters_and_known_from_the_second_time() -> None:
+def test_words_are_read_both_ways_with_their_characters_and_known_from_the_second_time() -> (
+    None
+):
     found = filled(TAGS)
-    assert (found.layer, found.model.bidirectional, found.data.tokenizer) == ("gru", True, "chars")
-    assert (found.data.min_count, found.model.ngrams, found.data.vocabulary) == (2, 5, 16000)
+    assert (found.layer, found.model.bidirectional, found.data.tokenizer) == (
+        "gru",
+        True,
+        "chars",
+    )
+    assert (found.data.min_count, found.model.ngrams, found.data.vocabulary) == (
+        2,
+        5,
+        16000,
+    )
     assert not filled(TAGS, layer="none").model.bidirectional
 
 
 def test_a_forecast_looks_at_the_last_step_and_other_sequences_at_all() -> None:
     walk = Schema("regress", (), ("x",), "x", frames=True, steps=True)
     found = filled(walk, data={"window": 5})
-    assert (found.layer, found.model.pooling, found.data.rows) == ("gru", "last", "steps")
+    assert (found.layer, found.model.pooling, found.data.rows) == (
+        "gru",
+        "last",
+        "steps",
+    )
     assert filled(walk).model.pooling == "mean-max"
     assert found.data.tokenizer is None
 
@@ -58,7 +78,12 @@ def test_a_language_model_reads_characters_from_left_to_right() -> None:
 def test_what_was_set_is_kept(schema: Schema) -> None:
     given: dict[str, Any] = {
         "model": {"hidden": 7, "embedding": 9, "head_dropout": 0.0},
-        "training": {"learning_rate": 0.5, "patience": 9, "max_epochs": 2, "evaluate_every": 3},
+        "training": {
+            "learning_rate": 0.5,
+            "patience": 9,
+            "max_epochs": 2,
+            "evaluate_every": 3,
+        },
         "data": {"vocabulary": 77},
     }
     found = filled(schema, **given).model_dump()
@@ -83,7 +108,9 @@ def test_a_small_file_is_not_given_up_before_it_is_learnt() -> None:
 
 
 def test_the_vocabulary_grows_with_the_text() -> None:
-    sizes = [filled(TEXT, characters=n).data.vocabulary for n in (100, 100_000, 10_000_000)]
+    sizes = [
+        filled(TEXT, characters=n).data.vocabulary for n in (100, 100_000, 10_000_000)
+    ]
     assert sizes == [1000, 1250, 16000]
 
 

@@ -29,9 +29,16 @@ from unrolled.training import checkpoints
 
 KINDS = ["classify", "regress", "vectors", "tag", "language"]
 FILES = {
-    "config.yaml", "fields.json", "model.safetensors", "metrics.jsonl", "checkpoints",
-    "result.json", "README.md", "report.html", "digests.json",
-}  # fmt: skip
+    "config.yaml",
+    "fields.json",
+    "model.safetensors",
+    "metrics.jsonl",
+    "checkpoints",
+    "result.json",
+    "README.md",
+    "report.html",
+    "digests.json",
+}
 
 
 @pytest.fixture
@@ -46,7 +53,9 @@ def copy(home: SimpleNamespace, tmp_path: Path) -> Callable[[str], Path]:
 def test_a_run_holds_what_the_docstring_says(home: SimpleNamespace, kind: str) -> None:
     folder = home.runs[kind]
     numbers = kind in ("regress", "vectors")
-    more = (set() if numbers else {"tokenizer.json"}) | ({"words.json"} if kind == "tag" else set())
+    more = (set() if numbers else {"tokenizer.json"}) | (
+        {"words.json"} if kind == "tag" else set()
+    )
     assert {p.name for p in folder.iterdir()} == FILES | more
     for name in FILES | {"tokenizer.json", "words.json"}:
         assert name.split(".")[0] in str(runs.__doc__)
@@ -57,7 +66,14 @@ def test_nothing_in_a_run_is_a_pickle(home: SimpleNamespace, kind: str) -> None:
     for path in home.runs[kind].rglob("*"):
         if path.is_dir():
             continue
-        assert path.suffix in (".yaml", ".json", ".jsonl", ".safetensors", ".md", ".html"), path
+        assert path.suffix in (
+            ".yaml",
+            ".json",
+            ".jsonl",
+            ".safetensors",
+            ".md",
+            ".html",
+        ), path
         with path.open("rb") as handle, pytest.raises(ValueError, match=r"."):
             list(pickletools.genops(handle))
 
@@ -76,12 +92,16 @@ def test_the_saved_config_resolves_to_itself(home: SimpleNamespace, kind: str) -
 def test_a_moved_run_answers_as_before(
     home: SimpleNamespace, copy: Callable[[str], Path], kind: str
 ) -> None:
-    here, there = runs.load(home.runs[kind]), runs.load(copy(kind))
+    here = runs.load(home.runs[kind])
+    there = runs.load(copy(kind))
     assert not there.model.training
     for name, weight in here.model.state_dict().items():
         assert torch.equal(weight, there.model.state_dict()[name])
     assert there.task.to_json() == here.task.to_json()
-    assert (there.task.columns, there.task.format) == (here.task.columns, here.task.format)
+    assert (there.task.columns, there.task.format) == (
+        here.task.columns,
+        here.task.format,
+    )
     assert there.result == here.result
 
 
@@ -98,7 +118,14 @@ def test_the_model_holds_the_best_weights(home: SimpleNamespace, kind: str) -> N
 def test_metrics_are_whole_lines_in_the_order_of_steps(home: SimpleNamespace) -> None:
     text = (home.runs["classify"] / "metrics.jsonl").read_text("utf-8")
     logged = [json.loads(line) for line in text.splitlines()]
-    assert [line["step"] for line in logged if line["kind"] == "train"] == [10, 20, 30, 40, 50, 60]
+    assert [line["step"] for line in logged if line["kind"] == "train"] == [
+        10,
+        20,
+        30,
+        40,
+        50,
+        60,
+    ]
     dev = [line for line in logged if line["kind"] == "dev"]
     assert dev[-1]["step"] == 60
     result = json.loads((home.runs["classify"] / "result.json").read_text("utf-8"))
@@ -106,12 +133,20 @@ def test_metrics_are_whole_lines_in_the_order_of_steps(home: SimpleNamespace) ->
 
 
 DAMAGE = [
-    ("model.safetensors", lambda data: data[: len(data) // 2], "these weights do not fit the run"),
+    (
+        "model.safetensors",
+        lambda data: data[: len(data) // 2],
+        "these weights do not fit the run",
+    ),
     ("model.safetensors", lambda data: b"", "these weights do not fit the run"),
     ("model.safetensors", None, "no weights yet; train it on with resume=True"),
     ("fields.json", lambda data: data[:-20], "this run cannot be read"),
     ("fields.json", lambda data: b"{}", "this run cannot be read"),
-    ("fields.json", lambda data: data.replace(b'"format": 1', b'"format": 99'), "newer version"),
+    (
+        "fields.json",
+        lambda data: data.replace(b'"format": 1', b'"format": 99'),
+        "newer version",
+    ),
     ("fields.json", None, "this run cannot be read"),
     ("tokenizer.json", lambda data: data[: len(data) // 2], "tokenizer.json"),
     ("tokenizer.json", None, "tokenizer.json"),
@@ -145,13 +180,19 @@ def test_a_damaged_file_is_one_line_that_names_it(
 def test_weights_of_another_model_are_refused(copy: Callable[[str], Path]) -> None:
     folder = copy("classify")
     config = (folder / "config.yaml").read_text("utf-8")
-    (folder / "config.yaml").write_text(config.replace("hidden: 8", "hidden: 16"), "utf-8")
+    (folder / "config.yaml").write_text(
+        config.replace("hidden: 8", "hidden: 16"), "utf-8"
+    )
     with pytest.raises(UserError, match="these weights do not fit the run"):
         runs.load(folder)
 
 
-def test_a_run_that_is_not_there_is_answered_with_the_nearest(home: SimpleNamespace) -> None:
-    with pytest.raises(UserError, match=r"there is no such run; did you mean '.*/classify'\?"):
+def test_a_run_that_is_not_there_is_answered_with_the_nearest(
+    home: SimpleNamespace,
+) -> None:
+    with pytest.raises(
+        UserError, match=r"there is no such run; did you mean '.*/classify'\?"
+    ):
         runs.load(home.runs["classify"].with_name("clasify"))
 
 
@@ -160,7 +201,9 @@ def test_a_run_that_is_not_there_is_answered_with_the_nearest(home: SimpleNamesp
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 
-def safetensors(header: bytes | dict[str, object], data: bytes = b"", length: int = 0) -> bytes:
+def safetensors(
+    header: bytes | dict[str, object], data: bytes = b"", length: int = 0
+) -> bytes:
     told = header if isinstance(header, bytes) else json.dumps(header).encode()
     return (length or len(told)).to_bytes(8, "little") + told + data
 
@@ -185,10 +228,13 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("attack", HEADERS)
-def test_a_hostile_header_is_refused_at_once(copy: Callable[[str], Path], attack: str) -> None:
+def test_a_hostile_header_is_refused_at_once(
+    copy: Callable[[str], Path], attack: str
+) -> None:
     folder = copy("vectors")
     (folder / "model.safetensors").write_bytes(HEADERS[attack])
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.process_time()
     gc.freeze()  # the objects of other tests, which are no part of what is timed
     try:
         with pytest.raises(UserError, match="these weights do not fit the run"):
@@ -213,7 +259,8 @@ class Payload:
 def test_a_pickle_under_another_name_is_never_run(
     copy: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
-    folder, canary = copy("vectors"), tmp_path / "canary"
+    folder = copy("vectors")
+    canary = tmp_path / "canary"
     data = pickle.dumps(Payload(canary))
     path = folder / name
     if name == "checkpoints":  # the state of the optimizer, its sums made to match
@@ -224,8 +271,9 @@ def test_a_pickle_under_another_name_is_never_run(
         import hashlib
 
         told["files"][checkpoints.TENSORS] = {
-            "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(),
-        }  # fmt: skip
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
         (path.parent / checkpoints.MANIFEST).write_text(json.dumps(told))
     path.write_bytes(data)
     with pytest.raises(UserError):
@@ -254,7 +302,8 @@ def test_a_hostile_config_is_refused_before_anything_is_allocated(
     config = (folder / "config.yaml").read_text("utf-8")
     assert old in config
     (folder / "config.yaml").write_text(config.replace(old, new, 1), "utf-8")
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.process_time()
     with pytest.raises(UserError):
         runs.load(folder)
     assert time.process_time() - began < 1
@@ -268,7 +317,9 @@ def test_a_link_that_leads_out_of_a_run_is_refused(
     secret = tmp_path / "secret.json"
     (folder / "fields.json").rename(secret)
     (folder / "fields.json").symlink_to(secret)
-    with pytest.raises(UserError, match=r"fields\.json: a link that leads out of the run"):
+    with pytest.raises(
+        UserError, match=r"fields\.json: a link that leads out of the run"
+    ):
         runs.load(folder)
     # a link to the folder itself is the user's own, and so is one within it
     (folder / "fields.json").unlink()
@@ -291,12 +342,22 @@ def test_a_run_of_format_1_answers_as_it_did_and_is_trained_on(
     monkeypatch.chdir(folder)
     told = json.loads((folder / "expected.json").read_text())
     run = unrolled.load("run")
-    for answer, expected in zip(run.answers(told["rows"]), told["answers"], strict=True):
-        assert answer.details["probabilities"] == pytest.approx(expected["probabilities"], rel=1e-4)
+    for answer, expected in zip(
+        run.answers(told["rows"]), told["answers"], strict=True
+    ):
+        assert answer.details["probabilities"] == pytest.approx(
+            expected["probabilities"], rel=1e-4
+        )
     unrolled.train(
-        "run", resume=True, quiet=True, say=lambda text: None, **{"training.max_steps": 10}
+        "run",
+        resume=True,
+        quiet=True,
+        say=lambda text: None,
+        **{"training.max_steps": 10},
     )
-    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()
+    ]
     losses = [[line["step"], line["loss"]] for line in lines if line["kind"] == "train"]
     for ours, theirs in zip(losses, told["losses_to_step_10"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
@@ -305,7 +366,9 @@ def test_a_run_of_format_1_answers_as_it_did_and_is_trained_on(
 # the disk
 
 
-def test_weights_saved_over_a_file_that_is_mapped_leave_its_values(tmp_path: Path) -> None:
+def test_weights_saved_over_a_file_that_is_mapped_leave_its_values(
+    tmp_path: Path,
+) -> None:
     runs.save_weights(tmp_path, {"a": torch.ones(5000)})
     mapped = load_file(tmp_path / "model.safetensors")
     runs.save_weights(tmp_path, {"a": torch.zeros(9)})
@@ -326,13 +389,20 @@ except UserError as error:
 """
 
 
-def test_a_disk_that_takes_no_more_is_told_by_the_name_of_the_file(tmp_path: Path) -> None:
+def test_a_disk_that_takes_no_more_is_told_by_the_name_of_the_file(
+    tmp_path: Path,
+) -> None:
     runs.save_weights(tmp_path, {"a": torch.ones(3)})
     done = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", FULL, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     path = tmp_path / "model.safetensors"
-    assert done.stdout.startswith(f"{path}: this file could not be written ("), done.stderr
+    assert done.stdout.startswith(f"{path}: this file could not be written ("), (
+        done.stderr
+    )
     assert ".tmp" not in done.stdout
     assert {p.name for p in tmp_path.iterdir()} == {path.name, "digests.json"}
     assert torch.equal(load_file(path)["a"], torch.ones(3))

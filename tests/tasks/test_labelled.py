@@ -27,17 +27,25 @@ def test_the_scores_of_a_classifier_are_those_of_its_answers(
     rows = reviews(150, 77, wrong=0.3)
     scores = run.evaluate(write_csv(tmp_path / "test.csv", rows, ("text", "label")))
     answers = run.answers([text for text, _ in rows])
-    truth, found = [label for _, label in rows], [answer.text for answer in answers]
+    truth = [label for _, label in rows]
+    found = [answer.text for answer in answers]
     assert 0.5 < scores["accuracy"] < 1
     assert scores["accuracy"] == pytest.approx(metrics.accuracy_score(truth, found))
-    assert scores["macro_f1"] == pytest.approx(metrics.f1_score(truth, found, average="macro"))
-    shares = [[answer.details["probabilities"][k] for k in ("bad", "good")] for answer in answers]
+    assert scores["macro_f1"] == pytest.approx(
+        metrics.f1_score(truth, found, average="macro")
+    )
+    shares = [
+        [answer.details["probabilities"][k] for k in ("bad", "good")]
+        for answer in answers
+    ]
     assert scores["loss"] == pytest.approx(
         metrics.log_loss(truth, shares, labels=["bad", "good"]), rel=1e-5
     )
 
 
-def test_an_answer_is_the_likeliest_label_with_its_probability(home: SimpleNamespace) -> None:
+def test_an_answer_is_the_likeliest_label_with_its_probability(
+    home: SimpleNamespace,
+) -> None:
     run = unrolled.load(home.runs["classify"])
     for answer in run.answers(["lovely film", "awful film", "", "unseen 글자"]):
         shares = answer.details["probabilities"]
@@ -61,14 +69,21 @@ def test_a_row_is_answered_alike_alone_and_among_others(home: SimpleNamespace) -
 def test_the_scores_of_a_regression_are_those_of_its_answers(
     home: SimpleNamespace, kind: str
 ) -> None:
-    run, path = unrolled.load(home.runs[kind]), home.files[kind]
+    run = unrolled.load(home.runs[kind])
+    path = home.files[kind]
     with path.open(newline="") as handle:
         rows = list(csv.reader(handle))[1 if kind == "regress" else 0 :]
     truth = [float(row[-1]) for row in rows]
-    found = [answer.details["value"] for answer in run.answers([row[:-1] for row in rows])]
+    found = [
+        answer.details["value"] for answer in run.answers([row[:-1] for row in rows])
+    ]
     scores = run.evaluate(path)
-    assert scores["mae"] == pytest.approx(metrics.mean_absolute_error(truth, found), rel=1e-5)
-    assert scores["rmse"] == pytest.approx(metrics.root_mean_squared_error(truth, found), rel=1e-5)
+    assert scores["mae"] == pytest.approx(
+        metrics.mean_absolute_error(truth, found), rel=1e-5
+    )
+    assert scores["rmse"] == pytest.approx(
+        metrics.root_mean_squared_error(truth, found), rel=1e-5
+    )
     assert scores["rmse"] < np.std(truth)
 
 
@@ -83,20 +98,27 @@ def test_whole_numbers_are_answered_whole_and_others_not(home: SimpleNamespace) 
 def test_a_file_of_other_columns_is_refused_until_they_are_named(
     home: SimpleNamespace, tmp_path: Path
 ) -> None:
-    run, rows = unrolled.load(home.runs["classify"]), reviews(30, 8)
+    run = unrolled.load(home.runs["classify"])
+    rows = reviews(30, 8)
     path = write_csv(
-        tmp_path / "t.csv", [(n, label, text) for n, (text, label) in enumerate(rows)],
+        tmp_path / "t.csv",
+        [(n, label, text) for n, (text, label) in enumerate(rows)],
         ("nr", "verdict", "opinion"),
-    )  # fmt: skip
-    with pytest.raises(DataError, match=r"t\.csv:1: there is no column 'text'.*data\.text="):
+    )
+    with pytest.raises(
+        DataError, match=r"t\.csv:1: there is no column 'text'.*data\.text="
+    ):
         run.evaluate(path)
     named = run.evaluate(path, **{"data.text": "opinion", "data.label": "verdict"})
     plain = run.evaluate(write_csv(tmp_path / "u.csv", rows, ("text", "label")))
     assert named == plain
 
 
-def test_a_file_without_header_is_read_by_position(home: SimpleNamespace, tmp_path: Path) -> None:
-    run, rows = unrolled.load(home.runs["classify"]), reviews(30, 8)
+def test_a_file_without_header_is_read_by_position(
+    home: SimpleNamespace, tmp_path: Path
+) -> None:
+    run = unrolled.load(home.runs["classify"])
+    rows = reviews(30, 8)
     bare = run.evaluate(write_csv(tmp_path / "t.csv", rows))
     assert bare == run.evaluate(write_csv(tmp_path / "u.csv", rows, ("text", "label")))
 
@@ -109,26 +131,35 @@ def test_how_much_was_trained_on_does_not_bound_what_is_scored(
     rows = reviews(90, 8, wrong=0.5)
     path = write_csv(tmp_path / "t.csv", rows, ("text", "label"))
     run = unrolled.train(
-        home.files["classify"], out=tmp_path / "r", quiet=True, say=lambda text: None,
+        home.files["classify"],
+        out=tmp_path / "r",
+        quiet=True,
+        say=lambda text: None,
         **SMALL | {"data.limit": 40, "training.max_steps": 2},
-    )  # fmt: skip
+    )
     right = [
-        a == label for a, (_, label) in zip(run.predict([t for t, _ in rows]), rows, strict=True)
+        a == label
+        for a, (_, label) in zip(run.predict([t for t, _ in rows]), rows, strict=True)
     ]
     assert run.evaluate(path)["accuracy"] == pytest.approx(np.mean(right))
     first = run.evaluate(path, **{"data.limit": 10})
     assert first["accuracy"] == pytest.approx(np.mean(right[:10]))
 
 
-def test_skipped_rows_of_a_scored_file_are_told(home: SimpleNamespace, tmp_path: Path) -> None:
-    run, rows = unrolled.load(home.runs["classify"]), reviews(9, 8)
+def test_skipped_rows_of_a_scored_file_are_told(
+    home: SimpleNamespace, tmp_path: Path
+) -> None:
+    run = unrolled.load(home.runs["classify"])
+    rows = reviews(9, 8)
     path = write_csv(tmp_path / "t.csv", [*rows, ("x", "neutral")], ("text", "label"))
     told: list[str] = []
     with pytest.raises(DataError, match=r"t\.csv:11: label 'neutral' was not seen"):
         run.evaluate(path)
     run.evaluate(path, notice=told.append, **{"data.on_error": "skip"})
     (line,) = told
-    assert line.startswith(f"skipped 1 faulty rows; the first: {path}:11: label 'neutral'")
+    assert line.startswith(
+        f"skipped 1 faulty rows; the first: {path}:11: label 'neutral'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,19 +187,33 @@ def test_every_way_to_write_a_row_gives_the_same_answer(home: SimpleNamespace) -
     assert run.predict([]) == []
 
 
-def test_ngrams_learn_what_a_layer_without_memory_for_order_cannot(tmp_path: Path) -> None:
+def test_ngrams_learn_what_a_layer_without_memory_for_order_cannot(
+    tmp_path: Path,
+) -> None:
     # the label is whether "ab" stands in the row; every letter occurs as often under both labels
-    rows = [("".join(p), "yes" if "ab" in "".join(p) else "no") for p in permutations("abcde")]
+    rows = [
+        ("".join(p), "yes" if "ab" in "".join(p) else "no")
+        for p in permutations("abcde")
+    ]
     path = write_csv(tmp_path / "order.csv", rows, ("text", "label"))
     told = {
-        "layer": "none", "data.tokenizer": "chars", "data.dev": str(path), "model.hidden": 8,
-        "model.bidirectional": False, "model.ngram_dropout": 0.0, "training.max_steps": 150,
-        "training.threads": 1, "training.precision": "fp32", "training.learning_rate": 0.05,
-    }  # fmt: skip
+        "layer": "none",
+        "data.tokenizer": "chars",
+        "data.dev": str(path),
+        "model.hidden": 8,
+        "model.bidirectional": False,
+        "model.ngram_dropout": 0.0,
+        "training.max_steps": 150,
+        "training.threads": 1,
+        "training.precision": "fp32",
+        "training.learning_rate": 0.05,
+    }
     scores = {}
     for longest in (0, 2):
         out = tmp_path / str(longest)
-        run = unrolled.train(path, out=out, quiet=True, **told, **{"model.ngrams": longest})
+        run = unrolled.train(
+            path, out=out, quiet=True, **told, **{"model.ngrams": longest}
+        )
         scores[longest] = run.result["scores"]["accuracy"]
         assert run.evaluate(path)["accuracy"] == scores[longest]
     # without order nothing but the larger label can be answered
@@ -200,7 +245,10 @@ def test_many_labels_take_no_memory_by_their_square(tmp_path: Path) -> None:
     )
     out = tmp_path / "run"
     done = subprocess.run(
-        [sys.executable, "-c", code, path, out], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, path, out],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     # 0.6 GB on Linux, most of them libraries; a regression over the labels took 2.2 GB
     assert int(done.stdout.split()[-1]) < 1_200_000

@@ -29,7 +29,9 @@ PLACE = choose("cpu", "fp32")
 
 def step_by_step(model: LanguageModel, start: int, tokens: list[int]) -> list[float]:
     """Return the nats of each token, read one at a time from a fresh start."""
-    state, token, nats = model.layer.initial_state(1, torch.device("cpu")), start, []
+    state = model.layer.initial_state(1, torch.device("cpu"))
+    token = start
+    nats = []
     for following in tokens:
         logits, state = model.step(torch.tensor([token]), state)
         nats.append(-float(logits.double().log_softmax(-1)[0, following]))
@@ -41,7 +43,9 @@ def test_loss_perplexity_and_bits_are_those_of_the_steps(
     home: SimpleNamespace, tmp_path: Path
 ) -> None:
     run = unrolled.load(home.runs["language"])
-    text = "row your boat\n한국 stream row row\n"  # 한국 was not seen and counts as well
+    text = (
+        "row your boat\n한국 stream row row\n"  # 한국 was not seen and counts as well
+    )
     path = tmp_path / "t.txt"
     path.write_text(text, encoding="utf-8")
     scores = run.evaluate(path)
@@ -58,13 +62,20 @@ def test_loss_perplexity_and_bits_are_those_of_the_steps(
     )
 
 
-def language(layer: str, text: str, window: int = 8) -> tuple[Language, LanguageModel, TokenStream]:
+def language(
+    layer: str, text: str, window: int = 8
+) -> tuple[Language, LanguageModel, TokenStream]:
     """Return an untrained model of a text."""
-    model = {"hidden": 8, "embedding": 8} | ({"heads": 2} if layer == "attention" else {})
-    recipe = Recipe.read({"layer": layer, "model": model, "training": {"window": window}})
+    model = {"hidden": 8, "embedding": 8} | (
+        {"heads": 2} if layer == "attention" else {}
+    )
+    recipe = Recipe.read(
+        {"layer": layer, "model": model, "training": {"window": window}}
+    )
     data = Document("t.txt", Format("text"), text)
     task = Language.fit(recipe, Schema("language"), data)
-    task.columns, task.format = [], data.format
+    task.columns = []
+    task.format = data.format
     torch.manual_seed(3)
     built = task.build(recipe).eval()
     assert isinstance(built, LanguageModel)
@@ -93,10 +104,14 @@ def test_lanes_score_every_token_once(size: int) -> None:
 
 
 @pytest.mark.parametrize("layer", ["gru", "attention"])
-def test_a_large_vocabulary_is_scored_in_parts(layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_vocabulary_is_scored_in_parts(
+    layer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task, model, stream = language(layer, random_text(4500))
     whole = task.evaluate(model, stream, PLACE).scores
-    monkeypatch.setattr("unrolled.tasks.language.SCORED", 3 * 2 * 9 * task.tokenizer.size)
+    monkeypatch.setattr(
+        "unrolled.tasks.language.SCORED", 3 * 2 * 9 * task.tokenizer.size
+    )
     sizes: list[int] = []
     model.head.register_forward_hook(lambda *given: sizes.append(given[2].numel()))
     parts = task.evaluate(model, stream, PLACE).scores
@@ -121,7 +136,8 @@ def test_windows_score_every_token_once_with_at_least_half_the_reach(size: int) 
     assert model.context == 8
     width = min(8, size)
     fresh = max(1, width // 2)
-    tokens, start = stream.tokens.astype(np.int64), task.tokenizer.eos_id
+    tokens = stream.tokens.astype(np.int64)
+    start = task.tokenizer.eos_id
     nats = []
     for place in range(size):
         begin = 0 if place < width else -(-(place - width + 1) // fresh) * fresh
@@ -141,11 +157,18 @@ def test_rows_of_text_are_each_ended_and_counted_in_bytes(tmp_path: Path) -> Non
     stream, skipped = task.encode(read(path), "stop", Schema("language", ("text",)))
     tokenizer = task.tokenizer
     end = tokenizer.eos_id
-    assert stream.tokens.tolist() == [*tokenizer.encode("ab"), end, *tokenizer.encode("한c"), end]
+    assert stream.tokens.tolist() == [
+        *tokenizer.encode("ab"),
+        end,
+        *tokenizer.encode("한c"),
+        end,
+    ]
     assert (stream.size, stream.unknown, skipped) == (2 + 4, 0, [])
 
 
-def test_a_text_of_many_rows_names_its_column(home: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_text_of_many_rows_names_its_column(
+    home: SimpleNamespace, tmp_path: Path
+) -> None:
     path = tmp_path / "t.csv"
     path.write_text("poem,year\nrow row,1\nyour boat,2\n")
     run = unrolled.load(home.runs["language"])
@@ -198,8 +221,14 @@ def test_awd_lstm_has_the_published_size_and_trains() -> None:
     # 33,278 words with the line end and <unk>, and three marks of our own
     assert task.tokenizer.size == 33_278 + 3
     model = task.build(recipe)
-    layers = 4 * (1150 * (400 + 1150 + 2) + 1150 * (2 * 1150 + 2) + 400 * (1150 + 400 + 2))
-    assert sum(p.numel() for p in model.parameters()) == layers + 33_281 * 401 == 33_557_281
+    layers = 4 * (
+        1150 * (400 + 1150 + 2) + 1150 * (2 * 1150 + 2) + 400 * (1150 + 400 + 2)
+    )
+    assert (
+        sum(p.numel() for p in model.parameters())
+        == layers + 33_281 * 401
+        == 33_557_281
+    )
     recipe = recipe.changed(training=recipe.training.changed(batch_size=2, window=3))
     stream = task.encode(data, "stop")[0]
     batch = task.source(stream, recipe, model).batch(0, 0)
@@ -213,24 +242,33 @@ def test_awd_lstm_has_the_published_size_and_trains() -> None:
 def test_a_state_cannot_be_carried_over_a_limited_reach() -> None:
     task, model, _ = language("attention", random_text(50))
     recipe = Recipe.read({"layer": "attention", "training": {"carry": True}})
-    with pytest.raises(UsageError, match=r"training\.carry=true needs a layer of unlimited reach"):
+    with pytest.raises(
+        UsageError, match=r"training\.carry=true needs a layer of unlimited reach"
+    ):
         task.objective(recipe, model)
 
 
 def latched(kind: str, text: str) -> tuple[Language, LanguageModel, TokenStream]:
     """Return a model that says other things for good once it has read the mark of a beginning."""
     task, model, stream = language(kind, text)
-    size, end = 8, task.tokenizer.eos_id
+    size = 8
+    end = task.tokenizer.eos_id
     weights: dict[str, torch.Tensor] = dict(model.named_parameters())
     with torch.no_grad():
         for weight in weights.values():
             weight.zero_()
         weights["embedding.weight"][end, 0] = 1
-        w, b = weights["layer.weight_ih_l0"], weights["layer.bias_ih_l0"]
-        if kind == "lstm":  # input, forget, candidate, output: the mark alone opens the input
-            w[:size, 0], b[:size], b[size:] = 40, -20, 20
+        w = weights["layer.weight_ih_l0"]
+        b = weights["layer.bias_ih_l0"]
+        if (
+            kind == "lstm"
+        ):  # input, forget, candidate, output: the mark alone opens the input
+            w[:size, 0] = 40
+            b[:size] = -20
+            b[size:] = 20
         else:  # reset, update, candidate: the mark alone opens the update
-            w[size : 2 * size, 0], b[size:] = -40, 20
+            w[size : 2 * size, 0] = -40
+            b[size:] = 20
         weights["head.weight"][:, 0] = torch.linspace(-3, 3, model.head.out_features)
     return task, model, stream
 
@@ -250,8 +288,14 @@ LAYERS = ["none", "rnn", "lstm", "gru", "mingru"]
 
 @pytest.mark.parametrize("layer", LAYERS)
 @settings(deadline=None, max_examples=8)
-@given(size=st.integers(1, 9000), seed=st.integers(0, 99), loud=st.sampled_from([0.5, 2.0, 5.0]))
-def test_lanes_score_what_one_pass_scores(layer: str, size: int, seed: int, loud: float) -> None:
+@given(
+    size=st.integers(1, 9000),
+    seed=st.integers(0, 99),
+    loud=st.sampled_from([0.5, 2.0, 5.0]),
+)
+def test_lanes_score_what_one_pass_scores(
+    layer: str, size: int, seed: int, loud: float
+) -> None:
     task, model, stream = language(layer, random_text(size))
     torch.manual_seed(seed)
     with torch.no_grad():

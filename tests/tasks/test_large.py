@@ -34,13 +34,26 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def story(seed: int, lines: int = 400) -> str:
     draw = random.Random(seed)
-    words = ["the", "river", "runs", "강이", "흐른다", "  ", "it's", "1984", "\n", "\t-"]
+    words = [
+        "the",
+        "river",
+        "runs",
+        "강이",
+        "흐른다",
+        "  ",
+        "it's",
+        "1984",
+        "\n",
+        "\t-",
+    ]
     return "".join(" ".join(draw.choices(words, k=8)) + "\n" for _ in range(lines))
 
 
 def both(path: Path, **changes: Any) -> tuple[Prepared, Prepared]:
     """Return a file read whole, and encoded into shards."""
-    keys = {f"data.{key}" if key != "task" else key: value for key, value in changes.items()}
+    keys = {
+        f"data.{key}" if key != "task" else key: value for key, value in changes.items()
+    }
     return (
         prepare(resolve(str(path), {**keys, "data.shards": "never"})),
         prepare(resolve(str(path), {**keys, "data.shards": "always"})),
@@ -65,7 +78,8 @@ def check_text(whole: Prepared, mapped: Prepared) -> None:
         for epoch in (0, 1):
             assert mine.length(epoch) == theirs.length(epoch)
             for index in range(0, mine.length(epoch), 7):
-                one, other = mine.batch(epoch, index), theirs.batch(epoch, index)
+                one = mine.batch(epoch, index)
+                other = theirs.batch(epoch, index)
                 assert one.inputs.equal(other.inputs)
                 assert one.targets is not None
                 assert other.targets is not None
@@ -119,17 +133,23 @@ def test_a_vocabulary_is_learnt_from_a_spread_sample(
     monkeypatch.setattr(large, "SAMPLE", 3000)
     monkeypatch.setattr(lines, "BLOCK", 200)
     path = tmp_path / "t.txt"
-    path.write_text("".join(f"word{number // 40} " + story(number, 1) for number in range(800)))
+    path.write_text(
+        "".join(f"word{number // 40} " + story(number, 1) for number in range(800))
+    )
     _, mapped = both(path, tokenizer="words", vocabulary=400)
     assert any("learnt from 3,000 of" in line for line in mapped.found)
-    names = {mapped.task.tokenizer.token(id) for id in range(mapped.task.tokenizer.size)}
+    names = {
+        mapped.task.tokenizer.token(id) for id in range(mapped.task.tokenizer.size)
+    }
     seen = {number for number in range(18) if f"word{number}" in names}
     assert 12 <= len(seen) < 18  # from all over the text, and not from all of it
     # counted over all of the text
     check_text(*both(path, tokenizer="chars"))
 
 
-def test_scored_text_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scored_text_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(large, "SCORED", 100)
     path = tmp_path / "t.txt"
     path.write_text(story(0), "utf-8")
@@ -146,9 +166,16 @@ def test_scored_text_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_labels_of_texts(tmp_path: Path, kind: str, dev: bool) -> None:
     rows = [*reviews(300, 1), (None, "good"), ("no label", None), *reviews(50, 2)]
     path = write_csv(tmp_path / "r.csv", rows, ("text", "label"))
-    changes = {"tokenizer": kind, "vocabulary": 300, "on_error": "skip", "max_tokens": 20}
+    changes = {
+        "tokenizer": kind,
+        "vocabulary": 300,
+        "on_error": "skip",
+        "max_tokens": 20,
+    }
     if dev:
-        changes["dev"] = str(write_csv(tmp_path / "d.csv", reviews(40, 3), ("text", "label")))
+        changes["dev"] = str(
+            write_csv(tmp_path / "d.csv", reviews(40, 3), ("text", "label"))
+        )
     whole, mapped = both(path, **changes)
     assert whole.task.inputs.tokenizer.document == mapped.task.inputs.tokenizer.document
     assert whole.task.output == mapped.task.output
@@ -165,7 +192,9 @@ def test_labels_of_texts(tmp_path: Path, kind: str, dev: bool) -> None:
 
 
 def test_labels_are_weighed(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "r.csv", [*reviews(100, 1), ("so so", "even")], ("text", "label"))
+    path = write_csv(
+        tmp_path / "r.csv", [*reviews(100, 1), ("so so", "even")], ("text", "label")
+    )
 
     def told(shards: str, weights: Any, **more: Any) -> Any:
         keys = {"data.shards": shards, "training.label_weights": weights, **more}
@@ -195,7 +224,10 @@ def test_the_files_of_an_archive_and_their_lines_are_told(
         return tmp_path / name
 
     whole, mapped = both(packed("a.zip", reviews(40, 1), reviews(60, 2)))
-    for one, other in ((mapped.train_data, whole.train_data), (mapped.dev_data, whole.dev_data)):
+    for one, other in (
+        (mapped.train_data, whole.train_data),
+        (mapped.dev_data, whole.dev_data),
+    ):
         assert one.lines == other.lines
         assert list(map(one.place, one.lines)) == list(map(other.place, one.lines))
     assert not mapped.partial
@@ -210,25 +242,40 @@ def test_the_files_of_an_archive_and_their_lines_are_told(
 def test_an_infinity_in_a_row(tmp_path: Path, column: str) -> None:
     rows = [{"n": 1.5, "text": text, "label": label} for text, label in reviews(80, 1)]
     lines = [json.dumps(row) for row in rows]
-    lines[::9] = [json.dumps(row | {column: "INF"}).replace('"INF"', "1e999") for row in rows[::9]]
+    lines[::9] = [
+        json.dumps(row | {column: "INF"}).replace('"INF"', "1e999") for row in rows[::9]
+    ]
     path = tmp_path / "r.jsonl"
     path.write_text("\n".join(lines) + "\n")
     whole, mapped = both(path, text="text", label="label")
-    for found in (mapped, both(path, text="text", label="label")[1]):  # made, and remembered
+    for found in (
+        mapped,
+        both(path, text="text", label="label")[1],
+    ):  # made, and remembered
         assert found.train_data.rows == whole.train_data.rows
         assert found.dev_data.rows == whole.dev_data.rows
-        np.testing.assert_array_equal(found.train.sequences.flat[:], whole.train.sequences.flat)
+        np.testing.assert_array_equal(
+            found.train.sequences.flat[:], whole.train.sequences.flat
+        )
 
 
 def test_a_column_of_text(tmp_path: Path) -> None:
     rows = [(text, number) for number, (text, _) in enumerate(reviews(300, 1))]
     path = write_csv(tmp_path / "r.csv", [*rows, ("", 7)], ("text", "n"))
-    check_text(*both(path, tokenizer="unigram", vocabulary=300, text="text", task="language"))
+    check_text(
+        *both(path, tokenizer="unigram", vocabulary=300, text="text", task="language")
+    )
 
 
-def test_what_is_sharded(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = write_csv(tmp_path / "n.csv", [(i, 2 * i) for i in range(50)], ("a", "price"))
-    with pytest.raises(UsageError, match=r"data\.shards=always is for one file, for language"):
+def test_what_is_sharded(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = write_csv(
+        tmp_path / "n.csv", [(i, 2 * i) for i in range(50)], ("a", "price")
+    )
+    with pytest.raises(
+        UsageError, match=r"data\.shards=always is for one file, for language"
+    ):
         both(table)
     text = tmp_path / "t.txt"
     text.write_text(story(0), "utf-8")
@@ -237,8 +284,12 @@ def test_what_is_sharded(tmp_path: Path, cache: Path, monkeypatch: pytest.Monkey
     assert not cache.exists()
     monkeypatch.setattr(large, "LARGE", 1000)
     assert any("encoded in" in line for line in prepare(resolve(str(text), auto)).found)
-    table = write_csv(tmp_path / "m.csv", [(i, 2 * i) for i in range(500)], ("a", "price"))
-    assert not any("encoded" in line for line in prepare(resolve(str(table), auto)).found)
+    table = write_csv(
+        tmp_path / "m.csv", [(i, 2 * i) for i in range(500)], ("a", "price")
+    )
+    assert not any(
+        "encoded" in line for line in prepare(resolve(str(table), auto)).found
+    )
 
 
 def test_a_folder_is_read_whole(tmp_path: Path) -> None:
@@ -258,8 +309,14 @@ def test_labels_are_learnt_from_shards_and_predicted(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "r.csv", reviews(120, 1), ("text", "label"))
     assert prepare(resolve(str(path), {"data.shards": "never"})).recipe.model.ngrams > 0
     told = {key: value for key, value in SMALL.items() if key != "model.ngrams"}
-    told |= {"training.max_steps": 30, "training.learning_rate": 0.02, "data.shards": "always"}
-    unrolled.train(path, out=tmp_path / "run", quiet=True, say=lambda line: None, **told)
+    told |= {
+        "training.max_steps": 30,
+        "training.learning_rate": 0.02,
+        "data.shards": "always",
+    }
+    unrolled.train(
+        path, out=tmp_path / "run", quiet=True, say=lambda line: None, **told
+    )
     run = unrolled.load(tmp_path / "run")
     assert run.recipe.model.ngrams == 0  # by default, as the shards keep no characters
     assert run.predict(["a lovely film", "별로", "awful"]) == ["good", "bad", "bad"]
@@ -268,7 +325,11 @@ def test_labels_are_learnt_from_shards_and_predicted(tmp_path: Path) -> None:
 def test_a_run_trains_and_resumes_from_shards(tmp_path: Path) -> None:
     path = tmp_path / "t.txt"
     path.write_text(story(0), "utf-8")
-    keys = SMALL | {"training.batch_size": 4, "training.window": 16, "data.shards": "always"}
+    keys = SMALL | {
+        "training.batch_size": 4,
+        "training.window": 16,
+        "data.shards": "always",
+    }
     keys |= {"training.schedule": "constant"}
 
     def run(name: str, steps: int, **more: Any) -> dict[str, Any]:

@@ -37,9 +37,11 @@ def changes(name: str, folder: Path, tokens: int) -> dict[str, Any]:
 
     All the words that the vocabulary has room for are among them.
     """
-    draw, count = random.Random(1), resolve(name, {}).data.vocabulary - 4
+    draw = random.Random(1)
+    count = resolve(name, {}).data.vocabulary - 4
     words = [f"w{number}" for number in range(count)]
-    texts, at = list[str](), 0
+    texts = list[str]()
+    at = 0
     while at < count or len(texts) % 2:
         size = draw.randrange(20, 41)
         texts.append(" ".join(words[at : at + size] or words[:size]))
@@ -47,20 +49,28 @@ def changes(name: str, folder: Path, tokens: int) -> dict[str, Any]:
     half = len(texts) // 2
     for side, lines in (("source", texts[:half]), ("target", texts[half:])):
         (folder / f"{side}.txt").write_text("\n".join(lines) + "\n", "utf-8")
-    source, target = str(folder / "source.txt"), str(folder / "target.txt")
+    source = str(folder / "source.txt")
+    target = str(folder / "target.txt")
     return {
-        "data.train": source, "data.train_target": target, "data.dev": source,
-        "data.dev_target": target, "data.text": "source", "data.label": "target",
-        "data.tokenizer": "whitespace", **here(tokens),
-    }  # fmt: skip
+        "data.train": source,
+        "data.train_target": target,
+        "data.dev": source,
+        "data.dev_target": target,
+        "data.text": "source",
+        "data.label": "target",
+        "data.tokenizer": "whitespace",
+        **here(tokens),
+    }
 
 
 def here(tokens: int) -> dict[str, Any]:
     """Return what makes a recipe train on one thread, few tokens at a time."""
     return {
-        "training.batch_tokens": tokens, "training.device": "cpu", "training.precision": "fp32",
+        "training.batch_tokens": tokens,
+        "training.device": "cpu",
+        "training.precision": "fp32",
         "training.threads": 1,
-    }  # fmt: skip
+    }
 
 
 def trees(folder: Path, rows: int) -> Path:
@@ -70,7 +80,10 @@ def trees(folder: Path, rows: int) -> Path:
     for _ in range(rows):
         words = [f"w{draw.randrange(500)}" for _ in range(draw.randrange(10, 31))]
         half = len(words) // 2
-        parts = [" ".join(f"(NN {word})" for word in part) for part in (words[:half], words[half:])]
+        parts = [
+            " ".join(f"(NN {word})" for word in part)
+            for part in (words[:half], words[half:])
+        ]
         lines.append(f"(TOP (S (NP {parts[0]}) (VP {parts[1]})))")
     file = folder / "made.ptb"
     file.write_text("\n".join(lines) + "\n", "utf-8")
@@ -85,7 +98,11 @@ def parsing(name: str, folder: Path, tokens: int) -> dict[str, Any]:
 
 def learnt(name: str, folder: Path) -> tuple[Recipe, Task]:
     """Return a recipe as it is resolved, and its task with a vocabulary of the full size."""
-    told = parsing(name, folder, 500) if name == "wsj-parse" else changes(name, folder, 500)
+    told = (
+        parsing(name, folder, 500)
+        if name == "wsj-parse"
+        else changes(name, folder, 500)
+    )
     prepared = prepare(resolve(name, told))
     return prepared.recipe, prepared.task
 
@@ -97,12 +114,18 @@ def test_a_model_has_the_sizes_of_the_paper(name: str, tmp_path: Path) -> None:
     with torch.device("meta"):
         model = task.build(recipe)
     assert isinstance(model, Unaligned)
-    attention, forward = 4 * (width * width + width), 2 * width * inner + inner + width
+    attention = 4 * (width * width + width)
+    forward = 2 * width * inner + inner + width
     read = layers * (attention + forward + 4 * width)
     written = layers * (2 * attention + forward + 6 * width)
     assert model.decoder.output_size == model.encoder.output_size == width
-    assert {b.attention.heads for s in (model.encoder, model.decoder) for b in s.blocks} == {heads}
-    count = {n: sum(p.numel() for p in part.parameters()) for n, part in model.named_children()}
+    assert {
+        b.attention.heads for s in (model.encoder, model.decoder) for b in s.blocks
+    } == {heads}
+    count = {
+        n: sum(p.numel() for p in part.parameters())
+        for n, part in model.named_children()
+    }
     assert count["decoder"] == written
     if pieces is None:
         projected = model.encoder.input_size * width + width
@@ -120,10 +143,13 @@ def test_a_model_has_the_sizes_of_the_paper(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_what_the_paper_says_of_a_training_stands_in_its_recipe(name: str) -> None:
-    big, parse = name.endswith("big"), name == "wsj-parse"
+    big = name.endswith("big")
+    parse = name == "wsj-parse"
     schema = Schema("parse" if parse else "translate", ("en",), (), "other")
     recipe = fill(resolve(name, {}), schema, 4_500_000, 10**9)
-    model, training, search = recipe.model, recipe.training, recipe.decoding
+    model = recipe.model
+    training = recipe.training
+    search = recipe.decoding
     assert training.batch_tokens * training.accumulate == 25_000
     assert training.max_steps == (300_000 if big else 100_000)
     assert training.patience is training.clip is None
@@ -135,7 +161,11 @@ def test_what_the_paper_says_of_a_training_stands_in_its_recipe(name: str) -> No
     assert model.attention_dropout == (0.2 if parse else 0.0)
     assert model.embedding_dropout == model.head_dropout == model.token_dropout == 0
     assert not model.norm_first
-    assert (model.positions, model.feedforward, model.norm) == ("sinusoidal", "relu", "layer")
+    assert (model.positions, model.feedforward, model.norm) == (
+        "sinusoidal",
+        "relu",
+        "layer",
+    )
     assert (search.beam, search.length_penalty) == ((21, 0.3) if parse else (4, 0.6))
     # a parser bounds what it writes by its trees: see Parse.limits
     assert parse or (search.max_ratio, search.max_extra) == (1, 50)
@@ -147,12 +177,17 @@ def test_what_the_paper_says_of_a_training_stands_in_its_recipe(name: str) -> No
 
 
 LARGE = pytest.mark.skipif(
-    not os.environ.get("UNROLLED_LARGE"), reason="takes up to 6 GB of memory: set UNROLLED_LARGE=1"
+    not os.environ.get("UNROLLED_LARGE"),
+    reason="takes up to 6 GB of memory: set UNROLLED_LARGE=1",
 )
 
 
 @pytest.mark.parametrize(
-    "name", [name if name.endswith("base") else pytest.param(name, marks=LARGE) for name in SIZES]
+    "name",
+    [
+        name if name.endswith("base") else pytest.param(name, marks=LARGE)
+        for name in SIZES
+    ],
 )
 def test_one_step_of_the_true_shape(name: str, tmp_path: Path) -> None:
     make = parsing if name == "wsj-parse" else changes
@@ -170,7 +205,9 @@ def test_one_step_of_the_true_shape(name: str, tmp_path: Path) -> None:
     rate = trainer.optimizer.param_groups[0]["lr"]
     assert rate == pytest.approx(plan.recipe.training.learning_rate / 4000)
     now = [p.detach() for part in watched for p in part.parameters()]
-    moved = [float((new - old).abs().max()) for old, new in zip(before, now, strict=True)]
+    moved = [
+        float((new - old).abs().max()) for old, new in zip(before, now, strict=True)
+    ]
     # Adam's first step is the rate, whatever the gradient; the bias of keys has none
     assert max(moved) == pytest.approx(rate, rel=0.1)  # to the rounding of weights of 1
     assert sum(move > 0 for move in moved) > 0.9 * len(moved)

@@ -25,7 +25,8 @@ from unrolled.training.precision import choose
 
 SCHEMA = Schema("parse", ("words",), (), "tree")
 PLACE = choose("cpu", "fp32")
-NOUNS, VERBS = ["cat", "dog", "bird"], ["sees", "hears"]
+NOUNS = ["cat", "dog", "bird"]
+VERBS = ["sees", "hears"]
 
 
 def phrase(draw: random.Random, depth: int = 0) -> str:
@@ -55,13 +56,25 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     file = at / "bank.ptb"
     file.write_text("\n".join(bank(120, 1)) + "\n")
     run = unrolled.train(
-        file, out=at / "run", say=lambda text: None, quiet=True, **SMALL | {
-            "layer": "gru", "model.bidirectional": True, "model.decoder": "attention",
-            "model.hidden": 24, "model.embedding": 24, "model.spelling": 4, "model.heads": 2,
-            "training.max_steps": 180, "training.learning_rate": 0.01, "training.batch_size": 16,
+        file,
+        out=at / "run",
+        say=lambda text: None,
+        quiet=True,
+        **SMALL
+        | {
+            "layer": "gru",
+            "model.bidirectional": True,
+            "model.decoder": "attention",
+            "model.hidden": 24,
+            "model.embedding": 24,
+            "model.spelling": 4,
+            "model.heads": 2,
+            "training.max_steps": 180,
+            "training.learning_rate": 0.01,
+            "training.batch_size": 16,
             "training.evaluate_every": 180,
         },
-    )  # fmt: skip
+    )
     return SimpleNamespace(folder=at / "run", file=file, run=run)
 
 
@@ -69,7 +82,8 @@ def fitted(path: Path, **changes: Any) -> tuple[Parse, Recipe]:
     recipe = Recipe.read(deep({"task": "parse", "model.spelling": 4, **changes}))
     data = table(path)
     task = Parse.fit(recipe, SCHEMA, data)
-    task.columns, task.format = data.columns, data.format
+    task.columns = data.columns
+    task.format = data.format
     return task, recipe
 
 
@@ -94,8 +108,17 @@ def test_trees_become_tokens_and_the_next_words_are_fed(small: Path) -> None:
     _, cat, sits = (task.size + batch.inputs[0]).tolist()
     none = task.size
     assert task.fed(batch)[0].tolist() == [
-        START, s, np_, cat, sits, SHUT, vp, none, SHUT, SHUT,
-    ]  # fmt: skip
+        START,
+        s,
+        np_,
+        cat,
+        sits,
+        SHUT,
+        vp,
+        none,
+        SHUT,
+        SHUT,
+    ]
     assert task.fed(batch)[1, :4].tolist() == [START, np_, none, SHUT]
     model = task.build(recipe)
     # every word is one token to write, and one of its own to read
@@ -113,7 +136,10 @@ def test_how_large_trees_grow_is_learnt(small: Path) -> None:
 @pytest.mark.parametrize("beam", [1, 3])
 @pytest.mark.parametrize(
     "kind",
-    [{"layer": "lstm"}, {"layer": "attention", "model.bidirectional": True, "model.hidden": 16}],
+    [
+        {"layer": "lstm"},
+        {"layer": "attention", "model.bidirectional": True, "model.hidden": 16},
+    ],
 )
 def test_an_untrained_model_writes_trees_over_the_right_words(
     small: Path, kind: dict[str, Any], beam: int
@@ -153,7 +179,9 @@ def test_a_small_grammar_is_learnt(trained: SimpleNamespace, tmp_path: Path) -> 
     assert scores["f1"] > 0.9
 
 
-def test_its_search_is_set_like_any_other(trained: SimpleNamespace, tmp_path: Path) -> None:
+def test_its_search_is_set_like_any_other(
+    trained: SimpleNamespace, tmp_path: Path
+) -> None:
     run = unrolled.load(trained.folder)
     path = tmp_path / "new.ptb"
     path.write_text("\n".join(bank(20, 5)) + "\n")
@@ -171,17 +199,21 @@ def test_its_search_is_set_like_any_other(trained: SimpleNamespace, tmp_path: Pa
 def test_it_stops_by_itself(trained: SimpleNamespace) -> None:
     """Without the constraint the end mark still follows the last bracket that closes."""
     run = trained.run
-    task, model = run.task, run.model
+    task = run.task
+    model = run.model
     examples, _ = task.encode(table(trained.file), "stop")
     batch = collate(examples, np.arange(20))
     assert batch.targets is not None
     scores = model(batch.inputs, batch.lengths, task.fed(batch), *batch.extra)
-    ends, inner = batch.targets == END, batch.targets >= XX
+    ends = batch.targets == END
+    inner = batch.targets >= XX
     assert (scores.argmax(-1)[ends] == END).float().mean() > 0.9
     assert (scores.argmax(-1)[inner] == END).float().mean() < 0.05
 
 
-def test_a_batch_of_one_says_what_a_batch_of_many_says(trained: SimpleNamespace) -> None:
+def test_a_batch_of_one_says_what_a_batch_of_many_says(
+    trained: SimpleNamespace,
+) -> None:
     rows = [
         "the cat sees the dog",
         "the bird near the cat hears the dog .",
@@ -193,12 +225,15 @@ def test_a_batch_of_one_says_what_a_batch_of_many_says(trained: SimpleNamespace)
 def test_a_table_with_a_column_of_trees_is_read(tmp_path: Path) -> None:
     rows = [(plain(parse(tree)), tree) for tree in bank(12, 3)]
     path = write_csv(
-        tmp_path / "t.csv", [(" ".join(t.words), text) for t, text in rows], ("text", "tree")
+        tmp_path / "t.csv",
+        [(" ".join(t.words), text) for t, text in rows],
+        ("text", "tree"),
     )
     recipe = Recipe.read({"task": "parse"})
     data = table(path)
     task = Parse.fit(recipe, Schema("parse", ("text",), (), "tree"), data)
-    task.columns, task.format = data.columns, data.format
+    task.columns = data.columns
+    task.format = data.format
     examples, _ = task.encode(data, "stop")
     assert examples.trees == tuple(tree for tree, _ in rows)
     assert task.schema.inputs == ("text",)
@@ -218,7 +253,9 @@ def test_a_faulty_row_is_named_or_counted(
 ) -> None:
     task, _ = fitted(small, **{"data.max_tokens": 8})
     path = write_csv(
-        tmp_path / "t.csv", [("1", "(S (NN a))"), ("2", bad), ("3", "(S (NN b))")], ("id", "tree")
+        tmp_path / "t.csv",
+        [("1", "(S (NN a))"), ("2", bad), ("3", "(S (NN b))")],
+        ("id", "tree"),
     )
     with pytest.raises(DataError, match=message) as caught:
         task.encode(table(path), "stop")
@@ -253,7 +290,8 @@ def test_a_bad_line_of_a_text_gets_an_empty_answer(small: Path, tmp_path: Path) 
 
     told = {"training.max_steps": 2, "model.hidden": 8, "training.threads": 1}
     run = train(small, out=tmp_path / "run", say=lambda line: None, quiet=True, **told)
-    given, written = tmp_path / "in.txt", tmp_path / "out.txt"
+    given = tmp_path / "in.txt"
+    written = tmp_path / "out.txt"
     given.write_text("the dog\n\n" + "dog " * 2000 + "\nthe cat\n", "utf-8")
     answer_file(run, given, {}, written, False)
     lines = written.read_text("utf-8").splitlines()

@@ -17,7 +17,9 @@ from unrolled.tasks.recipe import resolve
 
 
 def prepared(path: Path, **changes: object) -> Prepared:
-    return prepare(resolve(str(path), {k.replace("__", "."): v for k, v in changes.items()}))
+    return prepare(
+        resolve(str(path), {k.replace("__", "."): v for k, v in changes.items()})
+    )
 
 
 def texts(data: Table | Document) -> list[str]:
@@ -34,13 +36,15 @@ def file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_held_out_rows_share_no_text_with_training_rows(file: Path, seed: int) -> None:
     found = prepared(file, seed=seed, data__holdout=0.3)
-    train, dev = texts(found.train_data), texts(found.dev_data)
+    train = texts(found.train_data)
+    dev = texts(found.dev_data)
     assert train
     assert dev
     assert not set(train) & set(dev)
     assert len(train) + len(dev) == 89
     assert (
-        f"held out {len(dev)} of 89 rows by the hash of their inputs (data.dev=FILE)" in found.found
+        f"held out {len(dev)} of 89 rows by the hash of their inputs (data.dev=FILE)"
+        in found.found
     )
 
 
@@ -55,8 +59,9 @@ def test_the_fields_learn_nothing_from_held_out_rows(tmp_path: Path) -> None:
     rows = [(f"ab {c}", "xy"[n % 2]) for n, c in enumerate(own)]
     found = prepared(
         write_csv(tmp_path / "r.csv", rows, ("text", "label")),
-        data__tokenizer="chars", data__holdout=0.3,
-    )  # fmt: skip
+        data__tokenizer="chars",
+        data__holdout=0.3,
+    )
     assert isinstance(found.task, Classify)
     assert isinstance(found.task.inputs, Text)
     tokenizer = found.task.inputs.tokenizer
@@ -83,7 +88,10 @@ def test_a_language_model_holds_out_the_end_of_the_text(tmp_path: Path) -> None:
     assert isinstance(found.dev_data, Document)
     assert found.train_data.text + found.dev_data.text == "abcdefghi\n" * 10 + "XYZ"
     assert len(found.dev_data.text) == 11
-    assert "held out the last 10% of the text, 11 characters (data.dev=FILE)" in found.found
+    assert (
+        "held out the last 10% of the text, 11 characters (data.dev=FILE)"
+        in found.found
+    )
     assert found.task.tokenizer.unknown(found.task.tokenizer.encode("X")) == 1
 
 
@@ -109,7 +117,9 @@ def test_what_was_found_is_said_with_the_keys_that_overrule_it(tmp_path: Path) -
         (f"t{n}", "ab"[n % 2]) for n in range(30)
     ]
     path = write_csv(
-        tmp_path / "r.csv", [(n, *row) for n, row in enumerate(rows)], ("id", "text", "label")
+        tmp_path / "r.csv",
+        [(n, *row) for n, row in enumerate(rows)],
+        ("id", "text", "label"),
     )
     assert prepared(path).found[:6] == [
         f"{path}: comma-separated, header, UTF-8, 34 rows",
@@ -118,12 +128,14 @@ def test_what_was_found_is_said_with_the_keys_that_overrule_it(tmp_path: Path) -
         "leaves out: id",
         "task: classify (many to one) (task=NAME)",
         "empty: 2 rows, repeated: 2 rows",
-    ]  # fmt: skip
+    ]
 
 
 def test_a_faulty_row_stops_with_its_line_and_the_way_out(tmp_path: Path) -> None:
     path = tmp_path / "n.csv"
-    path.write_text("x,y\n" + "".join(f"{n},{n}\n" for n in range(20)) + "what,7\n21,21\n")
+    path.write_text(
+        "x,y\n" + "".join(f"{n},{n}\n" for n in range(20)) + "what,7\n21,21\n"
+    )
     wanted = {"data__numbers": ["x"], "data__label": "y"}
     with pytest.raises(DataError) as caught:
         prepared(path, **wanted)
@@ -159,24 +171,40 @@ def test_malformed_rows_are_counted_once(tmp_path: Path) -> None:
     path.write_text("x,y\n" + "".join(f"{n},{n}\n" for n in range(20)) + "1,2,3\n4\n")
     with pytest.raises(DataError, match=r"n\.csv:22: expected 2 fields"):
         prepared(path)
-    assert prepared(path, data__on_error="skip").found[-1].startswith("skipped 2 faulty rows")
+    assert (
+        prepared(path, data__on_error="skip")
+        .found[-1]
+        .startswith("skipped 2 faulty rows")
+    )
 
 
-def test_a_label_that_only_the_dev_file_has_is_named(file: Path, tmp_path: Path) -> None:
-    dev = write_csv(tmp_path / "dev.csv", [("a", "good"), ("b", "goood")], ("text", "label"))
-    with pytest.raises(DataError, match=r"dev\.csv:3: label 'goood' was not seen .*mean 'good'\?"):
+def test_a_label_that_only_the_dev_file_has_is_named(
+    file: Path, tmp_path: Path
+) -> None:
+    dev = write_csv(
+        tmp_path / "dev.csv", [("a", "good"), ("b", "goood")], ("text", "label")
+    )
+    with pytest.raises(
+        DataError, match=r"dev\.csv:3: label 'goood' was not seen .*mean 'good'\?"
+    ):
         prepared(file, data__dev=str(dev))
 
 
 def test_one_label_is_no_classification(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "r.csv", [(f"t {n}", "a") for n in range(9)], ("text", "label"))
+    path = write_csv(
+        tmp_path / "r.csv", [(f"t {n}", "a") for n in range(9)], ("text", "label")
+    )
     with pytest.raises(DataError, match=r"holds only 'a'; a classifier needs two"):
         prepared(path)
 
 
 def test_equal_texts_alone_cannot_be_held_out(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "r.csv", [("t", "a"), ("t", "b")] * 9, ("text", "label"))
-    with pytest.raises(UserError, match=r"r\.csv: nothing can be held out: .*data\.dev=FILE"):
+    path = write_csv(
+        tmp_path / "r.csv", [("t", "a"), ("t", "b")] * 9, ("text", "label")
+    )
+    with pytest.raises(
+        UserError, match=r"r\.csv: nothing can be held out: .*data\.dev=FILE"
+    ):
         prepared(path)
 
 
@@ -190,8 +218,12 @@ def test_a_plain_text_serves_only_the_language_task(tmp_path: Path, task: str) -
 
 def test_words_and_tags_of_unequal_number_are_named(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
-    rows = "".join(f'{{"words": ["a", "w{n}"], "tags": ["N", "V"]}}\n' for n in range(5))
-    path.write_text(rows + '{"words": ["c", "b"], "tags": ["N"]}\n' + rows.replace('"a"', '"d"'))
+    rows = "".join(
+        f'{{"words": ["a", "w{n}"], "tags": ["N", "V"]}}\n' for n in range(5)
+    )
+    path.write_text(
+        rows + '{"words": ["c", "b"], "tags": ["N"]}\n' + rows.replace('"a"', '"d"')
+    )
     with pytest.raises(DataError, match=r"t\.jsonl:6: 2 words but 1 tags"):
         prepared(path)
     assert len(prepared(path, data__on_error="skip").train) in range(5, 10)

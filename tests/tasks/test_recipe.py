@@ -55,7 +55,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("data.text=감정 문장", "감정 문장"),
         ("data.label=eager", "eager"),
         # names that YAML reads as something else
-        *((f"data.label={name}", name) for name in ("no", "2024", "1e3", "#x", "~", "a: b", " y")),
+        *(
+            (f"data.label={name}", name)
+            for name in ("no", "2024", "1e3", "#x", "~", "a: b", " y")
+        ),
         ("data.text=12:30", "12:30"),
         ("data.text=[no, 12:30]", ["no", "12:30"]),
         ("data.numbers=[2023, 2024]", ["2023", "2024"]),
@@ -103,16 +106,23 @@ def test_a_key_below_a_single_value_is_refused() -> None:
 
 def test_a_limit_replaces_all_limits_of_a_recipe_and_other_keys_none() -> None:
     base = {"training": {"max_epochs": 20, "max_minutes": 9, "clip": 2.0}}
-    assert merge(base, {"training.max_steps": 5}) == {"training": {"clip": 2.0, "max_steps": 5}}
+    assert merge(base, {"training.max_steps": 5}) == {
+        "training": {"clip": 2.0, "max_steps": 5}
+    }
     assert merge(base, {"training.clip": 1.0})["training"] == {
-        "max_epochs": 20, "max_minutes": 9, "clip": 1.0,
-    }  # fmt: skip
+        "max_epochs": 20,
+        "max_minutes": 9,
+        "clip": 1.0,
+    }
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"training.max_step": 5}, "unknown key 'training.max_step'; did you mean 'training.max_s"),
+        (
+            {"training.max_step": 5},
+            "unknown key 'training.max_step'; did you mean 'training.max_s",
+        ),
         ({"hidden": 5}, "unknown key 'hidden'; did you mean 'model.hidden'?"),
         ({"model.hiden": 5}, "did you mean 'model.hidden'?"),
         ({"max_minutes": 5}, "did you mean 'training.max_minutes'?"),
@@ -127,12 +137,18 @@ def test_a_limit_replaces_all_limits_of_a_recipe_and_other_keys_none() -> None:
         ({"layer": "transformer"}, "a transformer is layer=attention here"),
         ({"layer": "gpt"}, "a gpt is layer=attention here"),
         ({"layer": "ltsm"}, "there is no layer 'ltsm'; did you mean 'lstm'?"),
-        ({"model.hidden": "big"}, "model.hidden='big': input should be a valid integer"),
-        ({"model.hidden": 0}, "model.hidden=0: input should be greater than or equal to 1"),
+        (
+            {"model.hidden": "big"},
+            "model.hidden='big': input should be a valid integer",
+        ),
+        (
+            {"model.hidden": 0},
+            "model.hidden=0: input should be greater than or equal to 1",
+        ),
         ({"data.tokenizer": "bep"}, "data.tokenizer='bep': input should be 'chars'"),
         ({"training.learning_rate": float("nan")}, "training.learning_rate"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_key_or_value_is_named_with_what_was_meant(
     tmp_path: Path, changes: dict[str, Any], told: str
 ) -> None:
@@ -147,15 +163,22 @@ def test_a_wrong_key_or_value_is_named_with_what_was_meant(
 def test_a_data_file_names_the_run(tmp_path: Path) -> None:
     (tmp_path / "film.reviews.tsv.gz").write_bytes(b"x")
     found = resolve("film.reviews.tsv.gz", {"layer": "rnn"})
-    assert (found.name, found.layer, found.data.train) == ("film", "rnn", "film.reviews.tsv.gz")
+    assert (found.name, found.layer, found.data.train) == (
+        "film",
+        "rnn",
+        "film.reviews.tsv.gz",
+    )
 
 
 def test_a_yaml_file_of_ones_own_is_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("layer: lstm\ndata: {train: a.csv}\n")
     found = resolve("mine.yaml", {"model.hidden": 7})
     assert (found.name, found.layer, found.data.train, found.model.hidden) == (
-        "mine", "lstm", "a.csv", 7,
-    )  # fmt: skip
+        "mine",
+        "lstm",
+        "a.csv",
+        7,
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,7 +198,8 @@ def test_a_faulty_yaml_file_is_named(tmp_path: Path, text: str, told: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("target", "nearest"), [("revews.csv", "reviews.csv"), ("sub/dat.tsv", "sub/data.tsv")]
+    ("target", "nearest"),
+    [("revews.csv", "reviews.csv"), ("sub/dat.tsv", "sub/data.tsv")],
 )
 def test_a_file_that_is_not_there_is_answered_with_the_nearest(
     tmp_path: Path, target: str, nearest: str
@@ -183,7 +207,9 @@ def test_a_file_that_is_not_there_is_answered_with_the_nearest(
     (tmp_path / "sub").mkdir()
     for name in ("reviews.csv", "sub/data.tsv"):
         (tmp_path / name).write_text("a,b\n")
-    with pytest.raises(UsageError, match=rf"no recipe and no file .*; did you mean '{nearest}'\?"):
+    with pytest.raises(
+        UsageError, match=rf"no recipe and no file .*; did you mean '{nearest}'\?"
+    ):
         resolve(target, {})
 
 
@@ -218,7 +244,11 @@ def test_a_shipped_recipe_sets_only_keys_that_exist(name: str) -> None:
 def _absent() -> str:
     for name in recipes.shipped():
         train = resolve(name, {}).data.train
-        if about(name).source and train and not (recipes.folder() / "data" / train).exists():
+        if (
+            about(name).source
+            and train
+            and not (recipes.folder() / "data" / train).exists()
+        ):
             return name
     raise AssertionError("every recipe ships its data")
 
@@ -226,15 +256,24 @@ def _absent() -> str:
 def test_absent_data_is_told_with_source_licence_size_and_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    recipe, told = resolve(_absent(), {}), about(_absent())
+    recipe = resolve(_absent(), {})
+    told = about(_absent())
     assert recipe.data.train is not None
-    for root, folder in ((None, "data"), (tmp_path / "corpora", str(tmp_path / "corpora"))):
+    for root, folder in (
+        (None, "data"),
+        (tmp_path / "corpora", str(tmp_path / "corpora")),
+    ):
         if root:
             monkeypatch.setenv("UNROLLED_DATA", str(root))
         with pytest.raises(UserError) as caught:
             find_data(recipe, recipe.data.train)
         message = str(caught.value)
-        for part in (told.source, told.licence, told.size, f"{folder}/{recipe.data.train}"):
+        for part in (
+            told.source,
+            told.licence,
+            told.size,
+            f"{folder}/{recipe.data.train}",
+        ):
             assert str(part) in message
         assert "\n" not in message
 
@@ -251,7 +290,9 @@ def test_data_is_found_as_given_then_among_the_recipes_then_in_unrolled_data(
     assert find_data(recipe, "anthem.txt") == recipes.folder() / "data" / "anthem.txt"
     (tmp_path / "anthem.txt").write_text("x")
     assert find_data(recipe, "anthem.txt") == Path("anthem.txt")
-    with pytest.raises(UserError, match=r"anthm\.txt: no such file; did you mean 'anthem\.txt'\?"):
+    with pytest.raises(
+        UserError, match=r"anthm\.txt: no such file; did you mean 'anthem\.txt'\?"
+    ):
         find_data(recipe, "anthm.txt")
 
 
@@ -266,7 +307,9 @@ def test_changed_keys_leaves_the_limits_out() -> None:
 # settings out of bounds
 
 
-def groups(config: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+def groups(
+    config: type[BaseModel], prefix: str = ""
+) -> Iterator[tuple[str, FieldInfo]]:
     for name, field in config.model_fields.items():
         inner = nested(field.annotation)
         if inner is not None:
@@ -284,12 +327,16 @@ def kinds_of(annotation: Any) -> set[type]:
 
 
 FIELDS = dict(groups(Recipe))
-NUMBERS = [key for key, field in FIELDS.items() if kinds_of(field.annotation) & {int, float}]
+NUMBERS = [
+    key for key, field in FIELDS.items() if kinds_of(field.annotation) & {int, float}
+]
 
 
 def test_there_are_numbers_to_bound() -> None:
     assert len(NUMBERS) > 60
-    assert {"seed", "training.max_steps", "decoding.max_ratio", "model.hidden"} <= set(NUMBERS)
+    assert {"seed", "training.max_steps", "decoding.max_ratio", "model.hidden"} <= set(
+        NUMBERS
+    )
 
 
 @pytest.mark.parametrize("key", NUMBERS)
@@ -329,13 +376,15 @@ def test_a_device_that_trains_nothing_is_refused(device: str) -> None:
 # recipes that would take the machine
 
 HOSTILE = {
-    "laughs": "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    "laughs": "a: &a [x,x,x,x,x,x,x,x,x]\n"
+    + "".join(
         f"{new}: &{new} [*{old},*{old},*{old},*{old},*{old},*{old},*{old},*{old},*{old}]\n"
         for old, new in pairwise("abcdefghij")
     ),
     "itself": "model: &m {x: *m}\n",
     "a list in itself": "model: &m [*m]\n",
-    "merged": "a: &a {x: 1}\n" + "".join(f"k{n}: {{<<: *a, y{n}: 1}}\n" for n in range(50_000)),
+    "merged": "a: &a {x: 1}\n"
+    + "".join(f"k{n}: {{<<: *a, y{n}: 1}}\n" for n in range(50_000)),
     "no date": "name: 2024-13-45\n",
     "no time": "name: 2024-01-01 99:99:99\n",
     "digits": f"seed: {'9' * 5000}\n",
@@ -353,14 +402,17 @@ HOSTILE = {
     "two documents": "a: 1\n---\nb: 2\n",
     "a number": "7\n",
     "nothing": "",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_recipe_that_is_none_is_one_line_in_no_time(tmp_path: Path, kind: str) -> None:
+def test_a_recipe_that_is_none_is_one_line_in_no_time(
+    tmp_path: Path, kind: str
+) -> None:
     path = tmp_path / "r.yaml"
     path.write_bytes(HOSTILE[kind].encode("latin-1"))
-    began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.process_time()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UserError) as caught:
         resolve(str(path), {})
     assert time.process_time() - began < 5

@@ -21,7 +21,8 @@ STEPS = {key: value for key, value in SMALL.items() if key != "model.ngrams"}
 
 def dictionary(path: Path, words: int = 60) -> Path:
     """Write words with one or two pronunciations each."""
-    draw, lines = random.Random(5), []
+    draw = random.Random(5)
+    lines = []
     for number in range(words):
         word = "".join(draw.choices("abst", k=5)) + str(number)
         for further in range(1 + number % 2):
@@ -41,13 +42,20 @@ def plan(tmp_path: Path) -> Plan:
 def test_a_dictionary_is_read_without_a_word(plan: Plan) -> None:
     task = plan.prepared.task
     assert isinstance(task, Rewrite)
-    assert (task.inputs.tokenizer.kind, task.output.tokenizer.kind) == ("chars", "whitespace")
+    assert (task.inputs.tokenizer.kind, task.output.tokenizer.kind) == (
+        "chars",
+        "whitespace",
+    )
     assert task.output.tokenizer.size == 4 + len({"IY", "AH", "B", "EH", "S", "T"})
-    assert not any(c in reference for reference in plan.prepared.dev.references for c in "012")
+    assert not any(
+        c in reference for reference in plan.prepared.dev.references for c in "012"
+    )
 
 
 def test_all_answers_of_a_word_are_on_one_side_and_each_is_right(plan: Plan) -> None:
-    train, dev, task = plan.prepared.train, plan.prepared.dev, plan.prepared.task
+    train = plan.prepared.train
+    dev = plan.prepared.dev
+    task = plan.prepared.task
     assert isinstance(task, Rewrite)
     assert set(train.sources).isdisjoint(dev.sources)
     assert len(train) + len(dev) == 90
@@ -59,7 +67,9 @@ def test_all_answers_of_a_word_are_on_one_side_and_each_is_right(plan: Plan) -> 
 
 
 def written(answers: list[str], references: list[list[str]]) -> GeneratedTexts:
-    return GeneratedTexts(np.arange(len(answers)), ["x"] * len(answers), references, answers)
+    return GeneratedTexts(
+        np.arange(len(answers)), ["x"] * len(answers), references, answers
+    )
 
 
 def test_the_nearest_of_the_right_answers_counts(plan: Plan) -> None:
@@ -78,7 +88,9 @@ def test_characters_are_counted_where_targets_are_words(tmp_path: Path) -> None:
     path = tmp_path / "go.tsv"
     path.write_text("".join(f"word{n}\t말말{n}\n" for n in range(40)))
     changes = STEPS | {"data.target_tokenizer": "jamo", "training.max_steps": 4}
-    run = unrolled.train(path, out=tmp_path / "run", say=lambda line: None, quiet=True, **changes)
+    run = unrolled.train(
+        path, out=tmp_path / "run", say=lambda line: None, quiet=True, **changes
+    )
     task = run.task
     assert isinstance(task, Rewrite)
     scores, notes = task.measure(written(["말", "말말"], [["말말"], ["말말", "달"]]))
@@ -87,8 +99,13 @@ def test_characters_are_counted_where_targets_are_words(tmp_path: Path) -> None:
     assert set(run.result["scores"]) == {"wer", "cer", "loss", "perplexity"}
     assert run.result["baselines"][0]["scores"]["wer"] == 1.0
     again = run.evaluate(path)
-    assert again["wer"] == pytest.approx(run.evaluate(path, **{"decoding.beam": 5})["wer"])
-    assert run.evaluate(path, **{"data.text": "column2", "data.label": "column1"})["loss"] > 0
+    assert again["wer"] == pytest.approx(
+        run.evaluate(path, **{"decoding.beam": 5})["wer"]
+    )
+    assert (
+        run.evaluate(path, **{"data.text": "column2", "data.label": "column1"})["loss"]
+        > 0
+    )
 
 
 def test_a_table_of_words_without_an_answer_is_refused(tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ from unrolled.tasks import prepare
 
 KINDS = ["classify", "regress", "vectors", "tag"]
 drawn = settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 numbers = st.one_of(
@@ -36,9 +38,14 @@ numbers = st.one_of(
     st.sampled_from([1e300, -1e39, 1.7976931348623157e308, 10**400, 5e-324]),
 )
 cells = st.one_of(
-    st.none(), st.booleans(), numbers, st.text(st.characters(), max_size=20),
-    numbers.map(str), st.binary(max_size=5), st.just("a good film"),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    numbers,
+    st.text(st.characters(), max_size=20),
+    numbers.map(str),
+    st.binary(max_size=5),
+    st.just("a good film"),
+)
 nested = st.recursive(
     cells,
     lambda inner: (
@@ -88,7 +95,12 @@ def test_any_row_is_answered_or_it_is_said_why_not(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_by_itself_is_one_row(loaded: dict[str, unrolled.Run], kind: str) -> None:
-    texts = {"classify": "a good film", "regress": "3,21", "vectors": "7,6", "tag": "a b c"}
+    texts = {
+        "classify": "a good film",
+        "regress": "3,21",
+        "vectors": "7,6",
+        "tag": "a b c",
+    }
     run = loaded[kind]
     assert run.predict(texts[kind]) == run.predict([texts[kind]])
     names = run.task.schema.inputs
@@ -105,7 +117,9 @@ def test_a_row_of_more_than_a_megabyte_is_refused_until_it_is_asked_for(
     run = unrolled.load(home.runs["classify"])
     began = time.monotonic()
     for row in ("x" * 1_000_001, ["x" * 1_000_001], {"text": "x" * 1_000_001}):
-        with pytest.raises(UserError, match=r"more than 1,000,000 bytes; raise data\.max_row"):
+        with pytest.raises(
+            UserError, match=r"more than 1,000,000 bytes; raise data\.max_row"
+        ):
             run.predict([row])
     assert run.predict(["good " * 200_000]) == ["good"]
     assert time.monotonic() - began < 20
@@ -131,17 +145,25 @@ def test_a_number_that_is_read_is_a_number(value: Any) -> None:
 
 @pytest.mark.parametrize("huge", [1e300, 1.7976931348623157e308, -1e31])
 @pytest.mark.parametrize("column", ["x", "y"])
-def test_a_sentinel_is_named_with_its_line(tmp_path: Path, huge: float, column: str) -> None:
+def test_a_sentinel_is_named_with_its_line(
+    tmp_path: Path, huge: float, column: str
+) -> None:
     rows = [{"x": float(n), "y": float(2 * n)} for n in range(90)]
     rows[41][column] = huge
     path = tmp_path / "t.csv"
     write_csv(path, [(row["x"], row["y"]) for row in rows], ("x", "y"))
-    with pytest.raises(DataError, match=rf"t\.csv:43: column '{column}' holds .* more than 1e\+30"):
-        unrolled.train(path, out=tmp_path / "run", quiet=True, say=lambda text: None, **SMALL)
+    with pytest.raises(
+        DataError, match=rf"t\.csv:43: column '{column}' holds .* more than 1e\+30"
+    ):
+        unrolled.train(
+            path, out=tmp_path / "run", quiet=True, say=lambda text: None, **SMALL
+        )
     assert not (tmp_path / "run").exists()
     # left out, the rest is trained on, and every number that is written is one
     changes = {**SMALL, "data.on_error": "skip", "training.max_steps": 5}
-    run = unrolled.train(path, out=tmp_path / "run", quiet=True, say=lambda text: None, **changes)
+    run = unrolled.train(
+        path, out=tmp_path / "run", quiet=True, say=lambda text: None, **changes
+    )
     assert finite(run.result)
     for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
         assert finite(json.loads(line, parse_constant=lambda name: pytest.fail(name)))
@@ -151,7 +173,9 @@ def test_a_row_out_of_all_proportion_is_no_score(tmp_path: Path) -> None:
     rows = [(n, 2 * n) for n in range(90)]
     path = write_csv(tmp_path / "t.csv", rows, ("x", "y"))
     changes = {**SMALL, "training.max_steps": 5}
-    run = unrolled.train(path, out=tmp_path / "run", quiet=True, say=lambda text: None, **changes)
+    run = unrolled.train(
+        path, out=tmp_path / "run", quiet=True, say=lambda text: None, **changes
+    )
     other = write_csv(tmp_path / "o.csv", [(1, 2), (1e29, 3)], ("x", "y"))
     with pytest.raises(UserError, match=r"o\.csv:3: .*out of all proportion"):
         run.evaluate(other)
@@ -164,7 +188,9 @@ def test_a_row_out_of_all_proportion_is_no_score(tmp_path: Path) -> None:
 def test_words_are_words(cell: Any) -> None:
     plain = (str, int, float)
     fits = isinstance(cell, plain) and not isinstance(cell, bool)
-    fits |= cell is None or (isinstance(cell, list) and all(isinstance(c, plain) for c in cell))
+    fits |= cell is None or (
+        isinstance(cell, list) and all(isinstance(c, plain) for c in cell)
+    )
     if fits:
         assert all(isinstance(word, str) for word in words_of("w", cell, "word"))
     else:
@@ -172,27 +198,37 @@ def test_words_are_words(cell: Any) -> None:
             words_of("w", cell, "word")
 
 
-@pytest.mark.parametrize("tags", [["N", ["V"]], ["N", None], ["N", {"a": 1}], {"a": "N"}, True])
+@pytest.mark.parametrize(
+    "tags", [["N", ["V"]], ["N", None], ["N", {"a": 1}], {"a": "N"}, True]
+)
 def test_a_tag_that_is_none_is_named_with_its_line(tmp_path: Path, tags: Any) -> None:
     rows = [{"words": [f"a{n}", "b"], "tags": ["N", "V"]} for n in range(60)]
     rows[7]["tags"] = tags
     path = write_jsonl(tmp_path / "t.jsonl", rows)
     changes = {**SMALL, "training.max_steps": 2, "task": "tag"}
     with pytest.raises(DataError, match=r"t\.jsonl:8: column 'tags' holds"):
-        unrolled.train(path, out=tmp_path / "a", quiet=True, say=lambda text: None, **changes)
+        unrolled.train(
+            path, out=tmp_path / "a", quiet=True, say=lambda text: None, **changes
+        )
     changes["data.on_error"] = "skip"
-    run = unrolled.train(path, out=tmp_path / "b", quiet=True, say=lambda text: None, **changes)
+    run = unrolled.train(
+        path, out=tmp_path / "b", quiet=True, say=lambda text: None, **changes
+    )
     assert run.task.output.names == ("N", "V")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("value", [["good"], {"a": "good"}])
-def test_a_label_that_is_an_object_is_named_with_its_line(tmp_path: Path, value: Any) -> None:
+def test_a_label_that_is_an_object_is_named_with_its_line(
+    tmp_path: Path, value: Any
+) -> None:
     rows = [{"text": text, "label": label} for text, label in reviews(60, 6)]
     rows[7]["label"] = value
     path = write_jsonl(tmp_path / "t.jsonl", rows)
     keys = {**SMALL, "data.label": "label", "task": "classify", "training.max_steps": 2}
     with pytest.raises(DataError, match=r"t\.jsonl:8: column 'label' holds"):
-        unrolled.train(path, out=tmp_path / "a", quiet=True, say=lambda text: None, **keys)
+        unrolled.train(
+            path, out=tmp_path / "a", quiet=True, say=lambda text: None, **keys
+        )
 
 
 # what is asked of the caller
@@ -258,7 +294,9 @@ def test_rows_of_one_file_and_the_hash_of_another_are_never_a_run(
 
     monkeypatch.setattr(prepare, "read", swap)
     with pytest.raises(UserError, match="changed while"):
-        unrolled.train(path, out=tmp_path / "r", quiet=True, say=lambda text: None, **SMALL)
+        unrolled.train(
+            path, out=tmp_path / "r", quiet=True, say=lambda text: None, **SMALL
+        )
     assert not (tmp_path / "r").exists()
 
 
@@ -274,14 +312,22 @@ def test_the_callers_random_numbers_and_threads_are_his_own(
     import torch
 
     def state() -> tuple[Any, ...]:
-        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+        return (
+            random.getstate(),
+            np.random.get_state()[1].tolist(),  # noqa: NPY002
+            torch.get_rng_state().tolist(),
+        )
 
     torch.set_num_threads(2)
     try:
         before = state()
         changes = {**SMALL, "training.max_steps": 2, "training.threads": 1}
         run = unrolled.train(
-            home.files["classify"], out=tmp_path / "r", quiet=True, say=lambda text: None, **changes
+            home.files["classify"],
+            out=tmp_path / "r",
+            quiet=True,
+            say=lambda text: None,
+            **changes,
         )
         run.predict(["a good film"])
         unrolled.load(home.runs["language"]).generate("row", 5, temperature=1.0, seed=3)
@@ -293,7 +339,9 @@ def test_the_callers_random_numbers_and_threads_are_his_own(
         torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize(("limit", "epochs"), [({"max_epochs": 1}, 1), ({"max_epochs": 2}, 2)])
+@pytest.mark.parametrize(
+    ("limit", "epochs"), [({"max_epochs": 1}, 1), ({"max_epochs": 2}, 2)]
+)
 def test_epochs_that_were_read_are_counted(
     home: SimpleNamespace, tmp_path: Path, limit: dict[str, int], epochs: int, cli: Call
 ) -> None:
@@ -310,7 +358,9 @@ def test_another_training_file_leaves_the_dev_files_of_its_recipe_out(
     tmp_path: Path, cli: Call
 ) -> None:
     song = tmp_path / "song.txt"
-    song.write_text("row row row your boat gently down the stream\n" * 40, encoding="utf-8")
+    song.write_text(
+        "row row row your boat gently down the stream\n" * 40, encoding="utf-8"
+    )
     out, _ = cli("train", "anthem", f"data.train={song}", "--dry-run")
     assert "held out" in out
     resolved = out.split("# the resolved recipe")[1]
@@ -318,7 +368,9 @@ def test_another_training_file_leaves_the_dev_files_of_its_recipe_out(
     assert "data.dev" in out.split("# the resolved recipe")[0]  # it is said
 
 
-@pytest.mark.parametrize("default", ["float64", "bfloat16", "meta", "no_grad", "inference"])
+@pytest.mark.parametrize(
+    "default", ["float64", "bfloat16", "meta", "no_grad", "inference"]
+)
 def test_the_callers_defaults_of_torch_change_nothing(
     home: SimpleNamespace, tmp_path: Path, default: str
 ) -> None:
@@ -341,7 +393,9 @@ def test_the_callers_defaults_of_torch_change_nothing(
     expected = everything(tmp_path / "plain")
     with contextlib.ExitStack() as stack:
         if default in ("no_grad", "inference"):
-            stack.enter_context(torch.no_grad() if default == "no_grad" else torch.inference_mode())
+            stack.enter_context(
+                torch.no_grad() if default == "no_grad" else torch.inference_mode()
+            )
         elif default == "meta":
             stack.callback(torch.set_default_device, None)
             torch.set_default_device("meta")
@@ -352,7 +406,11 @@ def test_the_callers_defaults_of_torch_change_nothing(
         if default in ("float64", "bfloat16"):
             assert torch.get_default_dtype() == getattr(torch, default)
     assert torch.is_grad_enabled()
-    for kind in ("classify", "regress", "language"):  # what was trained so loads everywhere
+    for kind in (
+        "classify",
+        "regress",
+        "language",
+    ):  # what was trained so loads everywhere
         unrolled.load(tmp_path / "other" / kind)
 
 
@@ -363,7 +421,8 @@ def test_defaults_are_given_back_by_the_last_of_several_threads() -> None:
 
     torch.set_default_dtype(torch.float64)
     try:
-        first, second = torch_defaults(), torch_defaults()
+        first = torch_defaults()
+        second = torch_defaults()
         with contextlib.ExitStack() as stack:
             first.__enter__()
             stack.enter_context(second)
@@ -425,7 +484,9 @@ def test_what_names_its_cells_is_read_by_the_names(home: SimpleNamespace) -> Non
         ("stop", {"stop": ["a", 5]}),
     ],
 )
-def test_a_wrong_argument_is_named(home: SimpleNamespace, name: str, options: Any) -> None:
+def test_a_wrong_argument_is_named(
+    home: SimpleNamespace, name: str, options: Any
+) -> None:
     run = unrolled.load(home.runs["language"])
     with pytest.raises(UsageError, match=rf"^{name} is "):
         run.generate("row", **options)
@@ -445,9 +506,14 @@ def test_a_key_that_stands_twice_is_a_fault(tmp_path: Path) -> None:
     from unrolled.data.sources import read
 
     path = tmp_path / "d.jsonl"
-    rows = ['{"text": "a", "label": "x"}', '{"text": "b", "label": "a", "label": "x"}'] * 3
+    rows = [
+        '{"text": "a", "label": "x"}',
+        '{"text": "b", "label": "a", "label": "x"}',
+    ] * 3
     path.write_text("\n".join(rows), "utf-8")
-    with pytest.raises(DataError, match=r"d\.jsonl:2: .*the key 'label' stands there twice"):
+    with pytest.raises(
+        DataError, match=r"d\.jsonl:2: .*the key 'label' stands there twice"
+    ):
         read(path)
     for text in ("seed: 1\nseed: 2\n", "a:\n  b: 1\n  b: 2\n", "{a: 1, a: 1}"):
         with pytest.raises(ValueError, match="stands there twice"):

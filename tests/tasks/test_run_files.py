@@ -37,7 +37,9 @@ from unrolled.training.settings import LIMITS
 KINDS = ["classify", "regress", "vectors", "tag", "language"]
 QUICK = {**SMALL, "training.max_steps": 4, "training.checkpoint_every": 2}
 drawn = settings(
-    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=15,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
@@ -117,7 +119,9 @@ def test_a_changed_bit_of_any_file_that_is_read_is_refused(
 
 
 @pytest.mark.parametrize("name", ["README.md", "report.html", "metrics.jsonl"])
-def test_files_for_people_may_be_changed(copy: Callable[[str], Path], name: str) -> None:
+def test_files_for_people_may_be_changed(
+    copy: Callable[[str], Path], name: str
+) -> None:
     folder = copy("classify")
     (folder / name).write_text("mine\n", encoding="utf-8")
     assert unrolled.load(folder).predict(["a good film"])
@@ -151,7 +155,9 @@ def test_a_run_without_its_digests_is_an_old_one_or_refused(
     assert "keeps no digests" in line
 
 
-def test_weights_of_no_number_are_refused_in_every_run(copy: Callable[[str], Path]) -> None:
+def test_weights_of_no_number_are_refused_in_every_run(
+    copy: Callable[[str], Path],
+) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = copy("classify")
@@ -166,7 +172,9 @@ def test_weights_of_no_number_are_refused_in_every_run(copy: Callable[[str], Pat
                 unrolled.load(folder)
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int8, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [torch.int32, torch.int8, torch.float64, torch.bfloat16]
+)
 def test_weights_of_another_type_are_refused(
     copy: Callable[[str], Path], dtype: torch.dtype
 ) -> None:
@@ -203,7 +211,17 @@ def others(key: str, value: Any) -> list[Any]:
     if isinstance(value, list):
         return [[], ["text"]]
     if key in ("layer", "training.optimizer", "model.pooling", "training.schedule"):
-        names = ["gru", "lstm", "sgd", "adamw", "mean", "max", "last", "constant", "cosine"]
+        names = [
+            "gru",
+            "lstm",
+            "sgd",
+            "adamw",
+            "mean",
+            "max",
+            "last",
+            "constant",
+            "cosine",
+        ]
         return [name for name in names if name != value]
     if value is None:
         return [1, 0.5, "text", True]
@@ -227,8 +245,10 @@ def test_a_key_edited_between_stop_and_resume_is_refused_by_name(
     place = config
     for name in group.split(".") if group else []:
         place = place[name]
-    value, whole = place[leaf], deepcopy(config)
-    before, tried = snapshot(folder), 0
+    value = place[leaf]
+    whole = deepcopy(config)
+    before = snapshot(folder)
+    tried = 0
     for other in others(key, value):
         place[leaf] = other
         text = yaml.safe_dump(config, allow_unicode=True)
@@ -239,7 +259,9 @@ def test_a_key_edited_between_stop_and_resume_is_refused_by_name(
         if flat(told.model_dump())[key] == flat(Recipe.read(whole).model_dump())[key]:
             continue
         (folder / "config.yaml").write_text(text, "utf-8")
-        raised = leaf in LIMITS and (other is None or (value is not None and other > value))
+        raised = leaf in LIMITS and (
+            other is None or (value is not None and other > value)
+        )
         if raised:
             continue  # what a limit is for
         with pytest.raises(UserError) as caught:
@@ -247,10 +269,14 @@ def test_a_key_edited_between_stop_and_resume_is_refused_by_name(
         tried += 1
         assert leaf in str(caught.value), caught.value
     after = snapshot(folder)
-    assert {name for name in before if before[name] != after.get(name)} <= {"config.yaml"}
+    assert {name for name in before if before[name] != after.get(name)} <= {
+        "config.yaml"
+    }
 
 
-def test_the_edits_that_were_believed_are_refused(stopped: Path, tmp_path: Path) -> None:
+def test_the_edits_that_were_believed_are_refused(
+    stopped: Path, tmp_path: Path
+) -> None:
     for key, value in (("seed", 7), ("data.holdout", 0.4), ("layer", "lstm")):
         folder = Path(shutil.copytree(stopped, tmp_path / key))
         config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
@@ -261,14 +287,20 @@ def test_the_edits_that_were_believed_are_refused(stopped: Path, tmp_path: Path)
             train(folder, resume=True)
 
 
-def test_a_raised_limit_and_a_moved_file_are_not_refused(stopped: Path, tmp_path: Path) -> None:
+def test_a_raised_limit_and_a_moved_file_are_not_refused(
+    stopped: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(stopped, tmp_path / "run"))
     moved = Path(shutil.copy(stopped.parent / "reviews.csv", tmp_path / "moved.csv"))
-    run = train(folder, resume=True, **{"training.max_steps": 6, "data.train": str(moved)})
+    run = train(
+        folder, resume=True, **{"training.max_steps": 6, "data.train": str(moved)}
+    )
     assert run.result["steps"] == 6
     # the other bytes under the same name are
     write_csv(moved, reviews(60, 7), ("text", "label"))
-    with pytest.raises(UserError, match=r"moved\.csv is not the file it was begun with"):
+    with pytest.raises(
+        UserError, match=r"moved\.csv is not the file it was begun with"
+    ):
         train(folder, resume=True, **{"training.max_steps": 8})
 
 
@@ -279,7 +311,9 @@ def test_fields_edited_between_stop_and_resume_are_refused(
     folder = Path(shutil.copytree(stopped, tmp_path / "run"))
     path = folder / name
     text = path.read_text("utf-8")
-    path.write_text(text.replace("bad", "dab") if name == "fields.json" else text + "\n", "utf-8")
+    path.write_text(
+        text.replace("bad", "dab") if name == "fields.json" else text + "\n", "utf-8"
+    )
     assert path.read_text("utf-8") != text
     with pytest.raises(UserError, match=name.replace(".", r"\.")):
         train(folder, resume=True, **{"training.max_steps": 6})
@@ -310,7 +344,9 @@ def test_a_folder_of_anything_else_is_refused_and_left_as_it_is(
         "checkpoints/step-1/a",
         "src/a.py",
     ]
-    names = data.draw(st.lists(st.sampled_from([*own, *strange]), min_size=1, unique=True))
+    names = data.draw(
+        st.lists(st.sampled_from([*own, *strange]), min_size=1, unique=True)
+    )
     for name in names:
         path = folder / name
         if name in runs.FOLDERS:
@@ -488,7 +524,8 @@ class Meddling(Progress):
 
     def __init__(self, meddle: Callable[[], None]) -> None:
         super().__init__(quiet=True)
-        self.meddle, self.done = meddle, False
+        self.meddle = meddle
+        self.done = False
 
     def update(self, step: int, *rest: Any) -> None:
         super().update(step, *rest)
@@ -497,11 +534,14 @@ class Meddling(Progress):
             self.meddle()
 
 
-@pytest.mark.parametrize("how", ["deleted", "begun anew", "moved", "its lock taken away"])
+@pytest.mark.parametrize(
+    "how", ["deleted", "begun anew", "moved", "its lock taken away"]
+)
 def test_a_training_ends_when_its_folder_is_no_longer_its_own(
     stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    folder, other = tmp_path / "run", tmp_path / "moved"
+    folder = tmp_path / "run"
+    other = tmp_path / "moved"
     data = stopped.parent / "reviews.csv"
     after: dict[str, Any] = {}
 
@@ -529,7 +569,9 @@ def test_a_training_ends_when_its_folder_is_no_longer_its_own(
         assert not folder.exists()
 
 
-def test_a_folder_that_is_being_trained_is_refused(stopped: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_being_trained_is_refused(
+    stopped: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(stopped, tmp_path / "run"))
     told: list[str] = []
     from unrolled.core.locks import locked
@@ -569,7 +611,9 @@ def test_what_was_half_written_is_removed_when_a_run_goes_on(
 
 
 @pytest.mark.parametrize("name", ["step-²", "step-", "step-1x", "step--1", "step-٣"])
-def test_a_name_that_is_no_step_is_no_checkpoint(stopped: Path, tmp_path: Path, name: str) -> None:
+def test_a_name_that_is_no_step_is_no_checkpoint(
+    stopped: Path, tmp_path: Path, name: str
+) -> None:
     folder = Path(shutil.copytree(stopped, tmp_path / "run"))
     (folder / "checkpoints" / name).mkdir()
     run = train(folder, resume=True, **{"training.max_steps": 6})
@@ -578,7 +622,15 @@ def test_a_name_that_is_no_step_is_no_checkpoint(stopped: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    "tail", [b'{"step": 5, "ki', b"\0" * 40, b"\xff\xfe\n", b"[1]\n", b'{"step": "5"}\n', b"7\n"]
+    "tail",
+    [
+        b'{"step": 5, "ki',
+        b"\0" * 40,
+        b"\xff\xfe\n",
+        b"[1]\n",
+        b'{"step": "5"}\n',
+        b"7\n",
+    ],
 )
 def test_a_torn_or_strange_tail_of_the_metrics_is_cut(
     stopped: Path, tmp_path: Path, tail: bytes

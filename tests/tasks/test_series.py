@@ -29,7 +29,9 @@ from unrolled.training.progress import Progress
 
 assert finish  # what closes a training is part of these runs
 
-T, WINDOW, AHEAD = 60, 5, 2
+T = 60
+WINDOW = 5
+AHEAD = 2
 TIME = np.arange(T)
 WAVES = np.stack([np.sin(TIME / 3), 20 + 4 * np.cos(TIME / 5)], 1).round(4)
 STAMPED = [(f"2024-01-{t:02}", *WAVES[t].tolist()) for t in range(T)]
@@ -47,36 +49,56 @@ def moves(tmp_path: Path) -> Path:
     rows = []
     for who in "abc":
         values = np.cumsum(draw.normal(size=(30, 2)), 0)
-        rows += [(who, *v.tolist(), "up" if v[0] > values[:, 0].mean() else "down") for v in values]
+        rows += [
+            (who, *v.tolist(), "up" if v[0] > values[:, 0].mean() else "down")
+            for v in values
+        ]
     return write_csv(tmp_path / "m.csv", rows, ("who", "x", "y", "phase"))
 
 
 def prepared(path: Path, **changes: object) -> Prepared:
-    return prepare(resolve(str(path), {k.replace("__", "."): v for k, v in changes.items()}))
+    return prepare(
+        resolve(str(path), {k.replace("__", "."): v for k, v in changes.items()})
+    )
 
 
 def run_of(path: Path, out: Path, **changes: Any) -> unrolled.Run:
-    told = SMALL | {"training.max_steps": 12, "training.learning_rate": 0.02, "data.rows": "steps"}
+    told = SMALL | {
+        "training.max_steps": 12,
+        "training.learning_rate": 0.02,
+        "data.rows": "steps",
+    }
     told |= {key.replace("__", "."): value for key, value in changes.items()}
     return unrolled.train(path, out=out, quiet=True, say=lambda text: None, **told)
 
 
 def slides(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return the windows (N, W, D) whose answer is still in ``values``."""
-    found = np.lib.stride_tricks.sliding_window_view(values, WINDOW, axis=0).swapaxes(1, 2)
+    found = np.lib.stride_tricks.sliding_window_view(values, WINDOW, axis=0).swapaxes(
+        1, 2
+    )
     return found[: len(values) - WINDOW - AHEAD + 1]
 
 
 @pytest.mark.parametrize("difference", [False, True])
-def test_windows_and_their_answers_are_those_of_numpy(waves: Path, difference: bool) -> None:
-    found = prepared(waves, data__window=WINDOW, data__ahead=AHEAD, data__difference=difference)
-    task, cut = found.task, 54
+def test_windows_and_their_answers_are_those_of_numpy(
+    waves: Path, difference: bool
+) -> None:
+    found = prepared(
+        waves, data__window=WINDOW, data__ahead=AHEAD, data__difference=difference
+    )
+    task = found.task
+    cut = 54
     assert isinstance(task, Regress)
     assert task.schema.numbers == ("load", "heat")
-    train, heat = WAVES[:cut], WAVES[:, 1]
-    mean, deviation = train.mean(0), train.std(0)
+    train = WAVES[:cut]
+    heat = WAVES[:, 1]
+    mean = train.mean(0)
+    deviation = train.std(0)
     batch, _ = found.train.frames.take(np.arange(len(found.train)))
-    np.testing.assert_allclose(batch, (slides(train) - mean) / deviation, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        batch, (slides(train) - mean) / deviation, rtol=1e-4, atol=1e-5
+    )
     ends = np.arange(WINDOW - 1, cut - AHEAD)
     raw = heat[ends + AHEAD] - (heat[ends] if difference else 0)
     np.testing.assert_allclose(
@@ -92,7 +114,10 @@ def test_windows_and_their_answers_are_those_of_numpy(waves: Path, difference: b
 def test_baselines_are_persistence_and_a_line_over_the_window(waves: Path) -> None:
     told = {"data__window": WINDOW, "data__ahead": AHEAD}
     plain, changes = (
-        {b.name: b.scores for b in baselines(prepared(waves, **told, data__difference=d))}
+        {
+            b.name: b.scores
+            for b in baselines(prepared(waves, **told, data__difference=d))
+        }
         for d in (False, True)
     )
     heat = WAVES[:, 1]
@@ -107,17 +132,25 @@ def test_baselines_are_persistence_and_a_line_over_the_window(waves: Path) -> No
         assert found["linear regression"]["mae"] == pytest.approx(
             np.abs(line - goal[-6:]).mean(), abs=2e-3
         )
-    assert plain["mean"]["mae"] == pytest.approx(np.abs(goal[:-6].mean() - goal[-6:]).mean(), 1e-4)
+    assert plain["mean"]["mae"] == pytest.approx(
+        np.abs(goal[:-6].mean() - goal[-6:]).mean(), 1e-4
+    )
     assert "mean" not in changes
 
 
 LAYERS = [
-    {"layer": "none"}, {"layer": "rnn"}, {"layer": "lstm"}, {"layer": "gru"},
-    {"layer": "attention", "model.heads": 2}, {"layer": "gru", "model.bidirectional": True},
-]  # fmt: skip
+    {"layer": "none"},
+    {"layer": "rnn"},
+    {"layer": "lstm"},
+    {"layer": "gru"},
+    {"layer": "attention", "model.heads": 2},
+    {"layer": "gru", "model.bidirectional": True},
+]
 
 
-@pytest.mark.parametrize("layer", LAYERS, ids=lambda told: "-".join(map(str, told.values())))
+@pytest.mark.parametrize(
+    "layer", LAYERS, ids=lambda told: "-".join(map(str, told.values()))
+)
 def test_every_layer_forecasts_and_a_file_is_answered_like_its_windows(
     waves: Path, tmp_path: Path, cli: Call, layer: dict[str, Any]
 ) -> None:
@@ -139,7 +172,9 @@ def test_every_layer_forecasts_and_a_file_is_answered_like_its_windows(
     found = [float(answers[end - 1]) for end in (WINDOW, 30, T)]
     assert found == pytest.approx(values, rel=1e-4)
     # a longer sequence is answered for its last window
-    assert float(run.predict([WAVES.tolist()])[0]) == pytest.approx(values[-1], rel=1e-4)
+    assert float(run.predict([WAVES.tolist()])[0]) == pytest.approx(
+        values[-1], rel=1e-4
+    )
     out, _ = cli("predict", tmp_path / "r", json.dumps(windows[1]))
     assert float(out) == pytest.approx(values[1], rel=1e-4)
     # the scores are those of the answers, in the unit of the file
@@ -154,9 +189,14 @@ def test_what_does_not_fit_says_what_to_do(waves: Path, tmp_path: Path) -> None:
         run.predict([[[1, 2], [3, 4]]])
     with pytest.raises(UserError, match="a step has 3 numbers; expected 2: load, heat"):
         run.predict([[[1, 2, 3]] * 5])
-    with pytest.raises(UserError, match="'1, 2' is no sequence of numbers: write a list of steps"):
+    with pytest.raises(
+        UserError, match="'1, 2' is no sequence of numbers: write a list of steps"
+    ):
         run.predict(["1, 2"])
-    for row in ({"load": [1] * 5, "heat": [2] * 5}, '{"load": [1,1,1,1,1], "heat": [2,2,2,2,2]}'):
+    for row in (
+        {"load": [1] * 5, "heat": [2] * 5},
+        '{"load": [1,1,1,1,1], "heat": [2,2,2,2,2]}',
+    ):
         assert run.predict([row]) == run.predict([[[1, 2]] * 5])
 
 
@@ -169,8 +209,14 @@ def test_what_does_not_fit_says_what_to_do(waves: Path, tmp_path: Path) -> None:
             "data.numbers holds the answer 'heat'",
         ),
         ({"rows": "steps"}, "heat has a value at every step: set data.window=N"),
-        ({"window": 5, "ahead": 0, "difference": True}, "data.difference=true adds the forecast"),
-        ({"window": 5, "sequence": "dat"}, "there is no column 'dat'; did you mean 'date'"),
+        (
+            {"window": 5, "ahead": 0, "difference": True},
+            "data.difference=true adds the forecast",
+        ),
+        (
+            {"window": 5, "sequence": "dat"},
+            "there is no column 'dat'; did you mean 'date'",
+        ),
         ({"window": 5, "text": "date"}, "the steps of a sequence are numbers"),
     ],
 )
@@ -181,7 +227,9 @@ def test_keys_that_do_not_go_together_are_refused(
         prepared(waves, **{f"data__{key}": value for key, value in changes.items()})
 
 
-def test_settings_of_texts_are_refused_and_so_is_a_reach_that_is_too_short(waves: Path) -> None:
+def test_settings_of_texts_are_refused_and_so_is_a_reach_that_is_too_short(
+    waves: Path,
+) -> None:
     def plan(**changes: Any) -> None:
         make_plan(str(waves), {"data.window": 5, **changes}, dry_run=True)
 
@@ -192,7 +240,9 @@ def test_settings_of_texts_are_refused_and_so_is_a_reach_that_is_too_short(waves
 
 
 def test_tagging_learns_from_pieces_that_cover_every_step_once(moves: Path) -> None:
-    found = prepared(moves, task="tag", data__sequence="who", data__dev=str(moves), data__window=8)
+    found = prepared(
+        moves, task="tag", data__sequence="who", data__dev=str(moves), data__window=8
+    )
     source = found.task.source(found.train, found.recipe, torch.nn.Identity())
     pieces = []
     for index in range(source.length(0)):
@@ -203,13 +253,17 @@ def test_tagging_learns_from_pieces_that_cover_every_step_once(moves: Path) -> N
             pieces.append((batch.inputs[row, :size], batch.targets[row, :size]))
     assert sorted(len(piece) for piece, _ in pieces) == [6] * 3 + [8] * 9
     flat = np.concatenate([piece.numpy() for piece, _ in pieces])
-    order = [np.flatnonzero((found.train.frames.flat == step).all(1))[0] for step in flat]
+    order = [
+        np.flatnonzero((found.train.frames.flat == step).all(1))[0] for step in flat
+    ]
     assert sorted(order) == list(range(90))
     labels = np.concatenate([labels.numpy() for _, labels in pieces])
     np.testing.assert_array_equal(labels, found.train.targets.flat[order])
 
 
-@pytest.mark.parametrize("layer", LAYERS, ids=lambda told: "-".join(map(str, told.values())))
+@pytest.mark.parametrize(
+    "layer", LAYERS, ids=lambda told: "-".join(map(str, told.values()))
+)
 def test_every_layer_labels_steps_and_the_scores_are_those_of_the_answers(
     moves: Path, tmp_path: Path, cli: Call, layer: dict[str, Any]
 ) -> None:
@@ -217,15 +271,21 @@ def test_every_layer_labels_steps_and_the_scores_are_those_of_the_answers(
     assert isinstance(run.task, FrameTag)
     assert run.result["scored_rows"] == 1
     cli("predict", tmp_path / "r", "--file", moves, "-o", tmp_path / "a.jsonl")
-    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()
+    ]
     right = np.mean([row["answer"] == row["phase"] for row in rows])
     assert run.evaluate(moves)["accuracy"] == pytest.approx(right)
     assert {row["answer"] for row in rows} <= {"up", "down"}
     # one person by herself is labelled as among the others
     alone = [[float(row["x"]), float(row["y"])] for row in rows if row["who"] == "b"]
-    assert run.predict([alone]) == [" ".join(r["answer"] for r in rows if r["who"] == "b")]
+    assert run.predict([alone]) == [
+        " ".join(r["answer"] for r in rows if r["who"] == "b")
+    ]
     shares = run.answers([alone])[0].details["probabilities"]
-    np.testing.assert_allclose(shares, [r["probability"] for r in rows if r["who"] == "b"], 1e-4)
+    np.testing.assert_allclose(
+        shares, [r["probability"] for r in rows if r["who"] == "b"], 1e-4
+    )
 
 
 def test_rows_of_lists_are_read_like_rows_of_steps(moves: Path, tmp_path: Path) -> None:
@@ -259,7 +319,9 @@ def test_steps_are_held_out_by_recording(moves: Path) -> None:
         for part in (found.train_data, found.dev_data)  # type: ignore[union-attr]
     ]
     common = max(set(labels[0]), key=labels[0].count)
-    assert majority["accuracy"] == pytest.approx(labels[1].count(common) / len(labels[1]))
+    assert majority["accuracy"] == pytest.approx(
+        labels[1].count(common) / len(labels[1])
+    )
 
 
 def test_a_label_that_only_the_dev_file_has_is_named_with_its_line(
@@ -279,7 +341,13 @@ def test_sequences_with_one_label_each_are_classified_whole(tmp_path: Path) -> N
     for name in range(24):
         rising = name % 2
         for t in range(draw.integers(3, 9)):
-            rows.append((f"n{name}", round((t if rising else -t) + draw.normal() / 9, 3), rising))
+            rows.append(
+                (
+                    f"n{name}",
+                    round((t if rising else -t) + draw.normal() / 9, 3),
+                    rising,
+                )
+            )
     path = write_csv(tmp_path / "s.csv", rows, ("name", "x", "rising"))
     run = run_of(path, tmp_path / "r", data__sequence="name", training__max_steps=60)
     assert isinstance(run.task, Classify)
@@ -293,8 +361,9 @@ def test_sequences_with_one_label_each_are_classified_whole(tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"a sequence has several answers \('0', '1'\)"):
         prepared(
             write_csv(tmp_path / "f.csv", flawed, ("name", "x", "rising")),
-            task="classify", data__sequence="name",
-        )  # fmt: skip
+            task="classify",
+            data__sequence="name",
+        )
 
 
 def test_faulty_rows_get_an_empty_answer_when_they_are_skipped(
@@ -316,11 +385,16 @@ def test_faulty_rows_get_an_empty_answer_when_they_are_skipped(
 def test_a_run_is_loaded_and_resumed_as_it_was(waves: Path, tmp_path: Path) -> None:
     told = {"data__window": WINDOW, "data__difference": True}
     run = run_of(waves, tmp_path / "r", **told)
-    assert unrolled.load(tmp_path / "r").predict([WAVES.tolist()]) == run.predict([WAVES.tolist()])
+    assert unrolled.load(tmp_path / "r").predict([WAVES.tolist()]) == run.predict(
+        [WAVES.tolist()]
+    )
     longer = unrolled.train(
-        tmp_path / "r", resume=True, quiet=True, say=lambda text: None,
+        tmp_path / "r",
+        resume=True,
+        quiet=True,
+        say=lambda text: None,
         **parse(["training.max_steps=20"]),
-    )  # fmt: skip
+    )
     assert longer.result["steps"] == 20
     assert longer.result["task"] == "regress"
     torch.testing.assert_close(
@@ -337,7 +411,9 @@ def test_a_run_is_loaded_and_resumed_as_it_was(waves: Path, tmp_path: Path) -> N
         ([], "there is no answer"),
     ],
 )
-def test_a_step_without_an_answer_is_not_passed_over(cell: list[Any], message: str) -> None:
+def test_a_step_without_an_answer_is_not_passed_over(
+    cell: list[Any], message: str
+) -> None:
     goals = one_answer(WindowSpec())
     assert goals(["a", "a"], 2) == ["a"]
     with pytest.raises(InvalidCell, match=message):
@@ -348,32 +424,50 @@ def test_a_step_without_an_answer_is_not_passed_over(cell: list[Any], message: s
 def test_a_skipped_step_names_the_lines_its_pieces_begin_on(
     moves: Path, tmp_path: Path, window: int | None
 ) -> None:
-    told = {"data.sequence": "who", "data.dev": str(moves), "data.window": window, "task": "tag"}
+    told = {
+        "data.sequence": "who",
+        "data.dev": str(moves),
+        "data.window": window,
+        "task": "tag",
+    }
     with Progress(quiet=True) as progress:
         job = make_plan(str(moves), SMALL | told, tmp_path / "r").job(progress)
     assert job.lines is not None
     count = 3 * len(range(0, 30, window or 30))
-    firsts = [2 + 30 * who + step for who in range(3) for step in range(0, 30, window or 30)]
+    firsts = [
+        2 + 30 * who + step for who in range(3) for step in range(0, 30, window or 30)
+    ]
     assert job.lines(np.arange(count)) == firsts
     batch = job.source.batch(0, 0)
     lines = moves.read_text().splitlines()
-    task: Any = prepared(moves, **{k.replace(".", "__"): v for k, v in told.items()}).task
-    first = [list(map(float, lines[n - 1].split(",")[1:3])) for n in job.lines(batch.rows)]
+    task: Any = prepared(
+        moves, **{k.replace(".", "__"): v for k, v in told.items()}
+    ).task
+    first = [
+        list(map(float, lines[n - 1].split(",")[1:3])) for n in job.lines(batch.rows)
+    ]
     scaled = (np.array(first) - task.inputs.means) / task.inputs.deviations
     np.testing.assert_allclose(batch.inputs[:, 0], scaled, rtol=1e-4)
 
 
-def test_a_run_closes_though_a_scored_sequence_is_too_short_to_answer(tmp_path: Path) -> None:
-    rows = [(who, t * 1.5, t % 7) for who in "abc" for t in range(4 if who == "b" else 40)]
+def test_a_run_closes_though_a_scored_sequence_is_too_short_to_answer(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        (who, t * 1.5, t % 7) for who in "abc" for t in range(4 if who == "b" else 40)
+    ]
     path = write_csv(tmp_path / "s.csv", rows, ("who", "x", "heat"))
-    run = run_of(path, tmp_path / "r", data__sequence="who", data__window=10, data__label="heat")
+    run = run_of(
+        path, tmp_path / "r", data__sequence="who", data__window=10, data__label="heat"
+    )
     assert run.result["milliseconds_an_answer"] > 0
     assert "median of 2 rows" in run.result["timed"]
 
 
 def test_a_run_closes_though_scored_rows_are_faulty(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
-        {"frames": [[n, 1], ["x" if n % 6 == 5 else 2, n]], "label": "ab"[n % 2]} for n in range(36)
+        {"frames": [[n, 1], ["x" if n % 6 == 5 else 2, n]], "label": "ab"[n % 2]}
+        for n in range(36)
     ]
     path = write_jsonl(tmp_path / "s.jsonl", rows)
     told = {"data__rows": "examples", "data__on_error": "skip", "data__dev": str(path)}
@@ -386,13 +480,19 @@ def test_another_file_may_name_its_sequences_anew_and_nothing_else(
 ) -> None:
     run = run_of(moves, tmp_path / "r", data__sequence="who", layer="lstm")
     text = moves.read_text().split("\n", 1)[1]
-    other, single = tmp_path / "o.csv", tmp_path / "one.csv"
+    other = tmp_path / "o.csv"
+    single = tmp_path / "one.csv"
     other.write_text("person,x,y,phase\n" + text)
-    single.write_text("x,y,phase\n" + "".join(line[2:] + "\n" for line in text.split()[30:60]))
+    single.write_text(
+        "x,y,phase\n" + "".join(line[2:] + "\n" for line in text.split()[30:60])
+    )
     told = {"data.sequence": "person"}
     assert run.evaluate(other, **told) == run.evaluate(moves)
     answers, _ = cli("predict", tmp_path / "r", "--file", moves)
-    assert cli("predict", tmp_path / "r", "--file", other, "data.sequence=person")[0] == answers
+    assert (
+        cli("predict", tmp_path / "r", "--file", other, "data.sequence=person")[0]
+        == answers
+    )
     alone, _ = cli("predict", tmp_path / "r", "--file", single, "data.sequence=null")
     assert alone.split() == answers.split()[30:60]
     missing = r"o\.csv:1: name the column .* data\.sequence=COLUMN, or say data\.sequence=null"
@@ -401,8 +501,15 @@ def test_another_file_may_name_its_sequences_anew_and_nothing_else(
             run.evaluate(other, **changes)
     _, err = cli("predict", tmp_path / "r", "--file", other, code=1)
     assert "there is no column 'who'" in err
-    for key, value in (("window", 5), ("ahead", 2), ("difference", True), ("rows", "examples")):
-        with pytest.raises(UsageError, match=rf"data\.{key} cannot change in a trained run"):
+    for key, value in (
+        ("window", 5),
+        ("ahead", 2),
+        ("difference", True),
+        ("rows", "examples"),
+    ):
+        with pytest.raises(
+            UsageError, match=rf"data\.{key} cannot change in a trained run"
+        ):
             run.evaluate(moves, **{f"data.{key}": value})
     assert run.evaluate(moves, **{"data.rows": "steps"}) == run.evaluate(moves)
 
@@ -427,9 +534,13 @@ def test_rows_that_look_like_steps_are_pointed_out(tmp_path: Path) -> None:
         rows = [(*draw.normal(size=2).round(4).tolist(), label) for label in labels]
         return write_csv(tmp_path / name, rows, header)
 
-    gesture = file("g.csv", [name for _ in range(5) for name in "abc" for _ in range(20)])
+    gesture = file(
+        "g.csv", [name for _ in range(5) for name in "abc" for _ in range(20)]
+    )
     (line,) = warned(gesture)
-    assert line.startswith("warning: the values of phase come in long runs, of 20 rows on average")
+    assert line.startswith(
+        "warning: the values of phase come in long runs, of 20 rows on average"
+    )
     assert "data.rows=steps" in line
     assert not warned(gesture, data__rows="examples")
     assert not warned(gesture, data__rows="steps", data__dev=str(gesture))
@@ -449,16 +560,27 @@ def test_a_stream_of_rows_as_the_file_has_them_is_refused(
     waves: Path, moves: Path, tmp_path: Path, kind: str
 ) -> None:
     if kind == "forecasts":
-        run = run_of(waves, tmp_path / "r", layer="gru", data__window=WINDOW, model__pooling="last")
+        run = run_of(
+            waves,
+            tmp_path / "r",
+            layer="gru",
+            data__window=WINDOW,
+            model__pooling="last",
+        )
     else:
         run = run_of(moves, tmp_path / "r", layer="gru", data__sequence="who")
     with pytest.raises(ValueError, match=r"numbers that its run has scaled"):
         run.model.stream()
     # the layer, whose numbers are the caller's own affair, is not
-    assert run.model.layer.stream().step(torch.zeros(1, 2)).shape == (1, run.recipe.model.hidden)
+    assert run.model.layer.stream().step(torch.zeros(1, 2)).shape == (
+        1,
+        run.recipe.model.hidden,
+    )
 
 
-def test_lines_of_steps_are_not_answered_one_by_one(moves: Path, tmp_path: Path, cli: Call) -> None:
+def test_lines_of_steps_are_not_answered_one_by_one(
+    moves: Path, tmp_path: Path, cli: Call
+) -> None:
     run_of(moves, tmp_path / "r", data__sequence="who")
     _, err = cli("predict", tmp_path / "r", "--live", code=2)
     assert "one step of a sequence" in err

@@ -17,7 +17,8 @@ from unrolled.core.errors import UserError
 def test_the_scores_of_a_tagger_are_those_of_its_answers(
     home: SimpleNamespace, tmp_path: Path
 ) -> None:
-    run, rows = unrolled.load(home.runs["tag"]), sentences(40, 11)
+    run = unrolled.load(home.runs["tag"])
+    rows = sentences(40, 11)
     for row in rows[:20]:  # wrong tags, so that the scores are not all 1
         row["tags"][0] = "D"
     scores = run.evaluate(write_jsonl(tmp_path / "t.jsonl", rows))
@@ -26,13 +27,20 @@ def test_the_scores_of_a_tagger_are_those_of_its_answers(
     truth = [tag for row in rows for tag in row["tags"]]
     assert 0.5 < scores["accuracy"] < 1
     assert scores["accuracy"] == pytest.approx(metrics.accuracy_score(truth, found))
-    assert scores["macro_f1"] == pytest.approx(metrics.f1_score(truth, found, average="macro"))
+    assert scores["macro_f1"] == pytest.approx(
+        metrics.f1_score(truth, found, average="macro")
+    )
 
 
 def test_one_tag_for_each_word_however_it_is_written(home: SimpleNamespace) -> None:
     run = unrolled.load(home.runs["tag"])
     words = ["the", "cat", "runs"]
-    rows = ["the cat runs", " the  cat runs ", '{"words": ["the", "cat", "runs"]}', (words,)]
+    rows = [
+        "the cat runs",
+        " the  cat runs ",
+        '{"words": ["the", "cat", "runs"]}',
+        (words,),
+    ]
     rows += [{"words": words}]  # type: ignore[list-item]
     answers = run.answers(rows)
     assert {answer.text for answer in answers} == {"D N V"}
@@ -62,7 +70,9 @@ def test_words_without_spelling(tmp_path: Path) -> None:
     )
 
 
-def test_a_damaged_list_of_words_is_named(home: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_damaged_list_of_words_is_named(
+    home: SimpleNamespace, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
     shutil.copytree(home.runs["tag"], folder)
     (folder / "words.json").write_text("[1]")

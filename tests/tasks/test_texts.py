@@ -20,8 +20,11 @@ def pairs(count: int, seed: int) -> list[tuple[str, str, str]]:
     draw = random.Random(seed)
     rows = []
     for _ in range(count):
-        one, two = draw.choice(["yes", "no"]), draw.choice(["yes", "no"])
-        rows.append((one, f"{two} {draw.choice('abc')}", "same" if one == two else "other"))
+        one = draw.choice(["yes", "no"])
+        two = draw.choice(["yes", "no"])
+        rows.append(
+            (one, f"{two} {draw.choice('abc')}", "same" if one == two else "other")
+        )
     return rows
 
 
@@ -30,7 +33,8 @@ def stars(count: int, seed: int) -> list[tuple[str, str, int]]:
     words = {"awful": -1, "dull": 0, "good": 1, "superb": 2}
     rows = []
     for _ in range(count):
-        title, body = draw.choice(sorted(words)), draw.choice(sorted(words))
+        title = draw.choice(sorted(words))
+        body = draw.choice(sorted(words))
         rows.append((title, f"a {body} film", 3 + words[title] + words[body]))
     return rows
 
@@ -44,13 +48,20 @@ READERS = [
 ]
 
 
-@pytest.mark.parametrize("told", READERS, ids=lambda told: "-".join(map(str, told)) or "plain")
-def test_two_texts_are_read_one_after_the_other(tmp_path: Path, told: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "told", READERS, ids=lambda told: "-".join(map(str, told)) or "plain"
+)
+def test_two_texts_are_read_one_after_the_other(
+    tmp_path: Path, told: dict[str, Any]
+) -> None:
     path = write_csv(tmp_path / "p.csv", pairs(120, 1), ("one", "two", "label"))
     run = unrolled.train(
-        path, out=tmp_path / "r", quiet=True, say=lambda text: None,
+        path,
+        out=tmp_path / "r",
+        quiet=True,
+        say=lambda text: None,
         **SMALL | told | {"training.max_steps": 6, "data.text": ["one", "two"]},
-    )  # fmt: skip
+    )
     assert run.task.schema.text == ("one", "two")
     rows = pairs(30, 2)
     answers = run.answers([row[:2] for row in rows])
@@ -67,11 +78,17 @@ def test_two_texts_are_read_one_after_the_other(tmp_path: Path, told: dict[str, 
 
 def test_each_text_ends_with_its_own_mark(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "p.csv", pairs(50, 1), ("one", "two", "label"))
-    found = prepare(resolve(str(path), {"data.text": ["one", "two"], "data.tokenizer": "words"}))
+    found = prepare(
+        resolve(str(path), {"data.text": ["one", "two"], "data.tokenizer": "words"})
+    )
     tokenizer = found.task.inputs.tokenizer  # type: ignore[attr-defined]
     sequences = found.train.sequences
-    for row, (one, two, _) in zip(range(len(found.train)), found.train_data.rows, strict=True):  # type: ignore[union-attr]
-        ids = sequences.flat[sequences.offsets[row] : sequences.offsets[row + 1]].tolist()
+    for row, (one, two, _) in zip(
+        range(len(found.train)), found.train_data.rows, strict=True
+    ):  # type: ignore[union-attr]
+        ids = sequences.flat[
+            sequences.offsets[row] : sequences.offsets[row + 1]
+        ].tolist()
         end = tokenizer.eos_id
         expected = [*tokenizer.encode(one), end, *tokenizer.encode(two), end]
         assert ids == expected
@@ -81,10 +98,19 @@ def test_each_text_ends_with_its_own_mark(tmp_path: Path) -> None:
 def test_a_number_is_predicted_from_text(tmp_path: Path, columns: list[str]) -> None:
     path = write_csv(tmp_path / "s.csv", stars(200, 1), ("title", "body", "stars"))
     run = unrolled.train(
-        path, out=tmp_path / "r", quiet=True, say=lambda text: None, task="regress",
-        **SMALL | {"training.max_steps": 90, "training.learning_rate": 0.02,
-                   "data.text": columns, "data.tokenizer": "words"},
-    )  # fmt: skip
+        path,
+        out=tmp_path / "r",
+        quiet=True,
+        say=lambda text: None,
+        task="regress",
+        **SMALL
+        | {
+            "training.max_steps": 90,
+            "training.learning_rate": 0.02,
+            "data.text": columns,
+            "data.tokenizer": "words",
+        },
+    )
     rows = stars(60, 2)
     test = write_csv(tmp_path / "t.csv", rows, ("title", "body", "stars"))
     names = ("title", "body", "stars")

@@ -41,14 +41,20 @@ def pairs(tmp_path: Path, count: int = 40) -> tuple[Path, Path]:
 def recipe(target: Path, **changes: Any) -> dict[str, Any]:
     """Return the keys of a tiny run on aligned files."""
     small = {key: value for key, value in SMALL.items() if key != "model.ngrams"}
-    told = {"task": "translate", "data.train_target": str(target), "data.tokenizer": "chars"}
+    told = {
+        "task": "translate",
+        "data.train_target": str(target),
+        "data.tokenizer": "chars",
+    }
     return small | told | {"training.max_steps": 4} | changes
 
 
 # ---------------------------------------------------------------------- a model that has learnt
 
 
-def test_a_trained_model_writes_what_it_learnt_and_stops_by_itself(mirror: SimpleNamespace) -> None:
+def test_a_trained_model_writes_what_it_learnt_and_stops_by_itself(
+    mirror: SimpleNamespace,
+) -> None:
     run = unrolled.load(mirror.run)
     answers = run.answers(SOURCES[:3])
     assert [answer.text for answer in answers] == ["c b a", "d e", "b"]
@@ -57,23 +63,31 @@ def test_a_trained_model_writes_what_it_learnt_and_stops_by_itself(mirror: Simpl
         run.adjust(beam=beam)
         found = run.answers([row[0] for row in held.rows])
         assert all(answer.details["finished"] for answer in found)
-        right = [answer.text == row[1] for answer, row in zip(found, held.rows, strict=True)]
+        right = [
+            answer.text == row[1] for answer, row in zip(found, held.rows, strict=True)
+        ]
         assert sum(right) >= 190
 
 
-def test_the_held_out_scores_are_told_with_signature_and_interval(mirror: SimpleNamespace) -> None:
+def test_the_held_out_scores_are_told_with_signature_and_interval(
+    mirror: SimpleNamespace,
+) -> None:
     result = json.loads((mirror.run / "result.json").read_text())
     assert result["scores"]["bleu"] > 95
     assert "tok:none" in result["notes"][0]
     assert "±" in result["notes"][0]
     assert result["notes"][0] in mirror.said
-    copy = next(each for each in result["baselines"] if each["name"] == "copy of the source")
+    copy = next(
+        each for each in result["baselines"] if each["name"] == "copy of the source"
+    )
     assert copy["scores"]["bleu"] < 40 < result["scores"]["bleu"]
     page = (mirror.run / "report.html").read_text()
     assert "What it writes: 20 of" in page
     assert "tok:none" in (mirror.run / "README.md").read_text()
     # what is proposed next names both files
-    (told,) = [line for line in mirror.said.splitlines() if f"train {mirror.source} " in line]
+    (told,) = [
+        line for line in mirror.said.splitlines() if f"train {mirror.source} " in line
+    ]
     assert f" data.train_target={mirror.target} " in told
     assert told.endswith(f" layer=lstm --out {mirror.run}-lstm")
 
@@ -99,7 +113,9 @@ def test_the_loss_is_that_of_the_right_answers(mirror: SimpleNamespace) -> None:
     assert batch.targets is not None
     with torch.no_grad():
         logits = run.model(batch.inputs, batch.lengths, shifted(batch.targets, 2))
-    expected = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
+    expected = F.cross_entropy(
+        logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED
+    )
     scores = run.task.evaluate(run.model, examples, run.place).scores
     assert scores["loss"] == pytest.approx(float(expected), rel=1e-4)
     assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"]))
@@ -110,11 +126,15 @@ def test_a_batch_of_one_answers_as_a_batch_of_many(mirror: SimpleNamespace) -> N
     together = run.answers(SOURCES)
     alone = [run.answers([source])[0] for source in SOURCES]
     assert [answer.text for answer in together] == [answer.text for answer in alone]
-    scores = [[answer.details["score"] for answer in each] for each in (together, alone)]
+    scores = [
+        [answer.details["score"] for answer in each] for each in (together, alone)
+    ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
-def test_unknown_words_are_copied_from_where_attention_looks(mirror: SimpleNamespace) -> None:
+def test_unknown_words_are_copied_from_where_attention_looks(
+    mirror: SimpleNamespace,
+) -> None:
     run = unrolled.load(mirror.run)
     assert run.predict(["a zebra c d", "zebra b gnu"]) == ["d c zebra a", "gnu b zebra"]
     run.recipe = run.recipe.changed(data=run.recipe.data.changed(copy_unknown=False))
@@ -131,12 +151,16 @@ def test_words_are_aligned_and_the_best_answers_listed(mirror: SimpleNamespace) 
     best = answer.details["n_best"]
     assert [each["text"] for each in best][:1] == [answer.text] == ["c zebra a"]
     assert len(best) == 3
-    assert sorted((each["score"] for each in best), reverse=True) == [b["score"] for b in best]
+    assert sorted((each["score"] for each in best), reverse=True) == [
+        b["score"] for b in best
+    ]
     assert answer.probability is not None
     assert 0 < answer.probability <= 1
 
 
-def test_an_answer_begins_as_asked_and_holds_or_lacks_words(mirror: SimpleNamespace) -> None:
+def test_an_answer_begins_as_asked_and_holds_or_lacks_words(
+    mirror: SimpleNamespace,
+) -> None:
     run = unrolled.load(mirror.run)
     run.adjust(begin="e e")
     assert run.predict(["a b"])[0].startswith("e e")
@@ -151,8 +175,10 @@ def test_an_answer_begins_as_asked_and_holds_or_lacks_words(mirror: SimpleNamesp
 def test_a_score_by_another_search_changes_no_answer_meanwhile(
     mirror: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, searches = unrolled.load(mirror.run), []
-    before, evaluate = run.task.search, type(run.task).evaluate
+    run = unrolled.load(mirror.run)
+    searches = []
+    before = run.task.search
+    evaluate = type(run.task).evaluate
 
     def scored(task: Any, *rest: Any) -> Any:
         # what another thread that answers just now would search by
@@ -160,7 +186,9 @@ def test_a_score_by_another_search_changes_no_answer_meanwhile(
         return evaluate(task, *rest)
 
     monkeypatch.setattr(type(run.task), "evaluate", scored)
-    run.evaluate(mirror.source, target=mirror.target, **{"decoding.beam": 1, "data.limit": 20})
+    run.evaluate(
+        mirror.source, target=mirror.target, **{"decoding.beam": 1, "data.limit": 20}
+    )
     assert searches == [(1, before)]
     assert before.beam != 1
     # a search that is refused leaves the words as they were asked for
@@ -208,11 +236,15 @@ def test_every_kind_of_model_trains_and_is_read_back(
 ) -> None:
     source, target = pairs(tmp_path)
     told = recipe(target, **changes)
-    run = unrolled.train(source, out=tmp_path / "run", say=lambda text: None, quiet=True, **told)
+    run = unrolled.train(
+        source, out=tmp_path / "run", say=lambda text: None, quiet=True, **told
+    )
     before = run.answers(SOURCES)
     again = unrolled.load(tmp_path / "run").answers(SOURCES)
     assert [answer.text for answer in before] == [answer.text for answer in again]
-    assert (tmp_path / "run" / "target.json").exists() != bool(changes.get("data.joint"))
+    assert (tmp_path / "run" / "target.json").exists() != bool(
+        changes.get("data.joint")
+    )
 
 
 @pytest.mark.parametrize(
@@ -220,39 +252,69 @@ def test_every_kind_of_model_trains_and_is_read_back(
     [
         {"layer": "attention", "model.heads": 2, "training.learning_rate": 0.005},
         {"layer": "gru", "model.attention": "additive"},
-        {"layer": "lstm", "model.attention": "multiplicative", "model.bidirectional": True},
+        {
+            "layer": "lstm",
+            "model.attention": "multiplicative",
+            "model.bidirectional": True,
+        },
         {"layer": "rnn", "model.attention": "none"},
         {"layer": "attention", "model.heads": 2, "model.decoder": "lstm"},
         {"layer": "gru", "task": "rewrite"},
     ],
 )
-def test_every_kind_of_model_learns_where_to_end(tmp_path: Path, changes: dict[str, Any]) -> None:
-    words = ["".join(each) for n in (1, 2, 3) for each in itertools.permutations("abc", n)]
+def test_every_kind_of_model_learns_where_to_end(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    words = [
+        "".join(each) for n in (1, 2, 3) for each in itertools.permutations("abc", n)
+    ]
     files = tmp_path / "a.src", tmp_path / "a.tgt"
     files[0].write_text("".join(f"{word}\n" for word in words * 30))
     files[1].write_text("".join(f"{word}{word.upper()}\n" for word in words * 30))
-    told = recipe(files[1], **{
-        "model.hidden": 32, "model.embedding": 32, "model.dropout": 0.0, "model.head_dropout": 0.0,
-        "model.embedding_dropout": 0.0, "training.learning_rate": 0.01, "training.batch_size": 30,
-        "training.label_smoothing": 0.0, "training.average": "none", "training.max_steps": 300,
-        "training.evaluate_every": 300, "training.schedule": "cosine", "data.max_tokens": 16,
-        "data.dev": str(files[0]), "data.dev_target": str(files[1]),
-    } | changes)  # fmt: skip
-    run = unrolled.train(files[0], out=tmp_path / "run", say=lambda text: None, quiet=True, **told)
+    told = recipe(
+        files[1],
+        **{
+            "model.hidden": 32,
+            "model.embedding": 32,
+            "model.dropout": 0.0,
+            "model.head_dropout": 0.0,
+            "model.embedding_dropout": 0.0,
+            "training.learning_rate": 0.01,
+            "training.batch_size": 30,
+            "training.label_smoothing": 0.0,
+            "training.average": "none",
+            "training.max_steps": 300,
+            "training.evaluate_every": 300,
+            "training.schedule": "cosine",
+            "data.max_tokens": 16,
+            "data.dev": str(files[0]),
+            "data.dev_target": str(files[1]),
+        }
+        | changes,
+    )
+    run = unrolled.train(
+        files[0], out=tmp_path / "run", say=lambda text: None, quiet=True, **told
+    )
     for beam in (1, 5):
         run.adjust(beam=beam)
         found = run.answers(words)
         assert all(answer.details["finished"] for answer in found)
-        right = [each.text == word + word.upper() for each, word in zip(found, words, strict=True)]
+        right = [
+            each.text == word + word.upper()
+            for each, word in zip(found, words, strict=True)
+        ]
         assert sum(right) >= 12  # of 15; one that never ended would have 54 letters
 
 
 def test_one_vocabulary_for_both_sides_is_learnt_from_both(tmp_path: Path) -> None:
-    source, target = tmp_path / "a.en", tmp_path / "a.de"
+    source = tmp_path / "a.en"
+    target = tmp_path / "a.de"
     source.write_text("".join(f"{'abc' * n}\n" for n in range(1, 30)))
     target.write_text("".join(f"{'xyz' * n}\n" for n in range(1, 30)))
     for joint, size in ((True, 10), (False, 7)):
-        plan = make_plan(str(source), recipe(target, **{"data.joint": joint}), dry_run=True)
+        plan = make_plan(
+            str(source), recipe(target, **{"data.joint": joint}), dry_run=True
+        )
         task = plan.prepared.task
         assert isinstance(task, Translate)
         assert task.inputs.tokenizer.size == task.output.tokenizer.size == size
@@ -261,10 +323,15 @@ def test_one_vocabulary_for_both_sides_is_learnt_from_both(tmp_path: Path) -> No
 
 def test_sides_may_be_cut_in_different_ways(tmp_path: Path) -> None:
     source, target = pairs(tmp_path)
-    told = recipe(target, **{"data.target_tokenizer": "whitespace", "data.target_vocabulary": 7})
+    told = recipe(
+        target, **{"data.target_tokenizer": "whitespace", "data.target_vocabulary": 7}
+    )
     task = make_plan(str(source), told, dry_run=True).prepared.task
     assert isinstance(task, Translate)
-    assert (task.inputs.tokenizer.kind, task.output.tokenizer.kind) == ("chars", "whitespace")
+    assert (task.inputs.tokenizer.kind, task.output.tokenizer.kind) == (
+        "chars",
+        "whitespace",
+    )
     assert task.output.tokenizer.size == 7
 
 
@@ -272,13 +339,22 @@ def test_sides_may_be_cut_in_different_ways(tmp_path: Path) -> None:
     ("changes", "told"),
     [
         ({"model.share": True}, r"needs one vocabulary; set data\.joint=true"),
-        ({"model.tie": True, "model.embedding": 6}, "model.tie needs a target embedding"),
-        ({"data.joint": True, "data.target_tokenizer": "bpe"}, "leave out data.target_tokenizer"),
+        (
+            {"model.tie": True, "model.embedding": 6},
+            "model.tie needs a target embedding",
+        ),
+        (
+            {"data.joint": True, "data.target_tokenizer": "bpe"},
+            "leave out data.target_tokenizer",
+        ),
         ({"data.dev": "a.dev"}, "set data.dev_target=FILE"),
         ({"data.dev_target": "a.dev"}, "needs the file beside it: data.dev"),
         ({"task": "classify"}, "data.train_target is for task=translate or rewrite"),
         ({"data.shards": "always"}, "data.shards=always is for one file"),
-        ({"training.metric": "accuracy"}, "task=translate has bleu, chrf, loss, perplexity"),
+        (
+            {"training.metric": "accuracy"},
+            "task=translate has bleu, chrf, loss, perplexity",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(
@@ -296,7 +372,12 @@ def test_a_plain_text_alone_is_no_pair(tmp_path: Path) -> None:
 
 
 def test_bleu_is_better_when_higher_and_loss_when_lower() -> None:
-    assert Translate.measures == {"bleu": True, "chrf": True, "loss": False, "perplexity": False}
+    assert Translate.measures == {
+        "bleu": True,
+        "chrf": True,
+        "loss": False,
+        "perplexity": False,
+    }
 
 
 # ---------------------------------------------------------------------- rows that do not fit
@@ -304,16 +385,25 @@ def test_bleu_is_better_when_higher_and_loss_when_lower() -> None:
 
 def task_of(longest: int | None = 6) -> Translate:
     tokenizer = Tokenizer.fit("chars", ["abcdef"])
-    task = Translate(Text(("en",), tokenizer, None), Text(("de",), tokenizer, None), longest)
-    task.columns, task.format = ["en", "de"], Format("table", ",", header=True)
+    task = Translate(
+        Text(("en",), tokenizer, None), Text(("de",), tokenizer, None), longest
+    )
+    task.columns = ["en", "de"]
+    task.format = Format("table", ",", header=True)
     return task
 
 
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ("abcdef,a", "column 'en' has 7 tokens with its end mark; data.max_tokens is 6"),
-        ("a,abcdef", "column 'de' has 7 tokens with its end mark; data.max_tokens is 6"),
+        (
+            "abcdef,a",
+            "column 'en' has 7 tokens with its end mark; data.max_tokens is 6",
+        ),
+        (
+            "a,abcdef",
+            "column 'de' has 7 tokens with its end mark; data.max_tokens is 6",
+        ),
         (f"{'a' * 100_000},a", "column 'en' has 100,001 tokens with its end mark"),
         (",a", "column 'en' is empty"),
         ("a,  ", "column 'de' is empty"),
@@ -322,7 +412,8 @@ def task_of(longest: int | None = 6) -> Translate:
 def test_a_row_that_does_not_fit_is_named_or_counted(
     write: Callable[..., Path], row: str, told: str
 ) -> None:
-    path, task = write(f"en,de\nab,ba\n{row}\nabc,cba\n", "rows.csv"), task_of()
+    path = write(f"en,de\nab,ba\n{row}\nabc,cba\n", "rows.csv")
+    task = task_of()
     with pytest.raises(DataError, match=r"rows\.csv:3: " + told):
         task.encode(table(path), "stop")
     examples, skipped = task.encode(table(path), "skip")
@@ -354,17 +445,26 @@ def test_pieces_belong_to_words() -> None:
         ids = tokenizer.encode(text)
         words, places = units(tokenizer, ids)
         assert words == ["hello", "world,", "hello", "words"]
-        spelt = ["".join(tokenizer.token(i) for i, p in zip(ids, places, strict=True) if p == word)
-                 for word in range(4)]  # fmt: skip
+        spelt = [
+            "".join(
+                tokenizer.token(i)
+                for i, p in zip(ids, places, strict=True)
+                if p == word
+            )
+            for word in range(4)
+        ]
         assert [each.strip(" ▁").replace("▁", "") for each in spelt] == words
     words_alone = Tokenizer.fit("words", ["hello , world"])
     assert units(words_alone, words_alone.encode("hello, moon"), "hello, moon") == (
-        ["hello", ",", "moon"], [0, 1, 2],
-    )  # fmt: skip
+        ["hello", ",", "moon"],
+        [0, 1, 2],
+    )
 
 
 def test_a_word_is_linked_to_where_its_pieces_look_most() -> None:
-    weights = np.array([[0.6, 0.2, 0.2], [0.1, 0.45, 0.45], [0.6, 0.3, 0.1]], dtype=np.float32)
+    weights = np.array(
+        [[0.6, 0.2, 0.2], [0.1, 0.45, 0.45], [0.6, 0.3, 0.1]], dtype=np.float32
+    )
     # the second and third piece of the source are one word, and the first two of the answer
     assert links(weights, [0, 1, 1], [0, 0, 1]) == [(1, 0), (0, 1)]
     assert links(np.zeros((0, 3), dtype=np.float32), [0, 1, 2], []) == []
@@ -388,4 +488,6 @@ def test_the_defaults_of_a_table_of_texts(tmp_path: Path) -> None:
     assert plan.recipe.task == "translate"
     assert plan.recipe.data.tokenizer == "bpe"
     assert (plan.recipe.data.text, plan.recipe.data.label) == ("source", "target")
-    assert any("translate (many to many, unaligned)" in line for line in plan.prepared.found)
+    assert any(
+        "translate (many to many, unaligned)" in line for line in plan.prepared.found
+    )

@@ -29,16 +29,27 @@ def built(told: Recipe, outputs: int = 9) -> Any:
 
 def test_each_side_has_the_layer_and_the_reach_it_is_told() -> None:
     model = built(
-        recipe(**{
-            "layer": "attention", "model.bidirectional": True, "model.layers": 2, "model.heads": 2,
-            "model.decoder_layers": 3, "data.max_tokens": 6,
-        })
-    )  # fmt: skip
+        recipe(
+            **{
+                "layer": "attention",
+                "model.bidirectional": True,
+                "model.layers": 2,
+                "model.heads": 2,
+                "model.decoder_layers": 3,
+                "data.max_tokens": 6,
+            }
+        )
+    )
     assert (model.encoder.causal, model.limit) == (False, 6)
     assert (model.decoder.causal, model.longest) == (True, 7)
     assert [len(side.blocks) for side in (model.encoder, model.decoder)] == [2, 3]
-    mixed = built(recipe(layer="lstm", **{"model.bidirectional": True, "model.decoder": "gru"}))
-    assert (type(mixed.encoder).__name__, type(mixed.decoder.layer).__name__) == ("LSTM", "GRU")
+    mixed = built(
+        recipe(layer="lstm", **{"model.bidirectional": True, "model.decoder": "gru"})
+    )
+    assert (type(mixed.encoder).__name__, type(mixed.decoder.layer).__name__) == (
+        "LSTM",
+        "GRU",
+    )
 
 
 def test_what_does_not_go_together_is_told() -> None:
@@ -46,19 +57,31 @@ def test_what_does_not_go_together_is_told() -> None:
     with pytest.raises(UsageError, match=r"model\.tie needs a target embedding"):
         built(recipe(layer="gru", **{"model.tie": True}))
     with pytest.raises(UsageError, match="needs a model that attends to its source"):
-        built(recipe(layer="gru", **{"decoding.coverage_penalty": 0.2, "model.attention": "none"}))
-    with pytest.raises(UsageError, match=r"writes 4 tokens .* may have 7: raise model.context"):
         built(
             recipe(
-                layer="gru", **{"model.decoder": "attention", "model.heads": 2, "model.context": 4}
+                layer="gru",
+                **{"decoding.coverage_penalty": 0.2, "model.attention": "none"},
+            )
+        )
+    with pytest.raises(
+        UsageError, match=r"writes 4 tokens .* may have 7: raise model.context"
+    ):
+        built(
+            recipe(
+                layer="gru",
+                **{"model.decoder": "attention", "model.heads": 2, "model.context": 4},
             )
         )
     with pytest.raises(UsageError, match="carries no state"):
         built(recipe(layer="gru", **{"model.decoder": "none"}))
     with pytest.raises(UsageError, match="use layer=attention"):
         built(recipe(layer="gru", **{"model.decoder": "transformer", "model.heads": 2}))
-    with pytest.raises(UsageError, match="gru and attention have no setting 'projection'"):
-        built(recipe(layer="gru", **{"model.decoder": "attention", "model.projection": 4}))
+    with pytest.raises(
+        UsageError, match="gru and attention have no setting 'projection'"
+    ):
+        built(
+            recipe(layer="gru", **{"model.decoder": "attention", "model.projection": 4})
+        )
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -79,5 +102,9 @@ def test_the_loss_is_the_mean_over_tokens_of_all_batches(bias: bool) -> None:
         batch = collate(examples, np.array([row]))
         with torch.no_grad():
             scores = model(batch.inputs, batch.lengths, before(batch))
-        total += float(F.cross_entropy(scores[0], torch.tensor(targets[row]), reduction="sum"))
-    assert told_loss(model, examples, choose("cpu", "fp32"), before) == pytest.approx(total / 14)
+        total += float(
+            F.cross_entropy(scores[0], torch.tensor(targets[row]), reduction="sum")
+        )
+    assert told_loss(model, examples, choose("cpu", "fp32"), before) == pytest.approx(
+        total / 14
+    )

@@ -21,7 +21,10 @@ from unrolled.tasks.recipe import Recipe, deep, flat, merge, parse, resolve
 from unrolled.tasks.weights import weights_of
 from unrolled.training.objectives import classes, cross_entropy
 
-RARE = [(f"text number {n} {'odd' if n % 7 == 0 else 'even'}", int(n % 7 == 0)) for n in range(70)]
+RARE = [
+    (f"text number {n} {'odd' if n % 7 == 0 else 'even'}", int(n % 7 == 0))
+    for n in range(70)
+]
 
 
 @pytest.fixture
@@ -43,7 +46,9 @@ def test_balanced_weights_are_those_of_scikit_learn(rare: Path, tmp_path: Path) 
     np.testing.assert_allclose(list(told.values()), expected)
     tags = prepared(write_jsonl(tmp_path / "t.jsonl", sentences(40, 1)), "balanced")
     flat_targets = np.array(tags.train.targets.flat)
-    expected = compute_class_weight("balanced", classes=np.unique(flat_targets), y=flat_targets)
+    expected = compute_class_weight(
+        "balanced", classes=np.unique(flat_targets), y=flat_targets
+    )
     weights = weights_of(tags.recipe, tags.task.output.names)  # type: ignore[attr-defined]
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
     model = tags.task.build(tags.recipe).eval()
@@ -52,7 +57,9 @@ def test_balanced_weights_are_those_of_scikit_learn(rare: Path, tmp_path: Path) 
     scores = model(batch.inputs, batch.lengths, *batch.extra)
     loss = tags.task.objective(tags.recipe, model)(model, batch, None)
     goal = F.cross_entropy(scores.flatten(0, 1), batch.targets.flatten(), weights)
-    assert float((loss.sum / loss.count).detach()) == pytest.approx(float(goal.detach()), rel=1e-5)
+    assert float((loss.sum / loss.count).detach()) == pytest.approx(
+        float(goal.detach()), rel=1e-5
+    )
 
 
 class Told(torch.nn.Module):
@@ -65,7 +72,8 @@ class Told(torch.nn.Module):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_sum_over_count_is_the_weighted_mean_of_torch(smoothing: float) -> None:
     torch.manual_seed(0)
-    logits, weights = torch.randn(6, 5, 4), torch.tensor([0.3, 2.0, 1.0, 7.0])
+    logits = torch.randn(6, 5, 4)
+    weights = torch.tensor([0.3, 2.0, 1.0, 7.0])
     targets = torch.randint(4, (6, 5))
     targets[0, 3:] = targets[4] = IGNORED
     expected = F.cross_entropy(
@@ -88,16 +96,30 @@ def test_names_that_are_told_weigh_so_and_others_one(rare: Path) -> None:
     assert weights_of(resolve(str(rare), {}), ("0", "1")) is None
 
 
-def test_a_rare_label_is_found_more_often_with_weights(rare: Path, tmp_path: Path) -> None:
+def test_a_rare_label_is_found_more_often_with_weights(
+    rare: Path, tmp_path: Path
+) -> None:
     shares = []
     for weights in (None, {"1": 50.0}):
         run = unrolled.train(
-            rare, out=tmp_path / str(weights), quiet=True, say=lambda text: None,
-            **SMALL | {"training.max_steps": 20, "training.label_weights": weights,
-               "training.learning_rate": 0.02},
-        )  # fmt: skip
+            rare,
+            out=tmp_path / str(weights),
+            quiet=True,
+            say=lambda text: None,
+            **SMALL
+            | {
+                "training.max_steps": 20,
+                "training.label_weights": weights,
+                "training.learning_rate": 0.02,
+            },
+        )
         shares.append(
-            np.mean([a.details["probabilities"]["1"] for a in run.answers([t for t, _ in RARE])])
+            np.mean(
+                [
+                    a.details["probabilities"]["1"]
+                    for a in run.answers([t for t, _ in RARE])
+                ]
+            )
         )
     assert shares[0] < 0.4 < 0.6 < shares[1]
 
@@ -107,18 +129,26 @@ def test_a_rare_label_is_found_more_often_with_weights(rare: Path, tmp_path: Pat
     [
         ({"good": 2.0, "baad": 1.0}, "there is no label 'baad'; did you mean 'bad'"),
         ({"good": 0.0}, "the weight of 'good' is not a number above 0: 0.0"),
-        ({"good": "heavy"}, r"^training\.label_weights: the weight of 'good' is not a number"),
+        (
+            {"good": "heavy"},
+            r"^training\.label_weights: the weight of 'good' is not a number",
+        ),
         ({"good": float("inf")}, "the weight of 'good' is not a number above 0: inf"),
         (
             "balance",
             r"^training\.label_weights: 'balance' is neither balanced nor \{LABEL: WEIGHT, \.\.\.\}"
             r"; did you mean 'balanced'\?$",
         ),
-        (3, r"^training\.label_weights: 3 is neither balanced nor \{LABEL: WEIGHT, \.\.\.\}$"),
+        (
+            3,
+            r"^training\.label_weights: 3 is neither balanced nor \{LABEL: WEIGHT, \.\.\.\}$",
+        ),
         (yaml.safe_load("{no: 2, yes: 1}"), 'write such labels in quotes, "no": 2'),
     ],
 )
-def test_what_is_no_weight_is_refused(tmp_path: Path, weights: Any, message: str) -> None:
+def test_what_is_no_weight_is_refused(
+    tmp_path: Path, weights: Any, message: str
+) -> None:
     rows = [(f"text {n}", "good" if n % 2 else "bad") for n in range(30)]
     with pytest.raises(UsageError, match=message):
         prepared(write_csv(tmp_path / "r.csv", rows, ("text", "label")), weights)
@@ -127,7 +157,9 @@ def test_what_is_no_weight_is_refused(tmp_path: Path, weights: Any, message: str
 def test_a_value_has_no_labels_to_weigh(tmp_path: Path) -> None:
     rows = [(n, n * 1.5) for n in range(30)]
     path = write_csv(tmp_path / "r.csv", rows, ("x", "price"))
-    with pytest.raises(UsageError, match=r"label_weights is for labels, and task=regress"):
+    with pytest.raises(
+        UsageError, match=r"label_weights is for labels, and task=regress"
+    ):
         prepared(path, "balanced")
 
 
@@ -140,7 +172,9 @@ def test_names_with_dots_are_names_and_no_keys() -> None:
     assert again["training"]["label_weights"] == {"c": 1.0}
 
 
-def test_a_run_with_weights_is_resumed_by_either_of_its_names(rare: Path, tmp_path: Path) -> None:
+def test_a_run_with_weights_is_resumed_by_either_of_its_names(
+    rare: Path, tmp_path: Path
+) -> None:
     told = SMALL | {"training.max_steps": 2, "training.label_weights": "balanced"}
     out = {"out": tmp_path / "r", "quiet": True, "say": lambda text: None}
     run = unrolled.train(rare, **out, **told)
@@ -148,4 +182,8 @@ def test_a_run_with_weights_is_resumed_by_either_of_its_names(rare: Path, tmp_pa
         target = rare if "training.label_weights" in more else tmp_path / "r"
         longer = unrolled.train(target, resume=True, **out, **more)
         assert longer.result["steps"] == more["training.max_steps"]
-        assert longer.recipe.training.label_weights == run.recipe.training.label_weights is not None
+        assert (
+            longer.recipe.training.label_weights
+            == run.recipe.training.label_weights
+            is not None
+        )

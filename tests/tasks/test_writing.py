@@ -26,10 +26,13 @@ LETTERS = Tokenizer.fit("chars", ["abcdefghij"])
 
 def build(layer: str) -> Unaligned:
     torch.manual_seed(1)
-    config, size = LayerConfig(hidden=16, layers=2 if layer == "attention" else 1), LETTERS.size
+    config = LayerConfig(hidden=16, layers=2 if layer == "attention" else 1)
+    size = LETTERS.size
     encoder = build_layer(layer, settings_of(layer, config, bidirectional=True), 16)
     decoder = build_decoder(layer, settings_of(layer, config), 16, encoder)
-    model = Unaligned(TokenEmbedding(size, 16), encoder, TokenEmbedding(size, 16), decoder, size)
+    model = Unaligned(
+        TokenEmbedding(size, 16), encoder, TokenEmbedding(size, 16), decoder, size
+    )
     return model.eval()
 
 
@@ -51,7 +54,8 @@ def test_threads_do_not_change_answers(
     layer: str, threads: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writing, "ROWS", 4)
-    model, settings = build(layer), Search(beam=3, max_extra=6, min_length=1)
+    model = build(layer)
+    settings = Search(beam=3, max_extra=6, min_length=1)
     threads(1)
     one = writing.write(model, LETTERS, sources(), settings, HERE)
     threads(3)
@@ -60,9 +64,12 @@ def test_threads_do_not_change_answers(
     assert all(answer[0].tokens for answer in one)
 
 
-def test_draws_are_made_one_after_the_other(threads: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_are_made_one_after_the_other(
+    threads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(writing, "ROWS", 4)
-    model, settings = build("gru"), Search(sample=True, max_extra=6)
+    model = build("gru")
+    settings = Search(sample=True, max_extra=6)
     found = []
     for count in (1, 3):
         threads(count)
@@ -71,7 +78,9 @@ def test_draws_are_made_one_after_the_other(threads: Any, monkeypatch: pytest.Mo
     assert found[0] == found[1]
 
 
-def test_a_fault_in_a_thread_is_not_lost(threads: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_in_a_thread_is_not_lost(
+    threads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(writing, "ROWS", 4)
     model = build("gru")
 
@@ -91,9 +100,13 @@ def test_what_a_model_cannot_hold_is_not_required() -> None:
     encoder = build_layer("attention", config.changed(bidirectional=True), 16)
     decoder = build_decoder("attention", config, 16, encoder)
     size = LETTERS.size
-    model = Unaligned(TokenEmbedding(size, 16), encoder, TokenEmbedding(size, 16), decoder, size)
+    model = Unaligned(
+        TokenEmbedding(size, 16), encoder, TokenEmbedding(size, 16), decoder, size
+    )
     asks = OutputConstraints(begin="abc", required=("defghi",))
-    with pytest.raises(UsageError, match="take 10 tokens with the end mark, and this model writes"):
+    with pytest.raises(
+        UsageError, match="take 10 tokens with the end mark, and this model writes"
+    ):
         writing.write(model.eval(), LETTERS, sources(), Search(), HERE, asks=asks)
 
 
@@ -115,25 +128,34 @@ def test_the_native_core_writes_what_torch_writes() -> None:
 
 @pytest.mark.parametrize("layer", ["attention", "gru"])
 def test_a_beginning_is_written_whole_whatever_the_limit(layer: str) -> None:
-    asks, settings = OutputConstraints(begin="abcde"), Search(beam=2, max_length=3)
+    asks = OutputConstraints(begin="abcde")
+    settings = Search(beam=2, max_length=3)
     found = writing.write(build(layer), LETTERS, sources(), settings, HERE, asks=asks)
     assert all(LETTERS.decode(each[0].tokens).startswith("abcde") for each in found)
 
 
 def test_a_phrase_required_twice_takes_the_room_of_one() -> None:
     config = LayerConfig(hidden=16, context=9)
-    decoder = build_decoder("attention", config, 16, build_layer("gru", LayerConfig(hidden=16), 16))
-    encoder, size = build_layer("gru", LayerConfig(hidden=16), 16), LETTERS.size
-    model = Unaligned(TokenEmbedding(size, 16), encoder, TokenEmbedding(size, 16), decoder, size)
+    decoder = build_decoder(
+        "attention", config, 16, build_layer("gru", LayerConfig(hidden=16), 16)
+    )
+    encoder = build_layer("gru", LayerConfig(hidden=16), 16)
+    size = LETTERS.size
+    model = Unaligned(
+        TokenEmbedding(size, 16), encoder, TokenEmbedding(size, 16), decoder, size
+    )
     asks = OutputConstraints(required=("defgh", "defgh"))
-    found = writing.write(model.eval(), LETTERS, sources(), Search(beam=8), HERE, asks=asks)
+    found = writing.write(
+        model.eval(), LETTERS, sources(), Search(beam=8), HERE, asks=asks
+    )
     assert all("defgh" in LETTERS.decode(each[0].tokens) for each in found)
 
 
 def test_a_banned_word_is_spelt_in_no_other_way() -> None:
     pieces = Tokenizer.fit("bpe", ["lamp lamps lampe clamp la m p the the"] * 5, 290)
     torch.manual_seed(0)
-    width, size = LayerConfig(hidden=16), pieces.size
+    width = LayerConfig(hidden=16)
+    size = pieces.size
     encoder = build_layer("gru", width, 16)
     decoder = build_decoder("gru", width, 16, encoder)
     table = TokenEmbedding(size, 16)
@@ -143,7 +165,8 @@ def test_a_banned_word_is_spelt_in_no_other_way() -> None:
         for id in pieces.encode(text):
             model.head.bias.data[id] += 6 - 0.2 * number
     model.head.weight.data.zero_()
-    settings, rows = Search(beam=4, n_best=4, max_length=6), [[pieces.encode("lamp")[0], 3]]
+    settings = Search(beam=4, n_best=4, max_length=6)
+    rows = [[pieces.encode("lamp")[0], 3]]
     free = writing.write(model, pieces, rows, settings, HERE)[0]
     assert any("lamp" in pieces.decode(each.tokens).split() for each in free)
     asks = OutputConstraints(banned=("lamp",))

@@ -36,11 +36,15 @@ def uneven(world: ProcessGroup) -> None:
     weights[0].grad = torch.full((3,), 1.0 + world.rank)
     if world.rank == world.size - 1:
         weights[1].grad = torch.arange(3.0)
-    logs = {"b": (torch.tensor(3.0), torch.tensor(4)), "a": (torch.tensor(5.0), torch.tensor(6))}
+    logs = {
+        "b": (torch.tensor(3.0), torch.tensor(4)),
+        "a": (torch.tensor(5.0), torch.tensor(6)),
+    }
     loss = Loss(torch.tensor(0.5), torch.tensor(2), None, logs)
     mine = StepReport(10 + world.rank, 7.0 + world.rank, 15 * world.rank)
     (added,), told = world.exchange([loss], weights, mine)
-    size, ranks = world.size, sum(range(world.size))
+    size = world.size
+    ranks = sum(range(world.size))
     assert torch.equal(weights[0].grad, torch.full((3,), float(size + ranks)))
     assert weights[1].grad is not None
     assert torch.equal(weights[1].grad, torch.arange(3.0))
@@ -61,7 +65,8 @@ def elsewhere(world: ProcessGroup) -> None:
 
 def poison(passes: set[int]) -> None:
     """Let some backward passes of this process give NaN."""
-    real, turns = torch.Tensor.backward, itertools.count(1)
+    real = torch.Tensor.backward
+    turns = itertools.count(1)
 
     def backward(self: torch.Tensor) -> None:
         real(self, torch.tensor(torch.nan) if next(turns) in passes else None)
@@ -75,7 +80,9 @@ def child(told: dict[str, Any], rank: int, port: int) -> None:
     names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in names.items()})
     for name, flags in (("said", 1), ("told", 2)):
-        file = os.open(f"{told['errors']}/{name}-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        file = os.open(
+            f"{told['errors']}/{name}-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        )
         os.dup2(file, flags)
     for hit, name, turn, number in told.get("hits", []):
         if hit == rank:
@@ -126,7 +133,9 @@ def main() -> None:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         numbers = [start(told, rank, port) for rank in range(told["processes"])]
-        codes = [os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) for number in numbers]
+        codes = [
+            os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) for number in numbers
+        ]
         print(json.dumps(codes), flush=True)
 
 

@@ -20,7 +20,9 @@ def model() -> nn.Module:
 
 
 def settings(kind: str, decay: float = 0.5, last: int = 3) -> TrainingConfig:
-    return TrainingConfig.read({"average": kind, "ema_decay": decay, "average_last": last})
+    return TrainingConfig.read(
+        {"average": kind, "ema_decay": decay, "average_last": last}
+    )
 
 
 @torch.no_grad()
@@ -42,7 +44,9 @@ def test_ema_equals_its_closed_form() -> None:
         average.after_step()
     # the weight of snapshot i: what its step took in, times what later steps kept of it
     kept = [min(0.4, (1 + t) / (10 + t)) for t in range(1, 13)]
-    shares = [(1.0 if i == 0 else 1 - kept[i - 1]) * math.prod(kept[i:]) for i in range(13)]
+    shares = [
+        (1.0 if i == 0 else 1 - kept[i - 1]) * math.prod(kept[i:]) for i in range(13)
+    ]
     assert sum(shares) == pytest.approx(1, abs=1e-12)
     assert kept[0] == 2 / 11  # held down at first ...
     assert kept[-1] == 0.4  # ... and not for long
@@ -50,7 +54,8 @@ def test_ema_equals_its_closed_form() -> None:
     assert found is not None
     for slot, value in enumerate(found):
         expected = sum(
-            share * weights[slot] for share, weights in zip(shares, history, strict=True)
+            share * weights[slot]
+            for share, weights in zip(shares, history, strict=True)
         )
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
 
@@ -64,7 +69,8 @@ def test_the_average_of_the_last_evaluations() -> None:
         history.append(move(layers, step))
         average.after_step()
         average.before_evaluation()
-        found, recent = average.weights(), history[-3:]
+        found = average.weights()
+        recent = history[-3:]
         assert found is not None
         for slot, value in enumerate(found):
             expected = sum(w[slot] for w in recent) / len(recent)
@@ -80,7 +86,8 @@ def test_the_live_weights_come_back_bit_for_bit(kind: str, fail: bool) -> None:
         move(layers, step)
         average.after_step()
         average.before_evaluation()
-    live, expected = snapshot(layers), average.weights()
+    live = snapshot(layers)
+    expected = average.weights()
     with torch.no_grad():
         try:
             with average.applied():
@@ -152,7 +159,8 @@ def nt_asgd() -> TrainingConfig:
 
 def test_asgd_is_the_mean_since_the_dev_score_stagnated() -> None:
     layers = model()
-    average, kept = Average(layers, nt_asgd()), []
+    average = Average(layers, nt_asgd())
+    kept = []
     # from the fourth score on: worse than the best of all but the last two
     for step, score in enumerate([-3.0, -2.0, -1.0, -1.5, -2.5, -1.2, -0.9]):
         weights = move(layers, step)

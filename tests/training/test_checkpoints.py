@@ -22,7 +22,10 @@ class Crash(BaseException):
 
 
 def checkpoint(step: int) -> Checkpoint:
-    tensors = {"model.weight": torch.full((3, 2), float(step)), "random.cpu": torch.get_rng_state()}
+    tensors = {
+        "model.weight": torch.full((3, 2), float(step)),
+        "random.cpu": torch.get_rng_state(),
+    }
     return Checkpoint(step, tensors, {"position": {"step": step, "글": [1, None]}})
 
 
@@ -75,7 +78,9 @@ def test_tensors_of_any_layout_are_kept(tmp_path: Path) -> None:
 
 
 def test_groups_are_told_apart_by_their_whole_name() -> None:
-    tensors = under("model", {"a.b": torch.ones(1)}) | under("models", {"c": torch.ones(2)})
+    tensors = under("model", {"a.b": torch.ones(1)}) | under(
+        "models", {"c": torch.ones(2)}
+    )
     told = Checkpoint(0, tensors, {})
     assert set(tensors) == {"model.a.b", "models.c"}
     assert set(told.group("model")) == {"a.b"}
@@ -130,7 +135,8 @@ def break_at(
 ) -> None:
     """Let the n-th call of a function fail."""
     owner, name, turn = stage
-    real, calls = getattr(owner, name), list[int]()
+    real = getattr(owner, name)
+    calls = list[int]()
 
     def broken(*args: Any, **options: Any) -> Any:
         calls.append(len(calls))
@@ -181,7 +187,9 @@ def test_a_full_disk_is_a_users_error_and_leaves_no_rest(
         save(tmp_path, checkpoint(9), keep=2)
     monkeypatch.undo()
     message = str(caught.value)
-    assert message.startswith(f"{tmp_path / 'step-9'}: the checkpoint could not be written (")
+    assert message.startswith(
+        f"{tmp_path / 'step-9'}: the checkpoint could not be written ("
+    )
     assert "No space left on device" in message
     assert "resume=True" in message
     assert "\n" not in message
@@ -243,7 +251,9 @@ DAMAGE = {
     "state.json is cut short": damage_state_cut,
     "it is incomplete (Unterminated": damage_manifest_cut,
     "it is incomplete (it holds no JSON object": damage_manifest_list,
-    "it is incomplete ([Errno 2] No such file": lambda p: (p / checkpoints.MANIFEST).unlink(),
+    "it is incomplete ([Errno 2] No such file": lambda p: (
+        p / checkpoints.MANIFEST
+    ).unlink(),
     "it is incomplete ([Errno 2] No such file or directory": lambda p: (
         p / checkpoints.TENSORS
     ).unlink(),
@@ -254,7 +264,9 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("fault", DAMAGE)
-def test_damage_is_noticed_and_passed_over_with_a_sentence(tmp_path: Path, fault: str) -> None:
+def test_damage_is_noticed_and_passed_over_with_a_sentence(
+    tmp_path: Path, fault: str
+) -> None:
     save(tmp_path, checkpoint(3), keep=2)
     path = save(tmp_path, checkpoint(6), keep=2)
     DAMAGE[fault](path)
@@ -308,5 +320,9 @@ def test_nothing_is_a_pickle(tmp_path: Path) -> None:
     # safetensors: the length of a JSON header, the header, then plain numbers
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
-    ends = [told["data_offsets"][1] for name, told in header.items() if name != "__metadata__"]
+    ends = [
+        told["data_offsets"][1]
+        for name, told in header.items()
+        if name != "__metadata__"
+    ]
     assert max(ends) == len(data) - 8 - length

@@ -56,7 +56,9 @@ def nan_gradient(loss: Loss, model: nn.Module) -> Loss:
     return replace(loss, sum=loss.sum + (next(model.parameters()).sum() * 0).sqrt())
 
 
-def harmed(objective: Objective, harm: Harm, bad: Callable[[Batch, int], bool]) -> Objective:
+def harmed(
+    objective: Objective, harm: Harm, bad: Callable[[Batch, int], bool]
+) -> Objective:
     """Return an objective that harms the batches that ``bad(batch, call)`` names, 0 the first."""
     calls = 0
 
@@ -70,7 +72,11 @@ def harmed(objective: Objective, harm: Harm, bad: Callable[[Batch, int], bool]) 
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
-    return [line for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "guard"]
+    return [
+        line
+        for line in read_metrics(folder / "metrics.jsonl")
+        if line["kind"] == "guard"
+    ]
 
 
 def trained(told: TrainingJob) -> Trainer:
@@ -88,8 +94,10 @@ def trained(told: TrainingJob) -> Trainer:
 def test_a_bad_batch_never_reaches_the_weights(
     tmp_path: Path, harm: Harm, clip: float | None
 ) -> None:
-    source, bad = Buckets(texts(60), 4, None, seed=1), (2, 5)
-    ours, theirs = classifier(dropout=0.3), classifier(dropout=0.3)
+    source = Buckets(texts(60), 4, None, seed=1)
+    bad = (2, 5)
+    ours = classifier(dropout=0.3)
+    theirs = classifier(dropout=0.3)
     torch.manual_seed(5)
     objective = harmed(classes(), harm, lambda _, call: call in bad)
     told = job(tmp_path, ours, source, objective, max_steps=8, clip=clip, average="ema")
@@ -117,15 +125,24 @@ def test_a_bad_batch_never_reaches_the_weights(
     for line, index in zip(logged, bad, strict=True):
         rows = source.batch(0, index).rows
         assert line == {
-            "step": index + 1, "kind": "guard", "event": "skipped", "epoch": 0, "index": index,
-            "why": f"the {what} is not finite", "rows": rows.tolist(),
+            "step": index + 1,
+            "kind": "guard",
+            "event": "skipped",
+            "epoch": 0,
+            "index": index,
+            "why": f"the {what} is not finite",
+            "rows": rows.tolist(),
             "lines": (rows + 100).tolist(),
-        }  # fmt: skip
+        }
     found, _ = checkpoints.newest(told.folder)
     assert found is not None
     assert all(t.isfinite().all() for t in found.tensors.values())
     assert found.state["guard"]["skipped"] == 2
-    losses = [x["loss"] for x in read_metrics(tmp_path / "metrics.jsonl") if x["kind"] == "train"]
+    losses = [
+        x["loss"]
+        for x in read_metrics(tmp_path / "metrics.jsonl")
+        if x["kind"] == "train"
+    ]
     assert len(losses) == 6
 
 
@@ -137,7 +154,15 @@ def test_one_bad_sample_costs_its_batches_only(tmp_path: Path) -> None:
     source = Buckets(Examples(np.arange(40) + 2, vectors=x, targets=y), 4, None, 0)
     torch.manual_seed(0)
     model = OneToOne(build_layer("none", LayerConfig(layers=0), 3), 1)
-    told = job(tmp_path, model, source, values(), max_epochs=6, optimizer="sgd", learning_rate=0.1)
+    told = job(
+        tmp_path,
+        model,
+        source,
+        values(),
+        max_epochs=6,
+        optimizer="sgd",
+        learning_rate=0.1,
+    )
     fit(told, resume=False)
     assert all(p.isfinite().all() for p in model.parameters())
     assert model.head.weight.detach().flatten() == pytest.approx([1, 1, 1], abs=0.05)
@@ -147,13 +172,22 @@ def test_one_bad_sample_costs_its_batches_only(tmp_path: Path) -> None:
 def test_accumulated_batches_are_skipped_and_named_together(tmp_path: Path) -> None:
     source = Slices(texts(40), 4)
     objective = harmed(classes(), nan_loss, lambda _, call: call == 3)
-    fit(job(tmp_path, classifier(), source, objective, max_steps=4, accumulate=2), resume=False)
+    fit(
+        job(tmp_path, classifier(), source, objective, max_steps=4, accumulate=2),
+        resume=False,
+    )
     (line,) = events(tmp_path)
-    assert (line["step"], line["index"], line["rows"]) == (2, 2, source.all.rows[8:16].tolist())
+    assert (line["step"], line["index"], line["rows"]) == (
+        2,
+        2,
+        source.all.rows[8:16].tolist(),
+    )
 
 
 def test_a_skipped_window_leaves_the_carried_state_as_it_was(tmp_path: Path) -> None:
-    source, model, carried = stream("lstm"), language("lstm"), list[Any]()
+    source = stream("lstm")
+    model = language("lstm")
+    carried = list[Any]()
     plain = next_token()
 
     def poisoned(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
@@ -163,19 +197,32 @@ def test_a_skipped_window_leaves_the_carried_state_as_it_was(tmp_path: Path) -> 
             return loss
         assert loss.carry is not None
         sick = {name: t * math.nan for name, t in loss.carry.to_tensors().items()}
-        return Loss(loss.sum * math.nan, loss.count, type(loss.carry).from_tensors(sick))
+        return Loss(
+            loss.sum * math.nan, loss.count, type(loss.carry).from_tensors(sick)
+        )
 
     fit(job(tmp_path, model, source, poisoned, max_steps=6), resume=False)
     assert carried[3] is carried[2]
     assert len(events(tmp_path)) == 1
 
 
-def test_when_every_step_is_skipped_the_run_ends_with_a_clear_error(tmp_path: Path) -> None:
+def test_when_every_step_is_skipped_the_run_ends_with_a_clear_error(
+    tmp_path: Path,
+) -> None:
     objective = harmed(classes(), nan_loss, lambda _, call: True)
-    told = job(tmp_path, classifier(), Slices(texts(80), 4), objective, max_steps=20, max_skips=3)
+    told = job(
+        tmp_path,
+        classifier(),
+        Slices(texts(80), 4),
+        objective,
+        max_steps=20,
+        max_skips=3,
+    )
     with pytest.raises(UserError) as caught:
         fit(told, resume=False)
-    assert str(caught.value).startswith("the loss is not finite at step 4 (skipped steps: 4): ")
+    assert str(caught.value).startswith(
+        "the loss is not finite at step 4 (skipped steps: 4): "
+    )
     assert str(caught.value).endswith("no checkpoint yet")
     assert [line["step"] for line in events(tmp_path)] == [1, 2, 3, 4]
     assert same(told.model, classifier())
@@ -185,9 +232,14 @@ def test_a_tenth_of_all_steps_is_the_most_that_is_skipped(tmp_path: Path) -> Non
     # every third, so never two in a row
     objective = harmed(classes(), nan_loss, lambda _, call: call % 3 == 2)
     told = job(
-        tmp_path, classifier(), Slices(texts(80), 4), objective, max_steps=60, max_skips=3,
+        tmp_path,
+        classifier(),
+        Slices(texts(80), 4),
+        objective,
+        max_steps=60,
+        max_skips=3,
         rollbacks=0,
-    )  # fmt: skip
+    )
     with pytest.raises(UserError, match=r"at step 12 \(skipped steps: 4\)"):
         fit(told, resume=False)
     guard = Guard(skipped=7)
@@ -199,18 +251,28 @@ def test_too_many_skips_turn_the_run_back_with_half_the_rate(tmp_path: Path) -> 
     # sick from the 8th batch until the run was turned back to step 6
     objective = harmed(classes(), nan_loss, lambda _, call: 7 <= call < 11)
     told = job(
-        tmp_path, classifier(dropout=0.2), Slices(texts(80), 4), objective, max_steps=12,
-        max_skips=3, checkpoint_every=3, learning_rate=0.1,
-    )  # fmt: skip
+        tmp_path,
+        classifier(dropout=0.2),
+        Slices(texts(80), 4),
+        objective,
+        max_steps=12,
+        max_skips=3,
+        checkpoint_every=3,
+        learning_rate=0.1,
+    )
     at = fit(told, resume=False)
     assert at.step == 12
     lines = read_metrics(tmp_path / "metrics.jsonl")
     (back,) = events(tmp_path)
     skipped = back.pop("skipped")
     assert back == {
-        "step": 6, "kind": "guard", "event": "rollback", "why": "the loss is not finite",
-        "from": 11, "learning_rate_factor": 0.5,
-    }  # fmt: skip
+        "step": 6,
+        "kind": "guard",
+        "event": "rollback",
+        "why": "the loss is not finite",
+        "from": 11,
+        "learning_rate_factor": 0.5,
+    }
     # what led to it is still known: steps, and the rows they read
     assert [line["step"] for line in skipped] == [8, 9, 10, 11]
     assert all(len(line["rows"]) == 4 for line in skipped)
@@ -219,15 +281,25 @@ def test_too_many_skips_turn_the_run_back_with_half_the_rate(tmp_path: Path) -> 
     assert [x["step"] for x in lines if x["kind"] == "train"] == list(range(1, 13))
     found, _ = checkpoints.newest(told.folder)
     assert found is not None
-    assert (found.state["guard"]["rollbacks"], found.state["guard"]["skipped"]) == (1, 0)
+    assert (found.state["guard"]["rollbacks"], found.state["guard"]["skipped"]) == (
+        1,
+        0,
+    )
 
 
 def test_after_the_last_return_the_run_ends(tmp_path: Path) -> None:
     objective = harmed(classes(), nan_loss, lambda batch, call: call >= 5)
     told = job(
-        tmp_path, classifier(), Slices(texts(80), 4), objective, max_steps=20, max_skips=1,
-        rollbacks=2, checkpoint_every=2, learning_rate=0.1,
-    )  # fmt: skip
+        tmp_path,
+        classifier(),
+        Slices(texts(80), 4),
+        objective,
+        max_steps=20,
+        max_skips=1,
+        rollbacks=2,
+        checkpoint_every=2,
+        learning_rate=0.1,
+    )
     with pytest.raises(UserError) as caught:
         fit(told, resume=False)
     assert "(now 0.025)" in str(caught.value)
@@ -235,12 +307,21 @@ def test_after_the_last_return_the_run_ends(tmp_path: Path) -> None:
     assert checkpoints.steps(told.folder) == [2, 4]
 
 
-def test_weights_that_overflow_are_turned_back_before_they_are_kept(tmp_path: Path) -> None:
+def test_weights_that_overflow_are_turned_back_before_they_are_kept(
+    tmp_path: Path,
+) -> None:
     told = job(
-        tmp_path, classifier(), Slices(texts(80), 4), classes(), max_steps=6, checkpoint_every=2,
-        log_every=50, rollbacks=1,
-    )  # fmt: skip
-    trainer, seen = Trainer(told), list[int]()
+        tmp_path,
+        classifier(),
+        Slices(texts(80), 4),
+        classes(),
+        max_steps=6,
+        checkpoint_every=2,
+        log_every=50,
+        rollbacks=1,
+    )
+    trainer = Trainer(told)
+    seen = list[int]()
     update = trainer.update
 
     def overflowing(losses: list[Loss]) -> str:
@@ -275,8 +356,12 @@ class Sick(Progress):
         self, source: BatchSource, bad: set[tuple[int, int]], turn: int, healed: bool
     ) -> None:
         super().__init__(quiet=True)
-        self.source, self.bad, self.turn, self.calls = source, bad, turn, 0
-        self.place, self.healed = (0, 0), healed
+        self.source = source
+        self.bad = bad
+        self.turn = turn
+        self.calls = 0
+        self.place = (0, 0)
+        self.healed = healed
 
     def length(self, epoch: int) -> int:
         return self.source.length(epoch)
@@ -290,7 +375,11 @@ class Sick(Progress):
 
     def objective(self, model: nn.Module, batch: Batch, carry: State | None) -> Loss:
         loss = classes()(model, batch, carry)
-        return nan_loss(loss, model) if self.place in self.bad and not self.healed else loss
+        return (
+            nan_loss(loss, model)
+            if self.place in self.bad and not self.healed
+            else loss
+        )
 
     def say(self, text: str) -> None:
         self.healed = self.healed or "back to step" in text
@@ -305,19 +394,33 @@ BAD = {
 
 def sick_run(folder: Path, bad: str, turn: int = 0, resume: bool = False) -> None:
     found, _ = checkpoints.newest(folder / "checkpoints")
-    seed = 0 if found is None else 99  # another process: other weights, other random state
+    seed = (
+        0 if found is None else 99
+    )  # another process: other weights, other random state
     healed = found is not None and found.state["guard"]["rollbacks"] > 0
     source = Sick(Slices(texts(40), 4), BAD[bad], turn, healed)
     told = job(
-        folder, classifier(seed, dropout=0.3), source, source.objective, dev_score, max_steps=24,
-        checkpoint_every=4, log_every=3, evaluate_every=5, max_skips=5, average="ema", spike=8.0,
+        folder,
+        classifier(seed, dropout=0.3),
+        source,
+        source.objective,
+        dev_score,
+        max_steps=24,
+        checkpoint_every=4,
+        log_every=3,
+        evaluate_every=5,
+        max_skips=5,
+        average="ema",
+        spike=8.0,
         keep=1,
-    )  # fmt: skip
+    )
     torch.manual_seed(seed)
     fit(replace(told, progress=source), resume)
 
 
-def left(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[dict[str, Any]]]:
+def left(
+    folder: Path,
+) -> tuple[dict[str, Tensor], dict[str, Any], list[dict[str, Any]]]:
     found = checkpoints.load(folder / "checkpoints/step-24")
     found.state["position"].pop("seconds")
     lines = read_metrics(folder / "metrics.jsonl")
@@ -330,13 +433,17 @@ def left(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[dict[str
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_skips_and_returns_are_the_same_bits_after_any_stop(tmp_path: Path, bad: str) -> None:
+def test_skips_and_returns_are_the_same_bits_after_any_stop(
+    tmp_path: Path, bad: str
+) -> None:
     sick_run(tmp_path / "straight", bad)
     tensors, state, lines = left(tmp_path / "straight")
     # six skips in a row turn it back from step 17 to 8: the checkpoints due on the way wait
     assert state["guard"]["skipped"] == (4 if bad == "skips" else 0)
     returns = [line for line in lines if line.get("event") == "rollback"]
-    assert [(line["step"], line["from"]) for line in returns] == [(8, 17)] * (bad == "rollback")
+    assert [(line["step"], line["from"]) for line in returns] == [(8, 17)] * (
+        bad == "rollback"
+    )
     for turn in range(4, 34 if bad == "rollback" else 25, 6):
         folder = tmp_path / str(turn)
         with pytest.raises(Crash):
@@ -359,35 +466,47 @@ def stop_at(trainer: Trainer, stop: Stop, last: int) -> None:
     trainer.step = counted  # type: ignore[method-assign]
 
 
-def test_where_a_run_was_stopped_does_not_change_where_it_returns_to(tmp_path: Path) -> None:
+def test_where_a_run_was_stopped_does_not_change_where_it_returns_to(
+    tmp_path: Path,
+) -> None:
     sick_run(tmp_path / "straight", "rollback")
     folder = tmp_path / "stopped"
     source = Sick(Slices(texts(40), 4), BAD["rollback"], 0, False)
     told = job(
-        folder, classifier(0, dropout=0.3), source, source.objective, dev_score, max_steps=24,
-        checkpoint_every=4, log_every=3, evaluate_every=5, max_skips=5, average="ema", spike=8.0,
+        folder,
+        classifier(0, dropout=0.3),
+        source,
+        source.objective,
+        dev_score,
+        max_steps=24,
+        checkpoint_every=4,
+        log_every=3,
+        evaluate_every=5,
+        max_skips=5,
+        average="ema",
+        spike=8.0,
         keep=1,
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     # asked to stop twice, the second time among the skips
     for steps in (9, 14):
-        trainer, stop = Trainer(told), Stop(quiet=True)
+        trainer = Trainer(told)
+        stop = Stop(quiet=True)
         found, _ = checkpoints.newest(told.folder)
         if found is not None:
             trainer.take_up(found)
         told.folder.mkdir(parents=True, exist_ok=True)
         log = MetricsLog(folder / "metrics.jsonl", trainer.at.step, tensorboard=False)
-        source.turn, source.calls = 0, 0
+        source.turn = 0
+        source.calls = 0
         stop_at(trainer, stop, steps)
         trainer.run(log, stop)
         log.close()
         assert (trainer.at.step, trainer.at.stopped) == (steps, "")
     assert checkpoints.steps(told.folder) == [8, 14]
     sick_run(folder, "rollback", resume=True)
-    (tensors, state, lines), (others, its_state, its_lines) = (
-        left(tmp_path / "straight"),
-        left(folder),
-    )
+    (tensors, state, lines) = left(tmp_path / "straight")
+    (others, its_state, its_lines) = left(folder)
     assert (state, lines) == (its_state, its_lines)
     assert all(torch.equal(t, others[name]) for name, t in tensors.items())
 
@@ -397,7 +516,8 @@ def test_where_a_run_was_stopped_does_not_change_where_it_returns_to(tmp_path: P
 
 def fired(losses: list[float], k: float) -> list[int]:
     """Return where a guard calls a spike, skipping what it calls."""
-    guard, found = Guard(), []
+    guard = Guard()
+    found = []
     for place, loss in enumerate(losses):
         if guard.fault(loss, 1.0, k):
             guard.skip()
@@ -409,11 +529,13 @@ def fired(losses: list[float], k: float) -> list[int]:
 
 def curve(kind: str, seed: int) -> list[float]:
     """Return 2000 clean losses of a kind."""
-    draw, t = np.random.default_rng(seed), np.arange(2000)
+    draw = np.random.default_rng(seed)
+    t = np.arange(2000)
     clean = {
         "falling": 5 * np.exp(-t / 400) + 1.2 + 0.08 * draw.normal(size=2000),
         "flat": 0.69 + 0.02 * draw.normal(size=2000),
-        "plateaus": np.select([t < 600, t < 1200], [3.0, 2.0], 1.0) + 0.1 * draw.normal(size=2000),
+        "plateaus": np.select([t < 600, t < 1200], [3.0, 2.0], 1.0)
+        + 0.1 * draw.normal(size=2000),
         "small-batches": 0.5 * draw.gamma(4.0, 0.25, size=2000) + 0.2,
         "learnt-by-heart": 2 * np.exp(-t / 200) * draw.uniform(0.6, 1.4, size=2000),
     }
@@ -445,7 +567,8 @@ def test_before_the_mean_has_settled_nothing_is_a_spike() -> None:
 
 
 def test_the_running_moments_are_those_of_the_sample() -> None:
-    losses, guard = np.random.default_rng(0).normal(size=40), Guard()
+    losses = np.random.default_rng(0).normal(size=40)
+    guard = Guard()
     for loss in losses:
         guard.made(float(loss))
     assert (guard.mean, guard.variance) == (
@@ -457,14 +580,23 @@ def test_the_running_moments_are_those_of_the_sample() -> None:
 def spiked(tmp_path: Path, spike: float | None, objective: Objective) -> Trainer:
     torch.manual_seed(3)
     told = job(
-        tmp_path, classifier(dropout=0.1), Buckets(texts(400), 16, None, 0), objective,
-        max_steps=150, learning_rate=0.01, spike=spike, log_every=50,
-    )  # fmt: skip
+        tmp_path,
+        classifier(dropout=0.1),
+        Buckets(texts(400), 16, None, 0),
+        objective,
+        max_steps=150,
+        learning_rate=0.01,
+        spike=spike,
+        log_every=50,
+    )
     return trained(told)
 
 
-def test_a_clean_training_is_the_same_bits_with_the_policy_as_without(tmp_path: Path) -> None:
-    on, off = spiked(tmp_path / "on", 6.0, classes()), spiked(tmp_path / "off", None, classes())
+def test_a_clean_training_is_the_same_bits_with_the_policy_as_without(
+    tmp_path: Path,
+) -> None:
+    on = spiked(tmp_path / "on", 6.0, classes())
+    off = spiked(tmp_path / "off", None, classes())
     assert on.guard.skipped == off.guard.skipped == 0
     assert on.guard.seen == 150
     assert same(on.job.model, off.job.model)
@@ -481,14 +613,24 @@ def test_an_injected_spike_in_a_training_is_skipped_once(tmp_path: Path) -> None
     assert trainer.guard.skipped == 1
     assert trainer.at.step == 150
     clean = spiked(tmp_path / "clean", 6.0, classes())
-    lines = [read_metrics(p / "metrics.jsonl")[-1]["loss"] for p in (tmp_path, tmp_path / "clean")]
+    lines = [
+        read_metrics(p / "metrics.jsonl")[-1]["loss"]
+        for p in (tmp_path, tmp_path / "clean")
+    ]
     assert lines[0] == pytest.approx(lines[1], rel=0.2)
     assert clean.guard.skipped == 0
 
 
 def test_labels_after_pretraining_are_another_loss(tmp_path: Path) -> None:
     told = job(
-        tmp_path, classifier(), Slices(texts(40), 4), classes(), max_steps=12, pretrain_epochs=1,
+        tmp_path,
+        classifier(),
+        Slices(texts(40), 4),
+        classes(),
+        max_steps=12,
+        pretrain_epochs=1,
         spike=6.0,
-    )  # fmt: skip
-    assert trained(told).guard.seen == 2  # ten batches an epoch, the mean begun anew after them
+    )
+    assert (
+        trained(told).guard.seen == 2
+    )  # ten batches an epoch, the mean begun anew after them

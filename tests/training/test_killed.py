@@ -24,27 +24,56 @@ HELPER = Path(__file__).with_name("killing.py")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 COMMON = {
-    "training.max_steps": 12, "training.checkpoint_every": 3, "training.evaluate_every": 4,
-    "training.log_every": 5, "training.accumulate": 2, "training.average": "ema",
-    "training.ema_decay": 0.8, "training.threads": 1, "model.hidden": 8, "model.embedding": 8,
-    "model.head_dropout": 0.3, "model.embedding_dropout": 0.3,
-}  # fmt: skip
+    "training.max_steps": 12,
+    "training.checkpoint_every": 3,
+    "training.evaluate_every": 4,
+    "training.log_every": 5,
+    "training.accumulate": 2,
+    "training.average": "ema",
+    "training.ema_decay": 0.8,
+    "training.threads": 1,
+    "model.hidden": 8,
+    "model.embedding": 8,
+    "model.head_dropout": 0.3,
+    "model.embedding_dropout": 0.3,
+}
 SCENES: dict[str, dict[str, Any]] = {
-    "text.txt": COMMON | {
-        "layer": "lstm", "training.window": 8, "training.batch_size": 4, "model.dropout": 0.2,
-        "model.layers": 2, "training.reset": 0.2,
+    "text.txt": COMMON
+    | {
+        "layer": "lstm",
+        "training.window": 8,
+        "training.batch_size": 4,
+        "model.dropout": 0.2,
+        "model.layers": 2,
+        "training.reset": 0.2,
     },
-    "rows.csv": COMMON | {
-        "layer": "gru", "training.batch_size": 4, "data.vocabulary": 60, "data.tokenizer": "words",
+    "rows.csv": COMMON
+    | {
+        "layer": "gru",
+        "training.batch_size": 4,
+        "data.vocabulary": 60,
+        "data.tokenizer": "words",
         "model.recurrent_dropout": 0.2,
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, draw = tmp_path_factory.mktemp("data"), random.Random(0)
-    words = ["good", "bad", "fine", "film", "plot", "actor", "dull", "bright", "slow", "quick"]
+    folder = tmp_path_factory.mktemp("data")
+    draw = random.Random(0)
+    words = [
+        "good",
+        "bad",
+        "fine",
+        "film",
+        "plot",
+        "actor",
+        "dull",
+        "bright",
+        "slow",
+        "quick",
+    ]
     texts = [" ".join(draw.choices(words, k=draw.randint(2, 9))) for _ in range(150)]
     (folder / "text.txt").write_text("\n".join(texts[:25]) + "\n")
     rows = [f'"{text}",{"yes" if "good" in text else "no"}' for text in texts]
@@ -59,18 +88,27 @@ Train = Callable[..., int]
 def train(data: Path) -> Iterator[Train]:
     """Return a function that trains a scene in a process and tells how that ended."""
     with subprocess.Popen(
-        [sys.executable, str(HELPER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, str(HELPER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         env=ENVIRONMENT,
-    ) as process:  # fmt: skip
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         pipes = process.stdin, process.stdout
 
-        def ask(scene: str, folder: Path, kill: tuple[str, int] | None = None, **told: Any) -> int:
+        def ask(
+            scene: str, folder: Path, kill: tuple[str, int] | None = None, **told: Any
+        ) -> int:
             line = {
-                "target": str(data / scene), "changes": SCENES[scene], "folder": str(folder),
-                "resume": folder.exists(), "kill": kill, **told,
-            }  # fmt: skip
+                "target": str(data / scene),
+                "changes": SCENES[scene],
+                "folder": str(folder),
+                "resume": folder.exists(),
+                "kill": kill,
+                **told,
+            }
             pipes[0].write(json.dumps(line) + "\n")
             pipes[0].flush()
             return int(pipes[1].readline())
@@ -89,7 +127,9 @@ def straight(train: Train, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 def dev_lines(folder: Path) -> list[dict[str, Any]]:
-    lines = [line for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "dev"]
+    lines = [
+        line for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "dev"
+    ]
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
 
@@ -152,25 +192,37 @@ def test_the_same_bits_after_kills(
 
 def test_the_scenes_are_what_they_are_meant_to_be(straight: dict[str, Path]) -> None:
     for scene, folder in straight.items():
-        state = json.loads((folder / "checkpoints/step-12" / checkpoints.STATE).read_text())
+        state = json.loads(
+            (folder / "checkpoints/step-12" / checkpoints.STATE).read_text()
+        )
         position = state["position"]
         # a second epoch is begun and not ended, in both
         assert position["epoch"] >= (0 if scene == "rows.csv" else 1)
         assert position["index"] > 0
         tensors = checkpoints.load(folder / "checkpoints/step-12").tensors
         assert any(name.startswith("average.0.") for name in tensors)
-        assert any(n.startswith("carry.recurrent/") for n in tensors) == (scene == "text.txt")
+        assert any(n.startswith("carry.recurrent/") for n in tensors) == (
+            scene == "text.txt"
+        )
         assert [line["step"] for line in dev_lines(folder)] == [4, 8, 12]
 
 
 def test_the_command_killed_from_outside_and_resumed(
     tmp_path: Path, data: Path, train: Train, straight: dict[str, Path]
 ) -> None:
-    scene, folder = "text.txt", tmp_path / "run"
+    scene = "text.txt"
+    folder = tmp_path / "run"
     words = [f"{key}={value}" for key, value in SCENES[scene].items()]
     command = [
-        sys.executable, "-m", "unrolled", "train", str(data / scene), *words, "--out", str(folder),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "unrolled",
+        "train",
+        str(data / scene),
+        *words,
+        "--out",
+        str(folder),
+    ]
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT
     ) as process:
@@ -182,7 +234,11 @@ def test_the_command_killed_from_outside_and_resumed(
         process.kill()
     assert process.returncode == -signal.SIGKILL
     done = subprocess.run(
-        [*command, "--resume"], capture_output=True, text=True, env=ENVIRONMENT, check=False
+        [*command, "--resume"],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=False,
     )
     assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
     assert_same_end(folder, straight[scene])

@@ -25,7 +25,13 @@ from unrolled.nn import LAYERS, LayerConfig, Pooling, State, TokenEmbedding, bui
 from unrolled.training import checkpoints
 from unrolled.training.averaging import Weights
 from unrolled.training.loop import Position, Trainer, TrainingJob, fit, planned_steps
-from unrolled.training.objectives import Loss, Objective, classes, cross_entropy, next_token
+from unrolled.training.objectives import (
+    Loss,
+    Objective,
+    classes,
+    cross_entropy,
+    next_token,
+)
 from unrolled.training.precision import ComputeDevice
 from unrolled.training.progress import Progress, read_metrics
 from unrolled.training.settings import TrainingConfig
@@ -54,15 +60,28 @@ def job(
 ) -> TrainingJob:
     told = {"warmup_steps": 0, "schedule": "constant", "log_every": 1} | settings
     return TrainingJob(
-        model, objective, source, TrainingConfig.read(told), CPU, 0, folder / "checkpoints",
-        "score", True, evaluate, Kept(), Progress(quiet=True),
-    )  # fmt: skip
+        model,
+        objective,
+        source,
+        TrainingConfig.read(told),
+        CPU,
+        0,
+        folder / "checkpoints",
+        "score",
+        True,
+        evaluate,
+        Kept(),
+        Progress(quiet=True),
+    )
 
 
 def texts(count: int, seed: int = 0) -> Examples:
     """Return random texts, with a label for each."""
     generator = np.random.default_rng(seed)
-    rows = [generator.integers(1, 9, generator.integers(1, 8)).tolist() for _ in range(count)]
+    rows = [
+        generator.integers(1, 9, generator.integers(1, 8)).tolist()
+        for _ in range(count)
+    ]
     labels = np.array([sum(row) % 3 for row in rows], dtype=np.int64)
     return Examples(np.arange(count), sequences=Ragged.of(rows), targets=labels)
 
@@ -116,7 +135,12 @@ class Slices:
         whole = self.all
         assert whole.lengths is not None
         assert whole.targets is not None
-        return Batch(whole.inputs[part], whole.lengths[part], whole.targets[part], whole.rows[part])
+        return Batch(
+            whole.inputs[part],
+            whole.lengths[part],
+            whole.targets[part],
+            whole.rows[part],
+        )
 
 
 # the updates of a plain loop
@@ -124,7 +148,10 @@ class Slices:
 
 def plain_optimizer(model: nn.Module, rate: float) -> torch.optim.Optimizer:
     groups = [
-        {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.01},
+        {
+            "params": [p for p in model.parameters() if p.dim() > 1],
+            "weight_decay": 0.01,
+        },
         {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True)
@@ -136,15 +163,26 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_updates_are_those_of_a_plain_loop_bit_for_bit(tmp_path: Path, accumulate: int) -> None:
+def test_updates_are_those_of_a_plain_loop_bit_for_bit(
+    tmp_path: Path, accumulate: int
+) -> None:
     source = Buckets(texts(80), 4, None, seed=1)
-    ours, theirs = classifier(dropout=0.3), classifier(dropout=0.3)
+    ours = classifier(dropout=0.3)
+    theirs = classifier(dropout=0.3)
     torch.manual_seed(5)
     fit(
-        job(tmp_path, ours, source, classes(), max_steps=5, accumulate=accumulate, clip=0.5,
-            learning_rate=0.01),
+        job(
+            tmp_path,
+            ours,
+            source,
+            classes(),
+            max_steps=5,
+            accumulate=accumulate,
+            clip=0.5,
+            learning_rate=0.01,
+        ),
         resume=False,
-    )  # fmt: skip
+    )
 
     torch.manual_seed(5)
     optimizer = plain_optimizer(theirs.train(), 0.01)
@@ -167,12 +205,18 @@ def test_updates_are_those_of_a_plain_loop_bit_for_bit(tmp_path: Path, accumulat
     assert not same(ours, classifier())
 
 
-def test_a_language_model_is_trained_by_truncated_back_propagation(tmp_path: Path) -> None:
+def test_a_language_model_is_trained_by_truncated_back_propagation(
+    tmp_path: Path,
+) -> None:
     source = stream("lstm")
-    ours, theirs = language("lstm"), language("lstm")
+    ours = language("lstm")
+    theirs = language("lstm")
     count = source.length(0) + 3  # into the second epoch, where the state starts afresh
     torch.manual_seed(5)
-    fit(job(tmp_path, ours, source, next_token(), max_steps=count, clip=None), resume=False)
+    fit(
+        job(tmp_path, ours, source, next_token(), max_steps=count, clip=None),
+        resume=False,
+    )
 
     torch.manual_seed(5)
     optimizer = plain_optimizer(theirs.train(), 2e-3)
@@ -182,7 +226,9 @@ def test_a_language_model_is_trained_by_truncated_back_propagation(tmp_path: Pat
         batch = source.batch(epoch, index)
         logits, state = theirs(batch.inputs, None if index == 0 else state)
         state = state.detach()
-        loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")  # type: ignore[union-attr]
+        loss = F.cross_entropy(
+            logits.flatten(0, 1), batch.targets.flatten(), reduction="sum"
+        )  # type: ignore[union-attr]
         optimizer.zero_grad()
         loss.backward()
         for parameter in theirs.parameters():
@@ -201,28 +247,50 @@ def test_two_batches_of_four_are_one_of_eight(tmp_path: Path) -> None:
     for rows, accumulate in ((4, 2), (8, 1)):
         model = tagger().double()
         told = job(
-            tmp_path / str(rows), model, Slices(examples, rows), classes(), max_steps=6,
-            accumulate=accumulate, optimizer="sgd", learning_rate=0.5,
-        )  # fmt: skip
+            tmp_path / str(rows),
+            model,
+            Slices(examples, rows),
+            classes(),
+            max_steps=6,
+            accumulate=accumulate,
+            optimizer="sgd",
+            learning_rate=0.5,
+        )
         fit(told, resume=False)
         runs.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     # fp64, summed in another order
     torch.testing.assert_close(runs[0], runs[1], rtol=1e-10, atol=1e-12)
-    assert not torch.equal(runs[0], torch.cat([p.flatten() for p in tagger().parameters()]))
+    assert not torch.equal(
+        runs[0], torch.cat([p.flatten() for p in tagger().parameters()])
+    )
 
 
-def test_the_gradient_is_that_of_the_mean_over_every_scored_step(tmp_path: Path) -> None:
+def test_the_gradient_is_that_of_the_mean_over_every_scored_step(
+    tmp_path: Path,
+) -> None:
     examples = tagged(10)
-    model, other = tagger().double(), tagger().double()
+    model = tagger().double()
+    other = tagger().double()
     told = job(
-        tmp_path, model, Slices(examples, 4), classes(), max_steps=1, accumulate=3,
-        optimizer="sgd", momentum=0, learning_rate=1.0, weight_decay=0, clip=None,
-    )  # fmt: skip
+        tmp_path,
+        model,
+        Slices(examples, 4),
+        classes(),
+        max_steps=1,
+        accumulate=3,
+        optimizer="sgd",
+        momentum=0,
+        learning_rate=1.0,
+        weight_decay=0,
+        clip=None,
+    )
     fit(told, resume=False)
     whole = Slices(examples, 10).batch(0, 0)
     assert whole.targets is not None
     logits = other(whole.inputs, whole.lengths)
-    F.cross_entropy(logits.flatten(0, 1), whole.targets.flatten(), ignore_index=IGNORED).backward()
+    F.cross_entropy(
+        logits.flatten(0, 1), whole.targets.flatten(), ignore_index=IGNORED
+    ).backward()
     for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
         assert theirs.grad is not None
         # the loss is summed in fp32, whatever the model computes in
@@ -233,18 +301,30 @@ def test_the_gradient_is_that_of_the_mean_over_every_scored_step(tmp_path: Path)
 
 def test_weights_that_count_less_than_one_are_divided_by_too(tmp_path: Path) -> None:
     examples = tagged(10)
-    model, other = tagger().double(), tagger().double()
+    model = tagger().double()
+    other = tagger().double()
     weights = torch.tensor([0.003, 0.001, 0.002][: model.head.out_features])
     told = job(
-        tmp_path, model, Slices(examples, 10), classes(weights=weights), max_steps=1,
-        optimizer="sgd", momentum=0, learning_rate=1.0, weight_decay=0, clip=None,
-    )  # fmt: skip
+        tmp_path,
+        model,
+        Slices(examples, 10),
+        classes(weights=weights),
+        max_steps=1,
+        optimizer="sgd",
+        momentum=0,
+        learning_rate=1.0,
+        weight_decay=0,
+        clip=None,
+    )
     fit(told, resume=False)
     whole = Slices(examples, 10).batch(0, 0)
     assert whole.targets is not None
     logits = other(whole.inputs, whole.lengths)
     F.cross_entropy(
-        logits.flatten(0, 1), whole.targets.flatten(), weights.double(), ignore_index=IGNORED
+        logits.flatten(0, 1),
+        whole.targets.flatten(),
+        weights.double(),
+        ignore_index=IGNORED,
     ).backward()
     for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
         assert theirs.grad is not None
@@ -263,7 +343,10 @@ def test_an_epoch_ends_with_the_batches_that_are_left(tmp_path: Path) -> None:
             return super().batch(epoch, index)
 
     source = Told(texts(20), 4)  # five batches: steps of 2, 2 and 1
-    at = fit(job(tmp_path, classifier(), source, classes(), max_epochs=2, accumulate=2), False)
+    at = fit(
+        job(tmp_path, classifier(), source, classes(), max_epochs=2, accumulate=2),
+        False,
+    )
     assert seen == [(epoch, index) for epoch in (0, 1) for index in range(5)]
     assert (at.step, at.epoch, at.index) == (6, 1, 5)
     assert at.tokens == 2 * int(texts(20).lengths.sum())
@@ -290,9 +373,17 @@ def test_the_time_limit_ends_a_run_and_moves_the_schedule(
     clock = iter(range(10_000))  # the loop reads the clock once a step: a second each
     monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
     told = job(
-        tmp_path, classifier(), Slices(texts(40), 4), classes(), max_minutes=0.2, max_steps=1000,
-        schedule="linear", final_share=0, learning_rate=1.0, optimizer="sgd",
-    )  # fmt: skip
+        tmp_path,
+        classifier(),
+        Slices(texts(40), 4),
+        classes(),
+        max_minutes=0.2,
+        max_steps=1000,
+        schedule="linear",
+        final_share=0,
+        learning_rate=1.0,
+        optimizer="sgd",
+    )
     at = fit(told, resume=False)
     assert (at.step, at.seconds, at.stopped) == (12, 12.0, "limit")
     rates = [line["learning_rate"] for line in read_metrics(tmp_path / "metrics.jsonl")]
@@ -306,7 +397,8 @@ class Script:
     """Dev scores that were written beforehand; notes how the model was when asked."""
 
     def __init__(self, scores: list[float]) -> None:
-        self.scores, self.asked = scores, 0
+        self.scores = scores
+        self.asked = 0
         self.seen: list[Tensor] = []
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
@@ -322,9 +414,15 @@ def test_early_stopping_keeps_the_best(tmp_path: Path, higher: bool) -> None:
     scores = [0.1, 0.3, 0.3, 0.5, 0.4, 0.5, 0.2, 0.9]
     script = Script(scores if higher else [-s for s in scores])
     told = job(
-        tmp_path, classifier(), Slices(texts(40), 4), classes(), script, max_steps=99,
-        evaluate_every=2, patience=3,
-    )  # fmt: skip
+        tmp_path,
+        classifier(),
+        Slices(texts(40), 4),
+        classes(),
+        script,
+        max_steps=99,
+        evaluate_every=2,
+        patience=3,
+    )
     told = replace(told, higher=higher)
     at = fit(told, resume=False)
     # equal is no progress: best at the fourth, then three without
@@ -341,10 +439,18 @@ def test_early_stopping_keeps_the_best(tmp_path: Path, higher: bool) -> None:
 def test_a_stopped_run_that_is_resumed_stays_stopped(tmp_path: Path) -> None:
     def run(script: Script, resume: bool) -> Position:
         return fit(
-            job(tmp_path, classifier(), Slices(texts(40), 4), classes(), script, max_steps=99,
-                evaluate_every=2, patience=2),
+            job(
+                tmp_path,
+                classifier(),
+                Slices(texts(40), 4),
+                classes(),
+                script,
+                max_steps=99,
+                evaluate_every=2,
+                patience=2,
+            ),
             resume,
-        )  # fmt: skip
+        )
 
     first = run(Script([0.5, 0.4, 0.3]), resume=False)
     files = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
@@ -356,7 +462,17 @@ def test_a_stopped_run_that_is_resumed_stays_stopped(tmp_path: Path) -> None:
 
 def test_evaluations_come_at_each_epoch_and_at_the_end(tmp_path: Path) -> None:
     script = Script([0.1] * 9)
-    fit(job(tmp_path, classifier(), Slices(texts(20), 4), classes(), script, max_steps=12), False)
+    fit(
+        job(
+            tmp_path,
+            classifier(),
+            Slices(texts(20), 4),
+            classes(),
+            script,
+            max_steps=12,
+        ),
+        False,
+    )
     lines = [x for x in read_metrics(tmp_path / "metrics.jsonl") if x["kind"] == "dev"]
     assert [line["step"] for line in lines] == [5, 10, 12]
     assert lines[0]["score"] == 0.1
@@ -365,9 +481,15 @@ def test_evaluations_come_at_each_epoch_and_at_the_end(tmp_path: Path) -> None:
 def test_nothing_is_scored_while_the_first_epochs_pretrain(tmp_path: Path) -> None:
     script = Script([0.1] * 9)
     told = job(
-        tmp_path, classifier(), Slices(texts(20), 4), classes(), script, max_steps=14,
-        evaluate_every=3, pretrain_epochs=1,
-    )  # fmt: skip
+        tmp_path,
+        classifier(),
+        Slices(texts(20), 4),
+        classes(),
+        script,
+        max_steps=14,
+        evaluate_every=3,
+        pretrain_epochs=1,
+    )
     fit(told, resume=False)
     lines = [x for x in read_metrics(tmp_path / "metrics.jsonl") if x["kind"] == "dev"]
     # an epoch is five steps
@@ -376,23 +498,45 @@ def test_nothing_is_scored_while_the_first_epochs_pretrain(tmp_path: Path) -> No
 
 def test_pretraining_has_a_schedule_of_its_own(tmp_path: Path) -> None:
     told = job(
-        tmp_path, classifier(), Slices(texts(20), 4), classes(), None, max_steps=15, log_every=1,
-        pretrain_epochs=1, schedule="linear", warmup_steps=0, final_share=0.0, learning_rate=0.1,
-    )  # fmt: skip
+        tmp_path,
+        classifier(),
+        Slices(texts(20), 4),
+        classes(),
+        None,
+        max_steps=15,
+        log_every=1,
+        pretrain_epochs=1,
+        schedule="linear",
+        warmup_steps=0,
+        final_share=0.0,
+        learning_rate=0.1,
+    )
     fit(told, resume=False)
-    lines = [x for x in read_metrics(tmp_path / "metrics.jsonl") if x["kind"] == "train"]
+    lines = [
+        x for x in read_metrics(tmp_path / "metrics.jsonl") if x["kind"] == "train"
+    ]
     # an epoch is five steps: one line falls over them, another over the ten that follow
-    expected = [0.1 * (1 - n / 5) for n in range(5)] + [0.1 * (1 - n / 10) for n in range(10)]
+    expected = [0.1 * (1 - n / 5) for n in range(5)] + [
+        0.1 * (1 - n / 10) for n in range(10)
+    ]
     assert [x["learning_rate"] for x in lines] == pytest.approx(expected, rel=1e-12)
 
 
 def test_plateau_cuts_when_torch_would(tmp_path: Path) -> None:
     scores = [0.5, 0.5, 0.4, 0.4, 0.6, 0.1, 0.1, 0.1, 0.1, 0.7, 0.1, 0.1]
     told = job(
-        tmp_path, classifier(), Slices(texts(40), 4), classes(), Script(scores),
-        max_steps=12, evaluate_every=1, schedule="plateau", plateau_patience=1,
-        plateau_factor=0.3, learning_rate=0.1,
-    )  # fmt: skip
+        tmp_path,
+        classifier(),
+        Slices(texts(40), 4),
+        classes(),
+        Script(scores),
+        max_steps=12,
+        evaluate_every=1,
+        schedule="plateau",
+        plateau_patience=1,
+        plateau_factor=0.3,
+        learning_rate=0.1,
+    )
     at = fit(told, resume=False)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     scheduler = ReduceLROnPlateau(optimizer, "max", factor=0.3, patience=1, threshold=0)
@@ -400,7 +544,9 @@ def test_plateau_cuts_when_torch_would(tmp_path: Path) -> None:
     for score in scores:
         expected.append(optimizer.param_groups[0]["lr"])
         scheduler.step(score)
-    lines = [x for x in read_metrics(tmp_path / "metrics.jsonl") if x["kind"] == "train"]
+    lines = [
+        x for x in read_metrics(tmp_path / "metrics.jsonl") if x["kind"] == "train"
+    ]
     assert [x["learning_rate"] for x in lines] == pytest.approx(expected, rel=1e-12)
     assert at.cuts == 4
 
@@ -409,9 +555,16 @@ def test_scores_and_best_weights_are_those_of_the_average(tmp_path: Path) -> Non
     script = Script([0.1, 0.2])
     model = classifier()
     told = job(
-        tmp_path, model, Slices(texts(40), 4), classes(), script, max_steps=8,
-        evaluate_every=4, average="ema", ema_decay=0.9,
-    )  # fmt: skip
+        tmp_path,
+        model,
+        Slices(texts(40), 4),
+        classes(),
+        script,
+        max_steps=8,
+        evaluate_every=4,
+        average="ema",
+        ema_decay=0.9,
+    )
     history: list[Tensor] = [model.embedding.weight.detach().clone()]
     trainer = Trainer(told)
     update = trainer.update
@@ -481,10 +634,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_kept(
     tmp_path: Path, value: float, settings: dict[str, Any]
 ) -> None:
     told = job(
-        tmp_path, classifier(), Slices(texts(80), 4), breaking(5, value), Script([0.1] * 20),
-        max_steps=20, keep=1, learning_rate=0.01, max_skips=0, rollbacks=0,
+        tmp_path,
+        classifier(),
+        Slices(texts(80), 4),
+        breaking(5, value),
+        Script([0.1] * 20),
+        max_steps=20,
+        keep=1,
+        learning_rate=0.01,
+        max_skips=0,
+        rollbacks=0,
         **{"checkpoint_every": 2, "evaluate_every": 3, **settings},
-    )  # fmt: skip
+    )
     with pytest.raises(UserError) as caught:
         fit(told, resume=False)
     message = str(caught.value)
@@ -507,9 +668,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_kept(
 
 def test_a_dev_score_that_is_not_a_number_stops_the_run(tmp_path: Path) -> None:
     told = job(
-        tmp_path, classifier(), Slices(texts(80), 4), classes(), Script([0.1, math.nan, 0.1]),
-        max_steps=9, evaluate_every=3, checkpoint_every=1,
-    )  # fmt: skip
+        tmp_path,
+        classifier(),
+        Slices(texts(80), 4),
+        classes(),
+        Script([0.1, math.nan, 0.1]),
+        max_steps=9,
+        evaluate_every=3,
+        checkpoint_every=1,
+    )
     with pytest.raises(UserError, match="no longer finite at step 6"):
         fit(told, resume=False)
     assert fit(replace(told, evaluate=Script([0.3, 0.2])), resume=True).step == 9
@@ -526,7 +693,9 @@ class Crashing:
     """A source that fails at its n-th batch."""
 
     def __init__(self, source: BatchSource, turn: int) -> None:
-        self.source, self.turn, self.calls = source, turn, 0
+        self.source = source
+        self.turn = turn
+        self.calls = 0
 
     def length(self, epoch: int) -> int:
         return self.source.length(epoch)
@@ -544,7 +713,9 @@ def dev_score(model: nn.Module) -> dict[str, float]:
     return {"score": float((first.double() * 1000).sin().sum())}
 
 
-SCENES: dict[str, tuple[Callable[[int], nn.Module], Callable[[], BatchSource], Objective, Any]] = {
+SCENES: dict[
+    str, tuple[Callable[[int], nn.Module], Callable[[], BatchSource], Objective, Any]
+] = {
     **{
         f"language-{name}": (
             lambda seed, name=name: language(name, seed),
@@ -558,27 +729,45 @@ SCENES: dict[str, tuple[Callable[[int], nn.Module], Callable[[], BatchSource], O
         lambda seed: classifier(seed, dropout=0.3),
         lambda: Buckets(texts(34), 4, 20, seed=2),
         classes(0.1),
-        {"optimizer": "sgd", "average": "last", "average_last": 3, "schedule": "plateau",
-         "plateau_patience": 0, "checkpoint_every": 2, "log_every": 4, "patience": 6},
+        {
+            "optimizer": "sgd",
+            "average": "last",
+            "average_last": 3,
+            "schedule": "plateau",
+            "plateau_patience": 0,
+            "checkpoint_every": 2,
+            "log_every": 4,
+            "patience": 6,
+        },
     ),
     "classifier-noam": (
         lambda seed: classifier(seed, dropout=0.3),
         lambda: Buckets(texts(50), 4, None, seed=2),
         classes(),
-        {"schedule": "noam", "warmup_steps": 3, "accumulate": 3, "checkpoint_every": 1, "keep": 1},
+        {
+            "schedule": "noam",
+            "warmup_steps": 3,
+            "accumulate": 3,
+            "checkpoint_every": 1,
+            "keep": 1,
+        },
     ),
-}  # fmt: skip
+}
 STEPS = 16
 
 
-def start(folder: Path, scene: str, seed: int, steps: int, turn: int = 0) -> TrainingJob:
+def start(
+    folder: Path, scene: str, seed: int, steps: int, turn: int = 0
+) -> TrainingJob:
     build, source, objective, settings = SCENES[scene]
     crashing = Crashing(source(), turn)
     every = {"evaluate_every": 4, "max_steps": steps} | settings
     return job(folder, build(seed), crashing, objective, dev_score, **every)
 
 
-def left(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[dict[str, Any]]]:
+def left(
+    folder: Path,
+) -> tuple[dict[str, Tensor], dict[str, Any], list[dict[str, Any]]]:
     """Return all that a finished run left, times aside."""
     last = folder / "checkpoints" / f"step-{STEPS}"
     state = json.loads((last / checkpoints.STATE).read_text())
@@ -592,7 +781,8 @@ def left(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[dict[str
 
 
 def assert_same_end(one: Path, other: Path) -> None:
-    (tensors, state, lines), (others, its_state, its_lines) = left(one), left(other)
+    (tensors, state, lines) = left(one)
+    (others, its_state, its_lines) = left(other)
     assert tensors.keys() == others.keys()
     for name, tensor in tensors.items():
         assert torch.equal(tensor, others[name]), name
@@ -646,9 +836,13 @@ def test_crashed_and_resumed_a_run_ends_with_the_same_bits(
     kept = told.keep_best
     assert isinstance(kept, Kept)
     best = {
-        k.removeprefix("best."): v for k, v in left(expected)[0].items() if k.startswith("best.")
+        k.removeprefix("best."): v
+        for k, v in left(expected)[0].items()
+        if k.startswith("best.")
     }
-    assert all(torch.equal(kept.weights[-1][name], value) for name, value in best.items())
+    assert all(
+        torch.equal(kept.weights[-1][name], value) for name, value in best.items()
+    )
 
 
 @pytest.mark.parametrize("scene", SCENES)
@@ -693,7 +887,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_bits_are_the_same(
     told = replace(start(tmp_path, scene, 91, STEPS), progress=Progress())
     at = fit(told, resume=True)
     assert at.step == STEPS
-    assert f"{newest} was passed over: tensors.safetensors is cut short" in capsys.readouterr().err
+    assert (
+        f"{newest} was passed over: tensors.safetensors is cut short"
+        in capsys.readouterr().err
+    )
     assert_same_end(tmp_path, expected)
 
 
@@ -701,9 +898,15 @@ def test_a_disk_that_refuses_the_log_or_a_checkpoint_is_a_users_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = job(
-        tmp_path, classifier(), Slices(texts(40), 4), classes(), max_steps=9, checkpoint_every=3
+        tmp_path,
+        classifier(),
+        Slices(texts(40), 4),
+        classes(),
+        max_steps=9,
+        checkpoint_every=3,
     )
-    real, calls = checkpoints.save_tensors, list[int]()
+    real = checkpoints.save_tensors
+    calls = list[int]()
 
     def full(path: Path, tensors: dict[str, Tensor]) -> None:
         calls.append(1)
@@ -720,11 +923,18 @@ def test_a_disk_that_refuses_the_log_or_a_checkpoint_is_a_users_error(
 
 
 def test_the_logged_loss_is_the_mean_over_what_was_read(tmp_path: Path) -> None:
-    source, model = Slices(tagged(40), 4), tagger()
+    source = Slices(tagged(40), 4)
+    model = tagger()
     told = job(
-        tmp_path, model, source, classes(), max_steps=6, log_every=3, learning_rate=1e-12,
+        tmp_path,
+        model,
+        source,
+        classes(),
+        max_steps=6,
+        log_every=3,
+        learning_rate=1e-12,
         weight_decay=0,
-    )  # fmt: skip
+    )
     fit(told, resume=False)
     # at a rate of nothing the weights stand still
     with torch.no_grad():
@@ -732,7 +942,9 @@ def test_the_logged_loss_is_the_mean_over_what_was_read(tmp_path: Path) -> None:
         for index in range(6):
             batch = source.batch(0, index)
             assert batch.targets is not None
-            loss = cross_entropy(tagger()(batch.inputs, batch.lengths), batch.targets, 0.0)
+            loss = cross_entropy(
+                tagger()(batch.inputs, batch.lengths), batch.targets, 0.0
+            )
             losses.append((float(loss.sum), int(loss.count)))
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [3, 6]

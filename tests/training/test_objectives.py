@@ -27,9 +27,12 @@ ROWS = np.arange(2)
 
 def by_hand(logits: Tensor, targets: Tensor, smoothing: float) -> tuple[float, int]:
     """Szegedy et al. 2016, section 7: the target's mass is shared with all classes."""
-    total, count = 0.0, 0
+    total = 0.0
+    count = 0
     width = logits.shape[-1]
-    for scores, target in zip(logits.reshape(-1, width), targets.flatten().tolist(), strict=True):
+    for scores, target in zip(
+        logits.reshape(-1, width), targets.flatten().tolist(), strict=True
+    ):
         if target == IGNORED:
             continue
         law = torch.full((width,), smoothing / width, dtype=torch.float64)
@@ -42,7 +45,8 @@ def by_hand(logits: Tensor, targets: Tensor, smoothing: float) -> tuple[float, i
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy(smoothing: float) -> None:
     torch.manual_seed(0)
-    logits, targets = torch.randn(2, 4, 5), torch.randint(5, (2, 4))
+    logits = torch.randn(2, 4, 5)
+    targets = torch.randint(5, (2, 4))
     targets[1, 2:] = IGNORED
     loss = cross_entropy(logits, targets, smoothing)
     total, count = by_hand(logits, targets, smoothing)
@@ -66,7 +70,8 @@ class Lookup(nn.Module):
 
     def __init__(self, answer: Tensor) -> None:
         super().__init__()
-        self.answer, self.lengths = answer, torch.tensor([])
+        self.answer = answer
+        self.lengths = torch.tensor([])
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         self.lengths = lengths
@@ -74,10 +79,13 @@ class Lookup(nn.Module):
 
 
 def test_classes_hands_the_lengths_on() -> None:
-    model, lengths = Lookup(torch.tensor([[1.0, 0.0], [0.0, 3.0]])), torch.tensor([1, 1])
+    model = Lookup(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
+    lengths = torch.tensor([1, 1])
     batch = Batch(torch.zeros(2, 1), lengths, torch.tensor([0, 1]), ROWS)
     loss = classes(0.2)(model, batch, None)
-    assert float(loss.sum) == pytest.approx(by_hand(model.answer, batch.targets, 0.2)[0], rel=1e-6)  # type: ignore[arg-type]
+    assert float(loss.sum) == pytest.approx(
+        by_hand(model.answer, batch.targets, 0.2)[0], rel=1e-6
+    )  # type: ignore[arg-type]
     assert int(loss.count) == 2
     assert model.lengths is lengths
     assert loss.carry is None
@@ -109,7 +117,8 @@ def carried(model: LanguageModel) -> State:
 
 
 def test_next_token_goes_on_from_the_carried_state_and_cuts_the_gradient() -> None:
-    model, batch = language(), window(restart=False)
+    model = language()
+    batch = window(restart=False)
     state = carried(model)
     loss = next_token()(model, batch, state)
     logits, after = model(batch.inputs, state)
@@ -128,7 +137,9 @@ def test_a_restart_forgets_the_state() -> None:
     told = next_token()(model, window(restart=True), carried(model))
     fresh = next_token()(model, window(restart=True), None)
     assert torch.equal(told.sum, fresh.sum)
-    assert not torch.equal(told.sum, next_token()(model, window(False), carried(model)).sum)
+    assert not torch.equal(
+        told.sum, next_token()(model, window(False), carried(model)).sum
+    )
 
 
 def test_independent_windows_carry_nothing() -> None:
@@ -146,7 +157,9 @@ def test_a_row_that_starts_fresh_forgets_its_state_alone(name: str) -> None:
     fresh = model(batch.inputs[1:])[0]
     kept = model(batch.inputs[:1], state.reorder(torch.tensor([0])))[0]
     assert batch.targets is not None
-    total, count = by_hand(torch.cat([kept, fresh]).detach().float(), batch.targets, 0.0)
+    total, count = by_hand(
+        torch.cat([kept, fresh]).detach().float(), batch.targets, 0.0
+    )
     assert float(told.sum.detach()) == pytest.approx(total, rel=1e-6)
     assert int(told.count) == count
 
@@ -165,14 +178,22 @@ def test_next_word_equals_next_token(restart: bool, smoothing: float) -> None:
         gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
         assert len(gradients) == len(list(model.parameters()))
         assert loss.carry is not None
-        both.append((loss.sum.detach(), loss.count, *gradients, *loss.carry.to_tensors().values()))
+        both.append(
+            (
+                loss.sum.detach(),
+                loss.count,
+                *gradients,
+                *loss.carry.to_tensors().values(),
+            )
+        )
     for one, other in zip(*both, strict=True):
         # next_token sums in fp32
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, check_dtype=False)
 
 
 def test_next_word_with_every_token_as_a_candidate_and_without_a_carry() -> None:
-    model, batch = language(), window(True)
+    model = language()
+    batch = window(True)
     loss = next_word(0.0, False, 7)(model, batch, None)
     assert loss.carry is None
     expected = next_word()(model, batch, None)
@@ -181,7 +202,8 @@ def test_next_word_with_every_token_as_a_candidate_and_without_a_carry() -> None
 
 
 def test_outputs_and_their_changes_are_penalised() -> None:
-    model, batch = language(), window(True)
+    model = language()
+    batch = window(True)
     plain = next_word()(model, batch, None)
     loss = next_word(activation=2.0, slowness=0.5)(model, batch, None)
     read = model.read(batch.inputs)[0].detach()
@@ -200,7 +222,8 @@ class Guesses(nn.Module):
 
 
 def test_recovery_is_a_softmax_over_the_tokens_of_the_batch_and_a_sample() -> None:
-    inputs, lengths = torch.tensor([[4, 2, 0], [2, 9, 6]]), torch.tensor([2, 3])
+    inputs = torch.tensor([[4, 2, 0], [2, 9, 6]])
+    lengths = torch.tensor([2, 3])
     batch = Batch(inputs, lengths, None, ROWS)
     objective = pretrained(classes(), vocabulary=12, samples=0)
     loss = objective(Guesses(), batch, None)

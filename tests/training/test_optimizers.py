@@ -26,22 +26,36 @@ class Two(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.matrix = nn.Parameter(torch.randn(3, 2, generator=generator, dtype=torch.float64))
-        self.bias = nn.Parameter(torch.randn(3, generator=generator, dtype=torch.float64))
-        self.frozen = nn.Parameter(torch.ones(2, 2, dtype=torch.float64), requires_grad=False)
+        self.matrix = nn.Parameter(
+            torch.randn(3, 2, generator=generator, dtype=torch.float64)
+        )
+        self.bias = nn.Parameter(
+            torch.randn(3, generator=generator, dtype=torch.float64)
+        )
+        self.frozen = nn.Parameter(
+            torch.ones(2, 2, dtype=torch.float64), requires_grad=False
+        )
 
 
 def gradients(like: Tensor, seed: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(like.shape, generator=generator, dtype=like.dtype) for _ in range(GRADS)]
+    return [
+        torch.randn(like.shape, generator=generator, dtype=like.dtype)
+        for _ in range(GRADS)
+    ]
 
 
 def adamw(value: Tensor, grads: list[Tensor], decay: float) -> Tensor:
     """Loshchilov and Hutter 2019, algorithm 2."""
-    rate, one, two, eps = 0.01, 0.8, 0.95, 1e-8
-    m, v = torch.zeros_like(value), torch.zeros_like(value)
+    rate = 0.01
+    one = 0.8
+    two = 0.95
+    eps = 1e-8
+    m = torch.zeros_like(value)
+    v = torch.zeros_like(value)
     for t, g in enumerate(grads, 1):
-        m, v = one * m + (1 - one) * g, two * v + (1 - two) * g * g
+        m = one * m + (1 - one) * g
+        v = two * v + (1 - two) * g * g
         step = (m / (1 - one**t)) / ((v / (1 - two**t)).sqrt() + eps)
         value = value - rate * step - rate * decay * value
     return value
@@ -49,7 +63,9 @@ def adamw(value: Tensor, grads: list[Tensor], decay: float) -> Tensor:
 
 def sgd(value: Tensor, grads: list[Tensor], decay: float) -> Tensor:
     """Nesterov momentum as Sutskever et al. 2013 in torch's form, with L2 decay."""
-    rate, momentum, speed = 0.01, 0.7, torch.zeros_like(value)
+    rate = 0.01
+    momentum = 0.7
+    speed = torch.zeros_like(value)
     for g in grads:
         g = g + decay * value
         speed = momentum * speed + g
@@ -84,14 +100,20 @@ def test_updates_equal_the_formula(kind: str, formula: Callable[..., Tensor]) ->
     before = {name: value.clone() for name, value in model.state_dict().items()}
     told = TrainingConfig.read(
         {
-            "optimizer": kind, "learning_rate": 0.01, "beta1": 0.8, "beta2": 0.95,
-            "momentum": 0.7, "weight_decay": 0.3,
+            "optimizer": kind,
+            "learning_rate": 0.01,
+            "beta1": 0.8,
+            "beta2": 0.95,
+            "momentum": 0.7,
+            "weight_decay": 0.3,
         }
-    )  # fmt: skip
+    )
     optimizer = build_optimizer(model, told)
-    matrix, bias = gradients(model.matrix, 1), gradients(model.bias, 2)
+    matrix = gradients(model.matrix, 1)
+    bias = gradients(model.bias, 2)
     for one, two in zip(matrix, bias, strict=True):
-        model.matrix.grad, model.bias.grad = one.clone(), two.clone()
+        model.matrix.grad = one.clone()
+        model.bias.grad = two.clone()
         optimizer.step()
     # fp64, six updates
     close = {"rtol": 1e-12, "atol": 1e-14}
@@ -123,7 +145,9 @@ def test_a_model_without_matrices_has_no_empty_group() -> None:
 
 def test_muon_turns_momentum_into_a_rotation() -> None:
     model = classifier()
-    told = TrainingConfig(optimizer="muon", learning_rate=0.01, momentum=0.8, weight_decay=0)
+    told = TrainingConfig(
+        optimizer="muon", learning_rate=0.01, momentum=0.8, weight_decay=0
+    )
     optimizer = build_optimizer(model, told)
     weight = model.layer.get_parameter("weight_hh_l0")
     mean = torch.zeros_like(weight)
@@ -149,37 +173,56 @@ def test_muon_leaves_embeddings_output_weights_and_vectors_to_adamw(
 ) -> None:
     model = build()
     groups = build_optimizer(model, TrainingConfig(optimizer="muon")).param_groups
-    by_muon = {id(p) for group in groups if "ns_steps" in group for p in group["params"]}
+    by_muon = {
+        id(p) for group in groups if "ns_steps" in group for p in group["params"]
+    }
     names = {name for name, p in model.named_parameters() if id(p) in by_muon}
-    matrices = {n for n, p in model.named_parameters() if p.dim() == 2 and n.startswith("layer.")}
+    matrices = {
+        n
+        for n, p in model.named_parameters()
+        if p.dim() == 2 and n.startswith("layer.")
+    }
     assert names == matrices
     assert names
-    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    assert sum(len(group["params"]) for group in groups) == len(
+        list(model.parameters())
+    )
 
 
 def test_muon_of_a_model_without_inner_matrices_is_adamw() -> None:
-    one, other = Two(), Two()
+    one = Two()
+    other = Two()
     for model, kind in ((one, "muon"), (other, "adamw")):
         optimizer = build_optimizer(model, TrainingConfig.read({"optimizer": kind}))
-        model.matrix.grad, model.bias.grad = (
-            gradients(model.matrix, 1)[0],
-            gradients(model.bias, 2)[0],
-        )
+        model.matrix.grad = gradients(model.matrix, 1)[0]
+        model.bias.grad = gradients(model.bias, 2)[0]
         optimizer.step()
     assert same(one, other)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd", "adafactor", "muon"])
 @pytest.mark.parametrize("scene", ["rows", "text"])
-def test_every_optimizer_goes_on_with_the_same_bits(tmp_path: Path, kind: str, scene: str) -> None:
+def test_every_optimizer_goes_on_with_the_same_bits(
+    tmp_path: Path, kind: str, scene: str
+) -> None:
     def run(folder: Path, seed: int, steps: int, resume: bool) -> None:
-        model = classifier(seed, 0.2) if scene == "rows" else language("attention", seed)
-        source = Buckets(texts(40), 4, None, 2) if scene == "rows" else stream("attention")
+        model = (
+            classifier(seed, 0.2) if scene == "rows" else language("attention", seed)
+        )
+        source = (
+            Buckets(texts(40), 4, None, 2) if scene == "rows" else stream("attention")
+        )
         objective = classes() if scene == "rows" else next_token(carry_state=False)
         told = job(
-            folder, model, source, objective, optimizer=kind, max_steps=steps, learning_rate=0.01,
+            folder,
+            model,
+            source,
+            objective,
+            optimizer=kind,
+            max_steps=steps,
+            learning_rate=0.01,
             weight_decay=0.1,
-        )  # fmt: skip
+        )
         torch.manual_seed(seed)
         fit(told, resume)
 

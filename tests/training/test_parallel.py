@@ -43,38 +43,75 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 DRY = {
     f"model.{name}": 0
     for name in ("dropout", "head_dropout", "embedding_dropout", "ngram_dropout")
-}  # fmt: skip
+}
 COMMON = {
-    "training.max_steps": 12, "training.checkpoint_every": 3, "training.evaluate_every": 4,
-    "training.log_every": 1, "training.threads": 1, "training.precision": "fp32",
-    "model.hidden": 8, "model.embedding": 8,
-}  # fmt: skip
+    "training.max_steps": 12,
+    "training.checkpoint_every": 3,
+    "training.evaluate_every": 4,
+    "training.log_every": 1,
+    "training.threads": 1,
+    "training.precision": "fp32",
+    "model.hidden": 8,
+    "model.embedding": 8,
+}
 SCENES: dict[str, dict[str, Any]] = {
     # five lanes, of which two processes carry three and two
-    "text.txt": COMMON | {
-        "layer": "lstm", "training.window": 8, "training.batch_size": 5, "model.layers": 2,
-        "training.reset": 0.2, "training.average": "ema", "training.ema_decay": 0.8,
+    "text.txt": COMMON
+    | {
+        "layer": "lstm",
+        "training.window": 8,
+        "training.batch_size": 5,
+        "model.layers": 2,
+        "training.reset": 0.2,
+        "training.average": "ema",
+        "training.ema_decay": 0.8,
     },
-    "rows.csv": COMMON | {
-        "layer": "gru", "training.batch_size": 5, "training.accumulate": 2,
-        "data.vocabulary": 60, "data.tokenizer": "words", "model.ngrams": 500,
+    "rows.csv": COMMON
+    | {
+        "layer": "gru",
+        "training.batch_size": 5,
+        "training.accumulate": 2,
+        "data.vocabulary": 60,
+        "data.tokenizer": "words",
+        "model.ngrams": 500,
     },
-    "pairs.tsv": COMMON | {
-        "layer": "attention", "task": "translate", "data.tokenizer": "whitespace",
-        "model.heads": 2, "model.bidirectional": "true", "data.max_tokens": 16,
-        "model.attention_dropout": 0, "training.batch_size": 6, "training.label_smoothing": 0.1,
-        "training.average": "last", "training.average_last": 2,
+    "pairs.tsv": COMMON
+    | {
+        "layer": "attention",
+        "task": "translate",
+        "data.tokenizer": "whitespace",
+        "model.heads": 2,
+        "model.bidirectional": "true",
+        "data.max_tokens": 16,
+        "model.attention_dropout": 0,
+        "training.batch_size": 6,
+        "training.label_smoothing": 0.1,
+        "training.average": "last",
+        "training.average_last": 2,
     },
     # two lanes: the third process has no row of its own
-    "two.txt": COMMON | {"layer": "gru", "training.window": 8, "training.batch_size": 2},
-}  # fmt: skip
+    "two.txt": COMMON
+    | {"layer": "gru", "training.window": 8, "training.batch_size": 2},
+}
 DROPPING = {"model.embedding_dropout": 0.3, "model.head_dropout": 0.3}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, draw = tmp_path_factory.mktemp("data"), random.Random(0)
-    words = ["good", "bad", "fine", "film", "plot", "actor", "dull", "bright", "slow", "quick"]
+    folder = tmp_path_factory.mktemp("data")
+    draw = random.Random(0)
+    words = [
+        "good",
+        "bad",
+        "fine",
+        "film",
+        "plot",
+        "actor",
+        "dull",
+        "bright",
+        "slow",
+        "quick",
+    ]
     lines = [" ".join(draw.choices(words, k=draw.randint(2, 9))) for _ in range(150)]
     for name in ("text.txt", "two.txt"):
         (folder / name).write_text("\n".join(lines[:25]) + "\n")
@@ -92,9 +129,12 @@ Ask = Callable[..., list[int]]
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     """Return a function that starts a group of processes and tells how they ended."""
     with subprocess.Popen(
-        [sys.executable, str(HELPER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, str(HELPER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         env=ENVIRONMENT,
-    ) as process:  # fmt: skip
+    ) as process:
         pipes = process.stdin, process.stdout
 
         def start(processes: int, errors: Path, **told: Any) -> list[int]:
@@ -130,10 +170,13 @@ def result(folder: Path) -> dict[str, Any]:
 
 def assert_near(one: Path, other: Path) -> None:
     """The same steps, and losses that differ by the order in which fp32 numbers were added."""
-    ours, theirs = losses(one), losses(other)
+    ours = losses(one)
+    theirs = losses(other)
     assert [step for step, _ in ours] == [step for step, _ in theirs]
     # one rounding is 6e-8; AdamW's first steps, which only see signs, make more of it
-    assert [loss for _, loss in ours] == pytest.approx([loss for _, loss in theirs], rel=1e-5)
+    assert [loss for _, loss in ours] == pytest.approx(
+        [loss for _, loss in theirs], rel=1e-5
+    )
     for mine, yours in zip(dev_lines(one), dev_lines(other), strict=True):
         assert mine.pop("kind") == yours.pop("kind") == "dev"
         assert mine == pytest.approx(yours, rel=1e-5)
@@ -141,7 +184,8 @@ def assert_near(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scene", "several"), [("text.txt", 2), ("rows.csv", 2), ("pairs.tsv", 2), ("two.txt", 3)]
+    ("scene", "several"),
+    [("text.txt", 2), ("rows.csv", 2), ("pairs.tsv", 2), ("two.txt", 3)],
 )
 def test_several_processes_have_the_losses_of_one(
     tmp_path: Path, data: Path, ask: Ask, scene: str, several: int
@@ -166,10 +210,14 @@ def test_an_epoch_of_batches_of_fewer_rows_than_processes(
         line = words(data, "rows.csv", tmp_path / f"run{processes}", **changes)
         assert ask(processes, tmp_path / "errors", words=line) == [0] * processes
     assert_near(tmp_path / "run1", tmp_path / "run3")
-    assert result(tmp_path / "run3")["steps"] == 34  # 133 rows: 67 batches, the last of one row
+    assert (
+        result(tmp_path / "run3")["steps"] == 34
+    )  # 133 rows: 67 batches, the last of one row
 
 
-def test_a_gradient_that_one_process_has_and_one_that_none_has(tmp_path: Path, ask: Ask) -> None:
+def test_a_gradient_that_one_process_has_and_one_that_none_has(
+    tmp_path: Path, ask: Ask
+) -> None:
     assert ask(3, tmp_path, call="uneven") == [0, 0, 0], said(tmp_path, 0)
 
 
@@ -187,7 +235,9 @@ def test_all_skip_the_steps_that_one_spoils_and_go_back_together(
 ) -> None:
     line = words(data, "text.txt", tmp_path / "run", **DRY, **{"training.max_skips": 1})
     assert ask(2, tmp_path, words=line, poison=[5, 6]) == [0, 0], said(tmp_path, 0)
-    guard = [each for each in read_metrics(tmp_path / "run/metrics.jsonl") if "event" in each]
+    guard = [
+        each for each in read_metrics(tmp_path / "run/metrics.jsonl") if "event" in each
+    ]
     assert [(each["step"], each["event"]) for each in guard] == [(3, "rollback")]
     assert [each["step"] for each in guard[0]["skipped"]] == [5, 6]
     for each in guard[0]["skipped"]:
@@ -228,16 +278,21 @@ LIVES = {
 def test_killed_and_resumed_they_end_with_the_same_bits(
     tmp_path: Path, data: Path, ask: Ask, straight: Path, life: str
 ) -> None:
-    folder, errors = tmp_path / "run", tmp_path / "errors"
+    folder = tmp_path / "run"
+    errors = tmp_path / "errors"
     lives = [LIVES[life]] if life == "both" else [[hit] for hit in LIVES[life]]
     for hits in lives:
         line = words(data, "text.txt", folder, **DROPPING)
-        codes = ask(2, errors, words=line, hits=[[*hit, signal.SIGKILL] for hit in hits])
+        codes = ask(
+            2, errors, words=line, hits=[[*hit, signal.SIGKILL] for hit in hits]
+        )
         dead = {hit[0] for hit in hits}
         assert codes == [-signal.SIGKILL if rank in dead else 1 for rank in (0, 1)]
         for rank in {0, 1} - dead:
             last = said(errors, rank).splitlines()[-1]
-            assert last.startswith("unrolled: another process of this training has ended")
+            assert last.startswith(
+                "unrolled: another process of this training has ended"
+            )
             assert "Traceback" not in said(errors, rank)
     line = words(data, "text.txt", folder, **DROPPING)
     assert ask(2, errors, words=line) == [0, 0]
@@ -248,12 +303,15 @@ def test_killed_and_resumed_they_end_with_the_same_bits(
 def test_a_signal_to_one_ends_all_after_the_same_step(
     tmp_path: Path, data: Path, ask: Ask, straight: Path, hit: int
 ) -> None:
-    folder, errors = tmp_path / "run", tmp_path / "errors"
+    folder = tmp_path / "run"
+    errors = tmp_path / "errors"
     line = words(data, "text.txt", folder, **DROPPING)
     codes = ask(2, errors, words=line, hits=[[hit, "backward", 5, signal.SIGTERM]])
     assert codes == [143, 143]
     assert checkpoints.steps(folder / "checkpoints") == [3, 5]
-    assert f"stopped at step 5; go on with: unrolled train {folder} --resume" in said(errors, 0)
+    assert f"stopped at step 5; go on with: unrolled train {folder} --resume" in said(
+        errors, 0
+    )
     assert "stopped at" not in said(errors, 1)
     assert not (folder / ".lock").exists()
     assert ask(2, errors, words=words(data, "text.txt", folder, **DROPPING)) == [0, 0]
@@ -264,12 +322,14 @@ def test_a_signal_to_one_ends_all_after_the_same_step(
 def test_another_number_of_processes_goes_on_and_says_so(
     tmp_path: Path, data: Path, ask: Ask, before: int, after: int
 ) -> None:
-    run, errors = tmp_path / "run", tmp_path / "errors"
+    run = tmp_path / "run"
+    errors = tmp_path / "errors"
     whole = words(data, "text.txt", tmp_path / "whole", **DRY)
     assert ask(1, errors, words=whole) == [0]
     for processes, code, hits in (
-        (before, 143, [[0, "update", 7, signal.SIGTERM]]), (after, 0, []),
-    ):  # fmt: skip
+        (before, 143, [[0, "update", 7, signal.SIGTERM]]),
+        (after, 0, []),
+    ):
         line = words(data, "text.txt", run, **DRY)
         assert ask(processes, errors, words=line, hits=hits) == [code] * processes
     assert f"{before} processes trained before, {after} now" in said(errors, 0)
@@ -278,7 +338,9 @@ def test_another_number_of_processes_goes_on_and_says_so(
 
 def test_a_folder_that_is_not_the_same_for_all(tmp_path: Path, ask: Ask) -> None:
     assert ask(2, tmp_path, call="elsewhere") == [1, 1]
-    assert "process 1 finds a checkpoint of step 5, the first one 4" in said(tmp_path, 1)
+    assert "process 1 finds a checkpoint of step 5, the first one 4" in said(
+        tmp_path, 1
+    )
     assert "another process of this training has ended" in said(tmp_path, 0)
 
 
@@ -297,9 +359,12 @@ def test_torchrun_stopped_from_outside_and_resumed(
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     launch += ["--nproc-per-node", "2", "-m", "unrolled"]
     with subprocess.Popen(
-        [*launch, *words(data, "text.txt", folder, **DROPPING)], stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
-    ) as process:  # fmt: skip
+        [*launch, *words(data, "text.txt", folder, **DROPPING)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    ) as process:
         deadline = time.monotonic() + 150
         while not (folder / "checkpoints" / "step-3").exists():
             assert time.monotonic() < deadline
@@ -311,7 +376,9 @@ def test_torchrun_stopped_from_outside_and_resumed(
     assert told.count("go on with: unrolled train") == 1
     assert 3 <= checkpoints.steps(folder / "checkpoints")[-1] < 12
     again = [*launch, *words(data, "text.txt", folder, **DROPPING)]
-    done = subprocess.run(again, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    done = subprocess.run(
+        again, capture_output=True, text=True, env=ENVIRONMENT, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert_same_end(folder, straight)
 
@@ -320,7 +387,11 @@ def test_torchrun_stopped_from_outside_and_resumed(
 
 
 def sources() -> list[BatchSource]:
-    return [Buckets(texts(34), 4, 20, seed=2), stream("lstm", reset=0.5), stream("attention")]
+    return [
+        Buckets(texts(34), 4, 20, seed=2),
+        stream("lstm", reset=0.5),
+        stream("attention"),
+    ]
 
 
 @pytest.mark.parametrize("size", [2, 3, 7])
@@ -328,8 +399,12 @@ def sources() -> list[BatchSource]:
 def test_shares_make_up_the_batch(source: BatchSource, size: int) -> None:
     for index in range(source.length(1)):
         whole = source.batch(1, index)
-        shares = [ProcessGroup(rank, size).share(source, 1, index) for rank in range(size)]
-        assert [counted for _, counted in shares] == [r < len(whole.rows) for r in range(size)]
+        shares = [
+            ProcessGroup(rank, size).share(source, 1, index) for rank in range(size)
+        ]
+        assert [counted for _, counted in shares] == [
+            r < len(whole.rows) for r in range(size)
+        ]
         for rank, (batch, counted) in enumerate(shares):
             part = slice(rank, None, size) if counted else slice(0, 1)
             assert batch.rows.tolist() == whole.rows[part].tolist()
@@ -345,7 +420,11 @@ def test_shares_make_up_the_batch(source: BatchSource, size: int) -> None:
 
 
 def tensors_of(one: Batch, other: Batch) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    pairs = [(one.targets, other.targets), (one.lengths, other.lengths), (one.fresh, other.fresh)]
+    pairs = [
+        (one.targets, other.targets),
+        (one.lengths, other.lengths),
+        (one.fresh, other.fresh),
+    ]
     assert all((a is None) == (b is None) for a, b in pairs)
     return [(a, b) for a, b in pairs if a is not None and b is not None]
 
@@ -367,10 +446,13 @@ def test_a_batch_that_has_more_than_rows_is_refused() -> None:
 @pytest.mark.parametrize("rows", [1, 2, 5, 6, 7])
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_carried_states_become_one_and_are_divided_again(rows: int, size: int) -> None:
-    whole = RecurrentState(torch.arange(rows * 2.0).reshape(1, rows, 2), torch.rand(1, rows, 2))
+    whole = RecurrentState(
+        torch.arange(rows * 2.0).reshape(1, rows, 2), torch.rand(1, rows, 2)
+    )
     ranks = range(min(rows, size))
     shares = [
-        whole.reorder(torch.arange(rows)[ProcessGroup(rank, size).part(rows)]) for rank in ranks
+        whole.reorder(torch.arange(rows)[ProcessGroup(rank, size).part(rows)])
+        for rank in ranks
     ]
     again = interleaved(shares)
     assert torch.equal(again.h, whole.h)  # type: ignore[attr-defined]
@@ -380,24 +462,38 @@ def test_carried_states_become_one_and_are_divided_again(rows: int, size: int) -
 def test_what_is_of_each_process_in_one_checkpoint() -> None:
     owned = [
         {"random.cpu": torch.tensor([rank]), "random.cuda": torch.tensor([10 + rank])}
-        | ({"carry.recurrent/h": torch.full((1, 1, 2), float(rank))} if rank < 2 else {})
+        | (
+            {"carry.recurrent/h": torch.full((1, 1, 2), float(rank))}
+            if rank < 2
+            else {}
+        )
         for rank in range(3)
     ]
     tensors = merged(owned)
-    states = {k.removeprefix("random."): v for k, v in tensors.items() if k.startswith("random.")}
+    states = {
+        k.removeprefix("random."): v
+        for k, v in tensors.items()
+        if k.startswith("random.")
+    }
     for rank in range(3):
         assert {k: int(v) for k, v in random_states(states, rank).items()} == {
-            "cpu": rank, "cuda": 10 + rank,
-        }  # fmt: skip
+            "cpu": rank,
+            "cuda": 10 + rank,
+        }
     assert random_states(states, 3) == {}
-    carried = {k.removeprefix("carry."): v for k, v in tensors.items() if k.startswith("carry.")}
+    carried = {
+        k.removeprefix("carry."): v
+        for k, v in tensors.items()
+        if k.startswith("carry.")
+    }
     assert unpack(carried).h[0].tolist() == [[0.0, 0.0], [1.0, 1.0]]  # type: ignore[attr-defined]
     alone = {"random.cpu": torch.tensor([0])}
     assert merged([alone]) == alone
 
 
 def test_a_row_that_counts_for_nothing_moves_nothing() -> None:
-    model, source = classifier(), Buckets(texts(4), 4, None, 0)
+    model = classifier()
+    source = Buckets(texts(4), 4, None, 0)
     loss = classes()(model, source.batch(0, 0), None)
     pair = (loss.sum.detach(), loss.count)
     silent = parallel.for_nothing(Loss(loss.sum, loss.count, None, {"nats": pair}))
@@ -446,7 +542,9 @@ def test_nobody_is_joined_unless_all_is_told(monkeypatch: pytest.MonkeyPatch) ->
         assert world.first
 
 
-def test_streams_of_chance_are_other_ones_for_each_and_the_first_keeps_its_own() -> None:
+def test_streams_of_chance_are_other_ones_for_each_and_the_first_keeps_its_own() -> (
+    None
+):
     drawn = []
     for rank, step in ((0, 0), (1, 0), (2, 0), (1, 5)):
         torch.manual_seed(3)
@@ -472,7 +570,9 @@ def test_each_process_takes_its_own_gpu(
     with pytest.raises(UsageError, match=r"training\.device=cuda:0: each of several"):
         choose("cuda:0", "fp32")
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(UsageError, match="process 2 of this machine has no GPU of its own, of 2"):
+    with pytest.raises(
+        UsageError, match="process 2 of this machine has no GPU of its own, of 2"
+    ):
         choose("auto", "fp32")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose("auto", "fp32").device == torch.device("cpu")
@@ -483,5 +583,8 @@ def test_a_job_is_of_this_process_alone_by_default() -> None:
 
 
 def test_the_log_of_the_first_alone_is_written(straight: Path) -> None:
-    steps = [(line["step"], line["kind"]) for line in read_metrics(straight / "metrics.jsonl")]
+    steps = [
+        (line["step"], line["kind"])
+        for line in read_metrics(straight / "metrics.jsonl")
+    ]
     assert len(steps) == len(set(steps)) == 15

@@ -42,7 +42,9 @@ def test_auto_asks_the_processor_and_says_why(
     assert place.why == f"auto: the processor {has} instructions"
 
 
-def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_the_cpu_where_there_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose("auto", "fp32").device == CPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -50,7 +52,8 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatc
 
 
 def test_bf16_computes_products_in_bf16_and_keeps_weights_in_fp32() -> None:
-    layer, x = torch.nn.Linear(3, 2), torch.randn(4, 3)
+    layer = torch.nn.Linear(3, 2)
+    x = torch.randn(4, 3)
     with choose("cpu", "bf16").autocast():
         assert layer(x).dtype == torch.bfloat16
     with choose("cpu", "fp32").autocast():

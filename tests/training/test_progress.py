@@ -13,9 +13,16 @@ from unrolled.training.progress import MetricsLog, Progress, duration, read_metr
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(-3, "0s"), (0.4, "0s"), (59.4, "59s"), (59.6, "1m00s"), (75, "1m15s"), (3599.6, "1h00m"),
-     (7384, "2h03m")],
-)  # fmt: skip
+    [
+        (-3, "0s"),
+        (0.4, "0s"),
+        (59.4, "59s"),
+        (59.6, "1m00s"),
+        (75, "1m15s"),
+        (3599.6, "1h00m"),
+        (7384, "2h03m"),
+    ],
+)
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
@@ -61,7 +68,9 @@ def test_no_log_is_no_lines(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "none") == []
 
 
-def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_lines_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with Progress(every=-1.0) as progress:
         progress.update(20, 0.5, 1.25, 12_345.6, 75)
         progress.update(40, 1.0, 1.0, 10.0, None)
@@ -75,7 +84,9 @@ def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[st
     ]
 
 
-def test_lines_come_at_most_as_often_as_asked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_come_at_most_as_often_as_asked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with Progress(every=3600.0) as progress:
         progress.shown = -1e9
         for step in range(5):
@@ -120,5 +131,6 @@ def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
     events.Reload()
     read = {tag: events.Scalars(tag)[0] for tag in events.Tags()["scalars"]}
     assert {tag: (e.step, e.value) for tag, e in read.items()} == {
-        "train/loss": (3, 0.5), "dev/accuracy": (4, 0.25),
-    }  # fmt: skip
+        "train/loss": (3, 0.5),
+        "dev/accuracy": (4, 0.25),
+    }

@@ -16,7 +16,9 @@ STEPS = 100
 
 
 def settings(schedule: str, warmup: int, final: float = 0.1) -> TrainingConfig:
-    return TrainingConfig.read({"schedule": schedule, "warmup_steps": warmup, "final_share": final})
+    return TrainingConfig.read(
+        {"schedule": schedule, "warmup_steps": warmup, "final_share": final}
+    )
 
 
 def course(schedule: str, warmup: int, final: float = 0.1) -> list[float]:
@@ -26,7 +28,8 @@ def course(schedule: str, warmup: int, final: float = 0.1) -> list[float]:
 
 def torchs(build: Callable[[Optimizer], lr_scheduler.LRScheduler]) -> list[float]:
     optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    scheduler, rates = build(optimizer), []
+    scheduler = build(optimizer)
+    rates = []
     for _ in range(STEPS + 1):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
@@ -42,7 +45,9 @@ def test_cosine_is_torchs() -> None:
 
 def test_linear_is_torchs() -> None:
     expected = torchs(
-        lambda o: lr_scheduler.LinearLR(o, start_factor=1.0, end_factor=0.1, total_iters=STEPS)
+        lambda o: lr_scheduler.LinearLR(
+            o, start_factor=1.0, end_factor=0.1, total_iters=STEPS
+        )
     )
     assert course("linear", 0) == pytest.approx(expected, rel=1e-12)
 
@@ -57,7 +62,8 @@ def test_warm_up_is_torchs_and_starts_above_zero() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_warm_up_multiplies_the_course(schedule: str) -> None:
-    plain, warm = course(schedule, 0), course(schedule, 20)
+    plain = course(schedule, 0)
+    warm = course(schedule, 20)
     rise = [min(1.0, (step + 1) / 20) for step in range(STEPS + 1)]
     expected = [a * b for a, b in zip(plain, rise, strict=True)]
     assert warm == pytest.approx(expected, rel=1e-15)
@@ -74,7 +80,9 @@ def test_start_middle_and_end(schedule: str) -> None:
 
 
 def test_noam_is_the_formula_of_vaswani_et_al() -> None:
-    warmup, width, told = 40, 512, settings("noam", 40)
+    warmup = 40
+    width = 512
+    told = settings("noam", 40)
 
     def paper(step: int) -> float:  # counted from 1
         return width**-0.5 * min(step**-0.5, step * warmup**-1.5)
@@ -88,7 +96,9 @@ def test_noam_is_the_formula_of_vaswani_et_al() -> None:
 
 def test_noam_without_warm_up_falls_from_the_start() -> None:
     told = settings("noam", 0)
-    assert [factor(told, s, 0.0, 0) for s in (0, 3, 99)] == pytest.approx([1, 0.5, 0.1], rel=1e-15)
+    assert [factor(told, s, 0.0, 0) for s in (0, 3, 99)] == pytest.approx(
+        [1, 0.5, 0.1], rel=1e-15
+    )
 
 
 def test_plateau_cuts_by_its_factor() -> None:
@@ -106,4 +116,6 @@ def test_constant_does_not_depend_on_the_limit() -> None:
 def test_rates_are_never_negative_or_above_the_peak() -> None:
     for schedule in ("constant", "cosine", "linear", "noam", "plateau"):
         for final in (0.0, 1.0):
-            assert all(0 <= f <= 1 and math.isfinite(f) for f in course(schedule, 10, final))
+            assert all(
+                0 <= f <= 1 and math.isfinite(f) for f in course(schedule, 10, final)
+            )

@@ -40,18 +40,34 @@ main()
 """
 
 
-def command(folder: Path, turn: int, number: int, times: int) -> subprocess.CompletedProcess[str]:
+def command(
+    folder: Path, turn: int, number: int, times: int
+) -> subprocess.CompletedProcess[str]:
     rows = folder.parent / "rows.csv"
-    rows.write_text("a,b,c\n" + "".join(f"{i},{i % 7},{i * (i % 7)}\n" for i in range(1, 60)))
-    words = ["train", str(rows), "training.max_steps=12", "training.threads=1",
-             "training.checkpoint_every=4", "--out", str(folder)]  # fmt: skip
+    rows.write_text(
+        "a,b,c\n" + "".join(f"{i},{i % 7},{i * (i % 7)}\n" for i in range(1, 60))
+    )
+    words = [
+        "train",
+        str(rows),
+        "training.max_steps=12",
+        "training.threads=1",
+        "training.checkpoint_every=4",
+        "--out",
+        str(folder),
+    ]
     return subprocess.run(
         [sys.executable, "-c", RUN, str(turn), str(int(number)), str(times), *words],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
 def test_a_signal_ends_a_run_with_one_checkpoint_and_one_line(
     tmp_path: Path, number: int, code: int
 ) -> None:
@@ -66,7 +82,9 @@ def test_a_signal_ends_a_run_with_one_checkpoint_and_one_line(
     assert not (run / ".lock").exists()
 
 
-@pytest.mark.parametrize(("number", "codes"), [(signal.SIGINT, (130,)), (signal.SIGTERM, (-15,))])
+@pytest.mark.parametrize(
+    ("number", "codes"), [(signal.SIGINT, (130,)), (signal.SIGTERM, (-15,))]
+)
 def test_a_second_signal_ends_it_at_once_and_the_old_checkpoint_is_intact(
     tmp_path: Path, number: int, codes: tuple[int, ...]
 ) -> None:
@@ -86,9 +104,12 @@ def test_in_python_it_is_an_exception_and_the_run_goes_on_with_the_same_bits(
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
 
     def run(folder: Path, seed: int, turn: int, resume: bool) -> None:
-        calls, plain = list[int](), classes()
+        calls = list[int]()
+        plain = classes()
 
-        def objective(model: torch.nn.Module, batch: object, carry: State | None) -> Loss:
+        def objective(
+            model: torch.nn.Module, batch: object, carry: State | None
+        ) -> Loss:
             calls.append(1)
             if len(calls) == turn:
                 os.kill(os.getpid(), number)
@@ -96,9 +117,15 @@ def test_in_python_it_is_an_exception_and_the_run_goes_on_with_the_same_bits(
 
         source = Buckets(texts(40), 4, None, 2)
         told = job(
-            folder, classifier(seed, 0.3), source, objective, max_steps=16, accumulate=accumulate,
-            average="ema", log_every=3,
-        )  # fmt: skip
+            folder,
+            classifier(seed, 0.3),
+            source,
+            objective,
+            max_steps=16,
+            accumulate=accumulate,
+            average="ema",
+            log_every=3,
+        )
         torch.manual_seed(seed)
         fit(told, resume)
 
@@ -107,7 +134,9 @@ def test_in_python_it_is_an_exception_and_the_run_goes_on_with_the_same_bits(
     for turn in (3, 10, 1):
         resume = (tmp_path / "stopped").exists()
         kind = Interrupted if number == signal.SIGINT else Terminated
-        with pytest.raises(kind, match=r"go on with: unrolled.train\(.*, resume=True\)") as caught:
+        with pytest.raises(
+            kind, match=r"go on with: unrolled.train\(.*, resume=True\)"
+        ) as caught:
             run(tmp_path / "stopped", 80 if resume else 0, turn, resume)
         assert isinstance(caught.value, KeyboardInterrupt | SystemExit)
         assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before

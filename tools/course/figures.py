@@ -9,12 +9,19 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from unrolled.insight.charts import label, ticks
 
-INK, SOFT, GRID = "#0f172a", "#64748b", "#e2e8f0"
+INK = "#0f172a"
+SOFT = "#64748b"
+GRID = "#e2e8f0"
 COLOURS = {
-    "none": "#94a3b8", "rnn": "#dc2626", "gru": "#d97706", "lstm": "#2563eb",
+    "none": "#94a3b8",
+    "rnn": "#dc2626",
+    "gru": "#d97706",
+    "lstm": "#2563eb",
     "attention": "#059669",
-}  # fmt: skip
-FONT = "system-ui, 'Noto Sans KR', 'Noto Sans CJK KR', 'Apple SD Gothic Neo', sans-serif"
+}
+FONT = (
+    "system-ui, 'Noto Sans KR', 'Noto Sans CJK KR', 'Apple SD Gothic Neo', sans-serif"
+)
 SHADES = 24  # colours of a heat map
 
 Points = Sequence[tuple[float, float]]
@@ -24,7 +31,9 @@ class Picture:
     """A sheet in pixels that parts are put on, and its text as SVG."""
 
     def __init__(self, width: int, height: int, title: str, note: str = "") -> None:
-        self.width, self.height, self.title = width, height, title
+        self.width = width
+        self.height = height
+        self.title = title
         self.parts: list[str] = []
         self.text(24, 32, title, size=17, weight=600)
         if note:
@@ -32,7 +41,9 @@ class Picture:
 
     def add(self, tag: str, **values: object) -> None:
         """Put on an element; ``stroke_width`` stands for stroke-width."""
-        told = " ".join(f'{key.replace("_", "-")}="{_short(v)}"' for key, v in values.items())
+        told = " ".join(
+            f'{key.replace("_", "-")}="{_short(v)}"' for key, v in values.items()
+        )
         self.parts.append(f"<{tag} {told}/>")
 
     def text(
@@ -54,7 +65,9 @@ class Picture:
         place += f' transform="rotate({turn} {_short(x)} {_short(y)})"' if turn else ""
         self.parts.append(f"<text {place}>{html.escape(words, quote=False)}</text>")
 
-    def legend(self, x: float, y: float, names: Mapping[str, str], gap: float = 18) -> None:
+    def legend(
+        self, x: float, y: float, names: Mapping[str, str], gap: float = 18
+    ) -> None:
         """Name colours, one below the other."""
         for number, (name, colour) in enumerate(names.items()):
             at = y + gap * number
@@ -81,17 +94,22 @@ class Picture:
                 end = at + 1
                 while end < len(shades) and shades[end] == shades[at]:
                     end += 1
-                box = (
-                    f"M{_short(x + at * wide)} {_short(y + row * tall)}h{_short((end - at) * wide)}"
+                corner = f"M{_short(x + at * wide)} {_short(y + row * tall)}"
+                box = f"{corner}h{_short((end - at) * wide)}"
+                boxes[shades[at]].append(
+                    f"{box}v{_short(tall)}H{_short(x + at * wide)}z"
                 )
-                boxes[shades[at]].append(f"{box}v{_short(tall)}H{_short(x + at * wide)}z")
                 at = end
         for shade, paths in sorted(boxes.items()):
             colour = _mix(shade / (SHADES - 1), both)
             # a stroke of its own colour closes the hairlines between cells
-            self.add("path", d="".join(paths), fill=colour, stroke=colour, stroke_width=0.4)
+            self.add(
+                "path", d="".join(paths), fill=colour, stroke=colour, stroke_width=0.4
+            )
 
-    def scale(self, x: float, y: float, low: str, high: str, both: bool, size: int = 120) -> None:
+    def scale(
+        self, x: float, y: float, low: str, high: str, both: bool, size: int = 120
+    ) -> None:
         """Show what the colours of a heat map mean."""
         steps = [[n / (SHADES - 1) for n in range(SHADES)]]
         self.heat(x, y, (size / SHADES, 10), steps, 0, 1, both)
@@ -123,14 +141,22 @@ class Plot:
         up: tuple[float, float, str],
         log: bool = False,
     ) -> None:
-        self.picture, self.box, self.log = picture, box, log
+        self.picture = picture
+        self.box = box
+        self.log = log
         self.left, self.right, self.across = across
         low, high, up_name = up
-        self.low, self.high = (math.log10(low), math.log10(high)) if log else (low, high)
+        self.low, self.high = (
+            (math.log10(low), math.log10(high)) if log else (low, high)
+        )
         self._grid()
         x, y, wide, tall = box
-        picture.text(x + wide / 2, y + tall + 36, self.across, colour=SOFT, anchor="middle")
-        picture.text(x - 48, y + tall / 2, up_name, colour=SOFT, anchor="middle", turn=-90)
+        picture.text(
+            x + wide / 2, y + tall + 36, self.across, colour=SOFT, anchor="middle"
+        )
+        picture.text(
+            x - 48, y + tall / 2, up_name, colour=SOFT, anchor="middle", turn=-90
+        )
 
     def _grid(self) -> None:
         x, y, wide, tall = self.box
@@ -142,43 +168,76 @@ class Plot:
             marks = [(value, label(value)) for value in ticks(self.low, self.high)]
         for value, name in marks:
             at = self.y(value)
-            self.picture.add("path", d=f"M{_short(x)} {_short(at)}h{_short(wide)}", stroke=GRID)
+            self.picture.add(
+                "path", d=f"M{_short(x)} {_short(at)}h{_short(wide)}", stroke=GRID
+            )
             self.picture.text(x - 8, at + 4, name, size=11, colour=SOFT, anchor="end")
         for value in ticks(self.left, self.right, 6) if self.across else ():
             self.picture.text(
-                self.x(value), y + tall + 17, label(value), size=11, colour=SOFT, anchor="middle"
+                self.x(value),
+                y + tall + 17,
+                label(value),
+                size=11,
+                colour=SOFT,
+                anchor="middle",
             )
 
     def x(self, value: float) -> float:
         """Return the pixel of x."""
-        return self.box[0] + (value - self.left) / (self.right - self.left) * self.box[2]
+        return (
+            self.box[0] + (value - self.left) / (self.right - self.left) * self.box[2]
+        )
 
     def y(self, value: float) -> float:
         """Return the pixel of y, no lower than the floor of a logarithmic axis."""
         value = math.log10(max(value, 10**self.low)) if self.log else value
         return self.box[1] + (self.high - value) / (self.high - self.low) * self.box[3]
 
-    def line(self, points: Points, colour: str, width: float = 2, dash: str = "") -> None:
+    def line(
+        self, points: Points, colour: str, width: float = 2, dash: str = ""
+    ) -> None:
         """Draw a curve."""
-        path = "M" + "L".join(f"{_short(self.x(x))} {_short(self.y(y))}" for x, y in points)
+        path = "M" + "L".join(
+            f"{_short(self.x(x))} {_short(self.y(y))}" for x, y in points
+        )
         told: dict[str, object] = {"stroke_dasharray": dash} if dash else {}
         self.picture.add(
-            "path", d=path, fill="none", stroke=colour, stroke_width=width,
-            stroke_linejoin="round", **told,
-        )  # fmt: skip
+            "path",
+            d=path,
+            fill="none",
+            stroke=colour,
+            stroke_width=width,
+            stroke_linejoin="round",
+            **told,
+        )
 
-    def dots(self, points: Points, colour: str, radius: float = 3, opacity: float = 0.7) -> None:
+    def dots(
+        self, points: Points, colour: str, radius: float = 3, opacity: float = 0.7
+    ) -> None:
         """Draw points as one path: round caps of lines without length."""
         path = "".join(f"M{_short(self.x(x))} {_short(self.y(y))}h0" for x, y in points)
         self.picture.add(
-            "path", d=path, stroke=colour, stroke_width=2 * radius, stroke_linecap="round",
-            stroke_opacity=opacity, fill="none",
-        )  # fmt: skip
+            "path",
+            d=path,
+            stroke=colour,
+            stroke_width=2 * radius,
+            stroke_linecap="round",
+            stroke_opacity=opacity,
+            fill="none",
+        )
 
-    def name(self, x: float, y: float, words: str, colour: str, anchor: str = "start") -> None:
+    def name(
+        self, x: float, y: float, words: str, colour: str, anchor: str = "start"
+    ) -> None:
         """Write words at a place of the data."""
         self.picture.text(
-            self.x(x), self.y(y), words, size=12, colour=colour, anchor=anchor, weight=600
+            self.x(x),
+            self.y(y),
+            words,
+            size=12,
+            colour=colour,
+            anchor=anchor,
+            weight=600,
         )
 
 
@@ -190,13 +249,19 @@ def smooth(values: Iterable[float], share: float) -> list[float]:
     return kept
 
 
-def arrow(picture: Picture, start: tuple[float, float], end: tuple[float, float]) -> None:
+def arrow(
+    picture: Picture, start: tuple[float, float], end: tuple[float, float]
+) -> None:
     """Draw an arrow between two places."""
-    (x, y), (to_x, to_y) = start, end
+    (x, y) = start
+    (to_x, to_y) = end
     angle = math.atan2(to_y - y, to_x - x)
-    picture.add("path", d=f"M{_short(x)} {_short(y)}L{_short(to_x)} {_short(to_y)}", stroke=SOFT)
+    picture.add(
+        "path", d=f"M{_short(x)} {_short(y)}L{_short(to_x)} {_short(to_y)}", stroke=SOFT
+    )
     corners = [
-        (to_x - 7 * math.cos(angle + d), to_y - 7 * math.sin(angle + d)) for d in (-0.4, 0.4)
+        (to_x - 7 * math.cos(angle + d), to_y - 7 * math.sin(angle + d))
+        for d in (-0.4, 0.4)
     ]
     tip = f"M{_short(to_x)} {_short(to_y)}" + "".join(
         f"L{_short(a)} {_short(b)}" for a, b in corners
@@ -215,13 +280,21 @@ def _shade(value: float, low: float, high: float) -> int:
 
 def _mix(share: float, both: bool) -> str:
     """Return white to blue, or blue over white to red."""
-    white, blue, red = (255, 255, 255), (29, 78, 216), (220, 38, 38)
+    white = (255, 255, 255)
+    blue = (29, 78, 216)
+    red = (220, 38, 38)
     if not both:
-        start, end, part = white, blue, share
+        start = white
+        end = blue
+        part = share
     elif share < 0.5:
-        start, end, part = blue, white, 2 * share
+        start = blue
+        end = white
+        part = 2 * share
     else:
-        start, end, part = white, red, 2 * share - 1
+        start = white
+        end = red
+        part = 2 * share - 1
     return "#" + "".join(
         f"{round(a + (b - a) * part):02x}" for a, b in zip(start, end, strict=True)
     )

@@ -16,23 +16,35 @@ def unrolled_graph() -> Picture:
     """The same cell at every step, with the numbers of a trained network in it."""
     made = run("anthem-rnn")
     trace, scores = read_anthem(made)
-    names, shown = anthem()[:5], scores.detach().softmax(-1)
+    names = anthem()[:5]
+    shown = scores.detach().softmax(-1)
     sheet = Picture(
-        720, 400, "A recurrent network, unrolled: after 동해물과 comes 백",
+        720,
+        400,
+        "A recurrent network, unrolled: after 동해물과 comes 백",
         "one cell, the same weights at every step; 16 of its 128 hidden values at each",
-    )  # fmt: skip
+    )
     tokenizer: Any = made.task.tokenizer  # type: ignore[attr-defined]
     for step in range(1, 6):
         x = 104 + 132 * (step - 1)
         hidden = trace["h"][step, :16].tolist()
         sheet.heat(x - 32, 176, (8, 24), [hidden[:8], hidden[8:]], -1, 1, True)
         sheet.add("rect", x=x - 32, y=176, width=64, height=48, fill="none", stroke=INK)
-        sheet.text(x, 168, f"h{'₁₂₃₄₅'[step - 1]}", size=13, anchor="middle", weight=600)
+        sheet.text(
+            x, 168, f"h{'₁₂₃₄₅'[step - 1]}", size=13, anchor="middle", weight=600
+        )
         arrow(sheet, (x, 306), (x, 228))
         arrow(sheet, (x + 14, 172), (x + 14, 124))
         sheet.text(x + 6, 272, "W_xh", size=11, colour=SOFT)
         sheet.text(x + 20, 152, "W_hy", size=11, colour=SOFT)
-        sheet.text(x, 338, names[step - 1].replace(" ", "␣"), size=26, anchor="middle", weight=600)
+        sheet.text(
+            x,
+            338,
+            names[step - 1].replace(" ", "␣"),
+            size=26,
+            anchor="middle",
+            weight=600,
+        )
         share, token = (float(part) for part in shown[step].max(-1))
         guess = tokenizer.decode([int(token)]).replace(" ", "␣")
         sheet.text(x + 8, 104, guess, size=22, anchor="end", weight=600)
@@ -56,16 +68,20 @@ def hidden() -> Picture:
     chosen = np.argsort(-states.std(0))[:40]
     chosen = chosen[np.argsort((states[:, chosen] > 0.5).argmax(0), kind="stable")]
     sheet = Picture(
-        720, 470, "What the RNN carries while it reads",
+        720,
+        470,
+        "What the RNN carries while it reads",
         "40 of 128 hidden values (rows) after each character, from -1 to 1; learnt, not designed",
-    )  # fmt: skip
+    )
     cell = 610 / len(text)
     sheet.heat(80, 96, (cell, 8), states[:, chosen].T.tolist(), -1, 1, True)
     tokenizer: Any = run("anthem-rnn").task.tokenizer  # type: ignore[attr-defined]
     for step, letter in enumerate(text):
         x = 80 + cell * (step + 0.5)
         guess = tokenizer.decode([int(scores[step + 1].argmax())])
-        sheet.text(x, 88, letter.replace(" ", "␣"), size=16, anchor="middle", weight=600)
+        sheet.text(
+            x, 88, letter.replace(" ", "␣"), size=16, anchor="middle", weight=600
+        )
         guess = guess.replace(" ", "␣").replace("\n", "↵")
         sheet.text(x, 438, guess, size=15, colour=COLOURS["lstm"], anchor="middle")
     sheet.text(70, 88, "reads", colour=SOFT, anchor="end")
@@ -77,11 +93,17 @@ def hidden() -> Picture:
 def curves() -> Picture:
     """Five layers learn the anthem."""
     sheet = Picture(
-        720, 400, "Five layers learn the anthem by heart",
+        720,
+        400,
+        "Five layers learn the anthem by heart",
         "loss by step on the anthem, 284 characters; the same recipe, only layer= differs",
-    )  # fmt: skip
+    )
     plot = Plot(
-        sheet, (80, 74, 450, 270), (0, 500, "step"), (3e-4, 10, "loss, nats a character"), True
+        sheet,
+        (80, 74, 450, 270),
+        (0, 500, "step"),
+        (3e-4, 10, "loss, nats a character"),
+        True,
     )
     for layer in LAYERS:
         plot.line(losses(f"anthem-{layer}"), COLOURS[layer], 2.2)
@@ -96,9 +118,11 @@ def curves() -> Picture:
 def gradients() -> Picture:
     """How much the loss hears of what stood long ago."""
     sheet = Picture(
-        720, 400, "The gradient on its way back through time",
+        720,
+        400,
+        "The gradient on its way back through time",
         "norm of the loss's gradient at a character read k steps before, share of that at k = 0",
-    )  # fmt: skip
+    )
     plot = Plot(
         sheet,
         (80, 74, 520, 270),
@@ -122,7 +146,9 @@ def gradient_by_distance(made: Run, reach: int) -> list[float]:
     chances = model.head(y[0]).log_softmax(-1)
     total = torch.zeros(reach)
     for step in range(reach - 1, len(ids) - 1, 4):
-        (gradient,) = torch.autograd.grad(chances[step, ids[step + 1]], x, retain_graph=True)
+        (gradient,) = torch.autograd.grad(
+            chances[step, ids[step + 1]], x, retain_graph=True
+        )
         norms = gradient[0].norm(dim=-1)
         total += norms[step - reach + 1 : step + 1].flip(0)
     return (total / total[0]).tolist()
@@ -131,10 +157,18 @@ def gradient_by_distance(made: Run, reach: int) -> list[float]:
 def memory() -> Picture:
     """Four verses, one refrain: what is left of the difference."""
     sheet = Picture(
-        720, 400, "Four verses, one refrain: who still knows which verse it is",
+        720,
+        400,
+        "Four verses, one refrain: who still knows which verse it is",
         "distance between the states of two verses while both read it, share of their size",
-    )  # fmt: skip
-    plot = Plot(sheet, (80, 74, 560, 252), (0, 31, ""), (1e-10, 2, "distance of the states"), True)
+    )
+    plot = Plot(
+        sheet,
+        (80, 74, 560, 252),
+        (0, 31, ""),
+        (1e-10, 2, "distance of the states"),
+        True,
+    )
     for layer in ("rnn", "gru", "lstm"):
         made = run(f"anthem-{layer}")
         made.model.double()  # or the distance ends where rounding begins
@@ -143,13 +177,19 @@ def memory() -> Picture:
         apart = []
         for after in range(len(REFRAIN)):
             both = torch.stack(
-                [states[at + after + 1] for at in refrains() if at + after + 1 < len(states)]
+                [
+                    states[at + after + 1]
+                    for at in refrains()
+                    if at + after + 1 < len(states)
+                ]
             )
             apart.append(float(torch.pdist(both).mean() / both.norm(dim=1).mean()))
         plot.line(list(enumerate(apart)), COLOURS[layer], 2.5)
         plot.name(31.5, apart[-1], layer, COLOURS[layer])
     for step, letter in enumerate(REFRAIN):
-        sheet.text(plot.x(step), 362, letter.replace("\n", "↵"), size=14, anchor="middle")
+        sheet.text(
+            plot.x(step), 362, letter.replace("\n", "↵"), size=14, anchor="middle"
+        )
     return sheet
 
 
@@ -161,17 +201,23 @@ def gates() -> Picture:
     # how far the verses stand apart in a cell, where they are nearest
     apart = (cells.std(0) / cells.abs().mean()).min(0).values
     kept = trace["forget"][spans[0]].mean(0)
-    chosen = [*apart.argsort(descending=True)[:6].tolist(), *kept.argsort()[:6].tolist()]
+    chosen = [
+        *apart.argsort(descending=True)[:6].tolist(),
+        *kept.argsort()[:6].tolist(),
+    ]
     sheet = Picture(
-        720, 530, "The gates of an LSTM while it reads the refrain",
+        720,
+        530,
+        "The gates of an LSTM while it reads the refrain",
         "12 of its 128 cells: above the line 6 that keep the verses apart, below it the 6 that "
         "forget most",
-    )  # fmt: skip
-    wide, words = 620 / len(REFRAIN), {
+    )
+    wide = 620 / len(REFRAIN)
+    words = {
         "forget": "forget gate f: keep what the cell holds",
         "input": "input gate i: write to the cell",
         "output": "output gate o: show the cell",
-    }  # fmt: skip
+    }
     for row, gate in enumerate(words):
         top = 92 + 138 * row
         values = trace[gate][spans[0]][:, chosen].detach().T.tolist()
@@ -189,17 +235,24 @@ def gates() -> Picture:
 def gru() -> Picture:
     """Three cells on Shakespeare, equal steps."""
     sheet = Picture(
-        720, 400, "Two gates or three: GRU and LSTM on Shakespeare",
+        720,
+        400,
+        "Two gates or three: GRU and LSTM on Shakespeare",
         "training loss by step, 256 hidden values; in brackets the layer's held-out loss and size",
-    )  # fmt: skip
-    plot = Plot(sheet, (80, 74, 600, 270), (0, 280, "step"), (1.6, 3.6, "loss, nats a character"))
+    )
+    plot = Plot(
+        sheet,
+        (80, 74, 600, 270),
+        (0, 280, "step"),
+        (1.6, 3.6, "loss, nats a character"),
+    )
     names = {}
     for layer in ("rnn", "gru", "lstm"):
         made = run(f"quick-{layer}")
         plot.line(losses(f"quick-{layer}"), COLOURS[layer], 2.5)
         size = sum(weight.numel() for weight in made.model.layer.parameters())  # type: ignore[operator,union-attr]
-        names[f"{layer} (held out {made.result['scores']['loss']:.3f}, {size:,} weights)"] = (
-            COLOURS[layer]
-        )
+        names[
+            f"{layer} (held out {made.result['scores']['loss']:.3f}, {size:,} weights)"
+        ] = COLOURS[layer]
     sheet.legend(380, 110, names, 22)
     return sheet

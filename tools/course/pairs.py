@@ -13,16 +13,36 @@ import sys
 from pathlib import Path
 
 NOUNS = {
-    "dog": ("Hund", "m"), "king": ("König", "m"), "tree": ("Baum", "m"), "moon": ("Mond", "m"),
-    "cat": ("Katze", "f"), "queen": ("Königin", "f"), "flower": ("Blume", "f"),
+    "dog": ("Hund", "m"),
+    "king": ("König", "m"),
+    "tree": ("Baum", "m"),
+    "moon": ("Mond", "m"),
+    "cat": ("Katze", "f"),
+    "queen": ("Königin", "f"),
+    "flower": ("Blume", "f"),
     "lamp": ("Lampe", "f"),
-    "horse": ("Pferd", "n"), "child": ("Kind", "n"), "house": ("Haus", "n"), "book": ("Buch", "n"),
-}  # fmt: skip
+    "horse": ("Pferd", "n"),
+    "child": ("Kind", "n"),
+    "house": ("Haus", "n"),
+    "book": ("Buch", "n"),
+}
 ADJECTIVES = {
-    "old": "alt", "small": "klein", "big": "groß", "young": "jung", "beautiful": "schön",
-    "strange": "seltsam", "quiet": "still", "new": "neu",
-}  # fmt: skip
-VERBS = {"sees": "sieht", "finds": "findet", "seeks": "sucht", "knows": "kennt", "paints": "malt"}
+    "old": "alt",
+    "small": "klein",
+    "big": "groß",
+    "young": "jung",
+    "beautiful": "schön",
+    "strange": "seltsam",
+    "quiet": "still",
+    "new": "neu",
+}
+VERBS = {
+    "sees": "sieht",
+    "finds": "findet",
+    "seeks": "sucht",
+    "knows": "kennt",
+    "paints": "malt",
+}
 ARTICLES = {  # the subject's, and the object's: article and the ending of the adjective
     "m": (("der", "e"), ("einen", "en")),
     "f": (("die", "e"), ("eine", "e")),
@@ -32,12 +52,15 @@ ARTICLES = {  # the subject's, and the object's: article and the ending of the a
 
 def clause(draw: random.Random) -> tuple[str, str]:
     """Return a clause in both languages."""
-    subject, thing = draw.choice([*NOUNS]), draw.choice([*NOUNS])
-    first, second = draw.choice([*ADJECTIVES]), draw.choice([*ADJECTIVES])
+    subject = draw.choice([*NOUNS])
+    thing = draw.choice([*NOUNS])
+    first = draw.choice([*ADJECTIVES])
+    second = draw.choice([*ADJECTIVES])
     verb = draw.choice([*VERBS])
     article = "an" if second[0] in "aeiou" else "a"
     english = f"the {first} {subject} {verb} {article} {second} {thing}"
-    (who, gender), (what, other) = NOUNS[subject], NOUNS[thing]
+    (who, gender) = NOUNS[subject]
+    (what, other) = NOUNS[thing]
     the, ending = ARTICLES[gender][0]
     a, last = ARTICLES[other][1]
     german = f"{the} {ADJECTIVES[first]}{ending} {who} {VERBS[verb]} "

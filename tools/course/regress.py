@@ -15,21 +15,33 @@ def regression() -> Picture:
     x, y = (header.index(name) for name in ("mean_radius", "mean_area"))
     points = [(float(row[x]), float(row[y])) for row in rows]
     sheet = Picture(
-        720, 400, "A line, and a network with a hidden layer",
+        720,
+        400,
+        "A line, and a network with a hidden layer",
         "569 cell nuclei: mean area by mean radius (Breast Cancer Wisconsin)",
-    )  # fmt: skip
-    plot = Plot(sheet, (80, 74, 610, 270), (5, 30, "mean radius"), (0, 2600, "mean area"))
+    )
+    plot = Plot(
+        sheet, (80, 74, 610, 270), (5, 30, "mean radius"), (0, 2600, "mean area")
+    )
     at = [5 + n / 4 for n in range(101)]
     for name, words, colour in (
         ("line", "linear regression", COLOURS["rnn"]),
         ("curve", "two hidden layers", COLOURS["lstm"]),
     ):
         made = run(name)
-        answers = [answer.details["value"] for answer in made.answers([[v] for v in at])]
-        plot.line([(a, v) for a, v in zip(at, answers, strict=True) if 0 <= v <= 2600], colour, 2.5)
+        answers = [
+            answer.details["value"] for answer in made.answers([[v] for v in at])
+        ]
+        plot.line(
+            [(a, v) for a, v in zip(at, answers, strict=True) if 0 <= v <= 2600],
+            colour,
+            2.5,
+        )
         error = made.result["scores"]["rmse"]
         sheet.legend(
-            110, 96 if name == "line" else 116, {f"{words}: held-out rmse {error:.1f}": colour}
+            110,
+            96 if name == "line" else 116,
+            {f"{words}: held-out rmse {error:.1f}": colour},
         )
     plot.dots(points, INK, 1.8, 0.35)
     return sheet
@@ -42,11 +54,15 @@ def logistic() -> Picture:
     answers = made.answers([[float(cell) for cell in row[:-1]] for row in rows])
     shares = [answer.details["probabilities"]["malignant"] for answer in answers]
     sheet = Picture(
-        720, 380, "A weighted sum, squeezed into a probability",
+        720,
+        380,
+        "A weighted sum, squeezed into a probability",
         f"569 tumours along z = w·x + b of 30 measurements; held-out accuracy "
         f"{made.result['scores']['accuracy']:.4f}",
-    )  # fmt: skip
-    plot = Plot(sheet, (80, 74, 610, 250), (-12, 12, "z"), (-0.08, 1.08, "P(malignant)"))
+    )
+    plot = Plot(
+        sheet, (80, 74, 610, 250), (-12, 12, "z"), (-0.08, 1.08, "P(malignant)")
+    )
     zs = [n / 10 for n in range(-120, 121)]
     plot.line([(z, 1 / (1 + math.exp(-z))) for z in zs], SOFT, 2)
     draw = np.random.default_rng(0)
@@ -70,20 +86,36 @@ def multiplication() -> Picture:
     """The table as the network writes it, and the row of seven beyond the table."""
     made = run("multiplication")
     sheet = Picture(
-        720, 400, "The multiplication table, learnt from a CSV",
+        720,
+        400,
+        "The multiplication table, learnt from a CSV",
         "left: what the network answers; right: 7 × n, inside and outside of what it has seen",
-    )  # fmt: skip
+    )
     pairs = [[a, b] for a in range(1, 10) for b in range(1, 10)]
     answers = [answer.details["value"] for answer in made.answers(pairs)]
-    sheet.heat(50, 96, (32, 28), [answers[9 * n : 9 * n + 9] for n in range(9)], 0, 150, False)
+    sheet.heat(
+        50, 96, (32, 28), [answers[9 * n : 9 * n + 9] for n in range(9)], 0, 150, False
+    )
     for (a, b), value in zip(pairs, answers, strict=True):
-        x, y = 50 + 32 * (b - 0.5), 96 + 28 * (a - 0.5) + 4
+        x = 50 + 32 * (b - 0.5)
+        y = 96 + 28 * (a - 0.5) + 4
         sheet.text(x, y, f"{value:.1f}", size=10.5, anchor="middle")
     for n in range(1, 10):
-        sheet.text(50 + 32 * (n - 0.5), 88, str(n), size=11, colour=SOFT, anchor="middle")
-        sheet.text(42, 96 + 28 * (n - 0.5) + 4, str(n), size=11, colour=SOFT, anchor="end")
+        sheet.text(
+            50 + 32 * (n - 0.5), 88, str(n), size=11, colour=SOFT, anchor="middle"
+        )
+        sheet.text(
+            42, 96 + 28 * (n - 0.5) + 4, str(n), size=11, colour=SOFT, anchor="end"
+        )
     plot = Plot(sheet, (430, 96, 265, 252), (0, 20, "n"), (0, 145, "7 × n"))
-    sheet.add("rect", x=plot.x(1), y=96, width=plot.x(9) - plot.x(1), height=252, fill="#eff6ff")
+    sheet.add(
+        "rect",
+        x=plot.x(1),
+        y=96,
+        width=plot.x(9) - plot.x(1),
+        height=252,
+        fill="#eff6ff",
+    )
     sheet.text(plot.x(5), 112, "trained on", size=11, colour=SOFT, anchor="middle")
     at = [n / 4 for n in range(81)]
     found = [answer.details["value"] for answer in made.answers([[7, n] for n in at])]

@@ -22,9 +22,11 @@ LAYERS = ("none", "rnn", "gru", "lstm", "attention")
 REFRAIN = "무궁화 삼천리 화려강산\n대한 사람 대한으로 길이 보전하세\n"
 
 LINE = {
-    "data.numbers": ["mean_radius"], "data.label": "mean_area", "task": "regress",
+    "data.numbers": ["mean_radius"],
+    "data.label": "mean_area",
+    "task": "regress",
     "training.metric": "rmse",
-}  # fmt: skip
+}
 SPACING = {
     "data.on_error": "skip",
     "data.limit": 8000,
@@ -32,7 +34,10 @@ SPACING = {
     "model.spelling": 0,
 }
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "line": ("logistic", LINE | {"training.weight_decay": 0, "training.learning_rate": 0.05}),
+    "line": (
+        "logistic",
+        LINE | {"training.weight_decay": 0, "training.learning_rate": 0.05},
+    ),
     "curve": ("logistic", LINE | {"model.layers": 2}),
     "logistic": ("logistic", {}),
     "multiplication": ("multiplication", {}),

@@ -14,13 +14,19 @@ from unrolled.tasks.recipe import folder
 def write(path: Path) -> None:
     """Write JSON lines of ``words`` (here letters) and ``tags``: B where a word begins, else I."""
     source = folder() / "data" / "reviews.tsv.gz"
-    with gzip.open(source, "rt", encoding="utf-8") as rows, path.open("w", encoding="utf-8") as out:
+    with (
+        gzip.open(source, "rt", encoding="utf-8") as rows,
+        path.open("w", encoding="utf-8") as out,
+    ):
         for row in csv.DictReader(rows, delimiter="\t"):
             words = row["document"].split()
             letters = [letter for word in words for letter in word]
             tags = ["I" if at else "B" for word in words for at in range(len(word))]
             if letters:
-                out.write(json.dumps({"words": letters, "tags": tags}, ensure_ascii=False) + "\n")
+                out.write(
+                    json.dumps({"words": letters, "tags": tags}, ensure_ascii=False)
+                    + "\n"
+                )
 
 
 if __name__ == "__main__":

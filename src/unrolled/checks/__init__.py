@@ -65,7 +65,9 @@ def examine(target: str, changes: Mapping[str, Any]) -> Context:
 def quick(plan: Plan) -> list[str]:
     """Return a line for each fault that the quick checks find, three at most, problems first."""
     found = ask([check for check in CHECKS if check.quick], Context(plan, plan.model))
-    faults = sorted((f for f in found if f.status != "ok"), key=lambda f: f.status != "problem")
+    faults = sorted(
+        (f for f in found if f.status != "ok"), key=lambda f: f.status != "problem"
+    )
     lines = [f"{f.status}: {f.found}" for f in faults[:TOLD]]
     told = command("doctor", path_word(plan.target), *words(plan.changes))
     return [*lines, f"more: {told}"] if lines else []

@@ -100,8 +100,13 @@ class Context:
     def train(self) -> PartRows:
         """The training rows, without those that were skipped as faulty."""
         prepared = self.plan.prepared
-        found, kept = compared(prepared.train_data, self.task), prepared.train
-        if found.lines is None or not isinstance(kept, Examples) or self.task.schema.frames:
+        found = compared(prepared.train_data, self.task)
+        kept = prepared.train
+        if (
+            found.lines is None
+            or not isinstance(kept, Examples)
+            or self.task.schema.frames
+        ):
             return found
         learnt = set(kept.lines.tolist())
         rows = [i for i, line in enumerate(found.lines) if line in learnt]
@@ -115,12 +120,15 @@ class Context:
     @cached_property
     def dev(self) -> PartRows:
         """The scored rows."""
-        before, after = self.plan.prepared.train_data, self.plan.prepared.dev_data
+        before = self.plan.prepared.train_data
+        after = self.plan.prepared.dev_data
         held = isinstance(before, Document) and self.plan.recipe.data.dev is None
         above = before.text.count("\n") if held and isinstance(before, Document) else 0
         found = compared(after, self.task, above)
         # of a large text only the beginning is at hand, and not all that stands before this part
-        return replace(found, lines=None) if held and self.plan.prepared.partial else found
+        return (
+            replace(found, lines=None) if held and self.plan.prepared.partial else found
+        )
 
     @property
     def only(self) -> str:
@@ -134,7 +142,9 @@ class Context:
     def first(self) -> dict[str, int]:
         """The first training row of every input."""
         numbered = zip(
-            reversed(self.train.inputs), reversed(range(len(self.train.inputs))), strict=True
+            reversed(self.train.inputs),
+            reversed(range(len(self.train.inputs))),
+            strict=True,
         )
         return dict(numbered)
 
@@ -148,13 +158,17 @@ class Context:
     def small(self, rows: int, **settings: Any) -> Recipe:
         """Return the recipe with small batches, and ``settings`` under ``training``."""
         told = self.plan.recipe.training
-        few = {"batch_size": min(rows, told.batch_size), "window": min(SHORT, told.window)}
+        few = {
+            "batch_size": min(rows, told.batch_size),
+            "window": min(SHORT, told.window),
+        }
         changes = {**few, "batch_tokens": None, "tensorboard": False, **settings}
         return self.plan.recipe.changed(training=told.changed(**changes))
 
     def batch(self, rows: int) -> Batch:
         """Return a few training rows of different inputs and unequal lengths."""
-        examples, device = self.plan.prepared.train, self.plan.place.device
+        examples = self.plan.prepared.train
+        device = self.plan.place.device
         if not isinstance(examples, Examples):
             source = self.task.source(examples, self.small(rows), self.model)
             return source.batch(0, 0).to(device)
@@ -175,9 +189,13 @@ def evenly(items: Any, most: int) -> Any:
 def normal(cells: Iterable[Any]) -> str:
     """Return the cells of a row without case and runs of blanks."""
     texts = (
-        " ".join(map(str, c)) if isinstance(c, list) else str(c) for c in cells if c is not None
+        " ".join(map(str, c)) if isinstance(c, list) else str(c)
+        for c in cells
+        if c is not None
     )
-    return "\x1f".join(filter(None, (" ".join(text.split()) for text in texts))).casefold()
+    return "\x1f".join(
+        filter(None, (" ".join(text.split()) for text in texts))
+    ).casefold()
 
 
 def compared(data: Data, task: Task, above: int = 0) -> PartRows:
@@ -186,7 +204,8 @@ def compared(data: Data, task: Task, above: int = 0) -> PartRows:
         lines = data.text.split("\n")
         kept = [normal([line]) if len(line) >= LINE else "" for line in lines]
         return PartRows(data, kept, [], list(range(above + 1, above + len(lines) + 1)))
-    places, answer = locate(data, task.schema.inputs, task.columns), task.schema.answer
+    places = locate(data, task.schema.inputs, task.columns)
+    answer = task.schema.answer
     inputs = [normal(row[i] for i in places) for row in data.rows]
     if answer is None:
         return PartRows(data, inputs, [], data.lines)
@@ -200,10 +219,15 @@ def ask(checks: Sequence[Check], context: Context) -> Iterator[Finding]:
         began = time.monotonic()
         try:
             found = check.run(context)
-        except Exception as error:  # a fault of one check is no reason to do without the others
+        except (
+            Exception
+        ) as error:  # a fault of one check is no reason to do without the others
             told = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             found = Finding(
-                "problem", f"this fails with {told}", "", "see that shapes and types fit"
+                "problem",
+                f"this fails with {told}",
+                "",
+                "see that shapes and types fit",
             )
         if found is not None:
             yield replace(found, name=check.name, seconds=time.monotonic() - began)

@@ -51,12 +51,18 @@ def shared(context: Context) -> Finding | None:
     """Scored rows that were trained on flatter the score."""
     if not context.plan.prepared.held_out:
         return Finding("ok", "scored on the training data itself, as asked")
-    train, dev, first = context.train, context.dev, context.first
+    train = context.train
+    dev = context.dev
+    first = context.first
     twice = [row for row, key in enumerate(dev.inputs) if key and key in first]
     total = sum(map(bool, dev.inputs))
-    what = "scored rows" if context.task.schema.inputs else "long lines of the scored part"
+    what = (
+        "scored rows" if context.task.schema.inputs else "long lines of the scored part"
+    )
     if not twice:
-        return Finding("ok", f"none of the {total:,} {what} stands in training{context.only}")
+        return Finding(
+            "ok", f"none of the {total:,} {what} stands in training{context.only}"
+        )
     return Finding(
         grave(len(twice), total),
         f"{share(len(twice), total, what)} also stand in training, case and blanks apart"
@@ -70,17 +76,23 @@ def conflicts(context: Context) -> Finding | None:
     """Equal inputs with different labels bound every score."""
     if not context.names:
         return None
-    rows, groups = context.train, defaultdict[int, list[int]](list)
+    rows = context.train
+    groups = defaultdict[int, list[int]](list)
     for row, key in enumerate(rows.inputs):
         if key and context.first[key] != row:
             groups[context.first[key]].append(row)
-    held, lost, where = 0, 0, []
+    held = 0
+    lost = 0
+    where = []
     for first, others in groups.items():
         group = [row for row in (first, *others) if rows.answers[row]]
         votes = Counter(rows.answers[row] for row in group)
         if len(votes) > 1:
-            held, lost = held + len(group), lost + len(group) - max(votes.values())
-            other = next(row for row in group if rows.answers[row] != rows.answers[group[0]])
+            held = held + len(group)
+            lost = lost + len(group) - max(votes.values())
+            other = next(
+                row for row in group if rows.answers[row] != rows.answers[group[0]]
+            )
             where.append(f"{rows.at(group[0])} and {rows.at(other)}")
     total = len(rows.inputs)
     if not held:
@@ -96,8 +108,10 @@ def conflicts(context: Context) -> Finding | None:
 
 def column(context: Context) -> Finding | None:
     """A column that tells the answer by itself may not be known when the model is used."""
-    train, dev = context.plan.prepared.train_data, context.plan.prepared.dev_data
-    answer, inputs = context.task.schema.answer, context.task.schema.inputs
+    train = context.plan.prepared.train_data
+    dev = context.plan.prepared.dev_data
+    answer = context.task.schema.answer
+    inputs = context.task.schema.inputs
     if not (isinstance(train, Table) and isinstance(dev, Table)) or answer is None:
         return None
     if not {answer, *inputs} <= {*train.columns} & {*dev.columns}:
@@ -108,13 +122,16 @@ def column(context: Context) -> Finding | None:
         replace(t, rows=[t.rows[i] for i in evenly(np.arange(len(t.rows)), SAMPLE)])
         for t in (train, dev)
     ]
-    goals, told = [cells(part, answer) for part in parts], []
+    goals = [cells(part, answer) for part in parts]
+    told = []
     for name in train.columns:
         if name == answer or name not in dev.columns:
             continue
         values = [cells(part, name) for part in parts]
         if context.names:
-            tells = inputs != (name,) and guesses(values[0], goals[0], values[1], goals[1])
+            tells = inputs != (name,) and guesses(
+                values[0], goals[0], values[1], goals[1]
+            )
         else:
             tells = same(values[0], goals[0])
         told += [name] if tells else []
@@ -140,18 +157,25 @@ def cells(table: Table, name: str) -> list[str]:
 def same(values: list[str], goals: list[str]) -> bool:
     """Whether two columns of numbers are the same but for their unit."""
     pairs = [(number(a), number(b)) for a, b in zip(values, goals, strict=True)]
-    known = np.array([pair for pair in pairs if None not in pair], np.float64).reshape(-1, 2)
+    known = np.array([pair for pair in pairs if None not in pair], np.float64).reshape(
+        -1, 2
+    )
     if len(known) < 3 or np.ptp(known, axis=0).min() == 0:
         return False
     return bool(abs(np.asarray(np.corrcoef(known.T))[0, 1]) > 1 - 1e-6)
 
 
-def guesses(values: list[str], truth: list[str], asked: list[str], goals: list[str]) -> bool:
+def guesses(
+    values: list[str], truth: list[str], asked: list[str], goals: list[str]
+) -> bool:
     """Whether a label is that of the nearest number, or most often that of the same word."""
     numbers = [number(value) for value in values]
     if len(set(values)) > SMALL and None not in numbers:
-        known, wanted = (np.array([number(v) or 0.0 for v in part]) for part in (values, asked))
-        known, truth = np.sort(known), [truth[i] for i in np.argsort(known)]
+        known, wanted = (
+            np.array([number(v) or 0.0 for v in part]) for part in (values, asked)
+        )
+        truth = [truth[i] for i in np.argsort(known)]
+        known = np.sort(known)
         after = np.searchsorted(known, wanted).clip(1, len(known) - 1)
         nearer = wanted - known[after - 1] < known[after] - wanted
         found = [truth[i] for i in after - nearer]
@@ -168,12 +192,15 @@ def guesses(values: list[str], truth: list[str], asked: list[str], goals: list[s
 def token(context: Context) -> Finding | None:
     """A token of one label's rows alone may be the label, written into the text."""
     tokenizer = getattr(getattr(context.task, "inputs", None), "tokenizer", None)
-    prepared, width = context.plan.prepared, len(context.names)
+    prepared = context.plan.prepared
+    width = len(context.names)
     if tokenizer is None or not width or tokenizer.size * width > CELLS:
         return None
     if not isinstance(prepared.train.targets, np.ndarray):
         return None
-    scores = [overlap(part, tokenizer.size, width) for part in (prepared.train, prepared.dev)]
+    scores = [
+        overlap(part, tokenizer.size, width) for part in (prepared.train, prepared.dev)
+    ]
     # F1 of a token as the sign of a label, in both parts
     both = np.minimum(*scores)
     place, kind = np.unravel_index(int(both.argmax()), both.shape)
@@ -194,10 +221,15 @@ def overlap(part: Examples, size: int, width: int) -> Any:
     chosen = evenly(np.arange(len(part)), SAMPLE)
     ids, lengths = part.sequences.take(chosen, 0)
     real = np.arange(ids.shape[1]) < lengths.numpy()[:, None]
-    pairs = np.unique(np.nonzero(real)[0] * size + ids.numpy()[real])  # each token once a row
+    pairs = np.unique(
+        np.nonzero(real)[0] * size + ids.numpy()[real]
+    )  # each token once a row
     targets = np.asarray(part.targets)[chosen].astype(np.int64)
-    counted = np.bincount(pairs % size * width + targets[pairs // size], minlength=size * width)
-    table, kinds = counted.reshape(size, width), np.bincount(targets, minlength=width)
+    counted = np.bincount(
+        pairs % size * width + targets[pairs // size], minlength=size * width
+    )
+    table = counted.reshape(size, width)
+    kinds = np.bincount(targets, minlength=width)
     found = 2 * table / np.maximum(1, table.sum(1, keepdims=True) + kinds)
     found[: len(SPECIALS)] = 0
     # what stands in every row tells only that nearly all rows have one label
@@ -220,7 +252,9 @@ def labels(context: Context) -> Finding | None:
     scored = classes(context, context.plan.prepared.dev)
     if learnt is None or scored is None:
         return None
-    seen, asked = (np.bincount(part, minlength=len(context.names)) for part in (learnt, scored))
+    seen, asked = (
+        np.bincount(part, minlength=len(context.names)) for part in (learnt, scored)
+    )
     told = [
         f"{some([repr(context.names[i]) for i in np.flatnonzero(chosen)])} {what}"
         for chosen, what in (
@@ -233,53 +267,73 @@ def labels(context: Context) -> Finding | None:
     if not told:
         return Finding("ok", f"each has {FEW} training examples or more and is scored")
     where = f"column {context.task.schema.answer!r}"
-    return Finding("warning", "; ".join(told), where, "add rows of them, or join rare labels")
+    return Finding(
+        "warning", "; ".join(told), where, "add rows of them, or join rare labels"
+    )
 
 
 def scored(context: Context) -> Finding | None:
     """A scored part that is small, or nearly all of one label, says little."""
-    dev, found = context.plan.prepared.dev, classes(context, context.plan.prepared.dev)
+    dev = context.plan.prepared.dev
+    found = classes(context, context.plan.prepared.dev)
     if not context.plan.prepared.held_out or not isinstance(dev, Examples):
         return None
     if dev.answers < SMALL:
         swing = f": chance alone moves accuracy by {1 / dev.answers**0.5:.0%}"
         return Finding(
-            "warning", f"only {dev.answers} answers are scored{swing if context.names else ''}",
-            "", "hold out more (data.holdout=0.3), or give data.dev=FILE",
-        )  # fmt: skip
+            "warning",
+            f"only {dev.answers} answers are scored{swing if context.names else ''}",
+            "",
+            "hold out more (data.holdout=0.3), or give data.dev=FILE",
+        )
     if found is None:
         return Finding("ok", f"{dev.answers:,} answers are scored")
     counts = np.bincount(found)
-    name, most = context.names[int(counts.argmax())], counts.max() / len(found)
+    name = context.names[int(counts.argmax())]
+    most = counts.max() / len(found)
     told = f"{dev.answers:,} answers are scored; always saying {shown(name)} is right in {most:.1%}"
     if most < 0.9:
         return Finding("ok", told)
     where = f"column {context.task.schema.answer!r}"
-    return Finding("warning", told, where, "judge by macro_f1: training.metric=macro_f1")
+    return Finding(
+        "warning", told, where, "judge by macro_f1: training.metric=macro_f1"
+    )
 
 
 def order(context: Context) -> Finding | None:
     """The order of the labels matters where only the first rows of a file are read."""
-    found, limit = classes(context, context.plan.prepared.train), context.plan.recipe.data.limit
+    found = classes(context, context.plan.prepared.train)
+    limit = context.plan.recipe.data.limit
     if found is None or len(found) < SMALL or context.task.name != "classify":
         return None
     if np.count_nonzero(np.diff(found)) >= len(np.unique(found)):
         return Finding("ok", "the rows are not sorted by label")
     if limit is None:
-        return Finding("ok", "the rows are sorted by label: harmless, every epoch is shuffled")
+        return Finding(
+            "ok", "the rows are sorted by label: harmless, every epoch is shuffled"
+        )
     told = f"the rows are sorted by label and only the first {limit:,} are read (data.limit)"
-    return Finding("warning", told, context.train.data.path, "shuffle the file, or drop data.limit")
+    return Finding(
+        "warning", told, context.train.data.path, "shuffle the file, or drop data.limit"
+    )
 
 
 def cut(context: Context) -> Finding | None:
     """What ``data.max_tokens`` cuts off is never read."""
-    field, examples = getattr(context.task, "inputs", None), context.plan.prepared.train
+    field = getattr(context.task, "inputs", None)
+    examples = context.plan.prepared.train
     table = context.plan.prepared.train_data
-    if not isinstance(field, Text) or field.max_tokens is None or not isinstance(table, Table):
+    if (
+        not isinstance(field, Text)
+        or field.max_tokens is None
+        or not isinstance(table, Table)
+    ):
         return None
     full = np.flatnonzero(examples.lengths >= field.max_tokens)
     if not len(full):
-        return Finding("ok", f"no text is longer than data.max_tokens={field.max_tokens}")
+        return Finding(
+            "ok", f"no text is longer than data.max_tokens={field.max_tokens}"
+        )
     # of a large file only the first rows are at hand
     chosen = evenly(full[np.isin(examples.lines[full], table.lines)], SAMPLE // 10)
     if not len(chosen):
@@ -309,19 +363,24 @@ def cut(context: Context) -> Finding | None:
 def unknown(context: Context) -> Finding | None:
     """Scored text that the vocabulary does not know cannot be understood."""
     dev: Any = context.plan.prepared.dev
-    tokenizer = getattr(getattr(context.task, "inputs", context.task), "tokenizer", None)
+    tokenizer = getattr(
+        getattr(context.task, "inputs", context.task), "tokenizer", None
+    )
     if tokenizer is None:
         return None
     if isinstance(dev, TokenStream):
         flat = dev.tokens[:]
     else:  # words that are spelt are read by their pieces
-        flat = (dev.sequences if dev.spellings is None else dev.spellings.pieces).flat[:]
+        flat = (dev.sequences if dev.spellings is None else dev.spellings.pieces).flat[
+            :
+        ]
     count = int((flat == tokenizer.unk_id).sum())
     if not count:
         return Finding("ok", "the vocabulary knows everything in the scored part")
     parts = (context.dev, context.train)
     scored, learnt = (
-        p.data.text if isinstance(p.data, Document) else "".join(p.inputs) for p in parts
+        p.data.text if isinstance(p.data, Document) else "".join(p.inputs)
+        for p in parts
     )
     fresh = Counter(scored)
     for character in set(learnt):
@@ -332,7 +391,9 @@ def unknown(context: Context) -> Finding | None:
     told = share(count, len(flat), "scored tokens are unknown to the vocabulary")
     told += f"; characters that training never saw: {new}" if new else ""
     many = count > 0.01 * len(flat)
-    return Finding("warning" if many else "ok", told, "", "data.tokenizer=bytes knows everything")
+    return Finding(
+        "warning" if many else "ok", told, "", "data.tokenizer=bytes knows everything"
+    )
 
 
 def empty(context: Context) -> Finding | None:
@@ -340,7 +401,10 @@ def empty(context: Context) -> Finding | None:
     if not context.task.schema.inputs:
         return None
     rows = [
-        p.at(i) for p in (context.train, context.dev) for i, key in enumerate(p.inputs) if not key
+        p.at(i)
+        for p in (context.train, context.dev)
+        for i, key in enumerate(p.inputs)
+        if not key
     ]
     if not rows:
         return Finding("ok", f"no input is empty{context.only}")

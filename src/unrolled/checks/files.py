@@ -20,6 +20,8 @@ def unchanged(context: Context) -> Finding | None:
             str(folder),
             "train it on, or anew, and digests are kept",
         )
-    size = sum((folder / name).stat().st_size for name in runs.READ if (folder / name).exists())
+    size = sum(
+        (folder / name).stat().st_size for name in runs.READ if (folder / name).exists()
+    )
     told = f"{count} files, {size / 1e6:.1f} MB, are those that the training wrote (SHA-256)"
     return Finding("ok", told)

@@ -15,7 +15,13 @@ from typing import Any
 import torch
 
 from unrolled.cli.output import WRITERS, as_object, check_output, show, written
-from unrolled.core.errors import DataError, UsageError, UserError, is_out_of_memory, shown
+from unrolled.core.errors import (
+    DataError,
+    UsageError,
+    UserError,
+    is_out_of_memory,
+    shown,
+)
 from unrolled.core.terminal import json_line, note, out
 from unrolled.data import conllu, dictionary, trees
 from unrolled.data.aligned import Line, Lines
@@ -31,7 +37,9 @@ from unrolled.tasks.recipe import Recipe
 
 Numbered = tuple[int, tuple[Any, ...] | None]
 CHUNK = 256  # rows answered together; what is read of a file at once
-LINES, CHARACTERS = 1024, 1 << 22  # lines of a text answered together, and their characters
+# lines of a text answered together, and their characters
+LINES = 1024
+CHARACTERS = 1 << 22
 # names of files that are no plain text
 TABLES = re.compile(r"\.(csv|tsv|jsonl|ndjson|parquet|zip)(\.gz)?$", re.IGNORECASE)
 OTHERS = (TABLES, conllu.NAME, dictionary.NAME, trees.NAME)
@@ -113,7 +121,9 @@ def answer_live(run: Run) -> Iterator[tuple[str, Prediction]]:
     ``error`` among its details, so that a stream goes on and line n of the output stays the answer
     to line n of the input.
     """
-    for number, (row, fault) in enumerate(live_lines(sys.stdin, run.recipe.data.max_row), 1):
+    for number, (row, fault) in enumerate(
+        live_lines(sys.stdin, run.recipe.data.max_row), 1
+    ):
         answer = fault or answer_one(run, row)
         if isinstance(answer, str):
             say(f"line {number}: {answer}")
@@ -131,7 +141,9 @@ def live_lines(stream: Any, most: int) -> Iterator[tuple[str, str]]:
     if source is None:  # a stream of text, which holds no bytes
         source = io.BytesIO(stream.read().encode("utf-8", "replace"))
     first = True
-    while line := source.readline(most + 3):  # with the end of a line, or the mark of UTF-8
+    while line := source.readline(
+        most + 3
+    ):  # with the end of a line, or the mark of UTF-8
         rest = line
         while rest and not rest.endswith(b"\n"):
             rest = source.readline(CHARACTERS)
@@ -171,15 +183,21 @@ def answer_file(
     skip = told.data.on_error == "skip" or writes
     by_step = run.task.schema.steps
     # a file to answer may lack the answer and what else is not read
-    needed = (*schema.inputs, *((told.data.sequence,) if by_step and told.data.sequence else ()))
+    needed = (
+        *schema.inputs,
+        *((told.data.sequence,) if by_step and told.data.sequence else ()),
+    )
     rows: Rows | LineRows
     if writes and is_plain(path, changes):
         rows = LineRows(path, told.data.encoding, schema.inputs[0], told.data.max_row)
         pairs = answered_lines(run, rows)
     else:
         on_error = "skip" if skip else told.data.on_error
-        encoding, most = told.data.encoding, told.data.max_row
-        rows = rows_of(path, encoding=encoding, on_error=on_error, needed=needed, max_row=most)
+        encoding = told.data.encoding
+        most = told.data.max_row
+        rows = rows_of(
+            path, encoding=encoding, on_error=on_error, needed=needed, max_row=most
+        )
         pairs = (
             answered_steps(run, path, told, rows, schema, needed)
             if by_step
@@ -187,8 +205,14 @@ def answer_file(
         )
     if output is None:
         for row, answer in pairs:
-            shown_row = row if len(rows.columns) > 1 else {"input": next(iter(row.values()))}
-            out(json_line(as_object(shown_row, answer)) if as_json else show(None, answer, False))
+            shown_row = (
+                row if len(rows.columns) > 1 else {"input": next(iter(row.values()))}
+            )
+            out(
+                json_line(as_object(shown_row, answer))
+                if as_json
+                else show(None, answer, False)
+            )
         _tell_skipped(rows)
         return
     with written(output) as handle:
@@ -257,7 +281,11 @@ def _together(
 def answer_sound(run: Run, cells: list[tuple[Any, ...]]) -> list[Prediction | str]:
     """Answer together the rows that can be answered; of the others say what is wrong."""
     faults = [run.task.fault(row) for row in cells]
-    sound = iter(run.answers([row for row, fault in zip(cells, faults, strict=True) if not fault]))
+    sound = iter(
+        run.answers(
+            [row for row, fault in zip(cells, faults, strict=True) if not fault]
+        )
+    )
     return [fault or next(sound) for fault in faults]
 
 
@@ -269,8 +297,11 @@ def _chunks(rows: Iterator[Numbered]) -> Iterator[list[Numbered]]:
 class LineRows:
     """The lines of a text as rows of one column; of its faults the first is kept, and counted."""
 
-    def __init__(self, path: Path, encoding: str | None, column: str, max_row: int) -> None:
-        self.lines, self.columns = Lines(path, encoding, max_row), [column]
+    def __init__(
+        self, path: Path, encoding: str | None, column: str, max_row: int
+    ) -> None:
+        self.lines = Lines(path, encoding, max_row)
+        self.columns = [column]
         self.skipped: list[DataError] = []
         self.faults = 0
 
@@ -282,13 +313,15 @@ class LineRows:
 
     def chunks(self) -> Iterator[list[Line]]:
         """Yield lines to answer together: many, so that few are padded, or few long ones."""
-        chunk, size = list[Line](), 0
+        chunk = list[Line]()
+        size = 0
         for line in self.lines:
             chunk.append(line)
             size += len(line.text)
             if len(chunk) >= LINES or size >= CHARACTERS:
                 yield chunk
-                chunk, size = [], 0
+                chunk = []
+                size = 0
         if chunk:
             yield chunk
 
@@ -299,7 +332,9 @@ def is_plain(path: Path, changes: dict[str, Any]) -> bool:
     return path.is_file() and not named and "data.text" not in changes
 
 
-def answered_lines(run: Run, rows: LineRows) -> Iterator[tuple[dict[str, Any], Prediction]]:
+def answered_lines(
+    run: Run, rows: LineRows
+) -> Iterator[tuple[dict[str, Any], Prediction]]:
     """Yield every line of a text with its answer, in constant memory.
 
     A line that is empty, too long or damaged gets an empty answer, and is counted.
@@ -352,7 +387,12 @@ def _counted(rows: Rows, fault: DataError) -> int:
 
 
 def answered_steps(
-    run: Run, path: Path, told: Recipe, rows: Rows, schema: Schema, needed: Collection[str]
+    run: Run,
+    path: Path,
+    told: Recipe,
+    rows: Rows,
+    schema: Schema,
+    needed: Collection[str],
 ) -> Iterator[tuple[dict[str, Any], Prediction]]:
     """Yield the rows of a file of steps, each with the answer at its step.
 
@@ -373,12 +413,19 @@ def answered_steps(
         answers, skipped = run.answers_by_line(table, told, schema)
         for line, row in in_step(rows):
             cells = [None] * len(rows.columns) if row is None else row
-            yield dict(zip(rows.columns, cells, strict=True)), answers.get(line, Prediction(""))
+            yield (
+                dict(zip(rows.columns, cells, strict=True)),
+                answers.get(line, Prediction("")),
+            )
     rows.skipped = skipped
 
 
 def _one(
-    run: Run, cells: tuple[Any, ...], rows: Rows, line: int, failed: list[DataError] | None
+    run: Run,
+    cells: tuple[Any, ...],
+    rows: Rows,
+    line: int,
+    failed: list[DataError] | None,
 ) -> Prediction:
     """Answer one row, or say which line it is that cannot be answered."""
     answer = answer_one(run, cells)

@@ -16,14 +16,17 @@ def doctor(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="RECIPE_OR_DATA_OR_RUN", help="What `train` takes, or the folder of a run."
+            metavar="RECIPE_OR_DATA_OR_RUN",
+            help="What `train` takes, or the folder of a run.",
         ),
     ],
     changes: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to change."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document.")
+    ] = False,
 ) -> None:
     """Check data and model before training, or a run after it; exit code 1 on a problem.
 
@@ -56,7 +59,12 @@ def doctor(
     told = ", ".join(f"{count} {status}" for status, count in counts.items())
     say(f"\n{len(findings)} checks in {seconds:g} s: {told}")
     if as_json:
-        head = {"target": target, "trained": context.trained, "seconds": seconds, **counts}
+        head = {
+            "target": target,
+            "trained": context.trained,
+            "seconds": seconds,
+            **counts,
+        }
         out(json_line({**head, "checks": [asdict(f) for f in findings]}))
     raise typer.Exit(1 if counts["problem"] else 0)
 
@@ -81,7 +89,11 @@ def line(finding: Finding) -> Any:
     row.add_column(overflow="fold")
     body = Text(clean(finding.found))
     if finding.status != "ok":
-        body.append("".join(f"\n{clean(text)}" for text in (finding.where,) if text), "dim")
-        body.append("".join(f"\n-> {clean(text)}" for text in (finding.advice,) if text))
+        body.append(
+            "".join(f"\n{clean(text)}" for text in (finding.where,) if text), "dim"
+        )
+        body.append(
+            "".join(f"\n-> {clean(text)}" for text in (finding.advice,) if text)
+        )
     row.add_row(Text(finding.status, STYLES[finding.status]), finding.name, body)
     return row

@@ -11,7 +11,10 @@ import typer
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A file with the fields of the training data.")
+        str,
+        typer.Argument(
+            metavar="DATA", help="A file with the fields of the training data."
+        ),
     ],
     changes: Annotated[
         list[str] | None,
@@ -21,13 +24,18 @@ def evaluate(
         ),
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="The file whose lines are the answers to those of DATA.")
+        str | None,
+        typer.Option(help="The file whose lines are the answers to those of DATA."),
     ] = None,
     other: Annotated[
         Path | None,
-        typer.Option("--compare", metavar="RUN2", help="Test the difference from another run."),
+        typer.Option(
+            "--compare", metavar="RUN2", help="Test the difference from another run."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document.")
+    ] = False,
 ) -> None:
     """Score a run on a file.
 
@@ -46,7 +54,8 @@ def evaluate(
     told = parse(changes or [])
     ours = load(expanded(run))
     found = ours.evaluation(data, told, say, target)
-    scores, notes = found.scores, [*found.notes]
+    scores = found.scores
+    notes = [*found.notes]
     if other is not None:
         theirs = load(expanded(other)).evaluation(data, told, say, target)
         notes += compare(ours.task, found, theirs, (str(run), str(other)))

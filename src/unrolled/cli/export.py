@@ -13,7 +13,9 @@ def export(
     to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="ctranslate2.")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="The folder; RUN/export/FORMAT by default."),
+        typer.Option(
+            "-o", "--output", help="The folder; RUN/export/FORMAT by default."
+        ),
     ] = None,
 ) -> None:
     """Write a run in another program's format, compared with the run before it is kept.

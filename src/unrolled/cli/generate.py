@@ -9,9 +9,15 @@ import typer
 
 
 def generate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a language model's run.")],
-    prompt: Annotated[str, typer.Option(help="The text to go on from; empty starts anew.")] = "",
-    max_new_tokens: Annotated[int, typer.Option(min=0, help="The most tokens written.")] = 200,
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a language model's run.")
+    ],
+    prompt: Annotated[
+        str, typer.Option(help="The text to go on from; empty starts anew.")
+    ] = "",
+    max_new_tokens: Annotated[
+        int, typer.Option(min=0, help="The most tokens written.")
+    ] = 200,
     temperature: Annotated[
         float, typer.Option(min=0, help="0 always takes the likeliest token.")
     ] = 1.0,
@@ -23,19 +29,27 @@ def generate(
     ] = None,
     min_p: Annotated[
         float | None,
-        typer.Option(help="Draw from tokens at least p times as likely as the likeliest."),
+        typer.Option(
+            help="Draw from tokens at least p times as likely as the likeliest."
+        ),
     ] = None,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1 avoids what was said.")] = 1.0,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Above 1 avoids what was said.")
+    ] = 1.0,
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, max=2**63 - 1, help="Equal seeds give equal texts; without one they differ."
+            min=0,
+            max=2**63 - 1,
+            help="Equal seeds give equal texts; without one they differ.",
         ),
     ] = None,
     stop: Annotated[
         list[str] | None, typer.Option(help="End before this text; may be repeated.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document.")
+    ] = False,
 ) -> None:
     """Write on from a prompt, printed as it is made.
 
@@ -49,12 +63,17 @@ def generate(
     from unrolled.run import load
 
     pieces = load(expanded(run), result=False).stream(
-        prompt, max_new_tokens, seed=secrets.randbits(63) if seed is None else seed,
+        prompt,
+        max_new_tokens,
+        seed=secrets.randbits(63) if seed is None else seed,
         stop=stop or [],
         notice=say,
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
         repetition_penalty=repetition_penalty,
-    )  # fmt: skip
+    )
     if as_json:
         out(json_line({"prompt": prompt, "text": "".join(pieces)}))
         return

@@ -52,7 +52,9 @@ _PLUGIN = inspect.Parameter(
     default=None,
     annotation=Annotated[
         list[Path] | None,
-        typer.Option(help="A Python file that adds layers; it is code, and runs. Repeatable."),
+        typer.Option(
+            help="A Python file that adds layers; it is code, and runs. Repeatable."
+        ),
     ],
 )
 
@@ -93,7 +95,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version."
+        ),
     ] = False,
 ) -> None:
     """Train sequence models on your own data, and see what they remember."""

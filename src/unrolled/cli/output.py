@@ -55,7 +55,11 @@ def free(name: str, taken: Iterable[str]) -> str:
 
 def _plain(value: Any, raw: bool) -> Any:
     """Return a cell of a table; without ``raw`` one that no spreadsheet runs as a formula."""
-    text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+    text = (
+        json.dumps(value, ensure_ascii=False)
+        if isinstance(value, list | dict)
+        else value
+    )
     if raw or not isinstance(text, str) or not _FORMULA.match(text):
         return text
     return text if _NUMBER.fullmatch(text.strip(" ")) else f"'{text}"
@@ -124,15 +128,22 @@ def check_output(output: Path, inputs: Iterable[Path], run: Path) -> None:
     real = os.path.realpath(output)
     for path in inputs:
         source = os.path.realpath(path)
-        if real == source or (output.exists() and path.exists() and output.samefile(path)):
+        if real == source or (
+            output.exists() and path.exists() and output.samefile(path)
+        ):
             raise UsageError(f"{output} is the file that is read; choose another name")
         if path.is_dir() and Path(real).is_relative_to(source):
-            raise UsageError(f"{output} lies in the folder that is read; choose another place")
+            raise UsageError(
+                f"{output} lies in the folder that is read; choose another place"
+            )
     home = os.path.realpath(run)
     if Path(real).is_relative_to(home) and (
-        Path(real).parent == Path(home) or Path(real).is_relative_to(Path(home, "checkpoints"))
+        Path(real).parent == Path(home)
+        or Path(real).is_relative_to(Path(home, "checkpoints"))
     ):
-        raise UsageError(f"{output} lies in the folder of the run; choose another place")
+        raise UsageError(
+            f"{output} lies in the folder of the run; choose another place"
+        )
 
 
 @contextmanager
@@ -200,7 +211,9 @@ def _keep(temporary: Path, target: Path) -> str:
         if lines > 0:
             for number in range(1, 1000):
                 more = "" if number == 1 else f"-{number}"
-                kept = target.with_name(f"{target.stem[:50]}.partial{more}{target.suffix}")
+                kept = target.with_name(
+                    f"{target.stem[:50]}.partial{more}{target.suffix}"
+                )
                 if not kept.exists():
                     open_up(temporary)
                     temporary.replace(kept)

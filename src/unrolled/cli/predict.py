@@ -18,7 +18,9 @@ class RowsCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Hide the minus of such words while options are told from rows."""
-        rest = super().parse_args(ctx, [re.sub(r"^(?=-\.?\d)", MARK, word) for word in args])
+        rest = super().parse_args(
+            ctx, [re.sub(r"^(?=-\.?\d)", MARK, word) for word in args]
+        )
         ctx.params = {name: _shown(value) for name, value in ctx.params.items()}
         return rest
 
@@ -42,29 +44,43 @@ def predict(
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", help="Write a .csv or .jsonl with the answers added, or them as .txt."
+            "-o",
+            "--output",
+            help="Write a .csv or .jsonl with the answers added, or them as .txt.",
         ),
     ] = None,
-    live: Annotated[bool, typer.Option("--live", help="Answer lines of standard input.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Answer lines of standard input.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a line.")
+    ] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Search otherwise: decoding.beam=1 ..."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Search otherwise: decoding.beam=1 ..."
+        ),
     ] = None,
-    begin: Annotated[str, typer.Option(help="What every text that is written begins with.")] = "",
+    begin: Annotated[
+        str, typer.Option(help="What every text that is written begins with.")
+    ] = "",
     ban: Annotated[
-        list[str] | None, typer.Option(help="A word or phrase that no text holds; repeatable.")
+        list[str] | None,
+        typer.Option(help="A word or phrase that no text holds; repeatable."),
     ] = None,
     require: Annotated[
-        list[str] | None, typer.Option(help="A word or phrase that every text holds; repeatable.")
+        list[str] | None,
+        typer.Option(help="A word or phrase that every text holds; repeatable."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=SEED, help="Equal seeds draw equal answers.")
+        int | None,
+        typer.Option(min=0, max=SEED, help="Equal seeds draw equal answers."),
     ] = None,
     raw: Annotated[
         bool,
         typer.Option(
-            "--raw", help="Leave cells of a .csv as they are, also those that a spreadsheet runs."
+            "--raw",
+            help="Leave cells of a .csv as they are, also those that a spreadsheet runs.",
         ),
     ] = False,
 ) -> None:
@@ -80,7 +96,12 @@ def predict(
 
       tail -f log.txt | unrolled predict runs/reviews --live
     """
-    asked = {"begin": begin, "banned": ban or [], "required": require or [], "seed": seed}
+    asked = {
+        "begin": begin,
+        "banned": ban or [],
+        "required": require or [],
+        "seed": seed,
+    }
     _answer(run, rows or [], file, output, live, as_json, raw, settings or [], asked)
 
 
@@ -104,7 +125,9 @@ def _answer(
     if sum([bool(rows) and file is None, file is not None, live]) != 1:
         raise UsageError("give rows, or --file FILE, or --live (one of the three)")
     if output is not None and file is None:
-        raise UsageError("-o writes the rows of a file with their answers: add --file FILE")
+        raise UsageError(
+            "-o writes the rows of a file with their answers: add --file FILE"
+        )
     if raw and (output is None or output.suffix != ".csv"):
         raise UsageError("--raw is for the cells of a CSV: add -o FILE.csv")
     loaded = load(expanded(run), result=False)

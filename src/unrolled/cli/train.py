@@ -15,7 +15,8 @@ def train(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="RECIPE_OR_DATA", help="A recipe's name, a YAML file, or a data file."
+            metavar="RECIPE_OR_DATA",
+            help="A recipe's name, a YAML file, or a data file.",
         ),
     ],
     changes: Annotated[
@@ -37,7 +38,8 @@ def train(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be trained, and train nothing.")
+        bool,
+        typer.Option("--dry-run", help="Say what would be trained, and train nothing."),
     ] = False,
 ) -> None:
     """Train a model on a recipe or on your own file.

@@ -29,7 +29,9 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise UsageError((f"{where}: " if where else "") + explain(cls, error)) from None
+            raise UsageError(
+                (f"{where}: " if where else "") + explain(cls, error)
+            ) from None
 
     def changed(self, **values: Any) -> Self:
         """Return a copy with these fields replaced and checked again."""
@@ -48,7 +50,9 @@ def keys(config: type[BaseModel], prefix: str = "") -> list[str]:
 def nested(annotation: Any) -> type[BaseModel] | None:
     """Return the config class that a field's annotation names, if it names one."""
     return (
-        annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+        annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        else None
     )
 
 
@@ -65,7 +69,9 @@ def explain(config: type[BaseModel], error: ValidationError) -> str:
         elif item["type"] == "model_type" and key:
             sentences.append(f"{key} is a group of keys: set {key}.KEY=value")
         elif item["type"] == "value_error":
-            sentences.append(f"{key}: {item['ctx']['error']}" if key else str(item["ctx"]["error"]))
+            sentences.append(
+                f"{key}: {item['ctx']['error']}" if key else str(item["ctx"]["error"])
+            )
         else:
             sentences.append(f"{key}={shown(item['input'])}: {item['msg'].lower()}")
     if len(found) > 5:
@@ -89,6 +95,14 @@ def _meant(key: str, known: list[str]) -> str | None:
     known = sorted(known, key=lambda k: k.rpartition(".")[0] != group)
     words = {k: k.rpartition(".")[2].split("_") for k in known}
     same = [k for k in known if "_".join(words[k]) == leaf]
-    initials = [k for k in known if len(leaf) > 1 and "".join(w[0] for w in words[k]) == leaf]
-    partly = [k for k in known if len(leaf) > 2 and any(w.startswith(leaf) for w in words[k])]
-    return next(iter([*same, *initials]), None) or nearest(key, known) or next(iter(partly), None)
+    initials = [
+        k for k in known if len(leaf) > 1 and "".join(w[0] for w in words[k]) == leaf
+    ]
+    partly = [
+        k for k in known if len(leaf) > 2 and any(w.startswith(leaf) for w in words[k])
+    ]
+    return (
+        next(iter([*same, *initials]), None)
+        or nearest(key, known)
+        or next(iter(partly), None)
+    )

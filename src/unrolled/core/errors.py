@@ -53,7 +53,9 @@ class DataError(UserError):
     def __init__(self, message: str, path: str | Path, line: int | None = None) -> None:
         # these are the error's ``args``, with which it is made again in another process
         super().__init__(message, str(path), line)
-        self.message, self.path, self.line = message, str(path), line
+        self.message = message
+        self.path = str(path)
+        self.line = line
 
     def __str__(self) -> str:
         where = self.path if self.line is None else f"{self.path}:{self.line}"
@@ -79,7 +81,10 @@ def shown(value: Any, most: int = 60) -> str:
         return f"{type(value).__name__} of {len(value):,} items"
     try:
         return cut(repr(value), most)
-    except (RecursionError, ValueError):  # nested too deeply, or a number of too many digits
+    except (
+        RecursionError,
+        ValueError,
+    ):  # nested too deeply, or a number of too many digits
         return f"{type(value).__name__}"
 
 

@@ -50,7 +50,9 @@ def replacing(path: Path, parents: bool = True) -> Iterator[Path]:
     try:
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
+        )
     except OSError as error:
         raise refused(path, error) from error
     os.close(handle)
@@ -80,7 +82,9 @@ def open_up(path: Path) -> None:
 
 def refused(path: Path, error: BaseException) -> UserError:
     """Return what to say of a file that the disk refused."""
-    return UserError(f"{path}: this file could not be written ({cause_of(error)}){advice(error)}")
+    return UserError(
+        f"{path}: this file could not be written ({cause_of(error)}){advice(error)}"
+    )
 
 
 def cause_of(error: BaseException) -> str:
@@ -138,7 +142,9 @@ def sha256(path: Path) -> str:
 
 
 CONFIG_BYTES = 2**20  # of a recipe
-JSON_BYTES = 2**29  # of a vocabulary, the largest file of a run that is no table of tensors
+JSON_BYTES = (
+    2**29
+)  # of a vocabulary, the largest file of a run that is no table of tensors
 DEPTH = 100  # of nested lists and mappings
 
 
@@ -150,7 +156,9 @@ def read_bytes(path: Path, most: int) -> bytes:
         ValueError: it is no regular file (a pipe, a device), or has more than ``most`` bytes.
     """
     # without blocking: a pipe that nobody writes to would never open
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    handle = os.open(
+        path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    )
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("it is no regular file")
@@ -212,7 +220,8 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def depth_of(value: Any) -> int:
     """Return how deep lists and mappings are nested, 0 for anything else."""
-    depth, level = 0, [value]
+    depth = 0
+    level = [value]
     while True:
         inner = [part for part in level if isinstance(part, list | dict)]
         if not inner:
@@ -220,7 +229,11 @@ def depth_of(value: Any) -> int:
         depth += 1
         if depth > DEPTH:
             return depth
-        level = [x for part in inner for x in (part.values() if isinstance(part, dict) else part)]
+        level = [
+            x
+            for part in inner
+            for x in (part.values() if isinstance(part, dict) else part)
+        ]
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -246,9 +259,13 @@ def refuse_strange(path: Path, home: str, is_folder: bool = False) -> None:
         real = os.path.realpath(path, strict=True)
         mode = os.stat(real).st_mode
     except (OSError, RuntimeError):
-        raise UserError(f"{path}: a link that leads nowhere; put the file itself there") from None
+        raise UserError(
+            f"{path}: a link that leads nowhere; put the file itself there"
+        ) from None
     if path.is_symlink() and not Path(real).is_relative_to(home):
-        raise UserError(f"{path}: a link that leads out of the run; put the file itself there")
+        raise UserError(
+            f"{path}: a link that leads out of the run; put the file itself there"
+        )
     if not (stat.S_ISDIR(mode) if is_folder else stat.S_ISREG(mode)):
         what = "a folder" if is_folder else "a regular file"
         raise UserError(f"{path}: this is not {what}; restore the run")
@@ -287,7 +304,8 @@ class Watched:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._seen = path, _seen(path)
+        self.path = path
+        self._seen = _seen(path)
 
     def changed(self) -> bool:
         """Say whether it was written to, replaced or removed since."""
@@ -297,7 +315,9 @@ class Watched:
 def _seen(path: Path) -> object:
     if not path.is_dir():
         return _stamp(path)
-    files = (os.path.join(root, name) for root, _, names in os.walk(path) for name in names)
+    files = (
+        os.path.join(root, name) for root, _, names in os.walk(path) for name in names
+    )
     return sorted((name, _stamp(Path(name))) for name in files)
 
 
@@ -306,4 +326,10 @@ def _stamp(path: Path) -> tuple[int, ...]:
         found = path.stat()
     except OSError:
         return ()
-    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
+    return (
+        found.st_size,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
+        found.st_ino,
+        found.st_dev,
+    )

@@ -42,7 +42,10 @@ class Lock:
         if self.handle is not None:
             return _is_still(self.handle, self.path)
         owner = _owner(_owned(self.path))
-        return (owner.get("pid"), owner.get("host")) == (os.getpid(), socket.gethostname())
+        return (owner.get("pid"), owner.get("host")) == (
+            os.getpid(),
+            socket.gethostname(),
+        )
 
 
 @contextlib.contextmanager
@@ -59,7 +62,9 @@ def locked(folder: Path) -> Iterator[Lock]:
     busy = f"{folder}: a training is at work here already"
     with contextlib.ExitStack() as stack:
         try:
-            lock = stack.enter_context(held(folder / LOCK, busy, f"choose another {option('out')}"))
+            lock = stack.enter_context(
+                held(folder / LOCK, busy, f"choose another {option('out')}")
+            )
         except OSError as error:
             raise refused(folder / LOCK, error) from error
         try:
@@ -107,7 +112,9 @@ def _take(path: Path, busy: str, advice: str, wait: bool) -> int | None:
         try:
             supported = _flock(handle, wait)
             if supported and _is_still(handle, path):
-                with contextlib.suppress(OSError):  # held all the same where the disk is full
+                with contextlib.suppress(
+                    OSError
+                ):  # held all the same where the disk is full
                     os.ftruncate(handle, 0)
                     os.write(handle, _me())
                 return handle
@@ -125,7 +132,12 @@ def _take(path: Path, busy: str, advice: str, wait: bool) -> int | None:
 
 def _opened(path: Path) -> int:
     """Open the file of a lock, and no other one. Raises UserError: a link or no file is there."""
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    flags = (
+        os.O_RDWR
+        | os.O_CREAT
+        | getattr(os, "O_NOFOLLOW", 0)
+        | getattr(os, "O_NONBLOCK", 0)
+    )
     try:
         handle = os.open(path, flags, 0o644)
     except OSError as error:
@@ -134,10 +146,14 @@ def _opened(path: Path) -> int:
         raise
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise UserError(f"{path}: this is no file, and stands where a lock does; remove it")
+        raise UserError(
+            f"{path}: this is no file, and stands where a lock does; remove it"
+        )
     if not _BEGINNING.startswith(os.read(handle, len(_BEGINNING))):
         os.close(handle)
-        raise UserError(f"{path}: this is no lock, and stands where one does; move it elsewhere")
+        raise UserError(
+            f"{path}: this is no lock, and stands where one does; move it elsewhere"
+        )
     os.lseek(handle, 0, os.SEEK_SET)
     return handle
 
@@ -223,6 +239,8 @@ def _owner(path: Path) -> dict[str, Any]:
 
 
 def _busy(busy: str, advice: str, owner: dict[str, Any]) -> UserError:
-    pid, host, since = (cut(str(owner.get(name)), 60) for name in ("pid", "host", "since"))
+    pid, host, since = (
+        cut(str(owner.get(name)), 60) for name in ("pid", "host", "since")
+    )
     who = f"process {pid} on {host}, since {since}" if owner else "of another process"
     return UserError(f"{busy} ({who}); wait for it, stop it, or {advice}")

@@ -22,7 +22,9 @@ def load_plugins(paths: Iterable[str | Path]) -> None:
     """
     for path in map(Path, paths):
         if not path.is_file():
-            raise UsageError(f"{path}: there is no such file; --plugin takes a file of Python code")
+            raise UsageError(
+                f"{path}: there is no such file; --plugin takes a file of Python code"
+            )
         _run(path)
         if str(path) not in LOADED:
             LOADED.append(str(path))
@@ -41,10 +43,17 @@ def _run(path: Path) -> None:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         del sys.modules[name]
-        raise UserError(f"{path}:{error.lineno}: {error.msg}; mend the plugin") from None
+        raise UserError(
+            f"{path}:{error.lineno}: {error.msg}; mend the plugin"
+        ) from None
     except Exception as error:
         del sys.modules[name]
-        lines = [at.lineno for at in traceback.extract_tb(error.__traceback__)
-                 if at.filename == str(path)]  # fmt: skip
+        lines = [
+            at.lineno
+            for at in traceback.extract_tb(error.__traceback__)
+            if at.filename == str(path)
+        ]
         where = f"{path}:{lines[-1]}" if lines else str(path)
-        raise UserError(f"{where}: {type(error).__name__}: {error}; mend the plugin") from None
+        raise UserError(
+            f"{where}: {type(error).__name__}: {error}; mend the plugin"
+        ) from None

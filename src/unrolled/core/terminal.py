@@ -68,7 +68,11 @@ def open_missing_streams() -> None:
 
     Else the next file that is opened would become one of them.
     """
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+    for number, name, mode in (
+        (0, "stdin", "r"),
+        (1, "stdout", "w"),
+        (2, "stderr", "w"),
+    ):
         try:
             os.fstat(number)
         except OSError:

@@ -61,7 +61,8 @@ def load_yaml(text: str, leave_words: bool = False) -> Any:
 
 def _check_nodes(root: yaml.Node) -> None:
     """Refuse what would take time without end: a value in itself, repeats of repeats, digits."""
-    count, waiting = 0, [(root, frozenset[int]())]
+    count = 0
+    waiting = [(root, frozenset[int]())]
     while waiting:
         node, above = waiting.pop()
         count += 1
@@ -73,10 +74,16 @@ def _check_nodes(root: yaml.Node) -> None:
         if isinstance(node, yaml.SequenceNode):
             waiting += [(part, within) for part in node.value]
         elif isinstance(node, yaml.MappingNode):
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            twice = next((key for key, times in Counter(keys).items() if times > 1), None)
+            keys = [
+                key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)
+            ]
+            twice = next(
+                (key for key, times in Counter(keys).items() if times > 1), None
+            )
             if twice is not None:
-                raise ValueError(f"the key {shown(twice)} stands there twice; join the two")
+                raise ValueError(
+                    f"the key {shown(twice)} stands there twice; join the two"
+                )
             for key, value in node.value:
                 if not isinstance(key, yaml.ScalarNode):
                     raise ValueError("a key is a word, not a list or a mapping")

@@ -27,7 +27,9 @@ from unrolled.data.lines import DAMAGE, SKIP_HINT, check_file, newline_of, nfc
 from unrolled.data.sniff import Format
 from unrolled.data.sources import OnError, Table
 
-SOURCE, TARGET = "source", "target"  # the names of the two columns
+# the names of the two columns
+SOURCE = "source"
+TARGET = "target"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ class Lines:
     def __init__(
         self, path: str | Path, encoding: str | None = None, max_row: int = MAX_ROW
     ) -> None:
-        self.path, self.longest = str(path), max_row
+        self.path = str(path)
+        self.longest = max_row
         given = None if encoding is None else check_encoding(encoding)
         check_file(Path(path))
         self._origin = find(Path(path))
@@ -71,7 +74,9 @@ class Lines:
                 while line := _next(text, self._end, self.longest):
                     number += 1
                     yield self._checked(number, line)
-            except UnicodeError as error:  # a codec that cannot go on after damage, as UTF-16
+            except (
+                UnicodeError
+            ) as error:  # a codec that cannot go on after damage, as UTF-16
                 told = f"not valid {self.format.encoding.upper()} text ({error})"
                 told += "; data.encoding=NAME names another"
                 raise DataError(told, self.path, number + 1) from None
@@ -90,7 +95,11 @@ class Lines:
             return Line(number, "", "it holds a NUL character")
         byte = f"byte 0x{ord(damage.group()) & 0xFF:02x}"
         name = self.format.encoding.upper()
-        return Line(number, "", f"not valid {name} text ({byte}); data.encoding=NAME names another")
+        return Line(
+            number,
+            "",
+            f"not valid {name} text ({byte}); data.encoding=NAME names another",
+        )
 
 
 def _next(text: TextIO, end: str, longest: int) -> str:
@@ -151,7 +160,9 @@ def _fault(sides: tuple[Lines, Lines], pair: tuple[Line, Line]) -> DataError | N
     for side, line in zip(sides, pair, strict=True):
         told = line.fault or ("" if line.text.strip() else "this line is empty")
         if told:
-            return DataError(f"{told}; mend the line, {SKIP_HINT}", side.path, line.number)
+            return DataError(
+                f"{told}; mend the line, {SKIP_HINT}", side.path, line.number
+            )
     return None
 
 

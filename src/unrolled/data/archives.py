@@ -23,9 +23,15 @@ LARGE = 1 << 26  # ... looked at from this many bytes on
 MAX_ROW = 1_000_000  # bytes of a row, unless data.max_row says otherwise
 # what the library raises where bytes of an archive are not what they should be
 BROKEN = (
-    EOFError, OSError, zlib.error, zipfile.BadZipFile, NotImplementedError, IndexError, ValueError,
+    EOFError,
+    OSError,
+    zlib.error,
+    zipfile.BadZipFile,
+    NotImplementedError,
+    IndexError,
+    ValueError,
     struct.error,
-)  # fmt: skip
+)
 UNPACK = "unpack it yourself and give the file in it"
 TEXT_KINDS = "give text, CSV, TSV, JSON lines, CoNLL-U or Parquet"
 
@@ -54,7 +60,11 @@ class Origin:
         try:
             if self.archive is not None:
                 return self.archive.open(self.info or self.member)
-            return cast(IO[bytes], _Gunzip(self.path)) if self.gzip else self.path.open("rb")
+            return (
+                cast(IO[bytes], _Gunzip(self.path))
+                if self.gzip
+                else self.path.open("rb")
+            )
         except BROKEN as error:
             raise self.broken(error) from None
 
@@ -93,15 +103,17 @@ class _Gunzip(gzip.GzipFile):
         return self._checked(super().read1(size))
 
     def _checked(self, data: bytes) -> bytes:
-        made, packed = self.tell(), cast(IO[bytes], self.fileobj)
+        made = self.tell()
+        packed = cast(IO[bytes], self.fileobj)
         if made > LARGE and made > RATIO * packed.tell():
             raise DataError(_bomb("it"), self.path)
         return data
 
 
 def _bomb(what: str) -> str:
-    return f"{what} unpacks to more than {RATIO} times its size, as a decompression bomb does; " + (
-        UNPACK if what == "it" else "remove it"
+    return (
+        f"{what} unpacks to more than {RATIO} times its size, as a decompression bomb does; "
+        + (UNPACK if what == "it" else "remove it")
     )
 
 
@@ -151,7 +163,8 @@ def members(path: Path, max_row: int = MAX_ROW) -> list[Origin]:
         name = _plain_name(info.filename)
         if name in seen:
             raise DataError(
-                "two members have this name; make the archive anew", f"{path}/{shown_name(name)}"
+                "two members have this name; make the archive anew",
+                f"{path}/{shown_name(name)}",
             )
         seen.add(name)
         found.append(Origin(path, archive, name, info, max_row=max_row))
@@ -174,7 +187,9 @@ def _fault(info: zipfile.ZipInfo) -> str | None:
     if not name:
         return "a member has no name; make the archive anew"
     if name.startswith("/") or ".." in name.split("/") or re.match(r"[A-Za-z]:", name):
-        return "the name of this member leads outside the archive; make the archive anew"
+        return (
+            "the name of this member leads outside the archive; make the archive anew"
+        )
     if stat.S_ISLNK(info.external_attr >> 16):
         return "this member is a link; put the file itself into the archive"
     if info.flag_bits & 1:
@@ -188,7 +203,11 @@ def _fault(info: zipfile.ZipInfo) -> str | None:
 
 _SHEET = "save the sheet as CSV (File > Save As > CSV UTF-8) and give that file"
 _MAGIC = (  # what a file starts with, what it is, what to do
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel or Word file of the old kind", _SHEET),
+    (
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+        "an Excel or Word file of the old kind",
+        _SHEET,
+    ),
     (b"\x1f\x8b", "packed twice", UNPACK),
     (b"PK\x03\x04", "an archive in an archive", UNPACK),
     (b"BZh", "packed by bzip2", UNPACK),
@@ -198,10 +217,19 @@ _MAGIC = (  # what a file starts with, what it is, what to do
     (b"\xff\xd8\xff", "a JPEG image", TEXT_KINDS),
     (b"%PDF-", "a PDF document", "save its text as a plain text file"),
     (b"GIF89a", "a GIF image", TEXT_KINDS),
-    *((b"\x80" + bytes([n]), "a Python pickle", f"it can run code; {TEXT_KINDS}") for n in (2, 3)),
-    *((b"\x80" + bytes([n, 0x95]), "a Python pickle", f"it can run code; {TEXT_KINDS}")
-      for n in (4, 5)),
-)  # fmt: skip
+    *(
+        (b"\x80" + bytes([n]), "a Python pickle", f"it can run code; {TEXT_KINDS}")
+        for n in (2, 3)
+    ),
+    *(
+        (
+            b"\x80" + bytes([n, 0x95]),
+            "a Python pickle",
+            f"it can run code; {TEXT_KINDS}",
+        )
+        for n in (4, 5)
+    ),
+)
 
 
 def refuse_binary(origin: Origin, head: bytes) -> None:
@@ -224,7 +252,11 @@ def _refuse_document(path: Path, names: set[str]) -> None:
     if any(name.endswith("/data.pkl") for name in names):
         _refuse(str(path), "a file of PyTorch", TEXT_KINDS)
     if any(name.endswith(".npy") for name in names):
-        _refuse(str(path), "an archive of NumPy arrays", "write their rows as CSV (numpy.savetxt)")
+        _refuse(
+            str(path),
+            "an archive of NumPy arrays",
+            "write their rows as CSV (numpy.savetxt)",
+        )
 
 
 def _refuse(name: str, what: str, advice: str) -> NoReturn:

@@ -48,7 +48,11 @@ class Batch:
         """Real steps of all rows; a vector is one step."""
         if self.lengths is not None:
             return int(self.lengths.sum())
-        return self.inputs.numel() if self.inputs.dtype == torch.int64 else len(self.inputs)
+        return (
+            self.inputs.numel()
+            if self.inputs.dtype == torch.int64
+            else len(self.inputs)
+        )
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on ``device``."""
@@ -115,13 +119,18 @@ def by_length(lengths: Ints, order: Ints, rows: int, tokens: int | None) -> list
 
     A row longer than ``tokens`` makes a batch of its own; an empty one is padded to one step.
     """
-    batches, start, longest = [], 0, 0
+    batches = []
+    start = 0
+    longest = 0
     for position, length in enumerate(np.maximum(lengths[order], 1).tolist()):
         count = position - start
         grown = max(longest, length)
-        if count and (count >= rows or (tokens is not None and grown * (count + 1) > tokens)):
+        if count and (
+            count >= rows or (tokens is not None and grown * (count + 1) > tokens)
+        ):
             batches.append(order[start:position])
-            start, grown = position, length
+            start = position
+            grown = length
         longest = grown
     return [*batches, order[start:]] if start < len(order) else batches
 
@@ -158,7 +167,10 @@ class Buckets:
             batch
             for part in pools
             for batch in by_length(
-                lengths, part[np.argsort(lengths[part], kind="stable")], self.rows, self.tokens
+                lengths,
+                part[np.argsort(lengths[part], kind="stable")],
+                self.rows,
+                self.tokens,
             )
         ]
         return [batches[i] for i in generator.permutation(len(batches))]
@@ -206,7 +218,9 @@ class Lanes:
         size = len(self.tokens)
         # a text that one window holds is always read from its beginning
         whole = min(self.lanes, size) == 1 and self.lane_length <= self.window
-        return int(random(self.seed, epoch).integers(size)) if epoch and not whole else 0
+        return (
+            int(random(self.seed, epoch).integers(size)) if epoch and not whole else 0
+        )
 
     def __hash__(self) -> int:
         return id(self)
@@ -217,11 +231,16 @@ class Lanes:
 
     def batch(self, epoch: int, index: int) -> Batch:
         """Return window ``index`` of every lane: inputs and next tokens, both (lanes, T)."""
-        size, lanes = len(self.tokens), min(self.lanes, len(self.tokens))
+        size = len(self.tokens)
+        lanes = min(self.lanes, len(self.tokens))
         shift = self.shift(epoch)
         begin = index * self.window
         end = min(begin + self.window, self.lane_length)
-        places = np.arange(lanes)[:, None] * self.lane_length + np.arange(begin - 1, end) + shift
+        places = (
+            np.arange(lanes)[:, None] * self.lane_length
+            + np.arange(begin - 1, end)
+            + shift
+        )
         ids = self.tokens[places % size].astype(np.int64)
         begins: Tensor | None = None
         if index == 0:
@@ -232,7 +251,13 @@ class Lanes:
             begins = torch.from_numpy(fresh) if fresh.any() else None
         both = torch.from_numpy(ids)
         return Batch(
-            both[:, :-1], None, both[:, 1:], np.arange(lanes), index == 0, begins, start=self.start
+            both[:, :-1],
+            None,
+            both[:, 1:],
+            np.arange(lanes),
+            index == 0,
+            begins,
+            start=self.start,
         )
 
 

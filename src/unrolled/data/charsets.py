@@ -18,7 +18,16 @@ _BOMS = (  # the UTF-32 marks first: one of them starts with a UTF-16 mark
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_OTHERS = ("cp949", "shift_jis", "euc_jp", "gb18030", "big5", "cp1251", "latin-1", "cp1252")
+_OTHERS = (
+    "cp949",
+    "shift_jis",
+    "euc_jp",
+    "gb18030",
+    "big5",
+    "cp1251",
+    "latin-1",
+    "cp1252",
+)
 _ASCII = bytes(range(128))
 _CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ufffe\uffff\ue000-\uf8ff]")
 
@@ -29,9 +38,22 @@ def check_encoding(name: str) -> str:
         info = codecs.lookup(name)
         "".encode(name)  # refuses codecs that are no text encodings, such as base64
     except (LookupError, ValueError):
-        known = ["utf-8", "utf-16", "utf-32", "cp949", "euc-kr", "latin-1", "shift_jis", "gb18030"]
+        known = [
+            "utf-8",
+            "utf-16",
+            "utf-32",
+            "cp949",
+            "euc-kr",
+            "latin-1",
+            "shift_jis",
+            "gb18030",
+        ]
         guess = nearest(name, known)
-        hint = f"did you mean {guess!r}?" if guess else f"for example {', '.join(known[:5])}"
+        hint = (
+            f"did you mean {guess!r}?"
+            if guess
+            else f"for example {', '.join(known[:5])}"
+        )
         raise UsageError(
             f"data.encoding={shown(name)}: there is no such encoding; {hint}"
         ) from None
@@ -73,10 +95,16 @@ def _sample(origin: Origin) -> tuple[bytes, bytes, bool]:
     try:
         with origin.open() as raw:
             start = sample = raw.read(SAMPLE)
-            while sample.isascii() and b"\0" not in start and (sample := raw.read(SAMPLE)):
+            while (
+                sample.isascii() and b"\0" not in start and (sample := raw.read(SAMPLE))
+            ):
                 pass
             more = sample
-            while more and len(sample) < _MOST and len(sample.translate(None, _ASCII)) < ENOUGH:
+            while (
+                more
+                and len(sample) < _MOST
+                and len(sample.translate(None, _ASCII)) < ENOUGH
+            ):
                 more = raw.read(SAMPLE)
                 sample += more
             return start, sample, not raw.read(1)
@@ -99,7 +127,8 @@ def _utf16(start: bytes, whole: bool) -> str | None:
         ("utf-16-be", start[::2], start[1::2]),
     ):
         ascii_characters = sum(
-            not zero and 8 < letter < 127 for zero, letter in zip(zeros, letters, strict=False)
+            not zero and 8 < letter < 127
+            for zero, letter in zip(zeros, letters, strict=False)
         )
         text = _decoded(start, name, whole)
         enough = ascii_characters >= max(3, len(start) // 64)

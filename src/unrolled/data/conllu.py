@@ -28,7 +28,9 @@ def looks_like_conllu(lines: Sequence[str]) -> bool:
     The first is numbered 1 (or stands for an empty node or a range), and most have ten columns
     of which the first is a number and the seventh the number of a head.
     """
-    words = [line.split("\t") for line in lines if line.strip() and not line.startswith("#")][:200]
+    words = [
+        line.split("\t") for line in lines if line.strip() and not line.startswith("#")
+    ][:200]
     if not words or not re.fullmatch(r"1|1-\d+|0\.\d+", words[0][0]):
         return False
     return sum(map(_is_word, words)) * 2 > len(words)
@@ -43,7 +45,10 @@ def _is_word(cells: Sequence[str]) -> bool:
 
 
 def sentences(
-    lines: Iterable[tuple[int, str]], path: str, report: Report, lost: Mapping[int, DataError]
+    lines: Iterable[tuple[int, str]],
+    path: str,
+    report: Report,
+    lost: Mapping[int, DataError],
 ) -> Iterator[tuple[int, Sentence]]:
     """Yield (line it starts on, one list a column of ``COLUMNS``) for every sentence.
 
@@ -58,7 +63,9 @@ def sentences(
     """
     blank = lambda pair: not pair[1].strip() and pair[0] not in lost  # noqa: E731
     for between, group in itertools.groupby(lines, blank):
-        words = [] if between else [pair for pair in group if not pair[1].startswith("#")]
+        words = (
+            [] if between else [pair for pair in group if not pair[1].startswith("#")]
+        )
         if not words:
             continue
         fault = next((lost[line] for line, _ in words if line in lost), None)
@@ -87,7 +94,9 @@ def _word(text: str, before: int) -> list[list[str]]:
         )
     number = _ID.fullmatch(cells[0])
     if number is None:
-        raise UserError(f"{shown(cells[0])} is not the number of a word; write 1, 1-2 or 1.1")
+        raise UserError(
+            f"{shown(cells[0])} is not the number of a word; write 1, 1-2 or 1.1"
+        )
     first, mark, last = number.groups()
     expected = before if mark == "." else before + 1
     if int(first) != expected or (mark == "-" and int(last) < int(first)):

@@ -23,14 +23,19 @@ _FURTHER = re.compile(r"(?<=.)\(\d+\)$")
 
 def looks_like_dictionary(lines: Sequence[str]) -> bool:
     """Return whether these first lines of a file are words with their sounds."""
-    written = [line for line in lines if line.strip() and not line.startswith(COMMENT)][:200]
+    written = [line for line in lines if line.strip() and not line.startswith(COMMENT)][
+        :200
+    ]
     entries = [line for line in written if _ENTRY.fullmatch(line)]
     stressed = sum(_STRESS.search(line) is not None for line in entries)
     return len(entries) >= 0.95 * len(written) > 0 and 2 * stressed > len(entries)
 
 
 def entries(
-    lines: Iterable[tuple[int, str]], path: str, report: Report, lost: Mapping[int, DataError]
+    lines: Iterable[tuple[int, str]],
+    path: str,
+    report: Report,
+    lost: Mapping[int, DataError],
 ) -> Iterator[tuple[int, tuple[str, str]]]:
     """Yield (line, (word, its sounds)) for every entry; arguments as ``conllu.sentences`` takes."""
     for line, text in lines:

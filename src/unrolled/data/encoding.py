@@ -63,7 +63,8 @@ def pieces(blocks: Iterable[str], size: int = PIECE) -> Iterator[EncodingJob]:
 
     A stretch without a place to cut makes a longer job.
     """
-    held, first = "", True
+    held = ""
+    first = True
     for block in blocks:
         held += block
         if len(held) < size:
@@ -73,7 +74,8 @@ def pieces(blocks: Iterable[str], size: int = PIECE) -> Iterator[EncodingJob]:
             cut = seam.end()
         if cut:
             yield EncodingJob([held[:cut]], first)
-            held, first = held[cut:], False
+            held = held[cut:]
+            first = False
     if held:
         yield EncodingJob([held], first)
 
@@ -85,7 +87,9 @@ def encode(tokenizer: Tokenizer, dtype: str, job: EncodingJob) -> Ids:
         cut = None if job.limit is None else job.limit - 1
         counts = np.array([len(ids[:cut]) + 1 for ids in found], dtype=np.int32)
         end = tokenizer.eos_id
-        flat = np.fromiter((i for ids in found for i in (*ids[:cut], end)), np.int32, counts.sum())
+        flat = np.fromiter(
+            (i for ids in found for i in (*ids[:cut], end)), np.int32, counts.sum()
+        )
     else:
         (text,) = job.texts
         flat = tokenizer.encode_array(text, job.first)
@@ -112,7 +116,8 @@ def in_order(
     if count == 1:
         yield from (encode(tokenizer, dtype, job) for job in jobs)
         return
-    own, started = threading.local(), list[subprocess.Popen[bytes]]()
+    own = threading.local()
+    started = list[subprocess.Popen[bytes]]()
 
     def ask(job: EncodingJob) -> Ids:
         if not hasattr(own, "worker"):
@@ -169,15 +174,20 @@ def _ask(worker: subprocess.Popen[bytes], job: EncodingJob) -> Ids:
 def work() -> None:
     """Answer jobs on standard input until it ends: the program of a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asked decides
-    source, answers = sys.stdin.buffer, sys.stdout.buffer
+    source = sys.stdin.buffer
+    answers = sys.stdout.buffer
     kind, document, dtype = pickle.load(source)
     tokenizer = Tokenizer(kind, document)
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             _send(answers, encode(tokenizer, dtype, pickle.load(source)))
-    os._exit(0)  # whoever asked is gone, and with it the pipe that an ordinary end would flush
+    os._exit(
+        0
+    )  # whoever asked is gone, and with it the pipe that an ordinary end would flush
 
 
 def processors() -> int:
     """Return how many workers are of use on this machine."""
-    return min(MOST, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    return min(
+        MOST, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    )

@@ -36,7 +36,9 @@ class Ragged:
     @classmethod
     def join(cls, parts: Sequence[Ragged]) -> Ragged:
         """Return the sequences of one part after those of another."""
-        lengths = np.concatenate([np.zeros(1, np.int64), *(part.lengths for part in parts)])
+        lengths = np.concatenate(
+            [np.zeros(1, np.int64), *(part.lengths for part in parts)]
+        )
         flat = np.concatenate([np.zeros(0, np.int32), *(part.flat for part in parts)])
         return cls(flat, lengths.cumsum())
 
@@ -50,14 +52,16 @@ class Ragged:
 
     def pick(self, rows: Sequence[int]) -> Ragged:
         """Return some of the sequences."""
-        starts, lengths = self.offsets[rows], self.lengths[rows]
+        starts = self.offsets[rows]
+        lengths = self.lengths[rows]
         offsets = np.concatenate([np.zeros(1, np.int64), lengths.cumsum()])
         steps = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
         return Ragged(self.flat[np.repeat(starts, lengths) + steps], offsets)
 
     def take(self, rows: Ints, pad: int) -> tuple[Tensor, Tensor]:
         """Return these rows padded at the right: ids (B, T) and lengths (B,), both int64."""
-        starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - self.offsets[rows]
         steps = np.arange(max(1, int(lengths.max(initial=0))))
         real = steps < lengths[:, None]
         ids = np.full(real.shape, pad, dtype=np.int64)
@@ -75,7 +79,9 @@ class Spellings:
     ids: Ints
     pieces: Ragged
 
-    def take(self, rows: Tensor, lengths: Tensor, pad: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def take(
+        self, rows: Tensor, lengths: Tensor, pad: int
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return what a model reads for rows of places (B, T), padded at the right.
 
         Returns:
@@ -84,7 +90,8 @@ class Spellings:
         """
         real = torch.arange(rows.shape[1]) < lengths[:, None]
         distinct, inverse = torch.unique(rows[real], return_inverse=True)
-        ids, places = torch.full_like(rows, pad), torch.zeros_like(rows)
+        ids = torch.full_like(rows, pad)
+        places = torch.zeros_like(rows)
         ids[real] = torch.from_numpy(self.ids)[distinct[inverse]]
         places[real] = inverse
         return ids, (*self.pieces.take(distinct.numpy(), pad), places)
@@ -105,7 +112,8 @@ class Spans:
 
     def take(self, rows: Ints) -> tuple[Tensor, Tensor]:
         """Return these rows padded with zeros: steps (B, T, D) fp32 and lengths (B,) int64."""
-        starts, lengths = self.starts[rows], self.lengths[rows]
+        starts = self.starts[rows]
+        lengths = self.lengths[rows]
         steps = np.arange(max(1, int(lengths.max(initial=0))))
         real = steps < lengths[:, None]
         found = np.zeros((*real.shape, self.flat.shape[1]), dtype=np.float32)

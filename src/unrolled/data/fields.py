@@ -24,7 +24,9 @@ from unrolled.data.tokenizers import RUN, Tokenizer
 
 POINTS = 8  # characters kept for each token that is kept
 SEPARATOR = "\x1f"
-UNKNOWN, FIRST = 1, 2  # ids of words: 0 is padding
+# ids of words: 0 is padding
+UNKNOWN = 1
+FIRST = 2
 LONGEST_WORD = 64  # pieces
 
 
@@ -53,16 +55,21 @@ def words_of(column: str, cell: Any, kind: str) -> list[str]:
     if not several and (isinstance(cell, bool) or not _is_plain(cell)):
         odd = [cell]
     if odd:
-        raise InvalidCell(f"column {column!r} holds {shown(odd[0])} where a {kind} is expected")
+        raise InvalidCell(
+            f"column {column!r} holds {shown(odd[0])} where a {kind} is expected"
+        )
     return [str(word) for word in words]
 
 
-def scale_of(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def scale_of(
+    values: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return means and deviations (D,) of the columns of ``values`` (N, D), N at least 1.
 
     What never changes has deviation 1: it tells nothing, and its rounding must not be blown up.
     """
-    means, deviations = values.mean(0), values.std(0)
+    means = values.mean(0)
+    deviations = values.std(0)
     return means, np.where(deviations > 1e-9 * np.abs(means), deviations, 1.0)
 
 
@@ -70,7 +77,9 @@ def read_number(column: str, cell: Any) -> float:
     """Return the number in a cell. Raises InvalidCell: there is none, or one that is too large."""
     found = number(cell)
     if found is None:
-        raise InvalidCell(f"column {column!r} holds {shown(cell)} where a number is expected")
+        raise InvalidCell(
+            f"column {column!r} holds {shown(cell)} where a number is expected"
+        )
     if abs(found) > LARGEST:
         raise InvalidCell(
             f"column {column!r} holds {shown(cell)}, which is more than {LARGEST:g}; if it marks a "
@@ -112,13 +121,16 @@ class Text:
         texts = []
         for name, cell in zip(self.columns, cells, strict=True):
             if isinstance(cell, list | dict):
-                raise InvalidCell(f"column {name!r} holds {shown(cell)} where text is expected")
+                raise InvalidCell(
+                    f"column {name!r} holds {shown(cell)} where text is expected"
+                )
             texts.append("" if cell is None else nfc(str(cell)))
         return tuple(texts)
 
     def encode(self, rows: Sequence[tuple[str, ...]]) -> list[list[int]]:
         """Return the ids of each row's texts, each text followed by the end mark."""
-        width, end = len(self.columns), self.tokenizer.eos_id
+        width = len(self.columns)
+        end = self.tokenizer.eos_id
         most = None if self.max_tokens is None else self.max_tokens - 1
         flat = self.tokenizer.encode_many([text for row in rows for text in row], most)
         ended = [[*ids, end] for ids in flat]
@@ -133,7 +145,9 @@ class Text:
         As many are kept as ``max_tokens`` tokens of ``POINTS`` characters hold.
         """
         limit = None if self.max_tokens is None else POINTS * self.max_tokens
-        return Ragged.of([list(map(ord, SEPARATOR.join(texts)[:limit])) for texts in rows])
+        return Ragged.of(
+            [list(map(ord, SEPARATOR.join(texts)[:limit])) for texts in rows]
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return what is read back; the tokenizer is saved beside it."""
@@ -217,12 +231,17 @@ class Words:
         """Return the words of each row: places in a list of spellings, or ids without one."""
         known = dict(zip(self.known, itertools.count(FIRST)))
         if self.tokenizer is None:
-            return Ragged.of([[known.get(word, UNKNOWN) for word in row] for row in rows]), None
+            return Ragged.of(
+                [[known.get(word, UNKNOWN) for word in row] for row in rows]
+            ), None
         distinct: dict[str, int] = {}
-        places = [[distinct.setdefault(word, len(distinct)) for word in row] for row in rows]
+        places = [
+            [distinct.setdefault(word, len(distinct)) for word in row] for row in rows
+        ]
         spelt = self._spelt(list(distinct))
         # the marks tell n-grams at the ends of a word from those within it
-        begin, end = self.tokenizer.bos_id, self.tokenizer.eos_id
+        begin = self.tokenizer.bos_id
+        end = self.tokenizer.eos_id
         pieces = Ragged.of([[begin, *ids, end] for ids in spelt])
         ids = np.array([known.get(word, UNKNOWN) for word in distinct], dtype=np.int64)
         return Ragged.of(places), Spellings(ids, pieces)
@@ -261,7 +280,9 @@ class Label:
             raise UserError(f"column {column!r} holds no label")
         numbers = {name: number(name) for name in names}
         if all(n is not None for n in numbers.values()):
-            return cls(column, tuple(sorted(names, key=lambda n: (numbers[n] or 0.0, n))))
+            return cls(
+                column, tuple(sorted(names, key=lambda n: (numbers[n] or 0.0, n)))
+            )
         return cls(column, tuple(sorted(names)))
 
     def check(self, cell: Any) -> int:
@@ -303,7 +324,9 @@ class Number:
     @classmethod
     def fit(cls, column: str, values: Sequence[Any]) -> Self:
         """Learn the scale; values that are not numbers are left to ``check``."""
-        numbers = [n for n in map(number, values) if n is not None and abs(n) <= LARGEST]
+        numbers = [
+            n for n in map(number, values) if n is not None and abs(n) <= LARGEST
+        ]
         if not numbers:
             raise UserError(f"column {column!r} holds no number")
         seen = np.array(numbers)
@@ -313,7 +336,9 @@ class Number:
 
     def check(self, cell: Any) -> float:
         """Return the scaled value. Raises InvalidCell: it is no number, or too large."""
-        return scaled(self.column, read_number(self.column, cell), self.mean, self.deviation)
+        return scaled(
+            self.column, read_number(self.column, cell), self.mean, self.deviation
+        )
 
     def decode(self, scaled: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return values in the unit of the file."""
@@ -339,8 +364,12 @@ class Vector:
     @classmethod
     def fit(cls, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> Self:
         """Learn the scales from rows of cells."""
-        fitted = [Number.fit(name, [row[i] for row in rows]) for i, name in enumerate(columns)]
-        return cls(columns, tuple(f.mean for f in fitted), tuple(f.deviation for f in fitted))
+        fitted = [
+            Number.fit(name, [row[i] for row in rows]) for i, name in enumerate(columns)
+        ]
+        return cls(
+            columns, tuple(f.mean for f in fitted), tuple(f.deviation for f in fitted)
+        )
 
     def check(self, cells: Sequence[Any]) -> tuple[float, ...]:
         """Return the scaled values of a row. Raises InvalidCell."""

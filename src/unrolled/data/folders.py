@@ -21,8 +21,12 @@ from unrolled.data.reader import Reader, reader_of
 from unrolled.data.sniff import Format
 
 # files that people, and programs, put beside their data
-_BESIDE = re.compile(r"(?:^|/)(readme|licen[cs]e|copying|notice|citation)\b[^/]*$", re.IGNORECASE)
-_HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/|~\$|(desktop\.ini|thumbs\.db)$)", re.IGNORECASE)
+_BESIDE = re.compile(
+    r"(?:^|/)(readme|licen[cs]e|copying|notice|citation)\b[^/]*$", re.IGNORECASE
+)
+_HIDDEN = re.compile(
+    r"(^|/)(\.|__MACOSX/|~\$|(desktop\.ini|thumbs\.db)$)", re.IGNORECASE
+)
 _SPLITS = frozenset({"train", "test", "dev", "valid", "val", "validation"})
 _TABLE = re.compile(r"\.(csv|tsv|jsonl|ndjson|conllu?|parquet)(\.gz)?$", re.IGNORECASE)
 _LOOKED_AT = 20  # files without such a name that are looked into
@@ -39,7 +43,8 @@ def in_folder(path: Path, max_row: int = MAX_ROW) -> Found:
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(root, name) for name in files]
     named: list[Named] = [
-        (p.relative_to(path).as_posix(), functools.partial(find, p, max_row)) for p in found
+        (p.relative_to(path).as_posix(), functools.partial(find, p, max_row))
+        for p in found
     ]
     return _data(named, str(path), "folder")
 
@@ -50,7 +55,9 @@ def in_zip(path: Path, max_row: int = MAX_ROW) -> Found:
     def part(origin: Origin) -> Origin:
         return origin
 
-    named: list[Named] = [(o.member, functools.partial(part, o)) for o in members(path, max_row)]
+    named: list[Named] = [
+        (o.member, functools.partial(part, o)) for o in members(path, max_row)
+    ]
     return _data(named, str(path), "archive")
 
 
@@ -59,11 +66,19 @@ def _data(files: list[Named], name: str, what: str) -> Found:
     data = sorted((f for f in shown if not _BESIDE.search(f[0])), key=lambda f: f[0])
     if not shown:
         raise DataError(f"the {what} holds no data file; put one in it", name)
-    return (data, tuple(f[0] for f in shown if _BESIDE.search(f[0]))) if data else (shown, ())
+    return (
+        (data, tuple(f[0] for f in shown if _BESIDE.search(f[0])))
+        if data
+        else (shown, ())
+    )
 
 
 def together(
-    path: Path, found: Found, encoding: str | None, needed: Collection[str] | None, parts: Parts
+    path: Path,
+    found: Found,
+    encoding: str | None,
+    needed: Collection[str] | None,
+    parts: Parts,
 ) -> Reader:
     """Return how several files are read as one.
 
@@ -97,7 +112,9 @@ def _together(
     if any(tables) and not all(tables):
         told = f"this is no table, and {files[tables.index(True)][0]} is one"
         name = files[tables.index(False)][0]
-        raise DataError(f"{told}; put texts and tables into folders of their own", path / name)
+        raise DataError(
+            f"{told}; put texts and tables into folders of their own", path / name
+        )
     inner = Path(os.path.commonpath([Path(name).parent for name, _ in files]))
     shared = len(inner.parts)
     labels = ["/".join(Path(name).parts[shared:-1][:1]) for name, _ in files]
@@ -137,17 +154,25 @@ def _refuse_split_files(path: Path, names: list[str]) -> None:
     }
     if len(parts) > 1:
         shown = ", ".join(str(file.relative_to(path)) for file in parts.values())
-        raise _parts_of_one(path, f"{shown} are parts of one data set by their names", parts)
+        raise _parts_of_one(
+            path, f"{shown} are parts of one data set by their names", parts
+        )
 
 
 def _parts_of_one(path: Path, told: str, parts: dict[str, Path]) -> DataError:
     # rows to choose the best weights by; those of a test only where there are no others
-    first, second, *_ = sorted(parts, key=lambda name: (name != "train", name == "test", name))
+    first, second, *_ = sorted(
+        parts, key=lambda name: (name != "train", name == "test", name)
+    )
     unpack = "" if path.is_dir() else "unpack it and "
     shell = command("train", path_word(parts[first]), f"data.dev={parts[second]}")
-    python = f"unrolled.train({str(parts[first])!r}, data={{'dev': {str(parts[second])!r}}})"
+    python = (
+        f"unrolled.train({str(parts[first])!r}, data={{'dev': {str(parts[second])!r}}})"
+    )
     how = f"`{either(shell, python)}`"
-    return DataError(f"{told}; {unpack}give one as the data and one to score on: {how}", path)
+    return DataError(
+        f"{told}; {unpack}give one as the data and one to score on: {how}", path
+    )
 
 
 def _joined(
@@ -178,7 +203,11 @@ def _joined(
 
 
 def _texts(
-    path: Path, files: list[Named], labels: list[str] | None, encoding: str | None, parts: Parts
+    path: Path,
+    files: list[Named],
+    labels: list[str] | None,
+    encoding: str | None,
+    parts: Parts,
 ) -> Reader:
     columns = ["text"] if labels is None else ["text", "label"]
     rows = functools.partial(_documents, files, labels, encoding, parts)
@@ -207,7 +236,9 @@ def _documents(
 def whole_text(origin: Origin, encoding: str | None) -> str:
     """Return the text of a file, whatever it looks like."""
     refuse_binary(origin, origin.head())
-    format = Format("text", encoding=encoding_of(origin) if encoding is None else encoding)
+    format = Format(
+        "text", encoding=encoding_of(origin) if encoding is None else encoding
+    )
     return "".join(block for _, block in blocks(origin, format, stop))
 
 

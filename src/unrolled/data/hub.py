@@ -19,7 +19,9 @@ _NAME = re.compile(r"hub:([\w.\-]+/[\w.\-]+)(?:/([^:/]+))?(?::([^:/]+))?")
 _FORM = "write hub:owner/name, or hub:owner/name/config:split"
 # read by these libraries when they are imported: they tell nobody what is done with them
 _SILENT = ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK")
-CellPath = tuple[str, str | None]  # a column, and the key in its cells where these are mappings
+CellPath = tuple[
+    str, str | None
+]  # a column, and the key in its cells where these are mappings
 
 
 def is_hub(name: object) -> bool:
@@ -49,7 +51,9 @@ def reader_of_hub(name: str) -> Reader:
     """
     found = loaded(name)
     places = _places(found)
-    return Reader(name, Format("hub"), list(places), functools.partial(_rows, found, places, name))
+    return Reader(
+        name, Format("hub"), list(places), functools.partial(_rows, found, places, name)
+    )
 
 
 def fingerprint_of_hub(name: str) -> str:
@@ -64,9 +68,13 @@ def loaded(name: str) -> Any:
     datasets = _library()
     try:
         return datasets.load_dataset(owner, config, split=split or "train")
-    except Exception as error:  # whatever the hub, the network or a library between raises
+    except (
+        Exception
+    ) as error:  # whatever the hub, the network or a library between raises
         why = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(f"{name}: cannot be had from the hub ({why}); {_FORM}") from None
+        raise UserError(
+            f"{name}: cannot be had from the hub ({why}); {_FORM}"
+        ) from None
 
 
 def _library() -> Any:
@@ -87,8 +95,11 @@ def _places(found: Any) -> dict[str, CellPath]:
 
     A column of translations is a column for each language, under the name of the language.
     """
-    features, places = found.features, dict[str, CellPath]()
-    plain = [column for column in found.column_names if not _languages(features[column])]
+    features = found.features
+    places = dict[str, CellPath]()
+    plain = [
+        column for column in found.column_names if not _languages(features[column])
+    ]
     for column in found.column_names:
         for language in _languages(features[column]):
             taken = language in plain or language in places
@@ -100,7 +111,11 @@ def _places(found: Any) -> dict[str, CellPath]:
 
 def _languages(feature: Any) -> list[str]:
     """Return the languages of a column whose cells are mappings of languages to texts."""
-    return list(feature.languages) if getattr(feature, "_type", "") == "Translation" else []
+    return (
+        list(feature.languages)
+        if getattr(feature, "_type", "") == "Translation"
+        else []
+    )
 
 
 def _rows(
@@ -111,7 +126,11 @@ def _rows(
     for number, row in enumerate(found, 1):
         try:
             cells = [
-                _cell(row[c] if part is None else (row[c] or {}).get(part), names[c], shown)
+                _cell(
+                    row[c] if part is None else (row[c] or {}).get(part),
+                    names[c],
+                    shown,
+                )
                 for shown, (c, part) in places.items()
             ]
         except UserError as error:

@@ -26,7 +26,9 @@ def json_columns(lines: Sequence[str]) -> list[str]:
 def json_object(line: str) -> dict[str, Any]:
     value = json_value(line)
     if not isinstance(value, dict):
-        raise UserError(f"a JSON {type(value).__name__} where an object {{...}} is expected")
+        raise UserError(
+            f"a JSON {type(value).__name__} where an object {{...}} is expected"
+        )
     return value
 
 
@@ -38,7 +40,10 @@ def json_value(line: str) -> Any:
     """
     try:
         value = json.loads(
-            line, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=once
+            line,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            object_pairs_hook=once,
         )
     except RecursionError:
         raise UserError("JSON nested too deeply; flatten the object") from None
@@ -103,7 +108,9 @@ def json_rows(
             report(DataError(f"{error}, {SKIP_HINT}", origin.name, line))
 
 
-def json_row(line: str, columns: Sequence[str], needed: Collection[str] | None) -> tuple[Any, ...]:
+def json_row(
+    line: str, columns: Sequence[str], needed: Collection[str] | None
+) -> tuple[Any, ...]:
     """Return the values of a line, one a column; those not ``needed`` may be missing, as None.
 
     Raises:
@@ -112,7 +119,9 @@ def json_row(line: str, columns: Sequence[str], needed: Collection[str] | None) 
     found = json_object(line)
     for column in columns:
         if column not in found and (needed is None or column in needed):
-            raise UserError(f"the key {shown(column)}, which other rows have, is missing; add it")
+            raise UserError(
+                f"the key {shown(column)}, which other rows have, is missing; add it"
+            )
     if needed is None and len(found) > len(columns):
         extra = next(key for key in found if key not in columns)
         raise UserError(f"the key {shown(extra)} is not in the rows before; remove it")

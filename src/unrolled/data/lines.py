@@ -32,7 +32,8 @@ def nfc(text: str) -> str:
     """
     if text.isascii() or unicodedata.is_normalized("NFC", text):
         return text
-    pieces, start = [], 0
+    pieces = []
+    start = 0
     while start < len(text):
         cut = _STARTER.search(text, start + 500, start + 1000)
         end = cut.start() if cut else start + 1000
@@ -56,7 +57,9 @@ def check_file(path: Path) -> None:
             hint = f"the folder {str(folder)!r} does not exist either"
         raise DataError(f"there is no such file; {hint}", path)
     if not path.is_file():
-        raise DataError("this is not a regular file; save the data to a file first", path)
+        raise DataError(
+            "this is not a regular file; save the data to a file first", path
+        )
     if path.stat().st_size == 0:
         raise DataError("the file is empty; give a file with text or rows", path)
 
@@ -86,10 +89,14 @@ def blocks(origin: Origin, format: Format, report: Report) -> Iterator[tuple[int
                     begin = block.rfind("\n") + 1
                     if len(block) - begin > longest and longest != LONGEST:
                         # the rest is passed over, a little at a time
-                        while (rest := text.readline(BLOCK)) and not rest.endswith("\n"):
+                        while (rest := text.readline(BLOCK)) and not rest.endswith(
+                            "\n"
+                        ):
                             pass
                         block += "\n"
-            except UnicodeError as error:  # a codec that cannot go on after damage, as UTF-16
+            except (
+                UnicodeError
+            ) as error:  # a codec that cannot go on after damage, as UTF-16
                 told = _undecodable(format, str(error), fits())
                 raise DataError(told, origin.name, line) from None
             except BROKEN as error:
@@ -127,19 +134,26 @@ def _refuse_long(origin: Origin, line: int) -> NoReturn:
     )
 
 
-def _checked(block: str, line: int, name: str, format: Format, report: Report, fits: Fits) -> str:
+def _checked(
+    block: str, line: int, name: str, format: Format, report: Report, fits: Fits
+) -> str:
     """Return the block; lines that hold undecodable bytes are reported and emptied.
 
     Those of a table only lose the bytes, since their quotes tell where a record ends.
     """
-    pieces, kept = [], 0
+    pieces = []
+    kept = 0
     while damage := DAMAGE.search(block, kept):
         line += block.count("\n", kept, damage.start())
         if damage.group() == "\x00":
             told = "NUL bytes: this is a binary file; save it as text; if it is UTF-16 text set "
-            told += "data.encoding=utf-16" + (f", {SKIP_HINT}" if format.kind != "text" else "")
+            told += "data.encoding=utf-16" + (
+                f", {SKIP_HINT}" if format.kind != "text" else ""
+            )
         else:
-            told = _undecodable(format, f"byte 0x{ord(damage.group()) & 0xFF:02x}", fits())
+            told = _undecodable(
+                format, f"byte 0x{ord(damage.group()) & 0xFF:02x}", fits()
+            )
         report(DataError(told, name, line))
         start = block.rfind("\n", kept, damage.start()) + 1
         pieces.append(block[kept:start])
@@ -166,7 +180,9 @@ def stop(error: DataError) -> None:
 def newline_of(origin: Origin, format: Format) -> str:
     """Return the line end of the file's first block, "mixed" where it has several."""
     with origin.open() as raw:
-        text = io.TextIOWrapper(raw, encoding=format.encoding, errors="replace", newline="")
+        text = io.TextIOWrapper(
+            raw, encoding=format.encoding, errors="replace", newline=""
+        )
         try:
             ends = set(re.findall("\r\n?|\n", text.read(BLOCK)))
         except UnicodeError:  # whoever reads the lines tells what is wrong, and where

@@ -63,12 +63,15 @@ def rows_of(
     """
     from pyarrow import ArrowException
 
-    number, made = 0, 0
+    number = 0
+    made = 0
     with _opened(origin, names) as (file, most):
-        together, groups = _rows_together(file), range(file.num_row_groups)
+        together = _rows_together(file)
+        groups = range(file.num_row_groups)
         # group by group: the library joins no dictionaries of two groups in one batch
         batches = itertools.chain.from_iterable(
-            file.iter_batches(together, row_groups=[group], columns=names) for group in groups
+            file.iter_batches(together, row_groups=[group], columns=names)
+            for group in groups
         )
         while True:
             try:
@@ -110,7 +113,9 @@ def value(cell: Any) -> Any:
     if isinstance(cell, list | tuple):
         return [value(item) for item in cell]
     if isinstance(cell, dict | bytes) or not type(cell).__module__.startswith(_TELLING):
-        raise UserError(f"{type(cell).__name__} where a text, a number or a list is expected")
+        raise UserError(
+            f"{type(cell).__name__} where a text, a number or a list is expected"
+        )
     return str(cell)
 
 
@@ -132,11 +137,15 @@ def _cells(column: Any) -> list[Any]:
     kind = column.type
     if pa.types.is_dictionary(kind):
         used = pc.unique(column.indices.drop_null())
-        values = dict(zip(used.to_pylist(), _cells(column.dictionary.take(used)), strict=True))
+        values = dict(
+            zip(used.to_pylist(), _cells(column.dictionary.take(used)), strict=True)
+        )
         return [values.get(at) for at in column.indices.to_pylist()]
     if not pa.types.is_nested(kind):
         return _written(column).to_pylist()
-    flat, end, found = _cells(column.flatten()), 0, []
+    flat = _cells(column.flatten())
+    end = 0
+    found = []
     for length in pc.list_value_length(column).to_pylist():
         found.append(None if length is None else flat[end : (end := end + length)])
     return found
@@ -150,16 +159,24 @@ def _written(column: Any) -> Any:
     kind = column.type
     if kind == pa.duration("ns"):  # whole microseconds are what Python counts in
         return pc.cast(column, pa.duration("us"), safe=False)
-    if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind)):
+    if not (
+        pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind)
+    ):
         return column
     # a second without a fraction is written without one
-    return pc.replace_substring_regex(pc.cast(column, pa.string()), r"\.0+(Z|[+-]\d+)?$", r"\1")
+    return pc.replace_substring_regex(
+        pc.cast(column, pa.string()), r"\.0+(Z|[+-]\d+)?$", r"\1"
+    )
 
 
 def _plain(kind: Any) -> bool:
     import pyarrow.types as types
 
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if (
+        types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
+    ):
         return _plain(kind.value_type)
     if types.is_dictionary(kind):
         return _plain(kind.value_type)

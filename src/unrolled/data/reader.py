@@ -69,7 +69,10 @@ def reader_of(
     if head.startswith(parquet.MAGIC):
         columns, without = parquet.columns_of(origin)
         format = Format(
-            "parquet", gzip=origin.gzip, zip=origin.archive is not None, without=tuple(without)
+            "parquet",
+            gzip=origin.gzip,
+            zip=origin.archive is not None,
+            without=tuple(without),
         )
         rows = functools.partial(parquet.rows_of, origin, columns)
         return Reader(origin.name, format, columns, rows)
@@ -106,12 +109,16 @@ def _lines(origin: Origin, format: Format, report: Report) -> Iterator[tuple[int
         yield from enumerate(lines, line)
 
 
-def _plain(origin: Origin, format: Format, columns: list[str], report: Report) -> Iterator[Row]:
+def _plain(
+    origin: Origin, format: Format, columns: list[str], report: Report
+) -> Iterator[Row]:
     for line, text in _lines(origin, format, report):
         yield line, (text,)
 
 
-def _table(origin: Origin, format: Format, columns: list[str], report: Report) -> Iterator[Row]:
+def _table(
+    origin: Origin, format: Format, columns: list[str], report: Report
+) -> Iterator[Row]:
     lost: dict[int, DataError] = {}
     lines = _lines(origin, format, _losing(lost))
     body = ((n, text) for n, text in lines if n > format.comments)
@@ -123,11 +130,15 @@ def _table(origin: Origin, format: Format, columns: list[str], report: Report) -
         if len(cells) == width:
             yield line, tuple(cells)
         else:
-            report(DataError(_wrong_width(format, columns, len(cells)), origin.name, line))
+            report(
+                DataError(_wrong_width(format, columns, len(cells)), origin.name, line)
+            )
 
 
 def _wrong_width(format: Format, columns: list[str], found: int) -> str:
-    mark = {"\t": "a tab", None: "a line end"}.get(format.delimiter, repr(format.delimiter))
+    mark = {"\t": "a tab", None: "a line end"}.get(
+        format.delimiter, repr(format.delimiter)
+    )
     quote = (
         f"put text that contains {mark} in double quotes"
         if found > len(columns) and format.quoted
@@ -147,22 +158,34 @@ def _jsonl(
     needed: Collection[str] | None,
     report: Report,
 ) -> Iterator[Row]:
-    lines = ((line, text) for line, text in _lines(origin, format, report) if text.strip())
+    lines = (
+        (line, text) for line, text in _lines(origin, format, report) if text.strip()
+    )
     yield from json_rows(lines, origin, columns, needed, report)
 
 
-def _conllu(origin: Origin, format: Format, columns: list[str], report: Report) -> Iterator[Row]:
+def _conllu(
+    origin: Origin, format: Format, columns: list[str], report: Report
+) -> Iterator[Row]:
     # a line that does not decode is emptied, which must not end a sentence
     lost: dict[int, DataError] = {}
-    yield from conllu.sentences(_lines(origin, format, _losing(lost)), origin.name, report, lost)
+    yield from conllu.sentences(
+        _lines(origin, format, _losing(lost)), origin.name, report, lost
+    )
 
 
-def _trees(origin: Origin, format: Format, columns: list[str], report: Report) -> Iterator[Row]:
+def _trees(
+    origin: Origin, format: Format, columns: list[str], report: Report
+) -> Iterator[Row]:
     lost: dict[int, DataError] = {}
-    yield from trees.trees(_lines(origin, format, _losing(lost)), origin.name, report, lost)
+    yield from trees.trees(
+        _lines(origin, format, _losing(lost)), origin.name, report, lost
+    )
 
 
-def _entries(origin: Origin, format: Format, columns: list[str], report: Report) -> Iterator[Row]:
+def _entries(
+    origin: Origin, format: Format, columns: list[str], report: Report
+) -> Iterator[Row]:
     lost: dict[int, DataError] = {}
     lines = _lines(origin, format, _losing(lost))
     yield from dictionary.entries(lines, origin.name, report, lost)
@@ -192,7 +215,9 @@ _ROWS: dict[str, Callable[[Origin, Format, list[str], Report], Iterator[Row]]] =
 def _unread(origin: Origin, encoding: str | None) -> Format:
     """Return how a file is encoded and packed; what it is, is still to be told."""
     encoding = encoding_of(origin) if encoding is None else encoding
-    return Format("text", encoding=encoding, gzip=origin.gzip, zip=origin.archive is not None)
+    return Format(
+        "text", encoding=encoding, gzip=origin.gzip, zip=origin.archive is not None
+    )
 
 
 def _known(origin: Origin, head: bytes, encoding: str | None) -> TextFormat | None:
@@ -202,7 +227,9 @@ def _known(origin: Origin, head: bytes, encoding: str | None) -> TextFormat | No
     """
     marked = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     text = head.decode(encoding or marked, "replace").removeprefix("\ufeff")
-    return next((known for known in FORMATS if known.looks_like(origin.name, text)), None)
+    return next(
+        (known for known in FORMATS if known.looks_like(origin.name, text)), None
+    )
 
 
 def _examine(origin: Origin, encoding: str | None) -> tuple[Format, list[str]]:
@@ -224,12 +251,16 @@ def _examine(origin: Origin, encoding: str | None) -> tuple[Format, list[str]]:
     if dictionary.NAME.search(origin.name) or dictionary.looks_like_dictionary(lines):
         return replace(format, kind="dictionary"), list(dictionary.COLUMNS)
     if re.match(r"\s*\{\s*\n\s*\"", head):
-        told = "this is JSON, but neither JSON lines nor an array; write one object a line"
+        told = (
+            "this is JSON, but neither JSON lines nor an array; write one object a line"
+        )
         raise DataError(told, origin.name, 1)
     return _examine_table(origin, format, head)
 
 
-def _examine_table(origin: Origin, format: Format, head: str) -> tuple[Format, list[str]]:
+def _examine_table(
+    origin: Origin, format: Format, head: str
+) -> tuple[Format, list[str]]:
     named_table = bool(re.search(r"\.(csv|tsv)(\.gz)?$", origin.name, re.IGNORECASE))
     whole = head.rfind("\n", 0, SNIFFED) + 1
     if len(head) > SNIFFED and not whole and not named_table:
@@ -246,7 +277,9 @@ def _examine_table(origin: Origin, format: Format, head: str) -> tuple[Format, l
     format = replace(format, quoted=_quoted(origin, format, delimiter or ","))
     found = records(enumerate(lines, 1), format, origin.name, ignore, {}, strip=False)
     rows = [cells for _, cells in itertools.islice(found, 2000)]
-    if not rows:  # every row is malformed, so let the first one be reported when it is read
+    if (
+        not rows
+    ):  # every row is malformed, so let the first one be reported when it is read
         first = next(line for line in lines if line.strip())
         rows = [first.split(delimiter) if delimiter else [first]]
     width, _ = usual_width(rows)
@@ -260,7 +293,9 @@ def _comments(lines: list[str], delimiter: str | None) -> int:
     """Return how many first lines start with # and have not the fields of a row."""
     width, _ = usual_width([line.split(delimiter) for line in lines if line.strip()])
     first = itertools.takewhile(lambda line: line.startswith("#"), lines)
-    return sum(len(line.split(delimiter)) != width for line in first) if delimiter else 0
+    return (
+        sum(len(line.split(delimiter)) != width for line in first) if delimiter else 0
+    )
 
 
 def _named(cells: Sequence[str], origin: Origin) -> list[str]:

@@ -45,7 +45,9 @@ def records(
         if (not line or line.isspace()) and number not in lost:
             continue
         taken: list[tuple[int, str]] = []
-        more = functools.partial(_next_line, source, put_back, taken, max_row - len(line))
+        more = functools.partial(
+            _next_line, source, put_back, taken, max_row - len(line)
+        )
         try:
             cells = split(line, format, more, strip)
             span = (number, *(n for n, _ in taken)) if lost else ()
@@ -91,7 +93,11 @@ def split(
 
 def _bare(cell: str) -> str:
     """Return a cell without the blanks around it when it is a number."""
-    return cell.strip() if (cell[:1] == " " or cell[-1:] == " ") and is_number(cell) else cell
+    return (
+        cell.strip()
+        if (cell[:1] == " " or cell[-1:] == " ") and is_number(cell)
+        else cell
+    )
 
 
 def _split_quoted(
@@ -108,7 +114,8 @@ def _split_quoted(
         else:
             end = line.find(delimiter, position)
             end = len(line) if end < 0 else end
-            cell, position = line[position:end], end
+            cell = line[position:end]
+            position = end
             cell = _bare(cell) if strip else cell
         cells.append(cell)
         if position >= len(line):
@@ -127,8 +134,11 @@ def _quoted_cell(
             parts += (line[position:], "\n")
             following = more()
             if following is None:
-                raise BadQuoteError("a double quote opens here and is never closed; close it")
-            line, position = following, 0
+                raise BadQuoteError(
+                    "a double quote opens here and is never closed; close it"
+                )
+            line = following
+            position = 0
         elif line[end + 1 : end + 2] == '"':
             parts.append(line[position : end + 1])
             position = end + 2

@@ -16,14 +16,44 @@ from unrolled.core.errors import DataError, UsageError, unknown
 from unrolled.data.sources import Table
 
 TEXT_NAMES = (
-    "text", "document", "sentence", "review", "comment", "message", "content", "utterance", "body",
-    "question", "q", "title", "words", "tokens",
-)  # fmt: skip
+    "text",
+    "document",
+    "sentence",
+    "review",
+    "comment",
+    "message",
+    "content",
+    "utterance",
+    "body",
+    "question",
+    "q",
+    "title",
+    "words",
+    "tokens",
+)
 LABEL_NAMES = (
-    "label", "class", "category", "target", "sentiment", "intent", "tag", "tags", "y", "answer",
-    "stars", "rating", "price", "score", "polarity", "species", "phase", "result", "output",
-    "product", "upos",
-)  # fmt: skip
+    "label",
+    "class",
+    "category",
+    "target",
+    "sentiment",
+    "intent",
+    "tag",
+    "tags",
+    "y",
+    "answer",
+    "stars",
+    "rating",
+    "price",
+    "score",
+    "polarity",
+    "species",
+    "phase",
+    "result",
+    "output",
+    "product",
+    "upos",
+)
 # of these, the names that a text may stand under too: a translation, a reply
 TEXT_ANSWERS = ("target", "answer", "output", "result")
 NOTE = 8  # characters that all cells of a note begin with, such as a licence
@@ -87,7 +117,9 @@ class Column:
     @property
     def text(self) -> bool:
         """Whether these are texts, hardly one of them twice."""
-        plain = not self.lists and not self.numeric and not self.note and not _stamps(self)
+        plain = (
+            not self.lists and not self.numeric and not self.note and not _stamps(self)
+        )
         return plain and self.mean_length >= 2 and 2 * self.distinct > self.filled > 1
 
     @property
@@ -104,7 +136,9 @@ class Column:
     def labels(self) -> bool:
         """Whether the values repeat like labels do."""
         return (
-            not self.lists and 2 <= self.distinct <= FEW and self.filled >= REPEATS * self.distinct
+            not self.lists
+            and 2 <= self.distinct <= FEW
+            and self.filled >= REPEATS * self.distinct
         )
 
 
@@ -155,10 +189,15 @@ def look(name: str, values: Sequence[Any]) -> Column:
         whole=numeric and all(n is None or n.is_integer() for n in numbers),
         lists=lists,
         distinct=0 if lists else len(set(map(str, filled))),
-        mean_length=sum(len(v if lists else str(v)) for v in filled) / max(1, len(filled)),
+        mean_length=sum(len(v if lists else str(v)) for v in filled)
+        / max(1, len(filled)),
         frames=lists and all(map(_frames, filled)),
-        words=0.0 if lists else sum(len(str(v).split()) for v in filled) / max(1, len(filled)),
-        note=not lists and len({str(v)[:NOTE] for v in filled}) == 1 and len(filled) > 1,
+        words=0.0
+        if lists
+        else sum(len(str(v).split()) for v in filled) / max(1, len(filled)),
+        note=not lists
+        and len({str(v)[:NOTE] for v in filled}) == 1
+        and len(filled) > 1,
     )
 
 
@@ -179,7 +218,8 @@ def infer(table: Table, wanted: ColumnHints) -> Schema:
         if name is not None and name not in table.columns:
             raise UsageError(f"{table.path}: {unknown('column', name, table.columns)}")
     columns = {
-        name: look(name, [row[i] for row in table.rows]) for i, name in enumerate(table.columns)
+        name: look(name, [row[i] for row in table.rows])
+        for i, name in enumerate(table.columns)
     }
     lists = any(c.frames for c in columns.values() if c.name != wanted.label)
     if wanted.rows == "steps" or wanted.sequence or (wanted.window and not lists):
@@ -206,8 +246,12 @@ def infer(table: Table, wanted: ColumnHints) -> Schema:
         task = wanted.task or _task(columns[answer])
         return Schema(task, (), wanted.numbers or frames, answer, frames=True)
     if wanted.window:
-        raise UsageError("data.window is for sequences of numbers; leave it out for text")
-    numeric = [c for c in columns.values() if c.numeric and c.name != answer and not text]
+        raise UsageError(
+            "data.window is for sequences of numbers; leave it out for text"
+        )
+    numeric = [
+        c for c in columns.values() if c.numeric and c.name != answer and not text
+    ]
     # the number of a row tells nothing of the next file's rows
     numbered = [c for c in numeric if not _stamps(c)] or numeric
     numbers = wanted.numbers or tuple(c.name for c in numbered)
@@ -217,10 +261,14 @@ def infer(table: Table, wanted: ColumnHints) -> Schema:
             "data.text=COLUMN or the numbers with data.numbers=[COLUMN, ...]",
             table.path,
         )
-    return Schema(wanted.task or _task(columns[answer]), text, () if text else numbers, answer)
+    return Schema(
+        wanted.task or _task(columns[answer]), text, () if text else numbers, answer
+    )
 
 
-def _pair(table: Table, wanted: ColumnHints, columns: dict[str, Column]) -> Schema | None:
+def _pair(
+    table: Table, wanted: ColumnHints, columns: dict[str, Column]
+) -> Schema | None:
     """Choose the column that is read and the column of texts that answers it.
 
     Untold, a table is one of pairs where exactly two columns hold texts that hardly repeat and no
@@ -235,12 +283,18 @@ def _pair(table: Table, wanted: ColumnHints, columns: dict[str, Column]) -> Sche
     """
     told = wanted.task in PAIRS or wanted.paired
     texts = [c for c in columns.values() if c.text]
-    if not told and (wanted.task or wanted.numbers or not _paired(wanted, columns, texts)):
+    if not told and (
+        wanted.task or wanted.numbers or not _paired(wanted, columns, texts)
+    ):
         return None
     if len(wanted.text) > 1:
-        raise UsageError("pairs of texts have one column to read; name one with data.text")
+        raise UsageError(
+            "pairs of texts have one column to read; name one with data.text"
+        )
     if told:
-        texts += [c for c in columns.values() if c.filled and not c.lists and c not in texts]
+        texts += [
+            c for c in columns.values() if c.filled and not c.lists and c not in texts
+        ]
     given = {*wanted.text, wanted.label}
     left = [c for c in texts if c.name not in given]
     named = _named(TEXT_ANSWERS, left)
@@ -260,7 +314,9 @@ def _pair(table: Table, wanted: ColumnHints, columns: dict[str, Column]) -> Sche
     return Schema(wanted.task or kind, (source,), (), answer)
 
 
-def _paired(wanted: ColumnHints, columns: dict[str, Column], texts: Sequence[Column]) -> bool:
+def _paired(
+    wanted: ColumnHints, columns: dict[str, Column], texts: Sequence[Column]
+) -> bool:
     """Whether a table that nobody named a task for is one of pairs of texts."""
     names = [c.name for c in texts if c.words >= 2 or c.filled >= ENOUGH]
     if wanted.label is not None and wanted.text:
@@ -275,16 +331,24 @@ def _paired(wanted: ColumnHints, columns: dict[str, Column], texts: Sequence[Col
 def _steps(table: Table, wanted: ColumnHints, columns: dict[str, Column]) -> Schema:
     """Choose task and columns of a table whose rows are steps."""
     if wanted.text or wanted.task == "language":
-        raise UsageError("the steps of a sequence are numbers; leave out data.rows and data.text")
+        raise UsageError(
+            "the steps of a sequence are numbers; leave out data.rows and data.text"
+        )
     columns = {name: c for name, c in columns.items() if name != wanted.sequence}
     # a label of steps is a word; y is a coordinate here
     words = {name: c for name, c in columns.items() if not c.numeric and c.labels}
     forecast = wanted.window is not None and wanted.task != "tag"
     answer = wanted.label or _answer(table, wanted, (not forecast and words) or columns)
     if answer is None:
-        raise DataError("no column looks like an answer; name it with data.label", table.path)
+        raise DataError(
+            "no column looks like an answer; name it with data.label", table.path
+        )
     task = wanted.task or _task(columns[answer])
-    if wanted.task is None and wanted.window is None and not _constant(table, wanted, answer):
+    if (
+        wanted.task is None
+        and wanted.window is None
+        and not _constant(table, wanted, answer)
+    ):
         if task == "regress":
             raise UsageError(
                 f"{answer} has a value at every step: set data.window=N to predict it from the N "
@@ -296,11 +360,14 @@ def _steps(table: Table, wanted: ColumnHints, columns: dict[str, Column]) -> Sch
     if answer in wanted.numbers and not known:
         raise UsageError(f"data.numbers holds the answer {answer!r}; leave it out")
     numbers = wanted.numbers or tuple(
-        c.name for c in columns.values()
+        c.name
+        for c in columns.values()
         if c.numeric and not _stamps(c) and (known or c.name != answer)
-    )  # fmt: skip
+    )
     if not numbers:
-        raise DataError("no column of numbers is left; name them with data.numbers", table.path)
+        raise DataError(
+            "no column of numbers is left; name them with data.numbers", table.path
+        )
     return Schema(task, (), numbers, answer, frames=True, steps=True)
 
 
@@ -316,7 +383,9 @@ def _constant(table: Table, wanted: ColumnHints, answer: str) -> bool:
 def _language(table: Table, wanted: ColumnHints, columns: dict[str, Column]) -> Schema:
     text = wanted.text or _text(columns, None)
     if not text:
-        raise DataError("no column holds text; name it with data.text=COLUMN", table.path)
+        raise DataError(
+            "no column holds text; name it with data.text=COLUMN", table.path
+        )
     return Schema("language", text)
 
 
@@ -327,7 +396,9 @@ def _named(names: Sequence[str], columns: Sequence[Column]) -> Column | None:
 
 def _text(columns: dict[str, Column], answer: str | None) -> tuple[str, ...]:
     """Return the column that holds text: by its name, else the longest values."""
-    able = [c for c in columns.values() if c.name != answer and not c.numeric and c.filled]
+    able = [
+        c for c in columns.values() if c.name != answer and not c.numeric and c.filled
+    ]
     lists = [c for c in able if c.lists]
     named = _named(TEXT_NAMES, able)
     if named is not None:
@@ -345,9 +416,15 @@ def _stamps(column: Column) -> bool:
     return name in ("date", "time", "timestamp", "datetime", "id", "index", "uuid")
 
 
-def _answer(table: Table, wanted: ColumnHints, columns: dict[str, Column]) -> str | None:
+def _answer(
+    table: Table, wanted: ColumnHints, columns: dict[str, Column]
+) -> str | None:
     """Return the column to predict: by its name, else one whose values repeat, else the last."""
-    able = [c for c in columns.values() if c.name not in wanted.text + wanted.numbers and c.filled]
+    able = [
+        c
+        for c in columns.values()
+        if c.name not in wanted.text + wanted.numbers and c.filled
+    ]
     named = _named(LABEL_NAMES, able)
     if named is not None:
         return named.name
@@ -357,7 +434,8 @@ def _answer(table: Table, wanted: ColumnHints, columns: dict[str, Column]) -> st
     if labels:
         # words before numbers, then the few values before the many, then the last column
         return max(
-            labels, key=lambda c: (not c.numeric, -c.distinct, table.columns.index(c.name))
+            labels,
+            key=lambda c: (not c.numeric, -c.distinct, table.columns.index(c.name)),
         ).name
     numeric = [c for c in able if c.numeric and not _stamps(c)]
     return numeric[-1].name if numeric else None
@@ -368,7 +446,9 @@ def _task(answer: Column) -> str:
         return "tag"
     if not answer.numeric:
         return "classify"
-    few = answer.whole and answer.distinct <= 20 and answer.filled >= 8 * answer.distinct
+    few = (
+        answer.whole and answer.distinct <= 20 and answer.filled >= 8 * answer.distinct
+    )
     return "classify" if few else "regress"
 
 

@@ -73,7 +73,8 @@ class Series(Table):
         told = [(i, slice(first, end)) for i, first, end in spans]
         steps = [self.steps[i][part] for i, part in told]
         rows = [tuple(cell[part] for cell in self.rows[i]) for i, part in told]
-        lines, names = [each[0] for each in steps], [self.names[i] for i, _ in told]
+        lines = [each[0] for each in steps]
+        names = [self.names[i] for i, _ in told]
         return replace(self, rows=rows, lines=lines, steps=steps, names=names)
 
 
@@ -104,7 +105,9 @@ def gather(
     """
     faults = list(table.skipped)
     before_file = {name: before for before, name in table.parts}
-    breaks = sorted(before_file.get(fault.path, 0) + (fault.line or 0) for fault in faults)
+    breaks = sorted(
+        before_file.get(fault.path, 0) + (fault.line or 0) for fault in faults
+    )
     groups: dict[str, list[list[int]]] = {}
     stood: dict[str, int] = {}
     for place, (row, line) in enumerate(zip(table.rows, table.lines, strict=True)):
@@ -125,7 +128,9 @@ def gather(
             pieces.append([])
         else:
             pieces[-1].append(place)
-    kept = [(name, piece) for name, pieces in groups.items() for piece in pieces if piece]
+    kept = [
+        (name, piece) for name, pieces in groups.items() for piece in pieces if piece
+    ]
     if not kept:
         raise DataError("no row is left to read", table.path)
     return _laid(table, kept, numbers, faults)
@@ -141,13 +146,23 @@ def _laid(
     columns: list[Sequence[Any]] = list(zip(*table.rows, strict=True))
     for i in numbers:
         columns[i] = [number(cell) for cell in columns[i]]
-    rows = [tuple([column[i] for i in piece] for column in columns) for _, piece in kept]
+    rows = [
+        tuple([column[i] for i in piece] for column in columns) for _, piece in kept
+    ]
     steps = [[table.lines[i] for i in piece] for _, piece in kept]
-    lines, names = [each[0] for each in steps], [name for name, _ in kept]
+    lines = [each[0] for each in steps]
+    names = [name for name, _ in kept]
     return Series(
-        table.path, table.format, table.columns, rows, lines, faults, steps, names,
+        table.path,
+        table.format,
+        table.columns,
+        rows,
+        lines,
+        faults,
+        steps,
+        names,
         parts=table.parts,
-    )  # fmt: skip
+    )
 
 
 def _check(
@@ -181,14 +196,17 @@ def hold_out_end(series: Series, share: float, reach: int) -> tuple[Series, Seri
     for name, lines in zip(series.names, series.steps, strict=True):
         sizes[name] += len(lines)
     left = {name: size - max(1, round(size * share)) for name, size in sizes.items()}
-    first, last = [], []
+    first = []
+    last = []
     for i, (name, lines) in enumerate(zip(series.names, series.steps, strict=True)):
         cut = min(left[name], len(lines))
         left[name] -= cut
         first += [(i, 0, cut)] if cut else []
         last += [(i, max(0, cut - reach), len(lines))] if cut < len(lines) else []
     if not first:
-        raise DataError(f"{sum(sizes.values())} steps cannot be split; add rows", series.path)
+        raise DataError(
+            f"{sum(sizes.values())} steps cannot be split; add rows", series.path
+        )
     return series.cut(first), series.cut(last)
 
 
@@ -212,27 +230,38 @@ class Frames:
 
     @classmethod
     def fit(
-        cls, columns: tuple[str, ...], rows: Iterable[Sequence[Any]], reading: WindowSpec
+        cls,
+        columns: tuple[str, ...],
+        rows: Iterable[Sequence[Any]],
+        reading: WindowSpec,
     ) -> Self:
         """Learn sizes and scales from rows of cells; faulty rows are left to ``check``."""
         found: list[list[NDArray[np.float64]]] = []
         for row in rows:
             try:
-                parts = [_matrix(name, cell) for name, cell in zip(columns, row, strict=True)]
+                parts = [
+                    _matrix(name, cell) for name, cell in zip(columns, row, strict=True)
+                ]
             except InvalidCell:
                 continue
-            if not found or [p.shape[1] for p in parts] == [p.shape[1] for p in found[0]]:
+            if not found or [p.shape[1] for p in parts] == [
+                p.shape[1] for p in found[0]
+            ]:
                 found.append(parts)
         if not found:
             raise UserError(f"column {columns[0]!r} holds no sequence of numbers")
         steps = sum(len(parts[0]) for parts in found)
         whole = [np.concatenate(parts, 1) for parts in found]
         means = sum(frames.sum(0) for frames in whole) / steps
-        spread = np.sqrt(sum(np.square(frames - means).sum(0) for frames in whole) / steps)
+        spread = np.sqrt(
+            sum(np.square(frames - means).sum(0) for frames in whole) / steps
+        )
         # as in fields.scale_of, without all steps side by side
         spread = np.where(spread > 1e-9 * np.abs(means), spread, 1.0)
         sizes = tuple(part.shape[1] for part in found[0])
-        return cls(columns, sizes, tuple(means.tolist()), tuple(spread.tolist()), reading)
+        return cls(
+            columns, sizes, tuple(means.tolist()), tuple(spread.tolist()), reading
+        )
 
     def check(self, cells: Sequence[Any]) -> Floats:
         """Return the scaled steps of a row (T, D).
@@ -258,7 +287,9 @@ class Frames:
         if far.any():
             step, place = (int(i) for i in np.argwhere(far)[0])
             names = [
-                name for name, n in zip(self.columns, self.sizes, strict=True) for _ in range(n)
+                name
+                for name, n in zip(self.columns, self.sizes, strict=True)
+                for _ in range(n)
             ]
             raise InvalidCell(
                 f"column {names[place]!r} holds {whole[step, place]:g} at step {step + 1}, out of "
@@ -288,7 +319,10 @@ class Frames:
     def last(self, column: str, steps: Floats) -> NDArray[np.float64]:
         """Return a column's value at steps (N, D), in the unit of the file."""
         place = sum(self.sizes[: self.columns.index(column)])
-        return steps[:, place].astype(np.float64) * self.deviations[place] + self.means[place]
+        return (
+            steps[:, place].astype(np.float64) * self.deviations[place]
+            + self.means[place]
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` takes."""
@@ -297,8 +331,12 @@ class Frames:
     @classmethod
     def from_json(cls, told: dict[str, Any]) -> Self:
         """Read the field back."""
-        sizes, means, spread = (tuple(told[key]) for key in ("sizes", "means", "deviations"))
-        return cls(tuple(told["columns"]), sizes, means, spread, WindowSpec(**told["reading"]))
+        sizes, means, spread = (
+            tuple(told[key]) for key in ("sizes", "means", "deviations")
+        )
+        return cls(
+            tuple(told["columns"]), sizes, means, spread, WindowSpec(**told["reading"])
+        )
 
 
 def _matrix(name: str, cell: Any) -> NDArray[np.float64]:
@@ -322,7 +360,9 @@ def _matrix(name: str, cell: Any) -> NDArray[np.float64]:
 def _why(name: str, cell: Any) -> str:
     """Say what is wrong with a cell that is no sequence of numbers."""
     if not isinstance(cell, list | np.ndarray) or not len(cell):
-        return f"column {name!r} holds {shown(cell)} where a list of numbers is expected"
+        return (
+            f"column {name!r} holds {shown(cell)} where a list of numbers is expected"
+        )
     width = len(cell[0]) if isinstance(cell[0], list) else None
     for place, step in enumerate(cell, 1):
         values = step if isinstance(step, list) else [step]
@@ -333,5 +373,7 @@ def _why(name: str, cell: Any) -> str:
                 "expected"
             )
         if (len(step) if isinstance(step, list) else None) != width:
-            return f"column {name!r} has other than {width or 1} numbers at step {place}"
+            return (
+                f"column {name!r} has other than {width or 1} numbers at step {place}"
+            )
     return f"column {name!r} holds no list of steps"

@@ -56,7 +56,9 @@ class Tokens:
     memory stays bounded however much was read. ``ends`` are ids that stand after the last file.
     """
 
-    def __init__(self, files: Iterable[Path], dtype: str, ends: Iterable[int] = ()) -> None:
+    def __init__(
+        self, files: Iterable[Path], dtype: str, ends: Iterable[int] = ()
+    ) -> None:
         self._paths = [*files]
         self._maps = [_map(path) for path in self._paths]
         self._parts: list[NDArray[Any]] = [np.frombuffer(m, dtype) for m in self._maps]
@@ -73,7 +75,9 @@ class Tokens:
     @overload
     def __getitem__(self, at: slice | NDArray[np.int64]) -> NDArray[np.int32]: ...
 
-    def __getitem__(self, at: int | slice | NDArray[np.int64]) -> int | NDArray[np.int32]:
+    def __getitem__(
+        self, at: int | slice | NDArray[np.int64]
+    ) -> int | NDArray[np.int32]:
         """Return one id, a stretch of them, or those at the places of an array of any shape."""
         self._reads += 1
         self._refuse_shortened()
@@ -145,7 +149,8 @@ class Writer:
     """Writes ids as shards into a folder, and arrays beside them."""
 
     def __init__(self, folder: Path, dtype: str) -> None:
-        self.folder, self.dtype = folder, dtype
+        self.folder = folder
+        self.dtype = dtype
         self.files: list[dict[str, Any]] = []
         self._open: IO[bytes] | None = None
         self._hash = hashlib.sha256()
@@ -156,7 +161,8 @@ class Writer:
             return
         if self._open is None:
             name = f"tokens-{len(self.files):04}.bin"
-            self._open, self._hash = (self.folder / name).open("wb"), hashlib.sha256()
+            self._open = (self.folder / name).open("wb")
+            self._hash = hashlib.sha256()
         self._open.write(ids)
         self._hash.update(ids)
         if self._open.tell() >= SHARD:
@@ -165,7 +171,8 @@ class Writer:
     def close(self) -> None:
         """End the shard that is being written."""
         if self._open is not None:
-            handle, self._open = self._open, None
+            handle = self._open
+            self._open = None
             with handle:
                 handle.flush()
                 os.fsync(handle.fileno())
@@ -217,7 +224,9 @@ def encoded(
                 shutil.rmtree(old, ignore_errors=True)
             partial.mkdir()
             try:
-                told = {"key": dict(key), "dtype": dtype} | _written(Writer(partial, dtype), make)
+                told = {"key": dict(key), "dtype": dtype} | _written(
+                    Writer(partial, dtype), make
+                )
                 write_json(partial / MANIFEST, signed(told))
                 partial.rename(folder)
             finally:
@@ -228,7 +237,9 @@ def encoded(
         raise _no_cache(error) from None
 
 
-def _written(writer: Writer, make: Callable[[Writer], dict[str, Any]]) -> dict[str, Any]:
+def _written(
+    writer: Writer, make: Callable[[Writer], dict[str, Any]]
+) -> dict[str, Any]:
     """Let ``make`` write, and return the manifest's account of it."""
     try:
         more = make(writer)
@@ -243,7 +254,9 @@ def _intact(folder: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
         told = read_signed(folder / MANIFEST)
         if told["key"] != as_json(key):
             return None  # a folder that was put in the place of another
-        if any(sha256(folder / entry["name"]) != entry["sha256"] for entry in told["files"]):
+        if any(
+            sha256(folder / entry["name"]) != entry["sha256"] for entry in told["files"]
+        ):
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -303,7 +316,9 @@ def identity(path: Path) -> str:
     seen = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
     if time.time() - max(stat.st_mtime, stat.st_ctime) < SETTLED:
         return sha256(path)
-    return str(remembered({"file": str(path.resolve()), "seen": seen}, lambda: sha256(path)))
+    return str(
+        remembered({"file": str(path.resolve()), "seen": seen}, lambda: sha256(path))
+    )
 
 
 @contextlib.contextmanager
@@ -318,7 +333,9 @@ def refuse_changed(watched: Iterable[Watched]) -> None:
     """Raise DataError where one of the files is no longer the one that reading began with."""
     for each in watched:
         if each.changed():
-            raise DataError("the file changed while it was read; start again", each.path)
+            raise DataError(
+                "the file changed while it was read; start again", each.path
+            )
 
 
 def cache() -> Path:

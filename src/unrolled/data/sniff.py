@@ -89,7 +89,9 @@ class Format:
             return ", ".join([KINDS[self.kind], *packed])
         words = [KINDS[self.kind]] if self.kind != "table" else []
         if self.kind == "table":
-            words.append(f"{NAMES[self.delimiter]}-separated" if self.delimiter else "one column")
+            words.append(
+                f"{NAMES[self.delimiter]}-separated" if self.delimiter else "one column"
+            )
             words.append("header" if self.header else "no header")
             # with commas quoting is what everyone expects
             words += ["quoted"] if self.quoted and self.delimiter != "," else []
@@ -143,7 +145,9 @@ def find_delimiter(head: str, *, named_table: bool) -> str | None:
     for order, delimiter in enumerate(DELIMITERS):
         if delimiter not in head:
             continue
-        readings = [_split_all(text, delimiter) for text in (_masked(head, delimiter), head)]
+        readings = [
+            _split_all(text, delimiter) for text in (_masked(head, delimiter), head)
+        ]
         rows = max(readings, key=lambda rows: (usual_width(rows)[1], -len(rows)))
         width, share = usual_width(rows)
         if width < 2:
@@ -151,17 +155,28 @@ def find_delimiter(head: str, *, named_table: bool) -> str | None:
         cells = [row for row in rows if len(row) == width]
         closed = closed_columns(cells)
         first = named_table and len(rows[0]) == width
-        if first or _is_table(delimiter, cells, share, closed=closed, named_table=named_table):
-            fitting.append((share >= 0.9, delimiter == "\t", closed, share, -order, delimiter))
+        if first or _is_table(
+            delimiter, cells, share, closed=closed, named_table=named_table
+        ):
+            fitting.append(
+                (share >= 0.9, delimiter == "\t", closed, share, -order, delimiter)
+            )
     return max(fitting)[-1] if fitting else None
 
 
 def _is_table(
-    delimiter: str, cells: Sequence[Sequence[str]], share: float, *, closed: int, named_table: bool
+    delimiter: str,
+    cells: Sequence[Sequence[str]],
+    share: float,
+    *,
+    closed: int,
+    named_table: bool,
 ) -> bool:
     if named_table:
         return share > 0.5
-    if delimiter == "\t":  # tabs are rare in prose, but a program's lines are indented with them
+    if (
+        delimiter == "\t"
+    ):  # tabs are rare in prose, but a program's lines are indented with them
         indented = sum(not row[0].strip() for row in cells)
         return share > 0.5 and indented * 2 <= len(cells)
     if closed:
@@ -194,7 +209,9 @@ def usual_width(rows: Sequence[Sequence[str]]) -> tuple[int, float]:
     if not rows:
         return 0, 0.0
     # of equally common widths the larger one: a lone field is more often a stray line
-    width, count = max(Counter(map(len, rows)).items(), key=lambda item: (item[1], item[0]))
+    width, count = max(
+        Counter(map(len, rows)).items(), key=lambda item: (item[1], item[0])
+    )
     return width, count / len(rows)
 
 
@@ -242,14 +259,19 @@ def find_header(rows: Sequence[Sequence[str]]) -> bool:
         return True
     if len({cell.lower() for cell in named}) < len(named) or not names_columns([first]):
         return _over_labels(first, body)
-    repeated = any(cell in _bare(column) for cell, column in zip(first, body, strict=False))
+    repeated = any(
+        cell in _bare(column) for cell, column in zip(first, body, strict=False)
+    )
     return not repeated
 
 
 def names_columns(rows: Sequence[Sequence[str]]) -> bool:
     """Return whether the first row has short cells, more than half of them usual column names."""
     cells = [cell.strip().strip('"') for cell in rows[0]] if rows else []
-    known = sum(bool(KNOWN & {_stem(cell), *re.split(r"[_\- .]", _stem(cell))}) for cell in cells)
+    known = sum(
+        bool(KNOWN & {_stem(cell), *re.split(r"[_\- .]", _stem(cell))})
+        for cell in cells
+    )
     return all(_short(cell) for cell in cells) and known * 2 > len(cells)
 
 
@@ -260,7 +282,11 @@ def _stem(cell: str) -> str:
 
 def _short(cell: str) -> bool:
     """Return whether a cell could be a name: at most four words and no end of a sentence."""
-    return len(cell) <= 40 and len(cell.split()) <= 4 and not cell.endswith((".", "!", "?", "…"))
+    return (
+        len(cell) <= 40
+        and len(cell.split()) <= 4
+        and not cell.endswith((".", "!", "?", "…"))
+    )
 
 
 def _bare(column: Sequence[str]) -> list[str]:
@@ -272,7 +298,9 @@ def _over_labels(first: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
     if any(" " in cell or not cell for cell in first) or len(set(first)) < len(first):
         return False
     columns = [_bare(column) for column in body]
-    texts = any(sum(" " in cell for cell in column) >= 0.8 * len(column) for column in columns)
+    texts = any(
+        sum(" " in cell for cell in column) >= 0.8 * len(column) for column in columns
+    )
     over = [cell not in column for cell, column in zip(first, columns, strict=False)]
     labels = any(
         _closed(column) and new and min(Counter(column).values()) > 1
@@ -284,7 +312,9 @@ def _over_labels(first: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
 def _counts_columns(first: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
     """Return whether row one is 1, 2, 3, ... or 0, 1, 2, ... with at most one word after them."""
     digits = [int(cell) for cell in first if re.fullmatch("[0-9]{1,9}", cell)]
-    last_is_name = not first[-1].isdigit() and _short(first[-1]) and not is_number(first[-1])
+    last_is_name = (
+        not first[-1].isdigit() and _short(first[-1]) and not is_number(first[-1])
+    )
     run = digits in (list(range(len(digits))), list(range(1, len(digits) + 1)))
     if len(digits) < 3 or not run or len(digits) != len(first) - 1 or not last_is_name:
         return False
@@ -312,13 +342,17 @@ def count_quotes(text: str, delimiter: str) -> Quotes:
     d = re.escape(delimiter)
     inner = r'[^"\n]' if even and delimiter != "," else r'[^"]'
     start = re.compile(rf'(?:^|{d}) *"', re.MULTILINE)
-    field = re.compile(rf'(?:^|{d}) *"((?:{inner}|"")*+)" *(?=[{d}\n]|\Z)', re.MULTILINE)
+    field = re.compile(
+        rf'(?:^|{d}) *"((?:{inner}|"")*+)" *(?=[{d}\n]|\Z)', re.MULTILINE
+    )
     closed = needed = broken = position = 0
     while opening := start.search(text, position):
         if match := field.match(text, opening.start()):
             closed += 1
             content = match.group(1)
-            needed += not content or any(mark in content for mark in (delimiter, "\n", '"'))
+            needed += not content or any(
+                mark in content for mark in (delimiter, "\n", '"')
+            )
             position = match.end()
         else:
             broken += text.find('"', opening.end()) >= 0

@@ -20,8 +20,17 @@ from unrolled.data.reader import EMPTY, Reader, reader_of
 from unrolled.data.records import BadQuoteError, split
 from unrolled.data.sniff import Format, fields
 
-__all__ = ["Document", "Format", "Rows", "Table", "fingerprint", "nfc", "parse_row", "read",
-           "rows_of"]  # fmt: skip
+__all__ = [
+    "Document",
+    "Format",
+    "Rows",
+    "Table",
+    "fingerprint",
+    "nfc",
+    "parse_row",
+    "read",
+    "rows_of",
+]
 
 OnError = Literal["stop", "skip"]
 
@@ -94,7 +103,12 @@ def read(
         UsageError: the encoding does not exist.
     """
     rows = rows_of(
-        path, encoding=encoding, on_error=on_error, limit=limit, needed=needed, max_row=max_row
+        path,
+        encoding=encoding,
+        on_error=on_error,
+        limit=limit,
+        needed=needed,
+        max_row=max_row,
     )
     if rows.format.kind == "text":
         text = "".join(rows.text())
@@ -107,7 +121,9 @@ def read(
         lines.append(line)
         values.append(row)
     if not values and limit != 0:
-        raise DataError(_nothing_left(rows), path, rows.skipped[0].line if rows.skipped else 1)
+        raise DataError(
+            _nothing_left(rows), path, rows.skipped[0].line if rows.skipped else 1
+        )
     found = Table(str(path), rows.format, rows.columns, values, lines, rows.skipped)
     found.parts.extend(rows.parts)
     return found
@@ -154,11 +170,15 @@ def _reader(
         return hub.reader_of_hub(str(path))
     path = Path(path)
     if path.is_dir():
-        return folders.together(path, folders.in_folder(path, max_row), encoding, needed, parts)
+        return folders.together(
+            path, folders.in_folder(path, max_row), encoding, needed, parts
+        )
     check_file(path)
     origin = find(path, max_row)
     if not origin.gzip and origin.head(4) in (b"PK\x03\x04", b"PK\x05\x06"):
-        return folders.together(path, folders.in_zip(path, max_row), encoding, needed, parts)
+        return folders.together(
+            path, folders.in_zip(path, max_row), encoding, needed, parts
+        )
     return reader_of(origin, encoding, needed)
 
 
@@ -166,11 +186,21 @@ class Rows(Iterator[tuple[int, tuple[Any, ...]]]):
     """The rows of one source, one after the other; see ``rows_of``."""
 
     def __init__(
-        self, path: str | Path, reader: Reader, on_error: OnError, limit: int | None, parts: Parts
+        self,
+        path: str | Path,
+        reader: Reader,
+        on_error: OnError,
+        limit: int | None,
+        parts: Parts,
     ) -> None:
-        self.path, self.format, self.columns = path, reader.format, reader.columns
-        self.parts, self.skipped = parts, list[DataError]()
-        self._stop, self._limit, self._text = on_error == "stop", limit, reader.text
+        self.path = path
+        self.format = reader.format
+        self.columns = reader.columns
+        self.parts = parts
+        self.skipped = list[DataError]()
+        self._stop = on_error == "stop"
+        self._limit = limit
+        self._text = reader.text
         self._rows = itertools.islice(reader.rows(self._report), limit)
 
     def __next__(self) -> tuple[int, tuple[Any, ...]]:
@@ -235,5 +265,7 @@ def parse_row(line: str, format: Format, columns: Sequence[str]) -> tuple[Any, .
 def fingerprint(path: str | Path) -> str:
     """Return what tells this version of a source from others: a SHA-256 of its bytes, mostly."""
     return (
-        hub.fingerprint_of_hub(str(path)) if hub.is_hub(path) else folders.fingerprint(Path(path))
+        hub.fingerprint_of_hub(str(path))
+        if hub.is_hub(path)
+        else folders.fingerprint(Path(path))
     )

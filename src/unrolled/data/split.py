@@ -11,7 +11,9 @@ from unrolled.data.sources import nfc
 ADVICE = "give a development file with data.dev=FILE"
 
 
-def hold_out(keys: Sequence[str], seed: int, fraction: float = 0.1) -> tuple[list[int], list[int]]:
+def hold_out(
+    keys: Sequence[str], seed: int, fraction: float = 0.1
+) -> tuple[list[int], list[int]]:
     """Choose rows to hold out by a hash of (seed, text), so that equal texts never cross.
 
     Whether a row is held out does not depend on the other rows, except where that would leave one
@@ -33,7 +35,11 @@ def hold_out(keys: Sequence[str], seed: int, fraction: float = 0.1) -> tuple[lis
     ranks = [_rank(key, seed) for key in keys]
     distinct = sorted(set(ranks))
     if len(distinct) < 2:
-        what = "there are no rows" if not keys else f"all {len(keys):,} rows hold the same text"
+        what = (
+            "there are no rows"
+            if not keys
+            else f"all {len(keys):,} rows hold the same text"
+        )
         raise UserError(f"nothing can be held out: {what}; add rows, or {ADVICE}")
     limit = min(max(int(fraction * 2**64), distinct[0] + 1), distinct[-1])
     dev = [number for number, rank in enumerate(ranks) if rank < limit]
@@ -41,7 +47,9 @@ def hold_out(keys: Sequence[str], seed: int, fraction: float = 0.1) -> tuple[lis
     return train, dev
 
 
-def hold_out_some(names: Sequence[str], seed: int, fraction: float) -> tuple[list[int], list[int]]:
+def hold_out_some(
+    names: Sequence[str], seed: int, fraction: float
+) -> tuple[list[int], list[int]]:
     """Choose whole sequences to hold out by the hash of (seed, name): their nearest number.
 
     ``hold_out`` holds out about a share of many texts; of a few recordings that may be most.
@@ -84,7 +92,9 @@ def cut_at(size: int, fraction: float) -> int:
     """Return how many of ``size`` characters stand before the held-out part; see ``split_text``."""
     _check(fraction)
     if size < 2:
-        raise UserError(f"a text of {size} characters cannot be split; add text, or {ADVICE}")
+        raise UserError(
+            f"a text of {size} characters cannot be split; add text, or {ADVICE}"
+        )
     return min(max(int(size * (1 - fraction)), 1), size - 1)
 
 
@@ -95,7 +105,9 @@ def is_held(key: str, seed: int, fraction: float) -> bool:
 
 def _check(fraction: float) -> None:
     if not 0 < fraction < 1:
-        raise UsageError(f"expected a fraction between 0 and 1 to hold out, got {fraction}")
+        raise UsageError(
+            f"expected a fraction between 0 and 1 to hold out, got {fraction}"
+        )
 
 
 def _rank(key: str, seed: int) -> int:

@@ -62,7 +62,8 @@ class JamoStream(TextStream):
         self._held = ""
 
     def _join(self, token: str) -> str:
-        held, code = self._held, ord(token)
+        held = self._held
+        code = ord(token)
         first = ord(held) if held else 0
         if 0x1100 <= first <= 0x1112 and 0x1161 <= code <= 0x1175:
             self._held = chr(0xAC00 + ((first - 0x1100) * 21 + code - 0x1161) * 28)
@@ -77,7 +78,8 @@ class JamoStream(TextStream):
         return held + token
 
     def finish(self) -> str:
-        held, self._held = self._held, ""
+        held = self._held
+        self._held = ""
         return held
 
 
@@ -100,7 +102,8 @@ class WordsStream(TextStream):
 class WhitespaceStream(WordsStream):
     """Puts a blank between words, none around a line end."""
 
-    CLOSING, OPENING = frozenset(), frozenset("\n")
+    CLOSING = frozenset()
+    OPENING = frozenset("\n")
 
 
 class PiecesStream(TextStream):

@@ -56,7 +56,8 @@ KINDS = ("chars", "jamo", "words", "whitespace", "bpe", "unigram", "bytes")
 RUN = 64
 # Runs are cut at RUN characters, so that one endless word costs no more than many short ones.
 BPE_WORD = (
-    r" ?\p{L}[\p{L}\p{M}]{0,63}| ?\p{N}{1,64}| ?[^\s\p{L}\p{N}]{1,64}|\s{1,64}(?!\S)|\s{1,64}"
+    r" ?\p{L}[\p{L}\p{M}]{0,63}| ?\p{N}{1,64}| ?[^\s\p{L}\p{N}]{1,64}"
+    r"|\s{1,64}(?!\S)|\s{1,64}"
 )
 WORD = r"\n|\w+(?:['’]\w+)*|[^\w\s]"
 # a word that spells a special token other than "<unk>" is cut after its "<"
@@ -80,7 +81,10 @@ class Tokenizer:
         document: all of it, as ``save`` writes it.
     """
 
-    pad_id, unk_id, bos_id, eos_id = PAD, UNK, BOS, EOS
+    pad_id = PAD
+    unk_id = UNK
+    bos_id = BOS
+    eos_id = EOS
 
     def __init__(self, kind: str, document: dict[str, Any]) -> None:
         """Take a document as ``tokenizers`` saves it; use ``fit`` or ``load`` instead."""
@@ -110,7 +114,9 @@ class Tokenizer:
             raise UsageError(unknown("tokenizer", kind, KINDS))
         least = 260 if kind == "bpe" else 5
         if size < least and kind != "bytes":
-            raise UsageError(f"a {kind} tokenizer of size {size} is too small; at least {least}")
+            raise UsageError(
+                f"a {kind} tokenizer of size {size} is too small; at least {least}"
+            )
         learners: dict[str, Callable[[Iterable[str], int, int], dict[str, Any]]] = {
             "chars": _fit_chars,
             "jamo": functools.partial(_fit_chars, jamo=True),
@@ -123,7 +129,11 @@ class Tokenizer:
         seen = _Seen(texts)
         document = learners[kind](seen, size, min_count)
         if not seen.any or len(_tokens(document)) == len(SPECIALS):
-            reason = "they are all empty" if not seen.any else f"no token {min_count} times or more"
+            reason = (
+                "they are all empty"
+                if not seen.any
+                else f"no token {min_count} times or more"
+            )
             raise UserError(f"the texts give no {kind} vocabulary: {reason}; add text")
         return cls(kind, document)
 
@@ -135,7 +145,9 @@ class Tokenizer:
         """Return the ids of a text, without specials other than ``unk_id``; linear time."""
         return self.encode_many([text])[0]
 
-    def encode_many(self, texts: Sequence[str], most: int | None = None) -> list[list[int]]:
+    def encode_many(
+        self, texts: Sequence[str], most: int | None = None
+    ) -> list[list[int]]:
         """Return the ids of each text; faster than one by one.
 
         Args:
@@ -149,7 +161,9 @@ class Tokenizer:
             found = [self.encode_array(text).tolist() for text in texts]
         else:
             backend = self._library()
-            for start in range(0, len(texts), 4096):  # the library's own records take much memory
+            for start in range(
+                0, len(texts), 4096
+            ):  # the library's own records take much memory
                 part = [_valid(text) for text in texts[start : start + 4096]]
                 found += [item.ids for item in backend.encode_batch_fast(part)]
         return found if most is None else [ids[:most] for ids in found]
@@ -159,7 +173,9 @@ class Tokenizer:
 
         A character, of a run that is cut at ``RUN`` characters, gives a token at least.
         """
-        reach = most if self.kind in ("chars", "jamo", "bytes") else (RUN + 1) * (most + 1)
+        reach = (
+            most if self.kind in ("chars", "jamo", "bytes") else (RUN + 1) * (most + 1)
+        )
         if len(text) <= reach or self.kind not in ("words", "whitespace"):
             return text[:reach]
         pattern = re.compile(WORD if self.kind == "words" else WHITESPACE_WORD)
@@ -182,7 +198,8 @@ class Tokenizer:
             return self._points[_code_points(text, self.kind == "jamo")]
         if first or self.kind != "unigram":
             return np.array(self.encode(text), dtype=np.int32)
-        before, ids = self.encode("\n"), self.encode("\n" + text)
+        before = self.encode("\n")
+        ids = self.encode("\n" + text)
         return np.array(ids[len(before) :], dtype=np.int32)
 
     @functools.cached_property
@@ -258,9 +275,15 @@ class Tokenizer:
             if kind not in ("chars", "jamo", "bytes"):
                 tokenizer._library()
         except OSError as error:
-            raise DataError(f"cannot be read: {error.strerror or error}", path) from None
-        except Exception:  # the library has errors of its own for each part of a document
-            raise DataError("this is no tokenizer that unrolled saved; train anew", path) from None
+            raise DataError(
+                f"cannot be read: {error.strerror or error}", path
+            ) from None
+        except (
+            Exception
+        ):  # the library has errors of its own for each part of a document
+            raise DataError(
+                "this is no tokenizer that unrolled saved; train anew", path
+            ) from None
         return tokenizer
 
     def _library(self) -> tokenizers.Tokenizer:
@@ -277,7 +300,8 @@ class _Seen(Iterator[str]):
     """Passes texts on, made valid, and remembers whether any held something."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self._texts, self.any = iter(texts), False
+        self._texts = iter(texts)
+        self.any = False
 
     def __next__(self) -> str:
         text = _valid(next(self._texts))
@@ -289,7 +313,9 @@ def _fit_chars(
     texts: Iterable[str], size: int, min_count: int, jamo: bool = False
 ) -> dict[str, Any]:
     counts = _count_characters(texts, jamo)
-    ordered = sorted((c for c in counts if counts[c] >= min_count), key=lambda c: (-counts[c], c))
+    ordered = sorted(
+        (c for c in counts if counts[c] >= min_count), key=lambda c: (-counts[c], c)
+    )
     tokens = [*SPECIALS, *ordered[: size - len(SPECIALS)]]
     normalizer = {"type": "NFD"} if jamo else None
     return _document(_bpe_model(tokens), None, {"type": "Fuse"}, normalizer)
@@ -297,13 +323,18 @@ def _fit_chars(
 
 def _count_characters(texts: Iterable[str], jamo: bool) -> dict[str, int]:
     """Return how often each character occurs; texts are counted about 1 Mi characters at a time."""
-    counts, held, size = np.zeros(0x110000, dtype=np.int64), [], 0
+    counts = np.zeros(0x110000, dtype=np.int64)
+    held = []
+    size = 0
     for text in itertools.chain(texts, [None]):
         held.append(text or "")
         size += len(held[-1])
         if size >= 1 << 20 or text is None:
-            counts += np.bincount(_code_points("".join(held), jamo), minlength=len(counts))
-            held, size = [], 0
+            counts += np.bincount(
+                _code_points("".join(held), jamo), minlength=len(counts)
+            )
+            held = []
+            size = 0
     return {chr(point): int(counts[point]) for point in np.flatnonzero(counts).tolist()}
 
 
@@ -312,11 +343,17 @@ def _code_points(text: str, jamo: bool) -> NDArray[np.uint32]:
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))
     if not jamo or text.isascii():
         return points
-    number = points - np.uint32(0xAC00)  # others than syllables wrap round to a large number
+    number = points - np.uint32(
+        0xAC00
+    )  # others than syllables wrap round to a large number
     syllable = number < 11172
-    parts = np.stack([points, 0x1161 + number % 588 // 28, 0x11A7 + number % 28], axis=1)
+    parts = np.stack(
+        [points, 0x1161 + number % 588 // 28, 0x11A7 + number % 28], axis=1
+    )
     parts[syllable, 0] = 0x1100 + number[syllable] // 588
-    kept = np.stack([np.ones_like(syllable), syllable, syllable & (number % 28 > 0)], axis=1)
+    kept = np.stack(
+        [np.ones_like(syllable), syllable, syllable & (number % 28 > 0)], axis=1
+    )
     return parts[kept]
 
 
@@ -343,7 +380,9 @@ def _fit_bpe(texts: Iterable[str], size: int, min_count: int) -> dict[str, Any]:
     return _document(_bpe_model(tokens, model["merges"]), _BPE_CUT, _BYTE_LEVEL)
 
 
-def _fit_words(texts: Iterable[str], size: int, min_count: int, pattern: str) -> dict[str, Any]:
+def _fit_words(
+    texts: Iterable[str], size: int, min_count: int, pattern: str
+) -> dict[str, Any]:
     library = _import()
     empty = _word_document({"<unk>": 0}, pattern)
     backend = library.Tokenizer.from_str(json.dumps(empty))
@@ -356,14 +395,23 @@ def _fit_words(texts: Iterable[str], size: int, min_count: int, pattern: str) ->
     backend.train_from_iterator(texts, trainer)
     vocab = json.loads(backend.to_str())["model"]["vocab"]
     # text may hold the word "<unk>", which the trainer gives an id of its own
-    words = [word for word in sorted(vocab, key=vocab.__getitem__) if word not in SPECIALS]
+    words = [
+        word for word in sorted(vocab, key=vocab.__getitem__) if word not in SPECIALS
+    ]
     vocab = {word: id for id, word in enumerate([*SPECIALS, *words])}
     return _word_document(vocab, pattern)
 
 
 def _word_document(vocab: dict[str, int], pattern: str) -> dict[str, Any]:
-    cut = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Removed", "invert": True}
-    return _document({"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"}, cut, None)
+    cut = {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Removed",
+        "invert": True,
+    }
+    return _document(
+        {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"}, cut, None
+    )
 
 
 def _fit_unigram(texts: Iterable[str], size: int, min_count: int) -> dict[str, Any]:
@@ -371,12 +419,19 @@ def _fit_unigram(texts: Iterable[str], size: int, min_count: int) -> dict[str, A
 
     words = unigram.count_words(texts, UNIGRAM_WORD)
     pieces = unigram.train(words, size - len(SPECIALS), min_count)
-    return _unigram_document([[token, 0.0] for token in SPECIALS] + [list(p) for p in pieces])
+    return _unigram_document(
+        [[token, 0.0] for token in SPECIALS] + [list(p) for p in pieces]
+    )
 
 
 def _unigram_document(vocab: list[list[Any]]) -> dict[str, Any]:
     model = {"type": "Unigram", "unk_id": UNK, "vocab": vocab, "byte_fallback": False}
-    blanks = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+    blanks = {
+        "type": "Metaspace",
+        "replacement": "▁",
+        "prepend_scheme": "first",
+        "split": False,
+    }
     split = [blanks, {"type": "Split", "pattern": {"Regex": UNIGRAM_WORD}, **_ISOLATED}]
     cut = {"type": "Sequence", "pretokenizers": split}
     return _document(model, cut, {**blanks, "split": True})
@@ -395,7 +450,10 @@ _BYTE_LEVEL = {
 
 _BPE_CUT = {
     "type": "Sequence",
-    "pretokenizers": [{"type": "Split", "pattern": {"Regex": BPE_WORD}, **_ISOLATED}, _BYTE_LEVEL],
+    "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": BPE_WORD}, **_ISOLATED},
+        _BYTE_LEVEL,
+    ],
 }
 
 
@@ -449,7 +507,9 @@ def _check(kind: str, document: dict[str, Any]) -> None:
             raise ValueError("expected scores that are numbers")
         expected = _unigram_document(model["vocab"])
     elif kind in ("words", "whitespace"):
-        expected = _word_document(model["vocab"], WORD if kind == "words" else WHITESPACE_WORD)
+        expected = _word_document(
+            model["vocab"], WORD if kind == "words" else WHITESPACE_WORD
+        )
     elif kind == "bpe":
         known = set(tokens)
         for merge in model["merges"]:
@@ -490,7 +550,8 @@ def _tokens(document: dict[str, Any]) -> list[str]:
 
 def _kind(document: dict[str, Any]) -> str:
     """Return the kind, which model and pre-tokenizer tell. Raises KeyError for a strange one."""
-    model, cut = document["model"]["type"], document["pre_tokenizer"]
+    model = document["model"]["type"]
+    cut = document["pre_tokenizer"]
     if model == "WordLevel" and cut["pattern"]["Regex"] == WHITESPACE_WORD:
         return "whitespace"
     if model != "BPE":
@@ -503,7 +564,9 @@ def _kind(document: dict[str, Any]) -> str:
 def _token_bytes(tokens: Sequence[str]) -> list[bytes]:
     back = {letter: byte for byte, letter in _byte_letters().items()}
     specials = [b""] * len(SPECIALS)
-    return specials + [bytes(back[c] for c in token) for token in tokens[len(SPECIALS) :]]
+    return specials + [
+        bytes(back[c] for c in token) for token in tokens[len(SPECIALS) :]
+    ]
 
 
 @functools.cache

@@ -16,9 +16,11 @@ from unrolled.scores.brackets import OUTERMOST, Span
 
 COLUMNS = ("words", "tree")
 NAME = re.compile(r"\.(ptb|mrg|penn|trees?)(\.gz)?$", re.IGNORECASE)
-TRACE, ROOT = "-NONE-", "ROOT"
+TRACE = "-NONE-"
+ROOT = "ROOT"
 # of a linearised tree; every other token opens a bracket: (NP
-WORD, CLOSE = "XX", ")"
+WORD = "XX"
+CLOSE = ")"
 _TOKEN = re.compile(r"[()]|[^\s()]+")
 _FUNCTION = re.compile(r"[-=].*")
 
@@ -37,13 +39,16 @@ class Tree:
 
     def __str__(self) -> str:
         """Return the tree on one line: (S (NP (DT the) (NN cat)) (VP (VBZ sits)))."""
-        leaves = (f"({tag} {word})" for tag, word in zip(self.tags, self.words, strict=True))
+        leaves = (
+            f"({tag} {word})" for tag, word in zip(self.tags, self.words, strict=True)
+        )
         return " ".join(_tokens(self.spans, leaves)).replace(" )", ")")
 
 
 def _tokens(spans: Sequence[Span], leaves: Iterable[str]) -> Iterator[str]:
     """Yield the brackets of a tree with its leaves between them."""
-    ends, following = list[int](), 0
+    ends = list[int]()
+    following = 0
     for place, leaf in enumerate(leaves):
         while following < len(spans) and spans[following][1] == place:
             label, _, end = spans[following]
@@ -63,14 +68,19 @@ def parse(text: str) -> Tree:
         UserError: a bracket is not closed, is empty, has no label or holds a word beside others;
             a word stands outside of brackets; or this is more than one tree, or none.
     """
-    words, tags = list[str](), list[str]()
-    spans, opened = list[Span](), list[int]()
+    words = list[str]()
+    tags = list[str]()
+    spans = list[Span]()
+    opened = list[int]()
     tokens = _TOKEN.findall(text)
-    place, tokens = 0, [*tokens, "", ""]
+    place = 0
+    tokens = [*tokens, "", ""]
     while token := tokens[place]:
         if token == CLOSE:
             if not opened:
-                raise UserError("a bracket is closed that was not opened; mend the tree")
+                raise UserError(
+                    "a bracket is closed that was not opened; mend the tree"
+                )
             label, start, _ = spans[opened[-1]]
             if start == len(words):
                 raise UserError(f"the bracket ({label[:40]} ) is empty; remove it")
@@ -78,10 +88,14 @@ def parse(text: str) -> Tree:
             place += 1
             continue
         if token != "(":
-            raise UserError(f"{shown(token)} stands outside of a tree or beside brackets in it; "
-                            "write words as (TAG word)")  # fmt: skip
+            raise UserError(
+                f"{shown(token)} stands outside of a tree or beside brackets in it; "
+                "write words as (TAG word)"
+            )
         if words and not opened:
-            raise UserError("a second tree begins where the first has ended; begin a new line")
+            raise UserError(
+                "a second tree begins where the first has ended; begin a new line"
+            )
         label = "" if tokens[place + 1] in "()" else tokens[place + 1]
         if not label and opened:
             raise UserError("a bracket within the tree has no label; write (LABEL ...)")
@@ -94,11 +108,17 @@ def parse(text: str) -> Tree:
             tags.append(label)
             place += 2
         else:
-            raise UserError(f"({label[:40]} {tokens[place][:40]} is not closed after its word")
+            raise UserError(
+                f"({label[:40]} {tokens[place][:40]} is not closed after its word"
+            )
     if opened:
-        raise UserError(f"{len(opened)} bracket{'s' * (len(opened) > 1)} not closed; mend the tree")
+        raise UserError(
+            f"{len(opened)} bracket{'s' * (len(opened) > 1)} not closed; mend the tree"
+        )
     if not words:
-        raise UserError("there is no tree; write it as (S (NP (DT the) (NN cat)) (VP (VBZ sits)))")
+        raise UserError(
+            "there is no tree; write it as (S (NP (DT the) (NN cat)) (VP (VBZ sits)))"
+        )
     return Tree(tuple(words), tuple(tags), tuple(spans))
 
 
@@ -119,14 +139,18 @@ def plain(tree: Tree) -> Tree:
     if not kept[-1]:
         raise UserError("the tree holds traces and no word; remove it")
     leaves = zip(tree.words, tree.tags, strict=True)
-    words, tags = zip(*((word, tag) for word, tag in leaves if tag != TRACE), strict=True)
+    words, tags = zip(
+        *((word, tag) for word, tag in leaves if tag != TRACE), strict=True
+    )
     spans = [
         (_named(label), kept[start], kept[end])
         for label, start, end in tree.spans
         if kept[start] < kept[end]
     ]
     whole = [end - start == len(words) for _, start, end in spans]
-    outer = next((i for i, span in enumerate(spans) if span[0] not in OUTERMOST), len(spans))
+    outer = next(
+        (i for i, span in enumerate(spans) if span[0] not in OUTERMOST), len(spans)
+    )
     if outer == len(spans) or not whole[outer]:
         return Tree(words, tags, ((ROOT, 0, len(words)), *spans[outer:]))
     return Tree(words, tags, tuple(spans[outer:]))
@@ -147,7 +171,9 @@ def spans_of(tokens: Iterable[str]) -> list[Span]:
     Raises:
         UserError: this is not one bracket, closed at its end, with a word in each bracket.
     """
-    spans, opened, words = list[Span](), list[int](), 0
+    spans = list[Span]()
+    opened = list[int]()
+    words = 0
     for token in tokens:
         if spans and not opened:
             raise UserError(f"{shown(token)} stands after the end of the tree")
@@ -191,7 +217,10 @@ def _is_tree(text: str) -> bool:
 
 
 def trees(
-    lines: Iterable[tuple[int, str]], path: str, report: Report, lost: Mapping[int, DataError]
+    lines: Iterable[tuple[int, str]],
+    path: str,
+    report: Report,
+    lost: Mapping[int, DataError],
 ) -> Iterator[tuple[int, tuple[list[str], str]]]:
     """Yield (line it starts on, (its words without traces, the tree on one line)) for every tree.
 
@@ -221,12 +250,17 @@ def _pieces(
     lines: Iterable[tuple[int, str]], lost: Mapping[int, DataError]
 ) -> Iterator[tuple[int, str, DataError | None]]:
     """Yield (first line, text, fault) for the stretches of a file that are to be one tree each."""
-    held, first, depth, fault = list[str](), 0, 0, None
+    held = list[str]()
+    first = 0
+    depth = 0
+    fault = None
     for line, text in lines:
         blank = not text.strip() and line not in lost
         if held and (blank or text.startswith("(")):
             yield first, "\n".join(held), fault
-            held, depth, fault = [], 0, None
+            held = []
+            depth = 0
+            fault = None
         if blank:
             continue
         first = first if held else line
@@ -235,6 +269,7 @@ def _pieces(
         depth += text.count("(") - text.count(")")
         if depth <= 0 and fault is None:
             yield first, "\n".join(held), None
-            held, depth = [], 0
+            held = []
+            depth = 0
     if held:
         yield first, "\n".join(held), fault

@@ -20,9 +20,15 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-LONGEST = 16  # characters of a piece; longer words are trained on in stretches of this length
-POSITIONS = 1_000_000  # characters of distinct words looked at, the commonest words first
-FLOOR = 1e-15  # least probability of a piece: 16 of them in a row still fit in a float64
+LONGEST = (
+    16  # characters of a piece; longer words are trained on in stretches of this length
+)
+POSITIONS = (
+    1_000_000  # characters of distinct words looked at, the commonest words first
+)
+FLOOR = (
+    1e-15  # least probability of a piece: 16 of them in a row still fit in a float64
+)
 SEEDS = 8  # candidates to start from, for each piece wanted
 KEPT = 0.6  # share of the candidates that survives a round of pruning
 
@@ -53,7 +59,9 @@ class Edges:
         return Edges(self.start[chosen], self.end[chosen], piece[chosen], groups)
 
 
-def train(words: Counter[str], size: int, min_count: int = 1) -> list[tuple[str, float]]:
+def train(
+    words: Counter[str], size: int, min_count: int = 1
+) -> list[tuple[str, float]]:
     """Return the pieces that best explain the words.
 
     Args:
@@ -70,7 +78,9 @@ def train(words: Counter[str], size: int, min_count: int = 1) -> list[tuple[str,
     alphabet = sorted(seen, key=lambda letter: (-letters[letter], letter))[:size]
     if not alphabet:
         return []
-    pieces, weights, edges, ends, firsts = _candidates(texts, counts, max(2, min_count), alphabet)
+    pieces, weights, edges, ends, firsts = _candidates(
+        texts, counts, max(2, min_count), alphabet
+    )
     single = np.array([len(piece) == 1 for piece in pieces])
     kept = _best(weights, single, SEEDS * size)
     pieces, weights, single, edges = _take(kept, pieces, weights, single, edges)
@@ -84,7 +94,9 @@ def train(words: Counter[str], size: int, min_count: int = 1) -> list[tuple[str,
         loss = expected * _log_gain(pieces, chances)
         kept = _best(loss, single, max(size, int(len(pieces) * KEPT)))
         pieces, chances, single, edges = _take(kept, pieces, chances, single, edges)
-    found = {piece: math.log(chance) for piece, chance in zip(pieces, chances, strict=True)}
+    found = {
+        piece: math.log(chance) for piece, chance in zip(pieces, chances, strict=True)
+    }
     for letter in alphabet:  # a letter of words beyond POSITIONS was never weighed
         found.setdefault(letter, math.log(FLOOR))
     ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
@@ -100,7 +112,8 @@ def _clip(words: Counter[str]) -> tuple[list[str], Floats, Counter[str]]:
             letters[letter] += count
         for start in range(0, len(word), LONGEST):
             parts[word[start : start + LONGEST]] += count
-    texts, total = [], 0
+    texts = []
+    total = 0
     for text in sorted(parts, key=lambda text: (-parts[text], text)):
         total += len(text)
         if total > POSITIONS:
@@ -116,7 +129,9 @@ def _candidates(
 
     Also (words,) the last and the first boundary of every word.
     """
-    joined = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32).astype(np.int64)
+    joined = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32).astype(
+        np.int64
+    )
     lengths = np.array([len(text) for text in texts], np.int64)
     word = np.repeat(np.arange(len(texts)), lengths)
     stop = np.repeat(np.cumsum(lengths), lengths)
@@ -128,13 +143,17 @@ def _candidates(
     pieces: list[str] = [chr(code) for code in codes]
     weights = [_sums(gram, counts[word[position]], len(codes))]
     spans = [(position, gram, 1)]
-    base, known = 0, np.full(len(joined), -1, np.int64)
+    base = 0
+    known = np.full(len(joined), -1, np.int64)
     known[position] = gram
     for length in range(2, LONGEST + 1):
         inner = position + length - 1 < stop[position]
-        position, gram = position[inner], gram[inner]
+        position = position[inner]
+        gram = gram[inner]
         following = known[position + length - 1]
-        position, gram, following = (a[following >= 0] for a in (position, gram, following))
+        position, gram, following = (
+            a[following >= 0] for a in (position, gram, following)
+        )
         _, first, gram = np.unique(
             gram * len(codes) + following, return_index=True, return_inverse=True
         )
@@ -147,7 +166,8 @@ def _candidates(
         base += len(weights[-1])
         pieces += [_piece(joined, int(start), length) for start in starts]
         weights.append(count[count >= min_count] * length)
-        position, gram = position[chosen], fresh[gram[chosen]]
+        position = position[chosen]
+        gram = fresh[gram[chosen]]
         spans.append((position, gram + base, length))
     edges = _edges(spans, word, offset)
     ends = np.cumsum(lengths) + np.arange(len(texts))
@@ -167,18 +187,29 @@ def _edges(spans: list[tuple[Ints, Ints, int]], word: Ints, offset: Ints) -> Edg
     """Order the occurrences by the offset in the word they end at, then by length."""
     position = np.concatenate([span[0] for span in spans])
     piece = np.concatenate([span[1] for span in spans])
-    length = np.concatenate([np.full(len(span[0]), span[2], np.int64) for span in spans])
+    length = np.concatenate(
+        [np.full(len(span[0]), span[2], np.int64) for span in spans]
+    )
     key = (offset[position] + length) * (LONGEST + 1) + length
     order = np.argsort(key, kind="stable")
-    key, position, piece, length = key[order], position[order], piece[order], length[order]
-    start = position + word[position]  # one more boundary than characters in every word before
+    key = key[order]
+    position = position[order]
+    piece = piece[order]
+    length = length[order]
+    start = (
+        position + word[position]
+    )  # one more boundary than characters in every word before
     cuts = [0, *(np.flatnonzero(np.diff(key)) + 1).tolist(), len(key)]
     groups = [slice(a, b) for a, b in itertools.pairwise(cuts)]
     return Edges(start, start + length, piece, groups)
 
 
 def _take(
-    kept: Ints, pieces: list[str], values: Floats, single: NDArray[np.bool_], edges: Edges
+    kept: Ints,
+    pieces: list[str],
+    values: Floats,
+    single: NDArray[np.bool_],
+    edges: Edges,
 ) -> tuple[list[str], Floats, NDArray[np.bool_], Edges]:
     return [pieces[i] for i in kept], values[kept], single[kept], edges.only(kept)
 
@@ -189,7 +220,9 @@ def _best(values: Floats, single: NDArray[np.bool_], size: int) -> Ints:
     return np.sort(order[: max(size, 1)])
 
 
-def _expected(chances: Floats, edges: Edges, counts: Floats, firsts: Ints, ends: Ints) -> Floats:
+def _expected(
+    chances: Floats, edges: Edges, counts: Floats, firsts: Ints, ends: Ints
+) -> Floats:
     """Return how often each piece is used, averaged over all segmentations (forward-backward).
 
     Plain probabilities, no logarithms: a stretch is so short that they cannot underflow.

@@ -28,13 +28,20 @@ RECORD = np.dtype(
     ]
 )
 # ended by itself; cut off at the limit; cut off without all the phrases it should have held
-ENDED, CUT, LACKING = 0, 1, 2
+ENDED = 0
+CUT = 1
+LACKING = 2
 
 
 # one way on: from row ``parent`` of its source (0 to W - 1) by ``token``, of log-probability
 # ``value``; ``total`` is that of the whole, -inf where there is none
 STEP = np.dtype(
-    [("parent", np.int64), ("token", np.int64), ("value", np.float64), ("total", np.float64)]
+    [
+        ("parent", np.int64),
+        ("token", np.int64),
+        ("value", np.float64),
+        ("total", np.float64),
+    ]
 )
 Steps = NDArray[Any]
 
@@ -50,13 +57,18 @@ def expand(total: Floats, values: Floats, tokens: Ints, n: int) -> Steps:
     sources, width, k = values.shape
     pool = np.zeros((sources, width, max(k, -(-2 * n // width))), STEP)
     pool["parent"] = np.arange(width)[:, None]
-    pool["token"], pool["value"], pool["total"] = -1, OUT, OUT
-    pool["token"][:, :, :k], pool["value"][:, :, :k] = tokens, values
+    pool["token"] = -1
+    pool["value"] = OUT
+    pool["total"] = OUT
+    pool["token"][:, :, :k] = tokens
+    pool["value"][:, :, :k] = values
     pool["total"][:, :, :k] = total[:, :, None] + values
     return pool
 
 
-def select(pool: Steps, n: int, end: int, penalty: Floats | float = 0.0) -> tuple[Steps, Steps]:
+def select(
+    pool: Steps, n: int, end: int, penalty: Floats | float = 0.0
+) -> tuple[Steps, Steps]:
     """Choose what goes on and what ends.
 
     Of all candidates of a source in order, those end that write the end mark and are among the
@@ -73,7 +85,8 @@ def select(pool: Steps, n: int, end: int, penalty: Floats | float = 0.0) -> tupl
         What goes on, and what ends: (S, n) each, ``total`` -inf where there is none.
     """
     ranks = (penalty - pool["total"]).reshape(len(pool), -1)
-    base, flat = np.arange(len(pool))[:, None], pool.reshape(len(pool), -1)
+    base = np.arange(len(pool))[:, None]
+    flat = pool.reshape(len(pool), -1)
     ordered = flat[base, ranks.argsort(axis=1, kind="stable")[:, : 2 * n]]
     ending = ordered["token"] == end
     on = ordered[base, ending.argsort(axis=1, kind="stable")[:, :n]]
@@ -130,7 +143,9 @@ class BackPointers:
         for name, value in fields.items():
             records[name] = value
         length = np.maximum(1, records["at"] + (records["kind"] == ENDED))
-        records["score"] = records["total"] / length_penalty(length, self.alpha) + coverage
+        records["score"] = (
+            records["total"] / length_penalty(length, self.alpha) + coverage
+        )
         self.records.append(records)
         return records["score"]
 

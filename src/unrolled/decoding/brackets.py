@@ -56,7 +56,12 @@ class TreeConstraint:
 
     @classmethod
     def over(
-        cls, alphabet: Alphabet, words: Tensor, lengths: Tensor, limits: Tensor, run: int
+        cls,
+        alphabet: Alphabet,
+        words: Tensor,
+        lengths: Tensor,
+        limits: Tensor,
+        run: int,
     ) -> Self:
         """Return the constraint before the first token.
 
@@ -80,16 +85,22 @@ class TreeConstraint:
             )
         none = torch.zeros_like(lengths)
         own = torch.arange(len(lengths), device=words.device)
-        return cls(alphabet, run, words, own, none, lengths, none, none, limits, none.bool())
+        return cls(
+            alphabet, run, words, own, none, lengths, none, none, limits, none.bool()
+        )
 
     def allowed(self) -> Tensor:
         """Return which tokens each row may take, bool (B, V)."""
-        inside, more = self.depth > 0, self.left > 0
+        inside = self.depth > 0
+        more = self.left > 0
         # a bracket more needs its own two tokens beside what is open, the words and the end mark
         fits = self.room >= 2 + self.left + self.depth + 1
         opens = more & (self.opened < self.run) & fits & (inside | (self.place == 0))
         mask = torch.zeros(
-            len(self.depth), self.alphabet.size, dtype=torch.bool, device=self.words.device
+            len(self.depth),
+            self.alphabet.size,
+            dtype=torch.bool,
+            device=self.words.device,
         )
         mask[:, self.alphabet.first :] = opens[:, None]
         mask[:, self.alphabet.word] = inside & more
@@ -99,7 +110,8 @@ class TreeConstraint:
 
     def advance(self, rows: Tensor, tokens: Tensor) -> Self:
         """Return the constraint whose row i is row ``rows[i]`` of this one after ``tokens[i]``."""
-        word, close = tokens == self.alphabet.word, tokens == self.alphabet.close
+        word = tokens == self.alphabet.word
+        close = tokens == self.alphabet.close
         opens = tokens >= self.alphabet.first
         return replace(
             self,

@@ -62,12 +62,18 @@ class BannedPhrases:
     """
 
     def __init__(
-        self, phrases: Sequence[Sequence[int]], vocabulary: int, rows: int, device: torch.device
+        self,
+        phrases: Sequence[Sequence[int]],
+        vocabulary: int,
+        rows: int,
+        device: torch.device,
     ) -> None:
         self.vocabulary = vocabulary
         longest = max(len(phrase) for phrase in phrases)
         # right aligned; what is before the phrase matches everything
-        heads = [[-1] * (longest - len(phrase)) + list(phrase[:-1]) for phrase in phrases]
+        heads = [
+            [-1] * (longest - len(phrase)) + list(phrase[:-1]) for phrase in phrases
+        ]
         self.heads = torch.tensor(heads, device=device)  # (P, longest - 1)
         self.last = torch.tensor([phrase[-1] for phrase in phrases], device=device)
         self.recent = torch.full((rows, longest - 1), -2, device=device)
@@ -77,7 +83,9 @@ class BannedPhrases:
         row, phrase = same.all(-1).nonzero(as_tuple=True)
         if not row.numel():
             return None
-        mask = torch.ones(len(self.recent), self.vocabulary, dtype=torch.bool, device=row.device)
+        mask = torch.ones(
+            len(self.recent), self.vocabulary, dtype=torch.bool, device=row.device
+        )
         mask[row, self.last[phrase]] = False
         return mask
 

@@ -30,7 +30,9 @@ class Stepper(Protocol):
         ...
 
 
-def read(model: Stepper, tokens: Sequence[int], device: torch.device) -> tuple[Tensor, Any]:
+def read(
+    model: Stepper, tokens: Sequence[int], device: torch.device
+) -> tuple[Tensor, Any]:
     """Read one sequence of tokens in chunks; return the last scores (1, V) and the state."""
     state: Any = None
     logits = torch.empty(0)
@@ -60,10 +62,13 @@ class TokenReader:
         notice: Callable[[str], None],
         mark: int | None = None,
     ) -> None:
-        self.model, self.device, self.notice = model, device, notice
+        self.model = model
+        self.device = device
+        self.notice = notice
         self.context = model.context
         self.told = False
-        self.mark, self.recent = mark, list(prompt)
+        self.mark = mark
+        self.recent = list(prompt)
         self.logits = torch.empty(0)
         self.state: Any = None
         if self.context is not None and len(self.recent) > self.context:
@@ -86,7 +91,9 @@ class TokenReader:
     def _slide(self, why: str) -> None:
         assert self.context is not None
         if not self.told:
-            self.notice(f"{why} the model's context of {self.context} tokens; the window slides")
+            self.notice(
+                f"{why} the model's context of {self.context} tokens; the window slides"
+            )
             self.told = True
         self.recent = self.recent[-max(1, self.context // 2) :]
         if self.mark is not None and len(self.recent) > 1:
@@ -130,9 +137,13 @@ def generate(
         ValueError: the prompt is empty.
     """
     if not prompt:
-        raise ValueError("the prompt holds no token; start it with the token that starts a text")
+        raise ValueError(
+            "the prompt holds no token; start it with the token that starts a text"
+        )
     device = device or torch.device("cpu")
-    generator = torch.Generator(device=device).manual_seed(seed) if seed is not None else None
+    generator = (
+        torch.Generator(device=device).manual_seed(seed) if seed is not None else None
+    )
     reader = TokenReader(model, prompt, device, notice, mark)
     said: Tensor | None = None
     if sampling.repetition_penalty != 1:

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from unrolled.decoding.beams import OUT, STEP, Bools, Floats, Ints, Steps
 
-Progress = tuple[int, ...]  # tokens written of each phrase; all of them once it has occurred
+Progress = tuple[
+    int, ...
+]  # tokens written of each phrase; all of them once it has occurred
 
 
 class Phrases:
@@ -38,7 +40,9 @@ class Phrases:
     def advance(self, progress: Progress, token: int) -> Progress:
         """Return the progress after one more token."""
         found = []
-        for at, phrase, border in zip(progress, self.phrases, self.borders, strict=True):
+        for at, phrase, border in zip(
+            progress, self.phrases, self.borders, strict=True
+        ):
             if at < len(phrase):
                 while at and phrase[at] != token:
                     at = border[at - 1]
@@ -48,7 +52,9 @@ class Phrases:
 
     def met(self, progress: Progress) -> int:
         """Return the bank: tokens of the phrases that occurred, and of the one furthest begun."""
-        pairs = [(at, len(phrase)) for at, phrase in zip(progress, self.phrases, strict=True)]
+        pairs = [
+            (at, len(phrase)) for at, phrase in zip(progress, self.phrases, strict=True)
+        ]
         begun = max((at for at, size in pairs if at < size), default=0)
         return sum(size for at, size in pairs if at == size) + begun
 
@@ -87,8 +93,11 @@ class Required:
     """
 
     def __init__(self, phrases: Phrases, beam: int, end: int) -> None:
-        self.phrases, self.beam, self.end = phrases, beam, end
-        self.rows, self.size = [phrases.start], phrases.size
+        self.phrases = phrases
+        self.beam = beam
+        self.end = end
+        self.rows = [phrases.start]
+        self.size = phrases.size
 
     @property
     def top(self) -> int:
@@ -106,16 +115,23 @@ class Required:
             logits: scores of all tokens (W, V), -inf where ruled out.
             norm: what to take off these (W, 1) for log-probabilities.
         """
-        candidates = {(row, token): value for row, token, value, _ in pool.ravel().tolist()}
+        candidates = {
+            (row, token): value for row, token, value, _ in pool.ravel().tolist()
+        }
         pairs = enumerate(self.rows)
-        wanted = [(row, token) for row, at in pairs for token in self.phrases.wanted(at)]
+        wanted = [
+            (row, token) for row, at in pairs for token in self.phrases.wanted(at)
+        ]
         if wanted:
             rows, tokens = torch.tensor(wanted, device=logits.device).unbind(1)
             values = (logits[rows, tokens] - norm[rows, 0]).tolist()
             candidates |= dict(zip(wanted, values, strict=True))
-        banks: list[list[tuple[float, int, int, float]]] = [[] for _ in range(self.size + 1)]
+        banks: list[list[tuple[float, int, int, float]]] = [
+            [] for _ in range(self.size + 1)
+        ]
         for (row, token), value in candidates.items():
-            at, cost = self.rows[row], -(float(total[row]) + value)
+            at = self.rows[row]
+            cost = -(float(total[row]) + value)
             if token != self.end:
                 at = self.phrases.advance(at, token)
             written = self.phrases.met(at)
@@ -123,7 +139,10 @@ class Required:
                 banks[written].append((cost, row, token, value))
         for bank in banks:
             bank.sort()
-        going = [[candidate for candidate in bank if candidate[2] != self.end] for bank in banks]
+        going = [
+            [candidate for candidate in bank if candidate[2] != self.end]
+            for bank in banks
+        ]
         shares = share_out([len(bank) for bank in going], self.beam)
         on: list[tuple[float, int, int, float]] = []
         for bank, share in zip(going, shares, strict=True):
@@ -142,7 +161,9 @@ class Required:
     def follow(self, parents: Ints, tokens: Ints) -> None:
         """Note what the rows have become."""
         steps = zip(parents.tolist(), tokens.tolist(), strict=True)
-        self.rows = [self.phrases.advance(self.rows[row], token) for row, token in steps]
+        self.rows = [
+            self.phrases.advance(self.rows[row], token) for row, token in steps
+        ]
 
     def complete(self) -> Bools:
         """Return which rows have written everything."""

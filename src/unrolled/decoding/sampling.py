@@ -23,7 +23,9 @@ class Sampling(Config):
     temperature: float = Field(
         1.0, ge=0, description="0 is greedy, below 1 is safer, above is wilder"
     )
-    top_k: int | None = Field(None, ge=1, le=2**31 - 1, description="only the k likeliest tokens")
+    top_k: int | None = Field(
+        None, ge=1, le=2**31 - 1, description="only the k likeliest tokens"
+    )
     top_p: float | None = Field(
         None, gt=0, le=1, description="only the likeliest tokens that sum to p"
     )
@@ -68,11 +70,16 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 def keep_min_p(logits: Tensor, p: float) -> Tensor:
     """Keep tokens at least ``p`` times as likely as the likeliest (Nguyen et al. 2024)."""
     probability = logits.softmax(dim=-1)
-    return logits.masked_fill(probability < p * probability.amax(dim=-1, keepdim=True), OUT)
+    return logits.masked_fill(
+        probability < p * probability.amax(dim=-1, keepdim=True), OUT
+    )
 
 
 def choose(
-    logits: Tensor, sampling: Sampling, said: Tensor | None, generator: torch.Generator | None
+    logits: Tensor,
+    sampling: Sampling,
+    said: Tensor | None,
+    generator: torch.Generator | None,
 ) -> Tensor:
     """Return the next token of each row, (B,) int64.
 

@@ -108,7 +108,11 @@ def search(
         return []
     _check(model, settings, end, limits, prefixes, banned, required, lengths)
     job = SearchRequest(
-        settings, end, limits, [prefix or () for prefix in prefixes or ()], required or ()
+        settings,
+        end,
+        limits,
+        [prefix or () for prefix in prefixes or ()],
+        required or (),
     )
     first = torch.full((len(limits),), start, device=device or torch.device("cpu"))
     walk = SearchState(model, state, job, first, lengths)
@@ -128,19 +132,31 @@ def _check(
     required: Sequence[Sequence[Tokens]] | None,
     lengths: Sequence[int] | None,
 ) -> None:
-    for name, values in (("prefixes", prefixes), ("required", required), ("lengths", lengths)):
+    for name, values in (
+        ("prefixes", prefixes),
+        ("required", required),
+        ("lengths", lengths),
+    ):
         if values is not None and len(values) != len(limits):
-            raise ValueError(f"expected {name} of {len(limits)} sources, got {len(values)}")
+            raise ValueError(
+                f"expected {name} of {len(limits)} sources, got {len(values)}"
+            )
     if min(limits) < 1:
         raise ValueError(f"expected limits of at least one token, got {min(limits)}")
     if end in banned or any(end in (prefix or ()) for prefix in prefixes or ()):
-        raise ValueError("the end mark is banned or in a prefix; leave it out, or set min_length")
+        raise ValueError(
+            "the end mark is banned or in a prefix; leave it out, or set min_length"
+        )
     phrases = [phrase for of_source in required or () for phrase in of_source]
     if phrases and (settings.sample or settings.diverse_groups > 1):
-        raise UsageError("required phrases need one beam; set sample=false and diverse_groups=1")
+        raise UsageError(
+            "required phrases need one beam; set sample=false and diverse_groups=1"
+        )
     for phrase in phrases:
         if not phrase or not {end, *banned}.isdisjoint(phrase):
-            raise UsageError(f"the required phrase {phrase} is empty or holds a banned token")
+            raise UsageError(
+                f"the required phrase {phrase} is empty or holds a banned token"
+            )
     if settings.coverage_penalty:
         if not hasattr(model, "step_attending") or not getattr(model, "attends", True):
             raise UsageError(
@@ -154,24 +170,34 @@ def _check(
 class _Beams:
     """A beam of each source, and what has ended of it."""
 
-    def __init__(self, walk: SearchState, job: SearchRequest, book: BackPointers) -> None:
-        self.walk, self.job, self.book = walk, job, book
+    def __init__(
+        self, walk: SearchState, job: SearchRequest, book: BackPointers
+    ) -> None:
+        self.walk = walk
+        self.job = job
+        self.book = book
         groups = job.settings.diverse_groups
         self.sources = np.arange(len(job.limits))  # of the batch, while they are in it
         self.rows = self.sources  # what the book calls the rows (B,)
         self.total = np.zeros((len(job.limits), 1))  # log-probability (S, W)
         self.tally = np.zeros((len(job.limits), groups), np.int64)  # how many ended
-        self.best = np.full((len(job.limits), groups, job.quota), OUT)  # scores of those
+        self.best = np.full(
+            (len(job.limits), groups, job.quota), OUT
+        )  # scores of those
 
     def run(self) -> None:
         """Search until every source is done."""
-        job, beam = self.job, self.job.settings.beam
+        job = self.job
+        beam = self.job.settings.beam
         while len(self.sources):
-            step, shape = self.walk.step + 1, self.total.shape
+            step = self.walk.step + 1
+            shape = self.total.shape
             forced = job.forced(self.sources, step)
             each = None if forced is None else forced.repeat(shape[1])
             found = self.walk.candidates(beam + 1, each)
-            values, tokens = (part.cpu().numpy().reshape(*shape, -1) for part in found[:2])
+            values, tokens = (
+                part.cpu().numpy().reshape(*shape, -1) for part in found[:2]
+            )
             pool = expand(self.total, values, tokens, beam)
             on, ended = self._select(pool)
             for at, source in enumerate(self.sources.tolist() if job.required else ()):
@@ -189,13 +215,20 @@ class _Beams:
 
     def _select(self, pool: Steps) -> tuple[Steps, Steps]:
         """Choose group by group, out of (S, W, k); what goes on and what ends, (S, beam) each."""
-        job, penalty = self.job, 0.0
+        job = self.job
+        penalty = 0.0
         found: list[tuple[Steps, Steps]] = []
         for first in range(0, job.settings.beam, job.width):
-            rows = slice(0, 1) if pool.shape[1] == 1 else slice(first, first + job.width)
-            if found:  # Hamming diversity, Vijayakumar et al. 2018, equation 5 and section 4.1
+            rows = (
+                slice(0, 1) if pool.shape[1] == 1 else slice(first, first + job.width)
+            )
+            if (
+                found
+            ):  # Hamming diversity, Vijayakumar et al. 2018, equation 5 and section 4.1
                 taken = np.concatenate([on["token"] for on, _ in found], 1)
-                times = (pool["token"][:, rows, :, None] == taken[:, None, None]).sum(-1)
+                times = (pool["token"][:, rows, :, None] == taken[:, None, None]).sum(
+                    -1
+                )
                 penalty = job.settings.diversity_penalty * times
             on, ended = select(pool[:, rows], job.width, job.end, penalty)
             order = arrange(on["parent"] - rows.start)
@@ -227,13 +260,18 @@ class _Beams:
 
     def _go_on(self, on: Steps, step: int) -> None:
         """Take the step, and let the sources leave that are done."""
-        job, dead = self.job, ~np.isfinite(on["total"])
-        if dead.any():  # too few candidates: rows that cannot win copy the best of their source
+        job = self.job
+        dead = ~np.isfinite(on["total"])
+        if (
+            dead.any()
+        ):  # too few candidates: rows that cannot win copy the best of their source
             on["total"][dead] = OUT
             best = on["total"].argmax(1)[:, None]
             for name in ("parent", "token"):
                 part = on[name]
-                part[dead] = np.broadcast_to(np.take_along_axis(part, best, 1), dead.shape)[dead]
+                part[dead] = np.broadcast_to(
+                    np.take_along_axis(part, best, 1), dead.shape
+                )[dead]
         base = np.arange(len(self.sources))[:, None] * self.total.shape[1]
         rows = base + on["parent"]
         self.book.add(self.rows[rows].ravel(), on["token"].ravel(), on["value"].ravel())
@@ -248,12 +286,17 @@ class _Beams:
                 job.required[source].follow(on["parent"][at], on["token"][at])
         if full.any():
             self._cut(full & ~lost, rows, on["total"], step)
-        hope = on["total"].reshape(*self.tally.shape, -1).max(2) / job.penalty[self.sources]
+        hope = (
+            on["total"].reshape(*self.tally.shape, -1).max(2)
+            / job.penalty[self.sources]
+        )
         done = (self.tally >= job.enough[self.sources]) | (self.best[:, :, -1] >= hope)
         order = np.flatnonzero(~(full | done.all(1)))
         self.rows = np.arange(rows.size).reshape(rows.shape)[order].ravel()
-        self.sources, self.total = self.sources[order], on["total"][order]
-        self.tally, self.best = self.tally[order], self.best[order]
+        self.sources = self.sources[order]
+        self.total = on["total"][order]
+        self.tally = self.tally[order]
+        self.best = self.best[order]
         if len(order):
             self.walk.follow(rows[order].ravel(), on["token"][order].ravel())
 
@@ -271,19 +314,28 @@ class _Beams:
             group=place // self.job.width,
             kind=kinds[source, place],
             at=at,
-            row=source * total.shape[1] + place if at == self.walk.step else self.rows[row],
+            row=source * total.shape[1] + place
+            if at == self.walk.step
+            else self.rows[row],
             total=total[source, place],
             coverage=self.walk.coverage(row),
         )
 
 
-def _draw(walk: SearchState, job: SearchRequest, book: BackPointers, seed: int | None) -> None:
+def _draw(
+    walk: SearchState, job: SearchRequest, book: BackPointers, seed: int | None
+) -> None:
     """Draw ``n_best`` answers to each source; each row leaves when its answer ends."""
-    settings, device = job.settings, walk.device
-    generator = None if seed is None else torch.Generator(device=device).manual_seed(seed)
+    settings = job.settings
+    device = walk.device
+    generator = (
+        None if seed is None else torch.Generator(device=device).manual_seed(seed)
+    )
     sources = np.arange(len(job.limits)).repeat(settings.n_best)
     parents = sources  # the row of the model's batch that each row goes on from
-    names, total = sources, np.zeros(len(sources))  # what the book calls those rows
+    # what the book calls those rows
+    names = sources
+    total = np.zeros(len(sources))
     said: torch.Tensor | None = None
     while len(sources):
         logits = walk.read()
@@ -306,10 +358,12 @@ def _draw(walk: SearchState, job: SearchRequest, book: BackPointers, seed: int |
         values = own.gather(1, chosen[:, None])[:, 0].cpu().numpy()
         said.scatter_(1, chosen[:, None], True)
         tokens = chosen.cpu().numpy()
-        ended, full = (tokens == job.end) & ~stuck, job.limits[sources] <= walk.step
+        ended = (tokens == job.end) & ~stuck
+        full = job.limits[sources] <= walk.step
         book.add(names, tokens, values)
         total = np.where(stuck, total, total + values)
-        gone, written = stuck | ended | full, ~(stuck | ended)
+        gone = stuck | ended | full
+        written = ~(stuck | ended)
         book.close(
             source=sources[gone],
             kind=np.where(ended, ENDED, CUT)[gone],
@@ -322,24 +376,34 @@ def _draw(walk: SearchState, job: SearchRequest, book: BackPointers, seed: int |
         left = np.flatnonzero(~gone)
         if len(left):
             walk.follow(parents[left], tokens[left])
-        sources, total, names, parents = sources[left], total[left], left, np.arange(len(left))
+        sources = sources[left]
+        total = total[left]
+        names = left
+        parents = np.arange(len(left))
         said = said[torch.from_numpy(left).to(device)]
 
 
 def _answers(book: BackPointers, job: SearchRequest) -> list[list[Hypothesis]]:
     """Return the best of what was noted, source by source."""
-    settings, records = job.settings, book.sorted()
+    settings = job.settings
+    records = book.sorted()
     grouped = settings.diverse_groups > 1 and not settings.sample
     if not grouped:
-        place = np.arange(len(records)) - np.searchsorted(records["source"], records["source"])
+        place = np.arange(len(records)) - np.searchsorted(
+            records["source"], records["source"]
+        )
         records = records[place < settings.n_best]
     tokens, values = book.trace(records)
     answers: list[list[Hypothesis]] = [[] for _ in job.limits]
     groups: list[list[int]] = [[] for _ in job.limits]
-    for record, written, each in zip(records, tokens.tolist(), values.tolist(), strict=True):
-        at, finished = int(record["at"]), bool(record["kind"] == ENDED)
+    for record, written, each in zip(
+        records, tokens.tolist(), values.tolist(), strict=True
+    ):
+        at = int(record["at"])
+        finished = bool(record["kind"] == ENDED)
         log_probabilities = each[:at] + [float(record["last"])] * finished
-        score, total = float(record["score"]), float(record["total"])
+        score = float(record["score"])
+        total = float(record["total"])
         answer = Hypothesis(written[:at], score, total, finished, log_probabilities)
         answers[record["source"]].append(answer)
         groups[record["source"]].append(int(record["group"]))
@@ -349,7 +413,9 @@ def _answers(book: BackPointers, job: SearchRequest) -> list[list[Hypothesis]]:
     return [_in_turn(found, group, settings.n_best) for found, group in pairs]
 
 
-def _in_turn(found: list[Hypothesis], groups: list[int], n_best: int) -> list[Hypothesis]:
+def _in_turn(
+    found: list[Hypothesis], groups: list[int], n_best: int
+) -> list[Hypothesis]:
     """Return the best of each group, then the second best ..., each once, ``n_best`` in order."""
     turns = [groups[:place].count(group) for place, group in enumerate(groups)]
     order = sorted(range(len(found)), key=lambda place: (turns[place], place))

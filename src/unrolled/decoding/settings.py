@@ -14,7 +14,9 @@ from unrolled.decoding.sampling import Sampling
 class Search(Config):
     """How answers are written. ``beam=1`` is greedy; ``sample`` draws instead of searching."""
 
-    beam: int = Field(5, ge=1, le=1000, description="hypotheses kept of each source; 1 is greedy")
+    beam: int = Field(
+        5, ge=1, le=1000, description="hypotheses kept of each source; 1 is greedy"
+    )
     n_best: int = Field(
         1,
         ge=1,
@@ -40,9 +42,14 @@ class Search(Config):
         description="stop a source at beam x patience ended hypotheses, or before where none can "
         "become better; null stops only there",
     )
-    min_length: int = Field(0, ge=0, le=10**6, description="tokens before an answer may end")
+    min_length: int = Field(
+        0, ge=0, le=10**6, description="tokens before an answer may end"
+    )
     max_length: int | None = Field(
-        None, ge=1, le=10**6, description="the most tokens of an answer, its end mark included"
+        None,
+        ge=1,
+        le=10**6,
+        description="the most tokens of an answer, its end mark included",
     )
     max_ratio: float = Field(
         1.0,
@@ -52,7 +59,10 @@ class Search(Config):
     )
     max_extra: int = Field(50, ge=0, le=10_000, description="see max_ratio")
     diverse_groups: int = Field(
-        1, ge=1, le=1000, description="share the beam among groups that avoid each other's tokens"
+        1,
+        ge=1,
+        le=1000,
+        description="share the beam among groups that avoid each other's tokens",
     )
     diversity_penalty: float = Field(
         0.5,
@@ -71,7 +81,9 @@ class Search(Config):
                 "make it a multiple"
             )
         if self.n_best > self.beam and not self.sample:
-            raise ValueError(f"n_best={self.n_best} needs a beam as wide, got beam={self.beam}")
+            raise ValueError(
+                f"n_best={self.n_best} needs a beam as wide, got beam={self.beam}"
+            )
         if self.max_length is not None and self.min_length >= self.max_length:
             raise ValueError(
                 f"min_length={self.min_length} leaves no room for an end below "

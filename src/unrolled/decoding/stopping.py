@@ -15,7 +15,11 @@ def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     held = ""
     for piece in pieces:
         held += piece
-        found = [(held.find(stop) + len(stop), held.find(stop)) for stop in stops if stop in held]
+        found = [
+            (held.find(stop) + len(stop), held.find(stop))
+            for stop in stops
+            if stop in held
+        ]
         if found:
             _, begin = min(found)
             if begin:

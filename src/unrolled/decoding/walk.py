@@ -73,7 +73,9 @@ class SearchRequest:
         prefixes: Sequence[Sequence[int]],
         phrases: Sequence[Sequence[Sequence[int]]],
     ) -> None:
-        self.settings, self.end, self.limits = settings, end, np.array(limits)
+        self.settings = settings
+        self.end = end
+        self.limits = np.array(limits)
         longest = max(map(len, prefixes), default=0)
         rows = [[*prefix, *[-1] * (longest - len(prefix))] for prefix in prefixes]
         self.prefixes: Ints = np.array(rows, np.int64).reshape(len(rows), longest)
@@ -85,10 +87,14 @@ class SearchRequest:
         groups = settings.diverse_groups
         self.width = settings.beam // groups  # rows of a group
         self.quota = -(-settings.n_best // groups)  # answers that a group owes
-        self.enough = np.full((len(limits), 1), self._enough(self.width))  # ended hypotheses
+        self.enough = np.full(
+            (len(limits), 1), self._enough(self.width)
+        )  # ended hypotheses
         for source, required in self.required.items():
             self.enough[source] = self._enough(required.top)
-            needed = required.phrases.size + 1 + (len(prefixes[source]) if prefixes else 0)
+            needed = (
+                required.phrases.size + 1 + (len(prefixes[source]) if prefixes else 0)
+            )
             self.limits[source] = max(self.limits[source], needed)
         self.penalty = length_penalty(self.limits, settings.length_penalty)[:, None]
 
@@ -125,8 +131,12 @@ class SearchState:
         tokens: Tensor,
         lengths: Sequence[int] | None,
     ) -> None:
-        self.model, self.state, self.job = model, state, job
-        self.tokens, self.device, self.step = tokens, tokens.device, 0
+        self.model = model
+        self.state = state
+        self.job = job
+        self.tokens = tokens
+        self.device = tokens.device
+        self.step = 0
         self.lengths = torch.tensor(lengths or [], device=self.device)
         self.seen: Tensor | None = None  # attention so far (B, M)
 
@@ -137,9 +147,13 @@ class SearchState:
         constraint: Constraint | None,
     ) -> None:
         """Set what may not be written."""
-        single = sorted({*tokens, *(phrase[0] for phrase in phrases if len(phrase) == 1)})
+        single = sorted(
+            {*tokens, *(phrase[0] for phrase in phrases if len(phrase) == 1)}
+        )
         self.never = torch.tensor(single, dtype=torch.int64, device=self.device)
-        early = sorted({*single, self.job.end})  # twice, a token would count twice in the sum
+        early = sorted(
+            {*single, self.job.end}
+        )  # twice, a token would count twice in the sum
         self.early = torch.tensor(early, device=self.device)
         self.phrases = [phrase for phrase in phrases if len(phrase) > 1]
         self.fed = constraint is not None  # the first rule says what is read
@@ -154,7 +168,9 @@ class SearchState:
         if not self.job.settings.coverage_penalty:
             logits, self.state = self.model.step(self.tokens, self.state)
         else:
-            logits, self.state, looks = self.model.step_attending(self.tokens, self.state)
+            logits, self.state, looks = self.model.step_attending(
+                self.tokens, self.state
+            )
             if self.seen is None:  # what is no part of the source counts as seen
                 steps = torch.arange(looks.shape[1], device=self.device)
                 self.seen = (steps >= self.lengths[:, None]).to(looks.dtype)
@@ -162,14 +178,18 @@ class SearchState:
             self.seen = self.seen[:, : looks.shape[1]] + looks
         if self.step == 1 and self.phrases:
             rows, vocabulary = logits.shape
-            self.rules.append(BannedPhrases(self.phrases, vocabulary, rows, self.device))
+            self.rules.append(
+                BannedPhrases(self.phrases, vocabulary, rows, self.device)
+            )
         return logits
 
     def coverage(self, rows: Ints) -> Floats | float:
         """Return what ``rows`` (N,) have ignored: Wu et al. 2016, equation 14; at most 0."""
         if self.seen is None:
             return 0.0
-        seen = self.seen[torch.from_numpy(rows).to(self.device)].double().clamp(_TINY, 1)
+        seen = (
+            self.seen[torch.from_numpy(rows).to(self.device)].double().clamp(_TINY, 1)
+        )
         return self.job.settings.coverage_penalty * seen.log().sum(1).cpu().numpy()
 
     def banned(self) -> Tensor:
@@ -205,15 +225,20 @@ class SearchState:
         """
         if self.best is not None and forced is None and k <= MOST:
             self.step += 1
-            values, tokens, self.state = self.best(self.tokens, self.state, k, self.banned())
+            values, tokens, self.state = self.best(
+                self.tokens, self.state, k, self.banned()
+            )
             return Candidates(values.nan_to_num_(OUT, OUT, OUT), tokens)
         logits = self.read()
-        must, banned, allowed = None, self.banned(), self.allowed()
+        must = None
+        banned = self.banned()
+        allowed = self.allowed()
         if forced is not None:
             must = torch.from_numpy(forced).to(self.device)[:, None]
             given = logits.gather(1, must.clamp(min=0))
         if allowed is not None:
-            whole, untouched = _norm(logits), allowed.all(1, keepdim=True)
+            whole = _norm(logits)
+            untouched = allowed.all(1, keepdim=True)
             logits = logits.masked_fill(~allowed, OUT)
         if banned.numel():
             hidden = logits[:, banned]
@@ -221,7 +246,9 @@ class SearchState:
         values, tokens = top_log_probabilities(logits, min(k, logits.shape[1]))
         # the sum over what is left comes with the best, so a few banned tokens cost no other pass
         best = logits.gather(1, tokens)
-        norm, dead = best[:, :1] - values[:, :1], values.isnan()  # no score, or one without bound
+        # no score, or one without bound
+        norm = best[:, :1] - values[:, :1]
+        dead = values.isnan()
         values = values.masked_fill(dead, OUT)
         if banned.numel():
             norm = _norm(torch.cat([norm.nan_to_num(OUT), hidden], 1))
@@ -231,7 +258,9 @@ class SearchState:
             values = torch.where(untouched | dead, values, best - norm)
         if must is not None:
             first = torch.arange(values.shape[1], device=self.device) == 0
-            values = torch.where(must < 0, values, torch.where(first, given - norm, OUT))
+            values = torch.where(
+                must < 0, values, torch.where(first, given - norm, OUT)
+            )
             tokens = torch.where(must < 0, tokens, must)
         return Candidates(values, tokens, (logits, norm))
 

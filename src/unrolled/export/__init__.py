@@ -46,8 +46,12 @@ def export(
     if to not in FORMATS:
         raise UsageError(unknown("format", to, FORMATS))
     if out.exists():
-        raise UserError(f"{out} is there already; remove it, or choose another folder with -o")
-    made = out.parent / f".{out.name}.{os.getpid()}"  # beside it: a rename crosses no disks
+        raise UserError(
+            f"{out} is there already; remove it, or choose another folder with -o"
+        )
+    made = (
+        out.parent / f".{out.name}.{os.getpid()}"
+    )  # beside it: a rename crosses no disks
     try:
         made.mkdir(parents=True)
         found = FORMATS[to](model, source, target, made)

@@ -24,7 +24,8 @@ from unrolled.nn.attention import CrossAttention, SelfAttention, sinusoid
 from unrolled.nn.transformer import Block, FeedForward
 
 POSITIONS = 4096  # P of sinusoids, where nothing limits the length
-SOURCE, TARGET = "tokenizer.json", "target.json"
+SOURCE = "tokenizer.json"
+TARGET = "target.json"
 ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "swiglu": "SWISH"}
 
 README = """\
@@ -47,7 +48,9 @@ By itself CTranslate2 cuts texts after 1,024 tokens and answers after 256 (`max_
 """
 
 
-def write(model: Unaligned, source: Tokenizer, target: Tokenizer, folder: Path) -> Difference:
+def write(
+    model: Unaligned, source: Tokenizer, target: Tokenizer, folder: Path
+) -> Difference:
     """Write model and vocabularies into a folder, run the model, and compare it with ours.
 
     Args:
@@ -61,7 +64,9 @@ def write(model: Unaligned, source: Tokenizer, target: Tokenizer, folder: Path) 
     try:
         import ctranslate2
     except ImportError:
-        raise UserError("this needs CTranslate2: pip install 'unrolled[export]'") from None
+        raise UserError(
+            "this needs CTranslate2: pip install 'unrolled[export]'"
+        ) from None
     refuse(model)
     tokens = [_tokens(each) for each in (source, target)]
     spec = _spec(model)
@@ -75,13 +80,16 @@ def write(model: Unaligned, source: Tokenizer, target: Tokenizer, folder: Path) 
         target.save(folder / TARGET)
     (folder / "README.md").write_text(_page(model, target is source), "utf-8")
     threads = torch.get_num_threads()
-    translator = ctranslate2.Translator(str(folder), compute_type="float32", intra_threads=threads)
+    translator = ctranslate2.Translator(
+        str(folder), compute_type="float32", intra_threads=threads
+    )
     return compare(model, _Running(translator, *tokens), source.size, target.size)
 
 
 def refuse(model: Unaligned) -> None:
     """Raise UserError for a model that CTranslate2 has no counterpart of."""
-    encoder, decoder = model.encoder, model.decoder
+    encoder = model.encoder
+    decoder = model.decoder
     if not isinstance(encoder, Attention) or not isinstance(decoder, Attention):
         raise UserError(
             "CTranslate2 has attention alone; export a run of layer=attention without model.decoder"
@@ -93,7 +101,9 @@ def refuse(model: Unaligned) -> None:
     if not isinstance(model.source, TokenEmbedding):
         raise UserError("CTranslate2 reads tokens, and this model reads something else")
     if model.target.size != model.head.out_features:
-        raise UserError("CTranslate2 writes each token that it reads, and this model some alone")
+        raise UserError(
+            "CTranslate2 writes each token that it reads, and this model some alone"
+        )
 
 
 def _tokens(tokenizer: Tokenizer) -> list[str]:
@@ -108,7 +118,9 @@ def _page(model: Unaligned, joint: bool) -> str:
     return README.format(
         source=SOURCE,
         target=SOURCE if joint else TARGET,
-        reach=f" This one reads and writes {model.limit:,} at most." if model.limit else "",
+        reach=f" This one reads and writes {model.limit:,} at most."
+        if model.limit
+        else "",
     )
 
 
@@ -119,7 +131,8 @@ def _spec(model: Unaligned) -> Any:
     """Return the model as CTranslate2 describes it."""
     from ctranslate2.specs import transformer_spec
 
-    encoder, decoder = cast(Attention, model.encoder), cast(Attention, model.decoder)
+    encoder = cast(Attention, model.encoder)
+    decoder = cast(Attention, model.decoder)
     told = _settings(decoder)
     # what ``Attention.chosen`` takes: the last block but one, all of its heads
     looks = {"alignment_layer": max(0, told["num_layers"] - 2), "alignment_heads": 0}
@@ -131,8 +144,11 @@ def _spec(model: Unaligned) -> Any:
     spec = transformer_spec.TransformerSpec(reads, writes)
     config = spec.config
     config.layer_norm_epsilon = cast(Any, decoder.blocks[0]).attention_norm.eps
-    config.unk_token, config.bos_token, config.eos_token = (SPECIALS[i] for i in (UNK, BOS, EOS))
-    config.decoder_start_token, config.add_source_eos = SPECIALS[BOS], True
+    config.unk_token, config.bos_token, config.eos_token = (
+        SPECIALS[i] for i in (UNK, BOS, EOS)
+    )
+    config.decoder_start_token = SPECIALS[BOS]
+    config.add_source_eos = True
     return spec
 
 
@@ -140,7 +156,8 @@ def _settings(layer: Attention) -> dict[str, Any]:
     from ctranslate2.specs import common_spec
 
     block = cast(Block, layer.blocks[0])
-    heads, kind = block.attention.heads, block.feedforward.kind
+    heads = block.attention.heads
+    kind = block.feedforward.kind
     return {
         "num_layers": len(layer.blocks),
         "num_heads": heads,
@@ -154,10 +171,15 @@ def _settings(layer: Attention) -> dict[str, Any]:
     }
 
 
-def _set_stack(spec: Any, table: Any, layer: Attention, embedding: TokenEmbedding) -> None:
+def _set_stack(
+    spec: Any, table: Any, layer: Attention, embedding: TokenEmbedding
+) -> None:
     """Fill in one side: vectors of tokens and positions, blocks, and the norm after them."""
-    table.weight, spec.scale_embeddings = embedding.weight.detach(), float(embedding.scale)
-    if isinstance(layer.project, nn.Linear):  # has no counterpart, but a table can hold it
+    table.weight = embedding.weight.detach()
+    spec.scale_embeddings = float(embedding.scale)
+    if isinstance(
+        layer.project, nn.Linear
+    ):  # has no counterpart, but a table can hold it
         table.weight = layer.project(table.weight * embedding.scale).detach()
         spec.scale_embeddings = 1.0
     if layer.positions != "rotary":
@@ -177,11 +199,16 @@ def _places(layer: Attention) -> Tensor:
     """Return the vectors of all positions (P, W)."""
     if layer.place is not None:
         return layer.place.weight.detach()
-    return sinusoid(torch.arange(layer.context or POSITIONS)[None], layer.output_size)[0]
+    return sinusoid(torch.arange(layer.context or POSITIONS)[None], layer.output_size)[
+        0
+    ]
 
 
-def _set_attention(spec: Any, attention: SelfAttention | CrossAttention, norm: Any) -> None:
-    query, rest = attention.query, (attention.key, attention.value)
+def _set_attention(
+    spec: Any, attention: SelfAttention | CrossAttention, norm: Any
+) -> None:
+    query = attention.query
+    rest = (attention.key, attention.value)
     if isinstance(attention, SelfAttention):
         _set_linear(spec.linear[0], query, *rest)
     else:
@@ -222,12 +249,17 @@ class _Running:
     """The exported model at work; see ``parity.Exported``."""
 
     def __init__(self, translator: Any, source: list[str], target: list[str]) -> None:
-        self.translator, self.source, self.target = translator, source, target
+        self.translator = translator
+        self.source = source
+        self.target = target
         self.ids = {token: id for id, token in enumerate(target)}
 
     def score(self, sources: Ids, targets: Ids) -> list[list[float]]:
         told = _spelt(sources, self.source), _spelt(targets, self.target)
-        return [each.log_probs for each in self.translator.score_batch(*told, max_input_length=0)]
+        return [
+            each.log_probs
+            for each in self.translator.score_batch(*told, max_input_length=0)
+        ]
 
     def write(self, sources: Ids, most: int) -> list[tuple[list[int], float]]:
         found = self.translator.translate_batch(
@@ -240,7 +272,10 @@ class _Running:
             return_scores=True,
             return_end_token=True,
         )
-        return [([self.ids[t] for t in each.hypotheses[0]], each.scores[0]) for each in found]
+        return [
+            ([self.ids[t] for t in each.hypotheses[0]], each.scores[0])
+            for each in found
+        ]
 
 
 def _spelt(texts: Ids, tokens: list[str]) -> list[list[str]]:

@@ -14,8 +14,17 @@ from unrolled.data.examples import Ragged
 from unrolled.data.tokenizers import BOS, EOS, SPECIALS
 from unrolled.models import Unaligned
 
-TOLERANCE = 1e-4  # of a log-probability, fp32 on both sides: sums may be ordered otherwise
-BATCHES = ((1, 1), (1, 12), (2, 5), (5, 24), (16, 40), (3, 90))  # texts, tokens of the longest
+TOLERANCE = (
+    1e-4  # of a log-probability, fp32 on both sides: sums may be ordered otherwise
+)
+BATCHES = (
+    (1, 1),
+    (1, 12),
+    (2, 5),
+    (5, 24),
+    (16, 40),
+    (3, 90),
+)  # texts, tokens of the longest
 Ids = Sequence[Sequence[int]]
 
 
@@ -50,14 +59,18 @@ class Difference:
     lengths: tuple[int, int]
 
     def __str__(self) -> str:
-        batches = ", ".join(str(count) for count in sorted({count for count, _ in BATCHES}))
+        batches = ", ".join(
+            str(count) for count in sorted({count for count, _ in BATCHES})
+        )
         return (
             f"log-probabilities of {self.tokens:,} tokens differ by at most {self.largest:.1e} "
             f"(texts of {self.lengths[0]} to {self.lengths[1]} tokens, batches of {batches})"
         )
 
 
-def compare(model: Unaligned, exported: Exported, source: int, target: int) -> Difference:
+def compare(
+    model: Unaligned, exported: Exported, source: int, target: int
+) -> Difference:
     """Compare two models on random texts of several lengths, in batches of several sizes.
 
     Both score the same targets; and ours scores what the other writes by itself, token by token.
@@ -67,14 +80,23 @@ def compare(model: Unaligned, exported: Exported, source: int, target: int) -> D
         exported: the other.
         source, target: sizes of the vocabularies.
     """
-    draw, gaps, tokens = np.random.default_rng(0), [0.0], 0
-    limits = [limit - 1 for limit in (model.limit, model.longest) if limit]  # an end mark follows
+    draw = np.random.default_rng(0)
+    gaps = [0.0]
+    tokens = 0
+    limits = [
+        limit - 1 for limit in (model.limit, model.longest) if limit
+    ]  # an end mark follows
     longest = [min(most, *limits) if limits else most for _, most in BATCHES]
     for (count, _), most in zip(BATCHES, longest, strict=True):
-        sources, targets = (_texts(draw, count, most, size) for size in (source, target))
+        sources, targets = (
+            _texts(draw, count, most, size) for size in (source, target)
+        )
         ours = score(model, sources, [[*each, EOS] for each in targets])
         theirs = exported.score(sources, targets)
-        gaps += [float(np.abs(np.subtract(a, b)).max()) for a, b in zip(ours, theirs, strict=True)]
+        gaps += [
+            float(np.abs(np.subtract(a, b)).max())
+            for a, b in zip(ours, theirs, strict=True)
+        ]
         written = exported.write(sources, most)
         told = score(model, sources, [each for each, _ in written])
         gaps += [
@@ -96,11 +118,21 @@ def score(model: Unaligned, sources: Ids, targets: Ids) -> list[list[float]]:
     ids, lengths = Ragged.of([[*each, EOS] for each in sources]).take(rows, PAD)
     inputs, _ = Ragged.of([[BOS, *each[:-1]] for each in targets]).take(rows, PAD)
     chosen, _ = Ragged.of(targets).take(rows, PAD)
-    found = model(ids, lengths, inputs).double().log_softmax(-1).gather(2, chosen[:, :, None])
-    return [row[: len(each)].tolist() for row, each in zip(found[:, :, 0], targets, strict=True)]
+    found = (
+        model(ids, lengths, inputs)
+        .double()
+        .log_softmax(-1)
+        .gather(2, chosen[:, :, None])
+    )
+    return [
+        row[: len(each)].tolist()
+        for row, each in zip(found[:, :, 0], targets, strict=True)
+    ]
 
 
-def _texts(draw: np.random.Generator, count: int, longest: int, size: int) -> list[list[int]]:
+def _texts(
+    draw: np.random.Generator, count: int, longest: int, size: int
+) -> list[list[int]]:
     """Return texts of random tokens, the first as long as may be."""
     lengths = [longest, *draw.integers(1, longest + 1, count - 1).tolist()]
     return [draw.integers(len(SPECIALS), size, each).tolist() for each in lengths]

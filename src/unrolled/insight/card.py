@@ -14,7 +14,8 @@ from unrolled.training.progress import duration
 def scored_on(result: dict[str, Any]) -> str:
     """Say what the scores are of: ``held out, 300 rows``, or ``held out, 9 rows, 300 labels``."""
     what = "held out" if result["held_out"] else "the training data itself"
-    rows, answers = result["scored_rows"], result["scored_answers"]
+    rows = result["scored_rows"]
+    answers = result["scored_answers"]
     told = f"{what}, {rows:,} {'tokens' if result['task'] == 'language' else 'rows'}"
     return told if answers == rows else f"{told}, {answers:,} labels"
 
@@ -33,7 +34,9 @@ def speed(result: dict[str, Any]) -> list[str]:
         fast = f"It writes a token in {each}"
     else:
         many = f"{result['answers_a_second']:,.0f}"
-        fast = f"It answers a row by itself in {each}, and {many} rows a second in batches"
+        fast = (
+            f"It answers a row by itself in {each}, and {many} rows a second in batches"
+        )
     return [f"{fast} ({result['timed']}).", ""]
 
 

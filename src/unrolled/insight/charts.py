@@ -11,8 +11,12 @@ from unrolled.core.errors import UserError
 from unrolled.core.terminal import clean_text
 from unrolled.scores.classes import Calibration
 
-WIDTH, HEIGHT = 460, 250
-LEFT, RIGHT, TOP, BOTTOM = 74, 16, 26, 44
+WIDTH = 460
+HEIGHT = 250
+LEFT = 74
+RIGHT = 16
+TOP = 26
+BOTTOM = 44
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#9333ea")
 # the colour of the text around it, so that a chart serves a light page and a dark one
 GRID = 'stroke="currentColor" stroke-opacity="0.14"'
@@ -62,7 +66,8 @@ def lines(series: Mapping[str, Points], across: str, up: str) -> str:
         raise UserError("there is nothing to draw yet")
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points]
-    low, high = min(ys), max(ys)
+    low = min(ys)
+    high = max(ys)
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     place = _Frame(min(xs), max(xs), low - margin, high + margin)
     parts = place.axes(across, up)
@@ -82,7 +87,9 @@ def lines(series: Mapping[str, Points], across: str, up: str) -> str:
         if len(series) > 1:
             # the legend stands above the plot, where no curve is
             at = LEFT + 110 * number
-            parts.append(f'<rect x="{at}" y="8" width="14" height="4" fill="{colour}"/>')
+            parts.append(
+                f'<rect x="{at}" y="8" width="14" height="4" fill="{colour}"/>'
+            )
             parts.append(f'<text x="{at + 20}" y="14">{escaped(name)}</text>')
     return _svg(parts, f"{up} by {across}")
 
@@ -90,7 +97,8 @@ def lines(series: Mapping[str, Points], across: str, up: str) -> str:
 def scatter(points: Points, across: str, up: str) -> str:
     """Return a scatter chart with the diagonal on which prediction equals truth."""
     values = [v for point in points for v in point]
-    low, high = min(values), max(values)
+    low = min(values)
+    high = max(values)
     margin = 0.03 * (high - low) or 1.0
     place = _Frame(low - margin, high + margin, low - margin, high + margin)
     parts = place.axes(across, up)
@@ -108,14 +116,17 @@ def scatter(points: Points, across: str, up: str) -> str:
 
 def reliability(found: Calibration) -> str:
     """Return a reliability diagram: accuracy by confidence, beside the diagonal of no error."""
-    place, bins = _Frame(0, 1, 0, 1), len(found.counts)
+    place = _Frame(0, 1, 0, 1)
+    bins = len(found.counts)
     parts = place.axes("confidence", "accuracy")
     for number, (count, sure, hits) in enumerate(
         zip(found.counts.tolist(), found.confidence, found.accuracy, strict=True)
     ):
         if not count:
             continue
-        left, right, top = place.x(number / bins), place.x((number + 1) / bins), place.y(hits)
+        left = place.x(number / bins)
+        right = place.x((number + 1) / bins)
+        top = place.y(hits)
         told = f"{count:,} answers: confidence {sure:.3f}, accuracy {hits:.3f}"
         parts.append(
             f'<rect x="{left + 1:.1f}" y="{top:.1f}" width="{right - left - 2:.1f}" '
@@ -158,8 +169,10 @@ class _Frame:
     """The plot area: data coordinates to pixels."""
 
     def __init__(self, left: float, right: float, low: float, high: float) -> None:
-        self.left, self.right = left, right
-        self.low, self.high = low, high
+        self.left = left
+        self.right = right
+        self.low = low
+        self.high = high
 
     def x(self, value: float) -> float:
         # a single point stands in the middle

@@ -105,9 +105,8 @@ def _table(
         body += f'<tr><th scope="row">{escaped(first)}</th>{cells}</tr>'
     top = "".join(f'<th scope="col">{escaped(name)}</th>' for name in head)
     named = f"<caption>{escaped(caption)}</caption>" if caption else ""
-    table = (
-        f'<table class="{css}">{named}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
-    )
+    rows = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
+    table = f'<table class="{css}">{named}{rows}</table>'
     return _scroll(table, caption or " ".join(head))
 
 
@@ -134,8 +133,12 @@ def _cards(result: dict[str, Any], task: Task) -> str:
         what = "to write a token" if language else "to answer a row by itself"
         shown.append((f"{result['milliseconds_an_answer']:.3g} ms", what))
     if result.get("answers_a_second"):
-        shown.append((f"{result['answers_a_second']:,.0f}", "rows answered a second, in batches"))
-    cells = "".join(f'<div class="card"><b>{b}</b><span>{s}</span></div>' for b, s in shown)
+        shown.append(
+            (f"{result['answers_a_second']:,.0f}", "rows answered a second, in batches")
+        )
+    cells = "".join(
+        f'<div class="card"><b>{b}</b><span>{s}</span></div>' for b, s in shown
+    )
     how = f'<p class="note">Answers were timed on {escaped(result["timed"])}.</p>'
     return f'<div class="cards">{cells}</div>' + (how if result.get("timed") else "")
 
@@ -152,7 +155,8 @@ def _scores(result: dict[str, Any]) -> str:
 
 
 def _curves(folder: Path, task: Task) -> str:
-    metric, unit = task.metric, "scaled squares" if task.name == "regress" else "nats"
+    metric = task.metric
+    unit = "scaled squares" if task.name == "regress" else "nats"
     logged = read_metrics(folder / "metrics.jsonl")
     train = [line for line in logged if line.get("kind") == "train"]
     dev = [line for line in logged if line.get("kind") == "dev"]
@@ -161,12 +165,16 @@ def _curves(folder: Path, task: Task) -> str:
         return [(line["step"], line[key]) for line in lines if key in line]
 
     losses = {"training": points(train, "loss"), "scored": points(dev, "loss")}
-    figures = [(f"loss in {unit}: training, and scored at each evaluation", losses, "loss")]
+    figures = [
+        (f"loss in {unit}: training, and scored at each evaluation", losses, "loss")
+    ]
     if metric != "loss":
         greedy = ", written without a search" if task.writes else ""
         caption = f"{metric} at each evaluation{greedy}"
         figures.append((caption, {metric: points(dev, metric)}, metric))
-    figures.append(("learning rate", {"rate": points(train, "learning_rate")}, "learning rate"))
+    figures.append(
+        ("learning rate", {"rate": points(train, "learning_rate")}, "learning rate")
+    )
     shown = [
         f"<figure><figcaption>{escaped(caption)}</figcaption>"
         f"{charts.lines(series, 'step', up)}</figure>"
@@ -178,14 +186,17 @@ def _curves(folder: Path, task: Task) -> str:
 
 def _answers(task: Task, evaluation: Evaluation) -> list[str]:
     if evaluation.confusion is not None and isinstance(task, Classify | Tag):
-        names, parts = task.output.names, ["<h2>Confusion matrix</h2>"]
+        names = task.output.names
+        parts = ["<h2>Confusion matrix</h2>"]
         if len(names) <= MATRIX:
             table = charts.matrix(np.asarray(evaluation.confusion), names)
             parts.append(_scroll(table, "confusion matrix"))
         else:
             parts.append(_confused(evaluation.confusion, names))
         parts += ["<h2>Scores of each label</h2>", _labels(evaluation.confusion, names)]
-        return parts + (_calibration(evaluation.judged) if evaluation.judged is not None else [])
+        return parts + (
+            _calibration(evaluation.judged) if evaluation.judged is not None else []
+        )
     if evaluation.pairs is not None:
         points = [(float(truth), float(found)) for truth, found in evaluation.pairs]
         return [
@@ -197,7 +208,10 @@ def _answers(task: Task, evaluation: Evaluation) -> list[str]:
 
 def _confused(counts: ConfusionCounts, names: Sequence[str]) -> str:
     """Return the pairs of labels that are mistaken most often, for a matrix too large to read."""
-    rows = [[names[i], names[j], f"{count:,}"] for i, j, count in counted(counts).mistaken(30)]
+    rows = [
+        [names[i], names[j], f"{count:,}"]
+        for i, j, count in counted(counts).mistaken(30)
+    ]
     caption = f"{len(names)} labels: the pairs that are mistaken most often"
     return _table(["true", "answered", "times"], rows, "words", caption)
 
@@ -207,7 +221,12 @@ def _labels(counts: ConfusionCounts, names: Sequence[str]) -> str:
     rows = [
         [name, *map(_share, shares), f"{support:,}"]
         for name, *shares, support in zip(
-            names, found.precision, found.recall, found.f1, found.support.tolist(), strict=True
+            names,
+            found.precision,
+            found.recall,
+            found.f1,
+            found.support.tolist(),
+            strict=True,
         )
     ]
     return _table(["label", "precision", "recall", "F1", "support"], rows)
@@ -221,7 +240,12 @@ def _calibration(judged: ClassPredictions) -> list[str]:
     found = calibration(judged.confidence, judged.truth == judged.found)
     bins = len(found.counts)
     rows = [
-        [f"{b / bins:g} to {(b + 1) / bins:g}", f"{count:,}", f"{sure:.3f}", f"{hits:.3f}"]
+        [
+            f"{b / bins:g} to {(b + 1) / bins:g}",
+            f"{count:,}",
+            f"{sure:.3f}",
+            f"{hits:.3f}",
+        ]
         for b, (count, sure, hits) in enumerate(
             zip(found.counts.tolist(), found.confidence, found.accuracy, strict=True)
         )
@@ -233,7 +257,8 @@ def _calibration(judged: ClassPredictions) -> list[str]:
         "line: it is surer than it should be. Expected calibration error: "
         f"<b>{found.error:.4f}</b> (0 is perfect).</p>",
         f'<div class="charts"><figure>{charts.reliability(found)}</figure>',
-        _table(["confidence", "answers", "mean confidence", "accuracy"], rows) + "</div>",
+        _table(["confidence", "answers", "mean confidence", "accuracy"], rows)
+        + "</div>",
     ]
 
 

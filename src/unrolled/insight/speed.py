@@ -21,7 +21,10 @@ from unrolled.tasks.series import asked
 from unrolled.training.precision import ComputeDevice
 
 SECONDS = 0.5  # spent on rows by themselves, and again on batches
-ALONE, BATCHES, ROWS = 100, 5, 256  # the most that are timed: rows, batches, rows of a batch
+# the most that are timed: rows, batches, rows of a batch
+ALONE = 100
+BATCHES = 5
+ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +47,17 @@ def measure(
     It takes under 2 s, unless one batch of one row takes longer. ``examples`` tell by their lines
     which rows are sound; None is returned where they cannot be answered.
     """
-    sound, places = set(examples.lines.tolist()), locate(data, task.schema.inputs, task.columns)
+    sound = set(examples.lines.tolist())
+    places = locate(data, task.schema.inputs, task.columns)
     pairs = zip(data.rows, data.lines, strict=True)
     # an example of a stretch of a sequence has a line of its own
     whole = task.schema.frames
-    found = (tuple(row[i] for i in places) for row, line in pairs if whole or line in sound)
-    rows = list(itertools.islice((row for row in found if _answerable(task, row)), ROWS))
+    found = (
+        tuple(row[i] for i in places) for row, line in pairs if whole or line in sound
+    )
+    rows = list(
+        itertools.islice((row for row in found if _answerable(task, row)), ROWS)
+    )
     try:
         return _measured(model, task, rows, place) if rows else None
     except UserError:  # a training does not fail for want of a time
@@ -74,8 +82,12 @@ def _measured(
     task.predict(model, rows[:1], place)  # the first call is slower than any after it
     alone = _timed(model, task, [[row] for row in rows[:ALONE]], place)
     middle = statistics.median(alone)
-    size, took, batch = 1, middle, rows[:1]
-    while size < ROWS and took < SECONDS / 4:  # larger batches answer more rows a second
+    size = 1
+    took = middle
+    batch = rows[:1]
+    while (
+        size < ROWS and took < SECONDS / 4
+    ):  # larger batches answer more rows a second
         size *= 2
         batch = list(itertools.islice(itertools.cycle(rows), size))
         (took,) = _timed(model, task, [batch], place)
@@ -87,7 +99,9 @@ def _measured(
     return Speed(1000 * middle, size / statistics.median(batches), how)
 
 
-def _timed(model: nn.Module, task: Task, asked: list[Rows], place: ComputeDevice) -> list[float]:
+def _timed(
+    model: nn.Module, task: Task, asked: list[Rows], place: ComputeDevice
+) -> list[float]:
     """Return the seconds of each question, until ``SECONDS`` are spent."""
     found: list[float] = []
     for rows in asked:
@@ -103,12 +117,16 @@ def write(
     model: nn.Module, task: Language, place: ComputeDevice, count: int
 ) -> tuple[list[str], Speed]:
     """Return texts of up to 300 tokens that a language model writes, and how long a token takes."""
-    texts, taken = [], []
+    texts = []
+    taken = []
     with place.autocast():
         for seed in range(count):
             chosen = Sampling(temperature=0.8)
-            pieces = task.generate(model, "", 300, chosen, seed=seed, device=place.device)
-            found, began = [], time.perf_counter()
+            pieces = task.generate(
+                model, "", 300, chosen, seed=seed, device=place.device
+            )
+            found = []
+            began = time.perf_counter()
             for piece in pieces:
                 found.append(piece)
                 taken.append(time.perf_counter() - began)

@@ -35,12 +35,15 @@ from unrolled.training.progress import duration
 
 def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> None:
     """Measure the best weights, compare them with the baselines, and write result and report."""
-    task, dev, place = plan.prepared.task, plan.prepared.dev, plan.place
+    task = plan.prepared.task
+    dev = plan.prepared.dev
+    place = plan.place
     model = runs.load(plan.folder).model.to(place.device)
     with torch.no_grad():
         evaluation = task.evaluate(model, dev, place)
     found = [
-        {"name": b.name, "scores": b.scores, "seconds": b.seconds} for b in baselines(plan.prepared)
+        {"name": b.name, "scores": b.scores, "seconds": b.seconds}
+        for b in baselines(plan.prepared)
     ]
     samples, timed = answer_some(model, plan)
     result = {
@@ -69,7 +72,9 @@ def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> None:
         "found": plan.prepared.found,
         "samples": samples,
     }
-    write_text(plan.folder / "README.md", card.render(plan.recipe, task, result), parents=False)
+    write_text(
+        plan.folder / "README.md", card.render(plan.recipe, task, result), parents=False
+    )
     told = plan.recipe.report
     worst = mistakes(
         task, plan.prepared.dev_data, dev, evaluation, told.rows if told.samples else 0
@@ -85,7 +90,9 @@ def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> None:
 
 def answer_some(model: nn.Module, plan: Plan) -> tuple[list[str], Speed | None]:
     """Return texts that a language model writes, where rows may be shown, and the speed."""
-    task, place, data = plan.prepared.task, plan.place, plan.prepared.dev_data
+    task = plan.prepared.task
+    place = plan.place
+    data = plan.prepared.dev_data
     if isinstance(task, Language):
         # what it writes may be what it has read
         shown = plan.recipe.report.samples
@@ -98,7 +105,8 @@ def answer_some(model: nn.Module, plan: Plan) -> tuple[list[str], Speed | None]:
 
 def summary(plan: Plan, result: dict[str, Any]) -> list[str]:
     """Return the lines that close a training: scores, baselines, what to type next."""
-    task, metric = plan.prepared.task, plan.prepared.task.metric
+    task = plan.prepared.task
+    metric = plan.prepared.task.metric
     trained = duration(result["seconds"])
     lines = [
         f"trained {result['steps']:,} steps in {trained}; best at step {result['best_step']:,} "
@@ -130,7 +138,13 @@ def summary(plan: Plan, result: dict[str, Any]) -> list[str]:
                 f"The baseline wins: {name} has {metric} {theirs:.4f}, this model {ours:.4f}. "
                 "Train longer, or use the baseline."
             )
-    return [*lines, "", f"report: {plan.folder / 'report.html'}", "next:", *next_commands(plan)]
+    return [
+        *lines,
+        "",
+        f"report: {plan.folder / 'report.html'}",
+        "next:",
+        *next_commands(plan),
+    ]
 
 
 def at_pretraining(plan: Plan, result: dict[str, Any]) -> bool:
@@ -139,12 +153,15 @@ def at_pretraining(plan: Plan, result: dict[str, Any]) -> bool:
     if not training.pretrain_epochs:
         return False
     source = plan.prepared.task.source(plan.prepared.train, plan.recipe, plan.model)
-    return bool(result["steps"] <= epoch_steps(training, source, training.pretrain_epochs))
+    return bool(
+        result["steps"] <= epoch_steps(training, source, training.pretrain_epochs)
+    )
 
 
 def next_commands(plan: Plan) -> list[str]:
     """Return the commands to type next, each as a shell takes it."""
-    where, task = path_word(plan.folder), plan.prepared.task
+    where = path_word(plan.folder)
+    task = plan.prepared.task
     if task.name == "language":
         prompt = '--prompt "..." --temperature 0.8'
         lines = [
@@ -161,7 +178,9 @@ def next_commands(plan: Plan) -> list[str]:
     if other:
         # the same data, read in the same way: what was asked for, but for one thing
         changes = {**plan.changes, **other}
-        folder = plan.folder if plan.folder.name else plan.folder.resolve()  # "." has no name
+        folder = (
+            plan.folder if plan.folder.name else plan.folder.resolve()
+        )  # "." has no name
         name = "-".join(str(value) for value in other.values())
         told = [*words(changes), "--out", path_word(f"{folder}-{name}")]
         lines.append(command("train", path_word(plan.target), *told))
@@ -170,7 +189,8 @@ def next_commands(plan: Plan) -> list[str]:
 
 def comparison(plan: Plan) -> dict[str, Any]:
     """Return what to change for a run to compare with; nothing where no layer could be trained."""
-    schema, layer = plan.prepared.task.schema, plan.recipe.layer
+    schema = plan.prepared.task.schema
+    layer = plan.recipe.layer
     choices: list[dict[str, Any]] = [{"layer": name} for name in ("gru", "lstm")]
     if schema.frames:
         choices.insert(0, {"layer": "none"})
@@ -195,7 +215,8 @@ def _can_be_built(plan: Plan, other: dict[str, Any]) -> bool:
 
 def example_row(plan: Plan) -> str:
     """Return a held-out row as the data file writes it, quoted for a shell."""
-    data, task = plan.prepared.dev_data, plan.prepared.task
+    data = plan.prepared.dev_data
+    task = plan.prepared.task
     if task.schema.frames:
         return f"--file {shlex.quote(path_word(data.path))}"
     if isinstance(data, Document) or not plan.recipe.report.samples:
@@ -209,7 +230,9 @@ def example_row(plan: Plan) -> str:
         row = json.dumps(dict(zip(names, cells, strict=True)), ensure_ascii=False)
     elif task.format.quoted:
         line = io.StringIO()
-        csv.writer(line, delimiter=task.format.delimiter or ",", lineterminator="").writerow(words)
+        csv.writer(
+            line, delimiter=task.format.delimiter or ",", lineterminator=""
+        ).writerow(words)
         row = line.getvalue()
     else:
         row = (task.format.delimiter or ",").join(words)

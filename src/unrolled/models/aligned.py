@@ -27,11 +27,14 @@ class Aligned(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.embedding, self.layer = embedding, layer
+        self.embedding = embedding
+        self.layer = layer
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(layer.output_size, outputs)
 
-    def forward(self, tokens: Tensor, lengths: Tensor | None = None, *spelling: Tensor) -> Tensor:
+    def forward(
+        self, tokens: Tensor, lengths: Tensor | None = None, *spelling: Tensor
+    ) -> Tensor:
         """Return class scores (B, T, C) for word ids (B, T); ``spelling`` goes to the embedding."""
         steps = self.layer.read(self.embedding(tokens, *spelling), lengths)
         return self.head(self.dropout(steps))

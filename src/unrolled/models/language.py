@@ -37,7 +37,8 @@ class LanguageModel(Forms):
             raise ValueError(
                 "a language model reads from left to right; set model.bidirectional=false"
             )
-        self.embedding, self.layer = embedding, layer
+        self.embedding = embedding
+        self.layer = layer
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(layer.output_size, vocabulary)
         if tie:
@@ -108,10 +109,13 @@ class Streamed:
     """
 
     def __init__(self, model: LanguageModel) -> None:
-        self.model, self.context = model, model.context
+        self.model = model
+        self.context = model.context
         self._stream: Stream | None = None
 
-    def unroll(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def unroll(
+        self, tokens: Tensor, state: State | None = None
+    ) -> tuple[Tensor, State]:
         """Read tokens (B, T): scores (B, T, V), and the state."""
         return self.model.unroll(tokens, state)
 

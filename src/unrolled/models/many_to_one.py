@@ -44,7 +44,9 @@ class ManyToOne(Forms):
                 "training.pretrain_epochs needs a layer whose directions are told apart: rnn, lstm "
                 "or gru, or model.bidirectional=false"
             )
-        self.embedding, self.layer, self.pooling = embedding, layer, pooling
+        self.embedding = embedding
+        self.layer = layer
+        self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(pooling.output_size, outputs)
         self.ngrams = ngrams
@@ -121,4 +123,6 @@ class ManyToOne(Forms):
         after = torch.cat([steps[:, 1:], edge], 1)[..., split:]
         real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
         known = self.recovery(self.dropout(torch.cat([before, after], -1)[real]))
-        return known @ self.embedding.weight[candidates].T + self.recovery_bias[candidates]
+        return (
+            known @ self.embedding.weight[candidates].T + self.recovery_bias[candidates]
+        )

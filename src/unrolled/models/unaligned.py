@@ -9,7 +9,14 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
-from unrolled.nn import Attention, Forms, Layer, RecurrentDecoder, SpelledWords, TokenEmbedding
+from unrolled.nn import (
+    Attention,
+    Forms,
+    Layer,
+    RecurrentDecoder,
+    SpelledWords,
+    TokenEmbedding,
+)
 from unrolled.nn.decoding import DecoderParts, NativeDecoder, why_not_native
 from unrolled.nn.dropout import Dropout
 from unrolled.nn.forms import unlike
@@ -60,8 +67,10 @@ class Unaligned(Forms):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.source, self.encoder = source, encoder
-        self.target, self.decoder = target, decoder
+        self.source = source
+        self.encoder = encoder
+        self.target = target
+        self.decoder = decoder
         self.dropout = Dropout(dropout)
         self.head = nn.Linear(decoder.output_size, outputs, bias)
         if tie:
@@ -104,14 +113,23 @@ class Unaligned(Forms):
         output, state = self.decoder.step(self.target(tokens), state)
         return self.head(self.dropout(output)), state
 
-    def step_attending(self, tokens: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
+    def step_attending(
+        self, tokens: Tensor, state: State
+    ) -> tuple[Tensor, State, Tensor]:
         """Return what ``step`` does, and where each row looks in its source (B, M)."""
         looks: list[Tensor] = []
-        x, told = self.target(tokens)[:, None], cast(DecoderState, state)
+        x = self.target(tokens)[:, None]
+        told = cast(DecoderState, state)
         output, state = self.decoder.unroll_looking(x, told, None, looks)
-        return self.head(self.dropout(output[:, 0])), state, self.decoder.chosen(looks)[:, 0]
+        return (
+            self.head(self.dropout(output[:, 0])),
+            state,
+            self.decoder.chosen(looks)[:, 0],
+        )
 
-    def read(self, source: Tensor, lengths: Tensor, inputs: Tensor, *extra: Tensor) -> Tensor:
+    def read(
+        self, source: Tensor, lengths: Tensor, inputs: Tensor, *extra: Tensor
+    ) -> Tensor:
         """Return what ``head`` turns into scores (S, T, D), where the true tokens are read.
 
         Args:
@@ -120,15 +138,21 @@ class Unaligned(Forms):
         """
         return self._read(source, lengths, inputs, *extra)
 
-    def _read(self, source: Tensor, lengths: Tensor, inputs: Tensor, *extra: Tensor) -> Tensor:
+    def _read(
+        self, source: Tensor, lengths: Tensor, inputs: Tensor, *extra: Tensor
+    ) -> Tensor:
         state = self.start(source, lengths, *extra)
         return self.dropout(self.decoder.unroll(self.target(inputs), state)[0])
 
-    def forward(self, source: Tensor, lengths: Tensor, inputs: Tensor, *extra: Tensor) -> Tensor:
+    def forward(
+        self, source: Tensor, lengths: Tensor, inputs: Tensor, *extra: Tensor
+    ) -> Tensor:
         """Return scores (S, T, V); see ``read``."""
         return self.head(self._read(source, lengths, inputs, *extra))
 
-    def align(self, source: Tensor, lengths: Tensor, inputs: Tensor, *extra: Tensor) -> Tensor:
+    def align(
+        self, source: Tensor, lengths: Tensor, inputs: Tensor, *extra: Tensor
+    ) -> Tensor:
         """Return where each step looks in its source (S, T, M): attention, the mean over heads.
 
         Raises:
@@ -158,7 +182,9 @@ class Native:
     """
 
     def __init__(self, model: Unaligned, parts: DecoderParts) -> None:
-        self.model, self.start = model, model.start
+        self.model = model
+        self.start = model.start
         decoder = NativeDecoder(parts)
-        self.step, self.best = decoder.step, decoder.best
+        self.step = decoder.step
+        self.best = decoder.best
         self.step_attending = model.step_attending

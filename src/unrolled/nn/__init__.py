@@ -21,7 +21,14 @@ from unrolled.nn.ngrams import NGrams
 from unrolled.nn.pooling import Pooling
 from unrolled.nn.recurrent import GRU, LSTM, RNN, MinGRU
 from unrolled.nn.spelling import SpelledWords
-from unrolled.nn.state import AttentionState, EmptyState, RecurrentState, State, pack, unpack
+from unrolled.nn.state import (
+    AttentionState,
+    EmptyState,
+    RecurrentState,
+    State,
+    pack,
+    unpack,
+)
 from unrolled.nn.transformer import Attention
 
 __all__ = [

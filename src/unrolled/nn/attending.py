@@ -42,12 +42,15 @@ class Attend(nn.Module, ABC):
             query: (B, H).
             memory: keys (S, 1, M, A) and values (S, 1, M, W) of one block.
         """
-        keys, values = memory.keys[0][:, 0], memory.values[0][:, 0]
+        keys = memory.keys[0][:, 0]
+        values = memory.values[0][:, 0]
         allowed = memory.allowed(keys.shape[1])
         if memory.each:
             asked = query.unflatten(0, (-1, memory.each))
         else:
-            asked, keys, values = query[:, None], memory.spread(keys), memory.spread(values)
+            asked = query[:, None]
+            keys = memory.spread(keys)
+            values = memory.spread(values)
             allowed = None if allowed is None else memory.spread(allowed)
         scores = at_least_fp32(self.scores(asked, keys))
         if allowed is not None:
@@ -122,14 +125,24 @@ class RecurrentDecoder(Layer):
     ) -> None:
         super().__init__()
         if not layer.causal:
-            raise ValueError("expected a decoder that reads forward only; unset bidirectional")
-        self.layer, self.attention = layer, attention
-        self.input_size, self.output_size = input_size, layer.output_size
+            raise ValueError(
+                "expected a decoder that reads forward only; unset bidirectional"
+            )
+        self.layer = layer
+        self.attention = attention
+        self.input_size = input_size
+        self.output_size = layer.output_size
         self.feeding = feeding and attention == "multiplicative"
-        wanted = input_width(input_size, layer.output_size, memory_size, attention, feeding)
+        wanted = input_width(
+            input_size, layer.output_size, memory_size, attention, feeding
+        )
         if layer.input_size != wanted:
-            raise ValueError(f"expected a layer of input_size {wanted}, got {layer.input_size}")
-        self.pooling = Pooling("last" if reverse_size else "mean", memory_size, reverse_size)
+            raise ValueError(
+                f"expected a layer of input_size {wanted}, got {layer.input_size}"
+            )
+        self.pooling = Pooling(
+            "last" if reverse_size else "mean", memory_size, reverse_size
+        )
         parts = self._parts(layer.initial_state(1))
         self.bridges = nn.ModuleList(
             nn.Linear(memory_size, part.shape[0] * part.shape[2]) for part in parts
@@ -156,9 +169,13 @@ class RecurrentDecoder(Layer):
             lengths: real steps of each (S,).
         """
         lengths = check_lengths(lengths, *memory.shape[:2]).to(memory.device)
-        summary, like = self.pooling(memory, lengths), self.layer.initial_state(1)
+        summary = self.pooling(memory, lengths)
+        like = self.layer.initial_state(1)
         parts = [
-            bridge(summary).tanh().unflatten(1, (part.shape[0], part.shape[2])).transpose(0, 1)
+            bridge(summary)
+            .tanh()
+            .unflatten(1, (part.shape[0], part.shape[2]))
+            .transpose(0, 1)
             for bridge, part in zip(self.bridges, self._parts(like), strict=True)
         ]
         inner = RecurrentState(*(part.contiguous() for part in parts))
@@ -195,7 +212,11 @@ class RecurrentDecoder(Layer):
         return y, after
 
     def unroll_looking(
-        self, x: Tensor, state: DecoderState, lengths: Lengths | None, looks: list[Tensor]
+        self,
+        x: Tensor,
+        state: DecoderState,
+        lengths: Lengths | None,
+        looks: list[Tensor],
     ) -> tuple[Tensor, DecoderState]:
         """Unroll and append to ``looks`` where each step of x (B, T, D) looked (B, T, M).
 
@@ -225,21 +246,30 @@ class RecurrentDecoder(Layer):
         """Read step by step, since each depends on where the one before looked."""
         if not x.shape[1]:
             steps = 0 if not state.memory.keys else state.memory.keys[0].shape[2]
-            return x.new_zeros(len(x), 0, self.output_size), state, x.new_zeros(len(x), 0, steps)
-        outputs, looks = [], []
+            return (
+                x.new_zeros(len(x), 0, self.output_size),
+                state,
+                x.new_zeros(len(x), 0, steps),
+            )
+        outputs = []
+        looks = []
         for t in range(x.shape[1]):
             y, after, look = self._one(x[:, t], state)
             if lengths is not None:
                 live = (t < lengths)[:, None]
-                y, after = y * live, _kept(live, after, state)
+                y = y * live
+                after = _kept(live, after, state)
             state = after
             outputs.append(y)
             looks.append(look)
         return torch.stack(outputs, 1), state, torch.stack(looks, 1)
 
-    def _one(self, x: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState, Tensor]:
+    def _one(
+        self, x: Tensor, state: DecoderState
+    ) -> tuple[Tensor, DecoderState, Tensor]:
         """Return what one step (B, D) says, the state after and where it looked (B, M)."""
-        attend, memory = cast(Attend, self.attend_to), state.memory
+        attend = cast(Attend, self.attend_to)
+        memory = state.memory
         inner = cast(RecurrentState, state.inner)
         if self.attention == "additive":
             context, look = attend(inner.h[-1], memory)
@@ -257,14 +287,18 @@ class RecurrentDecoder(Layer):
         return y[:, 0], after
 
 
-def input_width(size: int, hidden: int, memory_size: int, attention: str, feeding: bool) -> int:
+def input_width(
+    size: int, hidden: int, memory_size: int, attention: str, feeding: bool
+) -> int:
     """Return how wide the input of a decoder's layer is, for inputs of ``size`` features.
 
     Raises:
         ValueError: an unknown attention.
     """
     if attention not in KINDS:
-        raise ValueError(f"expected attention out of {', '.join(KINDS)}, got {attention!r}")
+        raise ValueError(
+            f"expected attention out of {', '.join(KINDS)}, got {attention!r}"
+        )
     if attention == "additive":
         return size + memory_size
     return size + (hidden if attention == "multiplicative" and feeding else 0)
@@ -272,7 +306,14 @@ def input_width(size: int, hidden: int, memory_size: int, attention: str, feedin
 
 def _kept(live: Tensor, new: DecoderState, old: DecoderState) -> DecoderState:
     """Return the new state of rows that are live (B, 1), the old one of the others."""
-    now, then = cast(RecurrentState, new.inner), cast(RecurrentState, old.inner)
+    now = cast(RecurrentState, new.inner)
+    then = cast(RecurrentState, old.inner)
     c = None if now.c is None or then.c is None else torch.where(live, now.c, then.c)
-    fed = None if new.fed is None or old.fed is None else torch.where(live, new.fed, old.fed)
-    return DecoderState(RecurrentState(torch.where(live, now.h, then.h), c), new.memory, fed)
+    fed = (
+        None
+        if new.fed is None or old.fed is None
+        else torch.where(live, new.fed, old.fed)
+    )
+    return DecoderState(
+        RecurrentState(torch.where(live, now.h, then.h), c), new.memory, fed
+    )

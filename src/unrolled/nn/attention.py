@@ -18,7 +18,9 @@ from unrolled.nn.state import CacheWriter
 from unrolled.ops.derivatives import is_transformed
 from unrolled.ops.modes import mode
 
-SHORT = 2**18  # pairs of steps up to which plain products beat torch's gradients in bf16 on the CPU
+SHORT = (
+    2**18
+)  # pairs of steps up to which plain products beat torch's gradients in bf16 on the CPU
 
 
 def sinusoid(positions: Tensor, width: int) -> Tensor:
@@ -101,7 +103,9 @@ def weigh(
         causal: step t looks at steps up to t; goes without ``allowed``.
         p: dropout on the weights.
     """
-    gradients = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    gradients = torch.is_grad_enabled() and (
+        q.requires_grad or k.requires_grad or v.requires_grad
+    )
     short = q.shape[2] * k.shape[2] <= SHORT
     slow = q.is_cpu and gradients and short and (p or q.dtype == torch.bfloat16)
     # the fused kernel has neither forward mode nor second derivatives
@@ -131,7 +135,9 @@ class SelfAttention(nn.Module):
         self, width: int, heads: int, kv_heads: int, dropout: float, bias: bool = False
     ) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.size = heads, kv_heads, width // heads
+        self.heads = heads
+        self.kv_heads = kv_heads
+        self.size = width // heads
         self.dropout = dropout
         self.query = nn.Linear(width, width, bias)
         self.key = nn.Linear(width, kv_heads * self.size, bias)
@@ -147,17 +153,22 @@ class SelfAttention(nn.Module):
             reading: the call.
         """
         q = by_head(self.query(x), self.heads)
-        k, v = by_head(self.key(x), self.kv_heads), by_head(self.value(x), self.kv_heads)
+        k = by_head(self.key(x), self.kv_heads)
+        v = by_head(self.value(x), self.kv_heads)
         if reading.turn is not None:
-            q, k = rotate(q, reading.turn), rotate(k, reading.turn)
+            q = rotate(q, reading.turn)
+            k = rotate(k, reading.turn)
         if reading.cache is not None:
             past_k, past_v = reading.cache.write(layer, k, v)
             if not reading.causal:
-                k, v = past_k, past_v
+                k = past_k
+                v = past_v
         out = self._attend(q, k.to(q.dtype), v.to(q.dtype), reading)
         return self.out(out.transpose(1, 2).flatten(2))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, reading: AttentionContext) -> Tensor:
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, reading: AttentionContext
+    ) -> Tensor:
         """Return (B, N, T, E)."""
         groups = self.heads // self.kv_heads
         p = self.dropout if self.training else 0.0
@@ -167,7 +178,8 @@ class SelfAttention(nn.Module):
             out = weigh(q, k, v, reading.allowed, False, p)
             return out.flatten(1, 2)[:, :, None]
         if groups > 1:
-            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+            k = k.repeat_interleave(groups, 1)
+            v = v.repeat_interleave(groups, 1)
         return weigh(q, k, v, reading.allowed, reading.causal, p)
 
 
@@ -183,10 +195,16 @@ class CrossAttention(nn.Module):
     """
 
     def __init__(
-        self, width: int, heads: int, memory_size: int, dropout: float, bias: bool = False
+        self,
+        width: int,
+        heads: int,
+        memory_size: int,
+        dropout: float,
+        bias: bool = False,
     ) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
+        self.dropout = dropout
         self.query = nn.Linear(width, width, bias)
         self.key = nn.Linear(memory_size, width, bias)
         self.value = nn.Linear(memory_size, width, bias)
@@ -194,7 +212,10 @@ class CrossAttention(nn.Module):
 
     def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values (S, N, M, E) of sources (S, M, D), made once a source."""
-        both = by_head(self.key(memory), self.heads), by_head(self.value(memory), self.heads)
+        both = (
+            by_head(self.key(memory), self.heads),
+            by_head(self.value(memory), self.heads),
+        )
         if torch.is_grad_enabled():
             return both
         return both[0].contiguous(), both[1].contiguous()  # read again at every step
@@ -204,13 +225,15 @@ class CrossAttention(nn.Module):
         memory = reading.memory
         assert memory is not None
         q = by_head(self.query(x), self.heads)
-        k, v = memory.keys[layer].to(q.dtype), memory.values[layer].to(q.dtype)
+        k = memory.keys[layer].to(q.dtype)
+        v = memory.values[layer].to(q.dtype)
         allowed = memory.allowed(k.shape[2])
         if memory.each > 1:
             # the rows of a source stand where steps stand, so that no key is copied for them
             q = q.unflatten(0, (-1, memory.each)).transpose(1, 2).flatten(2, 3)
         elif not memory.each:
-            k, v = memory.spread(k), memory.spread(v)
+            k = memory.spread(k)
+            v = memory.spread(v)
             allowed = None if allowed is None else memory.spread(allowed)
         mask = None if allowed is None else allowed[:, None, None]
         if reading.looks is not None:
@@ -220,7 +243,9 @@ class CrossAttention(nn.Module):
             out = out.unflatten(2, (memory.each, -1)).transpose(1, 2).flatten(0, 1)
         return self.out(out.transpose(1, 2).flatten(2))
 
-    def _weights(self, q: Tensor, k: Tensor, mask: Tensor | None, shape: torch.Size) -> Tensor:
+    def _weights(
+        self, q: Tensor, k: Tensor, mask: Tensor | None, shape: torch.Size
+    ) -> Tensor:
         """Return the attention weights (B, T, M), the mean over heads."""
         scores = at_least_fp32(q @ k.transpose(2, 3)) / q.shape[3] ** 0.5
         scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)

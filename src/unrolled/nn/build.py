@@ -125,7 +125,9 @@ class LayerKind:
 
 
 def _none(config: LayerConfig, size: int) -> Layer:
-    return Memoryless(size, config.hidden, config.layers, config.activation, config.dropout)
+    return Memoryless(
+        size, config.hidden, config.layers, config.activation, config.dropout
+    )
 
 
 def _build_recurrent(
@@ -143,12 +145,16 @@ def recurrent(kind: type[Recurrent], **own: str) -> LayerKind:
         own: arguments that it alone has, and the settings that they are.
     """
     shared = _RECURRENT if kind.reads_state else _RECURRENT - _OF_STATE
-    arguments = {key: key for key in sorted(shared - {"last"})} | {"last_size": "last"} | own
+    arguments = (
+        {key: key for key in sorted(shared - {"last"})} | {"last_size": "last"} | own
+    )
     uses = _ALL | set(arguments.values())
     return LayerKind(functools.partial(_build_recurrent, kind, arguments), uses)
 
 
-def _attention(config: LayerConfig, size: int, memory_size: int | None = None) -> Attention:
+def _attention(
+    config: LayerConfig, size: int, memory_size: int | None = None
+) -> Attention:
     return Attention(
         size,
         config.hidden,
@@ -180,7 +186,9 @@ LAYERS: dict[str, LayerKind] = {
 }
 
 
-def add_cell(name: str, step: Step, gates: int, reads_state: bool = True) -> type[Recurrent]:
+def add_cell(
+    name: str, step: Step, gates: int, reads_state: bool = True
+) -> type[Recurrent]:
     """Add a recurrent cell of one's own: ``layer=NAME`` is then wherever ``layer=gru`` is.
 
     It runs on its equations, forward and, by torch, backward.
@@ -200,13 +208,20 @@ def add_cell(name: str, step: Step, gates: int, reads_state: bool = True) -> typ
         ValueError: there is a layer of that name, or it is no name, or gates are below 1.
     """
     if name in LAYERS or name in STEPS:
-        raise ValueError(f"expected a name that no layer has, got {name!r}; choose another")
+        raise ValueError(
+            f"expected a name that no layer has, got {name!r}; choose another"
+        )
     if not name.isidentifier() or gates < 1:
         raise ValueError(
             f"expected a name of letters, digits and _, and gates of at least 1, got {name!r} and "
             f"{gates}"
         )
-    members = {"cell": name, "gates": gates, "reads_state": reads_state, "__doc__": step.__doc__}
+    members = {
+        "cell": name,
+        "gates": gates,
+        "reads_state": reads_state,
+        "__doc__": step.__doc__,
+    }
     kind = type(name, (Recurrent,), members)
     STEPS[name] = step
     LAYERS[name] = recurrent(kind)
@@ -259,12 +274,20 @@ def build_decoder(
         if name == "attention":
             return _attention(config, input_size, width)
         size = input_width(
-            input_size, config.last or config.projection or config.hidden, width, attention, feeding
+            input_size,
+            config.last or config.projection or config.hidden,
+            width,
+            attention,
+            feeding,
         )
         layer = LAYERS[name].build(config, size)
         if not isinstance(layer, Recurrent):
-            raise ValueError("it carries no state from its source; use gru, lstm, rnn or attention")
-        return RecurrentDecoder(layer, input_size, width, attention, feeding, encoder.reverse_size)
+            raise ValueError(
+                "it carries no state from its source; use gru, lstm, rnn or attention"
+            )
+        return RecurrentDecoder(
+            layer, input_size, width, attention, feeding, encoder.reverse_size
+        )
     except ValueError as error:
         raise UsageError(f"decoder {name}: {error}") from None
 
@@ -273,7 +296,9 @@ def _check(name: str, config: LayerConfig) -> None:
     """Raise UsageError for an unknown layer, or a setting that it does not use."""
     refuse_unused(config, name)
     if config.layers == 0 and name != "none":
-        raise UsageError(f"layer {name} needs layers of at least 1, got 0; only layer=none takes 0")
+        raise UsageError(
+            f"layer {name} needs layers of at least 1, got 0; only layer=none takes 0"
+        )
 
 
 def _known(name: str) -> Set[str]:
@@ -287,11 +312,16 @@ def _known(name: str) -> Set[str]:
 
 def refuse_unused(config: LayerConfig, *names: str) -> None:
     """Raise UsageError for a setting that is not at its default and that none of the layers use."""
-    default, used = LayerConfig(), set[str]().union(*map(_known, names))
+    default = LayerConfig()
+    used = set[str]().union(*map(_known, names))
     for key in LayerConfig.model_fields:
         if key not in used and getattr(config, key) != getattr(default, key):
             users = [layer for layer, kind in LAYERS.items() if key in kind.uses]
-            told = f"layer {names[0]} has" if len(names) == 1 else f"{' and '.join(names)} have"
+            told = (
+                f"layer {names[0]} has"
+                if len(names) == 1
+                else f"{' and '.join(names)} have"
+            )
             raise UsageError(
                 f"{told} no setting {key!r} (got {getattr(config, key)!r}); it belongs to layer "
                 f"{' or '.join(users)}"

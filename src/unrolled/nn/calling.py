@@ -25,18 +25,23 @@ def call_like_torch(
     """Read any form that torch.nn's modules take; see ``Recurrent.forward``."""
     if isinstance(x, PackedSequence):
         if lengths is not None:
-            raise ValueError("expected no lengths beside a PackedSequence, which has its own")
+            raise ValueError(
+                "expected no lengths beside a PackedSequence, which has its own"
+            )
         return _call_packed(layer, x, hx)
     if x.dim() not in (2, 3):
         raise ValueError(
             f"expected x of 3 dimensions, or 2 for one sequence, got shape {tuple(x.shape)}"
         )
-    single, time_first = x.dim() == 2, not layer.batch_first
+    single = x.dim() == 2
+    time_first = not layer.batch_first
     form = "time" if single else "time, batch" if time_first else "batch, time"
     _check_width(layer, x, form)
     if single:
         if lengths is not None:
-            raise ValueError("expected no lengths for one sequence (time, features); cut x instead")
+            raise ValueError(
+                "expected no lengths for one sequence (time, features); cut x instead"
+            )
         x = x[None]
     elif time_first:
         x = x.transpose(0, 1)
@@ -57,7 +62,9 @@ def _check_width(layer: Recurrent, x: Tensor, form: str) -> None:
         )
 
 
-def _call_packed(layer: Recurrent, x: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
+def _call_packed(
+    layer: Recurrent, x: PackedSequence, hx: Any
+) -> tuple[PackedSequence, Any]:
     """Read the steps where they stand; or else pad, run with lengths, pack again in that order."""
     _check_width(layer, x.data, "steps of all rows")
     initial = _as_state(layer, hx, False)
@@ -69,7 +76,8 @@ def _call_packed(layer: Recurrent, x: PackedSequence, hx: Any) -> tuple[PackedSe
     y, after = layer.unroll(padded, initial, lengths)
     if x.sorted_indices is not None:
         order = x.sorted_indices
-        y, lengths = y.index_select(0, order), lengths.index_select(0, order.cpu())
+        y = y.index_select(0, order)
+        lengths = lengths.index_select(0, order.cpu())
     vf: Any = torch._VF
     data, batch_sizes = vf._pack_padded_sequence(y, lengths, True)
     again = PackedSequence(data, batch_sizes, x.sorted_indices, x.unsorted_indices)

@@ -44,13 +44,16 @@ class _Cell(nn.Module):
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
             if size < 1:
                 raise ValueError(f"expected {name} of at least 1, got {size}")
-        self.input_size, self.hidden_size, self.bias = input_size, hidden_size, bias
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.bias = bias
         wide = self.gates * hidden_size
 
         def weight(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
-        self.weight_ih, self.weight_hh = weight(wide, input_size), weight(wide, hidden_size)
+        self.weight_ih = weight(wide, input_size)
+        self.weight_hh = weight(wide, hidden_size)
         self.bias_ih = weight(wide) if bias else None
         self.bias_hh = weight(wide) if bias else None
         self.reset_parameters()
@@ -74,8 +77,12 @@ class _Cell(nn.Module):
             state = (zeros, zeros) if self.cell == "lstm" else (zeros,)
         if any(part.shape != shape for part in state):
             got = [tuple(part.shape) for part in state]
-            raise ValueError(f"expected a state of shape {shape}, as x has rows, got {got}")
-        if x.dtype != self.weight_ih.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(
+                f"expected a state of shape {shape}, as x has rows, got {got}"
+            )
+        if x.dtype != self.weight_ih.dtype and not torch.is_autocast_enabled(
+            x.device.type
+        ):
             raise ValueError(
                 f"expected x in {self.weight_ih.dtype}, as the weights are, got {x.dtype}; pass "
                 f"x.to({self.weight_ih.dtype})"
@@ -83,7 +90,9 @@ class _Cell(nn.Module):
         weights = Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         if x.dim() == 2:
             return ops.step(self.cell, x, state, weights)
-        single = ops.step(self.cell, x[None], tuple(part[None] for part in state), weights)
+        single = ops.step(
+            self.cell, x[None], tuple(part[None] for part in state), weights
+        )
         return tuple(part[0] for part in single)
 
     def extra_repr(self) -> str:
@@ -109,7 +118,9 @@ class RNNCell(_Cell):
         dtype: torch.dtype | None = None,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"expected nonlinearity 'tanh' or 'relu', got {nonlinearity!r}")
+            raise ValueError(
+                f"expected nonlinearity 'tanh' or 'relu', got {nonlinearity!r}"
+            )
         self.__dict__["cell"] = f"rnn_{nonlinearity}"
         super().__init__(input_size, hidden_size, bias, device, dtype)
         self.nonlinearity = nonlinearity
@@ -122,7 +133,8 @@ class RNNCell(_Cell):
 class GRUCell(_Cell):
     """One step of the GRU, drop-in for torch.nn.GRUCell."""
 
-    cell, gates = "gru", 3
+    cell = "gru"
+    gates = 3
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Return h (B, H) after one step of x (B, D), begun from ``hx`` (B, H) or zeros."""
@@ -132,7 +144,8 @@ class GRUCell(_Cell):
 class LSTMCell(_Cell):
     """One step of the LSTM, drop-in for torch.nn.LSTMCell."""
 
-    cell, gates = "lstm", 4
+    cell = "lstm"
+    gates = 4
 
     def forward(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Tensor]:
         """Return h and c (B, H) after one step of x (B, D), begun from ``hx``, a pair, or zeros."""

@@ -78,7 +78,9 @@ def _changed(parts: DecoderParts) -> str:
     """
     layer = cast(Attention, parts.layer)
     blocks = [cast(Block, block) for block in layer.blocks]
-    norms: list[Any] = [getattr(block, name) for block in blocks for name in _BLOCK_NORMS]
+    norms: list[Any] = [
+        getattr(block, name) for block in blocks for name in _BLOCK_NORMS
+    ]
     reasons = [
         unlike(layer, Attention),
         unlike(layer.dropout, Dropout),
@@ -142,11 +144,15 @@ class Rooms:
             memory = min(fitting, key=Tensor.numel)
         else:  # what is free is too small by now, or far too large
             self._lent = [each for each in self._lent if each[1]() is not None]
-            with torch.inference_mode(False):  # else it could not be written outside of it
+            with torch.inference_mode(
+                False
+            ):  # else it could not be written outside of it
                 memory = torch.empty(needed, dtype=torch.float32, device="cpu")
         keys, values = memory[:needed].view(2, *shape).unbind()
         made = Buffer(keys, values, 1)
-        self._lent = [each for each in self._lent if each[0] is not memory] + [(memory, ref(made))]
+        self._lent = [each for each in self._lent if each[0] is not memory] + [
+            (memory, ref(made))
+        ]
         return made
 
 
@@ -182,9 +188,12 @@ class BeamState(State):
     @classmethod
     def of(cls, state: AttentionState) -> Self:
         """Return the same state, its keys where they are."""
-        rows, room = state.rows, state.buffer.room
+        rows = state.rows
+        room = state.buffer.room
         even = bool((state.lengths == state.used).all())
-        origin = torch.arange(rows, dtype=torch.int32, device="cpu")[:, None].repeat(1, room)
+        origin = torch.arange(rows, dtype=torch.int32, device="cpu")[:, None].repeat(
+            1, room
+        )
         return cls(state.buffer, origin, state.lengths, state.used, even, state.turn)
 
     def settled(self) -> AttentionState:
@@ -193,7 +202,9 @@ class BeamState(State):
         steps = torch.arange(self.used, device=origin.device)
 
         def gathered(part: Tensor) -> Tensor:
-            found = part[:, origin, :, steps] if self.rows else part[:, :0, :, : self.used]
+            found = (
+                part[:, origin, :, steps] if self.rows else part[:, :0, :, : self.used]
+            )
             return found.permute(2, 0, 3, 1, 4).contiguous() if self.rows else found
 
         buffer = Buffer(gathered(self.buffer.keys), gathered(self.buffer.values))
@@ -206,12 +217,18 @@ class BeamState(State):
         writable = not self.origin.is_inference() or torch.is_inference_mode_enabled()
         if 0 < self.turn == old.newest and self.used < old.room and writable:
             return self
-        settled, used = self.settled(), self.used
+        settled = self.settled()
+        used = self.used
         shape = settled.keys.shape
         buffer = rooms.buffer((*shape[:3], max(2 * used, 32), shape[4]))
-        for part, before in ((buffer.keys, settled.keys), (buffer.values, settled.values)):
+        for part, before in (
+            (buffer.keys, settled.keys),
+            (buffer.values, settled.values),
+        ):
             part[:, :, :, :used] = before
-            if not self.even:  # rows that are behind leave places that packing takes along
+            if (
+                not self.even
+            ):  # rows that are behind leave places that packing takes along
                 part[:, :, :, used:] = 0
         return type(self).of(AttentionState(buffer, self.lengths, used, 1))
 
@@ -222,7 +239,8 @@ class BeamState(State):
         return type(self)(self.buffer, self.origin, *after)
 
     def reorder(self, rows: Tensor, keep: bool = True) -> Self:
-        origin, lengths = self.origin.index_select(0, rows), self.lengths.index_select(0, rows)
+        origin = self.origin.index_select(0, rows)
+        lengths = self.lengths.index_select(0, rows)
         used = self.used if self.even else int(lengths.max()) if len(lengths) else 0
         moved = replace(self, origin=origin, lengths=lengths, used=used)
         if self.even and len(rows) <= self.buffer.keys.shape[1]:
@@ -272,9 +290,12 @@ class NativeDecoder:
         why = why_not_native(parts)
         if why is not None:
             raise ValueError(f"expected parts that the native core steps: {why}")
-        self._parts, self._layer = parts, cast(Attention, parts.layer)
+        self._parts = parts
+        self._layer = cast(Attention, parts.layer)
         self._packed = _packed(self._layer, parts.head, precision)
-        self._places: tuple[Tensor, ...] = ()  # position by position, as far as was asked for
+        self._places: tuple[
+            Tensor, ...
+        ] = ()  # position by position, as far as was asked for
         self._rooms = Rooms()
         # keys of the last memory, new with every one, and the lengths that are read of it
         self._memory: tuple[tuple[Tensor, ...], Tensor, Tensor] | None = None
@@ -328,11 +349,15 @@ class NativeDecoder:
             checked(inner, AttentionState, "a decoder with attention")
             inner = BeamState.of(cast(AttentionState, inner))
         if tokens.shape != inner.lengths.shape:
-            raise ValueError(f"expected tokens of {inner.rows} rows, got {tuple(tokens.shape)}")
+            raise ValueError(
+                f"expected tokens of {inner.rows} rows, got {tuple(tokens.shape)}"
+            )
         self._layer.check_context(inner.used + 1)
         inner = inner.claimed(self._rooms)
         x, turn = self._embedded(tokens, inner)
-        cache = Cache(inner.buffer.keys, inner.buffer.values, inner.lengths, inner.origin)
+        cache = Cache(
+            inner.buffer.keys, inner.buffer.values, inner.lengths, inner.origin
+        )
         memory = told.memory if told.memory.gaps else replace(told.memory, gaps=True)
 
         def after() -> DecoderState:
@@ -342,7 +367,8 @@ class NativeDecoder:
 
     def _source(self, memory: Memory) -> SourceMemory:
         """Return what the core reads of a memory: of a source without steps its first, as there."""
-        known, lengths = self._memory, memory.lengths
+        known = self._memory
+        lengths = memory.lengths
         if known is None or known[0] is not memory.keys or known[1] is not lengths:
             most = memory.keys[0].shape[2]
             known = memory.keys, lengths, lengths.long().clamp(min=1, max=most)
@@ -353,7 +379,8 @@ class NativeDecoder:
         self, tokens: Tensor, inner: BeamState
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Return the tokens as vectors with their positions (B, W), or the rotation beside them."""
-        layer, lengths = self._layer, inner.lengths
+        layer = self._layer
+        lengths = inner.lengths
         x = layer.project(self._parts.embedding(tokens))
         if layer.place is not None:
             return x + layer.place(lengths), None
@@ -365,7 +392,11 @@ class NativeDecoder:
             else:
                 self._places = (sinusoid(at, layer.output_size)[0],)
         here = [part.index_select(0, lengths) for part in self._places]
-        return (x, (here[0], here[1])) if layer.positions == "rotary" else (x + here[0], None)
+        return (
+            (x, (here[0], here[1]))
+            if layer.positions == "rotary"
+            else (x + here[0], None)
+        )
 
     def explain(self) -> str:
         """Return one line: what runs."""
@@ -402,7 +433,8 @@ def _packed(layer: Attention, head: nn.Linear, precision: str) -> PackedDecoder:
 
 def _weights(block: Block) -> list[tuple[str, Tensor, Tensor | None]]:
     """Return part, weight and bias of all that a block multiplies with."""
-    attention, cross = block.attention, block.cross
+    attention = block.attention
+    cross = block.cross
     assert cross is not None
     stacked = (attention.query, attention.key, attention.value)
     biased = attention.query.bias is not None
@@ -423,4 +455,6 @@ def _weights(block: Block) -> list[tuple[str, Tensor, Tensor | None]]:
         "cross_norm": block.cross_norm,
         "feedforward_norm": block.feedforward_norm,
     }
-    return found + [(n, part.weight, getattr(part, "bias", None)) for n, part in single.items()]
+    return found + [
+        (n, part.weight, getattr(part, "bias", None)) for n, part in single.items()
+    ]

@@ -16,7 +16,9 @@ def check_probability(name: str, value: float) -> None:
         ValueError: ``value`` is not in [0, 1].
     """
     if not 0 <= value <= 1:
-        raise ValueError(f"expected {name} from 0 to 1, got {value}; it is a probability")
+        raise ValueError(
+            f"expected {name} from 0 to 1, got {value}; it is a probability"
+        )
 
 
 def dropout(x: Tensor, p: float) -> Tensor:

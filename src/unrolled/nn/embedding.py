@@ -49,14 +49,20 @@ class TokenEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         if size < 1 or width < 1:
-            raise ValueError(f"expected size and width of at least 1, got {size} and {width}")
+            raise ValueError(
+                f"expected size and width of at least 1, got {size} and {width}"
+            )
         if padding is not None and not 0 <= padding < size:
             raise ValueError(
                 f"expected a padding token from 0 to {size - 1}, got {padding}; None has none"
             )
         check_probability("token_dropout", token_dropout)
-        self.size, self.width, self.padding = size, width, padding
-        self.token_dropout, self.std, self.scale = token_dropout, std, scale
+        self.size = size
+        self.width = width
+        self.padding = padding
+        self.token_dropout = token_dropout
+        self.std = std
+        self.scale = scale
         self.dropout = LockedDropout(dropout)
         self.weight = nn.Parameter(torch.empty(size, width))
         self.reset_parameters()
@@ -97,6 +103,5 @@ class TokenEmbedding(nn.Module):
         return self.dropout(vectors)
 
     def extra_repr(self) -> str:
-        return (
-            f"{self.size}, {self.width}, padding={self.padding}, token_dropout={self.token_dropout}"
-        )
+        sizes = f"{self.size}, {self.width}, padding={self.padding}"
+        return f"{sizes}, token_dropout={self.token_dropout}"

@@ -38,7 +38,11 @@ def unlike(module: nn.Module, *kinds: type[nn.Module]) -> str:
         kinds: what it may be; subclasses are something else.
     """
     if type(module) not in kinds:
-        known = "" if len(kinds) > 3 else f", not a plain {' or '.join(k.__name__ for k in kinds)}"
+        known = (
+            ""
+            if len(kinds) > 3
+            else f", not a plain {' or '.join(k.__name__ for k in kinds)}"
+        )
         return f"a {type(module).__name__}{known}"
     if has_hooks(module):
         return f"a {type(module).__name__} with hooks"
@@ -50,14 +54,18 @@ def unlike(module: nn.Module, *kinds: type[nn.Module]) -> str:
 
 def overrides(module: nn.Module, base: type[nn.Module], name: str) -> bool:
     """Say whether a method of ``base`` is another one in this module, by its class or set on it."""
-    return name in vars(module) or getattr(type(module), name) is not getattr(base, name)
+    return name in vars(module) or getattr(type(module), name) is not getattr(
+        base, name
+    )
 
 
 class _Call:
     """A form that is to run or, once torch has called ``forward``, runs."""
 
     def __init__(self, module: nn.Module, form: str) -> None:
-        self.module, self.form, self.begun = module, form, False
+        self.module = module
+        self.form = form
+        self.begun = False
 
 
 class _Calls(threading.local):

@@ -111,7 +111,9 @@ class Layer(Forms, ABC):
         Raises:
             ValueError: the layer reads both ways, or a setting is out of range.
         """
-        from unrolled.nn.stream import open_stream  # which knows the layers, and so this file
+        from unrolled.nn.stream import (
+            open_stream,
+        )  # which knows the layers, and so this file
 
         return open_stream(self, batch, precision)
 
@@ -129,7 +131,11 @@ class Layer(Forms, ABC):
             )
         self._check_precision(x)
         self._check_rows(x, state)
-        return None if lengths is None else check_lengths(lengths, *x.shape[:2]).to(x.device)
+        return (
+            None
+            if lengths is None
+            else check_lengths(lengths, *x.shape[:2]).to(x.device)
+        )
 
     def _check_step(self, x: Tensor, state: State) -> None:
         """Refuse inputs of ``step`` that do not fit."""

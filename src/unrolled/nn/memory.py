@@ -40,7 +40,9 @@ class Memory:
     gaps: bool = False
 
     @classmethod
-    def of(cls, keys: Sequence[Tensor], values: Sequence[Tensor], lengths: Tensor) -> Self:
+    def of(
+        cls, keys: Sequence[Tensor], values: Sequence[Tensor], lengths: Tensor
+    ) -> Self:
         """Return a memory of which every source is read by one row."""
         count = lengths.shape[0]
         own = torch.arange(count, device=lengths.device)
@@ -86,7 +88,9 @@ class Memory:
     def detach(self) -> Self:
         """Return the same numbers, cut off from the graph that made them."""
         keys = tuple(part.detach() for part in self.keys)
-        return replace(self, keys=keys, values=tuple(part.detach() for part in self.values))
+        return replace(
+            self, keys=keys, values=tuple(part.detach() for part in self.values)
+        )
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return all of it as named tensors, contiguous and detached."""
@@ -99,7 +103,8 @@ class Memory:
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
         """Build what :meth:`to_tensors` described."""
         layers = range(sum(name.startswith("keys.") for name in tensors))
-        lengths, rows = tensors["lengths"], tensors["rows"]
+        lengths = tensors["lengths"]
+        rows = tensors["rows"]
         keys = tuple(tensors[f"keys.{layer}"] for layer in layers)
         values = tuple(tensors[f"values.{layer}"] for layer in layers)
         return cls(keys, values, lengths, rows, _each(rows, len(lengths)))
@@ -131,7 +136,9 @@ def _each(rows: Tensor, sources: int) -> int:
 
 def _side_by_side(parts: tuple[Tensor, ...]) -> Tensor:
     longest = max(part.shape[2] for part in parts)
-    return torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[2])) for part in parts])
+    return torch.cat(
+        [F.pad(part, (0, 0, 0, longest - part.shape[2])) for part in parts]
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +163,9 @@ class DecoderState(State):
 
     def reorder(self, rows: Tensor, keep: bool = True) -> Self:
         fed = None if self.fed is None else self.fed.index_select(0, rows)
-        return type(self)(self.inner.reorder(rows, keep), self.memory.reorder(rows), fed)
+        return type(self)(
+            self.inner.reorder(rows, keep), self.memory.reorder(rows), fed
+        )
 
     def detach(self) -> Self:
         fed = None if self.fed is None else self.fed.detach()
@@ -164,14 +173,24 @@ class DecoderState(State):
 
     def to_tensors(self) -> dict[str, Tensor]:
         found = {f"inner/{name}": part for name, part in pack(self.inner).items()}
-        found |= {f"memory/{name}": part for name, part in self.memory.to_tensors().items()}
-        return found if self.fed is None else found | {"fed": self.fed.detach().contiguous()}
+        found |= {
+            f"memory/{name}": part for name, part in self.memory.to_tensors().items()
+        }
+        return (
+            found
+            if self.fed is None
+            else found | {"fed": self.fed.detach().contiguous()}
+        )
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
         def under(group: str) -> dict[str, Tensor]:
             start = f"{group}/"
-            return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+            return {
+                n.removeprefix(start): t
+                for n, t in tensors.items()
+                if n.startswith(start)
+            }
 
         memory = Memory.from_tensors(under("memory"))
         return cls(unpack(under("inner")), memory, tensors.get("fed"))
@@ -182,4 +201,6 @@ class DecoderState(State):
         memory = Memory.join([state.memory for state in states])
         if states[0].fed is None:
             return cls(inner, memory)
-        return cls(inner, memory, torch.cat([cast(Tensor, state.fed) for state in states]))
+        return cls(
+            inner, memory, torch.cat([cast(Tensor, state.fed) for state in states])
+        )

@@ -13,7 +13,11 @@ from unrolled.nn.layer import Layer, checked
 from unrolled.nn.state import EmptyState, State
 from unrolled.ops.masking import Lengths, zero_padding
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+}
 
 
 class Memoryless(Layer):
@@ -49,11 +53,16 @@ class Memoryless(Layer):
                 f"expected an activation out of {', '.join(ACTIVATIONS)}, got {activation!r}"
             )
         check_probability("dropout", dropout)
-        self.input_size, self.output_size = input_size, hidden if layers else input_size
+        self.input_size = input_size
+        self.output_size = hidden if layers else input_size
         stages: list[nn.Module] = []
         for layer in range(layers):
             width = input_size if layer == 0 else hidden
-            stages += [nn.Linear(width, hidden), ACTIVATIONS[activation](), nn.Dropout(dropout)]
+            stages += [
+                nn.Linear(width, hidden),
+                ACTIVATIONS[activation](),
+                nn.Dropout(dropout),
+            ]
         self.stages = nn.Sequential(*stages)
 
     def initial_state(

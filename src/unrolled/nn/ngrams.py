@@ -45,7 +45,9 @@ class NGrams(nn.Module):
                 f"{longest}, {outputs} and {buckets}"
             )
         check_probability("dropout", dropout)
-        self.longest, self.buckets, self.dropout = longest, buckets, dropout
+        self.longest = longest
+        self.buckets = buckets
+        self.dropout = dropout
         # at first it says nothing: what it will say is a correction of the layer
         self.weight = nn.Parameter(torch.zeros(buckets, outputs))
 
@@ -58,14 +60,19 @@ class NGrams(nn.Module):
         begins = real.sum(1).cumsum(0) - real.sum(1)
         # of a batch of unequal rows most places are padding: only real ones are looked up
         return F.embedding_bag(
-            places[real], self.weight, begins, per_sample_weights=share[real], mode="sum"
+            places[real],
+            self.weight,
+            begins,
+            per_sample_weights=share[real],
+            mode="sum",
         )
 
     def places(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return the bucket of every n-gram and whether it is real, both (B, N T)."""
         steps = torch.arange(tokens.shape[1], device=tokens.device)
         key = torch.zeros_like(tokens)
-        places, real = [], []
+        places = []
+        real = []
         for size in range(1, self.longest + 1):
             shifted = F.pad(tokens, (0, size - 1))[:, size - 1 :]
             key = key * PRIME + shifted + 1

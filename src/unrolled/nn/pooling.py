@@ -10,7 +10,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from unrolled.ops.masking import Lengths, check_lengths, last_steps, real_steps, zero_padding
+from unrolled.ops.masking import (
+    Lengths,
+    check_lengths,
+    last_steps,
+    real_steps,
+    zero_padding,
+)
 
 KINDS = ("last", "mean", "max", "attention", "mean-max")
 
@@ -36,16 +42,21 @@ class Pooling(nn.Module):
     def __init__(self, kind: str, size: int, reverse_size: int = 0) -> None:
         super().__init__()
         if kind not in KINDS:
-            raise ValueError(f"expected a pooling out of {', '.join(KINDS)}, got {kind!r}")
+            raise ValueError(
+                f"expected a pooling out of {', '.join(KINDS)}, got {kind!r}"
+            )
         if size < 1 or not 0 <= reverse_size <= size:
             raise ValueError(
                 "expected size of at least 1 and reverse_size from 0 to size, got "
                 f"{size} and {reverse_size}; pass layer.output_size and layer.reverse_size"
             )
-        self.kind, self.size, self.reverse_size = kind, size, reverse_size
+        self.kind = kind
+        self.size = size
+        self.reverse_size = reverse_size
         self.output_size = 2 * size if kind == "mean-max" else size
         if kind == "attention":
-            self.key, self.query = nn.Linear(size, size), nn.Linear(size, 1, bias=False)
+            self.key = nn.Linear(size, size)
+            self.query = nn.Linear(size, 1, bias=False)
 
     def forward(self, x: Tensor, lengths: Lengths | None = None) -> Tensor:
         """Return (B, H), or (B, 2 H) for mean-max.
@@ -86,7 +97,9 @@ class Pooling(nn.Module):
         return torch.cat([last[:, :split], first[:, split:]], 1)
 
     def _mean(self, x: Tensor, lengths: Tensor) -> Tensor:
-        return zero_padding(x, lengths).sum(1) / lengths.clamp(min=1)[:, None].to(x.dtype)
+        return zero_padding(x, lengths).sum(1) / lengths.clamp(min=1)[:, None].to(
+            x.dtype
+        )
 
     def _max(self, x: Tensor, lengths: Tensor) -> Tensor:
         real = real_steps(lengths, x.shape[1])[:, :, None]
@@ -98,7 +111,9 @@ class Pooling(nn.Module):
         scores = self.query(self.key(x).tanh())[:, :, 0]
         # lowest and not -inf: a row without steps would else be 0/0
         lowest = torch.finfo(scores.dtype).min
-        weights = scores.masked_fill(~real_steps(lengths, x.shape[1]), lowest).softmax(1)
+        weights = scores.masked_fill(~real_steps(lengths, x.shape[1]), lowest).softmax(
+            1
+        )
         return (weights[:, :, None] * x).sum(1)
 
     def extra_repr(self) -> str:

@@ -70,7 +70,9 @@ class Recurrent(Layer):
 
     cell: ClassVar[str]
     gates: ClassVar[int]
-    reads_state: ClassVar[bool] = True  # whether its gates do; else there are no recurrent weights
+    reads_state: ClassVar[bool] = (
+        True  # whether its gates do; else there are no recurrent weights
+    )
 
     def __init__(
         self,
@@ -98,12 +100,16 @@ class Recurrent(Layer):
     ) -> None:
         super().__init__()
         _check_sizes(input_size, hidden_size, num_layers, proj_size)
-        if last_size and (bidirectional or proj_size or residual or last_size > hidden_size):
+        if last_size and (
+            bidirectional or proj_size or residual or last_size > hidden_size
+        ):
             raise ValueError(
                 f"expected last_size up to hidden_size {hidden_size}, without bidirectional, "
                 f"proj_size and residual, got {last_size}; unset one of them"
             )
-        if not self.reads_state and (weight_drop or recurrent_dropout or orthogonal or proj_size):
+        if not self.reads_state and (
+            weight_drop or recurrent_dropout or orthogonal or proj_size
+        ):
             raise ValueError(
                 f"expected no weight_drop, recurrent_dropout, orthogonal or proj_size, since "
                 f"{type(self).__name__} has no recurrent weights; unset them"
@@ -112,17 +118,24 @@ class Recurrent(Layer):
         check_probability("zoneout", zoneout)
         check_probability("recurrent_dropout", recurrent_dropout)
         check_probability("weight_drop", weight_drop)
-        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
-        self.bias, self.batch_first, self.dropout = bias, batch_first, float(dropout)
-        self.bidirectional, self.proj_size = bidirectional, proj_size
-        self.layer_norm, self.zoneout = layer_norm, float(zoneout)
-        self.residual, self.orthogonal = residual, orthogonal
-        self.recurrent_dropout, self.weight_drop = float(recurrent_dropout), float(weight_drop)
-        self.input_dropout, self.output_dropout = (
-            LockedDropout(input_dropout),
-            LockedDropout(output_dropout),
-        )
-        self.between_dropout, self.last_size = LockedDropout(between_dropout), last_size
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bidirectional
+        self.proj_size = proj_size
+        self.layer_norm = layer_norm
+        self.zoneout = float(zoneout)
+        self.residual = residual
+        self.orthogonal = orthogonal
+        self.recurrent_dropout = float(recurrent_dropout)
+        self.weight_drop = float(weight_drop)
+        self.input_dropout = LockedDropout(input_dropout)
+        self.output_dropout = LockedDropout(output_dropout)
+        self.between_dropout = LockedDropout(between_dropout)
+        self.last_size = last_size
         self.directions = 2 if bidirectional else 1
         self.output_size = (last_size or proj_size or hidden_size) * self.directions
         self.causal = not bidirectional
@@ -137,7 +150,8 @@ class Recurrent(Layer):
         for place in range(self.num_layers * self.directions):
             layer, backward = divmod(place, self.directions)
             suffix = f"_l{layer}" + ("_reverse" if backward else "")
-            wide, out = self.gates * self._size(layer), self.proj_size or self._size(layer)
+            wide = self.gates * self._size(layer)
+            out = self.proj_size or self._size(layer)
             below = (self.proj_size or self.hidden_size) * self.directions
             width = self.input_size if layer == 0 else below
             shapes: dict[str, tuple[int, ...]]
@@ -147,17 +161,26 @@ class Recurrent(Layer):
             if self.proj_size:
                 shapes |= {"weight_hr": (out, self.hidden_size)}
             if not self.reads_state:
-                shapes = {name: shape for name, shape in shapes.items() if not name.endswith("_hh")}
+                shapes = {
+                    name: shape
+                    for name, shape in shapes.items()
+                    if not name.endswith("_hh")
+                }
             elif self.layer_norm:
                 shapes |= {"norm_hh": (wide,)}
             if self.layer_norm:
                 shapes |= {"norm_ih": (wide,)}
                 if self.cell == "lstm":
-                    shapes |= dict.fromkeys(("norm_c", "norm_c_bias"), (self._size(layer),))
+                    shapes |= dict.fromkeys(
+                        ("norm_c", "norm_c_bias"), (self._size(layer),)
+                    )
             for name, shape in shapes.items():
                 empty = torch.empty(shape, device=device, dtype=dtype)
                 self.register_parameter(f"{name}{suffix}", nn.Parameter(empty))
-            names = (name + suffix if name in shapes else None for name in (*_WEIGHTS, *_NORMS))
+            names = (
+                name + suffix if name in shapes else None
+                for name in (*_WEIGHTS, *_NORMS)
+            )
             yield _LayerDirection(layer, backward == 1, tuple(names))
 
     def _size(self, layer: int) -> int:
@@ -197,7 +220,10 @@ class Recurrent(Layer):
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
         """The weights of each layer and direction, as torch.nn lists them."""
-        return [[getattr(self, name) for name in place.names if name] for place in self._places]
+        return [
+            [getattr(self, name) for name in place.names if name]
+            for place in self._places
+        ]
 
     @property
     def mode(self) -> str:
@@ -212,7 +238,11 @@ class Recurrent(Layer):
         # torch's own look-up takes as long as an operator; pruned weights are found by it alone
         mine = self._parameters
         found: Any = [
-            None if name is None else mine[name] if name in mine else getattr(self, name)
+            None
+            if name is None
+            else mine[name]
+            if name in mine
+            else getattr(self, name)
             for name in place.names
         ]
         if found[1] is None:
@@ -249,9 +279,13 @@ class Recurrent(Layer):
         dtype: torch.dtype | None = None,
     ) -> RecurrentState:
         weight: Any = self.weight_ih_l0
-        where, kind, places = device or weight.device, dtype or weight.dtype, len(self._places)
+        where = device or weight.device
+        kind = dtype or weight.dtype
+        places = len(self._places)
         sizes = ((places, batch, size) for size in self.state_sizes())
-        return RecurrentState(*(torch.zeros(s, device=where, dtype=kind) for s in sizes))
+        return RecurrentState(
+            *(torch.zeros(s, device=where, dtype=kind) for s in sizes)
+        )
 
     def state_sizes(self) -> list[int]:
         """Return the width of h, and that of c of an LSTM."""
@@ -259,7 +293,11 @@ class Recurrent(Layer):
         return sizes if self.cell == "lstm" else sizes[:1]
 
     def unroll_without_hooks(
-        self, x: Tensor, state: State | None, lengths: Lengths | None, final: bool = True
+        self,
+        x: Tensor,
+        state: State | None,
+        lengths: Lengths | None,
+        final: bool = True,
     ) -> tuple[Tensor, RecurrentState]:
         """Run :meth:`unroll` where the module's hooks run already, as in ``forward``.
 
@@ -301,17 +339,24 @@ class Recurrent(Layer):
         masked = (self.input_dropout, self.between_dropout, self.output_dropout)
         if overrides(self, Recurrent, "unroll"):
             return False
-        if torch.compiler.is_compiling() or (self.training and any(drop.p for drop in masked)):
+        if torch.compiler.is_compiling() or (
+            self.training and any(drop.p for drop in masked)
+        ):
             return False
         return all(path.name == "native" for path, _ in self._paths(x, state))
 
-    def _paths(self, x: Tensor, state: RecurrentState | None) -> Iterator[tuple[ops.Path, Weights]]:
+    def _paths(
+        self, x: Tensor, state: RecurrentState | None
+    ) -> Iterator[tuple[ops.Path, Weights]]:
         """Yield which path runs each layer and direction over such an x, and its weights."""
         for place in self._places:
-            w, size = self._weights(place), self.proj_size or self._size(place.layer)
+            w = self._weights(place)
+            size = self.proj_size or self._size(place.layer)
             like = x.new_empty(1, 1, w.ih.shape[1])
             masked = self.training and self.recurrent_dropout
-            extras = Extras(self.zoneout, like.new_ones(1, size) if masked else None, self.training)
+            extras = Extras(
+                self.zoneout, like.new_ones(1, size) if masked else None, self.training
+            )
             h = (w.ih if state is None else state.h).new_empty(1, size)
             yield ops.path(self.cell, like, h, w, extras), w
 
@@ -324,7 +369,9 @@ class Recurrent(Layer):
         Raises:
             ValueError: ``ops.use("fast")`` was chosen and no fast path runs this.
         """
-        found = zip(self._places, self._paths(next(self.parameters()), None), strict=True)
+        found = zip(
+            self._places, self._paths(next(self.parameters()), None), strict=True
+        )
         return "\n".join(
             f"layer {layer}{' backward' if backward else ''}: {ops.describe(path, w)}"
             for (layer, backward, _), (path, w) in found
@@ -342,18 +389,25 @@ class Recurrent(Layer):
         rows = x.shape[0] if layout is None else layout.rows
         states = self._zeros(rows) if state is None else self._split(self._parts(state))
         layout = ops.shared_layout(x, lengths) if layout is None else layout
-        y, after, outputs = x, [], []
+        y = x
+        after = []
+        outputs = []
         below = y
         for place, before in zip(self._places, states, strict=True):
             layer, backward, _ = place
             if not backward:
-                below, y = y, self._between(y) if layer else y
-            w, extras = self._dropped(self._weights(place)), self._extras(y, layer, rows)
-            out, new = ops.unroll(self.cell, y, before, w, lengths, backward, extras, final, layout)
+                below = y
+                y = self._between(y) if layer else y
+            w = self._dropped(self._weights(place))
+            extras = self._extras(y, layer, rows)
+            out, new = ops.unroll(
+                self.cell, y, before, w, lengths, backward, extras, final, layout
+            )
             outputs.append(out)
             after.append(new)
             if len(outputs) == self.directions:
-                y, outputs = torch.cat(outputs, -1) if backward else out, []
+                y = torch.cat(outputs, -1) if backward else out
+                outputs = []
                 y = y + below if layer and self.residual else y
         return y, self._stacked(after)
 
@@ -364,7 +418,9 @@ class Recurrent(Layer):
 
     def _split(self, parts: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
         """Return the states of all layers and directions, of the widths they use."""
-        return self._narrowed(list(zip(*(part.unbind() for part in parts), strict=True)))
+        return self._narrowed(
+            list(zip(*(part.unbind() for part in parts), strict=True))
+        )
 
     def _zeros(self, rows: int) -> list[tuple[Tensor, ...]]:
         """Return the same of a state of zeros: one tensor stands for all places."""
@@ -383,14 +439,18 @@ class Recurrent(Layer):
             room = self.hidden_size - self.last_size
             after[-1] = tuple(F.pad(part, (0, room)) for part in after[-1])
         pairs = zip(*after, strict=True)
-        return RecurrentState(*(p[0][None] if len(p) == 1 else torch.stack(p) for p in pairs))
+        return RecurrentState(
+            *(p[0][None] if len(p) == 1 else torch.stack(p) for p in pairs)
+        )
 
     def _parts(self, state: State) -> tuple[Tensor, ...]:
         """Return h, and c of an LSTM, or refuse a state that is not this layer's."""
         checked(state, RecurrentState, type(self).__name__)
         assert isinstance(state, RecurrentState)
         parts = (state.h,) if state.c is None else (state.h, state.c)
-        expected = [(len(self._places), state.rows, size) for size in self.state_sizes()]
+        expected = [
+            (len(self._places), state.rows, size) for size in self.state_sizes()
+        ]
         got = [tuple(part.shape) for part in parts]
         if got != expected:
             raise ValueError(
@@ -412,16 +472,21 @@ class Recurrent(Layer):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, RecurrentState]:
         self._check_step(x, state)
         parts = self._parts(state)
-        y, after = self._masked("input_dropout", x[:, None])[:, 0], []
+        y = self._masked("input_dropout", x[:, None])[:, 0]
+        after = []
         for place, before in zip(self._places, self._split(parts), strict=True):
-            below, layer = y, place.layer
+            below = y
+            layer = place.layer
             y = self._between(y[:, None])[:, 0] if layer else y
-            w, extras = self._dropped(self._weights(place)), self._extras(y, layer, len(y))
+            w = self._dropped(self._weights(place))
+            extras = self._extras(y, layer, len(y))
             new = ops.step(self.cell, y, before, w, extras)
             after.append(new)
             y = new[0] + below if layer and self.residual else new[0]
         if len(after) == 1:
-            y = y.clone()  # the state of one layer is not copied, and an output may be changed
+            y = (
+                y.clone()
+            )  # the state of one layer is not copied, and an output may be changed
         return self._masked("output_dropout", y[:, None])[:, 0], self._stacked(after)
 
     def forward(
@@ -450,7 +515,12 @@ class Recurrent(Layer):
     def extra_repr(self) -> str:
         shown = [f"{self.input_size}, {self.hidden_size}"]
         usual = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0}
-        usual |= {"bidirectional": False, "proj_size": 0, "layer_norm": False, "zoneout": 0.0}
+        usual |= {
+            "bidirectional": False,
+            "proj_size": 0,
+            "layer_norm": False,
+            "zoneout": 0.0,
+        }
         usual |= {"recurrent_dropout": 0.0, "weight_drop": 0.0}
         usual |= {"residual": False, "orthogonal": False, "last_size": 0}
         for name, value in usual.items():
@@ -459,11 +529,19 @@ class Recurrent(Layer):
         return ", ".join(shown)
 
 
-def _check_sizes(input_size: int, hidden_size: int, num_layers: int, proj_size: int) -> None:
-    sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+def _check_sizes(
+    input_size: int, hidden_size: int, num_layers: int, proj_size: int
+) -> None:
+    sizes = {
+        "input_size": input_size,
+        "hidden_size": hidden_size,
+        "num_layers": num_layers,
+    }
     for name, size in sizes.items():
         if size < 1:
-            raise ValueError(f"expected {name} of at least 1, got {size}; give a positive number")
+            raise ValueError(
+                f"expected {name} of at least 1, got {size}; give a positive number"
+            )
     if not 0 <= proj_size < hidden_size:
         raise ValueError(
             f"expected proj_size from 0 (none) to {hidden_size - 1}, below hidden_size, got "
@@ -495,19 +573,31 @@ class RNN(Recurrent):
         **extras: Any,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"expected nonlinearity 'tanh' or 'relu', got {nonlinearity!r}")
+            raise ValueError(
+                f"expected nonlinearity 'tanh' or 'relu', got {nonlinearity!r}"
+            )
         self.__dict__["cell"] = f"rnn_{nonlinearity}"
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0,
-            device, dtype, **extras,
-        )  # fmt: skip
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            0,
+            device,
+            dtype,
+            **extras,
+        )
         self.nonlinearity = nonlinearity
 
 
 class LSTM(Recurrent):
     """Long short-term memory (Hochreiter and Schmidhuber 1997), drop-in for torch.nn.LSTM."""
 
-    cell, gates = "lstm", 4
+    cell = "lstm"
+    gates = 4
 
 
 class MinGRU(Recurrent):
@@ -520,7 +610,9 @@ class MinGRU(Recurrent):
         ValueError: what :class:`Recurrent` refuses; a setting of recurrent weights.
     """
 
-    cell, gates, reads_state = "mingru", 2, False
+    cell = "mingru"
+    gates = 2
+    reads_state = False
 
 
 class GRU(Recurrent):
@@ -530,7 +622,8 @@ class GRU(Recurrent):
         ValueError: what :class:`Recurrent` refuses.
     """
 
-    cell, gates = "gru", 3
+    cell = "gru"
+    gates = 3
 
     def __init__(
         self,
@@ -546,6 +639,15 @@ class GRU(Recurrent):
         **extras: Any,
     ) -> None:
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0,
-            device, dtype, **extras,
-        )  # fmt: skip
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            0,
+            device,
+            dtype,
+            **extras,
+        )

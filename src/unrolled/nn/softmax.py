@@ -17,7 +17,9 @@ from unrolled.nn.forms import unlike
 from unrolled.ops.derivatives import is_batched, is_transformed
 
 SCORES = 2**25  # scores that exist at once; more rows are taken in parts
-CACHED = 2**19  # scores, in fp32, that a processor core keeps at hand while it normalises them
+CACHED = (
+    2**19
+)  # scores, in fp32, that a processor core keeps at hand while it normalises them
 
 
 def linear_cross_entropy(
@@ -50,11 +52,15 @@ def linear_cross_entropy(
         RuntimeError: a gradient of it is differentiated again: x is not kept for that.
     """
     if is_transformed():
-        return _plain(x, weight, bias, targets, smoothing, ignored, _precision(x, weight))
+        return _plain(
+            x, weight, bias, targets, smoothing, ignored, _precision(x, weight)
+        )
     apply: Any = _Fused.apply
     # holds no numbers; what is differentiated again meets it on every way to the inputs
     inputs = (x, weight, bias)
-    anchor = torch.stack([part.flatten()[:0].clone().sum().to(x.dtype) for part in inputs]).sum()
+    anchor = torch.stack(
+        [part.flatten()[:0].clone().sum().to(x.dtype) for part in inputs]
+    ).sum()
     return cast(Tensor, apply(x, weight, bias, targets, smoothing, ignored, anchor))
 
 
@@ -79,7 +85,11 @@ def _plain(
     with torch.autocast(x.device.type, enabled=False):
         scores = F.linear(x.to(low), weight.to(low)).to(bias.dtype) + bias
         return F.cross_entropy(
-            scores, targets, reduction="sum", label_smoothing=smoothing, ignore_index=ignored
+            scores,
+            targets,
+            reduction="sum",
+            label_smoothing=smoothing,
+            ignore_index=ignored,
         )
 
 
@@ -145,8 +155,11 @@ def sampled_cross_entropy(
     sure = torch.zeros(count, dtype=torch.bool, device=x.device)
     sure[: candidates // 2] = True
     sure[targets[real]] = True
-    known, rest = torch.nonzero(sure)[:, 0], torch.nonzero(~sure)[:, 0]
-    drawn = rest[torch.randperm(len(rest), device=x.device)[: candidates - candidates // 2]]
+    known = torch.nonzero(sure)[:, 0]
+    rest = torch.nonzero(~sure)[:, 0]
+    drawn = rest[
+        torch.randperm(len(rest), device=x.device)[: candidates - candidates // 2]
+    ]
     chosen = torch.cat([known, drawn])
     place = torch.full((count,), ignored, device=x.device)
     place[chosen] = torch.arange(len(chosen), device=x.device)
@@ -171,17 +184,24 @@ class _Fused(torch.autograd.Function):
         ignored: int,
         anchor: Tensor,
     ) -> Tensor:
-        kind, low, exact = x.device.type, _precision(x, weight), weight.dtype
-        w, rows = weight.to(low), max(1, SCORES // len(weight))
+        kind = x.device.type
+        low = _precision(x, weight)
+        exact = weight.dtype
+        w = weight.to(low)
+        rows = max(1, SCORES // len(weight))
         losses = torch.empty(len(x), dtype=exact, device=x.device)
-        wanted, parts = any(ctx.needs_input_grad), []
-        d_weight, d_bias = torch.zeros((), dtype=exact, device=x.device), torch.zeros_like(bias)
+        wanted = any(ctx.needs_input_grad)
+        parts = []
+        d_weight = torch.zeros((), dtype=exact, device=x.device)
+        d_bias = torch.zeros_like(bias)
         with torch.autocast(kind, enabled=False):
             for at in range(0, max(1, len(x)), rows):
                 here = slice(at, at + rows)
                 read = x[here].to(low)
                 scores = read @ w.T
-                losses[here], gradients = _score(scores, bias, targets[here], smoothing, ignored)
+                losses[here], gradients = _score(
+                    scores, bias, targets[here], smoothing, ignored
+                )
                 if wanted:
                     parts.append((scores @ w).to(x.dtype))
                     part = (scores.T @ read).to(exact)
@@ -227,7 +247,8 @@ def _score(
 
     The gradients of the scores are put in their place.
     """
-    count, d_bias = scores.shape[1], torch.zeros_like(bias)
+    count = scores.shape[1]
+    d_bias = torch.zeros_like(bias)
     size = max(1, CACHED // count) if scores.is_cpu else max(1, len(scores))
     losses = []
     for some, truth in zip(scores.split(size), targets.split(size), strict=True):

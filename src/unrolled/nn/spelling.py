@@ -57,7 +57,9 @@ class SpelledWords(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.width = words.width + self.pooling.output_size + (width if ngrams else 0)
 
-    def forward(self, tokens: Tensor, pieces: Tensor, counts: Tensor, places: Tensor) -> Tensor:
+    def forward(
+        self, tokens: Tensor, pieces: Tensor, counts: Tensor, places: Tensor
+    ) -> Tensor:
         """Return (B, T, ``width``).
 
         Args:
@@ -68,7 +70,8 @@ class SpelledWords(nn.Module):
         """
         order = counts.argsort(stable=True)
         # words of like length are read together: one long word would have all padded to its length
-        rest, full = len(order) % GROUP, len(order) // GROUP
+        rest = len(order) % GROUP
+        full = len(order) // GROUP
         groups = order.split([*([rest] if rest else []), *[GROUP] * full])
         read = [self._read(pieces[group], counts[group]) for group in groups]
         spelt = torch.cat(read)[order.argsort()]

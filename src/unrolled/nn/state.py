@@ -68,7 +68,9 @@ class State(ABC):
 
 def pack(state: State) -> dict[str, Tensor]:
     """Return any state as tensors whose names say how to build it again: ``kind/name``."""
-    return {f"{state.kind}/{name}": tensor for name, tensor in state.to_tensors().items()}
+    return {
+        f"{state.kind}/{name}": tensor for name, tensor in state.to_tensors().items()
+    }
 
 
 def unpack(tensors: Mapping[str, Tensor]) -> State:
@@ -84,7 +86,9 @@ def unpack(tensors: Mapping[str, Tensor]) -> State:
             f"{sorted(kinds)}; pass what unrolled.nn.state.pack returned"
         )
     built = _KINDS[kinds.pop()]
-    return built.from_tensors({name.partition("/")[2]: t for name, t in tensors.items()})
+    return built.from_tensors(
+        {name.partition("/")[2]: t for name, t in tensors.items()}
+    )
 
 
 def _something(states: Sequence[State]) -> None:
@@ -159,9 +163,12 @@ class RecurrentState(State):
         _something(states)
         cells = [state.c for state in states if state.c is not None]
         if cells and len(cells) != len(states):
-            raise ValueError("expected states of one layer, got some with cells and some without")
+            raise ValueError(
+                "expected states of one layer, got some with cells and some without"
+            )
         return cls(
-            torch.cat([state.h for state in states], 1), torch.cat(cells, 1) if cells else None
+            torch.cat([state.h for state in states], 1),
+            torch.cat(cells, 1) if cells else None,
         )
 
 
@@ -175,7 +182,9 @@ class Buffer:
     """
 
     def __init__(self, keys: Tensor, values: Tensor, newest: int = 0) -> None:
-        self.keys, self.values, self.newest = keys, values, newest
+        self.keys = keys
+        self.values = values
+        self.newest = newest
 
     @property
     def room(self) -> int:
@@ -225,12 +234,14 @@ class AttentionState(State):
         return self.buffer.values[:, :, :, : self.used]
 
     def reorder(self, rows: Tensor, keep: bool = True) -> Self:
-        count, old = rows.shape[0], self.buffer
+        count = rows.shape[0]
+        old = self.buffer
         moved = (rows != torch.arange(count, device=rows.device)).nonzero()[:, 0]
         if count == self.rows and not len(moved):
             return self  # greedy search, and many steps of a beam: nothing to move
         lengths = self.lengths.index_select(0, rows)
-        used, recorded = _largest(lengths), _recording(old.keys)
+        used = _largest(lengths)
+        recorded = _recording(old.keys)
         own = 0 < self.turn == old.newest and count <= self.rows and old.writable
         if not keep and not recorded and own:
             for part in (old.keys[:, :, :, :used], old.values[:, :, :, :used]):
@@ -241,7 +252,9 @@ class AttentionState(State):
             return type(self)(
                 Buffer(old.keys[:, :count], old.values[:, :count], 1), lengths, used, 1
             )
-        buffer = Buffer(old.keys.index_select(1, rows), old.values.index_select(1, rows), 1)
+        buffer = Buffer(
+            old.keys.index_select(1, rows), old.values.index_select(1, rows), 1
+        )
         return type(self)(buffer, lengths, used, 0 if recorded else 1)
 
     def detach(self) -> Self:
@@ -259,7 +272,9 @@ class AttentionState(State):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
-        keys, values, lengths = tensors["keys"], tensors["values"], tensors["lengths"]
+        keys = tensors["keys"]
+        values = tensors["values"]
+        lengths = tensors["lengths"]
         return cls(Buffer(keys, values), lengths, keys.shape[3])
 
     @classmethod
@@ -268,12 +283,16 @@ class AttentionState(State):
         used = max(state.used for state in states)
 
         def widened(parts: list[Tensor]) -> Tensor:
-            padded = [torch.nn.functional.pad(p, (0, 0, 0, used - p.shape[3])) for p in parts]
+            padded = [
+                torch.nn.functional.pad(p, (0, 0, 0, used - p.shape[3])) for p in parts
+            ]
             return torch.cat(padded, 1)
 
         keys = widened([state.keys for state in states])
         values = widened([state.values for state in states])
-        return cls(Buffer(keys, values), torch.cat([state.lengths for state in states]), used)
+        return cls(
+            Buffer(keys, values), torch.cat([state.lengths for state in states]), used
+        )
 
 
 def _largest(lengths: Tensor) -> int:
@@ -297,8 +316,11 @@ class CacheWriter:
         counts: real steps of each row in this chunk (B,); None when all T are real.
     """
 
-    def __init__(self, state: AttentionState, steps: int, counts: Tensor | None = None) -> None:
-        self.state, self.needed = state, state.used + steps
+    def __init__(
+        self, state: AttentionState, steps: int, counts: Tensor | None = None
+    ) -> None:
+        self.state = state
+        self.needed = state.used + steps
         self.lengths = state.lengths + (steps if counts is None else counts)
         self.used = self.needed if counts is None else _largest(self.lengths)
         offsets = torch.arange(steps, device=state.lengths.device)
@@ -309,7 +331,8 @@ class CacheWriter:
 
     def _claimed(self) -> Buffer:
         """Return a buffer with enough room that nobody newer has written to."""
-        state, old = self.state, self.state.buffer
+        state = self.state
+        old = self.state.buffer
         if 0 < state.turn == old.newest and old.room >= self.needed and old.writable:
             old.newest += 1
             return old
@@ -327,14 +350,18 @@ class CacheWriter:
             All keys and values of that layer (B, K, S + T, E), this chunk included. What stands
             past a row's length is finite and must be masked.
         """
-        old_key, old_value = self.buffer.keys[layer], self.buffer.values[layer]
+        old_key = self.buffer.keys[layer]
+        old_value = self.buffer.values[layer]
         where = self.positions[:, None, :, None].expand_as(key)
-        key, value = key.to(old_key.dtype), value.to(old_value.dtype)
+        key = key.to(old_key.dtype)
+        value = value.to(old_value.dtype)
         if self.in_place:
             old_key.scatter_(2, where, key)
             old_value.scatter_(2, where, value)
             return old_key[:, :, : self.needed], old_value[:, :, : self.needed]
-        if not self.state.used:  # training reads from the start: nothing to put beside these
+        if (
+            not self.state.used
+        ):  # training reads from the start: nothing to put beside these
             self.written.append((key, value))
             return key, value
         grow = (0, 0, 0, self.needed - self.state.used)
@@ -347,7 +374,9 @@ class CacheWriter:
     def finish(self) -> AttentionState:
         """Return the state after the chunk."""
         if self.in_place:
-            return AttentionState(self.buffer, self.lengths, self.used, self.buffer.newest)
+            return AttentionState(
+                self.buffer, self.lengths, self.used, self.buffer.newest
+            )
         keys = torch.stack([key for key, _ in self.written])
         values = torch.stack([value for _, value in self.written])
         return AttentionState(Buffer(keys, values), self.lengths, self.used)

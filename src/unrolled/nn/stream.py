@@ -54,7 +54,8 @@ class _Stage(NamedTuple):
 
 
 def _stages(parts: StreamParts) -> list[_Stage]:
-    layer, found = parts.layer, []
+    layer = parts.layer
+    found = []
     assert isinstance(layer, Recurrent)
     for index in range(layer.num_layers):
         weights = tuple(getattr(layer, f"{name}_l{index}", None) for name in _WEIGHTS)
@@ -81,7 +82,9 @@ def why_not_native(parts: StreamParts, batch: int) -> str | None:
     changed = _changed(parts)
     if changed:
         return f"the native core reads weights alone, and there is {changed}"
-    asked = {name: getattr(layer, name) for name in ("proj_size", "layer_norm", "zoneout")}
+    asked = {
+        name: getattr(layer, name) for name in ("proj_size", "layer_norm", "zoneout")
+    }
     # the rows of a narrower last layer do not lie side by side in the state
     asked["last_size for several rows"] = layer.last_size and batch > 1
     lacking = [name for name, value in asked.items() if value]
@@ -107,7 +110,10 @@ def _changed(parts: StreamParts) -> str:
     ]
     inner = (parts.layer, parts.embedding)
     kinds += [
-        (child, (LockedDropout,)) for part in inner if part is not None for child in part.children()
+        (child, (LockedDropout,))
+        for part in inner
+        if part is not None
+        for child in part.children()
     ]
     reasons = [unlike(module, *known) for module, known in kinds if module is not None]
     return next((reason for reason in reasons if reason), "")
@@ -136,13 +142,19 @@ class Stream(ABC):
         first = next((w for part in modules for w in part.parameters()), None)
         kind = torch.float32 if first is None else first.dtype
         device = None if first is None else first.device
-        width = layer.output_size if head is None else _width(head, layer.output_size, kind, device)
+        width = (
+            layer.output_size
+            if head is None
+            else _width(head, layer.output_size, kind, device)
+        )
         self.output = torch.zeros(batch, width, dtype=kind, device=device)
         if embedding is not None:
             self.input = torch.zeros(batch, dtype=torch.int64, device=device)
         else:
             self.input = torch.zeros(batch, layer.input_size, dtype=kind, device=device)
-        self._shape, self._dtype, self._batch = self.input.shape, self.input.dtype, batch
+        self._shape = self.input.shape
+        self._dtype = self.input.dtype
+        self._batch = batch
         self._state = layer.initial_state(batch)
 
     @abstractmethod
@@ -202,14 +214,20 @@ class Stream(ABC):
         """Return one line: which path runs, and why."""
 
     def _refuse(self, x: Tensor) -> NoReturn:
-        got = f"{tuple(x.shape)}, {x.dtype}, on {x.device}" if isinstance(x, Tensor) else type(x)
+        got = (
+            f"{tuple(x.shape)}, {x.dtype}, on {x.device}"
+            if isinstance(x, Tensor)
+            else type(x)
+        )
         raise ValueError(
             f"expected x of shape {tuple(self._shape)}, {self._dtype}, on {self.input.device}, got "
             f"{got}; a step reads one step of every row, batch= sets how many there are"
         )
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a stream cannot be copied or pickled; make another, and load its state")
+        raise TypeError(
+            "a stream cannot be copied or pickled; make another, and load its state"
+        )
 
 
 class _Native(Stream):
@@ -220,8 +238,10 @@ class _Native(Stream):
     def __init__(self, parts: StreamParts, batch: int, precision: str) -> None:
         super().__init__(parts, batch)
         library: Any = native.library()
-        self._library, self._run = library, library.stream_step
-        self.precision, self._packed = precision, _layout(parts)
+        self._library = library
+        self._run = library.stream_step
+        self.precision = precision
+        self._packed = _layout(parts)
         self._table = self._read_table()
         # with numpy's hold on it nobody can resize or free what the core has pointers to
         held = (self.input, self.output, *self._state.to_tensors().values())
@@ -238,17 +258,25 @@ class _Native(Stream):
         self._load_weights()
 
     def _build(self) -> None:
-        core, library, table = self._core, self._library, self._table
+        core = self._core
+        library = self._library
+        table = self._table
         if table is not None:
             native.check(library.stream_embedding(core, *table.shape, table.data_ptr()))
-        for index, (cell, residual, (w_ih, w_hh, *_)) in enumerate(_stages(self._parts)):
+        for index, (cell, residual, (w_ih, w_hh, *_)) in enumerate(
+            _stages(self._parts)
+        ):
             assert w_ih is not None
             if cell is None or w_hh is None:
                 native.check(library.stream_linear(core, w_ih.shape[1], w_ih.shape[0]))
                 continue
-            h, *c = (part[index].data_ptr() for part in self._state.to_tensors().values())
+            h, *c = (
+                part[index].data_ptr() for part in self._state.to_tensors().values()
+            )
             sizes = native.CELLS[cell], w_ih.shape[1], w_hh.shape[1]
-            native.check(library.stream_layer(core, *sizes, h, c[0] if c else None, residual))
+            native.check(
+                library.stream_layer(core, *sizes, h, c[0] if c else None, residual)
+            )
         native.check(library.stream_output(core, self.output.data_ptr()))
 
     def _read_table(self) -> Tensor | None:
@@ -286,8 +314,11 @@ class _Native(Stream):
     @torch.no_grad()
     def load(self, state: State) -> None:
         checked(state, type(self._state), type(self._parts.layer).__name__)
-        own, new = self._state.to_tensors(), state.to_tensors()
-        expected, got = ({k: tuple(t.shape) for k, t in each.items()} for each in (own, new))
+        own = self._state.to_tensors()
+        new = state.to_tensors()
+        expected, got = (
+            {k: tuple(t.shape) for k, t in each.items()} for each in (own, new)
+        )
         if expected != got:
             raise ValueError(
                 f"expected a state of shapes {expected} (layers, batch, size), got {got}; pass a "
@@ -329,13 +360,18 @@ class _Torch(Stream):
 
     def __init__(self, parts: StreamParts, batch: int, why: str) -> None:
         super().__init__(parts, batch)
-        self._why, self.precision = why, str(self.output.dtype).removeprefix("torch.")
+        self._why = why
+        self.precision = str(self.output.dtype).removeprefix("torch.")
         self.refresh()
 
     @torch.no_grad()
     def step(self, x: Tensor | None = None) -> Tensor:
         x = self.input if x is None else x
-        if x.shape != self._shape or x.dtype is not self._dtype or x.device != self.input.device:
+        if (
+            x.shape != self._shape
+            or x.dtype is not self._dtype
+            or x.device != self.input.device
+        ):
             self._refuse(x)
         layer, embedding, dropout, head, model, _ = self._copy
         if hasattr(model, "step"):
@@ -477,11 +513,17 @@ def _opened(parts: StreamParts, batch: int, precision: str) -> Stream:
         )
     if precision not in native.PRECISIONS:
         known = ", ".join(native.PRECISIONS)
-        raise ValueError(f"expected a precision out of {known}, got {precision!r}; choose one")
+        raise ValueError(
+            f"expected a precision out of {known}, got {precision!r}; choose one"
+        )
     if batch < 1:
-        raise ValueError(f"expected a batch of at least 1, got {batch}; give a positive number")
+        raise ValueError(
+            f"expected a batch of at least 1, got {batch}; give a positive number"
+        )
     why = why_not_native(parts, batch)
-    with torch.inference_mode(False):  # what is made inside could not be changed outside
+    with torch.inference_mode(
+        False
+    ):  # what is made inside could not be changed outside
         if why is None:
             return _Native(parts, batch, precision)
         if precision != "float32":

@@ -48,9 +48,12 @@ class FeedForward(nn.Module):
         bias: of both products.
     """
 
-    def __init__(self, width: int, kind: str, size: int | None, bias: bool = False) -> None:
+    def __init__(
+        self, width: int, kind: str, size: int | None, bias: bool = False
+    ) -> None:
         super().__init__()
-        self.kind, self.gated = kind, kind == "swiglu"
+        self.kind = kind
+        self.gated = kind == "swiglu"
         if size is None:
             size = math.ceil(8 * width / 3 / 16) * 16 if self.gated else 4 * width
         self.up = nn.Linear(width, 2 * size if self.gated else size, bias)
@@ -86,10 +89,14 @@ class Block(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.attention, self.cross, self.feedforward = attention, cross, feedforward
-        self.attention_norm, self.feedforward_norm = norm(), norm()
+        self.attention = attention
+        self.cross = cross
+        self.feedforward = feedforward
+        self.attention_norm = norm()
+        self.feedforward_norm = norm()
         self.cross_norm = None if cross is None else norm()
-        self.norm_first, self.dropout = norm_first, Dropout(dropout)
+        self.norm_first = norm_first
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, layer: int, reading: AttentionContext) -> Tensor:
         """Return (B, T, W) for x (B, T, W)."""
@@ -98,7 +105,9 @@ class Block(nn.Module):
             x = self._add(x, self.cross_norm, self.cross, layer, reading)
         return self._add(x, self.feedforward_norm, self.feedforward)
 
-    def _add(self, x: Tensor, norm: nn.Module, part: nn.Module, *told: object) -> Tensor:
+    def _add(
+        self, x: Tensor, norm: nn.Module, part: nn.Module, *told: object
+    ) -> Tensor:
         if self.norm_first:
             return x + self.dropout(part(norm(x), *told))
         return norm(x + self.dropout(part(x, *told)))
@@ -160,11 +169,18 @@ class Attention(Layer):
         weights_dropout = dropout if attention_dropout is None else attention_dropout
         check_probability("dropout", dropout)
         check_probability("attention_dropout", weights_dropout)
-        self.memory_size, self.first = memory_size, first
-        self.input_size, self.output_size = input_size, hidden
-        self.causal, self.context, self.positions = not bidirectional, context, positions
-        self.kv_heads, self.head_size = kv_heads, hidden // heads
-        self.project = nn.Linear(input_size, hidden) if input_size != hidden else nn.Identity()
+        self.memory_size = memory_size
+        self.first = first
+        self.input_size = input_size
+        self.output_size = hidden
+        self.causal = not bidirectional
+        self.context = context
+        self.positions = positions
+        self.kv_heads = kv_heads
+        self.head_size = hidden // heads
+        self.project = (
+            nn.Linear(input_size, hidden) if input_size != hidden else nn.Identity()
+        )
         self.place: nn.Embedding | None = None
         if positions == "learned":
             self.place = nn.Embedding(cast(int, context), hidden)
@@ -198,7 +214,9 @@ class Attention(Layer):
             if isinstance(module, nn.Linear) and self.first == "xavier":
                 nn.init.xavier_uniform_(module.weight)
             elif isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=small if name.endswith(".out") else 0.02)
+                nn.init.normal_(
+                    module.weight, std=small if name.endswith(".out") else 0.02
+                )
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
             if isinstance(module, nn.RMSNorm | nn.LayerNorm):
@@ -215,7 +233,8 @@ class Attention(Layer):
     ) -> AttentionState:
         weight = self._weight()
         shape = (len(self.blocks), batch, self.kv_heads, 0, self.head_size)
-        where, kind = device or weight.device, dtype or weight.dtype
+        where = device or weight.device
+        kind = dtype or weight.dtype
         empty = torch.zeros(shape, device=where, dtype=kind)
         lengths = torch.zeros(batch, dtype=torch.int64, device=empty.device)
         return AttentionState(Buffer(empty, empty), lengths, 0)
@@ -225,7 +244,9 @@ class Attention(Layer):
             return super().read(x, lengths)
         lengths = self._check(x, lengths)
         if self.memory_size is not None:
-            raise ValueError("expected a layer without a memory; a decoder unrolls from attend")
+            raise ValueError(
+                "expected a layer without a memory; a decoder unrolls from attend"
+            )
         self.check_context(x.shape[1])
         at = torch.arange(x.shape[1], device=x.device)[None]
         return self._stack(x, lengths, self._reading(at, x.shape[1], lengths, None), at)
@@ -233,7 +254,11 @@ class Attention(Layer):
     def _weight(self) -> Tensor:
         """Return a weight: the blocks', or where DataParallel left them without, the first's."""
         weight = next(self.blocks.parameters(), None)
-        return cast(Block, self.blocks[0]).attention.query.weight if weight is None else weight
+        return (
+            cast(Block, self.blocks[0]).attention.query.weight
+            if weight is None
+            else weight
+        )
 
     def attend(self, memory: Tensor, lengths: Lengths) -> DecoderState:
         """Return a decoder's state before its first step.
@@ -246,17 +271,27 @@ class Attention(Layer):
             ValueError: the layer was built without ``memory_size``.
         """
         if self.memory_size is None:
-            raise ValueError("expected a layer built with memory_size, got one without; set it")
+            raise ValueError(
+                "expected a layer built with memory_size, got one without; set it"
+            )
         lengths = check_lengths(lengths, *memory.shape[:2]).to(memory.device)
-        parts = [cast(CrossAttention, block.cross).project(memory) for block in self.blocks]
+        parts = [
+            cast(CrossAttention, block.cross).project(memory) for block in self.blocks
+        ]
         told = Memory.of([k for k, _ in parts], [v for _, v in parts], lengths)
         return DecoderState(self.initial_state(len(lengths), memory.device), told)
 
     def unroll_looking(
-        self, x: Tensor, state: DecoderState, lengths: Lengths | None, looks: list[Tensor]
+        self,
+        x: Tensor,
+        state: DecoderState,
+        lengths: Lengths | None,
+        looks: list[Tensor],
     ) -> tuple[Tensor, DecoderState]:
         """Unroll a decoder and append to ``looks`` where each block looked (B, T, M)."""
-        return cast(tuple[Tensor, DecoderState], self._read_all(x, state, lengths, looks))
+        return cast(
+            tuple[Tensor, DecoderState], self._read_all(x, state, lengths, looks)
+        )
 
     @staticmethod
     def chosen(looks: list[Tensor]) -> Tensor:
@@ -285,7 +320,9 @@ class Attention(Layer):
         checked(state, DecoderState, "a decoder, which begins with attend")
         decoder_state = cast(DecoderState, state)
         checked(decoder_state.inner, AttentionState, "a decoder's own step")
-        y, inner = self._unroll(x, decoder_state.inner, lengths, decoder_state.memory, looks)
+        y, inner = self._unroll(
+            x, decoder_state.inner, lengths, decoder_state.memory, looks
+        )
         return y, replace(decoder_state, inner=inner)
 
     def _unroll(
@@ -360,13 +397,27 @@ class Attention(Layer):
 
 
 def _check_sizes(
-    input_size: int, hidden: int, layers: int, heads: int, kv_heads: int, inner: int | None
+    input_size: int,
+    hidden: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    inner: int | None,
 ) -> None:
-    sizes = {"input_size": input_size, "hidden": hidden, "layers": layers, "heads": heads}
-    sizes |= {"kv_heads": kv_heads} | ({} if inner is None else {"feedforward_size": inner})
+    sizes = {
+        "input_size": input_size,
+        "hidden": hidden,
+        "layers": layers,
+        "heads": heads,
+    }
+    sizes |= {"kv_heads": kv_heads} | (
+        {} if inner is None else {"feedforward_size": inner}
+    )
     for name, size in sizes.items():
         if size < 1:
-            raise ValueError(f"expected {name} of at least 1, got {size}; give a positive number")
+            raise ValueError(
+                f"expected {name} of at least 1, got {size}; give a positive number"
+            )
     for name, whole, part_name, part in (
         ("hidden", hidden, "heads", heads),
         ("heads", heads, "kv_heads", kv_heads),
@@ -385,12 +436,16 @@ def _check_names(positions: str, norm: str, feedforward: str) -> None:
         ("feedforward", feedforward, FEEDFORWARDS),
     ):
         if value not in known:
-            raise ValueError(f"expected {name} out of {', '.join(known)}, got {value!r}")
+            raise ValueError(
+                f"expected {name} out of {', '.join(known)}, got {value!r}"
+            )
 
 
 def _check_positions(positions: str, head_size: int, context: int | None) -> None:
     if context is not None and context < 1:
-        raise ValueError(f"expected context of at least 1, got {context}; None is no limit")
+        raise ValueError(
+            f"expected context of at least 1, got {context}; None is no limit"
+        )
     if positions == "learned" and context is None:
         raise ValueError(
             "expected context with learned positions, which need a table of that size, got None; "

@@ -99,7 +99,8 @@ class PackedDecoder:
 
     def __init__(self, shape: Shape, precision: str = "float32") -> None:
         library: Any = native.library()
-        self.shape, self._library = shape, library
+        self.shape = shape
+        self._library = library
         numbers = native.PRECISIONS[precision], NORMS.index(shape.norm), shape.epsilon
         kind = shape.norm_first, FEEDFORWARDS.index(shape.feedforward)
         self._core: int = library.decoder_new(*numbers, *kind, *shape[:7])
@@ -128,10 +129,13 @@ class PackedDecoder:
                 _check(part, given, shape)
         held = dense(weight.detach()), None if bias is None else dense(bias.detach())
         there = [None if tensor is None else tensor.data_ptr() for tensor in held]
-        native.check(self._library.decoder_load(self._core, layer, PARTS.index(part), *there))
+        native.check(
+            self._library.decoder_load(self._core, layer, PARTS.index(part), *there)
+        )
 
     def _expected(self, part: str) -> tuple[int, ...]:
-        width, inner = self.shape.width, self.shape.inner
+        width = self.shape.width
+        inner = self.shape.inner
         if part.endswith("norm"):
             return (width,)
         if part == "self_in":
@@ -195,9 +199,12 @@ class PackedDecoder:
         """
         rows = x.shape[0]
         if not 1 <= k <= min(MOST, self.shape.vocabulary):
-            raise ValueError(f"expected k from 1 to {min(MOST, self.shape.vocabulary)}, got {k}")
+            raise ValueError(
+                f"expected k from 1 to {min(MOST, self.shape.vocabulary)}, got {k}"
+            )
         _check("banned", banned, (len(banned),), torch.int64)
-        values, tokens = x.new_empty(rows, k), banned.new_empty(rows, k)
+        values = x.new_empty(rows, k)
+        tokens = banned.new_empty(rows, k)
         banned = dense(banned)
         best = k, values.data_ptr(), tokens.data_ptr(), banned.data_ptr(), len(banned)
         self._call(x, cache, source, turn, (0, 0, *best))
@@ -212,10 +219,12 @@ class PackedDecoder:
         there: Sizes,
     ) -> None:
         """Take a step whose scores, or the best of them, are written as ``there`` says."""
-        shape, rows = self.shape, x.shape[0]
+        shape = self.shape
+        rows = x.shape[0]
         size = shape.width // shape.heads
         _check("x", x, (rows, shape.width))
-        room, in_cache = cache.keys.shape[3], cache.keys.shape[1]
+        room = cache.keys.shape[3]
+        in_cache = cache.keys.shape[1]
         for part in cache[:2]:
             _check("cache", part, (shape.layers, in_cache, shape.kv_heads, room, size))
         _check("lengths", cache.lengths, (rows,), torch.int64)
@@ -226,13 +235,23 @@ class PackedDecoder:
         for part in turn or ():
             _check("turn", part, (rows, size // 2))
         if cache.keys.stride() != cache.values.stride() or cache.keys.stride(4) != 1:
-            raise ValueError("expected keys and values that stand alike, features side by side")
+            raise ValueError(
+                "expected keys and values that stand alike, features side by side"
+            )
         memory, sizes = self._memory(source, rows)
         told = x, *(turn or (None, None)), cache.lengths, cache.origin, *memory
         whole = [part if part is None else dense(part) for part in told]
         pointers = [*whole[:3], *cache[:2], *whole[3:], None]
         strides = cache.keys.stride()[:4]
-        numbers = (torch.get_num_threads(), rows, sizes[0], in_cache, room, *strides, *sizes[1:])
+        numbers = (
+            torch.get_num_threads(),
+            rows,
+            sizes[0],
+            in_cache,
+            room,
+            *strides,
+            *sizes[1:],
+        )
         places = [0 if part is None else part.data_ptr() for part in pointers]
         native.decode(self._core, (*numbers, *places, *there))
 
@@ -243,19 +262,27 @@ class PackedDecoder:
         of the cache, so that they can be written past the caches.
         """
         if self._logits is None or len(self._logits) < rows:
-            with torch.inference_mode(False):  # what is made inside could not be changed outside
+            with torch.inference_mode(
+                False
+            ):  # what is made inside could not be changed outside
                 width = -(-self.shape.vocabulary // 16) * 16
-                self._logits = torch.empty(rows, width, dtype=torch.float32, device="cpu")
+                self._logits = torch.empty(
+                    rows, width, dtype=torch.float32, device="cpu"
+                )
         return self._logits[:rows]
 
-    def _memory(self, source: SourceMemory | None, rows: int) -> tuple[list[Tensor | None], Sizes]:
+    def _memory(
+        self, source: SourceMemory | None, rows: int
+    ) -> tuple[list[Tensor | None], Sizes]:
         """Return what the call is given of a memory, and its sizes."""
         if not self.shape.memory_heads or source is None:
             return [None] * 4, (0,) * 5
         if self._seen is None or self._seen[0] is not source.keys:
             self._seen = source.keys, source.values, *self._places(source)
         elif self._seen[1] is not source.values:
-            raise ValueError("expected the values that came with these keys, got others")
+            raise ValueError(
+                "expected the values that came with these keys, got others"
+            )
         _, _, places, _, sizes = self._seen
         _check("lengths", source.lengths, sizes[:1], torch.int64)
         _check("rows", source.rows, (rows,), torch.int64)
@@ -263,14 +290,22 @@ class PackedDecoder:
 
     def _places(self, source: SourceMemory) -> tuple[Tensor, list[Tensor], Sizes]:
         """Return where keys and values stand (2, L), what has to be held for that, and sizes."""
-        shape, first = self.shape, source.keys[0]
+        shape = self.shape
+        first = source.keys[0]
         parts = [readable(part) for part in (*source.keys, *source.values)]
         strides = parts[0].stride()
-        size = (first.shape[0], shape.memory_heads, first.shape[2], shape.width // shape.heads)
+        size = (
+            first.shape[0],
+            shape.memory_heads,
+            first.shape[2],
+            shape.width // shape.heads,
+        )
         for part in parts:
             _check("memory", part, size)
         if len(source.keys) != shape.layers or len(source.values) != shape.layers:
-            raise ValueError(f"expected a memory of {shape.layers} blocks, got {len(source.keys)}")
+            raise ValueError(
+                f"expected a memory of {shape.layers} blocks, got {len(source.keys)}"
+            )
         if strides[3] != 1 or any(part.stride() != strides for part in parts):
             parts = [part.contiguous() for part in parts]
             strides = parts[0].stride()

@@ -30,7 +30,8 @@ def is_batched(gradients: Iterable[_Optional]) -> bool:
     """Say whether gradients of many outputs come at once, which have no memory of their own."""
     functions: Any = torch._C._functorch
     return _functorch() or any(
-        part is not None and functions.is_legacy_batchedtensor(part) for part in gradients
+        part is not None and functions.is_legacy_batchedtensor(part)
+        for part in gradients
     )
 
 

@@ -18,7 +18,12 @@ from unrolled.ops.reference import Extras, Weights
 
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "lstm": 4}
 # how many times H wide the gates, cells and inner are that are kept of a step for the gradients
-KEPT = {"rnn_tanh": (0, 0, 0), "rnn_relu": (0, 0, 0), "gru": (3, 0, 1), "lstm": (4, 1, 0)}
+KEPT = {
+    "rnn_tanh": (0, 0, 0),
+    "rnn_relu": (0, 0, 0),
+    "gru": (3, 0, 1),
+    "lstm": (4, 1, 0),
+}
 
 
 class Call(NamedTuple):
@@ -53,7 +58,10 @@ _NAMES = (*Inputs._fields, "mask")
 
 
 def check_shapes(
-    cell: str, names: Iterable[str], parts: Iterable[Tensor | None], shapes: Iterable[object]
+    cell: str,
+    names: Iterable[str],
+    parts: Iterable[Tensor | None],
+    shapes: Iterable[object],
 ) -> None:
     """Refuse tensors of other shapes, or that are not fp32 on the CPU.
 
@@ -77,13 +85,21 @@ def check(call: Call, inputs: Inputs, mask: Tensor | None) -> None:
     Raises:
         ValueError: a shape, precision or device that does not fit.
     """
-    layout, (width, size) = call.layout, (inputs.x.shape[-1], inputs.h.shape[-1])
-    wide, state = GATES[call.cell] * size, (layout.rows, size)
-    x = (layout.rows, layout.steps, width) if layout.offset is None else (layout.total, width)
+    layout = call.layout
+    (width, size) = (inputs.x.shape[-1], inputs.h.shape[-1])
+    wide = GATES[call.cell] * size
+    state = (layout.rows, size)
+    x = (
+        (layout.rows, layout.steps, width)
+        if layout.offset is None
+        else (layout.total, width)
+    )
     shapes = (x, (wide, width), (wide, size), (wide,), (wide,), state, state, state)
     check_shapes(call.cell, _NAMES, (*inputs, mask), shapes)
     if (inputs.c is None) == (call.cell == "lstm"):
-        raise ValueError(f"expected c for lstm and for no other cell, got it wrong for {call.cell}")
+        raise ValueError(
+            f"expected c for lstm and for no other cell, got it wrong for {call.cell}"
+        )
 
 
 def _whole(parts: Iterable[Tensor | None]) -> _Some:
@@ -134,10 +150,15 @@ def forward(
         ValueError: shapes that do not fit one another.
     """
     check(call, inputs, mask)
-    (x, *rest), time_first, size = inputs, is_time_first(inputs.x), inputs.h.shape[1]
+    (x, *rest) = inputs
+    time_first = is_time_first(inputs.x)
+    size = inputs.h.shape[1]
     y = like(x, size, time_first, _padded(call.layout))
     after = [None if part is None else y.new_empty(part.shape) for part in inputs[5:]]
-    kept = [y.new_empty(keep, wide * size) if keep and wide else None for wide in KEPT[call.cell]]
+    kept = [
+        y.new_empty(keep, wide * size) if keep and wide else None
+        for wide in KEPT[call.cell]
+    ]
     given = [laid(x, time_first), *_whole((*rest, mask))]
     _run("forward", call, inputs, time_first, [*given, y, *after, *kept])
     return y, tuple(part for part in after if part is not None), kept
@@ -160,21 +181,33 @@ def backward(
         gradients: of y, and of h and c at the end; None is zero.
         wanted: one for each of the inputs.
     """
-    (x, *rest), (d_y, d_h, d_c), time_first = inputs, gradients, is_time_first(inputs.x)
+    (x, *rest) = inputs
+    (d_y, d_h, d_c) = gradients
+    time_first = is_time_first(inputs.x)
     found: _Some = [
         None if part is None or not want else x.new_empty(part.shape)
         for part, want in zip(rest, wanted[1:], strict=True)
     ]
     d_x = like(x, x.shape[-1], time_first, _padded(call.layout)) if wanted[0] else None
     d_y = None if d_y is None else laid(d_y, time_first)
-    given = [laid(x, time_first), *_whole((*rest, mask)), laid(y, time_first), None, None]
+    given = [
+        laid(x, time_first),
+        *_whole((*rest, mask)),
+        laid(y, time_first),
+        None,
+        None,
+    ]
     given += [*_whole(kept), d_y, *_whole((d_h, d_c))]
     _run("backward", call, inputs, time_first, [*given, d_x, *found])
     return [d_x, *found]
 
 
 def _by_reference(
-    call: Call, inputs: Inputs, mask: Tensor | None, gradients: _Some, needed: Sequence[bool]
+    call: Call,
+    inputs: Inputs,
+    mask: Tensor | None,
+    gradients: _Some,
+    needed: Sequence[bool],
 ) -> _Some:
     """Do the same as ``backward`` by the equations, which can be differentiated again."""
     layout = call.layout
@@ -186,9 +219,12 @@ def _by_reference(
             flat = flat.index_add(0, layout.places(), x)
             x = flat.unflatten(0, (layout.rows, layout.steps))
         state = (h,) if c is None else (h, c)
-        extras, lengths = Extras(recurrent_mask=mask), layout.lengths()
+        extras = Extras(recurrent_mask=mask)
+        lengths = layout.lengths()
         weights = Weights(w_ih, w_hh, b_ih, b_hh)
-        y, after, _ = reference.unroll(call.cell, x, state, weights, lengths, call.reverse, extras)
+        y, after, _ = reference.unroll(
+            call.cell, x, state, weights, lengths, call.reverse, extras
+        )
         return y if layout.offset is None else y.flatten(0, 1)[layout.places()], *after
 
     return differentiable_gradients(equations, inputs, gradients, needed)
@@ -209,7 +245,9 @@ class _Unroll(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, call: Call, mask: Tensor | None, *parts: Any) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, call: Call, mask: Tensor | None, *parts: Any
+    ) -> tuple[Tensor, ...]:
         inputs = Inputs(*parts)
         y, after, kept = forward(call, inputs, mask, max(call.layout.total, 1))
         ctx.call = call
@@ -223,18 +261,24 @@ class _Unroll(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         mask, y, *rest = ctx.saved_tensors
-        kept, inputs, needed = rest[:3], Inputs(*rest[3:]), ctx.needs_input_grad[2:]
+        kept = rest[:3]
+        inputs = Inputs(*rest[3:])
+        needed = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled() or is_batched(gradients):
             found = _by_reference(ctx.call, inputs, mask, list(gradients), needed)
         else:
             if ctx.witness._version != ctx.version:
-                y, _, kept = forward(ctx.call, inputs, mask, max(ctx.call.layout.total, 1))
+                y, _, kept = forward(
+                    ctx.call, inputs, mask, max(ctx.call.layout.total, 1)
+                )
             ends = [*gradients, None][:3]  # c has none where there is none
             found = backward(ctx.call, inputs, mask, y, kept, ends, needed)
         return None, None, *found
 
 
-def unroll(call: Call, inputs: Inputs, mask: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+def unroll(
+    call: Call, inputs: Inputs, mask: Tensor | None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Read all steps; return y and the state as ``forward`` does, with gradients where wanted."""
     wanted = torch.is_grad_enabled()
     if wanted and any(part is not None and part.requires_grad for part in inputs):

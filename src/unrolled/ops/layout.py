@@ -74,7 +74,9 @@ def padded(x: Tensor, lengths: Tensor | None) -> Layout:
     rows, steps = x.shape[:2]
     if lengths is None:
         return Layout(rows, steps, rows * steps)
-    longest_first, order = check_lengths(lengths, rows, steps).sort(descending=True, stable=True)
+    longest_first, order = check_lengths(lengths, rows, steps).sort(
+        descending=True, stable=True
+    )
     ended = torch.searchsorted(longest_first.flip(0), _count(steps), right=True)
     active = rows - ended
     return Layout(rows, steps, int(active.sum()), active, order)
@@ -89,7 +91,9 @@ def packed(batch_sizes: Tensor, sorted_indices: Tensor | None) -> Layout:
     active = batch_sizes.contiguous()
     rows = int(active[0])
     if bool((active.diff() > 0).any()) or int(active[-1]) < 0:
-        raise ValueError("expected batch sizes that never grow; make the sequence by pack_sequence")
+        raise ValueError(
+            "expected batch sizes that never grow; make the sequence by pack_sequence"
+        )
     order = None if sorted_indices is None else sorted_indices.contiguous()
     if order is not None and not torch.equal(order.sort()[0], _count(rows)):
         raise ValueError(

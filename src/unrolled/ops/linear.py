@@ -32,24 +32,40 @@ def takes_native() -> bool:
 def _matmul(low: bool, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return a (m, k) times b (k, n) plus bias (n,); a and b are whole or transposed in memory."""
     a_trans = not a.is_contiguous() and a.t().is_contiguous()
-    b_trans = not a_trans and not b.is_contiguous()  # the core takes one of them transposed
-    a, b = dense(a.t() if a_trans else a), dense(b.t() if b_trans else b)
+    b_trans = (
+        not a_trans and not b.is_contiguous()
+    )  # the core takes one of them transposed
+    a = dense(a.t() if a_trans else a)
+    b = dense(b.t() if b_trans else b)
     inner, rows = a.shape if a_trans else a.shape[::-1]
     columns = b.shape[0] if b_trans else b.shape[1]
     out = a.new_empty(rows, columns)
     bias = None if bias is None else dense(bias)
     precision = native.PRECISIONS["bf16" if low else "float32"]
-    threads, there = torch.get_num_threads(), None if bias is None else bias.data_ptr()
-    pointers = (a.data_ptr(), a.shape[1], a_trans, b.data_ptr(), b.shape[1], b_trans, there)
+    threads = torch.get_num_threads()
+    there = None if bias is None else bias.data_ptr()
+    pointers = (
+        a.data_ptr(),
+        a.shape[1],
+        a_trans,
+        b.data_ptr(),
+        b.shape[1],
+        b_trans,
+        there,
+    )
     run: Any = native.library()
     sizes = (rows, columns, inner)
-    native.check(run.matmul(precision, threads, *sizes, *pointers, out.data_ptr(), columns, 0))
+    native.check(
+        run.matmul(precision, threads, *sizes, *pointers, out.data_ptr(), columns, 0)
+    )
     return out
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, low: bool, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, low: bool, x: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
         ctx.low = low
         ctx.save_for_backward(x, weight)
         return _matmul(low, x, weight.t(), bias)
@@ -81,7 +97,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (..., N), in bf16 under autocast to it.
     """
-    parts, low = [p for p in (x, weight, bias) if p is not None], table.autocast()
+    parts = [p for p in (x, weight, bias) if p is not None]
+    low = table.autocast()
     rows = x.numel() // max(x.shape[-1], 1)
     if (
         not takes_native()

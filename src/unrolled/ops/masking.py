@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-Lengths = Tensor | Sequence[int]  # real steps of each row (B,): integers of any width, or a list
+Lengths = (
+    Tensor | Sequence[int]
+)  # real steps of each row (B,): integers of any width, or a list
 
 
 def check_lengths(lengths: Lengths, rows: int, steps: int) -> Tensor:
@@ -21,20 +23,25 @@ def check_lengths(lengths: Lengths, rows: int, steps: int) -> Tensor:
     """
     if not isinstance(lengths, Tensor):
         listed = torch.as_tensor(lengths, device="cpu")
-        lengths = listed if listed.numel() else listed.long()  # an empty list says no type
+        lengths = (
+            listed if listed.numel() else listed.long()
+        )  # an empty list says no type
     if lengths.shape != (rows,):
         raise ValueError(
             f"expected lengths of shape ({rows},), one for each row of x, got "
             f"{tuple(lengths.shape)}; pass the number of real steps of every sequence"
         )
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
-        raise ValueError(f"expected integer lengths, got {lengths.dtype}; pass lengths.long()")
+        raise ValueError(
+            f"expected integer lengths, got {lengths.dtype}; pass lengths.long()"
+        )
     lengths = lengths.long()
     if lengths.device.type != "cpu" or torch.compiler.is_compiling() or not rows:
         return lengths
     if torch._C._are_functorch_transforms_active():
         return lengths  # the numbers are out of reach under vmap
-    low, high = int(lengths.min()), int(lengths.max())
+    low = int(lengths.min())
+    high = int(lengths.max())
     if low < 0 or high > steps:
         raise ValueError(
             f"expected lengths from 0 to {steps}, the width of x, got {low} to {high}; pad x to "

@@ -23,7 +23,9 @@ class _Entry(NamedTuple):
     name: str
 
 
-_Entries = tuple[_Entry, ...]  # the plain choice first, then open blocks, the newest last
+_Entries = tuple[
+    _Entry, ...
+]  # the plain choice first, then open blocks, the newest last
 _AUTO: _Entries = (_Entry(None, "auto"),)
 
 
@@ -51,7 +53,8 @@ class _Choice:
         if name not in self.names:
             known = ", ".join(self.names)
             raise ValueError(f"expected a {self.kind} out of {known}, got {name!r}")
-        self._name, self._before = name, self.entries.get()
+        self._name = name
+        self._before = self.entries.get()
         newest = self._before[-1]
         self._mine: _Entries = (*self._before[:-1], newest._replace(name=name))
         self._set(self._mine)
@@ -69,7 +72,9 @@ class _Choice:
     def __exit__(self, *error: object) -> None:
         left = list(self.entries.get())
         for index in reversed(range(len(left))):
-            if left[index].owner is self:  # the newest: one object may have begun several blocks
+            if (
+                left[index].owner is self
+            ):  # the newest: one object may have begun several blocks
                 del left[index]
                 break
         self._set(tuple(left))
@@ -89,7 +94,8 @@ class use(_Choice):  # a function to its callers, hence the small letter
         ValueError: no such mode.
     """
 
-    kind, names = "mode", ("auto", "fast", "reference")
+    kind = "mode"
+    names = ("auto", "fast", "reference")
     entries = ContextVar("unrolled.ops.use", default=_AUTO)
 
 
@@ -105,13 +111,18 @@ class precision(_Choice):
         ValueError: no such precision.
     """
 
-    kind, names = "precision", ("auto", *native.PRECISIONS)
+    kind = "precision"
+    names = ("auto", *native.PRECISIONS)
     entries = ContextVar("unrolled.ops.precision", default=_AUTO)
 
 
 def mode() -> str:
     """Return what :class:`use` chose last here."""
-    return _per_thread.mode if torch.compiler.is_compiling() else use.entries.get()[-1].name
+    return (
+        _per_thread.mode
+        if torch.compiler.is_compiling()
+        else use.entries.get()[-1].name
+    )
 
 
 def chosen_precision() -> str:

@@ -30,14 +30,30 @@ _COUNTERS = {"forward": 0, "backward": 1, "step": 2, "matmul": 3}
 _INT32 = ("cell", "precision", "reverse", "threads")
 _INT64 = ("rows", "steps", "input", "hidden", "count", "step_stride", "row_stride")
 _POINTERS = (
-    *("offset", "active", "base", "order", "x", "w_ih", "w_hh", "b_ih", "b_hh", "h0", "c0"),
+    *(
+        "offset",
+        "active",
+        "base",
+        "order",
+        "x",
+        "w_ih",
+        "w_hh",
+        "b_ih",
+        "b_hh",
+        "h0",
+        "c0",
+    ),
     *("mask", "y", "h_final", "c_final", "gates", "cells", "inner", "d_y", "d_h_final"),
     *("d_c_final", "d_x", "d_w_ih", "d_w_hh", "d_b_ih", "d_b_hh", "d_h0", "d_c0"),
 )
 
 
 # ``unrolled_run``, one layer of one direction over time: fields and their kinds as struct has them
-FIELDS = dict.fromkeys(_INT32, "i") | dict.fromkeys(_INT64, "q") | dict.fromkeys(_POINTERS, "P")
+FIELDS = (
+    dict.fromkeys(_INT32, "i")
+    | dict.fromkeys(_INT64, "q")
+    | dict.fromkeys(_POINTERS, "P")
+)
 # bytes from here cost a tenth of what a structure of ctypes does
 _RUN = struct.Struct("".join(FIELDS.values()))
 
@@ -45,14 +61,19 @@ _RUN = struct.Struct("".join(FIELDS.values()))
 DECODING = (
     dict.fromkeys(("threads", "rows", "sources", "cache_rows", "room"), "q")
     | {"cache_strides": "4q", "memory_steps": "q", "memory_strides": "3q"}
-    | dict.fromkeys(("x", "cosines", "sines", "keys", "values", "lengths", "origin"), "P")
-    | dict.fromkeys(("memory_keys", "memory_values", "memory_lengths", "memory_rows"), "P")
+    | dict.fromkeys(
+        ("x", "cosines", "sines", "keys", "values", "lengths", "origin"), "P"
+    )
+    | dict.fromkeys(
+        ("memory_keys", "memory_values", "memory_lengths", "memory_rows"), "P"
+    )
     | {"y": "P", "logits": "P", "ld_logits": "q"}
     | {"k": "q", "best": "P", "best_ids": "P", "banned": "P", "banned_count": "q"}
 )
 _DECODE = struct.Struct("".join(DECODING.values()))
 
-_TEXT, _NONE = c_char_p, None
+_TEXT = c_char_p
+_NONE = None
 # of every function: what it returns, what it takes
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "level": (c_int32,),
@@ -62,7 +83,17 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "use_team": (_NONE, c_void_p),
     "count": (c_int64, c_int32),
     "matmul": (
-        *(_TEXT, c_int32, c_int32, c_int64, c_int64, c_int64, c_void_p, c_int64, c_int32),
+        *(
+            _TEXT,
+            c_int32,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_int64,
+            c_int32,
+        ),
         *(c_void_p, c_int64, c_int32, c_void_p, c_void_p, c_int64, c_int32),
     ),
     "forward": (_TEXT, c_void_p),
@@ -79,7 +110,17 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "stream_bytes": (c_int64, c_void_p),
     "stream_free": (_NONE, c_void_p),
     "top_log_probabilities": (
-        *(_TEXT, c_int32, c_int64, c_int64, c_void_p, c_int64, c_int64, c_void_p, c_void_p),
+        *(
+            _TEXT,
+            c_int32,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_int64,
+            c_int64,
+            c_void_p,
+            c_void_p,
+        ),
     ),
     "decoder_new": (
         *(c_void_p, c_int32, c_int32, c_float, c_int32, c_int32),
@@ -91,7 +132,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "decoder_free": (_NONE, c_void_p),
     "peak": (c_double, c_int32, c_int32, c_double),
     "bandwidth": (c_double, c_int64, c_int32, c_double),
-}  # fmt: skip
+}
 
 
 def _refuse_cut(path: str) -> None:
@@ -100,7 +141,8 @@ def _refuse_cut(path: str) -> None:
     ELF alone (the header of its 64 bits in little endian, System V ABI, chapter 4) is looked at.
     """
     with Path(path).open("rb") as file:
-        header, size = file.read(64), os.fstat(file.fileno()).st_size
+        header = file.read(64)
+        size = os.fstat(file.fileno()).st_size
         if not header.startswith(b"\x7fELF"):
             return
         whole = len(header) == 64
@@ -108,7 +150,9 @@ def _refuse_cut(path: str) -> None:
             return
         if whole:
             segments, sections = struct.unpack_from("<QQ", header, 32)
-            width, count, section_width, section_count = struct.unpack_from("<4H", header, 54)
+            width, count, section_width, section_count = struct.unpack_from(
+                "<4H", header, 54
+            )
             whole = sections + section_width * section_count <= size
             whole &= segments + width * count <= size
         if whole:
@@ -129,7 +173,8 @@ def _bind(path: str) -> SimpleNamespace:
         OSError: it cannot be loaded, is cut short, of another version or lacks a function.
     """
     _refuse_cut(path)
-    found, functions = ctypes.CDLL(path), {}
+    found = ctypes.CDLL(path)
+    functions = {}
     version = getattr(found, "unrolled_abi", int)()
     if version != ABI:
         raise OSError(f"{path} is of version {version}, expected {ABI}")
@@ -137,7 +182,8 @@ def _bind(path: str) -> SimpleNamespace:
         function = getattr(found, f"unrolled_{name}", None)
         if function is None:
             raise OSError(f"{path} has no unrolled_{name}")
-        function.restype, function.argtypes = result, arguments
+        function.restype = result
+        function.argtypes = arguments
         functions[name] = function
     return SimpleNamespace(**functions)
 
@@ -154,7 +200,9 @@ def _places() -> list[Path]:
         return [Path(asked)]
     end = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
     installed = Path(sysconfig.get_path("platlib"), "unrolled", "ops")
-    return [place / f"libunrolled.{end}" for place in (Path(__file__).parent, installed)]
+    return [
+        place / f"libunrolled.{end}" for place in (Path(__file__).parent, installed)
+    ]
 
 
 class WrongLevel(UsageError, ValueError):
@@ -168,7 +216,11 @@ def _open() -> SimpleNamespace:
         raise OSError(f"no {' nor '.join(str(place) for place in places)}")
     library = _bind(str(path))
     # two teams of threads would fight for the cores: take the one that torch has, if it has
-    team = getattr(ctypes.CDLL(None), "GOMP_parallel", None) if os.name == "posix" else None
+    team = (
+        getattr(ctypes.CDLL(None), "GOMP_parallel", None)
+        if os.name == "posix"
+        else None
+    )
     library.use_team(ctypes.cast(team, c_void_p) if team else None)
     level = os.environ.get("UNROLLED_ISA")
     if level:
@@ -268,7 +320,9 @@ def _levels(library: SimpleNamespace) -> tuple[str, ...]:
 def _set_level(library: SimpleNamespace, name: str, what: str) -> None:
     names = _levels(library)
     if name not in names or library.set_level(LEVELS.index(name)) < 0:
-        raise ValueError(f"expected {what} out of {', '.join(names)}, got {name!r}; choose another")
+        raise ValueError(
+            f"expected {what} out of {', '.join(names)}, got {name!r}; choose another"
+        )
 
 
 def levels() -> tuple[str, ...]:

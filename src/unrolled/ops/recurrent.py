@@ -26,7 +26,9 @@ from unrolled.ops.modes import chosen_precision, mode
 from unrolled.ops.reference import PLAIN, Extras, Weights
 
 _vf: Any = torch._VF
-_TORCH = frozenset(("rnn_tanh", "rnn_relu", "lstm", "gru"))  # cells that torch has kernels for
+_TORCH = frozenset(
+    ("rnn_tanh", "rnn_relu", "lstm", "gru")
+)  # cells that torch has kernels for
 _States = tuple[Tensor, ...]
 
 # added to a gate, it closes or opens the gate for good: sigmoid(-30000) is 0 and sigmoid(30000) is
@@ -35,13 +37,17 @@ _SHUT = 30000.0
 
 
 def _flat(w: Weights) -> list[Tensor]:
-    return [part for part in (w.ih, w.hh, w.bias_ih, w.bias_hh, w.hr) if part is not None]
+    return [
+        part for part in (w.ih, w.hh, w.bias_ih, w.bias_hh, w.hr) if part is not None
+    ]
 
 
 def _carried(after: Iterable[Tensor], state: _States) -> _States:
     """Return the state afterwards in the precision of the one before."""
     pairs = zip(after, state, strict=True)
-    return tuple([new if new.dtype == old.dtype else new.to(old.dtype) for new, old in pairs])
+    return tuple(
+        [new if new.dtype == old.dtype else new.to(old.dtype) for new, old in pairs]
+    )
 
 
 def _kernel(cell: str, x: Tensor, state: _States, w: Weights) -> tuple[Tensor, _States]:
@@ -80,7 +86,9 @@ def _on_cuda(cell: str, x: Tensor, state: _States, w: Weights) -> _States:
         with warnings.catch_warnings():
             # casts, and the weights of one direction of one layer, are never one chunk of memory:
             # cuDNN copies them together, and the advice to call flatten_parameters is of no use
-            warnings.filterwarnings("ignore", message="RNN module weights are not part of single")
+            warnings.filterwarnings(
+                "ignore", message="RNN module weights are not part of single"
+            )
             return _call(cell, x, state, w)
 
 
@@ -97,7 +105,8 @@ def _holding(x: Tensor, w: Weights, lengths: Tensor) -> tuple[Tensor, Weights]:
     # zeros fill up to a multiple of 16: oneDNN's bf16 kernel takes 2.5 times as long at odd widths
     wide = 16 - x.shape[2] % 16
     columns = torch.zeros(4, size, wide, dtype=w.ih.dtype, device=w.ih.device)
-    columns[0, :, 0], columns[1, :, 0] = -_SHUT, _SHUT
+    columns[0, :, 0] = -_SHUT
+    columns[1, :, 0] = _SHUT
     ih = torch.cat([w.ih, columns.flatten(0, 1)], 1)
     return torch.cat([x, F.pad(padding, (0, wide - 1))], 2), w._replace(ih=ih)
 
@@ -143,7 +152,9 @@ _TENSORS = (Tensor, torch.nn.Parameter)
 
 
 def _tracing() -> bool:
-    return not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None
+    return (
+        not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None
+    )
 
 
 def _checkpointed() -> bool:
@@ -163,7 +174,8 @@ def autocast() -> torch.dtype | None:
 
 def _unlike(x: Tensor, h: Tensor, w: Weights) -> str:
     """Say which precision the native core does not take; empty when it takes all."""
-    low, kind = autocast(), w.ih.dtype
+    low = autocast()
+    kind = w.ih.dtype
     taken = (kind,) if low is None else _NARROW
     if low not in (None, torch.bfloat16):
         return f"autocast to {low}; bf16 is native"
@@ -181,7 +193,9 @@ def unreachable(*tensors: Tensor) -> str:
         return f"on {', '.join(devices)}; the native core is for CPUs"
     if is_transformed():
         return "torch.func or forward-mode gradients, which know no fused kernel"
-    if torch.compiler.is_compiling():  # then operators stand in for the library's functions
+    if (
+        torch.compiler.is_compiling()
+    ):  # then operators stand in for the library's functions
         if torch.compiler.is_exporting():
             return "exported; torch's operators run anywhere"
     elif _tracing():
@@ -229,14 +243,19 @@ def path(cell: str, x: Tensor, h: Tensor, w: Weights, extras: Extras = PLAIN) ->
             that was chosen.
     """
     if mode() == "reference":
-        return Path("reference", "ops.use('reference') was chosen; ops.use('auto') ends it")
+        return Path(
+            "reference", "ops.use('reference') was chosen; ops.use('auto') ends it"
+        )
     lacking = [] if w.norm_ih is None else ["layer_norm"]
     lacking += ["zoneout"] if extras.zoneout else []
     why = "" if lacking else _not_native(cell, x, h, w, extras)
     if not why and not lacking:
         return _NATIVE
     if mode() == "auto" and is_transformed():
-        return Path("reference", "torch.func or forward-mode gradients, which know no fused kernel")
+        return Path(
+            "reference",
+            "torch.func or forward-mode gradients, which know no fused kernel",
+        )
     if extras.recurrent_mask is not None:
         lacking.append("recurrent_dropout")
     if cell not in _TORCH:
@@ -253,12 +272,16 @@ def path(cell: str, x: Tensor, h: Tensor, w: Weights, extras: Extras = PLAIN) ->
         )
     if lacking:
         also = f"; not native: {why}" if why else ""
-        return Path("reference", f"{', '.join(lacking)}: only the equations have it{also}")
+        return Path(
+            "reference", f"{', '.join(lacking)}: only the equations have it{also}"
+        )
     return Path("torch" if x.numel() else "reference", why)
 
 
 def _wants_gradients(x: Tensor, state: _States, w: Weights) -> bool:
-    return torch.is_grad_enabled() and any(p.requires_grad for p in (x, *state, *_flat(w)))
+    return torch.is_grad_enabled() and any(
+        p.requires_grad for p in (x, *state, *_flat(w))
+    )
 
 
 def _native_precision(w: Weights) -> str:
@@ -271,7 +294,11 @@ def describe(chosen: Path, w: Weights) -> str:
     """Return a path in words: the native one with its level and precision, others with the why."""
     if chosen.name == "native":
         return f"native ({native.level()}, {_native_precision(w)})"
-    ignored = f"; {_lowered()} is ignored, which the native core alone has" if _lowered() else ""
+    ignored = (
+        f"; {_lowered()} is ignored, which the native core alone has"
+        if _lowered()
+        else ""
+    )
     return f"{chosen.name} ({chosen.why}{ignored})"
 
 
@@ -293,16 +320,29 @@ def _native(
     layout: Layout | None,
 ) -> tuple[Tensor, _States]:
     """Run the native core, whose inputs and outputs are fp32 in every precision."""
-    low, compiling = _native_precision(w), torch.compiler.is_compiling()
+    low = _native_precision(w)
+    compiling = torch.compiler.is_compiling()
     wanted = (compiling or low == "int8") and _wants_gradients(x, state, w)
     if wanted and low == "int8":
         raise ValueError(
             "expected a call without gradients under ops.precision('int8'), got one that wants "
             "them; add torch.no_grad(), or choose ops.precision('bf16') to train"
         )
-    given = (x, w.ih, w.hh, w.bias_ih, w.bias_hh, *state, *(None,) * (2 - len(state)), mask)
-    wide: list[Any] = [p if p is None or p.dtype == torch.float32 else p.float() for p in given]
-    inputs, mask = Inputs(*wide[:-1]), wide[-1]
+    given = (
+        x,
+        w.ih,
+        w.hh,
+        w.bias_ih,
+        w.bias_hh,
+        *state,
+        *(None,) * (2 - len(state)),
+        mask,
+    )
+    wide: list[Any] = [
+        p if p is None or p.dtype == torch.float32 else p.float() for p in given
+    ]
+    inputs = Inputs(*wide[:-1])
+    mask = wide[-1]
     after: _States
     if compiling:
         y, *ends = traced.recurrent(*inputs, mask, lengths, cell, low, reverse, wanted)
@@ -351,7 +391,9 @@ def unroll(
     """
     chosen = path(cell, x, state[0], w, extras)
     if chosen is _NATIVE:
-        return _native(cell, x, state, w, lengths, reverse, extras.recurrent_mask, layout)
+        return _native(
+            cell, x, state, w, lengths, reverse, extras.recurrent_mask, layout
+        )
     if chosen.name == "torch":
         return _fast(cell, x, state, w, lengths, reverse, final)
     if _tracing():
@@ -365,7 +407,9 @@ def unroll(
     return y, after
 
 
-def step(cell: str, x: Tensor, state: _States, w: Weights, extras: Extras = PLAIN) -> _States:
+def step(
+    cell: str, x: Tensor, state: _States, w: Weights, extras: Extras = PLAIN
+) -> _States:
     """Take one step.
 
     Args:
@@ -377,13 +421,16 @@ def step(cell: str, x: Tensor, state: _States, w: Weights, extras: Extras = PLAI
     Raises:
         ValueError: ``use("fast")`` was chosen and no fast path runs this.
     """
-    mask, chosen = extras.recurrent_mask, path(cell, x, state[0], w, extras)
+    mask = extras.recurrent_mask
+    chosen = path(cell, x, state[0], w, extras)
     if chosen is _NATIVE and (mask is not None or _lowered()):
         return _native(cell, x[:, None], state, w, None, False, mask, None)[1]
     # torch has no cell with a projection
     after: _States
     if chosen.name == "reference" or w.hr is not None:
-        after, _ = reference.STEPS[cell](reference.from_input(cell, x, w), state, w, extras)
+        after, _ = reference.STEPS[cell](
+            reference.from_input(cell, x, w), state, w, extras
+        )
     else:
         parts = (w.ih, w.hh, w.bias_ih, w.bias_hh)
         if cell == "lstm":

@@ -55,7 +55,9 @@ class Extras(NamedTuple):
 
 PLAIN = Extras()
 Trace = dict[str, Tensor]
-Step = Callable[[Tensor, tuple[Tensor, ...], Weights, Extras], tuple[tuple[Tensor, ...], Trace]]
+Step = Callable[
+    [Tensor, tuple[Tensor, ...], Weights, Extras], tuple[tuple[Tensor, ...], Trace]
+]
 
 
 def _normalise(product: Tensor, gain: Tensor | None, groups: tuple[int, ...]) -> Tensor:
@@ -137,15 +139,26 @@ def lstm_step(
     """
     h, c = state
     i, f, g, o = (a + from_hidden("lstm", h, w, extras)).chunk(4, -1)
-    i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+    i = i.sigmoid()
+    f = f.sigmoid()
+    g = g.tanh()
+    o = o.sigmoid()
     cell = f * c + i * g
     shown = cell
     if w.norm_c is not None:  # Ba et al. 2016, eq. 22
         shown = F.layer_norm(cell, cell.shape[-1:], w.norm_c, w.norm_c_bias)
     hidden = o * shown.tanh()
     hidden = hidden if w.hr is None else F.linear(hidden, w.hr)  # Sak et al. 2014
-    c, h = zone_out(c, cell, extras), zone_out(h, hidden, extras)
-    return (h, c), {"input": i, "forget": f, "candidate": g, "output": o, "c": c, "h": h}
+    c = zone_out(c, cell, extras)
+    h = zone_out(h, hidden, extras)
+    return (h, c), {
+        "input": i,
+        "forget": f,
+        "candidate": g,
+        "output": o,
+        "c": c,
+        "h": h,
+    }
 
 
 def gru_step(
@@ -216,15 +229,20 @@ def unroll(
         y (B, T, P), zero at padding; the state after each row's last step read; and every gate,
         candidate and state of every step (B, T, H), zero at padding.
     """
-    step, steps = STEPS[cell], x.shape[1]
+    step = STEPS[cell]
+    steps = x.shape[1]
     a = from_input(cell, zero_padding(x, lengths), w)
     real = None if lengths is None else real_steps(lengths, steps)[:, :, None]
     traces: list[Trace] = []
-    dtypes = [part.dtype for part in state]  # autocast must not narrow what is carried on
+    dtypes = [
+        part.dtype for part in state
+    ]  # autocast must not narrow what is carried on
     for t in reversed(range(steps)) if reverse else range(steps):
         new, trace = step(a[:, t], state, w, extras)
         if real is not None:
-            new = tuple(torch.where(real[:, t], n, s) for n, s in zip(new, state, strict=True))
+            new = tuple(
+                torch.where(real[:, t], n, s) for n, s in zip(new, state, strict=True)
+            )
         state = tuple(n.to(dtype) for n, dtype in zip(new, dtypes, strict=True))
         traces.append(trace)
     if not traces:
@@ -262,9 +280,11 @@ def attention(
             f"expected heads to be a multiple of key-value heads, got {q.shape[1]} and "
             f"{k.shape[1]}; change one of them"
         )
-    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    k = k.repeat_interleave(groups, 1)
+    v = v.repeat_interleave(groups, 1)
     if allowed is None:
-        steps, read = q.shape[2], k.shape[2]
+        steps = q.shape[2]
+        read = k.shape[2]
         everywhere = torch.ones(steps, read, dtype=torch.bool, device=q.device)
         allowed = everywhere.tril(read - steps)
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])

@@ -54,7 +54,8 @@ def top_log_probabilities(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _natively(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    (rows, vocabulary), run = logits.shape, native.library()
+    (rows, vocabulary) = logits.shape
+    run = native.library()
     if 0 <= logits.stride(0) < vocabulary and rows > 1:
         logits = logits.contiguous()  # rows that overlap, as expanded ones do
     values = logits.new_empty(rows, k)

@@ -51,17 +51,26 @@ def recurrent(
     room = x.shape[0] * x.shape[1] if keep else 0
     y, after, kept = kernel.forward(call, inputs, mask, room)
     for part in kept:
-        if part is not None:  # what nothing was kept for must not differ between two calls
+        if (
+            part is not None
+        ):  # what nothing was kept for must not differ between two calls
             part[call.layout.total :] = 0
-    h, c, gates, cells, inner = _tensors(x, (after[0], after[1] if after[1:] else None, *kept))
+    h, c, gates, cells, inner = _tensors(
+        x, (after[0], after[1] if after[1:] else None, *kept)
+    )
     return y, h, c, gates, cells, inner
 
 
 @recurrent.register_fake
 def _(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    h, c, cell, keep = *rest[4:6], rest[-4], rest[-1]
-    size, room = h.shape[1], x.shape[0] * x.shape[1]
-    kept = (x.new_empty(room, wide * size) if keep and wide else None for wide in KEPT[cell])
+    h, c = rest[4:6]
+    cell = rest[-4]
+    keep = rest[-1]
+    size = h.shape[1]
+    room = x.shape[0] * x.shape[1]
+    kept = (
+        x.new_empty(room, wide * size) if keep and wide else None for wide in KEPT[cell]
+    )
     ends = (None if part is None else x.new_empty(part.shape) for part in (h, c))
     return like(x, size, is_time_first(x), False), *_tensors(x, (*ends, *kept))
 
@@ -94,24 +103,39 @@ def recurrent_backward(
     Raises:
         ValueError: shapes that do not fit one another.
     """
-    call, (rows, steps, _) = Call(cell, precision, reverse, padded(x, lengths)), x.shape
-    inputs, size = Inputs(x, w_ih, w_hh, b_ih, b_hh, h, c), h.shape[1]
+    call = Call(cell, precision, reverse, padded(x, lengths))
+    (rows, steps, _) = x.shape
+    inputs = Inputs(x, w_ih, w_hh, b_ih, b_hh, h, c)
+    size = h.shape[1]
     kernel.check(call, inputs, mask)
-    names = ("y", "gradients of y", "gradients of h", "gradients of c", "gates", "cells", "inner")
+    names = (
+        "y",
+        "gradients of y",
+        "gradients of h",
+        "gradients of c",
+        "gates",
+        "cells",
+        "inner",
+    )
     states = [(rows, steps, size)] * 2 + [(rows, size)] * 2
     widths = [(rows * steps, wide * size) if wide else (0,) for wide in KEPT[cell]]
     parts = (y, d_y, d_h, d_c, gates, cells, inner)
     kernel.check_shapes(cell, names, parts, [*states, *widths])
     kept = [part if part.numel() else None for part in (gates, cells, inner)]
-    return _tensors(x, kernel.backward(call, inputs, mask, y, kept, [d_y, d_h, d_c], wanted))
+    return _tensors(
+        x, kernel.backward(call, inputs, mask, y, kept, [d_y, d_h, d_c], wanted)
+    )
 
 
 @recurrent_backward.register_fake
 def _(*given: Any) -> list[Tensor]:
-    (x, *parts), wanted = given[7:14], given[-1]
+    (x, *parts) = given[7:14]
+    wanted = given[-1]
     rest = (None if part is None else part.new_empty(part.shape) for part in parts)
     found = (like(x, x.shape[-1], is_time_first(x), False), *rest)
-    return _tensors(x, (part if want else None for part, want in zip(found, wanted, strict=True)))
+    return _tensors(
+        x, (part if want else None for part, want in zip(found, wanted, strict=True))
+    )
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -123,9 +147,13 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 def _gradients(ctx: Any, d_y: Any, d_h: Any, d_c: Any, *kept: Any) -> tuple[Any, ...]:
     wanted = list(ctx.needs_input_grad[:7])
-    d_c = d_c if ctx.settings[0] == "lstm" else None  # of other cells it is an empty tensor
+    d_c = (
+        d_c if ctx.settings[0] == "lstm" else None
+    )  # of other cells it is an empty tensor
     found = recurrent_backward(d_y, d_h, d_c, *ctx.saved_tensors, *ctx.settings, wanted)
-    return *(s if want else None for s, want in zip(found, wanted, strict=True)), *(None,) * 6
+    return *(s if want else None for s, want in zip(found, wanted, strict=True)), *(
+        None,
+    ) * 6
 
 
 recurrent.register_autograd(_gradients, setup_context=_remember)

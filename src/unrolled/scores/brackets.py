@@ -60,7 +60,9 @@ class BracketCounts:
         return self.faultless / max(1, self.sentences)
 
 
-def match(right: Iterable[Span], found: Iterable[Span], tags: Sequence[str]) -> BracketCounts:
+def match(
+    right: Iterable[Span], found: Iterable[Span], tags: Sequence[str]
+) -> BracketCounts:
     """Compare two bracketings of one sentence.
 
     Args:
@@ -73,7 +75,8 @@ def match(right: Iterable[Span], found: Iterable[Span], tags: Sequence[str]) -> 
     kept = list(accumulate((tag not in DELETED for tag in tags), initial=0))
     if not kept[-1]:
         return BracketCounts()
-    first, second = _counted(right, kept), _counted(found, kept)
+    first = _counted(right, kept)
+    second = _counted(found, kept)
     matched = (first & second).total()
     faultless = first == second
     return BracketCounts(matched, first.total(), second.total(), 1, int(faultless))

@@ -126,8 +126,12 @@ class ByClass:
 def by_class(found: ConfusionCounts | Classes) -> ByClass:
     """Return precision, recall, F1 and support of each class (C,)."""
     found = counted(found)
-    right, true, told = found.right, found.true, found.predicted
-    return ByClass(_share(right, told), _share(right, true), _share(2 * right, true + told), true)
+    right = found.right
+    true = found.true
+    told = found.predicted
+    return ByClass(
+        _share(right, told), _share(right, true), _share(2 * right, true + told), true
+    )
 
 
 def _share(part: Classes, whole: Classes) -> Shares:
@@ -148,7 +152,9 @@ class Calibration:
     error: float
 
 
-def calibration(confidence: Shares, right: NDArray[np.bool_], bins: int = 10) -> Calibration:
+def calibration(
+    confidence: Shares, right: NDArray[np.bool_], bins: int = 10
+) -> Calibration:
     """Compare how sure a classifier was with how often it was right (Guo et al. 2017, eq. 3).
 
     Bin b of B holds the confidences in (b / B, (b + 1) / B].

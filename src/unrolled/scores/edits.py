@@ -23,15 +23,22 @@ def distance(first: Symbols, second: Symbols) -> int:
     places: dict[Hashable, int] = {}
     for row, symbol in enumerate(first):
         places[symbol] = places.get(symbol, 0) | 1 << row
-    last, mask, edits = 1 << (len(first) - 1), (1 << len(first)) - 1, len(first)
-    up, down = mask, 0  # the rows where the table grows by one from the row above, or falls
+    last = 1 << (len(first) - 1)
+    mask = (1 << len(first)) - 1
+    edits = len(first)
+    # the rows where the table grows by one from the row above, or falls
+    up = mask
+    down = 0
     for symbol in second:
         same = places.get(symbol, 0)
         flat = (((same & up) + up) ^ up) | same | down
-        grow, fall = down | ~(flat | up) & mask, up & flat
+        grow = down | ~(flat | up) & mask
+        fall = up & flat
         edits += bool(grow & last) - bool(fall & last)
-        grow, fall = grow << 1 | 1, fall << 1
-        up, down = (fall | ~(flat | grow)) & mask, grow & flat
+        grow = grow << 1 | 1
+        fall = fall << 1
+        up = (fall | ~(flat | grow)) & mask
+        down = grow & flat
     return edits
 
 
@@ -44,23 +51,34 @@ def nearest(answer: Symbols, right: Sequence[Symbols]) -> tuple[int, int]:
         ValueError: there is no right answer.
     """
     if not right:
-        raise ValueError("expected at least one right answer, got none; leave the row out")
+        raise ValueError(
+            "expected at least one right answer, got none; leave the row out"
+        )
     edits, length = min((distance(answer, each), -len(each)) for each in right)
     return edits, -length
 
 
-def word_error_rate(answers: Sequence[Symbols], references: Sequence[Sequence[Symbols]]) -> float:
+def word_error_rate(
+    answers: Sequence[Symbols], references: Sequence[Sequence[Symbols]]
+) -> float:
     """Return the share of answers that equal none of their right ones (0 without answers)."""
     pairs = zip(answers, references, strict=True)
-    wrong = sum(all(list(answer) != list(each) for each in right) for answer, right in pairs)
+    wrong = sum(
+        all(list(answer) != list(each) for each in right) for answer, right in pairs
+    )
     return wrong / max(1, len(answers))
 
 
-def symbol_error_rate(answers: Sequence[Symbols], references: Sequence[Sequence[Symbols]]) -> float:
+def symbol_error_rate(
+    answers: Sequence[Symbols], references: Sequence[Sequence[Symbols]]
+) -> float:
     """Return the edits to the nearest right answers, as a share of the symbols in these.
 
     That is the character error rate of texts and the phoneme error rate of lists of phonemes; it
     passes 1 where answers are much too long.
     """
-    told = [nearest(answer, right) for answer, right in zip(answers, references, strict=True)]
+    told = [
+        nearest(answer, right)
+        for answer, right in zip(answers, references, strict=True)
+    ]
     return sum(edits for edits, _ in told) / max(1, sum(length for _, length in told))

@@ -17,7 +17,15 @@ from unrolled.core.errors import UsageError, unknown
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
 
-TOKENIZERS = ("13a", "none", "char", "intl", "zh", "ja-mecab", "ko-mecab")  # none of them downloads
+TOKENIZERS = (
+    "13a",
+    "none",
+    "char",
+    "intl",
+    "zh",
+    "ja-mecab",
+    "ko-mecab",
+)  # none of them downloads
 EXTRAS = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]"}
 SEED = 12345  # sacrebleu's own, which its signatures show
 Name = Literal["bleu", "chrf"]
@@ -39,7 +47,9 @@ class Score:
     margin: float | None = None
 
     def __str__(self) -> str:
-        around = "" if self.margin is None else f" ({self.mean:.2f} ± {self.margin:.2f})"
+        around = (
+            "" if self.margin is None else f" ({self.mean:.2f} ± {self.margin:.2f})"
+        )
         return f"{self.name} {self.value:.2f}{around}  {self.signature}"
 
 
@@ -83,8 +93,12 @@ def corpus_score(
     value = _value(metric, counts.sum(0))
     if not samples:
         return _score(metric, value)
-    drawn = [_value(metric, weights @ counts) for weights in _resamples(len(answers), samples)]
-    metric.n_bootstrap, metric.seed = samples, str(SEED)
+    drawn = [
+        _value(metric, weights @ counts)
+        for weights in _resamples(len(answers), samples)
+    ]
+    metric.n_bootstrap = samples
+    metric.seed = str(SEED)
     return _score(metric, value, drawn)
 
 
@@ -110,14 +124,19 @@ def compare(
     metric = _metric(name, tokenizer, lowercase)
     one, other = (_counts(metric, answers, references) for answers in (first, second))
     values = [_value(metric, each.sum(0)) for each in (one, other)]
-    metric.n_bootstrap, metric.seed = samples, str(SEED)
-    drawn = np.array([
-        [_value(metric, weights @ each) for each in (one, other)]
-        for weights in _resamples(len(first), samples)
-    ])  # fmt: skip
+    metric.n_bootstrap = samples
+    metric.seed = str(SEED)
+    drawn = np.array(
+        [
+            [_value(metric, weights @ each) for each in (one, other)]
+            for weights in _resamples(len(first), samples)
+        ]
+    )
     gaps = np.abs(drawn[:, 1] - drawn[:, 0])
     gaps -= gaps.mean()
-    scores = [_score(metric, value, list(d)) for value, d in zip(values, drawn.T, strict=True)]
+    scores = [
+        _score(metric, value, list(d)) for value, d in zip(values, drawn.T, strict=True)
+    ]
     larger = int((gaps > abs(values[0] - values[1])).sum())
     return Comparison(scores[0], scores[1], (larger + 1) / (samples + 1))
 
@@ -140,7 +159,9 @@ def _metric(name: Name, tokenizer: str, lowercase: bool) -> Metric:
         ) from None
 
 
-def _counts(metric: Metric, answers: Sequence[str], references: Sequence[Sequence[str]]) -> Counts:
+def _counts(
+    metric: Metric, answers: Sequence[str], references: Sequence[Sequence[str]]
+) -> Counts:
     """Return what sacrebleu counts in each answer (N, K)."""
     if not answers or len(answers) != len(references) or not all(references):
         raise ValueError(
@@ -148,7 +169,10 @@ def _counts(metric: Metric, answers: Sequence[str], references: Sequence[Sequenc
             f"{len(references)} lists, {sum(not right for right in references)} of them empty"
         )
     most = max(map(len, references))
-    streams = [[right[i] if i < len(right) else None for right in references] for i in range(most)]
+    streams = [
+        [right[i] if i < len(right) else None for right in references]
+        for i in range(most)
+    ]
     counted = metric._extract_corpus_statistics(answers, streams)  # type: ignore[arg-type]
     return np.array(counted, dtype=np.float64)
 
@@ -161,7 +185,9 @@ def _resamples(count: int, samples: int) -> Iterator[Counts]:
     """Yield how often each answer is drawn (N,): what sacrebleu draws, without holding it all."""
     generator = np.random.default_rng(SEED)
     for _ in range(samples):
-        yield np.bincount(generator.choice(count, count), minlength=count).astype(np.float64)
+        yield np.bincount(generator.choice(count, count), minlength=count).astype(
+            np.float64
+        )
 
 
 def _score(metric: Metric, value: float, drawn: Sequence[float] = ()) -> Score:

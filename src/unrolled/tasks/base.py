@@ -25,7 +25,9 @@ from unrolled.training.objectives import Objective
 from unrolled.training.precision import ComputeDevice
 
 Rows = Sequence[tuple[Any, ...]]
-UP, DOWN = True, False  # whether more of a score is better
+# whether more of a score is better
+UP = True
+DOWN = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +167,14 @@ class Task(ABC):
         """Return the training batches."""
 
     @abstractmethod
-    def evaluate(self, model: nn.Module, examples: Any, place: ComputeDevice) -> Evaluation:
+    def evaluate(
+        self, model: nn.Module, examples: Any, place: ComputeDevice
+    ) -> Evaluation:
         """Score a model, which is in evaluation mode."""
 
-    def watch(self, model: nn.Module, examples: Any, place: ComputeDevice) -> dict[str, float]:
+    def watch(
+        self, model: nn.Module, examples: Any, place: ComputeDevice
+    ) -> dict[str, float]:
         """Return the scores by which a training is watched: those of ``evaluate``, or cheaper."""
         return self.evaluate(model, examples, place).scores
 
@@ -183,7 +189,9 @@ class Task(ABC):
             UsageError: this task or this model cannot do so.
         """
         if asks != OutputConstraints():
-            raise UsageError(f"{self.name} writes no text that could hold or align words")
+            raise UsageError(
+                f"{self.name} writes no text that could hold or align words"
+            )
 
     def answer_by(self, recipe: Recipe) -> None:  # noqa: B027 - most tasks have one way to answer
         """Take from a recipe how answers are looked for: its keys under ``decoding``."""
@@ -216,7 +224,9 @@ class Task(ABC):
         raise UsageError(f"{self.name} does not read sequences of numbers")
 
     @abstractmethod
-    def predict(self, model: nn.Module, rows: Rows, place: ComputeDevice) -> list[Prediction]:
+    def predict(
+        self, model: nn.Module, rows: Rows, place: ComputeDevice
+    ) -> list[Prediction]:
         """Answer rows of input cells.
 
         Raises:
@@ -244,7 +254,10 @@ class Columns(Protocol):
 
 
 def locate(
-    data: Columns, names: Sequence[str], trained: Sequence[str], answer: str | None = None
+    data: Columns,
+    names: Sequence[str],
+    trained: Sequence[str],
+    answer: str | None = None,
 ) -> list[int]:
     """Return the places of columns in a file: by name, or by position where it has no names.
 
@@ -261,7 +274,11 @@ def locate(
     if all(name in columns for name in names):
         return [columns.index(name) for name in names]
     if not data.format.named:
-        for known in (list(trained), [name for name in trained if name != answer], list(names)):
+        for known in (
+            list(trained),
+            [name for name in trained if name != answer],
+            list(names),
+        ):
             if len(known) == len(columns) and all(name in known for name in names):
                 return [known.index(name) for name in names]
     missing = next(name for name in names if name not in columns)
@@ -273,7 +290,9 @@ def locate(
     )
 
 
-def build_embedding(size: int, config: ModelConfig, scale: float = 1.0) -> TokenEmbedding:
+def build_embedding(
+    size: int, config: ModelConfig, scale: float = 1.0
+) -> TokenEmbedding:
     """Return the embedding of a vocabulary of ``size`` tokens, its vectors times ``scale``."""
     return TokenEmbedding(
         size,
@@ -288,7 +307,9 @@ def build_embedding(size: int, config: ModelConfig, scale: float = 1.0) -> Token
 def check_reach(layer: Layer, recipe: Recipe, texts: int = 1) -> None:
     """Raise UsageError when a row can be longer than the layer can read."""
     longest = recipe.data.max_tokens
-    if layer.context is not None and (longest is None or longest * texts > layer.context):
+    if layer.context is not None and (
+        longest is None or longest * texts > layer.context
+    ):
         raise UsageError(
             f"layer={recipe.layer} reads {layer.context} tokens (model.context) and a row may have "
             f"{'any number' if longest is None else longest * texts}: set data.max_tokens to "

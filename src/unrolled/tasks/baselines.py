@@ -43,7 +43,9 @@ TEXT = 2_000
 CHARACTERS = 10_000_000
 TOKENS = 1 << 24  # pairs of tokens take 30 bytes each while they are counted
 HELD = 1 << 28  # float64 numbers that a regression over many labels holds at once: 2 GB
-STEPS = 25  # copies of its weights that the search for them holds: L-BFGS keeps ten steps
+STEPS = (
+    25  # copies of its weights that the search for them holds: L-BFGS keeps ten steps
+)
 NUMBERS = 50_000_000  # of the windows that a linear model reads; they overlap
 
 
@@ -63,7 +65,9 @@ def baselines(prepared: Prepared) -> list[Baseline]:
     a yardstick must not take more memory than the model; one that still runs out is left out.
     """
     task = prepared.task
-    methods = next((found for kind, found in METHODS.items() if isinstance(task, kind)), [])
+    methods = next(
+        (found for kind, found in METHODS.items() if isinstance(task, kind)), []
+    )
     scored = []
     for name, method in methods:
         if name.endswith("regression") and task.schema.text:
@@ -98,12 +102,15 @@ def _kept(data: Table | Document, examples: Examples) -> Table:
     """Return the rows that were encoded: the others were skipped as faulty."""
     assert isinstance(data, Table)
     chosen = np.flatnonzero(np.isin(data.lines, examples.lines)).tolist()
-    rows, at = [data.rows[i] for i in chosen], [data.lines[i] for i in chosen]
+    rows = [data.rows[i] for i in chosen]
+    at = [data.lines[i] for i in chosen]
     return Table(data.path, data.format, data.columns, rows, at, [])
 
 
 def _classes(task: Classify, truth: Any, found: Any) -> dict[str, float]:
-    matrix = confusion_counts(np.asarray(truth), np.asarray(found, dtype=np.int64), task.width)
+    matrix = confusion_counts(
+        np.asarray(truth), np.asarray(found, dtype=np.int64), task.width
+    )
     return {"accuracy": accuracy(matrix), "macro_f1": macro_f1(matrix)}
 
 
@@ -111,17 +118,22 @@ def majority(prepared: Prepared) -> dict[str, float]:
     """Always answer the most frequent label."""
     assert isinstance(prepared.task, Classify)
     common = np.bincount(prepared.train.targets).argmax()
-    return _classes(prepared.task, prepared.dev.targets, np.full(len(prepared.dev), common))
+    return _classes(
+        prepared.task, prepared.dev.targets, np.full(len(prepared.dev), common)
+    )
 
 
 def _features(prepared: Prepared) -> tuple[Any, Any, Any]:
     """Return features of the training and the dev rows, and the training targets."""
-    task, train, dev = prepared.task, prepared.train, prepared.dev
+    task = prepared.task
+    train = prepared.train
+    dev = prepared.dev
     assert isinstance(task, Classify | Regress)
     if isinstance(task.inputs, Vector):
         return train.vectors, dev.vectors, train.targets
     if isinstance(task.inputs, Frames):
-        told, scored = _steps(train, task.inputs), _steps(dev, task.inputs)
+        told = _steps(train, task.inputs)
+        scored = _steps(dev, task.inputs)
         if len(scored) < len(dev):
             return None, None, None
         return told, scored, train.targets[-len(told) :]
@@ -130,9 +142,12 @@ def _features(prepared: Prepared) -> tuple[Any, Any, Any]:
     texts = _first(_texts(_kept(prepared.train_data, train), task))
     # a piece that one text alone holds tells nothing, unless there are few texts
     grams = TfidfVectorizer(
-        analyzer="char", ngram_range=(1, 4), min_df=2 if len(texts) > 2000 else 1,
-        sublinear_tf=True, dtype=np.float32,
-    )  # fmt: skip
+        analyzer="char",
+        ngram_range=(1, 4),
+        min_df=2 if len(texts) > 2000 else 1,
+        sublinear_tf=True,
+        dtype=np.float32,
+    )
     try:
         return (
             grams.fit_transform(texts),
@@ -153,7 +168,8 @@ def _steps(examples: Examples, inputs: Frames) -> Any:
         count = max(1, NUMBERS // (inputs.reading.window * inputs.width))
         chosen = np.arange(len(examples))[-count:]
         return examples.frames.take(chosen)[0].flatten(1).numpy()
-    flat, starts = examples.frames.flat, examples.frames.starts
+    flat = examples.frames.flat
+    starts = examples.frames.starts
     ends = starts + examples.frames.lengths
     means = [flat[a:b].mean(0) for a, b in zip(starts, ends, strict=True)]
     return np.concatenate([np.stack(means), flat[ends - 1]], 1)
@@ -205,23 +221,34 @@ def _values(prepared: Prepared, scaled: Any) -> dict[str, float]:
     task = prepared.task
     assert isinstance(task, Regress)
     base = task.base(prepared.dev)
-    truth = task.output.decode(np.asarray(prepared.dev.targets, dtype=np.float64)) + base
-    return _errors(truth, task.output.decode(np.asarray(scaled, dtype=np.float64)) + base)
+    truth = (
+        task.output.decode(np.asarray(prepared.dev.targets, dtype=np.float64)) + base
+    )
+    return _errors(
+        truth, task.output.decode(np.asarray(scaled, dtype=np.float64)) + base
+    )
 
 
 def last_value(prepared: Prepared) -> dict[str, float] | None:
     """Answer the last value of what is forecast: persistence."""
-    task, dev = prepared.task, prepared.dev
+    task = prepared.task
+    dev = prepared.dev
     assert isinstance(task, Regress)
-    inputs, column = task.inputs, task.output.column
+    inputs = task.inputs
+    column = task.output.column
     if not isinstance(inputs, Frames) or column not in inputs.columns:
         return None
-    truth = task.output.decode(np.asarray(dev.targets, dtype=np.float64)) + task.base(dev)
+    truth = task.output.decode(np.asarray(dev.targets, dtype=np.float64)) + task.base(
+        dev
+    )
     return _errors(truth, last_values(inputs, column, dev))
 
 
 def _errors(truth: Any, found: Any) -> dict[str, float]:
-    return {"mae": mean_absolute_error(truth, found), "rmse": root_mean_squared_error(truth, found)}
+    return {
+        "mae": mean_absolute_error(truth, found),
+        "rmse": root_mean_squared_error(truth, found),
+    }
 
 
 def tag_of_word(prepared: Prepared) -> dict[str, float]:
@@ -235,9 +262,13 @@ def tag_of_word(prepared: Prepared) -> dict[str, float]:
         everything[tag] += 1
     common = everything.most_common(1)[0][0]
     pairs = _tagged(task, _kept(prepared.dev_data, prepared.dev))
-    found = [seen[word].most_common(1)[0][0] if word in seen else common for word, _ in pairs]
+    found = [
+        seen[word].most_common(1)[0][0] if word in seen else common for word, _ in pairs
+    ]
     count = len(task.output.names)
-    matrix = confusion_counts(np.array([tag for _, tag in pairs]), np.array(found), count)
+    matrix = confusion_counts(
+        np.array([tag for _, tag in pairs]), np.array(found), count
+    )
     return {"accuracy": accuracy(matrix), "macro_f1": macro_f1(matrix)}
 
 
@@ -264,14 +295,17 @@ def logistic_step(prepared: Prepared) -> dict[str, float] | None:
     """Fit logistic regression on the numbers of a step by itself."""
     from sklearn.linear_model import LogisticRegression
 
-    train, dev = prepared.train, prepared.dev
+    train = prepared.train
+    dev = prepared.dev
     told, _ = _labels_of(train)
     if len(set(told.tolist())) < 2:
         return None
     step = max(1, train.frames.flat.size // NUMBERS)
     fitted = LogisticRegression(max_iter=300, tol=1e-3)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a fit that stops at max_iter is still a fair baseline
+        warnings.simplefilter(
+            "ignore"
+        )  # a fit that stops at max_iter is still a fair baseline
         fitted.fit(train.frames.flat[::step], told[::step])
     return _steps_scored(prepared, _labels_of(dev)[0], fitted.predict(dev.frames.flat))
 
@@ -295,10 +329,13 @@ def bigram(prepared: Prepared) -> dict[str, float]:
     Interpolated with Witten-Bell weights: a token with many different followers trusts its own
     counts less (Chen and Goodman 1999, section 2.5). ``TOKENS`` of the text are counted.
     """
-    task, train, dev = prepared.task, prepared.train, prepared.dev
+    task = prepared.task
+    train = prepared.train
+    dev = prepared.dev
     assert isinstance(task, Language)
     assert isinstance(train, TokenStream)
-    size, end = task.tokenizer.size, task.tokenizer.eos_id
+    size = task.tokenizer.size
+    end = task.tokenizer.eos_id
     tokens = train.tokens[:TOKENS]
     single = (np.bincount(tokens, minlength=size) + 1.0) / (len(tokens) + size)
     before = np.concatenate([[end], tokens[:-1]]).astype(np.int64)
@@ -311,7 +348,9 @@ def bigram(prepared: Prepared) -> dict[str, float]:
     place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
     count = np.where(pairs[place] == wanted, counts[place], 0)
     weight = times[asked] / np.maximum(1, times[asked] + kinds[asked])
-    shares = weight * count / np.maximum(1, times[asked]) + (1 - weight) * single[tokens]
+    shares = (
+        weight * count / np.maximum(1, times[asked]) + (1 - weight) * single[tokens]
+    )
     loss = float(-np.log(shares).mean())
     return {
         "loss": loss,

@@ -96,26 +96,42 @@ def fill(recipe: Recipe, schema: Schema, rows: int, characters: int) -> Recipe:
     """
     chosen: dict[str, Any] = {}
     if schema.task == "language":
-        defaults, unit, steps = LANGUAGE, characters, 20_000_000
+        defaults = LANGUAGE
+        unit = characters
+        steps = 20_000_000
     elif schema.frames:
-        defaults, unit, steps = WINDOWS if recipe.data.window else SERIES, rows, 250_000
+        defaults = WINDOWS if recipe.data.window else SERIES
+        unit = rows
+        steps = 250_000
     elif schema.task == "tag":
-        defaults, unit, steps = TAGS, rows, 150_000
+        defaults = TAGS
+        unit = rows
+        steps = 150_000
     elif schema.task in ("translate", "rewrite"):
-        defaults, unit, steps = PAIRS, rows, 600_000
+        defaults = PAIRS
+        unit = rows
+        steps = 600_000
     elif schema.task == "parse":
-        defaults, unit, steps = PARSE, rows, 300_000
+        defaults = PARSE
+        unit = rows
+        steps = 300_000
     elif schema.text:
-        defaults, unit, steps = TEXT, rows, 250_000
+        defaults = TEXT
+        unit = rows
+        steps = 250_000
     else:
-        defaults, unit, steps = NUMBERS, rows, 600_000
+        defaults = NUMBERS
+        unit = rows
+        steps = 600_000
         if "layer" not in recipe.model_fields_set:
             chosen["layer"] = "none"
     values = recipe.model_dump() | chosen
     layer = values["layer"]
     for group, keys in defaults.items():
         given = getattr(recipe, group).model_fields_set
-        values[group] |= {k: v for k, v in keys.items() if k not in given and _fits(layer, k)}
+        values[group] |= {
+            k: v for k, v in keys.items() if k not in given and _fits(layer, k)
+        }
     if recipe.training.bounded:
         # a run whose end is set ends there; patience is for those that must find their own end
         values["training"]["patience"] = recipe.training.patience
@@ -129,14 +145,21 @@ def fill(recipe: Recipe, schema: Schema, rows: int, characters: int) -> Recipe:
         # small data is read more often: the schedule falls to its end either way
         values["training"]["max_epochs"] = int(min(300, max(6, steps // max(1, unit))))
         values["training"]["max_minutes"] = 10.0
-    if "vocabulary" not in recipe.data.model_fields_set and schema.task not in ("tag", "parse"):
+    if "vocabulary" not in recipe.data.model_fields_set and schema.task not in (
+        "tag",
+        "parse",
+    ):
         # about one piece for every 80 characters that training sees
         values["data"]["vocabulary"] = int(min(16000, max(1000, characters // 80)))
     values["task"] = schema.task
     if not schema.numbers:
-        values["data"]["tokenizer"] = recipe.data.tokenizer or PIECES.get(schema.task, "chars")
+        values["data"]["tokenizer"] = recipe.data.tokenizer or PIECES.get(
+            schema.task, "chars"
+        )
     values["data"] |= {
-        "text": list(schema.text) if len(schema.text) > 1 else (schema.text or (None,))[0],
+        "text": list(schema.text)
+        if len(schema.text) > 1
+        else (schema.text or (None,))[0],
         "numbers": list(schema.numbers) or None,
         "label": schema.answer,
         "rows": "steps" if schema.steps else recipe.data.rows,

@@ -47,7 +47,9 @@ def read(folder: Path) -> dict[str, list[str]] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: this run cannot be read ({error}); train it anew") from None
+        raise UserError(
+            f"{path}: this run cannot be read ({error}); train it anew"
+        ) from None
     return {name: [str(digest) for digest in sums] for name, sums in files.items()}
 
 
@@ -62,8 +64,12 @@ def begin(folder: Path, names: Iterable[str]) -> None:
         UserError: the disk refused it.
     """
     if read(folder) is None:
-        standing = {name: [sha256(folder / name)] for name in names if (folder / name).exists()}
-        write_json(folder / DIGESTS, {"format": FORMAT, "files": standing}, parents=False)
+        standing = {
+            name: [sha256(folder / name)] for name in names if (folder / name).exists()
+        }
+        write_json(
+            folder / DIGESTS, {"format": FORMAT, "files": standing}, parents=False
+        )
 
 
 def replace(folder: Path, name: str, write: Callable[[Path], None]) -> None:
@@ -77,7 +83,8 @@ def replace(folder: Path, name: str, write: Callable[[Path], None]) -> None:
     Raises:
         UserError: the disk refused it; the older file is intact.
     """
-    path, saving = folder / name, folder / SAVING
+    path = folder / name
+    saving = folder / SAVING
     temporary = saving / name
     try:
         saving.mkdir(exist_ok=True)
@@ -85,7 +92,8 @@ def replace(folder: Path, name: str, write: Callable[[Path], None]) -> None:
         with temporary.open("rb+") as written:
             sync(Path(written.name))
         open_up(temporary)
-        known, digest = read(folder) or {}, sha256(temporary)
+        known = read(folder) or {}
+        digest = sha256(temporary)
         # what stands there has one of the last two: a process may have been killed between
         known[name] = list(dict.fromkeys([digest, *known.get(name, [])[:2]]))
         write_json(folder / DIGESTS, {"format": FORMAT, "files": known}, parents=False)
@@ -114,8 +122,12 @@ def settle(folder: Path) -> None:
     if known is None:
         return
     standing = {n: sha256(folder / n) for n in known if (folder / n).exists()}
-    told = {name: [digest] for name, digest in standing.items() if digest in known[name]}
-    write_json(folder / DIGESTS, {"format": FORMAT, "files": known | told}, parents=False)
+    told = {
+        name: [digest] for name, digest in standing.items() if digest in known[name]
+    }
+    write_json(
+        folder / DIGESTS, {"format": FORMAT, "files": known | told}, parents=False
+    )
 
 
 def replace_text(folder: Path, name: str, text: str) -> None:

@@ -44,12 +44,10 @@ from unrolled.tasks.recipe import CONFIG, FILES, Recipe, as_yaml, read_yaml
 from unrolled.training import checkpoints
 from unrolled.training.averaging import Weights
 
-FIELDS, MODEL, RESULT, CHECKPOINTS = (
-    "fields.json",
-    "model.safetensors",
-    "result.json",
-    "checkpoints",
-)
+FIELDS = "fields.json"
+MODEL = "model.safetensors"
+RESULT = "result.json"
+CHECKPOINTS = "checkpoints"
 FORMAT = 1
 # what load reads; what stands in a run beside it; and what a training leaves while it works
 READ = (CONFIG, FIELDS, "tokenizer.json", "target.json", "words.json", MODEL, RESULT)
@@ -133,7 +131,9 @@ def read_begun(folder: Path) -> dict[str, Any]:
     """
     state = checkpoints.newest_state(folder / CHECKPOINTS) or {}
     told = state.get("begun") or {}
-    if not isinstance(told, dict) or (told and set(told) != {"recipe", "fields", "data"}):
+    if not isinstance(told, dict) or (
+        told and set(told) != {"recipe", "fields", "data"}
+    ):
         raise UserError(f"{folder / CHECKPOINTS}: the newest checkpoint cannot be read")
     return told
 
@@ -160,7 +160,9 @@ def is_ended_without_checkpoints(folder: Path) -> bool:
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run, finished or not."""
     try:
-        return os.path.lexists(folder / CONFIG)  # a link that leads nowhere is refused, when read
+        return os.path.lexists(
+            folder / CONFIG
+        )  # a link that leads nowhere is refused, when read
     except ValueError:
         return False
 
@@ -186,7 +188,9 @@ def claim(folder: Path) -> None:
             f"{option('out')}"
         )
     known = digests.read(folder)
-    foreign = [path.name for path in sorted(folder.iterdir()) if not _is_begun(path, known)]
+    foreign = [
+        path.name for path in sorted(folder.iterdir()) if not _is_begun(path, known)
+    ]
     if foreign:
         raise UserError(
             f"{folder} holds {shown(foreign[0])}, which is no part of a run; choose another "
@@ -207,7 +211,9 @@ def _is_begun(path: Path, known: dict[str, list[str]] | None) -> bool:
         return False
     if path.name in known:
         return sha256(path) in known[path.name]
-    return path.name in (digests.DIGESTS, digests.SAVING) or bool(_REST.fullmatch(path.name))
+    return path.name in (digests.DIGESTS, digests.SAVING) or bool(
+        _REST.fullmatch(path.name)
+    )
 
 
 def look(folder: Path) -> None:
@@ -255,7 +261,9 @@ def read_fields(folder: Path) -> tuple[Task, dict[str, str]]:
     try:
         told = read_json(path)
         if told["format"] > FORMAT:
-            raise UserError(f"{path}: written by a newer version of unrolled; update to read it")
+            raise UserError(
+                f"{path}: written by a newer version of unrolled; update to read it"
+            )
         if told.get("digests") and digests.read(folder) is None:
             raise UserError(
                 f"{folder / digests.DIGESTS}: this file is missing, by which changes of the run "
@@ -263,11 +271,14 @@ def read_fields(folder: Path) -> tuple[Task, dict[str, str]]:
             )
         frames = told["fields"].get("inputs", {}).get("kind") == "frames"
         task = kind_of(told["task"], frames).from_json(told["fields"], folder)
-        task.columns, task.format = told["columns"], Format(**told["written"])
+        task.columns = told["columns"]
+        task.format = Format(**told["written"])
         return task, told["files"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = shown(str(error), 200).strip("'\"")
-        raise UserError(f"{path}: this run cannot be read ({why}); train it anew") from None
+        raise UserError(
+            f"{path}: this run cannot be read ({why}); train it anew"
+        ) from None
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -304,8 +315,12 @@ def load(folder: Path, weights: str = "best", result: bool = True) -> Loaded:
             raise UserError(f"{folder}: no weights yet; train it on with {_on()}")
         refuse_misfit(task, recipe, told)
         ended = read_result(folder) if result else {}
-        if not digests.verify(folder, [name for name in READ if result or name != RESULT]):
-            note(f"unrolled: {folder} keeps no digests of its files (an older version wrote it)")
+        if not digests.verify(
+            folder, [name for name in READ if result or name != RESULT]
+        ):
+            note(
+                f"unrolled: {folder} keeps no digests of its files (an older version wrote it)"
+            )
         model = task.build(recipe)
         model.load_state_dict(load_file(path) if weights == "best" else found)
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
@@ -322,37 +337,54 @@ def _on() -> str:
 
 
 def _described(tensor: torch.Tensor) -> checkpoints.Described:
-    return checkpoints.Described(_TYPES.get(tensor.dtype, str(tensor.dtype)), list(tensor.shape))
+    return checkpoints.Described(
+        _TYPES.get(tensor.dtype, str(tensor.dtype)), list(tensor.shape)
+    )
 
 
-_TYPES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", torch.float16: "F16",
-          torch.int64: "I64", torch.int32: "I32"}  # fmt: skip
+_TYPES = {
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+}
 
 
 def refuse_infinite(path: Path, model: nn.Module) -> None:
     """Raise UserError for weights that are not all finite: whatever they say is no number."""
     for name, value in model.state_dict().items():
         if not bool(torch.isfinite(value).all()):
-            raise UserError(f"{path}: {name} holds numbers that are not finite; train anew")
+            raise UserError(
+                f"{path}: {name} holds numbers that are not finite; train anew"
+            )
 
 
-def refuse_misfit(task: Task, recipe: Recipe, weights: dict[str, checkpoints.Described]) -> None:
+def refuse_misfit(
+    task: Task, recipe: Recipe, weights: dict[str, checkpoints.Described]
+) -> None:
     """Raise ValueError when a recipe describes another model than weights of these shapes.
 
     Nothing is allocated: a recipe from elsewhere may describe a model of any size.
     """
     size = max(2**20, sum(math.prod(told.shape) for told in weights.values()))
     for name, value in recipe.model:
-        if isinstance(value, int) and value > (len(weights) if name == "layers" else size):
+        if isinstance(value, int) and value > (
+            len(weights) if name == "layers" else size
+        ):
             raise ValueError(f"model.{name}={value} is more than they hold")
     try:
         with torch.device("meta"):
             model = task.build(recipe)
-    except NotImplementedError:  # one that looks at its first numbers; it is built for real
+    except (
+        NotImplementedError
+    ):  # one that looks at its first numbers; it is built for real
         return
     wanted = {name: _described(value) for name, value in model.state_dict().items()}
     for name in (*wanted, *weights):
-        ours, theirs = wanted.get(name), weights.get(name)
+        ours = wanted.get(name)
+        theirs = weights.get(name)
         if (ours and ours.shape) != (theirs and theirs.shape):
             shapes = [told.shape if told else "none" for told in (theirs, ours)]
             raise ValueError(
@@ -367,7 +399,9 @@ def refuse_misfit(task: Task, recipe: Recipe, weights: dict[str, checkpoints.Des
 def _no_run(folder: Path) -> str:
     if not exists(folder):
         beside = (
-            [p.name for p in folder.parent.glob("*") if is_run(p)] if folder.parent.is_dir() else []
+            [p.name for p in folder.parent.glob("*") if is_run(p)]
+            if folder.parent.is_dir()
+            else []
         )
         guess = nearest(folder.name, beside)
         hint = f"; did you mean {str(folder.parent / guess)!r}?" if guess else ""

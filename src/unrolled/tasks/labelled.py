@@ -66,12 +66,18 @@ def need_table(data: Table | Document) -> Table:
     return data
 
 
-def fit_text(recipe: Recipe, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> Text:
+def fit_text(
+    recipe: Recipe, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]
+) -> Text:
     """Learn a text field from the cells of its columns."""
     data = recipe.data
-    texts = [str(cell) for row in rows for cell in row if cell is not None and cell != ""]
+    texts = [
+        str(cell) for row in rows for cell in row if cell is not None and cell != ""
+    ]
     if not texts:
-        raise UserError(f"column {columns[0]!r} holds no text at all; name another with data.text")
+        raise UserError(
+            f"column {columns[0]!r} holds no text at all; name another with data.text"
+        )
     kind = data.tokenizer or "unigram"
     tokenizer = Tokenizer.fit(kind, texts, data.vocabulary, data.min_count)
     return Text(columns, tokenizer, data.max_tokens, characters=recipe.model.ngrams > 0)
@@ -113,7 +119,8 @@ class Labelled(Task):
     @property
     def schema(self) -> Schema:
         """The columns the task was trained on."""
-        inputs, answer = self.inputs, self.output.column
+        inputs = self.inputs
+        answer = self.output.column
         if isinstance(inputs, Text):
             return Schema(self.name, inputs.columns, (), answer)
         if isinstance(inputs, Vector):
@@ -124,18 +131,23 @@ class Labelled(Task):
         self, data: Table | Document, on_error: str, schema: Schema | None = None
     ) -> tuple[Examples, list[DataError]]:
         """Encode the rows of a table with their answers; see the base class."""
-        table, schema = need_table(data), schema or self.schema
+        table = need_table(data)
+        schema = schema or self.schema
         assert schema.answer is not None
         dtype: Any = np.int64 if isinstance(self.output, Label) else np.float32
         if isinstance(self.inputs, Frames):
-            goals, skip = series.one_answer(self.inputs.reading), on_error == "skip"
+            goals = series.one_answer(self.inputs.reading)
+            skip = on_error == "skip"
             examples, found, skipped = series.encode(
                 self.inputs, self.output, table, schema, self.columns, skip, goals
             )
             return replace(examples, targets=np.array(found, dtype=dtype)), skipped
         places = locate(table, schema.inputs, self.columns)
         (answer,) = locate(table, [schema.answer], self.columns)
-        inputs, targets, lines, skipped = [], [], [], list(table.skipped)
+        inputs = []
+        targets = []
+        lines = []
+        skipped = list(table.skipped)
         for row, line in zip(table.rows, table.lines, strict=True):
             try:
                 checked = self.inputs.check([row[i] for i in places])
@@ -150,16 +162,26 @@ class Labelled(Task):
             lines.append(line)
         if not inputs:
             raise DataError("no row is left to read", table.path)
-        return self._examples(inputs, np.array(lines), np.array(targets, dtype=dtype)), skipped
+        return self._examples(
+            inputs, np.array(lines), np.array(targets, dtype=dtype)
+        ), skipped
 
-    def _examples(self, inputs: Sequence[Any], lines: Any, targets: Any = None) -> Examples:
+    def _examples(
+        self, inputs: Sequence[Any], lines: Any, targets: Any = None
+    ) -> Examples:
         if isinstance(self.inputs, Text):
             sequences = Ragged.of(self.inputs.encode(inputs))
-            characters = self.inputs.code_points(inputs) if self.inputs.characters else None
+            characters = (
+                self.inputs.code_points(inputs) if self.inputs.characters else None
+            )
             return Examples(lines, sequences, None, targets, characters)
         if isinstance(self.inputs, Frames):
-            return Examples(lines, frames=series.spans(inputs, self.inputs.reading, last=True))
-        return Examples(lines, vectors=np.array(inputs, dtype=np.float32), targets=targets)
+            return Examples(
+                lines, frames=series.spans(inputs, self.inputs.reading, last=True)
+            )
+        return Examples(
+            lines, vectors=np.array(inputs, dtype=np.float32), targets=targets
+        )
 
     def build(self, recipe: Recipe) -> nn.Module:
         """Return a many-to-one model for sequences, a one-to-one model for rows of numbers."""
@@ -170,7 +192,9 @@ class Labelled(Task):
         if isinstance(self.inputs, Frames):
             layer = series.build_reader(recipe, self.inputs)
             pooling = Pooling(config.pooling, layer.output_size, layer.reverse_size)
-            return ManyToOne(ScaledNumbers(), layer, pooling, self.width, config.head_dropout)
+            return ManyToOne(
+                ScaledNumbers(), layer, pooling, self.width, config.head_dropout
+            )
         embedding = build_embedding(self.inputs.tokenizer.size, config)
         layer = build_layer(recipe.layer, config, config.embedding)
         check_reach(layer, recipe, len(self.inputs.columns))
@@ -189,12 +213,20 @@ class Labelled(Task):
             )
         try:
             return ManyToOne(
-                embedding, layer, pooling, self.width, config.head_dropout, pretrain, ngrams
+                embedding,
+                layer,
+                pooling,
+                self.width,
+                config.head_dropout,
+                pretrain,
+                ngrams,
             )
         except ValueError as error:
             raise UsageError(str(error)) from None
 
-    def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> BatchSource:
+    def source(
+        self, examples: Examples, recipe: Recipe, model: nn.Module
+    ) -> BatchSource:
         """Return batches of rows of like length."""
         told = recipe.training
         return Buckets(
@@ -213,7 +245,9 @@ class Labelled(Task):
         return pretrained(objective, self.inputs.tokenizer.size)
 
     @torch.no_grad()
-    def outputs(self, model: nn.Module, examples: Examples, place: ComputeDevice) -> Tensor:
+    def outputs(
+        self, model: nn.Module, examples: Examples, place: ComputeDevice
+    ) -> Tensor:
         """Return the model's outputs (N, O) in the order of the examples, fp32 on the host."""
         found = torch.empty(len(examples), self.width)
         for rows in score_batches(examples.lengths):
@@ -222,7 +256,9 @@ class Labelled(Task):
                 found[torch.from_numpy(rows)] = self._forward(model, batch)
         return found
 
-    def predict(self, model: nn.Module, rows: Rows, place: ComputeDevice) -> list[Prediction]:
+    def predict(
+        self, model: nn.Module, rows: Rows, place: ComputeDevice
+    ) -> list[Prediction]:
         """Answer rows of input cells, one cell a column of ``schema.inputs``."""
         inputs: list[Any] = []
         for row in rows:
@@ -236,7 +272,9 @@ class Labelled(Task):
         examples = self._examples(inputs, np.arange(len(rows)))
         outputs = self.outputs(model, examples, place)
         if not bool(torch.isfinite(outputs).all()):
-            raise UserError("the model answers with no number: the row is out of all proportion")
+            raise UserError(
+                "the model answers with no number: the row is out of all proportion"
+            )
         return self.answers(outputs, examples)
 
     def each_step(
@@ -251,7 +289,9 @@ class Labelled(Task):
         if told.window is None:
             answer = self.predict(model, [tuple(cells)], place)[0]
             return [answer] * len(cells[0])
-        steps = series.asked(replace(self.inputs, reading=replace(told, window=None)), cells)
+        steps = series.asked(
+            replace(self.inputs, reading=replace(told, window=None)), cells
+        )
         found: list[Prediction] = []
         if len(steps) >= told.window:
             # up to the last step, whose answer lies beyond the file
@@ -269,7 +309,9 @@ class Labelled(Task):
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""
-        kind = next(name for name, field in KINDS.items() if isinstance(self.inputs, field))
+        kind = next(
+            name for name, field in KINDS.items() if isinstance(self.inputs, field)
+        )
         return {
             "inputs": {"kind": kind, **self.inputs.to_json()},
             "output": self.output.to_json(),
@@ -287,8 +329,12 @@ def read_inputs(told: dict[str, Any], folder: Path) -> Inputs:
         return Frames.from_json(told)
     if told["kind"] == "text":
         tokenizer = Tokenizer.load(folder / TOKENIZER)
-        return Text(tuple(told["columns"]), tokenizer, told["max_tokens"], told["characters"])
-    return Vector(tuple(told["columns"]), tuple(told["means"]), tuple(told["deviations"]))
+        return Text(
+            tuple(told["columns"]), tokenizer, told["max_tokens"], told["characters"]
+        )
+    return Vector(
+        tuple(told["columns"]), tuple(told["means"]), tuple(told["deviations"])
+    )
 
 
 class Classify(Labelled):
@@ -332,13 +378,19 @@ class Classify(Labelled):
     def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
         """Return cross entropy, labels weighed as the recipe says."""
         weights = weights_of(recipe, self.output.names)
-        return self._pretrained(recipe, classes(recipe.training.label_smoothing, weights))
+        return self._pretrained(
+            recipe, classes(recipe.training.label_smoothing, weights)
+        )
 
-    def evaluate(self, model: nn.Module, examples: Examples, place: ComputeDevice) -> Evaluation:
+    def evaluate(
+        self, model: nn.Module, examples: Examples, place: ComputeDevice
+    ) -> Evaluation:
         """Return accuracy, macro F1 and the mean cross entropy in nats."""
         outputs = self.outputs(model, examples, place)
         truth = np.asarray(examples.targets)
-        total, best, surest = 0.0, [], []
+        total = 0.0
+        best = []
+        surest = []
         # in pieces: in float64, and of many labels, all rows side by side take gigabytes
         for rows in torch.arange(len(truth)).split(max(1, SIDE_BY_SIDE // self.width)):
             piece = outputs[rows].double()
@@ -350,8 +402,14 @@ class Classify(Labelled):
         found = torch.cat(best).numpy()
         matrix = confusion_counts(truth, found, self.width)
         loss = total / len(truth)
-        scores = {"accuracy": accuracy(matrix), "macro_f1": macro_f1(matrix), "loss": loss}
-        judged = ClassPredictions(np.arange(len(truth)), truth, found, torch.cat(surest).numpy())
+        scores = {
+            "accuracy": accuracy(matrix),
+            "macro_f1": macro_f1(matrix),
+            "loss": loss,
+        }
+        judged = ClassPredictions(
+            np.arange(len(truth)), truth, found, torch.cat(surest).numpy()
+        )
         return Evaluation(scores, confusion=matrix, judged=judged)
 
     def answers(self, outputs: Tensor, examples: Examples) -> list[Prediction]:
@@ -416,12 +474,15 @@ class Regress(Labelled):
         """Return the squared error."""
         return self._pretrained(recipe, values())
 
-    def evaluate(self, model: nn.Module, examples: Examples, place: ComputeDevice) -> Evaluation:
+    def evaluate(
+        self, model: nn.Module, examples: Examples, place: ComputeDevice
+    ) -> Evaluation:
         """Return mae and rmse in the unit of the file, and the loss in scaled units."""
         scaled = to_numpy(self.outputs(model, examples, place))[:, 0]
         goal = np.asarray(examples.targets, dtype=np.float64)
         base = self.base(examples)
-        truth, found = self.output.decode(goal) + base, self.output.decode(scaled) + base
+        truth = self.output.decode(goal) + base
+        found = self.output.decode(scaled) + base
         scores = {
             "mae": mean_absolute_error(truth, found),
             "rmse": root_mean_squared_error(truth, found),
@@ -432,7 +493,9 @@ class Regress(Labelled):
     def answers(self, outputs: Tensor, examples: Examples) -> list[Prediction]:
         """Return values, rounded where training saw only integers; the exact one is a detail."""
         found = self.output.decode(to_numpy(outputs)[:, 0]) + self.base(examples)
-        return [Prediction(self.output.show(v), None, {"value": float(v)}) for v in found]
+        return [
+            Prediction(self.output.show(v), None, {"value": float(v)}) for v in found
+        ]
 
     @classmethod
     def from_json(cls, values: dict[str, Any], folder: Path) -> Self:

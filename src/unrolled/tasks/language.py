@@ -48,7 +48,9 @@ CHUNK = 256  # tokens read at once while scoring
 WIDE = 4096  # from a vocabulary of this size on, scores take more memory than all else
 SCORED = 2**25  # scores that are made at once
 LANE = 2048  # a text is scored in lanes of at least this many tokens
-TOLERANCE = 0.01  # nats a token by which lanes may differ from one pass where they begin
+TOLERANCE = (
+    0.01  # nats a token by which lanes may differ from one pass where they begin
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,8 @@ class Language(Task):
     }
 
     def __init__(self, tokenizer: Tokenizer, text: tuple[str, ...]) -> None:
-        self.tokenizer, self.text = tokenizer, text
+        self.tokenizer = tokenizer
+        self.text = text
 
     @classmethod
     def fit(
@@ -116,10 +119,14 @@ class Language(Task):
             texts = [data.text]
         else:
             places = locate(data, schema.text, data.columns)
-            texts = [str(row[i]) for row in data.rows for i in places if row[i] is not None]
+            texts = [
+                str(row[i]) for row in data.rows for i in places if row[i] is not None
+            ]
         config = recipe.data
         kind = config.tokenizer or "chars"
-        return cls(Tokenizer.fit(kind, texts, config.vocabulary, config.min_count), schema.text)
+        return cls(
+            Tokenizer.fit(kind, texts, config.vocabulary, config.min_count), schema.text
+        )
 
     @property
     def schema(self) -> Schema:
@@ -134,13 +141,16 @@ class Language(Task):
             tokens = self.tokenizer.encode_array(data.text)
             unknown = int((tokens == self.tokenizer.unk_id).sum())
             return TokenStream(tokens, len(data.text.encode()), unknown), []
-        schema, skipped = schema or self.schema, list(data.skipped)
+        schema = schema or self.schema
+        skipped = list(data.skipped)
         if not schema.text:
             raise DataError(
-                "this run was trained on plain text; name the column with data.text", data.path
+                "this run was trained on plain text; name the column with data.text",
+                data.path,
             )
         field = Text(schema.text, self.tokenizer, None)
-        places, texts = locate(data, schema.text, self.columns), []
+        places = locate(data, schema.text, self.columns)
+        texts = []
         for row, line in zip(data.rows, data.lines, strict=True):
             try:
                 texts.append(field.check([row[i] for i in places]))
@@ -169,10 +179,13 @@ class Language(Task):
 
     def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
         """Return cross entropy of the next token."""
-        smoothing, candidates = recipe.training.label_smoothing, recipe.training.candidates
+        smoothing = recipe.training.label_smoothing
+        candidates = recipe.training.candidates
         carries = self._carries(recipe, model)
         if candidates is not None and smoothing:
-            raise UsageError("training.candidates goes without training.label_smoothing; unset one")
+            raise UsageError(
+                "training.candidates goes without training.label_smoothing; unset one"
+            )
         penalties = recipe.training.activation, recipe.training.slowness
         if candidates is None and self.tokenizer.size < WIDE and not any(penalties):
             return next_token(smoothing, carries)
@@ -188,10 +201,13 @@ class Language(Task):
             )
         return model.context is None if carry is None else carry
 
-    def source(self, examples: TokenStream, recipe: Recipe, model: nn.Module) -> BatchSource:
+    def source(
+        self, examples: TokenStream, recipe: Recipe, model: nn.Module
+    ) -> BatchSource:
         """Return carried lanes, or independent windows where the reach is limited."""
         assert isinstance(model, LanguageModel)
-        settings, end = recipe.training, self.tokenizer.eos_id
+        settings = recipe.training
+        end = self.tokenizer.eos_id
         tokens = examples.tokens
         if isinstance(tokens, np.ndarray) and (not len(tokens) or tokens[-1] != end):
             # so that the model learns where the text ends
@@ -203,7 +219,9 @@ class Language(Task):
         return Windows(tokens, rows, window, recipe.seed, end)
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, examples: TokenStream, place: ComputeDevice) -> Evaluation:
+    def evaluate(
+        self, model: nn.Module, examples: TokenStream, place: ComputeDevice
+    ) -> Evaluation:
         """Score every token once.
 
         A layer of unlimited reach reads the text in lanes side by side, each after the mark that
@@ -246,9 +264,17 @@ class Language(Task):
         start = [end, *self.tokenizer.encode(nfc(prompt))]
         banned = [self.tokenizer.pad_id, self.tokenizer.unk_id, self.tokenizer.bos_id]
         tokens = generate(
-            model.stepper(), start, max_new_tokens, sampling,
-            seed=seed, ends=[end], banned=banned, device=device, notice=notice, mark=end,
-        )  # fmt: skip
+            model.stepper(),
+            start,
+            max_new_tokens,
+            sampling,
+            seed=seed,
+            ends=[end],
+            banned=banned,
+            device=device,
+            notice=notice,
+            mark=end,
+        )
         return until(self._pieces(tokens), stop)
 
     def _pieces(self, tokens: Iterator[int]) -> Iterator[str]:
@@ -261,7 +287,9 @@ class Language(Task):
         if rest:
             yield rest
 
-    def predict(self, model: nn.Module, rows: Rows, place: ComputeDevice) -> list[Prediction]:
+    def predict(
+        self, model: nn.Module, rows: Rows, place: ComputeDevice
+    ) -> list[Prediction]:
         """Refuse: a language model writes on instead of answering."""
         call = either("`unrolled generate RUN --prompt TEXT`", "run.generate(prompt)")
         raise UsageError(f"this run is a language model: use {call}")
@@ -280,7 +308,9 @@ class Language(Task):
         return cls(Tokenizer.load(folder / TOKENIZER), tuple(values["text"]))
 
 
-def _score(model: LanguageModel, tokens: Tensor, start: int, place: ComputeDevice) -> Sum:
+def _score(
+    model: LanguageModel, tokens: Tensor, start: int, place: ComputeDevice
+) -> Sum:
     """Score a text read in one pass, or in lanes where they say the same."""
     count = max(1, min(64, len(tokens) // LANE))
     if count > 1:
@@ -303,10 +333,13 @@ def _lanes(
         What was scored, and by how much the lanes differ from one pass in their first ``CHUNK``
         tokens, in nats a token: the mean over lanes.
     """
-    size, total = len(tokens), Sum()
+    size = len(tokens)
+    total = Sum()
     length = -(-size // count)
     begins = torch.arange(count) * length
-    before = torch.cat([torch.tensor([start]), tokens])  # before[p] stands before tokens[p]
+    before = torch.cat(
+        [torch.tensor([start]), tokens]
+    )  # before[p] stands before tokens[p]
 
     def inputs(rows: Tensor, at: int, end: int) -> Tensor:
         positions = rows[:, None] + torch.arange(at, end)
@@ -316,7 +349,9 @@ def _lanes(
         """Return the tokens at these positions, and which of them are of the lane's own part."""
         positions = rows[:, None] + torch.arange(at, end)
         own = positions < torch.clamp(rows[:, None] + length, max=size)
-        return tokens[positions.clamp(max=size - 1)].to(place.device), own.to(place.device)
+        return tokens[positions.clamp(max=size - 1)].to(place.device), own.to(
+            place.device
+        )
 
     state: State = model.initial_state(1)
     if count > 1:
@@ -325,7 +360,9 @@ def _lanes(
         for at in range(-WARM, 0, CHUNK):
             read = inputs(begins[1:], at, at + CHUNK)
             with place.autocast():
-                warm = model.read(begin_with(read, start) if warm is None else read, warm)[1]
+                warm = model.read(
+                    begin_with(read, start) if warm is None else read, warm
+                )[1]
         assert warm is not None
         state = type(state).join([state, warm])
     chunk = max(1, min(CHUNK, SCORED // (count * model.head.out_features)))
@@ -341,7 +378,8 @@ def _lanes(
     if count == 1:
         return total, 0.0
     # the end of each lane but the last is where the next one begins
-    handed, end = state.reorder(torch.arange(count - 1, device=place.device)), min(chunk, length)
+    handed = state.reorder(torch.arange(count - 1, device=place.device))
+    end = min(chunk, length)
     with place.autocast():
         scores, _ = model(inputs(begins[1:], 0, end), handed)
     reading_on = _nats(scores, *known(begins[1:], 0, end))
@@ -354,19 +392,26 @@ def _nats(scores: Tensor, targets: Tensor, own: Tensor) -> Tensor:
     return (losses * own).sum(1) / own.sum(1).clamp(min=1)
 
 
-def _windows(model: LanguageModel, tokens: Tensor, start: int, place: ComputeDevice) -> Sum:
+def _windows(
+    model: LanguageModel, tokens: Tensor, start: int, place: ComputeDevice
+) -> Sum:
     """Score a text in overlapping windows of the model's context."""
     assert model.context is not None
-    size, total = len(tokens), Sum()
+    size = len(tokens)
+    total = Sum()
     width = min(model.context, size)
     fresh = max(1, width // 2)  # tokens that each window after the first scores
     begins = torch.arange(0, max(1, size - width + fresh), fresh)
     shifted = torch.cat([torch.tensor([start]), tokens])
-    for rows in begins.split(max(1, min(32, SCORED // (width * model.head.out_features)))):
+    for rows in begins.split(
+        max(1, min(32, SCORED // (width * model.head.out_features)))
+    ):
         places = rows[:, None] + torch.arange(width)
         inputs = begin_with(shifted[places.clamp(max=size - 1)], start)
         first = rows == 0
-        scored = (places < size) & (first[:, None] | (torch.arange(width) >= width - fresh))
+        scored = (places < size) & (
+            first[:, None] | (torch.arange(width) >= width - fresh)
+        )
         with place.autocast():
             logits, _ = model(inputs.to(place.device))
         targets = tokens[places.clamp(max=size - 1)]

@@ -52,7 +52,11 @@ HEAD = 20_000  # rows that columns are told from
 SAMPLE = 32 << 20  # characters that words and pieces are learnt from
 SCORED = 2 << 20  # characters of the held-out part that are scored
 FIRST = 10 << 20  # characters of training rows that stay in memory, for simple methods
-COUNTED = ("chars", "jamo", "bytes")  # vocabularies that are counted over all of the text
+COUNTED = (
+    "chars",
+    "jamo",
+    "bytes",
+)  # vocabularies that are counted over all of the text
 
 ARRAYS = ("lines", "offsets", "targets")  # of training rows, beside their tokens
 
@@ -97,23 +101,33 @@ class File:
 
         def unmixed() -> Any:
             value = compute()
-            refuse_changed([self.watched])  # the key is of the file that was there at first
+            refuse_changed(
+                [self.watched]
+            )  # the key is of the file that was there at first
             return value
 
         return remembered({**self.key, "what": what, **more}, unmixed)
 
-    def vocabulary(self, recipe: Recipe, texts: Callable[[str], Iterable[str]]) -> Tokenizer:
+    def vocabulary(
+        self, recipe: Recipe, texts: Callable[[str], Iterable[str]]
+    ) -> Tokenizer:
         """Return the tokenizer that is learnt from ``texts``, a function of its kind."""
-        kind, told = str(recipe.data.tokenizer), recipe.data
+        kind = str(recipe.data.tokenizer)
+        told = recipe.data
 
         def learn() -> Any:
-            return Tokenizer.fit(kind, texts(kind), told.vocabulary, told.min_count).document
+            return Tokenizer.fit(
+                kind, texts(kind), told.vocabulary, told.min_count
+            ).document
 
         more = {"kind": kind, "size": told.vocabulary, "least": told.min_count}
         return Tokenizer(kind, self.remember("vocabulary", learn, **more))
 
     def encode(
-        self, tokenizer: Tokenizer, make: Callable[[Writer], dict[str, Any]], **more: Any
+        self,
+        tokenizer: Tokenizer,
+        make: Callable[[Writer], dict[str, Any]],
+        **more: Any,
     ) -> Encoded:
         """Return the encoded training part; ``make`` writes it where it is not there yet."""
 
@@ -165,17 +179,23 @@ def prepare(recipe: Recipe, path: Path, task: Task | None) -> Prepared | None:
         if config.shards != "always":
             return None
         raise _unable()
-    digest, share = identity(path), 0.0 if config.dev else config.holdout
+    digest = identity(path)
+    share = 0.0 if config.dev else config.holdout
     files = {str(config.train): digest}
     key: dict[str, Any] = {"sha256": digest, "share": share, "seed": recipe.seed}
-    key |= {name: getattr(config, name) for name in ("encoding", "on_error", "limit", "max_row")}
+    key |= {
+        name: getattr(config, name)
+        for name in ("encoding", "on_error", "limit", "max_row")
+    }
     key |= {"text": schema.text, "label": schema.answer}
     refuse_changed(watched)
     file = File(recipe, path, head, schema, share, key, watched[0])
     parts = _text(file, task) if isinstance(head, Document) else _rows(file, task)
     if parts is None:
         return None
-    task, dev_data, found = parts.task, parts.dev, parts.found
+    task = parts.task
+    dev_data = parts.dev
+    found = parts.found
     if config.dev is not None:
         other = find_data(recipe, config.dev)
         watched.append(Watched(other))
@@ -197,7 +217,15 @@ def prepare(recipe: Recipe, path: Path, task: Task | None) -> Prepared | None:
         found.append(f"{dev.unknown:,} scored tokens are unknown to the vocabulary")
     refuse_changed(watched)
     return Prepared(
-        recipe, task, parts.kept, dev_data, train, dev, found, files, partial=parts.partial
+        recipe,
+        task,
+        parts.kept,
+        dev_data,
+        train,
+        dev,
+        found,
+        files,
+        partial=parts.partial,
     )
 
 
@@ -233,13 +261,17 @@ def begin(rows: Rows, count: int, characters: int) -> Data:
 def as_table(rows: Rows | Table, chosen: Iterable[Any]) -> Table:
     """Return rows, given as (line, cells), as a table of the file they are from."""
     pairs = [(line, tuple(cells)) for line, cells in chosen]
-    cells, lines = [row for _, row in pairs], [line for line, _ in pairs]
-    return Table(str(rows.path), rows.format, rows.columns, cells, lines, parts=list(rows.parts))
+    cells = [row for _, row in pairs]
+    lines = [line for line, _ in pairs]
+    return Table(
+        str(rows.path), rows.format, rows.columns, cells, lines, parts=list(rows.parts)
+    )
 
 
 def first(rows: Iterable[Numbered], characters: int) -> list[Numbered]:
     """Return the first rows, one at least, until they have about so many characters."""
-    kept, size = [], 0
+    kept = []
+    size = 0
     for line, row in rows:
         kept.append((line, row))
         size += sum(len(cell) if isinstance(cell, str) else 8 for cell in row)
@@ -260,7 +292,9 @@ def spaced(items: Iterable[Any], count: int, wanted: int) -> Iterator[Any]:
 
 def _text(file: File, task: Task | None) -> LargeParts:
     assert isinstance(file.head, Document)
-    sizes = file.remember("blocks", lambda: [len(block) for block in file.open().text()])
+    sizes = file.remember(
+        "blocks", lambda: [len(block) for block in file.open().text()]
+    )
     total = sum(sizes)
     cut = cut_at(total, file.share) if file.share else total
     recipe = fill(file.recipe, file.schema, 1, cut)
@@ -270,14 +304,19 @@ def _text(file: File, task: Task | None) -> LargeParts:
             return _blocks(file, cut)
         if cut <= SAMPLE:
             return ["".join(_blocks(file, cut))]
-        count = sum(start < cut for start in itertools.accumulate(sizes[:-1], initial=0))
+        count = sum(
+            start < cut for start in itertools.accumulate(sizes[:-1], initial=0)
+        )
         return spaced(_blocks(file, cut), count, max(1, count * SAMPLE // cut))
 
     if task is None:
         task = Language(file.vocabulary(recipe, texts), ())
-        task.format, task.columns = file.head.format, []
+        task.format = file.head.format
+        task.columns = []
     assert isinstance(task, Language)
-    kept = file.encode(task.tokenizer, functools.partial(_write_text, file, task.tokenizer, cut))
+    kept = file.encode(
+        task.tokenizer, functools.partial(_write_text, file, task.tokenizer, cut)
+    )
     train = TokenStream(
         kept.tokens([task.tokenizer.eos_id]), kept.told["size"], kept.told["unknown"]
     )
@@ -300,7 +339,8 @@ def _text(file: File, task: Task | None) -> LargeParts:
 
 def _blocks(file: File, cut: int, after: list[str] | None = None) -> Iterator[str]:
     """Yield the text up to a character, in blocks; what follows, up to ``SCORED``, to ``after``."""
-    at, end = 0, cut if after is None else cut + SCORED
+    at = 0
+    end = cut if after is None else cut + SCORED
     for block in file.open().text():
         if at < cut:
             yield block[: cut - at]
@@ -311,7 +351,9 @@ def _blocks(file: File, cut: int, after: list[str] | None = None) -> Iterator[st
             return
 
 
-def _write_text(file: File, tokenizer: Tokenizer, cut: int, writer: Writer) -> dict[str, Any]:
+def _write_text(
+    file: File, tokenizer: Tokenizer, cut: int, writer: Writer
+) -> dict[str, Any]:
     """Encode the text before the cut, and keep what is scored after it."""
     held: list[str] = []
     told, _ = _write(tokenizer, pieces(_blocks(file, cut, held)), writer)
@@ -327,14 +369,20 @@ def _write(
     for ids in in_order(tokenizer, writer.dtype, jobs, processors()):
         writer.add(ids.ids)
         counts.append(ids.counts)
-        size, unknown = size + ids.size, unknown + ids.unknown
+        size = size + ids.size
+        unknown = unknown + ids.unknown
     each = np.concatenate(counts)
-    return {"size": size, "unknown": unknown, "count": int(each.sum(dtype=np.int64))}, each
+    return {
+        "size": size,
+        "unknown": unknown,
+        "count": int(each.sum(dtype=np.int64)),
+    }, each
 
 
 def said(kept: Encoded, recipe: Recipe, characters: int) -> list[str]:
     """Say what was encoded, and from what the vocabulary was learnt."""
-    told, lines = kept.told, []
+    told = kept.told
+    lines = []
     if recipe.data.tokenizer not in COUNTED and characters > SAMPLE:
         lines.append(
             f"vocabulary: learnt from {SAMPLE:,} of {characters:,} characters, spread evenly"
@@ -352,7 +400,8 @@ def said(kept: Encoded, recipe: Recipe, characters: int) -> list[str]:
 
 
 def _rows(file: File, task: Task | None) -> LargeParts | None:
-    schema, seen = file.schema, file.remember("survey", lambda: _survey(file))
+    schema = file.schema
+    seen = file.remember("survey", lambda: _survey(file))
     if not seen["kept"] or (file.share and seen["kept"] == seen["rows"]):
         return None  # so few rows that one side of the split would be empty
     recipe = fill(file.recipe, schema, seen["kept"], seen["characters"])
@@ -362,12 +411,16 @@ def _rows(file: File, task: Task | None) -> LargeParts | None:
 
     def texts(kind: str) -> Iterable[str]:
         cells = (
-            str(row[i]) for _, row in _divided(file, file.open(), False) for i in places
+            str(row[i])
+            for _, row in _divided(file, file.open(), False)
+            for i in places
             if row[i] is not None and (row[i] != "" or schema.answer is None)
-        )  # fmt: skip
+        )
         if kind in COUNTED or seen["characters"] <= SAMPLE:
             return cells
-        return spaced(cells, seen["texts"], max(1, seen["texts"] * SAMPLE // seen["characters"]))
+        return spaced(
+            cells, seen["texts"], max(1, seen["texts"] * SAMPLE // seen["characters"])
+        )
 
     if task is None and schema.answer is None:
         task = Language(file.vocabulary(recipe, texts), schema.text)
@@ -376,16 +429,25 @@ def _rows(file: File, task: Task | None) -> LargeParts | None:
         names = Label.fit(schema.answer, list(seen["labels"]))
         if len(names.names) < 2:
             return None  # the reader of whole files says what is wrong
-        inputs = Text(schema.text, file.vocabulary(recipe, texts), recipe.data.max_tokens)
+        inputs = Text(
+            schema.text, file.vocabulary(recipe, texts), recipe.data.max_tokens
+        )
         task = Classify(inputs, names)
     assert isinstance(file.head, Table)
-    task.format, task.columns = file.head.format, file.head.columns
+    task.format = file.head.format
+    task.columns = file.head.columns
     assert isinstance(task, Language | Classify)
-    field = Text(schema.text, task.tokenizer, None) if isinstance(task, Language) else task.inputs
+    field = (
+        Text(schema.text, task.tokenizer, None)
+        if isinstance(task, Language)
+        else task.inputs
+    )
     assert isinstance(field, Text)
     output = task.output if isinstance(task, Classify) else None
     told = {"limit": field.max_tokens, "names": output.names if output else ()}
-    kept = file.encode(field.tokenizer, functools.partial(_write_rows, file, field, output), **told)
+    kept = file.encode(
+        field.tokenizer, functools.partial(_write_rows, file, field, output), **told
+    )
     train: TokenStream | Examples = TokenStream(
         kept.tokens(), kept.told["size"], kept.told["unknown"]
     )
@@ -401,7 +463,9 @@ def _rows(file: File, task: Task | None) -> LargeParts | None:
     ]
     if kept.told["skipped"]:
         fault = kept.told["fault"] if recipe.report.samples else kept.told["where"]
-        found.append(f"skipped {kept.told['skipped']:,} faulty rows; the first: {fault}")
+        found.append(
+            f"skipped {kept.told['skipped']:,} faulty rows; the first: {fault}"
+        )
     dev = None
     if file.share:
         dev = _beginning(file, True, SCORED)
@@ -410,7 +474,9 @@ def _rows(file: File, task: Task | None) -> LargeParts | None:
             f"their inputs (data.dev=FILE); scored: the first {len(dev.rows):,} of them"
         )
     start = _beginning(file, False, FIRST)
-    return LargeParts(recipe, task, train, start, len(start.rows) < seen["kept"], dev, found)
+    return LargeParts(
+        recipe, task, train, start, len(start.rows) < seen["kept"], dev, found
+    )
 
 
 def _places(file: File, names: Sequence[str]) -> list[int]:
@@ -420,7 +486,8 @@ def _places(file: File, names: Sequence[str]) -> list[int]:
 
 def _divided(file: File, rows: Iterable[Numbered], held: bool) -> Iterator[Numbered]:
     """Yield the rows that are held out, or those that are not."""
-    places, seed = _places(file, file.schema.inputs), file.recipe.seed
+    places = _places(file, file.schema.inputs)
+    seed = file.recipe.seed
     for line, row in rows:
         if held == is_held(key_of(row, places), seed, file.share):
             yield line, row
@@ -431,7 +498,10 @@ def _beginning(file: File, held: bool, characters: int) -> Table:
 
     def found() -> Any:
         reader = file.open()
-        return {"rows": first(_divided(file, reader, held), characters), "parts": reader.parts}
+        return {
+            "rows": first(_divided(file, reader, held), characters),
+            "parts": reader.parts,
+        }
 
     kept = file.remember(f"first rows, held={held}", found)
     assert isinstance(file.head, Table)
@@ -441,7 +511,8 @@ def _beginning(file: File, held: bool, characters: int) -> Table:
 
 def _survey(file: File) -> dict[str, Any]:
     """Return how much there is of what: rows, training rows, their texts, labels."""
-    places, labels = _places(file, file.schema.text), Counter[str]()
+    places = _places(file, file.schema.text)
+    labels = Counter[str]()
     answers = _places(file, [file.schema.answer]) if file.schema.answer else []
     rows = kept = texts = characters = 0
 
@@ -454,20 +525,28 @@ def _survey(file: File) -> dict[str, Any]:
 
     for _, row in _divided(file, counted(), False):
         cells = [row[i] for i in places]
-        kept, texts = kept + 1, texts + sum(cell is not None for cell in cells)
+        kept = kept + 1
+        texts = texts + sum(cell is not None for cell in cells)
         characters += sum(len(cell) for cell in cells if isinstance(cell, str | list))
     told = {"rows": rows, "kept": kept, "texts": texts, "characters": characters}
     return {**told, "labels": dict(labels)}
 
 
-def _write_rows(file: File, field: Text, output: Label | None, writer: Writer) -> dict[str, Any]:
+def _write_rows(
+    file: File, field: Text, output: Label | None, writer: Writer
+) -> dict[str, Any]:
     """Encode the training rows, their lines and their targets."""
-    places, skip = _places(file, field.columns), file.recipe.data.on_error == "skip"
+    places = _places(file, field.columns)
+    skip = file.recipe.data.on_error == "skip"
     answers = _places(file, [output.column]) if output else []
-    reader, lines, targets, faults = file.open(), array("q"), array("q"), list[DataError]()
+    reader = file.open()
+    lines = array("q")
+    targets = array("q")
+    faults = list[DataError]()
 
     def jobs() -> Iterator[EncodingJob]:
-        texts, size = list[str](), 0
+        texts = list[str]()
+        size = 0
         for line, row in _divided(file, reader, False):
             try:
                 found = field.check([row[i] for i in places])
@@ -482,7 +561,8 @@ def _write_rows(file: File, field: Text, output: Label | None, writer: Writer) -
             size += sum(map(len, found))
             if size >= PIECE:
                 yield EncodingJob(texts, ended=True, limit=field.max_tokens)
-                texts, size = [], 0
+                texts = []
+                size = 0
         if texts:
             yield EncodingJob(texts, ended=True, limit=field.max_tokens)
 
@@ -491,7 +571,9 @@ def _write_rows(file: File, field: Text, output: Label | None, writer: Writer) -
         raise DataError("no row is left to read", file.path)
     lengths = counts.reshape(-1, len(places)).sum(1)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    for name, values in zip(ARRAYS, (np.array(lines), offsets, np.array(targets)), strict=True):
+    for name, values in zip(
+        ARRAYS, (np.array(lines), offsets, np.array(targets)), strict=True
+    ):
         writer.array(name, values)
     faults = [*reader.skipped, *faults]
     if faults:

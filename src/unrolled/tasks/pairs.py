@@ -82,7 +82,9 @@ class Pairs(Task):
     copying: bool = True
     asks: OutputConstraints = OutputConstraints()
 
-    def __init__(self, inputs: Text, output: Text, longest: int | None, without: str = "") -> None:
+    def __init__(
+        self, inputs: Text, output: Text, longest: int | None, without: str = ""
+    ) -> None:
         """Take the fields; with one tokenizer in both of them the vocabulary is joint.
 
         Args:
@@ -90,7 +92,10 @@ class Pairs(Task):
             longest: the most tokens of either side, its end mark included.
             without: characters that are left out of targets.
         """
-        self.inputs, self.output, self.longest, self.without = inputs, output, longest, without
+        self.inputs = inputs
+        self.output = output
+        self.longest = longest
+        self.without = without
 
     @classmethod
     def fit(
@@ -101,13 +106,17 @@ class Pairs(Task):
         labels: Table | Document | None = None,
     ) -> Self:
         """Learn the vocabularies from training rows."""
-        table, told = need_table(data), recipe.data
+        table = need_table(data)
+        told = recipe.data
         source, target = pair_of(schema)
         places = locate(table, (source, target), table.columns)
-        texts = [[str(row[i]) for row in table.rows if row[i] is not None] for i in places]
+        texts = [
+            [str(row[i]) for row in table.rows if row[i] is not None] for i in places
+        ]
         texts[1] = [without(text, told.target_without) for text in texts[1]]
         kind = told.tokenizer or cls.kind
-        size, least = told.vocabulary, told.min_count
+        size = told.vocabulary
+        least = told.min_count
         if told.joint:
             if told.target_tokenizer not in (None, kind):
                 raise UsageError(
@@ -122,7 +131,8 @@ class Pairs(Task):
                 Tokenizer.fit(kind, texts[0], size, least),
                 Tokenizer.fit(other, texts[1], size_of_target, least),
             )
-        inputs, output = Text((source,), learnt[0], None), Text((target,), learnt[1], None)
+        inputs = Text((source,), learnt[0], None)
+        output = Text((target,), learnt[1], None)
         return cls(inputs, output, told.max_tokens, told.target_without)
 
     @classmethod
@@ -132,7 +142,8 @@ class Pairs(Task):
 
     def answer_by(self, recipe: Recipe) -> None:
         """Take how answers are searched for, and whether unknown words are copied."""
-        self.search, self.copying = recipe.decoding, recipe.data.copy_unknown
+        self.search = recipe.decoding
+        self.copying = recipe.data.copy_unknown
 
     def ask(self, model: nn.Module, asks: OutputConstraints) -> None:
         """Say what answers are to hold from now on.
@@ -188,7 +199,12 @@ class Pairs(Task):
         for line, row in zip(table.lines, table.rows, strict=True):
             try:
                 cells = [row[place] for place in places]
-                kept.append((line, [self.check(f, c) for f, c in zip(fields, cells, strict=True)]))
+                kept.append(
+                    (
+                        line,
+                        [self.check(f, c) for f, c in zip(fields, cells, strict=True)],
+                    )
+                )
             except InvalidCell as error:
                 faults[line] = error
         texts = [[pair[side] for _, pair in kept] for side in (0, 1)]
@@ -202,12 +218,16 @@ class Pairs(Task):
                 rows.append(at)
             except InvalidCell as error:
                 faults[line] = error
-        found = [invalid_row(faults[line], *table.place(line)) for line in sorted(faults)]
+        found = [
+            invalid_row(faults[line], *table.place(line)) for line in sorted(faults)
+        ]
         if found and on_error != "skip":
             raise found[0]
         if not rows:
             raise found[0] if found else DataError("no row is left to read", table.path)
-        inputs, targets = (side if len(rows) == len(side) else side.pick(rows) for side in ids)
+        inputs, targets = (
+            side if len(rows) == len(side) else side.pick(rows) for side in ids
+        )
         examples = PairExamples(
             np.array([kept[row][0] for row in rows]),
             inputs,
@@ -223,7 +243,9 @@ class Pairs(Task):
         """Return encoder and decoder; one whose reach is limited reads ``data.max_tokens``."""
         config = recipe.model
         if config.share and not self.joint:
-            raise UsageError("model.share=true needs one vocabulary; set data.joint=true")
+            raise UsageError(
+                "model.share=true needs one vocabulary; set data.joint=true"
+            )
         scale = math.sqrt(config.embedding) if config.scale_embedding else 1.0
         source = build_embedding(self.inputs.tokenizer.size, config, scale)
         size = self.output.tokenizer.size
@@ -237,9 +259,13 @@ class Pairs(Task):
 
     def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
         """Return cross entropy of each target piece, given those before it."""
-        return seq2seq_loss(self.output.tokenizer.bos_id, recipe.training.label_smoothing)
+        return seq2seq_loss(
+            self.output.tokenizer.bos_id, recipe.training.label_smoothing
+        )
 
-    def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> BatchSource:
+    def source(
+        self, examples: Examples, recipe: Recipe, model: nn.Module
+    ) -> BatchSource:
         """Return batches of pairs whose longer sides are alike."""
         told = recipe.training
         return Buckets(examples, told.batch_size, told.batch_tokens, recipe.seed)
@@ -254,7 +280,8 @@ class Pairs(Task):
         self, model: nn.Module, examples: PairExamples, place: ComputeDevice
     ) -> Evaluation:
         """Return loss and perplexity of the right answers, and the scores of what is written."""
-        loss, written = self.loss(model, examples, place), self.written(model, examples, place)
+        loss = self.loss(model, examples, place)
+        written = self.written(model, examples, place)
         scores, notes = self.measure(written, SAMPLES)
         return Evaluation(self._with_loss(loss, scores), written=written, notes=notes)
 
@@ -262,7 +289,8 @@ class Pairs(Task):
         self, model: nn.Module, examples: PairExamples, place: ComputeDevice
     ) -> dict[str, float]:
         """Return the scores of what is written without a search, at a fraction of its time."""
-        loss, told = self.loss(model, examples, place), self.search
+        loss = self.loss(model, examples, place)
+        told = self.search
         greedy = told.changed(beam=1, n_best=1, diverse_groups=1, sample=False)
         scores, _ = self.measure(self.written(model, examples, place, greedy))
         return self._with_loss(loss, scores)
@@ -276,7 +304,9 @@ class Pairs(Task):
     ) -> GeneratedTexts:
         """Return what a model writes for each source, beside its right answers."""
         asked = self.asked(examples)
-        answers = self._answers(model, asked.sources, self._ids(asked.sources), place, settings)
+        answers = self._answers(
+            model, asked.sources, self._ids(asked.sources), place, settings
+        )
         return replace(asked, answers=[answer.text for answer in answers])
 
     @staticmethod
@@ -310,7 +340,9 @@ class Pairs(Task):
             return str(error)
         return ""
 
-    def predict(self, model: nn.Module, rows: Rows, place: ComputeDevice) -> list[Prediction]:
+    def predict(
+        self, model: nn.Module, rows: Rows, place: ComputeDevice
+    ) -> list[Prediction]:
         """Answer rows of one text each; of empty ones and those that are too long none."""
         try:
             texts = [self.check(self.inputs, row[0]) for row in rows]
@@ -333,15 +365,19 @@ class Pairs(Task):
         settings: Search | None = None,
     ) -> list[Prediction]:
         """Write answers to sources, the best of each with its score and the others beside it."""
-        target, copying = self.output.tokenizer, self._copies(model)
+        target = self.output.tokenizer
+        copying = self._copies(model)
         settings = settings or self.search
-        found = write(model, target, ids, settings, place, asks=self.asks, unknown=copying)
+        found = write(
+            model, target, ids, settings, place, asks=self.asks, unknown=copying
+        )
         flat = [(row, each) for row, answers in enumerate(found) for each in answers]
         # all of them are looked at once more where they are to be aligned, else the unknown ones
         chosen = [
             place_
             for place_, (_, each) in enumerate(flat)
-            if each.tokens and (self.asks.alignment or (copying and target.unk_id in each.tokens))
+            if each.tokens
+            and (self.asks.alignment or (copying and target.unk_id in each.tokens))
         ]
         weights = looks(
             model,
@@ -355,7 +391,8 @@ class Pairs(Task):
         for i, (row, each) in enumerate(flat):
             told[row].append(self._told(texts[row], ids[row], each, looked.get(i)))
         return [
-            answer_of(answers, hypotheses) for answers, hypotheses in zip(told, found, strict=True)
+            answer_of(answers, hypotheses)
+            for answers, hypotheses in zip(told, found, strict=True)
         ]
 
     def aligns(self, model: nn.Module) -> bool:
@@ -364,7 +401,9 @@ class Pairs(Task):
 
     def _copies(self, model: nn.Module) -> bool:
         """Whether unknown words are written, to be replaced by words of the source."""
-        return self.copying and self.output.tokenizer.kind in WHOLE and self.aligns(model)
+        return (
+            self.copying and self.output.tokenizer.kind in WHOLE and self.aligns(model)
+        )
 
     def _told(
         self, text: str, ids: Sequence[int], found: Hypothesis, weights: Weights | None
@@ -441,7 +480,8 @@ def answer_of(
     told: Sequence[tuple[str, dict[str, Any]]], found: Sequence[Hypothesis]
 ) -> Prediction:
     """Return the best of the answers to a source, with its score, and the others beside it."""
-    (text, details), best = told[0], found[0]
+    (text, details) = told[0]
+    best = found[0]
     details = {"score": best.score, "finished": best.finished, **details}
     if len(found) > 1:
         details["n_best"] = [
@@ -453,4 +493,6 @@ def answer_of(
 
 def _encoded(field: Text, texts: Sequence[str]) -> Ragged:
     chunks = (texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS))
-    return Ragged.join([Ragged.of(field.encode([(t,) for t in chunk])) for chunk in chunks])
+    return Ragged.join(
+        [Ragged.of(field.encode([(t,) for t in chunk])) for chunk in chunks]
+    )

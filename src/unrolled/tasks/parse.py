@@ -23,7 +23,16 @@ from unrolled.data.examples import Examples, Ragged
 from unrolled.data.fields import InvalidCell, Label, Words, invalid_row
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
-from unrolled.data.trees import CLOSE, WORD, Tree, escape, linearise, parse, plain, spans_of
+from unrolled.data.trees import (
+    CLOSE,
+    WORD,
+    Tree,
+    escape,
+    linearise,
+    parse,
+    plain,
+    spans_of,
+)
 from unrolled.decoding.brackets import Alphabet, TreeConstraint
 from unrolled.decoding.search import Hypothesis, search
 from unrolled.decoding.settings import Search
@@ -48,8 +57,13 @@ from unrolled.tasks.unaligned import assemble, told_loss
 from unrolled.training.objectives import Objective, seq2seq_loss, shifted
 from unrolled.training.precision import ComputeDevice
 
-START, END = 2, 3  # as in every vocabulary of pieces
-XX, SHUT, OPENS = 4, 5, 6  # a word, a bracket that closes, the first that opens
+# as in every vocabulary of pieces
+START = 2
+END = 3
+# a word, a bracket that closes, the first that opens
+XX = 4
+SHUT = 5
+OPENS = 6
 SEARCHED = 8192  # words of the hypotheses of a batch
 
 
@@ -73,8 +87,13 @@ class Parse(Task):
     writes: ClassVar[bool] = True
     metric: ClassVar[str] = "f1"
     measures: ClassVar[dict[str, bool]] = {
-        "f1": UP, "precision": UP, "recall": UP, "complete": UP, "valid": UP, "loss": DOWN,
-    }  # fmt: skip
+        "f1": UP,
+        "precision": UP,
+        "recall": UP,
+        "complete": UP,
+        "valid": UP,
+        "loss": DOWN,
+    }
 
     search: Search = Search()
 
@@ -87,7 +106,10 @@ class Parse(Task):
             run: the most brackets that open without a word between.
             growth: the most tokens of a tree for each of its words.
         """
-        self.inputs, self.labels, self.run, self.growth = inputs, labels, run, growth
+        self.inputs = inputs
+        self.labels = labels
+        self.run = run
+        self.growth = growth
 
     @classmethod
     def fit(
@@ -98,7 +120,8 @@ class Parse(Task):
         labels: Table | Document | None = None,
     ) -> Self:
         """Learn words, their spelling, the labels, and how large trees grow."""
-        table, told = need_table(data), recipe.data
+        table = need_table(data)
+        told = recipe.data
         assert schema.answer is not None
         column = schema.text[0] if schema.text else "words"
         probe = Words(column, (), None, told.max_tokens)
@@ -114,7 +137,9 @@ class Parse(Task):
         )
         named = trees
         if labels is not None:
-            named, _ = _read(need_table(labels), schema.answer, table.columns, "skip", probe)
+            named, _ = _read(
+                need_table(labels), schema.answer, table.columns, "skip", probe
+            )
         output = Label.fit(
             schema.answer, [span[0] for tree in named.values() for span in tree.spans]
         )
@@ -135,7 +160,8 @@ class Parse(Task):
 
     def answer_by(self, recipe: Recipe) -> None:
         """Take the search from a recipe. Raises UsageError for what says nothing of trees."""
-        search, default = recipe.decoding, Search()
+        search = recipe.decoding
+        default = Search()
         for key in ("n_best", "min_length", "max_length", "max_ratio", "max_extra"):
             if getattr(search, key) != getattr(default, key):
                 raise UsageError(
@@ -154,18 +180,25 @@ class Parse(Task):
         self, data: Table | Document, on_error: str, schema: Schema | None = None
     ) -> tuple[Trees, list[DataError]]:
         """Encode the rows of a table with their trees; see the base class."""
-        table, schema = need_table(data), schema or self.schema
+        table = need_table(data)
+        schema = schema or self.schema
         assert schema.answer is not None
         trees, faults = _read(
             table, schema.answer, self.columns, on_error, self.inputs, self.labels
         )
         if not trees:
-            raise faults[0] if faults else DataError("no row is left to read", table.path)
-        sequences, spellings = self.inputs.encode([list(tree.words) for tree in trees.values()])
+            raise (
+                faults[0] if faults else DataError("no row is left to read", table.path)
+            )
+        sequences, spellings = self.inputs.encode(
+            [list(tree.words) for tree in trees.values()]
+        )
         targets = Ragged.of([self.ids(tree) for tree in trees.values()])
         lines = np.array(list(trees))
         found = tuple(trees.values())
-        examples = Trees(lines, sequences, targets=targets, spellings=spellings, trees=found)
+        examples = Trees(
+            lines, sequences, targets=targets, spellings=spellings, trees=found
+        )
         return examples, [*table.skipped, *faults]
 
     def ids(self, tree: Tree) -> list[int]:
@@ -187,10 +220,13 @@ class Parse(Task):
 
     def build(self, recipe: Recipe) -> nn.Module:
         """Return an encoder of words, and a decoder that reads brackets and words."""
-        config, longest = recipe.model, self.inputs.max_words
+        config = recipe.model
+        longest = self.inputs.max_words
         for key in ("share", "scale_embedding"):
             if getattr(config, key):
-                raise UsageError(f"model.{key}=true is for pairs of texts, not for parse")
+                raise UsageError(
+                    f"model.{key}=true is for pairs of texts, not for parse"
+                )
         # words are dropped where they are read as a source; brackets never are
         target = TokenEmbedding(
             self.size + self.inputs.size,
@@ -221,7 +257,9 @@ class Parse(Task):
         """Return cross entropy of each token of the trees, given those before it."""
         return seq2seq_loss(START, recipe.training.label_smoothing, self.fed)
 
-    def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> BatchSource:
+    def source(
+        self, examples: Examples, recipe: Recipe, model: nn.Module
+    ) -> BatchSource:
         """Return batches of rows of like length."""
         told = recipe.training
         return Buckets(examples, told.batch_size, told.batch_tokens, recipe.seed)
@@ -230,30 +268,52 @@ class Parse(Task):
 
     @torch.no_grad()
     def write(
-        self, model: nn.Module, examples: Examples, place: ComputeDevice, settings: Search
+        self,
+        model: nn.Module,
+        examples: Examples,
+        place: ComputeDevice,
+        settings: Search,
     ) -> list[Hypothesis]:
         """Return the best tree that a search finds for each sentence."""
-        writer, found = cast(Unaligned, model), dict[int, Hypothesis]()
+        writer = cast(Unaligned, model)
+        found = dict[int, Hypothesis]()
         alphabet = Alphabet(XX, SHUT, END, OPENS, self.size)
         for rows in score_batches(examples.lengths, SEARCHED // settings.beam, 64):
             batch = collate(examples, rows).to(place.device)
             assert batch.lengths is not None
             limits = self.limits(batch.lengths.tolist())
             constraint = TreeConstraint.over(
-                alphabet, self.following(batch), batch.lengths, torch.tensor(limits), self.run
+                alphabet,
+                self.following(batch),
+                batch.lengths,
+                torch.tensor(limits),
+                self.run,
             )
             with place.searching():
                 state = writer.start(batch.inputs, batch.lengths, *batch.extra)
                 hypotheses = search(
-                    writer.stepper(), state, settings, start=START, end=END, limits=limits,
-                    constraint=constraint, lengths=batch.lengths.tolist(), device=place.device,
-                )  # fmt: skip
-            found |= {row: best[0] for row, best in zip(rows.tolist(), hypotheses, strict=True)}
+                    writer.stepper(),
+                    state,
+                    settings,
+                    start=START,
+                    end=END,
+                    limits=limits,
+                    constraint=constraint,
+                    lengths=batch.lengths.tolist(),
+                    device=place.device,
+                )
+            found |= {
+                row: best[0]
+                for row, best in zip(rows.tolist(), hypotheses, strict=True)
+            }
         return [found[row] for row in range(len(examples))]
 
-    def scores(self, written: Sequence[Hypothesis], trees: Sequence[Tree]) -> dict[str, float]:
+    def scores(
+        self, written: Sequence[Hypothesis], trees: Sequence[Tree]
+    ) -> dict[str, float]:
         """Return the scores of written trees; one that is no tree has no brackets."""
-        total, valid = BracketCounts(), 0
+        total = BracketCounts()
+        valid = 0
         for hypothesis, tree in zip(written, trees, strict=True):
             try:
                 spans = self.spans(hypothesis.tokens, len(tree.words))
@@ -269,7 +329,9 @@ class Parse(Task):
             "valid": valid / max(1, len(trees)),
         }
 
-    def evaluate(self, model: nn.Module, examples: Trees, place: ComputeDevice) -> Evaluation:
+    def evaluate(
+        self, model: nn.Module, examples: Trees, place: ComputeDevice
+    ) -> Evaluation:
         """Return the scores of labelled brackets, the share of trees, and the loss."""
         found = self.write(model, examples, place, self.search)
         scores = self.scores(found, examples.trees) | {
@@ -284,7 +346,9 @@ class Parse(Task):
         )
         return Evaluation(scores, written=written)
 
-    def watch(self, model: nn.Module, examples: Trees, place: ComputeDevice) -> dict[str, float]:
+    def watch(
+        self, model: nn.Module, examples: Trees, place: ComputeDevice
+    ) -> dict[str, float]:
         """Return the same scores of what is written without a search."""
         found = self.write(model, examples, place, Search(beam=1))
         return self.scores(found, examples.trees) | {
@@ -299,7 +363,9 @@ class Parse(Task):
             return str(error)
         return ""
 
-    def predict(self, model: nn.Module, rows: Rows, place: ComputeDevice) -> list[Prediction]:
+    def predict(
+        self, model: nn.Module, rows: Rows, place: ComputeDevice
+    ) -> list[Prediction]:
         """Parse rows of words; more than ``data.max_tokens`` of them are an error."""
         try:
             words = [_words(self.inputs, row) for row in rows]
@@ -315,8 +381,10 @@ class Parse(Task):
         spans = self.spans(written.tokens, len(words))
         tree = Tree(tuple(words), (WORD,) * len(words), spans)
         details = {
-            "words": words, "brackets": spans, "log_probability": written.log_probability,
-        }  # fmt: skip
+            "words": words,
+            "brackets": spans,
+            "log_probability": written.log_probability,
+        }
         return Prediction(str(tree), math.exp(written.log_probability), details)
 
     # ------------------------------------------------------------------ the run folder
@@ -356,7 +424,8 @@ def _read(
         DataError: a row is faulty and ``on_error`` is ``stop``.
     """
     (place,) = locate(table, [column], columns)
-    trees, faults = dict[int, Tree](), list[DataError]()
+    trees = dict[int, Tree]()
+    faults = list[DataError]()
     for row, line in zip(table.rows, table.lines, strict=True):
         try:
             tree = plain(parse(str(row[place] or "")))
@@ -379,7 +448,9 @@ def _words(inputs: Words, row: Sequence[Any]) -> list[str]:
     words = [escape(word) for word in inputs.check(row)]
     for word in words:
         if word.split() != [word] or "\x00" in word:
-            raise InvalidCell(f"{shown(word)} is no word: words hold no blanks, and something else")
+            raise InvalidCell(
+                f"{shown(word)} is no word: words hold no blanks, and something else"
+            )
     return words
 
 

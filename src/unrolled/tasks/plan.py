@@ -19,7 +19,15 @@ from unrolled.tasks import digests
 from unrolled.tasks import folder as runs
 from unrolled.tasks.base import Task
 from unrolled.tasks.prepare import Prepared, prepare
-from unrolled.tasks.recipe import CONFIG, FILES, Recipe, changed_keys, flat, left_out_lines, resolve
+from unrolled.tasks.recipe import (
+    CONFIG,
+    FILES,
+    Recipe,
+    changed_keys,
+    flat,
+    left_out_lines,
+    resolve,
+)
 from unrolled.training.loop import TrainingJob, epoch_steps, planned_steps
 from unrolled.training.parallel import world
 from unrolled.training.precision import ComputeDevice, choose
@@ -52,7 +60,9 @@ class Plan:
         size = sum(p.numel() for p in self.model.parameters())
         training = self.recipe.training
         limits = [
-            f"{name} {getattr(training, name):g}" for name in LIMITS if getattr(training, name)
+            f"{name} {getattr(training, name):g}"
+            for name in LIMITS
+            if getattr(training, name)
         ]
         return [
             *self.prepared.found,
@@ -69,15 +79,20 @@ class Plan:
             f"run: {self.folder}",
         ]
 
-    def job(self, progress: Progress, still_ours: Callable[[], bool] = lambda: True) -> TrainingJob:
+    def job(
+        self, progress: Progress, still_ours: Callable[[], bool] = lambda: True
+    ) -> TrainingJob:
         """Return what the training loop needs, and write the folder's first files.
 
         Args:
             progress: shows how far the training is.
             still_ours: says whether the folder is the one that the training began in.
         """
-        task, recipe, prepared = self.prepared.task, self.recipe, self.prepared
-        model, metric = self.model.to(self.place.device), recipe.training.metric or task.metric
+        task = self.prepared.task
+        recipe = self.recipe
+        prepared = self.prepared
+        model = self.model.to(self.place.device)
+        metric = recipe.training.metric or task.metric
 
         def evaluate(scored: nn.Module) -> dict[str, float]:
             return task.watch(scored, prepared.dev, self.place)
@@ -141,10 +156,14 @@ def make_plan(
     prepared = prepare(recipe, task)
     recipe = prepared.recipe
     if before is not None:
-        refuse_changes(where, before, recipe, runs.by_role(recipe, prepared.files), changes)
+        refuse_changes(
+            where, before, recipe, runs.by_role(recipe, prepared.files), changes
+        )
     place = choose(recipe.training.device, recipe.training.precision)
     if recipe.training.precision == "auto":
-        recipe = recipe.changed(training=recipe.training.changed(precision=place.precision))
+        recipe = recipe.changed(
+            training=recipe.training.changed(precision=place.precision)
+        )
         place = ComputeDevice(place.device, place.precision, place.why)
     check_keys(recipe, prepared.task)
     torch.manual_seed(recipe.seed)
@@ -152,7 +171,9 @@ def make_plan(
     check_limits(recipe, prepared, model)
     finished = is_finished(where, recipe, prepared, model) if known else ""
     notes = [] if resume else left_out_lines(target, changes)
-    return Plan(target, where, recipe, prepared, model, place, finished, notes, flat(changes))
+    return Plan(
+        target, where, recipe, prepared, model, place, finished, notes, flat(changes)
+    )
 
 
 def build(recipe: Recipe, prepared: Prepared) -> nn.Module:
@@ -178,13 +199,21 @@ def folder_of(target: str, recipe: Recipe, out: str | Path | None) -> Path:
         if not text or "\0" in text:
             raise UsageError(f"{option('out')} is {shown(text)}; name a folder")
         if not _is_utf8(text):  # which the files of weights are opened by
-            raise UsageError(f"{option('out')} is {shown(text)}, no UTF-8; choose another name")
+            raise UsageError(
+                f"{option('out')} is {shown(text)}, no UTF-8; choose another name"
+            )
         return expanded(text)
     if runs.is_run(Path(target)):
         return Path(target)
     name = recipe.name
     strange = any(not character.isprintable() for character in name)
-    if name in ("", ".", "..") or strange or "/" in name or "\\" in name or len(name) > LONGEST:
+    if (
+        name in ("", ".", "..")
+        or strange
+        or "/" in name
+        or "\\" in name
+        or len(name) > LONGEST
+    ):
         raise UsageError(
             f"name={shown(name)} is no name of a folder in runs; choose another name, or a folder "
             f"with {option('out')}"
@@ -217,7 +246,9 @@ def read_before(where: Path, recipe: Recipe) -> Before:
     """Read what a run was begun with. Raises UserError: its fields are no longer those."""
     runs.look(where)
     task, files = runs.read_fields(where)
-    digests.verify(where, [name for name in runs.READ if name not in (CONFIG, runs.RESULT)])
+    digests.verify(
+        where, [name for name in runs.READ if name not in (CONFIG, runs.RESULT)]
+    )
     told = runs.read_begun(where)
     if not told and runs.is_ended_without_checkpoints(where):
         raise UserError(
@@ -251,11 +282,13 @@ def finished_as_asked(recipe: Recipe, where: Path) -> str:
     if digests.is_changed(where, CONFIG):
         return ""  # what was changed is told by its key, when the plan is made
     digests.verify(where, runs.READ)
-    asked, kept = (
-        flat(recipe.model_dump(exclude_unset=True)),
-        flat(runs.read_recipe(where).model_dump()),
+    asked = flat(recipe.model_dump(exclude_unset=True))
+    kept = flat(runs.read_recipe(where).model_dump())
+    return (
+        ""
+        if any(kept.get(key) != value for key, value in asked.items())
+        else _ended(result)
     )
-    return "" if any(kept.get(key) != value for key, value in asked.items()) else _ended(result)
 
 
 def _ended(result: dict[str, Any]) -> str:
@@ -281,7 +314,9 @@ def settle(recipe: Recipe, saved: Recipe | None) -> Recipe:
     return recipe.model_copy(update={"training": training.model_copy(update=values)})
 
 
-def refuse_edits(where: Path, before: Recipe, recipe: Recipe, changes: Mapping[str, Any]) -> None:
+def refuse_edits(
+    where: Path, before: Recipe, recipe: Recipe, changes: Mapping[str, Any]
+) -> None:
     """Refuse a run whose file of settings was edited, before any of them is followed.
 
     Args:
@@ -296,20 +331,32 @@ def refuse_edits(where: Path, before: Recipe, recipe: Recipe, changes: Mapping[s
     """
     if not digests.is_changed(where, CONFIG):
         return
-    old, new, given = flat(before.model_dump()), flat(recipe.model_dump()), flat(changes)
+    old = flat(before.model_dump())
+    new = flat(recipe.model_dump())
+    given = flat(changes)
     raised = {
-        key for key in (f"training.{name}" for name in LIMITS) if not _is_lower(new[key], old[key])
+        key
+        for key in (f"training.{name}" for name in LIMITS)
+        if not _is_lower(new[key], old[key])
     }
     # of files their bytes are compared, once they are read
     moved = {key for key in (f"data.{role}" for role in FILES) if new[key] and old[key]}
     free = {*given, *raised, *moved}
-    _refuse(where, [key for key in old if new[key] != old[key] and key not in free], old, new)
+    _refuse(
+        where,
+        [key for key in old if new[key] != old[key] and key not in free],
+        old,
+        new,
+    )
 
 
-def _refuse(where: Path, differing: list[str], old: dict[str, Any], new: dict[str, Any]) -> None:
+def _refuse(
+    where: Path, differing: list[str], old: dict[str, Any], new: dict[str, Any]
+) -> None:
     if differing:
         told = "; ".join(
-            f"{key} was {shown(old[key])} and is now {shown(new[key])}" for key in differing
+            f"{key} was {shown(old[key])} and is now {shown(new[key])}"
+            for key in differing
         )
         limits = ", ".join(f"training.{name}" for name in LIMITS)
         raise UserError(
@@ -348,7 +395,8 @@ def refuse_changes(
             f"choose another {option('out')}"
         )
     moved = {f"data.{role}" for role in data}
-    old, new = flat(before.recipe.model_dump()), flat(recipe.model_dump())
+    old = flat(before.recipe.model_dump())
+    new = flat(recipe.model_dump())
     differing = [key for key in changed_keys(before.recipe, recipe) if key not in moved]
     limits = [f"training.{name}" for name in LIMITS]
     given = any(key in flat(changes) for key in limits)
@@ -364,7 +412,8 @@ def _is_lower(now: float | None, before: float | None) -> bool:
 
 def check_limits(recipe: Recipe, prepared: Prepared, model: nn.Module) -> None:
     """Raise UsageError for a run whose limits do not fit, or that its task cannot be trained by."""
-    task, training = prepared.task, recipe.training
+    task = prepared.task
+    training = recipe.training
     task.objective(recipe, model)
     source = task.source(prepared.train, recipe, model)
     first = epoch_steps(training, source, training.pretrain_epochs)
@@ -378,7 +427,8 @@ def check_limits(recipe: Recipe, prepared: Prepared, model: nn.Module) -> None:
 
 def check_keys(recipe: Recipe, task: Task) -> None:
     """Raise UsageError for a key that means nothing to the task, or lacks what it needs."""
-    told, many_to_one = recipe.training, task.pattern == "many to one"
+    told = recipe.training
+    many_to_one = task.pattern == "many to one"
     if told.pretrain_epochs and not many_to_one:
         raise UsageError(
             f"training.pretrain_epochs={told.pretrain_epochs} is for a label or value of a text, "
@@ -398,7 +448,9 @@ def check_keys(recipe: Recipe, task: Task) -> None:
         )
 
 
-def is_finished(where: Path, recipe: Recipe, prepared: Prepared, model: nn.Module) -> str:
+def is_finished(
+    where: Path, recipe: Recipe, prepared: Prepared, model: nn.Module
+) -> str:
     """Return how a run ended when nothing is left to do, else an empty text."""
     result = runs.read_result(where)
     if not result:
@@ -407,7 +459,9 @@ def is_finished(where: Path, recipe: Recipe, prepared: Prepared, model: nn.Modul
         return _ended(result)
     limits = recipe.training
     total = planned_steps(limits, prepared.task.source(prepared.train, recipe, model))
-    by_time = limits.max_minutes is not None and result["seconds"] >= 60 * limits.max_minutes
+    by_time = (
+        limits.max_minutes is not None and result["seconds"] >= 60 * limits.max_minutes
+    )
     if by_time or (total is not None and result["steps"] >= total):
         return _ended(result)
     return ""

@@ -81,7 +81,8 @@ def load_data(
     Returns:
         What was read, and the hash of each file by its name.
     """
-    path, config = find_data(recipe, name), recipe.data
+    path = find_data(recipe, name)
+    config = recipe.data
     how: dict[str, Any] = {"encoding": config.encoding, "on_error": config.on_error}
     how |= {"limit": limit, "max_row": config.max_row}
     if target is None:
@@ -102,7 +103,9 @@ def check_sides(recipe: Recipe) -> None:
         ("dev", data.dev, data.dev_target),
     ):
         if target is not None and file is None:
-            raise UsageError(f"data.{name}_target={target} needs the file beside it: data.{name}")
+            raise UsageError(
+                f"data.{name}_target={target} needs the file beside it: data.{name}"
+            )
     if data.train_target and data.dev and not data.dev_target:
         raise UsageError(
             f"data.dev={data.dev} needs the file of answers beside it: set data.dev_target=FILE"
@@ -141,18 +144,25 @@ def prepare(recipe: Recipe, task: Task | None = None) -> Prepared:
     from unrolled.tasks import large  # which builds upon this module
 
     check_sides(recipe)
-    path, named = find_data(recipe, recipe.data.train), recipe.data
-    encoded = large.prepare(recipe, path, task) if large.is_large(recipe, path) else None
+    path = find_data(recipe, recipe.data.train)
+    named = recipe.data
+    encoded = (
+        large.prepare(recipe, path, task) if large.is_large(recipe, path) else None
+    )
     if encoded is not None:
         return encoded
     whole, files = load_data(recipe, recipe.data.train, named.limit, named.train_target)
     schema = schema_of(whole, recipe)
-    seen, skip = series.reading(recipe, schema), recipe.data.on_error == "skip"
+    seen = series.reading(recipe, schema)
+    skip = recipe.data.on_error == "skip"
     if isinstance(whole, Table):
         whole = series.sequences(whole, schema, seen, whole.columns, skip)
     if recipe.data.dev is not None:
-        dev_data, dev_files = load_data(recipe, recipe.data.dev, target=named.dev_target)
-        train_data, files = whole, files | dev_files
+        dev_data, dev_files = load_data(
+            recipe, recipe.data.dev, target=named.dev_target
+        )
+        train_data = whole
+        files = files | dev_files
         same = files[recipe.data.dev] == files[recipe.data.train]
         how = f"scored on {'the training data itself' if same else recipe.data.dev}"
     else:
@@ -161,7 +171,9 @@ def prepare(recipe: Recipe, task: Task | None = None) -> Prepared:
     recipe = fill(recipe, schema, rows, characters(train_data, schema))
     if task is None:
         labels = whole if recipe.data.dev is None else None
-        task = kind_of(schema.task, schema.frames).fit(recipe, schema, train_data, labels)
+        task = kind_of(schema.task, schema.frames).fit(
+            recipe, schema, train_data, labels
+        )
         task.format = whole.format
         task.columns = [] if isinstance(whole, Document) else whole.columns
     if isinstance(dev_data, Table):
@@ -171,7 +183,11 @@ def prepare(recipe: Recipe, task: Task | None = None) -> Prepared:
     dev, skipped_dev = task.encode(dev_data, recipe.data.on_error)
     recipe = weigh(recipe, task, train)
     task.answer_by(recipe)
-    found = [*describe(whole, schema, task), how, *series.long_runs(recipe, schema, whole)]
+    found = [
+        *describe(whole, schema, task),
+        how,
+        *series.long_runs(recipe, schema, whole),
+    ]
     # a reader skips before the rows are divided, so both parts report the same faulty rows
     faults = {(fault.path, fault.line): fault for fault in [*skipped, *skipped_dev]}
     if faults:
@@ -199,13 +215,14 @@ def divide(data: Data, schema: Schema, recipe: Recipe) -> tuple[Data, Data, str]
         kept, held = hold_out(keys, recipe.seed, share)
     except UserError as error:
         raise DataError(str(error), data.path) from None
-    how = (
-        f"held out {len(held):,} of {len(keys):,} rows by the hash of their inputs (data.dev=FILE)"
-    )
+    part = f"held out {len(held):,} of {len(keys):,} rows"
+    how = f"{part} by the hash of their inputs (data.dev=FILE)"
     return pick(data, kept), pick(data, held), how
 
 
-def divide_series(data: Series, told: WindowSpec, recipe: Recipe) -> tuple[Data, Data, str]:
+def divide_series(
+    data: Series, told: WindowSpec, recipe: Recipe
+) -> tuple[Data, Data, str]:
     """Hold out whole sequences, or the last part of each where windows or one sequence are read.
 
     Steps are never drawn by chance: those of one recording tell too much of each other.
@@ -214,7 +231,11 @@ def divide_series(data: Series, told: WindowSpec, recipe: Recipe) -> tuple[Data,
     if told.window or len(set(data.names)) == 1:
         first, last = hold_out_end(data, share, told.reach)
         ahead = "; no answer of it is seen in training" if told.window else ""
-        return first, last, f"held out the last {share:.0%} of the steps{ahead} (data.dev=FILE)"
+        return (
+            first,
+            last,
+            f"held out the last {share:.0%} of the steps{ahead} (data.dev=FILE)",
+        )
     kept, held = hold_out_some(data.names, recipe.seed, share)
     what = f"{len(held):,} of {len(data.names):,} sequences by the hash of their names"
     return pick(data, kept), pick(data, held), f"held out {what} (data.dev=FILE)"
@@ -229,7 +250,9 @@ def pick(table: Table, rows: list[int]) -> Table:
     """Return some rows of a table."""
     if isinstance(table, Series):
         return table.cut((i, 0, len(table.steps[i])) for i in rows)
-    return replace(table, rows=[table.rows[i] for i in rows], lines=[table.lines[i] for i in rows])
+    return replace(
+        table, rows=[table.rows[i] for i in rows], lines=[table.lines[i] for i in rows]
+    )
 
 
 def characters(data: Data, schema: Schema) -> int:
@@ -237,7 +260,12 @@ def characters(data: Data, schema: Schema) -> int:
     if isinstance(data, Document):
         return len(data.text)
     places = locate(data, schema.text, data.columns)
-    return sum(len(row[i]) for row in data.rows for i in places if isinstance(row[i], str | list))
+    return sum(
+        len(row[i])
+        for row in data.rows
+        for i in places
+        if isinstance(row[i], str | list)
+    )
 
 
 def describe(data: Data, schema: Schema, task: Task) -> list[str]:
@@ -251,16 +279,26 @@ def describe(data: Data, schema: Schema, task: Task) -> list[str]:
     lines = [f"{data.path}: {data.format.describe()}, {count:,} rows"]
     if schema.task in PAIRS and data.format.kind == "text":
         lines[0] += ", a line beside each of a second file"
-    inputs, columns = ("text", schema.text) if schema.text else ("numbers", schema.numbers)
-    shown = [*columns[:6], f"and {len(columns) - 6} more"] if len(columns) > 7 else columns
+    inputs, columns = (
+        ("text", schema.text) if schema.text else ("numbers", schema.numbers)
+    )
+    shown = (
+        [*columns[:6], f"and {len(columns) - 6} more"] if len(columns) > 7 else columns
+    )
     lines.append(f"reads: {', '.join(shown)} (data.{inputs}=COLUMN)")
     used = {*schema.inputs, schema.answer}
     if schema.answer is not None:
         (place,) = locate(data, [schema.answer], data.columns)
         values = [row[place] for row in data.rows]
         if schema.frames and schema.task != "tag":
-            values = [v for cell in values for v in (cell if isinstance(cell, list) else [cell])]
-        lines.append(f"predicts: {schema.answer} (data.label=COLUMN); {_spread(schema, values)}")
+            values = [
+                v
+                for cell in values
+                for v in (cell if isinstance(cell, list) else [cell])
+            ]
+        lines.append(
+            f"predicts: {schema.answer} (data.label=COLUMN); {_spread(schema, values)}"
+        )
     others = [name for name in data.columns if name not in used]
     if others:
         lines.append(f"leaves out: {', '.join(others)}")
@@ -287,7 +325,10 @@ def _spread(schema: Schema, values: list[Any]) -> str:
         return f"{len(set(texts)):,} different texts of {words:.1f} words"
     if schema.task == "tag":
         # what is no tag is named, with its line, when the rows are encoded
-        rows = (value if isinstance(value, list) else _text(value).split() for value in values)
+        rows = (
+            value if isinstance(value, list) else _text(value).split()
+            for value in values
+        )
         return _shares(dict(Counter(map(str, chain.from_iterable(rows))).most_common()))
     if schema.task == "classify":
         return _shares(counts(values))

@@ -13,7 +13,15 @@ import yaml
 from pydantic import Field, field_validator
 
 from unrolled.core.config import Config, keys, nested
-from unrolled.core.errors import UsageError, UserError, cut, listed, nearest, shown, unknown
+from unrolled.core.errors import (
+    UsageError,
+    UserError,
+    cut,
+    listed,
+    nearest,
+    shown,
+    unknown,
+)
 from unrolled.core.files import exists, expanded, read_text, refuse_strange
 from unrolled.core.terminal import as_json
 from unrolled.core.words import either
@@ -24,7 +32,12 @@ from unrolled.nn.build import LAYERS, LayerConfig
 from unrolled.training.settings import LIMITS, TrainingConfig
 
 CONFIG = "config.yaml"
-FILES = ("train", "dev", "train_target", "dev_target")  # the keys of `data` that name files
+FILES = (
+    "train",
+    "dev",
+    "train_target",
+    "dev_target",
+)  # the keys of `data` that name files
 # files that belong to another one: where that is replaced, they are of other data
 BELONGS = {
     "train": ("train_target", "dev", "dev_target"),
@@ -39,21 +52,29 @@ class DataConfig(Config):
     """Which file is read and how."""
 
     train: str | None = Field(None, description="the data file")
-    dev: str | None = Field(None, description="a file of held-out rows; by default part of `train`")
+    dev: str | None = Field(
+        None, description="a file of held-out rows; by default part of `train`"
+    )
     train_target: str | None = Field(
         None, description="the file whose lines are the answers to the lines of `train`"
     )
     dev_target: str | None = Field(
         None, description="the file whose lines are the answers to the lines of `dev`"
     )
-    text: str | list[str] | None = Field(None, description="the column of text, or several")
-    numbers: list[str] | None = Field(None, description="the columns of numbers that are read")
+    text: str | list[str] | None = Field(
+        None, description="the column of text, or several"
+    )
+    numbers: list[str] | None = Field(
+        None, description="the columns of numbers that are read"
+    )
     label: str | None = Field(None, description="the column to predict")
     rows: Literal["examples", "steps"] | None = Field(
-        None, description="whether a row is an example, or one step of a sequence of numbers"
+        None,
+        description="whether a row is an example, or one step of a sequence of numbers",
     )
     sequence: str | None = Field(
-        None, description="steps: rows of equal value here are one sequence; else the whole file"
+        None,
+        description="steps: rows of equal value here are one sequence; else the whole file",
     )
     window: int | None = Field(
         None,
@@ -63,10 +84,14 @@ class DataConfig(Config):
         "learns from pieces of so many",
     )
     ahead: int = Field(
-        1, ge=0, le=10**6, description="window: how many steps after its last one the answer stands"
+        1,
+        ge=0,
+        le=10**6,
+        description="window: how many steps after its last one the answer stands",
     )
     difference: bool = Field(
-        False, description="window: learn the change from the last step and add it to that"
+        False,
+        description="window: learn the change from the last step and add it to that",
     )
     encoding: str | None = Field(
         None, description="the file's encoding, such as cp949; by default UTF-8"
@@ -76,27 +101,39 @@ class DataConfig(Config):
         description="pieces a text is cut into; chars for a language model and for rewrite, bpe "
         "for translate, else unigram",
     )
-    vocabulary: int = Field(16000, ge=5, le=10**7, description="the most pieces a tokenizer learns")
+    vocabulary: int = Field(
+        16000, ge=5, le=10**7, description="the most pieces a tokenizer learns"
+    )
     target_tokenizer: Pieces | None = Field(
         None, description="pieces an answer is cut into; by default as the texts"
     )
     target_vocabulary: int | None = Field(
-        None, ge=5, le=10**7, description="the most pieces of answers; by default as `vocabulary`"
+        None,
+        ge=5,
+        le=10**7,
+        description="the most pieces of answers; by default as `vocabulary`",
     )
     joint: bool = Field(False, description="one vocabulary for texts and answers")
     target_without: str = Field(
-        "", description="rewrite: characters left out of the answers, such as 012, marks of stress"
+        "",
+        description="rewrite: characters left out of the answers, such as 012, marks of stress",
     )
     copy_unknown: bool = Field(
         True,
         description="words, whitespace: put in the source word that attention looks at where the "
         "answer is unknown",
     )
-    score_tokenizer: Literal["13a", "none", "char", "intl", "zh", "ja-mecab", "ko-mecab"] = Field(
-        "13a", description="translate: how sacrebleu cuts text into words; none for text that is"
+    score_tokenizer: Literal[
+        "13a", "none", "char", "intl", "zh", "ja-mecab", "ko-mecab"
+    ] = Field(
+        "13a",
+        description="translate: how sacrebleu cuts text into words; none for text that is",
     )
     min_count: int = Field(
-        1, ge=1, le=10**9, description="pieces rarer than this are unknown (chars, jamo, words)"
+        1,
+        ge=1,
+        le=10**9,
+        description="pieces rarer than this are unknown (chars, jamo, words)",
     )
     max_tokens: int | None = Field(
         512,
@@ -105,11 +142,20 @@ class DataConfig(Config):
         description="a longer text is cut here; translate, rewrite, parse: a longer side is a "
         "faulty row",
     )
-    holdout: float = Field(0.1, gt=0, lt=1, description="share held out when there is no `dev`")
-    limit: int | None = Field(None, ge=1, le=10**12, description="read only the first rows")
-    on_error: Literal["stop", "skip"] = Field("stop", description="what a faulty row does")
+    holdout: float = Field(
+        0.1, gt=0, lt=1, description="share held out when there is no `dev`"
+    )
+    limit: int | None = Field(
+        None, ge=1, le=10**12, description="read only the first rows"
+    )
+    on_error: Literal["stop", "skip"] = Field(
+        "stop", description="what a faulty row does"
+    )
     max_row: int = Field(
-        1_000_000, ge=1, le=2**31, description="the most bytes of a row; running text has no limit"
+        1_000_000,
+        ge=1,
+        le=2**31,
+        description="the most bytes of a row; running text has no limit",
     )
     shards: Literal["auto", "always", "never"] = Field(
         "auto",
@@ -126,13 +172,16 @@ class DataConfig(Config):
 class ModelConfig(LayerConfig):
     """The model around the layer."""
 
-    embedding: int = Field(128, ge=1, le=2**31 - 1, description="width of the token embedding")
+    embedding: int = Field(
+        128, ge=1, le=2**31 - 1, description="width of the token embedding"
+    )
     embedding_std: float = Field(
         0.1, gt=0, le=100, description="spread of the embedding's first weights"
     )
     tie: bool = Field(False, description="output weights are the embedding's")
     share: bool = Field(
-        False, description="unaligned: source and target have one embedding; needs data.joint"
+        False,
+        description="unaligned: source and target have one embedding; needs data.joint",
     )
     scale_embedding: bool = Field(
         False, description="unaligned: embeddings times the square root of their width"
@@ -148,10 +197,12 @@ class ModelConfig(LayerConfig):
         description="unaligned: stacked layers that write; by default as `layers`",
     )
     attention: Literal["additive", "multiplicative", "none"] = Field(
-        "additive", description="unaligned: how a recurrent decoder looks back at the source"
+        "additive",
+        description="unaligned: how a recurrent decoder looks back at the source",
     )
     input_feeding: bool = Field(
-        True, description="unaligned, multiplicative: attention's output is read at the next step"
+        True,
+        description="unaligned, multiplicative: attention's output is read at the next step",
     )
     pooling: Literal["last", "mean", "max", "attention", "mean-max"] = Field(
         "mean-max", description="many to one: how the steps become one vector"
@@ -172,18 +223,27 @@ class ModelConfig(LayerConfig):
         le=2**31 - 1,
         description="tag, parse: width of what reads each word's characters; 0 is none",
     )
-    token_dropout: float = Field(0.0, ge=0, lt=1, description="share of tokens dropped whole")
-    embedding_dropout: float = Field(0.0, ge=0, lt=1, description="dropout after the embedding")
-    head_dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the output weights")
+    token_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of tokens dropped whole"
+    )
+    embedding_dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout after the embedding"
+    )
+    head_dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout before the output weights"
+    )
 
 
 class ReportConfig(Config):
     """What ``report.html`` shows. It may change when a run is resumed."""
 
     samples: bool = Field(
-        True, description="show rows of the data, and texts that a language model writes"
+        True,
+        description="show rows of the data, and texts that a language model writes",
     )
-    rows: int = Field(20, ge=0, le=10_000, description="rows shown of those with the worst answers")
+    rows: int = Field(
+        20, ge=0, le=10_000, description="rows shown of those with the worst answers"
+    )
 
 
 class Recipe(Config):
@@ -191,7 +251,10 @@ class Recipe(Config):
 
     name: str = Field("run", description="name of the run; its folder is runs/<name>")
     task: (
-        Literal["classify", "regress", "tag", "language", "translate", "rewrite", "parse"] | None
+        Literal[
+            "classify", "regress", "tag", "language", "translate", "rewrite", "parse"
+        ]
+        | None
     ) = Field(None, description="by default inferred from the data")
     layer: str = Field("gru", description=", ".join(LAYERS))
     seed: int = Field(
@@ -222,8 +285,12 @@ class About(Config):
 
     pattern: str
     what: str
-    minutes: float | None = Field(None, description="wall time on 2 cores; None: it takes GPUs")
-    source: str | None = Field(None, description="where data that does not ship comes from")
+    minutes: float | None = Field(
+        None, description="wall time on 2 cores; None: it takes GPUs"
+    )
+    source: str | None = Field(
+        None, description="where data that does not ship comes from"
+    )
     licence: str | None = None
     size: str | None = None
 
@@ -276,13 +343,18 @@ def parse(words: Iterable[str]) -> dict[str, Any]:
         try:
             changes[key] = _value(text, _kinds(_annotation(key)))
         except (yaml.YAMLError, ValueError):  # ValueError: a date such as 2024-13-01
-            raise UsageError(f"{shown(word)}: the value is not readable; quote it") from None
+            raise UsageError(
+                f"{shown(word)}: the value is not readable; quote it"
+            ) from None
     return changes
 
 
 def words(changes: Mapping[str, Any]) -> list[str]:
     """Return ``key=value`` words for dotted keys, from which ``parse`` reads the same values."""
-    return [f"{key}={_written(value, _kinds(_annotation(key)))}" for key, value in changes.items()]
+    return [
+        f"{key}={_written(value, _kinds(_annotation(key)))}"
+        for key, value in changes.items()
+    ]
 
 
 def _written(value: Any, kinds: set[Any]) -> str:
@@ -323,7 +395,8 @@ def _annotation(key: str) -> Any:
 
 def _kinds(annotation: Any) -> set[Any]:
     """Return the types that an annotation allows; a choice of words is text."""
-    origin, inner = get_origin(annotation), get_args(annotation)
+    origin = get_origin(annotation)
+    inner = get_args(annotation)
     if origin in (Union, UnionType):
         return set().union(*map(_kinds, inner))
     if origin is Literal:
@@ -363,12 +436,16 @@ def deep(values: Mapping[str, Any]) -> dict[str, Any]:
         for group in groups:
             inner = inner.setdefault(group, {})
             if not isinstance(inner, dict):
-                raise UsageError(f"unknown key {shown(key)}; {shown(group)} is not a group of keys")
+                raise UsageError(
+                    f"unknown key {shown(key)}; {shown(group)} is not a group of keys"
+                )
         inner[leaf] = value
     return result
 
 
-def merge(base: dict[str, Any], changes: Mapping[str, Any], resume: bool = False) -> dict[str, Any]:
+def merge(
+    base: dict[str, Any], changes: Mapping[str, Any], resume: bool = False
+) -> dict[str, Any]:
     """Apply flat changes to nested values.
 
     A limit that is set replaces the limits of ``base``: who asks a recipe of 20 epochs for 50
@@ -381,7 +458,9 @@ def merge(base: dict[str, Any], changes: Mapping[str, Any], resume: bool = False
     gone = set() if resume else {f"data.{name}" for name in left_out(values, wanted)}
     if any(f"training.{name}" in wanted for name in LIMITS):
         gone |= {f"training.{name}" for name in LIMITS}
-    return deep({key: value for key, value in values.items() if key not in gone} | wanted)
+    return deep(
+        {key: value for key, value in values.items() if key not in gone} | wanted
+    )
 
 
 def left_out(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, str]:
@@ -396,7 +475,10 @@ def left_out(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
         if key not in changes or changes[key] == values.get(key):
             continue
         for other in owned:
-            if values.get(f"data.{other}") is not None and f"data.{other}" not in changes:
+            if (
+                values.get(f"data.{other}") is not None
+                and f"data.{other}" not in changes
+            ):
                 gone.setdefault(other, name)
     return gone
 
@@ -449,7 +531,10 @@ def base_of(target: str) -> dict[str, Any]:
         base = {"name": title(target), "data": {"train": target}}
     elif exists(path):
         # the name of a folder may be "."
-        base = {"name": path.absolute().name.split(".")[0] or "run", "data": {"train": str(path)}}
+        base = {
+            "name": path.absolute().name.split(".")[0] or "run",
+            "data": {"train": str(path)},
+        }
     else:
         raise UsageError(_no_such(target))
     return base
@@ -462,7 +547,9 @@ def _no_such(target: str) -> str:
     guess = (Path(target).suffix and file) or nearest(target, shipped()) or file
     if guess and guess in names:
         guess = str(Path(target).parent / guess)
-    every = either("`unrolled recipes` lists the recipes", f"the recipes are {listed(shipped())}")
+    every = either(
+        "`unrolled recipes` lists the recipes", f"the recipes are {listed(shipped())}"
+    )
     hint = f"; did you mean {shown(guess)}?" if guess else f"; {every}"
     return f"there is no recipe and no file {shown(target, 200)}{hint}"
 
@@ -510,11 +597,16 @@ def beside(path: Path) -> list[str]:
 
 def as_yaml(recipe: Recipe) -> str:
     """Return the resolved recipe as YAML."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(
+        recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True
+    )
 
 
 def changed_keys(old: Recipe, new: Recipe) -> list[str]:
     """Return the dotted keys in which two recipes differ, those left out that train nothing."""
-    before, after = flat(old.model_dump()), flat(new.model_dump())
+    before = flat(old.model_dump())
+    after = flat(new.model_dump())
     free = {f"training.{name}" for name in LIMITS} | set(keys(ReportConfig, "report."))
-    return [key for key in keys(Recipe) if before[key] != after[key] and key not in free]
+    return [
+        key for key in keys(Recipe) if before[key] != after[key] and key not in free
+    ]

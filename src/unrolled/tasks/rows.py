@@ -29,7 +29,10 @@ def rows_of(rows: Any) -> Iterable[Any]:
     if not hasattr(rows, "columns"):
         return cast("Iterable[Any]", rows)
     columns = _by_name(rows)
-    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    return [
+        dict(zip(columns, cells, strict=True))
+        for cells in zip(*columns.values(), strict=True)
+    ]
 
 
 def cells_of(row: Any, task: Task, most: int) -> tuple[Any, ...]:
@@ -51,7 +54,9 @@ def cells_of(row: Any, task: Task, most: int) -> tuple[Any, ...]:
     if isinstance(row, Mapping):
         missing = [name for name in names if name not in row]
         if missing:
-            raise UserError(f"{shown(row)} has no {shown(missing[0])}; expected {listed(names)}")
+            raise UserError(
+                f"{shown(row)} has no {shown(missing[0])}; expected {listed(names)}"
+            )
         return tuple(row[name] for name in names)
     if isinstance(row, bytes) or not _is_iterable(row):
         raise UserError(
@@ -59,11 +64,17 @@ def cells_of(row: Any, task: Task, most: int) -> tuple[Any, ...]:
         )
     inputs = getattr(task, "inputs", None)
     if isinstance(inputs, Frames) and not isinstance(row, tuple):
-        return inputs.cells(row) if not isinstance(row, str) else _parse_frames(row, inputs)
+        return (
+            inputs.cells(row)
+            if not isinstance(row, str)
+            else _parse_frames(row, inputs)
+        )
     if not isinstance(row, str):
         found = tuple(row)
         if len(found) != len(names):
-            raise UserError(f"{shown(row)} has {len(found)} cells; expected {listed(names)}")
+            raise UserError(
+                f"{shown(row)} has {len(found)} cells; expected {listed(names)}"
+            )
         return found
     return _parse_cells(row, task)
 
@@ -101,8 +112,10 @@ def _parse_cells(row: str, task: Task) -> tuple[Any, ...]:
     Raises:
         UserError: the cells are too few or too many.
     """
-    schema, columns = task.schema, task.columns
-    names, is_object = schema.inputs, row.lstrip().startswith("{")
+    schema = task.schema
+    columns = task.columns
+    names = schema.inputs
+    is_object = row.lstrip().startswith("{")
     if len(names) == 1 and schema.text and not (is_object and task.format.objects):
         return (row,)
     cells = parse_row(row, task.format, columns)
@@ -111,12 +124,20 @@ def _parse_cells(row: str, task: Task) -> tuple[Any, ...]:
         written = json_object(nfc(row))
         missing = [name for name in names if name not in written]
         if missing:
-            raise UserError(f"{shown(row)} has no {shown(missing[0])}; expected {listed(names)}")
+            raise UserError(
+                f"{shown(row)} has no {shown(missing[0])}; expected {listed(names)}"
+            )
         return tuple(known[name] for name in names)
-    for known_names in (names, columns, [name for name in columns if name != schema.answer]):
+    for known_names in (
+        names,
+        columns,
+        [name for name in columns if name != schema.answer],
+    ):
         if len(cells) == len(known_names):
             return tuple(cells[list(known_names).index(name)] for name in names)
-    raise UserError(f"{shown(row)} has {len(cells)} cells; expected {len(names)}: {listed(names)}")
+    raise UserError(
+        f"{shown(row)} has {len(cells)} cells; expected {len(names)}: {listed(names)}"
+    )
 
 
 def _parse_frames(row: str, inputs: Frames) -> tuple[Any, ...]:

@@ -27,7 +27,9 @@ NONE_LONG_ENOUGH = (
     "no sequence has the steps that data.window and data.ahead ask for, or none has an answer; "
     "lower them or add rows"
 )
-LONG_RUN, LONGER = 10, 5  # see `long_runs`
+# see `long_runs`
+LONG_RUN = 10
+LONGER = 5
 Goals = Callable[[Any, int], list[Any]]
 
 
@@ -39,7 +41,10 @@ def reading(recipe: Recipe, schema: Schema) -> WindowSpec:
     """
     data = recipe.data
     if data.difference and not (
-        schema.task == "regress" and data.window and data.ahead and schema.answer in schema.numbers
+        schema.task == "regress"
+        and data.window
+        and data.ahead
+        and schema.answer in schema.numbers
     ):
         raise UsageError(
             "data.difference=true adds the forecast to the last value: it needs task=regress, "
@@ -76,7 +81,9 @@ def sequences(
         name = schema.answer or ""
         output = Number(name, 0.0, 1.0, False) if schema.task == "regress" else None
     check = _filled if output is None else output.check
-    return gather(table, numbers, answer, _name_place(table, told, schema, trained), check, skip)
+    return gather(
+        table, numbers, answer, _name_place(table, told, schema, trained), check, skip
+    )
 
 
 def _name_place(
@@ -117,12 +124,19 @@ def long_runs(recipe: Recipe, schema: Schema, data: Table | Document) -> list[st
     long as in a shuffled file. A file that is sorted by its answers has one run of each.
     """
     told = recipe.data
-    if schema.frames or not schema.numbers or told.rows or told.dev or not isinstance(data, Table):
+    if (
+        schema.frames
+        or not schema.numbers
+        or told.rows
+        or told.dev
+        or not isinstance(data, Table)
+    ):
         return []
     (place,) = locate(data, [schema.answer or ""], data.columns)
     answers = [label(row[place]) for row in data.rows]
     counts = Counter(answers)
-    total, runs = len(answers), 1 + sum(a != b for a, b in pairwise(answers))
+    total = len(answers)
+    runs = 1 + sum(a != b for a, b in pairwise(answers))
     shuffled = 1 + total - sum(count * count for count in counts.values()) / total
     if total < LONG_RUN * runs or runs < 2 * len(counts) or shuffled < LONGER * runs:
         return []
@@ -172,7 +186,9 @@ def one_answer(told: WindowSpec) -> Goals:
                 f"an answer is {shown(cell[values.index(None)])} where a number is expected"
             )
         array = np.array(values, dtype=np.float64)
-        return (array[told.ahead + np.array(ends, dtype=np.int64)] - array[ends]).tolist()
+        return (
+            array[told.ahead + np.array(ends, dtype=np.int64)] - array[ends]
+        ).tolist()
 
     return goals
 
@@ -221,7 +237,11 @@ def encode(
     table = sequences(table, schema, told, trained, skip, output)
     assert schema.answer is not None
     *places, answer = locate(table, [*schema.numbers, schema.answer], trained)
-    parts, answers, lines, each, skipped = [], [], [], [], list(table.skipped)
+    parts = []
+    answers = []
+    lines = []
+    each = []
+    skipped = list(table.skipped)
     for place, (row, line) in enumerate(zip(table.rows, table.lines, strict=True)):
         try:
             steps = inputs.check([row[i] for i in places])
@@ -239,7 +259,9 @@ def encode(
         answers += found
     if not lines:
         raise DataError(
-            "no row is left to read" if told.window is None or not parts else NONE_LONG_ENOUGH,
+            "no row is left to read"
+            if told.window is None or not parts
+            else NONE_LONG_ENOUGH,
             table.path,
         )
     frames = replace(spans(parts, told), lines=np.array(each))
@@ -248,7 +270,9 @@ def encode(
 
 def spans(parts: Sequence[Floats], told: WindowSpec, last: bool = False) -> Spans:
     """Return the stretches of some sequences, of each its last one alone with ``last``."""
-    starts, lengths, offset = [], [], 0
+    starts = []
+    lengths = []
+    offset = 0
     for steps in parts:
         size = told.length(len(steps))
         ends = np.array([len(steps) - 1]) if last else told.ends(len(steps))
@@ -315,7 +339,8 @@ def build_reader(recipe: Recipe, inputs: Frames) -> Layer:
     Raises:
         UsageError: a setting for text, or a layer that cannot read so many steps.
     """
-    told, window = recipe.model, inputs.reading.window
+    told = recipe.model
+    window = inputs.reading.window
     for key, value in (
         ("training.pretrain_epochs", recipe.training.pretrain_epochs),
         ("model.ngrams", told.ngrams),

@@ -54,7 +54,8 @@ class Tag(Task):
     measures: ClassVar[dict[str, bool]] = {"accuracy": UP, "macro_f1": UP, "loss": DOWN}
 
     def __init__(self, inputs: Words, output: Label) -> None:
-        self.inputs, self.output = inputs, output
+        self.inputs = inputs
+        self.output = output
 
     @classmethod
     def fit(
@@ -68,8 +69,12 @@ class Tag(Task):
         table = need_table(data)
         assert schema.answer is not None
         if len(schema.text) != 1:
-            raise DataError("tagging reads one column of words; name it with data.text", table.path)
-        words_at, tags_at = locate(table, [schema.text[0], schema.answer], table.columns)
+            raise DataError(
+                "tagging reads one column of words; name it with data.text", table.path
+            )
+        words_at, tags_at = locate(
+            table, [schema.text[0], schema.answer], table.columns
+        )
         named = table if labels is None else need_table(labels)
         tags: list[str] = []
         for row in named.rows:
@@ -88,7 +93,12 @@ class Tag(Task):
                     raise invalid_row(error, *table.place(line)) from None
         kind = (told.tokenizer or "chars") if recipe.model.spelling else None
         inputs = Words.fit(
-            schema.text[0], words, told.vocabulary, told.min_count, kind, told.max_tokens
+            schema.text[0],
+            words,
+            told.vocabulary,
+            told.min_count,
+            kind,
+            told.max_tokens,
         )
         return cls(inputs, Label.fit(schema.answer, tags))
 
@@ -101,10 +111,14 @@ class Tag(Task):
         self, data: Table | Document, on_error: str, schema: Schema | None = None
     ) -> tuple[Examples, list[DataError]]:
         """Encode the rows of a table with their tags; see the base class."""
-        table, schema = need_table(data), schema or self.schema
+        table = need_table(data)
+        schema = schema or self.schema
         assert schema.answer is not None
         words_at, tags_at = locate(table, [schema.text[0], schema.answer], self.columns)
-        rows, targets, lines, skipped = [], [], [], list(table.skipped)
+        rows = []
+        targets = []
+        lines = []
+        skipped = list(table.skipped)
         for row, line in zip(table.rows, table.lines, strict=True):
             try:
                 words = self.inputs.check([row[words_at]])
@@ -132,25 +146,37 @@ class Tag(Task):
 
     def build(self, recipe: Recipe) -> nn.Module:
         """Return an aligned model over words, and their spelling where the recipe asks for it."""
-        config, embedding = recipe.model, build_words(self.inputs, recipe.model)
+        config = recipe.model
+        embedding = build_words(self.inputs, recipe.model)
         layer = build_layer(recipe.layer, config, embedding.width)
         check_reach(layer, recipe)
         return Aligned(embedding, layer, len(self.output.names), config.head_dropout)
 
     def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
         """Return cross entropy over the words."""
-        return classes(recipe.training.label_smoothing, weights_of(recipe, self.output.names))
+        return classes(
+            recipe.training.label_smoothing, weights_of(recipe, self.output.names)
+        )
 
-    def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> BatchSource:
+    def source(
+        self, examples: Examples, recipe: Recipe, model: nn.Module
+    ) -> BatchSource:
         """Return batches of rows of like length."""
         return Buckets(
-            examples, recipe.training.batch_size, recipe.training.batch_tokens, recipe.seed
+            examples,
+            recipe.training.batch_size,
+            recipe.training.batch_tokens,
+            recipe.seed,
         )
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, examples: Examples, place: ComputeDevice) -> Evaluation:
+    def evaluate(
+        self, model: nn.Module, examples: Examples, place: ComputeDevice
+    ) -> Evaluation:
         """Return accuracy and macro F1 over words, and the mean cross entropy in nats."""
-        count, total, scored = len(self.output.names), 0.0, 0
+        count = len(self.output.names)
+        total = 0.0
+        scored = 0
         parts = []
         for rows in score_batches(examples.lengths):
             batch = collate(examples, rows).to(place.device)
@@ -158,13 +184,20 @@ class Tag(Task):
             with place.autocast():
                 outputs = model(batch.inputs, batch.lengths, *batch.extra).float()
             real = batch.targets != IGNORED
-            total += float(F.cross_entropy(outputs[real], batch.targets[real], reduction="sum"))
+            total += float(
+                F.cross_entropy(outputs[real], batch.targets[real], reduction="sum")
+            )
             scored += int(real.sum())
-            best, words = outputs[real].softmax(-1).max(-1), (real.cumsum(1) - 1)[real]
+            best = outputs[real].softmax(-1).max(-1)
+            words = (real.cumsum(1) - 1)[real]
             told = [batch.targets[real], best.indices, best.values.double(), words]
             truth, found, *others = (part.cpu().numpy() for part in told)
-            parts.append((rows[real.nonzero()[:, 0].cpu().numpy()], truth, found, *others))
-        judged = ClassPredictions(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+            parts.append(
+                (rows[real.nonzero()[:, 0].cpu().numpy()], truth, found, *others)
+            )
+        judged = ClassPredictions(
+            *(np.concatenate(part) for part in zip(*parts, strict=True))
+        )
         matrix = confusion_counts(judged.truth, judged.found, count)
         scores = {
             "accuracy": accuracy(matrix),
@@ -174,7 +207,9 @@ class Tag(Task):
         return Evaluation(scores, confusion=matrix, judged=judged)
 
     @torch.no_grad()
-    def predict(self, model: nn.Module, rows: Rows, place: ComputeDevice) -> list[Prediction]:
+    def predict(
+        self, model: nn.Module, rows: Rows, place: ComputeDevice
+    ) -> list[Prediction]:
         """Tag rows of words; more than ``data.max_tokens`` of them are an error."""
         try:
             words = [self.inputs.check(row) for row in rows]
@@ -257,5 +292,7 @@ def _known(path: Path) -> tuple[str, ...]:
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read: {error}; train anew", path) from None
     if not all(isinstance(word, str) for word in words):
-        raise DataError("this is no list of words that unrolled saved; train anew", path)
+        raise DataError(
+            "this is no list of words that unrolled saved; train anew", path
+        )
     return tuple(words)

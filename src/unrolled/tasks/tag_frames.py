@@ -56,24 +56,37 @@ class FrameTag(Tag):
         """Learn the scales and the labels from training rows."""
         table = need_table(data)
         named = table if labels is None else need_table(labels)
-        output = Label.fit(schema.answer or "", series.answers_in(named, schema, every_label))
+        output = Label.fit(
+            schema.answer or "", series.answers_in(named, schema, every_label)
+        )
         if len(output.names) < 2:
-            raise DataError(f"column {schema.answer!r} holds one label alone", table.path)
+            raise DataError(
+                f"column {schema.answer!r} holds one label alone", table.path
+            )
         return cls(series.fit_frames(recipe, schema, table), output)
 
     @property
     def schema(self) -> Schema:
         """The columns the task was trained on."""
         told = self.inputs
-        return Schema(self.name, (), told.columns, self.output.column, True, told.reading.steps)
+        return Schema(
+            self.name, (), told.columns, self.output.column, True, told.reading.steps
+        )
 
     def encode(
         self, data: Table | Document, on_error: str, schema: Schema | None = None
     ) -> tuple[Examples, list[DataError]]:
         """Encode the sequences of a table with their labels; see the base class."""
-        table, skip = need_table(data), on_error == "skip"
+        table = need_table(data)
+        skip = on_error == "skip"
         examples, found, skipped = series.encode(
-            self.inputs, self.output, table, schema or self.schema, self.columns, skip, every_label
+            self.inputs,
+            self.output,
+            table,
+            schema or self.schema,
+            self.columns,
+            skip,
+            every_label,
         )
         ends = np.cumsum(examples.lengths)
         targets = Ragged(np.array(found, dtype=np.int32), np.concatenate([[0], ends]))
@@ -82,9 +95,13 @@ class FrameTag(Tag):
     def build(self, recipe: Recipe) -> nn.Module:
         """Return an aligned model over the numbers themselves."""
         layer = series.build_reader(recipe, self.inputs)
-        return Aligned(ScaledNumbers(), layer, len(self.output.names), recipe.model.head_dropout)
+        return Aligned(
+            ScaledNumbers(), layer, len(self.output.names), recipe.model.head_dropout
+        )
 
-    def source(self, examples: Examples, recipe: Recipe, model: nn.Module) -> BatchSource:
+    def source(
+        self, examples: Examples, recipe: Recipe, model: nn.Module
+    ) -> BatchSource:
         """Return batches of sequences, or of pieces of ``data.window`` steps, of like length."""
         size = recipe.data.window
         if size is not None:
@@ -92,9 +109,11 @@ class FrameTag(Tag):
             assert isinstance(examples.targets, Ragged)
             ends = np.cumsum(examples.lengths)
             cuts = [
-                np.arange(a, b, size) for a, b in zip(ends - examples.lengths, ends, strict=True)
+                np.arange(a, b, size)
+                for a, b in zip(ends - examples.lengths, ends, strict=True)
             ]
-            starts, lines = np.concatenate(cuts), examples.frames.lines
+            starts = np.concatenate(cuts)
+            lines = examples.frames.lines
             offsets = np.append(starts, ends[-1])
             examples = Examples(
                 starts if lines is None else lines[starts],
@@ -104,20 +123,28 @@ class FrameTag(Tag):
         return super().source(examples, recipe, model)
 
     @torch.no_grad()
-    def _shares(self, model: nn.Module, rows: Rows, place: ComputeDevice) -> list[Tensor]:
+    def _shares(
+        self, model: nn.Module, rows: Rows, place: ComputeDevice
+    ) -> list[Tensor]:
         """Return the probabilities of labels at each step of each row, (T, C)."""
         parts = [series.asked(self.inputs, row) for row in rows]
-        examples = Examples(np.arange(len(rows)), frames=series.spans(parts, self.inputs.reading))
+        examples = Examples(
+            np.arange(len(rows)), frames=series.spans(parts, self.inputs.reading)
+        )
         found: dict[int, Tensor] = {}
         for chosen in score_batches(examples.lengths):
             batch = collate(examples, chosen).to(place.device)
             with place.autocast():
                 scores = model(batch.inputs, batch.lengths)
-            for row, share in zip(chosen.tolist(), scores.float().softmax(-1).cpu(), strict=True):
+            for row, share in zip(
+                chosen.tolist(), scores.float().softmax(-1).cpu(), strict=True
+            ):
                 found[row] = share[: len(parts[row])]
         return [found[i] for i in range(len(rows))]
 
-    def predict(self, model: nn.Module, rows: Rows, place: ComputeDevice) -> list[Prediction]:
+    def predict(
+        self, model: nn.Module, rows: Rows, place: ComputeDevice
+    ) -> list[Prediction]:
         """Label every step of each row, a row being the cells of ``schema.inputs``."""
         return [self._told(share) for share in self._shares(model, rows, place)]
 

@@ -38,22 +38,33 @@ class Translate(Pairs):
         """Return BLEU and chrF, and their signatures, after intervals where they were drawn."""
         scored = {
             name: corpus_score(
-                written.answers, written.references, name, self.score_tokenizer, samples=samples
+                written.answers,
+                written.references,
+                name,
+                self.score_tokenizer,
+                samples=samples,
             )
             for name in ("bleu", "chrf")
         }
         notes = tuple(map(str, scored.values()))
         return {name: score.value for name, score in scored.items()}, notes
 
-    def compare(self, first: GeneratedTexts, second: GeneratedTexts) -> dict[str, Comparison]:
+    def compare(
+        self, first: GeneratedTexts, second: GeneratedTexts
+    ) -> dict[str, Comparison]:
         """Tell whether two models differ by more than chance, from what they wrote.
 
         A sentence that one of them could not read is left out.
         """
-        first, second = common(first, second), common(second, first)
+        ours = common(first, second)
+        theirs = common(second, first)
         return {
             name: compare(
-                first.answers, second.answers, first.references, name, self.score_tokenizer
+                ours.answers,
+                theirs.answers,
+                ours.references,
+                name,
+                self.score_tokenizer,
             )
             for name in ("bleu", "chrf")
         }

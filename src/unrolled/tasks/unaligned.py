@@ -12,7 +12,13 @@ from unrolled.core.errors import UsageError
 from unrolled.data.batches import IGNORED, Batch, collate
 from unrolled.data.examples import Examples
 from unrolled.models import Unaligned
-from unrolled.nn import SpelledWords, TokenEmbedding, build_decoder, build_layer, with_context
+from unrolled.nn import (
+    SpelledWords,
+    TokenEmbedding,
+    build_decoder,
+    build_layer,
+    with_context,
+)
 from unrolled.nn.build import refuse_unused, settings_of
 from unrolled.nn.softmax import head_cross_entropy
 from unrolled.tasks.base import check_reach, score_batches
@@ -46,7 +52,10 @@ def assemble(
     refuse_unused(config, *dict.fromkeys((recipe.layer, writer)))
     reader = settings_of(recipe.layer, config) if writer != recipe.layer else config
     told = settings_of(
-        writer, config, bidirectional=False, layers=config.decoder_layers or config.layers
+        writer,
+        config,
+        bidirectional=False,
+        layers=config.decoder_layers or config.layers,
     )
     if reads is not None and writes is not None:
         reader = with_context(recipe.layer, reader, reads)
@@ -64,9 +73,15 @@ def assemble(
         )
     try:
         model = Unaligned(
-            source, encoder, target, decoder, outputs,
-            config.head_dropout, config.tie, config.head_bias,
-        )  # fmt: skip
+            source,
+            encoder,
+            target,
+            decoder,
+            outputs,
+            config.head_dropout,
+            config.tie,
+            config.head_bias,
+        )
     except ValueError as error:
         raise UsageError(str(error)) from None
     if recipe.decoding.coverage_penalty and not model.attends:
@@ -79,7 +94,10 @@ def assemble(
 
 @torch.no_grad()
 def told_loss(
-    model: nn.Module, examples: Examples, place: ComputeDevice, before: Callable[[Batch], Tensor]
+    model: nn.Module,
+    examples: Examples,
+    place: ComputeDevice,
+    before: Callable[[Batch], Tensor],
 ) -> float:
     """Return the mean cross entropy of target tokens in nats, those before each being told.
 
@@ -89,7 +107,9 @@ def told_loss(
         place: where the model computes.
         before: gives what the decoder reads for the targets of a batch (B, T).
     """
-    writer, total, count = cast(Unaligned, model), 0.0, 0
+    writer = cast(Unaligned, model)
+    total = 0.0
+    count = 0
     for rows in score_batches(examples.reach, SCORED):
         batch = collate(examples, rows).to(place.device)
         assert batch.targets is not None
@@ -97,6 +117,8 @@ def told_loss(
         with place.autocast():
             read = writer.read(batch.inputs, batch.lengths, before(batch), *batch.extra)
             real = batch.targets != IGNORED
-            total += float(head_cross_entropy(writer.head, read[real], batch.targets[real]))
+            total += float(
+                head_cross_entropy(writer.head, read[real], batch.targets[real])
+            )
         count += int(real.sum())
     return total / max(1, count)

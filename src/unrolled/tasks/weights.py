@@ -30,7 +30,9 @@ def weigh(recipe: Recipe, task: Task, examples: Examples) -> Recipe:
         return recipe
     names: Sequence[str] | None = getattr(getattr(task, "output", None), "names", None)
     if names is None:
-        raise UsageError(f"training.label_weights is for labels, and task={task.name} has none")
+        raise UsageError(
+            f"training.label_weights is for labels, and task={task.name} has none"
+        )
     if told == "balanced":
         found = examples.targets
         flat = np.asarray(found.flat[:] if isinstance(found, Ragged) else found)

@@ -28,9 +28,16 @@ from unrolled.models.unaligned import Steps
 from unrolled.tasks.base import OutputConstraints, score_batches
 from unrolled.training.precision import ComputeDevice
 
-LONGEST_ASKED = 1000  # tokens of a beginning and of what is required: a search takes each of them
-ROWS, TOKENS = 64, 4096  # sources that are answered together, and their padded tokens
-WHOLE = {"words": WordsStream, "whitespace": WhitespaceStream}  # kinds whose tokens are words
+LONGEST_ASKED = (
+    1000  # tokens of a beginning and of what is required: a search takes each of them
+)
+# sources that are answered together, and their padded tokens
+ROWS = 64
+TOKENS = 4096
+WHOLE = {
+    "words": WordsStream,
+    "whitespace": WhitespaceStream,
+}  # kinds whose tokens are words
 PIECES = ("bpe", "unigram", "bytes")  # kinds that may spell a word in several ways
 Weights = NDArray[np.float32]
 Ids = list[int]
@@ -68,24 +75,33 @@ def write(
         asks: what answers are to hold; found otherwise spelt than it was banned, anew without it.
         unknown: whether the unknown token may be written.
     """
-    writer, rows, asks = cast(Unaligned, model), Ragged.of(sources), asks or OutputConstraints()
+    writer = cast(Unaligned, model)
+    rows = Ragged.of(sources)
+    asks = asks or OutputConstraints()
     found: list[list[Hypothesis]] = [[] for _ in sources]
     banned = [target.pad_id, target.bos_id, *([] if unknown else [target.unk_id])]
     phrases, begin, required, needed = _asked(target, asks, writer.longest)
 
     def answer(steps: Steps, chosen: Ints) -> None:
-        never, waiting = phrases, chosen
+        never = phrases
+        waiting = chosen
         while len(waiting):
             search_once(steps, waiting, never)
-            spelt = {row: _spellings(target, found[row], asks.banned) for row in waiting.tolist()}
+            spelt = {
+                row: _spellings(target, found[row], asks.banned)
+                for row in waiting.tolist()
+            }
             new = [ids for each in spelt.values() for ids in each if ids not in never]
             never = [*never, *new]
             waiting = waiting[[bool(new and spelt[row]) for row in waiting.tolist()]]
 
     def search_once(steps: Steps, chosen: Ints, never: Phrases) -> None:
         ids, lengths = rows.take(chosen, PAD)
-        told, count = lengths.tolist(), len(chosen)
-        limits = [min(settings.limit(n), writer.longest or settings.limit(n)) for n in told]
+        told = lengths.tolist()
+        count = len(chosen)
+        limits = [
+            min(settings.limit(n), writer.longest or settings.limit(n)) for n in told
+        ]
         with torch.no_grad(), place.searching():
             answers = search(
                 steps,
@@ -125,8 +141,10 @@ def side_by_side(
     here = place.device.type == "cpu" and not alone
     threads = min(torch.get_num_threads(), len(batches)) if here else 1
     # from the longest: near the end no thread should wait for another's large batch
-    waiting, before = iter(batches[::-1]), torch.get_num_threads()
-    lock, stop = threading.Lock(), threading.Event()
+    waiting = iter(batches[::-1])
+    before = torch.get_num_threads()
+    lock = threading.Lock()
+    stop = threading.Event()
 
     def work() -> None:
         if threads > 1:
@@ -182,18 +200,31 @@ def _asked(
 
 def _banned(target: Tokenizer, words: Sequence[str]) -> Phrases:
     """Return the ids that spell banned words, at the start and later."""
-    spelt = [target.encode(word) for word in words] + [_within(target, word) for word in words]
-    return [list(ids) for ids in dict.fromkeys(map(tuple, spelt)) if target.unk_id not in ids]
+    spelt = [target.encode(word) for word in words] + [
+        _within(target, word) for word in words
+    ]
+    return [
+        list(ids)
+        for ids in dict.fromkeys(map(tuple, spelt))
+        if target.unk_id not in ids
+    ]
 
 
-def _spellings(target: Tokenizer, answers: Sequence[Hypothesis], words: Sequence[str]) -> Phrases:
+def _spellings(
+    target: Tokenizer, answers: Sequence[Hypothesis], words: Sequence[str]
+) -> Phrases:
     """Return the ids by which answers spell any of the words, as a whole word."""
     if not words or target.kind not in PIECES:
         return []
-    found, told = [], "|".join(map(re.escape, words))
+    found = []
+    told = "|".join(map(re.escape, words))
     for tokens in (each.tokens for each in answers):
         matches = [*re.finditer(rf"(?<!\w)({told})(?!\w)", target.decode(tokens))]
-        ends = [len(target.decode(tokens[:n])) for n in range(len(tokens) + 1)] if matches else []
+        ends = (
+            [len(target.decode(tokens[:n])) for n in range(len(tokens) + 1)]
+            if matches
+            else []
+        )
         for match in matches:
             first = max(n for n, end in enumerate(ends) if end <= match.start())
             last = min(n for n, end in enumerate(ends) if end >= match.end())
@@ -223,13 +254,18 @@ def looks(
     """
     writer = cast(Unaligned, model)
     if sources and not writer.attends:
-        raise UsageError("this model has no attention, so there is no alignment (model.attention)")
+        raise UsageError(
+            "this model has no attention, so there is no alignment (model.attention)"
+        )
     found: list[Weights] = []
     for at in range(0, len(sources), ROWS):
-        some, told = sources[at : at + ROWS], answers[at : at + ROWS]
+        some = sources[at : at + ROWS]
+        told = answers[at : at + ROWS]
         rows = np.arange(len(some))
         ids, lengths = Ragged.of(some).take(rows, PAD)
-        inputs, _ = Ragged.of([[start, *tokens[:-1]] for tokens in told]).take(rows, PAD)
+        inputs, _ = Ragged.of([[start, *tokens[:-1]] for tokens in told]).take(
+            rows, PAD
+        )
         given = [each.to(place.device) for each in (ids, lengths, inputs)]
         with torch.no_grad(), place.autocast():
             weights = writer.align(*given).float().cpu().numpy()
@@ -240,13 +276,17 @@ def looks(
     return found
 
 
-def units(tokenizer: Tokenizer, ids: Sequence[int], text: str = "") -> tuple[list[str], list[int]]:
+def units(
+    tokenizer: Tokenizer, ids: Sequence[int], text: str = ""
+) -> tuple[list[str], list[int]]:
     """Return what people align, and for each id the one it belongs to: words, else tokens.
 
     ``text`` is what the ids were made of, where that is known: it tells the unknown ones.
     """
     if tokenizer.kind in PIECES:
-        stream, written, places = tokenizer.stream(), "", []
+        stream = tokenizer.stream()
+        written = ""
+        places = []
         for id in ids:
             written += stream.feed(id)
             places.append(max(0, len(written.split()) - 1))
@@ -254,14 +294,18 @@ def units(tokenizer: Tokenizer, ids: Sequence[int], text: str = "") -> tuple[lis
         return words, [min(place, len(words) - 1) for place in places]
     names = [tokenizer.token(id) for id in ids]
     if text and tokenizer.kind in WHOLE:
-        spelt = re.findall(tokenizer.document["pre_tokenizer"]["pattern"]["Regex"], text)
+        spelt = re.findall(
+            tokenizer.document["pre_tokenizer"]["pattern"]["Regex"], text
+        )
         names = spelt if len(spelt) == len(names) else names
     elif text and len(text) == len(names):
         names = list(text)
     return names, list(range(len(names)))
 
 
-def links(weights: Weights, source: Sequence[int], answer: Sequence[int]) -> list[tuple[int, int]]:
+def links(
+    weights: Weights, source: Sequence[int], answer: Sequence[int]
+) -> list[tuple[int, int]]:
     """Return (word of the source, word of the answer) for every word of the answer.
 
     Args:
@@ -290,7 +334,9 @@ def copied(
 
     def copy(look: NDArray[np.float32]) -> str:
         seen = (words[places[at]] for at in np.argsort(-look, kind="stable").tolist())
-        return next((word for word in seen if word not in banned), target.token(target.unk_id))
+        return next(
+            (word for word in seen if word not in banned), target.token(target.unk_id)
+        )
 
     spelt = [
         copy(weights[step]) if token == target.unk_id else target.token(token)
@@ -301,7 +347,9 @@ def copied(
 
 
 def aligned(
-    source: tuple[list[str], list[int]], answer: tuple[list[str], list[int]], weights: Weights
+    source: tuple[list[str], list[int]],
+    answer: tuple[list[str], list[int]],
+    weights: Weights,
 ) -> dict[str, Any]:
     """Return the words of both sides, and which word of the source each was written for."""
     pairs = links(weights, source[1], answer[1])

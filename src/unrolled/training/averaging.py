@@ -28,17 +28,18 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, settings: TrainingConfig) -> None:
-        self.kind, self.decay, self.size = (
-            settings.average,
-            settings.ema_decay,
-            settings.average_last,
-        )
+        self.kind = settings.average
+        self.decay = settings.ema_decay
+        self.size = settings.average_last
         self.live = [p for p in model.parameters() if p.requires_grad]
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]
         self.steps = 0
-        self.mean = [p.detach().clone() for p in self.live] if self.kind == "ema" else []
+        self.mean = (
+            [p.detach().clone() for p in self.live] if self.kind == "ema" else []
+        )
         self.history: list[list[Tensor]] = []
-        self.patience, self.scores = settings.average_after, list[float]()
+        self.patience = settings.average_after
+        self.scores = list[float]()
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -55,13 +56,17 @@ class Average:
     def before_evaluation(self) -> None:
         """Take a snapshot, when the average is over the last evaluations."""
         if self.kind == "last":
-            self.history = [*self.history, [p.detach().clone() for p in self.live]][-self.size :]
+            self.history = [*self.history, [p.detach().clone() for p in self.live]][
+                -self.size :
+            ]
 
     def after_evaluation(self, score: float) -> None:
         """Take in the dev score, greater being better, and begin to average where it stagnates."""
         if self.kind != "asgd" or self.mean:
             return
-        if len(self.scores) > self.patience and score < max(self.scores[: -self.patience]):
+        if len(self.scores) > self.patience and score < max(
+            self.scores[: -self.patience]
+        ):
             self.mean = [p.detach().clone() for p in self.live]
         self.scores.append(score)
 
@@ -70,7 +75,10 @@ class Average:
         if self.kind in ("ema", "asgd") and self.steps:
             return self.mean
         if self.kind == "last" and self.history:
-            return [torch.stack(column).mean(0) for column in zip(*self.history, strict=True)]
+            return [
+                torch.stack(column).mean(0)
+                for column in zip(*self.history, strict=True)
+            ]
         return None
 
     @contextlib.contextmanager
@@ -98,7 +106,9 @@ class Average:
         if self.scores:
             tensors["scores"] = torch.tensor(self.scores, dtype=torch.float64)
         for slot, values in enumerate([self.mean] if self.mean else self.history):
-            tensors |= {f"{slot}.{n}": v for n, v in zip(self.names, values, strict=True)}
+            tensors |= {
+                f"{slot}.{n}": v for n, v in zip(self.names, values, strict=True)
+            }
         return tensors
 
     @torch.no_grad()
@@ -108,7 +118,10 @@ class Average:
         self.scores = tensors["scores"].tolist() if "scores" in tensors else []
         slots = sorted({int(key.split(".", 1)[0]) for key in tensors if "." in key})
         live = list(zip(self.names, self.live, strict=True))
-        read = [[tensors[f"{slot}.{n}"].to(p.device, copy=True) for n, p in live] for slot in slots]
+        read = [
+            [tensors[f"{slot}.{n}"].to(p.device, copy=True) for n, p in live]
+            for slot in slots
+        ]
         if self.kind in ("ema", "asgd"):
             self.mean = read[0] if read else []
         else:

@@ -35,8 +35,12 @@ from unrolled.core.words import resume
 
 FORMAT = 1
 NEWER = "it was written by a newer version"
-HEADER = 2**22  # bytes; about 40,000 tensors, which take a fifth of a second to look through
-TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+HEADER = (
+    2**22
+)  # bytes; about 40,000 tensors, which take a fifth of a second to look through
+TENSORS = "tensors.safetensors"
+STATE = "state.json"
+MANIFEST = "manifest.json"
 NAME = re.compile(r"step-([0-9]{1,15})")
 DIMENSIONS = 8  # of a tensor
 # bytes of a number, by the names that safetensors gives
@@ -59,7 +63,9 @@ class Checkpoint:
     def group(self, name: str) -> dict[str, Tensor]:
         """Return the tensors whose names start with ``name.``, without that prefix."""
         prefix = f"{name}."
-        return {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
+        return {
+            k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)
+        }
 
 
 def under(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -112,12 +118,20 @@ def described(path: Path) -> dict[str, Described]:
 def _described(name: str, told: Any, room: int) -> Described:
     """Check what a header says of one tensor against the ``room`` bytes of all of them."""
     try:
-        dtype, shape, (begin, end) = told["dtype"], told["shape"], told["data_offsets"]
+        dtype = told["dtype"]
+        shape = told["shape"]
+        (begin, end) = told["data_offsets"]
     except (KeyError, TypeError, ValueError):
         raise ValueError("its header is no table of tensors") from None
     if dtype not in BYTES:
-        raise ValueError(f"its header gives {shown(name)} a type that is unknown: {shown(dtype)}")
-    sizes = [begin, end, *shape] if isinstance(shape, list) and len(shape) <= DIMENSIONS else [None]
+        raise ValueError(
+            f"its header gives {shown(name)} a type that is unknown: {shown(dtype)}"
+        )
+    sizes = (
+        [begin, end, *shape]
+        if isinstance(shape, list) and len(shape) <= DIMENSIONS
+        else [None]
+    )
     if not all(type(size) is int and 0 <= size < 2**48 for size in sizes):
         raise ValueError(f"its header gives {shown(name)} a shape that is none")
     numbers = math.prod(shape)  # of few numbers that are not long
@@ -152,7 +166,10 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int, spare: int = -1) -> Pa
         save_tensors(building / TENSORS, checkpoint.tensors)
         write_json(building / STATE, checkpoint.state)
         parts = {
-            name: {"bytes": (building / name).stat().st_size, "sha256": sha256(building / name)}
+            name: {
+                "bytes": (building / name).stat().st_size,
+                "sha256": sha256(building / name),
+            }
             for name in (TENSORS, STATE)
         }
         sync(building / TENSORS)
@@ -187,7 +204,9 @@ def remove(path: Path) -> None:
 
 def steps(folder: Path) -> list[int]:
     """Return the steps of the checkpoints in a folder, oldest first."""
-    names = (NAME.fullmatch(path.name) for path in folder.glob("step-*") if path.is_dir())
+    names = (
+        NAME.fullmatch(path.name) for path in folder.glob("step-*") if path.is_dir()
+    )
     return sorted(int(name[1]) for name in names if name)
 
 
@@ -220,7 +239,9 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"{path}: this checkpoint cannot be used: {fault}")
     try:
         described(path / TENSORS)
-        return Checkpoint(int(path.name[5:]), load_file(path / TENSORS), read_json(path / STATE))
+        return Checkpoint(
+            int(path.name[5:]), load_file(path / TENSORS), read_json(path / STATE)
+        )
     except (OSError, ValueError, SafetensorError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{path}: this checkpoint cannot be used: {first}") from None

@@ -72,7 +72,8 @@ class Guard:
 
     def skip(self) -> None:
         """Count a step that was not made."""
-        self.skipped, self.in_row = self.skipped + 1, self.in_row + 1
+        self.skipped = self.skipped + 1
+        self.in_row = self.in_row + 1
 
     def checkpoint_due(self, step: int, every: int) -> bool:
         """Whether a checkpoint is due; in a row of skips it waits for the next step made."""
@@ -80,7 +81,9 @@ class Guard:
 
     def forget(self) -> None:
         """Start the running mean anew: what follows is another loss."""
-        self.seen, self.mean, self.variance = 0, 0.0, 0.0
+        self.seen = 0
+        self.mean = 0.0
+        self.variance = 0.0
 
     def spent(self, step: int, settings: TrainingConfig) -> bool:
         """Whether more was skipped than a run may: too many in a row, or too large a share."""

@@ -87,7 +87,9 @@ class Position:
     stopped: str = ""
     scores: Scores = field(default_factory=dict)
     best_scores: Scores = field(default_factory=dict)
-    epoch_ended: bool = False  # the last batch of this epoch was read, and none of the next
+    epoch_ended: bool = (
+        False  # the last batch of this epoch was read, and none of the next
+    )
 
 
 def fit(job: TrainingJob, resume: bool) -> Position:
@@ -118,8 +120,11 @@ def fit(job: TrainingJob, resume: bool) -> Position:
     world.same(found.step if found else 0, job.folder)
     if found is not None:
         trainer.take_up(found)
-    file, step = job.folder.parent / "metrics.jsonl", trainer.at.step
-    log = MetricsLog(file, step, job.settings.tensorboard) if world.first else SilentLog()
+    file = job.folder.parent / "metrics.jsonl"
+    step = trainer.at.step
+    log = (
+        MetricsLog(file, step, job.settings.tensorboard) if world.first else SilentLog()
+    )
     try:
         with Stop(job.progress.quiet) as stop:
             run_in_memory(trainer, log, stop)
@@ -148,14 +153,17 @@ class Trainer:
     """The mutable part of a run: weights, optimizer, average, carried state, position."""
 
     def __init__(self, job: TrainingJob) -> None:
-        self.job, self.at = job, Position()
+        self.job = job
+        self.at = Position()
         self.optimizer = optimizers.build_optimizer(job.model, job.settings)
         self.average = Average(job.model, job.settings)
         self.parameters = [p for p in job.model.parameters() if p.requires_grad]
         self.carry: State | None = None
         self.best: Weights | None = None
         self.total = planned_steps(job.settings, job.source)
-        self.pretraining = epoch_steps(job.settings, job.source, job.settings.pretrain_epochs)
+        self.pretraining = epoch_steps(
+            job.settings, job.source, job.settings.pretrain_epochs
+        )
         self.pending: list[Loss] = []
         self.saved = -1
         self.guard = Guard()
@@ -167,18 +175,24 @@ class Trainer:
 
     def run(self, log: MetricsLog, stop: Stop | None = None) -> None:
         """Make updates until a limit is reached, or a signal asks for the end."""
-        settings, self.stop = self.job.settings, stop
+        settings = self.job.settings
+        self.stop = stop
         self.began = time.monotonic() - self.at.seconds
         logged = (self.at.tokens, self.at.seconds)
         if self.at.stopped == "limit":
-            self.at.stopped = ""  # a larger limit goes on; early stopping stays what it was
+            self.at.stopped = (
+                ""  # a larger limit goes on; early stopping stays what it was
+            )
         self.job.model.train()
         while not self.at.stopped and self.share() < 1 and not self.asked():
             self.refuse_lost()
             if self.at.index >= self.job.source.length(self.at.epoch):
-                self.at.epoch, self.at.index = self.at.epoch + 1, 0
+                self.at.epoch = self.at.epoch + 1
+                self.at.index = 0
             fault = self.step(log)
-            self.at.seconds = self.told.seconds if self.job.world.grouped else self.clock()
+            self.at.seconds = (
+                self.told.seconds if self.job.world.grouped else self.clock()
+            )
             ended = self.share() >= 1
             shown = self.at.step % settings.log_every == 0 or ended
             scored = self.due() or ended
@@ -256,14 +270,18 @@ class Trainer:
         Returns:
             Why the run cannot go on like this, else an empty text.
         """
-        job, at = self.job, self.at
+        job = self.job
+        at = self.at
         rate = job.settings.learning_rate * factor(job.settings, *self.pace(), at.cuts)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * self.guard.rate
         if at.step == self.pretraining:
             self.guard.forget()
         last = min(at.index + job.settings.accumulate, job.source.length(at.epoch))
-        carried, losses, rows, tokens = self.carry, list[Loss](), list[Ints](), 0
+        carried = self.carry
+        losses = list[Loss]()
+        rows = list[Ints]()
+        tokens = 0
         for index in range(at.index, last):
             batch, self.counted = job.world.share(job.source, at.epoch, index)
             if batch.restart:
@@ -286,10 +304,13 @@ class Trainer:
         fault = self.update(losses)
         if fault:
             self.carry = carried
-            self.note(log, fault, [each for part in job.world.gather(rows) for each in part])
+            self.note(
+                log, fault, [each for part in job.world.gather(rows) for each in part]
+            )
         else:
             self.pending += losses
-        at.index, at.step = last, at.step + 1
+        at.index = last
+        at.step = at.step + 1
         at.epoch_ended = last >= job.source.length(at.epoch)
         return fault if fault and self.guard.spent(at.step, job.settings) else ""
 
@@ -301,12 +322,17 @@ class Trainer:
         Returns:
             Why the weights were left as they are, else an empty text.
         """
-        settings, parts = self.job.settings, [part.sum for part in losses]
+        settings = self.job.settings
+        parts = [part.sum for part in losses]
         count = sum(part.count for part in losses[1:]) + losses[0].count
         here = self.job.place.device.type == "cpu"
         # elsewhere a number on the host is a wait, and one a step is enough; weights of labels may
         # count less than 1, and nothing scored is no update
-        share = 1.0 / (float(count) or 1.0) if here else 1.0 / torch.where(count > 0, count, 1)
+        share = (
+            1.0 / (float(count) or 1.0)
+            if here
+            else 1.0 / torch.where(count > 0, count, 1)
+        )
         grads = [p.grad for p in self.parameters if p.grad is not None]
         torch._foreach_mul_(grads, share)
         if settings.clip is not None:
@@ -327,7 +353,8 @@ class Trainer:
 
     def note(self, log: MetricsLog, fault: str, read: list[Ints]) -> None:
         """Log a step that was skipped, and which rows it had read, in all processes."""
-        at, lines = self.at, self.job.lines
+        at = self.at
+        lines = self.job.lines
         rows = np.concatenate([np.empty(0, np.int64), *read])
         told = {"step": at.step + 1, "kind": "guard", "event": "skipped", "why": fault}
         told |= {"epoch": at.epoch, "index": at.index, "rows": rows.tolist()}
@@ -342,10 +369,16 @@ class Trainer:
         Raises:
             UserError: there is none, or this was done as often as it may be.
         """
-        at, settings, made = self.at, self.job.settings, self.guard.rollbacks + 1
+        at = self.at
+        settings = self.job.settings
+        made = self.guard.rollbacks + 1
         told = f"{fault} at step {at.step} (skipped steps: {self.guard.skipped})"
         if made > settings.rollbacks or self.guard.good < 0:
-            kept = "the last checkpoint is intact" if self.saved >= 0 else "no checkpoint yet"
+            kept = (
+                "the last checkpoint is intact"
+                if self.saved >= 0
+                else "no checkpoint yet"
+            )
             raise UserError(
                 f"{told}: lower training.learning_rate (now "
                 f"{settings.learning_rate * self.guard.rate:g}) or training.clip, or look at the "
@@ -358,10 +391,17 @@ class Trainer:
             # what a signal wrote since then is of the course that was left
             checkpoints.drop(self.job.folder, self.guard.good)
         dropped = log.rewind(self.at.step)
-        line = {"step": self.at.step, "kind": "guard", "event": "rollback", "why": fault}
+        line = {
+            "step": self.at.step,
+            "kind": "guard",
+            "event": "rollback",
+            "why": fault,
+        }
         line |= {"from": at.step, "learning_rate_factor": self.guard.rate}
         # which rows were skipped stays known
-        log.write(line | {"skipped": [each for each in dropped if each["kind"] == "guard"]})
+        log.write(
+            line | {"skipped": [each for each in dropped if each["kind"] == "guard"]}
+        )
         self.job.progress.say(
             f"{told}: back to step {self.at.step}, with {self.guard.rate:g} of the learning rate"
         )
@@ -405,13 +445,17 @@ class Trainer:
 
     def evaluate(self, log: MetricsLog) -> None:
         """Score the dev part; keep the best weights, count patience, cut the plateau's rate."""
-        job, at, settings = self.job, self.at, self.job.settings
+        job = self.job
+        at = self.at
+        settings = self.job.settings
         self.average.before_evaluation()
         if job.evaluate is None:
             return
         job.model.eval()
         with self.average.applied(), torch.no_grad(), job.place.autocast():
-            at.scores = job.world.spread(job.evaluate(job.model) if job.world.first else {})
+            at.scores = job.world.spread(
+                job.evaluate(job.model) if job.world.first else {}
+            )
             if not all(map(math.isfinite, at.scores.values())):
                 raise UserError(
                     f"a dev score is no longer finite at step {at.step}: lower "
@@ -419,19 +463,24 @@ class Trainer:
                 )
             score = at.scores[job.metric]
             if at.best is None or (score > at.best if job.higher else score < at.best):
-                at.best, at.best_step, at.best_scores = score, at.step, at.scores
-                at.stale, at.cut_stale = 0, 0
+                at.best = score
+                at.best_step = at.step
+                at.best_scores = at.scores
+                at.stale = 0
+                at.cut_stale = 0
                 self.best = snapshot(job.model)
                 self.keep(self.best)
             else:
-                at.stale, at.cut_stale = at.stale + 1, at.cut_stale + 1
+                at.stale = at.stale + 1
+                at.cut_stale = at.cut_stale + 1
         job.model.train()
         self.average.after_evaluation(score if job.higher else -score)
         log.add(at.step, "dev", {**at.scores, "seconds": at.seconds})
         shown = "  ".join(f"{name} {value:.4f}" for name, value in at.scores.items())
         job.progress.say(f"step {at.step}  dev: {shown}")
         if settings.schedule == "plateau" and at.cut_stale > settings.plateau_patience:
-            at.cuts, at.cut_stale = at.cuts + 1, 0
+            at.cuts = at.cuts + 1
+            at.cut_stale = 0
         if settings.patience is not None and at.stale >= settings.patience:
             at.stopped = f"no progress in {settings.patience} evaluations"
 
@@ -473,7 +522,8 @@ class Trainer:
 
     def take_up(self, checkpoint: Checkpoint) -> None:
         """Restore a checkpoint that another run wrote. Raises UserError: it does not fit."""
-        before, now = checkpoint.state.get("processes", 1), self.job.world.size
+        before = checkpoint.state.get("processes", 1)
+        now = self.job.world.size
         if before != now:
             self.job.progress.say(
                 f"{before} processes trained before, {now} now: the losses will be the same to "
@@ -482,8 +532,14 @@ class Trainer:
         try:
             self.restore(checkpoint)
         except (
-            KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RuntimeError
-        ) as error:  # fmt: skip
+            KeyError,
+            TypeError,
+            ValueError,
+            IndexError,
+            AttributeError,
+            OverflowError,
+            RuntimeError,
+        ) as error:
             if is_out_of_memory(error):
                 raise
             path = self.job.folder / f"step-{checkpoint.step}"
@@ -500,7 +556,8 @@ class Trainer:
         self.at = Position(**checkpoint.state["position"])
         # a checkpoint of before the guards has none
         self.guard = Guard(**checkpoint.state.get("guard", {"good": self.at.step}))
-        moved, groups = checkpoint.group("optimizer"), checkpoint.state["groups"]
+        moved = checkpoint.group("optimizer")
+        groups = checkpoint.state["groups"]
         optimizers.from_tensors(self.optimizer, moved, groups)
         self.average.from_tensors(checkpoint.group("average"))
         self.take_own(checkpoint)
@@ -512,7 +569,8 @@ class Trainer:
 
     def take_own(self, checkpoint: Checkpoint) -> None:
         """Take up the random states of this process and its rows of the carried state."""
-        job, device = self.job, self.job.place.device
+        job = self.job
+        device = self.job.place.device
         states = parallel.random_states(checkpoint.group("random"), job.world.rank)
         if job.world.rank and "cpu" not in states:  # fewer processes trained before
             parallel.seeded(job.seed, job.world.rank, checkpoint.step)
@@ -533,7 +591,9 @@ def planned_steps(settings: TrainingConfig, source: BatchSource) -> int | None:
     limits = [settings.max_steps] if settings.max_steps is not None else []
     epochs = settings.max_epochs
     # an epoch is a step at least: of so many more need not be counted
-    if epochs is not None and (settings.max_steps is None or epochs < settings.max_steps):
+    if epochs is not None and (
+        settings.max_steps is None or epochs < settings.max_steps
+    ):
         limits.append(epoch_steps(settings, source, epochs))
     return min(limits) if limits else None
 
@@ -544,5 +604,7 @@ def epoch_steps(settings: TrainingConfig, source: BatchSource, epochs: int) -> i
     Those of more than ``COUNTED`` follow from the first ones: to plan them all may take hours.
     """
     some = min(epochs, COUNTED)
-    steps = sum(-(-source.length(epoch) // settings.accumulate) for epoch in range(some))
+    steps = sum(
+        -(-source.length(epoch) // settings.accumulate) for epoch in range(some)
+    )
     return steps if some == epochs else steps * epochs // some

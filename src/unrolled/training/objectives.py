@@ -122,7 +122,8 @@ def next_word(
         total = head_cross_entropy(
             reader.head, read.flatten(0, 1), targets, smoothing, IGNORED, candidates
         )
-        count, after = (batch.targets != IGNORED).sum(), state.detach() if carry_state else None
+        count = (batch.targets != IGNORED).sum()
+        after = state.detach() if carry_state else None
         if not activation and not slowness:
             return Loss(total, count, after)
         read = read.float()
@@ -139,7 +140,9 @@ class Writes(Protocol):
 
     head: nn.Linear
 
-    def read(self, source: Tensor, lengths: Tensor, inputs: Tensor, *extra: Tensor) -> Tensor:
+    def read(
+        self, source: Tensor, lengths: Tensor, inputs: Tensor, *extra: Tensor
+    ) -> Tensor:
         """Return what the head reads at every target step (B, T, D)."""
         ...
 
@@ -147,7 +150,9 @@ class Writes(Protocol):
 def shifted(targets: Tensor, start: int) -> Tensor:
     """Return what stands before each target (B, T): ``start``, then the targets but the last."""
     before = torch.full_like(targets[:, :1], start)
-    return torch.cat([before, targets[:, :-1]], 1).clamp(min=0)  # padding is never scored
+    return torch.cat([before, targets[:, :-1]], 1).clamp(
+        min=0
+    )  # padding is never scored
 
 
 def seq2seq_loss(
@@ -165,7 +170,8 @@ def seq2seq_loss(
     def objective(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
         assert batch.targets is not None
         assert batch.lengths is not None
-        writer, targets = cast(Writes, model), batch.targets
+        writer = cast(Writes, model)
+        targets = batch.targets
         inputs = shifted(targets, start) if fed is None else fed(batch)
         read = writer.read(batch.inputs, batch.lengths, inputs, *batch.extra)
         real = targets != IGNORED
@@ -183,7 +189,9 @@ class Begins(Protocol):
         """Return it for ``batch`` rows."""
 
 
-def begun(model: nn.Module, batch: Batch, carry: State | None) -> tuple[Tensor, State | None]:
+def begun(
+    model: nn.Module, batch: Batch, carry: State | None
+) -> tuple[Tensor, State | None]:
     """Return what is read of a batch (B, T), and from which state.
 
     Where no state is carried in though the batch goes on from one, as after a step that was
@@ -227,7 +235,8 @@ def recovered(model: Recovers, batch: Batch, vocabulary: int, samples: int) -> L
     cost more than the layer itself.
     """
     assert batch.lengths is not None
-    tokens, lengths = batch.inputs, batch.lengths
+    tokens = batch.inputs
+    lengths = batch.lengths
     real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
     truth = tokens[real]
     others = torch.randint(vocabulary, (samples,), device=tokens.device)

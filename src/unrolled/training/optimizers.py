@@ -13,7 +13,9 @@ from unrolled.training.settings import TrainingConfig
 Groups = list[dict[str, Any]]
 
 
-def build_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, settings: TrainingConfig
+) -> torch.optim.Optimizer:
     """Return the optimizer that a recipe names.
 
     AdamW (Loshchilov and Hutter 2019); SGD with Nesterov momentum; Adafactor (Shazeer and Stern
@@ -24,16 +26,21 @@ def build_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.O
     Biases, norms and embeddings of any rank below two are left out of the weight decay.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
-    rate, decay = settings.learning_rate, settings.weight_decay
+    rate = settings.learning_rate
+    decay = settings.weight_decay
     if settings.optimizer == "muon":
         inner = _inner_matrices(model)
         rest = [p for p in trained if id(p) not in inner]
-        hidden = [{"params": [p for p in trained if id(p) in inner], "weight_decay": decay}]
+        hidden = [
+            {"params": [p for p in trained if id(p) in inner], "weight_decay": decay}
+        ]
         return MuonAndAdamW(hidden, _groups(rest, decay), settings)
     groups = _groups(trained, decay)
     if settings.optimizer == "sgd":
         momentum = settings.momentum
-        return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0)
+        return torch.optim.SGD(
+            groups, lr=rate, momentum=momentum, nesterov=momentum > 0
+        )
     if settings.optimizer == "adafactor":
         return torch.optim.Adafactor(groups, lr=rate)
     return _adamw(groups, settings)
@@ -46,7 +53,8 @@ class MuonAndAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, hidden: Groups, rest: Groups, settings: TrainingConfig) -> None:
-        self.muon, self.adamw = None, None
+        self.muon = None
+        self.adamw = None
         groups: Groups = []
         if any(group["params"] for group in hidden):
             self.muon = torch.optim.Muon(
@@ -69,7 +77,9 @@ class MuonAndAdamW(torch.optim.Optimizer):
             if inner is not None:
                 # anew each time: loading a state replaces both
                 inner.state = self.state
-                inner.param_groups = [g for g in self.param_groups if ("ns_steps" in g) == own]
+                inner.param_groups = [
+                    g for g in self.param_groups if ("ns_steps" in g) == own
+                ]
                 inner.step()
 
 
@@ -96,7 +106,8 @@ def from_tensors(
         slots.setdefault(int(number), {})[name] = value
     saved = optimizer.state_dict()["param_groups"]
     groups = [
-        {**now, **then, "params": now["params"]} for now, then in zip(saved, kept, strict=True)
+        {**now, **then, "params": now["params"]}
+        for now, then in zip(saved, kept, strict=True)
     ]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
@@ -117,14 +128,18 @@ def _adamw(groups: Groups, settings: TrainingConfig) -> torch.optim.AdamW:
         betas=(settings.beta1, settings.beta2),
         eps=1e-8,
         # one pass over memory instead of a dozen
-        fused=all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in params),
+        fused=all(
+            p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in params
+        ),
     )
 
 
 def _inner_matrices(model: nn.Module) -> set[int]:
     """Return the ids of the matrices of layers, tables of positions left out."""
     layers = [module for module in model.modules() if isinstance(module, Layer)]
-    tables = [m for layer in layers for m in layer.modules() if isinstance(m, nn.Embedding)]
+    tables = [
+        m for layer in layers for m in layer.modules() if isinstance(m, nn.Embedding)
+    ]
     left_out = {id(p) for table in tables for p in table.parameters()}
     inside = [p for layer in layers for p in layer.parameters() if p.dim() == 2]
     return {id(p) for p in inside} - left_out

@@ -90,7 +90,9 @@ class ProcessGroup:
             return source.batch(epoch, index, self.part(rows)), self.rank < rows
         batch = source.batch(epoch, index)
         if batch.extra:
-            raise UserError("these batches cannot be divided among processes; train with one")
+            raise UserError(
+                "these batches cannot be divided among processes; train with one"
+            )
         rows = len(batch.rows)
         return taken(batch, self.part(rows)), self.rank < rows
 
@@ -108,14 +110,22 @@ class ProcessGroup:
         if not self.grouped:
             return losses, mine
         used = [p.grad is not None for p in parameters]
-        row = torch.tensor([mine.tokens, mine.seconds, mine.signal, *used], dtype=torch.float64)
+        row = torch.tensor(
+            [mine.tokens, mine.seconds, mine.signal, *used], dtype=torch.float64
+        )
         rows = [torch.empty_like(row) for _ in range(self.size)]
         with together():
             dist.all_gather(rows, row)
         table = torch.stack(rows)
-        told = StepReport(int(table[:, 0].sum()), float(table[0, 1]), int(table[:, 2].max()))
+        told = StepReport(
+            int(table[:, 0].sum()), float(table[0, 1]), int(table[:, 2].max())
+        )
         added = add_losses(losses)
-        held = [p for p, any_has in zip(parameters, table[:, 3:].any(0), strict=True) if any_has]
+        held = [
+            p
+            for p, any_has in zip(parameters, table[:, 3:].any(0), strict=True)
+            if any_has
+        ]
         for parameter in held:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -164,7 +174,9 @@ class ProcessGroup:
         """Return when all processes have come to this place."""
         if self.grouped:
             with together():
-                dist.all_reduce(torch.zeros(1))  # a barrier over nccl would need the GPU
+                dist.all_reduce(
+                    torch.zeros(1)
+                )  # a barrier over nccl would need the GPU
 
 
 def world() -> ProcessGroup:
@@ -251,7 +263,8 @@ def add(tensors: list[Tensor]) -> None:
         dist.all_reduce(flat)
     parts = flat.split([tensor.numel() for tensor in tensors])
     torch._foreach_copy_(
-        tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+        tensors,
+        [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)],
     )
 
 
@@ -265,7 +278,9 @@ def interleaved(states: Sequence[State]) -> State:
         return states[0]
     sizes = [state.rows for state in states]
     starts = [sum(sizes[:rank]) for rank in range(len(sizes))]
-    places = sorted((turn, rank) for rank, size in enumerate(sizes) for turn in range(size))
+    places = sorted(
+        (turn, rank) for rank, size in enumerate(sizes) for turn in range(size)
+    )
     rows = torch.tensor([starts[rank] + turn for turn, rank in places])
     return type(states[0]).join(states).reorder(rows)
 
@@ -279,11 +294,16 @@ def merged(owned: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     Args:
         owned: of each process, in their order: ``random.NAME`` and ``carry.NAME``.
     """
-    tensors, carried = dict[str, Tensor](), list[State]()
+    tensors = dict[str, Tensor]()
+    carried = list[State]()
     for rank, own in enumerate(owned):
         mark = f".{rank}" if rank else ""
         tensors |= {f"{k}{mark}": v for k, v in own.items() if k.startswith("random.")}
-        rest = {k.removeprefix("carry."): v for k, v in own.items() if k.startswith("carry.")}
+        rest = {
+            k.removeprefix("carry."): v
+            for k, v in own.items()
+            if k.startswith("carry.")
+        }
         carried += [unpack(rest)] if rest else []
     if carried:
         tensors |= {f"carry.{k}": v for k, v in pack(interleaved(carried)).items()}
@@ -293,7 +313,9 @@ def merged(owned: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 def random_states(tensors: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
     """Return the random states of one process out of those that ``merged`` named."""
     mark = f".{rank}" if rank else ""
-    return {kind: tensors[kind + mark] for kind in ("cpu", "cuda") if kind + mark in tensors}
+    return {
+        kind: tensors[kind + mark] for kind in ("cpu", "cuda") if kind + mark in tensors
+    }
 
 
 def seeded(seed: int, rank: int, step: int) -> None:

@@ -52,7 +52,9 @@ def callers_state_kept() -> Iterator[None]:
     threads; a program that trains between two experiments of its own must not notice. Gradients
     are on inside, and torch's defaults its own; see :func:`torch_defaults`.
     """
-    threads, numpy_state, python_state = torch.get_num_threads(), np.random.get_state(), getstate()  # noqa: NPY002
+    threads = torch.get_num_threads()
+    numpy_state = np.random.get_state()  # noqa: NPY002
+    python_state = getstate()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
         random = torch.random.fork_rng(devices=devices)
@@ -106,13 +108,18 @@ def choose(device: str, precision: str) -> ComputeDevice:
     if precision != "auto":
         return ComputeDevice(chosen, precision, "as asked")
     if chosen.type == "cuda":
-        able, what = torch.cuda.is_bf16_supported(including_emulation=False), "the GPU"
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+        what = "the GPU"
     elif chosen.type == "cpu":
-        able, what = _cpu_has_bf16(), "the processor"
+        able = _cpu_has_bf16()
+        what = "the processor"
     else:
-        able, what = False, f"{chosen.type}"
+        able = False
+        what = f"{chosen.type}"
     why = (
-        f"auto: {what} has bf16 instructions" if able else f"auto: {what} has no bf16 instructions"
+        f"auto: {what} has bf16 instructions"
+        if able
+        else f"auto: {what} has no bf16 instructions"
     )
     return ComputeDevice(chosen, "bf16" if able else "fp32", why)
 
@@ -158,4 +165,6 @@ def _own_device(name: str, local: int) -> torch.device:
 
 def _cpu_has_bf16() -> bool:
     # the vector unit alone does not repay the conversions; both flags are what oneDNN looks at
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )

@@ -36,14 +36,21 @@ class MetricsLog:
     def __init__(self, path: Path, step: int, tensorboard: bool) -> None:
         self.path = path
         self._open(step)
-        self.board = need_tensorboard()(str(path.parent / "tensorboard")) if tensorboard else None
+        self.board = (
+            need_tensorboard()(str(path.parent / "tensorboard"))
+            if tensorboard
+            else None
+        )
 
     def _open(self, step: int) -> list[dict[str, Any]]:
         """Open the file as it was at a step; return the lines that this drops."""
-        kept, dropped = list[dict[str, Any]](), list[dict[str, Any]]()
+        kept = list[dict[str, Any]]()
+        dropped = list[dict[str, Any]]()
         for line in read_metrics(self.path):
             (dropped if not step or _after(line, step) else kept).append(line)
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept), parents=False)
+        write_text(
+            self.path, "".join(json.dumps(line) + "\n" for line in kept), parents=False
+        )
         self.file = self.path.open("a", encoding="utf-8")
         return dropped
 
@@ -70,7 +77,9 @@ class MetricsLog:
 
     def close(self) -> None:
         """Close the file and the event writer."""
-        with contextlib.suppress(OSError):  # of a line that was refused, and told, before
+        with contextlib.suppress(
+            OSError
+        ):  # of a line that was refused, and told, before
             self.file.close()
         if self.board is not None:
             self.board.close()
@@ -121,7 +130,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _is_line(found: dict[str, Any]) -> bool:
     """Whether an object is what a training writes: a step, a kind, and of scores their numbers."""
-    step, kind = found.get("step"), found.get("kind")
+    step = found.get("step")
+    kind = found.get("kind")
     if type(step) is not int or not 0 <= step < 2**63 or not isinstance(kind, str):
         return False
     return kind == "guard" or all(
@@ -149,7 +159,9 @@ class Progress:
         self.quiet = quiet
         self.bar: Any = None
         self.task: Any = None
-        self.every, self.shown, self.began = every, 0.0, time.monotonic()
+        self.every = every
+        self.shown = 0.0
+        self.began = time.monotonic()
 
     def __enter__(self) -> Self:
         if not self.quiet and is_terminal(sys.stderr):
@@ -157,10 +169,12 @@ class Progress:
             from rich.progress import BarColumn, Progress, TextColumn
 
             self.bar = Progress(
-                TextColumn("{task.description}"), BarColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
                 TextColumn("{task.percentage:>3.0f} %"),
-                console=Console(stderr=True), transient=True,
-            )  # fmt: skip
+                console=Console(stderr=True),
+                transient=True,
+            )
             self.bar.start()
             self.task = self.bar.add_task("starting", total=1.0)
         return self

@@ -28,5 +28,9 @@ def factor(settings: TrainingConfig, step: int, share: float, cuts: int) -> floa
     if settings.schedule == "constant":
         return rise
     share = min(1.0, max(0.0, share))
-    fall = 0.5 * (1 + math.cos(math.pi * share)) if settings.schedule == "cosine" else 1 - share
+    fall = (
+        0.5 * (1 + math.cos(math.pi * share))
+        if settings.schedule == "cosine"
+        else 1 - share
+    )
     return rise * (settings.final_share + (1 - settings.final_share) * fall)

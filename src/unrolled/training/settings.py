@@ -26,7 +26,9 @@ def _weight(value: Any) -> bool:
 class TrainingConfig(Config):
     """How a model is trained. A step is one update of the weights."""
 
-    max_steps: int | None = Field(None, ge=1, le=10**12, description="stop after this many steps")
+    max_steps: int | None = Field(
+        None, ge=1, le=10**12, description="stop after this many steps"
+    )
     max_epochs: int | None = Field(
         None, ge=1, le=10**6, description="stop after this many passes over the data"
     )
@@ -51,27 +53,40 @@ class TrainingConfig(Config):
         le=2**31 - 1,
         description="at most this many tokens in a batch, padding included",
     )
-    accumulate: int = Field(1, ge=1, le=10**6, description="batches summed into one step")
-    window: int = Field(128, ge=1, le=2**31 - 1, description="tokens of a window of one long text")
+    accumulate: int = Field(
+        1, ge=1, le=10**6, description="batches summed into one step"
+    )
+    window: int = Field(
+        128, ge=1, le=2**31 - 1, description="tokens of a window of one long text"
+    )
     carry: bool | None = Field(
         None,
         description="carry the state across windows; by default where a layer's reach has no limit",
     )
     reset: float = Field(
-        0.0, ge=0, lt=1, description="share of carried windows that start from a fresh state"
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of carried windows that start from a fresh state",
     )
     optimizer: Literal["adamw", "sgd", "adafactor", "muon"] = Field(
         "adamw",
         description="update rule; muon moves the matrices of layers and leaves the rest to adamw",
     )
     learning_rate: float = Field(2e-3, gt=0, le=1000, description="peak learning rate")
-    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: decay of the mean gradient")
-    beta2: float = Field(0.99, ge=0, lt=1, description="AdamW: decay of the mean squared gradient")
+    beta1: float = Field(
+        0.9, ge=0, lt=1, description="AdamW: decay of the mean gradient"
+    )
+    beta2: float = Field(
+        0.99, ge=0, lt=1, description="AdamW: decay of the mean squared gradient"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD, Muon: momentum")
     weight_decay: float = Field(
         0.01, ge=0, le=1000, description="decay of matrices; not of biases or norms"
     )
-    clip: float | None = Field(1.0, gt=0, le=1e12, description="largest norm of the gradient")
+    clip: float | None = Field(
+        1.0, gt=0, le=1e12, description="largest norm of the gradient"
+    )
     spike: float | None = Field(
         None,
         gt=0,
@@ -106,9 +121,14 @@ class TrainingConfig(Config):
         description="share of the peak learning rate at the end of cosine and linear",
     )
     plateau_patience: int = Field(
-        1, ge=0, le=10**9, description="plateau: evaluations without progress before a cut"
+        1,
+        ge=0,
+        le=10**9,
+        description="plateau: evaluations without progress before a cut",
     )
-    plateau_factor: float = Field(0.5, gt=0, lt=1, description="plateau: factor of a cut")
+    plateau_factor: float = Field(
+        0.5, gt=0, lt=1, description="plateau: factor of a cut"
+    )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="probability spread over all classes"
     )
@@ -125,7 +145,10 @@ class TrainingConfig(Config):
         "most frequent; by default the whole vocabulary",
     )
     activation: float = Field(
-        0.0, ge=0, le=1e6, description="language model: weight of the squared outputs of the layer"
+        0.0,
+        ge=0,
+        le=1e6,
+        description="language model: weight of the squared outputs of the layer",
     )
     slowness: float = Field(
         0.0,
@@ -150,7 +173,10 @@ class TrainingConfig(Config):
         5, ge=1, le=1000, description="last: how many evaluations' weights are averaged"
     )
     evaluate_every: int | None = Field(
-        None, ge=1, le=10**12, description="steps between evaluations; by default an epoch"
+        None,
+        ge=1,
+        le=10**12,
+        description="steps between evaluations; by default an epoch",
     )
     patience: int | None = Field(
         None, ge=1, le=10**9, description="evaluations without progress before stopping"
@@ -158,9 +184,13 @@ class TrainingConfig(Config):
     metric: str | None = Field(
         None, description="the dev score that chooses `best`; by default the task's"
     )
-    checkpoint_every: int = Field(500, ge=1, le=10**12, description="steps between checkpoints")
+    checkpoint_every: int = Field(
+        500, ge=1, le=10**12, description="steps between checkpoints"
+    )
     keep: int = Field(2, ge=1, le=10**6, description="checkpoints kept")
-    log_every: int = Field(20, ge=1, le=10**12, description="steps between lines of metrics.jsonl")
+    log_every: int = Field(
+        20, ge=1, le=10**12, description="steps between lines of metrics.jsonl"
+    )
     tensorboard: bool = Field(
         False, description="also write TensorBoard events (extra `tensorboard`)"
     )
@@ -169,14 +199,19 @@ class TrainingConfig(Config):
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:0, mps")
     threads: int | None = Field(
-        None, ge=1, le=1024, description="CPU threads; by default as many as torch takes"
+        None,
+        ge=1,
+        le=1024,
+        description="CPU threads; by default as many as torch takes",
     )
 
     @field_validator("device")
     @classmethod
     def _known_device(cls, name: str) -> str:
         if not DEVICE.fullmatch(name):
-            raise ValueError(f"{shown(name)} is no device; say auto, cpu, cuda, cuda:0 or mps")
+            raise ValueError(
+                f"{shown(name)} is no device; say auto, cpu, cuda, cuda:0 or mps"
+            )
         return name
 
     @field_validator("label_weights", mode="before")
@@ -187,14 +222,22 @@ class TrainingConfig(Config):
         if not isinstance(told, dict):
             guess = nearest(told, ["balanced"]) if isinstance(told, str) else None
             hint = f"; did you mean {guess!r}?" if guess else ""
-            raise ValueError(f"{shown(told)} is neither balanced nor {{LABEL: WEIGHT, ...}}{hint}")
+            raise ValueError(
+                f"{shown(told)} is neither balanced nor {{LABEL: WEIGHT, ...}}{hint}"
+            )
         # YAML reads a label such as 0 or true as a number or a truth value
-        named = {str(k).lower() if isinstance(k, bool) else str(k): v for k, v in told.items()}
+        named = {
+            str(k).lower() if isinstance(k, bool) else str(k): v
+            for k, v in told.items()
+        }
         wrong = next((k for k, v in named.items() if not _weight(v)), None)
         if wrong is not None:
             told = f"the weight of {shown(wrong)} is not a number above 0: {shown(named[wrong])}"
             raise ValueError(told)
-        far = next((k for k, v in named.items() if not WEIGHTS[0] <= float(v) <= WEIGHTS[1]), None)
+        far = next(
+            (k for k, v in named.items() if not WEIGHTS[0] <= float(v) <= WEIGHTS[1]),
+            None,
+        )
         if far is not None:
             least, most = WEIGHTS
             told = f"the weight of {shown(far)} is not from {least:g} to {most:g}"

@@ -43,13 +43,16 @@ class Stop:
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        self.quiet, self.number = quiet, 0
+        self.quiet = quiet
+        self.number = 0
         self.before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             handlers = {number: signal.getsignal(number) for number in SIGNALS}
-            self.before = {n: h for n, h in handlers.items() if h not in (signal.SIG_IGN, None)}
+            self.before = {
+                n: h for n, h in handlers.items() if h not in (signal.SIG_IGN, None)
+            }
             for number in self.before:
                 signal.signal(number, self._catch)
         return self
@@ -70,7 +73,9 @@ class Stop:
         self.number = number
         self._restore()
         if signal.SIGTERM in self.before:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one is not asked to wait
+            signal.signal(
+                signal.SIGTERM, signal.SIG_DFL
+            )  # a second one is not asked to wait
         if not self.quiet:
             os.write(2, HINT)  # print may be what was interrupted
 

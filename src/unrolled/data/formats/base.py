@@ -32,4 +32,6 @@ class TextFormat:
     objects: bool
     looks_like: Callable[[str, str], bool]
     columns: Callable[[Origin, Format], list[str]]
-    rows: Callable[[Origin, Format, list[str], Collection[str] | None, Report], Iterator[Row]]
+    rows: Callable[
+        [Origin, Format, list[str], Collection[str] | None, Report], Iterator[Row]
+    ]

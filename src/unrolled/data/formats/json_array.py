@@ -18,7 +18,9 @@ _CHUNK = 1 << 16  # characters
 _LOOKED_AT = 50  # objects whose keys are the columns
 _BLANKS = "\ufeff \t\r\n"
 _MARK = re.compile(r'["\\{}\[\]]')
-Piece = tuple[int, str | None]  # the line an object begins on, and its text; None: it is too long
+Piece = tuple[
+    int, str | None
+]  # the line an object begins on, and its text; None: it is too long
 
 
 def looks_like(name: str, head: str) -> bool:
@@ -72,29 +74,35 @@ class _Scanner:
     """Cuts the text of an array into its objects, whatever chunks it comes in."""
 
     def __init__(self, origin: Origin) -> None:
-        self.origin, self.line = origin, 1
+        self.origin = origin
+        self.line = 1
         self.depth = 0  # of brackets; 1 is within the array, between its objects
         self.in_string = False
         self.escaped = False  # whether the character before was a backslash in a string
         self.ended = False
         self.begun = 0  # the line on which the object that is read begins
-        self.parts: list[str] = []  # its text so far, or what stands between two objects
+        self.parts: list[
+            str
+        ] = []  # its text so far, or what stands between two objects
         self.size = 0
 
     def read(self, chunk: str) -> Iterator[Piece]:
         """Yield the objects that end in the next characters of the file."""
         kept = position = 0  # from where characters are not in ``parts``, nor looked at
         if self.escaped:
-            self.escaped, position = False, 1
+            self.escaped = False
+            position = 1
         counted = 0
         while mark := _MARK.search(chunk, position):
-            at, character = mark.start(), mark.group()
+            at = mark.start()
+            character = mark.group()
             position = at + 1
             self.line += chunk.count("\n", counted, at)
             counted = at
             if self.in_string:
                 if character == "\\":
-                    position, self.escaped = at + 2, at + 2 > len(chunk)
+                    position = at + 2
+                    self.escaped = at + 2 > len(chunk)
                 self.in_string = character != '"'
                 continue
             if character == '"' and self.depth > 1:
@@ -135,8 +143,10 @@ class _Scanner:
             self.parts.append(text)
 
     def _taken(self) -> Piece:
-        text, size = "".join(self.parts), self.size
-        self.parts, self.size = [], 0
+        text = "".join(self.parts)
+        size = self.size
+        self.parts = []
+        self.size = 0
         if size > self.origin.max_row or is_too_long(text, self.origin.max_row):
             return self.begun, None
         return self.begun, nfc(text)
@@ -144,7 +154,8 @@ class _Scanner:
     def _between(self, character: str) -> None:
         """Refuse what stands before a bracket outside of all objects, but for one comma."""
         text = "".join(self.parts).strip(_BLANKS)
-        self.parts, self.size = [], 0
+        self.parts = []
+        self.size = 0
         first = not self.begun
         fits = {"[": not self.depth, "{": self.depth == 1}.get(character, True)
         expected = "," if character == "{" and not first else ""
@@ -153,7 +164,9 @@ class _Scanner:
 
     def _strange(self, text: str) -> DataError:
         excerpt = (text.strip(f",{_BLANKS}") or text)[:20]
-        message = f"{excerpt!r} where an array holds objects alone; write [{{...}}, {{...}}]"
+        message = (
+            f"{excerpt!r} where an array holds objects alone; write [{{...}}, {{...}}]"
+        )
         return DataError(message, self.origin.name, self.line)
 
 
