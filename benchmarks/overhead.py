@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from unrolled.models import LanguageModel
-from unrolled.tasks.plan import make_plan
+from unrolled.runs.plan import make_plan
 from unrolled.training.loop import Trainer
 from unrolled.training.progress import MetricsLog, Progress
 

@@ -11,8 +11,8 @@ import torch
 
 import unrolled
 from benchmarks import nanogpt
-from unrolled.tasks.prepare import prepare
-from unrolled.tasks.recipe import resolve
+from unrolled.runs.prepare import prepare
+from unrolled.runs.recipes import resolve
 
 TARGET = 1.88
 

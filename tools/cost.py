@@ -15,7 +15,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from unrolled.tasks.recipe import Recipe, resolve
+from unrolled.runs.recipes import resolve
+from unrolled.tasks.recipe import Recipe
 
 PAGE = Path(__file__).parent.parent / "docs" / "paper-scale.md"
 DAY = 86_400

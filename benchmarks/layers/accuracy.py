@@ -13,7 +13,7 @@ from benchmarks.layers import common
 from benchmarks.layers.common import Options
 from benchmarks.layers.memory import ROOT
 from unrolled import ops
-from unrolled.tasks.prepare import prepare
+from unrolled.runs.prepare import prepare
 from unrolled.training.precision import ComputeDevice
 
 NAMES = ("shakespeare-lstm", "shakespeare-gru", "nsmc")  # looked for in runs/

@@ -58,7 +58,7 @@ class Trained:
     """A recipe's training, some steps at a time."""
 
     def __init__(self, name: str, changes: dict[str, Any], folder: Path) -> None:
-        from unrolled.tasks.plan import make_plan
+        from unrolled.runs.plan import make_plan
         from unrolled.training.loop import Trainer
         from unrolled.training.progress import MetricsLog, Progress
 

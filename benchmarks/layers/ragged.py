@@ -28,8 +28,8 @@ def draw_lengths() -> tuple[Tensor, str]:
     """Return the lengths (B,) of one batch drawn at random, and where they come from."""
     draw = np.random.default_rng(0)
     if os.environ.get("UNROLLED_DATA"):
-        from unrolled.tasks.prepare import prepare
-        from unrolled.tasks.recipe import resolve
+        from unrolled.runs.prepare import prepare
+        from unrolled.runs.recipes import resolve
 
         rows = prepare(resolve("nsmc", {})).train.sequences
         lengths = draw.choice(np.diff(rows.offsets), ROWS)

@@ -15,12 +15,12 @@ import torch
 
 from benchmarks.layers.child import status
 from benchmarks.translation.decoding import ROWS
-from unrolled.data.tokenizers import BOS, EOS
 from unrolled.decoding.search import search
 from unrolled.decoding.settings import Search
 from unrolled.models import Unaligned
 from unrolled.models.unaligned import Steps
 from unrolled.run import load
+from unrolled.text.tokenizers import BOS, EOS
 
 WORDS = 20  # tokens of a source
 

@@ -20,9 +20,9 @@ from unrolled.decoding.settings import Search
 from unrolled.models import Unaligned
 from unrolled.models.unaligned import Steps
 from unrolled.run import Run, load
+from unrolled.runs.recipes import find_data
 from unrolled.scores.translation import corpus_score
 from unrolled.tasks.pairs import Pairs
-from unrolled.tasks.recipe import find_data
 from unrolled.tasks.writing import side_by_side
 from unrolled.training.precision import ComputeDevice
 

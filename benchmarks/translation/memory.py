@@ -15,7 +15,7 @@ from benchmarks.layers import common
 from benchmarks.layers.common import Options
 from benchmarks.translation.decoding import ROWS
 from unrolled.run import load
-from unrolled.tasks.recipe import find_data
+from unrolled.runs.recipes import find_data
 
 ROOT = Path(__file__).parents[2]
 BEAMS = (1, 2, 4, 8)

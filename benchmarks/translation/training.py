@@ -20,12 +20,12 @@ from benchmarks.layers import common
 from benchmarks.layers.child import Trained
 from benchmarks.layers.common import Options
 from unrolled.data.batches import IGNORED, PAD, Batch, collate
-from unrolled.data.tokenizers import BOS
 from unrolled.models import Unaligned
 from unrolled.nn import Attention, TokenEmbedding
 from unrolled.nn.attention import sinusoid
 from unrolled.nn.transformer import Block
 from unrolled.tasks.base import score_batches
+from unrolled.text.tokenizers import BOS
 from unrolled.training import optimizers
 from unrolled.training.objectives import shifted
 from unrolled.training.schedules import factor

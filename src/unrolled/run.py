@@ -22,23 +22,25 @@ from unrolled.core.terminal import clean
 from unrolled.core.words import either, option
 from unrolled.data.aligned import read_aligned
 from unrolled.data.schema import Schema
-from unrolled.data.series import WindowSpec
 from unrolled.data.sources import Document, Table, read
 from unrolled.decoding.sampling import Sampling
 from unrolled.decoding.settings import Search
 from unrolled.export import export
+from unrolled.fields.series import WindowSpec
 from unrolled.insight.summary import finish
 from unrolled.models import Unaligned
-from unrolled.tasks import folder as runs
-from unrolled.tasks import recipe as recipes
+from unrolled.runs import folder as runs
+from unrolled.runs import recipes
+from unrolled.runs.keys import deep, flat
+from unrolled.runs.plan import finished_as_asked, folder_of, make_plan
+from unrolled.runs.prepare import wanted
+from unrolled.runs.recipes import merge, resolve
+from unrolled.runs.rows import cells_of, rows_of
 from unrolled.tasks.base import Evaluation, OutputConstraints, Prediction, Task
 from unrolled.tasks.labelled import need_table
 from unrolled.tasks.language import Language
 from unrolled.tasks.pairs import Pairs, pair_of
-from unrolled.tasks.plan import finished_as_asked, folder_of, make_plan
-from unrolled.tasks.prepare import wanted
-from unrolled.tasks.recipe import Recipe, deep, flat, merge, resolve
-from unrolled.tasks.rows import cells_of, rows_of
+from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.series import answer_steps, sequences
 from unrolled.tasks.translate import Translate
 from unrolled.training.loop import fit

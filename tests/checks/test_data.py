@@ -11,7 +11,7 @@ import pytest
 
 from conftest import reviews, sentences, write_csv, write_jsonl
 from unrolled.checks import Context, Finding, quick
-from unrolled.tasks import large
+from unrolled.runs import large
 
 from .conftest import Ask
 

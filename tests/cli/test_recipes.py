@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
-from unrolled.tasks.recipe import about, folder, shipped
+from unrolled.runs.recipes import about, folder, shipped
 
 Call = Callable[..., tuple[str, str]]
 

@@ -18,8 +18,8 @@ import yaml
 import unrolled as package
 from conftest import Call
 from unrolled.cli import answering
+from unrolled.core import digests
 from unrolled.data.archives import MAX_ROW
-from unrolled.tasks import digests
 
 BAD = {
     1: b"",

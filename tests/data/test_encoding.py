@@ -12,7 +12,7 @@ import pytest
 from unrolled.core.errors import UserError
 from unrolled.data import encoding
 from unrolled.data.encoding import EncodingJob, encode, in_order, pieces
-from unrolled.data.tokenizers import KINDS, Tokenizer
+from unrolled.text.tokenizers import KINDS, Tokenizer
 
 LETTERS = [
     "a",

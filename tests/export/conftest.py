@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from unrolled.data.tokenizers import Tokenizer
 from unrolled.models import Unaligned
 from unrolled.nn import Attention, TokenEmbedding
+from unrolled.text.tokenizers import Tokenizer
 
 TEXTS = [
     "a small text, and more of it",

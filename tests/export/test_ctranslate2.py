@@ -14,7 +14,6 @@ import unrolled
 from conftest import SMALL, Call, write_jsonl
 from export.conftest import TEXTS, transformer
 from unrolled.core.errors import UserError
-from unrolled.data.tokenizers import BOS, EOS, Tokenizer
 from unrolled.decoding.search import search
 from unrolled.decoding.settings import Search
 from unrolled.export import ctranslate2 as format
@@ -22,6 +21,7 @@ from unrolled.export import export
 from unrolled.models import Unaligned
 from unrolled.nn import GRU, RecurrentDecoder
 from unrolled.nn.attending import input_width
+from unrolled.text.tokenizers import BOS, EOS, Tokenizer
 
 ctranslate2 = pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed")
 

@@ -12,9 +12,9 @@ import torch
 from export.conftest import transformer
 from unrolled import export as exports
 from unrolled.core.errors import UsageError, UserError
-from unrolled.data.tokenizers import BOS, EOS, Tokenizer
 from unrolled.export.parity import BATCHES, Difference, Ids, compare, score
 from unrolled.models import Unaligned
+from unrolled.text.tokenizers import BOS, EOS, Tokenizer
 
 
 class Echo:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from unrolled.insight import card
-from unrolled.tasks import folder as runs
+from unrolled.runs import folder as runs
 
 
 @pytest.mark.parametrize("kind", ["classify", "regress", "vectors", "tag", "language"])

@@ -12,9 +12,9 @@ import unrolled
 from conftest import write_csv, write_jsonl
 from unrolled.data.sources import Table, read
 from unrolled.insight.mistakes import LONGEST, mistakes
+from unrolled.runs.prepare import Prepared, prepare
+from unrolled.runs.recipes import resolve
 from unrolled.tasks.base import ClassPredictions, Evaluation, Task
-from unrolled.tasks.prepare import Prepared, prepare
-from unrolled.tasks.recipe import resolve
 
 
 def scored(path: Path, **changes: Any) -> Prepared:

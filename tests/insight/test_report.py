@@ -20,14 +20,14 @@ from sklearn.calibration import calibration_curve
 
 import unrolled
 from conftest import SMALL, write_csv
-from unrolled.data.fields import Label
 from unrolled.data.sources import Table
+from unrolled.fields.label import Label
 from unrolled.insight import report
 from unrolled.insight.mistakes import Mistake
+from unrolled.runs import folder as runs
+from unrolled.runs.prepare import prepare
 from unrolled.scores import calibration
-from unrolled.tasks import folder as runs
 from unrolled.tasks.base import Evaluation
-from unrolled.tasks.prepare import prepare
 
 KINDS = ["classify", "regress", "vectors", "tag", "language"]
 XSS = "<script>document.title='owned'</script>"

@@ -14,7 +14,8 @@ import unrolled
 from conftest import SMALL
 from unrolled import load
 from unrolled.insight.summary import summary
-from unrolled.tasks.recipe import parse, resolve
+from unrolled.runs.keys import parse
+from unrolled.runs.recipes import resolve
 
 
 @pytest.mark.parametrize("kind", ["classify", "regress", "vectors", "tag", "language"])

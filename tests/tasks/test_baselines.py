@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from conftest import write_csv, write_jsonl
+from unrolled.runs.prepare import prepare
+from unrolled.runs.recipes import resolve
 from unrolled.tasks import baselines as methods
 from unrolled.tasks.baselines import baselines
-from unrolled.tasks.prepare import prepare
-from unrolled.tasks.recipe import resolve
 
 
 def scored(path: Path, dev: Path, **changes: object) -> dict[str, dict[str, float]]:

@@ -19,8 +19,9 @@ from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Format, read
 from unrolled.decoding.sampling import Sampling
 from unrolled.models import LanguageModel
+from unrolled.runs.recipes import resolve
 from unrolled.tasks.language import TOLERANCE, Language, TokenStream
-from unrolled.tasks.recipe import Recipe, resolve
+from unrolled.tasks.recipe import Recipe
 from unrolled.training.objectives import next_token
 from unrolled.training.precision import choose
 

@@ -13,11 +13,12 @@ import torch
 
 from unrolled.data.schema import Schema
 from unrolled.models import Unaligned
+from unrolled.runs.plan import make_plan
+from unrolled.runs.prepare import prepare
+from unrolled.runs.recipes import resolve
 from unrolled.tasks.base import Task
 from unrolled.tasks.defaults import fill
-from unrolled.tasks.plan import make_plan
-from unrolled.tasks.prepare import prepare
-from unrolled.tasks.recipe import Recipe, resolve
+from unrolled.tasks.recipe import Recipe
 from unrolled.training.loop import Trainer
 from unrolled.training.progress import Progress, SilentLog
 from unrolled.training.schedules import factor

@@ -18,9 +18,10 @@ from unrolled.data.batches import collate
 from unrolled.data.schema import Schema
 from unrolled.data.trees import parse, plain
 from unrolled.decoding.settings import Search
+from unrolled.runs.keys import deep
 from unrolled.scores.brackets import BracketCounts, match
 from unrolled.tasks.parse import END, OPENS, SHUT, START, XX, Parse
-from unrolled.tasks.recipe import Recipe, deep
+from unrolled.tasks.recipe import Recipe
 from unrolled.training.precision import choose
 
 SCHEMA = Schema("parse", ("words",), (), "tree")

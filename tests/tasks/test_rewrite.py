@@ -12,8 +12,8 @@ import unrolled
 from conftest import SMALL
 from unrolled.core.errors import DataError
 from unrolled.data.split import hold_out
+from unrolled.runs.plan import Plan, make_plan
 from unrolled.tasks.base import GeneratedTexts
-from unrolled.tasks.plan import Plan, make_plan
 from unrolled.tasks.rewrite import Rewrite
 
 STEPS = {key: value for key, value in SMALL.items() if key != "model.ngrams"}

@@ -15,14 +15,15 @@ from sklearn.linear_model import LinearRegression
 import unrolled
 from conftest import SMALL, Call, write_csv, write_jsonl
 from unrolled.core.errors import DataError, UsageError, UserError
-from unrolled.data.fields import InvalidCell
-from unrolled.data.series import WindowSpec
+from unrolled.fields.base import InvalidCell
+from unrolled.fields.series import WindowSpec
 from unrolled.insight.summary import finish
+from unrolled.runs.keys import parse
+from unrolled.runs.plan import make_plan
+from unrolled.runs.prepare import Prepared, prepare
+from unrolled.runs.recipes import resolve
 from unrolled.tasks.baselines import baselines
 from unrolled.tasks.labelled import Classify, Regress
-from unrolled.tasks.plan import make_plan
-from unrolled.tasks.prepare import Prepared, prepare
-from unrolled.tasks.recipe import parse, resolve
 from unrolled.tasks.series import one_answer
 from unrolled.tasks.tag_frames import FrameTag
 from unrolled.training.progress import Progress

@@ -11,8 +11,8 @@ import pytest
 
 import unrolled
 from conftest import SMALL, write_csv
-from unrolled.tasks.prepare import prepare
-from unrolled.tasks.recipe import resolve
+from unrolled.runs.prepare import prepare
+from unrolled.runs.recipes import resolve
 
 
 def pairs(count: int, seed: int) -> list[tuple[str, str, str]]:

@@ -20,12 +20,12 @@ from conftest import SMALL, mirrored, table
 from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.data.aligned import read_aligned
 from unrolled.data.batches import IGNORED, collate
-from unrolled.data.fields import Text
 from unrolled.data.sniff import Format
-from unrolled.data.tokenizers import Tokenizer
-from unrolled.tasks.plan import make_plan
+from unrolled.fields.text import Text
+from unrolled.runs.plan import make_plan
 from unrolled.tasks.translate import Translate
 from unrolled.tasks.writing import copied, links, units
+from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.objectives import shifted
 
 SOURCES = ["a b c", "e d", "b", "a zebra c d", "e e e e e"]

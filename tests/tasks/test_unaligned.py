@@ -13,7 +13,8 @@ from unrolled.core.errors import UsageError
 from unrolled.data.batches import Batch, collate
 from unrolled.data.examples import Examples, Ragged
 from unrolled.nn import TokenEmbedding
-from unrolled.tasks.recipe import Recipe, deep
+from unrolled.runs.keys import deep
+from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.unaligned import assemble, told_loss
 from unrolled.training.objectives import shifted
 from unrolled.training.precision import choose

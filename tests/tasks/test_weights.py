@@ -16,8 +16,10 @@ import unrolled
 from conftest import SMALL, sentences, write_csv, write_jsonl
 from unrolled.core.errors import UsageError
 from unrolled.data.batches import IGNORED, Batch
-from unrolled.tasks.prepare import Prepared, prepare
-from unrolled.tasks.recipe import Recipe, deep, flat, merge, parse, resolve
+from unrolled.runs.keys import deep, flat, parse
+from unrolled.runs.prepare import Prepared, prepare
+from unrolled.runs.recipes import merge, resolve
+from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.weights import weights_of
 from unrolled.training.objectives import classes, cross_entropy
 

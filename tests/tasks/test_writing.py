@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from unrolled.core.errors import UsageError
-from unrolled.data.tokenizers import Tokenizer
 from unrolled.decoding.settings import Search
 from unrolled.models import Unaligned
 from unrolled.models.unaligned import Native
@@ -18,6 +17,7 @@ from unrolled.nn.build import settings_of
 from unrolled.ops import native
 from unrolled.tasks import writing
 from unrolled.tasks.base import OutputConstraints
+from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.precision import ComputeDevice
 
 HERE = ComputeDevice(torch.device("cpu"), "bf16", "")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from unrolled.core import files
-from unrolled.tasks.plan import make_plan
+from unrolled.runs.plan import make_plan
 from unrolled.training import checkpoints, loop
 from unrolled.training.progress import MetricsLog, Progress
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from unrolled.tasks import digests
-from unrolled.tasks import folder as runs
+from unrolled.core import digests
+from unrolled.runs import folder as runs
 from unrolled.training import checkpoints
 from unrolled.training.progress import read_metrics
 

@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 import memory
 import regress
-import text
 import torch
 from figures import Picture
+
+import text
 from runs import ROOT
 
 IMAGES = ROOT / "docs" / "images"

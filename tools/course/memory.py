@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from figures import COLOURS, GRID, INK, SOFT, Picture, Plot, arrow
-from runs import LAYERS, REFRAIN, anthem, losses, read_anthem, refrains, run
 
+from runs import LAYERS, REFRAIN, anthem, losses, read_anthem, refrains, run
 from unrolled.run import Run
 
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 from figures import COLOURS, INK, SOFT, Picture, Plot
+
 from runs import run, table
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 import unrolled
 from unrolled.ops import reference
 from unrolled.run import Run
-from unrolled.tasks.recipe import folder as recipes
+from unrolled.runs.recipes import folder as recipes
 from unrolled.training.progress import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from unrolled.tasks.recipe import folder
+from unrolled.runs.recipes import folder
 
 
 def write(path: Path) -> None:

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from figures import COLOURS, INK, SOFT, Picture, Plot, arrow
-from runs import anthem, run
 from torch import Tensor
 
+from runs import anthem, run
 from unrolled.nn.attention import rotate, rotation
 from unrolled.ops import reference
 from unrolled.run import Run
+from unrolled.runs.prepare import prepare
 from unrolled.tasks.baselines import _features
-from unrolled.tasks.prepare import prepare
 
 PATTERNS = (  # name, steps read, steps said, example, whether it is here
     ("one to one", (1,), (1,), "7, 6 → 42", True),

@@ -11,9 +11,9 @@ import torch
 from unrolled.checks import data, files, model
 from unrolled.checks.base import Check, Context, Finding, ask
 from unrolled.core.words import command, path_word
-from unrolled.tasks import folder as runs
-from unrolled.tasks.plan import Plan, make_plan
-from unrolled.tasks.recipe import words
+from unrolled.runs import folder as runs
+from unrolled.runs.keys import words
+from unrolled.runs.plan import Plan, make_plan
 from unrolled.training.precision import callers_state_kept
 
 __all__ = ["CHECKS", "Check", "Context", "Finding", "ask", "examine", "quick"]

@@ -14,12 +14,12 @@ from torch import nn
 
 from unrolled.data.batches import Batch, collate
 from unrolled.data.examples import Examples
-from unrolled.data.fields import Label
 from unrolled.data.schema import label
 from unrolled.data.sources import Document
+from unrolled.fields.label import Label
+from unrolled.runs.plan import Plan
+from unrolled.runs.prepare import Data
 from unrolled.tasks.base import Task, locate
-from unrolled.tasks.plan import Plan
-from unrolled.tasks.prepare import Data
 from unrolled.tasks.recipe import Recipe
 from unrolled.training.objectives import Objective
 

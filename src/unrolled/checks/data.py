@@ -12,12 +12,12 @@ import numpy as np
 from unrolled.checks.base import Context, Finding, Status, evenly, place
 from unrolled.core.errors import shown
 from unrolled.data.examples import Examples, Ints, Ragged
-from unrolled.data.fields import Text
 from unrolled.data.schema import label, number
 from unrolled.data.sources import Document, Table
-from unrolled.data.streams import SPECIALS
+from unrolled.fields.text import Text
 from unrolled.tasks.base import locate
 from unrolled.tasks.language import TokenStream
+from unrolled.text.streams import SPECIALS
 
 SHOWN = 3  # examples that are named
 SAMPLE = 10_000  # rows that the slower checks look at

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from unrolled.checks.base import Context, Finding
-from unrolled.tasks import digests
-from unrolled.tasks import folder as runs
+from unrolled.core import digests
+from unrolled.runs import folder as runs
 
 
 def unchanged(context: Context) -> Finding | None:

@@ -23,7 +23,7 @@ from unrolled.checks.base import Context, Finding
 from unrolled.data.batches import IGNORED, Batch, collate
 from unrolled.data.examples import Examples
 from unrolled.nn import Layer
-from unrolled.tasks import folder as runs
+from unrolled.runs import folder as runs
 from unrolled.training import checkpoints
 from unrolled.training.loop import fit
 from unrolled.training.objectives import Loss, begin_with

@@ -41,7 +41,7 @@ def doctor(
 
     from unrolled.checks import CHECKS, ask, examine
     from unrolled.core.terminal import clean, json_line, out
-    from unrolled.tasks.recipe import parse
+    from unrolled.runs.keys import parse
 
     began = time.monotonic()
     context = examine(target, parse(changes or []))

@@ -49,7 +49,7 @@ def evaluate(
     from unrolled.core.files import expanded
     from unrolled.core.terminal import clean, json_line, out
     from unrolled.run import compare, load
-    from unrolled.tasks.recipe import parse
+    from unrolled.runs.keys import parse
 
     told = parse(changes or [])
     ours = load(expanded(run))

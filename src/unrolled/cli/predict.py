@@ -120,7 +120,7 @@ def _answer(
     from unrolled.core.errors import UsageError
     from unrolled.core.files import expanded
     from unrolled.run import load
-    from unrolled.tasks.recipe import parse
+    from unrolled.runs.keys import parse
 
     if sum([bool(rows) and file is None, file is not None, live]) != 1:
         raise UsageError("give rows, or --file FILE, or --live (one of the three)")

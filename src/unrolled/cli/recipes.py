@@ -17,7 +17,7 @@ def recipes(
     Example: unrolled recipes nsmc
     """
     from unrolled.core.errors import UsageError, unknown
-    from unrolled.tasks.recipe import about, folder, shipped
+    from unrolled.runs.recipes import about, folder, shipped
 
     if name is not None:
         if name not in shipped():

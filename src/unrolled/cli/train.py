@@ -53,8 +53,9 @@ def train(
       unrolled train shakespeare-lstm --out runs/bard
     """
     from unrolled.run import start
-    from unrolled.tasks.plan import make_plan
-    from unrolled.tasks.recipe import as_yaml, parse
+    from unrolled.runs.keys import parse
+    from unrolled.runs.plan import make_plan
+    from unrolled.runs.recipes import as_yaml
     from unrolled.training.stopping import Interrupted, Terminated
 
     wanted = parse(changes or [])

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.core.errors import UserError
-from unrolled.data.tokenizers import Tokenizer
+from unrolled.text.tokenizers import Tokenizer
 
 PIECE = 1 << 20  # characters that a worker encodes at once
 MOST = 8  # workers; one process reads for all of them

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from unrolled.core.errors import UsageError, UserError, unknown
 from unrolled.core.files import refused
-from unrolled.data.tokenizers import Tokenizer
 from unrolled.export import ctranslate2
 from unrolled.export.parity import TOLERANCE, Difference
 from unrolled.models import Unaligned
+from unrolled.text.tokenizers import Tokenizer
 
 # writes a model into an empty folder, runs what it wrote, and says how far it is from ours
 Writer = Callable[[Unaligned, Tokenizer, Tokenizer, Path], Difference]

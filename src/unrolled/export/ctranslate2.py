@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.core.errors import UserError
-from unrolled.data.tokenizers import BOS, EOS, SPECIALS, UNK, Tokenizer
 from unrolled.export.parity import Difference, Ids, compare
 from unrolled.models import Unaligned
 from unrolled.nn import Attention, TokenEmbedding
 from unrolled.nn.attention import CrossAttention, SelfAttention, sinusoid
 from unrolled.nn.transformer import Block, FeedForward
+from unrolled.text.tokenizers import BOS, EOS, SPECIALS, UNK, Tokenizer
 
 POSITIONS = 4096  # P of sinusoids, where nothing limits the length
 SOURCE = "tokenizer.json"

@@ -11,8 +11,8 @@ import torch
 
 from unrolled.data.batches import PAD
 from unrolled.data.examples import Ragged
-from unrolled.data.tokenizers import BOS, EOS, SPECIALS
 from unrolled.models import Unaligned
+from unrolled.text.tokenizers import BOS, EOS, SPECIALS
 
 TOLERANCE = (
     1e-4  # of a log-probability, fp32 on both sides: sums may be ordered otherwise

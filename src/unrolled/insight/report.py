@@ -13,10 +13,11 @@ from unrolled.insight import charts
 from unrolled.insight.card import scored_on, size
 from unrolled.insight.charts import escaped
 from unrolled.insight.mistakes import Mistake
+from unrolled.runs.keys import flat
 from unrolled.scores import ConfusionCounts, by_class, calibration, counted
 from unrolled.tasks.base import ClassPredictions, Evaluation, Task
 from unrolled.tasks.labelled import Classify
-from unrolled.tasks.recipe import Recipe, flat
+from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.tag import Tag
 from unrolled.training.progress import duration, read_metrics
 

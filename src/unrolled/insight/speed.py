@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from unrolled.core.errors import UserError
-from unrolled.data.series import Frames
 from unrolled.data.sources import Table
 from unrolled.decoding.sampling import Sampling
+from unrolled.fields.frames import Frames
 from unrolled.tasks.base import Rows, Task, locate
 from unrolled.tasks.language import Language
 from unrolled.tasks.series import asked

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from unrolled.core import digests
 from unrolled.core.errors import UserError
 from unrolled.core.files import write_text
 from unrolled.core.terminal import clean
@@ -22,13 +23,13 @@ from unrolled.insight import card, report
 from unrolled.insight.card import scored_on
 from unrolled.insight.mistakes import mistakes
 from unrolled.insight.speed import Speed, measure, write
-from unrolled.tasks import digests
-from unrolled.tasks import folder as runs
+from unrolled.runs import folder as runs
+from unrolled.runs.keys import words
+from unrolled.runs.plan import Plan
+from unrolled.runs.recipes import resolve
 from unrolled.tasks.base import locate
 from unrolled.tasks.baselines import baselines
 from unrolled.tasks.language import Language
-from unrolled.tasks.plan import Plan
-from unrolled.tasks.recipe import resolve, words
 from unrolled.training.loop import Position, epoch_steps
 from unrolled.training.progress import duration
 

@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 
 from unrolled.data.examples import Examples, Ragged
-from unrolled.data.fields import Text, Vector, words_of
-from unrolled.data.series import Frames
 from unrolled.data.sources import Document, Table
+from unrolled.fields.frames import Frames
+from unrolled.fields.text import Text
+from unrolled.fields.vector import Vector
+from unrolled.fields.words import words_of
+from unrolled.runs.prepare import Prepared
 from unrolled.scores import (
     accuracy,
     confusion_counts,
@@ -28,7 +31,6 @@ from unrolled.tasks.base import Task, locate
 from unrolled.tasks.labelled import Classify, Regress
 from unrolled.tasks.language import Language, TokenStream
 from unrolled.tasks.pairs import Pairs
-from unrolled.tasks.prepare import Prepared
 from unrolled.tasks.rewrite import Rewrite
 from unrolled.tasks.series import last_values
 from unrolled.tasks.tag import Tag

@@ -13,14 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unrolled.core import digests
 from unrolled.core.errors import DataError, UsageError, UserError, shown
 from unrolled.data.batches import Batch, BatchSource, Buckets, collate
 from unrolled.data.examples import Examples, Ragged
-from unrolled.data.fields import InvalidCell, Label, Number, Text, Vector, invalid_row
 from unrolled.data.schema import Schema
-from unrolled.data.series import Frames
 from unrolled.data.sources import Document, Table
-from unrolled.data.tokenizers import Tokenizer
+from unrolled.fields.base import InvalidCell, invalid_row
+from unrolled.fields.frames import Frames
+from unrolled.fields.label import Label
+from unrolled.fields.number import Number
+from unrolled.fields.text import Text
+from unrolled.fields.vector import Vector
 from unrolled.models import ManyToOne, OneToOne
 from unrolled.nn import NGrams, Pooling, ScaledNumbers, build_layer
 from unrolled.scores import (
@@ -30,7 +34,7 @@ from unrolled.scores import (
     mean_absolute_error,
     root_mean_squared_error,
 )
-from unrolled.tasks import digests, series
+from unrolled.tasks import series
 from unrolled.tasks.base import (
     DOWN,
     UP,
@@ -47,6 +51,7 @@ from unrolled.tasks.base import (
 )
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.weights import weights_of
+from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.objectives import Objective, classes, pretrained, values
 from unrolled.training.precision import ComputeDevice
 

@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unrolled.core import digests
 from unrolled.core.errors import DataError, UsageError
 from unrolled.core.words import either
 from unrolled.data.batches import BatchSource, Lanes, Windows
-from unrolled.data.fields import InvalidCell, Text, invalid_row
 from unrolled.data.schema import Schema
 from unrolled.data.shards import Tokens
 from unrolled.data.sources import Document, Table, nfc
-from unrolled.data.tokenizers import Tokenizer
 from unrolled.decoding.generate import generate
 from unrolled.decoding.sampling import Sampling
 from unrolled.decoding.stopping import until
+from unrolled.fields.base import InvalidCell, invalid_row
+from unrolled.fields.text import Text
 from unrolled.models import LanguageModel
 from unrolled.nn import State, build_layer, with_context
-from unrolled.tasks import digests
 from unrolled.tasks.base import (
     DOWN,
     UP,
@@ -40,6 +40,7 @@ from unrolled.tasks.base import (
 )
 from unrolled.tasks.labelled import TOKENIZER
 from unrolled.tasks.recipe import Recipe
+from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.objectives import Objective, begin_with, next_token, next_word
 from unrolled.training.precision import ComputeDevice
 

@@ -16,17 +16,17 @@ from typing import Any, ClassVar, Self, cast
 import numpy as np
 from torch import Tensor, nn
 
+from unrolled.core import digests
 from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.data.batches import Batch, BatchSource, Buckets
 from unrolled.data.examples import Examples, Ragged
-from unrolled.data.fields import InvalidCell, Text, invalid_row
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
-from unrolled.data.tokenizers import Tokenizer
 from unrolled.decoding.search import Hypothesis
 from unrolled.decoding.settings import Search
+from unrolled.fields.base import InvalidCell, invalid_row
+from unrolled.fields.text import Text
 from unrolled.models import Unaligned
-from unrolled.tasks import digests
 from unrolled.tasks.base import (
     Evaluation,
     GeneratedTexts,
@@ -50,6 +50,7 @@ from unrolled.tasks.writing import (
     units,
     write,
 )
+from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.objectives import Objective, seq2seq_loss, shifted
 from unrolled.training.precision import ComputeDevice
 

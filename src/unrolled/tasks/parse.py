@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from unrolled.core.errors import DataError, UsageError, UserError, shown
 from unrolled.data.batches import PAD, Batch, BatchSource, Buckets, collate
 from unrolled.data.examples import Examples, Ragged
-from unrolled.data.fields import InvalidCell, Label, Words, invalid_row
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
 from unrolled.data.trees import (
@@ -36,6 +35,9 @@ from unrolled.data.trees import (
 from unrolled.decoding.brackets import Alphabet, TreeConstraint
 from unrolled.decoding.search import Hypothesis, search
 from unrolled.decoding.settings import Search
+from unrolled.fields.base import InvalidCell, invalid_row
+from unrolled.fields.label import Label
+from unrolled.fields.words import Words
 from unrolled.models import Unaligned
 from unrolled.nn import TokenEmbedding
 from unrolled.scores.brackets import BracketCounts, Span, match

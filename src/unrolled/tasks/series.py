@@ -14,10 +14,13 @@ from torch import nn
 
 from unrolled.core.errors import DataError, UsageError, UserError, shown, unknown
 from unrolled.data.examples import Examples, Spans
-from unrolled.data.fields import InvalidCell, Label, Number, invalid_row
 from unrolled.data.schema import Schema, label, number
-from unrolled.data.series import Floats, Frames, Series, WindowSpec, gather
 from unrolled.data.sources import Document, Table
+from unrolled.fields.base import InvalidCell, invalid_row
+from unrolled.fields.frames import Frames
+from unrolled.fields.label import Label
+from unrolled.fields.number import Number
+from unrolled.fields.series import Floats, Series, WindowSpec, gather
 from unrolled.nn import Layer, build_layer
 from unrolled.tasks.base import Prediction, Task, locate
 from unrolled.tasks.recipe import Recipe

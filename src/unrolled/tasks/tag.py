@@ -11,18 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unrolled.core import digests
 from unrolled.core.errors import DataError, UserError
 from unrolled.core.files import read_json_list
 from unrolled.data.batches import IGNORED, BatchSource, Buckets, collate
 from unrolled.data.examples import Examples, Ragged
-from unrolled.data.fields import InvalidCell, Label, Words, invalid_row, words_of
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
-from unrolled.data.tokenizers import Tokenizer
+from unrolled.fields.base import InvalidCell, invalid_row
+from unrolled.fields.label import Label
+from unrolled.fields.words import Words, words_of
 from unrolled.models import Aligned
 from unrolled.nn import SpelledWords, TokenEmbedding, build_layer
 from unrolled.scores import accuracy, confusion_counts, macro_f1
-from unrolled.tasks import digests
 from unrolled.tasks.base import (
     DOWN,
     UP,
@@ -39,6 +40,7 @@ from unrolled.tasks.base import (
 from unrolled.tasks.labelled import TOKENIZER, need_table
 from unrolled.tasks.recipe import ModelConfig, Recipe
 from unrolled.tasks.weights import weights_of
+from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.objectives import Objective, classes
 from unrolled.training.precision import ComputeDevice
 

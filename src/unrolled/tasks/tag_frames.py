@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from unrolled.core.errors import DataError
 from unrolled.data.batches import BatchSource, collate
 from unrolled.data.examples import Examples, Ragged, Spans
-from unrolled.data.fields import InvalidCell, Label
 from unrolled.data.schema import Schema
-from unrolled.data.series import Frames
 from unrolled.data.sources import Document, Table
+from unrolled.fields.base import InvalidCell
+from unrolled.fields.frames import Frames
+from unrolled.fields.label import Label
 from unrolled.models import Aligned
 from unrolled.nn import ScaledNumbers
 from unrolled.tasks import series

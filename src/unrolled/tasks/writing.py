@@ -19,13 +19,13 @@ from torch import nn
 from unrolled.core.errors import UsageError, shown
 from unrolled.data.batches import PAD
 from unrolled.data.examples import Ints, Ragged
-from unrolled.data.streams import SPECIALS, WhitespaceStream, WordsStream
-from unrolled.data.tokenizers import Tokenizer
 from unrolled.decoding.search import Hypothesis, search
 from unrolled.decoding.settings import Search
 from unrolled.models import Unaligned
 from unrolled.models.unaligned import Steps
 from unrolled.tasks.base import OutputConstraints, score_batches
+from unrolled.text.streams import SPECIALS, WhitespaceStream, WordsStream
+from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.precision import ComputeDevice
 
 LONGEST_ASKED = (

@@ -26,7 +26,9 @@ from unrolled.core.errors import DataError, UsageError
 from unrolled.core.files import Watched
 from unrolled.data.encoding import PIECE, EncodingJob, in_order, pieces, processors
 from unrolled.data.examples import Examples, Ragged
-from unrolled.data.fields import InvalidCell, Label, Text, invalid_row
+from unrolled.fields.base import InvalidCell, invalid_row
+from unrolled.fields.label import Label
+from unrolled.fields.text import Text
 from unrolled.data.schema import Schema, label
 from unrolled.data.shards import (
     Encoded,
@@ -38,13 +40,14 @@ from unrolled.data.shards import (
 )
 from unrolled.data.sources import Document, Rows, Table, fingerprint, rows_of
 from unrolled.data.split import cut_at, is_held
-from unrolled.data.tokenizers import Tokenizer
+from unrolled.text.tokenizers import Tokenizer
 from unrolled.tasks.base import Task, locate
 from unrolled.tasks.defaults import fill
 from unrolled.tasks.labelled import Classify
 from unrolled.tasks.language import Language, TokenStream
-from unrolled.tasks.prepare import Data, Prepared, key_of, load_data, schema_of
-from unrolled.tasks.recipe import Recipe, find_data
+from unrolled.runs.prepare import Data, Prepared, key_of, load_data, schema_of
+from unrolled.tasks.recipe import Recipe
+from unrolled.runs.recipes import find_data
 from unrolled.tasks.weights import weigh
 
 LARGE = 128 << 20  # bytes of a file that is encoded into shards without being told

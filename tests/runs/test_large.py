@@ -16,11 +16,11 @@ from tests.conftest import SMALL, reviews, write_csv
 import unrolled
 from unrolled.core.errors import DataError, UsageError
 from unrolled.data import encoding
-from unrolled.tasks import large
+from unrolled.runs import large
 from unrolled.tasks.baselines import baselines
 from unrolled.tasks.language import Language
-from unrolled.tasks.prepare import Prepared, prepare
-from unrolled.tasks.recipe import resolve
+from unrolled.runs.prepare import Prepared, prepare
+from unrolled.runs.recipes import resolve
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unrolled.core.errors import DataError, UsageError, UserError
-from unrolled.data.tokenizers import KINDS, SPECIALS, Tokenizer
+from unrolled.text.tokenizers import KINDS, SPECIALS, Tokenizer
 
 TEXTS = [
     "아 더빙.. 진짜 짜증나네요 목소리",

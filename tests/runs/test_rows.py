@@ -22,8 +22,9 @@ from unrolled.cli.answering import answer_one
 from unrolled.core import terminal
 from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.core.files import Watched
-from unrolled.data.fields import InvalidCell, read_number, words_of
-from unrolled.tasks import prepare
+from unrolled.fields.base import InvalidCell, read_number
+from unrolled.fields.words import words_of
+from unrolled.runs import prepare
 
 KINDS = ["classify", "regress", "vectors", "tag"]
 drawn = settings(

@@ -13,17 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unrolled.core.errors import UserError
-from unrolled.data.fields import (
-    InvalidCell,
-    Label,
-    Number,
-    Text,
-    Vector,
-    Words,
-    invalid_row,
-    label,
-)
-from unrolled.data.tokenizers import Tokenizer
+from unrolled.data.schema import label
+from unrolled.fields.base import InvalidCell, invalid_row
+from unrolled.fields.label import Label
+from unrolled.fields.number import Number
+from unrolled.fields.text import Text
+from unrolled.fields.vector import Vector
+from unrolled.fields.words import Words
+from unrolled.text.tokenizers import Tokenizer
 
 CHARS = Tokenizer.fit("chars", ["abcdef 한국"])
 END = CHARS.eos_id

@@ -8,12 +8,12 @@ import pytest
 
 from conftest import reviews, write_csv
 from unrolled.core.errors import DataError, UserError
-from unrolled.data.fields import Text
+from unrolled.fields.text import Text
 from unrolled.data.sources import Document, Table
 from unrolled.tasks.labelled import Classify, Regress
 from unrolled.tasks.language import Language
-from unrolled.tasks.prepare import Prepared, prepare
-from unrolled.tasks.recipe import resolve
+from unrolled.runs.prepare import Prepared, prepare
+from unrolled.runs.recipes import resolve
 
 
 def prepared(path: Path, **changes: object) -> Prepared:

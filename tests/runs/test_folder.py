@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 
 import unrolled
 from unrolled.core.errors import UserError
-from unrolled.tasks import folder as runs
-from unrolled.tasks.recipe import as_yaml, resolve
+from unrolled.runs import folder as runs
+from unrolled.runs.recipes import as_yaml, resolve
 from unrolled.training import checkpoints
 
 KINDS = ["classify", "regress", "vectors", "tag", "language"]

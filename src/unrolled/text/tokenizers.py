@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from unrolled.core.errors import DataError, UsageError, UserError, unknown
 from unrolled.core.files import read_json, write_text
-from unrolled.data.streams import (
+from unrolled.text.streams import (
     SPECIALS,
     BytesStream,
     JamoStream,
@@ -415,7 +415,7 @@ def _word_document(vocab: dict[str, int], pattern: str) -> dict[str, Any]:
 
 
 def _fit_unigram(texts: Iterable[str], size: int, min_count: int) -> dict[str, Any]:
-    from unrolled.data import unigram
+    from unrolled.text import unigram
 
     words = unigram.count_words(texts, UNIGRAM_WORD)
     pieces = unigram.train(words, size - len(SPECIALS), min_count)

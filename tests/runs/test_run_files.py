@@ -28,9 +28,10 @@ import unrolled
 from conftest import SMALL, reviews, write_csv
 from unrolled.checks import examine
 from unrolled.core.errors import UsageError, UserError
-from unrolled.tasks import digests
-from unrolled.tasks import folder as runs
-from unrolled.tasks.recipe import Recipe, flat
+from unrolled.core import digests
+from unrolled.runs import folder as runs
+from unrolled.tasks.recipe import Recipe
+from unrolled.runs.keys import flat
 from unrolled.training.progress import Progress
 from unrolled.training.settings import LIMITS
 

@@ -15,19 +15,13 @@ from unrolled.core.errors import UsageError, UserError, is_out_of_memory, shown
 from unrolled.core.files import expanded
 from unrolled.core.words import option
 from unrolled.data.batches import Buckets
-from unrolled.tasks import digests
-from unrolled.tasks import folder as runs
+from unrolled.core import digests
+from unrolled.runs import folder as runs
 from unrolled.tasks.base import Task
-from unrolled.tasks.prepare import Prepared, prepare
-from unrolled.tasks.recipe import (
-    CONFIG,
-    FILES,
-    Recipe,
-    changed_keys,
-    flat,
-    left_out_lines,
-    resolve,
-)
+from unrolled.runs.prepare import Prepared, prepare
+from unrolled.runs.recipes import CONFIG, FILES, changed_keys, left_out_lines, resolve
+from unrolled.tasks.recipe import Recipe
+from unrolled.runs.keys import flat
 from unrolled.training.loop import TrainingJob, epoch_steps, planned_steps
 from unrolled.training.parallel import world
 from unrolled.training.precision import ComputeDevice, choose

@@ -39,8 +39,10 @@ from unrolled.core.locks import LOCK, is_lock
 from unrolled.core.terminal import note
 from unrolled.core.words import either, option, resume
 from unrolled.data.sniff import Format
-from unrolled.tasks import Task, digests, kind_of
-from unrolled.tasks.recipe import CONFIG, FILES, Recipe, as_yaml, read_yaml
+from unrolled.tasks import Task, kind_of
+from unrolled.core import digests
+from unrolled.runs.recipes import CONFIG, FILES, as_yaml, read_yaml
+from unrolled.tasks.recipe import Recipe
 from unrolled.training import checkpoints
 from unrolled.training.averaging import Weights
 

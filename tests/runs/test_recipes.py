@@ -19,18 +19,10 @@ from pydantic.fields import FieldInfo
 
 from unrolled.core.config import keys, nested
 from unrolled.core.errors import UsageError, UserError
-from unrolled.tasks import recipe as recipes
-from unrolled.tasks.recipe import (
-    Recipe,
-    about,
-    deep,
-    find_data,
-    flat,
-    merge,
-    parse,
-    resolve,
-    words,
-)
+from unrolled.runs import recipes
+from unrolled.tasks.recipe import Recipe
+from unrolled.runs.recipes import about, find_data, merge, resolve
+from unrolled.runs.keys import deep, flat, parse, words
 from unrolled.training.precision import choose
 
 

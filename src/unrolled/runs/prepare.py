@@ -13,7 +13,7 @@ import numpy as np
 from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.data.aligned import read_aligned
 from unrolled.data.schema import PAIRS, ColumnHints, Schema, counts, infer, number
-from unrolled.data.series import Series, WindowSpec, hold_out_end
+from unrolled.fields.series import Series, WindowSpec, hold_out_end
 from unrolled.data.shards import unchanged
 from unrolled.data.sources import Document, Table, fingerprint, read
 from unrolled.data.split import hold_out, hold_out_some, split_text
@@ -21,7 +21,8 @@ from unrolled.tasks import Task, kind_of, series
 from unrolled.tasks.base import locate
 from unrolled.tasks.defaults import fill
 from unrolled.tasks.language import TokenStream
-from unrolled.tasks.recipe import Recipe, find_data
+from unrolled.tasks.recipe import Recipe
+from unrolled.runs.recipes import find_data
 from unrolled.tasks.weights import weigh
 
 Data = Table | Document
@@ -141,7 +142,7 @@ def prepare(recipe: Recipe, task: Task | None = None) -> Prepared:
     """
     if recipe.data.train is None:
         raise DataError("no data file is named; set data.train=FILE", recipe.name)
-    from unrolled.tasks import large  # which builds upon this module
+    from unrolled.runs import large
 
     check_sides(recipe)
     path = find_data(recipe, recipe.data.train)

@@ -14,9 +14,10 @@ from conftest import write_csv
 from unrolled.core.errors import DataError, UserError
 from unrolled.data.batches import collate
 from unrolled.data.examples import Examples, Spans
-from unrolled.data.fields import InvalidCell
-from unrolled.data.series import Frames, Series, WindowSpec, gather, hold_out_end
 from unrolled.data.sources import Table, read
+from unrolled.fields.base import InvalidCell
+from unrolled.fields.frames import Frames
+from unrolled.fields.series import Series, WindowSpec, gather, hold_out_end
 
 
 def told(cell: Any) -> None:

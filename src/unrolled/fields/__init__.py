@@ -1,0 +1,1 @@
+"""Fields: how a column becomes numbers, and an answer becomes a word again."""

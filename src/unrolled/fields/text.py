@@ -1,0 +1,78 @@
+"""Text as token ids."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unrolled.core.errors import shown
+from unrolled.data.examples import Ragged
+from unrolled.data.lines import nfc
+from unrolled.fields.base import InvalidCell
+from unrolled.text.tokenizers import Tokenizer
+
+POINTS = 8  # characters kept for each token that is kept
+
+
+SEPARATOR = "\x1f"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One or more columns of text, as token ids with an end mark after each.
+
+    ``max_tokens`` cuts a longer text at its end. ``characters`` tells whether a model reads the
+    code points of the texts too.
+    """
+
+    columns: tuple[str, ...]
+    tokenizer: Tokenizer
+    max_tokens: int | None
+    characters: bool = False
+
+    def check(self, cells: Sequence[Any]) -> tuple[str, ...]:
+        """Return the texts of a row, in NFC as files are read; an empty one is a value.
+
+        Raises:
+            InvalidCell: a cell holds a list or an object.
+        """
+        texts = []
+        for name, cell in zip(self.columns, cells, strict=True):
+            if isinstance(cell, list | dict):
+                raise InvalidCell(
+                    f"column {name!r} holds {shown(cell)} where text is expected"
+                )
+            texts.append("" if cell is None else nfc(str(cell)))
+        return tuple(texts)
+
+    def encode(self, rows: Sequence[tuple[str, ...]]) -> list[list[int]]:
+        """Return the ids of each row's texts, each text followed by the end mark."""
+        width = len(self.columns)
+        end = self.tokenizer.eos_id
+        most = None if self.max_tokens is None else self.max_tokens - 1
+        flat = self.tokenizer.encode_many([text for row in rows for text in row], most)
+        ended = [[*ids, end] for ids in flat]
+        if width == 1:
+            return ended
+        rows_of_texts = (ended[i : i + width] for i in range(0, len(ended), width))
+        return [list(itertools.chain.from_iterable(texts)) for texts in rows_of_texts]
+
+    def code_points(self, rows: Sequence[tuple[str, ...]]) -> Ragged:
+        """Return the code points of each row's texts, the texts apart by a separator.
+
+        As many are kept as ``max_tokens`` tokens of ``POINTS`` characters hold.
+        """
+        limit = None if self.max_tokens is None else POINTS * self.max_tokens
+        return Ragged.of(
+            [list(map(ord, SEPARATOR.join(texts)[:limit])) for texts in rows]
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is read back; the tokenizer is saved beside it."""
+        return {
+            "columns": list(self.columns),
+            "max_tokens": self.max_tokens,
+            "characters": self.characters,
+        }

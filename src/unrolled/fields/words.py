@@ -1,0 +1,150 @@
+"""Lists of words, read as wholes and by their spelling."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from unrolled.core.errors import shown
+from unrolled.data.examples import Ragged, Spellings
+from unrolled.data.lines import nfc
+from unrolled.fields.base import InvalidCell, is_plain
+from unrolled.text.tokenizers import RUN, Tokenizer
+
+# ids of words: 0 is padding
+UNKNOWN = 1
+
+
+FIRST = 2
+
+
+LONGEST_WORD = 64  # pieces
+
+
+def words_of(column: str, cell: Any, kind: str) -> list[str]:
+    """Return the words of a cell: a list of them, or text with blanks between them.
+
+    ``kind`` is what one is called. Raises InvalidCell: it holds a list, an object or nothing where
+    one is expected.
+    """
+    several = isinstance(cell, list)
+    words = cell if several else str(cell or "").split()
+    odd = [word for word in words if word is None or not is_plain(word)]
+    if not several and (isinstance(cell, bool) or not is_plain(cell)):
+        odd = [cell]
+    if odd:
+        raise InvalidCell(
+            f"column {column!r} holds {shown(odd[0])} where a {kind} is expected"
+        )
+    return [str(word) for word in words]
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A list of words a row: the id of each in a vocabulary, and the pieces it is spelt with.
+
+    ``known`` are the words of the vocabulary in the order of their ids, which start at ``FIRST``;
+    without a ``tokenizer`` words are not spelt. ``max_words`` is the longest row.
+    """
+
+    column: str
+    known: tuple[str, ...]
+    tokenizer: Tokenizer | None
+    max_words: int | None
+
+    @classmethod
+    def fit(
+        cls,
+        column: str,
+        rows: Sequence[Sequence[str]],
+        vocabulary: int,
+        min_count: int,
+        tokenizer: str | None,
+        max_words: int | None,
+    ) -> Self:
+        """Learn the most frequent words, and the pieces that words are made of.
+
+        Args:
+            column: the column of words.
+            rows: the words of each training row.
+            vocabulary: words, and pieces, at most.
+            min_count: words and pieces seen less often are unknown.
+            tokenizer: the kind of pieces, chars or another; None for none.
+            max_words: the longest row that will be read.
+        """
+        counted = Counter(word for row in rows for word in row)
+        often = [word for word, count in counted.items() if count >= min_count]
+        often.sort(key=lambda word: (-counted[word], word))
+        pieces = None
+        if tokenizer is not None:
+            pieces = Tokenizer.fit(tokenizer, counted.elements(), vocabulary, min_count)
+        return cls(column, tuple(often[: vocabulary - FIRST]), pieces, max_words)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The one column that is read."""
+        return (self.column,)
+
+    @property
+    def size(self) -> int:
+        """Ids of words, those of padding and of unknown words included."""
+        return FIRST + len(self.known)
+
+    def check(self, cells: Sequence[Any]) -> list[str]:
+        """Return the words of a row: a list, or text with blanks between the words.
+
+        They come in NFC, as files are read.
+
+        Raises:
+            InvalidCell: there is no word, or there are more than ``max_words``.
+        """
+        words = words_of(self.column, cells[0], "word")
+        if not words:
+            raise InvalidCell(f"column {self.column!r} holds no word")
+        if self.max_words is not None and len(words) > self.max_words:
+            raise InvalidCell(
+                f"{len(words)} words and data.max_tokens is {self.max_words}; split the row or "
+                "raise it"
+            )
+        return [nfc(word) for word in words]
+
+    def encode(self, rows: Sequence[list[str]]) -> tuple[Ragged, Spellings | None]:
+        """Return the words of each row: places in a list of spellings, or ids without one."""
+        known = dict(zip(self.known, itertools.count(FIRST)))
+        if self.tokenizer is None:
+            return Ragged.of(
+                [[known.get(word, UNKNOWN) for word in row] for row in rows]
+            ), None
+        distinct: dict[str, int] = {}
+        places = [
+            [distinct.setdefault(word, len(distinct)) for word in row] for row in rows
+        ]
+        spelt = self._spelt(list(distinct))
+        # the marks tell n-grams at the ends of a word from those within it
+        begin = self.tokenizer.bos_id
+        end = self.tokenizer.eos_id
+        pieces = Ragged.of([[begin, *ids, end] for ids in spelt])
+        ids = np.array([known.get(word, UNKNOWN) for word in distinct], dtype=np.int64)
+        return Ragged.of(places), Spellings(ids, pieces)
+
+    def _spelt(self, words: list[str]) -> list[list[int]]:
+        """Return the pieces of each word; of an endless one those of its beginning and its end."""
+        assert self.tokenizer is not None
+        # pieces have this many characters at most, but for those of a vocabulary of whole words
+        reach = RUN * LONGEST_WORD
+        cut = [w if len(w) <= 2 * reach else w[:reach] + w[-reach:] for w in words]
+        half = LONGEST_WORD // 2
+        return [
+            ids if len(ids) <= LONGEST_WORD else ids[:half] + ids[-half:]
+            for ids in self.tokenizer.encode_many(cut)
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is read back; words and tokenizer are saved beside it."""
+        spelt = self.tokenizer is not None
+        return {"column": self.column, "max_words": self.max_words, "spelt": spelt}
