@@ -12,7 +12,7 @@ import torch
 import unrolled
 from benchmarks import nanogpt
 from unrolled.runs.prepare import prepare
-from unrolled.runs.recipes import resolve
+from unrolled.runs.recipes import requested
 
 TARGET = 1.88
 
@@ -35,7 +35,7 @@ def ours(seed: int) -> dict[str, float]:
 
 def theirs(threads: int) -> dict[str, float]:
     """Train nanoGPT's setting on the same split."""
-    prepared = prepare(resolve("shakespeare-quick", {}))
+    prepared = prepare(requested("shakespeare-quick", {}))
     torch.set_num_threads(threads)
     text, held_out = (
         torch.from_numpy(s.tokens).long() for s in (prepared.train, prepared.dev)

@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from unrolled.runs.recipes import resolve
+from unrolled.runs.recipes import requested
 from unrolled.tasks.recipe import Recipe
 
 PAGE = Path(__file__).parent.parent / "docs" / "paper-scale.md"
@@ -64,7 +64,7 @@ class Model:
     @classmethod
     def of(cls, name: str) -> Model:
         """Read them out of a recipe that ships."""
-        recipe: Recipe = resolve(name, {})
+        recipe: Recipe = requested(name, {})
         model = recipe.model
         training = recipe.training
         source, target, outputs = TEXTS[name]

@@ -29,9 +29,9 @@ def draw_lengths() -> tuple[Tensor, str]:
     draw = np.random.default_rng(0)
     if os.environ.get("UNROLLED_DATA"):
         from unrolled.runs.prepare import prepare
-        from unrolled.runs.recipes import resolve
+        from unrolled.runs.recipes import requested
 
-        rows = prepare(resolve("nsmc", {})).train.sequences
+        rows = prepare(requested("nsmc", {})).train.sequences
         lengths = draw.choice(np.diff(rows.offsets), ROWS)
         return torch.from_numpy(lengths), "rows of NSMC, tokens of the recipe nsmc"
     drawn = draw.lognormal(MEAN, SPREAD, ROWS).round().clip(1, LONGEST).astype(np.int64)

@@ -13,14 +13,14 @@ from conftest import write_csv, write_jsonl
 from unrolled.data.sources import Table, read
 from unrolled.insight.mistakes import LONGEST, mistakes
 from unrolled.runs.prepare import Prepared, prepare
-from unrolled.runs.recipes import resolve
+from unrolled.runs.recipes import requested
 from unrolled.tasks.base import ClassPredictions, Evaluation, Task
 
 
 def scored(path: Path, **changes: Any) -> Prepared:
     """Return a file that is scored on itself, so that its examples are all its rows."""
     told = {key.replace("__", "."): value for key, value in changes.items()}
-    return prepare(resolve(str(path), {"data.dev": str(path)} | told))
+    return prepare(requested(str(path), {"data.dev": str(path)} | told))
 
 
 def listed(
@@ -156,7 +156,7 @@ def test_long_rows_are_cut_and_a_word_keeps_its_neighbours(tmp_path: Path) -> No
 
 
 def test_a_text_has_no_rows_to_list(home: Any) -> None:
-    found = prepare(resolve(str(home.files["language"]), {}))
+    found = prepare(requested(str(home.files["language"]), {}))
     assert isinstance(found.task, Task)
     assert not isinstance(read(home.files["language"]), Table)
     assert listed(found, Evaluation({})) == []

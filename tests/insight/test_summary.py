@@ -15,7 +15,7 @@ from conftest import SMALL
 from unrolled import load
 from unrolled.insight.summary import summary
 from unrolled.runs.keys import parse
-from unrolled.runs.recipes import resolve
+from unrolled.runs.recipes import requested
 
 
 @pytest.mark.parametrize("kind", ["classify", "regress", "vectors", "tag", "language"])
@@ -110,7 +110,7 @@ def test_the_command_to_compare_with_trains_something_else(
     changes = changes[: changes.index("--out")]
     assert not Path(out).exists()
     result = json.loads((home.runs[kind] / "result.json").read_text("utf-8"))
-    other = resolve(path, parse(changes))
+    other = requested(path, parse(changes))
     first = load(home.runs[kind]).recipe
     assert (other.layer, other.model.layers) != (first.layer, first.model.layers)
     assert result["layer"] == first.layer

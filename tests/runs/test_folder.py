@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 import unrolled
 from unrolled.core.errors import UserError
 from unrolled.runs import folder as runs
-from unrolled.runs.recipes import as_yaml, resolve
+from unrolled.runs.recipes import as_yaml, requested
 from unrolled.training import checkpoints
 
 KINDS = ["classify", "regress", "vectors", "tag", "language"]
@@ -81,7 +81,7 @@ def test_nothing_in_a_run_is_a_pickle(home: SimpleNamespace, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_saved_config_resolves_to_itself(home: SimpleNamespace, kind: str) -> None:
     recipe = runs.read_recipe(home.runs[kind])
-    assert resolve(str(home.runs[kind]), {}) == recipe
+    assert requested(str(home.runs[kind]), {}) == recipe
     assert yaml.safe_load(as_yaml(recipe)) == recipe.model_dump(mode="json")
     assert recipe.task == {"vectors": "regress"}.get(kind, kind)
     assert recipe.training.threads == 1

@@ -20,7 +20,7 @@ from unrolled.runs import large
 from unrolled.tasks.baselines import baselines
 from unrolled.tasks.language import Language
 from unrolled.runs.prepare import Prepared, prepare
-from unrolled.runs.recipes import resolve
+from unrolled.runs.recipes import requested
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +55,8 @@ def both(path: Path, **changes: Any) -> tuple[Prepared, Prepared]:
         f"data.{key}" if key != "task" else key: value for key, value in changes.items()
     }
     return (
-        prepare(resolve(str(path), {**keys, "data.shards": "never"})),
-        prepare(resolve(str(path), {**keys, "data.shards": "always"})),
+        prepare(requested(str(path), {**keys, "data.shards": "never"})),
+        prepare(requested(str(path), {**keys, "data.shards": "always"})),
     )
 
 
@@ -70,7 +70,7 @@ def check_text(whole: Prepared, mapped: Prepared) -> None:
         assert (mine.size, mine.unknown) == (theirs.size, theirs.unknown)
     for layer in ("gru", "attention"):
         changes = {"layer": layer, "model": {"hidden": 8, "embedding": 8}}
-        recipe = resolve("shakespeare-lstm", {}).read(
+        recipe = requested("shakespeare-lstm", {}).read(
             changes | {"training": {"window": 16, "batch_size": 4}}
         )
         model = whole.task.build(recipe)
@@ -198,7 +198,7 @@ def test_labels_are_weighed(tmp_path: Path) -> None:
 
     def told(shards: str, weights: Any, **more: Any) -> Any:
         keys = {"data.shards": shards, "training.label_weights": weights, **more}
-        return prepare(resolve(str(path), keys)).recipe.training.label_weights
+        return prepare(requested(str(path), keys)).recipe.training.label_weights
 
     for weights in ("balanced", {"good": 3}):
         assert isinstance(told("always", weights), dict)
@@ -234,7 +234,7 @@ def test_the_files_of_an_archive_and_their_lines_are_told(
     path = packed("b.zip", reviews(40, 1), [*reviews(60, 2), ("no label", None)])
     for shards in ("never", "always"):
         with pytest.raises(DataError, match=r"1\.csv:62: ") as caught:
-            prepare(resolve(str(path), {"data.shards": shards}))
+            prepare(requested(str(path), {"data.shards": shards}))
         assert caught.value.line == 62
 
 
@@ -280,15 +280,15 @@ def test_what_is_sharded(
     text = tmp_path / "t.txt"
     text.write_text(story(0), "utf-8")
     auto = {"data.shards": "auto"}
-    prepare(resolve(str(text), auto))
+    prepare(requested(str(text), auto))
     assert not cache.exists()
     monkeypatch.setattr(large, "LARGE", 1000)
-    assert any("encoded in" in line for line in prepare(resolve(str(text), auto)).found)
+    assert any("encoded in" in line for line in prepare(requested(str(text), auto)).found)
     table = write_csv(
         tmp_path / "m.csv", [(i, 2 * i) for i in range(500)], ("a", "price")
     )
     assert not any(
-        "encoded" in line for line in prepare(resolve(str(table), auto)).found
+        "encoded" in line for line in prepare(requested(str(table), auto)).found
     )
 
 
@@ -307,7 +307,7 @@ def test_a_folder_is_read_whole(tmp_path: Path) -> None:
 
 def test_labels_are_learnt_from_shards_and_predicted(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "r.csv", reviews(120, 1), ("text", "label"))
-    assert prepare(resolve(str(path), {"data.shards": "never"})).recipe.model.ngrams > 0
+    assert prepare(requested(str(path), {"data.shards": "never"})).recipe.model.ngrams > 0
     told = {key: value for key, value in SMALL.items() if key != "model.ngrams"}
     told |= {
         "training.max_steps": 30,

@@ -13,12 +13,12 @@ from unrolled.data.sources import Document, Table
 from unrolled.tasks.labelled import Classify, Regress
 from unrolled.tasks.language import Language
 from unrolled.runs.prepare import Prepared, prepare
-from unrolled.runs.recipes import resolve
+from unrolled.runs.recipes import requested
 
 
 def prepared(path: Path, **changes: object) -> Prepared:
     return prepare(
-        resolve(str(path), {k.replace("__", "."): v for k, v in changes.items()})
+        requested(str(path), {k.replace("__", "."): v for k, v in changes.items()})
     )
 
 

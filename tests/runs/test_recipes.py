@@ -21,7 +21,7 @@ from unrolled.core.config import keys, nested
 from unrolled.core.errors import UsageError, UserError
 from unrolled.runs import recipes
 from unrolled.tasks.recipe import Recipe
-from unrolled.runs.recipes import about, find_data, merge, resolve
+from unrolled.runs.recipes import about, find_data, merge, requested
 from unrolled.runs.keys import deep, flat, parse, words
 from unrolled.training.precision import choose
 
@@ -146,7 +146,7 @@ def test_a_wrong_key_or_value_is_named_with_what_was_meant(
 ) -> None:
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UsageError) as caught:
-        resolve("x.csv", changes)
+        requested("x.csv", changes)
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
@@ -154,7 +154,7 @@ def test_a_wrong_key_or_value_is_named_with_what_was_meant(
 
 def test_a_data_file_names_the_run(tmp_path: Path) -> None:
     (tmp_path / "film.reviews.tsv.gz").write_bytes(b"x")
-    found = resolve("film.reviews.tsv.gz", {"layer": "rnn"})
+    found = requested("film.reviews.tsv.gz", {"layer": "rnn"})
     assert (found.name, found.layer, found.data.train) == (
         "film",
         "rnn",
@@ -164,7 +164,7 @@ def test_a_data_file_names_the_run(tmp_path: Path) -> None:
 
 def test_a_yaml_file_of_ones_own_is_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("layer: lstm\ndata: {train: a.csv}\n")
-    found = resolve("mine.yaml", {"model.hidden": 7})
+    found = requested("mine.yaml", {"model.hidden": 7})
     assert (found.name, found.layer, found.data.train, found.model.hidden) == (
         "mine",
         "lstm",
@@ -185,7 +185,7 @@ def test_a_yaml_file_of_ones_own_is_a_recipe(tmp_path: Path) -> None:
 def test_a_faulty_yaml_file_is_named(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(UsageError) as caught:
-        resolve("bad.yaml", {})
+        requested("bad.yaml", {})
     assert told in str(caught.value)
 
 
@@ -202,18 +202,18 @@ def test_a_file_that_is_not_there_is_answered_with_the_nearest(
     with pytest.raises(
         UsageError, match=rf"no recipe and no file .*; did you mean '{nearest}'\?"
     ):
-        resolve(target, {})
+        requested(target, {})
 
 
 def test_a_recipe_that_does_not_exist_is_answered_with_the_nearest() -> None:
     name = recipes.shipped()[0]
     with pytest.raises(UsageError, match=f"did you mean '{name}'"):
-        resolve(name + "s", {})
+        requested(name + "s", {})
 
 
 @pytest.mark.parametrize("name", recipes.shipped())
 def test_every_shipped_recipe_loads_resolves_and_tells_of_itself(name: str) -> None:
-    found = resolve(name, {})
+    found = requested(name, {})
     assert found.name == name
     assert found.data.train
     told = about(name)
@@ -235,7 +235,7 @@ def test_a_shipped_recipe_sets_only_keys_that_exist(name: str) -> None:
 
 def _absent() -> str:
     for name in recipes.shipped():
-        train = resolve(name, {}).data.train
+        train = requested(name, {}).data.train
         if (
             about(name).source
             and train
@@ -248,7 +248,7 @@ def _absent() -> str:
 def test_absent_data_is_told_with_source_licence_size_and_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    recipe = resolve(_absent(), {})
+    recipe = requested(_absent(), {})
     told = about(_absent())
     assert recipe.data.train is not None
     for root, folder in (
@@ -342,7 +342,7 @@ def test_every_number_has_bounds(key: str) -> None:
         huge = [1e300, -1e300, 1e308, float("inf"), float("nan"), -1.0, *huge]
     for value in huge:
         with pytest.raises(UsageError, match=rf"^{key}"):
-            resolve("anthem", {key: value})
+            requested("anthem", {key: value})
 
 
 @pytest.mark.parametrize("key", NUMBERS)
@@ -350,7 +350,7 @@ def test_every_number_has_bounds(key: str) -> None:
 def test_a_number_next_to_nothing_divides_nothing(key: str, value: float) -> None:
     # 1 / x overflows: refused, or never divided by
     try:
-        told = flat(resolve("anthem", {key: value}).model_dump())[key]
+        told = flat(requested("anthem", {key: value}).model_dump())[key]
     except UsageError:
         return
     assert told == value
@@ -362,7 +362,7 @@ def test_a_number_next_to_nothing_divides_nothing(key: str, value: float) -> Non
 )
 def test_a_device_that_trains_nothing_is_refused(device: str) -> None:
     with pytest.raises(UserError):
-        choose(resolve("anthem", {"training.device": device}).training.device, "fp32")
+        choose(requested("anthem", {"training.device": device}).training.device, "fp32")
 
 
 # recipes that would take the machine
@@ -406,7 +406,7 @@ def test_a_recipe_that_is_none_is_one_line_in_no_time(
     began = time.process_time()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UserError) as caught:
-        resolve(str(path), {})
+        requested(str(path), {})
     assert time.process_time() - began < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
     assert "\n" not in str(caught.value)
@@ -423,15 +423,15 @@ def test_any_text_is_a_recipe_or_an_error_of_one_line(text: str) -> None:
         path = Path(home, "r.yaml")
         path.write_text(text, "utf-8")
         with suppress(UserError):
-            resolve(str(path), {})
+            requested(str(path), {})
     for word in (text, f"name={text}", f"seed={text}", f"data.text={text}"):
         with suppress(UserError):
-            resolve("anthem", parse([word]))
+            requested("anthem", parse([word]))
 
 
 def test_a_hundred_faulty_keys_are_a_few_sentences() -> None:
     with pytest.raises(UsageError) as caught:
-        resolve("anthem", {f"model.k{n}": 1 for n in range(100)})
+        requested("anthem", {f"model.k{n}": 1 for n in range(100)})
     assert "95 more keys are faulty" in str(caught.value)
 
 

@@ -11,13 +11,13 @@ import pytest
 
 from conftest import write_csv, write_jsonl
 from unrolled.runs.prepare import prepare
-from unrolled.runs.recipes import resolve
+from unrolled.runs.recipes import requested
 from unrolled.tasks import baselines as methods
 from unrolled.tasks.baselines import baselines
 
 
 def scored(path: Path, dev: Path, **changes: object) -> dict[str, dict[str, float]]:
-    found = baselines(prepare(resolve(str(path), {"data.dev": str(dev), **changes})))
+    found = baselines(prepare(requested(str(path), {"data.dev": str(dev), **changes})))
     assert all(each.seconds >= 0 for each in found)
     return {each.name: each.scores for each in found}
 
@@ -99,7 +99,7 @@ def spam(path: Path) -> Path:
 def test_n_grams_are_bounded_by_characters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared = prepare(resolve(str(spam(tmp_path / "a.csv")), {}))
+    prepared = prepare(requested(str(spam(tmp_path / "a.csv")), {}))
     count = len(prepared.train)
     monkeypatch.setattr(methods, "TEXT", 4)
     monkeypatch.setattr(methods, "CHARACTERS", 60)
@@ -119,7 +119,7 @@ def test_a_baseline_without_memory_is_left_out(
         raise MemoryError
 
     monkeypatch.setattr(methods, "_features", hungry)
-    prepared = prepare(resolve(str(spam(tmp_path / "a.csv")), {}))
+    prepared = prepare(requested(str(spam(tmp_path / "a.csv")), {}))
     assert [each.name for each in baselines(prepared)] == ["majority class"]
 
 
@@ -130,7 +130,7 @@ def test_a_regression_over_very_many_labels_is_left_out(
         (f"{name} {n}", name) for n in range(20) for name in ("red", "green", "blue")
     ]
     path = write_csv(tmp_path / "a.csv", rows, ("text", "label"))
-    prepared = prepare(resolve(str(path), {}))
+    prepared = prepare(requested(str(path), {}))
     names = [each.name for each in baselines(prepared)]
     assert names == ["majority class", "n-gram logistic regression"]
     features = methods._features(prepared)[0].shape[1]

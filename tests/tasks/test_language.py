@@ -19,7 +19,7 @@ from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Format, read
 from unrolled.decoding.sampling import Sampling
 from unrolled.models import LanguageModel
-from unrolled.runs.recipes import resolve
+from unrolled.runs.recipes import requested
 from unrolled.tasks.language import TOLERANCE, Language, TokenStream
 from unrolled.tasks.recipe import Recipe
 from unrolled.training.objectives import next_token
@@ -215,7 +215,7 @@ def test_training_compares_candidates_or_adds_penalties_where_asked() -> None:
 
 
 def test_awd_lstm_has_the_published_size_and_trains() -> None:
-    recipe = resolve(str(Path(__file__).parents[2] / "examples/wikitext2-awd.yaml"), {})
+    recipe = requested(str(Path(__file__).parents[2] / "examples/wikitext2-awd.yaml"), {})
     words = "\n".join(f"w{i}" for i in range(33_276)) + "\n<unk> w0\n"
     data = Document("t.txt", Format("text"), words)
     task = Language.fit(recipe, Schema("language"), data)

@@ -15,7 +15,7 @@ from unrolled.data.schema import Schema
 from unrolled.models import Unaligned
 from unrolled.runs.plan import make_plan
 from unrolled.runs.prepare import prepare
-from unrolled.runs.recipes import resolve
+from unrolled.runs.recipes import requested
 from unrolled.tasks.base import Task
 from unrolled.tasks.defaults import fill
 from unrolled.tasks.recipe import Recipe
@@ -39,7 +39,7 @@ def changes(name: str, folder: Path, tokens: int) -> dict[str, Any]:
     All the words that the vocabulary has room for are among them.
     """
     draw = random.Random(1)
-    count = resolve(name, {}).data.vocabulary - 4
+    count = requested(name, {}).data.vocabulary - 4
     words = [f"w{number}" for number in range(count)]
     texts = list[str]()
     at = 0
@@ -104,7 +104,7 @@ def learnt(name: str, folder: Path) -> tuple[Recipe, Task]:
         if name == "wsj-parse"
         else changes(name, folder, 500)
     )
-    prepared = prepare(resolve(name, told))
+    prepared = prepare(requested(name, told))
     return prepared.recipe, prepared.task
 
 
@@ -147,7 +147,7 @@ def test_what_the_paper_says_of_a_training_stands_in_its_recipe(name: str) -> No
     big = name.endswith("big")
     parse = name == "wsj-parse"
     schema = Schema("parse" if parse else "translate", ("en",), (), "other")
-    recipe = fill(resolve(name, {}), schema, 4_500_000, 10**9)
+    recipe = fill(requested(name, {}), schema, 4_500_000, 10**9)
     model = recipe.model
     training = recipe.training
     search = recipe.decoding

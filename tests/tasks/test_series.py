@@ -21,7 +21,7 @@ from unrolled.insight.summary import finish
 from unrolled.runs.keys import parse
 from unrolled.runs.plan import make_plan
 from unrolled.runs.prepare import Prepared, prepare
-from unrolled.runs.recipes import resolve
+from unrolled.runs.recipes import requested
 from unrolled.tasks.baselines import baselines
 from unrolled.tasks.labelled import Classify, Regress
 from unrolled.tasks.series import one_answer
@@ -59,7 +59,7 @@ def moves(tmp_path: Path) -> Path:
 
 def prepared(path: Path, **changes: object) -> Prepared:
     return prepare(
-        resolve(str(path), {k.replace("__", "."): v for k, v in changes.items()})
+        requested(str(path), {k.replace("__", "."): v for k, v in changes.items()})
     )
 
 

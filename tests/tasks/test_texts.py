@@ -12,7 +12,7 @@ import pytest
 import unrolled
 from conftest import SMALL, write_csv
 from unrolled.runs.prepare import prepare
-from unrolled.runs.recipes import resolve
+from unrolled.runs.recipes import requested
 
 
 def pairs(count: int, seed: int) -> list[tuple[str, str, str]]:
@@ -79,7 +79,7 @@ def test_two_texts_are_read_one_after_the_other(
 def test_each_text_ends_with_its_own_mark(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "p.csv", pairs(50, 1), ("one", "two", "label"))
     found = prepare(
-        resolve(str(path), {"data.text": ["one", "two"], "data.tokenizer": "words"})
+        requested(str(path), {"data.text": ["one", "two"], "data.tokenizer": "words"})
     )
     tokenizer = found.task.inputs.tokenizer  # type: ignore[attr-defined]
     sequences = found.train.sequences

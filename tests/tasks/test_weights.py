@@ -18,7 +18,7 @@ from unrolled.core.errors import UsageError
 from unrolled.data.batches import IGNORED, Batch
 from unrolled.runs.keys import deep, flat, parse
 from unrolled.runs.prepare import Prepared, prepare
-from unrolled.runs.recipes import merge, resolve
+from unrolled.runs.recipes import merge, requested
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.weights import weights_of
 from unrolled.training.objectives import classes, cross_entropy
@@ -35,7 +35,7 @@ def rare(tmp_path: Path) -> Path:
 
 
 def prepared(path: Path, weights: Any, **changes: Any) -> Prepared:
-    return prepare(resolve(str(path), {"training.label_weights": weights, **changes}))
+    return prepare(requested(str(path), {"training.label_weights": weights, **changes}))
 
 
 def test_balanced_weights_are_those_of_scikit_learn(rare: Path, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_names_that_are_told_weigh_so_and_others_one(rare: Path) -> None:
     weights = weights_of(found.recipe, ("0", "1"))
     assert weights is not None
     assert weights.tolist() == [1.0, 4.0]
-    assert weights_of(resolve(str(rare), {}), ("0", "1")) is None
+    assert weights_of(requested(str(rare), {}), ("0", "1")) is None
 
 
 def test_a_rare_label_is_found_more_often_with_weights(

@@ -56,7 +56,7 @@ def kill_at(name: str, turn: int, number: int = signal.SIGKILL) -> None:
 def run(told: dict[str, Any]) -> None:
     """Train, to the end or to the kill."""
     out = Path(told["folder"])
-    plan = make_plan(told["target"], told["changes"], out, told["resume"], None)
+    plan = make_plan(told["target"], told["changes"], out, told["resume"])
     if told["kill"]:
         kill_at(*told["kill"])
     loop.fit(plan.job(Progress(quiet=True)), told["resume"])

@@ -51,14 +51,14 @@ def evaluate(
     from unrolled.run import compare, load
     from unrolled.runs.keys import parse
 
-    told = parse(changes or [])
+    keys = parse(changes or [])
     ours = load(expanded(run))
-    found = ours.evaluation(data, told, say, target)
-    scores = found.scores
-    notes = [*found.notes]
+    evaluation = ours.evaluation(data, keys, say, target)
+    scores = evaluation.scores
+    notes = [*evaluation.notes]
     if other is not None:
-        theirs = load(expanded(other)).evaluation(data, told, say, target)
-        notes += compare(ours.task, found, theirs, (str(run), str(other)))
+        theirs = load(expanded(other)).evaluation(data, keys, say, target)
+        notes += compare(ours, evaluation, theirs, (str(run), str(other)))
     if as_json:
         out(json_line({**scores, "notes": notes} if notes else scores))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import os
 import signal
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
-from unrolled.cli import doctor, evaluate, export, generate, predict, recipes, train
 from unrolled.core.errors import UserError, is_out_of_memory
 from unrolled.core.files import cause_of
 from unrolled.core.plugins import load_plugins
@@ -75,17 +76,16 @@ def _with_torch(verb: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-app.command("train")(_with_torch(train.train))
-app.command("doctor")(_with_torch(doctor.doctor))
-app.command("evaluate")(_with_torch(evaluate.evaluate))
-app.command("predict", cls=predict.RowsCommand)(_with_torch(predict.predict))
-app.command("generate")(_with_torch(generate.generate))
-app.command("export")(_with_torch(export.export))
-app.command("recipes")(_with_torch(recipes.recipes))
+# a verb is a file with a function of its name, and a word here; COMMAND reads its words otherwise
+VERBS = ("train", "doctor", "evaluate", "predict", "generate", "export", "recipes")
+for _name in VERBS:
+    _module = importlib.import_module(f"unrolled.cli.{_name}")
+    _command = getattr(_module, "COMMAND", TyperCommand)
+    app.command(_name, cls=_command)(_with_torch(getattr(_module, _name)))
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         from unrolled import __version__
 
         print(f"unrolled {__version__}")
@@ -137,16 +137,18 @@ def _code() -> int:
         # standalone_mode would print click's own error box and hide the exit code
         code = app(prog_name="unrolled", standalone_mode=False)
         sys.stdout.flush()
-        return _stopped(130) if code == 130 else code if isinstance(code, int) else 0
+        if code == 130:
+            return _stopped(130)
+        return code if isinstance(code, int) else 0
     except UserError as error:
         note(f"unrolled: {error}")
         return error.exit_code
     except _CLICK as error:
-        told = error.format_message()  # type: ignore[attr-defined]
+        message = error.format_message()  # type: ignore[attr-defined]
         if type(error).__name__ == "NoArgsIsHelpError":
-            print(told)
+            print(message)
         else:
-            note(f"unrolled: {' '.join(told.split())}{_help(error)}")
+            note(f"unrolled: {' '.join(message.split())}{_help(error)}")
         return 2
     except Terminated:
         return _stopped(Terminated.code)

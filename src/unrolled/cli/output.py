@@ -39,10 +39,11 @@ def on_one_line(text: str) -> str:
 
 def as_object(row: dict[str, Any], answer: Prediction) -> dict[str, Any]:
     """Return a row with its answer, its probability and the details beside its own columns."""
-    found: dict[str, Any] = {**row, free("answer", row): answer.text}
+    columns: dict[str, Any] = {**row, free("answer", row): answer.text}
     if answer.probability is not None:
-        found[free("probability", row)] = answer.probability
-    return found | {free(key, row): value for key, value in answer.details.items()}
+        columns[free("probability", row)] = answer.probability
+    details = {free(key, row): value for key, value in answer.details.items()}
+    return columns | details
 
 
 def free(name: str, taken: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,71 +19,81 @@ class RowsCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Hide the minus of such words while options are told from rows."""
-        rest = super().parse_args(
-            ctx, [re.sub(r"^(?=-\.?\d)", MARK, word) for word in args]
-        )
+        marked = [re.sub(r"^(?=-\.?\d)", MARK, word) for word in args]
+        rest = super().parse_args(ctx, marked)
         ctx.params = {name: _shown(value) for name, value in ctx.params.items()}
         return rest
 
 
+COMMAND = RowsCommand
+
+
 def _shown(value: Any) -> Any:
     if isinstance(value, list | tuple):
-        return [_shown(each) for each in value]
+        return [_shown(word) for word in value]
     return str(value).removeprefix(MARK) if str(value).startswith(MARK) else value
+
+
+Rows = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[ROW]...",
+        help="Rows as the data file writes them; with --file, data.text=, ... of that file.",
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        help="Write a .csv or .jsonl with the answers added, or them as .txt.",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Search otherwise: decoding.beam=1 ..."
+    ),
+]
+Ban = Annotated[
+    list[str] | None,
+    typer.Option(help="A word or phrase that no text holds; repeatable."),
+]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(help="A word or phrase that every text holds; repeatable."),
+]
+Raw = Annotated[
+    bool,
+    typer.Option(
+        "--raw",
+        help="Leave cells of a .csv as they are, also those that a spreadsheet runs.",
+    ),
+]
 
 
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
-    rows: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[ROW]...",
-            help="Rows as the data file writes them; with --file, data.text=, ... of that file.",
-        ),
-    ] = None,
+    rows: Rows = None,
     file: Annotated[Path | None, typer.Option(help="A file of rows to answer.")] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            help="Write a .csv or .jsonl with the answers added, or them as .txt.",
-        ),
-    ] = None,
+    output: Output = None,
     live: Annotated[
         bool, typer.Option("--live", help="Answer lines of standard input.")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line.")
     ] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Search otherwise: decoding.beam=1 ..."
-        ),
-    ] = None,
+    settings: Settings = None,
     begin: Annotated[
         str, typer.Option(help="What every text that is written begins with.")
     ] = "",
-    ban: Annotated[
-        list[str] | None,
-        typer.Option(help="A word or phrase that no text holds; repeatable."),
-    ] = None,
-    require: Annotated[
-        list[str] | None,
-        typer.Option(help="A word or phrase that every text holds; repeatable."),
-    ] = None,
+    ban: Ban = None,
+    require: Require = None,
     seed: Annotated[
         int | None,
         typer.Option(min=0, max=SEED, help="Equal seeds draw equal answers."),
     ] = None,
-    raw: Annotated[
-        bool,
-        typer.Option(
-            "--raw",
-            help="Leave cells of a .csv as they are, also those that a spreadsheet runs.",
-        ),
-    ] = False,
+    raw: Raw = False,
 ) -> None:
     """Answer rows: one line for each on standard output, and nothing else.
 
@@ -96,51 +107,66 @@ def predict(
 
       tail -f log.txt | unrolled predict runs/reviews --live
     """
-    asked = {
+    search = {
         "begin": begin,
         "banned": ban or [],
         "required": require or [],
         "seed": seed,
     }
-    _answer(run, rows or [], file, output, live, as_json, raw, settings or [], asked)
+    request = _Request(run, rows or [], file, output, live, as_json, raw)
+    request.check()
+    request.answer(settings or [], search)
 
 
-def _answer(
-    run: Path,
-    rows: list[str],
-    file: Path | None,
-    output: Path | None,
-    live: bool,
-    as_json: bool,
-    raw: bool,
-    settings: list[str],
-    asked: dict[str, Any],
-) -> None:
-    from unrolled.cli.answering import adjust, answer_file, print_answers
-    from unrolled.core.errors import UsageError
-    from unrolled.core.files import expanded
-    from unrolled.run import load
-    from unrolled.runs.keys import parse
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What was typed; the arguments of ``predict`` say what each is."""
 
-    if sum([bool(rows) and file is None, file is not None, live]) != 1:
-        raise UsageError("give rows, or --file FILE, or --live (one of the three)")
-    if output is not None and file is None:
-        raise UsageError(
-            "-o writes the rows of a file with their answers: add --file FILE"
-        )
-    if raw and (output is None or output.suffix != ".csv"):
-        raise UsageError("--raw is for the cells of a CSV: add -o FILE.csv")
-    loaded = load(expanded(run), result=False)
-    loaded.answers([])  # a run that answers no rows says so before any is read
-    if live and loaded.task.schema.steps:
-        raise UsageError(
-            "--live answers each line by itself, and this run reads a row as one step of a "
-            "sequence: give the rows as a file, with --file FILE"
-        )
-    details = as_json or str(output).endswith(".jsonl")
-    adjust(loaded, parse(settings), details=details, **asked)
-    if file is not None:
-        target = None if output is None else expanded(output)
-        answer_file(loaded, expanded(file), parse(rows), target, as_json, raw)
-        return
-    print_answers(loaded, rows, live, as_json)
+    run: Path
+    rows: list[str]
+    file: Path | None
+    output: Path | None
+    live: bool
+    as_json: bool
+    raw: bool
+
+    def check(self) -> None:
+        """Raise UsageError for options that do not go together."""
+        from unrolled.core.errors import UsageError
+
+        from_rows = bool(self.rows) and self.file is None
+        if sum([from_rows, self.file is not None, self.live]) != 1:
+            raise UsageError("give rows, or --file FILE, or --live (one of the three)")
+        if self.output is not None and self.file is None:
+            raise UsageError(
+                "-o writes the rows of a file with their answers: add --file FILE"
+            )
+        if self.raw and (self.output is None or self.output.suffix != ".csv"):
+            raise UsageError("--raw is for the cells of a CSV: add -o FILE.csv")
+
+    def answer(self, settings: list[str], search: dict[str, Any]) -> None:
+        """Load the run and answer."""
+        from unrolled.cli import answering
+        from unrolled.core.errors import UsageError
+        from unrolled.core.files import expanded
+        from unrolled.run import load
+        from unrolled.runs.keys import parse
+
+        run = load(expanded(self.run), result=False)
+        run.answers([])  # a run that answers no rows says so before any is read
+        if self.live and run.task.schema.steps:
+            raise UsageError(
+                "--live answers each line by itself, and this run reads a row as one step of a "
+                "sequence: give the rows as a file, with --file FILE"
+            )
+        details = self.as_json or str(self.output).endswith(".jsonl")
+        answering.adjust(run, parse(settings), details=details, **search)
+        if self.file is not None:
+            output = None if self.output is None else expanded(self.output)
+            changes = parse(self.rows)
+            path = expanded(self.file)
+            answering.answer_file(run, path, changes, output, self.as_json, self.raw)
+        elif self.live:
+            answering.print_live(run, self.as_json)
+        else:
+            answering.print_answers(run, self.rows, self.as_json)

@@ -24,14 +24,14 @@ def recipes(
             raise UsageError(unknown("recipe", name, shipped()))
         print((folder() / f"{name}.yaml").read_text("utf-8"), end="")
         return
-    known = {each: about(each) for each in shipped()}
-    width = max(map(len, known))
-    for pattern in dict.fromkeys(sorted(told.pattern for told in known.values())):
+    recipes = {recipe: about(recipe) for recipe in shipped()}
+    width = max(map(len, recipes))
+    for pattern in dict.fromkeys(sorted(known.pattern for known in recipes.values())):
         print(pattern)
-        for each, told in known.items():
-            if told.pattern == pattern:
-                time = "GPUs" if told.minutes is None else f"{told.minutes:>4g} min"
-                print(f"  {each:<{width}}  {time:<8}  {told.what}")
+        for recipe, known in recipes.items():
+            if known.pattern == pattern:
+                time = "GPUs" if known.minutes is None else f"{known.minutes:>4g} min"
+                print(f"  {recipe:<{width}}  {time:<8}  {known.what}")
         print()
     print(
         "minutes on 2 cores, upper bounds; GPUs: docs/paper-scale.md says for how long; "

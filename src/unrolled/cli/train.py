@@ -58,15 +58,17 @@ def train(
     from unrolled.runs.recipes import as_yaml
     from unrolled.training.stopping import Interrupted, Terminated
 
-    wanted = parse(changes or [])
+    keys = parse(changes or [])
     if not dry_run:
         try:
-            start(target, wanted, out, resume, seed)
+            start(target, keys, out, resume, seed)
         except (Interrupted, Terminated) as stopped:
             error = UserError(str(stopped))
             error.exit_code = stopped.code
             raise error from None
         return
-    plan = make_plan(target, wanted, out, resume, seed, dry_run=True)
+    if seed is not None:
+        keys["seed"] = seed
+    plan = make_plan(target, keys, out, resume, dry_run=True)
     print_out("\n".join(map(clean, plan.lines())))
     print_out("\n# the resolved recipe\n" + as_yaml(plan.recipe), end="")

@@ -83,7 +83,8 @@ class ColumnHints:
 class Schema:
     """A task and its columns: inputs are ``text`` or else ``numbers``; ``answer`` is predicted.
 
-    With ``frames`` the numbers are sequences; with ``steps`` a row of the file is one step of one.
+    With ``frames`` the numbers are sequences; with ``steps`` a row of the file is one step of one,
+    and ``sequence`` the column that tells them apart, where there are several.
     """
 
     task: str
@@ -92,11 +93,15 @@ class Schema:
     answer: str | None = None
     frames: bool = False
     steps: bool = False
+    sequence: str | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The columns that are read."""
         return self.text or self.numbers
+
+
+DOCUMENT = Schema("language")  # a file of running text
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,11 @@ LARGEST = 1e30  # of a number that is read: scores square it, in float32 at time
 FAR = 1e15  # deviations from the mean, of a number that is read
 
 
+# the files of a run folder that belong to its fields
+TOKENIZER = "tokenizer.json"
+WORDS = "words.json"
+
+
 class InvalidCell(Exception):
     """A cell that cannot be encoded; whoever knows the file and the line turns it into an error."""
 
@@ -44,25 +49,25 @@ def scale_of(
 
 def read_number(column: str, cell: Any) -> float:
     """Return the number in a cell. Raises InvalidCell: there is none, or one that is too large."""
-    found = number(cell)
-    if found is None:
+    value = number(cell)
+    if value is None:
         raise InvalidCell(
             f"column {column!r} holds {shown(cell)} where a number is expected"
         )
-    if abs(found) > LARGEST:
+    if abs(value) > LARGEST:
         raise InvalidCell(
             f"column {column!r} holds {shown(cell)}, which is more than {LARGEST:g}; if it marks a "
             "missing value, leave the row out"
         )
-    return found
+    return value
 
 
 def scaled(column: str, value: float, mean: float, deviation: float) -> float:
     """Return a number in deviations from the mean. Raises InvalidCell: it is out of proportion."""
-    found = (value - mean) / deviation
-    if abs(found) > FAR:
+    deviations = (value - mean) / deviation
+    if abs(deviations) > FAR:
         raise InvalidCell(
             f"column {column!r} holds {value:g}, out of all proportion to the numbers of training "
             f"(about {mean:g}, give or take {deviation:g})"
         )
-    return found
+    return deviations

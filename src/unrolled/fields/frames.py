@@ -6,16 +6,20 @@ Legend: T steps of a sequence, D numbers a step.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.core.errors import UserError, shown
+from unrolled.data.examples import Examples, Ints
 from unrolled.data.schema import number
 from unrolled.fields.base import FAR, LARGEST, InvalidCell
-from unrolled.fields.series import Floats, WindowSpec
+from unrolled.fields.series import Floats, WindowSpec, spans
+
+Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,7 @@ class Frames:
     A column holds a number a step, or a list of ``sizes`` numbers.
     """
 
+    kind: ClassVar[str] = "frames"
     columns: tuple[str, ...]
     sizes: tuple[int, ...]
     means: tuple[float, ...]
@@ -44,32 +49,29 @@ class Frames:
         reading: WindowSpec,
     ) -> Self:
         """Learn sizes and scales from rows of cells; faulty rows are left to ``check``."""
-        found: list[list[NDArray[np.float64]]] = []
+        sequences: list[list[Doubles]] = []
+        sizes: tuple[int, ...] = ()
         for row in rows:
             try:
-                parts = [
-                    _matrix(name, cell) for name, cell in zip(columns, row, strict=True)
-                ]
+                parts = _matrices(columns, row)
             except InvalidCell:
                 continue
-            if not found or [p.shape[1] for p in parts] == [
-                p.shape[1] for p in found[0]
-            ]:
-                found.append(parts)
-        if not found:
+            widths = tuple(part.shape[1] for part in parts)
+            sizes = sizes or widths
+            if widths == sizes:
+                sequences.append(parts)
+        if not sequences:
             raise UserError(f"column {columns[0]!r} holds no sequence of numbers")
-        steps = sum(len(parts[0]) for parts in found)
-        whole = [np.concatenate(parts, 1) for parts in found]
+        steps = sum(len(parts[0]) for parts in sequences)
+        whole = [np.concatenate(parts, 1) for parts in sequences]
         means = sum(frames.sum(0) for frames in whole) / steps
-        spread = np.sqrt(
-            sum(np.square(frames - means).sum(0) for frames in whole) / steps
-        )
-        # as in fields.scale_of, without all steps side by side
-        spread = np.where(spread > 1e-9 * np.abs(means), spread, 1.0)
-        sizes = tuple(part.shape[1] for part in found[0])
-        return cls(
-            columns, sizes, tuple(means.tolist()), tuple(spread.tolist()), reading
-        )
+        squares = sum(np.square(frames - means).sum(0) for frames in whole)
+        deviations = np.sqrt(squares / steps)
+        # as in fields.base.scale_of, without all steps side by side
+        varies = deviations > 1e-9 * np.abs(means)
+        deviations = np.where(varies, deviations, 1.0)
+        scales = tuple(means.tolist()), tuple(deviations.tolist())
+        return cls(columns, sizes, *scales, reading)
 
     def check(self, cells: Sequence[Any]) -> Floats:
         """Return the scaled steps of a row (T, D).
@@ -77,7 +79,7 @@ class Frames:
         Raises:
             InvalidCell: a cell is no sequence of finite numbers, or one of another width or length.
         """
-        parts: list[NDArray[np.float64]] = []
+        parts: list[Doubles] = []
         for name, size, cell in zip(self.columns, self.sizes, cells, strict=True):
             part = _matrix(name, cell)
             if part.shape[1] != size:
@@ -93,18 +95,37 @@ class Frames:
         scaled = (whole - self.means) / self.deviations
         far = np.abs(scaled) > FAR
         if far.any():
-            step, place = (int(i) for i in np.argwhere(far)[0])
-            names = [
-                name
-                for name, n in zip(self.columns, self.sizes, strict=True)
-                for _ in range(n)
-            ]
+            step, index = (int(i) for i in np.argwhere(far)[0])
             raise InvalidCell(
-                f"column {names[place]!r} holds {whole[step, place]:g} at step {step + 1}, out of "
-                f"all proportion to the numbers of training (about {self.means[place]:g}, give or "
-                f"take {self.deviations[place]:g})"
+                f"column {self._column_of(index)!r} holds {whole[step, index]:g} at step "
+                f"{step + 1}, out of all proportion to the numbers of training (about "
+                f"{self.means[index]:g}, give or take {self.deviations[index]:g})"
             )
         return scaled.astype(np.float32)
+
+    def _column_of(self, index: int) -> str:
+        """Return the column that a number of a step (of D) is from."""
+        ends = np.cumsum(self.sizes)
+        return self.columns[int(np.searchsorted(ends, index, side="right"))]
+
+    def check_to_predict(self, cells: Sequence[Any]) -> Floats:
+        """Return the steps that are read of a row that is to be answered: the last window.
+
+        Raises:
+            InvalidCell: a cell does not fit, or there are fewer steps than a window has.
+        """
+        size = self.reading.window
+        if size is None:
+            return self.check(cells)
+        last = [cell[-size:] if isinstance(cell, list) else cell for cell in cells]
+        steps = self.check(last)
+        if len(steps) < size:
+            raise InvalidCell(f"{len(steps)} steps are given; this model reads {size}")
+        return steps
+
+    def whole(self) -> Self:
+        """Return the field that reads whole sequences, not windows of them."""
+        return replace(self, reading=replace(self.reading, window=None))
 
     def cells(self, steps: Any) -> tuple[Any, ...]:
         """Return the cells of a sequence given as a list of steps (T, D), or of T numbers.
@@ -113,56 +134,66 @@ class Frames:
             UserError: a step has more or fewer numbers.
         """
         try:
-            found = _matrix("the row", steps)
+            matrix = _matrix("the row", steps)
         except InvalidCell as error:
             raise UserError(str(error)) from None
-        if found.shape[1] != self.width:
+        if matrix.shape[1] != self.width:
             raise UserError(
-                f"a step has {found.shape[1]} numbers; expected {self.width}: "
+                f"a step has {matrix.shape[1]} numbers; expected {self.width}: "
                 f"{', '.join(self.columns)}"
             )
         ends = np.cumsum(self.sizes)[:-1]
-        return tuple(part.tolist() for part in np.split(found, ends, axis=1))
+        return tuple(part.tolist() for part in np.split(matrix, ends, axis=1))
 
-    def last(self, column: str, steps: Floats) -> NDArray[np.float64]:
-        """Return a column's value at steps (N, D), in the unit of the file."""
-        place = sum(self.sizes[: self.columns.index(column)])
-        return (
-            steps[:, place].astype(np.float64) * self.deviations[place]
-            + self.means[place]
-        )
+    def examples(self, rows: Sequence[Floats], lines: Ints) -> Examples:
+        """Return the last stretch of each checked row (N,), as a model reads it."""
+        return Examples(lines, frames=spans(rows, self.reading, last=True))
+
+    def last_values(self, column: str, examples: Examples) -> Doubles:
+        """Return a column's value at the last step of each stretch, in the unit of the file."""
+        assert examples.frames is not None
+        ends = examples.frames.starts + examples.frames.lengths - 1
+        index = sum(self.sizes[: self.columns.index(column)])
+        scaled = examples.frames.flat[ends][:, index].astype(np.float64)
+        return scaled * self.deviations[index] + self.means[index]
+
+    def save(self, folder: Path) -> None:
+        """Write nothing: numbers need no vocabulary."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` takes."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, told: dict[str, Any]) -> Self:
+    def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
         """Read the field back."""
-        sizes, means, spread = (
-            tuple(told[key]) for key in ("sizes", "means", "deviations")
-        )
-        return cls(
-            tuple(told["columns"]), sizes, means, spread, WindowSpec(**told["reading"])
-        )
+        columns = tuple(values["columns"])
+        sizes = tuple(values["sizes"])
+        scales = tuple(values["means"]), tuple(values["deviations"])
+        return cls(columns, sizes, *scales, WindowSpec(**values["reading"]))
 
 
-def _matrix(name: str, cell: Any) -> NDArray[np.float64]:
+def _matrices(columns: Sequence[str], row: Sequence[Any]) -> list[Doubles]:
+    return [_matrix(name, cell) for name, cell in zip(columns, row, strict=True)]
+
+
+def _matrix(name: str, cell: Any) -> Doubles:
     """Return the steps of a cell (T, D). Raises InvalidCell."""
     try:
-        found = np.array(cell, dtype=np.float64)
+        matrix = np.array(cell, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         raise InvalidCell(_why(name, cell)) from None
-    found = found[:, None] if found.ndim == 1 else found
-    if found.ndim != 2 or not found.size or not np.isfinite(found).all():
+    matrix = matrix[:, None] if matrix.ndim == 1 else matrix
+    if matrix.ndim != 2 or not matrix.size or not np.isfinite(matrix).all():
         raise InvalidCell(_why(name, cell))
-    if (np.abs(found) > LARGEST).any():
-        step = int(np.argwhere(np.abs(found) > LARGEST)[0][0]) + 1
+    large = np.abs(matrix) > LARGEST
+    if large.any():
+        step = int(np.argwhere(large)[0][0]) + 1
         raise InvalidCell(
             f"column {name!r} holds a number above {LARGEST:g} at step {step}; if it marks a "
             "missing value, leave the row out"
         )
-    return found
+    return matrix
 
 
 def _why(name: str, cell: Any) -> str:
@@ -172,16 +203,16 @@ def _why(name: str, cell: Any) -> str:
             f"column {name!r} holds {shown(cell)} where a list of numbers is expected"
         )
     width = len(cell[0]) if isinstance(cell[0], list) else None
-    for place, step in enumerate(cell, 1):
+    for count, step in enumerate(cell, 1):
         values = step if isinstance(step, list) else [step]
         wrong = [value for value in values if number(value) is None]
         if wrong:
             return (
-                f"column {name!r} holds {shown(wrong[0])} at step {place} where a number is "
+                f"column {name!r} holds {shown(wrong[0])} at step {count} where a number is "
                 "expected"
             )
         if (len(step) if isinstance(step, list) else None) != width:
             return (
-                f"column {name!r} has other than {width or 1} numbers at step {place}"
+                f"column {name!r} has other than {width or 1} numbers at step {count}"
             )
     return f"column {name!r} holds no list of steps"

@@ -42,18 +42,19 @@ class Label:
         name = label(cell)
         if not name:
             raise InvalidCell(f"column {self.column!r} holds no label")
-        place = self._places.get(name)
-        if place is not None:
-            return place
+        index = _indices(self.names).get(name)
+        if index is not None:
+            return index
         guess = nearest(name, self.names)
         hint = f"; did you mean {shown(guess)}?" if guess else ""
         raise InvalidCell(
             f"label {shown(name)} was not seen in training (known: {listed(self.names)}){hint}"
         )
 
-    @property
-    def _places(self) -> dict[str, int]:
-        return _places_of(self.names)
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Read the field back."""
+        return cls(values["column"], tuple(values["names"]))
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` takes."""
@@ -61,6 +62,6 @@ class Label:
 
 
 @functools.lru_cache(maxsize=64)
-def _places_of(names: tuple[str, ...]) -> dict[str, int]:
+def _indices(names: tuple[str, ...]) -> dict[str, int]:
     """Return the index of each name."""
-    return {name: place for place, name in enumerate(names)}
+    return {name: index for index, name in enumerate(names)}

@@ -50,6 +50,11 @@ class Number:
         """Return a value as an answer: rounded where all that training saw were integers."""
         return str(round(value)) if self.whole else f"{value:.6g}"
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Read the field back."""
+        return cls(**values)
+
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` takes."""
         return asdict(self)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.core.errors import DataError
-from unrolled.data.examples import Ints
+from unrolled.data.examples import Ints, Spans
 from unrolled.data.schema import label, number
 from unrolled.data.sources import Table
 from unrolled.fields.base import InvalidCell, invalid_row, read_number
@@ -69,13 +69,17 @@ class Series(Table):
     names: list[str] = field(default_factory=list)
 
     def cut(self, spans: Iterable[tuple[int, int, int]]) -> Self:
-        """Return stretches of sequences, each told by (sequence, first step, end)."""
-        told = [(i, slice(first, end)) for i, first, end in spans]
-        steps = [self.steps[i][part] for i, part in told]
-        rows = [tuple(cell[part] for cell in self.rows[i]) for i, part in told]
-        lines = [each[0] for each in steps]
-        names = [self.names[i] for i, _ in told]
+        """Return stretches of sequences, each given as (sequence, first step, end)."""
+        stretches = [(i, slice(first, end)) for i, first, end in spans]
+        steps = [self.steps[i][stretch] for i, stretch in stretches]
+        rows = [_cut(self.rows[i], stretch) for i, stretch in stretches]
+        lines = [step_lines[0] for step_lines in steps]
+        names = [self.names[i] for i, _ in stretches]
         return replace(self, rows=rows, lines=lines, steps=steps, names=names)
+
+
+def _cut(row: Sequence[Any], stretch: slice) -> tuple[Any, ...]:
+    return tuple(cell[stretch] for cell in row)
 
 
 def gather(
@@ -93,9 +97,9 @@ def gather(
 
     Args:
         table: one row a step.
-        numbers: the places of the columns of numbers that are read.
-        answer: the place of the answer, None where none is needed.
-        sequence: the place of the column whose equal values make one sequence; without one a file
+        numbers: the indices of the columns of numbers that are read.
+        answer: the index of the answer's column, None where none is needed.
+        sequence: the index of the column whose equal values make one sequence; without one a file
             is one.
         check: raises InvalidCell for an answer that is none.
         skip: leave faulty rows out.
@@ -103,46 +107,47 @@ def gather(
     Raises:
         DataError: a row is faulty, by its line, or no row is left.
     """
-    faults = list(table.skipped)
-    before_file = {name: before for before, name in table.parts}
+    errors = list(table.skipped)
+    lines_before = {name: before for before, name in table.parts}
     breaks = sorted(
-        before_file.get(fault.path, 0) + (fault.line or 0) for fault in faults
+        lines_before.get(error.path, 0) + (error.line or 0) for error in errors
     )
     groups: dict[str, list[list[int]]] = {}
-    stood: dict[str, int] = {}
-    for place, (row, line) in enumerate(zip(table.rows, table.lines, strict=True)):
+    # breaks that stood before the last row of each sequence
+    breaks_before: dict[str, int] = {}
+    for index, (row, line) in enumerate(zip(table.rows, table.lines, strict=True)):
         name = table.place(line)[0] if sequence is None else label(row[sequence])
         pieces = groups.setdefault(name, [[]])
         # a row that the reader left out is a gap in whichever sequence it was
         before = bisect.bisect(breaks, line)
-        if stood.setdefault(name, before) != before:
+        if breaks_before.setdefault(name, before) != before:
             pieces.append([])
-            stood[name] = before
+            breaks_before[name] = before
         try:
             _check(table, row, numbers, answer, check)
-        except InvalidCell as fault:
-            error = invalid_row(fault, *table.place(line))
+        except InvalidCell as invalid:
+            error = invalid_row(invalid, *table.place(line))
             if not skip:
                 raise error from None
-            faults.append(error)
+            errors.append(error)
             pieces.append([])
         else:
-            pieces[-1].append(place)
-    kept = [
-        (name, piece) for name, pieces in groups.items() for piece in pieces if piece
-    ]
+            pieces[-1].append(index)
+    kept: list[tuple[str, list[int]]] = []
+    for name, pieces in groups.items():
+        kept += [(name, piece) for piece in pieces if piece]
     if not kept:
         raise DataError("no row is left to read", table.path)
-    return _laid(table, kept, numbers, faults)
+    return _laid(table, kept, numbers, errors)
 
 
 def _laid(
     table: Table,
     kept: Sequence[tuple[str, list[int]]],
     numbers: Sequence[int],
-    faults: list[DataError],
+    errors: list[DataError],
 ) -> Series:
-    """Return the sequences of which each is a name and the places of its rows."""
+    """Return the sequences of which each is a name and the indices of its rows."""
     columns: list[Sequence[Any]] = list(zip(*table.rows, strict=True))
     for i in numbers:
         columns[i] = [number(cell) for cell in columns[i]]
@@ -150,7 +155,7 @@ def _laid(
         tuple([column[i] for i in piece] for column in columns) for _, piece in kept
     ]
     steps = [[table.lines[i] for i in piece] for _, piece in kept]
-    lines = [each[0] for each in steps]
+    lines = [step_lines[0] for step_lines in steps]
     names = [name for name, _ in kept]
     return Series(
         table.path,
@@ -158,7 +163,7 @@ def _laid(
         table.columns,
         rows,
         lines,
-        faults,
+        errors,
         steps,
         names,
         parts=table.parts,
@@ -178,7 +183,7 @@ def _check(
         check(row[answer])
 
 
-def hold_out_end(series: Series, share: float, reach: int) -> tuple[Series, Series]:
+def hold_out_end(series: Series, fraction: float, reach: int) -> tuple[Series, Series]:
     """Return all sequences without their last part, and the last part of each.
 
     The last part begins ``reach`` steps early, so that its first window ends where the answers
@@ -186,7 +191,7 @@ def hold_out_end(series: Series, share: float, reach: int) -> tuple[Series, Seri
 
     Args:
         series: the sequences.
-        share: part of the steps that is held out.
+        fraction: part of the steps that is held out.
         reach: steps that stand before an answer's own in its window.
 
     Raises:
@@ -195,7 +200,7 @@ def hold_out_end(series: Series, share: float, reach: int) -> tuple[Series, Seri
     sizes = Counter[str]()
     for name, lines in zip(series.names, series.steps, strict=True):
         sizes[name] += len(lines)
-    left = {name: size - max(1, round(size * share)) for name, size in sizes.items()}
+    left = {name: size - max(1, round(size * fraction)) for name, size in sizes.items()}
     first = []
     last = []
     for i, (name, lines) in enumerate(zip(series.names, series.steps, strict=True)):
@@ -208,3 +213,17 @@ def hold_out_end(series: Series, share: float, reach: int) -> tuple[Series, Seri
             f"{sum(sizes.values())} steps cannot be split; add rows", series.path
         )
     return series.cut(first), series.cut(last)
+
+
+def spans(parts: Sequence[Floats], spec: WindowSpec, last: bool = False) -> Spans:
+    """Return the stretches of some sequences (T, D), of each its last one alone with ``last``."""
+    starts = []
+    lengths = []
+    offset = 0
+    for steps in parts:
+        size = spec.length(len(steps))
+        ends = np.array([len(steps) - 1]) if last else spec.ends(len(steps))
+        starts.append(offset + ends + 1 - size)
+        lengths.append(np.full(len(ends), size))
+        offset += len(steps)
+    return Spans(np.concatenate(parts), np.concatenate(starts), np.concatenate(lengths))

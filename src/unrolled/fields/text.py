@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
+from unrolled.core import digests
 from unrolled.core.errors import shown
-from unrolled.data.examples import Ragged
+from unrolled.data.examples import Examples, Ints, Ragged
 from unrolled.data.lines import nfc
-from unrolled.fields.base import InvalidCell
+from unrolled.fields.base import TOKENIZER, InvalidCell
 from unrolled.text.tokenizers import Tokenizer
 
 POINTS = 8  # characters kept for each token that is kept
@@ -27,6 +29,7 @@ class Text:
     code points of the texts too.
     """
 
+    kind: ClassVar[str] = "text"
     columns: tuple[str, ...]
     tokenizer: Tokenizer
     max_tokens: int | None
@@ -68,6 +71,27 @@ class Text:
         return Ragged.of(
             [list(map(ord, SEPARATOR.join(texts)[:limit])) for texts in rows]
         )
+
+    def check_to_predict(self, cells: Sequence[Any]) -> tuple[str, ...]:
+        """Return what is read of a row that is to be answered. Raises InvalidCell."""
+        return self.check(cells)
+
+    def examples(self, rows: Sequence[tuple[str, ...]], lines: Ints) -> Examples:
+        """Return checked rows (N,), which stand on ``lines`` (N,), as a model reads them."""
+        sequences = Ragged.of(self.encode(rows))
+        characters = self.code_points(rows) if self.characters else None
+        return Examples(lines, sequences, characters=characters)
+
+    def save(self, folder: Path, name: str = TOKENIZER) -> None:
+        """Write the vocabulary into a run folder."""
+        digests.replace(folder, name, self.tokenizer.save)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
+        """Read the field back."""
+        tokenizer = Tokenizer.load(folder / TOKENIZER)
+        columns = tuple(values["columns"])
+        return cls(columns, tokenizer, values["max_tokens"], values["characters"])
 
     def to_json(self) -> dict[str, Any]:
         """Return what is read back; the tokenizer is saved beside it."""

@@ -6,14 +6,17 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from unrolled.core.errors import shown
-from unrolled.data.examples import Ragged, Spellings
+from unrolled.core import digests
+from unrolled.core.errors import DataError, shown
+from unrolled.core.files import read_json_list
+from unrolled.data.examples import Examples, Ints, Ragged, Spellings
 from unrolled.data.lines import nfc
-from unrolled.fields.base import InvalidCell, is_plain
+from unrolled.fields.base import TOKENIZER, WORDS, InvalidCell, is_plain
 from unrolled.text.tokenizers import RUN, Tokenizer
 
 # ids of words: 0 is padding
@@ -52,6 +55,7 @@ class Words:
     without a ``tokenizer`` words are not spelt. ``max_words`` is the longest row.
     """
 
+    kind: ClassVar[str] = "words"
     column: str
     known: tuple[str, ...]
     tokenizer: Tokenizer | None
@@ -121,7 +125,7 @@ class Words:
                 [[known.get(word, UNKNOWN) for word in row] for row in rows]
             ), None
         distinct: dict[str, int] = {}
-        places = [
+        indices = [
             [distinct.setdefault(word, len(distinct)) for word in row] for row in rows
         ]
         spelt = self._spelt(list(distinct))
@@ -130,7 +134,7 @@ class Words:
         end = self.tokenizer.eos_id
         pieces = Ragged.of([[begin, *ids, end] for ids in spelt])
         ids = np.array([known.get(word, UNKNOWN) for word in distinct], dtype=np.int64)
-        return Ragged.of(places), Spellings(ids, pieces)
+        return Ragged.of(indices), Spellings(ids, pieces)
 
     def _spelt(self, words: list[str]) -> list[list[int]]:
         """Return the pieces of each word; of an endless one those of its beginning and its end."""
@@ -144,7 +148,42 @@ class Words:
             for ids in self.tokenizer.encode_many(cut)
         ]
 
+    def check_to_predict(self, cells: Sequence[Any]) -> list[str]:
+        """Return what is read of a row that is to be answered. Raises InvalidCell."""
+        return self.check(cells)
+
+    def examples(self, rows: Sequence[list[str]], lines: Ints) -> Examples:
+        """Return checked rows (N,), which stand on ``lines`` (N,), as a model reads them."""
+        sequences, spellings = self.encode(rows)
+        return Examples(lines, sequences, spellings=spellings)
+
+    def save(self, folder: Path) -> None:
+        """Write the words, and the vocabulary that they are spelt with, into a run folder."""
+        digests.replace_json(folder, WORDS, list(self.known))
+        if self.tokenizer is not None:
+            digests.replace(folder, TOKENIZER, self.tokenizer.save)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
+        """Read the field back. Raises DataError: the words are not what was saved."""
+        spelt = values["spelt"]
+        tokenizer = Tokenizer.load(folder / TOKENIZER) if spelt else None
+        known = _saved_words(folder / WORDS)
+        return cls(values["column"], known, tokenizer, values["max_words"])
+
     def to_json(self) -> dict[str, Any]:
         """Return what is read back; words and tokenizer are saved beside it."""
         spelt = self.tokenizer is not None
         return {"column": self.column, "max_words": self.max_words, "spelt": spelt}
+
+
+def _saved_words(path: Path) -> tuple[str, ...]:
+    try:
+        words = read_json_list(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {error}; train anew", path) from None
+    if not all(isinstance(word, str) for word in words):
+        raise DataError(
+            "this is no list of words that unrolled saved; train anew", path
+        )
+    return tuple(words)

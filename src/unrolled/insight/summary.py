@@ -26,10 +26,9 @@ from unrolled.insight.speed import Speed, measure, write
 from unrolled.runs import folder as runs
 from unrolled.runs.keys import words
 from unrolled.runs.plan import Plan
-from unrolled.runs.recipes import resolve
+from unrolled.runs.recipes import requested
 from unrolled.tasks.base import locate
-from unrolled.tasks.baselines import baselines
-from unrolled.tasks.language import Language
+from unrolled.tasks.baselines import measured
 from unrolled.training.loop import Position, epoch_steps
 from unrolled.training.progress import duration
 
@@ -206,7 +205,7 @@ def comparison(plan: Plan) -> dict[str, Any]:
 def _can_be_built(plan: Plan, other: dict[str, Any]) -> bool:
     """Whether the run could be trained with something changed; the keys of a layer are its own."""
     try:
-        recipe = resolve(plan.target, {**plan.changes, **other}, resume=True)
+        recipe = requested(plan.target, {**plan.changes, **other}, resume=True)
         with torch.device("meta"):
             plan.prepared.task.build(recipe)
     except (UserError, NotImplementedError, RuntimeError):

@@ -33,16 +33,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from unrolled.core import digests
 from unrolled.core.errors import UserError, is_out_of_memory, nearest, shown
 from unrolled.core.files import exists, read_json, refuse_strange, sha256
 from unrolled.core.locks import LOCK, is_lock
 from unrolled.core.terminal import note
 from unrolled.core.words import either, option, resume
 from unrolled.data.sniff import Format
-from unrolled.tasks import Task, kind_of
-from unrolled.core import digests
+from unrolled.fields.frames import Frames
 from unrolled.runs.recipes import CONFIG, FILES, as_yaml, read_yaml
+from unrolled.tasks.base import FileLayout, Task
 from unrolled.tasks.recipe import Recipe
+from unrolled.tasks.registry import task_class
 from unrolled.training import checkpoints
 from unrolled.training.averaging import Weights
 
@@ -114,8 +116,13 @@ def digest_of(task: Task) -> str:
         task.save(Path(home))
         written = {path.name: sha256(path) for path in Path(home).glob("*.json")}
     written.pop(digests.DIGESTS, None)
-    told = {"fields": task.to_json(), "columns": task.columns, "files": written}
-    plain = json.dumps({**told, "written": asdict(task.format)}, sort_keys=True)
+    fields = {
+        "fields": task.to_json(),
+        "columns": task.columns,
+        "files": written,
+        "written": asdict(task.format),
+    }
+    plain = json.dumps(fields, sort_keys=True)
     return hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -132,21 +139,23 @@ def read_begun(folder: Path) -> dict[str, Any]:
         UserError: it is no such table.
     """
     state = checkpoints.newest_state(folder / CHECKPOINTS) or {}
-    told = state.get("begun") or {}
-    if not isinstance(told, dict) or (
-        told and set(told) != {"recipe", "fields", "data"}
-    ):
+    begun = state.get("begun") or {}
+    keys = {"recipe", "fields", "data"}
+    if not isinstance(begun, dict) or (begun and set(begun) != keys):
         raise UserError(f"{folder / CHECKPOINTS}: the newest checkpoint cannot be read")
-    return told
+    return begun
 
 
 def sweep(folder: Path) -> None:
     """Remove what a process that was killed left half written, and nothing else."""
     checkpoints.remove(folder / digests.SAVING)
     inner = folder / CHECKPOINTS
-    for rest in [*folder.glob(".*.tmp"), *inner.glob(".step-*.tmp")]:
-        if (_REST if rest.parent == folder else _REST_OF_STEP).fullmatch(rest.name):
-            checkpoints.remove(rest)
+    rests = [rest for rest in folder.glob(".*.tmp") if _REST.fullmatch(rest.name)]
+    for rest in inner.glob(".step-*.tmp"):
+        if _REST_OF_STEP.fullmatch(rest.name):
+            rests.append(rest)
+    for rest in rests:
+        checkpoints.remove(rest)
 
 
 def save_weights(folder: Path, weights: Weights) -> None:
@@ -162,9 +171,8 @@ def is_ended_without_checkpoints(folder: Path) -> bool:
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run, finished or not."""
     try:
-        return os.path.lexists(
-            folder / CONFIG
-        )  # a link that leads nowhere is refused, when read
+        # a link that leads nowhere is refused, when read
+        return os.path.lexists(folder / CONFIG)
     except ValueError:
         return False
 
@@ -228,21 +236,25 @@ def look(folder: Path) -> None:
     if not folder.is_dir():
         return
     home = os.path.realpath(folder)
-    with os.scandir(folder) as found:
-        paths = [Path(entry.path) for entry in found if entry.name in KNOWN]
+    with os.scandir(folder) as entries:
+        paths = [Path(entry.path) for entry in entries if entry.name in KNOWN]
     if inner in paths:
         refuse_strange(inner, home, is_folder=True)
-        with os.scandir(inner) as found:
-            steps = [Path(e.path) for e in found if checkpoints.NAME.fullmatch(e.name)]
-        for step in steps:
-            if step.is_dir() or step.is_symlink():
-                refuse_strange(step, home, is_folder=True)
-                for path in step.iterdir():
-                    refuse_strange(path, home, is_folder=False)
+        _look_at_checkpoints(inner, home)
     for path in paths:
         if path.name in LOCKS and path.is_symlink():
             raise UserError(f"{path}: this is a link and no lock; remove it")
         refuse_strange(path, home, is_folder=path.name in FOLDERS)
+
+
+def _look_at_checkpoints(folder: Path, home: str) -> None:
+    with os.scandir(folder) as entries:
+        names = [e.name for e in entries if checkpoints.NAME.fullmatch(e.name)]
+    for step in (folder / name for name in names):
+        if step.is_dir() or step.is_symlink():
+            refuse_strange(step, home, is_folder=True)
+            for path in step.iterdir():
+                refuse_strange(path, home, is_folder=False)
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -261,21 +273,21 @@ def read_fields(folder: Path) -> tuple[Task, dict[str, str]]:
     """Return the task of a run and the hashes of its data files."""
     path = folder / FIELDS
     try:
-        told = read_json(path)
-        if told["format"] > FORMAT:
+        saved = read_json(path)
+        if saved["format"] > FORMAT:
             raise UserError(
                 f"{path}: written by a newer version of unrolled; update to read it"
             )
-        if told.get("digests") and digests.read(folder) is None:
+        if saved.get("digests") and digests.read(folder) is None:
             raise UserError(
                 f"{folder / digests.DIGESTS}: this file is missing, by which changes of the run "
                 "are seen; restore it"
             )
-        frames = told["fields"].get("inputs", {}).get("kind") == "frames"
-        task = kind_of(told["task"], frames).from_json(told["fields"], folder)
-        task.columns = told["columns"]
-        task.format = Format(**told["written"])
-        return task, told["files"]
+        fields = saved["fields"]
+        layout = FileLayout(saved["columns"], Format(**saved["written"]))
+        frames = fields.get("inputs", {}).get("kind") == Frames.kind
+        kind = task_class(saved["task"], frames)
+        return kind.from_json(fields, folder, layout), saved["files"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = shown(str(error), 200).strip("'\"")
         raise UserError(
@@ -309,22 +321,21 @@ def load(folder: Path, weights: str = "best", result: bool = True) -> Loaded:
     try:
         if weights == "last":
             checkpoint, _ = checkpoints.newest(path)
-            found = checkpoint.group("model") if checkpoint is not None else {}
-            told = {name: _described(value) for name, value in found.items()}
+            tensors = checkpoint.group("model") if checkpoint is not None else {}
+            shapes = {name: _described(value) for name, value in tensors.items()}
         else:
-            told = checkpoints.described(path) if exists(path) else {}
-        if not told:
+            shapes = checkpoints.described(path) if exists(path) else {}
+        if not shapes:
             raise UserError(f"{folder}: no weights yet; train it on with {_on()}")
-        refuse_misfit(task, recipe, told)
+        refuse_misfit(task, recipe, shapes)
         ended = read_result(folder) if result else {}
-        if not digests.verify(
-            folder, [name for name in READ if result or name != RESULT]
-        ):
+        names = [name for name in READ if result or name != RESULT]
+        if not digests.verify(folder, names):
             note(
                 f"unrolled: {folder} keeps no digests of its files (an older version wrote it)"
             )
         model = task.build(recipe)
-        model.load_state_dict(load_file(path) if weights == "best" else found)
+        model.load_state_dict(load_file(path) if weights == "best" else tensors)
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         if is_out_of_memory(error):
             raise
@@ -370,25 +381,22 @@ def refuse_misfit(
 
     Nothing is allocated: a recipe from elsewhere may describe a model of any size.
     """
-    size = max(2**20, sum(math.prod(told.shape) for told in weights.values()))
+    size = max(2**20, sum(math.prod(tensor.shape) for tensor in weights.values()))
     for name, value in recipe.model:
-        if isinstance(value, int) and value > (
-            len(weights) if name == "layers" else size
-        ):
+        most = len(weights) if name == "layers" else size
+        if isinstance(value, int) and value > most:
             raise ValueError(f"model.{name}={value} is more than they hold")
     try:
         with torch.device("meta"):
             model = task.build(recipe)
-    except (
-        NotImplementedError
-    ):  # one that looks at its first numbers; it is built for real
-        return
-    wanted = {name: _described(value) for name, value in model.state_dict().items()}
-    for name in (*wanted, *weights):
-        ours = wanted.get(name)
+    except NotImplementedError:
+        return  # one that looks at its first numbers; it is built for real
+    described = {name: _described(value) for name, value in model.state_dict().items()}
+    for name in (*described, *weights):
+        ours = described.get(name)
         theirs = weights.get(name)
         if (ours and ours.shape) != (theirs and theirs.shape):
-            shapes = [told.shape if told else "none" for told in (theirs, ours)]
+            shapes = [side.shape if side else "none" for side in (theirs, ours)]
             raise ValueError(
                 f"{shown(name)} has shape {shapes[0]}, and in the recipe's model {shapes[1]}"
             )

@@ -14,17 +14,27 @@ from torch import nn
 from unrolled.core.errors import UsageError, UserError, is_out_of_memory, shown
 from unrolled.core.files import expanded
 from unrolled.core.words import option
-from unrolled.data.batches import Buckets
-from unrolled.core import digests
+from unrolled.data.batches import BatchSource, Buckets
 from unrolled.runs import folder as runs
-from unrolled.tasks.base import Task
-from unrolled.runs.prepare import Prepared, prepare
-from unrolled.runs.recipes import CONFIG, FILES, changed_keys, left_out_lines, resolve
-from unrolled.tasks.recipe import Recipe
+from unrolled.runs.begun import (
+    Before,
+    ended,
+    finished_as_requested,
+    read_before,
+    refuse_changes,
+    refuse_edits,
+)
 from unrolled.runs.keys import flat
+from unrolled.runs.prepare import prepare
+from unrolled.runs.prepared import Prepared
+from unrolled.runs.recipes import left_out_lines, requested
+from unrolled.runs.resolve import Machine, as_begun
+from unrolled.tasks.base import Scores, Task
+from unrolled.tasks.recipe import Recipe
 from unrolled.training.loop import TrainingJob, epoch_steps, planned_steps
+from unrolled.training.objectives import Objective
 from unrolled.training.parallel import world
-from unrolled.training.precision import ComputeDevice, choose
+from unrolled.training.precision import ComputeDevice
 from unrolled.training.progress import Progress, need_tensorboard
 from unrolled.training.settings import LIMITS
 
@@ -32,22 +42,60 @@ LONGEST = 100  # characters of a run's name
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """What a person asked to train, and where: ``changes`` are the dotted keys that were given."""
+
+    target: str
+    changes: Mapping[str, Any]
+    folder: Path
+    recipe: Recipe
+    resume: bool
+
+    @classmethod
+    def read(
+        cls,
+        target: str,
+        changes: Mapping[str, Any],
+        out: str | Path | None = None,
+        resume: bool = False,
+    ) -> Request:
+        """Find the recipe and the folder of a run.
+
+        Raises:
+            UsageError: there is no such recipe or file, a key is wrong, or the folder's name.
+        """
+        recipe = requested(target, changes, resume)
+        return cls(
+            target, flat(changes), folder_of(target, recipe, out), recipe, resume
+        )
+
+    def finished(self) -> str:
+        """Return how the run ended that is to be resumed as it is, else an empty text."""
+        return finished_as_requested(self.recipe, self.folder) if self.resume else ""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A run that is ready to start, or to go on.
 
-    ``changes`` are the dotted keys that the person gave for ``target``, ``notes`` what is said of
-    them, and ``finished`` how a run ended that has nothing left to do.
+    ``notes`` are what is said of the changes that a person gave, and ``finished`` how a run ended
+    that has nothing left to do.
     """
 
-    target: str
-    folder: Path
+    request: Request
     recipe: Recipe
     prepared: Prepared
     model: nn.Module
-    place: ComputeDevice
+    objective: Objective
+    source: BatchSource
+    compute_device: ComputeDevice
     finished: str
     notes: list[str] = field(default_factory=list)
-    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return self.request.folder
 
     def lines(self) -> list[str]:
         """Say what was found and what will be trained."""
@@ -58,18 +106,17 @@ class Plan:
             for name in LIMITS
             if getattr(training, name)
         ]
+        processes = f", in {world().size} processes" if world().size > 1 else ""
+        patience = ""
+        if training.patience:
+            patience = f", or {training.patience} evaluations without progress"
+        device = self.compute_device.describe()
         return [
             *self.prepared.found,
             *self.notes,
             f"model: layer={self.recipe.layer}, {size:,} parameters",
-            f"computes on: {self.place.describe()}, {training.threads} threads"
-            + (f", in {world().size} processes" if world().size > 1 else ""),
-            f"trains until: {', '.join(limits)}"
-            + (
-                f", or {training.patience} evaluations without progress"
-                if training.patience
-                else ""
-            ),
+            f"computes on: {device}, {training.threads} threads{processes}",
+            f"trains until: {', '.join(limits)}{patience}",
             f"run: {self.folder}",
         ]
 
@@ -84,25 +131,25 @@ class Plan:
         """
         task = self.prepared.task
         recipe = self.recipe
-        prepared = self.prepared
-        model = self.model.to(self.place.device)
+        files = self.prepared.files
+        options = self.prepared.options
         metric = recipe.training.metric or task.metric
 
-        def evaluate(scored: nn.Module) -> dict[str, float]:
-            return task.watch(scored, prepared.dev, self.place)
+        def evaluate(scored: nn.Module) -> Scores:
+            dev = self.prepared.dev
+            return task.validate(scored, dev, self.compute_device, options)
 
-        objective = task.objective(recipe, model)
-        source = task.source(prepared.train, recipe, model)
         if world().first:
-            runs.begin(self.folder, recipe, task, prepared.files)
+            runs.begin(self.folder, recipe, task, files)
         # a source may cut rows into pieces, which have lines of their own
+        source = self.source
         read = source.examples if isinstance(source, Buckets) else None
         return TrainingJob(
-            model=model,
-            objective=objective,
+            model=self.model.to(self.compute_device.device),
+            objective=self.objective,
             source=source,
             settings=recipe.training,
-            place=self.place,
+            place=self.compute_device,
             seed=recipe.seed,
             folder=self.folder / runs.CHECKPOINTS,
             metric=metric,
@@ -111,20 +158,24 @@ class Plan:
             keep_best=lambda weights: runs.save_weights(self.folder, weights),
             progress=progress,
             lines=None if read is None else lambda rows: read.lines[rows].tolist(),
-            begun=runs.begun(recipe, task, prepared.files),
+            begun=runs.begun(recipe, task, files),
             still_ours=still_ours,
         )
 
 
 def make_plan(
     target: str,
-    changes: dict[str, Any],
+    changes: Mapping[str, Any],
     out: str | Path | None = None,
     resume: bool = False,
-    seed: int | None = None,
     dry_run: bool = False,
 ) -> Plan:
-    """Resolve a recipe, read its data and build its model; nothing is written.
+    """Plan a run; see ``Request`` and ``plan_request``."""
+    return plan_request(Request.read(target, changes, out, resume), dry_run)
+
+
+def plan_request(request: Request, dry_run: bool = False) -> Plan:
+    """Read the data of a request, resolve its recipe and build its model; nothing is written.
 
     A ``dry_run`` may be planned beside a run that exists, since it will not be started.
 
@@ -132,48 +183,54 @@ def make_plan(
         UserError: the run exists and is not to be resumed, a key or a file is wrong, or a key or
             the data differ from those the run was begun with.
     """
-    if seed is not None:
-        changes = changes | {"seed": seed}
-    recipe = resolve(target, changes, resume)
-    where = folder_of(target, recipe, out)
-    known = runs.is_run(where) and (resume or not dry_run)
-    if not known and not (dry_run and runs.is_run(where)):
-        runs.claim(where)
-    elif known and not resume:
-        runs.claim(where)  # which refuses a run
-    before = read_before(where, recipe) if known else None
-    if before is not None and runs.is_run(Path(target)):
-        refuse_edits(where, before.recipe, recipe, changes)
-    task = before.task if before else None
-    recipe = settle(recipe, before.recipe if before else None)
-    torch.set_num_threads(recipe.training.threads or torch.get_num_threads())
-    prepared = prepare(recipe, task)
-    recipe = prepared.recipe
+    folder = request.folder
+    recipe = request.recipe
+    before = _before(request, dry_run)
     if before is not None:
-        refuse_changes(
-            where, before, recipe, runs.by_role(recipe, prepared.files), changes
-        )
-    place = choose(recipe.training.device, recipe.training.precision)
-    if recipe.training.precision == "auto":
-        recipe = recipe.changed(
-            training=recipe.training.changed(precision=place.precision)
-        )
-        place = ComputeDevice(place.device, place.precision, place.why)
-    check_keys(recipe, prepared.task)
+        if runs.is_run(Path(request.target)):
+            refuse_edits(folder, before.recipe, recipe, request.changes)
+        recipe = as_begun(recipe, before.recipe)
+    machine = Machine.of(recipe)
+    torch.set_num_threads(machine.threads)
+    prepared = prepare(recipe, before.task if before else None, machine)
+    recipe = prepared.recipe
+    task = prepared.task
+    if before is not None:
+        data = runs.by_role(recipe, prepared.files)
+        refuse_changes(folder, before, recipe, data, request.changes)
+    check_keys(recipe, task)
     torch.manual_seed(recipe.seed)
-    model = build(recipe, prepared)
-    check_limits(recipe, prepared, model)
-    finished = is_finished(where, recipe, prepared, model) if known else ""
-    notes = [] if resume else left_out_lines(target, changes)
+    model = build(recipe, task)
+    objective = task.objective(recipe, model)
+    source = task.source(prepared.train, recipe, model)
+    check_limits(recipe, source)
     return Plan(
-        target, where, recipe, prepared, model, place, finished, notes, flat(changes)
+        request,
+        recipe,
+        prepared,
+        model,
+        objective,
+        source,
+        machine.compute_device,
+        is_finished(folder, recipe, source) if before is not None else "",
+        [] if request.resume else left_out_lines(request.target, request.changes),
     )
 
 
-def build(recipe: Recipe, prepared: Prepared) -> nn.Module:
+def _before(request: Request, dry_run: bool) -> Before | None:
+    """Return what the run was begun with that is to go on; refuse one that stands in the way."""
+    is_run = runs.is_run(request.folder)
+    if request.resume and is_run:
+        return read_before(request.folder, request.recipe)
+    if not (dry_run and is_run):
+        runs.claim(request.folder)
+    return None
+
+
+def build(recipe: Recipe, task: Task) -> nn.Module:
     """Build the model. Raises UserError: it takes more memory than there is."""
     try:
-        return prepared.task.build(recipe)
+        return task.build(recipe)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -222,194 +279,9 @@ def _is_utf8(text: str) -> bool:
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class Before:
-    """What a run was begun with: as its newest checkpoint says, else as its files do.
-
-    ``data`` are hashes by the keys that name the files; ``fields`` the hash of the fields, None
-    where no checkpoint keeps it.
-    """
-
-    recipe: Recipe
-    task: Task
-    data: dict[str, str]
-    fields: str | None
-
-
-def read_before(where: Path, recipe: Recipe) -> Before:
-    """Read what a run was begun with. Raises UserError: its fields are no longer those."""
-    runs.look(where)
-    task, files = runs.read_fields(where)
-    digests.verify(
-        where, [name for name in runs.READ if name not in (CONFIG, runs.RESULT)]
-    )
-    told = runs.read_begun(where)
-    if not told and runs.is_ended_without_checkpoints(where):
-        raise UserError(
-            f"{where} has no checkpoint left, so it answers as before and cannot go on; choose "
-            f"another {option('out')} to train anew"
-        )
-    if not told:
-        saved = runs.read_recipe(where)
-        return Before(saved, task, runs.by_role(saved, files), None)
-    saved = Recipe.read(told["recipe"], str(where))
-    before = Before(saved, task, told["data"], told["fields"])
-    if runs.digest_of(task) != before.fields:
-        raise UserError(
-            f"{where} cannot be resumed: its fields or its vocabulary are not those that it was "
-            f"begun with; restore them, or choose another {option('out')}"
-        )
-    return before
-
-
-def finished_as_asked(recipe: Recipe, where: Path) -> str:
-    """Return how a run ended that was asked for as it is, else an empty text.
-
-    Needs no data file: it may have moved since.
-    """
-    if not runs.is_run(where):
-        return ""
-    runs.look(where)
-    result = runs.read_result(where)
-    if not result:
-        return ""
-    if digests.is_changed(where, CONFIG):
-        return ""  # what was changed is told by its key, when the plan is made
-    digests.verify(where, runs.READ)
-    asked = flat(recipe.model_dump(exclude_unset=True))
-    kept = flat(runs.read_recipe(where).model_dump())
-    return (
-        ""
-        if any(kept.get(key) != value for key, value in asked.items())
-        else _ended(result)
-    )
-
-
-def _ended(result: dict[str, Any]) -> str:
-    if result["stopped"] != "limit":
-        return str(result["stopped"])
-    return f"it reached its limit at step {result['steps']:,} (raise training.max_steps to go on)"
-
-
-def settle(recipe: Recipe, saved: Recipe | None) -> Recipe:
-    """Fill what the machine decides: threads, and on resume what the run was begun with."""
+def check_limits(recipe: Recipe, source: BatchSource) -> None:
+    """Raise UsageError for a run whose limits do not fit."""
     training = recipe.training
-    threads = saved.training.threads if saved else torch.get_num_threads()
-    values: dict[str, Any] = {"threads": training.threads or threads}
-    if saved is not None:
-        if training.precision == "auto":
-            values["precision"] = saved.training.precision
-        # these follow from the limits or the data where nobody set them, and limits may be raised
-        derived = {"patience", "evaluate_every"} - training.model_fields_set
-        values |= {name: getattr(saved.training, name) for name in derived}
-        if not training.bounded:
-            values |= {name: getattr(saved.training, name) for name in LIMITS}
-    # a copy keeps in mind which keys were set, and which are still to be chosen
-    return recipe.model_copy(update={"training": training.model_copy(update=values)})
-
-
-def refuse_edits(
-    where: Path, before: Recipe, recipe: Recipe, changes: Mapping[str, Any]
-) -> None:
-    """Refuse a run whose file of settings was edited, before any of them is followed.
-
-    Args:
-        where: the run.
-        before: what it was begun with.
-        recipe: as the file and the keys that are given now say.
-        changes: the keys that are given now.
-
-    Raises:
-        UserError: a key of the file is another, other than a limit that was raised or the place of
-            a data file.
-    """
-    if not digests.is_changed(where, CONFIG):
-        return
-    old = flat(before.model_dump())
-    new = flat(recipe.model_dump())
-    given = flat(changes)
-    raised = {
-        key
-        for key in (f"training.{name}" for name in LIMITS)
-        if not _is_lower(new[key], old[key])
-    }
-    # of files their bytes are compared, once they are read
-    moved = {key for key in (f"data.{role}" for role in FILES) if new[key] and old[key]}
-    free = {*given, *raised, *moved}
-    _refuse(
-        where,
-        [key for key in old if new[key] != old[key] and key not in free],
-        old,
-        new,
-    )
-
-
-def _refuse(
-    where: Path, differing: list[str], old: dict[str, Any], new: dict[str, Any]
-) -> None:
-    if differing:
-        told = "; ".join(
-            f"{key} was {shown(old[key])} and is now {shown(new[key])}"
-            for key in differing
-        )
-        limits = ", ".join(f"training.{name}" for name in LIMITS)
-        raise UserError(
-            f"{where} cannot be resumed with other settings: {told}. Only limits ({limits}) may "
-            f"change; for the rest choose another {option('out')}"
-        )
-
-
-def refuse_changes(
-    where: Path,
-    before: Before,
-    recipe: Recipe,
-    data: dict[str, str],
-    changes: Mapping[str, Any],
-) -> None:
-    """Refuse a run that was begun with other settings or other data.
-
-    A limit may be another where it is given now; in the run's own file it may be raised. Data may
-    lie in another place.
-
-    Args:
-        where: the run.
-        before: what it was begun with.
-        recipe: resolved now.
-        data: hashes of the data files by the keys that name them.
-        changes: the keys that are given now.
-
-    Raises:
-        UserError: a key, or a file, is another; it names the first ones.
-    """
-    altered = [role for role, digest in data.items() if before.data.get(role) != digest]
-    if altered:
-        name = getattr(recipe.data, altered[0])
-        raise UserError(
-            f"{where} cannot be resumed: {name} is not the file it was begun with; restore it, or "
-            f"choose another {option('out')}"
-        )
-    moved = {f"data.{role}" for role in data}
-    old = flat(before.recipe.model_dump())
-    new = flat(recipe.model_dump())
-    differing = [key for key in changed_keys(before.recipe, recipe) if key not in moved]
-    limits = [f"training.{name}" for name in LIMITS]
-    given = any(key in flat(changes) for key in limits)
-    if not given:
-        differing += [key for key in limits if _is_lower(new[key], old[key])]
-    _refuse(where, differing, old, new)
-
-
-def _is_lower(now: float | None, before: float | None) -> bool:
-    """Whether a limit is lower than it was; None is none."""
-    return now is not None and (before is None or now < before)
-
-
-def check_limits(recipe: Recipe, prepared: Prepared, model: nn.Module) -> None:
-    """Raise UsageError for a run whose limits do not fit, or that its task cannot be trained by."""
-    task = prepared.task
-    training = recipe.training
-    task.objective(recipe, model)
-    source = task.source(prepared.train, recipe, model)
     first = epoch_steps(training, source, training.pretrain_epochs)
     total = planned_steps(training, source)
     if first and total is not None and total <= first:
@@ -421,18 +293,7 @@ def check_limits(recipe: Recipe, prepared: Prepared, model: nn.Module) -> None:
 
 def check_keys(recipe: Recipe, task: Task) -> None:
     """Raise UsageError for a key that means nothing to the task, or lacks what it needs."""
-    told = recipe.training
-    many_to_one = task.pattern == "many to one"
-    if told.pretrain_epochs and not many_to_one:
-        raise UsageError(
-            f"training.pretrain_epochs={told.pretrain_epochs} is for a label or value of a text, "
-            f"not for {task.name}"
-        )
-    if recipe.model.ngrams and not (many_to_one or task.name == "tag"):
-        raise UsageError(
-            f"model.ngrams={recipe.model.ngrams} is for a label or value of a text, or for tags of "
-            f"words, not for {task.name}"
-        )
+    task.check_keys(recipe)
     if recipe.training.tensorboard:
         need_tensorboard()
     metric = recipe.training.metric
@@ -442,20 +303,17 @@ def check_keys(recipe: Recipe, task: Task) -> None:
         )
 
 
-def is_finished(
-    where: Path, recipe: Recipe, prepared: Prepared, model: nn.Module
-) -> str:
+def is_finished(where: Path, recipe: Recipe, source: BatchSource) -> str:
     """Return how a run ended when nothing is left to do, else an empty text."""
     result = runs.read_result(where)
     if not result:
         return ""
     if result["stopped"] != "limit":
-        return _ended(result)
+        return ended(result)
     limits = recipe.training
-    total = planned_steps(limits, prepared.task.source(prepared.train, recipe, model))
-    by_time = (
-        limits.max_minutes is not None and result["seconds"] >= 60 * limits.max_minutes
-    )
+    total = planned_steps(limits, source)
+    seconds = None if limits.max_minutes is None else 60 * limits.max_minutes
+    by_time = seconds is not None and result["seconds"] >= seconds
     if by_time or (total is not None and result["steps"] >= total):
-        return _ended(result)
+        return ended(result)
     return ""

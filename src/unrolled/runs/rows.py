@@ -9,8 +9,8 @@ from unrolled.core.errors import UsageError, UserError, listed, shown
 from unrolled.core.words import either
 from unrolled.data.archives import too_long
 from unrolled.data.jsonl import json_object, json_value
-from unrolled.fields.frames import Frames
 from unrolled.data.sources import nfc, parse_row
+from unrolled.fields.frames import Frames
 from unrolled.tasks.base import Task
 
 
@@ -62,21 +62,18 @@ def cells_of(row: Any, task: Task, most: int) -> tuple[Any, ...]:
         raise UserError(
             f"{shown(row)} is no row: give a text, a list of cells, or a mapping of columns"
         )
-    inputs = getattr(task, "inputs", None)
-    if isinstance(inputs, Frames) and not isinstance(row, tuple):
-        return (
-            inputs.cells(row)
-            if not isinstance(row, str)
-            else _parse_frames(row, inputs)
+    frames = task.frames
+    if frames is not None and not isinstance(row, tuple):
+        is_text = isinstance(row, str)
+        return _parse_frames(row, frames) if is_text else frames.cells(row)
+    if isinstance(row, str):
+        return _parse_cells(row, task)
+    cells = tuple(row)
+    if len(cells) != len(names):
+        raise UserError(
+            f"{shown(row)} has {len(cells)} cells; expected {listed(names)}"
         )
-    if not isinstance(row, str):
-        found = tuple(row)
-        if len(found) != len(names):
-            raise UserError(
-                f"{shown(row)} has {len(found)} cells; expected {listed(names)}"
-            )
-        return found
-    return _parse_cells(row, task)
+    return cells
 
 
 def _is_iterable(value: Any) -> bool:
@@ -147,13 +144,13 @@ def _parse_frames(row: str, inputs: Frames) -> tuple[Any, ...]:
         UserError: it is neither.
     """
     try:
-        found = json_value(row)
+        value = json_value(row)
     except UserError:
-        found = None
-    if isinstance(found, dict) and all(name in found for name in inputs.columns):
-        return tuple(found[name] for name in inputs.columns)
-    if isinstance(found, list):
-        return inputs.cells(found)
+        value = None
+    if isinstance(value, dict) and all(name in value for name in inputs.columns):
+        return tuple(value[name] for name in inputs.columns)
+    if isinstance(value, list):
+        return inputs.cells(value)
     raise UserError(
         f"{shown(row)} is no sequence of numbers: write a list of steps, each a list of "
         f"{', '.join(inputs.columns[:6])}" + either(", or give a table with --file", "")

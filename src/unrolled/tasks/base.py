@@ -1,9 +1,9 @@
-"""What a task is: fields around a model, with scores and answers."""
+"""What a task is: fields around a model, with an objective, scores, baselines and predictions."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -13,21 +13,49 @@ import torch
 from torch import nn
 
 from unrolled.core.errors import DataError, UsageError, unknown
+from unrolled.core.words import either
 from unrolled.data.batches import BatchSource, by_length
 from unrolled.data.examples import Ints
 from unrolled.data.schema import Schema
+from unrolled.data.shards import Tokens
 from unrolled.data.sniff import Format
 from unrolled.data.sources import Document, Table
+from unrolled.decoding.sampling import Sampling
+from unrolled.decoding.settings import Search
+from unrolled.fields.frames import Frames
+from unrolled.fields.label import Label
+from unrolled.fields.text import Text
 from unrolled.nn import Layer, TokenEmbedding
 from unrolled.scores import ConfusionCounts
+from unrolled.tasks import describing
 from unrolled.tasks.recipe import ModelConfig, Recipe
+from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.objectives import Objective
 from unrolled.training.precision import ComputeDevice
 
+Data = Table | Document
 Rows = Sequence[tuple[Any, ...]]
+Scores = dict[str, float]
 # whether more of a score is better
 UP = True
 DOWN = False
+
+
+@dataclass(frozen=True, slots=True)
+class FileLayout:
+    """How the training file writes its rows, by which a row that somebody types is read.
+
+    ``columns`` are those of the file; one without a header is read by position.
+    """
+
+    columns: list[str]
+    format: Format
+
+    @classmethod
+    def of(cls, data: Data) -> Self:
+        """Return the layout of a file that was read."""
+        columns = [] if isinstance(data, Document) else data.columns
+        return cls(columns, data.format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +76,15 @@ class ClassPredictions:
     """The N class predictions that were scored: of rows, or of the words in them.
 
     Attributes:
-        rows: place of the row among the examples, (N,).
-        truth, found: class indices, (N,).
-        confidence: probability of ``found``, (N,).
-        words: place of the word in its row, (N,); None where a row has one answer.
+        rows: index of the row among the examples, (N,).
+        truth, predicted: class indices, (N,).
+        confidence: probability of ``predicted``, (N,).
+        words: index of the word in its row, (N,); None where a row has one answer.
     """
 
     rows: Ints
     truth: Ints
-    found: Ints
+    predicted: Ints
     confidence: np.ndarray[Any, np.dtype[np.float64]]
     words: Ints | None = None
 
@@ -86,7 +114,7 @@ class Evaluation:
     ``notes`` are lines that say how texts were scored.
     """
 
-    scores: dict[str, float]
+    scores: Scores
     confusion: ConfusionCounts | None = None
     pairs: np.ndarray[Any, np.dtype[np.float64]] | None = None
     judged: ClassPredictions | None = None
@@ -111,47 +139,184 @@ class OutputConstraints:
     required: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerOptions:
+    """How one request is answered, by tasks that write texts; two may differ at the same time.
+
+    Attributes:
+        search: the settings of the search.
+        constraints: what answers are to hold.
+        copy_unknown: put in the word of the source that attention looks at for an unknown one.
+        score_tokenizer: how texts are cut into words to be scored.
+    """
+
+    search: Search = Search()
+    constraints: OutputConstraints = OutputConstraints()
+    copy_unknown: bool = True
+    score_tokenizer: str = "13a"
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, constraints: OutputConstraints | None = None
+    ) -> AnswerOptions:
+        """Return what a recipe says of answers."""
+        data = recipe.data
+        return cls(
+            recipe.decoding,
+            constraints or OutputConstraints(),
+            data.copy_unknown,
+            data.score_tokenizer,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultSettings:
+    """Settings of a task for keys that nobody set.
+
+    Attributes:
+        values: keys of the groups ``data``, ``model`` and ``training``.
+        budget: rows (or characters) that training reads in all, where nobody set a limit.
+        counts_characters: whether small data is told by its characters, not its rows.
+        layer: the layer where nobody named one.
+        tokenizer: the kind of pieces that texts are cut into.
+        sizes_vocabulary: whether the vocabulary grows with the text.
+    """
+
+    values: dict[str, dict[str, Any]]
+    budget: int
+    counts_characters: bool = False
+    layer: str | None = None
+    tokenizer: str = "chars"
+    sizes_vocabulary: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The training part and the scored part of the data: as read, and as encoded.
+
+    ``options`` are those by which answers are scored.
+    """
+
+    train_data: Data
+    dev_data: Data
+    train: Any
+    dev: Any
+    options: AnswerOptions = AnswerOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """Texts that were encoded in pieces.
+
+    Attributes:
+        tokens: of all texts, one after another.
+        size: the length of the texts in UTF-8 bytes.
+        unknown: how many tokens stand for pieces that are unknown.
+        rows: lines, offsets and targets of the N rows; None for running text.
+    """
+
+    tokens: Tokens
+    size: int
+    unknown: int
+    rows: tuple[Ints, Ints, Ints] | None = None
+
+
+# the name of a simple method, and what scores it on the scored part; None: it does not apply
+Method = tuple[str, Callable[[], Scores | None]]
+
+
 class Task(ABC):
     """Fields, model and scores of one kind of problem; everything above asks only this.
 
-    ``measures`` are the scores that ``evaluate`` gives, each with whether more of it is better
-    (``UP`` or ``DOWN``); ``metric`` is the one that chooses the best weights. ``columns`` and
-    ``format`` are those of the training file: a row is read as it writes them, and a file without
-    a header by position. A task that ``writes`` searches for its answers as ``decoding`` says, and
-    names the ``fault`` of each row that it cannot answer. A task holds no weights.
+    A task is frozen: what it holds was learnt from training rows or read from a run folder, and
+    how a request is answered comes with the request. It holds no weights.
+
+    Attributes:
+        metric: the score that chooses the best weights.
+        measures: the scores that ``evaluate`` gives, each with whether more of it is better
+            (``UP`` or ``DOWN``).
+        is_generative: whether answers are texts that a search writes, as ``decoding`` says.
+        reads_documents: whether it is trained on a file of running text.
+        reads_pairs: whether it answers a text with a text.
+        loss_unit: what the loss is measured in.
+        layout: how the training file writes its rows.
     """
 
     name: ClassVar[str]
-    pattern: ClassVar[str]
     metric: ClassVar[str]
     measures: ClassVar[dict[str, bool]]
-    writes: ClassVar[bool] = False
-    columns: list[str]
-    format: Format
+    is_generative: ClassVar[bool] = False
+    reads_documents: ClassVar[bool] = False
+    reads_pairs: ClassVar[bool] = False
+    loss_unit: ClassVar[str] = "nats"
+    layout: FileLayout
+
+    @property
+    @abstractmethod
+    def pattern(self) -> str:
+        """How inputs and outputs are tied to the steps: one of the five patterns."""
+
+    @property
+    @abstractmethod
+    def schema(self) -> Schema:
+        """The columns the task was trained on."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the training file."""
+        return self.layout.columns
+
+    @property
+    def format(self) -> Format:
+        """How the training file is written."""
+        return self.layout.format
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The labels to choose from; none where the answer is no label."""
+        return ()
+
+    @property
+    def frames(self) -> Frames | None:
+        """The field of a sequence of numbers, where the task reads one."""
+        return None
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """What cuts the texts that are read into pieces."""
+        return None
+
+    # ------------------------------------------------------------------ training
+
+    @classmethod
+    def default_settings(cls, recipe: Recipe, schema: Schema) -> DefaultSettings:
+        """Return the settings for keys that nobody set."""
+        raise NotImplementedError
 
     @classmethod
     @abstractmethod
     def fit(
-        cls,
-        recipe: Recipe,
-        schema: Schema,
-        data: Table | Document,
-        labels: Table | Document | None = None,
-    ) -> Self:
+        cls, recipe: Recipe, schema: Schema, data: Data, labels: Data | None = None
+    ) -> Task:
         """Learn the fields from training rows.
 
         The names of labels come from ``labels``, where given: a part held out by chance may hold
-        a rare label that the training rows do not, which is no fault of the file.
+        a rare label that the training rows do not, which is no error of the file.
         """
 
     @abstractmethod
     def encode(
-        self, data: Table | Document, on_error: str, schema: Schema | None = None
+        self, data: Data, on_error: str, schema: Schema | None = None
     ) -> tuple[Any, list[DataError]]:
-        """Return examples with their answers, and the rows that were skipped.
+        """Return examples with their answers, and the errors of rows that were skipped.
+
+        Args:
+            data: a file.
+            on_error: ``stop`` or ``skip``.
+            schema: its columns, where they are not those of training.
 
         Raises:
-            DataError: a row is faulty and ``on_error`` is ``stop``.
+            DataError: a row is invalid and ``on_error`` is ``stop``.
         """
 
     @abstractmethod
@@ -166,55 +331,119 @@ class Task(ABC):
     def source(self, examples: Any, recipe: Recipe, model: nn.Module) -> BatchSource:
         """Return the training batches."""
 
+    def check_keys(self, recipe: Recipe) -> None:
+        """Raise UsageError for keys that mean nothing to this task."""
+        if recipe.training.pretrain_epochs:
+            raise UsageError(
+                f"training.pretrain_epochs={recipe.training.pretrain_epochs} is for a label or "
+                f"value of a text, not for {self.name}"
+            )
+        self.refuse_ngrams(recipe)
+
+    def refuse_ngrams(self, recipe: Recipe) -> None:
+        """Raise UsageError where n-grams are asked for that no model of this task reads."""
+        if recipe.model.ngrams:
+            raise UsageError(
+                f"model.ngrams={recipe.model.ngrams} is for a label or value of a text, or for "
+                f"tags of words, not for {self.name}"
+            )
+
+    @classmethod
+    def reads_shards(cls, schema: Schema) -> bool:
+        """Whether a file larger than memory can be encoded in pieces."""
+        return False
+
+    @classmethod
+    def of_vocabulary(
+        cls,
+        recipe: Recipe,
+        schema: Schema,
+        vocabulary: Tokenizer,
+        labels: Sequence[str],
+        layout: FileLayout,
+    ) -> Task | None:
+        """Return the task of a file that was read in pieces; None where it has to be read whole.
+
+        Args:
+            recipe: of the run.
+            schema: the columns.
+            vocabulary: learnt from the texts.
+            labels: those of the training rows.
+            layout: how the file is written.
+        """
+        return None
+
+    def shard_fields(self) -> tuple[Text, Label | None]:
+        """Return the fields of what is encoded in pieces: texts, and their labels."""
+        raise NotImplementedError
+
+    def of_shards(self, shards: Shards) -> Any:
+        """Return examples that are mapped from shards."""
+        raise NotImplementedError
+
+    def gather(
+        self, data: Data, schema: Schema, on_error: str, answered: bool = True
+    ) -> Data:
+        """Return rows that are steps as sequences; all other rows as they are.
+
+        Args:
+            data: a file.
+            schema: its columns.
+            on_error: ``stop`` or ``skip``.
+            answered: whether each row must have an answer.
+        """
+        return data
+
+    def describe_answers(self, values: Sequence[Any]) -> str:
+        """Say what the answers of a file are like."""
+        return describing.numbers(values)
+
+    def describe_examples(self, examples: Any) -> list[str]:
+        """Return what there is to say of the scored part."""
+        return []
+
+    def baselines(self, split: Split) -> list[Method]:
+        """Return the simple methods whose scores a model must beat."""
+        return []
+
+    # ------------------------------------------------------------------ scores and predictions
+
     @abstractmethod
     def evaluate(
-        self, model: nn.Module, examples: Any, place: ComputeDevice
+        self,
+        model: nn.Module,
+        examples: Any,
+        compute_device: ComputeDevice,
+        options: AnswerOptions = AnswerOptions(),
     ) -> Evaluation:
         """Score a model, which is in evaluation mode."""
 
-    def watch(
-        self, model: nn.Module, examples: Any, place: ComputeDevice
-    ) -> dict[str, float]:
-        """Return the scores by which a training is watched: those of ``evaluate``, or cheaper."""
-        return self.evaluate(model, examples, place).scores
+    def validate(
+        self,
+        model: nn.Module,
+        examples: Any,
+        compute_device: ComputeDevice,
+        options: AnswerOptions = AnswerOptions(),
+    ) -> Scores:
+        """Return the scores that are measured while a model trains: those of ``evaluate``."""
+        return self.evaluate(model, examples, compute_device, options).scores
 
-    def fault(self, cells: Sequence[Any]) -> str:
-        """Return why a row cannot be answered, as far as that is known before; else nothing."""
-        return ""
-
-    def ask(self, model: nn.Module, asks: OutputConstraints) -> None:
-        """Say what answers are to hold from now on.
+    @abstractmethod
+    def predict(
+        self,
+        model: nn.Module,
+        rows: Rows,
+        compute_device: ComputeDevice,
+        options: AnswerOptions = AnswerOptions(),
+    ) -> list[Prediction]:
+        """Answer rows of input cells.
 
         Raises:
-            UsageError: this task or this model cannot do so.
+            UserError: the task gives no answer to a single row, or a cell does not fit.
         """
-        if asks != OutputConstraints():
-            raise UsageError(
-                f"{self.name} writes no text that could hold or align words"
-            )
 
-    def answer_by(self, recipe: Recipe) -> None:  # noqa: B027 - most tasks have one way to answer
-        """Take from a recipe how answers are looked for: its keys under ``decoding``."""
-
-    @abstractmethod
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-
-    @classmethod
-    @abstractmethod
-    def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
-        """Read the fields from plain values and the files in a run folder."""
-
-    def save(self, folder: Path) -> None:  # noqa: B027 - numbers need no file
-        """Write the files that belong to the fields (a vocabulary) into a run folder."""
-
-    @property
-    @abstractmethod
-    def schema(self) -> Schema:
-        """The columns the task was trained on."""
-
-    def each_step(
-        self, model: nn.Module, cells: Sequence[Any], place: ComputeDevice
+    def predict_steps(
+        self, model: nn.Module, cells: Sequence[Any], compute_device: ComputeDevice
     ) -> list[Prediction]:
         """Answer at every step of a sequence of numbers, given by its columns.
 
@@ -223,19 +452,92 @@ class Task(ABC):
         """
         raise UsageError(f"{self.name} does not read sequences of numbers")
 
-    @abstractmethod
-    def predict(
-        self, model: nn.Module, rows: Rows, place: ComputeDevice
-    ) -> list[Prediction]:
-        """Answer rows of input cells.
+    def generate(
+        self,
+        model: nn.Module,
+        prompt: str,
+        max_new_tokens: int,
+        sampling: Sampling,
+        *,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        device: torch.device | None = None,
+        notice: Callable[[str], None] = lambda text: None,
+    ) -> Iterator[str]:
+        """Yield text that goes on from ``prompt``; see ``check_generates``."""
+        self.check_generates()
+        return iter(())
+
+    def check_generates(self) -> None:
+        """Raise UsageError where the task answers rows, and does not write on."""
+        predict = either("`unrolled predict`", "run.predict(rows)")
+        raise UsageError(
+            f"this run was trained to {self.name}: use {predict}; text is generated by a "
+            "run with task=language"
+        )
+
+    def check_rows(self) -> None:  # noqa: B027 - most tasks answer rows
+        """Raise UsageError where the task answers no rows."""
+
+    def check_options(
+        self, options: AnswerOptions, model: nn.Module | None = None
+    ) -> None:
+        """Raise UsageError for options that this task, or this model, cannot follow."""
+        if options.constraints != OutputConstraints():
+            raise UsageError(
+                f"{self.name} writes no text that could hold or align words"
+            )
+
+    def why_not_answerable(self, cells: Sequence[Any]) -> str:
+        """Return why a row cannot be answered, as far as that is known before; else nothing."""
+        return ""
+
+    def aligns(self, model: nn.Module) -> bool:
+        """Whether the words of answers can be aligned with those of the source."""
+        return False
+
+    def pair_columns(self, schema: Schema) -> tuple[str, str]:
+        """Return the columns of source and target. Raises UsageError: the rows are no pairs."""
+        raise UsageError(f"a target file is for pairs of texts, not for {self.name}")
+
+    def check_data(self, data: Data) -> None:  # noqa: B027 - `encode` says the rest
+        """Raise DataError for a file that cannot be scored by itself."""
+
+    def compare(
+        self, first: Evaluation, second: Evaluation, options: AnswerOptions
+    ) -> dict[str, Any]:
+        """Return whether two runs differ by more than chance, by the name of the score.
 
         Raises:
-            UserError: the task gives no answer to a single row, or a cell does not fit.
+            UsageError: the task has no such test.
         """
+        raise UsageError(
+            "runs are compared in translation; see the scores of each for the rest"
+        )
+
+    def vocabularies(self) -> tuple[Tokenizer, Tokenizer]:
+        """Return what cuts sources and targets, for an export. Raises UsageError: it has none."""
+        raise UsageError(f"{self.name} has no export; translate and rewrite have")
+
+    # ------------------------------------------------------------------ the run folder
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(
+        cls, values: dict[str, Any], folder: Path, layout: FileLayout
+    ) -> Self:
+        """Read the fields from plain values and the files in a run folder."""
+
+    def save(self, folder: Path) -> None:  # noqa: B027 - numbers need no file
+        """Write the files that belong to the fields (a vocabulary) into a run folder."""
 
 
 class Columns(Protocol):
-    """What tells the columns of a file: a table, or its rows as they are read."""
+    """What has the columns of a file: a table, or its rows as they are read."""
 
     @property
     def path(self) -> str | Path:
@@ -259,7 +561,7 @@ def locate(
     trained: Sequence[str],
     answer: str | None = None,
 ) -> list[int]:
-    """Return the places of columns in a file: by name, or by position where it has no names.
+    """Return the indices of columns in a file: by name, or by position where it has no names.
 
     Args:
         data: the file.
@@ -290,6 +592,15 @@ def locate(
     )
 
 
+def need_table(data: Data) -> Table:
+    """Return a table, or say why a plain text does not do."""
+    if isinstance(data, Document):
+        raise DataError(
+            "this is one plain text; a table with an answer column is needed", data.path
+        )
+    return data
+
+
 def build_embedding(
     size: int, config: ModelConfig, scale: float = 1.0
 ) -> TokenEmbedding:
@@ -307,9 +618,9 @@ def build_embedding(
 def check_reach(layer: Layer, recipe: Recipe, texts: int = 1) -> None:
     """Raise UsageError when a row can be longer than the layer can read."""
     longest = recipe.data.max_tokens
-    if layer.context is not None and (
-        longest is None or longest * texts > layer.context
-    ):
+    if layer.context is None:
+        return
+    if longest is None or longest * texts > layer.context:
         raise UsageError(
             f"layer={recipe.layer} reads {layer.context} tokens (model.context) and a row may have "
             f"{'any number' if longest is None else longest * texts}: set data.max_tokens to "

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from unrolled.core import digests
 from unrolled.core.errors import DataError, UsageError
@@ -20,37 +20,48 @@ from unrolled.core.words import either
 from unrolled.data.batches import BatchSource, Lanes, Windows
 from unrolled.data.schema import Schema
 from unrolled.data.shards import Tokens
-from unrolled.data.sources import Document, Table, nfc
+from unrolled.data.sources import Document, nfc
 from unrolled.decoding.generate import generate
 from unrolled.decoding.sampling import Sampling
 from unrolled.decoding.stopping import until
-from unrolled.fields.base import InvalidCell, invalid_row
+from unrolled.fields.base import TOKENIZER
+from unrolled.fields.label import Label
+from unrolled.fields.rows import numbered, valid_rows
 from unrolled.fields.text import Text
 from unrolled.models import LanguageModel
-from unrolled.nn import State, build_layer, with_context
+from unrolled.nn import build_layer, with_context
+from unrolled.tasks import baselines
 from unrolled.tasks.base import (
     DOWN,
     UP,
+    AnswerOptions,
+    Data,
+    DefaultSettings,
     Evaluation,
+    FileLayout,
+    Method,
     Prediction,
     Rows,
+    Shards,
+    Split,
     Task,
     build_embedding,
     locate,
 )
-from unrolled.tasks.labelled import TOKENIZER
+from unrolled.tasks.language_scores import score
 from unrolled.tasks.recipe import Recipe
 from unrolled.text.tokenizers import Tokenizer
-from unrolled.training.objectives import Objective, begin_with, next_token, next_word
+from unrolled.training.objectives import Objective, next_token, next_word
 from unrolled.training.precision import ComputeDevice
 
-WARM = 512  # tokens a lane reads unscored before its own part
-CHUNK = 256  # tokens read at once while scoring
 WIDE = 4096  # from a vocabulary of this size on, scores take more memory than all else
-SCORED = 2**25  # scores that are made at once
-LANE = 2048  # a text is scored in lanes of at least this many tokens
-TOLERANCE = (
-    0.01  # nats a token by which lanes may differ from one pass where they begin
+DEFAULTS = DefaultSettings(
+    values={
+        "model": {"hidden": 256, "embedding": 128, "head_dropout": 0.1},
+        "training": {"batch_size": 32, "learning_rate": 3e-3, "patience": 3},
+    },
+    budget=20_000_000,
+    counts_characters=True,
 )
 
 
@@ -70,32 +81,13 @@ class TokenStream:
         return len(self.tokens)
 
 
-@dataclass(slots=True)
-class Sum:
-    """Running totals of what was scored."""
-
-    nats: float = 0.0
-    right: int = 0
-    count: int = 0
-
-    def add(self, logits: Tensor, targets: Tensor, scored: Tensor) -> None:
-        """Take in scores (B, T, V), targets (B, T) and which of them count (B, T)."""
-        rows = max(1, SCORED // 16 // logits.shape[-1])
-        for part, truth in zip(
-            logits[scored].split(rows), targets[scored].split(rows), strict=True
-        ):
-            part = part.float()
-            self.nats += float(F.cross_entropy(part, truth, reduction="sum"))
-            self.right += int((part.argmax(-1) == truth).sum())
-            self.count += len(truth)
-
-
+@dataclass(frozen=True, eq=False)
 class Language(Task):
     """Text without labels. The end mark is also what stands before a fresh start."""
 
     name: ClassVar[str] = "language"
-    pattern: ClassVar[str] = "language model"
     metric: ClassVar[str] = "loss"
+    reads_documents: ClassVar[bool] = True
     measures: ClassVar[dict[str, bool]] = {
         "loss": DOWN,
         "perplexity": DOWN,
@@ -103,31 +95,35 @@ class Language(Task):
         "accuracy": UP,
     }
 
-    def __init__(self, tokenizer: Tokenizer, text: tuple[str, ...]) -> None:
-        self.tokenizer = tokenizer
-        self.text = text
+    vocabulary: Tokenizer
+    text: tuple[str, ...]
+    layout: FileLayout
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What cuts texts into tokens."""
+        return self.vocabulary
+
+    @property
+    def pattern(self) -> str:
+        """The next token at every step."""
+        return "language model"
+
+    @classmethod
+    def default_settings(cls, recipe: Recipe, schema: Schema) -> DefaultSettings:
+        """Return the settings for keys that nobody set."""
+        return DEFAULTS
 
     @classmethod
     def fit(
-        cls,
-        recipe: Recipe,
-        schema: Schema,
-        data: Table | Document,
-        labels: Table | Document | None = None,
+        cls, recipe: Recipe, schema: Schema, data: Data, labels: Data | None = None
     ) -> Self:
         """Learn the vocabulary."""
-        if isinstance(data, Document):
-            texts = [data.text]
-        else:
-            places = locate(data, schema.text, data.columns)
-            texts = [
-                str(row[i]) for row in data.rows for i in places if row[i] is not None
-            ]
+        texts = _texts(data, schema)
         config = recipe.data
         kind = config.tokenizer or "chars"
-        return cls(
-            Tokenizer.fit(kind, texts, config.vocabulary, config.min_count), schema.text
-        )
+        vocabulary = Tokenizer.fit(kind, texts, config.vocabulary, config.min_count)
+        return cls(vocabulary, schema.text, FileLayout.of(data))
 
     @property
     def schema(self) -> Schema:
@@ -135,7 +131,7 @@ class Language(Task):
         return Schema(self.name, self.text)
 
     def encode(
-        self, data: Table | Document, on_error: str, schema: Schema | None = None
+        self, data: Data, on_error: str, schema: Schema | None = None
     ) -> tuple[TokenStream, list[DataError]]:
         """Encode a text, or rows of texts; see the base class."""
         if isinstance(data, Document):
@@ -143,27 +139,26 @@ class Language(Task):
             unknown = int((tokens == self.tokenizer.unk_id).sum())
             return TokenStream(tokens, len(data.text.encode()), unknown), []
         schema = schema or self.schema
-        skipped = list(data.skipped)
+        errors = list(data.skipped)
         if not schema.text:
             raise DataError(
                 "this run was trained on plain text; name the column with data.text",
                 data.path,
             )
         field = Text(schema.text, self.tokenizer, None)
-        places = locate(data, schema.text, self.columns)
-        texts = []
-        for row, line in zip(data.rows, data.lines, strict=True):
-            try:
-                texts.append(field.check([row[i] for i in places]))
-            except InvalidCell as error:
-                if on_error != "skip":
-                    raise invalid_row(error, *data.place(line)) from None
-                skipped.append(invalid_row(error, *data.place(line)))
-        flat = [token for ids in field.encode(texts) for token in ids]
-        size = sum(len(text.encode()) for row in texts for text in row)
-        return TokenStream(
-            np.array(flat, dtype=np.int32), size, self.tokenizer.unknown(flat)
-        ), skipped
+        indices = locate(data, schema.text, self.columns)
+        rows = valid_rows(
+            numbered(data),
+            data,
+            lambda row: field.check([row[i] for i in indices]),
+            on_error,
+            errors,
+        )
+        texts = [row_texts for _, row_texts in rows]
+        flat = list(chain.from_iterable(field.encode(texts)))
+        size = sum(len(text.encode()) for text in chain.from_iterable(texts))
+        unknown = self.tokenizer.unknown(flat)
+        return TokenStream(np.array(flat, dtype=np.int32), size, unknown), errors
 
     def build(self, recipe: Recipe) -> nn.Module:
         """Return a language model; a layer of limited reach reads one training window."""
@@ -221,7 +216,11 @@ class Language(Task):
 
     @torch.no_grad()
     def evaluate(
-        self, model: nn.Module, examples: TokenStream, place: ComputeDevice
+        self,
+        model: nn.Module,
+        examples: TokenStream,
+        compute_device: ComputeDevice,
+        options: AnswerOptions = AnswerOptions(),
     ) -> Evaluation:
         """Score every token once.
 
@@ -236,8 +235,7 @@ class Language(Task):
         tokens = torch.from_numpy(examples.tokens[:].astype(np.int64))
         if not len(tokens):
             raise DataError("there is no text to score", "data")
-        score = _score if model.context is None else _windows
-        total = score(model, tokens, self.tokenizer.eos_id, place)
+        total = score(model, tokens, self.tokenizer.eos_id, compute_device)
         loss = total.nats / total.count
         scores = {
             "loss": loss,
@@ -288,12 +286,59 @@ class Language(Task):
         if rest:
             yield rest
 
-    def predict(
-        self, model: nn.Module, rows: Rows, place: ComputeDevice
-    ) -> list[Prediction]:
-        """Refuse: a language model writes on instead of answering."""
+    def check_generates(self) -> None:
+        """Raise nothing: a language model writes on."""
+
+    def check_rows(self) -> None:
+        """Raise UsageError: a language model writes on instead of answering."""
         call = either("`unrolled generate RUN --prompt TEXT`", "run.generate(prompt)")
         raise UsageError(f"this run is a language model: use {call}")
+
+    def predict(
+        self,
+        model: nn.Module,
+        rows: Rows,
+        compute_device: ComputeDevice,
+        options: AnswerOptions = AnswerOptions(),
+    ) -> list[Prediction]:
+        """Refuse; see ``check_rows``."""
+        self.check_rows()
+        return []
+
+    @classmethod
+    def reads_shards(cls, schema: Schema) -> bool:
+        """All text is read in pieces."""
+        return True
+
+    @classmethod
+    def of_vocabulary(
+        cls,
+        recipe: Recipe,
+        schema: Schema,
+        vocabulary: Tokenizer,
+        labels: Sequence[str],
+        layout: FileLayout,
+    ) -> Self:
+        """Return the task of a file that was read in pieces."""
+        return cls(vocabulary, schema.text, layout)
+
+    def shard_fields(self) -> tuple[Text, Label | None]:
+        """Return the field of texts."""
+        return Text(self.text, self.tokenizer, None), None
+
+    def of_shards(self, shards: Shards) -> TokenStream:
+        """Return a text that is mapped from shards."""
+        return TokenStream(shards.tokens, shards.size, shards.unknown)
+
+    def describe_examples(self, examples: TokenStream) -> list[str]:
+        """Say how much of the scored text the vocabulary does not know."""
+        if not examples.unknown:
+            return []
+        return [f"{examples.unknown:,} scored tokens are unknown to the vocabulary"]
+
+    def baselines(self, split: Split) -> list[Method]:
+        """Guesses from the token before."""
+        return baselines.of_tokens(split, self.tokenizer)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""
@@ -304,117 +349,20 @@ class Language(Task):
         digests.replace(folder, TOKENIZER, self.tokenizer.save)
 
     @classmethod
-    def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
+    def from_json(
+        cls, values: dict[str, Any], folder: Path, layout: FileLayout
+    ) -> Self:
         """Read the fields back."""
-        return cls(Tokenizer.load(folder / TOKENIZER), tuple(values["text"]))
+        vocabulary = Tokenizer.load(folder / TOKENIZER)
+        return cls(vocabulary, tuple(values["text"]), layout)
 
 
-def _score(
-    model: LanguageModel, tokens: Tensor, start: int, place: ComputeDevice
-) -> Sum:
-    """Score a text read in one pass, or in lanes where they say the same."""
-    count = max(1, min(64, len(tokens) // LANE))
-    if count > 1:
-        total, joints = _lanes(model, tokens, start, place, count)
-        if joints <= TOLERANCE:
-            return total
-    return _lanes(model, tokens, start, place, 1)[0]
-
-
-def _lanes(
-    model: LanguageModel, tokens: Tensor, start: int, place: ComputeDevice, count: int
-) -> tuple[Sum, float]:
-    """Score a text read in lanes side by side, the state carried along each.
-
-    A lane reads ``WARM`` tokens of what stands before it unscored, after the mark that every text
-    begins with. What it says of its own first tokens is then compared with what the lane before
-    it would have said there, reading on: by so much a token the lanes differ from one pass.
-
-    Returns:
-        What was scored, and by how much the lanes differ from one pass in their first ``CHUNK``
-        tokens, in nats a token: the mean over lanes.
-    """
-    size = len(tokens)
-    total = Sum()
-    length = -(-size // count)
-    begins = torch.arange(count) * length
-    before = torch.cat(
-        [torch.tensor([start]), tokens]
-    )  # before[p] stands before tokens[p]
-
-    def inputs(rows: Tensor, at: int, end: int) -> Tensor:
-        positions = rows[:, None] + torch.arange(at, end)
-        return before[positions.clamp(max=size)].to(place.device)
-
-    def known(rows: Tensor, at: int, end: int) -> tuple[Tensor, Tensor]:
-        """Return the tokens at these positions, and which of them are of the lane's own part."""
-        positions = rows[:, None] + torch.arange(at, end)
-        own = positions < torch.clamp(rows[:, None] + length, max=size)
-        return tokens[positions.clamp(max=size - 1)].to(place.device), own.to(
-            place.device
-        )
-
-    state: State = model.initial_state(1)
-    if count > 1:
-        # the first lane starts fresh; the others first read what stands before them
-        warm: State | None = None
-        for at in range(-WARM, 0, CHUNK):
-            read = inputs(begins[1:], at, at + CHUNK)
-            with place.autocast():
-                warm = model.read(
-                    begin_with(read, start) if warm is None else read, warm
-                )[1]
-        assert warm is not None
-        state = type(state).join([state, warm])
-    chunk = max(1, min(CHUNK, SCORED // (count * model.head.out_features)))
-    alone = torch.empty(0)
-    for at in range(0, length, chunk):
-        end = min(at + chunk, length)
-        with place.autocast():
-            scores, state = model(inputs(begins, at, end), state)
-        targets, own = known(begins, at, end)
-        total.add(scores, targets, own)
-        if at == 0 and count > 1:
-            alone = _nats(scores[1:], targets[1:], own[1:])
-    if count == 1:
-        return total, 0.0
-    # the end of each lane but the last is where the next one begins
-    handed = state.reorder(torch.arange(count - 1, device=place.device))
-    end = min(chunk, length)
-    with place.autocast():
-        scores, _ = model(inputs(begins[1:], 0, end), handed)
-    reading_on = _nats(scores, *known(begins[1:], 0, end))
-    return total, float((alone - reading_on).abs().mean())
-
-
-def _nats(scores: Tensor, targets: Tensor, own: Tensor) -> Tensor:
-    """Return the mean cross entropy of each row (B,) of scores (B, T, V), where ``own`` (B, T)."""
-    losses = F.cross_entropy(scores.transpose(1, 2).float(), targets, reduction="none")
-    return (losses * own).sum(1) / own.sum(1).clamp(min=1)
-
-
-def _windows(
-    model: LanguageModel, tokens: Tensor, start: int, place: ComputeDevice
-) -> Sum:
-    """Score a text in overlapping windows of the model's context."""
-    assert model.context is not None
-    size = len(tokens)
-    total = Sum()
-    width = min(model.context, size)
-    fresh = max(1, width // 2)  # tokens that each window after the first scores
-    begins = torch.arange(0, max(1, size - width + fresh), fresh)
-    shifted = torch.cat([torch.tensor([start]), tokens])
-    for rows in begins.split(
-        max(1, min(32, SCORED // (width * model.head.out_features)))
-    ):
-        places = rows[:, None] + torch.arange(width)
-        inputs = begin_with(shifted[places.clamp(max=size - 1)], start)
-        first = rows == 0
-        scored = (places < size) & (
-            first[:, None] | (torch.arange(width) >= width - fresh)
-        )
-        with place.autocast():
-            logits, _ = model(inputs.to(place.device))
-        targets = tokens[places.clamp(max=size - 1)]
-        total.add(logits, targets.to(place.device), scored.to(place.device))
-    return total
+def _texts(data: Data, schema: Schema) -> list[str]:
+    """Return all texts of a file."""
+    if isinstance(data, Document):
+        return [data.text]
+    indices = locate(data, schema.text, data.columns)
+    texts: list[str] = []
+    for row in data.rows:
+        texts += [str(row[i]) for i in indices if row[i] is not None]
+    return texts

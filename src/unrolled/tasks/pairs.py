@@ -16,40 +16,46 @@ from typing import Any, ClassVar, Self, cast
 import numpy as np
 from torch import Tensor, nn
 
-from unrolled.core import digests
 from unrolled.core.errors import DataError, UsageError, UserError
+from unrolled.core.words import either
 from unrolled.data.batches import Batch, BatchSource, Buckets
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
 from unrolled.decoding.search import Hypothesis
-from unrolled.decoding.settings import Search
-from unrolled.fields.base import InvalidCell, invalid_row
+from unrolled.fields.base import TOKENIZER, InvalidCell, invalid_row
+from unrolled.fields.rows import valid_rows
 from unrolled.fields.text import Text
 from unrolled.models import Unaligned
-from unrolled.tasks.base import (
-    Evaluation,
-    GeneratedTexts,
-    OutputConstraints,
-    Prediction,
-    Rows,
-    Task,
-    build_embedding,
-    locate,
-)
-from unrolled.tasks.labelled import TOKENIZER, need_table
-from unrolled.tasks.recipe import Recipe
-from unrolled.tasks.unaligned import assemble, told_loss
-from unrolled.tasks.writing import (
+from unrolled.tasks import describing
+from unrolled.tasks.alignment import (
     WHOLE,
     Weights,
     aligned,
+    attention_weights,
     copied,
-    looks,
-    refuse_unknown,
     units,
-    write,
 )
+from unrolled.tasks.base import (
+    AnswerOptions,
+    Data,
+    DefaultSettings,
+    Evaluation,
+    FileLayout,
+    GeneratedTexts,
+    Method,
+    Prediction,
+    Rows,
+    Scores,
+    Split,
+    Task,
+    build_embedding,
+    locate,
+    need_table,
+)
+from unrolled.tasks.recipe import DataConfig, Recipe
+from unrolled.tasks.unaligned import assemble, target_loss
+from unrolled.tasks.writing import refuse_unknown, write
 from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.objectives import Objective, seq2seq_loss, shifted
 from unrolled.training.precision import ComputeDevice
@@ -57,6 +63,27 @@ from unrolled.training.precision import ComputeDevice
 TARGET = "target.json"
 SAMPLES = 1000  # of the bootstrap
 TEXTS = 1 << 16  # encoded at once: a list of ids takes ten times the memory of an array
+DEFAULTS = DefaultSettings(
+    values={
+        "model": {
+            "bidirectional": True,
+            "hidden": 256,
+            "embedding": 256,
+            "embedding_dropout": 0.2,
+            "dropout": 0.2,
+            "head_dropout": 0.2,
+        },
+        "training": {
+            "batch_tokens": 4096,
+            "learning_rate": 1e-3,
+            "label_smoothing": 0.1,
+            "patience": 4,
+            "average": "ema",
+            "ema_decay": 0.99,
+        },
+    },
+    budget=600_000,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,91 +99,122 @@ class PairExamples(Examples):
         return len(self.lines)
 
 
+@dataclass(frozen=True, eq=False)
 class Pairs(Task):
-    """Two fields of text, and a model that writes the second for the first."""
+    """Two fields of text, and a model that writes the second for the first.
 
-    pattern: ClassVar[str] = "many to many, unaligned"
-    writes: ClassVar[bool] = True
-    kind: ClassVar[str]  # of pieces, where nobody named one
-    grouped: ClassVar[bool]  # whether all answers to equal sources are right
-    search: Search = Search()
-    copying: bool = True
-    asks: OutputConstraints = OutputConstraints()
+    With one tokenizer in both of them the vocabulary is joint.
 
-    def __init__(
-        self, inputs: Text, output: Text, longest: int | None, without: str = ""
-    ) -> None:
-        """Take the fields; with one tokenizer in both of them the vocabulary is joint.
+    Attributes:
+        inputs, output: the fields of source and target, which never cut a text.
+        longest: the most tokens of either side, its end mark included.
+        without: characters that are left out of targets.
+        kind: the pieces of texts, where nobody named any.
+        grouped: whether all answers to equal sources are right.
+    """
 
-        Args:
-            inputs, output: the fields of source and target, which never cut a text.
-            longest: the most tokens of either side, its end mark included.
-            without: characters that are left out of targets.
-        """
-        self.inputs = inputs
-        self.output = output
-        self.longest = longest
-        self.without = without
+    is_generative: ClassVar[bool] = True
+    reads_pairs: ClassVar[bool] = True
+    kind: ClassVar[str]
+    grouped: ClassVar[bool]
+    inputs: Text
+    output: Text
+    longest: int | None
+    without: str
+    layout: FileLayout
+
+    @property
+    def pattern(self) -> str:
+        """A sequence for a sequence."""
+        return "many to many, unaligned"
+
+    @classmethod
+    def default_settings(cls, recipe: Recipe, schema: Schema) -> DefaultSettings:
+        """Return the settings for keys that nobody set."""
+        return replace(DEFAULTS, tokenizer=cls.kind)
 
     @classmethod
     def fit(
-        cls,
-        recipe: Recipe,
-        schema: Schema,
-        data: Table | Document,
-        labels: Table | Document | None = None,
+        cls, recipe: Recipe, schema: Schema, data: Data, labels: Data | None = None
     ) -> Self:
         """Learn the vocabularies from training rows."""
         table = need_table(data)
-        told = recipe.data
-        source, target = pair_of(schema)
-        places = locate(table, (source, target), table.columns)
-        texts = [
-            [str(row[i]) for row in table.rows if row[i] is not None] for i in places
-        ]
-        texts[1] = [without(text, told.target_without) for text in texts[1]]
-        kind = told.tokenizer or cls.kind
-        size = told.vocabulary
-        least = told.min_count
-        if told.joint:
-            if told.target_tokenizer not in (None, kind):
+        config = recipe.data
+        source, target = columns_of_pair(schema)
+        indices = locate(table, (source, target), table.columns)
+        sources, targets = (_texts_of(table, index) for index in indices)
+        targets = [without(text, config.target_without) for text in targets]
+        source_tokenizer, target_tokenizer = cls._fit_tokenizers(
+            config, sources, targets
+        )
+        return cls(
+            Text((source,), source_tokenizer, None),
+            Text((target,), target_tokenizer, None),
+            config.max_tokens,
+            config.target_without,
+            FileLayout.of(table),
+        )
+
+    @classmethod
+    def _fit_tokenizers(
+        cls, config: DataConfig, sources: list[str], targets: list[str]
+    ) -> tuple[Tokenizer, Tokenizer]:
+        kind = config.tokenizer or cls.kind
+        size = config.vocabulary
+        min_count = config.min_count
+        if config.joint:
+            if config.target_tokenizer not in (None, kind):
                 raise UsageError(
                     "data.joint=true is one tokenizer: leave out data.target_tokenizer"
                 )
-            both = Tokenizer.fit(kind, [*texts[0], *texts[1]], size, least)
-            learnt = both, both
-        else:
-            other = told.target_tokenizer or cls.target_kind(kind, texts[1])
-            size_of_target = told.target_vocabulary or size
-            learnt = (
-                Tokenizer.fit(kind, texts[0], size, least),
-                Tokenizer.fit(other, texts[1], size_of_target, least),
-            )
-        inputs = Text((source,), learnt[0], None)
-        output = Text((target,), learnt[1], None)
-        return cls(inputs, output, told.max_tokens, told.target_without)
+            both = Tokenizer.fit(kind, [*sources, *targets], size, min_count)
+            return both, both
+        target_kind = config.target_tokenizer or cls.target_kind(kind, targets)
+        target_size = config.target_vocabulary or size
+        return (
+            Tokenizer.fit(kind, sources, size, min_count),
+            Tokenizer.fit(target_kind, targets, target_size, min_count),
+        )
 
     @classmethod
     def target_kind(cls, kind: str, texts: Sequence[str]) -> str:
         """Return the kind of pieces of targets, where nobody named one."""
         return kind
 
-    def answer_by(self, recipe: Recipe) -> None:
-        """Take how answers are searched for, and whether unknown words are copied."""
-        self.search = recipe.decoding
-        self.copying = recipe.data.copy_unknown
+    def check_options(
+        self, options: AnswerOptions, model: nn.Module | None = None
+    ) -> None:
+        """Raise UsageError for options that cannot be followed.
 
-    def ask(self, model: nn.Module, asks: OutputConstraints) -> None:
-        """Say what answers are to hold from now on.
-
-        Raises:
-            UsageError: words that the vocabulary has no pieces for, or an alignment that the model
-                does not make.
+        These are words that the vocabulary has no pieces for, and an alignment that the model
+        does not make.
         """
-        if asks.alignment and not self.aligns(model):
+        constraints = options.constraints
+        if constraints.alignment and model is not None and not self.aligns(model):
             raise UsageError("this model has no attention, so there is no alignment")
-        refuse_unknown(self.output.tokenizer, asks)
-        self.asks = asks
+        refuse_unknown(self.output.tokenizer, constraints)
+
+    def pair_columns(self, schema: Schema) -> tuple[str, str]:
+        """Return the columns of source and target."""
+        return columns_of_pair(schema)
+
+    def check_data(self, data: Data) -> None:
+        """Raise DataError for a text without the one that answers it."""
+        if isinstance(data, Document):
+            raise DataError(
+                "this is one plain text; give the file whose lines are its answers too: "
+                + either("--target FILE", "target=FILE"),
+                data.path,
+            )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What cuts sources into pieces."""
+        return self.inputs.tokenizer
+
+    def vocabularies(self) -> tuple[Tokenizer, Tokenizer]:
+        """Return what cuts sources and targets into pieces."""
+        return self.inputs.tokenizer, self.output.tokenizer
 
     @property
     def joint(self) -> bool:
@@ -189,54 +247,55 @@ class Pairs(Task):
             )
 
     def encode(
-        self, data: Table | Document, on_error: str, schema: Schema | None = None
+        self, data: Data, on_error: str, schema: Schema | None = None
     ) -> tuple[PairExamples, list[DataError]]:
         """Encode the rows of a table, both sides; see the base class."""
         table = need_table(data)
-        places = locate(table, pair_of(schema or self.schema), self.columns)
-        fields = self.inputs, self.output
-        faults: dict[int, InvalidCell] = {}
-        kept: list[tuple[int, list[str]]] = []
-        for line, row in zip(table.lines, table.rows, strict=True):
+        indices = locate(table, columns_of_pair(schema or self.schema), self.columns)
+        source_index, target_index = indices
+
+        def check(row: Sequence[Any]) -> tuple[str, str]:
+            source = self.check(self.inputs, row[source_index])
+            return source, self.check(self.output, row[target_index])
+
+        # what is too long is only known once it is encoded, so errors are kept by row until then
+        errors: list[DataError] = []
+        indexed = enumerate(table.rows)
+        rows = list(valid_rows(indexed, _RowPositions(table), check, "skip", errors))
+        valid = {index for index, _ in rows}
+        invalid = (index for index in range(len(table.rows)) if index not in valid)
+        error_of_row = dict(zip(invalid, errors, strict=True))
+        sources = _encoded(self.inputs, [source for _, (source, _) in rows])
+        targets = _encoded(self.output, [target for _, (_, target) in rows])
+        sizes = zip(sources.lengths.tolist(), targets.lengths.tolist(), strict=True)
+        kept: list[int] = []
+        for position, (source_size, target_size) in enumerate(sizes):
             try:
-                cells = [row[place] for place in places]
-                kept.append(
-                    (
-                        line,
-                        [self.check(f, c) for f, c in zip(fields, cells, strict=True)],
-                    )
-                )
+                self.fit_in(source_size, self.inputs)
+                self.fit_in(target_size, self.output)
+                kept.append(position)
             except InvalidCell as error:
-                faults[line] = error
-        texts = [[pair[side] for _, pair in kept] for side in (0, 1)]
-        ids = [_encoded(field, side) for field, side in zip(fields, texts, strict=True)]
-        steps = [side.lengths.tolist() for side in ids]
-        rows = []
-        for at, (line, _) in enumerate(kept):
-            try:
-                for field, side in zip(fields, steps, strict=True):
-                    self.fit_in(side[at], field)
-                rows.append(at)
-            except InvalidCell as error:
-                faults[line] = error
-        found = [
-            invalid_row(faults[line], *table.place(line)) for line in sorted(faults)
-        ]
-        if found and on_error != "skip":
-            raise found[0]
-        if not rows:
-            raise found[0] if found else DataError("no row is left to read", table.path)
-        inputs, targets = (
-            side if len(rows) == len(side) else side.pick(rows) for side in ids
-        )
+                index = rows[position][0]
+                line = table.lines[index]
+                error_of_row[index] = invalid_row(error, *table.place(line))
+        errors = [error_of_row[index] for index in sorted(error_of_row)]
+        if errors and on_error != "skip":
+            raise errors[0]
+        if not kept:
+            nothing = DataError("no row is left to read", table.path)
+            raise errors[0] if errors else nothing
+        if len(kept) < len(rows):
+            sources = sources.pick(kept)
+            targets = targets.pick(kept)
+        rows = [rows[position] for position in kept]
         examples = PairExamples(
-            np.array([kept[row][0] for row in rows]),
-            inputs,
+            np.array([table.lines[index] for index, _ in rows]),
+            sources,
             targets=targets,
-            sources=tuple(texts[0][row] for row in rows),
-            references=tuple(texts[1][row] for row in rows),
+            sources=tuple(source for _, (source, _) in rows),
+            references=tuple(target for _, (_, target) in rows),
         )
-        return examples, [*table.skipped, *found]
+        return examples, [*table.skipped, *errors]
 
     # ------------------------------------------------------------------ model and training
 
@@ -253,68 +312,79 @@ class Pairs(Task):
         target = source if config.share else build_embedding(size, config, scale)
         return assemble(recipe, source, target, size, self.longest, self.longest)
 
-    def fed(self, batch: Batch) -> Tensor:
+    def decoder_inputs(self, batch: Batch) -> Tensor:
         """Return what the decoder reads before each target (B, T)."""
         assert batch.targets is not None
         return shifted(batch.targets, self.output.tokenizer.bos_id)
 
     def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
         """Return cross entropy of each target piece, given those before it."""
-        return seq2seq_loss(
-            self.output.tokenizer.bos_id, recipe.training.label_smoothing
-        )
+        smoothing = recipe.training.label_smoothing
+        return seq2seq_loss(self.output.tokenizer.bos_id, smoothing)
 
     def source(
         self, examples: Examples, recipe: Recipe, model: nn.Module
     ) -> BatchSource:
         """Return batches of pairs whose longer sides are alike."""
-        told = recipe.training
-        return Buckets(examples, told.batch_size, told.batch_tokens, recipe.seed)
+        training = recipe.training
+        return Buckets(
+            examples, training.batch_size, training.batch_tokens, recipe.seed
+        )
 
     # ------------------------------------------------------------------ scores
 
-    def loss(self, model: nn.Module, examples: Examples, place: ComputeDevice) -> float:
-        """Return the mean cross entropy of target pieces in nats, those before each being told."""
-        return told_loss(model, examples, place, self.fed)
+    def loss(
+        self, model: nn.Module, examples: Examples, compute_device: ComputeDevice
+    ) -> float:
+        """Return the mean cross entropy of target pieces in nats, given those before each."""
+        return target_loss(model, examples, compute_device, self.decoder_inputs)
 
     def evaluate(
-        self, model: nn.Module, examples: PairExamples, place: ComputeDevice
-    ) -> Evaluation:
-        """Return loss and perplexity of the right answers, and the scores of what is written."""
-        loss = self.loss(model, examples, place)
-        written = self.written(model, examples, place)
-        scores, notes = self.measure(written, SAMPLES)
-        return Evaluation(self._with_loss(loss, scores), written=written, notes=notes)
-
-    def watch(
-        self, model: nn.Module, examples: PairExamples, place: ComputeDevice
-    ) -> dict[str, float]:
-        """Return the scores of what is written without a search, at a fraction of its time."""
-        loss = self.loss(model, examples, place)
-        told = self.search
-        greedy = told.changed(beam=1, n_best=1, diverse_groups=1, sample=False)
-        scores, _ = self.measure(self.written(model, examples, place, greedy))
-        return self._with_loss(loss, scores)
-
-    def written(
         self,
         model: nn.Module,
         examples: PairExamples,
-        place: ComputeDevice,
-        settings: Search | None = None,
+        compute_device: ComputeDevice,
+        options: AnswerOptions = AnswerOptions(),
+    ) -> Evaluation:
+        """Return loss and perplexity of the right answers, and the scores of what is written."""
+        loss = self.loss(model, examples, compute_device)
+        texts = self.write(model, examples, compute_device, options)
+        scores, notes = self.measure(texts, options, SAMPLES)
+        return Evaluation(_with_loss(loss, scores), written=texts, notes=notes)
+
+    def validate(
+        self,
+        model: nn.Module,
+        examples: PairExamples,
+        compute_device: ComputeDevice,
+        options: AnswerOptions = AnswerOptions(),
+    ) -> Scores:
+        """Return the scores of what is written without a search, at a fraction of its time."""
+        loss = self.loss(model, examples, compute_device)
+        search = options.search.changed(
+            beam=1, n_best=1, diverse_groups=1, sample=False
+        )
+        greedy = replace(options, search=search)
+        texts = self.write(model, examples, compute_device, greedy)
+        scores, _ = self.measure(texts, options)
+        return _with_loss(loss, scores)
+
+    def write(
+        self,
+        model: nn.Module,
+        examples: PairExamples,
+        compute_device: ComputeDevice,
+        options: AnswerOptions,
     ) -> GeneratedTexts:
         """Return what a model writes for each source, beside its right answers."""
-        asked = self.asked(examples)
-        answers = self._answers(
-            model, asked.sources, self._ids(asked.sources), place, settings
+        requested = self.requested(examples)
+        ids = self._ids(requested.sources)
+        predictions = self._predictions(
+            model, requested.sources, ids, compute_device, options
         )
-        return replace(asked, answers=[answer.text for answer in answers])
+        return replace(requested, answers=[answer.text for answer in predictions])
 
-    @staticmethod
-    def _with_loss(loss: float, scores: dict[str, float]) -> dict[str, float]:
-        return {**scores, "loss": loss, "perplexity": math.exp(min(loss, 700))}
-
-    def asked(self, examples: PairExamples) -> GeneratedTexts:
+    def requested(self, examples: PairExamples) -> GeneratedTexts:
         """Return what is to be written: each source with its right answers, none yet given.
 
         With ``grouped`` equal sources are one, and each of their answers is right.
@@ -330,10 +400,38 @@ class Pairs(Task):
             [],
         )
 
-    # ------------------------------------------------------------------ answers
+    @abstractmethod
+    def measure(
+        self, written: GeneratedTexts, options: AnswerOptions, samples: int = 0
+    ) -> tuple[Scores, tuple[str, ...]]:
+        """Return the scores of what was written, and lines that say how it was scored.
 
-    def fault(self, cells: Sequence[Any]) -> str:
-        """Return what is wrong with a row that is to be answered, empty where nothing is."""
+        Args:
+            written: answers beside the right ones.
+            options: how texts are cut to be scored.
+            samples: of the bootstrap, for intervals of 95 %; 0 draws none.
+        """
+
+    def describe_answers(self, values: Sequence[Any]) -> str:
+        """Say how many texts there are, and how long."""
+        return describing.texts(values)
+
+    def baselines(self, split: Split) -> list[Method]:
+        """Answer each text with itself."""
+
+        def copied_sources() -> Scores:
+            requested = self.requested(split.dev)
+            options = split.options
+            return self.measure(replace(requested, answers=requested.sources), options)[
+                0
+            ]
+
+        return [("copy of the source", copied_sources)]
+
+    # ------------------------------------------------------------------ predictions
+
+    def why_not_answerable(self, cells: Sequence[Any]) -> str:
+        """Return why a row cannot be answered, empty where it can."""
         try:
             text = self.check(self.inputs, cells[0])
             self.fit_in(len(self._ids([text])[0]), self.inputs)
@@ -342,98 +440,104 @@ class Pairs(Task):
         return ""
 
     def predict(
-        self, model: nn.Module, rows: Rows, place: ComputeDevice
+        self,
+        model: nn.Module,
+        rows: Rows,
+        compute_device: ComputeDevice,
+        options: AnswerOptions = AnswerOptions(),
     ) -> list[Prediction]:
-        """Answer rows of one text each; of empty ones and those that are too long none."""
+        """Answer rows of one text each; an empty one, or one that is too long, is an error."""
         try:
             texts = [self.check(self.inputs, row[0]) for row in rows]
             ids = self._ids(texts)
-            for each in ids:
-                self.fit_in(len(each), self.inputs)
+            for text_ids in ids:
+                self.fit_in(len(text_ids), self.inputs)
         except InvalidCell as error:
             raise UserError(str(error)) from None
-        return self._answers(model, texts, ids, place)
+        return self._predictions(model, texts, ids, compute_device, options)
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         return self.inputs.encode([(text,) for text in texts])
 
-    def _answers(
+    def _predictions(
         self,
         model: nn.Module,
         texts: Sequence[str],
         ids: Sequence[Sequence[int]],
-        place: ComputeDevice,
-        settings: Search | None = None,
+        compute_device: ComputeDevice,
+        options: AnswerOptions,
     ) -> list[Prediction]:
         """Write answers to sources, the best of each with its score and the others beside it."""
         target = self.output.tokenizer
-        copying = self._copies(model)
-        settings = settings or self.search
-        found = write(
-            model, target, ids, settings, place, asks=self.asks, unknown=copying
-        )
-        flat = [(row, each) for row, answers in enumerate(found) for each in answers]
-        # all of them are looked at once more where they are to be aligned, else the unknown ones
-        chosen = [
-            place_
-            for place_, (_, each) in enumerate(flat)
-            if each.tokens
-            and (self.asks.alignment or (copying and target.unk_id in each.tokens))
-        ]
-        weights = looks(
+        copies = self._copies(model, options)
+        hypotheses = write(
             model,
-            [ids[flat[i][0]] for i in chosen],
-            [flat[i][1].tokens for i in chosen],
-            target.bos_id,
-            place,
+            target,
+            ids,
+            options.search,
+            compute_device,
+            constraints=options.constraints,
+            unknown=copies,
         )
-        looked = dict(zip(chosen, weights, strict=True))
-        told: list[list[tuple[str, dict[str, Any]]]] = [[] for _ in texts]
-        for i, (row, each) in enumerate(flat):
-            told[row].append(self._told(texts[row], ids[row], each, looked.get(i)))
+        flat: list[tuple[int, Hypothesis]] = []
+        for row, answers in enumerate(hypotheses):
+            flat += [(row, answer) for answer in answers]
+        # all of them are read once more where they are to be aligned, else those with unknowns
+        chosen: list[int] = []
+        for index, (_, answer) in enumerate(flat):
+            unknown = copies and target.unk_id in answer.tokens
+            if answer.tokens and (options.constraints.alignment or unknown):
+                chosen.append(index)
+        weights = attention_weights(
+            model,
+            [ids[flat[index][0]] for index in chosen],
+            [flat[index][1].tokens for index in chosen],
+            target.bos_id,
+            compute_device,
+        )
+        weights_of = dict(zip(chosen, weights, strict=True))
+        texts_of_rows: list[list[TextWithDetails]] = [[] for _ in texts]
+        for index, (row, answer) in enumerate(flat):
+            source = SourceText(texts[row], ids[row])
+            text = self._text(source, answer, weights_of.get(index), options)
+            texts_of_rows[row].append(text)
         return [
-            answer_of(answers, hypotheses)
-            for answers, hypotheses in zip(told, found, strict=True)
+            best_of(answer_texts, answers)
+            for answer_texts, answers in zip(texts_of_rows, hypotheses, strict=True)
         ]
 
     def aligns(self, model: nn.Module) -> bool:
         """Whether the model looks back at its source, so that words can be aligned."""
         return cast(Unaligned, model).attends
 
-    def _copies(self, model: nn.Module) -> bool:
+    def _copies(self, model: nn.Module, options: AnswerOptions) -> bool:
         """Whether unknown words are written, to be replaced by words of the source."""
-        return (
-            self.copying and self.output.tokenizer.kind in WHOLE and self.aligns(model)
-        )
+        whole_words = self.output.tokenizer.kind in WHOLE
+        return options.copy_unknown and whole_words and self.aligns(model)
 
-    def _told(
-        self, text: str, ids: Sequence[int], found: Hypothesis, weights: Weights | None
-    ) -> tuple[str, dict[str, Any]]:
-        """Return the text of one answer, and what is told of it beside its score."""
+    def _text(
+        self,
+        source: SourceText,
+        answer: Hypothesis,
+        weights: Weights | None,
+        options: AnswerOptions,
+    ) -> TextWithDetails:
+        """Return the text of one answer, and its details beside the score."""
         target = self.output.tokenizer
         if weights is None:
-            return target.decode(found.tokens), {}
-        source = units(self.inputs.tokenizer, ids[:-1], text)
-        unknown = target.unk_id in found.tokens
-        answer = (
-            copied(target, found.tokens, weights, source, self.asks.banned)
-            if unknown and target.kind in WHOLE
-            else target.decode(found.tokens)
-        )
-        if not self.asks.alignment:
-            return answer, {}
-        return answer, aligned(source, units(target, found.tokens, answer), weights)
-
-    @abstractmethod
-    def measure(
-        self, written: GeneratedTexts, samples: int = 0
-    ) -> tuple[dict[str, float], tuple[str, ...]]:
-        """Return the scores of what was written, and lines that say how it was scored.
-
-        Args:
-            written: answers beside the right ones.
-            samples: of the bootstrap, for intervals of 95 %; 0 draws none.
-        """
+            return target.decode(answer.tokens), {}
+        constraints = options.constraints
+        source_units = units(self.inputs.tokenizer, source.ids[:-1], source.text)
+        if target.unk_id in answer.tokens and target.kind in WHOLE:
+            text = copied(
+                target, answer.tokens, weights, source_units, constraints.banned
+            )
+        else:
+            text = target.decode(answer.tokens)
+        if not constraints.alignment:
+            return text, {}
+        answer_units = units(target, answer.tokens, text)
+        return text, aligned(source_units, answer_units, weights)
 
     # ------------------------------------------------------------------ the run folder
 
@@ -449,21 +553,46 @@ class Pairs(Task):
 
     def save(self, folder: Path) -> None:
         """Write the vocabularies."""
-        digests.replace(folder, TOKENIZER, self.inputs.tokenizer.save)
+        self.inputs.save(folder)
         if not self.joint:
-            digests.replace(folder, TARGET, self.output.tokenizer.save)
+            self.output.save(folder, TARGET)
 
     @classmethod
-    def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
+    def from_json(
+        cls, values: dict[str, Any], folder: Path, layout: FileLayout
+    ) -> Self:
         """Read the fields back."""
         source = Tokenizer.load(folder / TOKENIZER)
         target = source if values["joint"] else Tokenizer.load(folder / TARGET)
         inputs = Text(tuple(values["inputs"]["columns"]), source, None)
         output = Text(tuple(values["output"]["columns"]), target, None)
-        return cls(inputs, output, values["longest"], values["without"])
+        return cls(inputs, output, values["longest"], values["without"], layout)
 
 
-def pair_of(schema: Schema) -> tuple[str, str]:
+# the text of an answer, and what else ``--json`` shows of it
+TextWithDetails = tuple[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceText:
+    """A text that is read, and its ids with the end mark."""
+
+    text: str
+    ids: Sequence[int]
+
+
+class _RowPositions:
+    """Tells where rows stand that are given by their index."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def place(self, line: int) -> tuple[str, int]:
+        """Return the file of a row, and its line there."""
+        return self.table.place(self.table.lines[line])
+
+
+def columns_of_pair(schema: Schema) -> tuple[str, str]:
     """Return the columns of source and target."""
     if len(schema.text) != 1 or schema.answer is None:
         raise UsageError(
@@ -472,28 +601,38 @@ def pair_of(schema: Schema) -> tuple[str, str]:
     return schema.text[0], schema.answer
 
 
+def _texts_of(table: Table, index: int) -> list[str]:
+    return [str(row[index]) for row in table.rows if row[index] is not None]
+
+
+def _with_loss(loss: float, scores: Scores) -> Scores:
+    return {**scores, "loss": loss, "perplexity": math.exp(min(loss, 700))}
+
+
 def without(text: str, characters: str) -> str:
     """Return a text without certain characters."""
     return text.translate(dict.fromkeys(map(ord, characters))) if characters else text
 
 
-def answer_of(
-    told: Sequence[tuple[str, dict[str, Any]]], found: Sequence[Hypothesis]
+def best_of(
+    texts: Sequence[TextWithDetails], answers: Sequence[Hypothesis]
 ) -> Prediction:
     """Return the best of the answers to a source, with its score, and the others beside it."""
-    (text, details) = told[0]
-    best = found[0]
+    (text, details) = texts[0]
+    best = answers[0]
     details = {"score": best.score, "finished": best.finished, **details}
-    if len(found) > 1:
+    if len(answers) > 1:
         details["n_best"] = [
-            {"text": text, "score": each.score, **more}
-            for (text, more), each in zip(told, found, strict=True)
+            {"text": text, "score": answer.score, **more}
+            for (text, more), answer in zip(texts, answers, strict=True)
         ]
     return Prediction(text, math.exp(best.log_probability), details)
 
 
 def _encoded(field: Text, texts: Sequence[str]) -> Ragged:
-    chunks = (texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS))
-    return Ragged.join(
-        [Ragged.of(field.encode([(t,) for t in chunk])) for chunk in chunks]
-    )
+    """Return the ids of texts, encoded ``TEXTS`` at a time."""
+    parts = []
+    for start in range(0, len(texts), TEXTS):
+        chunk = texts[start : start + TEXTS]
+        parts.append(Ragged.of(field.encode([(text,) for text in chunk])))
+    return Ragged.join(parts)

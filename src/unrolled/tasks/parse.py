@@ -21,7 +21,7 @@ from unrolled.core.errors import DataError, UsageError, UserError, shown
 from unrolled.data.batches import PAD, Batch, BatchSource, Buckets, collate
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.schema import Schema
-from unrolled.data.sources import Document, Table
+from unrolled.data.sources import Table
 from unrolled.data.trees import (
     CLOSE,
     WORD,
@@ -35,8 +35,9 @@ from unrolled.data.trees import (
 from unrolled.decoding.brackets import Alphabet, TreeConstraint
 from unrolled.decoding.search import Hypothesis, search
 from unrolled.decoding.settings import Search
-from unrolled.fields.base import InvalidCell, invalid_row
+from unrolled.fields.base import InvalidCell
 from unrolled.fields.label import Label
+from unrolled.fields.rows import numbered, valid_rows
 from unrolled.fields.words import Words
 from unrolled.models import Unaligned
 from unrolled.nn import TokenEmbedding
@@ -44,18 +45,24 @@ from unrolled.scores.brackets import BracketCounts, Span, match
 from unrolled.tasks.base import (
     DOWN,
     UP,
+    AnswerOptions,
+    Data,
+    DefaultSettings,
     Evaluation,
+    FileLayout,
     GeneratedTexts,
     Prediction,
     Rows,
+    Scores,
     Task,
     locate,
+    need_table,
     score_batches,
 )
-from unrolled.tasks.labelled import need_table
 from unrolled.tasks.recipe import Recipe
-from unrolled.tasks.tag import build_words, load_words, save_words
-from unrolled.tasks.unaligned import assemble, told_loss
+from unrolled.tasks.tag import build_words, fit_words
+from unrolled.tasks.unaligned import assemble, target_loss
+from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.objectives import Objective, seq2seq_loss, shifted
 from unrolled.training.precision import ComputeDevice
 
@@ -81,12 +88,30 @@ class Trees(Examples):
         return len(self.lines)
 
 
+DEFAULTS = DefaultSettings(
+    values={
+        "data": {"min_count": 2},
+        "model": {"bidirectional": True},
+        "training": {"learning_rate": 2e-3, "patience": 4},
+    },
+    budget=300_000,
+    sizes_vocabulary=False,
+)
+
+
+@dataclass(frozen=True, eq=False)
 class Parse(Task):
-    """Words, read as wholes and by their spelling, and a tree over them."""
+    """Words, read as wholes and by their spelling, and a tree over them.
+
+    Attributes:
+        inputs: the words.
+        labels: those of brackets.
+        run: the most brackets that open without a word between.
+        growth: the most tokens of a tree for each of its words.
+    """
 
     name: ClassVar[str] = "parse"
-    pattern: ClassVar[str] = "many to many, unaligned"
-    writes: ClassVar[bool] = True
+    is_generative: ClassVar[bool] = True
     metric: ClassVar[str] = "f1"
     measures: ClassVar[dict[str, bool]] = {
         "f1": UP,
@@ -97,58 +122,48 @@ class Parse(Task):
         "loss": DOWN,
     }
 
-    search: Search = Search()
+    inputs: Words
+    labels: Label
+    run: int
+    growth: int
+    layout: FileLayout
 
-    def __init__(self, inputs: Words, labels: Label, run: int, growth: int) -> None:
-        """Take the fields, and how large trees grow.
+    @property
+    def pattern(self) -> str:
+        """A sequence for a sequence."""
+        return "many to many, unaligned"
 
-        Args:
-            inputs: the words.
-            labels: those of brackets.
-            run: the most brackets that open without a word between.
-            growth: the most tokens of a tree for each of its words.
-        """
-        self.inputs = inputs
-        self.labels = labels
-        self.run = run
-        self.growth = growth
+    @classmethod
+    def default_settings(cls, recipe: Recipe, schema: Schema) -> DefaultSettings:
+        """Return the settings for keys that nobody set."""
+        return DEFAULTS
 
     @classmethod
     def fit(
-        cls,
-        recipe: Recipe,
-        schema: Schema,
-        data: Table | Document,
-        labels: Table | Document | None = None,
+        cls, recipe: Recipe, schema: Schema, data: Data, labels: Data | None = None
     ) -> Self:
         """Learn words, their spelling, the labels, and how large trees grow."""
         table = need_table(data)
-        told = recipe.data
-        assert schema.answer is not None
+        answer = schema.answer
+        assert answer is not None
         column = schema.text[0] if schema.text else "words"
-        probe = Words(column, (), None, told.max_tokens)
-        trees, _ = _read(table, schema.answer, table.columns, told.on_error, probe)
-        kind = (told.tokenizer or "chars") if recipe.model.spelling else None
-        inputs = Words.fit(
-            column,
-            [list(tree.words) for tree in trees.values()],
-            told.vocabulary,
-            told.min_count,
-            kind,
-            told.max_tokens,
-        )
-        named = trees
+        probe = Words(column, (), None, recipe.data.max_tokens)
+        rows, _ = _read(table, answer, table.columns, recipe.data.on_error, probe)
+        trees = [tree for _, tree in rows]
+        inputs = fit_words(recipe, column, [list(tree.words) for tree in trees])
         if labels is not None:
-            named, _ = _read(
-                need_table(labels), schema.answer, table.columns, "skip", probe
-            )
-        output = Label.fit(
-            schema.answer, [span[0] for tree in named.values() for span in tree.spans]
-        )
-        written = [(linearise(tree), len(tree.words)) for tree in trees.values()]
-        run = max(_run(tokens) for tokens, _ in written)
-        growth = max(-(-(len(tokens) - 2) // words) for tokens, words in written)
-        return cls(inputs, output, run, max(1, growth))
+            rows, _ = _read(need_table(labels), answer, table.columns, "skip", probe)
+        names: list[str] = []
+        for _, tree in rows:
+            names += [span[0] for span in tree.spans]
+        output = Label.fit(answer, names)
+        run = 0
+        growth = 1
+        for tree in trees:
+            tokens = linearise(tree)
+            run = max(run, _run(tokens))
+            growth = max(growth, -(-(len(tokens) - 2) // len(tree.words)))
+        return cls(inputs, output, run, growth, FileLayout.of(table))
 
     @property
     def size(self) -> int:
@@ -160,9 +175,17 @@ class Parse(Task):
         """The columns the task was trained on."""
         return Schema(self.name, (self.inputs.column,), (), self.labels.column)
 
-    def answer_by(self, recipe: Recipe) -> None:
-        """Take the search from a recipe. Raises UsageError for what says nothing of trees."""
-        search = recipe.decoding
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """What cuts words into pieces."""
+        return self.inputs.tokenizer
+
+    def check_options(
+        self, options: AnswerOptions, model: nn.Module | None = None
+    ) -> None:
+        """Raise UsageError for settings of a search that say nothing of trees."""
+        super().check_options(options, model)
+        search = options.search
         default = Search()
         for key in ("n_best", "min_length", "max_length", "max_ratio", "max_extra"):
             if getattr(search, key) != getattr(default, key):
@@ -170,7 +193,6 @@ class Parse(Task):
                     f"decoding.{key}={getattr(search, key)}: parse writes one tree a sentence, as "
                     "long as trees of so many words grow; leave it out"
                 )
-        self.search = search
 
     def limits(self, words: Sequence[int]) -> list[int]:
         """Return the most tokens of a tree over so many words, its end mark included."""
@@ -179,29 +201,28 @@ class Parse(Task):
     # ------------------------------------------------------------------ rows to examples
 
     def encode(
-        self, data: Table | Document, on_error: str, schema: Schema | None = None
+        self, data: Data, on_error: str, schema: Schema | None = None
     ) -> tuple[Trees, list[DataError]]:
         """Encode the rows of a table with their trees; see the base class."""
         table = need_table(data)
         schema = schema or self.schema
         assert schema.answer is not None
-        trees, faults = _read(
+        rows, errors = _read(
             table, schema.answer, self.columns, on_error, self.inputs, self.labels
         )
-        if not trees:
-            raise (
-                faults[0] if faults else DataError("no row is left to read", table.path)
-            )
-        sequences, spellings = self.inputs.encode(
-            [list(tree.words) for tree in trees.values()]
-        )
-        targets = Ragged.of([self.ids(tree) for tree in trees.values()])
-        lines = np.array(list(trees))
-        found = tuple(trees.values())
+        if not rows:
+            nothing = DataError("no row is left to read", table.path)
+            raise errors[0] if errors else nothing
+        trees = tuple(tree for _, tree in rows)
+        sequences, spellings = self.inputs.encode([list(tree.words) for tree in trees])
         examples = Trees(
-            lines, sequences, targets=targets, spellings=spellings, trees=found
+            np.array([line for line, _ in rows]),
+            sequences,
+            targets=Ragged.of([self.ids(tree) for tree in trees]),
+            spellings=spellings,
+            trees=trees,
         )
-        return examples, [*table.skipped, *faults]
+        return examples, [*table.skipped, *errors]
 
     def ids(self, tree: Tree) -> list[int]:
         """Return the tokens of a tree, with the end mark."""
@@ -236,9 +257,9 @@ class Parse(Task):
             dropout=config.embedding_dropout,
             std=config.embedding_std,
         )
-        writes = None if longest is None else self.limits([longest])[0]
+        longest_tree = None if longest is None else self.limits([longest])[0]
         source = build_words(self.inputs, config)
-        return assemble(recipe, source, target, self.size, longest, writes)
+        return assemble(recipe, source, target, self.size, longest, longest_tree)
 
     def following(self, batch: Batch) -> Tensor:
         """Return what the decoder reads once each word is written (S, M): the one after it.
@@ -247,24 +268,28 @@ class Parse(Task):
         """
         return self.size + F.pad(batch.inputs[:, 1:], (0, 1), value=PAD)
 
-    def fed(self, batch: Batch) -> Tensor:
+    def decoder_inputs(self, batch: Batch) -> Tensor:
         """Return what the decoder reads before each target (B, T)."""
         assert batch.targets is not None
         before = shifted(batch.targets, START)
-        word = before == XX
-        place = (word.cumsum(1) - 1).clamp(0, batch.inputs.shape[1] - 1)
-        return torch.where(word, self.following(batch).gather(1, place), before)
+        is_word = before == XX
+        indices = (is_word.cumsum(1) - 1).clamp(0, batch.inputs.shape[1] - 1)
+        following = self.following(batch).gather(1, indices)
+        return torch.where(is_word, following, before)
 
     def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
         """Return cross entropy of each token of the trees, given those before it."""
-        return seq2seq_loss(START, recipe.training.label_smoothing, self.fed)
+        smoothing = recipe.training.label_smoothing
+        return seq2seq_loss(START, smoothing, self.decoder_inputs)
 
     def source(
         self, examples: Examples, recipe: Recipe, model: nn.Module
     ) -> BatchSource:
         """Return batches of rows of like length."""
-        told = recipe.training
-        return Buckets(examples, told.batch_size, told.batch_tokens, recipe.seed)
+        training = recipe.training
+        return Buckets(
+            examples, training.batch_size, training.batch_tokens, recipe.seed
+        )
 
     # ------------------------------------------------------------------ answers and scores
 
@@ -273,15 +298,16 @@ class Parse(Task):
         self,
         model: nn.Module,
         examples: Examples,
-        place: ComputeDevice,
+        compute_device: ComputeDevice,
         settings: Search,
     ) -> list[Hypothesis]:
         """Return the best tree that a search finds for each sentence."""
-        writer = cast(Unaligned, model)
-        found = dict[int, Hypothesis]()
+        unaligned = cast(Unaligned, model)
+        device = compute_device.device
+        best_of_row = dict[int, Hypothesis]()
         alphabet = Alphabet(XX, SHUT, END, OPENS, self.size)
         for rows in score_batches(examples.lengths, SEARCHED // settings.beam, 64):
-            batch = collate(examples, rows).to(place.device)
+            batch = collate(examples, rows).to(device)
             assert batch.lengths is not None
             limits = self.limits(batch.lengths.tolist())
             constraint = TreeConstraint.over(
@@ -291,10 +317,10 @@ class Parse(Task):
                 torch.tensor(limits),
                 self.run,
             )
-            with place.searching():
-                state = writer.start(batch.inputs, batch.lengths, *batch.extra)
+            with compute_device.searching():
+                state = unaligned.start(batch.inputs, batch.lengths, *batch.extra)
                 hypotheses = search(
-                    writer.stepper(),
+                    unaligned.stepper(),
                     state,
                     settings,
                     start=START,
@@ -302,13 +328,11 @@ class Parse(Task):
                     limits=limits,
                     constraint=constraint,
                     lengths=batch.lengths.tolist(),
-                    device=place.device,
+                    device=device,
                 )
-            found |= {
-                row: best[0]
-                for row, best in zip(rows.tolist(), hypotheses, strict=True)
-            }
-        return [found[row] for row in range(len(examples))]
+            for row, best_first in zip(rows.tolist(), hypotheses, strict=True):
+                best_of_row[row] = best_first[0]
+        return [best_of_row[row] for row in range(len(examples))]
 
     def scores(
         self, written: Sequence[Hypothesis], trees: Sequence[Tree]
@@ -332,33 +356,48 @@ class Parse(Task):
         }
 
     def evaluate(
-        self, model: nn.Module, examples: Trees, place: ComputeDevice
+        self,
+        model: nn.Module,
+        examples: Trees,
+        compute_device: ComputeDevice,
+        options: AnswerOptions = AnswerOptions(),
     ) -> Evaluation:
         """Return the scores of labelled brackets, the share of trees, and the loss."""
-        found = self.write(model, examples, place, self.search)
-        scores = self.scores(found, examples.trees) | {
-            "loss": told_loss(model, examples, place, self.fed)
-        }
-        words = [list(tree.words) for tree in examples.trees]
+        hypotheses = self.write(model, examples, compute_device, options.search)
+        scores = self._with_loss(model, examples, compute_device, hypotheses)
+        sentences = [list(tree.words) for tree in examples.trees]
+        pairs = zip(sentences, hypotheses, strict=True)
         written = GeneratedTexts(
             examples.lines,
-            [" ".join(each) for each in words],
+            [" ".join(words) for words in sentences],
             [[str(tree)] for tree in examples.trees],
-            [self._answer(*pair).text for pair in zip(words, found, strict=True)],
+            [self._prediction(words, hypothesis).text for words, hypothesis in pairs],
         )
         return Evaluation(scores, written=written)
 
-    def watch(
-        self, model: nn.Module, examples: Trees, place: ComputeDevice
-    ) -> dict[str, float]:
+    def validate(
+        self,
+        model: nn.Module,
+        examples: Trees,
+        compute_device: ComputeDevice,
+        options: AnswerOptions = AnswerOptions(),
+    ) -> Scores:
         """Return the same scores of what is written without a search."""
-        found = self.write(model, examples, place, Search(beam=1))
-        return self.scores(found, examples.trees) | {
-            "loss": told_loss(model, examples, place, self.fed)
-        }
+        hypotheses = self.write(model, examples, compute_device, Search(beam=1))
+        return self._with_loss(model, examples, compute_device, hypotheses)
 
-    def fault(self, cells: Sequence[Any]) -> str:
-        """Return what is wrong with a row that is to be parsed, empty where nothing is."""
+    def _with_loss(
+        self,
+        model: nn.Module,
+        examples: Trees,
+        compute_device: ComputeDevice,
+        hypotheses: Sequence[Hypothesis],
+    ) -> Scores:
+        loss = target_loss(model, examples, compute_device, self.decoder_inputs)
+        return {**self.scores(hypotheses, examples.trees), "loss": loss}
+
+    def why_not_answerable(self, cells: Sequence[Any]) -> str:
+        """Return why a row cannot be parsed, empty where it can."""
         try:
             _words(self.inputs, cells)
         except InvalidCell as error:
@@ -366,19 +405,23 @@ class Parse(Task):
         return ""
 
     def predict(
-        self, model: nn.Module, rows: Rows, place: ComputeDevice
+        self,
+        model: nn.Module,
+        rows: Rows,
+        compute_device: ComputeDevice,
+        options: AnswerOptions = AnswerOptions(),
     ) -> list[Prediction]:
         """Parse rows of words; more than ``data.max_tokens`` of them are an error."""
         try:
-            words = [_words(self.inputs, row) for row in rows]
+            sentences = [_words(self.inputs, row) for row in rows]
         except InvalidCell as error:
             raise UserError(str(error)) from None
-        sequences, spellings = self.inputs.encode(words)
-        examples = Examples(np.arange(len(rows)), sequences, spellings=spellings)
-        found = self.write(model, examples, place, self.search)
-        return [self._answer(*pair) for pair in zip(words, found, strict=True)]
+        examples = self.inputs.examples(sentences, np.arange(len(rows)))
+        hypotheses = self.write(model, examples, compute_device, options.search)
+        pairs = zip(sentences, hypotheses, strict=True)
+        return [self._prediction(words, hypothesis) for words, hypothesis in pairs]
 
-    def _answer(self, words: list[str], written: Hypothesis) -> Prediction:
+    def _prediction(self, words: list[str], written: Hypothesis) -> Prediction:
         """Return a tree on one line; the model tells no tags."""
         spans = self.spans(written.tokens, len(words))
         tree = Tree(tuple(words), (WORD,) * len(words), spans)
@@ -402,14 +445,16 @@ class Parse(Task):
 
     def save(self, folder: Path) -> None:
         """Write the words, and the vocabulary that they are spelt with."""
-        save_words(self.inputs, folder)
+        self.inputs.save(folder)
 
     @classmethod
-    def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
+    def from_json(
+        cls, values: dict[str, Any], folder: Path, layout: FileLayout
+    ) -> Self:
         """Read the fields back."""
-        inputs = load_words(values["inputs"], folder)
-        output = Label(values["labels"]["column"], tuple(values["labels"]["names"]))
-        return cls(inputs, output, values["run"], values["growth"])
+        inputs = Words.from_json(values["inputs"], folder)
+        labels = Label.from_json(values["labels"])
+        return cls(inputs, labels, values["run"], values["growth"], layout)
 
 
 def _read(
@@ -419,30 +464,28 @@ def _read(
     on_error: str,
     inputs: Words,
     labels: Label | None = None,
-) -> tuple[dict[int, Tree], list[DataError]]:
-    """Return the trees of a table by their lines, and what is wrong with the others.
+) -> tuple[list[tuple[int, Tree]], list[DataError]]:
+    """Return the trees of a table with their lines, and the errors of the other rows.
 
     Raises:
-        DataError: a row is faulty and ``on_error`` is ``stop``.
+        DataError: a row is invalid and ``on_error`` is ``stop``.
     """
-    (place,) = locate(table, [column], columns)
-    trees = dict[int, Tree]()
-    faults = list[DataError]()
-    for row, line in zip(table.rows, table.lines, strict=True):
+    (index,) = locate(table, [column], columns)
+
+    def check(row: Sequence[Any]) -> Tree:
         try:
-            tree = plain(parse(str(row[place] or "")))
-            inputs.check([list(tree.words)])
-            if labels is not None:
-                for label in dict.fromkeys(span[0] for span in tree.spans):
-                    labels.check(label)
-        except (InvalidCell, UserError) as error:
-            fault = invalid_row(InvalidCell(str(error)), *table.place(line))
-            if on_error != "skip":
-                raise fault from None
-            faults.append(fault)
-        else:
-            trees[line] = tree
-    return trees, faults
+            tree = plain(parse(str(row[index] or "")))
+        except UserError as error:
+            raise InvalidCell(str(error)) from None
+        inputs.check([list(tree.words)])
+        if labels is not None:
+            for label in dict.fromkeys(span[0] for span in tree.spans):
+                labels.check(label)
+        return tree
+
+    errors: list[DataError] = []
+    rows = valid_rows(numbered(table), table, check, on_error, errors)
+    return list(rows), errors
 
 
 def _words(inputs: Words, row: Sequence[Any]) -> list[str]:
@@ -458,8 +501,12 @@ def _words(inputs: Words, row: Sequence[Any]) -> list[str]:
 
 def _run(tokens: Sequence[str]) -> int:
     """Return the most brackets that open without a word between."""
-    longest = run = 0
+    longest = 0
+    run = 0
     for token in tokens:
-        run = run + 1 if token.startswith("(") else 0 if token == WORD else run
+        if token.startswith("("):
+            run += 1
+        elif token == WORD:
+            run = 0
         longest = max(longest, run)
     return longest

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from unrolled.scores.edits import Symbols, symbol_error_rate, word_error_rate
-from unrolled.tasks.base import DOWN, GeneratedTexts
+from unrolled.tasks.base import DOWN, AnswerOptions, GeneratedTexts, Scores
 from unrolled.tasks.pairs import Pairs
 
 SYMBOL = 3  # characters of a symbol: of words that are longer the characters are what is written
 
 
+@dataclass(frozen=True, eq=False)
 class Rewrite(Pairs):
     """Words, scored by the share that is wrong. A word may have several right answers.
 
@@ -40,8 +42,8 @@ class Rewrite(Pairs):
         return "whitespace" if spelt else kind
 
     def measure(
-        self, written: GeneratedTexts, samples: int = 0
-    ) -> tuple[dict[str, float], tuple[str, ...]]:
+        self, written: GeneratedTexts, options: AnswerOptions, samples: int = 0
+    ) -> tuple[Scores, tuple[str, ...]]:
         """Return the share of wrong answers, and of wrong characters or symbols in them."""
         symbols = self.output.tokenizer.kind == "whitespace"
 

@@ -9,31 +9,53 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import nn
 
-from unrolled.core.errors import DataError, UsageError, UserError, shown, unknown
-from unrolled.data.examples import Examples, Spans
+from unrolled.core.errors import DataError, UsageError, shown, unknown
+from unrolled.data.examples import Examples
 from unrolled.data.schema import Schema, label, number
 from unrolled.data.sources import Document, Table
-from unrolled.fields.base import InvalidCell, invalid_row
+from unrolled.fields.base import InvalidCell
 from unrolled.fields.frames import Frames
 from unrolled.fields.label import Label
 from unrolled.fields.number import Number
-from unrolled.fields.series import Floats, Series, WindowSpec, gather
+from unrolled.fields.rows import valid_rows
+from unrolled.fields.series import Floats, Series, WindowSpec, gather, spans
 from unrolled.nn import Layer, build_layer
-from unrolled.tasks.base import Prediction, Task, locate
+from unrolled.tasks.base import DefaultSettings, locate
 from unrolled.tasks.recipe import Recipe
-from unrolled.training.precision import ComputeDevice
 
 NONE_LONG_ENOUGH = (
     "no sequence has the steps that data.window and data.ahead ask for, or none has an answer; "
     "lower them or add rows"
 )
+
+
+STEPS = DefaultSettings(
+    values={
+        "model": {"hidden": 64, "head_dropout": 0.1},
+        "training": {"learning_rate": 2e-3, "patience": 8},
+    },
+    budget=250_000,
+)
+# what comes next hangs on where the series stands now
+WINDOWS = replace(
+    STEPS,
+    values=STEPS.values
+    | {"model": {"hidden": 32, "head_dropout": 0.0, "pooling": "last"}},
+)
 # see `long_runs`
 LONG_RUN = 10
+
+
 LONGER = 5
+
+
 Goals = Callable[[Any, int], list[Any]]
+
+
+def default_settings(recipe: Recipe) -> DefaultSettings:
+    """Return the settings for keys that nobody set."""
+    return WINDOWS if recipe.data.window else STEPS
 
 
 def reading(recipe: Recipe, schema: Schema) -> WindowSpec:
@@ -61,7 +83,7 @@ def reading(recipe: Recipe, schema: Schema) -> WindowSpec:
 def sequences(
     table: Table,
     schema: Schema,
-    told: WindowSpec,
+    spec: WindowSpec,
     trained: Sequence[str],
     skip: bool,
     output: Label | Number | None = None,
@@ -74,7 +96,7 @@ def sequences(
     Raises:
         DataError: a column is missing, that of ``data.sequence`` for one, or a row is faulty.
     """
-    if not told.steps or isinstance(table, Series):
+    if not spec.steps or isinstance(table, Series):
         return table
     numbers = locate(table, schema.numbers, trained, schema.answer)
     answer = None
@@ -84,25 +106,50 @@ def sequences(
         name = schema.answer or ""
         output = Number(name, 0.0, 1.0, False) if schema.task == "regress" else None
     check = _filled if output is None else output.check
-    return gather(
-        table, numbers, answer, _name_place(table, told, schema, trained), check, skip
-    )
+    sequence = _sequence_index(table, spec, schema, trained)
+    return gather(table, numbers, answer, sequence, check, skip)
 
 
-def _name_place(
-    table: Table, told: WindowSpec, schema: Schema, trained: Sequence[str]
+def gathered(
+    inputs: Frames,
+    output: Label | Number | None,
+    data: Table | Document,
+    schema: Schema,
+    trained: Sequence[str],
+    on_error: str,
+) -> Table | Document:
+    """Return a file of steps as sequences, as a trained task reads it.
+
+    Args:
+        inputs: the field of the numbers.
+        output: that of the answers; None where none is needed.
+        data: the file.
+        schema: its columns.
+        trained: the columns of the training file.
+        on_error: ``skip`` leaves faulty rows out.
+    """
+    if isinstance(data, Document):
+        return data
+    spec = replace(inputs.reading, sequence=schema.sequence)
+    if output is None:
+        schema = replace(schema, answer=None)
+    return sequences(data, schema, spec, trained, on_error == "skip", output)
+
+
+def _sequence_index(
+    table: Table, spec: WindowSpec, schema: Schema, trained: Sequence[str]
 ) -> int | None:
-    """Return the place of the column that names sequences; None where a file is one."""
-    if told.sequence is None:
+    """Return the index of the column that names sequences; None where a file is one."""
+    if spec.sequence is None:
         return None
     try:
-        return locate(table, [told.sequence], trained, schema.answer)[0]
+        return locate(table, [spec.sequence], trained, schema.answer)[0]
     except DataError as error:
         # read as one sequence, the rows of many would give wrong answers without a word
         raise DataError(
             "name the column that tells the sequences of this file apart with "
             "data.sequence=COLUMN, or say data.sequence=null where a file is one sequence: "
-            + unknown("column", told.sequence, table.columns),
+            + unknown("column", spec.sequence, table.columns),
             table.path,
             error.line,
         ) from None
@@ -113,11 +160,13 @@ def _filled(cell: Any) -> None:
         raise InvalidCell("there is no label")
 
 
-def count(table: Table, told: WindowSpec) -> int:
-    """Return how many examples a table holds: its rows, or the windows of its sequences."""
-    if told.window is None or not isinstance(table, Series):
+def count(table: Table | Document, spec: WindowSpec) -> int:
+    """Return how many examples a file holds: its rows, or the windows of its sequences."""
+    if isinstance(table, Document):
+        return 1
+    if spec.window is None or not isinstance(table, Series):
         return len(table.rows)
-    return sum(len(told.ends(len(lines))) for lines in table.steps)
+    return sum(len(spec.ends(len(lines))) for lines in table.steps)
 
 
 def long_runs(recipe: Recipe, schema: Schema, data: Table | Document) -> list[str]:
@@ -126,17 +175,11 @@ def long_runs(recipe: Recipe, schema: Schema, data: Table | Document) -> list[st
     Equal answers then stand in runs of ``LONG_RUN`` rows or more on average, ``LONGER`` times as
     long as in a shuffled file. A file that is sorted by its answers has one run of each.
     """
-    told = recipe.data
-    if (
-        schema.frames
-        or not schema.numbers
-        or told.rows
-        or told.dev
-        or not isinstance(data, Table)
-    ):
+    settled = schema.frames or recipe.data.rows or recipe.data.dev
+    if settled or not schema.numbers or not isinstance(data, Table):
         return []
-    (place,) = locate(data, [schema.answer or ""], data.columns)
-    answers = [label(row[place]) for row in data.rows]
+    (answer_index,) = locate(data, [schema.answer or ""], data.columns)
+    answers = [label(row[answer_index]) for row in data.rows]
     counts = Counter(answers)
     total = len(answers)
     runs = 1 + sum(a != b for a, b in pairwise(answers))
@@ -152,63 +195,67 @@ def long_runs(recipe: Recipe, schema: Schema, data: Table | Document) -> list[st
 
 def fit_frames(recipe: Recipe, schema: Schema, table: Table) -> Frames:
     """Learn the input field from the sequences of training rows."""
-    places = locate(table, schema.numbers, table.columns)
-    cells = ([row[i] for i in places] for row in table.rows)
+    indices = locate(table, schema.numbers, table.columns)
+    cells = ([row[i] for i in indices] for row in table.rows)
     return Frames.fit(schema.numbers, cells, reading(recipe, schema))
 
 
-def one_answer(told: WindowSpec) -> Goals:
+def one_answer(spec: WindowSpec) -> Goals:
     """Return what gives the answer of each stretch of a sequence: of its cell and its steps.
 
     A whole sequence has one answer, in a cell of its own or at every step alike.
     """
 
     def goals(cell: Any, steps: int) -> list[Any]:
-        if told.window is None:
-            if not isinstance(cell, list):
-                return [cell]
-            # a step may be without an answer, which is another one
-            others = [c for c in cell if label(c) != label(cell[0])]
-            if others:
-                raise InvalidCell(
-                    f"a sequence has several answers ({shown(cell[0])}, {shown(others[0])}); set "
-                    "data.window=N to answer for every N steps, or task=tag to label each step"
-                )
-            if not cell:
-                raise InvalidCell("there is no answer")
-            return cell[:1]
+        if spec.window is None:
+            return _common_answer(cell)
         if not isinstance(cell, list) or len(cell) != steps:
             count = len(cell) if isinstance(cell, list) else "no list of"
             raise InvalidCell(f"{steps} steps but {count} answers")
-        ends = told.ends(steps).tolist()
-        if not told.difference:
-            return [cell[end + told.ahead] for end in ends]
+        ends = spec.ends(steps).tolist()
+        if not spec.difference:
+            return [cell[end + spec.ahead] for end in ends]
         values = [number(value) for value in cell]
         if None in values:
             raise InvalidCell(
                 f"an answer is {shown(cell[values.index(None)])} where a number is expected"
             )
         array = np.array(values, dtype=np.float64)
-        return (
-            array[told.ahead + np.array(ends, dtype=np.int64)] - array[ends]
-        ).tolist()
+        later = spec.ahead + np.array(ends, dtype=np.int64)
+        return (array[later] - array[ends]).tolist()
 
     return goals
+
+
+def _common_answer(cell: Any) -> list[Any]:
+    """Return the one answer of a whole sequence. Raises InvalidCell: it has none, or several."""
+    if not isinstance(cell, list):
+        return [cell]
+    # a step may be without an answer, which is another one
+    others = [answer for answer in cell if label(answer) != label(cell[0])]
+    if others:
+        raise InvalidCell(
+            f"a sequence has several answers ({shown(cell[0])}, {shown(others[0])}); set "
+            "data.window=N to answer for every N steps, or task=tag to label each step"
+        )
+    if not cell:
+        raise InvalidCell("there is no answer")
+    return cell[:1]
 
 
 def answers_in(table: Table, schema: Schema, goals: Goals) -> list[Any]:
     """Return the answers of all stretches of a table; faulty rows are left to ``encode``."""
     assert schema.answer is not None
     first, answer = locate(table, [schema.numbers[0], schema.answer], table.columns)
-    found: list[Any] = []
+    answers: list[Any] = []
     for row in table.rows:
         try:
-            found += goals(row[answer], len(row[first]))
+            answers += goals(row[answer], len(row[first]))
         except (InvalidCell, TypeError):
             continue
-    if not found:
+    if not answers:
         raise DataError(NONE_LONG_ENOUGH, table.path)
-    return found
+    return answers
 
 
 def encode(
@@ -217,7 +264,7 @@ def encode(
     table: Table,
     schema: Schema,
     trained: Sequence[str],
-    skip: bool,
+    on_error: str,
     goals: Goals,
 ) -> tuple[Examples, list[Any], list[DataError]]:
     """Encode sequences and their stretches.
@@ -227,7 +274,7 @@ def encode(
         table: sequences, or rows of steps.
         schema: its columns.
         trained: the columns of the training file.
-        skip: leave faulty sequences out.
+        on_error: ``skip`` leaves faulty sequences out.
         goals: the answers of a sequence; see ``one_answer``.
 
     Returns:
@@ -236,104 +283,41 @@ def encode(
     Raises:
         DataError: a row is faulty, or no sequence is long enough.
     """
-    told = inputs.reading
-    table = sequences(table, schema, told, trained, skip, output)
+    spec = replace(inputs.reading, sequence=schema.sequence)
+    skip = on_error == "skip"
+    table = sequences(table, schema, spec, trained, skip, output)
     assert schema.answer is not None
-    *places, answer = locate(table, [*schema.numbers, schema.answer], trained)
-    parts = []
-    answers = []
-    lines = []
-    each = []
-    skipped = list(table.skipped)
-    for place, (row, line) in enumerate(zip(table.rows, table.lines, strict=True)):
-        try:
-            steps = inputs.check([row[i] for i in places])
-            found = [output.check(goal) for goal in goals(row[answer], len(steps))]
-        except InvalidCell as error:
-            if not skip:
-                raise invalid_row(error, *table.place(line)) from None
-            skipped.append(invalid_row(error, *table.place(line)))
-            continue
-        ends = told.ends(len(steps)).tolist()
-        at = table.steps[place] if isinstance(table, Series) else [line] * len(steps)
-        lines += [at[e + told.ahead] if told.window else line for e in ends]
-        each += at
-        parts.append(steps)
-        answers += found
+    *indices, answer_index = locate(table, [*schema.numbers, schema.answer], trained)
+
+    def check(numbered: Sequence[Any]) -> tuple[int, Floats, list[Any]]:
+        index, row = numbered
+        steps = inputs.check([row[i] for i in indices])
+        encoded = [output.check(goal) for goal in goals(row[answer_index], len(steps))]
+        return index, steps, encoded
+
+    errors = list(table.skipped)
+    # with its index a row finds the lines of its own steps
+    rows = zip(table.lines, enumerate(table.rows), strict=True)
+    sequences_read: list[Floats] = []
+    answers: list[Any] = []
+    lines: list[int] = []
+    step_lines: list[int] = []
+    for line, (index, steps, encoded) in valid_rows(
+        rows, table, check, on_error, errors
+    ):
+        ends = spec.ends(len(steps)).tolist()
+        own = table.steps[index] if isinstance(table, Series) else [line] * len(steps)
+        lines += [own[end + spec.ahead] if spec.window else line for end in ends]
+        step_lines += own
+        sequences_read.append(steps)
+        answers += encoded
     if not lines:
+        too_short = spec.window is not None and sequences_read
         raise DataError(
-            "no row is left to read"
-            if told.window is None or not parts
-            else NONE_LONG_ENOUGH,
-            table.path,
+            NONE_LONG_ENOUGH if too_short else "no row is left to read", table.path
         )
-    frames = replace(spans(parts, told), lines=np.array(each))
-    return Examples(np.array(lines), frames=frames), answers, skipped
-
-
-def spans(parts: Sequence[Floats], told: WindowSpec, last: bool = False) -> Spans:
-    """Return the stretches of some sequences, of each its last one alone with ``last``."""
-    starts = []
-    lengths = []
-    offset = 0
-    for steps in parts:
-        size = told.length(len(steps))
-        ends = np.array([len(steps) - 1]) if last else told.ends(len(steps))
-        starts.append(offset + ends + 1 - size)
-        lengths.append(np.full(len(ends), size))
-        offset += len(steps)
-    return Spans(np.concatenate(parts), np.concatenate(starts), np.concatenate(lengths))
-
-
-def asked(inputs: Frames, cells: Sequence[Any]) -> Floats:
-    """Return the steps that are read of a row that is asked about: the last window.
-
-    Raises:
-        UserError: a cell does not fit, or there are fewer steps than a window has.
-    """
-    size = inputs.reading.window
-    cut = [cell[-size:] if size and isinstance(cell, list) else cell for cell in cells]
-    try:
-        steps = inputs.check(cut)
-    except InvalidCell as error:
-        raise UserError(str(error)) from None
-    if size is not None and len(steps) < size:
-        raise UserError(f"{len(steps)} steps are given; this model reads {size}")
-    return steps
-
-
-def answer_steps(
-    task: Task,
-    model: nn.Module,
-    table: Table,
-    schema: Schema,
-    told: WindowSpec,
-    skip: bool,
-    place: ComputeDevice,
-) -> tuple[dict[int, Prediction], list[DataError]]:
-    """Answer every row of a table of steps: answers by line, and the rows that were left out.
-
-    ``told`` is how the table holds sequences.
-
-    Raises:
-        DataError: a row is faulty and ``skip`` is false.
-    """
-    asked_for = replace(schema, answer=None)
-    table = sequences(table, asked_for, told, task.columns, skip)
-    assert isinstance(table, Series)
-    places = locate(table, schema.numbers, task.columns)
-    answers: dict[int, Prediction] = {}
-    for row, lines in zip(table.rows, table.steps, strict=True):
-        found = task.each_step(model, [row[i] for i in places], place)
-        answers |= zip(lines, found, strict=True)
-    return answers, table.skipped
-
-
-def last_values(inputs: Frames, column: str, examples: Examples) -> NDArray[np.float64]:
-    """Return the value of a column at the last step of each stretch, in the unit of the file."""
-    assert examples.frames is not None
-    ends = examples.frames.starts + examples.frames.lengths - 1
-    return inputs.last(column, examples.frames.flat[ends])
+    frames = replace(spans(sequences_read, spec), lines=np.array(step_lines))
+    return Examples(np.array(lines), frames=frames), answers, errors
 
 
 def build_reader(recipe: Recipe, inputs: Frames) -> Layer:
@@ -342,15 +326,14 @@ def build_reader(recipe: Recipe, inputs: Frames) -> Layer:
     Raises:
         UsageError: a setting for text, or a layer that cannot read so many steps.
     """
-    told = recipe.model
     window = inputs.reading.window
     for key, value in (
         ("training.pretrain_epochs", recipe.training.pretrain_epochs),
-        ("model.ngrams", told.ngrams),
+        ("model.ngrams", recipe.model.ngrams),
     ):
         if value:
             raise UsageError(f"{key}={value} is for text, and this reads numbers")
-    layer = build_layer(recipe.layer, told, inputs.width)
+    layer = build_layer(recipe.layer, recipe.model, inputs.width)
     if layer.context is not None and (window is None or window > layer.context):
         raise UsageError(
             f"layer={recipe.layer} reads {layer.context} steps (model.context) and a sequence may "

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from unrolled.scores.translation import Comparison, compare, corpus_score
-from unrolled.tasks.base import DOWN, UP, GeneratedTexts
+from unrolled.tasks.base import (
+    DOWN,
+    UP,
+    AnswerOptions,
+    Evaluation,
+    GeneratedTexts,
+    Scores,
+)
 from unrolled.tasks.pairs import Pairs
-from unrolled.tasks.recipe import Recipe
 
 
+@dataclass(frozen=True, eq=False)
 class Translate(Pairs):
     """Sentences, scored by BLEU and chrF as sacrebleu counts them."""
 
@@ -25,23 +33,17 @@ class Translate(Pairs):
     }
     kind: ClassVar[str] = "bpe"
     grouped: ClassVar[bool] = False
-    score_tokenizer: str = "13a"
-
-    def answer_by(self, recipe: Recipe) -> None:
-        """Take how answers are looked for and how they are cut into words to be scored."""
-        super().answer_by(recipe)
-        self.score_tokenizer = recipe.data.score_tokenizer
 
     def measure(
-        self, written: GeneratedTexts, samples: int = 0
-    ) -> tuple[dict[str, float], tuple[str, ...]]:
+        self, written: GeneratedTexts, options: AnswerOptions, samples: int = 0
+    ) -> tuple[Scores, tuple[str, ...]]:
         """Return BLEU and chrF, and their signatures, after intervals where they were drawn."""
         scored = {
             name: corpus_score(
                 written.answers,
                 written.references,
                 name,
-                self.score_tokenizer,
+                options.score_tokenizer,
                 samples=samples,
             )
             for name in ("bleu", "chrf")
@@ -50,21 +52,23 @@ class Translate(Pairs):
         return {name: score.value for name, score in scored.items()}, notes
 
     def compare(
-        self, first: GeneratedTexts, second: GeneratedTexts
+        self, first: Evaluation, second: Evaluation, options: AnswerOptions
     ) -> dict[str, Comparison]:
-        """Tell whether two models differ by more than chance, from what they wrote.
+        """Return whether two models differ by more than chance, from what they wrote.
 
         A sentence that one of them could not read is left out.
         """
-        ours = common(first, second)
-        theirs = common(second, first)
+        if first.written is None or second.written is None:
+            return super().compare(first, second, options)
+        ours = common(first.written, second.written)
+        theirs = common(second.written, first.written)
         return {
             name: compare(
                 ours.answers,
                 theirs.answers,
                 ours.references,
                 name,
-                self.score_tokenizer,
+                options.score_tokenizer,
             )
             for name in ("bleu", "chrf")
         }

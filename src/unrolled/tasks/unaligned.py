@@ -13,13 +13,14 @@ from unrolled.data.batches import IGNORED, Batch, collate
 from unrolled.data.examples import Examples
 from unrolled.models import Unaligned
 from unrolled.nn import (
+    Layer,
     SpelledWords,
     TokenEmbedding,
     build_decoder,
     build_layer,
     with_context,
 )
-from unrolled.nn.build import refuse_unused, settings_of
+from unrolled.nn.build import LayerConfig, refuse_unused, settings_of
 from unrolled.nn.softmax import head_cross_entropy
 from unrolled.tasks.base import check_reach, score_batches
 from unrolled.tasks.recipe import Recipe
@@ -50,27 +51,29 @@ def assemble(
     config = recipe.model
     writer = config.decoder or recipe.layer
     refuse_unused(config, *dict.fromkeys((recipe.layer, writer)))
-    reader = settings_of(recipe.layer, config) if writer != recipe.layer else config
-    told = settings_of(
+    encoder_config: LayerConfig = config
+    if writer != recipe.layer:
+        encoder_config = settings_of(recipe.layer, config)
+    decoder_config = settings_of(
         writer,
         config,
         bidirectional=False,
         layers=config.decoder_layers or config.layers,
     )
     if reads is not None and writes is not None:
-        reader = with_context(recipe.layer, reader, reads)
-        told = with_context(writer, told, writes)
-    encoder = build_layer(recipe.layer, reader, source.width)
+        encoder_config = with_context(recipe.layer, encoder_config, reads)
+        decoder_config = with_context(writer, decoder_config, writes)
+    encoder = build_layer(recipe.layer, encoder_config, source.width)
     check_reach(encoder, recipe)
     decoder = build_decoder(
-        writer, told, target.width, encoder, config.attention, config.input_feeding
+        writer,
+        decoder_config,
+        target.width,
+        encoder,
+        config.attention,
+        config.input_feeding,
     )
-    if decoder.context is not None and (writes is None or writes > decoder.context):
-        raise UsageError(
-            f"layer={writer} writes {decoder.context} tokens (model.context) and an answer may "
-            f"have {'any number' if writes is None else writes}: raise model.context, or set "
-            "data.max_tokens lower"
-        )
+    _check_writer(decoder, writer, writes)
     try:
         model = Unaligned(
             source,
@@ -92,33 +95,43 @@ def assemble(
     return model
 
 
+def _check_writer(decoder: Layer, name: str, writes: int | None) -> None:
+    """Raise UsageError where an answer can be longer than the decoder can read back."""
+    if decoder.context is not None and (writes is None or writes > decoder.context):
+        raise UsageError(
+            f"layer={name} writes {decoder.context} tokens (model.context) and an answer may "
+            f"have {'any number' if writes is None else writes}: raise model.context, or set "
+            "data.max_tokens lower"
+        )
+
+
 @torch.no_grad()
-def told_loss(
+def target_loss(
     model: nn.Module,
     examples: Examples,
-    place: ComputeDevice,
-    before: Callable[[Batch], Tensor],
+    compute_device: ComputeDevice,
+    decoder_inputs: Callable[[Batch], Tensor],
 ) -> float:
-    """Return the mean cross entropy of target tokens in nats, those before each being told.
+    """Return the mean cross entropy of target tokens in nats, each given those before it.
 
     Args:
         model: an ``Unaligned`` model in evaluation mode.
         examples: with targets.
-        place: where the model computes.
-        before: gives what the decoder reads for the targets of a batch (B, T).
+        compute_device: where the model computes.
+        decoder_inputs: gives what the decoder reads for the targets of a batch (B, T).
     """
-    writer = cast(Unaligned, model)
+    unaligned = cast(Unaligned, model)
     total = 0.0
     count = 0
     for rows in score_batches(examples.reach, SCORED):
-        batch = collate(examples, rows).to(place.device)
+        batch = collate(examples, rows).to(compute_device.device)
         assert batch.targets is not None
         assert batch.lengths is not None
-        with place.autocast():
-            read = writer.read(batch.inputs, batch.lengths, before(batch), *batch.extra)
+        inputs = decoder_inputs(batch)
+        with compute_device.autocast():
+            read = unaligned.read(batch.inputs, batch.lengths, inputs, *batch.extra)
             real = batch.targets != IGNORED
-            total += float(
-                head_cross_entropy(writer.head, read[real], batch.targets[real])
-            )
+            targets = batch.targets[real]
+            total += float(head_cross_entropy(unaligned.head, read[real], targets))
         count += int(real.sum())
     return total / max(1, count)

@@ -25,33 +25,34 @@ def weigh(recipe: Recipe, task: Task, examples: Examples) -> Recipe:
     Raises:
         UsageError: the task has no labels, or a name is none of them.
     """
-    told = recipe.training.label_weights
-    if told is None:
+    weights = recipe.training.label_weights
+    if weights is None:
         return recipe
-    names: Sequence[str] | None = getattr(getattr(task, "output", None), "names", None)
-    if names is None:
+    names = task.class_names
+    if not names:
         raise UsageError(
             f"training.label_weights is for labels, and task={task.name} has none"
         )
-    if told == "balanced":
-        found = examples.targets
-        flat = np.asarray(found.flat[:] if isinstance(found, Ragged) else found)
+    if weights == "balanced":
+        targets = examples.targets
+        flat = np.asarray(targets.flat[:] if isinstance(targets, Ragged) else targets)
         counts = np.bincount(flat[flat >= 0], minlength=len(names))
         occurs = counts > 0
-        shares = counts.sum() / (occurs.sum() * np.maximum(1, counts))
-        told = dict(zip(names, np.where(occurs, shares, 1.0).tolist(), strict=True))
-    for name in told:
+        balanced = counts.sum() / (occurs.sum() * np.maximum(1, counts))
+        balanced = np.where(occurs, balanced, 1.0)
+        weights = dict(zip(names, balanced.tolist(), strict=True))
+    for name in weights:
         if name not in names:
             raise UsageError(
                 f"training.label_weights: {unknown('label', name, names)}"
                 + (QUOTES if name in ("true", "false") else "")
             )
-    return recipe.changed(training=recipe.training.changed(label_weights=told))
+    return recipe.changed(training=recipe.training.changed(label_weights=weights))
 
 
 def weights_of(recipe: Recipe, names: Sequence[str]) -> Tensor | None:
-    """Return the weights of labels (C,), 1 where none is told; None where all weigh alike."""
-    told = recipe.training.label_weights
-    if not isinstance(told, dict):
+    """Return the weights of labels (C,), 1 where none is given; None where all weigh alike."""
+    weights = recipe.training.label_weights
+    if not isinstance(weights, dict):
         return None
-    return torch.tensor([told.get(name, 1.0) for name in names])
+    return torch.tensor([weights.get(name, 1.0) for name in names])

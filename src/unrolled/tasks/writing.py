@@ -1,7 +1,4 @@
-"""From encoded sources to texts: the search, words copied from the source, alignments.
-
-Legend: M tokens of a source, T tokens of an answer.
-"""
+"""From encoded sources to texts: constraints in ids, and searches side by side."""
 
 from __future__ import annotations
 
@@ -9,11 +6,10 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from unrolled.core.errors import UsageError, shown
@@ -23,33 +19,26 @@ from unrolled.decoding.search import Hypothesis, search
 from unrolled.decoding.settings import Search
 from unrolled.models import Unaligned
 from unrolled.models.unaligned import Steps
+from unrolled.tasks.alignment import PIECES
 from unrolled.tasks.base import OutputConstraints, score_batches
-from unrolled.text.streams import SPECIALS, WhitespaceStream, WordsStream
 from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.precision import ComputeDevice
 
-LONGEST_ASKED = (
-    1000  # tokens of a beginning and of what is required: a search takes each of them
-)
+# tokens of a beginning and of what is required: a search takes each of them
+LONGEST_REQUIRED = 1000
 # sources that are answered together, and their padded tokens
 ROWS = 64
 TOKENS = 4096
-WHOLE = {
-    "words": WordsStream,
-    "whitespace": WhitespaceStream,
-}  # kinds whose tokens are words
-PIECES = ("bpe", "unigram", "bytes")  # kinds that may spell a word in several ways
-Weights = NDArray[np.float32]
 Ids = list[int]
 Phrases = list[Ids]
 
 
-def refuse_unknown(target: Tokenizer, asks: OutputConstraints) -> None:
+def refuse_unknown(target: Tokenizer, constraints: OutputConstraints) -> None:
     """Raise UsageError where answers are to hold what the vocabulary has no pieces for."""
-    for told in filter(None, (asks.begin, *asks.required)):
-        if target.unk_id in target.encode(told):
+    for text in filter(None, (constraints.begin, *constraints.required)):
+        if target.unk_id in target.encode(text):
             raise UsageError(
-                f"{shown(told)} cannot be asked for: this model has never written all of it, so "
+                f"{shown(text)} cannot be asked for: this model has never written all of it, so "
                 "its vocabulary has no pieces for it; leave it out"
             )
 
@@ -59,9 +48,9 @@ def write(
     target: Tokenizer,
     sources: Sequence[Sequence[int]],
     settings: Search,
-    place: ComputeDevice,
+    compute_device: ComputeDevice,
     *,
-    asks: OutputConstraints | None = None,
+    constraints: OutputConstraints | None = None,
     unknown: bool = False,
 ) -> list[list[Hypothesis]]:
     """Search for answers to sources, of like length together; return those of each, best first.
@@ -71,65 +60,107 @@ def write(
         target: the vocabulary of answers.
         sources: their ids, each with its end mark.
         settings: of the search.
-        place: where the model computes.
-        asks: what answers are to hold; found otherwise spelt than it was banned, anew without it.
+        compute_device: where the model computes.
+        constraints: what answers are to hold; one found otherwise spelt than it was banned is
+            searched for anew without it.
         unknown: whether the unknown token may be written.
     """
-    writer = cast(Unaligned, model)
-    rows = Ragged.of(sources)
-    asks = asks or OutputConstraints()
-    found: list[list[Hypothesis]] = [[] for _ in sources]
-    banned = [target.pad_id, target.bos_id, *([] if unknown else [target.unk_id])]
-    phrases, begin, required, needed = _asked(target, asks, writer.longest)
+    unaligned = cast(Unaligned, model)
+    constraints = constraints or OutputConstraints()
+    writer = _Writer(
+        unaligned,
+        target,
+        Ragged.of(sources),
+        settings,
+        compute_device,
+        constraints,
+        _constraint_ids(target, constraints, unaligned.longest),
+        [target.pad_id, target.bos_id, *([] if unknown else [target.unk_id])],
+        [[] for _ in sources],
+    )
+    batches = score_batches(writer.sources.lengths, TOKENS, ROWS)
+    alone = settings.sample
+    side_by_side(unaligned, batches, writer.answer, compute_device, alone=alone)
+    return writer.answers
 
-    def answer(steps: Steps, chosen: Ints) -> None:
-        never = phrases
-        waiting = chosen
+
+@dataclass(frozen=True, slots=True)
+class _ConstraintIds:
+    """Constraints in ids; ``needed`` are the tokens of what must be written, its end included."""
+
+    banned: Phrases
+    begin: Ids
+    required: Phrases
+    needed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """What all batches of one request share; each thread writes ``answers`` of its own rows."""
+
+    model: Unaligned
+    target: Tokenizer
+    sources: Ragged
+    settings: Search
+    compute_device: ComputeDevice
+    constraints: OutputConstraints
+    ids: _ConstraintIds
+    banned_tokens: Ids
+    answers: list[list[Hypothesis]]
+
+    def answer(self, steps: Steps, rows: Ints) -> None:
+        """Answer some rows, anew without each spelling of a banned word that was written."""
+        banned = self.ids.banned
+        waiting = rows
         while len(waiting):
-            search_once(steps, waiting, never)
+            self._search(steps, waiting, banned)
             spelt = {
-                row: _spellings(target, found[row], asks.banned)
+                row: _spellings(self.target, self.answers[row], self.constraints.banned)
                 for row in waiting.tolist()
             }
-            new = [ids for each in spelt.values() for ids in each if ids not in never]
-            never = [*never, *new]
+            new: Phrases = []
+            for spellings in spelt.values():
+                new += [ids for ids in spellings if ids not in banned]
+            banned = [*banned, *new]
             waiting = waiting[[bool(new and spelt[row]) for row in waiting.tolist()]]
 
-    def search_once(steps: Steps, chosen: Ints, never: Phrases) -> None:
-        ids, lengths = rows.take(chosen, PAD)
-        told = lengths.tolist()
-        count = len(chosen)
-        limits = [
-            min(settings.limit(n), writer.longest or settings.limit(n)) for n in told
-        ]
-        with torch.no_grad(), place.searching():
-            answers = search(
+    def _search(self, steps: Steps, rows: Ints, banned: Phrases) -> None:
+        ids, lengths = self.sources.take(rows, PAD)
+        count = len(rows)
+        device = self.compute_device.device
+        required = self.ids.required
+        begin = self.ids.begin
+        with torch.no_grad(), self.compute_device.searching():
+            found_answers = search(
                 steps,
-                steps.start(ids.to(place.device), lengths.to(place.device)),
-                settings,
-                start=target.bos_id,
-                end=target.eos_id,
-                limits=[max(needed, limit) for limit in limits],
+                steps.start(ids.to(device), lengths.to(device)),
+                self.settings,
+                start=self.target.bos_id,
+                end=self.target.eos_id,
+                limits=[self._limit(length) for length in lengths.tolist()],
                 prefixes=[begin] * count if begin else None,
-                banned=banned,
-                banned_phrases=never,
+                banned=self.banned_tokens,
+                banned_phrases=banned,
                 required=[required] * count if required else None,
-                lengths=told,
-                device=place.device,
+                lengths=lengths.tolist(),
+                device=device,
             )
-        for row, each in zip(chosen.tolist(), answers, strict=True):
-            found[row] = each
+        for row, answers in zip(rows.tolist(), found_answers, strict=True):
+            self.answers[row] = answers
 
-    batches = score_batches(rows.lengths, TOKENS, ROWS)
-    side_by_side(writer, batches, answer, place, alone=settings.sample)
-    return found
+    def _limit(self, source_length: int) -> int:
+        """Return the most tokens of an answer to a source of so many."""
+        limit = self.settings.limit(source_length)
+        if self.model.longest:
+            limit = min(limit, self.model.longest)
+        return max(self.ids.needed, limit)
 
 
 def side_by_side(
-    writer: Unaligned,
+    model: Unaligned,
     batches: Sequence[Ints],
     answer: Callable[[Steps, Ints], None],
-    place: ComputeDevice,
+    compute_device: ComputeDevice,
     alone: bool = False,
 ) -> None:
     """Answer batches, on the processor as many at a time as torch has threads, one thread each.
@@ -138,76 +169,73 @@ def side_by_side(
     Answers do not depend on it; draws would, since they share torch's generator, and go ``alone``.
     Batches come shortest first.
     """
-    here = place.device.type == "cpu" and not alone
-    threads = min(torch.get_num_threads(), len(batches)) if here else 1
+    on_processor = compute_device.device.type == "cpu" and not alone
+    threads = min(torch.get_num_threads(), len(batches)) if on_processor else 1
     # from the longest: near the end no thread should wait for another's large batch
     waiting = iter(batches[::-1])
     before = torch.get_num_threads()
-    lock = threading.Lock()
+    lock = threading.Lock()  # an iterator may not be asked by two threads at once
     stop = threading.Event()
 
     def work() -> None:
         if threads > 1:
             torch.set_num_threads(1)  # of this thread
         try:
-            with place.searching():
-                steps = writer.stepper()
+            with compute_device.searching():
+                steps = model.stepper()
             while not stop.is_set():
                 with lock:
-                    chosen = next(waiting, None)
-                if chosen is None:
+                    rows = next(waiting, None)
+                if rows is None:
                     return
-                answer(steps, chosen)
+                answer(steps, rows)
         finally:
-            stop.set()  # nothing is left, or after a fault nobody answers the rest
+            stop.set()  # nothing is left, or after an error nobody answers the rest
 
     if threads <= 1:
         work()
         return
     try:
         with ThreadPoolExecutor(threads) as pool:
-            done = [pool.submit(work) for _ in range(threads)]
+            workers = [pool.submit(work) for _ in range(threads)]
             try:
-                for each in done:
-                    each.result()
+                for worker in workers:
+                    worker.result()
             finally:
                 stop.set()  # an interruption, too
     finally:
         torch.set_num_threads(before)  # threads to come begin with what was set last
 
 
-def _asked(
-    target: Tokenizer, asks: OutputConstraints, longest: int | None
-) -> tuple[Phrases, Ids, Phrases, int]:
-    """Return in ids what is banned, the beginning, what is required, and the tokens of those two.
+def _constraint_ids(
+    target: Tokenizer, constraints: OutputConstraints, longest: int | None
+) -> _ConstraintIds:
+    """Return constraints in ids.
 
     Raises:
-        UsageError: they and the end mark are more than the ``longest`` that a model writes, or
-            than ``LONGEST_ASKED`` where it has no limit.
+        UsageError: what must be written takes more than the ``longest`` that a model writes, or
+            than ``LONGEST_REQUIRED`` where it has no limit.
     """
-    begin = target.encode(asks.begin) if asks.begin else []
-    unique = dict.fromkeys(tuple(_within(target, phrase)) for phrase in asks.required)
-    required = [list(phrase) for phrase in unique]
+    begin = target.encode(constraints.begin) if constraints.begin else []
+    phrases = (tuple(_within(target, phrase)) for phrase in constraints.required)
+    required = [list(phrase) for phrase in dict.fromkeys(phrases)]
     needed = 1 + len(begin) + sum(map(len, required))
-    longest = LONGEST_ASKED if longest is None else longest
+    longest = LONGEST_REQUIRED if longest is None else longest
     if needed > longest:
         raise UsageError(
             f"the required phrases and the beginning take {needed} tokens with the end mark, and "
             f"this model writes {longest} at most; require less"
         )
-    return _banned(target, asks.banned), begin, required, needed
+    banned = _banned(target, constraints.banned)
+    return _ConstraintIds(banned, begin, required, needed)
 
 
 def _banned(target: Tokenizer, words: Sequence[str]) -> Phrases:
     """Return the ids that spell banned words, at the start and later."""
-    spelt = [target.encode(word) for word in words] + [
-        _within(target, word) for word in words
-    ]
-    return [
-        list(ids)
-        for ids in dict.fromkeys(map(tuple, spelt))
-        if target.unk_id not in ids
-    ]
+    at_start = [tuple(target.encode(word)) for word in words]
+    later = [tuple(_within(target, word)) for word in words]
+    spelt = dict.fromkeys([*at_start, *later])
+    return [list(ids) for ids in spelt if target.unk_id not in ids]
 
 
 def _spellings(
@@ -216,141 +244,22 @@ def _spellings(
     """Return the ids by which answers spell any of the words, as a whole word."""
     if not words or target.kind not in PIECES:
         return []
-    found = []
-    told = "|".join(map(re.escape, words))
-    for tokens in (each.tokens for each in answers):
-        matches = [*re.finditer(rf"(?<!\w)({told})(?!\w)", target.decode(tokens))]
-        ends = (
-            [len(target.decode(tokens[:n])) for n in range(len(tokens) + 1)]
-            if matches
-            else []
-        )
+    spellings = []
+    alternatives = "|".join(map(re.escape, words))
+    pattern = re.compile(rf"(?<!\w)({alternatives})(?!\w)")
+    for answer in answers:
+        tokens = answer.tokens
+        matches = list(pattern.finditer(target.decode(tokens)))
+        if not matches:
+            continue
+        ends = [len(target.decode(tokens[:count])) for count in range(len(tokens) + 1)]
         for match in matches:
             first = max(n for n, end in enumerate(ends) if end <= match.start())
             last = min(n for n, end in enumerate(ends) if end >= match.end())
-            found.append(list(tokens[first:last]))
-    return found
+            spellings.append(list(tokens[first:last]))
+    return spellings
 
 
-def _within(target: Tokenizer, phrase: str) -> list[int]:
+def _within(target: Tokenizer, phrase: str) -> Ids:
     """Return the ids of a phrase as it stands after another word."""
     return target.encode(f" {phrase}" if target.kind in ("bpe", "bytes") else phrase)
-
-
-# ---------------------------------------------------------------------- where answers look
-
-
-def looks(
-    model: nn.Module,
-    sources: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[int]],
-    start: int,
-    place: ComputeDevice,
-) -> list[Weights]:
-    """Return where each token of each answer looks in its source: (T, M) without the end marks.
-
-    Raises:
-        UsageError: the model has no attention.
-    """
-    writer = cast(Unaligned, model)
-    if sources and not writer.attends:
-        raise UsageError(
-            "this model has no attention, so there is no alignment (model.attention)"
-        )
-    found: list[Weights] = []
-    for at in range(0, len(sources), ROWS):
-        some = sources[at : at + ROWS]
-        told = answers[at : at + ROWS]
-        rows = np.arange(len(some))
-        ids, lengths = Ragged.of(some).take(rows, PAD)
-        inputs, _ = Ragged.of([[start, *tokens[:-1]] for tokens in told]).take(
-            rows, PAD
-        )
-        given = [each.to(place.device) for each in (ids, lengths, inputs)]
-        with torch.no_grad(), place.autocast():
-            weights = writer.align(*given).float().cpu().numpy()
-        found += [
-            each[: len(tokens), : len(source) - 1]
-            for each, source, tokens in zip(weights, some, told, strict=True)
-        ]
-    return found
-
-
-def units(
-    tokenizer: Tokenizer, ids: Sequence[int], text: str = ""
-) -> tuple[list[str], list[int]]:
-    """Return what people align, and for each id the one it belongs to: words, else tokens.
-
-    ``text`` is what the ids were made of, where that is known: it tells the unknown ones.
-    """
-    if tokenizer.kind in PIECES:
-        stream = tokenizer.stream()
-        written = ""
-        places = []
-        for id in ids:
-            written += stream.feed(id)
-            places.append(max(0, len(written.split()) - 1))
-        words = (written + stream.finish()).split() or [""]
-        return words, [min(place, len(words) - 1) for place in places]
-    names = [tokenizer.token(id) for id in ids]
-    if text and tokenizer.kind in WHOLE:
-        spelt = re.findall(
-            tokenizer.document["pre_tokenizer"]["pattern"]["Regex"], text
-        )
-        names = spelt if len(spelt) == len(names) else names
-    elif text and len(text) == len(names):
-        names = list(text)
-    return names, list(range(len(names)))
-
-
-def links(
-    weights: Weights, source: Sequence[int], answer: Sequence[int]
-) -> list[tuple[int, int]]:
-    """Return (word of the source, word of the answer) for every word of the answer.
-
-    Args:
-        weights: where tokens look, (T, M).
-        source, answer: the word of each token, as ``units`` gives them.
-    """
-    if not weights.size:
-        return []
-    words = np.zeros((max(answer) + 1, max(source) + 1))
-    np.add.at(words, np.ix_(answer, source), weights)
-    return [(int(place), word) for word, place in enumerate(words.argmax(1))]
-
-
-def copied(
-    target: Tokenizer,
-    tokens: Sequence[int],
-    weights: Weights,
-    source: tuple[list[str], list[int]],
-    banned: Sequence[str] = (),
-) -> str:
-    """Return the text of word tokens, each unknown one replaced by the word that it looks at.
-
-    Of words that are not banned, that is; where there is none the unknown token stays.
-    """
-    words, places = source
-
-    def copy(look: NDArray[np.float32]) -> str:
-        seen = (words[places[at]] for at in np.argsort(-look, kind="stable").tolist())
-        return next(
-            (word for word in seen if word not in banned), target.token(target.unk_id)
-        )
-
-    spelt = [
-        copy(weights[step]) if token == target.unk_id else target.token(token)
-        for step, token in enumerate(tokens)
-    ]
-    stream = WHOLE[target.kind]([*SPECIALS, *spelt])
-    return "".join(stream.feed(len(SPECIALS) + word) for word in range(len(spelt)))
-
-
-def aligned(
-    source: tuple[list[str], list[int]],
-    answer: tuple[list[str], list[int]],
-    weights: Weights,
-) -> dict[str, Any]:
-    """Return the words of both sides, and which word of the source each was written for."""
-    pairs = links(weights, source[1], answer[1])
-    return {"source_words": source[0], "answer_words": answer[0], "alignment": pairs}

@@ -1,0 +1,192 @@
+"""What a text costs a language model: in one pass, in lanes side by side, or in windows.
+
+Legend: B lanes or windows, T tokens read at once, V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unrolled.models import LanguageModel
+from unrolled.nn import State
+from unrolled.training.objectives import begin_with
+from unrolled.training.precision import ComputeDevice
+
+WARM = 512  # tokens a lane reads unscored before its own part
+CHUNK = 256  # tokens read at once while scoring
+SCORED = 2**25  # scores that are made at once
+LANE = 2048  # a text is scored in lanes of at least this many tokens
+# nats a token by which lanes may differ from one pass where they begin
+TOLERANCE = 0.01
+
+
+@dataclass(slots=True)
+class Sum:
+    """Running totals of what was scored."""
+
+    nats: float = 0.0
+    right: int = 0
+    count: int = 0
+
+    def add(self, logits: Tensor, targets: Tensor, scored: Tensor) -> None:
+        """Take in scores (B, T, V), targets (B, T) and which of them count (B, T)."""
+        rows = max(1, SCORED // 16 // logits.shape[-1])
+        for part, truth in zip(
+            logits[scored].split(rows), targets[scored].split(rows), strict=True
+        ):
+            part = part.float()
+            self.nats += float(F.cross_entropy(part, truth, reduction="sum"))
+            self.right += int((part.argmax(-1) == truth).sum())
+            self.count += len(truth)
+
+
+def score(
+    model: LanguageModel, tokens: Tensor, start: int, compute_device: ComputeDevice
+) -> Sum:
+    """Score every token of a text once.
+
+    Args:
+        model: in evaluation mode.
+        tokens: the text (N,), N at least 1.
+        start: the mark that every text begins with.
+        compute_device: where the model computes.
+    """
+    if model.context is not None:
+        return _windows(model, tokens, start, compute_device)
+    count = max(1, min(64, len(tokens) // LANE))
+    if count > 1:
+        lanes = _Lanes(model, tokens, start, compute_device, count)
+        total, difference = lanes.score()
+        if difference <= TOLERANCE:
+            return total
+    return _Lanes(model, tokens, start, compute_device, 1).score()[0]
+
+
+class _Lanes:
+    """A text read in lanes side by side, the state carried along each.
+
+    A lane reads ``WARM`` tokens of what stands before it unscored, after the mark that every text
+    begins with. What it says of its own first tokens is then compared with what the lane before
+    it would have said there, reading on: by so much a token the lanes differ from one pass.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        tokens: Tensor,
+        start: int,
+        compute_device: ComputeDevice,
+        count: int,
+    ) -> None:
+        self.model = model
+        self.tokens = tokens
+        self.start = start
+        self.compute_device = compute_device
+        self.count = count
+        self.length = -(-len(tokens) // count)
+        self.begins = torch.arange(count) * self.length
+        # before[p] stands before tokens[p]
+        self.before = torch.cat([torch.tensor([start]), tokens])
+        scores = count * model.head.out_features
+        self.chunk = max(1, min(CHUNK, SCORED // scores))
+
+    def score(self) -> tuple[Sum, float]:
+        """Score the text.
+
+        Returns:
+            What was scored, and by how much the lanes differ from one pass in their first
+            ``CHUNK`` tokens, in nats a token: the mean over lanes.
+        """
+        total = Sum()
+        state = self._first_state()
+        fresh_nats = torch.empty(0)
+        for at in range(0, self.length, self.chunk):
+            end = min(at + self.chunk, self.length)
+            with self.compute_device.autocast():
+                scores, state = self.model(self._inputs(self.begins, at, end), state)
+            targets, own = self._targets(self.begins, at, end)
+            total.add(scores, targets, own)
+            if at == 0 and self.count > 1:
+                fresh_nats = _nats(scores[1:], targets[1:], own[1:])
+        if self.count == 1:
+            return total, 0.0
+        return total, float((fresh_nats - self._nats_reading_on(state)).abs().mean())
+
+    def _inputs(self, begins: Tensor, at: int, end: int) -> Tensor:
+        positions = begins[:, None] + torch.arange(at, end)
+        inputs = self.before[positions.clamp(max=len(self.tokens))]
+        return inputs.to(self.compute_device.device)
+
+    def _targets(self, begins: Tensor, at: int, end: int) -> tuple[Tensor, Tensor]:
+        """Return the tokens at these positions, and which of them are of the lane's own part."""
+        size = len(self.tokens)
+        device = self.compute_device.device
+        positions = begins[:, None] + torch.arange(at, end)
+        own = positions < torch.clamp(begins[:, None] + self.length, max=size)
+        targets = self.tokens[positions.clamp(max=size - 1)]
+        return targets.to(device), own.to(device)
+
+    def _first_state(self) -> State:
+        """Return the state before each lane's own part."""
+        state: State = self.model.initial_state(1)
+        if self.count == 1:
+            return state
+        # the first lane starts fresh; the others first read what stands before them
+        warm: State | None = None
+        for at in range(-WARM, 0, CHUNK):
+            inputs = self._inputs(self.begins[1:], at, at + CHUNK)
+            if warm is None:
+                inputs = begin_with(inputs, self.start)
+            with self.compute_device.autocast():
+                warm = self.model.read(inputs, warm)[1]
+        assert warm is not None
+        return type(state).join([state, warm])
+
+    def _nats_reading_on(self, state: State) -> Tensor:
+        """Return what the first tokens of each lane cost the lane before it, which reads on.
+
+        The end of each lane but the last is where the next one begins.
+        """
+        begins = self.begins[1:]
+        device = self.compute_device.device
+        handed = state.reorder(torch.arange(self.count - 1, device=device))
+        end = min(self.chunk, self.length)
+        with self.compute_device.autocast():
+            scores, _ = self.model(self._inputs(begins, 0, end), handed)
+        return _nats(scores, *self._targets(begins, 0, end))
+
+
+def _nats(scores: Tensor, targets: Tensor, own: Tensor) -> Tensor:
+    """Return the mean cross entropy of each row (B,) of scores (B, T, V), where ``own`` (B, T)."""
+    losses = F.cross_entropy(scores.transpose(1, 2).float(), targets, reduction="none")
+    return (losses * own).sum(1) / own.sum(1).clamp(min=1)
+
+
+def _windows(
+    model: LanguageModel, tokens: Tensor, start: int, compute_device: ComputeDevice
+) -> Sum:
+    """Score a text in overlapping windows of the model's context."""
+    assert model.context is not None
+    device = compute_device.device
+    size = len(tokens)
+    total = Sum()
+    width = min(model.context, size)
+    fresh = max(1, width // 2)  # tokens that each window after the first scores
+    begins = torch.arange(0, max(1, size - width + fresh), fresh)
+    shifted = torch.cat([torch.tensor([start]), tokens])
+    at_once = max(1, min(32, SCORED // (width * model.head.out_features)))
+    for rows in begins.split(at_once):
+        positions = rows[:, None] + torch.arange(width)
+        inside = positions.clamp(max=size - 1)
+        inputs = begin_with(shifted[inside], start)
+        first = rows == 0
+        last_half = torch.arange(width) >= width - fresh
+        scored = (positions < size) & (first[:, None] | last_half)
+        with compute_device.autocast():
+            logits, _ = model(inputs.to(device))
+        total.add(logits, tokens[inside].to(device), scored.to(device))
+    return total
