@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,11 @@ class Mistake:
     truth: str
     answer: str
     size: float
+
+    @property
+    def file(self) -> str:
+        """The name of the data file."""
+        return Path(self.path).name
 
 
 def mistakes(
