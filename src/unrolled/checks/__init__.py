@@ -41,7 +41,7 @@ CHECKS = (
     Check("rows by heart", model.by_heart),
     Check("stop and resume", model.resumed),
 )
-TOLD = 3  # findings that a training begins with
+SHOWN = 3  # findings that a training begins with
 
 
 def examine(target: str, changes: Mapping[str, Any]) -> Context:
@@ -63,11 +63,14 @@ def examine(target: str, changes: Mapping[str, Any]) -> Context:
 
 
 def quick(plan: Plan) -> list[str]:
-    """Return a line for each fault that the quick checks find, three at most, problems first."""
-    found = ask([check for check in CHECKS if check.quick], Context(plan, plan.model))
-    faults = sorted(
-        (f for f in found if f.status != "ok"), key=lambda f: f.status != "problem"
-    )
-    lines = [f"{f.status}: {f.found}" for f in faults[:TOLD]]
-    told = command("doctor", path_word(plan.target), *words(plan.changes))
-    return [*lines, f"more: {told}"] if lines else []
+    """Return a line for each warning and problem of the quick checks, the ``SHOWN`` gravest."""
+    checks = [check for check in CHECKS if check.quick]
+    findings = ask(checks, Context(plan, plan.model))
+    unsound = [finding for finding in findings if finding.status != "ok"]
+    # a stable sort: problems first, both in the order of the checks
+    unsound.sort(key=lambda finding: finding.status != "problem")
+    if not unsound:
+        return []
+    lines = [f"{finding.status}: {finding.message}" for finding in unsound[:SHOWN]]
+    doctor = command("doctor", path_word(plan.target), *words(plan.changes))
+    return [*lines, f"more: {doctor}"]

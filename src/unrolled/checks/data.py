@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from unrolled.checks.base import Context, Finding, Status, evenly, place
+from unrolled.checks.base import Context, Finding, PartRows, Status, evenly, location
 from unrolled.core.errors import shown
 from unrolled.data.examples import Examples, Ints, Ragged
 from unrolled.data.fields import Text
@@ -29,15 +29,15 @@ SURE = 0.99  # accuracy of one column, or F1 of one token, that is no luck
 CELLS = 5_000_000  # of a table of tokens by labels
 
 
-def some(items: Sequence[str]) -> str:
-    """Name the first few items, and how many more there are."""
-    more = f" and {len(items) - SHOWN:,} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more
+def few_of(names: Sequence[str]) -> str:
+    """Name the first few, and how many more there are."""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
-def share(count: int, total: int, what: str) -> str:
+def proportion(count: int, total: int, unit: str) -> str:
     """Say a count, its total and the percentage."""
-    return f"{count:,} of {total:,} {what} ({count / max(1, total):.1%})"
+    return f"{count:,} of {total:,} {unit} ({count / max(1, total):.1%})"
 
 
 def grave(count: int, total: int) -> Status:
@@ -56,19 +56,19 @@ def shared(context: Context) -> Finding | None:
     first = context.first
     twice = [row for row, key in enumerate(dev.inputs) if key and key in first]
     total = sum(map(bool, dev.inputs))
-    what = (
-        "scored rows" if context.task.schema.inputs else "long lines of the scored part"
-    )
+    unit = "long lines of the scored part"
+    if context.task.schema.inputs:
+        unit = "scored rows"
     if not twice:
-        return Finding(
-            "ok", f"none of the {total:,} {what} stands in training{context.only}"
-        )
+        message = f"none of the {total:,} {unit} stands in training{context.only}"
+        return Finding("ok", message)
+    pairs = [f"{dev.at(row)} = {train.at(first[dev.inputs[row]])}" for row in twice]
     return Finding(
         grave(len(twice), total),
-        f"{share(len(twice), total, what)} also stand in training, case and blanks apart"
-        f"{context.only}",
-        some([f"{dev.at(row)} = {train.at(first[dev.inputs[row]])}" for row in twice]),
-        "take them out of one part: known rows flatter the score",
+        f"{proportion(len(twice), total, unit)} also stand in training, case and blanks "
+        f"apart{context.only}",
+        where=few_of(pairs),
+        advice="take them out of one part: known rows flatter the score",
     )
 
 
@@ -76,33 +76,35 @@ def conflicts(context: Context) -> Finding | None:
     """Equal inputs with different labels bound every score."""
     if not context.names:
         return None
-    rows = context.train
+    part = context.train
     groups = defaultdict[int, list[int]](list)
-    for row, key in enumerate(rows.inputs):
+    for row, key in enumerate(part.inputs):
         if key and context.first[key] != row:
             groups[context.first[key]].append(row)
     held = 0
     lost = 0
-    where = []
+    pairs = []
     for first, others in groups.items():
-        group = [row for row in (first, *others) if rows.answers[row]]
-        votes = Counter(rows.answers[row] for row in group)
-        if len(votes) > 1:
-            held = held + len(group)
-            lost = lost + len(group) - max(votes.values())
-            other = next(
-                row for row in group if rows.answers[row] != rows.answers[group[0]]
-            )
-            where.append(f"{rows.at(group[0])} and {rows.at(other)}")
-    total = len(rows.inputs)
+        group = [row for row in (first, *others) if part.answers[row]]
+        votes = Counter(part.answers[row] for row in group)
+        if len(votes) < 2:
+            continue
+        held += len(group)
+        # who says the most frequent label is right in those alone
+        lost += len(group) - max(votes.values())
+        label_of_first = part.answers[group[0]]
+        other = next(row for row in group if part.answers[row] != label_of_first)
+        pairs.append(f"{part.at(group[0])} and {part.at(other)}")
+    total = len(part.inputs)
     if not held:
         return Finding("ok", f"rows of equal input have equal labels{context.only}")
     return Finding(
         grave(lost, total),
-        f"{share(held, total, 'training rows')} have the input of another, but not its label: no "
-        f"model can be right in more than {1 - lost / total:.1%}{context.only}",
-        some(where),
-        "correct the labels, or leave such rows out",
+        f"{proportion(held, total, 'training rows')} have the input of another, but not "
+        f"its label: no model can be right in more than {1 - lost / total:.1%}"
+        f"{context.only}",
+        where=few_of(pairs),
+        advice="correct the labels, or leave such rows out",
     )
 
 
@@ -118,75 +120,91 @@ def column(context: Context) -> Finding | None:
         return None
     if isinstance(train.rows[0][train.columns.index(answer)], list):
         return None  # an answer for every word or step
-    parts = [
-        replace(t, rows=[t.rows[i] for i in evenly(np.arange(len(t.rows)), SAMPLE)])
-        for t in (train, dev)
-    ]
-    goals = [cells(part, answer) for part in parts]
-    told = []
+    parts = (sampled(train), sampled(dev))
+    answers = [cells(part, answer) for part in parts]
+    telling = []
     for name in train.columns:
         if name == answer or name not in dev.columns:
             continue
-        values = [cells(part, name) for part in parts]
+        columns = [cells(part, name) for part in parts]
         if context.names:
-            tells = inputs != (name,) and guesses(
-                values[0], goals[0], values[1], goals[1]
-            )
+            # a task that reads one column is to tell the label by it
+            tells = inputs != (name,) and guesses(*columns, *answers)
         else:
-            tells = same(values[0], goals[0])
-        told += [name] if tells else []
-    read = [name for name in told if name in inputs]
-    spared = [name for name in told if name not in inputs]
-    note = f" ({some(spared)} would, but is left out)" if spared else ""
+            tells = same(columns[0], answers[0])
+        if tells:
+            telling.append(name)
+    read = [name for name in telling if name in inputs]
+    spared = [name for name in telling if name not in inputs]
+    note = f" ({few_of(spared)} would, but is left out)" if spared else ""
     if not read:
         return Finding("ok", f"no column that is read tells the answer by itself{note}")
+    is_certain = not context.names or len(answers[1]) >= SMALL / 2
     return Finding(
-        "problem" if not context.names or len(goals[1]) >= SMALL / 2 else "warning",
+        "problem" if is_certain else "warning",
         f"column {read[0]!r} by itself tells {shown(answer)} in the scored rows{note}",
-        some([f"column {name!r}" for name in read]),
-        "leave it out (data.numbers, data.text), unless it is known before the answer is",
+        where=few_of([f"column {name!r}" for name in read]),
+        advice="leave it out (data.numbers, data.text), unless it is known before the "
+        "answer is",
     )
+
+
+def sampled(table: Table) -> Table:
+    """Return the table with at most ``SAMPLE`` of its rows, evenly spaced."""
+    rows = evenly(np.arange(len(table.rows)), SAMPLE)
+    return replace(table, rows=[table.rows[row] for row in rows])
 
 
 def cells(table: Table, name: str) -> list[str]:
     """Return one column as labels."""
-    place = table.columns.index(name)
-    return [label(row[place]) for row in table.rows]
+    index = table.columns.index(name)
+    return [label(row[index]) for row in table.rows]
 
 
-def same(values: list[str], goals: list[str]) -> bool:
+def same(values: list[str], answers: list[str]) -> bool:
     """Whether two columns of numbers are the same but for their unit."""
-    pairs = [(number(a), number(b)) for a, b in zip(values, goals, strict=True)]
-    known = np.array([pair for pair in pairs if None not in pair], np.float64).reshape(
-        -1, 2
-    )
+    pairs = [(number(a), number(b)) for a, b in zip(values, answers, strict=True)]
+    complete = [pair for pair in pairs if None not in pair]
+    known = np.array(complete, np.float64).reshape(-1, 2)
     if len(known) < 3 or np.ptp(known, axis=0).min() == 0:
         return False
-    return bool(abs(np.asarray(np.corrcoef(known.T))[0, 1]) > 1 - 1e-6)
+    correlation = np.asarray(np.corrcoef(known.T))[0, 1]
+    return bool(abs(correlation) > 1 - 1e-6)
 
 
 def guesses(
-    values: list[str], truth: list[str], asked: list[str], goals: list[str]
+    train: list[str], dev: list[str], train_labels: list[str], dev_labels: list[str]
 ) -> bool:
-    """Whether a label is that of the nearest number, or most often that of the same word."""
-    numbers = [number(value) for value in values]
-    if len(set(values)) > SMALL and None not in numbers:
-        known, wanted = (
-            np.array([number(v) or 0.0 for v in part]) for part in (values, asked)
-        )
-        truth = [truth[i] for i in np.argsort(known)]
-        known = np.sort(known)
-        after = np.searchsorted(known, wanted).clip(1, len(known) - 1)
-        nearer = wanted - known[after - 1] < known[after] - wanted
-        found = [truth[i] for i in after - nearer]
+    """Whether one column of the training rows tells the labels of the scored rows."""
+    numbers = [number(value) for value in train]
+    if len(set(train)) > SMALL and None not in numbers:
+        guessed = by_nearest(train, dev, train_labels)
     else:
-        votes = defaultdict[str, Counter[str]](Counter)
-        for value, name in zip(values, truth, strict=True):
-            votes[value][name] += 1
-        best = {value: count.most_common(1)[0][0] for value, count in votes.items()}
-        found = [best.get(value, "") for value in asked]
-    right = float(np.mean([a == b for a, b in zip(found, goals, strict=True)]))
-    return right >= SURE and right > max(Counter(goals).values()) / len(goals) + 0.05
+        guessed = by_votes(train, dev, train_labels)
+    hits = [a == b for a, b in zip(guessed, dev_labels, strict=True)]
+    right = float(np.mean(hits))
+    majority = max(Counter(dev_labels).values()) / len(dev_labels)
+    return right >= SURE and right > majority + 0.05
+
+
+def by_nearest(train: list[str], dev: list[str], labels: list[str]) -> list[str]:
+    """Return for each scored cell the label of the training row whose number is nearest."""
+    known = np.array([number(value) or 0.0 for value in train])
+    scored = np.array([number(value) or 0.0 for value in dev])
+    labels = [labels[row] for row in np.argsort(known)]
+    known = np.sort(known)
+    after = np.searchsorted(known, scored).clip(1, len(known) - 1)
+    is_before_nearer = scored - known[after - 1] < known[after] - scored
+    return [labels[row] for row in after - is_before_nearer]
+
+
+def by_votes(train: list[str], dev: list[str], labels: list[str]) -> list[str]:
+    """Return for each scored cell the most frequent label of the training rows with that cell."""
+    votes = defaultdict[str, Counter[str]](Counter)
+    for value, name in zip(train, labels, strict=True):
+        votes[value][name] += 1
+    best = {value: count.most_common(1)[0][0] for value, count in votes.items()}
+    return [best.get(value, "") for value in dev]
 
 
 def token(context: Context) -> Finding | None:
@@ -203,15 +221,16 @@ def token(context: Context) -> Finding | None:
     ]
     # F1 of a token as the sign of a label, in both parts
     both = np.minimum(*scores)
-    place, kind = np.unravel_index(int(both.argmax()), both.shape)
-    if both[place, kind] < SURE:
+    index, kind = np.unravel_index(int(both.argmax()), both.shape)
+    f1 = both[index, kind]
+    if f1 < SURE:
         return Finding("ok", "no token tells a label by itself")
     return Finding(
         "warning",
-        f"the token {shown(tokenizer.token(int(place)))} tells label "
-        f"{shown(context.names[kind])} by itself (F1 {both[place, kind]:.3f})",
-        f"column {context.task.schema.inputs[0]!r}",
-        "see whether the label was written into the text",
+        f"the token {shown(tokenizer.token(int(index)))} tells label "
+        f"{shown(context.names[kind])} by itself (F1 {f1:.3f})",
+        where=f"column {context.task.schema.inputs[0]!r}",
+        advice="see whether the label was written into the text",
     )
 
 
@@ -221,20 +240,18 @@ def overlap(part: Examples, size: int, width: int) -> Any:
     chosen = evenly(np.arange(len(part)), SAMPLE)
     ids, lengths = part.sequences.take(chosen, 0)
     real = np.arange(ids.shape[1]) < lengths.numpy()[:, None]
-    pairs = np.unique(
-        np.nonzero(real)[0] * size + ids.numpy()[real]
-    )  # each token once a row
+    # row times size plus token: each token once a row
+    pairs = np.unique(np.nonzero(real)[0] * size + ids.numpy()[real])
     targets = np.asarray(part.targets)[chosen].astype(np.int64)
-    counted = np.bincount(
-        pairs % size * width + targets[pairs // size], minlength=size * width
-    )
+    cell_indices = pairs % size * width + targets[pairs // size]
+    counted = np.bincount(cell_indices, minlength=size * width)
     table = counted.reshape(size, width)
     kinds = np.bincount(targets, minlength=width)
-    found = 2 * table / np.maximum(1, table.sum(1, keepdims=True) + kinds)
-    found[: len(SPECIALS)] = 0
+    scores = 2 * table / np.maximum(1, table.sum(1, keepdims=True) + kinds)
+    scores[: len(SPECIALS)] = 0
     # what stands in every row tells only that nearly all rows have one label
-    found[:, (kinds > 0.8 * len(targets)) | (kinds < FEW)] = 0
-    return found
+    scores[:, (kinds > 0.8 * len(targets)) | (kinds < FEW)] = 0
+    return scores
 
 
 def classes(context: Context, part: Any) -> Ints | None:
@@ -252,69 +269,84 @@ def labels(context: Context) -> Finding | None:
     scored = classes(context, context.plan.prepared.dev)
     if learnt is None or scored is None:
         return None
-    seen, asked = (
-        np.bincount(part, minlength=len(context.names)) for part in (learnt, scored)
-    )
-    told = [
-        f"{some([repr(context.names[i]) for i in np.flatnonzero(chosen)])} {what}"
+    width = len(context.names)
+    train_counts = np.bincount(learnt, minlength=width)
+    dev_counts = np.bincount(scored, minlength=width)
+    is_learnt = train_counts > 0
+    is_scored = dev_counts > 0
+    remarks = [
+        f"{few_of([repr(context.names[index]) for index in np.flatnonzero(chosen)])} {what}"
         for chosen, what in (
-            ((seen == 0) & (asked > 0), "in the scored part alone, so never learnt"),
-            ((seen > 0) & (seen < FEW), f"with fewer than {FEW} training examples"),
-            ((seen > 0) & (asked == 0), "in the training part alone, so never scored"),
+            (~is_learnt & is_scored, "in the scored part alone, so never learnt"),
+            (
+                is_learnt & (train_counts < FEW),
+                f"with fewer than {FEW} training examples",
+            ),
+            (is_learnt & ~is_scored, "in the training part alone, so never scored"),
         )
         if chosen.any()
     ]
-    if not told:
+    if not remarks:
         return Finding("ok", f"each has {FEW} training examples or more and is scored")
-    where = f"column {context.task.schema.answer!r}"
     return Finding(
-        "warning", "; ".join(told), where, "add rows of them, or join rare labels"
+        "warning",
+        "; ".join(remarks),
+        where=f"column {context.task.schema.answer!r}",
+        advice="add rows of them, or join rare labels",
     )
 
 
 def scored(context: Context) -> Finding | None:
     """A scored part that is small, or nearly all of one label, says little."""
     dev = context.plan.prepared.dev
-    found = classes(context, context.plan.prepared.dev)
+    targets = classes(context, dev)
     if not context.plan.prepared.held_out or not isinstance(dev, Examples):
         return None
     if dev.answers < SMALL:
-        swing = f": chance alone moves accuracy by {1 / dev.answers**0.5:.0%}"
+        swing = ""
+        if context.names:
+            swing = f": chance alone moves accuracy by {1 / dev.answers**0.5:.0%}"
         return Finding(
             "warning",
-            f"only {dev.answers} answers are scored{swing if context.names else ''}",
-            "",
-            "hold out more (data.holdout=0.3), or give data.dev=FILE",
+            f"only {dev.answers} answers are scored{swing}",
+            advice="hold out more (data.holdout=0.3), or give data.dev=FILE",
         )
-    if found is None:
-        return Finding("ok", f"{dev.answers:,} answers are scored")
-    counts = np.bincount(found)
+    message = f"{dev.answers:,} answers are scored"
+    if targets is None:
+        return Finding("ok", message)
+    counts = np.bincount(targets)
     name = context.names[int(counts.argmax())]
-    most = counts.max() / len(found)
-    told = f"{dev.answers:,} answers are scored; always saying {shown(name)} is right in {most:.1%}"
+    most = counts.max() / len(targets)
+    message += f"; always saying {shown(name)} is right in {most:.1%}"
     if most < 0.9:
-        return Finding("ok", told)
-    where = f"column {context.task.schema.answer!r}"
+        return Finding("ok", message)
     return Finding(
-        "warning", told, where, "judge by macro_f1: training.metric=macro_f1"
+        "warning",
+        message,
+        where=f"column {context.task.schema.answer!r}",
+        advice="judge by macro_f1: training.metric=macro_f1",
     )
 
 
 def order(context: Context) -> Finding | None:
     """The order of the labels matters where only the first rows of a file are read."""
-    found = classes(context, context.plan.prepared.train)
+    targets = classes(context, context.plan.prepared.train)
     limit = context.plan.recipe.data.limit
-    if found is None or len(found) < SMALL or context.task.name != "classify":
+    if targets is None or len(targets) < SMALL or context.task.name != "classify":
         return None
-    if np.count_nonzero(np.diff(found)) >= len(np.unique(found)):
+    # sorted, the label changes once less than there are labels
+    if np.count_nonzero(np.diff(targets)) >= len(np.unique(targets)):
         return Finding("ok", "the rows are not sorted by label")
     if limit is None:
         return Finding(
             "ok", "the rows are sorted by label: harmless, every epoch is shuffled"
         )
-    told = f"the rows are sorted by label and only the first {limit:,} are read (data.limit)"
     return Finding(
-        "warning", told, context.train.data.path, "shuffle the file, or drop data.limit"
+        "warning",
+        "the rows are sorted by label and only the first "
+        f"{limit:,} are read (data.limit)",
+        where=context.train.data.path,
+        advice="shuffle the file, or drop data.limit",
     )
 
 
@@ -330,34 +362,40 @@ def cut(context: Context) -> Finding | None:
     ):
         return None
     full = np.flatnonzero(examples.lengths >= field.max_tokens)
+    limit = f"data.max_tokens={field.max_tokens}"
     if not len(full):
-        return Finding(
-            "ok", f"no text is longer than data.max_tokens={field.max_tokens}"
-        )
+        return Finding("ok", f"no text is longer than {limit}")
     # of a large file only the first rows are at hand
-    chosen = evenly(full[np.isin(examples.lines[full], table.lines)], SAMPLE // 10)
+    at_hand = full[np.isin(examples.lines[full], table.lines)]
+    chosen = evenly(at_hand, SAMPLE // 10)
     if not len(chosen):
         return None
-    at = {line: row for row, line in enumerate(table.lines)}
-    rows = [table.rows[at[line]] for line in examples.lines[chosen].tolist()]
-    places = locate(table, field.columns, context.task.columns)
-    whole = replace(field, max_tokens=None).encode(
-        [field.check([r[i] for i in places]) for r in rows]
-    )
-    lengths = np.array([len(ids) for ids in whole])
+    lengths = whole_lengths(context, field, table, examples.lines[chosen].tolist())
     lost = lengths - examples.lengths[chosen]
+    # of those looked at, carried over to all that are full
     count = round(float((lost > 0).mean()) * len(full))
-    gone = float(lost.mean()) * len(full)
-    part = gone / (float(examples.lengths.sum()) + gone)
-    worst = int(examples.lines[chosen[lengths.argmax()]])
-    few = " of those looked at" if len(chosen) < len(full) else ""
+    lost_tokens = float(lost.mean()) * len(full)
+    lost_part = lost_tokens / (float(examples.lengths.sum()) + lost_tokens)
+    longest = int(examples.lines[chosen[lengths.argmax()]])
+    among = " of those looked at" if len(chosen) < len(full) else ""
     return Finding(
-        "warning" if part >= 0.01 else "ok",
-        f"{share(count, len(examples), 'texts')} are longer than "
-        f"data.max_tokens={field.max_tokens}: {part:.1%} of all tokens are never read",
-        f"{place(table, worst)} is the longest{few}, {lengths.max():,} tokens",
-        "raise data.max_tokens",
+        "warning" if lost_part >= 0.01 else "ok",
+        f"{proportion(count, len(examples), 'texts')} are longer than "
+        f"{limit}: {lost_part:.1%} of all tokens are never read",
+        where=f"{location(table, longest)} is the longest{among}, "
+        f"{lengths.max():,} tokens",
+        advice="raise data.max_tokens",
     )
+
+
+def whole_lengths(context: Context, field: Text, table: Table, lines: list[int]) -> Any:
+    """Return how many tokens the texts on some lines have when nothing is cut off."""
+    row_by_line = {line: row for row, line in enumerate(table.lines)}
+    rows = [table.rows[row_by_line[line]] for line in lines]
+    columns = locate(table, field.columns, context.task.columns)
+    texts = [field.check([row[column] for column in columns]) for row in rows]
+    encoded = replace(field, max_tokens=None).encode(texts)
+    return np.array([len(ids) for ids in encoded])
 
 
 def unknown(context: Context) -> Finding | None:
@@ -369,46 +407,57 @@ def unknown(context: Context) -> Finding | None:
     if tokenizer is None:
         return None
     if isinstance(dev, TokenStream):
-        flat = dev.tokens[:]
+        tokens = dev.tokens[:]
+    elif dev.spellings is None:
+        tokens = dev.sequences.flat[:]
     else:  # words that are spelt are read by their pieces
-        flat = (dev.sequences if dev.spellings is None else dev.spellings.pieces).flat[
-            :
-        ]
-    count = int((flat == tokenizer.unk_id).sum())
+        tokens = dev.spellings.pieces.flat[:]
+    count = int((tokens == tokenizer.unk_id).sum())
     if not count:
         return Finding("ok", "the vocabulary knows everything in the scored part")
-    parts = (context.dev, context.train)
-    scored, learnt = (
-        p.data.text if isinstance(p.data, Document) else "".join(p.inputs)
-        for p in parts
+    message = proportion(
+        count, len(tokens), "scored tokens are unknown to the vocabulary"
     )
-    fresh = Counter(scored)
-    for character in set(learnt):
-        fresh.pop(character, None)
-    new = " ".join(character for character, _ in fresh.most_common(8))
-    if context.only:  # what was not looked at may have them
-        new = ""
-    told = share(count, len(flat), "scored tokens are unknown to the vocabulary")
-    told += f"; characters that training never saw: {new}" if new else ""
-    many = count > 0.01 * len(flat)
+    # what was not looked at may have them
+    unseen = "" if context.only else unseen_characters(context)
+    if unseen:
+        message += f"; characters that training never saw: {unseen}"
     return Finding(
-        "warning" if many else "ok", told, "", "data.tokenizer=bytes knows everything"
+        "warning" if count > 0.01 * len(tokens) else "ok",
+        message,
+        advice="data.tokenizer=bytes knows everything",
     )
+
+
+def unseen_characters(context: Context) -> str:
+    """Return the most frequent characters of the scored part that training never saw."""
+    counts = Counter(whole_text(context.dev))
+    for character in set(whole_text(context.train)):
+        counts.pop(character, None)
+    return " ".join(character for character, _ in counts.most_common(8))
+
+
+def whole_text(part: PartRows) -> str:
+    """Return all that is read of a part."""
+    if isinstance(part.data, Document):
+        return part.data.text
+    return "".join(part.inputs)
 
 
 def empty(context: Context) -> Finding | None:
     """Rows without input teach nothing."""
     if not context.task.schema.inputs:
         return None
-    rows = [
-        p.at(i)
-        for p in (context.train, context.dev)
-        for i, key in enumerate(p.inputs)
-        if not key
-    ]
+    parts = (context.train, context.dev)
+    rows: list[str] = []
+    for part in parts:
+        rows += [part.at(row) for row, key in enumerate(part.inputs) if not key]
     if not rows:
         return Finding("ok", f"no input is empty{context.only}")
-    total = len(context.train.inputs) + len(context.dev.inputs)
-    status: Status = "ok" if len(rows) < TINY * total else "warning"
-    told = f"{share(len(rows), total, 'rows')} have an empty input{context.only}"
-    return Finding(status, told, some(rows), "take them out")
+    total = sum(len(part.inputs) for part in parts)
+    return Finding(
+        "ok" if len(rows) < TINY * total else "warning",
+        f"{proportion(len(rows), total, 'rows')} have an empty input{context.only}",
+        where=few_of(rows),
+        advice="take them out",
+    )
