@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from unrolled.checks import data, files, model
+from unrolled.checks import data, endings, files, learning, model
 from unrolled.checks.base import Check, Context, Finding, ask
 from unrolled.core.words import command, path_word
 from unrolled.tasks import folder as runs
@@ -34,12 +34,12 @@ CHECKS = (
     Check("batch of one", model.alone),
     Check("looking ahead", model.ahead),
     Check("step by step", model.stepped),
-    Check("reach of the loss", model.reached),
-    Check("loss against a guess", model.beginning),
-    Check("end of texts", model.ending),
-    Check("where reading begins", model.begins),
-    Check("rows by heart", model.by_heart),
-    Check("stop and resume", model.resumed),
+    Check("reach of the loss", learning.reached),
+    Check("loss against a guess", learning.beginning),
+    Check("end of texts", endings.ending),
+    Check("where reading begins", endings.begins),
+    Check("rows by heart", learning.by_heart),
+    Check("stop and resume", learning.resumed),
 )
 SHOWN = 3  # findings that a training begins with
 
