@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from unrolled.checks import data, endings, files, learning, model
+from unrolled.checks import data, endings, files, leaks, learning, model
 from unrolled.checks.base import Check, Context, Finding, ask
 from unrolled.core.words import command, path_word
 from unrolled.tasks import folder as runs
@@ -20,10 +20,10 @@ __all__ = ["CHECKS", "Check", "Context", "Finding", "ask", "examine", "quick"]
 
 CHECKS = (
     Check("files of the run", files.unchanged),
-    Check("rows in both parts", data.shared, quick=True),
+    Check("rows in both parts", leaks.shared, quick=True),
     Check("same row, other label", data.conflicts, quick=True),
-    Check("columns that tell", data.column, quick=True),
-    Check("tokens that tell", data.token, quick=True),
+    Check("columns that tell", leaks.column, quick=True),
+    Check("tokens that tell", leaks.token, quick=True),
     Check("rare labels", data.labels, quick=True),
     Check("the scored part", data.scored, quick=True),
     Check("order of the rows", data.order, quick=True),

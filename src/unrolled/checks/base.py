@@ -26,6 +26,12 @@ from unrolled.training.objectives import Objective
 Status = Literal["ok", "warning", "problem"]
 LINE = 30  # characters: shorter lines of running text recur by chance
 SHORT = 64  # tokens of the rows that a model is checked on
+SHOWN = 3  # examples that are named
+SAMPLE = 10_000  # rows that the slower checks look at
+FEW = 5  # a label of fewer training rows is hardly learnt
+SMALL = 100  # a score on fewer rows moves by chance
+MANY = 0.05  # share of rows that makes a score wrong
+TINY = 0.005  # share of rows that moves no score one can tell from chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +242,24 @@ def compared(data: Data, task: Task, above: int = 0) -> PartRows:
     (column,) = locate(data, [answer], task.columns)
     answers = [label(row[column]) for row in data.rows]
     return PartRows(data, inputs, answers, data.lines)
+
+
+def few_of(names: Sequence[str]) -> str:
+    """Name the first few, and how many more there are."""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def proportion(count: int, total: int, unit: str) -> str:
+    """Say a count, its total and the percentage."""
+    return f"{count:,} of {total:,} {unit} ({count / max(1, total):.1%})"
+
+
+def grave(count: int, total: int) -> Status:
+    """Return how far a count of faulty rows can move a score."""
+    if count < TINY * total:
+        return "ok"
+    return "problem" if count >= MANY * total else "warning"
 
 
 def ask(checks: Sequence[Check], context: Context) -> Iterator[Finding]:

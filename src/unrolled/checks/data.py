@@ -1,75 +1,33 @@
-"""Checks of the data: what makes a score look better, or a model worse, than it is."""
+"""Checks of the data: what makes a model worse, or a score of it say less, than it could."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from unrolled.checks.base import Context, Finding, PartRows, Status, evenly, location
+from unrolled.checks.base import (
+    FEW,
+    SAMPLE,
+    SMALL,
+    TINY,
+    Context,
+    Finding,
+    PartRows,
+    evenly,
+    few_of,
+    grave,
+    location,
+    proportion,
+)
 from unrolled.core.errors import shown
 from unrolled.data.examples import Examples, Ints, Ragged
 from unrolled.data.fields import Text
-from unrolled.data.schema import label, number
 from unrolled.data.sources import Document, Table
-from unrolled.data.streams import SPECIALS
 from unrolled.tasks.base import locate
 from unrolled.tasks.language import TokenStream
-
-SHOWN = 3  # examples that are named
-SAMPLE = 10_000  # rows that the slower checks look at
-FEW = 5  # a label of fewer training rows is hardly learnt
-SMALL = 100  # a score on fewer rows moves by chance
-MANY = 0.05  # share of rows that makes a score wrong
-TINY = 0.005  # share of rows that moves no score one can tell from chance
-SURE = 0.99  # accuracy of one column, or F1 of one token, that is no luck
-CELLS = 5_000_000  # of a table of tokens by labels
-
-
-def few_of(names: Sequence[str]) -> str:
-    """Name the first few, and how many more there are."""
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
-
-
-def proportion(count: int, total: int, unit: str) -> str:
-    """Say a count, its total and the percentage."""
-    return f"{count:,} of {total:,} {unit} ({count / max(1, total):.1%})"
-
-
-def grave(count: int, total: int) -> Status:
-    """Return how far a count of faulty rows can move a score."""
-    if count < TINY * total:
-        return "ok"
-    return "problem" if count >= MANY * total else "warning"
-
-
-def shared(context: Context) -> Finding | None:
-    """Scored rows that were trained on flatter the score."""
-    if not context.plan.prepared.held_out:
-        return Finding("ok", "scored on the training data itself, as asked")
-    train = context.train
-    dev = context.dev
-    first = context.first
-    twice = [row for row, key in enumerate(dev.inputs) if key and key in first]
-    total = sum(map(bool, dev.inputs))
-    unit = "long lines of the scored part"
-    if context.task.schema.inputs:
-        unit = "scored rows"
-    if not twice:
-        message = f"none of the {total:,} {unit} stands in training{context.only}"
-        return Finding("ok", message)
-    pairs = [f"{dev.at(row)} = {train.at(first[dev.inputs[row]])}" for row in twice]
-    return Finding(
-        grave(len(twice), total),
-        f"{proportion(len(twice), total, unit)} also stand in training, case and blanks "
-        f"apart{context.only}",
-        where=few_of(pairs),
-        advice="take them out of one part: known rows flatter the score",
-    )
 
 
 def conflicts(context: Context) -> Finding | None:
@@ -106,152 +64,6 @@ def conflicts(context: Context) -> Finding | None:
         where=few_of(pairs),
         advice="correct the labels, or leave such rows out",
     )
-
-
-def column(context: Context) -> Finding | None:
-    """A column that tells the answer by itself may not be known when the model is used."""
-    train = context.plan.prepared.train_data
-    dev = context.plan.prepared.dev_data
-    answer = context.task.schema.answer
-    inputs = context.task.schema.inputs
-    if not (isinstance(train, Table) and isinstance(dev, Table)) or answer is None:
-        return None
-    if not {answer, *inputs} <= {*train.columns} & {*dev.columns}:
-        return None
-    if isinstance(train.rows[0][train.columns.index(answer)], list):
-        return None  # an answer for every word or step
-    parts = (sampled(train), sampled(dev))
-    answers = [cells(part, answer) for part in parts]
-    telling = []
-    for name in train.columns:
-        if name == answer or name not in dev.columns:
-            continue
-        columns = [cells(part, name) for part in parts]
-        if context.names:
-            # a task that reads one column is to tell the label by it
-            tells = inputs != (name,) and guesses(*columns, *answers)
-        else:
-            tells = same(columns[0], answers[0])
-        if tells:
-            telling.append(name)
-    read = [name for name in telling if name in inputs]
-    spared = [name for name in telling if name not in inputs]
-    note = f" ({few_of(spared)} would, but is left out)" if spared else ""
-    if not read:
-        return Finding("ok", f"no column that is read tells the answer by itself{note}")
-    is_certain = not context.names or len(answers[1]) >= SMALL / 2
-    return Finding(
-        "problem" if is_certain else "warning",
-        f"column {read[0]!r} by itself tells {shown(answer)} in the scored rows{note}",
-        where=few_of([f"column {name!r}" for name in read]),
-        advice="leave it out (data.numbers, data.text), unless it is known before the "
-        "answer is",
-    )
-
-
-def sampled(table: Table) -> Table:
-    """Return the table with at most ``SAMPLE`` of its rows, evenly spaced."""
-    rows = evenly(np.arange(len(table.rows)), SAMPLE)
-    return replace(table, rows=[table.rows[row] for row in rows])
-
-
-def cells(table: Table, name: str) -> list[str]:
-    """Return one column as labels."""
-    index = table.columns.index(name)
-    return [label(row[index]) for row in table.rows]
-
-
-def same(values: list[str], answers: list[str]) -> bool:
-    """Whether two columns of numbers are the same but for their unit."""
-    pairs = [(number(a), number(b)) for a, b in zip(values, answers, strict=True)]
-    complete = [pair for pair in pairs if None not in pair]
-    known = np.array(complete, np.float64).reshape(-1, 2)
-    if len(known) < 3 or np.ptp(known, axis=0).min() == 0:
-        return False
-    correlation = np.asarray(np.corrcoef(known.T))[0, 1]
-    return bool(abs(correlation) > 1 - 1e-6)
-
-
-def guesses(
-    train: list[str], dev: list[str], train_labels: list[str], dev_labels: list[str]
-) -> bool:
-    """Whether one column of the training rows tells the labels of the scored rows."""
-    numbers = [number(value) for value in train]
-    if len(set(train)) > SMALL and None not in numbers:
-        guessed = by_nearest(train, dev, train_labels)
-    else:
-        guessed = by_votes(train, dev, train_labels)
-    hits = [a == b for a, b in zip(guessed, dev_labels, strict=True)]
-    right = float(np.mean(hits))
-    majority = max(Counter(dev_labels).values()) / len(dev_labels)
-    return right >= SURE and right > majority + 0.05
-
-
-def by_nearest(train: list[str], dev: list[str], labels: list[str]) -> list[str]:
-    """Return for each scored cell the label of the training row whose number is nearest."""
-    known = np.array([number(value) or 0.0 for value in train])
-    scored = np.array([number(value) or 0.0 for value in dev])
-    labels = [labels[row] for row in np.argsort(known)]
-    known = np.sort(known)
-    after = np.searchsorted(known, scored).clip(1, len(known) - 1)
-    is_before_nearer = scored - known[after - 1] < known[after] - scored
-    return [labels[row] for row in after - is_before_nearer]
-
-
-def by_votes(train: list[str], dev: list[str], labels: list[str]) -> list[str]:
-    """Return for each scored cell the most frequent label of the training rows with that cell."""
-    votes = defaultdict[str, Counter[str]](Counter)
-    for value, name in zip(train, labels, strict=True):
-        votes[value][name] += 1
-    best = {value: count.most_common(1)[0][0] for value, count in votes.items()}
-    return [best.get(value, "") for value in dev]
-
-
-def token(context: Context) -> Finding | None:
-    """A token of one label's rows alone may be the label, written into the text."""
-    tokenizer = getattr(getattr(context.task, "inputs", None), "tokenizer", None)
-    prepared = context.plan.prepared
-    width = len(context.names)
-    if tokenizer is None or not width or tokenizer.size * width > CELLS:
-        return None
-    if not isinstance(prepared.train.targets, np.ndarray):
-        return None
-    scores = [
-        overlap(part, tokenizer.size, width) for part in (prepared.train, prepared.dev)
-    ]
-    # F1 of a token as the sign of a label, in both parts
-    both = np.minimum(*scores)
-    index, kind = np.unravel_index(int(both.argmax()), both.shape)
-    f1 = both[index, kind]
-    if f1 < SURE:
-        return Finding("ok", "no token tells a label by itself")
-    return Finding(
-        "warning",
-        f"the token {shown(tokenizer.token(int(index)))} tells label "
-        f"{shown(context.names[kind])} by itself (F1 {f1:.3f})",
-        where=f"column {context.task.schema.inputs[0]!r}",
-        advice="see whether the label was written into the text",
-    )
-
-
-def overlap(part: Examples, size: int, width: int) -> Any:
-    """Return 2 |A and B| / (|A| + |B|) of rows with a token and rows of a class, (size, width)."""
-    assert part.sequences is not None
-    chosen = evenly(np.arange(len(part)), SAMPLE)
-    ids, lengths = part.sequences.take(chosen, 0)
-    real = np.arange(ids.shape[1]) < lengths.numpy()[:, None]
-    # row times size plus token: each token once a row
-    pairs = np.unique(np.nonzero(real)[0] * size + ids.numpy()[real])
-    targets = np.asarray(part.targets)[chosen].astype(np.int64)
-    cell_indices = pairs % size * width + targets[pairs // size]
-    counted = np.bincount(cell_indices, minlength=size * width)
-    table = counted.reshape(size, width)
-    kinds = np.bincount(targets, minlength=width)
-    scores = 2 * table / np.maximum(1, table.sum(1, keepdims=True) + kinds)
-    scores[: len(SPECIALS)] = 0
-    # what stands in every row tells only that nearly all rows have one label
-    scores[:, (kinds > 0.8 * len(targets)) | (kinds < FEW)] = 0
-    return scores
 
 
 def classes(context: Context, part: Any) -> Ints | None:

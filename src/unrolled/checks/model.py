@@ -27,9 +27,14 @@ def answer(context: Context, model: nn.Module, batch: Batch) -> tuple[Tensor, Lo
     """Return a model's outputs (B, ...) for a batch, and the loss that training makes of them."""
     outputs: list[Tensor] = []
 
-    def keep(module: nn.Module, args: Any, kwargs: dict[str, Any], made: Any) -> None:
+    def keep(
+        module: nn.Module,
+        args: Any,
+        kwargs: dict[str, Any],
+        made: Any,
+    ) -> None:
         if "form" not in kwargs:  # what a head has yet to read is no output
-            outputs.append(made[0] if isinstance(made, tuple) else made)
+            outputs.append(_without_state(made))
 
     hook = model.register_forward_hook(keep, with_kwargs=True)
     try:
@@ -41,6 +46,12 @@ def answer(context: Context, model: nn.Module, batch: Batch) -> tuple[Tensor, Lo
     return outputs[-1], loss
 
 
+def outputs_of(context: Context, batch: Batch) -> Tensor:
+    """Return the outputs (B, ...) of the model as it is."""
+    outputs, _ = answer(context, context.model, batch)
+    return outputs
+
+
 def _called(context: Context, model: nn.Module, batch: Batch) -> Tensor:
     """Return the outputs of calling the model on a batch."""
     decoder_inputs = getattr(context.task, "fed", None)
@@ -49,6 +60,10 @@ def _called(context: Context, model: nn.Module, batch: Batch) -> Tensor:
         made = model(inputs)
     else:
         made = model(inputs, batch.lengths, decoder_inputs(batch), *batch.extra)
+    return _without_state(made)
+
+
+def _without_state(made: Any) -> Tensor:
     return made[0] if isinstance(made, tuple) else made
 
 
@@ -56,12 +71,18 @@ def apart(first: Tensor, second: Tensor) -> float:
     """Return the largest difference as a share of the largest number."""
     if not first.numel():
         return 0.0
-    largest = max(float(first.detach().abs().max()), 1e-6)
-    return float((first - second).detach().abs().max()) / largest
+    largest = float(first.detach().abs().max())
+    difference = float((first - second).detach().abs().max())
+    return difference / max(largest, 1e-6)
 
 
 def verdict(
-    difference: float, well: str, ill: str, *, where: str, advice: str
+    difference: float,
+    well: str,
+    ill: str,
+    *,
+    where: str,
+    advice: str,
 ) -> Finding:
     """Judge a difference between numbers that are to be equal."""
     if difference < NEAR:
@@ -85,20 +106,25 @@ def padded(batch: Batch, by: int = 5) -> Batch:
     assert batch.lengths is not None
     first_steps = batch.inputs[:, :1].expand_as(batch.inputs[:, :by])
     wide = torch.cat([batch.inputs, first_steps], 1)
-    more = wide.shape[1] - batch.inputs.shape[1]
-    shape = batch.inputs.shape[:2]
-    real = torch.arange(wide.shape[1], device=wide.device) < batch.lengths[:, None]
-    real = real.reshape(*real.shape, *[1] * (wide.dim() - 2))
+    rows, steps = batch.inputs.shape[:2]
+    wide_steps = wide.shape[1]
+    indices = torch.arange(wide_steps, device=wide.device)
+    real = indices < batch.lengths[:, None]
+    # (B, T, 1): for inputs that are vectors
+    real = real.reshape(rows, wide_steps, *[1] * (wide.dim() - 2))
     targets = batch.targets
+    behind = (0, wide_steps - steps)
     if targets is not None and targets.dim() == 2:
-        targets = nn.functional.pad(targets, (0, more), value=IGNORED)
-    extra = tuple(
-        nn.functional.pad(tensor, (0, more)) if tensor.shape == shape else tensor
-        for tensor in batch.extra
-    )
+        targets = nn.functional.pad(targets, behind, value=IGNORED)
+    extra = []
+    for tensor in batch.extra:
+        if tensor.shape == (rows, steps):
+            tensor = nn.functional.pad(tensor, behind)
+        extra.append(tensor)
     # the first step of another row stands where nothing is to be read
-    inputs = torch.where(real, wide, wide.flip(0)[:, :1])
-    return replace(batch, inputs=inputs, targets=targets, extra=extra)
+    others = wide.flip(0)[:, :1]
+    inputs = torch.where(real, wide, others)
+    return replace(batch, inputs=inputs, targets=targets, extra=tuple(extra))
 
 
 def padding(context: Context) -> Finding | None:
@@ -114,8 +140,10 @@ def padding(context: Context) -> Finding | None:
         real = batch.targets != IGNORED
         outputs = outputs[real]
         wide_outputs = wide_outputs[:, : real.shape[1]][real]
+    of_outputs = apart(outputs, wide_outputs)
+    of_gradients = apart(gradients, wide_gradients)
     return verdict(
-        max(apart(outputs, wide_outputs), apart(gradients, wide_gradients)),
+        max(of_outputs, of_gradients),
         "answers and gradients are the same, whatever stands in the padding",
         "answers or gradients change with the padding",
         where="the layer or the pooling",
@@ -128,8 +156,9 @@ def _outputs_and_gradients(context: Context, batch: Batch) -> tuple[Tensor, Tens
     model = copy.deepcopy(context.model).requires_grad_(True)
     outputs, loss = answer(context, model, batch)
     loss.sum.backward()
-    gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
-    return outputs, torch.cat(gradients)
+    gradients = [weight.grad for weight in model.parameters()]
+    reached = [gradient.flatten() for gradient in gradients if gradient is not None]
+    return outputs, torch.cat(reached)
 
 
 @torch.no_grad()
@@ -139,14 +168,15 @@ def alone(context: Context) -> Finding | None:
     count = len(batch.inputs)
     if count == 1:
         return None
-    together, _ = answer(context, context.model, batch)
+    together = outputs_of(context, batch)
     differences = []
     for row in range(count):
-        outputs, _ = answer(context, context.model, _row(context, batch, row))
+        outputs = outputs_of(context, _row(context, batch, row))
         beside = together[row : row + 1]
         if beside.dim() >= 3:
             # by itself a row has no padding
-            beside = beside[:, : outputs.shape[1]]
+            steps = outputs.shape[1]
+            beside = beside[:, :steps]
         differences.append(apart(outputs, beside))
     return verdict(
         max(differences),
@@ -163,7 +193,9 @@ def _row(context: Context, batch: Batch, row: int) -> Batch:
     rows = slice(row, row + 1)
     if isinstance(examples, Examples):
         return collate(examples, batch.rows[rows]).to(batch.inputs.device)
-    targets = None if batch.targets is None else batch.targets[rows]
+    targets = batch.targets
+    if targets is not None:
+        targets = targets[rows]
     return replace(batch, inputs=batch.inputs[rows], targets=targets)
 
 
@@ -180,10 +212,18 @@ def first_state(context: Context, reader: Any, x: Tensor) -> Any:
     model: Any = context.model
     if not hasattr(model, "decoder") or model.decoder is not reader:
         return reader.initial_state(len(x))
-    shape = (len(x), STEPS, model.encoder.output_size)
+    count = len(x)
+    shape = (count, STEPS, model.encoder.output_size)
     generator = torch.Generator().manual_seed(1)
-    memory = torch.randn(shape, generator=generator).to(x.device)
-    return reader.attend(memory, torch.full((len(x),), STEPS, device=x.device))
+    memory = torch.randn(shape, generator=generator)
+    lengths = torch.full((count,), STEPS, device=x.device)
+    return reader.attend(memory.to(x.device), lengths)
+
+
+def unrolled(context: Context, reader: Any, x: Tensor) -> Tensor:
+    """Return the outputs (B, T, ...) of the full pass over x (B, T, ...)."""
+    outputs, _ = reader.unroll(x, first_state(context, reader, x))
+    return outputs
 
 
 @torch.no_grad()
@@ -212,24 +252,25 @@ def _layer_ahead(context: Context, layer: Layer) -> float:
     """Return by how much the first outputs of a layer change with the later inputs."""
     x = drawn(context, layer)
     half = x.shape[1] // 2
-    turned = torch.cat([x[:, :half], -x[:, half:]], 1)
-    outputs, _ = layer.unroll(x, first_state(context, layer, x))
-    changed, _ = layer.unroll(turned, first_state(context, layer, turned))
-    return apart(outputs[:, :half], changed[:, :half])
+    changed = x.clone()
+    changed[:, half:] *= -1
+    outputs = unrolled(context, layer, x)
+    changed_outputs = unrolled(context, layer, changed)
+    return apart(outputs[:, :half], changed_outputs[:, :half])
 
 
 def _model_ahead(context: Context) -> list[float]:
     """Return the same of the model; nothing where it does not answer every step."""
     batch = context.batch(4)
-    outputs, _ = answer(context, context.model, batch)
+    outputs = outputs_of(context, batch)
     if outputs.shape[:2] != batch.inputs.shape[:2]:
         return []
     half = batch.inputs.shape[-1] // 2
-    later = replace(batch, inputs=batch.inputs.clone())
-    count = later.inputs.shape[1] - half
-    later.inputs[:, half:] = batch.inputs.flip(1)[:, :count]
-    changed, _ = answer(context, context.model, later)
-    return [apart(outputs[:, :half], changed[:, :half])]
+    inputs = batch.inputs.clone()
+    count = inputs.shape[1] - half
+    inputs[:, half:] = batch.inputs.flip(1)[:, :count]
+    changed_outputs = outputs_of(context, replace(batch, inputs=inputs))
+    return [apart(outputs[:, :half], changed_outputs[:, :half])]
 
 
 @torch.no_grad()
@@ -247,9 +288,11 @@ def stepped(context: Context) -> Finding | None:
     model: Any = context.model
     if hasattr(model, "step") and hasattr(model, "initial_state"):
         steps = min(STEPS, model.context or STEPS)
-        readers.append((model, context.batch(2).inputs[:, :steps]))
+        inputs = context.batch(2).inputs
+        readers.append((model, inputs[:, :steps]))
+    differences = [_step_difference(context, reader, x) for reader, x in readers]
     return verdict(
-        max(_step_difference(context, reader, x) for reader, x in readers),
+        max(differences),
         "reading step by step gives the numbers of the full pass",
         "reading step by step differs from the full pass",
         where="the layer's step or its state",
@@ -264,5 +307,5 @@ def _step_difference(context: Context, reader: Any, x: Tensor) -> float:
     for t in range(x.shape[1]):
         output, state = reader.step(x[:, t], state)
         outputs.append(output)
-    whole, _ = reader.unroll(x, first_state(context, reader, x))
-    return apart(whole, torch.stack(outputs, 1))
+    stepped_outputs = torch.stack(outputs, 1)
+    return apart(unrolled(context, reader, x), stepped_outputs)
