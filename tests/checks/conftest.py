@@ -23,8 +23,8 @@ def find() -> Ask:
         found = list(ask([check], context))
         if found:
             assert found[0].name == name
-            assert found[0].found
-            assert not found[0].found.startswith("this fails")
+            assert found[0].message
+            assert not found[0].message.startswith("this fails")
             assert found[0].status == "ok" or found[0].advice
         return found[0] if found else None
 

@@ -30,7 +30,7 @@ def faulty(found: Finding | None, status: str, *told: str) -> None:
     assert found is not None
     assert found.status == status, found
     for text in told:
-        assert text in f"{found.found}\n{found.where}", found
+        assert text in f"{found.message}\n{found.where}", found
 
 
 def sound(found: Finding | None) -> None:
@@ -117,7 +117,7 @@ def test_scoring_the_training_rows_is_no_fault_when_asked_for(
     found = find("rows in both parts", plan(path, data__dev=str(path)))
     sound(found)
     assert found is not None
-    assert "as asked" in found.found
+    assert "as asked" in found.message
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_equal_rows_of_different_labels(
     faulty(found, status, f"{2 * count} of {400 + count}", "a.csv:2 and a.csv:402")
     assert found is not None
     # whoever knows every row errs in one of each pair
-    assert f"{1 - count / (400 + count):.1%}" in found.found
+    assert f"{1 - count / (400 + count):.1%}" in found.message
 
 
 def test_a_column_that_is_numbered_by_class(
@@ -156,7 +156,7 @@ def test_a_column_that_is_numbered_by_class(
     spared = find("columns that tell", plan(path, data__numbers=["a", "b"]))
     sound(spared)
     assert spared is not None
-    assert "row would, but is left out" in spared.found
+    assert "row would, but is left out" in spared.message
 
 
 def test_a_copy_of_the_value_in_another_unit(
@@ -229,7 +229,7 @@ def test_sorted_rows_of_which_only_some_are_read(
     whole = find("order of the rows", plan(path))
     sound(whole)
     assert whole is not None
-    assert "harmless" in whole.found
+    assert "harmless" in whole.message
     faulty(
         find("order of the rows", plan(path, data__limit=400)), "warning", "first 400"
     )
@@ -308,7 +308,7 @@ def test_of_a_large_table_the_first_rows_are_looked_at(
         found = find(name, context)
         sound(found)
         assert found is not None
-        assert only in found.found
+        assert only in found.message
     # every text is cut, and only some are at hand
     faulty(
         find("cut texts", context), "warning", "400 of 400 texts", "of those looked at"
@@ -349,4 +349,4 @@ def test_no_line_of_a_large_text_is_told_wrong(
     keys = {"data__shards": "always", "data__tokenizer": "chars", "data__min_count": 3}
     found = find("unknown tokens", plan(path, **keys))
     assert found is not None
-    assert "never saw" not in found.found
+    assert "never saw" not in found.message

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from conftest import write_csv
-from unrolled.checks import CHECKS, Context, Finding, ask, examine, model
+from unrolled.checks import CHECKS, Context, Finding, ask, examine, learning
 from unrolled.data.batches import IGNORED, Batch, BatchSource
 from unrolled.training.loop import Trainer
 
@@ -37,7 +37,7 @@ def problem(found: Finding | None, *told: str) -> None:
     assert found is not None
     assert found.status == "problem", found
     for text in told:
-        assert text in found.found
+        assert text in found.message
 
 
 def hooked(module: nn.Module, changed: Callable[..., Any]) -> None:
@@ -163,7 +163,7 @@ def test_weights_that_no_gradient_reaches(classifier: Context, find: Ask) -> Non
     found = find(name, classifier)
     assert found is not None
     assert (found.status, found.where) == ("warning", "head.bias")
-    assert "frozen" in found.found
+    assert "frozen" in found.message
     classifier.model.head.bias.requires_grad_(True)
     hooked(classifier.model.embedding, lambda m, i, made: made.detach())
     found = find(name, classifier)
@@ -177,7 +177,7 @@ def test_weights_without_a_say(home: SimpleNamespace, plan: Plan, find: Ask) -> 
     found = find("reach of the loss", plan(home.files["vectors"], layer="gru"))
     assert found is not None
     assert found.status == "warning"
-    assert "zero" in found.found
+    assert "zero" in found.message
 
 
 def test_a_first_loss_that_is_too_high_or_too_low(writer: Context, find: Ask) -> None:
@@ -206,7 +206,7 @@ def test_a_run_that_has_learnt_nothing(home: SimpleNamespace, find: Ask) -> None
     assert context.trained
     assert found is not None
     assert found.status == "ok"
-    assert "after training" in found.found
+    assert "after training" in found.message
     with torch.no_grad():
         context.model.head.weight.zero_()
         context.model.head.bias.zero_()
@@ -259,14 +259,14 @@ def test_a_run_that_has_not_learnt_to_stop(
     found = find("end of texts", replace(context, trained=True))
     assert found is not None
     assert found.status == "warning"
-    assert "probability" in found.found
+    assert "probability" in found.message
 
 
 def test_a_model_that_cannot_learn(
     classifier: Context, find: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert find("rows by heart", classifier).status == "ok"  # type: ignore[union-attr]
-    monkeypatch.setattr(model, "TRIES", 10)
+    monkeypatch.setattr(learning, "TRIES", 10)
     hooked(classifier.model.pooling, lambda m, i, made: 0 * made)
     classifier.model.head.bias.requires_grad_(False)
     problem(find("rows by heart", classifier), "goes from")
@@ -328,8 +328,8 @@ def test_a_model_that_cannot_be_run_is_a_finding(classifier: Context) -> None:
 
     hooked(classifier.model, broken)
     found = {f.name: f for f in ask(CHECKS, classifier)}
-    assert "sizes do not fit" in found["padding"].found
-    assert found["rows in both parts"].found
+    assert "sizes do not fit" in found["padding"].message
+    assert found["rows in both parts"].message
 
 
 def test_few_rows_are_of_unequal_length(classifier: Context) -> None:

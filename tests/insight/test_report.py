@@ -224,6 +224,17 @@ def test_a_matrix_too_large_to_read_gives_way_to_its_worst_pairs(
     assert pairs == [("label 2", "label 4", "8"), ("label 7", "label 3", "5")]
 
 
+def test_answers_that_could_not_be_timed_have_no_time(home: SimpleNamespace) -> None:
+    loaded = runs.load(home.runs["classify"])
+    untimed = ("timed", "milliseconds_an_answer", "answers_a_second")
+    result = loaded.result | dict.fromkeys(untimed)
+    text = report.render(
+        loaded.folder, loaded.recipe, loaded.task, result, Evaluation({})
+    )
+    assert "timed on" not in text
+    assert "to answer a row by itself" not in text
+
+
 def test_the_curves_are_those_of_the_metrics(home: SimpleNamespace) -> None:
     folder = home.runs["classify"]
     logged = [

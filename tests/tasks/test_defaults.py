@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from unrolled.tasks.defaults import FEWEST, fill
 
 from unrolled.data.schema import Schema
-from unrolled.tasks.defaults import FEWEST, fill
 from unrolled.tasks.recipe import Recipe
 
 TEXT = Schema("classify", ("text",), (), "label")

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from unrolled.tasks.defaults import fill
 
 from unrolled.data.schema import Schema
 from unrolled.models import Unaligned
@@ -17,7 +18,6 @@ from unrolled.runs.plan import make_plan
 from unrolled.runs.prepare import prepare
 from unrolled.runs.recipes import requested
 from unrolled.tasks.base import Task
-from unrolled.tasks.defaults import fill
 from unrolled.tasks.recipe import Recipe
 from unrolled.training.loop import Trainer
 from unrolled.training.progress import Progress, SilentLog

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from unrolled.checks import data, files, model
+from unrolled.checks import data, endings, files, leaks, learning, model
 from unrolled.checks.base import Check, Context, Finding, ask
 from unrolled.core.words import command, path_word
 from unrolled.runs import folder as runs
@@ -20,10 +20,10 @@ __all__ = ["CHECKS", "Check", "Context", "Finding", "ask", "examine", "quick"]
 
 CHECKS = (
     Check("files of the run", files.unchanged),
-    Check("rows in both parts", data.shared, quick=True),
+    Check("rows in both parts", leaks.shared, quick=True),
     Check("same row, other label", data.conflicts, quick=True),
-    Check("columns that tell", data.column, quick=True),
-    Check("tokens that tell", data.token, quick=True),
+    Check("columns that tell", leaks.column, quick=True),
+    Check("tokens that tell", leaks.token, quick=True),
     Check("rare labels", data.labels, quick=True),
     Check("the scored part", data.scored, quick=True),
     Check("order of the rows", data.order, quick=True),
@@ -34,14 +34,14 @@ CHECKS = (
     Check("batch of one", model.alone),
     Check("looking ahead", model.ahead),
     Check("step by step", model.stepped),
-    Check("reach of the loss", model.reached),
-    Check("loss against a guess", model.beginning),
-    Check("end of texts", model.ending),
-    Check("where reading begins", model.begins),
-    Check("rows by heart", model.by_heart),
-    Check("stop and resume", model.resumed),
+    Check("reach of the loss", learning.reached),
+    Check("loss against a guess", learning.beginning),
+    Check("end of texts", endings.ending),
+    Check("where reading begins", endings.begins),
+    Check("rows by heart", learning.by_heart),
+    Check("stop and resume", learning.resumed),
 )
-TOLD = 3  # findings that a training begins with
+SHOWN = 3  # findings that a training begins with
 
 
 def examine(target: str, changes: Mapping[str, Any]) -> Context:
@@ -56,18 +56,23 @@ def examine(target: str, changes: Mapping[str, Any]) -> Context:
         plan = make_plan(target, dict(changes), resume=known, dry_run=True)
         trained = known and (Path(target) / runs.MODEL).exists()
         model = runs.load(Path(target)).model if trained else plan.model
-    if plan.place.device.type == "cuda":
+    device = plan.compute_device.device
+    if device.type == "cuda":
         # it may round what it multiplies, where numbers are to be equal
         torch.backends.cudnn.allow_tf32 = False
-    return Context(plan, model.to(plan.place.device).eval(), trained)
+    return Context(plan, model.to(device).eval(), trained)
 
 
 def quick(plan: Plan) -> list[str]:
-    """Return a line for each fault that the quick checks find, three at most, problems first."""
-    found = ask([check for check in CHECKS if check.quick], Context(plan, plan.model))
-    faults = sorted(
-        (f for f in found if f.status != "ok"), key=lambda f: f.status != "problem"
-    )
-    lines = [f"{f.status}: {f.found}" for f in faults[:TOLD]]
-    told = command("doctor", path_word(plan.target), *words(plan.changes))
-    return [*lines, f"more: {told}"] if lines else []
+    """Return a line for each warning and problem of the quick checks, the ``SHOWN`` gravest."""
+    checks = [check for check in CHECKS if check.quick]
+    findings = ask(checks, Context(plan, plan.model))
+    unsound = [finding for finding in findings if finding.status != "ok"]
+    # a stable sort: problems first, both in the order of the checks
+    unsound.sort(key=lambda finding: finding.status != "problem")
+    if not unsound:
+        return []
+    lines = [f"{finding.status}: {finding.message}" for finding in unsound[:SHOWN]]
+    request = plan.request
+    doctor = command("doctor", path_word(request.target), *words(request.changes))
+    return [*lines, f"more: {doctor}"]

@@ -1,4 +1,4 @@
-"""What a check is: a name and a function from what will be trained to what was found."""
+"""What a check is: a name and a function from what will be trained to a finding about it."""
 
 from __future__ import annotations
 
@@ -16,28 +16,43 @@ from unrolled.data.batches import Batch, collate
 from unrolled.data.examples import Examples
 from unrolled.data.schema import label
 from unrolled.data.sources import Document
-from unrolled.fields.label import Label
 from unrolled.runs.plan import Plan
-from unrolled.runs.prepare import Data
-from unrolled.tasks.base import Task, locate
+from unrolled.tasks.base import Data, Task, locate
 from unrolled.tasks.recipe import Recipe
 from unrolled.training.objectives import Objective
 
 Status = Literal["ok", "warning", "problem"]
 LINE = 30  # characters: shorter lines of running text recur by chance
 SHORT = 64  # tokens of the rows that a model is checked on
+SHOWN = 3  # examples that are named
+SAMPLE = 10_000  # rows that the slower checks look at
+FEW = 5  # a label of fewer training rows is hardly learnt
+SMALL = 100  # a score on fewer rows moves by chance
+MANY = 0.05  # share of rows that makes a score wrong
+TINY = 0.005  # share of rows that moves no score one can tell from chance
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found, where (file and line, column, weight), and what to do about it."""
+    """What a check says, where (file and line, column, weight), and what to do about it."""
 
     status: Status
-    found: str
+    message: str
     where: str = ""
     advice: str = ""
     name: str = ""
     seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the finding under the keys of ``doctor --json``."""
+        return {
+            "status": self.status,
+            "found": self.message,
+            "where": self.where,
+            "advice": self.advice,
+            "name": self.name,
+            "seconds": self.seconds,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +83,24 @@ class PartRows:
         """Return where a row stands, as ``file:line``, or in which part without the lines."""
         if self.lines is None:
             return f"the scored part of {Path(self.data.path).name}"
-        return place(self.data, self.lines[row])
+        return location(self.data, self.lines[row])
+
+    def taken(self, rows: Sequence[int]) -> PartRows:
+        """Return some of the rows."""
+        assert self.lines is not None
+        return replace(
+            self,
+            inputs=[self.inputs[row] for row in rows],
+            answers=[self.answers[row] for row in rows],
+            lines=[self.lines[row] for row in rows],
+        )
 
 
-def place(data: Data, line: int) -> str:
+def location(data: Data, line: int) -> str:
     """Return a line of a part of the data as ``file:line``."""
-    path, line = (data.path, line) if isinstance(data, Document) else data.place(line)
+    path = data.path
+    if not isinstance(data, Document):
+        path, line = data.place(line)
     return f"{Path(path).name}:{line}"
 
 
@@ -93,28 +120,24 @@ class Context:
     @property
     def names(self) -> tuple[str, ...]:
         """The labels to choose from; none where the answer is no label."""
-        output = getattr(self.task, "output", None)
-        return output.names if isinstance(output, Label) else ()
+        return self.task.class_names
 
     @cached_property
     def train(self) -> PartRows:
         """The training rows, without those that were skipped as faulty."""
         prepared = self.plan.prepared
-        found = compared(prepared.train_data, self.task)
+        part = compared(prepared.train_data, self.task)
         kept = prepared.train
+        # an example of a stretch of a sequence has a line of its own
         if (
-            found.lines is None
+            part.lines is None
             or not isinstance(kept, Examples)
             or self.task.schema.frames
         ):
-            return found
+            return part
         learnt = set(kept.lines.tolist())
-        rows = [i for i, line in enumerate(found.lines) if line in learnt]
-        return replace(
-            found,
-            inputs=[found.inputs[i] for i in rows],
-            answers=[found.answers[i] for i in rows],
-            lines=[found.lines[i] for i in rows],
+        return part.taken(
+            [row for row, line in enumerate(part.lines) if line in learnt]
         )
 
     @cached_property
@@ -122,31 +145,31 @@ class Context:
         """The scored rows."""
         before = self.plan.prepared.train_data
         after = self.plan.prepared.dev_data
+        # the held-out part of a text follows the training part in the same file
         held = isinstance(before, Document) and self.plan.recipe.data.dev is None
         above = before.text.count("\n") if held and isinstance(before, Document) else 0
-        found = compared(after, self.task, above)
-        # of a large text only the beginning is at hand, and not all that stands before this part
-        return (
-            replace(found, lines=None) if held and self.plan.prepared.partial else found
-        )
+        part = compared(after, self.task, above)
+        if held and self.plan.prepared.partial:
+            # only the beginning is at hand, and not all that stands before this part
+            return replace(part, lines=None)
+        return part
 
     @property
     def only(self) -> str:
         """What a finding adds where only the first training rows of a large file are compared."""
         if not self.plan.prepared.partial:
             return ""
-        what = "rows" if self.task.schema.inputs else "lines"
-        return f"; of training only the first {len(self.train.inputs):,} {what} were looked at"
+        unit = "rows" if self.task.schema.inputs else "lines"
+        count = f"{len(self.train.inputs):,} {unit}"
+        return f"; of training only the first {count} were looked at"
 
     @cached_property
     def first(self) -> dict[str, int]:
         """The first training row of every input."""
-        numbered = zip(
-            reversed(self.train.inputs),
-            reversed(range(len(self.train.inputs))),
-            strict=True,
-        )
-        return dict(numbered)
+        first: dict[str, int] = {}
+        for row, key in enumerate(self.train.inputs):
+            first.setdefault(key, row)
+        return first
 
     @cached_property
     def objective(self) -> Objective:
@@ -157,45 +180,48 @@ class Context:
 
     def small(self, rows: int, **settings: Any) -> Recipe:
         """Return the recipe with small batches, and ``settings`` under ``training``."""
-        told = self.plan.recipe.training
-        few = {
-            "batch_size": min(rows, told.batch_size),
-            "window": min(SHORT, told.window),
+        training = self.plan.recipe.training
+        changes = {
+            "batch_size": min(rows, training.batch_size),
+            "window": min(SHORT, training.window),
+            "batch_tokens": None,
+            "tensorboard": False,
+            **settings,
         }
-        changes = {**few, "batch_tokens": None, "tensorboard": False, **settings}
-        return self.plan.recipe.changed(training=told.changed(**changes))
+        return self.plan.recipe.changed(training=training.changed(**changes))
 
     def batch(self, rows: int) -> Batch:
         """Return a few training rows of different inputs and unequal lengths."""
         examples = self.plan.prepared.train
-        device = self.plan.place.device
+        device = self.plan.compute_device.device
         if not isinstance(examples, Examples):
             source = self.task.source(examples, self.small(rows), self.model)
             return source.batch(0, 0).to(device)
         order = np.argsort(examples.lengths, kind="stable")
         short = order[examples.lengths[order] <= SHORT]
-        # more than are asked for: short texts repeat
-        some = evenly(short if len(short) else order, 4 * rows)
-        inputs = collate(examples, some).inputs.numpy()
-        fresh = some[np.sort(np.unique(inputs, axis=0, return_index=True)[1])]
-        return collate(examples, evenly(fresh, rows)).to(device)
+        # more than are needed: short texts repeat
+        sample = evenly(short if len(short) else order, 4 * rows)
+        inputs = collate(examples, sample).inputs.numpy()
+        _, first = np.unique(inputs, axis=0, return_index=True)
+        distinct = sample[np.sort(first)]
+        return collate(examples, evenly(distinct, rows)).to(device)
 
 
-def evenly(items: Any, most: int) -> Any:
+def evenly(entries: Any, most: int) -> Any:
     """Return at most ``most`` entries of an array, the first and the last among them."""
-    return items[np.linspace(0, len(items) - 1, min(most, len(items))).astype(np.int64)]
+    spaced = np.linspace(0, len(entries) - 1, min(most, len(entries)))
+    return entries[spaced.astype(np.int64)]
 
 
 def normal(cells: Iterable[Any]) -> str:
     """Return the cells of a row without case and runs of blanks."""
     texts = (
-        " ".join(map(str, c)) if isinstance(c, list) else str(c)
-        for c in cells
-        if c is not None
+        " ".join(map(str, cell)) if isinstance(cell, list) else str(cell)
+        for cell in cells
+        if cell is not None
     )
-    return "\x1f".join(
-        filter(None, (" ".join(text.split()) for text in texts))
-    ).casefold()
+    words = (" ".join(text.split()) for text in texts)
+    return "\x1f".join(filter(None, words)).casefold()
 
 
 def compared(data: Data, task: Task, above: int = 0) -> PartRows:
@@ -203,14 +229,34 @@ def compared(data: Data, task: Task, above: int = 0) -> PartRows:
     if isinstance(data, Document):
         lines = data.text.split("\n")
         kept = [normal([line]) if len(line) >= LINE else "" for line in lines]
-        return PartRows(data, kept, [], list(range(above + 1, above + len(lines) + 1)))
-    places = locate(data, task.schema.inputs, task.columns)
+        numbers = range(above + 1, above + len(lines) + 1)
+        return PartRows(data, kept, [], list(numbers))
+    columns = locate(data, task.schema.inputs, task.columns)
+    inputs = [normal(row[column] for column in columns) for row in data.rows]
     answer = task.schema.answer
-    inputs = [normal(row[i] for i in places) for row in data.rows]
     if answer is None:
         return PartRows(data, inputs, [], data.lines)
-    (place,) = locate(data, [answer], task.columns)
-    return PartRows(data, inputs, [label(row[place]) for row in data.rows], data.lines)
+    (column,) = locate(data, [answer], task.columns)
+    answers = [label(row[column]) for row in data.rows]
+    return PartRows(data, inputs, answers, data.lines)
+
+
+def few_of(names: Sequence[str]) -> str:
+    """Name the first few, and how many more there are."""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def proportion(count: int, total: int, unit: str) -> str:
+    """Say a count, its total and the percentage."""
+    return f"{count:,} of {total:,} {unit} ({count / max(1, total):.1%})"
+
+
+def grave(count: int, total: int) -> Status:
+    """Return how far a count of faulty rows can move a score."""
+    if count < TINY * total:
+        return "ok"
+    return "problem" if count >= MANY * total else "warning"
 
 
 def ask(checks: Sequence[Check], context: Context) -> Iterator[Finding]:
@@ -218,16 +264,19 @@ def ask(checks: Sequence[Check], context: Context) -> Iterator[Finding]:
     for check in checks:
         began = time.monotonic()
         try:
-            found = check.run(context)
-        except (
-            Exception
-        ) as error:  # a fault of one check is no reason to do without the others
-            told = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            found = Finding(
+            finding = check.run(context)
+        # an error of one check is no reason to do without the others
+        except Exception as error:
+            finding = Finding(
                 "problem",
-                f"this fails with {told}",
-                "",
-                "see that shapes and types fit",
+                f"this fails with {_error_line(error)}",
+                advice="see that shapes and types fit",
             )
-        if found is not None:
-            yield replace(found, name=check.name, seconds=time.monotonic() - began)
+        if finding is not None:
+            seconds = time.monotonic() - began
+            yield replace(finding, name=check.name, seconds=seconds)
+
+
+def _error_line(error: Exception) -> str:
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"

@@ -17,11 +17,10 @@ def unchanged(context: Context) -> Finding | None:
         return Finding(
             "warning",
             "an older version wrote this run, and kept no digests: a changed file goes unseen",
-            str(folder),
-            "train it on, or anew, and digests are kept",
+            where=str(folder),
+            advice="train it on, or anew, and digests are kept",
         )
-    size = sum(
-        (folder / name).stat().st_size for name in runs.READ if (folder / name).exists()
-    )
-    told = f"{count} files, {size / 1e6:.1f} MB, are those that the training wrote (SHA-256)"
-    return Finding("ok", told)
+    paths = [folder / name for name in runs.READ]
+    megabytes = sum(path.stat().st_size for path in paths if path.exists()) / 1e6
+    files = f"{count} files, {megabytes:.1f} MB"
+    return Finding("ok", f"{files}, are those that the training wrote (SHA-256)")

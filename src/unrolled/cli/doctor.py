@@ -37,7 +37,6 @@ def doctor(
       unrolled doctor runs/reviews --json
     """
     import time
-    from dataclasses import asdict
 
     from unrolled.checks import CHECKS, ask, examine
     from unrolled.core.terminal import clean, json_line, out
@@ -65,7 +64,7 @@ def doctor(
             "seconds": seconds,
             **counts,
         }
-        out(json_line({**head, "checks": [asdict(f) for f in findings]}))
+        out(json_line({**head, "checks": [f.as_dict() for f in findings]}))
     raise typer.Exit(1 if counts["problem"] else 0)
 
 
@@ -87,7 +86,7 @@ def line(finding: Finding) -> Any:
     row.add_column(width=max(map(len, STYLES)))
     row.add_column(width=23)
     row.add_column(overflow="fold")
-    body = Text(clean(finding.found))
+    body = Text(clean(finding.message))
     if finding.status != "ok":
         body.append(
             "".join(f"\n{clean(text)}" for text in (finding.where,) if text), "dim"

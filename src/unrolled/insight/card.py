@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from unrolled.core.terminal import clean
+from unrolled.insight import pages
 from unrolled.tasks.base import Task
 from unrolled.tasks.recipe import Recipe
 from unrolled.training.progress import duration
 
 
-def scored_on(result: dict[str, Any]) -> str:
+def scored_on(result: dict[str, Any], task: Task) -> str:
     """Say what the scores are of: ``held out, 300 rows``, or ``held out, 9 rows, 300 labels``."""
-    what = "held out" if result["held_out"] else "the training data itself"
+    part = "held out" if result["held_out"] else "the training data itself"
+    unit = "rows" if task.answers_rows else "tokens"
     rows = result["scored_rows"]
     answers = result["scored_answers"]
-    told = f"{what}, {rows:,} {'tokens' if result['task'] == 'language' else 'rows'}"
-    return told if answers == rows else f"{told}, {answers:,} labels"
+    counted = f"{part}, {rows:,} {unit}"
+    return counted if answers == rows else f"{counted}, {answers:,} labels"
 
 
 def size(megabytes: float) -> str:
@@ -25,73 +25,50 @@ def size(megabytes: float) -> str:
     return f"{megabytes:.1f} MB" if megabytes >= 1 else f"{1000 * megabytes:.0f} kB"
 
 
-def speed(result: dict[str, Any]) -> list[str]:
-    """Say how fast the model answers, and how that was measured."""
+def speed(result: dict[str, Any], task: Task) -> str:
+    """Say how fast the model answers, and how that was measured; nothing where it was not."""
     if not result.get("milliseconds_an_answer"):
-        return []
-    each = f"{result['milliseconds_an_answer']:.3g} ms"
-    if result["task"] == "language":
-        fast = f"It writes a token in {each}"
-    else:
-        many = f"{result['answers_a_second']:,.0f}"
-        fast = (
-            f"It answers a row by itself in {each}, and {many} rows a second in batches"
-        )
-    return [f"{fast} ({result['timed']}).", ""]
+        return ""
+    took = f"{result['milliseconds_an_answer']:.3g} ms"
+    if not task.answers_rows:
+        return f"It writes a token in {took} ({result['timed']})."
+    return (
+        f"It answers a row by itself in {took}, and {result['answers_a_second']:,.0f} rows "
+        f"a second in batches ({result['timed']})."
+    )
 
 
-def plain(text: str) -> str:
-    """Return text of the data as one line of Markdown that shows it letter by letter."""
-    one = clean(" ".join(text.split()))
-    return re.sub(r"[\\`*<>|~&\[\]]|(?<!\w)_|_(?!\w)", r"\\\g<0>", one)
+def score_rows(result: dict[str, Any]) -> list[list[str]]:
+    """Return the model and each baseline as a row: its name, and the scores of the model."""
+    scored = [("this model", result["scores"])]
+    scored += [(b["name"], b["scores"]) for b in result["baselines"]]
+    names = list(result["scores"])
+    rows = []
+    for model, scores in scored:
+        cells = [f"{scores[name]:.4f}" if name in scores else "" for name in names]
+        rows.append([model, *cells])
+    return rows
 
 
 def render(recipe: Recipe, task: Task, result: dict[str, Any]) -> str:
     """Return the card as Markdown: what the model is, how good, how it was made, how to use it."""
-    names = list(result["scores"])
-    rows = [("this model", result["scores"])] + [
-        (b["name"], b["scores"]) for b in result["baselines"]
-    ]
-    table = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for name, scores in rows:
-        cells = (f"{scores[key]:.4f}" if key in scores else "" for key in names)
-        table.append(f"| {name} | {' | '.join(cells)} |")
-    use = (
-        'run.generate("...", temperature=0.8)'
-        if task.name == "language"
-        else f"run.predict([{'...' if task.schema.text else '[...]'!r}])"
-    )
-    return "\n".join(
-        [
-            f"# {plain(recipe.name)}",
-            "",
-            f"A `{recipe.layer}` model ({task.pattern}, {task.name}) with "
-            f"{result['parameters']:,} parameters, {size(result['megabytes'])} on disk.",
-            "",
-            *speed(result),
-            f"## Scores ({scored_on(result)})",
-            "",
-            *table,
-            "",
-            *(line for note in result.get("notes", []) for line in (plain(note), "")),
-            f"Training took {duration(result['seconds'])} and {result['steps']:,} steps "
-            f"on {result['device']} ({result['precision']}, {result['threads']} threads); the "
-            f"weights are those of step {result['best_step']:,}.",
-            "",
-            "## Data",
-            "",
-            *(f"- {plain(line)}" for line in result["found"]),
-            "",
-            "## Use",
-            "",
-            "```python",
-            "import unrolled",
-            "",
-            f"run = unrolled.load({str(recipe.name)!r})  # the path of this folder",
-            use,
-            "```",
-            "",
-            "Settings: `config.yaml`. Learning curves: `metrics.jsonl` and `report.html`.",
-            "",
-        ]
+    if not task.answers_rows:
+        use = 'run.generate("...", temperature=0.8)'
+    else:
+        row = "..." if task.schema.text else "[...]"
+        use = f"run.predict([{row!r}])"
+    return pages.render(
+        "card.md",
+        name=recipe.name,
+        layer=recipe.layer,
+        pattern=task.pattern,
+        task=task.name,
+        size=size(result["megabytes"]),
+        speed=speed(result, task),
+        scored_on=scored_on(result, task),
+        scores=score_rows(result),
+        duration=duration(result["seconds"]),
+        path=repr(str(recipe.name)),
+        use=use,
+        result=result,
     )

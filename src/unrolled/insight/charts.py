@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
+from markupsafe import Markup
+
 from unrolled.core.errors import UserError
-from unrolled.core.terminal import clean_text
+from unrolled.insight import pages
+from unrolled.insight.pages import escaped
 from unrolled.scores.classes import Calibration
 
 WIDTH = 460
@@ -17,17 +20,14 @@ LEFT = 74
 RIGHT = 16
 TOP = 26
 BOTTOM = 44
+MARKED = 40  # points of the longest curve that shows every one of them
+DOTS = 2000  # of a scatter chart, at most
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#9333ea")
 # the colour of the text around it, so that a chart serves a light page and a dark one
 GRID = 'stroke="currentColor" stroke-opacity="0.14"'
 DIAGONAL = 'stroke="currentColor" stroke-opacity="0.5" stroke-dasharray="4 4"'
 
 Points = Sequence[tuple[float, float]]
-
-
-def escaped(text: str) -> str:
-    """Return text for HTML; what would ring, hide or turn the direction of writing is spelt out."""
-    return html.escape(clean_text(text))
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -50,7 +50,7 @@ def label(value: float) -> str:
     return f"{value:.4g}".replace("e-0", "e-")
 
 
-def lines(series: Mapping[str, Points], across: str, up: str) -> str:
+def lines(series: Mapping[str, Points], across: str, up: str) -> Markup:
     """Return a line chart.
 
     Args:
@@ -64,105 +64,78 @@ def lines(series: Mapping[str, Points], across: str, up: str) -> str:
     series = {name: points for name, points in series.items() if points}
     if not series:
         raise UserError("there is nothing to draw yet")
-    xs = [x for points in series.values() for x, _ in points]
-    ys = [y for points in series.values() for _, y in points]
+    xs, ys = zip(*chain.from_iterable(series.values()), strict=True)
     low = min(ys)
     high = max(ys)
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    place = _Frame(min(xs), max(xs), low - margin, high + margin)
-    parts = place.axes(across, up)
+    frame = _Frame(min(xs), max(xs), low - margin, high + margin)
+    parts = frame.axes(across, up)
     for number, (name, points) in enumerate(series.items()):
         colour = COLOURS[number % len(COLOURS)]
-        path = " ".join(f"{place.x(x):.1f},{place.y(y):.1f}" for x, y in points)
-        parts.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" '
-            'stroke-linejoin="round"/>'
-        )
-        if len(points) <= 40:
-            parts += [
-                f'<circle cx="{place.x(x):.1f}" cy="{place.y(y):.1f}" r="3" fill="{colour}">'
-                f"<title>{label(x)}: {y:.4g}</title></circle>"
-                for x, y in points
-            ]
+        parts += frame.curve(points, colour)
         if len(series) > 1:
             # the legend stands above the plot, where no curve is
-            at = LEFT + 110 * number
+            left = LEFT + 110 * number
             parts.append(
-                f'<rect x="{at}" y="8" width="14" height="4" fill="{colour}"/>'
+                f'<rect x="{left}" y="8" width="14" height="4" fill="{colour}"/>'
             )
-            parts.append(f'<text x="{at + 20}" y="14">{escaped(name)}</text>')
+            parts.append(f'<text x="{left + 20}" y="14">{escaped(name)}</text>')
     return _svg(parts, f"{up} by {across}")
 
 
-def scatter(points: Points, across: str, up: str) -> str:
+def scatter(points: Points, across: str, up: str) -> Markup:
     """Return a scatter chart with the diagonal on which prediction equals truth."""
-    values = [v for point in points for v in point]
-    low = min(values)
-    high = max(values)
+    coordinates = list(chain.from_iterable(points))
+    low = min(coordinates)
+    high = max(coordinates)
     margin = 0.03 * (high - low) or 1.0
-    place = _Frame(low - margin, high + margin, low - margin, high + margin)
-    parts = place.axes(across, up)
-    parts.append(
-        f'<line x1="{place.x(low):.1f}" y1="{place.y(low):.1f}" x2="{place.x(high):.1f}" '
-        f'y2="{place.y(high):.1f}" {DIAGONAL}/>'
-    )
+    frame = _Frame(low - margin, high + margin, low - margin, high + margin)
+    parts = frame.axes(across, up)
+    parts.append(frame.diagonal(low, high))
     parts += [
-        f'<circle cx="{place.x(x):.1f}" cy="{place.y(y):.1f}" r="2.5" fill="{COLOURS[0]}" '
+        f'<circle cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="2.5" fill="{COLOURS[0]}" '
         'fill-opacity="0.5"/>'
-        for x, y in points[:2000]
+        for x, y in points[:DOTS]
     ]
     return _svg(parts, f"{up} by {across}")
 
 
-def reliability(found: Calibration) -> str:
+def reliability(bins: Calibration) -> Markup:
     """Return a reliability diagram: accuracy by confidence, beside the diagonal of no error."""
-    place = _Frame(0, 1, 0, 1)
-    bins = len(found.counts)
-    parts = place.axes("confidence", "accuracy")
-    for number, (count, sure, hits) in enumerate(
-        zip(found.counts.tolist(), found.confidence, found.accuracy, strict=True)
+    frame = _Frame(0, 1, 0, 1)
+    total = len(bins.counts)
+    parts = frame.axes("confidence", "accuracy")
+    for number, (count, confidence, accuracy) in enumerate(
+        zip(bins.counts.tolist(), bins.confidence, bins.accuracy, strict=True)
     ):
         if not count:
             continue
-        left = place.x(number / bins)
-        right = place.x((number + 1) / bins)
-        top = place.y(hits)
-        told = f"{count:,} answers: confidence {sure:.3f}, accuracy {hits:.3f}"
+        left = frame.x(number / total)
+        right = frame.x((number + 1) / total)
+        top = frame.y(accuracy)
+        title = (
+            f"{count:,} answers: confidence {confidence:.3f}, accuracy {accuracy:.3f}"
+        )
         parts.append(
             f'<rect x="{left + 1:.1f}" y="{top:.1f}" width="{right - left - 2:.1f}" '
-            f'height="{place.y(0) - top:.1f}" fill="{COLOURS[0]}" fill-opacity="0.35">'
-            f"<title>{told}</title></rect>"
+            f'height="{frame.y(0) - top:.1f}" fill="{COLOURS[0]}" fill-opacity="0.35">'
+            f"<title>{title}</title></rect>"
         )
         parts.append(
-            f'<circle cx="{place.x(sure):.1f}" cy="{top:.1f}" r="4" fill="{COLOURS[0]}">'
-            f"<title>{told}</title></circle>"
+            f'<circle cx="{frame.x(confidence):.1f}" cy="{top:.1f}" r="4" '
+            f'fill="{COLOURS[0]}"><title>{title}</title></circle>'
         )
-    parts.append(
-        f'<line x1="{place.x(0):.1f}" y1="{place.y(0):.1f}" x2="{place.x(1):.1f}" '
-        f'y2="{place.y(1):.1f}" {DIAGONAL}/>'
-    )
+    parts.append(frame.diagonal(0, 1))
     return _svg(parts, "accuracy by confidence")
 
 
-def matrix(counts: Any, names: Sequence[str]) -> str:
-    """Return a confusion matrix as an HTML table, darker where a row's share is larger."""
-    head = "".join(f'<th scope="col">{escaped(name)}</th>' for name in names)
-    body = []
+def matrix(counts: Any, names: Sequence[str]) -> Markup:
+    """Return a confusion matrix as an HTML table, darker where more of a row's answers are."""
+    rows = []
     for name, row in zip(names, counts.tolist(), strict=True):
         total = max(1, sum(row))
-        cells = []
-        for value in row:
-            share = value / total
-            ink = ";color:#fff" if share > 0.55 else ""
-            cells.append(
-                f'<td style="background:rgba(37,99,235,{share:.3f}){ink}" '
-                f'title="{share:.1%} of the row">{value:,}</td>'
-            )
-        body.append(f'<tr><th scope="row">{escaped(name)}</th>{"".join(cells)}</tr>')
-    return (
-        '<table class="matrix"><thead><tr><th scope="col">true \\ answered</th>'
-        f"{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    )
+        rows.append((name, [(count, count / total) for count in row]))
+    return Markup(pages.render("matrix.html", names=names, rows=rows))
 
 
 class _Frame:
@@ -176,13 +149,33 @@ class _Frame:
 
     def x(self, value: float) -> float:
         # a single point stands in the middle
-        wide = self.right - self.left
-        share = (value - self.left) / wide if wide else 0.5
-        return LEFT + share * (WIDTH - LEFT - RIGHT)
+        width = self.right - self.left
+        fraction = (value - self.left) / width if width else 0.5
+        return LEFT + fraction * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+        fraction = (value - self.low) / (self.high - self.low)
+        return HEIGHT - BOTTOM - fraction * (HEIGHT - TOP - BOTTOM)
+
+    def curve(self, points: Points, colour: str) -> list[str]:
+        path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
+        parts = [
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" '
+            'stroke-linejoin="round"/>'
+        ]
+        if len(points) <= MARKED:
+            parts += [
+                f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="3" fill="{colour}">'
+                f"<title>{label(x)}: {y:.4g}</title></circle>"
+                for x, y in points
+            ]
+        return parts
+
+    def diagonal(self, low: float, high: float) -> str:
+        return (
+            f'<line x1="{self.x(low):.1f}" y1="{self.y(low):.1f}" x2="{self.x(high):.1f}" '
+            f'y2="{self.y(high):.1f}" {DIAGONAL}/>'
+        )
 
     def axes(self, across: str, up: str) -> list[str]:
         parts = []
@@ -212,8 +205,8 @@ class _Frame:
         return parts
 
 
-def _svg(parts: list[str], name: str) -> str:
-    return (
+def _svg(parts: list[str], name: str) -> Markup:
+    return Markup(
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escaped(name)}">'
         f"{''.join(parts)}</svg>"
     )

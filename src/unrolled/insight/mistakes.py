@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from unrolled.data.examples import Examples
+from unrolled.data.examples import Examples, Ints
 from unrolled.data.sources import Document, Table
 from unrolled.tasks.base import Evaluation, GeneratedTexts, Task, locate
-from unrolled.tasks.labelled import Classify
-from unrolled.tasks.tag import Tag
 
 LONGEST = 300  # characters shown of a row
+
+# what stands before a word, the word, and what follows it
+Excerpt = tuple[str, str, str]
+Cells = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +35,38 @@ class Mistake:
 
     path: str
     line: int
-    text: tuple[str, str, str]
+    text: Excerpt
     truth: str
     answer: str
     size: float
+
+    @property
+    def file(self) -> str:
+        """The name of the data file."""
+        return Path(self.path).name
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredAnswers:
+    """The N answers that were scored, of which the worst are looked for.
+
+    Attributes:
+        rows: index of the row among the examples, (N,).
+        sizes: how wrong each is, (N,); 0 of a right one.
+        truths, answers: labels or values, (N,).
+        words: index of the word in its row, (N,); None where an answer is about the whole row.
+    """
+
+    rows: Ints
+    sizes: NDArray[np.float64]
+    truths: NDArray[Any]
+    answers: NDArray[Any]
+    words: Ints | None = None
+
+    def worst(self, count: int) -> list[int]:
+        """Return the indices of the ``count`` worst, equals in the order of the file."""
+        order = np.argsort(-self.sizes, kind="stable")[:count]
+        return [index for index in order.tolist() if self.sizes[index] > 0]
 
 
 def mistakes(
@@ -50,95 +82,135 @@ def mistakes(
 
     ``examples`` are the rows of ``data`` as ``evaluation`` scored them, faulty ones left out.
     """
-    judged = evaluation.judged
-    pairs = evaluation.pairs
     if not isinstance(data, Table) or not isinstance(examples, Examples) or not count:
         return []
     if evaluation.written is not None:
         return _texts(data, evaluation.written, count)
-    if judged is not None and isinstance(task, Classify | Tag):
-        rows = judged.rows
-        sizes = np.where(judged.truth != judged.found, judged.confidence, 0.0)
-        both = np.array(task.output.names, dtype=object)[
-            np.stack([judged.truth, judged.found], 1)
-        ]
-    elif pairs is not None:
-        rows = np.arange(len(pairs))
-        sizes = np.abs(pairs[:, 0] - pairs[:, 1])
-        both = pairs
-    else:
+    scored = _scored(task, evaluation)
+    if scored is None:
         return []
-    worst = [
-        i for i in np.argsort(-sizes, kind="stable")[:count].tolist() if sizes[i] > 0
-    ]
+    worst = scored.worst(count)
+    lines = examples.lines[scored.rows[worst]]
     # stretches of sequences have lines of their own, and their numbers are not shown
-    cells = dict.fromkeys(examples.lines[rows[worst]].tolist(), ())
-    cells |= {
-        n: row for n, row in zip(data.lines, data.rows, strict=True) if n in cells
-    }
-    found = []
-    for item in worst:
-        line = int(examples.lines[rows[item]])
-        if judged is not None and judged.words is not None and isinstance(task, Tag):
-            word = int(judged.words[item])
-            text = _around(task, data, cells[line], word)
-            if examples.frames is not None and examples.frames.lines is not None:
-                line = int(
-                    examples.frames.lines[examples.frames.starts[rows[item]] + word]
-                )
-        else:
-            text = (_text(task, data, cells[line]), "", "")
-        truth, answer = (v if isinstance(v, str) else f"{v:.6g}" for v in both[item])
-        found.append(
-            Mistake(*data.place(line), text, truth, answer, float(sizes[item]))
+    cells_by_line: dict[int, Cells] = dict.fromkeys(lines.tolist(), ())
+    for line, row in zip(data.lines, data.rows, strict=True):
+        if line in cells_by_line:
+            cells_by_line[line] = row
+    return [
+        _mistake(task, data, examples, scored, index, cells_by_line) for index in worst
+    ]
+
+
+def _scored(task: Task, evaluation: Evaluation) -> ScoredAnswers | None:
+    """Return labels with their confidence, or values with their error; None of other answers."""
+    judged = evaluation.judged
+    pairs = evaluation.pairs
+    if judged is not None:
+        is_wrong = judged.truth != judged.predicted
+        names = np.array(task.class_names, dtype=object)
+        return ScoredAnswers(
+            rows=judged.rows,
+            sizes=np.where(is_wrong, judged.confidence, 0.0),
+            truths=names[judged.truth],
+            answers=names[judged.predicted],
+            words=judged.words,
         )
-    return found
+    if pairs is not None:
+        truths, answers = pairs.T
+        return ScoredAnswers(
+            rows=np.arange(len(pairs)),
+            sizes=np.abs(truths - answers),
+            truths=truths,
+            answers=answers,
+        )
+    return None
+
+
+def _mistake(
+    task: Task,
+    data: Table,
+    examples: Examples,
+    scored: ScoredAnswers,
+    index: int,
+    cells_by_line: dict[int, Cells],
+) -> Mistake:
+    """Return one of the answers with the row, or the word in it, that it is about."""
+    row = scored.rows[index]
+    line = int(examples.lines[row])
+    cells = cells_by_line[line]
+    if scored.words is not None:
+        word = int(scored.words[index])
+        text = _around(task, data, cells, word)
+        frames = examples.frames
+        if frames is not None and frames.lines is not None:
+            step = frames.starts[row] + word
+            line = int(frames.lines[step])
+    else:
+        text = (_text(task, data, cells), "", "")
+    path, line = data.place(line)
+    return Mistake(
+        path=path,
+        line=line,
+        text=text,
+        truth=_shown(scored.truths[index]),
+        answer=_shown(scored.answers[index]),
+        size=float(scored.sizes[index]),
+    )
+
+
+def _shown(answer: str | float) -> str:
+    return answer if isinstance(answer, str) else f"{answer:.6g}"
 
 
 def _texts(data: Table, written: GeneratedTexts, count: int) -> list[Mistake]:
     """Return some of the texts that a model wrote, beside the right ones."""
     total = len(written.answers)
-    found = []
-    for row in np.unique(
-        np.linspace(0, total - 1, min(count, total)).astype(np.int64)
-    ).tolist():
-        path, line = data.place(int(written.lines[row]))
-        right = _cut(" | ".join(dict.fromkeys(written.references[row])), LONGEST)
-        text = _cut(written.sources[row], LONGEST), "", ""
-        found.append(
-            Mistake(path, line, text, right, _cut(written.answers[row], LONGEST), 0.0)
+    spaced = np.linspace(0, total - 1, min(count, total))
+    texts = []
+    for index in np.unique(spaced.astype(np.int64)).tolist():
+        path, line = data.place(int(written.lines[index]))
+        references = dict.fromkeys(written.references[index])
+        text = Mistake(
+            path=path,
+            line=line,
+            text=(_cut(written.sources[index]), "", ""),
+            truth=_cut(" | ".join(references)),
+            answer=_cut(written.answers[index]),
+            size=0.0,
         )
-    return found
+        texts.append(text)
+    return texts
 
 
-def _text(task: Task, data: Table, row: tuple[Any, ...]) -> str:
+def _text(task: Task, data: Table, row: Cells) -> str:
     """Return the input cells of a row, with the names of their columns where there are several."""
     if task.schema.frames:
         return "a sequence of numbers"
     names = task.schema.inputs
-    cells = [
-        "" if row[i] is None else str(row[i]) for i in locate(data, names, task.columns)
-    ]
+    columns = locate(data, names, task.columns)
+    cells = ["" if row[column] is None else str(row[column]) for column in columns]
     if len(cells) == 1:
-        return _cut(cells[0], LONGEST)
-    told = [f"{name}: {cell}" for name, cell in zip(names, cells, strict=True)]
-    return _cut(("\n" if task.schema.text else ", ").join(told), LONGEST)
+        return _cut(cells[0])
+    named = [f"{name}: {cell}" for name, cell in zip(names, cells, strict=True)]
+    separator = "\n" if task.schema.text else ", "
+    return _cut(separator.join(named))
 
 
-def _around(
-    task: Tag, data: Table, row: tuple[Any, ...], place: int
-) -> tuple[str, str, str]:
-    """Return a word with what stands before and after it."""
+def _around(task: Task, data: Table, row: Cells, index: int) -> Excerpt:
+    """Return the word of that index with what stands before and after it."""
     if task.schema.frames:
-        return "", f"step {place + 1}", " of a sequence of numbers"
-    words = task.inputs.check(
-        [row[i] for i in locate(data, task.schema.inputs, task.columns)]
-    )
-    before = " ".join([*words[:place], ""])
-    after = " ".join(["", *words[place + 1 :]])
-    reversed_cut = _cut(before[::-1], LONGEST // 2)[::-1]
-    return reversed_cut, _cut(words[place], LONGEST), _cut(after, LONGEST // 2)
+        return "", f"step {index + 1}", " of a sequence of numbers"
+    columns = locate(data, task.schema.inputs, task.columns)
+    words = task.words([row[column] for column in columns])
+    before = " ".join([*words[:index], ""])
+    after = " ".join(["", *words[index + 1 :]])
+    half = LONGEST // 2
+    # cut at its beginning: what stands nearest to the word is kept
+    reversed_before = _cut(before[::-1], half)
+    return reversed_before[::-1], _cut(words[index]), _cut(after, half)
 
 
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def _cut(text: str, limit: int = LONGEST) -> str:
+    if len(text) <= limit:
+        return text
+    return text[: limit - 1] + "…"

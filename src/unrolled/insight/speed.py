@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,7 @@ from torch import nn
 from unrolled.core.errors import UserError
 from unrolled.data.sources import Table
 from unrolled.decoding.sampling import Sampling
-from unrolled.fields.frames import Frames
-from unrolled.tasks.base import Rows, Task, locate
-from unrolled.tasks.language import Language
-from unrolled.tasks.series import asked
+from unrolled.tasks.base import AnswerOptions, Rows, Task, locate
 from unrolled.training.precision import ComputeDevice
 
 SECONDS = 0.5  # spent on rows by themselves, and again on batches
@@ -40,7 +38,12 @@ class Speed:
 
 
 def measure(
-    model: nn.Module, task: Task, data: Table, examples: Any, place: ComputeDevice
+    model: nn.Module,
+    task: Task,
+    data: Table,
+    examples: Any,
+    compute_device: ComputeDevice,
+    options: AnswerOptions,
 ) -> Speed | None:
     """Time answers to the first rows of a table, one by one and in batches.
 
@@ -48,94 +51,95 @@ def measure(
     which rows are sound; None is returned where they cannot be answered.
     """
     sound = set(examples.lines.tolist())
-    places = locate(data, task.schema.inputs, task.columns)
+    columns = locate(data, task.schema.inputs, task.columns)
     pairs = zip(data.rows, data.lines, strict=True)
     # an example of a stretch of a sequence has a line of its own
     whole = task.schema.frames
-    found = (
-        tuple(row[i] for i in places) for row, line in pairs if whole or line in sound
+    inputs = (
+        tuple(row[column] for column in columns)
+        for row, line in pairs
+        if whole or line in sound
     )
-    rows = list(
-        itertools.islice((row for row in found if _answerable(task, row)), ROWS)
+    answerable = (
+        row for row in inputs if not whole or not task.why_not_answerable(row)
     )
+    rows = list(itertools.islice(answerable, ROWS))
+
+    def ask(batch: Rows) -> None:
+        task.predict(model, batch, compute_device, options)
+
     try:
-        return _measured(model, task, rows, place) if rows else None
+        return _measured(ask, rows, compute_device) if rows else None
     except UserError:  # a training does not fail for want of a time
         return None
 
 
-def _answerable(task: Task, row: tuple[Any, ...]) -> bool:
-    """Whether a sequence of numbers is sound and as long as what is read of it."""
-    inputs = getattr(task, "inputs", None)
-    if not isinstance(inputs, Frames):
-        return True
-    try:
-        asked(inputs, row)
-    except UserError:
-        return False
-    return True
-
-
 def _measured(
-    model: nn.Module, task: Task, rows: list[tuple[Any, ...]], place: ComputeDevice
+    ask: Callable[[Rows], None],
+    rows: list[tuple[Any, ...]],
+    compute_device: ComputeDevice,
 ) -> Speed:
-    task.predict(model, rows[:1], place)  # the first call is slower than any after it
-    alone = _timed(model, task, [[row] for row in rows[:ALONE]], place)
-    middle = statistics.median(alone)
+    # the first call is slower than any after it
+    ask(rows[:1])
+    alone = _timed(ask, [[row] for row in rows[:ALONE]])
+    median = statistics.median(alone)
     size = 1
-    took = middle
+    seconds = median
     batch = rows[:1]
-    while (
-        size < ROWS and took < SECONDS / 4
-    ):  # larger batches answer more rows a second
+    # larger batches answer more rows a second
+    while size < ROWS and seconds < SECONDS / 4:
         size *= 2
         batch = list(itertools.islice(itertools.cycle(rows), size))
-        (took,) = _timed(model, task, [batch], place)
-    batches = _timed(model, task, [batch] * BATCHES, place)
+        (seconds,) = _timed(ask, [batch])
+    in_batches = _timed(ask, [batch] * BATCHES)
     how = (
-        f"{_where(place)}; from cells to answer: median of {len(alone)} rows asked one by one, and "
-        f"of {len(batches)} batches of {size}"
+        f"{_where(compute_device)}; from cells to answer: median of {len(alone)} rows asked "
+        f"one by one, and of {len(in_batches)} batches of {size}"
     )
-    return Speed(1000 * middle, size / statistics.median(batches), how)
+    return Speed(1000 * median, size / statistics.median(in_batches), how)
 
 
-def _timed(
-    model: nn.Module, task: Task, asked: list[Rows], place: ComputeDevice
-) -> list[float]:
-    """Return the seconds of each question, until ``SECONDS`` are spent."""
-    found: list[float] = []
-    for rows in asked:
+def _timed(ask: Callable[[Rows], None], batches: list[Rows]) -> list[float]:
+    """Return the seconds that the answers to each batch took, until ``SECONDS`` are spent."""
+    seconds: list[float] = []
+    for rows in batches:
         began = time.perf_counter()
-        task.predict(model, rows, place)
-        found.append(time.perf_counter() - began)
-        if sum(found) > SECONDS:
+        ask(rows)
+        seconds.append(time.perf_counter() - began)
+        if sum(seconds) > SECONDS:
             break
-    return found
+    return seconds
 
 
 def write(
-    model: nn.Module, task: Language, place: ComputeDevice, count: int
+    model: nn.Module, task: Task, compute_device: ComputeDevice, count: int
 ) -> tuple[list[str], Speed]:
     """Return texts of up to 300 tokens that a language model writes, and how long a token takes."""
     texts = []
-    taken = []
-    with place.autocast():
+    seconds = []
+    sampling = Sampling(temperature=0.8)
+    with compute_device.autocast():
         for seed in range(count):
-            chosen = Sampling(temperature=0.8)
             pieces = task.generate(
-                model, "", 300, chosen, seed=seed, device=place.device
+                model, "", 300, sampling, seed=seed, device=compute_device.device
             )
-            found = []
+            written = []
             began = time.perf_counter()
             for piece in pieces:
-                found.append(piece)
-                taken.append(time.perf_counter() - began)
+                written.append(piece)
+                seconds.append(time.perf_counter() - began)
                 began = time.perf_counter()
-            texts.append("".join(found))
-    how = f"{_where(place)}; median of {len(taken)} tokens written one after the other"
-    return texts, Speed(1000 * statistics.median(taken or [0.0]), None, how)
+            texts.append("".join(written))
+    how = (
+        f"{_where(compute_device)}; median of {len(seconds)} tokens written one after "
+        "the other"
+    )
+    return texts, Speed(1000 * statistics.median(seconds or [0.0]), None, how)
 
 
-def _where(place: ComputeDevice) -> str:
+def _where(compute_device: ComputeDevice) -> str:
     threads = torch.get_num_threads()
-    return f"{place.device}, {place.precision}, {threads} thread{'s' * (threads > 1)}"
+    ending = "s" * (threads > 1)
+    return (
+        f"{compute_device.device}, {compute_device.precision}, {threads} thread{ending}"
+    )

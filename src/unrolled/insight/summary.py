@@ -7,6 +7,7 @@ import io
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,23 +28,28 @@ from unrolled.runs import folder as runs
 from unrolled.runs.keys import words
 from unrolled.runs.plan import Plan
 from unrolled.runs.recipes import requested
-from unrolled.tasks.base import locate
+from unrolled.tasks.base import Evaluation, Task, locate
 from unrolled.tasks.baselines import measured
 from unrolled.training.loop import Position, epoch_steps
 from unrolled.training.progress import duration
 
 
-def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> None:
-    """Measure the best weights, compare them with the baselines, and write result and report."""
+def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> runs.Loaded:
+    """Measure the best weights, compare them with the baselines, and write result and report.
+
+    Returns:
+        The run, as it would be loaded.
+    """
     task = plan.prepared.task
-    dev = plan.prepared.dev
-    place = plan.place
-    model = runs.load(plan.folder).model.to(place.device)
+    compute_device = plan.compute_device
+    options = plan.prepared.options
+    loaded = runs.load(plan.folder, result=False)
+    model = loaded.model.to(compute_device.device)
     with torch.no_grad():
-        evaluation = task.evaluate(model, dev, place)
-    found = [
+        evaluation = task.evaluate(model, plan.prepared.dev, compute_device, options)
+    compared = [
         {"name": b.name, "scores": b.scores, "seconds": b.seconds}
-        for b in baselines(plan.prepared)
+        for b in measured(task.baselines(plan.prepared.split))
     ]
     samples, timed = answer_some(model, plan)
     result = {
@@ -51,74 +57,102 @@ def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> None:
         "layer": plan.recipe.layer,
         "scores": evaluation.scores,
         "notes": list(evaluation.notes),
-        "baselines": found,
+        "baselines": compared,
+        **_progress(at),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "megabytes": (plan.folder / runs.MODEL).stat().st_size / 1e6,
+        **_speed(timed),
+        **_conditions(plan),
+        "samples": samples,
+    }
+    _write_pages(plan, result, evaluation)
+    # last: its presence says that the run has ended
+    digests.replace_json(plan.folder, runs.RESULT, result)
+    digests.settle(plan.folder)
+    for line in summary(plan, result):
+        say(line)
+    return replace(loaded, result=result)
+
+
+def _progress(at: Position) -> dict[str, Any]:
+    """Return how far the training went."""
+    return {
         "steps": at.step,
         "best_step": at.best_step or at.step,
         "stopped": at.stopped,
         "epochs": at.epoch + at.epoch_ended,
         "seconds": at.seconds,
         "tokens": at.tokens,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "megabytes": (plan.folder / runs.MODEL).stat().st_size / 1e6,
+    }
+
+
+def _speed(timed: Speed | None) -> dict[str, Any]:
+    """Return how fast the model answers; None where that was not measured."""
+    return {
         "milliseconds_an_answer": timed and timed.milliseconds,
         "answers_a_second": timed and timed.per_second,
         "timed": timed and timed.how,
+    }
+
+
+def _conditions(plan: Plan) -> dict[str, Any]:
+    """Return what was scored, and on what it was computed."""
+    dev = plan.prepared.dev
+    return {
         "scored_rows": len(dev),
         "scored_answers": dev.answers if isinstance(dev, Examples) else len(dev),
         "held_out": plan.prepared.held_out,
-        "precision": plan.place.precision,
-        "device": str(plan.place.device),
+        "precision": plan.compute_device.precision,
+        "device": str(plan.compute_device.device),
         "threads": plan.recipe.training.threads,
         "found": plan.prepared.found,
-        "samples": samples,
     }
-    write_text(
-        plan.folder / "README.md", card.render(plan.recipe, task, result), parents=False
-    )
-    told = plan.recipe.report
-    worst = mistakes(
-        task, plan.prepared.dev_data, dev, evaluation, told.rows if told.samples else 0
-    )
+
+
+def _write_pages(plan: Plan, result: dict[str, Any], evaluation: Evaluation) -> None:
+    """Write the model card and the report."""
+    prepared = plan.prepared
+    task = prepared.task
+    model_card = card.render(plan.recipe, task, result)
+    write_text(plan.folder / "README.md", model_card, parents=False)
+    settings = plan.recipe.report
+    count = settings.rows if settings.samples else 0
+    worst = mistakes(task, prepared.dev_data, prepared.dev, evaluation, count)
     page = report.render(plan.folder, plan.recipe, task, result, evaluation, worst)
     write_text(plan.folder / "report.html", page, parents=False)
-    # last: its presence says that the run has ended
-    digests.replace_json(plan.folder, runs.RESULT, result)
-    digests.settle(plan.folder)
-    for line in summary(plan, result):
-        say(line)
 
 
 def answer_some(model: nn.Module, plan: Plan) -> tuple[list[str], Speed | None]:
     """Return texts that a language model writes, where rows may be shown, and the speed."""
     task = plan.prepared.task
-    place = plan.place
+    compute_device = plan.compute_device
     data = plan.prepared.dev_data
-    if isinstance(task, Language):
+    if not task.answers_rows:
         # what it writes may be what it has read
         shown = plan.recipe.report.samples
-        samples, timed = write(model, task, place, 3 if shown else 1)
+        samples, timed = write(model, task, compute_device, 3 if shown else 1)
         return samples if shown else [], timed
     if not isinstance(data, Table):
         return [], None
-    return [], measure(model, task, data, plan.prepared.dev, place)
+    dev = plan.prepared.dev
+    options = plan.prepared.options
+    return [], measure(model, task, data, dev, compute_device, options)
 
 
 def summary(plan: Plan, result: dict[str, Any]) -> list[str]:
     """Return the lines that close a training: scores, baselines, what to type next."""
-    task = plan.prepared.task
-    metric = plan.prepared.task.metric
     trained = duration(result["seconds"])
     lines = [
         f"trained {result['steps']:,} steps in {trained}; best at step {result['best_step']:,} "
         f"({result['stopped']})",
         "",
-        scored_on(result) + ":",
+        scored_on(result, plan.prepared.task) + ":",
     ]
     rows = [(f"this model ({plan.recipe.layer})", result["scores"])]
     rows += [(b["name"], b["scores"]) for b in result["baselines"]]
     width = max(len(name) for name, _ in rows)
     for name, scores in rows:
-        shown = "  ".join(f"{key} {value:.4f}" for key, value in scores.items())
+        shown = "  ".join(f"{key} {score:.4f}" for key, score in scores.items())
         lines.append(f"  {name:<{width}}  {shown}")
     lines += [f"  {note}" for note in result.get("notes", [])]
     if at_pretraining(plan, result):
@@ -126,20 +160,9 @@ def summary(plan: Plan, result: dict[str, Any]) -> list[str]:
             "Time ran out before the labels were learnt: raise training.max_minutes or lower "
             "training.pretrain_epochs."
         )
-    ours = result["scores"][metric]
-    for name, scores in rows[1:]:
-        theirs = scores.get(metric)
-        if theirs is None:
-            continue
-        if f"{theirs:.4f}" == f"{ours:.4f}":
-            lines.append(f"As good as {name}: both have {metric} {ours:.4f}.")
-        elif (theirs > ours) == task.measures[metric]:
-            lines.append(
-                f"The baseline wins: {name} has {metric} {theirs:.4f}, this model {ours:.4f}. "
-                "Train longer, or use the baseline."
-            )
     return [
         *lines,
+        *verdicts(plan.prepared.task, result),
         "",
         f"report: {plan.folder / 'report.html'}",
         "next:",
@@ -147,43 +170,62 @@ def summary(plan: Plan, result: dict[str, Any]) -> list[str]:
     ]
 
 
+def verdicts(task: Task, result: dict[str, Any]) -> list[str]:
+    """Return a line for each baseline that is as good as the model, or better."""
+    metric = task.metric
+    ours = result["scores"][metric]
+    lines = []
+    for baseline in result["baselines"]:
+        name = baseline["name"]
+        theirs = baseline["scores"].get(metric)
+        if theirs is None:
+            continue
+        # equal is what reads as equal
+        if f"{theirs:.4f}" == f"{ours:.4f}":
+            lines.append(f"As good as {name}: both have {metric} {ours:.4f}.")
+        elif (theirs > ours) == task.measures[metric]:
+            lines.append(
+                f"The baseline wins: {name} has {metric} {theirs:.4f}, this model {ours:.4f}. "
+                "Train longer, or use the baseline."
+            )
+    return lines
+
+
 def at_pretraining(plan: Plan, result: dict[str, Any]) -> bool:
     """Whether a run ended before its first pass with labels."""
     training = plan.recipe.training
     if not training.pretrain_epochs:
         return False
-    source = plan.prepared.task.source(plan.prepared.train, plan.recipe, plan.model)
-    return bool(
-        result["steps"] <= epoch_steps(training, source, training.pretrain_epochs)
-    )
+    steps = epoch_steps(training, plan.source, training.pretrain_epochs)
+    return bool(result["steps"] <= steps)
 
 
 def next_commands(plan: Plan) -> list[str]:
     """Return the commands to type next, each as a shell takes it."""
     where = path_word(plan.folder)
     task = plan.prepared.task
-    if task.name == "language":
+    if not task.answers_rows:
         prompt = '--prompt "..." --temperature 0.8'
         lines = [
             f"{command('generate', where)} {prompt}",
             f"{command('evaluate', where)} FILE",
         ]
     else:
-        ending = "txt" if task.writes else "csv"
+        ending = "txt" if task.is_generative else "csv"
         lines = [
             f"{command('predict', where)} {example_row(plan)}",
             f"{command('predict', where)} --file FILE -o answers.{ending}",
         ]
     other = comparison(plan)
     if other:
+        # "." has no name
+        folder = plan.folder if plan.folder.name else plan.folder.resolve()
+        name = "-".join(str(setting) for setting in other.values())
         # the same data, read in the same way: what was asked for, but for one thing
-        changes = {**plan.changes, **other}
-        folder = (
-            plan.folder if plan.folder.name else plan.folder.resolve()
-        )  # "." has no name
-        name = "-".join(str(value) for value in other.values())
-        told = [*words(changes), "--out", path_word(f"{folder}-{name}")]
-        lines.append(command("train", path_word(plan.target), *told))
+        arguments = words({**plan.request.changes, **other})
+        out = path_word(f"{folder}-{name}")
+        target = path_word(plan.request.target)
+        lines.append(command("train", target, *arguments, "--out", out))
     return [f"  {line}" for line in lines]
 
 
@@ -205,7 +247,9 @@ def comparison(plan: Plan) -> dict[str, Any]:
 def _can_be_built(plan: Plan, other: dict[str, Any]) -> bool:
     """Whether the run could be trained with something changed; the keys of a layer are its own."""
     try:
-        recipe = requested(plan.target, {**plan.changes, **other}, resume=True)
+        recipe = requested(
+            plan.request.target, {**plan.request.changes, **other}, resume=True
+        )
         with torch.device("meta"):
             plan.prepared.task.build(recipe)
     except (UserError, NotImplementedError, RuntimeError):
@@ -221,19 +265,28 @@ def example_row(plan: Plan) -> str:
         return f"--file {shlex.quote(path_word(data.path))}"
     if isinstance(data, Document) or not plan.recipe.report.samples:
         return '"..."'
-    names = task.schema.inputs
-    cells = [data.rows[0][i] for i in locate(data, names, task.columns)]
-    words = [" ".join(map(str, c)) if isinstance(c, list) else str(c) for c in cells]
-    if len(words) == 1:
-        row = " ".join(words[0].split())[:60]
-    elif task.format.objects:
-        row = json.dumps(dict(zip(names, cells, strict=True)), ensure_ascii=False)
-    elif task.format.quoted:
-        line = io.StringIO()
-        csv.writer(
-            line, delimiter=task.format.delimiter or ",", lineterminator=""
-        ).writerow(words)
-        row = line.getvalue()
-    else:
-        row = (task.format.delimiter or ",").join(words)
-    return ("-- " if row.startswith("-") else "") + shlex.quote(clean(row))
+    columns = locate(data, task.schema.inputs, task.columns)
+    cells = [data.rows[0][column] for column in columns]
+    row = _written_row(task, cells)
+    # what begins with a dash would be read as an option
+    options_end = "-- " if row.startswith("-") else ""
+    return options_end + shlex.quote(clean(row))
+
+
+def _written_row(task: Task, cells: list[Any]) -> str:
+    """Return the input cells of a row in the format of the data file."""
+    texts = [
+        " ".join(map(str, cell)) if isinstance(cell, list) else str(cell)
+        for cell in cells
+    ]
+    if len(texts) == 1:
+        return " ".join(texts[0].split())[:60]
+    if task.format.objects:
+        row = dict(zip(task.schema.inputs, cells, strict=True))
+        return json.dumps(row, ensure_ascii=False)
+    delimiter = task.format.delimiter or ","
+    if not task.format.quoted:
+        return delimiter.join(texts)
+    line = io.StringIO()
+    csv.writer(line, delimiter=delimiter, lineterminator="").writerow(texts)
+    return line.getvalue()

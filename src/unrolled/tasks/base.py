@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unrolled.core.errors import DataError, UsageError, unknown
 from unrolled.core.words import either
-from unrolled.data.batches import BatchSource, by_length
+from unrolled.data.batches import Batch, BatchSource, by_length
 from unrolled.data.examples import Ints
 from unrolled.data.schema import Schema
 from unrolled.data.shards import Tokens
@@ -238,6 +238,9 @@ class Task(ABC):
         is_generative: whether answers are texts that a search writes, as ``decoding`` says.
         reads_documents: whether it is trained on a file of running text.
         reads_pairs: whether it answers a text with a text.
+        answers_rows: whether rows are answered; a language model writes on instead.
+        answers_values: whether an answer is a number, which is more or less wrong.
+        scored_unit: what an answer is about: ``rows``, ``words``, ``steps`` or ``tokens``.
         loss_unit: what the loss is measured in.
         layout: how the training file writes its rows.
     """
@@ -248,6 +251,9 @@ class Task(ABC):
     is_generative: ClassVar[bool] = False
     reads_documents: ClassVar[bool] = False
     reads_pairs: ClassVar[bool] = False
+    answers_rows: ClassVar[bool] = True
+    answers_values: ClassVar[bool] = False
+    scored_unit: ClassVar[str] = "rows"
     loss_unit: ClassVar[str] = "nats"
     layout: FileLayout
 
@@ -275,6 +281,16 @@ class Task(ABC):
     def class_names(self) -> tuple[str, ...]:
         """The labels to choose from; none where the answer is no label."""
         return ()
+
+    @property
+    def reads_sequences(self) -> bool:
+        """Whether what is read has steps, one after another."""
+        return True
+
+    @property
+    def text_field(self) -> Text | None:
+        """The field of a text, where the task reads one."""
+        return None
 
     @property
     def frames(self) -> Frames | None:
@@ -330,6 +346,10 @@ class Task(ABC):
     @abstractmethod
     def source(self, examples: Any, recipe: Recipe, model: nn.Module) -> BatchSource:
         """Return the training batches."""
+
+    def decoder_inputs(self, batch: Batch) -> Tensor | None:
+        """Return what a decoder reads before each target (B, T); None where there is none."""
+        return None
 
     def check_keys(self, recipe: Recipe) -> None:
         """Raise UsageError for keys that mean nothing to this task."""
@@ -492,6 +512,10 @@ class Task(ABC):
         """Return why a row cannot be answered, as far as that is known before; else nothing."""
         return ""
 
+    def words(self, cells: Sequence[Any]) -> list[str]:
+        """Return the words of a row that are answered one by one."""
+        raise NotImplementedError
+
     def aligns(self, model: nn.Module) -> bool:
         """Whether the words of answers can be aligned with those of the source."""
         return False
@@ -633,6 +657,6 @@ def score_batches(lengths: Ints, tokens: int = 16384, rows: int = 256) -> list[I
     return by_length(lengths, np.argsort(lengths, kind="stable"), rows, tokens)
 
 
-def to_numpy(values: torch.Tensor) -> np.ndarray[Any, Any]:
+def to_numpy(values: Tensor) -> np.ndarray[Any, Any]:
     """Return a tensor as float64 numbers on the host."""
     return values.detach().float().cpu().double().numpy()

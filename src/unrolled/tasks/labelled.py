@@ -135,6 +135,16 @@ class Labelled(Task):
         """Outputs of the model."""
 
     @property
+    def reads_sequences(self) -> bool:
+        """Whether what is read has steps, one after another."""
+        return not isinstance(self.inputs, Vector)
+
+    @property
+    def text_field(self) -> Text | None:
+        """The field of a text, where one is read."""
+        return self.inputs if isinstance(self.inputs, Text) else None
+
+    @property
     def frames(self) -> Frames | None:
         """The field of a sequence of numbers, where one is read."""
         return self.inputs if isinstance(self.inputs, Frames) else None
@@ -309,6 +319,12 @@ class Labelled(Task):
 
     def _forward(self, model: nn.Module, batch: Batch) -> Tensor:
         return model(batch.inputs, batch.lengths, *batch.extra).float().cpu()
+
+    def why_not_answerable(self, cells: Sequence[Any]) -> str:
+        """Return why a sequence of numbers cannot be answered; else nothing."""
+        if not isinstance(self.inputs, Frames):
+            return ""
+        return series.why_not_answerable(self.inputs, cells)
 
     def predict(
         self,

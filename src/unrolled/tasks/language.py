@@ -88,6 +88,8 @@ class Language(Task):
     name: ClassVar[str] = "language"
     metric: ClassVar[str] = "loss"
     reads_documents: ClassVar[bool] = True
+    answers_rows: ClassVar[bool] = False
+    scored_unit: ClassVar[str] = "tokens"
     measures: ClassVar[dict[str, bool]] = {
         "loss": DOWN,
         "perplexity": DOWN,

@@ -50,6 +50,7 @@ class Regress(Labelled):
     metric: ClassVar[str] = "rmse"
     measures: ClassVar[dict[str, bool]] = {"mae": DOWN, "rmse": DOWN, "loss": DOWN}
     loss_unit: ClassVar[str] = "scaled squares"
+    answers_values: ClassVar[bool] = True
     inputs: Inputs
     output: Number
     layout: FileLayout

@@ -320,6 +320,15 @@ def encode(
     return Examples(np.array(lines), frames=frames), answers, errors
 
 
+def why_not_answerable(inputs: Frames, cells: Sequence[Any]) -> str:
+    """Return why a sequence cannot be answered: a cell does not fit, or it is too short."""
+    try:
+        inputs.check_to_predict(cells)
+    except InvalidCell as error:
+        return str(error)
+    return ""
+
+
 def build_reader(recipe: Recipe, inputs: Frames) -> Layer:
     """Return the layer that reads the steps.
 

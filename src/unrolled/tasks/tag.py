@@ -182,6 +182,7 @@ class Tagger(Task):
 class Tag(Tagger):
     """Words, read as wholes and by their spelling, and a tag for each."""
 
+    scored_unit: ClassVar[str] = "words"
     inputs: Words
     output: Label
     layout: FileLayout
@@ -286,6 +287,10 @@ class Tag(Tagger):
             self.prediction(row_probabilities, words=row_words)
             for row_words, row_probabilities in zip(words, probabilities, strict=True)
         ]
+
+    def words(self, cells: Sequence[Any]) -> list[str]:
+        """Return the words of a row."""
+        return self.inputs.check(cells)
 
     def baselines(self, split: Split) -> list[Method]:
         """The most frequent tag of each word."""

@@ -50,6 +50,7 @@ class FrameTag(Tagger):
     """Sequences of numbers, and a label for each step."""
 
     name: ClassVar[str] = "tag"
+    scored_unit: ClassVar[str] = "steps"
     inputs: Frames
     output: Label
     layout: FileLayout
@@ -130,6 +131,10 @@ class FrameTag(Tagger):
         if size is not None:
             examples = _pieces(examples, size)
         return super().source(examples, recipe, model)
+
+    def why_not_answerable(self, cells: Sequence[Any]) -> str:
+        """Return why a sequence cannot be answered; else nothing."""
+        return series.why_not_answerable(self.inputs, cells)
 
     def predict(
         self,
