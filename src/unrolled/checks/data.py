@@ -85,18 +85,16 @@ def labels(context: Context) -> Finding | None:
     dev_counts = np.bincount(scored, minlength=width)
     is_learnt = train_counts > 0
     is_scored = dev_counts > 0
-    remarks = [
-        f"{few_of([repr(context.names[index]) for index in np.flatnonzero(chosen)])} {what}"
-        for chosen, what in (
-            (~is_learnt & is_scored, "in the scored part alone, so never learnt"),
-            (
-                is_learnt & (train_counts < FEW),
-                f"with fewer than {FEW} training examples",
-            ),
-            (is_learnt & ~is_scored, "in the training part alone, so never scored"),
-        )
-        if chosen.any()
-    ]
+    is_rare = is_learnt & (train_counts < FEW)
+    remarks = []
+    for remark, chosen in (
+        ("in the scored part alone, so never learnt", ~is_learnt & is_scored),
+        (f"with fewer than {FEW} training examples", is_rare),
+        ("in the training part alone, so never scored", is_learnt & ~is_scored),
+    ):
+        names = [repr(context.names[index]) for index in np.flatnonzero(chosen)]
+        if names:
+            remarks.append(f"{few_of(names)} {remark}")
     if not remarks:
         return Finding("ok", f"each has {FEW} training examples or more and is scored")
     return Finding(
