@@ -303,8 +303,8 @@ class PackedDecoder:
         # the cache is written in place: a copy of it would be lost
         tensors = (*dense_inputs, cache.keys, cache.values, *dense_state)
         addresses = [0 if part is None else part.data_ptr() for part in tensors]
-        no_hidden = 0  # what the last block says, before the output weights
-        native.decode(self._core, (*numbers, *addresses, no_hidden, *outputs))
+        no_y = 0  # what the head reads is not needed here
+        native.decode(self._core, (*numbers, *addresses, no_y, *outputs))
 
     def _logits_for(self, rows: int) -> Tensor:
         """Return memory for logits, the same as before where it is enough.
