@@ -58,8 +58,12 @@ def compare(right: str, found: str) -> BracketCounts:
 @pytest.mark.parametrize("case", CASES)
 def test_each_case_has_the_counts_of_evalb(case: str) -> None:
     right, found, (matched, of_right, of_found) = CASES[case]
-    told = compare(right, found)
-    assert (told.matched, told.right, told.predicted) == (matched, of_right, of_found)
+    counts = compare(right, found)
+    assert (counts.matched, counts.right, counts.predicted) == (
+        matched,
+        of_right,
+        of_found,
+    )
 
 
 def test_the_totals_are_those_of_evalb() -> None:
@@ -73,10 +77,10 @@ def test_the_totals_are_those_of_evalb() -> None:
 
 
 def test_root_does_not_count() -> None:
-    told = compare(
+    counts = compare(
         "(ROOT (S (NP (NN a)) (NP (NN b))))", "(ROOT (NP (NN a)) (NP (NN b)))"
     )
-    assert (told.matched, told.right, told.predicted) == (2, 3, 2)
+    assert (counts.matched, counts.right, counts.predicted) == (2, 3, 2)
 
 
 def test_nothing_found_and_no_sentence_score_0() -> None:
@@ -161,10 +165,10 @@ def test_counts_are_those_of_the_second_reckoning(seed: int, words: int) -> None
     tags = generator.choices(TAGS, k=words)
     right = draw(generator, 0, words)
     found = draw(generator, 0, words)
-    told = match(spans_of(right), spans_of(found), tags)
+    counts = match(spans_of(right), spans_of(found), tags)
     expected = reckon(right, found, tags)
-    assert (told.matched, told.right, told.predicted) == expected
+    assert (counts.matched, counts.right, counts.predicted) == expected
     # evalb passes over a sentence without words
     left = sum(tag not in {",", ".", "``", "''", ":"} for tag in tags)
-    assert told.sentences == bool(left)
-    assert told.exact == (left > 0 and expected[0] == expected[1] == expected[2])
+    assert counts.sentences == bool(left)
+    assert counts.exact == (left > 0 and expected[0] == expected[1] == expected[2])

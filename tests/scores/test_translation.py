@@ -55,8 +55,8 @@ def test_a_perfect_corpus_has_100_and_an_alien_one_0() -> None:
 
 def test_bleu_of_a_hand_worked_case() -> None:
     # 5 of 6 words, 3 of 5 pairs, 2 of 4 triples and 1 of 3 quadruples match; equally long
-    found = corpus_score(["a b c d x e"], [["a b c d y e"]], tokenizer="none")
-    assert found.value == pytest.approx(100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
+    ours = corpus_score(["a b c d x e"], [["a b c d y e"]], tokenizer="none")
+    assert ours.value == pytest.approx(100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
     # a third shorter: the brevity penalty is exp(1 - 6 / 4)
     short = corpus_score(["a b c d"], [["a b c d y e"]], tokenizer="none")
     assert short.value == pytest.approx(100 * 2.718281828459045 ** (1 - 6 / 4))
@@ -84,12 +84,12 @@ def test_scores_and_signatures_are_sacrebleus(tokenizer: str, lowercase: bool) -
 
 
 def test_one_reference_without_an_interval_gives_the_usual_signature() -> None:
-    found = corpus_score(["the cat sat ."], [["the cat sat ."]])
-    assert found.margin is None
-    assert found.signature.startswith(
+    ours = corpus_score(["the cat sat ."], [["the cat sat ."]])
+    assert ours.margin is None
+    assert ours.signature.startswith(
         "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:"
     )
-    assert str(found) == f"BLEU 100.00  {found.signature}"
+    assert str(ours) == f"BLEU 100.00  {ours.signature}"
 
 
 @pytest.mark.parametrize("name", ["bleu", "chrf"])
