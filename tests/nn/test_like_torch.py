@@ -241,27 +241,20 @@ def test_torchs_defaults_change_nothing(name: str, default: str) -> None:
 
 
 @pytest.mark.parametrize("default", ["float64", "bfloat16", "meta"])
-def test_torchs_defaults_change_no_product_and_no_search(default: str) -> None:
+def test_torchs_defaults_change_no_search(default: str) -> None:
     from unrolled.ops.search import top_log_probabilities
 
     x = torch.randn(6, 5)
-    w = torch.randn(9, 5)
-    b = torch.randn(9)
-    expected = nn.functional.linear(x, w, b)
     best = top_log_probabilities(x, 2)
     if default == "meta":
         torch.set_default_device("meta")
     else:
         torch.set_default_dtype(getattr(torch, default))
     try:
-        with ops.use("fast"):
-            y = ops.linear(x, w, b)
         found = top_log_probabilities(x, 2)
     finally:
         torch.set_default_device(None)
         torch.set_default_dtype(torch.float32)
-    assert y.dtype == torch.float32
-    torch.testing.assert_close(y, expected)
     torch.testing.assert_close(found, best)
 
 
@@ -307,15 +300,10 @@ def test_lazily_negated_numbers_are_read_with_their_sign(name: str) -> None:
         torch.testing.assert_close(stream.step(x[:, 0]), said, **NEAR)
 
 
-def test_lazily_negated_products_and_scores() -> None:
+def test_lazily_negated_scores() -> None:
     from unrolled.ops.search import top_log_probabilities
 
     x = torch.randn(6, 5)
-    w = torch.randn(9, 5)
-    b = torch.randn(9)
-    with ops.use("fast"):
-        got = ops.linear(*(lazily_negative(part) for part in (x, w, b)))
-    torch.testing.assert_close(got, nn.functional.linear(x, w, b))
     torch.testing.assert_close(
         top_log_probabilities(lazily_negative(x), 2), top_log_probabilities(x, 2)
     )

@@ -456,7 +456,7 @@ def _second(case: Case, form: str) -> list[Tensor]:
     inputs = Inputs(case.x, *case.w[:4], case.state[0], *case.state[1:] or (None,))
     if form == "packed":
         layout = packed(torch.tensor([3, 2, 2, 1]), torch.tensor([2, 0, 1]))
-        inputs = inputs._replace(x=case.x.flatten(0, 1)[layout.places()])
+        inputs = inputs._replace(x=case.x.flatten(0, 1)[layout.padded_positions()])
     else:
         layout = padded(case.x, torch.tensor([3, 1, 4]) if form == "ragged" else None)
     y, after = kernel.unroll(
@@ -481,7 +481,7 @@ def test_second_derivatives(
         x = i.x
         layout = call.layout
         if form == "packed":
-            flat = x.new_zeros(12, 2).index_add(0, layout.places(), x)
+            flat = x.new_zeros(12, 2).index_add(0, layout.padded_positions(), x)
             x = flat.unflatten(0, (3, 4))
         state = (i.h,) if i.c is None else (i.h, i.c)
         w = Weights(*i[1:5])
@@ -489,7 +489,9 @@ def test_second_derivatives(
         y, after, _ = reference.unroll(
             call.cell, x, state, w, layout.lengths(), call.reverse, extras
         )
-        return y.flatten(0, 1)[layout.places()] if form == "packed" else y, after
+        return y.flatten(0, 1)[
+            layout.padded_positions()
+        ] if form == "packed" else y, after
 
     monkeypatch.setattr(kernel, "unroll", unroll)
     rough = _second(to(exact, torch.float32), form)

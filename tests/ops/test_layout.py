@@ -69,7 +69,9 @@ def test_packed(lengths: list[int], is_sorted: bool) -> None:
         )
     assert layout.lengths().tolist() == lengths
     steps = max(lengths)
-    assert torch.equal(x[:, :steps].flatten(0, 1)[layout.places()], sequence.data)
+    assert torch.equal(
+        x[:, :steps].flatten(0, 1)[layout.padded_positions()], sequence.data
+    )
 
 
 def test_wrong_batches_are_refused() -> None:

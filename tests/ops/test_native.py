@@ -55,8 +55,8 @@ def test_the_header_says_the_same() -> None:
     assert int(re.search(r"#define UNROLLED_ABI (\d+)", text)[1]) == native.ABI
     for name, table in (
         ("unrolled_cell", native.CELLS),
-        ("unrolled_counter", native._COUNTERS),
-        ("unrolled_level", {name: place for place, name in enumerate(native.LEVELS)}),
+        ("unrolled_counter", native._COUNTERS | {"matmul": 3}),
+        ("unrolled_level", {name: index for index, name in enumerate(native.LEVELS)}),
     ):
         assert {
             key.lower(): value for key, value in _listed(text, name).items()
@@ -76,6 +76,7 @@ def test_the_header_says_the_same() -> None:
         for name, arguments in declared
     }
     assert counts.pop("abi") == 0
+    assert counts.pop("matmul") == 15  # for C alone
     assert {
         name: len(kinds) - 1 for name, kinds in native._SIGNATURES.items()
     } == counts
@@ -148,7 +149,7 @@ def test_a_library_of_another_version_is_left_alone(
 def test_a_library_that_lacks_bytes_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = next(place for place in native._places() if place.is_file()).read_bytes()
+    whole = next(path for path in native._candidates() if path.is_file()).read_bytes()
     path = tmp_path / "libunrolled.so"
     monkeypatch.setenv("UNROLLED_LIBRARY", str(path))
     # loading one ends the process: so it must not come to that
@@ -192,7 +193,7 @@ def test_where_it_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("UNROLLED_LIBRARY", raising=False)
     for platform, end in (("linux", "so"), ("darwin", "dylib"), ("win32", "dll")):
         monkeypatch.setattr(sys, "platform", platform)
-        beside, installed = native._places()
+        beside, installed = native._candidates()
         assert beside == Path(native.__file__).parent / f"libunrolled.{end}"
         assert installed.parts[-3:] == ("unrolled", "ops", f"libunrolled.{end}")
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from unrolled import nn, ops
-from unrolled.ops import kernel, native
+from unrolled.ops import kernel, native, reference
 from unrolled.ops import recurrent as table
-from unrolled.ops.reference import Weights
+from unrolled.ops.reference import Extras, Weights
 
 pytestmark = pytest.mark.usefixtures("core")
 
@@ -186,9 +186,8 @@ def test_weights_in_bf16(kind: str) -> None:
     torch.testing.assert_close(y.float(), wide.read(x.float()), rtol=0, atol=0.03)
     gradients = torch.autograd.grad(y.float().sum(), [x, *layer.parameters()])
     assert all(gradient.dtype == torch.bfloat16 for gradient in gradients)
-    with pytest.raises(
-        (ValueError, RuntimeError)
-    ):  # torch's own complaint, as without autocast
+    # torch's own complaint, as without autocast
+    with pytest.raises((ValueError, RuntimeError)):
         layer.read(x.float())
 
 
@@ -284,3 +283,28 @@ def test_float32_beside_other_precisions_is_torchs_to_refuse() -> None:
     assert found.why.startswith(
         "x in torch.float64 and state in torch.float32 beside weights in"
     )
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16", "int8"])
+@pytest.mark.parametrize(
+    "extras", [Extras(), Extras(zoneout=0.1), Extras(recurrent_mask=torch.ones(1, 3))]
+)
+def test_a_cell_without_a_kernel_runs_on_the_equations_or_is_refused(
+    precision: str, extras: Extras, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(reference.STEPS, "leaky", reference.STEPS["rnn_tanh"])
+    h = torch.zeros(1, 3)
+    for cell, gates in (("mingru", 2), ("leaky", 1)):
+        w = Weights(torch.randn(gates * 3, 2), torch.randn(gates * 3, 3))
+        for x in (torch.randn(1, 2, 2), torch.randn(1, 0, 2)):
+            with ops.precision(precision):
+                for mode in ("auto", "reference"):
+                    with ops.use(mode):
+                        path = table.path(cell, x, h, w, extras)
+                        said = table.describe(path, w)
+                        y, _ = table.unroll(cell, x, (h,), w, extras=extras)
+                    assert path.name == "reference"
+                    assert said.startswith("reference (")
+                    assert y.shape == (1, x.shape[1], 3)
+                with ops.use("fast"), pytest.raises(ValueError, match=f"cell {cell}"):
+                    table.path(cell, x, h, w, extras)

@@ -44,21 +44,21 @@ def by_sorting(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def test_equals_sorting(path: str, rows: int, vocabulary: int, k: int) -> None:
     logits = 5 * torch.randn(rows, vocabulary)
     values, indices = top_log_probabilities(logits, k)
-    expected, places = by_sorting(logits, k)
+    expected, tokens = by_sorting(logits, k)
     assert (values.dtype, indices.dtype) == (torch.float32, torch.int64)
     torch.testing.assert_close(values, expected, **NEAR)
-    assert torch.equal(indices, places)
+    assert torch.equal(indices, tokens)
 
 
 @pytest.mark.usefixtures("core")
 def test_the_same_at_every_level() -> None:
     logits = 5 * torch.randn(9, 515)
-    expected, places = by_sorting(logits, 12)
+    expected, tokens = by_sorting(logits, 12)
     for level in native.levels():
         native.set_level(level)
         values, indices = top_log_probabilities(logits, 12)
         torch.testing.assert_close(values, expected, **NEAR)
-        assert torch.equal(indices, places)
+        assert torch.equal(indices, tokens)
 
 
 def test_equal_ones_come_in_the_order_of_their_tokens(path: str) -> None:
@@ -87,12 +87,12 @@ def test_a_row_without_probabilities_says_so_and_no_other(
     path: str, bad: float, place: int
 ) -> None:
     logits = torch.randn(3, 100)
-    expected, places = by_sorting(logits, 5)
+    expected, tokens = by_sorting(logits, 5)
     logits[1, place] = bad
     values, indices = top_log_probabilities(logits, 5)
     assert values[1].isnan().all()
     torch.testing.assert_close(values[[0, 2]], expected[[0, 2]], **NEAR)
-    assert torch.equal(indices[[0, 2]], places[[0, 2]])
+    assert torch.equal(indices[[0, 2]], tokens[[0, 2]])
     assert top_log_probabilities(torch.full((1, 9), -math.inf), 2)[0].isnan().all()
 
 

@@ -35,10 +35,10 @@ def test_operators_keep_torchs_rules(cell: str, ragged: bool) -> None:
         torch.library.opcheck(traced.recurrent, (*given, False))
     plain = [part.detach() if isinstance(part, Tensor) else part for part in given]
     gradients = (torch.randn_like(y), None, None, y, *kept)
-    wanted = [part is not None for part in plain[:7]]
+    needed = [part is not None for part in plain[:7]]
     torch.library.opcheck(
         traced.recurrent_backward,
-        (*gradients, *plain, wanted),
+        (*gradients, *plain, needed),
         test_utils=("test_schema", "test_faketensor"),
     )
 
@@ -49,8 +49,8 @@ def test_shapes_are_looked_at_before_memory_is(cell: str) -> None:
     rest = (None, None, cell, "float32", False)
     y, h, c, *kept = traced.recurrent(*given, *rest, True)
     gradients = [y, h, c if cell == "lstm" else None, y, *kept]
-    wanted = [part is not None for part in given]
-    traced.recurrent_backward(*gradients, *given, *rest, wanted)
+    needed = [part is not None for part in given]
+    traced.recurrent_backward(*gradients, *given, *rest, needed)
     for place, part in enumerate([*gradients, *given]):
         if part is None or not part.numel():
             continue
@@ -60,7 +60,7 @@ def test_shapes_are_looked_at_before_memory_is(cell: str) -> None:
             with pytest.raises(
                 ValueError, match=rf"expected .* of shape .* for {cell}"
             ):
-                traced.recurrent_backward(*wrong, *rest, wanted)
+                traced.recurrent_backward(*wrong, *rest, needed)
 
 
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])

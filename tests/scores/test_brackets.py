@@ -58,8 +58,12 @@ def compare(right: str, found: str) -> BracketCounts:
 @pytest.mark.parametrize("case", CASES)
 def test_each_case_has_the_counts_of_evalb(case: str) -> None:
     right, found, (matched, of_right, of_found) = CASES[case]
-    told = compare(right, found)
-    assert (told.matched, told.right, told.found) == (matched, of_right, of_found)
+    counts = compare(right, found)
+    assert (counts.matched, counts.right, counts.predicted) == (
+        matched,
+        of_right,
+        of_found,
+    )
 
 
 def test_the_totals_are_those_of_evalb() -> None:
@@ -69,14 +73,14 @@ def test_the_totals_are_those_of_evalb() -> None:
     assert round(100 * total.precision, 2) == 80.95
     assert round(100 * total.f1, 2) == 82.93
     assert round(100 * total.complete, 2) == 40.00
-    assert (total.sentences, total.faultless) == (5, 2)
+    assert (total.sentences, total.exact) == (5, 2)
 
 
 def test_root_does_not_count() -> None:
-    told = compare(
+    counts = compare(
         "(ROOT (S (NP (NN a)) (NP (NN b))))", "(ROOT (NP (NN a)) (NP (NN b)))"
     )
-    assert (told.matched, told.right, told.found) == (2, 3, 2)
+    assert (counts.matched, counts.right, counts.predicted) == (2, 3, 2)
 
 
 def test_nothing_found_and_no_sentence_score_0() -> None:
@@ -161,10 +165,10 @@ def test_counts_are_those_of_the_second_reckoning(seed: int, words: int) -> None
     tags = generator.choices(TAGS, k=words)
     right = draw(generator, 0, words)
     found = draw(generator, 0, words)
-    told = match(spans_of(right), spans_of(found), tags)
+    counts = match(spans_of(right), spans_of(found), tags)
     expected = reckon(right, found, tags)
-    assert (told.matched, told.right, told.found) == expected
+    assert (counts.matched, counts.right, counts.predicted) == expected
     # evalb passes over a sentence without words
     left = sum(tag not in {",", ".", "``", "''", ":"} for tag in tags)
-    assert told.sentences == bool(left)
-    assert told.faultless == (left > 0 and expected[0] == expected[1] == expected[2])
+    assert counts.sentences == bool(left)
+    assert counts.exact == (left > 0 and expected[0] == expected[1] == expected[2])

@@ -1,7 +1,8 @@
-"""BLEU and chrF: sacrebleu's numbers, signatures, intervals and comparisons, from its counts."""
+"""BLEU and chrF: sacrebleu's numbers, signatures, intervals and comparisons."""
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.significance import PairedTest
 
 from unrolled.core.errors import UsageError
+from unrolled.scores import translation
 from unrolled.scores.translation import compare, corpus_score
 
 TEXT = "the cat sat on a mat, and didn't see 3.5 dogs run past ."
@@ -53,8 +55,8 @@ def test_a_perfect_corpus_has_100_and_an_alien_one_0() -> None:
 
 def test_bleu_of_a_hand_worked_case() -> None:
     # 5 of 6 words, 3 of 5 pairs, 2 of 4 triples and 1 of 3 quadruples match; equally long
-    found = corpus_score(["a b c d x e"], [["a b c d y e"]], tokenizer="none")
-    assert found.value == pytest.approx(100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
+    ours = corpus_score(["a b c d x e"], [["a b c d y e"]], tokenizer="none")
+    assert ours.value == pytest.approx(100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
     # a third shorter: the brevity penalty is exp(1 - 6 / 4)
     short = corpus_score(["a b c d"], [["a b c d y e"]], tokenizer="none")
     assert short.value == pytest.approx(100 * 2.718281828459045 ** (1 - 6 / 4))
@@ -73,10 +75,8 @@ def test_scores_and_signatures_are_sacrebleus(tokenizer: str, lowercase: bool) -
             good, references, name, tokenizer, lowercase=lowercase, samples=50
         )
         assert ours.value == pytest.approx(theirs.score, abs=1e-9)
-        assert ours.mean == pytest.approx(
-            theirs._mean, abs=1e-4
-        )  # theirs sums in 32 bits
-        assert ours.margin == pytest.approx(theirs._ci, abs=1e-4)
+        assert ours.mean == pytest.approx(theirs._mean, abs=1e-5)
+        assert ours.margin == pytest.approx(theirs._ci, abs=1e-5)
         assert ours.signature == metric.get_signature().format()
         assert str(ours).startswith(
             f"{theirs.name} {theirs.score:.2f} ({theirs._mean:.2f} ± "
@@ -84,12 +84,12 @@ def test_scores_and_signatures_are_sacrebleus(tokenizer: str, lowercase: bool) -
 
 
 def test_one_reference_without_an_interval_gives_the_usual_signature() -> None:
-    found = corpus_score(["the cat sat ."], [["the cat sat ."]])
-    assert found.margin is None
-    assert found.signature.startswith(
+    ours = corpus_score(["the cat sat ."], [["the cat sat ."]])
+    assert ours.margin is None
+    assert ours.signature.startswith(
         "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:"
     )
-    assert str(found) == f"BLEU 100.00  {found.signature}"
+    assert str(ours) == f"BLEU 100.00  {ours.signature}"
 
 
 @pytest.mark.parametrize("name", ["bleu", "chrf"])
@@ -111,6 +111,39 @@ def test_the_paired_bootstrap_is_sacrebleus(name: Any) -> None:
         [system.mean, system.ci], 1e-5
     )
     assert ours.second.signature == signatures[theirs].format()
+
+
+@pytest.mark.parametrize("seed", ["7", "none"])
+def test_the_seed_is_fixed_and_the_environment_left_alone(
+    seed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, poor, references = texts(4, 20)
+
+    def scored() -> tuple[object, object]:
+        return (
+            corpus_score(good, references, samples=20),
+            compare(good, poor, references, samples=20),
+        )
+
+    monkeypatch.delenv("SACREBLEU_SEED", raising=False)
+    expected = scored()
+    assert "SACREBLEU_SEED" not in os.environ
+    monkeypatch.setenv("SACREBLEU_SEED", seed)
+    assert scored() == expected
+    assert os.environ["SACREBLEU_SEED"] == seed
+    # also after an error
+    with pytest.raises(ZeroDivisionError), translation._fixed_seed():
+        raise ZeroDivisionError
+    assert os.environ["SACREBLEU_SEED"] == seed
+
+
+def test_a_large_corpus_draws_fewer_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    good, _, references = texts(5, 10)
+    monkeypatch.setattr(translation, "DRAWN", 1_500)
+    assert "|bs:140|" in corpus_score(good, references, samples=140).signature
+    assert "|bs:150|" in corpus_score(good, references, samples=200).signature
+    monkeypatch.setattr(translation, "DRAWN", 20)
+    assert "|bs:100|" in corpus_score(good, references, samples=200).signature
 
 
 def test_comparing_tells_a_better_system_from_an_equal_one() -> None:

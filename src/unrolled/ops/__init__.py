@@ -1,6 +1,5 @@
 """Functions on tensors: the plain equations (``reference``) and the fast paths that equal them."""
 
-from unrolled.ops.linear import linear
 from unrolled.ops.modes import mode, precision, use
 
-__all__ = ["linear", "mode", "precision", "use"]
+__all__ = ["mode", "precision", "use"]

@@ -86,6 +86,23 @@ class SourceMemory(NamedTuple):
 Sizes = tuple[int, ...]
 
 
+class _MemoryAddresses(NamedTuple):
+    """What the core is told of a memory, which stays the same for many steps.
+
+    Attributes:
+        keys, values: the sequences it was made from, by which it is known again.
+        addresses: where the keys and values of each block begin (2, L), int64.
+        tensors: what the addresses point into, held so that they stay valid.
+        sizes: S, M and three strides, as ``DECODING`` has them.
+    """
+
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
+    addresses: Tensor
+    tensors: list[Tensor]
+    sizes: Sizes
+
+
 class PackedDecoder:
     """A stack of blocks and output weights; each part is to be loaded before the first step.
 
@@ -101,13 +118,17 @@ class PackedDecoder:
         library: Any = native.library()
         self.shape = shape
         self._library = library
-        numbers = native.PRECISIONS[precision], NORMS.index(shape.norm), shape.epsilon
-        kind = shape.norm_first, FEEDFORWARDS.index(shape.feedforward)
-        self._core: int = library.decoder_new(*numbers, *kind, *shape[:7])
+        self._core: int = library.decoder_new(
+            native.PRECISIONS[precision],
+            NORMS.index(shape.norm),
+            shape.epsilon,
+            shape.norm_first,
+            FEEDFORWARDS.index(shape.feedforward),
+            *shape[:7],  # the sizes, from layers to vocabulary
+        )
         if not self._core:
             raise ValueError(f"the native core could not make a decoder of {shape}")
-        # keys and values of the last memory: it stays the same for many steps
-        self._seen: tuple[Any, Any, Tensor, list[Tensor], Sizes] | None = None
+        self._last_memory: _MemoryAddresses | None = None
         self._logits: Tensor | None = None
         # at the interpreter's end another thread may still be stepping
         weakref.finalize(self, library.decoder_free, self._core).atexit = False
@@ -123,25 +144,32 @@ class PackedDecoder:
         Raises:
             ValueError: another shape or precision.
         """
-        expected = self._expected(part)
-        for given, shape in ((weight, expected), (bias, expected[:1])):
-            if given is not None:
-                _check(part, given, shape)
-        held = dense(weight.detach()), None if bias is None else dense(bias.detach())
-        there = [None if tensor is None else tensor.data_ptr() for tensor in held]
-        native.check(
-            self._library.decoder_load(self._core, layer, PARTS.index(part), *there)
+        expected = self._weight_shape(part)
+        _check(part, weight, expected)
+        if bias is not None:
+            _check(part, bias, expected[:1])
+        # both variables hold copies, where these are made, until they are packed
+        weight = dense(weight.detach())
+        bias = None if bias is None else dense(bias.detach())
+        message = self._library.decoder_load(
+            self._core,
+            layer,
+            PARTS.index(part),
+            weight.data_ptr(),
+            None if bias is None else bias.data_ptr(),
         )
+        native.check(message)
 
-    def _expected(self, part: str) -> tuple[int, ...]:
+    def _weight_shape(self, part: str) -> Sizes:
         width = self.shape.width
         inner = self.shape.inner
         if part.endswith("norm"):
             return (width,)
         if part == "self_in":
-            each = width // self.shape.heads
-            return (width + 2 * self.shape.kv_heads * each, width)
+            head_width = width // self.shape.heads
+            return (width + 2 * self.shape.kv_heads * head_width, width)
         if part == "up":
+            # swiglu multiplies two projections of one input
             return (2 * inner if self.shape.feedforward == "swiglu" else inner, width)
         if part == "down":
             return (width, inner)
@@ -167,9 +195,10 @@ class PackedDecoder:
         Raises:
             ValueError: something of another shape or precision; no row was read then.
         """
-        logits = self._room(x.shape[0])
-        there = logits.data_ptr(), logits.shape[1], *(0,) * 5
-        self._call(x, cache, source, turn, there)
+        logits = self._logits_for(x.shape[0])
+        no_best = (0,) * 5
+        outputs = (logits.data_ptr(), logits.shape[1], *no_best)
+        self._call(x, cache, source, turn, outputs)
         return logits[:, : self.shape.vocabulary]
 
     def best(
@@ -198,17 +227,48 @@ class PackedDecoder:
             ValueError: see ``step``; k or a token out of range.
         """
         rows = x.shape[0]
-        if not 1 <= k <= min(MOST, self.shape.vocabulary):
-            raise ValueError(
-                f"expected k from 1 to {min(MOST, self.shape.vocabulary)}, got {k}"
-            )
+        most = min(MOST, self.shape.vocabulary)
+        if not 1 <= k <= most:
+            raise ValueError(f"expected k from 1 to {most}, got {k}")
         _check("banned", banned, (len(banned),), torch.int64)
         values = x.new_empty(rows, k)
         tokens = banned.new_empty(rows, k)
         banned = dense(banned)
-        best = k, values.data_ptr(), tokens.data_ptr(), banned.data_ptr(), len(banned)
-        self._call(x, cache, source, turn, (0, 0, *best))
+        best = (
+            k,
+            values.data_ptr(),
+            tokens.data_ptr(),
+            banned.data_ptr(),
+            len(banned),
+        )
+        no_logits = (0, 0)
+        self._call(x, cache, source, turn, (*no_logits, *best))
         return values, tokens
+
+    def _check_step(
+        self, x: Tensor, cache: Cache, turn: tuple[Tensor, Tensor] | None
+    ) -> None:
+        """Refuse what would be read or written out of bounds."""
+        shape = self.shape
+        rows = x.shape[0]
+        head_width = shape.width // shape.heads
+        _check("x", x, (rows, shape.width))
+        cache_rows = cache.keys.shape[1]
+        room = cache.keys.shape[3]
+        expected = (shape.layers, cache_rows, shape.kv_heads, room, head_width)
+        _check("cache", cache.keys, expected)
+        _check("cache", cache.values, expected)
+        _check("lengths", cache.lengths, (rows,), torch.int64)
+        if cache.origin is not None:
+            _check("origin", cache.origin, (rows, room), torch.int32)
+            if not cache.origin.is_contiguous():
+                raise ValueError("expected origin side by side, got a view; copy it")
+        for part in turn or ():
+            _check("turn", part, (rows, head_width // 2))
+        if cache.keys.stride() != cache.values.stride() or cache.keys.stride(4) != 1:
+            raise ValueError(
+                "expected keys and values that stand alike, features side by side"
+            )
 
     def _call(
         self,
@@ -216,55 +276,45 @@ class PackedDecoder:
         cache: Cache,
         source: SourceMemory | None,
         turn: tuple[Tensor, Tensor] | None,
-        there: Sizes,
+        outputs: Sizes,
     ) -> None:
-        """Take a step whose scores, or the best of them, are written as ``there`` says."""
-        shape = self.shape
+        """Take a step whose scores, or the best of them, are written to ``outputs``.
+
+        These are the last fields of ``DECODING``, from logits on.
+        """
+        self._check_step(x, cache, turn)
         rows = x.shape[0]
-        size = shape.width // shape.heads
-        _check("x", x, (rows, shape.width))
-        room = cache.keys.shape[3]
-        in_cache = cache.keys.shape[1]
-        for part in cache[:2]:
-            _check("cache", part, (shape.layers, in_cache, shape.kv_heads, room, size))
-        _check("lengths", cache.lengths, (rows,), torch.int64)
-        if cache.origin is not None:
-            _check("origin", cache.origin, (rows, room), torch.int32)
-            if not cache.origin.is_contiguous():
-                raise ValueError("expected origin side by side, got a view; copy it")
-        for part in turn or ():
-            _check("turn", part, (rows, size // 2))
-        if cache.keys.stride() != cache.values.stride() or cache.keys.stride(4) != 1:
-            raise ValueError(
-                "expected keys and values that stand alike, features side by side"
-            )
-        memory, sizes = self._memory(source, rows)
-        told = x, *(turn or (None, None)), cache.lengths, cache.origin, *memory
-        whole = [part if part is None else dense(part) for part in told]
-        pointers = [*whole[:3], *cache[:2], *whole[3:], None]
-        strides = cache.keys.stride()[:4]
+        memory, memory_sizes = self._memory(source, rows)
+        sources, *steps_and_strides = memory_sizes
         numbers = (
             torch.get_num_threads(),
             rows,
-            sizes[0],
-            in_cache,
-            room,
-            *strides,
-            *sizes[1:],
+            sources,
+            cache.keys.shape[1],
+            cache.keys.shape[3],
+            *cache.keys.stride()[:4],
+            *steps_and_strides,
         )
-        places = [0 if part is None else part.data_ptr() for part in pointers]
-        native.decode(self._core, (*numbers, *places, *there))
+        inputs = (x, *(turn or (None, None)))
+        state = (cache.lengths, cache.origin, *memory)
+        # both lists hold copies, where these are made, until the core has read them
+        dense_inputs = [part if part is None else dense(part) for part in inputs]
+        dense_state = [part if part is None else dense(part) for part in state]
+        # the cache is written in place: a copy of it would be lost
+        tensors = (*dense_inputs, cache.keys, cache.values, *dense_state)
+        addresses = [0 if part is None else part.data_ptr() for part in tensors]
+        no_y = 0  # what the head reads is not needed here
+        native.decode(self._core, (*numbers, *addresses, no_y, *outputs))
 
-    def _room(self, rows: int) -> Tensor:
+    def _logits_for(self, rows: int) -> Tensor:
         """Return memory for logits, the same as before where it is enough.
 
         Pages of memory that is new at every step cost a sixth of its time. Rows begin with a line
         of the cache, so that they can be written past the caches.
         """
         if self._logits is None or len(self._logits) < rows:
-            with torch.inference_mode(
-                False
-            ):  # what is made inside could not be changed outside
+            # what is made in inference mode could not be changed outside of it
+            with torch.inference_mode(False):
                 width = -(-self.shape.vocabulary // 16) * 16
                 self._logits = torch.empty(
                     rows, width, dtype=torch.float32, device="cpu"
@@ -277,41 +327,46 @@ class PackedDecoder:
         """Return what the call is given of a memory, and its sizes."""
         if not self.shape.memory_heads or source is None:
             return [None] * 4, (0,) * 5
-        if self._seen is None or self._seen[0] is not source.keys:
-            self._seen = source.keys, source.values, *self._places(source)
-        elif self._seen[1] is not source.values:
+        memory = self._last_memory
+        if memory is None or memory.keys is not source.keys:
+            memory = self._addresses(source)
+            self._last_memory = memory
+        elif memory.values is not source.values:
             raise ValueError(
                 "expected the values that came with these keys, got others"
             )
-        _, _, places, _, sizes = self._seen
-        _check("lengths", source.lengths, sizes[:1], torch.int64)
+        _check("lengths", source.lengths, memory.sizes[:1], torch.int64)
         _check("rows", source.rows, (rows,), torch.int64)
-        return [*places, source.lengths, source.rows], sizes
+        keys, values = memory.addresses
+        return [keys, values, source.lengths, source.rows], memory.sizes
 
-    def _places(self, source: SourceMemory) -> tuple[Tensor, list[Tensor], Sizes]:
-        """Return where keys and values stand (2, L), what has to be held for that, and sizes."""
+    def _addresses(self, source: SourceMemory) -> _MemoryAddresses:
+        """Return where the keys and values of a memory stand."""
         shape = self.shape
-        first = source.keys[0]
-        parts = [readable(part) for part in (*source.keys, *source.values)]
-        strides = parts[0].stride()
-        size = (
-            first.shape[0],
-            shape.memory_heads,
-            first.shape[2],
-            shape.width // shape.heads,
-        )
-        for part in parts:
-            _check("memory", part, size)
+        sources = source.keys[0].shape[0]
+        steps = source.keys[0].shape[2]
+        expected = (sources, shape.memory_heads, steps, shape.width // shape.heads)
+        tensors = [readable(part) for part in (*source.keys, *source.values)]
+        for tensor in tensors:
+            _check("memory", tensor, expected)
         if len(source.keys) != shape.layers or len(source.values) != shape.layers:
             raise ValueError(
                 f"expected a memory of {shape.layers} blocks, got {len(source.keys)}"
             )
-        if strides[3] != 1 or any(part.stride() != strides for part in parts):
-            parts = [part.contiguous() for part in parts]
-            strides = parts[0].stride()
-        addresses = [part.data_ptr() for part in parts]
-        places = torch.tensor(addresses, dtype=torch.int64, device="cpu").view(2, -1)
-        return places, parts, (size[0], size[2], *strides[:3])
+        strides = tensors[0].stride()
+        # the core takes one set of strides for all blocks
+        if strides[3] != 1 or any(tensor.stride() != strides for tensor in tensors):
+            tensors = [tensor.contiguous() for tensor in tensors]
+            strides = tensors[0].stride()
+        pointers = [tensor.data_ptr() for tensor in tensors]
+        addresses = torch.tensor(pointers, dtype=torch.int64, device="cpu")
+        return _MemoryAddresses(
+            source.keys,
+            source.values,
+            addresses.view(2, -1),
+            tensors,
+            (sources, steps, *strides[:3]),
+        )
 
     @property
     def bytes(self) -> int:
@@ -320,10 +375,10 @@ class PackedDecoder:
 
 
 def _check(
-    name: str, given: Tensor, shape: tuple[int, ...], kind: torch.dtype = torch.float32
+    name: str, tensor: Tensor, shape: Sizes, dtype: torch.dtype = torch.float32
 ) -> None:
-    if given.shape != shape or given.dtype != kind or not given.is_cpu:
+    if tensor.shape != shape or tensor.dtype != dtype or not tensor.is_cpu:
         raise ValueError(
-            f"expected {name} of shape {shape} in {kind} on the CPU, got {tuple(given.shape)} in "
-            f"{given.dtype} on {given.device}"
+            f"expected {name} of shape {shape} in {dtype} on the CPU, got "
+            f"{tuple(tensor.shape)} in {tensor.dtype} on {tensor.device}"
         )

@@ -51,7 +51,7 @@ def differentiable_gradients(
         function: from the inputs to its outputs, by operations of torch.
         inputs: tensors, None where there is none.
         gradients: of each output; None is zero. Missing ones at the end are None.
-        needed: for each input, whether its gradient is wanted.
+        needed: for each input, whether its gradient is needed.
 
     Returns:
         the gradient of each input, None where it is not needed.
@@ -59,6 +59,11 @@ def differentiable_gradients(
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         aliases = [None if part is None else part.view_as(part) for part in inputs]
+        differentiated = [
+            alias
+            for alias, need in zip(aliases, needed, strict=True)
+            if need and alias is not None
+        ]
         outputs = function(*aliases)
         known = [
             (output, gradient)
@@ -67,18 +72,16 @@ def differentiable_gradients(
         ]
         if not known:
             return [None] * len(inputs)
-        found = torch.autograd.grad(
+        input_gradients = torch.autograd.grad(
             [output for output, _ in known],
-            [
-                alias
-                for alias, need in zip(aliases, needed, strict=True)
-                if need and alias is not None
-            ],
+            differentiated,
             [gradient for _, gradient in known],
             create_graph=create_graph,
             allow_unused=True,
             materialize_grads=True,
         )
-    rest = iter(found)
-    present = zip(inputs, needed, strict=True)
-    return [next(rest) if need and part is not None else None for part, need in present]
+    remaining = iter(input_gradients)
+    return [
+        next(remaining) if need and part is not None else None
+        for part, need in zip(inputs, needed, strict=True)
+    ]

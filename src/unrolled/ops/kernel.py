@@ -42,7 +42,7 @@ class Call(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What gradients can be wanted of, all fp32: x (B, T, D) or (N, D), weights, h and c (B, H)."""
+    """What gradients can be needed of, all fp32: x (B, T, D) or (N, D), weights, h and c (B, H)."""
 
     x: Tensor
     w_ih: Tensor
@@ -53,7 +53,7 @@ class Inputs(NamedTuple):
     c: Tensor | None
 
 
-_Some = list[Tensor | None]
+_Tensors = list[Tensor | None]
 _NAMES = (*Inputs._fields, "mask")
 
 
@@ -69,9 +69,9 @@ def check_shapes(
         ValueError: there is one.
     """
     for name, part, shape in zip(names, parts, shapes, strict=True):
-        if part is not None and (
-            part.shape != shape or part.dtype != torch.float32 or not part.is_cpu
-        ):
+        if part is None:
+            continue
+        if part.shape != shape or part.dtype != torch.float32 or not part.is_cpu:
             raise ValueError(
                 f"expected {name} of shape {shape} in fp32 on the CPU for {cell}, got "
                 f"{tuple(part.shape)} in {part.dtype} on {part.device}; the state has H columns, "
@@ -86,15 +86,16 @@ def check(call: Call, inputs: Inputs, mask: Tensor | None) -> None:
         ValueError: a shape, precision or device that does not fit.
     """
     layout = call.layout
-    (width, size) = (inputs.x.shape[-1], inputs.h.shape[-1])
-    wide = GATES[call.cell] * size
+    width = inputs.x.shape[-1]
+    size = inputs.h.shape[-1]
+    gates = GATES[call.cell] * size
+    x: tuple[int, ...] = (layout.total, width)
+    if layout.offset is None:
+        x = (layout.rows, layout.steps, width)
+    weights = ((gates, width), (gates, size))
+    biases = ((gates,), (gates,))
     state = (layout.rows, size)
-    x = (
-        (layout.rows, layout.steps, width)
-        if layout.offset is None
-        else (layout.total, width)
-    )
-    shapes = (x, (wide, width), (wide, size), (wide,), (wide,), state, state, state)
+    shapes = (x, *weights, *biases, state, state, state)  # h, c and the mask
     check_shapes(call.cell, _NAMES, (*inputs, mask), shapes)
     if (inputs.c is None) == (call.cell == "lstm"):
         raise ValueError(
@@ -102,14 +103,16 @@ def check(call: Call, inputs: Inputs, mask: Tensor | None) -> None:
         )
 
 
-def _whole(parts: Iterable[Tensor | None]) -> _Some:
+def _whole(parts: Iterable[Tensor | None]) -> _Tensors:
     return [None if part is None else dense(part) for part in parts]
 
 
-def _run(name: str, call: Call, inputs: Inputs, time_first: bool, parts: _Some) -> None:
+def _run(
+    name: str, call: Call, inputs: Inputs, time_first: bool, parts: _Tensors
+) -> None:
     """Call a function of the library; ``parts`` are tensors in the order of its struct."""
     layout = call.layout
-    where = (layout.offset, layout.active, layout.base(time_first), layout.order)
+    steps = (layout.offset, layout.active, layout.base(time_first), layout.order)
     numbers = (
         native.CELLS[call.cell],
         native.PRECISIONS[call.precision],
@@ -122,7 +125,7 @@ def _run(name: str, call: Call, inputs: Inputs, time_first: bool, parts: _Some) 
         layout.total,
         *layout.strides(time_first),
     )
-    pointers = [0 if part is None else part.data_ptr() for part in (*where, *parts)]
+    pointers = [0 if part is None else part.data_ptr() for part in (*steps, *parts)]
     native.run(name, numbers, pointers)
 
 
@@ -132,7 +135,7 @@ def _padded(layout: Layout) -> bool:
 
 def forward(
     call: Call, inputs: Inputs, mask: Tensor | None, keep: int
-) -> tuple[Tensor, tuple[Tensor, ...], _Some]:
+) -> tuple[Tensor, tuple[Tensor, ...], _Tensors]:
     """Read all steps.
 
     Args:
@@ -151,17 +154,22 @@ def forward(
     """
     check(call, inputs, mask)
     (x, *rest) = inputs
-    time_first = is_time_first(inputs.x)
+    time_first = is_time_first(x)
     size = inputs.h.shape[1]
     y = like(x, size, time_first, _padded(call.layout))
-    after = [None if part is None else y.new_empty(part.shape) for part in inputs[5:]]
-    kept = [
-        y.new_empty(keep, wide * size) if keep and wide else None
-        for wide in KEPT[call.cell]
+    after = [
+        None if part is None else y.new_empty(part.shape)
+        for part in (inputs.h, inputs.c)
     ]
-    given = [laid(x, time_first), *_whole((*rest, mask))]
-    _run("forward", call, inputs, time_first, [*given, y, *after, *kept])
-    return y, tuple(part for part in after if part is not None), kept
+    kept = [
+        y.new_empty(keep, multiple * size) if keep and multiple else None
+        for multiple in KEPT[call.cell]
+    ]
+    read = [laid(x, time_first), *_whole((*rest, mask))]
+    written = [y, *after, *kept]
+    _run("forward", call, inputs, time_first, [*read, *written])
+    state = tuple(part for part in after if part is not None)
+    return y, state, kept
 
 
 def backward(
@@ -169,46 +177,46 @@ def backward(
     inputs: Inputs,
     mask: Tensor | None,
     y: Tensor,
-    kept: _Some,
-    gradients: _Some,
-    wanted: list[bool],
-) -> _Some:
-    """Return the gradients of those of the inputs that are wanted, None for the others.
+    kept: _Tensors,
+    gradients: _Tensors,
+    needed: list[bool],
+) -> _Tensors:
+    """Return the gradients of those of the inputs that need one, None for the others.
 
     Args:
         call, inputs, mask: as ``forward`` was given them.
         y, kept: as it returned them.
         gradients: of y, and of h and c at the end; None is zero.
-        wanted: one for each of the inputs.
+        needed: for each of the inputs, whether its gradient is.
     """
     (x, *rest) = inputs
     (d_y, d_h, d_c) = gradients
-    time_first = is_time_first(inputs.x)
-    found: _Some = [
-        None if part is None or not want else x.new_empty(part.shape)
-        for part, want in zip(rest, wanted[1:], strict=True)
+    time_first = is_time_first(x)
+    d_x = None
+    if needed[0]:
+        d_x = like(x, x.shape[-1], time_first, _padded(call.layout))
+    d_rest: _Tensors = [
+        None if part is None or not need else x.new_empty(part.shape)
+        for part, need in zip(rest, needed[1:], strict=True)
     ]
-    d_x = like(x, x.shape[-1], time_first, _padded(call.layout)) if wanted[0] else None
     d_y = None if d_y is None else laid(d_y, time_first)
-    given = [
-        laid(x, time_first),
-        *_whole((*rest, mask)),
-        laid(y, time_first),
-        None,
-        None,
-    ]
-    given += [*_whole(kept), d_y, *_whole((d_h, d_c))]
-    _run("backward", call, inputs, time_first, [*given, d_x, *found])
-    return [d_x, *found]
+    read = [laid(x, time_first), *_whole((*rest, mask))]
+    no_end = (None, None)  # h and c at the end, which only forward writes
+    outputs = [laid(y, time_first), *no_end, *_whole(kept)]
+    of_outputs = [d_y, *_whole((d_h, d_c))]
+    written = [d_x, *d_rest]
+    parts = [*read, *outputs, *of_outputs, *written]
+    _run("backward", call, inputs, time_first, parts)
+    return written
 
 
 def _by_reference(
     call: Call,
     inputs: Inputs,
     mask: Tensor | None,
-    gradients: _Some,
+    gradients: _Tensors,
     needed: Sequence[bool],
-) -> _Some:
+) -> _Tensors:
     """Do the same as ``backward`` by the equations, which can be differentiated again."""
     layout = call.layout
 
@@ -216,16 +224,21 @@ def _by_reference(
         x, w_ih, w_hh, b_ih, b_hh, h, c = cast(Inputs, parts)
         if layout.offset is not None:
             flat = x.new_zeros(layout.rows * layout.steps, x.shape[1])
-            flat = flat.index_add(0, layout.places(), x)
+            flat = flat.index_add(0, layout.padded_positions(), x)
             x = flat.unflatten(0, (layout.rows, layout.steps))
         state = (h,) if c is None else (h, c)
-        extras = Extras(recurrent_mask=mask)
-        lengths = layout.lengths()
-        weights = Weights(w_ih, w_hh, b_ih, b_hh)
         y, after, _ = reference.unroll(
-            call.cell, x, state, weights, lengths, call.reverse, extras
+            call.cell,
+            x,
+            state,
+            Weights(w_ih, w_hh, b_ih, b_hh),
+            layout.lengths(),
+            call.reverse,
+            Extras(recurrent_mask=mask),
         )
-        return y if layout.offset is None else y.flatten(0, 1)[layout.places()], *after
+        if layout.offset is not None:
+            y = y.flatten(0, 1)[layout.padded_positions()]
+        return y, *after
 
     return differentiable_gradients(equations, inputs, gradients, needed)
 
@@ -249,7 +262,8 @@ class _Unroll(torch.autograd.Function):
         ctx: Any, call: Call, mask: Tensor | None, *parts: Any
     ) -> tuple[Tensor, ...]:
         inputs = Inputs(*parts)
-        y, after, kept = forward(call, inputs, mask, max(call.layout.total, 1))
+        room = max(call.layout.total, 1)
+        y, after, kept = forward(call, inputs, mask, room)
         ctx.call = call
         ctx.set_materialize_grads(False)
         ctx.witness = _witness(y)
@@ -265,23 +279,28 @@ class _Unroll(torch.autograd.Function):
         inputs = Inputs(*rest[3:])
         needed = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled() or is_batched(gradients):
-            found = _by_reference(ctx.call, inputs, mask, list(gradients), needed)
+            input_gradients = _by_reference(
+                ctx.call, inputs, mask, list(gradients), needed
+            )
         else:
             if ctx.witness._version != ctx.version:
-                y, _, kept = forward(
-                    ctx.call, inputs, mask, max(ctx.call.layout.total, 1)
-                )
-            ends = [*gradients, None][:3]  # c has none where there is none
-            found = backward(ctx.call, inputs, mask, y, kept, ends, needed)
-        return None, None, *found
+                room = max(ctx.call.layout.total, 1)
+                y, _, kept = forward(ctx.call, inputs, mask, room)
+            of_y_h_c = [*gradients, None][:3]  # c has none where there is none
+            input_gradients = backward(
+                ctx.call, inputs, mask, y, kept, of_y_h_c, needed
+            )
+        return None, None, *input_gradients  # call and mask have none
 
 
 def unroll(
     call: Call, inputs: Inputs, mask: Tensor | None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Read all steps; return y and the state as ``forward`` does, with gradients where wanted."""
-    wanted = torch.is_grad_enabled()
-    if wanted and any(part is not None and part.requires_grad for part in inputs):
+    """Read all steps; return y and the state as ``forward`` does, with gradients where needed."""
+    differentiable = torch.is_grad_enabled() and any(
+        part is not None and part.requires_grad for part in inputs
+    )
+    if differentiable:
         run: Any = _Unroll.apply
         y, *after = run(call, mask, *inputs)
         return y, tuple(after)

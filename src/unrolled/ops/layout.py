@@ -39,30 +39,40 @@ class Layout(NamedTuple):
         """Return where each row begins among the steps of a padded batch (B,)."""
         if self.order is None or self.offset is not None:
             return None
-        return self.order if time_first else self.order * self.steps
+        if time_first:
+            return self.order
+        return self.order * self.steps
 
     def strides(self, time_first: bool) -> tuple[int, int]:
         """Return how many steps it is from one step to the next, and from one row to the next."""
         if self.offset is not None:
             return 0, 1
-        return (self.rows, 1) if time_first else (1, self.steps)
+        if time_first:
+            return self.rows, 1
+        return 1, self.steps
 
     def lengths(self) -> Tensor | None:
         """Return how many steps each row of the batch has (B,); None when all have T."""
         if self.active is None:
             return None
-        longest_first = (self.active[:, None] > _count(self.rows)).sum(0)
+        has_step = self.active[:, None] > _count(self.rows)
+        longest_first = has_step.sum(0)
         if self.order is None:
             return longest_first
-        return torch.empty_like(longest_first).scatter_(0, self.order, longest_first)
+        lengths = torch.empty_like(longest_first)
+        return lengths.scatter_(0, self.order, longest_first)
 
-    def places(self) -> Tensor:
+    def padded_positions(self) -> Tensor:
         """Return where each packed step (N,) stands among the B * T steps of a padded batch."""
         assert self.active is not None
         assert self.offset is not None
+        # packed: all rows' step 0, longest row first, then their step 1, and so on
         step = _count(self.steps).repeat_interleave(self.active)
-        row = _count(self.total) - self.offset.repeat_interleave(self.active)
-        return (row if self.order is None else self.order[row]) * self.steps + step
+        step_begins = self.offset.repeat_interleave(self.active)
+        row = _count(self.total) - step_begins
+        if self.order is not None:
+            row = self.order[row]
+        return row * self.steps + step
 
 
 def padded(x: Tensor, lengths: Tensor | None) -> Layout:
@@ -74,12 +84,14 @@ def padded(x: Tensor, lengths: Tensor | None) -> Layout:
     rows, steps = x.shape[:2]
     if lengths is None:
         return Layout(rows, steps, rows * steps)
-    longest_first, order = check_lengths(lengths, rows, steps).sort(
-        descending=True, stable=True
-    )
-    ended = torch.searchsorted(longest_first.flip(0), _count(steps), right=True)
+    lengths = check_lengths(lengths, rows, steps)
+    longest_first, order = lengths.sort(descending=True, stable=True)
+    shortest_first = longest_first.flip(0)
+    # step t is real in the rows longer than t
+    ended = torch.searchsorted(shortest_first, _count(steps), right=True)
     active = rows - ended
-    return Layout(rows, steps, int(active.sum()), active, order)
+    total = int(active.sum())
+    return Layout(rows, steps, total, active, order)
 
 
 def packed(batch_sizes: Tensor, sorted_indices: Tensor | None) -> Layout:
@@ -90,7 +102,8 @@ def packed(batch_sizes: Tensor, sorted_indices: Tensor | None) -> Layout:
     """
     active = batch_sizes.contiguous()
     rows = int(active[0])
-    if bool((active.diff() > 0).any()) or int(active[-1]) < 0:
+    grows = (active.diff() > 0).any()
+    if bool(grows) or int(active[-1]) < 0:
         raise ValueError(
             "expected batch sizes that never grow; make the sequence by pack_sequence"
         )
@@ -100,7 +113,8 @@ def packed(batch_sizes: Tensor, sorted_indices: Tensor | None) -> Layout:
             f"expected sorted indices that name each of {rows} rows once, got {order.tolist()}"
         )
     offset = active.cumsum(0) - active
-    return Layout(rows, len(active), int(active.sum()), active, order, offset)
+    total = int(active.sum())
+    return Layout(rows, len(active), total, active, order, offset)
 
 
 def readable(tensor: Tensor) -> Tensor:
@@ -117,15 +131,20 @@ def dense(tensor: Tensor) -> Tensor:
 
 def is_time_first(x: Tensor) -> bool:
     """Say whether x (B, T, D) stands in memory as (T, B, D)."""
-    return x.dim() == 3 and not x.is_contiguous() and x.transpose(0, 1).is_contiguous()
+    if x.dim() != 3 or x.is_contiguous():
+        return False
+    return x.transpose(0, 1).is_contiguous()
 
 
 def laid(x: Tensor, time_first: bool) -> Tensor:
     """Return x (B, T, D) or (N, D) in that memory layout, x itself if it stands so already."""
-    if time_first:
-        x = readable(x)
-        return x if is_time_first(x) else x.transpose(0, 1).contiguous().transpose(0, 1)
-    return dense(x)
+    if not time_first:
+        return dense(x)
+    x = readable(x)
+    if is_time_first(x):
+        return x
+    steps_first = x.transpose(0, 1).contiguous()
+    return steps_first.transpose(0, 1)
 
 
 def like(x: Tensor, size: int, time_first: bool, zero: bool) -> Tensor:
@@ -133,9 +152,11 @@ def like(x: Tensor, size: int, time_first: bool, zero: bool) -> Tensor:
 
     They are no view of anything, so that whoever gets them may change them in place.
     """
-    if time_first:
-        rows, steps = x.shape[:2]
-        made = x.new_empty_strided((rows, steps, size), (size, rows * size, 1))
-        return made.zero_() if zero else made
-    make = x.new_zeros if zero else x.new_empty
-    return make(*x.shape[:-1], size)
+    if not time_first:
+        shape = (*x.shape[:-1], size)
+        return x.new_zeros(shape) if zero else x.new_empty(shape)
+    rows, steps = x.shape[:2]
+    shape = (rows, steps, size)
+    strides = (size, rows * size, 1)
+    made = x.new_empty_strided(shape, strides)
+    return made.zero_() if zero else made

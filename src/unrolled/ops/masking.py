@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-Lengths = (
-    Tensor | Sequence[int]
-)  # real steps of each row (B,): integers of any width, or a list
+# real steps of each row (B,): integers of any width, or a list
+Lengths = Tensor | Sequence[int]
 
 
 def check_lengths(lengths: Lengths, rows: int, steps: int) -> Tensor:
@@ -23,9 +22,8 @@ def check_lengths(lengths: Lengths, rows: int, steps: int) -> Tensor:
     """
     if not isinstance(lengths, Tensor):
         listed = torch.as_tensor(lengths, device="cpu")
-        lengths = (
-            listed if listed.numel() else listed.long()
-        )  # an empty list says no type
+        # an empty list says no type
+        lengths = listed if listed.numel() else listed.long()
     if lengths.shape != (rows,):
         raise ValueError(
             f"expected lengths of shape ({rows},), one for each row of x, got "
@@ -83,5 +81,7 @@ def last_steps(x: Tensor, lengths: Tensor, empty: Tensor) -> Tensor:
         lengths: (B,).
         empty: (B, D), taken for rows of length 0.
     """
-    where = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, x.shape[2])
-    return torch.where(lengths[:, None] > 0, x.gather(1, where)[:, 0], empty)
+    last = (lengths - 1).clamp(min=0)
+    indices = last[:, None, None].expand(-1, 1, x.shape[2])
+    is_read = lengths[:, None] > 0
+    return torch.where(is_read, x.gather(1, indices)[:, 0], empty)

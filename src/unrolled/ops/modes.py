@@ -23,9 +23,8 @@ class _Entry(NamedTuple):
     name: str
 
 
-_Entries = tuple[
-    _Entry, ...
-]  # the plain choice first, then open blocks, the newest last
+# the plain choice first, then open blocks, the newest last
+_Entries = tuple[_Entry, ...]
 _AUTO: _Entries = (_Entry(None, "auto"),)
 
 
@@ -71,10 +70,9 @@ class _Choice:
 
     def __exit__(self, *error: object) -> None:
         left = list(self.entries.get())
+        # from the newest: one object may have begun several blocks
         for index in reversed(range(len(left))):
-            if (
-                left[index].owner is self
-            ):  # the newest: one object may have begun several blocks
+            if left[index].owner is self:
                 del left[index]
                 break
         self._set(tuple(left))

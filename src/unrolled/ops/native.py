@@ -16,7 +16,7 @@ import warnings
 from ctypes import c_char_p, c_double, c_float, c_int32, c_int64, c_uint32, c_void_p
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 
 from unrolled.core.errors import UsageError
 
@@ -25,28 +25,18 @@ CELLS = {"rnn_tanh": 0, "rnn_relu": 1, "gru": 2, "lstm": 3}
 PRECISIONS = {"float32": 0, "bf16": 1, "int8": 2}
 LEVELS = ("portable", "avx2", "avx512", "amx")
 _FEATURES = ("bf16", "vnni", "amx")
-_COUNTERS = {"forward": 0, "backward": 1, "step": 2, "matmul": 3}
+# of ``unrolled_counter``; its products of matrices have no caller in Python and are not bound
+_COUNTERS = {"forward": 0, "backward": 1, "step": 2}
 
 _INT32 = ("cell", "precision", "reverse", "threads")
 _INT64 = ("rows", "steps", "input", "hidden", "count", "step_stride", "row_stride")
 _POINTERS = (
-    *(
-        "offset",
-        "active",
-        "base",
-        "order",
-        "x",
-        "w_ih",
-        "w_hh",
-        "b_ih",
-        "b_hh",
-        "h0",
-        "c0",
-    ),
-    *("mask", "y", "h_final", "c_final", "gates", "cells", "inner", "d_y", "d_h_final"),
-    *("d_c_final", "d_x", "d_w_ih", "d_w_hh", "d_b_ih", "d_b_hh", "d_h0", "d_c0"),
+    *("offset", "active", "base", "order"),
+    *("x", "w_ih", "w_hh", "b_ih", "b_hh", "h0", "c0", "mask"),
+    *("y", "h_final", "c_final", "gates", "cells", "inner"),
+    *("d_y", "d_h_final", "d_c_final"),
+    *("d_x", "d_w_ih", "d_w_hh", "d_b_ih", "d_b_hh", "d_h0", "d_c0"),
 )
-
 
 # ``unrolled_run``, one layer of one direction over time: fields and their kinds as struct has them
 FIELDS = (
@@ -61,12 +51,10 @@ _RUN = struct.Struct("".join(FIELDS.values()))
 DECODING = (
     dict.fromkeys(("threads", "rows", "sources", "cache_rows", "room"), "q")
     | {"cache_strides": "4q", "memory_steps": "q", "memory_strides": "3q"}
-    | dict.fromkeys(
-        ("x", "cosines", "sines", "keys", "values", "lengths", "origin"), "P"
-    )
-    | dict.fromkeys(
-        ("memory_keys", "memory_values", "memory_lengths", "memory_rows"), "P"
-    )
+    | dict.fromkeys(("x", "cosines", "sines"), "P")
+    | dict.fromkeys(("keys", "values", "lengths", "origin"), "P")
+    | dict.fromkeys(("memory_keys", "memory_values"), "P")
+    | dict.fromkeys(("memory_lengths", "memory_rows"), "P")
     | {"y": "P", "logits": "P", "ld_logits": "q"}
     | {"k": "q", "best": "P", "best_ids": "P", "banned": "P", "banned_count": "q"}
 )
@@ -82,26 +70,13 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "features": (c_uint32,),
     "use_team": (_NONE, c_void_p),
     "count": (c_int64, c_int32),
-    "matmul": (
-        *(
-            _TEXT,
-            c_int32,
-            c_int32,
-            c_int64,
-            c_int64,
-            c_int64,
-            c_void_p,
-            c_int64,
-            c_int32,
-        ),
-        *(c_void_p, c_int64, c_int32, c_void_p, c_void_p, c_int64, c_int32),
-    ),
     "forward": (_TEXT, c_void_p),
     "backward": (_TEXT, c_void_p),
     "stream_new": (c_void_p, c_int64, c_int32),
     "stream_embedding": (_TEXT, c_void_p, c_int64, c_int64, c_void_p),
     "stream_layer": (
-        *(_TEXT, c_void_p, c_int32, c_int64, c_int64, c_void_p, c_void_p, c_int32),
+        *(_TEXT, c_void_p, c_int32, c_int64, c_int64),
+        *(c_void_p, c_void_p, c_int32),
     ),
     "stream_linear": (_TEXT, c_void_p, c_int64, c_int64),
     "stream_load": (_TEXT, c_void_p, c_int64, c_void_p, c_void_p, c_void_p, c_void_p),
@@ -110,17 +85,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "stream_bytes": (c_int64, c_void_p),
     "stream_free": (_NONE, c_void_p),
     "top_log_probabilities": (
-        *(
-            _TEXT,
-            c_int32,
-            c_int64,
-            c_int64,
-            c_void_p,
-            c_int64,
-            c_int64,
-            c_void_p,
-            c_void_p,
-        ),
+        *(_TEXT, c_int32, c_int64, c_int64, c_void_p, c_int64),
+        *(c_int64, c_void_p, c_void_p),
     ),
     "decoder_new": (
         *(c_void_p, c_int32, c_int32, c_float, c_int32, c_int32),
@@ -142,28 +108,32 @@ def _refuse_cut(path: str) -> None:
     """
     with Path(path).open("rb") as file:
         header = file.read(64)
-        size = os.fstat(file.fileno()).st_size
-        if not header.startswith(b"\x7fELF"):
-            return
-        whole = len(header) == 64
-        if whole and header[4:6] != b"\x02\x01":
-            return
-        if whole:
-            segments, sections = struct.unpack_from("<QQ", header, 32)
-            width, count, section_width, section_count = struct.unpack_from(
-                "<4H", header, 54
-            )
-            whole = sections + section_width * section_count <= size
-            whole &= segments + width * count <= size
-        if whole:
-            file.seek(segments)
-            table = file.read(width * count)
-            for at in range(0, len(table), width):
-                (offset,) = struct.unpack_from("<Q", table, at + 8)
-                (length,) = struct.unpack_from("<Q", table, at + 32)
-                whole &= offset + length <= size
-    if not whole:
-        raise OSError(f"{path} is cut short")
+        if header.startswith(b"\x7fELF") and not _is_whole(file, header):
+            raise OSError(f"{path} is cut short")
+
+
+def _is_whole(file: BinaryIO, header: bytes) -> bool:
+    """Say whether all that an ELF file's header and segments name lies inside of it."""
+    size = os.fstat(file.fileno()).st_size
+    if len(header) < 64:
+        return False
+    if header[4:6] != b"\x02\x01":  # not of 64 bits in little endian: not looked at
+        return True
+    segments, sections = struct.unpack_from("<QQ", header, 32)
+    widths_and_counts = struct.unpack_from("<4H", header, 54)
+    width, count, section_width, section_count = widths_and_counts
+    if sections + section_width * section_count > size:
+        return False
+    if segments + width * count > size:
+        return False
+    file.seek(segments)
+    table = file.read(width * count)
+    for entry in range(0, len(table), width):
+        (offset,) = struct.unpack_from("<Q", table, entry + 8)
+        (length,) = struct.unpack_from("<Q", table, entry + 32)
+        if offset + length > size:
+            return False
+    return True
 
 
 def _bind(path: str) -> SimpleNamespace:
@@ -173,13 +143,13 @@ def _bind(path: str) -> SimpleNamespace:
         OSError: it cannot be loaded, is cut short, of another version or lacks a function.
     """
     _refuse_cut(path)
-    found = ctypes.CDLL(path)
+    loaded = ctypes.CDLL(path)
     functions = {}
-    version = getattr(found, "unrolled_abi", int)()
+    version = getattr(loaded, "unrolled_abi", int)()
     if version != ABI:
         raise OSError(f"{path} is of version {version}, expected {ABI}")
     for name, (result, *arguments) in _SIGNATURES.items():
-        function = getattr(found, f"unrolled_{name}", None)
+        function = getattr(loaded, f"unrolled_{name}", None)
         if function is None:
             raise OSError(f"{path} has no unrolled_{name}")
         function.restype = result
@@ -193,16 +163,16 @@ _library: SimpleNamespace | None = None
 _missing: str | None = None  # why there is none; None before the first look
 
 
-def _places() -> list[Path]:
-    """Return where the library may be, in the order of looking."""
-    asked = os.environ.get("UNROLLED_LIBRARY")
-    if asked:
-        return [Path(asked)]
-    end = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
+def _candidates() -> list[Path]:
+    """Return the paths that the library may have, in the order of looking."""
+    chosen = os.environ.get("UNROLLED_LIBRARY")
+    if chosen:
+        return [Path(chosen)]
+    suffix = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
+    # an editable installation has the package in src/ and the library here
     installed = Path(sysconfig.get_path("platlib"), "unrolled", "ops")
-    return [
-        place / f"libunrolled.{end}" for place in (Path(__file__).parent, installed)
-    ]
+    folders = (Path(__file__).parent, installed)
+    return [folder / f"libunrolled.{suffix}" for folder in folders]
 
 
 class WrongLevel(UsageError, ValueError):
@@ -210,17 +180,14 @@ class WrongLevel(UsageError, ValueError):
 
 
 def _open() -> SimpleNamespace:
-    places = _places()
-    path = next((place for place in places if place.is_file()), None)
+    candidates = _candidates()
+    path = next((path for path in candidates if path.is_file()), None)
     if path is None:
-        raise OSError(f"no {' nor '.join(str(place) for place in places)}")
+        raise OSError(f"no {' nor '.join(map(str, candidates))}")
     library = _bind(str(path))
     # two teams of threads would fight for the cores: take the one that torch has, if it has
-    team = (
-        getattr(ctypes.CDLL(None), "GOMP_parallel", None)
-        if os.name == "posix"
-        else None
-    )
+    process = ctypes.CDLL(None) if os.name == "posix" else None
+    team = getattr(process, "GOMP_parallel", None)
     library.use_team(ctypes.cast(team, c_void_p) if team else None)
     level = os.environ.get("UNROLLED_ISA")
     if level:
@@ -241,12 +208,14 @@ def library() -> SimpleNamespace | None:
     if _missing is None:
         reason = ""
         with _lock:
-            if _missing is None:
+            if _missing is None:  # no other thread was faster
                 try:
                     _library = _open()
                 except OSError as error:
                     reason = str(error)
+                # last: from here on threads read both without the lock
                 _missing = reason
+        # outside of the lock: a filter of warnings may raise, or call back into this module
         if reason:
             warnings.warn(
                 f"the native core is not in use: {reason}; recurrent layers take torch's kernels, "
@@ -272,10 +241,10 @@ def missing() -> str:
 
 
 def _loaded() -> SimpleNamespace:
-    found = library()
-    if found is None:
+    functions = library()
+    if functions is None:
         raise RuntimeError(f"expected the native core, got none: {_missing}")
-    return found
+    return functions
 
 
 def check(message: bytes | None) -> None:
@@ -299,8 +268,9 @@ def run(name: str, numbers: tuple[int, ...], pointers: list[int]) -> None:
         numbers: the fields that are no pointers, in the order of ``FIELDS``.
         pointers: the first of the others, 0 for NULL as is the rest.
     """
-    rest = len(_POINTERS) - len(pointers)
-    check(getattr(_loaded(), name)(_RUN.pack(*numbers, *pointers, *(0,) * rest)))
+    unused = (0,) * (len(_POINTERS) - len(pointers))
+    function = getattr(_loaded(), name)
+    check(function(_RUN.pack(*numbers, *pointers, *unused)))
 
 
 def decode(core: int, fields: tuple[int, ...]) -> None:
@@ -317,11 +287,11 @@ def _levels(library: SimpleNamespace) -> tuple[str, ...]:
     return LEVELS[: library.best_level() + 1]
 
 
-def _set_level(library: SimpleNamespace, name: str, what: str) -> None:
+def _set_level(library: SimpleNamespace, name: str, option: str) -> None:
     names = _levels(library)
     if name not in names or library.set_level(LEVELS.index(name)) < 0:
         raise ValueError(
-            f"expected {what} out of {', '.join(names)}, got {name!r}; choose another"
+            f"expected {option} out of {', '.join(names)}, got {name!r}; choose another"
         )
 
 
@@ -347,11 +317,11 @@ def set_level(name: str) -> None:
 def features() -> tuple[str, ...]:
     """Return which of bf16, vnni and amx the level in use takes from this processor."""
     bits = _loaded().features()
-    return tuple(name for place, name in enumerate(_FEATURES) if bits >> place & 1)
+    return tuple(name for bit, name in enumerate(_FEATURES) if bits >> bit & 1)
 
 
 def count(kind: str) -> int:
-    """Return how many calls of a kind have run: forward, backward, step or matmul."""
+    """Return how many calls of a kind have run: forward, backward or step."""
     return int(_loaded().count(_COUNTERS[kind]))
 
 

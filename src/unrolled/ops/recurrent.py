@@ -23,13 +23,11 @@ from unrolled.ops.kernel import Call, Inputs
 from unrolled.ops.layout import Layout, padded
 from unrolled.ops.masking import last_steps, reverse_rows, zero_padding
 from unrolled.ops.modes import chosen_precision, mode
-from unrolled.ops.reference import PLAIN, Extras, Weights
+from unrolled.ops.reference import PLAIN, Extras, StateTensors, Weights
 
 _vf: Any = torch._VF
-_TORCH = frozenset(
-    ("rnn_tanh", "rnn_relu", "lstm", "gru")
-)  # cells that torch has kernels for
-_States = tuple[Tensor, ...]
+# cells that torch has kernels for
+_TORCH = frozenset(("rnn_tanh", "rnn_relu", "lstm", "gru"))
 
 # added to a gate, it closes or opens the gate for good: sigmoid(-30000) is 0 and sigmoid(30000) is
 # 1 in every precision, fp16 included, and both have gradient 0
@@ -37,12 +35,11 @@ _SHUT = 30000.0
 
 
 def _flat(w: Weights) -> list[Tensor]:
-    return [
-        part for part in (w.ih, w.hh, w.bias_ih, w.bias_hh, w.hr) if part is not None
-    ]
+    parts = (w.ih, w.hh, w.bias_ih, w.bias_hh, w.hr)
+    return [part for part in parts if part is not None]
 
 
-def _carried(after: Iterable[Tensor], state: _States) -> _States:
+def _carried(after: Iterable[Tensor], state: StateTensors) -> StateTensors:
     """Return the state afterwards in the precision of the one before."""
     pairs = zip(after, state, strict=True)
     return tuple(
@@ -50,14 +47,17 @@ def _carried(after: Iterable[Tensor], state: _States) -> _States:
     )
 
 
-def _kernel(cell: str, x: Tensor, state: _States, w: Weights) -> tuple[Tensor, _States]:
+def _kernel(
+    cell: str, x: Tensor, state: StateTensors, w: Weights
+) -> tuple[Tensor, StateTensors]:
     """Run torch's kernel over x (B, T, D), one layer, forward in time."""
-    y, *final = (_on_cuda if x.is_cuda else _call)(cell, x, state, w)
+    call = _on_cuda if x.is_cuda else _call
+    y, *final = call(cell, x, state, w)
     # under autocast the kernel answers in bf16; what is carried on keeps its precision
     return y, _carried((part[0] for part in final), state)
 
 
-def _call(cell: str, x: Tensor, state: _States, w: Weights) -> _States:
+def _call(cell: str, x: Tensor, state: StateTensors, w: Weights) -> StateTensors:
     """Call torch's kernel: the outputs, then the state."""
     carried = tuple(part[None].to(x.dtype) for part in state)
     # a trace keeps the flag: it must be the same in every run, and let it be differentiated
@@ -68,7 +68,7 @@ def _call(cell: str, x: Tensor, state: _States, w: Weights) -> _States:
     return tuple(getattr(_vf, cell)(x, carried[0], *arguments))
 
 
-def _on_cuda(cell: str, x: Tensor, state: _States, w: Weights) -> _States:
+def _on_cuda(cell: str, x: Tensor, state: StateTensors, w: Weights) -> StateTensors:
     """Call torch's kernel in the precision that autocast names.
 
     ATen's own autocast of cuDNN's kernels takes fp16 whatever the user asked for, whose range
@@ -114,24 +114,28 @@ def _holding(x: Tensor, w: Weights, lengths: Tensor) -> tuple[Tensor, Weights]:
 def _fast(
     cell: str,
     x: Tensor,
-    state: _States,
+    state: StateTensors,
     w: Weights,
     lengths: Tensor | None,
     reverse: bool,
     final: bool,
-) -> tuple[Tensor, _States]:
+) -> tuple[Tensor, StateTensors]:
     x = zero_padding(x, lengths)
-    x = reverse_rows(x, lengths) if reverse else x
+    if reverse:
+        x = reverse_rows(x, lengths)
     if lengths is None:
         y, after = _kernel(cell, x, state, w)
     else:
         if cell == "lstm" and final:
             x, w = _holding(x, w, lengths)
         y, after = _kernel(cell, x, state, w)
-        h = last_steps(y.to(state[0].dtype), lengths, state[0]) if final else after[0]
-        after = (h, *after[1:])
+        if final:
+            h = last_steps(y.to(state[0].dtype), lengths, state[0])
+            after = (h, *after[1:])
         y = zero_padding(y, lengths)
-    return reverse_rows(y, lengths) if reverse else y, after
+    if reverse:
+        y = reverse_rows(y, lengths)
+    return y, after
 
 
 class Path(NamedTuple):
@@ -175,14 +179,14 @@ def autocast() -> torch.dtype | None:
 def _unlike(x: Tensor, h: Tensor, w: Weights) -> str:
     """Say which precision the native core does not take; empty when it takes all."""
     low = autocast()
-    kind = w.ih.dtype
-    taken = (kind,) if low is None else _NARROW
+    dtype = w.ih.dtype
+    readable = (dtype,) if low is None else _NARROW
     if low not in (None, torch.bfloat16):
         return f"autocast to {low}; bf16 is native"
-    if kind not in _NARROW or w.hh.dtype != kind:
-        return f"weights in {kind}; float32 and bf16 are native"
-    if x.dtype not in taken or h.dtype not in taken:
-        return f"x in {x.dtype} and state in {h.dtype} beside weights in {kind}"
+    if dtype not in _NARROW or w.hh.dtype != dtype:
+        return f"weights in {dtype}; float32 and bf16 are native"
+    if x.dtype not in readable or h.dtype not in readable:
+        return f"x in {x.dtype} and state in {h.dtype} beside weights in {dtype}"
     return ""
 
 
@@ -193,9 +197,8 @@ def unreachable(*tensors: Tensor) -> str:
         return f"on {', '.join(devices)}; the native core is for CPUs"
     if is_transformed():
         return "torch.func or forward-mode gradients, which know no fused kernel"
-    if (
-        torch.compiler.is_compiling()
-    ):  # then operators stand in for the library's functions
+    if torch.compiler.is_compiling():
+        # operators stand in for the library's functions, but an export must not need these
         if torch.compiler.is_exporting():
             return "exported; torch's operators run anywhere"
     elif _tracing():
@@ -232,7 +235,7 @@ def path(cell: str, x: Tensor, h: Tensor, w: Weights, extras: Extras = PLAIN) ->
     """Say which path :func:`unroll` takes now.
 
     Args:
-        cell: rnn_tanh, rnn_relu, lstm or gru.
+        cell: a key of ``reference.STEPS``; those that no kernel knows run on the equations.
         x: what it will read.
         h: the hidden vector it starts from.
         w: its weights.
@@ -278,10 +281,9 @@ def path(cell: str, x: Tensor, h: Tensor, w: Weights, extras: Extras = PLAIN) ->
     return Path("torch" if x.numel() else "reference", why)
 
 
-def _wants_gradients(x: Tensor, state: _States, w: Weights) -> bool:
-    return torch.is_grad_enabled() and any(
-        p.requires_grad for p in (x, *state, *_flat(w))
-    )
+def _needs_gradients(x: Tensor, state: StateTensors, w: Weights) -> bool:
+    tensors = (x, *state, *_flat(w))
+    return torch.is_grad_enabled() and any(part.requires_grad for part in tensors)
 
 
 def _native_precision(w: Weights) -> str:
@@ -294,11 +296,9 @@ def describe(chosen: Path, w: Weights) -> str:
     """Return a path in words: the native one with its level and precision, others with the why."""
     if chosen.name == "native":
         return f"native ({native.level()}, {_native_precision(w)})"
-    ignored = (
-        f"; {_lowered()} is ignored, which the native core alone has"
-        if _lowered()
-        else ""
-    )
+    ignored = ""
+    if _lowered():
+        ignored = f"; {_lowered()} is ignored, which the native core alone has"
     return f"{chosen.name} ({chosen.why}{ignored})"
 
 
@@ -312,65 +312,60 @@ def shared_layout(x: Tensor, lengths: Tensor | None) -> Layout | None:
 def _native(
     cell: str,
     x: Tensor,
-    state: _States,
+    state: StateTensors,
     w: Weights,
     lengths: Tensor | None,
     reverse: bool,
     mask: Tensor | None,
     layout: Layout | None,
-) -> tuple[Tensor, _States]:
+) -> tuple[Tensor, StateTensors]:
     """Run the native core, whose inputs and outputs are fp32 in every precision."""
     low = _native_precision(w)
     compiling = torch.compiler.is_compiling()
-    wanted = (compiling or low == "int8") and _wants_gradients(x, state, w)
-    if wanted and low == "int8":
+    # elsewhere ``kernel.unroll`` looks by itself
+    keeps = (compiling or low == "int8") and _needs_gradients(x, state, w)
+    if keeps and low == "int8":
         raise ValueError(
             "expected a call without gradients under ops.precision('int8'), got one that wants "
             "them; add torch.no_grad(), or choose ops.precision('bf16') to train"
         )
-    given = (
-        x,
-        w.ih,
-        w.hh,
-        w.bias_ih,
-        w.bias_hh,
-        *state,
-        *(None,) * (2 - len(state)),
-        mask,
-    )
-    wide: list[Any] = [
-        p if p is None or p.dtype == torch.float32 else p.float() for p in given
+    no_c = (None,) * (2 - len(state))
+    tensors = (x, w.ih, w.hh, w.bias_ih, w.bias_hh, *state, *no_c, mask)
+    in_fp32: list[Any] = [
+        part if part is None or part.dtype == torch.float32 else part.float()
+        for part in tensors
     ]
-    inputs = Inputs(*wide[:-1])
-    mask = wide[-1]
-    after: _States
+    inputs = Inputs(*in_fp32[:-1])
+    mask = in_fp32[-1]
+    after: StateTensors
     if compiling:
-        y, *ends = traced.recurrent(*inputs, mask, lengths, cell, low, reverse, wanted)
+        y, *ends = traced.recurrent(*inputs, mask, lengths, cell, low, reverse, keeps)
         # what is kept for the backward pass is y itself, and outputs may be changed in place
-        y = y.clone() if wanted else y
+        y = y.clone() if keeps else y
         after = tuple(ends[: len(state)])
     else:
         layout = padded(x, lengths) if layout is None else layout
         y, after = kernel.unroll(Call(cell, low, reverse, layout), inputs, mask)
-    kind = state[0].dtype
-    return y if y.dtype == kind else y.to(kind), _carried(after, state)
+    dtype = state[0].dtype
+    y = y if y.dtype == dtype else y.to(dtype)
+    return y, _carried(after, state)
 
 
 def unroll(
     cell: str,
     x: Tensor,
-    state: _States,
+    state: StateTensors,
     w: Weights,
     lengths: Tensor | None = None,
     reverse: bool = False,
     extras: Extras = PLAIN,
     final: bool = True,
     layout: Layout | None = None,
-) -> tuple[Tensor, _States]:
+) -> tuple[Tensor, StateTensors]:
     """Run one layer of one direction over time.
 
     Args:
-        cell: rnn_tanh, rnn_relu, lstm or gru.
+        cell: a key of ``reference.STEPS``.
         x: (B, T, D).
         state: h (B, P), and c (B, H) for lstm.
         w: its weights.
@@ -408,8 +403,8 @@ def unroll(
 
 
 def step(
-    cell: str, x: Tensor, state: _States, w: Weights, extras: Extras = PLAIN
-) -> _States:
+    cell: str, x: Tensor, state: StateTensors, w: Weights, extras: Extras = PLAIN
+) -> StateTensors:
     """Take one step.
 
     Args:
@@ -426,7 +421,7 @@ def step(
     if chosen is _NATIVE and (mask is not None or _lowered()):
         return _native(cell, x[:, None], state, w, None, False, mask, None)[1]
     # torch has no cell with a projection
-    after: _States
+    after: StateTensors
     if chosen.name == "reference" or w.hr is not None:
         after, _ = reference.STEPS[cell](
             reference.from_input(cell, x, w), state, w, extras

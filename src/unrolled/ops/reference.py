@@ -8,7 +8,7 @@ LSTM projects), G gates, E width of a head.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -54,10 +54,10 @@ class Extras(NamedTuple):
 
 
 PLAIN = Extras()
-Trace = dict[str, Tensor]
-Step = Callable[
-    [Tensor, tuple[Tensor, ...], Weights, Extras], tuple[tuple[Tensor, ...], Trace]
-]
+StateTensors = tuple[Tensor, ...]  # h (B, P), and c (B, H) for lstm
+Trace = dict[str, Tensor]  # gates, candidates and states, by name
+Stepped = tuple[StateTensors, Trace]
+Step = Callable[[Tensor, StateTensors, Weights, Extras], Stepped]
 
 
 def _normalise(product: Tensor, gain: Tensor | None, groups: tuple[int, ...]) -> Tensor:
@@ -67,10 +67,15 @@ def _normalise(product: Tensor, gain: Tensor | None, groups: tuple[int, ...]) ->
     """
     if gain is None:
         return product
-    whole = sum(groups)
-    sizes = [product.shape[-1] * share // whole for share in groups]
-    parts = zip(product.split(sizes, -1), gain.split(sizes), strict=True)
-    return torch.cat([F.layer_norm(part, part.shape[-1:], g) for part, g in parts], -1)
+    gates = sum(groups)
+    sizes = [product.shape[-1] * group // gates for group in groups]
+    products = product.split(sizes, -1)
+    gains = gain.split(sizes)
+    normalised = [
+        F.layer_norm(part, part.shape[-1:], part_gain)
+        for part, part_gain in zip(products, gains, strict=True)
+    ]
+    return torch.cat(normalised, -1)
 
 
 # GRU normalises reset and update together and the candidate by itself (Ba et al. 2016, eq. 26-28)
@@ -79,14 +84,17 @@ _GROUPS = {"gru": (2, 1)}  # other cells: all gates together
 
 def from_input(cell: str, x: Tensor, w: Weights) -> Tensor:
     """Return what the input adds to every gate (..., G*H), for any number of steps at once."""
-    a = _normalise(F.linear(x, w.ih), w.norm_ih, _GROUPS.get(cell, (1,)))
+    product = F.linear(x, w.ih)
+    a = _normalise(product, w.norm_ih, _GROUPS.get(cell, (1,)))
     return a if w.bias_ih is None else a + w.bias_ih
 
 
 def from_hidden(cell: str, h: Tensor, w: Weights, extras: Extras) -> Tensor:
     """Return what the old hidden vector (B, P) adds to every gate (B, G*H)."""
-    h = h if extras.recurrent_mask is None else h * extras.recurrent_mask
-    a = _normalise(F.linear(h, w.hh), w.norm_hh, _GROUPS.get(cell, (1,)))
+    if extras.recurrent_mask is not None:
+        h = h * extras.recurrent_mask
+    product = F.linear(h, w.hh)
+    a = _normalise(product, w.norm_hh, _GROUPS.get(cell, (1,)))
     return a if w.bias_hh is None else a + w.bias_hh
 
 
@@ -96,41 +104,52 @@ def zone_out(old: Tensor, new: Tensor, extras: Extras) -> Tensor:
         return new
     if not extras.training:
         return extras.zoneout * old + (1 - extras.zoneout) * new
-    return torch.where(torch.rand_like(new) < extras.zoneout, old, new)
+    keeps_old = torch.rand_like(new) < extras.zoneout
+    return torch.where(keeps_old, old, new)
 
 
 def _rnn_step(
     activation: Callable[[Tensor], Tensor],
     cell: str,
     a: Tensor,
-    state: tuple[Tensor, ...],
+    state: StateTensors,
     w: Weights,
     extras: Extras,
-) -> tuple[tuple[Tensor, ...], Trace]:
+) -> Stepped:
     """One step of Elman's network (1990): h' = f(W x + b + U h + b')."""
     (h,) = state
-    candidate = activation(a + from_hidden(cell, h, w, extras))
+    b = from_hidden(cell, h, w, extras)
+    candidate = activation(a + b)
     h = zone_out(h, candidate, extras)
     return (h,), {"candidate": candidate, "h": h}
 
 
 def rnn_tanh_step(
-    a: Tensor, state: tuple[Tensor, ...], w: Weights, extras: Extras = PLAIN
-) -> tuple[tuple[Tensor, ...], Trace]:
+    a: Tensor,
+    state: StateTensors,
+    w: Weights,
+    extras: Extras = PLAIN,
+) -> Stepped:
     """One step of the tanh network. a (B, H) from the input, state (h (B, H),)."""
     return _rnn_step(torch.tanh, "rnn_tanh", a, state, w, extras)
 
 
 def rnn_relu_step(
-    a: Tensor, state: tuple[Tensor, ...], w: Weights, extras: Extras = PLAIN
-) -> tuple[tuple[Tensor, ...], Trace]:
+    a: Tensor,
+    state: StateTensors,
+    w: Weights,
+    extras: Extras = PLAIN,
+) -> Stepped:
     """One step of the relu network. a (B, H) from the input, state (h (B, H),)."""
     return _rnn_step(torch.relu, "rnn_relu", a, state, w, extras)
 
 
 def lstm_step(
-    a: Tensor, state: tuple[Tensor, ...], w: Weights, extras: Extras = PLAIN
-) -> tuple[tuple[Tensor, ...], Trace]:
+    a: Tensor,
+    state: StateTensors,
+    w: Weights,
+    extras: Extras = PLAIN,
+) -> Stepped:
     """One step of the LSTM (Hochreiter and Schmidhuber 1997, with Gers et al.'s forget gate 2000).
 
     Args:
@@ -138,20 +157,22 @@ def lstm_step(
         state: h (B, P) and c (B, H).
     """
     h, c = state
-    i, f, g, o = (a + from_hidden("lstm", h, w, extras)).chunk(4, -1)
+    b = from_hidden("lstm", h, w, extras)
+    i, f, g, o = (a + b).chunk(4, -1)
     i = i.sigmoid()
     f = f.sigmoid()
     g = g.tanh()
     o = o.sigmoid()
-    cell = f * c + i * g
-    shown = cell
+    new_c = f * c + i * g
+    shown = new_c  # what the output gate shows of the cell
     if w.norm_c is not None:  # Ba et al. 2016, eq. 22
-        shown = F.layer_norm(cell, cell.shape[-1:], w.norm_c, w.norm_c_bias)
-    hidden = o * shown.tanh()
-    hidden = hidden if w.hr is None else F.linear(hidden, w.hr)  # Sak et al. 2014
-    c = zone_out(c, cell, extras)
-    h = zone_out(h, hidden, extras)
-    return (h, c), {
+        shown = F.layer_norm(new_c, new_c.shape[-1:], w.norm_c, w.norm_c_bias)
+    new_h = o * shown.tanh()
+    if w.hr is not None:  # Sak et al. 2014
+        new_h = F.linear(new_h, w.hr)
+    c = zone_out(c, new_c, extras)
+    h = zone_out(h, new_h, extras)
+    trace = {
         "input": i,
         "forget": f,
         "candidate": g,
@@ -159,11 +180,15 @@ def lstm_step(
         "c": c,
         "h": h,
     }
+    return (h, c), trace
 
 
 def gru_step(
-    a: Tensor, state: tuple[Tensor, ...], w: Weights, extras: Extras = PLAIN
-) -> tuple[tuple[Tensor, ...], Trace]:
+    a: Tensor,
+    state: StateTensors,
+    w: Weights,
+    extras: Extras = PLAIN,
+) -> Stepped:
     """One step of the GRU (Cho et al. 2014, eq. 5-8), reset after the product as torch and cuDNN.
 
     Args:
@@ -172,17 +197,28 @@ def gru_step(
     """
     (h,) = state
     reset_a, update_a, candidate_a = a.chunk(3, -1)
-    reset_b, update_b, candidate_b = from_hidden("gru", h, w, extras).chunk(3, -1)
+    b = from_hidden("gru", h, w, extras)
+    reset_b, update_b, candidate_b = b.chunk(3, -1)
     reset = (reset_a + reset_b).sigmoid()
     update = (update_a + update_b).sigmoid()
     candidate = (candidate_a + reset * candidate_b).tanh()
-    h = zone_out(h, (1 - update) * candidate + update * h, extras)
-    return (h,), {"reset": reset, "update": update, "candidate": candidate, "h": h}
+    new_h = (1 - update) * candidate + update * h
+    h = zone_out(h, new_h, extras)
+    trace = {
+        "reset": reset,
+        "update": update,
+        "candidate": candidate,
+        "h": h,
+    }
+    return (h,), trace
 
 
 def mingru_step(
-    a: Tensor, state: tuple[Tensor, ...], w: Weights, extras: Extras = PLAIN
-) -> tuple[tuple[Tensor, ...], Trace]:
+    a: Tensor,
+    state: StateTensors,
+    w: Weights,
+    extras: Extras = PLAIN,
+) -> Stepped:
     """One step of the minGRU (Feng et al. 2024, arXiv 2410.01201, section 3.1.3).
 
     Neither gate nor candidate sees the old state, so there are no recurrent weights.
@@ -194,8 +230,10 @@ def mingru_step(
     (h,) = state
     update_a, candidate = a.chunk(2, -1)
     update = update_a.sigmoid()
-    h = zone_out(h, (1 - update) * h + update * candidate, extras)
-    return (h,), {"update": update, "candidate": candidate, "h": h}
+    new_h = (1 - update) * h + update * candidate
+    h = zone_out(h, new_h, extras)
+    trace = {"update": update, "candidate": candidate, "h": h}
+    return (h,), trace
 
 
 STEPS: dict[str, Step] = {
@@ -210,12 +248,12 @@ STEPS: dict[str, Step] = {
 def unroll(
     cell: str,
     x: Tensor,
-    state: tuple[Tensor, ...],
+    state: StateTensors,
     w: Weights,
     lengths: Tensor | None = None,
     reverse: bool = False,
     extras: Extras = PLAIN,
-) -> tuple[Tensor, tuple[Tensor, ...], Trace]:
+) -> tuple[Tensor, StateTensors, Trace]:
     """Run one cell over time.
 
     Args:
@@ -232,30 +270,46 @@ def unroll(
     step = STEPS[cell]
     steps = x.shape[1]
     a = from_input(cell, zero_padding(x, lengths), w)
-    real = None if lengths is None else real_steps(lengths, steps)[:, :, None]
+    real = None
+    if lengths is not None:
+        real = real_steps(lengths, steps)[:, :, None]
     traces: list[Trace] = []
-    dtypes = [
-        part.dtype for part in state
-    ]  # autocast must not narrow what is carried on
+    # autocast must not narrow what is carried on
+    dtypes = [part.dtype for part in state]
     for t in reversed(range(steps)) if reverse else range(steps):
         new, trace = step(a[:, t], state, w, extras)
         if real is not None:
-            new = tuple(
-                torch.where(real[:, t], n, s) for n, s in zip(new, state, strict=True)
-            )
-        state = tuple(n.to(dtype) for n, dtype in zip(new, dtypes, strict=True))
+            new = _where(real[:, t], new, state)
+        state = tuple(part.to(dtype) for part, dtype in zip(new, dtypes, strict=True))
         traces.append(trace)
     if not traces:
-        unread = tuple(part.clone() for part in state)
-        return x.new_zeros(x.shape[0], 0, state[0].shape[-1]), unread, {}
+        rows = x.shape[0]
+        width = state[0].shape[-1]
+        return x.new_zeros(rows, 0, width), _copied(state), {}
     if reverse:
         traces.reverse()
-    stacked = {
-        name: zero_padding(torch.stack([trace[name] for trace in traces], 1), lengths)
-        for name in traces[0]
-    }
-    # copies: whoever gets the state may change it in place, and a cell's backward reads its own
-    return stacked["h"], tuple(part.clone() for part in state), stacked
+    stacked = _stacked(traces, lengths)
+    return stacked["h"], _copied(state), stacked
+
+
+def _copied(state: StateTensors) -> StateTensors:
+    """Return copies: callers may change them in place, and a cell's backward reads its own."""
+    return tuple(part.clone() for part in state)
+
+
+def _where(condition: Tensor, new: StateTensors, old: StateTensors) -> StateTensors:
+    """Return the new state in the rows (B, 1) that meet the condition, the old one in others."""
+    pairs = zip(new, old, strict=True)
+    return tuple(torch.where(condition, part, old_part) for part, old_part in pairs)
+
+
+def _stacked(traces: Sequence[Trace], lengths: Tensor | None) -> Trace:
+    """Return what every step went through (B, T, H), zero at padding."""
+    stacked: Trace = {}
+    for name in traces[0]:
+        steps = [trace[name] for trace in traces]
+        stacked[name] = zero_padding(torch.stack(steps, 1), lengths)
+    return stacked
 
 
 def attention(
@@ -288,5 +342,6 @@ def attention(
         everywhere = torch.ones(steps, read, dtype=torch.bool, device=q.device)
         allowed = everywhere.tril(read - steps)
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-    weights = scores.masked_fill(~allowed, -math.inf).softmax(-1)
+    scores = scores.masked_fill(~allowed, -math.inf)
+    weights = scores.softmax(-1)
     return weights @ v, weights

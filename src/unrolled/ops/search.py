@@ -55,13 +55,20 @@ def top_log_probabilities(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _natively(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     (rows, vocabulary) = logits.shape
-    run = native.library()
+    library: Any = native.library()
     if 0 <= logits.stride(0) < vocabulary and rows > 1:
         logits = logits.contiguous()  # rows that overlap, as expanded ones do
     values = logits.new_empty(rows, k)
     indices = logits.new_empty(rows, k, dtype=torch.int64)
-    given = logits.data_ptr(), logits.stride(0) if rows > 1 else vocabulary
-    there = values.data_ptr(), indices.data_ptr()
-    call: Any = run and run.top_log_probabilities
-    native.check(call(torch.get_num_threads(), rows, vocabulary, *given, k, *there))
+    message = library.top_log_probabilities(
+        torch.get_num_threads(),
+        rows,
+        vocabulary,
+        logits.data_ptr(),
+        logits.stride(0) if rows > 1 else vocabulary,
+        k,
+        values.data_ptr(),
+        indices.data_ptr(),
+    )
+    native.check(message)
     return values, indices

@@ -51,13 +51,12 @@ def recurrent(
     room = x.shape[0] * x.shape[1] if keep else 0
     y, after, kept = kernel.forward(call, inputs, mask, room)
     for part in kept:
-        if (
-            part is not None
-        ):  # what nothing was kept for must not differ between two calls
+        # room that no step took must not differ between two calls
+        if part is not None:
             part[call.layout.total :] = 0
-    h, c, gates, cells, inner = _tensors(
-        x, (after[0], after[1] if after[1:] else None, *kept)
-    )
+    h_end = after[0]
+    c_end = after[1] if after[1:] else None
+    h, c, gates, cells, inner = _tensors(x, (h_end, c_end, *kept))
     return y, h, c, gates, cells, inner
 
 
@@ -68,11 +67,36 @@ def _(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     keep = rest[-1]
     size = h.shape[1]
     room = x.shape[0] * x.shape[1]
+    y = like(x, size, is_time_first(x), False)
+    h_end = x.new_empty(h.shape)
+    c_end = None if c is None else x.new_empty(c.shape)
     kept = (
-        x.new_empty(room, wide * size) if keep and wide else None for wide in KEPT[cell]
+        x.new_empty(room, multiple * size) if keep and multiple else None
+        for multiple in KEPT[cell]
     )
-    ends = (None if part is None else x.new_empty(part.shape) for part in (h, c))
-    return like(x, size, is_time_first(x), False), *_tensors(x, (*ends, *kept))
+    return y, *_tensors(x, (h_end, c_end, *kept))
+
+
+_BACKWARD_NAMES = (
+    "y",
+    "gradients of y",
+    "gradients of h",
+    "gradients of c",
+    "gates",
+    "cells",
+    "inner",
+)
+
+
+def _backward_shapes(cell: str, x: Tensor, h: Tensor) -> list[tuple[int, ...]]:
+    """Return the shapes of what ``_BACKWARD_NAMES`` names; that of nothing is (0,)."""
+    (rows, steps, _) = x.shape
+    size = h.shape[1]
+    room = rows * steps
+    y = (rows, steps, size)
+    end = (rows, size)
+    kept = [(room, multiple * size) if multiple else (0,) for multiple in KEPT[cell]]
+    return [y, y, end, end, *kept]
 
 
 @torch.library.custom_op("unrolled::recurrent_backward", mutates_args=())
@@ -96,46 +120,40 @@ def recurrent_backward(
     cell: str,
     precision: str,
     reverse: bool,
-    wanted: list[bool],
+    needed: list[bool],
 ) -> list[Tensor]:
-    """Return gradients of x, weights, biases, h and c, empty where not wanted.
+    """Return gradients of x, weights, biases, h and c, empty where not needed.
 
     Raises:
         ValueError: shapes that do not fit one another.
     """
     call = Call(cell, precision, reverse, padded(x, lengths))
-    (rows, steps, _) = x.shape
     inputs = Inputs(x, w_ih, w_hh, b_ih, b_hh, h, c)
-    size = h.shape[1]
     kernel.check(call, inputs, mask)
-    names = (
-        "y",
-        "gradients of y",
-        "gradients of h",
-        "gradients of c",
-        "gates",
-        "cells",
-        "inner",
+    outputs = (y, d_y, d_h, d_c)
+    kept = (gates, cells, inner)
+    shapes = _backward_shapes(cell, x, h)
+    kernel.check_shapes(cell, _BACKWARD_NAMES, (*outputs, *kept), shapes)
+    gradients = kernel.backward(
+        call,
+        inputs,
+        mask,
+        y,
+        [part if part.numel() else None for part in kept],
+        [d_y, d_h, d_c],
+        needed,
     )
-    states = [(rows, steps, size)] * 2 + [(rows, size)] * 2
-    widths = [(rows * steps, wide * size) if wide else (0,) for wide in KEPT[cell]]
-    parts = (y, d_y, d_h, d_c, gates, cells, inner)
-    kernel.check_shapes(cell, names, parts, [*states, *widths])
-    kept = [part if part.numel() else None for part in (gates, cells, inner)]
-    return _tensors(
-        x, kernel.backward(call, inputs, mask, y, kept, [d_y, d_h, d_c], wanted)
-    )
+    return _tensors(x, gradients)
 
 
 @recurrent_backward.register_fake
-def _(*given: Any) -> list[Tensor]:
-    (x, *parts) = given[7:14]
-    wanted = given[-1]
-    rest = (None if part is None else part.new_empty(part.shape) for part in parts)
-    found = (like(x, x.shape[-1], is_time_first(x), False), *rest)
-    return _tensors(
-        x, (part if want else None for part, want in zip(found, wanted, strict=True))
-    )
+def _(*arguments: Any) -> list[Tensor]:
+    (x, *rest) = arguments[7:14]
+    needed = arguments[-1]
+    d_x = like(x, x.shape[-1], is_time_first(x), False)
+    d_rest = (None if part is None else part.new_empty(part.shape) for part in rest)
+    gradients = zip((d_x, *d_rest), needed, strict=True)
+    return _tensors(x, (gradient if need else None for gradient, need in gradients))
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -146,14 +164,17 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 
 def _gradients(ctx: Any, d_y: Any, d_h: Any, d_c: Any, *kept: Any) -> tuple[Any, ...]:
-    wanted = list(ctx.needs_input_grad[:7])
-    d_c = (
-        d_c if ctx.settings[0] == "lstm" else None
-    )  # of other cells it is an empty tensor
-    found = recurrent_backward(d_y, d_h, d_c, *ctx.saved_tensors, *ctx.settings, wanted)
-    return *(s if want else None for s, want in zip(found, wanted, strict=True)), *(
-        None,
-    ) * 6
+    needed = list(ctx.needs_input_grad[:7])
+    cell = ctx.settings[0]
+    if cell != "lstm":  # others return an empty tensor as their c
+        d_c = None
+    gradients = recurrent_backward(
+        *(d_y, d_h, d_c), *ctx.saved_tensors, *ctx.settings, needed
+    )
+    pairs = zip(gradients, needed, strict=True)
+    of_inputs = (gradient if need else None for gradient, need in pairs)
+    of_the_rest = (None,) * 6  # mask, lengths and settings
+    return *of_inputs, *of_the_rest
 
 
 recurrent.register_autograd(_gradients, setup_context=_remember)

@@ -20,9 +20,10 @@ def distance(first: Symbols, second: Symbols) -> int:
         first, second = second, first
     if not second:
         return len(first)
-    places: dict[Hashable, int] = {}
+    # of each symbol a bit for every row where it stands
+    rows: dict[Hashable, int] = {}
     for row, symbol in enumerate(first):
-        places[symbol] = places.get(symbol, 0) | 1 << row
+        rows[symbol] = rows.get(symbol, 0) | 1 << row
     last = 1 << (len(first) - 1)
     mask = (1 << len(first)) - 1
     edits = len(first)
@@ -30,7 +31,7 @@ def distance(first: Symbols, second: Symbols) -> int:
     up = mask
     down = 0
     for symbol in second:
-        same = places.get(symbol, 0)
+        same = rows.get(symbol, 0)
         flat = (((same & up) + up) ^ up) | same | down
         grow = down | ~(flat | up) & mask
         fall = up & flat
@@ -54,18 +55,20 @@ def nearest(answer: Symbols, right: Sequence[Symbols]) -> tuple[int, int]:
         raise ValueError(
             "expected at least one right answer, got none; leave the row out"
         )
-    edits, length = min((distance(answer, each), -len(each)) for each in right)
-    return edits, -length
+    edits, negative_length = min(
+        (distance(answer, reference), -len(reference)) for reference in right
+    )
+    return edits, -negative_length
 
 
 def word_error_rate(
     answers: Sequence[Symbols], references: Sequence[Sequence[Symbols]]
 ) -> float:
     """Return the share of answers that equal none of their right ones (0 without answers)."""
-    pairs = zip(answers, references, strict=True)
-    wrong = sum(
-        all(list(answer) != list(each) for each in right) for answer, right in pairs
-    )
+    wrong = 0
+    for answer, right in zip(answers, references, strict=True):
+        symbols = list(answer)
+        wrong += all(symbols != list(reference) for reference in right)
     return wrong / max(1, len(answers))
 
 
@@ -77,8 +80,10 @@ def symbol_error_rate(
     That is the character error rate of texts and the phoneme error rate of lists of phonemes; it
     passes 1 where answers are much too long.
     """
-    told = [
-        nearest(answer, right)
-        for answer, right in zip(answers, references, strict=True)
-    ]
-    return sum(edits for edits, _ in told) / max(1, sum(length for _, length in told))
+    total_edits = 0
+    total_length = 0
+    for answer, right in zip(answers, references, strict=True):
+        edits, length = nearest(answer, right)
+        total_edits += edits
+        total_length += length
+    return total_edits / max(1, total_length)

@@ -1,35 +1,30 @@
 """BLEU and chrF of translations, by sacrebleu. Scores are out of 100, as papers give them.
 
-Legend: N answers, K counts that sacrebleu keeps of an answer (matched n-grams, lengths).
+Legend: N answers, R references of an answer at most.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal
 
 from unrolled.core.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
 
-TOKENIZERS = (
-    "13a",
-    "none",
-    "char",
-    "intl",
-    "zh",
-    "ja-mecab",
-    "ko-mecab",
-)  # none of them downloads
+# none of them downloads
+TOKENIZERS = ("13a", "none", "char", "intl", "zh", "ja-mecab", "ko-mecab")
 EXTRAS = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]"}
-SEED = 12345  # sacrebleu's own, which its signatures show
+# answers of all resamples together: sacrebleu draws them at once, and holds up to 80 bytes of each
+DRAWN = 10_000_000
+FEWEST = 100  # resamples that are drawn of any corpus: 2.5 % of them are two
 Name = Literal["bleu", "chrf"]
-Counts = NDArray[np.float64]
+Streams = list[Any]  # R lists of N texts, None where an answer has fewer references
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +42,10 @@ class Score:
     margin: float | None = None
 
     def __str__(self) -> str:
-        around = (
-            "" if self.margin is None else f" ({self.mean:.2f} ± {self.margin:.2f})"
-        )
-        return f"{self.name} {self.value:.2f}{around}  {self.signature}"
+        interval = ""
+        if self.margin is not None:
+            interval = f" ({self.mean:.2f} ± {self.margin:.2f})"
+        return f"{self.name} {self.value:.2f}{interval}  {self.signature}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +77,22 @@ def corpus_score(
         name: bleu (Papineni et al. 2002), or chrf (Popović 2015; characters, whatever tokenizer).
         tokenizer: sacrebleu's; ``none`` for text that is tokenised already.
         lowercase: compare in lower case.
-        samples: of the bootstrap; 0 draws none. sacrebleu takes 1,000.
+        samples: of the bootstrap; 0 draws none. sacrebleu takes 1,000. Fewer are drawn of more than
+            ``DRAWN`` / ``samples`` answers, as the signature then says.
 
     Raises:
         UsageError: an unknown tokenizer, or one that is not installed.
         ValueError: no answer, as many references as answers are not given, or an answer has none.
     """
     metric = _metric(name, tokenizer, lowercase)
-    counts = _counts(metric, answers, references)
-    value = _value(metric, counts.sum(0))
-    if not samples:
-        return _score(metric, value)
-    drawn = [
-        _value(metric, weights @ counts)
-        for weights in _resamples(len(answers), samples)
-    ]
-    metric.n_bootstrap = samples
-    metric.seed = str(SEED)
-    return _score(metric, value, drawn)
+    _check(answers, references)
+    streams = _streams(references)
+    if samples:
+        ((score, _),) = _bootstrap(metric, [answers], streams, samples)
+        return score
+    scored = metric.corpus_score(answers, streams)
+    signature = metric.get_signature().format()
+    return Score(scored.name, float(scored.score), signature)
 
 
 def compare(
@@ -122,23 +115,13 @@ def compare(
         UsageError, ValueError: as ``corpus_score``.
     """
     metric = _metric(name, tokenizer, lowercase)
-    one, other = (_counts(metric, answers, references) for answers in (first, second))
-    values = [_value(metric, each.sum(0)) for each in (one, other)]
-    metric.n_bootstrap = samples
-    metric.seed = str(SEED)
-    drawn = np.array(
-        [
-            [_value(metric, weights @ each) for each in (one, other)]
-            for weights in _resamples(len(first), samples)
-        ]
-    )
-    gaps = np.abs(drawn[:, 1] - drawn[:, 0])
-    gaps -= gaps.mean()
-    scores = [
-        _score(metric, value, list(d)) for value, d in zip(values, drawn.T, strict=True)
-    ]
-    larger = int((gaps > abs(values[0] - values[1])).sum())
-    return Comparison(scores[0], scores[1], (larger + 1) / (samples + 1))
+    _check(first, references)
+    _check(second, references)
+    streams = _streams(references)
+    scores = _bootstrap(metric, [first, second], streams, samples)
+    (first_score, _), (second_score, p) = scores
+    assert p is not None
+    return Comparison(first_score, second_score, float(p))
 
 
 def _metric(name: Name, tokenizer: str, lowercase: bool) -> Metric:
@@ -159,43 +142,58 @@ def _metric(name: Name, tokenizer: str, lowercase: bool) -> Metric:
         ) from None
 
 
-def _counts(
-    metric: Metric, answers: Sequence[str], references: Sequence[Sequence[str]]
-) -> Counts:
-    """Return what sacrebleu counts in each answer (N, K)."""
+def _check(answers: Sequence[str], references: Sequence[Sequence[str]]) -> None:
     if not answers or len(answers) != len(references) or not all(references):
         raise ValueError(
             f"expected answers and as many lists of right ones, got {len(answers)} answers and "
             f"{len(references)} lists, {sum(not right for right in references)} of them empty"
         )
+
+
+def _streams(references: Sequence[Sequence[str]]) -> Streams:
     most = max(map(len, references))
-    streams = [
+    return [
         [right[i] if i < len(right) else None for right in references]
         for i in range(most)
     ]
-    counted = metric._extract_corpus_statistics(answers, streams)  # type: ignore[arg-type]
-    return np.array(counted, dtype=np.float64)
 
 
-def _value(metric: Metric, counts: Counts) -> float:
-    return float(metric._compute_score_from_stats(counts.tolist()).score)
+_seed_lock = threading.Lock()
 
 
-def _resamples(count: int, samples: int) -> Iterator[Counts]:
-    """Yield how often each answer is drawn (N,): what sacrebleu draws, without holding it all."""
-    generator = np.random.default_rng(SEED)
-    for _ in range(samples):
-        yield np.bincount(generator.choice(count, count), minlength=count).astype(
-            np.float64
-        )
+@contextmanager
+def _fixed_seed() -> Iterator[None]:
+    """Let sacrebleu draw from its own seed, 12345: it follows SACREBLEU_SEED where that is set.
+
+    It has no argument for a seed. The variable is put back, and a lock keeps threads from taking
+    it away twice.
+    """
+    with _seed_lock:
+        seed = os.environ.pop("SACREBLEU_SEED", None)
+        try:
+            yield
+        finally:
+            if seed is not None:
+                os.environ["SACREBLEU_SEED"] = seed
 
 
-def _score(metric: Metric, value: float, drawn: Sequence[float] = ()) -> Score:
-    signature = metric.get_signature()
-    name = "BLEU" if type(metric).__name__ == "BLEU" else "chrF2"
-    if not len(drawn):
-        return Score(name, value, signature.format())
-    spread = np.sort(drawn)
-    cut = len(spread) // 40  # 2.5 % at each end
-    margin = 0.5 * float(spread[-1 - cut] - spread[cut])
-    return Score(name, value, signature.format(), float(spread.mean()), margin)
+def _bootstrap(
+    metric: Metric, systems: list[Sequence[str]], streams: Streams, samples: int
+) -> list[tuple[Score, float | None]]:
+    """Return the score of each system with its interval, and the p of all but the first."""
+    from sacrebleu.significance import PairedTest
+
+    samples = min(samples, max(FEWEST, DRAWN // len(systems[0])))
+    named = [(str(index), answers) for index, answers in enumerate(systems)]
+    with _fixed_seed():
+        test = PairedTest(named, {"metric": metric}, streams, "bs", samples)
+        signatures, columns = test()
+    # beside the column of the systems' names there is one, under the metric's own name
+    ((name, signature),) = signatures.items()
+    results: list[Any] = columns[name]
+    text = signature.format()
+    scores = [
+        Score(name, float(row.score), text, float(row.mean), float(row.ci))
+        for row in results
+    ]
+    return [(score, row.p_value) for score, row in zip(scores, results, strict=True)]
