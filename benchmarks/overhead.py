@@ -115,7 +115,7 @@ def plain_speed(layer: str, folder: Path) -> float:
         if step == WARM:
             began = time.perf_counter()
         part = lanes[:, step * window : (step + 1) * window + 1]
-        with plan.place.autocast():
+        with plan.compute_device.autocast():
             logits, state = model(
                 part[:, :-1], state if model.context is None else None
             )

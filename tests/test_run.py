@@ -128,7 +128,8 @@ def test_another_process_reads_a_run_once_the_first_has_written_it(
     home: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it meets files of the run that are being replaced, and their older digests."""
-    from unrolled import run
+    from unrolled.runs import train
+    from unrolled.runs.plan import Request
     from unrolled.training.parallel import ProcessGroup
 
     events: list[str] = []
@@ -140,11 +141,11 @@ def test_another_process_reads_a_run_once_the_first_has_written_it(
     def fit(*arguments: Any) -> None:
         events.append("fit")
 
-    monkeypatch.setattr(run, "fit", fit)
-    monkeypatch.setattr(run, "load", lambda *arguments: events.append("load"))
+    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(train.runs, "load", lambda folder: events.append("load"))
     target = str(home.files["classify"])
     keys = {**SMALL, "training.max_steps": 1}
-    run._start(
-        Second(1, 2), target, keys, tmp_path / "run", False, lambda line: None, True
-    )
+    request = Request.read(target, keys, tmp_path / "run")
+    nothing: Any = None  # the first process alone looks at the data and finishes
+    train.train_request(Second(1, 2), request, print, True, nothing, nothing)
     assert events == ["wait", "fit", "wait", "load"]

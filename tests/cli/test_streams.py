@@ -27,11 +27,11 @@ from hypothesis import strategies as st
 
 import unrolled as package
 from conftest import SMALL, reviews, write_csv
-from unrolled.cli.answering import live_lines
 from unrolled.cli.main import _run
 from unrolled.cli.output import write_csv as write_answers
 from unrolled.core import terminal
 from unrolled.core.words import command
+from unrolled.runs.predictor import stream_lines
 from unrolled.tasks.base import Prediction
 
 Call = Callable[..., tuple[str, str]]
@@ -490,7 +490,7 @@ def test_lines_are_those_of_split_and_long_ones_are_told(
 ) -> None:
     joined = b"\n".join(lines) + (b"\n" if end and lines else b"")
     stream = SimpleNamespace(buffer=io.BytesIO(joined))
-    found = list(live_lines(stream, most))
+    found = list(stream_lines(stream, most))
     expected = joined.split(b"\n")
     if expected[-1] == b"":
         expected.pop()

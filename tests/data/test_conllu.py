@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import table
-from unrolled.cli.answering import in_step
 from unrolled.core.errors import DataError, UsageError
 from unrolled.data.schema import ColumnHints, Schema, infer
 from unrolled.data.sources import Table, parse_row, read, rows_of
+from unrolled.runs.file_predictions import in_step
 
 FIRST = """\
 # sent_id = 1

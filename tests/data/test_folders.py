@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from conftest import table
-from unrolled.cli.answering import in_step
 from unrolled.core.errors import DataError
 from unrolled.data.schema import ColumnHints, Schema, infer
 from unrolled.data.sources import Document, fingerprint, read, rows_of
 from unrolled.fields.base import InvalidCell, invalid_row
 from unrolled.fields.series import gather
+from unrolled.runs.file_predictions import in_step
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import table
-from unrolled.cli.answering import in_step
 from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.data.schema import look
 from unrolled.data.sources import Document, Format, Table, nfc, parse_row, read, rows_of
 from unrolled.fields.frames import Frames
 from unrolled.fields.series import WindowSpec
+from unrolled.runs.file_predictions import in_step
 
 ANTHEM = (
     "동해물과 백두산이 마르고 닳도록\n하느님이 보우하사 우리나라 만세\n"

@@ -12,7 +12,8 @@ import unrolled
 from conftest import write_csv, write_jsonl
 from unrolled.data.sources import Table, read
 from unrolled.insight.mistakes import LONGEST, mistakes
-from unrolled.runs.prepare import Prepared, prepare
+from unrolled.runs.prepare import prepare
+from unrolled.runs.prepared import Prepared
 from unrolled.runs.recipes import requested
 from unrolled.tasks.base import ClassPredictions, Evaluation, Task
 
@@ -166,7 +167,7 @@ def test_a_text_has_no_rows_to_list(home: Any) -> None:
 def test_what_was_judged_is_what_the_model_answers(home: Any, kind: str) -> None:
     run = unrolled.load(home.runs[kind])
     found = prepare(run.recipe)
-    judged = run.task.evaluate(run.model, found.dev, run.place).judged
+    judged = run.task.evaluate(run.model, found.dev, run.compute_device).judged
     assert judged is not None
     assert isinstance(found.dev_data, Table)
     answers = run.answers([(row[0],) for row in found.dev_data.rows])

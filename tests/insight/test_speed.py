@@ -79,7 +79,7 @@ def test_rows_that_cannot_be_answered_have_no_speed(
 
 def test_a_language_model_is_timed_by_the_token(home: SimpleNamespace) -> None:
     run = unrolled.load(home.runs["language"])
-    texts, timed = speed.write(run.model, run.task, run.place, 2)  # type: ignore[arg-type]
+    texts, timed = speed.write(run.model, run.task, run.compute_device, 2)  # type: ignore[arg-type]
     assert texts == [
         run.generate("", 300, temperature=0.8, seed=seed) for seed in (0, 1)
     ]

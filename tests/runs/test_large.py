@@ -16,18 +16,19 @@ from tests.conftest import SMALL, reviews, write_csv
 import unrolled
 from unrolled.core.errors import DataError, UsageError
 from unrolled.data import encoding
-from unrolled.runs import large
-from unrolled.tasks.baselines import baselines
+from unrolled.runs import large, shard_files, shard_table
+from unrolled.tasks.baselines import measured
 from unrolled.tasks.language import Language
-from unrolled.runs.prepare import Prepared, prepare
+from unrolled.runs.prepare import prepare
+from unrolled.runs.prepared import Prepared
 from unrolled.runs.recipes import requested
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("UNROLLED_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(large, "processors", lambda: 1)
-    monkeypatch.setattr(large, "PIECE", 500)
+    monkeypatch.setattr(shard_files, "processors", lambda: 1)
+    monkeypatch.setattr(shard_table, "PIECE", 500)
     monkeypatch.setattr(encoding.pieces, "__defaults__", (500,))
     return tmp_path / "cache"
 
@@ -108,13 +109,14 @@ def test_another_run_starts_at_once_and_a_change_is_noticed(
     again = both(path)
     assert any(line.startswith("encoded before:") for line in again[1].found)
     check_text(*again)
-    read = large.read_rows
+    read = shard_files.read_rows
     opened: list[bool] = []
 
     def counted(*arguments: Any) -> Any:
         opened.append(True)
         return read(*arguments)
 
+    monkeypatch.setattr(shard_files, "read_rows", counted)
     monkeypatch.setattr(large, "read_rows", counted)
     both(path)
     assert len(opened) == 1  # only its first rows were read
@@ -130,7 +132,7 @@ def test_a_vocabulary_is_learnt_from_a_spread_sample(
 ) -> None:
     from unrolled.data import lines
 
-    monkeypatch.setattr(large, "SAMPLE", 3000)
+    monkeypatch.setattr(shard_files, "SAMPLE", 3000)
     monkeypatch.setattr(lines, "BLOCK", 200)
     path = tmp_path / "t.txt"
     path.write_text(
@@ -150,7 +152,7 @@ def test_a_vocabulary_is_learnt_from_a_spread_sample(
 def test_scored_text_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(large, "SCORED", 100)
+    monkeypatch.setattr(shard_files, "SCORED", 100)
     path = tmp_path / "t.txt"
     path.write_text(story(0), "utf-8")
     whole, mapped = both(path)
@@ -186,7 +188,7 @@ def test_labels_of_texts(tmp_path: Path, kind: str, dev: bool) -> None:
         np.testing.assert_array_equal(mine.targets, theirs.targets)
         np.testing.assert_array_equal(mine.lines, theirs.lines)
         assert mine.targets.dtype == theirs.targets.dtype
-    for one, other in zip(baselines(whole), baselines(mapped), strict=True):
+    for one, other in zip(*(measured(p.task.baselines(p.split)) for p in (whole, mapped)), strict=True):
         assert (one.name, one.scores) == (other.name, other.scores)
     assert any("skipped 1 faulty rows" in line for line in mapped.found)
 
@@ -214,7 +216,7 @@ def test_labels_are_weighed(tmp_path: Path) -> None:
 def test_the_files_of_an_archive_and_their_lines_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(large, "HEAD", 10)  # rows of the first file alone
+    monkeypatch.setattr(shard_files, "HEAD", 10)  # rows of the first file alone
 
     def packed(name: str, *files: list[Any]) -> Path:
         with zipfile.ZipFile(tmp_path / name, "w") as archive:

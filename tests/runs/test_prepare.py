@@ -10,9 +10,11 @@ from conftest import reviews, write_csv
 from unrolled.core.errors import DataError, UserError
 from unrolled.fields.text import Text
 from unrolled.data.sources import Document, Table
-from unrolled.tasks.labelled import Classify, Regress
+from unrolled.tasks.classify import Classify
+from unrolled.tasks.regress import Regress
 from unrolled.tasks.language import Language
-from unrolled.runs.prepare import Prepared, prepare
+from unrolled.runs.prepare import prepare
+from unrolled.runs.prepared import Prepared
 from unrolled.runs.recipes import requested
 
 

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 import unrolled
 from conftest import SMALL, Call, reviews, write_csv, write_jsonl
-from unrolled.cli.answering import answer_one
 from unrolled.core import terminal
 from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.core.files import Watched
@@ -80,7 +79,7 @@ def test_any_row_is_answered_or_it_is_said_why_not(
     loaded: dict[str, unrolled.Run], kind: str, row: Any
 ) -> None:
     run = loaded[kind]
-    answer = answer_one(run, row)
+    answer = run.predictor.predict_one(row)
     if isinstance(answer, str):
         with pytest.raises(UserError) as caught:
             run.answers([row])

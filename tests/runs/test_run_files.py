@@ -557,7 +557,7 @@ def test_a_training_ends_when_its_folder_is_no_longer_its_own(
             shutil.copytree(stopped, folder)
         after.update(snapshot(other if how == "moved" else folder))
 
-    monkeypatch.setattr("unrolled.run.Progress", lambda *rest, **more: Meddling(meddle))
+    monkeypatch.setattr("unrolled.runs.train.Progress", lambda *rest, **more: Meddling(meddle))
     with pytest.raises(UserError, match=r"run") as caught:
         train(data, out=folder, **{**QUICK, "training.max_steps": 40})
     assert str(folder) in str(caught.value)

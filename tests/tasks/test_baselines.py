@@ -11,9 +11,14 @@ import pytest
 
 from conftest import write_csv, write_jsonl
 from unrolled.runs.prepare import prepare
+from unrolled.runs.prepared import Prepared
 from unrolled.runs.recipes import requested
 from unrolled.tasks import baselines as methods
-from unrolled.tasks.baselines import baselines
+from unrolled.tasks.baselines import Baseline, measured
+
+
+def baselines(prepared: Prepared) -> list[Baseline]:
+    return measured(prepared.task.baselines(prepared.split))
 
 
 def scored(path: Path, dev: Path, **changes: object) -> dict[str, dict[str, float]]:

@@ -17,7 +17,7 @@ from sklearn import metrics
 import unrolled
 from conftest import reviews, write_csv
 from unrolled.core.errors import DataError, UserError
-from unrolled.tasks import labelled
+from unrolled.tasks import classify
 
 
 def test_the_scores_of_a_classifier_are_those_of_its_answers(
@@ -228,7 +228,7 @@ def test_scores_are_the_same_whatever_is_looked_at_together(
     run = unrolled.load(home.runs["classify"])
     path = write_csv(tmp_path / "t.csv", reviews(50, 77, wrong=0.3), ("text", "label"))
     whole = run.evaluate(path)
-    monkeypatch.setattr(labelled, "SIDE_BY_SIDE", scores)
+    monkeypatch.setattr(classify, "SIDE_BY_SIDE", scores)
     # sums of 50 float64 numbers, in another order
     assert run.evaluate(path) == pytest.approx(whole, rel=1e-14)
 

@@ -20,7 +20,8 @@ from unrolled.data.sources import Document, Format, read
 from unrolled.decoding.sampling import Sampling
 from unrolled.models import LanguageModel
 from unrolled.runs.recipes import requested
-from unrolled.tasks.language import TOLERANCE, Language, TokenStream
+from unrolled.tasks.language import Language, TokenStream
+from unrolled.tasks.language_scores import TOLERANCE
 from unrolled.tasks.recipe import Recipe
 from unrolled.training.objectives import next_token
 from unrolled.training.precision import choose
@@ -75,8 +76,6 @@ def language(
     )
     data = Document("t.txt", Format("text"), text)
     task = Language.fit(recipe, Schema("language"), data)
-    task.columns = []
-    task.format = data.format
     torch.manual_seed(3)
     built = task.build(recipe).eval()
     assert isinstance(built, LanguageModel)
@@ -111,7 +110,7 @@ def test_a_large_vocabulary_is_scored_in_parts(
     task, model, stream = language(layer, random_text(4500))
     whole = task.evaluate(model, stream, PLACE).scores
     monkeypatch.setattr(
-        "unrolled.tasks.language.SCORED", 3 * 2 * 9 * task.tokenizer.size
+        "unrolled.tasks.language_scores.SCORED", 3 * 2 * 9 * task.tokenizer.size
     )
     sizes: list[int] = []
     model.head.register_forward_hook(lambda *given: sizes.append(given[2].numel()))
@@ -215,7 +214,9 @@ def test_training_compares_candidates_or_adds_penalties_where_asked() -> None:
 
 
 def test_awd_lstm_has_the_published_size_and_trains() -> None:
-    recipe = requested(str(Path(__file__).parents[2] / "examples/wikitext2-awd.yaml"), {})
+    recipe = requested(
+        str(Path(__file__).parents[2] / "examples/wikitext2-awd.yaml"), {}
+    )
     words = "\n".join(f"w{i}" for i in range(33_276)) + "\n<unk> w0\n"
     data = Document("t.txt", Format("text"), words)
     task = Language.fit(recipe, Schema("language"), data)

@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import pytest
 import torch
-from unrolled.tasks.defaults import fill
 
 from unrolled.data.schema import Schema
 from unrolled.models import Unaligned
 from unrolled.runs.plan import make_plan
 from unrolled.runs.prepare import prepare
 from unrolled.runs.recipes import requested
+from unrolled.runs.resolve import DataFacts, Machine, resolve
 from unrolled.tasks.base import Task
 from unrolled.tasks.recipe import Recipe
 from unrolled.training.loop import Trainer
@@ -147,7 +147,9 @@ def test_what_the_paper_says_of_a_training_stands_in_its_recipe(name: str) -> No
     big = name.endswith("big")
     parse = name == "wsj-parse"
     schema = Schema("parse" if parse else "translate", ("en",), (), "other")
-    recipe = fill(requested(name, {}), schema, 4_500_000, 10**9)
+    asked = requested(name, {})
+    facts = DataFacts(schema, 4_500_000, 10**9)
+    recipe = resolve(asked, facts, Machine.of(asked))
     model = recipe.model
     training = recipe.training
     search = recipe.decoding

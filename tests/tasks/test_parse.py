@@ -20,6 +20,7 @@ from unrolled.data.trees import parse, plain
 from unrolled.decoding.settings import Search
 from unrolled.runs.keys import deep
 from unrolled.scores.brackets import BracketCounts, match
+from unrolled.tasks.base import AnswerOptions
 from unrolled.tasks.parse import END, OPENS, SHUT, START, XX, Parse
 from unrolled.tasks.recipe import Recipe
 from unrolled.training.precision import choose
@@ -83,8 +84,6 @@ def fitted(path: Path, **changes: Any) -> tuple[Parse, Recipe]:
     recipe = Recipe.read(deep({"task": "parse", "model.spelling": 4, **changes}))
     data = table(path)
     task = Parse.fit(recipe, SCHEMA, data)
-    task.columns = data.columns
-    task.format = data.format
     return task, recipe
 
 
@@ -148,9 +147,9 @@ def test_an_untrained_model_writes_trees_over_the_right_words(
     torch.manual_seed(1)
     task, recipe = fitted(small, **kind)
     model = task.build(recipe).eval()
-    task.search = Search(beam=beam)
+    options = AnswerOptions(Search(beam=beam))
     rows = [["one"], ["(", "two", "(x)"], [f"w{i}" for i in range(40)]]
-    answers = task.predict(model, [(row,) for row in rows], PLACE)
+    answers = task.predict(model, [(row,) for row in rows], PLACE, options)
     assert len(answers) == 3
     for row, answer in zip(rows, answers, strict=True):
         tree = parse(answer.text)
@@ -233,8 +232,6 @@ def test_a_table_with_a_column_of_trees_is_read(tmp_path: Path) -> None:
     recipe = Recipe.read({"task": "parse"})
     data = table(path)
     task = Parse.fit(recipe, Schema("parse", ("text",), (), "tree"), data)
-    task.columns = data.columns
-    task.format = data.format
     examples, _ = task.encode(data, "stop")
     assert examples.trees == tuple(tree for tree, _ in rows)
     assert task.schema.inputs == ("text",)
@@ -279,10 +276,10 @@ def test_a_faulty_row_is_named_or_counted(
 )
 def test_what_cannot_be_parsed_is_told(small: Path, row: Any, message: str) -> None:
     task, recipe = fitted(small, **{"data.max_tokens": 8})
-    assert message.split("'")[-1] in task.fault((row,))
+    assert message.split("'")[-1] in task.why_not_answerable((row,))
     with pytest.raises(UserError, match=message):
         task.predict(task.build(recipe).eval(), [(row,)], PLACE)
-    assert task.fault((["fine"],)) == ""
+    assert task.why_not_answerable((["fine"],)) == ""
 
 
 def test_a_bad_line_of_a_text_gets_an_empty_answer(small: Path, tmp_path: Path) -> None:

@@ -59,9 +59,9 @@ def test_all_answers_of_a_word_are_on_one_side_and_each_is_right(plan: Plan) -> 
     assert isinstance(task, Rewrite)
     assert set(train.sources).isdisjoint(dev.sources)
     assert len(train) + len(dev) == 90
-    asked = task.asked(dev)
-    assert len(asked.sources) == len(set(dev.sources)) < len(dev)
-    assert {len(right) for right in asked.references} == {1, 2}
+    requested = task.requested(dev)
+    assert len(requested.sources) == len(set(dev.sources)) < len(dev)
+    assert {len(right) for right in requested.references} == {1, 2}
     _, held = hold_out([*train.sources, *dev.sources], 0, 0.2)
     assert len(held) == len(dev)
 

@@ -20,15 +20,22 @@ from unrolled.fields.series import WindowSpec
 from unrolled.insight.summary import finish
 from unrolled.runs.keys import parse
 from unrolled.runs.plan import make_plan
-from unrolled.runs.prepare import Prepared, prepare
+from unrolled.runs.prepare import prepare
+from unrolled.runs.prepared import Prepared
 from unrolled.runs.recipes import requested
-from unrolled.tasks.baselines import baselines
-from unrolled.tasks.labelled import Classify, Regress
+from unrolled.tasks.baselines import Baseline, measured
+from unrolled.tasks.classify import Classify
+from unrolled.tasks.regress import Regress
 from unrolled.tasks.series import one_answer
 from unrolled.tasks.tag_frames import FrameTag
 from unrolled.training.progress import Progress
 
 assert finish  # what closes a training is part of these runs
+
+
+def baselines(prepared: Prepared) -> list[Baseline]:
+    return measured(prepared.task.baselines(prepared.split))
+
 
 T = 60
 WINDOW = 5

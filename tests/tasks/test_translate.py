@@ -23,8 +23,9 @@ from unrolled.data.batches import IGNORED, collate
 from unrolled.data.sniff import Format
 from unrolled.fields.text import Text
 from unrolled.runs.plan import make_plan
+from unrolled.tasks.alignment import copied, links, units
+from unrolled.tasks.base import FileLayout
 from unrolled.tasks.translate import Translate
-from unrolled.tasks.writing import copied, links, units
 from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.objectives import shifted
 
@@ -116,7 +117,7 @@ def test_the_loss_is_that_of_the_right_answers(mirror: SimpleNamespace) -> None:
     expected = F.cross_entropy(
         logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED
     )
-    scores = run.task.evaluate(run.model, examples, run.place).scores
+    scores = run.task.evaluate(run.model, examples, run.compute_device).scores
     assert scores["loss"] == pytest.approx(float(expected), rel=1e-4)
     assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"]))
 
@@ -177,13 +178,13 @@ def test_a_score_by_another_search_changes_no_answer_meanwhile(
 ) -> None:
     run = unrolled.load(mirror.run)
     searches = []
-    before = run.task.search
+    before = run.predictor.options.search
     evaluate = type(run.task).evaluate
 
-    def scored(task: Any, *rest: Any) -> Any:
+    def scored(task: Any, *arguments: Any) -> Any:
         # what another thread that answers just now would search by
-        searches.append((task.search.beam, run.task.search))
-        return evaluate(task, *rest)
+        searches.append((arguments[-1].search.beam, run.predictor.options.search))
+        return evaluate(task, *arguments)
 
     monkeypatch.setattr(type(run.task), "evaluate", scored)
     run.evaluate(
@@ -195,7 +196,7 @@ def test_a_score_by_another_search_changes_no_answer_meanwhile(
     run.adjust(begin="a")
     with pytest.raises(UsageError):
         run.adjust(begin="b", beam=10**9)
-    assert run.task.asks.begin == "a"
+    assert run.predictor.options.constraints.begin == "a"
 
 
 @pytest.mark.parametrize(
@@ -386,10 +387,12 @@ def test_bleu_is_better_when_higher_and_loss_when_lower() -> None:
 def task_of(longest: int | None = 6) -> Translate:
     tokenizer = Tokenizer.fit("chars", ["abcdef"])
     task = Translate(
-        Text(("en",), tokenizer, None), Text(("de",), tokenizer, None), longest
+        Text(("en",), tokenizer, None),
+        Text(("de",), tokenizer, None),
+        longest,
+        "",
+        FileLayout(["en", "de"], Format("table", ",", header=True)),
     )
-    task.columns = ["en", "de"]
-    task.format = Format("table", ",", header=True)
     return task
 
 

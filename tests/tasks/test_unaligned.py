@@ -15,7 +15,7 @@ from unrolled.data.examples import Examples, Ragged
 from unrolled.nn import TokenEmbedding
 from unrolled.runs.keys import deep
 from unrolled.tasks.recipe import Recipe
-from unrolled.tasks.unaligned import assemble, told_loss
+from unrolled.tasks.unaligned import assemble, target_loss
 from unrolled.training.objectives import shifted
 from unrolled.training.precision import choose
 
@@ -106,6 +106,6 @@ def test_the_loss_is_the_mean_over_tokens_of_all_batches(bias: bool) -> None:
         total += float(
             F.cross_entropy(scores[0], torch.tensor(targets[row]), reduction="sum")
         )
-    assert told_loss(model, examples, choose("cpu", "fp32"), before) == pytest.approx(
+    assert target_loss(model, examples, choose("cpu", "fp32"), before) == pytest.approx(
         total / 14
     )

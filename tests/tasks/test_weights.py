@@ -17,7 +17,8 @@ from conftest import SMALL, sentences, write_csv, write_jsonl
 from unrolled.core.errors import UsageError
 from unrolled.data.batches import IGNORED, Batch
 from unrolled.runs.keys import deep, flat, parse
-from unrolled.runs.prepare import Prepared, prepare
+from unrolled.runs.prepare import prepare
+from unrolled.runs.prepared import Prepared
 from unrolled.runs.recipes import merge, requested
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.weights import weights_of

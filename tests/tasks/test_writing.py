@@ -103,11 +103,13 @@ def test_what_a_model_cannot_hold_is_not_required() -> None:
     model = Unaligned(
         TokenEmbedding(size, 16), encoder, TokenEmbedding(size, 16), decoder, size
     )
-    asks = OutputConstraints(begin="abc", required=("defghi",))
+    constraints = OutputConstraints(begin="abc", required=("defghi",))
     with pytest.raises(
         UsageError, match="take 10 tokens with the end mark, and this model writes"
     ):
-        writing.write(model.eval(), LETTERS, sources(), Search(), HERE, asks=asks)
+        writing.write(
+            model.eval(), LETTERS, sources(), Search(), HERE, constraints=constraints
+        )
 
 
 def test_the_native_core_writes_what_torch_writes() -> None:
@@ -128,9 +130,11 @@ def test_the_native_core_writes_what_torch_writes() -> None:
 
 @pytest.mark.parametrize("layer", ["attention", "gru"])
 def test_a_beginning_is_written_whole_whatever_the_limit(layer: str) -> None:
-    asks = OutputConstraints(begin="abcde")
+    constraints = OutputConstraints(begin="abcde")
     settings = Search(beam=2, max_length=3)
-    found = writing.write(build(layer), LETTERS, sources(), settings, HERE, asks=asks)
+    found = writing.write(
+        build(layer), LETTERS, sources(), settings, HERE, constraints=constraints
+    )
     assert all(LETTERS.decode(each[0].tokens).startswith("abcde") for each in found)
 
 
@@ -144,9 +148,9 @@ def test_a_phrase_required_twice_takes_the_room_of_one() -> None:
     model = Unaligned(
         TokenEmbedding(size, 16), encoder, TokenEmbedding(size, 16), decoder, size
     )
-    asks = OutputConstraints(required=("defgh", "defgh"))
+    constraints = OutputConstraints(required=("defgh", "defgh"))
     found = writing.write(
-        model.eval(), LETTERS, sources(), Search(beam=8), HERE, asks=asks
+        model.eval(), LETTERS, sources(), Search(beam=8), HERE, constraints=constraints
     )
     assert all("defgh" in LETTERS.decode(each[0].tokens) for each in found)
 
@@ -169,7 +173,9 @@ def test_a_banned_word_is_spelt_in_no_other_way() -> None:
     rows = [[pieces.encode("lamp")[0], 3]]
     free = writing.write(model, pieces, rows, settings, HERE)[0]
     assert any("lamp" in pieces.decode(each.tokens).split() for each in free)
-    asks = OutputConstraints(banned=("lamp",))
-    found = writing.write(model, pieces, rows, settings, HERE, asks=asks)[0]
+    constraints = OutputConstraints(banned=("lamp",))
+    found = writing.write(model, pieces, rows, settings, HERE, constraints=constraints)[
+        0
+    ]
     assert found
     assert not any("lamp" in pieces.decode(each.tokens).split() for each in found)

@@ -402,7 +402,10 @@ class Pairs(Task):
 
     @abstractmethod
     def measure(
-        self, written: GeneratedTexts, options: AnswerOptions, samples: int = 0
+        self,
+        written: GeneratedTexts,
+        options: AnswerOptions = AnswerOptions(),
+        samples: int = 0,
     ) -> tuple[Scores, tuple[str, ...]]:
         """Return the scores of what was written, and lines that say how it was scored.
 

@@ -42,7 +42,10 @@ class Rewrite(Pairs):
         return "whitespace" if spelt else kind
 
     def measure(
-        self, written: GeneratedTexts, options: AnswerOptions, samples: int = 0
+        self,
+        written: GeneratedTexts,
+        options: AnswerOptions = AnswerOptions(),
+        samples: int = 0,
     ) -> tuple[Scores, tuple[str, ...]]:
         """Return the share of wrong answers, and of wrong characters or symbols in them."""
         symbols = self.output.tokenizer.kind == "whitespace"

@@ -35,7 +35,10 @@ class Translate(Pairs):
     grouped: ClassVar[bool] = False
 
     def measure(
-        self, written: GeneratedTexts, options: AnswerOptions, samples: int = 0
+        self,
+        written: GeneratedTexts,
+        options: AnswerOptions = AnswerOptions(),
+        samples: int = 0,
     ) -> tuple[Scores, tuple[str, ...]]:
         """Return BLEU and chrF, and their signatures, after intervals where they were drawn."""
         scored = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from unrolled.tasks.defaults import FEWEST, fill
+from unrolled.runs.resolve import FEWEST, DataFacts, Machine, resolve
 
 from unrolled.data.schema import Schema
 from unrolled.tasks.recipe import Recipe
@@ -19,7 +19,8 @@ TAGS = Schema("tag", ("words",), (), "upos")
 def filled(
     schema: Schema, rows: int = 1000, characters: int = 50000, **given: Any
 ) -> Recipe:
-    return fill(Recipe.read(given), schema, rows, characters)
+    recipe = Recipe.read(given)
+    return resolve(recipe, DataFacts(schema, rows, characters), Machine.of(recipe))
 
 
 def test_text_gets_both_directions_and_unigram_pieces() -> None:
