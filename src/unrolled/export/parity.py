@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from unrolled.data.batches import PAD
 from unrolled.data.examples import Ragged
@@ -117,12 +118,11 @@ def score(model: Unaligned, sources: Ids, targets: Ids) -> Scores:
 
     The end mark is added to sources; to targets it is not.
     """
-    rows = np.arange(len(sources))
     ended = [[*source, EOS] for source in sources]
-    ids, lengths = Ragged.of(ended).take(rows, PAD)
+    ids, lengths = _padded(ended)
     shifted = [[BOS, *target[:-1]] for target in targets]
-    decoder_inputs, _ = Ragged.of(shifted).take(rows, PAD)
-    target_ids, _ = Ragged.of(targets).take(rows, PAD)
+    decoder_inputs, _ = _padded(shifted)
+    target_ids, _ = _padded(targets)
     logits = model(ids, lengths, decoder_inputs).double()
     log_probabilities = logits.log_softmax(-1)
     of_targets = log_probabilities.gather(2, target_ids[:, :, None])
@@ -130,6 +130,13 @@ def score(model: Unaligned, sources: Ids, targets: Ids) -> Scores:
     for row, target in zip(of_targets[:, :, 0], targets, strict=True):
         scores.append(row[: len(target)].tolist())
     return scores
+
+
+def _padded(texts: Ids) -> tuple[Tensor, Tensor]:
+    """Return texts side by side (S, T), and how long they are (S,)."""
+    ragged = Ragged.of(texts)
+    rows = np.arange(len(texts))
+    return ragged.take(rows, PAD)
 
 
 def _texts(
