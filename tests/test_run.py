@@ -134,8 +134,8 @@ def test_another_process_reads_a_run_once_the_first_has_written_it(
     events: list[str] = []
 
     class Second(ProcessGroup):
-        def wait(self) -> None:
-            events.append("wait")
+        def barrier(self) -> None:
+            events.append("barrier")
 
     def fit(*arguments: Any) -> None:
         events.append("fit")
@@ -147,4 +147,4 @@ def test_another_process_reads_a_run_once_the_first_has_written_it(
     run._start(
         Second(1, 2), target, keys, tmp_path / "run", False, lambda line: None, True
     )
-    assert events == ["wait", "fit", "wait", "load"]
+    assert events == ["barrier", "fit", "barrier", "load"]

@@ -584,7 +584,7 @@ def _start(
     for line in [*plan.lines(), *([] if resume or not world.first else quick(plan))]:
         say(line)
     say("")
-    world.wait()  # each looks whether there is a run before the first one begins it
+    world.barrier()  # each looks whether there is a run before the first one begins it
     with locked(plan.folder) if world.first else contextlib.nullcontext() as lock:
         if not resume and world.first:
             runs.claim(
@@ -594,5 +594,5 @@ def _start(
             at = fit(plan.job(progress, lock.is_held if lock else lambda: True), resume)
         if world.first:
             finish(plan, at, say)
-    world.wait()  # the first one still replaced files, which nobody is to read meanwhile
+    world.barrier()  # the first one still replaced files, which nobody is to read meanwhile
     return load(plan.folder, plan.recipe.training.device)

@@ -29,7 +29,8 @@ from unrolled.tasks.baselines import baselines
 from unrolled.tasks.language import Language
 from unrolled.tasks.plan import Plan
 from unrolled.tasks.recipe import resolve, words
-from unrolled.training.loop import Position, epoch_steps
+from unrolled.training.job import Position
+from unrolled.training.planning import epoch_steps
 from unrolled.training.progress import duration
 
 

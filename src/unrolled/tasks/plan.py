@@ -28,8 +28,9 @@ from unrolled.tasks.recipe import (
     left_out_lines,
     resolve,
 )
-from unrolled.training.loop import TrainingJob, epoch_steps, planned_steps
+from unrolled.training.job import TrainingJob
 from unrolled.training.parallel import world
+from unrolled.training.planning import epoch_steps, planned_steps
 from unrolled.training.precision import ComputeDevice, choose
 from unrolled.training.progress import Progress, need_tensorboard
 from unrolled.training.settings import LIMITS
@@ -108,7 +109,7 @@ class Plan:
             objective=objective,
             source=source,
             settings=recipe.training,
-            place=self.place,
+            compute_device=self.place,
             seed=recipe.seed,
             folder=self.folder / runs.CHECKPOINTS,
             metric=metric,
