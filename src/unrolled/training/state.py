@@ -19,6 +19,8 @@ from unrolled.training.job import Position, TrainingJob
 from unrolled.training.losses import pack_losses, unpack_losses
 from unrolled.training.objectives import Loss
 
+Tensors = dict[str, Tensor]
+
 
 class TrainingState:
     """The mutable part of a run: weights, optimizer, average, carried state, guard, position.
@@ -35,11 +37,13 @@ class TrainingState:
     """
 
     def __init__(self, job: TrainingJob) -> None:
+        model = job.model
+        settings = job.settings
         self.job = job
         self.position = Position()
-        self.optimizer = optimizers.build_optimizer(job.model, job.settings)
-        self.average = Average(job.model, job.settings)
-        self.parameters = [p for p in job.model.parameters() if p.requires_grad]
+        self.optimizer = optimizers.build_optimizer(model, settings)
+        self.average = Average(model, settings)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.guard = Guard()
         self.carry: State | None = None
         self.has_own_rows = True
@@ -48,28 +52,31 @@ class TrainingState:
 
     def is_finite(self) -> bool:
         """Whether every weight is finite; asked before anything is kept."""
-        norms = torch._foreach_norm([p.detach() for p in self.parameters])
-        return math.isfinite(float(torch.stack(norms).sum()))
+        weights = [parameter.detach() for parameter in self.parameters]
+        norms = torch._foreach_norm(weights)
+        # one number, and one wait for the device: the sum is finite where all of them are
+        total = torch.stack(norms).sum()
+        return math.isfinite(float(total))
 
-    def own_tensors(self) -> dict[str, Tensor]:
+    def own_tensors(self) -> Tensors:
         """Return what is of this process alone: random states, and the state it carries."""
         device = self.job.compute_device.device
         tensors = {"random.cpu": torch.get_rng_state()}
         if device.type == "cuda":
             tensors["random.cuda"] = torch.cuda.get_rng_state(device)
         if self.carry is not None and self.has_own_rows:
-            for name, tensor in pack(self.carry).items():
+            carry = pack(self.carry)
+            for name, tensor in carry.items():
                 tensors[f"carry.{name}"] = tensor.cpu()
         return tensors
 
-    def to_checkpoint(self, owned: Sequence[dict[str, Tensor]]) -> Checkpoint:
+    def to_checkpoint(self, owned: Sequence[Tensors]) -> Checkpoint:
         """Return all of the state.
 
         Args:
             owned: the ``own_tensors`` of each process, in their order.
         """
         job = self.job
-        position = self.position
         slots, groups = optimizers.to_tensors(self.optimizer)
         tensors = under("model", job.model.state_dict())
         tensors |= under("optimizer", slots)
@@ -79,13 +86,13 @@ class TrainingState:
         if self.pending:
             tensors |= under("pending", pack_losses(self.pending))
         values: dict[str, Any] = {
-            "position": {name: getattr(position, name) for name in Position.__slots__},
+            "position": asdict(self.position),
             "groups": groups,
             "guard": asdict(self.guard),
             "processes": job.world.size,
             "begun": job.begun,
         }
-        return Checkpoint(position.step, tensors, values)
+        return Checkpoint(self.position.step, tensors, values)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become what a checkpoint holds."""
@@ -93,7 +100,8 @@ class TrainingState:
         values = checkpoint.state
         self.position = Position(**values["position"])
         # a checkpoint of before the guards has none
-        self.guard = Guard(**values.get("guard", {"good": self.position.step}))
+        new_guard = {"good": self.position.step}
+        self.guard = Guard(**values.get("guard", new_guard))
         slots = checkpoint.group("optimizer")
         optimizers.from_tensors(self.optimizer, slots, values["groups"])
         self.average.from_tensors(checkpoint.group("average"))
@@ -106,8 +114,10 @@ class TrainingState:
         job = self.job
         world = job.world
         device = job.compute_device.device
-        states = parallel.random_states(checkpoint.group("random"), world.rank)
-        if world.rank and "cpu" not in states:  # fewer processes trained before
+        random = checkpoint.group("random")
+        states = parallel.random_states(random, world.rank)
+        if world.rank and "cpu" not in states:
+            # fewer processes trained before
             parallel.seeded(job.seed, world.rank, checkpoint.step)
         else:
             torch.set_rng_state(states["cpu"])
@@ -118,9 +128,11 @@ class TrainingState:
         self.has_own_rows = True
         if not carried:
             return
-        carry = unpack({name: tensor.to(device) for name, tensor in carried.items()})
+        here = {name: tensor.to(device) for name, tensor in carried.items()}
+        carry = unpack(here)
         self.has_own_rows = world.rank < carry.rows
         if world.size > 1:
             rows = torch.arange(carry.rows, device=device)
-            carry = carry.reorder(rows[world.part(carry.rows)])
+            own_rows = rows[world.part(carry.rows)]
+            carry = carry.reorder(own_rows)
         self.carry = carry
