@@ -52,13 +52,13 @@ def loop_speed(layer: str, folder: Path) -> tuple[float, float]:
     trainer.job.model.train()
     for _ in range(WARM):
         trainer.step(log)
-    tokens = trainer.at.tokens
+    tokens = trainer.position.tokens
     began = time.perf_counter()
     for number in range(STEPS):
         trainer.step(log)
         if number % 20 == 19:
             trainer.report(log, 0, 0.0)
-    speed = (trainer.at.tokens - tokens) / (time.perf_counter() - began)
+    speed = (trainer.position.tokens - tokens) / (time.perf_counter() - began)
     share = kernel_share(trainer, log)
     log.close()
     return speed, share

@@ -135,8 +135,8 @@ def test_another_process_reads_a_run_once_the_first_has_written_it(
     events: list[str] = []
 
     class Second(ProcessGroup):
-        def wait(self) -> None:
-            events.append("wait")
+        def barrier(self) -> None:
+            events.append("barrier")
 
     def fit(*arguments: Any) -> None:
         events.append("fit")
@@ -148,4 +148,4 @@ def test_another_process_reads_a_run_once_the_first_has_written_it(
     request = Request.read(target, keys, tmp_path / "run")
     nothing: Any = None  # the first process alone looks at the data and finishes
     train.train_request(Second(1, 2), request, print, True, nothing, nothing)
-    assert events == ["wait", "fit", "wait", "load"]
+    assert events == ["barrier", "fit", "barrier", "load"]

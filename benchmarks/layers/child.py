@@ -70,7 +70,7 @@ class Trained:
     def steps(self, count: int) -> dict[str, Any]:
         """Make updates as the training loop does, evaluations and checkpoints left out."""
         trainer = self.trainer
-        at = self.trainer.at
+        at = self.trainer.position
         every = self.plan.recipe.training.log_every
         tokens = at.tokens
         before = calls()
@@ -80,7 +80,7 @@ class Trained:
                 at.epoch = at.epoch + 1
                 at.index = 0
             trainer.step(self.log)
-            last = trainer.pending[-1] if trainer.pending else None
+            last = trainer.state.pending[-1] if trainer.state.pending else None
             if at.step % every == 0:
                 trainer.report(self.log, 0, 0.0)
         seconds = time.perf_counter() - began

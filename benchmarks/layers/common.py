@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import torch
@@ -212,8 +213,25 @@ def medians(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def peak(precision: str, threads: int, options: Options) -> float:
-    """Return operations a second with all operands in registers: the most of a few turns."""
-    return max(native.peak(precision, threads, options.slot / 4) for _ in range(4))
+    """Return operations a second with all operands in registers: the most of a few turns.
+
+    Those of the instruction level in use, two a multiply-add.
+    """
+    number = native.PRECISIONS[precision]
+    seconds = options.slot / 4
+    return max(functions().peak(number, threads, seconds) for _ in range(4))
+
+
+def bandwidth(size: int, threads: int, seconds: float) -> float:
+    """Return bytes a second of reading a buffer of ``size`` bytes again and again."""
+    return float(functions().bandwidth(size, threads, seconds))
+
+
+def functions() -> SimpleNamespace:
+    """Return the functions of the native core, which the layers here all run on."""
+    library = native.library()
+    assert library is not None
+    return library
 
 
 @contextlib.contextmanager

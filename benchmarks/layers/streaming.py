@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from benchmarks.layers import common
 from benchmarks.layers.common import Options, Tensors, Work
-from unrolled.ops import native
 
 SIZES = (64, 256, 512, 1024)
 PRECISIONS = ("float32", "bf16", "int8")
@@ -113,7 +112,7 @@ def measure(cell: str, hidden: int, options: Options) -> list[dict[str, Any]]:
     seconds = common.medians(times)
     lines = []
     for name in PRECISIONS:
-        speed = native.bandwidth(sizes[name], 1, options.slot / 2)
+        speed = common.bandwidth(sizes[name], 1, options.slot / 2)
         floor = sizes[name] / speed
         lines.append(
             {

@@ -305,7 +305,7 @@ def test_a_checkpoint_that_forgets_the_optimizer(
 
     def forgetful(self: Trainer, checkpoint: Any) -> None:
         restore(self, checkpoint)
-        self.optimizer.state.clear()
+        self.state.optimizer.state.clear()
 
     monkeypatch.setattr(Trainer, "restore", forgetful)
     problem(find("stop and resume", writer), "tensors differ")

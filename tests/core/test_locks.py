@@ -112,7 +112,7 @@ def one_after_another(path: Path) -> None:
     most = [0]
 
     def work() -> None:
-        with held(path, "busy", "wait", wait=True):
+        with held(path, "busy", "wait", blocking=True):
             inside[0] += 1
             most[0] = max(most[0], inside[0])
             time.sleep(0.005)
@@ -139,15 +139,27 @@ def test_who_waits_without_locks_of_the_file_system(tmp_path: Path) -> None:
     refused = pytest.raises(
         UserError, match=r"^busy .*on another.*set another folder; if that"
     )
-    with refused, held(tmp_path / "a.lock", "busy", "set another folder", wait=True):
+    path = tmp_path / "a.lock"
+    with refused, held(path, "busy", "set another folder", blocking=True):
         pass
 
 
-def test_a_system_that_has_no_such_locks_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "fcntl", None)  # importing it raises ImportError
-    one_after_another(tmp_path / "a.lock")
+NO_LOCKS = """
+import sys
+sys.modules["fcntl"] = None  # importing it raises ImportError
+from pathlib import Path
+from unrolled.core.locks import held
+path = Path(sys.argv[1])
+with held(path, "busy", "wait") as lock:
+    print(lock.is_held(), sorted(file.name for file in path.parent.iterdir()))
+print(sorted(path.parent.iterdir()))
+"""
+
+
+def test_a_system_that_has_no_such_locks_at_all(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", NO_LOCKS, str(tmp_path / "a.lock")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout == "True ['a.lock', 'a.lock.owner']\n[]\n"
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:

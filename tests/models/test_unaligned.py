@@ -71,7 +71,7 @@ def test_what_is_read_may_differ_from_what_is_written() -> None:
     model = build(known=13)
     fed = torch.tensor([[2, 12, 11], [2, 10, 0]])
     batch = Batch(SOURCE, LENGTHS, TARGETS, torch.arange(2).numpy())
-    loss = seq2seq_loss(2, fed=lambda told: fed)(model, batch, None)
+    loss = seq2seq_loss(2, decoder_inputs=lambda told: fed)(model, batch, None)
     scores = model(SOURCE, LENGTHS, fed).flatten(0, 1)
     total = torch.nn.functional.cross_entropy(
         scores, TARGETS.flatten(), reduction="sum"

@@ -255,5 +255,7 @@ def test_a_complaint_becomes_an_error() -> None:
 
 @core
 def test_what_the_processor_can_do() -> None:
-    assert native.peak("float32", 1, 0.01) > 1e8
-    assert native.bandwidth(1 << 16, 1, 0.01) > 1e8
+    library = native.library()
+    assert library is not None
+    assert library.peak(native.PRECISIONS["float32"], 1, 0.01) > 1e8
+    assert library.bandwidth(1 << 16, 1, 0.01) > 1e8

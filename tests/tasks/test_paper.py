@@ -200,12 +200,12 @@ def test_one_step_of_the_true_shape(name: str, tmp_path: Path) -> None:
     watched = [model.head, model.encoder.blocks[0], model.decoder.blocks[-1]]
     before = [p.detach().clone() for part in watched for p in part.parameters()]
     assert trainer.step(SilentLog()) == ""
-    assert trainer.at.step == 1
-    assert 0 < trainer.at.tokens <= 256
-    mean = float(trainer.pending[0].sum) / float(trainer.pending[0].count)
+    assert trainer.position.step == 1
+    assert 0 < trainer.position.tokens <= 256
+    mean = float(trainer.state.pending[0].sum) / float(trainer.state.pending[0].count)
     # untrained: about as likely as any other piece
     assert 0 < mean < 2 * math.log(model.head.out_features)
-    rate = trainer.optimizer.param_groups[0]["lr"]
+    rate = trainer.state.optimizer.param_groups[0]["lr"]
     assert rate == pytest.approx(plan.recipe.training.learning_rate / 4000)
     now = [p.detach() for part in watched for p in part.parameters()]
     moved = [

@@ -54,13 +54,13 @@ def uneven(world: ProcessGroup) -> None:
     assert added.logs == {"b": (3.0 * size, 4 * size), "a": (5.0 * size, 6 * size)}
     gathered = world.gather(world.rank)
     assert gathered == ([*range(size)] if world.first else [])
-    assert world.spread({"rank": world.rank}) == {"rank": 0}
+    assert world.broadcast({"rank": world.rank}) == {"rank": 0}
 
 
 def elsewhere(world: ProcessGroup) -> None:
     """The processes find other checkpoints in what should be one folder."""
-    world.same(4 + world.rank, Path("run"))
-    world.wait()
+    world.require_same_step(4 + world.rank, Path("run"))
+    world.barrier()
 
 
 def poison(passes: set[int]) -> None:

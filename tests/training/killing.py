@@ -22,10 +22,11 @@ from unrolled.core import files
 from unrolled.runs.plan import make_plan
 from unrolled.training import checkpoints, loop
 from unrolled.training.progress import MetricsLog, Progress
+from unrolled.training.update import Updater
 
 PLACES: dict[str, tuple[Any, str]] = {
     "backward": (torch.Tensor, "backward"),
-    "update": (loop.Trainer, "update"),
+    "update": (Updater, "update"),
     "report": (MetricsLog, "add"),
     "save": (checkpoints, "save"),
     "save_tensors": (checkpoints, "save_tensors"),

@@ -15,7 +15,8 @@ from unrolled.data.batches import Buckets
 from unrolled.data.examples import Examples
 from unrolled.models import OneToOne
 from unrolled.nn import LayerConfig, build_layer
-from unrolled.training.loop import TrainingJob, fit
+from unrolled.training.job import TrainingJob
+from unrolled.training.loop import fit
 from unrolled.training.objectives import Objective, classes, values
 from unrolled.training.precision import ComputeDevice
 from unrolled.training.progress import Progress

@@ -34,7 +34,8 @@ from unrolled.models import OneToOne
 from unrolled.nn import LayerConfig, State, build_layer
 from unrolled.training import checkpoints
 from unrolled.training.guards import SETTLED, Guard
-from unrolled.training.loop import Trainer, TrainingJob, fit
+from unrolled.training.job import TrainingJob
+from unrolled.training.loop import Trainer, fit
 from unrolled.training.objectives import Loss, Objective, classes, next_token, values
 from unrolled.training.progress import MetricsLog, Progress, read_metrics
 from unrolled.training.settings import TrainingConfig
@@ -322,7 +323,7 @@ def test_weights_that_overflow_are_turned_back_before_they_are_kept(
     )
     trainer = Trainer(told)
     seen = list[int]()
-    update = trainer.update
+    update = trainer.updater.update
 
     def overflowing(losses: list[Loss]) -> str:
         fault = update(losses)
@@ -332,7 +333,7 @@ def test_weights_that_overflow_are_turned_back_before_they_are_kept(
                 next(told.model.parameters()).fill_(math.inf)
         return fault
 
-    trainer.update = overflowing  # type: ignore[method-assign]
+    trainer.updater.update = overflowing  # type: ignore[method-assign]
     told.folder.mkdir(parents=True)
     log = MetricsLog(tmp_path / "metrics.jsonl", 0, tensorboard=False)
     trainer.run(log)
@@ -460,7 +461,7 @@ def stop_at(trainer: Trainer, stop: Stop, last: int) -> None:
 
     def counted(log: MetricsLog) -> str:
         told = step(log)
-        stop.number = signal.SIGINT if trainer.at.step == last else 0
+        stop.number = signal.SIGINT if trainer.position.step == last else 0
         return told
 
     trainer.step = counted  # type: ignore[method-assign]
@@ -496,13 +497,15 @@ def test_where_a_run_was_stopped_does_not_change_where_it_returns_to(
         if found is not None:
             trainer.take_up(found)
         told.folder.mkdir(parents=True, exist_ok=True)
-        log = MetricsLog(folder / "metrics.jsonl", trainer.at.step, tensorboard=False)
+        log = MetricsLog(
+            folder / "metrics.jsonl", trainer.position.step, tensorboard=False
+        )
         source.turn = 0
         source.calls = 0
         stop_at(trainer, stop, steps)
         trainer.run(log, stop)
         log.close()
-        assert (trainer.at.step, trainer.at.stopped) == (steps, "")
+        assert (trainer.position.step, trainer.position.stopped) == (steps, "")
     assert checkpoints.steps(told.folder) == [8, 14]
     sick_run(folder, "rollback", resume=True)
     (tensors, state, lines) = left(tmp_path / "straight")
@@ -519,7 +522,7 @@ def fired(losses: list[float], k: float) -> list[int]:
     guard = Guard()
     found = []
     for place, loss in enumerate(losses):
-        if guard.fault(loss, 1.0, k):
+        if guard.reason_to_skip(loss, 1.0, k):
             guard.skip()
             found.append(place)
         else:
@@ -563,7 +566,10 @@ def test_before_the_mean_has_settled_nothing_is_a_spike() -> None:
     losses = [1.0 + 0.01 * (n % 2) for n in range(200)]
     losses[SETTLED - 1] = 100.0
     assert fired(losses, 6.0) == []
-    assert Guard(seen=SETTLED, mean=1.0, variance=1e-4).fault(100.0, 1.0, None) == ""
+    assert (
+        Guard(seen=SETTLED, mean=1.0, variance=1e-4).reason_to_skip(100.0, 1.0, None)
+        == ""
+    )
 
 
 def test_the_running_moments_are_those_of_the_sample() -> None:
@@ -597,8 +603,8 @@ def test_a_clean_training_is_the_same_bits_with_the_policy_as_without(
 ) -> None:
     on = spiked(tmp_path / "on", 6.0, classes())
     off = spiked(tmp_path / "off", None, classes())
-    assert on.guard.skipped == off.guard.skipped == 0
-    assert on.guard.seen == 150
+    assert on.state.guard.skipped == off.state.guard.skipped == 0
+    assert on.state.guard.seen == 150
     assert same(on.job.model, off.job.model)
 
 
@@ -610,15 +616,15 @@ def test_an_injected_spike_in_a_training_is_skipped_once(tmp_path: Path) -> None
     trainer = spiked(tmp_path, 6.0, objective)
     (line,) = events(tmp_path)
     assert (line["step"], line["why"].split(" (")[0]) == (91, "the loss spikes")
-    assert trainer.guard.skipped == 1
-    assert trainer.at.step == 150
+    assert trainer.state.guard.skipped == 1
+    assert trainer.position.step == 150
     clean = spiked(tmp_path / "clean", 6.0, classes())
     lines = [
         read_metrics(p / "metrics.jsonl")[-1]["loss"]
         for p in (tmp_path, tmp_path / "clean")
     ]
     assert lines[0] == pytest.approx(lines[1], rel=0.2)
-    assert clean.guard.skipped == 0
+    assert clean.state.guard.skipped == 0
 
 
 def test_labels_after_pretraining_are_another_loss(tmp_path: Path) -> None:
@@ -632,5 +638,5 @@ def test_labels_after_pretraining_are_another_loss(tmp_path: Path) -> None:
         spike=6.0,
     )
     assert (
-        trained(told).guard.seen == 2
+        trained(told).state.guard.seen == 2
     )  # ten batches an epoch, the mean begun anew after them

@@ -24,7 +24,8 @@ from unrolled.models import Aligned, LanguageModel, ManyToOne
 from unrolled.nn import LAYERS, LayerConfig, Pooling, State, TokenEmbedding, build_layer
 from unrolled.training import checkpoints
 from unrolled.training.averaging import Weights
-from unrolled.training.loop import Position, Trainer, TrainingJob, fit, planned_steps
+from unrolled.training.job import Position, TrainingJob
+from unrolled.training.loop import Trainer, fit
 from unrolled.training.objectives import (
     Loss,
     Objective,
@@ -32,6 +33,7 @@ from unrolled.training.objectives import (
     cross_entropy,
     next_token,
 )
+from unrolled.training.planning import planned_steps
 from unrolled.training.precision import ComputeDevice
 from unrolled.training.progress import Progress, read_metrics
 from unrolled.training.settings import TrainingConfig
@@ -567,14 +569,14 @@ def test_scores_and_best_weights_are_those_of_the_average(tmp_path: Path) -> Non
     )
     history: list[Tensor] = [model.embedding.weight.detach().clone()]
     trainer = Trainer(told)
-    update = trainer.update
+    update = trainer.updater.update
 
     def noted(losses: list[Loss]) -> str:
         fault = update(losses)
         history.append(model.embedding.weight.detach().clone())
         return fault
 
-    trainer.update = noted  # type: ignore[method-assign]
+    trainer.updater.update = noted  # type: ignore[method-assign]
     from unrolled.training.progress import MetricsLog
 
     told.folder.mkdir(parents=True)

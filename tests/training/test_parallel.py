@@ -25,7 +25,7 @@ from unrolled.core.errors import UsageError, UserError
 from unrolled.data.batches import Batch, BatchSource, Buckets
 from unrolled.nn.state import RecurrentState, unpack
 from unrolled.training import checkpoints, parallel
-from unrolled.training.loop import TrainingJob
+from unrolled.training.job import TrainingJob
 from unrolled.training.objectives import Loss, classes
 from unrolled.training.parallel import (
     ProcessGroup,
@@ -400,7 +400,7 @@ def test_shares_make_up_the_batch(source: BatchSource, size: int) -> None:
     for index in range(source.length(1)):
         whole = source.batch(1, index)
         shares = [
-            ProcessGroup(rank, size).share(source, 1, index) for rank in range(size)
+            ProcessGroup(rank, size).shard(source, 1, index) for rank in range(size)
         ]
         assert [counted for _, counted in shares] == [
             r < len(whole.rows) for r in range(size)
@@ -438,9 +438,9 @@ def test_a_batch_that_has_more_than_rows_is_refused() -> None:
             ids = torch.ones(4, 2, dtype=torch.int64)
             return Batch(ids, None, None, np.arange(4), extra=(ids,))
 
-    assert ProcessGroup().share(Odd(), 0, 0)[1]
+    assert ProcessGroup().shard(Odd(), 0, 0)[1]
     with pytest.raises(UserError, match="cannot be divided among processes"):
-        ProcessGroup(0, 2).share(Odd(), 0, 0)
+        ProcessGroup(0, 2).shard(Odd(), 0, 0)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 6, 7])

@@ -24,8 +24,8 @@ from unrolled.training.stopping import Interrupted, Stop, Terminated
 RUN = """
 import os, signal, sys, time
 from unrolled.cli.main import main
-from unrolled.training.loop import Trainer
-update, turn, number, twice = Trainer.update, int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "2"
+from unrolled.training.update import Updater
+update, turn, number, twice = Updater.update, int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "2"
 calls = []
 def signalled(self, losses):
     calls.append(1)
@@ -34,7 +34,7 @@ def signalled(self, losses):
             os.kill(os.getpid(), number)
             time.sleep(0.05)
     return update(self, losses)
-Trainer.update = signalled
+Updater.update = signalled
 sys.argv = ["unrolled", *sys.argv[4:]]
 main()
 """

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from unrolled.core.errors import UsageError, nearest, shown
 from unrolled.core.words import either
+
+EXPLAINED = 5  # faulty keys that a message explains
 
 
 class Config(BaseModel):
@@ -29,9 +32,8 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise UsageError(
-                (f"{where}: " if where else "") + explain(cls, error)
-            ) from None
+            beginning = f"{where}: " if where else ""
+            raise UsageError(beginning + explain(cls, error)) from None
 
     def changed(self, **values: Any) -> Self:
         """Return a copy with these fields replaced and checked again."""
@@ -40,43 +42,48 @@ class Config(BaseModel):
 
 def keys(config: type[BaseModel], prefix: str = "") -> list[str]:
     """Return every dotted key of a config class, those of nested configs included."""
-    found: list[str] = []
+    names: list[str] = []
     for name, field in config.model_fields.items():
         inner = nested(field.annotation)
-        found += keys(inner, f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
-    return found
+        if inner:
+            names += keys(inner, f"{prefix}{name}.")
+        else:
+            names.append(f"{prefix}{name}")
+    return names
 
 
 def nested(annotation: Any) -> type[BaseModel] | None:
     """Return the config class that a field's annotation names, if it names one."""
-    return (
-        annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        else None
-    )
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return None
 
 
 def explain(config: type[BaseModel], error: ValidationError) -> str:
     """Turn pydantic's report into one sentence for each faulty key, of the first five."""
-    sentences = []
-    found = error.errors()
-    for item in found[:5]:
-        key = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            guess = _meant(key, keys(config))
-            hint = f"did you mean {guess!r}?" if guess else f"see {all_keys()}"
-            sentences.append(f"unknown key {shown(key)}; {hint}")
-        elif item["type"] == "model_type" and key:
-            sentences.append(f"{key} is a group of keys: set {key}.KEY=value")
-        elif item["type"] == "value_error":
-            sentences.append(
-                f"{key}: {item['ctx']['error']}" if key else str(item["ctx"]["error"])
-            )
-        else:
-            sentences.append(f"{key}={shown(item['input'])}: {item['msg'].lower()}")
-    if len(found) > 5:
-        sentences.append(f"{len(found) - 5:,} more keys are faulty")
+    details = error.errors()
+    sentences = [_sentence(config, detail) for detail in details[:EXPLAINED]]
+    left_out = len(details) - EXPLAINED
+    if left_out > 0:
+        sentences.append(f"{left_out:,} more keys are faulty")
     return "; ".join(sentences)
+
+
+def _sentence(config: type[BaseModel], detail: ErrorDetails) -> str:
+    """Return what is wrong with one key, and what to do about it."""
+    key = ".".join(str(part) for part in detail["loc"])
+    kind = detail["type"]
+    if kind == "extra_forbidden":
+        guess = _meant(key, keys(config))
+        hint = f"did you mean {guess!r}?" if guess else f"see {all_keys()}"
+        return f"unknown key {shown(key)}; {hint}"
+    if kind == "model_type" and key:
+        return f"{key} is a group of keys: set {key}.KEY=value"
+    if kind == "value_error":
+        # a validator of ours raised it, in words that are meant for the user
+        message = str(detail["ctx"]["error"])
+        return f"{key}: {message}" if key else message
+    return f"{key}={shown(detail['input'])}: {detail['msg'].lower()}"
 
 
 def all_keys() -> str:
@@ -91,18 +98,23 @@ def _meant(key: str, known: list[str]) -> str | None:
     initials ("lr" for "learning_rate"), the spelling, and a word of the name ("epochs").
     """
     group, _, leaf = key.lower().rpartition(".")
-    # in the group that was named before any other
-    known = sorted(known, key=lambda k: k.rpartition(".")[0] != group)
-    words = {k: k.rpartition(".")[2].split("_") for k in known}
-    same = [k for k in known if "_".join(words[k]) == leaf]
-    initials = [
-        k for k in known if len(leaf) > 1 and "".join(w[0] for w in words[k]) == leaf
-    ]
-    partly = [
-        k for k in known if len(leaf) > 2 and any(w.startswith(leaf) for w in words[k])
-    ]
-    return (
-        next(iter([*same, *initials]), None)
-        or nearest(key, known)
-        or next(iter(partly), None)
-    )
+    # in the group that was named before any other: the sort is stable
+    candidates = sorted(known, key=lambda name: name.rpartition(".")[0] != group)
+    by_initials: list[str] = []
+    by_word: list[str] = []
+    for name in candidates:
+        last = name.rpartition(".")[2]
+        if last == leaf:
+            return name
+        words = last.split("_")
+        initials = "".join(word[0] for word in words)
+        if len(leaf) > 1 and initials == leaf:
+            by_initials.append(name)
+        if len(leaf) > 2 and any(word.startswith(leaf) for word in words):
+            by_word.append(name)
+    if by_initials:
+        return by_initials[0]
+    guess = nearest(key, candidates)
+    if guess is None and by_word:
+        return by_word[0]
+    return guess

@@ -81,10 +81,8 @@ def shown(value: Any, most: int = 60) -> str:
         return f"{type(value).__name__} of {len(value):,} items"
     try:
         return cut(repr(value), most)
-    except (
-        RecursionError,
-        ValueError,
-    ):  # nested too deeply, or a number of too many digits
+    except (RecursionError, ValueError):
+        # nested too deeply, or a number of too many digits
         return f"{type(value).__name__}"
 
 
@@ -92,8 +90,8 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """Return the candidate spelt most like ``name``, or None when none is near."""
     if len(name) > 200:  # the comparison takes time by its square
         return None
-    found = difflib.get_close_matches(name.lower(), list(candidates), n=1, cutoff=0.5)
-    return found[0] if found else None
+    matches = difflib.get_close_matches(name.lower(), list(candidates), n=1, cutoff=0.5)
+    return matches[0] if matches else None
 
 
 def unknown(kind: str, name: str, candidates: Iterable[str]) -> str:

@@ -142,9 +142,8 @@ def sha256(path: Path) -> str:
 
 
 CONFIG_BYTES = 2**20  # of a recipe
-JSON_BYTES = (
-    2**29
-)  # of a vocabulary, the largest file of a run that is no table of tensors
+# of a vocabulary, the largest file of a run that is no table of tensors
+JSON_BYTES = 2**29
 DEPTH = 100  # of nested lists and mappings
 
 
@@ -186,14 +185,14 @@ def read_json(path: Path, most: int = JSON_BYTES) -> dict[str, Any]:
 
 def read_json_list(path: Path, most: int = JSON_BYTES) -> list[Any]:
     """Return the JSON list in such a file. Raises as ``read_json`` does."""
-    found: list[Any] = _parsed(read_bytes(path, most), list, "list")
-    return found
+    values: list[Any] = _parsed(read_bytes(path, most), list, "list")
+    return values
 
 
 def parsed_json(data: bytes) -> dict[str, Any]:
     """Return the JSON object in some bytes. Raises ValueError as ``read_json`` does."""
-    found: dict[str, Any] = _parsed(data, dict, "object")
-    return found
+    values: dict[str, Any] = _parsed(data, dict, "object")
+    return values
 
 
 def _parsed(data: bytes, kind: type, name: str) -> Any:
@@ -210,12 +209,12 @@ def _parsed(data: bytes, kind: type, name: str) -> Any:
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object. Raises ValueError: a key stands in it twice, with two meanings."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    values = dict(pairs)
+    if len(values) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {shown(twice)} stands there twice")
-    return found
+    return values
 
 
 def depth_of(value: Any) -> int:
@@ -223,17 +222,15 @@ def depth_of(value: Any) -> int:
     depth = 0
     level = [value]
     while True:
-        inner = [part for part in level if isinstance(part, list | dict)]
-        if not inner:
+        collections = [part for part in level if isinstance(part, list | dict)]
+        if not collections:
             return depth
         depth += 1
         if depth > DEPTH:
             return depth
-        level = [
-            x
-            for part in inner
-            for x in (part.values() if isinstance(part, dict) else part)
-        ]
+        level = []
+        for part in collections:
+            level += part.values() if isinstance(part, dict) else part
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -315,21 +312,23 @@ class Watched:
 def _seen(path: Path) -> object:
     if not path.is_dir():
         return _stamp(path)
-    files = (
-        os.path.join(root, name) for root, _, names in os.walk(path) for name in names
-    )
-    return sorted((name, _stamp(Path(name))) for name in files)
+    stamps: list[tuple[str, tuple[int, ...]]] = []
+    for root, _, names in os.walk(path):
+        for name in names:
+            file = os.path.join(root, name)
+            stamps.append((file, _stamp(Path(file))))
+    return sorted(stamps)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return ()
     return (
-        found.st_size,
-        found.st_mtime_ns,
-        found.st_ctime_ns,
-        found.st_ino,
-        found.st_dev,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_ino,
+        status.st_dev,
     )

@@ -1,8 +1,13 @@
 """One process at a time: in a folder, or wherever a file stands for a lock.
 
-The lock is the kernel's (flock), so it ends with the process that holds it, however that ends. A
-system without such locks gets a file that names its owner instead; where the owner is a process of
-this machine that is gone, it is taken over.
+The lock is the kernel's, taken through filelock, so it ends with the process that holds it, however
+that ends. A system without such locks gets a file that names its owner instead; where the owner is
+a process of this machine that is gone, it is taken over.
+
+Of filelock only the lock of an open file is used. Its ``FileLock`` opens the file itself: older
+versions empty it, and with it the name of the owner or a file of the user's that happens to stand
+there, and newer ones leave it behind. Its ``SoftFileLock`` does not keep since when a lock is held,
+and not in every version on which machine. So files are opened, named and removed here.
 """
 
 from __future__ import annotations
@@ -26,8 +31,10 @@ from unrolled.core.words import option
 LOCK = ".lock"
 OWNER_BYTES = 4096  # of a file that names an owner
 _BEGINNING = b'{"pid": '  # of every lock; one that the disk was too full for is empty
-PAUSE = 0.05  # seconds between looks at a file that names an owner
-LOOKS = 20  # at one without a name: it may be about to get one, or just gone
+PAUSE = 0.05  # seconds between attempts to take what another process holds
+ATTEMPTS = (
+    20  # at an owner's file without a name: it may be about to get one, or just gone
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +48,9 @@ class Lock:
         """Say whether the file still stands for this lock: its folder may have been removed."""
         if self.handle is not None:
             return _is_still(self.handle, self.path)
-        owner = _owner(_owned(self.path))
-        return (owner.get("pid"), owner.get("host")) == (
-            os.getpid(),
-            socket.gethostname(),
-        )
+        owner = _owner(_owner_file(self.path))
+        same_process = owner.get("pid") == os.getpid()
+        return same_process and owner.get("host") == socket.gethostname()
 
 
 @contextlib.contextmanager
@@ -62,61 +67,65 @@ def locked(folder: Path) -> Iterator[Lock]:
     busy = f"{folder}: a training is at work here already"
     with contextlib.ExitStack() as stack:
         try:
-            lock = stack.enter_context(
-                held(folder / LOCK, busy, f"choose another {option('out')}")
-            )
+            advice = f"choose another {option('out')}"
+            lock = stack.enter_context(held(folder / LOCK, busy, advice))
         except OSError as error:
             raise refused(folder / LOCK, error) from error
         try:
             yield lock
         finally:
             stack.close()
+            # succeeds where nothing was begun: it removes empty folders alone
             with contextlib.suppress(OSError):
-                folder.rmdir()  # where nothing was begun
+                folder.rmdir()
 
 
 @contextlib.contextmanager
-def held(path: Path, busy: str, advice: str, *, wait: bool = False) -> Iterator[Lock]:
+def held(
+    path: Path, busy: str, advice: str, *, blocking: bool = False
+) -> Iterator[Lock]:
     """Hold the lock that the file ``path`` stands for; the file goes when nobody holds it.
 
     Args:
         path: the file, in a folder that is there.
         busy, advice: what to say where another process holds it, and what to do then.
-        wait: stand in line for it. Only an owner of another machine, of which nobody here can tell
-            whether it lives, is an error then, and only without the kernel's locks.
+        blocking: wait until it is free. Only an owner of another machine, of which nobody here can
+            tell whether it lives, is an error then, and only without the kernel's locks.
 
     Raises:
         UserError: another process holds it; the message names process, machine and time.
         OSError: the file cannot be made.
     """
-    lock = Lock(path, _take(path, busy, advice, wait))
+    lock = Lock(path, _take(path, busy, advice, blocking))
     try:
         yield lock
     finally:
         # unlinked while held: who opened it before finds another file, or none, under its name;
         # what somebody else put there since is his
         if lock.is_held():
-            owned = _owned(path)
-            for used in (owned, path):
-                with contextlib.suppress(OSError):
-                    if used == path or is_lock(used):
-                        used.unlink()
+            owner_file = _owner_file(path)
+            with contextlib.suppress(OSError):
+                if is_lock(owner_file):
+                    owner_file.unlink()
+            with contextlib.suppress(OSError):
+                path.unlink()
         if lock.handle is not None:
             os.close(lock.handle)
 
 
-def _take(path: Path, busy: str, advice: str, wait: bool) -> int | None:
+def _take(path: Path, busy: str, advice: str, blocking: bool) -> int | None:
     """Return the open file that holds the lock, or None where another file names its owner."""
     while True:
         handle = _opened(path)
         try:
-            supported = _flock(handle, wait)
-            if supported and _is_still(handle, path):
-                with contextlib.suppress(
-                    OSError
-                ):  # held all the same where the disk is full
+            is_taken = _lock_file(handle, blocking)
+            # whoever held it before may have removed the file between our opening and our lock of
+            # it: then the lock is of a file without a name, which keeps nobody out
+            if is_taken and _is_still(handle, path):
+                # held all the same where the disk is full
+                with contextlib.suppress(OSError):
                     os.ftruncate(handle, 0)
-                    os.write(handle, _me())
+                    os.write(handle, _own_name())
                 return handle
         except BlockingIOError:
             os.close(handle)
@@ -125,8 +134,8 @@ def _take(path: Path, busy: str, advice: str, wait: bool) -> int | None:
             os.close(handle)
             raise
         os.close(handle)
-        if not supported:
-            _own(_owned(path), busy, advice, wait)
+        if not is_taken:
+            _write_owner(_owner_file(path), busy, advice, blocking)
             return None
 
 
@@ -164,20 +173,26 @@ def is_lock(path: Path) -> bool:
         return _BEGINNING.startswith(file.read(len(_BEGINNING)))
 
 
-def _flock(handle: int, wait: bool) -> bool:
-    """Take the kernel's lock; False where there is none. Raises BlockingIOError: it is taken."""
-    try:
-        import fcntl
+def _lock_file(handle: int, blocking: bool) -> bool:
+    """Take the kernel's lock of an open file; False where the system has none.
 
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        raise
-    except (ImportError, OSError):
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    if os.name == "nt":
+        return False  # a lock there hides the name of its owner from everybody else
+    from filelock import lock_descriptor  # slow to import, and few commands lock
+
+    try:
+        is_taken = lock_descriptor(handle, blocking=blocking, poll_interval=PAUSE)
+    except OSError:
         return False
+    if not is_taken:
+        raise BlockingIOError
     return True
 
 
-def _owned(path: Path) -> Path:
+def _owner_file(path: Path) -> Path:
     """Return the file that names the owner where the kernel keeps no lock."""
     return path.with_name(f"{path.name}.owner")
 
@@ -190,7 +205,7 @@ def _is_still(handle: int, path: Path) -> bool:
         return False
 
 
-def _own(path: Path, busy: str, advice: str, wait: bool) -> None:
+def _write_owner(path: Path, busy: str, advice: str, blocking: bool) -> None:
     """Make the file that names the owner; take it over from a process of ours that is gone."""
     hint = f"{advice}; if that process has ended, remove {path}"
     nameless = 0
@@ -200,15 +215,15 @@ def _own(path: Path, busy: str, advice: str, wait: bool) -> None:
         except FileExistsError:
             owner = _owner(path)
             nameless = 0 if owner else nameless + 1
-            ours = owner.get("host") == socket.gethostname()
-            if ours and not _lives(owner.get("pid")):
+            is_local = owner.get("host") == socket.gethostname()
+            if is_local and not _lives(owner.get("pid")):
                 path.unlink(missing_ok=True)
-            elif (ours and wait) or 0 < nameless < LOOKS:
+            elif (is_local and blocking) or 0 < nameless < ATTEMPTS:
                 time.sleep(PAUSE)
             else:
                 raise _busy(busy, hint, owner) from None
         else:
-            os.write(handle, _me())
+            os.write(handle, _own_name())
             os.close(handle)
             return
 
@@ -225,13 +240,15 @@ def _lives(pid: Any) -> bool:
     return True
 
 
-def _me() -> bytes:
+def _own_name() -> bytes:
+    """Return what a lock of this process holds: a line of JSON."""
     since = time.strftime("%Y-%m-%d %H:%M:%S")
-    told = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-    return json.dumps(told).encode() + b"\n"
+    owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+    return json.dumps(owner).encode() + b"\n"
 
 
 def _owner(path: Path) -> dict[str, Any]:
+    """Return whom a lock names; nobody where it cannot be read, or is not written yet."""
     try:
         return read_json(path, OWNER_BYTES)
     except (OSError, ValueError):

@@ -28,8 +28,8 @@ def clean_text(text: str) -> str:
     return _TEXT.sub(_escaped, text)
 
 
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found.group())
+def _escaped(character: re.Match[str]) -> str:
+    code = ord(character.group())
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
@@ -40,7 +40,7 @@ def as_json(value: Any) -> str:
         ValueError: a number is not finite.
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return _JSON.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+    return _JSON.sub(lambda character: f"\\u{ord(character.group()):04x}", text)
 
 
 def json_line(value: Any) -> str:

@@ -32,7 +32,9 @@ def command(*words: object) -> str:
 
     The plugins that were loaded are part of it.
     """
-    plugins = [word for path in LOADED for word in ("--plugin", path)]
+    plugins: list[str] = []
+    for path in LOADED:
+        plugins += ["--plugin", path]
     return shlex.join(["unrolled", *map(str, words), *plugins])
 
 

@@ -216,7 +216,7 @@ def encoded(
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = folder.with_name(f"{folder.name}.lock")
         busy = f"{folder}: this is being encoded already"
-        with held(lock, busy, "set UNROLLED_CACHE to another folder", wait=True):
+        with held(lock, busy, "set UNROLLED_CACHE to another folder", blocking=True):
             told = _intact(folder, key)  # another process may have written it by now
             if told is not None:
                 return Encoded(folder, told, True)

@@ -49,22 +49,22 @@ def export(
         raise UserError(
             f"{out} is there already; remove it, or choose another folder with -o"
         )
-    made = (
-        out.parent / f".{out.name}.{os.getpid()}"
-    )  # beside it: a rename crosses no disks
+    # beside it: a rename crosses no disks
+    building = out.parent / f".{out.name}.{os.getpid()}"
     try:
-        made.mkdir(parents=True)
-        found = FORMATS[to](model, source, target, made)
-        say(f"{to} beside ours: {found}")
-        if not found.largest <= TOLERANCE:  # also a NaN
+        building.mkdir(parents=True)
+        difference = FORMATS[to](model, source, target, building)
+        say(f"{to} beside ours: {difference}")
+        if not difference.largest <= TOLERANCE:  # also a NaN
             raise UserError(
                 f"{out}: not written, for this {to} model says something else: log-probabilities "
-                f"differ by up to {found.largest:.2g}, more than {TOLERANCE:g}; please report it"
+                f"differ by up to {difference.largest:.2g}, more than {TOLERANCE:g}; "
+                "please report it"
             )
-        made.rename(out)
+        building.rename(out)
     except OSError as error:
         raise refused(out, error) from error
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(building, ignore_errors=True)
     size = sum(path.stat().st_size for path in out.iterdir())
     say(f"written to {out} ({size / 1e6:.1f} MB); its README.md tells how to use it")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.core.errors import UserError
-from unrolled.export.parity import Difference, Ids, compare
+from unrolled.export.parity import Difference, Ids, Scores, Texts, compare
 from unrolled.models import Unaligned
 from unrolled.nn import Attention, TokenEmbedding
 from unrolled.nn.attention import CrossAttention, SelfAttention, sinusoid
@@ -68,10 +68,11 @@ def write(
             "this needs CTranslate2: pip install 'unrolled[export]'"
         ) from None
     refuse(model)
-    tokens = [_tokens(each) for each in (source, target)]
+    source_tokens = _tokens(source)
+    target_tokens = _tokens(target)
     spec = _spec(model)
-    spec.register_source_vocabulary(tokens[0])
-    spec.register_target_vocabulary(tokens[1])
+    spec.register_source_vocabulary(source_tokens)
+    spec.register_target_vocabulary(target_tokens)
     spec.validate()
     spec.optimize()
     spec.save(str(folder))
@@ -83,7 +84,8 @@ def write(
     translator = ctranslate2.Translator(
         str(folder), compute_type="float32", intra_threads=threads
     )
-    return compare(model, _Running(translator, *tokens), source.size, target.size)
+    running = _Running(translator, source_tokens, target_tokens)
+    return compare(model, running, source.size, target.size)
 
 
 def refuse(model: Unaligned) -> None:
@@ -115,13 +117,11 @@ def _tokens(tokenizer: Tokenizer) -> list[str]:
 
 
 def _page(model: Unaligned, joint: bool) -> str:
-    return README.format(
-        source=SOURCE,
-        target=SOURCE if joint else TARGET,
-        reach=f" This one reads and writes {model.limit:,} at most."
-        if model.limit
-        else "",
-    )
+    reach = ""
+    if model.limit:
+        reach = f" This one reads and writes {model.limit:,} at most."
+    target = SOURCE if joint else TARGET
+    return README.format(source=SOURCE, target=target, reach=reach)
 
 
 # ---------------------------------------------------------------------- weights
@@ -133,20 +133,24 @@ def _spec(model: Unaligned) -> Any:
 
     encoder = cast(Attention, model.encoder)
     decoder = cast(Attention, model.decoder)
-    told = _settings(decoder)
-    # what ``Attention.chosen`` takes: the last block but one, all of its heads
-    looks = {"alignment_layer": max(0, told["num_layers"] - 2), "alignment_heads": 0}
-    reads = transformer_spec.TransformerEncoderSpec(**_settings(encoder))
-    writes = transformer_spec.TransformerDecoderSpec(**told, **looks)
-    _set_stack(reads, reads.embeddings[0], encoder, cast(TokenEmbedding, model.source))
-    _set_stack(writes, writes.embeddings, decoder, model.target)
-    _set_linear(writes.projection, model.head)
-    spec = transformer_spec.TransformerSpec(reads, writes)
+    decoder_settings = _settings(decoder)
+    encoder_spec = transformer_spec.TransformerEncoderSpec(**_settings(encoder))
+    decoder_spec = transformer_spec.TransformerDecoderSpec(
+        **decoder_settings,
+        # what ``Attention.chosen`` takes: the last block but one, all of its heads
+        alignment_layer=max(0, decoder_settings["num_layers"] - 2),
+        alignment_heads=0,
+    )
+    source = cast(TokenEmbedding, model.source)
+    _set_stack(encoder_spec, encoder_spec.embeddings[0], encoder, source)
+    _set_stack(decoder_spec, decoder_spec.embeddings, decoder, model.target)
+    _set_linear(decoder_spec.projection, model.head)
+    spec = transformer_spec.TransformerSpec(encoder_spec, decoder_spec)
     config = spec.config
     config.layer_norm_epsilon = cast(Any, decoder.blocks[0]).attention_norm.eps
-    config.unk_token, config.bos_token, config.eos_token = (
-        SPECIALS[i] for i in (UNK, BOS, EOS)
-    )
+    config.unk_token = SPECIALS[UNK]
+    config.bos_token = SPECIALS[BOS]
+    config.eos_token = SPECIALS[EOS]
     config.decoder_start_token = SPECIALS[BOS]
     config.add_source_eos = True
     return spec
@@ -177,13 +181,12 @@ def _set_stack(
     """Fill in one side: vectors of tokens and positions, blocks, and the norm after them."""
     table.weight = embedding.weight.detach()
     spec.scale_embeddings = float(embedding.scale)
-    if isinstance(
-        layer.project, nn.Linear
-    ):  # has no counterpart, but a table can hold it
+    if isinstance(layer.project, nn.Linear):
+        # has no counterpart, but a table can hold it
         table.weight = layer.project(table.weight * embedding.scale).detach()
         spec.scale_embeddings = 1.0
     if layer.positions != "rotary":
-        spec.position_encodings.encodings = _places(layer)
+        spec.position_encodings.encodings = _positions(layer)
     if hasattr(spec, "layer_norm"):
         _set_norm(spec.layer_norm, layer.norm)
     for part, module in zip(spec.layer, layer.blocks, strict=True):
@@ -195,13 +198,12 @@ def _set_stack(
         _set_norm(part.ffn.layer_norm, block.feedforward_norm)
 
 
-def _places(layer: Attention) -> Tensor:
+def _positions(layer: Attention) -> Tensor:
     """Return the vectors of all positions (P, W)."""
     if layer.place is not None:
         return layer.place.weight.detach()
-    return sinusoid(torch.arange(layer.context or POSITIONS)[None], layer.output_size)[
-        0
-    ]
+    positions = torch.arange(layer.context or POSITIONS)
+    return sinusoid(positions[None], layer.output_size)[0]
 
 
 def _set_attention(
@@ -231,9 +233,9 @@ def _set_feedforward(spec: Any, part: FeedForward) -> None:
 
 def _set_linear(spec: Any, *linears: nn.Linear) -> None:
     """Set products of one input side by side; all of them have a bias, or none has."""
-    spec.weight = torch.cat([each.weight.detach() for each in linears])
+    spec.weight = torch.cat([linear.weight.detach() for linear in linears])
     if linears[0].bias is not None:
-        spec.bias = torch.cat([each.bias.detach() for each in linears])
+        spec.bias = torch.cat([linear.bias.detach() for linear in linears])
 
 
 def _set_norm(spec: Any, norm: Any) -> None:
@@ -254,15 +256,16 @@ class _Running:
         self.target = target
         self.ids = {token: id for id, token in enumerate(target)}
 
-    def score(self, sources: Ids, targets: Ids) -> list[list[float]]:
-        told = _spelt(sources, self.source), _spelt(targets, self.target)
-        return [
-            each.log_probs
-            for each in self.translator.score_batch(*told, max_input_length=0)
-        ]
+    def score(self, sources: Ids, targets: Ids) -> Scores:
+        scores = self.translator.score_batch(
+            _spelt(sources, self.source),
+            _spelt(targets, self.target),
+            max_input_length=0,
+        )
+        return [score.log_probs for score in scores]
 
-    def write(self, sources: Ids, most: int) -> list[tuple[list[int], float]]:
-        found = self.translator.translate_batch(
+    def write(self, sources: Ids, most: int) -> Texts:
+        translations = self.translator.translate_batch(
             _spelt(sources, self.source),
             beam_size=1,
             length_penalty=0,
@@ -272,10 +275,11 @@ class _Running:
             return_scores=True,
             return_end_token=True,
         )
-        return [
-            ([self.ids[t] for t in each.hypotheses[0]], each.scores[0])
-            for each in found
-        ]
+        texts: Texts = []
+        for translation in translations:
+            ids = [self.ids[token] for token in translation.hypotheses[0]]
+            texts.append((ids, translation.scores[0]))
+        return texts
 
 
 def _spelt(texts: Ids, tokens: list[str]) -> list[list[str]]:

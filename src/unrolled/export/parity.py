@@ -8,15 +8,16 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from unrolled.data.batches import PAD
 from unrolled.data.examples import Ragged
 from unrolled.models import Unaligned
 from unrolled.text.tokenizers import BOS, EOS, SPECIALS
 
-TOLERANCE = (
-    1e-4  # of a log-probability, fp32 on both sides: sums may be ordered otherwise
-)
+# of a log-probability, fp32 on both sides: sums may be ordered otherwise
+TOLERANCE = 1e-4
+# texts, tokens of the longest
 BATCHES = (
     (1, 1),
     (1, 12),
@@ -24,18 +25,20 @@ BATCHES = (
     (5, 24),
     (16, 40),
     (3, 90),
-)  # texts, tokens of the longest
+)
 Ids = Sequence[Sequence[int]]
+Scores = list[list[float]]  # a log-probability for each token of each text
+Texts = list[tuple[list[int], float]]  # tokens, and the log-probability of all of them
 
 
 class Exported(Protocol):
     """The exported model at work, by our ids; neither sources nor targets hold end marks."""
 
-    def score(self, sources: Ids, targets: Ids) -> list[list[float]]:
+    def score(self, sources: Ids, targets: Ids) -> Scores:
         """Return the log-probability of each token of each target, and of the end mark."""
         ...
 
-    def write(self, sources: Ids, most: int) -> list[tuple[list[int], float]]:
+    def write(self, sources: Ids, most: int) -> Texts:
         """Return what it writes itself, at most so many tokens, and the log-probability of all.
 
         The end mark is one of them where it was written.
@@ -59,9 +62,8 @@ class Difference:
     lengths: tuple[int, int]
 
     def __str__(self) -> str:
-        batches = ", ".join(
-            str(count) for count in sorted({count for count, _ in BATCHES})
-        )
+        sizes = sorted({count for count, _ in BATCHES})
+        batches = ", ".join(map(str, sizes))
         return (
             f"log-probabilities of {self.tokens:,} tokens differ by at most {self.largest:.1e} "
             f"(texts of {self.lengths[0]} to {self.lengths[1]} tokens, batches of {batches})"
@@ -80,59 +82,70 @@ def compare(
         exported: the other.
         source, target: sizes of the vocabularies.
     """
-    draw = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
+    # an end mark follows
+    limits = [limit - 1 for limit in (model.limit, model.longest) if limit]
     gaps = [0.0]
     tokens = 0
-    limits = [
-        limit - 1 for limit in (model.limit, model.longest) if limit
-    ]  # an end mark follows
-    longest = [min(most, *limits) if limits else most for _, most in BATCHES]
-    for (count, _), most in zip(BATCHES, longest, strict=True):
-        sources, targets = (
-            _texts(draw, count, most, size) for size in (source, target)
-        )
-        ours = score(model, sources, [[*each, EOS] for each in targets])
+    longest = 0
+    for count, most in BATCHES:
+        length = min(most, *limits) if limits else most
+        longest = max(longest, length)
+        sources = _texts(generator, count, length, source)
+        targets = _texts(generator, count, length, target)
+        ended = [[*text, EOS] for text in targets]
+        ours = score(model, sources, ended)
         theirs = exported.score(sources, targets)
-        gaps += [
-            float(np.abs(np.subtract(a, b)).max())
-            for a, b in zip(ours, theirs, strict=True)
-        ]
-        written = exported.write(sources, most)
-        told = score(model, sources, [each for each, _ in written])
-        gaps += [
-            abs(sum(mine) - total) / len(mine)
-            for mine, (_, total) in zip(told, written, strict=True)
-        ]
-        tokens += sum(map(len, ours + told))
+        for our_row, their_row in zip(ours, theirs, strict=True):
+            differences = np.abs(np.subtract(our_row, their_row))
+            gaps.append(float(differences.max()))
+            tokens += len(our_row)
+        generated = exported.write(sources, length)
+        texts = [text for text, _ in generated]
+        ours = score(model, sources, texts)
+        for our_row, (_, their_sum) in zip(ours, generated, strict=True):
+            difference = abs(sum(our_row) - their_sum)
+            gaps.append(difference / len(our_row))
+            tokens += len(our_row)
     # a maximum of Python's would pass over a NaN
-    return Difference(float(np.max(gaps)), tokens, (1, max(longest)))
+    largest = float(np.max(gaps))
+    return Difference(largest, tokens, (1, longest))
 
 
 @torch.inference_mode()
-def score(model: Unaligned, sources: Ids, targets: Ids) -> list[list[float]]:
+def score(model: Unaligned, sources: Ids, targets: Ids) -> Scores:
     """Return the log-probability of each token of each target by our model, on the CPU.
 
     The end mark is added to sources; to targets it is not.
     """
-    rows = np.arange(len(sources))
-    ids, lengths = Ragged.of([[*each, EOS] for each in sources]).take(rows, PAD)
-    inputs, _ = Ragged.of([[BOS, *each[:-1]] for each in targets]).take(rows, PAD)
-    chosen, _ = Ragged.of(targets).take(rows, PAD)
-    found = (
-        model(ids, lengths, inputs)
-        .double()
-        .log_softmax(-1)
-        .gather(2, chosen[:, :, None])
-    )
-    return [
-        row[: len(each)].tolist()
-        for row, each in zip(found[:, :, 0], targets, strict=True)
-    ]
+    ended = [[*source, EOS] for source in sources]
+    ids, lengths = _padded(ended)
+    shifted = [[BOS, *target[:-1]] for target in targets]
+    decoder_inputs, _ = _padded(shifted)
+    target_ids, _ = _padded(targets)
+    logits = model(ids, lengths, decoder_inputs).double()
+    log_probabilities = logits.log_softmax(-1)
+    of_targets = log_probabilities.gather(2, target_ids[:, :, None])
+    scores: Scores = []
+    for row, target in zip(of_targets[:, :, 0], targets, strict=True):
+        scores.append(row[: len(target)].tolist())
+    return scores
+
+
+def _padded(texts: Ids) -> tuple[Tensor, Tensor]:
+    """Return texts side by side (S, T), and how long they are (S,)."""
+    ragged = Ragged.of(texts)
+    rows = np.arange(len(texts))
+    return ragged.take(rows, PAD)
 
 
 def _texts(
-    draw: np.random.Generator, count: int, longest: int, size: int
+    generator: np.random.Generator, count: int, longest: int, size: int
 ) -> list[list[int]]:
     """Return texts of random tokens, the first as long as may be."""
-    lengths = [longest, *draw.integers(1, longest + 1, count - 1).tolist()]
-    return [draw.integers(len(SPECIALS), size, each).tolist() for each in lengths]
+    shorter = generator.integers(1, longest + 1, count - 1)
+    texts: list[list[int]] = []
+    for length in [longest, *shorter.tolist()]:
+        tokens = generator.integers(len(SPECIALS), size, length)
+        texts.append(tokens.tolist())
+    return texts

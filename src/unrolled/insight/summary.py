@@ -30,7 +30,8 @@ from unrolled.runs.plan import Plan
 from unrolled.runs.recipes import requested
 from unrolled.tasks.base import Evaluation, Task, locate
 from unrolled.tasks.baselines import measured
-from unrolled.training.loop import Position, epoch_steps
+from unrolled.training.job import Position
+from unrolled.training.planning import epoch_steps
 from unrolled.training.progress import duration
 
 

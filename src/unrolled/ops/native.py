@@ -323,19 +323,3 @@ def features() -> tuple[str, ...]:
 def count(kind: str) -> int:
     """Return how many calls of a kind have run: forward, backward or step."""
     return int(_loaded().count(_COUNTERS[kind]))
-
-
-def peak(precision: str, threads: int, seconds: float) -> float:
-    """Return operations per second of the level in use, operands in registers, two a multiply-add.
-
-    Args:
-        precision: float32, bf16 or int8.
-        threads: how many at once.
-        seconds: about how long to measure.
-    """
-    return float(_loaded().peak(PRECISIONS[precision], threads, seconds))
-
-
-def bandwidth(size: int, threads: int, seconds: float) -> float:
-    """Return bytes per second of reading a buffer of ``size`` bytes again and again."""
-    return float(_loaded().bandwidth(size, threads, seconds))

@@ -31,7 +31,8 @@ from unrolled.runs.recipes import left_out_lines, requested
 from unrolled.runs.resolve import Machine, as_begun
 from unrolled.tasks.base import Scores, Task
 from unrolled.tasks.recipe import Recipe
-from unrolled.training.loop import TrainingJob, epoch_steps, planned_steps
+from unrolled.training.job import TrainingJob
+from unrolled.training.planning import epoch_steps, planned_steps
 from unrolled.training.objectives import Objective
 from unrolled.training.parallel import world
 from unrolled.training.precision import ComputeDevice
@@ -149,7 +150,7 @@ class Plan:
             objective=self.objective,
             source=source,
             settings=recipe.training,
-            place=self.compute_device,
+            compute_device=self.compute_device,
             seed=recipe.seed,
             folder=self.folder / runs.CHECKPOINTS,
             metric=metric,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,18 @@ from torch import Tensor, nn
 from unrolled.training.settings import TrainingConfig
 
 Weights = dict[str, Tensor]
+Snapshot = list[Tensor]  # in the order of the parameters that are trained
 
 
 def snapshot(model: nn.Module) -> Weights:
     """Return a copy of the model's weights and buffers."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    weights = model.state_dict()
+    return {name: tensor.detach().clone() for name, tensor in weights.items()}
+
+
+def copied(parameters: Iterable[Tensor]) -> Snapshot:
+    """Return copies of parameters, without gradients."""
+    return [parameter.detach().clone() for parameter in parameters]
 
 
 class Average:
@@ -31,13 +38,16 @@ class Average:
         self.kind = settings.average
         self.decay = settings.ema_decay
         self.size = settings.average_last
-        self.live = [p for p in model.parameters() if p.requires_grad]
-        self.names = [name for name, p in model.named_parameters() if p.requires_grad]
+        self.live: dict[str, nn.Parameter] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                self.live[name] = parameter
         self.steps = 0
-        self.mean = (
-            [p.detach().clone() for p in self.live] if self.kind == "ema" else []
-        )
-        self.history: list[list[Tensor]] = []
+        # empty while there is no average yet
+        self.mean: Snapshot = []
+        if self.kind == "ema":
+            self.mean = copied(self.live.values())
+        self.history: list[Snapshot] = []
         self.patience = settings.average_after
         self.scores = list[float]()
 
@@ -47,38 +57,38 @@ class Average:
         if not self.mean:
             return
         self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        early_decay = (1 + self.steps) / (10 + self.steps)
+        decay = min(self.decay, early_decay)
         if self.kind == "asgd":
             decay = 1 - 1 / self.steps
-        torch._foreach_lerp_(self.mean, [p.detach() for p in self.live], 1 - decay)
+        live = [parameter.detach() for parameter in self.live.values()]
+        torch._foreach_lerp_(self.mean, live, 1 - decay)
 
     @torch.no_grad()
     def before_evaluation(self) -> None:
         """Take a snapshot, when the average is over the last evaluations."""
         if self.kind == "last":
-            self.history = [*self.history, [p.detach().clone() for p in self.live]][
-                -self.size :
-            ]
+            self.history.append(copied(self.live.values()))
+            del self.history[: -self.size]
 
     def after_evaluation(self, score: float) -> None:
         """Take in the dev score, greater being better, and begin to average where it stagnates."""
         if self.kind != "asgd" or self.mean:
             return
-        if len(self.scores) > self.patience and score < max(
-            self.scores[: -self.patience]
-        ):
-            self.mean = [p.detach().clone() for p in self.live]
+        earlier = self.scores[: -self.patience]
+        if earlier and score < max(earlier):
+            self.mean = copied(self.live.values())
         self.scores.append(score)
 
-    def weights(self) -> list[Tensor] | None:
+    def weights(self) -> Snapshot | None:
         """Return the averaged weights, or None where there is nothing to average."""
         if self.kind in ("ema", "asgd") and self.steps:
             return self.mean
         if self.kind == "last" and self.history:
-            return [
-                torch.stack(column).mean(0)
-                for column in zip(*self.history, strict=True)
-            ]
+            means: Snapshot = []
+            for versions in zip(*self.history, strict=True):
+                means.append(torch.stack(versions).mean(0))
+            return means
         return None
 
     @contextlib.contextmanager
@@ -88,41 +98,49 @@ class Average:
         if mean is None:
             yield
             return
-        kept = [p.detach().clone() for p in self.live]
+        live = copied(self.live.values())
         self._put(mean)
         try:
             yield
         finally:
-            self._put(kept)
+            self._put(live)
 
     @torch.no_grad()
-    def _put(self, values: list[Tensor]) -> None:
-        for parameter, value in zip(self.live, values, strict=True):
-            parameter.copy_(value)
+    def _put(self, weights: Snapshot) -> None:
+        for parameter, weight in zip(self.live.values(), weights, strict=True):
+            parameter.copy_(weight)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return all that the next step depends on."""
         tensors = {"steps": torch.tensor(self.steps)}
         if self.scores:
             tensors["scores"] = torch.tensor(self.scores, dtype=torch.float64)
-        for slot, values in enumerate([self.mean] if self.mean else self.history):
-            tensors |= {
-                f"{slot}.{n}": v for n, v in zip(self.names, values, strict=True)
-            }
+        kept = [self.mean] if self.mean else self.history
+        for number, weights in enumerate(kept):
+            for name, weight in zip(self.live, weights, strict=True):
+                tensors[f"{number}.{name}"] = weight
         return tensors
 
     @torch.no_grad()
     def from_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Take up what ``to_tensors`` gave."""
         self.steps = int(tensors["steps"])
-        self.scores = tensors["scores"].tolist() if "scores" in tensors else []
-        slots = sorted({int(key.split(".", 1)[0]) for key in tensors if "." in key})
-        live = list(zip(self.names, self.live, strict=True))
-        read = [
-            [tensors[f"{slot}.{n}"].to(p.device, copy=True) for n, p in live]
-            for slot in slots
-        ]
+        self.scores = []
+        if "scores" in tensors:
+            self.scores = tensors["scores"].tolist()
+        numbers = set[int]()
+        for key in tensors:
+            prefix, dot, _ = key.partition(".")
+            if dot:
+                numbers.add(int(prefix))
+        kept: list[Snapshot] = []
+        for number in sorted(numbers):
+            weights: Snapshot = []
+            for name, parameter in self.live.items():
+                weight = tensors[f"{number}.{name}"]
+                weights.append(weight.to(parameter.device, copy=True))
+            kept.append(weights)
         if self.kind in ("ema", "asgd"):
-            self.mean = read[0] if read else []
+            self.mean = kept[0] if kept else []
         else:
-            self.history = read
+            self.history = kept

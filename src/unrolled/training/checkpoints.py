@@ -35,9 +35,8 @@ from unrolled.core.words import resume
 
 FORMAT = 1
 NEWER = "it was written by a newer version"
-HEADER = (
-    2**22
-)  # bytes; about 40,000 tensors, which take a fifth of a second to look through
+# bytes; about 40,000 tensors, which take a fifth of a second to look through
+HEADER = 2**22
 TENSORS = "tensors.safetensors"
 STATE = "state.json"
 MANIFEST = "manifest.json"
@@ -64,13 +63,15 @@ class Checkpoint:
         """Return the tensors whose names start with ``name.``, without that prefix."""
         prefix = f"{name}."
         return {
-            k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)
+            key.removeprefix(prefix): tensor
+            for key, tensor in self.tensors.items()
+            if key.startswith(prefix)
         }
 
 
 def under(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Put ``name.`` in front of every key."""
-    return {f"{name}.{key}": value for key, value in tensors.items()}
+    return {f"{name}.{key}": tensor for key, tensor in tensors.items()}
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -79,7 +80,10 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     Raises:
         OSError: the disk refused it.
     """
-    copies = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    copies = {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in tensors.items()
+    }
     try:
         save_file(copies, path)
     except SafetensorError as error:
@@ -109,29 +113,26 @@ def described(path: Path) -> dict[str, Described]:
         header = parsed_json(file.read(size))
         room = os.fstat(file.fileno()).st_size - 8 - size
     return {
-        name: _described(name, told, room)
-        for name, told in header.items()
+        name: _described(name, entry, room)
+        for name, entry in header.items()
         if name != "__metadata__"
     }
 
 
-def _described(name: str, told: Any, room: int) -> Described:
+def _described(name: str, entry: Any, room: int) -> Described:
     """Check what a header says of one tensor against the ``room`` bytes of all of them."""
     try:
-        dtype = told["dtype"]
-        shape = told["shape"]
-        (begin, end) = told["data_offsets"]
+        dtype = entry["dtype"]
+        shape = entry["shape"]
+        (begin, end) = entry["data_offsets"]
     except (KeyError, TypeError, ValueError):
         raise ValueError("its header is no table of tensors") from None
     if dtype not in BYTES:
         raise ValueError(
             f"its header gives {shown(name)} a type that is unknown: {shown(dtype)}"
         )
-    sizes = (
-        [begin, end, *shape]
-        if isinstance(shape, list) and len(shape) <= DIMENSIONS
-        else [None]
-    )
+    is_shape = isinstance(shape, list) and len(shape) <= DIMENSIONS
+    sizes = [begin, end, *shape] if is_shape else [None]
     if not all(type(size) is int and 0 <= size < 2**48 for size in sizes):
         raise ValueError(f"its header gives {shown(name)} a shape that is none")
     numbers = math.prod(shape)  # of few numbers that are not long
@@ -165,15 +166,17 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int, spare: int = -1) -> Pa
         building.mkdir()
         save_tensors(building / TENSORS, checkpoint.tensors)
         write_json(building / STATE, checkpoint.state)
-        parts = {
-            name: {
-                "bytes": (building / name).stat().st_size,
-                "sha256": sha256(building / name),
-            }
-            for name in (TENSORS, STATE)
-        }
+        described_files: dict[str, dict[str, Any]] = {}
+        for name in (TENSORS, STATE):
+            size = (building / name).stat().st_size
+            digest = sha256(building / name)
+            described_files[name] = {"bytes": size, "sha256": digest}
         sync(building / TENSORS)
-        manifest = {"format": FORMAT, "step": checkpoint.step, "files": parts}
+        manifest = {
+            "format": FORMAT,
+            "step": checkpoint.step,
+            "files": described_files,
+        }
         write_json(building / MANIFEST, manifest)
         if target.exists():
             shutil.rmtree(target)
@@ -188,9 +191,10 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int, spare: int = -1) -> Pa
             f"are intact, go on with: {resume(folder.parent)}"
         ) from error
     # a newer one was passed over as damaged: it must not push out what was written now
-    for old in [step for step in steps(folder) if step <= checkpoint.step][:-keep]:
-        if old != spare:
-            shutil.rmtree(folder / f"step-{old}", ignore_errors=True)
+    written = [step for step in steps(folder) if step <= checkpoint.step]
+    for step in written[:-keep]:
+        if step != spare:
+            shutil.rmtree(folder / f"step-{step}", ignore_errors=True)
     return target
 
 
@@ -218,10 +222,10 @@ def check(path: Path) -> str | None:
             return f"{NEWER} (format {manifest['format']})"
         if set(manifest["files"]) != {TENSORS, STATE}:
             return f"{MANIFEST} does not name {TENSORS} and {STATE}"
-        for name, told in manifest["files"].items():
-            if (path / name).stat().st_size != told["bytes"]:
+        for name, expected in manifest["files"].items():
+            if (path / name).stat().st_size != expected["bytes"]:
                 return f"{name} is cut short"
-            if sha256(path / name) != told["sha256"]:
+            if sha256(path / name) != expected["sha256"]:
                 return f"{name} was altered"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"it is incomplete ({error})"
@@ -234,14 +238,13 @@ def load(path: Path) -> Checkpoint:
     Raises:
         UserError: it is damaged or newer than this version.
     """
-    fault = check(path)
-    if fault:
-        raise UserError(f"{path}: this checkpoint cannot be used: {fault}")
+    reason = check(path)
+    if reason:
+        raise UserError(f"{path}: this checkpoint cannot be used: {reason}")
     try:
         described(path / TENSORS)
-        return Checkpoint(
-            int(path.name[5:]), load_file(path / TENSORS), read_json(path / STATE)
-        )
+        step = int(path.name.removeprefix("step-"))
+        return Checkpoint(step, load_file(path / TENSORS), read_json(path / STATE))
     except (OSError, ValueError, SafetensorError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{path}: this checkpoint cannot be used: {first}") from None
@@ -259,17 +262,17 @@ def newest_state(folder: Path) -> dict[str, Any] | None:
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest checkpoint that is whole, and a sentence on each newer one that is not."""
-    faults: list[str] = []
+    passed_over: list[str] = []
     for step in reversed(steps(folder)):
         path = folder / f"step-{step}"
-        fault = check(path)
-        if fault is None:
+        reason = check(path)
+        if reason is None:
             try:
-                return load(path), faults
+                return load(path), passed_over
             except UserError as error:  # its sums are right and its contents are not
-                fault = str(error)
-        if NEWER in fault:
+                reason = str(error)
+        if NEWER in reason:
             # to pass over it would train on from an older one and write over its successors
-            raise UserError(f"{path}: {fault}; go on with that version")
-        faults.append(f"{path} was passed over: {fault}")
-    return None, faults
+            raise UserError(f"{path}: {reason}; go on with that version")
+        passed_over.append(f"{path} was passed over: {reason}")
+    return None, passed_over

@@ -39,7 +39,7 @@ class Guard:
         """What the learning rate is multiplied with."""
         return CUT**self.rollbacks
 
-    def fault(self, loss: float, norm: float, spike: float | None) -> str:
+    def reason_to_skip(self, loss: float, norm: float, spike: float | None) -> str:
         """Return why a step must not be made, else an empty text.
 
         Args:
@@ -52,11 +52,12 @@ class Guard:
             return "the loss is not finite"
         if not math.isfinite(norm):
             return "the gradient is not finite"
-        above = loss - self.mean
-        far = spike is not None and above > max(
-            spike * math.sqrt(self.variance), abs(self.mean), 1e-12
-        )
-        return f"the loss spikes ({loss:.4g})" if far and self.seen >= SETTLED else ""
+        if spike is None or self.seen < SETTLED:
+            return ""
+        limit = max(spike * math.sqrt(self.variance), abs(self.mean), 1e-12)
+        if loss - self.mean > limit:
+            return f"the loss spikes ({loss:.4g})"
+        return ""
 
     def made(self, loss: float) -> None:
         """Take in the loss of a step that was made.

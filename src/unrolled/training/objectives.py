@@ -18,18 +18,21 @@ from unrolled.data.batches import IGNORED, Batch
 from unrolled.nn.softmax import head_cross_entropy
 from unrolled.nn.state import State
 
+Logs = dict[str, tuple[Tensor, Tensor]]  # sum and count by name
+Carry = State | None  # what a window hands to the next one of its text
+
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Summed loss, its divisor, the state for the next window, and (sum, count) pairs to log."""
+    """Summed loss, its divisor, the state for the next window, and what else is logged."""
 
     sum: Tensor
     count: Tensor
-    carry: State | None = None
-    logs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    carry: Carry = None
+    logs: Logs = field(default_factory=dict)
 
 
-Objective = Callable[[nn.Module, Batch, State | None], Loss]
+Objective = Callable[[nn.Module, Batch, Carry], Loss]
 
 
 def cross_entropy(
@@ -39,27 +42,40 @@ def cross_entropy(
 
     With ``weights`` (C,) a target counts as much as its class weighs.
     """
+    size = logits.shape[-1]
+    rows = logits.reshape(-1, size).float()
     flat = targets.reshape(-1)
-    weights = None if weights is None else weights.to(flat.device)
+    if weights is not None:
+        weights = weights.to(flat.device)
     total = F.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]).float(),
+        rows,
         flat,
         weights,
         reduction="sum",
         ignore_index=IGNORED,
         label_smoothing=smoothing,
     )
+    is_scored = flat != IGNORED
     if weights is None:
-        return Loss(total, (flat != IGNORED).sum())
-    return Loss(total, (weights[flat.clamp(min=0)] * (flat != IGNORED)).sum())
+        return Loss(total, is_scored.sum())
+    # what is not scored has no class, and any index will do for it: it weighs nothing
+    weight_of_target = weights[flat.clamp(min=0)]
+    count = (weight_of_target * is_scored).sum()
+    return Loss(total, count)
+
+
+def outputs_of(model: nn.Module, batch: Batch) -> Tensor:
+    """Return what a model that carries no state makes of a batch."""
+    outputs: Tensor = model(batch.inputs, batch.lengths, *batch.extra)
+    return outputs
 
 
 def classes(smoothing: float = 0.0, weights: Tensor | None = None) -> Objective:
     """Return the objective of class scores (B, C) or (B, T, C), classes weighed by ``weights``."""
 
-    def objective(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
+    def objective(model: nn.Module, batch: Batch, carry: Carry) -> Loss:
         assert batch.targets is not None
-        logits = model(batch.inputs, batch.lengths, *batch.extra)
+        logits = outputs_of(model, batch)
         return cross_entropy(logits, batch.targets, smoothing, weights)
 
     return objective
@@ -68,11 +84,14 @@ def classes(smoothing: float = 0.0, weights: Tensor | None = None) -> Objective:
 def values() -> Objective:
     """Return half the squared error of values (B,): -log likelihood of a unit normal."""
 
-    def objective(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
+    def objective(model: nn.Module, batch: Batch, carry: Carry) -> Loss:
         assert batch.targets is not None
-        answers = model(batch.inputs, batch.lengths, *batch.extra).squeeze(-1).float()
-        total = 0.5 * F.mse_loss(answers, batch.targets, reduction="sum")
-        return Loss(total, torch.tensor(len(answers), device=answers.device))
+        outputs = outputs_of(model, batch)
+        predictions = outputs.squeeze(-1).float()
+        total = 0.5 * F.mse_loss(predictions, batch.targets, reduction="sum")
+        rows = len(predictions)
+        count = torch.tensor(rows, device=predictions.device)
+        return Loss(total, count)
 
     return objective
 
@@ -80,11 +99,13 @@ def values() -> Objective:
 def next_token(smoothing: float = 0.0, carry_state: bool = True) -> Objective:
     """Return the objective of a language model, with the state carried across windows or not."""
 
-    def objective(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
+    def objective(model: nn.Module, batch: Batch, carry: Carry) -> Loss:
         assert batch.targets is not None
-        logits, state = model(*begun(model, batch, carry))
+        inputs, before = begun(model, batch, carry)
+        logits, after = model(inputs, before)
         loss = cross_entropy(logits, batch.targets, smoothing)
-        return Loss(loss.sum, loss.count, state.detach() if carry_state else None)
+        next_carry = after.detach() if carry_state else None
+        return Loss(loss.sum, loss.count, next_carry)
 
     return objective
 
@@ -94,7 +115,7 @@ class Reads(Protocol):
 
     head: nn.Linear
 
-    def read(self, tokens: Tensor, state: State | None) -> tuple[Tensor, State]:
+    def read(self, tokens: Tensor, state: Carry) -> tuple[Tensor, State]:
         """Return what the head reads (B, T, D), and the state."""
         ...
 
@@ -114,23 +135,34 @@ def next_word(
     (Merity et al. 2018, section 4.6); the loss without them is then logged as ``nats``.
     """
 
-    def objective(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
+    def objective(model: nn.Module, batch: Batch, carry: Carry) -> Loss:
         assert batch.targets is not None
         reader = cast(Reads, model)
-        read, state = reader.read(*begun(model, batch, carry))
+        inputs, before = begun(model, batch, carry)
+        read, after = reader.read(inputs, before)
+        vectors = read.flatten(0, 1)
         targets = batch.targets.flatten()
         total = head_cross_entropy(
-            reader.head, read.flatten(0, 1), targets, smoothing, IGNORED, candidates
+            reader.head,
+            vectors,
+            targets,
+            smoothing,
+            IGNORED,
+            candidates,
         )
         count = (batch.targets != IGNORED).sum()
-        after = state.detach() if carry_state else None
+        next_carry = after.detach() if carry_state else None
         if not activation and not slowness:
-            return Loss(total, count, after)
+            return Loss(total, count, next_carry)
         read = read.float()
         penalty = activation * read.square().mean()
         if slowness and read.shape[1] > 1:
-            penalty = penalty + slowness * read.diff(dim=1).square().mean()
-        return Loss(total + count * penalty, count, after, {"nats": (total, count)})
+            changes = read.diff(dim=1)
+            penalty = penalty + slowness * changes.square().mean()
+        # the loop divides by the count, and the penalty is a mean already
+        penalized = total + count * penalty
+        logs = {"nats": (total, count)}
+        return Loss(penalized, count, next_carry, logs)
 
     return objective
 
@@ -149,34 +181,39 @@ class Writes(Protocol):
 
 def shifted(targets: Tensor, start: int) -> Tensor:
     """Return what stands before each target (B, T): ``start``, then the targets but the last."""
-    before = torch.full_like(targets[:, :1], start)
-    return torch.cat([before, targets[:, :-1]], 1).clamp(
-        min=0
-    )  # padding is never scored
+    first = torch.full_like(targets[:, :1], start)
+    all_but_last = targets[:, :-1]
+    before = torch.cat([first, all_but_last], 1)
+    # padding is marked by a negative number, which is no token; it is never scored
+    return before.clamp(min=0)
 
 
 def seq2seq_loss(
-    start: int, smoothing: float = 0.0, fed: Callable[[Batch], Tensor] | None = None
+    start: int,
+    smoothing: float = 0.0,
+    decoder_inputs: Callable[[Batch], Tensor] | None = None,
 ) -> Objective:
     """Return the objective of a sequence for a sequence: each target token, given those before.
 
     Args:
         start: the token that the first target is written after.
         smoothing: probability spread over all tokens (Szegedy et al. 2016, section 7).
-        fed: gives the tokens that stand before the targets of a batch (B, T), where these are not
-            the targets themselves.
+        decoder_inputs: returns the tokens that stand before the targets of a batch (B, T), where
+            these are not the targets themselves.
     """
 
-    def objective(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
+    def objective(model: nn.Module, batch: Batch, carry: Carry) -> Loss:
         assert batch.targets is not None
         assert batch.lengths is not None
         writer = cast(Writes, model)
         targets = batch.targets
-        inputs = shifted(targets, start) if fed is None else fed(batch)
-        read = writer.read(batch.inputs, batch.lengths, inputs, *batch.extra)
+        before = decoder_inputs(batch) if decoder_inputs else shifted(targets, start)
+        read = writer.read(batch.inputs, batch.lengths, before, *batch.extra)
         real = targets != IGNORED
         # the output product is half of the work: padding is left out of it
-        total = head_cross_entropy(writer.head, read[real], targets[real], smoothing)
+        scored = read[real]
+        scored_targets = targets[real]
+        total = head_cross_entropy(writer.head, scored, scored_targets, smoothing)
         return Loss(total, real.sum())
 
     return objective
@@ -189,35 +226,40 @@ class Begins(Protocol):
         """Return it for ``batch`` rows."""
 
 
-def begun(
-    model: nn.Module, batch: Batch, carry: State | None
-) -> tuple[Tensor, State | None]:
+def begun(model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Carry]:
     """Return what is read of a batch (B, T), and from which state.
 
     Where no state is carried in though the batch goes on from one, as after a step that was
     skipped, all rows begin with the mark: no text begins with any other token.
     """
+    inputs = batch.inputs
     if batch.restart:
-        return batch.inputs, None
+        return inputs, None
     if carry is None:
-        return begin_with(batch.inputs, batch.start), None
+        return begin_with(inputs, batch.start), None
     if batch.fresh is None:
-        return batch.inputs, carry
-    return batch.inputs, begin_anew(cast(Begins, model), carry, batch.fresh)
+        return inputs, carry
+    beginner = cast(Begins, model)
+    return inputs, begin_anew(beginner, carry, batch.fresh)
 
 
 def begin_with(tokens: Tensor, start: int | None) -> Tensor:
     """Return tokens (B, T) with the first of each row replaced by ``start``, if there is one."""
     if start is None or not tokens.shape[1]:
         return tokens
-    return torch.cat([torch.full_like(tokens[:, :1], start), tokens[:, 1:]], 1)
+    first = torch.full_like(tokens[:, :1], start)
+    rest = tokens[:, 1:]
+    return torch.cat([first, rest], 1)
 
 
 def begin_anew(model: Begins, state: State, fresh: Tensor) -> State:
     """Return the state with the rows that ``fresh`` (B,) marks set to the state before a text."""
-    own = torch.arange(state.rows, device=fresh.device)
-    both = type(state).join([state, model.initial_state(1)])
-    return both.reorder(torch.where(fresh, state.rows, own))
+    rows = torch.arange(state.rows, device=fresh.device)
+    # the state before a text becomes the row after the last one
+    beginning = model.initial_state(1)
+    both = type(state).join([state, beginning])
+    sources = torch.where(fresh, state.rows, rows)
+    return both.reorder(sources)
 
 
 class Recovers(Protocol):
@@ -237,12 +279,16 @@ def recovered(model: Recovers, batch: Batch, vocabulary: int, samples: int) -> L
     assert batch.lengths is not None
     tokens = batch.inputs
     lengths = batch.lengths
-    real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+    steps = tokens.shape[1]
+    positions = torch.arange(steps, device=tokens.device)
+    real = positions < lengths[:, None]
     truth = tokens[real]
     others = torch.randint(vocabulary, (samples,), device=tokens.device)
+    # unique sorts, so that the search finds each token
     candidates = torch.cat([truth, others]).unique()
     logits = model.recover(tokens, lengths, candidates)
-    return cross_entropy(logits, torch.searchsorted(candidates, truth), 0.0)
+    targets = torch.searchsorted(candidates, truth)
+    return cross_entropy(logits, targets, 0.0)
 
 
 def pretrained(objective: Objective, vocabulary: int, samples: int = 2000) -> Objective:
@@ -252,9 +298,10 @@ def pretrained(objective: Objective, vocabulary: int, samples: int = 2000) -> Ob
     that have targets go to ``objective``.
     """
 
-    def either(model: nn.Module, batch: Batch, carry: State | None) -> Loss:
+    def either(model: nn.Module, batch: Batch, carry: Carry) -> Loss:
         if batch.targets is None:
-            return recovered(cast(Recovers, model), batch, vocabulary, samples)
+            recoverer = cast(Recovers, model)
+            return recovered(recoverer, batch, vocabulary, samples)
         return objective(model, batch, carry)
 
     return either

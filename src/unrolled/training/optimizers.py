@@ -31,16 +31,14 @@ def build_optimizer(
     if settings.optimizer == "muon":
         inner = _inner_matrices(model)
         rest = [p for p in trained if id(p) not in inner]
-        hidden = [
-            {"params": [p for p in trained if id(p) in inner], "weight_decay": decay}
-        ]
+        matrices = [p for p in trained if id(p) in inner]
+        hidden = [{"params": matrices, "weight_decay": decay}]
         return MuonAndAdamW(hidden, _groups(rest, decay), settings)
     groups = _groups(trained, decay)
     if settings.optimizer == "sgd":
         momentum = settings.momentum
-        return torch.optim.SGD(
-            groups, lr=rate, momentum=momentum, nesterov=momentum > 0
-        )
+        nesterov = momentum > 0
+        return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=nesterov)
     if settings.optimizer == "adafactor":
         return torch.optim.Adafactor(groups, lr=rate)
     return _adamw(groups, settings)
@@ -71,28 +69,38 @@ class MuonAndAdamW(torch.optim.Optimizer):
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Make one update; a closure is not called."""
-        both: list[tuple[torch.optim.Optimizer | None, bool]]
-        both = [(self.muon, True), (self.adamw, False)]
-        for inner, own in both:
-            if inner is not None:
-                # anew each time: loading a state replaces both
-                inner.state = self.state
-                inner.param_groups = [
-                    g for g in self.param_groups if ("ns_steps" in g) == own
-                ]
-                inner.step()
+        muon_groups: Groups = []
+        adamw_groups: Groups = []
+        for group in self.param_groups:
+            # steps of Newton and Schulz, which only Muon makes
+            if "ns_steps" in group:
+                muon_groups.append(group)
+            else:
+                adamw_groups.append(group)
+        if self.muon is not None:
+            self._step(self.muon, muon_groups)
+        if self.adamw is not None:
+            self._step(self.adamw, adamw_groups)
+
+    def _step(self, inner: torch.optim.Optimizer, groups: Groups) -> None:
+        # anew each time: loading a state replaces both
+        inner.state = self.state
+        inner.param_groups = groups
+        inner.step()
 
 
 def to_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Groups]:
     """Return what an optimizer keeps of each weight, as ``NUMBER.NAME``, and its settings."""
-    told = optimizer.state_dict()
-    tensors = {
-        f"{number}.{name}": value
-        for number, slots in told["state"].items()
-        for name, value in slots.items()
-        if value is not None
-    }
-    kept = [{k: v for k, v in g.items() if k != "params"} for g in told["param_groups"]]
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    for number, slots in state["state"].items():
+        for name, slot in slots.items():
+            if slot is not None:
+                tensors[f"{number}.{name}"] = slot
+    kept: Groups = []
+    for group in state["param_groups"]:
+        settings = {name: value for name, value in group.items() if name != "params"}
+        kept.append(settings)
     return tensors, kept
 
 
@@ -101,45 +109,57 @@ def from_tensors(
 ) -> None:
     """Give an optimizer what ``to_tensors`` returned."""
     slots: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
+    for key, slot in tensors.items():
         number, name = key.split(".", 1)
-        slots.setdefault(int(number), {})[name] = value
-    saved = optimizer.state_dict()["param_groups"]
-    groups = [
-        {**now, **then, "params": now["params"]}
-        for now, then in zip(saved, kept, strict=True)
-    ]
+        of_weight = slots.setdefault(int(number), {})
+        of_weight[name] = slot
+    groups: Groups = []
+    current = optimizer.state_dict()["param_groups"]
+    for now, then in zip(current, kept, strict=True):
+        groups.append({**now, **then, "params": now["params"]})
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
 
 def _groups(parameters: list[nn.Parameter], decay: float) -> Groups:
-    groups: Groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    matrices = [p for p in parameters if p.dim() >= 2]
+    rest = [p for p in parameters if p.dim() < 2]
+    groups: Groups = []
+    if matrices:
+        groups.append({"params": matrices, "weight_decay": decay})
+    if rest:
+        groups.append({"params": rest, "weight_decay": 0.0})
+    return groups
 
 
 def _adamw(groups: Groups, settings: TrainingConfig) -> torch.optim.AdamW:
-    params = [p for group in groups for p in group["params"]]
+    parameters: list[nn.Parameter] = []
+    for group in groups:
+        parameters += group["params"]
+    # one pass over memory in place of a dozen
+    fused = all(
+        parameter.device.type in ("cpu", "cuda") and parameter.is_floating_point()
+        for parameter in parameters
+    )
     return torch.optim.AdamW(
         groups,
         lr=settings.learning_rate,
         betas=(settings.beta1, settings.beta2),
         eps=1e-8,
-        # one pass over memory instead of a dozen
-        fused=all(
-            p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in params
-        ),
+        fused=fused,
     )
 
 
 def _inner_matrices(model: nn.Module) -> set[int]:
     """Return the ids of the matrices of layers, tables of positions left out."""
-    layers = [module for module in model.modules() if isinstance(module, Layer)]
-    tables = [
-        m for layer in layers for m in layer.modules() if isinstance(m, nn.Embedding)
-    ]
-    left_out = {id(p) for table in tables for p in table.parameters()}
-    inside = [p for layer in layers for p in layer.parameters() if p.dim() == 2]
-    return {id(p) for p in inside} - left_out
+    inside = set[int]()
+    tables = set[int]()
+    for layer in model.modules():
+        if not isinstance(layer, Layer):
+            continue
+        for parameter in layer.parameters():
+            if parameter.dim() == 2:
+                inside.add(id(parameter))
+        for module in layer.modules():
+            if isinstance(module, nn.Embedding):
+                tables.update(map(id, module.parameters()))
+    return inside - tables

@@ -74,7 +74,7 @@ class ProcessGroup:
         """Whether this is the one that writes, speaks and evaluates."""
         return self.rank == 0
 
-    def share(self, source: BatchSource, epoch: int, index: int) -> tuple[Batch, bool]:
+    def shard(self, source: BatchSource, epoch: int, index: int) -> tuple[Batch, bool]:
         """Return this process's rows of a batch, and whether they count.
 
         Where there are fewer rows than processes, the others read the first row, for nothing: then
@@ -109,7 +109,7 @@ class ProcessGroup:
         """
         if not self.grouped:
             return losses, mine
-        used = [p.grad is not None for p in parameters]
+        used = [parameter.grad is not None for parameter in parameters]
         row = torch.tensor(
             [mine.tokens, mine.seconds, mine.signal, *used], dtype=torch.float64
         )
@@ -117,70 +117,72 @@ class ProcessGroup:
         with together():
             dist.all_gather(rows, row)
         table = torch.stack(rows)
-        told = StepReport(
-            int(table[:, 0].sum()), float(table[0, 1]), int(table[:, 2].max())
+        report = StepReport(
+            tokens=int(table[:, 0].sum()),
+            seconds=float(table[0, 1]),
+            signal=int(table[:, 2].max()),
         )
         added = add_losses(losses)
-        held = [
-            p
-            for p, any_has in zip(parameters, table[:, 3:].any(0), strict=True)
-            if any_has
-        ]
-        for parameter in held:
+        gradients: list[Tensor] = []
+        used_anywhere = table[:, 3:].any(0)
+        for parameter, is_used in zip(parameters, used_anywhere, strict=True):
+            if not is_used:
+                continue
+            # all processes must send as many numbers in the one message
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        if held:
-            add([p.grad for p in held if p.grad is not None])
-        return added, told
+            gradients.append(parameter.grad)
+        if gradients:
+            add(gradients)
+        return added, report
 
     def gather(self, own: T) -> list[T]:
         """Return on the first what each process hands in, in their order; else an empty list."""
         if not self.grouped:
             return [own]
-        found: list[T | None] | None = [None] * self.size if self.first else None
+        parts: list[T | None] | None = [None] * self.size if self.first else None
         with together():
-            dist.gather_object(own, found)
-        return found or []  # type: ignore[return-value]
+            dist.gather_object(own, parts)
+        return parts or []  # type: ignore[return-value]
 
-    def spread(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """Return the first process's value on all."""
         if not self.grouped:
             return value
-        held = [value]
+        values = [value]
         with together():
-            dist.broadcast_object_list(held, device=torch.device("cpu"))
-        return held[0]
+            dist.broadcast_object_list(values, device=torch.device("cpu"))
+        return values[0]
 
-    def same(self, step: int, folder: Path) -> None:
+    def require_same_step(self, step: int, folder: Path) -> None:
         """Compare the steps that the processes go on from.
 
         Raises:
             UserError: this one goes on from another than the first.
         """
-        if (theirs := self.spread(step)) != step:
+        if (theirs := self.broadcast(step)) != step:
             raise UserError(
                 f"{folder}: process {self.rank} finds a checkpoint of step {step}, the first one "
                 f"{theirs}; the folder of a run must be one and the same for all processes"
             )
 
-    def spread_weights(self, model: nn.Module) -> None:
+    def broadcast_weights(self, model: nn.Module) -> None:
         """Give every process the first one's weights: other machines may draw others."""
         if self.grouped:
             with together():
                 for parameter in model.parameters():
                     dist.broadcast(parameter.detach(), 0)
 
-    def wait(self) -> None:
-        """Return when all processes have come to this place."""
+    def barrier(self) -> None:
+        """Return when all processes have come here."""
         if self.grouped:
             with together():
-                dist.all_reduce(
-                    torch.zeros(1)
-                )  # a barrier over nccl would need the GPU
+                # torch's own barrier over nccl would need the GPU
+                dist.all_reduce(torch.zeros(1))
 
 
 def world() -> ProcessGroup:
-    """Return this process's place in the group, if it has joined one."""
+    """Return the group that this process has joined, else one of itself alone."""
     if not (dist.is_available() and dist.is_initialized()):
         return ProcessGroup()
     return ProcessGroup(dist.get_rank(), dist.get_world_size(), True)
@@ -276,12 +278,13 @@ def interleaved(states: Sequence[State]) -> State:
     """
     if len(states) == 1:
         return states[0]
-    sizes = [state.rows for state in states]
-    starts = [sum(sizes[:rank]) for rank in range(len(sizes))]
-    places = sorted(
-        (turn, rank) for rank, size in enumerate(sizes) for turn in range(size)
-    )
-    rows = torch.tensor([starts[rank] + turn for turn, rank in places])
+    # of each row of the joined states: its turn in its process, the process, its own index
+    order: list[tuple[int, int, int]] = []
+    for rank, state in enumerate(states):
+        start = len(order)
+        for turn in range(state.rows):
+            order.append((turn, rank, start + turn))
+    rows = torch.tensor([row for _, _, row in sorted(order)])
     return type(states[0]).join(states).reorder(rows)
 
 
@@ -298,15 +301,17 @@ def merged(owned: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     carried = list[State]()
     for rank, own in enumerate(owned):
         mark = f".{rank}" if rank else ""
-        tensors |= {f"{k}{mark}": v for k, v in own.items() if k.startswith("random.")}
-        rest = {
-            k.removeprefix("carry."): v
-            for k, v in own.items()
-            if k.startswith("carry.")
-        }
-        carried += [unpack(rest)] if rest else []
+        carry = dict[str, Tensor]()
+        for key, tensor in own.items():
+            if key.startswith("random."):
+                tensors[f"{key}{mark}"] = tensor
+            elif key.startswith("carry."):
+                carry[key.removeprefix("carry.")] = tensor
+        if carry:
+            carried.append(unpack(carry))
     if carried:
-        tensors |= {f"carry.{k}": v for k, v in pack(interleaved(carried)).items()}
+        for name, tensor in pack(interleaved(carried)).items():
+            tensors[f"carry.{name}"] = tensor
     return tensors
 
 

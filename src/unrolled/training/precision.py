@@ -116,12 +116,9 @@ def choose(device: str, precision: str) -> ComputeDevice:
     else:
         able = False
         what = f"{chosen.type}"
-    why = (
-        f"auto: {what} has bf16 instructions"
-        if able
-        else f"auto: {what} has no bf16 instructions"
-    )
-    return ComputeDevice(chosen, "bf16" if able else "fp32", why)
+    if able:
+        return ComputeDevice(chosen, "bf16", f"auto: {what} has bf16 instructions")
+    return ComputeDevice(chosen, "fp32", f"auto: {what} has no bf16 instructions")
 
 
 def _device(name: str) -> torch.device:

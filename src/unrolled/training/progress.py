@@ -36,21 +36,22 @@ class MetricsLog:
     def __init__(self, path: Path, step: int, tensorboard: bool) -> None:
         self.path = path
         self._open(step)
-        self.board = (
-            need_tensorboard()(str(path.parent / "tensorboard"))
-            if tensorboard
-            else None
-        )
+        self.board: Any = None
+        if tensorboard:
+            writer = need_tensorboard()
+            self.board = writer(str(path.parent / "tensorboard"))
 
     def _open(self, step: int) -> list[dict[str, Any]]:
         """Open the file as it was at a step; return the lines that this drops."""
         kept = list[dict[str, Any]]()
         dropped = list[dict[str, Any]]()
         for line in read_metrics(self.path):
-            (dropped if not step or _after(line, step) else kept).append(line)
-        write_text(
-            self.path, "".join(json.dumps(line) + "\n" for line in kept), parents=False
-        )
+            if not step or _after(line, step):
+                dropped.append(line)
+            else:
+                kept.append(line)
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        write_text(self.path, text, parents=False)
         self.file = self.path.open("a", encoding="utf-8")
         return dropped
 
@@ -77,9 +78,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Close the file and the event writer."""
-        with contextlib.suppress(
-            OSError
-        ):  # of a line that was refused, and told, before
+        # of a line that was refused, and told, before
+        with contextlib.suppress(OSError):
             self.file.close()
         if self.board is not None:
             self.board.close()
@@ -122,21 +122,21 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path}: cannot be read: {error}; move it away") from None
     for line in data.splitlines():
         with contextlib.suppress(ValueError):
-            found = parsed_json(line)
-            if _is_line(found):
-                lines.append(found)
+            values = parsed_json(line)
+            if _is_line(values):
+                lines.append(values)
     return lines
 
 
-def _is_line(found: dict[str, Any]) -> bool:
+def _is_line(values: dict[str, Any]) -> bool:
     """Whether an object is what a training writes: a step, a kind, and of scores their numbers."""
-    step = found.get("step")
-    kind = found.get("kind")
+    step = values.get("step")
+    kind = values.get("kind")
     if type(step) is not int or not 0 <= step < 2**63 or not isinstance(kind, str):
         return False
     return kind == "guard" or all(
         type(value) in (int, float) and abs(value) < float("inf")
-        for key, value in found.items()
+        for key, value in values.items()
         if key != "kind"
     )
 
@@ -189,16 +189,16 @@ class Progress:
             self.bar.stop()
 
     def update(
-        self, step: int, share: float, loss: float, speed: float, left: float | None
+        self, step: int, done: float, loss: float, speed: float, left: float | None
     ) -> None:
-        """Show the state of the run: progress ``share`` of 1, tokens a second, seconds left."""
+        """Show the state of the run: how much of 1 is done, tokens a second, seconds left."""
         if self.quiet:
             return
         text = f"step {step}  loss {loss:.4f}  {speed:,.0f} tokens/s"
         if left is not None:
             text += f"  {duration(left)} left"
         if self.bar is not None:
-            self.bar.update(self.task, completed=share, description=text)
+            self.bar.update(self.task, completed=done, description=text)
         elif time.monotonic() - self.shown > self.every:
             self.shown = time.monotonic()
             note(text)

@@ -7,13 +7,13 @@ import math
 from unrolled.training.settings import TrainingConfig
 
 
-def factor(settings: TrainingConfig, step: int, share: float, cuts: int) -> float:
+def factor(settings: TrainingConfig, step: int, progress: float, cuts: int) -> float:
     """Return what the peak learning rate is multiplied with.
 
     Args:
         settings: the schedule and its warm-up.
         step: updates made so far, 0 before the first.
-        share: progress through the run, 0 to 1 (the larger of step share and time share).
+        progress: how much of the run is done, 0 to 1 (the larger of its shares of steps and time).
         cuts: times the plateau schedule has cut the rate.
 
     ``noam`` is the inverse square root of Vaswani et al. 2017, section 5.3, scaled so that its
@@ -27,10 +27,9 @@ def factor(settings: TrainingConfig, step: int, share: float, cuts: int) -> floa
         return rise * settings.plateau_factor**cuts
     if settings.schedule == "constant":
         return rise
-    share = min(1.0, max(0.0, share))
-    fall = (
-        0.5 * (1 + math.cos(math.pi * share))
-        if settings.schedule == "cosine"
-        else 1 - share
-    )
+    progress = min(1.0, max(0.0, progress))
+    if settings.schedule == "cosine":
+        fall = 0.5 * (1 + math.cos(math.pi * progress))
+    else:
+        fall = 1 - progress
     return rise * (settings.final_share + (1 - settings.final_share) * fall)

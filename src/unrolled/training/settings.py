@@ -16,7 +16,7 @@ DEVICE = re.compile(r"auto|cpu(:0)?|(cuda|mps|xpu)(:[0-9]{1,3})?")
 WEIGHTS = 1e-6, 1e6  # of a label, at least and at most
 
 
-def _weight(value: Any) -> bool:
+def _is_weight(value: Any) -> bool:
     try:
         return not isinstance(value, bool) and 0 < float(value) < math.inf
     except (TypeError, ValueError, OverflowError):
@@ -216,32 +216,32 @@ class TrainingConfig(Config):
 
     @field_validator("label_weights", mode="before")
     @classmethod
-    def _weights(cls, told: Any) -> Any:
-        if told is None or told == "balanced":
-            return told
-        if not isinstance(told, dict):
-            guess = nearest(told, ["balanced"]) if isinstance(told, str) else None
+    def _weights(cls, weights: Any) -> Any:
+        if weights is None or weights == "balanced":
+            return weights
+        if not isinstance(weights, dict):
+            guess = nearest(weights, ["balanced"]) if isinstance(weights, str) else None
             hint = f"; did you mean {guess!r}?" if guess else ""
             raise ValueError(
-                f"{shown(told)} is neither balanced nor {{LABEL: WEIGHT, ...}}{hint}"
+                f"{shown(weights)} is neither balanced nor {{LABEL: WEIGHT, ...}}{hint}"
             )
         # YAML reads a label such as 0 or true as a number or a truth value
-        named = {
-            str(k).lower() if isinstance(k, bool) else str(k): v
-            for k, v in told.items()
-        }
-        wrong = next((k for k, v in named.items() if not _weight(v)), None)
-        if wrong is not None:
-            told = f"the weight of {shown(wrong)} is not a number above 0: {shown(named[wrong])}"
-            raise ValueError(told)
-        far = next(
-            (k for k, v in named.items() if not WEIGHTS[0] <= float(v) <= WEIGHTS[1]),
-            None,
-        )
-        if far is not None:
-            least, most = WEIGHTS
-            told = f"the weight of {shown(far)} is not from {least:g} to {most:g}"
-            raise ValueError(f"{told}: {shown(named[far])}")
+        named: dict[str, Any] = {}
+        for label, weight in weights.items():
+            name = str(label)
+            named[name.lower() if isinstance(label, bool) else name] = weight
+        for name, weight in named.items():
+            if not _is_weight(weight):
+                raise ValueError(
+                    f"the weight of {shown(name)} is not a number above 0: {shown(weight)}"
+                )
+        least, most = WEIGHTS
+        for name, weight in named.items():
+            if not least <= float(weight) <= most:
+                raise ValueError(
+                    f"the weight of {shown(name)} is not from {least:g} to {most:g}: "
+                    f"{shown(weight)}"
+                )
         return named
 
     @property

@@ -49,10 +49,10 @@ class Stop:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            handlers = {number: signal.getsignal(number) for number in SIGNALS}
-            self.before = {
-                n: h for n, h in handlers.items() if h not in (signal.SIG_IGN, None)
-            }
+            for caught in SIGNALS:
+                handler = signal.getsignal(caught)
+                if handler not in (signal.SIG_IGN, None):
+                    self.before[caught] = handler
             for number in self.before:
                 signal.signal(number, self._catch)
         return self
@@ -73,9 +73,8 @@ class Stop:
         self.number = number
         self._restore()
         if signal.SIGTERM in self.before:
-            signal.signal(
-                signal.SIGTERM, signal.SIG_DFL
-            )  # a second one is not asked to wait
+            # a second one is not asked to wait
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if not self.quiet:
             os.write(2, HINT)  # print may be what was interrupted
 
@@ -83,5 +82,7 @@ class Stop:
         """Raise Interrupted or Terminated if a signal came."""
         if not self.number:
             return
-        told = f"stopped at step {step}; go on with: {resume(run)}"
-        raise Interrupted(told) if self.number == signal.SIGINT else Terminated(told)
+        message = f"stopped at step {step}; go on with: {resume(run)}"
+        if self.number == signal.SIGINT:
+            raise Interrupted(message)
+        raise Terminated(message)
