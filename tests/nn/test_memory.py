@@ -29,17 +29,17 @@ def test_beams_share_one_copy() -> None:
     beams = told.reorder(torch.tensor([0, 0, 1, 1, 2, 2]))
     assert beams.keys[0] is told.keys[0]
     assert beams.rows.tolist() == [0, 0, 1, 1, 2, 2]
-    assert beams.each == 2
+    assert beams.rows_per_source == 2
     shuffled = beams.reorder(torch.tensor([1, 0, 3, 3, 4, 5]))
     assert shuffled is beams  # rows moved, each within its source
-    assert beams.reorder(torch.tensor([2, 0, 1])).each == 0
+    assert beams.reorder(torch.tensor([2, 0, 1])).rows_per_source == 0
 
 
 def test_sources_that_nobody_reads_leave() -> None:
     told = memory()
     left = told.reorder(torch.tensor([0, 0, 2, 2]))
     assert left.rows.tolist() == [0, 0, 1, 1]
-    assert left.each == 2
+    assert left.rows_per_source == 2
     torch.testing.assert_close(left.keys[0], told.keys[0][[0, 2]], rtol=0, atol=0)
     assert left.lengths.tolist() == [1, 3]
     assert told.reorder(torch.tensor([], dtype=torch.int64)).keys[0].shape[0] == 0
@@ -49,7 +49,7 @@ def test_with_gaps_sources_leave_when_they_are_half_of_all() -> None:
     told = replace(memory(6), gaps=True)
     left = told.reorder(torch.tensor([0, 2, 3, 3, 5]))
     assert left.keys[0] is told.keys[0]
-    assert (left.rows.tolist(), left.each) == ([0, 2, 3, 3, 5], 0)
+    assert (left.rows.tolist(), left.rows_per_source) == ([0, 2, 3, 3, 5], 0)
     fewer = left.reorder(torch.tensor([1, 2, 4]))
     assert fewer.rows.tolist() == [0, 1, 2]
     torch.testing.assert_close(fewer.keys[0], told.keys[0][[2, 3, 5]], rtol=0, atol=0)

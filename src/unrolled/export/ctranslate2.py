@@ -20,7 +20,8 @@ from unrolled.data.tokenizers import BOS, EOS, SPECIALS, UNK, Tokenizer
 from unrolled.export.parity import Difference, Ids, compare
 from unrolled.models import Unaligned
 from unrolled.nn import Attention, TokenEmbedding
-from unrolled.nn.attention import CrossAttention, SelfAttention, sinusoid
+from unrolled.nn.attention import CrossAttention, SelfAttention
+from unrolled.nn.positions import sinusoid
 from unrolled.nn.transformer import Block, FeedForward
 
 POSITIONS = 4096  # P of sinusoids, where nothing limits the length
@@ -197,8 +198,8 @@ def _set_stack(
 
 def _places(layer: Attention) -> Tensor:
     """Return the vectors of all positions (P, W)."""
-    if layer.place is not None:
-        return layer.place.weight.detach()
+    if layer.position_table is not None:
+        return layer.position_table.weight.detach()
     return sinusoid(torch.arange(layer.context or POSITIONS)[None], layer.output_size)[
         0
     ]
