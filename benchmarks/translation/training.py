@@ -22,7 +22,7 @@ from benchmarks.layers.common import Options
 from unrolled.data.batches import IGNORED, PAD, Batch, collate
 from unrolled.models import Unaligned
 from unrolled.nn import Attention, TokenEmbedding
-from unrolled.nn.attention import sinusoid
+from unrolled.nn.positions import sinusoid
 from unrolled.nn.transformer import Block
 from unrolled.tasks.base import score_batches
 from unrolled.text.tokenizers import BOS

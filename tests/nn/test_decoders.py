@@ -198,21 +198,21 @@ def test_beams_share_their_source(name: str, rows: list[int]) -> None:
 
 
 @every
-def test_looks_are_weights_over_the_source(name: str) -> None:
+def test_attention_weights_are_over_the_source(name: str) -> None:
     layer = build(name)
     (x, memory) = drawn()
-    looks: list[Tensor] = []
+    every_block: list[Tensor] = []
     if name.endswith("none"):
         with pytest.raises(ValueError, match="expected a decoder with attention"):
-            layer.unroll_looking(x, begin(layer, memory), None, looks)
+            layer.unroll_attending(x, begin(layer, memory), None, every_block)
         return
-    y, _ = layer.unroll_looking(x, begin(layer, memory), None, looks)
+    y, _ = layer.unroll_attending(x, begin(layer, memory), None, every_block)
     same(y, layer.unroll(x, begin(layer, memory))[0])
-    found = layer.chosen(looks)
-    assert found.shape == (S, T, M)
-    same(found.sum(-1), torch.ones(S, T, dtype=torch.float64))
+    weights = layer.alignment(every_block)
+    assert weights.shape == (S, T, M)
+    same(weights.sum(-1), torch.ones(S, T, dtype=torch.float64))
     for row, length in enumerate(LENGTHS.tolist()):
-        assert not found[row, :, length:].any()
+        assert not weights[row, :, length:].any()
 
 
 @pytest.mark.parametrize("reads", ["none", "rnn", "lstm", "gru", "attention"])
@@ -279,7 +279,7 @@ def test_blocks_equal_torch(first: bool) -> None:
     z = torch.randn(S, T, 8).double().requires_grad_()
     hidden = torch.arange(M) >= LENGTHS[:, None]
     ahead = nn.Transformer.generate_square_subsequent_mask(T, dtype=torch.float64)
-    from unrolled.nn.attention import sinusoid
+    from unrolled.nn.positions import sinusoid
 
     def placed(part: Tensor) -> Tensor:
         return part + sinusoid(torch.arange(part.shape[1])[None], 8).double()

@@ -16,15 +16,12 @@ from torch import Tensor, nn
 from unrolled import ops
 from unrolled.nn import GRU, Attention, RecurrentDecoder, TokenEmbedding
 from unrolled.nn.attending import input_width
-from unrolled.nn.decoding import (
-    BeamState,
-    DecoderParts,
-    NativeDecoder,
-    Rooms,
-    why_not_native,
-)
+from unrolled.nn.beam_state import BeamState
+from unrolled.nn.decoding import DecoderParts, NativeDecoder
 from unrolled.nn.memory import DecoderState
+from unrolled.nn.rooms import Rooms
 from unrolled.nn.state import AttentionState, pack, unpack
+from unrolled.nn.stepper import why_not_native
 from unrolled.ops import native
 
 needs_core = pytest.mark.skipif(not native.available(), reason="needs the native core")
@@ -59,7 +56,7 @@ def parts(
     made = DecoderParts(
         TokenEmbedding(vocabulary, read, scale=2.0), layer, nn.Linear(width, vocabulary)
     )
-    for part in made:
+    for part in made.modules():
         part.eval()
     return made
 
@@ -260,6 +257,27 @@ def test_weights_are_those_of_the_moment() -> None:
 
 
 @needs_core
+def test_weights_are_packed_anew_by_refresh() -> None:
+    made = parts(**KINDS[1])
+    decoder = NativeDecoder(made)
+    state = begun(made)
+    tokens = torch.randint(0, 37, (4,))
+    with torch.no_grad():
+        for weight in made.layer.parameters():
+            weight.mul_(0.9)
+        decoder.refresh()
+        got = decoder.step(tokens, state)[0].clone()
+        assert torch.equal(got, NativeDecoder(made).step(tokens, state)[0])
+    made.layer.double()
+    with pytest.raises(ValueError, match="that the decoder was made with, got others"):
+        decoder.refresh()
+    made.layer.float()
+    made.layer.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="got a Attention with hooks; make another"):
+        decoder.refresh()
+
+
+@needs_core
 def test_logits_may_be_written_to_and_stand_until_the_next_step() -> None:
     made = parts(**KINDS[0])
     decoder = NativeDecoder(made)
@@ -390,9 +408,9 @@ def test_why_not_native() -> None:
     made = parts()
     size = input_width(6, 8, 10, "additive", True)
     recurrent = RecurrentDecoder(GRU(size, 8), 6, 10)
-    told = why_not_native(made._replace(layer=recurrent))
+    told = why_not_native(replace(made, layer=recurrent))
     assert told == "RecurrentDecoder has no native step"
-    told = why_not_native(made._replace(layer=Attention(24, 24)))
+    told = why_not_native(replace(made, layer=Attention(24, 24)))
     assert told is not None
     assert "without memory_size" in told
     with ops.use("reference"):

@@ -13,7 +13,8 @@ from torch.nn.utils import parametrizations, prune
 
 from unrolled.models import Aligned, LanguageModel, ManyToOne, Unaligned
 from unrolled.nn import GRU, LSTM, RNN, Attention, Layer, Pooling, TokenEmbedding
-from unrolled.nn.decoding import DecoderParts, why_not_native
+from unrolled.nn.decoding import DecoderParts
+from unrolled.nn.stepper import why_not_native
 from unrolled.ops import native
 
 from .variants import CAUSAL, EVERY, D

@@ -5,17 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from unrolled.nn import (
-    AttentionState,
-    DecoderState,
-    Memory,
-    RecurrentState,
-    pack,
-    unpack,
-)
-from unrolled.nn.state import Buffer, CacheWriter
+from unrolled.nn import DecoderState, Memory, RecurrentState, pack, unpack
 
 
 def memory(sources: int = 3, steps: int = 4) -> Memory:
@@ -29,17 +20,17 @@ def test_beams_share_one_copy() -> None:
     beams = told.reorder(torch.tensor([0, 0, 1, 1, 2, 2]))
     assert beams.keys[0] is told.keys[0]
     assert beams.rows.tolist() == [0, 0, 1, 1, 2, 2]
-    assert beams.each == 2
+    assert beams.rows_per_source == 2
     shuffled = beams.reorder(torch.tensor([1, 0, 3, 3, 4, 5]))
     assert shuffled is beams  # rows moved, each within its source
-    assert beams.reorder(torch.tensor([2, 0, 1])).each == 0
+    assert beams.reorder(torch.tensor([2, 0, 1])).rows_per_source == 0
 
 
 def test_sources_that_nobody_reads_leave() -> None:
     told = memory()
     left = told.reorder(torch.tensor([0, 0, 2, 2]))
     assert left.rows.tolist() == [0, 0, 1, 1]
-    assert left.each == 2
+    assert left.rows_per_source == 2
     torch.testing.assert_close(left.keys[0], told.keys[0][[0, 2]], rtol=0, atol=0)
     assert left.lengths.tolist() == [1, 3]
     assert told.reorder(torch.tensor([], dtype=torch.int64)).keys[0].shape[0] == 0
@@ -49,7 +40,7 @@ def test_with_gaps_sources_leave_when_they_are_half_of_all() -> None:
     told = replace(memory(6), gaps=True)
     left = told.reorder(torch.tensor([0, 2, 3, 3, 5]))
     assert left.keys[0] is told.keys[0]
-    assert (left.rows.tolist(), left.each) == ([0, 2, 3, 3, 5], 0)
+    assert (left.rows.tolist(), left.rows_per_source) == ([0, 2, 3, 3, 5], 0)
     fewer = left.reorder(torch.tensor([1, 2, 4]))
     assert fewer.rows.tolist() == [0, 1, 2]
     torch.testing.assert_close(fewer.keys[0], told.keys[0][[2, 3, 5]], rtol=0, atol=0)
@@ -84,67 +75,3 @@ def test_a_state_survives_being_packed() -> None:
     assert isinstance(again, DecoderState)
     assert pack(again).keys() == told.keys()
     torch.testing.assert_close(pack(again), told, rtol=0, atol=0)
-
-
-def cache(rows: int = 4) -> AttentionState:
-    empty = torch.zeros(2, rows, 1, 0, 3)
-    state = AttentionState(
-        Buffer(empty, empty), torch.zeros(rows, dtype=torch.int64), 0
-    )
-    return extended(state, torch.randn(2, rows, 1, 2, 3))
-
-
-def extended(state: AttentionState, chunk: Tensor) -> AttentionState:
-    with torch.no_grad():
-        writer = CacheWriter(state, chunk.shape[3])
-        for layer in range(2):
-            writer.write(layer, chunk[layer], -chunk[layer])
-        return writer.finish()
-
-
-@torch.no_grad()
-def test_a_cache_that_is_given_up_moves_only_what_changes_place() -> None:
-    for rows in ([0, 0, 2, 1], [3, 2, 1, 0], [1, 1], [0, 1, 2]):
-        state = cache()
-        chosen = torch.tensor(rows)
-        expected = state.reorder(chosen)
-        storage = state.buffer.keys.data_ptr()
-        moved = state.reorder(chosen, keep=False)
-        assert moved.buffer.keys.data_ptr() == storage
-        torch.testing.assert_close(
-            moved.to_tensors(), expected.to_tensors(), rtol=0, atol=0
-        )
-        chunk = torch.randn(2, len(rows), 1, 1, 3)
-        after = extended(moved, chunk)
-        other = extended(expected, chunk)
-        torch.testing.assert_close(
-            after.to_tensors(), other.to_tensors(), rtol=0, atol=0
-        )
-        assert after.buffer.keys.data_ptr() == storage
-
-
-@torch.no_grad()
-def test_a_state_that_is_kept_stays_as_it_was() -> None:
-    state = cache()
-    before = {name: part.clone() for name, part in state.to_tensors().items()}
-    moved = state.reorder(torch.tensor([1, 0, 3, 3]))
-    extended(moved, torch.randn(2, 4, 1, 1, 3))
-    torch.testing.assert_close(state.to_tensors(), before, rtol=0, atol=0)
-
-
-@torch.no_grad()
-def test_an_older_state_is_never_moved_in_place() -> None:
-    old = cache()
-    newest = extended(old, torch.randn(2, 4, 1, 1, 3))
-    before = {name: part.clone() for name, part in newest.to_tensors().items()}
-    old.reorder(torch.tensor([1, 0, 2, 3]), keep=False)
-    torch.testing.assert_close(newest.to_tensors(), before, rtol=0, atol=0)
-
-
-def test_what_was_stepped_in_inference_mode_is_copied_outside_of_it() -> None:
-    with torch.inference_mode():
-        state = cache()
-    with torch.no_grad():
-        chosen = torch.tensor([1, 1, 0, 2])
-        moved = state.reorder(chosen, keep=False)
-        assert moved.keys.tolist() == state.keys[:, chosen].tolist()

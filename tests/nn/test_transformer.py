@@ -9,13 +9,8 @@ import pytest
 import torch
 
 from unrolled.nn import Attention, AttentionState
-from unrolled.nn.attention import (
-    AttentionContext,
-    SelfAttention,
-    rotate,
-    rotation,
-    sinusoid,
-)
+from unrolled.nn.attention import AttentionContext, SelfAttention
+from unrolled.nn.positions import rotate, rotation, sinusoid
 from unrolled.nn.state import CacheWriter
 from unrolled.ops import reference
 
@@ -109,10 +104,11 @@ def test_sinusoid_is_that_of_the_paper() -> None:
 def test_weights_start_as_gpt_2_does() -> None:
     layer = Attention(64, 256, 8, 4, norm="layer", positions="learned", context=64)
     block = layer.blocks[3]
+    assert layer.position_table is not None
     for weight, std in (
         (block.attention.query.weight, 0.02),
         (block.feedforward.up.weight, 0.02),
-        (layer.place.weight, 0.02),
+        (layer.position_table.weight, 0.02),
         (block.attention.out.weight, 0.02 / 4),
         (block.feedforward.out.weight, 0.02 / 4),
     ):

@@ -10,7 +10,7 @@ from figures import COLOURS, INK, SOFT, Picture, Plot, arrow
 from torch import Tensor
 
 from runs import anthem, run
-from unrolled.nn.attention import rotate, rotation
+from unrolled.nn.positions import rotate, rotation
 from unrolled.ops import reference
 from unrolled.run import Run
 from unrolled.runs.prepare import prepare

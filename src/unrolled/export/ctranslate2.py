@@ -19,7 +19,8 @@ from unrolled.core.errors import UserError
 from unrolled.export.parity import Difference, Ids, Scores, Texts, compare
 from unrolled.models import Unaligned
 from unrolled.nn import Attention, TokenEmbedding
-from unrolled.nn.attention import CrossAttention, SelfAttention, sinusoid
+from unrolled.nn.attention import CrossAttention, SelfAttention
+from unrolled.nn.positions import sinusoid
 from unrolled.nn.transformer import Block, FeedForward
 from unrolled.text.tokenizers import BOS, EOS, SPECIALS, UNK, Tokenizer
 
@@ -200,8 +201,8 @@ def _set_stack(
 
 def _positions(layer: Attention) -> Tensor:
     """Return the vectors of all positions (P, W)."""
-    if layer.place is not None:
-        return layer.place.weight.detach()
+    if layer.position_table is not None:
+        return layer.position_table.weight.detach()
     positions = torch.arange(layer.context or POSITIONS)
     return sinusoid(positions[None], layer.output_size)[0]
 

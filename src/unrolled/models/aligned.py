@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from unrolled.nn import Layer, SpelledWords, TokenEmbedding
-from unrolled.nn.stream import Stream, open_model_stream
+from unrolled.nn.stream import Stream
+from unrolled.nn.streaming import open_model_stream
 
 
 class Aligned(nn.Module):

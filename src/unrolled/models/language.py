@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from unrolled.nn import Forms, Layer, State, TokenEmbedding
-from unrolled.nn.stream import Stream, model_parts, open_model_stream, why_not_native
+from unrolled.nn.stepper import why_not_native
+from unrolled.nn.stream import Stream
+from unrolled.nn.streaming import StreamParts, open_model_stream
 
 
 class LanguageModel(Forms):
@@ -98,7 +100,7 @@ class LanguageModel(Forms):
 
         That is the model itself while it trains, and where the native core cannot step it.
         """
-        why = why_not_native(model_parts(self, LanguageModel), 1)
+        why = why_not_native(StreamParts.of_model(self, LanguageModel))
         return self if self.training or why is not None else Streamed(self)
 
 

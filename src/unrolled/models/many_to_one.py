@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from unrolled.nn import Forms, Layer, NGrams, Pooling, TokenEmbedding
 from unrolled.nn.forms import unlike
-from unrolled.nn.stream import Stream, open_model_stream
+from unrolled.nn.stream import Stream
+from unrolled.nn.streaming import open_model_stream
 
 
 class ManyToOne(Forms):

@@ -17,11 +17,12 @@ from unrolled.nn import (
     SpelledWords,
     TokenEmbedding,
 )
-from unrolled.nn.decoding import DecoderParts, NativeDecoder, why_not_native
+from unrolled.nn.decoding import DecoderParts, NativeDecoder
 from unrolled.nn.dropout import Dropout
 from unrolled.nn.forms import unlike
 from unrolled.nn.memory import DecoderState
 from unrolled.nn.state import State
+from unrolled.nn.stepper import why_not_native
 
 
 class Steps(Protocol):
@@ -120,11 +121,11 @@ class Unaligned(Forms):
         looks: list[Tensor] = []
         x = self.target(tokens)[:, None]
         told = cast(DecoderState, state)
-        output, state = self.decoder.unroll_looking(x, told, None, looks)
+        output, state = self.decoder.unroll_attending(x, told, None, looks)
         return (
             self.head(self.dropout(output[:, 0])),
             state,
-            self.decoder.chosen(looks)[:, 0],
+            self.decoder.alignment(looks)[:, 0],
         )
 
     def read(
@@ -160,8 +161,8 @@ class Unaligned(Forms):
         """
         looks: list[Tensor] = []
         state = self.start(source, lengths, *extra)
-        self.decoder.unroll_looking(self.target(inputs), state, None, looks)
-        return self.decoder.chosen(looks)
+        self.decoder.unroll_attending(self.target(inputs), state, None, looks)
+        return self.decoder.alignment(looks)
 
     def stepper(self) -> Steps:
         """Return what says what this model says and may step faster, in evaluation.

@@ -1,19 +1,18 @@
-"""Recurrent decoders: a recurrent layer that begins from a source and may look back at it.
+"""Recurrent decoders: a recurrent layer that begins from a source and may attend to it.
 
 Shapes: S sources, M steps of a source, B rows, T steps, D input, H output of the layer, W features
-of a source's step, A width of the scores.
+of a source's step.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from unrolled.nn.attention import at_least_fp32
+from unrolled.nn.attention_scores import Additive, Attend, Multiplicative
 from unrolled.nn.layer import Layer, checked
 from unrolled.nn.memory import DecoderState, Memory
 from unrolled.nn.pooling import Pooling
@@ -22,73 +21,6 @@ from unrolled.nn.state import RecurrentState, State
 from unrolled.ops.masking import Lengths, check_lengths
 
 KINDS = ("additive", "multiplicative", "none")
-
-
-class Attend(nn.Module, ABC):
-    """How a recurrent decoder weighs the steps of its source."""
-
-    @abstractmethod
-    def keys(self, memory: Tensor) -> Tensor:
-        """Return what is compared with queries (S, M, A), made once a source."""
-
-    @abstractmethod
-    def scores(self, query: Tensor, keys: Tensor) -> Tensor:
-        """Return scores (S, Q, M) of queries (S, Q, H) against keys (S, M, A)."""
-
-    def forward(self, query: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """Return the weighted sum of the source's steps (B, W) and the weights (B, M).
-
-        Args:
-            query: (B, H).
-            memory: keys (S, 1, M, A) and values (S, 1, M, W) of one block.
-        """
-        keys = memory.keys[0][:, 0]
-        values = memory.values[0][:, 0]
-        allowed = memory.allowed(keys.shape[1])
-        if memory.each:
-            asked = query.unflatten(0, (-1, memory.each))
-        else:
-            asked = query[:, None]
-            keys = memory.spread(keys)
-            values = memory.spread(values)
-            allowed = None if allowed is None else memory.spread(allowed)
-        scores = at_least_fp32(self.scores(asked, keys))
-        if allowed is not None:
-            scores = scores.masked_fill(~allowed[:, None], -torch.inf)
-        weights = scores.softmax(-1)
-        context = weights.to(values.dtype) @ values
-        return context.flatten(0, 1), weights.flatten(0, 1)
-
-
-class Additive(Attend):
-    """``v tanh(W q + U h)`` (Bahdanau et al. 2015, section A.1.2)."""
-
-    def __init__(self, query_size: int, memory_size: int, width: int) -> None:
-        super().__init__()
-        self.query = nn.Linear(query_size, width, bias=False)
-        self.key = nn.Linear(memory_size, width)
-        self.score = nn.Linear(width, 1, bias=False)
-
-    def keys(self, memory: Tensor) -> Tensor:
-        return self.key(memory)
-
-    def scores(self, query: Tensor, keys: Tensor) -> Tensor:
-        both = self.query(query)[:, :, None] + keys[:, None]
-        return self.score(both.tanh()).squeeze(-1)
-
-
-class Multiplicative(Attend):
-    """``q W h`` (Luong et al. 2015, eq. 8, "general")."""
-
-    def __init__(self, query_size: int, memory_size: int) -> None:
-        super().__init__()
-        self.key = nn.Linear(memory_size, query_size, bias=False)
-
-    def keys(self, memory: Tensor) -> Tensor:
-        return self.key(memory)
-
-    def scores(self, query: Tensor, keys: Tensor) -> Tensor:
-        return query @ keys.transpose(1, 2)
 
 
 class RecurrentDecoder(Layer):
@@ -133,33 +65,36 @@ class RecurrentDecoder(Layer):
         self.input_size = input_size
         self.output_size = layer.output_size
         self.feeding = feeding and attention == "multiplicative"
-        wanted = input_width(
-            input_size, layer.output_size, memory_size, attention, feeding
-        )
-        if layer.input_size != wanted:
-            raise ValueError(
-                f"expected a layer of input_size {wanted}, got {layer.input_size}"
-            )
-        self.pooling = Pooling(
-            "last" if reverse_size else "mean", memory_size, reverse_size
-        )
-        parts = self._parts(layer.initial_state(1))
-        self.bridges = nn.ModuleList(
-            nn.Linear(memory_size, part.shape[0] * part.shape[2]) for part in parts
-        )
         size = layer.output_size
+        width = input_width(input_size, size, memory_size, attention, feeding)
+        if layer.input_size != width:
+            raise ValueError(
+                f"expected a layer of input_size {width}, got {layer.input_size}"
+            )
+        # an encoder that reads both ways ends at both ends, another sums all up
+        kind = "last" if reverse_size else "mean"
+        self.pooling = Pooling(kind, memory_size, reverse_size)
+        parts = self._parts(layer.initial_state(1))
+        self.bridges = nn.ModuleList()
+        for part in parts:
+            layers, _, width = part.shape
+            self.bridges.append(nn.Linear(memory_size, layers * width))
         query = parts[0].shape[2]
         self.attend_to: Attend | None = None
         if attention == "additive":
             self.attend_to = Additive(query, memory_size, size)
-            self.readout = nn.Linear(size + memory_size + input_size, size)
+            width = size + memory_size + input_size
+            self.readout = nn.Linear(width, size)
         elif attention == "multiplicative":
             self.attend_to = Multiplicative(size, memory_size)
-            self.readout = nn.Linear(memory_size + size, size, bias=False)
+            width = memory_size + size
+            self.readout = nn.Linear(width, size, bias=False)
 
     @staticmethod
     def _parts(state: RecurrentState) -> list[Tensor]:
-        return [state.h] if state.c is None else [state.h, state.c]
+        if state.c is None:
+            return [state.h]
+        return [state.h, state.c]
 
     def attend(self, memory: Tensor, lengths: Lengths) -> DecoderState:
         """Return the state before the first step.
@@ -171,20 +106,24 @@ class RecurrentDecoder(Layer):
         lengths = check_lengths(lengths, *memory.shape[:2]).to(memory.device)
         summary = self.pooling(memory, lengths)
         like = self.layer.initial_state(1)
-        parts = [
-            bridge(summary)
-            .tanh()
-            .unflatten(1, (part.shape[0], part.shape[2]))
-            .transpose(0, 1)
-            for bridge, part in zip(self.bridges, self._parts(like), strict=True)
-        ]
-        inner = RecurrentState(*(part.contiguous() for part in parts))
+        parts = []
+        for bridge, part in zip(self.bridges, self._parts(like), strict=True):
+            layers, _, width = part.shape
+            bridged = bridge(summary).tanh()
+            by_row = bridged.unflatten(1, (layers, width))
+            by_layer = by_row.transpose(0, 1)
+            parts.append(by_layer.contiguous())
+        inner = RecurrentState(*parts)
         if self.attend_to is None:
-            return DecoderState(inner, Memory.of([], [], lengths))
-        keys = self.attend_to.keys(memory)
-        told = Memory.of([keys[:, None]], [memory[:, None]], lengths)
-        fed = memory.new_zeros(len(lengths), self.output_size) if self.feeding else None
-        return DecoderState(inner, told, fed)
+            nothing = Memory.of([], [], lengths)
+            return DecoderState(inner, nothing)
+        keys = self.attend_to.keys(memory)[:, None]
+        values = memory[:, None]
+        attended = Memory.of([keys], [values], lengths)
+        output = None
+        if self.feeding:
+            output = memory.new_zeros(len(lengths), self.output_size)
+        return DecoderState(inner, attended, output)
 
     def initial_state(
         self,
@@ -204,35 +143,36 @@ class RecurrentDecoder(Layer):
     ) -> tuple[Tensor, DecoderState]:
         lengths = self._check(x, lengths, state)
         checked(state, DecoderState, "a decoder, which begins with attend")
-        told = cast(DecoderState, state)
+        before = cast(DecoderState, state)
         if self.attend_to is None:
-            y, inner = self.layer.unroll(x, told.inner, lengths)
-            return y, replace(told, inner=inner)
-        y, after, _ = self._walk(x, told, lengths)
+            y, inner = self.layer.unroll(x, before.inner, lengths)
+            return y, replace(before, inner=inner)
+        y, after, _ = self._walk(x, before, lengths)
         return y, after
 
-    def unroll_looking(
+    def unroll_attending(
         self,
         x: Tensor,
         state: DecoderState,
         lengths: Lengths | None,
-        looks: list[Tensor],
+        attention_weights: list[Tensor],
     ) -> tuple[Tensor, DecoderState]:
-        """Unroll and append to ``looks`` where each step of x (B, T, D) looked (B, T, M).
+        """Unroll over x (B, T, D) and append the weights of each step (B, T, M).
 
         Raises:
             ValueError: the decoder has no attention.
         """
         if self.attend_to is None:
             raise ValueError("expected a decoder with attention, got attention=none")
-        y, after, look = self._walk(x, state, self._check(x, lengths, state))
-        looks.append(look)
+        lengths = self._check(x, lengths, state)
+        y, after, weights = self._walk(x, state, lengths)
+        attention_weights.append(weights)
         return y, after
 
     @staticmethod
-    def chosen(looks: list[Tensor]) -> Tensor:
-        """Return the only looks there are."""
-        return looks[0]
+    def alignment(attention_weights: list[Tensor]) -> Tensor:
+        """Return the only attention weights there are."""
+        return attention_weights[0]
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, DecoderState]:
         self._check_step(x, state)
@@ -243,52 +183,67 @@ class RecurrentDecoder(Layer):
     def _walk(
         self, x: Tensor, state: DecoderState, lengths: Tensor | None
     ) -> tuple[Tensor, DecoderState, Tensor]:
-        """Read step by step, since each depends on where the one before looked."""
+        """Read step by step, since each depends on what the one before attended to."""
         if not x.shape[1]:
-            steps = 0 if not state.memory.keys else state.memory.keys[0].shape[2]
-            return (
-                x.new_zeros(len(x), 0, self.output_size),
-                state,
-                x.new_zeros(len(x), 0, steps),
-            )
-        outputs = []
-        looks = []
+            keys = state.memory.keys
+            steps = keys[0].shape[2] if keys else 0
+            outputs = x.new_zeros(len(x), 0, self.output_size)
+            no_weights = x.new_zeros(len(x), 0, steps)
+            return outputs, state, no_weights
+        all_y = []
+        all_weights = []
         for t in range(x.shape[1]):
-            y, after, look = self._one(x[:, t], state)
+            y, after, weights = self._read_step(x[:, t], state)
             if lengths is not None:
                 live = (t < lengths)[:, None]
                 y = y * live
                 after = _kept(live, after, state)
             state = after
-            outputs.append(y)
-            looks.append(look)
-        return torch.stack(outputs, 1), state, torch.stack(looks, 1)
+            all_y.append(y)
+            all_weights.append(weights)
+        outputs = torch.stack(all_y, 1)
+        return outputs, state, torch.stack(all_weights, 1)
 
-    def _one(
+    def _read_step(
         self, x: Tensor, state: DecoderState
     ) -> tuple[Tensor, DecoderState, Tensor]:
-        """Return what one step (B, D) says, the state after and where it looked (B, M)."""
+        """Return what one step (B, D) says, the state after and attention weights (B, M)."""
         attend = cast(Attend, self.attend_to)
         memory = state.memory
         inner = cast(RecurrentState, state.inner)
         if self.attention == "additive":
-            context, look = attend(inner.h[-1], memory)
-            said, inner = self._read(torch.cat([x, context], -1), inner)
-            y = self.readout(torch.cat([said, context, x], -1)).tanh()
-            return y, DecoderState(inner, memory), look
-        read = x if state.fed is None else torch.cat([x, state.fed.to(x.dtype)], -1)
-        said, inner = self._read(read, inner)
-        context, look = attend(said, memory)
-        y = self.readout(torch.cat([context, said], -1)).tanh()
-        return y, DecoderState(inner, memory, y if self.feeding else None), look
+            context, weights = attend(inner.h[-1], memory)
+            inputs = torch.cat([x, context], -1)
+            said, inner = self._read(inputs, inner)
+            y = self._say(said, context, x)
+            return y, DecoderState(inner, memory), weights
+        inputs = x
+        if state.attention_output is not None:
+            before = state.attention_output.to(x.dtype)
+            inputs = torch.cat([x, before], -1)
+        said, inner = self._read(inputs, inner)
+        context, weights = attend(said, memory)
+        y = self._say(context, said)
+        output = y if self.feeding else None
+        return y, DecoderState(inner, memory, output), weights
+
+    def _say(self, *parts: Tensor) -> Tensor:
+        """Return what a step says of features (B, .) side by side."""
+        features = torch.cat(parts, -1)
+        return self.readout(features).tanh()
 
     def _read(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
+        """Return what the layer says to one step (B, .), and its state after."""
         y, after = self.layer.unroll(x[:, None], state)
         return y[:, 0], after
 
 
 def input_width(
-    size: int, hidden: int, memory_size: int, attention: str, feeding: bool
+    size: int,
+    hidden: int,
+    memory_size: int,
+    attention: str,
+    feeding: bool,
 ) -> int:
     """Return how wide the input of a decoder's layer is, for inputs of ``size`` features.
 
@@ -301,19 +256,22 @@ def input_width(
         )
     if attention == "additive":
         return size + memory_size
-    return size + (hidden if attention == "multiplicative" and feeding else 0)
+    if attention == "multiplicative" and feeding:
+        return size + hidden
+    return size
 
 
 def _kept(live: Tensor, new: DecoderState, old: DecoderState) -> DecoderState:
     """Return the new state of rows that are live (B, 1), the old one of the others."""
-    now = cast(RecurrentState, new.inner)
-    then = cast(RecurrentState, old.inner)
-    c = None if now.c is None or then.c is None else torch.where(live, now.c, then.c)
-    fed = (
-        None
-        if new.fed is None or old.fed is None
-        else torch.where(live, new.fed, old.fed)
-    )
-    return DecoderState(
-        RecurrentState(torch.where(live, now.h, then.h), c), new.memory, fed
-    )
+    new_inner = cast(RecurrentState, new.inner)
+    old_inner = cast(RecurrentState, old.inner)
+    h = torch.where(live, new_inner.h, old_inner.h)
+    c = _where(live, new_inner.c, old_inner.c)
+    output = _where(live, new.attention_output, old.attention_output)
+    return DecoderState(RecurrentState(h, c), new.memory, output)
+
+
+def _where(live: Tensor, new: Tensor | None, old: Tensor | None) -> Tensor | None:
+    if new is None or old is None:
+        return None
+    return torch.where(live, new, old)

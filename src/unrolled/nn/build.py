@@ -15,6 +15,7 @@ from unrolled.nn.attending import RecurrentDecoder, input_width
 from unrolled.nn.layer import Layer
 from unrolled.nn.memoryless import Memoryless
 from unrolled.nn.recurrent import GRU, LSTM, RNN, MinGRU, Recurrent
+from unrolled.nn.streaming import open_stream
 from unrolled.nn.transformer import Attention
 from unrolled.ops.reference import STEPS, Step
 
@@ -176,6 +177,7 @@ def _attention(
     )
 
 
+Layer.stream_opener = open_stream
 LAYERS: dict[str, LayerKind] = {
     "none": LayerKind(_none, _ALL | {"activation"}),
     "rnn": recurrent(RNN, nonlinearity="nonlinearity"),
@@ -317,13 +319,11 @@ def refuse_unused(config: LayerConfig, *names: str) -> None:
     for key in LayerConfig.model_fields:
         if key not in used and getattr(config, key) != getattr(default, key):
             users = [layer for layer, kind in LAYERS.items() if key in kind.uses]
-            told = (
-                f"layer {names[0]} has"
-                if len(names) == 1
-                else f"{' and '.join(names)} have"
-            )
+            subject = f"{' and '.join(names)} have"
+            if len(names) == 1:
+                subject = f"layer {names[0]} has"
             raise UsageError(
-                f"{told} no setting {key!r} (got {getattr(config, key)!r}); it belongs to layer "
+                f"{subject} no setting {key!r} (got {getattr(config, key)!r}); it belongs to layer "
                 f"{' or '.join(users)}"
             )
 

@@ -5,22 +5,40 @@ Shapes: B rows, T steps, D input, P output of one direction, L layers, R directi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from unrolled.nn.state import RecurrentState
-from unrolled.ops.layout import packed
+from unrolled.nn.state import RecurrentState, State
+from unrolled.ops.layout import Layout, packed
 from unrolled.ops.masking import Lengths
 
-if TYPE_CHECKING:
-    from unrolled.nn.recurrent import Recurrent
+
+class LikeTorch(Protocol):
+    """What is asked of a recurrent layer, ``nn/recurrent.py``, which imports this file."""
+
+    input_size: int
+    num_layers: int
+    directions: int
+    batch_first: bool
+
+    def state_sizes(self) -> list[int]: ...
+
+    def reads_packed(self, x: Tensor, state: RecurrentState | None) -> bool: ...
+
+    def unroll(
+        self, x: Tensor, state: State | None, lengths: Lengths | None
+    ) -> tuple[Tensor, RecurrentState]: ...
+
+    def unroll_packed(
+        self, x: Tensor, layout: Layout, state: State | None
+    ) -> tuple[Tensor, RecurrentState]: ...
 
 
 def call_like_torch(
-    layer: Recurrent, x: Tensor | PackedSequence, hx: Any, lengths: Lengths | None
+    layer: LikeTorch, x: Tensor | PackedSequence, hx: Any, lengths: Lengths | None
 ) -> tuple[Any, Any]:
     """Read any form that torch.nn's modules take; see ``Recurrent.forward``."""
     if isinstance(x, PackedSequence):
@@ -35,7 +53,11 @@ def call_like_torch(
         )
     single = x.dim() == 2
     time_first = not layer.batch_first
-    form = "time" if single else "time, batch" if time_first else "batch, time"
+    form = "batch, time"
+    if single:
+        form = "time"
+    elif time_first:
+        form = "time, batch"
     _check_width(layer, x, form)
     if single:
         if lengths is not None:
@@ -53,7 +75,7 @@ def call_like_torch(
     return y, _as_tensors(after, single)
 
 
-def _check_width(layer: Recurrent, x: Tensor, form: str) -> None:
+def _check_width(layer: LikeTorch, x: Tensor, form: str) -> None:
     """Refuse x of another width, in the shape that the caller gave it."""
     if x.shape[-1] != layer.input_size:
         raise ValueError(
@@ -63,7 +85,7 @@ def _check_width(layer: Recurrent, x: Tensor, form: str) -> None:
 
 
 def _call_packed(
-    layer: Recurrent, x: PackedSequence, hx: Any
+    layer: LikeTorch, x: PackedSequence, hx: Any
 ) -> tuple[PackedSequence, Any]:
     """Read the steps where they stand; or else pad, run with lengths, pack again in that order."""
     _check_width(layer, x.data, "steps of all rows")
@@ -84,7 +106,7 @@ def _call_packed(
     return again, _as_tensors(after, False)
 
 
-def _as_state(layer: Recurrent, hx: Any, single: bool) -> RecurrentState | None:
+def _as_state(layer: LikeTorch, hx: Any, single: bool) -> RecurrentState | None:
     """Turn torch's h or (h, c) into a state; a state may be passed as well."""
     if hx is None or isinstance(hx, RecurrentState):
         return hx

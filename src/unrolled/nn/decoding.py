@@ -1,63 +1,31 @@
 """Transformer decoders in the native core: one call a token, and a cache whose keys never move.
 
-Shapes: B rows, S sources, L blocks, K key-value heads, C room for steps, E width of a head, R rows
-of the cache, V vocabulary, W width.
+Shapes: B rows, S sources, V vocabulary, W width.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, Self, cast
-from weakref import ReferenceType, ref
+from itertools import chain
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from unrolled.nn.attention import CrossAttention, SelfAttention, rotation, sinusoid
+from unrolled.nn.attention import CrossAttention, SelfAttention
+from unrolled.nn.beam_state import BeamState
 from unrolled.nn.dropout import Dropout
 from unrolled.nn.embedding import TokenEmbedding
 from unrolled.nn.forms import unlike
 from unrolled.nn.layer import Layer, checked
 from unrolled.nn.memory import DecoderState, Memory
-from unrolled.nn.state import AttentionState, Buffer, State
+from unrolled.nn.positions import rotation, sinusoid
+from unrolled.nn.rooms import Rooms
+from unrolled.nn.state import AttentionState, State
+from unrolled.nn.stepper import NativeStepper, StepParts, why_not_native
 from unrolled.nn.transformer import Attention, Block, FeedForward
-from unrolled.ops import mode, native
 from unrolled.ops.decoder import Cache, PackedDecoder, Shape, SourceMemory
-
-
-class DecoderParts(NamedTuple):
-    """What is stepped: a layer with ``attend``, and what stands before and after it in a model."""
-
-    embedding: TokenEmbedding
-    layer: Layer
-    head: nn.Linear
-
-
-def why_not_native(parts: DecoderParts) -> str | None:
-    """Return why the native core cannot step these parts; None when it can."""
-    layer = parts.layer
-    if not isinstance(layer, Attention) or type(layer).step is not Attention.step:
-        return f"{type(layer).__name__} has no native step"
-    if layer.memory_size is None:
-        return "the layer was built without memory_size, so it reads no source"
-    changed = _changed(parts)
-    if changed:
-        return f"the native core reads weights alone, and there is {changed}"
-    if any(part.training for part in parts):
-        return "the model is in training; call eval() first"
-    weights = [weight for part in parts for weight in part.parameters()]
-    kinds = {(weight.dtype, weight.device.type) for weight in weights}
-    if kinds != {(torch.float32, "cpu")}:
-        found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
-        return f"the native core packs torch.float32 on cpu, the weights are {found}"
-    if torch.is_autocast_enabled("cpu"):
-        return "autocast was asked for, and the native core would step in float32"
-    if mode() == "reference":
-        return "ops.use('reference') was chosen"
-    return f"there is no native core: {native.missing()}" if native.missing() else None
-
 
 _NORMS = (nn.LayerNorm, nn.RMSNorm)
 # of a block: what stands under each name, and its products
@@ -70,42 +38,71 @@ _ROLES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
 _BLOCK_NORMS = ("attention_norm", "cross_norm", "feedforward_norm")
 
 
-def _changed(parts: DecoderParts) -> str:
-    """Return what makes these parts say something else than their weights do; empty if nothing.
+@dataclass(frozen=True, eq=False)
+class DecoderParts(StepParts):
+    """What is stepped: a layer with ``attend``, and what stands before and after it in a model.
 
     The embedding, the input product and learned positions are called as modules, so they may be
     anything.
     """
-    layer = cast(Attention, parts.layer)
-    blocks = [cast(Block, block) for block in layer.blocks]
-    norms: list[Any] = [
-        getattr(block, name) for block in blocks for name in _BLOCK_NORMS
-    ]
-    reasons = [
-        unlike(layer, Attention),
-        unlike(layer.dropout, Dropout),
-        unlike(parts.head, nn.Linear),
-        *(unlike(block, Block) for block in blocks),
-        *(reason for block in blocks for reason in _changed_parts(block)),
-    ]
-    if blocks[0].norm_first:
-        norms.append(layer.norm)
-    else:
-        reasons.append(unlike(layer.norm, nn.Identity))
-    reasons += [unlike(norm, *_NORMS) for norm in norms]
-    reason = next((reason for reason in reasons if reason), "")
-    if reason:
-        return reason
-    if any(norm.weight is None or norm.eps is None for norm in norms):
-        return "a norm without weights or without eps"
-    if len({(type(norm), norm.eps) for norm in norms}) > 1:
-        return "more than one kind of norm, or of its eps"
-    if len({_sizes(block) for block in blocks}) > 1:
-        return "a block that is built in another way than the first"
-    return ""
+
+    steps = Attention
+    heeds_autocast = True
+    embedding: TokenEmbedding
+    layer: Layer
+    head: nn.Linear
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        """Return the parts, in the order in which they run."""
+        return self.embedding, self.layer, self.head
+
+    def blocks(self) -> list[Block]:
+        """Return the blocks of the layer."""
+        layer = cast(Attention, self.layer)
+        return [cast(Block, block) for block in layer.blocks]
+
+    def weights(self) -> Iterator[Tensor]:
+        modules = self.modules()
+        return chain.from_iterable(part.parameters() for part in modules)
+
+    def unfit(self) -> Iterator[str]:
+        if cast(Attention, self.layer).memory_size is None:
+            yield "the layer was built without memory_size, so it reads no source"
+
+    def changes(self) -> Iterator[str]:
+        layer = cast(Attention, self.layer)
+        yield unlike(layer, Attention)
+        yield unlike(layer.dropout, Dropout)
+        yield unlike(self.head, nn.Linear)
+        blocks = self.blocks()
+        for block in blocks:
+            yield unlike(block, Block)
+        for block in blocks:
+            yield from _changes_of_block(block)
+        norms: list[Any] = []
+        for block in blocks:
+            norms += [getattr(block, name) for name in _BLOCK_NORMS]
+        if blocks[0].norm_first:
+            norms.append(layer.norm)
+        else:
+            yield unlike(layer.norm, nn.Identity)
+        for norm in norms:
+            yield unlike(norm, *_NORMS)
+        if any(norm.weight is None or norm.eps is None for norm in norms):
+            yield "a norm without weights or without eps"
+        kinds = {(type(norm), norm.eps) for norm in norms}
+        if len(kinds) > 1:
+            yield "more than one kind of norm, or of its eps"
+        sizes = {_sizes(block) for block in blocks}
+        if len(sizes) > 1:
+            yield "a block that is built in another way than the first"
+
+    def unsupported(self, rows: int) -> Iterator[str]:
+        if any(part.training for part in self.modules()):
+            yield "the model is in training; call eval() first"
 
 
-def _changed_parts(block: Block) -> Iterator[str]:
+def _changes_of_block(block: Block) -> Iterator[str]:
     """Yield why parts of a block say something else than their weights do, empty where not."""
     for name, (kind, products) in _ROLES.items():
         part = getattr(block, name)
@@ -114,155 +111,25 @@ def _changed_parts(block: Block) -> Iterator[str]:
             yield unlike(getattr(part, product, part), nn.Linear)
     attention = block.attention
     linears = (attention.query, attention.key, attention.value)
-    if len({getattr(linear, "bias", None) is None for linear in linears}) > 1:
+    lacking = {getattr(linear, "bias", None) is None for linear in linears}
+    if len(lacking) > 1:
         yield "a bias of some of query, key and value alone"
 
 
 def _sizes(block: Block) -> tuple[object, ...]:
     """Return all that a block of the native core is built by."""
     cross = cast(CrossAttention, block.cross)
-    feedforward = block.feedforward
-    attention = block.attention.heads, block.attention.kv_heads, cross.heads
-    return (*attention, feedforward.out.in_features, feedforward.kind, block.norm_first)
+    return (
+        block.attention.heads,
+        block.attention.kv_heads,
+        cross.heads,
+        block.feedforward.out.in_features,
+        block.feedforward.kind,
+        block.norm_first,
+    )
 
 
-class Rooms:
-    """Memory of caches, lent anew when the buffer that had it is gone.
-
-    Pages of new memory cost more than what is written to them.
-    """
-
-    def __init__(self) -> None:
-        self._lent: list[tuple[Tensor, ReferenceType[Buffer]]] = []
-
-    def buffer(self, shape: tuple[int, ...]) -> Buffer:
-        """Return room for keys and for values, float32; what stands there is left over."""
-        needed = 2 * math.prod(shape)
-        free = [memory for memory, holder in self._lent if holder() is None]
-        fitting = [memory for memory in free if needed <= memory.numel() <= 4 * needed]
-        if fitting:
-            memory = min(fitting, key=Tensor.numel)
-        else:  # what is free is too small by now, or far too large
-            self._lent = [each for each in self._lent if each[1]() is not None]
-            with torch.inference_mode(
-                False
-            ):  # else it could not be written outside of it
-                memory = torch.empty(needed, dtype=torch.float32, device="cpu")
-        keys, values = memory[:needed].view(2, *shape).unbind()
-        made = Buffer(keys, values, 1)
-        self._lent = [each for each in self._lent if each[0] is not memory] + [
-            (memory, ref(made))
-        ]
-        return made
-
-
-@dataclass(frozen=True, eq=False)
-class BeamState(State):
-    """Attention's state of rows that share what they read: reordering copies an index and no key.
-
-    Step s of row b stands at index s of row ``origin[b, s]`` of the buffer, and row b itself writes
-    into row b. As long as all rows have read as many steps, no row writes where another reads. A
-    state that is no longer the newest copies before it writes, as an :class:`AttentionState` does.
-
-    Args:
-        buffer: the shared storage (L, R, K, C, E), R at least B.
-        origin: (B, C), int32.
-        lengths: steps read (B,), int64.
-        used: the largest of ``lengths``.
-        even: whether all of them are equal.
-        turn: which writer of ``buffer`` this state was.
-    """
-
-    kind: ClassVar[str] = "beam"
-    buffer: Buffer
-    origin: Tensor
-    lengths: Tensor
-    used: int
-    even: bool
-    turn: int
-
-    @property
-    def rows(self) -> int:
-        return self.lengths.shape[0]
-
-    @classmethod
-    def of(cls, state: AttentionState) -> Self:
-        """Return the same state, its keys where they are."""
-        rows = state.rows
-        room = state.buffer.room
-        even = bool((state.lengths == state.used).all())
-        origin = torch.arange(rows, dtype=torch.int32, device="cpu")[:, None].repeat(
-            1, room
-        )
-        return cls(state.buffer, origin, state.lengths, state.used, even, state.turn)
-
-    def settled(self) -> AttentionState:
-        """Return the same state with the keys of each row in a row of their own."""
-        origin = self.origin[:, : self.used].long()
-        steps = torch.arange(self.used, device=origin.device)
-
-        def gathered(part: Tensor) -> Tensor:
-            found = (
-                part[:, origin, :, steps] if self.rows else part[:, :0, :, : self.used]
-            )
-            return found.permute(2, 0, 3, 1, 4).contiguous() if self.rows else found
-
-        buffer = Buffer(gathered(self.buffer.keys), gathered(self.buffer.values))
-        return AttentionState(buffer, self.lengths, self.used)
-
-    def claimed(self, rooms: Rooms) -> Self:
-        """Return the same state where it may write its next step; ``rooms`` has the memory."""
-        old = self.buffer
-        # an inference tensor must not be written outside inference mode
-        writable = not self.origin.is_inference() or torch.is_inference_mode_enabled()
-        if 0 < self.turn == old.newest and self.used < old.room and writable:
-            return self
-        settled = self.settled()
-        used = self.used
-        shape = settled.keys.shape
-        buffer = rooms.buffer((*shape[:3], max(2 * used, 32), shape[4]))
-        for part, before in (
-            (buffer.keys, settled.keys),
-            (buffer.values, settled.values),
-        ):
-            part[:, :, :, :used] = before
-            if (
-                not self.even
-            ):  # rows that are behind leave places that packing takes along
-                part[:, :, :, used:] = 0
-        return type(self).of(AttentionState(buffer, self.lengths, used, 1))
-
-    def stepped(self) -> Self:
-        """Return the state after a step was written into ``buffer`` and ``origin``."""
-        self.buffer.newest += 1
-        after = self.lengths + 1, self.used + 1, self.even, self.buffer.newest
-        return type(self)(self.buffer, self.origin, *after)
-
-    def reorder(self, rows: Tensor, keep: bool = True) -> Self:
-        origin = self.origin.index_select(0, rows)
-        lengths = self.lengths.index_select(0, rows)
-        used = self.used if self.even else int(lengths.max()) if len(lengths) else 0
-        moved = replace(self, origin=origin, lengths=lengths, used=used)
-        if self.even and len(rows) <= self.buffer.keys.shape[1]:
-            return moved
-        return type(self).of(moved.settled())
-
-    def detach(self) -> Self:
-        return self
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        return self.settled().to_tensors()
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
-        return cls.of(AttentionState.from_tensors(tensors))
-
-    @classmethod
-    def join(cls, states: Sequence[Self]) -> Self:
-        return cls.of(AttentionState.join([state.settled() for state in states]))
-
-
-class _Begun(NamedTuple):
+class _StepCall(NamedTuple):
     """A step that the core has yet to take."""
 
     x: Tensor
@@ -272,11 +139,19 @@ class _Begun(NamedTuple):
     after: Callable[[], DecoderState]
 
 
-class NativeDecoder:
+class _ReadLengths(NamedTuple):
+    """The lengths that are read of a memory, which stay the same for many steps."""
+
+    keys: tuple[Tensor, ...]  # of that memory, new with every one
+    lengths: Tensor
+    clamped: Tensor
+
+
+class NativeDecoder(NativeStepper[DecoderParts]):
     """Steps an embedding, a transformer decoder and output weights, one call of the core a token.
 
-    The weights of the blocks and of the head are those of the moment it was made. It says what
-    ``layer.step`` and ``head`` say in evaluation, but for the last bits.
+    The weights of the blocks and of the head are those of the moment it was made, or of the last
+    ``refresh``. It says what ``layer.step`` and ``head`` say in evaluation, but for the last bits.
 
     Args:
         parts: what to step.
@@ -286,19 +161,24 @@ class NativeDecoder:
         ValueError: the native core cannot step these parts.
     """
 
+    noun = "decoder"
+
     def __init__(self, parts: DecoderParts, precision: str = "float32") -> None:
         why = why_not_native(parts)
         if why is not None:
             raise ValueError(f"expected parts that the native core steps: {why}")
-        self._parts = parts
+        super().__init__(parts)
         self._layer = cast(Attention, parts.layer)
-        self._packed = _packed(self._layer, parts.head, precision)
-        self._places: tuple[
-            Tensor, ...
-        ] = ()  # position by position, as far as was asked for
+        self._precision = precision
+        self._pack()
+        # what is known of positions: position by position, as far as was asked for
+        self._positions: tuple[Tensor, ...] = ()
         self._rooms = Rooms()
-        # keys of the last memory, new with every one, and the lengths that are read of it
-        self._memory: tuple[tuple[Tensor, ...], Tensor, Tensor] | None = None
+        self._read: _ReadLengths | None = None
+
+    def _pack(self) -> None:
+        head = self._parts.head
+        self._packed = _packed(self._layer, head, self._precision)
 
     @torch.no_grad()
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, DecoderState]:
@@ -314,12 +194,17 @@ class NativeDecoder:
         Raises:
             ValueError: a state of another layer, or the layer's context is full.
         """
-        x, cache, source, turn, after = self._begun(tokens, state)
-        return self._packed.step(x, cache, source, turn), after()
+        x, cache, source, turn, after = self._call(tokens, state)
+        scores = self._packed.step(x, cache, source, turn)
+        return scores, after()
 
     @torch.no_grad()
     def best(
-        self, tokens: Tensor, state: State, k: int, banned: Tensor
+        self,
+        tokens: Tensor,
+        state: State,
+        k: int,
+        banned: Tensor,
     ) -> tuple[Tensor, Tensor, DecoderState]:
         """Read one token of every row; return the ``k`` likeliest next tokens, best first.
 
@@ -335,16 +220,16 @@ class NativeDecoder:
         Raises:
             ValueError: see ``step``; k or a banned token out of range.
         """
-        x, cache, source, turn, after = self._begun(tokens, state)
+        x, cache, source, turn, after = self._call(tokens, state)
         k = min(k, self._packed.shape.vocabulary)
         values, best = self._packed.best(x, cache, source, turn, k=k, banned=banned)
         return values, best, after()
 
-    def _begun(self, tokens: Tensor, state: State) -> _Begun:
+    def _call(self, tokens: Tensor, state: State) -> _StepCall:
         """Return what the core is given, and what makes the state after its call."""
         checked(state, DecoderState, "a decoder, which begins with attend")
-        told = cast(DecoderState, state)
-        inner = told.inner
+        before = cast(DecoderState, state)
+        inner = before.inner
         if not isinstance(inner, BeamState):
             checked(inner, AttentionState, "a decoder with attention")
             inner = BeamState.of(cast(AttentionState, inner))
@@ -356,24 +241,31 @@ class NativeDecoder:
         inner = inner.claimed(self._rooms)
         x, turn = self._embedded(tokens, inner)
         cache = Cache(
-            inner.buffer.keys, inner.buffer.values, inner.lengths, inner.origin
+            keys=inner.buffer.keys,
+            values=inner.buffer.values,
+            lengths=inner.lengths,
+            origin=inner.origin,
         )
-        memory = told.memory if told.memory.gaps else replace(told.memory, gaps=True)
+        memory = before.memory
+        if not memory.gaps:
+            memory = replace(memory, gaps=True)
 
         def after() -> DecoderState:
             return DecoderState(inner.stepped(), memory)
 
-        return _Begun(x, cache, self._source(memory), turn, after)
+        return _StepCall(x, cache, self._source(memory), turn, after)
 
     def _source(self, memory: Memory) -> SourceMemory:
         """Return what the core reads of a memory: of a source without steps its first, as there."""
-        known = self._memory
+        keys = memory.keys
         lengths = memory.lengths
-        if known is None or known[0] is not memory.keys or known[1] is not lengths:
-            most = memory.keys[0].shape[2]
-            known = memory.keys, lengths, lengths.long().clamp(min=1, max=most)
-            self._memory = known
-        return SourceMemory(memory.keys, memory.values, known[2], memory.rows)
+        read = self._read
+        if read is None or read.keys is not keys or read.lengths is not lengths:
+            most = keys[0].shape[2]
+            clamped = lengths.long().clamp(min=1, max=most)
+            read = _ReadLengths(keys, lengths, clamped)
+            self._read = read
+        return SourceMemory(keys, memory.values, read.clamped, memory.rows)
 
     def _embedded(
         self, tokens: Tensor, inner: BeamState
@@ -381,22 +273,29 @@ class NativeDecoder:
         """Return the tokens as vectors with their positions (B, W), or the rotation beside them."""
         layer = self._layer
         lengths = inner.lengths
-        x = layer.project(self._parts.embedding(tokens))
-        if layer.place is not None:
-            return x + layer.place(lengths), None
-        if not self._places or len(self._places[0]) <= inner.used:
-            at = torch.arange(max(2 * inner.used, 64), device=lengths.device)[None]
-            if layer.positions == "rotary":
-                cosines, sines = rotation(at, layer.head_size)
-                self._places = cosines[0, 0], sines[0, 0]
-            else:
-                self._places = (sinusoid(at, layer.output_size)[0],)
-        here = [part.index_select(0, lengths) for part in self._places]
-        return (
-            (x, (here[0], here[1]))
-            if layer.positions == "rotary"
-            else (x + here[0], None)
-        )
+        vectors = self._parts.embedding(tokens)
+        x = layer.project(vectors)
+        table = layer.position_table
+        if table is not None:
+            return x + table(lengths), None
+        if not self._positions or len(self._positions[0]) <= inner.used:
+            count = max(2 * inner.used, 64)
+            self._positions = self._up_to(count, lengths.device)
+        rows = [part.index_select(0, lengths) for part in self._positions]
+        if layer.positions == "rotary":
+            cosines, sines = rows
+            return x, (cosines, sines)
+        return x + rows[0], None
+
+    def _up_to(self, count: int, device: torch.device) -> tuple[Tensor, ...]:
+        """Return what is known of the first positions: the rotation, or their vectors."""
+        layer = self._layer
+        positions = torch.arange(count, device=device)[None]
+        if layer.positions == "rotary":
+            cosines, sines = rotation(positions, layer.head_size)
+            return cosines[0, 0], sines[0, 0]
+        vectors = sinusoid(positions, layer.output_size)
+        return (vectors[0],)
 
     def explain(self) -> str:
         """Return one line: what runs."""
@@ -421,9 +320,9 @@ def _packed(layer: Attention, head: nn.Linear, precision: str) -> PackedDecoder:
         norm_first=first.norm_first,
     )
     packed = PackedDecoder(shape, precision)
-    for at, block in enumerate(layer.blocks):
+    for index, block in enumerate(layer.blocks):
         for part, weight, bias in _weights(cast(Block, block)):
-            packed.load(at, part, weight, bias)
+            packed.load(index, part, weight, bias)
     if not isinstance(layer.norm, nn.Identity):
         last: Any = layer.norm
         packed.load(0, "last_norm", last.weight, getattr(last, "bias", None))
@@ -436,16 +335,12 @@ def _weights(block: Block) -> list[tuple[str, Tensor, Tensor | None]]:
     attention = block.attention
     cross = block.cross
     assert cross is not None
-    stacked = (attention.query, attention.key, attention.value)
-    biased = attention.query.bias is not None
-    found: list[tuple[str, Tensor, Tensor | None]] = [
-        (
-            "self_in",
-            torch.cat([linear.weight for linear in stacked]),
-            torch.cat([linear.bias for linear in stacked]) if biased else None,
-        )
-    ]
-    single: dict[str, Any] = {
+    inputs = (attention.query, attention.key, attention.value)
+    weight = torch.cat([linear.weight for linear in inputs])
+    bias = None
+    if attention.query.bias is not None:
+        bias = torch.cat([linear.bias for linear in inputs])
+    parts: dict[str, Any] = {
         "self_out": attention.out,
         "cross_in": cross.query,
         "cross_out": cross.out,
@@ -455,6 +350,8 @@ def _weights(block: Block) -> list[tuple[str, Tensor, Tensor | None]]:
         "cross_norm": block.cross_norm,
         "feedforward_norm": block.feedforward_norm,
     }
-    return found + [
-        (n, part.weight, getattr(part, "bias", None)) for n, part in single.items()
-    ]
+    weights: list[tuple[str, Tensor, Tensor | None]] = [("self_in", weight, bias)]
+    for name, part in parts.items():
+        bias = getattr(part, "bias", None)
+        weights.append((name, part.weight, bias))
+    return weights

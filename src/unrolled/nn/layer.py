@@ -6,17 +6,16 @@ Shapes: B rows, T steps, D input features, H output features.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from unrolled.nn.forms import Forms
 from unrolled.nn.state import State
+from unrolled.nn.stream import Stream
 from unrolled.ops.masking import Lengths, check_lengths
-
-if TYPE_CHECKING:
-    from unrolled.nn.stream import Stream
 
 
 class Layer(Forms, ABC):
@@ -40,7 +39,9 @@ class Layer(Forms, ABC):
     causal: bool = True
     context: int | None = None
     reverse_size: int = 0
-    forms = ("unroll", "step", "unroll_looking")
+    forms = ("unroll", "step", "unroll_attending")
+    # streams know the layers and so import this file: nn/build.py, which knows all, sets it
+    stream_opener: ClassVar[Callable[[Layer, int, str], Stream]]
 
     @abstractmethod
     def initial_state(
@@ -111,11 +112,7 @@ class Layer(Forms, ABC):
         Raises:
             ValueError: the layer reads both ways, or a setting is out of range.
         """
-        from unrolled.nn.stream import (
-            open_stream,
-        )  # which knows the layers, and so this file
-
-        return open_stream(self, batch, precision)
+        return Layer.stream_opener(self, batch, precision)
 
     def _check_precision(self, x: Tensor) -> None:
         """Refuse x in another precision than the weights, where torch would not say it well."""

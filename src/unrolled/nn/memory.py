@@ -6,7 +6,7 @@ K key-value heads, E width of a head, T steps of a chunk, N heads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self, cast
 
@@ -27,7 +27,8 @@ class Memory:
         values: likewise; their E may differ from that of the keys.
         lengths: real steps of each source (S,), int64.
         rows: the source that each row reads (B,), int64.
-        each: how many rows read each source, where row i reads source i // each; else 0.
+        rows_per_source: n where row i reads source i // n, so that the rows of a source stand side
+            by side; 0 where they do not.
         gaps: let sources that no row reads stay until they are half of all, for a reader that does
             not mind them: copying the others is dearer.
     """
@@ -36,30 +37,40 @@ class Memory:
     values: tuple[Tensor, ...]
     lengths: Tensor
     rows: Tensor
-    each: int
+    rows_per_source: int
     gaps: bool = False
 
     @classmethod
     def of(
-        cls, keys: Sequence[Tensor], values: Sequence[Tensor], lengths: Tensor
+        cls,
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        lengths: Tensor,
     ) -> Self:
         """Return a memory of which every source is read by one row."""
         count = lengths.shape[0]
-        own = torch.arange(count, device=lengths.device)
-        return cls(tuple(keys), tuple(values), lengths, own, 1)
+        rows = torch.arange(count, device=lengths.device)
+        return cls(
+            keys=tuple(keys),
+            values=tuple(values),
+            lengths=lengths,
+            rows=rows,
+            rows_per_source=1,
+        )
 
     def allowed(self, steps: int) -> Tensor | None:
         """Return which of ``steps`` steps of each source are real, bool (S, M); None for all.
 
         A source without steps may be looked at in its first, which is zero: a softmax needs one.
         """
-        if bool((self.lengths == steps).all()):
+        full = self.lengths == steps
+        if bool(full.all()):
             return None
         return real_steps(self.lengths.clamp(min=1), steps)
 
-    def spread(self, per_source: Tensor) -> Tensor:
+    def gather_rows(self, per_source: Tensor) -> Tensor:
         """Return something of each source (S, ...) for each row (B, ...)."""
-        if self.each == 1:
+        if self.rows_per_source == 1:
             return per_source
         return per_source.index_select(0, self.rows)
 
@@ -69,76 +80,94 @@ class Memory:
         Keys and values are copied only where sources leave that no row reads any more.
         """
         chosen = self.rows.index_select(0, rows)
-        if chosen.shape == self.rows.shape and torch.equal(chosen, self.rows):
+        if torch.equal(chosen, self.rows):
             return self
-        left, place = chosen.unique(return_inverse=True)
-        if self.gaps and len(self.lengths) > len(left) > len(self.lengths) // 2:
-            return replace(self, rows=chosen, each=0)
-        kept = self if len(left) == len(self.lengths) else self._take(left)
-        return replace(kept, rows=place, each=_each(place, len(left)))
+        sources, rows = chosen.unique(return_inverse=True)
+        before = len(self.lengths)
+        kept = len(sources)
+        if self.gaps and before > kept > before // 2:
+            return replace(self, rows=chosen, rows_per_source=0)
+        memory = self if kept == before else self._take(sources)
+        count = _rows_per_source(rows, kept)
+        return replace(memory, rows=rows, rows_per_source=count)
 
     def _take(self, sources: Tensor) -> Self:
-        return replace(
-            self,
-            keys=tuple(part.index_select(0, sources) for part in self.keys),
-            values=tuple(part.index_select(0, sources) for part in self.values),
-            lengths=self.lengths.index_select(0, sources),
-        )
+        """Return a memory of some of the sources; which row reads which is yet to be said."""
+        memory = self._changed(lambda part: part.index_select(0, sources))
+        lengths = self.lengths.index_select(0, sources)
+        return replace(memory, lengths=lengths)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Return the memory with the keys and values that ``change`` makes of those of a block."""
+        keys = tuple(map(change, self.keys))
+        values = tuple(map(change, self.values))
+        return replace(self, keys=keys, values=values)
 
     def detach(self) -> Self:
         """Return the same numbers, cut off from the graph that made them."""
-        keys = tuple(part.detach() for part in self.keys)
-        return replace(
-            self, keys=keys, values=tuple(part.detach() for part in self.values)
-        )
+        return self._changed(Tensor.detach)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return all of it as named tensors, contiguous and detached."""
-        found = {"lengths": self.lengths, "rows": self.rows}
-        for layer, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
-            found |= {f"keys.{layer}": key, f"values.{layer}": value}
-        return {name: part.detach().contiguous() for name, part in found.items()}
+        tensors = {"lengths": self.lengths, "rows": self.rows}
+        for layer, key in enumerate(self.keys):
+            tensors[f"keys.{layer}"] = key
+            tensors[f"values.{layer}"] = self.values[layer]
+        return {name: part.detach().contiguous() for name, part in tensors.items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
         """Build what :meth:`to_tensors` described."""
-        layers = range(sum(name.startswith("keys.") for name in tensors))
+        count = sum(name.startswith("keys.") for name in tensors)
+        layers = range(count)
         lengths = tensors["lengths"]
         rows = tensors["rows"]
         keys = tuple(tensors[f"keys.{layer}"] for layer in layers)
         values = tuple(tensors[f"values.{layer}"] for layer in layers)
-        return cls(keys, values, lengths, rows, _each(rows, len(lengths)))
+        rows_per_source = _rows_per_source(rows, len(lengths))
+        return cls(keys, values, lengths, rows, rows_per_source)
 
     @classmethod
     def join(cls, memories: Sequence[Self]) -> Self:
         """Set the sources and rows of several memories side by side, in order."""
-        before = 0
-        rows = []
+        sources = 0
+        shifted = []
         for memory in memories:
-            rows.append(memory.rows + before)
-            before += len(memory.lengths)
-        joined = torch.cat(rows)
-        keys = zip(*(memory.keys for memory in memories), strict=True)
-        values = zip(*(memory.values for memory in memories), strict=True)
-        lengths = torch.cat([memory.lengths for memory in memories])
-        together = tuple(map(_side_by_side, keys)), tuple(map(_side_by_side, values))
-        return cls(*together, lengths, joined, _each(joined, before))
+            shifted.append(memory.rows + sources)
+            sources += len(memory.lengths)
+        rows = torch.cat(shifted)
+        all_keys = [memory.keys for memory in memories]
+        all_values = [memory.values for memory in memories]
+        return cls(
+            # block by block, what the memories have of it
+            tuple(map(_side_by_side, zip(*all_keys, strict=True))),
+            tuple(map(_side_by_side, zip(*all_values, strict=True))),
+            torch.cat([memory.lengths for memory in memories]),
+            rows,
+            _rows_per_source(rows, sources),
+        )
 
 
-def _each(rows: Tensor, sources: int) -> int:
+def _rows_per_source(rows: Tensor, sources: int) -> int:
     """Return how many rows read each source, 0 where they do not stand in order."""
-    if not sources or len(rows) % sources:
+    read = len(rows)
+    if not sources or read % sources:
         return 0
-    each = len(rows) // sources
-    even = torch.arange(len(rows), device=rows.device) // max(1, each)
-    return each if torch.equal(rows, even) else 0
+    count = read // sources
+    indices = torch.arange(read, device=rows.device)
+    # max: a memory may have sources and no rows
+    in_order = indices // max(1, count)
+    return count if torch.equal(rows, in_order) else 0
 
 
 def _side_by_side(parts: tuple[Tensor, ...]) -> Tensor:
+    """Return the keys or values of one block as one, all as long as the longest."""
     longest = max(part.shape[2] for part in parts)
-    return torch.cat(
-        [F.pad(part, (0, 0, 0, longest - part.shape[2])) for part in parts]
-    )
+    padded = []
+    for part in parts:
+        missing = longest - part.shape[2]
+        padded.append(F.pad(part, (0, 0, 0, missing)))
+    return torch.cat(padded)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,59 +177,67 @@ class DecoderState(State):
     Args:
         inner: the state of its layer.
         memory: what the encoder has read.
-        fed: what attention made of the last step (B, H), fed into the next (Luong et al. 2015,
-            section 3.3); None where nothing is.
+        attention_output: what attention made of the last step (B, H), which the next one reads
+            (Luong et al. 2015, section 3.3); None where nothing does. Its tensor is named "fed".
     """
 
     kind: ClassVar[str] = "decoder"
     inner: State
     memory: Memory
-    fed: Tensor | None = None
+    attention_output: Tensor | None = None
 
     @property
     def rows(self) -> int:
         return self.inner.rows
 
     def reorder(self, rows: Tensor, keep: bool = True) -> Self:
-        fed = None if self.fed is None else self.fed.index_select(0, rows)
-        return type(self)(
-            self.inner.reorder(rows, keep), self.memory.reorder(rows), fed
-        )
+        output = self.attention_output
+        if output is not None:
+            output = output.index_select(0, rows)
+        inner = self.inner.reorder(rows, keep)
+        memory = self.memory.reorder(rows)
+        return type(self)(inner, memory, output)
 
     def detach(self) -> Self:
-        fed = None if self.fed is None else self.fed.detach()
-        return type(self)(self.inner.detach(), self.memory.detach(), fed)
+        output = self.attention_output
+        if output is not None:
+            output = output.detach()
+        inner = self.inner.detach()
+        memory = self.memory.detach()
+        return type(self)(inner, memory, output)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        found = {f"inner/{name}": part for name, part in pack(self.inner).items()}
-        found |= {
-            f"memory/{name}": part for name, part in self.memory.to_tensors().items()
-        }
-        return (
-            found
-            if self.fed is None
-            else found | {"fed": self.fed.detach().contiguous()}
-        )
+        inner = pack(self.inner)
+        memory = self.memory.to_tensors()
+        tensors = {f"inner/{name}": part for name, part in inner.items()}
+        tensors |= {f"memory/{name}": part for name, part in memory.items()}
+        output = self.attention_output
+        if output is not None:
+            tensors["fed"] = output.detach().contiguous()
+        return tensors
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
-        def under(group: str) -> dict[str, Tensor]:
-            start = f"{group}/"
-            return {
-                n.removeprefix(start): t
-                for n, t in tensors.items()
-                if n.startswith(start)
-            }
-
-        memory = Memory.from_tensors(under("memory"))
-        return cls(unpack(under("inner")), memory, tensors.get("fed"))
+        inner = unpack(_under("inner/", tensors))
+        memory = Memory.from_tensors(_under("memory/", tensors))
+        return cls(inner, memory, tensors.get("fed"))
 
     @classmethod
     def join(cls, states: Sequence[Self]) -> Self:
-        inner = type(states[0].inner).join([state.inner for state in states])
-        memory = Memory.join([state.memory for state in states])
-        if states[0].fed is None:
+        inners = [state.inner for state in states]
+        inner = type(inners[0]).join(inners)
+        memories = [state.memory for state in states]
+        memory = Memory.join(memories)
+        if states[0].attention_output is None:
             return cls(inner, memory)
-        return cls(
-            inner, memory, torch.cat([cast(Tensor, state.fed) for state in states])
-        )
+        outputs = [cast(Tensor, state.attention_output) for state in states]
+        return cls(inner, memory, torch.cat(outputs))
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with ``prefix``, without it."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

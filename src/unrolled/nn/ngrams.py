@@ -53,30 +53,30 @@ class NGrams(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Return (B, O) for tokens (B, T) with ``lengths`` (B,) real steps; 0 for an empty row."""
-        places, real = self.places(tokens, lengths)
-        count = real.sum(1, keepdim=True).clamp(min=1).to(self.weight.dtype)
+        indices, real = self.bucket_indices(tokens, lengths)
+        counts = real.sum(1)
+        total = real.sum(1, keepdim=True).clamp(min=1).to(self.weight.dtype)
         kept = F.dropout(real.to(self.weight.dtype), self.dropout, self.training)
-        share = LOUDNESS * kept / count.sqrt()
-        begins = real.sum(1).cumsum(0) - real.sum(1)
-        # of a batch of unequal rows most places are padding: only real ones are looked up
+        scales = LOUDNESS * kept / total.sqrt()
+        # of a batch of unequal rows most n-grams are padding: only real ones are looked up
         return F.embedding_bag(
-            places[real],
+            indices[real],
             self.weight,
-            begins,
-            per_sample_weights=share[real],
+            counts.cumsum(0) - counts,  # where each row begins
+            per_sample_weights=scales[real],
             mode="sum",
         )
 
-    def places(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the bucket of every n-gram and whether it is real, both (B, N T)."""
+    def bucket_indices(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the index of every n-gram's bucket and whether it is real, both (B, N T)."""
         steps = torch.arange(tokens.shape[1], device=tokens.device)
         key = torch.zeros_like(tokens)
-        places = []
+        indices = []
         real = []
         for size in range(1, self.longest + 1):
             shifted = F.pad(tokens, (0, size - 1))[:, size - 1 :]
             key = key * PRIME + shifted + 1
             # the low bits of a product are poor; fold the high ones in
-            places.append((key ^ (key >> 21)) % self.buckets)
+            indices.append((key ^ (key >> 21)) % self.buckets)
             real.append(steps + size <= lengths[:, None])
-        return torch.cat(places, 1), torch.cat(real, 1)
+        return torch.cat(indices, 1), torch.cat(real, 1)

@@ -73,11 +73,13 @@ class Pooling(nn.Module):
                 f"expected x of shape (batch, time, {self.size}), got {tuple(x.shape)}; build with "
                 "size=layer.output_size"
             )
+        rows, steps, _ = x.shape
         if lengths is None:
-            lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
-        lengths = check_lengths(lengths, x.shape[0], x.shape[1]).to(x.device)
-        if not x.shape[1]:
-            return x.new_zeros(x.shape[0], self.output_size)
+            lengths = torch.full((rows,), steps, device=x.device)
+        lengths = check_lengths(lengths, rows, steps)
+        lengths = lengths.to(x.device)
+        if not steps:
+            return x.new_zeros(rows, self.output_size)
         if self.kind == "last":
             return self._last(x, lengths)
         if self.kind == "mean":
@@ -86,35 +88,43 @@ class Pooling(nn.Module):
             return self._max(x, lengths)
         if self.kind == "attention":
             return self._attention(x, lengths)
-        return torch.cat([self._mean(x, lengths), self._max(x, lengths)], 1)
+        mean = self._mean(x, lengths)
+        highest = self._max(x, lengths)
+        return torch.cat([mean, highest], 1)
 
     def _last(self, x: Tensor, lengths: Tensor) -> Tensor:
-        last = last_steps(x, lengths, x.new_zeros(x.shape[0], x.shape[2]))
+        zeros = x.new_zeros(x.shape[0], x.shape[2])
+        last = last_steps(x, lengths, zeros)
         if not self.reverse_size:
             return last
-        first = torch.where(lengths[:, None] > 0, x[:, 0], 0)
+        # what was read backwards ended at the first step
+        not_empty = lengths[:, None] > 0
+        first = torch.where(not_empty, x[:, 0], 0)
         split = self.size - self.reverse_size
         return torch.cat([last[:, :split], first[:, split:]], 1)
 
     def _mean(self, x: Tensor, lengths: Tensor) -> Tensor:
-        return zero_padding(x, lengths).sum(1) / lengths.clamp(min=1)[:, None].to(
-            x.dtype
-        )
+        total = zero_padding(x, lengths).sum(1)
+        counts = lengths.clamp(min=1)
+        return total / counts[:, None].to(x.dtype)
 
     def _max(self, x: Tensor, lengths: Tensor) -> Tensor:
-        real = real_steps(lengths, x.shape[1])[:, :, None]
-        highest = x.masked_fill(~real, -math.inf).amax(1)
-        return torch.where(lengths[:, None] > 0, highest, 0)
+        real = real_steps(lengths, x.shape[1])
+        masked = x.masked_fill(~real[:, :, None], -math.inf)
+        not_empty = lengths[:, None] > 0
+        return torch.where(not_empty, masked.amax(1), 0)
 
     def _attention(self, x: Tensor, lengths: Tensor) -> Tensor:
         x = zero_padding(x, lengths)
-        scores = self.query(self.key(x).tanh())[:, :, 0]
+        hidden = self.key(x).tanh()
+        scores = self.query(hidden)
+        scores = scores[:, :, 0]
         # lowest and not -inf: a row without steps would else be 0/0
         lowest = torch.finfo(scores.dtype).min
-        weights = scores.masked_fill(~real_steps(lengths, x.shape[1]), lowest).softmax(
-            1
-        )
-        return (weights[:, :, None] * x).sum(1)
+        real = real_steps(lengths, x.shape[1])
+        weights = scores.masked_fill(~real, lowest).softmax(1)
+        weighed = weights[:, :, None] * x
+        return weighed.sum(1)
 
     def extra_repr(self) -> str:
         return f"{self.kind}, {self.size}, reverse_size={self.reverse_size}"

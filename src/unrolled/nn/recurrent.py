@@ -70,9 +70,8 @@ class Recurrent(Layer):
 
     cell: ClassVar[str]
     gates: ClassVar[int]
-    reads_state: ClassVar[bool] = (
-        True  # whether its gates do; else there are no recurrent weights
-    )
+    # whether its gates do; else there are no recurrent weights
+    reads_state: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -100,20 +99,10 @@ class Recurrent(Layer):
     ) -> None:
         super().__init__()
         _check_sizes(input_size, hidden_size, num_layers, proj_size)
-        if last_size and (
-            bidirectional or proj_size or residual or last_size > hidden_size
-        ):
-            raise ValueError(
-                f"expected last_size up to hidden_size {hidden_size}, without bidirectional, "
-                f"proj_size and residual, got {last_size}; unset one of them"
-            )
-        if not self.reads_state and (
-            weight_drop or recurrent_dropout or orthogonal or proj_size
-        ):
-            raise ValueError(
-                f"expected no weight_drop, recurrent_dropout, orthogonal or proj_size, since "
-                f"{type(self).__name__} has no recurrent weights; unset them"
-            )
+        alone = not (bidirectional or proj_size or residual)
+        _check_last_size(last_size, hidden_size, alone)
+        if weight_drop or recurrent_dropout or orthogonal or proj_size:
+            self._check_has_recurrent_weights()
         check_probability("dropout", dropout)
         check_probability("zoneout", zoneout)
         check_probability("recurrent_dropout", recurrent_dropout)
@@ -140,48 +129,58 @@ class Recurrent(Layer):
         self.output_size = (last_size or proj_size or hidden_size) * self.directions
         self.causal = not bidirectional
         self.reverse_size = self.output_size // 2 if bidirectional else 0
-        self._places = tuple(self._make_weights(device, dtype))
+        self._layer_directions = tuple(self._make_weights(device, dtype))
         self.reset_parameters()
+
+    def _check_has_recurrent_weights(self) -> None:
+        if not self.reads_state:
+            raise ValueError(
+                f"expected no weight_drop, recurrent_dropout, orthogonal or proj_size, since "
+                f"{type(self).__name__} has no recurrent weights; unset them"
+            )
 
     def _make_weights(
         self, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> Iterator[_LayerDirection]:
-        """Register the weights under torch.nn's names, in torch.nn's order; yield their places."""
-        for place in range(self.num_layers * self.directions):
-            layer, backward = divmod(place, self.directions)
-            suffix = f"_l{layer}" + ("_reverse" if backward else "")
-            wide = self.gates * self._size(layer)
-            out = self.proj_size or self._size(layer)
-            below = (self.proj_size or self.hidden_size) * self.directions
-            width = self.input_size if layer == 0 else below
-            shapes: dict[str, tuple[int, ...]]
-            shapes = {"weight_ih": (wide, width), "weight_hh": (wide, out)}
-            if self.bias:
-                shapes |= {"bias_ih": (wide,), "bias_hh": (wide,)}
-            if self.proj_size:
-                shapes |= {"weight_hr": (out, self.hidden_size)}
-            if not self.reads_state:
-                shapes = {
-                    name: shape
-                    for name, shape in shapes.items()
-                    if not name.endswith("_hh")
-                }
-            elif self.layer_norm:
-                shapes |= {"norm_hh": (wide,)}
-            if self.layer_norm:
-                shapes |= {"norm_ih": (wide,)}
-                if self.cell == "lstm":
-                    shapes |= dict.fromkeys(
-                        ("norm_c", "norm_c_bias"), (self._size(layer),)
-                    )
+        """Register the weights under torch.nn's names, in torch.nn's order; yield their names."""
+        for index in range(self.num_layers * self.directions):
+            layer, backward = divmod(index, self.directions)
+            suffix = f"_l{layer}"
+            if backward:
+                suffix += "_reverse"
+            shapes = self._shapes(layer)
             for name, shape in shapes.items():
                 empty = torch.empty(shape, device=device, dtype=dtype)
                 self.register_parameter(f"{name}{suffix}", nn.Parameter(empty))
-            names = (
+            names = tuple(
                 name + suffix if name in shapes else None
                 for name in (*_WEIGHTS, *_NORMS)
             )
-            yield _LayerDirection(layer, backward == 1, tuple(names))
+            yield _LayerDirection(layer, backward == 1, names)
+
+    def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the weights of a layer in one direction, in torch.nn's order."""
+        size = self._size(layer)
+        wide = self.gates * size
+        out = self.proj_size or size
+        below = (self.proj_size or self.hidden_size) * self.directions
+        width = self.input_size if layer == 0 else below
+        shapes: dict[str, tuple[int, ...]]
+        shapes = {"weight_ih": (wide, width), "weight_hh": (wide, out)}
+        if self.bias:
+            shapes |= {"bias_ih": (wide,), "bias_hh": (wide,)}
+        if self.proj_size:
+            shapes["weight_hr"] = (out, self.hidden_size)
+        if not self.reads_state:
+            of_input = [name for name in shapes if not name.endswith("_hh")]
+            shapes = {name: shapes[name] for name in of_input}
+        elif self.layer_norm:
+            shapes["norm_hh"] = (wide,)
+        if self.layer_norm:
+            shapes["norm_ih"] = (wide,)
+            if self.cell == "lstm":
+                shapes |= {"norm_c": (size,), "norm_c_bias": (size,)}
+        return shapes
 
     def _size(self, layer: int) -> int:
         """Return H of a layer."""
@@ -207,8 +206,8 @@ class Recurrent(Layer):
 
     @torch.no_grad()
     def _make_orthogonal(self) -> None:
-        for place in self._places:
-            w = self._weights(place)
+        for direction in self._layer_directions:
+            w = self._weights(direction)
             for gate in w.hh.chunk(self.gates):
                 nn.init.orthogonal_(gate, gain=0.5)
             if w.bias_ih is not None and w.bias_hh is not None:
@@ -221,8 +220,8 @@ class Recurrent(Layer):
     def all_weights(self) -> list[list[nn.Parameter]]:
         """The weights of each layer and direction, as torch.nn lists them."""
         return [
-            [getattr(self, name) for name in place.names if name]
-            for place in self._places
+            [getattr(self, name) for name in direction.names if name]
+            for direction in self._layer_directions
         ]
 
     @property
@@ -233,21 +232,21 @@ class Recurrent(Layer):
     def flatten_parameters(self) -> None:
         """Do nothing; torch.nn's method of this name, kept so that callers need not change."""
 
-    def _weights(self, place: _LayerDirection) -> Weights:
+    def _weights(self, direction: _LayerDirection) -> Weights:
         """Return the weights of one layer and direction."""
         # torch's own look-up takes as long as an operator; pruned weights are found by it alone
-        mine = self._parameters
-        found: Any = [
-            None
-            if name is None
-            else mine[name]
-            if name in mine
-            else getattr(self, name)
-            for name in place.names
-        ]
-        if found[1] is None:
-            found[1] = found[0].new_empty(0)
-        return Weights(*found)
+        own = self._parameters
+        weights: list[Any] = []
+        for name in direction.names:
+            if name is None:
+                weights.append(None)
+            elif name in own:
+                weights.append(own[name])
+            else:
+                weights.append(getattr(self, name))
+        if weights[1] is None:
+            weights[1] = weights[0].new_empty(0)
+        return Weights(*weights)
 
     def _check_precision(self, x: Tensor) -> None:
         weight: Any = self._parameters.get("weight_ih_l0")
@@ -279,13 +278,12 @@ class Recurrent(Layer):
         dtype: torch.dtype | None = None,
     ) -> RecurrentState:
         weight: Any = self.weight_ih_l0
-        where = device or weight.device
-        kind = dtype or weight.dtype
-        places = len(self._places)
-        sizes = ((places, batch, size) for size in self.state_sizes())
-        return RecurrentState(
-            *(torch.zeros(s, device=where, dtype=kind) for s in sizes)
-        )
+        device = device or weight.device
+        dtype = dtype or weight.dtype
+        count = len(self._layer_directions)
+        shapes = [(count, batch, size) for size in self.state_sizes()]
+        parts = [torch.zeros(shape, device=device, dtype=dtype) for shape in shapes]
+        return RecurrentState(*parts)
 
     def state_sizes(self) -> list[int]:
         """Return the width of h, and that of c of an LSTM."""
@@ -349,9 +347,9 @@ class Recurrent(Layer):
         self, x: Tensor, state: RecurrentState | None
     ) -> Iterator[tuple[ops.Path, Weights]]:
         """Yield which path runs each layer and direction over such an x, and its weights."""
-        for place in self._places:
-            w = self._weights(place)
-            size = self.proj_size or self._size(place.layer)
+        for direction in self._layer_directions:
+            w = self._weights(direction)
+            size = self.proj_size or self._size(direction.layer)
             like = x.new_empty(1, 1, w.ih.shape[1])
             masked = self.training and self.recurrent_dropout
             extras = Extras(
@@ -369,13 +367,13 @@ class Recurrent(Layer):
         Raises:
             ValueError: ``ops.use("fast")`` was chosen and no fast path runs this.
         """
-        found = zip(
-            self._places, self._paths(next(self.parameters()), None), strict=True
-        )
-        return "\n".join(
-            f"layer {layer}{' backward' if backward else ''}: {ops.describe(path, w)}"
-            for (layer, backward, _), (path, w) in found
-        )
+        paths = self._paths(next(self.parameters()), None)
+        lines = []
+        for direction, (path, w) in zip(self._layer_directions, paths, strict=True):
+            backward = " backward" if direction.backward else ""
+            described = ops.describe(path, w)
+            lines.append(f"layer {direction.layer}{backward}: {described}")
+        return "\n".join(lines)
 
     def _read(
         self,
@@ -393,12 +391,12 @@ class Recurrent(Layer):
         after = []
         outputs = []
         below = y
-        for place, before in zip(self._places, states, strict=True):
-            layer, backward, _ = place
+        for direction, before in zip(self._layer_directions, states, strict=True):
+            layer, backward, _ = direction
             if not backward:
                 below = y
                 y = self._between(y) if layer else y
-            w = self._dropped(self._weights(place))
+            w = self._dropped(self._weights(direction))
             extras = self._extras(y, layer, rows)
             out, new = ops.unroll(
                 self.cell, y, before, w, lengths, backward, extras, final, layout
@@ -423,10 +421,10 @@ class Recurrent(Layer):
         )
 
     def _zeros(self, rows: int) -> list[tuple[Tensor, ...]]:
-        """Return the same of a state of zeros: one tensor stands for all places."""
+        """Return the same of a state of zeros: one tensor stands for all layers."""
         weight: Any = self.weight_ih_l0
         zeros = tuple([weight.new_zeros(rows, size) for size in self.state_sizes()])
-        return self._narrowed([zeros] * len(self._places))
+        return self._narrowed([zeros] * len(self._layer_directions))
 
     def _narrowed(self, states: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
         if self.last_size:
@@ -448,9 +446,8 @@ class Recurrent(Layer):
         checked(state, RecurrentState, type(self).__name__)
         assert isinstance(state, RecurrentState)
         parts = (state.h,) if state.c is None else (state.h, state.c)
-        expected = [
-            (len(self._places), state.rows, size) for size in self.state_sizes()
-        ]
+        count = len(self._layer_directions)
+        expected = [(count, state.rows, size) for size in self.state_sizes()]
         got = [tuple(part.shape) for part in parts]
         if got != expected:
             raise ValueError(
@@ -474,19 +471,19 @@ class Recurrent(Layer):
         parts = self._parts(state)
         y = self._masked("input_dropout", x[:, None])[:, 0]
         after = []
-        for place, before in zip(self._places, self._split(parts), strict=True):
+        states = self._split(parts)
+        for direction, before in zip(self._layer_directions, states, strict=True):
             below = y
-            layer = place.layer
+            layer = direction.layer
             y = self._between(y[:, None])[:, 0] if layer else y
-            w = self._dropped(self._weights(place))
+            w = self._dropped(self._weights(direction))
             extras = self._extras(y, layer, len(y))
             new = ops.step(self.cell, y, before, w, extras)
             after.append(new)
             y = new[0] + below if layer and self.residual else new[0]
         if len(after) == 1:
-            y = (
-                y.clone()
-            )  # the state of one layer is not copied, and an output may be changed
+            # the state of one layer is not copied, and an output may be changed
+            y = y.clone()
         return self._masked("output_dropout", y[:, None])[:, 0], self._stacked(after)
 
     def forward(
@@ -546,6 +543,15 @@ def _check_sizes(
         raise ValueError(
             f"expected proj_size from 0 (none) to {hidden_size - 1}, below hidden_size, got "
             f"{proj_size}; choose a smaller projection"
+        )
+
+
+def _check_last_size(last_size: int, hidden_size: int, alone: bool) -> None:
+    """Refuse a narrower last layer where it is not the only change, or no narrower."""
+    if last_size and (not alone or last_size > hidden_size):
+        raise ValueError(
+            f"expected last_size up to hidden_size {hidden_size}, without bidirectional, "
+            f"proj_size and residual, got {last_size}; unset one of them"
         )
 
 

@@ -17,9 +17,8 @@ from unrolled.nn.forms import unlike
 from unrolled.ops.derivatives import is_batched, is_transformed
 
 SCORES = 2**25  # scores that exist at once; more rows are taken in parts
-CACHED = (
-    2**19
-)  # scores, in fp32, that a processor core keeps at hand while it normalises them
+# scores, in fp32, that a processor core keeps at hand while it normalises them
+CACHED = 2**19
 
 
 def linear_cross_entropy(
@@ -161,11 +160,12 @@ def sampled_cross_entropy(
         torch.randperm(len(rest), device=x.device)[: candidates - candidates // 2]
     ]
     chosen = torch.cat([known, drawn])
-    place = torch.full((count,), ignored, device=x.device)
-    place[chosen] = torch.arange(len(chosen), device=x.device)
+    # of each class, its index among those that are compared
+    indices = torch.full((count,), ignored, device=x.device)
+    indices[chosen] = torch.arange(len(chosen), device=x.device)
     speaks = torch.zeros(len(chosen), dtype=bias.dtype, device=x.device)
     speaks[len(chosen) - len(drawn) :] = math.log(len(rest) / max(1, len(drawn)))
-    moved = torch.where(real, place[targets.where(real, 0)], ignored)
+    moved = torch.where(real, indices[targets.where(real, 0)], ignored)
     few = F.embedding(chosen, weight)
     return linear_cross_entropy(x, few, bias[chosen] + speaks, moved, 0.0, ignored)
 
@@ -190,7 +190,7 @@ class _Fused(torch.autograd.Function):
         w = weight.to(low)
         rows = max(1, SCORES // len(weight))
         losses = torch.empty(len(x), dtype=exact, device=x.device)
-        wanted = any(ctx.needs_input_grad)
+        needs_gradients = any(ctx.needs_input_grad)
         parts = []
         d_weight = torch.zeros((), dtype=exact, device=x.device)
         d_bias = torch.zeros_like(bias)
@@ -202,12 +202,12 @@ class _Fused(torch.autograd.Function):
                 losses[here], gradients = _score(
                     scores, bias, targets[here], smoothing, ignored
                 )
-                if wanted:
+                if needs_gradients:
                     parts.append((scores @ w).to(x.dtype))
                     part = (scores.T @ read).to(exact)
                     d_weight = d_weight.add_(part) if at else part
                     d_bias += gradients
-        if wanted:
+        if needs_gradients:
             ctx.save_for_backward(torch.cat(parts), d_weight, d_bias, anchor)
         return losses.sum()
 

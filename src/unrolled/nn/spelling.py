@@ -58,7 +58,7 @@ class SpelledWords(nn.Module):
         self.width = words.width + self.pooling.output_size + (width if ngrams else 0)
 
     def forward(
-        self, tokens: Tensor, pieces: Tensor, counts: Tensor, places: Tensor
+        self, tokens: Tensor, pieces: Tensor, counts: Tensor, indices: Tensor
     ) -> Tensor:
         """Return (B, T, ``width``).
 
@@ -66,7 +66,7 @@ class SpelledWords(nn.Module):
             tokens: the words' ids in the vocabulary (B, T).
             pieces: ids of the pieces of each distinct word (U, C), padded at the right.
             counts: how many of them are real (U,).
-            places: which of the distinct words each word is (B, T).
+            indices: which of the distinct words each word is (B, T).
         """
         order = counts.argsort(stable=True)
         # words of like length are read together: one long word would have all padded to its length
@@ -78,7 +78,7 @@ class SpelledWords(nn.Module):
         if self.ngrams is not None:
             spelt = torch.cat([spelt, self.ngrams(pieces, counts)], -1)
         spelt = self.dropout(spelt)
-        return torch.cat([self.words(tokens), spelt[places]], -1)
+        return torch.cat([self.words(tokens), spelt[indices]], -1)
 
     def _read(self, pieces: Tensor, counts: Tensor) -> Tensor:
         """Return what the LSTM reads of each word (U, 2 S)."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 _KINDS: dict[str, type[State]] = {}
 
@@ -68,9 +69,8 @@ class State(ABC):
 
 def pack(state: State) -> dict[str, Tensor]:
     """Return any state as tensors whose names say how to build it again: ``kind/name``."""
-    return {
-        f"{state.kind}/{name}": tensor for name, tensor in state.to_tensors().items()
-    }
+    tensors = state.to_tensors()
+    return {f"{state.kind}/{name}": tensor for name, tensor in tensors.items()}
 
 
 def unpack(tensors: Mapping[str, Tensor]) -> State:
@@ -85,13 +85,13 @@ def unpack(tensors: Mapping[str, Tensor]) -> State:
             f"expected tensors named 'kind/name' with one kind out of {sorted(_KINDS)}, got kinds "
             f"{sorted(kinds)}; pass what unrolled.nn.state.pack returned"
         )
-    built = _KINDS[kinds.pop()]
-    return built.from_tensors(
-        {name.partition("/")[2]: t for name, t in tensors.items()}
-    )
+    kind = kinds.pop()
+    prefix = f"{kind}/"
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return _KINDS[kind].from_tensors(own)
 
 
-def _something(states: Sequence[State]) -> None:
+def _refuse_nothing(states: Sequence[State]) -> None:
     if not states:
         raise ValueError("expected at least one state to join, got none")
 
@@ -122,7 +122,7 @@ class EmptyState(State):
 
     @classmethod
     def join(cls, states: Sequence[Self]) -> Self:
-        _something(states)
+        _refuse_nothing(states)
         return cls(sum(state.size for state in states))
 
 
@@ -144,15 +144,23 @@ class RecurrentState(State):
         return self.h.shape[1]
 
     def reorder(self, rows: Tensor, keep: bool = True) -> Self:
-        c = None if self.c is None else self.c.index_select(1, rows)
-        return type(self)(self.h.index_select(1, rows), c)
+        h = self.h.index_select(1, rows)
+        if self.c is None:
+            return type(self)(h)
+        c = self.c.index_select(1, rows)
+        return type(self)(h, c)
 
     def detach(self) -> Self:
-        return type(self)(self.h.detach(), None if self.c is None else self.c.detach())
+        h = self.h.detach()
+        if self.c is None:
+            return type(self)(h)
+        return type(self)(h, self.c.detach())
 
     def to_tensors(self) -> dict[str, Tensor]:
-        found = {"h": self.h} if self.c is None else {"h": self.h, "c": self.c}
-        return {name: tensor.detach().contiguous() for name, tensor in found.items()}
+        tensors = {"h": self.h.detach().contiguous()}
+        if self.c is not None:
+            tensors["c"] = self.c.detach().contiguous()
+        return tensors
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
@@ -160,16 +168,18 @@ class RecurrentState(State):
 
     @classmethod
     def join(cls, states: Sequence[Self]) -> Self:
-        _something(states)
+        _refuse_nothing(states)
+        hidden = [state.h for state in states]
         cells = [state.c for state in states if state.c is not None]
         if cells and len(cells) != len(states):
             raise ValueError(
                 "expected states of one layer, got some with cells and some without"
             )
-        return cls(
-            torch.cat([state.h for state in states], 1),
-            torch.cat(cells, 1) if cells else None,
-        )
+        h = torch.cat(hidden, 1)
+        if not cells:
+            return cls(h)
+        c = torch.cat(cells, 1)
+        return cls(h, c)
 
 
 class Buffer:
@@ -195,6 +205,16 @@ class Buffer:
     def writable(self) -> bool:
         """Whether it may be written now: an inference tensor may not outside inference mode."""
         return not self.keys.is_inference() or torch.is_inference_mode_enabled()
+
+    def changed(self, change: Callable[[Tensor], Tensor], newest: int = 0) -> Buffer:
+        """Return what ``change`` makes of keys and of values, as a buffer."""
+        keys = change(self.keys)
+        values = change(self.values)
+        return Buffer(keys, values, newest)
+
+    def is_newest(self, turn: int) -> bool:
+        """Say whether the state that wrote at ``turn`` wrote last, and may write in place."""
+        return 0 < turn == self.newest and self.writable
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,31 +256,34 @@ class AttentionState(State):
     def reorder(self, rows: Tensor, keep: bool = True) -> Self:
         count = rows.shape[0]
         old = self.buffer
-        moved = (rows != torch.arange(count, device=rows.device)).nonzero()[:, 0]
+        in_order = torch.arange(count, device=rows.device)
+        moved = (rows != in_order).nonzero()[:, 0]
         if count == self.rows and not len(moved):
             return self  # greedy search, and many steps of a beam: nothing to move
         lengths = self.lengths.index_select(0, rows)
         used = _largest(lengths)
         recorded = _recording(old.keys)
-        own = 0 < self.turn == old.newest and count <= self.rows and old.writable
-        if not keep and not recorded and own:
-            for part in (old.keys[:, :, :, :used], old.values[:, :, :, :used]):
-                part[:, moved] = part[:, rows[moved]]
-            if count == self.rows:
-                old.newest += 1
-                return type(self)(old, lengths, used, old.newest)
-            return type(self)(
-                Buffer(old.keys[:, :count], old.values[:, :count], 1), lengths, used, 1
-            )
-        buffer = Buffer(
-            old.keys.index_select(1, rows), old.values.index_select(1, rows), 1
-        )
-        return type(self)(buffer, lengths, used, 0 if recorded else 1)
+        own = count <= self.rows and old.is_newest(self.turn)
+        if keep or recorded or not own:
+            copied = old.changed(lambda part: part.index_select(1, rows), 1)
+            # what autograd has recorded is never written in place
+            turn = 0 if recorded else 1
+            return type(self)(copied, lengths, used, turn)
+        sources = rows[moved]
+        for part in (old.keys, old.values):
+            read = part[:, :, :, :used]
+            # the right side is a copy, so that rows may change places with each other
+            read[:, moved] = read[:, sources]
+        if count == self.rows:
+            old.newest += 1
+            return type(self)(old, lengths, used, old.newest)
+        fewer = old.changed(lambda part: part[:, :count], 1)
+        return type(self)(fewer, lengths, used, 1)
 
     def detach(self) -> Self:
         if not _recording(self.buffer.keys):
             return self
-        buffer = Buffer(self.buffer.keys.detach(), self.buffer.values.detach())
+        buffer = self.buffer.changed(Tensor.detach)
         return type(self)(buffer, self.lengths, self.used)
 
     def to_tensors(self) -> dict[str, Tensor]:
@@ -274,32 +297,39 @@ class AttentionState(State):
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
         keys = tensors["keys"]
         values = tensors["values"]
-        lengths = tensors["lengths"]
-        return cls(Buffer(keys, values), lengths, keys.shape[3])
+        used = keys.shape[3]
+        buffer = Buffer(keys, values)
+        return cls(buffer, tensors["lengths"], used)
 
     @classmethod
     def join(cls, states: Sequence[Self]) -> Self:
-        _something(states)
+        _refuse_nothing(states)
         used = max(state.used for state in states)
+        keys = _side_by_side([state.keys for state in states], used)
+        values = _side_by_side([state.values for state in states], used)
+        lengths = torch.cat([state.lengths for state in states])
+        buffer = Buffer(keys, values)
+        return cls(buffer, lengths, used)
 
-        def widened(parts: list[Tensor]) -> Tensor:
-            padded = [
-                torch.nn.functional.pad(p, (0, 0, 0, used - p.shape[3])) for p in parts
-            ]
-            return torch.cat(padded, 1)
 
-        keys = widened([state.keys for state in states])
-        values = widened([state.values for state in states])
-        return cls(
-            Buffer(keys, values), torch.cat([state.lengths for state in states]), used
-        )
+def _side_by_side(parts: Sequence[Tensor], used: int) -> Tensor:
+    """Return keys or values of several states as those of one, with room for ``used`` steps."""
+    padded = []
+    for part in parts:
+        missing = used - part.shape[3]
+        padded.append(pad(part, (0, 0, 0, missing)))
+    return torch.cat(padded, 1)
 
 
 def _largest(lengths: Tensor) -> int:
-    return int(lengths.max()) if lengths.numel() else 0
+    if not lengths.numel():
+        return 0
+    most = lengths.max()
+    return int(most)
 
 
 def _recording(tensor: Tensor) -> bool:
+    """Say whether autograd would follow what is written into the tensor, which must then be new."""
     return tensor.requires_grad or torch.is_grad_enabled()
 
 
@@ -317,31 +347,44 @@ class CacheWriter:
     """
 
     def __init__(
-        self, state: AttentionState, steps: int, counts: Tensor | None = None
+        self,
+        state: AttentionState,
+        steps: int,
+        counts: Tensor | None = None,
     ) -> None:
         self.state = state
         self.needed = state.used + steps
-        self.lengths = state.lengths + (steps if counts is None else counts)
-        self.used = self.needed if counts is None else _largest(self.lengths)
+        read = steps if counts is None else counts
+        self.lengths = state.lengths + read
+        self.used = self.needed
+        if counts is not None:
+            self.used = _largest(self.lengths)
         offsets = torch.arange(steps, device=state.lengths.device)
         self.positions = state.lengths[:, None] + offsets  # (B, T)
         self.in_place = not torch.is_grad_enabled()
-        self.written: list[tuple[Tensor, Tensor]] = []
-        self.buffer = self._claimed() if self.in_place else state.buffer
+        # layer by layer, where gradients are recorded and nothing is written in place
+        self.new_keys: list[Tensor] = []
+        self.new_values: list[Tensor] = []
+        self.buffer = state.buffer
+        if self.in_place:
+            self.buffer = self._claimed()
 
     def _claimed(self) -> Buffer:
         """Return a buffer with enough room that nobody newer has written to."""
         state = self.state
-        old = self.state.buffer
-        if 0 < state.turn == old.newest and old.room >= self.needed and old.writable:
+        old = state.buffer
+        if old.room >= self.needed and old.is_newest(state.turn):
             old.newest += 1
             return old
-        room = max(self.needed, 2 * state.used, 16)
-        shape = (*old.keys.shape[:3], room, old.keys.shape[4])
-        fresh = Buffer(old.keys.new_zeros(shape), old.values.new_zeros(shape), 1)
-        fresh.keys[:, :, :, : state.used] = state.keys.detach()
-        fresh.values[:, :, :, : state.used] = state.values.detach()
-        return fresh
+        used = state.used
+        room = max(self.needed, 2 * used, 16)
+        layers, rows, heads, _, width = old.keys.shape
+        shape = (layers, rows, heads, room, width)
+        keys = old.keys.new_zeros(shape)
+        values = old.values.new_zeros(shape)
+        keys[:, :, :, :used] = state.keys.detach()
+        values[:, :, :, :used] = state.values.detach()
+        return Buffer(keys, values, 1)
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store the keys and values (B, K, T, E) of one layer's chunk.
@@ -352,23 +395,26 @@ class CacheWriter:
         """
         old_key = self.buffer.keys[layer]
         old_value = self.buffer.values[layer]
-        where = self.positions[:, None, :, None].expand_as(key)
+        steps = self.positions[:, None, :, None]
+        steps = steps.expand_as(key)
         key = key.to(old_key.dtype)
         value = value.to(old_value.dtype)
         if self.in_place:
-            old_key.scatter_(2, where, key)
-            old_value.scatter_(2, where, value)
-            return old_key[:, :, : self.needed], old_value[:, :, : self.needed]
-        if (
-            not self.state.used
-        ):  # training reads from the start: nothing to put beside these
-            self.written.append((key, value))
-            return key, value
-        grow = (0, 0, 0, self.needed - self.state.used)
-        pad = torch.nn.functional.pad
-        key = pad(old_key[:, :, : self.state.used], grow).scatter(2, where, key)
-        value = pad(old_value[:, :, : self.state.used], grow).scatter(2, where, value)
-        self.written.append((key, value))
+            old_key.scatter_(2, steps, key)
+            old_value.scatter_(2, steps, value)
+            all_keys = old_key[:, :, : self.needed]
+            all_values = old_value[:, :, : self.needed]
+            return all_keys, all_values
+        used = self.state.used
+        if used:
+            room = (0, 0, 0, self.needed - used)
+            old_key = pad(old_key[:, :, :used], room)
+            old_value = pad(old_value[:, :, :used], room)
+            key = old_key.scatter(2, steps, key)
+            value = old_value.scatter(2, steps, value)
+        # else training reads from the start: there is nothing to put beside these
+        self.new_keys.append(key)
+        self.new_values.append(value)
         return key, value
 
     def finish(self) -> AttentionState:
@@ -377,6 +423,7 @@ class CacheWriter:
             return AttentionState(
                 self.buffer, self.lengths, self.used, self.buffer.newest
             )
-        keys = torch.stack([key for key, _ in self.written])
-        values = torch.stack([value for _, value in self.written])
-        return AttentionState(Buffer(keys, values), self.lengths, self.used)
+        keys = torch.stack(self.new_keys)
+        values = torch.stack(self.new_values)
+        buffer = Buffer(keys, values)
+        return AttentionState(buffer, self.lengths, self.used)

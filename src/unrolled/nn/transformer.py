@@ -9,23 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unrolled.nn.attention import (
-    AttentionContext,
-    CrossAttention,
-    SelfAttention,
-    rotation,
-    sinusoid,
-)
+from unrolled.nn.attention import AttentionContext, CrossAttention, SelfAttention
 from unrolled.nn.dropout import Dropout, check_probability
 from unrolled.nn.forms import has_hooks, overrides
 from unrolled.nn.layer import Layer, checked
 from unrolled.nn.memory import DecoderState, Memory
+from unrolled.nn.positions import rotation, sinusoid
 from unrolled.nn.state import AttentionState, Buffer, CacheWriter, State
 from unrolled.ops.masking import Lengths, check_lengths, real_steps, zero_padding
 
@@ -98,19 +94,20 @@ class Block(nn.Module):
         self.norm_first = norm_first
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, layer: int, reading: AttentionContext) -> Tensor:
+    def forward(self, x: Tensor, layer: int, context: AttentionContext) -> Tensor:
         """Return (B, T, W) for x (B, T, W)."""
-        x = self._add(x, self.attention_norm, self.attention, layer, reading)
+        x = self._add(x, self.attention_norm, self.attention, layer, context)
         if self.cross is not None and self.cross_norm is not None:
-            x = self._add(x, self.cross_norm, self.cross, layer, reading)
+            x = self._add(x, self.cross_norm, self.cross, layer, context)
         return self._add(x, self.feedforward_norm, self.feedforward)
 
     def _add(
-        self, x: Tensor, norm: nn.Module, part: nn.Module, *told: object
+        self, x: Tensor, norm: nn.Module, part: nn.Module, *arguments: object
     ) -> Tensor:
+        """Return x with what ``part`` says of it added; it takes ``arguments`` beside x."""
         if self.norm_first:
-            return x + self.dropout(part(norm(x), *told))
-        return norm(x + self.dropout(part(x, *told)))
+            return x + self.dropout(part(norm(x), *arguments))
+        return norm(x + self.dropout(part(x, *arguments)))
 
 
 class Attention(Layer):
@@ -162,13 +159,15 @@ class Attention(Layer):
         memory_size: int | None = None,
     ) -> None:
         super().__init__()
-        kv_heads = heads if kv_heads is None else kv_heads
+        if kv_heads is None:
+            kv_heads = heads
+        if attention_dropout is None:
+            attention_dropout = dropout
         _check_sizes(input_size, hidden, layers, heads, kv_heads, feedforward_size)
         _check_names(positions, norm, feedforward)
         _check_positions(positions, hidden // heads, context)
-        weights_dropout = dropout if attention_dropout is None else attention_dropout
         check_probability("dropout", dropout)
-        check_probability("attention_dropout", weights_dropout)
+        check_probability("attention_dropout", attention_dropout)
         self.memory_size = memory_size
         self.first = first
         self.input_size = input_size
@@ -178,28 +177,30 @@ class Attention(Layer):
         self.positions = positions
         self.kv_heads = kv_heads
         self.head_size = hidden // heads
-        self.project = (
-            nn.Linear(input_size, hidden) if input_size != hidden else nn.Identity()
-        )
-        self.place: nn.Embedding | None = None
+        self.project = _projection(input_size, hidden)
         if positions == "learned":
-            self.place = nn.Embedding(cast(int, context), hidden)
+            # its name in the weights of runs that are saved
+            self.add_module("place", nn.Embedding(cast(int, context), hidden))
         self.dropout = Dropout(dropout)
-        self.blocks = nn.ModuleList(
-            Block(
-                SelfAttention(hidden, heads, kv_heads, weights_dropout, bias),
-                None
-                if memory_size is None
-                else CrossAttention(hidden, heads, memory_size, weights_dropout, bias),
-                FeedForward(hidden, feedforward, feedforward_size, bias),
-                lambda: NORMS[norm](hidden),
-                norm_first,
-                dropout,
-            )
-            for _ in range(layers)
-        )
-        self.norm = NORMS[norm](hidden) if norm_first else nn.Identity()
+        make_norm = partial(NORMS[norm], hidden)
+        self.blocks = nn.ModuleList()
+        for _ in range(layers):
+            attention = SelfAttention(hidden, heads, kv_heads, attention_dropout, bias)
+            cross = None
+            if memory_size is not None:
+                cross = CrossAttention(
+                    hidden, heads, memory_size, attention_dropout, bias
+                )
+            inner = FeedForward(hidden, feedforward, feedforward_size, bias)
+            block = Block(attention, cross, inner, make_norm, norm_first, dropout)
+            self.blocks.append(block)
+        self.norm = make_norm() if norm_first else nn.Identity()
         self.reset_parameters()
+
+    @property
+    def position_table(self) -> nn.Embedding | None:
+        """The learned vectors of positions; None where they are computed."""
+        return cast(nn.Embedding | None, self._modules.get("place"))
 
     def reset_parameters(self) -> None:
         """Draw the weights as GPT-2 does (Radford et al. 2019): normal, 0.02.
@@ -233,9 +234,9 @@ class Attention(Layer):
     ) -> AttentionState:
         weight = self._weight()
         shape = (len(self.blocks), batch, self.kv_heads, 0, self.head_size)
-        where = device or weight.device
-        kind = dtype or weight.dtype
-        empty = torch.zeros(shape, device=where, dtype=kind)
+        empty = torch.zeros(
+            shape, device=device or weight.device, dtype=dtype or weight.dtype
+        )
         lengths = torch.zeros(batch, dtype=torch.int64, device=empty.device)
         return AttentionState(Buffer(empty, empty), lengths, 0)
 
@@ -248,17 +249,16 @@ class Attention(Layer):
                 "expected a layer without a memory; a decoder unrolls from attend"
             )
         self.check_context(x.shape[1])
-        at = torch.arange(x.shape[1], device=x.device)[None]
-        return self._stack(x, lengths, self._reading(at, x.shape[1], lengths, None), at)
+        positions = torch.arange(x.shape[1], device=x.device)[None]
+        context = self._attention_context(positions, x.shape[1], lengths, None)
+        return self._stack(x, lengths, context, positions)
 
     def _weight(self) -> Tensor:
         """Return a weight: the blocks', or where DataParallel left them without, the first's."""
         weight = next(self.blocks.parameters(), None)
-        return (
-            cast(Block, self.blocks[0]).attention.query.weight
-            if weight is None
-            else weight
-        )
+        if weight is not None:
+            return weight
+        return cast(Block, self.blocks[0]).attention.query.weight
 
     def attend(self, memory: Tensor, lengths: Lengths) -> DecoderState:
         """Return a decoder's state before its first step.
@@ -275,31 +275,33 @@ class Attention(Layer):
                 "expected a layer built with memory_size, got one without; set it"
             )
         lengths = check_lengths(lengths, *memory.shape[:2]).to(memory.device)
-        parts = [
-            cast(CrossAttention, block.cross).project(memory) for block in self.blocks
-        ]
-        told = Memory.of([k for k, _ in parts], [v for _, v in parts], lengths)
-        return DecoderState(self.initial_state(len(lengths), memory.device), told)
+        keys = []
+        values = []
+        for block in self.blocks:
+            key, value = cast(CrossAttention, block.cross).project(memory)
+            keys.append(key)
+            values.append(value)
+        inner = self.initial_state(len(lengths), memory.device)
+        return DecoderState(inner, Memory.of(keys, values, lengths))
 
-    def unroll_looking(
+    def unroll_attending(
         self,
         x: Tensor,
         state: DecoderState,
         lengths: Lengths | None,
-        looks: list[Tensor],
+        attention_weights: list[Tensor],
     ) -> tuple[Tensor, DecoderState]:
-        """Unroll a decoder and append to ``looks`` where each block looked (B, T, M)."""
-        return cast(
-            tuple[Tensor, DecoderState], self._read_all(x, state, lengths, looks)
-        )
+        """Unroll a decoder over x (B, T, D) and append the weights of each block (B, T, M)."""
+        y, after = self._read_all(x, state, lengths, attention_weights)
+        return y, cast(DecoderState, after)
 
     @staticmethod
-    def chosen(looks: list[Tensor]) -> Tensor:
-        """Return the looks that follow word alignment best: those of the last block but one.
+    def alignment(attention_weights: list[Tensor]) -> Tensor:
+        """Return the weights that follow word alignment best: those of the last block but one.
 
         Garg et al. (2019), section 4.1.
         """
-        return looks[max(0, len(looks) - 2)]
+        return attention_weights[max(0, len(attention_weights) - 2)]
 
     def unroll(
         self, x: Tensor, state: State | None = None, lengths: Lengths | None = None
@@ -311,17 +313,21 @@ class Attention(Layer):
         x: Tensor,
         state: State | None,
         lengths: Lengths | None,
-        looks: list[Tensor] | None,
+        attention_weights: list[Tensor] | None,
     ) -> tuple[Tensor, State]:
         lengths = self._check(x, lengths, state)
         if self.memory_size is None:
             checked(state, AttentionState, "layer attention")
-            return self._unroll(x, state, lengths, None, looks)
+            return self._unroll(x, state, lengths, None, attention_weights)
         checked(state, DecoderState, "a decoder, which begins with attend")
         decoder_state = cast(DecoderState, state)
         checked(decoder_state.inner, AttentionState, "a decoder's own step")
         y, inner = self._unroll(
-            x, decoder_state.inner, lengths, decoder_state.memory, looks
+            x,
+            decoder_state.inner,
+            lengths,
+            decoder_state.memory,
+            attention_weights,
         )
         return y, replace(decoder_state, inner=inner)
 
@@ -331,7 +337,7 @@ class Attention(Layer):
         state: State | None,
         lengths: Tensor | None,
         memory: Memory | None,
-        looks: list[Tensor] | None,
+        attention_weights: list[Tensor] | None,
     ) -> tuple[Tensor, AttentionState]:
         before = cast(AttentionState, state) if state is not None else None
         before = self.initial_state(x.shape[0], x.device) if before is None else before
@@ -342,9 +348,10 @@ class Attention(Layer):
             )
         cache = CacheWriter(before, x.shape[1], lengths)
         self.check_context(cache.used)
-        reading = self._reading(cache.positions, x.shape[1], lengths, cache)
-        reading = replace(reading, memory=memory, looks=looks)
-        y = self._stack(x, lengths, reading, cache.positions)
+        positions = cache.positions
+        context = self._attention_context(positions, x.shape[1], lengths, cache)
+        context = replace(context, memory=memory, attention_weights=attention_weights)
+        y = self._stack(x, lengths, context, positions)
         return y, cache.finish()
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -360,11 +367,17 @@ class Attention(Layer):
                 "read a later window of the sequence from a new state, or build with more context"
             )
 
-    def _reading(
-        self, at: Tensor, steps: int, lengths: Tensor | None, cache: CacheWriter | None
+    def _attention_context(
+        self,
+        positions: Tensor,
+        steps: int,
+        lengths: Tensor | None,
+        cache: CacheWriter | None,
     ) -> AttentionContext:
         """Work out what all blocks share: rotations, mask, cache."""
-        turn = rotation(at, self.head_size) if self.positions == "rotary" else None
+        turn = None
+        if self.positions == "rotary":
+            turn = rotation(positions, self.head_size)
         if not self.causal:
             if lengths is None:
                 return AttentionContext(turn, None, False, cache)
@@ -372,28 +385,40 @@ class Attention(Layer):
             allowed = real_steps(lengths.clamp(min=1), steps)[:, None, None]
             return AttentionContext(turn, allowed, False, cache)
         if cache is None or not cache.state.used:
-            return AttentionContext(
-                turn, None, True, cache
-            )  # padding stands at the right, out of sight
-        reach = torch.arange(cache.needed, device=at.device)
-        return AttentionContext(turn, (reach <= at[:, :, None])[:, None], False, cache)
+            # padding stands at the right, out of sight
+            return AttentionContext(turn, None, True, cache)
+        read = torch.arange(cache.needed, device=positions.device)
+        allowed = (read <= positions[:, :, None])[:, None]
+        return AttentionContext(turn, allowed, False, cache)
 
     def _stack(
-        self, x: Tensor, lengths: Tensor | None, reading: AttentionContext, at: Tensor
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        context: AttentionContext,
+        positions: Tensor,
     ) -> Tensor:
-        """Run all blocks over the chunk at positions ``at`` (B or 1, T)."""
+        """Run all blocks over the chunk at ``positions`` (B or 1, T)."""
         y = self.project(zero_padding(x, lengths))
         # the sum that all blocks add to keeps the precision of the weights under autocast
         y = y.to(self._weight().dtype)
-        if self.place is not None:
+        table = self.position_table
+        if table is not None:
             # positions of padding may lie past the table; what stands there is never seen
-            y = y + self.place(at.clamp(max=self.place.num_embeddings - 1))
+            y = y + table(positions.clamp(max=table.num_embeddings - 1))
         elif self.positions == "sinusoidal":
-            y = y + sinusoid(at, self.output_size).to(y.dtype)
+            y = y + sinusoid(positions, self.output_size).to(y.dtype)
         y = self.dropout(y)
         for layer, block in enumerate(self.blocks):
-            y = block(y, layer, reading)
+            y = block(y, layer, context)
         return zero_padding(self.norm(y), lengths)
+
+
+def _projection(input_size: int, hidden: int) -> nn.Module:
+    """Return what brings inputs to the width of the stack."""
+    if input_size == hidden:
+        return nn.Identity()
+    return nn.Linear(input_size, hidden)
 
 
 def _check_sizes(
@@ -410,9 +435,9 @@ def _check_sizes(
         "layers": layers,
         "heads": heads,
     }
-    sizes |= {"kv_heads": kv_heads} | (
-        {} if inner is None else {"feedforward_size": inner}
-    )
+    sizes["kv_heads"] = kv_heads
+    if inner is not None:
+        sizes["feedforward_size"] = inner
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(
