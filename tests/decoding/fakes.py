@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from unrolled.decoding.beams import length_penalty
+from unrolled.decoding.back_pointers import length_penalty
 from unrolled.decoding.search import Hypothesis, Search, search
 
 START = 1

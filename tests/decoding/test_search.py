@@ -23,7 +23,7 @@ from decoding.fakes import (
     run,
 )
 from unrolled.core.errors import UsageError
-from unrolled.decoding.beams import length_penalty
+from unrolled.decoding.back_pointers import length_penalty
 from unrolled.decoding.search import Search, search
 
 QUICK = settings(max_examples=25, deadline=None)
