@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoding.fakes import END, Table, everything, run
-from unrolled.decoding.lexical import Phrases, share_out
+from unrolled.decoding.lexical import allocate
+from unrolled.decoding.phrases import Phrases
 
 QUICK = settings(max_examples=40, deadline=None)
 PHRASE = st.lists(st.integers(1, 3), min_size=1, max_size=4)

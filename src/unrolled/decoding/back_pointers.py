@@ -61,7 +61,12 @@ class BackPointers:
         self.log_probs: list[Floats] = []
         self.records: list[Records] = []
 
-    def add(self, parents: Ints, tokens: Ints, log_probs: Floats) -> None:
+    def add(
+        self,
+        parents: Ints,
+        tokens: Ints,
+        log_probs: Floats,
+    ) -> None:
         """Note a step, (R,) each: the rows of the step before, the tokens written, and theirs."""
         self.parents.append(parents)
         self.tokens.append(tokens)
@@ -74,10 +79,12 @@ class BackPointers:
             records[name] = column
         # the end mark counts, and an answer of nothing has the length of one token
         scored = records["length"] + (records["kind"] == ENDED)
-        penalty = length_penalty(np.maximum(1, scored), self.alpha)
-        records["score"] = records["total"] / penalty + coverage
+        scored = np.maximum(1, scored)
+        scores = records["total"] / length_penalty(scored, self.alpha)
+        scores += coverage
+        records["score"] = scores
         self.records.append(records)
-        return records["score"]
+        return scores
 
     def sorted(self) -> Records:
         """Return all records by source, those that ended first, best first, earlier first."""
@@ -89,8 +96,9 @@ class BackPointers:
         """Return tokens and log-probabilities (H, T); only the first ``length`` count."""
         lengths = records["length"]
         steps = int(lengths.max(initial=0))
-        tokens = np.zeros((len(records), steps), np.int64)
-        log_probs = np.zeros((len(records), steps))
+        shape = (len(records), steps)
+        tokens = np.zeros(shape, np.int64)
+        log_probs = np.zeros(shape)
         rows = records["row"].copy()
         # From the last step back. A shorter hypothesis keeps its row until its last step comes.
         for index in reversed(range(steps)):

@@ -38,7 +38,10 @@ class BeamSearch:
     """
 
     def __init__(
-        self, state: SearchState, request: SearchRequest, back_pointers: BackPointers
+        self,
+        state: SearchState,
+        request: SearchRequest,
+        back_pointers: BackPointers,
     ) -> None:
         self.state = state
         self.request = request
@@ -54,29 +57,39 @@ class BeamSearch:
         self.totals = np.zeros((count, 1))
         # how many hypotheses have ended, and the best scores of these, best first
         self.ended_counts = np.zeros((count, groups), np.int64)
-        self.best_scores = np.full((count, groups, request.quota), OUT)
+        shape = (count, groups, request.quota)
+        self.best_scores = np.full(shape, OUT)
 
     def run(self) -> None:
         """Search until every source is done."""
-        request = self.request
-        beam = request.settings.beam
         while len(self.sources):
             step = self.state.step + 1
-            forced = request.forced(self.sources, step)
-            by_row = None if forced is None else forced.repeat(self.totals.shape[1])
-            # one more than go on: the end mark may be among them
-            candidates = self.state.candidates(beam + 1, by_row)
-            shape = (*self.totals.shape, -1)
-            log_probs = candidates.log_probs.cpu().numpy().reshape(shape)
-            tokens = candidates.tokens.cpu().numpy().reshape(shape)
-            pool = expand(self.totals, log_probs, tokens, beam)
-            going, ended = self._select(pool)
-            for index, required in self._requiring():
-                if forced is None or forced[index] < 0:
-                    steps = self._select_required(index, required, pool, candidates)
-                    going[index], ended[index] = steps
+            going, ended = self._choose(step)
             self._end(ended, step)
             self._go_on(going, step)
+
+    def _choose(self, step: int) -> tuple[Steps, Steps]:
+        """Read a token a row; return what goes on and what ends, (S, beam) each."""
+        beam = self.request.settings.beam
+        shape = self.totals.shape
+        forced = self.request.forced(self.sources, step)
+        forced_rows = None if forced is None else forced.repeat(shape[1])
+        # one more than go on: the end mark may be among them
+        candidates = self.state.candidates(beam + 1, forced_rows)
+        log_probs = candidates.log_probs.cpu().numpy()
+        tokens = candidates.tokens.cpu().numpy()
+        pool = expand(
+            self.totals,
+            log_probs.reshape(*shape, -1),
+            tokens.reshape(*shape, -1),
+            beam,
+        )
+        going, ended = self._select(pool)
+        for index, required in self._requiring():
+            if forced is None or forced[index] < 0:
+                steps = self._select_required(index, required, pool, candidates)
+                going[index], ended[index] = steps
+        return going, ended
 
     def _requiring(self) -> list[tuple[int, RequiredPhrases]]:
         """Return the sources of the batch that require phrases: index in it, and their rows."""
@@ -102,15 +115,19 @@ class BeamSearch:
         penalty: Floats | float = 0.0
         for first in range(0, settings.beam, width):
             # before the first step all groups go on from the one row of their source
-            rows = slice(first, first + width) if pool.shape[1] > 1 else slice(0, 1)
+            offset = first if pool.shape[1] > 1 else 0
+            of_group = pool[:, offset : offset + width]
             if going:
                 taken = np.concatenate([steps["token"] for steps in going], 1)
-                matches = pool["token"][:, rows, :, None] == taken[:, None, None]
-                penalty = settings.diversity_penalty * matches.sum(-1)
-            chosen, ending = select(pool[:, rows], width, self.request.end, penalty)
+                tokens = of_group["token"][..., None]
+                matches = tokens == taken[:, None, None]
+                counts = matches.sum(-1)
+                penalty = settings.diversity_penalty * counts
+            chosen, ending = select(of_group, width, self.request.end, penalty)
             # among its own rows, so that a group stays where it is
-            order = arrange(chosen["parent"] - rows.start)
-            going.append(np.take_along_axis(chosen, order, 1))
+            order = arrange(chosen["parent"] - offset)
+            arranged = np.take_along_axis(chosen, order, 1)
+            going.append(arranged)
             ended.append(ending)
         return np.concatenate(going, 1), np.concatenate(ended, 1)
 
@@ -132,7 +149,8 @@ class BeamSearch:
             candidates.logits[rows],
             candidates.norms[rows],
         )
-        return going[arrange(going["parent"][None])[0]], ended
+        (order,) = arrange(going["parent"][None])
+        return going[order], ended
 
     def _end(self, ended: Steps, step: int) -> None:
         """Note what has ended in this step, (S, beam), ``total`` -inf where nothing has."""
@@ -154,10 +172,11 @@ class BeamSearch:
             end_log_prob=chosen["log_prob"],
             coverage=self.state.coverage(row),
         )
+        np.add.at(self.ended_counts, (source, group), 1)
         by_group = scores.reshape(*self.ended_counts.shape, -1)
         known = np.concatenate([self.best_scores, by_group], 2)
-        self.best_scores = -np.sort(-known, axis=2)[:, :, : self.request.quota]
-        np.add.at(self.ended_counts, (source, group), 1)
+        best_first = -np.sort(-known, axis=2)
+        self.best_scores = best_first[:, :, : self.request.quota]
 
     def _go_on(self, going: Steps, step: int) -> None:
         """Take the step, (S, beam), and let the sources leave that are done.
@@ -169,41 +188,50 @@ class BeamSearch:
         dead = ~np.isfinite(going["total"])
         if dead.any():
             _fill_up(going, dead)
-        # rows of the model's batch, before the step and the parents of those after it
+        parents = going["parent"]
+        tokens = going["token"]
+        totals = going["total"]
+        # rows of the model's batch: those before the step, and the parents of those after it
         before = np.arange(self.totals.size).reshape(self.totals.shape)
-        rows = before[:, :1] + going["parent"]
+        rows = before[:, :1] + parents
         recorded_rows = np.arange(rows.size).reshape(rows.shape)
         self.back_pointers.add(
             self.recorded_rows[rows].ravel(),
-            going["token"].ravel(),
+            tokens.ravel(),
             going["log_prob"].ravel(),
         )
         full = self.request.limits[self.sources] <= step
         # nothing may follow and nothing ended: what stood before this step is all there is
-        lost = dead.all(1) & (self.ended_counts == 0).all(1)
+        none_ended = (self.ended_counts == 0).all(1)
+        lost = dead.all(1) & none_ended
         if lost.any():
             recorded_before = self.recorded_rows.reshape(before.shape)
             self._cut(lost, before, recorded_before, self.totals, step - 1)
         for index, required in self._requiring():
-            required.follow(going["parent"][index], going["token"][index])
+            required.follow(parents[index], tokens[index])
         if full.any():
-            self._cut(full & ~lost, rows, recorded_rows, going["total"], step)
-        staying = np.flatnonzero(~(full | self._is_done(going["total"])))
+            self._cut(full & ~lost, rows, recorded_rows, totals, step)
+        leaving = full | self._is_done(totals)
+        staying = np.flatnonzero(~leaving)
         self.recorded_rows = recorded_rows[staying].ravel()
         self.sources = self.sources[staying]
-        self.totals = going["total"][staying]
+        self.totals = totals[staying]
         self.ended_counts = self.ended_counts[staying]
         self.best_scores = self.best_scores[staying]
         if len(staying):
-            self.state.follow(rows[staying].ravel(), going["token"][staying].ravel())
+            rows = rows[staying]
+            tokens = tokens[staying]
+            self.state.follow(rows.ravel(), tokens.ravel())
 
     def _is_done(self, totals: Floats) -> Bools:
         """Return which sources (S,) need no further step, given the rows' totals (S, beam)."""
         by_group = totals.reshape(*self.ended_counts.shape, -1)
         # no row can reach a better score than this: see ``unrolled.decoding.search``
-        bounds = by_group.max(2) / self.request.penalty[self.sources]
-        enough = self.ended_counts >= self.request.enough[self.sources]
-        return (enough | (self.best_scores[:, :, -1] >= bounds)).all(1)
+        penalty = self.request.penalty[self.sources]
+        bounds = by_group.max(2) / penalty
+        is_bounded = self.best_scores[:, :, -1] >= bounds
+        has_enough = self.ended_counts >= self.request.enough[self.sources]
+        return (has_enough | is_bounded).all(1)
 
     def _cut(
         self,
@@ -222,7 +250,8 @@ class BeamSearch:
             totals: log-probability of each (S, W).
             length: tokens that each has written.
         """
-        source, column = (which[:, None] & (totals > OUT)).nonzero()
+        is_real = totals > OUT
+        source, column = (is_real & which[:, None]).nonzero()
         kinds = np.full(totals.shape, CUT)
         for index, required in self._requiring():
             if which[index]:

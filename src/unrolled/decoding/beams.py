@@ -33,7 +33,12 @@ STEP = np.dtype(
 Steps = NDArray[Any]
 
 
-def expand(totals: Floats, log_probs: Floats, tokens: Ints, n: int) -> Steps:
+def expand(
+    totals: Floats,
+    log_probs: Floats,
+    tokens: Ints,
+    n: int,
+) -> Steps:
     """Return the candidates of each row (S, W, k) as ``STEP``, at least 2 n of a source.
 
     Args:
@@ -50,14 +55,18 @@ def expand(totals: Floats, log_probs: Floats, tokens: Ints, n: int) -> Steps:
     pool["token"] = -1
     pool["log_prob"] = OUT
     pool["total"] = OUT
-    pool["token"][:, :, :k] = tokens
-    pool["log_prob"][:, :, :k] = log_probs
-    pool["total"][:, :, :k] = totals[:, :, None] + log_probs
+    real = pool[:, :, :k]
+    real["token"] = tokens
+    real["log_prob"] = log_probs
+    real["total"] = totals[:, :, None] + log_probs
     return pool
 
 
 def select(
-    pool: Steps, n: int, end: int, penalty: Floats | float = 0.0
+    pool: Steps,
+    n: int,
+    end: int,
+    penalty: Floats | float = 0.0,
 ) -> tuple[Steps, Steps]:
     """Choose what goes on and what ends.
 
@@ -76,18 +85,26 @@ def select(
     """
     sources = np.arange(len(pool))[:, None]
     candidates = pool.reshape(len(pool), -1)
-    ranks = (penalty - pool["total"]).reshape(candidates.shape)
+    costs = penalty - pool["total"]
     # Every row proposes the end mark once at most, so of the best 2 n at least n go on. The sort is
     # stable and the candidates stand by row, then by rank in it: that is how ties are broken.
-    best = ranks.argsort(axis=1, kind="stable")[:, : 2 * n]
-    ordered = candidates[sources, best]
+    order = _stable_order(costs.reshape(candidates.shape))
+    ordered = candidates[sources, order[:, : 2 * n]]
     ending = ordered["token"] == end
     # sorted by "ends" alone: those that do not come first, and stay in order
-    first = ending.argsort(axis=1, kind="stable")[:, :n]
-    going = ordered[sources, first]  # a copy: what is written below does not reach it
+    going_first = _stable_order(ending)
+    going = ordered[
+        sources, going_first[:, :n]
+    ]  # a copy, which the next lines do not reach
     ended = ordered[:, :n]
-    ended["total"][~ending[:, :n]] = OUT
+    goes_on = ~ending[:, :n]
+    ended["total"][goes_on] = OUT
     return going, ended
+
+
+def _stable_order(keys: NDArray[Any]) -> Ints:
+    """Return the order of each row of keys (S, N), equal ones as they stand."""
+    return keys.argsort(axis=1, kind="stable")
 
 
 def arrange(parents: Ints) -> Ints:
@@ -109,8 +126,8 @@ def arrange(parents: Ints) -> Ints:
     # first of their parent, then the first ones by parent. Slots: those that are nobody's parent,
     # then the parents. Both halves are as long, since each parent has one first child.
     keys = np.where(is_first, n + parents, slots)
-    children = keys.argsort(axis=1, kind="stable")
-    free_first = is_taken.argsort(axis=1, kind="stable")
+    children = _stable_order(keys)
+    free_first = _stable_order(is_taken)
     order = np.empty_like(parents)
     np.put_along_axis(order, free_first, children, 1)
     return order

@@ -44,8 +44,10 @@ class Draws:
         self.back_pointers = back_pointers
         self.generator: torch.Generator | None = None
         if seed is not None:
-            self.generator = torch.Generator(device=state.device).manual_seed(seed)
-        self.sources = np.arange(len(request.limits)).repeat(request.settings.n_best)
+            self.generator = torch.Generator(device=state.device)
+            self.generator.manual_seed(seed)
+        sources = np.arange(len(request.limits))
+        self.sources = sources.repeat(request.settings.n_best)
         self.parents = self.sources
         self.recorded_rows = self.sources
         self.totals = np.zeros(len(self.sources))
@@ -54,7 +56,8 @@ class Draws:
     def run(self) -> None:
         """Draw until every row has ended."""
         while len(self.sources):
-            self._go_on(*self._draw())
+            tokens, log_probs, stuck = self._draw()
+            self._go_on(tokens, log_probs, stuck)
 
     def _draw(self) -> tuple[Ints, Floats, Bools]:
         """Return each row's token, its log-probability, and whether the row is stuck, (N,) each.
@@ -63,15 +66,17 @@ class Draws:
         """
         state = self.state
         logits = state.read()
-        parents = torch.from_numpy(self.parents).to(state.device)
+        parents = state.on_device(self.parents)
         log_probs = logits.double().log_softmax(1)[parents]
         allowed = state.allowed()
         if allowed is not None:
             logits = logits.masked_fill(~allowed, OUT)
-        logits = logits.index_fill(1, state.banned(), OUT)[parents]
-        stuck = ~logits.amax(1).isfinite().cpu().numpy()
+        logits = logits.index_fill(1, state.banned(), OUT)
+        logits = logits[parents]
+        best = logits.amax(1)
+        stuck = ~best.isfinite().cpu().numpy()
         # the draw is from all rows at once, and would fail at one without a probability
-        logits[torch.from_numpy(stuck).to(state.device)] = 0.0
+        logits[state.on_device(stuck)] = 0.0
         if self.said is None:
             self.said = torch.zeros_like(logits, dtype=torch.bool)
         sampling = self.request.settings.sampling
@@ -79,27 +84,36 @@ class Draws:
         forced = self.request.forced(self.sources, state.step)
         if forced is not None:
             # drawn all the same, so that a prefix changes no other row's draws
-            forced_tokens = torch.from_numpy(forced).to(state.device)
+            forced_tokens = state.on_device(forced)
             chosen = torch.where(forced_tokens < 0, chosen, forced_tokens)
             stuck &= forced < 0
-        self.said.scatter_(1, chosen[:, None], True)
-        chosen_log_probs = log_probs.gather(1, chosen[:, None])[:, 0]
-        return chosen.cpu().numpy(), chosen_log_probs.cpu().numpy(), stuck
+        column = chosen[:, None]
+        self.said.scatter_(1, column, True)
+        log_probs = log_probs.gather(1, column)[:, 0]
+        return chosen.cpu().numpy(), log_probs.cpu().numpy(), stuck
 
-    def _go_on(self, tokens: Ints, log_probs: Floats, stuck: Bools) -> None:
+    def _go_on(
+        self,
+        tokens: Ints,
+        log_probs: Floats,
+        stuck: Bools,
+    ) -> None:
         """Take the step (N,); rows that end, reach their limit or are stuck leave."""
         step = self.state.step
         ended = (tokens == self.request.end) & ~stuck
         full = self.request.limits[self.sources] <= step
         self.back_pointers.add(self.recorded_rows, tokens, log_probs)
-        totals = np.where(stuck, self.totals, self.totals + log_probs)
+        totals = self.totals + log_probs
+        totals = np.where(stuck, self.totals, totals)
         gone = stuck | ended | full
         # a row that wrote no token now is one of the step before
         written = ~(stuck | ended)
-        rows = np.where(written, np.arange(len(tokens)), self.recorded_rows)
+        own_rows = np.arange(len(tokens))
+        rows = np.where(written, own_rows, self.recorded_rows)
+        kinds = np.where(ended, ENDED, CUT)
         self.back_pointers.close(
             source=self.sources[gone],
-            kind=np.where(ended, ENDED, CUT)[gone],
+            kind=kinds[gone],
             length=(step - 1 + written)[gone],
             row=rows[gone],
             total=totals[gone],
@@ -108,10 +122,11 @@ class Draws:
         )
         staying = np.flatnonzero(~gone)
         if len(staying):
-            self.state.follow(self.parents[staying], tokens[staying])
+            parents = self.parents[staying]
+            self.state.follow(parents, tokens[staying])
         self.sources = self.sources[staying]
         self.totals = totals[staying]
         self.recorded_rows = staying
         self.parents = np.arange(len(staying))
         assert self.said is not None
-        self.said = self.said[torch.from_numpy(staying).to(self.state.device)]
+        self.said = self.said[self.state.on_device(staying)]

@@ -14,71 +14,13 @@ import torch
 from torch import Tensor
 
 from unrolled.decoding.beams import OUT, STEP, Bools, Floats, Ints, Steps
+from unrolled.decoding.phrases import Phrases
 
-# tokens matched of each phrase; all of them once it has occurred
-Progress = tuple[int, ...]
-# what a row may go on with: cost (the total, negated), row, token, log-probability of the token;
-# sorted as they are, equal costs come by row, then by token
+# Log-probability by row and token. The order of the entries says nothing: banks are sorted.
+LogProbs = dict[tuple[int, int], float]
+# What a row may go on with: cost (the total, negated), row, token, log-probability of the token.
+# Sorted as they are, equal costs come by row, then by token.
 Candidate = tuple[float, int, int, float]
-
-
-class Phrases:
-    """What one source requires: a state machine a phrase, all followed at once.
-
-    A phrase once written counts for good. One begun and not gone on with falls back to what is
-    still right of it (Knuth, Morris and Pratt 1977; the paper falls back to nothing, and so would
-    miss "a a b" in "a a a b"). Phrases may overlap; one that is named twice must occur once.
-
-    Args:
-        phrases: sequences of tokens; none is empty.
-    """
-
-    def __init__(self, phrases: Sequence[Sequence[int]]) -> None:
-        self.phrases = [list(phrase) for phrase in dict.fromkeys(map(tuple, phrases))]
-        self.borders = [_borders(phrase) for phrase in self.phrases]
-        self.size = sum(map(len, self.phrases))
-        self.start: Progress = (0,) * len(self.phrases)
-
-    def advance(self, progress: Progress, token: int) -> Progress:
-        """Return the progress after one more token."""
-        after = []
-        machines = zip(progress, self.phrases, self.borders, strict=True)
-        for matched, phrase, borders in machines:
-            if matched < len(phrase):
-                while matched and phrase[matched] != token:
-                    matched = borders[matched - 1]
-                matched += phrase[matched] == token
-            after.append(matched)
-        return tuple(after)
-
-    def bank(self, progress: Progress) -> int:
-        """Return the tokens of the phrases that occurred, and of the one furthest begun."""
-        occurred = 0
-        begun = 0
-        for matched, phrase in zip(progress, self.phrases, strict=True):
-            if matched == len(phrase):
-                occurred += matched
-            else:
-                begun = max(begun, matched)
-        return occurred + begun
-
-    def next_tokens(self, progress: Progress) -> list[int]:
-        """Return the tokens that bring a phrase on, in order."""
-        pairs = zip(progress, self.phrases, strict=True)
-        return sorted(
-            {phrase[matched] for matched, phrase in pairs if matched < len(phrase)}
-        )
-
-
-def _borders(phrase: list[int]) -> list[int]:
-    """Return for each beginning how much of its end is a beginning too (and not all of it)."""
-    borders = [0]
-    for token in phrase[1:]:
-        matched = borders[-1]
-        while matched and phrase[matched] != token:
-            matched = borders[matched - 1]
-        borders.append(matched + (phrase[matched] == token))
-    return borders
 
 
 def allocate(available: Sequence[int], beam: int) -> list[int]:
@@ -108,7 +50,12 @@ class RequiredPhrases:
         end: the end mark.
     """
 
-    def __init__(self, phrases: Phrases, beam: int, end: int) -> None:
+    def __init__(
+        self,
+        phrases: Phrases,
+        beam: int,
+        end: int,
+    ) -> None:
         self.phrases = phrases
         self.beam = beam
         self.end = end
@@ -118,10 +65,15 @@ class RequiredPhrases:
     @property
     def complete_rows(self) -> int:
         """How many rows the complete hypotheses have while every bank is full."""
-        return self.beam - self.size * (self.beam // (self.size + 1))
+        of_lower_bank = self.beam // (self.size + 1)
+        return self.beam - self.size * of_lower_bank
 
     def select(
-        self, pool: Steps, totals: Floats, logits: Tensor, norms: Tensor
+        self,
+        pool: Steps,
+        totals: Floats,
+        logits: Tensor,
+        norms: Tensor,
     ) -> tuple[Steps, Steps]:
         """Choose what goes on and what ends, bank by bank: (beam,) each, best first.
 
@@ -131,9 +83,9 @@ class RequiredPhrases:
             logits: scores of all tokens (W, V), -inf where ruled out.
             norms: what to take off these (W, 1) for log-probabilities.
         """
-        log_probs = {
-            (row, token): log_prob for row, token, log_prob, _ in pool.ravel().tolist()
-        }
+        log_probs: LogProbs = {}
+        for row, token, log_prob, _ in pool.ravel().tolist():
+            log_probs[row, token] = log_prob
         log_probs |= self._proposed(logits, norms)
         banks = self._banks(log_probs, totals)
         # the end mark takes no row of those that go on
@@ -141,41 +93,53 @@ class RequiredPhrases:
             [candidate for candidate in bank if candidate[2] != self.end]
             for bank in banks
         ]
-        sizes = allocate([len(bank) for bank in going], self.beam)
+        available = [len(bank) for bank in going]
+        sizes = allocate(available, self.beam)
         chosen: list[Candidate] = []
         for bank, size in zip(going, sizes, strict=True):
             chosen += bank[:size]
+        chosen.sort()
         # Only what is complete may end. As in a beam of its own it has to be among the first of the
         # highest bank, as many as the lower banks leave it rows, and one at least.
-        complete = banks[-1][: max(1, self.beam - sum(sizes[:-1]))]
+        of_lower_banks = sum(sizes[:-1])
+        width = max(1, self.beam - of_lower_banks)
+        complete = banks[-1][:width]
         ended = [candidate for candidate in complete if candidate[2] == self.end]
-        return self._steps(sorted(chosen)), self._steps(ended)
+        return self._steps(chosen), self._steps(ended)
 
-    def _proposed(self, logits: Tensor, norms: Tensor) -> dict[tuple[int, int], float]:
-        """Return row, token and log-probability of what brings a row on, likely or not."""
+    def _proposed(self, logits: Tensor, norms: Tensor) -> LogProbs:
+        """Return what brings a row on, likely or not."""
         pairs: list[tuple[int, int]] = []
         for row, progress in enumerate(self.rows):
-            pairs += [(row, token) for token in self.phrases.next_tokens(progress)]
+            tokens = self.phrases.next_tokens(progress)
+            pairs += [(row, token) for token in tokens]
         if not pairs:
             return {}
-        rows, tokens = torch.tensor(pairs, device=logits.device).unbind(1)
-        log_probs = logits[rows, tokens] - norms[rows, 0]
+        indices = torch.tensor(pairs, device=logits.device)
+        rows, columns = indices.unbind(1)
+        scores = logits[rows, columns]
+        log_probs = scores - norms[rows, 0]
         return dict(zip(pairs, log_probs.tolist(), strict=True))
 
     def _banks(
-        self, log_probs: dict[tuple[int, int], float], totals: Floats
+        self,
+        log_probs: LogProbs,
+        totals: Floats,
     ) -> list[list[Candidate]]:
         """Return the candidates that are possible by the bank they lead to, best first."""
         banks: list[list[Candidate]] = [[] for _ in range(self.size + 1)]
         for (row, token), log_prob in log_probs.items():
             progress = self.rows[row]
-            cost = -(float(totals[row]) + log_prob)
+            total = float(totals[row])
+            cost = -(total + log_prob)
             is_end = token == self.end
             if not is_end:
                 progress = self.phrases.advance(progress, token)
             bank = self.phrases.bank(progress)
-            if cost < -OUT and (not is_end or bank == self.size):
-                banks[bank].append((cost, row, token, log_prob))
+            may_follow = bank == self.size or not is_end
+            if may_follow and cost < -OUT:
+                candidate = (cost, row, token, log_prob)
+                banks[bank].append(candidate)
         for candidates in banks:
             candidates.sort()
         return banks
@@ -184,15 +148,17 @@ class RequiredPhrases:
         """Return candidates as ``STEP`` (beam,), -inf where there are no more."""
         steps = np.zeros(self.beam, STEP)
         steps["total"] = OUT
-        for index, (cost, row, token, log_prob) in enumerate(candidates):
+        for index, candidate in enumerate(candidates):
+            cost, row, token, log_prob = candidate
             steps[index] = row, token, log_prob, -cost
         return steps
 
     def follow(self, parents: Ints, tokens: Ints) -> None:
         """Go on: row i is now what row ``parents[i]`` of this source was, after ``tokens[i]``."""
-        steps = zip(parents.tolist(), tokens.tolist(), strict=True)
+        before = [self.rows[parent] for parent in parents.tolist()]
         self.rows = [
-            self.phrases.advance(self.rows[parent], token) for parent, token in steps
+            self.phrases.advance(progress, token)
+            for progress, token in zip(before, tokens.tolist(), strict=True)
         ]
 
     def complete(self) -> Bools:

@@ -97,13 +97,7 @@ def search(
     _check_rules(settings, end, limits, prefixes, banned, required, lengths)
     _check_coverage(model, settings, lengths)
     request = SearchRequest(
-        settings,
-        end,
-        limits,
-        prefixes=[prefix or () for prefix in prefixes or ()],
-        phrases=required or (),
-        banned=banned,
-        banned_phrases=banned_phrases,
+        settings, end, limits, prefixes or (), required or (), banned, banned_phrases
     )
     first = torch.full((len(limits),), start, device=device or torch.device("cpu"))
     search_state = SearchState(model, state, request, first, lengths, constraint)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrolled.decoding.beams import OUT, Floats, Ints
+from unrolled.decoding.beams import OUT, Bools, Floats, Ints
 from unrolled.decoding.constraints import BannedPhrases, Constraint
 from unrolled.decoding.request import SearchRequest
 from unrolled.ops.search import MOST, top_log_probabilities
@@ -30,7 +30,11 @@ class Decoder(Protocol):
     the k largest log-probabilities of each row (B, k), their tokens (B, k), and the state.
     """
 
-    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def step(
+        self,
+        tokens: Tensor,
+        state: Any,
+    ) -> tuple[Tensor, Any]:
         """Read one token a row (B,); return scores (B, V), which are written to, and the state.
 
         The state has ``reorder(rows, keep=False)``, see ``unrolled.nn.state.State``.
@@ -82,27 +86,35 @@ class SearchState:
         self.tokens = tokens
         self.device = tokens.device
         self.step = 0  # the one whose scores were read last, from 1
-        self.lengths = torch.tensor(lengths or [], device=self.device)
+        self.lengths = torch.tensor(lengths or (), device=self.device)
         self.attention_sums: Tensor | None = None  # over the steps so far (B, M)
-        phrases = request.banned_phrases
-        self.banned_phrases = [phrase for phrase in phrases if len(phrase) > 1]
-        # as sets: a token named twice would count twice in a sum over the banned ones
-        never = {
-            *request.banned,
-            *(phrase[0] for phrase in phrases if len(phrase) == 1),
-        }
+        # as a set: a token named twice would count twice in a sum over the banned ones
+        never = set(request.banned)
+        self.banned_phrases: list[Sequence[int]] = []
+        for phrase in request.banned_phrases:
+            if len(phrase) > 1:
+                self.banned_phrases.append(phrase)
+            else:
+                never.update(phrase)
         self._never = self._sorted(never)
-        self._never_nor_end = self._sorted({*never, request.end})
+        self._never_nor_end = self._sorted(never | {request.end})
         # the constraint stands first: of all rules it alone may change what is read
         self.has_constraint = constraint is not None
-        self.rules: list[Constraint] = [] if constraint is None else [constraint]
+        self.rules: list[Constraint] = []
+        if constraint is not None:
+            self.rules.append(constraint)
         # a rule has to see all scores, coverage the attention: then the model may not choose
         rules = self.banned_phrases or self.rules or request.required
-        free = not rules and not request.settings.coverage_penalty
-        self.best = getattr(model, "best", None) if free else None
+        is_free = not rules and not request.settings.coverage_penalty
+        self.best = getattr(model, "best", None) if is_free else None
 
     def _sorted(self, tokens: set[int]) -> Tensor:
-        return torch.tensor(sorted(tokens), dtype=torch.int64, device=self.device)
+        ordered = sorted(tokens)
+        return torch.tensor(ordered, dtype=torch.int64, device=self.device)
+
+    def on_device(self, array: Ints | Bools) -> Tensor:
+        """Return an array of the host where the model is."""
+        return torch.from_numpy(array).to(self.device)
 
     def read(self) -> Tensor:
         """Read a token a row; return the scores of the next (B, V)."""
@@ -116,9 +128,8 @@ class SearchState:
             logits, self.state = self.model.step(self.tokens, self.state)
         if self.step == 1 and self.banned_phrases:  # the vocabulary is known from here
             rows, vocabulary = logits.shape
-            self.rules.append(
-                BannedPhrases(self.banned_phrases, vocabulary, rows, self.device)
-            )
+            rule = BannedPhrases(self.banned_phrases, vocabulary, rows, self.device)
+            self.rules.append(rule)
         return logits
 
     def _add_attention(self, attention_weights: Tensor) -> None:
@@ -137,9 +148,10 @@ class SearchState:
         """Return what ``rows`` (N,) have ignored: Wu et al. 2016, equation 14; at most 0."""
         if self.attention_sums is None:
             return 0.0
-        sums = self.attention_sums[torch.from_numpy(rows).to(self.device)]
+        sums = self.attention_sums[self.on_device(rows)]
         seen = sums.double().clamp(_TINY, 1)
-        return self.request.settings.coverage_penalty * seen.log().sum(1).cpu().numpy()
+        ignored = seen.log().sum(1).cpu().numpy()
+        return self.request.settings.coverage_penalty * ignored
 
     def banned(self) -> Tensor:
         """Return the tokens that no row may take now, (N,) in order."""
@@ -157,11 +169,11 @@ class SearchState:
 
     def follow(self, rows: Ints, tokens: Ints) -> None:
         """Go on with row ``rows[i]`` by ``tokens[i]``, (N,) each: N is the next B."""
-        before = self.tokens.shape[0]
-        self.tokens = torch.from_numpy(tokens).to(self.device)
-        order = torch.from_numpy(rows).to(self.device)
         # a greedy search mostly leaves all rows where they are, and then nothing is copied
-        if len(rows) != before or (rows != np.arange(before)).any():
+        stayed = np.array_equal(rows, np.arange(len(self.tokens)))
+        self.tokens = self.on_device(tokens)
+        order = self.on_device(rows)
+        if not stayed:
             self.state = self.state.reorder(order, keep=False)
             if self.attention_sums is not None:
                 self.attention_sums = self.attention_sums[order]
@@ -169,7 +181,11 @@ class SearchState:
         if self.has_constraint:
             self.tokens = self.rules[0].feed(self.tokens)
 
-    def candidates(self, k: int, forced: Ints | None = None) -> Candidates:
+    def candidates(
+        self,
+        k: int,
+        forced: Ints | None = None,
+    ) -> Candidates:
         """Read a token a row; return the best that may follow.
 
         Args:
@@ -186,7 +202,7 @@ class SearchState:
         if forced is None:
             return self._best_allowed(logits, k)
         # a forced token may be banned otherwise: its score is taken before any is ruled out
-        forced_tokens = torch.from_numpy(forced).to(self.device)[:, None]
+        forced_tokens = self.on_device(forced)[:, None]
         forced_logits = logits.gather(1, forced_tokens.clamp(min=0))
         candidates = self._best_allowed(logits, k)
         assert candidates.norms is not None
@@ -204,7 +220,8 @@ class SearchState:
         if banned.numel():
             banned_logits = logits[:, banned]
             logits.index_fill_(1, banned, OUT)
-        log_probs, tokens = top_log_probabilities(logits, min(k, logits.shape[1]))
+        k = min(k, logits.shape[1])
+        log_probs, tokens = top_log_probabilities(logits, k)
         # Log-probabilities are over all tokens, also those ruled out. The sum over what is left
         # comes with the best, so a few banned tokens cost no other pass over the vocabulary.
         best = logits.gather(1, tokens)
@@ -212,8 +229,8 @@ class SearchState:
         is_dead = log_probs.isnan()  # no score, or one without bound
         log_probs = log_probs.masked_fill(is_dead, OUT)
         if banned.numel():
-            parts = torch.cat([norms.nan_to_num(OUT), banned_logits], 1)
-            norms = _norms(parts)
+            of_the_rest = norms.nan_to_num(OUT)
+            norms = _norms(torch.cat([of_the_rest, banned_logits], 1))
             log_probs = torch.where(is_dead, log_probs, best - norms)
         if allowed is not None:
             # A row that no rule touches keeps the numbers from above: what it gets must not depend
@@ -232,8 +249,8 @@ def _forced(
     """
     log_probs = candidates.log_probs
     is_free = forced_tokens < 0
-    is_first = torch.arange(log_probs.shape[1], device=log_probs.device) == 0
-    alone = torch.where(is_first, forced_log_probs, OUT)
+    ranks = torch.arange(log_probs.shape[1], device=log_probs.device)
+    alone = torch.where(ranks == 0, forced_log_probs, OUT)
     return candidates._replace(
         log_probs=torch.where(is_free, log_probs, alone),
         tokens=torch.where(is_free, candidates.tokens, forced_tokens),
