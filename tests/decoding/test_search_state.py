@@ -134,18 +134,25 @@ def test_candidates_are_the_best_allowed_with_the_models_own_numbers(
             torch.testing.assert_close(normed, candidates.log_probs[index, :count])
 
 
+@pytest.mark.parametrize("banned", [(), (2, 9)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_rule_of_one_row_changes_no_digit_of_another(dtype: torch.dtype) -> None:
-    scores = 3 * torch.randn(2, 50, dtype=dtype, generator=torch.manual_seed(0))
-    free = torch.ones(2, 50, dtype=torch.bool)
-    ruled = free.clone()
-    ruled[1, 7:] = False
-    first, second = (
-        started(Scores(scores), rows=2, constraint=Masks(masks)).candidates(5)
-        for masks in (free, ruled)
+def test_a_rule_of_one_row_changes_no_digit_of_another(
+    dtype: torch.dtype, banned: tuple[int, ...]
+) -> None:
+    generator = torch.manual_seed(0)
+    scores = 3 * torch.randn(40, 50, dtype=dtype, generator=generator)
+    masks = torch.ones(40, 50, dtype=torch.bool)
+    masks[30:, 7:] = False
+    plain, ruled = (
+        started(Scores(scores), rows=40, banned=banned, constraint=rule).candidates(5)
+        for rule in (None, Masks(masks))
     )
-    assert torch.equal(first.log_probs[0], second.log_probs[0])
-    assert first.tokens[1].tolist() != second.tokens[1].tolist()
+    assert torch.equal(plain.log_probs[:30], ruled.log_probs[:30])
+    assert plain.norms is not None
+    assert ruled.norms is not None
+    assert torch.equal(plain.norms[:30], ruled.norms[:30])
+    assert (ruled.tokens[30:] < 7).all()
+    assert not (plain.tokens[30:] < 7).all()
 
 
 def test_a_forced_token_stands_alone_and_may_be_banned() -> None:
