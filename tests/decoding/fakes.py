@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from unrolled.decoding.beams import length_penalty
+from unrolled.decoding.back_pointers import length_penalty
 from unrolled.decoding.search import Hypothesis, Search, search
 
 START = 1
@@ -53,7 +53,7 @@ class Table:
         self.scores *= scale
         self.scores[:, END] += end
         self.vocabulary = vocabulary
-        self.asked: list[int] = []  # rows of each step
+        self.row_counts: list[int] = []  # rows of each step
 
     def start(self, sources: list[int]) -> TableState:
         return TableState(torch.tensor([17 * source + 5 for source in sources]))
@@ -61,20 +61,20 @@ class Table:
     def step(self, tokens: Tensor, state: TableState) -> tuple[Tensor, TableState]:
         assert not state.used_up
         assert tokens.shape == (state.rows,)
-        self.asked.append(state.rows)
+        self.row_counts.append(state.rows)
         hashes = (state.hashes * 31 + tokens + 1) % PRIME
         return self.scores[hashes], TableState(hashes, state.log)
 
     def log_probabilities(self, source: int, tokens: list[int]) -> list[float]:
         """Return those of all tokens, read one after the other."""
-        at = 17 * source + 5
-        found = []
+        history = 17 * source + 5
+        log_probs = []
         before = START
         for token in tokens:
-            at = (at * 31 + before + 1) % PRIME
-            found.append(float(self.scores[at].log_softmax(0)[token]))
+            history = (history * 31 + before + 1) % PRIME
+            log_probs.append(float(self.scores[history].log_softmax(0)[token]))
             before = token
-        return found
+        return log_probs
 
 
 class Attending(Table):
@@ -97,20 +97,20 @@ class Attending(Table):
         self, tokens: Tensor, state: TableState
     ) -> tuple[Tensor, TableState, Tensor]:
         logits, state = self.step(tokens, state)
-        return logits, state, self.looks(state.hashes)
+        return logits, state, self.attention_weights(state.hashes)
 
-    def looks(self, hashes: Tensor) -> Tensor:
+    def attention_weights(self, hashes: Tensor) -> Tensor:
         return self.weights[hashes]
 
 
 def coverage(model: Attending, source: int, tokens: list[int], real: int) -> float:
     """Return equation 14 of Wu et al. 2016 over the first ``real`` positions."""
-    at = 17 * source + 5
+    history = 17 * source + 5
     seen = torch.zeros(model.steps, dtype=torch.float64)
     before = START
     for token in tokens:
-        at = (at * 31 + before + 1) % PRIME
-        seen += model.looks(torch.tensor([at]))[0]
+        history = (history * 31 + before + 1) % PRIME
+        seen += model.attention_weights(torch.tensor([history]))[0]
         before = token
     return float(seen[:real].clamp(max=1).log().sum())
 
@@ -145,12 +145,12 @@ def everything(
 ) -> list[tuple[float, list[int]]]:
     """Return every answer that ends within ``limit`` with its score, best first."""
     words = [token for token in range(model.vocabulary) if token != END]
-    found = []
+    answers = []
     for size in range(limit):
         for tokens in itertools.product(words, repeat=size):
             total = sum(model.log_probabilities(source, [*tokens, END]))
-            found.append((total / length_penalty(size + 1, alpha), list(tokens)))
-    return sorted(found, key=lambda pair: -pair[0])
+            answers.append((total / length_penalty(size + 1, alpha), list(tokens)))
+    return sorted(answers, key=lambda pair: -pair[0])
 
 
 def greedy(
@@ -170,3 +170,10 @@ def greedy(
             break
         tokens.append(best)
     return tokens
+
+
+def occurs(phrase: list[int], text: list[int]) -> bool:
+    """Return whether a phrase stands somewhere in a text."""
+    return any(
+        text[i : i + len(phrase)] == phrase for i in range(len(text) - len(phrase) + 1)
+    )

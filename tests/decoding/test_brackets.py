@@ -20,26 +20,26 @@ NAMES = {4: "XX", 5: ")", 6: "(A", 7: "(B"}
 
 
 def over(words: list[int], limits: list[int], run: int = 3) -> TreeConstraint:
-    fed = torch.arange(100, 100 + max(words)).expand(len(words), -1)
+    decoder_inputs = torch.arange(100, 100 + max(words)).expand(len(words), -1)
     return TreeConstraint.over(
-        ALPHABET, fed, torch.tensor(words), torch.tensor(limits), run
+        ALPHABET, decoder_inputs, torch.tensor(words), torch.tensor(limits), run
     )
 
 
 def walk(words: int, limit: int, run: int) -> set[tuple[int, ...]]:
     """Return everything that can be written, by following every allowed token."""
-    found = set()
+    trees = set()
     front = [((), over([words], [limit], run))]
     while front:
         written, rule = front.pop()
         (allowed,) = rule.allowed()
         for token in allowed.nonzero()[:, 0].tolist():
             if token == ALPHABET.end:
-                found.add(written)
+                trees.add(written)
             else:
                 after = rule.advance(torch.tensor([0]), torch.tensor([token]))
                 front.append(((*written, token), after))
-    return found
+    return trees
 
 
 def is_tree(tokens: tuple[int, ...], words: int, run: int) -> bool:
@@ -60,10 +60,10 @@ def is_tree(tokens: tuple[int, ...], words: int, run: int) -> bool:
 def test_what_is_allowed_is_exactly_the_trees(words: int, limit: int, run: int) -> None:
     tokens = range(4, 8)
     trees = {
-        told
+        written
         for length in range(limit)  # the end mark counts
-        for told in itertools.product(tokens, repeat=length)
-        if is_tree(told, words, run)
+        for written in itertools.product(tokens, repeat=length)
+        if is_tree(written, words, run)
     }
     assert walk(words, limit, run) == trees
     assert trees
@@ -97,7 +97,7 @@ def test_every_search_ends_in_a_tree_over_the_words(beam: int, bonus: float) -> 
     words = [1, 2, 5, 9, 3]
     limits = [4, 30, 12, 40, 50]
     model = Random(bonus)
-    found = search(
+    by_source = search(
         model,
         Nothing(),
         Search(beam=beam),
@@ -106,7 +106,7 @@ def test_every_search_ends_in_a_tree_over_the_words(beam: int, bonus: float) -> 
         limits=limits,
         constraint=over(words, limits),
     )
-    for hypotheses, count, limit in zip(found, words, limits, strict=True):
+    for hypotheses, count, limit in zip(by_source, words, limits, strict=True):
         best = hypotheses[0]
         assert best.finished
         assert is_tree(tuple(best.tokens), count, 3)

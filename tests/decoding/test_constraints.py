@@ -51,7 +51,7 @@ def keeps(tokens: list[int], count: int) -> bool:
 def test_a_wide_beam_finds_the_best_of_what_is_allowed() -> None:
     counts = [0, 1, 2]
     model = Table(V, 3, end=-1.0)
-    found = run(
+    by_source = run(
         model,
         counts,
         5,
@@ -60,7 +60,7 @@ def test_a_wide_beam_finds_the_best_of_what_is_allowed() -> None:
         length_penalty=0.0,
         constraint=Exactly.of(counts),
     )
-    for count, answers in zip(counts, found, strict=True):
+    for count, answers in zip(counts, by_source, strict=True):
         left = [
             tokens for _, tokens in everything(model, count, 5) if keeps(tokens, count)
         ]
@@ -80,8 +80,10 @@ def test_a_constraint_holds_however_the_rows_move(data: st.DataObject) -> None:
         "sample": data.draw(st.booleans()),
         "banned_phrases": data.draw(st.sampled_from([[], [[2, 3]], [[2, 2, 1]]])),
     }
-    found = run(model, [0, 1, 2], 30, constraint=Exactly.of(counts), seed=1, **values)
-    for source, (count, answers) in enumerate(zip(counts, found, strict=True)):
+    by_source = run(
+        model, [0, 1, 2], 30, constraint=Exactly.of(counts), seed=1, **values
+    )
+    for source, (count, answers) in enumerate(zip(counts, by_source, strict=True)):
         assert answers
         for answer in answers:
             assert not answer.finished or keeps(answer.tokens, count)
@@ -94,13 +96,13 @@ def test_a_constraint_holds_however_the_rows_move(data: st.DataObject) -> None:
 class Placeholder(Exactly):
     """Where token 1 is chosen the model reads the next of 90, 91 ..."""
 
-    place: int = 90
+    number: int = 90
 
     def advance(self, rows: Tensor, tokens: Tensor) -> Self:
-        return replace(super().advance(rows, tokens), place=self.place)
+        return replace(super().advance(rows, tokens), number=self.number)
 
     def feed(self, tokens: Tensor) -> Tensor:
-        return torch.where(tokens == 1, self.place - self.left, tokens)
+        return torch.where(tokens == 1, self.number - self.left, tokens)
 
 
 class Reads(Table):
@@ -151,7 +153,7 @@ class Nothing(Exactly):
 def test_a_dead_end_returns_what_stands(sample: bool, kind: torch.dtype) -> None:
     model = Table(V)
     model.scores = model.scores.to(kind)
-    found = run(
+    by_source = run(
         model,
         [0, 1],
         9,
@@ -161,11 +163,11 @@ def test_a_dead_end_returns_what_stands(sample: bool, kind: torch.dtype) -> None
         sample=sample,
         seed=0,
     )
-    assert [[len(answer.tokens) for answer in answers] for answers in found] == [
+    assert [[len(answer.tokens) for answer in answers] for answers in by_source] == [
         [2, 2],
         [4, 4],
     ]
-    assert not any(answer.finished for answers in found for answer in answers)
+    assert not any(answer.finished for answers in by_source for answer in answers)
 
 
 @QUICK

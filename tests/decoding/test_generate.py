@@ -22,8 +22,8 @@ GREEDY = Sampling(temperature=0)
 def language(name: str, context: int | None = None) -> LanguageModel:
     """Return a model in fp64, so that the two ways to compute cannot differ in a choice."""
     torch.manual_seed(3)
-    told = {"heads": 2, "context": context} if name == "attention" else {}
-    config = LayerConfig(hidden=8, layers=2, **told)
+    settings = {"heads": 2, "context": context} if name == "attention" else {}
+    config = LayerConfig(hidden=8, layers=2, **settings)
     model = LanguageModel(TokenEmbedding(V, 6), build_layer(name, config, 6), V)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -56,12 +56,12 @@ def naive(
 @pytest.mark.parametrize("name", LAYERS)
 def test_steps_equal_reading_everything_anew(name: str, temperature: float) -> None:
     model = language(name)
-    found = list(
+    tokens = list(
         generate(model, [3, 1, 4], 40, Sampling(temperature=temperature), seed=11)
     )
-    assert found == naive(model, [3, 1, 4], 40, temperature, 11)
+    assert tokens == naive(model, [3, 1, 4], 40, temperature, 11)
     # a greedy text may run into a loop; a drawn one must not
-    assert temperature == 0 or len(set(found)) > 4
+    assert temperature == 0 or len(set(tokens)) > 4
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -126,7 +126,7 @@ def test_past_its_context_a_model_reads_the_last_half_anew(
     model = language("attention", context)
     prompt = [(3 * i) % V for i in range(size)]
     said: list[str] = []
-    found = list(generate(model, prompt, 40, GREEDY, notice=said.append))
+    written = list(generate(model, prompt, 40, GREEDY, notice=said.append))
 
     half = max(1, context // 2)
     window = prompt if size <= context else prompt[-half:]
@@ -137,7 +137,7 @@ def test_past_its_context_a_model_reads_the_last_half_anew(
             expected.append(token)
             window = [*window, token]
             window = window if len(window) <= context else window[-half:]
-    assert found == expected
+    assert written == expected
     why = "the prompt is longer than" if size > context else "the text outgrew"
     assert said == [f"{why} the model's context of {context} tokens; the window slides"]
 
@@ -146,9 +146,9 @@ def test_within_its_context_nothing_is_said() -> None:
     said: list[str] = []
     model = language("attention", 12)
     # the last token is yielded and never read, so 4 + 9 tokens fit into 12
-    found = list(generate(model, [1, 2, 3, 4], 9, GREEDY, notice=said.append))
+    written = list(generate(model, [1, 2, 3, 4], 9, GREEDY, notice=said.append))
     assert said == []
-    assert found == naive(model, [1, 2, 3, 4], 9, 0, 0)
+    assert written == naive(model, [1, 2, 3, 4], 9, 0, 0)
 
 
 class Fixed:

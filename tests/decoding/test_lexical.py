@@ -1,4 +1,4 @@
-"""Required phrases: the state machine against plain search in text, and the search that uses it."""
+"""Required phrases: what each bank gets of a beam, and the search that uses it."""
 
 from __future__ import annotations
 
@@ -7,72 +7,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoding.fakes import END, Table, everything, run
-from unrolled.decoding.lexical import Phrases, share_out
+from decoding.fakes import END, Table, everything, occurs, run
+from unrolled.decoding.lexical import allocate
 
 QUICK = settings(max_examples=40, deadline=None)
-PHRASE = st.lists(st.integers(1, 3), min_size=1, max_size=4)
-
-
-def occurs(phrase: list[int], text: list[int]) -> bool:
-    return any(
-        text[i : i + len(phrase)] == phrase for i in range(len(text) - len(phrase) + 1)
-    )
-
-
-@given(
-    st.lists(PHRASE, min_size=1, max_size=3), st.lists(st.integers(1, 3), max_size=12)
-)
-def test_progress_is_what_the_text_says(
-    phrases: list[list[int]], text: list[int]
-) -> None:
-    machine = Phrases(phrases)
-    progress = machine.start
-    for token in text:
-        progress = machine.advance(progress, token)
-    for at, phrase in zip(progress, machine.phrases, strict=True):
-        ends = [
-            n
-            for n in range(len(phrase))
-            if n <= len(text) and text[len(text) - n :] == phrase[:n]
-        ]
-        assert at == (len(phrase) if occurs(phrase, text) else max(ends))
-
-
-@given(
-    st.lists(PHRASE, min_size=1, max_size=3), st.lists(st.integers(1, 3), max_size=8)
-)
-def test_something_always_brings_a_row_to_a_higher_bank(
-    phrases: list[list[int]], text: list[int]
-) -> None:
-    machine = Phrases(phrases)
-    progress = machine.start
-    for token in text:
-        progress = machine.advance(progress, token)
-    met = machine.met(progress)
-    assert 0 <= met <= machine.size
-    banks = [
-        machine.met(machine.advance(progress, token))
-        for token in machine.wanted(progress)
-    ]
-    assert (met == machine.size) == (not banks)
-    assert not banks or max(banks) > met
-
-
-def test_a_phrase_named_twice_is_one() -> None:
-    assert Phrases([[1, 2], [1, 2], [2]]).size == 3
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.integers(1, 12))
 def test_shares(available: list[int], beam: int) -> None:
-    shares = share_out(available, beam)
-    assert sum(shares) == min(beam, sum(available))
+    sizes = allocate(available, beam)
+    assert sum(sizes) == min(beam, sum(available))
     even = beam // len(available)
-    for share, count in zip(shares, available, strict=True):
-        assert min(even, count) <= share <= count
+    for size, count in zip(sizes, available, strict=True):
+        assert min(even, count) <= size <= count
     # whoever has candidates at the top is heard, however many banks there are
     top = max((bank for bank, count in enumerate(available) if count), default=None)
-    assert top is None or shares[top] > 0
+    assert top is None or sizes[top] > 0
 
 
 @QUICK
@@ -86,7 +36,7 @@ def test_required_phrases_occur(data: st.DataObject) -> None:
     beam = data.draw(st.integers(1, 8))
     prefixes = data.draw(st.none() | st.just([[1, 2], None, [3]]))
     limits = data.draw(st.sampled_from([[1, 1, 1], [14, 14, 14]]))
-    found = run(
+    by_source = run(
         model,
         [0, 1, 2],
         limits=limits,
@@ -95,7 +45,7 @@ def test_required_phrases_occur(data: st.DataObject) -> None:
         required=required,
         prefixes=prefixes,
     )
-    for source, answers in enumerate(found):
+    for source, answers in enumerate(by_source):
         assert answers
         best = answers[0]
         assert all(occurs(phrase, best.tokens) for phrase in required[source])
@@ -129,7 +79,7 @@ def test_a_wide_beam_finds_the_best_answer_that_holds_the_phrase() -> None:
             for _, t in everything(model, 0, 5)
             if occurs([2, 1], t) and occurs([3], t)
         ]
-        found = run(
+        answers = run(
             model,
             [0],
             5,
@@ -139,15 +89,15 @@ def test_a_wide_beam_finds_the_best_answer_that_holds_the_phrase() -> None:
             patience=None,
             required=[[[2, 1], [3]]],
         )[0]
-        assert [answer.tokens for answer in found] == left[:5]
+        assert [answer.tokens for answer in answers] == left[:5]
 
 
 def test_overlapping_occurrences_count() -> None:
     model = Table(4, 0, end=3.0)
-    found = run(
+    by_source = run(
         model, [0], 4, beam=40, required=[[[1, 1, 2], [2, 3]]], prefixes=[[1, 1, 1]]
     )
-    assert found[0][0].tokens[:5] == [1, 1, 1, 2, 3]
+    assert by_source[0][0].tokens[:5] == [1, 1, 1, 2, 3]
 
 
 class Closing:
@@ -172,14 +122,14 @@ class Closing:
 def test_of_answers_without_a_way_on_those_that_lack_a_phrase_come_last(
     seed: int,
 ) -> None:
-    told = {
+    values = {
         "beam": 4,
         "n_best": 4,
         "limits": [9],
         "required": [[[5]]],
         "constraint": Closing(),
     }
-    (answers,) = run(Table(6, seed), [0], **told)
+    (answers,) = run(Table(6, seed), [0], **values)
     held = [5 in answer.tokens for answer in answers]
     assert any(held)
     assert held == sorted(held, reverse=True)

@@ -95,11 +95,11 @@ def test_penalty_of_repetition(
     )
     # CTRL, section 4.1, with the sign taken care of as in every implementation since
     expected = [
-        (s / penalty if s > 0 else s * penalty) if told else s
-        for s, told in zip(scores, said, strict=True)
+        (s / penalty if s > 0 else s * penalty) if was_said else s
+        for s, was_said in zip(scores, said, strict=True)
     ]
-    found = penalise(torch.tensor([scores]), torch.tensor([said]), penalty)[0].tolist()
-    assert found == pytest.approx(expected, rel=1e-6)  # one fp32 operation
+    (weakened,) = penalise(torch.tensor([scores]), torch.tensor([said]), penalty)
+    assert weakened.tolist() == pytest.approx(expected, rel=1e-6)  # one fp32 operation
 
 
 @given(
@@ -187,8 +187,8 @@ def test_the_penalty_comes_before_temperature_and_filters() -> None:
     )
 )
 def test_temperature_zero_is_the_first_of_the_best(rows: list[list[float]]) -> None:
-    found = choose(torch.tensor(rows), Sampling(temperature=0), None, None)
-    assert found.tolist() == [row.index(max(row)) for row in rows]
+    tokens = choose(torch.tensor(rows), Sampling(temperature=0), None, None)
+    assert tokens.tolist() == [row.index(max(row)) for row in rows]
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-46, 1e-40, 1e-20, 1e-3])

@@ -23,7 +23,7 @@ from decoding.fakes import (
     run,
 )
 from unrolled.core.errors import UsageError
-from unrolled.decoding.beams import length_penalty
+from unrolled.decoding.back_pointers import length_penalty
 from unrolled.decoding.search import Search, search
 
 QUICK = settings(max_examples=25, deadline=None)
@@ -38,16 +38,16 @@ def test_a_beam_as_wide_as_the_tree_finds_the_optimum(
         model = Table(4, seed, end=-1.0)
         best = everything(model, 3, 5, alpha)
         # 27 unfinished hypotheses of three tokens, 81 of four
-        found = run(
+        answers = run(
             model, [3], 5, beam=81, n_best=10, length_penalty=alpha, patience=patience
         )[0]
-        assert [answer.tokens for answer in found] == [
+        assert [answer.tokens for answer in answers] == [
             tokens for _, tokens in best[:10]
         ]
-        assert [answer.score for answer in found] == pytest.approx(
+        assert [answer.score for answer in answers] == pytest.approx(
             [score for score, _ in best[:10]], rel=1e-12
         )
-        assert all(answer.finished for answer in found)
+        assert all(answer.finished for answer in answers)
 
 
 def test_a_narrow_beam_can_miss_the_optimum() -> None:
@@ -55,8 +55,8 @@ def test_a_narrow_beam_can_miss_the_optimum() -> None:
     missed = 0
     for seed in range(20):
         model = Table(4, seed, end=-1.0)
-        found = run(model, [3], 5, beam=1, length_penalty=0.0)[0][0]
-        missed += found.tokens != everything(model, 3, 5)[0][1]
+        answer = run(model, [3], 5, beam=1, length_penalty=0.0)[0][0]
+        missed += answer.tokens != everything(model, 3, 5)[0][1]
     assert missed > 5
 
 
@@ -71,8 +71,10 @@ def test_a_beam_of_one_is_greedy(
     seed: int, vocabulary: int, alpha: float, patience: float | None
 ) -> None:
     model = Table(vocabulary, seed)
-    found = run(model, [1, 2, 3], 12, beam=1, length_penalty=alpha, patience=patience)
-    for source, answers in zip([1, 2, 3], found, strict=True):
+    by_source = run(
+        model, [1, 2, 3], 12, beam=1, length_penalty=alpha, patience=patience
+    )
+    for source, answers in zip([1, 2, 3], by_source, strict=True):
         tokens = greedy(model, source, 12)
         assert [answer.tokens for answer in answers] == [tokens]
         assert answers[0].finished == (len(tokens) < 12)
@@ -154,16 +156,16 @@ def test_stopping_at_the_bound_loses_nothing(
     model = Table(6, seed, end=1.0)
     values = {"beam": 3, "n_best": n_best, "length_penalty": alpha}
     stopped = run(model, [4], 15, patience=None, **values)
-    steps = len(model.asked)
-    model.asked = []
+    steps = len(model.row_counts)
+    model.row_counts = []
     assert stopped == run(model, [4], 15, patience=1000.0, max_length=99, **values)
-    assert steps <= len(model.asked)
+    assert steps <= len(model.row_counts)
 
 
 def test_the_bound_does_stop() -> None:
     model = Table(6, 0, end=2.0)
     run(model, [4], 500, beam=3, patience=None, length_penalty=0.0)
-    assert len(model.asked) < 20
+    assert len(model.row_counts) < 20
 
 
 def test_done_sources_leave_at_once() -> None:
@@ -172,7 +174,7 @@ def test_done_sources_leave_at_once() -> None:
     run(model, [0, 1, 2, 3, 4], limits=limits, beam=3, min_length=8)
     # nothing may end before its limit; a step reads all rows of those that have not reached it
     expected = [5] + [3 * sum(limit > step for limit in limits) for step in range(1, 9)]
-    assert model.asked == expected
+    assert model.row_counts == expected
 
 
 def test_one_child_of_a_parent_keeps_its_place() -> None:
@@ -184,7 +186,7 @@ def test_one_child_of_a_parent_keeps_its_place() -> None:
         model, state, Search(beam=5), start=START, end=END, limits=[30] * 8, banned=[2]
     )
     moved = sum(state.log[1:])
-    rows = sum(model.asked[1:])
+    rows = sum(model.row_counts[1:])
     # in order of score two thirds of the rows would move
     assert 0 < moved < 0.5 * rows
 
@@ -234,8 +236,10 @@ def test_prefixes_are_kept_and_scored(data: st.DataObject) -> None:
     )
     values = {"beam": data.draw(st.integers(1, 4)), "sample": data.draw(st.booleans())}
     # what is banned may stand in a prefix
-    found = run(model, [0, 1, 2], 7, prefixes=prefixes, banned=[2], seed=1, **values)
-    for source, (prefix, (answer,)) in enumerate(zip(prefixes, found, strict=True)):
+    by_source = run(
+        model, [0, 1, 2], 7, prefixes=prefixes, banned=[2], seed=1, **values
+    )
+    for source, (prefix, (answer,)) in enumerate(zip(prefixes, by_source, strict=True)):
         size = len(prefix or ())
         assert answer.tokens[:size] == (prefix or [])
         assert 2 not in answer.tokens[size:]
@@ -276,10 +280,10 @@ def test_banning_changes_no_more_than_it_must() -> None:
     best = everything(model, 0, 5)
     phrase = next(tokens for _, tokens in best if len(tokens) >= 2)[:2]
     left = [t for _, t in best if all(t[i : i + 2] != phrase for i in range(len(t)))]
-    found = run(
+    answers = run(
         model, [0], 5, beam=81, n_best=5, length_penalty=0.0, banned_phrases=[phrase]
     )[0]
-    assert [answer.tokens for answer in found] == left[:5]
+    assert [answer.tokens for answer in answers] == left[:5]
 
 
 def test_coverage_is_that_of_the_paper() -> None:
@@ -295,9 +299,11 @@ def test_coverage_is_that_of_the_paper() -> None:
             "length_penalty": 0.6,
             "coverage_penalty": 0.8,
         }
-        found = run(model, [1, 2], 5, lengths=[4, 4], **values)[1]
-        assert [answer.tokens for answer in found] == [tokens for _, tokens in best[:5]]
-        assert [answer.score for answer in found] == pytest.approx(
+        answers = run(model, [1, 2], 5, lengths=[4, 4], **values)[1]
+        assert [answer.tokens for answer in answers] == [
+            tokens for _, tokens in best[:5]
+        ]
+        assert [answer.score for answer in answers] == pytest.approx(
             [score for score, _ in best[:5]], rel=1e-9
         )
 
@@ -338,7 +344,7 @@ def test_groups_without_a_penalty_all_search_the_same() -> None:
     model = Table(8, 4)
     for source in range(4):
         alone = run(model, [source], 8, beam=2, n_best=2)[0]
-        found = run(
+        by_source = run(
             model,
             [source],
             8,
@@ -347,7 +353,7 @@ def test_groups_without_a_penalty_all_search_the_same() -> None:
             diverse_groups=3,
             diversity_penalty=0.0,
         )
-        assert found[0] == alone
+        assert by_source[0] == alone
 
 
 class Ties(Table):
@@ -359,10 +365,11 @@ class Ties(Table):
 
 
 def test_ties_go_to_the_lower_token() -> None:
-    found = run(Ties(6), [0], 3, beam=3, n_best=3, min_length=2, length_penalty=0.0)[0]
-    assert [answer.tokens for answer in found] == [[1, 1], [1, 1, 1], [1, 1, 2]]
-    found = run(Ties(6), [0], 2, beam=3, n_best=3, min_length=1, length_penalty=0.0)[0]
-    assert [answer.tokens for answer in found] == [[1], [1, 1], [1, 2]]
+    values: dict[str, Any] = {"beam": 3, "n_best": 3, "length_penalty": 0.0}
+    (answers,) = run(Ties(6), [0], 3, min_length=2, **values)
+    assert [answer.tokens for answer in answers] == [[1, 1], [1, 1, 1], [1, 1, 2]]
+    (answers,) = run(Ties(6), [0], 2, min_length=1, **values)
+    assert [answer.tokens for answer in answers] == [[1], [1, 1], [1, 2]]
     assert run(Ties(6), [0], 3, beam=1, banned=[1, 2])[0][0].tokens == []
 
 
@@ -399,8 +406,8 @@ def test_a_model_that_says_nothing_useful_ends_all_the_same(
 def test_a_vocabulary_smaller_than_the_beam() -> None:
     model = Table(3, 0, end=-1.0)
     best = everything(model, 0, 5)
-    found = run(model, [0], 5, beam=40, n_best=4, length_penalty=0.0)[0]
-    assert [answer.tokens for answer in found] == [tokens for _, tokens in best[:4]]
+    answers = run(model, [0], 5, beam=40, n_best=4, length_penalty=0.0)[0]
+    assert [answer.tokens for answer in answers] == [tokens for _, tokens in best[:4]]
 
 
 def test_no_sources() -> None:
@@ -470,7 +477,7 @@ def test_a_row_of_scores_without_bound_is_given_up(
 ) -> None:
     table = Table(6)
     table.scores[:, 4] = wrong
-    (found,) = search(
+    (answers,) = search(
         table,
         table.start([1]),
         Search(beam=2),
@@ -479,7 +486,7 @@ def test_a_row_of_scores_without_bound_is_given_up(
         limits=[5],
         banned=banned,
     )
-    assert [(each.tokens, each.finished) for each in found] == [([], False)]
+    assert [(answer.tokens, answer.finished) for answer in answers] == [([], False)]
 
 
 @pytest.mark.parametrize("limit", [1, 2])
@@ -499,9 +506,9 @@ def test_a_source_without_a_way_on_is_returned_as_it_stands(
 
 
 def test_the_end_mark_banned_as_a_phrase_is_counted_once() -> None:
-    told = {"beam": 1, "limits": [3], "min_length": 3}
+    values = {"beam": 1, "limits": [3], "min_length": 3}
     ((once,),), ((twice,),) = (
-        run(Table(6, 1), [0], **told, **more)
+        run(Table(6, 1), [0], **values, **more)
         for more in ({}, {"banned_phrases": [[END]]})
     )
     assert once.log_probabilities == twice.log_probabilities

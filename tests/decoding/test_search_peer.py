@@ -102,9 +102,9 @@ def test_the_same_hypotheses(beam: int, stopping: Any, patience: float | None) -
             expected[len(expected)] = (tokens, float(score))
         for source, answers in enumerate(ours):
             # theirs are sorted by score alone
-            found = sorted(answers, key=lambda answer: -answer.score)
-            for place, answer in enumerate(found):
-                tokens, score = expected[source * beam + place]
+            by_score = sorted(answers, key=lambda answer: -answer.score)
+            for rank, answer in enumerate(by_score):
+                tokens, score = expected[source * beam + rank]
                 assert answer.tokens == tokens
                 assert answer.score == pytest.approx(
                     score, abs=1e-5

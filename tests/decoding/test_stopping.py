@@ -15,9 +15,9 @@ SHORT = st.text("ab가", max_size=14)
 def expected(text: str, stops: list[str]) -> str:
     """Grow the text letter by letter; stop when it first ends in a stop string."""
     for end in range(len(text) + 1):
-        found = [stop for stop in stops if stop and text[:end].endswith(stop)]
-        if found:
-            return text[: end - max(map(len, found))]
+        matches = [stop for stop in stops if stop and text[:end].endswith(stop)]
+        if matches:
+            return text[: end - max(map(len, matches))]
     return text
 
 

@@ -24,8 +24,8 @@ BOTH = [
 @pytest.mark.parametrize(("name", "both"), BOTH)
 def test_padding_and_neighbours_change_nothing(name: str, both: bool) -> None:
     torch.manual_seed(0)
-    told = {"heads": 3} if name == "attention" else {}
-    layer = build_layer(name, LayerConfig(hidden=6, bidirectional=both, **told), 5)
+    settings = {"heads": 3} if name == "attention" else {}
+    layer = build_layer(name, LayerConfig(hidden=6, bidirectional=both, **settings), 5)
     model = Aligned(TokenEmbedding(9, 5, padding=0), layer, 3).double().eval()
     tokens = torch.randint(1, 9, (4, 7))
     together = model(tokens, torch.tensor(LENGTHS))
@@ -100,10 +100,10 @@ def test_a_spelt_word_is_its_vector_and_both_ends_of_an_lstm() -> None:
     lstm = nn.LSTM(4, 4, bidirectional=True, batch_first=True).double()
     lstm.load_state_dict(embedding.layer.state_dict())
     for number, row in enumerate(rows):
-        for step, place in enumerate(row):
-            ids = words.pieces.take(np.array([place]), 0)[0]
+        for step, word in enumerate(row):
+            ids = words.pieces.take(np.array([word]), 0)[0]
             _, (ends, _) = lstm(embedding.pieces.weight[ids])
-            own = embedding.words.weight[words.ids[place]]
+            own = embedding.words.weight[words.ids[word]]
             expected = torch.cat([own, ends[0, 0], ends[1, 0]])
             torch.testing.assert_close(
                 vectors[number, step], expected, rtol=1e-10, atol=1e-12

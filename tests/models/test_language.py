@@ -20,8 +20,8 @@ def build(
     name: str, *, tie: bool = False, width: int = 5, hidden: int = 6
 ) -> LanguageModel:
     torch.manual_seed(0)
-    told = {"heads": 3} if name == "attention" else {}
-    layer = build_layer(name, LayerConfig(hidden=hidden, layers=2, **told), width)
+    settings = {"heads": 3} if name == "attention" else {}
+    layer = build_layer(name, LayerConfig(hidden=hidden, layers=2, **settings), width)
     return LanguageModel(TokenEmbedding(V, width), layer, V, tie=tie).double().eval()
 
 

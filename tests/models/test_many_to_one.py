@@ -29,8 +29,8 @@ BOTH = [
 
 def build(name: str, both: bool, pooling: str) -> ManyToOne:
     torch.manual_seed(0)
-    told = {"heads": 3} if name == "attention" else {}
-    layer = build_layer(name, LayerConfig(hidden=6, bidirectional=both, **told), 5)
+    settings = {"heads": 3} if name == "attention" else {}
+    layer = build_layer(name, LayerConfig(hidden=6, bidirectional=both, **settings), 5)
     pool = Pooling(pooling, layer.output_size, layer.reverse_size)
     return ManyToOne(TokenEmbedding(V, 5, padding=0), layer, pool, 3).double().eval()
 
@@ -61,8 +61,8 @@ def test_padding_and_neighbours_change_nothing(
         (alone * weights[row]).sum().backward()
     single = [p.grad for p in model.parameters() if p.grad is not None]
     assert len(single) == len(grads) > 2
-    for one, many in zip(single, grads, strict=True):
-        torch.testing.assert_close(one, many, rtol=1e-9, atol=1e-11)
+    for alone_gradient, gradient in zip(single, grads, strict=True):
+        torch.testing.assert_close(alone_gradient, gradient, rtol=1e-9, atol=1e-11)
 
 
 def test_the_head_is_fed_by_the_pooling() -> None:
@@ -93,8 +93,8 @@ def test_dropout_is_before_the_head_and_off_when_scoring() -> None:
 
 def recovering(name: str, both: bool) -> ManyToOne:
     torch.manual_seed(0)
-    told = {"heads": 3} if name == "attention" else {}
-    layer = build_layer(name, LayerConfig(hidden=6, bidirectional=both, **told), 5)
+    settings = {"heads": 3} if name == "attention" else {}
+    layer = build_layer(name, LayerConfig(hidden=6, bidirectional=both, **settings), 5)
     pool = Pooling("mean", layer.output_size, layer.reverse_size)
     model = (
         ManyToOne(TokenEmbedding(V, 5), layer, pool, 3, pretrain=True).double().eval()
@@ -116,13 +116,13 @@ def test_a_token_is_guessed_from_its_neighbours_alone(name: str, both: bool) -> 
     tokens, lengths = batch()
     scores = model.recover(tokens, lengths, candidates)
     assert scores.shape == (sum(LENGTHS), V)
-    place = 2 + LENGTHS[0]  # the third token of the second row
+    index = 2 + LENGTHS[0]  # the third token of the second row
     changed = tokens.clone()
     changed[1, 2] = (changed[1, 2] + 3) % V
     again = model.recover(changed, lengths, candidates)
-    torch.testing.assert_close(again[place], scores[place], rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(again[place + 1], scores[place + 1])
-    assert torch.allclose(again[place - 1], scores[place - 1]) == (not both)
+    torch.testing.assert_close(again[index], scores[index], rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(again[index + 1], scores[index + 1])
+    assert torch.allclose(again[index - 1], scores[index - 1]) == (not both)
     # another row, and what stands at padding, are not read either
     torch.testing.assert_close(
         again[: LENGTHS[0]], scores[: LENGTHS[0]], rtol=1e-12, atol=1e-12
@@ -153,6 +153,6 @@ def test_ngrams_of_characters_are_added_to_what_the_layer_says() -> None:
     tokens, lengths = batch()
     characters = torch.randint(0, 60_000, (4, 11))
     counts = torch.tensor([11, 3, 0, 5])
-    found = both(tokens, lengths, characters, counts)
+    outputs = both(tokens, lengths, characters, counts)
     expected = plain(tokens, lengths) + ngrams(characters, counts)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    torch.testing.assert_close(outputs, expected, rtol=0, atol=0)

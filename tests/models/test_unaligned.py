@@ -20,31 +20,31 @@ TARGETS = torch.tensor([[9, 4, 3], [6, 3, IGNORED]])
 
 
 def build(
-    reads: str = "attention", writes: str = "attention", **told: Any
+    encodes: str = "attention", decodes: str = "attention", **settings: Any
 ) -> Unaligned:
     config = LayerConfig(hidden=8, layers=1)
-    encoder = build_layer(reads, settings_of(reads, config, bidirectional=True), 8)
-    decoder = build_decoder(writes, settings_of(writes, config), 8, encoder)
+    encoder = build_layer(encodes, settings_of(encodes, config, bidirectional=True), 8)
+    decoder = build_decoder(decodes, settings_of(decodes, config), 8, encoder)
     source = TokenEmbedding(10, 8)
-    target = TokenEmbedding(told.pop("known", 10), 8)
-    return Unaligned(source, encoder, target, decoder, 10, **told).double().eval()
+    target = TokenEmbedding(settings.pop("known", 10), 8)
+    return Unaligned(source, encoder, target, decoder, 10, **settings).double().eval()
 
 
 def same(got: object, expected: object) -> None:
     torch.testing.assert_close(got, expected, **TIGHT)
 
 
-@pytest.mark.parametrize("writes", ["attention", "lstm"])
-@pytest.mark.parametrize("reads", ["attention", "gru"])
-def test_steps_equal_what_training_reads(reads: str, writes: str) -> None:
-    model = build(reads, writes)
+@pytest.mark.parametrize("decodes", ["attention", "lstm"])
+@pytest.mark.parametrize("encodes", ["attention", "gru"])
+def test_steps_equal_what_training_reads(encodes: str, decodes: str) -> None:
+    model = build(encodes, decodes)
     inputs = shifted(TARGETS, 2)
     scores = model(SOURCE, LENGTHS, inputs)
     state: Any = model.start(SOURCE, LENGTHS)
-    looks = model.align(SOURCE, LENGTHS, inputs)
+    attention_weights = model.align(SOURCE, LENGTHS, inputs)
     for t in range(3):
-        _, _, look = model.step_attending(inputs[:, t], state)
-        same(look, looks[:, t])
+        _, _, row_weights = model.step_attending(inputs[:, t], state)
+        same(row_weights, attention_weights[:, t])
         step, state = model.step(inputs[:, t], state)
         same(step, scores[:, t])
 
@@ -69,10 +69,12 @@ def test_the_loss_is_that_of_the_real_targets() -> None:
 
 def test_what_is_read_may_differ_from_what_is_written() -> None:
     model = build(known=13)
-    fed = torch.tensor([[2, 12, 11], [2, 10, 0]])
+    decoder_inputs = torch.tensor([[2, 12, 11], [2, 10, 0]])
     batch = Batch(SOURCE, LENGTHS, TARGETS, torch.arange(2).numpy())
-    loss = seq2seq_loss(2, decoder_inputs=lambda told: fed)(model, batch, None)
-    scores = model(SOURCE, LENGTHS, fed).flatten(0, 1)
+    loss = seq2seq_loss(2, decoder_inputs=lambda batch: decoder_inputs)(
+        model, batch, None
+    )
+    scores = model(SOURCE, LENGTHS, decoder_inputs).flatten(0, 1)
     total = torch.nn.functional.cross_entropy(
         scores, TARGETS.flatten(), reduction="sum"
     )
@@ -93,7 +95,7 @@ def test_output_weights_may_be_the_embedding() -> None:
 
 
 def paper(width: int, inner: int, heads: int, tokens: int = 37_000) -> Unaligned:
-    told: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "hidden": width,
         "layers": 6,
         "heads": heads,
@@ -104,7 +106,7 @@ def paper(width: int, inner: int, heads: int, tokens: int = 37_000) -> Unaligned
         "positions": "sinusoidal",
         "bias": True,
     }
-    config = LayerConfig(**told)
+    config = LayerConfig(**settings)
     with torch.device("meta"):
         table = TokenEmbedding(tokens, width)
         encoder = build_layer("attention", config.changed(bidirectional=True), width)
@@ -120,9 +122,9 @@ def test_parameters_of_the_paper() -> None:
     """Vaswani et al. (2017), table 3 says 65 and 213 million, of about 37,000 shared pieces.
 
     What the sizes give is worked out here by hand; the table's base is 3 % above it, and its big
-    within 1 %: its exact vocabulary is not told.
+    within 1 %: its exact vocabulary is not published.
     """
-    for (width, inner, heads), told in (
+    for (width, inner, heads), published in (
         ((512, 2048, 8), 65e6),
         ((1024, 4096, 16), 213e6),
     ):
@@ -131,9 +133,9 @@ def test_parameters_of_the_paper() -> None:
         norm = 2 * width
         blocks = 6 * (attention + feedforward + 2 * norm)
         blocks += 6 * (2 * attention + feedforward + 3 * norm)
-        found = count(paper(width, inner, heads))
-        assert found == blocks + 37_000 * width
-        assert abs(found / told - 1) < 0.031
+        parameters = count(paper(width, inner, heads))
+        assert parameters == blocks + 37_000 * width
+        assert abs(parameters / published - 1) < 0.031
 
 
 def test_a_shared_table_is_one_parameter() -> None:

@@ -37,7 +37,7 @@ class TreeConstraint:
     come, and no bracket opens that could not be closed within the limit: every search ends.
 
     Use :meth:`over`. ``words`` (S, M) is what the model reads once each word is written; the rest
-    has an entry a row (B,): its ``source``, how many words are written (``place``) and ``left``,
+    has an entry a row (B,): its ``source``, how many words are ``written`` and ``left``,
     the ``depth`` of open brackets, how many of these opened since the last word (``opened``), the
     tokens that may still be written (``room``, the end mark included), and whether the last token
     was a bracket that opened (``fresh``).
@@ -47,7 +47,7 @@ class TreeConstraint:
     run: int
     words: Tensor
     source: Tensor
-    place: Tensor
+    written: Tensor
     left: Tensor
     depth: Tensor
     opened: Tensor
@@ -83,19 +83,31 @@ class TreeConstraint:
                 f"mark, and a run of at least 1; got {lengths.tolist()} words, "
                 f"{limits.tolist()} tokens and {run}"
             )
-        none = torch.zeros_like(lengths)
-        own = torch.arange(len(lengths), device=words.device)
+        zeros = torch.zeros_like(lengths)
+        sources = torch.arange(len(lengths), device=words.device)
         return cls(
-            alphabet, run, words, own, none, lengths, none, none, limits, none.bool()
+            alphabet,
+            run,
+            words,
+            source=sources,
+            written=zeros,
+            left=lengths,
+            depth=zeros,
+            opened=zeros,
+            room=limits,
+            fresh=zeros.bool(),
         )
 
     def allowed(self) -> Tensor:
         """Return which tokens each row may take, bool (B, V)."""
-        inside = self.depth > 0
-        more = self.left > 0
+        is_inside = self.depth > 0
+        has_words = self.left > 0
         # a bracket more needs its own two tokens beside what is open, the words and the end mark
         fits = self.room >= 2 + self.left + self.depth + 1
-        opens = more & (self.opened < self.run) & fits & (inside | (self.place == 0))
+        is_first = self.written == 0  # the one bracket around all words
+        opens = has_words & (self.opened < self.run) & fits & (is_inside | is_first)
+        # the outermost bracket closes behind the last word, and no bracket without a word in it
+        closes = is_inside & ~self.fresh & ((self.depth > 1) | ~has_words)
         mask = torch.zeros(
             len(self.depth),
             self.alphabet.size,
@@ -103,28 +115,30 @@ class TreeConstraint:
             device=self.words.device,
         )
         mask[:, self.alphabet.first :] = opens[:, None]
-        mask[:, self.alphabet.word] = inside & more
-        mask[:, self.alphabet.close] = inside & ~self.fresh & ((self.depth > 1) | ~more)
-        mask[:, self.alphabet.end] = ~inside & ~more
+        mask[:, self.alphabet.word] = is_inside & has_words
+        mask[:, self.alphabet.close] = closes
+        mask[:, self.alphabet.end] = ~is_inside & ~has_words
         return mask
 
     def advance(self, rows: Tensor, tokens: Tensor) -> Self:
         """Return the constraint whose row i is row ``rows[i]`` of this one after ``tokens[i]``."""
-        word = tokens == self.alphabet.word
-        close = tokens == self.alphabet.close
-        opens = tokens >= self.alphabet.first
+        is_word = tokens == self.alphabet.word
+        is_close = tokens == self.alphabet.close
+        is_open = tokens >= self.alphabet.first
+        words = is_word.long()
+        opened = is_open.long()
         return replace(
             self,
             source=self.source[rows],
-            place=self.place[rows] + word.long(),
-            left=self.left[rows] - word.long(),
-            depth=self.depth[rows] + opens.long() - close.long(),
-            opened=(self.opened[rows] + opens.long()).masked_fill(word, 0),
+            written=self.written[rows] + words,
+            left=self.left[rows] - words,
+            depth=self.depth[rows] + opened - is_close.long(),
+            opened=(self.opened[rows] + opened).masked_fill(is_word, 0),
             room=self.room[rows] - 1,
-            fresh=opens,
+            fresh=is_open,
         )
 
     def feed(self, tokens: Tensor) -> Tensor:
         """Return what the model reads for the tokens just advanced by (B,)."""
-        last = self.words[self.source, (self.place - 1).clamp(min=0)]
+        last = self.words[self.source, (self.written - 1).clamp(min=0)]
         return torch.where(tokens == self.alphabet.word, last, tokens)

@@ -66,7 +66,7 @@ class TokenReader:
         self.device = device
         self.notice = notice
         self.context = model.context
-        self.told = False
+        self.has_slid = False
         self.mark = mark
         self.recent = list(prompt)
         self.logits = torch.empty(0)
@@ -88,13 +88,13 @@ class TokenReader:
         else:
             self.logits, self.state = self.model.step(token, self.state)
 
-    def _slide(self, why: str) -> None:
+    def _slide(self, reason: str) -> None:
         assert self.context is not None
-        if not self.told:
+        if not self.has_slid:
             self.notice(
-                f"{why} the model's context of {self.context} tokens; the window slides"
+                f"{reason} the model's context of {self.context} tokens; the window slides"
             )
-            self.told = True
+            self.has_slid = True
         self.recent = self.recent[-max(1, self.context // 2) :]
         if self.mark is not None and len(self.recent) > 1:
             self.recent[0] = self.mark
@@ -150,13 +150,13 @@ def generate(
         said = torch.zeros_like(reader.logits, dtype=torch.bool)
         # the mark that stands before a text was not said: the end must not become unlikely
         said[:, [token for token in prompt if token not in ends]] = True
-    for made in range(1, max_new_tokens + 1):
+    for count in range(1, max_new_tokens + 1):
         reader.logits[:, list(banned)] = OUT
         token = choose(reader.logits, sampling, said, generator)
         if int(token) in ends:
             return
         yield int(token)
-        if made == max_new_tokens:
+        if count == max_new_tokens:
             return
         if said is not None:
             said[:, token] = True

@@ -14,77 +14,35 @@ import torch
 from torch import Tensor
 
 from unrolled.decoding.beams import OUT, STEP, Bools, Floats, Ints, Steps
+from unrolled.decoding.phrases import Phrases
 
-Progress = tuple[
-    int, ...
-]  # tokens written of each phrase; all of them once it has occurred
+# Log-probability by row and token. The order of the entries says nothing: banks are sorted.
+LogProbs = dict[tuple[int, int], float]
+# What a row may go on with: cost (the total, negated), row, token, log-probability of the token.
+# Sorted as they are, equal costs come by row, then by token.
+Candidate = tuple[float, int, int, float]
 
 
-class Phrases:
-    """What one source requires: a state machine a phrase, all followed at once.
-
-    A phrase once written counts for good. One begun and not gone on with falls back to what is
-    still right of it (Knuth, Morris and Pratt 1977; the paper falls back to nothing, and so would
-    miss "a a b" in "a a a b"). Phrases may overlap; one that is named twice must occur once.
+def allocate(available: Sequence[int], beam: int) -> list[int]:
+    """Return how many of ``beam`` rows each bank gets: even parts, the rest from the top down.
 
     Args:
-        phrases: sequences of tokens; none is empty.
+        available: candidates of each bank, the lowest first; no bank gets more.
+        beam: rows to allocate.
     """
-
-    def __init__(self, phrases: Sequence[Sequence[int]]) -> None:
-        self.phrases = [list(phrase) for phrase in dict.fromkeys(map(tuple, phrases))]
-        self.borders = [_borders(phrase) for phrase in self.phrases]
-        self.size = sum(map(len, self.phrases))
-        self.start: Progress = (0,) * len(self.phrases)
-
-    def advance(self, progress: Progress, token: int) -> Progress:
-        """Return the progress after one more token."""
-        found = []
-        for at, phrase, border in zip(
-            progress, self.phrases, self.borders, strict=True
-        ):
-            if at < len(phrase):
-                while at and phrase[at] != token:
-                    at = border[at - 1]
-                at += phrase[at] == token
-            found.append(at)
-        return tuple(found)
-
-    def met(self, progress: Progress) -> int:
-        """Return the bank: tokens of the phrases that occurred, and of the one furthest begun."""
-        pairs = [
-            (at, len(phrase)) for at, phrase in zip(progress, self.phrases, strict=True)
-        ]
-        begun = max((at for at, size in pairs if at < size), default=0)
-        return sum(size for at, size in pairs if at == size) + begun
-
-    def wanted(self, progress: Progress) -> list[int]:
-        """Return the tokens that bring a phrase on."""
-        pairs = zip(progress, self.phrases, strict=True)
-        return sorted({phrase[at] for at, phrase in pairs if at < len(phrase)})
-
-
-def _borders(phrase: list[int]) -> list[int]:
-    """Return for each beginning how much of its end is a beginning too (and not all of it)."""
-    borders = [0]
-    for token in phrase[1:]:
-        at = borders[-1]
-        while at and phrase[at] != token:
-            at = borders[at - 1]
-        borders.append(at + (phrase[at] == token))
-    return borders
-
-
-def share_out(available: Sequence[int], beam: int) -> list[int]:
-    """Return how many of ``beam`` rows each bank gets: even parts, the rest from the top down."""
-    shares = [min(beam // len(available), count) for count in available]
+    even = beam // len(available)
+    sizes = [min(even, count) for count in available]
     for bank in reversed(range(len(available))):
-        shares[bank] += min(available[bank] - shares[bank], beam - sum(shares))
-    return shares
+        unused = available[bank] - sizes[bank]
+        sizes[bank] += min(unused, beam - sum(sizes))
+    return sizes
 
 
-class Required:
-    """The rows of one source that requires phrases.
+class RequiredPhrases:
+    """The rows of one source that requires phrases, and how far each has come.
+
+    ``rows`` has the progress of each row of the source, in the order of the search's own arrays:
+    one before the first step, ``beam`` after it.
 
     Args:
         phrases: what it requires.
@@ -92,7 +50,12 @@ class Required:
         end: the end mark.
     """
 
-    def __init__(self, phrases: Phrases, beam: int, end: int) -> None:
+    def __init__(
+        self,
+        phrases: Phrases,
+        beam: int,
+        end: int,
+    ) -> None:
         self.phrases = phrases
         self.beam = beam
         self.end = end
@@ -100,71 +63,105 @@ class Required:
         self.size = phrases.size
 
     @property
-    def top(self) -> int:
+    def complete_rows(self) -> int:
         """How many rows the complete hypotheses have while every bank is full."""
-        return self.beam - self.size * (self.beam // (self.size + 1))
+        of_lower_bank = self.beam // (self.size + 1)
+        return self.beam - self.size * of_lower_bank
 
     def select(
-        self, pool: Steps, total: Floats, logits: Tensor, norm: Tensor
+        self,
+        pool: Steps,
+        totals: Floats,
+        logits: Tensor,
+        norms: Tensor,
     ) -> tuple[Steps, Steps]:
-        """Choose what goes on and what ends, bank by bank: (beam,) each.
+        """Choose what goes on and what ends, bank by bank: (beam,) each, best first.
 
         Args:
             pool: the candidates of each row (W, k).
-            total: log-probability of each row (W,).
+            totals: log-probability of each row (W,).
             logits: scores of all tokens (W, V), -inf where ruled out.
-            norm: what to take off these (W, 1) for log-probabilities.
+            norms: what to take off these (W, 1) for log-probabilities.
         """
-        candidates = {
-            (row, token): value for row, token, value, _ in pool.ravel().tolist()
-        }
-        pairs = enumerate(self.rows)
-        wanted = [
-            (row, token) for row, at in pairs for token in self.phrases.wanted(at)
-        ]
-        if wanted:
-            rows, tokens = torch.tensor(wanted, device=logits.device).unbind(1)
-            values = (logits[rows, tokens] - norm[rows, 0]).tolist()
-            candidates |= dict(zip(wanted, values, strict=True))
-        banks: list[list[tuple[float, int, int, float]]] = [
-            [] for _ in range(self.size + 1)
-        ]
-        for (row, token), value in candidates.items():
-            at = self.rows[row]
-            cost = -(float(total[row]) + value)
-            if token != self.end:
-                at = self.phrases.advance(at, token)
-            written = self.phrases.met(at)
-            if cost < -OUT and (token != self.end or written == self.size):
-                banks[written].append((cost, row, token, value))
-        for bank in banks:
-            bank.sort()
+        log_probs: LogProbs = {}
+        for row, token, log_prob, _ in pool.ravel().tolist():
+            log_probs[row, token] = log_prob
+        log_probs |= self._proposed(logits, norms)
+        banks = self._banks(log_probs, totals)
+        # the end mark takes no row of those that go on
         going = [
             [candidate for candidate in bank if candidate[2] != self.end]
             for bank in banks
         ]
-        shares = share_out([len(bank) for bank in going], self.beam)
-        on: list[tuple[float, int, int, float]] = []
-        for bank, share in zip(going, shares, strict=True):
-            on += bank[:share]
-        first = banks[-1][: max(1, self.beam - sum(shares[:-1]))]
-        ended = [candidate for candidate in first if candidate[2] == self.end]
-        return self._steps(sorted(on)), self._steps(ended)
+        available = [len(bank) for bank in going]
+        sizes = allocate(available, self.beam)
+        chosen: list[Candidate] = []
+        for bank, size in zip(going, sizes, strict=True):
+            chosen += bank[:size]
+        chosen.sort()
+        # Only what is complete may end. As in a beam of its own it has to be among the first of the
+        # highest bank, as many as the lower banks leave it rows, and one at least.
+        of_lower_banks = sum(sizes[:-1])
+        width = max(1, self.beam - of_lower_banks)
+        complete = banks[-1][:width]
+        ended = [candidate for candidate in complete if candidate[2] == self.end]
+        return self._steps(chosen), self._steps(ended)
 
-    def _steps(self, candidates: list[tuple[float, int, int, float]]) -> Steps:
+    def _proposed(self, logits: Tensor, norms: Tensor) -> LogProbs:
+        """Return what brings a row on, likely or not."""
+        pairs: list[tuple[int, int]] = []
+        for row, progress in enumerate(self.rows):
+            tokens = self.phrases.next_tokens(progress)
+            pairs += [(row, token) for token in tokens]
+        if not pairs:
+            return {}
+        indices = torch.tensor(pairs, device=logits.device)
+        rows, columns = indices.unbind(1)
+        scores = logits[rows, columns]
+        log_probs = scores - norms[rows, 0]
+        return dict(zip(pairs, log_probs.tolist(), strict=True))
+
+    def _banks(
+        self,
+        log_probs: LogProbs,
+        totals: Floats,
+    ) -> list[list[Candidate]]:
+        """Return the candidates that are possible by the bank they lead to, best first."""
+        banks: list[list[Candidate]] = [[] for _ in range(self.size + 1)]
+        for (row, token), log_prob in log_probs.items():
+            progress = self.rows[row]
+            total = float(totals[row])
+            cost = -(total + log_prob)
+            is_end = token == self.end
+            if not is_end:
+                progress = self.phrases.advance(progress, token)
+            bank = self.phrases.bank(progress)
+            may_follow = bank == self.size or not is_end
+            if may_follow and cost < -OUT:
+                candidate = (cost, row, token, log_prob)
+                banks[bank].append(candidate)
+        for candidates in banks:
+            candidates.sort()
+        return banks
+
+    def _steps(self, candidates: list[Candidate]) -> Steps:
+        """Return candidates as ``STEP`` (beam,), -inf where there are no more."""
         steps = np.zeros(self.beam, STEP)
         steps["total"] = OUT
-        for index, (cost, row, token, value) in enumerate(candidates):
-            steps[index] = row, token, value, -cost
+        for index, candidate in enumerate(candidates):
+            cost, row, token, log_prob = candidate
+            steps[index] = row, token, log_prob, -cost
         return steps
 
     def follow(self, parents: Ints, tokens: Ints) -> None:
-        """Note what the rows have become."""
-        steps = zip(parents.tolist(), tokens.tolist(), strict=True)
+        """Go on: row i is now what row ``parents[i]`` of this source was, after ``tokens[i]``."""
+        before = [self.rows[parent] for parent in parents.tolist()]
         self.rows = [
-            self.phrases.advance(self.rows[row], token) for row, token in steps
+            self.phrases.advance(progress, token)
+            for progress, token in zip(before, tokens.tolist(), strict=True)
         ]
 
     def complete(self) -> Bools:
         """Return which rows have written everything."""
-        return np.array([self.phrases.met(at) == self.size for at in self.rows])
+        banks = [self.phrases.bank(progress) for progress in self.rows]
+        return np.array([bank == self.size for bank in banks])

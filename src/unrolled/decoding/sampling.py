@@ -18,19 +18,31 @@ class Sampling(Config):
     """How tokens are chosen. ``temperature=0`` is greedy; the filters apply in the order here."""
 
     repetition_penalty: float = Field(
-        1.0, ge=0.01, le=1e6, description="divide the score of what was said; 1 is off"
+        1.0,
+        ge=0.01,
+        le=1e6,
+        description="divide the score of what was said; 1 is off",
     )
     temperature: float = Field(
         1.0, ge=0, description="0 is greedy, below 1 is safer, above is wilder"
     )
     top_k: int | None = Field(
-        None, ge=1, le=2**31 - 1, description="only the k likeliest tokens"
+        None,
+        ge=1,
+        le=2**31 - 1,
+        description="only the k likeliest tokens",
     )
     top_p: float | None = Field(
-        None, gt=0, le=1, description="only the likeliest tokens that sum to p"
+        None,
+        gt=0,
+        le=1,
+        description="only the likeliest tokens that sum to p",
     )
     min_p: float | None = Field(
-        None, ge=0, le=1, description="only tokens at least p times the likeliest"
+        None,
+        ge=0,
+        le=1,
+        description="only tokens at least p times the likeliest",
     )
 
 
@@ -50,7 +62,8 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
     """Rule out all but the ``k`` likeliest tokens of (B, V); ties at the border stay."""
     if k >= logits.shape[-1]:
         return logits
-    border = logits.topk(k, dim=-1).values[..., -1:]
+    largest = logits.topk(k, dim=-1).values
+    border = largest[..., -1:]
     return logits.masked_fill(logits < border, OUT)
 
 
@@ -60,19 +73,21 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     Nucleus sampling, Holtzman et al. 2020, equation 2. The likeliest token always stays.
     """
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    probability = ordered.softmax(dim=-1)
-    before = probability.cumsum(dim=-1) - probability
-    out = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= p)
-    out.scatter_(-1, order[..., :1], False)
-    return logits.masked_fill(out, OUT)
+    probabilities = ordered.softmax(dim=-1)
+    # of the likelier ones: the token that reaches p is still kept
+    before = probabilities.cumsum(dim=-1) - probabilities
+    is_out = torch.zeros_like(before, dtype=torch.bool)
+    is_out = is_out.scatter(-1, order, before >= p)
+    likeliest = order[..., :1]
+    is_out.scatter_(-1, likeliest, False)
+    return logits.masked_fill(is_out, OUT)
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:
     """Keep tokens at least ``p`` times as likely as the likeliest (Nguyen et al. 2024)."""
-    probability = logits.softmax(dim=-1)
-    return logits.masked_fill(
-        probability < p * probability.amax(dim=-1, keepdim=True), OUT
-    )
+    probabilities = logits.softmax(dim=-1)
+    border = p * probabilities.amax(dim=-1, keepdim=True)
+    return logits.masked_fill(probabilities < border, OUT)
 
 
 def choose(
@@ -97,11 +112,14 @@ def choose(
     # a tiny temperature would overflow to inf - inf; the difference to the best score cannot.
     # Beyond these bounds fp32 would divide by 0 or by inf, and no text would change
     temperature = min(max(sampling.temperature, 1e-30), 1e30)
-    logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+    best = logits.amax(dim=-1, keepdim=True)
+    logits = (logits - best) / temperature
     if sampling.top_k is not None:
         logits = keep_top_k(logits, sampling.top_k)
     if sampling.top_p is not None and sampling.top_p < 1:
         logits = keep_top_p(logits, sampling.top_p)
     if sampling.min_p:
         logits = keep_min_p(logits, sampling.min_p)
-    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(-1)
+    probabilities = logits.softmax(dim=-1)
+    drawn = torch.multinomial(probabilities, 1, generator=generator)
+    return drawn.squeeze(-1)

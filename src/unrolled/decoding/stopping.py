@@ -15,13 +15,13 @@ def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     held = ""
     for piece in pieces:
         held += piece
-        found = [
+        spans = [
             (held.find(stop) + len(stop), held.find(stop))
             for stop in stops
             if stop in held
         ]
-        if found:
-            _, begin = min(found)
+        if spans:
+            _, begin = min(spans)  # the one that ends first, and of those the longest
             if begin:
                 yield held[:begin]
             return

@@ -100,8 +100,10 @@ class LanguageModel(Forms):
 
         That is the model itself while it trains, and where the native core cannot step it.
         """
-        why = why_not_native(StreamParts.of_model(self, LanguageModel))
-        return self if self.training or why is not None else Streamed(self)
+        reason = why_not_native(StreamParts.of_model(self, LanguageModel))
+        if self.training or reason is not None:
+            return self
+        return Streamed(self)
 
 
 class Streamed:
@@ -123,8 +125,11 @@ class Streamed:
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Read one token a row (B,): scores of the next (B, V) and the state."""
-        if self._stream is None or self._stream.state.rows != len(tokens):
-            self._stream = self.model.stream(len(tokens))
-        if state is not self._stream.state:
-            self._stream.load(state)
-        return self._stream.step(tokens), self._stream.state
+        stream = self._stream
+        if stream is None or stream.state.rows != len(tokens):
+            stream = self.model.stream(len(tokens))
+            self._stream = stream
+        # the state of the step before is the stream's own: there is nothing to load
+        if state is not stream.state:
+            stream.load(state)
+        return stream.step(tokens), stream.state

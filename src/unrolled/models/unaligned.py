@@ -118,15 +118,14 @@ class Unaligned(Forms):
         self, tokens: Tensor, state: State
     ) -> tuple[Tensor, State, Tensor]:
         """Return what ``step`` does, and where each row looks in its source (B, M)."""
-        looks: list[Tensor] = []
-        x = self.target(tokens)[:, None]
-        told = cast(DecoderState, state)
-        output, state = self.decoder.unroll_attending(x, told, None, looks)
-        return (
-            self.head(self.dropout(output[:, 0])),
-            state,
-            self.decoder.alignment(looks)[:, 0],
+        attention_weights: list[Tensor] = []  # of every block
+        inputs = self.target(tokens)[:, None]
+        decoder_state = cast(DecoderState, state)
+        outputs, state = self.decoder.unroll_attending(
+            inputs, decoder_state, None, attention_weights
         )
+        scores = self.head(self.dropout(outputs[:, 0]))
+        return scores, state, self.decoder.alignment(attention_weights)[:, 0]
 
     def read(
         self, source: Tensor, lengths: Tensor, inputs: Tensor, *extra: Tensor
@@ -159,10 +158,12 @@ class Unaligned(Forms):
         Raises:
             ValueError: the decoder has no attention.
         """
-        looks: list[Tensor] = []
+        attention_weights: list[Tensor] = []  # of every block
         state = self.start(source, lengths, *extra)
-        self.decoder.unroll_attending(self.target(inputs), state, None, looks)
-        return self.decoder.alignment(looks)
+        self.decoder.unroll_attending(
+            self.target(inputs), state, None, attention_weights
+        )
+        return self.decoder.alignment(attention_weights)
 
     def stepper(self) -> Steps:
         """Return what says what this model says and may step faster, in evaluation.
