@@ -1,5 +1,5 @@
 // Scratch memory. One routine says which parts a piece of work needs, and it runs twice: once to
-// measure, once to carve. So a size and the pointers into the memory of that size cannot drift apart.
+// measure, once to carve. So a size and the pointers into that memory cannot drift apart.
 #pragma once
 
 #include <cassert>

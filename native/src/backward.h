@@ -1,4 +1,5 @@
-// Gradients: a slice of rows back through its steps, then the products that give the weights' gradients.
+// Gradients: a slice of rows back through its steps, then the products that give the gradients of
+// the weights.
 #pragma once
 
 namespace {
@@ -178,7 +179,9 @@ struct BackwardPass : Slice {
     }
 
     template <int Cell> void run() {
-        int64_t reading = 0, chunk = 0, in_chunk = 0; // rows that read; a chunk's first step and size
+        int64_t reading = 0;  // rows that read
+        int64_t chunk = 0;    // the first step of a chunk
+        int64_t in_chunk = 0; // its (step, row) pairs so far
         if (r.reverse) {
             for (; reading < rows; reading++) enter(reading);
             meet_members();
@@ -199,9 +202,9 @@ struct BackwardPass : Slice {
             in_chunk += n;
             for (int64_t i = 0; i < n; i++) row_gradients<Cell>(t, i);
             meet_members();
-            const Rows other = common.d;
-            common.d = common.d_next;
-            common.d_next = other;
+            const Rows multiplied = common.d_next;
+            common.d_next = common.d;
+            common.d = multiplied;
             if (n && (s + 1 < r.steps || r.d_h0)) through_hidden(n);
         }
         if (r.d_x && in_chunk) through_input(chunk, r.steps);

@@ -112,7 +112,8 @@ inline void note_chunk(const DecodeWork &w, int64_t group, int64_t chunk, int64_
         const float most = largest_number(row, n);
         w.scores.most[chunk * rows + i] = most;
         // nothing but -inf adds nothing, and not the NaN that it would give off itself
-        w.scores.sums[chunk * rows + i] = sum_exponentials(row, n, most > -__builtin_inff() ? most : 0);
+        const float off = most > -__builtin_inff() ? most : 0;
+        w.scores.sums[chunk * rows + i] = sum_exponentials(row, n, off);
         for (int64_t j = 0; j < w.c.banned_count; j++) {
             const int64_t id = w.c.banned[j] - from;
             if (id >= 0 && id < n) row[id] = -__builtin_inff();

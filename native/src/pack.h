@@ -48,8 +48,8 @@ inline Rows carve_rows(Arena &arena, int32_t precision, int64_t rows, int64_t k)
             .scales = arena.floats(rows + 32)};
 }
 
-// The last units of a row may be wider than its last numbers: what is left is zero from here on. (Rows of
-// a tile past the last one may hold anything: nobody reads their sums.)
+// The last units of a row may have room behind its last number, which is zero from here on. (Rows
+// of a tile past the last one may hold anything: nobody reads their sums.)
 inline void clear_ends(const Rows &r, int64_t rows) {
     if (r.precision == UNROLLED_FP32) return;
     const int64_t full = r.k / per_unit(r.precision);

@@ -69,13 +69,13 @@ class Pool {
 
   private:
     void serve(int32_t index) {
-        uint64_t seen = 0;
+        uint64_t last = 0; // the generation that it took part in
         for (;;) {
-            for (int i = 0; i < 2000 && generation_.load(std::memory_order_relaxed) == seen; i++)
+            for (int i = 0; i < 2000 && generation_.load(std::memory_order_relaxed) == last; i++)
                 pause();
             std::unique_lock<std::mutex> lock(mutex_);
-            wake_.wait(lock, [&] { return generation_.load() != seen; });
-            seen = generation_.load();
+            wake_.wait(lock, [&] { return generation_.load() != last; });
+            last = generation_.load();
             Job *job = job_;
             if (!job || index >= requested_) continue;
             working_++;

@@ -104,13 +104,13 @@ bool multiply_transposed(const Transposed &p, int64_t first, Column column, Row 
     const int width = b.vectors;
     const int64_t most = height(p.precision, width, p.m), strip = matrix ? 256 : 32 * most;
     const int64_t tile_units = most * units_of(p.precision, least_of(p.k, deep));
-    Rows rows = {};         // columns of a, for the matrix unit
-    uint32_t *a = nullptr;  // and for other tiles
+    Rows turned_room = {};    // columns of a as rows, for the matrix unit
+    uint32_t *a = nullptr;    // columns of a, for other tiles
     float *scratch = nullptr, *block = nullptr;
     const Scratch memory([&](Arena &arena) {
         b.data = arena.bytes(bytes_of(b));
         if (matrix)
-            rows = carve_rows(arena, p.precision, strip, least_of(p.k, deep));
+            turned_room = carve_rows(arena, p.precision, strip, least_of(p.k, deep));
         else
             a = arena.array<uint32_t>(strip / most * tile_units + 16);
         scratch = arena.floats(TILE_FLOATS);
@@ -133,14 +133,14 @@ bool multiply_transposed(const Transposed &p, int64_t first, Column column, Row 
         const auto from = [&](int64_t k) { return column(k0 + k) + first; };
         for (int64_t i0 = 0; i0 < p.m; i0 += strip) {
             const int64_t strip_rows = least_of(strip, p.m - i0), units = units_of(p.precision, depth);
-            const Rows turned = narrowed(rows, depth);
-            const auto here = [&](int64_t k) { return from(k) + i0; };
+            const Rows turned = narrowed(turned_room, depth);
+            const auto strip_at = [&](int64_t k) { return from(k) + i0; };
             float *sums = p.sums ? block : nullptr; // of this block of k, from zero
             if (sums) memset(sums, 0, static_cast<size_t>(strip_rows) * 4);
             if (matrix)
-                turn_columns(turned, strip_rows, depth, sums, here);
+                turn_columns(turned, strip_rows, depth, sums, strip_at);
             else
-                put_columns(p.precision, a, strip_rows, most, tile_units, depth, sums, here);
+                put_columns(p.precision, a, strip_rows, most, tile_units, depth, sums, strip_at);
             if (sums) add_sums(p.sums + i0, 0, 1, strip_rows, sums, 0, true);
             for (int64_t q = 0; q < b.panels; q++) {
                 const int w = static_cast<int>(width_of(b, q));
@@ -245,7 +245,9 @@ inline void matmul_columns(void *data, int64_t task) {
 }
 
 // rows for each of some tasks: whole tiles, as many for each thread
-inline int64_t rows_of_task(int64_t rows, int64_t tasks) { return ((rows + tasks - 1) / tasks + 7) / 8 * 8; }
+inline int64_t rows_of_task(int64_t rows, int64_t tasks) {
+    return ((rows + tasks - 1) / tasks + 7) / 8 * 8;
+}
 
 inline Error matmul(const Matmul &m) {
     if (m.a_trans && m.b_trans) return "a product of two transposed matrices is not offered";

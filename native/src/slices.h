@@ -1,5 +1,5 @@
-// How a run is shared out among threads, forward and backward alike: each takes a slice of the rows,
-// or all take the same rows and some of the columns.
+// How a run is shared out among threads, forward and backward alike: each takes a slice of the
+// rows, or all take the same rows and some of the columns.
 #pragma once
 
 namespace {
@@ -66,6 +66,7 @@ inline int64_t most_in_slice(const Shared &all) {
     return most;
 }
 
+// What is known of a run before memory is carved for it.
 inline Shared shared_of(const unrolled_run &r) {
     Shared all = {};
     all.run = &r;
@@ -101,9 +102,9 @@ inline int64_t most_in_chunk(const unrolled_run &r, int64_t rows) {
     return least_of(usual > rows ? usual : rows, rows * (r.steps < 1 ? 1 : r.steps));
 }
 
-// Rows of a run, and the columns of them, that one thread works on. Usually it has all columns; where
-// rows are too few for that, several members take the same rows, each some of the columns, and meet
-// at every step.
+// Rows of a run, and the columns of them, that one thread works on. Usually it has all columns;
+// where rows are too few for that, several members take the same rows, each some of the columns,
+// and meet at every step.
 struct Slice {
     const Shared &all;
     const unrolled_run &r;
@@ -128,10 +129,11 @@ struct Slice {
 // - Common, what the members of a slice share: carve(), and prepare() before any of them works;
 // - Own, what each of them has for itself: carve() and prepare() too;
 // - run<Cell>(), all steps;
-// - fill_input() and fill_hidden(), which pack a panel of the weights as the pass multiplies by them.
+// - fill_input() and fill_hidden(), which pack a panel of the weights as the pass reads them.
 
 template <class Pass>
-void run_member(const Slice &slice, const typename Pass::Common &common, const typename Pass::Own &own) {
+void run_member(const Slice &slice, const typename Pass::Common &common,
+                const typename Pass::Own &own) {
     const MatrixUnit unit(slice.r.precision);
     own.prepare();
     Pass pass = {slice, common, own};
@@ -165,7 +167,7 @@ template <class Pass> void run_slice(void *data, int64_t index) {
                      common, own);
 }
 
-// All rows by several members at once: memory for as many as were asked for.
+// All rows by several members at once: memory for as many as there may be.
 template <class Pass> struct Team {
     const Shared &all;
     typename Pass::Common common;

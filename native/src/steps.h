@@ -11,10 +11,14 @@ inline int64_t step_row(const unrolled_run &r, int64_t t, int64_t row) {
 }
 
 // the row of h0, c0, mask and the final states that belongs to a row
-inline int64_t state_row(const unrolled_run &r, int64_t row) { return r.order ? r.order[row] : row; }
+inline int64_t state_row(const unrolled_run &r, int64_t row) {
+    return r.order ? r.order[row] : row;
+}
 
 // how many rows read step t
-inline int64_t active_at(const unrolled_run &r, int64_t t) { return r.active ? r.active[t] : r.rows; }
+inline int64_t active_at(const unrolled_run &r, int64_t t) {
+    return r.active ? r.active[t] : r.rows;
+}
 
 // Step t of row r is kept at kept_at[t] + r.
 inline void number_steps(const unrolled_run &r, int64_t *kept_at) {

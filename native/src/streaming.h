@@ -39,8 +39,8 @@ inline void step_linear(const StreamLinear &s, const float *x, float *y) {
     });
 }
 
-// the work of one tile: whole sums of rows from `first` on with a panel, no memory asked for ahead
-inline TileWork sums_of_rows(const Rows &rows, int64_t first, const char *panel, float *sums) {
+// The work of one tile: whole sums of rows from `first` on with a panel.
+inline TileWork work_of_tile(const Rows &rows, int64_t first, const char *panel, float *sums) {
     return {.units = rows.units,
             .a = rows.data + first * rows.ld,
             .lda = rows.ld,
@@ -67,8 +67,8 @@ template <int Cell> void step_cells(const StreamLayer &s, const float *x_in, flo
         for (int64_t i0 = 0; i0 < s.rows; i0 += most) {
             const int m = static_cast<int>(least_of(most, s.rows - i0));
             const Tile tile = tile_along(s.precision, width, m);
-            tile(sums_of_rows(x, i0, w_x, from_x));
-            tile(sums_of_rows(h, i0, w_h, from_h));
+            tile(work_of_tile(x, i0, w_x, from_x));
+            tile(work_of_tile(h, i0, w_h, from_h));
             for (int64_t q = 0; q < m; q++)
                 for (int64_t b = 0; b < width / gates; b++) {
                     const int64_t at = (panel * (s.hh.vectors / gates) + b) * W;
