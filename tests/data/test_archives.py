@@ -82,7 +82,7 @@ def test_a_zip_of_texts_or_of_tables_is_a_folder(tmp_path: Path) -> None:
     tables = zipped(tmp_path / "d.zip", {"b.csv": "text,label\nx,1\n", "a.csv": ROWS})
     found = table(tables)
     assert found.rows == [("good", "1"), ("bad", "0"), ("x", "1")]
-    assert found.place(found.lines[-1]) == (f"{tables}/b.csv", 2)
+    assert found.position(found.lines[-1]) == (f"{tables}/b.csv", 2)
     song = zipped(tmp_path / "s.zip", {"song.txt": "one\ntwo\n"})
     document = read(song)
     assert isinstance(document, Document)

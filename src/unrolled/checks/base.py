@@ -73,7 +73,9 @@ class PartRows:
 
 def place(data: Data, line: int) -> str:
     """Return a line of a part of the data as ``file:line``."""
-    path, line = (data.path, line) if isinstance(data, Document) else data.place(line)
+    path, line = (
+        (data.path, line) if isinstance(data, Document) else data.position(line)
+    )
     return f"{Path(path).name}:{line}"
 
 

@@ -23,9 +23,9 @@ from unrolled.core.errors import (
     shown,
 )
 from unrolled.core.terminal import json_line, note, out
-from unrolled.data import conllu, dictionary, trees
 from unrolled.data.aligned import Line, Lines
 from unrolled.data.archives import too_long
+from unrolled.data.formats import FORMATS
 from unrolled.data.schema import Schema
 from unrolled.data.shards import unchanged
 from unrolled.data.sources import Rows, read, rows_of
@@ -40,9 +40,7 @@ CHUNK = 256  # rows answered together; what is read of a file at once
 # lines of a text answered together, and their characters
 LINES = 1024
 CHARACTERS = 1 << 22
-# names of files that are no plain text
-TABLES = re.compile(r"\.(csv|tsv|jsonl|ndjson|parquet|zip)(\.gz)?$", re.IGNORECASE)
-OTHERS = (TABLES, conllu.NAME, dictionary.NAME, trees.NAME)
+ARCHIVE = re.compile(r"\.zip(\.gz)?$", re.IGNORECASE)
 
 
 def adjust(
@@ -266,7 +264,7 @@ def _together(
         told = answer_sound(run, cells)
         for line, each in zip(lines, told, strict=True):
             if isinstance(each, str):
-                failed.append(DataError(each, *rows.place(line)))
+                failed.append(DataError(each, *rows.position(line)))
         yield from (Prediction("") if isinstance(each, str) else each for each in told)
         return
     try:
@@ -328,7 +326,8 @@ class LineRows:
 
 def is_plain(path: Path, changes: dict[str, Any]) -> bool:
     """Whether a file holds a text a line, whatever its lines look like: its name says no table."""
-    named = any(pattern.search(path.name) for pattern in OTHERS)
+    named = any(known.names(path.name) for known in FORMATS)
+    named = named or ARCHIVE.search(path.name) is not None
     return path.is_file() and not named and "data.text" not in changes
 
 
@@ -431,7 +430,7 @@ def _one(
     answer = answer_one(run, cells)
     if isinstance(answer, Prediction):
         return answer
-    fault = DataError(answer, *rows.place(line))
+    fault = DataError(answer, *rows.position(line))
     if failed is None:
         raise fault
     failed.append(fault)

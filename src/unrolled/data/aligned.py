@@ -23,8 +23,8 @@ from unrolled.data.archives import (
     too_long,
 )
 from unrolled.data.charsets import check_encoding, encoding_of
+from unrolled.data.formats import Format
 from unrolled.data.lines import DAMAGE, SKIP_HINT, check_file, newline_of, nfc
-from unrolled.data.sniff import Format
 from unrolled.data.sources import OnError, Table
 
 # the names of the two columns

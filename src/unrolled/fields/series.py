@@ -111,7 +111,7 @@ def gather(
     groups: dict[str, list[list[int]]] = {}
     stood: dict[str, int] = {}
     for place, (row, line) in enumerate(zip(table.rows, table.lines, strict=True)):
-        name = table.place(line)[0] if sequence is None else label(row[sequence])
+        name = table.position(line)[0] if sequence is None else label(row[sequence])
         pieces = groups.setdefault(name, [[]])
         # a row that the reader left out is a gap in whichever sequence it was
         before = bisect.bisect(breaks, line)
@@ -121,7 +121,7 @@ def gather(
         try:
             _check(table, row, numbers, answer, check)
         except InvalidCell as fault:
-            error = invalid_row(fault, *table.place(line))
+            error = invalid_row(fault, *table.position(line))
             if not skip:
                 raise error from None
             faults.append(error)

@@ -90,7 +90,7 @@ def mistakes(
             text = (_text(task, data, cells[line]), "", "")
         truth, answer = (v if isinstance(v, str) else f"{v:.6g}" for v in both[item])
         found.append(
-            Mistake(*data.place(line), text, truth, answer, float(sizes[item]))
+            Mistake(*data.position(line), text, truth, answer, float(sizes[item]))
         )
     return found
 
@@ -102,7 +102,7 @@ def _texts(data: Table, written: GeneratedTexts, count: int) -> list[Mistake]:
     for row in np.unique(
         np.linspace(0, total - 1, min(count, total)).astype(np.int64)
     ).tolist():
-        path, line = data.place(int(written.lines[row]))
+        path, line = data.position(int(written.lines[row]))
         right = _cut(" | ".join(dict.fromkeys(written.references[row])), LONGEST)
         text = _cut(written.sources[row], LONGEST), "", ""
         found.append(

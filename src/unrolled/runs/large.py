@@ -555,7 +555,7 @@ def _write_rows(
                 found = field.check([row[i] for i in places])
                 targets.extend(output.check(row[i]) for i in answers if output)
             except InvalidCell as error:
-                faults.append(invalid_row(error, *reader.place(line)))
+                faults.append(invalid_row(error, *reader.position(line)))
                 if not skip:
                     raise faults[0] from None
                 continue

@@ -16,8 +16,7 @@ from unrolled.core.errors import DataError, UsageError, unknown
 from unrolled.data.batches import BatchSource, by_length
 from unrolled.data.examples import Ints
 from unrolled.data.schema import Schema
-from unrolled.data.sniff import Format
-from unrolled.data.sources import Document, Table
+from unrolled.data.sources import Document, Format, Table
 from unrolled.nn import Layer, TokenEmbedding
 from unrolled.scores import ConfusionCounts
 from unrolled.tasks.recipe import ModelConfig, Recipe

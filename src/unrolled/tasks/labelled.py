@@ -159,8 +159,8 @@ class Labelled(Task):
                 target = self.output.check(row[answer])
             except InvalidCell as error:
                 if on_error != "skip":
-                    raise invalid_row(error, *table.place(line)) from None
-                skipped.append(invalid_row(error, *table.place(line)))
+                    raise invalid_row(error, *table.position(line)) from None
+                skipped.append(invalid_row(error, *table.position(line)))
                 continue
             inputs.append(checked)
             targets.append(target)

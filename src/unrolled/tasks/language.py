@@ -157,8 +157,8 @@ class Language(Task):
                 texts.append(field.check([row[i] for i in places]))
             except InvalidCell as error:
                 if on_error != "skip":
-                    raise invalid_row(error, *data.place(line)) from None
-                skipped.append(invalid_row(error, *data.place(line)))
+                    raise invalid_row(error, *data.position(line)) from None
+                skipped.append(invalid_row(error, *data.position(line)))
         flat = [token for ids in field.encode(texts) for token in ids]
         size = sum(len(text.encode()) for row in texts for text in row)
         return TokenStream(

@@ -220,7 +220,7 @@ class Pairs(Task):
             except InvalidCell as error:
                 faults[line] = error
         found = [
-            invalid_row(faults[line], *table.place(line)) for line in sorted(faults)
+            invalid_row(faults[line], *table.position(line)) for line in sorted(faults)
         ]
         if found and on_error != "skip":
             raise found[0]

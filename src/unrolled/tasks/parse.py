@@ -436,7 +436,7 @@ def _read(
                 for label in dict.fromkeys(span[0] for span in tree.spans):
                     labels.check(label)
         except (InvalidCell, UserError) as error:
-            fault = invalid_row(InvalidCell(str(error)), *table.place(line))
+            fault = invalid_row(InvalidCell(str(error)), *table.position(line))
             if on_error != "skip":
                 raise fault from None
             faults.append(fault)

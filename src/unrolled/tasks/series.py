@@ -251,8 +251,8 @@ def encode(
             found = [output.check(goal) for goal in goals(row[answer], len(steps))]
         except InvalidCell as error:
             if not skip:
-                raise invalid_row(error, *table.place(line)) from None
-            skipped.append(invalid_row(error, *table.place(line)))
+                raise invalid_row(error, *table.position(line)) from None
+            skipped.append(invalid_row(error, *table.position(line)))
             continue
         ends = told.ends(len(steps)).tolist()
         at = table.steps[place] if isinstance(table, Series) else [line] * len(steps)

@@ -92,7 +92,7 @@ class Tag(Task):
                 words.append(probe.check([row[words_at]]))
             except InvalidCell as error:
                 if told.on_error != "skip":
-                    raise invalid_row(error, *table.place(line)) from None
+                    raise invalid_row(error, *table.position(line)) from None
         kind = (told.tokenizer or "chars") if recipe.model.spelling else None
         inputs = Words.fit(
             schema.text[0],
@@ -130,8 +130,8 @@ class Tag(Task):
                 goal = [self.output.check(tag) for tag in tags]
             except InvalidCell as error:
                 if on_error != "skip":
-                    raise invalid_row(error, *table.place(line)) from None
-                skipped.append(invalid_row(error, *table.place(line)))
+                    raise invalid_row(error, *table.position(line)) from None
+                skipped.append(invalid_row(error, *table.position(line)))
                 continue
             rows.append(words)
             targets.append(goal)
