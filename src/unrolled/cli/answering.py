@@ -340,8 +340,8 @@ def answered_lines(
     """
     answers: dict[int, Prediction] = {}
     for chunk in rows.chunks():
-        faults = {line.number: line.fault for line in chunk if line.fault}
-        sound = [line for line in chunk if not line.fault]
+        faults = {line.number: line.error for line in chunk if line.error}
+        sound = [line for line in chunk if not line.error]
         cells = [(line.text,) for line in sound]
         for line, answer in zip(sound, answer_sound(run, cells), strict=True):
             if isinstance(answer, str):

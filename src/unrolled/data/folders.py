@@ -41,10 +41,11 @@ def in_folder(path: Path, max_row: int = MAX_ROW) -> DataFiles:
     for root, folders, files in os.walk(path):
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths += [Path(root, name) for name in files]
-    named: list[Named] = [
-        (file.relative_to(path).as_posix(), functools.partial(find, file, max_row))
-        for file in paths
-    ]
+    named = list[Named]()
+    for file in paths:
+        name = file.relative_to(path).as_posix()
+        open_file = functools.partial(find, file, max_row)
+        named.append((name, open_file))
     return _data(named, str(path), "folder")
 
 
@@ -54,25 +55,27 @@ def in_zip(path: Path, max_row: int = MAX_ROW) -> DataFiles:
     def part(origin: Origin) -> Origin:
         return origin
 
-    named: list[Named] = [
-        (origin.member, functools.partial(part, origin))
-        for origin in members(path, max_row)
-    ]
+    named = list[Named]()
+    for origin in members(path, max_row):
+        open_file = functools.partial(part, origin)
+        named.append((origin.member, open_file))
     return _data(named, str(path), "archive")
 
 
 def _data(files: list[Named], name: str, what: str) -> DataFiles:
     """Take the files that people put beside data apart, unless there are no others."""
-    shown = {
-        file: open_file
-        for file, open_file in files
-        if not _HIDDEN.search(file) and not file.endswith("/")
-    }
+    shown = {}
+    for file, open_file in files:
+        if _HIDDEN.search(file) or file.endswith("/"):
+            continue
+        shown[file] = open_file
     if not shown:
         raise DataError(f"the {what} holds no data file; put one in it", name)
     beside = tuple(file for file in shown if _BESIDE.search(file))
-    data = [(file, shown[file]) for file in sorted(shown) if file not in beside]
-    return (data, beside) if data else (list(shown.items()), ())
+    data = sorted(shown.keys() - beside)
+    if not data:
+        return list(shown.items()), ()
+    return [(file, shown[file]) for file in data], beside
 
 
 def together(
@@ -102,7 +105,8 @@ def together(
     opened = functools.partial(reader_of, encoding=encoding, needed=needed)
     reader = _together(path, files, encoding, opened, parts)
     without = (*reader.format.without, *beside)
-    return replace(reader, format=replace(reader.format, without=without))
+    format = replace(reader.format, without=without)
+    return replace(reader, format=format)
 
 
 def _together(
@@ -119,12 +123,13 @@ def _together(
             "their own",
             path / names[tables.index(False)],
         )
-    inner = Path(os.path.commonpath([Path(name).parent for name in names]))
-    labels = ["/".join(Path(name).parts[len(inner.parts) : -1][:1]) for name in names]
+    folders = [Path(name).parent for name in names]
+    inner = os.path.commonpath(folders)
+    labels = [_label(name, inner) for name in names]
     if all(tables):
         _refuse_split_files(path, names)
     elif any(labels):
-        _check_labels(path, inner, names, labels)
+        _check_labels(path, path / inner, names, labels)
         return _texts(path, files, labels, encoding, parts)
     readers = [opened(open_file()) for _, open_file in files[:_LOOKED_AT]]
     texts = any(reader.format.kind == "text" for reader in readers)
@@ -135,23 +140,33 @@ def _together(
     return replace(first, name=str(path), rows=rows, text=None)
 
 
+def _label(name: str, inner: str) -> str:
+    """Return the folder below ``inner`` in which a file lies; none where it lies in no other."""
+    depth = len(Path(inner).parts)
+    folders = Path(name).parent.parts
+    below = folders[depth:]
+    return below[0] if below else ""
+
+
 def _is_table(name: str) -> bool:
     """Return whether a file is a table by its name."""
     return any(known.tabular and known.names(name) for known in FORMATS)
 
 
 def _check_labels(
-    path: Path, inner: Path, names: Sequence[str], labels: Sequence[str]
+    path: Path, folder: Path, names: Sequence[str], labels: Sequence[str]
 ) -> None:
     """Raise DataError where the folders of texts cannot be labels, or a text lies in none."""
     for name, label in zip(names, labels, strict=True):
         if DAMAGE.search(label):
             message = "the name of this file's folder is its label, and is no UTF-8; rename it"
             raise DataError(message, path / name)
-    _refuse_splits(path, path / inner, {label for label in labels if label})
+    distinct = set(labels) - {""}
+    _refuse_splits(path, folder, distinct)
     if not all(labels):
         message = "this file lies beside folders whose names are labels; put it into one of them"
-        raise DataError(message, path / names[labels.index("")])
+        unlabelled = names[labels.index("")]
+        raise DataError(message, path / unlabelled)
 
 
 def _refuse_splits(path: Path, folder: Path, names: set[str]) -> None:
@@ -167,19 +182,24 @@ def _refuse_split_files(path: Path, names: list[str]) -> None:
     parts = dict[str, Path]()
     # the first file of a split stands for it
     for name in reversed(names):
-        words = re.findall(r"[a-z]+", name.lower())
-        parts.update((word, path / name) for word in words if word in _SPLITS)
+        for word in re.findall(r"[a-z]+", name.lower()):
+            if word in _SPLITS:
+                parts[word] = path / name
     if len(parts) > 1:
-        shown = ", ".join(str(file.relative_to(path)) for file in parts.values())
+        files = [file.relative_to(path) for file in parts.values()]
+        shown = ", ".join(map(str, files))
         reason = f"{shown} are parts of one data set by their names"
         raise _parts_of_one(path, reason, parts)
 
 
+def _split_rank(name: str) -> tuple[bool, bool, str]:
+    """Return what is smallest for the part to train on, and largest for that of a test."""
+    return name != "train", name == "test", name
+
+
 def _parts_of_one(path: Path, reason: str, parts: dict[str, Path]) -> DataError:
     # rows to choose the best weights by; those of a test only where there are no others
-    first, second, *_ = sorted(
-        parts, key=lambda name: (name != "train", name == "test", name)
-    )
+    first, second, *_ = sorted(parts, key=_split_rank)
     unpack = "" if path.is_dir() else "unpack it and "
     shell = command("train", path_word(parts[first]), f"data.dev={parts[second]}")
     data = str(parts[first])
@@ -249,8 +269,12 @@ def _documents(
         except DataError as error:
             report(error)
             continue
-        row = (text,) if labels is None else (text, nfc(labels[index]))
-        yield index + 1, row
+        number = index + 1
+        if labels is None:
+            yield number, (text,)
+        else:
+            label = nfc(labels[index])
+            yield number, (text, label)
 
 
 def whole_text(origin: Origin, encoding: str | None) -> str:
@@ -259,7 +283,8 @@ def whole_text(origin: Origin, encoding: str | None) -> str:
     if encoding is None:
         encoding = encoding_of(origin)
     format = Format("text", encoding=encoding)
-    return "".join(block for _, block in blocks(origin, format, stop))
+    text = [block for _, block in blocks(origin, format, stop)]
+    return "".join(text)
 
 
 def fingerprint(path: Path) -> str:
@@ -267,5 +292,6 @@ def fingerprint(path: Path) -> str:
     if not path.is_dir():
         return sha256(path)
     files, _ = in_folder(path)
-    lines = [f"{name} {sha256(path / name)}\n" for name, _ in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    digests = [f"{name} {sha256(path / name)}\n" for name, _ in files]
+    listing = "".join(digests)
+    return hashlib.sha256(listing.encode()).hexdigest()

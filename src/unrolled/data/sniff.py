@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+Cells = Sequence[str]  # of a row, or of a column
+Rows = Sequence[Cells]
 DELIMITERS = ("\t", ";", "|", ",")
 NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?%?\s*", re.ASCII)
 FEW = 4  # fewer rows than these tell no labels from texts
@@ -52,10 +53,10 @@ def find_delimiter(head: str, *, named_table: bool) -> str | None:
     for order, delimiter in enumerate(DELIMITERS):
         if delimiter not in head:
             continue
-        readings = [
-            _split_all(text, delimiter) for text in (_masked(head, delimiter), head)
-        ]
-        rows = max(readings, key=lambda rows: (usual_width(rows)[1], -len(rows)))
+        masked = _masked(head, delimiter)
+        # quotes may be part of the text: what gives the more even rows is taken
+        readings = [_split_all(text, delimiter) for text in (masked, head)]
+        rows = max(readings, key=_evenness)
         width, evenness = usual_width(rows)
         if width < 2:
             continue
@@ -74,7 +75,7 @@ def find_delimiter(head: str, *, named_table: bool) -> str | None:
 
 def _is_table(
     delimiter: str,
-    rows: Sequence[Sequence[str]],
+    rows: Rows,
     evenness: float,
     *,
     closed: int,
@@ -92,13 +93,24 @@ def _is_table(
     if evenness < 0.95:
         return False
     # prose has a blank after its commas; a table of texts has none, or names its columns
-    later = list(itertools.chain.from_iterable(row[1:] for row in rows))
-    spaced = sum(not cell or cell.startswith(" ") for cell in later)
-    return spaced * 2 < len(later) or names_columns(rows)
+    spaced = 0
+    later = 0
+    for row in rows:
+        cells = row[1:]
+        later += len(cells)
+        spaced += sum(not cell or cell.startswith(" ") for cell in cells)
+    return spaced * 2 < later or names_columns(rows)
 
 
 def _split_all(text: str, delimiter: str) -> list[list[str]]:
-    return [line.split(delimiter) for line in text.split("\n") if line.strip()]
+    lines = text.split("\n")
+    return [line.split(delimiter) for line in lines if line.strip()]
+
+
+def _evenness(rows: Rows) -> tuple[float, int]:
+    """Return what is larger for more even rows; of equally even ones, for fewer."""
+    _, evenness = usual_width(rows)
+    return evenness, -len(rows)
 
 
 def _masked(text: str, delimiter: str) -> str:
@@ -116,7 +128,7 @@ def _masked(text: str, delimiter: str) -> str:
     return field.sub(plain, text) if '"' in text else text
 
 
-def usual_width(rows: Sequence[Sequence[str]]) -> tuple[int, float]:
+def usual_width(rows: Rows) -> tuple[int, float]:
     """Return the commonest number of fields and the share of rows that have it (0 for no rows)."""
     if not rows:
         return 0, 0.0
@@ -126,28 +138,40 @@ def usual_width(rows: Sequence[Sequence[str]]) -> tuple[int, float]:
     return width, counts[width] / len(rows)
 
 
-def closed_columns(rows: Sequence[Sequence[str]]) -> int:
+def closed_columns(rows: Rows) -> int:
     """Return how many columns hold numbers only, or a few words again and again, below row one."""
     body = rows[1:] or rows
-    columns = [_bare(column) for column in zip(*body, strict=True)]
+    columns = map(_bare, zip(*body, strict=True))
     return sum(_numeric(column) or _closed(column) for column in columns)
 
 
-def _numeric(column: Sequence[str]) -> bool:
-    filled = [cell for cell in column if cell.strip().lower() not in MISSING]
+def _numeric(column: Cells) -> bool:
+    filled = [cell for cell in column if not _is_missing(cell)]
     numbers = sum(map(is_number, filled))
     return bool(filled) and numbers >= 0.9 * len(filled)
 
 
-def _closed(column: Sequence[str]) -> bool:
+def _is_missing(cell: str) -> bool:
+    """Return whether a cell says that there is no number."""
+    return cell.strip().lower() in MISSING
+
+
+def _closed(column: Cells) -> bool:
     """Return whether a column looks like labels: single words, nearly all of them repeated."""
-    counts = Counter(cell.strip() for cell in column)
-    if len(column) < FEW or any(not word or " " in word for word in counts):
+    if len(column) < FEW:
         return False
-    return len(counts) * 2 <= len(column) and len(counts) <= LABELS
+    counts = Counter(cell.strip() for cell in column)
+    if not all(map(_is_word, counts)):
+        return False
+    distinct = len(counts)
+    return distinct <= LABELS and distinct * 2 <= len(column)
 
 
-def find_header(rows: Sequence[Sequence[str]]) -> bool:
+def _is_word(cell: str) -> bool:
+    return bool(cell) and " " not in cell
+
+
+def find_header(rows: Rows) -> bool:
     """Return whether the first of these rows (all of one width) names the columns.
 
     It does when its cells are distinct, hold no numbers, and either one stands over numbers, or
@@ -158,10 +182,10 @@ def find_header(rows: Sequence[Sequence[str]]) -> bool:
     body = list(zip(*rows[1:], strict=True))
     if _counts_columns(first, body):
         return True
-    if any(is_number(cell) for cell in first) or not any(first):
+    if any(map(is_number, first)) or not any(first):
         return False
     named = [cell for cell in first if cell]
-    if not all(_short(cell) for cell in named):
+    if not all(map(_short, named)):
         return False
     # where the first row is all there is, it stands over nothing
     columns = list(zip(first, map(_bare, body), strict=False))
@@ -175,9 +199,11 @@ def find_header(rows: Sequence[Sequence[str]]) -> bool:
     return not any(cell in column for cell, column in columns)
 
 
-def names_columns(rows: Sequence[Sequence[str]]) -> bool:
+def names_columns(rows: Rows) -> bool:
     """Return whether the first row has short cells, more than half of them usual column names."""
-    cells = [cell.strip().strip('"') for cell in rows[0]] if rows else []
+    if not rows:
+        return False
+    cells = [cell.strip().strip('"') for cell in rows[0]]
     known = sum(map(_is_known, cells))
     return all(map(_short, cells)) and known * 2 > len(cells)
 
@@ -196,48 +222,59 @@ def _stem(cell: str) -> str:
 
 def _short(cell: str) -> bool:
     """Return whether a cell could be a name: at most four words and no end of a sentence."""
-    if len(cell) > 40 or len(cell.split()) > 4:
+    words = cell.split()
+    if len(cell) > 40 or len(words) > 4:
         return False
     return not cell.endswith((".", "!", "?", "…"))
 
 
-def _bare(column: Sequence[str]) -> list[str]:
+def _bare(column: Cells) -> list[str]:
     return [cell.strip().strip('"').strip() for cell in column]
 
 
-def _over_labels(first: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
+def _over_labels(first: Cells, body: Rows) -> bool:
     """Return whether row one has single words only, over texts and over labels without it."""
-    if any(" " in cell or not cell for cell in first) or len(set(first)) < len(first):
+    if not all(map(_is_word, first)):
+        return False
+    if len(set(first)) < len(first):
         return False
     columns = [_bare(column) for column in body]
     # a name that its column repeats is a cell like the others
     named = zip(first, columns, strict=False)
     if any(cell in column for cell, column in named):
         return False
-    return any(map(_are_texts, columns)) and any(map(_are_labels, columns))
+    texts = any(map(_are_texts, columns))
+    return texts and any(map(_are_labels, columns))
 
 
-def _are_texts(column: Sequence[str]) -> bool:
+def _are_texts(column: Cells) -> bool:
     """Return whether nearly all cells are more than a word."""
     several = sum(" " in cell for cell in column)
     return several >= 0.8 * len(column)
 
 
-def _are_labels(column: Sequence[str]) -> bool:
+def _are_labels(column: Cells) -> bool:
     """Return whether a column looks like labels, of which each one occurs again."""
-    return _closed(column) and min(Counter(column).values()) > 1
+    if not _closed(column):
+        return False
+    counts = Counter(column)
+    return min(counts.values()) > 1
 
 
-def _counts_columns(first: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
+def _counts_columns(first: Cells, body: Rows) -> bool:
     """Return whether row one is 1, 2, 3, ... or 0, 1, 2, ... with at most one word after them."""
     digits = [int(cell) for cell in first if re.fullmatch("[0-9]{1,9}", cell)]
     count = len(digits)
     if count < 3 or count != len(first) - 1:
         return False
-    if digits not in (list(range(count)), list(range(1, count + 1))):
+    from_zero = list(range(count))
+    from_one = list(range(1, count + 1))
+    if digits not in (from_zero, from_one):
         return False
     last = first[-1]
-    if last.isdigit() or is_number(last) or not _short(last):
+    if last.isdigit() or is_number(last):
+        return False
+    if not _short(last):
         return False
     # a word that also stands below it is an answer, and this a row like the others
     return bool(body) and last not in _bare(body[-1])

@@ -321,7 +321,7 @@ def _text(file: File, task: Task | None) -> LargeParts:
         task.tokenizer, functools.partial(_write_text, file, task.tokenizer, cut)
     )
     train = TokenStream(
-        kept.tokens([task.tokenizer.eos_id]), kept.told["size"], kept.told["unknown"]
+        kept.tokens([task.tokenizer.eos_id]), kept.manifest["size"], kept.manifest["unknown"]
     )
     found = [
         f"{file.path}: {file.head.format.describe()}, {total:,} characters",
@@ -330,7 +330,7 @@ def _text(file: File, task: Task | None) -> LargeParts:
     ]
     dev = None
     if file.share:
-        text = kept.told["held"]
+        text = kept.manifest["held"]
         dev = Document(str(file.path), file.head.format, text)
         found.append(
             f"held out the last {file.share:.0%} of the text, {total - cut:,} characters "
@@ -384,7 +384,7 @@ def _write(
 
 def said(kept: Encoded, recipe: Recipe, characters: int) -> list[str]:
     """Say what was encoded, and from what the vocabulary was learnt."""
-    told = kept.told
+    told = kept.manifest
     lines = []
     if recipe.data.tokenizer not in COUNTED and characters > SAMPLE:
         lines.append(
@@ -452,7 +452,7 @@ def _rows(file: File, task: Task | None) -> LargeParts | None:
         field.tokenizer, functools.partial(_write_rows, file, field, output), **told
     )
     train: TokenStream | Examples = TokenStream(
-        kept.tokens(), kept.told["size"], kept.told["unknown"]
+        kept.tokens(), kept.manifest["size"], kept.manifest["unknown"]
     )
     if output is not None:
         lines, offsets, targets = (np.asarray(kept.array(name)) for name in ARRAYS)
@@ -464,10 +464,10 @@ def _rows(file: File, task: Task | None) -> LargeParts | None:
         f"task: {task.name} ({task.pattern}) (task=NAME)",
         *said(kept, recipe, seen["characters"]),
     ]
-    if kept.told["skipped"]:
-        fault = kept.told["fault"] if recipe.report.samples else kept.told["where"]
+    if kept.manifest["skipped"]:
+        fault = kept.manifest["fault"] if recipe.report.samples else kept.manifest["where"]
         found.append(
-            f"skipped {kept.told['skipped']:,} faulty rows; the first: {fault}"
+            f"skipped {kept.manifest['skipped']:,} faulty rows; the first: {fault}"
         )
     dev = None
     if file.share:

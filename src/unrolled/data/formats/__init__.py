@@ -7,29 +7,29 @@ what the first bytes give away, then what the lines do, and tables and running t
 from __future__ import annotations
 
 from unrolled.data.formats.base import FileFormat, Format, format_of, register
-from unrolled.data.formats.conllu import Conllu
-from unrolled.data.formats.dictionary import Dictionary
-from unrolled.data.formats.folder import Folder
-from unrolled.data.formats.hub import Hub
-from unrolled.data.formats.json_array import JsonArray
-from unrolled.data.formats.jsonl import JsonLines
-from unrolled.data.formats.parquet import Parquet
-from unrolled.data.formats.table import DelimitedTable
-from unrolled.data.formats.text import RunningText
-from unrolled.data.formats.trees import Trees
+from unrolled.data.formats.conllu import ConlluFormat
+from unrolled.data.formats.dictionary import DictionaryFormat
+from unrolled.data.formats.folder import FolderFormat
+from unrolled.data.formats.hub import HubFormat
+from unrolled.data.formats.json_array import JsonArrayFormat
+from unrolled.data.formats.jsonl import JsonLinesFormat
+from unrolled.data.formats.parquet import ParquetFormat
+from unrolled.data.formats.table import TableFormat
+from unrolled.data.formats.text import TextFormat
+from unrolled.data.formats.trees import TreesFormat
 
 FORMATS: tuple[FileFormat, ...] = (
-    Parquet(),
-    JsonArray(),
-    JsonLines(),
-    Conllu(),
-    Trees(),
-    Dictionary(),
-    DelimitedTable(),
-    RunningText(),
+    ParquetFormat(),
+    JsonArrayFormat(),
+    JsonLinesFormat(),
+    ConlluFormat(),
+    TreesFormat(),
+    DictionaryFormat(),
+    TableFormat(),
+    TextFormat(),
 )
 # rows that are those of no single file
-OTHERS = (Folder(), Hub())
+OTHERS = (FolderFormat(), HubFormat())
 
 register(*FORMATS, *OTHERS)
 

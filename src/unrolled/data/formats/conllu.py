@@ -24,7 +24,7 @@ _HEAD = re.compile(r"\d+|_", re.ASCII)
 Sentence = tuple[list[str], ...]
 
 
-class Conllu(FileFormat):
+class ConlluFormat(FileFormat):
     kind = "conllu"
     title = "CoNLL-U"
     suffixes = ("conllu", "conll")

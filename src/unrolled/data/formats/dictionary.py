@@ -23,7 +23,7 @@ _STRESS = re.compile(r" [A-Z]{2}[012](?: |$)")
 _FURTHER = re.compile(r"(?<=.)\(\d+\)$")
 
 
-class Dictionary(FileFormat):
+class DictionaryFormat(FileFormat):
     kind = "dictionary"
     title = "pronunciation dictionary"
     suffixes = ("dict",)

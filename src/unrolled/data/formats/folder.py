@@ -5,7 +5,7 @@ from __future__ import annotations
 from unrolled.data.formats.base import RowFormat
 
 
-class Folder(RowFormat):
+class FolderFormat(RowFormat):
     kind = "folder"
     title = "folder of texts"
     encoded = False  # the files may differ in theirs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from unrolled.data.formats.jsonl import ObjectRows
 
 
-class Hub(ObjectRows):
+class HubFormat(ObjectRows):
     kind = "hub"
     title = "data set of the hub"
     encoded = False

@@ -23,7 +23,7 @@ _MARK = re.compile(r'["\\{}\[\]]')
 Piece = tuple[int, str | None]
 
 
-class JsonArray(ObjectRows, FileFormat):
+class JsonArrayFormat(ObjectRows, FileFormat):
     kind = "json_array"
     title = "JSON array"
 

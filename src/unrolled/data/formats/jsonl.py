@@ -39,7 +39,7 @@ class ObjectRows(RowFormat):
         return tuple(cells.get(column) for column in columns)
 
 
-class JsonLines(ObjectRows, FileFormat):
+class JsonLinesFormat(ObjectRows, FileFormat):
     kind = "jsonl"
     title = "JSON lines"
     suffixes = ("jsonl", "ndjson")

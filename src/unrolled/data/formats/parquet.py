@@ -32,7 +32,7 @@ _BOMB = (
 )
 
 
-class Parquet(ObjectRows, FileFormat):
+class ParquetFormat(ObjectRows, FileFormat):
     kind = "parquet"
     title = "Parquet"
     suffixes = ("parquet",)

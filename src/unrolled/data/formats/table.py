@@ -34,7 +34,7 @@ _NAMES = {"\t": "tab", ";": "semicolon", "|": "bar", ",": "comma"}
 ignore: Report = lambda error: None  # noqa: E731
 
 
-class DelimitedTable(FileFormat):
+class TableFormat(FileFormat):
     kind = "table"
     title = "table"
     suffixes = ("csv", "tsv")

@@ -10,7 +10,7 @@ from unrolled.data.lines import Report, numbered_lines
 COLUMNS = ("text",)
 
 
-class RunningText(FileFormat):
+class TextFormat(FileFormat):
     kind = "text"
     title = "plain text"
     names_columns = False

@@ -16,7 +16,7 @@ _LOOKED_AT = 2000
 _PIECES = 50
 
 
-class Trees(FileFormat):
+class TreesFormat(FileFormat):
     kind = "trees"
     title = "Penn trees"
     suffixes = ("ptb", "mrg", "penn", "tree", "trees")
