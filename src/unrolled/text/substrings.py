@@ -54,9 +54,8 @@ class Edges:
     piece: Ints
     groups: list[slice]
 
-    def only(self, kept: Ints) -> Edges:
-        """Return the edges of the pieces numbered ``kept`` (sorted), numbered anew."""
-        count = int(self.piece.max()) + 1
+    def only(self, kept: Ints, count: int) -> Edges:
+        """Return the edges of the pieces numbered ``kept`` (sorted) of ``count``, numbered anew."""
         new = np.full(count, -1, np.int64)
         new[kept] = np.arange(len(kept))
         piece = new[self.piece]
@@ -88,7 +87,8 @@ class Pieces:
         """Return the pieces numbered ``kept`` (sorted), numbered anew."""
         texts = [self.texts[number] for number in kept]
         single = self.single[kept]
-        return Pieces(texts, single, self.edges.only(kept))
+        edges = self.edges.only(kept, len(self.texts))
+        return Pieces(texts, single, edges)
 
 
 def _lengths(texts: list[str]) -> Ints:
