@@ -132,7 +132,7 @@ def _together(
         _check_labels(path, path / inner, names, labels)
         return _texts(path, files, labels, encoding, parts)
     readers = [opened(open_file()) for _, open_file in files[:_LOOKED_AT]]
-    texts = any(reader.format.kind == "text" for reader in readers)
+    texts = any(reader.format.row_format.running for reader in readers)
     if texts and not all(tables):
         return _texts(path, files, None, encoding, parts)
     first = readers[0]

@@ -83,7 +83,7 @@ codecs.register_error("unrolled-mark", _mark)
 def blocks(origin: Origin, format: Format, report: Report) -> Iterator[tuple[int, str]]:
     """Yield (number of the first line, whole lines of checked NFC text), line ends unified."""
     line = 1
-    longest = LONGEST if format.kind in ("text", "folder") else origin.max_row
+    longest = origin.max_row if format.row_format.bounded else LONGEST
     # many lines may be damaged, and one look tells for all
     fits = functools.cache(functools.partial(candidates, origin))
     with origin.open() as raw:
@@ -151,7 +151,7 @@ def _checked(
 ) -> str:
     """Return the block; lines that hold undecodable bytes are reported and emptied.
 
-    Those of a table only lose the bytes, since their quotes tell where a record ends.
+    Those of a format that keeps damaged lines, as tables do, only lose the bytes.
     """
     pieces = []
     kept = 0
@@ -167,7 +167,7 @@ def _checked(
         pieces.append(block[kept:start])
         end = block.find("\n", damage.end())
         kept = end if end >= 0 else len(block)
-        if format.kind == "table":
+        if format.row_format.keeps_damaged:
             pieces.append(DAMAGE.sub("", block[start:kept]))
     return "".join([*pieces, block[kept:]]) if pieces else block
 
@@ -182,7 +182,7 @@ def _undecodable(format: Format, what: str, fits: list[str]) -> str:
 
 def _skip_hint(format: Format) -> str:
     # no line of running text is left out: the text would go on without it
-    return "" if format.kind == "text" else f", {SKIP_HINT}"
+    return "" if format.row_format.running else f", {SKIP_HINT}"
 
 
 def numbered_lines(

@@ -14,7 +14,7 @@ from unrolled.data import folders, hub
 from unrolled.data.archives import MAX_ROW, find
 from unrolled.data.charsets import check_encoding
 from unrolled.data.folders import Parts
-from unrolled.data.formats import Format, format_of
+from unrolled.data.formats import Format
 from unrolled.data.lines import EMPTY, check_file, nfc
 from unrolled.data.reader import Reader, reader_of
 
@@ -112,7 +112,7 @@ def read(
         needed=needed,
         max_row=max_row,
     )
-    if rows.format.kind == "text":
+    if rows.format.row_format.running:
         text = "".join(rows.text())
         if not text.strip():
             raise DataError(EMPTY, path)
@@ -244,7 +244,7 @@ def parse_row(line: str, format: Format, columns: Sequence[str]) -> tuple[Any, .
     Raises:
         UsageError: more fields than columns, an unclosed quote, or not a JSON object.
     """
-    return format_of(format.kind).parse_row(nfc(line), format, columns)
+    return format.row_format.parse_row(nfc(line), format, columns)
 
 
 def fingerprint(path: str | Path) -> str:

@@ -50,20 +50,24 @@ class Format:
     without: tuple[str, ...] = ()
 
     @property
+    def row_format(self) -> RowFormat:
+        """What is the same for all files of this kind. Raises UserError: there is no such kind."""
+        return format_of(self.kind)
+
+    @property
     def named(self) -> bool:
         """Whether every file of this kind names its columns."""
-        return self.header or format_of(self.kind).names_columns
+        return self.header or self.row_format.names_columns
 
     @property
     def objects(self) -> bool:
         """Whether a row by itself is written as a JSON object."""
-        return format_of(self.kind).objects
+        return self.row_format.objects
 
     def describe(self) -> str:
         """Return one line for people: "tab-separated, header, UTF-8"."""
-        rows = format_of(self.kind)
-        words = rows.describe(self)
-        if rows.encoded:
+        words = self.row_format.describe(self)
+        if self.row_format.encoded:
             words.append(self.encoding.upper())
             if self.newline == "mixed":
                 words.append("mixed line ends")
@@ -83,6 +87,10 @@ class RowFormat:
         objects: whether a row by itself is written as a JSON object.
         names_columns: whether every source of this kind names its columns.
         encoded: whether it is text, whose encoding is worth a word.
+        running: whether it is one text, which may be read as a whole.
+        bounded: whether a line is a row, of no more bytes than one may have.
+        keeps_damaged: whether a line with bytes that do not decode loses these alone, since what is
+            left of it tells where a row ends.
     """
 
     kind: ClassVar[str]
@@ -90,6 +98,9 @@ class RowFormat:
     objects: ClassVar[bool] = False
     names_columns: ClassVar[bool] = True
     encoded: ClassVar[bool] = True
+    running: ClassVar[bool] = False
+    bounded: ClassVar[bool] = True
+    keeps_damaged: ClassVar[bool] = False
 
     def describe(self, format: Format) -> list[str]:
         """Return what people call the format of a file, in words that commas join."""
@@ -133,12 +144,10 @@ class FileFormat(RowFormat, abc.ABC):
     Attributes:
         suffixes: ends of the names of its files, without the dot and without gzip's own.
         tabular: whether a file of such a name, in a folder of many, is a table and no text.
-        running: whether a file of it is one text, which may be read as a whole.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
     tabular: ClassVar[bool] = False
-    running: ClassVar[bool] = False
 
     @classmethod
     def names(cls, name: str) -> bool:

@@ -9,3 +9,4 @@ class FolderFormat(RowFormat):
     kind = "folder"
     title = "folder of texts"
     encoded = False  # the files may differ in theirs
+    bounded = False

@@ -40,6 +40,7 @@ class TableFormat(FileFormat):
     suffixes = ("csv", "tsv")
     tabular = True
     names_columns = False
+    keeps_damaged = True  # its quotes
 
     def describe(self, format: Format) -> list[str]:
         words = ["one column"]

@@ -15,6 +15,7 @@ class TextFormat(FileFormat):
     title = "plain text"
     names_columns = False
     running = True
+    bounded = False
 
     def sniff(self, head: Head) -> Sniffed:
         return Sniffed(head.format, list(COLUMNS))
