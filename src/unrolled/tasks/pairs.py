@@ -277,7 +277,7 @@ class Pairs(Task):
             except InvalidCell as error:
                 index = rows[position][0]
                 line = table.lines[index]
-                error_of_row[index] = invalid_row(error, *table.place(line))
+                error_of_row[index] = invalid_row(error, *table.position(line))
         errors = [error_of_row[index] for index in sorted(error_of_row)]
         if errors and on_error != "skip":
             raise errors[0]
@@ -590,9 +590,9 @@ class _RowPositions:
     def __init__(self, table: Table) -> None:
         self.table = table
 
-    def place(self, line: int) -> tuple[str, int]:
+    def position(self, line: int) -> tuple[str, int]:
         """Return the file of a row, and its line there."""
-        return self.table.place(self.table.lines[line])
+        return self.table.position(self.table.lines[line])
 
 
 def columns_of_pair(schema: Schema) -> tuple[str, str]:
