@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ CHUNK = 256  # rows answered together; what is read of a file at once
 # lines of a text answered together, and their characters
 LINES = 1024
 CHARACTERS = 1 << 22
+ARCHIVE = re.compile(r"\.zip(\.gz)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ def predict_file(
     data = reading.data
     schema = reading.schema
     writes = task.is_generative
-    named = any(known.names(path.name) for known in FORMATS)
+    named = ARCHIVE.search(path.name) is not None
+    named = named or any(known.names(path.name) for known in FORMATS)
     if writes and as_lines and path.is_file() and not named:
         lines = LineRows(path, data.encoding, schema.inputs[0], data.max_row)
         return FilePredictions(lines, _predict_lines(predictor, lines))
