@@ -127,9 +127,8 @@ class Run:
         Raises:
             DataError: a column is missing or a row is faulty.
         """
-        return evaluate(
-            self.predictor, self.recipe, data, changes, notice, target
-        ).scores
+        scored = evaluate(self.predictor, self.recipe, data, changes, notice, target)
+        return scored.scores
 
     def stream(
         self,
@@ -230,9 +229,8 @@ def train(
     """
     if out is not None:
         path_of(out, option("out"))
-    return start(
-        path_of(target, "target"), flat(changes), out, resume, seed, say, quiet
-    )
+    path = path_of(target, "target")
+    return start(path, flat(changes), out, resume, seed, say, quiet)
 
 
 def start(
