@@ -10,6 +10,7 @@ from unrolled.core.config import Config
 from unrolled.core.errors import unknown
 from unrolled.decoding.settings import Search
 from unrolled.nn.build import LAYERS, LayerConfig
+from unrolled.tasks.registry import TASKS
 from unrolled.training.settings import TrainingConfig
 
 Pieces = Literal["chars", "jamo", "words", "whitespace", "bpe", "unigram", "bytes"]
@@ -217,12 +218,9 @@ class Recipe(Config):
     """A run, complete: saved as ``config.yaml`` in its folder."""
 
     name: str = Field("run", description="name of the run; its folder is runs/<name>")
-    task: (
-        Literal[
-            "classify", "regress", "tag", "language", "translate", "rewrite", "parse"
-        ]
-        | None
-    ) = Field(None, description="by default inferred from the data")
+    task: str | None = Field(
+        None, description=f"{', '.join(TASKS)}; by default inferred from the data"
+    )
     layer: str = Field("gru", description=", ".join(LAYERS))
     seed: int = Field(
         0,
@@ -235,6 +233,13 @@ class Recipe(Config):
     training: TrainingConfig = TrainingConfig()
     decoding: Search = Search()
     report: ReportConfig = ReportConfig()
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, name: str | None) -> str | None:
+        if name is not None and name not in TASKS:
+            raise ValueError(unknown("task", name, TASKS))
+        return name
 
     @field_validator("layer")
     @classmethod
