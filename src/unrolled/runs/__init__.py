@@ -1,0 +1,1 @@
+"""Run folders: a recipe is resolved, trained, saved, loaded, and answers."""

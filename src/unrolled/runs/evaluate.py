@@ -1,0 +1,110 @@
+"""The scores of a run on another file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unrolled.core.errors import UsageError, UserError
+from unrolled.core.files import path_of
+from unrolled.data.aligned import read_aligned
+from unrolled.data.sources import read
+from unrolled.decoding.settings import Search
+from unrolled.runs.file_reading import FileReading, read_as
+from unrolled.runs.keys import deep, flat
+from unrolled.runs.predictor import Predictor
+from unrolled.runs.recipes import find_data
+from unrolled.tasks.base import Data, Evaluation
+from unrolled.tasks.recipe import Recipe
+from unrolled.training.precision import torch_defaults
+
+
+def changed_search(recipe: Recipe, changes: Mapping[str, Any]) -> Search:
+    """Return the search of a recipe with keys under ``decoding`` changed."""
+    values = flat(recipe.decoding.model_dump()) | flat(changes)
+    return Search.read(deep(values), "decoding")
+
+
+@torch_defaults()
+def evaluate(
+    predictor: Predictor,
+    recipe: Recipe,
+    path: str | Path,
+    changes: Mapping[str, Any],
+    notice: Callable[[str], None],
+    target: str | Path | None = None,
+) -> Evaluation:
+    """Score a run on a file.
+
+    Args:
+        predictor: task and model.
+        recipe: of the run.
+        path: the file.
+        changes: keys under ``data`` for this file, and under ``decoding`` for this evaluation.
+        notice: called with a sentence when rows were skipped.
+        target: of pairs of texts the file whose lines are the answers.
+
+    Raises:
+        DataError: a column is missing or a row is faulty.
+    """
+    task = predictor.task
+    given = flat(changes)
+    search = {k: value for k, value in given.items() if k.startswith("decoding.")}
+    data_changes = {k: value for k, value in given.items() if k not in search}
+    reading = read_as(recipe, task, data_changes)
+    if search and not task.is_generative:
+        raise UsageError(f"{next(iter(search))} is for runs that write texts")
+    # how much was trained on says nothing of how much is scored
+    limit = reading.data.limit if "data.limit" in given else None
+    data = _read(predictor, reading, path, target, limit)
+    examples, errors = task.encode(data, reading.data.on_error, reading.schema)
+    if errors:
+        notice(f"skipped {len(errors):,} faulty rows; the first: {errors[0]}")
+    keys = {key.partition(".")[2]: value for key, value in search.items()}
+    options = replace(
+        predictor.options,
+        search=changed_search(recipe, keys),
+        copy_unknown=reading.data.copy_unknown,
+        score_tokenizer=reading.data.score_tokenizer,
+    )
+    task.check_options(options)
+    with torch.no_grad():
+        evaluation = task.evaluate(
+            predictor.model, examples, predictor.compute_device, options
+        )
+    if not all(map(math.isfinite, evaluation.scores.values())):
+        raise UserError(
+            f"{path}: the scores are no numbers: a row, or a weight, is out of bounds"
+        )
+    return evaluation
+
+
+def _read(
+    predictor: Predictor,
+    reading: FileReading,
+    path: str | Path,
+    target: str | Path | None,
+    limit: int | None,
+) -> Data:
+    """Read what is scored: a file, or two whose lines stand beside each other."""
+    task = predictor.task
+    data = reading.data
+    found = find_data(reading.recipe, str(path_of(path, "data")))
+    options: dict[str, Any] = {
+        "encoding": data.encoding,
+        "on_error": data.on_error,
+        "limit": limit,
+        "max_row": data.max_row,
+    }
+    if target is not None:
+        columns = task.pair_columns(reading.schema)
+        beside = find_data(reading.recipe, str(path_of(target, "target")))
+        return read_aligned(found, beside, columns=columns, **options)
+    scored = read(found, **options)
+    task.check_data(scored)
+    return scored

@@ -1,0 +1,142 @@
+"""Rows in any form to predictions: the one way that Python and the command line share."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from unrolled.core.errors import UserError, is_out_of_memory, shown
+from unrolled.data.archives import too_long
+from unrolled.runs.rows import cells_of, rows_of
+from unrolled.tasks.base import AnswerOptions, Prediction, Task
+from unrolled.training.precision import ComputeDevice, torch_defaults
+
+Cells = tuple[Any, ...]
+READ = 1 << 22  # bytes of an endless line that are read at once
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A task with a trained model: rows to predictions, in order.
+
+    Attributes:
+        task: fields and search.
+        model: in evaluation mode.
+        compute_device: where it computes.
+        max_row: bytes that a row may have.
+        options: how texts are written; two predictors may share a model and differ in these.
+    """
+
+    task: Task
+    model: nn.Module
+    compute_device: ComputeDevice
+    max_row: int
+    options: AnswerOptions
+
+    def predict(self, rows: Iterable[Any]) -> list[Prediction]:
+        """Answer rows together.
+
+        Raises:
+            UserError: a row does not fit the columns the run was trained on.
+        """
+        self.task.check_rows()
+        cells = [cells_of(row, self.task, self.max_row) for row in rows_of(rows)]
+        return self.predict_cells(cells) if cells else []
+
+    @torch_defaults()
+    def predict_cells(self, cells: Sequence[Cells]) -> list[Prediction]:
+        """Answer rows that are given by their input cells."""
+        device = self.compute_device
+        return self.task.predict(self.model, cells, device, self.options)
+
+    @torch_defaults()
+    def predict_steps(self, cells: Cells) -> list[Prediction]:
+        """Answer at every step of a sequence of numbers, given by its input cells."""
+        return self.task.predict_steps(self.model, cells, self.compute_device)
+
+    def predict_one(self, row: Any) -> Prediction | str:
+        """Return the answer to one row, or what is wrong with the row.
+
+        Whatever fails of a row by itself is that row's error: numbers out of bounds, text without
+        end.
+        """
+        try:
+            return self.predict([row])[0]
+        except UserError as error:
+            return str(error)
+        except (ArithmeticError, ValueError, RecursionError) as error:
+            return f"it cannot be answered ({shown(str(error), 100)})"
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return "it takes more memory than there is"
+
+    def predict_each(self, rows: Sequence[Cells]) -> list[Prediction | str]:
+        """Answer together the rows that can be answered; of the others say what is wrong.
+
+        A search takes long, so its task says before what cannot be answered; of other tasks the
+        rows are asked one by one where they fail together.
+        """
+        if self.task.is_generative:
+            reasons = [self.task.why_not_answerable(row) for row in rows]
+            pairs = zip(rows, reasons, strict=True)
+            valid = [row for row, reason in pairs if not reason]
+            predictions = iter(self.predict(valid))
+            return [reason or next(predictions) for reason in reasons]
+        try:
+            return [*self.predict(rows)]
+        except (UserError, ArithmeticError, ValueError, RecursionError, MemoryError):
+            return [self.predict_one(row) for row in rows]
+
+    def predict_named(self, rows: Sequence[str]) -> Iterator[tuple[str, Prediction]]:
+        """Yield typed rows with their answers.
+
+        Raises:
+            UserError: a row is faulty; it says which one.
+        """
+        try:
+            yield from zip(rows, self.predict(rows), strict=True)
+        except UserError as error:
+            if len(rows) == 1:
+                raise
+            for number, row in enumerate(rows, 1):
+                prediction = self.predict_one(row)
+                if isinstance(prediction, str):
+                    raise UserError(f"row {number}: {prediction}") from None
+            raise error
+
+    def predict_stream(self, stream: Any) -> Iterator[tuple[str, Prediction | str]]:
+        """Yield each line of a stream with its answer, or what is wrong, as soon as it is read."""
+        for row, reason in stream_lines(stream, self.max_row):
+            yield row, reason or self.predict_one(row)
+
+
+def stream_lines(stream: Any, most: int) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a stream, and what is wrong with those of more than ``most`` bytes.
+
+    They are read as UTF-8, as files are; a broken byte is no reason to end a stream. Of a line
+    without end a little is kept at a time.
+    """
+    source = getattr(stream, "buffer", None)
+    if source is None:  # a stream of text, which holds no bytes
+        source = io.BytesIO(stream.read().encode("utf-8", "replace"))
+    first = True
+    # with the end of a line, or the mark of UTF-8
+    while line := source.readline(most + 3):
+        rest = line
+        while rest and not rest.endswith(b"\n"):
+            rest = source.readline(READ)
+            if rest and len(line) <= most + 2:
+                line += rest[: most + 3 - len(line)]
+        text = line.removeprefix(b"\xef\xbb\xbf") if first else line
+        first = False
+        text = text.rstrip(b"\r\n")
+        if len(text) > most:
+            yield "", too_long(most)
+        else:
+            yield text.decode("utf-8", "replace"), ""
+

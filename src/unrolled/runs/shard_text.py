@@ -1,0 +1,103 @@
+"""Running text larger than memory, from a file to shards."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from unrolled.data.encoding import pieces
+from unrolled.data.shards import Writer
+from unrolled.data.sources import Document
+from unrolled.data.split import cut_at
+from unrolled.runs import shard_files
+from unrolled.runs.resolve import DataFacts, resolve
+from unrolled.runs.shard_files import (
+    COUNTED,
+    ShardFile,
+    ShardParts,
+    describe_encoding,
+    spaced,
+    write_ids,
+)
+from unrolled.tasks.base import FileLayout, Shards, Task
+from unrolled.tasks.registry import task_class
+from unrolled.text.tokenizers import Tokenizer
+
+
+def prepare_text(file: ShardFile, task: Task | None) -> ShardParts | None:
+    """Encode a text before the cut, and keep the beginning of what is scored after it."""
+    assert isinstance(file.head, Document)
+    sizes = file.remember(
+        "blocks", lambda: [len(block) for block in file.open().text()]
+    )
+    total = sum(sizes)
+    cut = cut_at(total, file.fraction) if file.fraction else total
+    facts = DataFacts(file.schema, 1, cut, sharded=True)
+    recipe = resolve(file.recipe, facts, file.machine)
+    if task is None:
+        vocabulary = file.vocabulary(
+            recipe, functools.partial(_sample, file, sizes, cut)
+        )
+        layout = FileLayout.of(file.head)
+        kind = task_class(file.schema.task)
+        task = kind.of_vocabulary(recipe, file.schema, vocabulary, (), layout)
+    if task is None:
+        return None
+    tokenizer = task.shard_fields()[0].tokenizer
+    make = functools.partial(_write_text, file, tokenizer, cut)
+    kept = file.encode(tokenizer, make)
+    tokens = kept.tokens([tokenizer.eos_id])
+    train = task.of_shards(Shards(tokens, kept.told["size"], kept.told["unknown"]))
+    lines = [
+        f"{file.path}: {file.head.format.describe()}, {total:,} characters",
+        f"task: {task.name} ({task.pattern})",
+        *describe_encoding(kept, recipe, cut),
+    ]
+    dev = None
+    if file.fraction:
+        text = kept.told["held"]
+        dev = Document(str(file.path), file.head.format, text)
+        lines.append(
+            f"held out the last {file.fraction:.0%} of the text, {total - cut:,} characters "
+            f"(data.dev=FILE); scored: the first {len(text):,} of them"
+        )
+    start = Document(str(file.path), file.head.format, file.head.text[:cut])
+    partial = len(start.text) < cut
+    return ShardParts(recipe, task, train, start, partial, dev, lines)
+
+
+def _sample(file: ShardFile, sizes: list[int], cut: int, kind: str) -> Iterable[str]:
+    """Return the text from which a vocabulary of a kind is learnt."""
+    sample = shard_files.SAMPLE
+    if kind in COUNTED:
+        return _blocks(file, cut)
+    if cut <= sample:
+        return ["".join(_blocks(file, cut))]
+    starts = itertools.accumulate(sizes[:-1], initial=0)
+    count = sum(start < cut for start in starts)
+    return spaced(_blocks(file, cut), count, max(1, count * sample // cut))
+
+
+def _blocks(file: ShardFile, cut: int, after: list[str] | None = None) -> Iterator[str]:
+    """Yield the text up to a character, in blocks; what follows, up to ``SCORED``, to ``after``."""
+    at = 0
+    end = cut if after is None else cut + shard_files.SCORED
+    for block in file.open().text():
+        if at < cut:
+            yield block[: cut - at]
+        if after is not None and at + len(block) > cut:
+            after.append(block[max(0, cut - at) : end - at])
+        at += len(block)
+        if at >= end:
+            return
+
+
+def _write_text(
+    file: ShardFile, tokenizer: Tokenizer, cut: int, writer: Writer
+) -> dict[str, Any]:
+    """Encode the text before the cut, and keep what is scored after it."""
+    held: list[str] = []
+    facts, _ = write_ids(tokenizer, pieces(_blocks(file, cut, held)), writer)
+    return {**facts, "held": "".join(held)}
