@@ -17,11 +17,11 @@ import unrolled
 from unrolled.core.errors import DataError, UsageError
 from unrolled.data import encoding
 from unrolled.runs import large, shard_files, shard_table
-from unrolled.tasks.baselines import measured
-from unrolled.tasks.language import Language
 from unrolled.runs.prepare import prepare
 from unrolled.runs.prepared import Prepared
 from unrolled.runs.recipes import requested
+from unrolled.tasks.baselines import measured
+from unrolled.tasks.language import Language
 
 
 @pytest.fixture(autouse=True)
@@ -188,7 +188,9 @@ def test_labels_of_texts(tmp_path: Path, kind: str, dev: bool) -> None:
         np.testing.assert_array_equal(mine.targets, theirs.targets)
         np.testing.assert_array_equal(mine.lines, theirs.lines)
         assert mine.targets.dtype == theirs.targets.dtype
-    for one, other in zip(*(measured(p.task.baselines(p.split)) for p in (whole, mapped)), strict=True):
+    for one, other in zip(
+        *(measured(p.task.baselines(p.split)) for p in (whole, mapped)), strict=True
+    ):
         assert (one.name, one.scores) == (other.name, other.scores)
     assert any("skipped 1 faulty rows" in line for line in mapped.found)
 
@@ -285,7 +287,9 @@ def test_what_is_sharded(
     prepare(requested(str(text), auto))
     assert not cache.exists()
     monkeypatch.setattr(large, "LARGE", 1000)
-    assert any("encoded in" in line for line in prepare(requested(str(text), auto)).found)
+    assert any(
+        "encoded in" in line for line in prepare(requested(str(text), auto)).found
+    )
     table = write_csv(
         tmp_path / "m.csv", [(i, 2 * i) for i in range(500)], ("a", "price")
     )
@@ -309,7 +313,9 @@ def test_a_folder_is_read_whole(tmp_path: Path) -> None:
 
 def test_labels_are_learnt_from_shards_and_predicted(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "r.csv", reviews(120, 1), ("text", "label"))
-    assert prepare(requested(str(path), {"data.shards": "never"})).recipe.model.ngrams > 0
+    assert (
+        prepare(requested(str(path), {"data.shards": "never"})).recipe.model.ngrams > 0
+    )
     told = {key: value for key, value in SMALL.items() if key != "model.ngrams"}
     told |= {
         "training.max_steps": 30,

@@ -8,14 +8,14 @@ import pytest
 
 from conftest import reviews, write_csv
 from unrolled.core.errors import DataError, UserError
-from unrolled.fields.text import Text
 from unrolled.data.sources import Document, Table
-from unrolled.tasks.classify import Classify
-from unrolled.tasks.regress import Regress
-from unrolled.tasks.language import Language
+from unrolled.fields.text import Text
 from unrolled.runs.prepare import prepare
 from unrolled.runs.prepared import Prepared
 from unrolled.runs.recipes import requested
+from unrolled.tasks.classify import Classify
+from unrolled.tasks.language import Language
+from unrolled.tasks.regress import Regress
 
 
 def prepared(path: Path, **changes: object) -> Prepared:

@@ -20,9 +20,9 @@ from pydantic.fields import FieldInfo
 from unrolled.core.config import keys, nested
 from unrolled.core.errors import UsageError, UserError
 from unrolled.runs import recipes
-from unrolled.tasks.recipe import Recipe
-from unrolled.runs.recipes import about, find_data, merge, requested
 from unrolled.runs.keys import deep, flat, parse, words
+from unrolled.runs.recipes import about, find_data, merge, requested
+from unrolled.tasks.recipe import Recipe
 from unrolled.training.precision import choose
 
 

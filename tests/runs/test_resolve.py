@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from unrolled.runs.resolve import FEWEST, DataFacts, Machine, resolve
 
 from unrolled.data.schema import Schema
+from unrolled.runs.resolve import FEWEST, DataFacts, Machine, resolve
 from unrolled.tasks.recipe import Recipe
 
 TEXT = Schema("classify", ("text",), (), "label")

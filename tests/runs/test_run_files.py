@@ -27,11 +27,11 @@ from hypothesis import strategies as st
 import unrolled
 from conftest import SMALL, reviews, write_csv
 from unrolled.checks import examine
-from unrolled.core.errors import UsageError, UserError
 from unrolled.core import digests
+from unrolled.core.errors import UsageError, UserError
 from unrolled.runs import folder as runs
-from unrolled.tasks.recipe import Recipe
 from unrolled.runs.keys import flat
+from unrolled.tasks.recipe import Recipe
 from unrolled.training.progress import Progress
 from unrolled.training.settings import LIMITS
 
@@ -557,7 +557,9 @@ def test_a_training_ends_when_its_folder_is_no_longer_its_own(
             shutil.copytree(stopped, folder)
         after.update(snapshot(other if how == "moved" else folder))
 
-    monkeypatch.setattr("unrolled.runs.train.Progress", lambda *rest, **more: Meddling(meddle))
+    monkeypatch.setattr(
+        "unrolled.runs.train.Progress", lambda *rest, **more: Meddling(meddle)
+    )
     with pytest.raises(UserError, match=r"run") as caught:
         train(data, out=folder, **{**QUICK, "training.max_steps": 40})
     assert str(folder) in str(caught.value)

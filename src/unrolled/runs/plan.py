@@ -32,9 +32,9 @@ from unrolled.runs.resolve import Machine, as_begun
 from unrolled.tasks.base import Scores, Task
 from unrolled.tasks.recipe import Recipe
 from unrolled.training.job import TrainingJob
-from unrolled.training.planning import epoch_steps, planned_steps
 from unrolled.training.objectives import Objective
 from unrolled.training.parallel import world
+from unrolled.training.planning import epoch_steps, planned_steps
 from unrolled.training.precision import ComputeDevice
 from unrolled.training.progress import Progress, need_tensorboard
 from unrolled.training.settings import LIMITS

@@ -139,4 +139,3 @@ def stream_lines(stream: Any, most: int) -> Iterator[tuple[str, str]]:
             yield "", too_long(most)
         else:
             yield text.decode("utf-8", "replace"), ""
-
