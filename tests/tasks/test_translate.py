@@ -492,5 +492,5 @@ def test_the_defaults_of_a_table_of_texts(tmp_path: Path) -> None:
     assert plan.recipe.data.tokenizer == "bpe"
     assert (plan.recipe.data.text, plan.recipe.data.label) == ("source", "target")
     assert any(
-        "translate (many to many, unaligned)" in line for line in plan.prepared.found
+        "translate (many to many, unaligned)" in line for line in plan.prepared.lines
     )

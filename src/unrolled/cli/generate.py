@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-
 Run = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder of a language model's run.")
 ]

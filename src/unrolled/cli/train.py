@@ -10,7 +10,6 @@ from unrolled.core.errors import UserError
 from unrolled.core.terminal import clean
 from unrolled.core.terminal import out as print_out
 
-
 Target = Annotated[
     str,
     typer.Argument(

@@ -86,12 +86,12 @@ def predict_file(
     task = predictor.task
     data = reading.data
     schema = reading.schema
-    writes = task.is_generative
-    if writes and as_lines and path.is_file() and not names_a_table(path.name):
+    may_be_lines = as_lines and task.is_generative
+    if may_be_lines and path.is_file() and not names_a_table(path.name):
         lines = LineRows(path, data.encoding, schema.inputs[0], data.max_row)
         return FilePredictions(lines, _predict_lines(predictor, lines))
     # a text of a thousand sentences is not given up for one of them
-    skip = data.on_error == "skip" or writes
+    skip = data.on_error == "skip" or task.is_generative
     by_step = schema.steps
     # a file to answer may lack the answer and what else is not read
     needed = [*schema.inputs]
