@@ -104,7 +104,7 @@ enum unrolled_cell {
  * d_x and d_y), so that no layout has to be copied into another:
  *   time first (T, B, .): step_stride B, row_stride 1
  *   batch first (B, T, .): step_stride 1, row_stride T
- *   batch first and padded, rows in any order: step_stride 1, base[r] = T * (place of row r)
+ *   batch first and padded, rows in any order: step_stride 1, base[r] = T * (index of row r)
  *   packed (N, .): offset the running sum of active, row_stride 1
  * offset NULL means t * step_stride, base NULL means r * row_stride, active NULL all rows at every
  * step. Row r is row order[r] of h0, c0, mask and of what stands beside them (NULL: r itself).
@@ -134,7 +134,7 @@ typedef struct unrolled_run {
     /* backward: gradients of the outputs (may be NULL: zeros) ... */
     const float *d_y;                   /* (rows of x, H) */
     const float *d_h_final, *d_c_final; /* (B, H) */
-    /* ... and of the inputs (NULL: not wanted) */
+    /* ... and of the inputs (NULL: not requested) */
     float *d_x;             /* (rows of x, D) */
     float *d_w_ih, *d_w_hh; /* (G*H, D), (G*H, H) */
     float *d_b_ih, *d_b_hh; /* (G*H) */
@@ -143,7 +143,7 @@ typedef struct unrolled_run {
 
 /* Read all steps; H is at least 1. int8: only without anything kept and without mask. */
 UNROLLED_API const char *unrolled_forward(const unrolled_run *run);
-/* Fill the gradients wanted, from what forward was given, gave and kept. */
+/* Fill the gradients requested, from what forward was given, gave and kept. */
 UNROLLED_API const char *unrolled_backward(const unrolled_run *run);
 
 /* ---- streaming: packed weights that stay, one step at a time ----------------------------------------- */
@@ -250,7 +250,7 @@ typedef struct unrolled_decoding {
     float *y;                                  /* (B, W), what the head reads; may be NULL */
     float *logits;                             /* (B, V), rows ld_logits apart; NULL without a head */
     int64_t ld_logits;
-    int64_t k;                                 /* 0, or how many of the best are wanted: no logits then */
+    int64_t k;                                 /* 0, or how many of the best are requested: no logits then */
     float *best;                               /* (B, k), as unrolled_top_log_probabilities gives them */
     int64_t *best_ids;                         /* (B, k) */
     const int64_t *banned;                     /* ids that are passed over; the others are no likelier */

@@ -37,7 +37,8 @@ bool has_matrix_unit() {
 }
 #endif
 
-struct Found {
+// The levels that this processor and operating system run.
+struct Supported {
     const Level *levels[4] = {&level_portable, nullptr, nullptr, nullptr};
     uint32_t features[4] = {0, 0, 0, 0};
     int32_t best = UNROLLED_PORTABLE;
@@ -48,7 +49,7 @@ struct Found {
         best = at;
     }
 
-    Found() {
+    Supported() {
 #if defined(__x86_64__)
         __builtin_cpu_init();
 #if defined(UNROLLED_LEVEL_AVX2)
@@ -74,9 +75,9 @@ struct Found {
     }
 };
 
-const Found &found() {
-    static const Found once;
-    return once;
+const Supported &supported() {
+    static const Supported levels;
+    return levels;
 }
 
 std::atomic<int32_t> chosen{-1};
@@ -177,9 +178,9 @@ const Level &level() {
     int32_t at = chosen.load(std::memory_order_relaxed);
     if (at < 0) {
         // unless another thread has chosen meanwhile
-        if (chosen.compare_exchange_strong(at, found().best)) at = found().best;
+        if (chosen.compare_exchange_strong(at, supported().best)) at = supported().best;
     }
-    return *found().levels[at];
+    return *supported().levels[at];
 }
 
 void count_step() { count(UNROLLED_STEP); }
@@ -193,15 +194,15 @@ int32_t unrolled_level(void) {
     return chosen.load();
 }
 
-int32_t unrolled_best_level(void) { return found().best; }
+int32_t unrolled_best_level(void) { return supported().best; }
 
-int32_t unrolled_set_level(int32_t wanted) {
-    if (wanted < 0 || wanted > UNROLLED_AMX || !found().levels[wanted]) return -1;
-    chosen.store(wanted);
-    return wanted;
+int32_t unrolled_set_level(int32_t level) {
+    if (level < 0 || level > UNROLLED_AMX || !supported().levels[level]) return -1;
+    chosen.store(level);
+    return level;
 }
 
-uint32_t unrolled_features(void) { return found().features[unrolled_level()]; }
+uint32_t unrolled_features(void) { return supported().features[unrolled_level()]; }
 
 int64_t unrolled_count(int32_t counter) {
     return counter < 0 || counter > UNROLLED_MATMUL ? 0 : counters[counter].load();
@@ -221,9 +222,21 @@ const char *unrolled_matmul(int32_t precision, int32_t threads, int64_t m, int64
         return "int8 is for a b^T alone";
     if (precision == UNROLLED_INT8 && k > INT8_MOST) return INT8_TOO_LONG;
     if (threads > MOST_THREADS) return "so many threads are not offered";
-    const Matmul job = {precision, threads, m, n, k, a, lda, a_trans != 0, b, ldb,
-                        b_trans != 0, bias, c, ldc, accumulate != 0};
-    const Error error = level().matmul(job);
+    const Error error = level().matmul({.precision = precision,
+                                        .threads = threads,
+                                        .m = m,
+                                        .n = n,
+                                        .k = k,
+                                        .a = a,
+                                        .lda = lda,
+                                        .a_trans = a_trans != 0,
+                                        .b = b,
+                                        .ldb = ldb,
+                                        .b_trans = b_trans != 0,
+                                        .bias = bias,
+                                        .c = c,
+                                        .ldc = ldc,
+                                        .accumulate = accumulate != 0});
     if (!error) count(UNROLLED_MATMUL);
     return error;
 }
@@ -253,12 +266,19 @@ const char *unrolled_top_log_probabilities(int32_t threads, int64_t rows, int64_
     if (!rows) return nullptr;
     if (!logits || !values || !ids) return "no logits or no room for the best given";
     if (ld < vocabulary) return "rows of a matrix overlap";
-    level().top({threads, rows, vocabulary, logits, ld, k, values, ids});
+    level().top({.threads = threads,
+                 .rows = rows,
+                 .vocabulary = vocabulary,
+                 .logits = logits,
+                 .ld = ld,
+                 .k = k,
+                 .values = values,
+                 .ids = ids});
     return nullptr;
 }
 
 double unrolled_peak(int32_t precision, int32_t threads, double seconds) {
-    Measure m = {precision, seconds, nullptr, 0, {}};
+    Measure m = {.precision = precision, .seconds = seconds, .memory = nullptr, .bytes = 0};
     if (precision < UNROLLED_FP32 || precision > UNROLLED_INT8) return 0;
     const int32_t n = threads < 1 ? 1 : threads > MOST_THREADS ? MOST_THREADS : threads;
     const double start = now();
@@ -272,7 +292,8 @@ double unrolled_bandwidth(int64_t bytes, int32_t threads, double seconds) {
     char *memory = static_cast<char *>(workspace_take(static_cast<size_t>(bytes)));
     if (!memory) return 0;
     for (int64_t i = 0; i < bytes; i++) memory[i] = 0;
-    Measure m = {0, seconds, memory, bytes / n / 4096 * 4096, {}};
+    const int64_t of_thread = bytes / n / 4096 * 4096;
+    Measure m = {.precision = 0, .seconds = seconds, .memory = memory, .bytes = of_thread};
     const double start = now();
     parallel(n, n, measure_reading, &m);
     const double rate = m.done.load() / (now() - start);

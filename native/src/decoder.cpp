@@ -173,12 +173,24 @@ unrolled_decoder *unrolled_decoder_new(int32_t precision, int32_t norm, float ep
     try {
         made = new unrolled_decoder;
         made->at = &level();
-        made->d = {precision, norm,     feedforward,  norm_first != 0, epsilon,    layers,  width,
-                   heads,     width / heads, kv_heads, memory_heads,  inner, vocabulary, nullptr,
-                   {},        {}};
         made->blocks.resize(static_cast<size_t>(layers));
         made->slots.resize(static_cast<size_t>(layers * PARTS));
-        made->d.blocks = made->blocks.data();
+        made->d = {.precision = precision,
+                   .norm = norm,
+                   .feedforward = feedforward,
+                   .norm_first = norm_first != 0,
+                   .epsilon = epsilon,
+                   .layers = layers,
+                   .width = width,
+                   .heads = heads,
+                   .size = width / heads,
+                   .kv_heads = kv_heads,
+                   .memory_heads = memory_heads,
+                   .inner = inner,
+                   .vocabulary = vocabulary,
+                   .blocks = made->blocks.data(),
+                   .last = {},
+                   .head = {}};
         for (int64_t layer = 0; layer < layers; layer++)
             for (int32_t part = 0; part < PARTS; part++)
                 if (layer == 0 || part < UNROLLED_LAST_NORM) made->plan(layer, part);
@@ -208,7 +220,7 @@ const char *unrolled_decoder_load(unrolled_decoder *d, int64_t layer, int32_t pa
             d->at->fill(product.w, weight, product.w.k);
         }
     } catch (...) {
-        return "out of memory";
+        return OUT_OF_MEMORY;
     }
     slot.loaded = true;
     return nullptr;

@@ -8,24 +8,25 @@ namespace {
 
 // ---- attention of one row ----------------------------------------------------------------------
 
-// What one head looks at: step s of it stands at keys + place(s) and values + place(s).
-template <class Place> struct Seen {
+// What one head attends to: step s stands at keys + offset_of(s) and values + offset_of(s).
+template <class Offset> struct Attended {
     const float *keys, *values;
     int64_t steps, size; // size: E
-    Place place;
+    Offset offset_of;
 };
 
 // scores (steps, filled up to a whole vector) = scale * query . keys; W steps at a time
-template <class Place> void score(const Seen<Place> &seen, const float *query, float scale, float *scores) {
+template <class Offset>
+void score(const Attended<Offset> &attended, const float *query, float scale, float *scores) {
     alignas(64) uint32_t dots[W * W], turned[W * W];
-    for (int64_t s = 0; s < seen.steps; s += W) {
-        const int lanes = lanes_at(seen.steps, s);
+    for (int64_t s = 0; s < attended.steps; s += W) {
+        const int lanes = lanes_at(attended.steps, s);
         for (int i = 0; i < W; i++) {
             V sum = set1(0);
             if (i < lanes) {
-                const float *key = seen.keys + seen.place(s + i);
-                for (int64_t e = 0; e < seen.size; e += W) {
-                    const int n = lanes_at(seen.size, e);
+                const float *key = attended.keys + attended.offset_of(s + i);
+                for (int64_t e = 0; e < attended.size; e += W) {
+                    const int n = lanes_at(attended.size, e);
                     sum = fma(load(query + e, n), load(key + e, n), sum);
                 }
             }
@@ -53,15 +54,16 @@ inline float weigh(float *scores, int64_t steps) {
 }
 
 // N vectors of the weighted sum of values, from number e on
-template <int N, class Place>
-void mix(const Seen<Place> &seen, const float *weights, float inverse, int64_t e, float *out) {
+template <int N, class Offset>
+void mix(const Attended<Offset> &attended, const float *weights, float inverse, int64_t e,
+         float *out) {
     V sum[N];
-    const int last = lanes_at(seen.size, e + (N - 1) * W); // only the last vector may be cut off
+    const int last = lanes_at(attended.size, e + (N - 1) * W); // only the last vector may be cut off
 #pragma GCC unroll 4
     for (int j = 0; j < N; j++) sum[j] = set1(0);
-    for (int64_t s = 0; s < seen.steps; s++) {
+    for (int64_t s = 0; s < attended.steps; s++) {
         const V weight = set1(weights[s]);
-        const float *value = seen.values + seen.place(s) + e;
+        const float *value = attended.values + attended.offset_of(s) + e;
 #pragma GCC unroll 4
         for (int j = 0; j < N; j++)
             sum[j] = fma(weight, j + 1 < N ? load(value + j * W) : load(value + j * W, last), sum[j]);
@@ -71,22 +73,23 @@ void mix(const Seen<Place> &seen, const float *weights, float inverse, int64_t e
         store(out + e + j * W, mul(sum[j], set1(inverse)), j + 1 < N ? W : last);
 }
 
-// out (E) = what one head makes of what it sees
-template <class Place>
-void look(const Seen<Place> &seen, const float *query, float scale, float *scores, float *out) {
-    if (!seen.steps) {
-        memset(out, 0, static_cast<size_t>(seen.size) * 4);
+// out (E) = one head's attention
+template <class Offset>
+void attend(const Attended<Offset> &attended, const float *query, float scale, float *scores,
+            float *out) {
+    if (!attended.steps) {
+        memset(out, 0, static_cast<size_t>(attended.size) * 4);
         return;
     }
-    score(seen, query, scale, scores);
-    const float inverse = 1.0f / weigh(scores, seen.steps);
+    score(attended, query, scale, scores);
+    const float inverse = 1.0f / weigh(scores, attended.steps);
     int64_t e = 0;
-    for (; e + 3 * W < seen.size; e += 4 * W) mix<4>(seen, scores, inverse, e, out);
-    if (e + W < seen.size) {
-        mix<2>(seen, scores, inverse, e, out);
+    for (; e + 3 * W < attended.size; e += 4 * W) mix<4>(attended, scores, inverse, e, out);
+    if (e + W < attended.size) {
+        mix<2>(attended, scores, inverse, e, out);
         e += 2 * W;
     }
-    if (e < seen.size) mix<1>(seen, scores, inverse, e, out);
+    if (e < attended.size) mix<1>(attended, scores, inverse, e, out);
 }
 
 inline void copy(const float *from, float *to, int64_t n) {
@@ -164,43 +167,38 @@ inline int64_t most_sums(const Decoder &d, int64_t rows) {
     return most;
 }
 
-inline size_t member_bytes(const Decoder &d, const unrolled_decoding &c, int64_t rows) {
-    const Sizes sizes(d, c);
-    const int64_t longest = largest_of(d.width, d.inner);
-    return room(rows * float_stride(d.width), 4) * 3 + room(rows * float_stride(sizes.wide), 4) +
-           rows_bytes(d.precision, rows, longest) + room(most_sums(d, rows), 4) +
-           room(sizes.scores, 4) + 1024;
-}
-
 // Rows of a call in the hands of one thread.
 struct DecoderRows {
     const Decoder &d;
     const unrolled_decoding &c;
     int64_t first, rows;
-    int64_t ld, ld_wide;          // of x, read and mixed; of wide
-    float *x;                     // the sums that all blocks add to
-    float *read, *mixed, *wide;   // their norms; what heads made; queries and all, or inner numbers
-    char *converted;
-    float *sums, *scores;
+    int64_t ld = 0, ld_wide = 0;  // of x, normed and mixed; of wide
+    float *x = nullptr;           // the sums that all blocks add to
+    float *normed = nullptr;      // their norms
+    float *mixed = nullptr;       // what heads made
+    float *wide = nullptr;        // queries, keys and values, or inner numbers
+    Rows converted = {};          // what a product reads
+    float *sums = nullptr, *scores = nullptr;
 
-    DecoderRows(const Decoder &d, const unrolled_decoding &c, int64_t first, int64_t rows, Scratch &s)
-        : d(d), c(c), first(first), rows(rows) {
+    DecoderRows(const Decoder &d, const unrolled_decoding &c, int64_t first, int64_t rows)
+        : d(d), c(c), first(first), rows(rows) {}
+
+    void carve(Arena &arena) {
         const Sizes sizes(d, c);
         ld = float_stride(d.width);
         ld_wide = float_stride(sizes.wide);
-        x = s.floats(rows * ld);
-        read = s.floats(rows * ld);
-        mixed = s.floats(rows * ld);
-        wide = s.floats(rows * ld_wide);
-        converted = static_cast<char *>(
-            s.bytes(rows_bytes(d.precision, rows, largest_of(d.width, d.inner))));
-        sums = s.floats(most_sums(d, rows));
-        scores = s.floats(sizes.scores);
+        x = arena.floats(rows * ld);
+        normed = arena.floats(rows * ld);
+        mixed = arena.floats(rows * ld);
+        wide = arena.floats(rows * ld_wide);
+        converted = carve_rows(arena, d.precision, rows, largest_of(d.width, d.inner));
+        sums = arena.floats(most_sums(d, rows));
+        scores = arena.floats(sizes.scores);
     }
 
     // The rows as a product reads them: as they stand in fp32, else in the precision's format.
     Rows as_rows(float *from, int64_t stride, int64_t k) const {
-        Rows r = rows_at(converted, d.precision, rows, k);
+        Rows r = narrowed(converted, k);
         if (d.precision == UNROLLED_FP32) {
             r.data = reinterpret_cast<uint32_t *>(from);
             r.ld = stride;
@@ -214,12 +212,12 @@ struct DecoderRows {
     // use(row, column, lanes, sums + bias)
     template <class Use>
     void product(const Product &p, float *from, int64_t stride, float *to, int64_t ld_to, Use use) const {
-        const auto soon = [&](int64_t i, int64_t at) { return to + i * ld_to + at; };
-        multiply(p.w, {0, p.w.panels}, as_rows(from, stride, p.w.k), rows, sums, soon,
+        const auto target = [&](int64_t i, int64_t at) { return to + i * ld_to + at; };
+        multiply(p.w, all_panels(p.w), as_rows(from, stride, p.w.k), rows, sums, target,
                  [&](int64_t i, int64_t at, int n, const float *sum) {
                      V v = load(sum);
                      if (p.bias) v = add(v, load(p.bias + at, n));
-                     use(to + i * ld_to + at, n, v, sum, at);
+                     use(target(i, at), n, v, sum, at);
                  });
     }
 
@@ -237,8 +235,8 @@ struct DecoderRows {
     // what a part reads, and what becomes of the sum after it
     float *before(const Norm &norm) const {
         if (!d.norm_first) return x;
-        for (int64_t i = 0; i < rows; i++) normalise(d, norm, x + i * ld, read + i * ld);
-        return read;
+        for (int64_t i = 0; i < rows; i++) normalise(d, norm, x + i * ld, normed + i * ld);
+        return normed;
     }
     void after(const Norm &norm) const {
         if (!d.norm_first)
@@ -247,19 +245,21 @@ struct DecoderRows {
 
     float scale() const { return 1.0f / __builtin_sqrtf(static_cast<float>(d.size)); }
 
-    // Look with all heads at what stands `stride` numbers apart for each key-value head.
-    template <class Place>
-    void look_all(Seen<Place> seen, int64_t kv_heads, int64_t stride, int64_t i) const {
-        const int64_t each = d.heads / kv_heads;
+    // Attend with all heads; keys and values of key-value heads stand `stride` numbers apart.
+    template <class Offset>
+    void attend_heads(const Attended<Offset> &first_head, int64_t kv_heads, int64_t stride,
+                      int64_t i) const {
+        const int64_t group = d.heads / kv_heads; // query heads of a key-value head
         for (int64_t head = 0; head < d.heads; head++) {
-            Seen<Place> own = seen;
-            own.keys += head / each * stride;
-            own.values += head / each * stride;
-            look(own, wide + i * ld_wide + head * d.size, scale(), scores, mixed + i * ld + head * d.size);
+            Attended<Offset> attended = first_head;
+            attended.keys += head / group * stride;
+            attended.values += head / group * stride;
+            const float *query = wide + i * ld_wide + head * d.size;
+            attend(attended, query, scale(), scores, mixed + i * ld + head * d.size);
         }
     }
 
-    // Ask for what a row will look at: it comes from far, a piece for each head.
+    // Ask for what a row will attend to: it comes from far, a piece for each head.
     void fetch(int64_t layer, int64_t i) const {
         if (i >= rows) return;
         const int64_t b = first + i, past = c.lengths[b], *strides = c.cache_strides;
@@ -290,25 +290,27 @@ struct DecoderRows {
         }
         int32_t *origin = c.origin ? c.origin + b * c.room : nullptr;
         if (!origin) {
-            const auto place = [=](int64_t s) { return s * step; };
+            const auto offset_of = [=](int64_t s) { return s * step; };
             const float *keys = c.keys + all + b * row, *values = c.values + all + b * row;
-            return look_all(Seen<decltype(place)>{keys, values, past + 1, d.size, place}, d.kv_heads,
-                            strides[2], i);
+            const Attended<decltype(offset_of)> own = {keys, values, past + 1, d.size, offset_of};
+            return attend_heads(own, d.kv_heads, strides[2], i);
         }
         origin[past] = static_cast<int32_t>(b);
-        const auto place = [=](int64_t s) { return origin[s] * row + s * step; };
-        look_all(Seen<decltype(place)>{c.keys + all, c.values + all, past + 1, d.size, place},
-                 d.kv_heads, strides[2], i);
+        const auto offset_of = [=](int64_t s) { return origin[s] * row + s * step; };
+        const float *keys = c.keys + all, *values = c.values + all;
+        const Attended<decltype(offset_of)> any = {keys, values, past + 1, d.size, offset_of};
+        attend_heads(any, d.kv_heads, strides[2], i);
     }
 
     void cross_attention(int64_t layer, int64_t i) const {
         const int64_t source = c.memory_rows[first + i], *strides = c.memory_strides;
         const int64_t step = strides[2];
-        const auto place = [=](int64_t s) { return s * step; };
+        const auto offset_of = [=](int64_t s) { return s * step; };
         const float *keys = c.memory_keys[layer] + source * strides[0];
         const float *values = c.memory_values[layer] + source * strides[0];
-        look_all(Seen<decltype(place)>{keys, values, c.memory_lengths[source], d.size, place},
-                 d.memory_heads, strides[1], i);
+        const int64_t steps = c.memory_lengths[source];
+        const Attended<decltype(offset_of)> memory = {keys, values, steps, d.size, offset_of};
+        attend_heads(memory, d.memory_heads, strides[1], i);
     }
 
     void feed_forward(const DecoderBlock &block) const {

@@ -4,6 +4,8 @@
 #include "levels.h"
 #include "pool.h"
 
+#include "arena.h"
+
 #include "tiles.h"
 
 #include "pack.h"
@@ -12,7 +14,11 @@
 
 #include "cells.h"
 
-#include "places.h"
+#include "multiply.h"
+
+#include "steps.h"
+
+#include "slices.h"
 
 #include "forward.h"
 
@@ -29,10 +35,6 @@
 #include "heads.h"
 
 namespace {
-
-inline size_t scratch_bytes(const Pack &p, int64_t rows) {
-    return static_cast<size_t>(2 * SCRATCH + sums_size(p, rows)) * 4;
-}
 
 // so many rounds of products whose operands stay in registers
 template <class Dot> double peak_rounds(int64_t rounds) {
@@ -101,5 +103,18 @@ inline double read_all(const char *from, int64_t bytes) {
 
 #define UNROLLED_DEFINE_LEVEL(NAME)                                                                \
     extern const Level NAME;                                                                       \
-    const Level NAME = {W,    forward,    backward,      matmul,     plan,        plan_product,    \
-                        fill, rows_bytes, scratch_bytes, step_layer, step_linear, decode, top, peak, read_all};
+    const Level NAME = {.width = W,                                                                \
+                        .forward = forward,                                                        \
+                        .backward = backward,                                                      \
+                        .matmul = matmul,                                                          \
+                        .plan = plan,                                                              \
+                        .plan_product = plan_product,                                              \
+                        .fill = fill,                                                              \
+                        .carve_layer = carve_layer,                                                \
+                        .carve_linear = carve_linear,                                              \
+                        .step_layer = step_layer,                                                  \
+                        .step_linear = step_linear,                                                \
+                        .decode = decode,                                                          \
+                        .top = top,                                                                \
+                        .peak = peak,                                                              \
+                        .read = read_all};

@@ -8,18 +8,25 @@ namespace {
 struct Chunks {
     int64_t panels, columns, count;
     explicit Chunks(const Pack &w) {
-        const int64_t each = w.vectors * W;
-        panels = largest_of(1, 512 / largest_of(1, each));
-        columns = panels * each;
+        const int64_t panel_columns = w.vectors * W;
+        panels = largest_of(1, 512 / largest_of(1, panel_columns));
+        columns = panels * panel_columns;
         count = (w.panels + panels - 1) / panels;
     }
 };
 
 // What is known of every row after some chunks.
-struct Found {
+struct BestScores {
     float *most, *sums; // (chunks, B): the largest score, and the sum of e^(score - most)
     float *values;      // (groups, B, k), each group's best
     int64_t *ids;
+
+    void carve(Arena &arena, int64_t chunk_rows, int64_t best) {
+        most = arena.floats(chunk_rows);
+        sums = arena.floats(chunk_rows);
+        values = arena.floats(best);
+        ids = arena.array<int64_t>(best);
+    }
 };
 
 struct DecodeWork {
@@ -29,7 +36,7 @@ struct DecodeWork {
     Rows last;             // what the head reads
     bool streams;          // logits pass the caches
     Chunks chunks;
-    Found found;
+    BestScores scores;
     int32_t failed;
 };
 
@@ -37,25 +44,26 @@ struct DecodeWork {
 
 inline void decode_rows(void *data, int64_t task) {
     DecodeWork &w = *static_cast<DecodeWork *>(data);
-    const Share mine = share(w.c.rows, task, w.tasks);
-    const int64_t rows = mine.past - mine.first;
-    Scratch s(member_bytes(w.d, w.c, rows));
-    if (s.failed()) return fail(w.failed);
+    const Range range = range_of(w.c.rows, task, w.tasks);
+    DecoderRows rows(w.d, w.c, range.first, range.past - range.first);
+    const Scratch memory([&](Arena &arena) { rows.carve(arena); });
+    if (memory.failed()) return fail(w.failed);
     const MatrixUnit unit(w.d.precision);
-    DecoderRows(w.d, w.c, mine.first, rows, s).run(w.last);
+    rows.run(w.last);
 }
 
 inline void decode_head(void *data, int64_t task) {
     DecodeWork &w = *static_cast<DecodeWork *>(data);
     const Product &head = w.d.head;
-    Scratch s(room(sums_size(head.w, w.c.rows), 4));
-    if (s.failed()) return fail(w.failed);
+    float *sums = nullptr;
+    const Scratch memory([&](Arena &arena) { sums = arena.floats(sums_size(head.w, w.c.rows)); });
+    if (memory.failed()) return fail(w.failed);
     const MatrixUnit unit(w.d.precision);
     float *logits = w.c.logits;
     const int64_t ld = w.c.ld_logits;
-    const Share panels = share(head.w.panels, task, w.groups);
-    const auto put = [&](auto &&soon, auto &&write) {
-        multiply(head.w, panels, w.last, w.c.rows, s.floats(sums_size(head.w, w.c.rows)), soon,
+    const Range panels = range_of(head.w.panels, task, w.groups);
+    const auto put = [&](auto &&target, auto &&write) {
+        multiply(head.w, panels, w.last, w.c.rows, sums, target,
                  [&](int64_t i, int64_t at, int n, const float *sum) {
                      V v = load(sum);
                      if (head.bias) v = add(v, load(head.bias + at, n));
@@ -88,28 +96,29 @@ inline float largest_number(const float *row, int64_t n) {
     return most;
 }
 
-// The best of one group's columns for a row, of which `seen` were offered already.
-inline Best best_of(const DecodeWork &w, int64_t group, int64_t row, int64_t seen) {
+// The best of one group's columns for a row, of which `offered` were offered already.
+inline Best best_of(const DecodeWork &w, int64_t group, int64_t row, int64_t offered) {
     const int64_t k = w.c.k, at = (group * w.c.rows + row) * k;
-    return {least_of(k, seen), k, w.found.values + at, w.found.ids + at};
+    return {least_of(k, offered), k, w.scores.values + at, w.scores.ids + at};
 }
 
 // Take the scores of a chunk (B, columns from `from` on) into what is known; they are changed.
-inline void note_chunk(const DecodeWork &w, int64_t group, int64_t chunk, int64_t seen, float *scores,
-                       int64_t ld) {
+inline void note_chunk(const DecodeWork &w, int64_t group, int64_t chunk, int64_t offered,
+                       float *scores, int64_t ld) {
     const int64_t from = chunk * w.chunks.columns, rows = w.c.rows;
     const int64_t n = least_of(w.chunks.columns, w.d.vocabulary - from);
     for (int64_t i = 0; i < rows; i++) {
         float *row = scores + i * ld;
         const float most = largest_number(row, n);
-        w.found.most[chunk * rows + i] = most;
+        w.scores.most[chunk * rows + i] = most;
         // nothing but -inf adds nothing, and not the NaN that it would give off itself
-        w.found.sums[chunk * rows + i] = sum_exponentials(row, n, most > -__builtin_inff() ? most : 0);
+        const float off = most > -__builtin_inff() ? most : 0;
+        w.scores.sums[chunk * rows + i] = sum_exponentials(row, n, off);
         for (int64_t j = 0; j < w.c.banned_count; j++) {
             const int64_t id = w.c.banned[j] - from;
             if (id >= 0 && id < n) row[id] = -__builtin_inff();
         }
-        Best best = best_of(w, group, i, seen);
+        Best best = best_of(w, group, i, offered);
         choose_best(row, n, from, best);
     }
 }
@@ -118,14 +127,17 @@ inline void decode_best(void *data, int64_t task) {
     DecodeWork &w = *static_cast<DecodeWork *>(data);
     const Product &head = w.d.head;
     const int64_t rows = w.c.rows, ld = w.chunks.columns + 16; // not a power of two
-    Scratch s(room(sums_size(head.w, rows), 4) + room(rows * ld, 4) + 256);
-    if (s.failed()) return fail(w.failed);
+    float *sums = nullptr, *scores = nullptr;
+    const Scratch memory([&](Arena &arena) {
+        sums = arena.floats(sums_size(head.w, rows));
+        scores = arena.floats(rows * ld);
+    });
+    if (memory.failed()) return fail(w.failed);
     const MatrixUnit unit(w.d.precision);
-    float *sums = s.floats(sums_size(head.w, rows)), *scores = s.floats(rows * ld);
-    const Share mine = share(w.chunks.count, task, w.groups);
-    for (int64_t chunk = mine.first; chunk < mine.past; chunk++) {
+    const Range chunks = range_of(w.chunks.count, task, w.groups);
+    for (int64_t chunk = chunks.first; chunk < chunks.past; chunk++) {
         const int64_t first = chunk * w.chunks.panels, from = chunk * w.chunks.columns;
-        const Share panels = {first, least_of(first + w.chunks.panels, head.w.panels)};
+        const Range panels = {first, least_of(first + w.chunks.panels, head.w.panels)};
         multiply(head.w, panels, w.last, rows, sums,
                  [&](int64_t i, int64_t at) { return scores + i * ld + at - from; },
                  [&](int64_t i, int64_t at, int n, const float *sum) {
@@ -133,7 +145,7 @@ inline void decode_best(void *data, int64_t task) {
                      if (head.bias) v = add(v, load(head.bias + at, n));
                      store(scores + i * ld + at - from, v, n);
                  });
-        note_chunk(w, task, chunk, (chunk - mine.first) * w.chunks.columns, scores, ld);
+        note_chunk(w, task, chunk, (chunk - chunks.first) * w.chunks.columns, scores, ld);
     }
 }
 
@@ -143,18 +155,18 @@ inline void settle_best(const DecodeWork &w) {
     for (int64_t i = 0; i < rows; i++) {
         float most = -__builtin_inff(), sum = 0;
         for (int64_t chunk = 0; chunk < w.chunks.count; chunk++) {
-            const float here = w.found.most[chunk * rows + i];
-            most = here > most ? here : most;
+            const float of_chunk = w.scores.most[chunk * rows + i];
+            most = of_chunk > most ? of_chunk : most;
         }
         for (int64_t chunk = 0; chunk < w.chunks.count; chunk++) {
-            const float off = w.found.most[chunk * rows + i] - most;
-            sum += w.found.sums[chunk * rows + i] * (off < 0 ? __builtin_expf(off) : 1.0f);
+            const float off = w.scores.most[chunk * rows + i] - most;
+            sum += w.scores.sums[chunk * rows + i] * (off < 0 ? __builtin_expf(off) : 1.0f);
         }
         Best best = {0, k, w.c.best + i * k, w.c.best_ids + i * k};
         for (int64_t group = 0; group < w.groups; group++) {
-            const Share mine = share(w.chunks.count, group, w.groups);
-            const int64_t from = mine.first * w.chunks.columns;
-            const int64_t past = least_of(mine.past * w.chunks.columns, w.d.vocabulary);
+            const Range chunks = range_of(w.chunks.count, group, w.groups);
+            const int64_t from = chunks.first * w.chunks.columns;
+            const int64_t past = least_of(chunks.past * w.chunks.columns, w.d.vocabulary);
             const Best part = best_of(w, group, i, past - from);
             for (int64_t j = 0; j < part.size; j++)
                 if (best.size < k || part.values[j] > best.least()) best.put(part.values[j], part.ids[j]);
@@ -173,15 +185,14 @@ inline Error decode_rest(DecodeWork &w) {
     w.groups = least_of(threads > 1 ? 8 * threads : 1, c.k ? w.chunks.count : d.head.w.panels);
     if (!c.k) {
         parallel(threads, w.groups, decode_head, &w);
-        return failed(w.failed) ? "out of memory" : nullptr;
+        return failed(w.failed) ? OUT_OF_MEMORY : nullptr;
     }
-    const int64_t sums = w.chunks.count * c.rows, best = w.groups * c.rows * c.k;
-    Scratch s(room(sums, 4) * 2 + room(best, 4) + room(best, 8) + 512);
-    if (s.failed()) return "out of memory";
-    w.found = {s.floats(sums), s.floats(sums), s.floats(best),
-               static_cast<int64_t *>(s.bytes(static_cast<size_t>(best) * 8))};
+    const Scratch memory([&](Arena &arena) {
+        w.scores.carve(arena, w.chunks.count * c.rows, w.groups * c.rows * c.k);
+    });
+    if (memory.failed()) return OUT_OF_MEMORY;
     parallel(threads, w.groups, decode_best, &w);
-    if (failed(w.failed)) return "out of memory";
+    if (failed(w.failed)) return OUT_OF_MEMORY;
     settle_best(w);
     return nullptr;
 }
@@ -191,14 +202,23 @@ inline Error decode(const Decoder &d, const unrolled_decoding &c) {
     const int64_t threads = c.rows * weights < 400000 ? 1 : largest_of(1, c.threads);
     // as many slices for each thread, none so large that its rows leave the second cache
     const int64_t most = 96, per_thread = (c.rows + threads - 1) / threads;
-    DecodeWork w = {d, c, 1, 1, {}, passes_caches(d, c), Chunks(d.head.w), {}, 0};
+    DecodeWork w = {.d = d,
+                    .c = c,
+                    .tasks = 1,
+                    .groups = 1,
+                    .last = {},
+                    .streams = passes_caches(d, c),
+                    .chunks = Chunks(d.head.w),
+                    .scores = {},
+                    .failed = 0};
     w.tasks = least_of(threads * ((per_thread + most - 1) / most), c.rows);
-    Scratch s(rows_bytes(d.precision, c.rows, d.width));
-    if (s.failed()) return "out of memory";
-    w.last = rows_at(s.bytes(rows_bytes(d.precision, c.rows, d.width)), d.precision, c.rows, d.width);
+    const Scratch memory([&](Arena &arena) {
+        w.last = carve_rows(arena, d.precision, c.rows, d.width);
+    });
+    if (memory.failed()) return OUT_OF_MEMORY;
     clear_ends(w.last, c.rows);
     parallel(static_cast<int32_t>(threads), w.tasks, decode_rows, &w);
-    if (failed(w.failed)) return "out of memory";
+    if (failed(w.failed)) return OUT_OF_MEMORY;
     return d.vocabulary ? decode_rest(w) : nullptr;
 }
 

@@ -14,6 +14,7 @@ typedef const char *Error; // NULL: none
 
 // Numbers in an int8 sum, so that 255 * 127 of them stay below 2^31.
 constexpr int64_t INT8_MOST = 65536;
+constexpr Error OUT_OF_MEMORY = "out of memory";
 constexpr Error INT8_TOO_LONG = "int8 sums hold 65536 numbers at most";
 
 // One product c = a b + bias; see unrolled_matmul.
@@ -43,24 +44,37 @@ struct Pack {
     char *data;
 };
 
+// Rows of activations in the format of a precision, each of `ld` units. Some room keeps rows of a
+// power of two from falling into the same lines of the cache, and whole tiles from reading outside.
+struct Rows {
+    int32_t precision;
+    int64_t k, units, ld;
+    uint32_t *data;
+    float *scales; // of each row (int8)
+};
+
+// Stages of a stream. Packs are planned first; then carve_layer and carve_linear fill in what
+// stands in the stage's memory.
 struct StreamLayer {
     int32_t cell, precision;
     bool residual;
     int64_t rows, input, hidden;
+    float *h, *c; // the caller's
     Pack ih, hh;
-    const float *bias, *bias_inner; // (G*H), and for gru (H)
-    float *h, *c;
-    char *rows_x, *rows_h; // activations in the weights' format
-    float *scratch;
+    float *bias, *bias_inner; // (G*H), and for gru (H)
+    Rows x_rows, h_rows;
+    float *x_sums, *h_sums; // of a tile
+    float *output;          // (B, H)
 };
 
 struct StreamLinear {
     int32_t precision;
-    int64_t rows, input, output;
+    int64_t rows, input, output_size;
     Pack w;
-    const float *bias;
-    char *rows_x;
-    float *scratch;
+    float *bias;
+    Rows x_rows;
+    float *sums;
+    float *output; // (B, output_size)
 };
 
 // A product with packed weights, and a norm.
@@ -107,8 +121,9 @@ struct Level {
     Pack (*plan)(int32_t precision, int64_t rows, int64_t gates, int64_t units, int64_t k);
     Pack (*plan_product)(int32_t precision, int64_t units, int64_t k); // for many rows
     void (*fill)(const Pack &pack, const float *w, int64_t ld);
-    size_t (*row_bytes)(int32_t precision, int64_t rows, int64_t k);
-    size_t (*scratch_bytes)(const Pack &pack, int64_t rows);
+    // carve a stage out of its memory and return how many bytes it takes; NULL: only measure
+    size_t (*carve_layer)(StreamLayer &, char *memory, size_t size);
+    size_t (*carve_linear)(StreamLinear &, char *memory, size_t size);
     void (*step_layer)(const StreamLayer &, const float *x, float *y);
     void (*step_linear)(const StreamLinear &, const float *x, float *y);
     Error (*decode)(const Decoder &, const unrolled_decoding &);

@@ -13,7 +13,7 @@ namespace {
 struct Memory {
     char *data = nullptr;
     Memory() = default;
-    explicit Memory(size_t bytes) : data(static_cast<char *>(workspace_take(bytes + 64))) {
+    explicit Memory(size_t bytes) : data(static_cast<char *>(workspace_take(bytes))) {
         if (!data) throw std::bad_alloc();
         memset(data, 0, bytes);
     }

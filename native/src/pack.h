@@ -21,16 +21,6 @@ inline int64_t units_of(int32_t precision, int64_t k) {
 
 // ---- activations -------------------------------------------------------------------------------
 
-// Rows of activations, each of `ld` units; the rows' scales (int8) stand behind them. Some room
-// keeps rows of a power of two from falling into the same lines of the cache, and whole tiles from
-// reading outside.
-struct Rows {
-    int32_t precision;
-    int64_t k, units, ld;
-    uint32_t *data;
-    float *scales;
-};
-
 inline int64_t row_stride(int32_t precision, int64_t k) {
     return (units_of(precision, k) + 15) / 16 * 16 + 16;
 }
@@ -39,24 +29,27 @@ inline int64_t tiled_rows(int32_t precision, int64_t rows) {
     return on_matrix_unit(precision) ? rows + 32 : rows;
 }
 
-inline size_t rows_bytes(int32_t precision, int64_t rows, int64_t k) {
-    const size_t room = static_cast<size_t>(tiled_rows(precision, rows) * row_stride(precision, k));
-    return (room + static_cast<size_t>(rows) + 32) * 4;
+// The same memory for rows of k numbers, which are no more than before.
+inline Rows narrowed(const Rows &r, int64_t k) {
+    Rows narrow = r;
+    narrow.k = k;
+    narrow.units = units_of(r.precision, k);
+    narrow.ld = row_stride(r.precision, k);
+    return narrow;
 }
 
-inline Rows rows_at(void *memory, int32_t precision, int64_t rows, int64_t k) {
-    Rows r;
-    r.precision = precision;
-    r.k = k;
-    r.units = units_of(precision, k);
-    r.ld = row_stride(precision, k);
-    r.data = static_cast<uint32_t *>(memory);
-    r.scales = reinterpret_cast<float *>(r.data + tiled_rows(precision, rows) * r.ld);
-    return r;
+inline Rows carve_rows(Arena &arena, int32_t precision, int64_t rows, int64_t k) {
+    const int64_t ld = row_stride(precision, k);
+    return {.precision = precision,
+            .k = k,
+            .units = units_of(precision, k),
+            .ld = ld,
+            .data = arena.array<uint32_t>(tiled_rows(precision, rows) * ld),
+            .scales = arena.floats(rows + 32)};
 }
 
-// The last units of a row may have places no number stands at: they are zero from here on. (Rows of
-// a tile past the last one may hold anything: nobody reads their sums.)
+// The last units of a row may have room behind its last number, which is zero from here on. (Rows
+// of a tile past the last one may hold anything: nobody reads their sums.)
 inline void clear_ends(const Rows &r, int64_t rows) {
     if (r.precision == UNROLLED_FP32) return;
     const int64_t full = r.k / per_unit(r.precision);
@@ -177,6 +170,17 @@ inline Pack plan(int32_t precision, int64_t rows, int64_t gates, int64_t units, 
     return plan_width(precision, panel_width(precision, rows, gates, units), gates, units, k);
 }
 
+// wide enough tiles for many rows, without a vector to spare
+inline int64_t product_width(int64_t columns) {
+    const int64_t vectors = (columns + W - 1) / W;
+    return vectors % 2 == 0 || vectors < 3 ? 2 : 3;
+}
+
+inline Pack plan_product(int32_t precision, int64_t columns, int64_t k) {
+    const int64_t width = on_matrix_unit(precision) ? 2 : product_width(columns);
+    return plan_width(precision, width, 1, columns, k);
+}
+
 inline int64_t width_of(const Pack &p, int64_t panel) {
     return panel + 1 == p.panels ? p.last : p.vectors;
 }
@@ -191,11 +195,11 @@ inline int32_t to_int8(float weight, float inverse) {
 // W rows of up to W units each, from row `first` and column k0 on, in the pack's format
 inline void gather_units(const Pack &p, const float *w, int64_t ld, Columns c, int64_t k0,
                          const float *inverse, uint32_t *to) {
-    const int64_t each = per_unit(p.precision), left = p.k - k0;
-    const int64_t numbers = left < W * each ? left : W * each;
+    const int64_t whole = W * per_unit(p.precision), left = p.k - k0;
+    const int64_t numbers = least_of(left, whole);
     for (int i = 0; i < W; i++) {
         uint32_t *row = to + i * W;
-        if (i >= c.lanes || numbers < W * each) memset(row, 0, W * 4);
+        if (i >= c.lanes || numbers < whole) memset(row, 0, W * 4);
         if (i >= c.lanes) continue;
         const float *from = w + (c.first + i) * ld + k0;
         if (p.precision == UNROLLED_FP32) {
@@ -260,15 +264,15 @@ inline void fill(const Pack &p, const float *w, int64_t ld) {
 // one gate. Every row is read from end to end, and asked for some rows before.
 template <class Row>
 void fill_across(const Pack &p, int64_t first, int64_t panels, Row row) {
-    const int64_t each = per_unit(p.precision), units = units_of(p.precision, p.k);
+    const int64_t unit_size = per_unit(p.precision), units = units_of(p.precision, p.k);
     const int64_t from = first * p.vectors * W;
     const int64_t until = first + panels < p.panels ? (first + panels) * p.vectors * W : p.units;
     for (int64_t u = 0; u < units; u++) {
-        const int64_t k = u * each;
+        const int64_t k = u * unit_size;
         const float *even = k < p.k ? row(k) : nullptr;
-        const float *odd = each == 2 && k + 1 < p.k ? row(k + 1) : nullptr;
-        for (int64_t soon = k + 8; soon < k + 8 + each && soon < p.k; soon++)
-            for (int64_t at = from; at < until; at += 16) __builtin_prefetch(row(soon) + at);
+        const float *odd = unit_size == 2 && k + 1 < p.k ? row(k + 1) : nullptr;
+        for (int64_t next = k + 8; next < k + 8 + unit_size && next < p.k; next++)
+            for (int64_t at = from; at < until; at += 16) __builtin_prefetch(row(next) + at);
         for (int64_t q = first; q < first + panels; q++) {
             const int64_t width = width_of(p, q);
             uint32_t *to = reinterpret_cast<uint32_t *>(p.data + q * p.panel_bytes) + u * width * W;
@@ -276,7 +280,7 @@ void fill_across(const Pack &p, int64_t first, int64_t panels, Row row) {
                 const int64_t left = p.units - at;
                 const int lanes = left >= W ? W : left > 0 ? static_cast<int>(left) : 0;
                 const V low = even && lanes ? load(even + at, lanes) : set1(0);
-                if (each == 1) {
+                if (unit_size == 1) {
                     store(reinterpret_cast<float *>(to), low);
                     continue;
                 }

@@ -49,13 +49,13 @@ class Pool {
             std::lock_guard<std::mutex> lock(mutex_);
             while (count_ + 1 < threads) {
                 try {
-                    std::thread(&Pool::wait, this, count_).detach();
+                    std::thread(&Pool::serve, this, count_).detach();
                 } catch (...) {
                     break; // no more threads to be had: fewer do the work
                 }
                 count_++;
             }
-            wanted_ = threads - 1;
+            requested_ = threads - 1;
             job_ = &job;
             generation_.fetch_add(1);
         }
@@ -68,16 +68,16 @@ class Pool {
     }
 
   private:
-    void wait(int32_t index) {
-        uint64_t seen = 0;
+    void serve(int32_t index) {
+        uint64_t last = 0; // the generation that it took part in
         for (;;) {
-            for (int i = 0; i < 2000 && generation_.load(std::memory_order_relaxed) == seen; i++)
+            for (int i = 0; i < 2000 && generation_.load(std::memory_order_relaxed) == last; i++)
                 pause();
             std::unique_lock<std::mutex> lock(mutex_);
-            wake_.wait(lock, [&] { return generation_.load() != seen; });
-            seen = generation_.load();
+            wake_.wait(lock, [&] { return generation_.load() != last; });
+            last = generation_.load();
             Job *job = job_;
-            if (!job || index >= wanted_) continue;
+            if (!job || index >= requested_) continue;
             working_++;
             lock.unlock();
             job->run();
@@ -90,19 +90,19 @@ class Pool {
     std::condition_variable wake_, idle_;
     std::atomic<uint64_t> generation_{0};
     Job *job_ = nullptr;
-    int32_t count_ = 0, wanted_ = 0, working_ = 0;
+    int32_t count_ = 0, requested_ = 0, working_ = 0;
 };
 
 std::atomic<unrolled_team> team{nullptr};
 std::atomic<Pool *> pool{nullptr};
 
 Pool *the_pool() {
-    Pool *found = pool.load();
-    if (found) return found;
+    Pool *current = pool.load();
+    if (current) return current;
     Pool *fresh = new (std::nothrow) Pool;
-    if (!fresh || pool.compare_exchange_strong(found, fresh)) return fresh;
+    if (!fresh || pool.compare_exchange_strong(current, fresh)) return fresh;
     delete fresh; // another thread was first
-    return found;
+    return current;
 }
 
 void team_work(void *job) { static_cast<Job *>(job)->run(); }
@@ -181,7 +181,7 @@ void parallel(int32_t threads, int64_t tasks, void (*work)(void *, int64_t), voi
 struct Meeting {
     void (*work)(void *, int64_t, int64_t, Meeting &);
     void *data;
-    int64_t wanted;
+    int64_t requested;               // members
     std::atomic<int64_t> came{0};    // members so far; CLOSED is added when no more are let in
     std::atomic<int64_t> waiting{0}; // of the members, at this meeting
     std::atomic<int64_t> round{0};
@@ -208,7 +208,7 @@ void join_meeting(void *data, int64_t) {
     } while (!m.came.compare_exchange_weak(member, member + 1));
     if (member == 0) { // the first one waits for the others, but not long
         const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(200);
-        while (m.came.load() < m.wanted && std::chrono::steady_clock::now() < end) pause();
+        while (m.came.load() < m.requested && std::chrono::steady_clock::now() < end) pause();
         m.came.fetch_add(CLOSED);
     } else {
         spin([&] { return m.came.load() >= CLOSED; });
@@ -222,7 +222,7 @@ void together(int32_t threads, void (*work)(void *, int64_t, int64_t, Meeting &)
     Meeting meeting;
     meeting.work = work;
     meeting.data = data;
-    meeting.wanted = threads;
+    meeting.requested = threads;
     parallel(threads, threads, join_meeting, &meeting);
 }
 

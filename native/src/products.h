@@ -8,8 +8,8 @@ namespace {
 // order: a long chain would lose digits.
 constexpr int64_t BLOCK = 256;
 
-// c (columns [first, first + m) of a, n) += a^T b over `k` steps, where row(i) is a place of b and
-// column(i) a place of a; both stand in memory a step a row.
+// c (columns [first, first + m) of a, n) += a^T b over `k` steps, where row(i) is a row of b and
+// column(i) a row of a; both stand in memory a step a row.
 struct Transposed {
     int32_t precision;
     int64_t m, n, k;
@@ -20,7 +20,7 @@ struct Transposed {
 };
 
 // A vector of one k of a, or of two as pairs of bf16 (odd may be NULL); they are added to `sums`, if
-// that is wanted.
+// they are requested.
 __attribute__((always_inline)) inline VU pair_of(int32_t precision, const float *even,
                                                  const float *odd, int lanes, float *sums) {
     V sum = load(even, lanes);
@@ -40,17 +40,18 @@ __attribute__((always_inline)) inline VU pair_of(int32_t precision, const float 
 // Columns of a for the tiles of a strip, `tall` columns each: for every unit of k its numbers side
 // by side. The memory of one k is read from end to end before the next.
 template <class Column>
-void put_columns(int32_t precision, uint32_t *to, int64_t columns, int64_t tall, int64_t room_each,
+void put_columns(int32_t precision, uint32_t *to, int64_t columns, int64_t tall, int64_t tile_units,
                  int64_t k, float *sums, Column column) {
-    const int64_t each = per_unit(precision);
-    for (int64_t u = 0; u * each < k; u++) {
-        const float *even = column(u * each);
-        const float *odd = each == 2 && u * each + 1 < k ? column(u * each + 1) : nullptr;
+    const int64_t unit_size = per_unit(precision);
+    for (int64_t u = 0; u * unit_size < k; u++) {
+        const int64_t first = u * unit_size;
+        const float *even = column(first);
+        const float *odd = unit_size == 2 && first + 1 < k ? column(first + 1) : nullptr;
         // every k is another page, which no processor fetches of itself
-        for (int64_t soon = u * each + 8; soon < (u + 1) * each + 8 && soon < k; soon++)
-            for (int64_t i = 0; i < columns; i += 16) __builtin_prefetch(column(soon) + i);
+        for (int64_t next = first + 8; next < first + unit_size + 8 && next < k; next++)
+            for (int64_t i = 0; i < columns; i += 16) __builtin_prefetch(column(next) + i);
         uint32_t *tile_at = to;
-        for (int64_t i = 0; i < columns; i += tall, tile_at += room_each) {
+        for (int64_t i = 0; i < columns; i += tall, tile_at += tile_units) {
             const int64_t m = least_of(tall, columns - i);
             for (int64_t j = 0; j < m; j += W) {
                 const int lanes = lanes_at(m, j);
@@ -103,13 +104,19 @@ bool multiply_transposed(const Transposed &p, int64_t first, Column column, Row 
     const int width = b.vectors;
     const int64_t most = height(p.precision, width, p.m), strip = matrix ? 256 : 32 * most;
     const int64_t tile_units = most * units_of(p.precision, least_of(p.k, deep));
-    const size_t a_bytes = matrix ? rows_bytes(p.precision, strip, least_of(p.k, deep))
-                                  : room(strip / most * tile_units + 16, 4);
-    Scratch s(bytes_of(b) + a_bytes + room(SCRATCH, 4) + room(strip + W, 4) + 512);
-    if (s.failed()) return false;
-    b.data = static_cast<char *>(s.bytes(bytes_of(b)));
-    uint32_t *a = static_cast<uint32_t *>(s.bytes(a_bytes));
-    float *scratch = s.floats(SCRATCH), *block = s.floats(strip + W);
+    Rows turned_room = {};    // columns of a as rows, for the matrix unit
+    uint32_t *a = nullptr;    // columns of a, for other tiles
+    float *scratch = nullptr, *block = nullptr;
+    const Scratch memory([&](Arena &arena) {
+        b.data = arena.bytes(bytes_of(b));
+        if (matrix)
+            turned_room = carve_rows(arena, p.precision, strip, least_of(p.k, deep));
+        else
+            a = arena.array<uint32_t>(strip / most * tile_units + 16);
+        scratch = arena.floats(TILE_FLOATS);
+        block = arena.floats(strip + W);
+    });
+    if (memory.failed()) return false;
     const MatrixUnit unit(p.precision);
     if (p.sums) memset(p.sums, 0, static_cast<size_t>(p.m) * 4);
     if (!p.k && !p.accumulate && p.n)
@@ -126,14 +133,14 @@ bool multiply_transposed(const Transposed &p, int64_t first, Column column, Row 
         const auto from = [&](int64_t k) { return column(k0 + k) + first; };
         for (int64_t i0 = 0; i0 < p.m; i0 += strip) {
             const int64_t strip_rows = least_of(strip, p.m - i0), units = units_of(p.precision, depth);
-            const Rows turned = rows_at(a, p.precision, strip, depth);
-            const auto here = [&](int64_t k) { return from(k) + i0; };
+            const Rows turned = narrowed(turned_room, depth);
+            const auto strip_at = [&](int64_t k) { return from(k) + i0; };
             float *sums = p.sums ? block : nullptr; // of this block of k, from zero
             if (sums) memset(sums, 0, static_cast<size_t>(strip_rows) * 4);
             if (matrix)
-                turn_columns(turned, strip_rows, depth, sums, here);
+                turn_columns(turned, strip_rows, depth, sums, strip_at);
             else
-                put_columns(p.precision, a, strip_rows, most, tile_units, depth, sums, here);
+                put_columns(p.precision, a, strip_rows, most, tile_units, depth, sums, strip_at);
             if (sums) add_sums(p.sums + i0, 0, 1, strip_rows, sums, 0, true);
             for (int64_t q = 0; q < b.panels; q++) {
                 const int w = static_cast<int>(width_of(b, q));
@@ -141,9 +148,16 @@ bool multiply_transposed(const Transposed &p, int64_t first, Column column, Row 
                 const int64_t tall = matrix ? most_rows(p.precision, w) : most;
                 for (int64_t i = 0; i < strip_rows; i += tall) {
                     const int m = static_cast<int>(least_of(tall, strip_rows - i));
-                    TileWork work = {units, nullptr, 0, panel, scratch, false, nullptr, panel, 0};
-                    work.a = matrix ? turned.data + i * turned.ld : a + i / most * tile_units;
-                    work.lda = matrix ? turned.ld : m;
+                    const TileWork work = {
+                        .units = units,
+                        .a = matrix ? turned.data + i * turned.ld : a + i / most * tile_units,
+                        .lda = matrix ? turned.ld : m,
+                        .panel = panel,
+                        .out = scratch,
+                        .more = false,
+                        .row_scales = nullptr,
+                        .next = panel,
+                        .next_step = 0};
                     float *to = p.c + (i0 + i) * p.ldc + q * width * W;
                     const int64_t columns = least_of(w * W, p.n - q * width * W);
                     for (int j = 0; j < m; j++)
@@ -163,7 +177,7 @@ bool multiply_transposed(const Transposed &p, int64_t first, Column column, Row 
 struct MatmulWork {
     const Matmul *m;
     Pack b;
-    int64_t tasks, rows; // rows of c for each
+    int64_t tasks, rows; // rows of c for each task
     int32_t failed;
 };
 
@@ -182,23 +196,24 @@ inline void matmul_rows(void *data, int64_t task) {
     const int64_t first = task * w.rows, rows = least_of(w.rows, m.m - first);
     if (rows <= 0) return;
     const int64_t step = least_of(chunk_rows(m.precision), rows);
-    Scratch s(rows_bytes(m.precision, step, m.k) + room(sums_size(w.b, step), 4) + 512);
-    if (s.failed()) {
-        fail(w.failed);
-        return;
-    }
-    const Rows a = rows_at(s.bytes(rows_bytes(m.precision, step, m.k)), m.precision, step, m.k);
-    float *scratch = s.floats(sums_size(w.b, step));
+    Rows a = {};
+    float *scratch = nullptr;
+    const Scratch memory([&](Arena &arena) {
+        a = carve_rows(arena, m.precision, step, m.k);
+        scratch = arena.floats(sums_size(w.b, step));
+    });
+    if (memory.failed()) return fail(w.failed);
     const MatrixUnit unit(m.precision);
     clear_ends(a, step);
     for (int64_t i0 = 0; i0 < rows; i0 += step) {
         const int64_t n = least_of(step, rows - i0);
         for (int64_t i = 0; i < n; i++) put_row(a, i, m.a + (first + i0 + i) * m.lda);
-        const auto soon = [&](int64_t i, int64_t at) {
+        const auto target = [&](int64_t i, int64_t at) {
             return m.c + (first + i0 + i) * m.ldc + at;
         };
-        multiply(w.b, {0, w.b.panels}, a, n, scratch, soon, [&](int64_t i, int64_t at, int lanes, const float *sums) {
-            float *to = soon(i, at);
+        multiply(w.b, all_panels(w.b), a, n, scratch, target,
+                 [&](int64_t i, int64_t at, int lanes, const float *sums) {
+            float *to = target(i, at);
             V v = load(sums);
             if (m.bias) v = add(v, load(m.bias + at, lanes));
             if (m.accumulate) v = add(load(to, lanes), v);
@@ -212,8 +227,14 @@ inline void matmul_columns(void *data, int64_t task) {
     const Matmul &m = *w.m;
     const int64_t first = task * w.rows, rows = least_of(w.rows, m.m - first);
     if (rows <= 0) return;
-    const Transposed p = {m.precision, rows,  m.n,          m.k,
-                          m.c + first * m.ldc, m.ldc, m.accumulate, nullptr};
+    const Transposed p = {.precision = m.precision,
+                          .m = rows,
+                          .n = m.n,
+                          .k = m.k,
+                          .c = m.c + first * m.ldc,
+                          .ldc = m.ldc,
+                          .accumulate = m.accumulate,
+                          .sums = nullptr};
     if (!multiply_transposed(
             p, first, [&](int64_t k) { return m.a + k * m.lda; },
             [&](int64_t k) { return m.b + k * m.ldb; }))
@@ -224,25 +245,26 @@ inline void matmul_columns(void *data, int64_t task) {
 }
 
 // rows for each of some tasks: whole tiles, as many for each thread
-inline int64_t share_of(int64_t rows, int64_t tasks) { return ((rows + tasks - 1) / tasks + 7) / 8 * 8; }
+inline int64_t rows_of_task(int64_t rows, int64_t tasks) {
+    return ((rows + tasks - 1) / tasks + 7) / 8 * 8;
+}
 
 inline Error matmul(const Matmul &m) {
     if (m.a_trans && m.b_trans) return "a product of two transposed matrices is not offered";
-    MatmulWork w = {&m, {}, 1, m.m, 0};
+    MatmulWork w = {.m = &m, .b = {}, .tasks = 1, .rows = m.m, .failed = 0};
     const int64_t worth = m.m * m.n * m.k / 200000 + 1;
     w.tasks = least_of(m.threads < 1 ? 1 : m.threads, worth);
-    w.rows = share_of(m.m, w.tasks);
+    w.rows = rows_of_task(m.m, w.tasks);
     if (m.a_trans) {
         parallel(m.threads, w.tasks, matmul_columns, &w);
-        return failed(w.failed) ? "out of memory" : nullptr;
+        return failed(w.failed) ? OUT_OF_MEMORY : nullptr;
     }
     w.b = m.m <= 4 ? plan(m.precision, m.m, 1, m.n, m.k) : plan_product(m.precision, m.n, m.k);
-    Scratch s(static_cast<size_t>(w.b.bytes) + 128);
-    if (s.failed()) return "out of memory";
-    w.b.data = static_cast<char *>(s.bytes(static_cast<size_t>(w.b.bytes)));
+    const Scratch weights([&](Arena &arena) { w.b.data = arena.bytes(bytes_of(w.b)); });
+    if (weights.failed()) return OUT_OF_MEMORY;
     parallel(w.tasks > 1 ? m.threads : 1, w.b.panels, matmul_fill, &w);
     parallel(m.threads, w.tasks, matmul_rows, &w);
-    return failed(w.failed) ? "out of memory" : nullptr;
+    return failed(w.failed) ? OUT_OF_MEMORY : nullptr;
 }
 
 } // namespace

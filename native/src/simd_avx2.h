@@ -119,7 +119,7 @@ struct Fp32 {
     static Sum zero() { return _mm256_setzero_ps(); }
     static Sum start(const float *p, bool more) { return more ? load(p) : zero(); }
     static Value weights(const uint32_t *p) { return load(reinterpret_cast<const float *>(p)); }
-    static Value spread(const uint32_t *p) {
+    static Value broadcast(const uint32_t *p) {
         return _mm256_broadcast_ss(reinterpret_cast<const float *>(p));
     }
     static Sum add_product(Sum s, Value a, Value b) { return fma(a, b, s); }
@@ -133,7 +133,7 @@ struct Bf16 {
     static Sum zero() { return _mm256_setzero_ps(); }
     static Sum start(const float *p, bool more) { return more ? load(p) : zero(); }
     static Value weights(const uint32_t *p) { return load(p); }
-    static Value spread(const uint32_t *p) { return set1_bits(*p); }
+    static Value broadcast(const uint32_t *p) { return set1_bits(*p); }
     static Sum add_product(Sum s, Value a, Value b) {
         const VU high = set1_bits(0xffff0000u);
         s = fma(as_float(shift_left16(a)), as_float(shift_left16(b)), s);
@@ -150,7 +150,7 @@ struct Int8 {
     static Sum zero() { return _mm256_setzero_si256(); }
     static Sum start(const float *, bool) { return zero(); } // never taken in pieces
     static Value weights(const uint32_t *p) { return load(p); }
-    static Value spread(const uint32_t *p) { return set1_bits(*p); }
+    static Value broadcast(const uint32_t *p) { return set1_bits(*p); }
     static Sum add_product(Sum s, Value a, Value b) {
         const VU even = set1_bits(0x00ff00ff);
         const __m256i b_even = _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8);

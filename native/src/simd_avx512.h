@@ -99,7 +99,7 @@ struct Fp32 {
     static Sum zero() { return _mm512_setzero_ps(); }
     static Sum start(const float *p, bool more) { return more ? load(p) : zero(); }
     static Value weights(const uint32_t *p) { return load(reinterpret_cast<const float *>(p)); }
-    static Value spread(const uint32_t *p) { return set1(*reinterpret_cast<const float *>(p)); }
+    static Value broadcast(const uint32_t *p) { return set1(*reinterpret_cast<const float *>(p)); }
     static Sum add_product(Sum s, Value a, Value b) { return fma(a, b, s); }
     static V finish(Sum s, V, V, float) { return s; }
 };
@@ -111,7 +111,7 @@ struct Bf16 {
     static Sum zero() { return _mm512_setzero_ps(); }
     static Sum start(const float *p, bool more) { return more ? load(p) : zero(); }
     static Value weights(const uint32_t *p) { return load(p); }
-    static Value spread(const uint32_t *p) { return set1_bits(*p); }
+    static Value broadcast(const uint32_t *p) { return set1_bits(*p); }
     static Sum add_product(Sum s, Value a, Value b) {
 #if defined(__AVX512BF16__)
         return _mm512_dpbf16_ps(s, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
@@ -131,7 +131,7 @@ struct Int8 {
     static Sum zero() { return _mm512_setzero_si512(); }
     static Sum start(const float *, bool) { return zero(); } // never taken in pieces
     static Value weights(const uint32_t *p) { return load(p); }
-    static Value spread(const uint32_t *p) { return set1_bits(*p); }
+    static Value broadcast(const uint32_t *p) { return set1_bits(*p); }
     static Sum add_product(Sum s, Value a, Value b) {
 #if defined(__AVX512VNNI__)
         return _mm512_dpbusd_epi32(s, a, b);

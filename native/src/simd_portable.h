@@ -116,7 +116,7 @@ struct Fp32 {
     static Sum zero() { return set1(0); }
     static Sum start(const float *p, bool more) { return more ? load(p) : zero(); }
     static Value weights(const uint32_t *p) { return load(reinterpret_cast<const float *>(p)); }
-    static Value spread(const uint32_t *p) {
+    static Value broadcast(const uint32_t *p) {
         float a;
         memcpy(&a, p, sizeof a);
         return set1(a);
@@ -133,7 +133,7 @@ struct Bf16 {
     static Sum zero() { return set1(0); }
     static Sum start(const float *p, bool more) { return more ? load(p) : zero(); }
     static Value weights(const uint32_t *p) { return load(p); }
-    static Value spread(const uint32_t *p) { return set1_bits(*p); }
+    static Value broadcast(const uint32_t *p) { return set1_bits(*p); }
     static Sum add_product(Sum s, Value a, Value b) {
         const VU high = set1_bits(0xffff0000u);
         s = fma(as_float(shift_left16(a)), as_float(shift_left16(b)), s);
@@ -150,7 +150,7 @@ struct Int8 {
     static Sum zero() { return VI{0, 0, 0, 0}; }
     static Sum start(const float *, bool) { return zero(); } // never taken in pieces
     static Value weights(const uint32_t *p) { return load(p); }
-    static Value spread(const uint32_t *p) { return set1_bits(*p); }
+    static Value broadcast(const uint32_t *p) { return set1_bits(*p); }
     static Sum add_product(Sum s, Value a, Value b) {
         const VI x = reinterpret_cast<VI>(a), w = reinterpret_cast<VI>(b);
         s += (x & 255) * ((w << 24) >> 24);

@@ -12,12 +12,20 @@ struct Stage {
     bool recurrent = false, loaded = false;
     StreamLayer layer = {};
     StreamLinear linear = {};
-    Memory weights, rows_x, rows_h, scratch, biases, output;
-    float *out = nullptr;
+    Memory memory;           // what the stage keeps
+    float *output = nullptr; // where it writes: to its own memory, or to the caller's
 
-    int64_t input() const { return recurrent ? layer.input : linear.input; }
-    int64_t width() const { return recurrent ? layer.hidden : linear.output; }
+    int64_t width() const { return recurrent ? layer.hidden : linear.output_size; }
+    float *own_output() const { return recurrent ? layer.output : linear.output; }
 };
+
+// Return memory for a stage, carved. `carve` runs twice: it measures first.
+template <class Part> Memory carved(Part &part, size_t (*carve)(Part &, char *, size_t)) {
+    const size_t bytes = carve(part, nullptr, 0);
+    Memory memory(bytes);
+    carve(part, memory.data, bytes);
+    return memory;
+}
 
 int64_t gates_of(int32_t cell) {
     return cell == UNROLLED_GRU ? 3 : cell == UNROLLED_LSTM ? 4 : 1;
@@ -38,16 +46,10 @@ struct unrolled_stream {
 
     int64_t last_width() const { return stages.empty() ? width : stages.back().width(); }
 
-    float *biases(Stage &stage, int64_t n) {
-        return reinterpret_cast<float *>(stage.biases.data) + n;
-    }
-
     void add(Stage &&stage) {
-        const size_t out = static_cast<size_t>(batch * stage.width()) * 4;
-        stage.output = Memory(out);
-        stage.out = reinterpret_cast<float *>(stage.output.data);
+        stage.output = stage.own_output();
         // what was the last stage writes to its own memory again, not to the caller's
-        if (!stages.empty()) stages.back().out = reinterpret_cast<float *>(stages.back().output.data);
+        if (!stages.empty()) stages.back().output = stages.back().own_output();
         stages.push_back(std::move(stage));
         ready = false;
     }
@@ -73,7 +75,7 @@ const char *unrolled_stream_embedding(unrolled_stream *s, int64_t vocabulary, in
     try {
         s->embedded = Memory(static_cast<size_t>(s->batch * width) * 4);
     } catch (...) {
-        return "out of memory";
+        return OUT_OF_MEMORY;
     }
     s->table = table;
     s->vocabulary = vocabulary;
@@ -105,21 +107,10 @@ const char *unrolled_stream_layer(unrolled_stream *s, int32_t cell, int64_t inpu
         l.c = c;
         l.ih = at.plan(s->precision, s->batch, gates, hidden, input);
         l.hh = at.plan(s->precision, s->batch, gates, hidden, hidden);
-        stage.weights = Memory(static_cast<size_t>(l.ih.bytes + l.hh.bytes) + 64);
-        l.ih.data = stage.weights.data;
-        l.hh.data = stage.weights.data + (l.ih.bytes + 63) / 64 * 64;
-        stage.rows_x = Memory(at.row_bytes(s->precision, s->batch, input));
-        stage.rows_h = Memory(at.row_bytes(s->precision, s->batch, hidden));
-        l.rows_x = stage.rows_x.data;
-        l.rows_h = stage.rows_h.data;
-        stage.scratch = Memory(at.scratch_bytes(l.hh, s->batch));
-        l.scratch = reinterpret_cast<float *>(stage.scratch.data);
-        stage.biases = Memory(static_cast<size_t>((gates + 1) * hidden) * 4);
-        l.bias = s->biases(stage, 0);
-        l.bias_inner = s->biases(stage, gates * hidden);
+        stage.memory = carved(l, at.carve_layer);
         s->add(std::move(stage));
     } catch (...) {
-        return "out of memory";
+        return OUT_OF_MEMORY;
     }
     return nullptr;
 }
@@ -135,19 +126,12 @@ const char *unrolled_stream_linear(unrolled_stream *s, int64_t input, int64_t ou
         l.precision = s->precision;
         l.rows = s->batch;
         l.input = input;
-        l.output = output;
+        l.output_size = output;
         l.w = at.plan(s->precision, s->batch, 1, output, input);
-        stage.weights = Memory(static_cast<size_t>(l.w.bytes));
-        l.w.data = stage.weights.data;
-        stage.rows_x = Memory(at.row_bytes(s->precision, s->batch, input));
-        l.rows_x = stage.rows_x.data;
-        stage.scratch = Memory(at.scratch_bytes(l.w, s->batch));
-        l.scratch = reinterpret_cast<float *>(stage.scratch.data);
-        stage.biases = Memory(static_cast<size_t>(output) * 4);
-        l.bias = s->biases(stage, 0);
+        stage.memory = carved(l, at.carve_linear);
         s->add(std::move(stage));
     } catch (...) {
-        return "out of memory";
+        return OUT_OF_MEMORY;
     }
     return nullptr;
 }
@@ -157,16 +141,15 @@ const char *unrolled_stream_load(unrolled_stream *s, int64_t stage, const float 
     if (!s || stage < 0 || stage >= static_cast<int64_t>(s->stages.size())) return "no such stage";
     Stage &at = s->stages[static_cast<size_t>(stage)];
     if (!w_ih || (at.recurrent && !w_hh)) return "no weights given";
-    float *bias = s->biases(at, 0);
     if (!at.recurrent) {
-        const int64_t n = at.linear.output;
-        for (int64_t j = 0; j < n; j++) bias[j] = b_ih ? b_ih[j] : 0.0f;
+        const int64_t n = at.linear.output_size;
+        for (int64_t j = 0; j < n; j++) at.linear.bias[j] = b_ih ? b_ih[j] : 0.0f;
         s->at->fill(at.linear.w, w_ih, at.linear.input);
     } else {
         const int64_t gates = gates_of(at.layer.cell), size = at.layer.hidden;
         // as in forward.h: a GRU's b_hn stays inside its candidate
         const int64_t together = at.layer.cell == UNROLLED_GRU ? 2 * size : gates * size;
-        float *inner = bias + gates * size;
+        float *bias = at.layer.bias, *inner = at.layer.bias_inner;
         for (int64_t j = 0; j < gates * size; j++) {
             const float hidden = b_hh ? b_hh[j] : 0.0f;
             bias[j] = (b_ih ? b_ih[j] : 0.0f) + (j < together ? hidden : 0.0f);
@@ -183,7 +166,7 @@ const char *unrolled_stream_load(unrolled_stream *s, int64_t stage, const float 
 
 const char *unrolled_stream_output(unrolled_stream *s, float *y) {
     if (!s || s->stages.empty() || !y) return "no stage or no output given";
-    s->stages.back().out = y;
+    s->stages.back().output = y;
     return nullptr;
 }
 
@@ -203,10 +186,10 @@ const char *unrolled_stream_step(unrolled_stream *s, const void *x) {
     }
     for (const Stage &stage : s->stages) {
         if (stage.recurrent)
-            s->at->step_layer(stage.layer, from, stage.out);
+            s->at->step_layer(stage.layer, from, stage.output);
         else
-            s->at->step_linear(stage.linear, from, stage.out);
-        from = stage.out;
+            s->at->step_linear(stage.linear, from, stage.output);
+        from = stage.output;
     }
     count_step();
     return nullptr;

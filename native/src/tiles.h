@@ -69,7 +69,7 @@ template <class Dot, int M, int N, bool Along> void tile(const TileWork &work) {
 #pragma GCC unroll 16
         for (int i = 0; i < M; i++) {
             const typename Dot::Value x =
-                Dot::spread(Along ? at[i / 3] + i % 3 * lda : at[0] + i);
+                Dot::broadcast(Along ? at[i / 3] + i % 3 * lda : at[0] + i);
 #pragma GCC unroll 16
             for (int j = 0; j < N; j++) sum[i][j] = Dot::add_product(sum[i][j], x, w[j]);
         }

@@ -24,7 +24,7 @@ struct Best {
 
 // Offer n more numbers, the first of them number `first`.
 inline void choose_best(const float *row, int64_t n, int64_t first, Best &best) {
-    constexpr int N = 4; // vectors looked at together: few of them hold anything better
+    constexpr int N = 4; // vectors compared together: few of them hold anything better
     int64_t i = 0;
     for (; i < n && best.size < best.k; i++) best.put(row[i], first + i);
     for (; i + N * W <= n; i += N * W) {
@@ -41,7 +41,7 @@ inline void choose_best(const float *row, int64_t n, int64_t first, Best &best) 
         if (row[i] > best.least()) best.put(row[i], first + i);
 }
 
-// the sum of e^(number - most), or NaN where a number has no place in it
+// the sum of e^(number - most), or NaN where one of the numbers has none
 inline float sum_exponentials(const float *row, int64_t n, float most) {
     constexpr int N = 4;
     const V off = set1(most);

@@ -15,10 +15,10 @@ std::vector<int64_t> lengths_of(const Case &c, Random &random) {
 }
 
 std::vector<int64_t> shuffled(int64_t rows, Random &random) {
-    std::vector<int64_t> places(static_cast<size_t>(rows));
-    std::iota(places.begin(), places.end(), 0);
-    for (int64_t i = rows - 1; i > 0; i--) std::swap(places[i], places[random.below(i + 1)]);
-    return places;
+    std::vector<int64_t> order(static_cast<size_t>(rows));
+    std::iota(order.begin(), order.end(), 0);
+    for (int64_t i = rows - 1; i > 0; i--) std::swap(order[i], order[random.below(i + 1)]);
+    return order;
 }
 
 const int64_t *pointer(const std::vector<int64_t> &numbers) {
@@ -55,7 +55,7 @@ Inputs::Inputs(const Case &c) : c(c) {
     Random random(c.seed + 1000);
     const std::vector<int64_t> lengths = lengths_of(c, random);
     count = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
-    places = c.layout == PACKED ? count : c.steps * c.rows;
+    x_rows = c.layout == PACKED ? count : c.steps * c.rows;
     if (c.ragged || c.layout == PACKED || random.coin())
         for (int64_t t = 0; t < c.steps; t++)
             active.push_back(std::count_if(lengths.begin(), lengths.end(),
@@ -64,17 +64,17 @@ Inputs::Inputs(const Case &c) : c(c) {
         for (int64_t t = 0, sum = 0; t < c.steps; sum += active[t++]) offset.push_back(sum);
     if (c.layout == PADDED) {
         order = shuffled(c.rows, random);
-        for (const int64_t place : order) base.push_back(c.steps * place);
+        for (const int64_t row : order) base.push_back(c.steps * row);
     }
     const int64_t H = c.hidden, GH = gates_of(c.cell) * H;
     const float size = 1 / std::sqrt(static_cast<float>(H + 1));
-    x = Array(places * c.input);  // padding stays NaN
-    d_y = c.d_y ? Array(places * H) : Array();
+    x = Array(x_rows * c.input);  // padding stays NaN
+    d_y = c.d_y ? Array(x_rows * H) : Array();
     for (int64_t r = 0; r < c.rows; r++)
         for (int64_t t = 0; t < lengths[r]; t++) {
-            const int64_t place = place_of(run(), t, r);
-            for (int64_t j = 0; j < c.input; j++) x[place * c.input + j] = random.number(1);
-            for (int64_t j = 0; c.d_y && j < H; j++) d_y[place * H + j] = random.number(1);
+            const int64_t at = step_row(run(), t, r);
+            for (int64_t j = 0; j < c.input; j++) x[at * c.input + j] = random.number(1);
+            for (int64_t j = 0; c.d_y && j < H; j++) d_y[at * H + j] = random.number(1);
         }
     w_ih = Array(GH * c.input, random, size);
     w_hh = Array(GH * H, random, size);
@@ -125,13 +125,13 @@ Outputs::Outputs(const Inputs &in) {
     const int64_t H = in.c.hidden, D = in.c.input, GH = gates_of(in.c.cell) * H;
     const int64_t states = in.c.rows * H;
     const bool lstm = in.c.cell == UNROLLED_LSTM, gru = in.c.cell == UNROLLED_GRU;
-    y = Array(in.places * H);
+    y = Array(in.x_rows * H);
     h_final = Array(states);
     c_final = lstm ? Array(states) : Array();
     gates = lstm || gru ? Array(in.count * GH) : Array();
     cells = lstm ? Array(in.count * H) : Array();
     inner = gru ? Array(in.count * H) : Array();
-    d_x = Array(in.places * D);
+    d_x = Array(in.x_rows * D);
     d_w_ih = Array(GH * D);
     d_w_hh = Array(GH * H);
     d_b_ih = in.c.bias_ih ? Array(GH) : Array();

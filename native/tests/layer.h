@@ -27,7 +27,7 @@ struct Inputs {
     explicit Inputs(const Case &c);
     Case c;
     std::vector<int64_t> active, offset, base, order;
-    int64_t places, count;  // rows of x, and how many of them are steps
+    int64_t x_rows, count;  // rows of x, and how many of them are steps
     Array x, w_ih, w_hh, b_ih, b_hh, h0, c0, mask, d_y, d_h_final, d_c_final;
 
     /* Return a run of these inputs with no outputs. */

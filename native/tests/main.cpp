@@ -51,8 +51,8 @@ bool Array::guards_hold() const {
     ALLOW(room_.data(), room_.size() * sizeof(float));
     bool whole = true;
     for (size_t i = 0; i < room_.size(); i++) {
-        const int64_t place = static_cast<int64_t>(i) - GUARD;
-        if (place < 0 || place >= size_) whole = whole && poisoned(room_[i]);
+        const int64_t index = static_cast<int64_t>(i) - GUARD;
+        if (index < 0 || index >= size_) whole = whole && poisoned(room_[i]);
     }
     if (!room_.empty()) {
         FORBID(room_.data(), GUARD * sizeof(float));
@@ -95,9 +95,9 @@ void check_near(const char *file, int line, const std::string &what, const Array
 int main(int argc, char **argv) {
     int ran = 0;
     for (const Test &test : tests()) {
-        bool wanted = argc < 2;
-        for (int i = 1; i < argc; i++) wanted = wanted || std::strcmp(argv[i], test.group) == 0;
-        if (!wanted) continue;
+        bool chosen = argc < 2;
+        for (int i = 1; i < argc; i++) chosen = chosen || std::strcmp(argv[i], test.group) == 0;
+        if (!chosen) continue;
         const int before = failures;
         context = test.name;
         std::printf("%s %s\n", test.group, test.name);

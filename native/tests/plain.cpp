@@ -10,7 +10,7 @@ double at(const float *numbers, int64_t i) { return numbers ? numbers[i] : 0.0; 
 
 /* One step of one row: what backward needs of it. */
 struct Step {
-    int64_t place;
+    int64_t x_row;
     Doubles h, c;        // before the step, h unmasked
     Doubles from_h;      // W_hh (h * mask) + b_hh
     Doubles gates;       // after their activation
@@ -71,18 +71,18 @@ void read_forward(Row &row, Plain &out) {
     const int64_t length = length_of(run, row.row);
     for (int64_t s = 0; s < length; s++) {
         Step step;
-        step.place = place_of(run, run.reverse ? length - 1 - s : s, row.row);
+        step.x_row = step_row(run, run.reverse ? length - 1 - s : s, row.row);
         step.h = h;
         step.c = c;
         Doubles masked = h;
         for (int64_t j = 0; j < row.H; j++) masked[j] *= row.masked(j);
-        const float *start = run.x + step.place * row.D;
+        const float *start = run.x + step.x_row * row.D;
         const Doubles x(start, start + row.D);
         step.from_h = product(run.w_hh, run.b_hh, row.gates * row.H, masked);
         activate(run, step, product(run.w_ih, run.b_ih, row.gates * row.H, x));
         h = step.new_h;
         c = step.new_c;
-        for (int64_t j = 0; j < row.H; j++) out.y[step.place * row.H + j] = h[j];
+        for (int64_t j = 0; j < row.H; j++) out.y[step.x_row * row.H + j] = h[j];
         row.steps.push_back(step);
     }
     for (int64_t j = 0; j < row.H; j++) {
@@ -129,14 +129,14 @@ void deactivate(const unrolled_run &run, const Step &s, Doubles &d_h, Doubles &d
     }
 }
 
-void spread(const Row &row, const Step &s, const Doubles &d_x, const Doubles &d_hidden,
+void add_gradients(const Row &row, const Step &s, const Doubles &d_x, const Doubles &d_hidden,
             Doubles &d_h, Plain &out) {
     const unrolled_run &run = row.run;
     for (int64_t i = 0; i < row.gates * row.H; i++) {
         out.d_b_ih[i] += d_x[i];
         out.d_b_hh[i] += d_hidden[i];
         for (int64_t j = 0; j < row.D; j++) {
-            const int64_t w = i * row.D + j, x = s.place * row.D + j;
+            const int64_t w = i * row.D + j, x = s.x_row * row.D + j;
             out.d_w_ih[w] += d_x[i] * run.x[x];
             out.d_x[x] += d_x[i] * run.w_ih[w];
         }
@@ -158,10 +158,10 @@ void read_backward(const Row &row, Plain &out) {
     Doubles d_x(row.gates * row.H), d_hidden(row.gates * row.H);
     for (size_t k = row.steps.size(); k-- > 0;) {
         const Step &s = row.steps[k];
-        for (int64_t j = 0; j < row.H; j++) d_h[j] += at(run.d_y, s.place * row.H + j);
-        for (int64_t j = 0; j < row.D; j++) out.d_x[s.place * row.D + j] = 0;
+        for (int64_t j = 0; j < row.H; j++) d_h[j] += at(run.d_y, s.x_row * row.H + j);
+        for (int64_t j = 0; j < row.D; j++) out.d_x[s.x_row * row.D + j] = 0;
         deactivate(run, s, d_h, d_c, d_x, d_hidden);
-        spread(row, s, d_x, d_hidden, d_h, out);
+        add_gradients(row, s, d_x, d_hidden, d_h, out);
     }
     for (int64_t j = 0; j < row.H; j++) {
         out.d_h0[row.own * row.H + j] = d_h[j];
@@ -181,16 +181,16 @@ int64_t length_of(const unrolled_run &run, int64_t row) {
     return length;
 }
 
-int64_t place_of(const unrolled_run &run, int64_t t, int64_t row) {
+int64_t step_row(const unrolled_run &run, int64_t t, int64_t row) {
     return (run.offset ? run.offset[t] : t * run.step_stride) +
            (run.base ? run.base[row] : row * run.row_stride);
 }
 
-Plain plain(const unrolled_run &run, int64_t places) {
+Plain plain(const unrolled_run &run, int64_t x_rows) {
     const int64_t D = run.input, H = run.hidden, gates = gates_of(run.cell);
     Plain out;
-    out.y.assign(places * H, NAN);
-    out.d_x.assign(places * D, NAN);
+    out.y.assign(x_rows * H, NAN);
+    out.d_x.assign(x_rows * D, NAN);
     for (Doubles *state : {&out.h_final, &out.c_final, &out.d_h0, &out.d_c0})
         state->assign(run.rows * H, 0);
     out.d_w_ih.assign(gates * H * D, 0);

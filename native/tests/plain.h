@@ -19,9 +19,9 @@ int64_t gates_of(int32_t cell);
 /* How many steps of a row are read. */
 int64_t length_of(const unrolled_run &run, int64_t row);
 /* Where step t of a row stands in x and y. */
-int64_t place_of(const unrolled_run &run, int64_t t, int64_t row);
+int64_t step_row(const unrolled_run &run, int64_t t, int64_t row);
 
-/* Read all rows of a run whose x has `places` rows, forward and backward. */
-Plain plain(const unrolled_run &run, int64_t places);
+/* Read all rows of a run whose x has `x_rows` rows, forward and backward. */
+Plain plain(const unrolled_run &run, int64_t x_rows);
 
 #endif

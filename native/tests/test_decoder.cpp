@@ -96,7 +96,7 @@ struct Given {
     bool wandering; /* keys of a row stand in any row */
     Array x, cosines, sines, keys, values;
     std::vector<Array> memory_keys, memory_values;
-    std::vector<const float *> key_places, value_places;
+    std::vector<const float *> key_pointers, value_pointers;
     std::vector<int64_t> lengths, memory_lengths, memory_rows;
     std::vector<int32_t> origin;
     int64_t strides[4], memory_strides[3];
@@ -162,8 +162,8 @@ struct Given {
                             for (int64_t e = 0; e < k.size; e++)
                                 parts->back()[memory_at(s, h, m) + e] = random.number(2);
             }
-        for (const Array &part : memory_keys) key_places.push_back(part.data());
-        for (const Array &part : memory_values) value_places.push_back(part.data());
+        for (const Array &part : memory_keys) key_pointers.push_back(part.data());
+        for (const Array &part : memory_values) value_pointers.push_back(part.data());
     }
 
     int64_t at(int64_t layer, int64_t b, int64_t h, int64_t s) const {
@@ -215,8 +215,8 @@ unrolled_decoding call_of(const Given &g, Written &to, int64_t first, int64_t ro
     c.values = to.values.data() + (g.wandering ? 0 : first * g.strides[1]);
     c.lengths = g.lengths.data() + first;
     c.origin = g.wandering ? to.origin.data() + first * g.room : nullptr;
-    c.memory_keys = g.k.memory_heads ? g.key_places.data() : nullptr;
-    c.memory_values = g.k.memory_heads ? g.value_places.data() : nullptr;
+    c.memory_keys = g.k.memory_heads ? g.key_pointers.data() : nullptr;
+    c.memory_values = g.k.memory_heads ? g.value_pointers.data() : nullptr;
     c.memory_lengths = g.memory_lengths.data();
     c.memory_rows = g.memory_rows.data() + first;
     c.y = to.y.data() + first * g.k.width();
@@ -323,9 +323,9 @@ void expect_row(const Model &m, const Given &g, int64_t b, Expected &to, int64_t
             if (k.rotary) turn(g, b, all);
             for (int64_t h = 0; h < k.kv_heads; h++)
                 for (int64_t e = 0; e < k.size; e++) {
-                    const size_t place = static_cast<size_t>(g.at(layer, b, h, past) + e);
-                    to.keys[place] = all[static_cast<size_t>(w + h * k.size + e)];
-                    to.values[place] = all[static_cast<size_t>(w + (k.kv_heads + h) * k.size + e)];
+                    const size_t index = static_cast<size_t>(g.at(layer, b, h, past) + e);
+                    to.keys[index] = all[static_cast<size_t>(w + h * k.size + e)];
+                    to.values[index] = all[static_cast<size_t>(w + (k.kv_heads + h) * k.size + e)];
                 }
             const auto reach = [&](const Numbers &from) {
                 return [&, layer](int64_t h, int64_t s, int64_t e) {
@@ -403,9 +403,9 @@ void check_step(const Model &m, const Given &g, int32_t precision) {
         }
         for (int64_t b = 0; g.wandering && b < g.rows; b++) {
             const int64_t at = b * g.room + g.lengths[static_cast<size_t>(b)];
-            std::vector<int32_t> told(g.origin);
-            told[static_cast<size_t>(at)] = static_cast<int32_t>(b);
-            CHECK(std::equal(told.begin() + b * g.room, told.begin() + (b + 1) * g.room,
+            std::vector<int32_t> expected_origin(g.origin);
+            expected_origin[static_cast<size_t>(at)] = static_cast<int32_t>(b);
+            CHECK(std::equal(expected_origin.begin() + b * g.room, expected_origin.begin() + (b + 1) * g.room,
                              one.origin.begin() + b * g.room),
                   "origin of row " + std::to_string(b));
         }
@@ -613,7 +613,7 @@ void check_chosen(const Chosen &got, int64_t b, const float *logits, int64_t n,
         const int64_t id = got.ids[static_cast<size_t>(b * got.k + i)];
         // sums of thousands of exponentials, and a difference of numbers of size 10
         CHECK(std::isinf(expected) ? value == expected : std::fabs(value - expected) < 5e-6,
-              "row " + std::to_string(b) + " place " + std::to_string(i) + ": " +
+              "row " + std::to_string(b) + " index " + std::to_string(i) + ": " +
                   std::to_string(value) + ", expected " + std::to_string(expected));
         if (!std::isinf(expected))
             CHECK(id == order[static_cast<size_t>(i)], "row " + std::to_string(b) + ": another id");

@@ -44,7 +44,7 @@ void check_case(const Case &c, int32_t precision, double rounding,
     const std::string outside = context;
     context = outside + " " + describe(c);
     const Inputs in(c);
-    const Plain right = plain(in.run(), in.places);
+    const Plain right = plain(in.run(), in.x_rows);
     at_every_level([&] {
         Outputs one(in);
         const char *message = read(in, one, precision, 1);
@@ -107,9 +107,9 @@ void check_rows_alone(const Inputs &in, const Outputs &all, int32_t precision) {
                                             static_cast<size_t>(size) * sizeof(float)) == 0;
         };
         for (int64_t t = 0; t < length; t++) {
-            const int64_t place = place_of(run, t, 0);
-            CHECK(equal(alone.y, all.y, place * H, H), "one row alone: other bits in y");
-            CHECK(int8 || equal(alone.d_x, all.d_x, place * D, D),
+            const int64_t at = step_row(run, t, 0);
+            CHECK(equal(alone.y, all.y, at * H, H), "one row alone: other bits in y");
+            CHECK(int8 || equal(alone.d_x, all.d_x, at * D, D),
                   "one row alone: other bits in d_x");
         }
         CHECK(equal(alone.h_final, all.h_final, order * H, H), "one row alone: h_final");
@@ -132,7 +132,7 @@ TEST(plain, gradients_are_differences) {
         c.seed = 5;
         Inputs in(c);
         const auto loss = [&] {
-            const Plain out = plain(in.run(), in.places);
+            const Plain out = plain(in.run(), in.x_rows);
             double sum = 0;
             for (size_t i = 0; i < out.y.size(); i++)
                 if (!std::isnan(out.y[i])) sum += out.y[i] * in.d_y[i];
@@ -155,7 +155,7 @@ TEST(plain, gradients_are_differences) {
                       std::string("gradient of ") + name + " of cell " + std::to_string(cell));
             }
         };
-        const Plain out = plain(in.run(), in.places);
+        const Plain out = plain(in.run(), in.x_rows);
         check("x", in.x, out.d_x);
         check("w_ih", in.w_ih, out.d_w_ih);
         check("w_hh", in.w_hh, out.d_w_hh);
@@ -207,7 +207,7 @@ TEST(layers, int8_is_near_the_plain_loops) {
             const std::string outside = context;
             context = outside + " " + describe(c);
             const Inputs in(c);
-            const Plain right = plain(in.run(), in.places);
+            const Plain right = plain(in.run(), in.x_rows);
             at_every_level([&] {
                 Outputs first(in), out(in);
                 for (const int32_t threads : {1, 3}) {
@@ -359,7 +359,7 @@ TEST(layers, a_slice_without_steps) {
                 Inputs in(c);
                 in.active = {reading, reading};
                 in.count = 2 * reading;
-                const Plain right = plain(in.run(), in.places);
+                const Plain right = plain(in.run(), in.x_rows);
                 for (int64_t i = in.count * c.input; i < in.x.size(); i++) in.x[i] = NAN;
                 at_every_level([&] {
                     Outputs one(in), two(in), int8(in), int8_two(in);
@@ -387,12 +387,12 @@ TEST(layers, gradients_over_very_many_steps) {
             (*numbers)[i] = std::fabs((*numbers)[i]) * 1.1f + 0.1f;
     for (int64_t i = 0; i < in.w_hh.size(); i++) in.w_hh[i] = 0;
     Doubles bias(c.hidden), weights(c.hidden * c.input);
-    for (int64_t place = 0; place < in.places; place++)
+    for (int64_t row = 0; row < in.x_rows; row++)
         for (int64_t j = 0; j < c.hidden; j++) {
-            const double gradient = in.d_y[place * c.hidden + j];
+            const double gradient = in.d_y[row * c.hidden + j];
             bias[j] += gradient;
             for (int64_t k = 0; k < c.input; k++)
-                weights[j * c.input + k] += gradient * in.x[place * c.input + k];
+                weights[j * c.input + k] += gradient * in.x[row * c.input + k];
         }
     at_every_level([&] {
         for (const int32_t precision : {UNROLLED_FP32, UNROLLED_BF16}) {

@@ -44,7 +44,7 @@ Case time_first(int32_t cell, int64_t batch, int64_t input, int64_t hidden) {
 Array unrolled_y(const Inputs &in, int32_t precision) {
     unrolled_run run = in.run();
     run.precision = precision;
-    Array y(in.places * in.c.hidden);
+    Array y(in.x_rows * in.c.hidden);
     run.y = y.data();
     CHECK(!unrolled_forward(&run), "forward: refused");
     return y;

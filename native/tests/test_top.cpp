@@ -34,7 +34,7 @@ void check_row(const float *row, int64_t n, int64_t k, const float *values, cons
     for (int64_t i = 0; i < k; i++) {
         const int64_t id = order[static_cast<size_t>(i)];
         const double right = row[id] - most - std::log(sum);
-        CHECK(ids[i] == id, "place " + std::to_string(i) + ": expected id " + std::to_string(id) +
+        CHECK(ids[i] == id, "index " + std::to_string(i) + ": expected id " + std::to_string(id) +
                                 ", got " + std::to_string(ids[i]));
         // a rounding for each of the sum's numbers in a lane, and of what is subtracted
         const double allowed = 1e-6 * (4 + std::fabs(right));
@@ -109,10 +109,10 @@ TEST(top, numbers_that_cannot_be_chosen) {
 TEST(top, rows_without_probabilities) {
     const int64_t n = 150, k = 4;
     for (const float bad : {NAN, INF})
-        for (const int64_t place : {0, 3, 4, 64, 127, 128, 149}) {
+        for (const int64_t index : {0, 3, 4, 64, 127, 128, 149}) {
             Random random(5);
             Array logits(3 * n, random, 2);
-            logits[n + place] = bad;
+            logits[n + index] = bad;
             at_every_level([&] {
                 const Chosen got = choose(logits, 3, n, n, k, 1);
                 for (int64_t r : {0, 2})
