@@ -96,7 +96,7 @@ def test_a_line_of_any_length_takes_little_memory(write: Write) -> None:
     path = write(b"short\n" + b"x" * (40 * MAX_ROW) + b"\nend\n")
     tracemalloc.start()
     try:
-        found = [(line.number, line.text, bool(line.fault)) for line in Lines(path)]
+        found = [(line.number, line.text, bool(line.error)) for line in Lines(path)]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

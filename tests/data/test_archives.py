@@ -8,7 +8,6 @@ import io
 import pickle
 import resource
 import stat
-import sys
 import tarfile
 import warnings
 import zipfile
@@ -22,7 +21,7 @@ from hypothesis import strategies as st
 
 from conftest import table
 from unrolled.core.errors import DataError
-from unrolled.data import archives, lines
+from unrolled.data import archives
 from unrolled.data.sources import Document, Table, read
 
 ROWS = "text,label\ngood,1\nbad,0\n"
@@ -82,7 +81,7 @@ def test_a_zip_of_texts_or_of_tables_is_a_folder(tmp_path: Path) -> None:
     tables = zipped(tmp_path / "d.zip", {"b.csv": "text,label\nx,1\n", "a.csv": ROWS})
     found = table(tables)
     assert found.rows == [("good", "1"), ("bad", "0"), ("x", "1")]
-    assert found.place(found.lines[-1]) == (f"{tables}/b.csv", 2)
+    assert found.position(found.lines[-1]) == (f"{tables}/b.csv", 2)
     song = zipped(tmp_path / "s.zip", {"song.txt": "one\ntwo\n"})
     document = read(song)
     assert isinstance(document, Document)
@@ -311,73 +310,7 @@ def test_spreadsheets_say_how_to_save_them(
     assert "\n" not in str(caught.value)
 
 
-# ---------------------------------------------------------------------- lines
-
-
-def test_a_line_without_end_is_refused_by_its_number_in_bounded_memory(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "long.txt"
-    with path.open("wb") as handle:
-        handle.write(b"first\nsecond\n")
-        for _ in range(100):
-            handle.write(b"word " * 200_000)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(
-        DataError, match=r"long\.txt:3: a line of more than .*break the text"
-    ):
-        read(path)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 400_000 * (1 if sys.platform != "darwin" else 1024)
-
-
-def test_lines_up_to_the_limit_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lines, "LONGEST", 1 << 19)
-    path = tmp_path / "t.txt"
-    for size, ok in ((1 << 19, True), (1 << 20, False)):
-        path.write_text("a b\n" * 99 + "x" * size + "\n" + "c\n")
-        if ok:
-            found = read(path)
-            assert isinstance(found, Document)
-            assert len(found.text) == 99 * 4 + size + 3
-        else:
-            with pytest.raises(DataError, match=r"t\.txt:100: a line of more than"):
-                read(path)
-
-
-def test_mixed_line_ends_are_said(tmp_path: Path) -> None:
-    path = tmp_path / "m.csv"
-    path.write_bytes(b"text,label\r\na,1\nb,0\r\n")
-    found = table(path)
-    assert found.format.describe() == "comma-separated, header, UTF-8, mixed line ends"
-    assert found.lines == [2, 3]
-    path.write_bytes(b"text,label\ra,1\rb,0\r")
-    assert table(path).format.describe() == "comma-separated, header, UTF-8"
-
-
-def test_a_nul_is_named_by_its_line(tmp_path: Path) -> None:
-    path = tmp_path / "n.csv"
-    path.write_bytes(b"text,label\ngood,1\nb\0d,0\n")
-    with pytest.raises(DataError, match=r"n\.csv:3: NUL bytes"):
-        read(path)
-    found = table(path, on_error="skip")
-    assert (found.rows, [error.line for error in found.skipped]) == (
-        [("good", "1")],
-        [3],
-    )
-
-
-def test_comments_above_a_table_are_passed_over(tmp_path: Path) -> None:
-    path = tmp_path / "c.txt"
-    path.write_text(
-        "# where it is from\n# more, with commas\n" + "a\t가\nb\t나\nc\t다\n" * 3
-    )
-    found = table(path)
-    assert (found.rows[0], found.lines[0], len(found.rows)) == (("a", "가"), 3, 9)
-    path.write_text("#id\ttext\n1\ta\n2\tb\n3\tc\n")
-    assert table(path).columns == ["#id", "text"]
+# ---------------------------------------------------------------------- names of members
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_folders_named_by_their_label(folder: Any) -> None:
         ("a, b\n", "pos"),
     ]
     assert infer(found, ColumnHints()) == Schema("classify", ("text",), (), "label")
-    assert found.place(found.lines[2]) == (str(path / "pos" / "1.txt"), 1)
+    assert found.position(found.lines[2]) == (str(path / "pos" / "1.txt"), 1)
     assert found.format.describe() == "folder of texts, without README.md"
 
 
@@ -77,7 +77,7 @@ def test_a_faulty_text_is_skipped_or_named(folder: Any) -> None:
         read(path)
     found = table(path, on_error="skip")
     assert [row[1] for row in found.rows] == ["a", "b"]
-    assert found.place(found.lines[-1]) == (str(path / "b" / "3.txt"), 1)
+    assert found.position(found.lines[-1]) == (str(path / "b" / "3.txt"), 1)
 
 
 def test_a_fault_inside_a_text_leaves_its_place_among_the_files(folder: Any) -> None:
@@ -101,7 +101,7 @@ def test_faults_at_the_end_of_a_table_are_counted(folder: Any) -> None:
     told = [row and row[0] for _, row in in_step(rows)]
     assert told == ["x", "y", None, None, None, "u", None, "v"]
     found = table(path, on_error="skip")
-    assert [found.place(line)[1] for line in found.lines] == [2, 3, 2, 4]
+    assert [found.position(line)[1] for line in found.lines] == [2, 3, 2, 4]
     places = [found.columns.index(name) for name in ("n", "t")]
     pieces = gather(found, places[:1], None, None, str, skip=True)
     assert [len(steps) for steps in pieces.steps] == [2, 1, 1]
@@ -156,7 +156,7 @@ def test_tables_of_equal_columns_are_one_table(folder: Any) -> None:
     found = table(path)
     assert [row[0] for row in found.rows] == ["good", "bad", "x", "y", "z"]
     assert len(set(found.lines)) == 5
-    last = found.place(found.lines[-1])
+    last = found.position(found.lines[-1])
     assert last == (str(path / "2024" / "b.csv"), 4)
     assert str(invalid_row(InvalidCell("wrong"), *last)).startswith(
         f"{path}/2024/b.csv:4: wrong"

@@ -100,7 +100,7 @@ def test_what_was_encoded_is_not_encoded_again() -> None:
     first = encoded(KEY, "uint16", write)
     second = encoded(KEY, "uint16", never)
     assert (first.known, second.known) == (False, True)
-    assert second.told["count"] == 1000
+    assert second.manifest["count"] == 1000
     np.testing.assert_array_equal(second.tokens()[:], VALUES)
     np.testing.assert_array_equal(second.array("lines"), np.arange(5))
     other = encoded(KEY | {"tokenizer": "c"}, "uint16", write)

@@ -60,7 +60,7 @@ def test_a_file_is_one_sequence_and_so_is_each_file_of_a_folder(tmp_path: Path) 
     found = series(folder)
     assert [row[1] for row in found.rows] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9, 10, 11]]
     assert [Path(name).name for name in found.names] == ["one.csv", "two.csv"]
-    assert found.place(found.steps[1][2]) == (str(tmp_path / "f" / "two.csv"), 4)
+    assert found.position(found.steps[1][2]) == (str(tmp_path / "f" / "two.csv"), 4)
 
 
 @pytest.mark.parametrize("bad", ["", "x", "nan", "inf"])

@@ -233,7 +233,9 @@ def test_the_files_of_an_archive_and_their_lines_are_told(
         (mapped.dev_data, whole.dev_data),
     ):
         assert one.lines == other.lines
-        assert list(map(one.place, one.lines)) == list(map(other.place, one.lines))
+        assert list(map(one.position, one.lines)) == list(
+            map(other.position, one.lines)
+        )
     assert not mapped.partial
     path = packed("b.zip", reviews(40, 1), [*reviews(60, 2), ("no label", None)])
     for shards in ("never", "always"):

@@ -20,7 +20,7 @@ from conftest import SMALL, mirrored, table
 from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.data.aligned import read_aligned
 from unrolled.data.batches import IGNORED, collate
-from unrolled.data.sniff import Format
+from unrolled.data.sources import Format
 from unrolled.fields.text import Text
 from unrolled.runs.plan import make_plan
 from unrolled.tasks.alignment import copied, links, units

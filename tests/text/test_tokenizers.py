@@ -226,38 +226,6 @@ def test_size_frequency_and_order_of_characters() -> None:
     assert Tokenizer.fit("words", ["x x y"], min_count=2).encode("x y") == [4, 1]
 
 
-def test_unigram_segments_at_the_words_of_a_made_up_language() -> None:
-    words = ["kobu", "misa", "tele", "ranudi", "po"]
-    texts = ["".join(words[(i * 7 + j * j) % 5] for j in range(4)) for i in range(400)]
-    tokenizer = Tokenizer.fit("unigram", texts, 40)
-    pieces = [tokenizer.token(id) for id in tokenizer.encode("kobu")]
-    assert "".join(pieces) == "▁kobu"
-    average = sum(map(len, tokenizer.encode_many(texts))) / len(texts)
-    assert average <= 5  # four words and at most the mark of the first
-
-
-def test_unigram_is_no_worse_than_the_library_at_its_own_aim() -> None:
-    """Compare the tokens needed with a vocabulary of the library's own (slow, random) trainer."""
-    texts = [
-        f"{a}{b} {b}{c}다"
-        for a in "가나다라마바"
-        for b in ("영화", "음악")
-        for c in "좋싫밉곱"
-    ]
-    ours = Tokenizer.fit("unigram", texts, 60)
-    theirs = library.Tokenizer(library.models.Unigram())
-    theirs.pre_tokenizer = library.pre_tokenizers.Metaspace()
-    trainer = library.trainers.UnigramTrainer(
-        vocab_size=60,
-        special_tokens=list(SPECIALS),
-        unk_token="<unk>",
-        show_progress=False,
-    )
-    theirs.train_from_iterator(texts, trainer)
-    count = sum(map(len, ours.encode_many(texts)))
-    assert count <= 1.1 * sum(len(theirs.encode(text).ids) for text in texts)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("texts", [[], [""], ["", ""]])
 def test_empty_texts(kind: str, texts: list[str]) -> None:

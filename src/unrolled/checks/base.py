@@ -100,7 +100,7 @@ def location(data: Data, line: int) -> str:
     """Return a line of a part of the data as ``file:line``."""
     path = data.path
     if not isinstance(data, Document):
-        path, line = data.place(line)
+        path, line = data.position(line)
     return f"{Path(path).name}:{line}"
 
 

@@ -1,7 +1,7 @@
 """Two text files whose lines stand beside each other: sentence n of one translates n of the other.
 
 A line is a line, whatever it holds: commas and tabs make no table of it. Lines are read one by one
-in constant memory, and a line that cannot be read is a fault of that line, not of the file.
+in constant memory, and a line that cannot be read is an error of that line, not of the file.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from unrolled.data.archives import (
     too_long,
 )
 from unrolled.data.charsets import check_encoding, encoding_of
+from unrolled.data.formats import Format
 from unrolled.data.lines import DAMAGE, SKIP_HINT, check_file, newline_of, nfc
-from unrolled.data.sniff import Format
 from unrolled.data.sources import OnError, Table
 
 # the names of the two columns
@@ -38,7 +38,7 @@ class Line:
 
     number: int
     text: str
-    fault: str = ""
+    error: str = ""
 
 
 class Lines:
@@ -58,8 +58,8 @@ class Lines:
         check_file(Path(path))
         self._origin = find(Path(path))
         refuse_binary(self._origin, self._origin.head())
-        told = encoding_of(self._origin) if given is None else given
-        self.format = Format("text", encoding=told, gzip=self._origin.gzip)
+        name = encoding_of(self._origin) if given is None else given
+        self.format = Format("text", encoding=name, gzip=self._origin.gzip)
         end = newline_of(self._origin, self.format)
         # one lone carriage return within a sentence must not shift all lines that follow
         self._end = end if end == "\r" else "\n"
@@ -74,12 +74,10 @@ class Lines:
                 while line := _next(text, self._end, self.longest):
                     number += 1
                     yield self._checked(number, line)
-            except (
-                UnicodeError
-            ) as error:  # a codec that cannot go on after damage, as UTF-16
-                told = f"not valid {self.format.encoding.upper()} text ({error})"
-                told += "; data.encoding=NAME names another"
-                raise DataError(told, self.path, number + 1) from None
+            # a codec that cannot go on after damage, as UTF-16
+            except UnicodeError as error:
+                message = self._undecodable(str(error))
+                raise DataError(message, self.path, number + 1) from None
             except BROKEN as error:
                 raise self._origin.broken(error, number + 1) from None
 
@@ -94,12 +92,11 @@ class Lines:
         if damage.group() == "\x00":
             return Line(number, "", "it holds a NUL character")
         byte = f"byte 0x{ord(damage.group()) & 0xFF:02x}"
+        return Line(number, "", self._undecodable(byte))
+
+    def _undecodable(self, what: str) -> str:
         name = self.format.encoding.upper()
-        return Line(
-            number,
-            "",
-            f"not valid {name} text ({byte}); data.encoding=NAME names another",
-        )
+        return f"not valid {name} text ({what}); data.encoding=NAME names another"
 
 
 def _next(text: TextIO, end: str, longest: int) -> str:
@@ -133,7 +130,7 @@ def read_aligned(
         max_row: the most bytes of a line.
 
     Raises:
-        DataError: a file is missing, a pair is faulty, or the files have not equally many lines.
+        DataError: a file is missing, a pair cannot be read, or one file has more lines.
     """
     sides = Lines(source, encoding, max_row), Lines(target, encoding, max_row)
     rows: list[tuple[str, str]] = []
@@ -142,27 +139,28 @@ def read_aligned(
     for pair in itertools.islice(itertools.zip_longest(*sides), limit):
         if None in pair:
             _refuse_unequal(sides)
-        fault = _fault(sides, pair)
-        if fault is None:
+        error = _error(sides, pair)
+        if error is None:
             rows.append((pair[0].text, pair[1].text))
             lines.append(pair[0].number)
         elif on_error == "stop":
-            raise fault
+            raise error
         else:
-            skipped.append(fault)
+            skipped.append(error)
     if not rows:
         raise skipped[0] if skipped else DataError("there is no line", source)
     return Table(sides[0].path, sides[0].format, list(columns), rows, lines, skipped)
 
 
-def _fault(sides: tuple[Lines, Lines], pair: tuple[Line, Line]) -> DataError | None:
+def _error(sides: tuple[Lines, Lines], pair: tuple[Line, Line]) -> DataError | None:
     """Return what is wrong with a pair of lines, at the file and line where it is."""
     for side, line in zip(sides, pair, strict=True):
-        told = line.fault or ("" if line.text.strip() else "this line is empty")
-        if told:
-            return DataError(
-                f"{told}; mend the line, {SKIP_HINT}", side.path, line.number
-            )
+        reason = line.error
+        if not reason and not line.text.strip():
+            reason = "this line is empty"
+        if reason:
+            message = f"{reason}; mend the line, {SKIP_HINT}"
+            return DataError(message, side.path, line.number)
     return None
 
 

@@ -149,14 +149,14 @@ def members(path: Path, max_row: int = MAX_ROW) -> list[Origin]:
     infos = archive.infolist()
     _refuse_document(path, {info.filename for info in infos})
     for info in infos:
-        fault = _fault(info)
-        if fault:
-            raise DataError(fault, f"{path}/{info.filename}")
+        reason = _refusal(info)
+        if reason:
+            raise DataError(reason, f"{path}/{info.filename}")
     size = path.stat().st_size
     if sum(info.file_size for info in infos) > max(LARGE, RATIO * size):
         raise DataError(_bomb("it"), path)
     seen: set[str] = set()
-    found = []
+    origins = []
     for info in infos:
         if info.is_dir():
             continue
@@ -167,8 +167,8 @@ def members(path: Path, max_row: int = MAX_ROW) -> list[Origin]:
                 f"{path}/{shown_name(name)}",
             )
         seen.add(name)
-        found.append(Origin(path, archive, name, info, max_row=max_row))
-    return found
+        origins.append(Origin(path, archive, name, info, max_row=max_row))
+    return origins
 
 
 def _plain_name(name: str) -> str:
@@ -181,7 +181,7 @@ def shown_name(name: str) -> str:
     return cut(name, 200)
 
 
-def _fault(info: zipfile.ZipInfo) -> str | None:
+def _refusal(info: zipfile.ZipInfo) -> str | None:
     """Return what is wrong with a member."""
     name = info.filename.replace("\\", "/")
     if not name:

@@ -48,11 +48,8 @@ class Batch:
         """Real steps of all rows; a vector is one step."""
         if self.lengths is not None:
             return int(self.lengths.sum())
-        return (
-            self.inputs.numel()
-            if self.inputs.dtype == torch.int64
-            else len(self.inputs)
-        )
+        is_text = self.inputs.dtype == torch.int64
+        return self.inputs.numel() if is_text else len(self.inputs)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on ``device``."""
@@ -122,17 +119,19 @@ def by_length(lengths: Ints, order: Ints, rows: int, tokens: int | None) -> list
     batches = []
     start = 0
     longest = 0
-    for position, length in enumerate(np.maximum(lengths[order], 1).tolist()):
+    sizes = np.maximum(lengths[order], 1)
+    for position, length in enumerate(sizes.tolist()):
         count = position - start
         grown = max(longest, length)
-        if count and (
-            count >= rows or (tokens is not None and grown * (count + 1) > tokens)
-        ):
+        over = tokens is not None and grown * (count + 1) > tokens
+        if count and (count >= rows or over):
             batches.append(order[start:position])
             start = position
             grown = length
         longest = grown
-    return [*batches, order[start:]] if start < len(order) else batches
+    if start < len(order):
+        batches.append(order[start:])
+    return batches
 
 
 @dataclass(frozen=True)
@@ -156,24 +155,19 @@ class Buckets:
         lengths = self.examples.reach
         generator = random(self.seed, epoch)
         order = generator.permutation(len(self.examples))
-        typical = max(1.0, float(lengths.mean()) if len(lengths) else 1.0)
-        size = (
-            min(self.rows, int((self.tokens or np.inf) // typical) or 1)
-            if self.tokens
-            else self.rows
-        )
-        pools = np.array_split(order, max(1, round(len(order) / (size * self.pool))))
-        batches = [
-            batch
-            for part in pools
-            for batch in by_length(
-                lengths,
-                part[np.argsort(lengths[part], kind="stable")],
-                self.rows,
-                self.tokens,
-            )
-        ]
-        return [batches[i] for i in generator.permutation(len(batches))]
+        mean = float(lengths.mean()) if len(lengths) else 1.0
+        typical = max(1.0, mean)
+        size = self.rows  # of a batch of rows of that length
+        if self.tokens:
+            size = min(size, int(self.tokens // typical) or 1)
+        count = round(len(order) / (size * self.pool))
+        pools = np.array_split(order, max(1, count))
+        batches = list[Ints]()
+        for pool in pools:
+            by_size = np.argsort(lengths[pool], kind="stable")
+            batches += by_length(lengths, pool[by_size], self.rows, self.tokens)
+        shuffled = generator.permutation(len(batches))
+        return [batches[index] for index in shuffled]
 
     def __hash__(self) -> int:
         return id(self)
@@ -184,8 +178,11 @@ class Buckets:
 
     def batch(self, epoch: int, index: int, part: slice = slice(None)) -> Batch:
         """Return one batch of an epoch, or some of its rows."""
-        batch = collate(self.examples, self.plan(epoch)[index][part])
-        return replace(batch, targets=None) if epoch < self.unlabelled else batch
+        rows = self.plan(epoch)[index]
+        batch = collate(self.examples, rows[part])
+        if epoch < self.unlabelled:
+            return replace(batch, targets=None)
+        return batch
 
 
 @dataclass(frozen=True)
@@ -194,7 +191,7 @@ class Lanes:
 
     The text is cut into ``lanes`` equal parts that are read side by side, ``window`` tokens at a
     time; the state at the end of a window is carried into the next one, so a lane is read as one
-    unbroken text. Each epoch starts the lanes at another place (the text is closed to a ring), so
+    unbroken text. Each epoch starts the lanes elsewhere (the text is closed to a ring), so
     that the cuts fall elsewhere. ``start`` is the token that stands before a fresh start. With the
     probability ``reset`` a lane starts fresh at a window: who only ever reads on from a full state
     does not learn to begin.
@@ -218,9 +215,9 @@ class Lanes:
         size = len(self.tokens)
         # a text that one window holds is always read from its beginning
         whole = min(self.lanes, size) == 1 and self.lane_length <= self.window
-        return (
-            int(random(self.seed, epoch).integers(size)) if epoch and not whole else 0
-        )
+        if whole or not epoch:
+            return 0
+        return int(random(self.seed, epoch).integers(size))
 
     def __hash__(self) -> int:
         return id(self)
@@ -236,12 +233,10 @@ class Lanes:
         shift = self.shift(epoch)
         begin = index * self.window
         end = min(begin + self.window, self.lane_length)
-        places = (
-            np.arange(lanes)[:, None] * self.lane_length
-            + np.arange(begin - 1, end)
-            + shift
-        )
-        ids = self.tokens[places % size].astype(np.int64)
+        lane_starts = np.arange(lanes)[:, None] * self.lane_length
+        # one token before the window: the first input
+        positions = lane_starts + np.arange(begin - 1, end) + shift
+        ids = self.tokens[positions % size].astype(np.int64)
         begins: Tensor | None = None
         if index == 0:
             ids[:, 0] = self.start
@@ -249,6 +244,7 @@ class Lanes:
             fresh = random(self.seed, epoch, index).random(lanes) < self.reset
             ids[fresh, 0] = self.start
             begins = torch.from_numpy(fresh) if fresh.any() else None
+        # inputs and targets are one stretch of text, a step apart
         both = torch.from_numpy(ids)
         return Batch(
             both[:, :-1],
@@ -265,7 +261,7 @@ class Lanes:
 class Windows:
     """Independent windows of one long text, for layers whose reach is limited.
 
-    An epoch covers the text once: windows stand end to end from a random place, in random order.
+    An epoch covers the text once: windows stand end to end from a random position, in random order.
     """
 
     tokens: NDArray[np.int32] | Tokens
@@ -276,7 +272,8 @@ class Windows:
 
     def length(self, epoch: int) -> int:
         """Return the number of batches that cover the text once."""
-        return -(-len(self.tokens) // (self.rows * self.window))
+        size = self.rows * self.window
+        return -(-len(self.tokens) // size)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 - drawn once an epoch
     def plan(self, epoch: int) -> tuple[int, Ints]:
@@ -291,9 +288,11 @@ class Windows:
     def batch(self, epoch: int, index: int) -> Batch:
         """Return windows of inputs and next tokens, both (rows, window)."""
         shift, order = self.plan(epoch)
-        chosen = order[index * self.rows : (index + 1) * self.rows]
-        places = shift + chosen[:, None] * self.window + np.arange(-1, self.window)
-        ids = self.tokens[places % len(self.tokens)].astype(np.int64)
+        first = index * self.rows
+        chosen = order[first : first + self.rows]
+        starts = shift + chosen[:, None] * self.window
+        positions = starts + np.arange(-1, self.window)
+        ids = self.tokens[positions % len(self.tokens)].astype(np.int64)
         ids[:, 0] = self.start
         both = torch.from_numpy(ids)
         return Batch(both[:, :-1], None, both[:, 1:], chosen)

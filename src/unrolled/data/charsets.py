@@ -121,7 +121,7 @@ def _decoded(data: bytes, encoding: str, whole: bool) -> str | None:
 
 
 def _utf16(start: bytes, whole: bool) -> str | None:
-    found = []
+    fitting = []
     for name, zeros, letters in (
         ("utf-16-le", start[1::2], start[::2]),
         ("utf-16-be", start[::2], start[1::2]),
@@ -133,8 +133,8 @@ def _utf16(start: bytes, whole: bool) -> str | None:
         text = _decoded(start, name, whole)
         enough = ascii_characters >= max(3, len(start) // 64)
         if text is not None and enough and not _CONTROL.search(text):
-            found.append((ascii_characters, name))
-    return max(found)[1] if found else None
+            fitting.append((ascii_characters, name))
+    return max(fitting)[1] if fitting else None
 
 
 def _is_korean(text: str) -> bool:

@@ -7,6 +7,7 @@ this process, whose threads a fork would break, and does not run the user's scri
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pickle
 import re
@@ -83,13 +84,13 @@ def pieces(blocks: Iterable[str], size: int = PIECE) -> Iterator[EncodingJob]:
 def encode(tokenizer: Tokenizer, dtype: str, job: EncodingJob) -> Ids:
     """Return the ids of a job."""
     if job.ended:
-        found = tokenizer.encode_many(job.texts)
         cut = None if job.limit is None else job.limit - 1
-        counts = np.array([len(ids[:cut]) + 1 for ids in found], dtype=np.int32)
-        end = tokenizer.eos_id
-        flat = np.fromiter(
-            (i for ids in found for i in (*ids[:cut], end)), np.int32, counts.sum()
-        )
+        rows = [ids[:cut] for ids in tokenizer.encode_many(job.texts)]
+        for ids in rows:
+            ids.append(tokenizer.eos_id)
+        counts = np.array(list(map(len, rows)), dtype=np.int32)
+        every_id = itertools.chain.from_iterable(rows)
+        flat = np.fromiter(every_id, np.int32, counts.sum())
     else:
         (text,) = job.texts
         flat = tokenizer.encode_array(text, job.first)
@@ -162,13 +163,13 @@ def _ask(worker: subprocess.Popen[bytes], job: EncodingJob) -> Ids:
     assert worker.stdout is not None
     try:
         _send(worker.stdin, job)
-        found: Ids = pickle.load(worker.stdout)
+        ids: Ids = pickle.load(worker.stdout)
     except (OSError, EOFError, pickle.UnpicklingError):
         raise UserError(
             f"a process that encodes text ended early (exit code {worker.wait()}); it may have run "
             "out of memory: start again"
         ) from None
-    return found
+    return ids
 
 
 def work() -> None:
@@ -181,13 +182,12 @@ def work() -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             _send(answers, encode(tokenizer, dtype, pickle.load(source)))
-    os._exit(
-        0
-    )  # whoever asked is gone, and with it the pipe that an ordinary end would flush
+    # whoever asked is gone, and with it the pipe that an ordinary end would flush
+    os._exit(0)
 
 
 def processors() -> int:
     """Return how many workers are of use on this machine."""
-    return min(
-        MOST, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    )
+    if not hasattr(os, "sched_getaffinity"):
+        return 1
+    return min(MOST, len(os.sched_getaffinity(0)))

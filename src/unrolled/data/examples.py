@@ -13,6 +13,8 @@ from torch import Tensor
 from unrolled.data.shards import Tokens
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +28,25 @@ class Ragged:
     def of(cls, rows: Iterable[Sequence[int]]) -> Ragged:
         """Lay sequences of ids side by side."""
         rows = list(rows)
-        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-        np.cumsum([len(row) for row in rows], out=offsets[1:])
-        flat = np.empty(int(offsets[-1]), dtype=np.int32)
-        for row, start, end in zip(rows, offsets[:-1], offsets[1:], strict=True):
+        lengths = [len(row) for row in rows]
+        offsets = _offsets(lengths)
+        size = int(offsets[-1])
+        flat = np.empty(size, dtype=np.int32)
+        starts = offsets[:-1]
+        ends = offsets[1:]
+        for row, start, end in zip(rows, starts, ends, strict=True):
             flat[start:end] = row
         return cls(flat, offsets)
 
     @classmethod
     def join(cls, parts: Sequence[Ragged]) -> Ragged:
         """Return the sequences of one part after those of another."""
-        lengths = np.concatenate(
-            [np.zeros(1, np.int64), *(part.lengths for part in parts)]
-        )
-        flat = np.concatenate([np.zeros(0, np.int32), *(part.flat for part in parts)])
-        return cls(flat, lengths.cumsum())
+        # nothing, which is what there is without any part
+        no_lengths = np.zeros(0, np.int64)
+        no_ids = np.zeros(0, np.int32)
+        lengths = np.concatenate([no_lengths, *(part.lengths for part in parts)])
+        flat = np.concatenate([no_ids, *(part.flat for part in parts)])
+        return cls(flat, _offsets(lengths))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -54,26 +60,49 @@ class Ragged:
         """Return some of the sequences."""
         starts = self.offsets[rows]
         lengths = self.lengths[rows]
-        offsets = np.concatenate([np.zeros(1, np.int64), lengths.cumsum()])
-        steps = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        return Ragged(self.flat[np.repeat(starts, lengths) + steps], offsets)
+        offsets = _offsets(lengths)
+        size = offsets[-1]
+        steps = np.arange(size)
+        steps -= np.repeat(offsets[:-1], lengths)  # from the start of each sequence
+        positions = np.repeat(starts, lengths) + steps
+        return Ragged(self.flat[positions], offsets)
 
     def take(self, rows: Ints, pad: int) -> tuple[Tensor, Tensor]:
         """Return these rows padded at the right: ids (B, T) and lengths (B,), both int64."""
         starts = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - self.offsets[rows]
-        steps = np.arange(max(1, int(lengths.max(initial=0))))
-        real = steps < lengths[:, None]
+        lengths = self.offsets[rows + 1] - starts
+        positions, real = _steps(starts, lengths)
         ids = np.full(real.shape, pad, dtype=np.int64)
-        ids[real] = self.flat[(starts[:, None] + steps)[real]]
+        positions = positions[real]
+        ids[real] = self.flat[positions]
         return torch.from_numpy(ids), torch.from_numpy(lengths)
+
+
+def _offsets(lengths: Sequence[int] | Ints) -> Ints:
+    """Return where each row starts, and where the last one ends, (N + 1,)."""
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def _steps(starts: Ints, lengths: Ints) -> tuple[Ints, Mask]:
+    """Return where the steps of padded rows stand in a flat array, and which are real, (B, T).
+
+    A batch has one step at least, so that it can be read where all rows are empty.
+    """
+    longest = lengths.max(initial=0)
+    count = max(1, int(longest))
+    steps = np.arange(count)
+    positions = starts[:, None] + steps
+    real = steps < lengths[:, None]
+    return positions, real
 
 
 @dataclass(frozen=True, slots=True)
 class Spellings:
     """The distinct words of some rows: the id of each in the vocabulary, and those of its pieces.
 
-    Rows then hold places in this list instead of ids, so that a batch spells each word once.
+    Rows then hold indices of this list instead of ids, so that a batch spells each word once.
     """
 
     ids: Ints
@@ -82,19 +111,23 @@ class Spellings:
     def take(
         self, rows: Tensor, lengths: Tensor, pad: int
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return what a model reads for rows of places (B, T), padded at the right.
+        """Return what a model reads for rows of indices (B, T), padded at the right.
 
         Returns:
             The words' ids (B, T), and: the pieces of the U distinct words (U, C), how many are
             real (U,), and which of those words each one is (B, T).
         """
-        real = torch.arange(rows.shape[1]) < lengths[:, None]
+        steps = torch.arange(rows.shape[1])
+        real = steps < lengths[:, None]
         distinct, inverse = torch.unique(rows[real], return_inverse=True)
+        vocabulary_ids = torch.from_numpy(self.ids)
         ids = torch.full_like(rows, pad)
-        places = torch.zeros_like(rows)
-        ids[real] = torch.from_numpy(self.ids)[distinct[inverse]]
-        places[real] = inverse
-        return ids, (*self.pieces.take(distinct.numpy(), pad), places)
+        ids[real] = vocabulary_ids[distinct[inverse]]
+        word_indices = torch.zeros_like(rows)
+        word_indices[real] = inverse
+        words = distinct.numpy()
+        pieces, piece_counts = self.pieces.take(words, pad)
+        return ids, (pieces, piece_counts, word_indices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +138,7 @@ class Spans:
     where each step stands in its file, where that is known.
     """
 
-    flat: NDArray[np.float32]
+    flat: Floats
     starts: Ints
     lengths: Ints
     lines: Ints | None = None
@@ -114,11 +147,13 @@ class Spans:
         """Return these rows padded with zeros: steps (B, T, D) fp32 and lengths (B,) int64."""
         starts = self.starts[rows]
         lengths = self.lengths[rows]
-        steps = np.arange(max(1, int(lengths.max(initial=0))))
-        real = steps < lengths[:, None]
-        found = np.zeros((*real.shape, self.flat.shape[1]), dtype=np.float32)
-        found[real] = self.flat[(starts[:, None] + steps)[real]]
-        return torch.from_numpy(found), torch.from_numpy(lengths)
+        positions, real = _steps(starts, lengths)
+        width = self.flat.shape[1]
+        shape = (*real.shape, width)
+        steps = np.zeros(shape, dtype=np.float32)
+        positions = positions[real]
+        steps[real] = self.flat[positions]
+        return torch.from_numpy(steps), torch.from_numpy(lengths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +164,13 @@ class Examples:
     indices (N,) int64, values (N,) float32, or one class a step (Ragged). Without targets they can
     only be predicted. ``lines`` tells where each row stands in its file; ``characters`` holds the
     code points of each text, for models that read them beside its tokens. With ``spellings`` the
-    sequences are places in its list of words.
+    sequences are indices of its list of words.
     """
 
     lines: Ints
     sequences: Ragged | None = None
-    vectors: NDArray[np.float32] | None = None
-    targets: NDArray[np.int64] | NDArray[np.float32] | Ragged | None = None
+    vectors: Floats | None = None
+    targets: Ints | Floats | Ragged | None = None
     characters: Ragged | None = None
     spellings: Spellings | None = None
     frames: Spans | None = None
@@ -146,7 +181,9 @@ class Examples:
     @property
     def answers(self) -> int:
         """How many answers are scored: one a row, or one a step."""
-        return len(self.targets.flat) if isinstance(self.targets, Ragged) else len(self)
+        if isinstance(self.targets, Ragged):
+            return len(self.targets.flat)
+        return len(self)
 
     @property
     def lengths(self) -> Ints:
@@ -154,7 +191,8 @@ class Examples:
         if self.frames is not None:
             return self.frames.lengths
         if self.sequences is None:
-            return np.ones(len(self.lines), dtype=np.int64)
+            count = len(self.lines)
+            return np.ones(count, dtype=np.int64)
         return self.sequences.lengths
 
     @property

@@ -9,19 +9,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from unrolled.core.errors import DataError, UsageError, UserError
+from unrolled.data.formats import Format
+from unrolled.data.formats.parquet import value
 from unrolled.data.lines import SKIP_HINT, Report
-from unrolled.data.parquet import value
 from unrolled.data.reader import Reader
-from unrolled.data.sniff import Format
 
 PREFIX = "hub:"
 _NAME = re.compile(r"hub:([\w.\-]+/[\w.\-]+)(?:/([^:/]+))?(?::([^:/]+))?")
 _FORM = "write hub:owner/name, or hub:owner/name/config:split"
 # read by these libraries when they are imported: they tell nobody what is done with them
 _SILENT = ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK")
-CellPath = tuple[
-    str, str | None
-]  # a column, and the key in its cells where these are mappings
+# a column, and the key in its cells where these are mappings
+CellPath = tuple[str, str | None]
 
 
 def is_hub(name: object) -> bool:
@@ -36,10 +35,10 @@ def title(name: str) -> str:
 
 def _parts(name: str) -> tuple[str, str | None, str | None]:
     """Return owner/name, config and split."""
-    found = _NAME.fullmatch(name)
-    if found is None:
+    match = _NAME.fullmatch(name)
+    if match is None:
         raise UsageError(f"{name}: this is no name of the hub; {_FORM}")
-    return found[1], found[2], found[3]
+    return match[1], match[2], match[3]
 
 
 def reader_of_hub(name: str) -> Reader:
@@ -49,11 +48,10 @@ def reader_of_hub(name: str) -> Reader:
         UsageError: the name is not ``hub:owner/name`` or ``hub:owner/name/config:split``.
         UserError: the extra is not installed, or the data set cannot be had.
     """
-    found = loaded(name)
-    places = _places(found)
-    return Reader(
-        name, Format("hub"), list(places), functools.partial(_rows, found, places, name)
-    )
+    rows = loaded(name)
+    paths = _cell_paths(rows)
+    read = functools.partial(_rows, rows, paths, name)
+    return Reader(name, Format("hub"), list(paths), read)
 
 
 def fingerprint_of_hub(name: str) -> str:
@@ -68,13 +66,11 @@ def loaded(name: str) -> Any:
     datasets = _library()
     try:
         return datasets.load_dataset(owner, config, split=split or "train")
-    except (
-        Exception
-    ) as error:  # whatever the hub, the network or a library between raises
+    # whatever the hub, the network or a library between raises
+    except Exception as error:
         why = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(
-            f"{name}: cannot be had from the hub ({why}); {_FORM}"
-        ) from None
+        message = f"{name}: cannot be had from the hub ({why}); {_FORM}"
+        raise UserError(message) from None
 
 
 def _library() -> Any:
@@ -90,49 +86,42 @@ def _library() -> Any:
     return datasets
 
 
-def _places(found: Any) -> dict[str, CellPath]:
+def _cell_paths(rows: Any) -> dict[str, CellPath]:
     """Return the columns, and where the cells of each stand.
 
     A column of translations is a column for each language, under the name of the language.
     """
-    features = found.features
-    places = dict[str, CellPath]()
-    plain = [
-        column for column in found.column_names if not _languages(features[column])
-    ]
-    for column in found.column_names:
+    features = rows.features
+    names = rows.column_names
+    plain = [column for column in names if not _languages(features[column])]
+    paths = dict[str, CellPath]()
+    for column in names:
         for language in _languages(features[column]):
-            taken = language in plain or language in places
-            places[f"{column}.{language}" if taken else language] = column, language
+            taken = language in plain or language in paths
+            paths[f"{column}.{language}" if taken else language] = column, language
         if column in plain:
-            places[column] = column, None
-    return places
+            paths[column] = column, None
+    return paths
 
 
 def _languages(feature: Any) -> list[str]:
     """Return the languages of a column whose cells are mappings of languages to texts."""
-    return (
-        list(feature.languages)
-        if getattr(feature, "_type", "") == "Translation"
-        else []
-    )
+    is_translation = getattr(feature, "_type", "") == "Translation"
+    return list(feature.languages) if is_translation else []
 
 
 def _rows(
-    found: Any, places: dict[str, CellPath], name: str, report: Report
+    rows: Any, paths: dict[str, CellPath], name: str, report: Report
 ) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Yield (number of the row, its values), labels by their names."""
-    names = {c: getattr(found.features[c], "names", None) for c in found.column_names}
-    for number, row in enumerate(found, 1):
+    features = rows.features
+    labels = {c: getattr(features[c], "names", None) for c in rows.column_names}
+    for number, row in enumerate(rows, 1):
+        cells = []
         try:
-            cells = [
-                _cell(
-                    row[c] if part is None else (row[c] or {}).get(part),
-                    names[c],
-                    shown,
-                )
-                for shown, (c, part) in places.items()
-            ]
+            for title, (column, key) in paths.items():
+                cell = row[column] if key is None else (row[column] or {}).get(key)
+                cells.append(_cell(cell, labels[column], title))
         except UserError as error:
             report(DataError(f"{error}, {SKIP_HINT}", name, number))
         else:

@@ -7,20 +7,27 @@ import functools
 import io
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from unrolled.core.errors import DataError, nearest
 from unrolled.data.archives import BROKEN, Origin, is_too_long, too_long
 from unrolled.data.charsets import candidates
-from unrolled.data.sniff import Format
+
+if TYPE_CHECKING:  # the formats are made of lines, and are imported after them
+    from unrolled.data.formats.base import Format
 
 Report = Callable[[DataError], None]
 Fits = Callable[[], list[str]]
 BLOCK = 1 << 18  # characters read at a time, and looked at to tell the format
 LONGEST = 1 << 26  # characters of the longest line that is read
+EMPTY = "the file is empty; give a file with text or rows"
 SKIP_HINT = "or set data.on_error=skip to leave such rows out and count them"
+_NUL = (
+    "NUL bytes: this is a binary file; save it as text; if it is UTF-16 text set "
+    "data.encoding=utf-16"
+)
 DAMAGE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -61,7 +68,7 @@ def check_file(path: Path) -> None:
             "this is not a regular file; save the data to a file first", path
         )
     if path.stat().st_size == 0:
-        raise DataError("the file is empty; give a file with text or rows", path)
+        raise DataError(EMPTY, path)
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:
@@ -76,29 +83,18 @@ codecs.register_error("unrolled-mark", _mark)
 def blocks(origin: Origin, format: Format, report: Report) -> Iterator[tuple[int, str]]:
     """Yield (number of the first line, whole lines of checked NFC text), line ends unified."""
     line = 1
-    longest = LONGEST if format.kind in ("text", "folder") else origin.max_row
-    # many lines may be at fault, and one look tells for all
+    longest = origin.max_row if format.row_format.bounded else LONGEST
+    # many lines may be damaged, and one look tells for all
     fits = functools.cache(functools.partial(candidates, origin))
     with origin.open() as raw:
         text = io.TextIOWrapper(raw, encoding=format.encoding, errors="unrolled-mark")
         while True:
             try:
-                block = text.read(BLOCK)
-                if block and not block.endswith("\n"):
-                    block += text.readline(longest + 1)
-                    begin = block.rfind("\n") + 1
-                    if len(block) - begin > longest and longest != LONGEST:
-                        # the rest is passed over, a little at a time
-                        while (rest := text.readline(BLOCK)) and not rest.endswith(
-                            "\n"
-                        ):
-                            pass
-                        block += "\n"
-            except (
-                UnicodeError
-            ) as error:  # a codec that cannot go on after damage, as UTF-16
-                told = _undecodable(format, str(error), fits())
-                raise DataError(told, origin.name, line) from None
+                block = _read_block(text, longest)
+            # a codec that cannot go on after damage, as UTF-16
+            except UnicodeError as error:
+                message = _undecodable(format, str(error), fits())
+                raise DataError(message, origin.name, line) from None
             except BROKEN as error:
                 raise origin.broken(error, line) from None
             if not block:
@@ -114,14 +110,30 @@ def blocks(origin: Origin, format: Format, report: Report) -> Iterator[tuple[int
             line += block.count("\n")
 
 
+def _read_block(text: TextIO, longest: int) -> str:
+    """Return the next characters up to a line end; of a line that is too long its beginning."""
+    block = text.read(BLOCK)
+    if not block or block.endswith("\n"):
+        return block
+    block += text.readline(longest + 1)
+    begin = block.rfind("\n") + 1
+    if len(block) - begin > longest and longest != LONGEST:
+        # the rest is passed over, a little at a time
+        rest = text.readline(BLOCK)
+        while rest and not rest.endswith("\n"):
+            rest = text.readline(BLOCK)
+        block += "\n"
+    return block
+
+
 def _without_long(block: str, line: int, origin: Origin, report: Report) -> str:
     """Return the block; lines of more bytes than a row may have are reported and emptied."""
     lines = block.split("\n")
-    for place, text in enumerate(lines):
+    for index, text in enumerate(lines):
         if is_too_long(text, origin.max_row):
-            told = f"{too_long(origin.max_row)}, {SKIP_HINT}"
-            report(DataError(told, origin.name, line + place))
-            lines[place] = ""
+            message = f"{too_long(origin.max_row)}, {SKIP_HINT}"
+            report(DataError(message, origin.name, line + index))
+            lines[index] = ""
     return "\n".join(lines)
 
 
@@ -139,27 +151,23 @@ def _checked(
 ) -> str:
     """Return the block; lines that hold undecodable bytes are reported and emptied.
 
-    Those of a table only lose the bytes, since their quotes tell where a record ends.
+    Those of a format that keeps damaged lines, as tables do, only lose the bytes.
     """
     pieces = []
     kept = 0
     while damage := DAMAGE.search(block, kept):
         line += block.count("\n", kept, damage.start())
         if damage.group() == "\x00":
-            told = "NUL bytes: this is a binary file; save it as text; if it is UTF-16 text set "
-            told += "data.encoding=utf-16" + (
-                f", {SKIP_HINT}" if format.kind != "text" else ""
-            )
+            message = f"{_NUL}{_skip_hint(format)}"
         else:
-            told = _undecodable(
-                format, f"byte 0x{ord(damage.group()) & 0xFF:02x}", fits()
-            )
-        report(DataError(told, name, line))
+            byte = f"byte 0x{ord(damage.group()) & 0xFF:02x}"
+            message = _undecodable(format, byte, fits())
+        report(DataError(message, name, line))
         start = block.rfind("\n", kept, damage.start()) + 1
         pieces.append(block[kept:start])
         end = block.find("\n", damage.end())
         kept = end if end >= 0 else len(block)
-        if format.kind == "table":
+        if format.row_format.keeps_damaged:
             pieces.append(DAMAGE.sub("", block[start:kept]))
     return "".join([*pieces, block[kept:]]) if pieces else block
 
@@ -168,12 +176,43 @@ def _undecodable(format: Format, what: str, fits: list[str]) -> str:
     return (
         f"not valid {format.encoding.upper()} text ({what}); mend the line, or say how the file "
         f"is encoded with data.encoding=NAME (its bytes would fit {', '.join(fits)})"
-        + (f", {SKIP_HINT}" if format.kind != "text" else "")
+        f"{_skip_hint(format)}"
     )
 
 
+def _skip_hint(format: Format) -> str:
+    # no line of running text is left out: the text would go on without it
+    return "" if format.row_format.running else f", {SKIP_HINT}"
+
+
+def numbered_lines(
+    origin: Origin, format: Format, report: Report
+) -> Iterator[tuple[int, str]]:
+    """Yield (number from 1, text) of each line; what is wrong with one goes to ``report``."""
+    for line, block in blocks(origin, format, report):
+        lines = block.split("\n")
+        if not lines[-1]:
+            lines.pop()
+        yield from enumerate(lines, line)
+
+
+def lines_with_errors(
+    origin: Origin, format: Format
+) -> tuple[Iterator[tuple[int, str]], Mapping[int, DataError]]:
+    """Return the numbered lines, and what is wrong with those that were read so far.
+
+    For rows over several lines: one damaged line is an error of its row, reported once.
+    """
+    errors: dict[int, DataError] = {}
+
+    def keep(error: DataError) -> None:
+        errors[error.line or 0] = error
+
+    return numbered_lines(origin, format, keep), errors
+
+
 def stop(error: DataError) -> None:
-    """Raise the error: the report of those who stop at the first fault."""
+    """Raise the error: the report of those who stop at the first."""
     raise error
 
 
@@ -187,4 +226,6 @@ def newline_of(origin: Origin, format: Format) -> str:
             ends = set(re.findall("\r\n?|\n", text.read(BLOCK)))
         except UnicodeError:  # whoever reads the lines tells what is wrong, and where
             return "\n"
-    return ends.pop() if len(ends) == 1 else ("mixed" if ends else "\n")
+    if not ends:
+        return "\n"
+    return ends.pop() if len(ends) == 1 else "mixed"

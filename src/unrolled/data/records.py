@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from unrolled.core.errors import DataError, UserError, shown
 from unrolled.data.archives import MAX_ROW
 from unrolled.data.lines import SKIP_HINT, Report
-from unrolled.data.sniff import Format, is_number
+from unrolled.data.sniff import is_number
+
+if TYPE_CHECKING:  # the format of tables is made of records, and is imported after them
+    from unrolled.data.formats.base import Format
 
 LOOK = 64  # lines of a field between looks at how long it is
 
@@ -50,16 +54,19 @@ def records(
         )
         try:
             cells = split(line, format, more, strip)
-            span = (number, *(n for n, _ in taken)) if lost else ()
-            fault = next((lost[n] for n in span if n in lost), None)
         except BadQuoteError as error:
-            fault = lost.get(number) or DataError(f"{error}, {SKIP_HINT}", path, number)
+            broken = DataError(f"{error}, {SKIP_HINT}", path, number)
+            report(lost.get(number, broken))
             # only the line that opens the quote is lost, not all that it swallowed
             put_back += reversed(taken)
-        if fault is None:
+            continue
+        # ``lost`` is nearly always empty, and this runs for every record
+        span = (number, *(n for n, _ in taken)) if lost else ()
+        damage = next((lost[n] for n in span if n in lost), None)
+        if damage is None:
             yield number, cells
         else:
-            report(fault)
+            report(damage)
 
 
 def _next_line(
@@ -93,11 +100,8 @@ def split(
 
 def _bare(cell: str) -> str:
     """Return a cell without the blanks around it when it is a number."""
-    return (
-        cell.strip()
-        if (cell[:1] == " " or cell[-1:] == " ") and is_number(cell)
-        else cell
-    )
+    padded = cell[:1] == " " or cell[-1:] == " "
+    return cell.strip() if padded and is_number(cell) else cell
 
 
 def _split_quoted(

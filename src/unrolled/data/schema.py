@@ -152,10 +152,10 @@ def number(value: Any) -> float | None:
     if isinstance(value, bool) or value is None or isinstance(value, list | dict):
         return None
     try:
-        found = float(value)
+        parsed = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return found if math.isfinite(found) else None
+    return parsed if math.isfinite(parsed) else None
 
 
 def is_numeric(value: Any) -> bool:
@@ -182,27 +182,34 @@ def label(cell: Any) -> str:
 
 def look(name: str, values: Sequence[Any]) -> Column:
     """Describe the values of a column."""
-    filled = [v for v in values if v is not None and v != ""]
-    lists = bool(filled) and all(isinstance(v, list) for v in filled)
-    numbers = [] if lists else [number(v) for v in filled]
+    filled = [value for value in values if value is not None and value != ""]
+    count = max(1, len(filled))
+    if filled and all(isinstance(value, list) for value in filled):
+        return Column(
+            name=name,
+            filled=len(filled),
+            numeric=False,
+            whole=False,
+            lists=True,
+            distinct=0,
+            mean_length=sum(map(len, filled)) / count,
+            frames=all(map(_frames, filled)),
+        )
+    numbers = [number(value) for value in filled]
     # a cell that is no finite number is named with its line when the rows are read
     numeric = any(n is not None for n in numbers) and all(map(is_numeric, filled))
+    texts = list(map(str, filled))
+    beginnings = {text[:NOTE] for text in texts}
     return Column(
         name=name,
         filled=len(filled),
         numeric=numeric,
         whole=numeric and all(n is None or n.is_integer() for n in numbers),
-        lists=lists,
-        distinct=0 if lists else len(set(map(str, filled))),
-        mean_length=sum(len(v if lists else str(v)) for v in filled)
-        / max(1, len(filled)),
-        frames=lists and all(map(_frames, filled)),
-        words=0.0
-        if lists
-        else sum(len(str(v).split()) for v in filled) / max(1, len(filled)),
-        note=not lists
-        and len({str(v)[:NOTE] for v in filled}) == 1
-        and len(filled) > 1,
+        lists=False,
+        distinct=len(set(texts)),
+        mean_length=sum(map(len, texts)) / count,
+        words=sum(len(text.split()) for text in texts) / count,
+        note=len(beginnings) == 1 and len(filled) > 1,
     )
 
 
@@ -212,67 +219,78 @@ def _frames(cell: list[Any]) -> bool:
     return bool(values) and all(type(value) in (int, float) for value in values)
 
 
-def infer(table: Table, wanted: ColumnHints) -> Schema:
+def infer(table: Table, hints: ColumnHints) -> Schema:
     """Choose the task and the columns of a table.
 
     Raises:
         UsageError: a column that the user named is not there.
         DataError: no column can be the answer or the input.
     """
-    for name in (*wanted.text, *wanted.numbers, wanted.label, wanted.sequence):
+    for name in (*hints.text, *hints.numbers, hints.label, hints.sequence):
         if name is not None and name not in table.columns:
             raise UsageError(f"{table.path}: {unknown('column', name, table.columns)}")
     columns = {
-        name: look(name, [row[i] for row in table.rows])
-        for i, name in enumerate(table.columns)
+        name: look(name, [row[index] for row in table.rows])
+        for index, name in enumerate(table.columns)
     }
-    lists = any(c.frames for c in columns.values() if c.name != wanted.label)
-    if wanted.rows == "steps" or wanted.sequence or (wanted.window and not lists):
-        return _steps(table, wanted, columns)
-    if table.format.kind == "trees" and wanted.task in (None, "parse"):
-        return Schema("parse", wanted.text or ("words",), (), wanted.label or "tree")
-    if wanted.task == "language" or (len(columns) == 1 and not wanted.label):
-        return _language(table, wanted, columns)
-    pair = _pair(table, wanted, columns)
+    sequences = any(c.frames for c in columns.values() if c.name != hints.label)
+    windows = hints.window and not sequences
+    if hints.rows == "steps" or hints.sequence or windows:
+        return _steps(table, hints, columns)
+    if table.format.kind == "trees" and hints.task in (None, "parse"):
+        return Schema("parse", hints.text or ("words",), (), hints.label or "tree")
+    if hints.task == "language" or (len(columns) == 1 and not hints.label):
+        return _language(table, hints, columns)
+    pair = _pair(table, hints, columns)
     if pair is not None:
         return pair
-    answer = wanted.label or _answer(table, wanted, columns)
+    return _labelled(table, hints, columns)
+
+
+def _labelled(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Schema:
+    """Choose an answer and what is read for it: a text, else sequences, else numbers."""
+    answer = hints.label or _answer(table, hints, columns)
     frames = tuple(c.name for c in columns.values() if c.frames and c.name != answer)
-    text = wanted.text or (() if wanted.numbers or frames else _text(columns, answer))
+    text = hints.text
+    if not text and not hints.numbers and not frames:
+        text = _text(columns, answer)
     if text and answer is None:
-        return _language(table, wanted, columns)
+        return _language(table, hints, columns)
     if answer is None:
         raise DataError(
             "no column looks like an answer; name it with data.label=COLUMN "
             f"(columns: {', '.join(table.columns)})",
             table.path,
         )
-    if frames and not text and set(wanted.numbers) <= set(frames):
-        task = wanted.task or _task(columns[answer])
-        return Schema(task, (), wanted.numbers or frames, answer, frames=True)
-    if wanted.window:
+    task = hints.task or _task(columns[answer])
+    if frames and not text and set(hints.numbers) <= set(frames):
+        return Schema(task, (), hints.numbers or frames, answer, frames=True)
+    if hints.window:
         raise UsageError(
             "data.window is for sequences of numbers; leave it out for text"
         )
-    numeric = [
-        c for c in columns.values() if c.numeric and c.name != answer and not text
-    ]
-    # the number of a row tells nothing of the next file's rows
-    numbered = [c for c in numeric if not _stamps(c)] or numeric
-    numbers = wanted.numbers or tuple(c.name for c in numbered)
-    if not text and not numbers:
+    if text:
+        return Schema(task, text, (), answer)
+    numbers = hints.numbers or _numbers(columns, answer)
+    if not numbers:
         raise DataError(
             f"no column is left to read beside the answer {answer!r}; name the text with "
             "data.text=COLUMN or the numbers with data.numbers=[COLUMN, ...]",
             table.path,
         )
-    return Schema(
-        wanted.task or _task(columns[answer]), text, () if text else numbers, answer
-    )
+    return Schema(task, (), numbers, answer)
+
+
+def _numbers(columns: dict[str, Column], answer: str) -> tuple[str, ...]:
+    """Return the columns of numbers, without those that number rows unless there are no others."""
+    numeric = [c for c in columns.values() if c.numeric and c.name != answer]
+    # the number of a row tells nothing of the next file's rows
+    numbers = [c for c in numeric if not _stamps(c)] or numeric
+    return tuple(c.name for c in numbers)
 
 
 def _pair(
-    table: Table, wanted: ColumnHints, columns: dict[str, Column]
+    table: Table, hints: ColumnHints, columns: dict[str, Column]
 ) -> Schema | None:
     """Choose the column that is read and the column of texts that answers it.
 
@@ -286,73 +304,76 @@ def _pair(
         UsageError: several columns are to be read.
         DataError: the task is one of ``PAIRS`` and there are no two columns.
     """
-    told = wanted.task in PAIRS or wanted.paired
+    certain = hints.task in PAIRS or hints.paired
     texts = [c for c in columns.values() if c.text]
-    if not told and (
-        wanted.task or wanted.numbers or not _paired(wanted, columns, texts)
-    ):
-        return None
-    if len(wanted.text) > 1:
+    if not certain:
+        if hints.task or hints.numbers:
+            return None
+        if not _paired(hints, columns, texts):
+            return None
+    if len(hints.text) > 1:
         raise UsageError(
             "pairs of texts have one column to read; name one with data.text"
         )
-    if told:
+    if certain:
         texts += [
             c for c in columns.values() if c.filled and not c.lists and c not in texts
         ]
-    given = {*wanted.text, wanted.label}
+    given = {*hints.text, hints.label}
     left = [c for c in texts if c.name not in given]
     named = _named(TEXT_ANSWERS, left)
-    answer = wanted.label or (named.name if named else "")
-    free = [c.name for c in left if c.name != answer]
-    source = wanted.text[0] if wanted.text else (free.pop(0) if free else "")
-    answer = answer or (free.pop(0) if free else "")
+    answer = hints.label or ""
+    if not answer and named is not None:
+        answer = named.name
+    free = iter([c.name for c in left if c.name != answer])
+    source = hints.text[0] if hints.text else next(free, "")
+    answer = answer or next(free, "")
     if not source or not answer:
         raise DataError(
             "pairs of texts need two columns; name them with data.text=COLUMN and "
             f"data.label=COLUMN (columns: {', '.join(table.columns)})",
             table.path,
         )
-    both = columns[source], columns[answer]
-    word = both[0].single and (both[1].single or both[1].spelt)
-    kind = "rewrite" if word else "translate"
-    return Schema(wanted.task or kind, (source,), (), answer)
+    output = columns[answer]
+    words = columns[source].single and (output.single or output.spelt)
+    task = hints.task or ("rewrite" if words else "translate")
+    return Schema(task, (source,), (), answer)
 
 
 def _paired(
-    wanted: ColumnHints, columns: dict[str, Column], texts: Sequence[Column]
+    hints: ColumnHints, columns: dict[str, Column], texts: Sequence[Column]
 ) -> bool:
     """Whether a table that nobody named a task for is one of pairs of texts."""
     names = [c.name for c in texts if c.words >= 2 or c.filled >= ENOUGH]
-    if wanted.label is not None and wanted.text:
-        return {wanted.label, *wanted.text} <= set(names)
+    if hints.label is not None and hints.text:
+        return {hints.label, *hints.text} <= set(names)
     label = _named(LABEL_NAMES, list(columns.values()))
     plain = label is None or label.name.strip().lower() in TEXT_ANSWERS
     others = any(c.labels or c.frames for c in columns.values() if c.name not in names)
-    told = {name for name in (wanted.label, *wanted.text) if name is not None}
-    return len(names) == 2 and plain and not others and told <= set(names)
+    given = {name for name in (hints.label, *hints.text) if name is not None}
+    return len(names) == 2 and plain and not others and given <= set(names)
 
 
-def _steps(table: Table, wanted: ColumnHints, columns: dict[str, Column]) -> Schema:
+def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Schema:
     """Choose task and columns of a table whose rows are steps."""
-    if wanted.text or wanted.task == "language":
+    if hints.text or hints.task == "language":
         raise UsageError(
             "the steps of a sequence are numbers; leave out data.rows and data.text"
         )
-    columns = {name: c for name, c in columns.items() if name != wanted.sequence}
+    columns = {name: c for name, c in columns.items() if name != hints.sequence}
     # a label of steps is a word; y is a coordinate here
     words = {name: c for name, c in columns.items() if not c.numeric and c.labels}
-    forecast = wanted.window is not None and wanted.task != "tag"
-    answer = wanted.label or _answer(table, wanted, (not forecast and words) or columns)
+    forecast = hints.window is not None and hints.task != "tag"
+    answer = hints.label or _answer(table, hints, (not forecast and words) or columns)
     if answer is None:
         raise DataError(
             "no column looks like an answer; name it with data.label", table.path
         )
-    task = wanted.task or _task(columns[answer])
+    task = hints.task or _task(columns[answer])
     if (
-        wanted.task is None
-        and wanted.window is None
-        and not _constant(table, wanted, answer)
+        hints.task is None
+        and hints.window is None
+        and not _constant(table, hints, answer)
     ):
         if task == "regress":
             raise UsageError(
@@ -361,10 +382,10 @@ def _steps(table: Table, wanted: ColumnHints, columns: dict[str, Column]) -> Sch
             )
         task = "tag"
     # what is forecast is known up to the last step
-    known = task == "regress" and wanted.window is not None and wanted.ahead > 0
-    if answer in wanted.numbers and not known:
+    known = task == "regress" and hints.window is not None and hints.ahead > 0
+    if answer in hints.numbers and not known:
         raise UsageError(f"data.numbers holds the answer {answer!r}; leave it out")
-    numbers = wanted.numbers or tuple(
+    numbers = hints.numbers or tuple(
         c.name
         for c in columns.values()
         if c.numeric and not _stamps(c) and (known or c.name != answer)
@@ -376,17 +397,18 @@ def _steps(table: Table, wanted: ColumnHints, columns: dict[str, Column]) -> Sch
     return Schema(task, (), numbers, answer, frames=True, steps=True)
 
 
-def _constant(table: Table, wanted: ColumnHints, answer: str) -> bool:
+def _constant(table: Table, hints: ColumnHints, answer: str) -> bool:
     """Whether all steps of each named sequence have one answer."""
-    if wanted.sequence is None:
+    if hints.sequence is None:
         return False
-    places = table.columns.index(wanted.sequence), table.columns.index(answer)
-    pairs = {tuple(label(row[i]) for i in places) for row in table.rows}
+    name_index = table.columns.index(hints.sequence)
+    answer_index = table.columns.index(answer)
+    pairs = {(label(row[name_index]), label(row[answer_index])) for row in table.rows}
     return len(pairs) == len({name for name, _ in pairs})
 
 
-def _language(table: Table, wanted: ColumnHints, columns: dict[str, Column]) -> Schema:
-    text = wanted.text or _text(columns, None)
+def _language(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Schema:
+    text = hints.text or _text(columns, None)
     if not text:
         raise DataError(
             "no column holds text; name it with data.text=COLUMN", table.path
@@ -421,14 +443,12 @@ def _stamps(column: Column) -> bool:
     return name in ("date", "time", "timestamp", "datetime", "id", "index", "uuid")
 
 
-def _answer(
-    table: Table, wanted: ColumnHints, columns: dict[str, Column]
-) -> str | None:
+def _answer(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> str | None:
     """Return the column to predict: by its name, else one whose values repeat, else the last."""
     able = [
         c
         for c in columns.values()
-        if c.name not in wanted.text + wanted.numbers and c.filled
+        if c.name not in hints.text + hints.numbers and c.filled
     ]
     named = _named(LABEL_NAMES, able)
     if named is not None:

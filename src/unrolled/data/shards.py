@@ -78,7 +78,7 @@ class Tokens:
     def __getitem__(
         self, at: int | slice | NDArray[np.int64]
     ) -> int | NDArray[np.int32]:
-        """Return one id, a stretch of them, or those at the places of an array of any shape."""
+        """Return one id, a stretch of them, or those at the positions in an array of any shape."""
         self._reads += 1
         self._refuse_shortened()
         if self._reads % HELD == 0:
@@ -88,17 +88,20 @@ class Tokens:
         if isinstance(at, slice):
             first, last, _ = at.indices(len(self))
             cut = zip(self._parts, begins.tolist(), strict=True)
-            found = [part[max(0, first - b) : max(0, last - b)] for part, b in cut]
-            return np.concatenate(found, dtype=np.int32)
-        places = np.asarray(at)
-        places = np.where(places < 0, places + len(self), places)
-        if places.size and not 0 <= int(places.min()) <= int(places.max()) < len(self):
-            raise IndexError(f"no token at {at!r}; there are {len(self):,}")
-        ids = np.empty(places.shape, dtype=np.int32)
-        which = np.searchsorted(self._ends, places, side="right")
+            stretches = [part[max(0, first - b) : max(0, last - b)] for part, b in cut]
+            return np.concatenate(stretches, dtype=np.int32)
+        positions = np.asarray(at)
+        positions = np.where(positions < 0, positions + len(self), positions)
+        if positions.size:
+            lowest = int(positions.min())
+            highest = int(positions.max())
+            if not 0 <= lowest <= highest < len(self):
+                raise IndexError(f"no token at {at!r}; there are {len(self):,}")
+        ids = np.empty(positions.shape, dtype=np.int32)
+        which = np.searchsorted(self._ends, positions, side="right")
         for part in np.unique(which):
             chosen = which == part
-            ids[chosen] = self._parts[part][places[chosen] - begins[part]]
+            ids[chosen] = self._parts[part][positions[chosen] - begins[part]]
         return int(ids) if isinstance(at, int) else ids
 
     def _refuse_shortened(self) -> None:
@@ -126,23 +129,24 @@ def _give_back(mapped: mmap.mmap) -> None:
 class Encoded:
     """What stands in the cache under one key.
 
-    ``known`` is whether it stood there already; ``told`` is the manifest.
+    ``known`` is whether it stood there already.
     """
 
     folder: Path
-    told: dict[str, Any]
+    manifest: dict[str, Any]
     known: bool
 
     def tokens(self, ends: Iterable[int] = ()) -> Tokens:
         """Return the ids, with ``ends`` after them."""
-        names = [file["name"] for file in self.told["files"]]
+        names = [file["name"] for file in self.manifest["files"]]
         shards = [self.folder / name for name in names if name.startswith("tokens-")]
-        return Tokens(shards, self.told["dtype"], ends)
+        return Tokens(shards, self.manifest["dtype"], ends)
 
     def array(self, name: str) -> NDArray[Any]:
         """Return an array that was kept beside the ids."""
-        found: NDArray[Any] = np.load(self.folder / f"{name}.npy", allow_pickle=False)
-        return found
+        path = self.folder / f"{name}.npy"
+        values: NDArray[Any] = np.load(path, allow_pickle=False)
+        return values
 
 
 class Writer:
@@ -208,31 +212,31 @@ def encoded(
         UserError: the cache cannot be written, as on a full disk; nothing is left behind.
     """
     folder = cache() / digest(key)
-    told = _intact(folder, key)
-    if told is not None:
-        return Encoded(folder, told, True)
+    manifest = _intact(folder, key)
+    if manifest is not None:
+        return Encoded(folder, manifest, True)
     partial = folder.with_name(f"{folder.name}.partial")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = folder.with_name(f"{folder.name}.lock")
         busy = f"{folder}: this is being encoded already"
         with held(lock, busy, "set UNROLLED_CACHE to another folder", blocking=True):
-            told = _intact(folder, key)  # another process may have written it by now
-            if told is not None:
-                return Encoded(folder, told, True)
+            # another process may have written it by now
+            manifest = _intact(folder, key)
+            if manifest is not None:
+                return Encoded(folder, manifest, True)
             for old in (folder, partial):
                 shutil.rmtree(old, ignore_errors=True)
             partial.mkdir()
             try:
-                told = {"key": dict(key), "dtype": dtype} | _written(
-                    Writer(partial, dtype), make
-                )
-                write_json(partial / MANIFEST, signed(told))
+                content = _written(Writer(partial, dtype), make)
+                manifest = {"key": dict(key), "dtype": dtype, **content}
+                write_json(partial / MANIFEST, signed(manifest))
                 partial.rename(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
             sync(folder.parent)
-            return Encoded(folder, told, False)
+            return Encoded(folder, manifest, False)
     except OSError as error:
         raise _no_cache(error) from None
 
@@ -251,16 +255,15 @@ def _written(
 def _intact(folder: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the manifest when it is of this key, and it and every file have their hashes."""
     try:
-        told = read_signed(folder / MANIFEST)
-        if told["key"] != as_json(key):
+        manifest = read_signed(folder / MANIFEST)
+        if manifest["key"] != as_json(key):
             return None  # a folder that was put in the place of another
-        if any(
-            sha256(folder / entry["name"]) != entry["sha256"] for entry in told["files"]
-        ):
-            return None
+        for entry in manifest["files"]:
+            if sha256(folder / entry["name"]) != entry["sha256"]:
+                return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return told
+    return manifest
 
 
 def as_json(values: Mapping[str, Any]) -> Any:
@@ -275,11 +278,11 @@ def signed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_signed(path: Path) -> dict[str, Any]:
     """Return what ``signed`` wrote into a file. Raises OSError, ValueError: it was altered."""
-    told = read_json(path)
-    known = told.pop("sha256", None)
-    if known != _sum(told):
+    values = read_json(path)
+    known = values.pop("sha256", None)
+    if known != _sum(values):
         raise ValueError("it was altered")
-    return told
+    return values
 
 
 def _sum(values: Mapping[str, Any]) -> str:
@@ -331,10 +334,10 @@ def unchanged(*paths: Path) -> Iterator[None]:
 
 def refuse_changed(watched: Iterable[Watched]) -> None:
     """Raise DataError where one of the files is no longer the one that reading began with."""
-    for each in watched:
-        if each.changed():
+    for file in watched:
+        if file.changed():
             raise DataError(
-                "the file changed while it was read; start again", each.path
+                "the file changed while it was read; start again", file.path
             )
 
 
@@ -348,8 +351,9 @@ def cache() -> Path:
 
 def digest(key: Mapping[str, Any]) -> str:
     """Return the name of a key."""
-    told = json.dumps({"format": FORMAT, "version": __version__, **key}, sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:32]
+    content = {"format": FORMAT, "version": __version__, **key}
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _no_cache(error: OSError) -> UserError:

@@ -1,27 +1,18 @@
-"""What a data file is, told from its content: table, JSON lines or running text; header; quotes."""
+"""Whether lines are rows of a table, told from how even they are: delimiter, header, quotes."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+Cells = Sequence[str]  # of a row, or of a column
+Rows = Sequence[Cells]
 DELIMITERS = ("\t", ";", "|", ",")
-NAMES = {"\t": "tab", ";": "semicolon", "|": "bar", ",": "comma"}
-KINDS = {
-    "text": "plain text",
-    "jsonl": "JSON lines",
-    "conllu": "CoNLL-U",
-    "trees": "Penn trees",
-    "dictionary": "pronunciation dictionary",
-    "parquet": "Parquet",
-    "folder": "folder of texts",
-    "hub": "data set of the hub",
-}
-OBJECTS = {"jsonl", "parquet", "hub"}  # kinds of which a row by itself is a JSON object
 NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?%?\s*", re.ASCII)
+FEW = 4  # fewer rows than these tell no labels from texts
+LABELS = 200  # distinct ones of a column at most
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-"})
 
 # Words people put over a column. Only a first row of short, distinct cells is held against them.
@@ -40,66 +31,6 @@ tree trees tweet upos user utterance value word words x y zh
 KNOWN = frozenset(_KNOWN.split())
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
-    """How a data file is written.
-
-    Attributes:
-        kind: rows of fields, JSON objects one a line, running text, sentences of words, trees in
-            brackets, words with their sounds, columns of Parquet, a text a file, a data set of the
-            hub, or one of ``formats``; the keys of ``KINDS``, and ``table``.
-        delimiter: what stands between the fields of a table; None otherwise.
-        header: the first row of a table holds the names of the columns.
-        quoted: fields may stand in double quotes, with "" for a quote inside.
-        encoding: the name of the text encoding, such as "utf-8".
-        newline: the line end as found: a line feed, a carriage return, both, or "mixed".
-        comments: lines with # that stand before a table and are passed over.
-        gzip, zip: the file is compressed, or stands in a zip archive.
-        without: columns that cannot be read, and files such as README.md that hold no data.
-    """
-
-    kind: str
-    delimiter: str | None = None
-    header: bool = False
-    quoted: bool = False
-    encoding: str = "utf-8"
-    newline: str = "\n"
-    gzip: bool = False
-    zip: bool = False
-    comments: int = 0
-    without: tuple[str, ...] = ()
-
-    @property
-    def named(self) -> bool:
-        """Whether every file of this kind names its columns."""
-        return self.header or self.kind not in ("table", "text")
-
-    @property
-    def objects(self) -> bool:
-        """Whether a row by itself is written as a JSON object."""
-        return self.kind in OBJECTS
-
-    def describe(self) -> str:
-        """Return one line for people: "tab-separated, header, UTF-8"."""
-        packed = [name for name in ("gzip", "zip") if getattr(self, name)]
-        if self.without:
-            more = f" and {len(self.without) - 3} more" if len(self.without) > 3 else ""
-            packed.append(f"without {', '.join(self.without[:3])}{more}")
-        if self.kind in ("parquet", "folder", "hub"):
-            return ", ".join([KINDS[self.kind], *packed])
-        words = [KINDS[self.kind]] if self.kind != "table" else []
-        if self.kind == "table":
-            words.append(
-                f"{NAMES[self.delimiter]}-separated" if self.delimiter else "one column"
-            )
-            words.append("header" if self.header else "no header")
-            # with commas quoting is what everyone expects
-            words += ["quoted"] if self.quoted and self.delimiter != "," else []
-        words.append(self.encoding.upper())
-        words += ["mixed line ends"] if self.newline == "mixed" else []
-        return ", ".join(words + packed)
-
-
 def fields(count: int) -> str:
     """Return a number of fields in words."""
     return f"{count} field" if count == 1 else f"{count} fields"
@@ -108,29 +39,6 @@ def fields(count: int) -> str:
 def is_number(cell: str) -> bool:
     """Return whether a cell is written as a number; blanks around it do not matter."""
     return NUMBER.fullmatch(cell) is not None
-
-
-def looks_like_jsonl(lines: Sequence[str]) -> bool:
-    """Return whether most of the lines that are not blank are JSON objects (or were meant to be).
-
-    A line that only starts with a brace and does not parse counts as a fault of the file, not as
-    text, when the file's other lines are objects.
-    """
-    written = [line.strip() for line in lines if line.strip()][:50]
-    if not written:
-        return False
-    objects = sum(_is_object(line) for line in written)
-    meant = sum(line.startswith('{"') for line in written)
-    return objects > 0 and max(objects, meant) * 2 > len(written)
-
-
-def _is_object(line: str) -> bool:
-    if not line.startswith("{"):
-        return False
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def find_delimiter(head: str, *, named_table: bool) -> str | None:
@@ -145,56 +53,72 @@ def find_delimiter(head: str, *, named_table: bool) -> str | None:
     for order, delimiter in enumerate(DELIMITERS):
         if delimiter not in head:
             continue
-        readings = [
-            _split_all(text, delimiter) for text in (_masked(head, delimiter), head)
-        ]
-        rows = max(readings, key=lambda rows: (usual_width(rows)[1], -len(rows)))
-        width, share = usual_width(rows)
+        masked = _masked(head, delimiter)
+        # quotes may be part of the text: what gives the more even rows is taken
+        readings = [_split_all(text, delimiter) for text in (masked, head)]
+        rows = max(readings, key=_evenness)
+        width, evenness = usual_width(rows)
         if width < 2:
             continue
         cells = [row for row in rows if len(row) == width]
         closed = closed_columns(cells)
         first = named_table and len(rows[0]) == width
         if first or _is_table(
-            delimiter, cells, share, closed=closed, named_table=named_table
+            delimiter, cells, evenness, closed=closed, named_table=named_table
         ):
-            fitting.append(
-                (share >= 0.9, delimiter == "\t", closed, share, -order, delimiter)
-            )
+            is_even = evenness >= 0.9
+            is_tab = delimiter == "\t"
+            rank = (is_even, is_tab, closed, evenness, -order, delimiter)
+            fitting.append(rank)
     return max(fitting)[-1] if fitting else None
 
 
 def _is_table(
     delimiter: str,
-    cells: Sequence[Sequence[str]],
-    share: float,
+    rows: Rows,
+    evenness: float,
     *,
     closed: int,
     named_table: bool,
 ) -> bool:
+    """Return whether rows of the usual width, of all rows a share ``evenness``, are a table's."""
     if named_table:
-        return share > 0.5
-    if (
-        delimiter == "\t"
-    ):  # tabs are rare in prose, but a program's lines are indented with them
-        indented = sum(not row[0].strip() for row in cells)
-        return share > 0.5 and indented * 2 <= len(cells)
+        return evenness > 0.5
+    if delimiter == "\t":
+        # tabs are rare in prose, but a program's lines are indented with them
+        indented = sum(not row[0].strip() for row in rows)
+        return evenness > 0.5 and indented * 2 <= len(rows)
     if closed:
-        return share >= 0.6
+        return evenness >= 0.6
+    if evenness < 0.95:
+        return False
     # prose has a blank after its commas; a table of texts has none, or names its columns
-    later = [cell for row in cells for cell in row[1:]]
-    spaced = sum(not cell or cell.startswith(" ") for cell in later)
-    return share >= 0.95 and (spaced * 2 < len(later) or names_columns(cells))
+    spaced = 0
+    later = 0
+    for row in rows:
+        cells = row[1:]
+        later += len(cells)
+        spaced += sum(not cell or cell.startswith(" ") for cell in cells)
+    return spaced * 2 < later or names_columns(rows)
 
 
 def _split_all(text: str, delimiter: str) -> list[list[str]]:
-    return [line.split(delimiter) for line in text.split("\n") if line.strip()]
+    lines = text.split("\n")
+    return [line.split(delimiter) for line in lines if line.strip()]
+
+
+def _evenness(rows: Rows) -> tuple[float, int]:
+    """Return what is larger for more even rows; of equally even ones, for fewer."""
+    _, evenness = usual_width(rows)
+    return evenness, -len(rows)
 
 
 def _masked(text: str, delimiter: str) -> str:
     """Return the text with quoted fields that hold delimiters or line ends made plain."""
-    d = re.escape(delimiter)
-    field = re.compile(rf'((?:^|{d}) *)"((?:[^"]|"")*+)"(?= *(?:{d}|$))', re.MULTILINE)
+    mark = re.escape(delimiter)
+    field = re.compile(
+        rf'((?:^|{mark}) *)"((?:[^"]|"")*+)"(?= *(?:{mark}|$))', re.MULTILINE
+    )
 
     def plain(match: re.Match[str]) -> str:
         content = match.group(2)
@@ -204,75 +128,91 @@ def _masked(text: str, delimiter: str) -> str:
     return field.sub(plain, text) if '"' in text else text
 
 
-def usual_width(rows: Sequence[Sequence[str]]) -> tuple[int, float]:
+def usual_width(rows: Rows) -> tuple[int, float]:
     """Return the commonest number of fields and the share of rows that have it (0 for no rows)."""
     if not rows:
         return 0, 0.0
+    counts = Counter(map(len, rows))
     # of equally common widths the larger one: a lone field is more often a stray line
-    width, count = max(
-        Counter(map(len, rows)).items(), key=lambda item: (item[1], item[0])
-    )
-    return width, count / len(rows)
+    width = max(counts, key=lambda width: (counts[width], width))
+    return width, counts[width] / len(rows)
 
 
-def closed_columns(rows: Sequence[Sequence[str]]) -> int:
+def closed_columns(rows: Rows) -> int:
     """Return how many columns hold numbers only, or a few words again and again, below row one."""
     body = rows[1:] or rows
-    columns = [_bare(column) for column in zip(*body, strict=True)]
+    columns = map(_bare, zip(*body, strict=True))
     return sum(_numeric(column) or _closed(column) for column in columns)
 
 
-def _numeric(column: Sequence[str]) -> bool:
-    values = [cell for cell in column if cell.strip().lower() not in MISSING]
-    return bool(values) and sum(map(is_number, values)) >= 0.9 * len(values)
+def _numeric(column: Cells) -> bool:
+    filled = [cell for cell in column if not _is_missing(cell)]
+    numbers = sum(map(is_number, filled))
+    return bool(filled) and numbers >= 0.9 * len(filled)
 
 
-def _closed(column: Sequence[str]) -> bool:
+def _is_missing(cell: str) -> bool:
+    """Return whether a cell says that there is no number."""
+    return cell.strip().lower() in MISSING
+
+
+def _closed(column: Cells) -> bool:
     """Return whether a column looks like labels: single words, nearly all of them repeated."""
-    counts = Counter(cell.strip() for cell in column)
-    if len(column) < 4 or any(not word or " " in word for word in counts):
+    if len(column) < FEW:
         return False
-    return len(counts) * 2 <= len(column) and len(counts) <= 200
+    counts = Counter(cell.strip() for cell in column)
+    if not all(map(_is_word, counts)):
+        return False
+    distinct = len(counts)
+    return distinct <= LABELS and distinct * 2 <= len(column)
 
 
-def find_header(rows: Sequence[Sequence[str]]) -> bool:
+def _is_word(cell: str) -> bool:
+    return bool(cell) and " " not in cell
+
+
+def find_header(rows: Rows) -> bool:
     """Return whether the first of these rows (all of one width) names the columns.
 
     It does when its cells are distinct, hold no numbers, and either one stands over numbers, or
     one is a word that people name columns with, or one stands over labels that never repeat it.
     A first row 1, 2, 3, ... that numbers the columns of a table is a header too.
     """
-    first = [cell.strip().strip('"').strip() for cell in rows[0]]
+    first = _bare(rows[0])
     body = list(zip(*rows[1:], strict=True))
     if _counts_columns(first, body):
         return True
-    if any(is_number(cell) for cell in first) or not any(first):
+    if any(map(is_number, first)) or not any(first):
         return False
     named = [cell for cell in first if cell]
-    if not all(_short(cell) for cell in named):
+    if not all(map(_short, named)):
         return False
-    over_numbers = any(
-        cell.lower() not in MISSING and _numeric(_bare(column))
-        for cell, column in zip(first, body, strict=False)
-    )
-    if over_numbers:
+    # where the first row is all there is, it stands over nothing
+    columns = list(zip(first, map(_bare, body), strict=False))
+    if any(
+        cell.lower() not in MISSING and _numeric(column) for cell, column in columns
+    ):
         return True
-    if len({cell.lower() for cell in named}) < len(named) or not names_columns([first]):
+    distinct = {cell.lower() for cell in named}
+    if len(distinct) < len(named) or not names_columns([first]):
         return _over_labels(first, body)
-    repeated = any(
-        cell in _bare(column) for cell, column in zip(first, body, strict=False)
-    )
-    return not repeated
+    return not any(cell in column for cell, column in columns)
 
 
-def names_columns(rows: Sequence[Sequence[str]]) -> bool:
+def names_columns(rows: Rows) -> bool:
     """Return whether the first row has short cells, more than half of them usual column names."""
-    cells = [cell.strip().strip('"') for cell in rows[0]] if rows else []
-    known = sum(
-        bool(KNOWN & {_stem(cell), *re.split(r"[_\- .]", _stem(cell))})
-        for cell in cells
-    )
-    return all(_short(cell) for cell in cells) and known * 2 > len(cells)
+    if not rows:
+        return False
+    cells = [cell.strip().strip('"') for cell in rows[0]]
+    known = sum(map(_is_known, cells))
+    return all(map(_short, cells)) and known * 2 > len(cells)
+
+
+def _is_known(cell: str) -> bool:
+    """Return whether a name, or a word of it, is one that people put over a column."""
+    stem = _stem(cell)
+    words = re.split(r"[_\- .]", stem)
+    return not KNOWN.isdisjoint((stem, *words))
 
 
 def _stem(cell: str) -> str:
@@ -282,44 +222,62 @@ def _stem(cell: str) -> str:
 
 def _short(cell: str) -> bool:
     """Return whether a cell could be a name: at most four words and no end of a sentence."""
-    return (
-        len(cell) <= 40
-        and len(cell.split()) <= 4
-        and not cell.endswith((".", "!", "?", "…"))
-    )
+    words = cell.split()
+    if len(cell) > 40 or len(words) > 4:
+        return False
+    return not cell.endswith((".", "!", "?", "…"))
 
 
-def _bare(column: Sequence[str]) -> list[str]:
+def _bare(column: Cells) -> list[str]:
     return [cell.strip().strip('"').strip() for cell in column]
 
 
-def _over_labels(first: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
+def _over_labels(first: Cells, body: Rows) -> bool:
     """Return whether row one has single words only, over texts and over labels without it."""
-    if any(" " in cell or not cell for cell in first) or len(set(first)) < len(first):
+    if not all(map(_is_word, first)):
+        return False
+    if len(set(first)) < len(first):
         return False
     columns = [_bare(column) for column in body]
-    texts = any(
-        sum(" " in cell for cell in column) >= 0.8 * len(column) for column in columns
-    )
-    over = [cell not in column for cell, column in zip(first, columns, strict=False)]
-    labels = any(
-        _closed(column) and new and min(Counter(column).values()) > 1
-        for column, new in zip(columns, over, strict=True)
-    )
-    return texts and labels and all(over)
+    # a name that its column repeats is a cell like the others
+    named = zip(first, columns, strict=False)
+    if any(cell in column for cell, column in named):
+        return False
+    texts = any(map(_are_texts, columns))
+    return texts and any(map(_are_labels, columns))
 
 
-def _counts_columns(first: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
+def _are_texts(column: Cells) -> bool:
+    """Return whether nearly all cells are more than a word."""
+    several = sum(" " in cell for cell in column)
+    return several >= 0.8 * len(column)
+
+
+def _are_labels(column: Cells) -> bool:
+    """Return whether a column looks like labels, of which each one occurs again."""
+    if not _closed(column):
+        return False
+    counts = Counter(column)
+    return min(counts.values()) > 1
+
+
+def _counts_columns(first: Cells, body: Rows) -> bool:
     """Return whether row one is 1, 2, 3, ... or 0, 1, 2, ... with at most one word after them."""
     digits = [int(cell) for cell in first if re.fullmatch("[0-9]{1,9}", cell)]
-    last_is_name = (
-        not first[-1].isdigit() and _short(first[-1]) and not is_number(first[-1])
-    )
-    run = digits in (list(range(len(digits))), list(range(1, len(digits) + 1)))
-    if len(digits) < 3 or not run or len(digits) != len(first) - 1 or not last_is_name:
+    count = len(digits)
+    if count < 3 or count != len(first) - 1:
+        return False
+    from_zero = list(range(count))
+    from_one = list(range(1, count + 1))
+    if digits not in (from_zero, from_one):
+        return False
+    last = first[-1]
+    if last.isdigit() or is_number(last):
+        return False
+    if not _short(last):
         return False
     # a word that also stands below it is an answer, and this a row like the others
-    return bool(body) and first[-1] not in _bare(body[-1])
+    return bool(body) and last not in _bare(body[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,27 +295,30 @@ def count_quotes(text: str, delimiter: str) -> Quotes:
 
     A field may run over several lines only where reading line by line gives uneven rows.
     """
-    lines = [line for line in text.split("\n") if line.strip()]
-    even = usual_width([line.split(delimiter) for line in lines])[1] == 1.0
-    d = re.escape(delimiter)
-    inner = r'[^"\n]' if even and delimiter != "," else r'[^"]'
-    start = re.compile(rf'(?:^|{d}) *"', re.MULTILINE)
+    rows = _split_all(text, delimiter)
+    _, evenness = usual_width(rows)
+    mark = re.escape(delimiter)
+    inner = r'[^"\n]' if evenness == 1.0 and delimiter != "," else r'[^"]'
+    start = re.compile(rf'(?:^|{mark}) *"', re.MULTILINE)
     field = re.compile(
-        rf'(?:^|{d}) *"((?:{inner}|"")*+)" *(?=[{d}\n]|\Z)', re.MULTILINE
+        rf'(?:^|{mark}) *"((?:{inner}|"")*+)" *(?=[{mark}\n]|\Z)', re.MULTILINE
     )
-    closed = needed = broken = position = 0
+    special = re.compile(rf'[{mark}\n"]')
+    closed = 0
+    needed = 0
+    broken = 0
+    position = 0
     while opening := start.search(text, position):
-        if match := field.match(text, opening.start()):
-            closed += 1
-            content = match.group(1)
-            needed += not content or any(
-                mark in content for mark in (delimiter, "\n", '"')
-            )
-            position = match.end()
-        else:
+        match = field.match(text, opening.start())
+        if match is None:
             broken += text.find('"', opening.end()) >= 0
             position = opening.end()
-    return Quotes(closed, needed, broken, len(lines))
+            continue
+        closed += 1
+        content = match.group(1)
+        needed += not content or special.search(content) is not None
+        position = match.end()
+    return Quotes(closed, needed, broken, len(rows))
 
 
 def is_quoted(quotes: Quotes, delimiter: str) -> bool:

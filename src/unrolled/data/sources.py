@@ -9,16 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from unrolled.core.errors import DataError, UsageError, UserError, shown
+from unrolled.core.errors import DataError, UsageError, shown
 from unrolled.data import folders, hub
 from unrolled.data.archives import MAX_ROW, find
 from unrolled.data.charsets import check_encoding
 from unrolled.data.folders import Parts
-from unrolled.data.jsonl import json_object
-from unrolled.data.lines import check_file, nfc
-from unrolled.data.reader import EMPTY, Reader, reader_of
-from unrolled.data.records import BadQuoteError, split
-from unrolled.data.sniff import Format, fields
+from unrolled.data.formats import Format
+from unrolled.data.lines import EMPTY, check_file, nfc
+from unrolled.data.reader import Reader, reader_of
 
 __all__ = [
     "Document",
@@ -33,6 +31,7 @@ __all__ = [
 ]
 
 OnError = Literal["stop", "skip"]
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # what archives begin with
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +56,18 @@ class Table:
     skipped: list[DataError] = field(default_factory=list)
     parts: Parts = field(default_factory=list, kw_only=True)
 
-    def place(self, line: int) -> tuple[str, int]:
+    def position(self, line: int) -> tuple[str, int]:
         """Return the file that a line of ``lines`` is in, and the line there."""
-        return place(self.path, self.parts, line)
+        return _position(self.path, self.parts, line)
 
 
-def place(path: str, parts: Parts, line: int) -> tuple[str, int]:
+def _position(path: str, parts: Parts, line: int) -> tuple[str, int]:
     """Return (file, line in it) for a line counted over the files of ``parts``."""
-    at = bisect.bisect_left(parts, line, key=lambda part: part[0]) - 1
-    return (parts[at][1], line - parts[at][0]) if at >= 0 else (path, line)
+    index = bisect.bisect_left(parts, line, key=lambda part: part[0]) - 1
+    if index < 0:
+        return path, line
+    before, name = parts[index]
+    return name, line - before
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def read(
         needed=needed,
         max_row=max_row,
     )
-    if rows.format.kind == "text":
+    if rows.format.row_format.running:
         text = "".join(rows.text())
         if not text.strip():
             raise DataError(EMPTY, path)
@@ -121,12 +123,17 @@ def read(
         lines.append(line)
         values.append(row)
     if not values and limit != 0:
-        raise DataError(
-            _nothing_left(rows), path, rows.skipped[0].line if rows.skipped else 1
-        )
-    found = Table(str(path), rows.format, rows.columns, values, lines, rows.skipped)
-    found.parts.extend(rows.parts)
-    return found
+        first = rows.skipped[0].line if rows.skipped else 1
+        raise DataError(_nothing_left(rows), path, first)
+    return Table(
+        str(path),
+        rows.format,
+        rows.columns,
+        values,
+        lines,
+        rows.skipped,
+        parts=list(rows.parts),
+    )
 
 
 def _nothing_left(rows: Rows) -> str:
@@ -170,15 +177,13 @@ def _reader(
         return hub.reader_of_hub(str(path))
     path = Path(path)
     if path.is_dir():
-        return folders.together(
-            path, folders.in_folder(path, max_row), encoding, needed, parts
-        )
+        files = folders.in_folder(path, max_row)
+        return folders.together(path, files, encoding, needed, parts)
     check_file(path)
     origin = find(path, max_row)
-    if not origin.gzip and origin.head(4) in (b"PK\x03\x04", b"PK\x05\x06"):
-        return folders.together(
-            path, folders.in_zip(path, max_row), encoding, needed, parts
-        )
+    if not origin.gzip and origin.head(4) in _ZIP:
+        files = folders.in_zip(path, max_row)
+        return folders.together(path, files, encoding, needed, parts)
     return reader_of(origin, encoding, needed)
 
 
@@ -214,9 +219,9 @@ class Rows(Iterator[tuple[int, tuple[Any, ...]]]):
         for _, (line,) in self:
             yield line + "\n"
 
-    def place(self, line: int) -> tuple[str, int]:
+    def position(self, line: int) -> tuple[str, int]:
         """Return the file that a line is in, and the line there."""
-        return place(str(self.path), self.parts, line)
+        return _position(str(self.path), self.parts, line)
 
     def _report(self, error: DataError) -> None:
         if self._stop:
@@ -239,33 +244,11 @@ def parse_row(line: str, format: Format, columns: Sequence[str]) -> tuple[Any, .
     Raises:
         UsageError: more fields than columns, an unclosed quote, or not a JSON object.
     """
-    line = nfc(line)
-    if format.kind in ("text", "folder", "dictionary"):
-        return (line,)
-    if format.kind in ("conllu", "trees"):
-        return (line.split(),)
-    if format.objects:
-        try:
-            found = json_object(line)
-        except UserError as error:
-            raise UsageError(f"row {shown(line)}: {error}") from None
-        return tuple(found.get(column) for column in columns)
-    try:
-        cells = split(line, format, lambda: None)
-    except BadQuoteError as error:
-        raise UsageError(f"row {shown(line)}: {error}") from None
-    if len(cells) > len(columns):
-        raise UsageError(
-            f"row {shown(line)} has {fields(len(cells))}, but the data has {len(columns)} columns "
-            f"({', '.join(columns)})"
-        )
-    return tuple(cells)
+    return format.row_format.parse_row(nfc(line), format, columns)
 
 
 def fingerprint(path: str | Path) -> str:
     """Return what tells this version of a source from others: a SHA-256 of its bytes, mostly."""
-    return (
-        hub.fingerprint_of_hub(str(path))
-        if hub.is_hub(path)
-        else folders.fingerprint(Path(path))
-    )
+    if hub.is_hub(path):
+        return hub.fingerprint_of_hub(str(path))
+    return folders.fingerprint(Path(path))

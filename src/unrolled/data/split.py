@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from unrolled.core.errors import UsageError, UserError
 from unrolled.data.sources import nfc
 
+RANKS = 2**64  # of which each text has one
 ADVICE = "give a development file with data.dev=FILE"
 
 
@@ -35,13 +36,15 @@ def hold_out(
     ranks = [_rank(key, seed) for key in keys]
     distinct = sorted(set(ranks))
     if len(distinct) < 2:
-        what = (
-            "there are no rows"
-            if not keys
-            else f"all {len(keys):,} rows hold the same text"
-        )
+        what = "there are no rows"
+        if keys:
+            what = f"all {len(keys):,} rows hold the same text"
         raise UserError(f"nothing can be held out: {what}; add rows, or {ADVICE}")
-    limit = min(max(int(fraction * 2**64), distinct[0] + 1), distinct[-1])
+    limit = int(fraction * RANKS)
+    # one text at least on each side
+    least = distinct[0] + 1
+    limit = max(limit, least)
+    limit = min(limit, distinct[-1])
     dev = [number for number, rank in enumerate(ranks) if rank < limit]
     train = [number for number, rank in enumerate(ranks) if rank >= limit]
     return train, dev
@@ -66,13 +69,15 @@ def hold_out_some(
         UsageError: a fraction that is not between 0 and 1.
     """
     _check(fraction)
-    ranked = sorted(set(names), key=lambda name: _rank(name, seed))
-    count = min(max(1, round(fraction * len(ranked))), len(ranked) - 1)
+    distinct = set(names)
+    ranks = {name: _rank(name, seed) for name in distinct}
+    ranked = sorted(ranks, key=ranks.__getitem__)
+    count = max(1, round(fraction * len(ranked)))
+    count = min(count, len(ranked) - 1)
     held = set(ranked[:count])
-    return (
-        [i for i, name in enumerate(names) if name not in held],
-        [i for i, name in enumerate(names) if name in held],
-    )
+    train = [i for i, name in enumerate(names) if name not in held]
+    dev = [i for i, name in enumerate(names) if name in held]
+    return train, dev
 
 
 def split_text(text: str, fraction: float = 0.1) -> tuple[str, str]:
@@ -95,12 +100,15 @@ def cut_at(size: int, fraction: float) -> int:
         raise UserError(
             f"a text of {size} characters cannot be split; add text, or {ADVICE}"
         )
-    return min(max(int(size * (1 - fraction)), 1), size - 1)
+    kept = int(size * (1 - fraction))
+    # one character at least on each side
+    kept = max(1, kept)
+    return min(kept, size - 1)
 
 
 def is_held(key: str, seed: int, fraction: float) -> bool:
     """Whether ``hold_out`` holds a row out, among so many that each side gets some."""
-    return _rank(key, seed) < int(fraction * 2**64)
+    return _rank(key, seed) < int(fraction * RANKS)
 
 
 def _check(fraction: float) -> None:
@@ -112,5 +120,7 @@ def _check(fraction: float) -> None:
 
 def _rank(key: str, seed: int) -> int:
     """Return a number from 0 to 2**64 - 1 that depends on the seed and the NFC text alone."""
-    message = f"{seed}\0{nfc(key)}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(message, digest_size=8).digest(), "big")
+    text = f"{seed}\0{nfc(key)}"
+    message = text.encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(message, digest_size=8).digest()
+    return int.from_bytes(digest, "big")

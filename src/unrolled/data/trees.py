@@ -1,4 +1,4 @@
-"""Trees in the brackets of the Penn Treebank (Marcus et al. 1993), on one line or on several.
+"""Trees in the brackets of the Penn Treebank (Marcus et al. 1993): read, simplified, linearised.
 
 A tree is kept flat, so that none is too deep.
 """
@@ -6,16 +6,13 @@ A tree is kept flat, so that none is too deep.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from unrolled.core.errors import DataError, UserError, shown
-from unrolled.data.lines import SKIP_HINT, Report
+from unrolled.core.errors import UserError, shown
 from unrolled.scores.brackets import OUTERMOST, Span
 
-COLUMNS = ("words", "tree")
-NAME = re.compile(r"\.(ptb|mrg|penn|trees?)(\.gz)?$", re.IGNORECASE)
 TRACE = "-NONE-"
 ROOT = "ROOT"
 # of a linearised tree; every other token opens a bracket: (NP
@@ -49,14 +46,14 @@ def _tokens(spans: Sequence[Span], leaves: Iterable[str]) -> Iterator[str]:
     """Yield the brackets of a tree with its leaves between them."""
     ends = list[int]()
     following = 0
-    for place, leaf in enumerate(leaves):
-        while following < len(spans) and spans[following][1] == place:
+    for position, leaf in enumerate(leaves):
+        while following < len(spans) and spans[following][1] == position:
             label, _, end = spans[following]
             yield f"({label}"
             ends.append(end)
             following += 1
         yield leaf
-        while ends and ends[-1] == place + 1:
+        while ends and ends[-1] == position + 1:
             ends.pop()
             yield CLOSE
 
@@ -73,9 +70,9 @@ def parse(text: str) -> Tree:
     spans = list[Span]()
     opened = list[int]()
     tokens = _TOKEN.findall(text)
-    place = 0
+    index = 0
     tokens = [*tokens, "", ""]
-    while token := tokens[place]:
+    while token := tokens[index]:
         if token == CLOSE:
             if not opened:
                 raise UserError(
@@ -85,7 +82,7 @@ def parse(text: str) -> Tree:
             if start == len(words):
                 raise UserError(f"the bracket ({label[:40]} ) is empty; remove it")
             spans[opened.pop()] = (label, start, len(words))
-            place += 1
+            index += 1
             continue
         if token != "(":
             raise UserError(
@@ -96,20 +93,20 @@ def parse(text: str) -> Tree:
             raise UserError(
                 "a second tree begins where the first has ended; begin a new line"
             )
-        label = "" if tokens[place + 1] in "()" else tokens[place + 1]
+        label = "" if tokens[index + 1] in "()" else tokens[index + 1]
         if not label and opened:
             raise UserError("a bracket within the tree has no label; write (LABEL ...)")
-        place += 1 + bool(label)
-        if tokens[place] in ("(", CLOSE, ""):
+        index += 1 + bool(label)
+        if tokens[index] in ("(", CLOSE, ""):
             opened.append(len(spans))
             spans.append((label, len(words), -1))
-        elif tokens[place + 1] == CLOSE:
-            words.append(tokens[place])
+        elif tokens[index + 1] == CLOSE:
+            words.append(tokens[index])
             tags.append(label)
-            place += 2
+            index += 2
         else:
             raise UserError(
-                f"({label[:40]} {tokens[place][:40]} is not closed after its word"
+                f"({label[:40]} {tokens[index][:40]} is not closed after its word"
             )
     if opened:
         raise UserError(
@@ -195,81 +192,3 @@ def spans_of(tokens: Iterable[str]) -> list[Span]:
 def escape(word: str) -> str:
     """Return a word as it stands in a tree: -LRB- for a round bracket that opens."""
     return word.replace("(", "-LRB-").replace(")", "-RRB-")
-
-
-# ---------------------------------------------------------------------- files of trees
-
-
-def looks_like_trees(lines: Sequence[str]) -> bool:
-    """Return whether most of the first stretches of these lines, two or more, are trees."""
-    first = next((line for line in lines if line.strip()), "")
-    if not first.startswith("("):
-        return False
-    pieces = [text for _, text, _ in _pieces(enumerate(lines[:2000], 1), {})][:50]
-    return sum(map(_is_tree, pieces)) >= max(2, len(pieces) / 2)
-
-
-def _is_tree(text: str) -> bool:
-    try:
-        return bool(parse(text).spans)
-    except UserError:
-        return False
-
-
-def trees(
-    lines: Iterable[tuple[int, str]],
-    path: str,
-    report: Report,
-    lost: Mapping[int, DataError],
-) -> Iterator[tuple[int, tuple[list[str], str]]]:
-    """Yield (line it starts on, (its words without traces, the tree on one line)) for every tree.
-
-    A tree with a fault is reported where it starts, and left out whole. The next one begins on a
-    line that starts with a bracket, or after an empty line.
-
-    Args:
-        lines: the numbered lines of the file.
-        path: the file, for its errors.
-        report: takes the errors, one a tree.
-        lost: what is wrong with the lines that stand empty since they do not decode.
-    """
-    for line, text, fault in _pieces(lines, lost):
-        if fault is None:
-            try:
-                tree = parse(text)
-                row = list(plain(tree).words), str(tree)
-            except UserError as error:
-                fault = DataError(f"{error}, {SKIP_HINT}", path, line)
-        if fault is not None:
-            report(fault)
-            continue
-        yield line, row
-
-
-def _pieces(
-    lines: Iterable[tuple[int, str]], lost: Mapping[int, DataError]
-) -> Iterator[tuple[int, str, DataError | None]]:
-    """Yield (first line, text, fault) for the stretches of a file that are to be one tree each."""
-    held = list[str]()
-    first = 0
-    depth = 0
-    fault = None
-    for line, text in lines:
-        blank = not text.strip() and line not in lost
-        if held and (blank or text.startswith("(")):
-            yield first, "\n".join(held), fault
-            held = []
-            depth = 0
-            fault = None
-        if blank:
-            continue
-        first = first if held else line
-        held.append(text)
-        fault = fault or lost.get(line)
-        depth += text.count("(") - text.count(")")
-        if depth <= 0 and fault is None:
-            yield first, "\n".join(held), None
-            held = []
-            depth = 0
-    if held:
-        yield first, "\n".join(held), fault

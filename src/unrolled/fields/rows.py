@@ -16,7 +16,7 @@ NumberedRow = tuple[int, Sequence[Any]]
 class Positions(Protocol):
     """What knows in which file a line is, and on which line there: a table, or its reader."""
 
-    def place(self, line: int) -> tuple[str, int]:
+    def position(self, line: int) -> tuple[str, int]:
         """Return the file of a line, and the line in it."""
         ...
 
@@ -49,7 +49,7 @@ def valid_rows(
         try:
             checked = check(row)
         except InvalidCell as error:
-            row_error = invalid_row(error, *positions.place(line))
+            row_error = invalid_row(error, *positions.position(line))
             if on_error != "skip":
                 raise row_error from None
             errors.append(row_error)

@@ -117,7 +117,7 @@ def gather(
     # breaks that stood before the last row of each sequence
     breaks_before: dict[str, int] = {}
     for index, (row, line) in enumerate(rows):
-        name = table.place(line)[0] if sequence is None else label(row[sequence])
+        name = table.position(line)[0] if sequence is None else label(row[sequence])
         pieces = groups.setdefault(name, [[]])
         # a row that the reader left out is a gap in whichever sequence it was
         before = bisect.bisect(breaks, line)
@@ -127,7 +127,7 @@ def gather(
         try:
             _check(table, row, numbers, answer, check)
         except InvalidCell as invalid:
-            error = invalid_row(invalid, *table.place(line))
+            error = invalid_row(invalid, *table.position(line))
             if not skip:
                 raise error from None
             errors.append(error)

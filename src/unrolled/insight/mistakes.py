@@ -147,7 +147,7 @@ def _mistake(
             line = int(frames.lines[step])
     else:
         text = (_text(task, data, cells), "", "")
-    path, line = data.place(line)
+    path, line = data.position(line)
     return Mistake(
         path=path,
         line=line,
@@ -168,7 +168,7 @@ def _texts(data: Table, written: GeneratedTexts, count: int) -> list[Mistake]:
     spaced = np.linspace(0, total - 1, min(count, total))
     texts = []
     for index in np.unique(spaced.astype(np.int64)).tolist():
-        path, line = data.place(int(written.lines[index]))
+        path, line = data.position(int(written.lines[index]))
         references = dict.fromkeys(written.references[index])
         text = Mistake(
             path=path,

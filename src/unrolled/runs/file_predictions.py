@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unrolled.core.errors import DataError
-from unrolled.data import conllu, dictionary, trees
 from unrolled.data.aligned import Line, Lines
+from unrolled.data.formats import FORMATS
 from unrolled.data.shards import unchanged
 from unrolled.data.sources import Rows, read, rows_of
 from unrolled.fields.series import Series
@@ -26,14 +25,6 @@ CHUNK = 256  # rows answered together; what is read of a file at once
 # lines of a text answered together, and their characters
 LINES = 1024
 CHARACTERS = 1 << 22
-# names of files that are no plain text
-TABLES = re.compile(r"\.(csv|tsv|jsonl|ndjson|parquet|zip)(\.gz)?$", re.IGNORECASE)
-OTHERS = (TABLES, conllu.NAME, dictionary.NAME, trees.NAME)
-
-
-def names_a_table(name: str) -> bool:
-    """Whether the name of a file says that it is no plain text."""
-    return any(pattern.search(name) for pattern in OTHERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +77,9 @@ def predict_file(
     task = predictor.task
     data = reading.data
     schema = reading.schema
-    may_be_lines = as_lines and task.is_generative
-    if may_be_lines and path.is_file() and not names_a_table(path.name):
+    named = any(known.names(path.name) for known in FORMATS)
+    may_be_lines = as_lines and task.is_generative and not named
+    if may_be_lines and path.is_file():
         lines = LineRows(path, data.encoding, schema.inputs[0], data.max_row)
         return FilePredictions(lines, _predict_lines(predictor, lines))
     # a text of a thousand sentences is not given up for one of them
@@ -132,7 +124,7 @@ def _predict_rows(
                 continue
             prediction = next(predictions)
             if isinstance(prediction, str):
-                error = DataError(prediction, *rows.place(line))
+                error = DataError(prediction, *rows.position(line))
                 if not skip:
                     raise error
                 errors.append(error)
@@ -222,8 +214,8 @@ def _predict_lines(
     """
     for chunk in rows.chunks():
         predictions: dict[int, Prediction] = {}
-        reasons = {line.number: line.fault for line in chunk if line.fault}
-        valid = [line for line in chunk if not line.fault]
+        reasons = {line.number: line.error for line in chunk if line.error}
+        valid = [line for line in chunk if not line.error]
         answered = predictor.predict_each([(line.text,) for line in valid])
         for line, prediction in zip(valid, answered, strict=True):
             if isinstance(prediction, str):

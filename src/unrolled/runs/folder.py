@@ -39,7 +39,7 @@ from unrolled.core.files import exists, read_json, refuse_strange, sha256
 from unrolled.core.locks import LOCK, is_lock
 from unrolled.core.terminal import note
 from unrolled.core.words import either, option, resume
-from unrolled.data.sniff import Format
+from unrolled.data.sources import Format
 from unrolled.fields.frames import Frames
 from unrolled.runs.recipes import CONFIG, FILES, as_yaml, read_yaml
 from unrolled.tasks.base import FileLayout, Task

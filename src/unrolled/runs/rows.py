@@ -8,7 +8,7 @@ from typing import Any, cast
 from unrolled.core.errors import UsageError, UserError, listed, shown
 from unrolled.core.words import either
 from unrolled.data.archives import too_long
-from unrolled.data.jsonl import json_object, json_value
+from unrolled.data.json_values import json_object, json_value
 from unrolled.data.sources import nfc, parse_row
 from unrolled.fields.frames import Frames
 from unrolled.tasks.base import Task

@@ -186,7 +186,7 @@ def write_ids(
 
 def describe_encoding(kept: Encoded, recipe: Recipe, characters: int) -> list[str]:
     """Say what was encoded, and from what the vocabulary was learnt."""
-    count = kept.told["count"]
+    count = kept.manifest["count"]
     lines = []
     if recipe.data.tokenizer not in COUNTED and characters > SAMPLE:
         lines.append(
@@ -196,6 +196,6 @@ def describe_encoding(kept: Encoded, recipe: Recipe, characters: int) -> list[st
         return [*lines, f"encoded before: {count:,} tokens in {kept.folder}"]
     return [
         *lines,
-        f"encoded in {kept.told['seconds']:g} s by {processors()} processes: {count:,} tokens, "
+        f"encoded in {kept.manifest['seconds']:g} s by {processors()} processes: {count:,} tokens, "
         f"kept for later runs in {kept.folder}",
     ]

@@ -62,7 +62,9 @@ def prepare_table(file: ShardFile, task: Task | None) -> ShardParts | None:
     if output is not None:
         lines, offsets, targets = (np.asarray(kept.array(name)) for name in ARRAYS)
         rows = (lines, offsets, targets)
-    shards = Shards(kept.tokens(), kept.told["size"], kept.told["unknown"], rows)
+    shards = Shards(
+        kept.tokens(), kept.manifest["size"], kept.manifest["unknown"], rows
+    )
     dev = None
     if file.fraction:
         dev = _beginning(file, True, shard_files.SCORED)
@@ -123,11 +125,13 @@ def _describe(
         f"task: {task.name} ({task.pattern}) (task=NAME)",
         *describe_encoding(kept, recipe, survey["characters"]),
     ]
-    if kept.told["skipped"]:
+    if kept.manifest["skipped"]:
         # what is wrong with a row is often told in its own words
-        error = kept.told["fault"] if recipe.report.samples else kept.told["where"]
+        error = (
+            kept.manifest["fault"] if recipe.report.samples else kept.manifest["where"]
+        )
         lines.append(
-            f"skipped {kept.told['skipped']:,} faulty rows; the first: {error}"
+            f"skipped {kept.manifest['skipped']:,} faulty rows; the first: {error}"
         )
     if dev is not None:
         held = survey["rows"] - survey["kept"]

@@ -49,7 +49,7 @@ def prepare_text(file: ShardFile, task: Task | None) -> ShardParts | None:
     make = functools.partial(_write_text, file, tokenizer, cut)
     kept = file.encode(tokenizer, make)
     tokens = kept.tokens([tokenizer.eos_id])
-    shards = Shards(tokens, kept.told["size"], kept.told["unknown"])
+    shards = Shards(tokens, kept.manifest["size"], kept.manifest["unknown"])
     train = task.of_shards(shards)
     lines = [
         f"{file.path}: {file.head.format.describe()}, {total:,} characters",
@@ -58,7 +58,7 @@ def prepare_text(file: ShardFile, task: Task | None) -> ShardParts | None:
     ]
     dev = None
     if file.fraction:
-        text = kept.told["held"]
+        text = kept.manifest["held"]
         dev = Document(str(file.path), file.head.format, text)
         lines.append(
             f"held out the last {file.fraction:.0%} of the text, {total - cut:,} characters "

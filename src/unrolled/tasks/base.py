@@ -18,8 +18,7 @@ from unrolled.data.batches import Batch, BatchSource, by_length
 from unrolled.data.examples import Ints
 from unrolled.data.schema import Schema
 from unrolled.data.shards import Tokens
-from unrolled.data.sniff import Format
-from unrolled.data.sources import Document, Table
+from unrolled.data.sources import Document, Format, Table
 from unrolled.decoding.sampling import Sampling
 from unrolled.decoding.settings import Search
 from unrolled.fields.frames import Frames

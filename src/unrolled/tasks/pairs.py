@@ -599,7 +599,7 @@ class SourceText:
 def _error_of_row(table: Table, row: int, error: InvalidCell) -> DataError:
     """Return the error of a row, which is given by its index in the table."""
     line = table.lines[row]
-    return invalid_row(error, *table.place(line))
+    return invalid_row(error, *table.position(line))
 
 
 def columns_of_pair(schema: Schema) -> tuple[str, str]:

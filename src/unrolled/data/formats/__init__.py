@@ -1,21 +1,36 @@
-"""Formats of text files that are told by their content: one file each, and a line in ``FORMATS``.
+"""Formats of data files: one file each here, and a line in ``FORMATS``.
 
-The first whose ``looks_like`` says so reads the file; tables and running text are what is left.
+The first whose ``sniff`` recognises a file reads it, so that their order says which one wins:
+what the first bytes give away, then what the lines do, and tables and running text last.
 """
 
 from __future__ import annotations
 
-from unrolled.data.formats import json_array
-from unrolled.data.formats.base import TextFormat
-from unrolled.data.sniff import KINDS, OBJECTS
+from unrolled.data.formats.base import FileFormat, Format, format_of, register
+from unrolled.data.formats.conllu import ConlluFormat
+from unrolled.data.formats.dictionary import DictionaryFormat
+from unrolled.data.formats.folder import FolderFormat
+from unrolled.data.formats.hub import HubFormat
+from unrolled.data.formats.json_array import JsonArrayFormat
+from unrolled.data.formats.jsonl import JsonLinesFormat
+from unrolled.data.formats.parquet import ParquetFormat
+from unrolled.data.formats.table import TableFormat
+from unrolled.data.formats.text import TextFormat
+from unrolled.data.formats.trees import TreesFormat
 
-FORMATS: list[TextFormat] = [
-    json_array.FORMAT,
-]
+FORMATS: tuple[FileFormat, ...] = (
+    ParquetFormat(),
+    JsonArrayFormat(),
+    JsonLinesFormat(),
+    ConlluFormat(),
+    TreesFormat(),
+    DictionaryFormat(),
+    TableFormat(),
+    TextFormat(),
+)
+# rows that are those of no single file
+OTHERS = (FolderFormat(), HubFormat())
 
-for _format in FORMATS:
-    KINDS[_format.kind] = _format.title
-    if _format.objects:
-        OBJECTS.add(_format.kind)
+register(*FORMATS, *OTHERS)
 
-__all__ = ["FORMATS", "TextFormat"]
+__all__ = ["FORMATS", "OTHERS", "FileFormat", "Format", "format_of", "register"]

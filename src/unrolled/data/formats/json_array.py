@@ -5,27 +5,37 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 
 from unrolled.core.errors import DataError
 from unrolled.data.archives import BROKEN, Origin, is_too_long
-from unrolled.data.formats.base import Row, TextFormat
-from unrolled.data.jsonl import json_columns, json_rows
+from unrolled.data.formats.base import DataFile, FileFormat, Format, Head, Row, Sniffed
+from unrolled.data.formats.jsonl import ObjectRows
+from unrolled.data.json_values import json_columns, json_rows
 from unrolled.data.lines import Report, nfc
-from unrolled.data.sniff import Format
 
 _CHUNK = 1 << 16  # characters
 _LOOKED_AT = 50  # objects whose keys are the columns
 _BLANKS = "\ufeff \t\r\n"
 _MARK = re.compile(r'["\\{}\[\]]')
-Piece = tuple[
-    int, str | None
-]  # the line an object begins on, and its text; None: it is too long
+# the line an object begins on, and its text; None: it is too long
+Piece = tuple[int, str | None]
 
 
-def looks_like(name: str, head: str) -> bool:
-    """Return whether a text begins as an array of objects does."""
-    return re.match(r'\s*\[\s*\{\s*["}]', head) is not None
+class JsonArrayFormat(ObjectRows, FileFormat):
+    kind = "json_array"
+    title = "JSON array"
+
+    def sniff(self, head: Head) -> Sniffed | None:
+        if not re.match(r'\s*\[\s*\{\s*["}]', head.start):
+            return None
+        format = replace(head.packed, kind=self.kind)
+        return Sniffed(format, columns_of(head.origin, format))
+
+    def rows(self, file: DataFile, report: Report) -> Iterator[Row]:
+        pieces = objects(file.origin, file.format)
+        yield from json_rows(pieces, file.origin, file.columns, file.needed, report)
 
 
 def columns_of(origin: Origin, format: Format) -> list[str]:
@@ -35,17 +45,6 @@ def columns_of(origin: Origin, format: Format) -> list[str]:
     if not columns:
         raise DataError("this JSON array holds no object with a key", origin.name, 1)
     return columns
-
-
-def rows_of(
-    origin: Origin,
-    format: Format,
-    columns: list[str],
-    needed: Collection[str] | None,
-    report: Report,
-) -> Iterator[Row]:
-    """Yield (line, values) of each object; one that is too long or malformed is reported."""
-    yield from json_rows(objects(origin, format), origin, columns, needed, report)
 
 
 def objects(origin: Origin, format: Format) -> Iterator[Piece]:
@@ -81,9 +80,8 @@ class _Scanner:
         self.escaped = False  # whether the character before was a backslash in a string
         self.ended = False
         self.begun = 0  # the line on which the object that is read begins
-        self.parts: list[
-            str
-        ] = []  # its text so far, or what stands between two objects
+        # its text so far, or what stands between two objects
+        self.parts: list[str] = []
         self.size = 0
 
     def read(self, chunk: str) -> Iterator[Piece]:
@@ -168,6 +166,3 @@ class _Scanner:
             f"{excerpt!r} where an array holds objects alone; write [{{...}}, {{...}}]"
         )
         return DataError(message, self.origin.name, self.line)
-
-
-FORMAT = TextFormat("json_array", "JSON array", True, looks_like, columns_of, rows_of)

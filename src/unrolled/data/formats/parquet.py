@@ -11,7 +11,16 @@ from typing import Any
 
 from unrolled.core.errors import DataError, UserError
 from unrolled.data.archives import LARGE, RATIO, Origin
-from unrolled.data.jsonl import composed
+from unrolled.data.formats.base import (
+    DataFile,
+    FileFormat,
+    Format,
+    Head,
+    Row,
+    Sniffed,
+)
+from unrolled.data.formats.jsonl import ObjectRows
+from unrolled.data.json_values import composed
 from unrolled.data.lines import SKIP_HINT, Report
 
 MAGIC = b"PAR1"
@@ -21,6 +30,26 @@ _BOMB = (
     f"its values come to more than {RATIO} times its size, as those of a decompression bomb do; "
     "if you trust it, write it as JSON lines and give that file"
 )
+
+
+class ParquetFormat(ObjectRows, FileFormat):
+    kind = "parquet"
+    title = "Parquet"
+    suffixes = ("parquet",)
+    tabular = True
+    encoded = False
+
+    def sniff(self, head: Head) -> Sniffed | None:
+        if not head.bytes.startswith(MAGIC):
+            return None
+        origin = head.origin
+        columns, without = columns_of(origin)
+        zipped = origin.archive is not None
+        format = Format(self.kind, gzip=origin.gzip, zip=zipped, without=tuple(without))
+        return Sniffed(format, columns)
+
+    def rows(self, file: DataFile, report: Report) -> Iterator[Row]:
+        yield from rows_of(file.origin, file.columns, report)
 
 
 def columns_of(origin: Origin) -> tuple[list[str], list[str]]:
@@ -41,8 +70,8 @@ def columns_of(origin: Origin) -> tuple[list[str], list[str]]:
             )
         repeated = {name for name in schema.names if schema.names.count(name) > 1}
         if repeated:
-            told = f"several columns are named {min(repeated)!r}; rename all but one"
-            raise DataError(told, origin.name)
+            message = f"several columns are named {min(repeated)!r}; rename all but one"
+            raise DataError(message, origin.name)
         left_out = [column.name for column in without]
         return [name for name in schema.names if name not in left_out], left_out
 
@@ -79,14 +108,16 @@ def rows_of(
                 columns = [_cells(batch.column(name)) for name in names]
             except StopIteration:
                 if number != (said := file.metadata.num_rows):
-                    told = f"says it has {said:,} rows, and {number:,} were found; write it anew"
-                    raise DataError(told, origin.name) from None
+                    counts = f"says it has {said:,} rows, and {number:,} were found"
+                    message = f"{counts}; write it anew"
+                    raise DataError(message, origin.name) from None
                 return
             except (ArrowException, OSError, ValueError, OverflowError) as error:
-                told = f"cannot be read: {error}; copy the file anew, or write it in another way"
-                raise DataError(
-                    f"{told}, as with compression='zstd'", origin.name, number + 1
-                ) from None
+                advice = "copy the file anew, or write it in another way"
+                message = (
+                    f"cannot be read: {error}; {advice}, as with compression='zstd'"
+                )
+                raise DataError(message, origin.name, number + 1) from None
             for row in zip(*columns, strict=True):
                 number += 1
                 made += sum(map(_size, row))
@@ -144,11 +175,13 @@ def _cells(column: Any) -> list[Any]:
     if not pa.types.is_nested(kind):
         return _written(column).to_pylist()
     flat = _cells(column.flatten())
-    end = 0
-    found = []
+    lists = []
+    start = 0
     for length in pc.list_value_length(column).to_pylist():
-        found.append(None if length is None else flat[end : (end := end + length)])
-    return found
+        end = start + (length or 0)
+        lists.append(None if length is None else flat[start:end])
+        start = end
+    return lists
 
 
 def _written(column: Any) -> Any:
@@ -221,12 +254,15 @@ def _opened(origin: Origin, names: Sequence[str] = ()) -> Iterator[tuple[Any, in
 
 def _chunks(metadata: Any) -> list[Any]:
     """Return what a file says of the columns of each group of its rows."""
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    return [group.column(at) for group in groups for at in range(group.num_columns)]
+    chunks = []
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunks += [group.column(index) for index in range(group.num_columns)]
+    return chunks
 
 
 def _is_said_once(chunk: Any) -> bool:
-    """Say whether texts stand in a dictionary, and their places in it for each row."""
+    """Say whether texts stand in a dictionary, and their indices in it for each row."""
     return chunk.physical_type == "BYTE_ARRAY" and chunk.has_dictionary_page
 
 

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, each with the same keys."""
+"""JSON to rows: values in bounds, objects whose keys are the columns."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from unrolled.data.lines import DAMAGE, SKIP_HINT, Report, nfc
 
 
 def json_columns(lines: Sequence[str]) -> list[str]:
+    """Return the keys of the objects in some lines, in the order in which they first stand."""
     columns: dict[str, None] = {}
     for line in lines:
         try:
@@ -24,6 +25,7 @@ def json_columns(lines: Sequence[str]) -> list[str]:
 
 
 def json_object(line: str) -> dict[str, Any]:
+    """Return the JSON object in a line; see ``json_value``. Raises UserError: it is none."""
     value = json_value(line)
     if not isinstance(value, dict):
         raise UserError(
@@ -63,8 +65,8 @@ def _no_constant(name: str) -> Any:
 
 def _finite(digits: str) -> float | None:
     """Return a number; one too large for a float is missing, since answers are JSON again."""
-    found = float(digits)
-    return found if math.isfinite(found) else None
+    number = float(digits)
+    return number if math.isfinite(number) else None
 
 
 def composed(value: Any) -> Any:
@@ -91,7 +93,7 @@ def json_rows(
     needed: Collection[str] | None,
     report: Report,
 ) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Yield (line, values) of each object; a faulty one is reported.
+    """Yield (line, values) of each object; a malformed one is reported.
 
     Args:
         texts: the line on which an object begins and its text, None where it is too long.
@@ -116,13 +118,13 @@ def json_row(
     Raises:
         UserError: this is no object, a column is missing, or all are needed and one is new.
     """
-    found = json_object(line)
+    cells = json_object(line)
     for column in columns:
-        if column not in found and (needed is None or column in needed):
+        if column not in cells and (needed is None or column in needed):
             raise UserError(
                 f"the key {shown(column)}, which other rows have, is missing; add it"
             )
-    if needed is None and len(found) > len(columns):
-        extra = next(key for key in found if key not in columns)
+    if needed is None and len(cells) > len(columns):
+        extra = next(key for key in cells if key not in columns)
         raise UserError(f"the key {shown(extra)} is not in the rows before; remove it")
-    return tuple(found.get(column) for column in columns)
+    return tuple(cells.get(column) for column in columns)

@@ -8,18 +8,42 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from unrolled.core.errors import DataError, UserError, shown
-from unrolled.data.lines import SKIP_HINT, Report
+from unrolled.data.formats.base import DataFile, FileFormat, Format, Head, Row, Sniffed
+from unrolled.data.lines import SKIP_HINT, Report, lines_with_errors
 
 # what becomes of the columns FORM, LEMMA, UPOS, XPOS, FEATS, HEAD, DEPREL
 COLUMNS = ("words", "lemma", "upos", "xpos", "feats", "head", "deprel")
 WIDTH = 10
-NAME = re.compile(r"\.conllu?(\.gz)?$", re.IGNORECASE)
+_LOOKED_AT = 200  # words that tell
 _ID = re.compile(r"(\d{1,9})(?:([-.])(\d{1,9}))?", re.ASCII)
 _HEAD = re.compile(r"\d+|_", re.ASCII)
 
 Sentence = tuple[list[str], ...]
+
+
+class ConlluFormat(FileFormat):
+    kind = "conllu"
+    title = "CoNLL-U"
+    suffixes = ("conllu", "conll")
+    tabular = True
+
+    def sniff(self, head: Head) -> Sniffed | None:
+        if not self.names(head.name) and not looks_like_conllu(head.lines):
+            return None
+        return Sniffed(replace(head.format, kind=self.kind), list(COLUMNS))
+
+    def rows(self, file: DataFile, report: Report) -> Iterator[Row]:
+        # a line that does not decode is emptied, which must not end a sentence
+        lines, lost = lines_with_errors(file.origin, file.format)
+        yield from sentences(lines, file.name, report, lost)
+
+    def parse_row(
+        self, line: str, format: Format, columns: Sequence[str]
+    ) -> tuple[list[str]]:
+        return (line.split(),)
 
 
 def looks_like_conllu(lines: Sequence[str]) -> bool:
@@ -28,9 +52,8 @@ def looks_like_conllu(lines: Sequence[str]) -> bool:
     The first is numbered 1 (or stands for an empty node or a range), and most have ten columns
     of which the first is a number and the seventh the number of a head.
     """
-    words = [
-        line.split("\t") for line in lines if line.strip() and not line.startswith("#")
-    ][:200]
+    written = [line for line in lines if line.strip() and not line.startswith("#")]
+    words = [line.split("\t") for line in written[:_LOOKED_AT]]
     if not words or not re.fullmatch(r"1|1-\d+|0\.\d+", words[0][0]):
         return False
     return sum(map(_is_word, words)) * 2 > len(words)
@@ -52,8 +75,8 @@ def sentences(
 ) -> Iterator[tuple[int, Sentence]]:
     """Yield (line it starts on, one list a column of ``COLUMNS``) for every sentence.
 
-    Ranges (``1-2``) and empty nodes (``8.1``) are no words. A sentence with a fault is reported at
-    the first faulty line and left out whole.
+    Ranges (``1-2``) and empty nodes (``8.1``) are no words. A sentence with an error is reported
+    at the first line that has one and left out whole.
 
     Args:
         lines: the numbered lines of the file.
@@ -68,20 +91,20 @@ def sentences(
         )
         if not words:
             continue
-        fault = next((lost[line] for line, _ in words if line in lost), None)
-        if fault is not None:
-            report(fault)
+        damage = next((lost[line] for line, _ in words if line in lost), None)
+        if damage is not None:
+            report(damage)
             continue
-        found: list[list[str]] = []
+        cells: list[list[str]] = []
         for line, text in words:
             try:
-                found += _word(text, len(found))
+                cells += _word(text, len(cells))
             except UserError as error:
                 report(DataError(f"{error}, {SKIP_HINT}", path, line))
                 break
         else:
-            if found:
-                yield words[0][0], tuple(map(list, zip(*found, strict=True)))
+            if cells:
+                yield words[0][0], tuple(map(list, zip(*cells, strict=True)))
 
 
 def _word(text: str, before: int) -> list[list[str]]:

@@ -1,0 +1,168 @@
+"""Tables of fields between commas, tabs, semicolons or bars, with a header or without one.
+
+Told last of what has rows, from how even its lines are (``data.sniff``); ``data.records`` takes
+the fields apart.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from unrolled.core.errors import DataError, UsageError, shown
+from unrolled.data.archives import Origin
+from unrolled.data.formats.base import DataFile, FileFormat, Format, Head, Row, Sniffed
+from unrolled.data.formats.jsonl import refuse_object
+from unrolled.data.lines import SKIP_HINT, Report, blocks, lines_with_errors
+from unrolled.data.records import BadQuoteError, records, split
+from unrolled.data.sniff import (
+    count_quotes,
+    fields,
+    find_delimiter,
+    find_header,
+    is_quoted,
+    usual_width,
+)
+
+SNIFFED = 1 << 20  # characters in which delimiters are looked for
+_SNIFFED_ROWS = 2000  # rows in which a header is looked for
+_NAMED = 8  # columns that an error names
+_NAMES = {"\t": "tab", ";": "semicolon", "|": "bar", ",": "comma"}
+ignore: Report = lambda error: None  # noqa: E731
+
+
+class TableFormat(FileFormat):
+    kind = "table"
+    title = "table"
+    suffixes = ("csv", "tsv")
+    tabular = True
+    names_columns = False
+    keeps_damaged = True  # its quotes
+
+    def describe(self, format: Format) -> list[str]:
+        words = ["one column"]
+        if format.delimiter:
+            words = [f"{_NAMES[format.delimiter]}-separated"]
+        words.append("header" if format.header else "no header")
+        # with commas quoting is what everyone expects
+        if format.quoted and format.delimiter != ",":
+            words.append("quoted")
+        return words
+
+    def sniff(self, head: Head) -> Sniffed | None:
+        refuse_object(head)
+        named = self.names(head.name)
+        text = _whole_lines(head.text, named)
+        if text is None:
+            return None
+        delimiter = find_delimiter(text, named_table=named)
+        if delimiter is None and not named:
+            return None
+        lines = text.split("\n")
+        comments = _comments(lines, delimiter)
+        format = replace(
+            head.format, kind=self.kind, delimiter=delimiter, comments=comments
+        )
+        lines = [""] * comments + lines[comments:]
+        quoted = _quoted(head.origin, format, delimiter or ",")
+        return _with_header(head, replace(format, quoted=quoted), lines)
+
+    def rows(self, file: DataFile, report: Report) -> Iterator[Row]:
+        origin = file.origin
+        format = file.format
+        lines, lost = lines_with_errors(origin, format)
+        body = ((number, text) for number, text in lines if number > format.comments)
+        rows = records(body, format, origin.name, report, lost, max_row=origin.max_row)
+        width = len(file.columns)
+        if format.header:
+            next(rows, None)
+        for line, cells in rows:
+            if len(cells) == width:
+                yield line, tuple(cells)
+            else:
+                message = _wrong_width(format, file.columns, len(cells))
+                report(DataError(message, origin.name, line))
+
+    def parse_row(
+        self, line: str, format: Format, columns: Sequence[str]
+    ) -> tuple[str, ...]:
+        try:
+            cells = split(line, format, lambda: None)
+        except BadQuoteError as error:
+            raise UsageError(f"row {shown(line)}: {error}") from None
+        if len(cells) > len(columns):
+            raise UsageError(
+                f"row {shown(line)} has {fields(len(cells))}, but the data has {len(columns)} "
+                f"columns ({', '.join(columns)})"
+            )
+        return tuple(cells)
+
+
+def _whole_lines(text: str, named_table: bool) -> str | None:
+    """Return the first lines of a block, in bounds; None where a line is too long for a row."""
+    if len(text) <= SNIFFED:
+        return text
+    end = text.rfind("\n", 0, SNIFFED) + 1
+    if end:
+        return text[:end]
+    return text if named_table else None
+
+
+def _with_header(head: Head, format: Format, lines: Sequence[str]) -> Sniffed:
+    """Return the format of a table with its columns, named by its first row or numbered."""
+    numbered = enumerate(lines, 1)
+    first = records(numbered, format, head.name, ignore, {}, strip=False)
+    rows = [cells for _, cells in itertools.islice(first, _SNIFFED_ROWS)]
+    if not rows:
+        # every row is malformed, so let the first one be reported when it is read
+        line = next(line for line in lines if line.strip())
+        rows = [line.split(format.delimiter) if format.delimiter else [line]]
+    width, _ = usual_width(rows)
+    even = [row for row in rows if len(row) == width]
+    if len(rows[0]) == width and find_header(even):
+        return Sniffed(replace(format, header=True), _named(rows[0], head.name))
+    return Sniffed(format, [f"column{number}" for number in range(1, width + 1)])
+
+
+def _named(cells: Sequence[str], path: str) -> list[str]:
+    names = [cell.strip() or f"column{number}" for number, cell in enumerate(cells, 1)]
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        message = f"{count} columns are named {name!r}; rename all but one"
+        raise DataError(message, path, 1)
+    return names
+
+
+def _comments(lines: Sequence[str], delimiter: str | None) -> int:
+    """Return how many first lines start with # and have not the fields of a row."""
+    if delimiter is None:
+        return 0
+    width, _ = usual_width([line.split(delimiter) for line in lines if line.strip()])
+    first = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return sum(len(line.split(delimiter)) != width for line in first)
+
+
+def _quoted(origin: Origin, format: Format, delimiter: str) -> bool:
+    """Return whether fields are quoted, from the first block in which one opens with a quote."""
+    opening = re.compile(rf'(?:^|{re.escape(delimiter)}) *"', re.MULTILINE)
+    for _, block in blocks(origin, format, ignore):
+        if '"' in block and opening.search(block):
+            return is_quoted(count_quotes(block, delimiter), delimiter)
+    return delimiter == ","
+
+
+def _wrong_width(format: Format, columns: Sequence[str], width: int) -> str:
+    marks = {"\t": "a tab", None: "a line end"}
+    mark = marks.get(format.delimiter, repr(format.delimiter))
+    advice = "mend the row"
+    if width > len(columns) and format.quoted:
+        advice = f"put text that contains {mark} in double quotes"
+    names = ", ".join(columns[:_NAMED])
+    more = ", ..." if len(columns) > _NAMED else ""
+    return (
+        f"expected {fields(len(columns))} ({names}{more}) separated by {mark}, found {width}; "
+        f"{advice}, {SKIP_HINT}"
+    )

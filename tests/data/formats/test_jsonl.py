@@ -1,0 +1,76 @@
+"""JSON lines: types and order as they are written, and errors that name the line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from conftest import table
+from unrolled.core.errors import DataError, UserError
+from unrolled.data.schema import look
+from unrolled.data.sources import read
+from unrolled.fields.frames import Frames
+from unrolled.fields.series import WindowSpec
+
+
+def test_jsonl_keeps_types_and_order(write: Any) -> None:
+    rows = [
+        {"tokens": ["나", "는"], "n": 1, "ok": True},
+        {"n": 2.5, "tokens": [], "ok": None},
+    ]
+    found = table(write("".join(json.dumps(row) + "\n" for row in rows)))
+    assert found.columns == ["tokens", "n", "ok"]
+    assert found.rows == [(["나", "는"], 1, True), ([], 2.5, None)]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ('{"a": 1', "not valid JSON"),
+        ('{"a": NaN}', "NaN is not a JSON number"),
+        ("[1]", "JSON list"),
+        ("{}", "key 'a'"),
+        ('{"a": "\\ud800"}', "no character"),
+        ('{"a":' * 50_000, "JSON"),
+    ],
+)
+def test_bad_json_lines(write: Any, bad: str, message: str) -> None:
+    path = write(f'{{"a": 1}}\n\n{bad}\n{{"a": 2}}\n{{"a": 3}}\n')
+    with pytest.raises(DataError, match=rf"data.txt:3: .*{message}"):
+        read(path)
+    found = table(path, on_error="skip")
+    assert found.rows == [(1,), (2,), (3,)]
+    assert found.lines == [1, 4, 5]
+    assert len(found.skipped) == 1
+
+
+def test_a_row_to_answer_may_lack_what_is_not_read(write: Any) -> None:
+    path = write('{"a": 1, "b": 2}\n{"a": 3}\n{"a": 4, "c": 5}\n{"b": 6}\n')
+    with pytest.raises(DataError, match="is missing"):
+        read(path)
+    found = table(path, needed=["a"], on_error="skip")
+    assert found.columns == ["a", "b", "c"]
+    assert found.rows == [(1, 2, None), (3, None, None), (4, None, 5)]
+    assert [error.line for error in found.skipped] == [4]
+    with pytest.raises(DataError, match=r"data.txt:4: the key 'a'.* is missing"):
+        read(path, needed=["a"])
+
+
+def test_numbers_beyond_a_float(write: Any) -> None:
+    huge = "9" * 400
+    path = write(
+        f'{{"a": 1e999, "b": [-1e999, 1.5]}}\n{{"a": {huge}, "b": [{huge}]}}\n'
+    )
+    found = table(path)
+    assert found.rows[0] == (None, [None, 1.5])
+    assert [look("a", [row[0]]).numeric for row in found.rows] == [False, False]
+    with pytest.raises(UserError, match="column 'b' holds no sequence of numbers"):
+        Frames.fit(("b",), [row[1:] for row in found.rows], WindowSpec())
+    assert not table(write(f"{'7' * 5_000},1\n2,3\n")).format.header
+
+
+def test_json_that_is_no_jsonl(write: Any) -> None:
+    with pytest.raises(DataError, match="one object a line"):
+        read(write('{\n "a": 1,\n "b": 2\n}\n', "x.json"))

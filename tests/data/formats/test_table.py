@@ -1,0 +1,286 @@
+"""Tables: delimiter, header, quotes, errors that name the line; the csv module is the oracle."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import table
+from unrolled.cli.answering import in_step
+from unrolled.core.errors import DataError
+from unrolled.data.sources import Table, nfc, read, rows_of
+
+
+@pytest.mark.parametrize(
+    ("content", "delimiter", "columns"),
+    [
+        (
+            "id\tdocument\tlabel\n1\t좋다, 참\t1\n2\t\t0\n",
+            "\t",
+            ["id", "document", "label"],
+        ),
+        ("text,label\ngood,1\nbad,0\n", ",", ["text", "label"]),
+        ("a,b,product\n7,6,42\n1,2,2\n", ",", ["a", "b", "product"]),
+        ("x;y\n1,5;2,5\n3,5;4,5\n", ";", ["x", "y"]),
+        ("Q|A\nhow are you|fine thanks\nwho|me\n", "|", None),
+        ("7, 6, 42\n3, 3, 9\n", ",", None),
+        ("7,6,42\n", ",", None),
+        ("Go.\t가.\tCC-BY\nHi.\t안녕.\tCC-BY\n", "\t", None),
+        ("good film\t1\nbad film\t0\n", "\t", None),
+        ("en\tko\nGo.\t가.\nHi.\t안녕.\n", "\t", ["en", "ko"]),
+        (
+            "image\tcaption\nx.jpg\tA dog runs .\ny.jpg\tA cat .\n",
+            "\t",
+            ["image", "caption"],
+        ),
+        ("문장,감정\n아주 좋다,기쁨\n정말 싫다,슬픔\n", ",", ["문장", "감정"]),
+        ("1,2,3,Phase\n.1,.2,.3,Rest\n.2,.3,.1,Hold\n", ",", ["1", "2", "3", "Phase"]),
+        ("1,2,3,Rest\n.1,.2,.3,Rest\n", ",", None),
+        (
+            "date,OT\n2016-07-01 00:00:00,30.5\n2016-07-01 01:00:00,27.7\n",
+            ",",
+            ["date", "OT"],
+        ),
+        (",text,label\n0,good,1\n1,bad,0\n", ",", ["column1", "text", "label"]),
+        ("5.1,NA,3\n4.9,2,4\n", ",", None),
+        ("image\t이미지\nword\t낱말\nsun\t해\n", "\t", None),
+    ],
+)
+def test_delimiter_and_header(
+    write: Any, content: str, delimiter: str, columns: list[str] | None
+) -> None:
+    found = table(write(content))
+    assert found.format.delimiter == delimiter
+    assert found.format.header == (columns is not None)
+    width = len(content.split("\n", 1)[0].split(delimiter))
+    assert found.columns == (columns or [f"column{i + 1}" for i in range(width)])
+    assert len(found.rows) == content.count("\n") - found.format.header
+
+
+def test_unknown_names_over_texts_and_labels_are_a_header(write: Any) -> None:
+    body = "".join(
+        f"this is sentence {i}\t{'joy' if i % 2 else 'rage'}\n" for i in range(8)
+    )
+    assert table(write("satz\tstimmung\n" + body)).columns == ["satz", "stimmung"]
+    assert not table(write("hello\tjoy\n" + body)).format.header
+
+
+def test_numbers_lose_their_blanks_and_texts_keep_them(write: Any) -> None:
+    assert table(write("7, 6, 42\n 3 , 3, 9 \n")).rows == [
+        ("7", "6", "42"),
+        ("3", "3", "9"),
+    ]
+    assert table(write("text\tlabel\n a b \t 1\n")).rows == [(" a b ", "1")]
+    assert table(write('t,n\n"a, b"," 7 "\nc, 7\n')).rows == [
+        ("a, b", " 7 "),
+        ("c", "7"),
+    ]
+
+
+def test_suffix_does_not_tell_the_format_but_tips_a_doubtful_case(write: Any) -> None:
+    assert isinstance(read(write("a\t1\nb\t2\n", "x.csv")), Table)
+    assert isinstance(read(write('{"a": 1}\n', "x.csv")), Table)
+    one = table(write("document\n좋다\n싫다\n", "x.csv"))
+    assert (one.columns, one.rows) == (["document"], [("좋다",), ("싫다",)])
+
+
+def test_comments_above_a_table_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "c.txt"
+    path.write_text(
+        "# where it is from\n# more, with commas\n" + "a\t가\nb\t나\nc\t다\n" * 3
+    )
+    found = table(path)
+    assert (found.rows[0], found.lines[0], len(found.rows)) == (("a", "가"), 3, 9)
+    path.write_text("#id\ttext\n1\ta\n2\tb\n3\tc\n")
+    assert table(path).columns == ["#id", "text"]
+
+
+# ---------------------------------------------------------------------- quotes
+
+
+def test_stray_quotes_in_a_tsv_are_text(write: Any) -> None:
+    body = '"Horses" is the plural\t1\n"never closed\t0\nsays "hi"\t1\n"\t0\n'
+    found = table(write("text\tlabel\n" + body))
+    assert not found.format.quoted
+    assert [row[0] for row in found.rows] == [
+        '"Horses" is the plural',
+        '"never closed',
+        'says "hi"',
+        '"',
+    ]
+
+
+def test_a_tsv_that_is_really_quoted(write: Any) -> None:
+    found = table(write('id\tdocument\tlabel\n1\t"""와"" 좋다"\t1\n2\t그냥\t0\n'))
+    assert found.format.quoted
+    assert found.rows == [("1", '"와" 좋다', "1"), ("2", "그냥", "0")]
+
+
+def test_quotes_are_told_beyond_the_first_block(write: Any) -> None:
+    plain = "".join(f"{i}\tplain words here\t{i % 2}\n" for i in range(20_000))
+    found = table(write("id\ttext\tlabel\n" + plain + '20000\t"a ""b"""\t1\n'))
+    assert found.rows[-1] == ("20000", 'a "b"', "1")
+    assert found.lines[-1] == 20_002
+
+
+def test_quoted_cells_over_several_lines_keep_exact_line_numbers(write: Any) -> None:
+    path = write('text,label\n"a\nb, ""c""",1\n\nplain,0\n"x\n\ny",1\n')
+    found = table(path)
+    assert found.rows == [('a\nb, "c"', "1"), ("plain", "0"), ("x\n\ny", "1")]
+    assert found.lines == [2, 5, 6]
+
+
+def test_unterminated_quote_names_the_line_where_it_opens(write: Any) -> None:
+    path = write('text,label\ngood,1\n"bad,0\nfine,1\n')
+    with pytest.raises(DataError, match=r"data.txt:3: a double quote opens here"):
+        read(path)
+    found = table(path, on_error="skip")
+    assert found.rows == [("good", "1"), ("fine", "1")]
+    assert [error.line for error in found.skipped] == [3]
+
+
+def test_text_after_a_closing_quote(write: Any) -> None:
+    path = write('text,label\n"a, b",1\n"c" d,0\n"e, f",1\n')
+    with pytest.raises(
+        DataError, match=r"data.txt:3: .*' d,0' follows its closing quote"
+    ):
+        read(path)
+    assert len(table(path, on_error="skip").rows) == 2
+
+
+cells = st.text(
+    st.one_of(
+        st.sampled_from(list('",;\t|\n \'a1"')), st.characters(exclude_categories=["C"])
+    ),
+    max_size=12,
+)
+
+
+@given(
+    rows=st.lists(st.tuples(cells, cells, st.integers(-9, 9)), min_size=1, max_size=12),
+    delimiter=st.sampled_from(",;\t|"),
+    newline=st.sampled_from(["\n", "\r\n"]),
+    quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+)
+@settings(max_examples=150, deadline=None)
+def test_round_trip_of_what_the_csv_module_writes(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[tuple[str, str, int]],
+    delimiter: str,
+    newline: str,
+    quoting: Any,
+) -> None:
+    handle = io.StringIO()
+    writer = csv.writer(
+        handle, delimiter=delimiter, lineterminator=newline, quoting=quoting
+    )
+    writer.writerows([("text", "other", "label"), *rows])
+    path = tmp_path_factory.getbasetemp() / "nasty.csv"
+    path.write_bytes(handle.getvalue().encode())
+    found = table(path)
+    assert found.columns == ["text", "other", "label"]
+    assert found.rows == [tuple(nfc(str(cell)) for cell in row) for row in rows]
+    lines = handle.getvalue().replace("\r\n", "\n").split("\n")
+    assert [lines[line - 1][:1] for line in found.lines] == ['"'] * len(rows)
+
+
+@given(rows=st.lists(st.tuples(cells, st.sampled_from("01")), min_size=1, max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_minimal_quoting_with_commas(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
+    handle = io.StringIO()
+    csv.writer(handle).writerows([("text", "label"), *rows])
+    path = tmp_path_factory.getbasetemp() / "minimal.csv"
+    path.write_bytes(handle.getvalue().encode())
+    oracle = [
+        tuple(row) for row in csv.reader(io.StringIO(handle.getvalue(), newline=""))
+    ][1:]
+    strip = [
+        (a.strip(" ") if nfc(a).strip().isascii() and _float(a) else nfc(a), b)
+        for a, b in oracle
+    ]
+    assert table(path).rows == [(a, b) for a, b in strip]
+
+
+def _float(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def test_a_record_with_a_line_that_does_not_decode_is_left_out_whole(
+    write: Any,
+) -> None:
+    rows = [
+        b'"a",1',
+        b'"b\nb \xff, ""x""\n\xfe""b",0',
+        b'"c, d",1',
+        b"\xff,0",
+        b'"e\ne",1',
+        b"f,0",
+    ]
+    path = write(b"text,label\n" + b"\n".join(rows) + b"\n", "d.csv")
+    with pytest.raises(
+        DataError, match=r"d\.csv:4: not valid UTF-8 text \(byte 0xff\)"
+    ):
+        read(path)
+    found = table(path, on_error="skip")
+    assert found.rows == [("a", "1"), ("c, d", "1"), ("e\ne", "1"), ("f", "0")]
+    assert [error.line for error in found.skipped] == [4, 7]
+    told = [row is None for _, row in in_step(rows_of(path, on_error="skip"))]
+    assert told == [False, True, False, True, False, False]
+
+
+def test_a_lost_line_after_a_quote_that_is_never_closed(write: Any) -> None:
+    path = write(b'text,label\n"x",1\n"open,0\n\xff,1\nfine,1\n', "d.csv")
+    found = table(path, on_error="skip")
+    assert found.rows == [("x", "1"), ("fine", "1")]
+    assert [error.line for error in found.skipped] == [3, 4]
+
+
+# ---------------------------------------------------------------------- malformed rows
+
+
+def test_wrong_number_of_fields(write: Any) -> None:
+    path = write("text\tlabel\ngood\t1\nbad\nfine\t0\nx\ty\tz\n")
+    with pytest.raises(DataError) as caught:
+        read(path)
+    assert caught.value.line == 3
+    for part in ("expected 2 fields", "found 1", "text, label", "data.on_error=skip"):
+        assert part in str(caught.value)
+    found = table(path, on_error="skip")
+    assert found.lines == [2, 4]
+    assert [error.line for error in found.skipped] == [3, 5]
+
+
+def test_unquoted_comma_in_a_csv_is_an_error_not_a_document(write: Any) -> None:
+    with pytest.raises(DataError, match=r":3: expected 2 fields .*found 4"):
+        read(write("text,label\ngood,1\noh, no, bad,0\nfine,1\n", "data.csv"))
+
+
+def test_blank_lines_are_passed_over(write: Any) -> None:
+    found = table(write("\n7, 6, 42\n\n  \n1, 2, 2\n\n"))
+    assert found.lines == [2, 5]
+
+
+def test_header_and_no_rows(write: Any) -> None:
+    with pytest.raises(DataError, match=r"a header \(id, document, label\) and no row"):
+        read(write("id\tdocument\tlabel\n"))
+
+
+def test_empty_text_is_a_value(write: Any) -> None:
+    assert table(write("text\tlabel\n\t1\nb\t0\n")).rows == [("", "1"), ("b", "0")]
+
+
+def test_two_columns_of_one_name(write: Any) -> None:
+    with pytest.raises(DataError, match=r":1: 2 columns are named 'text'"):
+        read(write("text,text\na,1\nb,2\n"))
