@@ -380,7 +380,7 @@ FULL = """
 import resource, sys, torch
 from pathlib import Path
 from unrolled.core.errors import UserError
-from unrolled.tasks import folder
+from unrolled.runs import folder
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
 try:
     folder.save_weights(Path(sys.argv[1]), {"a": torch.zeros(9000)})

@@ -21,7 +21,7 @@ from fields.cells import nested
 from unrolled.core import terminal
 from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.core.files import Watched
-from unrolled.runs import prepare
+from unrolled.runs import prepared
 
 KINDS = ["classify", "regress", "vectors", "tag"]
 drawn = settings(
@@ -233,14 +233,14 @@ def test_rows_of_one_file_and_the_hash_of_another_are_never_a_run(
 ) -> None:
     path = write_csv(tmp_path / "t.csv", reviews(60, 6), ("text", "label"))
     other = write_csv(tmp_path / "o.csv", reviews(60, 7), ("text", "label"))
-    original = prepare.read
+    original = prepared.read
 
     def swap(*rest: Any, **more: Any) -> Any:
         found = original(*rest, **more)
         other.replace(path)
         return found
 
-    monkeypatch.setattr(prepare, "read", swap)
+    monkeypatch.setattr(prepared, "read", swap)
     with pytest.raises(UserError, match="changed while"):
         unrolled.train(
             path, out=tmp_path / "r", quiet=True, say=lambda text: None, **SMALL

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from conftest import write_csv, write_jsonl
+from unrolled.data.sources import Table
+from unrolled.fields.text import Text
 from unrolled.runs.prepare import prepare
 from unrolled.runs.prepared import Prepared
 from unrolled.runs.recipes import requested
 from unrolled.tasks import baselines as methods
 from unrolled.tasks.baselines import Baseline, measured
+from unrolled.tasks.classify import Classify
 
 
 def baselines(prepared: Prepared) -> list[Baseline]:
@@ -108,10 +111,17 @@ def test_n_grams_are_bounded_by_characters(
     count = len(prepared.train)
     monkeypatch.setattr(methods, "TEXT", 4)
     monkeypatch.setattr(methods, "CHARACTERS", 60)
-    train, dev, targets = methods._features(prepared)
-    assert 60 // 4 <= train.shape[0] == len(targets) < count
-    assert dev.shape[0] == len(prepared.dev)
-    assert {len(t) for t in methods._texts(prepared.train_data, prepared.task)} == {4}
+    task = prepared.task
+    assert isinstance(task, Classify)
+    assert isinstance(task.inputs, Text)
+    features = methods._features(prepared.split, task.inputs, task.columns)
+    assert features is not None
+    assert 60 // 4 <= features.train.shape[0] == len(features.targets) < count
+    assert features.dev.shape[0] == len(prepared.dev)
+    table = prepared.train_data
+    assert isinstance(table, Table)
+    texts = methods._texts(table, task.inputs, task.columns)
+    assert {len(text) for text in texts} == {4}
     # a first text over the limit is still read
     monkeypatch.setattr(methods, "CHARACTERS", 1)
     assert methods._first(["long", "text"]) == ["long"]
@@ -120,7 +130,7 @@ def test_n_grams_are_bounded_by_characters(
 def test_a_baseline_without_memory_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hungry(_: object) -> None:
+    def hungry(*arguments: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(methods, "_features", hungry)
@@ -138,7 +148,10 @@ def test_a_regression_over_very_many_labels_is_left_out(
     prepared = prepare(requested(str(path), {}))
     names = [each.name for each in baselines(prepared)]
     assert names == ["majority class", "n-gram logistic regression"]
-    features = methods._features(prepared)[0].shape[1]
+    task = prepared.task
+    assert isinstance(task, Classify)
+    features = methods._features(prepared.split, task.inputs, task.columns)
+    assert features is not None
     # weights of three labels, their gradients, and what the steps before left
-    monkeypatch.setattr(methods, "HELD", 3 * 20 * features)
+    monkeypatch.setattr(methods, "HELD", 3 * 20 * features.train.shape[1])
     assert [each.name for each in baselines(prepared)] == names[:1]

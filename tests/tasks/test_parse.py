@@ -107,7 +107,7 @@ def test_trees_become_tokens_and_the_next_words_are_fed(small: Path) -> None:
     # once a word is written the next one is read
     _, cat, sits = (task.size + batch.inputs[0]).tolist()
     none = task.size
-    assert task.fed(batch)[0].tolist() == [
+    assert task.decoder_inputs(batch)[0].tolist() == [
         START,
         s,
         np_,
@@ -119,7 +119,7 @@ def test_trees_become_tokens_and_the_next_words_are_fed(small: Path) -> None:
         SHUT,
         SHUT,
     ]
-    assert task.fed(batch)[1, :4].tolist() == [START, np_, none, SHUT]
+    assert task.decoder_inputs(batch)[1, :4].tolist() == [START, np_, none, SHUT]
     model = task.build(recipe)
     # every word is one token to write, and one of its own to read
     assert model.head.out_features == task.size == OPENS + 3
@@ -204,7 +204,9 @@ def test_it_stops_by_itself(trained: SimpleNamespace) -> None:
     examples, _ = task.encode(table(trained.file), "stop")
     batch = collate(examples, np.arange(20))
     assert batch.targets is not None
-    scores = model(batch.inputs, batch.lengths, task.fed(batch), *batch.extra)
+    scores = model(
+        batch.inputs, batch.lengths, task.decoder_inputs(batch), *batch.extra
+    )
     ends = batch.targets == END
     inner = batch.targets >= XX
     assert (scores.argmax(-1)[ends] == END).float().mean() > 0.9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ CHUNK = 256  # rows answered together; what is read of a file at once
 # lines of a text answered together, and their characters
 LINES = 1024
 CHARACTERS = 1 << 22
+ARCHIVE = re.compile(r"\.zip(\.gz)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ def predict_file(
     task = predictor.task
     data = reading.data
     schema = reading.schema
-    named = any(known.names(path.name) for known in FORMATS)
+    archived = ARCHIVE.search(path.name) is not None
+    named = archived or any(known.names(path.name) for known in FORMATS)
     may_be_lines = as_lines and task.is_generative and not named
     if may_be_lines and path.is_file():
         lines = LineRows(path, data.encoding, schema.inputs[0], data.max_row)
