@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
-
-from torch import nn
+from typing import Any
 
 from unrolled.checks import quick
-from unrolled.core.errors import UsageError, shown
 from unrolled.core.files import path_of
 from unrolled.core.words import option
-from unrolled.decoding.sampling import Sampling
-from unrolled.export import export
 from unrolled.insight.summary import finish
-from unrolled.models import Unaligned
-from unrolled.runs import arguments
 from unrolled.runs import folder as runs
-from unrolled.runs.evaluate import changed_search, evaluate
+from unrolled.runs import generate
+from unrolled.runs.evaluate import adjusted, evaluate
+from unrolled.runs.exporting import export_model
 from unrolled.runs.file_predictions import FilePredictions, predict_file
 from unrolled.runs.file_reading import read_as
 from unrolled.runs.keys import flat
 from unrolled.runs.plan import Request
 from unrolled.runs.predictor import Predictor
 from unrolled.runs.train import Say, train_request
-from unrolled.tasks.base import (
-    AnswerOptions,
-    Evaluation,
-    OutputConstraints,
-    Prediction,
-)
+from unrolled.tasks.base import Prediction
 from unrolled.training.parallel import joined
-from unrolled.training.precision import callers_state_kept, choose, torch_defaults
+from unrolled.training.precision import callers_state_kept
 
 
 class Run:
@@ -55,18 +44,9 @@ class Run:
         self.recipe = loaded.recipe
         self.task = loaded.task
         self.result = loaded.result
-        precision = "fp32" if self.recipe.training.precision == "fp32" else "auto"
-        self.compute_device = choose(device, precision)
-        self.model: nn.Module = loaded.model.to(self.compute_device.device)
-        options = AnswerOptions.of(self.recipe)
-        self.task.check_options(options, self.model)
-        self.predictor = Predictor(
-            self.task,
-            self.model,
-            self.compute_device,
-            self.recipe.data.max_row,
-            options,
-        )
+        self.predictor = Predictor.of(loaded, device)
+        self.model = self.predictor.model
+        self.compute_device = self.predictor.compute_device
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, task={self.task.name}, layer={self.recipe.layer})"
@@ -77,9 +57,8 @@ class Run:
         Args:
             rows: each a text, a row as the data file writes it, a sequence of the input cells, or
                 a mapping of column names to cells; for a sequence of numbers a list of its steps,
-                each a list of the columns' numbers. A text or a mapping by itself is one row, and
-                a table of pandas or polars has as many as its own. What names its cells, as a
-                named tuple or a row of such a table does, is read by the names.
+                each a list of the columns' numbers. A text or a mapping by itself is one row. A
+                table of pandas or polars, its rows and named tuples are read by their names.
 
         Raises:
             UserError: a row does not fit the columns the run was trained on.
@@ -122,35 +101,12 @@ class Run:
         Raises:
             UsageError: the task does not search, a key is unknown or a value does not fit.
         """
-        if not self.task.is_generative:
-            raise UsageError(
-                f"a run that was trained to {self.task.name} searches for no answers"
-            )
-        search = changed_search(self.recipe, decoding)
-        if not isinstance(begin, str):
-            raise UsageError(f"begin is {shown(begin)}; give a text")
-        constraints = OutputConstraints(
-            alignment,
-            begin,
-            tuple(arguments.texts("banned", banned)),
-            tuple(arguments.texts("required", required)),
+        options = adjusted(
+            self.predictor, self.recipe, begin, banned, required, alignment, decoding
         )
-        recipe = self.recipe.changed(decoding=search)
-        options = AnswerOptions.of(recipe, constraints)
-        self.task.check_options(options, self.model)
         # all at once or not at all, and no answer that another thread searches for is changed
-        self.recipe = recipe
+        self.recipe = self.recipe.changed(decoding=options.search)
         self.predictor = replace(self.predictor, options=options)
-
-    def evaluation(
-        self,
-        data: str | Path,
-        changes: Mapping[str, Any],
-        notice: Say = lambda text: None,
-        target: str | Path | None = None,
-    ) -> Evaluation:
-        """Score the run on a file; see ``evaluate``, whose changes stand in a mapping here."""
-        return evaluate(self.predictor, self.recipe, data, changes, notice, target)
 
     def evaluate(
         self,
@@ -171,7 +127,8 @@ class Run:
         Raises:
             DataError: a column is missing or a row is faulty.
         """
-        return self.evaluation(data, changes, notice, target).scores
+        scored = evaluate(self.predictor, self.recipe, data, changes, notice, target)
+        return scored.scores
 
     def stream(
         self,
@@ -184,29 +141,9 @@ class Run:
         **sampling: Any,
     ) -> Iterator[str]:
         """Yield text that goes on from a prompt as it is made; see ``generate``."""
-        self.task.check_generates()
-        if not isinstance(prompt, str):
-            raise UsageError(f"prompt is {shown(prompt)}; give a text")
-        arguments.whole("max_new_tokens", max_new_tokens)
-        if seed is not None:
-            arguments.whole("seed", seed)
-        pieces = self.task.generate(
-            self.model,
-            prompt,
-            max_new_tokens,
-            Sampling.read(sampling),
-            seed=seed,
-            stop=arguments.texts("stop", stop),
-            device=self.compute_device.device,
-            notice=notice,
+        yield from generate.stream(
+            self.predictor, prompt, max_new_tokens, sampling, seed, stop, notice
         )
-        while True:
-            # entered anew for each piece: the caller's own code runs between them
-            with torch_defaults(), self.compute_device.autocast():
-                piece = next(pieces, None)
-            if piece is None:
-                return
-            yield piece
 
     def generate(
         self, prompt: str = "", max_new_tokens: int = 200, **options: Any
@@ -222,47 +159,22 @@ class Run:
         return "".join(self.stream(prompt, max_new_tokens, **options))
 
     def export(self, to: str, out: str | Path | None = None, say: Say = print) -> Path:
-        """Write the model in another program's format, once it was seen to say the same there.
+        """Write the model in another program's format into a folder, and return the folder.
 
         Args:
             to: ``ctranslate2``.
             out: the folder to make; ``export/<to>`` in that of the run by default.
             say: takes the lines that tell how far the two are apart, and what was written.
 
-        Returns:
-            The folder.
-
         Raises:
             UserError: the format has no such model, the folder is there already, or what was
                 written says something else and was removed.
         """
-        source, target = self.task.vocabularies()
-        folder = (
-            self.folder / "export" / to if out is None else path_of(out, option("out"))
-        )
-        on_processor = self.compute_device.device.type == "cpu"
-        model = self.model if on_processor else copy.deepcopy(self.model).cpu()
-        export(to, cast(Unaligned, model), source, target, folder, say)
+        folder = self.folder / "export" / to
+        if out is not None:
+            folder = path_of(out, option("out"))
+        export_model(self.task, self.model, to, folder, say)
         return folder
-
-
-def compare(
-    run: Run, first: Evaluation, second: Evaluation, names: tuple[str, str]
-) -> list[str]:
-    """Tell in lines whether two runs differ on the same file by more than chance.
-
-    Raises:
-        UsageError: the task has no such test.
-    """
-    lines = []
-    options = run.predictor.options
-    for comparison in run.task.compare(first, second, options).values():
-        lines.append(f"{names[0]}: {comparison.first}")
-        lines.append(f"{names[1]}: {comparison.second}")
-        alike = comparison.first.value == comparison.second.value
-        chance = f"p = {comparison.p:.4f} by paired bootstrap"
-        lines.append("no difference" if alike else chance)
-    return lines
 
 
 def load(
@@ -278,14 +190,11 @@ def load(
         folder: the run folder.
         device: ``auto``, ``cpu``, ``cuda`` ...
         weights: ``best``, or ``last`` for those of the newest checkpoint.
-        result: read ``result.json`` too; answers need nothing of it, so that a damaged one need
-            not stop them.
+        result: read ``result.json`` too, without which rows can be answered as well.
 
     Raises:
         UserError: there is no run, it has no weights yet, or it was damaged.
     """
-    if weights not in ("best", "last"):
-        raise UsageError(f"weights={shown(weights)}: say best or last")
     with callers_state_kept():
         return Run(runs.load(path_of(folder, "folder"), weights, result), device)
 
@@ -320,9 +229,8 @@ def train(
     """
     if out is not None:
         path_of(out, option("out"))
-    return start(
-        path_of(target, "target"), flat(changes), out, resume, seed, say, quiet
-    )
+    path = path_of(target, "target")
+    return start(path, flat(changes), out, resume, seed, say, quiet)
 
 
 def start(

@@ -48,17 +48,21 @@ def evaluate(
     from unrolled.cli.answering import say
     from unrolled.core.files import expanded
     from unrolled.core.terminal import clean, json_line, out
-    from unrolled.run import compare, load
+    from unrolled.run import load
+    from unrolled.runs.evaluate import compare
+    from unrolled.runs.evaluate import evaluate as score
     from unrolled.runs.keys import parse
 
     keys = parse(changes or [])
     ours = load(expanded(run))
-    evaluation = ours.evaluation(data, keys, say, target)
+    evaluation = score(ours.predictor, ours.recipe, data, keys, say, target)
     scores = evaluation.scores
     notes = [*evaluation.notes]
     if other is not None:
-        theirs = load(expanded(other)).evaluation(data, keys, say, target)
-        notes += compare(ours, evaluation, theirs, (str(run), str(other)))
+        their_run = load(expanded(other))
+        theirs = score(their_run.predictor, their_run.recipe, data, keys, say, target)
+        names = (str(run), str(other))
+        notes += compare(ours.predictor, evaluation, theirs, names)
     if as_json:
         out(json_line({**scores, "notes": notes} if notes else scores))
         return

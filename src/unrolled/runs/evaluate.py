@@ -1,25 +1,31 @@
-"""The scores of a run on another file."""
+"""The scores of a run on another file, and by other options than its own."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from unrolled.core.errors import UsageError, UserError
+from unrolled.core.errors import UsageError, UserError, shown
 from unrolled.core.files import path_of
 from unrolled.data.aligned import read_aligned
 from unrolled.data.sources import read
 from unrolled.decoding.settings import Search
+from unrolled.runs import arguments
 from unrolled.runs.file_reading import FileReading, read_as
 from unrolled.runs.keys import deep, flat
 from unrolled.runs.predictor import Predictor
 from unrolled.runs.recipes import find_data
-from unrolled.tasks.base import Data, Evaluation
+from unrolled.tasks.base import (
+    AnswerOptions,
+    Data,
+    Evaluation,
+    OutputConstraints,
+)
 from unrolled.tasks.recipe import Recipe
 from unrolled.training.precision import torch_defaults
 
@@ -28,6 +34,66 @@ def changed_search(recipe: Recipe, changes: Mapping[str, Any]) -> Search:
     """Return the search of a recipe with keys under ``decoding`` changed."""
     values = flat(recipe.decoding.model_dump()) | flat(changes)
     return Search.read(deep(values), "decoding")
+
+
+def adjusted(
+    predictor: Predictor,
+    recipe: Recipe,
+    begin: str,
+    banned: Sequence[str],
+    required: Sequence[str],
+    alignment: bool,
+    decoding: Mapping[str, Any],
+) -> AnswerOptions:
+    """Return options by which answers are searched for otherwise; see ``Run.adjust``.
+
+    Raises:
+        UsageError: the task does not search, a key is unknown or a value does not fit.
+    """
+    task = predictor.task
+    if not task.is_generative:
+        raise UsageError(
+            f"a run that was trained to {task.name} searches for no answers"
+        )
+    search = changed_search(recipe, decoding)
+    if not isinstance(begin, str):
+        raise UsageError(f"begin is {shown(begin)}; give a text")
+    constraints = OutputConstraints(
+        alignment,
+        begin,
+        tuple(arguments.texts("banned", banned)),
+        tuple(arguments.texts("required", required)),
+    )
+    options = AnswerOptions.of(recipe.changed(decoding=search), constraints)
+    task.check_options(options, predictor.model)
+    return options
+
+
+def compare(
+    predictor: Predictor,
+    first: Evaluation,
+    second: Evaluation,
+    names: tuple[str, str],
+) -> list[str]:
+    """Tell in lines whether two runs differ on the same file by more than chance.
+
+    Args:
+        predictor: of the first run.
+        first, second: their scores on the file.
+        names: what the runs are called.
+
+    Raises:
+        UsageError: the task has no such test.
+    """
+    lines = []
+    comparisons = predictor.task.compare(first, second, predictor.options)
+    for comparison in comparisons.values():
+        lines.append(f"{names[0]}: {comparison.first}")
+        lines.append(f"{names[1]}: {comparison.second}")
+        alike = comparison.first.value == comparison.second.value
+        chance = f"p = {comparison.p:.4f} by paired bootstrap"
+        lines.append("no difference" if alike else chance)
+    return lines
 
 
 @torch_defaults()

@@ -34,7 +34,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from unrolled.core import digests
-from unrolled.core.errors import UserError, is_out_of_memory, nearest, shown
+from unrolled.core.errors import (
+    UsageError,
+    UserError,
+    is_out_of_memory,
+    nearest,
+    shown,
+)
 from unrolled.core.files import exists, read_json, refuse_strange, sha256
 from unrolled.core.locks import LOCK, is_lock
 from unrolled.core.terminal import note
@@ -315,6 +321,8 @@ def load(folder: Path, weights: str = "best", result: bool = True) -> Loaded:
     Raises:
         UserError: it is no run, has no weights yet, or was damaged.
     """
+    if weights not in ("best", "last"):
+        raise UsageError(f"weights={shown(weights)}: say best or last")
     recipe = read_recipe(folder)
     task, _ = read_fields(folder)
     path = folder / (MODEL if weights == "best" else CHECKPOINTS)

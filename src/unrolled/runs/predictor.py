@@ -11,9 +11,10 @@ from torch import nn
 
 from unrolled.core.errors import UserError, is_out_of_memory, shown
 from unrolled.data.archives import too_long
+from unrolled.runs.folder import Loaded
 from unrolled.runs.rows import cells_of, rows_of
 from unrolled.tasks.base import AnswerOptions, Prediction, Task
-from unrolled.training.precision import ComputeDevice, torch_defaults
+from unrolled.training.precision import ComputeDevice, choose, torch_defaults
 
 Cells = tuple[Any, ...]
 READ = 1 << 22  # bytes of an endless line that are read at once
@@ -36,6 +37,25 @@ class Predictor:
     compute_device: ComputeDevice
     max_row: int
     options: AnswerOptions
+
+    @classmethod
+    def of(cls, loaded: Loaded, device: str = "auto") -> Predictor:
+        """Return what answers rows as a run that was read back says.
+
+        Args:
+            loaded: the run.
+            device: ``auto``, ``cpu``, ``cuda`` ...
+
+        Raises:
+            UsageError: there is no such device.
+        """
+        recipe = loaded.recipe
+        precision = "fp32" if recipe.training.precision == "fp32" else "auto"
+        compute_device = choose(device, precision)
+        model = loaded.model.to(compute_device.device)
+        options = AnswerOptions.of(recipe)
+        loaded.task.check_options(options, model)
+        return cls(loaded.task, model, compute_device, recipe.data.max_row, options)
 
     def predict(self, rows: Iterable[Any]) -> list[Prediction]:
         """Answer rows together.

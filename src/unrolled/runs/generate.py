@@ -1,0 +1,61 @@
+"""Text that goes on from a prompt, as it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from unrolled.core.errors import UsageError, shown
+from unrolled.decoding.sampling import Sampling
+from unrolled.runs import arguments
+from unrolled.runs.predictor import Predictor
+from unrolled.training.precision import torch_defaults
+
+
+def stream(
+    predictor: Predictor,
+    prompt: str,
+    max_new_tokens: int,
+    sampling: dict[str, Any],
+    seed: int | None = None,
+    stop: Sequence[str] = (),
+    notice: Callable[[str], None] = lambda text: None,
+) -> Iterator[str]:
+    """Yield pieces of text.
+
+    Args:
+        predictor: of a language model.
+        prompt: what stands before; empty starts a new text.
+        max_new_tokens: the most tokens written.
+        sampling: how tokens are drawn; see ``Sampling``.
+        seed: of the draws; None draws others each time.
+        stop: texts before which it ends.
+        notice: called with a sentence where the prompt is longer than the model reads.
+
+    Raises:
+        UsageError: the run answers rows, or an argument is wrong.
+    """
+    predictor.task.check_generates()
+    if not isinstance(prompt, str):
+        raise UsageError(f"prompt is {shown(prompt)}; give a text")
+    arguments.whole("max_new_tokens", max_new_tokens)
+    if seed is not None:
+        arguments.whole("seed", seed)
+    compute_device = predictor.compute_device
+    pieces = predictor.task.generate(
+        predictor.model,
+        prompt,
+        max_new_tokens,
+        Sampling.read(sampling),
+        seed=seed,
+        stop=arguments.texts("stop", stop),
+        device=compute_device.device,
+        notice=notice,
+    )
+    while True:
+        # entered anew for each piece: the caller's own code runs between them
+        with torch_defaults(), compute_device.autocast():
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        yield piece
