@@ -66,7 +66,8 @@ class Predictor:
         self.task.check_rows()
         cells: list[Cells] = []
         for row in rows_of(rows):
-            cells.append(cells_of(row, self.task, self.max_row))
+            cells_of_row = cells_of(row, self.task, self.max_row)
+            cells.append(cells_of_row)
         return self.predict_cells(cells) if cells else []
 
     @torch_defaults()
@@ -121,7 +122,8 @@ class Predictor:
             UserError: a row is faulty; it says which one.
         """
         try:
-            yield from zip(rows, self.predict(rows), strict=True)
+            predictions = self.predict(rows)
+            yield from zip(rows, predictions, strict=True)
         except UserError as error:
             if len(rows) == 1:
                 raise
@@ -149,12 +151,13 @@ def stream_lines(stream: Any, most: int) -> Iterator[tuple[str, str]]:
         source = io.BytesIO(text.encode("utf-8", "replace"))
     first = True
     # with the end of a line, or the mark of UTF-8
-    while line := source.readline(most + 3):
+    bound = most + 3
+    while line := source.readline(bound):
         rest = line
         while rest and not rest.endswith(b"\n"):
             rest = source.readline(READ)
-            if rest and len(line) <= most + 2:
-                line += rest[: most + 3 - len(line)]
+            missing = bound - len(line)
+            line += rest[:missing]
         content = line.removeprefix(b"\xef\xbb\xbf") if first else line
         first = False
         content = content.rstrip(b"\r\n")
