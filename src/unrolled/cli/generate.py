@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-Run = Annotated[
+RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder of a language model's run.")
 ]
 Prompt = Annotated[str, typer.Option(help="The text to go on from; empty starts anew.")]
@@ -41,7 +41,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 
 
 def generate(
-    run: Run,
+    run: RunFolder,
     prompt: Prompt = "",
     max_new_tokens: MaxNewTokens = 200,
     temperature: Temperature = 1.0,
