@@ -53,8 +53,9 @@ def status(process: int) -> dict[str, int]:
 def children(process: int) -> list[int]:
     """Return the processes that a process has started."""
     try:
-        found = Path(f"/proc/{process}/task").glob("*/children")
-        return [int(child) for path in found for child in path.read_text().split()]
+        paths = Path(f"/proc/{process}/task").glob("*/children")
+        words = " ".join(path.read_text() for path in paths)
+        return [int(child) for child in words.split()]
     except OSError:
         return []
 

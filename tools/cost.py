@@ -10,6 +10,7 @@ tokens of a source and of its target.
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from dataclasses import dataclass
@@ -219,7 +220,8 @@ def check(models: list[Model]) -> list[str]:
 
 def time(models: list[Model]) -> list[str]:
     """Return the table of tokens a second and days."""
-    heads = [f"{name}, at {share:.0%}" for name in HARDWARE for share in SHARES]
+    pairs = itertools.product(HARDWARE, SHARES)
+    heads = [f"{name}, at {share:.0%}" for name, share in pairs]
     rows = table("recipe", *heads)
     for model in models:
         shown = []

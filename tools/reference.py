@@ -55,19 +55,16 @@ def _table(config: type[BaseModel], prefix: str) -> list[str]:
             inner += _table(group, f"{prefix}{name}.")
             continue
         default = "" if field.default is PydanticUndefined else field.default
-        shown = (
-            ""
-            if default is None
-            else f"`{str(default).lower() if isinstance(default, bool) else default}`"
-        )
-        told = field.description or ""
+        if isinstance(default, bool):
+            default = str(default).lower()  # as YAML writes it
+        shown = "" if default is None else f"`{default}`"
+        description = field.description or ""
         if prefix == "model.":
             users = [layer for layer, kind in LAYERS.items() if name in kind.uses]
             if users and len(users) < len(LAYERS):
-                told = f"{told} ({', '.join(users)})".strip()
-        rows.append(
-            f"| `{prefix}{name}` | {_type(field.annotation)} | {shown} | {told} |"
-        )
+                description = f"{description} ({', '.join(users)})".strip()
+        kind_of_value = _type(field.annotation)
+        rows.append(f"| `{prefix}{name}` | {kind_of_value} | {shown} | {description} |")
     return rows + inner
 
 
@@ -138,9 +135,9 @@ def main() -> int:
     unfinished = []
     if "--check" in sys.argv:
         pages = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-        unfinished = [
-            fault for page in pages if page.exists() for fault in faults(page)
-        ]
+        for page in pages:
+            if page.exists():
+                unfinished += faults(page)
         print("\n".join(unfinished), end="\n" if unfinished else "", file=sys.stderr)
     return 1 if differing or unfinished else 0
 

@@ -258,4 +258,7 @@ def line(widths: Sequence[int], *cells: object) -> None:
 
 def against(value: float, target: float | None) -> str:
     """Return the target with a mark whether it is reached, ``-`` without one."""
-    return "-" if target is None else f"{target:g} {'yes' if value >= target else 'NO'}"
+    if target is None:
+        return "-"
+    mark = "yes" if value >= target else "NO"
+    return f"{target:g} {mark}"

@@ -161,13 +161,12 @@ def run(options: Options) -> list[dict[str, Any]]:
             for threads in THREADS:
                 with common.threads_of(threads):
                     worst = check(f"{cell} {shape}", layer, beside, exact, x, gradient)
-                    works = {
-                        f"{whose} {precision}": one_step(
-                            module, x, gradient, precision == "bf16"
-                        )
-                        for precision in ("float32", "bf16")
-                        for whose, module in (("ours", layer), ("torch", beside))
-                    }
+                    works = {}
+                    for precision in ("float32", "bf16"):
+                        for whose, module in (("ours", layer), ("torch", beside)):
+                            works[f"{whose} {precision}"] = one_step(
+                                module, x, gradient, precision == "bf16"
+                            )
                     times = common.take_turns(works, options)
                     peaks = {
                         name: common.peak(name, threads, options) for name in worst

@@ -53,14 +53,14 @@ def peak(folder: Path, file: Path) -> int:
 def run(options: Options, folder: Path) -> dict[str, Any]:
     """Measure both, and fit a line to the first."""
     beams, lengths = (BEAMS[:2], LENGTHS[:2]) if options.quick else (BEAMS, LENGTHS)
-    cells = [
-        {"beam": beam, "length": length, "mb": added(folder, beam, length) / 1e6}
-        for beam in beams
-        for length in lengths
-    ]
+    cells = []
+    for beam in beams:
+        for length in lengths:
+            megabytes = added(folder, beam, length) / 1e6
+            cells.append({"beam": beam, "length": length, "mb": megabytes})
     sizes = np.array([cell["beam"] * cell["length"] for cell in cells], float)
-    found = np.array([cell["mb"] for cell in cells])
-    gradient, start = np.polyfit(sizes, found, 1)
+    peaks = np.array([cell["mb"] for cell in cells])
+    gradient, start = np.polyfit(sizes, peaks, 1)
     common.line(WIDTHS, "beam", "tokens", "MB", "line's MB")
     for cell, size in zip(cells, sizes, strict=True):
         cell["line_mb"] = float(start + gradient * size)
@@ -71,7 +71,7 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
             f"{cell['line_mb']:.1f}",
         )
         common.line(WIDTHS, *told)
-    explained = float(np.corrcoef(sizes, found)[0, 1] ** 2)
+    explained = float(np.corrcoef(sizes, peaks)[0, 1] ** 2)
     bytes_each = 1e6 * gradient / ROWS
     print(f"{bytes_each:,.0f} bytes a token of a hypothesis; r^2 {explained:.4f}")
     files = _files(

@@ -22,7 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import unrolled as package
@@ -31,7 +31,6 @@ from unrolled.cli.main import _run
 from unrolled.cli.output import write_csv as write_answers
 from unrolled.core import terminal
 from unrolled.core.words import command
-from unrolled.runs.predictor import stream_lines
 from unrolled.tasks.base import Prediction
 
 Call = Callable[..., tuple[str, str]]
@@ -477,33 +476,6 @@ def test_a_file_that_is_a_link_stays_one(
 
 
 # lines without end
-
-
-@settings(deadline=None)
-@given(
-    st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"")), max_size=6),
-    st.integers(1, 20),
-    st.booleans(),
-)
-def test_lines_are_those_of_split_and_long_ones_are_told(
-    lines: list[bytes], most: int, end: bool
-) -> None:
-    joined = b"\n".join(lines) + (b"\n" if end and lines else b"")
-    stream = SimpleNamespace(buffer=io.BytesIO(joined))
-    found = list(stream_lines(stream, most))
-    expected = joined.split(b"\n")
-    if expected[-1] == b"":
-        expected.pop()
-    if expected:
-        expected[0] = expected[0].removeprefix(b"\xef\xbb\xbf")
-    assert len(found) == len(expected)
-    for (text, fault), line in zip(found, expected, strict=True):
-        line = line.rstrip(b"\r")
-        if len(line) > most:
-            assert text == ""
-            assert "data.max_row" in fault
-        else:
-            assert (text, fault) == (line.decode("utf-8", "replace"), "")
 
 
 def test_one_line_ends_no_service(home: SimpleNamespace) -> None:

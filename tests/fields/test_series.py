@@ -1,8 +1,7 @@
-"""Sequences of numbers: gathered from rows, cut into windows, scaled, held out by time."""
+"""Sequences of numbers: gathered from rows, cut into windows, held out by time."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,11 @@ import pytest
 import torch
 
 from conftest import write_csv
-from unrolled.core.errors import DataError, UserError
+from unrolled.core.errors import DataError
 from unrolled.data.batches import collate
 from unrolled.data.examples import Examples, Spans
 from unrolled.data.sources import Table, read
 from unrolled.fields.base import InvalidCell
-from unrolled.fields.frames import Frames
 from unrolled.fields.series import Series, WindowSpec, gather, hold_out_end
 
 
@@ -136,62 +134,6 @@ def test_two_steps_are_the_fewest_that_can_be_split(tmp_path: Path) -> None:
 
 
 RNG = np.random.default_rng(0)
-WALKS = [RNG.normal(5, 3, size=(n, 3)) for n in (4, 7, 1)]
-
-
-def test_numbers_are_scaled_by_all_training_steps() -> None:
-    cells = [[w[:, 0].tolist(), w[:, 1:].tolist()] for w in WALKS]
-    field = Frames.fit(("a", "b"), cells, WindowSpec())
-    assert field.sizes == (1, 2)
-    everything = np.concatenate(WALKS)
-    np.testing.assert_allclose(field.means, everything.mean(0))
-    np.testing.assert_allclose(field.deviations, everything.std(0))
-    expected = (WALKS[1] - everything.mean(0)) / everything.std(0)
-    np.testing.assert_allclose(field.check(cells[1]), expected, rtol=1e-5)
-    # the same sequence as a list of steps, and what a step was in the unit of the file
-    assert field.cells(WALKS[1].tolist()) == tuple(
-        part.tolist() for part in (WALKS[1][:, :1], WALKS[1][:, 1:])
-    )
-    last = field.last("a", field.check(cells[1])[-2:])
-    np.testing.assert_allclose(last, WALKS[1][-2:, 0], rtol=1e-6)
-    assert Frames.from_json(json.loads(json.dumps(field.to_json()))) == field
-
-
-def test_a_column_that_never_changes_is_not_blown_up() -> None:
-    field = Frames.fit(("a",), [[[0.1] * 9]], WindowSpec())
-    assert np.abs(field.check([[0.1, 0.1]])).max() < 1e-6
-
-
-@pytest.mark.parametrize(
-    ("cells", "message"),
-    [
-        (["1 2 3", [1]], "holds '1 2 3' where a list of numbers is expected"),
-        ([[], []], r"holds \[\] where a list of numbers"),
-        ([[1, None], [[1, 2], [3, 4]]], "column 'a' holds None at step 2"),
-        ([[1, 2], [[1, 2], [3, "x"]]], "column 'b' holds 'x' at step 2"),
-        ([[1, 2], [[1, 2], [3]]], "column 'b' has other than 2 numbers at step 2"),
-        ([[1, 2], [[1, 2]]], "column 'b' has 1 steps and 'a' 2"),
-        (
-            [[1, 2], [[1, 2, 3], [4, 5, 6]]],
-            "column 'b' holds 3 numbers a step; expected 2",
-        ),
-        ([[1, float("inf")], [[1, 2], [3, 4]]], "column 'a' holds inf at step 2"),
-    ],
-)
-def test_a_cell_that_is_no_sequence_of_numbers_says_where(
-    cells: Any, message: str
-) -> None:
-    field = Frames.fit(("a", "b"), [[[1, 2], [[1, 2], [3, 5]]]], WindowSpec())
-    with pytest.raises(InvalidCell, match=message):
-        field.check(cells)
-
-
-def test_a_step_of_other_width_is_refused() -> None:
-    field = Frames.fit(("a", "b"), [[[1, 2], [[1, 2], [3, 5]]]], WindowSpec())
-    with pytest.raises(UserError, match="a step has 2 numbers; expected 3: a, b"):
-        field.cells([[1, 2]])
-    with pytest.raises(UserError, match="holds no sequence of numbers"):
-        Frames.fit(("a",), [["text"]], WindowSpec())
 
 
 def test_spans_are_slices_padded_with_zeros() -> None:

@@ -105,9 +105,9 @@ def test_another_run_starts_at_once_and_a_change_is_noticed(
 ) -> None:
     path = tmp_path / "t.txt"
     path.write_text(story(0), "utf-8")
-    assert any(line.startswith("encoded in") for line in both(path)[1].found)
+    assert any(line.startswith("encoded in") for line in both(path)[1].lines)
     again = both(path)
-    assert any(line.startswith("encoded before:") for line in again[1].found)
+    assert any(line.startswith("encoded before:") for line in again[1].lines)
     check_text(*again)
     read = shard_files.read_rows
     opened: list[bool] = []
@@ -123,7 +123,7 @@ def test_another_run_starts_at_once_and_a_change_is_noticed(
     path.write_text(story(0)[:-4] + "\n", "utf-8")
     for changes in ({}, {"tokenizer": "bytes"}, {"vocabulary": 12}, {"holdout": 0.2}):
         whole, mapped = both(path, **changes)
-        assert any(line.startswith("encoded in") for line in mapped.found), changes
+        assert any(line.startswith("encoded in") for line in mapped.lines), changes
         check_text(whole, mapped)
 
 
@@ -139,7 +139,7 @@ def test_a_vocabulary_is_learnt_from_a_spread_sample(
         "".join(f"word{number // 40} " + story(number, 1) for number in range(800))
     )
     _, mapped = both(path, tokenizer="words", vocabulary=400)
-    assert any("learnt from 3,000 of" in line for line in mapped.found)
+    assert any("learnt from 3,000 of" in line for line in mapped.lines)
     names = {
         mapped.task.tokenizer.token(id) for id in range(mapped.task.tokenizer.size)
     }
@@ -157,7 +157,7 @@ def test_scored_text_is_bounded(
     path.write_text(story(0), "utf-8")
     whole, mapped = both(path)
     assert mapped.dev.tokens.tolist() == whole.dev.tokens.tolist()[:100]
-    assert any("scored: the first 100 of them" in line for line in mapped.found)
+    assert any("scored: the first 100 of them" in line for line in mapped.lines)
     whole, mapped = both(path, dev=str(path))
     assert mapped.dev.tokens.tolist() == whole.dev.tokens.tolist()[:100]
     assert not mapped.held_out
@@ -192,7 +192,7 @@ def test_labels_of_texts(tmp_path: Path, kind: str, dev: bool) -> None:
         *(measured(p.task.baselines(p.split)) for p in (whole, mapped)), strict=True
     ):
         assert (one.name, one.scores) == (other.name, other.scores)
-    assert any("skipped 1 faulty rows" in line for line in mapped.found)
+    assert any("skipped 1 faulty rows" in line for line in mapped.lines)
 
 
 def test_labels_are_weighed(tmp_path: Path) -> None:
@@ -290,13 +290,13 @@ def test_what_is_sharded(
     assert not cache.exists()
     monkeypatch.setattr(large, "LARGE", 1000)
     assert any(
-        "encoded in" in line for line in prepare(requested(str(text), auto)).found
+        "encoded in" in line for line in prepare(requested(str(text), auto)).lines
     )
     table = write_csv(
         tmp_path / "m.csv", [(i, 2 * i) for i in range(500)], ("a", "price")
     )
     assert not any(
-        "encoded" in line for line in prepare(requested(str(table), auto)).found
+        "encoded" in line for line in prepare(requested(str(table), auto)).lines
     )
 
 

@@ -46,7 +46,7 @@ def test_held_out_rows_share_no_text_with_training_rows(file: Path, seed: int) -
     assert len(train) + len(dev) == 89
     assert (
         f"held out {len(dev)} of 89 rows by the hash of their inputs (data.dev=FILE)"
-        in found.found
+        in found.lines
     )
 
 
@@ -92,7 +92,7 @@ def test_a_language_model_holds_out_the_end_of_the_text(tmp_path: Path) -> None:
     assert len(found.dev_data.text) == 11
     assert (
         "held out the last 10% of the text, 11 characters (data.dev=FILE)"
-        in found.found
+        in found.lines
     )
     assert found.task.tokenizer.unknown(found.task.tokenizer.encode("X")) == 1
 
@@ -101,7 +101,7 @@ def test_a_dev_file_leaves_every_row_for_training(file: Path, tmp_path: Path) ->
     dev = write_csv(tmp_path / "dev.csv", reviews(7, 9), ("text", "label"))
     found = prepared(file, data__dev=str(dev))
     assert (len(found.train), len(found.dev)) == (89, 7)
-    assert f"scored on {dev}" in found.found
+    assert f"scored on {dev}" in found.lines
     assert set(found.files) == {str(file), str(dev)}
 
 
@@ -123,7 +123,7 @@ def test_what_was_found_is_said_with_the_keys_that_overrule_it(tmp_path: Path) -
         [(n, *row) for n, row in enumerate(rows)],
         ("id", "text", "label"),
     )
-    assert prepared(path).found[:6] == [
+    assert prepared(path).lines[:6] == [
         f"{path}: comma-separated, header, UTF-8, 34 rows",
         "reads: text (data.text=COLUMN)",
         "predicts: label (data.label=COLUMN); 2 labels: b 17, a 17",
@@ -147,13 +147,13 @@ def test_a_faulty_row_stops_with_its_line_and_the_way_out(tmp_path: Path) -> Non
     )
     found = prepared(path, **wanted, data__on_error="skip")
     assert len(found.train) + len(found.dev) == 21
-    assert found.found[-1].startswith(f"skipped 1 faulty rows; the first: {path}:22: ")
+    assert found.lines[-1].startswith(f"skipped 1 faulty rows; the first: {path}:22: ")
 
 
 def test_rows_without_a_label_are_no_label(tmp_path: Path) -> None:
     rows = [(f"t{n}", "ab"[n % 2]) for n in range(20)] + [("none", ""), ("neither", "")]
     path = write_csv(tmp_path / "r.csv", rows, ("text", "label"))
-    found = prepared(path, data__label="label", data__on_error="skip").found
+    found = prepared(path, data__label="label", data__on_error="skip").lines
     assert found[2] == (
         "predicts: label (data.label=COLUMN); 2 labels: a 10, b 10 (2 rows without one)"
     )
@@ -163,8 +163,8 @@ def test_the_words_of_a_faulty_row_can_be_kept_out(tmp_path: Path) -> None:
     path = tmp_path / "n.csv"
     path.write_text("x,y\n" + "".join(f"{n},{n}\n" for n in range(20)) + "secret,7\n")
     told = {"data__numbers": ["x"], "data__label": "y", "data__on_error": "skip"}
-    assert "secret" in prepared(path, **told).found[-1]
-    kept = prepared(path, **told, report__samples=False).found[-1]
+    assert "secret" in prepared(path, **told).lines[-1]
+    kept = prepared(path, **told, report__samples=False).lines[-1]
     assert kept == f"skipped 1 faulty rows; the first: {path}:22"
 
 
@@ -175,7 +175,7 @@ def test_malformed_rows_are_counted_once(tmp_path: Path) -> None:
         prepared(path)
     assert (
         prepared(path, data__on_error="skip")
-        .found[-1]
+        .lines[-1]
         .startswith("skipped 2 faulty rows")
     )
 

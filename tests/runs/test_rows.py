@@ -14,15 +14,13 @@ from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import unrolled
 from conftest import SMALL, Call, reviews, write_csv, write_jsonl
+from fields.cells import nested
 from unrolled.core import terminal
 from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.core.files import Watched
-from unrolled.fields.base import InvalidCell, read_number
-from unrolled.fields.words import words_of
 from unrolled.runs import prepared
 
 KINDS = ["classify", "regress", "vectors", "tag"]
@@ -30,32 +28,6 @@ drawn = settings(
     deadline=None,
     max_examples=40,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-
-numbers = st.one_of(
-    st.integers(),
-    st.floats(),
-    st.sampled_from([1e300, -1e39, 1.7976931348623157e308, 10**400, 5e-324]),
-)
-cells = st.one_of(
-    st.none(),
-    st.booleans(),
-    numbers,
-    st.text(st.characters(), max_size=20),
-    numbers.map(str),
-    st.binary(max_size=5),
-    st.just("a good film"),
-)
-nested = st.recursive(
-    cells,
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.tuples(inner, inner)
-        | st.dictionaries(
-            st.sampled_from(["text", "words", "rooms", "area", "column1", "x"]), inner
-        )
-    ),
-    max_leaves=12,
 )
 
 
@@ -133,16 +105,6 @@ def test_a_row_of_more_than_a_megabyte_is_refused_until_it_is_asked_for(
 # numbers
 
 
-@given(numbers)
-def test_a_number_that_is_read_is_a_number(value: Any) -> None:
-    for cell in (value, str(value)):
-        if abs(value) <= 1e30:
-            assert read_number("x", cell) == pytest.approx(float(value))
-        else:  # nan too
-            with pytest.raises(InvalidCell, match="column 'x'"):
-                read_number("x", cell)
-
-
 @pytest.mark.parametrize("huge", [1e300, 1.7976931348623157e308, -1e31])
 @pytest.mark.parametrize("column", ["x", "y"])
 def test_a_sentinel_is_named_with_its_line(
@@ -182,20 +144,6 @@ def test_a_row_out_of_all_proportion_is_no_score(tmp_path: Path) -> None:
 
 
 # words
-
-
-@given(nested)
-def test_words_are_words(cell: Any) -> None:
-    plain = (str, int, float)
-    fits = isinstance(cell, plain) and not isinstance(cell, bool)
-    fits |= cell is None or (
-        isinstance(cell, list) and all(isinstance(c, plain) for c in cell)
-    )
-    if fits:
-        assert all(isinstance(word, str) for word in words_of("w", cell, "word"))
-    else:
-        with pytest.raises(InvalidCell, match="where a word is expected"):
-            words_of("w", cell, "word")
 
 
 @pytest.mark.parametrize(

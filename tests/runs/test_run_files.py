@@ -440,29 +440,6 @@ def test_a_folder_that_is_no_utf8_is_refused_before_the_training(
         train(tmp_path / "texts", out=tmp_path / "other", **QUICK)
 
 
-@pytest.mark.parametrize(
-    "name", ["", ".", "..", "../../x", "/tmp/x", "a/b", "a\\b", "a\nb", "a\0b"]
-)
-def test_a_name_that_leads_elsewhere_is_refused(
-    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    (tmp_path / "inner").mkdir()
-    monkeypatch.chdir(tmp_path / "inner")
-    with pytest.raises(UsageError):
-        train(stopped.parent / "reviews.csv", name=name, **QUICK)
-    assert [path.name for path in tmp_path.rglob("*")] == ["inner"]
-
-
-@pytest.mark.parametrize("out", ["", "a\0b"])
-def test_a_folder_without_a_name_is_refused(
-    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError):
-        train(stopped.parent / "reviews.csv", out=out, **QUICK)
-    assert list(tmp_path.iterdir()) == []
-
-
 # links, pipes and devices
 
 STRANGE = ["a link out", "a link to nothing", "a link to a device", "a pipe"]

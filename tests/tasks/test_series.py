@@ -531,7 +531,7 @@ def test_sequences_are_named_for_rows_that_are_steps_alone(tmp_path: Path) -> No
 
 
 def warned(path: Path, **changes: Any) -> list[str]:
-    return [line for line in prepared(path, **changes).found if "long runs" in line]
+    return [line for line in prepared(path, **changes).lines if "long runs" in line]
 
 
 def test_rows_that_look_like_steps_are_pointed_out(tmp_path: Path) -> None:

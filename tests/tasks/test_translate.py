@@ -1,11 +1,10 @@
-"""Translation: what is read and written, scores, words that are copied and aligned, bad rows."""
+"""Translation: what is read and written, its scores, words that are copied and aligned."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,15 +15,12 @@ import torch
 from torch.nn import functional as F
 
 import unrolled
-from conftest import SMALL, mirrored, table
-from unrolled.core.errors import DataError, UsageError, UserError
+from conftest import SMALL, mirrored
+from unrolled.core.errors import DataError, UsageError
 from unrolled.data.aligned import read_aligned
 from unrolled.data.batches import IGNORED, collate
-from unrolled.data.sources import Format
-from unrolled.fields.text import Text
 from unrolled.runs.plan import make_plan
 from unrolled.tasks.alignment import copied, links, units
-from unrolled.tasks.base import FileLayout
 from unrolled.tasks.translate import Translate
 from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.objectives import shifted
@@ -91,18 +87,6 @@ def test_the_held_out_scores_are_told_with_signature_and_interval(
     ]
     assert f" data.train_target={mirror.target} " in told
     assert told.endswith(f" layer=lstm --out {mirror.run}-lstm")
-
-
-def test_texts_are_encoded_alike_in_chunks_of_any_size(
-    mirror: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task = unrolled.load(mirror.run).task
-    table = read_aligned(mirror.source, mirror.target, limit=50)
-    whole, _ = task.encode(table, "stop")
-    monkeypatch.setattr("unrolled.tasks.pairs.TEXTS", 7)
-    pieces, _ = task.encode(table, "stop")
-    assert np.array_equal(whole.sequences.flat, pieces.sequences.flat)
-    assert np.array_equal(whole.targets.offsets, pieces.targets.offsets)
 
 
 def test_the_loss_is_that_of_the_right_answers(mirror: SimpleNamespace) -> None:
@@ -381,63 +365,6 @@ def test_bleu_is_better_when_higher_and_loss_when_lower() -> None:
     }
 
 
-# ---------------------------------------------------------------------- rows that do not fit
-
-
-def task_of(longest: int | None = 6) -> Translate:
-    tokenizer = Tokenizer.fit("chars", ["abcdef"])
-    task = Translate(
-        Text(("en",), tokenizer, None),
-        Text(("de",), tokenizer, None),
-        longest,
-        "",
-        FileLayout(["en", "de"], Format("table", ",", header=True)),
-    )
-    return task
-
-
-@pytest.mark.parametrize(
-    ("row", "told"),
-    [
-        (
-            "abcdef,a",
-            "column 'en' has 7 tokens with its end mark; data.max_tokens is 6",
-        ),
-        (
-            "a,abcdef",
-            "column 'de' has 7 tokens with its end mark; data.max_tokens is 6",
-        ),
-        (f"{'a' * 100_000},a", "column 'en' has 100,001 tokens with its end mark"),
-        (",a", "column 'en' is empty"),
-        ("a,  ", "column 'de' is empty"),
-    ],
-)
-def test_a_row_that_does_not_fit_is_named_or_counted(
-    write: Callable[..., Path], row: str, told: str
-) -> None:
-    path = write(f"en,de\nab,ba\n{row}\nabc,cba\n", "rows.csv")
-    task = task_of()
-    with pytest.raises(DataError, match=r"rows\.csv:3: " + told):
-        task.encode(table(path), "stop")
-    examples, skipped = task.encode(table(path), "skip")
-    assert examples.lines.tolist() == [2, 4]
-    assert examples.references == ("ba", "cba")
-    assert [fault.line for fault in skipped] == [3]
-
-
-def test_a_source_that_cannot_be_answered_says_why(mirror: SimpleNamespace) -> None:
-    run = unrolled.load(mirror.run)
-    for row, told in (
-        ("", "is empty"),
-        ("a " * 20, "has 21 tokens with its end mark; data.max_tokens is 20"),
-        ("a\x00b", "holds a NUL character"),
-        ("a " * 50_000, "has 50,001 tokens"),
-    ):
-        with pytest.raises(UserError, match=told):
-            run.answers([row])
-    assert run.predict(["a " * 19])[0]
-
-
 # ---------------------------------------------------------------------- alignments, piece by piece
 
 
@@ -492,5 +419,5 @@ def test_the_defaults_of_a_table_of_texts(tmp_path: Path) -> None:
     assert plan.recipe.data.tokenizer == "bpe"
     assert (plan.recipe.data.text, plan.recipe.data.label) == ("source", "target")
     assert any(
-        "translate (many to many, unaligned)" in line for line in plan.prepared.found
+        "translate (many to many, unaligned)" in line for line in plan.prepared.lines
     )

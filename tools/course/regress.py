@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -92,7 +93,7 @@ def multiplication() -> Picture:
         "The multiplication table, learnt from a CSV",
         "left: what the network answers; right: 7 × n, inside and outside of what it has seen",
     )
-    pairs = [[a, b] for a in range(1, 10) for b in range(1, 10)]
+    pairs = list(itertools.product(range(1, 10), repeat=2))
     answers = [answer.details["value"] for answer in made.answers(pairs)]
     sheet.heat(
         50, 96, (32, 28), [answers[9 * n : 9 * n + 9] for n in range(9)], 0, 150, False

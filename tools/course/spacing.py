@@ -20,8 +20,8 @@ def write(path: Path) -> None:
     ):
         for row in csv.DictReader(rows, delimiter="\t"):
             words = row["document"].split()
-            letters = [letter for word in words for letter in word]
-            tags = ["I" if at else "B" for word in words for at in range(len(word))]
+            letters = list("".join(words))
+            tags = list("".join("B" + "I" * (len(word) - 1) for word in words))
             if letters:
                 out.write(
                     json.dumps({"words": letters, "tags": tags}, ensure_ascii=False)

@@ -47,7 +47,7 @@ def doctor(
     size = sum(p.numel() for p in context.model.parameters())
     state = "as trained" if context.trained else "as drawn, before training"
     say = (lambda *words: None) if as_json else console().print
-    say(clean(context.plan.prepared.found[0]))
+    say(clean(context.plan.prepared.lines[0]))
     say(f"model: layer={context.plan.recipe.layer}, {size:,} parameters, {state}\n")
     findings = []
     for finding in ask(CHECKS, context):
@@ -55,8 +55,8 @@ def doctor(
         say(line(finding))
     counts = {status: sum(f.status == status for f in findings) for status in STYLES}
     seconds = round(time.monotonic() - began, 1)
-    told = ", ".join(f"{count} {status}" for status, count in counts.items())
-    say(f"\n{len(findings)} checks in {seconds:g} s: {told}")
+    counted = ", ".join(f"{count} {status}" for status, count in counts.items())
+    say(f"\n{len(findings)} checks in {seconds:g} s: {counted}")
     if as_json:
         head = {
             "target": target,

@@ -7,35 +7,38 @@ from typing import Annotated
 
 import typer
 
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+Data = Annotated[
+    str,
+    typer.Argument(metavar="DATA", help="A file with the fields of the training data."),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="data.text=, data.label=, ... of this file; decoding.beam=, ... of the search.",
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(help="The file whose lines are the answers to those of DATA."),
+]
+Other = Annotated[
+    Path | None,
+    typer.Option(
+        "--compare", metavar="RUN2", help="Test the difference from another run."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA", help="A file with the fields of the training data."
-        ),
-    ],
-    changes: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[KEY=VALUE]...",
-            help="data.text=, data.label=, ... of this file; decoding.beam=, ... of the search.",
-        ),
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(help="The file whose lines are the answers to those of DATA."),
-    ] = None,
-    other: Annotated[
-        Path | None,
-        typer.Option(
-            "--compare", metavar="RUN2", help="Test the difference from another run."
-        ),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document.")
-    ] = False,
+    run: RunFolder,
+    data: Data,
+    changes: Changes = None,
+    target: Target = None,
+    other: Other = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score a run on a file.
 

@@ -7,49 +7,51 @@ from typing import Annotated
 
 import typer
 
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder of a language model's run.")
+]
+Prompt = Annotated[str, typer.Option(help="The text to go on from; empty starts anew.")]
+MaxNewTokens = Annotated[int, typer.Option(min=0, help="The most tokens written.")]
+Temperature = Annotated[
+    float, typer.Option(min=0, help="0 always takes the likeliest token.")
+]
+TopK = Annotated[
+    int | None, typer.Option(min=1, help="Draw from the k likeliest tokens.")
+]
+TopP = Annotated[
+    float | None, typer.Option(help="Draw from the likeliest tokens that sum to p.")
+]
+MinP = Annotated[
+    float | None,
+    typer.Option(help="Draw from tokens at least p times as likely as the likeliest."),
+]
+RepetitionPenalty = Annotated[float, typer.Option(help="Above 1 avoids what was said.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=2**63 - 1,
+        help="Equal seeds give equal texts; without one they differ.",
+    ),
+]
+Stop = Annotated[
+    list[str] | None, typer.Option(help="End before this text; may be repeated.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
 
 def generate(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Folder of a language model's run.")
-    ],
-    prompt: Annotated[
-        str, typer.Option(help="The text to go on from; empty starts anew.")
-    ] = "",
-    max_new_tokens: Annotated[
-        int, typer.Option(min=0, help="The most tokens written.")
-    ] = 200,
-    temperature: Annotated[
-        float, typer.Option(min=0, help="0 always takes the likeliest token.")
-    ] = 1.0,
-    top_k: Annotated[
-        int | None, typer.Option(min=1, help="Draw from the k likeliest tokens.")
-    ] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Draw from the likeliest tokens that sum to p.")
-    ] = None,
-    min_p: Annotated[
-        float | None,
-        typer.Option(
-            help="Draw from tokens at least p times as likely as the likeliest."
-        ),
-    ] = None,
-    repetition_penalty: Annotated[
-        float, typer.Option(help="Above 1 avoids what was said.")
-    ] = 1.0,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=2**63 - 1,
-            help="Equal seeds give equal texts; without one they differ.",
-        ),
-    ] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="End before this text; may be repeated.")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document.")
-    ] = False,
+    run: RunFolder,
+    prompt: Prompt = "",
+    max_new_tokens: MaxNewTokens = 200,
+    temperature: Temperature = 1.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    seed: Seed = None,
+    stop: Stop = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write on from a prompt, printed as it is made.
 

@@ -73,9 +73,10 @@ def write_csv(handle: IO[str], pairs: Pairs, columns: list[str], raw: bool) -> N
     head = [*columns, free("answer", columns), free("probability", columns)]
     _write_row(handle, writer, [_plain(name, raw) for name in head])
     for row, answer in pairs:
-        share = "" if answer.probability is None else f"{answer.probability:.6f}"
+        known = answer.probability is not None
+        probability = f"{answer.probability:.6f}" if known else ""
         cells = [_plain(value, raw) for value in (*row.values(), answer.text)]
-        _write_row(handle, writer, [*cells, share])
+        _write_row(handle, writer, [*cells, probability])
         handle.flush()
 
 
@@ -187,9 +188,9 @@ def written(output: Path) -> Iterator[IO[str]]:
         if isinstance(error, OSError) and error.filename in (None, name):
             raise UserError(f"{_refused(output, error)}{kept}") from None
         if isinstance(error, UserError) and kept:
-            told = UserError(f"{error}{kept}")
-            told.exit_code = error.exit_code
-            raise told from None
+            extended = UserError(f"{error}{kept}")
+            extended.exit_code = error.exit_code
+            raise extended from None
         raise
 
 

@@ -10,37 +10,43 @@ from unrolled.core.errors import UserError
 from unrolled.core.terminal import clean
 from unrolled.core.terminal import out as print_out
 
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE_OR_DATA", help="A recipe's name, a YAML file, or a data file."
+    ),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to change."),
+]
+Out = Annotated[
+    str | None, typer.Option(help="Folder of the run; runs/<name> by default.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the newest checkpoint.")
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=2**63 - 1,
+        help="Equal seeds give equal runs, on one machine, versions and number of threads.",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what would be trained, and train nothing."),
+]
+
 
 def train(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="RECIPE_OR_DATA",
-            help="A recipe's name, a YAML file, or a data file.",
-        ),
-    ],
-    changes: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to change."),
-    ] = None,
-    out: Annotated[
-        str | None, typer.Option(help="Folder of the run; runs/<name> by default.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint.")
-    ] = False,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=2**63 - 1,
-            help="Equal seeds give equal runs, on one machine, versions and number of threads.",
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Say what would be trained, and train nothing."),
-    ] = False,
+    target: Target,
+    changes: Changes = None,
+    out: Out = None,
+    resume: Resume = False,
+    seed: Seed = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Train a model on a recipe or on your own file.
 

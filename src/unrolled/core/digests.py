@@ -38,9 +38,9 @@ def read(folder: Path) -> dict[str, list[str]] | None:
     """
     path = folder / DIGESTS
     try:
-        told = read_json(path)
-        files = told["files"]
-        if told["format"] > FORMAT:
+        table = read_json(path)
+        files = table["files"]
+        if table["format"] > FORMAT:
             raise ValueError("a newer version of unrolled wrote it; update to read it")
         if not all(isinstance(sums, list) for sums in files.values()):
             raise TypeError("no lists")
@@ -122,11 +122,11 @@ def settle(folder: Path) -> None:
     if known is None:
         return
     standing = {n: sha256(folder / n) for n in known if (folder / n).exists()}
-    told = {
+    settled = {
         name: [digest] for name, digest in standing.items() if digest in known[name]
     }
     write_json(
-        folder / DIGESTS, {"format": FORMAT, "files": known | told}, parents=False
+        folder / DIGESTS, {"format": FORMAT, "files": known | settled}, parents=False
     )
 
 

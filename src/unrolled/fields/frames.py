@@ -153,8 +153,9 @@ class Frames:
         """Return a column's value at the last step of each stretch, in the unit of the file."""
         assert examples.frames is not None
         ends = examples.frames.starts + examples.frames.lengths - 1
+        last = examples.frames.flat[ends]
         index = sum(self.sizes[: self.columns.index(column)])
-        scaled = examples.frames.flat[ends][:, index].astype(np.float64)
+        scaled = last[:, index].astype(np.float64)
         return scaled * self.deviations[index] + self.means[index]
 
     def save(self, folder: Path) -> None:
@@ -169,8 +170,10 @@ class Frames:
         """Read the field back."""
         columns = tuple(values["columns"])
         sizes = tuple(values["sizes"])
-        scales = tuple(values["means"]), tuple(values["deviations"])
-        return cls(columns, sizes, *scales, WindowSpec(**values["reading"]))
+        means = tuple(values["means"])
+        deviations = tuple(values["deviations"])
+        reading = WindowSpec(**values["reading"])
+        return cls(columns, sizes, means, deviations, reading)
 
 
 def _matrices(columns: Sequence[str], row: Sequence[Any]) -> list[Doubles]:

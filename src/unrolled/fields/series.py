@@ -44,13 +44,17 @@ class WindowSpec:
     @property
     def reach(self) -> int:
         """Steps before an answer's own that a window spans."""
-        return 0 if self.window is None else self.window + self.ahead - 1
+        if self.window is None:
+            return 0
+        return self.window + self.ahead - 1
 
     def ends(self, steps: int) -> Ints:
         """Return the last step of each stretch of a sequence of ``steps``, (N,)."""
         if self.window is None:
             return np.array([steps - 1])
-        return np.arange(self.window - 1, steps - self.ahead)
+        first = self.window - 1
+        end = steps - self.ahead
+        return np.arange(first, end)
 
     def length(self, steps: int) -> int:
         """Return how many steps a stretch of a sequence of ``steps`` has."""
@@ -70,16 +74,15 @@ class Series(Table):
 
     def cut(self, spans: Iterable[tuple[int, int, int]]) -> Self:
         """Return stretches of sequences, each given as (sequence, first step, end)."""
-        stretches = [(i, slice(first, end)) for i, first, end in spans]
-        steps = [self.steps[i][stretch] for i, stretch in stretches]
-        rows = [_cut(self.rows[i], stretch) for i, stretch in stretches]
+        rows: list[tuple[Any, ...]] = []
+        steps: list[list[int]] = []
+        names: list[str] = []
+        for index, first, end in spans:
+            rows.append(tuple(cell[first:end] for cell in self.rows[index]))
+            steps.append(self.steps[index][first:end])
+            names.append(self.names[index])
         lines = [step_lines[0] for step_lines in steps]
-        names = [self.names[i] for i, _ in stretches]
         return replace(self, rows=rows, lines=lines, steps=steps, names=names)
-
-
-def _cut(row: Sequence[Any], stretch: slice) -> tuple[Any, ...]:
-    return tuple(cell[stretch] for cell in row)
 
 
 def gather(
@@ -108,14 +111,12 @@ def gather(
         DataError: a row is faulty, by its line, or no row is left.
     """
     errors = list(table.skipped)
-    lines_before = {name: before for before, name in table.parts}
-    breaks = sorted(
-        lines_before.get(error.path, 0) + (error.line or 0) for error in errors
-    )
+    rows = zip(table.rows, table.lines, strict=True)
+    breaks = _breaks(table)
     groups: dict[str, list[list[int]]] = {}
     # breaks that stood before the last row of each sequence
     breaks_before: dict[str, int] = {}
-    for index, (row, line) in enumerate(zip(table.rows, table.lines, strict=True)):
+    for index, (row, line) in enumerate(rows):
         name = table.position(line)[0] if sequence is None else label(row[sequence])
         pieces = groups.setdefault(name, [[]])
         # a row that the reader left out is a gap in whichever sequence it was
@@ -141,6 +142,16 @@ def gather(
     return _laid(table, kept, numbers, errors)
 
 
+def _breaks(table: Table) -> list[int]:
+    """Return the lines of rows that the reader left out, counted through all files, in order."""
+    lines_before = {name: before for before, name in table.parts}
+    lines: list[int] = []
+    for error in table.skipped:
+        before = lines_before.get(error.path, 0)
+        lines.append(before + (error.line or 0))
+    return sorted(lines)
+
+
 def _laid(
     table: Table,
     kept: Sequence[tuple[str, list[int]]],
@@ -149,14 +160,17 @@ def _laid(
 ) -> Series:
     """Return the sequences of which each is a name and the indices of its rows."""
     columns: list[Sequence[Any]] = list(zip(*table.rows, strict=True))
-    for i in numbers:
-        columns[i] = [number(cell) for cell in columns[i]]
-    rows = [
-        tuple([column[i] for i in piece] for column in columns) for _, piece in kept
-    ]
-    steps = [[table.lines[i] for i in piece] for _, piece in kept]
+    for index in numbers:
+        columns[index] = [number(cell) for cell in columns[index]]
+    rows: list[tuple[Any, ...]] = []
+    steps: list[list[int]] = []
+    names: list[str] = []
+    for name, piece in kept:
+        cells = tuple([column[i] for i in piece] for column in columns)
+        rows.append(cells)
+        steps.append([table.lines[i] for i in piece])
+        names.append(name)
     lines = [step_lines[0] for step_lines in steps]
-    names = [name for name, _ in kept]
     return Series(
         table.path,
         table.format,
@@ -200,14 +214,22 @@ def hold_out_end(series: Series, fraction: float, reach: int) -> tuple[Series, S
     sizes = Counter[str]()
     for name, lines in zip(series.names, series.steps, strict=True):
         sizes[name] += len(lines)
-    left = {name: size - max(1, round(size * fraction)) for name, size in sizes.items()}
-    first = []
-    last = []
-    for i, (name, lines) in enumerate(zip(series.names, series.steps, strict=True)):
-        cut = min(left[name], len(lines))
+    # steps of each sequence that training may still have, of pieces the first ones
+    left: dict[str, int] = {}
+    for name, size in sizes.items():
+        held_out = max(1, round(size * fraction))
+        left[name] = size - held_out
+    first: list[tuple[int, int, int]] = []
+    last: list[tuple[int, int, int]] = []
+    for index, name in enumerate(series.names):
+        count = len(series.steps[index])
+        cut = min(left[name], count)
         left[name] -= cut
-        first += [(i, 0, cut)] if cut else []
-        last += [(i, max(0, cut - reach), len(lines))] if cut < len(lines) else []
+        if cut:
+            first.append((index, 0, cut))
+        if cut < count:
+            begin = max(0, cut - reach)
+            last.append((index, begin, count))
     if not first:
         raise DataError(
             f"{sum(sizes.values())} steps cannot be split; add rows", series.path
@@ -221,9 +243,14 @@ def spans(parts: Sequence[Floats], spec: WindowSpec, last: bool = False) -> Span
     lengths = []
     offset = 0
     for steps in parts:
-        size = spec.length(len(steps))
-        ends = np.array([len(steps) - 1]) if last else spec.ends(len(steps))
+        count = len(steps)
+        size = spec.length(count)
+        ends = np.array([count - 1]) if last else spec.ends(count)
         starts.append(offset + ends + 1 - size)
         lengths.append(np.full(len(ends), size))
-        offset += len(steps)
-    return Spans(np.concatenate(parts), np.concatenate(starts), np.concatenate(lengths))
+        offset += count
+    return Spans(
+        np.concatenate(parts),
+        np.concatenate(starts),
+        np.concatenate(lengths),
+    )

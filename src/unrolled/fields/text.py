@@ -47,20 +47,28 @@ class Text:
                 raise InvalidCell(
                     f"column {name!r} holds {shown(cell)} where text is expected"
                 )
-            texts.append("" if cell is None else nfc(str(cell)))
+            text = "" if cell is None else str(cell)
+            texts.append(nfc(text))
         return tuple(texts)
 
     def encode(self, rows: Sequence[tuple[str, ...]]) -> list[list[int]]:
         """Return the ids of each row's texts, each text followed by the end mark."""
         width = len(self.columns)
         end = self.tokenizer.eos_id
+        # with its end mark a text has no more than is read
         most = None if self.max_tokens is None else self.max_tokens - 1
-        flat = self.tokenizer.encode_many([text for row in rows for text in row], most)
-        ended = [[*ids, end] for ids in flat]
+        texts = list(itertools.chain.from_iterable(rows))
+        ids_of_texts = self.tokenizer.encode_many(texts, most)
+        ended = [[*ids, end] for ids in ids_of_texts]
         if width == 1:
             return ended
-        rows_of_texts = (ended[i : i + width] for i in range(0, len(ended), width))
-        return [list(itertools.chain.from_iterable(texts)) for texts in rows_of_texts]
+        ids_of_rows: list[list[int]] = []
+        for first in range(0, len(ended), width):
+            ids_of_row: list[int] = []
+            for ids in ended[first : first + width]:
+                ids_of_row += ids
+            ids_of_rows.append(ids_of_row)
+        return ids_of_rows
 
     def code_points(self, rows: Sequence[tuple[str, ...]]) -> Ragged:
         """Return the code points of each row's texts, the texts apart by a separator.
@@ -68,9 +76,12 @@ class Text:
         As many are kept as ``max_tokens`` tokens of ``POINTS`` characters hold.
         """
         limit = None if self.max_tokens is None else POINTS * self.max_tokens
-        return Ragged.of(
-            [list(map(ord, SEPARATOR.join(texts)[:limit])) for texts in rows]
-        )
+        points: list[list[int]] = []
+        for texts in rows:
+            joined = SEPARATOR.join(texts)
+            kept = joined[:limit]
+            points.append(list(map(ord, kept)))
+        return Ragged.of(points)
 
     def check_to_predict(self, cells: Sequence[Any]) -> tuple[str, ...]:
         """Return what is read of a row that is to be answered. Raises InvalidCell."""
@@ -91,7 +102,9 @@ class Text:
         """Read the field back."""
         tokenizer = Tokenizer.load(folder / TOKENIZER)
         columns = tuple(values["columns"])
-        return cls(columns, tokenizer, values["max_tokens"], values["characters"])
+        max_tokens = values["max_tokens"]
+        characters = values["characters"]
+        return cls(columns, tokenizer, max_tokens, characters)
 
     def to_json(self) -> dict[str, Any]:
         """Return what is read back; the tokenizer is saved beside it."""

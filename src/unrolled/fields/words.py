@@ -81,13 +81,14 @@ class Words:
             tokenizer: the kind of pieces, chars or another; None for none.
             max_words: the longest row that will be read.
         """
-        counted = Counter(word for row in rows for word in row)
+        counted = Counter(itertools.chain.from_iterable(rows))
         often = [word for word, count in counted.items() if count >= min_count]
         often.sort(key=lambda word: (-counted[word], word))
         pieces = None
         if tokenizer is not None:
             pieces = Tokenizer.fit(tokenizer, counted.elements(), vocabulary, min_count)
-        return cls(column, tuple(often[: vocabulary - FIRST]), pieces, max_words)
+        known = tuple(often[: vocabulary - FIRST])
+        return cls(column, known, pieces, max_words)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -118,12 +119,11 @@ class Words:
         return [nfc(word) for word in words]
 
     def encode(self, rows: Sequence[list[str]]) -> tuple[Ragged, Spellings | None]:
-        """Return the words of each row: places in a list of spellings, or ids without one."""
+        """Return the words of each row: indices into a list of spellings, or ids without one."""
         known = dict(zip(self.known, itertools.count(FIRST)))
         if self.tokenizer is None:
-            return Ragged.of(
-                [[known.get(word, UNKNOWN) for word in row] for row in rows]
-            ), None
+            ids_of_rows = [[known.get(word, UNKNOWN) for word in row] for row in rows]
+            return Ragged.of(ids_of_rows), None
         distinct: dict[str, int] = {}
         indices = [
             [distinct.setdefault(word, len(distinct)) for word in row] for row in rows
@@ -133,7 +133,8 @@ class Words:
         begin = self.tokenizer.bos_id
         end = self.tokenizer.eos_id
         pieces = Ragged.of([[begin, *ids, end] for ids in spelt])
-        ids = np.array([known.get(word, UNKNOWN) for word in distinct], dtype=np.int64)
+        known_ids = [known.get(word, UNKNOWN) for word in distinct]
+        ids = np.array(known_ids, dtype=np.int64)
         return Ragged.of(indices), Spellings(ids, pieces)
 
     def _spelt(self, words: list[str]) -> list[list[int]]:
@@ -141,7 +142,10 @@ class Words:
         assert self.tokenizer is not None
         # pieces have this many characters at most, but for those of a vocabulary of whole words
         reach = RUN * LONGEST_WORD
-        cut = [w if len(w) <= 2 * reach else w[:reach] + w[-reach:] for w in words]
+        cut = [
+            word if len(word) <= 2 * reach else word[:reach] + word[-reach:]
+            for word in words
+        ]
         half = LONGEST_WORD // 2
         return [
             ids if len(ids) <= LONGEST_WORD else ids[:half] + ids[-half:]

@@ -106,7 +106,7 @@ def _conditions(plan: Plan) -> dict[str, Any]:
         "precision": plan.compute_device.precision,
         "device": str(plan.compute_device.device),
         "threads": plan.recipe.training.threads,
-        "found": plan.prepared.found,
+        "found": plan.prepared.lines,
     }
 
 

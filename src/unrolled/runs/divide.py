@@ -25,7 +25,10 @@ def divide(data: Data, schema: Schema, recipe: Recipe) -> tuple[Data, Data, str]
     fraction = recipe.data.holdout
     if isinstance(data, Document):
         first, last = split_text(data.text, fraction)
-        how = f"held out the last {fraction:.0%} of the text, {len(last):,} characters (data.dev=FILE)"
+        how = (
+            f"held out the last {fraction:.0%} of the text, {len(last):,} characters "
+            "(data.dev=FILE)"
+        )
         return replace(data, text=first), replace(data, text=last), how
     if isinstance(data, Series):
         return divide_series(data, series.reading(recipe, schema), recipe)

@@ -160,7 +160,7 @@ def _read(
     """Read what is scored: a file, or two whose lines stand beside each other."""
     task = predictor.task
     data = reading.data
-    found = find_data(reading.recipe, str(path_of(path, "data")))
+    source = find_data(reading.recipe, str(path_of(path, "data")))
     options: dict[str, Any] = {
         "encoding": data.encoding,
         "on_error": data.on_error,
@@ -170,7 +170,7 @@ def _read(
     if target is not None:
         columns = task.pair_columns(reading.schema)
         beside = find_data(reading.recipe, str(path_of(target, "target")))
-        return read_aligned(found, beside, columns=columns, **options)
-    scored = read(found, **options)
+        return read_aligned(source, beside, columns=columns, **options)
+    scored = read(source, **options)
     task.check_data(scored)
     return scored

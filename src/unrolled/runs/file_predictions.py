@@ -79,14 +79,14 @@ def predict_file(
     task = predictor.task
     data = reading.data
     schema = reading.schema
-    writes = task.is_generative
-    named = ARCHIVE.search(path.name) is not None
-    named = named or any(known.names(path.name) for known in FORMATS)
-    if writes and as_lines and path.is_file() and not named:
+    archived = ARCHIVE.search(path.name) is not None
+    named = archived or any(known.names(path.name) for known in FORMATS)
+    may_be_lines = as_lines and task.is_generative and not named
+    if may_be_lines and path.is_file():
         lines = LineRows(path, data.encoding, schema.inputs[0], data.max_row)
         return FilePredictions(lines, _predict_lines(predictor, lines))
     # a text of a thousand sentences is not given up for one of them
-    skip = data.on_error == "skip" or writes
+    skip = data.on_error == "skip" or task.is_generative
     by_step = schema.steps
     # a file to answer may lack the answer and what else is not read
     needed = [*schema.inputs]

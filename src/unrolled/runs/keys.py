@@ -89,7 +89,7 @@ def _kinds(annotation: Any) -> set[Any]:
     if origin in (Union, UnionType):
         return set().union(*map(_kinds, inner))
     if origin is Literal:
-        return {type(each) for each in inner}
+        return {type(choice) for choice in inner}
     return {annotation}
 
 

@@ -113,7 +113,7 @@ class Plan:
             patience = f", or {training.patience} evaluations without progress"
         device = self.compute_device.describe()
         return [
-            *self.prepared.found,
+            *self.prepared.lines,
             *self.notes,
             f"model: layer={self.recipe.layer}, {size:,} parameters",
             f"computes on: {device}, {training.threads} threads{processes}",

@@ -64,7 +64,10 @@ class Predictor:
             UserError: a row does not fit the columns the run was trained on.
         """
         self.task.check_rows()
-        cells = [cells_of(row, self.task, self.max_row) for row in rows_of(rows)]
+        cells: list[Cells] = []
+        for row in rows_of(rows):
+            cells_of_row = cells_of(row, self.task, self.max_row)
+            cells.append(cells_of_row)
         return self.predict_cells(cells) if cells else []
 
     @torch_defaults()
@@ -119,7 +122,8 @@ class Predictor:
             UserError: a row is faulty; it says which one.
         """
         try:
-            yield from zip(rows, self.predict(rows), strict=True)
+            predictions = self.predict(rows)
+            yield from zip(rows, predictions, strict=True)
         except UserError as error:
             if len(rows) == 1:
                 raise
@@ -143,19 +147,21 @@ def stream_lines(stream: Any, most: int) -> Iterator[tuple[str, str]]:
     """
     source = getattr(stream, "buffer", None)
     if source is None:  # a stream of text, which holds no bytes
-        source = io.BytesIO(stream.read().encode("utf-8", "replace"))
+        text = stream.read()
+        source = io.BytesIO(text.encode("utf-8", "replace"))
     first = True
     # with the end of a line, or the mark of UTF-8
-    while line := source.readline(most + 3):
+    bound = most + 3
+    while line := source.readline(bound):
         rest = line
         while rest and not rest.endswith(b"\n"):
             rest = source.readline(READ)
-            if rest and len(line) <= most + 2:
-                line += rest[: most + 3 - len(line)]
-        text = line.removeprefix(b"\xef\xbb\xbf") if first else line
+            missing = bound - len(line)
+            line += rest[:missing]
+        content = line.removeprefix(b"\xef\xbb\xbf") if first else line
         first = False
-        text = text.rstrip(b"\r\n")
-        if len(text) > most:
+        content = content.rstrip(b"\r\n")
+        if len(content) > most:
             yield "", too_long(most)
         else:
-            yield text.decode("utf-8", "replace"), ""
+            yield content.decode("utf-8", "replace"), ""

@@ -44,11 +44,9 @@ def prepare(
             return encoded
     parts = _read_parts(requested)
     schema = parts.schema
-    facts = DataFacts(
-        schema,
-        series.count(parts.train, series.reading(requested, schema)),
-        characters(parts.train, schema),
-    )
+    spec = series.reading(requested, schema)
+    rows = series.count(parts.train, spec)
+    facts = DataFacts(schema, rows, characters(parts.train, schema))
     recipe = resolve(requested, facts, machine)
     if task is None:
         kind = task_class(schema.task, schema.frames)
@@ -59,11 +57,12 @@ def prepare(
     dev, dev_errors = task.encode(dev_data, on_error)
     recipe = weigh(recipe, task, train)
     task.check_options(AnswerOptions.of(recipe))
+    errors = [*train_errors, *dev_errors]
     lines = [
         *describe(parts.whole, schema, task),
         parts.held_out,
         *series.long_runs(recipe, schema, parts.whole),
-        *describe_errors([*train_errors, *dev_errors], recipe.report.samples),
+        *describe_errors(errors, recipe.report.samples),
         *task.describe_examples(dev),
     ]
     return Prepared(recipe, task, parts.train, dev_data, train, dev, lines, parts.files)
@@ -98,7 +97,8 @@ def _read_parts(recipe: Recipe) -> _Parts:
     dev, dev_files = load_data(recipe, data.dev, target=data.dev_target)
     files |= dev_files
     same = files[data.dev] == files[data.train]
-    held_out = f"scored on {'the training data itself' if same else data.dev}"
+    scored = "the training data itself" if same else data.dev
+    held_out = f"scored on {scored}"
     return _Parts(whole, whole, dev, None, schema, held_out, files)
 
 
@@ -109,5 +109,8 @@ def characters(data: Data, schema: Schema) -> int:
     indices = locate(data, schema.text, data.columns)
     total = 0
     for row in data.rows:
-        total += sum(len(row[i]) for i in indices if isinstance(row[i], str | list))
+        for index in indices:
+            cell = row[index]
+            if isinstance(cell, str | list):
+                total += len(cell)
     return total

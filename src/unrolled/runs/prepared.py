@@ -22,7 +22,7 @@ ALIGNED = ", or the file whose lines stand beside its lines with data.train_targ
 class Prepared:
     """Everything that training starts from.
 
-    ``found`` tells a person what was read, line by line; ``files`` are the SHA-256 of the data
+    ``lines`` tell a person what was read, line by line; ``files`` are the SHA-256 of the data
     files by the name the recipe gives them; ``held_out`` is false where the training rows
     themselves are scored, as in learning by heart. ``partial`` is whether ``train_data`` is only
     the beginning of the training part, as of a large file.
@@ -34,7 +34,7 @@ class Prepared:
     dev_data: Data
     train: Any
     dev: Any
-    found: list[str]
+    lines: list[str]
     files: dict[str, str]
     partial: bool = False
 

@@ -49,9 +49,8 @@ def prepare_text(file: ShardFile, task: Task | None) -> ShardParts | None:
     make = functools.partial(_write_text, file, tokenizer, cut)
     kept = file.encode(tokenizer, make)
     tokens = kept.tokens([tokenizer.eos_id])
-    train = task.of_shards(
-        Shards(tokens, kept.manifest["size"], kept.manifest["unknown"])
-    )
+    shards = Shards(tokens, kept.manifest["size"], kept.manifest["unknown"])
+    train = task.of_shards(shards)
     lines = [
         f"{file.path}: {file.head.format.describe()}, {total:,} characters",
         f"task: {task.name} ({task.pattern})",
@@ -65,8 +64,9 @@ def prepare_text(file: ShardFile, task: Task | None) -> ShardParts | None:
             f"held out the last {file.fraction:.0%} of the text, {total - cut:,} characters "
             f"(data.dev=FILE); scored: the first {len(text):,} of them"
         )
-    start = Document(str(file.path), file.head.format, file.head.text[:cut])
-    partial = len(start.text) < cut
+    beginning = file.head.text[:cut]
+    start = Document(str(file.path), file.head.format, beginning)
+    partial = len(beginning) < cut
     return ShardParts(recipe, task, train, start, partial, dev, lines)
 
 

@@ -56,23 +56,38 @@ def attention_weights(
             "this model has no attention, so there is no alignment (model.attention)"
         )
     weights_of_answers: list[Weights] = []
-    for at in range(0, len(sources), ROWS):
-        batch_sources = sources[at : at + ROWS]
-        batch_answers = answers[at : at + ROWS]
-        rows = np.arange(len(batch_sources))
-        ids, lengths = Ragged.of(batch_sources).take(rows, PAD)
-        before = Ragged.of([[start, *tokens[:-1]] for tokens in batch_answers])
-        inputs, _ = before.take(rows, PAD)
-        given = [part.to(compute_device.device) for part in (ids, lengths, inputs)]
-        with torch.no_grad(), compute_device.autocast():
-            padded = unaligned.align(*given).float().cpu().numpy()
-        weights_of_answers += [
-            weights[: len(tokens), : len(source) - 1]
-            for weights, source, tokens in zip(
-                padded, batch_sources, batch_answers, strict=True
-            )
-        ]
+    for first in range(0, len(sources), ROWS):
+        end = first + ROWS
+        batch_sources = sources[first:end]
+        batch_answers = answers[first:end]
+        padded = _padded_weights(
+            unaligned, batch_sources, batch_answers, start, compute_device
+        )
+        rows = zip(padded, batch_sources, batch_answers, strict=True)
+        for weights, source, tokens in rows:
+            size = len(source) - 1
+            weights_of_answers.append(weights[: len(tokens), :size])
     return weights_of_answers
+
+
+@torch.no_grad()
+def _padded_weights(
+    model: Unaligned,
+    sources: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    start: int,
+    compute_device: ComputeDevice,
+) -> Weights:
+    """Return the attention of a batch of answers to their sources (B, T, M), end marks too."""
+    device = compute_device.device
+    rows = np.arange(len(sources))
+    ids, lengths = Ragged.of(sources).take(rows, PAD)
+    # what the decoder has read before it writes a token
+    before = Ragged.of([[start, *tokens[:-1]] for tokens in answers])
+    inputs, _ = before.take(rows, PAD)
+    with compute_device.autocast():
+        weights = model.align(ids.to(device), lengths.to(device), inputs.to(device))
+    return cast(Weights, weights.float().cpu().numpy())
 
 
 def units(tokenizer: Tokenizer, ids: Sequence[int], text: str = "") -> Units:
@@ -86,8 +101,10 @@ def units(tokenizer: Tokenizer, ids: Sequence[int], text: str = "") -> Units:
         word_indices = []
         for id in ids:
             written += stream.feed(id)
-            word_indices.append(max(0, len(written.split()) - 1))
-        words = (written + stream.finish()).split() or [""]
+            count = len(written.split())
+            word_indices.append(max(0, count - 1))
+        written += stream.finish()
+        words = written.split() or [""]
         last = len(words) - 1
         return words, [min(index, last) for index in word_indices]
     names = [tokenizer.token(id) for id in ids]
@@ -111,9 +128,13 @@ def links(
     """
     if not weights.size:
         return []
-    words = np.zeros((max(answer) + 1, max(source) + 1))
+    answer_words = max(answer) + 1
+    source_words = max(source) + 1
+    # the weights of words are the sums over their tokens
+    words = np.zeros((answer_words, source_words))
     np.add.at(words, np.ix_(answer, source), weights)
-    return [(int(index), word) for word, index in enumerate(words.argmax(1))]
+    strongest = words.argmax(1).tolist()
+    return [(index, word) for word, index in enumerate(strongest)]
 
 
 def copied(
@@ -140,10 +161,17 @@ def copied(
         for step, token in enumerate(tokens)
     ]
     stream = WHOLE[target.kind]([*SPECIALS, *spelt])
-    return "".join(stream.feed(len(SPECIALS) + word) for word in range(len(spelt)))
+    first = len(SPECIALS)
+    ids = range(first, first + len(spelt))
+    return "".join(map(stream.feed, ids))
 
 
 def aligned(source: Units, answer: Units, weights: Weights) -> dict[str, Any]:
     """Return the words of both sides, and which word of the source each was written for."""
-    pairs = links(weights, source[1], answer[1])
-    return {"source_words": source[0], "answer_words": answer[0], "alignment": pairs}
+    source_words, source_indices = source
+    answer_words, answer_indices = answer
+    return {
+        "source_words": source_words,
+        "answer_words": answer_words,
+        "alignment": links(weights, source_indices, answer_indices),
+    }

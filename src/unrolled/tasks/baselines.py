@@ -69,7 +69,8 @@ def measured(methods: Sequence[Method]) -> list[Baseline]:
         except MemoryError:
             continue
         if scores is not None:
-            baselines.append(Baseline(name, scores, time.monotonic() - began))
+            seconds = time.monotonic() - began
+            baselines.append(Baseline(name, scores, seconds))
     return baselines
 
 
@@ -100,7 +101,9 @@ def of_values(
     """Return the methods for a value a row; ``decode`` gives values for scaled ones."""
 
     def scored(scaled: Any) -> Scores:
-        return _errors(decode(split.dev.targets, split.dev), decode(scaled, split.dev))
+        truth = decode(split.dev.targets, split.dev)
+        predicted = decode(scaled, split.dev)
+        return _errors(truth, predicted)
 
     def mean() -> Scores | None:
         if isinstance(inputs, Frames) and inputs.reading.difference:
@@ -111,7 +114,8 @@ def of_values(
         if not isinstance(inputs, Frames) or answer not in inputs.columns:
             return None
         truth = decode(split.dev.targets, split.dev)
-        return _errors(truth, inputs.last_values(answer, split.dev))
+        last = inputs.last_values(answer, split.dev)
+        return _errors(truth, last)
 
     return [
         ("mean", mean),
@@ -142,7 +146,8 @@ def _errors(truth: Any, predicted: Any) -> Scores:
 
 def _majority(split: Split) -> Any:
     """Always answer the most frequent label."""
-    return np.full(len(split.dev), np.bincount(split.train.targets).argmax())
+    counts = np.bincount(split.train.targets)
+    return np.full(len(split.dev), counts.argmax())
 
 
 def logistic(
@@ -155,14 +160,18 @@ def logistic(
     from sklearn.linear_model import LogisticRegression
 
     features = _features(split, inputs, columns)
-    if features is None or len(set(features.targets.tolist())) < 2:
+    if features is None:
+        return None
+    labels = set(features.targets.tolist())
+    count = len(labels)
+    if count < 2:
         return None
     # liblinear is the fast one for two labels and sparse text
-    count = len(set(features.targets.tolist()))
     solver = "liblinear" if count == 2 else "lbfgs"
     # a score of each row and label, and the weights and their gradients of the last steps
     rows, width = features.train.shape
-    if solver == "lbfgs" and count * (rows + width + STEPS * width) > HELD:
+    held = count * (rows + width + STEPS * width)
+    if solver == "lbfgs" and held > HELD:
         return None
     fitted = LogisticRegression(C=3.0, solver=solver, max_iter=300, tol=1e-3)
     with warnings.catch_warnings():
@@ -208,24 +217,31 @@ def _features(split: Split, inputs: Inputs, columns: Sequence[str]) -> _Features
         scored = _steps(dev, inputs)
         if len(scored) < len(dev):
             return None
-        return _Features(features, scored, train.targets[-len(features) :])
+        latest = train.targets[-len(features) :]
+        return _Features(features, scored, latest)
+    train_texts = _texts(_kept(split.train_data, train), inputs, columns)
+    dev_texts = _texts(_kept(split.dev_data, dev), inputs, columns)
+    return _grams_of(_first(train_texts), dev_texts, train.targets)
+
+
+def _grams_of(train: list[str], dev: list[str], targets: Any) -> _Features | None:
+    """Return the n-grams of texts, weighted by how rare they are; None where there are none."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    texts = _first(_texts(_kept(split.train_data, train), inputs, columns))
     # a piece that one text alone holds tells nothing, unless there are few texts
     grams = TfidfVectorizer(
         analyzer="char",
         ngram_range=(1, 4),
-        min_df=2 if len(texts) > 2000 else 1,
+        min_df=2 if len(train) > 2000 else 1,
         sublinear_tf=True,
         dtype=np.float32,
     )
     try:
-        fitted = grams.fit_transform(texts)
-        scored = grams.transform(_texts(_kept(split.dev_data, dev), inputs, columns))
+        fitted = grams.fit_transform(train)
+        scored = grams.transform(dev)
     except ValueError:  # no text holds a character
         return None
-    return _Features(fitted, scored, train.targets[: len(texts)])
+    return _Features(fitted, scored, targets[: len(train)])
 
 
 def _texts(data: Table, inputs: Text, columns: Sequence[str]) -> list[str]:
@@ -233,21 +249,25 @@ def _texts(data: Table, inputs: Text, columns: Sequence[str]) -> list[str]:
     indices = locate(data, inputs.columns, columns)
     texts = []
     for row in data.rows:
-        cells = [str(row[i])[:TEXT] for i in indices if row[i] is not None]
-        texts.append("\n".join(cells)[:TEXT])
+        cells = [row[i] for i in indices]
+        beginnings = [str(cell)[:TEXT] for cell in cells if cell is not None]
+        text = "\n".join(beginnings)
+        texts.append(text[:TEXT])
     return texts
 
 
 def _first(texts: list[str]) -> list[str]:
     """Return the texts that ``ROWS`` and ``CHARACTERS`` allow, one at least."""
     ends = itertools.accumulate(map(len, texts[:ROWS]))
-    return texts[: max(1, sum(end <= CHARACTERS for end in ends))]
+    count = sum(end <= CHARACTERS for end in ends)
+    return texts[: max(1, count)]
 
 
 def _kept(data: Data, examples: Examples) -> Table:
     """Return the rows that were encoded: the others were skipped as faulty."""
     assert isinstance(data, Table)
-    chosen = np.flatnonzero(np.isin(data.lines, examples.lines)).tolist()
+    is_kept = np.isin(data.lines, examples.lines)
+    chosen = np.flatnonzero(is_kept).tolist()
     rows = [data.rows[i] for i in chosen]
     lines = [data.lines[i] for i in chosen]
     return Table(data.path, data.format, data.columns, rows, lines, [])
@@ -260,14 +280,18 @@ def _steps(examples: Examples, inputs: Frames) -> Any:
     """
     assert examples.frames is not None
     if inputs.reading.window is not None:
-        count = max(1, NUMBERS // (inputs.reading.window * inputs.width))
-        chosen = np.arange(len(examples))[-count:]
-        return examples.frames.take(chosen)[0].flatten(1).numpy()
+        size = inputs.reading.window * inputs.width
+        count = max(1, NUMBERS // size)
+        latest = np.arange(len(examples))[-count:]
+        windows, _ = examples.frames.take(latest)
+        return windows.flatten(1).numpy()
     flat = examples.frames.flat
     starts = examples.frames.starts
     ends = starts + examples.frames.lengths
-    means = [flat[a:b].mean(0) for a, b in zip(starts, ends, strict=True)]
-    return np.concatenate([np.stack(means), flat[ends - 1]], 1)
+    bounds = zip(starts, ends, strict=True)
+    means = np.stack([flat[start:end].mean(0) for start, end in bounds])
+    last = flat[ends - 1]
+    return np.concatenate([means, last], 1)
 
 
 # ---------------------------------------------------------------------- a label a step
@@ -292,16 +316,22 @@ def tag_of_word(
     counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
     all_counts: Counter[int] = Counter()
     train = _kept(split.train_data, split.train)
+    dev = _kept(split.dev_data, split.dev)
     for word, tag in _tagged(inputs, output, columns, train):
         counts[word][tag] += 1
         all_counts[tag] += 1
-    common = all_counts.most_common(1)[0][0]
-    scored = _tagged(inputs, output, columns, _kept(split.dev_data, split.dev))
-    predicted = [
-        counts[word].most_common(1)[0][0] if word in counts else common
-        for word, _ in scored
-    ]
-    return _class_scores([tag for _, tag in scored], len(output.names), predicted)
+    common = _most_common(all_counts)
+    truth = []
+    predicted = []
+    for word, tag in _tagged(inputs, output, columns, dev):
+        truth.append(tag)
+        predicted.append(_most_common(counts[word]) if word in counts else common)
+    return _class_scores(truth, len(output.names), predicted)
+
+
+def _most_common(counts: Counter[int]) -> int:
+    ((tag, _),) = counts.most_common(1)
+    return tag
 
 
 def _tagged(
@@ -328,9 +358,11 @@ def of_steps(split: Split, count: int) -> list[Method]:
 
 def majority_step(split: Split, count: int) -> Scores:
     """Give each step the most frequent label."""
-    common = int(np.bincount(_step_labels(split.train)).argmax())
+    counts = np.bincount(_step_labels(split.train))
+    common = int(counts.argmax())
     truth = _step_labels(split.dev)
-    return _class_scores(truth, count, np.full(len(truth), common))
+    predicted = np.full(len(truth), common)
+    return _class_scores(truth, count, predicted)
 
 
 def logistic_step(split: Split, count: int) -> Scores | None:
@@ -374,22 +406,33 @@ def bigrams(split: Split, tokenizer: Tokenizer) -> Scores:
     size = tokenizer.size
     end = tokenizer.eos_id
     tokens = split.train.tokens[:TOKENS]
-    frequencies = (np.bincount(tokens, minlength=size) + 1.0) / (len(tokens) + size)
-    before = np.concatenate([[end], tokens[:-1]]).astype(np.int64)
+    frequencies = np.bincount(tokens, minlength=size) + 1.0
+    frequencies = frequencies / (len(tokens) + size)
+    before = _before(tokens, end)
     pairs, counts = np.unique(before * size + tokens, return_counts=True)
     times = np.bincount(before, minlength=size)
     followers = np.bincount(pairs // size, minlength=size)
     scored = split.dev.tokens[:]
-    before = np.concatenate([[end], scored[:-1]]).astype(np.int64)
+    before = _before(scored, end)
     scored_pairs = before * size + scored
-    indices = np.minimum(np.searchsorted(pairs, scored_pairs), len(pairs) - 1)
-    count = np.where(pairs[indices] == scored_pairs, counts[indices], 0)
-    weight = times[before] / np.maximum(1, times[before] + followers[before])
-    conditional = weight * count / np.maximum(1, times[before])
+    # of pairs that were never seen the index is that of another, or beyond the last
+    indices = np.searchsorted(pairs, scored_pairs)
+    indices = np.minimum(indices, len(pairs) - 1)
+    is_seen = pairs[indices] == scored_pairs
+    count = np.where(is_seen, counts[indices], 0)
+    seen = times[before]
+    weight = seen / np.maximum(1, seen + followers[before])
+    conditional = weight * count / np.maximum(1, seen)
     probabilities = conditional + (1 - weight) * frequencies[scored]
     loss = float(-np.log(probabilities).mean())
+    bits = loss * len(scored) / math.log(2)
     return {
         "loss": loss,
         "perplexity": math.exp(loss),
-        "bits_per_byte": loss * len(scored) / math.log(2) / max(1, split.dev.size),
+        "bits_per_byte": bits / max(1, split.dev.size),
     }
+
+
+def _before(tokens: NDArray[Any], start: int) -> NDArray[np.int64]:
+    """Return the token before each (N,), the mark ``start`` before the first."""
+    return np.concatenate([[start], tokens[:-1]]).astype(np.int64)

@@ -34,13 +34,16 @@ class Sum:
 
     def add(self, logits: Tensor, targets: Tensor, scored: Tensor) -> None:
         """Take in scores (B, T, V), targets (B, T) and which of them count (B, T)."""
-        rows = max(1, SCORED // 16 // logits.shape[-1])
-        for part, truth in zip(
-            logits[scored].split(rows), targets[scored].split(rows), strict=True
-        ):
+        vocabulary = logits.shape[-1]
+        rows = max(1, SCORED // 16 // vocabulary)
+        logit_parts = logits[scored].split(rows)
+        target_parts = targets[scored].split(rows)
+        for part, truth in zip(logit_parts, target_parts, strict=True):
             part = part.float()
-            self.nats += float(F.cross_entropy(part, truth, reduction="sum"))
-            self.right += int((part.argmax(-1) == truth).sum())
+            nats = F.cross_entropy(part, truth, reduction="sum")
+            right = part.argmax(-1) == truth
+            self.nats += float(nats)
+            self.right += int(right.sum())
             self.count += len(truth)
 
 
@@ -57,13 +60,16 @@ def score(
     """
     if model.context is not None:
         return _windows(model, tokens, start, compute_device)
-    count = max(1, min(64, len(tokens) // LANE))
+    most = len(tokens) // LANE
+    count = max(1, min(64, most))
     if count > 1:
         lanes = _Lanes(model, tokens, start, compute_device, count)
         total, difference = lanes.score()
         if difference <= TOLERANCE:
             return total
-    return _Lanes(model, tokens, start, compute_device, 1).score()[0]
+    one_pass = _Lanes(model, tokens, start, compute_device, 1)
+    total, _ = one_pass.score()
+    return total
 
 
 class _Lanes:
@@ -90,9 +96,11 @@ class _Lanes:
         self.length = -(-len(tokens) // count)
         self.begins = torch.arange(count) * self.length
         # before[p] stands before tokens[p]
-        self.before = torch.cat([torch.tensor([start]), tokens])
-        scores = count * model.head.out_features
-        self.chunk = max(1, min(CHUNK, SCORED // scores))
+        mark = torch.tensor([start])
+        self.before = torch.cat([mark, tokens])
+        scores_of_step = count * model.head.out_features
+        most = SCORED // scores_of_step
+        self.chunk = max(1, min(CHUNK, most))
 
     def score(self) -> tuple[Sum, float]:
         """Score the text.
@@ -106,28 +114,38 @@ class _Lanes:
         fresh_nats = torch.empty(0)
         for at in range(0, self.length, self.chunk):
             end = min(at + self.chunk, self.length)
+            inputs = self._inputs(self.begins, at, end)
             with self.compute_device.autocast():
-                scores, state = self.model(self._inputs(self.begins, at, end), state)
+                scores, state = self.model(inputs, state)
             targets, own = self._targets(self.begins, at, end)
             total.add(scores, targets, own)
+            # the first lane began as one pass does
             if at == 0 and self.count > 1:
                 fresh_nats = _nats(scores[1:], targets[1:], own[1:])
         if self.count == 1:
             return total, 0.0
-        return total, float((fresh_nats - self._nats_reading_on(state)).abs().mean())
+        differences = (fresh_nats - self._nats_reading_on(state)).abs()
+        return total, float(differences.mean())
 
     def _inputs(self, begins: Tensor, at: int, end: int) -> Tensor:
-        positions = begins[:, None] + torch.arange(at, end)
-        inputs = self.before[positions.clamp(max=len(self.tokens))]
-        return inputs.to(self.compute_device.device)
+        steps = torch.arange(at, end)
+        positions = begins[:, None] + steps
+        size = len(self.tokens)
+        device = self.compute_device.device
+        inside = positions.clamp(max=size)
+        return self.before[inside].to(device)
 
     def _targets(self, begins: Tensor, at: int, end: int) -> tuple[Tensor, Tensor]:
         """Return the tokens at these positions, and which of them are of the lane's own part."""
         size = len(self.tokens)
         device = self.compute_device.device
-        positions = begins[:, None] + torch.arange(at, end)
-        own = positions < torch.clamp(begins[:, None] + self.length, max=size)
-        targets = self.tokens[positions.clamp(max=size - 1)]
+        steps = torch.arange(at, end)
+        first = begins[:, None]
+        positions = first + steps
+        ends = torch.clamp(first + self.length, max=size)
+        own = positions < ends
+        inside = positions.clamp(max=size - 1)
+        targets = self.tokens[inside]
         return targets.to(device), own.to(device)
 
     def _first_state(self) -> State:
@@ -137,12 +155,13 @@ class _Lanes:
             return state
         # the first lane starts fresh; the others first read what stands before them
         warm: State | None = None
+        others = self.begins[1:]
         for at in range(-WARM, 0, CHUNK):
-            inputs = self._inputs(self.begins[1:], at, at + CHUNK)
+            inputs = self._inputs(others, at, at + CHUNK)
             if warm is None:
                 inputs = begin_with(inputs, self.start)
             with self.compute_device.autocast():
-                warm = self.model.read(inputs, warm)[1]
+                _, warm = self.model.read(inputs, warm)
         assert warm is not None
         return type(state).join([state, warm])
 
@@ -153,17 +172,23 @@ class _Lanes:
         """
         begins = self.begins[1:]
         device = self.compute_device.device
-        handed = state.reorder(torch.arange(self.count - 1, device=device))
+        lanes_before = torch.arange(self.count - 1, device=device)
+        handed = state.reorder(lanes_before)
         end = min(self.chunk, self.length)
+        inputs = self._inputs(begins, 0, end)
         with self.compute_device.autocast():
-            scores, _ = self.model(self._inputs(begins, 0, end), handed)
-        return _nats(scores, *self._targets(begins, 0, end))
+            scores, _ = self.model(inputs, handed)
+        targets, own = self._targets(begins, 0, end)
+        return _nats(scores, targets, own)
 
 
 def _nats(scores: Tensor, targets: Tensor, own: Tensor) -> Tensor:
     """Return the mean cross entropy of each row (B,) of scores (B, T, V), where ``own`` (B, T)."""
-    losses = F.cross_entropy(scores.transpose(1, 2).float(), targets, reduction="none")
-    return (losses * own).sum(1) / own.sum(1).clamp(min=1)
+    by_class = scores.transpose(1, 2).float()
+    losses = F.cross_entropy(by_class, targets, reduction="none")
+    nats = (losses * own).sum(1)
+    counts = own.sum(1)
+    return nats / counts.clamp(min=1)
 
 
 def _windows(
@@ -176,17 +201,26 @@ def _windows(
     total = Sum()
     width = min(model.context, size)
     fresh = max(1, width // 2)  # tokens that each window after the first scores
-    begins = torch.arange(0, max(1, size - width + fresh), fresh)
-    shifted = torch.cat([torch.tensor([start]), tokens])
-    at_once = max(1, min(32, SCORED // (width * model.head.out_features)))
+    last = max(1, size - width + fresh)
+    begins = torch.arange(0, last, fresh)
+    mark = torch.tensor([start])
+    shifted = torch.cat([mark, tokens])
+    scores_of_window = width * model.head.out_features
+    at_once = max(1, min(32, SCORED // scores_of_window))
+    steps = torch.arange(width)
+    in_last_half = steps >= width - fresh
     for rows in begins.split(at_once):
-        positions = rows[:, None] + torch.arange(width)
+        begin = rows[:, None]
+        positions = begin + steps
         inside = positions.clamp(max=size - 1)
-        inputs = begin_with(shifted[inside], start)
-        first = rows == 0
-        last_half = torch.arange(width) >= width - fresh
-        scored = (positions < size) & (first[:, None] | last_half)
+        before = shifted[inside]
+        inputs = begin_with(before, start)
+        # the first window scores all that it reads
+        is_new = (begin == 0) | in_last_half
+        in_text = positions < size
+        scored = in_text & is_new
         with compute_device.autocast():
             logits, _ = model(inputs.to(device))
-        total.add(logits, tokens[inside].to(device), scored.to(device))
+        targets = tokens[inside].to(device)
+        total.add(logits, targets, scored.to(device))
     return total

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import numpy as np
 from torch import Tensor, nn
@@ -24,7 +24,6 @@ from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
 from unrolled.decoding.search import Hypothesis
 from unrolled.fields.base import TOKENIZER, InvalidCell, invalid_row
-from unrolled.fields.rows import valid_rows
 from unrolled.fields.text import Text
 from unrolled.models import Unaligned
 from unrolled.tasks import describing
@@ -97,6 +96,14 @@ class PairExamples(Examples):
     def answers(self) -> int:
         """One answer a row."""
         return len(self.lines)
+
+
+class _Pair(NamedTuple):
+    """The texts of a row, which is given by its index in the table."""
+
+    row: int
+    source: str
+    target: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,51 +258,56 @@ class Pairs(Task):
     ) -> tuple[PairExamples, list[DataError]]:
         """Encode the rows of a table, both sides; see the base class."""
         table = need_table(data)
-        indices = locate(table, columns_of_pair(schema or self.schema), self.columns)
-        source_index, target_index = indices
-
-        def check(row: Sequence[Any]) -> tuple[str, str]:
-            source = self.check(self.inputs, row[source_index])
-            return source, self.check(self.output, row[target_index])
-
+        columns = columns_of_pair(schema or self.schema)
         # what is too long is only known once it is encoded, so errors are kept by row until then
-        errors: list[DataError] = []
-        indexed = enumerate(table.rows)
-        rows = list(valid_rows(indexed, _RowPositions(table), check, "skip", errors))
-        valid = {index for index, _ in rows}
-        invalid = (index for index in range(len(table.rows)) if index not in valid)
-        error_of_row = dict(zip(invalid, errors, strict=True))
-        sources = _encoded(self.inputs, [source for _, (source, _) in rows])
-        targets = _encoded(self.output, [target for _, (_, target) in rows])
-        sizes = zip(sources.lengths.tolist(), targets.lengths.tolist(), strict=True)
+        pairs, error_of_row = self._check_pairs(table, columns)
+        sources = _encoded(self.inputs, [pair.source for pair in pairs])
+        targets = _encoded(self.output, [pair.target for pair in pairs])
+        source_sizes = sources.lengths.tolist()
+        target_sizes = targets.lengths.tolist()
         kept: list[int] = []
-        for position, (source_size, target_size) in enumerate(sizes):
+        for position, pair in enumerate(pairs):
             try:
-                self.fit_in(source_size, self.inputs)
-                self.fit_in(target_size, self.output)
+                self.fit_in(source_sizes[position], self.inputs)
+                self.fit_in(target_sizes[position], self.output)
                 kept.append(position)
             except InvalidCell as error:
-                index = rows[position][0]
-                line = table.lines[index]
-                error_of_row[index] = invalid_row(error, *table.position(line))
-        errors = [error_of_row[index] for index in sorted(error_of_row)]
+                error_of_row[pair.row] = _error_of_row(table, pair.row, error)
+        errors = [error_of_row[row] for row in sorted(error_of_row)]
         if errors and on_error != "skip":
             raise errors[0]
         if not kept:
             nothing = DataError("no row is left to read", table.path)
             raise errors[0] if errors else nothing
-        if len(kept) < len(rows):
+        if len(kept) < len(pairs):
             sources = sources.pick(kept)
             targets = targets.pick(kept)
-        rows = [rows[position] for position in kept]
+        pairs = [pairs[position] for position in kept]
         examples = PairExamples(
-            np.array([table.lines[index] for index, _ in rows]),
+            np.array([table.lines[pair.row] for pair in pairs]),
             sources,
             targets=targets,
-            sources=tuple(source for _, (source, _) in rows),
-            references=tuple(target for _, (_, target) in rows),
+            sources=tuple(pair.source for pair in pairs),
+            references=tuple(pair.target for pair in pairs),
         )
         return examples, [*table.skipped, *errors]
+
+    def _check_pairs(
+        self, table: Table, columns: tuple[str, str]
+    ) -> tuple[list[_Pair], dict[int, DataError]]:
+        """Return the pairs of a table whose texts can be read, and the errors of other rows."""
+        source_index, target_index = locate(table, columns, self.columns)
+
+        pairs: list[_Pair] = []
+        error_of_row: dict[int, DataError] = {}
+        for row, cells in enumerate(table.rows):
+            try:
+                source = self.check(self.inputs, cells[source_index])
+                target = self.check(self.output, cells[target_index])
+                pairs.append(_Pair(row, source, target))
+            except InvalidCell as error:
+                error_of_row[row] = _error_of_row(table, row, error)
+        return pairs, error_of_row
 
     # ------------------------------------------------------------------ model and training
 
@@ -584,15 +596,10 @@ class SourceText:
     ids: Sequence[int]
 
 
-class _RowPositions:
-    """Tells where rows stand that are given by their index."""
-
-    def __init__(self, table: Table) -> None:
-        self.table = table
-
-    def position(self, line: int) -> tuple[str, int]:
-        """Return the file of a row, and its line there."""
-        return self.table.position(self.table.lines[line])
+def _error_of_row(table: Table, row: int, error: InvalidCell) -> DataError:
+    """Return the error of a row, which is given by its index in the table."""
+    line = table.lines[row]
+    return invalid_row(error, *table.position(line))
 
 
 def columns_of_pair(schema: Schema) -> tuple[str, str]:

@@ -302,12 +302,11 @@ def encode(
     answers: list[Any] = []
     lines: list[int] = []
     step_lines: list[int] = []
-    for line, (index, steps, encoded) in valid_rows(
-        rows, table, check, on_error, errors
-    ):
-        ends = spec.ends(len(steps)).tolist()
-        own = table.steps[index] if isinstance(table, Series) else [line] * len(steps)
-        lines += [own[end + spec.ahead] if spec.window else line for end in ends]
+    valid = valid_rows(rows, table, check, on_error, errors)
+    for line, (index, steps, encoded) in valid:
+        count = len(steps)
+        own = table.steps[index] if isinstance(table, Series) else [line] * count
+        lines += _lines_of_answers(spec, line, own)
         step_lines += own
         sequences_read.append(steps)
         answers += encoded
@@ -318,6 +317,14 @@ def encode(
         )
     frames = replace(spans(sequences_read, spec), lines=np.array(step_lines))
     return Examples(np.array(lines), frames=frames), answers, errors
+
+
+def _lines_of_answers(spec: WindowSpec, line: int, step_lines: list[int]) -> list[int]:
+    """Return where the answer of each stretch stands: on the line of a step, or of the row."""
+    ends = spec.ends(len(step_lines)).tolist()
+    if not spec.window:
+        return [line] * len(ends)
+    return [step_lines[end + spec.ahead] for end in ends]
 
 
 def why_not_answerable(inputs: Frames, cells: Sequence[Any]) -> str:

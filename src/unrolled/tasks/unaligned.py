@@ -23,7 +23,7 @@ from unrolled.nn import (
 from unrolled.nn.build import LayerConfig, refuse_unused, settings_of
 from unrolled.nn.softmax import head_cross_entropy
 from unrolled.tasks.base import check_reach, score_batches
-from unrolled.tasks.recipe import Recipe
+from unrolled.tasks.recipe import ModelConfig, Recipe
 from unrolled.training.precision import ComputeDevice
 
 SCORED = 4096  # padded steps that are read at once while the loss is measured
@@ -34,8 +34,8 @@ def assemble(
     source: TokenEmbedding | SpelledWords,
     target: TokenEmbedding,
     outputs: int,
-    reads: int | None,
-    writes: int | None,
+    longest_source: int | None,
+    longest_answer: int | None,
 ) -> Unaligned:
     """Return encoder and decoder between two embeddings.
 
@@ -43,7 +43,8 @@ def assemble(
         recipe: its layer reads, and ``model.decoder`` writes.
         source, target: what turns tokens into vectors on either side.
         outputs: tokens that are written.
-        reads, writes: the most tokens of either side, which a layer of limited reach is built for.
+        longest_source, longest_answer: the most tokens of either side, which a layer of limited
+            reach is built for.
 
     Raises:
         UsageError: settings that do not go together.
@@ -51,18 +52,10 @@ def assemble(
     config = recipe.model
     writer = config.decoder or recipe.layer
     refuse_unused(config, *dict.fromkeys((recipe.layer, writer)))
-    encoder_config: LayerConfig = config
-    if writer != recipe.layer:
-        encoder_config = settings_of(recipe.layer, config)
-    decoder_config = settings_of(
-        writer,
-        config,
-        bidirectional=False,
-        layers=config.decoder_layers or config.layers,
-    )
-    if reads is not None and writes is not None:
-        encoder_config = with_context(recipe.layer, encoder_config, reads)
-        decoder_config = with_context(writer, decoder_config, writes)
+    encoder_config, decoder_config = _configs(recipe.layer, writer, config)
+    if longest_source is not None and longest_answer is not None:
+        encoder_config = with_context(recipe.layer, encoder_config, longest_source)
+        decoder_config = with_context(writer, decoder_config, longest_answer)
     encoder = build_layer(recipe.layer, encoder_config, source.width)
     check_reach(encoder, recipe)
     decoder = build_decoder(
@@ -73,7 +66,7 @@ def assemble(
         config.attention,
         config.input_feeding,
     )
-    _check_writer(decoder, writer, writes)
+    _check_writer(decoder, writer, longest_answer)
     try:
         model = Unaligned(
             source,
@@ -95,13 +88,25 @@ def assemble(
     return model
 
 
-def _check_writer(decoder: Layer, name: str, writes: int | None) -> None:
+def _configs(
+    reader: str, writer: str, config: ModelConfig
+) -> tuple[LayerConfig, LayerConfig]:
+    """Return the settings of encoder and decoder, without what another layer alone reads."""
+    layers = config.decoder_layers or config.layers
+    decoder = settings_of(writer, config, bidirectional=False, layers=layers)
+    if writer == reader:
+        return config, decoder
+    return settings_of(reader, config), decoder
+
+
+def _check_writer(decoder: Layer, name: str, longest: int | None) -> None:
     """Raise UsageError where an answer can be longer than the decoder can read back."""
-    if decoder.context is not None and (writes is None or writes > decoder.context):
+    context = decoder.context
+    if context is not None and (longest is None or longest > context):
+        length = "any number" if longest is None else longest
         raise UsageError(
-            f"layer={name} writes {decoder.context} tokens (model.context) and an answer may "
-            f"have {'any number' if writes is None else writes}: raise model.context, or set "
-            "data.max_tokens lower"
+            f"layer={name} writes {context} tokens (model.context) and an answer may "
+            f"have {length}: raise model.context, or set data.max_tokens lower"
         )
 
 
