@@ -20,6 +20,7 @@ from conftest import Call
 from unrolled.cli import answering
 from unrolled.core import digests
 from unrolled.data.archives import MAX_ROW
+from unrolled.runs import file_predictions
 
 BAD = {
     1: b"",
@@ -71,9 +72,9 @@ def test_chunks_change_no_answer(
     path = tmp_path / "in.txt"
     path.write_text("".join(mirror.source.read_text().splitlines(keepends=True)[:60]))
     whole, _ = cli("predict", mirror.run, "--file", path)
-    monkeypatch.setattr(answering, "LINES", 7)
+    monkeypatch.setattr(file_predictions, "LINES", 7)
     assert cli("predict", mirror.run, "--file", path)[0] == whole
-    monkeypatch.setattr(answering, "CHARACTERS", 10)
+    monkeypatch.setattr(file_predictions, "CHARACTERS", 10)
     assert cli("predict", mirror.run, "--file", path)[0] == whole
 
 
@@ -81,7 +82,7 @@ def test_memory_does_not_grow_with_the_file(
     mirror: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = package.load(mirror.run)
-    monkeypatch.setattr(answering, "LINES", 8)
+    monkeypatch.setattr(file_predictions, "LINES", 8)
     run.adjust(beam=1)
     peaks = []
     for count in (16, 160):
