@@ -21,62 +21,147 @@ from unrolled.ops.reference import STEPS, Step
 
 
 class LayerConfig(Config):
-    """The settings of a layer. Each layer uses some; see ``LAYERS``.
+    """The settings of a layer. Each layer uses some; see ``LAYERS``."""
 
-    Attributes:
-        hidden: width of the layer's outputs, of each direction when recurrent.
-        layers: how many are stacked.
-        bidirectional: read both ways.
-        dropout: between stacked layers; for attention on what every block adds.
-        input_dropout, output_dropout, recurrent_dropout: variational, one mask a sequence; one a
-            step in a recurrent decoder with attention, which is unrolled step by step.
-        between_dropout: variational, between stacked layers.
-        weight_drop: on the recurrent weights.
-        zoneout: probability that a unit keeps its old value.
-        layer_norm: normalise the gates' inputs.
-        residual: every stacked layer adds what it reads.
-        orthogonal: draw the recurrent weights orthogonal.
-        last: width of the last stacked layer; 0 is as the others.
-        nonlinearity: of rnn.
-        projection: of lstm: size of the projected hidden vector; 0 is none.
-        activation: of none.
-        heads, kv_heads: of attention; None is as many key-value heads as heads.
-        positions, norm, norm_first, feedforward, feedforward_size: of attention.
-        attention_dropout: on attention weights; None is as ``dropout``.
-        bias: of the products of attention and feed-forward.
-        first: spread of the first weights of attention: small is GPT-2's 0.02, xavier that of
-            Glorot and Bengio (2010).
-        context: positions that attention can read; learned positions need it.
-    """
-
-    hidden: int = Field(default=128, ge=1, le=2**31 - 1)
-    layers: int = Field(default=1, ge=0, le=1000)
-    bidirectional: bool = False
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    input_dropout: float = Field(default=0.0, ge=0, lt=1)
-    output_dropout: float = Field(default=0.0, ge=0, lt=1)
-    recurrent_dropout: float = Field(default=0.0, ge=0, lt=1)
-    between_dropout: float = Field(default=0.0, ge=0, lt=1)
-    weight_drop: float = Field(default=0.0, ge=0, lt=1)
-    zoneout: float = Field(default=0.0, ge=0, lt=1)
-    layer_norm: bool = False
-    residual: bool = False
-    orthogonal: bool = False
-    last: int = Field(default=0, ge=0, le=2**31 - 1)
-    nonlinearity: Literal["tanh", "relu"] = "tanh"
-    projection: int = Field(default=0, ge=0, le=2**31 - 1)
-    activation: Literal["tanh", "relu", "gelu"] = "tanh"
-    heads: int = Field(default=4, ge=1, le=65_536)
-    kv_heads: int | None = Field(default=None, ge=1, le=65_536)
-    positions: Literal["rotary", "sinusoidal", "learned"] = "rotary"
-    norm: Literal["rms", "layer"] = "rms"
-    norm_first: bool = True
-    feedforward: Literal["swiglu", "gelu", "relu"] = "swiglu"
-    feedforward_size: int | None = Field(default=None, ge=1, le=2**31 - 1)
-    attention_dropout: float | None = Field(default=None, ge=0, lt=1)
-    bias: bool = False
-    first: Literal["small", "xavier"] = "small"
-    context: int | None = Field(default=None, ge=1, le=2**31 - 1)
+    hidden: int = Field(
+        128,
+        ge=1,
+        le=2**31 - 1,
+        description="width of the layer's outputs; of each direction where recurrent",
+    )
+    layers: int = Field(
+        1, ge=0, le=1000, description="how many are stacked; only layer=none takes 0"
+    )
+    bidirectional: bool = Field(
+        False, description="read both ways (Schuster and Paliwal 1997)"
+    )
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="dropout between stacked layers; layer=none: after each; layer=attention: on "
+        "what each part of a block adds",
+    )
+    input_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="variational dropout on the layer's inputs: one mask a sequence (Gal and "
+        "Ghahramani 2016)",
+    )
+    output_dropout: float = Field(
+        0.0, ge=0, lt=1, description="variational dropout on the layer's outputs"
+    )
+    recurrent_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="variational dropout on the hidden vector on its way to the next step; one "
+        "mask a step in a decoder with attention",
+    )
+    between_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="variational dropout between stacked layers, instead of `dropout`",
+    )
+    weight_drop: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="DropConnect on the recurrent weights (Merity et al. 2018)",
+    )
+    zoneout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="probability that a unit keeps its old value (Krueger et al. 2017)",
+    )
+    layer_norm: bool = Field(
+        False, description="normalise the inputs of the gates (Ba et al. 2016)"
+    )
+    residual: bool = Field(
+        False,
+        description="every stacked layer but the first adds what it reads (Wu et al. 2016)",
+    )
+    orthogonal: bool = Field(
+        False,
+        description="draw the recurrent weights orthogonal (Saxe et al. 2014)",
+    )
+    last: int = Field(
+        0,
+        ge=0,
+        le=2**31 - 1,
+        description="width of the last stacked layer, at most `hidden`; 0 is as the others",
+    )
+    nonlinearity: Literal["tanh", "relu"] = Field(
+        "tanh", description="activation function of the hidden vector"
+    )
+    projection: int = Field(
+        0,
+        ge=0,
+        le=2**31 - 1,
+        description="width that the hidden vector is projected to (Sak et al. 2014); 0 is none",
+    )
+    activation: Literal["tanh", "relu", "gelu"] = Field(
+        "tanh", description="activation function of the hidden layers"
+    )
+    heads: int = Field(
+        4,
+        ge=1,
+        le=65_536,
+        description="attention heads, which divide `hidden` (Vaswani et al. 2017)",
+    )
+    kv_heads: int | None = Field(
+        None,
+        ge=1,
+        le=65_536,
+        description="key-value heads, which divide `heads` (Ainslie et al. 2023); by default as "
+        "many as heads",
+    )
+    positions: Literal["rotary", "sinusoidal", "learned"] = Field(
+        "rotary",
+        description="rotary (Su et al. 2021), sinusoidal (Vaswani et al. 2017), or a learned "
+        "vector for each position, which needs `context`",
+    )
+    norm: Literal["rms", "layer"] = Field(
+        "rms", description="rms (Zhang and Sennrich 2019) or layer (Ba et al. 2016)"
+    )
+    norm_first: bool = Field(
+        True,
+        description="normalise what each part of a block reads (Xiong et al. 2020), not its sum",
+    )
+    feedforward: Literal["swiglu", "gelu", "relu"] = Field(
+        "swiglu",
+        description="the network of a block: swiglu (Shazeer 2020), gelu or relu",
+    )
+    feedforward_size: int | None = Field(
+        None,
+        ge=1,
+        le=2**31 - 1,
+        description="its hidden width; by default 4 x `hidden`, for swiglu 8/3 of it",
+    )
+    attention_dropout: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="dropout on the attention weights; by default as `dropout`",
+    )
+    bias: bool = Field(
+        False, description="biases in the products of attention and feed-forward"
+    )
+    first: Literal["small", "xavier"] = Field(
+        "small",
+        description="first weights: small is GPT-2's 0.02 (Radford et al. 2019), xavier is Glorot "
+        "and Bengio (2010)",
+    )
+    context: int | None = Field(
+        None,
+        ge=1,
+        le=2**31 - 1,
+        description="positions that it can read; by default a language model reads "
+        "`training.window`, a translator its longest text, any other without limit",
+    )
 
 
 _RECURRENT = {
