@@ -11,7 +11,7 @@ import pytest
 
 from conftest import reviews, sentences, write_csv, write_jsonl
 from unrolled.checks import Context, Finding, quick
-from unrolled.runs import large
+from unrolled.runs import shard_files
 
 from .conftest import Ask
 
@@ -286,8 +286,8 @@ def test_tags_are_counted_by_the_word(tmp_path: Path, plan: Plan, find: Ask) -> 
 def beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a training part only about 2,000 characters are at hand, as of a large file."""
     monkeypatch.setenv("UNROLLED_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(large, "processors", lambda: 1)
-    monkeypatch.setattr(large, "FIRST", 2000)
+    monkeypatch.setattr(shard_files, "processors", lambda: 1)
+    monkeypatch.setattr(shard_files, "FIRST", 2000)
 
 
 @pytest.mark.usefixtures("beginning")

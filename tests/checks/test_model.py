@@ -221,7 +221,7 @@ def test_an_end_that_is_not_trained(
     true = task.objective
     end = task.tokenizer.eos_id
 
-    def endless(recipe: Any, model: Any) -> Any:
+    def endless(task: Any, recipe: Any, model: Any) -> Any:
         inner = true(recipe, model)
 
         def objective(model: Any, batch: Batch, carry: Any) -> Any:
@@ -231,23 +231,18 @@ def test_an_end_that_is_not_trained(
 
         return objective
 
-    monkeypatch.setattr(task, "objective", endless)
+    monkeypatch.setattr(type(task), "objective", endless)
     fresh = Context(writer.plan, writer.model)
     problem(find("end of texts", fresh), "leaves it out")
 
 
-def test_targets_without_any_end(
-    writer: Context, find: Ask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task: Any = writer.task
-    source = task.source
-
-    def bare(examples: Any, recipe: Any, model: Any) -> Any:
-        made = source(examples, recipe, model)
-        return replace(made, tokens=made.tokens[made.tokens != task.tokenizer.eos_id])
-
-    monkeypatch.setattr(task, "source", bare)
-    problem(find("end of texts", writer), "no end mark")
+def test_targets_without_any_end(writer: Context, find: Ask) -> None:
+    source: Any = writer.plan.source
+    tokenizer = writer.task.tokenizer
+    assert tokenizer is not None
+    bare = replace(source, tokens=source.tokens[source.tokens != tokenizer.eos_id])
+    context = replace(writer, plan=replace(writer.plan, source=bare))
+    problem(find("end of texts", context), "no end mark")
 
 
 def test_a_run_that_has_not_learnt_to_stop(
@@ -293,7 +288,9 @@ def test_a_source_that_does_not_go_on_where_it_stopped(
     task: Any = classifier.task
     source = task.source
     assert find("stop and resume", classifier).status == "ok"  # type: ignore[union-attr]
-    monkeypatch.setattr(task, "source", lambda *given: Wandering(source(*given), []))
+    monkeypatch.setattr(
+        type(task), "source", lambda task, *given: Wandering(source(*given), [])
+    )
     problem(find("stop and resume", classifier), "are not 5 steps")
 
 

@@ -39,7 +39,7 @@ def judged(truth: Any, answers: Any, sure: Any, **places: Any) -> Evaluation:
         {},
         judged=ClassPredictions(
             truth=np.array(truth),
-            found=np.array(answers),
+            predicted=np.array(answers),
             confidence=np.array(sure),
             **items,
         ),
@@ -184,7 +184,7 @@ def test_what_was_judged_is_what_the_model_answers(home: Any, kind: str) -> None
     ]
     names = run.task.output.names  # type: ignore[attr-defined]
     assert [names[k] for k in judged.truth] == [truth[n][k] for n, k in at]
-    assert [names[k] for k in judged.found] == [told[n][k] for n, k in at]
+    assert [names[k] for k in judged.predicted] == [told[n][k] for n, k in at]
     # float32 outputs of other batches differ in their last bits
     np.testing.assert_allclose(
         judged.confidence, [sure[n][k] for n, k in at], rtol=1e-4

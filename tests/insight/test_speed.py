@@ -12,6 +12,7 @@ import torch
 import unrolled
 from unrolled.core.errors import UserError
 from unrolled.insight import speed
+from unrolled.tasks.base import AnswerOptions
 from unrolled.training.precision import choose
 
 
@@ -26,7 +27,7 @@ def asked(clock: SimpleNamespace, start: float, row: float, fault: str = "none")
     """Return the speed of a task that takes ``start`` seconds a call and ``row`` a row."""
     calls: list[int] = []
 
-    def predict(model: Any, rows: Any, place: Any) -> None:
+    def predict(model: Any, rows: Any, *settings: Any) -> None:
         if (fault,) in rows:
             raise UserError("no")
         assert ("bad",) not in rows
@@ -39,7 +40,9 @@ def asked(clock: SimpleNamespace, start: float, row: float, fault: str = "none")
     lines = list(range(1, 52))
     data = SimpleNamespace(columns=["text"], rows=rows, lines=lines)
     examples = SimpleNamespace(lines=np.array(lines[1:]))
-    found = speed.measure(None, task, data, examples, choose("cpu", "fp32"))  # type: ignore[arg-type]
+    stand_ins: Any = (None, task, data, examples)
+    here = choose("cpu", "fp32")
+    found = speed.measure(*stand_ins, here, AnswerOptions())
     return found, calls
 
 

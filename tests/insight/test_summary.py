@@ -40,7 +40,8 @@ def plan(layer: str = "gru", task: str = "classify", higher: bool = True) -> Any
         inputs=("text",), text=("text",), numbers=numbers, frames=False
     )
     told = SimpleNamespace(
-        writes=False,
+        is_generative=False,
+        answers_rows=task != "language",
         name=task,
         metric="m",
         measures={"m": higher},
@@ -57,7 +58,10 @@ def plan(layer: str = "gru", task: str = "classify", higher: bool = True) -> Any
         report=SimpleNamespace(samples=True),
     )
     return SimpleNamespace(
-        prepared=prepared, recipe=recipe, folder=SimpleNamespace, target="t", changes={}
+        prepared=prepared,
+        recipe=recipe,
+        folder=SimpleNamespace,
+        request=SimpleNamespace(target="t", changes={}),
     )
 
 

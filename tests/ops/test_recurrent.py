@@ -147,7 +147,7 @@ def test_what_the_core_cannot_reach_goes_to_torch() -> None:
         far = nn.GRU(2, 3)
     assert "torch (on meta; the native core is for CPUs)" in far.explain()
     mask = torch.ones(1, 3, requires_grad=True)
-    w = layer._weights(layer._places[0])
+    w = layer._weights(layer._layer_directions[0])
     extras = table.Extras(recurrent_mask=mask)
     found = table.path("gru", x, torch.zeros(1, 3), w, extras)
     assert found.name == "reference"
