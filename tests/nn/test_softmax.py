@@ -164,6 +164,17 @@ def test_as_many_candidates_as_classes_is_exact() -> None:
     )
 
 
+def test_candidates_and_targets_that_are_all_classes_are_exact() -> None:
+    # the most frequent half and the targets leave no class to draw
+    _, weight, bias, _ = given()
+    rows = torch.randn(V, D, dtype=weight.dtype)
+    targets = torch.arange(V)
+    ours = sampled_cross_entropy(rows, weight, bias, targets, V - 1)
+    torch.testing.assert_close(
+        ours, plain(rows, weight, bias, targets, 0.0), rtol=1e-13, atol=0
+    )
+
+
 def test_the_sample_estimates_the_normaliser_without_bias() -> None:
     x, weight, bias, _ = (part.detach() for part in given())
     targets = torch.full((N,), -100)

@@ -164,7 +164,8 @@ def sampled_cross_entropy(
     indices = torch.full((count,), ignored, device=x.device)
     indices[chosen] = torch.arange(len(chosen), device=x.device)
     speaks = torch.zeros(len(chosen), dtype=bias.dtype, device=x.device)
-    speaks[len(chosen) - len(drawn) :] = math.log(len(rest) / max(1, len(drawn)))
+    if len(drawn):  # else every class is compared
+        speaks[len(chosen) - len(drawn) :] = math.log(len(rest) / len(drawn))
     moved = torch.where(real, indices[targets.where(real, 0)], ignored)
     few = F.embedding(chosen, weight)
     return linear_cross_entropy(x, few, bias[chosen] + speaks, moved, 0.0, ignored)
