@@ -142,8 +142,10 @@ def test_a_large_corpus_draws_fewer_samples(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(translation, "DRAWN", 1_500)
     assert "|bs:140|" in corpus_score(good, references, samples=140).signature
     assert "|bs:150|" in corpus_score(good, references, samples=200).signature
-    monkeypatch.setattr(translation, "DRAWN", 20)
-    assert "|bs:100|" in corpus_score(good, references, samples=200).signature
+    monkeypatch.setattr(translation, "DRAWN", 999)
+    unbounded = corpus_score(good, references, samples=200)
+    assert unbounded == corpus_score(good, references)
+    assert compare(good, good, references, samples=200).p == pytest.approx(1 / 101)
 
 
 def test_comparing_tells_a_better_system_from_an_equal_one() -> None:

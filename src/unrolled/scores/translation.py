@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 TOKENIZERS = ("13a", "none", "char", "intl", "zh", "ja-mecab", "ko-mecab")
 EXTRAS = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]"}
 # answers of all resamples together: sacrebleu draws them at once, and holds up to 80 bytes of each
-DRAWN = 10_000_000
-FEWEST = 100  # resamples that are drawn of any corpus: 2.5 % of them are two
+DRAWN = 4_000_000
+FEWEST = 100  # resamples that are drawn: 2.5 % of them are two
 Name = Literal["bleu", "chrf"]
 Streams = list[Any]  # R lists of N texts, None where an answer has fewer references
 
@@ -78,7 +78,8 @@ def corpus_score(
         tokenizer: sacrebleu's; ``none`` for text that is tokenised already.
         lowercase: compare in lower case.
         samples: of the bootstrap; 0 draws none. sacrebleu takes 1,000. Fewer are drawn of more than
-            ``DRAWN`` / ``samples`` answers, as the signature then says.
+            ``DRAWN`` / ``samples`` answers, as the signature then says, and none of more than
+            ``DRAWN`` / ``FEWEST``.
 
     Raises:
         UsageError: an unknown tokenizer, or one that is not installed.
@@ -87,7 +88,7 @@ def corpus_score(
     metric = _metric(name, tokenizer, lowercase)
     _check(answers, references)
     streams = _streams(references)
-    if samples:
+    if samples and len(answers) * FEWEST <= DRAWN:
         ((score, _),) = _bootstrap(metric, [answers], streams, samples)
         return score
     scored = metric.corpus_score(answers, streams)
@@ -106,6 +107,9 @@ def compare(
     samples: int = 1000,
 ) -> Comparison:
     """Tell whether two systems differ by more than chance: the paired bootstrap (Koehn 2004).
+
+    Of more than ``DRAWN`` / ``samples`` answers fewer resamples are drawn, ``FEWEST`` at least,
+    whose memory then grows with the answers.
 
     Args:
         first, second: what they wrote to the same sources, N texts each.

@@ -392,5 +392,6 @@ class Labelled(Task):
 def read_inputs(values: dict[str, Any], folder: Path) -> Inputs:
     """Read the input field back from plain values and the files in a run folder."""
     field = read_input(values, folder)
-    assert isinstance(field, Inputs)
+    if not isinstance(field, Inputs):
+        raise ValueError(f"one answer a row is not read from {values['kind']}")
     return field

@@ -10,7 +10,7 @@ from unrolled.core.config import Config
 from unrolled.core.errors import unknown
 from unrolled.decoding.settings import Search
 from unrolled.nn.build import LAYERS, LayerConfig
-from unrolled.tasks.registry import TASKS
+from unrolled.tasks.names import TASKS
 from unrolled.training.settings import TrainingConfig
 
 Pieces = Literal["chars", "jamo", "words", "whitespace", "bpe", "unigram", "bytes"]

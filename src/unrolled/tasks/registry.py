@@ -1,24 +1,12 @@
-"""The tasks by name: a new one is a line here, and its file is loaded when it is asked for."""
+"""The class of a task by its name; its file is loaded when it is asked for."""
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-if TYPE_CHECKING:
-    from unrolled.tasks.base import Task
-
-TASKS = {
-    "classify": "classify:Classify",
-    "regress": "regress:Regress",
-    "tag": "tag:Tag",
-    "language": "language:Language",
-    "translate": "translate:Translate",
-    "rewrite": "rewrite:Rewrite",
-    "parse": "parse:Parse",
-}
-# the same for sequences of numbers, where another class does it
-OF_FRAMES = {"tag": "tag_frames:FrameTag"}
+from unrolled.tasks.base import Task
+from unrolled.tasks.names import OF_FRAMES, TASKS
 
 
 def task_class(name: str, frames: bool = False) -> type[Task]:

@@ -1,0 +1,15 @@
+"""The tasks by name, and the class of each: a new one is a line here."""
+
+from __future__ import annotations
+
+TASKS = {
+    "classify": "classify:Classify",
+    "regress": "regress:Regress",
+    "tag": "tag:Tag",
+    "language": "language:Language",
+    "translate": "translate:Translate",
+    "rewrite": "rewrite:Rewrite",
+    "parse": "parse:Parse",
+}
+# the same for sequences of numbers, where another class does it
+OF_FRAMES = {"tag": "tag_frames:FrameTag"}
