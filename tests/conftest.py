@@ -16,9 +16,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 from unrolled.data.sources import Table, read
 from unrolled.ops import native
+
+# no test is timed: a busy machine takes what it takes
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # two busy cores: threads that wait for each other cost more than they give
 os.environ["OMP_NUM_THREADS"] = "1"
