@@ -90,7 +90,7 @@ class Trained:
             "seconds": seconds,
             "loss": loss,
             "calls": calls() - before,
-            "precision": self.plan.place.precision,
+            "precision": self.plan.compute_device.precision,
             "threads": torch.get_num_threads(),
         }
 

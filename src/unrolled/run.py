@@ -69,7 +69,7 @@ class Run:
         """Return the answer to each row; see ``answers`` for what rows can be."""
         return [prediction.text for prediction in self.answers(rows)]
 
-    def predict_file(self, path: str | Path, **changes: Any) -> FilePredictions:
+    def predict_file(self, path: str | Path, /, **changes: Any) -> FilePredictions:
         """Answer every row of a file, as they are taken; see ``FilePredictions``.
 
         Args:

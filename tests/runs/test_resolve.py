@@ -57,6 +57,12 @@ def test_words_are_read_both_ways_with_their_characters_and_known_from_the_secon
     assert not filled(TAGS, layer="none").model.bidirectional
 
 
+def test_tags_of_steps_leave_the_vocabulary_as_it_is() -> None:
+    # a run that was begun with another size could not be resumed
+    steps = Schema("tag", (), ("x",), "y", frames=True, steps=True)
+    assert filled(steps).data.vocabulary == 16000
+
+
 def test_a_forecast_looks_at_the_last_step_and_other_sequences_at_all() -> None:
     walk = Schema("regress", (), ("x",), "x", frames=True, steps=True)
     found = filled(walk, data={"window": 5})

@@ -58,7 +58,8 @@ class FrameTag(Tagger):
     @classmethod
     def default_settings(cls, recipe: Recipe, schema: Schema) -> DefaultSettings:
         """Return the settings for keys that nobody set."""
-        return series.default_settings(recipe)
+        # there is no vocabulary: its size stays as it is in runs that were begun before
+        return replace(series.default_settings(recipe), sizes_vocabulary=False)
 
     @classmethod
     def fit(
