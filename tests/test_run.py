@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -149,3 +150,16 @@ def test_another_process_reads_a_run_once_the_first_has_written_it(
     nothing: Any = None  # the first process alone looks at the data and finishes
     train.train_request(Second(1, 2), request, print, True, nothing, nothing)
     assert events == ["barrier", "fit", "barrier", "load"]
+
+
+def test_a_model_that_is_put_in_the_place_of_the_own_one_answers(
+    home: SimpleNamespace,
+) -> None:
+    run = unrolled.load(home.runs["regress"])
+    before = run.predict([(3, 21)])
+    model = copy.deepcopy(run.model)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    run.model = model
+    assert run.predict([(3, 21)]) != before

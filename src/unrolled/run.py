@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ class Run:
         model: the torch module, in evaluation mode.
         compute_device: where, and how precisely, it computes.
         result: dev scores, baselines, sizes and times.
-        predictor: what answers rows.
+        options: how texts are written; see ``adjust``.
     """
 
     def __init__(self, loaded: runs.Loaded, device: str = "auto") -> None:
@@ -44,12 +43,19 @@ class Run:
         self.recipe = loaded.recipe
         self.task = loaded.task
         self.result = loaded.result
-        self.predictor = Predictor.of(loaded, device)
-        self.model = self.predictor.model
-        self.compute_device = self.predictor.compute_device
+        predictor = Predictor.of(loaded, device)
+        self.model = predictor.model
+        self.compute_device = predictor.compute_device
+        self.options = predictor.options
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, task={self.task.name}, layer={self.recipe.layer})"
+
+    @property
+    def predictor(self) -> Predictor:
+        """What answers rows, by the task, model and options of now: frozen, so one a thread."""
+        most = self.recipe.data.max_row
+        return Predictor(self.task, self.model, self.compute_device, most, self.options)
 
     def answers(self, rows: Iterable[Any]) -> list[Prediction]:
         """Answer rows with probabilities and details.
@@ -73,7 +79,6 @@ class Run:
         """Answer every row of a file, as they are taken; see ``FilePredictions``.
 
         Args:
-            path: a file with the columns that were trained on.
             changes: keys under ``data`` for this file, such as ``**{"data.text": "review"}``.
         """
         reading = read_as(self.recipe, self.task, changes)
@@ -104,9 +109,8 @@ class Run:
         options = adjusted(
             self.predictor, self.recipe, begin, banned, required, alignment, decoding
         )
-        # all at once or not at all, and no answer that another thread searches for is changed
         self.recipe = self.recipe.changed(decoding=options.search)
-        self.predictor = replace(self.predictor, options=options)
+        self.options = options
 
     def evaluate(
         self,
@@ -153,8 +157,7 @@ class Run:
         Args:
             prompt: what stands before; empty starts a new text.
             max_new_tokens: the most tokens written.
-            options: ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``repetition_penalty``,
-                ``seed``, ``stop`` (a list of strings).
+            options: those of ``Sampling``, such as ``top_p``; ``seed``; ``stop``, a list of texts.
         """
         return "".join(self.stream(prompt, max_new_tokens, **options))
 
@@ -167,8 +170,7 @@ class Run:
             say: takes the lines that tell how far the two are apart, and what was written.
 
         Raises:
-            UserError: the format has no such model, the folder is there already, or what was
-                written says something else and was removed.
+            UserError: the format has no such model, the folder is there, or the two disagree.
         """
         folder = self.folder / "export" / to
         if out is not None:
@@ -209,9 +211,7 @@ def train(
     quiet: bool = False,
     **changes: Any,
 ) -> Run:
-    """Train a recipe or a data file and return the run.
-
-    torch's random state and number of threads are the caller's again afterwards.
+    """Train a recipe or a data file and return the run; torch's state is the caller's again.
 
     Args:
         target: the name of a recipe, a YAML file, a data file, or the folder of a run to resume.
@@ -247,4 +247,4 @@ def start(
     with callers_state_kept(), joined() as group:
         request = Request.read(str(target), given, out, resume)
         loaded = train_request(group, request, say, quiet, quick, finish)
-        return Run(loaded, loaded.recipe.training.device)
+        return Run(loaded, request.recipe.training.device)

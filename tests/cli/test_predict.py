@@ -355,3 +355,13 @@ def test_a_faulty_cell_is_named_or_skipped_with_an_empty_answer(
     )
     assert [bool(line) for line in out.splitlines()] == [True, False, True]
     assert "skipped 1 faulty rows" in err
+
+
+@pytest.mark.parametrize("name", ["path", "self", "changes"])
+def test_a_key_of_a_file_is_no_argument(
+    home: SimpleNamespace, cli: Call, tmp_path: Path, name: str
+) -> None:
+    path = write_csv(tmp_path / "new.csv", [("a good film",)], ("text",))
+    run = str(home.runs["classify"])
+    _, err = cli("predict", run, "--file", str(path), f"{name}=x", code=2)
+    assert f"{name} cannot change in a trained run" in err

@@ -353,3 +353,22 @@ def test_a_run_trains_and_resumes_from_shards(tmp_path: Path) -> None:
     resumed = run("a", 6, resume=True)
     keys["data.shards"] = "never"
     assert run("b", 6) == resumed
+
+
+def test_one_label_is_refused_before_a_vocabulary_is_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(f"a film {n}", "good") for n in range(60)]
+    path = write_csv(tmp_path / "t.csv", rows, ("text", "label"))
+
+    def learn(*_: Any) -> None:
+        pytest.fail("a vocabulary was learnt")
+
+    monkeypatch.setattr(shard_files.ShardFile, "vocabulary", learn)
+    with pytest.raises(DataError, match="holds only 'good'"):
+        prepare(
+            requested(
+                str(path),
+                {"task": "classify", "data.shards": "always", "model.ngrams": 0},
+            )
+        )

@@ -14,6 +14,7 @@ from unrolled.cli.output import WRITERS, as_object, check_output, show, written
 from unrolled.core.errors import UsageError
 from unrolled.core.terminal import json_line, note, out
 from unrolled.run import Run
+from unrolled.runs.evaluate import changed_search
 from unrolled.tasks.base import Prediction
 
 
@@ -42,6 +43,9 @@ def adjust(
     torch.manual_seed(secrets.randbits(63) if seed is None else seed)
     align = details and run.task.aligns(run.model)
     search = {key.removeprefix("decoding."): value for key, value in changes.items()}
+    changed_search(
+        run.recipe, search
+    )  # which refuses a key that is an argument as well
     run.adjust(begin=begin, banned=banned, required=required, alignment=align, **search)
 
 

@@ -28,7 +28,7 @@ _HIDDEN = re.compile(
     r"(^|/)(\.|__MACOSX/|~\$|(desktop\.ini|thumbs\.db)$)", re.IGNORECASE
 )
 _SPLITS = frozenset({"train", "test", "dev", "valid", "val", "validation"})
-_LOOKED_AT = 20  # files that are looked into to tell what all of them are
+_EXAMINED_FILES = 20  # files that are looked into to tell what all of them are
 Parts = list[tuple[int, str]]
 Named = tuple[str, Callable[[], Origin]]
 Opened = Callable[[Origin], Reader]
@@ -131,7 +131,7 @@ def _together(
     elif any(labels):
         _check_labels(path, path / inner, names, labels)
         return _texts(path, files, labels, encoding, parts)
-    readers = [opened(open_file()) for _, open_file in files[:_LOOKED_AT]]
+    readers = [opened(open_file()) for _, open_file in files[:_EXAMINED_FILES]]
     texts = any(reader.format.row_format.running for reader in readers)
     if texts and not all(tables):
         return _texts(path, files, None, encoding, parts)

@@ -5,6 +5,7 @@ It is resolved once, before training, and saved with the run like settings that 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,23 +41,34 @@ class DataFacts:
     sharded: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Machine:
-    """What the machine decides: threads, and where and how precisely a model computes."""
+    """What the machine decides: threads, and where and how precisely a model computes.
+
+    Attributes:
+        threads: as set, or as many as torch has.
+        device, precision: as the recipe names them.
+    """
 
     threads: int
-    compute_device: ComputeDevice
+    device: str
+    precision: str
 
     @classmethod
     def of(cls, recipe: Recipe) -> Machine:
-        """Return this machine, as the keys of a recipe choose of it.
-
-        Raises:
-            UsageError: it has no such device.
-        """
+        """Return this machine, as the keys of a recipe choose of it."""
         training = recipe.training
-        compute_device = choose(training.device, training.precision)
-        return cls(training.threads or torch.get_num_threads(), compute_device)
+        threads = training.threads or torch.get_num_threads()
+        return cls(threads, training.device, training.precision)
+
+    @functools.cached_property
+    def compute_device(self) -> ComputeDevice:
+        """Where and how precisely a model computes.
+
+        It is looked for when it is first asked for: what is wrong with the data, or with a resume,
+        is said before. Raises UsageError: there is no such device.
+        """
+        return choose(self.device, self.precision)
 
 
 def as_begun(recipe: Recipe, saved: Recipe) -> Recipe:

@@ -82,11 +82,11 @@ def prepare_table(file: ShardFile, task: Task | None) -> ShardParts | None:
 
 def _fit(file: ShardFile, recipe: Recipe, survey: dict[str, Any]) -> Task | None:
     texts = functools.partial(_sample, file, survey)
-    vocabulary = file.vocabulary(recipe, texts)
+    learn_vocabulary = functools.partial(file.vocabulary, recipe, texts)
     kind = task_class(file.schema.task)
     layout = FileLayout.of(file.head)
     labels = list(survey["labels"])
-    return kind.of_vocabulary(recipe, file.schema, vocabulary, labels, layout)
+    return kind.of_vocabulary(recipe, file.schema, learn_vocabulary, labels, layout)
 
 
 def _sample(file: ShardFile, survey: dict[str, Any], kind: str) -> Iterable[str]:

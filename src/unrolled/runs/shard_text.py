@@ -37,12 +37,11 @@ def prepare_text(file: ShardFile, task: Task | None) -> ShardParts | None:
     facts = DataFacts(file.schema, 1, cut, sharded=True)
     recipe = resolve(file.recipe, facts, file.machine)
     if task is None:
-        vocabulary = file.vocabulary(
-            recipe, functools.partial(_sample, file, sizes, cut)
-        )
+        texts = functools.partial(_sample, file, sizes, cut)
+        learn_vocabulary = functools.partial(file.vocabulary, recipe, texts)
         layout = FileLayout.of(file.head)
         kind = task_class(file.schema.task)
-        task = kind.of_vocabulary(recipe, file.schema, vocabulary, (), layout)
+        task = kind.of_vocabulary(recipe, file.schema, learn_vocabulary, (), layout)
     if task is None:
         return None
     tokenizer = task.shard_fields()[0].tokenizer

@@ -83,14 +83,14 @@ def _train(
     if plan.finished:
         say(f"{folder} is finished: {plan.finished}")
         return runs.load(folder)
-    looked_at = request.resume or not group.first
-    for line in [*plan.lines(), *([] if looked_at else look(plan))]:
+    is_new = group.first and not request.resume
+    for line in [*plan.lines(), *(look(plan) if is_new else [])]:
         say(line)
     say("")
     group.barrier()  # all look whether there is a run before the first one begins it
     lock = locked(folder) if group.first else contextlib.nullcontext()
     with lock as held:
-        if not request.resume and group.first:
+        if is_new:
             # begun by another process while this one read the data
             runs.claim(folder)
         with Progress(quiet) as progress:

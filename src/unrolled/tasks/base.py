@@ -304,9 +304,9 @@ class Task(ABC):
     # ------------------------------------------------------------------ training
 
     @classmethod
+    @abstractmethod
     def default_settings(cls, recipe: Recipe, schema: Schema) -> DefaultSettings:
         """Return the settings for keys that nobody set."""
-        raise NotImplementedError
 
     @classmethod
     @abstractmethod
@@ -377,7 +377,7 @@ class Task(ABC):
         cls,
         recipe: Recipe,
         schema: Schema,
-        vocabulary: Tokenizer,
+        learn_vocabulary: Callable[[], Tokenizer],
         labels: Sequence[str],
         layout: FileLayout,
     ) -> Task | None:
@@ -386,19 +386,23 @@ class Task(ABC):
         Args:
             recipe: of the run.
             schema: the columns.
-            vocabulary: learnt from the texts.
+            learn_vocabulary: reads all texts, which takes long: asked for last.
             labels: those of the training rows.
             layout: how the file is written.
         """
         return None
 
     def shard_fields(self) -> tuple[Text, Label | None]:
-        """Return the fields of what is encoded in pieces: texts, and their labels."""
-        raise NotImplementedError
+        """Return the fields of what is encoded in pieces: texts, and their labels.
+
+        Raises:
+            UsageError: the task is not encoded in pieces.
+        """
+        raise UsageError(f"{self.name} is not encoded in pieces")
 
     def of_shards(self, shards: Shards) -> Any:
-        """Return examples that are mapped from shards."""
-        raise NotImplementedError
+        """Return examples that are mapped from shards. Raises UsageError as ``shard_fields``."""
+        raise UsageError(f"{self.name} is not encoded in pieces")
 
     def gather(
         self, data: Data, schema: Schema, on_error: str, answered: bool = True
@@ -512,8 +516,8 @@ class Task(ABC):
         return ""
 
     def words(self, cells: Sequence[Any]) -> list[str]:
-        """Return the words of a row that are answered one by one."""
-        raise NotImplementedError
+        """Return the words of a row that are answered one by one; none where rows are."""
+        return []
 
     def aligns(self, model: nn.Module) -> bool:
         """Whether the words of answers can be aligned with those of the source."""

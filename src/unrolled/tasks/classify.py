@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -153,7 +153,7 @@ class Classify(Labelled):
         cls,
         recipe: Recipe,
         schema: Schema,
-        vocabulary: Tokenizer,
+        learn_vocabulary: Callable[[], Tokenizer],
         labels: Sequence[str],
         layout: FileLayout,
     ) -> Self | None:
@@ -162,7 +162,7 @@ class Classify(Labelled):
         output = Label.fit(schema.answer, labels)
         if len(output.names) < 2:
             return None  # the reader of whole files says what is wrong
-        inputs = Text(schema.text, vocabulary, recipe.data.max_tokens)
+        inputs = Text(schema.text, learn_vocabulary(), recipe.data.max_tokens)
         return cls(inputs, output, layout)
 
     def shard_fields(self) -> tuple[Text, Label | None]:

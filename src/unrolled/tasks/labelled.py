@@ -225,13 +225,18 @@ class Labelled(Task):
             return checked, self.output.check(row[answer_index])
 
         errors = list(table.skipped)
-        rows = list(valid_rows(numbered(table), table, check, on_error, errors))
-        if not rows:
+        lines: list[int] = []
+        inputs: Any = []
+        targets: list[Any] = []
+        rows = valid_rows(numbered(table), table, check, on_error, errors)
+        for line, (checked, target) in rows:
+            lines.append(line)
+            inputs.append(checked)
+            targets.append(target)
+        if not lines:
             raise DataError("no row is left to read", table.path)
-        lines = np.array([line for line, _ in rows])
-        targets = np.array([target for _, (_, target) in rows], dtype=dtype)
-        inputs: Any = [checked for _, (checked, _) in rows]
-        return replace(field.examples(inputs, lines), targets=targets), errors
+        examples = field.examples(inputs, np.array(lines))
+        return replace(examples, targets=np.array(targets, dtype=dtype)), errors
 
     # ------------------------------------------------------------------ model and training
 

@@ -317,12 +317,12 @@ class Language(Task):
         cls,
         recipe: Recipe,
         schema: Schema,
-        vocabulary: Tokenizer,
+        learn_vocabulary: Callable[[], Tokenizer],
         labels: Sequence[str],
         layout: FileLayout,
     ) -> Self:
         """Return the task of a file that was read in pieces."""
-        return cls(vocabulary, schema.text, layout)
+        return cls(learn_vocabulary(), schema.text, layout)
 
     def shard_fields(self) -> tuple[Text, Label | None]:
         """Return the field of texts."""

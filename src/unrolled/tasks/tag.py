@@ -253,13 +253,18 @@ class Tag(Tagger):
             return words, [self.output.check(tag) for tag in tags]
 
         errors = list(table.skipped)
-        rows = list(valid_rows(numbered(table), table, check, on_error, errors))
-        if not rows:
+        lines: list[int] = []
+        inputs: list[list[str]] = []
+        targets: list[list[int]] = []
+        rows = valid_rows(numbered(table), table, check, on_error, errors)
+        for line, (words, tags) in rows:
+            lines.append(line)
+            inputs.append(words)
+            targets.append(tags)
+        if not lines:
             raise DataError("no row is left to read", table.path)
-        lines = np.array([line for line, _ in rows])
-        examples = self.inputs.examples([words for _, (words, _) in rows], lines)
-        targets = Ragged.of([tags for _, (_, tags) in rows])
-        return replace(examples, targets=targets), errors
+        examples = self.inputs.examples(inputs, np.array(lines))
+        return replace(examples, targets=Ragged.of(targets)), errors
 
     def build(self, recipe: Recipe) -> nn.Module:
         """Return an aligned model over words, and their spelling where the recipe asks for it."""

@@ -131,7 +131,7 @@ class _Writer:
         required = self.ids.required
         begin = self.ids.begin
         with torch.no_grad(), self.compute_device.searching():
-            found_answers = search(
+            hypotheses = search(
                 steps,
                 steps.start(ids.to(device), lengths.to(device)),
                 self.settings,
@@ -145,8 +145,8 @@ class _Writer:
                 lengths=lengths.tolist(),
                 device=device,
             )
-        for row, answers in zip(rows.tolist(), found_answers, strict=True):
-            self.answers[row] = answers
+        for row, best_first in zip(rows.tolist(), hypotheses, strict=True):
+            self.answers[row] = best_first
 
     def _limit(self, source_length: int) -> int:
         """Return the most tokens of an answer to a source of so many."""

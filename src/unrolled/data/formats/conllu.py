@@ -17,7 +17,7 @@ from unrolled.data.lines import SKIP_HINT, Report, lines_with_errors
 # what becomes of the columns FORM, LEMMA, UPOS, XPOS, FEATS, HEAD, DEPREL
 COLUMNS = ("words", "lemma", "upos", "xpos", "feats", "head", "deprel")
 WIDTH = 10
-_LOOKED_AT = 200  # words that tell
+_SNIFFED_WORDS = 200  # words that tell
 _ID = re.compile(r"(\d{1,9})(?:([-.])(\d{1,9}))?", re.ASCII)
 _HEAD = re.compile(r"\d+|_", re.ASCII)
 
@@ -53,7 +53,7 @@ def looks_like_conllu(lines: Sequence[str]) -> bool:
     of which the first is a number and the seventh the number of a head.
     """
     written = [line for line in lines if line.strip() and not line.startswith("#")]
-    words = [line.split("\t") for line in written[:_LOOKED_AT]]
+    words = [line.split("\t") for line in written[:_SNIFFED_WORDS]]
     if not words or not re.fullmatch(r"1|1-\d+|0\.\d+", words[0][0]):
         return False
     return sum(map(_is_word, words)) * 2 > len(words)

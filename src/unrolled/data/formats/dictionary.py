@@ -16,7 +16,7 @@ from unrolled.data.lines import SKIP_HINT, Report, lines_with_errors
 
 COLUMNS = ("word", "pronunciation")
 COMMENT = ";;;"
-_LOOKED_AT = 200  # lines that tell
+_SNIFFED_LINES = 200  # lines that tell
 # upper-case sounds of which vowels carry a mark of stress: no other text is written so
 _ENTRY = re.compile(r"\S+ {1,2}[A-Z]{1,3}[012]?(?: [A-Z]{1,3}[012]?)*\s*(?:#.*)?")
 _STRESS = re.compile(r" [A-Z]{2}[012](?: |$)")
@@ -41,7 +41,7 @@ class DictionaryFormat(FileFormat):
 def looks_like_dictionary(lines: Sequence[str]) -> bool:
     """Return whether these first lines of a file are words with their sounds."""
     written = [line for line in lines if line.strip() and not line.startswith(COMMENT)]
-    written = written[:_LOOKED_AT]
+    written = written[:_SNIFFED_LINES]
     fitting = [line for line in written if _ENTRY.fullmatch(line)]
     stressed = sum(_STRESS.search(line) is not None for line in fitting)
     return len(fitting) >= 0.95 * len(written) > 0 and 2 * stressed > len(fitting)

@@ -16,7 +16,7 @@ from unrolled.data.json_values import json_columns, json_rows
 from unrolled.data.lines import Report, nfc
 
 _CHUNK = 1 << 16  # characters
-_LOOKED_AT = 50  # objects whose keys are the columns
+_SNIFFED_OBJECTS = 50  # objects whose keys are the columns
 _BLANKS = "\ufeff \t\r\n"
 _MARK = re.compile(r'["\\{}\[\]]')
 # the line an object begins on, and its text; None: it is too long
@@ -40,7 +40,7 @@ class JsonArrayFormat(ObjectRows, FileFormat):
 
 def columns_of(origin: Origin, format: Format) -> list[str]:
     """Return the keys of the first objects. Raises DataError: there is no object."""
-    first = itertools.islice(objects(origin, format), _LOOKED_AT)
+    first = itertools.islice(objects(origin, format), _SNIFFED_OBJECTS)
     columns = json_columns([text for _, text in first if text is not None])
     if not columns:
         raise DataError("this JSON array holds no object with a key", origin.name, 1)

@@ -21,7 +21,7 @@ from unrolled.data.formats.base import (
 from unrolled.data.json_values import json_columns, json_object, json_rows
 from unrolled.data.lines import Report, numbered_lines
 
-_LOOKED_AT = 50  # lines that tell
+_SNIFFED_LINES = 50  # lines that tell
 
 
 class ObjectRows(RowFormat):
@@ -62,7 +62,7 @@ def looks_like_jsonl(lines: Sequence[str]) -> bool:
     A line that only starts with a brace and does not parse counts as an error of the file, not as
     text, when the file's other lines are objects.
     """
-    written = [line.strip() for line in lines if line.strip()][:_LOOKED_AT]
+    written = [line.strip() for line in lines if line.strip()][:_SNIFFED_LINES]
     if not written:
         return False
     objects = sum(_is_object(line) for line in written)

@@ -12,7 +12,7 @@ from unrolled.data.trees import parse, plain
 
 COLUMNS = ("words", "tree")
 # what tells: so many lines, and of these so many stretches
-_LOOKED_AT = 2000
+_SNIFFED_LINES = 2000
 _PIECES = 50
 
 
@@ -41,7 +41,7 @@ def looks_like_trees(lines: Sequence[str]) -> bool:
     first = next((line for line in lines if line.strip()), "")
     if not first.startswith("("):
         return False
-    stretches = _pieces(enumerate(lines[:_LOOKED_AT], 1), {})
+    stretches = _pieces(enumerate(lines[:_SNIFFED_LINES], 1), {})
     pieces = [text for _, text, _ in stretches][:_PIECES]
     return sum(map(_is_tree, pieces)) >= max(2, len(pieces) / 2)
 
