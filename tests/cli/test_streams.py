@@ -32,6 +32,7 @@ from unrolled.cli.output import write_csv as write_answers
 from unrolled.core import terminal
 from unrolled.core.words import command
 from unrolled.tasks.base import Prediction
+from unrolled.training.stopping import Terminated
 
 Call = Callable[..., tuple[str, str]]
 KEYS = [f"{key}={value}" for key, value in SMALL.items()]
@@ -161,6 +162,25 @@ def test_a_signal_at_any_time_is_one_line_and_its_exit_code(
         assert run(*more).returncode in (0, 1)
     left = [p for p in tmp_path.rglob("*") if p.name.endswith(".tmp")]
     assert left == []
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"), [(Terminated("stopped"), 143), (KeyboardInterrupt(), 130)]
+)
+def test_a_signal_that_python_wraps_in_an_error_is_still_the_signal(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int
+) -> None:
+    # Python 3.11 raises a RuntimeError where a hook of a class being made does not return;
+    # later versions let the signal pass
+    class Hook:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise raised
+
+    def make_class() -> None:
+        type("Owner", (), {"hook": Hook()})
+
+    monkeypatch.setattr("unrolled.runs.recipes.shipped", make_class)
+    assert inside("recipes") == (code, "", "unrolled: stopped\n")
 
 
 def test_ctrl_c_of_predict_speaks_of_no_training(home: SimpleNamespace) -> None:

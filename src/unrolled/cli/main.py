@@ -163,11 +163,30 @@ def _code() -> int:
         note(f"unrolled: {where}{cause_of(error)}")
         _let_go()
         return 1
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:
+        code = _signal_behind(error)
+        if code is not None:
+            return _stopped(code)
         if not is_out_of_memory(error):
             raise
         note("unrolled: out of memory")
         return 1
+
+
+def _signal_behind(error: BaseException) -> int | None:
+    """Return the exit code of the signal that an error was made of, None of any other error.
+
+    A signal may come where Python calls a hook of a class that is being made; before 3.12 it
+    then raises a RuntimeError in place of what the handler raised, which is its cause.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, Terminated):
+            return Terminated.code
+        if isinstance(cause, KeyboardInterrupt):
+            return 130
+        cause = cause.__cause__
+    return None
 
 
 def _let_go() -> None:
