@@ -18,7 +18,7 @@ QUICK = settings(max_examples=60, deadline=None)
 
 
 @dataclass(frozen=True)
-class Written:
+class FullHypothesis:
     """A hypothesis in full: its tokens, their log-probability, and whether it has ended."""
 
     tokens: tuple[int, ...]
@@ -33,10 +33,14 @@ class Written:
 
 
 def extended(
-    model: Table, source: int, search: Search, beam: list[Written], taken: list[int]
-) -> list[tuple[float, Written]]:
+    model: Table,
+    source: int,
+    search: Search,
+    beam: list[FullHypothesis],
+    taken: list[int],
+) -> list[tuple[float, FullHypothesis]]:
     """Return what the rows of a group may become with the rank of each, best first."""
-    ways = []
+    candidates = []
     for row in beam:
         scores = [
             sum(model.log_probabilities(source, [*row.tokens, token]))
@@ -49,14 +53,16 @@ def extended(
             penalty = search.diversity_penalty * taken.count(token)
             ended = token == END
             tokens = row.tokens if ended else (*row.tokens, token)
-            way = Written(tokens, scores[token], ended, search.length_penalty)
-            ways.append((scores[token] - penalty, way))
-    possible = [way for way in ways if way[0] > -math.inf]
-    return sorted(possible, key=lambda way: -way[0])
+            hypothesis = FullHypothesis(
+                tokens, scores[token], ended, search.length_penalty
+            )
+            candidates.append((scores[token] - penalty, hypothesis))
+    possible = [pair for pair in candidates if pair[0] > -math.inf]
+    return sorted(possible, key=lambda pair: -pair[0])
 
 
 def is_done(
-    search: Search, ended: list[Written], beam: list[Written], limit: int
+    search: Search, ended: list[FullHypothesis], beam: list[FullHypothesis], limit: int
 ) -> bool:
     """Return whether a group needs no further step."""
     width = search.beam // search.diverse_groups
@@ -72,15 +78,15 @@ def is_done(
     return len(scores) >= quota and scores[quota - 1] >= bound
 
 
-def by_answer(answer: Written) -> tuple[bool, float]:
+def by_answer(answer: FullHypothesis) -> tuple[bool, float]:
     """Return what answers are sorted by."""
     return not answer.finished, -answer.score
 
 
-def in_turn(groups: list[list[Written]], n_best: int) -> list[Written]:
+def in_turn(groups: list[list[FullHypothesis]], n_best: int) -> list[FullHypothesis]:
     """Return the best of each group, then the second best ..., each text once."""
     ranked = [sorted(group, key=by_answer) for group in groups]
-    chosen: list[Written] = []
+    chosen: list[FullHypothesis] = []
     for rank in range(max(map(len, ranked))):
         row = [group[rank] for group in ranked if rank < len(group)]
         for answer in sorted(row, key=by_answer):
@@ -89,20 +95,26 @@ def in_turn(groups: list[list[Written]], n_best: int) -> list[Written]:
     return sorted(chosen[:n_best], key=by_answer)
 
 
-def plainly(model: Table, source: int, limit: int, search: Search) -> list[Written]:
+def plainly(
+    model: Table, source: int, limit: int, search: Search
+) -> list[FullHypothesis]:
     """Search one source with lists of hypotheses, no row shared or moved."""
     groups = search.diverse_groups
     width = search.beam // groups
-    start = Written((), 0.0, False, search.length_penalty)
+    start = FullHypothesis((), 0.0, False, search.length_penalty)
     beams = [[start] for _ in range(groups)]
-    ended: list[list[Written]] = [[] for _ in range(groups)]
+    ended: list[list[FullHypothesis]] = [[] for _ in range(groups)]
     for step in range(1, limit + 1):
         taken: list[int] = []
         for group in range(groups):
-            ways = extended(model, source, search, beams[group], taken)
-            ended[group] += [way for _, way in ways[:width] if way.finished]
-            beams[group] = [way for _, way in ways if not way.finished][:width]
-            taken += [way.tokens[-1] for way in beams[group]]
+            candidates = extended(model, source, search, beams[group], taken)
+            ended[group] += [
+                candidate for _, candidate in candidates[:width] if candidate.finished
+            ]
+            beams[group] = [
+                candidate for _, candidate in candidates if not candidate.finished
+            ][:width]
+            taken += [candidate.tokens[-1] for candidate in beams[group]]
         if step == limit:
             answers = [[*ended[group], *beams[group]] for group in range(groups)]
             return in_turn(answers, search.n_best)
@@ -112,7 +124,7 @@ def plainly(model: Table, source: int, limit: int, search: Search) -> list[Writt
     return in_turn(ended, search.n_best)
 
 
-def same(answers: list[Hypothesis], expected: list[Written]) -> None:
+def same(answers: list[Hypothesis], expected: list[FullHypothesis]) -> None:
     assert [answer.tokens for answer in answers] == [
         list(answer.tokens) for answer in expected
     ]

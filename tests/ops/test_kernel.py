@@ -50,7 +50,7 @@ class Case(NamedTuple):
     gradients: tuple[Tensor | None, ...]
 
     @property
-    def asked(self) -> list[Tensor]:
+    def variables(self) -> list[Tensor]:
         return [
             t
             for t in (self.x, *self.state, *self.w)
@@ -137,16 +137,16 @@ def run(case: Case, grad: bool = True) -> list[Tensor]:
         for o, s in zip(outputs, case.gradients, strict=True)
         if s is not None
     ]
-    found: Any = ()
+    gradients: Any = ()
     if pairs:
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             [out for out, _ in pairs],
-            case.asked,
+            case.variables,
             [gradient for _, gradient in pairs],
             allow_unused=True,
             materialize_grads=True,
         )
-    return [*outputs, *found]
+    return [*outputs, *gradients]
 
 
 def by_equations(case: Case) -> list[Tensor]:
@@ -291,10 +291,10 @@ def test_extreme_numbers_are_as_in_the_equations(
 ) -> None:
     native.set_level(level)
     plain = to(make(cell, 5, 3, 6, 9), torch.float32)
-    for place in ("x", "h"):
+    for operand in ("x", "h"):
         case = to(plain, torch.float32)
         with torch.no_grad():
-            (case.x[1, 1] if place == "x" else case.state[0][1])[2] = value
+            (case.x[1, 1] if operand == "x" else case.state[0][1])[2] = value
         got = run(case)
         expected = by_equations(case)
         clean = run(plain)
@@ -323,8 +323,8 @@ def test_a_row_has_the_same_bits_in_every_batch_and_with_any_threads(cell: str) 
                     state=tuple(s[rows].detach().requires_grad_() for s in case.state),
                     gradients=tuple(s[rows] for s in case.gradients),
                 )
-                found = run(few)
-                for a, b in zip(found[: 2 * count], whole, strict=False):
+                results = run(few)
+                for a, b in zip(results[: 2 * count], whole, strict=False):
                     assert torch.equal(a, b[rows])
 
 
@@ -431,8 +431,8 @@ def test_fresh_memory_is_never_read(cell: str, request: pytest.FixtureRequest) -
 def test_gradients_twice_over_one_graph(cell: str) -> None:
     case = to(make(cell, 3, 4, 5, 6), torch.float32)
     y = table.unroll(cell, case.x, case.state, case.w)[0].sum()
-    first = torch.autograd.grad(y, case.asked[:1], retain_graph=True)
-    second = torch.autograd.grad(y, case.asked[:1])
+    first = torch.autograd.grad(y, case.variables[:1], retain_graph=True)
+    second = torch.autograd.grad(y, case.variables[:1])
     assert torch.equal(first[0], second[0])
 
 
@@ -440,10 +440,10 @@ def test_gradients_twice_over_one_graph(cell: str) -> None:
 def test_only_the_gradients_wanted(cell: str) -> None:
     case = to(make(cell, 3, 4, 5, 6), torch.float32)
     whole = dict(
-        zip(map(id, case.asked), run(case)[1 + len(case.state) :], strict=True)
+        zip(map(id, case.variables), run(case)[1 + len(case.state) :], strict=True)
     )
-    for kept in case.asked:
-        for part in case.asked:
+    for kept in case.variables:
+        for part in case.variables:
             part.requires_grad_(part is kept)
         assert torch.equal(run(case)[-1], whole[id(kept)])
         for part in (case.x, *case.state, *case.w):
@@ -463,8 +463,10 @@ def _second(case: Case, form: str) -> list[Tensor]:
         Call(case.cell, "float32", case.reverse, layout), inputs, case.mask
     )
     total = y.sin().sum() + sum(part.sin().sum() for part in after)
-    first = torch.autograd.grad(total, case.asked, create_graph=True)
-    second = torch.autograd.grad(sum(part.square().sum() for part in first), case.asked)
+    first = torch.autograd.grad(total, case.variables, create_graph=True)
+    second = torch.autograd.grad(
+        sum(part.square().sum() for part in first), case.variables
+    )
     return [*first, *second]
 
 
@@ -503,12 +505,12 @@ def test_second_derivatives(
 def test_torch_func_and_batched_gradients(cell: str) -> None:
     case = to(make(cell, 3, 4, 2, 5), torch.float32)
     y = table.unroll(cell, case.x, case.state, case.w)[0]
-    many = torch.randn(4, *y.shape)
-    (found,) = torch.autograd.grad(
-        y, case.x, many, is_grads_batched=True, retain_graph=True
+    cotangents = torch.randn(4, *y.shape)
+    (gradients,) = torch.autograd.grad(
+        y, case.x, cotangents, is_grads_batched=True, retain_graph=True
     )
-    for gradient, got in zip(many, found, strict=True):
-        (expected,) = torch.autograd.grad(y, case.x, gradient, retain_graph=True)
+    for cotangent, got in zip(cotangents, gradients, strict=True):
+        (expected,) = torch.autograd.grad(y, case.x, cotangent, retain_graph=True)
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
     def loss(x: Tensor) -> Tensor:
@@ -516,9 +518,9 @@ def test_torch_func_and_batched_gradients(cell: str) -> None:
         return table.unroll(cell, x[None], state, case.w)[0].square().sum()
 
     x = case.x.detach()
-    found = torch.func.vmap(torch.func.grad(loss))(x)
+    sample_gradients = torch.func.vmap(torch.func.grad(loss))(x)
     (expected,) = torch.autograd.grad(loss(case.x[1]), case.x)
-    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sample_gradients[1], expected[1], rtol=1e-4, atol=1e-5)
 
 
 class _Rows(Dataset[Tensor]):
@@ -603,14 +605,14 @@ def test_the_next_call_follows_every_change_of_the_weights(cell: str) -> None:
         ):
             mine.data, mean.data = mean.data, mine.data
 
-    ways = {
+    changes = {
         "data": lambda: layer.weight_hh_l0.data.mul_(1.5),
         "numpy": lambda: layer.weight_ih_l0.detach().numpy().__imul__(1.5),
         "optimizer": by_optimizer,
         "average": by_average,
         "load": lambda: layer.load_state_dict(other.state_dict()),
     }
-    for name, change in ways.items():
+    for name, change in changes.items():
         before = layer.read(x)
         counted = native.count("forward")
         change()

@@ -14,17 +14,17 @@ def where(layout: Layout, time_first: bool) -> dict[int, list[int]]:
     """Return where the steps of each row of the batch stand, by the contract of the core."""
     base = layout.base(time_first)
     (step_stride, row_stride) = layout.strides(time_first)
-    found = {}
-    for place in range(layout.rows):
-        row = place if layout.order is None else int(layout.order[place])
-        begin = place * row_stride if base is None else int(base[place])
-        found[row] = [
+    positions = {}
+    for index in range(layout.rows):
+        row = index if layout.order is None else int(layout.order[index])
+        begin = index * row_stride if base is None else int(base[index])
+        positions[row] = [
             (t * step_stride if layout.offset is None else int(layout.offset[t]))
             + begin
             for t in range(layout.steps)
-            if layout.active is None or layout.active[t] > place
+            if layout.active is None or layout.active[t] > index
         ]
-    return found
+    return positions
 
 
 def numbered(lengths: list[int], steps: int) -> Tensor:
@@ -41,10 +41,10 @@ def test_padded(lengths: list[int] | None, time_first: bool) -> None:
         torch.zeros(5, 4, 3), None if lengths is None else torch.tensor(lengths)
     )
     assert layout.total == sum(real)
-    found = where(layout, time_first)
+    positions = where(layout, time_first)
     for row, length in enumerate(real):
         expected = [t * 5 + row if time_first else row * 4 + t for t in range(length)]
-        assert found[row] == expected
+        assert positions[row] == expected
     assert (
         layout.lengths() is None
         if lengths is None
@@ -62,9 +62,9 @@ def test_packed(lengths: list[int], is_sorted: bool) -> None:
     )
     layout = packed(sequence.batch_sizes, sequence.sorted_indices)
     assert layout.total == len(sequence.data)
-    for row, places in where(layout, False).items():
+    for row, positions in where(layout, False).items():
         assert (
-            sequence.data[places].flatten().tolist()
+            sequence.data[positions].flatten().tolist()
             == x[row, : lengths[row]].flatten().tolist()
         )
     assert layout.lengths().tolist() == lengths

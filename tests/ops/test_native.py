@@ -44,9 +44,9 @@ def _fields(text: str, name: str) -> list[tuple[str, str]]:
     ):
         kind = re.match(r"\s*(?:const )?(int32_t|int64_t|float)\b(.*)", line, re.S)
         for part in kind[2].split(",") if kind else ():
-            found = re.fullmatch(r"\W*(?:const )?\W*(\w+)(?:\[(\d)\])?\s*", part)
+            member = re.fullmatch(r"\W*(?:const )?\W*(\w+)(?:\[(\d)\])?\s*", part)
             code = "P" if "*" in part else {"int32_t": "i", "int64_t": "q"}[kind[1]]
-            fields.append((found[1], (found[2] or "") + code))
+            fields.append((member[1], (member[2] or "") + code))
     return fields
 
 
@@ -62,9 +62,10 @@ def test_the_header_says_the_same() -> None:
             key.lower(): value for key, value in _listed(text, name).items()
         } == table
     precisions = {"fp32": "float32"}
-    found = _listed(text, "unrolled_precision")
+    enumerators = _listed(text, "unrolled_precision")
     assert {
-        precisions.get(key.lower(), key.lower()): value for key, value in found.items()
+        precisions.get(key.lower(), key.lower()): value
+        for key, value in enumerators.items()
     } == native.PRECISIONS
     # the structs: names and kinds in one order
     assert _fields(text, "unrolled_run") == list(native.FIELDS.items())

@@ -57,13 +57,13 @@ def test_explain_says_what_runs(options: dict[str, Any], path: str) -> None:
     layer = nn.LSTM(5, 5, 2, **options).train()
     lines = layer.explain().splitlines()
     assert len(lines) == 2
-    for place, line in enumerate(lines):
-        assert re.match(f"layer {place}: {path}", line), line
+    for index, line in enumerate(lines):
+        assert re.match(f"layer {index}: {path}", line), line
     x = torch.randn(3, 4, 5).to(layer.weight_ih_l0.dtype)
-    wanted = 2 if path.startswith("native") else 0
-    assert ran(lambda: layer.read(x)) == wanted
+    runs = 2 if path.startswith("native") else 0
+    assert ran(lambda: layer.read(x)) == runs
     with torch.no_grad():
-        assert ran(lambda: layer.read(x, torch.tensor([4, 0, 2]))) == wanted
+        assert ran(lambda: layer.read(x, torch.tensor([4, 0, 2]))) == runs
 
 
 def test_explain_draws_nothing_and_names_directions() -> None:
@@ -102,7 +102,7 @@ def test_a_precision_that_the_core_alone_has_is_never_silently_another(
     low: str,
 ) -> None:
     x = torch.randn(1, 2, 2)
-    told = f"ops.precision('{low}') is ignored, which the native core"
+    notice = f"ops.precision('{low}') is ignored, which the native core"
     layer = nn.GRU(2, 3)
     normed = nn.GRU(2, 3, layer_norm=True)
     double = nn.GRU(2, 3).double()
@@ -112,10 +112,10 @@ def test_a_precision_that_the_core_alone_has_is_never_silently_another(
         assert "ignored" not in layer.explain()
         assert ran(lambda: layer.step(x[:, 0], layer.initial_state(1))) == 1
         assert not torch.equal(layer.step(x[:, 0], layer.initial_state(1))[0], exact)
-        assert told in normed.explain()
-        assert told in double.explain()
+        assert notice in normed.explain()
+        assert notice in double.explain()
         with ops.use("reference"):
-            assert told in layer.explain()
+            assert notice in layer.explain()
         with ops.use("fast"):
             layer.read(x)
             with pytest.raises(ValueError, match="got layer_norm; choose"):
@@ -149,9 +149,9 @@ def test_what_the_core_cannot_reach_goes_to_torch() -> None:
     mask = torch.ones(1, 3, requires_grad=True)
     w = layer._weights(layer._layer_directions[0])
     extras = table.Extras(recurrent_mask=mask)
-    found = table.path("gru", x, torch.zeros(1, 3), w, extras)
-    assert found.name == "reference"
-    assert "gradients of the mask" in found.why
+    path = table.path("gru", x, torch.zeros(1, 3), w, extras)
+    assert path.name == "reference"
+    assert "gradients of the mask" in path.why
 
 
 def test_precision_is_a_call_and_a_block() -> None:
@@ -278,9 +278,9 @@ def test_a_layout_is_made_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -
 def test_float32_beside_other_precisions_is_torchs_to_refuse() -> None:
     w = Weights(*(torch.randn(shape) for shape in ((9, 2), (9, 3), (9,), (9,))))
     x: Tensor = torch.randn(1, 2, 2, dtype=torch.float64)
-    found = table.path("gru", x, torch.zeros(1, 3), w)
-    assert found.name == "torch"
-    assert found.why.startswith(
+    path = table.path("gru", x, torch.zeros(1, 3), w)
+    assert path.name == "torch"
+    assert path.why.startswith(
         "x in torch.float64 and state in torch.float32 beside weights in"
     )
 

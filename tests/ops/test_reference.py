@@ -199,7 +199,7 @@ def test_gradients_of_each_sample_with_vmap(kind: str) -> None:
 
     for mode in ("auto", "reference"):
         with ops.use(mode):
-            found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(
+            gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(
                 weights, x
             )
         for row in range(4):
@@ -207,7 +207,7 @@ def test_gradients_of_each_sample_with_vmap(kind: str) -> None:
             layer(x[row])[0].square().sum().backward()
             for name, weight in layer.named_parameters():
                 torch.testing.assert_close(
-                    found[name][row], weight.grad, rtol=0, atol=1e-12
+                    gradients[name][row], weight.grad, rtol=0, atol=1e-12
                 )
 
 

@@ -36,8 +36,8 @@ def path(request: pytest.FixtureRequest) -> str:
 
 
 def by_sorting(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    found = logits.double().log_softmax(-1).sort(dim=-1, descending=True, stable=True)
-    return found.values[:, :k].float(), found.indices[:, :k]
+    ranking = logits.double().log_softmax(-1).sort(dim=-1, descending=True, stable=True)
+    return ranking.values[:, :k].float(), ranking.indices[:, :k]
 
 
 @pytest.mark.parametrize(("rows", "vocabulary", "k"), SIZES)
@@ -82,13 +82,13 @@ def test_what_is_ruled_out_comes_last(path: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("place", [0, 2, 50, 99])
+@pytest.mark.parametrize("position", [0, 2, 50, 99])
 def test_a_row_without_probabilities_says_so_and_no_other(
-    path: str, bad: float, place: int
+    path: str, bad: float, position: int
 ) -> None:
     logits = torch.randn(3, 100)
     expected, tokens = by_sorting(logits, 5)
-    logits[1, place] = bad
+    logits[1, position] = bad
     values, indices = top_log_probabilities(logits, 5)
     assert values[1].isnan().all()
     torch.testing.assert_close(values[[0, 2]], expected[[0, 2]], **NEAR)
@@ -124,15 +124,15 @@ def test_other_precisions_and_gradients_are_torchs() -> None:
 def test_a_row_has_the_same_bits_in_any_batch_and_with_any_threads() -> None:
     logits = torch.randn(300, 700)
     before = torch.get_num_threads()
-    found = []
+    results = []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(top_log_probabilities(logits, 6))
+            results.append(top_log_probabilities(logits, 6))
     finally:
         torch.set_num_threads(before)
     alone = top_log_probabilities(logits[123:124], 6)
-    for values, indices in found:
-        assert torch.equal(values, found[0][0])
-        assert torch.equal(indices, found[0][1])
+    for values, indices in results:
+        assert torch.equal(values, results[0][0])
+        assert torch.equal(indices, results[0][1])
         assert torch.equal(values[123:124], alone[0])

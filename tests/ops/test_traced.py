@@ -19,8 +19,10 @@ def parts(cell: str) -> list[Tensor | None]:
     """Return x, weights, biases, h and c that want gradients."""
     wide = GATES[cell] * 4
     shapes = [(2, 3, 5), (wide, 5), (wide, 4), (wide,), (wide,), (2, 4), (2, 4)]
-    found: list[Any] = [torch.randn(shape).div_(2).requires_grad_() for shape in shapes]
-    return [*found[:6], found[6] if cell == "lstm" else None]
+    tensors: list[Any] = [
+        torch.randn(shape).div_(2).requires_grad_() for shape in shapes
+    ]
+    return [*tensors[:6], tensors[6] if cell == "lstm" else None]
 
 
 @pytest.mark.parametrize("cell", GATES)
@@ -51,12 +53,12 @@ def test_shapes_are_looked_at_before_memory_is(cell: str) -> None:
     gradients = [y, h, c if cell == "lstm" else None, y, *kept]
     needed = [part is not None for part in given]
     traced.recurrent_backward(*gradients, *given, *rest, needed)
-    for place, part in enumerate([*gradients, *given]):
+    for index, part in enumerate([*gradients, *given]):
         if part is None or not part.numel():
             continue
         wrong = [*gradients, *given]
         for broken in (part[..., :-1].contiguous(), part.double()):
-            wrong[place] = broken
+            wrong[index] = broken
             with pytest.raises(
                 ValueError, match=rf"expected .* of shape .* for {cell}"
             ):
@@ -79,9 +81,9 @@ def test_a_layer_is_one_graph(kind: str) -> None:
                 ends = state if isinstance(state, tuple) else (state,)
                 total = y.square().sum() + sum(end.sum() for end in ends)
                 gradients = torch.autograd.grad(total, [x, *layer.parameters()])
-                places = 4 if options else 1
-                assert native.count("forward") == before[0] + places
-                assert native.count("backward") == before[1] + places
+                calls = 4 if options else 1
+                assert native.count("forward") == before[0] + calls
+                assert native.count("backward") == before[1] + calls
                 results.append((y, *ends, *gradients))
             # one core, called alike: sums of gradients over uses of x alone may be in two orders
             torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)

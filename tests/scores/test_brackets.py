@@ -48,26 +48,28 @@ CASES = {
 }
 
 
-def compare(right: str, found: str) -> BracketCounts:
+def compare(right: str, predicted: str) -> BracketCounts:
     first = plain(parse(right))
-    second = plain(parse(found))
+    second = plain(parse(predicted))
     assert first.words == second.words
     return match(first.spans, second.spans, first.tags)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_each_case_has_the_counts_of_evalb(case: str) -> None:
-    right, found, (matched, of_right, of_found) = CASES[case]
-    counts = compare(right, found)
+    right, predicted, (matched, of_right, of_predicted) = CASES[case]
+    counts = compare(right, predicted)
     assert (counts.matched, counts.right, counts.predicted) == (
         matched,
         of_right,
-        of_found,
+        of_predicted,
     )
 
 
 def test_the_totals_are_those_of_evalb() -> None:
-    total = reduce(add, (compare(right, found) for right, found, _ in CASES.values()))
+    total = reduce(
+        add, (compare(right, predicted) for right, predicted, _ in CASES.values())
+    )
     # Recall 85.00, Precision 80.95, FMeasure 82.93, Complete match 40.00, 1 of 6 skipped
     assert round(100 * total.recall, 2) == 85.00
     assert round(100 * total.precision, 2) == 80.95
@@ -129,7 +131,7 @@ def spans_of(tree: Any) -> list[Span]:
     return [own, *(span for child in tree[1:] for span in spans_of(child))]
 
 
-def reckon(right: Any, found: Any, tags: list[str]) -> tuple[int, int, int]:
+def reckon(right: Any, predicted: Any, tags: list[str]) -> tuple[int, int, int]:
     """Count as evalb's loops do: delete from the trees, then pair each right bracket greedily."""
     deleted = {"TOP", "-NONE-", ",", ":", "``", "''", "."}
 
@@ -147,7 +149,7 @@ def reckon(right: Any, found: Any, tags: list[str]) -> tuple[int, int, int]:
         return a == b or {a, b} == {"ADVP", "PRT"}
 
     first = brackets(right)[0]
-    second = brackets(found)[0]
+    second = brackets(predicted)[0]
     free = list(second)
     matched = 0
     for label, words in first:
@@ -164,9 +166,9 @@ def test_counts_are_those_of_the_second_reckoning(seed: int, words: int) -> None
     generator = random.Random(seed)
     tags = generator.choices(TAGS, k=words)
     right = draw(generator, 0, words)
-    found = draw(generator, 0, words)
-    counts = match(spans_of(right), spans_of(found), tags)
-    expected = reckon(right, found, tags)
+    predicted = draw(generator, 0, words)
+    counts = match(spans_of(right), spans_of(predicted), tags)
+    expected = reckon(right, predicted, tags)
     assert (counts.matched, counts.right, counts.predicted) == expected
     # evalb passes over a sentence without words
     left = sum(tag not in {",", ".", "``", "''", ":"} for tag in tags)

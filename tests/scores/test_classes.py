@@ -61,16 +61,16 @@ def test_macro_f1_leaves_out_classes_that_never_occur() -> None:
 @given(PAIRS)
 def test_scores_of_each_class_equal_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     truth, predicted = np.array(pairs, dtype=np.int64).T
-    found = by_class(confusion(truth, predicted, 5))
+    scores = by_class(confusion(truth, predicted, 5))
     expected = metrics.precision_recall_fscore_support(
         truth, predicted, labels=range(5), zero_division=np.nan
     )
     # ratios of the same integers; F1 is made in another order at most
     for ours, theirs in zip(
-        (found.precision, found.recall, found.f1), expected[:3], strict=True
+        (scores.precision, scores.recall, scores.f1), expected[:3], strict=True
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-14)
-    assert found.support.tolist() == expected[3].tolist()
+    assert scores.support.tolist() == expected[3].tolist()
 
 
 SURE = st.floats(0.001, 1, allow_subnormal=False) | st.sampled_from(
@@ -82,32 +82,32 @@ SURE = st.floats(0.001, 1, allow_subnormal=False) | st.sampled_from(
 def test_calibration_equals_scikit_learn(pairs: list[tuple[float, bool]]) -> None:
     confidence = np.array([sure for sure, _ in pairs])
     right = np.array([hit for _, hit in pairs])
-    found = calibration(confidence, right)
+    reliability = calibration(confidence, right)
     hits, sure = calibration_curve(right, confidence, n_bins=10)
-    filled = found.counts > 0
-    np.testing.assert_allclose(found.accuracy[filled], hits, rtol=1e-14)
-    np.testing.assert_allclose(found.confidence[filled], sure, rtol=1e-14)
-    assert np.isnan(found.accuracy[~filled]).all()
-    assert found.counts.sum() == len(pairs)
-    expected = np.average(np.abs(hits - sure), weights=found.counts[filled])
-    assert found.error == pytest.approx(expected, rel=1e-12, abs=1e-15)
+    filled = reliability.counts > 0
+    np.testing.assert_allclose(reliability.accuracy[filled], hits, rtol=1e-14)
+    np.testing.assert_allclose(reliability.confidence[filled], sure, rtol=1e-14)
+    assert np.isnan(reliability.accuracy[~filled]).all()
+    assert reliability.counts.sum() == len(pairs)
+    expected = np.average(np.abs(hits - sure), weights=reliability.counts[filled])
+    assert reliability.error == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
 def test_calibration_by_hand() -> None:
-    found = calibration(
+    reliability = calibration(
         np.array([0.95, 0.85, 0.9, 0.1]), np.array([True, False, True, False])
     )
     # 0.9 closes the bin of 0.85, and 0.1 the first
-    assert found.counts.tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 2, 1]
-    assert found.accuracy[[0, 8, 9]].tolist() == [0, 0.5, 1]
+    assert reliability.counts.tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 2, 1]
+    assert reliability.accuracy[[0, 8, 9]].tolist() == [0, 0.5, 1]
     # |0 - 0.1| / 4 + |1 - 1.75| / 4 + |1 - 0.95| / 4
-    assert found.error == pytest.approx((0.1 + 0.75 + 0.05) / 4)
+    assert reliability.error == pytest.approx((0.1 + 0.75 + 0.05) / 4)
 
 
 def test_nothing_predicted_is_not_miscalibrated() -> None:
-    found = calibration(np.array([]), np.array([], dtype=bool))
-    assert found.error == 0.0
-    assert found.counts.tolist() == [0] * 10
+    reliability = calibration(np.array([]), np.array([], dtype=bool))
+    assert reliability.error == 0.0
+    assert reliability.counts.tolist() == [0] * 10
 
 
 @given(PAIRS, st.integers(1, 6))

@@ -26,9 +26,9 @@ def texts(seed: int, count: int = 60) -> tuple[list[str], list[str], list[list[s
     drawn = random.Random(seed)
     right = [drawn.choices(WORDS, k=drawn.randint(4, 12)) for _ in range(count)]
 
-    def spoil(words: list[str], share: float) -> str:
+    def spoil(words: list[str], rate: float) -> str:
         return " ".join(
-            drawn.choice(WORDS) if drawn.random() < share else w for w in words
+            drawn.choice(WORDS) if drawn.random() < rate else w for w in words
         )
 
     references = [
@@ -155,10 +155,10 @@ def test_comparing_tells_a_better_system_from_an_equal_one() -> None:
         (g, p) if i % 2 else (p, g)
         for i, (g, p) in enumerate(zip(good, poor, strict=True))
     ]
-    one = [g for g, _ in half]
-    other = [p for _, p in half]
+    first = [g for g, _ in half]
+    second = [p for _, p in half]
     assert compare(good, poor, references, samples=300).p < 0.05
-    assert compare(one, other, references, samples=300).p > 0.05
+    assert compare(first, second, references, samples=300).p > 0.05
     assert compare(good, good, references, samples=30).p == pytest.approx(1 / 31)
 
 

@@ -25,13 +25,13 @@ def test_all_that_occur_often_enough_are_there(
     stretches = Stretches.of(texts, np.array([words[t] for t in texts], float))
     candidates, weights = repeated_substrings(stretches, least, alphabet)
     counts = Counter[str]()
-    places = Counter[tuple[int, int, str]]()
+    occurrences = Counter[tuple[int, int, str]]()
     boundary = 0
     for text in texts:
         for start in range(len(text)):
             for end in range(start + 1, len(text) + 1):
                 counts[text[start:end]] += words[text]
-                places[boundary + start, boundary + end, text[start:end]] += 1
+                occurrences[boundary + start, boundary + end, text[start:end]] += 1
         boundary += len(text) + 1
     expected = {
         part: count * len(part)
@@ -39,8 +39,8 @@ def test_all_that_occur_often_enough_are_there(
         if "z" not in part and (count >= least or len(part) == 1)
     }
     expected |= {letter: 0 for letter in alphabet if letter not in counts}
-    found = dict(zip(candidates.texts, weights.tolist(), strict=True))
-    assert found == expected
+    weight_by_text = dict(zip(candidates.texts, weights.tolist(), strict=True))
+    assert weight_by_text == expected
     assert candidates.single.tolist() == [len(part) == 1 for part in candidates.texts]
     assert list(map(len, candidates.texts)) == sorted(map(len, candidates.texts))
     edges = candidates.edges
@@ -51,7 +51,7 @@ def test_all_that_occur_often_enough_are_there(
         )
     )
     assert occurring == Counter(
-        {place: count for place, count in places.items() if place[2] in expected}
+        {edge: count for edge, count in occurrences.items() if edge[2] in expected}
     )
 
 

@@ -348,7 +348,7 @@ def leaves(value: object, path: tuple[object, ...] = ()) -> list[tuple[object, .
     )
     return [
         path,
-        *(place for key, part in inner for place in leaves(part, (*path, key))),
+        *(leaf for key, part in inner for leaf in leaves(part, (*path, key))),
     ]
 
 
@@ -365,9 +365,9 @@ def test_a_changed_document_is_refused_or_encodes_as_it_says(
     path = tmp_path / "tokenizer.json"
     fitted[kind].save(path)
     document = json.loads(path.read_text("utf-8"))
-    place = data.draw(st.sampled_from(leaves(document)[1:]))
+    keys = data.draw(st.sampled_from(leaves(document)[1:]))
     inner = document
-    for key in place[:-1]:
+    for key in keys[:-1]:
         inner = inner[key]
     new = data.draw(
         st.sampled_from(
@@ -388,33 +388,33 @@ def test_a_changed_document_is_refused_or_encodes_as_it_says(
             ]
         )
     )
-    before = inner[place[-1]]
-    inner[place[-1]] = new
+    before = inner[keys[-1]]
+    inner[keys[-1]] = new
     path.write_text(json.dumps(document), "utf-8")
     try:
-        found = Tokenizer.load(path)
+        tokenizer = Tokenizer.load(path)
     except UserError as error:
         assert "tokenizer.json" in str(error)  # noqa: PT017
         return
-    if found.kind != kind:
+    if tokenizer.kind != kind:
         # letters of syllables that are not taken apart are characters like any other
-        assert (kind, place, new, found.kind) == (
+        assert (kind, keys, new, tokenizer.kind) == (
             "jamo",
             ("normalizer",),
             None,
             "chars",
         )
-        assert found.decode(found.encode("a b")) == fitted["jamo"].decode(
-            found.encode("a b")
+        assert tokenizer.decode(tokenizer.encode("a b")) == fitted["jamo"].decode(
+            tokenizer.encode("a b")
         )
         return
     # what is left to change: the text of a token or its score, which then stand as they say
     assert type(new) is type(before)
-    assert place[0] == "model" or before == new
+    assert keys[0] == "model" or before == new
     for text in ("", "a b 한국", "x" * 2000, LOOK_ALIKES):
-        ids = found.encode(text)
-        assert all(0 <= id < found.size for id in ids)
-        found.decode(ids)
+        ids = tokenizer.encode(text)
+        assert all(0 <= id < tokenizer.size for id in ids)
+        tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize("kind", ["chars", "words", "bpe", "bytes"])

@@ -49,13 +49,15 @@ def test_expected_counts_are_those_over_all_segmentations(
     given_ = dict(zip(candidates.texts, chances, strict=True))
     expected = Counter[str]()
     for text, count in words.items():
-        ways = list(segmentations(text, set(given_)))
-        weights = [math.prod(given_[part] for part in way) for way in ways]
-        for way, weight in zip(ways, weights, strict=True):
-            for part in way:
+        splits = list(segmentations(text, set(given_)))
+        weights = [math.prod(given_[part] for part in split) for split in splits]
+        for split, weight in zip(splits, weights, strict=True):
+            for part in split:
                 expected[part] += count * weight / sum(weights)
-    found = unigram._expected(chances, candidates.edges, stretches)
-    np.testing.assert_allclose(found, [expected[text] for text in candidates.texts])
+    piece_counts = unigram._expected(chances, candidates.edges, stretches)
+    np.testing.assert_allclose(
+        piece_counts, [expected[text] for text in candidates.texts]
+    )
 
 
 def test_a_word_with_a_letter_outside_the_alphabet_teaches_nothing() -> None:
