@@ -169,9 +169,9 @@ def test_batched_gradients_equal_single_ones(name: str) -> None:
         return layer.unroll(wide.tanh(), state)[0]
 
     jacobian = torch.autograd.functional.jacobian
-    one = jacobian(twice, x)
-    many = jacobian(twice, x, vectorize=True)
-    torch.testing.assert_close(many, one, **NEAR)
+    expected = jacobian(twice, x)
+    batched = jacobian(twice, x, vectorize=True)
+    torch.testing.assert_close(batched, expected, **NEAR)
 
 
 @pytest.mark.parametrize("name", RECURRENT)
@@ -184,12 +184,12 @@ def test_an_inner_loop_of_meta_learning_equals_the_reference(name: str) -> None:
         return torch.func.functional_call(layer, weights, (x,))[0].square().mean()
 
     def learned(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        found = torch.autograd.grad(
+        weight_gradients = torch.autograd.grad(
             loss(weights), list(weights.values()), create_graph=True
         )
         return {
             name: w - 0.3 * g
-            for (name, w), g in zip(weights.items(), found, strict=True)
+            for (name, w), g in zip(weights.items(), weight_gradients, strict=True)
         }
 
     def outer() -> tuple[Tensor, ...]:
@@ -250,16 +250,16 @@ def test_second_derivatives_of_the_loss_equal_torchs_or_are_refused(kind: str) -
         )
 
     def mine(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        found: Tensor = LOSSES[kind](x, w, b, t)
-        return found
+        loss: Tensor = LOSSES[kind](x, w, b, t)
+        return loss
 
     inputs = [part.clone().requires_grad_() for part in (x, w, b)]
     first = torch.autograd.grad(mine(*inputs), inputs, create_graph=True)
     torch.testing.assert_close(first, torch.autograd.grad(expected(*inputs), inputs))
-    for wanted in inputs:
+    for variable in inputs:
         with pytest.raises(RuntimeError, match="no second derivative"):
             torch.autograd.grad(
-                first[0].sum() + first[1].sum(), wanted, retain_graph=True
+                first[0].sum() + first[1].sum(), variable, retain_graph=True
             )
     # a loss weight, of which 1 is a value like any other
     for value in (1.0, 1.5):

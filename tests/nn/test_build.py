@@ -75,8 +75,8 @@ def test_every_setting_of_a_layer_reaches_it(name: str) -> None:
 def test_the_last_layer_may_be_narrower(name: str) -> None:
     layer = build_layer(name, LayerConfig(hidden=8, layers=2, last=3), 5)
     assert layer.read(torch.randn(2, 4, 5)).shape == (2, 4, 3)
-    for told in ({"bidirectional": True}, {"residual": True}, {"last": 9}):
-        config = LayerConfig(**{"hidden": 8, "layers": 2, "last": 3} | told)
+    for options in ({"bidirectional": True}, {"residual": True}, {"last": 9}):
+        config = LayerConfig(**{"hidden": 8, "layers": 2, "last": 3} | options)
         with pytest.raises(UsageError, match="expected last_size up to hidden_size 8"):
             build_layer(name, config, 5)
 
@@ -172,7 +172,7 @@ def test_importing_nn_loads_nothing_of_ours_but_ops_and_core() -> None:
         "import sys, unrolled.nn; "
         "print({n.split('.')[1] for n in sys.modules if 'unrolled.' in n})"
     )
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert eval(found.stdout) <= {"nn", "ops", "core", "_version"}
+    assert eval(process.stdout) <= {"nn", "ops", "core", "_version"}

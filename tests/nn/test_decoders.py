@@ -158,14 +158,14 @@ def test_padding_of_the_target_changes_nothing(name: str) -> None:
     real = torch.tensor([6, 2, 4])
     y, state = layer.unroll(x, begin(layer, memory), real)
     for row, length in enumerate(real.tolist()):
-        one = torch.tensor([row])
+        rows = torch.tensor([row])
         alone, after = layer.unroll(
-            x[row : row + 1, :length], begin(layer, memory).reorder(one)
+            x[row : row + 1, :length], begin(layer, memory).reorder(rows)
         )
         same(y[row : row + 1, :length], alone)
         assert not y[row, length:].any()
         more = x[row : row + 1, :1]
-        same(layer.unroll(more, state.reorder(one))[0], layer.unroll(more, after)[0])
+        same(layer.unroll(more, state.reorder(rows))[0], layer.unroll(more, after)[0])
 
 
 @every
@@ -235,7 +235,7 @@ def test_any_encoder_serves_any_decoder(reads: str, name: str) -> None:
 @pytest.mark.parametrize("first", [True, False])
 def test_blocks_equal_torch(first: bool) -> None:
     """The layers of torch.nn.Transformer with our weights give our numbers and gradients."""
-    told: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "norm": "layer",
         "norm_first": first,
         "feedforward": "relu",
@@ -243,8 +243,8 @@ def test_blocks_equal_torch(first: bool) -> None:
         "bias": True,
         "positions": "sinusoidal",
     }
-    read = Attention(8, 8, 2, 2, bidirectional=True, **told).double().eval()
-    write = Attention(8, 8, 2, 2, memory_size=8, **told).double().eval()
+    read = Attention(8, 8, 2, 2, bidirectional=True, **settings).double().eval()
+    write = Attention(8, 8, 2, 2, memory_size=8, **settings).double().eval()
     options: dict[str, Any] = {
         "batch_first": True,
         "norm_first": first,
@@ -353,12 +353,12 @@ def test_multiplicative_attention_is_luongs() -> None:
     cell.load_state_dict(
         {n.removesuffix("_l0"): p for n, p in layer.layer.state_dict().items()}
     )
-    fed = torch.zeros(7, dtype=torch.float64)
+    output = torch.zeros(7, dtype=torch.float64)
     for t in range(2):
-        s = cell(torch.cat([x[row, t], fed]), s)
+        s = cell(torch.cat([x[row, t], output]), s)
         context = (h @ layer.attend_to.key.weight.T @ s).softmax(0) @ h
-        fed = torch.tanh(layer.readout.weight @ torch.cat([context, s]))
-        same(y[row, t], fed)
+        output = torch.tanh(layer.readout.weight @ torch.cat([context, s]))
+        same(y[row, t], output)
 
 
 @pytest.mark.parametrize("causal", [False, True])

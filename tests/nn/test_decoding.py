@@ -196,8 +196,8 @@ def test_a_beam_state_is_what_attention_would_have() -> None:
     joined: Any = type(ours).join([ours, again])
     tokens = torch.randint(0, 37, (4,))
     expected = by_torch(made, tokens, theirs)[0]
-    for each in (again, ours.detach()):
-        torch.testing.assert_close(decoder.step(tokens, each)[0], expected, **NEAR)
+    for copy in (again, ours.detach()):
+        torch.testing.assert_close(decoder.step(tokens, copy)[0], expected, **NEAR)
     both = decoder.step(tokens.repeat(2), joined)[0]
     torch.testing.assert_close(both, expected.repeat(2, 1), **NEAR)
     assert again.reorder(torch.tensor([], dtype=torch.int64)).rows == 0
@@ -229,17 +229,17 @@ def test_a_row_has_the_same_bits_in_any_batch_and_with_any_threads() -> None:
     state = begun(made)
     tokens = torch.randint(0, 900, (80,))
     all_rows = state.reorder(torch.arange(4).repeat_interleave(20))
-    found = []
+    scores = []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(decoder.step(tokens, all_rows)[0].clone())
+            scores.append(decoder.step(tokens, all_rows)[0].clone())
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
+    assert torch.equal(scores[0], scores[1])
+    assert torch.equal(scores[0], scores[2])
     alone = decoder.step(tokens[45:46], all_rows.reorder(torch.tensor([45])))[0]
-    assert torch.equal(alone, found[0][45:46])
+    assert torch.equal(alone, scores[0][45:46])
 
 
 @needs_core
@@ -362,12 +362,12 @@ def test_nothing_left_over_is_packed() -> None:
 @needs_core
 def test_room_is_lent_again_only_when_nobody_holds_it() -> None:
     rooms = Rooms()
-    one = rooms.buffer((1, 2, 1, 3, 4))
-    two = rooms.buffer((1, 2, 1, 3, 4))
-    first = one.keys.data_ptr()
-    assert two.keys.data_ptr() != first
-    assert one.keys.stride() == one.values.stride()
-    del one
+    buffer = rooms.buffer((1, 2, 1, 3, 4))
+    other = rooms.buffer((1, 2, 1, 3, 4))
+    first = buffer.keys.data_ptr()
+    assert other.keys.data_ptr() != first
+    assert buffer.keys.stride() == buffer.values.stride()
+    del buffer
     smaller = rooms.buffer((1, 2, 1, 2, 4))
     assert smaller.keys.data_ptr() == first
     assert rooms.buffer((1, 2, 1, 3, 4)).keys.data_ptr() != first
@@ -408,11 +408,11 @@ def test_why_not_native() -> None:
     made = parts()
     size = input_width(6, 8, 10, "additive", True)
     recurrent = RecurrentDecoder(GRU(size, 8), 6, 10)
-    told = why_not_native(replace(made, layer=recurrent))
-    assert told == "RecurrentDecoder has no native step"
-    told = why_not_native(replace(made, layer=Attention(24, 24)))
-    assert told is not None
-    assert "without memory_size" in told
+    reason = why_not_native(replace(made, layer=recurrent))
+    assert reason == "RecurrentDecoder has no native step"
+    reason = why_not_native(replace(made, layer=Attention(24, 24)))
+    assert reason is not None
+    assert "without memory_size" in reason
     with ops.use("reference"):
         assert why_not_native(made) == "ops.use('reference') was chosen"
     with torch.autocast("cpu", torch.bfloat16):
@@ -434,9 +434,9 @@ def test_lengths_may_be_of_any_integers_and_may_change() -> None:
     tokens = torch.randint(0, 37, (4,))
     for lengths in ([7, 7, 7, 7], [2, 7, 3, 1]):
         memory = replace(state.memory, lengths=torch.tensor(lengths, dtype=torch.int32))
-        told = replace(state, memory=memory)
-        got, _ = decoder.step(tokens, told)
-        torch.testing.assert_close(got, by_torch(made, tokens, told)[0], **NEAR)
+        changed = replace(state, memory=memory)
+        got, _ = decoder.step(tokens, changed)
+        torch.testing.assert_close(got, by_torch(made, tokens, changed)[0], **NEAR)
 
 
 @needs_core

@@ -54,11 +54,11 @@ def gradients(
     total = sum(
         (out * torch.randn(out.shape, dtype=out.dtype)).sum() for out in outputs
     )
-    wanted = [*layer.parameters(), *inputs]
-    found = torch.autograd.grad(
-        total, wanted, allow_unused=True, materialize_grads=True
+    variables = [*layer.parameters(), *inputs]
+    results = torch.autograd.grad(
+        total, variables, allow_unused=True, materialize_grads=True
     )
-    return list(found)
+    return list(results)
 
 
 @every

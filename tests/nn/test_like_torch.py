@@ -209,21 +209,21 @@ def test_torchs_defaults_change_nothing(name: str, default: str) -> None:
 
     def run() -> list[Tensor]:
         y, state = layer.unroll(x, None, lengths)
-        found = [y.detach(), *(part.detach() for part in state.to_tensors().values())]
+        results = [y.detach(), *(part.detach() for part in state.to_tensors().values())]
         weights = [*layer.parameters()]
         if weights:
             total = layer.unroll(x)[0].sum()
-            found += torch.autograd.grad(
+            results += torch.autograd.grad(
                 total, weights, allow_unused=True, materialize_grads=True
             )
         if stream is not None:
             stream.reset()
-            found.append(stream.step(x[:, 0]).detach().clone())
-            found.append(layer.step(x[:, 0], layer.initial_state(2))[0].detach())
+            results.append(stream.step(x[:, 0]).detach().clone())
+            results.append(layer.step(x[:, 0], layer.initial_state(2))[0].detach())
         if isinstance(layer, (ours.RNN, ours.GRU, ours.LSTM)):
             packed = pack_padded_sequence(x, lengths, batch_first=True)
-            found.append(layer(packed)[0].data.detach())
-        return found
+            results.append(layer(packed)[0].data.detach())
+        return results
 
     expected = run()
     if default == "meta":
@@ -245,17 +245,17 @@ def test_torchs_defaults_change_no_search(default: str) -> None:
     from unrolled.ops.search import top_log_probabilities
 
     x = torch.randn(6, 5)
-    best = top_log_probabilities(x, 2)
+    expected = top_log_probabilities(x, 2)
     if default == "meta":
         torch.set_default_device("meta")
     else:
         torch.set_default_dtype(getattr(torch, default))
     try:
-        found = top_log_probabilities(x, 2)
+        got = top_log_probabilities(x, 2)
     finally:
         torch.set_default_device(None)
         torch.set_default_dtype(torch.float32)
-    torch.testing.assert_close(found, best)
+    torch.testing.assert_close(got, expected)
 
 
 def lazily_negative(x: Tensor) -> Tensor:
@@ -404,13 +404,13 @@ def test_two_threads_with_two_choices_do_not_meet() -> None:
     turn = threading.Barrier(2)
     wrong = []
 
-    def run(precision: str, wanted: Tensor) -> None:
+    def run(precision: str, output: Tensor) -> None:
         with torch.no_grad():
             for _ in range(20):
                 turn.wait()
                 with ops.precision(precision):
                     turn.wait()
-                    if not torch.equal(layer(x)[0], wanted):
+                    if not torch.equal(layer(x)[0], output):
                         wrong.append(precision)
 
     other = threading.Thread(target=run, args=("int8", low))
@@ -438,8 +438,8 @@ def test_cells_equal_torchs(
         total = torch.stack(tuple(mine(x, hx))).square().sum()
         expected = torch.stack(tuple(theirs(x, hx))).square().sum()
         got = weights_gradients(total, mine)
-        wanted = weights_gradients(expected, theirs)
-        torch.testing.assert_close(got, wanted, **NEAR)
+        reference = weights_gradients(expected, theirs)
+        torch.testing.assert_close(got, reference, **NEAR)
     torch.manual_seed(3)
     first = getattr(nn, kind)(D, 4)
     torch.manual_seed(3)

@@ -30,9 +30,9 @@ def closed_form(layer: MinGRU, x: Tensor) -> Tensor:
     update, candidate = gates.chunk(2, -1)
     update = update.sigmoid()
     kept = (1 - update).log().cumsum(1)  # log of the product from the first step
-    share = (kept[:, :, None] - kept[:, None]).exp()  # (B, t, s, H)
+    decay = (kept[:, :, None] - kept[:, None]).exp()  # (B, t, s, H)
     past = torch.ones(x.shape[1], x.shape[1]).tril().bool()[None, :, :, None]
-    return (share.where(past, 0) * (update * candidate)[:, None]).sum(2)
+    return (decay.where(past, 0) * (update * candidate)[:, None]).sum(2)
 
 
 def test_it_equals_the_closed_form_of_the_paper() -> None:

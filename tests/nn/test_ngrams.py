@@ -40,8 +40,8 @@ def naive(layer: NGrams, row: list[int]) -> torch.Tensor:
 def test_it_is_the_sum_over_all_ngrams() -> None:
     layer = build()
     tokens = torch.randint(0, 50_000, (4, 7))
-    found = layer(tokens, torch.tensor(LENGTHS))
-    for row, length, ours in zip(tokens.tolist(), LENGTHS, found, strict=True):
+    outputs = layer(tokens, torch.tensor(LENGTHS))
+    for row, length, ours in zip(tokens.tolist(), LENGTHS, outputs, strict=True):
         # float64 sums of at most 18 terms in another order
         torch.testing.assert_close(
             ours, naive(layer, row[:length]), rtol=1e-12, atol=1e-12

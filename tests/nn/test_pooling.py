@@ -42,8 +42,8 @@ def test_pooling_numbers() -> None:
     with torch.no_grad():
         learnt.key.weight.copy_(torch.eye(2)), learnt.key.bias.zero_()
         learnt.query.weight.copy_(torch.tensor([[1.0, 0.0]]))
-    share = torch.tensor([1.0, 3.0]).tanh().softmax(0)
-    torch.testing.assert_close(learnt(x, two)[0], share @ x[0, :2])
+    weights = torch.tensor([1.0, 3.0]).tanh().softmax(0)
+    torch.testing.assert_close(learnt(x, two)[0], weights @ x[0, :2])
 
 
 def test_last_of_both_ways_is_the_final_state() -> None:

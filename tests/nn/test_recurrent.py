@@ -50,10 +50,14 @@ def parts(state: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
 
 def initial(theirs: Any, rows: int | None = B) -> Any:
     """Return random initial states that want gradients."""
-    places = theirs.num_layers * (2 if theirs.bidirectional else 1)
+    directions = theirs.num_layers * (2 if theirs.bidirectional else 1)
     middle = () if rows is None else (rows,)
-    h = torch.randn(places, *middle, theirs.proj_size or H).double().requires_grad_()
-    c = torch.randn(places, *middle, H).double().requires_grad_()
+    h = (
+        torch.randn(directions, *middle, theirs.proj_size or H)
+        .double()
+        .requires_grad_()
+    )
+    c = torch.randn(directions, *middle, H).double().requires_grad_()
     return (h, c) if theirs.mode == "LSTM" else h
 
 
@@ -99,8 +103,10 @@ def test_equals_torch_packed(cell: str, options: dict[str, Any], mode: str) -> N
             compare(ours, theirs, packed, x, initial(theirs))
             y, _ = ours(packed)
             expected, _ = theirs(packed)
-            for got, wanted in zip(y[1:], expected[1:], strict=True):
-                assert (got is None and wanted is None) or torch.equal(got, wanted)
+            for got, reference in zip(y[1:], expected[1:], strict=True):
+                assert (got is None and reference is None) or torch.equal(
+                    got, reference
+                )
 
 
 @cases
@@ -208,9 +214,9 @@ def test_autocast_keeps_the_state_in_fp32(cell: str, ragged: bool) -> None:
     torch.testing.assert_close(quiet.float(), expected, rtol=0, atol=0.05)
     torch.testing.assert_close(state.h, last.h, rtol=0, atol=0.05)
     gradients = torch.autograd.grad(y.float().square().sum(), list(layer.parameters()))
-    for got, wanted in zip(gradients, exact, strict=True):
+    for got, reference in zip(gradients, exact, strict=True):
         assert got.dtype == torch.float32
-        assert (got - wanted).norm() < 0.05 * wanted.norm() + 1e-3
+        assert (got - reference).norm() < 0.05 * reference.norm() + 1e-3
 
 
 @pytest.mark.parametrize(
@@ -238,11 +244,11 @@ def test_autocast_steps_keep_the_state_in_fp32(
     _, expected = layer.step(x[1], layer.step(x[0], start)[1])
     with ops.use(mode), torch.autocast("cpu", torch.bfloat16):
         _, state = layer.step(x[1], layer.step(x[0], start)[1])
-    for got, wanted in zip(
+    for got, reference in zip(
         state.to_tensors().values(), expected.to_tensors().values(), strict=True
     ):
         assert got.dtype == torch.float32
-        torch.testing.assert_close(got, wanted, rtol=0, atol=0.05)
+        torch.testing.assert_close(got, reference, rtol=0, atol=0.05)
 
 
 def test_variational_masks_are_the_same_at_every_step() -> None:

@@ -56,12 +56,14 @@ def test_fused_equals_cross_entropy(smoothing: float) -> None:
     theirs = plain(x, weight, bias, targets, smoothing)
     torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=0)
     for factor in (1.0, 0.3):  # a gradient of 1 takes a short cut
-        found = torch.autograd.grad(factor * ours, (x, weight, bias), retain_graph=True)
+        gradients = torch.autograd.grad(
+            factor * ours, (x, weight, bias), retain_graph=True
+        )
         expected = torch.autograd.grad(
             factor * theirs, (x, weight, bias), retain_graph=True
         )
-        for one, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-13)
+        for gradient, other in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(gradient, other, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.usefixtures("parts")
@@ -182,18 +184,18 @@ def test_the_sample_estimates_the_normaliser_without_bias() -> None:
     targets[3] = 2
     targets[7] = 20
     torch.manual_seed(0)
-    one = targets.clone()
-    one[7] = -100
+    single = targets.clone()
+    single[7] = -100
     scores = F.linear(x, weight, bias)
     draws = torch.stack(
-        [sampled_cross_entropy(x, weight, bias, one, 8) for _ in range(1500)]
+        [sampled_cross_entropy(x, weight, bias, single, 8) for _ in range(1500)]
     )
     # the loss of a single row is log Z - score
-    found = torch.exp(draws + scores[3, 2])
+    estimates = torch.exp(draws + scores[3, 2])
     true = torch.exp(scores[3]).sum()
-    error = found.std() / math.sqrt(len(found))
+    error = estimates.std() / math.sqrt(len(estimates))
     assert error < 0.03 * true
-    assert abs(found.mean() - true) < 4 * error
+    assert abs(estimates.mean() - true) < 4 * error
 
 
 def test_the_sample_holds_the_frequent_classes_and_every_target() -> None:

@@ -181,14 +181,14 @@ def test_a_cache_grows_in_place_and_doubles() -> None:
 def test_an_older_state_can_be_stepped_again(reordered: bool) -> None:
     old = cache()
     before = rows_of(old)
-    one = chunk(4)
+    added = chunk(4)
     other = chunk(4)
-    first = written(old, one)
+    first = written(old, added)
     if reordered:
         first = first.reorder(torch.tensor([3, 0, 0, 1]))
     second = written(old, other)
     assert second.buffer is not first.buffer
-    ahead = appended(before, one)
+    ahead = appended(before, added)
     if reordered:
         ahead = [ahead[row] for row in (3, 0, 0, 1)]
     same_rows(rows_of(first), ahead)

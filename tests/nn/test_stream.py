@@ -77,7 +77,7 @@ def language(cell: str = "gru", tie: bool = True, **extras: Any) -> LanguageMode
     return model
 
 
-def told(stream: Stream, steps: Tensor) -> Tensor:
+def streamed(stream: Stream, steps: Tensor) -> Tensor:
     """Return what a stream says to steps (T, B, .)."""
     return torch.stack([stream.step(x).clone() for x in steps])
 
@@ -91,15 +91,15 @@ def slip(precision: str, x: Tensor, w: Tensor) -> Tensor:
     """
     x = x.abs()
     w = w.abs()
-    found = (x.shape[1] + 3) * UNIT * (x @ w.T + 1)
+    bound = (x.shape[1] + 3) * UNIT * (x @ w.T + 1)
     if precision == "bf16":
-        found += 2.01 * 2**-8 * (x @ w.T)
+        bound += 2.01 * 2**-8 * (x @ w.T)
     if precision == "int8":
         step_x = x.amax(1, keepdim=True) / 127
         step_w = w.amax(1) / 127
-        found += step_x * w.sum(1) + step_w * x.sum(1, keepdim=True)
-        found += x.shape[1] * step_x * step_w
-    return found
+        bound += step_x * w.sum(1) + step_w * x.sum(1, keepdim=True)
+        bound += x.shape[1] * step_x * step_w
+    return bound
 
 
 @torch.no_grad()
@@ -108,8 +108,8 @@ def exactly(
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Return what a step of one layer gives in fp64, and how far from it a kernel may be."""
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    found = [getattr(layer, f"{name}_l{index}", None) for name in names]
-    parts: Any = [None if part is None else part.double() for part in found]
+    weights = [getattr(layer, f"{name}_l{index}", None) for name in names]
+    parts: Any = [None if part is None else part.double() for part in weights]
     w = Weights(*parts)
     h = state[0]
     after, _ = STEPS[layer.cell](from_input(layer.cell, x, w), state, w, PLAIN)
@@ -164,7 +164,7 @@ def test_every_native_step_is_near_the_exact_one(
     name: str, rows: int, precision: str, level: str
 ) -> None:
     layer: Any = float32(name)
-    if any(getattr(layer, told) for told in SLOW) or (layer.last_size and rows > 1):
+    if any(getattr(layer, option) for option in SLOW) or (layer.last_size and rows > 1):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert not layer.stream(rows, precision).native
@@ -183,8 +183,8 @@ def test_every_native_step_is_near_the_exact_one(
                 tuple(p[index, :, :size] for p in parts) for parts in (old, new)
             )
             after, error = exactly(layer, index, read, earlier, precision)
-            for found, right in zip(ours, after, strict=True):
-                assert ((found - right).abs() <= error).all()
+            for part, right in zip(ours, after, strict=True):
+                assert ((part - right).abs() <= error).all()
             # each layer is judged by what it was given, so that errors do not add up
             said = ours[0].float()
             read = (said + read.float() if layer.residual and index else said).double()
@@ -204,12 +204,12 @@ def test_native_steps_are_the_bits_of_reading_at_once(
         y, state = layer.unroll(x)
     assert native.count("forward") > forward
     stream = layer.stream(3)
-    assert torch.equal(told(stream, x.transpose(0, 1)).transpose(0, 1), y)
+    assert torch.equal(streamed(stream, x.transpose(0, 1)).transpose(0, 1), y)
     for ours, theirs in zip(tensors(stream.state), tensors(state), strict=True):
         assert torch.equal(ours, theirs)
     # a row's bits do not depend on the batch
     alone = layer.stream(1)
-    assert torch.equal(told(alone, x[1:2].transpose(0, 1))[:, 0], y[1])
+    assert torch.equal(streamed(alone, x[1:2].transpose(0, 1))[:, 0], y[1])
 
 
 class Dispatched(TorchDispatchMode):
@@ -333,14 +333,14 @@ def test_changed_weights_are_seen_after_refresh_alone(name: str, change: Any) ->
     layer = float32(name)
     x = torch.randn(6, 2, D)
     stream = layer.stream(2)
-    old = told(stream, x)
+    old = streamed(stream, x)
     change(layer)
     stream.reset()
-    assert torch.equal(told(stream, x), old)
+    assert torch.equal(streamed(stream, x), old)
     stream.refresh()
     stream.reset()
-    new = told(stream, x)
-    assert torch.equal(new, told(layer.stream(2), x))
+    new = streamed(stream, x)
+    assert torch.equal(new, streamed(layer.stream(2), x))
     assert not torch.allclose(new, old, rtol=0.01)
 
 
@@ -349,14 +349,14 @@ def test_refresh_takes_a_models_embedding_and_head(tie: bool) -> None:
     model = language(tie=tie).eval()
     ids = torch.randint(V, (6, 2))
     stream = model.stream(2)
-    old = told(stream, ids)
+    old = streamed(stream, ids)
     for part in (model.embedding, model.head):
         by_data(part)
         stream.reset()
-        assert torch.equal(told(stream, ids), old)
+        assert torch.equal(streamed(stream, ids), old)
     stream.refresh()
     stream.reset()
-    assert torch.equal(told(stream, ids), told(model.stream(2), ids))
+    assert torch.equal(streamed(stream, ids), streamed(model.stream(2), ids))
     assert not torch.allclose(stream.output, old[-1], rtol=0.01)
 
 
@@ -364,12 +364,12 @@ def test_refresh_refuses_weights_of_another_shape(needs_core: None) -> None:
     layer: Any = GRU(D, 7)
     stream = layer.stream()
     x = torch.randn(1, D)
-    expected = told(stream, x[None])
+    expected = streamed(stream, x[None])
     layer.weight_ih_l0 = nn.Parameter(torch.zeros(3, D))
     with pytest.raises(ValueError, match="make another stream"):
         stream.refresh()
     stream.reset()
-    assert torch.equal(told(stream, x[None]), expected)
+    assert torch.equal(streamed(stream, x[None]), expected)
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -378,23 +378,23 @@ def test_rows_are_reset_alone_or_together(name: str) -> None:
     x = torch.randn(8, 4, D)
     stream = layer.stream(4)
     through = layer.stream(4)
-    fresh = told(layer.stream(4), x[4:])
-    unbroken = told(through, x)[4:]
+    fresh = streamed(layer.stream(4), x[4:])
+    unbroken = streamed(through, x)[4:]
     for rows in (
         [1, 3],
         torch.tensor([1, 3]),
         torch.tensor([False, True, False, True]),
     ):
         stream.reset()
-        told(stream, x[:4])
+        streamed(stream, x[:4])
         stream.reset(rows)
-        found = told(stream, x[4:])
+        outputs = streamed(stream, x[4:])
         # a cache that begins elsewhere is summed in another order
         torch.testing.assert_close(
-            found[:, [1, 3]], fresh[:, [1, 3]], rtol=1e-5, atol=1e-5
+            outputs[:, [1, 3]], fresh[:, [1, 3]], rtol=1e-5, atol=1e-5
         )
         torch.testing.assert_close(
-            found[:, [0, 2]], unbroken[:, [0, 2]], rtol=1e-5, atol=1e-5
+            outputs[:, [0, 2]], unbroken[:, [0, 2]], rtol=1e-5, atol=1e-5
         )
     with pytest.raises(IndexError):
         stream.reset([4])
@@ -412,8 +412,8 @@ def test_a_stream_goes_on_from_a_state_that_was_read_at_once(name: str) -> None:
     kept = [part.clone() for part in tensors(state)]
     for _ in range(2):
         stream.state = state
-        found = told(stream, x[:, 6:].transpose(0, 1)).transpose(0, 1)
-        torch.testing.assert_close(found, y[:, 6:], rtol=1e-5, atol=1e-5)
+        outputs = streamed(stream, x[:, 6:].transpose(0, 1)).transpose(0, 1)
+        torch.testing.assert_close(outputs, y[:, 6:], rtol=1e-5, atol=1e-5)
     # what was given was copied
     for ours, theirs in zip(tensors(state), kept, strict=True):
         assert torch.equal(ours, theirs)
@@ -425,15 +425,15 @@ def test_a_state_that_was_given_may_change_afterwards(name: str) -> None:
     x = torch.randn(2, 6, D)
     with torch.no_grad():
         _, state = layer.unroll(x)
-    one = layer.stream(2)
+    stream = layer.stream(2)
     other = layer.stream(2)
-    one.load(state)
+    stream.load(state)
     other.load(state)
     for part in tensors(state):
         part.zero_()
-    assert torch.equal(one.step(x[:, 0]), other.step(x[:, 0]))
+    assert torch.equal(stream.step(x[:, 0]), other.step(x[:, 0]))
     other.load(state)
-    assert not torch.equal(one.step(x[:, 0]), other.step(x[:, 0]))
+    assert not torch.equal(stream.step(x[:, 0]), other.step(x[:, 0]))
 
 
 def test_a_native_state_lies_in_the_streams_own_memory(needs_core: None) -> None:
@@ -491,11 +491,11 @@ def test_a_stream_evaluates_while_its_layer_trains(extras: Any, zoneout: float) 
     layer = GRU(D, 7, 2, zoneout=zoneout, **extras).train()
     x = torch.randn(5, 2, D)
     stream = layer.stream(2)
-    found = told(stream, x)
+    outputs = streamed(stream, x)
     assert layer.training
     with torch.no_grad():
         expected = layer.eval().unroll(x.transpose(0, 1))[0].transpose(0, 1)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(outputs, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_reference_can_be_chosen() -> None:
@@ -518,10 +518,10 @@ def test_a_stream_made_in_inference_mode_works_outside(extras: Any) -> None:
     x = torch.randn(3, 1, D)
     with torch.inference_mode():
         stream = layer.stream()
-        first = told(stream, x).clone()
+        first = streamed(stream, x).clone()
     stream.reset()
     stream.refresh()
-    assert torch.equal(told(stream, x), first)
+    assert torch.equal(streamed(stream, x), first)
 
 
 def test_a_stream_can_be_neither_copied_nor_resized(needs_core: None) -> None:
@@ -540,7 +540,7 @@ def test_a_step_keeps_its_stream_alive() -> None:
     again = [
         layer.stream() for _ in range(20)
     ]  # memory that was freed would be taken again
-    assert torch.equal(torch.stack([step(s).clone() for s in x]), told(again[0], x))
+    assert torch.equal(torch.stack([step(s).clone() for s in x]), streamed(again[0], x))
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -552,8 +552,8 @@ def test_a_language_model_reads_ids_and_gives_scores(cell: str, tie: bool) -> No
         scores, _ = model(ids)
     stream = model.train().stream(3)
     assert stream.native == core()
-    found = told(stream, ids.T).transpose(0, 1)
-    torch.testing.assert_close(found, scores, rtol=1e-5, atol=1e-5)
+    outputs = streamed(stream, ids.T).transpose(0, 1)
+    torch.testing.assert_close(outputs, scores, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [[-1, 0], [0, V], [2**40, 0], [0, -(2**62)]])
@@ -579,19 +579,19 @@ def test_the_bytes_of_a_step_are_those_of_the_weights(needs_core: None) -> None:
     assert slow.stream().bytes == 4 * (read + gains)
     sizes = [model.stream(precision=precision).bytes for precision in native.PRECISIONS]
     # biases and scales are a few per cent, and packing fills the last tiles up
-    for found, bits in zip(sizes, (32, 16, 8), strict=True):
-        assert 0.9 < found / (bits / 8 * read) < 1.3
+    for size, bits in zip(sizes, (32, 16, 8), strict=True):
+        assert 0.9 < size / (bits / 8 * read) < 1.3
 
 
 def test_models_that_answer_at_each_step_have_streams() -> None:
     x = torch.randn(2, 6, D)
     tagger = Aligned(nn.Identity(), GRU(D, 7), 3).eval()
-    told_tags = told(tagger.stream(2), x.transpose(0, 1)).transpose(0, 1)
+    tags = streamed(tagger.stream(2), x.transpose(0, 1)).transpose(0, 1)
     with torch.no_grad():
-        torch.testing.assert_close(told_tags, tagger(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(tags, tagger(x), rtol=1e-5, atol=1e-5)
     layer = LSTM(D, 7)
     model = ManyToOne(nn.Identity(), layer, Pooling("last", 7), 2).eval()
-    answers = told(model.stream(2), x.transpose(0, 1))
+    answers = streamed(model.stream(2), x.transpose(0, 1))
     for step in range(6):
         with torch.no_grad():
             expected = model(x[:, : step + 1])
@@ -609,8 +609,8 @@ def test_a_text_is_the_same_through_a_stream(cell: str, temperature: float) -> N
     before = native.count("step") if core() else 0
     assert isinstance(stepper, Streamed) == core()
     made = [
-        list(generate(each, [3, 1, 4], 40, sampling, seed=5))
-        for each in (model, stepper)
+        list(generate(predictor, [3, 1, 4], 40, sampling, seed=5))
+        for predictor in (model, stepper)
     ]
     assert made[0] == made[1]
     if core():

@@ -84,8 +84,8 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
     for start in (0, 3, 50):
         at = torch.tensor([[start + 4]]), torch.tensor([[start]])
         turned = [
-            rotate(part, rotation(place, 8))
-            for part, place in zip((q, k), at, strict=True)
+            rotate(part, rotation(position, 8))
+            for part, position in zip((q, k), at, strict=True)
         ]
         scores.append((turned[0] * turned[1]).sum())
     # angles are fp32: 54 radians have 4e-6 of rounding in them
@@ -93,11 +93,11 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
 
 
 def test_sinusoid_is_that_of_the_paper() -> None:
-    found = sinusoid(torch.tensor([[0, 7]]), 6)
-    assert found[0, 0].tolist() == [0, 1, 0, 1, 0, 1]
+    encoding = sinusoid(torch.tensor([[0, 7]]), 6)
+    assert encoding[0, 0].tolist() == [0, 1, 0, 1, 0, 1]
     wave = 7 / 10000 ** (2 / 6)
     expected = torch.tensor([math.sin(wave), math.cos(wave)])
-    torch.testing.assert_close(found[0, 1, 2:4], expected)
+    torch.testing.assert_close(encoding[0, 1, 2:4], expected)
     assert sinusoid(torch.tensor([[1]]), 5).shape == (1, 1, 5)
 
 
