@@ -25,9 +25,11 @@ def baselines(prepared: Prepared) -> list[Baseline]:
 
 
 def scored(path: Path, dev: Path, **changes: object) -> dict[str, dict[str, float]]:
-    found = baselines(prepare(requested(str(path), {"data.dev": str(dev), **changes})))
-    assert all(each.seconds >= 0 for each in found)
-    return {each.name: each.scores for each in found}
+    results = baselines(
+        prepare(requested(str(path), {"data.dev": str(dev), **changes}))
+    )
+    assert all(result.seconds >= 0 for result in results)
+    return {result.name: result.scores for result in results}
 
 
 def test_the_majority_class_answers_one_label(tmp_path: Path) -> None:
@@ -42,22 +44,24 @@ def test_the_majority_class_answers_one_label(tmp_path: Path) -> None:
         [("good x", "g"), ("bad y", "b"), ("bad z", "b")],
         ("text", "label"),
     )
-    found = scored(train, dev)
-    assert found["majority class"] == {
+    scores = scored(train, dev)
+    assert scores["majority class"] == {
         "accuracy": pytest.approx(1 / 3),
         "macro_f1": 0.25,
     }
-    assert found["n-gram logistic regression"] == {"accuracy": 1.0, "macro_f1": 1.0}
+    assert scores["n-gram logistic regression"] == {"accuracy": 1.0, "macro_f1": 1.0}
 
 
 def test_the_mean_and_a_straight_line(tmp_path: Path) -> None:
     rows = [(x, z, 3 * x - 2 * z + 1) for x in range(6) for z in range(4)]
     train = write_csv(tmp_path / "a.csv", rows, ("x", "z", "y"))
     dev = write_csv(tmp_path / "b.csv", [(10, 0, 31), (0, 10, -19)], ("x", "z", "y"))
-    found = scored(train, dev)
+    scores = scored(train, dev)
     mean = np.mean([row[-1] for row in rows])
-    assert found["mean"]["mae"] == pytest.approx((abs(31 - mean) + abs(-19 - mean)) / 2)
-    assert found["linear regression"]["rmse"] == pytest.approx(0, abs=1e-3)
+    assert scores["mean"]["mae"] == pytest.approx(
+        (abs(31 - mean) + abs(-19 - mean)) / 2
+    )
+    assert scores["linear regression"]["rmse"] == pytest.approx(0, abs=1e-3)
 
 
 def test_the_most_frequent_tag_of_a_word(tmp_path: Path) -> None:
@@ -90,13 +94,13 @@ def test_bigrams_are_interpolated_counts(tmp_path: Path) -> None:
     for first, second in zip(end + dev.read_text(), dev.read_text(), strict=False):
         single = (text.count(second) + 1) / (len(text) + size)
         trust = times[first] / max(1, times[first] + kinds[first])
-        share = (
+        probability = (
             trust * pairs[first, second] / max(1, times[first]) + (1 - trust) * single
         )
-        nats -= math.log(share)
-    found = scored(train, dev, task="language")["bigrams"]
-    assert found["loss"] == pytest.approx(nats / 8)
-    assert found["bits_per_byte"] == pytest.approx(nats / 8 / math.log(2))
+        nats -= math.log(probability)
+    scores = scored(train, dev, task="language")["bigrams"]
+    assert scores["loss"] == pytest.approx(nats / 8)
+    assert scores["bits_per_byte"] == pytest.approx(nats / 8 / math.log(2))
 
 
 def spam(path: Path) -> Path:
@@ -135,7 +139,7 @@ def test_a_baseline_without_memory_is_left_out(
 
     monkeypatch.setattr(methods, "_features", hungry)
     prepared = prepare(requested(str(spam(tmp_path / "a.csv")), {}))
-    assert [each.name for each in baselines(prepared)] == ["majority class"]
+    assert [baseline.name for baseline in baselines(prepared)] == ["majority class"]
 
 
 def test_a_regression_over_very_many_labels_is_left_out(
@@ -146,7 +150,7 @@ def test_a_regression_over_very_many_labels_is_left_out(
     ]
     path = write_csv(tmp_path / "a.csv", rows, ("text", "label"))
     prepared = prepare(requested(str(path), {}))
-    names = [each.name for each in baselines(prepared)]
+    names = [baseline.name for baseline in baselines(prepared)]
     assert names == ["majority class", "n-gram logistic regression"]
     task = prepared.task
     assert isinstance(task, Classify)
@@ -154,4 +158,4 @@ def test_a_regression_over_very_many_labels_is_left_out(
     assert features is not None
     # weights of three labels, their gradients, and what the steps before left
     monkeypatch.setattr(methods, "HELD", 3 * 20 * features.train.shape[1])
-    assert [each.name for each in baselines(prepared)] == names[:1]
+    assert [baseline.name for baseline in baselines(prepared)] == names[:1]

@@ -28,11 +28,11 @@ def test_the_scores_of_a_classifier_are_those_of_its_answers(
     scores = run.evaluate(write_csv(tmp_path / "test.csv", rows, ("text", "label")))
     answers = run.answers([text for text, _ in rows])
     truth = [label for _, label in rows]
-    found = [answer.text for answer in answers]
+    predicted = [answer.text for answer in answers]
     assert 0.5 < scores["accuracy"] < 1
-    assert scores["accuracy"] == pytest.approx(metrics.accuracy_score(truth, found))
+    assert scores["accuracy"] == pytest.approx(metrics.accuracy_score(truth, predicted))
     assert scores["macro_f1"] == pytest.approx(
-        metrics.f1_score(truth, found, average="macro")
+        metrics.f1_score(truth, predicted, average="macro")
     )
     shares = [
         [answer.details["probabilities"][k] for k in ("bad", "good")]
@@ -74,15 +74,15 @@ def test_the_scores_of_a_regression_are_those_of_its_answers(
     with path.open(newline="") as handle:
         rows = list(csv.reader(handle))[1 if kind == "regress" else 0 :]
     truth = [float(row[-1]) for row in rows]
-    found = [
+    predicted = [
         answer.details["value"] for answer in run.answers([row[:-1] for row in rows])
     ]
     scores = run.evaluate(path)
     assert scores["mae"] == pytest.approx(
-        metrics.mean_absolute_error(truth, found), rel=1e-5
+        metrics.mean_absolute_error(truth, predicted), rel=1e-5
     )
     assert scores["rmse"] == pytest.approx(
-        metrics.root_mean_squared_error(truth, found), rel=1e-5
+        metrics.root_mean_squared_error(truth, predicted), rel=1e-5
     )
     assert scores["rmse"] < np.std(truth)
 
@@ -152,18 +152,18 @@ def test_skipped_rows_of_a_scored_file_are_told(
     run = unrolled.load(home.runs["classify"])
     rows = reviews(9, 8)
     path = write_csv(tmp_path / "t.csv", [*rows, ("x", "neutral")], ("text", "label"))
-    told: list[str] = []
+    notices: list[str] = []
     with pytest.raises(DataError, match=r"t\.csv:11: label 'neutral' was not seen"):
         run.evaluate(path)
-    run.evaluate(path, notice=told.append, **{"data.on_error": "skip"})
-    (line,) = told
+    run.evaluate(path, notice=notices.append, **{"data.on_error": "skip"})
+    (line,) = notices
     assert line.startswith(
         f"skipped 1 faulty rows; the first: {path}:11: label 'neutral'"
     )
 
 
 @pytest.mark.parametrize(
-    ("kind", "row", "told"),
+    ("kind", "row", "message"),
     [
         ("vectors", "7", "'7' has 1 cells; expected 2: column1, column2"),
         ("vectors", "7, x", "column 'column2' holds ' x' where a number is expected"),
@@ -173,11 +173,11 @@ def test_skipped_rows_of_a_scored_file_are_told(
     ],
 )
 def test_a_row_that_does_not_fit_says_what_is_expected(
-    home: SimpleNamespace, kind: str, row: object, told: str
+    home: SimpleNamespace, kind: str, row: object, message: str
 ) -> None:
     with pytest.raises(UserError) as caught:
         unrolled.load(home.runs[kind]).predict([row])
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_every_way_to_write_a_row_gives_the_same_answer(home: SimpleNamespace) -> None:
@@ -196,7 +196,7 @@ def test_ngrams_learn_what_a_layer_without_memory_for_order_cannot(
         for p in permutations("abcde")
     ]
     path = write_csv(tmp_path / "order.csv", rows, ("text", "label"))
-    told = {
+    changes = {
         "layer": "none",
         "data.tokenizer": "chars",
         "data.dev": str(path),
@@ -212,13 +212,13 @@ def test_ngrams_learn_what_a_layer_without_memory_for_order_cannot(
     for longest in (0, 2):
         out = tmp_path / str(longest)
         run = unrolled.train(
-            path, out=out, quiet=True, **told, **{"model.ngrams": longest}
+            path, out=out, quiet=True, **changes, **{"model.ngrams": longest}
         )
         scores[longest] = run.result["scores"]["accuracy"]
         assert run.evaluate(path)["accuracy"] == scores[longest]
     # without order nothing but the larger label can be answered
-    share = sum(label == "no" for _, label in rows) / len(rows)
-    assert scores == {0: pytest.approx(share), 2: 1.0}
+    majority = sum(label == "no" for _, label in rows) / len(rows)
+    assert scores == {0: pytest.approx(majority), 2: 1.0}
 
 
 @pytest.mark.parametrize("scores", [1, 3, 10**9])

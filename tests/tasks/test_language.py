@@ -139,12 +139,12 @@ def test_windows_score_every_token_once_with_at_least_half_the_reach(size: int) 
     tokens = stream.tokens.astype(np.int64)
     start = task.tokenizer.eos_id
     nats = []
-    for place in range(size):
-        begin = 0 if place < width else -(-(place - width + 1) // fresh) * fresh
-        seen = torch.tensor([[start, *tokens[begin:place].tolist()]])
+    for position in range(size):
+        begin = 0 if position < width else -(-(position - width + 1) // fresh) * fresh
+        seen = torch.tensor([[start, *tokens[begin:position].tolist()]])
         with torch.no_grad():
             logits = model(seen)[0][0, -1].double().log_softmax(-1)
-        nats.append(-float(logits[tokens[place]]))
+        nats.append(-float(logits[tokens[position]]))
     assert task.evaluate(model, stream, PLACE).scores["loss"] == pytest.approx(
         np.mean(nats), rel=1e-4
     )

@@ -99,12 +99,12 @@ def parsing(name: str, folder: Path, tokens: int) -> dict[str, Any]:
 
 def learnt(name: str, folder: Path) -> tuple[Recipe, Task]:
     """Return a recipe as it is resolved, and its task with a vocabulary of the full size."""
-    told = (
+    settings = (
         parsing(name, folder, 500)
         if name == "wsj-parse"
         else changes(name, folder, 500)
     )
-    prepared = prepare(requested(name, told))
+    prepared = prepare(requested(name, settings))
     return prepared.recipe, prepared.task
 
 
@@ -147,9 +147,9 @@ def test_what_the_paper_says_of_a_training_stands_in_its_recipe(name: str) -> No
     big = name.endswith("big")
     parse = name == "wsj-parse"
     schema = Schema("parse" if parse else "translate", ("en",), (), "other")
-    asked = requested(name, {})
+    unresolved = requested(name, {})
     facts = DataFacts(schema, 4_500_000, 10**9)
-    recipe = resolve(asked, facts, Machine.of(asked))
+    recipe = resolve(unresolved, facts, Machine.of(unresolved))
     model = recipe.model
     training = recipe.training
     search = recipe.decoding

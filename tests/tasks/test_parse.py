@@ -98,8 +98,8 @@ def test_trees_become_tokens_and_the_next_words_are_fed(small: Path) -> None:
     task, recipe = fitted(small)
     names = task.labels.names
     assert names == ("NP", "S", "VP")
-    examples, faults = task.encode(table(small), "stop")
-    assert not faults
+    examples, errors = task.encode(table(small), "stop")
+    assert not errors
     np_, s, vp = range(OPENS, OPENS + 3)
     batch = collate(examples, np.array([0, 1]))
     assert batch.targets is not None
@@ -168,9 +168,9 @@ def test_a_small_grammar_is_learnt(trained: SimpleNamespace, tmp_path: Path) -> 
     answers = run.answers([" ".join(tree.words) for tree in trees])
     total = BracketCounts()
     for answer, tree in zip(answers, trees, strict=True):
-        found = parse(answer.text)
-        assert found.words == tree.words
-        total += match(tree.spans, found.spans, tree.tags)
+        predicted = parse(answer.text)
+        assert predicted.words == tree.words
+        total += match(tree.spans, predicted.spans, tree.tags)
     assert scores["valid"] == 1
     assert scores["f1"] == pytest.approx(total.f1)
     assert scores["precision"] == pytest.approx(total.precision)
@@ -185,10 +185,10 @@ def test_its_search_is_set_like_any_other(
     run = unrolled.load(trained.folder)
     path = tmp_path / "new.ptb"
     path.write_text("\n".join(bank(20, 5)) + "\n")
-    one = run.evaluate(path, **{"decoding.beam": 1})
+    scores = run.evaluate(path, **{"decoding.beam": 1})
     run.adjust(beam=1)
     assert run.recipe.decoding.beam == 1
-    assert run.evaluate(path) == one
+    assert run.evaluate(path) == scores
     with pytest.raises(UsageError, match="parse writes no text that could hold"):
         run.adjust(begin="(S")
     with pytest.raises(UsageError, match=r"decoding\.n_best=2: parse writes one tree"):
@@ -260,9 +260,9 @@ def test_a_faulty_row_is_named_or_counted(
     with pytest.raises(DataError, match=message) as caught:
         task.encode(table(path), "stop")
     assert caught.value.line == 3
-    examples, faults = task.encode(table(path), "skip")
+    examples, errors = task.encode(table(path), "skip")
     assert examples.lines.tolist() == [2, 4]
-    assert [fault.line for fault in faults] == [3]
+    assert [error.line for error in errors] == [3]
 
 
 @pytest.mark.parametrize(
@@ -288,8 +288,10 @@ def test_a_bad_line_of_a_text_gets_an_empty_answer(small: Path, tmp_path: Path) 
     from unrolled.cli.answering import answer_file
     from unrolled.run import train
 
-    told = {"training.max_steps": 2, "model.hidden": 8, "training.threads": 1}
-    run = train(small, out=tmp_path / "run", say=lambda line: None, quiet=True, **told)
+    changes = {"training.max_steps": 2, "model.hidden": 8, "training.threads": 1}
+    run = train(
+        small, out=tmp_path / "run", say=lambda line: None, quiet=True, **changes
+    )
     given = tmp_path / "in.txt"
     written = tmp_path / "out.txt"
     given.write_text("the dog\n\n" + "dog " * 2000 + "\nthe cat\n", "utf-8")

@@ -114,5 +114,5 @@ def test_a_table_of_words_without_an_answer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"go\.tsv:41: column 'column2' is empty"):
         make_plan(str(path), STEPS, dry_run=True)
     changes = STEPS | {"data.on_error": "skip"}
-    found = make_plan(str(path), changes, dry_run=True).prepared.lines
-    assert any("skipped 1 faulty rows" in line for line in found)
+    lines = make_plan(str(path), changes, dry_run=True).prepared.lines
+    assert any("skipped 1 faulty rows" in line for line in lines)

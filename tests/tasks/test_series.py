@@ -64,38 +64,38 @@ def moves(tmp_path: Path) -> Path:
     return write_csv(tmp_path / "m.csv", rows, ("who", "x", "y", "phase"))
 
 
-def prepared(path: Path, **changes: object) -> Prepared:
+def prepare_file(path: Path, **changes: object) -> Prepared:
     return prepare(
         requested(str(path), {k.replace("__", "."): v for k, v in changes.items()})
     )
 
 
 def run_of(path: Path, out: Path, **changes: Any) -> unrolled.Run:
-    told = SMALL | {
+    settings = SMALL | {
         "training.max_steps": 12,
         "training.learning_rate": 0.02,
         "data.rows": "steps",
     }
-    told |= {key.replace("__", "."): value for key, value in changes.items()}
-    return unrolled.train(path, out=out, quiet=True, say=lambda text: None, **told)
+    settings |= {key.replace("__", "."): value for key, value in changes.items()}
+    return unrolled.train(path, out=out, quiet=True, say=lambda text: None, **settings)
 
 
 def slides(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return the windows (N, W, D) whose answer is still in ``values``."""
-    found = np.lib.stride_tricks.sliding_window_view(values, WINDOW, axis=0).swapaxes(
+    windows = np.lib.stride_tricks.sliding_window_view(values, WINDOW, axis=0).swapaxes(
         1, 2
     )
-    return found[: len(values) - WINDOW - AHEAD + 1]
+    return windows[: len(values) - WINDOW - AHEAD + 1]
 
 
 @pytest.mark.parametrize("difference", [False, True])
 def test_windows_and_their_answers_are_those_of_numpy(
     waves: Path, difference: bool
 ) -> None:
-    found = prepared(
+    prepared = prepare_file(
         waves, data__window=WINDOW, data__ahead=AHEAD, data__difference=difference
     )
-    task = found.task
+    task = prepared.task
     cut = 54
     assert isinstance(task, Regress)
     assert task.schema.numbers == ("load", "heat")
@@ -103,28 +103,28 @@ def test_windows_and_their_answers_are_those_of_numpy(
     heat = WAVES[:, 1]
     mean = train.mean(0)
     deviation = train.std(0)
-    batch, _ = found.train.frames.take(np.arange(len(found.train)))
+    batch, _ = prepared.train.frames.take(np.arange(len(prepared.train)))
     np.testing.assert_allclose(
         batch, (slides(train) - mean) / deviation, rtol=1e-4, atol=1e-5
     )
     ends = np.arange(WINDOW - 1, cut - AHEAD)
     raw = heat[ends + AHEAD] - (heat[ends] if difference else 0)
     np.testing.assert_allclose(
-        found.train.targets, (raw - raw.mean()) / raw.std(), rtol=1e-4, atol=1e-5
+        prepared.train.targets, (raw - raw.mean()) / raw.std(), rtol=1e-4, atol=1e-5
     )
     # the last tenth are the answers that are held out; their windows may begin before it
-    np.testing.assert_array_equal(found.dev.lines, np.arange(cut, T) + 2)
-    batch, _ = found.dev.frames.take(np.arange(6))
+    np.testing.assert_array_equal(prepared.dev.lines, np.arange(cut, T) + 2)
+    batch, _ = prepared.dev.frames.take(np.arange(6))
     expected = (slides(WAVES)[-6:] - mean) / deviation
     np.testing.assert_allclose(batch, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_baselines_are_persistence_and_a_line_over_the_window(waves: Path) -> None:
-    told = {"data__window": WINDOW, "data__ahead": AHEAD}
+    settings = {"data__window": WINDOW, "data__ahead": AHEAD}
     plain, changes = (
         {
             b.name: b.scores
-            for b in baselines(prepared(waves, **told, data__difference=d))
+            for b in baselines(prepare_file(waves, **settings, data__difference=d))
         }
         for d in (False, True)
     )
@@ -136,8 +136,8 @@ def test_baselines_are_persistence_and_a_line_over_the_window(waves: Path) -> No
     flat = slides(WAVES).reshape(-1, WINDOW * 2)
     goal = heat[WINDOW - 1 + AHEAD :]
     line = LinearRegression().fit(flat[:-6], goal[:-6]).predict(flat[-6:])
-    for found in (plain, changes):
-        assert found["linear regression"]["mae"] == pytest.approx(
+    for scores in (plain, changes):
+        assert scores["linear regression"]["mae"] == pytest.approx(
             np.abs(line - goal[-6:]).mean(), abs=2e-3
         )
     assert plain["mean"]["mae"] == pytest.approx(
@@ -157,7 +157,7 @@ LAYERS = [
 
 
 @pytest.mark.parametrize(
-    "layer", LAYERS, ids=lambda told: "-".join(map(str, told.values()))
+    "layer", LAYERS, ids=lambda layer: "-".join(map(str, layer.values()))
 )
 def test_every_layer_forecasts_and_a_file_is_answered_like_its_windows(
     waves: Path, tmp_path: Path, cli: Call, layer: dict[str, Any]
@@ -177,8 +177,8 @@ def test_every_layer_forecasts_and_a_file_is_answered_like_its_windows(
         answers = [row["answer"] for row in csv.DictReader(handle)]
     assert len(answers) == T
     assert answers[: WINDOW - 1] == [""] * (WINDOW - 1)
-    found = [float(answers[end - 1]) for end in (WINDOW, 30, T)]
-    assert found == pytest.approx(values, rel=1e-4)
+    predictions = [float(answers[end - 1]) for end in (WINDOW, 30, T)]
+    assert predictions == pytest.approx(values, rel=1e-4)
     # a longer sequence is answered for its last window
     assert float(run.predict([WAVES.tolist()])[0]) == pytest.approx(
         values[-1], rel=1e-4
@@ -232,7 +232,7 @@ def test_keys_that_do_not_go_together_are_refused(
     waves: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises((UsageError, DataError), match=message):
-        prepared(waves, **{f"data__{key}": value for key, value in changes.items()})
+        prepare_file(waves, **{f"data__{key}": value for key, value in changes.items()})
 
 
 def test_settings_of_texts_are_refused_and_so_is_a_reach_that_is_too_short(
@@ -248,10 +248,10 @@ def test_settings_of_texts_are_refused_and_so_is_a_reach_that_is_too_short(
 
 
 def test_tagging_learns_from_pieces_that_cover_every_step_once(moves: Path) -> None:
-    found = prepared(
+    prepared = prepare_file(
         moves, task="tag", data__sequence="who", data__dev=str(moves), data__window=8
     )
-    source = found.task.source(found.train, found.recipe, torch.nn.Identity())
+    source = prepared.task.source(prepared.train, prepared.recipe, torch.nn.Identity())
     pieces = []
     for index in range(source.length(0)):
         batch = source.batch(0, index)
@@ -262,15 +262,15 @@ def test_tagging_learns_from_pieces_that_cover_every_step_once(moves: Path) -> N
     assert sorted(len(piece) for piece, _ in pieces) == [6] * 3 + [8] * 9
     flat = np.concatenate([piece.numpy() for piece, _ in pieces])
     order = [
-        np.flatnonzero((found.train.frames.flat == step).all(1))[0] for step in flat
+        np.flatnonzero((prepared.train.frames.flat == step).all(1))[0] for step in flat
     ]
     assert sorted(order) == list(range(90))
     labels = np.concatenate([labels.numpy() for _, labels in pieces])
-    np.testing.assert_array_equal(labels, found.train.targets.flat[order])
+    np.testing.assert_array_equal(labels, prepared.train.targets.flat[order])
 
 
 @pytest.mark.parametrize(
-    "layer", LAYERS, ids=lambda told: "-".join(map(str, told.values()))
+    "layer", LAYERS, ids=lambda layer: "-".join(map(str, layer.values()))
 )
 def test_every_layer_labels_steps_and_the_scores_are_those_of_the_answers(
     moves: Path, tmp_path: Path, cli: Call, layer: dict[str, Any]
@@ -307,24 +307,32 @@ def test_rows_of_lists_are_read_like_rows_of_steps(moves: Path, tmp_path: Path) 
         for who in "abc"
     ]
     lists = write_jsonl(tmp_path / "m.jsonl", whole)
-    one = prepared(moves, data__sequence="who", data__dev=str(moves))
-    two = prepared(lists, data__dev=str(lists))
-    assert (one.recipe.task, two.recipe.task) == ("tag", "tag")
-    assert two.task.schema.numbers == ("frames",)
-    np.testing.assert_allclose(one.train.frames.flat, two.train.frames.flat, rtol=1e-6)
-    np.testing.assert_array_equal(one.train.targets.flat, two.train.targets.flat)
-    assert one.train.lengths.tolist() == two.train.lengths.tolist() == [30, 30, 30]
+    by_steps = prepare_file(moves, data__sequence="who", data__dev=str(moves))
+    by_lists = prepare_file(lists, data__dev=str(lists))
+    assert (by_steps.recipe.task, by_lists.recipe.task) == ("tag", "tag")
+    assert by_lists.task.schema.numbers == ("frames",)
+    np.testing.assert_allclose(
+        by_steps.train.frames.flat, by_lists.train.frames.flat, rtol=1e-6
+    )
+    np.testing.assert_array_equal(
+        by_steps.train.targets.flat, by_lists.train.targets.flat
+    )
+    assert (
+        by_steps.train.lengths.tolist()
+        == by_lists.train.lengths.tolist()
+        == [30, 30, 30]
+    )
 
 
 def test_steps_are_held_out_by_recording(moves: Path) -> None:
-    found = prepared(moves, data__sequence="who", data__holdout=0.4)
-    people = [set(part.names) for part in (found.train_data, found.dev_data)]  # type: ignore[union-attr]
+    prepared = prepare_file(moves, data__sequence="who", data__holdout=0.4)
+    people = [set(part.names) for part in (prepared.train_data, prepared.dev_data)]  # type: ignore[union-attr]
     assert people[0] | people[1] == set("abc")
     assert not people[0] & people[1]
-    majority = {b.name: b.scores for b in baselines(found)}["most frequent label"]
+    majority = {b.name: b.scores for b in baselines(prepared)}["most frequent label"]
     labels = [
         [tag for row in part.rows for tag in row[3]]
-        for part in (found.train_data, found.dev_data)  # type: ignore[union-attr]
+        for part in (prepared.train_data, prepared.dev_data)  # type: ignore[union-attr]
     ]
     common = max(set(labels[0]), key=labels[0].count)
     assert majority["accuracy"] == pytest.approx(
@@ -340,7 +348,7 @@ def test_a_label_that_only_the_dev_file_has_is_named_with_its_line(
     other = tmp_path / "dev.csv"
     other.write_text("\n".join(lines))
     with pytest.raises(DataError, match=r"dev\.csv:41: label 'sideways' was not seen"):
-        prepared(moves, data__sequence="who", data__dev=str(other))
+        prepare_file(moves, data__sequence="who", data__dev=str(other))
 
 
 def test_sequences_with_one_label_each_are_classified_whole(tmp_path: Path) -> None:
@@ -363,11 +371,11 @@ def test_sequences_with_one_label_each_are_classified_whole(tmp_path: Path) -> N
     assert run.evaluate(path)["accuracy"] == 1
     whole = {name: [r[1] for r in rows if r[0] == name] for name, _, _ in rows}
     lists = [{"x": v, "rising": int(n[1:]) % 2} for n, v in whole.items()]
-    again = prepared(write_jsonl(tmp_path / "s.jsonl", lists), task="classify")
+    again = prepare_file(write_jsonl(tmp_path / "s.jsonl", lists), task="classify")
     assert len(again.train) + len(again.dev) == 24
     flawed = [*rows, ("n0", 1.0, 1)]
     with pytest.raises(DataError, match=r"a sequence has several answers \('0', '1'\)"):
-        prepared(
+        prepare_file(
             write_csv(tmp_path / "f.csv", flawed, ("name", "x", "rising")),
             task="classify",
             data__sequence="name",
@@ -391,8 +399,8 @@ def test_faulty_rows_get_an_empty_answer_when_they_are_skipped(
 
 
 def test_a_run_is_loaded_and_resumed_as_it_was(waves: Path, tmp_path: Path) -> None:
-    told = {"data__window": WINDOW, "data__difference": True}
-    run = run_of(waves, tmp_path / "r", **told)
+    settings = {"data__window": WINDOW, "data__difference": True}
+    run = run_of(waves, tmp_path / "r", **settings)
     assert unrolled.load(tmp_path / "r").predict([WAVES.tolist()]) == run.predict(
         [WAVES.tolist()]
     )
@@ -432,14 +440,14 @@ def test_a_step_without_an_answer_is_not_passed_over(
 def test_a_skipped_step_names_the_lines_its_pieces_begin_on(
     moves: Path, tmp_path: Path, window: int | None
 ) -> None:
-    told = {
+    settings = {
         "data.sequence": "who",
         "data.dev": str(moves),
         "data.window": window,
         "task": "tag",
     }
     with Progress(quiet=True) as progress:
-        job = make_plan(str(moves), SMALL | told, tmp_path / "r").job(progress)
+        job = make_plan(str(moves), SMALL | settings, tmp_path / "r").job(progress)
     assert job.lines is not None
     count = 3 * len(range(0, 30, window or 30))
     firsts = [
@@ -448,8 +456,8 @@ def test_a_skipped_step_names_the_lines_its_pieces_begin_on(
     assert job.lines(np.arange(count)) == firsts
     batch = job.source.batch(0, 0)
     lines = moves.read_text().splitlines()
-    task: Any = prepared(
-        moves, **{k.replace(".", "__"): v for k, v in told.items()}
+    task: Any = prepare_file(
+        moves, **{k.replace(".", "__"): v for k, v in settings.items()}
     ).task
     first = [
         list(map(float, lines[n - 1].split(",")[1:3])) for n in job.lines(batch.rows)
@@ -478,8 +486,12 @@ def test_a_run_closes_though_scored_rows_are_faulty(tmp_path: Path) -> None:
         for n in range(36)
     ]
     path = write_jsonl(tmp_path / "s.jsonl", rows)
-    told = {"data__rows": "examples", "data__on_error": "skip", "data__dev": str(path)}
-    run = run_of(path, tmp_path / "r", **told)
+    settings = {
+        "data__rows": "examples",
+        "data__on_error": "skip",
+        "data__dev": str(path),
+    }
+    run = run_of(path, tmp_path / "r", **settings)
     assert "median of 30 rows" in run.result["timed"]
 
 
@@ -494,8 +506,8 @@ def test_another_file_may_name_its_sequences_anew_and_nothing_else(
     single.write_text(
         "x,y,phase\n" + "".join(line[2:] + "\n" for line in text.split()[30:60])
     )
-    told = {"data.sequence": "person"}
-    assert run.evaluate(other, **told) == run.evaluate(moves)
+    settings = {"data.sequence": "person"}
+    assert run.evaluate(other, **settings) == run.evaluate(moves)
     answers, _ = cli("predict", tmp_path / "r", "--file", moves)
     assert (
         cli("predict", tmp_path / "r", "--file", other, "data.sequence=person")[0]
@@ -531,7 +543,7 @@ def test_sequences_are_named_for_rows_that_are_steps_alone(tmp_path: Path) -> No
 
 
 def warned(path: Path, **changes: Any) -> list[str]:
-    return [line for line in prepared(path, **changes).lines if "long runs" in line]
+    return [line for line in prepare_file(path, **changes).lines if "long runs" in line]
 
 
 def test_rows_that_look_like_steps_are_pointed_out(tmp_path: Path) -> None:

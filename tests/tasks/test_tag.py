@@ -23,12 +23,12 @@ def test_the_scores_of_a_tagger_are_those_of_its_answers(
         row["tags"][0] = "D"
     scores = run.evaluate(write_jsonl(tmp_path / "t.jsonl", rows))
     answers = run.answers([(row["words"],) for row in rows])
-    found = [tag for answer in answers for tag in answer.details["tags"]]
+    predicted = [tag for answer in answers for tag in answer.details["tags"]]
     truth = [tag for row in rows for tag in row["tags"]]
     assert 0.5 < scores["accuracy"] < 1
-    assert scores["accuracy"] == pytest.approx(metrics.accuracy_score(truth, found))
+    assert scores["accuracy"] == pytest.approx(metrics.accuracy_score(truth, predicted))
     assert scores["macro_f1"] == pytest.approx(
-        metrics.f1_score(truth, found, average="macro")
+        metrics.f1_score(truth, predicted, average="macro")
     )
 
 

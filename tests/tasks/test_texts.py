@@ -20,10 +20,14 @@ def pairs(count: int, seed: int) -> list[tuple[str, str, str]]:
     draw = random.Random(seed)
     rows = []
     for _ in range(count):
-        one = draw.choice(["yes", "no"])
-        two = draw.choice(["yes", "no"])
+        first = draw.choice(["yes", "no"])
+        second = draw.choice(["yes", "no"])
         rows.append(
-            (one, f"{two} {draw.choice('abc')}", "same" if one == two else "other")
+            (
+                first,
+                f"{second} {draw.choice('abc')}",
+                "same" if first == second else "other",
+            )
         )
     return rows
 
@@ -49,10 +53,10 @@ READERS = [
 
 
 @pytest.mark.parametrize(
-    "told", READERS, ids=lambda told: "-".join(map(str, told)) or "plain"
+    "reader", READERS, ids=lambda reader: "-".join(map(str, reader)) or "plain"
 )
 def test_two_texts_are_read_one_after_the_other(
-    tmp_path: Path, told: dict[str, Any]
+    tmp_path: Path, reader: dict[str, Any]
 ) -> None:
     path = write_csv(tmp_path / "p.csv", pairs(120, 1), ("one", "two", "label"))
     run = unrolled.train(
@@ -60,7 +64,7 @@ def test_two_texts_are_read_one_after_the_other(
         out=tmp_path / "r",
         quiet=True,
         say=lambda text: None,
-        **SMALL | told | {"training.max_steps": 6, "data.text": ["one", "two"]},
+        **SMALL | reader | {"training.max_steps": 6, "data.text": ["one", "two"]},
     )
     assert run.task.schema.text == ("one", "two")
     rows = pairs(30, 2)
@@ -78,19 +82,19 @@ def test_two_texts_are_read_one_after_the_other(
 
 def test_each_text_ends_with_its_own_mark(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "p.csv", pairs(50, 1), ("one", "two", "label"))
-    found = prepare(
+    prepared = prepare(
         requested(str(path), {"data.text": ["one", "two"], "data.tokenizer": "words"})
     )
-    tokenizer = found.task.inputs.tokenizer  # type: ignore[attr-defined]
-    sequences = found.train.sequences
-    for row, (one, two, _) in zip(
-        range(len(found.train)), found.train_data.rows, strict=True
+    tokenizer = prepared.task.inputs.tokenizer  # type: ignore[attr-defined]
+    sequences = prepared.train.sequences
+    for row, (first, second, _) in zip(
+        range(len(prepared.train)), prepared.train_data.rows, strict=True
     ):  # type: ignore[union-attr]
         ids = sequences.flat[
             sequences.offsets[row] : sequences.offsets[row + 1]
         ].tolist()
         end = tokenizer.eos_id
-        expected = [*tokenizer.encode(one), end, *tokenizer.encode(two), end]
+        expected = [*tokenizer.encode(first), end, *tokenizer.encode(second), end]
         assert ids == expected
 
 

@@ -38,12 +38,12 @@ def pairs(tmp_path: Path, count: int = 40) -> tuple[Path, Path]:
 def recipe(target: Path, **changes: Any) -> dict[str, Any]:
     """Return the keys of a tiny run on aligned files."""
     small = {key: value for key, value in SMALL.items() if key != "model.ngrams"}
-    told = {
+    settings = {
         "task": "translate",
         "data.train_target": str(target),
         "data.tokenizer": "chars",
     }
-    return small | told | {"training.max_steps": 4} | changes
+    return small | settings | {"training.max_steps": 4} | changes
 
 
 # ---------------------------------------------------------------------- a model that has learnt
@@ -58,10 +58,11 @@ def test_a_trained_model_writes_what_it_learnt_and_stops_by_itself(
     held = read_aligned(mirror.source, mirror.target, limit=200)
     for beam in (1, 5):
         run.adjust(beam=beam)
-        found = run.answers([row[0] for row in held.rows])
-        assert all(answer.details["finished"] for answer in found)
+        translations = run.answers([row[0] for row in held.rows])
+        assert all(answer.details["finished"] for answer in translations)
         right = [
-            answer.text == row[1] for answer, row in zip(found, held.rows, strict=True)
+            answer.text == row[1]
+            for answer, row in zip(translations, held.rows, strict=True)
         ]
         assert sum(right) >= 190
 
@@ -75,18 +76,20 @@ def test_the_held_out_scores_are_told_with_signature_and_interval(
     assert "±" in result["notes"][0]
     assert result["notes"][0] in mirror.said
     copy = next(
-        each for each in result["baselines"] if each["name"] == "copy of the source"
+        baseline
+        for baseline in result["baselines"]
+        if baseline["name"] == "copy of the source"
     )
     assert copy["scores"]["bleu"] < 40 < result["scores"]["bleu"]
     page = (mirror.run / "report.html").read_text()
     assert "What it writes: 20 of" in page
     assert "tok:none" in (mirror.run / "README.md").read_text()
     # what is proposed next names both files
-    (told,) = [
+    (command,) = [
         line for line in mirror.said.splitlines() if f"train {mirror.source} " in line
     ]
-    assert f" data.train_target={mirror.target} " in told
-    assert told.endswith(f" layer=lstm --out {mirror.run}-lstm")
+    assert f" data.train_target={mirror.target} " in command
+    assert command.endswith(f" layer=lstm --out {mirror.run}-lstm")
 
 
 def test_the_loss_is_that_of_the_right_answers(mirror: SimpleNamespace) -> None:
@@ -112,7 +115,7 @@ def test_a_batch_of_one_answers_as_a_batch_of_many(mirror: SimpleNamespace) -> N
     alone = [run.answers([source])[0] for source in SOURCES]
     assert [answer.text for answer in together] == [answer.text for answer in alone]
     scores = [
-        [answer.details["score"] for answer in each] for each in (together, alone)
+        [answer.details["score"] for answer in answers] for answers in (together, alone)
     ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
@@ -134,9 +137,11 @@ def test_words_are_aligned_and_the_best_answers_listed(mirror: SimpleNamespace) 
     assert answer.details["alignment"] == [(2, 0), (1, 1), (0, 2)]
     assert answer.details["source_words"] == ["a", "zebra", "c"]
     best = answer.details["n_best"]
-    assert [each["text"] for each in best][:1] == [answer.text] == ["c zebra a"]
+    assert (
+        [candidate["text"] for candidate in best][:1] == [answer.text] == ["c zebra a"]
+    )
     assert len(best) == 3
-    assert sorted((each["score"] for each in best), reverse=True) == [
+    assert sorted((candidate["score"] for candidate in best), reverse=True) == [
         b["score"] for b in best
     ]
     assert answer.probability is not None
@@ -184,7 +189,7 @@ def test_a_score_by_another_search_changes_no_answer_meanwhile(
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"beams": 3}, "did you mean 'beam'"),
         ({"beam": 0}, "beam=0"),
@@ -192,9 +197,9 @@ def test_a_score_by_another_search_changes_no_answer_meanwhile(
     ],
 )
 def test_a_setting_of_the_search_that_cannot_be_is_refused(
-    mirror: SimpleNamespace, changes: dict[str, Any], told: str
+    mirror: SimpleNamespace, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         unrolled.load(mirror.run).adjust(**changes)
 
 
@@ -220,9 +225,9 @@ def test_every_kind_of_model_trains_and_is_read_back(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     source, target = pairs(tmp_path)
-    told = recipe(target, **changes)
+    settings = recipe(target, **changes)
     run = unrolled.train(
-        source, out=tmp_path / "run", say=lambda text: None, quiet=True, **told
+        source, out=tmp_path / "run", say=lambda text: None, quiet=True, **settings
     )
     before = run.answers(SOURCES)
     again = unrolled.load(tmp_path / "run").answers(SOURCES)
@@ -251,12 +256,14 @@ def test_every_kind_of_model_learns_where_to_end(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     words = [
-        "".join(each) for n in (1, 2, 3) for each in itertools.permutations("abc", n)
+        "".join(letters)
+        for n in (1, 2, 3)
+        for letters in itertools.permutations("abc", n)
     ]
     files = tmp_path / "a.src", tmp_path / "a.tgt"
     files[0].write_text("".join(f"{word}\n" for word in words * 30))
     files[1].write_text("".join(f"{word}{word.upper()}\n" for word in words * 30))
-    told = recipe(
+    settings = recipe(
         files[1],
         **{
             "model.hidden": 32,
@@ -278,15 +285,15 @@ def test_every_kind_of_model_learns_where_to_end(
         | changes,
     )
     run = unrolled.train(
-        files[0], out=tmp_path / "run", say=lambda text: None, quiet=True, **told
+        files[0], out=tmp_path / "run", say=lambda text: None, quiet=True, **settings
     )
     for beam in (1, 5):
         run.adjust(beam=beam)
-        found = run.answers(words)
-        assert all(answer.details["finished"] for answer in found)
+        answers = run.answers(words)
+        assert all(answer.details["finished"] for answer in answers)
         right = [
-            each.text == word + word.upper()
-            for each, word in zip(found, words, strict=True)
+            answer.text == word + word.upper()
+            for answer, word in zip(answers, words, strict=True)
         ]
         assert sum(right) >= 12  # of 15; one that never ended would have 54 letters
 
@@ -308,10 +315,10 @@ def test_one_vocabulary_for_both_sides_is_learnt_from_both(tmp_path: Path) -> No
 
 def test_sides_may_be_cut_in_different_ways(tmp_path: Path) -> None:
     source, target = pairs(tmp_path)
-    told = recipe(
+    settings = recipe(
         target, **{"data.target_tokenizer": "whitespace", "data.target_vocabulary": 7}
     )
-    task = make_plan(str(source), told, dry_run=True).prepared.task
+    task = make_plan(str(source), settings, dry_run=True).prepared.task
     assert isinstance(task, Translate)
     assert (task.inputs.tokenizer.kind, task.output.tokenizer.kind) == (
         "chars",
@@ -321,7 +328,7 @@ def test_sides_may_be_cut_in_different_ways(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"model.share": True}, r"needs one vocabulary; set data\.joint=true"),
         (
@@ -343,10 +350,10 @@ def test_sides_may_be_cut_in_different_ways(tmp_path: Path) -> None:
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(
-    tmp_path: Path, changes: dict[str, Any], told: str
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     source, target = pairs(tmp_path)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         make_plan(str(source), recipe(target, **changes), dry_run=True)
 
 
@@ -373,17 +380,17 @@ def test_pieces_belong_to_words() -> None:
     for kind in ("bpe", "unigram", "bytes"):
         tokenizer = Tokenizer.fit(kind, [text] * 20, 300)
         ids = tokenizer.encode(text)
-        words, places = units(tokenizer, ids)
+        words, indices = units(tokenizer, ids)
         assert words == ["hello", "world,", "hello", "words"]
         spelt = [
             "".join(
                 tokenizer.token(i)
-                for i, p in zip(ids, places, strict=True)
+                for i, p in zip(ids, indices, strict=True)
                 if p == word
             )
             for word in range(4)
         ]
-        assert [each.strip(" ▁").replace("▁", "") for each in spelt] == words
+        assert [spelling.strip(" ▁").replace("▁", "") for spelling in spelt] == words
     words_alone = Tokenizer.fit("words", ["hello , world"])
     assert units(words_alone, words_alone.encode("hello, moon"), "hello, moon") == (
         ["hello", ",", "moon"],

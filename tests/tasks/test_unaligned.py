@@ -24,8 +24,8 @@ def recipe(**keys: Any) -> Recipe:
     return Recipe.read(deep({"model.hidden": 8, **keys}))
 
 
-def built(told: Recipe, outputs: int = 9) -> Any:
-    return assemble(told, TokenEmbedding(12, 8), TokenEmbedding(20, 8), outputs, 6, 7)
+def built(config: Recipe, outputs: int = 9) -> Any:
+    return assemble(config, TokenEmbedding(12, 8), TokenEmbedding(20, 8), outputs, 6, 7)
 
 
 def test_each_side_has_the_layer_and_the_reach_it_is_told() -> None:

@@ -35,19 +35,19 @@ def rare(tmp_path: Path) -> Path:
     return write_csv(tmp_path / "rare.csv", RARE, ("text", "label"))
 
 
-def prepared(path: Path, weights: Any, **changes: Any) -> Prepared:
+def prepare_file(path: Path, weights: Any, **changes: Any) -> Prepared:
     return prepare(requested(str(path), {"training.label_weights": weights, **changes}))
 
 
 def test_balanced_weights_are_those_of_scikit_learn(rare: Path, tmp_path: Path) -> None:
-    found = prepared(rare, "balanced")
-    targets = found.train.targets
+    prepared = prepare_file(rare, "balanced")
+    targets = prepared.train.targets
     expected = compute_class_weight("balanced", classes=np.unique(targets), y=targets)
-    told = found.recipe.training.label_weights
-    assert isinstance(told, dict)
-    assert list(told) == ["0", "1"]
-    np.testing.assert_allclose(list(told.values()), expected)
-    tags = prepared(write_jsonl(tmp_path / "t.jsonl", sentences(40, 1)), "balanced")
+    label_weights = prepared.recipe.training.label_weights
+    assert isinstance(label_weights, dict)
+    assert list(label_weights) == ["0", "1"]
+    np.testing.assert_allclose(list(label_weights.values()), expected)
+    tags = prepare_file(write_jsonl(tmp_path / "t.jsonl", sentences(40, 1)), "balanced")
     flat_targets = np.array(tags.train.targets.flat)
     expected = compute_class_weight(
         "balanced", classes=np.unique(flat_targets), y=flat_targets
@@ -65,7 +65,7 @@ def test_balanced_weights_are_those_of_scikit_learn(rare: Path, tmp_path: Path) 
     )
 
 
-class Told(torch.nn.Module):
+class GivenScores(torch.nn.Module):
     """Answers with the scores it is given."""
 
     def forward(self, inputs: torch.Tensor, lengths: None) -> torch.Tensor:
@@ -87,13 +87,13 @@ def test_sum_over_count_is_the_weighted_mean_of_torch(smoothing: float) -> None:
     total = sum(float(p.sum) for p in parts) / sum(float(p.count) for p in parts)
     assert total == pytest.approx(float(expected), rel=1e-5)
     batch = Batch(logits.flatten(0, 1), None, targets.flatten(), np.arange(30))
-    loss = classes(smoothing, weights)(Told(), batch, None)
+    loss = classes(smoothing, weights)(GivenScores(), batch, None)
     assert float(loss.sum / loss.count) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_names_that_are_told_weigh_so_and_others_one(rare: Path) -> None:
-    found = prepared(rare, {1: 4})
-    weights = weights_of(found.recipe, ("0", "1"))
+    prepared = prepare_file(rare, {1: 4})
+    weights = weights_of(prepared.recipe, ("0", "1"))
     assert weights is not None
     assert weights.tolist() == [1.0, 4.0]
     assert weights_of(requested(str(rare), {}), ("0", "1")) is None
@@ -154,7 +154,7 @@ def test_what_is_no_weight_is_refused(
 ) -> None:
     rows = [(f"text {n}", "good" if n % 2 else "bad") for n in range(30)]
     with pytest.raises(UsageError, match=message):
-        prepared(write_csv(tmp_path / "r.csv", rows, ("text", "label")), weights)
+        prepare_file(write_csv(tmp_path / "r.csv", rows, ("text", "label")), weights)
 
 
 def test_a_value_has_no_labels_to_weigh(tmp_path: Path) -> None:
@@ -163,12 +163,12 @@ def test_a_value_has_no_labels_to_weigh(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"label_weights is for labels, and task=regress"
     ):
-        prepared(path, "balanced")
+        prepare_file(path, "balanced")
 
 
 def test_names_with_dots_are_names_and_no_keys() -> None:
-    told = parse(["training.label_weights={1.5: 2, a.b: 3}"])
-    recipe = Recipe.read(deep(told))
+    changes = parse(["training.label_weights={1.5: 2, a.b: 3}"])
+    recipe = Recipe.read(deep(changes))
     assert recipe.training.label_weights == {"1.5": 2.0, "a.b": 3.0}
     assert Recipe.read(deep(flat(recipe.model_dump()))) == recipe
     again = merge(recipe.model_dump(), {"training.label_weights": {"c": 1.0}})
@@ -178,10 +178,10 @@ def test_names_with_dots_are_names_and_no_keys() -> None:
 def test_a_run_with_weights_is_resumed_by_either_of_its_names(
     rare: Path, tmp_path: Path
 ) -> None:
-    told = SMALL | {"training.max_steps": 2, "training.label_weights": "balanced"}
+    settings = SMALL | {"training.max_steps": 2, "training.label_weights": "balanced"}
     out = {"out": tmp_path / "r", "quiet": True, "say": lambda text: None}
-    run = unrolled.train(rare, **out, **told)
-    for more in ({**told, "training.max_steps": 3}, {"training.max_steps": 4}):
+    run = unrolled.train(rare, **out, **settings)
+    for more in ({**settings, "training.max_steps": 3}, {"training.max_steps": 4}):
         target = rare if "training.label_weights" in more else tmp_path / "r"
         longer = unrolled.train(target, resume=True, **out, **more)
         assert longer.result["steps"] == more["training.max_steps"]

@@ -57,11 +57,11 @@ def test_threads_do_not_change_answers(
     model = build(layer)
     settings = Search(beam=3, max_extra=6, min_length=1)
     threads(1)
-    one = writing.write(model, LETTERS, sources(), settings, HERE)
+    expected = writing.write(model, LETTERS, sources(), settings, HERE)
     threads(3)
-    assert writing.write(model, LETTERS, sources(), settings, HERE) == one
+    assert writing.write(model, LETTERS, sources(), settings, HERE) == expected
     assert torch.get_num_threads() == 3
-    assert all(answer[0].tokens for answer in one)
+    assert all(answer[0].tokens for answer in expected)
 
 
 def test_draws_are_made_one_after_the_other(
@@ -70,12 +70,12 @@ def test_draws_are_made_one_after_the_other(
     monkeypatch.setattr(writing, "ROWS", 4)
     model = build("gru")
     settings = Search(sample=True, max_extra=6)
-    found = []
+    answers = []
     for count in (1, 3):
         threads(count)
         torch.manual_seed(7)
-        found.append(writing.write(model, LETTERS, sources(), settings, HERE))
-    assert found[0] == found[1]
+        answers.append(writing.write(model, LETTERS, sources(), settings, HERE))
+    assert answers[0] == answers[1]
 
 
 def test_a_fault_in_a_thread_is_not_lost(
@@ -122,20 +122,22 @@ def test_the_native_core_writes_what_torch_writes() -> None:
     model.stepper = lambda: model  # type: ignore[method-assign]
     slow = writing.write(model, LETTERS, sources(), settings, HERE)
     for mine, theirs in zip(fast, slow, strict=True):
-        for one, other in zip(mine, theirs, strict=True):
-            assert one.tokens == other.tokens
+        for answer, other in zip(mine, theirs, strict=True):
+            assert answer.tokens == other.tokens
             # sums of up to twenty log-probabilities of fp32, taken in another order
-            assert abs(one.log_probability - other.log_probability) < 1e-4
+            assert abs(answer.log_probability - other.log_probability) < 1e-4
 
 
 @pytest.mark.parametrize("layer", ["attention", "gru"])
 def test_a_beginning_is_written_whole_whatever_the_limit(layer: str) -> None:
     constraints = OutputConstraints(begin="abcde")
     settings = Search(beam=2, max_length=3)
-    found = writing.write(
+    answers = writing.write(
         build(layer), LETTERS, sources(), settings, HERE, constraints=constraints
     )
-    assert all(LETTERS.decode(each[0].tokens).startswith("abcde") for each in found)
+    assert all(
+        LETTERS.decode(answer[0].tokens).startswith("abcde") for answer in answers
+    )
 
 
 def test_a_phrase_required_twice_takes_the_room_of_one() -> None:
@@ -149,10 +151,10 @@ def test_a_phrase_required_twice_takes_the_room_of_one() -> None:
         TokenEmbedding(size, 16), encoder, TokenEmbedding(size, 16), decoder, size
     )
     constraints = OutputConstraints(required=("defgh", "defgh"))
-    found = writing.write(
+    answers = writing.write(
         model.eval(), LETTERS, sources(), Search(beam=8), HERE, constraints=constraints
     )
-    assert all("defgh" in LETTERS.decode(each[0].tokens) for each in found)
+    assert all("defgh" in LETTERS.decode(answer[0].tokens) for answer in answers)
 
 
 def test_a_banned_word_is_spelt_in_no_other_way() -> None:
@@ -172,10 +174,12 @@ def test_a_banned_word_is_spelt_in_no_other_way() -> None:
     settings = Search(beam=4, n_best=4, max_length=6)
     rows = [[pieces.encode("lamp")[0], 3]]
     free = writing.write(model, pieces, rows, settings, HERE)[0]
-    assert any("lamp" in pieces.decode(each.tokens).split() for each in free)
+    assert any("lamp" in pieces.decode(answer.tokens).split() for answer in free)
     constraints = OutputConstraints(banned=("lamp",))
-    found = writing.write(model, pieces, rows, settings, HERE, constraints=constraints)[
-        0
-    ]
-    assert found
-    assert not any("lamp" in pieces.decode(each.tokens).split() for each in found)
+    constrained = writing.write(
+        model, pieces, rows, settings, HERE, constraints=constraints
+    )[0]
+    assert constrained
+    assert not any(
+        "lamp" in pieces.decode(answer.tokens).split() for answer in constrained
+    )
