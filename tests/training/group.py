@@ -42,14 +42,14 @@ def uneven(world: ProcessGroup) -> None:
     }
     loss = Loss(torch.tensor(0.5), torch.tensor(2), None, logs)
     mine = StepReport(10 + world.rank, 7.0 + world.rank, 15 * world.rank)
-    (added,), told = world.exchange([loss], weights, mine)
+    (added,), report = world.exchange([loss], weights, mine)
     size = world.size
     ranks = sum(range(world.size))
     assert torch.equal(weights[0].grad, torch.full((3,), float(size + ranks)))
     assert weights[1].grad is not None
     assert torch.equal(weights[1].grad, torch.arange(3.0))
     assert weights[2].grad is None
-    assert told == StepReport(10 * size + ranks, 7.0, 15 * (size - 1))
+    assert report == StepReport(10 * size + ranks, 7.0, 15 * (size - 1))
     assert (added.sum, added.count) == (0.5 * size, 2 * size)
     assert added.logs == {"b": (3.0 * size, 4 * size), "a": (5.0 * size, 6 * size)}
     gathered = world.gather(world.rank)
@@ -74,39 +74,39 @@ def poison(passes: set[int]) -> None:
     torch.Tensor.backward = backward  # type: ignore[assignment, method-assign]
 
 
-def child(told: dict[str, Any], rank: int, port: int) -> None:
+def child(request: dict[str, Any], rank: int, port: int) -> None:
     """Be one of the processes."""
-    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": told["processes"]}
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": request["processes"]}
     names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in names.items()})
     for name, flags in (("said", 1), ("told", 2)):
         file = os.open(
-            f"{told['errors']}/{name}-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            f"{request['errors']}/{name}-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         )
         os.dup2(file, flags)
-    for hit, name, turn, number in told.get("hits", []):
+    for hit, name, turn, number in request.get("hits", []):
         if hit == rank:
             kill_at(name, turn, number)
-    if rank and "hurry" in told:
+    if rank and "hurry" in request:
         clock = time.monotonic
-        loop.time = SimpleNamespace(monotonic=lambda: told["hurry"] * clock())  # type: ignore
-    if rank == told["processes"] - 1:
-        poison(set(told.get("poison", [])))
-    if "call" in told:
+        loop.time = SimpleNamespace(monotonic=lambda: request["hurry"] * clock())  # type: ignore
+    if rank == request["processes"] - 1:
+        poison(set(request.get("poison", [])))
+    if "call" in request:
         with joined() as world:
-            globals()[told["call"]](world)
+            globals()[request["call"]](world)
         return
-    sys.argv = ["unrolled", *told["words"]]
+    sys.argv = ["unrolled", *request["words"]]
     unrolled()
 
 
-def start(told: dict[str, Any], rank: int, port: int) -> int:
+def start(request: dict[str, Any], rank: int, port: int) -> int:
     """Return the number of a new process."""
     number = os.fork()
     if number == 0:
         code: Any = 1
         try:
-            child(told, rank, port)
+            child(request, rank, port)
             code = 0
         except SystemExit as ended:
             code = ended.code or 0
@@ -128,11 +128,11 @@ def main() -> None:
     import tokenizers  # noqa: F401
 
     for line in sys.stdin:
-        told = json.loads(line)
+        request = json.loads(line)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        numbers = [start(told, rank, port) for rank in range(told["processes"])]
+        numbers = [start(request, rank, port) for rank in range(request["processes"])]
         codes = [
             os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) for number in numbers
         ]

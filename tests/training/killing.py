@@ -54,13 +54,13 @@ def kill_at(name: str, turn: int, number: int = signal.SIGKILL) -> None:
     setattr(owner, attribute, deadly)
 
 
-def run(told: dict[str, Any]) -> None:
+def run(request: dict[str, Any]) -> None:
     """Train, to the end or to the kill."""
-    out = Path(told["folder"])
-    plan = make_plan(told["target"], told["changes"], out, told["resume"])
-    if told["kill"]:
-        kill_at(*told["kill"])
-    loop.fit(plan.job(Progress(quiet=True)), told["resume"])
+    out = Path(request["folder"])
+    plan = make_plan(request["target"], request["changes"], out, request["resume"])
+    if request["kill"]:
+        kill_at(*request["kill"])
+    loop.fit(plan.job(Progress(quiet=True)), request["resume"])
 
 
 def main() -> None:

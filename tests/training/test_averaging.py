@@ -44,18 +44,18 @@ def test_ema_equals_its_closed_form() -> None:
         average.after_step()
     # the weight of snapshot i: what its step took in, times what later steps kept of it
     kept = [min(0.4, (1 + t) / (10 + t)) for t in range(1, 13)]
-    shares = [
+    factors = [
         (1.0 if i == 0 else 1 - kept[i - 1]) * math.prod(kept[i:]) for i in range(13)
     ]
-    assert sum(shares) == pytest.approx(1, abs=1e-12)
+    assert sum(factors) == pytest.approx(1, abs=1e-12)
     assert kept[0] == 2 / 11  # held down at first ...
     assert kept[-1] == 0.4  # ... and not for long
-    found = average.weights()
-    assert found is not None
-    for slot, value in enumerate(found):
+    averaged = average.weights()
+    assert averaged is not None
+    for slot, value in enumerate(averaged):
         expected = sum(
-            share * weights[slot]
-            for share, weights in zip(shares, history, strict=True)
+            factor * weights[slot]
+            for factor, weights in zip(factors, history, strict=True)
         )
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
 
@@ -69,10 +69,10 @@ def test_the_average_of_the_last_evaluations() -> None:
         history.append(move(layers, step))
         average.after_step()
         average.before_evaluation()
-        found = average.weights()
+        averaged = average.weights()
         recent = history[-3:]
-        assert found is not None
-        for slot, value in enumerate(found):
+        assert averaged is not None
+        for slot, value in enumerate(averaged):
             expected = sum(w[slot] for w in recent) / len(recent)
             torch.testing.assert_close(value, expected, rtol=1e-14, atol=1e-14)
 
@@ -123,9 +123,9 @@ def test_saved_and_read_it_goes_on_alike(kind: str, steps: int) -> None:
     saved = {name: value.clone() for name, value in average.to_tensors().items()}
     other = Average(layers, settings(kind, last=11))
     other.from_tensors(saved)
-    for each in (average, other):
-        each.after_step()
-        each.before_evaluation()
+    for averager in (average, other):
+        averager.after_step()
+        averager.before_evaluation()
     assert other.to_tensors().keys() == average.to_tensors().keys()
     for name, value in average.to_tensors().items():
         assert torch.equal(value, other.to_tensors()[name])
@@ -170,10 +170,10 @@ def test_asgd_is_the_mean_since_the_dev_score_stagnated() -> None:
         began = average.weights() is not None
         assert began == (step >= 5)
         average.after_evaluation(score)
-    found = average.weights()
-    assert found is not None
+    averaged = average.weights()
+    assert averaged is not None
     assert len(kept) == 2
-    for slot, value in enumerate(found):
+    for slot, value in enumerate(averaged):
         expected = (kept[0][slot] + kept[1][slot]) / 2
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
 
@@ -191,9 +191,9 @@ def test_asgd_goes_on_from_what_was_saved(stop: int) -> None:
                 saved = average.to_tensors()
                 average = Average(layers, nt_asgd())
                 average.from_tensors(saved)
-        found = average.weights()
-        assert found is not None
-        return found
+        averaged = average.weights()
+        assert averaged is not None
+        return averaged
 
-    for one, other in zip(run(False), run(True), strict=True):
-        assert torch.equal(one, other)
+    for value, other in zip(run(False), run(True), strict=True):
+        assert torch.equal(value, other)

@@ -29,17 +29,17 @@ def checkpoint(step: int) -> Checkpoint:
     return Checkpoint(step, tensors, {"position": {"step": step, "글": [1, None]}})
 
 
-def equal(one: Checkpoint, other: Checkpoint) -> bool:
+def equal(first: Checkpoint, second: Checkpoint) -> bool:
     return (
-        (one.step, one.state) == (other.step, other.state)
-        and one.tensors.keys() == other.tensors.keys()
-        and all(torch.equal(t, other.tensors[n]) for n, t in one.tensors.items())
+        (first.step, first.state) == (second.step, second.state)
+        and first.tensors.keys() == second.tensors.keys()
+        and all(torch.equal(t, second.tensors[n]) for n, t in first.tensors.items())
     )
 
 
-def flip(path: Path, place: int) -> None:
+def flip(path: Path, index: int) -> None:
     data = bytearray(path.read_bytes())
-    data[place] ^= 1
+    data[index] ^= 1
     path.write_bytes(bytes(data))
 
 
@@ -48,10 +48,10 @@ def test_round_trip(tmp_path: Path) -> None:
     path = save(tmp_path / "deep" / "er", kept, keep=2)
     assert path.name == "step-7"
     assert equal(load(path), kept)
-    found, faults = newest(path.parent)
-    assert found is not None
-    assert equal(found, kept)
-    assert faults == []
+    loaded, passed_over = newest(path.parent)
+    assert loaded is not None
+    assert equal(loaded, kept)
+    assert passed_over == []
 
 
 def test_nothing_is_there_yet(tmp_path: Path) -> None:
@@ -70,21 +70,21 @@ def test_tensors_of_any_layout_are_kept(tmp_path: Path) -> None:
         "flags": base > 3,
         "grad": torch.ones(2, requires_grad=True),
     }
-    found = load(save(tmp_path, Checkpoint(1, tensors, {}), 1)).tensors
-    assert found.keys() == tensors.keys()
+    loaded = load(save(tmp_path, Checkpoint(1, tensors, {}), 1)).tensors
+    assert loaded.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        assert found[name].dtype == tensor.dtype
-        assert torch.equal(found[name], tensor)
+        assert loaded[name].dtype == tensor.dtype
+        assert torch.equal(loaded[name], tensor)
 
 
 def test_groups_are_told_apart_by_their_whole_name() -> None:
     tensors = under("model", {"a.b": torch.ones(1)}) | under(
         "models", {"c": torch.ones(2)}
     )
-    told = Checkpoint(0, tensors, {})
+    grouped = Checkpoint(0, tensors, {})
     assert set(tensors) == {"model.a.b", "models.c"}
-    assert set(told.group("model")) == {"a.b"}
-    assert told.group("other") == {}
+    assert set(grouped.group("model")) == {"a.b"}
+    assert grouped.group("other") == {}
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
@@ -102,9 +102,9 @@ def test_a_damaged_newer_one_does_not_push_out_what_is_written(tmp_path: Path) -
     flip(tmp_path / "step-500" / checkpoints.TENSORS, -1)
     for step in (3, 6):
         save(tmp_path, checkpoint(step), keep=1)
-        found, _ = newest(tmp_path)
-        assert found is not None
-        assert found.step == step
+        loaded, _ = newest(tmp_path)
+        assert loaded is not None
+        assert loaded.step == step
     assert steps(tmp_path) == [6, 500]
 
 
@@ -156,8 +156,8 @@ def test_a_crash_at_any_stage_leaves_the_old_ones_and_no_half_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: tuple[Any, str, int]
 ) -> None:
     old = [checkpoint(3), checkpoint(6)]
-    for each in old:
-        save(tmp_path, each, keep=2)
+    for earlier in old:
+        save(tmp_path, earlier, keep=2)
     break_at(monkeypatch, stage, Crash())
     with pytest.raises(Crash):
         save(tmp_path, checkpoint(9), keep=2)
@@ -165,10 +165,10 @@ def test_a_crash_at_any_stage_leaves_the_old_ones_and_no_half_one(
     # the last fsync is that of the folder, after the rename: the new one is whole by then
     whole = 9 if (tmp_path / "step-9").exists() else 6
     assert whole == 6 or stage == (os, "fsync", 5)
-    found, faults = newest(tmp_path)
-    assert found is not None
-    assert faults == []
-    assert equal(found, checkpoint(whole))
+    loaded, passed_over = newest(tmp_path)
+    assert loaded is not None
+    assert passed_over == []
+    assert equal(loaded, checkpoint(whole))
     assert equal(load(tmp_path / "step-3"), old[0])
     assert equal(load(tmp_path / "step-6"), old[1])
     # the run goes on and comes by here again
@@ -194,10 +194,10 @@ def test_a_full_disk_is_a_users_error_and_leaves_no_rest(
     assert "resume=True" in message
     assert "\n" not in message
     assert not list(tmp_path.glob(".*"))
-    found, faults = newest(tmp_path)
-    assert found is not None
-    assert found.step in (6, 9)
-    assert faults == []
+    loaded, passed_over = newest(tmp_path)
+    assert loaded is not None
+    assert loaded.step in (6, 9)
+    assert passed_over == []
     assert equal(load(tmp_path / "step-6"), checkpoint(6))
 
 
@@ -263,18 +263,18 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("fault", DAMAGE)
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_is_noticed_and_passed_over_with_a_sentence(
-    tmp_path: Path, fault: str
+    tmp_path: Path, damage: str
 ) -> None:
     save(tmp_path, checkpoint(3), keep=2)
     path = save(tmp_path, checkpoint(6), keep=2)
-    DAMAGE[fault](path)
-    found, faults = newest(tmp_path)
-    assert found is not None
-    assert equal(found, checkpoint(3))
-    assert len(faults) == 1
-    assert faults[0].startswith(f"{path} was passed over: {fault}")
+    DAMAGE[damage](path)
+    loaded, passed_over = newest(tmp_path)
+    assert loaded is not None
+    assert equal(loaded, checkpoint(3))
+    assert len(passed_over) == 1
+    assert passed_over[0].startswith(f"{path} was passed over: {damage}")
     with pytest.raises(UserError, match="this checkpoint cannot be used"):
         load(path)
 
@@ -283,28 +283,28 @@ def test_damage_is_noticed_and_passed_over_with_a_sentence(
 def test_a_flipped_bit_anywhere_is_noticed(tmp_path: Path, name: str) -> None:
     path = save(tmp_path, checkpoint(6), keep=2)
     size = (path / name).stat().st_size
-    for place in range(0, size, max(1, size // 25)):
-        flip(path / name, place)
+    for index in range(0, size, max(1, size // 25)):
+        flip(path / name, index)
         assert newest(tmp_path)[0] is None
-        flip(path / name, place)
+        flip(path / name, index)
     assert newest(tmp_path)[0] is not None
 
 
 def test_when_all_are_damaged_each_is_named(tmp_path: Path) -> None:
     for step in (3, 6):
         (save(tmp_path, checkpoint(step), keep=2) / checkpoints.STATE).unlink()
-    found, faults = newest(tmp_path)
-    assert found is None
-    assert [Path(f.split(" was ")[0]).name for f in faults] == ["step-6", "step-3"]
+    loaded, passed_over = newest(tmp_path)
+    assert loaded is None
+    assert [Path(f.split(" was ")[0]).name for f in passed_over] == ["step-6", "step-3"]
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path, checkpoint(6), keep=2)
-    told = json.loads((path / checkpoints.MANIFEST).read_text())
-    assert told["format"] == checkpoints.FORMAT
-    told["format"] += 1
-    (path / checkpoints.MANIFEST).write_text(json.dumps(told))
-    sentence = f"it was written by a newer version \\(format {told['format']}\\)"
+    manifest = json.loads((path / checkpoints.MANIFEST).read_text())
+    assert manifest["format"] == checkpoints.FORMAT
+    manifest["format"] += 1
+    (path / checkpoints.MANIFEST).write_text(json.dumps(manifest))
+    sentence = f"it was written by a newer version \\(format {manifest['format']}\\)"
     with pytest.raises(UserError, match=sentence):
         load(path)
     # passing over it would train on from an older one, over a newer version's work
@@ -321,8 +321,8 @@ def test_nothing_is_a_pickle(tmp_path: Path) -> None:
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     ends = [
-        told["data_offsets"][1]
-        for name, told in header.items()
+        entry["data_offsets"][1]
+        for name, entry in header.items()
         if name != "__metadata__"
     ]
     assert max(ends) == len(data) - 8 - length

@@ -38,7 +38,7 @@ def trained(
     torch.manual_seed(0)
     model = OneToOne(build_layer("none", LayerConfig(**layer), x.shape[1]), outputs)
     source = Buckets(Examples(np.arange(len(x)), vectors=x, targets=y), len(x), None, 0)
-    told = {
+    config = {
         "warmup_steps": 0,
         "log_every": 10_000,
         "checkpoint_every": 10_000,
@@ -48,7 +48,7 @@ def trained(
             model,
             objective,
             source,
-            TrainingConfig.read(told),
+            TrainingConfig.read(config),
             ComputeDevice(torch.device("cpu"), "fp32", "for tests"),
             0,
             folder / "checkpoints",
@@ -146,7 +146,7 @@ def test_weight_decay_of_sgd_is_scikit_learns_l2_penalty(tmp_path: Path) -> None
     x, noise = data(120, 1)
     y = np.digitize(x[:, 0] - x[:, 2] + 0.1 * noise, [-0.5, 1.0]).astype(np.int64)
     strength = 0.05
-    told = CONVEX | {"weight_decay": strength}
+    options = CONVEX | {"weight_decay": strength}
     model = trained(
         tmp_path,
         x,
@@ -156,7 +156,7 @@ def test_weight_decay_of_sgd_is_scikit_learns_l2_penalty(tmp_path: Path) -> None
         {"layers": 0},
         max_steps=800,
         learning_rate=0.5,
-        **told,
+        **options,
     )
     # mean loss + strength / 2 |w|^2 is C sum loss + 1 / 2 |w|^2; biases are free in both
     fitted = LogisticRegression(C=1 / (strength * len(x)), tol=1e-10, max_iter=10_000)

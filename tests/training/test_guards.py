@@ -80,11 +80,11 @@ def events(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def trained(told: TrainingJob) -> Trainer:
+def trained(training_job: TrainingJob) -> Trainer:
     """Return the trainer after a run."""
-    told.folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(told)
-    log = MetricsLog(told.folder.parent / "metrics.jsonl", 0, tensorboard=False)
+    training_job.folder.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(training_job)
+    log = MetricsLog(training_job.folder.parent / "metrics.jsonl", 0, tensorboard=False)
     trainer.run(log)
     log.close()
     return trainer
@@ -101,8 +101,12 @@ def test_a_bad_batch_never_reaches_the_weights(
     theirs = classifier(dropout=0.3)
     torch.manual_seed(5)
     objective = harmed(classes(), harm, lambda _, call: call in bad)
-    told = job(tmp_path, ours, source, objective, max_steps=8, clip=clip, average="ema")
-    at = fit(replace(told, lines=lambda rows: (rows + 100).tolist()), resume=False)
+    training_job = job(
+        tmp_path, ours, source, objective, max_steps=8, clip=clip, average="ema"
+    )
+    at = fit(
+        replace(training_job, lines=lambda rows: (rows + 100).tolist()), resume=False
+    )
 
     # a plain loop that leaves those two out
     torch.manual_seed(5)
@@ -135,10 +139,10 @@ def test_a_bad_batch_never_reaches_the_weights(
             "rows": rows.tolist(),
             "lines": (rows + 100).tolist(),
         }
-    found, _ = checkpoints.newest(told.folder)
-    assert found is not None
-    assert all(t.isfinite().all() for t in found.tensors.values())
-    assert found.state["guard"]["skipped"] == 2
+    checkpoint, _ = checkpoints.newest(training_job.folder)
+    assert checkpoint is not None
+    assert all(t.isfinite().all() for t in checkpoint.tensors.values())
+    assert checkpoint.state["guard"]["skipped"] == 2
     losses = [
         x["loss"]
         for x in read_metrics(tmp_path / "metrics.jsonl")
@@ -155,7 +159,7 @@ def test_one_bad_sample_costs_its_batches_only(tmp_path: Path) -> None:
     source = Buckets(Examples(np.arange(40) + 2, vectors=x, targets=y), 4, None, 0)
     torch.manual_seed(0)
     model = OneToOne(build_layer("none", LayerConfig(layers=0), 3), 1)
-    told = job(
+    training_job = job(
         tmp_path,
         model,
         source,
@@ -164,7 +168,7 @@ def test_one_bad_sample_costs_its_batches_only(tmp_path: Path) -> None:
         optimizer="sgd",
         learning_rate=0.1,
     )
-    fit(told, resume=False)
+    fit(training_job, resume=False)
     assert all(p.isfinite().all() for p in model.parameters())
     assert model.head.weight.detach().flatten() == pytest.approx([1, 1, 1], abs=0.05)
     assert [7 in line["rows"] for line in events(tmp_path)] == [True] * 6
@@ -211,7 +215,7 @@ def test_when_every_step_is_skipped_the_run_ends_with_a_clear_error(
     tmp_path: Path,
 ) -> None:
     objective = harmed(classes(), nan_loss, lambda _, call: True)
-    told = job(
+    training_job = job(
         tmp_path,
         classifier(),
         Slices(texts(80), 4),
@@ -220,19 +224,19 @@ def test_when_every_step_is_skipped_the_run_ends_with_a_clear_error(
         max_skips=3,
     )
     with pytest.raises(UserError) as caught:
-        fit(told, resume=False)
+        fit(training_job, resume=False)
     assert str(caught.value).startswith(
         "the loss is not finite at step 4 (skipped steps: 4): "
     )
     assert str(caught.value).endswith("no checkpoint yet")
     assert [line["step"] for line in events(tmp_path)] == [1, 2, 3, 4]
-    assert same(told.model, classifier())
+    assert same(training_job.model, classifier())
 
 
 def test_a_tenth_of_all_steps_is_the_most_that_is_skipped(tmp_path: Path) -> None:
     # every third, so never two in a row
     objective = harmed(classes(), nan_loss, lambda _, call: call % 3 == 2)
-    told = job(
+    training_job = job(
         tmp_path,
         classifier(),
         Slices(texts(80), 4),
@@ -242,7 +246,7 @@ def test_a_tenth_of_all_steps_is_the_most_that_is_skipped(tmp_path: Path) -> Non
         rollbacks=0,
     )
     with pytest.raises(UserError, match=r"at step 12 \(skipped steps: 4\)"):
-        fit(told, resume=False)
+        fit(training_job, resume=False)
     guard = Guard(skipped=7)
     assert not guard.spent(70, TrainingConfig(max_skips=3))
     assert guard.spent(69, TrainingConfig(max_skips=3))
@@ -251,7 +255,7 @@ def test_a_tenth_of_all_steps_is_the_most_that_is_skipped(tmp_path: Path) -> Non
 def test_too_many_skips_turn_the_run_back_with_half_the_rate(tmp_path: Path) -> None:
     # sick from the 8th batch until the run was turned back to step 6
     objective = harmed(classes(), nan_loss, lambda _, call: 7 <= call < 11)
-    told = job(
+    training_job = job(
         tmp_path,
         classifier(dropout=0.2),
         Slices(texts(80), 4),
@@ -261,7 +265,7 @@ def test_too_many_skips_turn_the_run_back_with_half_the_rate(tmp_path: Path) -> 
         checkpoint_every=3,
         learning_rate=0.1,
     )
-    at = fit(told, resume=False)
+    at = fit(training_job, resume=False)
     assert at.step == 12
     lines = read_metrics(tmp_path / "metrics.jsonl")
     (back,) = events(tmp_path)
@@ -280,9 +284,12 @@ def test_too_many_skips_turn_the_run_back_with_half_the_rate(tmp_path: Path) -> 
     rates = {x["step"]: x["learning_rate"] for x in lines if x["kind"] == "train"}
     assert rates == {step: 0.1 if step <= 6 else 0.05 for step in range(1, 13)}
     assert [x["step"] for x in lines if x["kind"] == "train"] == list(range(1, 13))
-    found, _ = checkpoints.newest(told.folder)
-    assert found is not None
-    assert (found.state["guard"]["rollbacks"], found.state["guard"]["skipped"]) == (
+    checkpoint, _ = checkpoints.newest(training_job.folder)
+    assert checkpoint is not None
+    assert (
+        checkpoint.state["guard"]["rollbacks"],
+        checkpoint.state["guard"]["skipped"],
+    ) == (
         1,
         0,
     )
@@ -290,7 +297,7 @@ def test_too_many_skips_turn_the_run_back_with_half_the_rate(tmp_path: Path) -> 
 
 def test_after_the_last_return_the_run_ends(tmp_path: Path) -> None:
     objective = harmed(classes(), nan_loss, lambda batch, call: call >= 5)
-    told = job(
+    training_job = job(
         tmp_path,
         classifier(),
         Slices(texts(80), 4),
@@ -302,16 +309,16 @@ def test_after_the_last_return_the_run_ends(tmp_path: Path) -> None:
         learning_rate=0.1,
     )
     with pytest.raises(UserError) as caught:
-        fit(told, resume=False)
+        fit(training_job, resume=False)
     assert "(now 0.025)" in str(caught.value)
     assert str(caught.value).endswith("the last checkpoint is intact")
-    assert checkpoints.steps(told.folder) == [2, 4]
+    assert checkpoints.steps(training_job.folder) == [2, 4]
 
 
 def test_weights_that_overflow_are_turned_back_before_they_are_kept(
     tmp_path: Path,
 ) -> None:
-    told = job(
+    training_job = job(
         tmp_path,
         classifier(),
         Slices(texts(80), 4),
@@ -321,34 +328,34 @@ def test_weights_that_overflow_are_turned_back_before_they_are_kept(
         log_every=50,
         rollbacks=1,
     )
-    trainer = Trainer(told)
+    trainer = Trainer(training_job)
     seen = list[int]()
     update = trainer.updater.update
 
     def overflowing(losses: list[Loss]) -> str:
-        fault = update(losses)
+        reason = update(losses)
         seen.append(1)
         if len(seen) == 4:  # the fourth step, and the first after the return
             with torch.no_grad():
-                next(told.model.parameters()).fill_(math.inf)
-        return fault
+                next(training_job.model.parameters()).fill_(math.inf)
+        return reason
 
     trainer.updater.update = overflowing  # type: ignore[method-assign]
-    told.folder.mkdir(parents=True)
+    training_job.folder.mkdir(parents=True)
     log = MetricsLog(tmp_path / "metrics.jsonl", 0, tensorboard=False)
     trainer.run(log)
     log.close()
     (line,) = events(tmp_path)
     assert (line["step"], line["from"]) == (2, 4)
     assert line["why"] == "the weights are no longer finite"
-    assert all(p.isfinite().all() for p in told.model.parameters())
+    assert all(p.isfinite().all() for p in training_job.model.parameters())
 
 
 # the same bits after any stop
 
 
 class Sick(Progress):
-    """Batches of which some are no numbers, by their place; stops the run at its n-th batch.
+    """Batches of which some are no numbers, by their position; stops the run at its n-th batch.
 
     It is the run's progress too: once told that the run was turned back, it may be healed.
     """
@@ -361,7 +368,7 @@ class Sick(Progress):
         self.bad = bad
         self.turn = turn
         self.calls = 0
-        self.place = (0, 0)
+        self.position = (0, 0)
         self.healed = healed
 
     def length(self, epoch: int) -> int:
@@ -371,14 +378,14 @@ class Sick(Progress):
         self.calls += 1
         if self.calls == self.turn:
             raise Crash
-        self.place = (epoch, index)
+        self.position = (epoch, index)
         return self.source.batch(epoch, index)
 
     def objective(self, model: nn.Module, batch: Batch, carry: State | None) -> Loss:
         loss = classes()(model, batch, carry)
         return (
             nan_loss(loss, model)
-            if self.place in self.bad and not self.healed
+            if self.position in self.bad and not self.healed
             else loss
         )
 
@@ -394,13 +401,13 @@ BAD = {
 
 
 def sick_run(folder: Path, bad: str, turn: int = 0, resume: bool = False) -> None:
-    found, _ = checkpoints.newest(folder / "checkpoints")
+    checkpoint, _ = checkpoints.newest(folder / "checkpoints")
     seed = (
-        0 if found is None else 99
+        0 if checkpoint is None else 99
     )  # another process: other weights, other random state
-    healed = found is not None and found.state["guard"]["rollbacks"] > 0
+    healed = checkpoint is not None and checkpoint.state["guard"]["rollbacks"] > 0
     source = Sick(Slices(texts(40), 4), BAD[bad], turn, healed)
-    told = job(
+    training_job = job(
         folder,
         classifier(seed, dropout=0.3),
         source,
@@ -416,19 +423,19 @@ def sick_run(folder: Path, bad: str, turn: int = 0, resume: bool = False) -> Non
         keep=1,
     )
     torch.manual_seed(seed)
-    fit(replace(told, progress=source), resume)
+    fit(replace(training_job, progress=source), resume)
 
 
 def left(
     folder: Path,
 ) -> tuple[dict[str, Tensor], dict[str, Any], list[dict[str, Any]]]:
-    found = checkpoints.load(folder / "checkpoints/step-24")
-    found.state["position"].pop("seconds")
+    checkpoint = checkpoints.load(folder / "checkpoints/step-24")
+    checkpoint.state["position"].pop("seconds")
     lines = read_metrics(folder / "metrics.jsonl")
     drop = {"seconds", "tokens_per_second"}
     return (
-        found.tensors,
-        found.state,
+        checkpoint.tensors,
+        checkpoint.state,
         [{k: v for k, v in x.items() if k not in drop} for x in lines],
     )
 
@@ -460,9 +467,9 @@ def stop_at(trainer: Trainer, stop: Stop, last: int) -> None:
     step = trainer.step
 
     def counted(log: MetricsLog) -> str:
-        told = step(log)
+        reason = step(log)
         stop.number = signal.SIGINT if trainer.position.step == last else 0
-        return told
+        return reason
 
     trainer.step = counted  # type: ignore[method-assign]
 
@@ -473,7 +480,7 @@ def test_where_a_run_was_stopped_does_not_change_where_it_returns_to(
     sick_run(tmp_path / "straight", "rollback")
     folder = tmp_path / "stopped"
     source = Sick(Slices(texts(40), 4), BAD["rollback"], 0, False)
-    told = job(
+    training_job = job(
         folder,
         classifier(0, dropout=0.3),
         source,
@@ -491,12 +498,12 @@ def test_where_a_run_was_stopped_does_not_change_where_it_returns_to(
     torch.manual_seed(0)
     # asked to stop twice, the second time among the skips
     for steps in (9, 14):
-        trainer = Trainer(told)
+        trainer = Trainer(training_job)
         stop = Stop(quiet=True)
-        found, _ = checkpoints.newest(told.folder)
-        if found is not None:
-            trainer.take_up(found)
-        told.folder.mkdir(parents=True, exist_ok=True)
+        checkpoint, _ = checkpoints.newest(training_job.folder)
+        if checkpoint is not None:
+            trainer.take_up(checkpoint)
+        training_job.folder.mkdir(parents=True, exist_ok=True)
         log = MetricsLog(
             folder / "metrics.jsonl", trainer.position.step, tensorboard=False
         )
@@ -506,7 +513,7 @@ def test_where_a_run_was_stopped_does_not_change_where_it_returns_to(
         trainer.run(log, stop)
         log.close()
         assert (trainer.position.step, trainer.position.stopped) == (steps, "")
-    assert checkpoints.steps(told.folder) == [8, 14]
+    assert checkpoints.steps(training_job.folder) == [8, 14]
     sick_run(folder, "rollback", resume=True)
     (tensors, state, lines) = left(tmp_path / "straight")
     (others, its_state, its_lines) = left(folder)
@@ -520,14 +527,14 @@ def test_where_a_run_was_stopped_does_not_change_where_it_returns_to(
 def fired(losses: list[float], k: float) -> list[int]:
     """Return where a guard calls a spike, skipping what it calls."""
     guard = Guard()
-    found = []
-    for place, loss in enumerate(losses):
+    spikes = []
+    for index, loss in enumerate(losses):
         if guard.reason_to_skip(loss, 1.0, k):
             guard.skip()
-            found.append(place)
+            spikes.append(index)
         else:
             guard.made(loss)
-    return found
+    return spikes
 
 
 def curve(kind: str, seed: int) -> list[float]:
@@ -585,7 +592,7 @@ def test_the_running_moments_are_those_of_the_sample() -> None:
 
 def spiked(tmp_path: Path, spike: float | None, objective: Objective) -> Trainer:
     torch.manual_seed(3)
-    told = job(
+    training_job = job(
         tmp_path,
         classifier(dropout=0.1),
         Buckets(texts(400), 16, None, 0),
@@ -595,7 +602,7 @@ def spiked(tmp_path: Path, spike: float | None, objective: Objective) -> Trainer
         spike=spike,
         log_every=50,
     )
-    return trained(told)
+    return trained(training_job)
 
 
 def test_a_clean_training_is_the_same_bits_with_the_policy_as_without(
@@ -628,7 +635,7 @@ def test_an_injected_spike_in_a_training_is_skipped_once(tmp_path: Path) -> None
 
 
 def test_labels_after_pretraining_are_another_loss(tmp_path: Path) -> None:
-    told = job(
+    training_job = job(
         tmp_path,
         classifier(),
         Slices(texts(40), 4),
@@ -638,5 +645,5 @@ def test_labels_after_pretraining_are_another_loss(tmp_path: Path) -> None:
         spike=6.0,
     )
     assert (
-        trained(told).state.guard.seen == 2
+        trained(training_job).state.guard.seen == 2
     )  # ten batches an epoch, the mean begun anew after them

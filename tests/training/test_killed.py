@@ -99,7 +99,10 @@ def train(data: Path) -> Iterator[Train]:
         pipes = process.stdin, process.stdout
 
         def ask(
-            scene: str, folder: Path, kill: tuple[str, int] | None = None, **told: Any
+            scene: str,
+            folder: Path,
+            kill: tuple[str, int] | None = None,
+            **overrides: Any,
         ) -> int:
             line = {
                 "target": str(data / scene),
@@ -107,7 +110,7 @@ def train(data: Path) -> Iterator[Train]:
                 "folder": str(folder),
                 "resume": folder.exists(),
                 "kill": kill,
-                **told,
+                **overrides,
             }
             pipes[0].write(json.dumps(line) + "\n")
             pipes[0].flush()
@@ -138,13 +141,13 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in lines if line["kind"] == "train"]
 
 
-def assert_same_end(one: Path, other: Path) -> None:
-    weights = (one / "model.safetensors").read_bytes()
+def assert_same_end(folder: Path, other: Path) -> None:
+    weights = (folder / "model.safetensors").read_bytes()
     assert weights == (other / "model.safetensors").read_bytes()
-    assert dev_lines(one) == dev_lines(other)
-    assert losses(one) == losses(other)
+    assert dev_lines(folder) == dev_lines(other)
+    assert losses(folder) == losses(other)
     name = Path("checkpoints") / "step-12" / checkpoints.TENSORS
-    assert (one / name).read_bytes() == (other / name).read_bytes()
+    assert (folder / name).read_bytes() == (other / name).read_bytes()
 
 
 def assert_readable(folder: Path) -> None:

@@ -60,12 +60,12 @@ def job(
     evaluate: Evaluate | None = None,
     **settings: Any,
 ) -> TrainingJob:
-    told = {"warmup_steps": 0, "schedule": "constant", "log_every": 1} | settings
+    config = {"warmup_steps": 0, "schedule": "constant", "log_every": 1} | settings
     return TrainingJob(
         model,
         objective,
         source,
-        TrainingConfig.read(told),
+        TrainingConfig.read(config),
         CPU,
         0,
         folder / "checkpoints",
@@ -89,10 +89,10 @@ def texts(count: int, seed: int = 0) -> Examples:
 
 
 def tagged(count: int) -> Examples:
-    told = texts(count)
-    assert told.sequences is not None
-    rows = np.split(told.sequences.flat % 3, told.sequences.offsets[1:-1])
-    return replace(told, targets=Ragged.of([row.tolist() for row in rows]))
+    examples = texts(count)
+    assert examples.sequences is not None
+    rows = np.split(examples.sequences.flat % 3, examples.sequences.offsets[1:-1])
+    return replace(examples, targets=Ragged.of([row.tolist() for row in rows]))
 
 
 def classifier(seed: int = 0, dropout: float = 0.0) -> ManyToOne:
@@ -110,8 +110,10 @@ def tagger() -> Aligned:
 
 def language(name: str, seed: int = 0) -> LanguageModel:
     torch.manual_seed(seed)
-    told: dict[str, Any] = {"heads": 2, "context": 7} if name == "attention" else {}
-    layer = build_layer(name, LayerConfig(hidden=8, layers=2, dropout=0.2, **told), 8)
+    options: dict[str, Any] = {"heads": 2, "context": 7} if name == "attention" else {}
+    layer = build_layer(
+        name, LayerConfig(hidden=8, layers=2, dropout=0.2, **options), 8
+    )
     return LanguageModel(TokenEmbedding(9, 8, dropout=0.2), layer, 9, 0.2, tie=True)
 
 
@@ -159,8 +161,8 @@ def plain_optimizer(model: nn.Module, rate: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True)
 
 
-def same(one: nn.Module, other: nn.Module) -> bool:
-    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+def same(first: nn.Module, second: nn.Module) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -248,7 +250,7 @@ def test_two_batches_of_four_are_one_of_eight(tmp_path: Path) -> None:
     runs = []
     for rows, accumulate in ((4, 2), (8, 1)):
         model = tagger().double()
-        told = job(
+        training_job = job(
             tmp_path / str(rows),
             model,
             Slices(examples, rows),
@@ -258,7 +260,7 @@ def test_two_batches_of_four_are_one_of_eight(tmp_path: Path) -> None:
             optimizer="sgd",
             learning_rate=0.5,
         )
-        fit(told, resume=False)
+        fit(training_job, resume=False)
         runs.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     # fp64, summed in another order
     torch.testing.assert_close(runs[0], runs[1], rtol=1e-10, atol=1e-12)
@@ -273,7 +275,7 @@ def test_the_gradient_is_that_of_the_mean_over_every_scored_step(
     examples = tagged(10)
     model = tagger().double()
     other = tagger().double()
-    told = job(
+    training_job = job(
         tmp_path,
         model,
         Slices(examples, 4),
@@ -286,7 +288,7 @@ def test_the_gradient_is_that_of_the_mean_over_every_scored_step(
         weight_decay=0,
         clip=None,
     )
-    fit(told, resume=False)
+    fit(training_job, resume=False)
     whole = Slices(examples, 10).batch(0, 0)
     assert whole.targets is not None
     logits = other(whole.inputs, whole.lengths)
@@ -306,7 +308,7 @@ def test_weights_that_count_less_than_one_are_divided_by_too(tmp_path: Path) -> 
     model = tagger().double()
     other = tagger().double()
     weights = torch.tensor([0.003, 0.001, 0.002][: model.head.out_features])
-    told = job(
+    training_job = job(
         tmp_path,
         model,
         Slices(examples, 10),
@@ -318,7 +320,7 @@ def test_weights_that_count_less_than_one_are_divided_by_too(tmp_path: Path) -> 
         weight_decay=0,
         clip=None,
     )
-    fit(told, resume=False)
+    fit(training_job, resume=False)
     whole = Slices(examples, 10).batch(0, 0)
     assert whole.targets is not None
     logits = other(whole.inputs, whole.lengths)
@@ -339,12 +341,12 @@ def test_weights_that_count_less_than_one_are_divided_by_too(tmp_path: Path) -> 
 def test_an_epoch_ends_with_the_batches_that_are_left(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
 
-    class Told(Slices):
+    class Recorded(Slices):
         def batch(self, epoch: int, index: int) -> Batch:
             seen.append((epoch, index))
             return super().batch(epoch, index)
 
-    source = Told(texts(20), 4)  # five batches: steps of 2, 2 and 1
+    source = Recorded(texts(20), 4)  # five batches: steps of 2, 2 and 1
     at = fit(
         job(tmp_path, classifier(), source, classes(), max_epochs=2, accumulate=2),
         False,
@@ -374,7 +376,7 @@ def test_the_time_limit_ends_a_run_and_moves_the_schedule(
 
     clock = iter(range(10_000))  # the loop reads the clock once a step: a second each
     monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
-    told = job(
+    training_job = job(
         tmp_path,
         classifier(),
         Slices(texts(40), 4),
@@ -386,7 +388,7 @@ def test_the_time_limit_ends_a_run_and_moves_the_schedule(
         learning_rate=1.0,
         optimizer="sgd",
     )
-    at = fit(told, resume=False)
+    at = fit(training_job, resume=False)
     assert (at.step, at.seconds, at.stopped) == (12, 12.0, "limit")
     rates = [line["learning_rate"] for line in read_metrics(tmp_path / "metrics.jsonl")]
     assert rates == pytest.approx([1 - s / 12 for s in range(12)], rel=1e-12)
@@ -400,22 +402,22 @@ class Script:
 
     def __init__(self, scores: list[float]) -> None:
         self.scores = scores
-        self.asked = 0
+        self.calls = 0
         self.seen: list[Tensor] = []
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         assert not model.training
         assert not torch.is_grad_enabled()
         self.seen.append(next(model.parameters()).detach().clone())
-        self.asked += 1
-        return {"score": self.scores[self.asked - 1], "other": 0.5}
+        self.calls += 1
+        return {"score": self.scores[self.calls - 1], "other": 0.5}
 
 
 @pytest.mark.parametrize("higher", [True, False])
 def test_early_stopping_keeps_the_best(tmp_path: Path, higher: bool) -> None:
     scores = [0.1, 0.3, 0.3, 0.5, 0.4, 0.5, 0.2, 0.9]
     script = Script(scores if higher else [-s for s in scores])
-    told = job(
+    training_job = job(
         tmp_path,
         classifier(),
         Slices(texts(40), 4),
@@ -425,17 +427,17 @@ def test_early_stopping_keeps_the_best(tmp_path: Path, higher: bool) -> None:
         evaluate_every=2,
         patience=3,
     )
-    told = replace(told, higher=higher)
-    at = fit(told, resume=False)
+    training_job = replace(training_job, higher=higher)
+    at = fit(training_job, resume=False)
     # equal is no progress: best at the fourth, then three without
     assert (at.step, at.best_step, abs(at.best or 0)) == (14, 8, 0.5)
     assert at.stopped == "no progress in 3 evaluations"
     assert at.best_scores["other"] == 0.5
-    kept = told.keep_best
+    kept = training_job.keep_best
     assert isinstance(kept, Kept)
     assert len(kept.weights) == 3
     assert torch.equal(kept.weights[-1]["embedding.weight"], script.seen[3])
-    assert told.model.training
+    assert training_job.model.training
 
 
 def test_a_stopped_run_that_is_resumed_stays_stopped(tmp_path: Path) -> None:
@@ -482,7 +484,7 @@ def test_evaluations_come_at_each_epoch_and_at_the_end(tmp_path: Path) -> None:
 
 def test_nothing_is_scored_while_the_first_epochs_pretrain(tmp_path: Path) -> None:
     script = Script([0.1] * 9)
-    told = job(
+    training_job = job(
         tmp_path,
         classifier(),
         Slices(texts(20), 4),
@@ -492,14 +494,14 @@ def test_nothing_is_scored_while_the_first_epochs_pretrain(tmp_path: Path) -> No
         evaluate_every=3,
         pretrain_epochs=1,
     )
-    fit(told, resume=False)
+    fit(training_job, resume=False)
     lines = [x for x in read_metrics(tmp_path / "metrics.jsonl") if x["kind"] == "dev"]
     # an epoch is five steps
     assert [line["step"] for line in lines] == [6, 9, 12, 14]
 
 
 def test_pretraining_has_a_schedule_of_its_own(tmp_path: Path) -> None:
-    told = job(
+    training_job = job(
         tmp_path,
         classifier(),
         Slices(texts(20), 4),
@@ -513,7 +515,7 @@ def test_pretraining_has_a_schedule_of_its_own(tmp_path: Path) -> None:
         final_share=0.0,
         learning_rate=0.1,
     )
-    fit(told, resume=False)
+    fit(training_job, resume=False)
     lines = [
         x for x in read_metrics(tmp_path / "metrics.jsonl") if x["kind"] == "train"
     ]
@@ -526,7 +528,7 @@ def test_pretraining_has_a_schedule_of_its_own(tmp_path: Path) -> None:
 
 def test_plateau_cuts_when_torch_would(tmp_path: Path) -> None:
     scores = [0.5, 0.5, 0.4, 0.4, 0.6, 0.1, 0.1, 0.1, 0.1, 0.7, 0.1, 0.1]
-    told = job(
+    training_job = job(
         tmp_path,
         classifier(),
         Slices(texts(40), 4),
@@ -539,7 +541,7 @@ def test_plateau_cuts_when_torch_would(tmp_path: Path) -> None:
         plateau_factor=0.3,
         learning_rate=0.1,
     )
-    at = fit(told, resume=False)
+    at = fit(training_job, resume=False)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     scheduler = ReduceLROnPlateau(optimizer, "max", factor=0.3, patience=1, threshold=0)
     expected = []
@@ -556,7 +558,7 @@ def test_plateau_cuts_when_torch_would(tmp_path: Path) -> None:
 def test_scores_and_best_weights_are_those_of_the_average(tmp_path: Path) -> None:
     script = Script([0.1, 0.2])
     model = classifier()
-    told = job(
+    training_job = job(
         tmp_path,
         model,
         Slices(texts(40), 4),
@@ -568,18 +570,18 @@ def test_scores_and_best_weights_are_those_of_the_average(tmp_path: Path) -> Non
         ema_decay=0.9,
     )
     history: list[Tensor] = [model.embedding.weight.detach().clone()]
-    trainer = Trainer(told)
+    trainer = Trainer(training_job)
     update = trainer.updater.update
 
     def noted(losses: list[Loss]) -> str:
-        fault = update(losses)
+        reason = update(losses)
         history.append(model.embedding.weight.detach().clone())
-        return fault
+        return reason
 
     trainer.updater.update = noted  # type: ignore[method-assign]
     from unrolled.training.progress import MetricsLog
 
-    told.folder.mkdir(parents=True)
+    training_job.folder.mkdir(parents=True)
     log = MetricsLog(tmp_path / "metrics.jsonl", 0, tensorboard=False)
     trainer.run(log)
     log.close()
@@ -593,17 +595,21 @@ def test_scores_and_best_weights_are_those_of_the_average(tmp_path: Path) -> Non
                 script.seen[step // 4 - 1].double(), mean, rtol=1e-6, atol=1e-7
             )
     assert torch.equal(model.embedding.weight, history[-1])
-    kept_best = told.keep_best
+    kept_best = training_job.keep_best
     assert isinstance(kept_best, Kept)
     assert torch.equal(kept_best.weights[-1]["embedding.weight"], script.seen[-1])
 
 
 def test_without_a_dev_score_the_last_weights_are_kept(tmp_path: Path) -> None:
-    told = job(tmp_path, classifier(), Slices(texts(40), 4), classes(), max_steps=3)
-    fit(told, resume=False)
-    assert isinstance(told.keep_best, Kept)
-    (kept,) = told.keep_best.weights
-    assert all(torch.equal(kept[n], v) for n, v in told.model.state_dict().items())
+    training_job = job(
+        tmp_path, classifier(), Slices(texts(40), 4), classes(), max_steps=3
+    )
+    fit(training_job, resume=False)
+    assert isinstance(training_job.keep_best, Kept)
+    (kept,) = training_job.keep_best.weights
+    assert all(
+        torch.equal(kept[n], v) for n, v in training_job.model.state_dict().items()
+    )
 
 
 # losses that are not finite
@@ -635,7 +641,7 @@ def breaking(step: int, value: float) -> Objective:
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_kept(
     tmp_path: Path, value: float, settings: dict[str, Any]
 ) -> None:
-    told = job(
+    training_job = job(
         tmp_path,
         classifier(),
         Slices(texts(80), 4),
@@ -649,27 +655,29 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_kept(
         **{"checkpoint_every": 2, "evaluate_every": 3, **settings},
     )
     with pytest.raises(UserError) as caught:
-        fit(told, resume=False)
+        fit(training_job, resume=False)
     message = str(caught.value)
     assert "the loss is not finite at step 5 (skipped steps: 1)" in message
     assert "lower training.learning_rate (now 0.01) or training.clip" in message
     assert "\n" not in message
     # what the message promises: the last checkpoint and the best weights are intact
-    found, faults = checkpoints.newest(told.folder)
-    assert faults == []
-    assert found is not None
-    assert found.step == 4
-    numbers = [t for t in found.tensors.values() if t.is_floating_point()]
-    assert isinstance(told.keep_best, Kept)
-    for tensor in numbers + [t for w in told.keep_best.weights for t in w.values()]:
+    checkpoint, passed_over = checkpoints.newest(training_job.folder)
+    assert passed_over == []
+    assert checkpoint is not None
+    assert checkpoint.step == 4
+    numbers = [t for t in checkpoint.tensors.values() if t.is_floating_point()]
+    assert isinstance(training_job.keep_best, Kept)
+    for tensor in numbers + [
+        t for w in training_job.keep_best.weights for t in w.values()
+    ]:
         assert tensor.isfinite().all()
     # and the run can go on from there
-    healthy = replace(told, objective=classes(), evaluate=Script([0.1] * 20))
+    healthy = replace(training_job, objective=classes(), evaluate=Script([0.1] * 20))
     assert fit(healthy, resume=True).step == 20
 
 
 def test_a_dev_score_that_is_not_a_number_stops_the_run(tmp_path: Path) -> None:
-    told = job(
+    training_job = job(
         tmp_path,
         classifier(),
         Slices(texts(80), 4),
@@ -680,8 +688,10 @@ def test_a_dev_score_that_is_not_a_number_stops_the_run(tmp_path: Path) -> None:
         checkpoint_every=1,
     )
     with pytest.raises(UserError, match="no longer finite at step 6"):
-        fit(told, resume=False)
-    assert fit(replace(told, evaluate=Script([0.3, 0.2])), resume=True).step == 9
+        fit(training_job, resume=False)
+    assert (
+        fit(replace(training_job, evaluate=Script([0.3, 0.2])), resume=True).step == 9
+    )
 
 
 # any stop and resume: the same bits
@@ -782,8 +792,8 @@ def left(
     return load_file(last / checkpoints.TENSORS), state, lines
 
 
-def assert_same_end(one: Path, other: Path) -> None:
-    (tensors, state, lines) = left(one)
+def assert_same_end(folder: Path, other: Path) -> None:
+    (tensors, state, lines) = left(folder)
     (others, its_state, its_lines) = left(other)
     assert tensors.keys() == others.keys()
     for name, tensor in tensors.items():
@@ -801,9 +811,9 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if scene not in made:
             made[scene] = tmp_path_factory.mktemp(scene)
             torch.manual_seed(1)
-            told = start(made[scene], scene, 0, STEPS)
+            training_job = start(made[scene], scene, 0, STEPS)
             torch.manual_seed(11)
-            at = fit(told, resume=False)
+            at = fit(training_job, resume=False)
             assert (at.step, at.stopped) == (STEPS, "limit")
             assert at.epoch > 0, "a run of one epoch would not test the second"
             assert at.best_step > 0
@@ -818,24 +828,26 @@ def test_crashed_and_resumed_a_run_ends_with_the_same_bits(
     tmp_path: Path, straight: Callable[[str], Path], scene: str, turn: int
 ) -> None:
     expected = straight(scene)
-    told = start(tmp_path, scene, 0, STEPS, turn)
+    training_job = start(tmp_path, scene, 0, STEPS, turn)
     torch.manual_seed(11)
     with pytest.raises(Crash):
-        fit(told, resume=False)
+        fit(training_job, resume=False)
     # a second crash soon after, and each time another process: other weights, other random state.
     # Without a checkpoint a run starts anew, and must then start as it did
     for attempt in range(2):
-        found, _ = checkpoints.newest(tmp_path / "checkpoints")
-        seed = 0 if found is None else 90 + attempt
-        told = start(tmp_path, scene, seed, STEPS, turn=3 if attempt == 0 else 0)
-        torch.manual_seed(11 if found is None else 90 + attempt)
+        checkpoint, _ = checkpoints.newest(tmp_path / "checkpoints")
+        seed = 0 if checkpoint is None else 90 + attempt
+        training_job = start(
+            tmp_path, scene, seed, STEPS, turn=3 if attempt == 0 else 0
+        )
+        torch.manual_seed(11 if checkpoint is None else 90 + attempt)
         if attempt == 0:
             with pytest.raises(Crash):
-                fit(told, resume=True)
+                fit(training_job, resume=True)
         else:
-            fit(told, resume=True)
+            fit(training_job, resume=True)
     assert_same_end(tmp_path, expected)
-    kept = told.keep_best
+    kept = training_job.keep_best
     assert isinstance(kept, Kept)
     best = {
         k.removeprefix("best."): v
@@ -854,12 +866,12 @@ def test_a_limit_that_is_raised_goes_on_with_the_same_bits(
 ) -> None:
     # stops at an evaluation and a log line that come anyway, under schedules without a limit
     expected = straight(scene)
-    told = start(tmp_path, scene, 0, limit)
+    training_job = start(tmp_path, scene, 0, limit)
     torch.manual_seed(11)
-    assert fit(told, resume=False).step == limit
-    told = start(tmp_path, scene, 91, STEPS)
+    assert fit(training_job, resume=False).step == limit
+    training_job = start(tmp_path, scene, 91, STEPS)
     torch.manual_seed(92)
-    fit(told, resume=True)
+    fit(training_job, resume=True)
     assert_same_end(tmp_path, expected)
 
 
@@ -878,16 +890,16 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_bits_are_the_same(
     scene = "language-gru"
     expected = straight(scene)
     torch.manual_seed(1)
-    told = start(tmp_path, scene, 0, STEPS, turn=20)
+    training_job = start(tmp_path, scene, 0, STEPS, turn=20)
     torch.manual_seed(11)
     with pytest.raises(Crash):
-        fit(told, resume=False)
+        fit(training_job, resume=False)
     steps = checkpoints.steps(tmp_path / "checkpoints")
     newest = tmp_path / "checkpoints" / f"step-{steps[-1]}"
     data = newest / checkpoints.TENSORS
     data.write_bytes(data.read_bytes()[:-1])
-    told = replace(start(tmp_path, scene, 91, STEPS), progress=Progress())
-    at = fit(told, resume=True)
+    training_job = replace(start(tmp_path, scene, 91, STEPS), progress=Progress())
+    at = fit(training_job, resume=True)
     assert at.step == STEPS
     assert (
         f"{newest} was passed over: tensors.safetensors is cut short"
@@ -899,7 +911,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_bits_are_the_same(
 def test_a_disk_that_refuses_the_log_or_a_checkpoint_is_a_users_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = job(
+    training_job = job(
         tmp_path,
         classifier(),
         Slices(texts(40), 4),
@@ -918,16 +930,16 @@ def test_a_disk_that_refuses_the_log_or_a_checkpoint_is_a_users_error(
 
     monkeypatch.setattr(checkpoints, "save_tensors", full)
     with pytest.raises(UserError, match=r"step-6: the checkpoint could not be written"):
-        fit(told, resume=False)
-    assert checkpoints.steps(told.folder) == [3]
+        fit(training_job, resume=False)
+    assert checkpoints.steps(training_job.folder) == [3]
     monkeypatch.undo()
-    assert fit(told, resume=True).step == 9
+    assert fit(training_job, resume=True).step == 9
 
 
 def test_the_logged_loss_is_the_mean_over_what_was_read(tmp_path: Path) -> None:
     source = Slices(tagged(40), 4)
     model = tagger()
-    told = job(
+    training_job = job(
         tmp_path,
         model,
         source,
@@ -937,7 +949,7 @@ def test_the_logged_loss_is_the_mean_over_what_was_read(tmp_path: Path) -> None:
         learning_rate=1e-12,
         weight_decay=0,
     )
-    fit(told, resume=False)
+    fit(training_job, resume=False)
     # at a rate of nothing the weights stand still
     with torch.no_grad():
         losses = []

@@ -134,11 +134,11 @@ def test_next_token_goes_on_from_the_carried_state_and_cuts_the_gradient() -> No
 
 def test_a_restart_forgets_the_state() -> None:
     model = language()
-    told = next_token()(model, window(restart=True), carried(model))
+    loss = next_token()(model, window(restart=True), carried(model))
     fresh = next_token()(model, window(restart=True), None)
-    assert torch.equal(told.sum, fresh.sum)
+    assert torch.equal(loss.sum, fresh.sum)
     assert not torch.equal(
-        told.sum, next_token()(model, window(False), carried(model)).sum
+        loss.sum, next_token()(model, window(False), carried(model)).sum
     )
 
 
@@ -153,15 +153,15 @@ def test_a_row_that_starts_fresh_forgets_its_state_alone(name: str) -> None:
     model = LanguageModel(TokenEmbedding(7, 4), layer, 7).double()
     batch = replace(window(restart=False), fresh=torch.tensor([False, True]))
     state = carried(model)
-    told = next_token()(model, batch, state)
+    loss = next_token()(model, batch, state)
     fresh = model(batch.inputs[1:])[0]
     kept = model(batch.inputs[:1], state.reorder(torch.tensor([0])))[0]
     assert batch.targets is not None
     total, count = by_hand(
         torch.cat([kept, fresh]).detach().float(), batch.targets, 0.0
     )
-    assert float(told.sum.detach()) == pytest.approx(total, rel=1e-6)
-    assert int(told.count) == count
+    assert float(loss.sum.detach()) == pytest.approx(total, rel=1e-6)
+    assert int(loss.count) == count
 
 
 @pytest.mark.parametrize("restart", [True, False])
@@ -186,9 +186,11 @@ def test_next_word_equals_next_token(restart: bool, smoothing: float) -> None:
                 *loss.carry.to_tensors().values(),
             )
         )
-    for one, other in zip(*both, strict=True):
+    for value, other in zip(*both, strict=True):
         # next_token sums in fp32
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, check_dtype=False)
+        torch.testing.assert_close(
+            value, other, rtol=1e-5, atol=1e-6, check_dtype=False
+        )
 
 
 def test_next_word_with_every_token_as_a_candidate_and_without_a_carry() -> None:
@@ -241,5 +243,5 @@ def test_recovery_is_a_softmax_over_the_tokens_of_the_batch_and_a_sample() -> No
 def test_batches_with_targets_go_to_the_objective_itself() -> None:
     model = Lookup(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
     batch = Batch(torch.zeros(2, 1), torch.tensor([1, 1]), torch.tensor([0, 1]), ROWS)
-    told = pretrained(classes(), vocabulary=12)(model, batch, None)
-    assert float(told.sum) == float(classes()(model, batch, None).sum)
+    loss = pretrained(classes(), vocabulary=12)(model, batch, None)
+    assert float(loss.sum) == float(classes()(model, batch, None).sum)

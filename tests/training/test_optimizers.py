@@ -48,15 +48,15 @@ def gradients(like: Tensor, seed: int) -> list[Tensor]:
 def adamw(value: Tensor, grads: list[Tensor], decay: float) -> Tensor:
     """Loshchilov and Hutter 2019, algorithm 2."""
     rate = 0.01
-    one = 0.8
-    two = 0.95
+    mean_decay = 0.8
+    square_decay = 0.95
     eps = 1e-8
     m = torch.zeros_like(value)
     v = torch.zeros_like(value)
     for t, g in enumerate(grads, 1):
-        m = one * m + (1 - one) * g
-        v = two * v + (1 - two) * g * g
-        step = (m / (1 - one**t)) / ((v / (1 - two**t)).sqrt() + eps)
+        m = mean_decay * m + (1 - mean_decay) * g
+        v = square_decay * v + (1 - square_decay) * g * g
+        step = (m / (1 - mean_decay**t)) / ((v / (1 - square_decay**t)).sqrt() + eps)
         value = value - rate * step - rate * decay * value
     return value
 
@@ -98,7 +98,7 @@ FORMULAS = [("adamw", adamw), ("sgd", sgd), ("adafactor", adafactor)]
 def test_updates_equal_the_formula(kind: str, formula: Callable[..., Tensor]) -> None:
     model = Two()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    told = TrainingConfig.read(
+    config = TrainingConfig.read(
         {
             "optimizer": kind,
             "learning_rate": 0.01,
@@ -108,12 +108,12 @@ def test_updates_equal_the_formula(kind: str, formula: Callable[..., Tensor]) ->
             "weight_decay": 0.3,
         }
     )
-    optimizer = build_optimizer(model, told)
+    optimizer = build_optimizer(model, config)
     matrix = gradients(model.matrix, 1)
     bias = gradients(model.bias, 2)
-    for one, two in zip(matrix, bias, strict=True):
-        model.matrix.grad = one.clone()
-        model.bias.grad = two.clone()
+    for matrix_gradient, bias_gradient in zip(matrix, bias, strict=True):
+        model.matrix.grad = matrix_gradient.clone()
+        model.bias.grad = bias_gradient.clone()
         optimizer.step()
     # fp64, six updates
     close = {"rtol": 1e-12, "atol": 1e-14}
@@ -145,10 +145,10 @@ def test_a_model_without_matrices_has_no_empty_group() -> None:
 
 def test_muon_turns_momentum_into_a_rotation() -> None:
     model = classifier()
-    told = TrainingConfig(
+    config = TrainingConfig(
         optimizer="muon", learning_rate=0.01, momentum=0.8, weight_decay=0
     )
-    optimizer = build_optimizer(model, told)
+    optimizer = build_optimizer(model, config)
     weight = model.layer.get_parameter("weight_hh_l0")
     mean = torch.zeros_like(weight)
     for grad in gradients(weight, 3):
@@ -190,14 +190,14 @@ def test_muon_leaves_embeddings_output_weights_and_vectors_to_adamw(
 
 
 def test_muon_of_a_model_without_inner_matrices_is_adamw() -> None:
-    one = Two()
-    other = Two()
-    for model, kind in ((one, "muon"), (other, "adamw")):
+    by_muon = Two()
+    by_adamw = Two()
+    for model, kind in ((by_muon, "muon"), (by_adamw, "adamw")):
         optimizer = build_optimizer(model, TrainingConfig.read({"optimizer": kind}))
         model.matrix.grad = gradients(model.matrix, 1)[0]
         model.bias.grad = gradients(model.bias, 2)[0]
         optimizer.step()
-    assert same(one, other)
+    assert same(by_muon, by_adamw)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd", "adafactor", "muon"])
@@ -213,7 +213,7 @@ def test_every_optimizer_goes_on_with_the_same_bits(
             Buckets(texts(40), 4, None, 2) if scene == "rows" else stream("attention")
         )
         objective = classes() if scene == "rows" else next_token(carry_state=False)
-        told = job(
+        training_job = job(
             folder,
             model,
             source,
@@ -224,7 +224,7 @@ def test_every_optimizer_goes_on_with_the_same_bits(
             weight_decay=0.1,
         )
         torch.manual_seed(seed)
-        fit(told, resume)
+        fit(training_job, resume)
 
     run(tmp_path / "straight", 0, 16, resume=False)
     run(tmp_path / "stopped", 0, 7, resume=False)

@@ -137,11 +137,11 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     ) as process:
         pipes = process.stdin, process.stdout
 
-        def start(processes: int, errors: Path, **told: Any) -> list[int]:
+        def start(processes: int, errors: Path, **options: Any) -> list[int]:
             assert pipes[0] is not None
             assert pipes[1] is not None
             errors.mkdir(parents=True, exist_ok=True)
-            line = {"processes": processes, "errors": str(errors), **told}
+            line = {"processes": processes, "errors": str(errors), **options}
             pipes[0].write(json.dumps(line) + "\n")
             pipes[0].flush()
             return list(json.loads(pipes[1].readline()))
@@ -152,9 +152,9 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
 
 
 def words(data: Path, scene: str, folder: Path, **changes: Any) -> list[str]:
-    told = [f"{key}={value}" for key, value in (SCENES[scene] | changes).items()]
+    arguments = [f"{key}={value}" for key, value in (SCENES[scene] | changes).items()]
     resume = ["--resume"] if (folder / "config.yaml").exists() else []
-    return ["train", str(data / scene), *told, "--out", str(folder), *resume]
+    return ["train", str(data / scene), *arguments, "--out", str(folder), *resume]
 
 
 def said(errors: Path, rank: int) -> str:
@@ -168,19 +168,19 @@ def result(folder: Path) -> dict[str, Any]:
 # the updates of one process
 
 
-def assert_near(one: Path, other: Path) -> None:
+def assert_near(folder: Path, other: Path) -> None:
     """The same steps, and losses that differ by the order in which fp32 numbers were added."""
-    ours = losses(one)
+    ours = losses(folder)
     theirs = losses(other)
     assert [step for step, _ in ours] == [step for step, _ in theirs]
     # one rounding is 6e-8; AdamW's first steps, which only see signs, make more of it
     assert [loss for _, loss in ours] == pytest.approx(
         [loss for _, loss in theirs], rel=1e-5
     )
-    for mine, yours in zip(dev_lines(one), dev_lines(other), strict=True):
+    for mine, yours in zip(dev_lines(folder), dev_lines(other), strict=True):
         assert mine.pop("kind") == yours.pop("kind") == "dev"
         assert mine == pytest.approx(yours, rel=1e-5)
-    assert result(one)["tokens"] == result(other)["tokens"]
+    assert result(folder)["tokens"] == result(other)["tokens"]
 
 
 @pytest.mark.parametrize(
@@ -236,13 +236,15 @@ def test_all_skip_the_steps_that_one_spoils_and_go_back_together(
     line = words(data, "text.txt", tmp_path / "run", **DRY, **{"training.max_skips": 1})
     assert ask(2, tmp_path, words=line, poison=[5, 6]) == [0, 0], said(tmp_path, 0)
     guard = [
-        each for each in read_metrics(tmp_path / "run/metrics.jsonl") if "event" in each
+        event
+        for event in read_metrics(tmp_path / "run/metrics.jsonl")
+        if "event" in event
     ]
-    assert [(each["step"], each["event"]) for each in guard] == [(3, "rollback")]
-    assert [each["step"] for each in guard[0]["skipped"]] == [5, 6]
-    for each in guard[0]["skipped"]:
-        assert each["why"] == "the gradient is not finite"
-        assert sorted(each["rows"]) == [0, 1, 2, 3, 4]  # those of both
+    assert [(event["step"], event["event"]) for event in guard] == [(3, "rollback")]
+    assert [event["step"] for event in guard[0]["skipped"]] == [5, 6]
+    for event in guard[0]["skipped"]:
+        assert event["why"] == "the gradient is not finite"
+        assert sorted(event["rows"]) == [0, 1, 2, 3, 4]  # those of both
     assert result(tmp_path / "run")["steps"] == 12
     assert all(loss == loss for _, loss in losses(tmp_path / "run"))
 
@@ -371,9 +373,9 @@ def test_torchrun_stopped_from_outside_and_resumed(
             assert process.poll() is None
             time.sleep(0.002)
         process.terminate()
-        _, told = process.communicate()
+        _, errors = process.communicate()
     assert process.returncode != 0
-    assert told.count("go on with: unrolled train") == 1
+    assert errors.count("go on with: unrolled train") == 1
     assert 3 <= checkpoints.steps(folder / "checkpoints")[-1] < 12
     again = [*launch, *words(data, "text.txt", folder, **DROPPING)]
     done = subprocess.run(
@@ -419,11 +421,11 @@ def test_shares_make_up_the_batch(source: BatchSource, size: int) -> None:
             assert sum(b.steps for b, counted in shares if counted) == whole.steps
 
 
-def tensors_of(one: Batch, other: Batch) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def tensors_of(batch: Batch, other: Batch) -> list[tuple[torch.Tensor, torch.Tensor]]:
     pairs = [
-        (one.targets, other.targets),
-        (one.lengths, other.lengths),
-        (one.fresh, other.fresh),
+        (batch.targets, other.targets),
+        (batch.lengths, other.lengths),
+        (batch.fresh, other.fresh),
     ]
     assert all((a is None) == (b is None) for a, b in pairs)
     return [(a, b) for a, b in pairs if a is not None and b is not None]
@@ -521,9 +523,9 @@ def test_sums_over_one_process_are_its_own(alone: ProcessGroup) -> None:
     parameters[1].grad = None
     before = [None if p.grad is None else p.grad.clone() for p in parameters]
     parts = [Loss(torch.tensor(i + 0.1), torch.tensor(i)) for i in range(3)]
-    found, told = alone.exchange(parts, parameters, StepReport(5, 2.5, 0))
-    assert told == StepReport(5, 2.5, 0)
-    assert [(p.sum, p.count) for p in found] == [(p.sum, p.count) for p in parts]
+    sums, report = alone.exchange(parts, parameters, StepReport(5, 2.5, 0))
+    assert report == StepReport(5, 2.5, 0)
+    assert [(p.sum, p.count) for p in sums] == [(p.sum, p.count) for p in parts]
     for parameter, grad in zip(parameters, before, strict=True):
         assert (parameter.grad is None) == (grad is None)
         assert grad is None or torch.equal(parameter.grad, grad)  # type: ignore[arg-type]
@@ -552,7 +554,7 @@ def test_streams_of_chance_are_other_ones_for_each_and_the_first_keeps_its_own()
         drawn.append(torch.rand(4).tolist())
     torch.manual_seed(3)
     assert drawn[0] == torch.rand(4).tolist()
-    assert all(one != other for one, other in pairwise([*drawn, drawn[0]]))
+    assert all(first != second for first, second in pairwise([*drawn, drawn[0]]))
 
 
 def test_each_process_takes_its_own_gpu(

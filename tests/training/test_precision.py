@@ -21,11 +21,11 @@ def test_a_device_that_is_not_here_is_refused(device: str) -> None:
     )
 
 
-@pytest.mark.parametrize("asked", ["fp32", "bf16"])
-def test_a_precision_that_is_asked_for_is_taken(asked: str) -> None:
-    place = choose("cpu", asked)
-    assert place == ComputeDevice(CPU, asked, "as asked")
-    assert place.describe() == f"cpu, {asked} (as asked)"
+@pytest.mark.parametrize("requested", ["fp32", "bf16"])
+def test_a_precision_that_is_asked_for_is_taken(requested: str) -> None:
+    device = choose("cpu", requested)
+    assert device == ComputeDevice(CPU, requested, "as asked")
+    assert device.describe() == f"cpu, {requested} (as asked)"
 
 
 @pytest.mark.parametrize(
@@ -36,10 +36,10 @@ def test_auto_asks_the_processor_and_says_why(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bool(flags[0]))
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: bool(flags[1]))
-    place = choose("cpu", "auto")
-    assert place.precision == chosen
+    device = choose("cpu", "auto")
+    assert device.precision == chosen
     has = "has bf16" if chosen == "bf16" else "has no bf16"
-    assert place.why == f"auto: the processor {has} instructions"
+    assert device.why == f"auto: the processor {has} instructions"
 
 
 def test_auto_takes_the_cpu_where_there_is_no_gpu(

@@ -22,8 +22,8 @@ def settings(schedule: str, warmup: int, final: float = 0.1) -> TrainingConfig:
 
 
 def course(schedule: str, warmup: int, final: float = 0.1) -> list[float]:
-    told = settings(schedule, warmup, final)
-    return [factor(told, step, step / STEPS, 0) for step in range(STEPS + 1)]
+    config = settings(schedule, warmup, final)
+    return [factor(config, step, step / STEPS, 0) for step in range(STEPS + 1)]
 
 
 def torchs(build: Callable[[Optimizer], lr_scheduler.LRScheduler]) -> list[float]:
@@ -54,10 +54,10 @@ def test_linear_is_torchs() -> None:
 
 def test_warm_up_is_torchs_and_starts_above_zero() -> None:
     expected = torchs(lambda o: lr_scheduler.LinearLR(o, 1 / 20, total_iters=19))
-    found = course("constant", 20)
-    assert found == pytest.approx(expected, rel=1e-12)
-    assert found[0] == 1 / 20
-    assert found[19:] == [1.0] * (STEPS - 18)
+    factors = course("constant", 20)
+    assert factors == pytest.approx(expected, rel=1e-12)
+    assert factors[0] == 1 / 20
+    assert factors[19:] == [1.0] * (STEPS - 18)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
@@ -71,46 +71,46 @@ def test_warm_up_multiplies_the_course(schedule: str) -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_start_middle_and_end(schedule: str) -> None:
-    told = settings(schedule, 0, final=0.2)
-    assert factor(told, 0, 0.0, 0) == 1.0
-    assert factor(told, 500, 0.5, 0) == pytest.approx(0.6, rel=1e-15)
-    assert factor(told, 1000, 1.0, 0) == pytest.approx(0.2, rel=1e-15)
+    config = settings(schedule, 0, final=0.2)
+    assert factor(config, 0, 0.0, 0) == 1.0
+    assert factor(config, 500, 0.5, 0) == pytest.approx(0.6, rel=1e-15)
+    assert factor(config, 1000, 1.0, 0) == pytest.approx(0.2, rel=1e-15)
     # an overrun of the time limit does not rise or fall further
-    assert factor(told, 1001, 1.5, 0) == factor(told, 1000, 1.0, 0)
+    assert factor(config, 1001, 1.5, 0) == factor(config, 1000, 1.0, 0)
 
 
 def test_noam_is_the_formula_of_vaswani_et_al() -> None:
     warmup = 40
     width = 512
-    told = settings("noam", 40)
+    config = settings("noam", 40)
 
     def paper(step: int) -> float:  # counted from 1
         return width**-0.5 * min(step**-0.5, step * warmup**-1.5)
 
     for step in (1, 7, 39, 40, 41, 160, 10_000):
         expected = paper(step) / paper(warmup)
-        assert factor(told, step - 1, 0.0, 0) == pytest.approx(expected, rel=1e-14)
-    assert factor(told, warmup - 1, 0.0, 0) == 1.0
-    assert factor(told, 4 * warmup - 1, 0.0, 0) == pytest.approx(0.5, rel=1e-15)
+        assert factor(config, step - 1, 0.0, 0) == pytest.approx(expected, rel=1e-14)
+    assert factor(config, warmup - 1, 0.0, 0) == 1.0
+    assert factor(config, 4 * warmup - 1, 0.0, 0) == pytest.approx(0.5, rel=1e-15)
 
 
 def test_noam_without_warm_up_falls_from_the_start() -> None:
-    told = settings("noam", 0)
-    assert [factor(told, s, 0.0, 0) for s in (0, 3, 99)] == pytest.approx(
+    config = settings("noam", 0)
+    assert [factor(config, s, 0.0, 0) for s in (0, 3, 99)] == pytest.approx(
         [1, 0.5, 0.1], rel=1e-15
     )
 
 
 def test_plateau_cuts_by_its_factor() -> None:
-    told = TrainingConfig(schedule="plateau", warmup_steps=4, plateau_factor=0.3)
-    assert factor(told, 10, 0.9, 0) == 1.0
-    assert factor(told, 10, 0.9, 2) == pytest.approx(0.09, rel=1e-15)
-    assert factor(told, 1, 0.0, 1) == pytest.approx(0.15, rel=1e-15)
+    config = TrainingConfig(schedule="plateau", warmup_steps=4, plateau_factor=0.3)
+    assert factor(config, 10, 0.9, 0) == 1.0
+    assert factor(config, 10, 0.9, 2) == pytest.approx(0.09, rel=1e-15)
+    assert factor(config, 1, 0.0, 1) == pytest.approx(0.15, rel=1e-15)
 
 
 def test_constant_does_not_depend_on_the_limit() -> None:
-    told = settings("constant", 3)
-    assert {factor(told, 50, share, 0) for share in (0.0, 0.3, 1.0)} == {1.0}
+    config = settings("constant", 3)
+    assert {factor(config, 50, progress, 0) for progress in (0.0, 0.3, 1.0)} == {1.0}
 
 
 def test_rates_are_never_negative_or_above_the_peak() -> None:

@@ -74,8 +74,8 @@ def test_a_signal_ends_a_run_with_one_checkpoint_and_one_line(
     run = tmp_path / "run"
     done = command(run, 6, number, 1)
     assert done.returncode == code, done.stderr
-    told = f"unrolled: stopped at step 6; go on with: unrolled train {run} --resume"
-    assert done.stderr.splitlines()[-1] == told
+    message = f"unrolled: stopped at step 6; go on with: unrolled train {run} --resume"
+    assert done.stderr.splitlines()[-1] == message
     assert "Traceback" not in done.stderr
     assert checkpoints.steps(run / "checkpoints") == [4, 6]
     assert checkpoints.check(run / "checkpoints/step-6") is None
@@ -91,9 +91,9 @@ def test_a_second_signal_ends_it_at_once_and_the_old_checkpoint_is_intact(
     done = command(tmp_path / "run", 6, number, 2)
     assert done.returncode in codes, done.stderr
     assert "Traceback" not in done.stderr
-    found, faults = checkpoints.newest(tmp_path / "run/checkpoints")
-    assert found is not None
-    assert (found.step, faults) == (4, [])
+    checkpoint, passed_over = checkpoints.newest(tmp_path / "run/checkpoints")
+    assert checkpoint is not None
+    assert (checkpoint.step, passed_over) == (4, [])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -116,7 +116,7 @@ def test_in_python_it_is_an_exception_and_the_run_goes_on_with_the_same_bits(
             return plain(model, batch, carry)  # type: ignore[arg-type]
 
         source = Buckets(texts(40), 4, None, 2)
-        told = job(
+        training_job = job(
             folder,
             classifier(seed, 0.3),
             source,
@@ -127,7 +127,7 @@ def test_in_python_it_is_an_exception_and_the_run_goes_on_with_the_same_bits(
             log_every=3,
         )
         torch.manual_seed(seed)
-        fit(told, resume)
+        fit(training_job, resume)
 
     run(tmp_path / "straight", 0, 0, resume=False)
     # in the middle of an epoch, inside an accumulation, and at the end of an epoch
