@@ -59,19 +59,19 @@ def main() -> int:
         print(f"usage: python -m benchmarks {' | '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
     name = sys.argv[1]
-    found = BENCHMARKS[name](sys.argv[2:])
+    results = BENCHMARKS[name](sys.argv[2:])
     now = datetime.now(UTC)
-    told = {
+    record = {
         "benchmark": name,
         "date": now.isoformat(timespec="seconds"),
         **hardware(),
-        **found,
+        **results,
     }
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
     parts = [word for word in sys.argv[2:] if not word.startswith("--")]
     path = folder / f"{'-'.join([name, *parts])}-{now:%Y-%m-%d}.json"
-    path.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+    path.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     print(f"\nwritten to {path.relative_to(Path(__file__).parent.parent)}")
     return 0
 

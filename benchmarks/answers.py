@@ -145,10 +145,10 @@ def closing(text: str, folder: Path) -> str:
 
 def measure(kind: Kind, folder: Path) -> dict[str, str]:
     """Train a run and return what it says."""
-    told = say("train", *kind.train, "training.threads=1", "--out", folder)
+    output = say("train", *kind.train, "training.threads=1", "--out", folder)
     weights = folder / "model.safetensors"
     if not weights.exists():
-        return {"failed": told}
+        return {"failed": output}
     if kind.prompt is not None:
         answers = say("generate", folder, "--prompt", kind.prompt, "--seed", 1)
     elif isinstance(kind.rows, Path):
@@ -158,7 +158,7 @@ def measure(kind: Kind, folder: Path) -> dict[str, str]:
     scores = say("evaluate", folder, *kind.scored, "--json")
     return {
         "weights": digest(weights.read_bytes()),
-        "closing": closing(told, folder),
+        "closing": closing(output, folder),
         "answers": digest(answers),
         "begin": answers[:200],
         "scores": scores,
@@ -170,15 +170,15 @@ def newest() -> dict[str, Any]:
     paths = sorted(RESULTS.glob("answers-2*.json"))
     if not paths:
         raise SystemExit("there is no record; run it without --compare first")
-    found: dict[str, Any] = json.loads(paths[-1].read_text("utf-8"))
-    return found
+    record: dict[str, Any] = json.loads(paths[-1].read_text("utf-8"))
+    return record
 
 
 def run(arguments: list[str]) -> dict[str, Any]:
     """Record what runs say, or compare it with the newest record."""
     named = [word for word in arguments if not word.startswith("--")]
     before = newest()["runs"] if "--compare" in arguments else None
-    found: dict[str, dict[str, str]] = {}
+    runs: dict[str, dict[str, str]] = {}
     data = os.environ.get("UNROLLED_DATA")
     if not data:
         raise SystemExit("set UNROLLED_DATA to the folder of the data sets")
@@ -186,15 +186,15 @@ def run(arguments: list[str]) -> dict[str, Any]:
         if named and name not in named:
             continue
         began = time.monotonic()
-        with tempfile.TemporaryDirectory() as place:
-            found[name] = measure(kind, Path(place) / name)
-        told = found[name].get("weights", "failed")[:12]
+        with tempfile.TemporaryDirectory() as directory:
+            runs[name] = measure(kind, Path(directory) / name)
+        verdict = runs[name].get("weights", "failed")[:12]
         if before is not None and name in before:
             keys = [
                 key
                 for key, value in before[name].items()
-                if found[name].get(key) != value
+                if runs[name].get(key) != value
             ]
-            told = f"differs in {', '.join(keys)}" if keys else "the same"
-        print(f"{name:20} {told}  ({time.monotonic() - began:.0f} s)", flush=True)
-    return {"runs": found}
+            verdict = f"differs in {', '.join(keys)}" if keys else "the same"
+        print(f"{name:20} {verdict}  ({time.monotonic() - began:.0f} s)", flush=True)
+    return {"runs": runs}

@@ -53,7 +53,7 @@ class CharGPT(nn.Module):
     ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, width)
-        self.places = nn.Embedding(CONTEXT, width)
+        self.positions = nn.Embedding(CONTEXT, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width, bias=False)
         for name, weight in self.named_parameters():
@@ -65,7 +65,7 @@ class CharGPT(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return scores (B, T, V) for ids (B, T)."""
-        x = self.tokens(ids) + self.places.weight[: ids.shape[1]]
+        x = self.tokens(ids) + self.positions.weight[: ids.shape[1]]
         for block in self.blocks:
             x = block(x)
         return F.linear(self.norm(x), self.tokens.weight)
@@ -82,8 +82,8 @@ def evaluate(model: CharGPT, data: Tensor) -> float:
     targets = data[1 : full * CONTEXT + 1].view(full, CONTEXT)
     for start in range(0, full, 128):
         logits = model(inputs[start : start + 128]).flatten(0, 1)
-        wanted = targets[start : start + 128].flatten()
-        total += F.cross_entropy(logits, wanted, reduction="sum").item()
+        labels = targets[start : start + 128].flatten()
+        total += F.cross_entropy(logits, labels, reduction="sum").item()
     if count % CONTEXT:
         logits = model(data[full * CONTEXT : count][None])[0]
         total += F.cross_entropy(
@@ -97,8 +97,8 @@ def rate(step: int) -> float:
     """Return the learning rate of a step."""
     if step < WARMUP:
         return 1e-3 * (step + 1) / (WARMUP + 1)
-    share = (step - WARMUP) / (STEPS - WARMUP)
-    return 1e-4 + 0.5 * (1 + math.cos(math.pi * share)) * 9e-4
+    progress = (step - WARMUP) / (STEPS - WARMUP)
+    return 1e-4 + 0.5 * (1 + math.cos(math.pi * progress)) * 9e-4
 
 
 def train(

@@ -59,9 +59,9 @@ def loop_speed(layer: str, folder: Path) -> tuple[float, float]:
         if number % 20 == 19:
             trainer.report(log, 0, 0.0)
     speed = (trainer.position.tokens - tokens) / (time.perf_counter() - began)
-    share = kernel_share(trainer, log)
+    fraction = kernel_share(trainer, log)
     log.close()
-    return speed, share
+    return speed, fraction
 
 
 def kernel_share(trainer: Trainer, log: MetricsLog) -> float:
@@ -132,29 +132,29 @@ def plain_speed(layer: str, folder: Path) -> float:
 
 def run(arguments: list[str]) -> dict[str, Any]:
     """Measure every layer, the two loops in turn, several times; print the medians."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     print(
         f"{'layer':<10} {'unrolled':>12} {'plain loop':>12} {'ratio':>7} {'in torch':>9}"
     )
     for layer in arguments or LAYERS:
         with tempfile.TemporaryDirectory() as name:
             pairs = []
-            shares = []
+            fractions = []
             for repeat in range(REPEATS):
-                speed, share = loop_speed(layer, Path(name) / str(repeat))
+                speed, fraction = loop_speed(layer, Path(name) / str(repeat))
                 pairs.append((speed, plain_speed(layer, Path(name) / str(repeat))))
-                shares.append(share)
+                fractions.append(fraction)
         ours, plain = (statistics.median(column) for column in zip(*pairs, strict=True))
         ratio = statistics.median(a / b for a, b in pairs)
-        share = statistics.median(shares)
+        fraction = statistics.median(fractions)
         print(
-            f"{layer:<10} {ours:>12,.0f} {plain:>12,.0f} {ratio:>7.3f} {share:>9.1%}",
+            f"{layer:<10} {ours:>12,.0f} {plain:>12,.0f} {ratio:>7.3f} {fraction:>9.1%}",
             flush=True,
         )
-        found[layer] = {
+        results[layer] = {
             "ours": ours,
             "plain": plain,
             "ratio": ratio,
-            "share_in_torch": share,
+            "share_in_torch": fraction,
         }
-    return {"layers": found, "repeats": REPEATS, "threads": torch.get_num_threads()}
+    return {"layers": results, "repeats": REPEATS, "threads": torch.get_num_threads()}

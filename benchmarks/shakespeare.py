@@ -28,9 +28,9 @@ def ours(seed: int) -> dict[str, float]:
             say=lambda _: None,
         )
         result = run.result
-    found = {"seconds": result["seconds"], "loss": result["scores"]["loss"]}
-    print(f"  unrolled: {found['seconds']:.1f} s, {found['loss']:.4f}", flush=True)
-    return found
+    summary = {"seconds": result["seconds"], "loss": result["scores"]["loss"]}
+    print(f"  unrolled: {summary['seconds']:.1f} s, {summary['loss']:.4f}", flush=True)
+    return summary
 
 
 def theirs(threads: int) -> dict[str, float]:
@@ -46,17 +46,17 @@ def theirs(threads: int) -> dict[str, float]:
 def run(arguments: list[str]) -> dict[str, Any]:
     """Measure ours three times around one run of the baseline, and print the ratio."""
     threads = torch.get_num_threads()
-    found = [ours(0)]
+    results = [ours(0)]
     baseline = theirs(threads)
-    found += [ours(1), ours(2)]
-    seconds = statistics.median(each["seconds"] for each in found)
-    reached = all(each["loss"] <= TARGET for each in found)
+    results += [ours(1), ours(2)]
+    seconds = statistics.median(result["seconds"] for result in results)
+    reached = all(result["loss"] <= TARGET for result in results)
     ratio = baseline["seconds"] / seconds
     print(
         f"\nnanoGPT, its CPU setting: {baseline['seconds']:.1f} s to {baseline['loss']:.3f}"
     )
     print(
-        f"unrolled: {seconds:.1f} s (median of 3) to {[round(f['loss'], 3) for f in found]}"
+        f"unrolled: {seconds:.1f} s (median of 3) to {[round(f['loss'], 3) for f in results]}"
     )
     print(
         f"ratio: {ratio:.1f} times faster"
@@ -64,7 +64,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
         else "1.88 was not reached every time"
     )
     return {
-        "ours": found,
+        "ours": results,
         "nanogpt": baseline,
         "threads": threads,
         "ratio": ratio,

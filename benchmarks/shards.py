@@ -80,12 +80,12 @@ def measure(words: list[str], environment: dict[str, str]) -> dict[str, Any]:
                 )
             time.sleep(0.05)
         out.seek(0)
-        told = out.read()
+        output = out.read()
     if process.returncode:
-        raise SystemExit(told)
+        raise SystemExit(output)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    found = {
+    measurements = {
         "seconds": round(time.perf_counter() - began, 2),
         "cpu_seconds": round(
             used, 2
@@ -94,8 +94,8 @@ def measure(words: list[str], environment: dict[str, str]) -> dict[str, Any]:
         "peak_anonymous_mb": anonymous // 1000,
         "workers_peak_mb": sorted(kb // 1000 for kb in workers.values()),
     }
-    print(f"{told.splitlines()[0]}\n{found}", flush=True)
-    return {**found, "output": told}
+    print(f"{output.splitlines()[0]}\n{measurements}", flush=True)
+    return {**measurements, "output": output}
 
 
 def run(arguments: list[str]) -> dict[str, Any]:
@@ -111,16 +111,18 @@ def run(arguments: list[str]) -> dict[str, Any]:
         lines = write_text(text, source, size * 1_000_000)
         environment = {**os.environ, "UNROLLED_CACHE": str(folder / "cache")}
         train = ["train", str(text), *keys, f"training.max_steps={STEPS}"]
-        found = {
+        measurements = {
             "first start": measure([*train, "--dry-run"], environment),
             "second start": measure([*train, "--dry-run"], environment),
             f"training, {STEPS} steps": measure(
                 [*train, "--out", name + "/run"], environment
             ),
         }
-        taken = re.search(r"encoded in ([\d.]+) s.*", found["first start"]["output"])
+        taken = re.search(
+            r"encoded in ([\d.]+) s.*", measurements["first start"]["output"]
+        )
         assert taken is not None
-        told = {
+        summary = {
             "file_mb": text.stat().st_size / 1e6,
             "rows": lines,
             "encoding_mb_a_second": text.stat().st_size / 1e6 / float(taken.group(1)),
@@ -129,10 +131,10 @@ def run(arguments: list[str]) -> dict[str, Any]:
             / 1e6,
             "load": os.getloadavg(),
         }
-    for key, value in told.items():
+    for key, value in summary.items():
         print(f"{key:<24} {value if not isinstance(value, float) else round(value, 1)}")
     runs = {
         key: {k: v for k, v in run.items() if k != "output"}
-        for key, run in found.items()
+        for key, run in measurements.items()
     }
-    return {**told, "runs": runs}
+    return {**summary, "runs": runs}

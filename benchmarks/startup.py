@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
     for _ in range(10):
         for name, command in commands.items():
             times[name].append(seconds(command))
-    medians = {name: statistics.median(found) for name, found in times.items()}
+    medians = {name: statistics.median(durations) for name, durations in times.items()}
     for name, median in medians.items():
         print(f"{name:<20} {median:.3f} s")
     return {"seconds": medians}

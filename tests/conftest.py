@@ -74,9 +74,9 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 def table(path: Path, **options: Any) -> Table:
     """Read a file that must be a table."""
-    found = read(path, **options)
-    assert isinstance(found, Table), found
-    return found
+    dataset = read(path, **options)
+    assert isinstance(dataset, Table), dataset
+    return dataset
 
 
 def reviews(count: int, seed: int, wrong: float = 0.0) -> list[tuple[str, str]]:
@@ -208,12 +208,14 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     def call(*words: Any, code: int = 0) -> tuple[str, str]:
         monkeypatch.setattr(sys, "argv", ["unrolled", *map(str, words)])
         capsys.readouterr()
-        found = _run()
+        exit_code = _run()
         out, err = capsys.readouterr()
-        assert found == code, f"exit code {found}\n{out}\n{err}"
+        assert exit_code == code, f"exit code {exit_code}\n{out}\n{err}"
         if code:
-            told = [line for line in err.splitlines() if line.startswith("unrolled: ")]
-            assert len(told) == 1, err
+            messages = [
+                line for line in err.splitlines() if line.startswith("unrolled: ")
+            ]
+            assert len(messages) == 1, err
             assert "Traceback" not in err
         return out, err
 

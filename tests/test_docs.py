@@ -59,8 +59,8 @@ class Block(NamedTuple):
 
 
 def blocks(page: str) -> Iterator[Block]:
-    for found in BLOCK.finditer((ROOT / page).read_text("utf-8")):
-        yield Block(found["kind"], found["needs"], found["body"])
+    for match in BLOCK.finditer((ROOT / page).read_text("utf-8")):
+        yield Block(match["kind"], match["needs"], match["body"])
 
 
 def pages() -> list[Path]:
@@ -120,8 +120,8 @@ def test_the_commands_of_a_page_run(
 def test_both_languages_show_the_same_commands(page: str) -> None:
     ours, theirs = (list(blocks(f"docs/{folder}{page}")) for folder in ("", "ko/"))
     shown = [
-        [line for b in found if b.kind == "sh" for line in b.lines]
-        for found in (ours, theirs)
+        [line for b in document if b.kind == "sh" for line in b.lines]
+        for document in (ours, theirs)
     ]
     assert shown[0] == shown[1]
     assert [b.needs for b in ours] == [b.needs for b in theirs]
@@ -145,10 +145,10 @@ def test_links_lead_somewhere(page: str) -> None:
         path, _, anchor = target.partition("#")
         if re.match(r"[a-z]+:", path):
             continue
-        found = (ROOT / page).parent / path if path else ROOT / page
-        assert found.exists(), f"{page} names {target}"
-        if anchor and found.suffix == ".md":
-            assert anchor in anchors(found), f"{page} names {target}"
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), f"{page} names {target}"
+        if anchor and file.suffix == ".md":
+            assert anchor in anchors(file), f"{page} names {target}"
 
 
 def anchors(page: Path) -> set[str]:

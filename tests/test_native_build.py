@@ -26,10 +26,12 @@ def test_where_there_is_a_compiler_there_is_a_library_of_these_sources() -> None
     # a core that does not compile would otherwise leave every test to torch, and green
     package = Path(unrolled.__file__).parent
     installed = Path(sysconfig.get_path("platlib"), "unrolled")
-    found = [
-        path for place in (package, installed) for path in place.glob("ops/*unrolled.*")
+    files = [
+        path
+        for folder in (package, installed)
+        for path in folder.glob("ops/*unrolled.*")
     ]
-    libraries = [path for path in found if path.suffix in {".so", ".dylib", ".dll"}]
+    libraries = [path for path in files if path.suffix in {".so", ".dylib", ".dll"}]
     assert libraries, (
         "expected a library in unrolled/ops, got none; see what make native-test says"
     )

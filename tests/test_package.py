@@ -30,9 +30,9 @@ def modules(code: str) -> set[str]:
 
 
 def test_importing_the_package_loads_no_torch() -> None:
-    found = modules("import unrolled")
-    assert "unrolled" in found
-    assert not found & {
+    loaded = modules("import unrolled")
+    assert "unrolled" in loaded
+    assert not loaded & {
         "torch",
         "numpy",
         "sklearn",
@@ -44,9 +44,9 @@ def test_importing_the_package_loads_no_torch() -> None:
 
 
 def test_importing_the_layers_loads_nothing_of_the_rest() -> None:
-    found = modules("import unrolled.nn")
-    assert "torch" in found
-    assert not found & {
+    loaded = modules("import unrolled.nn")
+    assert "torch" in loaded
+    assert not loaded & {
         "sklearn",
         "tokenizers",
         "typer",
@@ -64,9 +64,9 @@ def test_importing_the_layers_loads_nothing_of_the_rest() -> None:
 def test_the_help_loads_no_torch() -> None:
     run = "import sys\nsys.argv = ['unrolled', {}'--help']\nimport unrolled.cli.main as m\nm._run()"
     for verb in ("", "'train', ", "'predict', "):
-        found = modules(run.format(verb))
-        assert "typer" in found
-        assert not found & {"torch", "numpy", "sklearn", "tokenizers"}
+        loaded = modules(run.format(verb))
+        assert "typer" in loaded
+        assert not loaded & {"torch", "numpy", "sklearn", "tokenizers"}
 
 
 def test_the_names_that_are_exported_are_there() -> None:
@@ -96,28 +96,32 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 def every_class(base: type[BaseException]) -> list[type[BaseException]]:
     return [
         base,
-        *(each for child in base.__subclasses__() for each in every_class(child)),
+        *(
+            descendant
+            for child in base.__subclasses__()
+            for descendant in every_class(child)
+        ),
     ]
 
 
 def test_every_error_of_the_package_is_made_again_in_another_process() -> None:
-    for found in pkgutil.walk_packages(unrolled.__path__, "unrolled."):
-        if not found.name.endswith("__main__"):
-            importlib.import_module(found.name)
+    for module in pkgutil.walk_packages(unrolled.__path__, "unrolled."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     ours = [
-        each
-        for each in every_class(BaseException)
-        if each.__module__.startswith("unrolled.")
+        kind
+        for kind in every_class(BaseException)
+        if kind.__module__.startswith("unrolled.")
     ]
     assert {unrolled.UserError, unrolled.UsageError, unrolled.DataError} <= set(ours)
-    for each in ours:
+    for kind in ours:
         error = (
-            each("no such column", "a.csv", 7)
-            if each is unrolled.DataError
-            else each("told")
+            kind("no such column", "a.csv", 7)
+            if kind is unrolled.DataError
+            else kind("told")
         )
         for again in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
-            assert type(again) is each
+            assert type(again) is kind
             assert str(again) == str(error)
             assert vars(again) == vars(error)
 

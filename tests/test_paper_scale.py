@@ -24,17 +24,17 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def cost() -> Any:
     """The script as a module."""
-    found = importlib.util.spec_from_file_location("cost", ROOT / "tools" / "cost.py")
-    assert found
-    assert found.loader
-    module = importlib.util.module_from_spec(found)
+    spec = importlib.util.spec_from_file_location("cost", ROOT / "tools" / "cost.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
     sys.modules["cost"] = module  # a dataclass looks its module up
-    found.loader.exec_module(module)
+    spec.loader.exec_module(module)
     return module
 
 
 def build(width: int, inner: int, layers: int, outputs: int) -> Unaligned:
-    told: dict[str, Any] = {
+    options: dict[str, Any] = {
         "hidden": width,
         "layers": layers,
         "heads": 4,
@@ -45,14 +45,14 @@ def build(width: int, inner: int, layers: int, outputs: int) -> Unaligned:
         "positions": "sinusoidal",
         "bias": True,
     }
-    config = LayerConfig(**told)
+    config = LayerConfig(**options)
     table = TokenEmbedding(outputs, width)
     encoder = build_layer("attention", config.changed(bidirectional=True), width)
     decoder = build_decoder("attention", config, width, encoder)
     return Unaligned(table, encoder, table, decoder, outputs, tie=True, bias=False)
 
 
-def sized(cost: Any, source: int, target: int, **told: Any) -> Any:
+def sized(cost: Any, source: int, target: int, **changes: Any) -> Any:
     sizes = {
         "name": "small",
         "width": 64,
@@ -65,7 +65,7 @@ def sized(cost: Any, source: int, target: int, **told: Any) -> Any:
         "averaged": 0,
         "shared": True,
     }
-    return cost.Model(source=source, target=target, **sizes | told)
+    return cost.Model(source=source, target=target, **sizes | changes)
 
 
 def test_the_page_holds_the_tables_of_the_script(cost: Any) -> None:
@@ -79,8 +79,8 @@ def test_weights_and_work_are_those_of_the_model(cost: Any) -> None:
     source = 96
     target = 160
     model = build(64, 256, 2, 500)
-    told = sized(cost, source, target)
-    assert sum(p.numel() for p in model.parameters()) == told.parameters
+    dimensions = sized(cost, source, target)
+    assert sum(p.numel() for p in model.parameters()) == dimensions.parameters
     ids = torch.randint(4, 500, (1, source + target))
     plain = sdpa_kernel(SDPBackend.MATH)  # whose products the counter sees
     with plain, FlopCounterMode(display=False) as counted:
@@ -90,10 +90,10 @@ def test_weights_and_work_are_those_of_the_model(cost: Any) -> None:
     # it computes the half of the square that the causal mask leaves out
     square = 2 * 64 * target**2 * 2
     assert forward == pytest.approx(
-        2 * sum(cost.products(told).values()) + square, rel=1e-6
+        2 * sum(cost.products(dimensions).values()) + square, rel=1e-6
     )
     assert counted.get_total_flops() == pytest.approx(
-        cost.flops(told) + 3 * square, rel=1e-6
+        cost.flops(dimensions) + 3 * square, rel=1e-6
     )
 
 
@@ -102,7 +102,7 @@ def test_activations_are_what_a_step_keeps(cost: Any) -> None:
     source = 1024
     target = 1536
     model = build(64, 256, 2, 500)
-    told = sized(cost, source, target)
+    dimensions = sized(cost, source, target)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -122,18 +122,20 @@ def test_activations_are_what_a_step_keeps(cost: Any) -> None:
     ):
         seq2seq_loss(2)(model, batch, None)
     steps = [t for t in kept.values() if t.numel() >= source * 16]
-    found = sum(
+    byte_count = sum(
         t.untyped_storage().nbytes() for t in steps if t.shape[-2:] != (64, 256)
     )
     gradients = (
         4 * 64 * target
     )  # of what the output weights read, worked out with the loss
     gradients += 4 * 64 * 500  # and of these
-    assert found - gradients == pytest.approx(cost.activations(told), rel=0.03)
+    assert byte_count - gradients == pytest.approx(
+        cost.activations(dimensions), rel=0.03
+    )
 
 
 def test_with_dropout_a_byte_is_kept_for_each_number(cost: Any) -> None:
-    plain, dropped = (sized(cost, 30, 40, dropout=told) for told in (False, True))
+    plain, dropped = (sized(cost, 30, 40, dropout=dropout) for dropout in (False, True))
     # two parts of a block of the encoder drop, and three of the decoder
     numbers = 64 * 2 * (2 * 30 + 3 * 40)
     assert cost.activations(dropped) - cost.activations(plain) == numbers

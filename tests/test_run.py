@@ -42,13 +42,13 @@ def test_train_returns_a_run_that_load_gives_again(
 
 @pytest.mark.parametrize("kind", ["classify", "regress", "vectors", "tag", "language"])
 def test_two_loads_answer_alike(home: SimpleNamespace, kind: str) -> None:
-    one = unrolled.load(home.runs[kind])
-    two = unrolled.load(home.runs[kind])
+    first = unrolled.load(home.runs[kind])
+    second = unrolled.load(home.runs[kind])
     if kind == "language":
-        assert one.generate("row", 30, seed=5) == two.generate("row", 30, seed=5)
+        assert first.generate("row", 30, seed=5) == second.generate("row", 30, seed=5)
         return
     row = {"classify": "a lovely film", "tag": "the dog runs"}.get(kind, "3, 21")
-    assert one.answers([row]) == two.answers([row])
+    assert first.answers([row]) == second.answers([row])
 
 
 def test_resume_of_a_finished_run_returns_it(home: SimpleNamespace) -> None:

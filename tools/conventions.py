@@ -1,7 +1,8 @@
 """Holds the code to what no general linter knows.
 
 - One class a name in the package, and the words of the glossary in CONTRIBUTING.md: what they
-  replace does not come back as an identifier, nor "slope" in prose.
+  replace does not come back as an identifier of the package, its tests, benchmarks or tools, nor
+  "slope" in prose.
 - One statement a line: no assignment of one tuple to another, but to exchange two values; at most
   one ``for`` a comprehension; no conditional expression inside another.
 - Nothing outside ``tasks/`` asks which task it has: neither its class nor its name, but what the
@@ -22,6 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "unrolled"
+PYTHON = ("src", "tests", "benchmarks", "tools")
 # what each function of torch must be told
 BUFFERS = {
     **dict.fromkeys(
@@ -92,11 +94,12 @@ def names_in(tree: ast.AST) -> Iterator[tuple[int, str]]:
 def old_words() -> Iterator[str]:
     """Yield where a name or a word of before the glossary stands."""
     replaced = glossary()
-    for path in sorted(SOURCE.rglob("*.py")):
-        for line, name in names_in(ast.parse(path.read_text("utf-8"))):
-            if name in replaced:
-                advice = "see the glossary of CONTRIBUTING.md"
-                yield f"{path.relative_to(ROOT)}:{line}: {name}; {advice}"
+    advice = "see the glossary of CONTRIBUTING.md"
+    for folder in PYTHON:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for line, name in names_in(ast.parse(path.read_text("utf-8"))):
+                if name in replaced:
+                    yield f"{path.relative_to(ROOT)}:{line}: {name}; {advice}"
     for folder in ("src", "native", "tests", "docs", "benchmarks"):
         for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix not in (".py", ".h", ".cpp", ".md"):

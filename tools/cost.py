@@ -189,8 +189,8 @@ def work(models: list[Model]) -> list[str]:
     parts = list(products(models[0]))
     rows = table("recipe", "weights", *parts, "a step of training", "the training")
     for model in models:
-        told = products(model)
-        shown = [f"{2 * told[part] / model.target / 1e6:.1f}" for part in parts]
+        counts = products(model)
+        shown = [f"{2 * counts[part] / model.target / 1e6:.1f}" for part in parts]
         total = flops(model)
         weights = f"{model.parameters / 1e6:.1f} M"
         step = f"{total / model.steps / 1e12:.1f} TFLOP"
@@ -211,9 +211,14 @@ def check(models: list[Model]) -> list[str]:
     )
     for model in models:
         if model.name in PAPER:
-            told, days = PAPER[model.name]
-            share = flops(model) / (days * DAY * 8 * P100)
-            row = f"{days:g}", f"{told:.2g}", f"{flops(model):.2g}", f"{share:.0%}"
+            reported, days = PAPER[model.name]
+            utilization = flops(model) / (days * DAY * 8 * P100)
+            row = (
+                f"{days:g}",
+                f"{reported:.2g}",
+                f"{flops(model):.2g}",
+                f"{utilization:.0%}",
+            )
             rows.append(cells(f"`{model.name}`", *row))
     return rows
 
@@ -221,13 +226,13 @@ def check(models: list[Model]) -> list[str]:
 def time(models: list[Model]) -> list[str]:
     """Return the table of tokens a second and days."""
     pairs = itertools.product(HARDWARE, SHARES)
-    heads = [f"{name}, at {share:.0%}" for name, share in pairs]
+    heads = [f"{name}, at {utilization:.0%}" for name, utilization in pairs]
     rows = table("recipe", *heads)
     for model in models:
         shown = []
         for rate in HARDWARE.values():
-            for share in SHARES:
-                seconds = flops(model) / (rate * share)
+            for utilization in SHARES:
+                seconds = flops(model) / (rate * utilization)
                 tokens = model.target_tokens * model.steps / seconds
                 shown.append(f"{lasting(seconds)} ({number(tokens)}/s)")
         rows.append(cells(f"`{model.name}`", *shown))
@@ -239,12 +244,12 @@ def space(models: list[Model]) -> list[str]:
     parts = list(memory(models[0]))
     rows = table("recipe", *parts, "all, in GB", "a process of 8", "checkpoint")
     for model in models:
-        told = memory(model)
-        whole = sum(told.values())
-        part = whole - told["activations"] * 7 / 8
+        sizes = memory(model)
+        whole = sum(sizes.values())
+        part = whole - sizes["activations"] * 7 / 8
         # weights, Adam, averages, and the best weights so far
-        kept = told["weights"] * (2 + model.averaged) + told["Adam"]
-        shown = [f"{value / 1e9:.1f}" for value in (*told.values(), whole, part, kept)]
+        kept = sizes["weights"] * (2 + model.averaged) + sizes["Adam"]
+        shown = [f"{value / 1e9:.1f}" for value in (*sizes.values(), whole, part, kept)]
         rows.append(cells(f"`{model.name}`", *shown))
     return rows
 

@@ -58,14 +58,14 @@ def read_options(arguments: list[str]) -> tuple[list[str], Options]:
 def run(arguments: list[str]) -> dict[str, Any]:
     """Measure the parts named and print their tables."""
     names, options = read_options(arguments)
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "core": core(),
         "options": vars(options),
         "load": os.getloadavg(),
     }
-    print(f"native core: {found['core']}; load {found['load'][0]:.2f}")
+    print(f"native core: {results['core']}; load {results['load'][0]:.2f}")
     for name in names:
         print(f"\n== {name} ==", flush=True)
-        found[name] = PARTS[name](options)
-    found["load_after"] = os.getloadavg()
-    return found
+        results[name] = PARTS[name](options)
+    results["load_after"] = os.getloadavg()
+    return results

@@ -17,7 +17,7 @@ from unrolled.runs.prepare import prepare
 from unrolled.training.precision import ComputeDevice
 
 NAMES = ("shakespeare-lstm", "shakespeare-gru", "nsmc")  # looked for in runs/
-PLACES = {
+DEVICES = {
     name: ComputeDevice(torch.device("cpu"), name, "as asked")
     for name in ("fp32", "bf16")
 }
@@ -29,15 +29,15 @@ def score(folder: Path) -> dict[str, Any]:
     run = unrolled.load(folder, device="cpu")
     dev = prepare(run.recipe, run.task).dev
 
-    def scores(place: str) -> dict[str, float]:
+    def scores(precision: str) -> dict[str, float]:
         with torch.no_grad(), common.at_work(f"scores of {folder.name}", "forward"):
-            return dict(run.task.evaluate(run.model, dev, PLACES[place]).scores)
+            return dict(run.task.evaluate(run.model, dev, DEVICES[precision]).scores)
 
-    found = {"fp32": scores("fp32"), "bf16": scores("bf16")}
+    results = {"fp32": scores("fp32"), "bf16": scores("bf16")}
     with ops.precision("int8"):
-        found["int8"] = scores("fp32")
+        results["int8"] = scores("fp32")
     metric = run.recipe.training.metric or run.task.metric
-    return {"metric": metric, "layer": run.recipe.layer, **found}
+    return {"metric": metric, "layer": run.recipe.layer, **results}
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def run(options: Options) -> dict[str, Any]:
     folders = [Path(name) for name in options.runs]
     folders = folders or [ROOT / "runs" / name for name in NAMES]
     folders = [folder for folder in folders if (folder / "result.json").exists()]
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         if not folders:
             folders = [Path(name) / "shakespeare-quick"]
@@ -57,10 +57,11 @@ def run(options: Options) -> dict[str, Any]:
             )
         common.line(WIDTHS, "run", "dev score", "fp32", "bf16", "int8")
         for folder in folders:
-            told = score(folder)
+            result = score(folder)
             numbers = [
-                f"{told[kind][told['metric']]:.4f}" for kind in ("fp32", "bf16", "int8")
+                f"{result[kind][result['metric']]:.4f}"
+                for kind in ("fp32", "bf16", "int8")
             ]
-            common.line(WIDTHS, folder.name, told["metric"], *numbers)
-            found[folder.name] = told
-    return found
+            common.line(WIDTHS, folder.name, result["metric"], *numbers)
+            results[folder.name] = result
+    return results

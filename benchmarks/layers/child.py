@@ -28,9 +28,9 @@ def calls() -> int:
 
 def status(name: str) -> int:
     """Return a line of /proc/self/status in bytes."""
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found.group(1)) * 1024
+    match = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match is not None
+    return int(match.group(1)) * 1024
 
 
 def memory(whose: str, cell: str, *shape: str) -> dict[str, Any]:
@@ -95,9 +95,9 @@ class Trained:
         }
 
 
-def answer(told: dict[str, Any]) -> None:
+def answer(message: dict[str, Any]) -> None:
     """Print one answer."""
-    print(json.dumps(told), flush=True)
+    print(json.dumps(message), flush=True)
 
 
 def main() -> None:

@@ -90,14 +90,14 @@ SLACK = {"float32": (4.0, 8 * 2.0**-24), "bf16": (2.0, 2 * 2.0**-8)}
 STEP_BOUND = {"bf16": 2 * 2.4 * 0.0024, "int8": 2 * 2.4 * 0.011}
 
 
-def error(found: Tensor, exact: Tensor) -> float:
+def error(approximation: Tensor, exact: Tensor) -> float:
     """Return the norm of the difference over the norm of ``exact``."""
-    difference = found.detach().double() - exact.detach().double()
+    difference = approximation.detach().double() - exact.detach().double()
     return float(difference.norm() / exact.detach().double().norm().clamp_min(1e-300))
 
 
 def compare(
-    what: str, found: Tensors, beside: Tensors, exact: Tensors, precision: str
+    what: str, tensors: Tensors, beside: Tensors, exact: Tensors, precision: str
 ) -> float:
     """Refuse unless every tensor is as near to float64 as torch's in the same precision.
 
@@ -107,7 +107,7 @@ def compare(
     slack, floor = SLACK[precision]
     worst = 0.0
     for name, truth in exact.items():
-        got = error(found[name], truth)
+        got = error(tensors[name], truth)
         bound = slack * error(beside[name], truth) + floor
         if not got <= bound:  # also a NaN
             refuse(
@@ -150,14 +150,16 @@ def results(
         (part[-1] * gradient[-1]).sum() for part in states
     )
     total.backward()
-    found = {"y": y, "h": states[0], "gradient of x": x.grad}
-    found |= {"c": states[1]} if len(states) == 2 else {}
-    found |= {
+    tensors = {"y": y, "h": states[0], "gradient of x": x.grad}
+    tensors |= {"c": states[1]} if len(states) == 2 else {}
+    tensors |= {
         f"gradient of {name}": weight.grad for name, weight in layer.named_parameters()
     }
     forget(layer)
     return {
-        name: part.detach().clone() for name, part in found.items() if part is not None
+        name: part.detach().clone()
+        for name, part in tensors.items()
+        if part is not None
     }
 
 
@@ -190,14 +192,14 @@ def take_turns(works: Mapping[str, Work], options: Options) -> dict[str, list[fl
         once = timed(work, 1)
         once = timed(work, 10) if once < options.slot / 20 else once
         calls[name] = max(1, round(options.slot / once))
-    found: dict[str, list[float]] = {name: [] for name in works}
+    times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(options.repeats):
         for name, work in works.items():
             time.sleep(REST)
             if calls[name] > 1:
                 work()
-            found[name].append(timed(work, calls[name]))
-    return found
+            times[name].append(timed(work, calls[name]))
+    return times
 
 
 def ratio(times: Mapping[str, Sequence[float]], slow: str, fast: str) -> float:
@@ -251,9 +253,11 @@ def threads_of(count: int) -> Iterator[None]:
 def line(widths: Sequence[int], *cells: object) -> None:
     """Print cells in columns: the first to the left, the others to the right."""
     first, *rest = (str(cell) for cell in cells)
-    told = [f"{first:<{widths[0]}}"]
-    told += [f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True)]
-    print(" ".join(told), flush=True)
+    aligned = [f"{first:<{widths[0]}}"]
+    aligned += [
+        f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True)
+    ]
+    print(" ".join(aligned), flush=True)
 
 
 def against(value: float, target: float | None) -> str:

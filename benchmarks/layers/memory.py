@@ -26,14 +26,14 @@ def added(whose: str, cell: str, shape: tuple[int, int, int]) -> int:
         common.refuse(
             f"memory of {whose}, {cell} {shape}: its process ended {done.returncode}"
         )
-    told = json.loads(done.stdout)
+    report = json.loads(done.stdout)
     if (whose == "ours") != (
-        told["calls"] >= 2
+        report["calls"] >= 2
     ):  # the small layer that warms up, and this one
         common.refuse(
-            f"memory of {whose}, {cell} {shape}: {told['calls']} calls of the core"
+            f"memory of {whose}, {cell} {shape}: {report['calls']} calls of the core"
         )
-    return int(told["added"])
+    return int(report["added"])
 
 
 def run(options: Options) -> list[dict[str, Any]]:
@@ -44,18 +44,18 @@ def run(options: Options) -> list[dict[str, Any]]:
         for shape in SHAPES:
             turns: dict[str, list[int]] = {"ours": [], "torch": []}
             for _ in range(1 if options.quick else 3):
-                for whose, found in turns.items():
-                    found.append(added(whose, cell, shape))
-            mine, theirs = (statistics.median(found) / 1e6 for found in turns.values())
-            share = mine / theirs
+                for whose, peaks in turns.items():
+                    peaks.append(added(whose, cell, shape))
+            mine, theirs = (statistics.median(peaks) / 1e6 for peaks in turns.values())
+            ratio = mine / theirs
             common.line(
                 WIDTHS,
                 cell,
                 ",".join(map(str, shape)),
                 f"{mine:.1f}",
                 f"{theirs:.1f}",
-                f"{share:.2f}",
-                f"1 {'yes' if share <= 1 else 'NO'}",
+                f"{ratio:.2f}",
+                f"1 {'yes' if ratio <= 1 else 'NO'}",
             )
             lines.append({"cell": cell, "shape": shape, "mb": mine, "torch_mb": theirs})
     return lines

@@ -38,7 +38,7 @@ def model(cell: str, layer: nn.Module, steps: int, rows: int) -> bytes:
 
     def ordered(name: str) -> np.ndarray[Any, Any]:
         gates = weights[name].detach().chunk(CELLS[cell][2])
-        return torch.cat([gates[place] for place in ORDER[cell]]).numpy()
+        return torch.cat([gates[index] for index in ORDER[cell]]).numpy()
 
     arrays = {
         "W": ordered("weight_ih_l0")[None],
@@ -57,18 +57,18 @@ def model(cell: str, layer: nn.Module, steps: int, rows: int) -> bytes:
     kind = TensorProto.FLOAT
     width = weights["weight_ih_l0"].shape[1]
 
-    def told(name: str, *shape: int) -> Any:
+    def tensor_info(name: str, *shape: int) -> Any:
         return helper.make_tensor_value_info(name, kind, shape)
 
-    y = [told("y", steps, 1, rows, hidden)] if steps > 1 else []
+    y = [tensor_info("y", steps, 1, rows, hidden)] if steps > 1 else []
     graph = helper.make_graph(
         [node],
         cell,
         [
-            told("x", steps, rows, width),
-            *(told(name, 1, rows, hidden) for name in state),
+            tensor_info("x", steps, rows, width),
+            *(tensor_info(name, 1, rows, hidden) for name in state),
         ],
-        [*y, *(told(f"{name}_new", 1, rows, hidden) for name in state)],
+        [*y, *(tensor_info(f"{name}_new", 1, rows, hidden) for name in state)],
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
     made = helper.make_model(
@@ -93,8 +93,12 @@ class Session:
             settings,
             providers=["CPUExecutionProvider"],
         )
-        shapes = {each.name: each.shape for each in self.session.get_inputs()}
-        shapes |= {each.name: each.shape for each in self.session.get_outputs()}
+        shapes = {
+            argument.name: argument.shape for argument in self.session.get_inputs()
+        }
+        shapes |= {
+            argument.name: argument.shape for argument in self.session.get_outputs()
+        }
         # the runtime keeps the memory of these arrays
         self.arrays = {
             name: np.zeros(shape, np.float32) for name, shape in shapes.items()
@@ -110,14 +114,16 @@ class Session:
     def bind(self, values: dict[str, Any], old: str, new: str) -> Any:
         """Return a binding that reads the state from one set of buffers and writes the other."""
         binding = self.session.io_binding()
-        for each in self.session.get_inputs():
-            name = each.name if each.name == "x" else each.name + old
-            binding.bind_ortvalue_input(each.name, values[name])
-        for each in self.session.get_outputs():
+        for argument in self.session.get_inputs():
+            name = argument.name if argument.name == "x" else argument.name + old
+            binding.bind_ortvalue_input(argument.name, values[name])
+        for argument in self.session.get_outputs():
             name = (
-                each.name if each.name == "y" else each.name.removesuffix("_new") + new
+                argument.name
+                if argument.name == "y"
+                else argument.name.removesuffix("_new") + new
             )
-            binding.bind_ortvalue_output(each.name, values[name])
+            binding.bind_ortvalue_output(argument.name, values[name])
         return binding
 
     def feed(self, x: Tensor) -> None:
@@ -157,15 +163,15 @@ def one_step(cell: str, hidden: int, what: str) -> dict[str, Work]:
     stream = layer.stream(batch=1)
     session = Session(cell, beside, 1, 1, 1)
 
-    def follow(each: Tensor) -> Tensor:
-        session.feed(each[None])
+    def follow(frame: Tensor) -> Tensor:
+        session.feed(frame[None])
         session.step()
         return session.read("h")[0]
 
     with common.at_work(what, "step"):
-        found = outputs(stream.step, x)
+        ours = outputs(stream.step, x)
     check(what, outputs(follow, x), exact)
-    common.compare(what, found, {"y": beside(x)[0]}, exact, "float32")
+    common.compare(what, ours, {"y": beside(x)[0]}, exact, "float32")
     return {"ours": partial(stream.step, x[0]), "onnx": session.step}
 
 
@@ -180,8 +186,8 @@ def sequence(cell: str, hidden: int, threads: int, what: str) -> dict[str, Work]
     session.whole()
     check(what, {"y": session.read("y")[:, 0]}, exact)
     with common.at_work(what, "forward"):
-        found = {"y": layer(x)[0]}
-    common.compare(what, found, {"y": beside(x)[0]}, exact, "float32")
+        ours = {"y": layer(x)[0]}
+    common.compare(what, ours, {"y": beside(x)[0]}, exact, "float32")
     read: Callable[[Tensor], object] = layer
     return {"ours": partial(read, x), "onnx": session.whole}
 

@@ -76,13 +76,13 @@ def results(
     states = final if isinstance(final, tuple) else (final,)
     ((y * gradient).sum() + sum(part.sum() for part in states)).backward()
     assert leaf.grad is not None
-    found = {"y": y, "h": states[0], "gradient of x": leaf.grad}
-    found |= {"c": states[1]} if len(states) == 2 else {}
+    tensors = {"y": y, "h": states[0], "gradient of x": leaf.grad}
+    tensors |= {"c": states[1]} if len(states) == 2 else {}
     for name, weight in layer.named_parameters():
         assert weight.grad is not None
-        found[f"gradient of {name}"] = weight.grad
+        tensors[f"gradient of {name}"] = weight.grad
     common.forget(layer)
-    return {name: part.detach().clone() for name, part in found.items()}
+    return {name: part.detach().clone() for name, part in tensors.items()}
 
 
 def one_step(
@@ -128,9 +128,9 @@ def run(options: Options) -> dict[str, Any]:
                     what = f"{cell} of {hidden}, {form}"
                     with common.threads_of(threads):
                         with common.at_work(what, "forward", "backward"):
-                            found = results(layer, form, x, lengths, gradient)
+                            ours = results(layer, form, x, lengths, gradient)
                         theirs = results(beside, form, x, lengths, gradient)
-                        worst = common.compare(what, found, theirs, exact, "float32")
+                        worst = common.compare(what, ours, theirs, exact, "float32")
                         works = {
                             name: one_step(module, form, x, lengths, gradient)
                             for name, module in (("ours", layer), ("torch", beside))

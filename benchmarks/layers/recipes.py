@@ -65,11 +65,11 @@ class Child:
         assert self.process.stdout is not None
         self.process.stdin.write(f"{count}\n")
         self.process.stdin.flush()
-        told = self.process.stdout.readline()
-        if not told:
+        line = self.process.stdout.readline()
+        if not line:
             raise SystemExit("a training of a recipe failed; its message stands above")
-        found: dict[str, Any] = json.loads(told)
-        return found
+        report: dict[str, Any] = json.loads(line)
+        return report
 
     def close(self) -> None:
         """End the process."""
@@ -103,8 +103,8 @@ def compete(name: str, changes: tuple[str, ...], options: Options) -> dict[str, 
         speeds: dict[str, list[float]] = {"after": [], "before": []}
         for _ in range(options.repeats):
             for side, child in (("after", after), ("before", before)):
-                told = child.steps(count)
-                speeds[side].append(told["tokens"] / told["seconds"])
+                report = child.steps(count)
+                speeds[side].append(report["tokens"] / report["seconds"])
     finally:
         after.close()
         before.close()
@@ -116,13 +116,13 @@ def compete(name: str, changes: tuple[str, ...], options: Options) -> dict[str, 
         "steps_a_turn": count,
         "precision": first[0]["precision"],
         "threads": first[0]["threads"],
-        "first_losses": [told["loss"] for told in first],
+        "first_losses": [report["loss"] for report in first],
     }
 
 
 def run(options: Options) -> dict[str, Any]:
     """Measure every recipe whose data are at hand; print tokens a second."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     common.line(WIDTHS, "recipe", "", "thr", "tokens/s", "before", "ratio")
     for title, name, changes in RECIPES[:1] if options.quick else RECIPES:
         if name == "nsmc" and not os.environ.get("UNROLLED_DATA"):
@@ -130,15 +130,15 @@ def run(options: Options) -> dict[str, Any]:
                 f"{title}: left out, set UNROLLED_DATA to the folder that holds nsmc/"
             )
             continue
-        told = compete(name, changes, options)
+        result = compete(name, changes, options)
         common.line(
             WIDTHS,
             title,
-            told["precision"],
-            told["threads"],
-            f"{told['after']:,.0f}",
-            f"{told['before']:,.0f}",
-            f"{told['ratio']:.2f}",
+            result["precision"],
+            result["threads"],
+            f"{result['after']:,.0f}",
+            f"{result['before']:,.0f}",
+            f"{result['ratio']:.2f}",
         )
-        found[title] = told
-    return found
+        results[title] = result
+    return results

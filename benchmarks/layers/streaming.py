@@ -35,7 +35,7 @@ CELLS = {"gru": nn.GRUCell, "lstm": nn.LSTMCell}
 
 def outputs(step: Callable[[Tensor], Tensor], x: Tensor) -> Tensors:
     """Return what follows on each of x (T, 1, D): (T, 1, H)."""
-    return {"y": torch.stack([step(each).clone() for each in x])}
+    return {"y": torch.stack([step(frame).clone() for frame in x])}
 
 
 def carried(cell: nn.Module, hidden: int) -> Callable[[Tensor], Tensor]:
@@ -56,12 +56,12 @@ def carried(cell: nn.Module, hidden: int) -> Callable[[Tensor], Tensor]:
 
 
 def compare(
-    what: str, precision: str, found: Tensors, beside: Tensors, exact: Tensors
+    what: str, precision: str, ours: Tensors, beside: Tensors, exact: Tensors
 ) -> float:
     """Refuse outputs too far from float64; return their error."""
     if precision == "float32":
-        return common.compare(what, found, beside, exact, "float32")
-    off = common.error(found["y"], exact["y"])
+        return common.compare(what, ours, beside, exact, "float32")
+    off = common.error(ours["y"], exact["y"])
     bound = common.STEP_BOUND[precision]
     if not off <= bound:
         common.refuse(
@@ -101,8 +101,8 @@ def measure(cell: str, hidden: int, options: Options) -> list[dict[str, Any]]:
         stream = layer.stream(batch=1, precision=precision)
         what = f"stream of {cell} {hidden}"
         with common.at_work(what, "step"):
-            found = outputs(stream.step, x)
-        worst[precision] = compare(what, precision, found, beside, exact)
+            ours = outputs(stream.step, x)
+        worst[precision] = compare(what, precision, ours, beside, exact)
         works[precision] = partial(stream.step, x[0])
         sizes[precision] = stream.bytes
         taken[precision] = blocks_taken(works[precision])
@@ -175,30 +175,30 @@ def run(options: Options) -> list[dict[str, Any]]:
     with torch.inference_mode(), common.threads_of(1):
         for cell in CELLS:
             for hidden in SIZES[:2] if options.quick else SIZES:
-                for each in measure(cell, hidden, options):
-                    lines.append(each)
-                    show(each)
+                for line in measure(cell, hidden, options):
+                    lines.append(line)
+                    show(line)
     return lines
 
 
-def show(each: dict[str, Any]) -> None:
+def show(line: dict[str, Any]) -> None:
     """Print a line of the table."""
     common.line(
         WIDTHS,
-        each["cell"],
-        each["hidden"],
-        each["precision"],
-        f"{each['us']:.2f}",
-        f"{each['cell_us']:.1f}",
-        f"{each['module_us']:.1f}",
-        f"{each['ratio_to_cell']:.2f}",
-        common.against(each["ratio_to_cell"], each["target_to_cell"]),
-        f"{each['ratio_to_module']:.1f}",
-        common.against(each["ratio_to_module"], each["target_to_module"]),
-        f"{each['ratio_to_fp32']:.2f}",
-        common.against(each["ratio_to_fp32"], each["target_to_fp32"]),
-        f"{each['bound_us']:.2f}",
-        "yes" if each["within"] else "NO",
-        each["blocks_taken"],
-        f"{each['error']:.0e}",
+        line["cell"],
+        line["hidden"],
+        line["precision"],
+        f"{line['us']:.2f}",
+        f"{line['cell_us']:.1f}",
+        f"{line['module_us']:.1f}",
+        f"{line['ratio_to_cell']:.2f}",
+        common.against(line["ratio_to_cell"], line["target_to_cell"]),
+        f"{line['ratio_to_module']:.1f}",
+        common.against(line["ratio_to_module"], line["target_to_module"]),
+        f"{line['ratio_to_fp32']:.2f}",
+        common.against(line["ratio_to_fp32"], line["target_to_fp32"]),
+        f"{line['bound_us']:.2f}",
+        "yes" if line["within"] else "NO",
+        line["blocks_taken"],
+        f"{line['error']:.0e}",
     )

@@ -62,9 +62,9 @@ def check(
     for precision in ("float32", "bf16"):
         low = precision == "bf16"
         with common.at_work(what, "forward", "backward"):
-            found = common.results(layer, x, gradient, low)
+            ours = common.results(layer, x, gradient, low)
         theirs = common.results(beside, x, gradient, low)
-        worst[precision] = common.compare(what, found, theirs, exact, precision)
+        worst[precision] = common.compare(what, ours, theirs, exact, precision)
     return worst
 
 
@@ -120,26 +120,26 @@ TITLES = (
 )
 
 
-def show(each: dict[str, Any]) -> None:
+def show(line: dict[str, Any]) -> None:
     """Print a line of the table; the share of the peak has a target in fp32 from ``FROM`` on."""
-    hidden = each["shape"][2]
-    share = each["share_of_peak"]
-    wanted = SHARE if hidden >= FROM and each["precision"] == "float32" else None
+    hidden = line["shape"][2]
+    fraction = line["share_of_peak"]
+    target = SHARE if hidden >= FROM and line["precision"] == "float32" else None
     common.line(
         WIDTHS,
-        each["cell"],
-        ",".join(map(str, each["shape"])),
-        each["threads"],
-        each["precision"],
-        f"{each['ms']:.2f}",
-        f"{each['gflops']:.0f}",
-        f"{each['torch_ms']:.2f}",
-        f"{each['torch_bf16_ms']:.2f}",
-        f"{each['ratio']:.2f}",
-        common.against(each["ratio"], each["target"]),
-        f"{each['ratio_to_torch_bf16']:.2f}",
-        f"{share:.0%}",
-        common.against(share, wanted),
+        line["cell"],
+        ",".join(map(str, line["shape"])),
+        line["threads"],
+        line["precision"],
+        f"{line['ms']:.2f}",
+        f"{line['gflops']:.0f}",
+        f"{line['torch_ms']:.2f}",
+        f"{line['torch_bf16_ms']:.2f}",
+        f"{line['ratio']:.2f}",
+        common.against(line["ratio"], line["target"]),
+        f"{line['ratio_to_torch_bf16']:.2f}",
+        f"{fraction:.0%}",
+        common.against(fraction, target),
     )
 
 
@@ -171,7 +171,7 @@ def run(options: Options) -> list[dict[str, Any]]:
                     peaks = {
                         name: common.peak(name, threads, options) for name in worst
                     }
-                for each in row(cell, shape, threads, times, peaks):
-                    show(each)
-                    lines.append(each | {"error": worst[each["precision"]]})
+                for line in row(cell, shape, threads, times, peaks):
+                    show(line)
+                    lines.append(line | {"error": worst[line["precision"]]})
     return lines

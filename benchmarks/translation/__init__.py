@@ -76,13 +76,13 @@ def model_of(options: Options, folder: Path) -> tuple[Path, str]:
 def run(arguments: list[str]) -> dict[str, Any]:
     """Measure the parts named and print their tables."""
     names, options = read_options(arguments)
-    found: dict[str, Any] = {"options": vars(options), "load": os.getloadavg()}
+    results: dict[str, Any] = {"options": vars(options), "load": os.getloadavg()}
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="unrolled-translation-") as name:
-        place = Path(name)
+        folder = Path(name)
         if set(names) & {"decoding", "memory"}:
-            place, found["model"] = model_of(options, place)
-            print(f"model: {found['model']}")
+            folder, results["model"] = model_of(options, folder)
+            print(f"model: {results['model']}")
         for part in names:
             # a training may have set threads of its own
             torch.set_num_threads(threads)
@@ -90,5 +90,5 @@ def run(arguments: list[str]) -> dict[str, Any]:
                 f"\n== {part}, {threads} threads, load {os.getloadavg()[0]:.2f} ==",
                 flush=True,
             )
-            found[part] = PARTS[part](options, place)
-    return {**found, "threads": threads, "load_after": os.getloadavg()}
+            results[part] = PARTS[part](options, folder)
+    return {**results, "threads": threads, "load_after": os.getloadavg()}

@@ -32,9 +32,11 @@ def answer(steps: Steps, beam: int, length: int, vocabulary: int) -> None:
     ids = torch.randint(4, vocabulary, (ROWS, WORDS), generator=draw)
     ids[:, -1] = EOS
     state = steps.start(ids, torch.full((ROWS,), WORDS))
-    told = Search(beam=beam, min_length=length - 1, max_length=length)
-    found = search(steps, state, told, start=BOS, end=EOS, limits=[length] * ROWS)
-    assert all(len(each[0].tokens) >= length - 1 for each in found)
+    settings = Search(beam=beam, min_length=length - 1, max_length=length)
+    translations = search(
+        steps, state, settings, start=BOS, end=EOS, limits=[length] * ROWS
+    )
+    assert all(len(hypotheses[0].tokens) >= length - 1 for hypotheses in translations)
 
 
 def main() -> None:

@@ -68,8 +68,10 @@ class Sentences:
 
     def bleu(self, answers: Answers) -> float:
         """Return the BLEU of answers, cut as they were for training."""
-        told = [self.task.output.tokenizer.decode(each) for each in answers]
-        return corpus_score(told, [[each] for each in self.right], "bleu", "none").value
+        texts = [self.task.output.tokenizer.decode(answer) for answer in answers]
+        return corpus_score(
+            texts, [[reference] for reference in self.right], "bleu", "none"
+        ).value
 
 
 class Eager:
@@ -86,16 +88,18 @@ def our_work(
     model: Unaligned | Eager, sentences: Sentences, alpha: float
 ) -> Callable[[], Answers]:
     """Return what translates all sentences by our search, a batch a thread at a time."""
-    told = Search(beam=BEAM, length_penalty=alpha)
+    settings = Search(beam=BEAM, length_penalty=alpha)
     rows = Ragged.of(sentences.ids)
     target = sentences.task.output.tokenizer
     banned = [target.pad_id, target.unk_id, target.bos_id]
-    places = np.arange(len(sentences))
+    indices = np.arange(len(sentences))
     threads = torch.get_num_threads()
-    batches = [places[start : start + ROWS] for start in range(0, len(sentences), ROWS)]
+    batches = [
+        indices[start : start + ROWS] for start in range(0, len(sentences), ROWS)
+    ]
 
     def work() -> Answers:
-        found: Answers = [[] for _ in places]
+        translations: Answers = [[] for _ in indices]
 
         def answer(steps: Steps, chosen: Ints) -> None:
             ids, lengths = rows.take(chosen, PAD)
@@ -103,18 +107,18 @@ def our_work(
                 answers = search(
                     steps,
                     steps.start(ids, lengths),
-                    told,
+                    settings,
                     start=target.bos_id,
                     end=target.eos_id,
                     limits=[MOST] * len(chosen),
                     banned=banned,
                 )
-            for place, each in zip(chosen.tolist(), answers, strict=True):
-                found[place] = each[0].tokens
+            for index, hypotheses in zip(chosen.tolist(), answers, strict=True):
+                translations[index] = hypotheses[0].tokens
 
         torch.set_num_threads(threads)  # CTranslate2 sets it, too
         side_by_side(cast(Unaligned, model), batches, answer, HERE)
-        return found
+        return translations
 
     return work
 
@@ -134,10 +138,10 @@ def their_work(
         str(folder), compute_type=kind, inter_threads=inter, intra_threads=intra
     )
     # it adds the end mark itself
-    texts = [[source[id] for id in each[:-1]] for each in sentences.ids]
+    texts = [[source[id] for id in sentence[:-1]] for sentence in sentences.ids]
 
     def work() -> Answers:
-        found = translator.translate_batch(
+        results = translator.translate_batch(
             texts,
             max_batch_size=ROWS,
             beam_size=BEAM,
@@ -146,7 +150,7 @@ def their_work(
             min_decoding_length=0,
             disable_unk=True,
         )
-        return [[ids[token] for token in each.hypotheses[0]] for each in found]
+        return [[ids[token] for token in result.hypotheses[0]] for result in results]
 
     return work
 
@@ -165,8 +169,8 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
     threads = torch.get_num_threads()
     sentences = Sentences(trained, 128 if options.quick else None)
     model = cast(Unaligned, trained.model)
-    found: dict[str, Any] = {"sentences": len(sentences), "beam": BEAM, "batch": ROWS}
-    found["ours"] = type(model.stepper()).__name__
+    results: dict[str, Any] = {"sentences": len(sentences), "beam": BEAM, "batch": ROWS}
+    results["ours"] = type(model.stepper()).__name__
     common.line(
         WIDTHS, "", "alpha", "sentences/s", "of fp32", "tokens", "BLEU", "equal"
     )
@@ -185,8 +189,8 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
             works["CTranslate2 float32, threads in a batch"] = their_work(
                 there, "float32", 1, threads, sentences, alpha
             )
-            found[f"alpha {alpha:g}"] = _turns(works, sentences, alpha, options)
-    return found
+            results[f"alpha {alpha:g}"] = _turns(works, sentences, alpha, options)
+    return results
 
 
 def _turns(
@@ -198,10 +202,10 @@ def _turns(
     """Time all works in turn and compare what they write with ours."""
     answers = {who: work() for who, work in works.items()}
     times = common.take_turns(cast(dict[str, Work], works), options)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for who in works:
         equal = [a == b for a, b in zip(answers["ours"], answers[who], strict=True)]
-        found[who] = {
+        results[who] = {
             "sentences_a_second": len(sentences) / statistics.median(times[who]),
             "of_ctranslate2_fp32": common.ratio(times, "CTranslate2 float32", who),
             "tokens": statistics.mean(map(len, answers[who])),
@@ -209,15 +213,15 @@ def _turns(
             "equal_to_ours": statistics.mean(equal),
             "seconds": times[who],
         }
-        speed, share, tokens, bleu, same, _ = found[who].values()
+        speed, ratio, tokens, bleu, same, _ = results[who].values()
         common.line(
             WIDTHS,
             who,
             f"{alpha:g}",
             f"{speed:.1f}",
-            f"{share:.2f}",
+            f"{ratio:.2f}",
             f"{tokens:.2f}",
             f"{bleu:.2f}",
             f"{same:.1%}",
         )
-    return found
+    return results

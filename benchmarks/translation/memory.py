@@ -64,13 +64,13 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
     common.line(WIDTHS, "beam", "tokens", "MB", "line's MB")
     for cell, size in zip(cells, sizes, strict=True):
         cell["line_mb"] = float(start + gradient * size)
-        told = (
+        columns = (
             cell["beam"],
             cell["length"],
             f"{cell['mb']:.1f}",
             f"{cell['line_mb']:.1f}",
         )
-        common.line(WIDTHS, *told)
+        common.line(WIDTHS, *columns)
     explained = float(np.corrcoef(sizes, peaks)[0, 1] ** 2)
     bytes_each = 1e6 * gradient / ROWS
     print(f"{bytes_each:,.0f} bytes a token of a hypothesis; r^2 {explained:.4f}")
@@ -94,16 +94,20 @@ def _files(
     lines = (
         find_data(recipe, str(recipe.data.dev)).read_text("utf-8").splitlines()[:count]
     )
-    found = []
+    measurements = []
     common.line(WIDTHS, "lines", "peak MB", "", "")
     with tempfile.TemporaryDirectory(prefix="unrolled-memory-") as name:
         for number in times:
             file = Path(name) / f"{number}.txt"
             file.write_text("\n".join(lines * number) + "\n", "utf-8")
-            found.append(
+            measurements.append(
                 {"lines": len(lines) * number, "peak_mb": peak(folder, file) / 1e6}
             )
             common.line(
-                WIDTHS, found[-1]["lines"], f"{found[-1]['peak_mb']:.1f}", "", ""
+                WIDTHS,
+                measurements[-1]["lines"],
+                f"{measurements[-1]['peak_mb']:.1f}",
+                "",
+                "",
             )
-    return found
+    return measurements

@@ -52,23 +52,23 @@ class Plain(nn.Module):
         first = cast(Block, encoder.blocks[0])
         width = encoder.output_size
         heads = first.attention.heads
-        told: dict[str, Any] = {"batch_first": True, "norm_first": first.norm_first}
+        options: dict[str, Any] = {"batch_first": True, "norm_first": first.norm_first}
         sizes = width, heads, first.feedforward.out.in_features, dropout
-        reads = nn.TransformerEncoderLayer(*sizes, **told)
-        writes = nn.TransformerDecoderLayer(*sizes, **told)
+        encoder_layer = nn.TransformerEncoderLayer(*sizes, **options)
+        decoder_layer = nn.TransformerDecoderLayer(*sizes, **options)
         self.inner = nn.Transformer(
             width,
             heads,
             custom_encoder=nn.TransformerEncoder(
-                reads,
+                encoder_layer,
                 len(encoder.blocks),
                 nn.LayerNorm(width),
                 enable_nested_tensor=False,
             ),
             custom_decoder=nn.TransformerDecoder(
-                writes, len(decoder.blocks), nn.LayerNorm(width)
+                decoder_layer, len(decoder.blocks), nn.LayerNorm(width)
             ),
-            **told,
+            **options,
         )
         source = cast(TokenEmbedding, model.source)
         self.scale = source.scale
@@ -156,14 +156,14 @@ class PlainLoop:
 
     def steps(self, count: int) -> dict[str, Any]:
         """Make updates; see ``Trained.steps``."""
-        told = self.settings
+        settings = self.settings
         tokens = 0
         began = time.perf_counter()
         self.model.train()
         for _ in range(count):
             epoch, index = divmod(self.made, self.source.length(0))
             batch = self.source.batch(epoch, index)
-            rate = told.learning_rate * factor(told, self.made, 0.0, 0)
+            rate = settings.learning_rate * factor(settings, self.made, 0.0, 0)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             low = (
@@ -178,10 +178,12 @@ class PlainLoop:
                     scores.flatten(0, 1).float(),
                     targets.flatten(),
                     ignore_index=IGNORED,
-                    label_smoothing=told.label_smoothing,
+                    label_smoothing=settings.label_smoothing,
                 )
             loss.backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), told.clip or float("inf"))
+            nn.utils.clip_grad_norm_(
+                self.model.parameters(), settings.clip or float("inf")
+            )
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             tokens += batch.steps
@@ -231,13 +233,13 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
             for kind in ("fp32", "bf16")
         }
         scorers: dict[str, tuple[nn.Module, Scorer]] = {
-            who: (each.plan.model, _scorer(each.plan.model))
-            for who, each in ours.items()
+            who: (trained.plan.model, _scorer(trained.plan.model))
+            for who, trained in ours.items()
         }
-        for who, each in plain.items():
+        for who, baseline in plain.items():
             scorers[who] = (
-                each.model,
-                lambda b, before, m=each.model: m(b.inputs, before),
+                baseline.model,
+                lambda b, before, m=baseline.model: m(b.inputs, before),
             )
 
         def losses() -> dict[str, float]:
@@ -253,11 +255,11 @@ def run(options: Options, folder: Path) -> dict[str, Any]:
         for _ in range(options.repeats):
             for who, loop in loops.items():
                 time.sleep(common.REST)
-                told = loop.steps(turn)
-                speeds[who].append(told["tokens"] / told["seconds"])
+                report = loop.steps(turn)
+                speeds[who].append(report["tokens"] / report["seconds"])
             curve.append(losses())
-        for each in ours.values():
-            each.log.close()
+        for trained in ours.values():
+            trained.log.close()
     return _table(speeds, curve, turn, first)
 
 
@@ -292,16 +294,16 @@ def _table(
             WIDTHS,
             who,
             f"{middle[who]:,.0f}",
-            *(f"{each:.2f}" for each in shares[who].values()),
+            *(f"{ratio:.2f}" for ratio in shares[who].values()),
             f"{curve[-1][who]:.3f}",
             "",
         )
     print("dev loss after updates (fp32, label smoothing left out)")
-    for number, each in enumerate(curve):
+    for number, losses in enumerate(curve):
         made = number * turn + (1 if number else 0)
         print(
             f"{made:>6}  "
-            + "  ".join(f"{who} {loss:.4f}" for who, loss in each.items())
+            + "  ".join(f"{who} {loss:.4f}" for who, loss in losses.items())
         )
     return {
         "parameters": sum(p.numel() for p in first.plan.model.parameters()),

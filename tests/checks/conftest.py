@@ -18,17 +18,17 @@ Ask = Callable[[str, Context], Finding | None]
 def find() -> Ask:
     """Ask one check by its name."""
 
-    def one(name: str, context: Context) -> Finding | None:
+    def find_check(name: str, context: Context) -> Finding | None:
         (check,) = [check for check in CHECKS if check.name == name]
-        found = list(ask([check], context))
-        if found:
-            assert found[0].name == name
-            assert found[0].message
-            assert not found[0].message.startswith("this fails")
-            assert found[0].status == "ok" or found[0].advice
-        return found[0] if found else None
+        findings = list(ask([check], context))
+        if findings:
+            assert findings[0].name == name
+            assert findings[0].message
+            assert not findings[0].message.startswith("this fails")
+            assert findings[0].status == "ok" or findings[0].advice
+        return findings[0] if findings else None
 
-    return one
+    return find_check
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Conte
     monkeypatch.chdir(tmp_path)
 
     def made(path: Path | str, **changes: Any) -> Context:
-        told = {key.replace("__", "."): value for key, value in changes.items()}
-        return examine(str(path), {**SMALL, **told})
+        settings = {key.replace("__", "."): value for key, value in changes.items()}
+        return examine(str(path), {**SMALL, **settings})
 
     return made

@@ -26,16 +26,16 @@ def numbers(count: int, seed: int) -> list[tuple[float, float, int]]:
     return [(a, b, int(a + b > 1)) for a, b in rows]
 
 
-def faulty(found: Finding | None, status: str, *told: str) -> None:
-    assert found is not None
-    assert found.status == status, found
-    for text in told:
-        assert text in f"{found.message}\n{found.where}", found
+def faulty(finding: Finding | None, status: str, *texts: str) -> None:
+    assert finding is not None
+    assert finding.status == status, finding
+    for text in texts:
+        assert text in f"{finding.message}\n{finding.where}", finding
 
 
-def sound(found: Finding | None) -> None:
-    assert found is not None
-    assert found.status == "ok", found
+def sound(finding: Finding | None) -> None:
+    assert finding is not None
+    assert finding.status == "ok", finding
 
 
 @pytest.fixture
@@ -72,11 +72,11 @@ def test_rows_that_are_skipped_contradict_nothing(
         *(("oops", 1, n % 2) for n in range(30)),
     ]
     file = write_csv(tmp_path / "t.csv", rows, ("a", "b", "y"))
-    told = {"data.on_error": "skip", "data.numbers": ["a", "b"], "data.label": "y"}
+    settings = {"data.on_error": "skip", "data.numbers": ["a", "b"], "data.label": "y"}
     sound(
         find(
             "same row, other label",
-            plan(file, **{k.replace(".", "__"): v for k, v in told.items()}),
+            plan(file, **{k.replace(".", "__"): v for k, v in settings.items()}),
         )
     )
 
@@ -89,8 +89,8 @@ def test_scored_rows_that_were_trained_on(
     copies = [(f"  {text.upper()} ", label) for text, label in train[:4]]
     write_csv(tmp_path / "dev.csv", [*dev, *copies], HEAD)
     context = plan(write_csv(tmp_path / "train.csv", train, HEAD), data__dev="dev.csv")
-    found = find("rows in both parts", context)
-    faulty(found, "problem", "4 of 34 scored rows", "dev.csv:32 = train.csv:2")
+    finding = find("rows in both parts", context)
+    faulty(finding, "problem", "4 of 34 scored rows", "dev.csv:32 = train.csv:2")
 
 
 def test_lines_of_a_text_that_were_trained_on(
@@ -114,10 +114,10 @@ def test_scoring_the_training_rows_is_no_fault_when_asked_for(
     tmp_path: Path, plan: Plan, find: Ask
 ) -> None:
     path = write_csv(tmp_path / "same.csv", reviews(60, 1), HEAD)
-    found = find("rows in both parts", plan(path, data__dev=str(path)))
-    sound(found)
-    assert found is not None
-    assert "as asked" in found.message
+    finding = find("rows in both parts", plan(path, data__dev=str(path)))
+    sound(finding)
+    assert finding is not None
+    assert "as asked" in finding.message
 
 
 @pytest.mark.parametrize(
@@ -133,11 +133,11 @@ def test_equal_rows_of_different_labels(
     context = plan(
         write_csv(tmp_path / "a.csv", rows + turned, HEAD), data__dev="dev.csv"
     )
-    found = find("same row, other label", context)
-    faulty(found, status, f"{2 * count} of {400 + count}", "a.csv:2 and a.csv:402")
-    assert found is not None
+    finding = find("same row, other label", context)
+    faulty(finding, status, f"{2 * count} of {400 + count}", "a.csv:2 and a.csv:402")
+    assert finding is not None
     # whoever knows every row errs in one of each pair
-    assert f"{1 - count / (400 + count):.1%}" in found.message
+    assert f"{1 - count / (400 + count):.1%}" in finding.message
 
 
 def test_a_column_that_is_numbered_by_class(
@@ -198,9 +198,12 @@ def test_labels_that_are_rare_or_in_one_part(
     ]
     write_csv(tmp_path / "dev.csv", [*reviews(90, 2)[60:], ("so", "even")], HEAD)
     context = plan(write_csv(tmp_path / "a.csv", train, HEAD), data__dev="dev.csv")
-    found = find("rare labels", context)
+    finding = find("rare labels", context)
     faulty(
-        found, "warning", "'even' with fewer than 5", "'odd' in the training part alone"
+        finding,
+        "warning",
+        "'even' with fewer than 5",
+        "'odd' in the training part alone",
     )
 
 
@@ -241,10 +244,10 @@ def test_what_is_cut_off(tmp_path: Path, plan: Plan, find: Ask) -> None:
     context = plan(
         path, data__tokenizer="words", data__max_tokens=9, data__dev=str(path)
     )
-    found = find("cut texts", context)
+    finding = find("cut texts", context)
     # the text of 500 words and its end mark keeps 9 tokens; the others have 6 each
     lost = 492 / (492 + 9 + 60 * 6)
-    faulty(found, "warning", "1 of 61 texts", f"{lost:.1%}", "a.csv:2", "501 tokens")
+    faulty(finding, "warning", "1 of 61 texts", f"{lost:.1%}", "a.csv:2", "501 tokens")
 
 
 def test_characters_that_training_never_saw(
@@ -302,13 +305,13 @@ def test_of_a_large_table_the_first_rows_are_looked_at(
     count = len(context.train.inputs)
     assert count < 100
     only = f"of training only the first {count} rows were looked at"
-    found = find("rows in both parts", context)
-    faulty(found, "warning", "1 of 122 scored rows", only, "dev.csv:122 = a.csv:3")
+    finding = find("rows in both parts", context)
+    faulty(finding, "warning", "1 of 122 scored rows", only, "dev.csv:122 = a.csv:3")
     for name in ("same row, other label", "empty inputs"):
-        found = find(name, context)
-        sound(found)
-        assert found is not None
-        assert only in found.message
+        finding = find(name, context)
+        sound(finding)
+        assert finding is not None
+        assert only in finding.message
     # every text is cut, and only some are at hand
     faulty(
         find("cut texts", context), "warning", "400 of 400 texts", "of those looked at"
@@ -342,11 +345,11 @@ def test_no_line_of_a_large_text_is_told_wrong(
     lines[170] += " 쫭"  # in training, after what is at hand
     path = tmp_path / "text.txt"
     path.write_text("\n".join(lines), encoding="utf-8")
-    found = find("rows in both parts", plan(path, data__shards="always"))
-    faulty(found, "problem", "of training only the first 51 lines were looked at")
-    assert found is not None
-    assert found.where == "the scored part of text.txt = text.txt:4"
+    finding = find("rows in both parts", plan(path, data__shards="always"))
+    faulty(finding, "problem", "of training only the first 51 lines were looked at")
+    assert finding is not None
+    assert finding.where == "the scored part of text.txt = text.txt:4"
     keys = {"data__shards": "always", "data__tokenizer": "chars", "data__min_count": 3}
-    found = find("unknown tokens", plan(path, **keys))
-    assert found is not None
-    assert "never saw" not in found.message
+    finding = find("unknown tokens", plan(path, **keys))
+    assert finding is not None
+    assert "never saw" not in finding.message

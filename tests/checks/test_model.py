@@ -33,11 +33,11 @@ def writer(home: SimpleNamespace, plan: Plan) -> Context:
     return plan(home.files["language"])
 
 
-def problem(found: Finding | None, *told: str) -> None:
-    assert found is not None
-    assert found.status == "problem", found
-    for text in told:
-        assert text in found.message
+def problem(finding: Finding | None, *texts: str) -> None:
+    assert finding is not None
+    assert finding.status == "problem", finding
+    for text in texts:
+        assert text in finding.message
 
 
 def hooked(module: nn.Module, changed: Callable[..., Any]) -> None:
@@ -63,10 +63,10 @@ def test_no_model_that_ships_has_a_problem(
     if layer == "attention" and kind != "language":
         changes["model__context"] = 64
     context = plan(home.files[kind], **changes)
-    found = list(ask(CHECKS, context))
-    assert [f for f in found if f.status == "problem"] == []
+    findings = list(ask(CHECKS, context))
+    assert [f for f in findings if f.status == "problem"] == []
     assert {"batch of one", "reach of the loss", "stop and resume"} <= {
-        f.name for f in found
+        f.name for f in findings
     }
 
 
@@ -160,24 +160,24 @@ def test_weights_that_no_gradient_reaches(classifier: Context, find: Ask) -> Non
     name = "reach of the loss"
     assert find(name, classifier).status == "ok"  # type: ignore[union-attr]
     classifier.model.head.bias.requires_grad_(False)
-    found = find(name, classifier)
-    assert found is not None
-    assert (found.status, found.where) == ("warning", "head.bias")
-    assert "frozen" in found.message
+    finding = find(name, classifier)
+    assert finding is not None
+    assert (finding.status, finding.where) == ("warning", "head.bias")
+    assert "frozen" in finding.message
     classifier.model.head.bias.requires_grad_(True)
     hooked(classifier.model.embedding, lambda m, i, made: made.detach())
-    found = find(name, classifier)
-    problem(found, "1 of ", "cut off")
-    assert found is not None
-    assert found.where == "embedding.weight"
+    finding = find(name, classifier)
+    problem(finding, "1 of ", "cut off")
+    assert finding is not None
+    assert finding.where == "embedding.weight"
 
 
 def test_weights_without_a_say(home: SimpleNamespace, plan: Plan, find: Ask) -> None:
     # a vector is one step, so that nothing is ever carried
-    found = find("reach of the loss", plan(home.files["vectors"], layer="gru"))
-    assert found is not None
-    assert found.status == "warning"
-    assert "zero" in found.message
+    finding = find("reach of the loss", plan(home.files["vectors"], layer="gru"))
+    assert finding is not None
+    assert finding.status == "warning"
+    assert "zero" in finding.message
 
 
 def test_a_first_loss_that_is_too_high_or_too_low(writer: Context, find: Ask) -> None:
@@ -185,8 +185,8 @@ def test_a_first_loss_that_is_too_high_or_too_low(writer: Context, find: Ask) ->
     size = writer.model.head.out_features
 
     def leaking(module: Any, given: Any, made: Any) -> Any:
-        told = torch.nn.functional.one_hot(given[0].roll(-1, 1), size)
-        return 9.0 * told, made[1]
+        targets = torch.nn.functional.one_hot(given[0].roll(-1, 1), size)
+        return 9.0 * targets, made[1]
 
     hooked(writer.model, leaking)
     problem(find("loss against a guess", writer), "before training")
@@ -195,18 +195,18 @@ def test_a_first_loss_that_is_too_high_or_too_low(writer: Context, find: Ask) ->
 def test_first_answers_that_are_too_sure(writer: Context, find: Ask) -> None:
     with torch.no_grad():
         writer.model.head.weight.mul_(200)
-    found = find("loss against a guess", writer)
-    assert found is not None
-    assert found.status == "warning"
+    finding = find("loss against a guess", writer)
+    assert finding is not None
+    assert finding.status == "warning"
 
 
 def test_a_run_that_has_learnt_nothing(home: SimpleNamespace, find: Ask) -> None:
     context = examine(str(home.runs["language"]), {})
-    found = find("loss against a guess", context)
+    finding = find("loss against a guess", context)
     assert context.trained
-    assert found is not None
-    assert found.status == "ok"
-    assert "after training" in found.message
+    assert finding is not None
+    assert finding.status == "ok"
+    assert "after training" in finding.message
     with torch.no_grad():
         context.model.head.weight.zero_()
         context.model.head.bias.zero_()
@@ -251,10 +251,10 @@ def test_a_run_that_has_not_learnt_to_stop(
     lines = [(f"row your boat {i}",) for i in range(60)]
     context = plan(write_csv(tmp_path / "lines.csv", lines, ("text",)), task="language")
     assert find("end of texts", context).status == "ok"  # type: ignore[union-attr]
-    found = find("end of texts", replace(context, trained=True))
-    assert found is not None
-    assert found.status == "warning"
-    assert "probability" in found.message
+    finding = find("end of texts", replace(context, trained=True))
+    assert finding is not None
+    assert finding.status == "warning"
+    assert "probability" in finding.message
 
 
 def test_a_model_that_cannot_learn(
@@ -324,9 +324,9 @@ def test_a_model_that_cannot_be_run_is_a_finding(classifier: Context) -> None:
         raise RuntimeError("sizes do not fit")
 
     hooked(classifier.model, broken)
-    found = {f.name: f for f in ask(CHECKS, classifier)}
-    assert "sizes do not fit" in found["padding"].message
-    assert found["rows in both parts"].message
+    findings = {f.name: f for f in ask(CHECKS, classifier)}
+    assert "sizes do not fit" in findings["padding"].message
+    assert findings["rows in both parts"].message
 
 
 def test_few_rows_are_of_unequal_length(classifier: Context) -> None:

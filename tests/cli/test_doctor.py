@@ -53,23 +53,23 @@ def test_a_problem_is_an_exit_code_and_says_where_and_what_to_do(
     assert "-> take them out of one part" in shown
     monkeypatch.setattr(sys, "argv", [*words, "--json"])
     assert _run() == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told["problem"] == 1
-    (found,) = [each for each in told["checks"] if each["status"] == "problem"]
-    assert found["name"] == "rows in both parts"
-    assert found["where"].startswith("copied.csv:2 = train.csv:2")
-    assert found["advice"]
+    report = json.loads(capsys.readouterr().out)
+    assert report["problem"] == 1
+    (problem,) = [check for check in report["checks"] if check["status"] == "problem"]
+    assert problem["name"] == "rows in both parts"
+    assert problem["where"].startswith("copied.csv:2 = train.csv:2")
+    assert problem["advice"]
 
 
 @pytest.mark.parametrize("kind", ["classify", "vectors", "language"])
 def test_a_run_is_checked_with_its_weights(
     cli: Call, home: SimpleNamespace, kind: str
 ) -> None:
-    told = json.loads(cli("doctor", home.runs[kind], "--json")[0])
-    assert told["trained"]
-    assert told["problem"] == 0
+    report = json.loads(cli("doctor", home.runs[kind], "--json")[0])
+    assert report["trained"]
+    assert report["problem"] == 0
     (first,) = [
-        each for each in told["checks"] if each["name"] == "loss against a guess"
+        check for check in report["checks"] if check["name"] == "loss against a guess"
     ]
     assert "after training" in first["found"]
 
@@ -84,13 +84,13 @@ def test_a_training_warns_before_it_starts_and_only_then(
 ) -> None:
     quick = ["training.max_steps=2", *KEYS]
     out, _ = cli("train", "train.csv", "data.dev=copied.csv", "--out", "a", *quick)
-    told = out.split("\n\n")[0].splitlines()
-    assert "problem: 20 of 20 scored rows (100.0%) also stand in training" in told[-3]
+    lines = out.split("\n\n")[0].splitlines()
+    assert "problem: 20 of 20 scored rows (100.0%) also stand in training" in lines[-3]
     # the same plan, not the same file alone
-    assert told[-1].startswith(
+    assert lines[-1].startswith(
         "more: unrolled doctor train.csv data.dev=copied.csv training."
     )
-    monkeypatch.setattr(sys, "argv", shlex.split(told[-1].removeprefix("more: ")))
+    monkeypatch.setattr(sys, "argv", shlex.split(lines[-1].removeprefix("more: ")))
     assert _run() == 1
     assert "20 of 20 scored rows" in " ".join(capsys.readouterr().out.split())
     out, _ = cli("train", "train.csv", "data.dev=dev.csv", "--out", "b", *quick)

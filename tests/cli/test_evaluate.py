@@ -29,10 +29,10 @@ def test_json_is_one_document_with_the_scores_at_the_top(
     out, err = cli("evaluate", home.runs[kind], home.files[kind], "--json")
     assert err == ""
     assert out.count("\n") == 1
-    found = json.loads(out)
-    assert set(found) == SCORES[kind]
-    assert all(isinstance(value, float) for value in found.values())
-    assert found == unrolled.load(home.runs[kind]).evaluate(home.files[kind])
+    scores = json.loads(out)
+    assert set(scores) == SCORES[kind]
+    assert all(isinstance(value, float) for value in scores.values())
+    assert scores == unrolled.load(home.runs[kind]).evaluate(home.files[kind])
 
 
 def test_lines_show_each_score(cli: Call, home: SimpleNamespace) -> None:
@@ -65,7 +65,7 @@ def test_other_column_names_are_told(
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         ("data.lable=x", "unknown key 'data.lable'; did you mean 'data.label'?"),
         ("data=x", "data"),
@@ -75,10 +75,10 @@ def test_other_column_names_are_told(
     ],
 )
 def test_a_wrong_key_is_one_line(
-    cli: Call, home: SimpleNamespace, word: str, told: str
+    cli: Call, home: SimpleNamespace, word: str, message: str
 ) -> None:
     assert (
-        told
+        message
         in cli("evaluate", home.runs["classify"], home.files["classify"], word, code=2)[
             1
         ]

@@ -73,7 +73,7 @@ def test_a_run_that_answers_rows_does_not_generate(
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "told"),
+    ("option", "value", "message"),
     [
         ("--top-p", 3, "top_p=3.0"),
         ("--top-p", 0, "top_p=0.0"),
@@ -83,6 +83,6 @@ def test_a_run_that_answers_rows_does_not_generate(
     ],
 )
 def test_a_value_out_of_range_is_one_line(
-    cli: Call, home: SimpleNamespace, option: str, value: float, told: str
+    cli: Call, home: SimpleNamespace, option: str, value: float, message: str
 ) -> None:
-    assert told in cli("generate", home.runs["language"], option, value, code=2)[1]
+    assert message in cli("generate", home.runs["language"], option, value, code=2)[1]

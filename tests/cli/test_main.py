@@ -40,7 +40,7 @@ def test_the_version_is_that_of_the_package(cli: Call) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["frob"], "No such command 'frob'"),
         (["predict"], "Missing argument 'RUN'"),
@@ -58,10 +58,10 @@ def test_the_version_is_that_of_the_package(cli: Call) -> None:
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(
-    cli: Call, words: list[str], told: str
+    cli: Call, words: list[str], message: str
 ) -> None:
     out, err = cli(*words, code=2)
-    assert told in err
+    assert message in err
     assert out == ""
     assert err.count("\n") == 1
 
@@ -74,7 +74,7 @@ def test_no_verb_shows_the_help(cli: Call, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["predict", "runs/x", "a"], "runs/x: there is no such run"),
         (["evaluate", "runs/x", "a.csv"], "runs/x: there is no such run"),
@@ -82,15 +82,15 @@ def test_no_verb_shows_the_help(cli: Call, monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_failed_work_is_one_line_and_exit_code_1(
-    cli: Call, words: list[str], told: str
+    cli: Call, words: list[str], message: str
 ) -> None:
     out, err = cli(*words, code=1)
-    assert told in err
+    assert message in err
     assert out == ""
 
 
 @pytest.mark.parametrize(
-    ("raised", "code", "told"),
+    ("raised", "code", "message"),
     [
         (KeyboardInterrupt(), 130, "stopped"),
         (MemoryError(), 1, "out of memory"),
@@ -121,7 +121,7 @@ def test_what_befalls_a_program_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     raised: BaseException,
     code: int,
-    told: str,
+    message: str,
 ) -> None:
     import unrolled.run
 
@@ -130,7 +130,7 @@ def test_what_befalls_a_program_is_one_line(
 
     monkeypatch.setattr(unrolled.run, "load", fails)
     _, err = cli("evaluate", "runs/x", "a.csv", code=code)
-    assert told in err
+    assert message in err
 
 
 def test_other_runtime_errors_keep_their_traceback(

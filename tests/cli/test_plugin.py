@@ -45,7 +45,7 @@ def test_a_cell_in_a_file_trains_and_writes(
     path = tmp_path / "leaky cell.py"
     out = tmp_path / "run"
     path.write_text(LEAKY, "utf-8")
-    told, _ = cli(
+    output, _ = cli(
         "train",
         home.files["language"],
         "--plugin",
@@ -56,8 +56,8 @@ def test_a_cell_in_a_file_trains_and_writes(
         "training.max_steps=3",
         *KEYS,
     )
-    assert "this model (leaky)" in told
-    assert f"generate {out} --plugin '{path}'" in told
+    assert "this model (leaky)" in output
+    assert f"generate {out} --plugin '{path}'" in output
     text, _ = cli("generate", out, "--plugin", path, "--seed", 1, "--max-new-tokens", 5)
     assert text
     LAYERS.pop("leaky")

@@ -52,11 +52,11 @@ def test_a_row_may_begin_with_a_minus(cli: Call, home: SimpleNamespace) -> None:
 def test_json_is_one_object_a_line(cli: Call, home: SimpleNamespace) -> None:
     rows = ['lovely "film"', "별로\tfilm"]
     out, err = cli("predict", home.runs["classify"], "--json", *rows)
-    found = [json.loads(line) for line in out.splitlines()]
-    assert [each["input"] for each in found] == rows
-    for each in found:
-        assert set(each) == {"input", "answer", "probability", "probabilities"}
-        assert each["probabilities"][each["answer"]] == each["probability"]
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [answer["input"] for answer in answers] == rows
+    for answer in answers:
+        assert set(answer) == {"input", "answer", "probability", "probabilities"}
+        assert answer["probabilities"][answer["answer"]] == answer["probability"]
     assert "별로" in out
     assert err == ""
     (tags,) = map(
@@ -88,17 +88,17 @@ def test_json_of_a_file_keeps_its_columns(
     path = write_csv(
         tmp_path / "n.csv", [("x", "lovely", "b")], ("answer", "text", "probability")
     )
-    (found,) = map(
+    (answer,) = map(
         json.loads,
         cli("predict", home.runs["classify"], "--file", path, "--json")[0].splitlines(),
     )
-    assert (found["answer"], found["text"], found["probability"]) == (
+    assert (answer["answer"], answer["text"], answer["probability"]) == (
         "x",
         "lovely",
         "b",
     )
-    assert found["answer_"] in ("good", "bad")
-    assert 0 <= found["probability_"] <= 1
+    assert answer["answer_"] in ("good", "bad")
+    assert 0 <= answer["probability_"] <= 1
 
 
 def test_csv_keeps_the_columns_and_adds_two(
@@ -129,8 +129,10 @@ def test_jsonl_keeps_the_columns_and_adds_the_answer(
     path = write_jsonl(tmp_path / "n.jsonl", rows)
     output = tmp_path / "o.jsonl"
     assert cli("predict", home.runs["tag"], "--file", path, "-o", output) == ("", "")
-    found = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
-    assert [(each["nr"], each["words"], each["answer"]) for each in found] == [
+    answers = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+    assert [
+        (answer["nr"], answer["words"], answer["answer"]) for answer in answers
+    ] == [
         (1, ["the", "cat"], "D N"),
         (2, ["dog"], "N"),
     ]
@@ -158,7 +160,7 @@ def test_a_faulty_row_is_named_and_what_stands_before_it_is_answered(
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "told"),
+    ("name", "code", "message"),
     [
         ("o.xlsx", 2, "end the name in .csv, .jsonl, .txt"),
         ("rows.csv", 2, "is the file that is read; choose another name"),
@@ -166,7 +168,7 @@ def test_a_faulty_row_is_named_and_what_stands_before_it_is_answered(
     ],
 )
 def test_an_output_that_cannot_be_is_refused(
-    cli: Call, home: SimpleNamespace, tmp_path: Path, name: str, code: int, told: str
+    cli: Call, home: SimpleNamespace, tmp_path: Path, name: str, code: int, message: str
 ) -> None:
     path = write_csv(tmp_path / "rows.csv", [("a film",)], ("text",))
     before = path.read_bytes()
@@ -179,7 +181,7 @@ def test_an_output_that_cannot_be_is_refused(
         tmp_path / name,
         code=code,
     )
-    assert told in err
+    assert message in err
     assert path.read_bytes() == before
 
 
@@ -218,15 +220,15 @@ def test_rows_that_were_skipped_are_told_beside_the_answers(
 def test_a_number_is_answered_without_a_probability(
     cli: Call, home: SimpleNamespace, tmp_path: Path, kind: str
 ) -> None:
-    found = json.loads(cli("predict", home.runs[kind], "3, 21", "--json")[0])
-    assert set(found) == {"input", "answer", "value"}
+    answer = json.loads(cli("predict", home.runs[kind], "3, 21", "--json")[0])
+    assert set(answer) == {"input", "answer", "value"}
     path = tmp_path / "n.csv"
     output = tmp_path / "o.csv"
     path.write_text(("rooms,area\n" if kind == "regress" else "") + "3,21\n4,22\n")
     cli("predict", home.runs[kind], "--file", path, "-o", output)
     body = output.read_text().splitlines()
     assert body[0].endswith(",answer,probability")
-    assert body[1] == f"3,21,{found['answer']},"
+    assert body[1] == f"3,21,{answer['answer']},"
 
 
 def test_a_language_model_is_told_to_generate(cli: Call, home: SimpleNamespace) -> None:
@@ -271,11 +273,11 @@ def test_live_answers_each_line_before_the_next_is_written(
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    found = []
+    answers = []
     for row in rows:  # a program that waits for more input would stop here for good
         process.stdin.write(row.encode() + b"\n")
-        found.append(process.stdout.readline().decode().rstrip("\n"))
-    assert found == package.load(home.runs["classify"]).predict(rows)
+        answers.append(process.stdout.readline().decode().rstrip("\n"))
+    assert answers == package.load(home.runs["classify"]).predict(rows)
     process.stdin.write(b"\xff\xfe broken bytes\n")
     assert process.stdout.readline() in (b"good\n", b"bad\n")
     process.stdin.write(b"the last line has no end")
@@ -294,11 +296,11 @@ def test_a_live_line_that_cannot_be_answered_keeps_the_count(
 ) -> None:
     process = live(home.runs["vectors"], "--json")
     out, err = process.communicate(b"7, 6\nseven, 6\n\n-3, 4\n", timeout=60)
-    found = [json.loads(line) for line in out.decode().splitlines()]
-    assert [each["input"] for each in found] == ["7, 6", "seven, 6", "", "-3, 4"]
-    assert [bool(each["answer"]) for each in found] == [True, False, False, True]
-    told = err.decode().splitlines()
-    assert [line.split(": ")[:2] for line in told] == [
+    answers = [json.loads(line) for line in out.decode().splitlines()]
+    assert [answer["input"] for answer in answers] == ["7, 6", "seven, 6", "", "-3, 4"]
+    assert [bool(answer["answer"]) for answer in answers] == [True, False, False, True]
+    messages = err.decode().splitlines()
+    assert [line.split(": ")[:2] for line in messages] == [
         ["unrolled", "line 2"],
         ["unrolled", "line 3"],
     ]
@@ -312,9 +314,9 @@ def test_a_file_may_lack_the_label_in_some_rows(
     path = write_jsonl(tmp_path / "n.jsonl", rows[:2])
     output = tmp_path / "o.jsonl"
     assert cli("predict", home.runs["tag"], "--file", path, "-o", output) == ("", "")
-    found = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
-    assert [each["answer"] for each in found] == ["D", "N"]
-    assert found[1]["tags"] is None
+    answers = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+    assert [answer["answer"] for answer in answers] == ["D", "N"]
+    assert answers[1]["tags"] is None
     _, err = cli("predict", home.runs["tag"], "--file", write_jsonl(path, rows), code=1)
     assert "n.jsonl:3: the key 'words'" in err
 

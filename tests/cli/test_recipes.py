@@ -20,10 +20,14 @@ def test_every_recipe_stands_under_its_pattern_with_its_minutes(cli: Call) -> No
     for line in out.splitlines():
         if line.startswith("  "):
             name, *rest = line.split()
-            told = about(name)
-            time = "GPUs" if told.minutes is None else f"{told.minutes:g} min"
-            assert told.pattern == pattern
-            assert " ".join(rest) == f"{time} {' '.join(told.what.split())}"
+            description = about(name)
+            time = (
+                "GPUs"
+                if description.minutes is None
+                else f"{description.minutes:g} min"
+            )
+            assert description.pattern == pattern
+            assert " ".join(rest) == f"{time} {' '.join(description.what.split())}"
             seen.append(name)
         elif line:
             pattern = line

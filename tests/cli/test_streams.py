@@ -137,22 +137,22 @@ def test_a_full_standard_output_is_told_in_one_line(home: SimpleNamespace) -> No
 # signals
 
 
-@pytest.mark.parametrize("wait", [0.05, 0.3, 0.8, 1.5, 2.5])
+@pytest.mark.parametrize("delay", [0.05, 0.3, 0.8, 1.5, 2.5])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_at_any_time_is_one_line_and_its_exit_code(
-    data: Path, tmp_path: Path, wait: float, number: int
+    data: Path, tmp_path: Path, delay: float, number: int
 ) -> None:
     folder = tmp_path / "run"
     words = ["train", data, "--out", folder, "training.max_steps=100000", *KEYS]
     process = subprocess.Popen(
         [*COMMAND, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    time.sleep(wait)
+    time.sleep(delay)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     # before Python itself has begun there is nobody who could answer
     if process.returncode == -number:
-        assert wait < 0.5
+        assert delay < 0.5
         return
     assert process.returncode == 128 + number, err
     assert b"Traceback" not in err
@@ -234,8 +234,8 @@ def test_nothing_that_a_terminal_obeys_is_printed(
     for words in verbs:
         _, out, err = inside(*words)
         for stream in (out, err):
-            found = OBEYED.search(stream)
-            assert found is None, (words[0], stream[max(0, found.start() - 80) :][:160])
+            match = OBEYED.search(stream)
+            assert match is None, (words[0], stream[max(0, match.start() - 80) :][:160])
         assert out or err
         assert "Traceback" not in err
 
@@ -349,8 +349,10 @@ def test_formulas_of_a_file_and_how_to_keep_them(
     path = write_csv(tmp_path / "t.csv", [(text,) for text in texts], ("text",))
     out = tmp_path / "a.csv"
     cli("predict", home.runs["classify"], "--file", path, "-o", out)
-    told = [row["text"] for row in csv.DictReader(io.StringIO(out.read_text("utf-8")))]
-    assert told == ["'" + texts[0], "-5", "'" + texts[2], texts[3]]
+    written = [
+        row["text"] for row in csv.DictReader(io.StringIO(out.read_text("utf-8")))
+    ]
+    assert written == ["'" + texts[0], "-5", "'" + texts[2], texts[3]]
     cli("predict", home.runs["classify"], "--file", path, "-o", out, "--raw")
     assert [
         row["text"] for row in csv.DictReader(io.StringIO(out.read_text("utf-8")))
@@ -438,14 +440,14 @@ def test_a_pipe_is_written_to_while_rows_are_answered(
     path = write_csv(tmp_path / "t.csv", [("1", "2")] * 3, ("rooms", "area"))
     pipe = tmp_path / "pipe.csv"
     os.mkfifo(pipe)
-    found: list[str] = []
-    reader = threading.Thread(target=lambda: found.append(pipe.read_text("utf-8")))
+    contents: list[str] = []
+    reader = threading.Thread(target=lambda: contents.append(pipe.read_text("utf-8")))
     reader.start()
     assert (
         run("predict", home.runs["regress"], "--file", path, "-o", pipe).returncode == 0
     )
     reader.join(30)
-    assert len(found[0].splitlines()) == 4
+    assert len(contents[0].splitlines()) == 4
     assert pipe.is_fifo()
 
 
@@ -528,12 +530,12 @@ def test_one_line_ends_no_service(home: SimpleNamespace) -> None:
         )
         assert done.returncode == 0, done.stderr[-500:]
         assert time.monotonic() - began < 60
-        found = [json.loads(line) for line in done.stdout.decode().splitlines()]
-        assert len(found) == len(lines)
-        sound = {json.dumps(each["answer"]) for each in found[1::2]}
+        answers = [json.loads(line) for line in done.stdout.decode().splitlines()]
+        assert len(answers) == len(lines)
+        sound = {json.dumps(answer["answer"]) for answer in answers[1::2]}
         assert len(sound) == 1  # the row between them is answered as ever
-        assert not any(each.get("error") for each in found[1::2])
-        assert "data.max_row" in found[4]["error"]
+        assert not any(answer.get("error") for answer in answers[1::2])
+        assert "data.max_row" in answers[4]["error"]
 
 
 # commands that are to be copied
@@ -560,10 +562,10 @@ def test_printed_commands_are_those_of_the_shell(
     path = write_csv(folder / f"{name}.csv", reviews(60, 6), ("text", "label"))
     out = tmp_path / f"out {name}"
     words = ["training.max_steps=3", "name=a b", *KEYS]
-    code, told, err = inside("train", path, "--out", out, *words)
+    code, output, err = inside("train", path, "--out", out, *words)
     assert code == 0, err
-    lines = told.split("next:\n")[1].splitlines()
-    lines += [line[6:] for line in told.splitlines() if line.startswith("more: ")]
+    lines = output.split("next:\n")[1].splitlines()
+    lines += [line[6:] for line in output.splitlines() if line.startswith("more: ")]
     _, _, err = inside("train", path, "--out", out, *words)
     lines.append(err.split("go on with it: ")[1].split(", or choose")[0])
     for line in lines:

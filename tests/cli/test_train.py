@@ -43,10 +43,10 @@ def test_a_dry_run_says_everything_and_writes_nothing(
     out, err = cli("train", "reviews.csv", "layer=lstm", "--dry-run")
     assert snapshot(tmp_path) == before
     assert err == ""
-    found, resolved = out.split("\n# the resolved recipe\n")
-    assert "reviews.csv: comma-separated, header, UTF-8, 60 rows" in found
-    assert re.search(r"model: layer=lstm, [\d,]{5,} parameters", found)
-    assert "run: runs/reviews" in found
+    summary, resolved = out.split("\n# the resolved recipe\n")
+    assert "reviews.csv: comma-separated, header, UTF-8, 60 rows" in summary
+    assert re.search(r"model: layer=lstm, [\d,]{5,} parameters", summary)
+    assert "run: runs/reviews" in summary
     recipe = yaml.safe_load(resolved)
     assert (recipe["layer"], recipe["task"], recipe["data"]["label"]) == (
         "lstm",
@@ -72,8 +72,8 @@ def test_training_says_scores_baselines_and_more(
     for key, value in result["scores"].items():
         assert f"{key} {value:.4f}" in held
     assert result["baselines"]
-    for each in result["baselines"]:
-        assert each["name"] in held
+    for baseline in result["baselines"]:
+        assert baseline["name"] in held
     assert len(said.split("next:\n")[1].splitlines()) == 3
 
 
@@ -133,9 +133,9 @@ def test_an_existing_run_is_refused_with_a_command_that_resumes_it(
     cli("train", *words)
     before = snapshot(tmp_path / "my run")
     _, err = cli("train", *words, code=1)
-    told = re.search(r"unrolled (train .* --resume)", err)
-    assert told is not None
-    out, _ = cli(*shlex.split(told[1]))
+    match = re.search(r"unrolled (train .* --resume)", err)
+    assert match is not None
+    out, _ = cli(*shlex.split(match[1]))
     assert "is finished" in out
     assert snapshot(tmp_path / "my run") == before
 
@@ -231,7 +231,7 @@ def test_a_run_without_limits_goes_on_with_the_words_it_was_begun_with(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("model.hidden=9", "model.hidden was 8 and is now 9"),
         ("layer=lstm", "layer was 'gru' and is now 'lstm'"),
@@ -242,12 +242,12 @@ def test_a_run_without_limits_goes_on_with_the_words_it_was_begun_with(
         ),
     ],
 )
-def test_a_changed_key_is_refused_by_name(cli: Call, change: str, told: str) -> None:
+def test_a_changed_key_is_refused_by_name(cli: Call, change: str, message: str) -> None:
     words = ["train", "reviews.csv", *KEYS, "training.max_steps=3"]
     cli(*words)
     for target in (words, ["train", "runs/reviews"]):
         _, err = cli(*target, change, "--resume", code=1)
-        assert f"runs/reviews cannot be resumed with other settings: {told}" in err
+        assert f"runs/reviews cannot be resumed with other settings: {message}" in err
         assert "Only limits (training.max_steps, " in err
 
 
@@ -297,7 +297,7 @@ def test_a_label_that_falls_only_into_our_own_held_out_part_is_no_fault(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (
             ["model.ngrams=2", "layer=none"],
@@ -310,9 +310,9 @@ def test_a_label_that_falls_only_into_our_own_held_out_part_is_no_fault(
     ],
 )
 def test_keys_that_mean_nothing_to_a_task_are_refused(
-    cli: Call, words: list[str], told: str
+    cli: Call, words: list[str], message: str
 ) -> None:
-    assert told in cli("train", "anthem", *words, code=2)[1]
+    assert message in cli("train", "anthem", *words, code=2)[1]
 
 
 def test_a_run_that_ends_in_pretraining_is_refused(cli: Call) -> None:
@@ -358,7 +358,7 @@ def test_equal_seeds_give_equal_weights_and_others_not(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "message"),
     [
         (["data.label=lable"], 2, "there is no column 'lable'; did you mean 'label'?"),
         (["task=tag"], 1, "reviews.csv:2: "),
@@ -376,10 +376,10 @@ def test_equal_seeds_give_equal_weights_and_others_not(
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_no_run(
-    cli: Call, tmp_path: Path, words: list[str], code: int, told: str
+    cli: Call, tmp_path: Path, words: list[str], code: int, message: str
 ) -> None:
     _, err = cli("train", "reviews.csv", *words, code=code)
-    assert told in err
+    assert message in err
     assert not (tmp_path / "runs").exists()
 
 

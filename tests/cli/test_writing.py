@@ -120,10 +120,10 @@ def test_json_holds_alignment_and_the_other_answers(
     out, _ = cli(
         "predict", mirror.run, "a zebra", "--json", "--set", "decoding.n_best=2"
     )
-    told = json.loads(out)
-    assert (told["input"], told["answer"]) == ("a zebra", "zebra a")
-    assert told["alignment"] == [[1, 0], [0, 1]]
-    assert len(told["n_best"]) == 2
+    answer = json.loads(out)
+    assert (answer["input"], answer["answer"]) == ("a zebra", "zebra a")
+    assert answer["alignment"] == [[1, 0], [0, 1]]
+    assert len(answer["n_best"]) == 2
     path = tmp_path / "in.txt"
     output = tmp_path / "out.jsonl"
     path.write_text("a b\n\n")
@@ -134,7 +134,7 @@ def test_json_holds_alignment_and_the_other_answers(
 
 
 def test_live_lines_are_answered_and_counted(mirror: SimpleNamespace) -> None:
-    found = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "unrolled", "predict", str(mirror.run), "--live"],
         input="a b\n\nc d\n",
         capture_output=True,
@@ -142,8 +142,8 @@ def test_live_lines_are_answered_and_counted(mirror: SimpleNamespace) -> None:
         timeout=120,
         check=True,
     )
-    assert found.stdout == "b a\n\nd c\n"
-    assert "line 2: column 'source' is empty" in found.stderr
+    assert completed.stdout == "b a\n\nd c\n"
+    assert "line 2: column 'source' is empty" in completed.stderr
 
 
 def test_what_an_answer_holds_is_asked_for(cli: Call, mirror: SimpleNamespace) -> None:
@@ -153,7 +153,7 @@ def test_what_an_answer_holds_is_asked_for(cli: Call, mirror: SimpleNamespace) -
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--set", "decoding.beams=2"], "did you mean 'beam'"),
         (["--set", "model.hidden=2"], "only keys under decoding"),
@@ -163,9 +163,9 @@ def test_what_an_answer_holds_is_asked_for(cli: Call, mirror: SimpleNamespace) -
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(
-    cli: Call, mirror: SimpleNamespace, words: list[str], told: str
+    cli: Call, mirror: SimpleNamespace, words: list[str], message: str
 ) -> None:
-    assert told in cli("predict", mirror.run, "a b", *words, code=2)[1]
+    assert message in cli("predict", mirror.run, "a b", *words, code=2)[1]
 
 
 def test_other_runs_have_no_search(cli: Call, home: SimpleNamespace) -> None:
@@ -191,22 +191,22 @@ def test_two_files_are_scored_with_signature_and_test(
     scores = dict(line.split() for line in out.splitlines()[:4])
     assert float(scores["bleu"]) > 90
     assert "nrefs:1|bs:1000|seed:12345|case:mixed|eff:no|tok:none|smooth:exp" in out
-    told = json.loads(
+    report = json.loads(
         cli(*words, "--json", "decoding.beam=1", "data.score_tokenizer=13a")[0]
     )
-    assert "tok:13a" in told["notes"][0]
+    assert "tok:13a" in report["notes"][0]
     out, _ = cli(*words, "--compare", mirror.run)
     assert out.count("no difference") == 2
     # the same weights, kept from ending: worse on every line
     worse = tmp_path / "worse"
     shutil.copytree(mirror.run, worse)
-    told = yaml.safe_load((worse / "config.yaml").read_text())
-    told["decoding"]["min_length"] = 8
-    digests.replace_text(worse, "config.yaml", yaml.safe_dump(told))
+    config = yaml.safe_load((worse / "config.yaml").read_text())
+    config["decoding"]["min_length"] = 8
+    digests.replace_text(worse, "config.yaml", yaml.safe_dump(config))
     out, _ = cli(*words, "--compare", worse)
     assert "no difference" not in out
     assert out.count("paired bootstrap") == 2
-    assert all(float(found) < 0.05 for found in re.findall(r"p = ([\d.]+)", out))
+    assert all(float(value) < 0.05 for value in re.findall(r"p = ([\d.]+)", out))
     run = package.load(mirror.run)
     assert run.evaluate(files[0], target=files[1])["bleu"] == pytest.approx(
         float(scores["bleu"]), abs=1e-4
@@ -234,9 +234,9 @@ def test_drawn_answers_are_repeated_by_their_seed_alone(
 ) -> None:
     words = ["predict", mirror.run, *["a b c d e"] * 8, "--set", "decoding.sample=true"]
     words += ["--set", "decoding.sampling.temperature=3"]
-    found = [
+    outputs = [
         cli(*words, *more)[0]
         for more in (["--seed", 1], ["--seed", 1], ["--seed", 2], [], [])
     ]
-    assert found[0] == found[1]
-    assert len(set(found)) == 4
+    assert outputs[0] == outputs[1]
+    assert len(set(outputs)) == 4

@@ -45,9 +45,9 @@ def test_a_second_process_is_refused_and_a_lock_of_a_killed_one_is_free(
     with holder(tmp_path) as process:
         with pytest.raises(UserError) as caught, locked(tmp_path):
             pass
-        told = f"process {process.pid} on {socket.gethostname()}, since 2"
+        message = f"process {process.pid} on {socket.gethostname()}, since 2"
         assert str(caught.value).startswith(
-            f"{tmp_path}: a training is at work here already ({told}"
+            f"{tmp_path}: a training is at work here already ({message}"
         )
         process.send_signal(signal.SIGKILL)
     assert (tmp_path / LOCK).exists()
@@ -92,12 +92,12 @@ def test_without_locks_of_the_file_system_a_file_names_the_owner(
     tmp_path.mkdir(exist_ok=True)
     with subprocess.Popen(["true"]) as gone:
         pass
-    told = {"pid": gone.pid, "host": socket.gethostname(), "since": "then"}
-    owner.write_text(json.dumps(told))
+    record = {"pid": gone.pid, "host": socket.gethostname(), "since": "then"}
+    owner.write_text(json.dumps(record))
     with locked(tmp_path):
         assert json.loads(owner.read_text())["pid"] == os.getpid()
     tmp_path.mkdir(exist_ok=True)
-    owner.write_text(json.dumps(told | {"host": "another"}))
+    owner.write_text(json.dumps(record | {"host": "another"}))
     with pytest.raises(UserError, match="on another, since then"), locked(tmp_path):
         pass
     monkeypatch.setattr(locks, "PAUSE", 0.0)
@@ -134,8 +134,8 @@ def test_who_waits_enters_when_the_other_has_left(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("unsupported")
 def test_who_waits_without_locks_of_the_file_system(tmp_path: Path) -> None:
     one_after_another(tmp_path / "a.lock")
-    told = {"pid": 1, "host": "another", "since": "then"}
-    (tmp_path / "a.lock.owner").write_text(json.dumps(told))
+    record = {"pid": 1, "host": "another", "since": "then"}
+    (tmp_path / "a.lock.owner").write_text(json.dumps(record))
     refused = pytest.raises(
         UserError, match=r"^busy .*on another.*set another folder; if that"
     )

@@ -45,8 +45,8 @@ def test_a_carriage_return_within_a_line_shifts_nothing(write: Write) -> None:
 def test_unequal_line_counts_are_told_both(write: Write, skip: str) -> None:
     source = write("a\nb\nc\n", "a.en")
     target = write("a\nb\n", "a.de")
-    told = f"{source}:3: 3 lines, but {target} has 2: "
-    with pytest.raises(DataError, match=re.escape(told)):
+    message = f"{source}:3: 3 lines, but {target} has 2: "
+    with pytest.raises(DataError, match=re.escape(message)):
         read_aligned(source, target, on_error=skip)  # type: ignore[arg-type]
     with pytest.raises(
         DataError, match=re.escape(f"{target}:3: 2 lines, but {source} has 3: ")
@@ -60,7 +60,7 @@ def test_the_first_lines_alone_are_read(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "told"),
+    ("bad", "message"),
     [
         (b"\n", "this line is empty"),
         (b" \t \n", "this line is empty"),
@@ -74,13 +74,13 @@ def test_the_first_lines_alone_are_read(write: Write) -> None:
 )
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_faulty_line_is_named_or_skipped_and_counted(
-    write: Write, bad: bytes, told: str, side: int
+    write: Write, bad: bytes, message: str, side: int
 ) -> None:
     good = b"a\nb\nc\n"
     files = [write(good, "good"), write(b"d\n" + bad + b"f\n", "bad")][
         :: 1 if side else -1
     ]
-    with pytest.raises(DataError, match=re.escape(f"bad:2: {told}")):
+    with pytest.raises(DataError, match=re.escape(f"bad:2: {message}")):
         read_aligned(files[0], files[1])
     table = read_aligned(files[0], files[1], on_error="skip")
     assert (
@@ -89,18 +89,18 @@ def test_a_faulty_line_is_named_or_skipped_and_counted(
         else [("d", "a"), ("f", "c")]
     )
     assert table.lines == [1, 3]
-    assert [fault.line for fault in table.skipped] == [2]
+    assert [error.line for error in table.skipped] == [2]
 
 
 def test_a_line_of_any_length_takes_little_memory(write: Write) -> None:
     path = write(b"short\n" + b"x" * (40 * MAX_ROW) + b"\nend\n")
     tracemalloc.start()
     try:
-        found = [(line.number, line.text, bool(line.error)) for line in Lines(path)]
+        lines = [(line.number, line.text, bool(line.error)) for line in Lines(path)]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert found == [(1, "short", False), (2, "", True), (3, "end", False)]
+    assert lines == [(1, "short", False), (2, "", True), (3, "end", False)]
     assert peak < 16 * MAX_ROW
 
 

@@ -56,10 +56,10 @@ def test_a_zip_of_one_data_file_is_read_in_place(tmp_path: Path) -> None:
             "set/train.csv": ROWS,
         },
     )
-    found = table(path)
-    assert found.rows == [("good", "1"), ("bad", "0")]
+    dataset = table(path)
+    assert dataset.rows == [("good", "1"), ("bad", "0")]
     assert (
-        found.format.describe()
+        dataset.format.describe()
         == "comma-separated, header, UTF-8, zip, without set/README.md"
     )
     assert list(tmp_path.iterdir()) == [path]
@@ -79,9 +79,9 @@ def test_a_zip_of_texts_or_of_tables_is_a_folder(tmp_path: Path) -> None:
     )
     assert table(texts).rows == [("so bad\n", "neg"), ("so good\n", "pos")]
     tables = zipped(tmp_path / "d.zip", {"b.csv": "text,label\nx,1\n", "a.csv": ROWS})
-    found = table(tables)
-    assert found.rows == [("good", "1"), ("bad", "0"), ("x", "1")]
-    assert found.position(found.lines[-1]) == (f"{tables}/b.csv", 2)
+    dataset = table(tables)
+    assert dataset.rows == [("good", "1"), ("bad", "0"), ("x", "1")]
+    assert dataset.position(dataset.lines[-1]) == (f"{tables}/b.csv", 2)
     song = zipped(tmp_path / "s.zip", {"song.txt": "one\ntwo\n"})
     document = read(song)
     assert isinstance(document, Document)
@@ -126,11 +126,11 @@ def test_a_zip_bomb_is_refused_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archives, "LARGE", 1 << 20)
-    one = zipped(tmp_path / "b.zip", {"a.csv": ROWS, "b.csv": b"1,2\n" * (1 << 20)})
+    archive = zipped(tmp_path / "b.zip", {"a.csv": ROWS, "b.csv": b"1,2\n" * (1 << 20)})
     with pytest.raises(
         DataError, match=r"b\.zip/b\.csv: this member unpacks to more than 500"
     ):
-        read(one)
+        read(archive)
     many = {f"{i}.csv": b"1,2\n" * (1 << 17) for i in range(9)}
     with pytest.raises(DataError, match=r"c\.zip: it unpacks to more than 500"):
         read(zipped(tmp_path / "c.zip", many))
@@ -143,8 +143,8 @@ def test_a_zip_that_lies_about_its_size_gives_no_more_than_it_said(
         zipped(tmp_path / "l.zip", {"a.csv": b"1,2\n" * 9_999}).read_bytes()
     )
     entry = content.index(b"PK\x01\x02")
-    for place in (22, entry + 24):  # the unpacked size, in both directories
-        content[place : place + 4] = (40).to_bytes(4, "little")
+    for offset in (22, entry + 24):  # the unpacked size, in both directories
+        content[offset : offset + 4] = (40).to_bytes(4, "little")
     (tmp_path / "l.zip").write_bytes(content)
     with pytest.raises(DataError, match="cannot be read"):
         read(tmp_path / "l.zip")
@@ -350,11 +350,11 @@ def test_a_name_that_stands_twice_is_refused(
 )
 def test_every_member_is_read_once(tmp_path: Path, members: list[str]) -> None:
     rows = {name: f"text,label\n{name} one,1\n{name} two,0\n" for name in members}
-    found = table(zipped(tmp_path / "a.zip", dict(rows))).rows
+    actual = table(zipped(tmp_path / "a.zip", dict(rows))).rows
     expected = {
         (f"{name} {word}", label)
         for name in members
         for word, label in (("one", "1"), ("two", "0"))
     }
-    assert set(found) == expected
-    assert len(found) == len(expected)
+    assert set(actual) == expected
+    assert len(actual) == len(expected)

@@ -33,14 +33,14 @@ def examples(lengths: list[int]) -> Examples:
     )
 
 
-def same(one: Batch, other: Batch) -> bool:
-    tensors = [(one.inputs, other.inputs), (one.targets, other.targets)]
-    if one.lengths is not None or other.lengths is not None:
-        tensors.append((one.lengths, other.lengths))
+def same(first: Batch, second: Batch) -> bool:
+    tensors = [(first.inputs, second.inputs), (first.targets, second.targets)]
+    if first.lengths is not None or second.lengths is not None:
+        tensors.append((first.lengths, second.lengths))
     return (
         all(a is not None and b is not None and torch.equal(a, b) for a, b in tensors)
-        and np.array_equal(one.rows, other.rows)
-        and one.restart == other.restart
+        and np.array_equal(first.rows, second.rows)
+        and first.restart == second.restart
     )
 
 
@@ -254,11 +254,11 @@ def test_text_batches_depend_on_seed_epoch_and_index_alone(
     kind: type[Lanes | Windows],
 ) -> None:
     text = np.arange(500, dtype=np.int32)
-    one = kind(text, 4, 10, 7, START)
-    other = kind(text, 4, 10, 7, START)
-    calls = [(epoch, i) for epoch in (1, 0, 2) for i in range(one.length(epoch))]
-    seen = {call: one.batch(*call) for call in calls}
-    assert all(same(other.batch(*call), seen[call]) for call in reversed(calls))
+    first = kind(text, 4, 10, 7, START)
+    second = kind(text, 4, 10, 7, START)
+    calls = [(epoch, i) for epoch in (1, 0, 2) for i in range(first.length(epoch))]
+    seen = {call: first.batch(*call) for call in calls}
+    assert all(same(second.batch(*call), seen[call]) for call in reversed(calls))
     assert not same(seen[0, 1], seen[1, 1])
     assert not same(seen[1, 1], kind(text, 4, 10, 8, START).batch(1, 1))
 
@@ -270,18 +270,18 @@ def test_a_share_of_windows_starts_fresh_in_single_lanes() -> None:
     count = 0
     for index in range(1, source.length(1)):
         batch = source.batch(1, index)
-        told = plain.batch(1, index)
+        reference = plain.batch(1, index)
         fresh = (
             batch.fresh
             if batch.fresh is not None
             else torch.zeros(20, dtype=torch.bool)
         )
-        expected = told.inputs.clone()
+        expected = reference.inputs.clone()
         expected[fresh, 0] = START
         assert torch.equal(batch.inputs, expected)
-        assert torch.equal(batch.targets, told.targets)  # type: ignore[arg-type]
+        assert torch.equal(batch.targets, reference.targets)  # type: ignore[arg-type]
         assert not batch.restart
-        assert told.fresh is None
+        assert reference.fresh is None
         count += int(fresh.sum())
     # 3,980 draws: 29 is one standard deviation
     assert count == pytest.approx(0.3 * 3980, abs=4 * 29)

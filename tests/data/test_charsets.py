@@ -30,20 +30,20 @@ def spreadsheet(rows: int) -> str:
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_spreadsheet_in_cp949(write: Any, zipped: bool) -> None:
     data = spreadsheet(20_000).encode("cp949")
-    found = table(write(gzip.compress(data) if zipped else data))
+    dataset = table(write(gzip.compress(data) if zipped else data))
     packed = ", gzip" if zipped else ""
     assert (
-        found.format.describe()
+        dataset.format.describe()
         == f"comma-separated, header, CP949, mixed line ends{packed}"
     )
-    assert found.columns == ["번호", "리뷰", "평점"]
-    assert len(found.rows) == 20_000
-    assert found.rows[7] == ("7", f'{REVIEW} "7"\n둘째 줄', "2")
-    assert found.lines[-1] == 2 + 2 * 19_999
+    assert dataset.columns == ["번호", "리뷰", "평점"]
+    assert len(dataset.rows) == 20_000
+    assert dataset.rows[7] == ("7", f'{REVIEW} "7"\n둘째 줄', "2")
+    assert dataset.lines[-1] == 2 + 2 * 19_999
 
 
 @pytest.mark.parametrize(
-    ("encoding", "told"),
+    ("encoding", "description"),
     [
         ("utf-8", "UTF-8"),
         ("utf-8-sig", "UTF-8"),
@@ -57,14 +57,14 @@ def test_a_spreadsheet_in_cp949(write: Any, zipped: bool) -> None:
 )
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 def test_korean_in_every_encoding_is_said_aloud(
-    write: Any, encoding: str, told: str, newline: str
+    write: Any, encoding: str, description: str, newline: str
 ) -> None:
     text = f"리뷰\t감정{newline}" + "".join(
         f"{REVIEW}\t{i % 2}{newline}" for i in range(30)
     )
-    found = table(write(text.encode(encoding), "data.txt"))
-    assert found.format.describe() == f"tab-separated, header, {told}"
-    assert found.rows == [(REVIEW, str(i % 2)) for i in range(30)]
+    dataset = table(write(text.encode(encoding), "data.txt"))
+    assert dataset.format.describe() == f"tab-separated, header, {description}"
+    assert dataset.rows == [(REVIEW, str(i % 2)) for i in range(30)]
     document = read(write((f"{REVIEW}{newline}" * 9).encode(encoding), "song.txt"))
     assert isinstance(document, Document)
     assert document.text == f"{REVIEW}\n" * 9
@@ -72,18 +72,18 @@ def test_korean_in_every_encoding_is_said_aloud(
 
 def test_english_in_utf_16_without_a_mark(write: Any) -> None:
     for encoding in ("utf-16-le", "utf-16-be"):
-        found = table(write("text\tlabel\ngood film\t1\n".encode(encoding)))
-        assert found.rows == [("good film", "1")]
+        dataset = table(write("text\tlabel\ngood film\t1\n".encode(encoding)))
+        assert dataset.rows == [("good film", "1")]
 
 
 @pytest.mark.parametrize("before", [10, 40_000, 200_000])
 def test_the_first_korean_may_stand_anywhere(write: Any, before: int) -> None:
     rows = "text,label\n" + "plain words only,1\n" * before
-    found = table(write((rows + f'"{REVIEW}",0\n').encode("cp949")))
-    assert found.rows[-1] == (REVIEW, "0")
-    assert found.format.encoding == "cp949"
-    found = table(write((rows + f'"{REVIEW}",0\n').encode()))
-    assert (found.rows[-1], found.format.encoding) == ((REVIEW, "0"), "utf-8")
+    dataset = table(write((rows + f'"{REVIEW}",0\n').encode("cp949")))
+    assert dataset.rows[-1] == (REVIEW, "0")
+    assert dataset.format.encoding == "cp949"
+    dataset = table(write((rows + f'"{REVIEW}",0\n').encode()))
+    assert (dataset.rows[-1], dataset.format.encoding) == ((REVIEW, "0"), "utf-8")
 
 
 korean = st.text(
@@ -110,9 +110,11 @@ def test_korean_text_is_read_alike_in_utf_8_and_cp949(
     for encoding in ("utf-8", "cp949"):
         data = text.encode(encoding)
         path.write_bytes(data)
-        told = encoding_of(Origin(path))
+        detected = encoding_of(Origin(path))
         # a few syllables of CP949 can be UTF-8 too, which is always tried first
-        assert told == ("utf-8" if encoding == "utf-8" or _is_utf8(data) else "cp949")
+        assert detected == (
+            "utf-8" if encoding == "utf-8" or _is_utf8(data) else "cp949"
+        )
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -150,9 +152,9 @@ def test_other_encodings_are_not_taken_for_korean_but_asked_for(
         read(path)
     if encoding in ("latin-1", "cp1252", "cp1251", "shift_jis", "gb18030"):
         assert encoding in str(e.value)
-    found = read(path, encoding=encoding)
-    assert isinstance(found, Document)
-    assert found.text == text
+    document = read(path, encoding=encoding)
+    assert isinstance(document, Document)
+    assert document.text == text
 
 
 western = st.lists(

@@ -49,13 +49,14 @@ def test_pieces_give_the_ids_of_the_whole(kind: str) -> None:
         assert len(jobs) > 20
         assert "".join(job.texts[0] for job in jobs) == text
         assert [job.first for job in jobs] == [True] + [False] * (len(jobs) - 1)
-        found = [encode(tokenizer, "uint16", job) for job in jobs]
+        encodings = [encode(tokenizer, "uint16", job) for job in jobs]
         whole = tokenizer.encode(text)
         assert (
-            np.frombuffer(b"".join(f.ids for f in found), np.uint16).tolist() == whole
+            np.frombuffer(b"".join(f.ids for f in encodings), np.uint16).tolist()
+            == whole
         )
-        assert sum(f.size for f in found) == len(text.encode())
-        assert sum(f.unknown for f in found) == tokenizer.unknown(whole)
+        assert sum(f.size for f in encodings) == len(text.encode())
+        assert sum(f.unknown for f in encodings) == tokenizer.unknown(whole)
 
 
 def test_a_text_without_a_place_to_cut_is_one_job() -> None:
@@ -68,11 +69,11 @@ def test_a_text_without_a_place_to_cut_is_one_job() -> None:
 def test_rows_are_ended_and_cut() -> None:
     tokenizer = Tokenizer.fit("chars", ["abc"])
     rows = ["abc", "", "abcabc", "x"]
-    found = encode(tokenizer, "uint8", EncodingJob(rows, ended=True, limit=4))
+    encoded = encode(tokenizer, "uint8", EncodingJob(rows, ended=True, limit=4))
     expected = [[*tokenizer.encode(row)[:3], tokenizer.eos_id] for row in rows]
-    assert found.counts.tolist() == [4, 1, 4, 2]
-    assert list(found.ids) == [id for ids in expected for id in ids]
-    assert (found.size, found.unknown) == (10, 1)
+    assert encoded.counts.tolist() == [4, 1, 4, 2]
+    assert list(encoded.ids) == [id for ids in expected for id in ids]
+    assert (encoded.size, encoded.unknown) == (10, 1)
 
 
 def test_workers_answer_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,10 +93,10 @@ def test_workers_answer_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
             ahead += 1
             yield job
 
-    for number, (one, other) in enumerate(
+    for number, (piece, other) in enumerate(
         zip(in_order(tokenizer, "uint16", counted(), 2), expected, strict=True)
     ):
-        assert (one.ids, one.size, one.unknown) == (
+        assert (piece.ids, piece.size, piece.unknown) == (
             other.ids,
             other.size,
             other.unknown,

@@ -41,17 +41,17 @@ def test_folders_named_by_their_label(folder: Any) -> None:
             "neg/2.txt": "싫다\r\n정말\r\n".encode("cp949"),
         }
     )
-    found = table(path)
-    assert found.columns == ["text", "label"]
-    assert found.rows == [
+    dataset = table(path)
+    assert dataset.columns == ["text", "label"]
+    assert dataset.rows == [
         ("7, 6, 42\n", "neg"),
         ("싫다\n정말\n", "neg"),
         ("아주 좋다\n", "pos"),
         ("a, b\n", "pos"),
     ]
-    assert infer(found, ColumnHints()) == Schema("classify", ("text",), (), "label")
-    assert found.position(found.lines[2]) == (str(path / "pos" / "1.txt"), 1)
-    assert found.format.describe() == "folder of texts, without README.md"
+    assert infer(dataset, ColumnHints()) == Schema("classify", ("text",), (), "label")
+    assert dataset.position(dataset.lines[2]) == (str(path / "pos" / "1.txt"), 1)
+    assert dataset.format.describe() == "folder of texts, without README.md"
 
 
 def test_a_folder_of_texts_is_one_text_a_row(folder: Any) -> None:
@@ -62,10 +62,10 @@ def test_a_folder_of_texts_is_one_text_a_row(folder: Any) -> None:
             "LICENSE": "x",
         }
     )
-    found = table(path)
-    assert found.columns == ["text"]
-    assert found.rows == [("first, text\n",), ("second text.\nof two lines\n",)]
-    assert infer(found, ColumnHints()).task == "language"
+    dataset = table(path)
+    assert dataset.columns == ["text"]
+    assert dataset.rows == [("first, text\n",), ("second text.\nof two lines\n",)]
+    assert infer(dataset, ColumnHints()).task == "language"
 
 
 def test_a_faulty_text_is_skipped_or_named(folder: Any) -> None:
@@ -74,9 +74,9 @@ def test_a_faulty_text_is_skipped_or_named(folder: Any) -> None:
     )
     with pytest.raises(DataError, match=r"b/2\.txt: this is a PNG image"):
         read(path)
-    found = table(path, on_error="skip")
-    assert [row[1] for row in found.rows] == ["a", "b"]
-    assert found.position(found.lines[-1]) == (str(path / "b" / "3.txt"), 1)
+    dataset = table(path, on_error="skip")
+    assert [row[1] for row in dataset.rows] == ["a", "b"]
+    assert dataset.position(dataset.lines[-1]) == (str(path / "b" / "3.txt"), 1)
 
 
 def test_a_line_inside_a_text_that_does_not_decode_is_named(folder: Any) -> None:
@@ -90,10 +90,10 @@ def test_faults_at_the_end_of_a_table_are_counted(folder: Any) -> None:
     path = folder(
         {"a.csv": "t,n\nx,1\ny,2\nz\nz\nz\n", "b.csv": "t,n\nu,1\nbad\nv,2\n"}
     )
-    found = table(path, on_error="skip")
-    assert [found.position(line)[1] for line in found.lines] == [2, 3, 2, 4]
-    places = [found.columns.index(name) for name in ("n", "t")]
-    pieces = gather(found, places[:1], None, None, str, skip=True)
+    dataset = table(path, on_error="skip")
+    assert [dataset.position(line)[1] for line in dataset.lines] == [2, 3, 2, 4]
+    column_indices = [dataset.columns.index(name) for name in ("n", "t")]
+    pieces = gather(dataset, column_indices[:1], None, None, str, skip=True)
     assert [len(steps) for steps in pieces.steps] == [2, 1, 1]
 
 
@@ -105,10 +105,10 @@ def test_only_files_named_so_lie_beside_the_data(folder: Any) -> None:
     beside = ["LICENSE", "readme.txt", "NOTICE.md", "Citation.cff"]
     hidden = ["desktop.ini", "Thumbs.db", "~$report.txt", ".DS_Store"]
     path = folder(files | dict.fromkeys(beside, "x") | dict.fromkeys(hidden, b"\0\1"))
-    found = table(path)
-    assert len(found.rows) == 3
-    assert set(found.format.without) == set(beside)
-    assert found.format.describe().endswith(" and 1 more")
+    dataset = table(path)
+    assert len(dataset.rows) == 3
+    assert set(dataset.format.without) == set(beside)
+    assert dataset.format.describe().endswith(" and 1 more")
 
 
 @pytest.mark.parametrize("inner", ["", "aclImdb/"])
@@ -122,8 +122,8 @@ def test_parts_of_a_data_set_are_no_labels(
     ]
     path = folder(dict.fromkeys([*names, f"{inner}imdb.vocab"], "good film\n"))
     below = path / inner
-    told = rf"unrolled.train\('{below}/train', data=\{{'dev': '{below}/test'\}}\)`"
-    with pytest.raises(DataError, match=rf"folders test, train are parts .*{told}"):
+    command = rf"unrolled.train\('{below}/train', data=\{{'dev': '{below}/test'\}}\)`"
+    with pytest.raises(DataError, match=rf"folders test, train are parts .*{command}"):
         read(path)
     folder({f"{inner}valid/pos/1.txt": "x\n"})
     with pytest.raises(DataError, match=rf"data=\{{'dev': '{below}/valid'\}}"):
@@ -143,15 +143,15 @@ def test_tables_of_equal_columns_are_one_table(folder: Any) -> None:
             "2023/a.csv": "text,label\ngood,1\nbad,0\n",
         }
     )
-    found = table(path)
-    assert [row[0] for row in found.rows] == ["good", "bad", "x", "y", "z"]
-    assert len(set(found.lines)) == 5
-    last = found.position(found.lines[-1])
+    dataset = table(path)
+    assert [row[0] for row in dataset.rows] == ["good", "bad", "x", "y", "z"]
+    assert len(set(dataset.lines)) == 5
+    last = dataset.position(dataset.lines[-1])
     assert last == (str(path / "2024" / "b.csv"), 4)
     assert str(invalid_row(InvalidCell("wrong"), *last)).startswith(
         f"{path}/2024/b.csv:4: wrong"
     )
-    assert list(rows_of(path)) == list(zip(found.lines, found.rows, strict=True))
+    assert list(rows_of(path)) == list(zip(dataset.lines, dataset.rows, strict=True))
 
 
 def test_errors_in_a_folder_of_tables_name_the_file(folder: Any) -> None:
@@ -160,9 +160,9 @@ def test_errors_in_a_folder_of_tables_name_the_file(folder: Any) -> None:
     )
     with pytest.raises(DataError, match=r"b\.csv:3: expected 2 fields"):
         read(path)
-    found = table(path, on_error="skip")
-    assert len(found.rows) == 3
-    assert [(error.path, error.line) for error in found.skipped] == [
+    dataset = table(path, on_error="skip")
+    assert len(dataset.rows) == 3
+    assert [(error.path, error.line) for error in dataset.skipped] == [
         (f"{path}/b.csv", 3)
     ]
     folder({"b.csv": "text,stars\nx,1\n"})
@@ -210,8 +210,8 @@ def test_tables_that_are_parts_of_a_data_set_are_not_joined(folder: Any) -> None
     )
     with pytest.raises(DataError, match=r"parts of one data set") as caught:
         read(path)
-    told = f"unrolled.train('{path / 'x_train.csv'}', data={{'dev': '{path / 'x-dev.csv'}'}})`"
-    assert told in str(caught.value)
+    command = f"unrolled.train('{path / 'x_train.csv'}', data={{'dev': '{path / 'x-dev.csv'}'}})`"
+    assert command in str(caught.value)
 
 
 def test_one_such_name_is_no_data_set(folder: Any) -> None:

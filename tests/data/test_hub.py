@@ -47,15 +47,15 @@ def datasets(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             raise FileNotFoundError(
                 "Dataset 'own/missing' doesn't exist on the Hub\nmore"
             )
-        found = DataSet(rows)
-        found.column_names = ["text", "label"]
-        found.features = {
+        dataset = DataSet(rows)
+        dataset.column_names = ["text", "label"]
+        dataset.features = {
             "text": SimpleNamespace(),
             "label": SimpleNamespace(names=["neg", "pos"]),
         }
         if name == "own/images":
-            found[:] = [{"text": SimpleNamespace(), "label": 1}]
-        return found
+            dataset[:] = [{"text": SimpleNamespace(), "label": 1}]
+        return dataset
 
     fake = ModuleType("datasets")
     fake.load_dataset = load_dataset  # type: ignore[attr-defined]
@@ -96,11 +96,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_names_of_the_hub(
     datasets: list[Any], name: str, call: tuple[Any, ...]
 ) -> None:
-    found = read(name)
-    assert isinstance(found, Table)
+    table = read(name)
+    assert isinstance(table, Table)
     assert datasets == [(*call, "1")]
-    assert found.rows == [("좋다", "pos"), ("싫다", "neg"), ("음", None)]
-    assert found.format.describe() == "data set of the hub"
+    assert table.rows == [("좋다", "pos"), ("싫다", "neg"), ("음", None)]
+    assert table.format.describe() == "data set of the hub"
     assert os.environ["DO_NOT_TRACK"] == "1"
 
 
@@ -110,13 +110,13 @@ def test_each_language_of_translations_is_a_column(datasets: list[Any]) -> None:
         {"id": 8, "translation": {"de": "drei", "en": None}, "en": 0},
         {"id": 9, "translation": None, "en": 0},
     ]
-    found = DataSet([])
-    found[:] = rows
-    found.column_names = ["id", "translation", "en"]
+    dataset = DataSet([])
+    dataset[:] = rows
+    dataset.column_names = ["id", "translation", "en"]
     pair = SimpleNamespace(_type="Translation", languages=["de", "en"])
     other = SimpleNamespace(_type="Value")
-    found.features = {"id": other, "translation": pair, "en": other}
-    sys.modules["datasets"].load_dataset = lambda *a, **k: found  # type: ignore[attr-defined]
+    dataset.features = {"id": other, "translation": pair, "en": other}
+    sys.modules["datasets"].load_dataset = lambda *a, **k: dataset  # type: ignore[attr-defined]
     table = read("hub:own/pairs/de-en:train")
     assert isinstance(table, Table)
     # a name that a column has already is not given twice
@@ -135,11 +135,11 @@ def test_what_the_hub_cannot_give(datasets: list[Any]) -> None:
         UserError, match=r"hub:own/images:1: column 'text' holds SimpleNamespace"
     ):
         read("hub:own/images")
-    asked = len(datasets)
+    count = len(datasets)
     for name in ("hub:reviews", "hub:", "hub:a/b/c/d", "hub:../x:y:z", "hub:a b/c"):
         with pytest.raises(UsageError, match="write hub:owner/name"):
             read(name)
-    assert len(datasets) == asked
+    assert len(datasets) == count
 
 
 def test_without_the_extra_one_line_says_how_to_install_it(

@@ -23,11 +23,11 @@ from unrolled.data.sources import Document, Format, nfc, read
 
 
 def test_mixed_line_ends_and_a_mark_at_the_start(write: Any) -> None:
-    found = table(write("\ufefftext\tlabel\r\na\t1\rb\t0\nc\t1"))
-    assert found.columns == ["text", "label"]
-    assert found.rows == [("a", "1"), ("b", "0"), ("c", "1")]
-    assert found.lines == [2, 3, 4]
-    assert found.format.newline == "mixed"
+    dataset = table(write("\ufefftext\tlabel\r\na\t1\rb\t0\nc\t1"))
+    assert dataset.columns == ["text", "label"]
+    assert dataset.rows == [("a", "1"), ("b", "0"), ("c", "1")]
+    assert dataset.lines == [2, 3, 4]
+    assert dataset.format.newline == "mixed"
     assert table(write("text\tlabel\ra\t1\r")).format.newline == "\r"
     document = read(write("one\r\ntwo\rthree\n"))
     assert isinstance(document, Document)
@@ -37,9 +37,11 @@ def test_mixed_line_ends_and_a_mark_at_the_start(write: Any) -> None:
 def test_mixed_line_ends_are_said(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_bytes(b"text,label\r\na,1\nb,0\r\n")
-    found = table(path)
-    assert found.format.describe() == "comma-separated, header, UTF-8, mixed line ends"
-    assert found.lines == [2, 3]
+    dataset = table(path)
+    assert (
+        dataset.format.describe() == "comma-separated, header, UTF-8, mixed line ends"
+    )
+    assert dataset.lines == [2, 3]
     path.write_bytes(b"text,label\ra,1\rb,0\r")
     assert table(path).format.describe() == "comma-separated, header, UTF-8"
 
@@ -53,20 +55,20 @@ def test_bytes_that_do_not_decode(write: Any, lines_before: int) -> None:
         DataError, match=rf"data.txt:{line}: not valid UTF-8.*data\.encoding"
     ):
         read(path)
-    found = table(path, on_error="skip")
-    assert len(found.rows) == lines_before + 1
-    assert found.lines[-1] == line + 1
-    assert [error.line for error in found.skipped] == [line]
+    dataset = table(path, on_error="skip")
+    assert len(dataset.rows) == lines_before + 1
+    assert dataset.lines[-1] == line + 1
+    assert [error.line for error in dataset.skipped] == [line]
 
 
 def test_many_undecodable_lines_take_linear_time(write: Any) -> None:
     path = write(("좋다\t1\n" * 3 + "ok\t1\n").encode("cp949") * 20_000)
     start = time.process_time()
-    found = table(path, encoding="utf-8", on_error="skip")
+    dataset = table(path, encoding="utf-8", on_error="skip")
     assert time.process_time() - start < 10
-    assert len(found.rows) == 20_000
-    assert found.lines[:2] == [4, 8]
-    assert [error.line for error in found.skipped[:4]] == [1, 2, 3, 5]
+    assert len(dataset.rows) == 20_000
+    assert dataset.lines[:2] == [4, 8]
+    assert [error.line for error in dataset.skipped[:4]] == [1, 2, 3, 5]
 
 
 def test_binary_files_are_refused(write: Any) -> None:
@@ -83,8 +85,8 @@ def test_a_nul_is_named_by_its_line(tmp_path: Path) -> None:
     path.write_bytes(b"text,label\ngood,1\nb\0d,0\n")
     with pytest.raises(DataError, match=r"n\.csv:3: NUL bytes"):
         read(path)
-    found = table(path, on_error="skip")
-    assert (found.rows, [error.line for error in found.skipped]) == (
+    dataset = table(path, on_error="skip")
+    assert (dataset.rows, [error.line for error in dataset.skipped]) == (
         [("good", "1")],
         [3],
     )
@@ -147,9 +149,9 @@ def test_lines_up_to_the_limit_are_read(
     for size, ok in ((1 << 19, True), (1 << 20, False)):
         path.write_text("a b\n" * 99 + "x" * size + "\n" + "c\n")
         if ok:
-            found = read(path)
-            assert isinstance(found, Document)
-            assert len(found.text) == 99 * 4 + size + 3
+            document = read(path)
+            assert isinstance(document, Document)
+            assert len(document.text) == 99 * 4 + size + 3
         else:
             with pytest.raises(DataError, match=r"t\.txt:100: a line of more than"):
                 read(path)

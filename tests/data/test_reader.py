@@ -52,12 +52,12 @@ def test_whatever_a_file_holds_the_answer_is_rows_or_a_clear_error(
         target.write_bytes(content)
         for on_error in ("stop", "skip"):
             try:
-                found = read(target, on_error=on_error)  # type: ignore[arg-type]
+                dataset = read(target, on_error=on_error)  # type: ignore[arg-type]
             except DataError:
                 continue
-            if isinstance(found, Table):
-                assert {len(row) for row in found.rows} == {len(found.columns)}
-                assert found.lines == sorted(set(found.lines))
+            if isinstance(dataset, Table):
+                assert {len(row) for row in dataset.rows} == {len(dataset.columns)}
+                assert dataset.lines == sorted(set(dataset.lines))
 
 
 @pytest.mark.parametrize(

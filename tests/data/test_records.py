@@ -22,8 +22,8 @@ def read(
 ) -> tuple[list[tuple[int, list[str]]], list[DataError]]:
     errors: list[DataError] = []
     lines = enumerate(text.split("\n"), 1)
-    found = records(lines, format, "t.csv", errors.append, lost or {}, max_row=2000)
-    return list(found), errors
+    rows = records(lines, format, "t.csv", errors.append, lost or {}, max_row=2000)
+    return list(rows), errors
 
 
 @given(
@@ -61,8 +61,8 @@ def test_blanks_around_numbers_alone_go() -> None:
 
 
 def test_after_a_quote_that_does_not_end_the_lines_it_swallowed_are_read() -> None:
-    found, errors = read('a,1\n"b,2\nc,3\n"d" e,4\nf,5')
-    assert [line for line, _ in found] == [1, 3, 5]
+    rows, errors = read('a,1\n"b,2\nc,3\n"d" e,4\nf,5')
+    assert [line for line, _ in rows] == [1, 3, 5]
     assert [error.line for error in errors] == [2, 4]
     assert "follows its closing quote" in str(errors[0])  # that before d opens none
     assert "' e,4' follows its closing quote" in str(errors[1])
@@ -70,20 +70,20 @@ def test_after_a_quote_that_does_not_end_the_lines_it_swallowed_are_read() -> No
 
 def test_a_quote_swallows_no_more_than_a_row_may_have() -> None:
     filler = "x" * 100 + "\n"
-    found, errors = read('"a\n' + filler * LOOK + "b,1")
+    rows, errors = read('"a\n' + filler * LOOK + "b,1")
     assert "more characters than a row may have" in str(errors[0])
     assert errors[0].line == 1
-    assert found[-1] == (LOOK + 2, ["b", "1"])
+    assert rows[-1] == (LOOK + 2, ["b", "1"])
     # what a row may have is read, however many lines it takes
-    found, errors = read('"a\n' + "x\n" * 10 * LOOK + 'b",1')
+    rows, errors = read('"a\n' + "x\n" * 10 * LOOK + 'b",1')
     assert not errors
-    assert [line for line, _ in found] == [1]
+    assert [line for line, _ in rows] == [1]
 
 
 def test_a_record_with_a_damaged_line_is_left_out_whole() -> None:
     damage = DataError("bytes", "t.csv", 2)
-    found, errors = read('"a\nb\nc",1\nd,2\n', lost={2: damage})
-    assert found == [(4, ["d", "2"])]
+    rows, errors = read('"a\nb\nc",1\nd,2\n', lost={2: damage})
+    assert rows == [(4, ["d", "2"])]
     assert errors == [damage]
 
 

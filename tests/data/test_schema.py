@@ -183,9 +183,9 @@ TABLES: dict[str, tuple[str, str, Schema]] = {
 
 def table(path: Path, name: str, text: str) -> Table:
     (path / name).write_text(text, encoding="utf-8")
-    found = read(path / name)
-    assert isinstance(found, Table), found
-    return found
+    dataset = read(path / name)
+    assert isinstance(dataset, Table), dataset
+    return dataset
 
 
 @pytest.mark.parametrize("case", TABLES)
@@ -197,7 +197,7 @@ def test_a_realistic_table_is_understood_without_a_word(
 
 
 @pytest.mark.parametrize(
-    ("case", "wanted", "expected"),
+    ("case", "hints", "expected"),
     [
         ("sms", ColumnHints(task="language"), Schema("language", ("text",))),
         (
@@ -278,14 +278,14 @@ def test_a_realistic_table_is_understood_without_a_word(
     ],
 )
 def test_every_key_overrules_the_guess(
-    tmp_path: Path, case: str, wanted: ColumnHints, expected: Schema
+    tmp_path: Path, case: str, hints: ColumnHints, expected: Schema
 ) -> None:
     name, text, _ = TABLES[case]
-    assert infer(table(tmp_path, name, text), wanted) == expected
+    assert infer(table(tmp_path, name, text), hints) == expected
 
 
 @pytest.mark.parametrize(
-    ("wanted", "asked", "nearest"),
+    ("hints", "column", "nearest"),
     [
         (ColumnHints(label="labl"), "labl", "label"),
         (ColumnHints(text=("txet",)), "txet", "text"),
@@ -293,12 +293,12 @@ def test_every_key_overrules_the_guess(
     ],
 )
 def test_a_column_that_is_not_there_is_answered_with_the_nearest(
-    tmp_path: Path, wanted: ColumnHints, asked: str, nearest: str
+    tmp_path: Path, hints: ColumnHints, column: str, nearest: str
 ) -> None:
     name, text, _ = TABLES["sms"]
     with pytest.raises(UsageError) as caught:
-        infer(table(tmp_path, name, text), wanted)
-    assert f"no column {asked!r}; did you mean {nearest!r}?" in str(caught.value)
+        infer(table(tmp_path, name, text), hints)
+    assert f"no column {column!r}; did you mean {nearest!r}?" in str(caught.value)
     assert name in str(caught.value)
 
 
@@ -309,26 +309,28 @@ def test_a_name_like_no_other_is_answered_with_all_names(tmp_path: Path) -> None
 
 
 def test_numbers_that_leave_no_answer_say_which_key_names_it(tmp_path: Path) -> None:
-    found = table(tmp_path, "log.csv", lines("date,text", lambda n: f"{n},t{n}", 9))
+    dataset = table(tmp_path, "log.csv", lines("date,text", lambda n: f"{n},t{n}", 9))
     with pytest.raises(DataError, match=r"data\.label=COLUMN \(columns: date, text\)"):
-        infer(found, ColumnHints(numbers=("date",)))
+        infer(dataset, ColumnHints(numbers=("date",)))
 
 
 def test_an_answer_with_nothing_beside_it_says_what_to_name(tmp_path: Path) -> None:
-    found = table(
+    dataset = table(
         tmp_path, "one.csv", lines("date,label", lambda n: f"2024-01-{n},{n % 2}", 30)
     )
     with pytest.raises(
         DataError, match=r"no column is left to read beside the answer 'label'"
     ):
-        infer(found, ColumnHints())
+        infer(dataset, ColumnHints())
 
 
 def test_a_table_of_row_numbers_alone_still_has_something_to_read(
     tmp_path: Path,
 ) -> None:
-    found = table(tmp_path, "series.csv", lines("time,value", lambda n: f"{n},{n * n}"))
-    assert infer(found, ColumnHints()) == Schema("regress", (), ("time",), "value")
+    dataset = table(
+        tmp_path, "series.csv", lines("time,value", lambda n: f"{n},{n * n}")
+    )
+    assert infer(dataset, ColumnHints()) == Schema("regress", (), ("time",), "value")
 
 
 @pytest.mark.parametrize(
@@ -376,8 +378,8 @@ def test_counts_names_the_most_frequent_first() -> None:
 
 
 def test_counts_shows_labels_as_the_answers_do() -> None:
-    found = counts([True, "true", 1.0, "1 ", None, "", " ", False])
-    assert found == {"(empty)": 3, "true": 2, "1": 2, "false": 1}
+    frequencies = counts([True, "true", 1.0, "1 ", None, "", " ", False])
+    assert frequencies == {"(empty)": 3, "true": 2, "1": 2, "false": 1}
 
 
 STEPS = [
@@ -395,7 +397,7 @@ ABOUT = ("time", "who", "x", "y", "phase", "left")
 
 
 @pytest.mark.parametrize(
-    ("wanted", "expected"),
+    ("hints", "expected"),
     [
         # a word is the label of a step; y is a coordinate, and who names the recordings
         (ColumnHints(rows="steps"), ("tag", ("x", "y", "left"), "phase")),
@@ -416,16 +418,16 @@ ABOUT = ("time", "who", "x", "y", "phase", "left")
     ],
 )
 def test_rows_that_are_steps(
-    tmp_path: Path, wanted: ColumnHints, expected: tuple[str, tuple[str, ...], str]
+    tmp_path: Path, hints: ColumnHints, expected: tuple[str, tuple[str, ...], str]
 ) -> None:
     text = "\n".join(",".join(map(str, row)) for row in [ABOUT, *STEPS])
     task, numbers, answer = expected
-    found = infer(table(tmp_path, "s.csv", text), wanted)
-    assert found == Schema(task, (), numbers, answer, frames=True, steps=True)
+    schema = infer(table(tmp_path, "s.csv", text), hints)
+    assert schema == Schema(task, (), numbers, answer, frames=True, steps=True)
 
 
 @pytest.mark.parametrize(
-    ("row", "wanted", "expected"),
+    ("row", "hints", "expected"),
     [
         (
             {"x": [1, 2.5], "phase": ["a", "b"]},
@@ -456,10 +458,10 @@ def test_rows_that_are_steps(
     ],
 )
 def test_lists_of_numbers_are_sequences(
-    tmp_path: Path, row: dict[str, object], wanted: dict[str, Any], expected: Schema
+    tmp_path: Path, row: dict[str, object], hints: dict[str, Any], expected: Schema
 ) -> None:
     rows = [json.dumps(row) for _ in range(30)]
     assert (
-        infer(table(tmp_path, "s.jsonl", "\n".join(rows)), ColumnHints(**wanted))
+        infer(table(tmp_path, "s.jsonl", "\n".join(rows)), ColumnHints(**hints))
         == expected
     )

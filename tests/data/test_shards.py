@@ -181,7 +181,7 @@ def test_what_a_killed_process_left_is_removed(cache: Path) -> None:
 
 def test_two_at_once_encode_once() -> None:
     made: list[int] = []
-    found: list[Encoded] = []
+    results: list[Encoded] = []
 
     def slow(writer: Writer) -> dict[str, int]:
         made.append(1)
@@ -189,7 +189,7 @@ def test_two_at_once_encode_once() -> None:
         return write(writer)
 
     threads = [
-        threading.Thread(target=lambda: found.append(encoded(KEY, "uint16", slow)))
+        threading.Thread(target=lambda: results.append(encoded(KEY, "uint16", slow)))
         for _ in range(4)
     ]
     for thread in threads:
@@ -197,7 +197,7 @@ def test_two_at_once_encode_once() -> None:
     for thread in threads:
         thread.join()
     assert len(made) == 1
-    assert sorted(kept.known for kept in found) == [False, True, True, True]
+    assert sorted(kept.known for kept in results) == [False, True, True, True]
 
 
 def test_a_small_value_is_worked_out_once(cache: Path) -> None:
@@ -248,13 +248,13 @@ def test_a_flipped_byte_under_an_old_date_is_noticed() -> None:
     for path in sorted(folder.iterdir()):
         seen = path.stat()
         content = bytearray(path.read_bytes())
-        for place in (0, len(content) // 2, len(content) - 1):
+        for offset in (0, len(content) // 2, len(content) - 1):
             changed = bytearray(content)
-            changed[place] ^= 4
+            changed[offset] ^= 4
             path.write_bytes(changed)
             os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
             mended = encoded(KEY, "uint16", write)
-            assert not mended.known, (path.name, place)
+            assert not mended.known, (path.name, offset)
             np.testing.assert_array_equal(mended.tokens()[:], VALUES)
 
 
@@ -271,8 +271,8 @@ def test_a_flipped_byte_under_an_old_date_is_noticed() -> None:
 )
 def test_a_manifest_that_says_otherwise_is_made_anew(name: str, value: Any) -> None:
     folder = encoded(KEY, "uint16", write).folder
-    told = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(told | {name: value}))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {name: value}))
     assert not encoded(KEY, "uint16", write).known
 
 

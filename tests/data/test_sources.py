@@ -21,9 +21,9 @@ from unrolled.data.sources import Format, parse_row, read, rows_of
 def test_encodings(write: Any, encoding: str, zipped: bool) -> None:
     data = "text\tlabel\n좋다\t1\n싫다\t0\n".encode(encoding)
     path = write(gzip.compress(data) if zipped else data)
-    found = table(path, encoding=encoding)
-    assert found.rows == [("좋다", "1"), ("싫다", "0")]
-    assert found.format.gzip == zipped
+    dataset = table(path, encoding=encoding)
+    assert dataset.rows == [("좋다", "1"), ("싫다", "0")]
+    assert dataset.format.gzip == zipped
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])

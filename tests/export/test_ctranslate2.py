@@ -60,9 +60,9 @@ def test_every_variant_says_what_ours_says(
 ) -> None:
     model = transformer(tokenizer.size, **VARIANTS[name])
     tmp_path.joinpath("x").mkdir()
-    found = format.write(model, tokenizer, tokenizer, tmp_path / "x")
-    assert found.largest < 1e-5
-    assert found.tokens > 500
+    comparison = format.write(model, tokenizer, tokenizer, tmp_path / "x")
+    assert comparison.largest < 1e-5
+    assert comparison.tokens > 500
 
 
 def test_two_vocabularies_stand_beside_the_model(
@@ -91,13 +91,13 @@ def test_it_writes_what_greedy_search_writes(
     (ours,) = search(model, state, Search(beam=1), start=BOS, end=EOS, limits=[12])
     tokens = [tokenizer.document["model"]["vocab"], source[:-1]]
     spelt = {id: token for token, id in tokens[0].items()}
-    found = written(model, tokenizer, tmp_path / "x").translate_batch(
+    results = written(model, tokenizer, tmp_path / "x").translate_batch(
         [[spelt[id] for id in tokens[1]]],
         beam_size=1,
         max_decoding_length=12,
         min_decoding_length=0,
     )
-    assert found[0].hypotheses[0] == [spelt[id] for id in ours[0].tokens]
+    assert results[0].hypotheses[0] == [spelt[id] for id in ours[0].tokens]
     assert len(ours[0].tokens) > 2
 
 
@@ -105,14 +105,14 @@ def test_its_attention_is_our_alignment(tokenizer: Tokenizer, tmp_path: Path) ->
     model = transformer(tokenizer.size, **ORIGINAL)
     ids = tokenizer.encode(TEXTS[1])
     spelt = {id: token for token, id in tokenizer.document["model"]["vocab"].items()}
-    (found,) = written(model, tokenizer, tmp_path / "x").translate_batch(
+    (result,) = written(model, tokenizer, tmp_path / "x").translate_batch(
         [[spelt[id] for id in ids]],
         beam_size=1,
         max_decoding_length=6,
         return_attention=True,
     )
     back = [
-        tokenizer.document["model"]["vocab"][token] for token in found.hypotheses[0]
+        tokenizer.document["model"]["vocab"][token] for token in result.hypotheses[0]
     ]
     with torch.no_grad():
         ours = model.align(
@@ -120,7 +120,7 @@ def test_its_attention_is_our_alignment(tokenizer: Tokenizer, tmp_path: Path) ->
             torch.tensor([len(ids) + 1]),
             torch.tensor([[BOS, *back[:-1]]]),
         )
-    theirs = np.array(found.attention[0])[:, : len(ids)]
+    theirs = np.array(result.attention[0])[:, : len(ids)]
     assert np.abs(ours[0, :, : len(ids)].numpy() - theirs).max() < 1e-5
 
 
@@ -138,12 +138,12 @@ def test_the_page_beside_it_can_be_followed(
     exec(compile(code, "README.md", "exec"), {})
     vocabulary = tokenizer.document["model"]["vocab"]
     spelt = {id: token for token, id in vocabulary.items()}
-    found = translator.translate_batch(
+    results = translator.translate_batch(
         [[spelt[id] for id in tokenizer.encode("a text")]],
         beam_size=5,
         disable_unk=True,
     )
-    ids = [vocabulary[token] for token in found[0].hypotheses[0]]
+    ids = [vocabulary[token] for token in results[0].hypotheses[0]]
     assert capsys.readouterr().out == tokenizer.decode(ids) + "\n"
     assert ids
 
@@ -155,8 +155,8 @@ def test_a_wrong_conversion_is_noticed_and_removed(
     right = format.sinusoid
 
     def sines_first(at: Any, width: int) -> Any:  # as other programs order them
-        found = right(at, width)
-        return torch.cat([found[..., 0::2], found[..., 1::2]], -1)
+        positions = right(at, width)
+        return torch.cat([positions[..., 0::2], positions[..., 1::2]], -1)
 
     monkeypatch.setattr(format, "sinusoid", sines_first)
     with pytest.raises(
@@ -177,8 +177,8 @@ def test_what_ctranslate2_lacks_is_refused(tokenizer: Tokenizer) -> None:
     size = tokenizer.size
     reads = transformer(size)
     recurrent = GRU(16, 16, bidirectional=True)
-    fed = input_width(16, 16, 16, "additive", False)
-    decoder = RecurrentDecoder(GRU(fed, 16), 16, 16, "additive", False, 0)
+    width = input_width(16, 16, 16, "additive", False)
+    decoder = RecurrentDecoder(GRU(width, 16), 16, 16, "additive", False, 0)
     mixed = Unaligned(reads.source, reads.encoder, reads.target, decoder, size)
     for model in (
         Unaligned(reads.source, recurrent, reads.target, reads.decoder, size),
@@ -215,7 +215,7 @@ def test_the_command_exports_a_run(cli: Call, tmp_path: Path) -> None:
     out, _ = cli("export", folder, "--to", "ctranslate2")
     assert out.count("\n") == 2
     assert ctranslate2.contains_model(str(folder / "export" / "ctranslate2"))
-    _, told = cli("export", folder, "--to", "ctranslate2", code=1)
-    assert "is there already" in told
+    _, message = cli("export", folder, "--to", "ctranslate2", code=1)
+    assert "is there already" in message
     unrolled.load(folder).export("ctranslate2", tmp_path / "other", lambda line: None)
     assert (tmp_path / "other" / "model.bin").is_file()

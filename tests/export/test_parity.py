@@ -30,16 +30,16 @@ class Echo:
 
     def score(self, sources: Ids, targets: Ids) -> list[list[float]]:
         self.sizes.append((len(sources), max(map(len, sources))))
-        found = score(self.model, sources, [[*each, EOS] for each in targets])
-        found[-1][-1] += self.scoring
-        return found
+        scores = score(self.model, sources, [[*target, EOS] for target in targets])
+        scores[-1][-1] += self.scoring
+        return scores
 
     def write(self, sources: Ids, most: int) -> list[tuple[list[int], float]]:
         answers = [[BOS] * most for _ in sources]
-        told = score(self.model, sources, answers)
+        scores = score(self.model, sources, answers)
         return [
-            (answer, sum(each) + self.writing * most)
-            for answer, each in zip(answers, told, strict=True)
+            (answer, sum(values) + self.writing * most)
+            for answer, values in zip(answers, scores, strict=True)
         ]
 
 
@@ -55,20 +55,22 @@ def test_the_largest_difference_is_found_wherever_it_is() -> None:
 
 def test_texts_keep_within_what_a_model_reads() -> None:
     model = transformer(20, context=8)
-    found = Echo(model)
-    assert compare(model, found, 20, 20).lengths == (1, 7)
-    assert max(longest for _, longest in found.sizes) == 7
+    echo = Echo(model)
+    assert compare(model, echo, 20, 20).lengths == (1, 7)
+    assert max(longest for _, longest in echo.sizes) == 7
 
 
 def test_score_is_that_of_the_softmax_token_by_token() -> None:
     model = transformer(12)
     sources = [[4, 5, 6], [7]]
     targets = [[8, 9, EOS], [10]]
-    found = score(model, sources, targets)
-    assert [len(each) for each in found] == [3, 1]
+    scores = score(model, sources, targets)
+    assert [len(row) for row in scores] == [3, 1]
     with torch.no_grad():
         state = model.start(torch.tensor([[4, 5, 6, EOS]]), torch.tensor([4]))
-        for before, token, value in zip([BOS, 8, 9], targets[0], found[0], strict=True):
+        for before, token, value in zip(
+            [BOS, 8, 9], targets[0], scores[0], strict=True
+        ):
             logits, state = model.step(torch.tensor([before]), state)
             assert float(logits.log_softmax(-1)[0, token]) == pytest.approx(
                 value, abs=1e-5

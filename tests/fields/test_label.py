@@ -54,10 +54,10 @@ def test_a_label_that_training_did_not_see_names_the_known_and_the_nearest() -> 
     assert [field.check(name) for name in ("negative", "positive")] == [0, 1]
     with pytest.raises(InvalidCell) as caught:
         field.check("positiv")
-    told = str(invalid_row(caught.value, "test.csv", 7))
-    assert told.startswith("test.csv:7: label 'positiv' was not seen in training ")
-    assert "(known: negative, positive); did you mean 'positive'?" in told
-    assert told.endswith("mend the row, or set data.on_error=skip")
+    message = str(invalid_row(caught.value, "test.csv", 7))
+    assert message.startswith("test.csv:7: label 'positiv' was not seen in training ")
+    assert "(known: negative, positive); did you mean 'positive'?" in message
+    assert message.endswith("mend the row, or set data.on_error=skip")
 
 
 @pytest.mark.parametrize("cell", [["a"], {"a": 1}])

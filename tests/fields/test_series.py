@@ -18,19 +18,19 @@ from unrolled.fields.base import InvalidCell
 from unrolled.fields.series import Series, WindowSpec, gather, hold_out_end
 
 
-def told(cell: Any) -> None:
+def check_label(cell: Any) -> None:
     if not cell:
         raise InvalidCell("no label")
 
 
 def steps(path: Path, rows: list[tuple[Any, ...]], on_error: str = "stop") -> Table:
-    found = read(write_csv(path, rows, ("who", "x", "y", "label")), on_error=on_error)  # type: ignore[arg-type]
-    assert isinstance(found, Table)
-    return found
+    dataset = read(write_csv(path, rows, ("who", "x", "y", "label")), on_error=on_error)  # type: ignore[arg-type]
+    assert isinstance(dataset, Table)
+    return dataset
 
 
 def series(table: Table, sequence: int | None = None, skip: bool = False) -> Series:
-    return gather(table, [1, 2], 3, sequence, told, skip)
+    return gather(table, [1, 2], 3, sequence, check_label, skip)
 
 
 ROWS = [
@@ -41,12 +41,15 @@ ROWS = [
 def test_rows_of_equal_name_are_one_sequence_in_the_order_of_the_file(
     tmp_path: Path,
 ) -> None:
-    found = series(steps(tmp_path / "s.csv", ROWS), sequence=0)
-    assert found.names == ["b", "a"]
-    assert [row[1] for row in found.rows] == [[0, 3, 6, 9], [1, 2, 4, 5, 7, 8, 10, 11]]
-    assert [row[3] for row in found.rows] == [["down"] * 4, ["up"] * 8]
-    assert found.steps == [[2, 5, 8, 11], [3, 4, 6, 7, 9, 10, 12, 13]]
-    assert found.lines == [2, 3]
+    sequences = series(steps(tmp_path / "s.csv", ROWS), sequence=0)
+    assert sequences.names == ["b", "a"]
+    assert [row[1] for row in sequences.rows] == [
+        [0, 3, 6, 9],
+        [1, 2, 4, 5, 7, 8, 10, 11],
+    ]
+    assert [row[3] for row in sequences.rows] == [["down"] * 4, ["up"] * 8]
+    assert sequences.steps == [[2, 5, 8, 11], [3, 4, 6, 7, 9, 10, 12, 13]]
+    assert sequences.lines == [2, 3]
 
 
 def test_a_file_is_one_sequence_and_so_is_each_file_of_a_folder(tmp_path: Path) -> None:
@@ -57,10 +60,16 @@ def test_a_file_is_one_sequence_and_so_is_each_file_of_a_folder(tmp_path: Path) 
         write_csv(tmp_path / "f" / f"{name}.csv", part, ("who", "x", "y", "label"))
     folder = read(tmp_path / "f")
     assert isinstance(folder, Table)
-    found = series(folder)
-    assert [row[1] for row in found.rows] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9, 10, 11]]
-    assert [Path(name).name for name in found.names] == ["one.csv", "two.csv"]
-    assert found.position(found.steps[1][2]) == (str(tmp_path / "f" / "two.csv"), 4)
+    sequences = series(folder)
+    assert [row[1] for row in sequences.rows] == [
+        [0, 1, 2, 3, 4],
+        [5, 6, 7, 8, 9, 10, 11],
+    ]
+    assert [Path(name).name for name in sequences.names] == ["one.csv", "two.csv"]
+    assert sequences.position(sequences.steps[1][2]) == (
+        str(tmp_path / "f" / "two.csv"),
+        4,
+    )
 
 
 @pytest.mark.parametrize("bad", ["", "x", "nan", "inf"])
@@ -71,9 +80,9 @@ def test_a_missing_value_is_named_with_its_line(tmp_path: Path, bad: str) -> Non
         DataError, match=rf"s\.csv:6: column 'y' holds '{bad}' where a number"
     ):
         series(table)
-    found = series(table, skip=True)
-    assert [row[1] for row in found.rows] == [[0, 1, 2, 3], [5, 6, 7, 8, 9, 10, 11]]
-    assert [fault.line for fault in found.skipped] == [6]
+    sequences = series(table, skip=True)
+    assert [row[1] for row in sequences.rows] == [[0, 1, 2, 3], [5, 6, 7, 8, 9, 10, 11]]
+    assert [error.line for error in sequences.skipped] == [6]
 
 
 def test_a_row_that_the_reader_left_out_ends_a_sequence_too(tmp_path: Path) -> None:

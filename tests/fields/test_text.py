@@ -44,8 +44,13 @@ def test_several_columns_stand_one_after_another_each_with_its_end() -> None:
 
 
 def test_code_points_are_those_of_the_texts_and_as_many_as_the_tokens_allow() -> None:
-    found = text("a", "b", cut=2).code_points([("한b", "c"), ("", ""), ("x" * 99, "")])
-    rows = [found.flat[a:b].tolist() for a, b in itertools.pairwise(found.offsets)]
+    code_points = text("a", "b", cut=2).code_points(
+        [("한b", "c"), ("", ""), ("x" * 99, "")]
+    )
+    rows = [
+        code_points.flat[a:b].tolist()
+        for a, b in itertools.pairwise(code_points.offsets)
+    ]
     assert rows == [[0xD55C, ord("b"), 0x1F, ord("c")], [0x1F], [ord("x")] * 16]
 
 

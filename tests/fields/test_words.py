@@ -42,9 +42,9 @@ def test_words_are_known_from_their_second_time_on_and_spelt_once_each() -> None
     rows = [["ab", "c", "ab"], ["c", "d", "ab"]]
     field = Words.fit("w", rows, 100, 2, "chars", None)
     assert (field.known, field.size) == (("ab", "c"), 4)
-    places, spellings = field.encode([["d", "ab", "d"], ["dac"]])
+    indices, spellings = field.encode([["d", "ab", "d"], ["dac"]])
     assert spellings is not None
-    assert places.flat.tolist() == [0, 1, 0, 2]
+    assert indices.flat.tolist() == [0, 1, 0, 2]
     assert spellings.ids.tolist() == [1, 2, 1]  # unknown, the first known, unknown
     chars = field.tokenizer
     assert chars is not None

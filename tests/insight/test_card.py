@@ -48,7 +48,7 @@ def test_what_the_data_holds_is_shown_and_not_obeyed(home: SimpleNamespace) -> N
     loaded = runs.load(home.runs["classify"])
     line = "3 labels: <b>x</b> 1, a|b 2, ![p](http://x/y.png) 3,\n## Heading\n\n`c` *d* _e_ a_b\\"
     text = card.render(loaded.recipe, loaded.task, {**loaded.result, "found": [line]})
-    (shown,) = [each for each in text.splitlines() if each.startswith("- ")]
+    (shown,) = [item for item in text.splitlines() if item.startswith("- ")]
     assert shown == (
         r"- 3 labels: \<b\>x\</b\> 1, a\|b 2, !\[p\](http://x/y.png) 3, ## Heading "
         r"\`c\` \*d\* \_e\_ a_b\\"

@@ -27,20 +27,20 @@ def test_ticks_are_few_round_even_and_inside(a: float, b: float, count: int) -> 
     span = high - low
     if span < 1e-6 * max(1.0, abs(low), abs(high)):
         return
-    found = charts.ticks(low, high, count)
-    assert 0 < len(found) <= count + 1
+    ticks = charts.ticks(low, high, count)
+    assert 0 < len(ticks) <= count + 1
     slack = 1e-6 * span
-    assert low - slack <= found[0]
-    assert found[-1] <= high + slack
-    steps = np.diff(found)
-    if len(found) > 1:
+    assert low - slack <= ticks[0]
+    assert ticks[-1] <= high + slack
+    steps = np.diff(ticks)
+    if len(ticks) > 1:
         np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
         step = float(steps[0])
         lead = step / 10 ** math.floor(math.log10(step) + 1e-9)
         assert min(abs(lead - f) for f in (1, 2, 2.5, 5, 10)) < 1e-4
         # nothing that would fit is left out
-        assert found[0] - step < low + slack
-        assert found[-1] + step > high - slack
+        assert ticks[0] - step < low + slack
+        assert ticks[-1] + step > high - slack
 
 
 @pytest.mark.parametrize(
@@ -78,11 +78,11 @@ def drawn(svg: str) -> ET.Element:
 def test_every_point_is_drawn_inside_the_frame_and_in_its_place() -> None:
     points = [(0.0, 1.0), (50.0, 3.0), (100.0, 2.0)]
     svg = drawn(charts.lines({"loss": points}, "step", "loss"))
-    places = [
+    positions = [
         (float(c.get("cx", 0)), float(c.get("cy", 0))) for c in svg.iter("circle")
     ]
-    assert len(places) == 3
-    xs, ys = zip(*places, strict=True)
+    assert len(positions) == 3
+    xs, ys = zip(*positions, strict=True)
     assert xs[1] == pytest.approx((xs[0] + xs[2]) / 2)
     assert ys[1] < ys[2] < ys[0]  # up is a smaller y
     assert all(0 <= x <= charts.WIDTH for x in xs)
@@ -90,12 +90,12 @@ def test_every_point_is_drawn_inside_the_frame_and_in_its_place() -> None:
 
 
 def test_two_curves_have_a_legend_and_one_has_none() -> None:
-    one = charts.lines({"first": [(0, 1), (1, 2)]}, "x", "y")
-    two = charts.lines({"first": [(0, 1), (1, 2)], "second": [(0, 2)]}, "x", "y")
-    assert ">first<" not in one
-    assert ">first<" in two
-    assert ">second<" in two
-    assert len(re.findall("<polyline", two)) == 2
+    single = charts.lines({"first": [(0, 1), (1, 2)]}, "x", "y")
+    pair = charts.lines({"first": [(0, 1), (1, 2)], "second": [(0, 2)]}, "x", "y")
+    assert ">first<" not in single
+    assert ">first<" in pair
+    assert ">second<" in pair
+    assert len(re.findall("<polyline", pair)) == 2
 
 
 def test_a_single_point_and_a_flat_curve_can_be_drawn() -> None:

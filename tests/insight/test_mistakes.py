@@ -20,21 +20,21 @@ from unrolled.tasks.base import ClassPredictions, Evaluation, Task
 
 def scored(path: Path, **changes: Any) -> Prepared:
     """Return a file that is scored on itself, so that its examples are all its rows."""
-    told = {key.replace("__", "."): value for key, value in changes.items()}
-    return prepare(requested(str(path), {"data.dev": str(path)} | told))
+    settings = {key.replace("__", "."): value for key, value in changes.items()}
+    return prepare(requested(str(path), {"data.dev": str(path)} | settings))
 
 
 def listed(
-    found: Prepared, evaluation: Evaluation, count: int = 20
+    prepared: Prepared, evaluation: Evaluation, count: int = 20
 ) -> list[tuple[Any, ...]]:
-    given = mistakes(found.task, found.dev_data, found.dev, evaluation, count)
-    assert {each.path for each in given} <= {found.dev_data.path}
+    given = mistakes(prepared.task, prepared.dev_data, prepared.dev, evaluation, count)
+    assert {mistake.path for mistake in given} <= {prepared.dev_data.path}
     return [(m.line, "|".join(m.text), m.truth, m.answer, m.size) for m in given]
 
 
-def judged(truth: Any, answers: Any, sure: Any, **places: Any) -> Evaluation:
+def judged(truth: Any, answers: Any, sure: Any, **columns: Any) -> Evaluation:
     rows = np.arange(len(truth))
-    items = {"rows": rows} | {key: np.array(value) for key, value in places.items()}
+    items = {"rows": rows} | {key: np.array(value) for key, value in columns.items()}
     return Evaluation(
         {},
         judged=ClassPredictions(
@@ -50,7 +50,7 @@ def test_wrong_labels_come_surest_first_and_equals_in_the_order_of_the_file(
     tmp_path: Path,
 ) -> None:
     rows = [(f"text {n}", "ab"[n % 2]) for n in range(6)]
-    found = scored(write_csv(tmp_path / "r.csv", rows, ("text", "label")))
+    prepared = scored(write_csv(tmp_path / "r.csv", rows, ("text", "label")))
     evaluation = judged(
         [0, 1, 0, 1, 0, 1], [1, 1, 1, 0, 1, 0], [0.6, 0.99, 0.9, 0.7, 0.6, 0.6]
     )
@@ -61,9 +61,9 @@ def test_wrong_labels_come_surest_first_and_equals_in_the_order_of_the_file(
         (6, "text 4||", "a", "b", 0.6),
         (7, "text 5||", "b", "a", 0.6),
     ]
-    assert listed(found, evaluation) == expected
-    assert listed(found, evaluation, 2) == expected[:2]
-    assert listed(found, evaluation, 0) == []
+    assert listed(prepared, evaluation) == expected
+    assert listed(prepared, evaluation, 2) == expected[:2]
+    assert listed(prepared, evaluation, 0) == []
 
 
 def test_lines_are_right_where_rows_were_skipped_or_span_lines(tmp_path: Path) -> None:
@@ -71,10 +71,12 @@ def test_lines_are_right_where_rows_were_skipped_or_span_lines(tmp_path: Path) -
     path.write_text(
         'text,label\n"one\ntwo",a\nthree,\nfour,b\nfive,a\nsix,b\nseven,a\n'
     )
-    found = scored(path, data__on_error="skip", data__label="label", data__text="text")
-    assert found.dev.lines.tolist() == [2, 5, 6, 7, 8]
+    prepared = scored(
+        path, data__on_error="skip", data__label="label", data__text="text"
+    )
+    assert prepared.dev.lines.tolist() == [2, 5, 6, 7, 8]
     evaluation = judged([0, 1, 0, 1, 0], [1, 0, 0, 1, 0], [0.9, 0.8, 1, 1, 1])
-    assert listed(found, evaluation) == [
+    assert listed(prepared, evaluation) == [
         (2, "one\ntwo||", "a", "b", 0.9),
         (5, "four||", "b", "a", 0.8),
     ]
@@ -82,13 +84,13 @@ def test_lines_are_right_where_rows_were_skipped_or_span_lines(tmp_path: Path) -
 
 def test_values_come_by_their_error_and_a_right_one_is_left_out(tmp_path: Path) -> None:
     rows = [(n, n * n % 7, 3 * n + 0.5) for n in range(9)]
-    found = scored(
+    prepared = scored(
         write_csv(tmp_path / "n.csv", rows, ("x", "y", "z")), data__label="z"
     )
     pairs = np.array([[row[2], row[2]] for row in rows], dtype=float)
     pairs[4, 1] = -1.25
     pairs[7, 1] = 22
-    assert listed(found, Evaluation({}, pairs=pairs)) == [
+    assert listed(prepared, Evaluation({}, pairs=pairs)) == [
         (6, "x: 4, y: 2||", "12.5", "-1.25", 13.75),
         (9, "x: 7, y: 0||", "21.5", "22", 0.5),
     ]
@@ -99,7 +101,7 @@ def test_a_word_is_shown_in_its_sentence(tmp_path: Path) -> None:
         {"words": ["the", "cat", "runs"], "tags": ["D", "N", "V"]},
         {"words": ["dog", "runs"], "tags": ["N", "V"]},
     ]
-    found = scored(write_jsonl(tmp_path / "t.jsonl", rows))
+    prepared = scored(write_jsonl(tmp_path / "t.jsonl", rows))
     evaluation = judged(
         [0, 1, 2, 1, 2],
         [0, 2, 2, 0, 1],
@@ -107,7 +109,7 @@ def test_a_word_is_shown_in_its_sentence(tmp_path: Path) -> None:
         rows=[0, 0, 0, 1, 1],
         words=[0, 1, 2, 0, 1],
     )
-    assert listed(found, evaluation) == [
+    assert listed(prepared, evaluation) == [
         (2, "dog |runs|", "V", "N", 0.9),
         (1, "the |cat| runs", "N", "V", 0.8),
         (2, "|dog| runs", "N", "D", 0.5),
@@ -118,29 +120,33 @@ def test_a_step_is_shown_with_its_own_line(tmp_path: Path) -> None:
     rows = [(who, n * n % 5, "ab"[n // 3 % 2]) for n in range(12) for who in "pq"]
     rows[5] = ("q", "?", "a")  # a gap: the next step begins another sequence
     path = write_csv(tmp_path / "s.csv", rows, ("who", "x", "phase"))
-    told = {"data__numbers": "x", "data__label": "phase"}
-    found = scored(path, data__sequence="who", data__on_error="skip", **told)
-    assert found.dev.lengths.tolist() == [12, 2, 9]
+    settings = {"data__numbers": "x", "data__label": "phase"}
+    prepared = scored(path, data__sequence="who", data__on_error="skip", **settings)
+    assert prepared.dev.lengths.tolist() == [12, 2, 9]
     evaluation = judged(
         [0, 0, 1], [1, 1, 0], [0.9, 0.8, 0.7], rows=[0, 1, 2], words=[7, 1, 0]
     )
     steps = ("step 8", "step 2", "step 1")
-    assert [m[:2] for m in listed(found, evaluation)] == [
+    assert [m[:2] for m in listed(prepared, evaluation)] == [
         (line, f"|{step}| of a sequence of numbers")
         for line, step in zip((2 + 14, 3 + 2, 3 + 6), steps, strict=True)
     ]
     lists = [{"frames": [1, 2, n], "phase": list("aba")} for n in range(3)]
-    found = scored(write_jsonl(tmp_path / "s.jsonl", lists))
-    assert listed(found, judged([0], [1], [0.9], rows=[1], words=[2]))[0][0] == 2
+    prepared = scored(write_jsonl(tmp_path / "s.jsonl", lists))
+    assert listed(prepared, judged([0], [1], [0.9], rows=[1], words=[2]))[0][0] == 2
 
 
 def test_long_rows_are_cut_and_a_word_keeps_its_neighbours(tmp_path: Path) -> None:
     words = [f"w{n}" for n in range(200)]
-    found = scored(
+    prepared = scored(
         write_jsonl(tmp_path / "t.jsonl", [{"words": words, "tags": ["A", "B"] * 100}])
     )
     (row,) = mistakes(
-        found.task, found.dev_data, found.dev, judged([0], [1], [0.9], words=[100]), 20
+        prepared.task,
+        prepared.dev_data,
+        prepared.dev,
+        judged([0], [1], [0.9], words=[100]),
+        20,
     )
     before, word, after = row.text
     assert (word, before[0], after[-1]) == ("w100", "…", "…")
@@ -148,31 +154,31 @@ def test_long_rows_are_cut_and_a_word_keeps_its_neighbours(tmp_path: Path) -> No
     assert after.startswith(" w101 w102")
     assert len(before) == len(after) == LONGEST // 2
     rows = [("x" * 999, "a"), ("y" * LONGEST, "b"), ("z", "a")]
-    found = scored(write_csv(tmp_path / "r.csv", rows, ("text", "label")))
+    prepared = scored(write_csv(tmp_path / "r.csv", rows, ("text", "label")))
     texts = [
         m[1].strip("|")
-        for m in listed(found, judged([0, 1, 0], [1, 0, 1], [0.9, 0.8, 0.7]))
+        for m in listed(prepared, judged([0, 1, 0], [1, 0, 1], [0.9, 0.8, 0.7]))
     ]
     assert texts == ["x" * (LONGEST - 1) + "…", "y" * LONGEST, "z"]
 
 
 def test_a_text_has_no_rows_to_list(home: Any) -> None:
-    found = prepare(requested(str(home.files["language"]), {}))
-    assert isinstance(found.task, Task)
+    prepared = prepare(requested(str(home.files["language"]), {}))
+    assert isinstance(prepared.task, Task)
     assert not isinstance(read(home.files["language"]), Table)
-    assert listed(found, Evaluation({})) == []
+    assert listed(prepared, Evaluation({})) == []
 
 
 @pytest.mark.parametrize("kind", ["classify", "tag"])
 def test_what_was_judged_is_what_the_model_answers(home: Any, kind: str) -> None:
     run = unrolled.load(home.runs[kind])
-    found = prepare(run.recipe)
-    judged = run.task.evaluate(run.model, found.dev, run.compute_device).judged
+    prepared = prepare(run.recipe)
+    judged = run.task.evaluate(run.model, prepared.dev, run.compute_device).judged
     assert judged is not None
-    assert isinstance(found.dev_data, Table)
-    answers = run.answers([(row[0],) for row in found.dev_data.rows])
-    truth = [row[1] if kind == "tag" else [row[1]] for row in found.dev_data.rows]
-    told = [a.details["tags"] if kind == "tag" else [a.text] for a in answers]
+    assert isinstance(prepared.dev_data, Table)
+    answers = run.answers([(row[0],) for row in prepared.dev_data.rows])
+    truth = [row[1] if kind == "tag" else [row[1]] for row in prepared.dev_data.rows]
+    predictions = [a.details["tags"] if kind == "tag" else [a.text] for a in answers]
     sure = [
         a.details["probabilities"] if kind == "tag" else [a.probability]
         for a in answers
@@ -184,7 +190,7 @@ def test_what_was_judged_is_what_the_model_answers(home: Any, kind: str) -> None
     ]
     names = run.task.output.names  # type: ignore[attr-defined]
     assert [names[k] for k in judged.truth] == [truth[n][k] for n, k in at]
-    assert [names[k] for k in judged.predicted] == [told[n][k] for n, k in at]
+    assert [names[k] for k in judged.predicted] == [predictions[n][k] for n, k in at]
     # float32 outputs of other batches differ in their last bits
     np.testing.assert_allclose(
         judged.confidence, [sure[n][k] for n, k in at], rtol=1e-4

@@ -38,10 +38,10 @@ def planted(at: Path, kind: str) -> dict[str, Any]:
     else:
         train.write_text((SECRET + "\n") * 20)
         dev.write_text((SECRET + "\n") * 2)
-    told = {
+    settings = {
         "regress": {"data.on_error": "skip", "data.numbers": ["x"], "data.label": "y"}
     }
-    return {"target": train, "data.dev": str(dev), **told.get(kind, {})}
+    return {"target": train, "data.dev": str(dev), **settings.get(kind, {})}
 
 
 def holders(folder: Path, secret: str) -> set[str]:
@@ -102,22 +102,22 @@ def test_with_samples_the_report_shows_what_is_mistaken(pair: Any) -> None:
 
 def test_both_runs_are_the_same_but_for_what_is_shown(pair: Any) -> None:
     _, at, _ = pair
-    one, two = (at / str(samples) for samples in (True, False))
-    assert (one / "model.safetensors").read_bytes() == (
-        two / "model.safetensors"
+    shown, hidden = (at / str(samples) for samples in (True, False))
+    assert (shown / "model.safetensors").read_bytes() == (
+        hidden / "model.safetensors"
     ).read_bytes()
-    same = json.loads((one / "result.json").read_text())["scores"]
-    assert json.loads((two / "result.json").read_text())["scores"] == same
-    assert "Surest mistakes" not in (two / "report.html").read_text("utf-8")
-    assert "Largest errors" not in (two / "report.html").read_text("utf-8")
+    same = json.loads((shown / "result.json").read_text())["scores"]
+    assert json.loads((hidden / "result.json").read_text())["scores"] == same
+    assert "Surest mistakes" not in (hidden / "report.html").read_text("utf-8")
+    assert "Largest errors" not in (hidden / "report.html").read_text("utf-8")
 
 
 def test_a_run_may_be_resumed_with_other_rows_shown(tmp_path: Path) -> None:
-    told = planted(tmp_path, "classify") | SMALL
-    target = told.pop("target")
+    settings = planted(tmp_path, "classify") | SMALL
+    target = settings.pop("target")
     out = tmp_path / "r"
     unrolled.train(
-        target, out=out, quiet=True, say=str, **told, **{"training.max_steps": 30}
+        target, out=out, quiet=True, say=str, **settings, **{"training.max_steps": 30}
     )
     assert holders(out, SECRET) == {"report.html"}
     changes = {"training.max_steps": 31, "report.samples": False}

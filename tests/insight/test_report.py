@@ -99,8 +99,8 @@ def test_a_report_has_scores_curves_data_and_settings(
     result = runs.read_result(home.runs[kind])
     for value in result["scores"].values():
         assert f"<td>{value:.4f}</td>" in text
-    for each in result["baselines"]:
-        assert f'<th scope="row">{each["name"]}</th>' in text
+    for baseline in result["baselines"]:
+        assert f'<th scope="row">{baseline["name"]}</th>' in text
     assert f"{result['parameters']:,}" in page.text
     assert "60 steps" in page.text or kind == "language"
     for line in result["found"]:
@@ -153,18 +153,18 @@ def held_out(folder: Path) -> tuple[list[str], list[str], list[str], list[float]
 def test_the_scores_of_each_label_are_those_of_scikit_learn(
     home: SimpleNamespace,
 ) -> None:
-    _, truth, found, _ = held_out(home.runs["classify"])
+    _, truth, predicted, _ = held_out(home.runs["classify"])
     names = sorted(set(truth))
-    expected = metrics.precision_recall_fscore_support(truth, found, labels=names)
+    expected = metrics.precision_recall_fscore_support(truth, predicted, labels=names)
     text = page_of(home.runs["classify"])
-    for name, *shares, support in zip(names, *expected, strict=True):
-        cells = "".join(f"<td>{share:.4f}</td>" for share in shares)
+    for name, *scores, support in zip(names, *expected, strict=True):
+        cells = "".join(f"<td>{score:.4f}</td>" for score in scores)
         assert f'<tr><th scope="row">{name}</th>{cells}<td>{support}</td></tr>' in text
 
 
 def test_confidence_is_shown_by_bins_and_as_one_error(home: SimpleNamespace) -> None:
-    _, truth, found, sure = held_out(home.runs["classify"])
-    right = np.array(truth) == np.array(found)
+    _, truth, predicted, sure = held_out(home.runs["classify"])
+    right = np.array(truth) == np.array(predicted)
     page = Page(page_of(home.runs["classify"]))
     error = calibration(np.array(sure), right).error
     assert f"Expected calibration error: {error:.4f}" in page.text
@@ -301,10 +301,10 @@ FLAGS = [
 
 @pytest.fixture
 def browser(tmp_path: Path) -> str:
-    found = shutil.which("chromium")
-    if found is None:
+    executable = shutil.which("chromium")
+    if executable is None:
         pytest.skip("there is no chromium here to open the report with")
-    return found
+    return executable
 
 
 def browse(browser: str, tmp_path: Path, page: Path, option: str) -> str:

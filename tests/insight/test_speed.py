@@ -23,12 +23,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return now
 
 
-def asked(clock: SimpleNamespace, start: float, row: float, fault: str = "none") -> Any:
+def measure(
+    clock: SimpleNamespace, start: float, row: float, failing: str = "none"
+) -> Any:
     """Return the speed of a task that takes ``start`` seconds a call and ``row`` a row."""
     calls: list[int] = []
 
     def predict(model: Any, rows: Any, *settings: Any) -> None:
-        if (fault,) in rows:
+        if (failing,) in rows:
             raise UserError("no")
         assert ("bad",) not in rows
         calls.append(len(rows))
@@ -42,17 +44,17 @@ def asked(clock: SimpleNamespace, start: float, row: float, fault: str = "none")
     examples = SimpleNamespace(lines=np.array(lines[1:]))
     stand_ins: Any = (None, task, data, examples)
     here = choose("cpu", "fp32")
-    found = speed.measure(*stand_ins, here, AnswerOptions())
-    return found, calls
+    result = speed.measure(*stand_ins, here, AnswerOptions())
+    return result, calls
 
 
 def test_rows_are_timed_alone_and_in_batches(clock: SimpleNamespace) -> None:
-    found, calls = asked(clock, 0.010, 0.001)
-    assert found.milliseconds == pytest.approx(11)
-    assert found.per_second == pytest.approx(128 / 0.138)
+    result, calls = measure(clock, 0.010, 0.001)
+    assert result.milliseconds == pytest.approx(11)
+    assert result.per_second == pytest.approx(128 / 0.138)
     threads = f"{torch.get_num_threads()} thread"
-    assert found.how.startswith(f"cpu, fp32, {threads}")
-    assert found.how.endswith(
+    assert result.how.startswith(f"cpu, fp32, {threads}")
+    assert result.how.endswith(
         "median of 46 rows asked one by one, and of 4 batches of 128"
     )
     assert clock.at < 2
@@ -60,24 +62,24 @@ def test_rows_are_timed_alone_and_in_batches(clock: SimpleNamespace) -> None:
 
 
 def test_a_slow_model_is_timed_on_few_rows(clock: SimpleNamespace) -> None:
-    found, calls = asked(clock, 0, 0.4)
-    assert found.milliseconds == pytest.approx(400)
-    assert found.per_second == pytest.approx(2.5)
+    result, calls = measure(clock, 0, 0.4)
+    assert result.milliseconds == pytest.approx(400)
+    assert result.per_second == pytest.approx(2.5)
     assert calls == [1] * 5
 
 
 def test_the_middle_of_a_fast_model_takes_a_moment(clock: SimpleNamespace) -> None:
-    found, calls = asked(clock, 0.00001, 0.00001)
+    result, calls = measure(clock, 0.00001, 0.00001)
     assert clock.at < 0.1
-    assert found.per_second == pytest.approx(256 / 0.00257)
+    assert result.per_second == pytest.approx(256 / 0.00257)
     assert max(calls) == 256
 
 
-@pytest.mark.parametrize("fault", ["row 0", "row 20"])
+@pytest.mark.parametrize("failing", ["row 0", "row 20"])
 def test_rows_that_cannot_be_answered_have_no_speed(
-    clock: SimpleNamespace, fault: str
+    clock: SimpleNamespace, failing: str
 ) -> None:
-    assert asked(clock, 0, 0, fault)[0] is None
+    assert measure(clock, 0, 0, failing)[0] is None
 
 
 def test_a_language_model_is_timed_by_the_token(home: SimpleNamespace) -> None:

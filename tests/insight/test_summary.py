@@ -39,7 +39,7 @@ def plan(layer: str = "gru", task: str = "classify", higher: bool = True) -> Any
     schema = SimpleNamespace(
         inputs=("text",), text=("text",), numbers=numbers, frames=False
     )
-    told = SimpleNamespace(
+    stub = SimpleNamespace(
         is_generative=False,
         answers_rows=task != "language",
         name=task,
@@ -49,7 +49,7 @@ def plan(layer: str = "gru", task: str = "classify", higher: bool = True) -> Any
         columns=["text"],
     )
     data = SimpleNamespace(columns=["text"], rows=[("a film",)])
-    prepared = SimpleNamespace(task=told, dev_data=data)
+    prepared = SimpleNamespace(task=stub, dev_data=data)
     recipe = SimpleNamespace(
         layer=layer,
         model=SimpleNamespace(layers=1),

@@ -157,12 +157,12 @@ DAMAGE = [
 ]
 
 
-@pytest.mark.parametrize(("name", "harm", "told"), DAMAGE)
+@pytest.mark.parametrize(("name", "harm", "message"), DAMAGE)
 def test_a_damaged_file_is_one_line_that_names_it(
     copy: Callable[[str], Path],
     name: str,
     harm: Callable[[bytes], bytes] | None,
-    told: str,
+    message: str,
 ) -> None:
     folder = copy("classify")
     path = folder / name
@@ -172,7 +172,7 @@ def test_a_damaged_file_is_one_line_that_names_it(
         path.write_bytes(harm(path.read_bytes()))
     with pytest.raises(UserError) as caught:
         runs.load(folder)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -204,8 +204,8 @@ F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 def safetensors(
     header: bytes | dict[str, object], data: bytes = b"", length: int = 0
 ) -> bytes:
-    told = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return (length or len(told)).to_bytes(8, "little") + told + data
+    encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return (length or len(encoded)).to_bytes(8, "little") + encoded + data
 
 
 HEADERS = {
@@ -264,17 +264,17 @@ def test_a_pickle_under_another_name_is_never_run(
     data = pickle.dumps(Payload(canary))
     path = folder / name
     if name == "checkpoints":  # the state of the optimizer, its sums made to match
-        found, _ = checkpoints.newest(path)
-        assert found is not None
-        path = path / f"step-{found.step}" / checkpoints.TENSORS
-        told = json.loads((path.parent / checkpoints.MANIFEST).read_text())
+        checkpoint, _ = checkpoints.newest(path)
+        assert checkpoint is not None
+        path = path / f"step-{checkpoint.step}" / checkpoints.TENSORS
+        manifest = json.loads((path.parent / checkpoints.MANIFEST).read_text())
         import hashlib
 
-        told["files"][checkpoints.TENSORS] = {
+        manifest["files"][checkpoints.TENSORS] = {
             "bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
         }
-        (path.parent / checkpoints.MANIFEST).write_text(json.dumps(told))
+        (path.parent / checkpoints.MANIFEST).write_text(json.dumps(manifest))
     path.write_bytes(data)
     with pytest.raises(UserError):
         runs.load(folder, "best" if name == "model.safetensors" else "last")
@@ -340,10 +340,10 @@ def test_a_run_of_format_1_answers_as_it_did_and_is_trained_on(
 ) -> None:
     folder = Path(shutil.copytree(FORMAT_1, tmp_path / "old"))
     monkeypatch.chdir(folder)
-    told = json.loads((folder / "expected.json").read_text())
+    recorded = json.loads((folder / "expected.json").read_text())
     run = unrolled.load("run")
     for answer, expected in zip(
-        run.answers(told["rows"]), told["answers"], strict=True
+        run.answers(recorded["rows"]), recorded["answers"], strict=True
     ):
         assert answer.details["probabilities"] == pytest.approx(
             expected["probabilities"], rel=1e-4
@@ -359,7 +359,7 @@ def test_a_run_of_format_1_answers_as_it_did_and_is_trained_on(
         json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()
     ]
     losses = [[line["step"], line["loss"]] for line in lines if line["kind"] == "train"]
-    for ours, theirs in zip(losses, told["losses_to_step_10"], strict=True):
+    for ours, theirs in zip(losses, recorded["losses_to_step_10"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
 
 

@@ -79,12 +79,12 @@ def check_text(whole: Prepared, mapped: Prepared) -> None:
         for epoch in (0, 1):
             assert mine.length(epoch) == theirs.length(epoch)
             for index in range(0, mine.length(epoch), 7):
-                one = mine.batch(epoch, index)
-                other = theirs.batch(epoch, index)
-                assert one.inputs.equal(other.inputs)
-                assert one.targets is not None
-                assert other.targets is not None
-                assert one.targets.equal(other.targets)
+                first = mine.batch(epoch, index)
+                second = theirs.batch(epoch, index)
+                assert first.inputs.equal(second.inputs)
+                assert first.targets is not None
+                assert second.targets is not None
+                assert first.targets.equal(second.targets)
 
 
 @pytest.mark.parametrize("kind", ["chars", "jamo", "bpe", "unigram"])
@@ -188,10 +188,10 @@ def test_labels_of_texts(tmp_path: Path, kind: str, dev: bool) -> None:
         np.testing.assert_array_equal(mine.targets, theirs.targets)
         np.testing.assert_array_equal(mine.lines, theirs.lines)
         assert mine.targets.dtype == theirs.targets.dtype
-    for one, other in zip(
+    for first, second in zip(
         *(measured(p.task.baselines(p.split)) for p in (whole, mapped)), strict=True
     ):
-        assert (one.name, one.scores) == (other.name, other.scores)
+        assert (first.name, first.scores) == (second.name, second.scores)
     assert any("skipped 1 faulty rows" in line for line in mapped.lines)
 
 
@@ -200,19 +200,19 @@ def test_labels_are_weighed(tmp_path: Path) -> None:
         tmp_path / "r.csv", [*reviews(100, 1), ("so so", "even")], ("text", "label")
     )
 
-    def told(shards: str, weights: Any, **more: Any) -> Any:
+    def label_weights(shards: str, weights: Any, **more: Any) -> Any:
         keys = {"data.shards": shards, "training.label_weights": weights, **more}
         return prepare(requested(str(path), keys)).recipe.training.label_weights
 
     for weights in ("balanced", {"good": 3}):
-        assert isinstance(told("always", weights), dict)
-        assert told("always", weights) == told("never", weights)
+        assert isinstance(label_weights("always", weights), dict)
+        assert label_weights("always", weights) == label_weights("never", weights)
     for weights, more in (({"god": 3}, {}), ("balanced", {"task": "language"})):
-        with pytest.raises(UsageError) as one:
-            told("always", weights, **more)
-        with pytest.raises(UsageError) as other:
-            told("never", weights, **more)
-        assert str(one.value) == str(other.value)
+        with pytest.raises(UsageError) as first:
+            label_weights("always", weights, **more)
+        with pytest.raises(UsageError) as second:
+            label_weights("never", weights, **more)
+        assert str(first.value) == str(second.value)
 
 
 def test_the_files_of_an_archive_and_their_lines_are_told(
@@ -228,13 +228,13 @@ def test_the_files_of_an_archive_and_their_lines_are_told(
         return tmp_path / name
 
     whole, mapped = both(packed("a.zip", reviews(40, 1), reviews(60, 2)))
-    for one, other in (
+    for first, second in (
         (mapped.train_data, whole.train_data),
         (mapped.dev_data, whole.dev_data),
     ):
-        assert one.lines == other.lines
-        assert list(map(one.position, one.lines)) == list(
-            map(other.position, one.lines)
+        assert first.lines == second.lines
+        assert list(map(first.position, first.lines)) == list(
+            map(second.position, first.lines)
         )
     assert not mapped.partial
     path = packed("b.zip", reviews(40, 1), [*reviews(60, 2), ("no label", None)])
@@ -254,14 +254,14 @@ def test_an_infinity_in_a_row(tmp_path: Path, column: str) -> None:
     path = tmp_path / "r.jsonl"
     path.write_text("\n".join(lines) + "\n")
     whole, mapped = both(path, text="text", label="label")
-    for found in (
+    for prepared in (
         mapped,
         both(path, text="text", label="label")[1],
     ):  # made, and remembered
-        assert found.train_data.rows == whole.train_data.rows
-        assert found.dev_data.rows == whole.dev_data.rows
+        assert prepared.train_data.rows == whole.train_data.rows
+        assert prepared.dev_data.rows == whole.dev_data.rows
         np.testing.assert_array_equal(
-            found.train.sequences.flat[:], whole.train.sequences.flat
+            prepared.train.sequences.flat[:], whole.train.sequences.flat
         )
 
 
@@ -318,14 +318,14 @@ def test_labels_are_learnt_from_shards_and_predicted(tmp_path: Path) -> None:
     assert (
         prepare(requested(str(path), {"data.shards": "never"})).recipe.model.ngrams > 0
     )
-    told = {key: value for key, value in SMALL.items() if key != "model.ngrams"}
-    told |= {
+    settings = {key: value for key, value in SMALL.items() if key != "model.ngrams"}
+    settings |= {
         "training.max_steps": 30,
         "training.learning_rate": 0.02,
         "data.shards": "always",
     }
     unrolled.train(
-        path, out=tmp_path / "run", quiet=True, say=lambda line: None, **told
+        path, out=tmp_path / "run", quiet=True, say=lambda line: None, **settings
     )
     run = unrolled.load(tmp_path / "run")
     assert run.recipe.model.ngrams == 0  # by default, as the shards keep no characters

@@ -37,16 +37,16 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_held_out_rows_share_no_text_with_training_rows(file: Path, seed: int) -> None:
-    found = prepared(file, seed=seed, data__holdout=0.3)
-    train = texts(found.train_data)
-    dev = texts(found.dev_data)
+    result = prepared(file, seed=seed, data__holdout=0.3)
+    train = texts(result.train_data)
+    dev = texts(result.dev_data)
     assert train
     assert dev
     assert not set(train) & set(dev)
     assert len(train) + len(dev) == 89
     assert (
         f"held out {len(dev)} of 89 rows by the hash of their inputs (data.dev=FILE)"
-        in found.lines
+        in result.lines
     )
 
 
@@ -59,59 +59,59 @@ def test_the_fields_learn_nothing_from_held_out_rows(tmp_path: Path) -> None:
     # every text has a character of its own: those of held-out rows must be unknown
     own = [chr(0x4E00 + n) for n in range(80)]
     rows = [(f"ab {c}", "xy"[n % 2]) for n, c in enumerate(own)]
-    found = prepared(
+    result = prepared(
         write_csv(tmp_path / "r.csv", rows, ("text", "label")),
         data__tokenizer="chars",
         data__holdout=0.3,
     )
-    assert isinstance(found.task, Classify)
-    assert isinstance(found.task.inputs, Text)
-    tokenizer = found.task.inputs.tokenizer
+    assert isinstance(result.task, Classify)
+    assert isinstance(result.task.inputs, Text)
+    tokenizer = result.task.inputs.tokenizer
     known = {c for c in own if tokenizer.unk_id not in tokenizer.encode(c)}
-    assert known == {text[-1] for text in texts(found.train_data)}
-    assert known.isdisjoint(text[-1] for text in texts(found.dev_data))
+    assert known == {text[-1] for text in texts(result.train_data)}
+    assert known.isdisjoint(text[-1] for text in texts(result.dev_data))
 
 
 def test_a_number_is_scaled_by_training_rows_alone(tmp_path: Path) -> None:
     train = write_csv(tmp_path / "a.csv", [(n, 2 * n) for n in range(10)], ("x", "y"))
     dev = write_csv(tmp_path / "b.csv", [(1000, 5), (2000, 7)], ("x", "y"))
-    found = prepared(train, data__dev=str(dev))
-    assert isinstance(found.task, Regress)
-    assert found.task.output.mean == 9.0
-    assert found.task.inputs.means == (4.5,)  # type: ignore[union-attr]
+    result = prepared(train, data__dev=str(dev))
+    assert isinstance(result.task, Regress)
+    assert result.task.output.mean == 9.0
+    assert result.task.inputs.means == (4.5,)  # type: ignore[union-attr]
 
 
 def test_a_language_model_holds_out_the_end_of_the_text(tmp_path: Path) -> None:
     path = tmp_path / "t.txt"
     path.write_text("abcdefghi\n" * 10 + "XYZ")
-    found = prepared(path)
-    assert isinstance(found.task, Language)
-    assert isinstance(found.train_data, Document)
-    assert isinstance(found.dev_data, Document)
-    assert found.train_data.text + found.dev_data.text == "abcdefghi\n" * 10 + "XYZ"
-    assert len(found.dev_data.text) == 11
+    result = prepared(path)
+    assert isinstance(result.task, Language)
+    assert isinstance(result.train_data, Document)
+    assert isinstance(result.dev_data, Document)
+    assert result.train_data.text + result.dev_data.text == "abcdefghi\n" * 10 + "XYZ"
+    assert len(result.dev_data.text) == 11
     assert (
         "held out the last 10% of the text, 11 characters (data.dev=FILE)"
-        in found.lines
+        in result.lines
     )
-    assert found.task.tokenizer.unknown(found.task.tokenizer.encode("X")) == 1
+    assert result.task.tokenizer.unknown(result.task.tokenizer.encode("X")) == 1
 
 
 def test_a_dev_file_leaves_every_row_for_training(file: Path, tmp_path: Path) -> None:
     dev = write_csv(tmp_path / "dev.csv", reviews(7, 9), ("text", "label"))
-    found = prepared(file, data__dev=str(dev))
-    assert (len(found.train), len(found.dev)) == (89, 7)
-    assert f"scored on {dev}" in found.lines
-    assert set(found.files) == {str(file), str(dev)}
+    result = prepared(file, data__dev=str(dev))
+    assert (len(result.train), len(result.dev)) == (89, 7)
+    assert f"scored on {dev}" in result.lines
+    assert set(result.files) == {str(file), str(dev)}
 
 
 def test_a_limit_reads_the_first_rows_of_training_and_all_of_dev(
     file: Path, tmp_path: Path
 ) -> None:
     dev = write_csv(tmp_path / "dev.csv", reviews(40, 9), ("text", "label"))
-    found = prepared(file, data__dev=str(dev), data__limit=30)
-    assert texts(found.train_data) == [text for text, _ in reviews(60, 4)][:30]
-    assert len(found.dev) == 40
+    result = prepared(file, data__dev=str(dev), data__limit=30)
+    assert texts(result.train_data) == [text for text, _ in reviews(60, 4)][:30]
+    assert len(result.dev) == 40
 
 
 def test_what_was_found_is_said_with_the_keys_that_overrule_it(tmp_path: Path) -> None:
@@ -138,23 +138,23 @@ def test_a_faulty_row_stops_with_its_line_and_the_way_out(tmp_path: Path) -> Non
     path.write_text(
         "x,y\n" + "".join(f"{n},{n}\n" for n in range(20)) + "what,7\n21,21\n"
     )
-    wanted = {"data__numbers": ["x"], "data__label": "y"}
+    settings = {"data__numbers": ["x"], "data__label": "y"}
     with pytest.raises(DataError) as caught:
-        prepared(path, **wanted)
+        prepared(path, **settings)
     assert str(caught.value) == (
         f"{path}:22: column 'x' holds 'what' where a number is expected; "
         "mend the row, or set data.on_error=skip"
     )
-    found = prepared(path, **wanted, data__on_error="skip")
-    assert len(found.train) + len(found.dev) == 21
-    assert found.lines[-1].startswith(f"skipped 1 faulty rows; the first: {path}:22: ")
+    result = prepared(path, **settings, data__on_error="skip")
+    assert len(result.train) + len(result.dev) == 21
+    assert result.lines[-1].startswith(f"skipped 1 faulty rows; the first: {path}:22: ")
 
 
 def test_rows_without_a_label_are_no_label(tmp_path: Path) -> None:
     rows = [(f"t{n}", "ab"[n % 2]) for n in range(20)] + [("none", ""), ("neither", "")]
     path = write_csv(tmp_path / "r.csv", rows, ("text", "label"))
-    found = prepared(path, data__label="label", data__on_error="skip").lines
-    assert found[2] == (
+    lines = prepared(path, data__label="label", data__on_error="skip").lines
+    assert lines[2] == (
         "predicts: label (data.label=COLUMN); 2 labels: a 10, b 10 (2 rows without one)"
     )
 
@@ -162,9 +162,9 @@ def test_rows_without_a_label_are_no_label(tmp_path: Path) -> None:
 def test_the_words_of_a_faulty_row_can_be_kept_out(tmp_path: Path) -> None:
     path = tmp_path / "n.csv"
     path.write_text("x,y\n" + "".join(f"{n},{n}\n" for n in range(20)) + "secret,7\n")
-    told = {"data__numbers": ["x"], "data__label": "y", "data__on_error": "skip"}
-    assert "secret" in prepared(path, **told).lines[-1]
-    kept = prepared(path, **told, report__samples=False).lines[-1]
+    settings = {"data__numbers": ["x"], "data__label": "y", "data__on_error": "skip"}
+    assert "secret" in prepared(path, **settings).lines[-1]
+    kept = prepared(path, **settings, report__samples=False).lines[-1]
     assert kept == f"skipped 1 faulty rows; the first: {path}:22"
 
 

@@ -67,10 +67,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_word_is_a_key_and_a_yaml_value(word: str, value: Any) -> None:
-    ((key, found),) = parse([word]).items()
+    ((key, parsed),) = parse([word]).items()
     assert key == word.split("=")[0]
-    assert found == value
-    assert type(found) is type(value)
+    assert parsed == value
+    assert type(parsed) is type(value)
 
 
 @pytest.mark.parametrize("word", ["lstm", "=5", "--layer"])
@@ -109,7 +109,7 @@ def test_a_limit_replaces_all_limits_of_a_recipe_and_other_keys_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             {"training.max_step": 5},
@@ -142,20 +142,20 @@ def test_a_limit_replaces_all_limits_of_a_recipe_and_other_keys_none() -> None:
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_what_was_meant(
-    tmp_path: Path, changes: dict[str, Any], told: str
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UsageError) as caught:
         requested("x.csv", changes)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
 
 
 def test_a_data_file_names_the_run(tmp_path: Path) -> None:
     (tmp_path / "film.reviews.tsv.gz").write_bytes(b"x")
-    found = requested("film.reviews.tsv.gz", {"layer": "rnn"})
-    assert (found.name, found.layer, found.data.train) == (
+    recipe = requested("film.reviews.tsv.gz", {"layer": "rnn"})
+    assert (recipe.name, recipe.layer, recipe.data.train) == (
         "film",
         "rnn",
         "film.reviews.tsv.gz",
@@ -164,8 +164,8 @@ def test_a_data_file_names_the_run(tmp_path: Path) -> None:
 
 def test_a_yaml_file_of_ones_own_is_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("layer: lstm\ndata: {train: a.csv}\n")
-    found = requested("mine.yaml", {"model.hidden": 7})
-    assert (found.name, found.layer, found.data.train, found.model.hidden) == (
+    recipe = requested("mine.yaml", {"model.hidden": 7})
+    assert (recipe.name, recipe.layer, recipe.data.train, recipe.model.hidden) == (
         "mine",
         "lstm",
         "a.csv",
@@ -174,7 +174,7 @@ def test_a_yaml_file_of_ones_own_is_a_recipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("layer: [gru\nname: x\n", r"bad.yaml:2: this is not YAML"),
         ("- a\n", "a recipe is a mapping of keys to values"),
@@ -182,11 +182,11 @@ def test_a_yaml_file_of_ones_own_is_a_recipe(tmp_path: Path) -> None:
         ("layers: 2\n", "did you mean 'model.layers'?"),
     ],
 )
-def test_a_faulty_yaml_file_is_named(tmp_path: Path, text: str, told: str) -> None:
+def test_a_faulty_yaml_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(UsageError) as caught:
         requested("bad.yaml", {})
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -213,24 +213,24 @@ def test_a_recipe_that_does_not_exist_is_answered_with_the_nearest() -> None:
 
 @pytest.mark.parametrize("name", recipes.shipped())
 def test_every_shipped_recipe_loads_resolves_and_tells_of_itself(name: str) -> None:
-    found = requested(name, {})
-    assert found.name == name
-    assert found.data.train
-    told = about(name)
-    assert told.what
-    assert told.minutes is None or 0 < told.minutes <= 60
-    ships = (recipes.folder() / "data" / found.data.train).exists()
+    recipe = requested(name, {})
+    assert recipe.name == name
+    assert recipe.data.train
+    description = about(name)
+    assert description.what
+    assert description.minutes is None or 0 < description.minutes <= 60
+    ships = (recipes.folder() / "data" / recipe.data.train).exists()
     # data that does not ship is named with its source, licence and size
-    assert ships or (told.source and told.licence and told.size)
+    assert ships or (description.source and description.licence and description.size)
     # the file, read again from what is saved, is the same recipe
-    assert Recipe.read(recipes.deep(flat(found.model_dump(mode="json")))) == found
+    assert Recipe.read(recipes.deep(flat(recipe.model_dump(mode="json")))) == recipe
 
 
 @pytest.mark.parametrize("name", recipes.shipped())
 def test_a_shipped_recipe_sets_only_keys_that_exist(name: str) -> None:
-    told = recipes.read_yaml(recipes.folder() / f"{name}.yaml")
-    told.pop("about")
-    assert set(flat(told)) <= set(keys(Recipe))
+    document = recipes.read_yaml(recipes.folder() / f"{name}.yaml")
+    document.pop("about")
+    assert set(flat(document)) <= set(keys(Recipe))
 
 
 def _absent() -> str:
@@ -249,7 +249,7 @@ def test_absent_data_is_told_with_source_licence_size_and_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     recipe = requested(_absent(), {})
-    told = about(_absent())
+    description = about(_absent())
     assert recipe.data.train is not None
     for root, folder in (
         (None, "data"),
@@ -261,9 +261,9 @@ def test_absent_data_is_told_with_source_licence_size_and_folder(
             find_data(recipe, recipe.data.train)
         message = str(caught.value)
         for part in (
-            told.source,
-            told.licence,
-            told.size,
+            description.source,
+            description.licence,
+            description.size,
             f"{folder}/{recipe.data.train}",
         ):
             assert str(part) in message
@@ -350,10 +350,10 @@ def test_every_number_has_bounds(key: str) -> None:
 def test_a_number_next_to_nothing_divides_nothing(key: str, value: float) -> None:
     # 1 / x overflows: refused, or never divided by
     try:
-        told = flat(requested("anthem", {key: value}).model_dump())[key]
+        resolved = flat(requested("anthem", {key: value}).model_dump())[key]
     except UsageError:
         return
-    assert told == value
+    assert resolved == value
     assert key != "decoding.repetition_penalty"
 
 
@@ -445,6 +445,8 @@ def test_words_are_read_back_as_the_changes(changes: dict[str, Any]) -> None:
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20))
 def test_a_text_of_words_is_read_back(text: str) -> None:
-    told = words({"name": text, "data.text": [text, "b"]})
-    assert all(len(word.splitlines()) <= 1 for word in told) or not text.isprintable()
-    assert parse(told) == {"name": text, "data.text": [text, "b"]}
+    arguments = words({"name": text, "data.text": [text, "b"]})
+    assert (
+        all(len(word.splitlines()) <= 1 for word in arguments) or not text.isprintable()
+    )
+    assert parse(arguments) == {"name": text, "data.text": [text, "b"]}

@@ -24,10 +24,10 @@ def filled(
 
 
 def test_text_gets_both_directions_and_unigram_pieces() -> None:
-    found = filled(TEXT)
-    assert (found.layer, found.model.bidirectional) == ("gru", True)
-    assert (found.data.tokenizer, found.model.ngrams) == ("unigram", 4)
-    assert (found.data.text, found.data.numbers, found.data.label) == (
+    recipe = filled(TEXT)
+    assert (recipe.layer, recipe.model.bidirectional) == ("gru", True)
+    assert (recipe.data.tokenizer, recipe.model.ngrams) == ("unigram", 4)
+    assert (recipe.data.text, recipe.data.numbers, recipe.data.label) == (
         "text",
         None,
         "label",
@@ -43,13 +43,13 @@ def test_numbers_get_the_network_without_memory_unless_a_layer_is_named() -> Non
 def test_words_are_read_both_ways_with_their_characters_and_known_from_the_second_time() -> (
     None
 ):
-    found = filled(TAGS)
-    assert (found.layer, found.model.bidirectional, found.data.tokenizer) == (
+    recipe = filled(TAGS)
+    assert (recipe.layer, recipe.model.bidirectional, recipe.data.tokenizer) == (
         "gru",
         True,
         "chars",
     )
-    assert (found.data.min_count, found.model.ngrams, found.data.vocabulary) == (
+    assert (recipe.data.min_count, recipe.model.ngrams, recipe.data.vocabulary) == (
         2,
         5,
         16000,
@@ -65,20 +65,20 @@ def test_tags_of_steps_leave_the_vocabulary_as_it_is() -> None:
 
 def test_a_forecast_looks_at_the_last_step_and_other_sequences_at_all() -> None:
     walk = Schema("regress", (), ("x",), "x", frames=True, steps=True)
-    found = filled(walk, data={"window": 5})
-    assert (found.layer, found.model.pooling, found.data.rows) == (
+    recipe = filled(walk, data={"window": 5})
+    assert (recipe.layer, recipe.model.pooling, recipe.data.rows) == (
         "gru",
         "last",
         "steps",
     )
     assert filled(walk).model.pooling == "mean-max"
-    assert found.data.tokenizer is None
+    assert recipe.data.tokenizer is None
 
 
 def test_a_language_model_reads_characters_from_left_to_right() -> None:
-    found = filled(SONG)
-    assert found.data.tokenizer == "chars"
-    assert not found.model.bidirectional
+    recipe = filled(SONG)
+    assert recipe.data.tokenizer == "chars"
+    assert not recipe.model.bidirectional
 
 
 @pytest.mark.parametrize("schema", [TEXT, NUMBERS, SONG, TAGS])
@@ -93,9 +93,9 @@ def test_what_was_set_is_kept(schema: Schema) -> None:
         },
         "data": {"vocabulary": 77},
     }
-    found = filled(schema, **given).model_dump()
+    values = filled(schema, **given).model_dump()
     for group, keys in given.items():
-        assert {key: found[group][key] for key in keys} == keys
+        assert {key: values[group][key] for key in keys} == keys
 
 
 def test_a_run_without_a_limit_ends_after_ten_minutes() -> None:

@@ -76,8 +76,8 @@ def test_a_row_by_itself_is_one_row(loaded: dict[str, unrolled.Run], kind: str) 
     run = loaded[kind]
     assert run.predict(texts[kind]) == run.predict([texts[kind]])
     names = run.task.schema.inputs
-    told = dict(zip(names, (3, 21) if len(names) == 2 else ("a b",), strict=True))
-    assert run.predict(told) == run.predict([told])
+    row = dict(zip(names, (3, 21) if len(names) == 2 else ("a b",), strict=True))
+    assert run.predict(row) == run.predict([row])
     for wrong in (b"bytes", 5, None):
         with pytest.raises(UsageError, match="give a list of rows"):
             run.predict(wrong)  # type: ignore[arg-type]
@@ -236,9 +236,9 @@ def test_rows_of_one_file_and_the_hash_of_another_are_never_a_run(
     original = prepared.read
 
     def swap(*rest: Any, **more: Any) -> Any:
-        found = original(*rest, **more)
+        result = original(*rest, **more)
         other.replace(path)
-        return found
+        return result
 
     monkeypatch.setattr(prepared, "read", swap)
     with pytest.raises(UserError, match="changed while"):
@@ -328,15 +328,17 @@ def test_the_callers_defaults_of_torch_change_nothing(
 
     def everything(out: Path) -> list[Any]:
         options: dict[str, Any] = {"quiet": True, "say": lambda text: None}
-        found: list[Any] = []
+        answers: list[Any] = []
         for kind in ("classify", "regress", "language"):
             unrolled.train(home.files[kind], out=out / kind, **options, **changes)
             run = unrolled.load(out / kind)
-            found.append(run.evaluate(home.files[kind]))
+            answers.append(run.evaluate(home.files[kind]))
             if kind != "language":
-                found.append(unrolled.load(home.runs[kind]).evaluate(home.files[kind]))
-        found.append(unrolled.load(home.runs["classify"]).predict(["a good film"]))
-        return [*found, run.generate("row", 5, temperature=1.0, seed=3)]
+                answers.append(
+                    unrolled.load(home.runs[kind]).evaluate(home.files[kind])
+                )
+        answers.append(unrolled.load(home.runs["classify"]).predict(["a good film"]))
+        return [*answers, run.generate("row", 5, temperature=1.0, seed=3)]
 
     expected = everything(tmp_path / "plain")
     with contextlib.ExitStack() as stack:

@@ -108,8 +108,8 @@ def test_a_changed_bit_of_any_file_that_is_read_is_refused(
     assert set(names) == set(json.loads((folder / "digests.json").read_text())["files"])
     path = folder / data.draw(st.sampled_from(names))
     content = bytearray(path.read_bytes())
-    place = data.draw(st.integers(0, len(content) - 1))
-    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    offset = data.draw(st.integers(0, len(content) - 1))
+    content[offset] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
         unrolled.load(folder)
@@ -147,9 +147,9 @@ def test_a_run_without_its_digests_is_an_old_one_or_refused(
     with pytest.raises(UserError, match=r"digests\.json: this file is missing"):
         unrolled.load(folder)
     # fields of a version that kept none
-    told = json.loads((folder / "fields.json").read_text())
-    del told["digests"]
-    (folder / "fields.json").write_text(json.dumps(told))
+    fields = json.loads((folder / "fields.json").read_text())
+    del fields["digests"]
+    (folder / "fields.json").write_text(json.dumps(fields))
     capsys.readouterr()
     assert unrolled.load(folder).predict(["a good film"])
     (line,) = capsys.readouterr().err.splitlines()
@@ -193,9 +193,9 @@ def test_weights_of_another_type_are_refused(
 def forget(folder: Path) -> None:
     """Make a run one of a version that kept no digests."""
     (folder / "digests.json").unlink(missing_ok=True)
-    told = json.loads((folder / "fields.json").read_text())
-    told.pop("digests", None)
-    (folder / "fields.json").write_text(json.dumps(told))
+    fields = json.loads((folder / "fields.json").read_text())
+    fields.pop("digests", None)
+    (folder / "fields.json").write_text(json.dumps(fields))
 
 
 # what a run was begun with
@@ -243,21 +243,21 @@ def test_a_key_edited_between_stop_and_resume_is_refused_by_name(
     folder = Path(shutil.copytree(stopped, tmp_path / "run"))
     config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
     group, _, leaf = key.rpartition(".")
-    place = config
+    section = config
     for name in group.split(".") if group else []:
-        place = place[name]
-    value = place[leaf]
+        section = section[name]
+    value = section[leaf]
     whole = deepcopy(config)
     before = snapshot(folder)
     tried = 0
     for other in others(key, value):
-        place[leaf] = other
+        section[leaf] = other
         text = yaml.safe_dump(config, allow_unicode=True)
         try:
-            told = Recipe.read(yaml.safe_load(text))
+            recipe = Recipe.read(yaml.safe_load(text))
         except UsageError:
             continue  # no value of this key
-        if flat(told.model_dump())[key] == flat(Recipe.read(whole).model_dump())[key]:
+        if flat(recipe.model_dump())[key] == flat(Recipe.read(whole).model_dump())[key]:
             continue
         (folder / "config.yaml").write_text(text, "utf-8")
         raised = leaf in LIMITS and (
@@ -319,9 +319,9 @@ def test_fields_edited_between_stop_and_resume_are_refused(
     with pytest.raises(UserError, match=name.replace(".", r"\.")):
         train(folder, resume=True, **{"training.max_steps": 6})
     # also where whoever edited them made the digests fit
-    told = json.loads((folder / "digests.json").read_text())
-    told["files"][name] = [digests.sha256(path)]
-    (folder / "digests.json").write_text(json.dumps(told))
+    recorded = json.loads((folder / "digests.json").read_text())
+    recorded["files"][name] = [digests.sha256(path)]
+    (folder / "digests.json").write_text(json.dumps(recorded))
     if name == "fields.json":
         with pytest.raises(UserError, match="not those that it was begun with"):
             train(folder, resume=True, **{"training.max_steps": 6})
@@ -541,10 +541,10 @@ def test_a_training_ends_when_its_folder_is_no_longer_its_own(
         train(data, out=folder, **{**QUICK, "training.max_steps": 40})
     assert str(folder) in str(caught.value)
     # nothing was written since
-    found = snapshot(other if how == "moved" else folder)
-    lines = [name for name in found if found[name] != after.get(name)]
+    files = snapshot(other if how == "moved" else folder)
+    lines = [name for name in files if files[name] != after.get(name)]
     assert set(lines) <= {"metrics.jsonl"}, lines
-    assert set(found) == set(after) or how == "deleted"
+    assert set(files) == set(after) or how == "deleted"
     if how == "deleted":
         assert not folder.exists()
 
@@ -553,7 +553,7 @@ def test_a_folder_that_is_being_trained_is_refused(
     stopped: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(stopped, tmp_path / "run"))
-    told: list[str] = []
+    messages: list[str] = []
     from unrolled.core.locks import locked
 
     with locked(folder):
@@ -561,12 +561,12 @@ def test_a_folder_that_is_being_trained_is_refused(
         def go_on() -> None:
             with pytest.raises(UserError) as caught:
                 train(folder, resume=True, **{"training.max_steps": 6})
-            told.append(str(caught.value))
+            messages.append(str(caught.value))
 
         thread = threading.Thread(target=go_on)
         thread.start()
         thread.join()
-    assert str(folder) in told[0]
+    assert str(folder) in messages[0]
 
 
 # what a kill leaves

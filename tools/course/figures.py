@@ -41,10 +41,10 @@ class Picture:
 
     def add(self, tag: str, **values: object) -> None:
         """Put on an element; ``stroke_width`` stands for stroke-width."""
-        told = " ".join(
+        attributes = " ".join(
             f'{key.replace("_", "-")}="{_short(v)}"' for key, v in values.items()
         )
-        self.parts.append(f"<{tag} {told}/>")
+        self.parts.append(f"<{tag} {attributes}/>")
 
     def text(
         self,
@@ -59,11 +59,17 @@ class Picture:
         turn: float = 0,
     ) -> None:
         """Write words with their base line at y; ``turn`` is in degrees."""
-        place = f'x="{_short(x)}" y="{_short(y)}" font-size="{size}" fill="{colour}"'
-        place += "" if anchor == "start" else f' text-anchor="{anchor}"'
-        place += "" if weight == 400 else f' font-weight="{weight}"'
-        place += f' transform="rotate({turn} {_short(x)} {_short(y)})"' if turn else ""
-        self.parts.append(f"<text {place}>{html.escape(words, quote=False)}</text>")
+        attributes = (
+            f'x="{_short(x)}" y="{_short(y)}" font-size="{size}" fill="{colour}"'
+        )
+        attributes += "" if anchor == "start" else f' text-anchor="{anchor}"'
+        attributes += "" if weight == 400 else f' font-weight="{weight}"'
+        attributes += (
+            f' transform="rotate({turn} {_short(x)} {_short(y)})"' if turn else ""
+        )
+        self.parts.append(
+            f"<text {attributes}>{html.escape(words, quote=False)}</text>"
+        )
 
     def legend(
         self, x: float, y: float, names: Mapping[str, str], gap: float = 18
@@ -200,7 +206,7 @@ class Plot:
         path = "M" + "L".join(
             f"{_short(self.x(x))} {_short(self.y(y))}" for x, y in points
         )
-        told: dict[str, object] = {"stroke_dasharray": dash} if dash else {}
+        attributes: dict[str, object] = {"stroke_dasharray": dash} if dash else {}
         self.picture.add(
             "path",
             d=path,
@@ -208,7 +214,7 @@ class Plot:
             stroke=colour,
             stroke_width=width,
             stroke_linejoin="round",
-            **told,
+            **attributes,
         )
 
     def dots(
@@ -241,11 +247,11 @@ class Plot:
         )
 
 
-def smooth(values: Iterable[float], share: float) -> list[float]:
-    """Return the running mean of values, ``share`` of it kept at each."""
+def smooth(values: Iterable[float], decay: float) -> list[float]:
+    """Return the running mean of values, of which ``decay`` is kept at each."""
     kept: list[float] = []
     for value in values:
-        kept.append(value if not kept else share * kept[-1] + (1 - share) * value)
+        kept.append(value if not kept else decay * kept[-1] + (1 - decay) * value)
     return kept
 
 
@@ -274,11 +280,11 @@ def _short(value: object) -> str:
 
 
 def _shade(value: float, low: float, high: float) -> int:
-    share = min(1.0, max(0.0, (value - low) / (high - low)))
-    return round(share * (SHADES - 1))
+    fraction = min(1.0, max(0.0, (value - low) / (high - low)))
+    return round(fraction * (SHADES - 1))
 
 
-def _mix(share: float, both: bool) -> str:
+def _mix(fraction: float, both: bool) -> str:
     """Return white to blue, or blue over white to red."""
     white = (255, 255, 255)
     blue = (29, 78, 216)
@@ -286,15 +292,15 @@ def _mix(share: float, both: bool) -> str:
     if not both:
         start = white
         end = blue
-        part = share
-    elif share < 0.5:
+        part = fraction
+    elif fraction < 0.5:
         start = blue
         end = white
-        part = 2 * share
+        part = 2 * fraction
     else:
         start = white
         end = red
-        part = 2 * share - 1
+        part = 2 * fraction - 1
     return "#" + "".join(
         f"{round(a + (b - a) * part):02x}" for a, b in zip(start, end, strict=True)
     )

@@ -45,10 +45,10 @@ def unrolled_graph() -> Picture:
             anchor="middle",
             weight=600,
         )
-        share, token = (float(part) for part in shown[step].max(-1))
+        probability, token = (float(part) for part in shown[step].max(-1))
         guess = tokenizer.decode([int(token)]).replace(" ", "␣")
         sheet.text(x + 8, 104, guess, size=22, anchor="end", weight=600)
-        sheet.text(x + 14, 103, f"{share:.1%}", size=12, colour=SOFT)
+        sheet.text(x + 14, 103, f"{probability:.1%}", size=12, colour=SOFT)
         arrow(sheet, (x + 36, 200), (x + 96 if step < 5 else x + 66, 200))
         if step < 5:
             sheet.text(x + 64, 192, "W_hh", size=11, colour=SOFT, anchor="middle")
@@ -226,8 +226,8 @@ def gates() -> Picture:
         sheet.heat(70, top + 55, (wide, 8.5), values[6:], 0, 1, False)
         sheet.add("rect", x=70, y=top, width=620, height=106, fill="none", stroke=GRID)
     for step, letter in enumerate(REFRAIN):
-        place = 70 + wide * (step + 0.5)
-        sheet.text(place, 492, letter.replace("\n", "↵"), size=14, anchor="middle")
+        centre = 70 + wide * (step + 0.5)
+        sheet.text(centre, 492, letter.replace("\n", "↵"), size=14, anchor="middle")
     sheet.scale(540, 508, "0", "1", False)
     return sheet
 

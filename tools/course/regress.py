@@ -54,7 +54,7 @@ def logistic() -> Picture:
     made = run("logistic")
     header, rows = table("breast_cancer.csv")
     answers = made.answers([[float(cell) for cell in row[:-1]] for row in rows])
-    shares = [answer.details["probabilities"]["malignant"] for answer in answers]
+    probabilities = [answer.details["probabilities"]["malignant"] for answer in answers]
     sheet = Picture(
         720,
         380,
@@ -72,13 +72,13 @@ def logistic() -> Picture:
         ("malignant", COLOURS["rnn"], 1.0),
         ("benign", COLOURS["lstm"], 0.0),
     ):
-        places = []
-        for row, share in zip(rows, shares, strict=True):
+        points = []
+        for row, probability in zip(rows, probabilities, strict=True):
             if row[header.index("diagnosis")] == kind:
-                share = min(max(share, 1e-6), 1 - 1e-6)
-                z = math.log(share / (1 - share))
-                places.append((min(max(z, -12), 12), base + draw.uniform(-0.05, 0.05)))
-        plot.dots(places, colour, 2.2, 0.45)
+                probability = min(max(probability, 1e-6), 1 - 1e-6)
+                z = math.log(probability / (1 - probability))
+                points.append((min(max(z, -12), 12), base + draw.uniform(-0.05, 0.05)))
+        plot.dots(points, colour, 2.2, 0.45)
     sheet.legend(100, 112, {"malignant (the diagnosis)": COLOURS["rnn"]})
     sheet.legend(100, 132, {"benign": COLOURS["lstm"], "σ(z) = 1 / (1 + e^-z)": SOFT})
     return sheet
@@ -120,9 +120,11 @@ def multiplication() -> Picture:
     )
     sheet.text(plot.x(5), 112, "trained on", size=11, colour=SOFT, anchor="middle")
     at = [n / 4 for n in range(81)]
-    found = [answer.details["value"] for answer in made.answers([[7, n] for n in at])]
+    predictions = [
+        answer.details["value"] for answer in made.answers([[7, n] for n in at])
+    ]
     plot.line([(n, 7 * n) for n in at], SOFT, 1.5, "4 4")
-    plot.line(list(zip(at, found, strict=True)), COLOURS["lstm"], 2.5)
+    plot.line(list(zip(at, predictions, strict=True)), COLOURS["lstm"], 2.5)
     plot.name(15.6, 122, "true", SOFT, "end")
-    plot.name(19.5, found[-1] + 8, "network", COLOURS["lstm"], "end")
+    plot.name(19.5, predictions[-1] + 8, "network", COLOURS["lstm"], "end")
     return sheet

@@ -34,9 +34,9 @@ def patterns() -> Picture:
         "red: what is read; green: the layer, step by step; blue: what "
         "is said; dashed: not in this version yet",
     )
-    for place, (name, read, said, example, here) in enumerate(PATTERNS):
+    for index, (name, read, said, example, here) in enumerate(PATTERNS):
         steps = max(*read, *said)
-        middle = (74, 200, 338, 492, 642)[place]
+        middle = (74, 200, 338, 492, 642)[index]
         left = middle - 17 * (steps - 1) - 10
         dash = {} if here else {"stroke_dasharray": "4 3"}
         for step in range(1, steps + 1):
@@ -110,7 +110,7 @@ def sentiment() -> Picture:
     agree = (grams > 0.5) == (layer > 0.5)
     right = {"n-grams": (grams > 0.5) == truth, "GRU": (layer > 0.5) == truth}
     both = run("reviews").result["scores"]["accuracy"]
-    told = [
+    lines = [
         f"n-grams alone: {right['n-grams'].mean():.1%} right",
         f"GRU alone: {right['GRU'].mean():.1%} right",
         f"both in one (the recipe): {both:.1%} right",
@@ -119,16 +119,18 @@ def sentiment() -> Picture:
         f"and are right on {right['GRU'][agree].mean():.1%} of those;",
         f"of the others the GRU has {right['GRU'][~agree].mean():.1%} right",
     ]
-    for number, line in enumerate(told):
+    for number, line in enumerate(lines):
         sheet.text(440, 156 + 22 * number, line, size=12.5)
     return sheet
 
 
 def spaced(made: Run, letters: str) -> list[float]:
     """Return the probability that a word begins at each letter."""
-    told = made.answers([(list(letters),)])[0].details
-    shares = zip(told["tags"], told["probabilities"], strict=True)
-    return [share if tag == "B" else 1 - share for tag, share in shares]
+    details = made.answers([(list(letters),)])[0].details
+    pairs = zip(details["tags"], details["probabilities"], strict=True)
+    return [
+        probability if tag == "B" else 1 - probability for tag, probability in pairs
+    ]
 
 
 def spacing() -> Picture:
@@ -147,15 +149,15 @@ def spacing() -> Picture:
         (0, 1, "P(a word begins)"),
     )
     for layer, shift in (("none", -0.2), ("gru", 0.2)):
-        for at, share in enumerate(spaced(run(f"spacing-{layer}"), letters)):
+        for at, probability in enumerate(spaced(run(f"spacing-{layer}"), letters)):
             wide = (plot.x(1) - plot.x(0)) * 0.36
             left = plot.x(at + shift) - wide / 2
             sheet.add(
                 "rect",
                 x=left,
-                y=plot.y(share),
+                y=plot.y(probability),
                 width=wide,
-                height=plot.y(0) - plot.y(share),
+                height=plot.y(0) - plot.y(probability),
                 fill=COLOURS[layer],
             )
     plot.line([(-0.6, 0.5), (len(letters) - 0.4, 0.5)], SOFT, 1, "4 4")
@@ -213,8 +215,8 @@ def attention() -> Picture:
             x = left + 12.6 * column
             y = 118 + 40 * row
             for head in range(4):
-                share = float(weights[head, end, begin + at + 1])
-                if share > 0.02:
+                weight = float(weights[head, end, begin + at + 1])
+                if weight > 0.02:
                     sheet.add(
                         "rect",
                         x=x - 0.5,
@@ -223,7 +225,7 @@ def attention() -> Picture:
                         height=20,
                         rx=3,
                         fill=hues[head],
-                        fill_opacity=round(0.85 * share, 2),
+                        fill_opacity=round(0.85 * weight, 2),
                     )
                     sheet.text(
                         x + 2,

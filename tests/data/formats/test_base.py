@@ -57,10 +57,13 @@ def test_a_format_is_added_by_one_line(
     monkeypatch.setattr(reader, "FORMATS", (KeyedFormat(), *FORMATS))
     monkeypatch.setattr(base, "_BY_KIND", {**base._BY_KIND})
     base.register(KeyedFormat())
-    found = table(path)
-    assert (found.columns, found.rows) == (["key", "value"], [("a", "1"), ("b", "x=y")])
-    assert found.format.describe() == "keyed lines, UTF-8"
-    assert parse_row("c=3", found.format, found.columns) == ("c=3",)
+    dataset = table(path)
+    assert (dataset.columns, dataset.rows) == (
+        ["key", "value"],
+        [("a", "1"), ("b", "x=y")],
+    )
+    assert dataset.format.describe() == "keyed lines, UTF-8"
+    assert parse_row("c=3", dataset.format, dataset.columns) == ("c=3",)
 
 
 @pytest.mark.parametrize(
@@ -142,12 +145,12 @@ def test_a_file_is_read_only_as_far_as_it_tells(
 ) -> None:
     path = tmp_path / "a.json"
     path.write_text('[{"a": 1}]')
-    asked = []
-    monkeypatch.setattr(base, "encoding_of", lambda origin: asked.append(1) or "utf-8")
+    calls = []
+    monkeypatch.setattr(base, "encoding_of", lambda origin: calls.append(1) or "utf-8")
     head = Head(Origin(path), None)
     assert head.bytes == b'[{"a": 1}]'
     assert re.match(r"\[", head.start)
-    assert not asked  # which may take a look at the whole file
+    assert not calls  # which may take a look at the whole file
     assert head.packed.kind == "text"
     assert head.lines == ['[{"a": 1}]']
-    assert len(asked) == 1
+    assert len(calls) == 1

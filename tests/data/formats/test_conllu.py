@@ -38,8 +38,8 @@ SECOND = """\
 BOTH = f"{FIRST}\n{SECOND}\n"
 
 
-def column(found: Table, name: str) -> list[Any]:
-    return [row[found.columns.index(name)] for row in found.rows]
+def column(dataset: Table, name: str) -> list[Any]:
+    return [row[dataset.columns.index(name)] for row in dataset.rows]
 
 
 @pytest.mark.parametrize("name", ["data.txt", "data.csv", "data.conllu", "data"])
@@ -47,19 +47,19 @@ def column(found: Table, name: str) -> list[Any]:
 def test_the_content_tells_and_words_are_words(
     write: Any, name: str, newline: str
 ) -> None:
-    found = table(write(BOTH.replace("\n", newline), name))
-    assert found.format.kind == "conllu"
-    assert found.format.describe() == "CoNLL-U, UTF-8"
-    assert column(found, "words") == [
+    dataset = table(write(BOTH.replace("\n", newline), name))
+    assert dataset.format.kind == "conllu"
+    assert dataset.format.describe() == "CoNLL-U, UTF-8"
+    assert column(dataset, "words") == [
         ["vamos", "nos", "a", "el", "mar"],
         ["Sue", "likes", "coffee", "and", "Bill", "tea"],
     ]
-    assert column(found, "upos")[0] == ["VERB", "PRON", "ADP", "DET", "NOUN"]
-    assert column(found, "xpos")[1] == ["NNP", "VBZ", "NN", "CC", "NNP", "NN"]
-    assert column(found, "feats")[0][:2] == ["Mood=Imp|Number=Plur", "Case=Acc"]
-    assert column(found, "head")[1] == ["2", "0", "2", "5", "2", "5"]
-    assert column(found, "deprel")[1][-1] == "orphan"
-    assert found.lines == [3, 12]
+    assert column(dataset, "upos")[0] == ["VERB", "PRON", "ADP", "DET", "NOUN"]
+    assert column(dataset, "xpos")[1] == ["NNP", "VBZ", "NN", "CC", "NNP", "NN"]
+    assert column(dataset, "feats")[0][:2] == ["Mood=Imp|Number=Plur", "Case=Acc"]
+    assert column(dataset, "head")[1] == ["2", "0", "2", "5", "2", "5"]
+    assert column(dataset, "deprel")[1][-1] == "orphan"
+    assert dataset.lines == [3, 12]
 
 
 def test_the_name_tells_where_the_content_does_not(write: Any) -> None:
@@ -83,13 +83,13 @@ def test_a_table_of_ten_columns_stays_a_table(write: Any) -> None:
 
 
 def test_tagging_is_the_task_and_any_column_can_be_the_answer(write: Any) -> None:
-    found = table(write(BOTH))
-    assert infer(found, ColumnHints()) == Schema("tag", ("words",), (), "upos")
-    assert infer(found, ColumnHints(label="xpos")) == Schema(
+    dataset = table(write(BOTH))
+    assert infer(dataset, ColumnHints()) == Schema("tag", ("words",), (), "upos")
+    assert infer(dataset, ColumnHints(label="xpos")) == Schema(
         "tag", ("words",), (), "xpos"
     )
     with pytest.raises(UsageError, match="did you mean 'deprel'"):
-        infer(found, ColumnHints(label="deprell"))
+        infer(dataset, ColumnHints(label="deprell"))
 
 
 @pytest.mark.parametrize(
@@ -124,19 +124,19 @@ def test_a_faulty_line_is_named_and_its_sentence_left_out(
         read(path)
     assert caught.value.line == 13
     assert "data.on_error=skip" in str(caught.value)
-    found = table(path, on_error="skip")
-    assert [len(words) for words in column(found, "words")] == [5, 5, 6]
-    assert [error.line for error in found.skipped] == [13]
-    assert found.lines == [3, 22, 31]
+    dataset = table(path, on_error="skip")
+    assert [len(words) for words in column(dataset, "words")] == [5, 5, 6]
+    assert [error.line for error in dataset.skipped] == [13]
+    assert dataset.lines == [3, 22, 31]
 
 
 def test_two_lost_lines_of_a_sentence_are_one_fault(write: Any) -> None:
     lines = SECOND.split("\n")
     bad = "\n".join([lines[0] + "\udcff", *lines[1:3], "\udc80", *lines[4:]])
     path = write(f"{FIRST}\n{bad}\n{BOTH}".encode("utf-8", "surrogateescape"))
-    found = table(path, on_error="skip")
-    assert [error.line for error in found.skipped] == [11]
-    assert len(found.rows) == 3
+    dataset = table(path, on_error="skip")
+    assert [error.line for error in dataset.skipped] == [11]
+    assert len(dataset.rows) == 3
 
 
 def test_a_number_of_any_length_is_an_error(write: Any) -> None:
@@ -173,7 +173,7 @@ def test_round_trip(
         for sentence in corpus
     ]
     path.write_text("\n".join(lines), "utf-8", newline="\n")
-    found = table(path)
+    dataset = table(path)
     composed = [
         [
             [unicodedata.normalize("NFC", cell) for cell in cells]
@@ -181,7 +181,7 @@ def test_round_trip(
         ]
         for s in corpus
     ]
-    assert [[row[0], row[2]] for row in found.rows] == composed
+    assert [[row[0], row[2]] for row in dataset.rows] == composed
 
 
 def test_limit_counts_sentences(write: Any) -> None:
@@ -189,7 +189,7 @@ def test_limit_counts_sentences(write: Any) -> None:
 
 
 def test_a_row_to_predict_is_words_with_blanks_between(write: Any) -> None:
-    found = table(write(BOTH))
-    assert parse_row("Sue likes  tea", found.format, found.columns) == (
+    dataset = table(write(BOTH))
+    assert parse_row("Sue likes  tea", dataset.format, dataset.columns) == (
         ["Sue", "likes", "tea"],
     )

@@ -24,10 +24,10 @@ read(3)  R IY1 D
 
 
 def test_entries_are_told_from_their_content(write: Callable[..., Path]) -> None:
-    found = table(write(ENTRIES))
-    assert found.format.describe() == "pronunciation dictionary, UTF-8"
-    assert found.columns == ["word", "pronunciation"]
-    assert found.rows == [
+    dataset = table(write(ENTRIES))
+    assert dataset.format.describe() == "pronunciation dictionary, UTF-8"
+    assert dataset.columns == ["word", "pronunciation"]
+    assert dataset.rows == [
         ("'bout", "B AW1 T"),
         ("aalborg", "AO1 L B AO0 R G"),
         ("aalborg", "AA1 L B AO0 R G"),
@@ -35,7 +35,7 @@ def test_entries_are_told_from_their_content(write: Callable[..., Path]) -> None
         ("a", "AH0"),
         ("read", "R IY1 D"),
     ]
-    assert found.lines == [2, 3, 4, 5, 6, 7]
+    assert dataset.lines == [2, 3, 4, 5, 6, 7]
 
 
 def test_it_is_rewritten_without_a_word(write: Callable[..., Path]) -> None:
@@ -69,6 +69,6 @@ def test_the_name_tells_one_without_stress_and_a_word_without_sounds_is_a_fault(
         DataError, match=r"german\.dict:2: expected a word, a blank and its sounds"
     ):
         read(path)
-    found = table(path, on_error="skip")
-    assert found.rows == [("hund", "h u n t"), ("maus", "m au s")]
-    assert len(found.skipped) == 1
+    dataset = table(path, on_error="skip")
+    assert dataset.rows == [("hund", "h u n t"), ("maus", "m au s")]
+    assert len(dataset.skipped) == 1

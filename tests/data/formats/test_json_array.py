@@ -43,11 +43,11 @@ values = st.recursive(
 def test_it_reads_what_json_lines_hold(
     tmp_path: Path, rows: list[Any], indent: int | None, chunk: int, escaped: bool
 ) -> None:
-    found = [{"text": first, "label": second} for first, second in rows]
+    records = [{"text": first, "label": second} for first, second in rows]
     array = tmp_path / "d.json"
     lines = tmp_path / "d.jsonl"
-    array.write_text(json.dumps(found, indent=indent, ensure_ascii=escaped), "utf-8")
-    written = "\n".join(json.dumps(row, ensure_ascii=escaped) for row in found)
+    array.write_text(json.dumps(records, indent=indent, ensure_ascii=escaped), "utf-8")
+    written = "\n".join(json.dumps(row, ensure_ascii=escaped) for row in records)
     lines.write_text(written, "utf-8")
 
     def rows_in(path: Path) -> Any:
@@ -64,11 +64,11 @@ def test_it_reads_what_json_lines_hold(
 def test_lines_are_those_on_which_objects_begin(tmp_path: Path) -> None:
     path = tmp_path / "d.json"
     path.write_text('[\n  {"a": 1},\n\n  {\n "a": 2}, {"a": 3}\n]\n', "utf-8")
-    found = table(path)
-    assert (found.format.kind, found.columns) == ("json_array", ["a"])
-    assert found.format.describe() == "JSON array, UTF-8"
-    assert found.rows == [(1,), (2,), (3,)]
-    assert found.lines == [2, 4, 5]
+    dataset = table(path)
+    assert (dataset.format.kind, dataset.columns) == ("json_array", ["a"])
+    assert dataset.format.describe() == "JSON array, UTF-8"
+    assert dataset.rows == [(1,), (2,), (3,)]
+    assert dataset.lines == [2, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,9 @@ def test_faulty_objects_may_be_left_out_and_long_ones_are_bounded(
     path.write_text(
         f'[{{"a": 1}}, {{"a": "{"x" * 5000}"}}, {{"a": }}, {{"a": 4}}]', "utf-8"
     )
-    found = table(path, on_error="skip", max_row=1000)
-    assert found.rows == [(1,), (4,)]
-    assert "more than 1,000 bytes" in str(found.skipped[0])
+    dataset = table(path, on_error="skip", max_row=1000)
+    assert dataset.rows == [(1,), (4,)]
+    assert "more than 1,000 bytes" in str(dataset.skipped[0])
 
 
 def test_bytes_that_do_not_decode_and_packed_files(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ def test_jsonl_keeps_types_and_order(write: Any) -> None:
         {"tokens": ["나", "는"], "n": 1, "ok": True},
         {"n": 2.5, "tokens": [], "ok": None},
     ]
-    found = table(write("".join(json.dumps(row) + "\n" for row in rows)))
-    assert found.columns == ["tokens", "n", "ok"]
-    assert found.rows == [(["나", "는"], 1, True), ([], 2.5, None)]
+    dataset = table(write("".join(json.dumps(row) + "\n" for row in rows)))
+    assert dataset.columns == ["tokens", "n", "ok"]
+    assert dataset.rows == [(["나", "는"], 1, True), ([], 2.5, None)]
 
 
 @pytest.mark.parametrize(
@@ -40,20 +40,20 @@ def test_bad_json_lines(write: Any, bad: str, message: str) -> None:
     path = write(f'{{"a": 1}}\n\n{bad}\n{{"a": 2}}\n{{"a": 3}}\n')
     with pytest.raises(DataError, match=rf"data.txt:3: .*{message}"):
         read(path)
-    found = table(path, on_error="skip")
-    assert found.rows == [(1,), (2,), (3,)]
-    assert found.lines == [1, 4, 5]
-    assert len(found.skipped) == 1
+    dataset = table(path, on_error="skip")
+    assert dataset.rows == [(1,), (2,), (3,)]
+    assert dataset.lines == [1, 4, 5]
+    assert len(dataset.skipped) == 1
 
 
 def test_a_row_to_answer_may_lack_what_is_not_read(write: Any) -> None:
     path = write('{"a": 1, "b": 2}\n{"a": 3}\n{"a": 4, "c": 5}\n{"b": 6}\n')
     with pytest.raises(DataError, match="is missing"):
         read(path)
-    found = table(path, needed=["a"], on_error="skip")
-    assert found.columns == ["a", "b", "c"]
-    assert found.rows == [(1, 2, None), (3, None, None), (4, None, 5)]
-    assert [error.line for error in found.skipped] == [4]
+    dataset = table(path, needed=["a"], on_error="skip")
+    assert dataset.columns == ["a", "b", "c"]
+    assert dataset.rows == [(1, 2, None), (3, None, None), (4, None, 5)]
+    assert [error.line for error in dataset.skipped] == [4]
     with pytest.raises(DataError, match=r"data.txt:4: the key 'a'.* is missing"):
         read(path, needed=["a"])
 
@@ -63,11 +63,11 @@ def test_numbers_beyond_a_float(write: Any) -> None:
     path = write(
         f'{{"a": 1e999, "b": [-1e999, 1.5]}}\n{{"a": {huge}, "b": [{huge}]}}\n'
     )
-    found = table(path)
-    assert found.rows[0] == (None, [None, 1.5])
-    assert [look("a", [row[0]]).numeric for row in found.rows] == [False, False]
+    dataset = table(path)
+    assert dataset.rows[0] == (None, [None, 1.5])
+    assert [look("a", [row[0]]).numeric for row in dataset.rows] == [False, False]
     with pytest.raises(UserError, match="column 'b' holds no sequence of numbers"):
-        Frames.fit(("b",), [row[1:] for row in found.rows], WindowSpec())
+        Frames.fit(("b",), [row[1:] for row in dataset.rows], WindowSpec())
     assert not table(write(f"{'7' * 5_000},1\n2,3\n")).format.header
 
 

@@ -43,9 +43,9 @@ def test_types_become_what_json_lines_would_give(tmp_path: Path) -> None:
             "price": [decimal.Decimal("1.50")] * 3,
         },
     )
-    found = table(path)
-    assert found.format.describe() == "Parquet"
-    assert found.rows == [
+    dataset = table(path)
+    assert dataset.format.describe() == "Parquet"
+    assert dataset.rows == [
         (
             "가나",
             1,
@@ -62,7 +62,7 @@ def test_types_become_what_json_lines_would_give(tmp_path: Path) -> None:
         ("b", 2, None, 2.5, False, "b", [], [[3]], None, "2024-01-31", "1.50"),
         (None, None, 2.0, 3.5, None, "a", None, [[]], None, "2024-01-31", "1.50"),
     ]
-    assert found.lines == [1, 2, 3]
+    assert dataset.lines == [1, 2, 3]
 
 
 def test_rows_are_streamed_and_infer_finds_the_answer(tmp_path: Path) -> None:
@@ -72,13 +72,13 @@ def test_rows_are_streamed_and_infer_finds_the_answer(tmp_path: Path) -> None:
         "label": [i % 2 for i in range(count)],
     }
     path = write(tmp_path / "d.parquet", columns, row_group_size=700)
-    found = table(path)
-    assert found.rows == list(zip(*columns.values(), strict=True))
-    assert found.lines == list(range(1, count + 1))
-    assert infer(found, ColumnHints()) == Schema("classify", ("review",), (), "label")
-    assert table(path, limit=3).rows == found.rows[:3]
-    assert next(rows_of(path)) == (1, found.rows[0])
-    assert parse_row('{"review": "x"}', found.format, found.columns) == ("x", None)
+    dataset = table(path)
+    assert dataset.rows == list(zip(*columns.values(), strict=True))
+    assert dataset.lines == list(range(1, count + 1))
+    assert infer(dataset, ColumnHints()) == Schema("classify", ("review",), (), "label")
+    assert table(path, limit=3).rows == dataset.rows[:3]
+    assert next(rows_of(path)) == (1, dataset.rows[0])
+    assert parse_row('{"review": "x"}', dataset.format, dataset.columns) == ("x", None)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def test_a_column_that_is_no_value_or_list_is_named(
     tmp_path: Path, column: Any, kind: str
 ) -> None:
     path = write(tmp_path / "d.parquet", {"meta": column, "text": ["a"]})
-    found = table(path)
-    assert (found.columns, found.rows) == (["text"], [("a",)])
-    assert found.format.describe() == "Parquet, without meta"
+    dataset = table(path)
+    assert (dataset.columns, dataset.rows) == (["text"], [("a",)])
+    assert dataset.format.describe() == "Parquet, without meta"
     write(path, {"meta": column})
     with pytest.raises(
         DataError, match=rf"d\.parquet: column 'meta' holds {kind}.*a value"
@@ -106,10 +106,10 @@ def test_a_column_that_is_no_value_or_list_is_named(
 
 def test_times_of_any_precision_are_text(tmp_path: Path) -> None:
     stamp = 1_700_000_000_000_000_000
-    for unit, one in (("s", 10**9), ("ms", 10**6), ("us", 10**3), ("ns", 1)):
-        column = pa.array([stamp // one, None], pa.timestamp(unit))
-        found = table(write(tmp_path / "d.parquet", {"at": column}))
-        assert found.rows == [("2023-11-14 22:13:20",), (None,)]
+    for unit, divisor in (("s", 10**9), ("ms", 10**6), ("us", 10**3), ("ns", 1)):
+        column = pa.array([stamp // divisor, None], pa.timestamp(unit))
+        dataset = table(write(tmp_path / "d.parquet", {"at": column}))
+        assert dataset.rows == [("2023-11-14 22:13:20",), (None,)]
     odd = {
         "at": pa.array([stamp + 1], pa.timestamp("ns")),
         "each": pa.array([[stamp + 1]], pa.list_(pa.timestamp("ns"))),
@@ -119,11 +119,11 @@ def test_times_of_any_precision_are_text(tmp_path: Path) -> None:
         "day": pa.array([2**31 - 1], pa.date32()),
         "kind": pa.array(["1.0"]).dictionary_encode(),
     }
-    ((at, each, named, took, time, day, kind),) = table(
+    ((at, times, named, took, time, day, kind),) = table(
         write(tmp_path / "d.parquet", odd)
     ).rows
     assert at == named == "2023-11-14 22:13:20.000000001"
-    assert each == [at]
+    assert times == [at]
     assert (took, time, kind) == ("0:00:01.500000", "00:01:01.000000001", "1.0")
     assert "2147483647" in day  # no date of Python's
 
@@ -131,8 +131,8 @@ def test_times_of_any_precision_are_text(tmp_path: Path) -> None:
 def test_no_number_is_missing(tmp_path: Path) -> None:
     column = pa.array([float("inf"), 1.0, float("-inf"), float("nan")])
     lists = pa.array([[float("inf")], [1.0], [2.0], []])
-    found = table(write(tmp_path / "d.parquet", {"x": column, "y": lists}))
-    assert found.rows == [(None, [None]), (1.0, [1.0]), (None, [2.0]), (None, [])]
+    dataset = table(write(tmp_path / "d.parquet", {"x": column, "y": lists}))
+    assert dataset.rows == [(None, [None]), (1.0, [1.0]), (None, [2.0]), (None, [])]
 
 
 def test_what_the_library_cannot_unpack_is_a_clear_error(tmp_path: Path) -> None:
@@ -156,9 +156,9 @@ def test_a_faulty_row_is_named_by_its_number(tmp_path: Path) -> None:
     path = write(tmp_path / "d.parquet", {"text": ["a", "b\0c", "d"]})
     with pytest.raises(DataError, match=r"d\.parquet:2: no character"):
         read(path)
-    found = table(path, on_error="skip")
-    assert (found.rows, found.lines) == ([("a",), ("d",)], [1, 3])
-    assert [error.line for error in found.skipped] == [2]
+    dataset = table(path, on_error="skip")
+    assert (dataset.rows, dataset.lines) == ([("a",), ("d",)], [1, 3])
+    assert [error.line for error in dataset.skipped] == [2]
 
 
 def test_damaged_files(tmp_path: Path) -> None:
@@ -221,9 +221,9 @@ def test_what_swells_like_a_bomb_is_refused_before_it_takes_memory(
         check=True,
         timeout=120,
     )
-    told, kilobytes = done.stdout.strip().splitlines()
-    assert "decompression bomb" in told
-    assert str(path) in told
+    message, kilobytes = done.stdout.strip().splitlines()
+    assert "decompression bomb" in message
+    assert str(path) in message
     # what is counted, 64 MB, and at most as much again for what is unpacked together
     assert int(kilobytes) < 250_000
 

@@ -54,12 +54,12 @@ from unrolled.data.sources import Table, nfc, read
 def test_delimiter_and_header(
     write: Any, content: str, delimiter: str, columns: list[str] | None
 ) -> None:
-    found = table(write(content))
-    assert found.format.delimiter == delimiter
-    assert found.format.header == (columns is not None)
+    dataset = table(write(content))
+    assert dataset.format.delimiter == delimiter
+    assert dataset.format.header == (columns is not None)
     width = len(content.split("\n", 1)[0].split(delimiter))
-    assert found.columns == (columns or [f"column{i + 1}" for i in range(width)])
-    assert len(found.rows) == content.count("\n") - found.format.header
+    assert dataset.columns == (columns or [f"column{i + 1}" for i in range(width)])
+    assert len(dataset.rows) == content.count("\n") - dataset.format.header
 
 
 def test_unknown_names_over_texts_and_labels_are_a_header(write: Any) -> None:
@@ -85,8 +85,8 @@ def test_numbers_lose_their_blanks_and_texts_keep_them(write: Any) -> None:
 def test_suffix_does_not_tell_the_format_but_tips_a_doubtful_case(write: Any) -> None:
     assert isinstance(read(write("a\t1\nb\t2\n", "x.csv")), Table)
     assert isinstance(read(write('{"a": 1}\n', "x.csv")), Table)
-    one = table(write("document\n좋다\n싫다\n", "x.csv"))
-    assert (one.columns, one.rows) == (["document"], [("좋다",), ("싫다",)])
+    dataset = table(write("document\n좋다\n싫다\n", "x.csv"))
+    assert (dataset.columns, dataset.rows) == (["document"], [("좋다",), ("싫다",)])
 
 
 def test_comments_above_a_table_are_passed_over(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_comments_above_a_table_are_passed_over(tmp_path: Path) -> None:
     path.write_text(
         "# where it is from\n# more, with commas\n" + "a\t가\nb\t나\nc\t다\n" * 3
     )
-    found = table(path)
-    assert (found.rows[0], found.lines[0], len(found.rows)) == (("a", "가"), 3, 9)
+    dataset = table(path)
+    assert (dataset.rows[0], dataset.lines[0], len(dataset.rows)) == (("a", "가"), 3, 9)
     path.write_text("#id\ttext\n1\ta\n2\tb\n3\tc\n")
     assert table(path).columns == ["#id", "text"]
 
@@ -105,9 +105,9 @@ def test_comments_above_a_table_are_passed_over(tmp_path: Path) -> None:
 
 def test_stray_quotes_in_a_tsv_are_text(write: Any) -> None:
     body = '"Horses" is the plural\t1\n"never closed\t0\nsays "hi"\t1\n"\t0\n'
-    found = table(write("text\tlabel\n" + body))
-    assert not found.format.quoted
-    assert [row[0] for row in found.rows] == [
+    dataset = table(write("text\tlabel\n" + body))
+    assert not dataset.format.quoted
+    assert [row[0] for row in dataset.rows] == [
         '"Horses" is the plural',
         '"never closed',
         'says "hi"',
@@ -116,32 +116,32 @@ def test_stray_quotes_in_a_tsv_are_text(write: Any) -> None:
 
 
 def test_a_tsv_that_is_really_quoted(write: Any) -> None:
-    found = table(write('id\tdocument\tlabel\n1\t"""와"" 좋다"\t1\n2\t그냥\t0\n'))
-    assert found.format.quoted
-    assert found.rows == [("1", '"와" 좋다', "1"), ("2", "그냥", "0")]
+    dataset = table(write('id\tdocument\tlabel\n1\t"""와"" 좋다"\t1\n2\t그냥\t0\n'))
+    assert dataset.format.quoted
+    assert dataset.rows == [("1", '"와" 좋다', "1"), ("2", "그냥", "0")]
 
 
 def test_quotes_are_told_beyond_the_first_block(write: Any) -> None:
     plain = "".join(f"{i}\tplain words here\t{i % 2}\n" for i in range(20_000))
-    found = table(write("id\ttext\tlabel\n" + plain + '20000\t"a ""b"""\t1\n'))
-    assert found.rows[-1] == ("20000", 'a "b"', "1")
-    assert found.lines[-1] == 20_002
+    dataset = table(write("id\ttext\tlabel\n" + plain + '20000\t"a ""b"""\t1\n'))
+    assert dataset.rows[-1] == ("20000", 'a "b"', "1")
+    assert dataset.lines[-1] == 20_002
 
 
 def test_quoted_cells_over_several_lines_keep_exact_line_numbers(write: Any) -> None:
     path = write('text,label\n"a\nb, ""c""",1\n\nplain,0\n"x\n\ny",1\n')
-    found = table(path)
-    assert found.rows == [('a\nb, "c"', "1"), ("plain", "0"), ("x\n\ny", "1")]
-    assert found.lines == [2, 5, 6]
+    dataset = table(path)
+    assert dataset.rows == [('a\nb, "c"', "1"), ("plain", "0"), ("x\n\ny", "1")]
+    assert dataset.lines == [2, 5, 6]
 
 
 def test_unterminated_quote_names_the_line_where_it_opens(write: Any) -> None:
     path = write('text,label\ngood,1\n"bad,0\nfine,1\n')
     with pytest.raises(DataError, match=r"data.txt:3: a double quote opens here"):
         read(path)
-    found = table(path, on_error="skip")
-    assert found.rows == [("good", "1"), ("fine", "1")]
-    assert [error.line for error in found.skipped] == [3]
+    dataset = table(path, on_error="skip")
+    assert dataset.rows == [("good", "1"), ("fine", "1")]
+    assert [error.line for error in dataset.skipped] == [3]
 
 
 def test_text_after_a_closing_quote(write: Any) -> None:
@@ -182,11 +182,11 @@ def test_round_trip_of_what_the_csv_module_writes(
     writer.writerows([("text", "other", "label"), *rows])
     path = tmp_path_factory.getbasetemp() / "nasty.csv"
     path.write_bytes(handle.getvalue().encode())
-    found = table(path)
-    assert found.columns == ["text", "other", "label"]
-    assert found.rows == [tuple(nfc(str(cell)) for cell in row) for row in rows]
+    dataset = table(path)
+    assert dataset.columns == ["text", "other", "label"]
+    assert dataset.rows == [tuple(nfc(str(cell)) for cell in row) for row in rows]
     lines = handle.getvalue().replace("\r\n", "\n").split("\n")
-    assert [lines[line - 1][:1] for line in found.lines] == ['"'] * len(rows)
+    assert [lines[line - 1][:1] for line in dataset.lines] == ['"'] * len(rows)
 
 
 @given(rows=st.lists(st.tuples(cells, st.sampled_from("01")), min_size=1, max_size=12))
@@ -232,16 +232,16 @@ def test_a_record_with_a_line_that_does_not_decode_is_left_out_whole(
         DataError, match=r"d\.csv:4: not valid UTF-8 text \(byte 0xff\)"
     ):
         read(path)
-    found = table(path, on_error="skip")
-    assert found.rows == [("a", "1"), ("c, d", "1"), ("e\ne", "1"), ("f", "0")]
-    assert [error.line for error in found.skipped] == [4, 7]
+    dataset = table(path, on_error="skip")
+    assert dataset.rows == [("a", "1"), ("c, d", "1"), ("e\ne", "1"), ("f", "0")]
+    assert [error.line for error in dataset.skipped] == [4, 7]
 
 
 def test_a_lost_line_after_a_quote_that_is_never_closed(write: Any) -> None:
     path = write(b'text,label\n"x",1\n"open,0\n\xff,1\nfine,1\n', "d.csv")
-    found = table(path, on_error="skip")
-    assert found.rows == [("x", "1"), ("fine", "1")]
-    assert [error.line for error in found.skipped] == [3, 4]
+    dataset = table(path, on_error="skip")
+    assert dataset.rows == [("x", "1"), ("fine", "1")]
+    assert [error.line for error in dataset.skipped] == [3, 4]
 
 
 # ---------------------------------------------------------------------- malformed rows
@@ -254,9 +254,9 @@ def test_wrong_number_of_fields(write: Any) -> None:
     assert caught.value.line == 3
     for part in ("expected 2 fields", "found 1", "text, label", "data.on_error=skip"):
         assert part in str(caught.value)
-    found = table(path, on_error="skip")
-    assert found.lines == [2, 4]
-    assert [error.line for error in found.skipped] == [3, 5]
+    dataset = table(path, on_error="skip")
+    assert dataset.lines == [2, 4]
+    assert [error.line for error in dataset.skipped] == [3, 5]
 
 
 def test_unquoted_comma_in_a_csv_is_an_error_not_a_document(write: Any) -> None:
@@ -265,8 +265,8 @@ def test_unquoted_comma_in_a_csv_is_an_error_not_a_document(write: Any) -> None:
 
 
 def test_blank_lines_are_passed_over(write: Any) -> None:
-    found = table(write("\n7, 6, 42\n\n  \n1, 2, 2\n\n"))
-    assert found.lines == [2, 5]
+    dataset = table(write("\n7, 6, 42\n\n  \n1, 2, 2\n\n"))
+    assert dataset.lines == [2, 5]
 
 
 def test_header_and_no_rows(write: Any) -> None:

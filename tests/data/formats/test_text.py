@@ -25,10 +25,10 @@ PLAY = (
 )
 @pytest.mark.parametrize("name", ["song.txt", "song"])
 def test_running_text_is_a_document(write: Any, text: str, name: str) -> None:
-    found = read(write(text, name))
-    assert isinstance(found, Document)
-    assert found.text == text
-    assert found.format.describe() == "plain text, UTF-8"
+    document = read(write(text, name))
+    assert isinstance(document, Document)
+    assert document.text == text
+    assert document.format.describe() == "plain text, UTF-8"
 
 
 def test_verse_with_one_comma_in_every_line_is_a_document(write: Any) -> None:

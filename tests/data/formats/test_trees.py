@@ -35,17 +35,17 @@ def test_trees_on_one_line_and_on_several_are_read(
     write: Any, name: str, packed: bool
 ) -> None:
     content = LINES.replace("\n", "\r\n").encode("utf-8-sig")
-    found = table(write(gzip.compress(content) if packed else content, name))
-    assert found.format.kind == "trees"
-    assert found.format.describe() == "Penn trees, UTF-8" + ", gzip" * packed
-    assert found.columns == ["words", "tree"]
-    assert found.lines == [1, 7, 8]
-    assert found.rows[0] == (
+    dataset = table(write(gzip.compress(content) if packed else content, name))
+    assert dataset.format.kind == "trees"
+    assert dataset.format.describe() == "Penn trees, UTF-8" + ", gzip" * packed
+    assert dataset.columns == ["words", "tree"]
+    assert dataset.lines == [1, 7, 8]
+    assert dataset.rows[0] == (
         ["the", "cat", "sits", "."],
         f"(ROOT {ONE.replace('NP', 'NP-SBJ')})",
     )
-    assert found.rows[2][0] == ["go", "-LRB-", "x", "-RRB-"]
-    assert found.rows[2][1].startswith("( (S (NP-SBJ (-NONE- *)) (VP")
+    assert dataset.rows[2][0] == ["go", "-LRB-", "x", "-RRB-"]
+    assert dataset.rows[2][1].startswith("( (S (NP-SBJ (-NONE- *)) (VP")
 
 
 def test_text_and_tables_that_begin_with_a_bracket_are_no_trees(write: Any) -> None:
@@ -84,22 +84,22 @@ def test_a_faulty_tree_is_named_and_left_out(
         line = 1 + between.count("\n") + (bad.startswith("(S\n") and "\udcff" in bad)
         assert caught.value.line == line
         assert "data.on_error=skip" in str(caught.value)
-        found = table(path, on_error="skip")
-        assert [row[0] for row in found.rows] == [list(parse(ONE).words)] * 3
-        assert [error.line for error in found.skipped] == [line]
+        dataset = table(path, on_error="skip")
+        assert [row[0] for row in dataset.rows] == [list(parse(ONE).words)] * 3
+        assert [error.line for error in dataset.skipped] == [line]
 
 
 def test_nul_bytes_are_refused_with_their_line_or_counted(write: Any) -> None:
     path = write(f"{ONE}\n(S (NN \x00))\n{ONE}\n")
     with pytest.raises(DataError, match=":2: NUL bytes"):
         read(path)
-    found = table(path, on_error="skip")
-    assert (found.lines, [error.line for error in found.skipped]) == ([1, 3], [2])
+    dataset = table(path, on_error="skip")
+    assert (dataset.lines, [error.line for error in dataset.skipped]) == ([1, 3], [2])
 
 
 def test_a_row_to_predict_is_words_with_blanks_between(write: Any) -> None:
-    found = table(write(LINES))
-    assert parse_row("the  cat sits", found.format, found.columns) == (
+    dataset = table(write(LINES))
+    assert parse_row("the  cat sits", dataset.format, dataset.columns) == (
         ["the", "cat", "sits"],
     )
 
@@ -112,9 +112,9 @@ GUM = Path(os.environ.get("UNROLLED_DATA", "")) / "gum_const"
     ("name", "count"), [("train.ptb.gz", 10224), ("dev.ptb", 1575)]
 )
 def test_every_tree_of_gum_survives(name: str, count: int) -> None:
-    found = table(GUM / name)
-    assert len(found.rows) == count
-    for words, text in found.rows:
+    dataset = table(GUM / name)
+    assert len(dataset.rows) == count
+    for words, text in dataset.rows:
         tree = plain(parse(text))
         assert list(tree.words) == words
         assert tuple(spans_of(linearise(tree))) == tree.spans
