@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from unrolled.core.errors import DataError, UsageError
-from unrolled.data.schema import ColumnHints, Schema, counts, infer, look, number
+from unrolled.data.columns import counts, look
+from unrolled.data.numbers import number
+from unrolled.data.schema import ColumnHints, Schema, infer
 from unrolled.data.sources import Table, read
 
 DRAW = random.Random(5)
@@ -102,12 +104,12 @@ TABLES: dict[str, tuple[str, str, Schema]] = {
                 f"2024-01-01 00:00:{n % 60:02d},{n / 7:.3f},{-n},0.5,{'ab'[n // 40]}"
             ),
         ),
-        Schema("classify", (), ("ax", "ay", "az"), "phase"),
+        Schema("classify", (), ("ax", "ay", "az"), "phase", dates=("timestamp",)),
     ),
     "question, answer, label": (
         "chat.csv",
         lines("Q,A,label", lambda n: f"{prose(n)},{prose(n)},{n % 3}"),
-        Schema("classify", ("Q",), (), "label"),
+        Schema("classify", ("Q", "A"), (), "label"),
     ),
     "intents": (
         "intents.tsv",
@@ -123,7 +125,7 @@ TABLES: dict[str, tuple[str, str, Schema]] = {
             "year,description,price",
             lambda n: f"{1990 + n % 4},{prose(n)},{n * 1.5 + 3}",
         ),
-        Schema("regress", ("description",), (), "price"),
+        Schema("regress", ("description",), ("year",), "price"),
     ),
     "labels 0 and 1 beside numbers": (
         "heart.csv",
@@ -176,7 +178,7 @@ TABLES: dict[str, tuple[str, str, Schema]] = {
             "premise\thypothesis\tlabel",
             lambda n: f"{prose(n)} {prose(n)}\t{prose(n)}\t{n % 2}",
         ),
-        Schema("classify", ("premise",), (), "label"),
+        Schema("classify", ("premise", "hypothesis"), (), "label"),
     ),
 }
 
@@ -248,7 +250,7 @@ def test_a_realistic_table_is_understood_without_a_word(
         (
             "a price for a text",
             ColumnHints(label="price"),
-            Schema("regress", ("description",), (), "price"),
+            Schema("regress", ("description",), ("year",), "price"),
         ),
         (
             "pairs of texts without names",
@@ -273,7 +275,7 @@ def test_a_realistic_table_is_understood_without_a_word(
         (
             "labelled objects",
             ColumnHints(label="id", task="regress"),
-            Schema("regress", ("text",), (), "id"),
+            Schema("regress", ("text",), ("label",), "id"),
         ),
     ],
 )
@@ -316,7 +318,7 @@ def test_numbers_that_leave_no_answer_say_which_key_names_it(tmp_path: Path) -> 
 
 def test_an_answer_with_nothing_beside_it_says_what_to_name(tmp_path: Path) -> None:
     dataset = table(
-        tmp_path, "one.csv", lines("date,label", lambda n: f"2024-01-{n},{n % 2}", 30)
+        tmp_path, "one.csv", lines("index,label", lambda n: f"x{n},{n % 2}", 30)
     )
     with pytest.raises(
         DataError, match=r"no column is left to read beside the answer 'label'"

@@ -67,7 +67,9 @@ def test_closed_columns_hold_numbers_or_few_words() -> None:
         ([["1", "2", "3", "Phase"], [".1", ".2", ".3", "Rest"]], True),
         ([["1", "2", "3", "Rest"], [".1", ".2", ".3", "Rest"]], False),
         ([["0", "1", "2", "y"], ["5", "5", "5", "a"]], True),
-        ([["text", "text"], ["a", "b"]], False),
+        ([["text", "text"], ["a", "b"]], True),  # the reader numbers the second
+        ([["text", "label", ""], ["a b", "x", ""]], True),
+        ([["alpha", "beta"], ["x", "2021-01-31"]], True),  # it stands over dates
         ([["text", "label"], ["text", "b"]], False),  # a cell that comes again is none
         ([["7", "label"], ["8", "x"]], False),
         ([["NA", "x"], ["1", "y z"]], False),
@@ -97,12 +99,14 @@ def test_usual_names_of_columns() -> None:
     assert not names_columns([])
 
 
-@pytest.mark.parametrize("cell", ["7", " -3.5 ", "+.5", "1e-3", "12%", "1."])
+@pytest.mark.parametrize(
+    "cell", ["7", " -3.5 ", "+.5", "1e-3", "12%", "1.", "1,5", "٣", "$ 1,200"]
+)
 def test_numbers(cell: str) -> None:
     assert is_number(cell)
 
 
-@pytest.mark.parametrize("cell", ["", "1,5", "٣", "0x1", "nan", "1e", "--1", "."])
+@pytest.mark.parametrize("cell", ["", "1_5", "0x1", "nan", "1e", "--1", "."])
 def test_no_numbers(cell: str) -> None:
     assert not is_number(cell)
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from unrolled.core.errors import UserError
-from unrolled.data.schema import label
+from unrolled.data.columns import label
 from unrolled.fields.base import InvalidCell, invalid_row
 from unrolled.fields.label import Label
 

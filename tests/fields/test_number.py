@@ -32,7 +32,7 @@ def test_answers_are_whole_where_training_saw_only_whole_numbers() -> None:
     assert Number.fit("x", ["1", "2.5"]).show(41.75) == "41.75"
 
 
-@pytest.mark.parametrize("cell", ["x", "", None, "nan", "1,000", [1], True])
+@pytest.mark.parametrize("cell", ["x", "", None, "nan", "1_000", [1], True])
 def test_a_cell_that_is_no_number_is_named_with_its_column(cell: object) -> None:
     field = Number.fit("x", [1, 2])
     with pytest.raises(

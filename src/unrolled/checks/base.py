@@ -13,8 +13,8 @@ import numpy as np
 from torch import nn
 
 from unrolled.data.batches import Batch, collate
+from unrolled.data.columns import label
 from unrolled.data.examples import Examples
-from unrolled.data.schema import label
 from unrolled.data.sources import Document
 from unrolled.runs.plan import Plan
 from unrolled.tasks.base import Data, Task, locate

@@ -21,8 +21,9 @@ from unrolled.checks.base import (
     proportion,
 )
 from unrolled.core.errors import shown
+from unrolled.data.columns import label
 from unrolled.data.examples import Examples
-from unrolled.data.schema import label, number
+from unrolled.data.numbers import number
 from unrolled.data.sources import Table
 from unrolled.text.streams import SPECIALS
 

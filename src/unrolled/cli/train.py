@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
 
-from unrolled.core.errors import UserError
+from unrolled.core.errors import UsageError, UserError
 from unrolled.core.terminal import clean
 from unrolled.core.terminal import out as print_out
 
@@ -38,6 +39,12 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Say what would be trained, and train nothing."),
 ]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="With --dry-run: print how the data is understood as JSON."
+    ),
+]
 
 
 def train(
@@ -47,6 +54,7 @@ def train(
     resume: Resume = False,
     seed: Seed = None,
     dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a model on a recipe or on your own file.
 
@@ -65,6 +73,10 @@ def train(
     from unrolled.training.stopping import Interrupted, Terminated
 
     keys = parse(changes or [])
+    if as_json and not dry_run:
+        raise UsageError(
+            "--json is for --dry-run: it prints how the data is understood"
+        )
     if not dry_run:
         try:
             start(target, keys, out, resume, seed)
@@ -76,5 +88,8 @@ def train(
     if seed is not None:
         keys["seed"] = seed
     plan = make_plan(target, keys, out, resume, dry_run=True)
+    if as_json:
+        print_out(json.dumps(plan.prepared.facts, ensure_ascii=False, indent=1))
+        return
     print_out("\n".join(map(clean, plan.lines())))
     print_out("\n# the resolved recipe\n" + as_yaml(plan.recipe), end="")

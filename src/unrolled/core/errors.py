@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,29 @@ class DataError(UserError):
     def __str__(self) -> str:
         where = self.path if self.line is None else f"{self.path}:{self.line}"
         return f"{where}: {cut(self.message, LONGEST)}"
+
+
+@dataclass(frozen=True, slots=True)
+class DataWarning:
+    """Something about a data file that a person should look at.
+
+    Attributes:
+        message: what was seen, and what was made of it.
+        key: the key that settles it, or what else to do.
+        line: where the first of it stands.
+    """
+
+    message: str
+    key: str = ""
+    line: int | None = None
+
+    def __str__(self) -> str:
+        key = f" ({self.key})" if self.key else ""
+        return f"warning: {self.message}{key}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return asdict(self)
 
 
 def cut(text: str, most: int) -> str:

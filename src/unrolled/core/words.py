@@ -53,3 +53,8 @@ def resume(folder: object) -> str:
     """Return how to go on with the run in a folder."""
     shell = command("train", path_word(folder), "--resume")
     return either(shell, f"unrolled.train({str(folder)!r}, resume=True)")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number of things in words: "1 row", "1,200 rows"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -30,8 +30,8 @@ class Batch:
     in, and ``fresh`` marks single rows of which this holds, bool (B,); ``start`` is the token that
     a row of a text begins with where no state is carried in, and None where that stands there;
     ``rows`` are the indices of the examples (B,), for error messages and reports; ``extra`` is
-    what a model reads beside inputs and lengths: code points (B, C) and their number (B,), or
-    the spelling of words.
+    what a model reads beside inputs and lengths: features of other columns (B, D), code points
+    (B, C) and their number (B,), or the spelling of words.
     """
 
     inputs: Tensor
@@ -103,8 +103,10 @@ def collate(examples: Examples, rows: Ints) -> Batch:
     elif examples.targets is not None:
         targets = torch.from_numpy(examples.targets[rows])
     extra: tuple[Tensor, ...] = ()
+    if examples.vectors is not None and examples.sequences is not None:
+        extra = (torch.from_numpy(examples.vectors[rows]),)
     if examples.characters is not None:
-        extra = examples.characters.take(rows, PAD)
+        extra += examples.characters.take(rows, PAD)
     elif examples.spellings is not None:
         assert lengths is not None
         inputs, extra = examples.spellings.take(inputs, lengths, PAD)

@@ -16,7 +16,7 @@ from unrolled.core.words import command, either, path_word
 from unrolled.data.archives import MAX_ROW, Origin, find, members, refuse_binary
 from unrolled.data.charsets import encoding_of
 from unrolled.data.formats import FORMATS, Format
-from unrolled.data.formats.base import Row
+from unrolled.data.formats.base import HeaderHint, Row
 from unrolled.data.lines import DAMAGE, Report, blocks, nfc, stop
 from unrolled.data.reader import Reader, reader_of
 
@@ -84,6 +84,7 @@ def together(
     encoding: str | None,
     needed: Collection[str] | None,
     parts: Parts,
+    header: HeaderHint = None,
 ) -> Reader:
     """Return how several files are read as one.
 
@@ -94,7 +95,7 @@ def together(
         path: the folder or archive.
         data_files: the files by their names in it, and the names of those beside them.
         encoding: that of all files; None to tell it for each.
-        needed: see ``reader_of``.
+        needed, header: see ``reader_of``.
         parts: takes, as the rows are read, the lines before each file and its name.
 
     Raises:
@@ -102,7 +103,9 @@ def together(
             as train and test; it names a file.
     """
     files, beside = data_files
-    opened = functools.partial(reader_of, encoding=encoding, needed=needed)
+    opened = functools.partial(
+        reader_of, encoding=encoding, needed=needed, header=header
+    )
     reader = _together(path, files, encoding, opened, parts)
     without = (*reader.format.without, *beside)
     format = replace(reader.format, without=without)

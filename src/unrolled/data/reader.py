@@ -6,9 +6,10 @@ import functools
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+from unrolled.core.errors import DataWarning
 from unrolled.data.archives import Origin
 from unrolled.data.formats import FORMATS
-from unrolled.data.formats.base import DataFile, Format, Head, Row
+from unrolled.data.formats.base import DataFile, Format, Head, HeaderHint, Row
 from unrolled.data.lines import Report, blocks, stop
 
 
@@ -21,6 +22,7 @@ class Reader:
         format, columns: how it is written, and the names of its columns.
         rows: yields (line from 1, cells), and reports malformed rows.
         text: yields the whole of a running text.
+        warnings: what is doubtful about how it is read.
     """
 
     name: str
@@ -28,10 +30,14 @@ class Reader:
     columns: list[str]
     rows: Callable[[Report], Iterator[Row]]
     text: Callable[[], Iterator[str]] | None = None
+    warnings: tuple[DataWarning, ...] = ()
 
 
 def reader_of(
-    origin: Origin, encoding: str | None, needed: Collection[str] | None = None
+    origin: Origin,
+    encoding: str | None,
+    needed: Collection[str] | None = None,
+    header: HeaderHint = None,
 ) -> Reader:
     """Return how a file is read, from its content; its name only tips doubtful cases.
 
@@ -39,20 +45,21 @@ def reader_of(
         origin: the file.
         encoding: the name of its encoding, None to tell it.
         needed: the columns without which a row of JSON lines is malformed; None: all of them.
+        header: see ``sources.read``.
 
     Raises:
         DataError: the file is empty, binary, or JSON of another form.
     """
-    head = Head(origin, encoding)
+    head = Head(origin, encoding, needed, header)
     for known in FORMATS:
         sniffed = known.sniff(head)
         if sniffed is None:
             continue
-        format, columns = sniffed
+        format, columns, warnings = sniffed
         file = DataFile(origin, format, columns, needed)
         rows = functools.partial(known.rows, file)
         text = functools.partial(_text, file) if known.running else None
-        return Reader(origin.name, format, columns, rows, text)
+        return Reader(origin.name, format, columns, rows, text, warnings)
     raise AssertionError("running text, the last of the formats, takes every file")
 
 

@@ -6,13 +6,13 @@ is seen and overruled by ``data.text``, ``data.label`` and ``data.numbers``.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from unrolled.core.errors import DataError, UsageError, unknown
+from unrolled.data.columns import SHORT, Column, label, look
+from unrolled.data.numbers import decimal_mark
 from unrolled.data.sources import Table
 
 TEXT_NAMES = (
@@ -33,13 +33,18 @@ TEXT_NAMES = (
 )
 LABEL_NAMES = (
     "label",
+    "labels",
     "class",
+    "classes",
     "category",
+    "categories",
     "target",
     "sentiment",
     "intent",
     "tag",
     "tags",
+    "ner_tags",
+    "ner",
     "y",
     "answer",
     "stars",
@@ -56,12 +61,9 @@ LABEL_NAMES = (
 )
 # of these, the names that a text may stand under too: a translation, a reply
 TEXT_ANSWERS = ("target", "answer", "output", "result")
-NOTE = 8  # characters that all cells of a note begin with, such as a licence
 PAIRS = ("translate", "rewrite")  # the tasks that answer a text with a text
+SENTENCE = 3  # words of a cell, on average, that is no name
 ENOUGH = 20  # rows that tell single words from labels which hardly repeat yet
-SHORT = 24  # characters of a text that is a word or a name
-FEW = 50  # a column of at most this many distinct values can be a label
-REPEATS = 4  # ... if each occurs this often on average
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,19 @@ class ColumnHints:
     window: int | None = None
     ahead: int = 1
     paired: bool = False  # the rows are pairs of texts, for certain
+    categories: tuple[str, ...] = ()
+    dates: tuple[str, ...] = ()
+    decimal: str | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns that the user says are read."""
+        return (*self.text, *self.numbers, *self.categories, *self.dates)
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """A task and its columns: inputs are ``text`` or else ``numbers``; ``answer`` is predicted.
+    """A task and its columns: inputs of several kinds, of which ``answer`` is predicted.
 
     With ``frames`` the numbers are sequences; with ``steps`` a row of the file is one step of one,
     and ``sequence`` the column that tells them apart, where there are several.
@@ -94,129 +104,21 @@ class Schema:
     frames: bool = False
     steps: bool = False
     sequence: str | None = None
+    categories: tuple[str, ...] = ()
+    dates: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The columns that are read."""
-        return self.text or self.numbers
+        """The columns that are read: texts, numbers, categories, dates."""
+        return (*self.text, *self.numbers, *self.categories, *self.dates)
+
+    @property
+    def is_text_alone(self) -> bool:
+        """Whether nothing but texts is read."""
+        return bool(self.text) and self.inputs == self.text
 
 
 DOCUMENT = Schema("language")  # a file of running text
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """What the values of one column look like."""
-
-    name: str
-    filled: int
-    numeric: bool
-    whole: bool
-    lists: bool
-    distinct: int
-    mean_length: float
-    frames: bool = False  # lists of numbers, or of lists of numbers
-    words: float = 0.0  # in a cell, on average
-    note: bool = False  # all cells begin alike
-
-    @property
-    def text(self) -> bool:
-        """Whether these are texts, hardly one of them twice."""
-        plain = (
-            not self.lists and not self.numeric and not self.note and not _stamps(self)
-        )
-        return plain and self.mean_length >= 2 and 2 * self.distinct > self.filled > 1
-
-    @property
-    def single(self) -> bool:
-        """Whether a cell is a word or a name."""
-        return self.words < 2 and self.mean_length <= SHORT
-
-    @property
-    def spelt(self) -> bool:
-        """Whether a cell is single sounds with blanks between them."""
-        return self.mean_length <= 3.5 * self.words
-
-    @property
-    def labels(self) -> bool:
-        """Whether the values repeat like labels do."""
-        return (
-            not self.lists
-            and 2 <= self.distinct <= FEW
-            and self.filled >= REPEATS * self.distinct
-        )
-
-
-def number(value: Any) -> float | None:
-    """Return a finite number for a cell, or None when it is not one."""
-    if isinstance(value, bool) or value is None or isinstance(value, list | dict):
-        return None
-    try:
-        parsed = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return parsed if math.isfinite(parsed) else None
-
-
-def is_numeric(value: Any) -> bool:
-    """Whether a cell is written as a number, be it too large for one, or none: inf, nan."""
-    if isinstance(value, bool) or value is None or isinstance(value, list | dict):
-        return False
-    try:
-        float(value)
-    except OverflowError:
-        return True
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def label(cell: Any) -> str:
-    """Return a label as text; JSON's true and 1.0 read like a table's ``true`` and ``1``."""
-    if isinstance(cell, bool):
-        return "true" if cell else "false"
-    if isinstance(cell, float) and cell.is_integer():
-        return str(int(cell))
-    return "" if cell is None else str(cell).strip()
-
-
-def look(name: str, values: Sequence[Any]) -> Column:
-    """Describe the values of a column."""
-    filled = [value for value in values if value is not None and value != ""]
-    count = max(1, len(filled))
-    if filled and all(isinstance(value, list) for value in filled):
-        return Column(
-            name=name,
-            filled=len(filled),
-            numeric=False,
-            whole=False,
-            lists=True,
-            distinct=0,
-            mean_length=sum(map(len, filled)) / count,
-            frames=all(map(_frames, filled)),
-        )
-    numbers = [number(value) for value in filled]
-    # a cell that is no finite number is named with its line when the rows are read
-    numeric = any(n is not None for n in numbers) and all(map(is_numeric, filled))
-    texts = list(map(str, filled))
-    beginnings = {text[:NOTE] for text in texts}
-    return Column(
-        name=name,
-        filled=len(filled),
-        numeric=numeric,
-        whole=numeric and all(n is None or n.is_integer() for n in numbers),
-        lists=False,
-        distinct=len(set(texts)),
-        mean_length=sum(map(len, texts)) / count,
-        words=sum(len(text.split()) for text in texts) / count,
-        note=len(beginnings) == 1 and len(filled) > 1,
-    )
-
-
-def _frames(cell: list[Any]) -> bool:
-    first = cell[0] if cell else None
-    values = first if isinstance(first, list) else cell
-    return bool(values) and all(type(value) in (int, float) for value in values)
 
 
 def infer(table: Table, hints: ColumnHints) -> Schema:
@@ -226,20 +128,27 @@ def infer(table: Table, hints: ColumnHints) -> Schema:
         UsageError: a column that the user named is not there.
         DataError: no column can be the answer or the input.
     """
-    for name in (*hints.text, *hints.numbers, hints.label, hints.sequence):
+    for name in (*hints.inputs, hints.label, hints.sequence):
         if name is not None and name not in table.columns:
             raise UsageError(f"{table.path}: {unknown('column', name, table.columns)}")
-    columns = {
-        name: look(name, [row[index] for row in table.rows])
-        for index, name in enumerate(table.columns)
-    }
+    schema = _choose(table, hints, _look(table, hints))
+    if hints.task is not None and schema.task != hints.task:
+        raise UsageError(
+            f"task={hints.task} does not fit these columns, which are for task={schema.task}; "
+            "name what is read and what is predicted with data.text and data.label"
+        )
+    return schema
+
+
+def _choose(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Schema:
     sequences = any(c.frames for c in columns.values() if c.name != hints.label)
     windows = hints.window and not sequences
     if hints.rows == "steps" or hints.sequence or windows:
         return _steps(table, hints, columns)
     if table.format.kind == "trees" and hints.task in (None, "parse"):
         return Schema("parse", hints.text or ("words",), (), hints.label or "tree")
-    if hints.task == "language" or (len(columns) == 1 and not hints.label):
+    alone = len(columns) == 1 and not hints.label and hints.task is None
+    if hints.task == "language" or alone:
         return _language(table, hints, columns)
     pair = _pair(table, hints, columns)
     if pair is not None:
@@ -247,14 +156,36 @@ def infer(table: Table, hints: ColumnHints) -> Schema:
     return _labelled(table, hints, columns)
 
 
+def _look(table: Table, hints: ColumnHints) -> dict[str, Column]:
+    """Describe each column of a table."""
+    cells = {
+        name: [row[index] for row in table.rows]
+        for index, name in enumerate(table.columns)
+    }
+    usual = hints.decimal or usual_decimal(table, cells)
+    columns = {}
+    for name, values in cells.items():
+        mark = hints.decimal or decimal_mark(values, usual)
+        columns[name] = look(name, values, mark)
+    return columns
+
+
+def usual_decimal(table: Table, cells: Mapping[str, Sequence[Any]]) -> str:
+    """Return the mark before decimals in a file, for columns whose own cells do not tell it."""
+    marks = {decimal_mark(values, "") for values in cells.values()} - {""}
+    if len(marks) == 1:
+        return marks.pop()
+    # where a comma stands before decimals, a semicolon stands between the fields
+    return "," if not marks and table.format.delimiter == ";" else "."
+
+
 def _labelled(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Schema:
-    """Choose an answer and what is read for it: a text, else sequences, else numbers."""
+    """Choose an answer and what is read for it: sequences, or all columns that tell something."""
     answer = hints.label or _answer(table, hints, columns)
-    frames = tuple(c.name for c in columns.values() if c.frames and c.name != answer)
-    text = hints.text
-    if not text and not hints.numbers and not frames:
-        text = _text(columns, answer)
-    if text and answer is None:
+    others = [c for c in columns.values() if c.name != answer and c.filled]
+    frames = tuple(c.name for c in others if c.frames)
+    reads = _as_named(hints) if hints.inputs or frames else _reads(others)
+    if reads.text and answer is None and hints.task is None:
         return _language(table, hints, columns)
     if answer is None:
         raise DataError(
@@ -263,30 +194,79 @@ def _labelled(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> S
             table.path,
         )
     task = hints.task or _task(columns[answer])
-    if frames and not text and set(hints.numbers) <= set(frames):
-        return Schema(task, (), hints.numbers or frames, answer, frames=True)
+    if frames and not reads.text and set(reads.numbers) <= set(frames):
+        return Schema(task, (), reads.numbers or frames, answer, frames=True)
     if hints.window:
         raise UsageError(
             "data.window is for sequences of numbers; leave it out for text"
         )
-    if text:
-        return Schema(task, text, (), answer)
-    numbers = hints.numbers or _numbers(columns, answer)
-    if not numbers:
+    schema = replace(reads, task=task, answer=answer)
+    if not schema.inputs:
         raise DataError(
             f"no column is left to read beside the answer {answer!r}; name the text with "
             "data.text=COLUMN or the numbers with data.numbers=[COLUMN, ...]",
             table.path,
         )
-    return Schema(task, (), numbers, answer)
+    return schema
 
 
-def _numbers(columns: dict[str, Column], answer: str) -> tuple[str, ...]:
-    """Return the columns of numbers, without those that number rows unless there are no others."""
-    numeric = [c for c in columns.values() if c.numeric and c.name != answer]
-    # the number of a row tells nothing of the next file's rows
-    numbers = [c for c in numeric if not _stamps(c)] or numeric
-    return tuple(c.name for c in numbers)
+def _as_named(hints: ColumnHints) -> Schema:
+    """Return the inputs that the user named, and no others."""
+    return Schema(
+        "", hints.text, hints.numbers, categories=hints.categories, dates=hints.dates
+    )
+
+
+def _reads(columns: Sequence[Column]) -> Schema:
+    """Choose what is read: texts, numbers, categories and dates, all that are there.
+
+    Marks of a row, names of people and columns whose values hardly repeat and are no texts tell
+    nothing of other rows; they are read where there is nothing else.
+    """
+    texts = _texts(columns)
+    numbers = [c for c in columns if c.numeric and not c.stamp]
+    categories = [c for c in columns if c.category and c not in texts]
+    dates = [c for c in columns if c.dates]
+    if len(columns) == 1 and categories:
+        # a word by itself is read letter by letter, so that one like it is understood
+        texts = categories
+        categories = []
+    if not (texts or numbers or categories or dates):
+        texts = _longest(columns)
+        numbers = [] if texts else [c for c in columns if c.numeric]
+    return Schema(
+        "",
+        _names(texts),
+        _names(numbers),
+        categories=_names(categories),
+        dates=_names(dates),
+    )
+
+
+def _names(columns: Sequence[Column]) -> tuple[str, ...]:
+    return tuple(c.name for c in columns)
+
+
+def _texts(columns: Sequence[Column]) -> list[Column]:
+    """Return the columns of texts: by their names, and those of several words."""
+    able = [c for c in columns if not (c.numeric or c.dates or c.stamp)]
+    lists = [c for c in able if c.lists]
+    named = _named(TEXT_NAMES, lists or able)
+    if lists:
+        # a list of words a row, and a label for each
+        return [named or max(lists, key=lambda c: c.mean_length)]
+    several = [c for c in able if c.words >= SENTENCE and not (c.labels or c.note)]
+    if named is not None and named not in several and not (several and named.single):
+        several.append(named)
+    if not several:
+        return [c for c in able if c.text and c.mean_length > SHORT]
+    return [c for c in columns if c in several]
+
+
+def _longest(columns: Sequence[Column]) -> list[Column]:
+    """Return the column whose values are the longest, where none looks like a text."""
+    able = [c for c in columns if not (c.numeric or c.stamp) and c.mean_length >= 2]
+    return [max(able, key=lambda c: c.mean_length)] if able else []
 
 
 def _pair(
@@ -307,7 +287,7 @@ def _pair(
     certain = hints.task in PAIRS or hints.paired
     texts = [c for c in columns.values() if c.text]
     if not certain:
-        if hints.task or hints.numbers:
+        if hints.task or hints.numbers or hints.categories or hints.dates:
             return None
         if not _paired(hints, columns, texts):
             return None
@@ -388,7 +368,7 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
     numbers = hints.numbers or tuple(
         c.name
         for c in columns.values()
-        if c.numeric and not _stamps(c) and (known or c.name != answer)
+        if c.numeric and not c.stamp and (known or c.name != answer)
     )
     if not numbers:
         raise DataError(
@@ -408,7 +388,11 @@ def _constant(table: Table, hints: ColumnHints, answer: str) -> bool:
 
 
 def _language(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Schema:
-    text = hints.text or _text(columns, None)
+    text = hints.text
+    if not text:
+        texts = _texts(list(columns.values())) or _longest(list(columns.values()))
+        named = _named(TEXT_NAMES, texts)
+        text = tuple(c.name for c in ([named] if named else texts[:1]))
     if not text:
         raise DataError(
             "no column holds text; name it with data.text=COLUMN", table.path
@@ -421,40 +405,19 @@ def _named(names: Sequence[str], columns: Sequence[Column]) -> Column | None:
     return next((by_name[name] for name in names if name in by_name), None)
 
 
-def _text(columns: dict[str, Column], answer: str | None) -> tuple[str, ...]:
-    """Return the column that holds text: by its name, else the longest values."""
-    able = [
-        c for c in columns.values() if c.name != answer and not c.numeric and c.filled
-    ]
-    lists = [c for c in able if c.lists]
-    named = _named(TEXT_NAMES, able)
-    if named is not None:
-        return (named.name,)
-    # time stamps and codes are not text: they neither repeat nor hold words
-    able = lists or [c for c in able if c.mean_length >= 2 and not _stamps(c)]
-    numeric = sum(c.numeric for c in columns.values() if c.name != answer)
-    if able and numeric > 2 and all(c.labels for c in able):
-        return ()
-    return (max(able, key=lambda c: c.mean_length).name,) if able else ()
-
-
-def _stamps(column: Column) -> bool:
-    name = column.name.strip().lower()
-    return name in ("date", "time", "timestamp", "datetime", "id", "index", "uuid")
-
-
 def _answer(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> str | None:
-    """Return the column to predict: by its name, else one whose values repeat, else the last."""
-    able = [
-        c
-        for c in columns.values()
-        if c.name not in hints.text + hints.numbers and c.filled
-    ]
+    """Return the column to predict: by its name, else the last, unless others are labels alone."""
+    able = [c for c in columns.values() if c.name not in hints.inputs and c.filled]
     named = _named(LABEL_NAMES, able)
     if named is not None:
         return named.name
     if all(c.numeric for c in columns.values()):
         return able[-1].name if able else None
+    able = [c for c in able if not (c.stamp or c.dates)]
+    last = next(iter(able[-1:]), None)
+    is_last = last is not None and last.name == table.columns[-1]
+    if last is not None and is_last and (last.labels or last.numeric):
+        return last.name
     labels = [c for c in able if c.labels]
     if labels:
         # words before numbers, then the few values before the many, then the last column
@@ -462,7 +425,7 @@ def _answer(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> str
             labels,
             key=lambda c: (not c.numeric, -c.distinct, table.columns.index(c.name)),
         ).name
-    numeric = [c for c in able if c.numeric and not _stamps(c)]
+    numeric = [c for c in able if c.numeric]
     return numeric[-1].name if numeric else None
 
 
@@ -475,8 +438,3 @@ def _task(answer: Column) -> str:
         answer.whole and answer.distinct <= 20 and answer.filled >= 8 * answer.distinct
     )
     return "classify" if few else "regress"
-
-
-def counts(values: Sequence[Any]) -> dict[str, int]:
-    """Return how often each label occurs, the most frequent first; cells without one as (empty)."""
-    return dict(Counter(label(value) or "(empty)" for value in values).most_common())

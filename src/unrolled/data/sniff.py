@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from unrolled.data.dates import are_dates
+from unrolled.data.numbers import MISSING, are_numbers, number
+
 Cells = Sequence[str]  # of a row, or of a column
 Rows = Sequence[Cells]
 DELIMITERS = ("\t", ";", "|", ",")
-NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?%?\s*", re.ASCII)
 FEW = 4  # fewer rows than these tell no labels from texts
 LABELS = 200  # distinct ones of a column at most
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-"})
-
 # Words people put over a column. Only a first row of short, distinct cells is held against them.
 _KNOWN = """
 answer article body caption captions category chinese chosen class comment completion content
@@ -38,7 +38,7 @@ def fields(count: int) -> str:
 
 def is_number(cell: str) -> bool:
     """Return whether a cell is written as a number; blanks around it do not matter."""
-    return NUMBER.fullmatch(cell) is not None
+    return number(cell) is not None
 
 
 def find_delimiter(head: str, *, named_table: bool) -> str | None:
@@ -142,18 +142,7 @@ def closed_columns(rows: Rows) -> int:
     """Return how many columns hold numbers only, or a few words again and again, below row one."""
     body = rows[1:] or rows
     columns = map(_bare, zip(*body, strict=True))
-    return sum(_numeric(column) or _closed(column) for column in columns)
-
-
-def _numeric(column: Cells) -> bool:
-    filled = [cell for cell in column if not _is_missing(cell)]
-    numbers = sum(map(is_number, filled))
-    return bool(filled) and numbers >= 0.9 * len(filled)
-
-
-def _is_missing(cell: str) -> bool:
-    """Return whether a cell says that there is no number."""
-    return cell.strip().lower() in MISSING
+    return sum(are_numbers(column) or _closed(column) for column in columns)
 
 
 def _closed(column: Cells) -> bool:
@@ -174,10 +163,27 @@ def _is_word(cell: str) -> bool:
 def find_header(rows: Rows) -> bool:
     """Return whether the first of these rows (all of one width) names the columns.
 
-    It does when its cells are distinct, hold no numbers, and either one stands over numbers, or
-    one is a word that people name columns with, or one stands over labels that never repeat it.
-    A first row 1, 2, 3, ... that numbers the columns of a table is a header too.
+    It does when its cells hold no numbers, and either one stands over numbers or dates, or more
+    than half are words that people name columns with, or one stands over labels that never repeat
+    it. A first row 1, 2, 3, ... that numbers the columns of a table is a header too.
     """
+    return _is_surely_header(rows) or is_doubtful_header(rows)
+
+
+def is_doubtful_header(rows: Rows) -> bool:
+    """Return whether the first row is a header by one name alone, which stands over texts."""
+    first = _bare(rows[0])
+    named = [cell for cell in first if cell]
+    if any(map(is_number, first)) or not all(map(_short, named)):
+        return False
+    body = list(zip(first, map(_bare, zip(*rows[1:], strict=True)), strict=False))
+    known = any(_stem(cell) in KNOWN and _are_texts(column) for cell, column in body)
+    repeated = any(cell and cell in column for cell, column in body)
+    enough = len(rows) > FEW
+    return known and enough and not repeated and not _is_surely_header(rows)
+
+
+def _is_surely_header(rows: Rows) -> bool:
     first = _bare(rows[0])
     body = list(zip(*rows[1:], strict=True))
     if _counts_columns(first, body):
@@ -189,14 +195,12 @@ def find_header(rows: Rows) -> bool:
         return False
     # where the first row is all there is, it stands over nothing
     columns = list(zip(first, map(_bare, body), strict=False))
-    if any(
-        cell.lower() not in MISSING and _numeric(column) for cell, column in columns
-    ):
-        return True
-    distinct = {cell.lower() for cell in named}
-    if len(distinct) < len(named) or not names_columns([first]):
+    for cell, column in columns:
+        if cell.lower() not in MISSING and (are_numbers(column) or are_dates(column)):
+            return not are_dates([cell])
+    if not names_columns([named]):
         return _over_labels(first, body)
-    return not any(cell in column for cell, column in columns)
+    return not any(cell and cell in column for cell, column in columns)
 
 
 def names_columns(rows: Rows) -> bool:

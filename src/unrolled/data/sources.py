@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from unrolled.core.errors import DataError, UsageError, shown
+from unrolled.core.errors import DataError, DataWarning, UsageError, shown
 from unrolled.data import folders, hub
 from unrolled.data.archives import MAX_ROW, find
 from unrolled.data.charsets import check_encoding
 from unrolled.data.folders import Parts
 from unrolled.data.formats import Format
+from unrolled.data.formats.base import HeaderHint
 from unrolled.data.lines import EMPTY, check_file, nfc
 from unrolled.data.reader import Reader, reader_of
 
@@ -46,6 +47,7 @@ class Table:
         lines: the line (from 1) that each row starts on, counted on from file to file.
         skipped: what was wrong with each row left out under ``on_error="skip"``.
         parts: of several files the lines before each and its name.
+        warnings: what is doubtful about how the file is read.
     """
 
     path: str
@@ -55,6 +57,7 @@ class Table:
     lines: list[int]
     skipped: list[DataError] = field(default_factory=list)
     parts: Parts = field(default_factory=list, kw_only=True)
+    warnings: tuple[DataWarning, ...] = field(default=(), kw_only=True)
 
     def position(self, line: int) -> tuple[str, int]:
         """Return the file that a line of ``lines`` is in, and the line there."""
@@ -87,6 +90,7 @@ def read(
     limit: int | None = None,
     needed: Collection[str] | None = None,
     max_row: int = MAX_ROW,
+    header: HeaderHint = None,
 ) -> Table | Document:
     """Read a data file whole.
 
@@ -99,6 +103,8 @@ def read(
         needed: the columns without which a row of JSON lines is malformed, others that it lacks
             being None; None for all columns of the file.
         max_row: the most bytes of a row; running text has none.
+        header: whether the first row of a table names its columns, or names of which a header holds
+            one; None to tell it.
 
     Raises:
         DataError: the file is missing, empty, binary or malformed; it names the line.
@@ -111,6 +117,7 @@ def read(
         limit=limit,
         needed=needed,
         max_row=max_row,
+        header=header,
     )
     if rows.format.row_format.running:
         text = "".join(rows.text())
@@ -133,6 +140,7 @@ def read(
         lines,
         rows.skipped,
         parts=list(rows.parts),
+        warnings=rows.warnings,
     )
 
 
@@ -151,6 +159,7 @@ def rows_of(
     limit: int | None = None,
     needed: Collection[str] | None = None,
     max_row: int = MAX_ROW,
+    header: HeaderHint = None,
 ) -> Rows:
     """Read a data file row by row, in constant memory. Arguments and errors are those of ``read``.
 
@@ -162,7 +171,7 @@ def rows_of(
         raise UsageError(f"data.on_error={shown(on_error)}: say stop or skip")
     parts: Parts = []
     checked = None if encoding is None else check_encoding(encoding)
-    reader = _reader(path, checked, needed, parts, max_row)
+    reader = _reader(path, checked, needed, parts, max_row, header)
     return Rows(path, reader, on_error, limit, parts)
 
 
@@ -172,19 +181,20 @@ def _reader(
     needed: Collection[str] | None,
     parts: Parts,
     max_row: int,
+    header: HeaderHint,
 ) -> Reader:
     if hub.is_hub(path):
         return hub.reader_of_hub(str(path))
     path = Path(path)
     if path.is_dir():
         files = folders.in_folder(path, max_row)
-        return folders.together(path, files, encoding, needed, parts)
+        return folders.together(path, files, encoding, needed, parts, header)
     check_file(path)
     origin = find(path, max_row)
     if not origin.gzip and origin.head(4) in _ZIP:
         files = folders.in_zip(path, max_row)
-        return folders.together(path, files, encoding, needed, parts)
-    return reader_of(origin, encoding, needed)
+        return folders.together(path, files, encoding, needed, parts, header)
+    return reader_of(origin, encoding, needed, header)
 
 
 class Rows(Iterator[tuple[int, tuple[Any, ...]]]):
@@ -201,6 +211,7 @@ class Rows(Iterator[tuple[int, tuple[Any, ...]]]):
         self.path = path
         self.format = reader.format
         self.columns = reader.columns
+        self.warnings = reader.warnings
         self.parts = parts
         self.skipped = list[DataError]()
         self._stop = on_error == "stop"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.core.errors import DataError, shown
-from unrolled.data.schema import number
+from unrolled.data.numbers import number
 
 LARGEST = 1e30  # of a number that is read: scores square it, in float32 at times
 
@@ -25,8 +25,18 @@ class InvalidCell(Exception):
     """A cell that cannot be encoded; whoever knows the file and the line turns it into an error."""
 
 
+class MissingCell(InvalidCell):
+    """A cell that holds no value, for which its row is left out and not refused."""
+
+
+class LeftOut(DataError):
+    """A row that was left out since it lacks a value."""
+
+
 def invalid_row(error: InvalidCell, path: str, line: int) -> DataError:
     """Return the error for a row, with where it stands and what to do."""
+    if isinstance(error, MissingCell):
+        return LeftOut(str(error), path, line)
     return DataError(f"{error}; mend the row, or set data.on_error=skip", path, line)
 
 
@@ -47,9 +57,9 @@ def scale_of(
     return means, np.where(deviations > 1e-9 * np.abs(means), deviations, 1.0)
 
 
-def read_number(column: str, cell: Any) -> float:
+def read_number(column: str, cell: Any, decimal: str = ".") -> float:
     """Return the number in a cell. Raises InvalidCell: there is none, or one that is too large."""
-    value = number(cell)
+    value = number(cell, decimal)
     if value is None:
         raise InvalidCell(
             f"column {column!r} holds {shown(cell)} where a number is expected"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from unrolled.core.errors import UserError, shown
 from unrolled.data.examples import Examples, Ints
-from unrolled.data.schema import number
+from unrolled.data.numbers import number
 from unrolled.fields.base import FAR, LARGEST, InvalidCell
 from unrolled.fields.series import Floats, WindowSpec, spans
 

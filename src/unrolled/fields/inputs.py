@@ -7,12 +7,13 @@ from typing import Any
 
 from unrolled.fields.frames import Frames
 from unrolled.fields.text import Text
+from unrolled.fields.text_and_columns import TextAndColumns
 from unrolled.fields.vector import Vector
 from unrolled.fields.words import Words
 
-InputField = Text | Words | Vector | Frames
+InputField = Text | Words | Vector | Frames | TextAndColumns
 INPUTS: dict[str, type[InputField]] = {
-    kind.kind: kind for kind in (Text, Words, Vector, Frames)
+    kind.kind: kind for kind in (Text, Words, Vector, Frames, TextAndColumns)
 }
 
 

@@ -10,37 +10,71 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.core.errors import UserError
-from unrolled.data.schema import number
-from unrolled.fields.base import LARGEST, read_number, scale_of, scaled
+from unrolled.data.numbers import decimal_mark, is_missing, number
+from unrolled.fields.base import (
+    LARGEST,
+    MissingCell,
+    read_number,
+    scale_of,
+    scaled,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A value, scaled to mean 0 and deviation 1. ``whole``: all that were seen are integers."""
+    """A value, scaled to mean 0 and deviation 1.
+
+    Attributes:
+        column: its name.
+        mean, deviation: in the unit of the file.
+        whole: all that were seen are integers.
+        decimal: the mark before decimals.
+        optional: a row without a value is left out, and not refused.
+    """
 
     column: str
     mean: float
     deviation: float
     whole: bool
+    decimal: str = "."
+    optional: bool = False
 
     @classmethod
-    def fit(cls, column: str, values: Sequence[Any]) -> Self:
-        """Learn the scale; values that are not numbers are left to ``check``."""
-        numbers = [
-            n for n in map(number, values) if n is not None and abs(n) <= LARGEST
-        ]
+    def fit(
+        cls,
+        column: str,
+        values: Sequence[Any],
+        decimal: str | None = None,
+        optional: bool = False,
+    ) -> Self:
+        """Learn the scale; values that are not numbers are left to ``check``.
+
+        Args:
+            column: its name.
+            values: cells of training rows.
+            decimal: the mark before decimals; None to tell it from the cells.
+            optional: whether a row without a value is left out.
+        """
+        mark = decimal or decimal_mark(values)
+        numbers = []
+        for value in values:
+            parsed = number(value, mark)
+            if parsed is not None and abs(parsed) <= LARGEST:
+                numbers.append(parsed)
         if not numbers:
             raise UserError(f"column {column!r} holds no number")
         seen = np.array(numbers)
         whole = bool((seen == np.round(seen)).all())
         means, deviations = scale_of(seen[:, None])
-        return cls(column, float(means[0]), float(deviations[0]), whole)
+        mean = float(means[0])
+        return cls(column, mean, float(deviations[0]), whole, mark, optional)
 
     def check(self, cell: Any) -> float:
         """Return the scaled value. Raises InvalidCell: it is no number, or too large."""
-        return scaled(
-            self.column, read_number(self.column, cell), self.mean, self.deviation
-        )
+        if self.optional and is_missing(cell):
+            raise MissingCell(f"column {self.column!r} holds no number")
+        value = read_number(self.column, cell, self.decimal)
+        return scaled(self.column, value, self.mean, self.deviation)
 
     def decode(self, scaled: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return values in the unit of the file."""

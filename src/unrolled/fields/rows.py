@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from unrolled.core.errors import DataError
 from unrolled.data.sources import Table
-from unrolled.fields.base import InvalidCell, invalid_row
+from unrolled.fields.base import InvalidCell, MissingCell, invalid_row
 
 Checked = TypeVar("Checked")
 NumberedRow = tuple[int, Sequence[Any]]
@@ -39,7 +39,8 @@ def valid_rows(
         rows: lines and cells.
         positions: tells the file of a line.
         check: raises InvalidCell for cells that do not fit.
-        on_error: ``stop`` raises the error of the first invalid row, ``skip`` leaves such rows out.
+        on_error: ``stop`` raises the error of the first invalid row, ``skip`` leaves such rows out;
+            one that lacks a value and is to be left out for it always is.
         errors: takes the error of each row that is left out.
 
     Raises:
@@ -50,7 +51,7 @@ def valid_rows(
             checked = check(row)
         except InvalidCell as error:
             row_error = invalid_row(error, *positions.position(line))
-            if on_error != "skip":
+            if on_error != "skip" and not isinstance(error, MissingCell):
                 raise row_error from None
             errors.append(row_error)
             continue

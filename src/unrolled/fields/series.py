@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.core.errors import DataError
+from unrolled.data.columns import label
 from unrolled.data.examples import Ints, Spans
-from unrolled.data.schema import label, number
+from unrolled.data.numbers import number
 from unrolled.data.sources import Table
 from unrolled.fields.base import InvalidCell, invalid_row, read_number
 

@@ -1,63 +1,128 @@
-"""Several columns of numbers."""
+"""Several columns of numbers, categories and dates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from unrolled.data.examples import Examples, Ints
-from unrolled.fields.base import read_number, scaled
-from unrolled.fields.number import Number
+from unrolled.data.schema import Schema
+from unrolled.fields.columns import (
+    KINDS,
+    CategoryColumn,
+    DateColumn,
+    FeatureColumn,
+    Features,
+    Missing,
+    NumberColumn,
+    old_columns,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """Several columns of numbers, each scaled to mean 0 and deviation 1."""
+    """Columns as features, one after another."""
 
     kind: ClassVar[str] = "vector"
-    columns: tuple[str, ...]
-    means: tuple[float, ...]
-    deviations: tuple[float, ...]
+    features: tuple[FeatureColumn, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are read."""
+        return tuple(column.name for column in self.features)
+
+    @property
+    def schema(self) -> Schema:
+        """Which columns are numbers, categories and dates, without a task."""
+        names: dict[str, list[str]] = {kind: [] for kind in KINDS}
+        for column in self.features:
+            names[column.kind].append(column.name)
+        return Schema(
+            "",
+            numbers=tuple(names[NumberColumn.kind]),
+            categories=tuple(names[CategoryColumn.kind]),
+            dates=tuple(names[DateColumn.kind]),
+        )
+
+    @property
+    def width(self) -> int:
+        """How many features a row has."""
+        return sum(column.width for column in self.features)
 
     @classmethod
-    def fit(cls, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> Self:
-        """Learn the scales from rows of cells."""
-        fitted = [
-            Number.fit(name, [row[i] for row in rows]) for i, name in enumerate(columns)
-        ]
-        return cls(
-            columns, tuple(f.mean for f in fitted), tuple(f.deviation for f in fitted)
-        )
+    def fit(
+        cls,
+        schema: Schema,
+        rows: Sequence[Sequence[Any]],
+        missing: Missing = "median",
+        decimal: str | None = None,
+        day_first: bool | None = None,
+    ) -> Self:
+        """Learn the features.
 
-    def check(self, cells: Sequence[Any]) -> tuple[float, ...]:
-        """Return the scaled values of a row. Raises InvalidCell."""
-        known = zip(self.columns, self.means, self.deviations, cells, strict=True)
-        return tuple(
-            scaled(name, read_number(name, cell), mean, deviation)
-            for name, mean, deviation, cell in known
-        )
+        Args:
+            schema: which columns are numbers, categories and dates.
+            rows: the cells of these columns, in this order.
+            missing: what becomes of a number that is missing.
+            decimal: the mark before decimals; None to tell it.
+            day_first: whether the day stands before the month; None to tell it.
 
-    def check_to_predict(self, cells: Sequence[Any]) -> tuple[float, ...]:
+        Raises:
+            UserError: a column holds no number, no date, or no category twice.
+        """
+        columns = list(zip(*rows, strict=True)) if rows else []
+        fitted: list[FeatureColumn] = []
+        names = (*schema.numbers, *schema.categories, *schema.dates)
+        for name, cells in zip(names, columns, strict=True):
+            if name in schema.categories:
+                fitted.append(CategoryColumn.fit(name, cells))
+            elif name in schema.dates:
+                fitted.append(DateColumn.fit(name, cells, day_first))
+            else:
+                fitted.append(NumberColumn.fit(name, cells, decimal, missing))
+        return cls(tuple(fitted))
+
+    def check(self, cells: Sequence[Any]) -> Features:
+        """Return the features of a row. Raises InvalidCell."""
+        return self._encode(cells, training=True)
+
+    def check_to_predict(self, cells: Sequence[Any]) -> Features:
         """Return what is read of a row that is to be answered. Raises InvalidCell."""
-        return self.check(cells)
+        return self._encode(cells, training=False)
 
-    def examples(self, rows: Sequence[tuple[float, ...]], lines: Ints) -> Examples:
+    def _encode(self, cells: Sequence[Any], training: bool) -> Features:
+        features: list[float] = []
+        for column, cell in zip(self.features, cells, strict=True):
+            features += column.encode(cell, training)
+        return tuple(features)
+
+    def examples(self, rows: Sequence[Features], lines: Ints) -> Examples:
         """Return checked rows (N,), which stand on ``lines`` (N,), as a model reads them."""
         return Examples(lines, vectors=np.array(rows, dtype=np.float32))
 
     def save(self, folder: Path) -> None:
-        """Write nothing: numbers need no vocabulary."""
+        """Write nothing: what was learnt stands in the fields."""
 
     @classmethod
-    def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
+    def from_json(cls, values: dict[str, Any], folder: Path | None = None) -> Self:
         """Read the field back."""
-        means = tuple(values["means"])
-        return cls(tuple(values["columns"]), means, tuple(values["deviations"]))
+        if "features" not in values:
+            return cls(tuple(old_columns(values)))
+        features = [
+            KINDS[column["kind"]].from_json(column["column"])
+            for column in values["features"]
+        ]
+        return cls(tuple(features))
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` takes."""
-        return asdict(self)
+        return {
+            "features": [
+                {"kind": column.kind, "column": column.to_json()}
+                for column in self.features
+            ]
+        }

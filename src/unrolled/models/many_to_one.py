@@ -22,6 +22,9 @@ class ManyToOne(Forms):
         dropout: before the output weights.
         pretrain: also hold the weights that ``recover`` needs.
         ngrams: a linear model over n-grams whose outputs are added.
+        columns: a layer that reads the features of other columns; what it says, and the features
+            themselves, stand next to the pooled vector before the output weights.
+        features: how many features of other columns there are, D.
 
     Raises:
         ValueError: ``pretrain`` with a layer whose outputs mix both directions.
@@ -38,6 +41,8 @@ class ManyToOne(Forms):
         dropout: float = 0.0,
         pretrain: bool = False,
         ngrams: NGrams | None = None,
+        columns: Layer | None = None,
+        features: int = 0,
     ) -> None:
         super().__init__()
         if pretrain and not (layer.causal or layer.reverse_size):
@@ -49,7 +54,9 @@ class ManyToOne(Forms):
         self.layer = layer
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(pooling.output_size, outputs)
+        self.columns = columns
+        joined = features + (columns.output_size if columns is not None else 0)
+        self.head = nn.Linear(pooling.output_size + joined, outputs)
         self.ngrams = ngrams
         self.recovery: nn.Linear | None = None
         if pretrain:
@@ -61,23 +68,26 @@ class ManyToOne(Forms):
         self,
         tokens: Tensor,
         lengths: Tensor | None = None,
-        characters: Tensor | None = None,
-        counts: Tensor | None = None,
+        *extra: Tensor,
     ) -> Tensor:
         """Return outputs (B, O).
 
         Args:
             tokens: ids (B, T), or vectors (B, T, D).
             lengths: real steps (B,); None when all are.
-            characters: code points of the texts (B, C), which ``ngrams`` reads.
-            counts: how many of them are real (B,).
+            extra: the features of other columns (B, D), where ``columns`` reads them; then the code
+                points of the texts (B, C) and how many of them are real (B,), where ``ngrams``
+                does.
         """
         steps = self.layer.read(self.embedding(tokens), lengths)
-        outputs = self.head(self.dropout(self.pooling(steps, lengths)))
-        if self.ngrams is None:
-            return outputs
-        assert characters is not None and counts is not None  # noqa: PT018
-        return outputs + self.ngrams(characters, counts)
+        pooled = self.dropout(self.pooling(steps, lengths))
+        if self.columns is not None:
+            features, *rest = extra
+            extra = tuple(rest)
+            said = self.columns.read(features.unsqueeze(1), None).squeeze(1)
+            pooled = torch.cat([pooled, said, features.to(pooled.dtype)], -1)
+        outputs = self.head(pooled)
+        return outputs if self.ngrams is None else outputs + self.ngrams(*extra)
 
     def stream(self, batch: int = 1, precision: str = "float32") -> Stream:
         """Return what reads one step (B,) or (B, D) and gives the outputs if the rows ended there.

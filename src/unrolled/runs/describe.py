@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from unrolled.core.errors import DataError
+from unrolled.core.errors import DataError, DataWarning
+from unrolled.core.words import counted
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
+from unrolled.data.warnings import lines_of
+from unrolled.fields.base import LeftOut
 from unrolled.fields.series import Series
 from unrolled.tasks.base import Data, Task, locate
 
@@ -25,30 +29,75 @@ def describe(data: Data, schema: Schema, task: Task) -> list[str]:
         (index,) = locate(data, [schema.answer], data.columns)
         answers = task.describe_answers([row[index] for row in data.rows])
         lines.append(f"predicts: {schema.answer} (data.label=COLUMN); {answers}")
-    read = {*schema.inputs, schema.answer}
-    others = [name for name in data.columns if name not in read]
+    others = left_out(data, schema)
     if others:
         lines.append(f"leaves out: {', '.join(others)}")
     lines.append(f"task: {schema.task} ({task.pattern}) (task=NAME)")
     return [*lines, _sequences(data, schema) if schema.frames else _odd(data, schema)]
 
 
+def facts_of(
+    data: Data, schema: Schema, task: Task, warnings: Sequence[DataWarning]
+) -> dict[str, Any]:
+    """Return for a program how a file is understood."""
+    return {
+        "file": data.path,
+        "format": data.format.describe(),
+        "rows": count_rows(data),
+        "reads": _in_order(schema.inputs, data),
+        "predicts": schema.answer,
+        "task": schema.task,
+        "labels": len(task.class_names) or None,
+        "label_names": list(task.class_names) or None,
+        "leaves_out": left_out(data, schema),
+        "warnings": [warning.to_json() for warning in warnings],
+    }
+
+
+def _in_order(names: Sequence[str], data: Data) -> list[str]:
+    """Return columns in the order of the file."""
+    if isinstance(data, Document):
+        return list(names)
+    return [name for name in data.columns if name in names]
+
+
+def left_out(data: Data, schema: Schema) -> list[str]:
+    """Return the columns that are neither read nor predicted."""
+    if isinstance(data, Document):
+        return []
+    read = {*schema.inputs, schema.answer, schema.sequence}
+    return [name for name in data.columns if name not in read]
+
+
+def count_rows(data: Data) -> int:
+    """Return how many rows a file has; a running text is one."""
+    if isinstance(data, Document):
+        return 1
+    return sum(map(len, data.steps)) if isinstance(data, Series) else len(data.rows)
+
+
 def _rows(data: Table, task: Task) -> str:
-    count = len(data.rows)
-    if isinstance(data, Series):
-        count = sum(map(len, data.steps))
-    line = f"{data.path}: {data.format.describe()}, {count:,} rows"
+    line = f"{data.path}: {data.format.describe()}, {counted(count_rows(data), 'row')}"
     if task.reads_pairs and data.format.kind == "text":
         line += ", a line beside each of a second file"
     return line
 
 
 def _inputs(schema: Schema) -> str:
-    key = "text" if schema.text else "numbers"
-    names = list(schema.inputs)
-    if len(names) > COLUMNS + 1:
-        names = [*names[:COLUMNS], f"and {len(names) - COLUMNS} more"]
-    return f"reads: {', '.join(names)} (data.{key}=COLUMN)"
+    kinds = {
+        "text": schema.text,
+        "numbers": schema.numbers,
+        "categories": schema.categories,
+        "dates": schema.dates,
+    }
+    parts = []
+    for key, names in kinds.items():
+        shown = list(names)
+        if len(shown) > COLUMNS + 1:
+            shown = [*shown[:COLUMNS], f"and {len(shown) - COLUMNS} more"]
+        if shown:
+            parts.append(f"{', '.join(shown)} (data.{key}=COLUMN)")
+    return f"reads: {', '.join(parts)}"
 
 
 def _sequences(data: Table, schema: Schema) -> str:
@@ -68,7 +117,7 @@ def _odd(data: Table, schema: Schema) -> str:
         texts.append(tuple("" if row[i] is None else str(row[i]) for i in indices))
     empty = sum(not any(row) for row in texts)
     repeated = len(texts) - len(set(texts))
-    return f"empty: {empty:,} rows, repeated: {repeated:,} rows"
+    return f"empty: {counted(empty, 'row')}, repeated: {counted(repeated, 'row')}"
 
 
 def describe_errors(errors: Sequence[DataError], samples: bool) -> list[str]:
@@ -77,9 +126,20 @@ def describe_errors(errors: Sequence[DataError], samples: bool) -> list[str]:
     A reader skips before the rows are divided, so both parts report the same ones.
     """
     distinct = {(error.path, error.line): error for error in errors}
-    if not distinct:
-        return []
-    first = next(iter(distinct.values()))
-    # what is wrong with a row is often told in its own words
-    shown = str(first) if samples else f"{first.path}:{first.line}"
-    return [f"skipped {len(distinct)} faulty rows; the first: {shown}"]
+    lacking = [error for error in distinct.values() if isinstance(error, LeftOut)]
+    faulty = [error for error in distinct.values() if not isinstance(error, LeftOut)]
+    lines = []
+    if lacking:
+        numbers = sorted(error.line or 0 for error in lacking)
+        lines.append(
+            f"left out {counted(len(lacking), 'row')} ({lines_of(numbers)}): "
+            f"{lacking[0].message} (data.missing=error refuses)"
+        )
+    if faulty:
+        first = faulty[0]
+        # what is wrong with a row is often told in its own words
+        shown = str(first) if samples else f"{first.path}:{first.line}"
+        lines.append(
+            f"skipped {counted(len(faulty), 'faulty row')}; the first: {shown}"
+        )
+    return lines

@@ -98,6 +98,7 @@ def predict_file(
         on_error="skip" if skip else data.on_error,
         needed=needed,
         max_row=data.max_row,
+        header=reading.header(task),
     )
     if by_step:
         pairs = _predict_steps(predictor, path, reading, rows, needed)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from unrolled.core.errors import UsageError
+from unrolled.data.formats.base import HeaderHint
 from unrolled.data.schema import Schema
 from unrolled.runs.keys import flat
 from unrolled.runs.prepared import column_hints
@@ -27,6 +28,12 @@ class FileReading:
     def data(self) -> DataConfig:
         """The settings under ``data``."""
         return self.recipe.data
+
+    def header(self, task: Task) -> HeaderHint:
+        """Return whether the first row is a header, or by which names of the run it is known."""
+        if self.data.header is None and task.format.header:
+            return task.columns
+        return self.data.header
 
 
 def read_as(recipe: Recipe, task: Task, changes: Mapping[str, Any]) -> FileReading:
@@ -50,14 +57,14 @@ def read_as(recipe: Recipe, task: Task, changes: Mapping[str, Any]) -> FileReadi
     trained = task.schema
     _refuse_other_steps(recipe.data, changed.data, trained.steps)
     hints = column_hints(changed)
-    schema = Schema(
-        task.name,
-        hints.text or trained.text,
-        hints.numbers or trained.numbers,
-        hints.label or trained.answer,
-        trained.frames,
-        trained.steps,
-        changed.data.sequence,
+    schema = replace(
+        trained,
+        text=hints.text or trained.text,
+        numbers=hints.numbers or trained.numbers,
+        categories=hints.categories or trained.categories,
+        dates=hints.dates or trained.dates,
+        answer=hints.label or trained.answer,
+        sequence=changed.data.sequence,
     )
     return FileReading(changed, schema)
 

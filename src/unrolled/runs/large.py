@@ -17,6 +17,7 @@ from unrolled.core.files import Watched
 from unrolled.data.shards import identity, refuse_changed
 from unrolled.data.sources import Document, fingerprint
 from unrolled.runs import shard_files
+from unrolled.runs.describe import facts_of
 from unrolled.runs.prepared import Prepared, load_data, schema_of
 from unrolled.runs.recipes import find_data
 from unrolled.runs.resolve import Machine
@@ -95,6 +96,7 @@ def prepare(
         lines,
         files,
         partial=parts.partial,
+        facts=facts_of(parts.kept, task.schema, task, ()),
     )
 
 

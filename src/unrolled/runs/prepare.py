@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unrolled.core.errors import DataError
+from unrolled.core.errors import DataError, DataWarning
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
+from unrolled.data.warnings import warnings_of
 from unrolled.runs import large
-from unrolled.runs.describe import describe, describe_errors
+from unrolled.runs.describe import describe, describe_errors, facts_of
 from unrolled.runs.divide import divide
-from unrolled.runs.prepared import Prepared, check_sides, load_data, schema_of
+from unrolled.runs.prepared import (
+    Prepared,
+    check_sides,
+    column_hints,
+    load_data,
+    schema_of,
+)
 from unrolled.runs.recipes import find_data
 from unrolled.runs.resolve import DataFacts, Machine, resolve
 from unrolled.tasks import series
@@ -60,12 +67,23 @@ def prepare(
     errors = [*train_errors, *dev_errors]
     lines = [
         *describe(parts.whole, schema, task),
+        *map(str, parts.warnings),
         parts.held_out,
         *series.long_runs(recipe, schema, parts.whole),
         *describe_errors(errors, recipe.report.samples),
         *task.describe_examples(dev),
     ]
-    return Prepared(recipe, task, parts.train, dev_data, train, dev, lines, parts.files)
+    return Prepared(
+        recipe,
+        task,
+        parts.train,
+        dev_data,
+        train,
+        dev,
+        lines,
+        parts.files,
+        facts=facts_of(parts.whole, schema, task, parts.warnings),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +97,7 @@ class _Parts:
     schema: Schema
     held_out: str
     files: dict[str, str]
+    warnings: list[DataWarning]
 
 
 def _read_parts(recipe: Recipe) -> _Parts:
@@ -87,19 +106,22 @@ def _read_parts(recipe: Recipe) -> _Parts:
     assert data.train is not None
     whole, files = load_data(recipe, data.train, data.limit, data.train_target)
     schema = schema_of(whole, recipe)
+    warnings = []
     if isinstance(whole, Table):
+        hints = column_hints(recipe)
+        warnings = warnings_of(whole, schema, hints, data.missing)
         spec = series.reading(recipe, schema)
         skip = data.on_error == "skip"
         whole = series.sequences(whole, schema, spec, whole.columns, skip)
     if data.dev is None:
         train, dev, held_out = divide(whole, schema, recipe)
-        return _Parts(whole, train, dev, whole, schema, held_out, files)
+        return _Parts(whole, train, dev, whole, schema, held_out, files, warnings)
     dev, dev_files = load_data(recipe, data.dev, target=data.dev_target)
     files |= dev_files
     same = files[data.dev] == files[data.train]
     scored = "the training data itself" if same else data.dev
     held_out = f"scored on {scored}"
-    return _Parts(whole, whole, dev, None, schema, held_out, files)
+    return _Parts(whole, whole, dev, None, schema, held_out, files, warnings)
 
 
 def characters(data: Data, schema: Schema) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from unrolled.core.errors import DataError, UsageError
@@ -25,7 +25,8 @@ class Prepared:
     ``lines`` tell a person what was read, line by line; ``files`` are the SHA-256 of the data
     files by the name the recipe gives them; ``held_out`` is false where the training rows
     themselves are scored, as in learning by heart. ``partial`` is whether ``train_data`` is only
-    the beginning of the training part, as of a large file.
+    the beginning of the training part, as of a large file; ``facts`` say for programs what
+    ``lines`` say for people.
     """
 
     recipe: Recipe
@@ -37,6 +38,7 @@ class Prepared:
     lines: list[str]
     files: dict[str, str]
     partial: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def held_out(self) -> bool:
@@ -63,6 +65,9 @@ def column_hints(recipe: Recipe) -> ColumnHints:
         task=recipe.task,
         text=texts,
         numbers=tuple(recipe.data.numbers or ()),
+        categories=tuple(recipe.data.categories or ()),
+        dates=tuple(recipe.data.dates or ()),
+        decimal=recipe.data.decimal,
         label=recipe.data.label,
         rows=recipe.data.rows,
         sequence=recipe.data.sequence,
@@ -92,7 +97,7 @@ def load_data(
     }
     if target is None:
         with unchanged(path):
-            data: Data = read(path, **options)
+            data: Data = read(path, **options, header=config.header)
             return data, {name: fingerprint(path)}
     beside = find_data(recipe, target)
     with unchanged(path, beside):

@@ -163,10 +163,11 @@ def _choose_data(
     if "vocabulary" not in given and defaults.sizes_vocabulary:
         size = facts.characters // CHARACTERS_A_PIECE
         data["vocabulary"] = int(min(16000, max(1000, size)))
-    if not schema.numbers:
+    if schema.text or not schema.inputs:
         data["tokenizer"] = requested.data.tokenizer or defaults.tokenizer
     several = len(schema.text) > 1
     data["text"] = list(schema.text) if several else next(iter(schema.text), None)
-    data["numbers"] = list(schema.numbers) or None
+    for kind in ("numbers", "categories", "dates"):
+        data[kind] = list(getattr(schema, kind)) or None
     data["label"] = schema.answer
     data["rows"] = "steps" if schema.steps else requested.data.rows

@@ -127,6 +127,7 @@ def read_rows(recipe: Recipe, path: Path, limit: int | None = -1) -> Rows:
         on_error=data.on_error,
         limit=limit,
         max_row=data.max_row,
+        header=data.header,
     )
 
 

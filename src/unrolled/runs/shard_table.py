@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from unrolled.core.errors import DataError
+from unrolled.data.columns import label
 from unrolled.data.encoding import PIECE, EncodingJob
-from unrolled.data.schema import label
 from unrolled.data.shards import Encoded, Writer
 from unrolled.data.sources import Rows, Table
 from unrolled.data.split import is_held

@@ -20,6 +20,7 @@ from unrolled.data.sources import Table
 from unrolled.fields.frames import Frames
 from unrolled.fields.label import Label
 from unrolled.fields.text import Text
+from unrolled.fields.text_and_columns import TextAndColumns
 from unrolled.fields.vector import Vector
 from unrolled.fields.words import Words, words_of
 from unrolled.scores import (
@@ -43,7 +44,7 @@ HELD = 1 << 28  # float64 numbers that a regression over many labels holds at on
 # copies of its weights that the search for them holds: L-BFGS keeps ten steps
 STEPS = 25
 NUMBERS = 50_000_000  # of the windows that a linear model reads; they overlap
-Inputs = Text | Vector | Frames
+Inputs = Text | Vector | Frames | TextAndColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ def of_values(
 
 
 def _grams(inputs: Inputs) -> str:
-    return "n-gram " if isinstance(inputs, Text) else ""
+    return "n-gram " if isinstance(inputs, Text | TextAndColumns) else ""
 
 
 def _class_scores(truth: Any, count: int, predicted: Any) -> Scores:
@@ -193,7 +194,8 @@ def linear(
     features = _features(split, inputs, columns)
     if features is None:
         return None
-    regression = Ridge(1.0) if isinstance(inputs, Text) else LinearRegression()
+    is_sparse = isinstance(inputs, Text | TextAndColumns)
+    regression = Ridge(1.0) if is_sparse else LinearRegression()
     fitted = regression.fit(features.train, features.targets)
     return scored(fitted.predict(features.dev))
 
@@ -219,9 +221,23 @@ def _features(split: Split, inputs: Inputs, columns: Sequence[str]) -> _Features
             return None
         latest = train.targets[-len(features) :]
         return _Features(features, scored, latest)
-    train_texts = _texts(_kept(split.train_data, train), inputs, columns)
-    dev_texts = _texts(_kept(split.dev_data, dev), inputs, columns)
-    return _grams_of(_first(train_texts), dev_texts, train.targets)
+    text = inputs.text if isinstance(inputs, TextAndColumns) else inputs
+    train_texts = _texts(_kept(split.train_data, train), text, columns)
+    dev_texts = _texts(_kept(split.dev_data, dev), text, columns)
+    grams = _grams_of(_first(train_texts), dev_texts, train.targets)
+    if grams is None or train.vectors is None:
+        return grams
+    return _joined(grams, train.vectors, dev.vectors)
+
+
+def _joined(grams: _Features, train: Any, dev: Any) -> _Features:
+    """Return n-grams with the features of other columns next to them."""
+    from scipy.sparse import csr_matrix, hstack
+
+    count = grams.train.shape[0]
+    joined_train = hstack([grams.train, csr_matrix(train[:count])]).tocsr()
+    joined_dev = hstack([grams.dev, csr_matrix(dev)]).tocsr()
+    return _Features(joined_train, joined_dev, grams.targets)
 
 
 def _grams_of(train: list[str], dev: list[str], targets: Any) -> _Features | None:

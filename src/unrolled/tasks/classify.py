@@ -71,7 +71,7 @@ class Classify(Labelled):
         (answer_index,) = locate(table, [schema.answer], table.columns)
         named = table if labels is None else need_table(labels)
         answers = raw_answers(recipe, schema, named, answer_index)
-        output = Label.fit(schema.answer, answers)
+        output = Label.fit(schema.answer, answers, recipe.data.missing != "error")
         if len(output.names) < 2:
             raise DataError(
                 f"column {schema.answer!r} holds only {shown(output.names[0])}; a classifier "
@@ -146,7 +146,7 @@ class Classify(Labelled):
     @classmethod
     def reads_shards(cls, schema: Schema) -> bool:
         """Texts alone are read in pieces."""
-        return bool(schema.text)
+        return schema.is_text_alone
 
     @classmethod
     def of_vocabulary(
@@ -159,7 +159,7 @@ class Classify(Labelled):
     ) -> Self | None:
         """Return the task of a file that was read in pieces."""
         assert schema.answer is not None
-        output = Label.fit(schema.answer, labels)
+        output = Label.fit(schema.answer, labels, recipe.data.missing != "error")
         if len(output.names) < 2:
             return None  # the reader of whole files says what is wrong
         inputs = Text(schema.text, learn_vocabulary(), recipe.data.max_tokens)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from unrolled.data.schema import counts, number
+from unrolled.data.columns import counts
+from unrolled.data.numbers import number
 
 NAMED = 8  # labels that are named
 

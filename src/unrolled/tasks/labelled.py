@@ -25,9 +25,10 @@ from unrolled.fields.number import Number
 from unrolled.fields.rows import numbered, valid_rows
 from unrolled.fields.series import spans
 from unrolled.fields.text import Text
+from unrolled.fields.text_and_columns import TextAndColumns
 from unrolled.fields.vector import Vector
 from unrolled.models import ManyToOne, OneToOne
-from unrolled.nn import NGrams, Pooling, ScaledNumbers, build_layer
+from unrolled.nn import Layer, NGrams, Pooling, ScaledNumbers, build_layer
 from unrolled.tasks import series
 from unrolled.tasks.base import (
     AnswerOptions,
@@ -48,7 +49,7 @@ from unrolled.training.objectives import Objective, pretrained
 from unrolled.training.precision import ComputeDevice
 
 WEIGHTS = 2**23  # of n-grams at most: with many labels more n-grams share a vector
-Inputs = Text | Vector | Frames
+Inputs = Text | Vector | Frames | TextAndColumns
 
 TEXT = DefaultSettings(
     values={
@@ -103,9 +104,17 @@ def fit_inputs(recipe: Recipe, schema: Schema, table: Table) -> Inputs:
         return series.fit_frames(recipe, schema, table)
     indices = locate(table, schema.inputs, table.columns)
     rows = [[row[i] for i in indices] for row in table.rows]
-    if schema.text:
-        return fit_text(recipe, schema.text, rows)
-    return Vector.fit(schema.numbers, rows)
+    count = len(schema.text)
+    columns = None
+    if schema.inputs[count:]:
+        data = recipe.data
+        cells = [row[count:] for row in rows]
+        columns = Vector.fit(schema, cells, data.missing, data.decimal)
+    if not count:
+        assert columns is not None
+        return columns
+    text = fit_text(recipe, schema.text, [row[:count] for row in rows])
+    return text if columns is None else TextAndColumns(text, columns)
 
 
 def raw_answers(
@@ -142,7 +151,18 @@ class Labelled(Task):
     @property
     def text_field(self) -> Text | None:
         """The field of a text, where one is read."""
-        return self.inputs if isinstance(self.inputs, Text) else None
+        inputs = self.inputs
+        if isinstance(inputs, TextAndColumns):
+            return inputs.text
+        return inputs if isinstance(inputs, Text) else None
+
+    @property
+    def columns_field(self) -> Vector | None:
+        """The field of numbers, categories and dates, where some are read."""
+        inputs = self.inputs
+        if isinstance(inputs, TextAndColumns):
+            return inputs.vector
+        return inputs if isinstance(inputs, Vector) else None
 
     @property
     def frames(self) -> Frames | None:
@@ -152,20 +172,23 @@ class Labelled(Task):
     @property
     def tokenizer(self) -> Tokenizer | None:
         """What cuts the texts that are read into pieces."""
-        return self.inputs.tokenizer if isinstance(self.inputs, Text) else None
+        return self.text_field.tokenizer if self.text_field is not None else None
 
     @property
     def schema(self) -> Schema:
         """The columns the task was trained on."""
         inputs = self.inputs
         answer = self.output.column
-        if isinstance(inputs, Text):
-            return Schema(self.name, inputs.columns, (), answer)
-        if isinstance(inputs, Vector):
-            return Schema(self.name, (), inputs.columns, answer)
-        spec = inputs.reading
-        return Schema(
-            self.name, (), inputs.columns, answer, True, spec.steps, spec.sequence
+        if isinstance(inputs, Frames):
+            spec = inputs.reading
+            return Schema(
+                self.name, (), inputs.columns, answer, True, spec.steps, spec.sequence
+            )
+        text = self.text_field.columns if self.text_field is not None else ()
+        if self.columns_field is None:
+            return Schema(self.name, text, (), answer)
+        return replace(
+            self.columns_field.schema, task=self.name, text=text, answer=answer
         )
 
     @classmethod
@@ -244,7 +267,7 @@ class Labelled(Task):
         """Return a many-to-one model for sequences, a one-to-one model for rows of numbers."""
         config = recipe.model
         if isinstance(self.inputs, Vector):
-            layer = build_layer(recipe.layer, config, len(self.inputs.columns))
+            layer = build_layer(recipe.layer, config, self.inputs.width)
             return OneToOne(layer, self.width, config.head_dropout)
         if isinstance(self.inputs, Frames):
             layer = series.build_reader(recipe, self.inputs)
@@ -252,7 +275,8 @@ class Labelled(Task):
             return ManyToOne(
                 ScaledNumbers(), layer, pooling, self.width, config.head_dropout
             )
-        return self._build_reader_of_text(recipe, self.inputs)
+        assert self.text_field is not None
+        return self._build_reader_of_text(recipe, self.text_field)
 
     def _build_reader_of_text(self, recipe: Recipe, inputs: Text) -> nn.Module:
         config = recipe.model
@@ -278,9 +302,17 @@ class Labelled(Task):
                 config.head_dropout,
                 pretrain,
                 ngrams,
+                *self._build_reader_of_columns(config),
             )
         except ValueError as error:
             raise UsageError(str(error)) from None
+
+    def _build_reader_of_columns(self, config: ModelConfig) -> tuple[Layer | None, int]:
+        """Return what reads other columns than texts, and how many features they are."""
+        if self.columns_field is None:
+            return None, 0
+        width = self.columns_field.width
+        return build_layer("none", config, width), width
 
     def _build_ngrams(self, config: ModelConfig) -> NGrams | None:
         if not config.ngrams:
@@ -305,8 +337,8 @@ class Labelled(Task):
         """Put learning the language before ``objective``, where the recipe asks for it."""
         if not recipe.training.pretrain_epochs:
             return objective
-        assert isinstance(self.inputs, Text)
-        return pretrained(objective, self.inputs.tokenizer.size)
+        assert self.tokenizer is not None
+        return pretrained(objective, self.tokenizer.size)
 
     # ------------------------------------------------------------------ predictions
 

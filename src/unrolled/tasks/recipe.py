@@ -35,7 +35,27 @@ class DataConfig(Config):
     numbers: list[str] | None = Field(
         None, description="the columns of numbers that are read"
     )
+    categories: list[str] | None = Field(
+        None, description="the columns of kinds, such as a city, that are read"
+    )
+    dates: list[str] | None = Field(
+        None, description="the columns of dates that are read, by their parts"
+    )
     label: str | None = Field(None, description="the column to predict")
+    missing: Literal["median", "mean", "drop", "error"] = Field(
+        "median",
+        description="what stands in for a number that is missing; drop leaves its row out; a row "
+        "without an answer is left out, or with error refused",
+    )
+    decimal: Literal[".", ","] | None = Field(
+        None,
+        description="the mark before decimals in numbers such as 1,234; by default told from the "
+        "file",
+    )
+    header: bool | None = Field(
+        None,
+        description="whether the first row of a table names the columns; by default told from it",
+    )
     rows: Literal["examples", "steps"] | None = Field(
         None,
         description="whether a row is an example, or one step of a sequence of numbers",
@@ -131,7 +151,7 @@ class DataConfig(Config):
         "file of 128 MB or more",
     )
 
-    @field_validator("numbers", mode="before")
+    @field_validator("numbers", "categories", "dates", mode="before")
     @classmethod
     def _several(cls, names: Any) -> Any:
         return [names] if isinstance(names, str) else names

@@ -64,7 +64,8 @@ class Regress(Labelled):
         assert schema.answer is not None
         (answer_index,) = locate(table, [schema.answer], table.columns)
         answers = raw_answers(recipe, schema, table, answer_index)
-        output = Number.fit(schema.answer, answers)
+        optional = recipe.data.missing != "error"
+        output = Number.fit(schema.answer, answers, recipe.data.decimal, optional)
         if recipe.data.difference:
             # whole steps are no sign of whole values
             output = replace(output, whole=False)

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from unrolled.core.errors import DataError, UsageError, shown, unknown
+from unrolled.data.columns import label
 from unrolled.data.examples import Examples
-from unrolled.data.schema import Schema, label, number
+from unrolled.data.numbers import number
+from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
 from unrolled.fields.base import InvalidCell
 from unrolled.fields.frames import Frames

@@ -132,7 +132,7 @@ def test_what_formats_say_of_themselves() -> None:
     assert folder.describe() == "folder of texts, without a, b, c and 2 more"
     assert Format("hub").describe() == "data set of the hub"
     objects = [known.kind for known in (*FORMATS, *OTHERS) if known.objects]
-    assert objects == ["parquet", "json_array", "jsonl", "hub"]
+    assert objects == ["parquet", "json_array", "json_columns", "jsonl", "hub"]
 
 
 def test_a_kind_that_is_none_is_said() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import table
 from unrolled.core.errors import DataError, UserError
-from unrolled.data.schema import look
+from unrolled.data.columns import look
 from unrolled.data.sources import read
 from unrolled.fields.frames import Frames
 from unrolled.fields.series import WindowSpec

@@ -279,5 +279,8 @@ def test_empty_text_is_a_value(write: Any) -> None:
 
 
 def test_two_columns_of_one_name(write: Any) -> None:
-    with pytest.raises(DataError, match=r":1: 2 columns are named 'text'"):
-        read(write("text,text\na,1\nb,2\n"))
+    dataset = table(write("text,text,text_2\na,1,x\nb,2,y\n"))
+    assert dataset.columns == ["text", "text_2", "text_2_2"]
+    (warning, _) = dataset.warnings
+    assert "two columns are named text; the later one is read as text_2" in str(warning)
+    assert warning.line == 1

@@ -12,6 +12,8 @@ from unrolled.data.formats.dictionary import DictionaryFormat
 from unrolled.data.formats.folder import FolderFormat
 from unrolled.data.formats.hub import HubFormat
 from unrolled.data.formats.json_array import JsonArrayFormat
+from unrolled.data.formats.json_columns import JsonColumnsFormat
+from unrolled.data.formats.json_lists import JsonListsFormat
 from unrolled.data.formats.jsonl import JsonLinesFormat
 from unrolled.data.formats.parquet import ParquetFormat
 from unrolled.data.formats.table import TableFormat
@@ -21,6 +23,8 @@ from unrolled.data.formats.trees import TreesFormat
 FORMATS: tuple[FileFormat, ...] = (
     ParquetFormat(),
     JsonArrayFormat(),
+    JsonColumnsFormat(),
+    JsonListsFormat(),
     JsonLinesFormat(),
     ConlluFormat(),
     TreesFormat(),

@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
-from unrolled.core.errors import DataError, UserError, shown
+from unrolled.core.errors import DataError, DataWarning, UserError, shown
 from unrolled.data.archives import Origin, refuse_binary
 from unrolled.data.charsets import encoding_of
 from unrolled.data.lines import EMPTY, Report, blocks, newline_of
 
 Row = tuple[int, tuple[Any, ...]]
+# whether the first row of a table names the columns, or names of which a header holds one
+HeaderHint = bool | Collection[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +35,11 @@ class Format:
         quoted: fields may stand in double quotes, with "" for a quote inside.
         encoding: the name of the text encoding, such as "utf-8".
         newline: the line end as found: a line feed, a carriage return, both, or "mixed".
-        comments: lines with # that stand before a table and are passed over.
+        comments: lines that stand before a table, with # or as its title, and are passed over.
+        ends: a delimiter ends each row of a table.
         gzip, zip: the file is compressed, or stands in a zip archive.
         without: columns that cannot be read, and files such as README.md that hold no data.
+        optional: keys that some objects lack.
     """
 
     kind: str
@@ -48,6 +52,8 @@ class Format:
     zip: bool = False
     comments: int = 0
     without: tuple[str, ...] = ()
+    ends: bool = False
+    optional: tuple[str, ...] = ()
 
     @property
     def row_format(self) -> RowFormat:
@@ -114,10 +120,11 @@ class RowFormat:
 
 
 class Sniffed(NamedTuple):
-    """How a file is written, and the names of its columns."""
+    """How a file is written, the names of its columns, and what is doubtful about them."""
 
     format: Format
     columns: list[str]
+    warnings: tuple[DataWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +186,16 @@ class Head:
     give away come before those that look at lines.
     """
 
-    def __init__(self, origin: Origin, encoding: str | None) -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        encoding: str | None,
+        needed: Collection[str] | None = None,
+        header: HeaderHint = None,
+    ) -> None:
         self.origin = origin
+        self.needed = needed
+        self.header = header
         self._encoding = encoding
 
     @property

@@ -1,4 +1,7 @@
-"""One JSON array of objects, over any number of lines, read an object at a time."""
+"""A JSON array of objects, over any number of lines, by itself or in an object: {"data": [...]}.
+
+It is read an object at a time.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,16 @@ from dataclasses import replace
 from unrolled.core.errors import DataError
 from unrolled.data.archives import BROKEN, Origin, is_too_long
 from unrolled.data.formats.base import DataFile, FileFormat, Format, Head, Row, Sniffed
-from unrolled.data.formats.jsonl import ObjectRows
-from unrolled.data.json_values import json_columns, json_rows
+from unrolled.data.formats.jsonl import JsonLinesFormat, ObjectRows
+from unrolled.data.json_values import Keys, json_rows, keys_of
 from unrolled.data.lines import Report, nfc
 
 _CHUNK = 1 << 16  # characters
 _SNIFFED_OBJECTS = 50  # objects whose keys are the columns
+# an object whose first keys hold plain values, up to an array of objects
+_WRAPPED = re.compile(
+    r'\s*\{(?:\s*"[^"\\]*"\s*:\s*(?:"[^"\\]*"|[-+.\w]+)\s*,)*\s*"[^"\\]*"\s*:\s*(?=\[\s*\{)'
+)
 _BLANKS = "\ufeff \t\r\n"
 _MARK = re.compile(r'["\\{}\[\]]')
 # the line an object begins on, and its text; None: it is too long
@@ -28,23 +35,41 @@ class JsonArrayFormat(ObjectRows, FileFormat):
     title = "JSON array"
 
     def sniff(self, head: Head) -> Sniffed | None:
-        if not re.match(r'\s*\[\s*\{\s*["}]', head.start):
+        array = re.match(r'\s*\[\s*\{\s*["}]', head.start)
+        if not array and not (_WRAPPED.match(head.start) and is_one_object(head)):
             return None
         format = replace(head.packed, kind=self.kind)
-        return Sniffed(format, columns_of(head.origin, format))
+        keys = columns_of(head.origin, format)
+        return Sniffed(replace(format, optional=keys.optional), keys.columns)
 
     def rows(self, file: DataFile, report: Report) -> Iterator[Row]:
         pieces = objects(file.origin, file.format)
-        yield from json_rows(pieces, file.origin, file.columns, file.needed, report)
+        yield from json_rows(
+            pieces,
+            file.origin,
+            file.columns,
+            file.needed,
+            report,
+            file.format.optional,
+        )
 
 
-def columns_of(origin: Origin, format: Format) -> list[str]:
+def is_one_object(head: Head) -> bool:
+    """Return whether an object is all that a file holds, and not the first of its lines."""
+    if JsonLinesFormat.names(head.name):
+        return False
+    first, _, rest = head.start.partition("\n")
+    # an object by itself on the first line, with others below it, is a row
+    return not (rest.strip() and first.rstrip().rstrip(",").endswith("}"))
+
+
+def columns_of(origin: Origin, format: Format) -> Keys:
     """Return the keys of the first objects. Raises DataError: there is no object."""
     first = itertools.islice(objects(origin, format), _SNIFFED_OBJECTS)
-    columns = json_columns([text for _, text in first if text is not None])
-    if not columns:
+    keys = keys_of([text for _, text in first if text is not None])
+    if not keys.columns:
         raise DataError("this JSON array holds no object with a key", origin.name, 1)
-    return columns
+    return keys
 
 
 def objects(origin: Origin, format: Format) -> Iterator[Piece]:
@@ -59,8 +84,16 @@ def objects(origin: Origin, format: Format) -> Iterator[Piece]:
         encoding = "utf-8-sig" if format.encoding == "utf-8" else format.encoding
         text = io.TextIOWrapper(raw, encoding)
         try:
-            while chunk := text.read(_CHUNK):
+            chunk = text.read(_CHUNK)
+            wrapped = _WRAPPED.match(chunk)
+            if wrapped:
+                scanner.open_wrapper(wrapped.group())
+                chunk = chunk[wrapped.end() :]
+            while chunk:
                 yield from scanner.read(chunk)
+                if scanner.is_done():
+                    break
+                chunk = text.read(_CHUNK)
         except UnicodeDecodeError as error:
             message = f"bytes that are no {format.encoding} ({error.reason}); name data.encoding"
             raise DataError(message, origin.name, scanner.line) from None
@@ -83,6 +116,16 @@ class _Scanner:
         # its text so far, or what stands between two objects
         self.parts: list[str] = []
         self.size = 0
+        self.wrapped = False  # whether the array stands in an object
+
+    def open_wrapper(self, text: str) -> None:
+        """Pass over the beginning of the object that the array stands in."""
+        self.wrapped = True
+        self.line += text.count("\n")
+
+    def is_done(self) -> bool:
+        """Whether all rows were read: what else stands in the object is none."""
+        return self.wrapped and self.ended
 
     def read(self, chunk: str) -> Iterator[Piece]:
         """Yield the objects that end in the next characters of the file."""
@@ -123,6 +166,8 @@ class _Scanner:
                     else:
                         self._between(character)
                         self.ended = True
+                        if self.wrapped:
+                            return
             elif self.depth <= 1:
                 raise self._strange(character)
         self._keep(chunk[kept:])

@@ -18,7 +18,7 @@ from unrolled.data.formats.base import (
     RowFormat,
     Sniffed,
 )
-from unrolled.data.json_values import json_columns, json_object, json_rows
+from unrolled.data.json_values import json_object, json_rows, keys_of, without_comma
 from unrolled.data.lines import Report, numbered_lines
 
 _SNIFFED_LINES = 50  # lines that tell
@@ -48,12 +48,21 @@ class JsonLinesFormat(ObjectRows, FileFormat):
     def sniff(self, head: Head) -> Sniffed | None:
         if not looks_like_jsonl(head.lines):
             return None
-        return Sniffed(replace(head.format, kind=self.kind), json_columns(head.lines))
+        columns, optional = keys_of(head.lines)
+        format = replace(head.format, kind=self.kind, optional=optional)
+        return Sniffed(format, columns)
 
     def rows(self, file: DataFile, report: Report) -> Iterator[Row]:
         lines = numbered_lines(file.origin, file.format, report)
         written = ((line, text) for line, text in lines if text.strip())
-        yield from json_rows(written, file.origin, file.columns, file.needed, report)
+        yield from json_rows(
+            written,
+            file.origin,
+            file.columns,
+            file.needed,
+            report,
+            file.format.optional,
+        )
 
 
 def looks_like_jsonl(lines: Sequence[str]) -> bool:
@@ -74,7 +83,7 @@ def _is_object(line: str) -> bool:
     if not line.startswith("{"):
         return False
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(json.loads(without_comma(line)), dict)
     except (ValueError, RecursionError):
         return False
 
@@ -83,6 +92,7 @@ def refuse_object(head: Head) -> None:
     """Raise DataError where a file is one object over several lines, which holds no rows."""
     if re.match(r"\s*\{\s*\n\s*\"", head.text):
         message = (
-            "this is JSON, but neither JSON lines nor an array; write one object a line"
+            "this is JSON, but neither JSON lines, nor an array of rows, nor an object that holds "
+            "one, nor one of columns; write one object a line"
         )
         raise DataError(message, head.name, 1)

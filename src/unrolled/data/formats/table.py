@@ -12,23 +12,27 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from unrolled.core.errors import DataError, UsageError, shown
+from unrolled.core.errors import DataError, DataWarning, UsageError, shown
 from unrolled.data.archives import Origin
 from unrolled.data.formats.base import DataFile, FileFormat, Format, Head, Row, Sniffed
 from unrolled.data.formats.jsonl import refuse_object
 from unrolled.data.lines import SKIP_HINT, Report, blocks, lines_with_errors
 from unrolled.data.records import BadQuoteError, records, split
 from unrolled.data.sniff import (
+    Rows,
     count_quotes,
     fields,
     find_delimiter,
     find_header,
+    is_doubtful_header,
     is_quoted,
     usual_width,
 )
 
 SNIFFED = 1 << 20  # characters in which delimiters are looked for
 _SNIFFED_ROWS = 2000  # rows in which a header is looked for
+_TITLES = 20  # rows in which the header is looked for
+_SEPARATOR = re.compile(r'\s*"?sep=([\t;|,])"?\s*\n', re.IGNORECASE)
 _NAMED = 8  # columns that an error names
 _NAMES = {"\t": "tab", ";": "semicolon", "|": "bar", ",": "comma"}
 ignore: Report = lambda error: None  # noqa: E731
@@ -58,11 +62,16 @@ class TableFormat(FileFormat):
         text = _whole_lines(head.text, named)
         if text is None:
             return None
-        delimiter = find_delimiter(text, named_table=named)
+        declared = _SEPARATOR.match(text)
+        if declared:
+            # Excel's own line, which says what stands between the fields
+            delimiter: str | None = declared.group(1)
+        else:
+            delimiter = find_delimiter(text, named_table=named)
         if delimiter is None and not named:
             return None
         lines = text.split("\n")
-        comments = _comments(lines, delimiter)
+        comments = 1 if declared else _comments(lines, delimiter)
         format = replace(
             head.format, kind=self.kind, delimiter=delimiter, comments=comments
         )
@@ -80,6 +89,8 @@ class TableFormat(FileFormat):
         if format.header:
             next(rows, None)
         for line, cells in rows:
+            if format.ends and len(cells) == width + 1 and not cells[-1].strip():
+                cells = cells[:-1]
             if len(cells) == width:
                 yield line, tuple(cells)
             else:
@@ -114,26 +125,89 @@ def _whole_lines(text: str, named_table: bool) -> str | None:
 def _with_header(head: Head, format: Format, lines: Sequence[str]) -> Sniffed:
     """Return the format of a table with its columns, named by its first row or numbered."""
     numbered = enumerate(lines, 1)
-    first = records(numbered, format, head.name, ignore, {}, strip=False)
-    rows = [cells for _, cells in itertools.islice(first, _SNIFFED_ROWS)]
-    if not rows:
+    records_of_head = records(numbered, format, head.name, ignore, {}, strip=False)
+    first = list(itertools.islice(records_of_head, _SNIFFED_ROWS))
+    if not first:
         # every row is malformed, so let the first one be reported when it is read
         line = next(line for line in lines if line.strip())
-        rows = [line.split(format.delimiter) if format.delimiter else [line]]
+        cells = line.split(format.delimiter) if format.delimiter else [line]
+        first = [(1, cells)]
+    rows, ends = _without_end([cells for _, cells in first])
     width, _ = usual_width(rows)
+    title = _title_rows(rows, width)
+    rows = rows[title:]
+    before = first[title][0] - 1 if title else format.comments
+    format = replace(format, comments=before, ends=ends)
     even = [row for row in rows if len(row) == width]
-    if len(rows[0]) == width and find_header(even):
-        return Sniffed(replace(format, header=True), _named(rows[0], head.name))
-    return Sniffed(format, [f"column{number}" for number in range(1, width + 1)])
+    if len(rows[0]) != width or not _is_header(head, even):
+        return Sniffed(format, [f"column{number}" for number in range(1, width + 1)])
+    columns = _named(rows[0])
+    named = replace(format, header=True)
+    return Sniffed(named, columns, _warnings(head, even, columns, first[title][0]))
 
 
-def _named(cells: Sequence[str], path: str) -> list[str]:
-    names = [cell.strip() or f"column{number}" for number, cell in enumerate(cells, 1)]
-    name, count = Counter(names).most_common(1)[0]
-    if count > 1:
-        message = f"{count} columns are named {name!r}; rename all but one"
-        raise DataError(message, path, 1)
-    return names
+def _is_header(head: Head, rows: Rows) -> bool:
+    """Return whether the first row names the columns: as the user says, or a trained run knows."""
+    if isinstance(head.header, bool):
+        return head.header
+    names = {cell.strip() for cell in rows[0]}
+    return not names.isdisjoint(head.header or ()) or find_header(rows)
+
+
+def _without_end(rows: list[list[str]]) -> tuple[list[list[str]], bool]:
+    """Return rows without the empty field behind a delimiter that ends each of them."""
+    width, _ = usual_width(rows)
+    last = [row[-1] for row in rows if len(row) == width]
+    if width < 2 or any(cell.strip() for cell in last):
+        return rows, False
+    return [row[:-1] if len(row) == width else row for row in rows], True
+
+
+def _title_rows(rows: Rows, width: int) -> int:
+    """Return how many rows stand before the names of the columns, with a word or two on the whole.
+
+    They have one field, where a header follows that has all of them.
+    """
+    for count, row in enumerate(rows[:_TITLES]):
+        filled = sum(bool(cell.strip()) for cell in row)
+        if len(row) == width and filled > 1:
+            body = [other for other in rows[count:] if len(other) == width]
+            return count if find_header(body) else 0
+        if filled > 1:
+            return 0
+    return 0
+
+
+def _named(cells: Sequence[str]) -> list[str]:
+    """Return distinct names: of an empty one its number, of a repeated one a number behind it."""
+    names: dict[str, None] = {}
+    counts: Counter[str] = Counter()
+    for number, cell in enumerate(cells, 1):
+        name = cell.strip() or f"column{number}"
+        unique = name
+        while unique in names:
+            # counted on from where the last one of this name stands
+            counts[name] += 1
+            unique = f"{name}_{counts[name] + 1}"
+        names[unique] = None
+    return list(names)
+
+
+def _warnings(
+    head: Head, rows: Rows, columns: Sequence[str], line: int
+) -> tuple[DataWarning, ...]:
+    """Return what is doubtful about a header that stands on a line."""
+    warnings = []
+    for cell, name in zip(rows[0], columns, strict=True):
+        given = cell.strip()
+        if given and given != name:
+            message = f"two columns are named {given}; the later one is read as {name}"
+            warnings.append(DataWarning(message, "rename one", line))
+    if head.header is None and is_doubtful_header(rows):
+        names = ", ".join(columns[:_NAMED])
+        message = f"the first row ({names}) is taken for the names of the columns"
+        warnings.append(DataWarning(message, "data.header=false", line))
+    return tuple(warnings)
 
 
 def _comments(lines: Sequence[str], delimiter: str | None) -> int:

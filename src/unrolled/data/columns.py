@@ -1,0 +1,212 @@
+"""What the values of a column look like: numbers, dates, categories, texts, lists."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unrolled.data.dates import are_dates
+from unrolled.data.numbers import NEARLY_ALL, decimal_mark, is_missing, number
+
+NOTE = 8  # characters that all cells of a note begin with, such as a licence
+SHORT = 24  # characters of a text that is a word or a name
+FEW = 50  # a column of at most this many distinct values can be a label
+REPEATS = 4  # ... if each occurs this often on average
+CATEGORIES = 1000  # distinct values of a category at most
+NUMBERED = 20  # rows that tell a column which counts them from one which happens to
+INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad"  # what takes no room
+
+# who or what a row is of: it tells nothing of others, or tells the answer of its own
+_IDENTITIES = """
+account agent annotator assignee author client customer email employee guid id idx index ip key link
+no nr operator order owner phone pid rater row row_id rowid rownames session sid sn ticket uid url
+user username uuid worker
+고객 번호 사용자 상담사 순번
+"""
+IDENTITIES = frozenset(_IDENTITIES.split())
+_STAMPS = frozenset(("date", "time", "timestamp", "datetime"))
+_ROW_NUMBERS = frozenset(
+    ("", "#", "index", "row", "row_id", "rowid", "rownames", "순번")
+)
+_AUTOMATIC = re.compile(
+    r"column\d+|unnamed(: ?|_)\d+(_level_\d+)?|level_\d+|\.\.\.\d+|x\.?1"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What the values of one column look like.
+
+    Attributes:
+        name: as the file has it.
+        filled: cells that are not empty.
+        numeric, whole: nearly all of them are numbers; all those are integers.
+        decimal: the mark before decimals.
+        dates: nearly all of them are dates.
+        lists, frames: all are lists; lists of numbers, or of lists of numbers.
+        distinct: how many different ones there are.
+        mean_length, words: characters and words of a cell, or items of a list, on average.
+        note: all cells begin alike.
+        counts_rows: they are 0, 1, 2, ... or 1, 2, 3, ... from row to row.
+    """
+
+    name: str
+    filled: int
+    numeric: bool
+    whole: bool
+    lists: bool
+    distinct: int
+    mean_length: float
+    frames: bool = False
+    words: float = 0.0
+    note: bool = False
+    decimal: str = "."
+    dates: bool = False
+    counts_rows: bool = False
+
+    @property
+    def text(self) -> bool:
+        """Whether these are texts, hardly one of them twice."""
+        plain = not (self.lists or self.numeric or self.note or self.dates)
+        plain = plain and not self.stamp
+        return plain and self.mean_length >= 2 and 2 * self.distinct > self.filled > 1
+
+    @property
+    def single(self) -> bool:
+        """Whether a cell is a word or a name."""
+        return self.words < 2 and self.mean_length <= SHORT
+
+    @property
+    def spelt(self) -> bool:
+        """Whether a cell is single sounds with blanks between them."""
+        return self.mean_length <= 3.5 * self.words
+
+    @property
+    def labels(self) -> bool:
+        """Whether the values repeat like labels do."""
+        return (
+            not self.lists
+            and 2 <= self.distinct <= FEW
+            and self.filled >= REPEATS * self.distinct
+        )
+
+    @property
+    def category(self) -> bool:
+        """Whether the values are kinds of something, each of which occurs again and again."""
+        plain = not (self.lists or self.numeric or self.dates or self.identity)
+        return (
+            plain
+            and 2 <= self.distinct <= CATEGORIES
+            and self.filled >= REPEATS * self.distinct
+            and self.words < 4
+        )
+
+    @property
+    def identity(self) -> bool:
+        """Whether the name says that a row's own mark stands here, or that of a person."""
+        name = self.name.strip().lower()
+        return name in IDENTITIES or name.endswith(("_id", " id", "_uuid", "_key"))
+
+    @property
+    def row_number(self) -> bool:
+        """Whether rows are counted here, which tells nothing of the next file's rows."""
+        name = self.name.strip().lower()
+        unnamed = name in _ROW_NUMBERS or _AUTOMATIC.fullmatch(name) is not None
+        return self.counts_rows and unnamed
+
+    @property
+    def stamp(self) -> bool:
+        """Whether a row's own mark or its time stands here, which is no text."""
+        name = self.name.strip().lower()
+        return name in _STAMPS or self.identity or self.row_number
+
+
+def look(name: str, values: Sequence[Any], decimal: str | None = None) -> Column:
+    """Describe the values of a column; ``decimal`` is the mark before decimals, if it is known."""
+    filled = [value for value in values if value is not None and value != ""]
+    count = max(1, len(filled))
+    if filled and all(isinstance(value, list) for value in filled):
+        return Column(
+            name=name,
+            filled=len(filled),
+            numeric=False,
+            whole=False,
+            lists=True,
+            distinct=0,
+            mean_length=sum(map(len, filled)) / count,
+            frames=all(map(_frames, filled)),
+        )
+    mark = decimal or decimal_mark(filled)
+    numbers = [number(value, mark) for value in filled]
+    known = [value for value in numbers if value is not None]
+    others = len(filled) - len(known)
+    if others:
+        others -= sum(map(is_missing, filled))
+    # an exception is named with its line when the rows are read
+    numeric = len(known) > 0 and len(known) >= NEARLY_ALL * (len(known) + others)
+    texts = list(map(str, filled))
+    beginnings = {text[:NOTE] for text in texts}
+    return Column(
+        name=name,
+        filled=len(filled),
+        numeric=numeric,
+        whole=numeric and all(value.is_integer() for value in known),
+        lists=False,
+        distinct=len(set(texts)),
+        mean_length=sum(map(len, texts)) / count,
+        words=sum(len(text.split()) for text in texts) / count,
+        note=len(beginnings) == 1 and len(filled) > 1,
+        decimal=mark,
+        dates=not numeric and are_dates(filled),
+        counts_rows=numeric and _counts(numbers),
+    )
+
+
+def _frames(cell: list[Any]) -> bool:
+    first = cell[0] if cell else None
+    values = first if isinstance(first, list) else cell
+    return bool(values) and all(type(value) in (int, float) for value in values)
+
+
+def _counts(numbers: Sequence[float | None]) -> bool:
+    """Return whether numbers are those of rows, from 0 or 1 on."""
+    if len(numbers) < NUMBERED or numbers[0] not in (0.0, 1.0):
+        return False
+    first = numbers[0]
+    return all(value == first + row for row, value in enumerate(numbers))
+
+
+def label(cell: Any) -> str:
+    """Return a label as text; JSON's true and 1.0 read like a table's ``true`` and ``1``."""
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return "" if cell is None else str(cell).strip()
+
+
+def spelling(name: str) -> str:
+    """Return what labels have in common that are surely one: 1 and 1.0, true and TRUE.
+
+    Blanks, characters that take no room, and the forms that Unicode calls compatible are no
+    difference either.
+    """
+    text = unicodedata.normalize("NFKC", name)
+    text = " ".join(text.translate(dict.fromkeys(map(ord, INVISIBLE))).split())
+    if text.lower() in ("true", "false"):
+        return text.lower()
+    value = number(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?", text, re.ASCII) else None
+    if value is None or (text.lstrip("+-").startswith("0") and value >= 1):
+        return text  # 007 is a code
+    return (
+        repr(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    )
+
+
+def counts(values: Sequence[Any]) -> dict[str, int]:
+    """Return how often each label occurs, the most frequent first; cells without one as (empty)."""
+    return dict(Counter(label(value) or "(empty)" for value in values).most_common())

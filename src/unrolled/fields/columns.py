@@ -1,0 +1,226 @@
+"""Columns of a table as features: each number, category or date becomes a few numbers.
+
+What a feature is follows from training rows alone, so that a row by itself is encoded alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from unrolled.core.errors import UserError, shown
+from unrolled.data.columns import label, spelling
+from unrolled.data.dates import EPOCH, is_day_first, read_date
+from unrolled.data.numbers import is_missing, number
+from unrolled.fields.base import InvalidCell, MissingCell, is_plain, read_number, scaled
+from unrolled.fields.number import Number
+
+Missing = Literal["median", "mean", "drop", "error"]
+Features = tuple[float, ...]
+DAYS_OF_YEAR = 365.25
+RARE = 2  # rows of a category with fewer are as one that was never seen
+
+
+@dataclass(frozen=True, slots=True)
+class NumberColumn:
+    """A number, scaled to mean 0 and deviation 1, and a flag where it was missing.
+
+    Attributes:
+        scale: the name of the column, and how its numbers are scaled.
+        fill: what stands in for a number that is missing; None: its row is refused.
+        flagged: whether some number of training was missing.
+        dropped: whether a row without a number is left out rather than refused.
+    """
+
+    kind: ClassVar[str] = "number"
+    scale: Number
+    fill: float | None = None
+    flagged: bool = False
+    dropped: bool = False
+
+    @property
+    def name(self) -> str:
+        """The column."""
+        return self.scale.column
+
+    @property
+    def width(self) -> int:
+        """How many features it is."""
+        return 1 + self.flagged
+
+    @classmethod
+    def fit(
+        cls, name: str, cells: Sequence[Any], decimal: str | None, missing: Missing
+    ) -> Self:
+        """Learn the scale, and what stands in for a missing number."""
+        scale = Number.fit(name, cells, decimal)
+        if missing in ("drop", "error"):
+            return cls(scale, dropped=missing == "drop")
+        numbers = [number(cell, scale.decimal) for cell in cells]
+        known = [value for value in numbers if value is not None]
+        fill = np.median(known) if missing == "median" else np.mean(known)
+        return cls(scale, float(fill), flagged=len(known) < len(numbers))
+
+    def encode(self, cell: Any, training: bool) -> Features:
+        """Return the features of a cell; what is neither number nor missing is for training alone.
+
+        Raises:
+            InvalidCell: there is no number, and nothing to stand in for it.
+        """
+        value = number(cell, self.scale.decimal)
+        if value is not None:
+            features = self.scale.check(cell)
+            return (features, 0.0) if self.flagged else (features,)
+        if self.fill is None or not (training or is_missing(cell)):
+            if self.dropped:
+                raise MissingCell(f"column {self.name!r} holds no number")
+            read_number(self.name, cell, self.scale.decimal)
+        assert self.fill is not None
+        filled = scaled(self.name, self.fill, self.scale.mean, self.scale.deviation)
+        return (filled, 1.0) if self.flagged else (filled,)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Read the column back."""
+        scale = Number.from_json(values["scale"])
+        return cls(scale, values["fill"], values["flagged"], values["dropped"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``from_json`` takes."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryColumn:
+    """One of some kinds: a feature for each, 1 where it is this one; all 0 for an unseen kind.
+
+    The weights behind a feature are the embedding of its kind.
+    """
+
+    kind: ClassVar[str] = "category"
+    name: str
+    names: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        """How many features it is."""
+        return len(self.names)
+
+    @classmethod
+    def fit(cls, name: str, cells: Sequence[Any]) -> Self:
+        """Learn the kinds that occur ``RARE`` times or more."""
+        counts = Counter(spelling(label(cell)) for cell in cells if is_plain(cell))
+        names = sorted(kind for kind, count in counts.items() if count >= RARE)
+        if not names:
+            raise UserError(
+                f"column {name!r} holds no value twice; leave it out of data.categories"
+            )
+        return cls(name, tuple(names))
+
+    def encode(self, cell: Any, training: bool) -> Features:
+        """Return the features of a cell. Raises InvalidCell: it holds a list or an object."""
+        if not is_plain(cell):
+            raise InvalidCell(
+                f"column {self.name!r} holds {shown(cell)} where a category is expected"
+            )
+        kind = spelling(label(cell))
+        return tuple(float(kind == name) for name in self.names)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Read the column back."""
+        return cls(values["name"], tuple(values["names"]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``from_json`` takes."""
+        return {"name": self.name, "names": list(self.names)}
+
+
+@dataclass(frozen=True, slots=True)
+class DateColumn:
+    """A date by its parts: year, season, day of the week, and the hour where times are given.
+
+    Season and hour are angles, so that December is next to January; a missing date is all zeros
+    but for its flag.
+    """
+
+    kind: ClassVar[str] = "date"
+    name: str
+    day_first: bool
+    year: float
+    years: float
+    has_time: bool
+
+    @property
+    def width(self) -> int:
+        """How many features it is."""
+        return 13 if self.has_time else 11
+
+    @classmethod
+    def fit(cls, name: str, cells: Sequence[Any], day_first: bool | None) -> Self:
+        """Learn the order of day and month, and which years there are."""
+        if day_first is None:
+            day_first = is_day_first(cells)
+        dates = [read_date(cell, day_first) for cell in cells]
+        known = [seconds for seconds in dates if seconds is not None]
+        if not known:
+            raise UserError(f"column {name!r} holds no date")
+        years = np.array([_year(seconds) for seconds in known])
+        spread = float(years.std()) or 1.0
+        has_time = any(seconds % 86400 for seconds in known)
+        return cls(name, day_first, float(years.mean()), spread, has_time)
+
+    def encode(self, cell: Any, training: bool) -> Features:
+        """Return the features of a cell. Raises InvalidCell: it holds something else."""
+        seconds = read_date(cell, self.day_first)
+        if seconds is None:
+            if not (training or is_missing(cell)):
+                raise InvalidCell(
+                    f"column {self.name!r} holds {shown(cell)} where a date is expected"
+                )
+            return (*[0.0] * (self.width - 1), 1.0)
+        date = EPOCH + timedelta(seconds=seconds)
+        season = math.tau * (date.timetuple().tm_yday - 1) / DAYS_OF_YEAR
+        weekday = [float(date.weekday() == day) for day in range(7)]
+        # years far from those of training tell nothing more
+        year = max(-3.0, min(3.0, (_year(seconds) - self.year) / self.years))
+        features = [year, math.sin(season), math.cos(season), *weekday]
+        if self.has_time:
+            hour = math.tau * (seconds % 86400) / 86400
+            features += [math.sin(hour), math.cos(hour)]
+        return (*features, 0.0)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Read the column back."""
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``from_json`` takes."""
+        return asdict(self)
+
+
+FeatureColumn = NumberColumn | CategoryColumn | DateColumn
+KINDS: dict[str, type[FeatureColumn]] = {
+    kind.kind: kind for kind in (NumberColumn, CategoryColumn, DateColumn)
+}
+
+
+def _year(seconds: float) -> float:
+    """Return the year of a date, with its part of the year as decimals."""
+    return 1970 + seconds / (86400 * DAYS_OF_YEAR)
+
+
+def old_columns(values: dict[str, Any]) -> list[FeatureColumn]:
+    """Return the columns of a run from before there were other columns than of numbers."""
+    scales = zip(values["columns"], values["means"], values["deviations"], strict=True)
+    return [
+        NumberColumn(Number(name, mean, deviation, False))
+        for name, mean, deviation in scales
+    ]
