@@ -72,7 +72,12 @@ def test_rows_that_are_skipped_contradict_nothing(
         *(("oops", 1, n % 2) for n in range(30)),
     ]
     file = write_csv(tmp_path / "t.csv", rows, ("a", "b", "y"))
-    settings = {"data.on_error": "skip", "data.numbers": ["a", "b"], "data.label": "y"}
+    settings = {
+        "data.on_error": "skip",
+        "data.missing": "error",
+        "data.numbers": ["a", "b"],
+        "data.label": "y",
+    }
     sound(
         find(
             "same row, other label",
@@ -151,12 +156,12 @@ def test_a_column_that_is_numbered_by_class(
         )
     )
     numbered = [(a, b, i if y else 100_000 + i, y) for i, (a, b, y) in enumerate(rows)]
-    path = write_csv(tmp_path / "b.csv", numbered, ("a", "b", "row", "y"))
-    faulty(find("columns that tell", plan(path)), "problem", "column 'row'")
+    path = write_csv(tmp_path / "b.csv", numbered, ("a", "b", "serial", "y"))
+    faulty(find("columns that tell", plan(path)), "problem", "column 'serial'")
     spared = find("columns that tell", plan(path, data__numbers=["a", "b"]))
     sound(spared)
     assert spared is not None
-    assert "row would, but is left out" in spared.message
+    assert "serial would, but is left out" in spared.message
 
 
 def test_a_copy_of_the_value_in_another_unit(

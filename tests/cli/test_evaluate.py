@@ -97,4 +97,4 @@ def test_skipped_rows_are_told_beside_the_document(
         "evaluate", home.runs["classify"], path, "data.on_error=skip", "--json"
     )
     assert set(json.loads(out)) == SCORES["classify"]
-    assert err.startswith("unrolled: skipped 1 faulty rows; ")
+    assert err.startswith("unrolled: skipped 1 faulty row; ")

@@ -213,7 +213,7 @@ def test_rows_that_were_skipped_are_told_beside_the_answers(
     path.write_text("1,2\n" * 5 + "1,2,3,4\n" + "4,5\n")
     out, err = cli("predict", run.folder, "--file", path)
     assert [bool(line) for line in out.splitlines()] == [True] * 5 + [False, True]
-    assert f"unrolled: skipped 1 faulty rows; the first: {path}:6: " in err
+    assert f"unrolled: skipped 1 faulty row; the first: {path}:6: " in err
 
 
 @pytest.mark.parametrize("kind", ["regress", "vectors"])
@@ -356,7 +356,7 @@ def test_a_faulty_cell_is_named_or_skipped_with_an_empty_answer(
         "predict", run, "--file", tmp_path / "rows.csv", "data.on_error=skip"
     )
     assert [bool(line) for line in out.splitlines()] == [True, False, True]
-    assert "skipped 1 faulty rows" in err
+    assert "skipped 1 faulty row" in err
 
 
 @pytest.mark.parametrize("name", ["path", "self", "changes"])

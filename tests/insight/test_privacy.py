@@ -39,7 +39,12 @@ def planted(at: Path, kind: str) -> dict[str, Any]:
         train.write_text((SECRET + "\n") * 20)
         dev.write_text((SECRET + "\n") * 2)
     settings = {
-        "regress": {"data.on_error": "skip", "data.numbers": ["x"], "data.label": "y"}
+        "regress": {
+            "data.on_error": "skip",
+            "data.missing": "error",
+            "data.numbers": ["x"],
+            "data.label": "y",
+        }
     }
     return {"target": train, "data.dev": str(dev), **settings.get(kind, {})}
 

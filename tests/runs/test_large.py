@@ -192,7 +192,7 @@ def test_labels_of_texts(tmp_path: Path, kind: str, dev: bool) -> None:
         *(measured(p.task.baselines(p.split)) for p in (whole, mapped)), strict=True
     ):
         assert (first.name, first.scores) == (second.name, second.scores)
-    assert any("skipped 1 faulty rows" in line for line in mapped.lines)
+    assert any("skipped 1 faulty row" in line for line in mapped.lines)
 
 
 def test_labels_are_weighed(tmp_path: Path) -> None:
@@ -239,8 +239,9 @@ def test_the_files_of_an_archive_and_their_lines_are_told(
     assert not mapped.partial
     path = packed("b.zip", reviews(40, 1), [*reviews(60, 2), ("no label", None)])
     for shards in ("never", "always"):
+        keys = {"data.shards": shards, "data.missing": "error"}
         with pytest.raises(DataError, match=r"1\.csv:62: ") as caught:
-            prepare(requested(str(path), {"data.shards": shards}))
+            prepare(requested(str(path), keys))
         assert caught.value.line == 62
 
 

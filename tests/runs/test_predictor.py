@@ -47,7 +47,7 @@ def test_a_row_is_the_same_in_every_form(predictor: Callable[..., Predictor]) ->
 @pytest.mark.parametrize(
     ("kind", "rows"),
     [
-        ("regress", [(3, 21), ("x", 21), (5, 27), (2, None), (8, 20)]),
+        ("regress", [(3, 21), ("x", 21), (5, 27), (2, "soon"), (8, 20)]),
         ("classify", [("a great film",), (["x"],), ("",), ({"a": 1},), ("awful",)]),
     ],
 )

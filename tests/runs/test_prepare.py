@@ -78,7 +78,8 @@ def test_a_number_is_scaled_by_training_rows_alone(tmp_path: Path) -> None:
     result = prepared(train, data__dev=str(dev))
     assert isinstance(result.task, Regress)
     assert result.task.output.mean == 9.0
-    assert result.task.inputs.means == (4.5,)  # type: ignore[union-attr]
+    (column,) = result.task.inputs.features  # type: ignore[union-attr]
+    assert column.scale.mean == 4.5
 
 
 def test_a_language_model_holds_out_the_end_of_the_text(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_a_faulty_row_stops_with_its_line_and_the_way_out(tmp_path: Path) -> Non
     path.write_text(
         "x,y\n" + "".join(f"{n},{n}\n" for n in range(20)) + "what,7\n21,21\n"
     )
-    settings = {"data__numbers": ["x"], "data__label": "y"}
+    settings = {"data__numbers": ["x"], "data__label": "y", "data__missing": "error"}
     with pytest.raises(DataError) as caught:
         prepared(path, **settings)
     assert str(caught.value) == (
@@ -147,7 +148,7 @@ def test_a_faulty_row_stops_with_its_line_and_the_way_out(tmp_path: Path) -> Non
     )
     result = prepared(path, **settings, data__on_error="skip")
     assert len(result.train) + len(result.dev) == 21
-    assert result.lines[-1].startswith(f"skipped 1 faulty rows; the first: {path}:22: ")
+    assert result.lines[-1].startswith(f"skipped 1 faulty row; the first: {path}:22: ")
 
 
 def test_rows_without_a_label_are_no_label(tmp_path: Path) -> None:
@@ -163,9 +164,15 @@ def test_the_words_of_a_faulty_row_can_be_kept_out(tmp_path: Path) -> None:
     path = tmp_path / "n.csv"
     path.write_text("x,y\n" + "".join(f"{n},{n}\n" for n in range(20)) + "secret,7\n")
     settings = {"data__numbers": ["x"], "data__label": "y", "data__on_error": "skip"}
+    lines = prepared(path, **settings, report__samples=False).lines
+    assert any(
+        "x holds no number in 1 row (line 22): the median" in line for line in lines
+    )
+    assert not any("secret" in line for line in lines)
+    settings |= {"data__missing": "error"}
     assert "secret" in prepared(path, **settings).lines[-1]
     kept = prepared(path, **settings, report__samples=False).lines[-1]
-    assert kept == f"skipped 1 faulty rows; the first: {path}:22"
+    assert kept == f"skipped 1 faulty row; the first: {path}:22"
 
 
 def test_malformed_rows_are_counted_once(tmp_path: Path) -> None:

@@ -158,14 +158,14 @@ def test_skipped_rows_of_a_scored_file_are_told(
     run.evaluate(path, notice=notices.append, **{"data.on_error": "skip"})
     (line,) = notices
     assert line.startswith(
-        f"skipped 1 faulty rows; the first: {path}:11: label 'neutral'"
+        f"skipped 1 faulty row; the first: {path}:11: label 'neutral'"
     )
 
 
 @pytest.mark.parametrize(
     ("kind", "row", "message"),
     [
-        ("vectors", "7", "'7' has 1 cells; expected 2: column1, column2"),
+        ("vectors", "7", "'7' has 1 cell; expected 2: column1, column2"),
         ("vectors", "7, x", "column 'column2' holds ' x' where a number is expected"),
         ("vectors", "1, 2, 3, 4", "has 4 fields, but the data has 3 columns"),
         ("vectors", (1, 2, 3), "has 3 cells; expected column1, column2"),

@@ -115,4 +115,4 @@ def test_a_table_of_words_without_an_answer_is_refused(tmp_path: Path) -> None:
         make_plan(str(path), STEPS, dry_run=True)
     changes = STEPS | {"data.on_error": "skip"}
     lines = make_plan(str(path), changes, dry_run=True).prepared.lines
-    assert any("skipped 1 faulty rows" in line for line in lines)
+    assert any("skipped 1 faulty row" in line for line in lines)

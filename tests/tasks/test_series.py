@@ -395,7 +395,7 @@ def test_faulty_rows_get_an_empty_answer_when_they_are_skipped(
     answers = out.split("\n")[:-1]
     assert len(answers) == 90
     assert [i for i, answer in enumerate(answers) if not answer] == [4]
-    assert "skipped 1 faulty rows; the first:" in err
+    assert "skipped 1 faulty row; the first:" in err
 
 
 def test_a_run_is_loaded_and_resumed_as_it_was(waves: Path, tmp_path: Path) -> None:

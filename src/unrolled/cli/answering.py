@@ -13,6 +13,7 @@ import torch
 from unrolled.cli.output import WRITERS, as_object, check_output, show, written
 from unrolled.core.errors import UsageError
 from unrolled.core.terminal import json_line, note, out
+from unrolled.core.words import counted
 from unrolled.run import Run
 from unrolled.runs.evaluate import changed_search
 from unrolled.tasks.base import Prediction
@@ -98,7 +99,7 @@ def answer_file(
             write(handle, predictions, predictions.columns, raw)
     if predictions.error_count:
         say(
-            f"skipped {predictions.error_count:,} faulty rows; "
+            f"skipped {counted(predictions.error_count, 'faulty row')}; "
             f"the first: {predictions.first_error}"
         )
 

@@ -16,6 +16,7 @@ from typing import IO, Any
 from unrolled.core.errors import UsageError, UserError
 from unrolled.core.files import advice, cause_of, open_up
 from unrolled.core.terminal import as_json, clean, json_line
+from unrolled.core.words import counted
 from unrolled.tasks.base import Prediction
 
 Pairs = Iterable[tuple[dict[str, Any], Prediction]]
@@ -219,6 +220,6 @@ def _keep(temporary: Path, target: Path) -> str:
                 if not kept.exists():
                     open_up(temporary)
                     temporary.replace(kept)
-                    return f"; what was answered before ({lines:,} rows) is in {kept}"
+                    return f"; what was answered before ({counted(lines, 'row')}) is in {kept}"
         temporary.unlink(missing_ok=True)
     return ""

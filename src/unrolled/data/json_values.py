@@ -174,7 +174,7 @@ def json_row(
             inner = next((key for key in cells if key.startswith(f"{column}.")), None)
             if inner is not None:
                 raise UserError(
-                    f"the key {shown(column)} holds an object, with {shown(inner)}, where other "
+                    f"column {shown(column)} holds an object, with {shown(inner)}, where other "
                     "rows hold a value; write one"
                 )
             raise UserError(

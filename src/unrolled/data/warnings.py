@@ -21,7 +21,7 @@ ENOUGH = 20  # rows from which that is told
 
 
 def warnings_of(
-    table: Table, schema: Schema, hints: ColumnHints, missing: str
+    table: Table, schema: Schema, hints: ColumnHints, missing: str, samples: bool = True
 ) -> list[DataWarning]:
     """Return what a person should look at, the most important first.
 
@@ -30,13 +30,14 @@ def warnings_of(
         schema: what is read and predicted.
         hints: what the user said of it.
         missing: what becomes of cells without a number; see ``data.missing``.
+        samples: whether a warning may show what a cell holds.
     """
     warnings = list(table.warnings)
     if schema.answer is not None and schema.task != "parse":
         warnings += _given_away(table, schema)
         warnings += _labels(table, schema)
     for name in schema.numbers if not schema.frames or schema.steps else ():
-        warnings += _no_numbers(table, name, hints.decimal, missing)
+        warnings += _no_numbers(table, name, hints.decimal, missing, samples)
     for name in schema.dates:
         warnings += _no_dates(table, name)
     if hints.decimal is None:
@@ -69,7 +70,7 @@ def _exceptions(
 
 
 def _no_numbers(
-    table: Table, name: str, decimal: str | None, missing: str
+    table: Table, name: str, decimal: str | None, missing: str, samples: bool
 ) -> Iterator[DataWarning]:
     mark = decimal or decimal_mark(cells_of(table, name))
     odd = list(_exceptions(table, name, lambda cell: number(cell, mark) is not None))
@@ -77,7 +78,7 @@ def _no_numbers(
         return
     lines = [line for line, _ in odd]
     strange = [cell for _, cell in odd if not is_missing(cell)]
-    what = f", such as {shown(strange[0])}" if strange else ""
+    what = f", such as {shown(strange[0])}" if strange and samples else ""
     done = {
         "drop": "their rows are left out",
         "mean": "the mean of training stands in, and a flag beside it",
@@ -102,8 +103,8 @@ def _no_dates(table: Table, name: str) -> Iterator[DataWarning]:
     if odd:
         lines = [line for line, _ in odd]
         yield DataWarning(
-            f"{name} holds no date in {counted(len(odd), 'row')} ({lines_of(lines)}): a flag stands "
-            "for it",
+            f"{name} holds no date in {counted(len(odd), 'row')} ({lines_of(lines)}): a flag "
+            "stands for it",
             "mend the file",
             lines[0],
         )

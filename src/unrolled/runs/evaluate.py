@@ -16,6 +16,7 @@ from unrolled.data.aligned import read_aligned
 from unrolled.data.sources import read
 from unrolled.decoding.settings import Search
 from unrolled.runs import arguments
+from unrolled.runs.describe import describe_errors
 from unrolled.runs.file_reading import FileReading, read_as
 from unrolled.runs.keys import deep, flat
 from unrolled.runs.predictor import Predictor
@@ -130,7 +131,8 @@ def evaluate(
     data = _read(predictor, reading, path, target, limit)
     examples, errors = task.encode(data, reading.data.on_error, reading.schema)
     if errors:
-        notice(f"skipped {len(errors):,} faulty rows; the first: {errors[0]}")
+        for line in describe_errors(errors, samples=True):
+            notice(line)
     keys = {key.partition(".")[2]: value for key, value in search.items()}
     options = replace(
         predictor.options,

@@ -14,6 +14,7 @@ from typing import Any
 
 from unrolled.core.errors import UsageError
 from unrolled.core.files import Watched
+from unrolled.core.words import counted
 from unrolled.data.shards import identity, refuse_changed
 from unrolled.data.sources import Document, fingerprint
 from unrolled.runs import shard_files
@@ -83,7 +84,8 @@ def prepare(
     dev, errors = task.encode(dev_data, config.on_error)
     task.check_options(AnswerOptions.of(recipe))
     if errors:
-        lines.append(f"skipped {len(errors):,} faulty rows among those scored")
+        skipped = counted(len(errors), "faulty row")
+        lines.append(f"skipped {skipped} among those scored")
     lines += task.describe_examples(dev)
     refuse_changed(watched)
     return Prepared(

@@ -109,7 +109,9 @@ def _read_parts(recipe: Recipe) -> _Parts:
     warnings = []
     if isinstance(whole, Table):
         hints = column_hints(recipe)
-        warnings = warnings_of(whole, schema, hints, data.missing)
+        warnings = warnings_of(
+            whole, schema, hints, data.missing, recipe.report.samples
+        )
         spec = series.reading(recipe, schema)
         skip = data.on_error == "skip"
         whole = series.sequences(whole, schema, spec, whole.columns, skip)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from unrolled.core.errors import UsageError, UserError, listed, shown
-from unrolled.core.words import either
+from unrolled.core.words import counted, either
 from unrolled.data.archives import too_long
 from unrolled.data.json_values import json_object, json_value
 from unrolled.data.sources import nfc, parse_row
@@ -71,7 +71,7 @@ def cells_of(row: Any, task: Task, most: int) -> tuple[Any, ...]:
     cells = tuple(row)
     if len(cells) != len(names):
         raise UserError(
-            f"{shown(row)} has {len(cells)} cells; expected {listed(names)}"
+            f"{shown(row)} has {counted(len(cells), 'cell')}; expected {listed(names)}"
         )
     return cells
 
@@ -133,7 +133,7 @@ def _parse_cells(row: str, task: Task) -> tuple[Any, ...]:
         if len(cells) == len(known_names):
             return tuple(cells[list(known_names).index(name)] for name in names)
     raise UserError(
-        f"{shown(row)} has {len(cells)} cells; expected {len(names)}: {listed(names)}"
+        f"{shown(row)} has {counted(len(cells), 'cell')}; expected {len(names)}: {listed(names)}"
     )
 
 

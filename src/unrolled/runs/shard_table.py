@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from unrolled.core.errors import DataError
+from unrolled.core.words import counted
 from unrolled.data.columns import label
 from unrolled.data.encoding import PIECE, EncodingJob
 from unrolled.data.shards import Encoded, Writer
@@ -119,7 +120,7 @@ def _describe(
 ) -> list[str]:
     schema = file.schema
     lines = [
-        f"{file.path}: {file.head.format.describe()}, {survey['rows']:,} rows",
+        f"{file.path}: {file.head.format.describe()}, {counted(survey['rows'], 'row')}",
         f"reads: {', '.join(schema.text)} (data.text=COLUMN)",
         *([f"predicts: {schema.answer} (data.label=COLUMN)"] if schema.answer else []),
         f"task: {task.name} ({task.pattern}) (task=NAME)",
@@ -131,7 +132,7 @@ def _describe(
             kept.manifest["fault"] if recipe.report.samples else kept.manifest["where"]
         )
         lines.append(
-            f"skipped {kept.manifest['skipped']:,} faulty rows; the first: {error}"
+            f"skipped {counted(kept.manifest['skipped'], 'faulty row')}; the first: {error}"
         )
     if dev is not None:
         held = survey["rows"] - survey["kept"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from unrolled.core.words import counted
 from unrolled.data.columns import counts
 from unrolled.data.numbers import number
 
@@ -54,5 +55,5 @@ def _labels(counts_of_labels: dict[str, int]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     without = ""
     if "(empty)" in counts_of_labels:
-        without = f" ({counts_of_labels['(empty)']:,} rows without one)"
+        without = f" ({counted(counts_of_labels['(empty)'], 'row')} without one)"
     return f"{len(names)} labels: {', '.join(shown)}{more}{without}"

@@ -93,11 +93,11 @@ def test_the_first_that_recognises_a_file_wins(
 @pytest.mark.parametrize(
     ("name", "kinds"),
     [
-        ("a.csv", ["table"]),
-        ("a.TSV.gz", ["table"]),
+        ("a.csv", ["word_table", "table"]),
+        ("a.TSV.gz", ["word_table", "table"]),
         ("a.jsonl", ["jsonl"]),
         ("a.ndjson.gz", ["jsonl"]),
-        ("a.conll", ["conllu"]),
+        ("a.conll", ["conll", "conllu"]),
         ("a.conllu", ["conllu"]),
         ("a.tree", ["trees"]),
         ("a.mrg", ["trees"]),

@@ -7,8 +7,10 @@ what the first bytes give away, then what the lines do, and tables and running t
 from __future__ import annotations
 
 from unrolled.data.formats.base import FileFormat, Format, format_of, register
+from unrolled.data.formats.conll import ConllFormat
 from unrolled.data.formats.conllu import ConlluFormat
 from unrolled.data.formats.dictionary import DictionaryFormat
+from unrolled.data.formats.entity_spans import EntitySpansFormat
 from unrolled.data.formats.folder import FolderFormat
 from unrolled.data.formats.hub import HubFormat
 from unrolled.data.formats.json_array import JsonArrayFormat
@@ -19,16 +21,20 @@ from unrolled.data.formats.parquet import ParquetFormat
 from unrolled.data.formats.table import TableFormat
 from unrolled.data.formats.text import TextFormat
 from unrolled.data.formats.trees import TreesFormat
+from unrolled.data.formats.word_table import WordTableFormat
 
 FORMATS: tuple[FileFormat, ...] = (
     ParquetFormat(),
     JsonArrayFormat(),
     JsonColumnsFormat(),
+    EntitySpansFormat(),
     JsonListsFormat(),
     JsonLinesFormat(),
+    ConllFormat(),
     ConlluFormat(),
     TreesFormat(),
     DictionaryFormat(),
+    WordTableFormat(),
     TableFormat(),
     TextFormat(),
 )

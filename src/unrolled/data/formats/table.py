@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from unrolled.core.errors import DataError, DataWarning, UsageError, shown
 from unrolled.data.archives import Origin
@@ -99,7 +100,7 @@ class TableFormat(FileFormat):
 
     def parse_row(
         self, line: str, format: Format, columns: Sequence[str]
-    ) -> tuple[str, ...]:
+    ) -> tuple[Any, ...]:
         try:
             cells = split(line, format, lambda: None)
         except BadQuoteError as error:

@@ -1,0 +1,93 @@
+"""A table with a word a row and a column that tells its sentence: Sentence #,Word,POS,Tag."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from unrolled.core.errors import DataError
+from unrolled.data.formats.base import DataFile, Format, Head, Row, Sniffed
+from unrolled.data.formats.table import TableFormat
+from unrolled.data.lines import SKIP_HINT, Report
+
+_SENTENCE_NAMES = frozenset(
+    (
+        *("sentence #", "sentence#", "sentence", "sentence_id", "sentence id"),
+        *("sentence_idx", "sentence_no", "sentence_number", "sent_id", "sent", "sid"),
+    )
+)
+_WORD_NAMES = frozenset(("word", "words", "token", "tokens", "form"))
+
+
+class WordTableFormat(TableFormat):
+    """Rows of words become rows of sentences: a list of cells a column."""
+
+    kind = "word_table"
+    title = "table of words"
+
+    def describe(self, format: Format) -> list[str]:
+        return [*super().describe(format), "a word a row"]
+
+    def sniff(self, head: Head) -> Sniffed | None:
+        sniffed = super().sniff(head)
+        if sniffed is None:
+            return None
+        sentence, words = _roles(sniffed.columns)
+        if sentence is None or words is None:
+            return None
+        names = [name for name in sniffed.columns if name not in (sentence, words)]
+        return replace_columns(sniffed, [words, *names])
+
+    def rows(self, file: DataFile, report: Report) -> Iterator[Row]:
+        table = TableFormat.sniff(
+            self, Head(file.origin, file.format.encoding, header=True)
+        )
+        assert table is not None
+        raw = DataFile(file.origin, table.format, table.columns)
+        sentence, _ = _roles(table.columns)
+        assert sentence is not None
+        index = table.columns.index(sentence)
+        order = [table.columns.index(name) for name in file.columns]
+        begun = 0
+        name = ""
+        words: list[tuple[Any, ...]] = []
+        for line, cells in super().rows(raw, report):
+            own = cells[index].strip()
+            if words and own and own != name:
+                yield begun, _sentence(words, order)
+                words = []
+            name = own or name
+            if not name:
+                message = f"column {sentence!r} is empty before the first sentence, {SKIP_HINT}"
+                report(DataError(message, file.name, line))
+                continue
+            begun = begun if words else line
+            words.append(cells)
+        if words:
+            yield begun, _sentence(words, order)
+
+    def parse_row(
+        self, line: str, format: Format, columns: Sequence[str]
+    ) -> tuple[Any, ...]:
+        return (line.split(),)
+
+
+def replace_columns(sniffed: Sniffed, columns: list[str]) -> Sniffed:
+    """Return what was sniffed as a table of sentences."""
+    format = replace(sniffed.format, kind=WordTableFormat.kind)
+    return Sniffed(format, columns, sniffed.warnings)
+
+
+def _roles(columns: Sequence[str]) -> tuple[str | None, str | None]:
+    """Return the column that tells sentences apart and that of words, where there are both."""
+    by_name = {name.strip().lower(): name for name in columns}
+    sentence = next(
+        (by_name[name] for name in by_name if name in _SENTENCE_NAMES), None
+    )
+    words = next((by_name[name] for name in by_name if name in _WORD_NAMES), None)
+    return sentence, words
+
+
+def _sentence(words: Sequence[Sequence[Any]], order: Sequence[int]) -> tuple[Any, ...]:
+    return tuple([word[index] for word in words] for index in order)
