@@ -13,7 +13,7 @@ from unrolled.core.errors import DataError
 from unrolled.data.schema import ColumnHints, Schema, infer
 from unrolled.data.sources import Document, fingerprint, read, rows_of
 from unrolled.fields.base import InvalidCell, invalid_row
-from unrolled.fields.series import gather
+from unrolled.fields.series import StepColumns, gather
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_faults_at_the_end_of_a_table_are_counted(folder: Any) -> None:
     dataset = table(path, on_error="skip")
     assert [dataset.position(line)[1] for line in dataset.lines] == [2, 3, 2, 4]
     column_indices = [dataset.columns.index(name) for name in ("n", "t")]
-    pieces = gather(dataset, column_indices[:1], None, None, str, skip=True)
+    pieces = gather(dataset, StepColumns(column_indices[:1]), str, skip=True)
     assert [len(steps) for steps in pieces.steps] == [2, 1, 1]
 
 

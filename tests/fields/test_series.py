@@ -15,7 +15,7 @@ from unrolled.data.batches import collate
 from unrolled.data.examples import Examples, Spans
 from unrolled.data.sources import Table, read
 from unrolled.fields.base import InvalidCell
-from unrolled.fields.series import Series, WindowSpec, gather, hold_out_end
+from unrolled.fields.series import Series, StepColumns, WindowSpec, gather, hold_out_end
 
 
 def check_label(cell: Any) -> None:
@@ -30,7 +30,7 @@ def steps(path: Path, rows: list[tuple[Any, ...]], on_error: str = "stop") -> Ta
 
 
 def series(table: Table, sequence: int | None = None, skip: bool = False) -> Series:
-    return gather(table, [1, 2], 3, sequence, check_label, skip)
+    return gather(table, StepColumns([1, 2], 3, sequence), check_label, skip)
 
 
 ROWS = [

@@ -120,7 +120,11 @@ def test_a_step_is_shown_with_its_own_line(tmp_path: Path) -> None:
     rows = [(who, n * n % 5, "ab"[n // 3 % 2]) for n in range(12) for who in "pq"]
     rows[5] = ("q", "?", "a")  # a gap: the next step begins another sequence
     path = write_csv(tmp_path / "s.csv", rows, ("who", "x", "phase"))
-    settings = {"data__numbers": "x", "data__label": "phase"}
+    settings = {
+        "data__numbers": "x",
+        "data__label": "phase",
+        "data__missing": "error",
+    }
     prepared = scored(path, data__sequence="who", data__on_error="skip", **settings)
     assert prepared.dev.lengths.tolist() == [12, 2, 9]
     evaluation = judged(

@@ -387,10 +387,10 @@ def test_faulty_rows_get_an_empty_answer_when_they_are_skipped(
 ) -> None:
     run_of(moves, tmp_path / "r", data__sequence="who", training__max_steps=2)
     lines = moves.read_text().splitlines()
-    lines[5] = "a,,1.0,up"
+    lines[5] = "a,oops,1.0,up"
     moves.write_text("\n".join(lines))
     _, err = cli("predict", tmp_path / "r", "--file", moves, code=1)
-    assert "m.csv:6: column 'x' holds '' where a number is expected" in err
+    assert "m.csv:6: column 'x' holds 'oops' where a number is expected" in err
     out, err = cli("predict", tmp_path / "r", "--file", moves, "data.on_error=skip")
     answers = out.split("\n")[:-1]
     assert len(answers) == 90

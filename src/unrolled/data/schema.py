@@ -82,6 +82,7 @@ class ColumnHints:
     categories: tuple[str, ...] = ()
     dates: tuple[str, ...] = ()
     decimal: str | None = None
+    time: str | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -94,7 +95,8 @@ class Schema:
     """A task and its columns: inputs of several kinds, of which ``answer`` is predicted.
 
     With ``frames`` the numbers are sequences; with ``steps`` a row of the file is one step of one,
-    and ``sequence`` the column that tells them apart, where there are several.
+    ``sequence`` the column that tells them apart, where there are several, and ``time`` the one
+    that puts steps in order.
     """
 
     task: str
@@ -106,6 +108,8 @@ class Schema:
     sequence: str | None = None
     categories: tuple[str, ...] = ()
     dates: tuple[str, ...] = ()
+    time: str | None = None
+    decimal: str = "."
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -128,7 +132,7 @@ def infer(table: Table, hints: ColumnHints) -> Schema:
         UsageError: a column that the user named is not there.
         DataError: no column can be the answer or the input.
     """
-    for name in (*hints.inputs, hints.label, hints.sequence):
+    for name in (*hints.inputs, hints.label, hints.sequence, hints.time):
         if name is not None and name not in table.columns:
             raise UsageError(f"{table.path}: {unknown('column', name, table.columns)}")
     schema = _choose(table, hints, _look(table, hints))
@@ -374,7 +378,20 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
         raise DataError(
             "no column of numbers is left; name them with data.numbers", table.path
         )
-    return Schema(task, (), numbers, answer, frames=True, steps=True)
+    times = [c.name for c in columns.values() if c.dates and c.name != answer]
+    time = hints.time or next(iter(times), None)
+    cells = {c.name: [] if c.decimal == "." else ["0,5"] for c in columns.values()}
+    decimal = usual_decimal(table, cells)
+    return Schema(
+        task,
+        (),
+        numbers,
+        answer,
+        frames=True,
+        steps=True,
+        time=time,
+        decimal=hints.decimal or decimal,
+    )
 
 
 def _constant(table: Table, hints: ColumnHints, answer: str) -> bool:

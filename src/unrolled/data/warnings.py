@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from unrolled.core.errors import DataWarning, listed, shown
 from unrolled.core.words import counted
 from unrolled.data.columns import label, look, spelling
-from unrolled.data.dates import is_order_doubtful, read_date
+from unrolled.data.dates import is_day_first, is_order_doubtful, read_date
 from unrolled.data.numbers import decimal_mark, is_doubtful, is_missing, number
 from unrolled.data.schema import ColumnHints, Schema
 from unrolled.data.sources import Table
@@ -18,6 +19,7 @@ NAMED = 3  # lines, or labels, that a warning names
 SURE = 0.97  # of the rows whose answer another column gives away
 TELLING = 0.3  # ... or this much more of them than the commonest answer
 ENOUGH = 20  # rows from which that is told
+WINDOW = 24  # steps that are proposed to forecast from
 
 
 def warnings_of(
@@ -43,6 +45,10 @@ def warnings_of(
     if hints.decimal is None:
         names = (*schema.numbers, schema.answer) if schema.numbers else (schema.answer,)
         warnings += _decimals(table, [name for name in names if name])
+    if schema.time is not None:
+        warnings += _order(table, schema, hints.sequence)
+    elif not schema.frames and schema.task == "regress":
+        warnings += _may_be_series(table, schema)
     warnings += _left_out(table, schema, hints)
     return warnings
 
@@ -227,3 +233,124 @@ def _left_out(
                 f"{name} may stand in both parts",
                 f"data.group={name} keeps them together; {key}",
             )
+
+
+def _order(table: Table, schema: Schema, sequence: str | None) -> Iterator[DataWarning]:
+    """Say of steps whether they ran backwards, lack some, or stand there more than once."""
+    assert schema.time is not None
+    times = _times(table, schema.time)
+    names = [""] * len(times)
+    if sequence is not None:
+        names = [label(cell) for cell in cells_of(table, sequence)]
+    rows = [row for row, moment in enumerate(times) if moment is not None]
+    backwards = _backwards(times, names, rows)
+    if backwards:
+        line = table.position(table.lines[backwards[0]])[1]
+        yield DataWarning(
+            f"{schema.time} runs backwards in {counted(len(backwards), 'row')} (line {line} is the "
+            "first): the steps are put in order, oldest first",
+            "data.time",
+            line,
+        )
+    rows.sort(key=lambda row: (names[row], times[row]))
+    steps = [
+        (later, times[later] - times[earlier])
+        for earlier, later in pairwise(rows)
+        if names[earlier] == names[later]
+    ]
+    repeated = [row for row, step in steps if step == 0]
+    if repeated:
+        yield _repeated(table, schema.time, times, repeated)
+    lengths = Counter(step for _, step in steps if step > 0)
+    if not lengths:
+        return
+    usual, count = lengths.most_common(1)[0]
+    gaps = [row for row, step in steps if step > usual]
+    if gaps and 2 * count > len(steps):
+        line = table.position(table.lines[gaps[0]])[1]
+        yield DataWarning(
+            f"{schema.time} goes on by {_span_of(usual)} a step, and by more in "
+            f"{counted(len(gaps), 'place')} (line {line} is the first): steps are missing there, "
+            "and those around them are read as neighbours",
+            "add the steps, or tell the parts apart with data.sequence=COLUMN",
+            line,
+        )
+
+
+def _times(table: Table, name: str) -> list[Any]:
+    cells = cells_of(table, name)
+    day_first = is_day_first(cells)
+    dates = [read_date(cell, day_first) for cell in cells]
+    return [
+        number(cell) if date is None else date
+        for cell, date in zip(cells, dates, strict=True)
+    ]
+
+
+def _backwards(
+    times: Sequence[Any], names: Sequence[str], rows: Sequence[int]
+) -> list[int]:
+    last: dict[str, float] = {}
+    backwards = []
+    for row in rows:
+        if times[row] < last.get(names[row], times[row]):
+            backwards.append(row)
+        last[names[row]] = times[row]
+    return backwards
+
+
+def _repeated(
+    table: Table, time: str, times: Sequence[Any], repeated: Sequence[int]
+) -> DataWarning:
+    """Ask for the column that tells sequences apart, and propose one with which none repeats."""
+    line = table.position(table.lines[repeated[0]])[1]
+    proposed: list[tuple[int, str]] = []
+    for name in table.columns:
+        values = cells_of(table, name)
+        plain = not any(isinstance(value, list | dict) for value in values)
+        if name == time or not plain:
+            continue
+        pairs = {
+            (moment, label(value)) for moment, value in zip(times, values, strict=True)
+        }
+        distinct = len(set(map(label, values)))
+        if len(pairs) == len(times) and 4 * distinct <= len(times):
+            proposed.append((distinct, name))
+    column = min(proposed)[1] if proposed else "COLUMN"
+    return DataWarning(
+        f"{time} stands there more than once in {counted(len(repeated), 'row')} (line {line} is "
+        "the first): rows of several sequences are read as one",
+        f"data.sequence={column}",
+        line,
+    )
+
+
+def _may_be_series(table: Table, schema: Schema) -> Iterator[DataWarning]:
+    """Propose windows where a table has one value for each of many dates in order."""
+    for name in schema.dates:
+        known = [moment for moment in _times(table, name) if moment is not None]
+        if (
+            len(known) < ENOUGH
+            or len(known) < len(table.rows)
+            or len(set(known)) < len(known)
+        ):
+            continue
+        steps = Counter(
+            round(after - before) for before, after in pairwise(sorted(known))
+        )
+        if 2 * max(steps.values()) < len(known):
+            continue
+        yield DataWarning(
+            f"{name} has one row for each step of time: to forecast {schema.answer} from the steps "
+            "before, read it as a series",
+            f"data.window={WINDOW}",
+        )
+        return
+
+
+def _span_of(seconds: float) -> str:
+    """Return a stretch of time in words."""
+    for unit, length in (("day", 86400.0), ("hour", 3600.0), ("minute", 60.0)):
+        if seconds >= length and seconds % length == 0:
+            return counted(int(seconds / length), unit)
+    return f"{seconds:g}"

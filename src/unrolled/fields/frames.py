@@ -26,7 +26,9 @@ Doubles = NDArray[np.float64]
 class Frames:
     """A sequence of numbers, D at each step, each scaled to mean 0 and deviation 1.
 
-    A column holds a number a step, or a list of ``sizes`` numbers.
+    A column holds a number a step, or a list of ``sizes`` numbers. Of those that are missing,
+    ``fills`` (D,) stand in; the ones at the indices ``flagged`` were missing in training, and have
+    a flag behind the numbers.
     """
 
     kind: ClassVar[str] = "frames"
@@ -35,11 +37,13 @@ class Frames:
     means: tuple[float, ...]
     deviations: tuple[float, ...]
     reading: WindowSpec
+    fills: tuple[float, ...] = ()
+    flagged: tuple[int, ...] = ()
 
     @property
     def width(self) -> int:
-        """Numbers of a step, D."""
-        return len(self.means)
+        """Numbers of a step as a model reads them: D, and the flags."""
+        return len(self.means) + len(self.flagged)
 
     @classmethod
     def fit(
@@ -53,7 +57,10 @@ class Frames:
         sizes: tuple[int, ...] = ()
         for row in rows:
             try:
-                parts = _matrices(columns, row)
+                parts = [
+                    _matrix(name, cell, reading.fills)
+                    for name, cell in zip(columns, row, strict=True)
+                ]
             except InvalidCell:
                 continue
             widths = tuple(part.shape[1] for part in parts)
@@ -62,16 +69,31 @@ class Frames:
                 sequences.append(parts)
         if not sequences:
             raise UserError(f"column {columns[0]!r} holds no sequence of numbers")
-        steps = sum(len(parts[0]) for parts in sequences)
         whole = [np.concatenate(parts, 1) for parts in sequences]
-        means = sum(frames.sum(0) for frames in whole) / steps
-        squares = sum(np.square(frames - means).sum(0) for frames in whole)
+        steps = sum((~np.isnan(frames)).sum(0) for frames in whole)
+        empty = np.flatnonzero(steps == 0)
+        if len(empty):
+            raise UserError(f"column {columns[0]!r} or a later one holds no number")
+        means = sum(np.nansum(frames, 0) for frames in whole) / steps
+        squares = sum(np.nansum(np.square(frames - means), 0) for frames in whole)
         deviations = np.sqrt(squares / steps)
         # as in fields.base.scale_of, without all steps side by side
         varies = deviations > 1e-9 * np.abs(means)
         deviations = np.where(varies, deviations, 1.0)
         scales = tuple(means.tolist()), tuple(deviations.tolist())
-        return cls(columns, sizes, *scales, reading)
+        field = cls(columns, sizes, *scales, reading)
+        return field._filled(whole) if reading.fills else field
+
+    def _filled(self, whole: Sequence[Doubles]) -> Self:
+        """Return the field with what stands in for missing numbers of training sequences."""
+        fills = np.array(self.means)
+        if self.reading.missing == "median":
+            fills = np.nanmedian(np.concatenate(whole), 0)
+        missing = [np.isnan(frames).any(0) for frames in whole]
+        flagged = np.flatnonzero(np.any(missing, 0))
+        return replace(
+            self, fills=tuple(fills.tolist()), flagged=tuple(flagged.tolist())
+        )
 
     def check(self, cells: Sequence[Any]) -> Floats:
         """Return the scaled steps of a row (T, D).
@@ -81,7 +103,7 @@ class Frames:
         """
         parts: list[Doubles] = []
         for name, size, cell in zip(self.columns, self.sizes, cells, strict=True):
-            part = _matrix(name, cell)
+            part = _matrix(name, cell, bool(self.fills))
             if part.shape[1] != size:
                 raise InvalidCell(
                     f"column {name!r} holds {part.shape[1]} numbers a step; expected {size}"
@@ -92,6 +114,9 @@ class Frames:
                 )
             parts.append(part)
         whole = np.concatenate(parts, 1)
+        missing = np.isnan(whole)
+        if missing.any():
+            whole = np.where(missing, self.fills, whole)
         scaled = (whole - self.means) / self.deviations
         far = np.abs(scaled) > FAR
         if far.any():
@@ -101,7 +126,8 @@ class Frames:
                 f"{step + 1}, out of all proportion to the numbers of training (about "
                 f"{self.means[index]:g}, give or take {self.deviations[index]:g})"
             )
-        return scaled.astype(np.float32)
+        flags = missing[:, list(self.flagged)]
+        return np.concatenate([scaled, flags], 1).astype(np.float32)
 
     def _column_of(self, index: int) -> str:
         """Return the column that a number of a step (of D) is from."""
@@ -134,12 +160,12 @@ class Frames:
             UserError: a step has more or fewer numbers.
         """
         try:
-            matrix = _matrix("the row", steps)
+            matrix = _matrix("the row", steps, bool(self.fills))
         except InvalidCell as error:
             raise UserError(str(error)) from None
-        if matrix.shape[1] != self.width:
+        if matrix.shape[1] != len(self.means):
             raise UserError(
-                f"a step has {matrix.shape[1]} numbers; expected {self.width}: "
+                f"a step has {matrix.shape[1]} numbers; expected {len(self.means)}: "
                 f"{', '.join(self.columns)}"
             )
         ends = np.cumsum(self.sizes)[:-1]
@@ -173,21 +199,26 @@ class Frames:
         means = tuple(values["means"])
         deviations = tuple(values["deviations"])
         reading = WindowSpec(**values["reading"])
-        return cls(columns, sizes, means, deviations, reading)
+        fills = tuple(values.get("fills", ()))
+        flagged = tuple(values.get("flagged", ()))
+        return cls(columns, sizes, means, deviations, reading, fills, flagged)
 
 
-def _matrices(columns: Sequence[str], row: Sequence[Any]) -> list[Doubles]:
-    return [_matrix(name, cell) for name, cell in zip(columns, row, strict=True)]
+def _matrix(name: str, cell: Any, fills: bool = False) -> Doubles:
+    """Return the steps of a cell (T, D), NaN for a missing number where something ``fills`` in.
 
-
-def _matrix(name: str, cell: Any) -> Doubles:
-    """Return the steps of a cell (T, D). Raises InvalidCell."""
+    Raises:
+        InvalidCell: a step is no number, or has more or fewer than others.
+    """
     try:
         matrix = np.array(cell, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         raise InvalidCell(_why(name, cell)) from None
     matrix = matrix[:, None] if matrix.ndim == 1 else matrix
-    if matrix.ndim != 2 or not matrix.size or not np.isfinite(matrix).all():
+    if matrix.ndim != 2 or not matrix.size:
+        raise InvalidCell(_why(name, cell))
+    strange = np.isinf(matrix) if fills else ~np.isfinite(matrix)
+    if strange.any():
         raise InvalidCell(_why(name, cell))
     large = np.abs(matrix) > LARGEST
     if large.any():

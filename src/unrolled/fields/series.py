@@ -14,12 +14,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.core.errors import DataError
+from unrolled.core.errors import DataError, shown
 from unrolled.data.columns import label
+from unrolled.data.dates import is_day_first, read_date
 from unrolled.data.examples import Ints, Spans
-from unrolled.data.numbers import number
+from unrolled.data.numbers import is_missing, number
 from unrolled.data.sources import Table
-from unrolled.fields.base import InvalidCell, invalid_row, read_number
+from unrolled.fields.base import InvalidCell, MissingCell, invalid_row, read_number
 
 Floats = NDArray[np.float32]
 
@@ -34,6 +35,9 @@ class WindowSpec:
         window: read stretches of this many steps, each begun a step later; None: whole sequences.
         ahead: the answer of a window stands this many steps after its last one.
         difference: the answer is the change from the last step, to which it is added again.
+        time: the column that puts the steps in order; None: they stand in the order of the file.
+        missing: what becomes of a step without a number; see ``data.missing``.
+        decimal: the mark before decimals.
     """
 
     steps: bool = False
@@ -41,6 +45,14 @@ class WindowSpec:
     window: int | None = None
     ahead: int = 1
     difference: bool = False
+    time: str | None = None
+    missing: str = "error"
+    decimal: str = "."
+
+    @property
+    def fills(self) -> bool:
+        """Whether something stands in for a number that is missing."""
+        return self.missing in ("median", "mean")
 
     @property
     def reach(self) -> int:
@@ -60,6 +72,23 @@ class WindowSpec:
     def length(self, steps: int) -> int:
         """Return how many steps a stretch of a sequence of ``steps`` has."""
         return steps if self.window is None else self.window
+
+
+@dataclass(frozen=True, slots=True)
+class StepColumns:
+    """Where the columns of a table of steps stand.
+
+    Attributes:
+        numbers: those that are read.
+        answer: None where none is needed.
+        sequence: the one whose equal values make one sequence; without one a file is one.
+        time: the one that puts rows in order.
+    """
+
+    numbers: Sequence[int]
+    answer: int | None = None
+    sequence: int | None = None
+    time: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,32 +117,32 @@ class Series(Table):
 
 def gather(
     table: Table,
-    numbers: Sequence[int],
-    answer: int | None,
-    sequence: int | None,
+    indices: StepColumns,
     check: Callable[[Any], Any],
     skip: bool,
+    spec: WindowSpec = WindowSpec(),
+    strict: bool = False,
 ) -> Series:
-    """Lay the rows of a table of steps into sequences, in the order of the file.
+    """Lay the rows of a table of steps into sequences, in the order of time or else of the file.
 
     A row without a number where one is expected, or without an answer, is an error; skipped, it
     ends its sequence and the next row begins another, so that no stretch spans a gap.
 
     Args:
         table: one row a step.
-        numbers: the indices of the columns of numbers that are read.
-        answer: the index of the answer's column, None where none is needed.
-        sequence: the index of the column whose equal values make one sequence; without one a file
-            is one.
+        indices: where its columns stand.
         check: raises InvalidCell for an answer that is none.
         skip: leave faulty rows out.
+        spec: says what becomes of missing numbers, and whether a step may lack an answer.
+        strict: nothing stands in for what is neither a number nor missing.
 
     Raises:
         DataError: a row is faulty, by its line, or no row is left.
     """
+    table, breaks = _in_order(table, indices)
     errors = list(table.skipped)
     rows = zip(table.rows, table.lines, strict=True)
-    breaks = _breaks(table)
+    sequence = indices.sequence
     groups: dict[str, list[list[int]]] = {}
     # breaks that stood before the last row of each sequence
     breaks_before: dict[str, int] = {}
@@ -126,10 +155,10 @@ def gather(
             pieces.append([])
             breaks_before[name] = before
         try:
-            _check(table, row, numbers, answer, check)
+            _check(table, row, indices, check, spec, strict)
         except InvalidCell as invalid:
             error = invalid_row(invalid, *table.position(line))
-            if not skip:
+            if not skip and not isinstance(invalid, MissingCell):
                 raise error from None
             errors.append(error)
             pieces.append([])
@@ -140,7 +169,62 @@ def gather(
         kept += [(name, piece) for piece in pieces if piece]
     if not kept:
         raise DataError("no row is left to read", table.path)
-    return _laid(table, kept, numbers, errors)
+    return _laid(table, kept, indices.numbers, errors, spec.decimal)
+
+
+def _in_order(table: Table, indices: StepColumns) -> tuple[Table, list[int]]:
+    """Return a table in the order of time, and the lines before which its sequences are broken."""
+    if indices.time is None:
+        return table, _breaks(table)
+    order = order_in_time(table, indices.sequence, indices.time)
+    if order is None:
+        return table, _breaks(table)
+    rows = [table.rows[i] for i in order]
+    lines = [table.lines[i] for i in order]
+    # the lines before a row say nothing any more of the time before it
+    return replace(table, rows=rows, lines=lines), []
+
+
+def order_in_time(table: Table, sequence: int | None, time: int) -> list[int] | None:
+    """Return the rows of a table in the order of time; None where they stand in it.
+
+    Rows of equal time stay in the order of the file.
+
+    Raises:
+        DataError: a cell is no date and no number, by its line.
+    """
+    times = times_of(table, time)
+    last: dict[str, float] = {}
+    in_order = True
+    for row, line, moment in zip(table.rows, table.lines, times, strict=True):
+        name = table.position(line)[0] if sequence is None else label(row[sequence])
+        in_order &= last.get(name, moment) <= moment
+        last[name] = moment
+    if in_order:
+        return None
+    return sorted(range(len(times)), key=times.__getitem__)
+
+
+def times_of(table: Table, column: int) -> list[float]:
+    """Return the moment of each row, in seconds where they are dates.
+
+    Raises:
+        DataError: a cell is no date and no number, by its line.
+    """
+    cells = [row[column] for row in table.rows]
+    day_first = is_day_first(cells)
+    times: list[float] = []
+    for cell, line in zip(cells, table.lines, strict=True):
+        date = read_date(cell, day_first)
+        moment = number(cell) if date is None else date
+        if moment is None:
+            raise DataError(
+                f"column {table.columns[column]!r} holds {shown(cell)} where a date is expected "
+                "that puts the steps in order; mend the row, or name another with data.time",
+                *table.position(line),
+            )
+        times.append(moment)
+    return times
 
 
 def _breaks(table: Table) -> list[int]:
@@ -158,11 +242,12 @@ def _laid(
     kept: Sequence[tuple[str, list[int]]],
     numbers: Sequence[int],
     errors: list[DataError],
+    decimal: str,
 ) -> Series:
     """Return the sequences of which each is a name and the indices of its rows."""
     columns: list[Sequence[Any]] = list(zip(*table.rows, strict=True))
     for index in numbers:
-        columns[index] = [number(cell) for cell in columns[index]]
+        columns[index] = [number(cell, decimal) for cell in columns[index]]
     rows: list[tuple[Any, ...]] = []
     steps: list[list[int]] = []
     names: list[str] = []
@@ -188,14 +273,27 @@ def _laid(
 def _check(
     table: Table,
     row: Sequence[Any],
-    numbers: Sequence[int],
-    answer: int | None,
+    indices: StepColumns,
     check: Callable[[Any], Any],
+    spec: WindowSpec,
+    strict: bool,
 ) -> None:
-    for i in numbers:
-        read_number(table.columns[i], row[i])
-    if answer is not None:
-        check(row[answer])
+    """Raise InvalidCell where a step does not hold what is needed of it."""
+    for i in indices.numbers:
+        value = number(row[i], spec.decimal)
+        if value is None and spec.fills and (not strict or is_missing(row[i])):
+            continue
+        if spec.missing == "drop" and is_missing(row[i]):
+            raise MissingCell(f"column {table.columns[i]!r} holds no number")
+        read_number(table.columns[i], row[i], spec.decimal)
+    if indices.answer is None:
+        return
+    try:
+        check(row[indices.answer])
+    except MissingCell:
+        # of windows those alone are left out that would be answered with it
+        if spec.window is None:
+            raise
 
 
 def hold_out_end(series: Series, fraction: float, reach: int) -> tuple[Series, Series]:

@@ -65,7 +65,7 @@ def left_out(data: Data, schema: Schema) -> list[str]:
     """Return the columns that are neither read nor predicted."""
     if isinstance(data, Document):
         return []
-    read = {*schema.inputs, schema.answer, schema.sequence}
+    read = {*schema.inputs, schema.answer, schema.sequence, schema.time}
     return [name for name in data.columns if name not in read]
 
 
@@ -103,9 +103,10 @@ def _inputs(schema: Schema) -> str:
 def _sequences(data: Table, schema: Schema) -> str:
     first = data.columns.index(schema.numbers[0])
     lengths = [len(row[first]) for row in data.rows]
+    order = f" in the order of {schema.time}" if schema.time else ""
     return (
-        f"sequences: {len(lengths):,} of {min(lengths):,} to {max(lengths):,} steps "
-        "(data.rows, data.sequence)"
+        f"sequences: {len(lengths):,} of {min(lengths):,} to {max(lengths):,} steps{order} "
+        "(data.rows, data.sequence, data.time)"
     )
 
 

@@ -33,13 +33,18 @@ def divide(data: Data, schema: Schema, recipe: Recipe) -> tuple[Data, Data, str]
     if isinstance(data, Series):
         return divide_series(data, series.reading(recipe, schema), recipe)
     indices = locate(data, schema.inputs, data.columns)
+    by = "the hash of their inputs"
+    group = recipe.data.group
+    if group is not None:
+        indices = locate(data, [group], data.columns)
+        by = f"the hash of {group}"
     keys = [key_of(row, indices) for row in data.rows]
     try:
         kept, held = hold_out(keys, recipe.seed, fraction)
     except UserError as error:
         raise DataError(str(error), data.path) from None
     part = f"held out {len(held):,} of {len(keys):,} rows"
-    how = f"{part} by the hash of their inputs (data.dev=FILE)"
+    how = f"{part} by {by} (data.dev=FILE)"
     return pick(data, kept), pick(data, held), how
 
 

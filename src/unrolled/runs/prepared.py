@@ -68,6 +68,7 @@ def column_hints(recipe: Recipe) -> ColumnHints:
         categories=tuple(recipe.data.categories or ()),
         dates=tuple(recipe.data.dates or ()),
         decimal=recipe.data.decimal,
+        time=recipe.data.time,
         label=recipe.data.label,
         rows=recipe.data.rows,
         sequence=recipe.data.sequence,

@@ -64,6 +64,15 @@ class DataConfig(Config):
         None,
         description="steps: rows of equal value here are one sequence; else the whole file",
     )
+    time: str | None = Field(
+        None,
+        description="steps: the column of dates or numbers that puts them in order; by default the "
+        "first of dates",
+    )
+    group: str | None = Field(
+        None,
+        description="rows of equal value here, such as a customer, are never in both parts",
+    )
     window: int | None = Field(
         None,
         ge=1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,12 +17,19 @@ from unrolled.data.examples import Examples
 from unrolled.data.numbers import number
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
-from unrolled.fields.base import InvalidCell
+from unrolled.fields.base import InvalidCell, LeftOut, MissingCell
 from unrolled.fields.frames import Frames
 from unrolled.fields.label import Label
 from unrolled.fields.number import Number
 from unrolled.fields.rows import valid_rows
-from unrolled.fields.series import Floats, Series, WindowSpec, gather, spans
+from unrolled.fields.series import (
+    Floats,
+    Series,
+    StepColumns,
+    WindowSpec,
+    gather,
+    spans,
+)
 from unrolled.nn import Layer, build_layer
 from unrolled.tasks.base import DefaultSettings, locate
 from unrolled.tasks.recipe import Recipe
@@ -79,7 +87,16 @@ def reading(recipe: Recipe, schema: Schema) -> WindowSpec:
         )
     # labels of all steps need no windows; pieces are cut for training alone
     window = None if schema.task == "tag" else data.window
-    return WindowSpec(schema.steps, data.sequence, window, data.ahead, data.difference)
+    return WindowSpec(
+        schema.steps,
+        data.sequence,
+        window,
+        data.ahead,
+        data.difference,
+        schema.time,
+        data.missing,
+        data.decimal or schema.decimal,
+    )
 
 
 def sequences(
@@ -89,11 +106,12 @@ def sequences(
     trained: Sequence[str],
     skip: bool,
     output: Label | Number | None = None,
+    strict: bool = False,
 ) -> Table:
     """Return a table of sequences: rows that are steps are gathered, others are sequences already.
 
     Without an answer in ``schema`` none is needed; ``output`` is the field of one that is known by
-    now.
+    now; with ``strict`` nothing stands in for what is neither a number nor missing.
 
     Raises:
         DataError: a column is missing, that of ``data.sequence`` for one, or a row is faulty.
@@ -106,10 +124,16 @@ def sequences(
         (answer,) = locate(table, [schema.answer], trained)
     if output is None:
         name = schema.answer or ""
-        output = Number(name, 0.0, 1.0, False) if schema.task == "regress" else None
-    check = _filled if output is None else output.check
+        if schema.task == "regress":
+            optional = spec.missing != "error"
+            output = Number(name, 0.0, 1.0, False, spec.decimal, optional)
+    check = functools.partial(_filled, spec) if output is None else output.check
     sequence = _sequence_index(table, spec, schema, trained)
-    return gather(table, numbers, answer, sequence, check, skip)
+    time = None
+    if spec.time in table.columns or (spec.time and not table.format.named):
+        (time,) = locate(table, [spec.time], trained, schema.answer)
+    indices = StepColumns(numbers, answer, sequence, time)
+    return gather(table, indices, check, skip, spec, strict)
 
 
 def gathered(
@@ -135,7 +159,8 @@ def gathered(
     spec = replace(inputs.reading, sequence=schema.sequence)
     if output is None:
         schema = replace(schema, answer=None)
-    return sequences(data, schema, spec, trained, on_error == "skip", output)
+    skip = on_error == "skip"
+    return sequences(data, schema, spec, trained, skip, output, strict=output is None)
 
 
 def _sequence_index(
@@ -157,9 +182,12 @@ def _sequence_index(
         ) from None
 
 
-def _filled(cell: Any) -> None:
+def _filled(spec: WindowSpec, cell: Any) -> None:
+    """Raise InvalidCell where there is no label; MissingCell where its row is to be left out."""
     if not label(cell):
-        raise InvalidCell("there is no label")
+        raise (InvalidCell if spec.missing == "error" else MissingCell)(
+            "there is no label"
+        )
 
 
 def count(table: Table | Document, spec: WindowSpec) -> int:
@@ -217,13 +245,14 @@ def one_answer(spec: WindowSpec) -> Goals:
         ends = spec.ends(steps).tolist()
         if not spec.difference:
             return [cell[end + spec.ahead] for end in ends]
-        values = [number(value) for value in cell]
-        if None in values:
+        values = [number(value, spec.decimal) for value in cell]
+        if None in values and not spec.fills:
             raise InvalidCell(
                 f"an answer is {shown(cell[values.index(None)])} where a number is expected"
             )
         array = np.array(values, dtype=np.float64)
         later = spec.ahead + np.array(ends, dtype=np.int64)
+        # a missing one is no number, and makes none of what is worked out with it
         return (array[later] - array[ends]).tolist()
 
     return goals
@@ -294,7 +323,8 @@ def encode(
     def check(numbered: Sequence[Any]) -> tuple[int, Floats, list[Any]]:
         index, row = numbered
         steps = inputs.check([row[i] for i in indices])
-        encoded = [output.check(goal) for goal in goals(row[answer_index], len(steps))]
+        row_goals = goals(row[answer_index], len(steps))
+        encoded = [_encode_goal(output, goal, spec) for goal in row_goals]
         return index, steps, encoded
 
     errors = list(table.skipped)
@@ -318,7 +348,38 @@ def encode(
             NONE_LONG_ENOUGH if too_short else "no row is left to read", table.path
         )
     frames = replace(spans(sequences_read, spec), lines=np.array(step_lines))
+    answered = [index for index, answer in enumerate(answers) if answer is not None]
+    if not answered:
+        raise DataError(NONE_LONG_ENOUGH, table.path)
+    if len(answered) < len(answers):
+        frames = replace(
+            frames, starts=frames.starts[answered], lengths=frames.lengths[answered]
+        )
+        errors += _without_answers(table, output, lines, answers)
+        lines = [lines[index] for index in answered]
+        answers = [answers[index] for index in answered]
     return Examples(np.array(lines), frames=frames), answers, errors
+
+
+def _encode_goal(output: Label | Number, goal: Any, spec: WindowSpec) -> Any:
+    """Return an encoded answer; None for a window that lacks one and is left out for it."""
+    try:
+        return output.check(goal)
+    except MissingCell:
+        if spec.window is None:
+            raise
+        return None
+
+
+def _without_answers(
+    table: Table, output: Label | Number, lines: Sequence[int], answers: Sequence[Any]
+) -> list[DataError]:
+    """Return the errors of windows without an answer, one for each line that lacks it."""
+    lacking = {
+        line for line, answer in zip(lines, answers, strict=True) if answer is None
+    }
+    message = f"column {output.column!r} holds no answer"
+    return [LeftOut(message, *table.position(line)) for line in sorted(lacking)]
 
 
 def _lines_of_answers(spec: WindowSpec, line: int, step_lines: list[int]) -> list[int]:
