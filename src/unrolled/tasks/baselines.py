@@ -43,6 +43,7 @@ TOKENS = 1 << 24  # pairs of tokens take 30 bytes each while they are counted
 HELD = 1 << 28  # float64 numbers that a regression over many labels holds at once: 2 GB
 # copies of its weights that the search for them holds: L-BFGS keeps ten steps
 STEPS = 25
+TREE_LABELS = 50  # each of which takes trees of its own
 NUMBERS = 50_000_000  # of the windows that a linear model reads; they overlap
 Inputs = Text | Vector | Frames | TextAndColumns
 
@@ -89,6 +90,7 @@ def of_labels(
             f"{_grams(inputs)}logistic regression",
             lambda: logistic(split, inputs, columns, scored),
         ),
+        *_trees(split, scored, classes=True),
     ]
 
 
@@ -125,7 +127,38 @@ def of_values(
             f"{_grams(inputs)}linear regression",
             lambda: linear(split, inputs, columns, scored),
         ),
+        *_trees(split, scored, classes=False),
     ]
+
+
+def _trees(
+    split: Split, scored: Callable[[Any], Scores], classes: bool
+) -> list[Method]:
+    """Return gradient-boosted trees on the columns that are no texts, where there are some.
+
+    One number by itself is left to the line, of which trees make steps.
+    """
+    vectors = split.train.vectors
+    if vectors is None or vectors.shape[1] < 2:
+        return []
+    return [("gradient-boosted trees", lambda: boosted(split, scored, classes))]
+
+
+def boosted(
+    split: Split, scored: Callable[[Any], Scores], classes: bool
+) -> Scores | None:
+    """Fit gradient-boosted trees on columns (Ke et al. 2017, histograms), as scikit-learn does."""
+    from sklearn.ensemble import (
+        HistGradientBoostingClassifier,
+        HistGradientBoostingRegressor,
+    )
+
+    targets = np.asarray(split.train.targets)
+    if classes and not 2 <= len(set(targets.tolist())) <= TREE_LABELS:
+        return None
+    kind = HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor
+    fitted = kind(random_state=0).fit(split.train.vectors, targets)
+    return scored(fitted.predict(split.dev.vectors))
 
 
 def _grams(inputs: Inputs) -> str:

@@ -29,6 +29,7 @@ from unrolled.fields.text_and_columns import TextAndColumns
 from unrolled.fields.vector import Vector
 from unrolled.models import ManyToOne, OneToOne
 from unrolled.nn import Layer, NGrams, Pooling, ScaledNumbers, build_layer
+from unrolled.nn.build import LayerConfig
 from unrolled.tasks import series
 from unrolled.tasks.base import (
     AnswerOptions,
@@ -49,6 +50,7 @@ from unrolled.training.objectives import Objective, pretrained
 from unrolled.training.precision import ComputeDevice
 
 WEIGHTS = 2**23  # of n-grams at most: with many labels more n-grams share a vector
+COLUMNS_HIDDEN = 64  # of the network that reads other columns than texts
 Inputs = Text | Vector | Frames | TextAndColumns
 
 TEXT = DefaultSettings(
@@ -312,7 +314,8 @@ class Labelled(Task):
         if self.columns_field is None:
             return None, 0
         width = self.columns_field.width
-        return build_layer("none", config, width), width
+        settings = LayerConfig(hidden=COLUMNS_HIDDEN, layers=2, dropout=config.dropout)
+        return build_layer("none", settings, width), width
 
     def _build_ngrams(self, config: ModelConfig) -> NGrams | None:
         if not config.ngrams:
