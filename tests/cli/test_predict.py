@@ -227,8 +227,8 @@ def test_a_number_is_answered_without_a_probability(
     path.write_text(("rooms,area\n" if kind == "regress" else "") + "3,21\n4,22\n")
     cli("predict", home.runs[kind], "--file", path, "-o", output)
     body = output.read_text().splitlines()
-    assert body[0].endswith(",answer,probability")
-    assert body[1] == f"3,21,{answer['answer']},"
+    assert body[0].endswith(",answer")
+    assert body[1] == f"3,21,{answer['answer']}"
 
 
 def test_a_language_model_is_told_to_generate(cli: Call, home: SimpleNamespace) -> None:

@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 import unrolled as package
 from conftest import SMALL, reviews, write_csv
 from unrolled.cli.main import _run
+from unrolled.cli.output import Columns
 from unrolled.cli.output import write_csv as write_answers
 from unrolled.core import terminal
 from unrolled.core.words import command
@@ -310,7 +311,7 @@ def test_no_number_is_no_json(value: Any) -> None:
 def as_rows(cells: list[Any], raw: bool) -> list[str]:
     handle = io.StringIO()
     row = {f"c{n}": cell for n, cell in enumerate(cells)}
-    write_answers(handle, iter([(row, Prediction("x", 0.5))]), list(row), raw)
+    write_answers(handle, iter([(row, Prediction("x", 0.5))]), Columns(list(row), raw))
     return list(csv.reader(io.StringIO(handle.getvalue())))[1][: len(cells)]
 
 
@@ -375,7 +376,7 @@ def test_a_fault_leaves_an_older_file_and_keeps_what_was_answered(
     assert str(kept) in err
     assert f"{path}:2502" in err
     lines = kept.read_text("utf-8").splitlines()
-    assert lines[0] == "rooms,area,answer,probability"
+    assert lines[0] == "rooms,area,answer"
     assert f"({len(lines) - 1:,} rows)" in err
     # a second time the first is not lost
     cli("predict", home.runs["regress"], "--file", path, "-o", out, code=1)

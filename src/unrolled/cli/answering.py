@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import sys
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from unrolled.cli.output import WRITERS, as_object, check_output, show, written
-from unrolled.core.errors import UsageError
+from unrolled.cli.output import (
+    WRITERS,
+    Columns,
+    as_object,
+    check_output,
+    show,
+    written,
+)
+from unrolled.core.errors import DataError, UsageError
 from unrolled.core.terminal import json_line, note, out
 from unrolled.core.words import counted
 from unrolled.run import Run
 from unrolled.runs.evaluate import changed_search
 from unrolled.tasks.base import Prediction
+
+STANDARD_INPUT = "standard input"  # the name of the file that it is copied to
 
 
 def adjust(
@@ -50,13 +62,31 @@ def adjust(
     run.adjust(begin=begin, banned=banned, required=required, alignment=align, **search)
 
 
-def print_answers(run: Run, rows: list[str], as_json: bool) -> None:
+def labels_of(run: Run, probabilities: bool) -> tuple[str, ...]:
+    """Return the labels whose probabilities are asked for.
+
+    Raises:
+        UsageError: the run does not answer a row with one of some labels.
+    """
+    if not probabilities:
+        return ()
+    task = run.task
+    if not task.class_names or not task.answers_rows:
+        raise UsageError(
+            "--probabilities is for runs that answer a row with one of some labels"
+        )
+    return task.class_names
+
+
+def print_answers(
+    run: Run, rows: list[str], as_json: bool, labels: tuple[str, ...] = ()
+) -> None:
     """Print the answer to each row of the command line."""
     for row, prediction in run.predictor.predict_named(rows):
-        out(show(row, prediction, as_json))
+        out(show(row, prediction, as_json, labels))
 
 
-def print_live(run: Run, as_json: bool) -> None:
+def print_live(run: Run, as_json: bool, labels: tuple[str, ...] = ()) -> None:
     """Print the answer to each line of standard input, as soon as it is read.
 
     A line that cannot be answered is named on standard error and gets an empty answer, with the
@@ -68,7 +98,7 @@ def print_live(run: Run, as_json: bool) -> None:
         if isinstance(prediction, str):
             say(f"line {number}: {prediction}")
             prediction = Prediction("", None, {"error": prediction})
-        out(show(row, prediction, as_json), flush=True)
+        out(show(row, prediction, as_json, labels), flush=True)
 
 
 def answer_file(
@@ -78,11 +108,13 @@ def answer_file(
     output: Path | None,
     as_json: bool,
     raw: bool = False,
+    labels: tuple[str, ...] = (),
 ) -> None:
     """Answer every row of a file, on standard output or into ``output``, as it is read.
 
     ``changes`` are keys under ``data`` for this file, its column names for one; with ``raw`` cells
-    of a CSV that a spreadsheet would run are left as they are.
+    of a CSV that a spreadsheet would run are left as they are. ``labels`` are those whose
+    probabilities are added.
 
     Raises:
         UsageError: the output is none of ``WRITERS``, or would overwrite the input.
@@ -92,27 +124,58 @@ def answer_file(
         check_output(output, [path], run.folder)
     predictions = run.predict_file(path, **changes)
     if output is None:
-        _print_rows(predictions, len(predictions.columns), as_json)
+        _print_rows(predictions, len(predictions.columns), as_json, labels)
     else:
+        probable = not run.task.answers_values
+        columns = Columns(predictions.columns, raw, probable, labels)
         with written(output) as handle:
-            write = WRITERS[output.suffix]
-            write(handle, predictions, predictions.columns, raw)
+            WRITERS[output.suffix](handle, predictions, columns)
     if predictions.error_count:
+        error = predictions.first_error
+        if error is not None and path.name == STANDARD_INPUT:
+            error = _of_standard_input(error)
         say(
             f"skipped {counted(predictions.error_count, 'faulty row')}; "
-            f"the first: {predictions.first_error}"
+            f"the first: {error}"
         )
 
 
 def _print_rows(
-    pairs: Iterable[tuple[dict[str, Any], Prediction]], columns: int, as_json: bool
+    pairs: Iterable[tuple[dict[str, Any], Prediction]],
+    columns: int,
+    as_json: bool,
+    labels: tuple[str, ...],
 ) -> None:
     for row, prediction in pairs:
         if not as_json:
-            out(show(None, prediction, False))
+            out(show(None, prediction, False, labels))
             continue
         shown = row if columns > 1 else {"input": next(iter(row.values()))}
         out(json_line(as_object(shown, prediction)))
+
+
+@contextmanager
+def file_of(path: Path) -> Iterator[Path]:
+    """Yield a file; for - one of what comes on standard input, since it is read more than once.
+
+    Raises:
+        DataError: what a reader raises of it, by its usual name.
+    """
+    if str(path) != "-":
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, STANDARD_INPUT)
+        with path.open("wb") as copy:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+        try:
+            yield path
+        except DataError as error:
+            raise _of_standard_input(error) from None
+
+
+def _of_standard_input(error: DataError) -> DataError:
+    return DataError(error.message, STANDARD_INPUT, error.line)
 
 
 def say(text: str) -> None:

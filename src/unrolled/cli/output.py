@@ -10,6 +10,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,10 +27,45 @@ _FORMULA = re.compile("[\t\r\n]| *[=+\\-@\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
-def show(row: Any, answer: Prediction, json_lines: bool) -> str:
-    """Return one line of output for a row."""
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What is written of each row that is answered.
+
+    Attributes:
+        names: the columns of the file.
+        raw: cells of a CSV that a spreadsheet would run are left as they are.
+        probability: answers have one.
+        labels: those whose probabilities are written, too.
+    """
+
+    names: list[str]
+    raw: bool = False
+    probability: bool = True
+    labels: tuple[str, ...] = ()
+
+    def added(self) -> list[str]:
+        """Return the columns that are added to those of the file."""
+        names = ["answer", *(["probability"] if self.probability else [])]
+        names += [f"probability_{label}" for label in self.labels]
+        return [free(name, self.names) for name in names]
+
+    def probabilities(self, answer: Prediction) -> list[str]:
+        """Return the probability of each label; empty ones for a row without an answer."""
+        known = answer.details.get("probabilities", {})
+        return [
+            f"{known[label]:.6f}" if label in known else "" for label in self.labels
+        ]
+
+
+def show(
+    row: Any, answer: Prediction, json_lines: bool, labels: tuple[str, ...] = ()
+) -> str:
+    """Return one line of output for a row, with the probabilities of ``labels`` behind tabs."""
     if not json_lines:
-        return clean(on_one_line(answer.text))
+        columns = Columns([], labels=labels)
+        return "\t".join(
+            [clean(on_one_line(answer.text)), *columns.probabilities(answer)]
+        )
     return json_line(as_object({"input": row}, answer))
 
 
@@ -67,17 +103,20 @@ def _plain(value: Any, raw: bool) -> Any:
     return text if _NUMBER.fullmatch(text.strip(" ")) else f"'{text}"
 
 
-def write_csv(handle: IO[str], pairs: Pairs, columns: list[str], raw: bool) -> None:
-    """Write rows with the columns they have, answer and probability added."""
+def write_csv(handle: IO[str], pairs: Pairs, columns: Columns) -> None:
+    """Write rows with the columns they have, the answer and its probabilities added."""
     # texts are quoted, all of them: another program may part cells at a semicolon or a tab
     writer = csv.writer(handle, quoting=csv.QUOTE_MINIMAL)
-    head = [*columns, free("answer", columns), free("probability", columns)]
+    raw = columns.raw
+    head = [*columns.names, *columns.added()]
     _write_row(handle, writer, [_plain(name, raw) for name in head])
     for row, answer in pairs:
-        known = answer.probability is not None
-        probability = f"{answer.probability:.6f}" if known else ""
         cells = [_plain(value, raw) for value in (*row.values(), answer.text)]
-        _write_row(handle, writer, [*cells, probability])
+        if columns.probability:
+            known = answer.probability is not None
+            cells.append(f"{answer.probability:.6f}" if known else "")
+        cells += columns.probabilities(answer)
+        _write_row(handle, writer, cells)
         handle.flush()
 
 
@@ -92,21 +131,22 @@ def _write_row(handle: IO[str], writer: Any, cells: list[Any]) -> None:
         writer.writerow(cells)
 
 
-def write_jsonl(handle: IO[str], pairs: Pairs, columns: list[str], raw: bool) -> None:
+def write_jsonl(handle: IO[str], pairs: Pairs, columns: Columns) -> None:
     """Write rows as JSON objects, one a line."""
     for row, answer in pairs:
         handle.write(as_json(as_object(row, answer)) + "\n")
         handle.flush()
 
 
-def write_text(handle: IO[str], pairs: Pairs, columns: list[str], raw: bool) -> None:
-    """Write the answers alone, one a line."""
+def write_text(handle: IO[str], pairs: Pairs, columns: Columns) -> None:
+    """Write the answers alone, one a line, with probabilities of labels behind tabs."""
     for _, answer in pairs:
-        handle.write(on_one_line(answer.text) + "\n")
+        cells = [on_one_line(answer.text), *columns.probabilities(answer)]
+        handle.write("\t".join(cells) + "\n")
         handle.flush()
 
 
-WRITERS: dict[str, Callable[[IO[str], Pairs, list[str], bool], None]] = {
+WRITERS: dict[str, Callable[[IO[str], Pairs, Columns], None]] = {
     ".csv": write_csv,
     ".jsonl": write_jsonl,
     ".txt": write_text,

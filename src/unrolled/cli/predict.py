@@ -63,6 +63,14 @@ Require = Annotated[
     list[str] | None,
     typer.Option(help="A word or phrase that every text holds; repeatable."),
 ]
+File = Annotated[
+    Path | None,
+    typer.Option(help="A file of rows to answer; - for standard input."),
+]
+Probabilities = Annotated[
+    bool,
+    typer.Option("--probabilities", help="Write the probability of each label, too."),
+]
 Raw = Annotated[
     bool,
     typer.Option(
@@ -75,7 +83,7 @@ Raw = Annotated[
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     rows: Rows = None,
-    file: Annotated[Path | None, typer.Option(help="A file of rows to answer.")] = None,
+    file: File = None,
     output: Output = None,
     live: Annotated[
         bool, typer.Option("--live", help="Answer lines of standard input.")
@@ -94,6 +102,7 @@ def predict(
         typer.Option(min=0, max=SEED, help="Equal seeds draw equal answers."),
     ] = None,
     raw: Raw = False,
+    probabilities: Probabilities = False,
 ) -> None:
     """Answer rows: one line for each on standard output, and nothing else.
 
@@ -105,6 +114,8 @@ def predict(
 
       unrolled predict runs/multi30k-en-de --file in.txt -o out.txt --set decoding.beam=1
 
+      cat new.csv | unrolled predict runs/reviews --file - --probabilities
+
       tail -f log.txt | unrolled predict runs/reviews --live
     """
     search = {
@@ -113,7 +124,7 @@ def predict(
         "required": require or [],
         "seed": seed,
     }
-    request = _Request(run, rows or [], file, output, live, as_json, raw)
+    request = _Request(run, rows or [], file, output, live, as_json, raw, probabilities)
     request.check()
     request.answer(settings or [], search)
 
@@ -129,6 +140,7 @@ class _Request:
     live: bool
     as_json: bool
     raw: bool
+    probabilities: bool
 
     def check(self) -> None:
         """Raise UsageError for options that do not go together."""
@@ -161,12 +173,16 @@ class _Request:
             )
         details = self.as_json or str(self.output).endswith(".jsonl")
         answering.adjust(run, parse(settings), details=details, **search)
-        if self.file is not None:
-            output = None if self.output is None else expanded(self.output)
-            changes = parse(self.rows)
-            path = expanded(self.file)
-            answering.answer_file(run, path, changes, output, self.as_json, self.raw)
-        elif self.live:
-            answering.print_live(run, self.as_json)
-        else:
-            answering.print_answers(run, self.rows, self.as_json)
+        labels = answering.labels_of(run, self.probabilities)
+        if self.live:
+            answering.print_live(run, self.as_json, labels)
+            return
+        if self.file is None:
+            answering.print_answers(run, self.rows, self.as_json, labels)
+            return
+        output = None if self.output is None else expanded(self.output)
+        changes = parse(self.rows)
+        with answering.file_of(expanded(self.file)) as path:
+            answering.answer_file(
+                run, path, changes, output, self.as_json, self.raw, labels
+            )

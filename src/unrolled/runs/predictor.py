@@ -12,7 +12,7 @@ from torch import nn
 from unrolled.core.errors import UserError, is_out_of_memory, shown
 from unrolled.data.archives import too_long
 from unrolled.runs.folder import Loaded
-from unrolled.runs.rows import cells_of, rows_of
+from unrolled.runs.rows import InputCells, cells_of, rows_of
 from unrolled.tasks.base import AnswerOptions, Prediction, Task
 from unrolled.training.precision import ComputeDevice, choose, torch_defaults
 
@@ -104,6 +104,7 @@ class Predictor:
         A search takes long, so its task says before what cannot be answered; of other tasks the
         rows are asked one by one where they fail together.
         """
+        rows = [InputCells(row) for row in rows]
         if self.task.is_generative:
             reasons = [self.task.why_not_answerable(row) for row in rows]
             pairs = zip(rows, reasons, strict=True)

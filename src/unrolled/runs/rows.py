@@ -14,6 +14,10 @@ from unrolled.fields.frames import Frames
 from unrolled.tasks.base import Task
 
 
+class InputCells(tuple[Any, ...]):
+    """The cells of a row in the order of the columns that are read."""
+
+
 def rows_of(rows: Any) -> Iterable[Any]:
     """Return the rows of what was given, those of a table of pandas or polars by name.
 
@@ -48,7 +52,8 @@ def cells_of(row: Any, task: Task, most: int) -> tuple[Any, ...]:
         UserError: it is no row, lacks a column, or is too long.
     """
     names = task.schema.inputs
-    row = _by_name(row)
+    in_order = isinstance(row, InputCells)
+    row = row if in_order else _by_name(row)
     if _size(row) > most:
         raise UserError(too_long(most))
     if isinstance(row, Mapping):
@@ -69,11 +74,24 @@ def cells_of(row: Any, task: Task, most: int) -> tuple[Any, ...]:
     if isinstance(row, str):
         return _parse_cells(row, task)
     cells = tuple(row)
-    if len(cells) != len(names):
+    given = list(names) if in_order else as_typed(task)
+    if len(cells) != len(given):
         raise UserError(
-            f"{shown(row)} has {counted(len(cells), 'cell')}; expected {listed(names)}"
+            f"{shown(row)} has {counted(len(cells), 'cell')}; expected {listed(given)}"
         )
-    return cells
+    return tuple(cells[given.index(name)] for name in names)
+
+
+def as_typed(task: Task) -> list[str]:
+    """Return the columns that are read in the order in which a person gives their cells.
+
+    That of the file, where they are of several kinds, which a schema keeps apart; else as they were
+    named.
+    """
+    names = list(task.schema.inputs)
+    if names in (list(task.schema.text), list(task.schema.numbers)):
+        return names
+    return [name for name in task.columns if name in names] or names
 
 
 def _is_iterable(value: Any) -> bool:
@@ -113,6 +131,14 @@ def _parse_cells(row: str, task: Task) -> tuple[Any, ...]:
     columns = task.columns
     names = schema.inputs
     is_object = row.lstrip().startswith("{")
+    if is_object and len(names) > 1 and not task.format.objects:
+        values = json_object(nfc(row))
+        missing = [name for name in names if name not in values]
+        if missing:
+            raise UserError(
+                f"{shown(row)} has no {shown(missing[0])}; expected {listed(names)}"
+            )
+        return tuple(values[name] for name in names)
     if len(names) == 1 and schema.text and not (is_object and task.format.objects):
         return (row,)
     cells = parse_row(row, task.format, columns)
@@ -125,15 +151,16 @@ def _parse_cells(row: str, task: Task) -> tuple[Any, ...]:
                 f"{shown(row)} has no {shown(missing[0])}; expected {listed(names)}"
             )
         return tuple(known[name] for name in names)
+    given = as_typed(task)
     for known_names in (
-        names,
+        given,
         columns,
         [name for name in columns if name != schema.answer],
     ):
         if len(cells) == len(known_names):
             return tuple(cells[list(known_names).index(name)] for name in names)
     raise UserError(
-        f"{shown(row)} has {counted(len(cells), 'cell')}; expected {len(names)}: {listed(names)}"
+        f"{shown(row)} has {counted(len(cells), 'cell')}; expected {len(given)}: {listed(given)}"
     )
 
 
