@@ -21,7 +21,7 @@ from unrolled.tasks.classify import Classify
 
 
 def baselines(prepared: Prepared) -> list[Baseline]:
-    return measured(prepared.task.baselines(prepared.split))
+    return measured(prepared.task.baselines(prepared.split))[0]
 
 
 def scored(path: Path, dev: Path, **changes: object) -> dict[str, dict[str, float]]:

@@ -34,7 +34,7 @@ assert finish  # what closes a training is part of these runs
 
 
 def baselines(prepared: Prepared) -> list[Baseline]:
-    return measured(prepared.task.baselines(prepared.split))
+    return measured(prepared.task.baselines(prepared.split))[0]
 
 
 T = 60

@@ -20,7 +20,9 @@ __all__ = ["CHECKS", "Check", "Context", "Finding", "ask", "examine", "quick"]
 
 CHECKS = (
     Check("files of the run", files.unchanged),
+    Check("how the data is read", data.reading),
     Check("rows in both parts", leaks.shared, quick=True),
+    Check("texts in both parts", leaks.shared_text, quick=True),
     Check("same row, other label", data.conflicts, quick=True),
     Check("columns that tell", leaks.column, quick=True),
     Check("tokens that tell", leaks.token, quick=True),

@@ -29,6 +29,20 @@ from unrolled.fields.text import Text
 from unrolled.tasks.base import locate
 
 
+def reading(context: Context) -> Finding | None:
+    """What is doubtful about how the files are read makes all other checks doubtful."""
+    warnings = context.plan.prepared.warnings
+    if not warnings:
+        return Finding("ok", "nothing is doubtful about how the data is read")
+    more = f"; and {len(warnings) - 1} more" if len(warnings) > 1 else ""
+    return Finding(
+        "warning",
+        f"{warnings[0].message}{more}",
+        where="; ".join(warning.message for warning in warnings[1:]),
+        advice=warnings[0].key,
+    )
+
+
 def conflicts(context: Context) -> Finding | None:
     """Equal inputs with different labels bound every score."""
     if not context.names:

@@ -28,6 +28,8 @@ from unrolled.data.sources import Table
 from unrolled.text.streams import SPECIALS
 
 SURE = 0.99  # accuracy of one column, or F1 of one token, that is no luck
+NEARLY_SURE = 0.95
+FAR = 0.3  # more than the commonest label tells
 LARGEST = 5_000_000  # cells of a table of tokens by labels
 
 Cells = list[str]  # of one column, as labels
@@ -58,6 +60,33 @@ def shared(context: Context) -> Finding | None:
     )
 
 
+def shared_text(context: Context) -> Finding | None:
+    """Of rows of several texts, one that stands in both parts may tell its row's answer."""
+    columns = context.task.schema.text
+    train = context.plan.prepared.train_data
+    dev = context.plan.prepared.dev_data
+    if not isinstance(train, Table) or not isinstance(dev, Table) or len(columns) < 2:
+        return None
+    if not {*train.columns} & {*dev.columns} >= {*columns}:
+        return None
+    shares = {}
+    for name in columns:
+        known = set(cells(train, name))
+        scored = cells(dev, name)
+        shares[name] = sum(bool(cell) and cell in known for cell in scored)
+    name, count = max(shares.items(), key=lambda pair: pair[1])
+    total = len(dev.rows)
+    if not count:
+        return Finding("ok", f"no text of the {total:,} scored rows stands in training")
+    return Finding(
+        "warning",
+        f"{proportion(count, total, 'scored rows')} have a text of column {name!r} that also "
+        "stands in training, beside another",
+        where=f"column {name!r}",
+        advice=f"data.group={name} keeps rows of one text in one part",
+    )
+
+
 def column(context: Context) -> Finding | None:
     """A column that tells the answer by itself may not be known when the model is used."""
     train = context.plan.prepared.train_data
@@ -75,13 +104,17 @@ def column(context: Context) -> Finding | None:
     parts = (sampled(train), sampled(dev))
     answers = [cells(part, answer) for part in parts]
     telling = []
+    hinting = []
     for name in train.columns:
         if name == answer or name not in dev.columns:
             continue
         columns = [cells(part, name) for part in parts]
         if context.names:
             # a task that reads one column is to tell the label by it
-            tells = inputs != (name,) and guesses(*columns, *answers)
+            right = 0.0 if inputs == (name,) else guesses(*columns, *answers)
+            tells = right >= SURE
+            if not tells and right and name not in context.task.schema.numbers:
+                hinting.append((right, name))
         else:
             tells = same(columns[0], answers[0])
         if tells:
@@ -89,6 +122,8 @@ def column(context: Context) -> Finding | None:
     read = [name for name in telling if name in inputs]
     spared = [name for name in telling if name not in inputs]
     note = f" ({few_of(spared)} would, but is left out)" if spared else ""
+    if not read and hinting:
+        return _hint(hinting, inputs)
     if not read:
         return Finding("ok", f"no column that is read tells the answer by itself{note}")
     is_by_chance = context.names and len(answers[1]) < SMALL / 2
@@ -98,6 +133,18 @@ def column(context: Context) -> Finding | None:
         where=few_of([f"column {name!r}" for name in read]),
         advice="leave it out (data.numbers, data.text), unless it is known before the "
         "answer is",
+    )
+
+
+def _hint(hinting: list[tuple[float, str]], inputs: tuple[str, ...]) -> Finding:
+    """Return the finding for columns that tell far more than the commonest answer does."""
+    right, name = max(hinting)
+    done = "it is read" if name in inputs else "it is left out"
+    return Finding(
+        "warning",
+        f"column {name!r} by itself tells {right:.0%} of the scored rows: {done}",
+        where=few_of([f"column {name!r}" for _, name in sorted(hinting, reverse=True)]),
+        advice="see whether it is known before the answer is (data.categories, data.numbers)",
     )
 
 
@@ -128,8 +175,11 @@ def same(column: Cells, answers: Cells) -> bool:
     return bool(abs(correlations[0, 1]) > 1 - 1e-6)
 
 
-def guesses(train: Cells, dev: Cells, train_labels: Cells, dev_labels: Cells) -> bool:
-    """Whether one column of the training rows tells the labels of the scored rows."""
+def guesses(train: Cells, dev: Cells, train_labels: Cells, dev_labels: Cells) -> float:
+    """Return how many labels of the scored rows one column of the training rows tells.
+
+    0 where that is not far more than the commonest label tells, as luck may have it.
+    """
     numbers = [number(cell) for cell in train]
     if len(set(train)) > SMALL and None not in numbers:
         guessed = by_nearest(train, dev, train_labels)
@@ -139,7 +189,8 @@ def guesses(train: Cells, dev: Cells, train_labels: Cells, dev_labels: Cells) ->
     right = float(np.mean([guess == truth for guess, truth in pairs]))
     counts = Counter(dev_labels)
     majority = max(counts.values()) / len(dev_labels)
-    return right >= SURE and right > majority + 0.05
+    far = right >= NEARLY_SURE and right > majority + 0.05
+    return right if far or right > majority + FAR else 0.0
 
 
 def numbers_of(column: Cells) -> NDArray[np.float64]:

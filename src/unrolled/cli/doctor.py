@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +12,9 @@ if TYPE_CHECKING:
     from unrolled.checks import Finding
 
 STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+# characters of the first two columns
+STATUS = max(map(len, STYLES))
+NAME = 23
 
 
 def doctor(
@@ -46,13 +51,13 @@ def doctor(
     context = examine(target, parse(changes or []))
     size = sum(p.numel() for p in context.model.parameters())
     state = "as trained" if context.trained else "as drawn, before training"
-    say = (lambda *words: None) if as_json else console().print
+    say = (lambda *words: None) if as_json else printer()
     say(clean(context.plan.prepared.lines[0]))
     say(f"model: layer={context.plan.recipe.layer}, {size:,} parameters, {state}\n")
     findings = []
     for finding in ask(CHECKS, context):
         findings.append(finding)
-        say(line(finding))
+        say(finding)
     counts = {status: sum(f.status == status for f in findings) for status in STYLES}
     seconds = round(time.monotonic() - began, 1)
     counted = ", ".join(f"{count} {status}" for status, count in counts.items())
@@ -68,11 +73,30 @@ def doctor(
     raise typer.Exit(1 if counts["problem"] else 0)
 
 
-def console() -> Any:
-    """Return where the findings are shown, colours in a terminal alone."""
+def printer() -> Callable[[Any], None]:
+    """Return what shows texts and findings: in a terminal with colours, and no wider than it is."""
+    from unrolled.core.terminal import out
+
+    if not sys.stdout.isatty():
+        # a program that reads the lines, or a file, has no width to keep to
+        return lambda shown: out(shown if isinstance(shown, str) else plain(shown))
     from rich.console import Console
 
-    return Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False)
+    return lambda shown: console.print(shown if isinstance(shown, str) else line(shown))
+
+
+def plain(finding: Finding) -> str:
+    """Return a finding as lines of text, however long."""
+    from unrolled.core.terminal import clean
+
+    head = f"{finding.status:<{STATUS}}  {finding.name:<{NAME}}  "
+    lines = [head + clean(finding.message)]
+    if finding.status != "ok":
+        indent = " " * len(head)
+        lines += [indent + clean(finding.where)] if finding.where else []
+        lines += [f"{indent}-> {clean(finding.advice)}"] if finding.advice else []
+    return "\n".join(lines)
 
 
 def line(finding: Finding) -> Any:
@@ -83,8 +107,8 @@ def line(finding: Finding) -> Any:
     from unrolled.core.terminal import clean
 
     row = Table.grid(padding=(0, 2))
-    row.add_column(width=max(map(len, STYLES)))
-    row.add_column(width=23)
+    row.add_column(width=STATUS)
+    row.add_column(width=NAME)
     row.add_column(overflow="fold")
     body = Text(clean(finding.message))
     if finding.status != "ok":

@@ -188,11 +188,12 @@ def _given_away(table: Table, schema: Schema) -> Iterator[DataWarning]:
         telling = right is not None and right - commonest >= TELLING
         if right is None or not (telling or (right >= SURE and right > commonest)):
             continue
-        is_read = name in schema.inputs
-        what = "it is read" if is_read else "it is left out"
+        done = "it is left out"
+        if name in schema.inputs:
+            done = "leave it out unless it is known before the answer is"
         yield DataWarning(
             f"{name} alone gives the answer of {right:.0%} of the rows, where the commonest answer "
-            f"has {commonest:.0%}: {what}; leave it out unless it is known before the answer is",
+            f"has {commonest:.0%}: {done}",
             "data.categories",
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,6 +35,11 @@ from unrolled.training.job import Position
 from unrolled.training.planning import epoch_steps
 from unrolled.training.progress import duration
 
+# simple methods may take this part of the time of training, and so many seconds at least
+SHARE = 0.25
+LEAST = 20.0
+FAR = 3.0  # times the loss of a blind guess
+
 
 def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> runs.Loaded:
     """Measure the best weights, compare them with the baselines, and write result and report.
@@ -48,9 +54,10 @@ def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> runs.Loaded:
     model = loaded.model.to(compute_device.device)
     with torch.no_grad():
         evaluation = task.evaluate(model, plan.prepared.dev, compute_device, options)
+    methods = task.baselines(plan.prepared.split)
+    baselines, left_out = measured(methods, seconds_for_baselines(plan))
     compared = [
-        {"name": b.name, "scores": b.scores, "seconds": b.seconds}
-        for b in measured(task.baselines(plan.prepared.split))
+        {"name": b.name, "scores": b.scores, "seconds": b.seconds} for b in baselines
     ]
     samples, timed = answer_some(model, plan)
     result = {
@@ -59,6 +66,7 @@ def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> runs.Loaded:
         "scores": evaluation.scores,
         "notes": list(evaluation.notes),
         "baselines": compared,
+        "baselines_left_out": left_out,
         **_progress(at),
         "parameters": sum(p.numel() for p in model.parameters()),
         "megabytes": (plan.folder / runs.MODEL).stat().st_size / 1e6,
@@ -156,6 +164,12 @@ def summary(plan: Plan, result: dict[str, Any]) -> list[str]:
         shown = "  ".join(f"{key} {score:.4f}" for key, score in scores.items())
         lines.append(f"  {name:<{width}}  {shown}")
     lines += [f"  {note}" for note in result.get("notes", [])]
+    if result.get("baselines_left_out"):
+        lines.append(
+            f"  left out for time: {', '.join(result['baselines_left_out'])} "
+            "(training.max_minutes is that of training; simple methods have a quarter more)"
+        )
+    lines += divergence(plan, result)
     if at_pretraining(plan, result):
         lines.append(
             "Time ran out before the labels were learnt: raise training.max_minutes or lower "
@@ -168,6 +182,25 @@ def summary(plan: Plan, result: dict[str, Any]) -> list[str]:
         f"report: {plan.folder / 'report.html'}",
         "next:",
         *next_commands(plan),
+    ]
+
+
+def seconds_for_baselines(plan: Plan) -> float:
+    """Return how long simple methods may take before the rest of them is left out."""
+    minutes = plan.recipe.training.max_minutes
+    return math.inf if minutes is None else max(LEAST, 60 * minutes * SHARE)
+
+
+def divergence(plan: Plan, result: dict[str, Any]) -> list[str]:
+    """Return a line where the loss is far above that of a blind guess."""
+    loss = result["scores"].get("loss")
+    blind = plan.prepared.task.blind_loss
+    if loss is None or blind is None or loss <= FAR * blind:
+        return []
+    rate = plan.recipe.training.learning_rate
+    return [
+        f"The loss is {loss:.4g}, where a blind guess has {blind:.3g}: training went astray at "
+        f"training.learning_rate={rate:g}; try {rate / 10:g}, and training.clip."
     ]
 
 

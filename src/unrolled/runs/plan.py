@@ -27,7 +27,7 @@ from unrolled.runs.begun import (
 from unrolled.runs.keys import flat
 from unrolled.runs.prepare import prepare
 from unrolled.runs.prepared import Prepared
-from unrolled.runs.recipes import left_out_lines, requested
+from unrolled.runs.recipes import FILES, is_found, left_out_lines, requested
 from unrolled.runs.resolve import Machine, as_begun
 from unrolled.tasks.base import Scores, Task
 from unrolled.tasks.recipe import Recipe
@@ -66,9 +66,10 @@ class Request:
             UsageError: there is no such recipe or file, a key is wrong, or the folder's name.
         """
         recipe = requested(target, changes, resume)
-        return cls(
-            target, flat(changes), folder_of(target, recipe, out), recipe, resume
-        )
+        folder = folder_of(target, recipe, out)
+        if resume:
+            recipe = with_files_of(folder, recipe)
+        return cls(target, flat(changes), folder, recipe, resume)
 
     def finished(self) -> str:
         """Return how the run ended that is to be resumed as it is, else an empty text."""
@@ -238,6 +239,26 @@ def build(recipe: Recipe, task: Task) -> nn.Module:
         raise UserError(
             "the model is out of memory; lower model.hidden or model.embedding"
         ) from None
+
+
+def with_files_of(folder: Path, recipe: Recipe) -> Recipe:
+    """Return a recipe whose data files are found from where its run was begun.
+
+    A run stands in runs/NAME below that folder, mostly. Which files they are is compared by their
+    bytes, wherever they lie.
+    """
+    moved = {}
+    for role in FILES:
+        name = getattr(recipe.data, role)
+        if name is None or is_found(recipe, name):
+            continue
+        bare = Path(name).name
+        near = [folder.parent.parent / name, folder.parent / name]
+        near += [folder.parent.parent / bare, folder.parent / bare]
+        there = next((path for path in near if path.is_file()), None)
+        if there is not None:
+            moved[role] = str(there)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=moved)})
 
 
 def folder_of(target: str, recipe: Recipe, out: str | Path | None) -> Path:

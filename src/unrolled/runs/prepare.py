@@ -83,6 +83,7 @@ def prepare(
         lines,
         parts.files,
         facts=facts_of(parts.whole, schema, task, parts.warnings),
+        warnings=tuple(parts.warnings),
     )
 
 

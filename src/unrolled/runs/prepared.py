@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from unrolled.core.errors import DataError, UsageError
+from unrolled.core.errors import DataError, DataWarning, UsageError
 from unrolled.data.aligned import read_aligned
 from unrolled.data.schema import DOCUMENT, PAIRS, ColumnHints, Schema, infer
 from unrolled.data.shards import unchanged
@@ -26,7 +26,7 @@ class Prepared:
     files by the name the recipe gives them; ``held_out`` is false where the training rows
     themselves are scored, as in learning by heart. ``partial`` is whether ``train_data`` is only
     the beginning of the training part, as of a large file; ``facts`` say for programs what
-    ``lines`` say for people.
+    ``lines`` say for people; ``warnings`` are those of them that want a look.
     """
 
     recipe: Recipe
@@ -39,6 +39,7 @@ class Prepared:
     files: dict[str, str]
     partial: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[DataWarning, ...] = ()
 
     @property
     def held_out(self) -> bool:

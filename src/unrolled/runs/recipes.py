@@ -188,6 +188,15 @@ def _no_such(target: str) -> str:
     return f"there is no recipe and no file {shown(target, 200)}{hint}"
 
 
+def is_found(recipe: Recipe, name: str) -> bool:
+    """Whether a data file is where ``find_data`` looks for it."""
+    try:
+        find_data(recipe, name)
+    except UserError:
+        return False
+    return True
+
+
 def find_data(recipe: Recipe, name: str) -> Path:
     """Return where a data file stands: as given, beside the recipes, or in UNROLLED_DATA.
 
@@ -218,7 +227,8 @@ def find_data(recipe: Recipe, name: str) -> Path:
             )
     guess = nearest(Path(name).name, beside(Path(name)))
     hint = f"; did you mean {shown(guess)}?" if guess else ""
-    raise UserError(f"{cut(name, 300)}: no such file{hint}")
+    moved = "" if hint else "; if it has moved, say where to: data.train=FILE"
+    raise UserError(f"{cut(name, 300)}: no such file{hint or moved}")
 
 
 def beside(path: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -280,6 +281,11 @@ class Task(ABC):
     def class_names(self) -> tuple[str, ...]:
         """The labels to choose from; none where the answer is no label."""
         return ()
+
+    @property
+    def blind_loss(self) -> float | None:
+        """The loss of knowing nothing, ln(labels); None where it does not follow from the task."""
+        return math.log(len(self.class_names)) if self.class_names else None
 
     @property
     def reads_sequences(self) -> bool:

@@ -57,23 +57,33 @@ class Baseline:
     seconds: float
 
 
-def measured(methods: Sequence[Method]) -> list[Baseline]:
+def measured(
+    methods: Sequence[Method], seconds: float = math.inf
+) -> tuple[list[Baseline], list[str]]:
     """Score simple methods on the dev part, fitted on the training part.
 
     Methods on n-grams read at most ``TEXT`` characters of a text and ``CHARACTERS`` in all, since
     a yardstick must not take more memory than the model; one that still runs out is left out.
+
+    Returns:
+        The scores, and the names of methods that were left out since those before them had taken
+        more than so many ``seconds``.
     """
     baselines = []
+    left_out = []
+    start = time.monotonic()
     for name, method in methods:
         began = time.monotonic()
+        if began - start > seconds:
+            left_out.append(name)
+            continue
         try:
             scores = method()
         except MemoryError:
             continue
         if scores is not None:
-            seconds = time.monotonic() - began
-            baselines.append(Baseline(name, scores, seconds))
-    return baselines
+            baselines.append(Baseline(name, scores, time.monotonic() - began))
+    return baselines, left_out
 
 
 # ---------------------------------------------------------------------- a label or value a row

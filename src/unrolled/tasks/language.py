@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unrolled.core import digests
-from unrolled.core.errors import DataError, UsageError
+from unrolled.core.errors import DataError, UsageError, listed
 from unrolled.core.words import either
 from unrolled.data.batches import BatchSource, Lanes, Windows
 from unrolled.data.schema import Schema
@@ -247,6 +247,20 @@ class Language(Task):
         }
         return Evaluation(scores)
 
+    @property
+    def blind_loss(self) -> float:
+        """That of all tokens alike."""
+        return math.log(self.tokenizer.size)
+
+    def unknown_in(self, text: str) -> list[str]:
+        """Return the characters of a text, or else its words, that the vocabulary lacks."""
+        unknown = self.tokenizer.unk_id
+        for parts in (dict.fromkeys(text), dict.fromkeys(text.split())):
+            lacking = [part for part in parts if unknown in self.tokenizer.encode(part)]
+            if lacking:
+                return lacking
+        return []
+
     def generate(
         self,
         model: nn.Module,
@@ -263,6 +277,9 @@ class Language(Task):
         assert isinstance(model, LanguageModel)
         end = self.tokenizer.eos_id
         start = [end, *self.tokenizer.encode(nfc(prompt))]
+        if self.tokenizer.unk_id in start:
+            lacking = listed(self.unknown_in(nfc(prompt)))
+            notice(f"the prompt holds what was not in the training text: {lacking}")
         banned = [self.tokenizer.pad_id, self.tokenizer.unk_id, self.tokenizer.bos_id]
         tokens = generate(
             model.stepper(),
