@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 import unrolled as package
 from conftest import SMALL, reviews, write_csv
 from unrolled.cli.main import _run
-from unrolled.cli.output import Columns
+from unrolled.cli.output import AnswerColumns
 from unrolled.cli.output import write_csv as write_answers
 from unrolled.core import terminal
 from unrolled.core.words import command
@@ -311,7 +311,9 @@ def test_no_number_is_no_json(value: Any) -> None:
 def as_rows(cells: list[Any], raw: bool) -> list[str]:
     handle = io.StringIO()
     row = {f"c{n}": cell for n, cell in enumerate(cells)}
-    write_answers(handle, iter([(row, Prediction("x", 0.5))]), Columns(list(row), raw))
+    write_answers(
+        handle, iter([(row, Prediction("x", 0.5))]), AnswerColumns(list(row), raw)
+    )
     return list(csv.reader(io.StringIO(handle.getvalue())))[1][: len(cells)]
 
 

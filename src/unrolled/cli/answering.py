@@ -15,7 +15,7 @@ import torch
 
 from unrolled.cli.output import (
     WRITERS,
-    Columns,
+    AnswerColumns,
     as_object,
     check_output,
     show,
@@ -127,7 +127,7 @@ def answer_file(
         _print_rows(predictions, len(predictions.columns), as_json, labels)
     else:
         probable = not run.task.answers_values
-        columns = Columns(predictions.columns, raw, probable, labels)
+        columns = AnswerColumns(predictions.columns, raw, probable, labels)
         with written(output) as handle:
             WRITERS[output.suffix](handle, predictions, columns)
     if predictions.error_count:

@@ -28,7 +28,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class AnswerColumns:
     """What is written of each row that is answered.
 
     Attributes:
@@ -62,7 +62,7 @@ def show(
 ) -> str:
     """Return one line of output for a row, with the probabilities of ``labels`` behind tabs."""
     if not json_lines:
-        columns = Columns([], labels=labels)
+        columns = AnswerColumns([], labels=labels)
         return "\t".join(
             [clean(on_one_line(answer.text)), *columns.probabilities(answer)]
         )
@@ -103,7 +103,7 @@ def _plain(value: Any, raw: bool) -> Any:
     return text if _NUMBER.fullmatch(text.strip(" ")) else f"'{text}"
 
 
-def write_csv(handle: IO[str], pairs: Pairs, columns: Columns) -> None:
+def write_csv(handle: IO[str], pairs: Pairs, columns: AnswerColumns) -> None:
     """Write rows with the columns they have, the answer and its probabilities added."""
     # texts are quoted, all of them: another program may part cells at a semicolon or a tab
     writer = csv.writer(handle, quoting=csv.QUOTE_MINIMAL)
@@ -131,14 +131,14 @@ def _write_row(handle: IO[str], writer: Any, cells: list[Any]) -> None:
         writer.writerow(cells)
 
 
-def write_jsonl(handle: IO[str], pairs: Pairs, columns: Columns) -> None:
+def write_jsonl(handle: IO[str], pairs: Pairs, columns: AnswerColumns) -> None:
     """Write rows as JSON objects, one a line."""
     for row, answer in pairs:
         handle.write(as_json(as_object(row, answer)) + "\n")
         handle.flush()
 
 
-def write_text(handle: IO[str], pairs: Pairs, columns: Columns) -> None:
+def write_text(handle: IO[str], pairs: Pairs, columns: AnswerColumns) -> None:
     """Write the answers alone, one a line, with probabilities of labels behind tabs."""
     for _, answer in pairs:
         cells = [on_one_line(answer.text), *columns.probabilities(answer)]
@@ -146,7 +146,7 @@ def write_text(handle: IO[str], pairs: Pairs, columns: Columns) -> None:
         handle.flush()
 
 
-WRITERS: dict[str, Callable[[IO[str], Pairs, Columns], None]] = {
+WRITERS: dict[str, Callable[[IO[str], Pairs, AnswerColumns], None]] = {
     ".csv": write_csv,
     ".jsonl": write_jsonl,
     ".txt": write_text,

@@ -104,7 +104,8 @@ def collate(examples: Examples, rows: Ints) -> Batch:
         targets = torch.from_numpy(examples.targets[rows])
     extra: tuple[Tensor, ...] = ()
     if examples.vectors is not None and examples.sequences is not None:
-        extra = (torch.from_numpy(examples.vectors[rows]),)
+        features = examples.vectors[rows]
+        extra = (torch.from_numpy(features),)
     if examples.characters is not None:
         extra += examples.characters.take(rows, PAD)
     elif examples.spellings is not None:

@@ -95,6 +95,12 @@ class Column:
         )
 
     @property
+    def are_kinds(self) -> bool:
+        """Whether these are labels, and no values or texts."""
+        repeated = 2 * self.distinct <= self.filled
+        return not self.lists and (self.labels or (repeated and not self.numeric))
+
+    @property
     def category(self) -> bool:
         """Whether the values are kinds of something, each of which occurs again and again."""
         plain = not (self.lists or self.numeric or self.dates or self.identity)

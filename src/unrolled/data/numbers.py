@@ -24,6 +24,7 @@ MISSING = frozenset(
 )
 # where a label is missing: the other marks may be labels
 NO_LABEL = frozenset({"", "nan", "<na>", "#n/a", "null"})
+LONGEST = 64  # characters of a number
 NEARLY_ALL = 0.9  # of the cells of a column of numbers that are numbers, or missing
 
 # a first group without a leading zero, and then groups of three behind equal marks
@@ -33,6 +34,7 @@ _INDIAN_GROUPS = r"[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}"
 _EXPONENT = r"(?:[eE][+-]?[0-9]+)?"
 _WITH_POINT = re.compile(rf"(?:{_POINT_GROUPS}|{_INDIAN_GROUPS})(?:\.[0-9]+)?")
 _WITH_COMMA = re.compile(rf"{_COMMA_GROUPS}(?:,[0-9]+)?|[0-9]*,[0-9]+{_EXPONENT}")
+_PROSE = re.compile(r"[^\W\d_]{4}|^\D*$")
 _SIGNED = re.compile(r"([+-])\s*([^+-].*)")
 _PLAIN = re.compile(rf"(?:[0-9]+\.?[0-9]*|\.[0-9]+){_EXPONENT}")
 # one group after one mark: a thousand or three decimals, which the cell does not tell
@@ -104,10 +106,10 @@ def is_doubtful(cell: Any) -> bool:
 
 
 def _read(text: str, decimal: str) -> float | None:
-    # nearly all cells are plain, and this runs for every one
+    # nearly all cells are plain, or words; and this runs for every one
     plain = "_" not in text and (decimal == "." or "." not in text)
     value = _finite(text) if plain else None
-    if value is not None or len(text) > 64:
+    if value is not None or _is_prose(text):
         return value
     digits, sign = _bare(text)
     for mark in (decimal, "," if decimal == "." else "."):
@@ -117,6 +119,11 @@ def _read(text: str, decimal: str) -> float | None:
         if grammar.fullmatch(digits):
             return _without_groups(digits, mark, sign)
     return None
+
+
+def _is_prose(text: str) -> bool:
+    """Return whether a text is surely no number: it is long, or holds a word or no digit."""
+    return len(text) > LONGEST or _PROSE.search(text) is not None
 
 
 def _without_groups(digits: str, mark: str, sign: float) -> float | None:
@@ -178,18 +185,21 @@ def _without_unit(text: str) -> str:
 
 def _mark_of(cell: str) -> str | None:
     """Return the mark before decimals that a cell has for certain."""
+    if _is_prose(cell):
+        return None
     digits, _ = _bare(cell)
     if _DOUBTFUL.fullmatch(digits):
         return None
-    if "," in digits and _WITH_COMMA.fullmatch(digits):
-        # 1.234.567,8 and 0,5 and 12,5
-        is_point = _WITH_POINT.fullmatch(digits) is not None
-        return None if is_point else ","
-    if "," in digits and "." in digits and _WITH_POINT.fullmatch(digits):
-        return "."
-    if "." in digits:
-        several = digits.count(".") > 1
-        if several and _WITH_COMMA.fullmatch(digits):
-            return ","
-        return "." if _PLAIN.fullmatch(digits) else None
-    return "." if digits.count(",") > 1 and _WITH_POINT.fullmatch(digits) else None
+    comma = _WITH_COMMA.fullmatch(digits) is not None
+    point = _WITH_POINT.fullmatch(digits) is not None
+    if comma and point:
+        return None
+    if comma:
+        # 1.234.567 and 1.234,5 and 0,5
+        certain = "," in digits or digits.count(".") > 1
+        return "," if certain else None
+    if point:
+        certain = "." in digits or digits.count(",") > 1
+        return "." if certain else None
+    plain = "." in digits and _PLAIN.fullmatch(digits) is not None
+    return "." if plain else None

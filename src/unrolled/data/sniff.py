@@ -174,13 +174,15 @@ def is_doubtful_header(rows: Rows) -> bool:
     """Return whether the first row is a header by one name alone, which stands over texts."""
     first = _bare(rows[0])
     named = [cell for cell in first if cell]
-    if any(map(is_number, first)) or not all(map(_short, named)):
+    if len(rows) <= FEW or any(map(is_number, first)) or not all(map(_short, named)):
         return False
-    body = list(zip(first, map(_bare, zip(*rows[1:], strict=True)), strict=False))
-    known = any(_stem(cell) in KNOWN and _are_texts(column) for cell, column in body)
-    repeated = any(cell and cell in column for cell, column in body)
-    enough = len(rows) > FEW
-    return known and enough and not repeated and not _is_surely_header(rows)
+    columns = map(_bare, zip(*rows[1:], strict=True))
+    known = False
+    for cell, column in zip(first, columns, strict=False):
+        if cell and cell in column:
+            return False
+        known |= _stem(cell) in KNOWN and _are_texts(column)
+    return known and not _is_surely_header(rows)
 
 
 def _is_surely_header(rows: Rows) -> bool:

@@ -35,9 +35,13 @@ def warnings_of(
         samples: whether a warning may show what a cell holds.
     """
     warnings = list(table.warnings)
-    if schema.answer is not None and schema.task != "parse":
-        warnings += _given_away(table, schema)
-        warnings += _labels(table, schema)
+    if schema.answer is not None:
+        answers = look(schema.answer, cells_of(table, schema.answer))
+        if answers.are_kinds:
+            warnings += _given_away(table, schema)
+            warnings += _labels(table, schema.answer)
+        elif answers.numeric and not schema.frames:
+            warnings += _may_be_series(table, schema)
     for name in schema.numbers if not schema.frames or schema.steps else ():
         warnings += _no_numbers(table, name, hints.decimal, missing, samples)
     for name in schema.dates:
@@ -47,8 +51,6 @@ def warnings_of(
         warnings += _decimals(table, [name for name in names if name])
     if schema.time is not None:
         warnings += _order(table, schema, hints.sequence)
-    elif not schema.frames and schema.task == "regress":
-        warnings += _may_be_series(table, schema)
     warnings += _left_out(table, schema, hints)
     return warnings
 
@@ -131,26 +133,17 @@ def _decimals(table: Table, names: Iterable[str]) -> Iterator[DataWarning]:
         )
 
 
-def _labels(table: Table, schema: Schema) -> Iterator[DataWarning]:
+def _labels(table: Table, answer: str) -> Iterator[DataWarning]:
     """Warn of labels that differ by hardly anything, and say which were taken as one."""
-    assert schema.answer is not None
-    cells = cells_of(table, schema.answer)
-    column = look(schema.answer, cells)
-    if schema.task != "classify" or column.lists:
-        return
+    cells = cells_of(table, answer)
     counts = Counter(label(cell) for cell in cells)
-    blanks = Counter(
-        cell for cell in cells if isinstance(cell, str) and cell != label(cell)
-    )
-    merged = _groups(counts, spelling)
-    if merged or blanks:
-        names = (
-            merged[0]
-            if merged
-            else [shown(next(iter(blanks))), label(next(iter(blanks)))]
-        )
+    padded = [cell for cell in cells if isinstance(cell, str) and cell != label(cell)]
+    same = _groups(counts, spelling)
+    same += [[shown(cell), label(cell)] for cell in padded[:1]]
+    if same:
         yield DataWarning(
-            f"labels that differ by blanks or spelling alone are one label: {listed(names)}"
+            "labels that differ by blanks or spelling alone are one label: "
+            + listed(same[0])
         )
     folded = _groups(Counter({spelling(name): 1 for name in counts}), str.casefold)
     if folded:
@@ -175,8 +168,7 @@ def _given_away(table: Table, schema: Schema) -> Iterator[DataWarning]:
     answers = [label(cell) for cell in cells_of(table, schema.answer)]
     counts = Counter(answers)
     total = len(answers)
-    alike = schema.task == "classify" and 2 <= len(counts) <= total // 4
-    if total < ENOUGH or schema.frames or not alike:
+    if total < ENOUGH or schema.frames or not 2 <= len(counts) <= total // 4:
         return
     commonest = max(counts.values()) / total
     for name in table.columns:

@@ -23,7 +23,9 @@ from unrolled.fields.number import Number
 
 Missing = Literal["median", "mean", "drop", "error"]
 Features = tuple[float, ...]
+DAY = 86_400  # seconds
 DAYS_OF_YEAR = 365.25
+FARTHEST = 3.0  # deviations
 RARE = 2  # rows of a category with fewer are as one that was never seen
 
 
@@ -172,9 +174,10 @@ class DateColumn:
         if not known:
             raise UserError(f"column {name!r} holds no date")
         years = np.array([_year(seconds) for seconds in known])
-        spread = float(years.std()) or 1.0
-        has_time = any(seconds % 86400 for seconds in known)
-        return cls(name, day_first, float(years.mean()), spread, has_time)
+        mean = float(years.mean())
+        deviation = float(years.std()) or 1.0
+        has_time = any(seconds % DAY for seconds in known)
+        return cls(name, day_first, mean, deviation, has_time)
 
     def encode(self, cell: Any, training: bool) -> Features:
         """Return the features of a cell. Raises InvalidCell: it holds something else."""
@@ -186,14 +189,15 @@ class DateColumn:
                 )
             return (*[0.0] * (self.width - 1), 1.0)
         date = EPOCH + timedelta(seconds=seconds)
-        season = math.tau * (date.timetuple().tm_yday - 1) / DAYS_OF_YEAR
-        weekday = [float(date.weekday() == day) for day in range(7)]
+        day_of_year = date.timetuple().tm_yday - 1
+        years = (_year(seconds) - self.year) / self.years
         # years far from those of training tell nothing more
-        year = max(-3.0, min(3.0, (_year(seconds) - self.year) / self.years))
-        features = [year, math.sin(season), math.cos(season), *weekday]
+        features = [max(-FARTHEST, min(FARTHEST, years))]
+        features += _angle(day_of_year / DAYS_OF_YEAR)
+        today = date.weekday()
+        features += [float(today == weekday) for weekday in range(7)]
         if self.has_time:
-            hour = math.tau * (seconds % 86400) / 86400
-            features += [math.sin(hour), math.cos(hour)]
+            features += _angle(seconds % DAY / DAY)
         return (*features, 0.0)
 
     @classmethod
@@ -212,9 +216,15 @@ KINDS: dict[str, type[FeatureColumn]] = {
 }
 
 
+def _angle(turn: float) -> list[float]:
+    """Return a part of a whole turn as the two coordinates of a point on a circle."""
+    angle = math.tau * turn
+    return [math.sin(angle), math.cos(angle)]
+
+
 def _year(seconds: float) -> float:
     """Return the year of a date, with its part of the year as decimals."""
-    return 1970 + seconds / (86400 * DAYS_OF_YEAR)
+    return 1970 + seconds / (DAY * DAYS_OF_YEAR)
 
 
 def old_columns(values: dict[str, Any]) -> list[FeatureColumn]:

@@ -56,11 +56,9 @@ class Frames:
         sequences: list[list[Doubles]] = []
         sizes: tuple[int, ...] = ()
         for row in rows:
+            pairs = zip(columns, row, strict=True)
             try:
-                parts = [
-                    _matrix(name, cell, reading.fills)
-                    for name, cell in zip(columns, row, strict=True)
-                ]
+                parts = [_matrix(name, cell, reading.fills) for name, cell in pairs]
             except InvalidCell:
                 continue
             widths = tuple(part.shape[1] for part in parts)
@@ -70,30 +68,20 @@ class Frames:
         if not sequences:
             raise UserError(f"column {columns[0]!r} holds no sequence of numbers")
         whole = [np.concatenate(parts, 1) for parts in sequences]
-        steps = sum((~np.isnan(frames)).sum(0) for frames in whole)
-        empty = np.flatnonzero(steps == 0)
-        if len(empty):
-            raise UserError(f"column {columns[0]!r} or a later one holds no number")
-        means = sum(np.nansum(frames, 0) for frames in whole) / steps
-        squares = sum(np.nansum(np.square(frames - means), 0) for frames in whole)
-        deviations = np.sqrt(squares / steps)
-        # as in fields.base.scale_of, without all steps side by side
-        varies = deviations > 1e-9 * np.abs(means)
-        deviations = np.where(varies, deviations, 1.0)
-        scales = tuple(means.tolist()), tuple(deviations.tolist())
-        field = cls(columns, sizes, *scales, reading)
+        means, deviations = _scales(columns, whole)
+        field = cls(columns, sizes, means, deviations, reading)
         return field._filled(whole) if reading.fills else field
 
     def _filled(self, whole: Sequence[Doubles]) -> Self:
         """Return the field with what stands in for missing numbers of training sequences."""
-        fills = np.array(self.means)
+        steps = np.concatenate(whole)
+        fills = self.means
         if self.reading.missing == "median":
-            fills = np.nanmedian(np.concatenate(whole), 0)
-        missing = [np.isnan(frames).any(0) for frames in whole]
-        flagged = np.flatnonzero(np.any(missing, 0))
-        return replace(
-            self, fills=tuple(fills.tolist()), flagged=tuple(flagged.tolist())
-        )
+            medians = np.nanmedian(steps, 0)
+            fills = tuple(medians.tolist())
+        missing = np.isnan(steps)
+        flagged = np.flatnonzero(missing.any(0))
+        return replace(self, fills=fills, flagged=tuple(flagged.tolist()))
 
     def check(self, cells: Sequence[Any]) -> Floats:
         """Return the scaled steps of a row (T, D).
@@ -127,7 +115,8 @@ class Frames:
                 f"{self.means[index]:g}, give or take {self.deviations[index]:g})"
             )
         flags = missing[:, list(self.flagged)]
-        return np.concatenate([scaled, flags], 1).astype(np.float32)
+        read = np.concatenate([scaled, flags], 1)
+        return read.astype(np.float32)
 
     def _column_of(self, index: int) -> str:
         """Return the column that a number of a step (of D) is from."""
@@ -169,7 +158,8 @@ class Frames:
                 f"{', '.join(self.columns)}"
             )
         ends = np.cumsum(self.sizes)[:-1]
-        return tuple(part.tolist() for part in np.split(matrix, ends, axis=1))
+        parts = np.split(matrix, ends, axis=1)
+        return tuple(part.tolist() for part in parts)
 
     def examples(self, rows: Sequence[Floats], lines: Ints) -> Examples:
         """Return the last stretch of each checked row (N,), as a model reads it."""
@@ -194,14 +184,38 @@ class Frames:
     @classmethod
     def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
         """Read the field back."""
-        columns = tuple(values["columns"])
-        sizes = tuple(values["sizes"])
-        means = tuple(values["means"])
-        deviations = tuple(values["deviations"])
         reading = WindowSpec(**values["reading"])
-        fills = tuple(values.get("fills", ()))
-        flagged = tuple(values.get("flagged", ()))
-        return cls(columns, sizes, means, deviations, reading, fills, flagged)
+        lists = ("columns", "sizes", "means", "deviations", "fills", "flagged")
+        # older runs had nothing to stand in for a missing number
+        kept = {name: tuple(values.get(name, ())) for name in lists}
+        return cls(reading=reading, **kept)
+
+
+def _scales(
+    columns: Sequence[str], whole: Sequence[Doubles]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return means and deviations (D,) of the numbers in sequences (T, D) that are not missing.
+
+    Raises:
+        UserError: a column has none.
+    """
+    steps: Any = 0
+    totals: Any = 0
+    for frames in whole:
+        steps = steps + (~np.isnan(frames)).sum(0)
+        totals = totals + np.nansum(frames, 0)
+    if np.any(steps == 0):
+        raise UserError(f"one of the columns {', '.join(columns)} holds no number")
+    means = totals / steps
+    squares: Any = 0
+    for frames in whole:
+        distances = np.square(frames - means)
+        squares = squares + np.nansum(distances, 0)
+    deviations = np.sqrt(squares / steps)
+    # as in fields.base.scale_of, without all steps side by side
+    varies = deviations > 1e-9 * np.abs(means)
+    deviations = np.where(varies, deviations, 1.0)
+    return tuple(means.tolist()), tuple(deviations.tolist())
 
 
 def _matrix(name: str, cell: Any, fills: bool = False) -> Doubles:
@@ -222,7 +236,8 @@ def _matrix(name: str, cell: Any, fills: bool = False) -> Doubles:
         raise InvalidCell(_why(name, cell))
     large = np.abs(matrix) > LARGEST
     if large.any():
-        step = int(np.argwhere(large)[0][0]) + 1
+        first = np.argwhere(large)[0]
+        step = int(first[0]) + 1
         raise InvalidCell(
             f"column {name!r} holds a number above {LARGEST:g} at step {step}; if it marks a "
             "missing value, leave the row out"
@@ -238,14 +253,16 @@ def _why(name: str, cell: Any) -> str:
         )
     width = len(cell[0]) if isinstance(cell[0], list) else None
     for count, step in enumerate(cell, 1):
-        values = step if isinstance(step, list) else [step]
+        is_list = isinstance(step, list)
+        values = step if is_list else [step]
         wrong = [value for value in values if number(value) is None]
         if wrong:
             return (
                 f"column {name!r} holds {shown(wrong[0])} at step {count} where a number is "
                 "expected"
             )
-        if (len(step) if isinstance(step, list) else None) != width:
+        own_width = len(step) if is_list else None
+        if own_width != width:
             return (
                 f"column {name!r} has other than {width or 1} numbers at step {count}"
             )

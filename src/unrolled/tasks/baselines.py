@@ -164,11 +164,15 @@ def boosted(
     )
 
     targets = np.asarray(split.train.targets)
-    if classes and not 2 <= len(set(targets.tolist())) <= TREE_LABELS:
-        return None
-    kind = HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor
-    fitted = kind(random_state=0).fit(split.train.vectors, targets)
-    return scored(fitted.predict(split.dev.vectors))
+    trees = HistGradientBoostingRegressor(random_state=0)
+    if classes:
+        count = len(set(targets.tolist()))
+        if not 2 <= count <= TREE_LABELS:
+            return None
+        trees = HistGradientBoostingClassifier(random_state=0)
+    trees.fit(split.train.vectors, targets)
+    predicted = trees.predict(split.dev.vectors)
+    return scored(predicted)
 
 
 def _grams(inputs: Inputs) -> str:
@@ -278,9 +282,11 @@ def _joined(grams: _Features, train: Any, dev: Any) -> _Features:
     from scipy.sparse import csr_matrix, hstack
 
     count = grams.train.shape[0]
-    joined_train = hstack([grams.train, csr_matrix(train[:count])]).tocsr()
-    joined_dev = hstack([grams.dev, csr_matrix(dev)]).tocsr()
-    return _Features(joined_train, joined_dev, grams.targets)
+    train_columns = csr_matrix(train[:count])
+    dev_columns = csr_matrix(dev)
+    joined_train = hstack([grams.train, train_columns])
+    joined_dev = hstack([grams.dev, dev_columns])
+    return _Features(joined_train.tocsr(), joined_dev.tocsr(), grams.targets)
 
 
 def _grams_of(train: list[str], dev: list[str], targets: Any) -> _Features | None:

@@ -317,16 +317,7 @@ def encode(
     spec = replace(inputs.reading, sequence=schema.sequence)
     skip = on_error == "skip"
     table = sequences(table, schema, spec, trained, skip, output)
-    assert schema.answer is not None
-    *indices, answer_index = locate(table, [*schema.numbers, schema.answer], trained)
-
-    def check(numbered: Sequence[Any]) -> tuple[int, Floats, list[Any]]:
-        index, row = numbered
-        steps = inputs.check([row[i] for i in indices])
-        row_goals = goals(row[answer_index], len(steps))
-        encoded = [_encode_goal(output, goal, spec) for goal in row_goals]
-        return index, steps, encoded
-
+    check = _checker(inputs, output, table, schema, trained, goals)
     errors = list(table.skipped)
     # with its index a row finds the lines of its own steps
     rows = zip(table.lines, enumerate(table.rows), strict=True)
@@ -344,21 +335,58 @@ def encode(
         answers += encoded
     if not lines:
         too_short = spec.window is not None and sequences_read
-        raise DataError(
-            NONE_LONG_ENOUGH if too_short else "no row is left to read", table.path
-        )
+        reason = NONE_LONG_ENOUGH if too_short else "no row is left to read"
+        raise DataError(reason, table.path)
     frames = replace(spans(sequences_read, spec), lines=np.array(step_lines))
-    answered = [index for index, answer in enumerate(answers) if answer is not None]
-    if not answered:
-        raise DataError(NONE_LONG_ENOUGH, table.path)
-    if len(answered) < len(answers):
-        frames = replace(
-            frames, starts=frames.starts[answered], lengths=frames.lengths[answered]
-        )
+    examples = Examples(np.array(lines), frames=frames)
+    if None in answers:
         errors += _without_answers(table, output, lines, answers)
-        lines = [lines[index] for index in answered]
-        answers = [answers[index] for index in answered]
-    return Examples(np.array(lines), frames=frames), answers, errors
+        examples, answers = _answered(examples, answers, table)
+    return examples, answers, errors
+
+
+def _checker(
+    inputs: Frames,
+    output: Label | Number,
+    table: Table,
+    schema: Schema,
+    trained: Sequence[str],
+    goals: Goals,
+) -> Callable[[Sequence[Any]], tuple[int, Floats, list[Any]]]:
+    """Return what makes of a numbered row its number, its steps and its encoded answers."""
+    assert schema.answer is not None
+    *indices, answer_index = locate(table, [*schema.numbers, schema.answer], trained)
+
+    def check(numbered: Sequence[Any]) -> tuple[int, Floats, list[Any]]:
+        index, row = numbered
+        steps = inputs.check([row[i] for i in indices])
+        row_goals = goals(row[answer_index], len(steps))
+        encoded = [_encode_goal(output, goal, inputs.reading) for goal in row_goals]
+        return index, steps, encoded
+
+    return check
+
+
+def _answered(
+    examples: Examples, answers: Sequence[Any], table: Table
+) -> tuple[Examples, list[Any]]:
+    """Return the examples that have an answer, and these answers.
+
+    Raises:
+        DataError: none has.
+    """
+    known = [index for index, answer in enumerate(answers) if answer is not None]
+    if not known:
+        raise DataError(NONE_LONG_ENOUGH, table.path)
+    frames = examples.frames
+    assert frames is not None
+    frames = replace(
+        frames,
+        starts=frames.starts[known],
+        lengths=frames.lengths[known],
+    )
+    kept = replace(examples, lines=examples.lines[known], frames=frames)
+    return kept, [answers[index] for index in known]
 
 
 def _encode_goal(output: Label | Number, goal: Any, spec: WindowSpec) -> Any:

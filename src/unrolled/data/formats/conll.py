@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from unrolled.core.errors import DataError
@@ -17,6 +17,7 @@ from unrolled.core.words import counted
 from unrolled.data.formats.base import DataFile, FileFormat, Format, Head, Row, Sniffed
 from unrolled.data.formats.conllu import looks_like_conllu
 from unrolled.data.lines import SKIP_HINT, Report, lines_with_errors
+from unrolled.data.sniff import is_number, usual_width
 
 _SNIFFED_LINES = 2000
 _MOST_COLUMNS = 12
@@ -38,52 +39,66 @@ class ConllFormat(FileFormat):
     def sniff(self, head: Head) -> Sniffed | None:
         if head.name.endswith(".conllu") or looks_like_conllu(head.lines):
             return None
-        tab = "\t" in head.text
-        sentences = _sentences_of(head.lines[:_SNIFFED_LINES], tab)
-        widths = Counter(len(word) for sentence in sentences for word in sentence)
-        if len(sentences) < 2 or not widths:
+        delimiter = "\t" if "\t" in head.text else " "
+        sentences = _sentences_of(head.lines[:_SNIFFED_LINES], delimiter)
+        all_words = list(itertools.chain.from_iterable(sentences))
+        if len(sentences) < 2:
             return None
-        width, count = widths.most_common(1)[0]
-        total = sum(widths.values())
-        if not 2 <= width <= _MOST_COLUMNS or count < 0.9 * total:
+        width, evenness = usual_width(all_words)
+        if not 2 <= width <= _MOST_COLUMNS or evenness < 0.9:
             return None
-        words = [
-            word for sentence in sentences for word in sentence if len(word) == width
-        ]
-        if not _are_tagged(words, tab):
+        words = [word for word in all_words if len(word) == width]
+        if not _are_tagged(words, delimiter):
             return None
-        delimiter = "\t" if tab else " "
         format = replace(head.format, kind=self.kind, delimiter=delimiter)
         return Sniffed(format, _columns(width))
 
     def rows(self, file: DataFile, report: Report) -> Iterator[Row]:
         # a line that does not decode is emptied, which must not end a sentence
         lines, lost = lines_with_errors(file.origin, file.format)
-        width = len(file.columns)
-        tab = file.format.delimiter == "\t"
         blank = lambda pair: not pair[1].strip() and pair[0] not in lost  # noqa: E731
         for between, group in itertools.groupby(lines, blank):
-            words = [] if between else [p for p in group if not _is_no_word(p[1])]
-            damage = next((lost[line] for line, _ in words if line in lost), None)
-            if damage is not None:
-                report(damage)
+            if between:
                 continue
-            cells = [(line, _split(text, tab)) for line, text in words]
-            odd = next((pair for pair in cells if len(pair[1]) != width), None)
-            if odd is not None:
-                message = (
-                    f"expected {counted(width, 'column')} ({', '.join(file.columns)}), found "
-                    f"{len(odd[1])}; mend the line, {SKIP_HINT}"
-                )
-                report(DataError(message, file.name, odd[0]))
-            elif cells:
-                columns = zip(*(word for _, word in cells), strict=True)
-                yield cells[0][0], tuple(map(list, columns))
+            numbers: list[int] = []
+            words: list[list[str]] = []
+            for line, text in group:
+                if _is_no_word(text):
+                    continue
+                numbers.append(line)
+                words.append(_split(text, file.format.delimiter))
+            error = _error_of(file, numbers, words, lost)
+            if error is not None:
+                report(error)
+            elif words:
+                columns = zip(*words, strict=True)
+                yield numbers[0], tuple(map(list, columns))
 
     def parse_row(
         self, line: str, format: Format, columns: Sequence[str]
     ) -> tuple[list[str]]:
         return (line.split(),)
+
+
+def _error_of(
+    file: DataFile,
+    numbers: Sequence[int],
+    words: Sequence[Sequence[str]],
+    lost: Mapping[int, DataError],
+) -> DataError | None:
+    """Return what is wrong with a sentence, whose words stand on the lines ``numbers``."""
+    width = len(file.columns)
+    for number, word in zip(numbers, words, strict=True):
+        if number in lost:
+            return lost[number]
+        if len(word) != width:
+            names = ", ".join(file.columns)
+            message = (
+                f"expected {counted(width, 'column')} ({names}), found {len(word)}; "
+                f"mend the line, {SKIP_HINT}"
+            )
+            return DataError(message, file.name, number)
+    return None
 
 
 def _columns(width: int) -> list[str]:
@@ -102,31 +117,42 @@ def _is_no_word(line: str) -> bool:
     return line.startswith("# ") and len(line.split()) > 3
 
 
-def _split(line: str, tab: bool) -> list[str]:
-    return line.rstrip("\t ").split("\t") if tab else line.split()
+def _split(line: str, delimiter: str | None) -> list[str]:
+    if delimiter == "\t":
+        return line.rstrip("\t ").split("\t")
+    return line.split()
 
 
-def _sentences_of(lines: Sequence[str], tab: bool) -> list[list[list[str]]]:
+def _sentences_of(lines: Sequence[str], delimiter: str) -> list[list[list[str]]]:
     """Return the cells of the words of each group of lines."""
     sentences: list[list[list[str]]] = []
     for filled, group in itertools.groupby(lines, lambda line: bool(line.strip())):
-        words = [_split(line, tab) for line in group if not _is_no_word(line)]
-        if filled and words:
+        if not filled:
+            continue
+        words = []
+        for line in group:
+            if not _is_no_word(line):
+                words.append(_split(line, delimiter))
+        if words:
             sentences.append(words)
     return sentences
 
 
-def _are_tagged(words: Sequence[Sequence[str]], tab: bool) -> bool:
+def _are_tagged(words: Sequence[Sequence[str]], delimiter: str) -> bool:
     """Return whether lines are words with tags: those of entities, or a few that come again."""
     tags = Counter(word[-1] for word in words)
-    total = sum(tags.values())
-    entities = sum(
-        count for tag, count in tags.items() if _ENTITY.fullmatch(tag) is not None
-    )
-    if entities >= 0.95 * total and len(tags) > 1:
+    if len(tags) < 2:
+        return False
+    entities = 0
+    for tag, count in tags.items():
+        if _ENTITY.fullmatch(tag):
+            entities += count
+    if entities >= 0.95 * len(words):
         return True
+    if delimiter == " ":
+        return False
     # between tabs a word has no blanks in it, and its tags are of a closed set
-    single = all(" " not in cell for word in words for cell in word)
-    closed = 2 <= len(tags) <= _FEW and len(tags) * _REPEATS <= total
-    named = not any(word[-1].replace(".", "").isdigit() for word in words)
-    return tab and single and closed and named
+    cells = itertools.chain.from_iterable(words)
+    single = not any(" " in cell for cell in cells)
+    closed = len(tags) <= _FEW and len(tags) * _REPEATS <= len(words)
+    return single and closed and not any(map(is_number, tags))

@@ -7,7 +7,7 @@ where an entity begins or ends, with a BIO tag for each.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -28,9 +28,11 @@ class EntitySpansFormat(FileFormat):
     names_columns = True
 
     def sniff(self, head: Head) -> Sniffed | None:
-        if not head.start.lstrip().startswith(("{", "[")):
+        start = head.start.lstrip()
+        if not start.startswith(("{", "[")):
             return None
-        written = [line for line in head.lines if line.strip()][:_SNIFFED_LINES]
+        lines = [line for line in head.lines if line.strip()]
+        written = lines[:_SNIFFED_LINES]
         fitting = 0
         filled = 0
         for line in written:
@@ -42,14 +44,16 @@ class EntitySpansFormat(FileFormat):
             filled += bool(spans)
         if not filled or fitting * 2 <= len(written):
             return None
-        return Sniffed(replace(head.format, kind=self.kind), ["words", "ner"])
+        format = replace(head.format, kind=self.kind)
+        return Sniffed(format, ["words", "ner"])
 
     def rows(self, file: DataFile, report: Report) -> Iterator[Row]:
         for line, text in numbered_lines(file.origin, file.format, report):
             if not text.strip():
                 continue
             try:
-                words, tags = _tagged(*_read(text))
+                read, spans = _read(text)
+                words, tags = _tagged(read, spans)
             except UserError as error:
                 report(DataError(f"{error}, {SKIP_HINT}", file.name, line))
                 continue
@@ -65,56 +69,71 @@ def _read(line: str) -> tuple[str, list[Span]]:
     value = json_value(without_comma(line))
     if isinstance(value, list) and len(value) == 2 and isinstance(value[1], dict):
         # as spaCy had its training data: [text, {"entities": [...]}]
-        value = {"text": value[0], **value[1]}
-    if not isinstance(value, dict) or not isinstance(value.get("text"), str):
+        text, entities = value
+        value = {"text": text, **entities}
+    if not isinstance(value, dict):
         raise UserError('no object with "text" and "entities"')
-    key = next((key for key in _KEYS if isinstance(value.get(key), list)), None)
-    if key is None:
-        raise UserError('no list of entities; write "entities": [[first, end, "NAME"]]')
-    return value["text"], [_span(value["text"], span) for span in value[key]]
+    text = value.get("text")
+    if not isinstance(text, str):
+        raise UserError('no "text" beside "entities"')
+    for key in _KEYS:
+        spans = value.get(key)
+        if isinstance(spans, list):
+            return text, [_span(text, span) for span in spans]
+    raise UserError('no list of entities; write "entities": [[first, end, "NAME"]]')
 
 
 def _span(text: str, span: Any) -> Span:
     if isinstance(span, dict):
         name = span.get("label", span.get("type", span.get("entity")))
         span = [span.get("start"), span.get("end"), name]
-    numbers = isinstance(span, list) and len(span) == 3
-    if not numbers or not (
-        type(span[0]) is type(span[1]) is int and isinstance(span[2], str)
-    ):
-        raise UserError(f'{shown(span)} is no entity; write [first, end, "NAME"]')
-    if not 0 <= span[0] < span[1] <= len(text):
+    if not isinstance(span, list) or len(span) != 3:
+        raise _no_span(span)
+    first, end, name = span
+    if type(first) is not int or type(end) is not int or not isinstance(name, str):
+        raise _no_span(span)
+    if not 0 <= first < end <= len(text):
         raise UserError(
             f"the entity {shown(span)} does not lie in the text of {len(text)} characters"
         )
-    return span[0], span[1], span[2]
+    return first, end, name
 
 
-def _tagged(text: str, spans: list[Span]) -> tuple[list[str], list[str]]:
+def _no_span(span: Any) -> UserError:
+    return UserError(f'{shown(span)} is no entity; write [first, end, "NAME"]')
+
+
+def _tagged(text: str, spans: Sequence[Span]) -> tuple[list[str], list[str]]:
     """Return the words of a text and their tags.
 
     Raises:
         UserError: two entities overlap, which no tag can say.
     """
     ordered = sorted(spans)
-    edges = {edge for first, end, _ in ordered for edge in (first, end)}
     for before, after in pairwise(ordered):
         if after[0] < before[1]:
             raise UserError(f"the entities {shown(before)} and {shown(after)} overlap")
+    edges: set[int] = set()
+    for first, end, _ in ordered:
+        edges.update((first, end))
     words: list[str] = []
     tags: list[str] = []
     for match in re.finditer(r"\S+", text):
-        inner = {edge for edge in edges if match.start() < edge < match.end()}
-        cuts = sorted({match.start(), match.end(), *inner})
-        for first, end in pairwise(cuts):
-            words.append(text[first:end])
-            tags.append(_tag_of(first, end, ordered, text))
+        first = match.start()
+        end = match.end()
+        inner = {edge for edge in edges if first < edge < end}
+        cuts = sorted(inner | {first, end})
+        for start, stop in pairwise(cuts):
+            words.append(text[start:stop])
+            tags.append(_tag_of(start, stop, ordered, text))
     return words, tags
 
 
-def _tag_of(first: int, end: int, spans: list[Span], text: str) -> str:
+def _tag_of(first: int, end: int, spans: Sequence[Span], text: str) -> str:
+    """Return the tag of the word between two positions."""
     for start, stop, name in spans:
-        if start <= first and end <= stop:
-            is_first = not text[start:first].strip()
-            return f"{'B' if is_first else 'I'}-{name}"
+        if start > first or end > stop:
+            continue
+        before = text[start:first]
+        return f"I-{name}" if before.strip() else f"B-{name}"
     return "O"

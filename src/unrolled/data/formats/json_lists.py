@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -30,29 +29,40 @@ class JsonListsFormat(FileFormat):
     def sniff(self, head: Head) -> Sniffed | None:
         if not re.match(r"\s*\[", head.start):
             return None
-        rows = [cells for _, cells in _lists(enumerate(head.lines, 1), _ignore)]
+        lists = _lists(enumerate(head.lines, 1), _ignore)
+        rows = [cells for _, cells in lists]
         written = [line for line in head.lines if line.strip(" \r[],")]
         if not rows or len(rows) * 2 <= len(written):
             return None
         width, _ = usual_width(rows)
-        even = [row for row in rows[:_SNIFFED_LINES] if len(row) == width]
-        texts = [[_text(cell) for cell in row] for row in even]
+        texts: list[list[str]] = []
+        for row in rows[:_SNIFFED_LINES]:
+            if len(row) == width:
+                texts.append([_text(cell) for cell in row])
         # one row by itself stands over nothing
-        named = len(texts) > 1 and len(rows[0]) == width and _is_header(head, texts)
+        able = len(texts) > 1 and len(rows[0]) == width
+        named = able and _is_header(head, texts)
         format = replace(head.format, kind=self.kind, header=named)
-        numbered = [f"column{number}" for number in range(1, width + 1)]
-        return Sniffed(format, texts[0] if named else numbered)
+        if named:
+            return Sniffed(format, texts[0])
+        numbers = range(1, width + 1)
+        return Sniffed(format, [f"column{number}" for number in numbers])
 
     def rows(self, file: DataFile, report: Report) -> Iterator[Row]:
         lines = numbered_lines(file.origin, file.format, report)
         width = len(file.columns)
-        rows = _lists(lines, lambda line, why: report(_error(file, line, why)))
-        for line, cells in itertools.islice(rows, int(file.format.header), None):
+
+        def refuse(line: int, why: str) -> None:
+            report(_error(file, line, why))
+
+        rows = _lists(lines, refuse)
+        if file.format.header:
+            next(rows, None)
+        for line, cells in rows:
             if len(cells) == width:
                 yield line, tuple(cells)
             else:
-                why = f"expected {fields(width)}, found {len(cells)}"
-                report(_error(file, line, why))
+                refuse(line, f"expected {fields(width)}, found {len(cells)}")
 
     def parse_row(
         self, line: str, format: Format, columns: Sequence[str]
@@ -71,7 +81,9 @@ class JsonListsFormat(FileFormat):
 def _is_header(head: Head, rows: Sequence[Sequence[str]]) -> bool:
     if isinstance(head.header, bool):
         return head.header
-    return not set(rows[0]).isdisjoint(head.header or ()) or find_header(rows)
+    names = set(rows[0])
+    known = head.header or ()
+    return not names.isdisjoint(known) or find_header(rows)
 
 
 def _lists(lines: Any, report: Any) -> Iterator[tuple[int, list[Any]]]:

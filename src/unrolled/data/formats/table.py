@@ -130,38 +130,49 @@ def _with_header(head: Head, format: Format, lines: Sequence[str]) -> Sniffed:
     first = list(itertools.islice(records_of_head, _SNIFFED_ROWS))
     if not first:
         # every row is malformed, so let the first one be reported when it is read
-        line = next(line for line in lines if line.strip())
-        cells = line.split(format.delimiter) if format.delimiter else [line]
+        text = next(line for line in lines if line.strip())
+        cells = text.split(format.delimiter) if format.delimiter else [text]
         first = [(1, cells)]
     rows, ends = _without_end([cells for _, cells in first])
     width, _ = usual_width(rows)
     title = _title_rows(rows, width)
-    rows = rows[title:]
-    before = first[title][0] - 1 if title else format.comments
+    line = first[title][0]
+    before = line - 1 if title else format.comments
     format = replace(format, comments=before, ends=ends)
+    rows = rows[title:]
     even = [row for row in rows if len(row) == width]
     if len(rows[0]) != width or not _is_header(head, even):
-        return Sniffed(format, [f"column{number}" for number in range(1, width + 1)])
+        numbers = range(1, width + 1)
+        return Sniffed(format, [f"column{number}" for number in numbers])
     columns = _named(rows[0])
-    named = replace(format, header=True)
-    return Sniffed(named, columns, _warnings(head, even, columns, first[title][0]))
+    warnings = _warnings(head, even, columns, line)
+    format = replace(format, header=True)
+    return Sniffed(format, columns, warnings)
 
 
 def _is_header(head: Head, rows: Rows) -> bool:
     """Return whether the first row names the columns: as the user says, or a trained run knows."""
     if isinstance(head.header, bool):
         return head.header
+    known = head.header or ()
     names = {cell.strip() for cell in rows[0]}
-    return not names.isdisjoint(head.header or ()) or find_header(rows)
+    return not names.isdisjoint(known) or find_header(rows)
 
 
 def _without_end(rows: list[list[str]]) -> tuple[list[list[str]], bool]:
     """Return rows without the empty field behind a delimiter that ends each of them."""
     width, _ = usual_width(rows)
-    last = [row[-1] for row in rows if len(row) == width]
-    if width < 2 or any(cell.strip() for cell in last):
+    if width < 2:
         return rows, False
-    return [row[:-1] if len(row) == width else row for row in rows], True
+    shortened: list[list[str]] = []
+    for row in rows:
+        if len(row) != width:
+            shortened.append(row)
+            continue
+        if row[-1].strip():
+            return rows, False
+        shortened.append(row[:-1])
+    return shortened, True
 
 
 def _title_rows(rows: Rows, width: int) -> int:
