@@ -24,7 +24,7 @@ EDITABLE := $(INSTALL) --no-build-isolation -e
 
 # every extra, the tools of the tests, and a browser for the pages
 .venv/.complete: pyproject.toml | .venv/.base
-	$(EDITABLE) '.[tensorboard,export,dev]'
+	$(EDITABLE) '.[tensorboard,export,excel,dev]'
 	tools/browser
 	touch $@
 

@@ -259,5 +259,21 @@ def _refuse_document(path: Path, names: set[str]) -> None:
         )
 
 
+def unread_workbook(origin: Origin, reason: str) -> DataError:
+    """Return what to say of a workbook that cannot be read here."""
+    return DataError(f"this is an Excel workbook: {reason}; or {_SHEET}", origin.name)
+
+
+def refuse_bomb(origin: Origin) -> None:
+    """Raise DataError for a zip archive whose members unpack to far more than data does."""
+    try:
+        with zipfile.ZipFile(origin.path) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+    except BROKEN as error:
+        raise origin.broken(error) from None
+    if unpacked > max(LARGE, RATIO * origin.path.stat().st_size):
+        raise DataError(_bomb("it"), origin.name)
+
+
 def _refuse(name: str, what: str, advice: str) -> NoReturn:
     raise DataError(f"this is {what}, no text: {advice}", name)

@@ -38,6 +38,7 @@ def reader_of(
     encoding: str | None,
     needed: Collection[str] | None = None,
     header: HeaderHint = None,
+    sheet: str | None = None,
 ) -> Reader:
     """Return how a file is read, from its content; its name only tips doubtful cases.
 
@@ -45,12 +46,12 @@ def reader_of(
         origin: the file.
         encoding: the name of its encoding, None to tell it.
         needed: the columns without which a row of JSON lines is malformed; None: all of them.
-        header: see ``sources.read``.
+        header, sheet: see ``sources.read``.
 
     Raises:
         DataError: the file is empty, binary, or JSON of another form.
     """
-    head = Head(origin, encoding, needed, header)
+    head = Head(origin, encoding, needed, header, sheet)
     for known in FORMATS:
         sniffed = known.sniff(head)
         if sniffed is None:

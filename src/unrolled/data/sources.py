@@ -16,6 +16,7 @@ from unrolled.data.charsets import check_encoding
 from unrolled.data.folders import Parts
 from unrolled.data.formats import Format
 from unrolled.data.formats.base import HeaderHint
+from unrolled.data.formats.workbook import is_workbook
 from unrolled.data.lines import EMPTY, check_file, nfc
 from unrolled.data.reader import Reader, reader_of
 
@@ -91,24 +92,23 @@ def read(
     needed: Collection[str] | None = None,
     max_row: int = MAX_ROW,
     header: HeaderHint = None,
+    sheet: str | None = None,
 ) -> Table | Document:
     """Read a data file whole.
 
     Args:
-        path: text, CSV, TSV (also with ; or |), JSON lines, CoNLL-U, Penn trees or Parquet, also
-            gzipped or in a zip; a folder of these; or hub:owner/name. The content tells which.
+        path: a file of any of ``FORMATS``, also gzipped or in a zip; a folder; or hub:owner/name.
         encoding: the file's encoding; None for what its byte order mark or its bytes say.
         on_error: stop at the first malformed row, or skip such rows and list them.
         limit: read only the first N rows (lines of running text).
-        needed: the columns without which a row of JSON lines is malformed, others that it lacks
-            being None; None for all columns of the file.
+        needed: the columns that a JSON object must have, others being None; None for all.
         max_row: the most bytes of a row; running text has none.
-        header: whether the first row of a table names its columns, or names of which a header holds
-            one; None to tell it.
+        header: whether a table's first row names columns, or names a header holds; None to tell.
+        sheet: of a workbook, by its name; None for the first.
 
     Raises:
         DataError: the file is missing, empty, binary or malformed; it names the line.
-        UsageError: the encoding does not exist.
+        UsageError: there is no such encoding or sheet.
     """
     rows = rows_of(
         path,
@@ -118,6 +118,7 @@ def read(
         needed=needed,
         max_row=max_row,
         header=header,
+        sheet=sheet,
     )
     if rows.format.row_format.running:
         text = "".join(rows.text())
@@ -160,6 +161,7 @@ def rows_of(
     needed: Collection[str] | None = None,
     max_row: int = MAX_ROW,
     header: HeaderHint = None,
+    sheet: str | None = None,
 ) -> Rows:
     """Read a data file row by row, in constant memory. Arguments and errors are those of ``read``.
 
@@ -171,7 +173,7 @@ def rows_of(
         raise UsageError(f"data.on_error={shown(on_error)}: say stop or skip")
     parts: Parts = []
     checked = None if encoding is None else check_encoding(encoding)
-    reader = _reader(path, checked, needed, parts, max_row, header)
+    reader = _reader(path, checked, needed, parts, max_row, header, sheet)
     return Rows(path, reader, on_error, limit, parts)
 
 
@@ -182,6 +184,7 @@ def _reader(
     parts: Parts,
     max_row: int,
     header: HeaderHint,
+    sheet: str | None,
 ) -> Reader:
     if hub.is_hub(path):
         return hub.reader_of_hub(str(path))
@@ -191,10 +194,11 @@ def _reader(
         return folders.together(path, files, encoding, needed, parts, header)
     check_file(path)
     origin = find(path, max_row)
-    if not origin.gzip and origin.head(4) in _ZIP:
+    zipped = not origin.gzip and origin.head(4) in _ZIP
+    if zipped and not is_workbook(origin):
         files = folders.in_zip(path, max_row)
         return folders.together(path, files, encoding, needed, parts, header)
-    return reader_of(origin, encoding, needed, header)
+    return reader_of(origin, encoding, needed, header, sheet)
 
 
 class Rows(Iterator[tuple[int, tuple[Any, ...]]]):

@@ -173,6 +173,6 @@ def _read(
         columns = task.pair_columns(reading.schema)
         beside = find_data(reading.recipe, str(path_of(target, "target")))
         return read_aligned(source, beside, columns=columns, **options)
-    scored = read(source, **options, header=reading.header(task))
+    scored = read(source, **options, header=reading.header(task), sheet=data.sheet)
     task.check_data(scored)
     return scored

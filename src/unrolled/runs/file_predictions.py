@@ -99,6 +99,7 @@ def predict_file(
         needed=needed,
         max_row=data.max_row,
         header=reading.header(task),
+        sheet=data.sheet,
     )
     if by_step:
         pairs = _predict_steps(predictor, path, reading, rows, needed)
@@ -257,6 +258,8 @@ def _predict_steps(
                 on_error=data.on_error,
                 needed=needed,
                 max_row=data.max_row,
+                header=reading.header(predictor.task),
+                sheet=data.sheet,
             )
         )
         task = predictor.task

@@ -99,7 +99,7 @@ def load_data(
     }
     if target is None:
         with unchanged(path):
-            data: Data = read(path, **options, header=config.header)
+            data: Data = read(path, **options, header=config.header, sheet=config.sheet)
             return data, {name: fingerprint(path)}
     beside = find_data(recipe, target)
     with unchanged(path, beside):

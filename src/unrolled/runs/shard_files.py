@@ -128,6 +128,7 @@ def read_rows(recipe: Recipe, path: Path, limit: int | None = -1) -> Rows:
         limit=limit,
         max_row=data.max_row,
         header=data.header,
+        sheet=data.sheet,
     )
 
 

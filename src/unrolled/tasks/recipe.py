@@ -42,6 +42,9 @@ class DataConfig(Config):
         None, description="the columns of dates that are read, by their parts"
     )
     label: str | None = Field(None, description="the column to predict")
+    sheet: str | None = Field(
+        None, description="the sheet of a workbook; by default the first"
+    )
     missing: Literal["median", "mean", "drop", "error"] = Field(
         "median",
         description="what stands in for a number that is missing; drop leaves its row out; a row "

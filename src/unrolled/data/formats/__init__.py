@@ -22,9 +22,11 @@ from unrolled.data.formats.table import TableFormat
 from unrolled.data.formats.text import TextFormat
 from unrolled.data.formats.trees import TreesFormat
 from unrolled.data.formats.word_table import WordTableFormat
+from unrolled.data.formats.workbook import WorkbookFormat
 
 FORMATS: tuple[FileFormat, ...] = (
     ParquetFormat(),
+    WorkbookFormat(),
     JsonArrayFormat(),
     JsonColumnsFormat(),
     EntitySpansFormat(),

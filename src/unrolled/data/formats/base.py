@@ -40,6 +40,7 @@ class Format:
         gzip, zip: the file is compressed, or stands in a zip archive.
         without: columns that cannot be read, and files such as README.md that hold no data.
         optional: keys that some objects lack.
+        sheet: the name of the sheet of a workbook.
     """
 
     kind: str
@@ -54,6 +55,7 @@ class Format:
     without: tuple[str, ...] = ()
     ends: bool = False
     optional: tuple[str, ...] = ()
+    sheet: str | None = None
 
     @property
     def row_format(self) -> RowFormat:
@@ -192,8 +194,10 @@ class Head:
         encoding: str | None,
         needed: Collection[str] | None = None,
         header: HeaderHint = None,
+        sheet: str | None = None,
     ) -> None:
         self.origin = origin
+        self.sheet = sheet
         self.needed = needed
         self.header = header
         self._encoding = encoding

@@ -133,6 +133,19 @@ def _with_header(head: Head, format: Format, lines: Sequence[str]) -> Sniffed:
         text = next(line for line in lines if line.strip())
         cells = text.split(format.delimiter) if format.delimiter else [text]
         first = [(1, cells)]
+    return heading(head, format, first)
+
+
+def heading(
+    head: Head, format: Format, first: Sequence[tuple[int, list[str]]]
+) -> Sniffed:
+    """Return the format of a table with its columns, told from its first rows.
+
+    Args:
+        head: the beginning of the file, which says what is known of the columns.
+        format: how the file is written.
+        first: line and cells of its first rows, one at least.
+    """
     rows, ends = _without_end([cells for _, cells in first])
     width, _ = usual_width(rows)
     title = _title_rows(rows, width)
