@@ -95,7 +95,12 @@ class NumberColumn:
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` takes."""
-        return asdict(self)
+        return {
+            "scale": self.scale.to_json(),
+            "fill": self.fill,
+            "flagged": self.flagged,
+            "dropped": self.dropped,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,3 +239,18 @@ def old_columns(values: dict[str, Any]) -> list[FeatureColumn]:
         NumberColumn(Number(name, mean, deviation, False))
         for name, mean, deviation in scales
     ]
+
+
+def old_values(columns: Sequence[FeatureColumn]) -> dict[str, Any] | None:
+    """Return what ``old_columns`` takes; None for columns that it does not make."""
+    scales: list[Number] = []
+    for column in columns:
+        if not isinstance(column, NumberColumn):
+            return None
+        scales.append(column.scale)
+    values = {
+        "columns": tuple(scale.column for scale in scales),
+        "means": tuple(scale.mean for scale in scales),
+        "deviations": tuple(scale.deviation for scale in scales),
+    }
+    return values if old_columns(values) == list(columns) else None

@@ -6,7 +6,7 @@ Legend: T steps of a sequence, D numbers a step.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.core.errors import UserError, shown
+from unrolled.core.saving import LATER, as_saved
 from unrolled.data.examples import Examples, Ints
 from unrolled.data.numbers import number
 from unrolled.fields.base import FAR, LARGEST, InvalidCell
@@ -37,8 +38,8 @@ class Frames:
     means: tuple[float, ...]
     deviations: tuple[float, ...]
     reading: WindowSpec
-    fills: tuple[float, ...] = ()
-    flagged: tuple[int, ...] = ()
+    fills: tuple[float, ...] = field(default=(), metadata=LATER)
+    flagged: tuple[int, ...] = field(default=(), metadata=LATER)
 
     @property
     def width(self) -> int:
@@ -81,7 +82,8 @@ class Frames:
             fills = tuple(medians.tolist())
         missing = np.isnan(steps)
         flagged = np.flatnonzero(missing.any(0))
-        return replace(self, fills=fills, flagged=tuple(flagged.tolist()))
+        indices = tuple(flagged.tolist())
+        return replace(self, fills=fills, flagged=indices)
 
     def check(self, cells: Sequence[Any]) -> Floats:
         """Return the scaled steps of a row (T, D).
@@ -132,7 +134,10 @@ class Frames:
         size = self.reading.window
         if size is None:
             return self.check(cells)
-        last = [cell[-size:] if isinstance(cell, list) else cell for cell in cells]
+        last: list[Any] = []
+        for cell in cells:
+            is_list = isinstance(cell, list)
+            last.append(cell[-size:] if is_list else cell)
         steps = self.check(last)
         if len(steps) < size:
             raise InvalidCell(f"{len(steps)} steps are given; this model reads {size}")
@@ -179,7 +184,7 @@ class Frames:
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` takes."""
-        return asdict(self)
+        return as_saved(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any], folder: Path) -> Self:

@@ -76,11 +76,9 @@ class Label:
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` takes."""
-        return {
-            "column": self.column,
-            "names": list(self.names),
-            "optional": self.optional,
-        }
+        values: dict[str, Any] = {"column": self.column, "names": list(self.names)}
+        # older runs had none, and what was saved of them is compared
+        return values | ({"optional": True} if self.optional else {})
 
 
 @functools.lru_cache(maxsize=64)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.core.errors import UserError
+from unrolled.core.saving import LATER, as_saved
 from unrolled.data.numbers import decimal_mark, is_missing, number
 from unrolled.fields.base import (
     LARGEST,
@@ -36,8 +37,8 @@ class Number:
     mean: float
     deviation: float
     whole: bool
-    decimal: str = "."
-    optional: bool = False
+    decimal: str = field(default=".", metadata=LATER)
+    optional: bool = field(default=False, metadata=LATER)
 
     @classmethod
     def fit(
@@ -91,4 +92,4 @@ class Number:
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` takes."""
-        return asdict(self)
+        return as_saved(self)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.core.errors import DataError, shown
+from unrolled.core.saving import LATER
 from unrolled.data.columns import label
 from unrolled.data.dates import is_day_first, read_date
 from unrolled.data.examples import Ints, Spans
@@ -45,9 +46,9 @@ class WindowSpec:
     window: int | None = None
     ahead: int = 1
     difference: bool = False
-    time: str | None = None
-    missing: str = "error"
-    decimal: str = "."
+    time: str | None = field(default=None, metadata=LATER)
+    missing: str = field(default="error", metadata=LATER)
+    decimal: str = field(default=".", metadata=LATER)
 
     @property
     def fills(self) -> bool:

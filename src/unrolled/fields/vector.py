@@ -20,6 +20,7 @@ from unrolled.fields.columns import (
     Missing,
     NumberColumn,
     old_columns,
+    old_values,
 )
 
 
@@ -119,7 +120,10 @@ class Vector:
         return cls(tuple(features))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``from_json`` takes."""
+        """Return what ``from_json`` takes, of an older run what it was read from."""
+        old = old_values(self.features)
+        if old is not None:
+            return old
         return {
             "features": [
                 {"kind": column.kind, "column": column.to_json()}

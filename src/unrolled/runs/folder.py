@@ -24,7 +24,7 @@ import math
 import os
 import re
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from unrolled.core.errors import (
 )
 from unrolled.core.files import exists, read_json, refuse_strange, sha256
 from unrolled.core.locks import LOCK, is_lock
+from unrolled.core.saving import as_saved
 from unrolled.core.terminal import note
 from unrolled.core.words import either, option, resume
 from unrolled.data.sources import Format
@@ -92,7 +93,7 @@ def begin(folder: Path, recipe: Recipe, task: Task, files: dict[str, str]) -> No
         "format": FORMAT,
         "task": task.name,
         "columns": task.columns,
-        "written": asdict(task.format),
+        "written": as_saved(task.format),
         "fields": task.to_json(),
         "files": files,
         "digests": True,
@@ -126,7 +127,7 @@ def digest_of(task: Task) -> str:
         "fields": task.to_json(),
         "columns": task.columns,
         "files": written,
-        "written": asdict(task.format),
+        "written": as_saved(task.format),
     }
     plain = json.dumps(fields, sort_keys=True)
     return hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()

@@ -8,6 +8,7 @@ from unrolled.core.errors import DataError, DataWarning
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
 from unrolled.data.warnings import warnings_of
+from unrolled.fields.series import WindowSpec
 from unrolled.runs import large
 from unrolled.runs.describe import describe, describe_errors, facts_of
 from unrolled.runs.divide import divide
@@ -49,9 +50,9 @@ def prepare(
         encoded = large.prepare(requested, path, task, machine)
         if encoded is not None:
             return encoded
-    parts = _read_parts(requested)
+    parts = _read_parts(requested, task)
     schema = parts.schema
-    spec = series.reading(requested, schema)
+    spec = _reading(requested, schema, task)
     rows = series.count(parts.train, spec)
     facts = DataFacts(schema, rows, characters(parts.train, schema))
     recipe = resolve(requested, facts, machine)
@@ -101,7 +102,14 @@ class _Parts:
     warnings: list[DataWarning]
 
 
-def _read_parts(recipe: Recipe) -> _Parts:
+def _reading(recipe: Recipe, schema: Schema, task: Task | None) -> WindowSpec:
+    """Return how files hold sequences: as the task was fitted to them, where there is one."""
+    if task is not None and task.frames is not None:
+        return task.frames.reading
+    return series.reading(recipe, schema)
+
+
+def _read_parts(recipe: Recipe, task: Task | None) -> _Parts:
     """Read the training part and the scored part, from two files or divided from one."""
     data = recipe.data
     assert data.train is not None
@@ -113,7 +121,7 @@ def _read_parts(recipe: Recipe) -> _Parts:
         warnings = warnings_of(
             whole, schema, hints, data.missing, recipe.report.samples
         )
-        spec = series.reading(recipe, schema)
+        spec = _reading(recipe, schema, task)
         skip = data.on_error == "skip"
         whole = series.sequences(whole, schema, spec, whole.columns, skip)
     if data.dev is None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import abc
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 from unrolled.core.errors import DataError, DataWarning, UserError, shown
+from unrolled.core.saving import LATER
 from unrolled.data.archives import Origin, refuse_binary
 from unrolled.data.charsets import encoding_of
 from unrolled.data.lines import EMPTY, Report, blocks, newline_of
@@ -53,9 +54,9 @@ class Format:
     zip: bool = False
     comments: int = 0
     without: tuple[str, ...] = ()
-    ends: bool = False
-    optional: tuple[str, ...] = ()
-    sheet: str | None = None
+    ends: bool = field(default=False, metadata=LATER)
+    optional: tuple[str, ...] = field(default=(), metadata=LATER)
+    sheet: str | None = field(default=None, metadata=LATER)
 
     @property
     def row_format(self) -> RowFormat:
