@@ -23,13 +23,24 @@ class Before:
     """What a run was begun with: as its newest checkpoint says, else as its files do.
 
     ``data`` are hashes by the keys that name the files; ``fields`` the hash of the fields, None
-    where no checkpoint keeps it.
+    where no checkpoint keeps it, and so is ``instructions``, the level that it computed with.
     """
 
     recipe: Recipe
     task: Task
     data: dict[str, str]
     fields: str | None
+    instructions: str | None = None
+
+    def notes(self) -> list[str]:
+        """Say where what is computed from here on may differ from what would have been."""
+        now = runs.instructions()
+        if self.instructions in (None, now):
+            return []
+        return [
+            f"warning: begun with {self.instructions} instructions, and goes on with {now}: equal "
+            "bits are not promised"
+        ]
 
 
 def read_before(where: Path, recipe: Recipe) -> Before:
@@ -49,7 +60,8 @@ def read_before(where: Path, recipe: Recipe) -> Before:
         saved = runs.read_recipe(where)
         return Before(saved, task, runs.by_role(saved, files), None)
     saved = Recipe.read(begun["recipe"], str(where))
-    before = Before(saved, task, begun["data"], begun["fields"])
+    instructions = begun.get("instructions")
+    before = Before(saved, task, begun["data"], begun["fields"], instructions)
     if runs.digest_of(task) != before.fields:
         raise UserError(
             f"{where} cannot be resumed: its fields or its vocabulary are not those that it was "

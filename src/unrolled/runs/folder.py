@@ -48,6 +48,7 @@ from unrolled.core.terminal import note
 from unrolled.core.words import either, option, resume
 from unrolled.data.sources import Format
 from unrolled.fields.frames import Frames
+from unrolled.ops import native
 from unrolled.runs.recipes import CONFIG, FILES, as_yaml, read_yaml
 from unrolled.tasks.base import FileLayout, Task
 from unrolled.tasks.recipe import Recipe
@@ -114,7 +115,13 @@ def begun(recipe: Recipe, task: Task, files: dict[str, str]) -> dict[str, Any]:
         "recipe": recipe.model_dump(mode="json"),
         "fields": digest_of(task),
         "data": by_role(recipe, files),
+        "instructions": instructions(),
     }
+
+
+def instructions() -> str:
+    """Return the level of instructions that a training takes its bits from."""
+    return native.level() if native.library() is not None else "torch"
 
 
 def digest_of(task: Task) -> str:
@@ -148,7 +155,8 @@ def read_begun(folder: Path) -> dict[str, Any]:
     state = checkpoints.newest_state(folder / CHECKPOINTS) or {}
     begun = state.get("begun") or {}
     keys = {"recipe", "fields", "data"}
-    if not isinstance(begun, dict) or (begun and set(begun) != keys):
+    later = {"instructions"}  # which older runs do not keep
+    if not isinstance(begun, dict) or (begun and set(begun) - later != keys):
         raise UserError(f"{folder / CHECKPOINTS}: the newest checkpoint cannot be read")
     return begun
 

@@ -206,6 +206,9 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
     objective = task.objective(recipe, model)
     source = task.source(prepared.train, recipe, model)
     check_limits(recipe, source)
+    notes = left_out_lines(request.target, request.changes)
+    if before is not None:
+        notes = before.notes()
     return Plan(
         request,
         recipe,
@@ -215,7 +218,7 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
         source,
         machine.compute_device,
         is_finished(folder, recipe, source) if before is not None else "",
-        [] if request.resume else left_out_lines(request.target, request.changes),
+        [] if request.resume and before is None else notes,
     )
 
 
