@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections import Counter
@@ -195,6 +196,7 @@ def label(cell: Any) -> str:
     return "" if cell is None else str(cell).strip()
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def spelling(name: str) -> str:
     """Return what labels have in common that are surely one: 1 and 1.0, true and TRUE.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -54,8 +55,12 @@ def read_date(cell: Any, day_first: bool = True) -> float | None:
     """
     if isinstance(cell, datetime):
         return _seconds(cell)
-    if not isinstance(cell, str):
-        return None
+    return _read(cell, day_first) if isinstance(cell, str) else None
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _read(cell: str, day_first: bool) -> float | None:
+    # of a column of dates most stand there many times
     text = cell.strip()
     if not text[:1].isalnum() or len(text) > 40:
         return None

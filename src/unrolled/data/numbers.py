@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 # what stands where a number is missing, in lower case; in pandas, R, SQL, SPSS and spreadsheets
@@ -25,6 +25,7 @@ MISSING = frozenset(
 # where a label is missing: the other marks may be labels
 NO_LABEL = frozenset({"", "nan", "<na>", "#n/a", "null"})
 LONGEST = 64  # characters of a number
+TELLING = 20_000  # cells that tell how a column is written
 NEARLY_ALL = 0.9  # of the cells of a column of numbers that are numbers, or missing
 
 # a first group without a leading zero, and then groups of three behind equal marks
@@ -34,6 +35,7 @@ _INDIAN_GROUPS = r"[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}"
 _EXPONENT = r"(?:[eE][+-]?[0-9]+)?"
 _WITH_POINT = re.compile(rf"(?:{_POINT_GROUPS}|{_INDIAN_GROUPS})(?:\.[0-9]+)?")
 _WITH_COMMA = re.compile(rf"{_COMMA_GROUPS}(?:,[0-9]+)?|[0-9]*,[0-9]+{_EXPONENT}")
+_POINT = re.compile(r"[+-]?[0-9]+\.[0-9]+")  # as nearly all numbers are written
 _PROSE = re.compile(r"[^\W\d_]{4}|^\D*$")
 _SIGNED = re.compile(r"([+-])\s*([^+-].*)")
 _PLAIN = re.compile(rf"(?:[0-9]+\.?[0-9]*|\.[0-9]+){_EXPONENT}")
@@ -89,7 +91,7 @@ def decimal_mark(cells: Iterable[Any], usual: str = ".") -> str:
     """Return the mark before decimals in a column; ``usual`` where no cell tells."""
     commas = 0
     points = 0
-    for cell in cells:
+    for cell in evenly(cells):
         if not isinstance(cell, str):
             continue
         mark = _mark_of(cell)
@@ -100,9 +102,19 @@ def decimal_mark(cells: Iterable[Any], usual: str = ".") -> str:
     return "," if commas > points else "."
 
 
+def evenly(cells: Iterable[Any]) -> Sequence[Any]:
+    """Return so many of a column's cells as tell how it is written, from its whole length."""
+    known = cells if isinstance(cells, Sequence) else list(cells)
+    step = len(known) // TELLING
+    return known[:: max(1, step)]
+
+
 def is_doubtful(cell: Any) -> bool:
     """Return whether a number is a thousand times larger by one decimal mark than by the other."""
-    return isinstance(cell, str) and _DOUBTFUL.fullmatch(_bare(cell)[0]) is not None
+    if not isinstance(cell, str) or not ("," in cell or "." in cell) or _is_prose(cell):
+        return False
+    digits, _ = _bare(cell)
+    return _DOUBTFUL.fullmatch(digits) is not None
 
 
 def _read(text: str, decimal: str) -> float | None:
@@ -185,7 +197,9 @@ def _without_unit(text: str) -> str:
 
 def _mark_of(cell: str) -> str | None:
     """Return the mark before decimals that a cell has for certain."""
-    if _is_prose(cell):
+    if _POINT.fullmatch(cell):
+        return None if _DOUBTFUL.fullmatch(cell.lstrip("+-")) else "."
+    if cell.isdecimal() or _is_prose(cell):
         return None
     digits, _ = _bare(cell)
     if _DOUBTFUL.fullmatch(digits):

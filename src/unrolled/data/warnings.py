@@ -11,7 +11,7 @@ from unrolled.core.errors import DataWarning, listed, shown
 from unrolled.core.words import counted
 from unrolled.data.columns import label, look, spelling
 from unrolled.data.dates import is_day_first, is_order_doubtful, read_date
-from unrolled.data.numbers import decimal_mark, is_doubtful, is_missing, number
+from unrolled.data.numbers import decimal_mark, evenly, is_doubtful, is_missing, number
 from unrolled.data.schema import ColumnHints, Schema
 from unrolled.data.sources import Table
 
@@ -121,7 +121,7 @@ def _no_dates(table: Table, name: str) -> Iterator[DataWarning]:
 def _decimals(table: Table, names: Iterable[str]) -> Iterator[DataWarning]:
     """Warn of columns in which 1,234 may be a thousand or a bit more than one."""
     for name in names:
-        cells = cells_of(table, name)
+        cells = evenly(cells_of(table, name))
         doubtful = [cell for cell in cells if is_doubtful(cell)]
         commas = [cell for cell in doubtful if "," in cell]
         if not commas or decimal_mark(cells, "") or not look(name, cells).numeric:

@@ -5,6 +5,7 @@ What a feature is follows from training rows alone, so that a row by itself is e
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -137,7 +138,7 @@ class CategoryColumn:
                 f"column {self.name!r} holds {shown(cell)} where a category is expected"
             )
         kind = spelling(label(cell))
-        return tuple(float(kind == name) for name in self.names)
+        return _one_hot(self.names, kind)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
@@ -147,6 +148,11 @@ class CategoryColumn:
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` takes."""
         return {"name": self.name, "names": list(self.names)}
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _one_hot(names: tuple[str, ...], kind: str) -> Features:
+    return tuple(float(kind == name) for name in names)
 
 
 @dataclass(frozen=True, slots=True)
