@@ -33,6 +33,7 @@ _STAMPS = frozenset(("date", "time", "timestamp", "datetime"))
 _ROW_NUMBERS = frozenset(
     ("", "#", "index", "row", "row_id", "rowid", "rownames", "순번")
 )
+_CODE = re.compile(r"0[0-9]{3,}")
 _AUTOMATIC = re.compile(
     r"column\d+|unnamed(: ?|_)\d+(_level_\d+)?|level_\d+|\.\.\.\d+|x\.?1"
 )
@@ -154,8 +155,11 @@ def look(name: str, values: Sequence[Any], decimal: str | None = None) -> Column
     if others:
         others -= sum(map(is_missing, filled))
     # an exception is named with its line when the rows are read
-    numeric = len(known) > 0 and len(known) >= NEARLY_ALL * (len(known) + others)
     texts = list(map(str, filled))
+    numeric = len(known) > 0 and len(known) >= NEARLY_ALL * (len(known) + others)
+    # with a zero before them digits are a code, such as that of a town or a telephone
+    codes = sum(_CODE.fullmatch(text) is not None for text in texts)
+    numeric = numeric and codes * 10 <= len(texts)
     beginnings = {text[:NOTE] for text in texts}
     return Column(
         name=name,

@@ -59,6 +59,8 @@ LABEL_NAMES = (
     "product",
     "upos",
 )
+# what the value of an object is named: {"label": {"name": "good", "id": 1}}
+VALUES = ("name", "label", "value", "text", "body", "id")
 # of these, the names that a text may stand under too: a translation, a reply
 TEXT_ANSWERS = ("target", "answer", "output", "result")
 PAIRS = ("translate", "rewrite")  # the tasks that answer a text with a text
@@ -186,7 +188,11 @@ def usual_decimal(table: Table, cells: Mapping[str, Sequence[Any]]) -> str:
 def _labelled(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Schema:
     """Choose an answer and what is read for it: sequences, or all columns that tell something."""
     answer = hints.label or _answer(table, hints, columns)
-    others = [c for c in columns.values() if c.name != answer and c.filled]
+    others = [
+        c
+        for c in columns.values()
+        if c.name != answer and c.filled and not _is_of_one(c.name, answer)
+    ]
     frames = tuple(c.name for c in others if c.frames)
     reads = _as_named(hints) if hints.inputs or frames else _reads(others)
     if reads.text and answer is None and hints.task is None:
@@ -198,6 +204,8 @@ def _labelled(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> S
             table.path,
         )
     task = hints.task or _task(columns[answer])
+    if hints.task is None and task == "tag":
+        _refuse_several_labels(table, reads, answer)
     if frames and not reads.text and set(reads.numbers) <= set(frames):
         return Schema(task, (), reads.numbers or frames, answer, frames=True)
     if hints.window:
@@ -212,6 +220,27 @@ def _labelled(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> S
             table.path,
         )
     return schema
+
+
+def _refuse_several_labels(table: Table, reads: Schema, answer: str) -> None:
+    """Raise DataError where a list of answers is no answer for each word of a text."""
+    if len(reads.text) != 1:
+        return
+    text_index = table.columns.index(reads.text[0])
+    answer_index = table.columns.index(answer)
+    wrong: list[int] = []
+    for line, row in zip(table.lines, table.rows, strict=True):
+        text = row[text_index]
+        words = text if isinstance(text, list) else str(text or "").split()
+        if len(words) != len(row[answer_index] or ()):
+            wrong.append(line)
+    if 2 * len(wrong) > len(table.rows):
+        raise DataError(
+            f"column {answer!r} holds several labels a row, and not one for each word of "
+            f"{reads.text[0]!r}; one label a row is learnt: write the one to learn, or all of them "
+            "as one text",
+            *table.position(wrong[0]),
+        )
 
 
 def _as_named(hints: ColumnHints) -> Schema:
@@ -354,6 +383,10 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
             "no column looks like an answer; name it with data.label", table.path
         )
     task = hints.task or _task(columns[answer])
+    is_named = answer.strip().lower() in LABEL_NAMES
+    if forecast and hints.task is None and columns[answer].numeric and not is_named:
+        # what is forecast is a value, be it one of a few
+        task = "regress"
     if (
         hints.task is None
         and hints.window is None
@@ -418,8 +451,19 @@ def _language(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> S
 
 
 def _named(names: Sequence[str], columns: Sequence[Column]) -> Column | None:
+    """Return the first column of these names, or of an object of such a name its value."""
     by_name = {c.name.strip().lower(): c for c in columns}
-    return next((by_name[name] for name in names if name in by_name), None)
+    for name in names:
+        for known in (name, *(f"{name}.{inner}" for inner in VALUES)):
+            if known in by_name:
+                return by_name[known]
+    return None
+
+
+def _is_of_one(name: str, answer: str | None) -> bool:
+    """Return whether two columns were one object, which says the answer in several ways."""
+    outer, dot, _ = (answer or "").rpartition(".")
+    return bool(dot) and name.startswith(f"{outer}.")
 
 
 def _answer(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> str | None:

@@ -240,14 +240,13 @@ def _bare(column: Cells) -> list[str]:
 
 def _over_labels(first: Cells, body: Rows) -> bool:
     """Return whether row one has single words only, over texts and over labels without it."""
-    if not all(map(_is_word, first)):
-        return False
-    if len(set(first)) < len(first):
+    named = [cell for cell in first if cell]
+    if not all(map(_is_word, named)) or len(set(named)) < len(named):
         return False
     columns = [_bare(column) for column in body]
     # a name that its column repeats is a cell like the others
-    named = zip(first, columns, strict=False)
-    if any(cell in column for cell, column in named):
+    pairs = zip(first, columns, strict=False)
+    if any(cell and cell in column for cell, column in pairs):
         return False
     texts = any(map(_are_texts, columns))
     return texts and any(map(_are_labels, columns))

@@ -120,15 +120,17 @@ def _no_dates(table: Table, name: str) -> Iterator[DataWarning]:
 
 def _decimals(table: Table, names: Iterable[str]) -> Iterator[DataWarning]:
     """Warn of columns in which 1,234 may be a thousand or a bit more than one."""
+    semicolons = table.format.delimiter == ";"
     for name in names:
         cells = evenly(cells_of(table, name))
         doubtful = [cell for cell in cells if is_doubtful(cell)]
-        commas = [cell for cell in doubtful if "," in cell]
-        if not commas or decimal_mark(cells, "") or not look(name, cells).numeric:
+        # a point is the usual mark, but where a semicolon stands between the fields
+        strange = [cell for cell in doubtful if semicolons or "," in cell]
+        if not strange or decimal_mark(cells, "") or not look(name, cells).numeric:
             continue
-        value = number(commas[0], "," if table.format.delimiter == ";" else ".")
+        value = number(strange[0], "," if semicolons else ".")
         yield DataWarning(
-            f"{name} writes numbers as {commas[0].strip()}, read as {value:g}",
+            f"{name} writes numbers as {strange[0].strip()}, read as {value:g}",
             "data.decimal",
         )
 

@@ -121,21 +121,30 @@ def _odd(data: Table, schema: Schema) -> str:
     return f"empty: {counted(empty, 'row')}, repeated: {counted(repeated, 'row')}"
 
 
+def warnings_of_left_out(errors: Sequence[DataError]) -> list[DataWarning]:
+    """Return a warning about rows that were left out since they lack a value."""
+    distinct = {(error.path, error.line): error for error in errors}
+    lacking = [error for error in distinct.values() if isinstance(error, LeftOut)]
+    if not lacking:
+        return []
+    numbers = sorted(error.line or 0 for error in lacking)
+    message = (
+        f"left out {counted(len(lacking), 'row')} ({lines_of(numbers)}): "
+        f"{lacking[0].message}"
+    )
+    return [DataWarning(message, "data.missing=error refuses", numbers[0])]
+
+
 def describe_errors(errors: Sequence[DataError], samples: bool) -> list[str]:
     """Return a line about rows that were left out; without ``samples`` nothing of what they hold.
 
     A reader skips before the rows are divided, so both parts report the same ones.
     """
     distinct = {(error.path, error.line): error for error in errors}
-    lacking = [error for error in distinct.values() if isinstance(error, LeftOut)]
     faulty = [error for error in distinct.values() if not isinstance(error, LeftOut)]
-    lines = []
-    if lacking:
-        numbers = sorted(error.line or 0 for error in lacking)
-        lines.append(
-            f"left out {counted(len(lacking), 'row')} ({lines_of(numbers)}): "
-            f"{lacking[0].message} (data.missing=error refuses)"
-        )
+    lines = [
+        f"{warning.message} ({warning.key})" for warning in warnings_of_left_out(errors)
+    ]
     if faulty:
         first = faulty[0]
         # what is wrong with a row is often told in its own words

@@ -10,7 +10,12 @@ from unrolled.data.sources import Document, Table
 from unrolled.data.warnings import warnings_of
 from unrolled.fields.series import WindowSpec
 from unrolled.runs import large
-from unrolled.runs.describe import describe, describe_errors, facts_of
+from unrolled.runs.describe import (
+    describe,
+    describe_errors,
+    facts_of,
+    warnings_of_left_out,
+)
 from unrolled.runs.divide import divide
 from unrolled.runs.prepared import (
     Prepared,
@@ -66,6 +71,7 @@ def prepare(
     recipe = weigh(recipe, task, train)
     task.check_options(AnswerOptions.of(recipe))
     errors = [*train_errors, *dev_errors]
+    warnings = [*parts.warnings, *warnings_of_left_out(errors)]
     lines = [
         *describe(parts.whole, schema, task),
         *map(str, parts.warnings),
@@ -83,8 +89,8 @@ def prepare(
         dev,
         lines,
         parts.files,
-        facts=facts_of(parts.whole, schema, task, parts.warnings),
-        warnings=tuple(parts.warnings),
+        facts=facts_of(parts.whole, schema, task, warnings),
+        warnings=tuple(warnings),
     )
 
 

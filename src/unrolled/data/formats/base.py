@@ -37,7 +37,7 @@ class Format:
         encoding: the name of the text encoding, such as "utf-8".
         newline: the line end as found: a line feed, a carriage return, both, or "mixed".
         comments: lines that stand before a table, with # or as its title, and are passed over.
-        ends: a delimiter ends each row of a table.
+        ends: how many empty fields end each row of a table.
         gzip, zip: the file is compressed, or stands in a zip archive.
         without: columns that cannot be read, and files such as README.md that hold no data.
         optional: keys that some objects lack.
@@ -54,7 +54,7 @@ class Format:
     zip: bool = False
     comments: int = 0
     without: tuple[str, ...] = ()
-    ends: bool = field(default=False, metadata=LATER)
+    ends: int = field(default=0, metadata=LATER)
     optional: tuple[str, ...] = field(default=(), metadata=LATER)
     sheet: str | None = field(default=None, metadata=LATER)
 

@@ -21,7 +21,7 @@ from unrolled.data.json_values import composed, flattened
 from unrolled.data.lines import Report
 
 _LARGEST = 1 << 28  # bytes that are read at once
-_BEGINNING = re.compile(r'\s*\{\s*"[^"]*"\s*:\s*[\[{]')
+_BEGINNING = re.compile(r'\s*\{\s*"[^"]*"\s*:')
 
 
 class JsonColumnsFormat(ObjectRows, FileFormat):
@@ -63,6 +63,12 @@ def _load(origin: Any) -> Any:
         return None
 
 
+def _are_objects(value: Any) -> bool:
+    """Return whether a value is a list of several objects, as the rows of a table are."""
+    several = isinstance(value, list) and len(value) > 1
+    return several and all(isinstance(row, dict) for row in value)
+
+
 def _rows(value: Any) -> list[dict[str, Any]] | None:
     """Return the rows of an object of columns, of rows, or of names and rows; None for another."""
     if not isinstance(value, dict) or not value:
@@ -71,6 +77,9 @@ def _rows(value: Any) -> list[dict[str, Any]] | None:
         names = list(map(str, value["columns"]))
         return [dict(zip(names, row, strict=False)) for row in value["data"]]
     columns = list(value.values())
+    tables = [column for column in columns if _are_objects(column)]
+    if len(tables) == 1:
+        return [flattened(row) for row in tables[0]]
     if all(isinstance(column, list) for column in columns):
         if len(set(map(len, columns))) > 1 or len(columns[0]) < 2:
             return None

@@ -90,9 +90,11 @@ def _lists(lines: Any, report: Any) -> Iterator[tuple[int, list[Any]]]:
     """Yield line and cells of each list; the brackets around all of them are passed over."""
     for line, text in lines:
         bare = without_comma(text.strip())
-        if bare.startswith("[["):
+        opens = bare.startswith("[[")
+        closes = bare.endswith("]]")
+        if opens and not closes:
             bare = bare[1:]
-        if bare.endswith("]]"):
+        if closes and not opens:
             bare = bare[:-1]
         if bare in ("", "[", "]"):
             continue
@@ -101,10 +103,18 @@ def _lists(lines: Any, report: Any) -> Iterator[tuple[int, list[Any]]]:
         except UserError as error:
             report(line, str(error))
             continue
-        if isinstance(value, list):
+        if _are_lists(value):
+            for inner in value:
+                yield line, inner
+        elif isinstance(value, list):
             yield line, value
         else:
             report(line, f"a JSON {type(value).__name__} where a list is expected")
+
+
+def _are_lists(value: Any) -> bool:
+    several = isinstance(value, list) and len(value) > 0
+    return several and all(isinstance(cells, list) for cells in value)
 
 
 def _text(cell: Any) -> str:

@@ -90,8 +90,9 @@ class TableFormat(FileFormat):
         if format.header:
             next(rows, None)
         for line, cells in rows:
-            if format.ends and len(cells) == width + 1 and not cells[-1].strip():
-                cells = cells[:-1]
+            if format.ends and len(cells) == width + format.ends:
+                beyond = cells[width:]
+                cells = cells if any(map(str.strip, beyond)) else cells[:width]
             if len(cells) == width:
                 yield line, tuple(cells)
             else:
@@ -172,20 +173,20 @@ def _is_header(head: Head, rows: Rows) -> bool:
     return not names.isdisjoint(known) or find_header(rows)
 
 
-def _without_end(rows: list[list[str]]) -> tuple[list[list[str]], bool]:
-    """Return rows without the empty field behind a delimiter that ends each of them."""
+def _without_end(rows: list[list[str]]) -> tuple[list[list[str]], int]:
+    """Return rows without the empty fields that end each of them, and how many these are."""
     width, _ = usual_width(rows)
-    if width < 2:
-        return rows, False
-    shortened: list[list[str]] = []
-    for row in rows:
-        if len(row) != width:
-            shortened.append(row)
-            continue
-        if row[-1].strip():
-            return rows, False
-        shortened.append(row[:-1])
-    return shortened, True
+    even = [row for row in rows if len(row) == width]
+    filled = 1  # fields of the longest of these rows
+    for row in even:
+        count = width
+        while count > filled and not row[count - 1].strip():
+            count -= 1
+        filled = count
+    ends = width - filled
+    if not ends:
+        return rows, 0
+    return [row[:filled] if len(row) == width else row for row in rows], ends
 
 
 def _title_rows(rows: Rows, width: int) -> int:
