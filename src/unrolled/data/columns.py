@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import unicodedata
 from collections import Counter
@@ -17,7 +18,7 @@ NOTE = 8  # characters that all cells of a note begin with, such as a licence
 SHORT = 24  # characters of a text that is a word or a name
 FEW = 50  # a column of at most this many distinct values can be a label
 REPEATS = 4  # ... if each occurs this often on average
-CATEGORIES = 1000  # distinct values of a category at most
+CATEGORIES = 200  # distinct values of a category at most
 NUMBERED = 20  # rows that tell a column which counts them from one which happens to
 INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad"  # what takes no room
 
@@ -34,9 +35,7 @@ _ROW_NUMBERS = frozenset(
     ("", "#", "index", "row", "row_id", "rowid", "rownames", "순번")
 )
 _CODE = re.compile(r"0[0-9]{3,}")
-_AUTOMATIC = re.compile(
-    r"column\d+|unnamed(: ?|_)\d+(_level_\d+)?|level_\d+|\.\.\.\d+|x\.?1"
-)
+_MARK = re.compile(r"(?<=[a-z])(I[Dd]|No|Nr)$")  # PassengerId, OrderNo
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +115,18 @@ class Column:
     @property
     def identity(self) -> bool:
         """Whether the name says that a row's own mark stands here, or that of a person."""
-        name = self.name.strip().lower()
-        return name in IDENTITIES or name.endswith(("_id", " id", "_uuid", "_key"))
+        name = self.name.strip()
+        if name.lower() in IDENTITIES or _MARK.search(name):
+            return True
+        return name.lower().endswith(("_id", " id", ".id", "_uuid", "_key"))
 
     @property
     def row_number(self) -> bool:
         """Whether rows are counted here, which tells nothing of the next file's rows."""
         name = self.name.strip().lower()
-        unnamed = name in _ROW_NUMBERS or _AUTOMATIC.fullmatch(name) is not None
-        return self.counts_rows and unnamed
+        unnamed = name in _ROW_NUMBERS or name.startswith("unnamed")
+        distinct = self.whole and self.distinct == self.filled
+        return self.counts_rows or (unnamed and distinct)
 
     @property
     def stamp(self) -> bool:
@@ -160,7 +162,6 @@ def look(name: str, values: Sequence[Any], decimal: str | None = None) -> Column
     # with a zero before them digits are a code, such as that of a town or a telephone
     codes = sum(_CODE.fullmatch(text) is not None for text in texts)
     numeric = numeric and codes * 10 <= len(texts)
-    beginnings = {text[:NOTE] for text in texts}
     return Column(
         name=name,
         filled=len(filled),
@@ -170,11 +171,21 @@ def look(name: str, values: Sequence[Any], decimal: str | None = None) -> Column
         distinct=len(set(texts)),
         mean_length=sum(map(len, texts)) / count,
         words=sum(len(text.split()) for text in texts) / count,
-        note=len(beginnings) == 1 and len(filled) > 1,
+        note=_are_notes(texts),
         decimal=mark,
         dates=not numeric and are_dates(filled),
         counts_rows=numeric and _counts(numbers),
     )
+
+
+def _are_notes(texts: Sequence[str]) -> bool:
+    """Return whether all texts begin alike and say hardly anything else, as a licence does."""
+    if len(texts) < 2:
+        return False
+    pairs = zip(min(texts), max(texts), strict=False)
+    common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    length = sum(map(len, texts)) / len(texts)
+    return common >= NOTE and 2 * common >= length
 
 
 def _frames(cell: list[Any]) -> bool:
@@ -220,5 +231,14 @@ def spelling(name: str) -> str:
 
 
 def counts(values: Sequence[Any]) -> dict[str, int]:
-    """Return how often each label occurs, the most frequent first; cells without one as (empty)."""
-    return dict(Counter(label(value) or "(empty)" for value in values).most_common())
+    """Return how often each label occurs, the most frequent first; cells without one as (empty).
+
+    Of several spellings of one label the commonest stands for all.
+    """
+    written = Counter(label(value) for value in values)
+    merged: Counter[str] = Counter()
+    names: dict[str, str] = {}
+    for name, count in written.most_common():
+        first = names.setdefault(spelling(name), name)
+        merged[first or "(empty)"] += count
+    return dict(merged.most_common())

@@ -189,7 +189,8 @@ def _without_unit(text: str) -> str:
         if unit is None:
             continue
         name = unit.group(1)
-        if len(name) == 3 and name.isascii() and name.isupper() and name not in _CODES:
+        is_code = len(name) == 3 and name.isascii() and name.isalpha()
+        if is_code and name.isupper() and name not in _CODES:
             return text
         return (text[: unit.start()] + text[unit.end() :]).strip()
     return text

@@ -6,12 +6,14 @@ is seen and overruled by ``data.text``, ``data.label`` and ``data.numbers``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from unrolled.core.errors import DataError, UsageError, unknown
 from unrolled.data.columns import SHORT, Column, label, look
+from unrolled.data.dates import is_day_first
 from unrolled.data.numbers import decimal_mark
 from unrolled.data.sources import Table
 
@@ -59,6 +61,7 @@ LABEL_NAMES = (
     "product",
     "upos",
 )
+LABEL_WORDS = ("label", "class", "category", "sentiment", "target", "score")
 # what the value of an object is named: {"label": {"name": "good", "id": 1}}
 VALUES = ("name", "label", "value", "text", "body", "id")
 # of these, the names that a text may stand under too: a translation, a reply
@@ -85,6 +88,7 @@ class ColumnHints:
     dates: tuple[str, ...] = ()
     decimal: str | None = None
     time: str | None = None
+    group: str | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -112,6 +116,7 @@ class Schema:
     dates: tuple[str, ...] = ()
     time: str | None = None
     decimal: str = "."
+    day_first: bool = True
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -134,10 +139,13 @@ def infer(table: Table, hints: ColumnHints) -> Schema:
         UsageError: a column that the user named is not there.
         DataError: no column can be the answer or the input.
     """
-    for name in (*hints.inputs, hints.label, hints.sequence, hints.time):
+    for name in (*hints.inputs, hints.label, hints.sequence, hints.time, hints.group):
         if name is not None and name not in table.columns:
             raise UsageError(f"{table.path}: {unknown('column', name, table.columns)}")
-    schema = _choose(table, hints, _look(table, hints))
+    decimal = hints.decimal or usual_decimal(table)
+    schema = _choose(table, hints, _look(table, hints, decimal))
+    if schema.numbers or schema.answer is not None:
+        schema = replace(schema, decimal=decimal)
     if hints.task is not None and schema.task != hints.task:
         raise UsageError(
             f"task={hints.task} does not fit these columns, which are for task={schema.task}; "
@@ -162,23 +170,22 @@ def _choose(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sch
     return _labelled(table, hints, columns)
 
 
-def _look(table: Table, hints: ColumnHints) -> dict[str, Column]:
-    """Describe each column of a table."""
-    cells = {
-        name: [row[index] for row in table.rows]
-        for index, name in enumerate(table.columns)
-    }
-    usual = hints.decimal or usual_decimal(table, cells)
+def _look(table: Table, hints: ColumnHints, decimal: str) -> dict[str, Column]:
+    """Describe each column of a table, whose numbers have mostly this mark before decimals."""
     columns = {}
-    for name, values in cells.items():
-        mark = hints.decimal or decimal_mark(values, usual)
+    for index, name in enumerate(table.columns):
+        values = [row[index] for row in table.rows]
+        mark = hints.decimal or decimal_mark(values, decimal)
         columns[name] = look(name, values, mark)
     return columns
 
 
-def usual_decimal(table: Table, cells: Mapping[str, Sequence[Any]]) -> str:
+def usual_decimal(table: Table) -> str:
     """Return the mark before decimals in a file, for columns whose own cells do not tell it."""
-    marks = {decimal_mark(values, "") for values in cells.values()} - {""}
+    marks = set()
+    for index in range(len(table.columns)):
+        marks.add(decimal_mark([row[index] for row in table.rows], ""))
+    marks.discard("")
     if len(marks) == 1:
         return marks.pop()
     # where a comma stands before decimals, a semicolon stands between the fields
@@ -212,6 +219,9 @@ def _labelled(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> S
         raise UsageError(
             "data.window is for sequences of numbers; leave it out for text"
         )
+    if columns[answer].lists and not hints.inputs:
+        # what is labelled are the words of a text
+        reads = Schema("", reads.text)
     schema = replace(reads, task=task, answer=answer)
     if not schema.inputs:
         raise DataError(
@@ -363,6 +373,8 @@ def _paired(
     label = _named(LABEL_NAMES, list(columns.values()))
     plain = label is None or label.name.strip().lower() in TEXT_ANSWERS
     others = any(c.labels or c.frames for c in columns.values() if c.name not in names)
+    # a text under the name of an answer is one, whatever kinds stand beside it
+    others = others and not (label is not None and label.text and label.words >= 2)
     given = {name for name in (hints.label, *hints.text) if name is not None}
     return len(names) == 2 and plain and not others and given <= set(names)
 
@@ -413,8 +425,6 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
         )
     times = [c.name for c in columns.values() if c.dates and c.name != answer]
     time = hints.time or next(iter(times), None)
-    cells = {c.name: [] if c.decimal == "." else ["0,5"] for c in columns.values()}
-    decimal = usual_decimal(table, cells)
     return Schema(
         task,
         (),
@@ -423,8 +433,13 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
         frames=True,
         steps=True,
         time=time,
-        decimal=hints.decimal or decimal,
+        day_first=time is None or is_day_first(_cells_of(table, time)),
     )
+
+
+def _cells_of(table: Table, name: str) -> list[Any]:
+    index = table.columns.index(name)
+    return [row[index] for row in table.rows]
 
 
 def _constant(table: Table, hints: ColumnHints, answer: str) -> bool:
@@ -460,6 +475,15 @@ def _named(names: Sequence[str], columns: Sequence[Column]) -> Column | None:
     return None
 
 
+def _called(columns: Sequence[Column]) -> Column | None:
+    """Return the first column whose name ends in a word for labels: airline_sentiment."""
+    for column in columns:
+        words = re.split(r"[_\-. ]+", column.name.strip().lower())
+        if len(words) > 1 and words[-1] in LABEL_WORDS and not column.stamp:
+            return column
+    return None
+
+
 def _is_of_one(name: str, answer: str | None) -> bool:
     """Return whether two columns were one object, which says the answer in several ways."""
     outer, dot, _ = (answer or "").rpartition(".")
@@ -469,7 +493,7 @@ def _is_of_one(name: str, answer: str | None) -> bool:
 def _answer(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> str | None:
     """Return the column to predict: by its name, else the last, unless others are labels alone."""
     able = [c for c in columns.values() if c.name not in hints.inputs and c.filled]
-    named = _named(LABEL_NAMES, able)
+    named = _named(LABEL_NAMES, able) or _called(able)
     if named is not None:
         return named.name
     if all(c.numeric for c in columns.values()):

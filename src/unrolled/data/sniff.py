@@ -171,18 +171,36 @@ def find_header(rows: Rows) -> bool:
 
 
 def is_doubtful_header(rows: Rows) -> bool:
-    """Return whether the first row is a header by one name alone, which stands over texts."""
+    """Return whether the first row may be a header: nothing in it occurs again.
+
+    One cell at least is a name that people give a column of texts, or stands over labels each of
+    which does occur again; or all but the first are years.
+    """
     first = _bare(rows[0])
     named = [cell for cell in first if cell]
-    if len(rows) <= FEW or any(map(is_number, first)) or not all(map(_short, named)):
+    words = [cell for cell in named if not is_number(cell)]
+    if len(rows) <= FEW or not words or not all(map(_short, named)):
+        return False
+    if len(words) < len(named) and not _are_years(first):
         return False
     columns = map(_bare, zip(*rows[1:], strict=True))
-    known = False
+    telling = len(words) < len(named)
     for cell, column in zip(first, columns, strict=False):
         if cell and cell in column:
             return False
-        known |= _stem(cell) in KNOWN and _are_texts(column)
-    return known and not _is_surely_header(rows)
+        known = _stem(cell) in KNOWN and _are_texts(column)
+        telling |= known or _are_labels(column)
+    distinct = len(set(named)) == len(named)
+    return telling and distinct and not _is_surely_header(rows)
+
+
+def _are_years(cells: Cells) -> bool:
+    """Return whether all cells that are numbers are years, one after another."""
+    numbers = [number(cell) for cell in cells]
+    years = [value for value in numbers if value is not None]
+    first = years[0] if years else 0
+    ordered = all(year == first + count for count, year in enumerate(years))
+    return len(years) > 1 and ordered and 1900 <= first <= 2100
 
 
 def _is_surely_header(rows: Rows) -> bool:

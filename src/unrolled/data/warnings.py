@@ -40,15 +40,16 @@ def warnings_of(
         if answers.are_kinds:
             warnings += _given_away(table, schema)
             warnings += _labels(table, schema.answer)
-        elif answers.numeric and not schema.frames:
+        if answers.numeric and not schema.frames:
             warnings += _may_be_series(table, schema)
     for name in schema.numbers if not schema.frames or schema.steps else ():
-        warnings += _no_numbers(table, name, hints.decimal, missing, samples)
+        warnings += _no_numbers(table, name, schema.decimal, missing, samples)
     for name in schema.dates:
         warnings += _no_dates(table, name)
     if hints.decimal is None:
         names = (*schema.numbers, schema.answer) if schema.numbers else (schema.answer,)
-        warnings += _decimals(table, [name for name in names if name])
+        known = [name for name in names if name]
+        warnings += _decimals(table, known, schema.decimal, samples)
     if schema.time is not None:
         warnings += _order(table, schema, hints.sequence)
     warnings += _left_out(table, schema, hints)
@@ -78,9 +79,9 @@ def _exceptions(
 
 
 def _no_numbers(
-    table: Table, name: str, decimal: str | None, missing: str, samples: bool
+    table: Table, name: str, decimal: str, missing: str, samples: bool
 ) -> Iterator[DataWarning]:
-    mark = decimal or decimal_mark(cells_of(table, name))
+    mark = decimal_mark(cells_of(table, name), decimal)
     odd = list(_exceptions(table, name, lambda cell: number(cell, mark) is not None))
     if not odd or missing == "error":
         return
@@ -118,19 +119,22 @@ def _no_dates(table: Table, name: str) -> Iterator[DataWarning]:
         )
 
 
-def _decimals(table: Table, names: Iterable[str]) -> Iterator[DataWarning]:
+def _decimals(
+    table: Table, names: Iterable[str], decimal: str, samples: bool
+) -> Iterator[DataWarning]:
     """Warn of columns in which 1,234 may be a thousand or a bit more than one."""
-    semicolons = table.format.delimiter == ";"
     for name in names:
         cells = evenly(cells_of(table, name))
         doubtful = [cell for cell in cells if is_doubtful(cell)]
-        # a point is the usual mark, but where a semicolon stands between the fields
-        strange = [cell for cell in doubtful if semicolons or "," in cell]
+        # with a point before decimals those with a point are as usual
+        strange = [cell for cell in doubtful if decimal == "," or "," in cell]
         if not strange or decimal_mark(cells, "") or not look(name, cells).numeric:
             continue
-        value = number(strange[0], "," if semicolons else ".")
+        value = number(strange[0], decimal)
+        example = f" as {strange[0].strip()}, read as {value:g}" if samples else ""
         yield DataWarning(
-            f"{name} writes numbers as {strange[0].strip()}, read as {value:g}",
+            f"{name} writes numbers{example} with one mark before three digits, which may be that "
+            f"of thousands or of decimals: it is read with {decimal!r} before decimals",
             "data.decimal",
         )
 
@@ -208,8 +212,10 @@ def _left_out(
     """Say which columns that tell something are not read, and why."""
     if hints.inputs and not schema.steps:
         return
+    read = (*schema.inputs, schema.answer, schema.sequence, schema.time, hints.group)
+    others: list[str] = []
     for name in table.columns:
-        if name in schema.inputs or name in (schema.answer, schema.sequence):
+        if name in read:
             continue
         column = look(name, cells_of(table, name))
         if schema.steps and column.text and column.words >= 2:
@@ -217,17 +223,20 @@ def _left_out(
                 f"{name} holds texts, and the steps of a sequence are numbers: it is left out",
                 "leave out data.sequence and data.rows to read it",
             )
-        elif (
-            column.identity
-            and not column.counts_rows
-            and 2 * column.distinct <= column.filled
-        ):
-            key = f"data.categories=[..., {name}] reads it"
+        elif column.identity and 2 * column.distinct <= column.filled:
             yield DataWarning(
                 f"{name} looks like whom or what a row is of: it is left out, and rows of one "
                 f"{name} may stand in both parts",
-                f"data.group={name} keeps them together; {key}",
+                f"data.group={name} keeps them together; data.categories=[..., {name}] reads it",
             )
+        elif not (column.stamp or column.lists or column.note) and column.distinct > 1:
+            others.append(name)
+    if others and not schema.frames:
+        yield DataWarning(
+            f"left out: {listed(others)}, which are neither numbers, dates and kinds, nor texts "
+            "that would be read beside the others",
+            "data.text, data.numbers, data.categories or data.dates reads them",
+        )
 
 
 def _order(table: Table, schema: Schema, sequence: str | None) -> Iterator[DataWarning]:

@@ -59,10 +59,15 @@ class NumberColumn:
 
     @classmethod
     def fit(
-        cls, name: str, cells: Sequence[Any], decimal: str | None, missing: Missing
+        cls,
+        name: str,
+        cells: Sequence[Any],
+        decimal: str | None,
+        missing: Missing,
+        usual: str = ".",
     ) -> Self:
         """Learn the scale, and what stands in for a missing number."""
-        scale = Number.fit(name, cells, decimal)
+        scale = Number.fit(name, cells, decimal, usual=usual)
         if missing in ("drop", "error"):
             return cls(scale, dropped=missing == "drop")
         numbers = [number(cell, scale.decimal) for cell in cells]

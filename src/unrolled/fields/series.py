@@ -6,6 +6,7 @@ Legend: T steps of a sequence, D numbers a step.
 from __future__ import annotations
 
 import bisect
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from unrolled.core.errors import DataError, shown
 from unrolled.core.saving import LATER
 from unrolled.data.columns import label
-from unrolled.data.dates import is_day_first, read_date
+from unrolled.data.dates import read_date
 from unrolled.data.examples import Ints, Spans
 from unrolled.data.numbers import is_missing, number
 from unrolled.data.sources import Table
@@ -39,6 +40,7 @@ class WindowSpec:
         time: the column that puts the steps in order; None: they stand in the order of the file.
         missing: what becomes of a step without a number; see ``data.missing``.
         decimal: the mark before decimals.
+        day_first: whether the day stands before the month in ``time``.
     """
 
     steps: bool = False
@@ -49,6 +51,7 @@ class WindowSpec:
     time: str | None = field(default=None, metadata=LATER)
     missing: str = field(default="error", metadata=LATER)
     decimal: str = field(default=".", metadata=LATER)
+    day_first: bool = field(default=True, metadata=LATER)
 
     @property
     def fills(self) -> bool:
@@ -140,7 +143,7 @@ def gather(
     Raises:
         DataError: a row is faulty, by its line, or no row is left.
     """
-    table, breaks = _in_order(table, indices)
+    table, breaks = _in_order(table, indices, spec.day_first)
     errors = list(table.skipped)
     rows = zip(table.rows, table.lines, strict=True)
     sequence = indices.sequence
@@ -173,11 +176,13 @@ def gather(
     return _laid(table, kept, indices.numbers, errors, spec.decimal)
 
 
-def _in_order(table: Table, indices: StepColumns) -> tuple[Table, list[int]]:
+def _in_order(
+    table: Table, indices: StepColumns, day_first: bool
+) -> tuple[Table, list[int]]:
     """Return a table in the order of time, and the lines before which its sequences are broken."""
     if indices.time is None:
         return table, _breaks(table)
-    order = order_in_time(table, indices.sequence, indices.time)
+    order = order_in_time(table, indices.sequence, indices.time, day_first)
     if order is None:
         return table, _breaks(table)
     rows = [table.rows[i] for i in order]
@@ -186,15 +191,14 @@ def _in_order(table: Table, indices: StepColumns) -> tuple[Table, list[int]]:
     return replace(table, rows=rows, lines=lines), []
 
 
-def order_in_time(table: Table, sequence: int | None, time: int) -> list[int] | None:
+def order_in_time(
+    table: Table, sequence: int | None, time: int, day_first: bool = True
+) -> list[int] | None:
     """Return the rows of a table in the order of time; None where they stand in it.
 
-    Rows of equal time stay in the order of the file.
-
-    Raises:
-        DataError: a cell is no date and no number, by its line.
+    Rows of equal time stay in the order of the file, and one without a time where it stands.
     """
-    times = times_of(table, time)
+    times = times_of(table, time, day_first)
     last: dict[str, float] = {}
     in_order = True
     for row, line, moment in zip(table.rows, table.lines, times, strict=True):
@@ -206,26 +210,23 @@ def order_in_time(table: Table, sequence: int | None, time: int) -> list[int] | 
     return sorted(range(len(times)), key=times.__getitem__)
 
 
-def times_of(table: Table, column: int) -> list[float]:
+def times_of(table: Table, column: int, day_first: bool) -> list[float]:
     """Return the moment of each row, in seconds where they are dates.
 
-    Raises:
-        DataError: a cell is no date and no number, by its line.
+    A row that has none has that of the row before it.
     """
-    cells = [row[column] for row in table.rows]
-    day_first = is_day_first(cells)
     times: list[float] = []
-    for cell, line in zip(cells, table.lines, strict=True):
-        date = read_date(cell, day_first)
-        moment = number(cell) if date is None else date
-        if moment is None:
-            raise DataError(
-                f"column {table.columns[column]!r} holds {shown(cell)} where a date is expected "
-                "that puts the steps in order; mend the row, or name another with data.time",
-                *table.position(line),
-            )
-        times.append(moment)
+    last = -math.inf
+    for row in table.rows:
+        moment = _moment(row[column], day_first)
+        last = last if moment is None else moment
+        times.append(last)
     return times
+
+
+def _moment(cell: Any, day_first: bool) -> float | None:
+    date = read_date(cell, day_first)
+    return number(cell) if date is None else date
 
 
 def _breaks(table: Table) -> list[int]:
@@ -280,6 +281,11 @@ def _check(
     strict: bool,
 ) -> None:
     """Raise InvalidCell where a step does not hold what is needed of it."""
+    if indices.time is not None and _moment(row[indices.time], spec.day_first) is None:
+        raise InvalidCell(
+            f"column {table.columns[indices.time]!r} holds {shown(row[indices.time])} where a date "
+            "is expected that puts the steps in order"
+        )
     for i in indices.numbers:
         value = number(row[i], spec.decimal)
         if value is None and spec.fills and (not strict or is_missing(row[i])):

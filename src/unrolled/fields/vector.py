@@ -84,7 +84,8 @@ class Vector:
             elif name in schema.dates:
                 fitted.append(DateColumn.fit(name, cells, day_first))
             else:
-                fitted.append(NumberColumn.fit(name, cells, decimal, missing))
+                column = NumberColumn.fit(name, cells, decimal, missing, schema.decimal)
+                fitted.append(column)
         return cls(tuple(fitted))
 
     def check(self, cells: Sequence[Any]) -> Features:

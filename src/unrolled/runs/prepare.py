@@ -119,8 +119,11 @@ def _read_parts(recipe: Recipe, task: Task | None) -> _Parts:
     """Read the training part and the scored part, from two files or divided from one."""
     data = recipe.data
     assert data.train is not None
-    whole, files = load_data(recipe, data.train, data.limit, data.train_target)
-    schema = schema_of(whole, recipe)
+    header = None if task is None else task.format.header
+    whole, files = load_data(recipe, data.train, data.limit, data.train_target, header)
+    # what is resumed goes on with the columns that it was begun with
+    begun = task is not None and isinstance(whole, Table)
+    schema = task.schema if task is not None and begun else schema_of(whole, recipe)
     warnings = []
     if isinstance(whole, Table):
         hints = column_hints(recipe)

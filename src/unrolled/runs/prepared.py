@@ -70,6 +70,7 @@ def column_hints(recipe: Recipe) -> ColumnHints:
         dates=tuple(recipe.data.dates or ()),
         decimal=recipe.data.decimal,
         time=recipe.data.time,
+        group=recipe.data.group,
         label=recipe.data.label,
         rows=recipe.data.rows,
         sequence=recipe.data.sequence,
@@ -80,11 +81,16 @@ def column_hints(recipe: Recipe) -> ColumnHints:
 
 
 def load_data(
-    recipe: Recipe, name: str, limit: int | None = None, target: str | None = None
+    recipe: Recipe,
+    name: str,
+    limit: int | None = None,
+    target: str | None = None,
+    header: bool | None = None,
 ) -> tuple[Data, dict[str, str]]:
     """Read a data file that a recipe names, with ``target`` two whose lines stand side by side.
 
-    Errors carry the path that was found.
+    Errors carry the path that was found. ``header`` is whether the first row is one, where a run
+    was begun with the file.
 
     Returns:
         What was read, and the hash of each file by its name.
@@ -99,7 +105,12 @@ def load_data(
     }
     if target is None:
         with unchanged(path):
-            data: Data = read(path, **options, header=config.header, sheet=config.sheet)
+            data: Data = read(
+                path,
+                **options,
+                header=config.header if header is None else header,
+                sheet=config.sheet,
+            )
             return data, {name: fingerprint(path)}
     beside = find_data(recipe, target)
     with unchanged(path, beside):

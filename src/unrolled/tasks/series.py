@@ -96,6 +96,7 @@ def reading(recipe: Recipe, schema: Schema) -> WindowSpec:
         schema.time,
         data.missing,
         data.decimal or schema.decimal,
+        schema.day_first,
     )
 
 

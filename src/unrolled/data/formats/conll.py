@@ -22,6 +22,10 @@ from unrolled.data.sniff import is_number, usual_width
 _SNIFFED_LINES = 2000
 _MOST_COLUMNS = 12
 _DOCUMENT = "-DOCSTART-"
+# a line of names over the columns
+_HEADER = re.compile(
+    r"(token|word|form)s?[ \t]+(.*[ \t])?(tag|label|ner|pos)s?[ \t]*", re.I
+)
 _ENTITY = re.compile(r"O|[BIESLUM][-_]\S+")
 # columns between the word and the last one, where they are those of CoNLL-2003
 _NAMES = {2: ("words", "tags"), 3: ("words", "pos", "tags")}
@@ -48,7 +52,7 @@ class ConllFormat(FileFormat):
         if not 2 <= width <= _MOST_COLUMNS or evenness < 0.9:
             return None
         words = [word for word in all_words if len(word) == width]
-        if not _are_tagged(words, delimiter):
+        if not _are_tagged(words, delimiter, self.names(head.name)):
             return None
         format = replace(head.format, kind=self.kind, delimiter=delimiter)
         return Sniffed(format, _columns(width))
@@ -112,7 +116,7 @@ def _columns(width: int) -> list[str]:
 
 def _is_no_word(line: str) -> bool:
     """Return whether a line separates documents, or is a comment of several words."""
-    if line.startswith(_DOCUMENT):
+    if line.startswith(_DOCUMENT) or _HEADER.fullmatch(line):
         return True
     return line.startswith("# ") and len(line.split()) > 3
 
@@ -138,8 +142,11 @@ def _sentences_of(lines: Sequence[str], delimiter: str) -> list[list[list[str]]]
     return sentences
 
 
-def _are_tagged(words: Sequence[Sequence[str]], delimiter: str) -> bool:
-    """Return whether lines are words with tags: those of entities, or a few that come again."""
+def _are_tagged(words: Sequence[Sequence[str]], delimiter: str, named: bool) -> bool:
+    """Return whether lines are words with tags: those of entities, or a few that come again.
+
+    Between blanks the latter may be prose, unless a file is ``named`` as one of tags.
+    """
     tags = Counter(word[-1] for word in words)
     if len(tags) < 2:
         return False
@@ -149,7 +156,7 @@ def _are_tagged(words: Sequence[Sequence[str]], delimiter: str) -> bool:
             entities += count
     if entities >= 0.95 * len(words):
         return True
-    if delimiter == " ":
+    if delimiter == " " and not named:
         return False
     # between tabs a word has no blanks in it, and its tags are of a closed set
     cells = itertools.chain.from_iterable(words)

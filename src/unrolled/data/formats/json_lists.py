@@ -81,8 +81,8 @@ class JsonListsFormat(FileFormat):
 def _is_header(head: Head, rows: Sequence[Sequence[str]]) -> bool:
     if isinstance(head.header, bool):
         return head.header
-    names = set(rows[0])
-    known = head.header or ()
+    names = {name.casefold() for name in rows[0]}
+    known = {name.casefold() for name in head.header or ()}
     return not names.isdisjoint(known) or find_header(rows)
 
 

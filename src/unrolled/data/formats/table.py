@@ -168,8 +168,8 @@ def _is_header(head: Head, rows: Rows) -> bool:
     """Return whether the first row names the columns: as the user says, or a trained run knows."""
     if isinstance(head.header, bool):
         return head.header
-    known = head.header or ()
-    names = {cell.strip() for cell in rows[0]}
+    known = {name.casefold() for name in head.header or ()}
+    names = {cell.strip().strip('"').casefold() for cell in rows[0]}
     return not names.isdisjoint(known) or find_header(rows)
 
 
@@ -209,7 +209,8 @@ def _named(cells: Sequence[str]) -> list[str]:
     names: dict[str, None] = {}
     counts: Counter[str] = Counter()
     for number, cell in enumerate(cells, 1):
-        name = cell.strip() or f"column{number}"
+        # a header may be quoted where the numbers below it are not
+        name = cell.strip().strip('"').strip() or f"column{number}"
         unique = name
         while unique in names:
             # counted on from where the last one of this name stands
@@ -225,7 +226,7 @@ def _warnings(
     """Return what is doubtful about a header that stands on a line."""
     warnings = []
     for cell, name in zip(rows[0], columns, strict=True):
-        given = cell.strip()
+        given = cell.strip().strip('"').strip()
         if given and given != name:
             message = f"two columns are named {given}; the later one is read as {name}"
             warnings.append(DataWarning(message, "rename one", line))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from unrolled.core.errors import DataError
 from unrolled.data.formats.base import DataFile, Format, Head, Row, Sniffed
-from unrolled.data.formats.table import TableFormat
+from unrolled.data.formats.table import TableFormat, ignore
 from unrolled.data.lines import SKIP_HINT, Report
 
 _SENTENCE_NAMES = frozenset(
@@ -17,6 +18,9 @@ _SENTENCE_NAMES = frozenset(
         *("sentence_idx", "sentence_no", "sentence_number", "sent_id", "sent", "sid"),
     )
 )
+_SNIFFED_ROWS = 2000
+_LONGEST_MARK = 3  # words of what tells a sentence apart: Sentence: 1
+_WORDS = 1.5  # of a sentence, on average
 _WORD_NAMES = frozenset(("word", "words", "token", "tokens", "form"))
 
 
@@ -35,6 +39,11 @@ class WordTableFormat(TableFormat):
             return None
         sentence, words = _roles(sniffed.columns)
         if sentence is None or words is None:
+            return None
+        raw = DataFile(head.origin, sniffed.format, sniffed.columns)
+        rows = itertools.islice(super().rows(raw, ignore), _SNIFFED_ROWS)
+        index = sniffed.columns.index(sentence)
+        if not _counts_sentences([cells[index] for _, cells in rows]):
             return None
         names = [name for name in sniffed.columns if name not in (sentence, words)]
         return replace_columns(sniffed, [words, *names])
@@ -71,6 +80,14 @@ class WordTableFormat(TableFormat):
         self, line: str, format: Format, columns: Sequence[str]
     ) -> tuple[Any, ...]:
         return (line.split(),)
+
+
+def _counts_sentences(cells: Sequence[str]) -> bool:
+    """Return whether a column tells sentences apart: a mark that stands there for several words."""
+    filled = [cell for cell in cells if cell.strip()]
+    distinct = len(set(filled))
+    long = any(len(cell.split()) > _LONGEST_MARK for cell in filled)
+    return distinct > 0 and not long and len(cells) >= _WORDS * distinct
 
 
 def replace_columns(sniffed: Sniffed, columns: list[str]) -> Sniffed:
