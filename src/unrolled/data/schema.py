@@ -96,7 +96,7 @@ class Schema:
 
     With ``frames`` the numbers are sequences; with ``steps`` a row of the file is one step of one,
     ``sequence`` the column that tells them apart, where there are several, and ``time`` the one
-    that puts steps in order.
+    that puts steps in order. ``decimal`` is the mark before decimals, for numbers that do not tell.
     """
 
     task: str
@@ -135,7 +135,8 @@ def infer(table: Table, hints: ColumnHints) -> Schema:
     for name in (*hints.inputs, hints.label, hints.sequence, hints.time):
         if name is not None and name not in table.columns:
             raise UsageError(f"{table.path}: {unknown('column', name, table.columns)}")
-    schema = _choose(table, hints, _look(table, hints))
+    columns, usual = _look(table, hints)
+    schema = replace(_choose(table, hints, columns), decimal=usual)
     if hints.task is not None and schema.task != hints.task:
         raise UsageError(
             f"task={hints.task} does not fit these columns, which are for task={schema.task}; "
@@ -160,8 +161,8 @@ def _choose(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sch
     return _labelled(table, hints, columns)
 
 
-def _look(table: Table, hints: ColumnHints) -> dict[str, Column]:
-    """Describe each column of a table."""
+def _look(table: Table, hints: ColumnHints) -> tuple[dict[str, Column], str]:
+    """Describe each column of a table, and tell the mark before decimals in it."""
     cells = {
         name: [row[index] for row in table.rows]
         for index, name in enumerate(table.columns)
@@ -171,7 +172,7 @@ def _look(table: Table, hints: ColumnHints) -> dict[str, Column]:
     for name, values in cells.items():
         mark = hints.decimal or decimal_mark(values, usual)
         columns[name] = look(name, values, mark)
-    return columns
+    return columns, usual
 
 
 def usual_decimal(table: Table, cells: Mapping[str, Sequence[Any]]) -> str:
@@ -380,8 +381,6 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
         )
     times = [c.name for c in columns.values() if c.dates and c.name != answer]
     time = hints.time or next(iter(times), None)
-    cells = {c.name: [] if c.decimal == "." else ["0,5"] for c in columns.values()}
-    decimal = usual_decimal(table, cells)
     return Schema(
         task,
         (),
@@ -390,7 +389,6 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
         frames=True,
         steps=True,
         time=time,
-        decimal=hints.decimal or decimal,
     )
 
 

@@ -48,7 +48,8 @@ def warnings_of(
         warnings += _no_dates(table, name)
     if hints.decimal is None:
         names = (*schema.numbers, schema.answer) if schema.numbers else (schema.answer,)
-        warnings += _decimals(table, [name for name in names if name])
+        named = [name for name in names if name]
+        warnings += _decimals(table, named, schema.decimal)
     if schema.time is not None:
         warnings += _order(table, schema, hints.sequence)
     warnings += _left_out(table, schema, hints)
@@ -118,7 +119,7 @@ def _no_dates(table: Table, name: str) -> Iterator[DataWarning]:
         )
 
 
-def _decimals(table: Table, names: Iterable[str]) -> Iterator[DataWarning]:
+def _decimals(table: Table, names: Iterable[str], usual: str) -> Iterator[DataWarning]:
     """Warn of columns in which 1,234 may be a thousand or a bit more than one."""
     for name in names:
         cells = cells_of(table, name)
@@ -126,7 +127,7 @@ def _decimals(table: Table, names: Iterable[str]) -> Iterator[DataWarning]:
         commas = [cell for cell in doubtful if "," in cell]
         if not commas or decimal_mark(cells, "") or not look(name, cells).numeric:
             continue
-        value = number(commas[0], "," if table.format.delimiter == ";" else ".")
+        value = number(commas[0], usual)
         yield DataWarning(
             f"{name} writes numbers as {commas[0].strip()}, read as {value:g}",
             "data.decimal",

@@ -46,6 +46,7 @@ class Number:
         values: Sequence[Any],
         decimal: str | None = None,
         optional: bool = False,
+        usual: str = ".",
     ) -> Self:
         """Learn the scale; values that are not numbers are left to ``check``.
 
@@ -54,8 +55,9 @@ class Number:
             values: cells of training rows.
             decimal: the mark before decimals; None to tell it from the cells.
             optional: whether a row without a value is left out.
+            usual: the mark before decimals where the cells do not tell it.
         """
-        mark = decimal or decimal_mark(values)
+        mark = decimal or decimal_mark(values, usual)
         numbers = []
         for value in values:
             parsed = number(value, mark)

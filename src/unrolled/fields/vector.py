@@ -65,7 +65,7 @@ class Vector:
         """Learn the features.
 
         Args:
-            schema: which columns are numbers, categories and dates.
+            schema: which columns are numbers, categories and dates; the usual mark before decimals.
             rows: the cells of these columns, in this order.
             missing: what becomes of a number that is missing.
             decimal: the mark before decimals; None to tell it.
@@ -83,7 +83,8 @@ class Vector:
             elif name in schema.dates:
                 fitted.append(DateColumn.fit(name, cells, day_first))
             else:
-                fitted.append(NumberColumn.fit(name, cells, decimal, missing))
+                usual = schema.decimal
+                fitted.append(NumberColumn.fit(name, cells, decimal, missing, usual))
         return cls(tuple(fitted))
 
     def check(self, cells: Sequence[Any]) -> Features:

@@ -65,7 +65,8 @@ class Regress(Labelled):
         (answer_index,) = locate(table, [schema.answer], table.columns)
         answers = raw_answers(recipe, schema, table, answer_index)
         optional = recipe.data.missing != "error"
-        output = Number.fit(schema.answer, answers, recipe.data.decimal, optional)
+        mark = recipe.data.decimal
+        output = Number.fit(schema.answer, answers, mark, optional, schema.decimal)
         if recipe.data.difference:
             # whole steps are no sign of whole values
             output = replace(output, whole=False)
