@@ -47,6 +47,8 @@ def plan(layer: str = "gru", task: str = "classify", higher: bool = True) -> Any
         measures={"m": higher},
         schema=schema,
         columns=["text"],
+        reads_sequences=task != "regress",
+        blind_loss=None,
     )
     data = SimpleNamespace(columns=["text"], rows=[("a film",)])
     prepared = SimpleNamespace(task=stub, dev_data=data)
