@@ -345,7 +345,8 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
         raise UsageError(
             "the steps of a sequence are numbers; leave out data.rows and data.text"
         )
-    columns = {name: c for name, c in columns.items() if name != hints.sequence}
+    apart = (hints.sequence, hints.time)
+    columns = {name: c for name, c in columns.items() if name not in apart}
     # a label of steps is a word; y is a coordinate here
     words = {name: c for name, c in columns.items() if not c.numeric and c.labels}
     forecast = hints.window is not None and hints.task != "tag"
