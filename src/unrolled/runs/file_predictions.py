@@ -249,6 +249,7 @@ def _predict_steps(
     gets an empty answer.
     """
     data = reading.data
+    task = predictor.task
     with unchanged(path):  # which is read twice
         table = need_table(
             read(
@@ -257,9 +258,9 @@ def _predict_steps(
                 on_error=data.on_error,
                 needed=needed,
                 max_row=data.max_row,
+                header=reading.header(task),
             )
         )
-        task = predictor.task
         series = task.gather(table, reading.schema, data.on_error, answered=False)
         assert isinstance(series, Series)
         indices = locate(series, reading.schema.numbers, task.columns)
