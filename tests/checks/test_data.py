@@ -460,9 +460,7 @@ def test_a_column_that_tells_far_more_than_the_commonest_answer(
     best = {agent: max(set(kinds), key=kinds.count) for agent, kinds in votes.items()}
     hits = [best[agent] == kind for _, agent, kind in prepared.dev_data.rows]  # type: ignore[union-attr]
     part = f"{np.mean(hits):.0%} of the scored rows"
-    faulty(
-        finding, "warning", f"column 'agent' by itself tells {part}: it is left out"
-    )
+    faulty(finding, "warning", f"column 'agent' by itself tells {part}: it is left out")
     read = plan(file, data__text="text", data__categories=["agent"])
     faulty(find("columns that tell", read), "warning", "column 'agent'", "it is read")
 
