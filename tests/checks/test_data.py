@@ -358,3 +358,117 @@ def test_no_line_of_a_large_text_is_told_wrong(
     finding = find("unknown tokens", plan(path, **keys))
     assert finding is not None
     assert "never saw" not in finding.message
+
+
+# ---------------------------------------------------------------------- how the data is read
+
+
+def test_a_doubtful_reading_is_a_warning_with_its_key(
+    tmp_path: Path, plan: Plan, find: Ask
+) -> None:
+    rows: list[tuple[object, ...]] = list(numbers(60, 1))
+    sound(find("how the data is read", plan(write_csv(tmp_path / "a.csv", rows))))
+    rows[5] = ("?", *rows[5][1:])
+    rows[6] = (rows[6][0], "n/a", rows[6][2])
+    file = write_csv(tmp_path / "t.csv", rows, ("a", "b", "y"))
+    finding = find("how the data is read", plan(file))
+    faulty(finding, "warning", "a holds no number in 1 row (line 7)", "; and 1 more")
+    assert finding is not None
+    assert finding.advice == "data.missing"
+    assert "b holds no number in 1 row (line 8)" in finding.where
+
+
+def test_a_doubt_without_a_key_has_advice_too(
+    tmp_path: Path, plan: Plan, find: Ask
+) -> None:
+    rows = [
+        (text, label + "\u200b" * (n % 2))
+        for n, (text, label) in enumerate(reviews(60, 1))
+    ]
+    finding = find(
+        "how the data is read", plan(write_csv(tmp_path / "t.csv", rows, HEAD))
+    )
+    faulty(finding, "warning", "blanks or spelling alone are one label")
+
+
+# ---------------------------------------------------------------------- texts in both parts
+
+
+def pairs(count: int, again: int) -> list[tuple[str, str, str]]:
+    """Return rows of two texts; the second is one of few in every ``again``-th row."""
+    rows = []
+    for n in range(count):
+        second = f"there were {n} cats on the mat"
+        if n % again == 0:
+            second = f"a man {'walks' if n % 3 else 'sits'} in the park"
+        rows.append((f"sentence number {n} of them all", second, "yn"[n % 2]))
+    return rows
+
+
+def test_a_text_of_a_pair_in_both_parts(tmp_path: Path, plan: Plan, find: Ask) -> None:
+    head = ("first", "second", "label")
+    file = write_csv(tmp_path / "t.csv", pairs(120, 3), head)
+    context = plan(file, data__text=["first", "second"])
+    dev = context.plan.prepared.dev_data
+    repeated = sum("in the park" in row[1] for row in dev.rows)  # type: ignore[union-attr]
+    assert repeated
+    texts = f"{repeated} of {len(dev.rows)} scored rows"  # type: ignore[union-attr]
+    finding = find("texts in both parts", context)
+    faulty(finding, "warning", texts, "column 'second'")
+    assert finding is not None
+    assert finding.advice.startswith("data.group=second")
+    # the advice mends it
+    mended = plan(file, data__text=["first", "second"], data__group="second")
+    sound(find("texts in both parts", mended))
+
+
+def test_one_text_a_row_is_left_to_the_rows(clean: Context, find: Ask) -> None:
+    assert find("texts in both parts", clean) is None
+
+
+# ---------------------------------------------------------------------- columns that hint
+
+
+def agents(count: int, right: float) -> list[tuple[str, str, str]]:
+    """Return texts whose label an agent has with some probability; 8 agents of 4 labels."""
+    draw = random.Random(2)
+    rows = []
+    for n in range(count):
+        agent = draw.randrange(8)
+        kind = agent % 4 if draw.random() < right else draw.randrange(4)
+        rows.append((f"ticket {n} with a few words in it", f"a{agent}", f"k{kind}"))
+    return rows
+
+
+@pytest.mark.parametrize(("right", "status"), [(0.9, "warning"), (0.2, "ok")])
+def test_a_column_that_tells_far_more_than_the_commonest_answer(
+    tmp_path: Path, plan: Plan, find: Ask, right: float, status: str
+) -> None:
+    rows = agents(400, right)
+    file = write_csv(tmp_path / "t.csv", rows, ("text", "agent", "label"))
+    context = plan(file, data__holdout=0.3)
+    finding = find("columns that tell", context)
+    assert finding is not None
+    assert finding.status == status
+    if status == "ok":
+        return
+    # the commonest label of each agent in training, by hand
+    prepared = context.plan.prepared
+    votes: dict[str, list[str]] = {}
+    for _, agent, kind in prepared.train_data.rows:  # type: ignore[union-attr]
+        votes.setdefault(agent, []).append(kind)
+    best = {agent: max(set(kinds), key=kinds.count) for agent, kinds in votes.items()}
+    hits = [best[agent] == kind for _, agent, kind in prepared.dev_data.rows]  # type: ignore[union-attr]
+    part = f"{np.mean(hits):.0%} of the scored rows"
+    faulty(finding, "warning", f"column 'agent' by itself tells {part}: it is left out")
+    read = plan(file, data__text="text", data__categories=["agent"])
+    faulty(find("columns that tell", read), "warning", "column 'agent'", "it is read")
+
+
+def test_a_number_that_is_read_may_tell_much(
+    tmp_path: Path, plan: Plan, find: Ask
+) -> None:
+    draw = random.Random(1)
+    rows = [(draw.gauss(n % 2 * 2.5, 1), draw.random(), n % 2) for n in range(300)]
+    file = write_csv(tmp_path / "t.csv", rows, ("a", "b", "y"))
+    sound(find("columns that tell", plan(file)))

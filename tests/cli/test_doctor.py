@@ -98,3 +98,34 @@ def test_a_training_warns_before_it_starts_and_only_then(
     assert "run: b" in out.split("\n\n")[0].splitlines()[-1]
     out, _ = cli("train", "a", "--resume", "training.max_steps=3")
     assert "unrolled doctor" not in out
+
+
+def test_in_a_pipe_no_line_is_wrapped(cli: Call, tmp_path: Path) -> None:
+    rows = [(f"{text} {'and so on ' * 9}", label) for text, label in reviews(60, 6)]
+    write_csv(tmp_path / "a_rather_long_name_of_a_file.csv", rows, ("text", "label"))
+    name = "a_rather_long_name_of_a_file.csv"
+    words = ("doctor", name, "data.max_tokens=20", "model.embedding=8", *KEYS)
+    out, _ = cli(*words)
+    report = json.loads(cli(*words, "--json")[0])
+    lines = out.splitlines()
+    shown = {}
+    for check in report["checks"]:
+        head = f"{check['status']:<7}  {check['name']:<23}  "
+        (line,) = [line for line in lines if line.startswith(head)]
+        shown[check["name"]] = line.removeprefix(head)
+    (cut,) = [check for check in report["checks"] if check["name"] == "cut texts"]
+    assert shown["cut texts"] == cut["found"]
+    assert len(cut["found"]) > 60
+    assert f"-> {cut['advice']}" in out
+    assert all(line[:1].strip() or line.startswith(" ") for line in lines if line)
+
+
+def test_what_is_doubtful_about_the_reading_is_said(cli: Call, tmp_path: Path) -> None:
+    rows = [(n * 7 % 80, n % 5 if n != 9 else "NA", n % 2) for n in range(80)]
+    write_csv(tmp_path / "n.csv", rows, ("a", "b", "label"))
+    words = ("doctor", "n.csv", *KEYS, "--json")
+    report = json.loads(cli(*words)[0])
+    (reading,) = [c for c in report["checks"] if c["name"] == "how the data is read"]
+    assert reading["status"] == "warning"
+    assert "b holds no number in 1 row (line 11)" in reading["found"]
+    assert reading["advice"] == "data.missing"

@@ -103,3 +103,50 @@ def test_a_step_of_other_width_is_refused() -> None:
         field.cells([[1, 2]])
     with pytest.raises(UserError, match="holds no sequence of numbers"):
         Frames.fit(("a",), [["text"]], WindowSpec())
+
+
+@pytest.mark.parametrize("missing", ["median", "mean"])
+def test_missing_numbers_of_steps_are_filled_and_flagged(missing: str) -> None:
+    columns = [
+        [[1.0, None, 3.0, 8.0], [5.0, 6.0, 7.0, 8.0]],
+        [[2.0, 2.0, float("nan"), 6.0], [1.0, 2.0, 3.0, 4.0]],
+    ]
+    field = Frames.fit(("a", "b"), columns, WindowSpec(missing=missing))
+    assert field.flagged == (0,)
+    assert field.width == 3
+    known = np.array([1, 3, 8, 2, 2, 6.0])
+    other = np.array([5, 6, 7, 8, 1, 2, 3, 4.0])
+    np.testing.assert_allclose(field.means, [known.mean(), other.mean()])
+    np.testing.assert_allclose(field.deviations, [known.std(), other.std()])
+    fill = np.median(known) if missing == "median" else known.mean()
+    read = field.check(columns[0])
+    values = np.array([1, fill, 3, 8])
+    np.testing.assert_allclose(read[:, 0], (values - known.mean()) / known.std(), 1e-6)
+    np.testing.assert_array_equal(read[:, 2], [0, 1, 0, 0])
+    # a number that was always there in training has no flag, and is filled as well
+    later = field.check_to_predict([[1.0, 2.0], [None, 3.0]])
+    other_fill = np.median(other) if missing == "median" else other.mean()
+    expected = (other_fill - other.mean()) / other.std()
+    assert later[0, 1] == pytest.approx(expected, abs=1e-6)
+    assert later[:, 2].tolist() == [0, 0]
+    values = json.loads(json.dumps(field.to_json()))
+    assert Frames.from_json(values, Path()) == field
+
+
+def test_nothing_stands_in_for_what_is_no_number() -> None:
+    field = Frames.fit(("a",), [[[1.0, None, 3.0]]], WindowSpec(missing="median"))
+    for cell in ([1.0, "x"], [1.0, float("inf")]):
+        with pytest.raises(InvalidCell, match=r"column 'a' holds .* at step 2"):
+            field.check([cell])
+
+
+def test_a_column_that_is_always_missing_is_refused() -> None:
+    with pytest.raises(UserError, match="one of the columns a, b holds no number"):
+        Frames.fit(("a", "b"), [[[1.0], [None]]], WindowSpec(missing="median"))
+
+
+def test_the_last_value_that_is_missing_is_the_one_that_stands_in() -> None:
+    field = Frames.fit(("a",), [[[1.0, None, 3.0, 9.0]]], WindowSpec(missing="median"))
+    rows = [field.check([[1.0, None]]), field.check([[None, 9.0]])]
+    examples = field.examples(rows, np.array([2, 3]))
+    np.testing.assert_allclose(field.last_values("a", examples), [3.0, 9.0], rtol=1e-6)

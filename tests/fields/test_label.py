@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from unrolled.core.errors import UserError
 from unrolled.data.columns import label
-from unrolled.fields.base import InvalidCell, invalid_row
+from unrolled.fields.base import InvalidCell, MissingCell, invalid_row
 from unrolled.fields.label import Label
 
 
@@ -72,3 +73,53 @@ def test_a_label_that_is_no_plain_value_is_refused(cell: object) -> None:
 def test_a_label_field_survives_json() -> None:
     field = Label.fit("y", ["2", "10", "9"])
     assert Label.from_json(json.loads(json.dumps(field.to_json()))) == field
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (["1", "1.0", 1, "2", 2.0], ("1", "2")),
+        (["1.0", "1.0", "1", "2"], ("1.0", "2")),
+        (["TRUE", True, "true", "FALSE"], ("FALSE", "true")),
+        (["a b", "a  b", "a\u00a0b", "c"], ("a b", "c")),
+        (["gut", "gut\u200b", "\ufeffgut", "schlecht"], ("gut", "schlecht")),
+        (["\uff21", "A", "A", "B"], ("A", "B")),
+        # what may be two labels stays two
+        (["Yes", "yes", "yes"], ("Yes", "yes")),
+        (["007", "7", "7"], ("007", "7")),
+        (["1", "1.5", "-1"], ("-1", "1", "1.5")),
+    ],
+)
+def test_what_is_surely_one_label_is_one_under_its_commonest_name(
+    values: list[object], names: tuple[str, ...]
+) -> None:
+    field = Label.fit("y", values)
+    assert field.names == names
+    # every spelling is read as one of them
+    assert {field.check(value) for value in values} == set(range(len(names)))
+
+
+@pytest.mark.parametrize("empty", ["", " ", None, "NaN", "null", "<NA>", "#N/A"])
+def test_a_row_without_a_label_is_left_out_where_they_are_optional(empty: Any) -> None:
+    values = ["a", empty, "b"]
+    field = Label.fit("y", values, optional=True)
+    assert field.names == ("a", "b")
+    with pytest.raises(MissingCell, match="column 'y' holds no label"):
+        field.check(empty)
+    again = Label.from_json(json.loads(json.dumps(field.to_json())))
+    assert again == field
+
+
+@pytest.mark.parametrize("name", ["none", "NA", "-", "?", "unknown", "n/a"])
+def test_a_mark_that_may_be_a_label_is_one(name: str) -> None:
+    field = Label.fit("y", [name, "b"], optional=True)
+    assert name in field.names
+    assert field.names[field.check(name)] == name
+
+
+def test_two_names_of_one_spelling_are_told_apart_by_it_alone() -> None:
+    # as runs of before have them
+    field = Label("y", ("1", "1.0", "2"))
+    assert [field.check(name) for name in ("1", "1.0", "2.0")] == [0, 1, 2]
+    with pytest.raises(InvalidCell, match="was not seen in training"):
+        field.check("1.00")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 
 from unrolled.core.errors import UserError
-from unrolled.fields.base import InvalidCell
+from unrolled.fields.base import InvalidCell, MissingCell
 from unrolled.fields.number import Number
 
 
@@ -56,3 +57,37 @@ def test_a_column_without_any_number_is_refused() -> None:
 def test_a_number_field_survives_json() -> None:
     field = Number.fit("x", [1, 2.5])
     assert Number.from_json(json.loads(json.dumps(field.to_json()))) == field
+
+
+@pytest.mark.parametrize("cell", ["", None, "NA", "nan", float("nan"), "?", "#N/A"])
+def test_a_row_without_a_value_is_left_out_where_it_is_optional(cell: Any) -> None:
+    field = Number.fit("x", [1, cell, 2], optional=True)
+    assert (field.mean, field.deviation) == (1.5, 0.5)
+    with pytest.raises(MissingCell, match="column 'x' holds no number"):
+        field.check(cell)
+    with pytest.raises(InvalidCell, match="holds 'few' where a number") as caught:
+        field.check("few")
+    assert not isinstance(caught.value, MissingCell)
+
+
+@pytest.mark.parametrize(
+    ("values", "mean"),
+    [
+        (["1.234,50", "0,5"], (1234.5 + 0.5) / 2),
+        (["1,234.50", "0.5"], (1234.5 + 0.5) / 2),
+        (["€ 3", "(5)", "12 %"], (3 - 5 + 12) / 3),
+        (["٣", "\uff15"], 4.0),
+    ],
+)
+def test_numbers_are_read_as_people_write_them(values: list[str], mean: float) -> None:
+    field = Number.fit("x", values)
+    assert field.mean == pytest.approx(mean)
+    scaled = [field.check(value) for value in values]
+    assert np.mean(scaled) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_usual_mark_is_for_cells_that_do_not_tell() -> None:
+    assert Number.fit("x", ["1,234"], usual=",").mean == pytest.approx(1.234)
+    assert Number.fit("x", ["1,234"]).mean == 1234
+    assert Number.fit("x", ["1,234", "0.5"], usual=",").mean == pytest.approx(617.25)
+    assert Number.fit("x", ["1,234"], ".", usual=",").mean == 1234

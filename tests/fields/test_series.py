@@ -15,7 +15,15 @@ from unrolled.data.batches import collate
 from unrolled.data.examples import Examples, Spans
 from unrolled.data.sources import Table, read
 from unrolled.fields.base import InvalidCell
-from unrolled.fields.series import Series, StepColumns, WindowSpec, gather, hold_out_end
+from unrolled.fields.series import (
+    Series,
+    StepColumns,
+    WindowSpec,
+    gather,
+    hold_out_end,
+    order_in_time,
+    times_of,
+)
 
 
 def check_label(cell: Any) -> None:
@@ -162,3 +170,92 @@ def test_spans_are_slices_padded_with_zeros() -> None:
     assert batch.lengths.tolist() == [9, 5, 1]
     assert batch.steps == 15
     assert batch.inputs.dtype == torch.float32
+
+
+# ---------------------------------------------------------------------- order, and what is missing
+
+
+def timed(path: Path, rows: list[tuple[Any, ...]]) -> Table:
+    dataset = read(write_csv(path, rows, ("day", "who", "x", "label")))
+    assert isinstance(dataset, Table)
+    return dataset
+
+
+def days(count: int) -> list[tuple[Any, ...]]:
+    return [(f"2021-01-{i + 1:02}", "ab"[i % 2], i, "up") for i in range(count)]
+
+
+@pytest.mark.parametrize("sequence", [None, 1])
+@pytest.mark.parametrize("seed", range(3))
+def test_steps_stand_in_the_order_of_time(
+    tmp_path: Path, sequence: int | None, seed: int
+) -> None:
+    order = np.random.default_rng(seed).permutation(20)
+    rows = days(20)
+    table = timed(tmp_path / "s.csv", [rows[i] for i in order])
+    columns = StepColumns([2], 3, sequence, 0)
+    sequences = gather(table, columns, check_label, False)
+    expected = (
+        [list(range(20))]
+        if sequence is None
+        else [[*range(0, 20, 2)], [*range(1, 20, 2)]]
+    )
+    assert sorted(row[2] for row in sequences.rows) == expected
+    # each step keeps the line that it stands on
+    for row, lines in zip(sequences.rows, sequences.steps, strict=True):
+        assert [int(order[line - 2]) for line in lines] == row[2]
+
+
+def test_equal_times_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    cells = ["2", "1", "2", "1", "1,5", "2"]
+    rows = [(cell, "a", i, "up") for i, cell in enumerate(cells)]
+    table = timed(tmp_path / "s.csv", rows)
+    order = order_in_time(table, None, 0)
+    assert order == np.argsort([2, 1, 2, 1, 1.5, 2], kind="stable").tolist()
+    assert times_of(table, 0) == [2, 1, 2, 1, 1.5, 2]
+
+
+def test_steps_in_order_are_left_as_they_are(tmp_path: Path) -> None:
+    rows = days(6)
+    assert order_in_time(timed(tmp_path / "a.csv", rows), None, 0) is None
+    # of each sequence by itself
+    one_by_one = [*rows[1::2], *rows[::2]]
+    table = timed(tmp_path / "b.csv", one_by_one)
+    assert order_in_time(table, 1, 0) is None
+    assert order_in_time(table, None, 0) == [3, 0, 4, 1, 5, 2]
+
+
+def test_a_time_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
+    rows = [*days(3), ("soon", "a", 4, "up")]
+    with pytest.raises(DataError, match=r"s\.csv:5: column 'day' holds 'soon' where a"):
+        times_of(timed(tmp_path / "s.csv", rows), 0)
+
+
+@pytest.mark.parametrize(
+    ("missing", "pieces"),
+    [("median", [[0, 1, None, 3, 4]]), ("drop", [[0, 1], [3, 4]])],
+)
+def test_a_missing_number_is_filled_later_or_ends_its_sequence(
+    tmp_path: Path, missing: str, pieces: list[Any]
+) -> None:
+    rows = days(5)
+    rows[2] = (*rows[2][:2], "NA", "up")
+    table = timed(tmp_path / "s.csv", rows)
+    spec = WindowSpec(True, missing=missing)
+    sequences = gather(table, StepColumns([2], 3), check_label, False, spec)
+    assert [row[2] for row in sequences.rows] == pieces
+    assert [error.line for error in sequences.skipped] == [4] * (missing == "drop")
+
+
+def test_what_is_neither_number_nor_missing_is_filled_in_training_alone(
+    tmp_path: Path,
+) -> None:
+    rows = days(3)
+    rows[1] = (*rows[1][:2], "broken", "up")
+    table = timed(tmp_path / "s.csv", rows)
+    spec = WindowSpec(True, missing="median")
+    columns = StepColumns([2], 3)
+    sequences = gather(table, columns, check_label, False, spec)
+    assert [row[2] for row in sequences.rows] == [[0, None, 2]]
+    with pytest.raises(DataError, match=r"s\.csv:3: column 'x' holds 'broken' where a"):
+        gather(table, columns, check_label, False, spec, strict=True)

@@ -156,3 +156,44 @@ def test_ngrams_of_characters_are_added_to_what_the_layer_says() -> None:
     outputs = both(tokens, lengths, characters, counts)
     expected = plain(tokens, lengths) + ngrams(characters, counts)
     torch.testing.assert_close(outputs, expected, rtol=0, atol=0)
+
+
+def test_a_stream_of_steps_leaves_no_other_columns_out() -> None:
+    layer = build_layer("gru", LayerConfig(hidden=6), 5)
+    pool = Pooling("last", layer.output_size)
+    columns = build_layer("none", LayerConfig(hidden=4), 2)
+    model = ManyToOne(
+        TokenEmbedding(V, 5, padding=0), layer, pool, 3, columns=columns, features=2
+    )
+    with pytest.raises(ValueError, match="got pooling 'last' and other columns"):
+        model.eval().stream()
+
+
+def test_other_columns_change_the_answer_of_their_own_row_alone() -> None:
+    torch.manual_seed(0)
+    layer = build_layer("gru", LayerConfig(hidden=6), 5)
+    pool = Pooling("mean", layer.output_size)
+    columns = build_layer("none", LayerConfig(hidden=4), 2)
+    ngrams = NGrams(2, 3, 64)
+    model = (
+        ManyToOne(
+            TokenEmbedding(V, 5, padding=0),
+            layer,
+            pool,
+            3,
+            ngrams=ngrams,
+            columns=columns,
+            features=2,
+        )
+        .double()
+        .eval()
+    )
+    tokens, lengths = batch()
+    codes = torch.randint(97, 123, (4, 8))
+    beside = (codes, torch.tensor([8, 3, 5, 8]))
+    features = torch.randn(4, 2, dtype=torch.float64)
+    before = model(tokens, lengths, features, *beside)
+    features[2] += 1
+    after = model(tokens, lengths, features, *beside)
+    changed = (after != before).any(1)
+    assert changed.tolist() == [False, False, True, False]

@@ -12,6 +12,7 @@ import torch
 
 from conftest import SMALL, reviews, write_csv
 from unrolled.core.errors import UsageError, UserError
+from unrolled.run import train
 from unrolled.runs.keys import deep
 from unrolled.runs.plan import (
     Request,
@@ -21,6 +22,7 @@ from unrolled.runs.plan import (
     folder_of,
     is_finished,
     make_plan,
+    with_files_of,
 )
 from unrolled.tasks.recipe import Recipe
 
@@ -258,3 +260,72 @@ def test_a_run_has_ended_where_nothing_is_left_of_its_limits(
     ended = is_finished(tmp_path, recipe(**keys), source)
     assert ended.startswith(expected)
     assert bool(ended) == bool(expected)
+
+
+# ---------------------------------------------------------------------- files that are elsewhere
+
+
+def begun(data: Path, out: str, **changes: Any) -> None:
+    keys = {**SMALL, "training.max_steps": 2, **changes}
+    train(data.name, out=out, say=lambda line: None, quiet=True, **keys)
+
+
+@pytest.mark.parametrize("out", ["runs/x", "x"])
+def test_a_run_goes_on_from_another_folder(
+    data: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    dev = write_csv(data.parent / "dev.csv", reviews(30, 8), ("text", "label"))
+    begun(data, out, **{"data.dev": dev.name})
+    other = data.parent / "other"
+    other.mkdir()
+    monkeypatch.chdir(other)
+    changes = {"training.max_steps": 4}
+    plan = make_plan(str(data.parent / out), changes, resume=True)
+    assert plan.recipe.data.train == str(data)
+    assert plan.recipe.data.dev == str(dev)
+    run = train(
+        str(data.parent / out),
+        resume=True,
+        say=lambda line: None,
+        quiet=True,
+        **changes,
+    )
+    assert run.result["steps"] == 4
+    assert not list(other.iterdir())
+
+
+def test_a_run_that_was_moved_with_its_file_goes_on(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (data.parent / "deep").mkdir()
+    file = data.rename(data.parent / "deep" / data.name)
+    keys = {**SMALL, "training.max_steps": 2}
+    train("deep/reviews.csv", out="runs/x", say=lambda line: None, quiet=True, **keys)
+    machine = data.parent / "machine"
+    machine.mkdir()
+    (data.parent / "runs").rename(machine / "runs")
+    file.rename(machine / data.name)
+    monkeypatch.chdir(machine / "runs")
+    plan = make_plan("x", {"training.max_steps": 4}, resume=True)
+    assert plan.recipe.data.train is not None
+    assert Path(plan.recipe.data.train).resolve() == machine / data.name
+
+
+def test_another_file_of_that_name_is_refused(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(data, "runs/x")
+    other = data.parent / "other"
+    other.mkdir()
+    monkeypatch.chdir(other)
+    write_csv(data, reviews(60, 7), ("text", "label"))
+    with pytest.raises(UserError, match="is not the file it was begun with"):
+        make_plan(str(data.parent / "runs/x"), {"training.max_steps": 4}, resume=True)
+    data.unlink()
+    with pytest.raises(UserError, match=r"if it has moved, say where to: data\.train="):
+        make_plan(str(data.parent / "runs/x"), {"training.max_steps": 4}, resume=True)
+
+
+def test_a_file_that_is_there_stays_as_it_is_named(data: Path) -> None:
+    named = recipe(**{"data.train": data.name, "data.dev": "nowhere.csv"})
+    assert with_files_of(data.parent / "runs" / "x", named) == named

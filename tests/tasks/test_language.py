@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import unrolled
+from conftest import SONG
 from unrolled.core.errors import UsageError, UserError
 from unrolled.data.batches import Lanes
 from unrolled.data.schema import Schema
@@ -20,9 +21,11 @@ from unrolled.data.sources import Document, Format, read
 from unrolled.decoding.sampling import Sampling
 from unrolled.models import LanguageModel
 from unrolled.runs.recipes import requested
+from unrolled.tasks.base import FileLayout
 from unrolled.tasks.language import Language, TokenStream
 from unrolled.tasks.language_scores import TOLERANCE
 from unrolled.tasks.recipe import Recipe
+from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.objectives import next_token
 from unrolled.training.precision import choose
 
@@ -348,3 +351,32 @@ def test_a_window_read_anew_begins_with_the_mark() -> None:
     list(task.generate(model, "abcde", 30, Sampling(temperature=0.0)))
     assert len(read) > 2
     assert {tokens[0] for tokens in read} == {task.tokenizer.eos_id}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "lacking"), [("row your bäzk", "ä, z, k"), ("row your boat", None)]
+)
+def test_what_a_prompt_holds_that_training_did_not_is_said(
+    home: SimpleNamespace, prompt: str, lacking: str | None
+) -> None:
+    run = unrolled.load(home.runs["language"])
+    assert isinstance(run.task, Language)
+    unknown = [c for c in dict.fromkeys(prompt) if c not in SONG]
+    assert run.task.unknown_in(prompt) == unknown
+    said: list[str] = []
+    sampling = Sampling()
+    pieces = run.task.generate(
+        run.model, prompt, 4, sampling, seed=1, notice=said.append
+    )
+    assert "".join(pieces)
+    unknown_said = [line for line in said if "was not in the training text" in line]
+    assert len(unknown_said) == (lacking is not None)
+    assert lacking is None or unknown_said[0].endswith(f": {lacking}")
+
+
+def test_of_words_those_that_are_unknown_are_said() -> None:
+    tokenizer = Tokenizer.fit("words", ["row your boat gently down the stream"], 20, 1)
+    layout = FileLayout(["text"], Format("text"))
+    task = Language(tokenizer, ("text",), layout)
+    assert task.unknown_in("row the kayak gently, kayak") == ["kayak", "gently,"]
+    assert task.unknown_in("") == []

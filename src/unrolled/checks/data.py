@@ -39,7 +39,7 @@ def reading(context: Context) -> Finding | None:
         "warning",
         f"{warnings[0].message}{more}",
         where="; ".join(warning.message for warning in warnings[1:]),
-        advice=warnings[0].key,
+        advice=warnings[0].key or "see that this is what the file means",
     )
 
 

@@ -71,7 +71,7 @@ def labels_of(run: Run, probabilities: bool) -> tuple[str, ...]:
     if not probabilities:
         return ()
     task = run.task
-    if not task.class_names or not task.answers_rows:
+    if not task.class_names or task.scored_unit != "rows":
         raise UsageError(
             "--probabilities is for runs that answer a row with one of some labels"
         )

@@ -120,9 +120,10 @@ def _of(parts: dict[str, str | None], day_first: bool) -> float | None:
         date += timedelta(hours=_hour(parts), minutes=int(parts["minute"] or 0))
         second = (parts["second"] or "0").replace(",", ".")
         date += timedelta(seconds=float(second))
+        date -= timedelta(seconds=_zone(parts.get("zone")))
     except (ValueError, OverflowError):
         return None
-    return _seconds(date) - _zone(parts["zone"]) if "zone" in parts else _seconds(date)
+    return _seconds(date)
 
 
 def _calendar(parts: dict[str, str | None], day_first: bool) -> tuple[int, int, int]:

@@ -102,7 +102,7 @@ class Schema:
 
     With ``frames`` the numbers are sequences; with ``steps`` a row of the file is one step of one,
     ``sequence`` the column that tells them apart, where there are several, and ``time`` the one
-    that puts steps in order.
+    that puts steps in order. ``decimal`` is the mark before decimals, for numbers that do not tell.
     """
 
     task: str
@@ -385,7 +385,8 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
         raise UsageError(
             "the steps of a sequence are numbers; leave out data.rows and data.text"
         )
-    columns = {name: c for name, c in columns.items() if name != hints.sequence}
+    apart = (hints.sequence, hints.time)
+    columns = {name: c for name, c in columns.items() if name not in apart}
     # a label of steps is a word; y is a coordinate here
     words = {name: c for name, c in columns.items() if not c.numeric and c.labels}
     forecast = hints.window is not None and hints.task != "tag"

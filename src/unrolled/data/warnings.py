@@ -20,6 +20,7 @@ SURE = 0.97  # of the rows whose answer another column gives away
 TELLING = 0.3  # ... or this much more of them than the commonest answer
 ENOUGH = 20  # rows from which that is told
 WINDOW = 24  # steps that are proposed to forecast from
+GAP = 1.5  # usual steps of time from which some are missing: of years some are a day longer
 
 
 def warnings_of(
@@ -243,7 +244,8 @@ def _order(table: Table, schema: Schema, sequence: str | None) -> Iterator[DataW
     """Say of steps whether they ran backwards, lack some, or stand there more than once."""
     assert schema.time is not None
     times = _times(table, schema.time)
-    names = [""] * len(times)
+    # without a column that tells them apart each file is a sequence
+    names = [table.position(line)[0] for line in table.lines]
     if sequence is not None:
         names = [label(cell) for cell in cells_of(table, sequence)]
     rows = [row for row, moment in enumerate(times) if moment is not None]
@@ -269,7 +271,7 @@ def _order(table: Table, schema: Schema, sequence: str | None) -> Iterator[DataW
     if not lengths:
         return
     usual, count = lengths.most_common(1)[0]
-    gaps = [row for row, step in steps if step > usual]
+    gaps = [row for row, step in steps if step > GAP * usual]
     if gaps and 2 * count > len(steps):
         line = table.position(table.lines[gaps[0]])[1]
         yield DataWarning(

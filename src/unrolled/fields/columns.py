@@ -19,7 +19,14 @@ from unrolled.core.errors import UserError, shown
 from unrolled.data.columns import label, spelling
 from unrolled.data.dates import EPOCH, is_day_first, read_date
 from unrolled.data.numbers import is_missing, number
-from unrolled.fields.base import InvalidCell, MissingCell, is_plain, read_number, scaled
+from unrolled.fields.base import (
+    LARGEST,
+    InvalidCell,
+    MissingCell,
+    is_plain,
+    read_number,
+    scaled,
+)
 from unrolled.fields.number import Number
 
 Missing = Literal["median", "mean", "drop", "error"]
@@ -71,9 +78,9 @@ class NumberColumn:
         if missing in ("drop", "error"):
             return cls(scale, dropped=missing == "drop")
         numbers = [number(cell, scale.decimal) for cell in cells]
-        known = [value for value in numbers if value is not None]
+        known = [v for v in numbers if v is not None and abs(v) <= LARGEST]
         fill = np.median(known) if missing == "median" else np.mean(known)
-        return cls(scale, float(fill), flagged=len(known) < len(numbers))
+        return cls(scale, float(fill), flagged=None in numbers)
 
     def encode(self, cell: Any, training: bool) -> Features:
         """Return the features of a cell; what is neither number nor missing is for training alone.

@@ -66,7 +66,7 @@ class Vector:
         """Learn the features.
 
         Args:
-            schema: which columns are numbers, categories and dates.
+            schema: which columns are numbers, categories and dates; the usual mark before decimals.
             rows: the cells of these columns, in this order.
             missing: what becomes of a number that is missing.
             decimal: the mark before decimals; None to tell it.

@@ -29,6 +29,7 @@ from unrolled.runs import folder as runs
 from unrolled.runs.keys import words
 from unrolled.runs.plan import Plan
 from unrolled.runs.recipes import requested
+from unrolled.runs.rows import as_typed
 from unrolled.tasks.base import Evaluation, Task, locate
 from unrolled.tasks.baselines import measured
 from unrolled.training.job import Position
@@ -270,7 +271,7 @@ def comparison(plan: Plan) -> dict[str, Any]:
     choices: list[dict[str, Any]] = [{"layer": name} for name in ("gru", "lstm")]
     if schema.frames:
         choices.insert(0, {"layer": "none"})
-    elif schema.numbers:
+    elif not plan.prepared.task.reads_sequences:
         # rows by themselves: there is no order that a recurrent layer could remember
         deeper = {"layer": "none", "model.layers": 0 if plan.recipe.model.layers else 1}
         choices = [deeper if layer == "none" else {"layer": "none"}]
@@ -299,16 +300,17 @@ def example_row(plan: Plan) -> str:
         return f"--file {shlex.quote(path_word(data.path))}"
     if isinstance(data, Document) or not plan.recipe.report.samples:
         return '"..."'
-    columns = locate(data, task.schema.inputs, task.columns)
+    names = as_typed(task)
+    columns = locate(data, names, task.columns)
     cells = [data.rows[0][column] for column in columns]
-    row = _written_row(task, cells)
+    row = _written_row(task, names, cells)
     # what begins with a dash would be read as an option
     options_end = "-- " if row.startswith("-") else ""
     return options_end + shlex.quote(clean(row))
 
 
-def _written_row(task: Task, cells: list[Any]) -> str:
-    """Return the input cells of a row in the format of the data file."""
+def _written_row(task: Task, names: list[str], cells: list[Any]) -> str:
+    """Return the named input cells of a row in the format of the data file."""
     texts = [
         " ".join(map(str, cell)) if isinstance(cell, list) else str(cell)
         for cell in cells
@@ -316,7 +318,7 @@ def _written_row(task: Task, cells: list[Any]) -> str:
     if len(texts) == 1:
         return " ".join(texts[0].split())[:60]
     if task.format.objects:
-        row = dict(zip(task.schema.inputs, cells, strict=True))
+        row = dict(zip(names, cells, strict=True))
         return json.dumps(row, ensure_ascii=False)
     delimiter = task.format.delimiter or ","
     if not task.format.quoted:

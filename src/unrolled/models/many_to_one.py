@@ -103,10 +103,13 @@ class ManyToOne(Forms):
                 f"expected a plain Pooling, which a stream leaves out, got {changed}; stream "
                 "the layer of the model"
             )
-        if self.pooling.kind != "last" or self.ngrams is not None:
+        beside = " and n-grams" if self.ngrams is not None else ""
+        if self.columns is not None:
+            beside += " and other columns"
+        if self.pooling.kind != "last" or beside:
             raise ValueError(
                 "expected a model that answers from the last step, got pooling "
-                f"{self.pooling.kind!r}{' and n-grams' if self.ngrams else ''}; stream its layer"
+                f"{self.pooling.kind!r}{beside}; stream its layer"
             )
         return open_model_stream(self, ManyToOne, batch, precision)
 

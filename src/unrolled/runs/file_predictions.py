@@ -250,6 +250,7 @@ def _predict_steps(
     gets an empty answer.
     """
     data = reading.data
+    task = predictor.task
     with unchanged(path):  # which is read twice
         table = need_table(
             read(
@@ -258,11 +259,10 @@ def _predict_steps(
                 on_error=data.on_error,
                 needed=needed,
                 max_row=data.max_row,
-                header=reading.header(predictor.task),
+                header=reading.header(task),
                 sheet=data.sheet,
             )
         )
-        task = predictor.task
         series = task.gather(table, reading.schema, data.on_error, answered=False)
         assert isinstance(series, Series)
         indices = locate(series, reading.schema.numbers, task.columns)

@@ -250,6 +250,7 @@ def with_files_of(folder: Path, recipe: Recipe) -> Recipe:
     A run stands in runs/NAME below that folder, mostly. Which files they are is compared by their
     bytes, wherever they lie.
     """
+    folder = folder.absolute()  # what is "." has no parent
     moved = {}
     for role in FILES:
         name = getattr(recipe.data, role)

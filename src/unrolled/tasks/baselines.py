@@ -166,10 +166,12 @@ def boosted(
     targets = np.asarray(split.train.targets)
     trees = HistGradientBoostingRegressor(random_state=0)
     if classes:
-        count = len(set(targets.tolist()))
-        if not 2 <= count <= TREE_LABELS:
+        counts = Counter(targets.tolist())
+        if not 2 <= len(counts) <= TREE_LABELS:
             return None
-        trees = HistGradientBoostingClassifier(random_state=0)
+        # which sets rows of each label apart, so there must be several
+        stopping = "auto" if min(counts.values()) > 1 else False
+        trees = HistGradientBoostingClassifier(random_state=0, early_stopping=stopping)
     trees.fit(split.train.vectors, targets)
     predicted = trees.predict(split.dev.vectors)
     return scored(predicted)

@@ -255,8 +255,11 @@ class Language(Task):
     def unknown_in(self, text: str) -> list[str]:
         """Return the characters of a text, or else its words, that the vocabulary lacks."""
         unknown = self.tokenizer.unk_id
-        for parts in (dict.fromkeys(text), dict.fromkeys(text.split())):
-            lacking = [part for part in parts if unknown in self.tokenizer.encode(part)]
+        # a letter is no word
+        by_word = self.tokenizer.kind in ("words", "whitespace")
+        for parts in ("" if by_word else text, text.split()):
+            encoded = {part: self.tokenizer.encode(part) for part in parts}
+            lacking = [part for part, ids in encoded.items() if unknown in ids]
             if lacking:
                 return lacking
         return []

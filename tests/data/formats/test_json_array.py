@@ -145,3 +145,13 @@ def test_a_run_is_trained_and_scored_on_one(
     assert run.predict([{"text": "a good film"}]) == run.predict(
         ['{"text": "a good film"}']
     )
+
+
+def test_the_only_object_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps([{"text": "a\0b"}]), "utf-8")
+    with pytest.raises(DataError, match=r"d\.json:1: no character \(a NUL"):
+        list(rows_of(path))
+    path.write_text("[{}, {}]", "utf-8")
+    with pytest.raises(DataError, match="holds no object with a key"):
+        list(rows_of(path))

@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from unrolled.core.errors import DataError
+from unrolled.core.errors import DataError, UserError
 from unrolled.data.archives import BROKEN, Origin, is_too_long
 from unrolled.data.formats.base import DataFile, FileFormat, Format, Head, Row, Sniffed
 from unrolled.data.formats.jsonl import JsonLinesFormat, ObjectRows
-from unrolled.data.json_values import Keys, json_rows, keys_of
+from unrolled.data.json_values import Keys, json_object, json_rows, keys_of
 from unrolled.data.lines import Report, nfc
 
 _CHUNK = 1 << 16  # characters
@@ -66,10 +66,16 @@ def is_one_object(head: Head) -> bool:
 def columns_of(origin: Origin, format: Format) -> Keys:
     """Return the keys of the first objects. Raises DataError: there is no object."""
     first = itertools.islice(objects(origin, format), _SNIFFED_OBJECTS)
-    keys = keys_of([text for _, text in first if text is not None])
-    if not keys.columns:
-        raise DataError("this JSON array holds no object with a key", origin.name, 1)
-    return keys
+    pieces = [(line, text) for line, text in first if text is not None]
+    keys = keys_of([text for _, text in pieces])
+    if keys.columns:
+        return keys
+    for line, text in pieces:
+        try:
+            json_object(text)
+        except UserError as error:
+            raise DataError(str(error), origin.name, line) from None
+    raise DataError("this JSON array holds no object with a key", origin.name, 1)
 
 
 def objects(origin: Origin, format: Format) -> Iterator[Piece]:

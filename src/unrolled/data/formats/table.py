@@ -69,7 +69,7 @@ class TableFormat(FileFormat):
             delimiter: str | None = declared.group(1)
         else:
             delimiter = find_delimiter(text, named_table=named)
-        if delimiter is None and not named:
+        if delimiter is None and not (named or _is_known(head, text)):
             return None
         lines = text.split("\n")
         comments = 1 if declared else _comments(lines, delimiter)
@@ -122,6 +122,12 @@ def _whole_lines(text: str, named_table: bool) -> str | None:
     if end:
         return text[:end]
     return text if named_table else None
+
+
+def _is_known(head: Head, text: str) -> bool:
+    """Return whether the first line is a name that a header was said to hold: of one column."""
+    first = text.partition("\n")[0].strip().strip('"')
+    return isinstance(head.header, Sequence) and first in head.header
 
 
 def _with_header(head: Head, format: Format, lines: Sequence[str]) -> Sniffed:
