@@ -32,9 +32,8 @@ _STAMPS = frozenset(("date", "time", "timestamp", "datetime"))
 _ROW_NUMBERS = frozenset(
     ("", "#", "index", "row", "row_id", "rowid", "rownames", "순번")
 )
-_AUTOMATIC = re.compile(
-    r"column\d+|unnamed(: ?|_)\d+(_level_\d+)?|level_\d+|\.\.\.\d+|x\.?1"
-)
+_AUTOMATIC = re.compile(r"column\d+|\.\.\.\d+|x\.?1")
+_PANDAS = re.compile(r"unnamed(: ?|_)\d+(_level_\d+)?|level_\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +114,16 @@ class Column:
     def identity(self) -> bool:
         """Whether the name says that a row's own mark stands here, or that of a person."""
         name = self.name.strip().lower()
-        return name in IDENTITIES or name.endswith(("_id", " id", "_uuid", "_key"))
+        return name in IDENTITIES or name.endswith(
+            ("_id", " id", ".id", "_uuid", "_key")
+        )
 
     @property
     def row_number(self) -> bool:
         """Whether rows are counted here, which tells nothing of the next file's rows."""
         name = self.name.strip().lower()
+        if _PANDAS.fullmatch(name) and self.whole and self.distinct == self.filled:
+            return True  # of rows that were drawn or shuffled
         unnamed = name in _ROW_NUMBERS or _AUTOMATIC.fullmatch(name) is not None
         return self.counts_rows and unnamed
 
@@ -206,11 +209,11 @@ def spelling(name: str) -> str:
     if text.lower() in ("true", "false"):
         return text.lower()
     value = number(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?", text, re.ASCII) else None
-    if value is None or (text.lstrip("+-").startswith("0") and value >= 1):
+    if value is None or abs(value) >= 2**53:
+        return text  # of so many digits a float does not tell all
+    if text.lstrip("+-").startswith("0") and value >= 1:
         return text  # 007 is a code
-    return (
-        repr(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
-    )
+    return repr(int(value)) if value.is_integer() else repr(value)
 
 
 def counts(values: Sequence[Any]) -> dict[str, int]:
