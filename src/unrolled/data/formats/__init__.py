@@ -25,9 +25,9 @@ from unrolled.data.formats.word_table import WordTableFormat
 
 FORMATS: tuple[FileFormat, ...] = (
     ParquetFormat(),
+    EntitySpansFormat(),
     JsonArrayFormat(),
     JsonColumnsFormat(),
-    EntitySpansFormat(),
     JsonListsFormat(),
     JsonLinesFormat(),
     ConllFormat(),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from unrolled.core.errors import DataError
 from unrolled.data.formats.base import DataFile, Format, Head, Row, Sniffed
-from unrolled.data.formats.table import TableFormat
+from unrolled.data.formats.table import TableFormat, ignore
 from unrolled.data.lines import SKIP_HINT, Report
+from unrolled.data.numbers import is_missing
 
 _SENTENCE_NAMES = frozenset(
     (
@@ -17,6 +20,7 @@ _SENTENCE_NAMES = frozenset(
         *("sentence_idx", "sentence_no", "sentence_number", "sent_id", "sent", "sid"),
     )
 )
+_SNIFFED_ROWS = 200  # in which a sentence has two words
 _WORD_NAMES = frozenset(("word", "words", "token", "tokens", "form"))
 
 
@@ -34,10 +38,18 @@ class WordTableFormat(TableFormat):
         if sniffed is None:
             return None
         sentence, words = _roles(sniffed.columns)
-        if sentence is None or words is None:
+        if not (sentence and words):
+            return None
+        raw = DataFile(head.origin, sniffed.format, sniffed.columns)
+        index = sniffed.columns.index(sentence)
+        first = itertools.islice(super().rows(raw, ignore), _SNIFFED_ROWS)
+        cells = [cells[index].strip() for _, cells in first]
+        # a sentence has several words, so that its mark comes again or stands there once
+        if not any(cell in ("", before) for before, cell in pairwise(cells)):
             return None
         names = [name for name in sniffed.columns if name not in (sentence, words)]
-        return replace_columns(sniffed, [words, *names])
+        format = replace(sniffed.format, kind=self.kind)
+        return Sniffed(format, [words, *names], sniffed.warnings)
 
     def rows(self, file: DataFile, report: Report) -> Iterator[Row]:
         table = TableFormat.sniff(
@@ -53,7 +65,7 @@ class WordTableFormat(TableFormat):
         name = ""
         words: list[tuple[Any, ...]] = []
         for line, cells in super().rows(raw, report):
-            own = cells[index].strip()
+            own = "" if is_missing(cells[index]) else cells[index].strip()
             if words and own and own != name:
                 yield begun, _sentence(words, order)
                 words = []
@@ -71,12 +83,6 @@ class WordTableFormat(TableFormat):
         self, line: str, format: Format, columns: Sequence[str]
     ) -> tuple[Any, ...]:
         return (line.split(),)
-
-
-def replace_columns(sniffed: Sniffed, columns: list[str]) -> Sniffed:
-    """Return what was sniffed as a table of sentences."""
-    format = replace(sniffed.format, kind=WordTableFormat.kind)
-    return Sniffed(format, columns, sniffed.warnings)
 
 
 def _roles(columns: Sequence[str]) -> tuple[str | None, str | None]:
