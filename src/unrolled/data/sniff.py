@@ -171,24 +171,22 @@ def find_header(rows: Rows) -> bool:
 
 
 def is_doubtful_header(rows: Rows) -> bool:
-    """Return whether the first row may be a header: by one name alone, which stands over texts."""
+    """Return whether the first row is a header by one name over texts, or over labels, alone."""
     first = _bare(rows[0])
     named = [cell for cell in first if cell]
     if len(rows) <= FEW or any(map(is_number, first)) or not all(map(_short, named)):
         return False
     columns = map(_bare, zip(*rows[1:], strict=True))
     known = False
-    texts = False
     labels = False
     for cell, column in zip(first, columns, strict=False):
         if cell and cell in column:
             return False
-        texts |= _are_texts(column)
         labels |= _are_labels(column)
         known |= _stem(cell) in KNOWN and _are_texts(column)
     # or by labels alone that come again, where the first row's does not
     distinct = len(set(named)) == len(named)
-    able = known or (texts and labels and distinct)
+    able = known or (labels and distinct)
     return able and not _is_surely_header(rows)
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from conftest import table
 from unrolled.core.errors import DataError, UsageError
+from unrolled.data.json_values import composed
 from unrolled.data.schema import ColumnHints, infer
 from unrolled.data.sources import parse_row, read
 
@@ -104,7 +105,8 @@ def test_a_row_by_itself(write: Any) -> None:
             parse_row(row, *parts)
 
 
-cells = st.none() | st.booleans() | st.integers(-99, 99) | st.text(max_size=6)
+letters = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+cells = st.none() | st.booleans() | st.integers(-99, 99) | st.text(letters, max_size=6)
 cells |= st.lists(st.just('a "]}{[\\'), max_size=2)
 
 
@@ -118,10 +120,6 @@ def test_both_forms_hold_the_same(
 ) -> None:
     lines = write("\n".join(map(json.dumps, rows)), "lines.json")
     array = write(json.dumps(rows, indent=indent), "array.json")
-    try:
-        expected = table(lines, header=False).rows
-    except DataError as error:
-        with pytest.raises(DataError, match=str(error).partition(": ")[2][:8]):
-            read(array, header=False)
-    else:
-        assert table(array, header=False).rows == expected
+    expected = table(lines, header=False).rows
+    assert expected == [tuple(map(composed, row)) for row in rows]
+    assert table(array, header=False).rows == expected
