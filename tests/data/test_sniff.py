@@ -12,6 +12,7 @@ from unrolled.data.sniff import (
     count_quotes,
     find_delimiter,
     find_header,
+    is_doubtful_header,
     is_number,
     is_quoted,
     names_columns,
@@ -135,3 +136,40 @@ def test_delimiters_are_those_that_the_csv_module_sniffs() -> None:
         text = rows.format(delimiter)
         assert csv.Sniffer().sniff(text).delimiter == delimiter
         assert find_delimiter(text, named_table=False) == delimiter
+
+
+def test_names_of_two_words_are_a_doubtful_header() -> None:
+    body = [[f"this is sentence {i}", "joy" if i % 2 else "rage"] for i in range(8)]
+    names = ["Kommentar Text", "Bewertung"]
+    assert find_header([names, *body])
+    assert is_doubtful_header([names, *body])
+    assert not is_doubtful_header([["satz", "stimmung"], *body])  # it is surely one
+    assert not find_header([["Kommentar Text", "joy"], *body])
+    assert not find_header([["Dies ist ein Satz.", "stimmung"], *body])
+    assert not find_header([names, *body[:3]])  # of too few rows
+
+
+def test_one_name_over_texts_is_a_doubtful_header() -> None:
+    body = [[f"this is sentence {i}", f"and more of {i}"] for i in range(8)]
+    assert is_doubtful_header([["text", "foo"], *body])
+    assert not is_doubtful_header([["foo", "bar"], *body])
+    assert not is_doubtful_header([["text", "7"], *body])
+    assert not is_doubtful_header([["text", "foo"], ["text", "x y"], *body])
+    assert not is_doubtful_header([["text", "label"], *body])
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        (["when", "load"], True),
+        (["", "load"], True),
+        (["2021-01-01", "load"], False),
+        (["2021-01-01", "NA"], False),
+        (["when", "7"], False),
+        (["NA", "-"], False),
+        (["when", "kW €"], True),
+    ],
+)
+def test_a_header_over_dates_and_numbers(first: list[str], expected: bool) -> None:
+    body = [[f"2021-01-{day:02d}", f"{day},5 €"] for day in range(2, 20)]
+    assert find_header([first, *body]) is expected

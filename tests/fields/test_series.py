@@ -212,7 +212,7 @@ def test_equal_times_keep_the_order_of_the_file(tmp_path: Path) -> None:
     table = timed(tmp_path / "s.csv", rows)
     order = order_in_time(table, None, 0)
     assert order == np.argsort([2, 1, 2, 1, 1.5, 2], kind="stable").tolist()
-    assert times_of(table, 0) == [2, 1, 2, 1, 1.5, 2]
+    assert times_of(table, 0, True) == [2, 1, 2, 1, 1.5, 2]
 
 
 def test_steps_in_order_are_left_as_they_are(tmp_path: Path) -> None:
@@ -226,9 +226,14 @@ def test_steps_in_order_are_left_as_they_are(tmp_path: Path) -> None:
 
 
 def test_a_time_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
-    rows = [*days(3), ("soon", "a", 4, "up")]
+    rows = [*days(3), ("soon", "a", 4, "up"), *days(5)[3:]]
+    table = timed(tmp_path / "s.csv", rows)
+    columns = StepColumns([2], 3, time=0)
     with pytest.raises(DataError, match=r"s\.csv:5: column 'day' holds 'soon' where a"):
-        times_of(timed(tmp_path / "s.csv", rows), 0)
+        gather(table, columns, check_label, False)
+    # left out, it ends its sequence as any other row does
+    pieces = gather(table, columns, check_label, True)
+    assert [len(lines) for lines in pieces.steps] == [3, 2]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import torch
 
 import unrolled
 from conftest import SMALL, Call, write_csv, write_jsonl
-from unrolled.core.errors import DataError, UserError
+from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.data.batches import collate
 from unrolled.data.examples import Examples
 from unrolled.run import train
@@ -352,7 +352,7 @@ def test_rows_of_one_group_stand_in_one_part(tmp_path: Path) -> None:
     without = prepared(path)
     warned = [warning.key for warning in without.warnings]
     assert any(key.startswith("data.group=client") for key in warned)
-    with pytest.raises(DataError, match="no column 'cleint'; did you mean 'client'"):
+    with pytest.raises(UsageError, match="no column 'cleint'; did you mean 'client'"):
         prepared(path, **{"data.group": "cleint"})
 
 
@@ -361,7 +361,10 @@ def test_a_comma_before_decimals_is_read_as_the_warning_says(tmp_path: Path) -> 
     path = tmp_path / "t.csv"
     path.write_text("size;label\n" + "\n".join(rows) + "\n", encoding="utf-8")
     made = prepared(path)
-    assert any("1,100, read as 1.1" in warning.message for warning in made.warnings)
+    assert any(
+        "1,100, read as 1.1 with one mark" in warning.message
+        for warning in made.warnings
+    )
     assert made.task.inputs.features[0].scale.mean < 8  # type: ignore[attr-defined]
     said = prepared(path, **{"data.decimal": "."})
     assert said.task.inputs.features[0].scale.mean > 1000  # type: ignore[attr-defined]

@@ -35,6 +35,8 @@ _ROW_NUMBERS = frozenset(
     ("", "#", "index", "row", "row_id", "rowid", "rownames", "순번")
 )
 _CODE = re.compile(r"0[0-9]{3,}")
+_AUTOMATIC = re.compile(r"column\d+|\.\.\.\d+|x\.?1")
+_PANDAS = re.compile(r"unnamed(: ?|_)\d+(_level_\d+)?|level_\d+")
 _MARK = re.compile(r"(?<=[a-z])(I[Dd]|No|Nr)$")  # PassengerId, OrderNo
 
 
@@ -124,9 +126,11 @@ class Column:
     def row_number(self) -> bool:
         """Whether rows are counted here, which tells nothing of the next file's rows."""
         name = self.name.strip().lower()
-        unnamed = name in _ROW_NUMBERS or name.startswith("unnamed")
         distinct = self.whole and self.distinct == self.filled
-        return self.counts_rows or (unnamed and distinct)
+        if distinct and (name == "" or _PANDAS.fullmatch(name)):
+            return True  # of rows that were drawn or shuffled
+        unnamed = name in _ROW_NUMBERS or _AUTOMATIC.fullmatch(name) is not None
+        return self.counts_rows and unnamed
 
     @property
     def stamp(self) -> bool:
@@ -223,11 +227,11 @@ def spelling(name: str) -> str:
     if text.lower() in ("true", "false"):
         return text.lower()
     value = number(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?", text, re.ASCII) else None
-    if value is None or (text.lstrip("+-").startswith("0") and value >= 1):
+    if value is None or abs(value) >= 2**53:
+        return text  # of so many digits a float does not tell all
+    if text.lstrip("+-").startswith("0") and value >= 1:
         return text  # 007 is a code
-    return (
-        repr(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
-    )
+    return repr(int(value)) if value.is_integer() else repr(value)
 
 
 def counts(values: Sequence[Any]) -> dict[str, int]:

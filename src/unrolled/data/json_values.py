@@ -59,8 +59,8 @@ def json_object(line: str) -> dict[str, Any]:
 
 def without_comma(line: str) -> str:
     """Return a line without the comma behind the value in it."""
-    bare = line.rstrip()
-    return bare[:-1] if bare.endswith(("},", "],")) else line
+    bare = line.rstrip().removesuffix(",").rstrip()
+    return bare if bare.endswith(("}", "]")) else line
 
 
 def flattened(values: Mapping[str, Any]) -> dict[str, Any]:

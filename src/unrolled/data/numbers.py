@@ -49,6 +49,7 @@ PLN RON RUB SAR SEK SGD THB TRY TWD UAH USD VND ZAR
 _CODES = frozenset(_CODE_LIST.split())
 _BEFORE = re.compile(rf"({_CURRENCY})(?=[ 0-9.,+-])")
 _AFTER = re.compile(rf"(?<=[ 0-9.,])({_CURRENCY})$")
+_RAISED = re.compile("[⁰¹²³⁴-⁹₀-₉]")  # a footnote, or a power
 _TO_ASCII = str.maketrans({"\u066b": ".", "\u066c": ",", "\u2212": "-", "\u2019": "'"})
 
 
@@ -135,7 +136,9 @@ def _read(text: str, decimal: str) -> float | None:
 
 def _is_prose(text: str) -> bool:
     """Return whether a text is surely no number: it is long, or holds a word or no digit."""
-    return len(text) > LONGEST or _PROSE.search(text) is not None
+    if len(text) > LONGEST or _PROSE.search(text) is not None:
+        return True
+    return not text.isascii() and _RAISED.search(text) is not None
 
 
 def _without_groups(digits: str, mark: str, sign: float) -> float | None:
@@ -189,8 +192,7 @@ def _without_unit(text: str) -> str:
         if unit is None:
             continue
         name = unit.group(1)
-        is_code = len(name) == 3 and name.isascii() and name.isalpha()
-        if is_code and name.isupper() and name not in _CODES:
+        if re.fullmatch("[A-Z]{3}", name) and name not in _CODES:
             return text
         return (text[: unit.start()] + text[unit.end() :]).strip()
     return text

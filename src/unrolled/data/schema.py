@@ -293,7 +293,7 @@ def _names(columns: Sequence[Column]) -> tuple[str, ...]:
 def _texts(columns: Sequence[Column]) -> list[Column]:
     """Return the columns of texts: by their names, and those of several words."""
     able = [c for c in columns if not (c.numeric or c.dates or c.stamp)]
-    lists = [c for c in able if c.lists]
+    lists = [c for c in able if c.lists and c.mean_length]
     named = _named(TEXT_NAMES, lists or able)
     if lists:
         # a list of words a row, and a label for each
@@ -512,7 +512,11 @@ def _answer(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> str
             key=lambda c: (not c.numeric, -c.distinct, table.columns.index(c.name)),
         ).name
     numeric = [c for c in able if c.numeric]
-    return numeric[-1].name if numeric else None
+    if numeric:
+        return numeric[-1].name
+    # words, and a tag for each
+    lists = [c for c in able if c.lists and not c.frames]
+    return lists[-1].name if len(lists) > 1 else None
 
 
 def _task(answer: Column) -> str:

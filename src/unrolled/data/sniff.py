@@ -63,9 +63,10 @@ def find_delimiter(head: str, *, named_table: bool) -> str | None:
         cells = [row for row in rows if len(row) == width]
         closed = closed_columns(cells)
         first = named_table and len(rows[0]) == width
-        if first or _is_table(
+        even = _is_table(
             delimiter, cells, evenness, closed=closed, named_table=named_table
-        ):
+        )
+        if first or even:
             is_even = evenness >= 0.9
             is_tab = delimiter == "\t"
             rank = (is_even, is_tab, closed, evenness, -order, delimiter)
@@ -121,9 +122,10 @@ def _masked(text: str, delimiter: str) -> str:
     )
 
     def plain(match: re.Match[str]) -> str:
-        content = match.group(2)
+        before, content = match.groups()
         safe = delimiter not in content and "\n" not in content
-        return match.group(1) + (f'"{content}"' if safe else '"quoted text"')
+        shown = content if safe else "quoted text"
+        return f'{before}"{shown}"'
 
     return field.sub(plain, text) if '"' in text else text
 
@@ -196,11 +198,15 @@ def is_doubtful_header(rows: Rows) -> bool:
 
 def _are_years(cells: Cells) -> bool:
     """Return whether all cells that are numbers are years, one after another."""
-    numbers = [number(cell) for cell in cells]
-    years = [value for value in numbers if value is not None]
-    first = years[0] if years else 0
-    ordered = all(year == first + count for count, year in enumerate(years))
-    return len(years) > 1 and ordered and 1900 <= first <= 2100
+    years: list[float] = []
+    for cell in cells:
+        year = number(cell)
+        if year is None:
+            continue
+        if years and year != years[-1] + 1:
+            return False
+        years.append(year)
+    return len(years) > 1 and 1900 <= years[0] <= 2100
 
 
 def _is_surely_header(rows: Rows) -> bool:

@@ -57,8 +57,7 @@ def prepare(
             return encoded
     parts = _read_parts(requested, task)
     schema = parts.schema
-    spec = _reading(requested, schema, task)
-    rows = series.count(parts.train, spec)
+    rows = series.count(parts.train, _reading(requested, schema, task))
     facts = DataFacts(schema, rows, characters(parts.train, schema))
     recipe = resolve(requested, facts, machine)
     if task is None:

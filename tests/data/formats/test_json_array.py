@@ -155,3 +155,72 @@ def test_the_only_object_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     path.write_text("[{}, {}]", "utf-8")
     with pytest.raises(DataError, match="holds no object with a key"):
         list(rows_of(path))
+
+
+RECORDS = [{"text": f"a film {row}", "label": "ab"[row % 2]} for row in range(9)]
+ROWS = [("a film 0", "a"), ("a film 1", "b"), ("a film 2", "a")]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize(
+    "around",
+    [
+        {"data": RECORDS},
+        {"rows": RECORDS, "count": 9},
+        {"version": "1.0", "count": 9, "ok": True, "data": RECORDS, "license": "x"},
+    ],
+)
+def test_an_array_in_an_object(write: Any, around: Any, indent: int | None) -> None:
+    text = json.dumps(around, indent=indent)
+    dataset = table(write(text, "d.json"))
+    assert (dataset.format.kind, dataset.columns) == ("json_array", ["text", "label"])
+    assert (dataset.rows[:3], len(dataset.rows)) == (ROWS, 9)
+    line = text.split('"a film 0"')[0].count("\n")
+    assert dataset.lines[0] == (line if indent else 1)
+
+
+def test_a_row_with_an_array_of_objects_is_no_wrapper(write: Any) -> None:
+    row = json.dumps({"data": RECORDS})
+    assert table(write(f"{row}\n{row}\n", "d.jsonl")).columns == ["data"]
+    assert table(write(f"{row}\n{row}\n", "d.json")).columns == ["data"]
+
+
+@pytest.mark.parametrize("end", ["},]", "},\n]\n", "} , ]"])
+def test_a_comma_behind_the_last_row(write: Any, end: str) -> None:
+    text = json.dumps(RECORDS).removesuffix("}]") + end
+    assert table(write(text)).rows[:3] == ROWS
+    with pytest.raises(DataError, match="an array holds objects alone"):
+        read(write(text.replace("},", "},,")))
+
+
+def test_keys_that_some_objects_lack(write: Any) -> None:
+    rows = [row | ({"note": "x"} if n % 3 else {}) for n, row in enumerate(RECORDS)]
+    dataset = table(write(json.dumps(rows)))
+    assert dataset.columns == ["text", "label", "note"]
+    assert [row[2] for row in dataset.rows[:3]] == [None, "x", "x"]
+    late = [*RECORDS * 60, *[row | {"note": "x"} for row in RECORDS * 10]]
+    assert table(write(json.dumps(late))).rows[-1][2] == "x"
+
+
+def test_objects_within_objects(write: Any) -> None:
+    rows = [
+        {
+            "doc": {"body": {"text": row["text"]}},
+            "label": {"name": row["label"], "id": 1},
+        }
+        for row in RECORDS
+    ]
+    dataset = table(write(json.dumps(rows, indent=1)))
+    assert dataset.columns == ["doc.body.text", "label.name", "label.id"]
+    assert dataset.rows[0] == ("a film 0", "a", 1)
+
+
+def test_an_object_where_a_text_is_expected(write: Any) -> None:
+    rows = [*RECORDS[:3], {"text": {"a": 1}, "label": "a"}, *RECORDS]
+    path = write(json.dumps(rows, indent=0))
+    with pytest.raises(
+        DataError, match=r"column 'text' holds an object, with 'text\.a'"
+    ) as caught:
+        read(path)
+    assert caught.value.line == 14
+    assert len(table(path, on_error="skip").rows) == 12

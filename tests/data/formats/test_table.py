@@ -284,3 +284,128 @@ def test_two_columns_of_one_name(write: Any) -> None:
     (warning, _) = dataset.warnings
     assert "two columns are named text; the later one is read as text_2" in str(warning)
     assert warning.line == 1
+
+
+# ---------------------------------------------------------------------- what spreadsheets write
+
+REVIEWS = [(f"a film number {row}", ["pos", "neg"][row % 2]) for row in range(12)]
+
+
+def reviews(delimiter: str, end: str = "\n", header: str = "text{}label") -> str:
+    lines = [header.format(delimiter), *(delimiter.join(row) for row in REVIEWS)]
+    return "".join(f"{line}{end}" for line in lines)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("name", ["d.csv", "d.txt"])
+@pytest.mark.parametrize(
+    "before", ["sep={}\r\n", '"sep={}"\n', "SEP={}\n", "\ufeffsep={}\n"]
+)
+def test_the_line_of_excel_that_names_the_delimiter(
+    write: Any, delimiter: str, name: str, before: str
+) -> None:
+    text = before.format(delimiter) + reviews(delimiter, "\r\n")
+    for content in (text.encode(), text.removeprefix("\ufeff").encode("utf-16")):
+        dataset = table(write(content, name))
+        assert dataset.format.delimiter == delimiter
+        assert (dataset.columns, dataset.rows) == (["text", "label"], REVIEWS)
+        assert dataset.lines[0] == 3
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("header", ["text{0}label", "text{0}label{0}"])
+def test_a_delimiter_that_ends_each_row(
+    write: Any, delimiter: str, header: str
+) -> None:
+    text = reviews(delimiter, f"{delimiter}\n")
+    _, _, body = text.partition("\n")
+    path = write(f"{header.format(delimiter)}\n{body}", "d.csv")
+    dataset = table(path)
+    assert (dataset.columns, dataset.rows) == (["text", "label"], REVIEWS)
+    assert dataset.format.ends
+    bare = table(write(body, "d.csv"))
+    assert (bare.columns, bare.rows) == (["column1", "column2"], REVIEWS)
+
+
+def test_an_empty_last_column_with_a_name_is_one(write: Any) -> None:
+    dataset = table(write("text,label,note\na b,x,\nc d,y,\n", "d.csv"))
+    assert dataset.columns == ["text", "label", "note"]
+    assert not dataset.format.ends
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize(
+    ("title", "line"),
+    [
+        ("Reviews of a year\n", 3),
+        ("Reviews of a year\nfrom the web\n\n", 5),
+        ("Reviews of a year{0}\n{0}\n", 4),
+        ("sep={0}\nReviews of a year{0}\n", 4),
+        ('"Reviews of a year"\n', 3),
+        ("\n\n", 4),
+    ],
+)
+def test_titles_above_a_header(
+    write: Any, delimiter: str, title: str, line: int
+) -> None:
+    dataset = table(write(title.format(delimiter) + reviews(delimiter), "d.csv"))
+    assert (dataset.columns, dataset.rows) == (["text", "label"], REVIEWS)
+    assert dataset.lines[0] == line
+
+
+@pytest.mark.parametrize(
+    "title", ["Report;2021;", "Store:;Busan;", ";;Report", "Report"]
+)
+def test_titles_of_several_cells(write: Any, title: str) -> None:
+    body = "".join(
+        f"{1 + row % 28:02d}.01.2021;{row % 3};{row},5\n" for row in range(40)
+    )
+    dataset = table(write(f"{title}\nDatum;Filiale;Umsatz\n{body}", "d.csv"))
+    assert dataset.columns == ["Datum", "Filiale", "Umsatz"]
+    assert (len(dataset.rows), dataset.lines[0]) == (40, 3)
+
+
+def test_a_first_row_with_an_empty_cell_is_no_title(write: Any) -> None:
+    dataset = table(write("a b,,x\nc d,1,y\ne f,2,x\ng h,3,y\n" * 3, "d.csv"))
+    assert len(dataset.rows) == 12
+    assert not dataset.format.header
+
+
+@pytest.mark.parametrize(
+    "comments",
+    [
+        ["# made by me", "# on monday, at noon"],
+        ["# on monday, at noon", "# made by me"],
+        ["# made by me, on monday, at noon"],
+        ["#"],
+    ],
+)
+def test_comments_may_hold_the_delimiter(write: Any, comments: list[str]) -> None:
+    dataset = table(write("\n".join([*comments, reviews(",")])))
+    assert (dataset.columns, dataset.rows) == (["text", "label"], REVIEWS)
+    assert dataset.lines[0] == len(comments) + 2
+
+
+def test_empty_names_are_numbered(write: Any) -> None:
+    text = ",,label\n" + "".join(f"{a},x,{b}\n" for a, b in REVIEWS)
+    assert table(write(text, "d.csv")).columns == ["column1", "column2", "label"]
+
+
+def test_a_header_is_what_the_user_says_it_is(write: Any) -> None:
+    path = write("text,label\n" + "".join(f"{a},{b}\n" for a, b in REVIEWS), "d.csv")
+    assert table(path, header=False).rows[0] == ("text", "label")
+    assert table(path, header=False).warnings == ()
+    assert table(write("1,2\n3,4\n"), header=True).columns == ["1", "2"]
+    # a file to be answered has the names of the one that was trained on
+    body = "a,b\nc,d\n"
+    assert table(write(f"satz,x\n{body}"), header=["satz"]).columns == ["satz", "x"]
+    assert not table(write(f"satz,x\n{body}"), header=["text"]).format.header
+
+
+def test_a_doubtful_header_is_a_warning_with_the_key(write: Any) -> None:
+    rows = "".join(f"{a} and more\t{b}{a}\n" for a, b in REVIEWS)
+    dataset = table(write(f"text\twhat was said\n{rows}"))
+    assert dataset.columns == ["text", "what was said"]
+    (warning,) = dataset.warnings
+    assert "(text, what was said) is taken for the names" in warning.message
+    assert (warning.key, warning.line) == ("data.header=false", 1)

@@ -27,9 +27,9 @@ from unrolled.data.formats.workbook import WorkbookFormat
 FORMATS: tuple[FileFormat, ...] = (
     ParquetFormat(),
     WorkbookFormat(),
+    EntitySpansFormat(),
     JsonArrayFormat(),
     JsonColumnsFormat(),
-    EntitySpansFormat(),
     JsonListsFormat(),
     JsonLinesFormat(),
     ConllFormat(),

@@ -17,16 +17,12 @@ from unrolled.core.words import counted
 from unrolled.data.formats.base import DataFile, FileFormat, Format, Head, Row, Sniffed
 from unrolled.data.formats.conllu import looks_like_conllu
 from unrolled.data.lines import SKIP_HINT, Report, lines_with_errors
-from unrolled.data.sniff import is_number, usual_width
+from unrolled.data.sniff import is_number, names_columns, usual_width
 
 _SNIFFED_LINES = 2000
 _MOST_COLUMNS = 12
 _DOCUMENT = "-DOCSTART-"
-# a line of names over the columns
-_HEADER = re.compile(
-    r"(token|word|form)s?[ \t]+(.*[ \t])?(tag|label|ner|pos)s?[ \t]*", re.I
-)
-_ENTITY = re.compile(r"O|[BIESLUM][-_]\S+")
+_ENTITY = re.compile(r"O|[BIESLUM][-_]\S+", re.IGNORECASE)
 # columns between the word and the last one, where they are those of CoNLL-2003
 _NAMES = {2: ("words", "tags"), 3: ("words", "pos", "tags")}
 _NAMES_2003 = ("words", "pos", "chunk", "ner")
@@ -52,15 +48,21 @@ class ConllFormat(FileFormat):
         if not 2 <= width <= _MOST_COLUMNS or evenness < 0.9:
             return None
         words = [word for word in all_words if len(word) == width]
-        if not _are_tagged(words, delimiter, self.names(head.name)):
+        if not _are_tagged(words, delimiter == "\t" or self.names(head.name)):
             return None
-        format = replace(head.format, kind=self.kind, delimiter=delimiter)
+        format = replace(
+            head.format,
+            kind=self.kind,
+            delimiter=delimiter,
+            header=_is_header(words),
+        )
         return Sniffed(format, _columns(width))
 
     def rows(self, file: DataFile, report: Report) -> Iterator[Row]:
         # a line that does not decode is emptied, which must not end a sentence
         lines, lost = lines_with_errors(file.origin, file.format)
         blank = lambda pair: not pair[1].strip() and pair[0] not in lost  # noqa: E731
+        names = file.format.header
         for between, group in itertools.groupby(lines, blank):
             if between:
                 continue
@@ -68,6 +70,9 @@ class ConllFormat(FileFormat):
             words: list[list[str]] = []
             for line, text in group:
                 if _is_no_word(text):
+                    continue
+                if names:
+                    names = False
                     continue
                 numbers.append(line)
                 words.append(_split(text, file.format.delimiter))
@@ -116,7 +121,7 @@ def _columns(width: int) -> list[str]:
 
 def _is_no_word(line: str) -> bool:
     """Return whether a line separates documents, or is a comment of several words."""
-    if line.startswith(_DOCUMENT) or _HEADER.fullmatch(line):
+    if line.startswith(_DOCUMENT):
         return True
     return line.startswith("# ") and len(line.split()) > 3
 
@@ -142,10 +147,16 @@ def _sentences_of(lines: Sequence[str], delimiter: str) -> list[list[list[str]]]
     return sentences
 
 
-def _are_tagged(words: Sequence[Sequence[str]], delimiter: str, named: bool) -> bool:
+def _is_header(words: Sequence[Sequence[str]]) -> bool:
+    """Return whether the first line names the columns: word, tag."""
+    tags = [word[-1] for word in words]
+    return names_columns(words) and tags.count(tags[0]) == 1
+
+
+def _are_tagged(words: Sequence[Sequence[str]], is_likely: bool) -> bool:
     """Return whether lines are words with tags: those of entities, or a few that come again.
 
-    Between blanks the latter may be prose, unless a file is ``named`` as one of tags.
+    The latter only where they are likely, by the tabs in the lines or by the name of the file.
     """
     tags = Counter(word[-1] for word in words)
     if len(tags) < 2:
@@ -156,9 +167,9 @@ def _are_tagged(words: Sequence[Sequence[str]], delimiter: str, named: bool) -> 
             entities += count
     if entities >= 0.95 * len(words):
         return True
-    if delimiter == " " and not named:
+    if not is_likely:
         return False
-    # between tabs a word has no blanks in it, and its tags are of a closed set
+    # a word has no blanks in it, and its tags are of a closed set
     cells = itertools.chain.from_iterable(words)
     single = not any(" " in cell for cell in cells)
     closed = len(tags) <= _FEW and len(tags) * _REPEATS <= len(words)

@@ -19,7 +19,7 @@ from unrolled.data.json_values import Keys, json_object, json_rows, keys_of
 from unrolled.data.lines import Report, nfc
 
 _CHUNK = 1 << 16  # characters
-_SNIFFED_OBJECTS = 50  # objects whose keys are the columns
+_SNIFFED_OBJECTS = 1000  # objects whose keys are the columns
 # an object whose first keys hold plain values, up to an array of objects
 _WRAPPED = re.compile(
     r'\s*\{(?:\s*"[^"\\]*"\s*:\s*(?:"[^"\\]*"|[-+.\w]+)\s*,)*\s*"[^"\\]*"\s*:\s*(?=\[\s*\{)'
@@ -35,8 +35,7 @@ class JsonArrayFormat(ObjectRows, FileFormat):
     title = "JSON array"
 
     def sniff(self, head: Head) -> Sniffed | None:
-        array = re.match(r'\s*\[\s*\{\s*["}]', head.start)
-        if not array and not (_WRAPPED.match(head.start) and is_one_object(head)):
+        if array_of(head) != "{":
             return None
         format = replace(head.packed, kind=self.kind)
         keys = columns_of(head.origin, format)
@@ -52,6 +51,22 @@ class JsonArrayFormat(ObjectRows, FileFormat):
             report,
             file.format.optional,
         )
+
+
+def array_of(head: Head) -> str | None:
+    """Return what each row of an array begins with: { or [; None where a file is no such array."""
+    if _WRAPPED.match(head.start) and is_one_object(head):
+        return "{"
+    array = re.match(r'\s*\[\s*(\{\s*["}]|\[)', head.start)
+    if array is None:
+        return None
+    opener = array.group(1)[0]
+    if opener == "[":
+        lines = [line.strip() for line in head.lines if line.strip()]
+        # rows that begin with a list, one a line
+        if len(lines) > 1 and all(line.startswith("[[") for line in lines[:2]):
+            return None
+    return opener
 
 
 def is_one_object(head: Head) -> bool:
@@ -78,14 +93,18 @@ def columns_of(origin: Origin, format: Format) -> Keys:
     raise DataError("this JSON array holds no object with a key", origin.name, 1)
 
 
-def objects(origin: Origin, format: Format) -> Iterator[Piece]:
+def objects(origin: Origin, format: Format, opener: str = "{") -> Iterator[Piece]:
     """Yield each object of the array as text in NFC, in memory that the longest row bounds.
+
+    Args:
+        origin, format: the file, and how it is encoded.
+        opener: what a row begins with: { or, where rows are lists, [.
 
     Raises:
         DataError: the array is not closed, holds something else than objects, or goes on after its
             end; or bytes do not decode.
     """
-    scanner = _Scanner(origin)
+    scanner = _Scanner(origin, opener)
     with origin.open() as raw:
         encoding = "utf-8-sig" if format.encoding == "utf-8" else format.encoding
         text = io.TextIOWrapper(raw, encoding)
@@ -111,8 +130,9 @@ def objects(origin: Origin, format: Format) -> Iterator[Piece]:
 class _Scanner:
     """Cuts the text of an array into its objects, whatever chunks it comes in."""
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, opener: str) -> None:
         self.origin = origin
+        self.opener = opener
         self.line = 1
         self.depth = 0  # of brackets; 1 is within the array, between its objects
         self.in_string = False
@@ -206,14 +226,19 @@ class _Scanner:
         self.parts = []
         self.size = 0
         first = not self.begun
-        fits = {"[": not self.depth, "{": self.depth == 1}.get(character, True)
-        expected = "," if character == "{" and not first else ""
+        fits = character not in ("[", "{")
+        if not fits:
+            fits = character == (self.opener if self.depth else "[")
+        expected = "," if character == self.opener and self.depth and not first else ""
+        # as some programs write it, a comma may stand behind the last row
+        text = text if first or character != "]" else text.removeprefix(",")
         if not fits or text != expected or (self.ended and (text or character)):
             raise self._strange(text or character)
 
     def _strange(self, text: str) -> DataError:
         excerpt = (text.strip(f",{_BLANKS}") or text)[:20]
-        message = (
-            f"{excerpt!r} where an array holds objects alone; write [{{...}}, {{...}}]"
-        )
+        what = "objects alone; write [{...}, {...}]"
+        if self.opener == "[":
+            what = "lists alone; write [[...], [...]]"
+        message = f"{excerpt!r} where an array holds {what}"
         return DataError(message, self.origin.name, self.line)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from unrolled.core.errors import DataError, UsageError, UserError, shown
 from unrolled.data.formats.base import DataFile, FileFormat, Format, Head, Row, Sniffed
+from unrolled.data.formats.json_array import array_of, objects
+from unrolled.data.formats.table import is_header
 from unrolled.data.json_values import json_value, without_comma
 from unrolled.data.lines import SKIP_HINT, Report, numbered_lines
-from unrolled.data.sniff import fields, find_header, usual_width
+from unrolled.data.sniff import fields, usual_width
 
 _SNIFFED_LINES = 200  # that tell whether the first one names the columns
+Lines = Iterable[tuple[int, str | None]]
 
 
 class JsonListsFormat(FileFormat):
@@ -29,9 +33,13 @@ class JsonListsFormat(FileFormat):
     def sniff(self, head: Head) -> Sniffed | None:
         if not re.match(r"\s*\[", head.start):
             return None
-        lists = _lists(enumerate(head.lines, 1), _ignore)
-        rows = [cells for _, cells in lists]
-        written = [line for line in head.lines if line.strip(" \r[],")]
+        if array_of(head) == "[":
+            pieces = objects(head.origin, head.packed, "[")
+            written = list(itertools.islice(pieces, _SNIFFED_LINES))
+        else:
+            lines = enumerate(head.lines, 1)
+            written = [line for line in lines if line[1].strip()]
+        rows = [cells for _, cells in _lists(written, _ignore)]
         if not rows or len(rows) * 2 <= len(written):
             return None
         width, _ = usual_width(rows)
@@ -41,7 +49,7 @@ class JsonListsFormat(FileFormat):
                 texts.append([_text(cell) for cell in row])
         # one row by itself stands over nothing
         able = len(texts) > 1 and len(rows[0]) == width
-        named = able and _is_header(head, texts)
+        named = able and is_header(head, texts)
         format = replace(head.format, kind=self.kind, header=named)
         if named:
             return Sniffed(format, texts[0])
@@ -49,20 +57,27 @@ class JsonListsFormat(FileFormat):
         return Sniffed(format, [f"column{number}" for number in numbers])
 
     def rows(self, file: DataFile, report: Report) -> Iterator[Row]:
-        lines = numbered_lines(file.origin, file.format, report)
+        lines: Lines = numbered_lines(file.origin, file.format, report)
+        if array_of(Head(file.origin, file.format.encoding)) == "[":
+            lines = objects(file.origin, file.format, "[")
         width = len(file.columns)
 
         def refuse(line: int, why: str) -> None:
-            report(_error(file, line, why))
+            message = f"{why}, {SKIP_HINT}"
+            report(DataError(message, file.name, line))
 
         rows = _lists(lines, refuse)
         if file.format.header:
             next(rows, None)
         for line, cells in rows:
-            if len(cells) == width:
-                yield line, tuple(cells)
-            else:
+            within = [isinstance(cell, dict) for cell in cells]
+            if len(cells) != width:
                 refuse(line, f"expected {fields(width)}, found {len(cells)}")
+            elif any(within):
+                name = file.columns[within.index(True)]
+                refuse(line, f"{name} holds an object; write its text or number")
+            else:
+                yield line, tuple(cells)
 
     def parse_row(
         self, line: str, format: Format, columns: Sequence[str]
@@ -72,49 +87,32 @@ class JsonListsFormat(FileFormat):
         except UserError as error:
             raise UsageError(f"row {shown(line)}: {error}") from None
         if not isinstance(value, list) or len(value) > len(columns):
-            raise UsageError(
-                f"row {shown(line)} is no list of {fields(len(columns))} at most"
-            )
+            most = fields(len(columns))
+            raise UsageError(f"row {shown(line)} is no list of {most} at most")
         return tuple(value)
 
 
-def _is_header(head: Head, rows: Sequence[Sequence[str]]) -> bool:
-    if isinstance(head.header, bool):
-        return head.header
-    names = {name.casefold() for name in rows[0]}
-    known = {name.casefold() for name in head.header or ()}
-    return not names.isdisjoint(known) or find_header(rows)
-
-
-def _lists(lines: Any, report: Any) -> Iterator[tuple[int, list[Any]]]:
-    """Yield line and cells of each list; the brackets around all of them are passed over."""
+def _lists(
+    lines: Lines, report: Callable[[int, str], None]
+) -> Iterator[tuple[int, list[Any]]]:
+    """Yield line and cells of each list."""
     for line, text in lines:
-        bare = without_comma(text.strip())
-        opens = bare.startswith("[[")
-        closes = bare.endswith("]]")
-        if opens and not closes:
-            bare = bare[1:]
-        if closes and not opens:
-            bare = bare[:-1]
-        if bare in ("", "[", "]"):
+        if text is not None and not text.strip():
             continue
         try:
+            if text is None:
+                message = "a row with more bytes than one may have"
+                raise UserError(message)
+            bare = without_comma(text)
             value = json_value(bare)
         except UserError as error:
             report(line, str(error))
             continue
-        if _are_lists(value):
-            for inner in value:
-                yield line, inner
-        elif isinstance(value, list):
+        if isinstance(value, list):
             yield line, value
         else:
-            report(line, f"a JSON {type(value).__name__} where a list is expected")
-
-
-def _are_lists(value: Any) -> bool:
-    several = isinstance(value, list) and len(value) > 0
-    return several and all(isinstance(cells, list) for cells in value)
+            kind = type(value).__name__
+            report(line, f"a JSON {kind} where a list is expected")
 
 
 def _text(cell: Any) -> str:
@@ -123,7 +121,3 @@ def _text(cell: Any) -> str:
 
 def _ignore(line: int, why: str) -> None:
     """Leave an error to when the rows are read."""
-
-
-def _error(file: DataFile, line: int, why: str) -> DataError:
-    return DataError(f"{why}, {SKIP_HINT}", file.name, line)

@@ -76,9 +76,10 @@ class TableFormat(FileFormat):
         format = replace(
             head.format, kind=self.kind, delimiter=delimiter, comments=comments
         )
-        lines = [""] * comments + lines[comments:]
+        blank = [""] * comments
         quoted = _quoted(head.origin, format, delimiter or ",")
-        return _with_header(head, replace(format, quoted=quoted), lines)
+        format = replace(format, quoted=quoted)
+        return _with_header(head, format, blank + lines[comments:])
 
     def rows(self, file: DataFile, report: Report) -> Iterator[Row]:
         origin = file.origin
@@ -91,8 +92,8 @@ class TableFormat(FileFormat):
             next(rows, None)
         for line, cells in rows:
             if format.ends and len(cells) == width + format.ends:
-                beyond = cells[width:]
-                cells = cells if any(map(str.strip, beyond)) else cells[:width]
+                beyond = "".join(cells[width:])
+                cells = cells if beyond.strip() else cells[:width]
             if len(cells) == width:
                 yield line, tuple(cells)
             else:
@@ -161,7 +162,7 @@ def heading(
     format = replace(format, comments=before, ends=ends)
     rows = rows[title:]
     even = [row for row in rows if len(row) == width]
-    if len(rows[0]) != width or not _is_header(head, even):
+    if len(rows[0]) != width or not is_header(head, even):
         numbers = range(1, width + 1)
         return Sniffed(format, [f"column{number}" for number in numbers])
     columns = _named(rows[0])
@@ -170,13 +171,16 @@ def heading(
     return Sniffed(format, columns, warnings)
 
 
-def _is_header(head: Head, rows: Rows) -> bool:
+def is_header(head: Head, rows: Rows) -> bool:
     """Return whether the first row names the columns: as the user says, or a trained run knows."""
     if isinstance(head.header, bool):
         return head.header
     known = {name.casefold() for name in head.header or ()}
-    names = {cell.strip().strip('"').casefold() for cell in rows[0]}
-    return not names.isdisjoint(known) or find_header(rows)
+    for cell in rows[0]:
+        name = cell.strip().strip('"')
+        if name.casefold() in known:
+            return True
+    return find_header(rows)
 
 
 def _without_end(rows: list[list[str]]) -> tuple[list[list[str]], int]:
@@ -192,22 +196,33 @@ def _without_end(rows: list[list[str]]) -> tuple[list[list[str]], int]:
     ends = width - filled
     if not ends:
         return rows, 0
-    return [row[:filled] if len(row) == width else row for row in rows], ends
+    shortened: list[list[str]] = []
+    for row in rows:
+        is_even = len(row) == width
+        shortened.append(row[:filled] if is_even else row)
+    return shortened, ends
 
 
 def _title_rows(rows: Rows, width: int) -> int:
     """Return how many rows stand before the names of the columns, with a word or two on the whole.
 
-    They have one field, where a header follows that has all of them.
+    They have fewer fields than the header that follows, or empty ones.
     """
-    for count, row in enumerate(rows[:_TITLES]):
-        filled = sum(bool(cell.strip()) for cell in row)
-        if len(row) == width and filled > 1:
-            body = [other for other in rows[count:] if len(other) == width]
-            return count if find_header(body) else 0
-        if filled > 1:
-            return 0
+    filled = [_filled(row) for row in rows[:_TITLES]]
+    several = (count for count, cells in enumerate(filled) if cells > 1)
+    first = next(several, 0)
+    full = first
+    if width in filled:
+        full = filled.index(width)
+    for count in (full, first):
+        body = [row for row in rows[count:] if len(row) == width]
+        if len(rows[count]) == width and find_header(body):
+            return count
     return 0
+
+
+def _filled(row: Sequence[str]) -> int:
+    return sum(bool(cell.strip()) for cell in row)
 
 
 def _named(cells: Sequence[str]) -> list[str]:
@@ -232,7 +247,8 @@ def _warnings(
     """Return what is doubtful about a header that stands on a line."""
     warnings = []
     for cell, name in zip(rows[0], columns, strict=True):
-        given = cell.strip().strip('"').strip()
+        bare = cell.strip().strip('"')
+        given = bare.strip()
         if given and given != name:
             message = f"two columns are named {given}; the later one is read as {name}"
             warnings.append(DataWarning(message, "rename one", line))
@@ -247,9 +263,18 @@ def _comments(lines: Sequence[str], delimiter: str | None) -> int:
     """Return how many first lines start with # and have not the fields of a row."""
     if delimiter is None:
         return 0
-    width, _ = usual_width([line.split(delimiter) for line in lines if line.strip()])
-    first = itertools.takewhile(lambda line: line.startswith("#"), lines)
-    return sum(len(line.split(delimiter)) != width for line in first)
+    rows = [line.split(delimiter) for line in lines]
+    width, _ = usual_width([row for row in rows if any(row)])
+    marked = sum(1 for _ in itertools.takewhile(lambda line: line[:1] == "#", lines))
+    even = [row for row in rows[marked:] if len(row) == width]
+    if marked and even and lines[0].startswith("# ") and find_header(even):
+        # a comment may have the delimiter in it, too
+        return marked
+    for count in range(marked, 0, -1):
+        # a first row of columns may begin with # as well
+        if len(rows[count - 1]) != width:
+            return count
+    return 0
 
 
 def _quoted(origin: Origin, format: Format, delimiter: str) -> bool:

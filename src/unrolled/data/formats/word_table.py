@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from unrolled.core.errors import DataError
 from unrolled.data.formats.base import DataFile, Format, Head, Row, Sniffed
 from unrolled.data.formats.table import TableFormat, ignore
 from unrolled.data.lines import SKIP_HINT, Report
+from unrolled.data.numbers import is_missing
 
 _SENTENCE_NAMES = frozenset(
     (
@@ -18,9 +20,8 @@ _SENTENCE_NAMES = frozenset(
         *("sentence_idx", "sentence_no", "sentence_number", "sent_id", "sent", "sid"),
     )
 )
-_SNIFFED_ROWS = 2000
 _LONGEST_MARK = 3  # words of what tells a sentence apart: Sentence: 1
-_WORDS = 1.5  # of a sentence, on average
+_SNIFFED_ROWS = 200  # in which a sentence has two words
 _WORD_NAMES = frozenset(("word", "words", "token", "tokens", "form"))
 
 
@@ -38,20 +39,24 @@ class WordTableFormat(TableFormat):
         if sniffed is None:
             return None
         sentence, words = _roles(sniffed.columns)
-        if sentence is None or words is None:
+        if not (sentence and words):
             return None
         raw = DataFile(head.origin, sniffed.format, sniffed.columns)
-        rows = itertools.islice(super().rows(raw, ignore), _SNIFFED_ROWS)
         index = sniffed.columns.index(sentence)
-        if not _counts_sentences([cells[index] for _, cells in rows]):
+        first = itertools.islice(super().rows(raw, ignore), _SNIFFED_ROWS)
+        cells = [cells[index].strip() for _, cells in first]
+        # a sentence has several words, so that its mark comes again or stands there once
+        if not any(cell in ("", before) for before, cell in pairwise(cells)):
             return None
+        if any(len(cell.split()) > _LONGEST_MARK for cell in cells):
+            return None  # the sentence itself
         names = [name for name in sniffed.columns if name not in (sentence, words)]
-        return replace_columns(sniffed, [words, *names])
+        format = replace(sniffed.format, kind=self.kind)
+        return Sniffed(format, [words, *names], sniffed.warnings)
 
     def rows(self, file: DataFile, report: Report) -> Iterator[Row]:
-        table = TableFormat.sniff(
-            self, Head(file.origin, file.format.encoding, header=True)
-        )
+        head = Head(file.origin, file.format.encoding, header=True)
+        table = TableFormat.sniff(self, head)
         assert table is not None
         raw = DataFile(file.origin, table.format, table.columns)
         sentence, _ = _roles(table.columns)
@@ -63,6 +68,8 @@ class WordTableFormat(TableFormat):
         words: list[tuple[Any, ...]] = []
         for line, cells in super().rows(raw, report):
             own = cells[index].strip()
+            if is_missing(own):
+                own = ""
             if words and own and own != name:
                 yield begun, _sentence(words, order)
                 words = []
@@ -82,29 +89,21 @@ class WordTableFormat(TableFormat):
         return (line.split(),)
 
 
-def _counts_sentences(cells: Sequence[str]) -> bool:
-    """Return whether a column tells sentences apart: a mark that stands there for several words."""
-    filled = [cell for cell in cells if cell.strip()]
-    distinct = len(set(filled))
-    long = any(len(cell.split()) > _LONGEST_MARK for cell in filled)
-    return distinct > 0 and not long and len(cells) >= _WORDS * distinct
-
-
-def replace_columns(sniffed: Sniffed, columns: list[str]) -> Sniffed:
-    """Return what was sniffed as a table of sentences."""
-    format = replace(sniffed.format, kind=WordTableFormat.kind)
-    return Sniffed(format, columns, sniffed.warnings)
-
-
 def _roles(columns: Sequence[str]) -> tuple[str | None, str | None]:
     """Return the column that tells sentences apart and that of words, where there are both."""
-    by_name = {name.strip().lower(): name for name in columns}
-    sentence = next(
-        (by_name[name] for name in by_name if name in _SENTENCE_NAMES), None
-    )
-    words = next((by_name[name] for name in by_name if name in _WORD_NAMES), None)
+    sentence: str | None = None
+    words: str | None = None
+    for name in columns:
+        bare = name.strip().lower()
+        if sentence is None and bare in _SENTENCE_NAMES:
+            sentence = name
+        if words is None and bare in _WORD_NAMES:
+            words = name
     return sentence, words
 
 
 def _sentence(words: Sequence[Sequence[Any]], order: Sequence[int]) -> tuple[Any, ...]:
-    return tuple([word[index] for word in words] for index in order)
+    columns: list[list[Any]] = []
+    for index in order:
+        columns.append([word[index] for word in words])
+    return tuple(columns)
