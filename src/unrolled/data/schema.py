@@ -124,6 +124,11 @@ class Schema:
         return (*self.text, *self.numbers, *self.categories, *self.dates)
 
     @property
+    def writes_texts(self) -> bool:
+        """Whether the answer is a text, or a tree, and no label or value."""
+        return self.task in (*PAIRS, "parse")
+
+    @property
     def is_text_alone(self) -> bool:
         """Whether nothing but texts is read."""
         return bool(self.text) and self.inputs == self.text

@@ -9,7 +9,7 @@ from typing import Any
 
 from unrolled.core.errors import DataWarning, listed, shown
 from unrolled.core.words import counted
-from unrolled.data.columns import label, look, spelling
+from unrolled.data.columns import REPEATS, Column, label, look, spelling
 from unrolled.data.dates import is_day_first, is_order_doubtful, read_date
 from unrolled.data.numbers import decimal_mark, evenly, is_doubtful, is_missing, number
 from unrolled.data.schema import ColumnHints, Schema
@@ -41,6 +41,7 @@ def warnings_of(
         if answers.are_kinds:
             warnings += _given_away(table, schema)
             warnings += _labels(table, schema.answer)
+        warnings += _rare_labels(answers, schema)
         if answers.numeric and not schema.frames:
             warnings += _may_be_series(table, schema)
     for name in schema.numbers if not schema.frames or schema.steps else ():
@@ -158,6 +159,19 @@ def _labels(table: Table, answer: str) -> Iterator[DataWarning]:
             f"labels that differ by case alone are {len(folded[0])} labels: {listed(folded[0])}",
             "mend the file where they are one",
         )
+
+
+def _rare_labels(answers: Column, schema: Schema) -> Iterator[DataWarning]:
+    """Warn of labels that hardly one row shares with another, as of amounts with a unit."""
+    values = answers.numeric or answers.lists or schema.writes_texts
+    few = REPEATS * answers.distinct > answers.filled
+    if values or not few or answers.filled < ENOUGH:
+        return
+    yield DataWarning(
+        f"{answers.name} has {answers.distinct:,} values in {counted(answers.filled, 'row')}: as "
+        "labels they can hardly be learnt; if they are amounts, write them as numbers alone",
+        "data.label=COLUMN names another",
+    )
 
 
 def _groups(counts: Counter[str], same: Callable[[str], str]) -> list[list[str]]:
