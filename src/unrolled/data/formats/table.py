@@ -93,12 +93,14 @@ class TableFormat(FileFormat):
         for line, cells in rows:
             if format.ends and len(cells) == width + format.ends:
                 beyond = "".join(cells[width:])
-                cells = cells if beyond.strip() else cells[:width]
+                if not beyond.strip():
+                    cells = cells[:width]
             if len(cells) == width:
                 yield line, tuple(cells)
             else:
                 message = _wrong_width(format, file.columns, len(cells))
-                report(DataError(message, origin.name, line))
+                error = DataError(message, origin.name, line)
+                report(error)
 
     def parse_row(
         self, line: str, format: Format, columns: Sequence[str]
@@ -127,8 +129,10 @@ def _whole_lines(text: str, named_table: bool) -> str | None:
 
 def _is_known(head: Head, text: str) -> bool:
     """Return whether the first line is a name that a header was said to hold: of one column."""
-    first = text.partition("\n")[0].strip().strip('"')
-    return isinstance(head.header, Sequence) and first in head.header
+    line, _, _ = text.partition("\n")
+    first = line.strip().strip('"')
+    known = head.header if isinstance(head.header, Sequence) else ()
+    return first.casefold() in (name.casefold() for name in known)
 
 
 def _with_header(head: Head, format: Format, lines: Sequence[str]) -> Sniffed:
