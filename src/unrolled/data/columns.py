@@ -55,6 +55,7 @@ class Column:
         mean_length, words: characters and words of a cell, or items of a list, on average.
         note: all cells begin alike.
         counts_rows: they are 0, 1, 2, ... or 1, 2, 3, ... from row to row.
+        unnamed: the header is empty there.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Column:
     decimal: str = "."
     dates: bool = False
     counts_rows: bool = False
+    unnamed: bool = False
 
     @property
     def text(self) -> bool:
@@ -127,10 +129,11 @@ class Column:
         """Whether rows are counted here, which tells nothing of the next file's rows."""
         name = self.name.strip().lower()
         distinct = self.whole and self.distinct == self.filled
-        if distinct and (name == "" or _PANDAS.fullmatch(name)):
+        unnamed = self.unnamed or name == "" or _PANDAS.fullmatch(name) is not None
+        if distinct and unnamed:
             return True  # of rows that were drawn or shuffled
-        unnamed = name in _ROW_NUMBERS or _AUTOMATIC.fullmatch(name) is not None
-        return self.counts_rows and unnamed
+        automatic = name in _ROW_NUMBERS or _AUTOMATIC.fullmatch(name) is not None
+        return self.counts_rows and automatic
 
     @property
     def stamp(self) -> bool:

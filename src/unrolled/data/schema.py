@@ -181,7 +181,8 @@ def _look(table: Table, hints: ColumnHints, decimal: str) -> dict[str, Column]:
     for index, name in enumerate(table.columns):
         values = [row[index] for row in table.rows]
         mark = hints.decimal or decimal_mark(values, decimal)
-        columns[name] = look(name, values, mark)
+        unnamed = table.format.header and name == f"column{index + 1}"
+        columns[name] = replace(look(name, values, mark), unnamed=unnamed)
     return columns
 
 
