@@ -478,3 +478,24 @@ def test_an_array_of_no_dimensions_is_refused(home: SimpleNamespace) -> None:
         run.predict(np.array("x"))
     with pytest.raises(UserError, match="is no row"):
         run.predict([np.array(3.0)])
+
+
+def test_an_inner_object_of_a_row_is_named_behind_a_dot(tmp_path: Path) -> None:
+    lines = [
+        json.dumps({"review": {"body": text}, "label": label})
+        for text, label in reviews(40, 3)
+    ]
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    run = unrolled.train(
+        path,
+        out=tmp_path / "r",
+        quiet=True,
+        say=lambda line: None,
+        **{"training.max_steps": 3},
+        **SMALL,
+    )
+    assert run.task.schema.inputs == ("review.body",)
+    inner = {"review": {"body": "a good film"}}
+    forms = [inner, {"review.body": "a good film"}, json.dumps(inner)]
+    assert len(set(map(str, run.answers(forms)))) == 1

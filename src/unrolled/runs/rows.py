@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from unrolled.core.errors import UsageError, UserError, listed, shown
 from unrolled.core.words import counted, either
 from unrolled.data.archives import too_long
-from unrolled.data.json_values import json_object, json_value
+from unrolled.data.json_values import flattened, json_object, json_value
 from unrolled.data.sources import nfc, parse_row
 from unrolled.fields.frames import Frames
 from unrolled.tasks.base import Task
@@ -57,12 +57,7 @@ def cells_of(row: Any, task: Task, most: int) -> tuple[Any, ...]:
     if _size(row) > most:
         raise UserError(too_long(most))
     if isinstance(row, Mapping):
-        missing = [name for name in names if name not in row]
-        if missing:
-            raise UserError(
-                f"{shown(row)} has no {shown(missing[0])}; expected {listed(names)}"
-            )
-        return tuple(row[name] for name in names)
+        return _cells_by_name(row, row, names)
     if isinstance(row, bytes) or not _is_iterable(row):
         raise UserError(
             f"{shown(row)} is no row: give a text, a list of cells, or a mapping of columns"
@@ -132,25 +127,12 @@ def _parse_cells(row: str, task: Task) -> tuple[Any, ...]:
     names = schema.inputs
     is_object = row.lstrip().startswith("{")
     if is_object and len(names) > 1 and not task.format.objects:
-        values = json_object(nfc(row))
-        missing = [name for name in names if name not in values]
-        if missing:
-            raise UserError(
-                f"{shown(row)} has no {shown(missing[0])}; expected {listed(names)}"
-            )
-        return tuple(values[name] for name in names)
+        return _cells_by_name(row, json_object(nfc(row)), names)
     if len(names) == 1 and schema.text and not (is_object and task.format.objects):
         return (row,)
     cells = parse_row(row, task.format, columns)
     if task.format.objects:
-        known = dict(zip(columns, cells, strict=True))
-        written = json_object(nfc(row))
-        missing = [name for name in names if name not in written]
-        if missing:
-            raise UserError(
-                f"{shown(row)} has no {shown(missing[0])}; expected {listed(names)}"
-            )
-        return tuple(known[name] for name in names)
+        return _cells_by_name(row, json_object(nfc(row)), names)
     given = as_typed(task)
     for known_names in (
         given,
@@ -162,6 +144,24 @@ def _parse_cells(row: str, task: Task) -> tuple[Any, ...]:
     raise UserError(
         f"{shown(row)} has {counted(len(cells), 'cell')}; expected {len(given)}: {listed(given)}"
     )
+
+
+def _cells_by_name(
+    row: Any, values: Mapping[str, Any], names: Sequence[str]
+) -> tuple[Any, ...]:
+    """Return the cells of a row that names them; those of an object in it behind a dot.
+
+    Raises:
+        UserError: one is missing.
+    """
+    if any(name not in values for name in names):
+        values = flattened(values)
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise UserError(
+            f"{shown(row)} has no {shown(missing[0])}; expected {listed(names)}"
+        )
+    return tuple(values[name] for name in names)
 
 
 def _parse_frames(row: str, inputs: Frames) -> tuple[Any, ...]:
