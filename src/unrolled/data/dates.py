@@ -43,6 +43,11 @@ _NAMED = re.compile(
     r"(?:(?P<late_day>[0-9]{1,2})(?:st|nd|rd|th)?,? )?(?P<year>[0-9]{4})" + _TIME,
     re.IGNORECASE,
 )
+# 2021Q3 and Q3 2021, in the first month of the quarter
+_QUARTER = re.compile(
+    r"(?:(?P<year>[0-9]{4})[ -]?Q(?P<quarter>[1-4])"
+    r"|Q(?P<early_quarter>[1-4])[ -/]?(?P<late_year>[0-9]{4}))"
+)
 _YEAR_AND_MONTH = re.compile(r"(?P<year>[0-9]{4})[-/](?P<month>[0-9]{1,2})")
 
 
@@ -64,7 +69,7 @@ def _read(cell: str, day_first: bool) -> float | None:
     text = cell.strip()
     if not text[:1].isalnum() or len(text) > 40:
         return None
-    for pattern in (_YEAR_FIRST, _YEAR_LAST, _NAMED, _YEAR_AND_MONTH):
+    for pattern in (_YEAR_FIRST, _YEAR_LAST, _NAMED, _YEAR_AND_MONTH, _QUARTER):
         match = pattern.fullmatch(text)
         if match is not None:
             return _of(match.groupdict(), day_first)
@@ -127,7 +132,7 @@ def _of(parts: dict[str, str | None], day_first: bool) -> float | None:
 
 
 def _calendar(parts: dict[str, str | None], day_first: bool) -> tuple[int, int, int]:
-    year = int(parts["year"] or 0)
+    year = int(parts["year"] or parts.get("late_year") or 0)
     if len(parts["year"] or "") == 2:
         year += 1900 if year >= SHORT_YEAR else 2000
     parts.setdefault("minute", None)
@@ -140,6 +145,9 @@ def _calendar(parts: dict[str, str | None], day_first: bool) -> tuple[int, int, 
         first = int(parts["first"] or 0)
         second = int(parts["second_part"] or 0)
         return (year, second, first) if day_first else (year, first, second)
+    quarter = parts.get("quarter") or parts.get("early_quarter")
+    if quarter:
+        return year, 3 * int(quarter) - 2, 1
     return year, int(parts["month"] or 0), int(parts.get("day") or 1)
 
 
