@@ -260,3 +260,9 @@ def test_steps_without_a_label_end_their_sequence(tmp_path: Path) -> None:
     assert "left out 1 row (line 35)" in "\n".join(made.lines)
     with pytest.raises(DataError, match=r"t\.csv:35: "):
         prepared(path, **keys, **{"data.missing": "error"})
+
+
+def test_steps_are_not_grouped_by_rows(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "s.csv", rows_of(), HEAD)
+    with pytest.raises(UsageError, match=r"data\.group=day is for rows by themselves"):
+        prepared(path, **{"data.group": "day"})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from unrolled.core.errors import DataError, UserError
+from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
 from unrolled.data.split import hold_out, hold_out_some, split_text
@@ -31,6 +31,11 @@ def divide(data: Data, schema: Schema, recipe: Recipe) -> tuple[Data, Data, str]
         )
         return replace(data, text=first), replace(data, text=last), how
     if isinstance(data, Series):
+        if recipe.data.group is not None:
+            raise UsageError(
+                f"data.group={recipe.data.group} is for rows by themselves; steps stand in one "
+                "part by their sequence: say data.sequence=COLUMN"
+            )
         return divide_series(data, series.reading(recipe, schema), recipe)
     indices = locate(data, schema.inputs, data.columns)
     by = "the hash of their inputs"
