@@ -10,7 +10,8 @@ import pytest
 from conftest import table
 from unrolled.core.errors import DataWarning
 from unrolled.data.schema import ColumnHints, infer
-from unrolled.data.warnings import lines_of, warnings_of
+from unrolled.data.sources import read
+from unrolled.data.warnings import lines_of, warnings_of, warnings_of_text
 
 WORDS = ["film", "story", "music", "actors", "scene", "plot", "voice"]
 ROWS = 80
@@ -212,3 +213,11 @@ def test_a_warning_as_text_and_as_json(write: Any) -> None:
         "key": "rename one",
         "line": 1,
     }
+
+
+def test_a_text_of_numbers_may_be_a_table(write: Any) -> None:
+    numbers = "".join(f"{row} {row / 7:.3f} 12\n" for row in range(40))
+    (warning,) = warnings_of_text(read(write(numbers, "housing.data")))
+    assert "read as running text" in warning.message
+    prose = "".join(f"in {1900 + row} the film was shown\n" for row in range(40))
+    assert warnings_of_text(read(write(prose, "film.txt"))) == []

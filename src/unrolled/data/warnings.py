@@ -13,12 +13,14 @@ from unrolled.data.columns import REPEATS, Column, label, look, spelling
 from unrolled.data.dates import is_day_first, is_order_doubtful, read_date
 from unrolled.data.numbers import decimal_mark, evenly, is_doubtful, is_missing, number
 from unrolled.data.schema import ColumnHints, Schema
-from unrolled.data.sources import Table
+from unrolled.data.sources import Document, Table
 
 NAMED = 3  # lines, or labels, that a warning names
 SURE = 0.97  # of the rows whose answer another column gives away
 TELLING = 0.3  # ... or this much more of them than the commonest answer
 ENOUGH = 20  # rows from which that is told
+BEGINNING = 100_000  # characters that tell what a text is
+MOSTLY = 0.9  # of its words that are numbers
 WINDOW = 24  # steps that are proposed to forecast from
 GAP = 1.5  # usual steps of time from which some are missing: of years some are a day longer
 
@@ -56,6 +58,19 @@ def warnings_of(
         warnings += _order(table, schema, hints.sequence)
     warnings += _left_out(table, schema, hints)
     return warnings
+
+
+def warnings_of_text(document: Document) -> list[DataWarning]:
+    """Return a warning where running text is hardly anything but numbers."""
+    words = document.text[:BEGINNING].split()
+    numbers = sum(number(word) is not None for word in words)
+    if len(words) < ENOUGH or numbers < MOSTLY * len(words):
+        return []
+    message = (
+        "this is read as running text, and nearly all of it are numbers: of a table the columns "
+        "stand between commas, tabs, semicolons or bars"
+    )
+    return [DataWarning(message, "write it as .csv", 1)]
 
 
 def lines_of(lines: Sequence[int]) -> str:

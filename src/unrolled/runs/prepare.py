@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from unrolled.core.errors import DataError, DataWarning
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
-from unrolled.data.warnings import warnings_of
+from unrolled.data.warnings import warnings_of, warnings_of_text
 from unrolled.fields.series import WindowSpec
 from unrolled.runs import large
 from unrolled.runs.describe import (
@@ -123,8 +123,10 @@ def _read_parts(recipe: Recipe, task: Task | None) -> _Parts:
     # what is resumed goes on with the columns that it was begun with
     begun = task is not None and isinstance(whole, Table)
     schema = task.schema if task is not None and begun else schema_of(whole, recipe)
-    warnings = []
-    if isinstance(whole, Table):
+    warnings: list[DataWarning] = []
+    if isinstance(whole, Document):
+        warnings = warnings_of_text(whole)
+    else:
         hints = column_hints(recipe)
         warnings = warnings_of(
             whole, schema, hints, data.missing, recipe.report.samples
