@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from unrolled.data.numbers import number
+
 EPOCH = datetime(1970, 1, 1)
 NEARLY_ALL = 0.9  # of the cells of a column of dates that are dates, or empty
 SHORT_YEAR = 70  # 69 is 2069 and 70 is 1970, as POSIX reads them
@@ -74,6 +76,12 @@ def _read(cell: str, day_first: bool) -> float | None:
         if match is not None:
             return _of(match.groupdict(), day_first)
     return None
+
+
+def read_moment(cell: Any, day_first: bool = True) -> float | None:
+    """Return where a step stands in time: the seconds of a date, or a number as it is."""
+    date = read_date(cell, day_first)
+    return number(cell) if date is None else date
 
 
 def are_dates(cells: Iterable[Any]) -> bool:

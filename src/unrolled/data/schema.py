@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from unrolled.core.errors import DataError, UsageError, unknown
 from unrolled.data.columns import SHORT, Column, label, look
@@ -440,13 +439,8 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
         frames=True,
         steps=True,
         time=time,
-        day_first=time is None or is_day_first(_cells_of(table, time)),
+        day_first=time is None or is_day_first(table.cells(time)),
     )
-
-
-def _cells_of(table: Table, name: str) -> list[Any]:
-    index = table.columns.index(name)
-    return [row[index] for row in table.rows]
 
 
 def _constant(table: Table, hints: ColumnHints, answer: str) -> bool:

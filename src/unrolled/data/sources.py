@@ -60,6 +60,11 @@ class Table:
     parts: Parts = field(default_factory=list, kw_only=True)
     warnings: tuple[DataWarning, ...] = field(default=(), kw_only=True)
 
+    def cells(self, name: str) -> list[Any]:
+        """Return the cells of a column."""
+        index = self.columns.index(name)
+        return [row[index] for row in self.rows]
+
     def position(self, line: int) -> tuple[str, int]:
         """Return the file that a line of ``lines`` is in, and the line there."""
         return _position(self.path, self.parts, line)

@@ -10,7 +10,12 @@ from typing import Any
 from unrolled.core.errors import DataWarning, listed, shown
 from unrolled.core.words import counted
 from unrolled.data.columns import REPEATS, Column, label, look, spelling
-from unrolled.data.dates import is_day_first, is_order_doubtful, read_date
+from unrolled.data.dates import (
+    is_day_first,
+    is_order_doubtful,
+    read_date,
+    read_moment,
+)
 from unrolled.data.numbers import decimal_mark, evenly, is_doubtful, is_missing, number
 from unrolled.data.schema import ColumnHints, Schema
 from unrolled.data.sources import Document, Table
@@ -39,7 +44,7 @@ def warnings_of(
     """
     warnings = list(table.warnings)
     if schema.answer is not None:
-        answers = look(schema.answer, cells_of(table, schema.answer))
+        answers = look(schema.answer, table.cells(schema.answer))
         if answers.are_kinds:
             warnings += _given_away(table, schema)
             warnings += _labels(table, schema.answer)
@@ -80,17 +85,11 @@ def lines_of(lines: Sequence[int]) -> str:
     return f"line {named}" if len(lines) == 1 else f"lines {named}{more}"
 
 
-def cells_of(table: Table, name: str) -> list[Any]:
-    """Return the cells of a column."""
-    index = table.columns.index(name)
-    return [row[index] for row in table.rows]
-
-
 def _exceptions(
     table: Table, name: str, is_good: Callable[[Any], bool]
 ) -> Iterator[tuple[int, Any]]:
     """Yield line and content of each cell of a column that is not what the others are."""
-    for line, cell in zip(table.lines, cells_of(table, name), strict=True):
+    for line, cell in zip(table.lines, table.cells(name), strict=True):
         if not is_good(cell):
             yield table.position(line)[1], cell
 
@@ -98,7 +97,7 @@ def _exceptions(
 def _no_numbers(
     table: Table, name: str, decimal: str, missing: str, samples: bool
 ) -> Iterator[DataWarning]:
-    mark = decimal_mark(cells_of(table, name), decimal)
+    mark = decimal_mark(table.cells(name), decimal)
     odd = list(_exceptions(table, name, lambda cell: number(cell, mark) is not None))
     if not odd or missing == "error":
         return
@@ -117,7 +116,7 @@ def _no_numbers(
 
 
 def _no_dates(table: Table, name: str) -> Iterator[DataWarning]:
-    cells = cells_of(table, name)
+    cells = table.cells(name)
     if is_order_doubtful(cells):
         yield DataWarning(
             f"no date of {name} tells whether the day or the month stands first; read as "
@@ -141,7 +140,7 @@ def _decimals(
 ) -> Iterator[DataWarning]:
     """Warn of columns in which 1,234 may be a thousand or a bit more than one."""
     for name in names:
-        cells = evenly(cells_of(table, name))
+        cells = evenly(table.cells(name))
         doubtful = [cell for cell in cells if is_doubtful(cell)]
         # with a point before decimals those with a point are as usual
         strange = [cell for cell in doubtful if decimal == "," or "," in cell]
@@ -158,7 +157,7 @@ def _decimals(
 
 def _labels(table: Table, answer: str) -> Iterator[DataWarning]:
     """Warn of labels that differ by hardly anything, and say which were taken as one."""
-    cells = cells_of(table, answer)
+    cells = table.cells(answer)
     counts = Counter(label(cell) for cell in cells)
     padded = [cell for cell in cells if isinstance(cell, str) and cell != label(cell)]
     same = _groups(counts, spelling)
@@ -201,14 +200,14 @@ def _groups(counts: Counter[str], same: Callable[[str], str]) -> list[list[str]]
 def _given_away(table: Table, schema: Schema) -> Iterator[DataWarning]:
     """Warn of a column that alone tells the answer far better than the commonest answer does."""
     assert schema.answer is not None
-    answers = [label(cell) for cell in cells_of(table, schema.answer)]
+    answers = [label(cell) for cell in table.cells(schema.answer)]
     counts = Counter(answers)
     total = len(answers)
     if total < ENOUGH or schema.frames or not 2 <= len(counts) <= total // 4:
         return
     commonest = max(counts.values()) / total
     for name in table.columns:
-        cells = cells_of(table, name)
+        cells = table.cells(name)
         lists = any(isinstance(cell, list | dict) for cell in cells)
         if lists or name in (schema.answer, *schema.text, *schema.numbers):
             continue
@@ -247,7 +246,7 @@ def _left_out(
     for name in table.columns:
         if name in read:
             continue
-        column = look(name, cells_of(table, name))
+        column = look(name, table.cells(name))
         if schema.steps and column.text and column.words >= 2:
             yield DataWarning(
                 f"{name} holds texts, and the steps of a sequence are numbers: it is left out",
@@ -276,7 +275,7 @@ def _order(table: Table, schema: Schema, sequence: str | None) -> Iterator[DataW
     # without a column that tells them apart each file is a sequence
     names = [table.position(line)[0] for line in table.lines]
     if sequence is not None:
-        names = [label(cell) for cell in cells_of(table, sequence)]
+        names = [label(cell) for cell in table.cells(sequence)]
     rows = [row for row, moment in enumerate(times) if moment is not None]
     backwards = _backwards(times, names, rows)
     if backwards:
@@ -313,13 +312,9 @@ def _order(table: Table, schema: Schema, sequence: str | None) -> Iterator[DataW
 
 
 def _times(table: Table, name: str) -> list[Any]:
-    cells = cells_of(table, name)
+    cells = table.cells(name)
     day_first = is_day_first(cells)
-    dates = [read_date(cell, day_first) for cell in cells]
-    return [
-        number(cell) if date is None else date
-        for cell, date in zip(cells, dates, strict=True)
-    ]
+    return [read_moment(cell, day_first) for cell in cells]
 
 
 def _backwards(
@@ -341,7 +336,7 @@ def _repeated(
     line = table.position(table.lines[repeated[0]])[1]
     proposed: list[tuple[int, str]] = []
     for name in table.columns:
-        values = cells_of(table, name)
+        values = table.cells(name)
         plain = not any(isinstance(value, list | dict) for value in values)
         if name == time or not plain:
             continue

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from unrolled.core.errors import DataError, shown
 from unrolled.core.saving import LATER
 from unrolled.data.columns import label
-from unrolled.data.dates import read_date
+from unrolled.data.dates import read_moment
 from unrolled.data.examples import Ints, Spans
 from unrolled.data.numbers import is_missing, number
 from unrolled.data.sources import Table
@@ -218,15 +218,10 @@ def times_of(table: Table, column: int, day_first: bool) -> list[float]:
     times: list[float] = []
     last = -math.inf
     for row in table.rows:
-        moment = _moment(row[column], day_first)
+        moment = read_moment(row[column], day_first)
         last = last if moment is None else moment
         times.append(last)
     return times
-
-
-def _moment(cell: Any, day_first: bool) -> float | None:
-    date = read_date(cell, day_first)
-    return number(cell) if date is None else date
 
 
 def _breaks(table: Table) -> list[int]:
@@ -281,7 +276,10 @@ def _check(
     strict: bool,
 ) -> None:
     """Raise InvalidCell where a step does not hold what is needed of it."""
-    if indices.time is not None and _moment(row[indices.time], spec.day_first) is None:
+    if (
+        indices.time is not None
+        and read_moment(row[indices.time], spec.day_first) is None
+    ):
         raise InvalidCell(
             f"column {table.columns[indices.time]!r} holds {shown(row[indices.time])} where a date "
             "is expected that puts the steps in order"

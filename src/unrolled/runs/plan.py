@@ -27,7 +27,7 @@ from unrolled.runs.begun import (
 from unrolled.runs.keys import flat
 from unrolled.runs.prepare import prepare
 from unrolled.runs.prepared import Prepared
-from unrolled.runs.recipes import FILES, is_found, left_out_lines, requested
+from unrolled.runs.recipes import FILES, is_available, left_out_lines, requested
 from unrolled.runs.resolve import Machine, as_begun
 from unrolled.tasks.base import Scores, Task
 from unrolled.tasks.recipe import Recipe
@@ -254,7 +254,7 @@ def with_files_of(folder: Path, recipe: Recipe) -> Recipe:
     moved = {}
     for role in FILES:
         name = getattr(recipe.data, role)
-        if name is None or is_found(recipe, name):
+        if name is None or is_available(recipe, name):
             continue
         bare = Path(name).name
         near = [folder.parent.parent / name, folder.parent / name]

@@ -188,7 +188,7 @@ def _no_such(target: str) -> str:
     return f"there is no recipe and no file {shown(target, 200)}{hint}"
 
 
-def is_found(recipe: Recipe, name: str) -> bool:
+def is_available(recipe: Recipe, name: str) -> bool:
     """Whether a data file is where ``find_data`` looks for it."""
     try:
         find_data(recipe, name)
