@@ -1,132 +1,180 @@
-"""Charts as inline SVG: they need no library, no network, and print sharp at any size."""
+"""Charts as inline SVG with real text, each with the table of what it draws.
+
+They need no library and no network, and print sharp at any size.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 from markupsafe import Markup
 
-from unrolled.core.errors import UserError
-from unrolled.insight import pages
-from unrolled.insight.pages import escaped
+from unrolled.insight import pages, plot
+from unrolled.insight.plot import Points
+from unrolled.insight.tables import TextTable
+from unrolled.insight.words import Phrase, both, t
 from unrolled.scores.classes import Calibration
 
-WIDTH = 460
-HEIGHT = 250
-LEFT = 74
-RIGHT = 16
-TOP = 26
-BOTTOM = 44
-MARKED = 40  # points of the longest curve that shows every one of them
 DOTS = 2000  # of a scatter chart, at most
-COLOURS = ("#2563eb", "#dc2626", "#059669", "#9333ea")
-# the colour of the text around it, so that a chart serves a light page and a dark one
-GRID = 'stroke="currentColor" stroke-opacity="0.14"'
-DIAGONAL = 'stroke="currentColor" stroke-opacity="0.5" stroke-dasharray="4 4"'
-
-Points = Sequence[tuple[float, float]]
+ROWS = 100  # of the table of a chart; of more points, so many evenly spaced
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Return round numbers that cover a range."""
-    if high <= low:
-        return [low]
-    raw = (high - low) / count
-    size = 10.0 ** math.floor(math.log10(raw))
-    step = next(size * f for f in (1, 2, 2.5, 5, 10) if size * f >= raw)
-    first = math.ceil(low / step - 1e-9)
-    return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A drawing and the table that says the same."""
+
+    svg: Markup
+    table: TextTable
 
 
-def label(value: float) -> str:
-    """Return a short name of a number: 20k for 20000."""
-    if abs(value) >= 1e6:
-        return f"{value / 1e6:g}M"
-    if abs(value) >= 1e4:
-        return f"{value / 1e3:g}k"
-    return f"{value:.4g}".replace("e-0", "e-")
+def figure(caption: object, chart: Chart) -> Markup:
+    """Return a chart with its caption, in a box that scrolls where it is narrow, and its table."""
+    return Markup(pages.render("figure.html", caption=both(caption), chart=chart))
 
 
-def lines(series: Mapping[str, Points], across: str, up: str) -> Markup:
+def lines(
+    series: Mapping[Any, Points],
+    across: object,
+    up: object,
+    *,
+    log: bool = False,
+) -> Chart:
     """Return a line chart.
 
     Args:
-        series: points (x, y) by the name in the legend.
+        series: points (x, y) by the name in the legend, text or a phrase.
         across: what x is.
         up: what y is.
+        log: whether x stands on a logarithmic scale.
 
     Raises:
         UserError: there is no point at all.
     """
-    series = {name: points for name, points in series.items() if points}
-    if not series:
-        raise UserError("there is nothing to draw yet")
+    series = plot.not_empty(series)
     xs, ys = zip(*chain.from_iterable(series.values()), strict=True)
     low = min(ys)
     high = max(ys)
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    frame = _Frame(min(xs), max(xs), low - margin, high + margin)
-    parts = frame.axes(across, up)
-    for number, (name, points) in enumerate(series.items()):
-        colour = COLOURS[number % len(COLOURS)]
-        parts += frame.curve(points, colour)
-        if len(series) > 1:
-            # the legend stands above the plot, where no curve is
-            left = LEFT + 110 * number
-            parts.append(
-                f'<rect x="{left}" y="8" width="14" height="4" fill="{colour}"/>'
-            )
-            parts.append(f'<text x="{left + 20}" y="14">{escaped(name)}</text>')
-    return _svg(parts, f"{up} by {across}")
+    legend = plot.legend(list(series))
+    frame = plot.Frame(
+        min(xs),
+        max(xs),
+        low - margin,
+        high + margin,
+        legend.height,
+        log,
+    )
+    parts = frame.axes(across, up) + legend.parts
+    parts += [
+        frame.curve(points, number, len(series))
+        for number, points in enumerate(series.values())
+    ]
+    name = t("chart.by", up=up, across=across)
+    svg = Markup(plot.drawing(parts, name, frame.height))
+    return Chart(svg, _table_of_lines(series, across, up))
 
 
-def scatter(points: Points, across: str, up: str) -> Markup:
+def _table_of_lines(
+    series: Mapping[Any, Points],
+    across: object,
+    up: object,
+) -> TextTable:
+    """Return the values by x, a column a series."""
+    columns = [dict(points) for points in series.values()]
+    xs = sorted(set(chain.from_iterable(columns)))
+    rows = []
+    for x in _thinned(xs):
+        cells = [f"{column[x]:.4g}" if x in column else "" for column in columns]
+        rows.append([plot.label(x), *cells])
+    names = list(series) if len(series) > 1 else [up]
+    head = [both(name) for name in (across, *names)]
+    return TextTable(head, rows, caption=_shown(len(rows), len(xs)))
+
+
+def _thinned(values: Sequence[Any]) -> list[Any]:
+    """Return at most ``ROWS`` of the values, evenly spaced, the first and the last among them."""
+    if len(values) <= ROWS:
+        return list(values)
+    last = len(values) - 1
+    return [values[n * last // (ROWS - 1)] for n in range(ROWS)]
+
+
+def _shown(rows: int, total: int) -> Phrase | str:
+    if rows == total:
+        return ""
+    return t("chart.some", rows=f"{rows:,}", total=f"{total:,}")
+
+
+def scatter(points: Points, across: object, up: object) -> Chart:
     """Return a scatter chart with the diagonal on which prediction equals truth."""
     coordinates = list(chain.from_iterable(points))
     low = min(coordinates)
     high = max(coordinates)
     margin = 0.03 * (high - low) or 1.0
-    frame = _Frame(low - margin, high + margin, low - margin, high + margin)
+    low -= margin
+    high += margin
+    frame = plot.Frame(low, high, low, high)
     parts = frame.axes(across, up)
-    parts.append(frame.diagonal(low, high))
-    parts += [
-        f'<circle cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="2.5" fill="{COLOURS[0]}" '
-        'fill-opacity="0.5"/>'
+    parts.append(frame.diagonal(low + margin, high - margin))
+    dots = "".join(
+        f'<circle cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="2.6" '
+        'fill="currentColor" fill-opacity="0.5"/>'
         for x, y in points[:DOTS]
-    ]
-    return _svg(parts, f"{up} by {across}")
+    )
+    parts.append(f'<g class="s1">{dots}</g>')
+    shown = _thinned(sorted(points))
+    rows = [[f"{x:.6g}", f"{y:.6g}"] for x, y in shown]
+    head = [both(across), both(up)]
+    table = TextTable(head, rows, caption=_shown(len(rows), len(points)))
+    name = t("chart.by", up=up, across=across)
+    return Chart(Markup(plot.drawing(parts, name)), table)
 
 
-def reliability(bins: Calibration) -> Markup:
+def reliability(bins: Calibration) -> Chart:
     """Return a reliability diagram: accuracy by confidence, beside the diagonal of no error."""
-    frame = _Frame(0, 1, 0, 1)
+    frame = plot.Frame(0, 1, 0, 1)
     total = len(bins.counts)
-    parts = frame.axes("confidence", "accuracy")
-    for number, (count, confidence, accuracy) in enumerate(
-        zip(bins.counts.tolist(), bins.confidence, bins.accuracy, strict=True)
-    ):
+    across = t("chart.confidence")
+    up = t("chart.accuracy")
+    parts = frame.axes(across, up)
+    rows = []
+    columns = (bins.counts.tolist(), bins.confidence, bins.accuracy)
+    for number, values in enumerate(zip(*columns, strict=True)):
+        count, confidence, accuracy = values
         if not count:
             continue
+        limits = f"{number / total:g}–{(number + 1) / total:g}"
+        rows.append(
+            [
+                limits,
+                f"{count:,}",
+                f"{confidence:.3f}",
+                f"{accuracy:.3f}",
+            ]
+        )
         left = frame.x(number / total)
         right = frame.x((number + 1) / total)
         top = frame.y(accuracy)
-        title = (
-            f"{count:,} answers: confidence {confidence:.3f}, accuracy {accuracy:.3f}"
-        )
-        parts.append(
+        title = f"{limits}: {confidence:.3f}, {accuracy:.3f} (n = {count:,})"
+        bar = (
             f'<rect x="{left + 1:.1f}" y="{top:.1f}" width="{right - left - 2:.1f}" '
-            f'height="{frame.y(0) - top:.1f}" fill="{COLOURS[0]}" fill-opacity="0.35">'
+            f'height="{frame.y(0) - top:.1f}" fill="currentColor" fill-opacity="0.28">'
             f"<title>{title}</title></rect>"
         )
-        parts.append(
-            f'<circle cx="{frame.x(confidence):.1f}" cy="{top:.1f}" r="4" '
-            f'fill="{COLOURS[0]}"><title>{title}</title></circle>'
-        )
+        dot = plot.mark(0, frame.x(confidence), top, title, size=4)
+        parts.append(f'<g class="s1">{bar}{dot}</g>')
     parts.append(frame.diagonal(0, 1))
-    return _svg(parts, "accuracy by confidence")
+    head = [
+        across,
+        t("chart.answers"),
+        t("chart.mean_confidence"),
+        up,
+    ]
+    svg = Markup(plot.drawing(parts, t("chart.by", up=up, across=across)))
+    return Chart(svg, TextTable(head, rows))
 
 
 def matrix(counts: Any, names: Sequence[str]) -> Markup:
@@ -134,79 +182,6 @@ def matrix(counts: Any, names: Sequence[str]) -> Markup:
     rows = []
     for name, row in zip(names, counts.tolist(), strict=True):
         total = max(1, sum(row))
-        rows.append((name, [(count, count / total) for count in row]))
+        shares = [(count, count / total) for count in row]
+        rows.append((name, shares))
     return Markup(pages.render("matrix.html", names=names, rows=rows))
-
-
-class _Frame:
-    """The plot area: data coordinates to pixels."""
-
-    def __init__(self, left: float, right: float, low: float, high: float) -> None:
-        self.left = left
-        self.right = right
-        self.low = low
-        self.high = high
-
-    def x(self, value: float) -> float:
-        # a single point stands in the middle
-        width = self.right - self.left
-        fraction = (value - self.left) / width if width else 0.5
-        return LEFT + fraction * (WIDTH - LEFT - RIGHT)
-
-    def y(self, value: float) -> float:
-        fraction = (value - self.low) / (self.high - self.low)
-        return HEIGHT - BOTTOM - fraction * (HEIGHT - TOP - BOTTOM)
-
-    def curve(self, points: Points, colour: str) -> list[str]:
-        path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
-        parts = [
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" '
-            'stroke-linejoin="round"/>'
-        ]
-        if len(points) <= MARKED:
-            parts += [
-                f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="3" fill="{colour}">'
-                f"<title>{label(x)}: {y:.4g}</title></circle>"
-                for x, y in points
-            ]
-        return parts
-
-    def diagonal(self, low: float, high: float) -> str:
-        return (
-            f'<line x1="{self.x(low):.1f}" y1="{self.y(low):.1f}" x2="{self.x(high):.1f}" '
-            f'y2="{self.y(high):.1f}" {DIAGONAL}/>'
-        )
-
-    def axes(self, across: str, up: str) -> list[str]:
-        parts = []
-        for value in ticks(self.low, self.high):
-            y = self.y(value)
-            parts.append(
-                f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" {GRID}/>'
-            )
-            parts.append(
-                f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label(value)}</text>'
-            )
-        for value in ticks(self.left, self.right, 6):
-            x = self.x(value)
-            parts.append(
-                f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">'
-                f"{label(value)}</text>"
-            )
-        parts.append(
-            f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle" '
-            f'class="axis">{escaped(across)}</text>'
-        )
-        middle = (TOP + HEIGHT - BOTTOM) / 2
-        parts.append(
-            f'<text x="14" y="{middle}" text-anchor="middle" class="axis" '
-            f'transform="rotate(-90 14 {middle})">{escaped(up)}</text>'
-        )
-        return parts
-
-
-def _svg(parts: list[str], name: str) -> Markup:
-    return Markup(
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escaped(name)}">'
-        f"{''.join(parts)}</svg>"
-    )

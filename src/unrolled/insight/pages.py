@@ -1,31 +1,31 @@
-"""Renders the templates beside this file: what a person reads of a run."""
+"""Renders the templates beside this file: what a person reads of a run.
+
+Pages of HTML extend ``templates/page.html``: one style, one bar of switches, two languages, and a
+policy by which a browser loads nothing and runs no script but ours.
+"""
 
 from __future__ import annotations
 
-import html
+import base64
+import hashlib
+import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from unrolled.core.terminal import clean, clean_text
+from unrolled.core.terminal import clean
+from unrolled.insight.words import escaped, t
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "templates"
-
-
-def escaped(text: object) -> Markup:
-    """Return text for HTML; what would ring, hide or turn the direction of writing is spelt out.
-
-    Markup stays as it is.
-    """
-    if isinstance(text, Markup):
-        return text
-    return Markup(html.escape(clean_text(str(text))))
+SCRIPT = "page.js"  # of every page
+LANGUAGE_CHOICES = ("auto", "en", "ko")
 
 
 def plain(text: str) -> str:
@@ -39,6 +39,41 @@ def thousands(count: int) -> str:
     return f"{count:,}"
 
 
+def page(
+    template: str,
+    *,
+    lang: str = "auto",
+    scripts: Sequence[str] = (),
+    styles: Sequence[str] = (),
+    **context: Any,
+) -> str:
+    """Return a page that extends ``page.html``: one file, which loads nothing.
+
+    Args:
+        template: its name among the templates.
+        lang: the language that is seen first, ``en`` or ``ko``; ``auto`` follows the browser.
+        scripts, styles: names of templates that only this page needs; scripts run at its end.
+        context: what the template names.
+    """
+    texts = [_source(name) for name in (SCRIPT, *scripts)]
+    return render(
+        template,
+        lang=lang,
+        policy=_policy(texts),
+        head_script=Markup(texts[0]),
+        scripts=[Markup(text) for text in texts[1:]],
+        styles=[Markup(_source(name)) for name in styles],
+        **context,
+    )
+
+
+def data_block(name: str, data: Any) -> Markup:
+    """Return JSON that a page's script reads by its id; nothing in it can end the block or run."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    inert = text.replace("<", "\\u003c").replace("\u2028", "\\u2028")
+    return Markup(f'<script type="application/json" id="{name}">{inert}</script>')
+
+
 def render(template: str, **context: Any) -> str:
     """Return a template of that name, filled in; in one of HTML every expression is ``escaped``.
 
@@ -47,6 +82,23 @@ def render(template: str, **context: Any) -> str:
     """
     environment = _environment(is_html=template.endswith(".html"))
     return environment.get_template(template).render(context)
+
+
+def _source(name: str) -> str:
+    return (TEMPLATES / name).read_text("utf-8")
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """Return the Content-Security-Policy of a page that holds these scripts and no other."""
+    hashes = [
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        for text in scripts
+    ]
+    sources = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+        f"style-src 'unsafe-inline'; script-src {sources}"
+    )
 
 
 @cache
@@ -65,4 +117,5 @@ def _environment(is_html: bool) -> Environment:
         trim_blocks=True,
     )
     environment.filters.update(plain=plain, thousands=thousands)
+    environment.globals.update(t=t)
     return environment

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ import numpy as np
 from markupsafe import Markup
 
 from unrolled.insight import charts, pages
-from unrolled.insight.card import score_rows, scored_on, size
+from unrolled.insight.card import score_rows, size
 from unrolled.insight.mistakes import Mistake
+from unrolled.insight.tables import TextTable
+from unrolled.insight.words import Phrase, escaped, t
 from unrolled.runs.keys import flat
 from unrolled.scores import ConfusionCounts, by_class, calibration, counted
 from unrolled.tasks.base import ClassPredictions, Evaluation, Task
@@ -25,21 +26,6 @@ from unrolled.training.progress import duration, read_metrics
 
 MATRIX = 40  # labels of the largest confusion matrix that is drawn
 PAIRS = 30  # labels mistaken for another that are named where the matrix is not drawn
-
-
-@dataclass(frozen=True, slots=True)
-class TextTable:
-    """A table of text, for the template's ``table``; the first cell of a row names the row."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    css: str = ""
-    caption: str = ""
-
-    @property
-    def label(self) -> str:
-        """What the table is called where it is not seen."""
-        return (self.caption or " ".join(self.head)).strip()
 
 
 def render(
@@ -52,7 +38,7 @@ def render(
 ) -> str:
     """Return the page: scores, curves, answers, the worst of them, sizes, times, settings."""
     is_written = evaluation.written is not None
-    return pages.render(
+    return pages.page(
         "report.html",
         name=recipe.name,
         task=task.name,
@@ -60,7 +46,8 @@ def render(
         layer=recipe.layer,
         cards=_cards(result, task),
         scored_on=scored_on(result, task),
-        scores=TextTable(["", *result["scores"]], score_rows(result), "scores"),
+        scores=_scores(result),
+        bold=_bold,
         curves=_curves(folder, task),
         texts=worst if is_written else (),
         mistakes=None if is_written else _mistakes(task, result, worst),
@@ -70,32 +57,55 @@ def render(
     )
 
 
-def _cards(result: dict[str, Any], task: Task) -> list[tuple[str, str]]:
+def scored_on(result: dict[str, Any], task: Task) -> Phrase:
+    """Say what the scores are of: ``held out, 300 rows``, or ``held out, 9 rows, 300 labels``."""
+    part = t("report.held_out" if result["held_out"] else "report.training_data")
+    unit = "report.rows" if task.answers_rows else "report.tokens"
+    rows = result["scored_rows"]
+    answers = result["scored_answers"]
+    counted = t(unit, part=part, rows=f"{rows:,}")
+    if answers == rows:
+        return counted
+    return t("report.with_labels", counted=counted, answers=f"{answers:,}")
+
+
+def _scores(result: dict[str, Any]) -> TextTable:
+    ours, *simple = score_rows(result)
+    rows: list[Sequence[object]] = [[t("report.this_model"), *ours[1:]]]
+    rows += simple
+    return TextTable(["", *result["scores"]], rows, "scores")
+
+
+def _bold(text: object) -> Markup:
+    return Markup(f"<b>{escaped(text)}</b>")
+
+
+def _cards(result: dict[str, Any], task: Task) -> list[tuple[str, str | Phrase]]:
     """Return what is read first: numbers, each with its unit."""
-    unit = "rows" if task.answers_rows and not task.schema.text else "tokens"
+    is_in_rows = task.answers_rows and not task.schema.text
+    speed = t("report.rows_a_second" if is_in_rows else "report.tokens_a_second")
     trained = result["tokens"] / max(1e-9, result["seconds"])
-    cards = [
+    steps = t("report.training", steps=f"{result['steps']:,}")
+    cards: list[tuple[str, str | Phrase]] = [
         (f"{result['scores'][task.metric]:.4f}", task.metric),
-        (f"{result['parameters']:,}", "parameters"),
-        (size(result["megabytes"]), "on disk"),
-        (duration(result["seconds"]), f"training, {result['steps']:,} steps"),
-        (f"{trained:,.0f}", f"{unit} a second in training"),
+        (f"{result['parameters']:,}", t("report.parameters")),
+        (size(result["megabytes"]), t("report.on_disk")),
+        (duration(result["seconds"]), steps),
+        (f"{trained:,.0f}", speed),
     ]
     alone = result.get("milliseconds_an_answer")
     if alone:
-        answered = "to answer a row by itself"
-        purpose = answered if task.answers_rows else "to write a token"
+        purpose = t("report.alone" if task.answers_rows else "report.a_token")
         cards.append((f"{alone:.3g} ms", purpose))
     in_batches = result.get("answers_a_second")
     if in_batches:
-        cards.append((f"{in_batches:,.0f}", "rows answered a second, in batches"))
+        cards.append((f"{in_batches:,.0f}", t("report.in_batches")))
     return cards
 
 
-def _curves(folder: Path, task: Task) -> list[tuple[str, Markup]]:
-    """Return captions and charts of what was logged while the model was trained."""
+def _curves(folder: Path, task: Task) -> list[Markup]:
+    """Return a figure of everything that was logged while the model was trained."""
     metric = task.metric
-    unit = task.loss_unit
     logged = read_metrics(folder / "metrics.jsonl")
     train = [line for line in logged if line.get("kind") == "train"]
     dev = [line for line in logged if line.get("kind") == "dev"]
@@ -103,19 +113,21 @@ def _curves(folder: Path, task: Task) -> list[tuple[str, Markup]]:
     def points(lines: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
         return [(line["step"], line[key]) for line in lines if key in line]
 
-    losses = {"training": points(train, "loss"), "scored": points(dev, "loss")}
-    figures = [
-        (f"loss in {unit}: training, and scored at each evaluation", losses, "loss")
+    losses: dict[Any, Any] = {
+        t("report.curve_training"): points(train, "loss"),
+        t("report.curve_scored"): points(dev, "loss"),
+    }
+    figures: list[tuple[Phrase, dict[Any, Any], str | Phrase]] = [
+        (t("report.loss_curve", unit=task.loss_unit), losses, t("report.loss"))
     ]
     if metric != "loss":
-        greedy = ", written without a search" if task.is_generative else ""
-        caption = f"{metric} at each evaluation{greedy}"
+        greedy = "_greedy" if task.is_generative else ""
+        caption = t(f"report.metric_curve{greedy}", metric=metric)
         figures.append((caption, {metric: points(dev, metric)}, metric))
-    figures.append(
-        ("learning rate", {"rate": points(train, "learning_rate")}, "learning rate")
-    )
+    rate = t("report.rate")
+    figures.append((rate, {rate: points(train, "learning_rate")}, rate))
     return [
-        (caption, charts.lines(series, "step", up))
+        charts.figure(caption, charts.lines(series, t("chart.step"), up))
         for caption, series, up in figures
         if any(series.values())
     ]
@@ -132,7 +144,8 @@ def _answers(task: Task, evaluation: Evaluation) -> dict[str, Any]:
             confidence = _confidence(evaluation.judged)
     elif evaluation.pairs is not None:
         points = [(float(truth), float(answer)) for truth, answer in evaluation.pairs]
-        scatter = charts.scatter(points, "true value", "answer")
+        chart = charts.scatter(points, t("report.true_value"), t("report.answer"))
+        scatter = charts.figure(t("report.scatter"), chart)
     return {"labels": labels, "confidence": confidence, "scatter": scatter}
 
 
@@ -140,31 +153,38 @@ def _labels(counts: ConfusionCounts, names: Sequence[str]) -> dict[str, Any]:
     """Return the confusion matrix, or the worst pairs of one too large to read, and all scores."""
     scores = by_class(counts)
     rows = []
-    for name, precision, recall, f1, support in zip(
-        names,
-        scores.precision,
-        scores.recall,
-        scores.f1,
-        scores.support.tolist(),
-        strict=True,
-    ):
-        shares = [_share(score) for score in (precision, recall, f1)]
+    columns = (scores.precision, scores.recall, scores.f1)
+    supports = scores.support.tolist()
+    for name, support, *values in zip(names, supports, *columns, strict=True):
+        shares = [_share(value) for value in values]
         rows.append([name, *shares, f"{support:,}"])
+    head = [
+        t("report.label"),
+        t("report.precision"),
+        t("report.recall"),
+        "F1",
+        t("report.support"),
+    ]
     is_drawn = len(names) <= MATRIX
     return {
         "matrix": charts.matrix(np.asarray(counts), names) if is_drawn else None,
         "mistaken": None if is_drawn else _mistaken(counts, names),
-        "scores": TextTable(["label", "precision", "recall", "F1", "support"], rows),
+        "scores": TextTable(head, rows),
     }
 
 
 def _mistaken(counts: ConfusionCounts, names: Sequence[str]) -> TextTable:
-    rows = [
-        [names[true], names[answered], f"{count:,}"]
-        for true, answered, count in counted(counts).mistaken(PAIRS)
+    rows = []
+    for true, answered, count in counted(counts).mistaken(PAIRS):
+        pair = [names[true], names[answered]]
+        rows.append([*pair, f"{count:,}"])
+    caption = t("report.mistaken", count=len(names))
+    head = [
+        t("report.true"),
+        t("report.answered"),
+        t("report.times"),
     ]
-    caption = f"{len(names)} labels: the pairs that are mistaken most often"
-    return TextTable(["true", "answered", "times"], rows, "words", caption)
+    return TextTable(head, rows, "words", caption)
 
 
 def _share(score: float) -> str:
@@ -172,22 +192,14 @@ def _share(score: float) -> str:
 
 
 def _confidence(predictions: ClassPredictions) -> dict[str, Any]:
-    """Return how often the model is right when it is so sure, as chart, table and one error."""
+    """Return how often the model is right when it is so sure, as a figure and one error."""
     is_right = predictions.truth == predictions.predicted
     bins = calibration(predictions.confidence, is_right)
-    total = len(bins.counts)
-    rows = []
-    for number, (count, confidence, accuracy) in enumerate(
-        zip(bins.counts.tolist(), bins.confidence, bins.accuracy, strict=True)
-    ):
-        if count:
-            limits = f"{number / total:g} to {(number + 1) / total:g}"
-            rows.append([limits, f"{count:,}", f"{confidence:.3f}", f"{accuracy:.3f}"])
-    head = ["confidence", "answers", "mean confidence", "accuracy"]
     return {
         "error": f"{bins.error:.4f}",
-        "chart": charts.reliability(bins),
-        "bins": TextTable(head, rows),
+        "figure": charts.figure(
+            t("report.confidence_figure"), charts.reliability(bins)
+        ),
     }
 
 
@@ -197,19 +209,19 @@ def _mistakes(
     """Return the title of the worst answers, how they are ordered, and each with its size."""
     if not worst:
         return None
-    rows = "held-out rows" if result["held_out"] else "rows"
+    rows = "held_out" if result["held_out"] else "rows"
+    kind = "surest"
+    key = "report.sure"
+    number_format = "{:.4f}"
     if task.answers_values:
-        title = "Largest errors"
-        order = f"The {rows} whose answers are furthest off."
-        size_format = "off by {:.4g}"
-    else:
-        title = "Surest mistakes"
-        order = f"Of the {rows}, what the model gets most confidently wrong."
-        size_format = "confidence {:.4f}"
+        kind = "largest"
+        key = "report.off"
+        number_format = "{:.4g}"
+    sizes = [t(key, size=number_format.format(mistake.size)) for mistake in worst]
     return {
-        "title": f"{title}: {len(worst)} {task.scored_unit}",
-        "order": order,
-        "rows": [(mistake, size_format.format(mistake.size)) for mistake in worst],
+        "title": t(f"report.{kind}", count=len(worst), unit=task.scored_unit),
+        "order": t(f"report.{kind}_{rows}"),
+        "rows": list(zip(worst, sizes, strict=True)),
     }
 
 
@@ -219,4 +231,5 @@ def _settings(recipe: Recipe) -> TextTable:
         for key, value in flat(recipe.model_dump(mode="json")).items()
         if value is not None
     ]
-    return TextTable(["key", "value"], rows, "settings")
+    head = [t("report.key"), t("report.value")]
+    return TextTable(head, rows, "settings")
