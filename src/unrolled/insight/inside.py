@@ -138,16 +138,19 @@ def _look(
     trace = look(predictor.model, reader, cells, text, options)
     if not reader.are_values:
         return trace
-    return replace(trace, forecast=_forecast(trace, result))
-
-
-def _forecast(trace: Trace, result: dict[str, Any]) -> Forecast | None:
-    """Return the value with its interval, where the error on held-out rows is known."""
     error = result.get("scores", {}).get("rmse", math.nan)
     if not math.isfinite(error):
-        return None
+        return trace
     value = trace.explained.probability
-    return Forecast(value, value - NINETY * error, value + NINETY * error)
+    frames = task.frames
+    forecast = Forecast(
+        value,
+        value - NINETY * error,
+        value + NINETY * error,
+        task.schema.answer or "",
+        0 if frames is None else frames.reading.ahead,
+    )
+    return replace(trace, forecast=forecast)
 
 
 def parse_hold(text: str) -> Hold:

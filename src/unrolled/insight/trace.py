@@ -145,6 +145,8 @@ class Forecast:
     value: float
     low: float
     high: float
+    column: str
+    ahead: int
     truth: float | None = None
 
 

@@ -5,7 +5,7 @@ Legend: T steps, H units, O outputs, N rows that are read together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -191,7 +191,6 @@ def look(
         with torch.no_grad():
             read = reader.read_features(model, steps.batch)
         unheld = plain.predictions(steps, read)
-    numbers = steps.numbers()
     return Trace(
         text=text,
         tokens=steps.names,
@@ -204,8 +203,8 @@ def look(
         written=steps.written,
         answer=answer_of(steps, predictions, reader),
         state_gradient_norms=state_norms,
-        numbers=numbers,
-        columns=steps.features if numbers is not None else (),
+        numbers=steps.numbers,
+        columns=steps.columns,
         holds=tuple(map(str, options.holds)),
         unheld=unheld,
         notices=notices(steps, layers, norms is not None),

@@ -124,7 +124,7 @@ def _observe(
     causal: bool,
     observer: recording.Observer,
 ) -> None:
-    """Show the weights to an observer, those of some queries at a time, so that memory is bounded."""
+    """Show the weights to an observer, some queries at a time, so that memory is bounded."""
     allowed = _causal(q, k) if causal else allowed
     size = max(1, RECORDED // (q.shape[0] * q.shape[1] * max(1, k.shape[2])))
     for first in range(0, q.shape[2], size):

@@ -47,7 +47,7 @@ class Layer(Forms, ABC):
         """Return the modules whose steps can be recorded, and what they are called.
 
         Args:
-            name: of the layer; layers in it are numbered (:class:`unrolled.ops.recording.Recorder`).
+            name: of the layer; layers in it are numbered.
         """
         return {self: name}
 

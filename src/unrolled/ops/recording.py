@@ -1,4 +1,4 @@
-"""What layers go through at each step, for whoever asks to see it, and what is held fixed meanwhile.
+"""What layers go through at each step, for whoever asks to see it, and what is held meanwhile.
 
 ``with Recorder(names):`` records the layers that run inside the block, in this thread and task
 alone. Recurrent layers then run on the equations of ``reference``, whose gates they are; attention

@@ -144,9 +144,8 @@ class Regress(Labelled):
 
     def _base_of_cells(self, cells: Sequence[Any]) -> float:
         """Return what is added to what is learnt of a row: the last value, or nothing."""
-        examples = self.inputs.examples(
-            [self.inputs.check_to_predict(cells)], np.array([0])
-        )
+        inputs: Any = [self.inputs.check_to_predict(cells)]
+        examples = self.inputs.examples(inputs, np.array([0]))
         return float(np.sum(self.base(examples)))
 
     @classmethod

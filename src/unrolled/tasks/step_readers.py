@@ -72,7 +72,15 @@ def read_input(field: Any, cells: Sequence[Any]) -> Steps:
         return Steps(("row",), batch, features=field.feature_columns)
     assert isinstance(field, Frames)
     names = tuple(str(step + 1) for step in range(batch.inputs.shape[1]))
-    return Steps(names, batch, features=field.feature_columns)
+    size = len(field.means)
+    scaled = batch.inputs[0, :, :size].numpy()
+    return Steps(
+        names,
+        batch,
+        features=field.feature_columns,
+        numbers=scaled * np.float32(field.deviations) + np.float32(field.means),
+        columns=field.feature_columns[:size],
+    )
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,8 @@ class Steps:
         spans: the characters that each step is made of, (T,); empty where none are read.
         features: names of what stands at each step, or of other columns: (D,) or (F,).
         written: what a model that writes has written, piece by piece.
+        numbers: what is read at each step, in the unit of the file, (T, D'), where that is numbers.
+        columns: of these numbers, (D',).
         base: what is added to a value that is predicted.
         notice: what was left out of the input, if something was.
     """
@@ -59,6 +61,8 @@ class Steps:
     spans: tuple[Span, ...] = ()
     features: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
+    numbers: NDArray[np.float32] | None = None
+    columns: tuple[str, ...] = ()
     base: float = 0.0
     notice: str = ""
 
@@ -75,13 +79,6 @@ class Steps:
         if role not in self.roles:
             return None
         return self.batch.extra[self.roles.index(role)]
-
-    def numbers(self) -> NDArray[np.float32] | None:
-        """Return the numbers that are read (T, D), scaled; None where tokens are."""
-        if self.are_tokens:
-            return None
-        numbers = self.batch.inputs[0].numpy()
-        return numbers if numbers.ndim == 2 else numbers[None]
 
     def kept(self, indices: Sequence[int]) -> Steps:
         """Return the input with these steps of tokens alone, and the characters of these."""
