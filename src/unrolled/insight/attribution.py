@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 POINTS = (16, 64, 256)  # of the quadrature, until the gap is small
 POINTS_LONG = (16, 64)
+NODES = 4  # of Gauss and Legendre's rule in each part of the way
+GRID = 33  # points at which it is seen where the number changes
 GAP = 1e-3
 READ = 1 << 16  # steps that are read together
 SPANS = 64  # that are left out one by one, of a long input
@@ -35,9 +37,8 @@ def attribute(looker: Looker, steps: Steps, explained: Explained) -> Attribution
     """Return how much each step, and each other column, added to the number that is explained."""
     path = _Path(looker, steps, explained)
     points = POINTS if len(steps) <= LONG else POINTS_LONG
-    ends = path.values(torch.tensor([0.0, 1.0]))
-    baseline, number = ends.tolist()
-    difference = number - baseline
+    baseline = float(path.grid_values[0])
+    difference = float(path.grid_values[-1]) - baseline
     bound = GAP * (max(abs(difference), 1e-9) if looker.reader.are_values else 1.0)
     for count in points:
         shares = path.integrate(count)
@@ -97,11 +98,35 @@ class _Path:
         self.vectors = seen[self.embedding].detach()
         self.added = None if self.ngrams is None else seen[self.ngrams].detach()
         self.features = steps.extra(FEATURES)
+        self.grid = np.linspace(0, 1, GRID)
+        self.grid_values = self._values(self.grid)
 
-    def values(self, alphas: Tensor) -> Tensor:
+    def _values(self, alphas: Doubles) -> Doubles:
         """Return the number that is explained at some points of the way, (N,)."""
-        with torch.no_grad():
-            return self._read(alphas, [])
+        values: list[Tensor] = []
+        rows = max(1, READ // len(self.steps))
+        for chunk in torch.tensor(alphas, dtype=torch.float32).split(rows):
+            with torch.no_grad():
+                values.append(self._read(chunk, []))
+        joint: Doubles = torch.cat(values).double().cpu().numpy()
+        return joint
+
+    def _rule(self, count: int) -> tuple[Doubles, Doubles]:
+        """Return ``count`` points of the way and their weights, more where the number changes.
+
+        Each part of the way has ``NODES`` points of Gauss and Legendre's rule; parts are cut so
+        that the number, as seen on the grid, changes alike in each.
+        """
+        changes = np.abs(np.diff(self.grid_values))
+        # where it hardly changes there are points too
+        passed = np.cumsum(changes + changes.sum() / GRID + 1e-12)
+        passed = np.concatenate([[0.0], passed])
+        parts = max(1, count // NODES)
+        cuts = np.interp(np.linspace(0, passed[-1], parts + 1), passed, self.grid)
+        nodes, weights = np.polynomial.legendre.leggauss(NODES)
+        lengths = np.diff(cuts)[:, None]
+        points = cuts[:-1, None] + lengths * (nodes + 1) / 2
+        return points.ravel(), (lengths * weights / 2).ravel()
 
     def _read(self, alphas: Tensor, leaves: list[Tensor]) -> Tensor:
         """Return the numbers at some points (N,), and what was scaled for them in ``leaves``."""
@@ -157,9 +182,9 @@ class _Path:
             return float(self.numbers(self.steps.batch, step)[0])
 
     def integrate(self, count: int) -> _Shares:
-        """Return the integral of gradients by Gauss and Legendre's rule with ``count`` points."""
-        nodes, weights = np.polynomial.legendre.leggauss(count)
-        alphas = torch.tensor((nodes + 1) / 2, dtype=torch.float32)
+        """Return the integral of gradients by a rule of ``count`` points."""
+        points, weights = self._rule(count)
+        alphas = torch.tensor(points, dtype=torch.float32)
         rows = max(1, READ // len(self.steps))
         sums: list[Tensor] = []
         for chunk in torch.arange(count).split(rows):
@@ -167,7 +192,7 @@ class _Path:
             with torch.enable_grad():
                 values = self._read(alphas[chunk], leaves)
                 gradients = torch.autograd.grad(values.sum(), leaves)
-            scale = torch.tensor(weights[chunk.numpy()] / 2, dtype=torch.float64)
+            scale = torch.tensor(weights[chunk.numpy()], dtype=torch.float64)
             parts = [torch.tensordot(scale, g.double(), 1) for g in gradients]
             sums = [a + b for a, b in zip(sums, parts, strict=True)] if sums else parts
         return self._shares(sums)
