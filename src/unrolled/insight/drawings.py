@@ -19,6 +19,12 @@ PAST = 100  # steps before a forecast that are drawn
 PIECES = 200  # of a band, whose table lists them
 
 
+def visible(token: str) -> str:
+    """Return a token as people see it: blanks alone and line ends as signs."""
+    shown = token.replace(" ", "␣") if token and not token.strip(" ") else token
+    return shown.replace("\n", "⏎")
+
+
 def alignment(source: Sequence[str], written: Sequence[str], weights: Floats) -> Markup:
     """Return two rows of tokens, joined by lines as thick as the attention weights (U, T)."""
     top = _row(source)
@@ -54,7 +60,7 @@ def _row(tokens: Sequence[str]) -> list[tuple[float, float]]:
     ends: list[tuple[float, float]] = []
     x = 6.0
     for token in tokens:
-        width = plot.width_of(token.strip() or "·") + 14
+        width = plot.width_of(visible(token.strip(" ")) or "␣") + 14
         ends.append((x, x + width))
         x += width
     return ends
@@ -62,7 +68,7 @@ def _row(tokens: Sequence[str]) -> list[tuple[float, float]]:
 
 def _texts(tokens: Sequence[str], row: Sequence[tuple[float, float]], y: float) -> str:
     return "".join(
-        plot.text(sum(ends) / 2, y, token.strip() or "·", 'text-anchor="middle"')
+        plot.text(sum(ends) / 2, y, visible(token.strip(" ")) or "␣", 'text-anchor="middle"')
         for token, ends in zip(tokens, row, strict=True)
     )
 
@@ -139,7 +145,7 @@ def side_by_side(
     count = len(distances)
     pairs = list(zip(first[:count], second[:count], strict=True))
     widths = [
-        max(plot.width_of(a.strip() or "·"), plot.width_of(b.strip() or "·"), 16) + 12
+        max(plot.width_of(visible(a)), plot.width_of(visible(b)), 16) + 12
         for a, b in pairs
     ]
     parts: list[str] = []
@@ -148,8 +154,8 @@ def side_by_side(
     for step, ((a, b), width) in enumerate(zip(pairs, widths, strict=True)):
         middle = x + width / 2
         centred = 'text-anchor="middle"'
-        parts.append(plot.text(middle, 18, a.strip() or "·", centred))
-        parts.append(plot.text(middle, 42, b.strip() or "·", centred))
+        parts.append(plot.text(middle, 18, visible(a), centred))
+        parts.append(plot.text(middle, 42, visible(b), centred))
         height = 44 * distances[step] / highest
         title = escaped(f"{step + 1}: {distances[step]:.3f}")
         parts.append(

@@ -19,6 +19,7 @@ from unrolled.insight.drawings import (
     band,
     forecast_chart,
     side_by_side,
+    visible,
 )
 from unrolled.insight.inside import MARK, Inside
 from unrolled.insight.packing import Pack
@@ -186,16 +187,17 @@ def _cards(trace: Trace) -> list[tuple[object, object]]:
     """Return what is read first: the answer, and the number that is explained."""
     explained = trace.explained
     answer = trace.answer if len(trace.answer) <= 40 else f"{trace.answer[:39]}…"
-    cards: list[tuple[object, object]] = [(answer or "–", t("inside.answer"))]
+    cards: list[tuple[object, object]] = [(visible(answer) or "–", t("inside.answer"))]
     if trace.forecast is not None:
         low = f"{trace.forecast.low:.4g}"
         cards.append((f"{low} – {trace.forecast.high:.4g}", t("inside.interval")))
     elif explained.outcome != "value":
-        where = t("inside.probability", outcome=explained.outcome)
+        outcome = visible(explained.outcome)
+        where = t("inside.probability", outcome=outcome)
         if explained.step is not None:
             where = t(
                 "inside.probability_at",
-                outcome=explained.outcome,
+                outcome=outcome,
                 step=explained.step + 1,
             )
         cards.append((f"{explained.probability:.4f}", where))
@@ -219,9 +221,11 @@ def _predictions(trace: Trace) -> TextTable:
     for index in chosen:
         prediction = steps[index]
         outcomes = ", ".join(
-            f"{outcome.name} {outcome.probability:.3f}" for outcome in prediction.outcomes
+            f"{visible(outcome.name)} {outcome.probability:.3f}"
+            for outcome in prediction.outcomes
         )
-        rows.append([f"{prediction.step + 1}", names[prediction.step], outcomes])
+        name = visible(names[prediction.step])
+        rows.append([f"{prediction.step + 1}", name, outcomes])
     head = [t("inside.step"), t("inside.token"), t("inside.likeliest")]
     return TextTable(head, rows, "words", t("inside.predictions"))
 
@@ -262,7 +266,7 @@ def _bar(value: float, largest: float) -> dict[str, Any]:
 
 def _span_name(tokens: Sequence[str], first: int, end: int) -> str:
     if end - first == 1:
-        return tokens[first]
+        return visible(tokens[first])
     return f"{first + 1}–{end}: {tokens[first]} …"
 
 
@@ -320,23 +324,26 @@ def _forgetting(trace: Trace) -> list[Markup]:
         if layer.gradient_norms is None or len(layer.gradient_norms) < 2:
             continue
         name = t(f"inside.{layer.direction}", layer=layer.name)
-        if len(over.setdefault(layer.over, {})) < CURVES:
-            over[layer.over][name] = _logarithms(layer.gradient_norms)
+        points = _logarithms(layer.gradient_norms)
+        if len(points) > 1 and len(over.get(layer.over, {})) < CURVES:
+            over.setdefault(layer.over, {})[name] = points
     for steps, series in over.items():
         chart = charts.lines(series, t(f"inside.step_of_{steps}"), t("inside.log_loss"))
         figures.append(charts.figure(t("inside.loss_gradient"), chart))
     norms = trace.state_gradient_norms
-    if norms is not None and len(norms) > 1:
-        series = {t("inside.log_state"): _logarithms(norms)}
+    points = [] if norms is None else _logarithms(norms)
+    if len(points) > 1:
+        series = {t("inside.log_state"): points}
         chart = charts.lines(series, t("inside.step"), t("inside.log_state"))
         figures.append(charts.figure(t("inside.state_gradient"), chart))
     return figures
 
 
 def _logarithms(norms: Floats) -> list[tuple[float, float]]:
-    """Return the logarithm of norms by step; of many, evenly spaced ones."""
+    """Return the logarithm of norms by step; of many, evenly spaced ones; 0 has none."""
     chosen = np.unique(np.linspace(0, len(norms) - 1, min(len(norms), 400)).astype(int))
-    values = np.log10(np.maximum(norms[chosen], SMALLEST))
+    chosen = chosen[norms[chosen] > SMALLEST]
+    values = np.log10(norms[chosen])
     return _points((chosen + 1).tolist(), values)
 
 
@@ -354,10 +361,11 @@ def _attention_table(trace: Trace) -> TextTable | None:
     for query, row in enumerate(weights[:200]):
         best = np.argsort(-row, kind="stable")[:3]
         looks = ", ".join(
-            f"{trace.tokens[index * part.span]} {row[index]:.2f}" for index in best
+            f"{visible(trace.tokens[index * part.span])} {row[index]:.2f}"
+            for index in best
         )
         step = query * part.span
-        rows.append([f"{step + 1}", names[step], looks])
+        rows.append([f"{step + 1}", visible(names[step]), looks])
     head = [t("inside.step"), t("inside.token"), t("inside.looks_at")]
     return TextTable(head, rows, "words", part.name)
 
@@ -384,7 +392,8 @@ def _changes(trace: Trace) -> TextTable | None:
     changed = [(before, after) for before, after in pairs if _differs(before, after)]
     for before, after in changed[:CHANGES]:
         cells = [_best(before), _best(after)]
-        rows.append([f"{before.step + 1}", names[before.step], *cells])
+        name = visible(names[before.step])
+        rows.append([f"{before.step + 1}", name, *cells])
     head = [t("inside.step"), t("inside.token"), t("inside.unheld"), t("inside.held")]
     counted = t("inside.changed", count=len(changed), total=len(trace.predictions))
     return TextTable(head, rows, "words", counted)
@@ -392,7 +401,7 @@ def _changes(trace: Trace) -> TextTable | None:
 
 def _best(prediction: StepPrediction) -> str:
     outcome = prediction.outcomes[0]
-    return f"{outcome.name} {outcome.probability:.3f}"
+    return f"{visible(outcome.name)} {outcome.probability:.3f}"
 
 
 def _differs(before: StepPrediction, after: StepPrediction) -> bool:
@@ -413,9 +422,9 @@ def _series(trace: Trace) -> list[Markup]:
             points = _points((chosen + 1).tolist(), trace.numbers[chosen, index])
             chart = charts.lines({name: points}, t("inside.step"), name)
             figures.append(charts.figure(name, chart))
-        if len(trace.predictions) == len(trace.tokens) and len(trace.tokens) > 1:
-            labels = [step.outcomes[0].name for step in trace.predictions]
-            figures.append(band(labels))
+        is_labelled = len(trace.predictions) == len(trace.tokens) > 1
+        if is_labelled and trace.explained.outcome != "value":
+            figures.append(band([step.outcomes[0].name for step in trace.predictions]))
     if trace.forecast is not None and trace.numbers is not None:
         figures.append(forecast_chart(trace))
     return figures

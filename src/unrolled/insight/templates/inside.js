@@ -12,6 +12,9 @@
     if (parent) parent.append(element);
     return element;
   };
+  // blanks and line ends by themselves, as signs
+  const visible = (text) =>
+    (/^ +$/.test(text) ? text.replace(/ /g, "␣") : text).replace(/\n/g, "⏎");
   const color = (name) => {
     const probe = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
     const context = document.createElement("canvas").getContext("2d");
@@ -210,6 +213,10 @@
       const unit = strip.layer === this.layer ? this.unit : (strip.unit ??= this.busiest(strip.layer));
       const arrays = Object.entries(strip.layer.arrays);
       const middle = strip.top + strip.height / 2;
+      context.save();
+      context.beginPath();
+      context.rect(0, strip.top, context.canvas.width, strip.height);
+      context.clip();
       context.strokeStyle = css(palette.soft, 0.4);
       context.lineWidth = 1;
       context.beginPath();
@@ -218,7 +225,7 @@
       const dashes = { h: [], c: [8, 3], input: [2, 3], forget: [6, 3, 2, 3], output: [1, 4],
         reset: [2, 3], update: [6, 3, 2, 3], candidate: [4, 6] };
       for (const [name, array] of arrays) {
-        const most = Math.max(1, ...(name === "c" ? [Math.abs(array.low)] : []));
+        const most = Math.max(1, Math.abs(array.low));
         context.setLineDash(dashes[name] || []);
         context.lineWidth = name === "h" ? 2.5 : 1.3;
         context.strokeStyle = css(name === "h" ? palette.up : name === "c" ? palette.down : palette.soft);
@@ -231,6 +238,7 @@
         context.stroke();
       }
       context.setLineDash([]);
+      context.restore();
     }
     // the tokens that are seen, as text; elements are used again while one scrolls
     write(view, names, first, end) {
@@ -240,7 +248,7 @@
       let next = 0;
       const put = (step, text, className, top) => {
         const element = view.texts[next++];
-        const seen = text.replace(/\n/g, "⏎");
+        const seen = visible(text);
         if (element.textContent !== seen) element.textContent = seen;
         element.className = className + (step === this.step && view.over === this.over ? " now" : "");
         element.style.cssText = `left:${step * view.cell}px;width:${view.cell}px;top:${top}px`;
@@ -253,7 +261,7 @@
       }
     }
     outcome([name, value]) {
-      return this.trace.values ? String(value) : name;
+      return this.trace.values ? String(value) : visible(name);
     }
     hit(view, event, click) {
       const box = view.canvas.getBoundingClientRect();
@@ -301,7 +309,7 @@
       const values = Object.entries(layer.arrays)
         .filter(([, array]) => step < array.rows)
         .map(([name, array]) => `${say(name)} ${array.get(step, unit).toFixed(2)}`);
-      const name = this.names(layer.over)[step];
+      const name = visible(this.names(layer.over)[step]);
       return `${say("step")} ${step + 1} “${name}” · ${layer.name}, ${say(layer.direction)}, `
         + `${say("unit")} ${layer.units[unit]}: ${values.join(", ")}`;
     }
@@ -310,7 +318,7 @@
       const best = this.predictions.get(this.step);
       if (best && this.over === this.trace.over)
         text += ` · ${say("next")}: ` + best.map(([name, value]) =>
-          this.trace.values ? value : `${name} ${value.toFixed(3)}`).join(", ");
+          this.trace.values ? value : `${visible(name)} ${value.toFixed(3)}`).join(", ");
       this.out.textContent = text;
     }
     // the chosen step, as textbooks draw its cell
@@ -448,25 +456,68 @@
         other.setAttribute("aria-pressed", String(other === button)));
       this.map = map;
       this.large.replaceChildren();
-      const canvas = make("canvas", "", this.large);
-      this.paint(canvas, map);
+      const [, rows, columns] = map.part.weights.shape;
+      const isSmall = Math.max(rows, columns) <= 48 && map.part.span === 1;
+      const drawing = isSmall ? this.grid(map) : make("canvas", "");
+      this.large.append(drawing);
+      if (!isSmall) this.paint(drawing, map);
       this.words = make("p", "", this.large);
-      canvas.addEventListener("mousemove", (event) => {
-        const box = canvas.getBoundingClientRect();
-        this.of(Math.floor((event.clientY - box.top) / box.height * canvas.height) * map.part.span);
+      drawing.addEventListener("mousemove", (event) => {
+        const box = drawing.getBoundingClientRect();
+        const top = isSmall ? 84 : 0, high = isSmall ? 18 : box.height / rows;
+        this.of(Math.floor((event.clientY - box.top - top) / high) * map.part.span);
       });
-      this.of((map.part.weights.shape[1] - 1) * map.part.span);
+      this.of((rows - 1) * map.part.span);
+    }
+    names(part) { return part.kind === "source" ? this.trace.written : this.trace.tokens; }
+    // one head with its tokens, as text
+    grid(map) {
+      const [, rows, columns] = map.part.weights.shape;
+      const size = 18, left = 110, top = 84;
+      const space = "http://www.w3.org/2000/svg";
+      const svg = document.createElementNS(space, "svg");
+      svg.setAttribute("width", left + columns * size + 6);
+      svg.setAttribute("height", top + rows * size + 6);
+      svg.setAttribute("role", "img");
+      svg.setAttribute("aria-label", `${map.part.name}, ${say("head")} ${map.head + 1}`);
+      const add = (tag, attributes, text) => {
+        const element = document.createElementNS(space, tag);
+        for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+        if (text !== undefined) element.textContent = visible(text).slice(0, 14);
+        svg.append(element);
+        return element;
+      };
+      for (let key = 0; key < columns; key++) {
+        const x = left + (key + 0.65) * size;
+        add("text", { x, y: top - 6, transform: `rotate(-60 ${x} ${top - 6})` }, this.trace.tokens[key]);
+      }
+      const queries = this.names(map.part);
+      for (let query = 0; query < rows; query++) {
+        const y = top + query * size;
+        add("text", { x: left - 8, y: y + 13, "text-anchor": "end" }, queries[query]);
+        for (let key = 0; key < columns; key++) {
+          const weight = this.value(map, query, key);
+          if (weight < 0.005) continue;
+          const box = add("rect", { x: left + key * size, y, width: size - 1, height: size - 1,
+            fill: "currentColor", "fill-opacity": weight.toFixed(3) });
+          const title = document.createElementNS(space, "title");
+          title.textContent = `${queries[query]} → ${this.trace.tokens[key]}: ${weight.toFixed(2)}`;
+          box.append(title);
+        }
+      }
+      return svg;
     }
     of(step) {
       const { part } = this.map;
       const query = Math.floor(step / part.span);
       const [, rows, columns] = part.weights.shape;
       if (query < 0 || query >= rows) return;
-      const names = part.kind === "source" ? this.trace.written : this.trace.tokens;
+      const names = this.names(part);
       const keys = Array.from({ length: columns }, (_, key) => [this.value(this.map, query, key), key]);
       keys.sort((a, b) => b[0] - a[0]);
-      this.words.textContent = `${step + 1} “${names[step] ?? ""}” ${say("looks")}: ` + keys.slice(0, 5)
-        .map(([weight, key]) => `“${this.trace.tokens[key * part.span] ?? ""}” ${weight.toFixed(2)}`).join(", ");
+      this.words.textContent = `${step + 1} “${visible(names[step] ?? "")}” ${say("looks")}: `
+        + keys.slice(0, 5).map(([weight, key]) =>
+          `“${visible(this.trace.tokens[key * part.span] ?? "")}” ${weight.toFixed(2)}`).join(", ");
     }
   }
 
