@@ -11,6 +11,7 @@ from typing import Any
 
 from unrolled.core.errors import UsageError, UserError, shown
 from unrolled.core.files import write_text
+from unrolled.insight.inside_page import MARK, render
 from unrolled.insight.trace import Forecast, Trace
 from unrolled.insight.tracing import Options, look
 from unrolled.ops.recording import Hold
@@ -19,7 +20,6 @@ from unrolled.runs.rows import cells_of
 from unrolled.training.precision import torch_defaults
 
 NINETY = 1.645  # deviations of a normal distribution that hold nine values of ten
-MARK = '<meta name="generator" content="unrolled inspect">'
 STATE_NAMES = {"unit": "h"}  # other names of what is held
 _HOLD = re.compile(
     r"(?:(?P<layer>[^=.]+)\.)?(?P<name>[a-z]+)(?::(?P<unit>\d+))?=(?P<value>.+)"
@@ -47,9 +47,7 @@ class Inside:
 
     def to_html(self) -> str:
         """Return the page."""
-        from unrolled.insight.inside_page import render
-
-        return render(self)
+        return render(self.traces, self.title, self.language)
 
     def save(self, path: str | Path) -> Path:
         """Write the page, and return its path.
