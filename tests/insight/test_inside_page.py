@@ -35,7 +35,7 @@ def pages(
 ) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     runs = home.runs
-    looks = {
+    inspected = {
         "two": load(runs["language"]).inspect("row your", "gently"),
         "classify": load(runs["classify"]).inspect(HOSTILE),
         "tag": load(runs["tag"]).inspect("the cat eats fish", hold=["update=0"]),
@@ -43,7 +43,9 @@ def pages(
         "written": load(mirror.run).inspect("a b c d"),
         "long": load(runs["language"]).inspect("row your boat\n" * 100),
     }
-    return {name: look.save(folder / f"{name}.html") for name, look in looks.items()}
+    return {
+        name: look.save(folder / f"{name}.html") for name, look in inspected.items()
+    }
 
 
 def drawn(page: Page) -> None:
