@@ -6,14 +6,16 @@ is seen and overruled by ``data.text``, ``data.label`` and ``data.numbers``.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from unrolled.core.errors import DataError, UsageError, unknown
 from unrolled.data.columns import SHORT, Column, label, look
 from unrolled.data.dates import is_day_first
-from unrolled.data.numbers import decimal_mark
+from unrolled.data.numbers import NEARLY_ALL, decimal_mark
 from unrolled.data.sources import Table
 
 TEXT_NAMES = (
@@ -88,6 +90,7 @@ class ColumnHints:
     decimal: str | None = None
     time: str | None = None
     group: str | None = None
+    without: tuple[str, ...] = ()  # kinds of columns of which none is read
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -206,7 +209,10 @@ def _labelled(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> S
         if c.name != answer and c.filled and not _is_of_one(c.name, answer)
     ]
     frames = tuple(c.name for c in others if c.frames)
-    reads = _as_named(hints) if hints.inputs or frames else _reads(others)
+    reads = _as_named(hints) if hints.inputs else _reads(others)
+    if frames and not hints.inputs:
+        reads = _reads_of_sequences(table, others)
+    reads = _but_for(hints.without, reads)
     if reads.text and answer is None and hints.task is None:
         return _language(table, hints, columns)
     if answer is None:
@@ -218,8 +224,8 @@ def _labelled(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> S
     task = hints.task or _task(columns[answer])
     if hints.task is None and task == "tag":
         _refuse_several_labels(table, reads, answer)
-    if frames and not reads.text and set(reads.numbers) <= set(frames):
-        return Schema(task, (), reads.numbers or frames, answer, frames=True)
+    if _are_sequences(reads, columns):
+        return replace(reads, task=task, answer=answer, frames=True)
     if hints.window:
         raise UsageError(
             "data.window is for sequences of numbers; leave it out for text"
@@ -289,6 +295,41 @@ def _reads(columns: Sequence[Column]) -> Schema:
         categories=_names(categories),
         dates=_names(dates),
     )
+
+
+def _reads_of_sequences(table: Table, columns: Sequence[Column]) -> Schema:
+    """Choose what is read of rows that hold sequences of numbers.
+
+    Beside these it is what kinds and dates there are, one for each step, and kinds of a row.
+    """
+    frames = [c for c in columns if c.frames]
+    lengths = list(map(len, table.cells(frames[0].name)))
+    categories = []
+    dates = []
+    for column in columns:
+        at_steps = column
+        if column.lists and not column.frames:
+            cells = [cell or () for cell in table.cells(column.name)]
+            pairs = zip(map(len, cells), lengths, strict=True)
+            if sum(a == b for a, b in pairs) < NEARLY_ALL * len(cells):
+                continue
+            values = list(itertools.chain.from_iterable(cells))
+            at_steps = look(column.name, values)
+            dates += [column] if at_steps.dates else []
+        categories += [column] if at_steps.category else []
+    return Schema(
+        "",
+        numbers=_names(frames),
+        categories=_names(categories),
+        dates=_names(dates),
+    )
+
+
+def _are_sequences(reads: Schema, columns: dict[str, Column]) -> bool:
+    """Return whether what is read are sequences of numbers, kinds or dates, and no text."""
+    numbers = [columns[name].frames for name in reads.numbers]
+    others = [columns[name].lists for name in (*reads.categories, *reads.dates)]
+    return not reads.text and all(numbers) and any((*numbers, *others))
 
 
 def _names(columns: Sequence[Column]) -> tuple[str, ...]:
@@ -391,6 +432,7 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
             "the steps of a sequence are numbers; leave out data.rows and data.text"
         )
     apart = (hints.sequence, hints.time)
+    dates = {name for name, c in columns.items() if c.dates}
     columns = {name: c for name, c in columns.items() if name not in apart}
     # a label of steps is a word; y is a coordinate here
     words = {name: c for name, c in columns.items() if not c.numeric and c.labels}
@@ -420,27 +462,49 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
     known = task == "regress" and hints.window is not None and hints.ahead > 0
     if answer in hints.numbers and not known:
         raise UsageError(f"data.numbers holds the answer {answer!r}; leave it out")
-    numbers = hints.numbers or tuple(
-        c.name
-        for c in columns.values()
-        if c.numeric and not c.stamp and (known or c.name != answer)
-    )
-    if not numbers:
-        raise DataError(
-            "no column of numbers is left; name them with data.numbers", table.path
-        )
-    times = [c.name for c in columns.values() if c.dates and c.name != answer]
+    others = [c for c in columns.values() if c.name != answer or known]
+    times = [c.name for c in others if c.dates and c.name != answer]
     time = hints.time or next(iter(times), None)
-    return Schema(
-        task,
-        (),
-        numbers,
-        answer,
+    reads = _as_named(hints)
+    if not hints.inputs:
+        reads = _reads_at_steps(others, answer, time if time in dates else None)
+    reads = _but_for(hints.without, reads)
+    if not reads.inputs:
+        raise DataError(
+            "no column is left to read at each step; name them with data.numbers, data.categories "
+            "or data.dates",
+            table.path,
+        )
+    return replace(
+        reads,
+        task=task,
+        answer=answer,
         frames=True,
         steps=True,
         time=time,
         day_first=time is None or is_day_first(table.cells(time)),
     )
+
+
+def _reads_at_steps(columns: Sequence[Column], answer: str, time: str | None) -> Schema:
+    """Choose what is read at each step: numbers, categories, and the time that orders them.
+
+    The answer is one of the ``columns`` where it is known up to the last step.
+    """
+    numbers = [c for c in columns if c.numeric and not c.stamp]
+    categories = [c for c in columns if c.category and c.name != answer]
+    return Schema(
+        "",
+        numbers=_names(numbers),
+        categories=_names(categories),
+        dates=() if time is None else (time,),
+    )
+
+
+def _but_for(kinds: Sequence[str], reads: Schema) -> Schema:
+    """Return what is read without the columns of some kinds."""
+    nothing: dict[str, Any] = dict.fromkeys(kinds, ())
+    return replace(reads, **nothing)
 
 
 def _constant(table: Table, hints: ColumnHints, answer: str) -> bool:

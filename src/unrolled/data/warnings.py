@@ -53,7 +53,7 @@ def warnings_of(
             warnings += _may_be_series(table, schema)
     for name in schema.numbers if not schema.frames or schema.steps else ():
         warnings += _no_numbers(table, name, schema.decimal, missing, samples)
-    for name in schema.dates:
+    for name in schema.dates if not schema.frames or schema.steps else ():
         warnings += _no_dates(table, name)
     if hints.decimal is None:
         names = (*schema.numbers, schema.answer) if schema.numbers else (schema.answer,)

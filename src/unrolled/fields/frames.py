@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 
 from unrolled.core.errors import UserError, shown
 from unrolled.core.saving import LATER, as_saved
+from unrolled.core.words import counted
 from unrolled.data.examples import Examples, Ints
 from unrolled.data.numbers import number
 from unrolled.fields.base import FAR, LARGEST, InvalidCell
 from unrolled.fields.series import Floats, WindowSpec, spans
+from unrolled.fields.steps import features_at_steps, steps_in
+from unrolled.fields.vector import Vector
 
 Doubles = NDArray[np.float64]
 
@@ -29,7 +32,8 @@ class Frames:
 
     A column holds a number a step, or a list of ``sizes`` numbers. Of those that are missing,
     ``fills`` (D,) stand in; the ones at the indices ``flagged`` were missing in training, and have
-    a flag behind the numbers.
+    a flag behind the numbers. Behind these stand the features of ``others``: columns of categories
+    and dates, without which D is at least 1.
     """
 
     kind: ClassVar[str] = "frames"
@@ -40,11 +44,20 @@ class Frames:
     reading: WindowSpec
     fills: tuple[float, ...] = field(default=(), metadata=LATER)
     flagged: tuple[int, ...] = field(default=(), metadata=LATER)
+    others: Vector | None = field(default=None, metadata=LATER)
 
     @property
     def width(self) -> int:
-        """Numbers of a step as a model reads them: D, and the flags."""
-        return len(self.means) + len(self.flagged)
+        """Numbers of a step as a model reads them: D, the flags, and features of other columns."""
+        beside = 0 if self.others is None else self.others.width
+        return len(self.means) + len(self.flagged) + beside
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """All columns that are read, in the order of a row's cells."""
+        return (
+            self.columns if self.others is None else self.columns + self.others.columns
+        )
 
     @classmethod
     def fit(
@@ -54,6 +67,8 @@ class Frames:
         reading: WindowSpec,
     ) -> Self:
         """Learn sizes and scales from rows of cells; faulty rows are left to ``check``."""
+        if not columns:
+            return cls((), (), (), (), reading)
         sequences: list[list[Doubles]] = []
         sizes: tuple[int, ...] = ()
         for row in rows:
@@ -86,11 +101,26 @@ class Frames:
         return replace(self, fills=fills, flagged=indices)
 
     def check(self, cells: Sequence[Any]) -> Floats:
-        """Return the scaled steps of a row (T, D).
+        """Return the scaled steps of a row (T, D), and features of other columns behind them.
 
         Raises:
             InvalidCell: a cell is no sequence of finite numbers, or one of another width or length.
         """
+        return self._encode(cells, training=True)
+
+    def _encode(self, cells: Sequence[Any], training: bool) -> Floats:
+        count = len(self.columns)
+        parts = [self._scaled(cells[:count])] if count else []
+        if self.others is not None:
+            steps = len(parts[0]) if parts else steps_in(cells)
+            if not steps:
+                raise InvalidCell(f"column {self.read[0]!r} holds no list of steps")
+            features = features_at_steps(self.others, cells[count:], steps, training)
+            parts.append(features)
+        return np.concatenate(parts, 1)
+
+    def _scaled(self, cells: Sequence[Any]) -> Floats:
+        """Return the scaled numbers of a row (T, D), and their flags."""
         parts: list[Doubles] = []
         for name, size, cell in zip(self.columns, self.sizes, cells, strict=True):
             part = _matrix(name, cell, bool(self.fills))
@@ -132,13 +162,14 @@ class Frames:
             InvalidCell: a cell does not fit, or there are fewer steps than a window has.
         """
         size = self.reading.window
-        if size is None:
-            return self.check(cells)
+        lengths = {len(cell) for cell in cells if isinstance(cell, list)}
+        if size is None or len(lengths) > 1:
+            return self._encode(cells, training=False)
         last: list[Any] = []
         for cell in cells:
             is_list = isinstance(cell, list)
             last.append(cell[-size:] if is_list else cell)
-        steps = self.check(last)
+        steps = self._encode(last, training=False)
         if len(steps) < size:
             raise InvalidCell(f"{len(steps)} steps are given; this model reads {size}")
         return steps
@@ -147,12 +178,17 @@ class Frames:
         """Return the field that reads whole sequences, not windows of them."""
         return replace(self, reading=replace(self.reading, window=None))
 
-    def cells(self, steps: Any) -> tuple[Any, ...]:
+    def cells(self, steps: Any, names: Sequence[str] = ()) -> tuple[Any, ...]:
         """Return the cells of a sequence given as a list of steps (T, D), or of T numbers.
 
+        Where other columns than numbers are read, a step is a list with a cell for each column of
+        ``names``, all that are read in the order in which they are given.
+
         Raises:
-            UserError: a step has more or fewer numbers.
+            UserError: a step has more or fewer numbers, or cells.
         """
+        if self.others is not None:
+            return self._cells_by_column(steps, names)
         try:
             matrix = _matrix("the row", steps, bool(self.fills))
         except InvalidCell as error:
@@ -165,6 +201,21 @@ class Frames:
         ends = np.cumsum(self.sizes)[:-1]
         parts = np.split(matrix, ends, axis=1)
         return tuple(part.tolist() for part in parts)
+
+    def _cells_by_column(self, steps: Any, names: Sequence[str]) -> tuple[Any, ...]:
+        rows: list[Any] = []
+        for count, step in enumerate(steps, 1):
+            row = step if isinstance(step, list | tuple | np.ndarray) else [step]
+            if len(row) != len(names):
+                raise UserError(
+                    f"step {count} has {counted(len(row), 'cell')}; expected {len(names)}: "
+                    f"{', '.join(names)}"
+                )
+            rows.append(row)
+        if not rows:
+            raise UserError("the row holds no step")
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        return tuple(columns[names.index(name)] for name in self.read)
 
     def examples(self, rows: Sequence[Floats], lines: Ints) -> Examples:
         """Return the last stretch of each checked row (N,), as a model reads it."""
@@ -184,7 +235,10 @@ class Frames:
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` takes."""
-        return as_saved(self)
+        values = as_saved(replace(self, others=None))
+        if self.others is not None:
+            values["others"] = self.others.to_json()
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
@@ -193,7 +247,8 @@ class Frames:
         lists = ("columns", "sizes", "means", "deviations", "fills", "flagged")
         # older runs had nothing to stand in for a missing number
         kept = {name: tuple(values.get(name, ())) for name in lists}
-        return cls(reading=reading, **kept)
+        others = Vector.from_json(values["others"]) if "others" in values else None
+        return cls(reading=reading, others=others, **kept)
 
 
 def _scales(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unrolled.core.errors import DataError, DataWarning
 from unrolled.data.schema import Schema
@@ -63,6 +63,8 @@ def prepare(
     if task is None:
         kind = task_class(schema.task, schema.frames)
         task = kind.fit(recipe, schema, parts.train, parts.labels)
+        # of dates of steps those are left out that nothing comes round of
+        schema = replace(schema, dates=task.schema.dates)
     on_error = recipe.data.on_error
     dev_data = task.gather(parts.dev, task.schema, on_error)
     train, train_errors = task.encode(parts.train, on_error)

@@ -65,7 +65,10 @@ def cells_of(row: Any, task: Task, most: int) -> tuple[Any, ...]:
     frames = task.frames
     if frames is not None and not isinstance(row, tuple):
         is_text = isinstance(row, str)
-        return _parse_frames(row, frames) if is_text else frames.cells(row)
+        typed = as_typed(task)
+        return (
+            _parse_frames(row, frames, typed) if is_text else frames.cells(row, typed)
+        )
     if isinstance(row, str):
         return _parse_cells(row, task)
     cells = tuple(row)
@@ -164,8 +167,10 @@ def _cells_by_name(
     return tuple(values[name] for name in names)
 
 
-def _parse_frames(row: str, inputs: Frames) -> tuple[Any, ...]:
+def _parse_frames(row: str, inputs: Frames, names: Sequence[str]) -> tuple[Any, ...]:
     """Read a sequence of numbers: a JSON list of its steps, or a JSON object of its columns.
+
+    ``names`` are the columns in the order in which their cells are given at a step.
 
     Raises:
         UserError: it is neither.
@@ -174,11 +179,11 @@ def _parse_frames(row: str, inputs: Frames) -> tuple[Any, ...]:
         value = json_value(row)
     except UserError:
         value = None
-    if isinstance(value, dict) and all(name in value for name in inputs.columns):
-        return tuple(value[name] for name in inputs.columns)
+    if isinstance(value, dict) and all(name in value for name in names):
+        return tuple(value[name] for name in inputs.read)
     if isinstance(value, list):
-        return inputs.cells(value)
+        return inputs.cells(value, names)
     raise UserError(
         f"{shown(row)} is no sequence of numbers: write a list of steps, each a list of "
-        f"{', '.join(inputs.columns[:6])}" + either(", or give a table with --file", "")
+        f"{', '.join(names[:6])}" + either(", or give a table with --file", "")
     )

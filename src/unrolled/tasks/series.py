@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from unrolled.data.numbers import number
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
 from unrolled.fields.base import InvalidCell, LeftOut, MissingCell
+from unrolled.fields.columns import DateColumn
 from unrolled.fields.frames import Frames
 from unrolled.fields.label import Label
 from unrolled.fields.number import Number
@@ -27,9 +29,12 @@ from unrolled.fields.series import (
     Series,
     StepColumns,
     WindowSpec,
+    all_plain,
     gather,
     spans,
 )
+from unrolled.fields.steps import rows_of_steps, steps_in
+from unrolled.fields.vector import Vector
 from unrolled.nn import Layer, build_layer
 from unrolled.tasks.base import DefaultSettings, locate
 from unrolled.tasks.recipe import Recipe
@@ -108,11 +113,13 @@ def sequences(
     skip: bool,
     output: Label | Number | None = None,
     strict: bool = False,
+    others: Vector | None = None,
 ) -> Table:
     """Return a table of sequences: rows that are steps are gathered, others are sequences already.
 
     Without an answer in ``schema`` none is needed; ``output`` is the field of one that is known by
-    now; with ``strict`` nothing stands in for what is neither a number nor missing.
+    now, and ``others`` that of the columns beside the numbers; with ``strict`` nothing stands in
+    for what is neither a number nor missing, or no date.
 
     Raises:
         DataError: a column is missing, that of ``data.sequence`` for one, or a row is faulty.
@@ -133,8 +140,12 @@ def sequences(
     time = None
     if spec.time in table.columns or (spec.time and not table.format.named):
         (time,) = locate(table, [spec.time], trained, schema.answer)
-    indices = StepColumns(numbers, answer, sequence, time)
-    return gather(table, indices, check, skip, spec, strict)
+    beside = locate(table, schema.inputs[len(numbers) :], trained, schema.answer)
+    indices = StepColumns(numbers, answer, sequence, time, beside)
+    check_others: Callable[[Sequence[Any]], Any] = all_plain
+    if others is not None:
+        check_others = others.check_to_predict if strict else others.check
+    return gather(table, indices, check, skip, spec, strict, check_others)
 
 
 def gathered(
@@ -148,7 +159,7 @@ def gathered(
     """Return a file of steps as sequences, as a trained task reads it.
 
     Args:
-        inputs: the field of the numbers.
+        inputs: the field of what is read.
         output: that of the answers; None where none is needed.
         data: the file.
         schema: its columns.
@@ -161,7 +172,8 @@ def gathered(
     if output is None:
         schema = replace(schema, answer=None)
     skip = on_error == "skip"
-    return sequences(data, schema, spec, trained, skip, output, strict=output is None)
+    strict = output is None
+    return sequences(data, schema, spec, trained, skip, output, strict, inputs.others)
 
 
 def _sequence_index(
@@ -226,9 +238,63 @@ def long_runs(recipe: Recipe, schema: Schema, data: Table | Document) -> list[st
 
 def fit_frames(recipe: Recipe, schema: Schema, table: Table) -> Frames:
     """Learn the input field from the sequences of training rows."""
-    indices = locate(table, schema.numbers, table.columns)
-    cells = ([row[i] for i in indices] for row in table.rows)
-    return Frames.fit(schema.numbers, cells, reading(recipe, schema))
+    indices = locate(table, schema.inputs, table.columns)
+    count = len(schema.numbers)
+    cells = ([row[i] for i in indices[:count]] for row in table.rows)
+    inputs = Frames.fit(schema.numbers, cells, reading(recipe, schema))
+    names = schema.inputs[count:]
+    if not names:
+        return inputs
+    steps: list[tuple[Any, ...]] = []
+    for row in table.rows:
+        length = steps_in(row[i] for i in indices)
+        # a faulty row is left to ``check``
+        with contextlib.suppress(InvalidCell):
+            beside = [row[i] for i in indices[count:]]
+            steps += rows_of_steps(names, beside, length or 0)
+    return replace(inputs, others=_fit_others(recipe, schema, steps, table.path))
+
+
+def _fit_others(
+    recipe: Recipe, schema: Schema, steps: Sequence[Sequence[Any]], path: str
+) -> Vector | None:
+    """Learn the features of categories and dates from their cells at all steps.
+
+    A date that no part of comes round in training is left out.
+
+    Raises:
+        DataError: it was named, or nothing else is read.
+    """
+    beside = replace(schema, numbers=())
+    fitted = Vector.fit(beside, steps, recipe.data.missing, recipe.data.decimal)
+    lasting = [c for c in fitted.features if isinstance(c, DateColumn) and not c.parts]
+    kept = [column for column in fitted.features if column not in lasting]
+    named = [c.name for c in lasting if c.name in (recipe.data.dates or ())]
+    if named or not (kept or schema.numbers):
+        raise DataError(
+            f"no part of {lasting[0].name!r} comes round twice in training: neither the hour, the "
+            "day of the week nor the season of a later step is known; leave it out of data.dates",
+            path,
+        )
+    return Vector(tuple(kept)) if kept else None
+
+
+def schema_of(inputs: Frames, task: str, answer: str) -> Schema:
+    """Return the columns that a task on sequences was trained on."""
+    spec = inputs.reading
+    others = Schema("") if inputs.others is None else inputs.others.schema
+    return replace(
+        others,
+        task=task,
+        numbers=inputs.columns,
+        answer=answer,
+        frames=True,
+        steps=spec.steps,
+        sequence=spec.sequence,
+        time=spec.time,
+        decimal=spec.decimal,
+        day_first=spec.day_first,
+    )
 
 
 def one_answer(spec: WindowSpec) -> Goals:
@@ -278,13 +344,13 @@ def _common_answer(cell: Any) -> list[Any]:
 def answers_in(table: Table, schema: Schema, goals: Goals) -> list[Any]:
     """Return the answers of all stretches of a table; faulty rows are left to ``encode``."""
     assert schema.answer is not None
-    first, answer = locate(table, [schema.numbers[0], schema.answer], table.columns)
+    *inputs, answer = locate(table, [*schema.inputs, schema.answer], table.columns)
     answers: list[Any] = []
     for row in table.rows:
-        try:
-            answers += goals(row[answer], len(row[first]))
-        except (InvalidCell, TypeError):
-            continue
+        steps = steps_in(row[i] for i in inputs)
+        # a row without any list is faulty, which ``encode`` says
+        with contextlib.suppress(InvalidCell):
+            answers += goals(row[answer], steps) if steps is not None else []
     if not answers:
         raise DataError(NONE_LONG_ENOUGH, table.path)
     return answers
@@ -317,7 +383,7 @@ def encode(
     """
     spec = replace(inputs.reading, sequence=schema.sequence)
     skip = on_error == "skip"
-    table = sequences(table, schema, spec, trained, skip, output)
+    table = sequences(table, schema, spec, trained, skip, output, others=inputs.others)
     check = _checker(inputs, output, table, schema, trained, goals)
     errors = list(table.skipped)
     # with its index a row finds the lines of its own steps
@@ -356,7 +422,7 @@ def _checker(
 ) -> Callable[[Sequence[Any]], tuple[int, Floats, list[Any]]]:
     """Return what makes of a numbered row its number, its steps and its encoded answers."""
     assert schema.answer is not None
-    *indices, answer_index = locate(table, [*schema.numbers, schema.answer], trained)
+    *indices, answer_index = locate(table, [*schema.inputs, schema.answer], trained)
 
     def check(numbered: Sequence[Any]) -> tuple[int, Floats, list[Any]]:
         index, row = numbered

@@ -1,0 +1,71 @@
+"""Columns next to each step of a sequence, be the steps numbers or words: kinds, dates, numbers.
+
+Legend: T steps of a sequence, W features of the columns at a step. A cell is the list of what a
+column says at the T steps, or one value that holds for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.core.words import counted
+from unrolled.fields.base import InvalidCell
+from unrolled.fields.columns import Features
+from unrolled.fields.vector import Vector
+
+Floats = NDArray[np.float32]
+
+
+def steps_in(cells: Iterable[Any]) -> int | None:
+    """Return how many steps the first list among the cells of a row has; None without a list."""
+    return next((len(cell) for cell in cells if isinstance(cell, list)), None)
+
+
+def at_steps(name: str, cell: Any, steps: int, unit: str = "step") -> Sequence[Any]:
+    """Return what a column says at each of so many steps.
+
+    ``unit`` is what a step is called. Raises InvalidCell: it says more or fewer.
+    """
+    if not isinstance(cell, list):
+        return [cell] * steps
+    if len(cell) != steps:
+        raise InvalidCell(
+            f"column {name!r} has {counted(len(cell), 'value')} for {counted(steps, unit)}"
+        )
+    return cell
+
+
+def rows_of_steps(
+    names: Sequence[str], cells: Sequence[Any], steps: int, unit: str = "step"
+) -> list[tuple[Any, ...]]:
+    """Return the cells of the columns at each step, T rows. Raises InvalidCell as ``at_steps``."""
+    pairs = zip(names, cells, strict=True)
+    columns = [at_steps(name, cell, steps, unit) for name, cell in pairs]
+    return list(zip(*columns, strict=True))
+
+
+def features_at_steps(
+    vector: Vector,
+    cells: Sequence[Any],
+    steps: int,
+    training: bool,
+    unit: str = "step",
+) -> Floats:
+    """Return the features of the columns at each step, (T, W).
+
+    Raises:
+        InvalidCell: a column says more or less than T steps have, or what does not fit; a value
+            that is neither a number nor missing, or no date, is for training alone.
+    """
+    encode = vector.check if training else vector.check_to_predict
+    features: list[Features] = []
+    for step, row in enumerate(rows_of_steps(vector.columns, cells, steps, unit), 1):
+        try:
+            features.append(encode(row))
+        except InvalidCell as error:
+            raise type(error)(f"{error} at {unit} {step}") from None
+    return np.array(features, dtype=np.float32).reshape(steps, vector.width)
