@@ -481,6 +481,7 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
         answer=answer,
         frames=True,
         steps=True,
+        sequence=hints.sequence,
         time=time,
         day_first=time is None or is_day_first(table.cells(time)),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from unrolled.core.errors import DataError, DataWarning
 from unrolled.data.schema import Schema
@@ -56,15 +56,13 @@ def prepare(
         if encoded is not None:
             return encoded
     parts = _read_parts(requested, task)
-    schema = parts.schema
+    schema = series.lasting(requested, parts.schema, parts.train)
     rows = series.count(parts.train, _reading(requested, schema, task))
     facts = DataFacts(schema, rows, characters(parts.train, schema))
     recipe = resolve(requested, facts, machine)
     if task is None:
         kind = task_class(schema.task, schema.frames)
         task = kind.fit(recipe, schema, parts.train, parts.labels)
-        # of dates of steps those are left out that nothing comes round of
-        schema = replace(schema, dates=task.schema.dates)
     on_error = recipe.data.on_error
     dev_data = task.gather(parts.dev, task.schema, on_error)
     train, train_errors = task.encode(parts.train, on_error)

@@ -179,8 +179,8 @@ def _parse_frames(row: str, inputs: Frames, names: Sequence[str]) -> tuple[Any, 
         value = json_value(row)
     except UserError:
         value = None
-    if isinstance(value, dict) and all(name in value for name in names):
-        return tuple(value[name] for name in inputs.read)
+    if isinstance(value, dict):
+        return _cells_by_name(row, value, inputs.read)
     if isinstance(value, list):
         return inputs.cells(value, names)
     raise UserError(

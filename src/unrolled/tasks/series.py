@@ -242,41 +242,51 @@ def fit_frames(recipe: Recipe, schema: Schema, table: Table) -> Frames:
     count = len(schema.numbers)
     cells = ([row[i] for i in indices[:count]] for row in table.rows)
     inputs = Frames.fit(schema.numbers, cells, reading(recipe, schema))
-    names = schema.inputs[count:]
-    if not names:
+    if not schema.inputs[count:]:
         return inputs
+    beside = replace(schema, numbers=())
+    steps = _cells_at_steps(table, beside, schema)
+    others = Vector.fit(beside, steps, recipe.data.missing, recipe.data.decimal)
+    for column in others.features:
+        if isinstance(column, DateColumn) and not column.parts:
+            raise DataError(
+                f"no part of {column.name!r} comes round twice in training, neither the season nor "
+                "the day of the week nor the hour, and so it says nothing of later steps; leave "
+                "it out of data.dates",
+                table.path,
+            )
+    return replace(inputs, others=others)
+
+
+def _cells_at_steps(
+    table: Table, read: Schema, schema: Schema
+) -> list[tuple[Any, ...]]:
+    """Return the cells of the columns of ``read`` at all steps; faulty rows are left out."""
+    names = read.inputs
+    all_indices = locate(table, schema.inputs, table.columns)
+    indices = locate(table, names, table.columns)
     steps: list[tuple[Any, ...]] = []
     for row in table.rows:
-        length = steps_in(row[i] for i in indices)
-        # a faulty row is left to ``check``
+        length = steps_in(row[i] for i in all_indices) or 0
         with contextlib.suppress(InvalidCell):
-            beside = [row[i] for i in indices[count:]]
-            steps += rows_of_steps(names, beside, length or 0)
-    return replace(inputs, others=_fit_others(recipe, schema, steps, table.path))
+            steps += rows_of_steps(names, [row[i] for i in indices], length)
+    return steps
 
 
-def _fit_others(
-    recipe: Recipe, schema: Schema, steps: Sequence[Sequence[Any]], path: str
-) -> Vector | None:
-    """Learn the features of categories and dates from their cells at all steps.
+def lasting(recipe: Recipe, schema: Schema, data: Table | Document) -> Schema:
+    """Return what is read without dates of steps that say nothing of later steps.
 
-    A date that no part of comes round in training is left out.
-
-    Raises:
-        DataError: it was named, or nothing else is read.
+    Those are left out that nobody named and of which no part comes round in training, ``data``.
     """
-    beside = replace(schema, numbers=())
-    fitted = Vector.fit(beside, steps, recipe.data.missing, recipe.data.decimal)
-    lasting = [c for c in fitted.features if isinstance(c, DateColumn) and not c.parts]
-    kept = [column for column in fitted.features if column not in lasting]
-    named = [c.name for c in lasting if c.name in (recipe.data.dates or ())]
-    if named or not (kept or schema.numbers):
-        raise DataError(
-            f"no part of {lasting[0].name!r} comes round twice in training: neither the hour, the "
-            "day of the week nor the season of a later step is known; leave it out of data.dates",
-            path,
-        )
-    return Vector(tuple(kept)) if kept else None
+    if not schema.frames or recipe.data.dates or isinstance(data, Document):
+        return schema
+    kept: list[str] = []
+    for name in schema.dates:
+        read = Schema("", dates=(name,), frames=True)
+        steps = _cells_at_steps(data, read, schema)
+        (column,) = Vector.fit(read, steps).features
+        kept += [name] if column.width > 1 else []
+    return replace(schema, dates=tuple(kept))
 
 
 def schema_of(inputs: Frames, task: str, answer: str) -> Schema:
