@@ -6,7 +6,6 @@ is seen and overruled by ``data.text``, ``data.label`` and ``data.numbers``.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +14,14 @@ from typing import Any
 from unrolled.core.errors import DataError, UsageError, unknown
 from unrolled.data.columns import SHORT, Column, label, look
 from unrolled.data.dates import is_day_first
-from unrolled.data.numbers import NEARLY_ALL, decimal_mark
+from unrolled.data.numbers import decimal_mark
 from unrolled.data.sources import Table
+from unrolled.data.step_columns import (
+    Kinds,
+    are_sequences,
+    kinds_of_sequences,
+    kinds_of_steps,
+)
 
 TEXT_NAMES = (
     "text",
@@ -211,8 +216,8 @@ def _labelled(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> S
     frames = tuple(c.name for c in others if c.frames)
     reads = _as_named(hints) if hints.inputs else _reads(others)
     if frames and not hints.inputs:
-        reads = _reads_of_sequences(table, others)
-    reads = _but_for(hints.without, reads)
+        reads = _of(kinds_of_sequences(table, others))
+    reads = _of(dict.fromkeys(hints.without, ()), reads)
     if reads.text and answer is None and hints.task is None:
         return _language(table, hints, columns)
     if answer is None:
@@ -224,7 +229,11 @@ def _labelled(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> S
     task = hints.task or _task(columns[answer])
     if hints.task is None and task == "tag":
         _refuse_several_labels(table, reads, answer)
-    if _are_sequences(reads, columns):
+    if columns[answer].lists and hints.inputs and not hints.text:
+        reads = replace(reads, text=_words_beside(others, reads))
+    numbers = [columns[name] for name in reads.numbers]
+    kinds = [columns[name] for name in (*reads.categories, *reads.dates)]
+    if not reads.text and are_sequences(numbers, kinds):
         return replace(reads, task=task, answer=answer, frames=True)
     if hints.window:
         raise UsageError(
@@ -297,39 +306,17 @@ def _reads(columns: Sequence[Column]) -> Schema:
     )
 
 
-def _reads_of_sequences(table: Table, columns: Sequence[Column]) -> Schema:
-    """Choose what is read of rows that hold sequences of numbers.
+def _words_beside(columns: Sequence[Column], reads: Schema) -> tuple[str, ...]:
+    """Return the column of words that named columns stand next to, where there is one.
 
-    Beside these it is what kinds and dates there are, one for each step, and kinds of a row.
+    Beside sequences of numbers it has to have the name of a text.
     """
-    frames = [c for c in columns if c.frames]
-    lengths = list(map(len, table.cells(frames[0].name)))
-    categories = []
-    dates = []
-    for column in columns:
-        at_steps = column
-        if column.lists and not column.frames:
-            cells = [cell or () for cell in table.cells(column.name)]
-            pairs = zip(map(len, cells), lengths, strict=True)
-            if sum(a == b for a, b in pairs) < NEARLY_ALL * len(cells):
-                continue
-            values = list(itertools.chain.from_iterable(cells))
-            at_steps = look(column.name, values)
-            dates += [column] if at_steps.dates else []
-        categories += [column] if at_steps.category else []
-    return Schema(
-        "",
-        numbers=_names(frames),
-        categories=_names(categories),
-        dates=_names(dates),
-    )
-
-
-def _are_sequences(reads: Schema, columns: dict[str, Column]) -> bool:
-    """Return whether what is read are sequences of numbers, kinds or dates, and no text."""
-    numbers = [columns[name].frames for name in reads.numbers]
-    others = [columns[name].lists for name in (*reads.categories, *reads.dates)]
-    return not reads.text and all(numbers) and any((*numbers, *others))
+    able = [c for c in columns if c.lists and not c.frames]
+    able = [c for c in able if c.name not in reads.inputs]
+    named = _named(TEXT_NAMES, able)
+    if named is None and not any(c.frames for c in columns):
+        named = next(iter(able), None)
+    return () if named is None else (named.name,)
 
 
 def _names(columns: Sequence[Column]) -> tuple[str, ...]:
@@ -431,44 +418,26 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
         raise UsageError(
             "the steps of a sequence are numbers; leave out data.rows and data.text"
         )
-    apart = (hints.sequence, hints.time)
     dates = {name for name, c in columns.items() if c.dates}
+    apart = (hints.sequence, hints.time)
     columns = {name: c for name, c in columns.items() if name not in apart}
-    # a label of steps is a word; y is a coordinate here
-    words = {name: c for name, c in columns.items() if not c.numeric and c.labels}
-    forecast = hints.window is not None and hints.task != "tag"
-    answer = hints.label or _answer(table, hints, (not forecast and words) or columns)
-    if answer is None:
-        raise DataError(
-            "no column looks like an answer; name it with data.label", table.path
-        )
-    task = hints.task or _task(columns[answer])
-    is_named = answer.strip().lower() in LABEL_NAMES
-    if forecast and hints.task is None and columns[answer].numeric and not is_named:
-        # what is forecast is a value, be it one of a few
-        task = "regress"
-    if (
-        hints.task is None
-        and hints.window is None
-        and not _constant(table, hints, answer)
-    ):
-        if task == "regress":
-            raise UsageError(
-                f"{answer} has a value at every step: set data.window=N to predict it from the N "
-                "steps before, or name labels with data.label"
-            )
-        task = "tag"
+    answer, task = _answer_of_steps(table, hints, columns)
     # what is forecast is known up to the last step
-    known = task == "regress" and hints.window is not None and hints.ahead > 0
-    if answer in hints.numbers and not known:
-        raise UsageError(f"data.numbers holds the answer {answer!r}; leave it out")
+    known = hints.window is not None and hints.ahead > 0 and task != "tag"
+    if answer in hints.inputs and not known:
+        raise UsageError(
+            f"what is read at each step holds the answer {answer!r}; leave it out of data.numbers "
+            "and data.categories"
+        )
+    known = known and task == "regress"
     others = [c for c in columns.values() if c.name != answer or known]
     times = [c.name for c in others if c.dates and c.name != answer]
     time = hints.time or next(iter(times), None)
     reads = _as_named(hints)
     if not hints.inputs:
-        reads = _reads_at_steps(others, answer, time if time in dates else None)
-    reads = _but_for(hints.without, reads)
+        dated = time if time in dates else None
+        reads = _of(kinds_of_steps(others, answer, dated))
+    reads = _of(dict.fromkeys(hints.without, ()), reads)
     if not reads.inputs:
         raise DataError(
             "no column is left to read at each step; name them with data.numbers, data.categories "
@@ -487,25 +456,39 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
     )
 
 
-def _reads_at_steps(columns: Sequence[Column], answer: str, time: str | None) -> Schema:
-    """Choose what is read at each step: numbers, categories, and the time that orders them.
+def _answer_of_steps(
+    table: Table, hints: ColumnHints, columns: dict[str, Column]
+) -> tuple[str, str]:
+    """Choose the column that answers where rows are steps, and the task."""
+    # a label of steps is a word; y is a coordinate here
+    words = {name: c for name, c in columns.items() if not c.numeric and c.labels}
+    forecast = hints.window is not None and hints.task != "tag"
+    answer = hints.label or _answer(table, hints, (not forecast and words) or columns)
+    if answer is None:
+        raise DataError(
+            "no column looks like an answer; name it with data.label", table.path
+        )
+    if hints.task is not None:
+        return answer, hints.task
+    task = _task(columns[answer])
+    is_named = answer.strip().lower() in LABEL_NAMES
+    if forecast and columns[answer].numeric and not is_named:
+        # what is forecast is a value, be it one of a few
+        task = "regress"
+    if hints.window is None and not _constant(table, hints, answer):
+        if task == "regress":
+            raise UsageError(
+                f"{answer} has a value at every step: set data.window=N to predict it from the N "
+                "steps before, or name labels with data.label"
+            )
+        task = "tag"
+    return answer, task
 
-    The answer is one of the ``columns`` where it is known up to the last step.
-    """
-    numbers = [c for c in columns if c.numeric and not c.stamp]
-    categories = [c for c in columns if c.category and c.name != answer]
-    return Schema(
-        "",
-        numbers=_names(numbers),
-        categories=_names(categories),
-        dates=() if time is None else (time,),
-    )
 
-
-def _but_for(kinds: Sequence[str], reads: Schema) -> Schema:
-    """Return what is read without the columns of some kinds."""
-    nothing: dict[str, Any] = dict.fromkeys(kinds, ())
-    return replace(reads, **nothing)
+def _of(kinds: Kinds, reads: Schema = Schema("")) -> Schema:
+    """Return what is read with the columns of some kinds in the place of those before."""
+    values: dict[str, Any] = dict(kinds)
+    return replace(reads, **values)
 
 
 def _constant(table: Table, hints: ColumnHints, answer: str) -> bool:

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from unrolled.core.errors import UserError, shown
 from unrolled.core.saving import LATER, as_saved
-from unrolled.core.words import counted
 from unrolled.data.examples import Examples, Ints
 from unrolled.data.numbers import number
 from unrolled.fields.base import FAR, LARGEST, InvalidCell
 from unrolled.fields.series import Floats, WindowSpec, spans
-from unrolled.fields.steps import features_at_steps, steps_in
+from unrolled.fields.steps import columns_of, features_at_steps, steps_in
 from unrolled.fields.vector import Vector
 
 Doubles = NDArray[np.float64]
@@ -188,7 +187,8 @@ class Frames:
             UserError: a step has more or fewer numbers, or cells.
         """
         if self.others is not None:
-            return self._cells_by_column(steps, names)
+            columns = columns_of(steps, names)
+            return tuple(columns[name] for name in self.read)
         try:
             matrix = _matrix("the row", steps, bool(self.fills))
         except InvalidCell as error:
@@ -201,21 +201,6 @@ class Frames:
         ends = np.cumsum(self.sizes)[:-1]
         parts = np.split(matrix, ends, axis=1)
         return tuple(part.tolist() for part in parts)
-
-    def _cells_by_column(self, steps: Any, names: Sequence[str]) -> tuple[Any, ...]:
-        rows: list[Any] = []
-        for count, step in enumerate(steps, 1):
-            row = step if isinstance(step, list | tuple | np.ndarray) else [step]
-            if len(row) != len(names):
-                raise UserError(
-                    f"step {count} has {counted(len(row), 'cell')}; expected {len(names)}: "
-                    f"{', '.join(names)}"
-                )
-            rows.append(row)
-        if not rows:
-            raise UserError("the row holds no step")
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        return tuple(columns[names.index(name)] for name in self.read)
 
     def examples(self, rows: Sequence[Floats], lines: Ints) -> Examples:
         """Return the last stretch of each checked row (N,), as a model reads it."""

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unrolled.core.errors import UserError
 from unrolled.core.words import counted
 from unrolled.fields.base import InvalidCell
 from unrolled.fields.columns import Features
 from unrolled.fields.vector import Vector
 
 Floats = NDArray[np.float32]
+WORD = "word"  # what a step is called where words are read
 
 
 def steps_in(cells: Iterable[Any]) -> int | None:
@@ -48,6 +50,29 @@ def rows_of_steps(
     return list(zip(*columns, strict=True))
 
 
+def columns_of(steps: Iterable[Any], names: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the cells of each column of a sequence that is given step by step.
+
+    A step is a list with a cell for each of ``names``, or the cell itself where there is one name.
+
+    Raises:
+        UserError: a step has more or fewer cells, or there is none.
+    """
+    rows: list[Any] = []
+    for count, step in enumerate(steps, 1):
+        row = step if isinstance(step, list | tuple | np.ndarray) else [step]
+        if len(row) != len(names):
+            raise UserError(
+                f"step {count} has {counted(len(row), 'cell')}; expected {len(names)}: "
+                f"{', '.join(names)}"
+            )
+        rows.append(row)
+    if not rows:
+        raise UserError("the row holds no step")
+    columns = zip(*rows, strict=True)
+    return dict(zip(names, map(list, columns), strict=True))
+
+
 def features_at_steps(
     vector: Vector,
     cells: Sequence[Any],
@@ -69,3 +94,25 @@ def features_at_steps(
         except InvalidCell as error:
             raise type(error)(f"{error} at {unit} {step}") from None
     return np.array(features, dtype=np.float32).reshape(steps, vector.width)
+
+
+def beside_words(cells: Sequence[Any]) -> list[Any]:
+    """Return the cells of other columns as those of the words are written, which stand first.
+
+    Where these are a text with blanks between them, so is what another column says of each.
+    """
+    words, *others = cells
+    if isinstance(words, list):
+        return others
+    read: list[Any] = []
+    for cell in others:
+        items = cell.split() if isinstance(cell, str) else []
+        read.append(items if len(items) > 1 else cell)
+    return read
+
+
+def rows_of_words(
+    columns: Sequence[str], cells: Sequence[Any], count: int
+) -> list[tuple[Any, ...]]:
+    """Return what other columns say of each of ``count`` words. Raises InvalidCell: not so many."""
+    return rows_of_steps(columns, beside_words(cells), count, WORD)

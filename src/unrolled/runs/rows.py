@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -133,6 +134,10 @@ def _parse_cells(row: str, task: Task) -> tuple[Any, ...]:
         return _cells_by_name(row, json_object(nfc(row)), names)
     if len(names) == 1 and schema.text and not (is_object and task.format.objects):
         return (row,)
+    if task.format.objects and not is_object and len(names) > 1:
+        raise UserError(
+            f"{shown(row)} is one text; expected {_object_of(names)} with all that is read"
+        )
     cells = parse_row(row, task.format, columns)
     if task.format.objects:
         return _cells_by_name(row, json_object(nfc(row)), names)
@@ -145,8 +150,15 @@ def _parse_cells(row: str, task: Task) -> tuple[Any, ...]:
         if len(cells) == len(known_names):
             return tuple(cells[list(known_names).index(name)] for name in names)
     raise UserError(
-        f"{shown(row)} has {counted(len(cells), 'cell')}; expected {len(given)}: {listed(given)}"
+        f"{shown(row)} has {counted(len(cells), 'cell')}; expected {len(given)}: {listed(given)}, "
+        f"or {_object_of(names)}"
     )
+
+
+def _object_of(names: Sequence[str]) -> str:
+    """Return how a row of these columns is written as an object."""
+    cells = ", ".join(f"{json.dumps(name, ensure_ascii=False)}: ..." for name in names)
+    return f"an object, {{{cells}}}"
 
 
 def _cells_by_name(
