@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from unrolled.core.errors import DataError, UsageError, unknown
-from unrolled.data.columns import SHORT, Column, label, look
+from unrolled.data.columns import SHORT, Column, look
 from unrolled.data.dates import is_day_first
 from unrolled.data.numbers import decimal_mark
 from unrolled.data.sources import Table
 from unrolled.data.step_columns import (
     Kinds,
     are_sequences,
+    is_constant,
     kinds_of_sequences,
     kinds_of_steps,
 )
@@ -231,8 +232,9 @@ def _labelled(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> S
         _refuse_several_labels(table, reads, answer)
     if columns[answer].lists and hints.inputs and not hints.text:
         reads = replace(reads, text=_words_beside(others, reads))
+    beside = (*reads.categories, *reads.dates)
+    kinds = [columns[name] for name in beside]
     numbers = [columns[name] for name in reads.numbers]
-    kinds = [columns[name] for name in (*reads.categories, *reads.dates)]
     if not reads.text and are_sequences(numbers, kinds):
         return replace(reads, task=task, answer=answer, frames=True)
     if hints.window:
@@ -311,8 +313,8 @@ def _words_beside(columns: Sequence[Column], reads: Schema) -> tuple[str, ...]:
 
     Beside sequences of numbers it has to have the name of a text.
     """
-    able = [c for c in columns if c.lists and not c.frames]
-    able = [c for c in able if c.name not in reads.inputs]
+    free = [c for c in columns if c.name not in reads.inputs]
+    able = [c for c in free if c.lists and not c.frames]
     named = _named(TEXT_NAMES, able)
     if named is None and not any(c.frames for c in columns):
         named = next(iter(able), None)
@@ -425,14 +427,13 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
     # what is forecast is known up to the last step
     known = hints.window is not None and hints.ahead > 0 and task != "tag"
     if answer in hints.inputs and not known:
-        raise UsageError(
-            f"what is read at each step holds the answer {answer!r}; leave it out of data.numbers "
-            "and data.categories"
-        )
+        key = "numbers" if answer in hints.numbers else "categories"
+        raise UsageError(f"data.{key} holds the answer {answer!r}; leave it out")
     known = known and task == "regress"
     others = [c for c in columns.values() if c.name != answer or known]
     times = [c.name for c in others if c.dates and c.name != answer]
-    time = hints.time or next(iter(times), None)
+    first = next(iter(times), None)
+    time = hints.time or first
     reads = _as_named(hints)
     if not hints.inputs:
         dated = time if time in dates else None
@@ -444,6 +445,9 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
             "or data.dates",
             table.path,
         )
+    day_first = True
+    if time is not None:
+        day_first = is_day_first(table.cells(time))
     return replace(
         reads,
         task=task,
@@ -452,7 +456,7 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
         steps=True,
         sequence=hints.sequence,
         time=time,
-        day_first=time is None or is_day_first(table.cells(time)),
+        day_first=day_first,
     )
 
 
@@ -475,7 +479,7 @@ def _answer_of_steps(
     if forecast and columns[answer].numeric and not is_named:
         # what is forecast is a value, be it one of a few
         task = "regress"
-    if hints.window is None and not _constant(table, hints, answer):
+    if hints.window is None and not is_constant(table, hints.sequence, answer):
         if task == "regress":
             raise UsageError(
                 f"{answer} has a value at every step: set data.window=N to predict it from the N "
@@ -489,16 +493,6 @@ def _of(kinds: Kinds, reads: Schema = Schema("")) -> Schema:
     """Return what is read with the columns of some kinds in the place of those before."""
     values: dict[str, Any] = dict(kinds)
     return replace(reads, **values)
-
-
-def _constant(table: Table, hints: ColumnHints, answer: str) -> bool:
-    """Whether all steps of each named sequence have one answer."""
-    if hints.sequence is None:
-        return False
-    name_index = table.columns.index(hints.sequence)
-    answer_index = table.columns.index(answer)
-    pairs = {(label(row[name_index]), label(row[answer_index])) for row in table.rows}
-    return len(pairs) == len({name for name, _ in pairs})
 
 
 def _language(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Schema:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 
-from unrolled.data.columns import Column, look
+from unrolled.data.columns import Column, label, look
 from unrolled.data.numbers import NEARLY_ALL
 from unrolled.data.sources import Table
 
@@ -63,6 +63,16 @@ def are_sequences(numbers: Iterable[Column], others: Iterable[Column]) -> bool:
     frames = [column.frames for column in numbers]
     lists = [column.lists for column in others]
     return all(frames) and any((*frames, *lists))
+
+
+def is_constant(table: Table, sequence: str | None, answer: str) -> bool:
+    """Whether all steps of each named sequence have one answer."""
+    if sequence is None:
+        return False
+    names = map(label, table.cells(sequence))
+    answers = map(label, table.cells(answer))
+    pairs = set(zip(names, answers, strict=True))
+    return len(pairs) == len({name for name, _ in pairs})
 
 
 def _names(columns: Iterable[Column]) -> tuple[str, ...]:

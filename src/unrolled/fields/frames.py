@@ -48,15 +48,17 @@ class Frames:
     @property
     def width(self) -> int:
         """Numbers of a step as a model reads them: D, the flags, and features of other columns."""
-        beside = 0 if self.others is None else self.others.width
-        return len(self.means) + len(self.flagged) + beside
+        width = len(self.means) + len(self.flagged)
+        if self.others is None:
+            return width
+        return width + self.others.width
 
     @property
     def read(self) -> tuple[str, ...]:
         """All columns that are read, in the order of a row's cells."""
-        return (
-            self.columns if self.others is None else self.columns + self.others.columns
-        )
+        if self.others is None:
+            return self.columns
+        return self.columns + self.others.columns
 
     @classmethod
     def fit(
@@ -109,19 +111,24 @@ class Frames:
 
     def _encode(self, cells: Sequence[Any], training: bool) -> Floats:
         count = len(self.columns)
-        parts = [self._scaled(cells[:count])] if count else []
-        if self.others is not None:
-            steps = len(parts[0]) if parts else steps_in(cells)
-            if not steps:
-                raise InvalidCell(f"column {self.read[0]!r} holds no list of steps")
-            features = features_at_steps(self.others, cells[count:], steps, training)
-            parts.append(features)
-        return np.concatenate(parts, 1)
+        numbers = self._scaled(cells[:count]) if count else None
+        if self.others is None:
+            assert numbers is not None
+            return numbers
+        steps = steps_in(cells) if numbers is None else len(numbers)
+        if not steps:
+            raise InvalidCell(f"column {self.read[0]!r} holds no list of steps")
+        others = cells[count:]
+        features = features_at_steps(self.others, others, steps, training)
+        if numbers is None:
+            return features
+        return np.concatenate([numbers, features], 1)
 
     def _scaled(self, cells: Sequence[Any]) -> Floats:
         """Return the scaled numbers of a row (T, D), and their flags."""
         parts: list[Doubles] = []
-        for name, size, cell in zip(self.columns, self.sizes, cells, strict=True):
+        named = zip(self.columns, self.sizes, cells, strict=True)
+        for name, size, cell in named:
             part = _matrix(name, cell, bool(self.fills))
             if part.shape[1] != size:
                 raise InvalidCell(
@@ -139,7 +146,9 @@ class Frames:
         scaled = (whole - self.means) / self.deviations
         far = np.abs(scaled) > FAR
         if far.any():
-            step, index = (int(i) for i in np.argwhere(far)[0])
+            first = np.argwhere(far)[0]
+            step = int(first[0])
+            index = int(first[1])
             raise InvalidCell(
                 f"column {self._column_of(index)!r} holds {whole[step, index]:g} at step "
                 f"{step + 1}, out of all proportion to the numbers of training (about "
@@ -152,7 +161,8 @@ class Frames:
     def _column_of(self, index: int) -> str:
         """Return the column that a number of a step (of D) is from."""
         ends = np.cumsum(self.sizes)
-        return self.columns[int(np.searchsorted(ends, index, side="right"))]
+        column = np.searchsorted(ends, index, side="right")
+        return self.columns[int(column)]
 
     def check_to_predict(self, cells: Sequence[Any]) -> Floats:
         """Return the steps that are read of a row that is to be answered: the last window.
@@ -231,9 +241,12 @@ class Frames:
         reading = WindowSpec(**values["reading"])
         lists = ("columns", "sizes", "means", "deviations", "fills", "flagged")
         # older runs had nothing to stand in for a missing number
-        kept = {name: tuple(values.get(name, ())) for name in lists}
-        others = Vector.from_json(values["others"]) if "others" in values else None
-        return cls(reading=reading, others=others, **kept)
+        kept: dict[str, Any] = {}
+        for name in lists:
+            kept[name] = tuple(values.get(name, ()))
+        if "others" in values:
+            kept["others"] = Vector.from_json(values["others"])
+        return cls(reading=reading, **kept)
 
 
 def _scales(

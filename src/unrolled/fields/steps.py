@@ -70,7 +70,8 @@ def columns_of(steps: Iterable[Any], names: Sequence[str]) -> dict[str, list[Any
     if not rows:
         raise UserError("the row holds no step")
     columns = zip(*rows, strict=True)
-    return dict(zip(names, map(list, columns), strict=True))
+    lists = map(list, columns)
+    return dict(zip(names, lists, strict=True))
 
 
 def features_at_steps(
@@ -88,12 +89,14 @@ def features_at_steps(
     """
     encode = vector.check if training else vector.check_to_predict
     features: list[Features] = []
-    for step, row in enumerate(rows_of_steps(vector.columns, cells, steps, unit), 1):
+    rows = rows_of_steps(vector.columns, cells, steps, unit)
+    for step, row in enumerate(rows, 1):
         try:
             features.append(encode(row))
         except InvalidCell as error:
             raise type(error)(f"{error} at {unit} {step}") from None
-    return np.array(features, dtype=np.float32).reshape(steps, vector.width)
+    matrix = np.array(features, dtype=np.float32)
+    return matrix.reshape(steps, vector.width)
 
 
 def beside_words(cells: Sequence[Any]) -> list[Any]:
