@@ -230,3 +230,13 @@ def test_a_saved_run_answers_as_the_trained_one(tagger: SimpleNamespace) -> None
     ours = loaded.answers([row])[0].details
     assert ours == tagger.run.answers([row])[0].details
     assert ours["words"] == row["tokens"]
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_doctor_has_nothing_against_it(
+    tagger: SimpleNamespace, cli: Call, both: bool
+) -> None:
+    keys = [f"{key}={json.dumps(value)}" for key, value in (KEYS | POS).items()]
+    keys.append(f"model.bidirectional={json.dumps(both)}")
+    printed, _ = cli("doctor", tagger.file, *keys)
+    assert "0 problem" in printed
