@@ -198,9 +198,9 @@ def test_padding_and_neighbours_change_nothing(
     extra = [t.double() if t.is_floating_point() else t for t in many.extra]
     together = model(many.inputs, many.lengths, *extra)
     for row in rows.tolist():
-        one = collate(made.train, np.array([row]))
-        extra = [t.double() if t.is_floating_point() else t for t in one.extra]
-        alone = model(one.inputs, one.lengths, *extra)[0]
+        single = collate(made.train, np.array([row]))
+        extra = [t.double() if t.is_floating_point() else t for t in single.extra]
+        alone = model(single.inputs, single.lengths, *extra)[0]
         torch.testing.assert_close(
             together[row, : len(alone)], alone, rtol=1e-9, atol=1e-9
         )

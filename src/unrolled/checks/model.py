@@ -111,10 +111,11 @@ def padded(batch: Batch, by: int = 5) -> Batch:
     if targets is not None and targets.dim() == 2:
         targets = nn.functional.pad(targets, behind, value=IGNORED)
     extra = []
+    whole = (rows, steps)
     for tensor in batch.extra:
-        if tensor.shape == (rows, steps):
+        if tensor.shape == whole:
             tensor = nn.functional.pad(tensor, behind)
-        elif tensor.dim() == 3 and tensor.shape[:2] == (rows, steps):
+        elif tensor.dim() == 3 and tensor.shape[:2] == whole:
             # features of other columns next to each step
             tensor = _widened(tensor, batch.lengths, by)
         extra.append(tensor)
@@ -129,7 +130,8 @@ def _widened(steps: Tensor, lengths: Tensor, by: int) -> Tensor:
     indices = torch.arange(count, device=wide.device)
     real = indices < lengths[:, None]
     # (B, T, 1): for inputs that are vectors
-    real = real.reshape(rows, count, *[1] * (wide.dim() - 2))
+    ones = [1] * (wide.dim() - 2)
+    real = real.reshape(rows, count, *ones)
     # the first step of another row stands where nothing is to be read
     others = wide.flip(0)[:, :1]
     return torch.where(real, wide, others)
