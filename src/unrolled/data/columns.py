@@ -13,6 +13,7 @@ from typing import Any
 
 from unrolled.data.dates import are_dates
 from unrolled.data.numbers import NEARLY_ALL, decimal_mark, is_missing, number
+from unrolled.data.units import amount, bare_cells, unit_of
 
 NOTE = 8  # characters that all cells of a note begin with, such as a licence
 SHORT = 24  # characters of a text that is a word or a name
@@ -49,6 +50,7 @@ class Column:
         filled: cells that are not empty.
         numeric, whole: nearly all of them are numbers; all those are integers.
         decimal: the mark before decimals.
+        unit: what stands behind its numbers; see ``data.units``.
         dates: nearly all of them are dates.
         lists, frames: all are lists; lists of numbers, or of lists of numbers.
         distinct: how many different ones there are.
@@ -69,6 +71,7 @@ class Column:
     words: float = 0.0
     note: bool = False
     decimal: str = "."
+    unit: str = ""
     dates: bool = False
     counts_rows: bool = False
     unnamed: bool = False
@@ -161,7 +164,14 @@ def look(name: str, values: Sequence[Any], decimal: str | None = None) -> Column
     numbers = [number(value, mark) for value in filled]
     known = [value for value in numbers if value is not None]
     others = len(filled) - len(known)
+    unit = ""
     if others:
+        unit = unit_of(filled)
+        if unit:
+            mark = decimal or decimal_mark(bare_cells(filled, unit))
+            numbers = [amount(value, mark, unit) for value in filled]
+            known = [value for value in numbers if value is not None]
+            others = len(filled) - len(known)
         others -= sum(map(is_missing, filled))
     # an exception is named with its line when the rows are read
     texts = list(map(str, filled))
@@ -180,6 +190,7 @@ def look(name: str, values: Sequence[Any], decimal: str | None = None) -> Column
         words=sum(len(text.split()) for text in texts) / count,
         note=_are_notes(texts),
         decimal=mark,
+        unit=unit if numeric else "",
         dates=not numeric and are_dates(filled),
         counts_rows=numeric and _counts(numbers),
     )

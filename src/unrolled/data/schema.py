@@ -15,6 +15,7 @@ from unrolled.data.columns import SHORT, Column, label, look
 from unrolled.data.dates import is_day_first
 from unrolled.data.numbers import decimal_mark
 from unrolled.data.sources import Table
+from unrolled.data.units import FACTORS, KNOWN
 
 TEXT_NAMES = (
     "text",
@@ -101,7 +102,8 @@ class Schema:
 
     With ``frames`` the numbers are sequences; with ``steps`` a row of the file is one step of one,
     ``sequence`` the column that tells them apart, where there are several, and ``time`` the one
-    that puts steps in order. ``decimal`` is the mark before decimals, for numbers that do not tell.
+    that puts steps in order. ``decimal`` is the mark before decimals, for numbers that do not tell;
+    ``units`` names columns whose numbers have a unit behind them, each with its unit.
     """
 
     task: str
@@ -116,11 +118,16 @@ class Schema:
     time: str | None = None
     decimal: str = "."
     day_first: bool = True
+    units: tuple[tuple[str, str], ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The columns that are read: texts, numbers, categories, dates."""
         return (*self.text, *self.numbers, *self.categories, *self.dates)
+
+    def unit_of(self, name: str | None) -> str:
+        """Return the unit of a column of numbers, "" without one."""
+        return next((unit for column, unit in self.units if column == name), "")
 
     @property
     def writes_texts(self) -> bool:
@@ -147,9 +154,13 @@ def infer(table: Table, hints: ColumnHints) -> Schema:
         if name is not None and name not in table.columns:
             raise UsageError(f"{table.path}: {unknown('column', name, table.columns)}")
     decimal = hints.decimal or usual_decimal(table)
-    schema = _choose(table, hints, _look(table, hints, decimal))
+    columns = _look(table, hints, decimal)
+    schema = _choose(table, hints, columns)
     if schema.numbers or schema.answer is not None:
-        schema = replace(schema, decimal=decimal)
+        answer = schema.answer if schema.task == "regress" else None
+        named = [columns[name] for name in (*schema.numbers, answer) if name]
+        units = {column.name: column.unit for column in named if column.unit}
+        schema = replace(schema, decimal=decimal, units=tuple(units.items()))
     if hints.task is not None and schema.task != hints.task:
         raise UsageError(
             f"task={hints.task} does not fit these columns, which are for task={schema.task}; "
@@ -524,6 +535,8 @@ def _task(answer: Column) -> str:
         return "tag"
     if not answer.numeric:
         return "classify"
+    if answer.labels and answer.unit not in ("", FACTORS, *KNOWN):
+        return "classify"  # 5 stars
     few = (
         answer.whole and answer.distinct <= 20 and answer.filled >= 8 * answer.distinct
     )

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unrolled.data.dates import are_dates
-from unrolled.data.numbers import MISSING, are_numbers, number
+from unrolled.data.numbers import MISSING, number
+from unrolled.data.units import are_amounts
 
 Cells = Sequence[str]  # of a row, or of a column
 Rows = Sequence[Cells]
@@ -144,7 +145,7 @@ def closed_columns(rows: Rows) -> int:
     """Return how many columns hold numbers only, or a few words again and again, below row one."""
     body = rows[1:] or rows
     columns = map(_bare, zip(*body, strict=True))
-    return sum(are_numbers(column) or _closed(column) for column in columns)
+    return sum(are_amounts(column) or _closed(column) for column in columns)
 
 
 def _closed(column: Cells) -> bool:
@@ -222,7 +223,7 @@ def _is_surely_header(rows: Rows) -> bool:
     # where the first row is all there is, it stands over nothing
     columns = list(zip(first, map(_bare, body), strict=False))
     for cell, column in columns:
-        if cell.lower() not in MISSING and (are_numbers(column) or are_dates(column)):
+        if cell.lower() not in MISSING and (are_amounts(column) or are_dates(column)):
             return not are_dates([cell])
     if not names_columns([named]):
         return _over_labels(first, body)

@@ -19,6 +19,7 @@ from unrolled.data.dates import (
 from unrolled.data.numbers import decimal_mark, evenly, is_doubtful, is_missing, number
 from unrolled.data.schema import ColumnHints, Schema
 from unrolled.data.sources import Document, Table
+from unrolled.data.units import amount, bare_cells, units_in
 
 NAMED = 3  # lines, or labels, that a warning names
 SURE = 0.97  # of the rows whose answer another column gives away
@@ -52,15 +53,18 @@ def warnings_of(
         if answers.numeric and not schema.frames:
             warnings += _may_be_series(table, schema)
     for name in schema.numbers if not schema.frames or schema.steps else ():
-        warnings += _no_numbers(table, name, schema.decimal, missing, samples)
+        warnings += _no_numbers(table, name, schema, missing, samples)
     for name in schema.dates:
         warnings += _no_dates(table, name)
     if hints.decimal is None:
         names = (*schema.numbers, schema.answer) if schema.numbers else (schema.answer,)
         known = [name for name in names if name]
-        warnings += _decimals(table, known, schema.decimal, samples)
+        warnings += _decimals(table, known, schema, samples)
     if schema.time is not None:
         warnings += _order(table, schema, hints.sequence)
+    for name in table.columns:
+        if name not in schema.numbers and not schema.unit_of(name):
+            warnings += _several_units(table, name)
     warnings += _left_out(table, schema, hints)
     return warnings
 
@@ -95,10 +99,15 @@ def _exceptions(
 
 
 def _no_numbers(
-    table: Table, name: str, decimal: str, missing: str, samples: bool
+    table: Table, name: str, schema: Schema, missing: str, samples: bool
 ) -> Iterator[DataWarning]:
-    mark = decimal_mark(table.cells(name), decimal)
-    odd = list(_exceptions(table, name, lambda cell: number(cell, mark) is not None))
+    unit = schema.unit_of(name)
+    mark = decimal_mark(bare_cells(table.cells(name), unit), schema.decimal)
+
+    def is_number(cell: Any) -> bool:
+        return amount(cell, mark, unit) is not None
+
+    odd = list(_exceptions(table, name, is_number))
     if not odd or missing == "error":
         return
     lines = [line for line, _ in odd]
@@ -113,6 +122,16 @@ def _no_numbers(
         "data.missing",
         lines[0],
     )
+
+
+def _several_units(table: Table, name: str) -> Iterator[DataWarning]:
+    """Warn of a column of amounts that are in several units, so that it is none of numbers."""
+    units = units_in(table.cells(name))
+    if units:
+        yield DataWarning(
+            f"{name} holds amounts in several units ({listed(units)}): it is not read as numbers",
+            "write all of them in one unit",
+        )
 
 
 def _no_dates(table: Table, name: str) -> Iterator[DataWarning]:
@@ -136,11 +155,12 @@ def _no_dates(table: Table, name: str) -> Iterator[DataWarning]:
 
 
 def _decimals(
-    table: Table, names: Iterable[str], decimal: str, samples: bool
+    table: Table, names: Iterable[str], schema: Schema, samples: bool
 ) -> Iterator[DataWarning]:
     """Warn of columns in which 1,234 may be a thousand or a bit more than one."""
+    decimal = schema.decimal
     for name in names:
-        cells = evenly(table.cells(name))
+        cells = bare_cells(evenly(table.cells(name)), schema.unit_of(name))
         doubtful = [cell for cell in cells if is_doubtful(cell)]
         # with a point before decimals those with a point are as usual
         strange = [cell for cell in doubtful if decimal == "," or "," in cell]

@@ -18,7 +18,7 @@ import numpy as np
 from unrolled.core.errors import UserError, shown
 from unrolled.data.columns import label, spelling
 from unrolled.data.dates import EPOCH, is_day_first, read_date
-from unrolled.data.numbers import is_missing, number
+from unrolled.data.numbers import is_missing
 from unrolled.fields.base import (
     LARGEST,
     InvalidCell,
@@ -72,12 +72,13 @@ class NumberColumn:
         decimal: str | None,
         missing: Missing,
         usual: str = ".",
+        unit: str = "",
     ) -> Self:
         """Learn the scale, and what stands in for a missing number."""
-        scale = Number.fit(name, cells, decimal, usual=usual)
+        scale = Number.fit(name, cells, decimal, usual=usual, unit=unit)
         if missing in ("drop", "error"):
             return cls(scale, dropped=missing == "drop")
-        numbers = [number(cell, scale.decimal) for cell in cells]
+        numbers = [scale.read(cell) for cell in cells]
         known = [v for v in numbers if v is not None and abs(v) <= LARGEST]
         fill = np.median(known) if missing == "median" else np.mean(known)
         return cls(scale, float(fill), flagged=None in numbers)
@@ -88,14 +89,14 @@ class NumberColumn:
         Raises:
             InvalidCell: there is no number, and nothing to stand in for it.
         """
-        value = number(cell, self.scale.decimal)
+        value = self.scale.read(cell)
         if value is not None:
             features = self.scale.check(cell)
             return (features, 0.0) if self.flagged else (features,)
         if self.fill is None or not (training or is_missing(cell)):
             if self.dropped:
                 raise MissingCell(f"column {self.name!r} holds no number")
-            read_number(self.name, cell, self.scale.decimal)
+            read_number(self.name, cell, self.scale.decimal, self.scale.unit)
         assert self.fill is not None
         filled = scaled(self.name, self.fill, self.scale.mean, self.scale.deviation)
         return (filled, 1.0) if self.flagged else (filled,)
