@@ -187,7 +187,7 @@ def heading(
     units = find_units(rows[:_BODY], width)
     body = [row for index, row in enumerate(rows) if index != units]
     groups, title = _names_at(body, width)
-    if units != title + 1:
+    if units is not None and units != title + 1:
         units = None
         body = rows
         groups, title = _names_at(body, width)
