@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unrolled.data.dates import are_dates
+from unrolled.data.date_styles import names_dates, style_of
 from unrolled.data.numbers import NEARLY_ALL, decimal_mark, is_missing, number
 from unrolled.data.units import amount, bare_cells, unit_of
 
@@ -51,7 +51,7 @@ class Column:
         numeric, whole: nearly all of them are numbers; all those are integers.
         decimal: the mark before decimals.
         unit: what stands behind its numbers; see ``data.units``.
-        dates: nearly all of them are dates.
+        date_style: how nearly all of them say when; see ``data.date_styles``.
         lists, frames: all are lists; lists of numbers, or of lists of numbers.
         distinct: how many different ones there are.
         mean_length, words: characters and words of a cell, or items of a list, on average.
@@ -72,9 +72,14 @@ class Column:
     note: bool = False
     decimal: str = "."
     unit: str = ""
-    dates: bool = False
+    date_style: str = ""
     counts_rows: bool = False
     unnamed: bool = False
+
+    @property
+    def dates(self) -> bool:
+        """Whether nearly all cells are dates or times."""
+        return self.date_style != ""
 
     @property
     def text(self) -> bool:
@@ -179,6 +184,9 @@ def look(name: str, values: Sequence[Any], decimal: str | None = None) -> Column
     # with a zero before them digits are a code, such as that of a town or a telephone
     codes = sum(_CODE.fullmatch(text) is not None for text in texts)
     numeric = numeric and codes * 10 <= len(texts)
+    dated = names_dates(name)
+    style = style_of(filled, named=dated) if dated or not numeric else ""
+    numeric = numeric and not style
     return Column(
         name=name,
         filled=len(filled),
@@ -191,7 +199,7 @@ def look(name: str, values: Sequence[Any], decimal: str | None = None) -> Column
         note=_are_notes(texts),
         decimal=mark,
         unit=unit if numeric else "",
-        dates=not numeric and are_dates(filled),
+        date_style=style,
         counts_rows=numeric and _counts(numbers),
     )
 

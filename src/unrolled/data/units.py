@@ -188,8 +188,7 @@ def is_unit(cell: str) -> bool:
 
 def _may_be_amounts(cells: Sequence[Any]) -> bool:
     """Return whether some cells of a column look like amounts, which hardly takes time."""
-    step = max(1, len(cells) // SAMPLE)
-    sample = [cell for cell in cells[::step] if not is_missing(cell)]
+    sample = [cell for cell in evenly(cells, SAMPLE) if not is_missing(cell)]
     fits = 0
     for cell in sample:
         if not isinstance(cell, str):

@@ -10,11 +10,18 @@ from typing import Any
 from unrolled.core.errors import DataWarning, listed, shown
 from unrolled.core.words import counted
 from unrolled.data.columns import REPEATS, Column, label, look, spelling
+from unrolled.data.date_styles import (
+    DATE,
+    SHOWN,
+    read_order,
+    read_styled,
+    style_of,
+)
 from unrolled.data.dates import (
     is_day_first,
     is_order_doubtful,
+    is_year_doubtful,
     read_date,
-    read_moment,
 )
 from unrolled.data.numbers import decimal_mark, evenly, is_doubtful, is_missing, number
 from unrolled.data.schema import ColumnHints, Schema
@@ -142,8 +149,23 @@ def _no_dates(table: Table, name: str) -> Iterator[DataWarning]:
             "day/month/year",
             "write dates as 2021-01-31",
         )
-    odd = list(_exceptions(table, name, lambda cell: read_date(cell) is not None))
-    odd = [(line, cell) for line, cell in odd if read_date(cell, False) is None]
+    if is_year_doubtful(cells):
+        yield DataWarning(
+            f"{name} has months such as Jan-10, which may be of a year or have a day: read as "
+            "month and year",
+            "write dates as 2010-01-31",
+        )
+    style = style_of(cells) or DATE
+    if style in SHOWN:
+        yield DataWarning(
+            f"{name} holds numbers that are read as dates: {SHOWN[style]}",
+            f"data.numbers=[..., {name}] reads them as numbers",
+        )
+    odd = list(
+        _exceptions(table, name, lambda cell: read_styled(cell, style) is not None)
+    )
+    if style == DATE:
+        odd = [(line, cell) for line, cell in odd if read_date(cell, False) is None]
     if odd:
         lines = [line for line, _ in odd]
         yield DataWarning(
@@ -334,7 +356,8 @@ def _order(table: Table, schema: Schema, sequence: str | None) -> Iterator[DataW
 def _times(table: Table, name: str) -> list[Any]:
     cells = table.cells(name)
     day_first = is_day_first(cells)
-    return [read_moment(cell, day_first) for cell in cells]
+    style = style_of(cells)
+    return [read_order(cell, style, day_first) for cell in cells]
 
 
 def _backwards(

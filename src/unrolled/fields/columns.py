@@ -9,15 +9,17 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from unrolled.core.errors import UserError, shown
+from unrolled.core.saving import LATER, as_saved
 from unrolled.data.columns import label, spelling
-from unrolled.data.dates import EPOCH, is_day_first, read_date
+from unrolled.data.date_styles import DATE, read_styled, style_of
+from unrolled.data.dates import EPOCH, is_day_first
 from unrolled.data.numbers import is_missing
 from unrolled.fields.base import (
     LARGEST,
@@ -182,6 +184,7 @@ class DateColumn:
     year: float
     years: float
     has_time: bool
+    style: str = field(default=DATE, metadata=LATER)
 
     @property
     def width(self) -> int:
@@ -190,10 +193,11 @@ class DateColumn:
 
     @classmethod
     def fit(cls, name: str, cells: Sequence[Any], day_first: bool | None) -> Self:
-        """Learn the order of day and month, and which years there are."""
+        """Learn how dates are written, the order of day and month, and which years there are."""
         if day_first is None:
             day_first = is_day_first(cells)
-        dates = [read_date(cell, day_first) for cell in cells]
+        style = style_of(cells) or DATE
+        dates = [read_styled(cell, style, day_first) for cell in cells]
         known = [seconds for seconds in dates if seconds is not None]
         if not known:
             raise UserError(f"column {name!r} holds no date")
@@ -201,11 +205,11 @@ class DateColumn:
         mean = float(years.mean())
         deviation = float(years.std()) or 1.0
         has_time = any(seconds % DAY for seconds in known)
-        return cls(name, day_first, mean, deviation, has_time)
+        return cls(name, day_first, mean, deviation, has_time, style)
 
     def encode(self, cell: Any, training: bool) -> Features:
         """Return the features of a cell. Raises InvalidCell: it holds something else."""
-        seconds = read_date(cell, self.day_first)
+        seconds = read_styled(cell, self.style, self.day_first)
         if seconds is None:
             if not (training or is_missing(cell)):
                 raise InvalidCell(
@@ -231,7 +235,7 @@ class DateColumn:
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` takes."""
-        return asdict(self)
+        return as_saved(self)
 
 
 FeatureColumn = NumberColumn | CategoryColumn | DateColumn
