@@ -23,8 +23,8 @@ from unrolled.checks.base import (
 from unrolled.core.errors import shown
 from unrolled.data.columns import label
 from unrolled.data.examples import Examples
-from unrolled.data.units import amount, unit_of
 from unrolled.data.sources import Table
+from unrolled.data.units import amount, unit_of
 from unrolled.text.streams import SPECIALS
 
 SURE = 0.99  # accuracy of one column, or F1 of one token, that is no luck

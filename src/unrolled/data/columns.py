@@ -9,9 +9,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from unrolled.data.date_styles import names_dates, style_of
+from unrolled.data.date_styles import CLOCK, names_dates, style_of
 from unrolled.data.numbers import NEARLY_ALL, decimal_mark, is_missing, number
 from unrolled.data.units import amount, bare_cells, unit_of
 
@@ -80,6 +80,11 @@ class Column:
     def dates(self) -> bool:
         """Whether nearly all cells are dates or times."""
         return self.date_style != ""
+
+    @property
+    def moments(self) -> bool:
+        """Whether they put rows in order, as times of any day do not."""
+        return self.date_style not in ("", CLOCK)
 
     @property
     def text(self) -> bool:
@@ -165,18 +170,11 @@ def look(name: str, values: Sequence[Any], decimal: str | None = None) -> Column
             mean_length=sum(map(len, filled)) / count,
             frames=all(map(_frames, filled)),
         )
-    mark = decimal or decimal_mark(filled)
-    numbers = [number(value, mark) for value in filled]
+    amounts = _amounts_of(filled, decimal)
+    numbers = amounts.numbers
     known = [value for value in numbers if value is not None]
     others = len(filled) - len(known)
-    unit = ""
     if others:
-        unit = unit_of(filled)
-        if unit:
-            mark = decimal or decimal_mark(bare_cells(filled, unit))
-            numbers = [amount(value, mark, unit) for value in filled]
-            known = [value for value in numbers if value is not None]
-            others = len(filled) - len(known)
         others -= sum(map(is_missing, filled))
     # an exception is named with its line when the rows are read
     texts = list(map(str, filled))
@@ -197,11 +195,29 @@ def look(name: str, values: Sequence[Any], decimal: str | None = None) -> Column
         mean_length=sum(map(len, texts)) / count,
         words=sum(len(text.split()) for text in texts) / count,
         note=_are_notes(texts),
-        decimal=mark,
-        unit=unit if numeric else "",
+        decimal=amounts.decimal,
+        unit=amounts.unit if numeric else "",
         date_style=style,
         counts_rows=numeric and _counts(numbers),
     )
+
+
+class _Amounts(NamedTuple):
+    """The numbers of a column, the mark before their decimals, and the unit behind them."""
+
+    numbers: list[float | None]
+    decimal: str
+    unit: str
+
+
+def _amounts_of(cells: Sequence[Any], decimal: str | None) -> _Amounts:
+    mark = decimal or decimal_mark(cells)
+    numbers = [number(cell, mark) for cell in cells]
+    unit = unit_of(cells) if None in numbers else ""
+    if unit:
+        mark = decimal or decimal_mark(bare_cells(cells, unit))
+        numbers = [amount(cell, mark, unit) for cell in cells]
+    return _Amounts(numbers, mark, unit)
 
 
 def _are_notes(texts: Sequence[str]) -> bool:

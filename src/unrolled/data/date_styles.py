@@ -26,9 +26,10 @@ _CLOCK = re.compile(
     r"|(?P<full_hour>1[0-2]|0?[1-9]) ?(?P<full_half>[AaPp])\.?[Mm]\.?"
     r"|(?P<korean_hour>[01]?[0-9]|2[0-3])시(?: ?(?P<korean_minute>[0-5]?[0-9])분)?)"
 )
-_NAMES = frozenset(
-    "date dates datum fecha dt day timestamp datetime ts birthday birthdate dob".split()
-)
+_NAME_LIST = """
+date dates datum fecha dt day timestamp datetime ts birthday birthdate dob
+"""
+_NAMES = frozenset(_NAME_LIST.split())
 _KOREAN = ("날짜", "일자", "일시", "日付", "日期")
 SHOWN = {
     SERIAL: "Excel's days, of which 44197 is 2021-01-01",
@@ -80,9 +81,13 @@ def _are(style: str, cells: list[Any]) -> bool:
     return read > 0 and read >= NEARLY_ALL * len(cells)
 
 
-@functools.lru_cache(maxsize=1 << 14)
 def _clock(cell: Any) -> float | None:
-    match = _CLOCK.fullmatch(cell.strip()) if isinstance(cell, str) else None
+    return _hour_of(cell) if isinstance(cell, str) else None
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _hour_of(cell: str) -> float | None:
+    match = _CLOCK.fullmatch(cell.strip())
     if match is None:
         return None
     hour = int(match["hour"] or match["full_hour"] or match["korean_hour"])

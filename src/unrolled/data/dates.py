@@ -171,7 +171,9 @@ def is_year_doubtful(cells: Iterable[Any]) -> bool:
     """Return whether all of some cells are like Jan-10, which may be a day as well as a year."""
     years: list[int] = []
     for cell in cells:
-        match = _MONTH_AND_YEAR.fullmatch(cell.strip()) if isinstance(cell, str) else None
+        match = (
+            _MONTH_AND_YEAR.fullmatch(cell.strip()) if isinstance(cell, str) else None
+        )
         if match is not None:
             years.append(int(match["year"]))
     return bool(years) and max(years) <= 31

@@ -12,7 +12,7 @@ from typing import Any
 
 from unrolled.core.errors import UserError, shown
 from unrolled.data.json_values import json_value
-from unrolled.data.numbers import MISSING, NEARLY_ALL
+from unrolled.data.numbers import MISSING, NEARLY_ALL, evenly
 
 DEPTH = 2  # lists of numbers, or of lists of numbers
 SAMPLE = 200  # cells that tell whether a column holds lists
@@ -63,10 +63,12 @@ def list_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
         columns: their names.
         rows: the first rows of a table, all of which have a cell for each.
     """
-    step = max(1, len(rows) // SAMPLE)
+    rows = [row for row in evenly(rows, SAMPLE) if len(row) == len(columns)]
+    if not any(map(_has_list, rows)):
+        return []
     lists: dict[str, list[list[Any] | None]] = {}
     for index, name in enumerate(columns):
-        cells = [row[index] for row in rows[::step]]
+        cells = [row[index] for row in rows]
         values = _values(cells)
         if values is not None:
             lists[name] = values
@@ -90,6 +92,10 @@ def cell_of(text: str, name: str) -> list[Any] | None:
         return read_list(text)
     except UserError as error:
         raise UserError(f"column {name!r} holds lists, but {error}") from None
+
+
+def _has_list(row: Sequence[str]) -> bool:
+    return any("[" in cell for cell in row)
 
 
 def _values(cells: Sequence[str]) -> list[list[Any] | None] | None:

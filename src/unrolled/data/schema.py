@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 from unrolled.core.errors import DataError, UsageError, unknown
 from unrolled.data.columns import SHORT, Column, label, look
-from unrolled.data.date_styles import CLOCK
 from unrolled.data.dates import is_day_first
 from unrolled.data.numbers import decimal_mark
 from unrolled.data.sources import Table
@@ -441,11 +440,7 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
         raise DataError(
             "no column of numbers is left; name them with data.numbers", table.path
         )
-    times = [
-        c.name
-        for c in columns.values()
-        if c.dates and c.date_style != CLOCK and c.name != answer
-    ]
+    times = [c.name for c in columns.values() if c.moments and c.name != answer]
     time = hints.time or next(iter(times), None)
     return Schema(
         task,

@@ -60,23 +60,19 @@ _SAME = {
     "ft2": "sqft sq.ft ft^2",
     "m3": "m^3 cbm",
 }
-_SYNONYMS = {
-    spelling: unit for unit, names in _SAME.items() for spelling in names.split()
-}
+_SYNONYMS: dict[str, str] = {}
+for _unit, _names in _SAME.items():
+    _SYNONYMS |= dict.fromkeys(_names.split(), _unit)
 # units that differ by case alone, such as mW and MW, are known as they are written
-_FOLDED = {
-    name: unit
-    for name, unit in ((unit.casefold(), unit) for unit in sorted(KNOWN))
-    if sum(known.casefold() == name for known in KNOWN) == 1
-}
+_CASES = Counter(unit.casefold() for unit in KNOWN)
+_FOLDED = {unit.casefold(): unit for unit in KNOWN if _CASES[unit.casefold()] == 1}
 # a letter right behind a number makes it a code as often as an amount
 _CODE_LETTERS = frozenset("ACFJKNt")
-_NO_UNITS = frozenset(
-    """
-am pm a.m p.m st nd rd th e jan feb mar apr may jun jul aug sep oct nov dec january february march
-april june july august september october november december bc ad ce bce
-""".split()
-)
+_NO_UNIT_LIST = """
+am pm a.m p.m st nd rd th e bc ad ce bce jan feb mar apr may jun jul aug sep oct nov dec
+january february march april june july august september october november december
+"""
+_NO_UNITS = frozenset(_NO_UNIT_LIST.split())
 _FACTOR_LIST = {
     1e3: "k K thousand tsd 천 千",
     1e4: "만 萬 万",
@@ -84,17 +80,19 @@ _FACTOR_LIST = {
     1e8: "억 億 亿",
     1e9: "B bn Bn BN billion billions mrd mia",
 }
-_FACTOR = {name: factor for factor, names in _FACTOR_LIST.items() for name in names.split()}
+_FACTOR: dict[str, float] = {}
+for _factor, _names in _FACTOR_LIST.items():
+    _FACTOR |= dict.fromkeys(_names.split(), _factor)
 # with a currency small letters are factors, too: $5m
 _MONEY_FACTOR = {**_FACTOR, "m": 1e6, "b": 1e9}
-_AMBIGUOUS = frozenset("KMB")
 
 _NUMBER = r"[^\w]{0,3}(?:[A-Z]{1,3}\$?)? ?[+-]?[\d.,][\d.,' ]*(?:[eE][+-]?\d+(?![\w]))?"
 _AMOUNT = re.compile(
     rf"(?P<number>{_NUMBER})(?P<unit>°\s?[CFK]?|‰|[^\W\d_][\w°/^·*.-]{{0,11}})"
 )
+_CURRENCY = r" ?(?:[^\w\s]|[A-Z]{3}|원|円|元)?"
 _SCALED = re.compile(
-    rf"(?P<number>{_NUMBER})(?P<factor>[^\W\d_]{{1,8}}?)\.?(?P<currency> ?(?:[^\w\s]|[A-Z]{{3}}|원|円|元)?)"
+    rf"(?P<number>{_NUMBER})(?P<factor>[^\W\d_]{{1,8}}?)\.?(?P<currency>{_CURRENCY})"
 )
 
 
@@ -243,7 +241,7 @@ def _factors(cells: Sequence[Any]) -> str:
         match = _SCALED.fullmatch(_clean(cell)) if isinstance(cell, str) else None
         if match is None:
             return ""
-        digits, factor = _without(cell, FACTORS)
+        digits, _factor = _without(cell, FACTORS)
         value = number(digits) if digits else None
         if value is None:
             return ""
@@ -285,10 +283,14 @@ def _clean(cell: str) -> str:
     return unicodedata.normalize("NFKC", cell).replace("\u2212", "-").strip()
 
 
-@functools.lru_cache(maxsize=1 << 14)
 def _parts(cell: Any) -> Amount | None:
     """Take a cell apart; None where it is no number with a unit behind it."""
-    text = _clean(cell) if isinstance(cell, str) else ""
+    return _taken_apart(cell) if isinstance(cell, str) else None
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _taken_apart(cell: str) -> Amount | None:
+    text = _clean(cell)
     match = _AMOUNT.fullmatch(text) if text else None
     if match is None:
         return None

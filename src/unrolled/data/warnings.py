@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations, pairwise
 from typing import Any
 
 from unrolled.core.errors import DataWarning, listed, shown
 from unrolled.core.words import counted
 from unrolled.data.columns import REPEATS, Column, label, look, spelling
 from unrolled.data.date_styles import (
+    CLOCK,
     DATE,
     SHOWN,
     read_order,
@@ -35,6 +36,10 @@ ENOUGH = 20  # rows from which that is told
 BEGINNING = 100_000  # characters that tell what a text is
 MOSTLY = 0.9  # of its words that are numbers
 WINDOW = 24  # steps that are proposed to forecast from
+TRUE = ("true", "1", "yes", "y", "t")
+FALSE = ("false", "0", "no", "n", "f")
+TRIED = 12  # columns that are tried together, to tell sequences apart
+HOURS = ("hour", "hours", "hr", "stunde", "시", "시간")
 GAP = 1.5  # usual steps of time from which some are missing: of years some are a day longer
 
 
@@ -198,10 +203,21 @@ def _decimals(
 
 
 def _labels(table: Table, answer: str) -> Iterator[DataWarning]:
-    """Warn of labels that differ by hardly anything, and say which were taken as one."""
     cells = table.cells(answer)
     counts = Counter(label(cell) for cell in cells)
     padded = [cell for cell in cells if isinstance(cell, str) and cell != label(cell)]
+    yield from warnings_of_labels(counts, padded)
+
+
+def warnings_of_labels(
+    counts: Counter[str], padded: Sequence[str] = ()
+) -> Iterator[DataWarning]:
+    """Warn of labels that differ by hardly anything, and say which were taken as one.
+
+    Args:
+        counts: how often each label occurs.
+        padded: labels with blanks around them.
+    """
     same = _groups(counts, spelling)
     same += [[shown(cell), label(cell)] for cell in padded[:1]]
     if same:
@@ -209,12 +225,30 @@ def _labels(table: Table, answer: str) -> Iterator[DataWarning]:
             "labels that differ by blanks or spelling alone are one label: "
             + listed(same[0])
         )
+    mixed = _truth_values(counts)
+    if mixed:
+        yield DataWarning(
+            f"labels that may mean one are {len(mixed)} labels: {listed(mixed)}",
+            "write them alike where they are one",
+        )
     folded = _groups(Counter({spelling(name): 1 for name in counts}), str.casefold)
     if folded:
         yield DataWarning(
             f"labels that differ by case alone are {len(folded[0])} labels: {listed(folded[0])}",
             "mend the file where they are one",
         )
+
+
+def _truth_values(counts: Counter[str]) -> list[str]:
+    """Return labels that say true in several ways, or false, where all labels say either."""
+    names = {spelling(name).lower(): name for name in counts if name}
+    if not names or not all(name in (*TRUE, *FALSE) for name in names):
+        return []
+    for words in (TRUE, FALSE):
+        several = [name for word, name in names.items() if word in words]
+        if len(several) > 1:
+            return several
+    return []
 
 
 def _rare_labels(answers: Column, schema: Schema) -> Iterator[DataWarning]:
@@ -377,25 +411,52 @@ def _repeated(
 ) -> DataWarning:
     """Ask for the column that tells sequences apart, and propose one with which none repeats."""
     line = table.position(table.lines[repeated[0]])[1]
-    proposed: list[tuple[int, str]] = []
+    seen = f"{time} stands there more than once in {counted(len(repeated), 'row')} (line {line} is "
+    values: dict[str, list[str]] = {}
     for name in table.columns:
-        values = table.cells(name)
-        plain = not any(isinstance(value, list | dict) for value in values)
-        if name == time or not plain:
-            continue
-        pairs = {
-            (moment, label(value)) for moment, value in zip(times, values, strict=True)
-        }
-        distinct = len(set(map(label, values)))
-        if len(pairs) == len(times) and 4 * distinct <= len(times):
-            proposed.append((distinct, name))
-    column = min(proposed)[1] if proposed else "COLUMN"
-    return DataWarning(
-        f"{time} stands there more than once in {counted(len(repeated), 'row')} (line {line} is "
-        "the first): rows of several sequences are read as one",
-        f"data.sequence={column}",
-        line,
-    )
+        cells = table.cells(name)
+        if name != time and not any(isinstance(cell, list | dict) for cell in cells):
+            values[name] = list(map(label, cells))
+    clocks = [name for name in values if _is_hour(name, values[name])]
+    alone = _telling_apart(times, values, 1)
+    if alone and alone[0] in clocks:
+        return DataWarning(
+            f"{seen}the first), and {alone[0]} says when on that day: its rows are read without it",
+            f"write {time} and {alone[0]} as one column",
+            line,
+        )
+    message = f"{seen}the first): rows of several sequences are read as one"
+    both = [] if alone else _telling_apart(times, values, 2)
+    if both:
+        names = " and ".join(both)
+        return DataWarning(
+            f"{message}; {names} tell them apart together",
+            f"write {names} as one column, and name it with data.sequence",
+            line,
+        )
+    return DataWarning(message, f"data.sequence={(alone or ['COLUMN'])[0]}", line)
+
+
+def _telling_apart(
+    times: Sequence[Any], values: Mapping[str, Sequence[str]], count: int
+) -> list[str]:
+    """Return the ``count`` columns of fewest values with which no moment stands there twice."""
+    sizes = {name: len(set(cells)) for name, cells in values.items()}
+    few = [name for name in sizes if sizes[name] > 1 and 4 * sizes[name] <= len(times)]
+    few = sorted(few, key=sizes.__getitem__)[:TRIED]
+    proposed: list[tuple[int, list[str]]] = []
+    for names in combinations(few, count):
+        columns = [values[name] for name in names]
+        sequences = len(set(zip(*columns, strict=True)))
+        rows = len(set(zip(times, *columns, strict=True)))
+        if rows == len(times) and 4 * sequences <= len(times):
+            proposed.append((sequences, list(names)))
+    return min(proposed)[1] if proposed else []
+
+
+def _is_hour(name: str, cells: Sequence[str]) -> bool:
+    """Return whether a column says when on a day its rows are."""
+    return name.strip().lower() in HOURS or style_of(cells, named=False) == CLOCK
 
 
 def _may_be_series(table: Table, schema: Schema) -> Iterator[DataWarning]:

@@ -57,9 +57,7 @@ def scale_of(
     return means, np.where(deviations > 1e-9 * np.abs(means), deviations, 1.0)
 
 
-def read_number(
-    column: str, cell: Any, decimal: str = ".", unit: str = ""
-) -> float:
+def read_number(column: str, cell: Any, decimal: str = ".", unit: str = "") -> float:
     """Return the number in a cell. Raises InvalidCell: there is none, or one that is too large."""
     value = amount(cell, decimal, unit)
     if value is None:

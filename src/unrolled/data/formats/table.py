@@ -39,6 +39,7 @@ _BODY = 200  # rows that tell what stands over them
 _SEPARATOR = re.compile(r'\s*"?sep=([\t;|,])"?\s*\n', re.IGNORECASE)
 _NAMED = 8  # columns that an error names
 _NAMES = {"\t": "tab", ";": "semicolon", "|": "bar", ",": "comma"}
+_AGAIN = "of files that were put together keep one header"
 ignore: Report = lambda error: None  # noqa: E731
 
 
@@ -84,7 +85,10 @@ class TableFormat(FileFormat):
         blank = [""] * comments
         quoted = _quoted(head.origin, format, delimiter or ",")
         format = replace(format, quoted=quoted)
-        return _with_header(head, format, blank + lines[comments:])
+        sniffed = _with_header(head, format, blank + lines[comments:])
+        if delimiter is None:
+            return sniffed._replace(warnings=(*sniffed.warnings, *_uneven(lines)))
+        return sniffed
 
     def rows(self, file: DataFile, report: Report) -> Iterator[Row]:
         origin = file.origin
@@ -94,7 +98,14 @@ class TableFormat(FileFormat):
         rows = records(body, format, origin.name, report, lost, max_row=origin.max_row)
         width = len(file.columns)
         lists = [file.columns.index(name) for name in format.lists]
-        for line, cells in itertools.islice(rows, format.rows_of_names, None):
+        names = [cells for _, cells in itertools.islice(rows, format.rows_of_names)]
+        for line, cells in rows:
+            if names and cells == names[0] and width > 1:
+                message = (
+                    f"the names of the columns stand here again; {_AGAIN}, {SKIP_HINT}"
+                )
+                report(DataError(message, origin.name, line))
+                continue
             if format.ends and len(cells) == width + format.ends:
                 beyond = "".join(cells[width:])
                 if not beyond.strip():
@@ -125,6 +136,27 @@ class TableFormat(FileFormat):
             )
         lists = [columns.index(n) for n in format.lists if n in columns[: len(cells)]]
         return _with_lists(cells, columns, lists)
+
+
+def _uneven(lines: Sequence[str]) -> Iterator[DataWarning]:
+    """Warn where most lines of one column hold what stands between columns elsewhere."""
+    filled = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    filled = filled[:_BODY]
+    for delimiter, name in _NAMES.items():
+        counts = [line.count(delimiter) for _, line in filled]
+        if sum(map(bool, counts)) * 2 <= len(filled):
+            continue
+        odd = next(
+            (number for number, line in filled if line.count(delimiter) != counts[0]),
+            None,
+        )
+        first = f" (line {odd} is the first)" if odd else ""
+        yield DataWarning(
+            f"most lines hold a {name}, but not equally many{first}: they are read as one column",
+            "make it one table, its cells in double quotes where they hold one",
+            odd,
+        )
+        return
 
 
 def _with_lists(
