@@ -74,6 +74,13 @@ def read_order(cell: Any, style: str, day_first: bool = True) -> float | None:
     return read_moment(cell, day_first)
 
 
+def may_be_durations(cells: Sequence[Any]) -> bool:
+    """Return whether no hour of a column tells that these are times of a day, and no durations."""
+    hours = [read_styled(cell, CLOCK) or 0.0 for cell in cells]
+    marked = any(isinstance(c, str) and re.search("[apAP시]", c) for c in cells)
+    return not marked and max(hours, default=0.0) < DAY / 2
+
+
 def _are(style: str, cells: list[Any]) -> bool:
     if style == DATE:
         return are_dates(cells)

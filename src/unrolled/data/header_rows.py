@@ -56,22 +56,26 @@ def find_groups(rows: Rows, width: int) -> int | None:
 
 def _are_groups(groups: Sequence[str], names: Sequence[str]) -> bool:
     filled = [name for name in groups if name]
-    if len(set(filled)) < 2 or not all(names) or set(filled) & set(names):
+    known = [name for name in names if name]
+    if len(set(filled)) < 2 or set(filled) & set(known) or 2 * len(known) < len(names):
         return False
+    if any(not (group or name) for group, name in zip(groups, names, strict=True)):
+        return False  # a column without any name
     joined = joined_names(groups, names)
     if len(set(joined)) < len(joined):
         return False
     # of columns without a group only the first ones
     whole = _filled_on(groups)
     repeated = len(set(whole)) < len(whole)
-    return repeated and len(set(names)) < len(names)
+    return repeated and len(set(known)) < len(known)
 
 
 def _stand_over_numbers(names: Sequence[str], body: Rows) -> bool:
     """Return whether names are no values of the columns below them, some of which are numbers."""
-    if any(number(name) is not None or len(name) > LONGEST for name in names):
+    known = [name for name in names if name]
+    if any(number(name) is not None or len(name) > LONGEST for name in known):
         return False
-    if any(name.lower() in MISSING for name in names) or are_dates([names[0]]):
+    if any(name.lower() in MISSING for name in known) or are_dates(known[:1]):
         return False
     columns = list(zip(*body, strict=True))
     over = any(are_amounts(column) or are_dates(column) for column in columns)

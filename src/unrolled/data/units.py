@@ -96,6 +96,7 @@ _SCALED = re.compile(
 )
 
 
+_MARK = re.compile(r"[%$€£¥₩₹₽]|[A-Z]{3}|원")
 _DIGIT = re.compile(r"\d")
 
 
@@ -173,6 +174,19 @@ def units_in(cells: Sequence[Any]) -> list[str]:
     many = len(units) > 1 and units.total() >= LEAST * total
     fits = others <= (1 - NEARLY_ALL) * total
     return [unit for unit, _ in units.most_common()] if many and fits else []
+
+
+def marks_in(cells: Sequence[Any]) -> list[str]:
+    """Return the currencies and percent signs of a column of numbers that are not all alike."""
+    marks: Counter[str] = Counter()
+    for cell in evenly(cells):
+        if isinstance(cell, str) and number(cell) is not None:
+            mark = _MARK.search(cell)
+            marks[mark.group() if mark else ""] += 1
+    plain = marks.pop("", 0)
+    if len(marks) > 1:
+        return list(marks)
+    return ["%", "none"] if marks["%"] and plain else []
 
 
 def is_unit(cell: str) -> bool:

@@ -14,6 +14,7 @@ from unrolled.data.date_styles import (
     CLOCK,
     DATE,
     SHOWN,
+    may_be_durations,
     read_order,
     read_styled,
     style_of,
@@ -27,7 +28,7 @@ from unrolled.data.dates import (
 from unrolled.data.numbers import decimal_mark, evenly, is_doubtful, is_missing, number
 from unrolled.data.schema import ColumnHints, Schema
 from unrolled.data.sources import Document, Table
-from unrolled.data.units import amount, bare_cells, units_in
+from unrolled.data.units import amount, bare_cells, marks_in, units_in
 
 NAMED = 3  # lines, or labels, that a warning names
 SURE = 0.97  # of the rows whose answer another column gives away
@@ -38,6 +39,17 @@ MOSTLY = 0.9  # of its words that are numbers
 WINDOW = 24  # steps that are proposed to forecast from
 TRUE = ("true", "1", "yes", "y", "t")
 FALSE = ("false", "0", "no", "n", "f")
+TOTALS = (
+    "total",
+    "grand total",
+    "sum",
+    "totals",
+    "summe",
+    "gesamt",
+    "합계",
+    "총계",
+    "계",
+)
 TRIED = 12  # columns that are tried together, to tell sequences apart
 HOURS = ("hour", "hours", "hr", "stunde", "시", "시간")
 GAP = 1.5  # usual steps of time from which some are missing: of years some are a day longer
@@ -77,6 +89,9 @@ def warnings_of(
     for name in table.columns:
         if name not in schema.numbers and not schema.unit_of(name):
             warnings += _several_units(table, name)
+    for name in (*schema.numbers, *([schema.answer] if schema.answer else [])):
+        warnings += _several_marks(table, name)
+    warnings += _total(table)
     warnings += _left_out(table, schema, hints)
     return warnings
 
@@ -146,6 +161,32 @@ def _several_units(table: Table, name: str) -> Iterator[DataWarning]:
         )
 
 
+def _several_marks(table: Table, name: str) -> Iterator[DataWarning]:
+    """Warn of numbers in several currencies, or with and without a percent sign."""
+    marks = marks_in(table.cells(name))
+    if marks:
+        yield DataWarning(
+            f"{name} holds numbers with several marks ({listed(marks)}), which are read as if "
+            "they were one",
+            "write all of them in one unit",
+        )
+
+
+def _total(table: Table) -> Iterator[DataWarning]:
+    """Warn of a last row that sums up the others."""
+    cells = (
+        [cell for cell in table.rows[-1] if isinstance(cell, str)] if table.rows else []
+    )
+    if not cells or cells[0].strip().lower().rstrip(":") not in TOTALS:
+        return
+    line = table.position(table.lines[-1])[1]
+    yield DataWarning(
+        f"line {line} begins with {shown(cells[0])}: it is read as a row like the others",
+        "remove it where it sums them up",
+        line,
+    )
+
+
 def _no_dates(table: Table, name: str) -> Iterator[DataWarning]:
     cells = table.cells(name)
     if is_order_doubtful(cells):
@@ -161,6 +202,11 @@ def _no_dates(table: Table, name: str) -> Iterator[DataWarning]:
             "write dates as 2010-01-31",
         )
     style = style_of(cells) or DATE
+    if style == CLOCK and may_be_durations(cells):
+        yield DataWarning(
+            f"{name} is read as the time of a day, with the hour as an angle",
+            "write durations as numbers of minutes or seconds",
+        )
     if style in SHOWN:
         yield DataWarning(
             f"{name} holds numbers that are read as dates: {SHOWN[style]}",
