@@ -7,8 +7,17 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from unrolled.data.dates import NEARLY_ALL, are_dates, read_date, read_moment
-from unrolled.data.numbers import evenly, is_missing, number
+from unrolled.data.dates import (
+    NEARLY_ALL,
+    are_dates,
+    read_date,
+    read_moment,
+)
+from unrolled.data.numbers import (
+    evenly,
+    is_missing,
+    number,
+)
 
 DAY = 86_400.0  # seconds
 DATE = "date"  # as a calendar writes it

@@ -72,8 +72,11 @@ def list_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
         values = _values(cells)
         if values is not None:
             lists[name] = values
-    able = {name for name, values in lists.items() if _of_numbers(values)}
-    able |= {name for name in lists if name.strip().lower() in NAMES}
+    able: set[str] = set()
+    for name, values in lists.items():
+        named = name.strip().lower() in NAMES
+        if named or _of_numbers(values):
+            able.add(name)
     for first, second in combinations(lists, 2):
         if _aligned(lists[first], lists[second]):
             able |= {first, second}
@@ -128,10 +131,14 @@ def _of_numbers(values: Sequence[list[Any] | None]) -> bool:
 
 def _aligned(first: Sequence[Any], second: Sequence[Any]) -> bool:
     """Return whether two columns have lists of one length in nearly all rows."""
-    pairs = [pair for pair in zip(first, second, strict=True) if None not in pair]
-    same = sum(len(a) == len(b) for a, b in pairs)
-    different = len({len(a) for a, _ in pairs}) > 1
-    return different and same >= NEARLY_ALL * len(pairs)
+    lengths: list[int] = []
+    same = 0
+    for words, tags in zip(first, second, strict=True):
+        if words is None or tags is None:
+            continue
+        lengths.append(len(words))
+        same += len(words) == len(tags)
+    return len(set(lengths)) > 1 and same >= NEARLY_ALL * len(lengths)
 
 
 def _is_flat(value: Any, depth: int) -> bool:
@@ -180,7 +187,9 @@ def _scanned(text: str) -> Any:
 def _item(match: re.Match[str]) -> Any:
     if match["number"] is not None:
         digits = match["number"]
-        return int(digits) if re.fullmatch(r"[+-]?\d{1,300}", digits) else float(digits)
+        if re.fullmatch(r"[+-]?\d{1,300}", digits):
+            return int(digits)
+        return float(digits)
     if match["word"] is not None:
         return _WORDS[match["word"]]
     return _ESCAPE.sub(_unescaped, match["text"][1:-1])

@@ -187,7 +187,10 @@ def gather(
 
 def _without_units(table: Table, spec: WindowSpec) -> Table:
     """Return a table whose amounts, such as 70 kg, are numbers."""
-    units = {table.columns.index(n): u for n, u in spec.units if n in table.columns}
+    units: dict[int, str] = {}
+    for name, unit in spec.units:
+        if name in table.columns:
+            units[table.columns.index(name)] = unit
     if not units:
         return table
     rows: list[tuple[Any, ...]] = []

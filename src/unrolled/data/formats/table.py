@@ -13,12 +13,30 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from unrolled.core.errors import DataError, DataWarning, UsageError, UserError, shown
+from unrolled.core.errors import (
+    DataError,
+    DataWarning,
+    UsageError,
+    UserError,
+    shown,
+)
 from unrolled.data.archives import Origin
-from unrolled.data.formats.base import DataFile, FileFormat, Format, Head, Row, Sniffed
+from unrolled.data.formats.base import (
+    DataFile,
+    FileFormat,
+    Format,
+    Head,
+    Row,
+    Sniffed,
+)
 from unrolled.data.formats.jsonl import refuse_object
 from unrolled.data.header_rows import find_groups, find_units, joined_names
-from unrolled.data.lines import SKIP_HINT, Report, blocks, lines_with_errors
+from unrolled.data.lines import (
+    SKIP_HINT,
+    Report,
+    blocks,
+    lines_with_errors,
+)
 from unrolled.data.list_cells import cell_of, list_columns
 from unrolled.data.records import BadQuoteError, records, split
 from unrolled.data.sniff import (
