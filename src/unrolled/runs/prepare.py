@@ -145,6 +145,15 @@ def _read_parts(recipe: Recipe, task: Task | None) -> _Parts:
     return _Parts(whole, whole, dev, None, schema, held_out, files, warnings)
 
 
+def held_out(requested: Recipe) -> Data:
+    """Return the rows that a run of a recipe is scored on, as they were read.
+
+    Raises:
+        DataError, UserError: a file cannot be read or a row is faulty.
+    """
+    return _read_parts(requested, None).dev
+
+
 def characters(data: Data, schema: Schema) -> int:
     """Return the length of the text that is read."""
     if isinstance(data, Document):
