@@ -82,7 +82,7 @@ def table() -> dict[str, dict[str, str]]:
     return captions
 
 
-def t(key: str, **values: object) -> Phrase:
+def t(key: str, /, **values: object) -> Phrase:
     """Return the caption of a key in both languages, with values put in.
 
     Args:

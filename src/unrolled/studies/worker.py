@@ -104,6 +104,7 @@ def _rescored(request: WorkerRequest, loaded: Any) -> dict[str, Any]:
         return {
             "scores": result["scores"],
             "scored_answers": result["scored_answers"],
+            "scored_rows": result["scored_rows"],
         }
     import torch
 
@@ -121,7 +122,11 @@ def _rescored(request: WorkerRequest, loaded: Any) -> dict[str, Any]:
         evaluation = task.evaluate(
             predictor.model, examples, predictor.compute_device, predictor.options
         )
-    return {"scores": evaluation.scores, "scored_answers": examples.answers}
+    return {
+        "scores": evaluation.scores,
+        "scored_answers": examples.answers,
+        "scored_rows": len(examples),
+    }
 
 
 def main(request_path: str, result_path: str) -> int:
