@@ -222,13 +222,14 @@ def _refuse_other(folder: Path, settings: StudySettings) -> None:
         return
     if STUDY not in names:
         raise UsageError(f"{folder} holds other files, and no study; {another}")
-    before = _saved(folder)
-    now = asdict(settings)
-    for key, value in now.items():
-        if before.get(key) != value:
+    before = _spelt(_saved(folder))
+    now = _spelt(asdict(settings))
+    for key in {**before, **now}:
+        was, is_now = (values.get(key, "not given") for values in (before, now))
+        if was != is_now:
             raise UsageError(
-                f"{folder} holds another study: {key} was {before.get(key)} and is {value}; "
-                f"{another}, or remove it"
+                f"{folder} holds another study: {key} was {was} and is {is_now}; {another}, or "
+                "remove it"
             )
 
 
@@ -238,6 +239,20 @@ def _saved(folder: Path) -> dict[str, Any]:
         return read_json(path)["settings"]
     except (OSError, ValueError, KeyError):
         raise UserError(f"{path}: this file is damaged; remove the folder") from None
+
+
+def _spelt(settings: Values) -> dict[str, str]:
+    """Return settings as people name them, the keys of ``changes`` and ``vary`` among them."""
+    spelt: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            keys = {
+                f"{name} {key}" if name == "vary" else key: value[key] for key in value
+            }
+            spelt |= {key: str(inner) for key, inner in keys.items()}
+        else:
+            spelt[name] = str(value)
+    return spelt
 
 
 def plan_study(settings: StudySettings, folder: Path, say: Say) -> PlannedStudy:

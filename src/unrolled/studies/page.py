@@ -82,7 +82,7 @@ def _summary(findings: Findings) -> TextTable:
         score = f"{baseline['score']:.4f}"
         empty = [""] * (len(head) - len(keys) - 2)
         rows.append([baseline["name"], *blank, score, *empty])
-    return TextTable(head, rows, caption=t("compare.caption"))
+    return TextTable(head, rows)
 
 
 def _rows(findings: Findings) -> TextTable:
