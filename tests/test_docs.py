@@ -72,6 +72,8 @@ def reduced(words: list[str]) -> list[str]:
     if words[0] == "train":
         limits = [] if words[1].startswith("runs/") else REDUCED
         return [*words, *(limits if "--resume" not in words else REDUCED)]
+    if words[0] == "compare" and not words[1].startswith("runs/"):
+        return [*words, *REDUCED, "--seeds", "1"]
     if words[0] == "doctor" and not words[1].startswith("runs/"):
         return [*words, *REDUCED]
     return [*words, "--max-new-tokens", "8"] if words[0] == "generate" else words

@@ -16,8 +16,13 @@ from unrolled.core.words import counted
 from unrolled.runs.keys import flat
 from unrolled.studies import page
 from unrolled.studies.findings import Findings, gather
-from unrolled.studies.planning import PlannedStudy, Say, as_error, plan_study
-from unrolled.studies.running import Result, WorkerJob, run_workers
+from unrolled.studies.planning import (
+    PlannedStudy,
+    Say,
+    as_error,
+    plan_study,
+)
+from unrolled.studies.running import BASELINE_JOB, Result, WorkerJob, run_workers
 from unrolled.studies.settings import default_folder, read_settings, refuse_other
 from unrolled.training.progress import duration
 
@@ -76,33 +81,42 @@ def compare(
 def _run(planned: PlannedStudy, say: Say) -> dict[str, Result]:
     """Train what is not trained yet, and return the results by the names of the runs."""
     jobs = {trial.name: planned.job(trial) for trial in planned.trials}
-    results: dict[str, Result] = {}
-    for name, job in jobs.items():
-        with suppress(OSError, ValueError):
-            result = read_json(job.result_path)
-            if "error" not in result:
-                results[name] = result
-    if results:
-        say(f"{len(results)} of {counted(len(jobs), 'run')} are there already")
+    count = len(jobs)
+    if not planned.settings.vary:
+        # last: they fill the time of a core that has no run left
+        jobs[BASELINE_JOB] = planned.baselines()
+    results = {name: result for name, job in jobs.items() if (result := _done(job))}
+    trained = len(results.keys() - {BASELINE_JOB})
+    if trained:
+        say(f"{trained} of {counted(count, 'run')} are there already")
 
     def report(job: WorkerJob, result: Result) -> None:
         results[job.name] = result
-        position = f"{len(results)}/{len(jobs)}"
+        position = f"{len(results.keys() - {BASELINE_JOB})}/{count}"
         if "error" in result:
             if result["exit_code"] == UsageError.exit_code:
                 raise as_error(result)
             say(f"{position} {job.name}: {result['error']}")
-            return
-        say(
-            f"{position} {job.name}: {result['metric']} {result['score']:.4f}, trained "
-            f"{result['steps']:,} steps in {duration(result['seconds'])}"
-        )
+        elif job.name != BASELINE_JOB:
+            say(
+                f"{position} {job.name}: {result['metric']} {result['score']:.4f}, trained "
+                f"{result['steps']:,} steps in {duration(result['seconds'])}"
+            )
 
     waiting = [job for name, job in jobs.items() if name not in results]
     run_workers(waiting, planned.settings.at_once, report)
-    if all("error" in result for result in results.values()):
+    if all("error" in results[trial.name] for trial in planned.trials):
         raise as_error(results[planned.trials[0].name])
     return results
+
+
+def _done(job: WorkerJob) -> Result | None:
+    """Return the result of a job that was done before."""
+    with suppress(OSError, ValueError):
+        result = read_json(job.result_path)
+        if "error" not in result:
+            return result
+    return None
 
 
 def _described(planned: PlannedStudy) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from unrolled.insight.words import Phrase
 from unrolled.studies import phrases
-from unrolled.studies.running import Result
+from unrolled.studies.running import BASELINE_JOB, Result
 from unrolled.studies.summary import (
     Row,
     ScoreOrder,
@@ -17,6 +17,12 @@ from unrolled.studies.summary import (
     summarise,
 )
 from unrolled.studies.trials import Trial
+
+# of the result of a run, for its row
+SHOWN = (
+    *("score", "parameters", "seconds", "memory"),
+    *("steps", "scored_answers", "scored_rows"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,32 +110,27 @@ class Findings:
 def gather(
     trials: Sequence[Trial], results: Mapping[str, Result], made: Mapping[str, Any]
 ) -> Findings:
-    """Return the findings of runs, by their results' names."""
-    rows: list[Row] = []
-    baselines: dict[str, Row] = {}
-    first = next(result for result in results.values() if "error" not in result)
+    """Return the findings of runs and of simple methods, by the names of their jobs."""
+    by_name = [results[trial.name] for trial in trials]
+    first = next(result for result in by_name if "error" not in result)
     metric = first["metric"]
+    rows = [_row(trial, result) for trial, result in zip(trials, by_name, strict=True)]
+    baselines = []
+    for method in results.get(BASELINE_JOB, {}).get("baselines", []):
+        score = method["scores"].get(metric)
+        if score is not None:
+            name = f"{method['name']} (seed {trials[0].seed})"
+            baselines.append({"name": name, "score": score})
     varied = list(trials[0].varied)
-    for trial in trials:
-        result = results[trial.name]
-        row: Row = {"layer": trial.layer, **trial.varied, "seed": trial.seed}
-        names = ("score", "parameters", "seconds", "memory", "steps")
-        row |= {name: result.get(name) for name in names}
-        row |= {name: result.get(name) for name in ("scored_answers", "scored_rows")}
-        row["run"] = trial.name
-        if "error" in result:
-            row["error"] = result["error"]
-        rows.append(row)
-        for baseline in result.get("baselines", []):
-            score = baseline["scores"].get(metric)
-            if score is not None and not varied:
-                name = f"{baseline['name']} (seed {trial.seed})"
-                baselines[name] = {"name": name, "score": score}
-    return Findings(
-        metric,
-        first["higher_is_better"],
-        rows,
-        varied,
-        list(baselines.values()),
-        made,
-    )
+    higher = first["higher_is_better"]
+    return Findings(metric, higher, rows, varied, baselines, made)
+
+
+def _row(trial: Trial, result: Result) -> Row:
+    """Return the row of a run."""
+    row: Row = {"layer": trial.layer, **trial.varied, "seed": trial.seed}
+    row |= {name: result.get(name) for name in SHOWN}
+    row["run"] = trial.name
+    if "error" in result:
+        row["error"] = result["error"]
+    return row

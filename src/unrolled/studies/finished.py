@@ -98,7 +98,7 @@ class _Finished:
     def __init__(self, path: Path, loaded: runs.Loaded) -> None:
         self.path = path
         self.result = loaded.result
-        self.metric = loaded.task.metric
+        self.metric = loaded.recipe.training.metric or loaded.task.metric
         self.higher = loaded.task.measures[self.metric]
         self.settings = flat(loaded.recipe.model_dump(mode="json"))
         files = read_json(path / runs.FIELDS)["files"]

@@ -13,7 +13,7 @@ from unrolled.core.errors import UsageError, UserError
 from unrolled.core.files import read_json, write_json
 from unrolled.core.plugins import LOADED
 from unrolled.core.words import counted, option
-from unrolled.studies.running import Result, WorkerJob, run_workers
+from unrolled.studies.running import BASELINE_JOB, Result, WorkerJob, run_workers
 from unrolled.studies.settings import STUDY, StudySettings
 from unrolled.studies.sizes import check_sized, with_equal_sizes
 from unrolled.studies.trials import LIMIT, Trial
@@ -24,6 +24,7 @@ SLACK = (
     1.2  # of the time that a run takes beside its training, for those that take longer
 )
 BASELINES = 0.1  # of the budget, which simple methods may take
+UNBOUND = 60.0  # seconds for them without a budget
 LEAST = 1.0  # seconds of training that are worth a run
 Say = Callable[[str], None]
 
@@ -51,17 +52,18 @@ class PlannedStudy:
             str(self.folder / "runs" / trial.name),
             tuple(LOADED),
             {LIMIT: max(limits)} if limits else None,
-            self.baseline_seconds(trial),
         )
         return WorkerJob(trial.name, request, self.folder / "done")
 
-    def baseline_seconds(self, trial: Trial) -> float | None:
-        """Return how long simple methods may take: those of the first layer and seed are shown."""
-        first = self.trials[0]
-        if (trial.layer, trial.seed) != (first.layer, first.seed):
-            return None
+    def baselines(self) -> WorkerJob:
+        """Return what a worker does for simple methods on the rows of the first run."""
         budget = self.settings.budget
-        return 60.0 if budget is None else BASELINES * budget
+        request = replace(
+            self.job(self.trials[0]).request,
+            score_on=None,
+            baselines=UNBOUND if budget is None else BASELINES * budget,
+        )
+        return WorkerJob(BASELINE_JOB, request, self.folder / "done")
 
 
 def plan_study(settings: StudySettings, folder: Path, say: Say) -> PlannedStudy:
@@ -190,7 +192,6 @@ def _measured(planned: PlannedStudy) -> float:
                 planned.job(trial).request,
                 changes=changes,
                 folder=str(Path(home) / trial.name),
-                baselines=None,
             )
             jobs.append(WorkerJob(trial.name, request, Path(home) / "done"))
         began = time.monotonic()

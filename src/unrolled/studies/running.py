@@ -15,6 +15,7 @@ from unrolled.core.files import read_json, write_json
 from unrolled.core.terminal import clean
 from unrolled.studies.worker import WorkerRequest
 
+BASELINE_JOB = "baselines"  # the name of the job that measures simple methods
 PAUSE = 0.05  # seconds between looks at the workers
 PATIENCE = 60.0  # seconds that a worker has to write its checkpoint
 Result = dict[str, Any]

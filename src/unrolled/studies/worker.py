@@ -29,7 +29,7 @@ class WorkerRequest:
         plugins: files that add layers.
         score_on: keys by which the rows to score are read, where they are not those that the run
             itself held out.
-        baselines: seconds that simple methods may take; None measures none.
+        baselines: seconds that simple methods may take: they are measured, and nothing is trained.
     """
 
     target: str
@@ -58,6 +58,8 @@ def peak_memory() -> float:
 def work(request: WorkerRequest) -> dict[str, Any]:
     """Train the run of a request, or go on with it, and return what a comparison shows of it.
 
+    Of simple methods it returns the scores, and trains nothing.
+
     Raises:
         UserError: a file, a key or a value is wrong.
         KeyboardInterrupt, SystemExit: a signal came; a checkpoint was written first.
@@ -72,22 +74,25 @@ def work(request: WorkerRequest) -> dict[str, Any]:
     from unrolled.training.parallel import joined
 
     load_plugins(request.plugins)
+    if request.baselines is not None:
+        return {"baselines": _baselines(request, request.baselines)}
     folder = Path(request.folder)
     resume = runs.is_run(folder)
     with joined() as group:
         planned = Request.read(request.target, request.changes, folder, resume)
-        close = functools.partial(finish, baseline_seconds=request.baselines or 0.0)
+        # in a process of their own: what they hold is no memory of the model
+        close = functools.partial(finish, baseline_seconds=0.0)
         loaded = train_request(group, planned, print, True, quick, close)
     scored = _rescored(request, loaded)
     task = loaded.task
     result = loaded.result
+    metric = loaded.recipe.training.metric or task.metric
     return {
-        "metric": task.metric,
-        "higher_is_better": task.measures[task.metric],
-        "score": scored["scores"][task.metric],
+        "metric": metric,
+        "higher_is_better": task.measures[metric],
+        "score": scored["scores"][metric],
         **scored,
         "held_out": result["held_out"],
-        "baselines": result["baselines"],
         "layer": result["layer"],
         "parameters": result["parameters"],
         "steps": result["steps"],
@@ -95,6 +100,18 @@ def work(request: WorkerRequest) -> dict[str, Any]:
         "memory": peak_memory(),
         "wall": time.monotonic() - began,
     }
+
+
+def _baselines(request: WorkerRequest, seconds: float) -> list[dict[str, Any]]:
+    """Return names and scores of simple methods."""
+    from unrolled.runs.prepare import prepare
+    from unrolled.runs.recipes import requested
+    from unrolled.tasks.baselines import measured
+
+    prepared = prepare(requested(request.target, request.changes))
+    methods = prepared.task.baselines(prepared.split)
+    done, _ = measured(methods, seconds)
+    return [{"name": method.name, "scores": method.scores} for method in done]
 
 
 def _rescored(request: WorkerRequest, loaded: Any) -> dict[str, Any]:
