@@ -1,9 +1,10 @@
 """The pages' commands run, in the order of each page; both languages show the same ones.
 
 What is run is what is shown, with a reduction for speed: every ``unrolled train`` and ``doctor``
-gets the keys of ``REDUCED`` after its own, ``compare`` these and two layers with one seed, ``generate`` writes fewer tokens, and a file that a page
-makes with Python has ``ROWS`` rows in place of 20,000. A block under
-``<!-- needs: NAME -->`` reads the folder NAME of UNROLLED_DATA, and is left out without it.
+gets the keys of ``REDUCED`` after its own, ``compare`` these, one seed and two layers; ``generate``
+writes fewer tokens, and a file that a page makes with Python has ``ROWS`` rows in place of 20,000.
+A block under ``<!-- needs: NAME -->`` reads the folder NAME of UNROLLED_DATA, and is left out
+without it.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from typing import Any
 from unrolled.checks import quick
 from unrolled.core.files import path_of
 from unrolled.core.words import option
+from unrolled.insight.inside import Inside, inspect
 from unrolled.insight.summary import finish
 from unrolled.runs import folder as runs
 from unrolled.runs import generate
@@ -174,6 +175,35 @@ class Run:
         given = {name: options.pop(name) for name in OPTIONS if name in options}
         return generate.with_choices(
             self.predictor, prompt, max_new_tokens, options, **given
+        )
+
+    def inspect(
+        self,
+        *inputs: Any,
+        hold: Sequence[str] = (),
+        units: Sequence[int] | None = None,
+        at: int | None = None,
+        language: str = "auto",
+    ) -> Inside:
+        """Look inside the model while it reads some inputs; see ``insight.inside.inspect``.
+
+        Args:
+            inputs: texts, or rows in any form that ``predict`` takes.
+            hold: gates and units that are held, such as ``forget=0`` or ``unit:17=1.0``.
+            units: which units of each layer are shown.
+            at: the step whose output is explained, from 1.
+            language: of the page: ``auto``, ``en`` or ``ko``.
+        """
+        title = f"{self.recipe.name}: {self.task.name}, {self.recipe.layer}"
+        return inspect(
+            self.predictor,
+            inputs,
+            self.result,
+            hold=hold,
+            units=units,
+            at=at,
+            title=title,
+            language=language,
         )
 
     def export(self, to: str, out: str | Path | None = None, say: Say = print) -> Path:

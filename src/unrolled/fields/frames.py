@@ -46,6 +46,12 @@ class Frames:
         """Numbers of a step as a model reads them: D, and the flags."""
         return len(self.means) + len(self.flagged)
 
+    @property
+    def feature_columns(self) -> tuple[str, ...]:
+        """The column that each number of a step, as a model reads it, is of."""
+        indices = [*range(len(self.means)), *self.flagged]
+        return tuple(self._column_of(index) for index in indices)
+
     @classmethod
     def fit(
         cls,

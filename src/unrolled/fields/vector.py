@@ -37,6 +37,14 @@ class Vector:
         return tuple(column.name for column in self.features)
 
     @property
+    def feature_columns(self) -> tuple[str, ...]:
+        """The column that each feature is of."""
+        names: list[str] = []
+        for column in self.features:
+            names += [column.name] * column.width
+        return tuple(names)
+
+    @property
     def schema(self) -> Schema:
         """Which columns are numbers, categories and dates, without a task."""
         names: dict[str, list[str]] = {kind: [] for kind in KINDS}

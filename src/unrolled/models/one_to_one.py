@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from unrolled.nn import Layer
+from unrolled.nn import Layer, ScaledNumbers
 
 
 class OneToOne(nn.Module):
@@ -21,11 +21,12 @@ class OneToOne(nn.Module):
 
     def __init__(self, layer: Layer, outputs: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.embedding = ScaledNumbers()
         self.layer = layer
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(layer.output_size, outputs)
 
     def forward(self, vectors: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return outputs (B, O) for vectors (B, D)."""
-        steps = self.layer.read(vectors.unsqueeze(1), None)
+        steps = self.layer.read(self.embedding(vectors).unsqueeze(1), None)
         return self.head(self.dropout(steps.squeeze(1)))

@@ -84,6 +84,11 @@ class Unaligned(Forms):
             self.head.weight = target.weight
 
     @property
+    def embedding(self) -> nn.Module:
+        """What turns sources into vectors."""
+        return self.source
+
+    @property
     def limit(self) -> int | None:
         """The most tokens a source may have, its end mark included; None is no limit."""
         return self.encoder.context

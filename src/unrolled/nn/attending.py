@@ -125,6 +125,12 @@ class RecurrentDecoder(Layer):
             output = memory.new_zeros(len(lengths), self.output_size)
         return DecoderState(inner, attended, output)
 
+    def observed(self, name: str) -> dict[nn.Module, str]:
+        names = self.layer.observed(name)
+        if self.attend_to is not None:
+            names[self.attend_to] = f"{name} to the source"
+        return names
+
     def initial_state(
         self,
         batch: int,

@@ -16,9 +16,12 @@ from unrolled.nn.dropout import dropout
 from unrolled.nn.memory import Memory
 from unrolled.nn.positions import rotate
 from unrolled.nn.state import CacheWriter
+from unrolled.ops import recording
 from unrolled.ops.derivatives import is_transformed
 from unrolled.ops.modes import mode
 
+# numbers of attention weights that are recorded at once
+RECORDED = 2**24
 # pairs of steps up to which plain products beat torch's gradients in bf16 on the CPU
 SHORT = 2**18
 
@@ -69,6 +72,7 @@ def weigh(
     allowed: Tensor | None,
     causal: bool,
     p: float,
+    observer: recording.Observer | None = None,
 ) -> Tensor:
     """Return values (B, N, T, E) weighed by softmax(q k / sqrt(E)) (Vaswani et al. 2017, eq. 1).
 
@@ -82,24 +86,53 @@ def weigh(
         allowed: bool, broadcast to (B, N, T, M); True where a step may look.
         causal: step t looks at steps up to t; goes without ``allowed``.
         p: dropout on the weights.
+        observer: takes in the weights.
     """
+    if observer is not None:
+        _observe(q, k, allowed, causal, observer)
     # the fused kernel has neither forward mode nor second derivatives
     must_be_plain = mode() == "reference" or is_transformed()
     if not must_be_plain and not _is_faster_plain(q, k, v, p):
         return F.scaled_dot_product_attention(q, k, v, allowed, p, is_causal=causal)
-    scale = q.shape[3] ** -0.5
-    scaled = q * scale
-    scores = scaled @ k.transpose(2, 3)
-    if causal:
-        steps = scores.shape[2:]
-        every = torch.ones(steps, dtype=torch.bool, device=q.device)
-        allowed = every.tril()
-    if allowed is not None:
-        scores = scores.masked_fill(~allowed, -torch.inf)
-    weights = scores.softmax(-1)
+    weights = _weights(q, k, _causal(q, k) if causal else allowed)
     if p:
         weights = dropout(weights, p)
     return weights @ v
+
+
+def _causal(q: Tensor, k: Tensor) -> Tensor:
+    """Return where each of T queries may look among M steps, up to its own (T, M)."""
+    every = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device)
+    return every.tril()
+
+
+def _weights(q: Tensor, k: Tensor, allowed: Tensor | None) -> Tensor:
+    """Return softmax(q k / sqrt(E)) (B, N, T, M) over the steps that are allowed."""
+    scale = q.shape[3] ** -0.5
+    scaled = q * scale
+    scores = scaled @ k.transpose(2, 3)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, -torch.inf)
+    return scores.softmax(-1)
+
+
+@torch.no_grad()
+def _observe(
+    q: Tensor,
+    k: Tensor,
+    allowed: Tensor | None,
+    causal: bool,
+    observer: recording.Observer,
+) -> None:
+    """Show the weights to an observer, some queries at a time, so that memory is bounded."""
+    allowed = _causal(q, k) if causal else allowed
+    size = max(1, RECORDED // (q.shape[0] * q.shape[1] * max(1, k.shape[2])))
+    for first in range(0, q.shape[2], size):
+        chunk = slice(first, first + size)
+        part = allowed
+        if part is not None and part.shape[-2] > 1:
+            part = part[..., chunk, :]
+        observer.attended(_weights(q[:, :, chunk], k, part))
 
 
 def _is_faster_plain(q: Tensor, k: Tensor, v: Tensor, p: float) -> bool:
@@ -179,7 +212,8 @@ class SelfAttention(nn.Module):
         """Return (B, N, T, E)."""
         groups = self.heads // self.kv_heads
         p = self.dropout if self.training else 0.0
-        if q.shape[2] == 1 and groups > 1:
+        observer = recording.observer(self, "attention")
+        if q.shape[2] == 1 and groups > 1 and observer is None:
             # one step: the heads of a group stand where steps stand, so no key is copied
             q = q.unflatten(1, (self.kv_heads, groups))
             q = q.squeeze(3)
@@ -189,7 +223,7 @@ class SelfAttention(nn.Module):
         if groups > 1:
             k = k.repeat_interleave(groups, 1)
             v = v.repeat_interleave(groups, 1)
-        return weigh(q, k, v, context.allowed, context.causal, p)
+        return weigh(q, k, v, context.allowed, context.causal, p, observer)
 
 
 class CrossAttention(nn.Module):
@@ -254,7 +288,8 @@ class CrossAttention(nn.Module):
             weights = weights.reshape(*x.shape[:2], k.shape[2])
             context.attention_weights.append(weights)
         p = self.dropout if self.training else 0.0
-        out = weigh(q, k, v, mask, False, p)
+        observer = recording.observer(self, "attention")
+        out = weigh(q, k, v, mask, False, p, observer)
         if beams > 1:
             out = out.unflatten(2, (beams, -1))
             out = out.transpose(1, 2).flatten(0, 1)

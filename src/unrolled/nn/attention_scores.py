@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from unrolled.nn.attention import at_least_fp32
 from unrolled.nn.memory import Memory
+from unrolled.ops import recording
 
 
 class Attend(nn.Module, ABC):
@@ -49,6 +50,10 @@ class Attend(nn.Module, ABC):
             masked = ~allowed[:, None]
             scores = scores.masked_fill(masked, -torch.inf)
         weights = scores.softmax(-1)
+        observer = recording.observer(self, "attention")
+        if observer is not None:
+            # one head, whose queries are the rows of a source
+            observer.attended(weights[:, None])
         context = weights.to(values.dtype) @ values
         return context.flatten(0, 1), weights.flatten(0, 1)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unrolled.nn.forms import Forms
 from unrolled.nn.state import State
@@ -42,6 +42,14 @@ class Layer(Forms, ABC):
     forms = ("unroll", "step", "unroll_attending")
     # streams know the layers and so import this file: nn/build.py, which knows all, sets it
     stream_opener: ClassVar[Callable[[Layer, int, str], Stream]]
+
+    def observed(self, name: str) -> dict[nn.Module, str]:
+        """Return the modules whose steps can be recorded, and what they are called.
+
+        Args:
+            name: of the layer; layers in it are numbered.
+        """
+        return {self: name}
 
     @abstractmethod
     def initial_state(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from unrolled.nn.dropout import check_probability
 from unrolled.nn.layer import Layer, checked
 from unrolled.nn.state import EmptyState, State
+from unrolled.ops import recording
 from unrolled.ops.masking import Lengths, zero_padding
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -80,6 +81,9 @@ class Memoryless(Layer):
         checked(state, EmptyState, "layer none")
         # zeros go in too: padding of 1e30 would make infinite gradients, and 0 times those is nan
         y: Tensor = self.stages(zero_padding(x, lengths))
+        observer = recording.observer(self, "none", 0)
+        if observer is not None:
+            y = recording.record_outputs(observer, y)
         return zero_padding(y, lengths), EmptyState(x.shape[0])
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, EmptyState]:

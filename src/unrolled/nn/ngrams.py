@@ -80,3 +80,23 @@ class NGrams(nn.Module):
             indices.append((key ^ (key >> 21)) % self.buckets)
             real.append(steps + size <= lengths[:, None])
         return torch.cat(indices, 1), torch.cat(real, 1)
+
+    def contributions(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what each n-gram of one row adds to the outputs, in evaluation.
+
+        Args:
+            tokens: of the row (T,), all real.
+
+        Returns:
+            The first token of each of the G n-grams (G,), how many it has (G,), and what it adds
+            (G, O); the sum of these is what ``forward`` returns.
+        """
+        steps = len(tokens)
+        lengths = torch.tensor([steps], device=tokens.device)
+        indices, real = self.bucket_indices(tokens[None], lengths)
+        count = real.sum().clamp(min=1).to(self.weight.dtype)
+        first = torch.arange(steps, device=tokens.device).repeat(self.longest)
+        size = torch.arange(1, self.longest + 1, device=tokens.device)
+        sizes = size.repeat_interleave(steps)
+        vectors = self.weight[indices[real]] * (LOUDNESS / count.sqrt())
+        return first[real[0]], sizes[real[0]], vectors

@@ -20,6 +20,7 @@ from unrolled.nn.dropout import LockedDropout, check_probability, locked_mask
 from unrolled.nn.forms import has_hooks, overrides
 from unrolled.nn.layer import Layer, checked
 from unrolled.nn.state import RecurrentState, State
+from unrolled.ops import recording
 from unrolled.ops import recurrent as ops
 from unrolled.ops.layout import Layout
 from unrolled.ops.masking import Lengths
@@ -264,12 +265,14 @@ class Recurrent(Layer):
             return w._replace(hh=F.dropout(w.hh, self.weight_drop, training=True))
         return w
 
-    def _extras(self, x: Tensor, layer: int, rows: int) -> Extras:
+    def _extras(self, x: Tensor, direction: _LayerDirection, rows: int) -> Extras:
         mask = None
+        layer, backward, _ = direction
         if self.training and self.recurrent_dropout:
             size = self.proj_size or self._size(layer)
             mask = locked_mask(x.new_empty(rows, 0), size, self.recurrent_dropout)
-        return Extras(self.zoneout, mask, self.training)
+        observer = recording.observer(self, self.cell, layer, backward)
+        return Extras(self.zoneout, mask, self.training, observer)
 
     def initial_state(
         self,
@@ -397,7 +400,7 @@ class Recurrent(Layer):
                 below = y
                 y = self._between(y) if layer else y
             w = self._dropped(self._weights(direction))
-            extras = self._extras(y, layer, rows)
+            extras = self._extras(y, direction, rows)
             out, new = ops.unroll(
                 self.cell, y, before, w, lengths, backward, extras, final, layout
             )
@@ -477,7 +480,7 @@ class Recurrent(Layer):
             layer = direction.layer
             y = self._between(y[:, None])[:, 0] if layer else y
             w = self._dropped(self._weights(direction))
-            extras = self._extras(y, layer, len(y))
+            extras = self._extras(y, direction, len(y))
             new = ops.step(self.cell, y, before, w, extras)
             after.append(new)
             y = new[0] + below if layer and self.residual else new[0]

@@ -23,6 +23,7 @@ from unrolled.nn.layer import Layer, checked
 from unrolled.nn.memory import DecoderState, Memory
 from unrolled.nn.positions import rotation, sinusoid
 from unrolled.nn.state import AttentionState, Buffer, CacheWriter, State
+from unrolled.ops import recording
 from unrolled.ops.masking import Lengths, check_lengths, real_steps, zero_padding
 
 POSITIONS = ("rotary", "sinusoidal", "learned")
@@ -226,6 +227,15 @@ class Attention(Layer):
             # x keeps its size here, whatever D is; 0.02 would starve a narrow input
             nn.init.normal_(self.project.weight, std=1 / math.sqrt(self.input_size))
 
+    def observed(self, name: str) -> dict[nn.Module, str]:
+        names: dict[nn.Module, str] = {self: name}
+        for number, module in enumerate(self.blocks, 1):
+            block = cast(Block, module)
+            names[block.attention] = f"{name} {number}"
+            if block.cross is not None:
+                names[block.cross] = f"{name} {number} to the source"
+        return names
+
     def initial_state(
         self,
         batch: int,
@@ -411,6 +421,9 @@ class Attention(Layer):
         y = self.dropout(y)
         for layer, block in enumerate(self.blocks):
             y = block(y, layer, context)
+            observer = recording.observer(self, "attention", layer)
+            if observer is not None:
+                y = recording.record_outputs(observer, y)
         return zero_padding(self.norm(y), lengths)
 
 

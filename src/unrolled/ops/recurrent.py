@@ -249,6 +249,10 @@ def path(cell: str, x: Tensor, h: Tensor, w: Weights, extras: Extras = PLAIN) ->
         return Path(
             "reference", "ops.use('reference') was chosen; ops.use('auto') ends it"
         )
+    if extras.observer is not None:
+        return Path(
+            "reference", "every gate is recorded, which only the equations have"
+        )
     lacking = [] if w.norm_ih is None else ["layer_norm"]
     lacking += ["zoneout"] if extras.zoneout else []
     why = "" if lacking else _not_native(cell, x, h, w, extras)
@@ -423,9 +427,11 @@ def step(
     # torch has no cell with a projection
     after: StateTensors
     if chosen.name == "reference" or w.hr is not None:
-        after, _ = reference.STEPS[cell](
+        after, trace = reference.STEPS[cell](
             reference.from_input(cell, x, w), state, w, extras
         )
+        if extras.observer is not None:
+            extras.observer.record([trace])
     else:
         parts = (w.ih, w.hh, w.bias_ih, w.bias_hh)
         if cell == "lstm":

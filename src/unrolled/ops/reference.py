@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unrolled.ops.masking import real_steps, zero_padding
+from unrolled.ops.recording import Observer
 
 
 class Weights(NamedTuple):
@@ -46,11 +47,13 @@ class Extras(NamedTuple):
         recurrent_mask: (B, P), zeros and 1/(1-p), multiplied into h on its way to the gates; the
             same at every step (Gal and Ghahramani 2016).
         training: False uses zoneout's expectation instead of drawing.
+        observer: takes in every step, and holds gates and states; None does not.
     """
 
     zoneout: float = 0.0
     recurrent_mask: Tensor | None = None
     training: bool = False
+    observer: Observer | None = None
 
 
 PLAIN = Extras()
@@ -108,6 +111,13 @@ def zone_out(old: Tensor, new: Tensor, extras: Extras) -> Tensor:
     return torch.where(keeps_old, old, new)
 
 
+def _held(name: str, value: Tensor, extras: Extras) -> Tensor:
+    """Return a gate or a state (B, H), or what it is held at."""
+    if extras.observer is None:
+        return value
+    return extras.observer.held(name, value)
+
+
 def _rnn_step(
     activation: Callable[[Tensor], Tensor],
     cell: str,
@@ -119,8 +129,8 @@ def _rnn_step(
     """One step of Elman's network (1990): h' = f(W x + b + U h + b')."""
     (h,) = state
     b = from_hidden(cell, h, w, extras)
-    candidate = activation(a + b)
-    h = zone_out(h, candidate, extras)
+    candidate = _held("candidate", activation(a + b), extras)
+    h = _held("h", zone_out(h, candidate, extras), extras)
     return (h,), {"candidate": candidate, "h": h}
 
 
@@ -159,11 +169,11 @@ def lstm_step(
     h, c = state
     b = from_hidden("lstm", h, w, extras)
     i, f, g, o = (a + b).chunk(4, -1)
-    i = i.sigmoid()
-    f = f.sigmoid()
-    g = g.tanh()
-    o = o.sigmoid()
-    new_c = f * c + i * g
+    i = _held("input", i.sigmoid(), extras)
+    f = _held("forget", f.sigmoid(), extras)
+    g = _held("candidate", g.tanh(), extras)
+    o = _held("output", o.sigmoid(), extras)
+    new_c = _held("c", f * c + i * g, extras)
     shown = new_c  # what the output gate shows of the cell
     if w.norm_c is not None:  # Ba et al. 2016, eq. 22
         shown = F.layer_norm(new_c, new_c.shape[-1:], w.norm_c, w.norm_c_bias)
@@ -171,7 +181,7 @@ def lstm_step(
     if w.hr is not None:  # Sak et al. 2014
         new_h = F.linear(new_h, w.hr)
     c = zone_out(c, new_c, extras)
-    h = zone_out(h, new_h, extras)
+    h = _held("h", zone_out(h, new_h, extras), extras)
     trace = {
         "input": i,
         "forget": f,
@@ -199,11 +209,12 @@ def gru_step(
     reset_a, update_a, candidate_a = a.chunk(3, -1)
     b = from_hidden("gru", h, w, extras)
     reset_b, update_b, candidate_b = b.chunk(3, -1)
-    reset = (reset_a + reset_b).sigmoid()
-    update = (update_a + update_b).sigmoid()
+    reset = _held("reset", (reset_a + reset_b).sigmoid(), extras)
+    update = _held("update", (update_a + update_b).sigmoid(), extras)
     candidate = (candidate_a + reset * candidate_b).tanh()
+    candidate = _held("candidate", candidate, extras)
     new_h = (1 - update) * candidate + update * h
-    h = zone_out(h, new_h, extras)
+    h = _held("h", zone_out(h, new_h, extras), extras)
     trace = {
         "reset": reset,
         "update": update,
@@ -229,9 +240,10 @@ def mingru_step(
     """
     (h,) = state
     update_a, candidate = a.chunk(2, -1)
-    update = update_a.sigmoid()
+    update = _held("update", update_a.sigmoid(), extras)
+    candidate = _held("candidate", candidate, extras)
     new_h = (1 - update) * h + update * candidate
-    h = zone_out(h, new_h, extras)
+    h = _held("h", zone_out(h, new_h, extras), extras)
     trace = {"update": update, "candidate": candidate, "h": h}
     return (h,), trace
 
@@ -269,6 +281,10 @@ def unroll(
     """
     step = STEPS[cell]
     steps = x.shape[1]
+    observed = extras.observer is not None
+    if observed and lengths is not None and bool((lengths == steps).all()):
+        # then the states that are recorded are those that are carried on, and not copies
+        lengths = None
     a = from_input(cell, zero_padding(x, lengths), w)
     real = None
     if lengths is not None:
@@ -288,6 +304,8 @@ def unroll(
         return x.new_zeros(rows, 0, width), _copied(state), {}
     if reverse:
         traces.reverse()
+    if extras.observer is not None:
+        extras.observer.record(traces)
     stacked = _stacked(traces, lengths)
     return stacked["h"], _copied(state), stacked
 

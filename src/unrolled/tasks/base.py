@@ -29,6 +29,7 @@ from unrolled.nn import Layer, TokenEmbedding
 from unrolled.scores import ConfusionCounts
 from unrolled.tasks import describing
 from unrolled.tasks.recipe import ModelConfig, Recipe
+from unrolled.tasks.steps import StepReader
 from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.objectives import Objective
 from unrolled.training.precision import ComputeDevice
@@ -585,6 +586,17 @@ class Task(ABC):
     def vocabularies(self) -> tuple[Tokenizer, Tokenizer]:
         """Return what cuts sources and targets, for an export. Raises UsageError: it has none."""
         raise UsageError(f"{self.name} has no export; translate and rewrite have")
+
+    @abstractmethod
+    def step_reader(
+        self, compute_device: ComputeDevice, options: AnswerOptions = AnswerOptions()
+    ) -> StepReader:
+        """Return what reads an input step by step, for a look inside a model.
+
+        Args:
+            compute_device: where an answer is searched for.
+            options: by which it is.
+        """
 
     # ------------------------------------------------------------------ the run folder
 

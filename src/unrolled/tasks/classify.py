@@ -42,6 +42,8 @@ from unrolled.tasks.labelled import (
     read_inputs,
 )
 from unrolled.tasks.recipe import Recipe
+from unrolled.tasks.step_readers import LabelledSteps
+from unrolled.tasks.steps import StepReader
 from unrolled.tasks.weights import weights_of
 from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.objectives import Objective, classes
@@ -183,6 +185,12 @@ class Classify(Labelled):
     def baselines(self, split: Split) -> list[Method]:
         """The most frequent label, and logistic regression."""
         return baselines.of_labels(split, self.inputs, self.columns, self.width)
+
+    def step_reader(
+        self, compute_device: ComputeDevice, options: AnswerOptions = AnswerOptions()
+    ) -> StepReader:
+        """Return what reads an input step by step."""
+        return LabelledSteps(self.inputs, self.output.names)
 
     @classmethod
     def from_json(

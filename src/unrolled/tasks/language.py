@@ -51,6 +51,8 @@ from unrolled.tasks.base import (
 )
 from unrolled.tasks.language_scores import score
 from unrolled.tasks.recipe import Recipe
+from unrolled.tasks.step_readers import LanguageSteps
+from unrolled.tasks.steps import StepReader
 from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.objectives import Objective, next_token, next_word
 from unrolled.training.precision import ComputeDevice
@@ -394,6 +396,12 @@ class Language(Task):
     def baselines(self, split: Split) -> list[Method]:
         """Guesses from the token before."""
         return baselines.of_tokens(split, self.tokenizer)
+
+    def step_reader(
+        self, compute_device: ComputeDevice, options: AnswerOptions = AnswerOptions()
+    ) -> StepReader:
+        """Return what reads a text step by step."""
+        return LanguageSteps(self.tokenizer)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""

@@ -53,6 +53,8 @@ from unrolled.tasks.base import (
     need_table,
 )
 from unrolled.tasks.recipe import DataConfig, Recipe
+from unrolled.tasks.step_readers import WrittenSteps, piece_names
+from unrolled.tasks.steps import StepReader
 from unrolled.tasks.unaligned import assemble, target_loss
 from unrolled.tasks.writing import refuse_unknown, write
 from unrolled.text.tokenizers import Tokenizer
@@ -553,6 +555,23 @@ class Pairs(Task):
             return text, {}
         answer_units = units(target, answer.tokens, text)
         return text, aligned(source_units, answer_units, weights)
+
+    def step_reader(
+        self, compute_device: ComputeDevice, options: AnswerOptions = AnswerOptions()
+    ) -> StepReader:
+        """Return what reads a source step by step, and its answer as a search writes it."""
+        target = self.output.tokenizer
+
+        def best(model: nn.Module, cells: Sequence[Any]) -> Sequence[int]:
+            reason = self.why_not_answerable(cells)
+            if reason:
+                raise UserError(reason)
+            ids = self._ids([self.check(self.inputs, cells[0])])
+            (hypotheses,) = write(model, target, ids, options.search, compute_device)
+            return [*hypotheses[0].tokens, target.eos_id]
+
+        names = piece_names(target)
+        return WrittenSteps(self.inputs, names, best, self.decoder_inputs)
 
     # ------------------------------------------------------------------ the run folder
 

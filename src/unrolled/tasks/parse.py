@@ -60,6 +60,9 @@ from unrolled.tasks.base import (
     score_batches,
 )
 from unrolled.tasks.recipe import Recipe
+from unrolled.tasks.step_readers import WrittenSteps
+from unrolled.tasks.steps import END as END_NAME
+from unrolled.tasks.steps import StepReader
 from unrolled.tasks.tag import build_words, fit_words
 from unrolled.tasks.unaligned import assemble, target_loss
 from unrolled.text.tokenizers import Tokenizer
@@ -431,6 +434,24 @@ class Parse(Task):
             "log_probability": written.log_probability,
         }
         return Prediction(str(tree), math.exp(written.log_probability), details)
+
+    def step_reader(
+        self, compute_device: ComputeDevice, options: AnswerOptions = AnswerOptions()
+    ) -> StepReader:
+        """Return what reads words step by step, and their tree as a search writes it."""
+
+        def best(model: nn.Module, cells: Sequence[Any]) -> Sequence[int]:
+            words = [self.inputs.check_to_predict(cells)]
+            examples = self.inputs.examples(words, np.array([0]))
+            (tree,) = self.write(model, examples, compute_device, options.search)
+            return [*tree.tokens, END]
+
+        return WrittenSteps(self.inputs, self._token_name, best, self.decoder_inputs)
+
+    def _token_name(self, id: int) -> str:
+        """Return a token of a tree as people write it."""
+        known = {XX: WORD, SHUT: CLOSE, END: END_NAME}
+        return known.get(id) or f"({self.labels.names[id - OPENS]}"
 
     # ------------------------------------------------------------------ the run folder
 

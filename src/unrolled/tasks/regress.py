@@ -38,6 +38,8 @@ from unrolled.tasks.labelled import (
     read_inputs,
 )
 from unrolled.tasks.recipe import Recipe
+from unrolled.tasks.step_readers import LabelledSteps
+from unrolled.tasks.steps import StepReader
 from unrolled.training.objectives import Objective, values
 from unrolled.training.precision import ComputeDevice
 
@@ -133,6 +135,18 @@ class Regress(Labelled):
         return baselines.of_values(
             split, self.inputs, self.columns, self.output.column, self.decode
         )
+
+    def step_reader(
+        self, compute_device: ComputeDevice, options: AnswerOptions = AnswerOptions()
+    ) -> StepReader:
+        """Return what reads an input step by step."""
+        return LabelledSteps(self.inputs, (), self.output.decode, self._base_of_cells)
+
+    def _base_of_cells(self, cells: Sequence[Any]) -> float:
+        """Return what is added to what is learnt of a row: the last value, or nothing."""
+        inputs: Any = [self.inputs.check_to_predict(cells)]
+        examples = self.inputs.examples(inputs, np.array([0]))
+        return float(np.sum(self.base(examples)))
 
     @classmethod
     def from_json(

@@ -47,6 +47,8 @@ from unrolled.tasks.base import (
     score_batches,
 )
 from unrolled.tasks.recipe import ModelConfig, Recipe
+from unrolled.tasks.step_readers import TaggedSteps
+from unrolled.tasks.steps import StepReader
 from unrolled.tasks.weights import weights_of
 from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.objectives import Objective, classes
@@ -169,6 +171,12 @@ class Tagger(Task):
             for row, probabilities in zip(chosen.tolist(), padded, strict=True):
                 by_row[row] = probabilities[: lengths[row]]
         return [by_row[row] for row in range(len(examples))]
+
+    def step_reader(
+        self, compute_device: ComputeDevice, options: AnswerOptions = AnswerOptions()
+    ) -> StepReader:
+        """Return what reads an input step by step."""
+        return TaggedSteps(self.inputs, self.output.names)
 
     def prediction(self, probabilities: Tensor, **details: Any) -> Prediction:
         """Return the tags of one row, and the mean probability of them."""

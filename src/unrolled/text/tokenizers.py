@@ -241,6 +241,19 @@ class Tokenizer:
         except UnicodeDecodeError:
             return "".join(f"<{byte:02X}>" for byte in self._bytes[id])
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Return the first character and the end of what each id of ``encode`` was made of.
+
+        Several ids may be of one character, where it has several bytes or jamo.
+        """
+        if self.kind not in OF_CHARACTERS:
+            return list(self._library().encode(valid_text(text)).offsets)
+        spans: list[tuple[int, int]] = []
+        for index, character in enumerate(text):
+            count = len(self.encode_array(character))
+            spans += [(index, index + 1)] * count
+        return spans
+
     def unknown(self, ids: Iterable[int]) -> int:
         """Return how many of the ids stand for something not in the vocabulary."""
         return sum(id == UNK for id in ids)

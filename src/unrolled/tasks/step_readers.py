@@ -1,0 +1,269 @@
+"""How the inputs of each task are read step by step; see ``tasks/steps.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unrolled.core.errors import UsageError, UserError
+from unrolled.core.words import counted
+from unrolled.data.batches import Batch
+from unrolled.data.lines import nfc
+from unrolled.fields.frames import Frames
+from unrolled.fields.text import Text
+from unrolled.fields.text_and_columns import TextAndColumns
+from unrolled.fields.vector import Vector
+from unrolled.fields.words import Words
+from unrolled.models import Aligned, LanguageModel, ManyToOne, OneToOne, Unaligned
+from unrolled.nn import NGrams
+from unrolled.tasks.steps import (
+    CHARACTER_COUNT,
+    CHARACTERS,
+    END,
+    FEATURES,
+    PIECE_COUNTS,
+    PIECES,
+    SPELLING,
+    START,
+    WRITTEN,
+    StepReader,
+    Steps,
+    checked,
+    first_batch,
+    text_steps,
+    token_names,
+)
+from unrolled.text.tokenizers import Tokenizer
+
+ROW = np.array([0])
+OF_CHARACTERS = (CHARACTERS, CHARACTER_COUNT)
+OF_SPELLING = (PIECES, PIECE_COUNTS, SPELLING)
+
+# the token ids that a model writes for an input of some cells
+Write = Callable[[nn.Module, Sequence[Any]], Sequence[int]]
+
+
+def read_input(field: Any, cells: Sequence[Any]) -> Steps:
+    """Return the steps of an input, given by its cells, whatever field reads them.
+
+    Raises:
+        UserError: a cell does not fit, or a text is empty.
+    """
+    value = checked(field, cells)
+    examples = field.examples([value], ROW)
+    if isinstance(field, Text):
+        steps = text_steps(field, cells, examples)
+        return replace(steps, roles=OF_CHARACTERS if field.characters else ())
+    if isinstance(field, TextAndColumns):
+        count = len(field.text.columns)
+        steps = text_steps(field.text, cells[:count], examples)
+        roles = (FEATURES, *(OF_CHARACTERS if field.text.characters else ()))
+        return replace(steps, roles=roles, features=field.vector.feature_columns)
+    if isinstance(field, Words):
+        roles = () if field.tokenizer is None else OF_SPELLING
+        return Steps(tuple(value), first_batch(examples), roles)
+    batch = first_batch(examples)
+    if isinstance(field, Vector):
+        return Steps(("row",), batch, features=field.feature_columns)
+    assert isinstance(field, Frames)
+    names = tuple(str(step + 1) for step in range(batch.inputs.shape[1]))
+    size = len(field.means)
+    scaled = batch.inputs[0, :, :size].numpy()
+    return Steps(
+        names,
+        batch,
+        features=field.feature_columns,
+        numbers=scaled * np.float32(field.deviations) + np.float32(field.means),
+        columns=field.feature_columns[:size],
+    )
+
+
+@dataclass(frozen=True)
+class LabelledSteps(StepReader):
+    """A label or a value for a whole input.
+
+    Attributes:
+        field: of the input.
+        names: of the labels; none where the answer is a value.
+        decode: makes a value of a scaled one.
+        base: what is added to a value, given the batch of the input's encoded row.
+    """
+
+    field: Any
+    names: tuple[str, ...]
+    decode: Callable[[Any], Any] = float
+    base: Callable[[Sequence[Any]], float] = lambda cells: 0.0
+
+    @property
+    def are_values(self) -> bool:  # type: ignore[override]
+        """Whether a value is answered."""
+        return not self.names
+
+    def read(self, model: nn.Module, cells: Sequence[Any]) -> Steps:
+        return replace(read_input(self.field, cells), base=self.base(cells))
+
+    def layers(self, model: nn.Module) -> dict[nn.Module, str]:
+        known = cast(ManyToOne | OneToOne, model)
+        return known.layer.observed("layer")
+
+    def outcome(self, index: int) -> str:
+        return self.names[index] if self.names else "value"
+
+    def until(self, steps: Steps, end: int) -> Steps:
+        if not steps.are_tokens:
+            return super().until(steps, end)
+        # with the end mark, which every text has that was learnt from
+        last = len(steps) - 1
+        indices = range(end) if end > last else [*range(end), last]
+        return steps.kept(indices)
+
+    def probabilities(self, scores: Tensor, steps: Steps) -> Tensor:
+        if self.names:
+            return scores.softmax(-1)
+        # what is decoded is linear, so that gradients pass
+        zero = float(self.decode(np.zeros(1))[0])
+        one = float(self.decode(np.ones(1))[0])
+        return scores * (one - zero) + (zero + steps.base)
+
+    def ngrams(self, model: nn.Module) -> NGrams | None:
+        return model.ngrams if isinstance(model, ManyToOne) else None
+
+
+@dataclass(frozen=True)
+class TaggedSteps(StepReader):
+    """A label at every step."""
+
+    field: Words | Frames
+    names: tuple[str, ...]
+    at_each_step = True
+    labels_steps = True
+
+    def read(self, model: nn.Module, cells: Sequence[Any]) -> Steps:
+        return read_input(self.field, cells)
+
+    def layers(self, model: nn.Module) -> dict[nn.Module, str]:
+        return cast(Aligned, model).layer.observed("layer")
+
+    def outcome(self, index: int) -> str:
+        return self.names[index]
+
+
+@dataclass(frozen=True)
+class LanguageSteps(StepReader):
+    """The next token at every step."""
+
+    tokenizer: Tokenizer
+    at_each_step = True
+
+    def read(self, model: nn.Module, cells: Sequence[Any]) -> Steps:
+        text = nfc(str(cells[0]))
+        if not text:
+            raise UserError("the text is empty: give one with something to read")
+        field = Text(("text",), self.tokenizer, None)
+        spans = self.tokenizer.spans(text)
+        ids = self.tokenizer.encode(text)
+        names = [START, *token_names(field, text, ids, spans)]
+        ids = [self.tokenizer.eos_id, *ids]
+        context = cast(LanguageModel, model).context
+        notice = ""
+        if context is not None and len(ids) > context:
+            notice = (
+                f"the last {context:,} of {len(ids):,} tokens are read (model.context)"
+            )
+            ids = ids[-context:]
+            names = names[-context:]
+        batch = Batch(torch.tensor([ids]), None, None, ROW)
+        return Steps(tuple(names), batch, notice=notice)
+
+    def layers(self, model: nn.Module) -> dict[nn.Module, str]:
+        return cast(LanguageModel, model).layer.observed("layer")
+
+    def outcome(self, index: int) -> str:
+        if index == self.tokenizer.eos_id:
+            return END
+        return self.tokenizer.token(index).replace("▁", " ")
+
+    def read_features(self, model: nn.Module, batch: Batch) -> Tensor:
+        return cast(LanguageModel, model).read(batch.inputs)[0]
+
+    def scores(self, model: nn.Module, features: Tensor) -> Tensor:
+        scores: Tensor = cast(LanguageModel, model).head(features)
+        return scores
+
+
+@dataclass(frozen=True)
+class WrittenSteps(StepReader):
+    """A sequence that is written for another; the outputs are those of the written tokens.
+
+    Attributes:
+        field: of the source.
+        names: of the tokens that are written.
+        write: searches for the answer.
+        before: makes of what is written (1, U) what the decoder reads before each of it.
+    """
+
+    field: Text | Words
+    names: Callable[[int], str]
+    write: Write
+    before: Callable[[Batch], Tensor]
+    at_each_step = True
+    writes = True
+
+    def read(self, model: nn.Module, cells: Sequence[Any]) -> Steps:
+        steps = read_input(self.field, cells)
+        ids = list(self.write(model, cells))
+        if not ids:
+            raise UserError("the model writes nothing for this input")
+        batch = replace(steps.batch, targets=torch.tensor([ids]))
+        inputs = self.before(batch)
+        batch = replace(batch, targets=None, extra=(inputs, *batch.extra))
+        return replace(
+            steps,
+            batch=batch,
+            roles=(WRITTEN, *steps.roles),
+            written=tuple(self.names(id) for id in ids),
+        )
+
+    def layers(self, model: nn.Module) -> dict[nn.Module, str]:
+        known = cast(Unaligned, model)
+        return known.encoder.observed("encoder") | known.decoder.observed("decoder")
+
+    def outcome(self, index: int) -> str:
+        return self.names(index)
+
+    def until(self, steps: Steps, end: int) -> Steps:
+        raise UsageError("what is written has an output at each step")
+
+    def read_features(self, model: nn.Module, batch: Batch) -> Tensor:
+        known = cast(Unaligned, model)
+        assert batch.lengths is not None
+        return known.read(batch.inputs, batch.lengths, *batch.extra)
+
+    def scores(self, model: nn.Module, features: Tensor) -> Tensor:
+        scores: Tensor = cast(Unaligned, model).head(features)
+        return scores
+
+
+def check_length(steps: Steps, context: int | None) -> None:
+    """Raise UserError where an input has more steps than a layer can read."""
+    if context is not None and len(steps) > context:
+        raise UserError(
+            f"the input has {counted(len(steps), 'step')} and the model reads {context:,} "
+            "(model.context): cut it"
+        )
+
+
+def piece_names(tokenizer: Tokenizer) -> Callable[[int], str]:
+    """Return what names the tokens that a model writes."""
+
+    def name(id: int) -> str:
+        if id == tokenizer.eos_id:
+            return END
+        return tokenizer.token(id).replace("▁", " ")
+
+    return name
