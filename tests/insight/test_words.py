@@ -19,8 +19,8 @@ from unrolled.insight import pages, words
 from unrolled.insight.words import t
 
 PYTHON = Path(pages.__file__).parents[1]
-# neither ends a caption nor is one: names of files and of the project
-NAMES = {"config.yaml", "unrolled", "JSON"}
+# these are no captions: names of files and of the project, and the letter of correlation
+NAMES = {"config.yaml", "unrolled", "JSON", "r"}
 
 
 @pytest.fixture(scope="module")
