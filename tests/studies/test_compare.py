@@ -189,6 +189,7 @@ def test_a_stopped_comparison_goes_on_where_it_was(data: Path) -> None:
     _, err = process.communicate(timeout=120)
     assert process.returncode == 143
     assert b"Traceback" not in err
+    assert b"stopped; the same command goes on with what is in" in err
     log = out / "done" / "gru-seed-0.log"
     assert not (out / "runs" / "gru-seed-0" / "result.json").exists()
     lines = out / "runs" / "gru-seed-0" / "metrics.jsonl"

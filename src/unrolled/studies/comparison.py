@@ -71,7 +71,11 @@ def compare(
     refuse_other(folder, settings)
     with locked(folder):
         planned = plan_study(settings, folder, say)
-        results = _run(planned, say)
+        try:
+            results = _run(planned, say)
+        except (KeyboardInterrupt, SystemExit):
+            say(f"stopped; the same command goes on with what is in {folder}")
+            raise
         made = {**_described(planned), "folder": str(folder)}
         findings = gather(planned.trials, results, made)
         page.write(findings, folder, lang)

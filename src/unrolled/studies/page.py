@@ -160,7 +160,7 @@ def _near(rows: list[DotRow], baselines: list[Row]) -> list[tuple[str, float]]:
     """Return the baselines that leave the dots apart: one far away would press them together."""
     low = min(min(row.values) for row in rows)
     high = max(max(row.values) for row in rows)
-    room = 2 * (high - low) or abs(high)
+    room = (high - low) or abs(high)
     lines = [(baseline["name"], baseline["score"]) for baseline in baselines]
     return [
         (name, score) for name, score in lines if low - room <= score <= high + room

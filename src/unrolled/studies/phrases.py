@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from unrolled.insight.words import Phrase, t
 from unrolled.studies.summary import Row, ScoreOrder
 from unrolled.training.progress import duration
 
 BETTER = " > "
+SEPARATOR = Markup("; ")
 
 
 def names(entry: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
@@ -52,11 +55,15 @@ def of_order(orders: Sequence[ScoreOrder], varied: Sequence[str]) -> list[Phrase
         elif order.same:
             key = "compare.order_same"
         else:
-            every = "; ".join(
-                f"seed {seed}: {names}"
+            every = [
+                t("compare.order_of_seed", seed=seed, order=names)
                 for seed, names in zip(seeds, lists, strict=True)
+            ]
+            orders_of_all = Phrase(
+                SEPARATOR.join(phrase.en for phrase in every),
+                SEPARATOR.join(phrase.ko for phrase in every),
             )
-            said.append(t("compare.order_differs", where=before, orders=every))
+            said.append(t("compare.order_differs", where=before, orders=orders_of_all))
             continue
         said.append(t(key, where=before, order=lists[0], count=len(seeds)))
     return said
