@@ -102,6 +102,10 @@ def check(browser: Browser, path: Path, mode: Mode) -> None:
     with opened(browser, path, mode) as page:
         assert sideways(page) == 0
         if mode.scripts:
+            # a page that draws itself says when it has
+            page.wait_for_function(
+                "!document.getElementById('inside') || document.documentElement.dataset.drawn"
+            )
             # what is folded is looked at too
             page.evaluate(
                 "document.querySelectorAll('details').forEach(d => { d.open = true })"

@@ -280,8 +280,8 @@ def test_what_is_written_is_looked_into_on_both_sides(mirror: SimpleNamespace) -
     run.adjust(alignment=True)
     (aligned,) = run.answers(["a b c d"])
     for source, written in aligned.details["alignment"]:
-        looks = attention.weights[0, written, :-1]
-        assert int(looks.argmax()) == source
+        weights = attention.weights[0, written, :-1]
+        assert int(weights.argmax()) == source
     best = trace.predictions[0].outcomes[0]
     assert trace.explained.outcome == best.name == trace.written[0]
 

@@ -1,4 +1,4 @@
-"""What is recorded of layers equals equations written out here, and holds what it is told to hold."""
+"""What is recorded of layers equals equations written out here, and what is held stays so."""
 
 from __future__ import annotations
 

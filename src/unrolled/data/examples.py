@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ class Ragged:
         """Length of each row, (N,)."""
         return np.diff(self.offsets)
 
-    def pick(self, rows: Sequence[int]) -> Ragged:
+    def pick(self, rows: Sequence[int] | Ints) -> Ragged:
         """Return some of the sequences."""
         starts = self.offsets[rows]
         lengths = self.lengths[rows]
@@ -178,6 +178,27 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.lines)
+
+    def pick(self, rows: Ints) -> Examples:
+        """Return some of the rows."""
+        targets = self.targets
+        if isinstance(targets, Ragged):
+            targets = targets.pick(rows)
+        elif targets is not None:
+            targets = targets[rows]
+        frames = self.frames
+        if frames is not None:
+            starts = frames.starts[rows]
+            frames = replace(frames, starts=starts, lengths=frames.lengths[rows])
+        return replace(
+            self,
+            lines=self.lines[rows],
+            sequences=None if self.sequences is None else self.sequences.pick(rows),
+            vectors=None if self.vectors is None else self.vectors[rows],
+            targets=targets,
+            characters=None if self.characters is None else self.characters.pick(rows),
+            frames=frames,
+        )
 
     @property
     def answers(self) -> int:

@@ -76,7 +76,13 @@ class Frames:
             raise UserError(f"column {columns[0]!r} holds no sequence of numbers")
         whole = [np.concatenate(parts, 1) for parts in sequences]
         means, deviations = _scales(columns, whole)
-        field = cls(columns, sizes, means, deviations, reading)
+        field = cls(
+            columns,
+            sizes,
+            means,
+            deviations,
+            reading,
+        )
         return field._filled(whole) if reading.fills else field
 
     def _filled(self, whole: Sequence[Doubles]) -> Self:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 from markupsafe import Markup
 
 from unrolled.insight import charts, plot
 from unrolled.insight.charts import Chart
 from unrolled.insight.tables import TextTable
-from unrolled.insight.trace import Floats, Trace
+from unrolled.insight.trace import Floats, Forecast, Trace
 from unrolled.insight.words import escaped, t
 
 WEAK = 0.1  # an attention weight below which no line is drawn
@@ -52,7 +53,9 @@ def alignment(source: Sequence[str], written: Sequence[str], weights: Floats) ->
         f'style="min-width:{width:.0f}px" {called}>{"".join(parts)}</svg>'
     )
     head = [t("inside.written"), t("inside.looks_at"), t("inside.weight")]
-    return charts.figure(t("inside.alignment"), Chart(svg, TextTable(head, rows, "words")))
+    return charts.figure(
+        t("inside.alignment"), Chart(svg, TextTable(head, rows, "words"))
+    )
 
 
 def _row(tokens: Sequence[str]) -> list[tuple[float, float]]:
@@ -68,7 +71,9 @@ def _row(tokens: Sequence[str]) -> list[tuple[float, float]]:
 
 def _texts(tokens: Sequence[str], row: Sequence[tuple[float, float]], y: float) -> str:
     return "".join(
-        plot.text(sum(ends) / 2, y, visible(token.strip(" ")) or "␣", 'text-anchor="middle"')
+        plot.text(
+            sum(ends) / 2, y, visible(token.strip(" ")) or "␣", 'text-anchor="middle"'
+        )
         for token, ends in zip(tokens, row, strict=True)
     )
 
@@ -104,15 +109,15 @@ def band(labels: Sequence[str]) -> Markup:
         f'<svg class="chart" viewBox="0 0 {width} 74" role="img" {called}>{"".join(parts)}</svg>'
     )
     head = [t("inside.from"), t("inside.to"), t("inside.label")]
-    return charts.figure(t("inside.labels"), Chart(svg, TextTable(head, rows[:PIECES], "words")))
+    return charts.figure(
+        t("inside.labels"), Chart(svg, TextTable(head, rows[:PIECES], "words"))
+    )
 
 
-def forecast_chart(trace: Trace) -> Markup:
+def forecast_chart(trace: Trace, forecast: Forecast) -> Markup:
     """Return the last steps of what is forecast, the value with its interval, and the truth."""
-    forecast = trace.forecast
-    assert forecast is not None
     assert trace.numbers is not None
-    series: dict[object, list[tuple[float, float]]] = {}
+    series: dict[Any, list[tuple[float, float]]] = {}
     count = len(trace.numbers)
     if forecast.column in trace.columns:
         index = trace.columns.index(forecast.column)
@@ -130,10 +135,11 @@ def forecast_chart(trace: Trace) -> Markup:
     return charts.figure(t("inside.forecast_of", column=forecast.column), chart)
 
 
-
-
 def side_by_side(
-    first: Sequence[str], second: Sequence[str], distances: Sequence[float], parted: int | None
+    first: Sequence[str],
+    second: Sequence[str],
+    distances: Sequence[float],
+    parted: int | None,
 ) -> Markup:
     """Return the tokens of two inputs, one above the other, with a bar as far as states are apart.
 

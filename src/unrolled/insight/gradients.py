@@ -6,6 +6,7 @@ Legend: T steps, H units.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ def gradient_norms(
     The loss is -log of the probability that is explained, or the value itself.
     """
     states = _states(records)
-    flat = [state for layer in states for state in layer]
+    flat = list(chain.from_iterable(states))
     if len(flat) > LONGEST * max(1, len(records)) or not explained.requires_grad:
         return None
     loss = explained if is_value else -explained.clamp(min=1e-30).log()

@@ -11,6 +11,7 @@ from typing import Any
 
 from unrolled.core.errors import UsageError, UserError, shown
 from unrolled.core.files import write_text
+from unrolled.insight.inside_page import MARK, render
 from unrolled.insight.trace import Forecast, Trace
 from unrolled.insight.tracing import Options, look
 from unrolled.ops.recording import Hold
@@ -19,7 +20,6 @@ from unrolled.runs.rows import cells_of
 from unrolled.training.precision import torch_defaults
 
 NINETY = 1.645  # deviations of a normal distribution that hold nine values of ten
-MARK = '<meta name="generator" content="unrolled inspect">'
 STATE_NAMES = {"unit": "h"}  # other names of what is held
 _HOLD = re.compile(
     r"(?:(?P<layer>[^=.]+)\.)?(?P<name>[a-z]+)(?::(?P<unit>\d+))?=(?P<value>.+)"
@@ -47,9 +47,7 @@ class Inside:
 
     def to_html(self) -> str:
         """Return the page."""
-        from unrolled.insight.inside_page import render
-
-        return render(self)
+        return render(self.traces, self.title, self.language)
 
     def save(self, path: str | Path) -> Path:
         """Write the page, and return its path.
@@ -117,25 +115,52 @@ def inspect(
         None if at is None else at - 1,
     )
     traces: list[Trace] = []
-    for number, row in enumerate(inputs, 1):
+    for count, row in enumerate(inputs, 1):
         try:
-            traces.append(_look(predictor, row, options, result))
+            traces.append(_look(predictor, _row(predictor, row), options, result))
         except UserError as error:
             if len(inputs) == 1 or isinstance(error, UsageError):
                 raise
-            raise UserError(f"input {number}: {error}") from None
+            raise UserError(f"input {count}: {error}") from None
     return Inside(tuple(traces), title, language)
+
+
+@dataclass(frozen=True)
+class RowToInspect:
+    """A row with its input cells, how it is shown, and its true value, where that is known."""
+
+    text: str
+    cells: tuple[Any, ...]
+    truth: float | None = None
+
+
+def inspect_rows(
+    predictor: Predictor,
+    rows: Sequence[RowToInspect],
+    result: dict[str, Any],
+    title: str,
+) -> Inside:
+    """Look inside a run while it reads rows of a file. Raises UserError: one cannot be read."""
+    traces = [_look(predictor, row, Options(), result) for row in rows]
+    return Inside(tuple(traces), title)
+
+
+def _row(predictor: Predictor, row: Any) -> RowToInspect:
+    """Return a row as it was given. Raises UserError: it does not fit the columns."""
+    task = predictor.task
+    text = row if isinstance(row, str) else shown(row, 200)
+    if not task.answers_rows:
+        return RowToInspect(text, (row,))
+    return RowToInspect(text, cells_of(row, task, predictor.max_row))
 
 
 @torch_defaults()
 def _look(
-    predictor: Predictor, row: Any, options: Options, result: dict[str, Any]
+    predictor: Predictor, row: RowToInspect, options: Options, result: dict[str, Any]
 ) -> Trace:
     task = predictor.task
     reader = task.step_reader(predictor.compute_device, predictor.options)
-    cells = cells_of(row, task, predictor.max_row) if task.answers_rows else (row,)
-    text = row if isinstance(row, str) else shown(row, 200)
-    trace = look(predictor.model, reader, cells, text, options)
+    trace = look(predictor.model, reader, row.cells, row.text, options)
     if not reader.are_values:
         return trace
     error = result.get("scores", {}).get("rmse", math.nan)
@@ -149,6 +174,7 @@ def _look(
         value + NINETY * error,
         task.schema.answer or "",
         0 if frames is None else frames.reading.ahead,
+        row.truth,
     )
     return replace(trace, forecast=forecast)
 

@@ -89,15 +89,49 @@ def mistakes(
     scored = _scored(task, evaluation)
     if scored is None:
         return []
-    worst = scored.worst(count)
-    lines = examples.lines[scored.rows[worst]]
+    return _with_rows(task, data, examples, scored, scored.worst(count))
+
+
+def right_answers(
+    task: Task,
+    data: Table | Document,
+    examples: Any,
+    evaluation: Evaluation,
+    count: int,
+) -> list[Mistake]:
+    """Return ``count`` answers that are right, or values no worse than most, evenly spaced."""
+    scored = _scored(task, evaluation)
+    is_table = isinstance(data, Table) and isinstance(examples, Examples)
+    if scored is None or not is_table or not count:
+        return []
+    assert isinstance(data, Table)
+    right = np.flatnonzero(scored.sizes <= np.median(scored.sizes))
+    if not task.answers_values:
+        right = np.flatnonzero(scored.sizes == 0)
+    if not len(right):
+        return []
+    spaced = np.linspace(0, len(right) - 1, min(count, len(right)))
+    chosen = right[np.unique(spaced.astype(np.int64))]
+    return _with_rows(task, data, examples, scored, chosen.tolist())
+
+
+def _with_rows(
+    task: Task,
+    data: Table,
+    examples: Examples,
+    scored: ScoredAnswers,
+    indices: list[int],
+) -> list[Mistake]:
+    """Return some of the answers with the rows that they are about."""
+    lines = examples.lines[scored.rows[indices]]
     # stretches of sequences have lines of their own, and their numbers are not shown
     cells_by_line: dict[int, Cells] = dict.fromkeys(lines.tolist(), ())
     for line, row in zip(data.lines, data.rows, strict=True):
         if line in cells_by_line:
             cells_by_line[line] = row
     return [
-        _mistake(task, data, examples, scored, index, cells_by_line) for index in worst
+        _mistake(task, data, examples, scored, index, cells_by_line)
+        for index in indices
     ]
 
 
@@ -146,7 +180,7 @@ def _mistake(
             step = frames.starts[row] + word
             line = int(frames.lines[step])
     else:
-        text = (_text(task, data, cells), "", "")
+        text = (text_of_row(task, data, cells), "", "")
     path, line = data.position(line)
     return Mistake(
         path=path,
@@ -182,7 +216,7 @@ def _texts(data: Table, written: GeneratedTexts, count: int) -> list[Mistake]:
     return texts
 
 
-def _text(task: Task, data: Table, row: Cells) -> str:
+def text_of_row(task: Task, data: Table, row: Cells) -> str:
     """Return the input cells of a row, with the names of their columns where there are several."""
     if task.schema.frames:
         return "a sequence of numbers"

@@ -38,7 +38,9 @@ class Pack:
             low = -high
         step = (high - low) / levels or 1.0
         kind = np.uint16 if self.bits == 16 else np.uint8
-        stored = np.round((array - low) / step).astype(kind).astype(f"<u{self.bits // 8}")
+        stored = (
+            np.round((array - low) / step).astype(kind).astype(f"<u{self.bits // 8}")
+        )
         part = stored.tobytes()
         entry = {
             "at": self._size // (self.bits // 8),

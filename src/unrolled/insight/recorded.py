@@ -22,7 +22,7 @@ def layer_traces(
     records: Sequence[LayerRecord],
     norms: Sequence[Floats] | None,
     units: tuple[int, ...] | None,
-    writes: bool,
+    is_generative: bool,
 ) -> tuple[LayerTrace, ...]:
     """Return what each layer went through, the forward direction of a layer before the backward.
 
@@ -30,8 +30,7 @@ def layer_traces(
         records: of a pass over one row.
         norms: of gradients, by record.
         units: which are shown; None takes all, of a long input ``UNITS`` of them.
-        writes: whether the layers of a decoder are among them, whose steps are those of what is
-            written.
+        is_generative: whether a decoder is among them, whose steps are those of what is written.
 
     Raises:
         UsageError: a unit is out of range.
@@ -61,7 +60,7 @@ def layer_traces(
                 norm=np.linalg.norm(h, axis=1).astype(np.float32),
                 gradient_norms=None if norms is None else norms[index],
                 over="written"
-                if writes and record.name.startswith("decoder")
+                if is_generative and record.name.startswith("decoder")
                 else "input",
             )
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from markupsafe import Markup
 
 from unrolled.insight import charts, pages
 from unrolled.insight.card import score_rows, size
+from unrolled.insight.held_out import Importance
 from unrolled.insight.mistakes import Mistake
 from unrolled.insight.tables import TextTable
 from unrolled.insight.words import Phrase, escaped, t
@@ -24,8 +26,20 @@ from unrolled.tasks.base import ClassPredictions, Evaluation, Task
 from unrolled.tasks.recipe import Recipe
 from unrolled.training.progress import duration, read_metrics
 
+INSIDE = "inside.html"  # a look into some held-out rows, beside the report
+SERIES = 300  # values of a series that are drawn in their order
 MATRIX = 40  # labels of the largest confusion matrix that is drawn
 PAIRS = 30  # labels mistaken for another that are named where the matrix is not drawn
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What is shown of held-out rows: the worst answers, right ones, which columns mattered."""
+
+    worst: Sequence[Mistake] = ()
+    right: Sequence[Mistake] = ()
+    importances: Sequence[Importance] = ()
+    has_inside: bool = False
 
 
 def render(
@@ -34,10 +48,11 @@ def render(
     task: Task,
     result: dict[str, Any],
     evaluation: Evaluation,
-    worst: Sequence[Mistake] = (),
+    held_out: HeldOut = HeldOut(),
 ) -> str:
     """Return the page: scores, curves, answers, the worst of them, sizes, times, settings."""
     is_written = evaluation.written is not None
+    worst = held_out.worst
     return pages.page(
         "report.html",
         name=recipe.name,
@@ -51,6 +66,9 @@ def render(
         curves=_curves(folder, task),
         texts=worst if is_written else (),
         mistakes=None if is_written else _mistakes(task, result, worst),
+        right=held_out.right,
+        importances=_importances(task, held_out.importances),
+        inside=INSIDE if held_out.has_inside else "",
         settings=_settings(recipe),
         result=result,
         **_answers(task, evaluation),
@@ -138,6 +156,7 @@ def _answers(task: Task, evaluation: Evaluation) -> dict[str, Any]:
     labels = None
     confidence = None
     scatter = None
+    series = None
     if evaluation.confusion is not None:
         labels = _labels(evaluation.confusion, task.class_names)
         if evaluation.judged is not None:
@@ -146,7 +165,34 @@ def _answers(task: Task, evaluation: Evaluation) -> dict[str, Any]:
         points = [(float(truth), float(answer)) for truth, answer in evaluation.pairs]
         chart = charts.scatter(points, t("report.true_value"), t("report.answer"))
         scatter = charts.figure(t("report.scatter"), chart)
-    return {"labels": labels, "confidence": confidence, "scatter": scatter}
+        if task.frames is not None:
+            series = _series(points)
+    return {
+        "labels": labels,
+        "confidence": confidence,
+        "scatter": scatter,
+        "series": series,
+    }
+
+
+def _series(points: Sequence[tuple[float, float]]) -> Markup:
+    """Return true values and answers in the order of the file."""
+    shown = list(enumerate(points[:SERIES], 1))
+    curves: dict[Any, Any] = {
+        t("report.true_value"): [(step, truth) for step, (truth, _) in shown],
+        t("report.answer"): [(step, answer) for step, (_, answer) in shown],
+    }
+    chart = charts.lines(curves, t("chart.step"), t("report.answer"))
+    return charts.figure(t("report.in_order"), chart)
+
+
+def _importances(task: Task, importances: Sequence[Importance]) -> TextTable | None:
+    """Return which columns mattered, the most first."""
+    if not importances:
+        return None
+    rows = [[entry.column, f"{entry.change:+.4f}"] for entry in importances]
+    head = [t("report.column"), t("report.worse", metric=task.metric)]
+    return TextTable(head, rows)
 
 
 def _labels(counts: ConfusionCounts, names: Sequence[str]) -> dict[str, Any]:

@@ -23,11 +23,13 @@ from unrolled.data.examples import Examples
 from unrolled.data.sources import Document, Table
 from unrolled.insight import card, report
 from unrolled.insight.card import scored_on
-from unrolled.insight.mistakes import mistakes
+from unrolled.insight.held_out import importances, inside_of_held_out
+from unrolled.insight.mistakes import mistakes, right_answers
 from unrolled.insight.speed import Speed, measure, write
 from unrolled.runs import folder as runs
 from unrolled.runs.keys import words
 from unrolled.runs.plan import Plan
+from unrolled.runs.predictor import Predictor
 from unrolled.runs.recipes import requested
 from unrolled.runs.rows import as_typed
 from unrolled.tasks.base import Evaluation, Task, locate
@@ -39,6 +41,7 @@ from unrolled.training.progress import duration
 # simple methods may take this part of the time of training, and so many seconds at least
 SHARE = 0.25
 LEAST = 20.0
+RIGHT = 5  # right answers that are shown
 FAR = 3.0  # times the loss of a blind guess
 
 
@@ -75,7 +78,7 @@ def finish(
         {"name": b.name, "scores": b.scores, "seconds": b.seconds} for b in baselines
     ]
     samples, timed = answer_some(model, plan)
-    result = {
+    result: dict[str, Any] = {
         "task": task.name,
         "layer": plan.recipe.layer,
         "scores": evaluation.scores,
@@ -89,7 +92,9 @@ def finish(
         **_conditions(plan),
         "samples": samples,
     }
-    _write_pages(plan, result, evaluation)
+    _write_pages(
+        plan, result, evaluation, Predictor.of(loaded, str(compute_device.device))
+    )
     # last: its presence says that the run has ended
     digests.replace_json(plan.folder, runs.RESULT, result)
     digests.settle(plan.folder)
@@ -133,16 +138,34 @@ def _conditions(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _write_pages(plan: Plan, result: dict[str, Any], evaluation: Evaluation) -> None:
-    """Write the model card and the report."""
+def _write_pages(
+    plan: Plan,
+    result: dict[str, Any],
+    evaluation: Evaluation,
+    predictor: Predictor,
+) -> None:
+    """Write the model card, a look into some held-out rows, and the report."""
     prepared = plan.prepared
     task = prepared.task
     model_card = card.render(plan.recipe, task, result)
     write_text(plan.folder / "README.md", model_card, parents=False)
     settings = plan.recipe.report
     count = settings.rows if settings.samples else 0
-    worst = mistakes(task, prepared.dev_data, prepared.dev, evaluation, count)
-    page = report.render(plan.folder, plan.recipe, task, result, evaluation, worst)
+    rows = (task, prepared.dev_data, prepared.dev, evaluation)
+    inside = None
+    if settings.samples and settings.inside:
+        title = f"{plan.recipe.name}: {task.name}, {plan.recipe.layer}"
+        inside = inside_of_held_out(predictor, prepared.dev_data, result, title)
+    if inside is not None:
+        write_text(plan.folder / report.INSIDE, inside.to_html(), parents=False)
+    columns = task.feature_columns
+    held_out = report.HeldOut(
+        worst=mistakes(*rows, count),
+        right=right_answers(*rows, min(count, RIGHT)),
+        importances=importances(predictor, prepared.dev, columns),
+        has_inside=inside is not None,
+    )
+    page = report.render(plan.folder, plan.recipe, task, result, evaluation, held_out)
     write_text(plan.folder / "report.html", page, parents=False)
 
 

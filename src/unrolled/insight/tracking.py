@@ -128,7 +128,13 @@ def _best_unit(layer: LayerTrace, name: str, feature: Doubles) -> TrackingUnit:
     best = int(np.abs(correlations).argmax())
     steps = len(feature)
     first = max(1, steps // 8)
-    shifts = np.unique(np.linspace(first, steps - first, SHIFTS).astype(int))
+    shifts = np.unique(
+        np.linspace(
+            first,
+            steps - first,
+            SHIFTS,
+        ).astype(int)
+    )
     shifted = [np.abs(_correlations(states, np.roll(feature, s))).max() for s in shifts]
     return TrackingUnit(
         layer.name,

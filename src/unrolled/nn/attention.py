@@ -289,7 +289,15 @@ class CrossAttention(nn.Module):
             context.attention_weights.append(weights)
         p = self.dropout if self.training else 0.0
         observer = recording.observer(self, "attention")
-        out = weigh(q, k, v, mask, False, p, observer)
+        out = weigh(
+            q,
+            k,
+            v,
+            mask,
+            False,
+            p,
+            observer,
+        )
         if beams > 1:
             out = out.unflatten(2, (beams, -1))
             out = out.transpose(1, 2).flatten(0, 1)

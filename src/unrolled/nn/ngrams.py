@@ -56,7 +56,11 @@ class NGrams(nn.Module):
         indices, real = self.bucket_indices(tokens, lengths)
         counts = real.sum(1)
         total = real.sum(1, keepdim=True).clamp(min=1).to(self.weight.dtype)
-        kept = F.dropout(real.to(self.weight.dtype), self.dropout, self.training)
+        kept = F.dropout(
+            real.to(self.weight.dtype),
+            self.dropout,
+            self.training,
+        )
         scales = LOUDNESS * kept / total.sqrt()
         # of a batch of unequal rows most n-grams are padding: only real ones are looked up
         return F.embedding_bag(
@@ -67,7 +71,11 @@ class NGrams(nn.Module):
             mode="sum",
         )
 
-    def bucket_indices(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def bucket_indices(
+        self,
+        tokens: Tensor,
+        lengths: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         """Return the index of every n-gram's bucket and whether it is real, both (B, N T)."""
         steps = torch.arange(tokens.shape[1], device=tokens.device)
         key = torch.zeros_like(tokens)
@@ -96,7 +104,11 @@ class NGrams(nn.Module):
         indices, real = self.bucket_indices(tokens[None], lengths)
         count = real.sum().clamp(min=1).to(self.weight.dtype)
         first = torch.arange(steps, device=tokens.device).repeat(self.longest)
-        size = torch.arange(1, self.longest + 1, device=tokens.device)
+        size = torch.arange(
+            1,
+            self.longest + 1,
+            device=tokens.device,
+        )
         sizes = size.repeat_interleave(steps)
         vectors = self.weight[indices[real]] * (LOUDNESS / count.sqrt())
         return first[real[0]], sizes[real[0]], vectors

@@ -334,6 +334,11 @@ class Task(ABC):
         return None
 
     @property
+    def feature_columns(self) -> tuple[str, ...]:
+        """The column that each feature of a row is of, where other columns than texts are read."""
+        return ()
+
+    @property
     def tokenizer(self) -> Tokenizer | None:
         """What cuts the texts that are read into pieces."""
         return None

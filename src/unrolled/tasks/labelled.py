@@ -167,6 +167,12 @@ class Labelled(Task):
         return inputs if isinstance(inputs, Vector) else None
 
     @property
+    def feature_columns(self) -> tuple[str, ...]:
+        """The column that each feature of a row is of."""
+        field = self.columns_field
+        return () if field is None else field.feature_columns
+
+    @property
     def frames(self) -> Frames | None:
         """The field of a sequence of numbers, where one is read."""
         return self.inputs if isinstance(self.inputs, Frames) else None

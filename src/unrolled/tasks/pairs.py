@@ -56,7 +56,7 @@ from unrolled.tasks.recipe import DataConfig, Recipe
 from unrolled.tasks.step_readers import WrittenSteps, piece_names
 from unrolled.tasks.steps import StepReader
 from unrolled.tasks.unaligned import assemble, target_loss
-from unrolled.tasks.writing import refuse_unknown, write
+from unrolled.tasks.writing import TextWithDetails, best_of, refuse_unknown, write
 from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.objectives import Objective, seq2seq_loss, shifted
 from unrolled.training.precision import ComputeDevice
@@ -603,10 +603,6 @@ class Pairs(Task):
         return cls(inputs, output, values["longest"], values["without"], layout)
 
 
-# the text of an answer, and what else ``--json`` shows of it
-TextWithDetails = tuple[str, dict[str, Any]]
-
-
 @dataclass(frozen=True, slots=True)
 class SourceText:
     """A text that is read, and its ids with the end mark."""
@@ -641,21 +637,6 @@ def _with_loss(loss: float, scores: Scores) -> Scores:
 def without(text: str, characters: str) -> str:
     """Return a text without certain characters."""
     return text.translate(dict.fromkeys(map(ord, characters))) if characters else text
-
-
-def best_of(
-    texts: Sequence[TextWithDetails], answers: Sequence[Hypothesis]
-) -> Prediction:
-    """Return the best of the answers to a source, with its score, and the others beside it."""
-    (text, details) = texts[0]
-    best = answers[0]
-    details = {"score": best.score, "finished": best.finished, **details}
-    if len(answers) > 1:
-        details["n_best"] = [
-            {"text": text, "score": answer.score, **more}
-            for (text, more), answer in zip(texts, answers, strict=True)
-        ]
-    return Prediction(text, math.exp(best.log_probability), details)
 
 
 def _encoded(field: Text, texts: Sequence[str]) -> Ragged:

@@ -244,6 +244,9 @@ class ReportConfig(Config):
     rows: int = Field(
         20, ge=0, le=10_000, description="rows shown of those with the worst answers"
     )
+    inside: bool = Field(
+        True, description="look inside the model on three held-out rows (inside.html)"
+    )
 
 
 class Recipe(Config):

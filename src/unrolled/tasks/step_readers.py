@@ -31,8 +31,8 @@ from unrolled.tasks.steps import (
     SPELLING,
     START,
     WRITTEN,
+    InputSteps,
     StepReader,
-    Steps,
     checked,
     first_batch,
     text_steps,
@@ -48,7 +48,7 @@ OF_SPELLING = (PIECES, PIECE_COUNTS, SPELLING)
 Write = Callable[[nn.Module, Sequence[Any]], Sequence[int]]
 
 
-def read_input(field: Any, cells: Sequence[Any]) -> Steps:
+def read_input(field: Any, cells: Sequence[Any]) -> InputSteps:
     """Return the steps of an input, given by its cells, whatever field reads them.
 
     Raises:
@@ -66,19 +66,19 @@ def read_input(field: Any, cells: Sequence[Any]) -> Steps:
         return replace(steps, roles=roles, features=field.vector.feature_columns)
     if isinstance(field, Words):
         roles = () if field.tokenizer is None else OF_SPELLING
-        return Steps(tuple(value), first_batch(examples), roles)
+        return InputSteps(tuple(value), first_batch(examples), roles)
     batch = first_batch(examples)
     if isinstance(field, Vector):
-        return Steps(("row",), batch, features=field.feature_columns)
+        return InputSteps(("row",), batch, features=field.feature_columns)
     assert isinstance(field, Frames)
     names = tuple(str(step + 1) for step in range(batch.inputs.shape[1]))
     size = len(field.means)
     scaled = batch.inputs[0, :, :size].numpy()
-    return Steps(
+    return InputSteps(
         names,
         batch,
         features=field.feature_columns,
-        numbers=scaled * np.float32(field.deviations) + np.float32(field.means),
+        numbers=(scaled * field.deviations + field.means).astype(np.float32),
         columns=field.feature_columns[:size],
     )
 
@@ -104,7 +104,7 @@ class LabelledSteps(StepReader):
         """Whether a value is answered."""
         return not self.names
 
-    def read(self, model: nn.Module, cells: Sequence[Any]) -> Steps:
+    def read(self, model: nn.Module, cells: Sequence[Any]) -> InputSteps:
         return replace(read_input(self.field, cells), base=self.base(cells))
 
     def layers(self, model: nn.Module) -> dict[nn.Module, str]:
@@ -114,7 +114,7 @@ class LabelledSteps(StepReader):
     def outcome(self, index: int) -> str:
         return self.names[index] if self.names else "value"
 
-    def until(self, steps: Steps, end: int) -> Steps:
+    def until(self, steps: InputSteps, end: int) -> InputSteps:
         if not steps.are_tokens:
             return super().until(steps, end)
         # with the end mark, which every text has that was learnt from
@@ -122,13 +122,12 @@ class LabelledSteps(StepReader):
         indices = range(end) if end > last else [*range(end), last]
         return steps.kept(indices)
 
-    def probabilities(self, scores: Tensor, steps: Steps) -> Tensor:
+    def probabilities(self, scores: Tensor, steps: InputSteps) -> Tensor:
         if self.names:
             return scores.softmax(-1)
         # what is decoded is linear, so that gradients pass
-        zero = float(self.decode(np.zeros(1))[0])
-        one = float(self.decode(np.ones(1))[0])
-        return scores * (one - zero) + (zero + steps.base)
+        origin, first = np.asarray(self.decode(np.arange(2.0))).tolist()
+        return scores * (first - origin) + (origin + steps.base)
 
     def ngrams(self, model: nn.Module) -> NGrams | None:
         return model.ngrams if isinstance(model, ManyToOne) else None
@@ -143,7 +142,7 @@ class TaggedSteps(StepReader):
     at_each_step = True
     labels_steps = True
 
-    def read(self, model: nn.Module, cells: Sequence[Any]) -> Steps:
+    def read(self, model: nn.Module, cells: Sequence[Any]) -> InputSteps:
         return read_input(self.field, cells)
 
     def layers(self, model: nn.Module) -> dict[nn.Module, str]:
@@ -160,14 +159,22 @@ class LanguageSteps(StepReader):
     tokenizer: Tokenizer
     at_each_step = True
 
-    def read(self, model: nn.Module, cells: Sequence[Any]) -> Steps:
+    def read(self, model: nn.Module, cells: Sequence[Any]) -> InputSteps:
         text = nfc(str(cells[0]))
         if not text:
             raise UserError("the text is empty: give one with something to read")
         field = Text(("text",), self.tokenizer, None)
         spans = self.tokenizer.spans(text)
         ids = self.tokenizer.encode(text)
-        names = [START, *token_names(field, text, ids, spans)]
+        names = [
+            START,
+            *token_names(
+                field,
+                text,
+                ids,
+                spans,
+            ),
+        ]
         ids = [self.tokenizer.eos_id, *ids]
         context = cast(LanguageModel, model).context
         notice = ""
@@ -177,8 +184,13 @@ class LanguageSteps(StepReader):
             )
             ids = ids[-context:]
             names = names[-context:]
-        batch = Batch(torch.tensor([ids]), None, None, ROW)
-        return Steps(tuple(names), batch, notice=notice)
+        batch = Batch(
+            torch.tensor([ids]),
+            None,
+            None,
+            ROW,
+        )
+        return InputSteps(tuple(names), batch, notice=notice)
 
     def layers(self, model: nn.Module) -> dict[nn.Module, str]:
         return cast(LanguageModel, model).layer.observed("layer")
@@ -212,9 +224,9 @@ class WrittenSteps(StepReader):
     write: Write
     before: Callable[[Batch], Tensor]
     at_each_step = True
-    writes = True
+    is_generative = True
 
-    def read(self, model: nn.Module, cells: Sequence[Any]) -> Steps:
+    def read(self, model: nn.Module, cells: Sequence[Any]) -> InputSteps:
         steps = read_input(self.field, cells)
         ids = list(self.write(model, cells))
         if not ids:
@@ -236,7 +248,7 @@ class WrittenSteps(StepReader):
     def outcome(self, index: int) -> str:
         return self.names(index)
 
-    def until(self, steps: Steps, end: int) -> Steps:
+    def until(self, steps: InputSteps, end: int) -> InputSteps:
         raise UsageError("what is written has an output at each step")
 
     def read_features(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -249,7 +261,7 @@ class WrittenSteps(StepReader):
         return scores
 
 
-def check_length(steps: Steps, context: int | None) -> None:
+def check_length(steps: InputSteps, context: int | None) -> None:
     """Raise UserError where an input has more steps than a layer can read."""
     if context is not None and len(steps) > context:
         raise UserError(

@@ -39,7 +39,7 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
-class Steps:
+class InputSteps:
     """One input as a model reads it.
 
     Attributes:
@@ -80,7 +80,7 @@ class Steps:
             return None
         return self.batch.extra[self.roles.index(role)]
 
-    def kept(self, indices: Sequence[int]) -> Steps:
+    def kept(self, indices: Sequence[int]) -> InputSteps:
         """Return the input with these steps of tokens alone, and the characters of these."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         left_out = sorted(set(range(len(self))) - set(indices))
@@ -107,9 +107,14 @@ class Steps:
             extra=tuple(extras),
         )
         names = tuple(self.names[index] for index in indices)
-        return replace(self, names=names, batch=batch, spans=spans)
+        return replace(
+            self,
+            names=names,
+            batch=batch,
+            spans=spans,
+        )
 
-    def without(self, first: int, end: int) -> Steps:
+    def without(self, first: int, end: int) -> InputSteps:
         """Return the input without some steps: tokens are left out, numbers are at their mean."""
         if self.are_tokens:
             return self.kept([*range(first), *range(end, len(self))])
@@ -120,7 +125,7 @@ class Steps:
             inputs[:] = 0
         return replace(self, batch=replace(self.batch, inputs=inputs))
 
-    def without_feature(self, index: int) -> Steps:
+    def without_feature(self, index: int) -> InputSteps:
         """Return the input with one feature at its mean, or without a category that it is of."""
         features = self.extra(FEATURES)
         if features is None:
@@ -151,7 +156,7 @@ class Steps:
         )
 
 
-def joined(rows: Sequence[Steps]) -> Batch:
+def joined(rows: Sequence[InputSteps]) -> Batch:
     """Return rows of equally many steps, of one input changed in several ways, as one batch."""
     first = rows[0]
     extras: list[Tensor] = []
@@ -179,18 +184,18 @@ class StepReader(ABC):
 
     Attributes:
         at_each_step: whether there is an output at each step, of the input or of what is written.
-        writes: whether the outputs are at the steps of what is written.
+        is_generative: whether the outputs are at the steps of what is written.
         are_values: whether an output is a value, and not a score of a label or token.
         labels_steps: whether each step of the input has a label of its own.
     """
 
     at_each_step: bool = False
-    writes: bool = False
+    is_generative: bool = False
     are_values: bool = False
     labels_steps: bool = False
 
     @abstractmethod
-    def read(self, model: nn.Module, cells: Sequence[Any]) -> Steps:
+    def read(self, model: nn.Module, cells: Sequence[Any]) -> InputSteps:
         """Return an input, given by its cells, as the model reads it.
 
         Raises:
@@ -205,7 +210,7 @@ class StepReader(ABC):
     def outcome(self, index: int) -> str:
         """Return what an output stands for: a label, a token."""
 
-    def until(self, steps: Steps, end: int) -> Steps:
+    def until(self, steps: InputSteps, end: int) -> InputSteps:
         """Return the input as if it ended before the step ``end``."""
         if steps.are_tokens:
             return steps.kept(range(end))
@@ -225,7 +230,7 @@ class StepReader(ABC):
         """Return the scores (..., O) of some features."""
         return features
 
-    def probabilities(self, scores: Tensor, steps: Steps) -> Tensor:
+    def probabilities(self, scores: Tensor, steps: InputSteps) -> Tensor:
         """Return the probabilities (..., O), or values in the unit of the file."""
         return scores.softmax(-1)
 
@@ -245,7 +250,7 @@ def first_batch(examples: Examples) -> Batch:
     return collate(examples, np.array([0]))
 
 
-def text_steps(field: Text, cells: Sequence[Any], examples: Examples) -> Steps:
+def text_steps(field: Text, cells: Sequence[Any], examples: Examples) -> InputSteps:
     """Return the steps of texts (one column or more) that ``examples`` holds encoded.
 
     Raises:
@@ -267,14 +272,19 @@ def text_steps(field: Text, cells: Sequence[Any], examples: Examples) -> Steps:
             notice = f"the first {most:,} of {len(text_spans):,} tokens are read (data.max_tokens)"
             text_spans = text_spans[:most]
         own_ids = ids[len(names) : len(names) + len(text_spans)]
-        names += token_names(field, text, own_ids, text_spans)
+        names += token_names(
+            field,
+            text,
+            own_ids,
+            text_spans,
+        )
         spans += [(begin + offset, end + offset) for begin, end in text_spans]
         offset += len(text)
         names.append(END)
         spans.append((offset, offset))
         offset += len(SEPARATOR)
     is_read = batch.extra and field.characters
-    return Steps(
+    return InputSteps(
         tuple(names), batch, spans=tuple(spans) if is_read else (), notice=notice
     )
 
@@ -284,7 +294,13 @@ def token_names(
 ) -> list[str]:
     """Return tokens as the text has them; one of several that share a character as it is known."""
     names: list[str] = []
-    for index, (id, (begin, end)) in enumerate(zip(ids, spans, strict=True)):
+    for index, (id, (begin, end)) in enumerate(
+        zip(
+            ids,
+            spans,
+            strict=True,
+        )
+    ):
         shares = any(
             spans[other][0] == begin
             for other in (index - 1, index + 1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ from unrolled.decoding.settings import Search
 from unrolled.models import Unaligned
 from unrolled.models.unaligned import Steps
 from unrolled.tasks.alignment import PIECES
-from unrolled.tasks.base import OutputConstraints, score_batches
+from unrolled.tasks.base import OutputConstraints, Prediction, score_batches
 from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.precision import ComputeDevice
 
@@ -31,6 +32,8 @@ ROWS = 64
 TOKENS = 4096
 Ids = list[int]
 Phrases = list[Ids]
+# the text of an answer, and what else ``--json`` shows of it
+TextWithDetails = tuple[str, dict[str, Any]]
 
 
 def refuse_unknown(target: Tokenizer, constraints: OutputConstraints) -> None:
@@ -82,6 +85,21 @@ def write(
     alone = settings.sample
     side_by_side(unaligned, batches, writer.answer, compute_device, alone=alone)
     return writer.answers
+
+
+def best_of(
+    texts: Sequence[TextWithDetails], answers: Sequence[Hypothesis]
+) -> Prediction:
+    """Return the best of the answers to a source, with its score, and the others beside it."""
+    (text, details) = texts[0]
+    best = answers[0]
+    details = {"score": best.score, "finished": best.finished, **details}
+    if len(answers) > 1:
+        details["n_best"] = [
+            {"text": text, "score": answer.score, **more}
+            for (text, more), answer in zip(texts, answers, strict=True)
+        ]
+    return Prediction(text, math.exp(best.log_probability), details)
 
 
 @dataclass(frozen=True, slots=True)

@@ -432,6 +432,8 @@
         button.addEventListener("click", () => this.enlarge(map, button));
       }
       this.large = make("div", "large", this.box);
+      this.large.tabIndex = 0;
+      this.large.setAttribute("role", "group");
       this.enlarge(this.maps[this.maps.length - 1], this.box.querySelectorAll("button")[this.maps.length - 1]);
     }
     value({ part, head }, query, key) {
@@ -456,6 +458,7 @@
         other.setAttribute("aria-pressed", String(other === button)));
       this.map = map;
       this.large.replaceChildren();
+      this.large.setAttribute("aria-label", button.textContent);
       const [, rows, columns] = map.part.weights.shape;
       const isSmall = Math.max(rows, columns) <= 48 && map.part.span === 1;
       const drawing = isSmall ? this.grid(map) : make("canvas", "");
