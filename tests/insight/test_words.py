@@ -59,6 +59,7 @@ def test_every_key_is_used_and_every_key_used_is_there() -> None:
     begun |= {key for key in used if key.endswith((".", "_"))}
     assert used - begun <= words.table().keys()
     spelt = set(re.findall(r"""["']([a-z]+\.[a-z_]+)["']""", text))
+    begun |= set(re.findall(r"""\bnamed\(["']([a-z]+)""", text))
     left = {
         key
         for key in words.table().keys() - used - spelt
@@ -96,6 +97,11 @@ def test_a_phrase_is_both_languages_and_is_escaped() -> None:
     nested = t("report.scores", scored_on=t("report.held_out"))
     assert nested.text("ko") == "점수: 따로 떼어 둔 데이터"
     assert words.both("gru").__html__() == "gru"
+
+
+def test_a_name_has_its_caption_or_stays() -> None:
+    assert words.named("pattern", "many to many, aligned").text("ko") == "다대다(정렬)"
+    assert words.named("pattern", "something new") == words.both("something new")
 
 
 def test_what_is_missing_is_an_error() -> None:
