@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -396,36 +397,88 @@ STEPS = [
     for n in range(60)
 ]
 ABOUT = ("time", "who", "x", "y", "phase", "left")
+WHO: dict[str, Any] = {"categories": ("who",)}
+APART: dict[str, Any] = {"sequence": "who"}
+BOTH: dict[str, Any] = {"categories": ("who", "phase")}
 
 
 @pytest.mark.parametrize(
     ("hints", "expected"),
     [
-        # a word is the label of a step; y is a coordinate, and who names the recordings
-        (ColumnHints(rows="steps"), ("tag", ("x", "y", "left"), "phase")),
-        (ColumnHints(sequence="who"), ("tag", ("x", "y", "left"), "phase")),
-        (ColumnHints(sequence="who", label="left"), ("classify", ("x", "y"), "left")),
-        (ColumnHints(rows="steps", numbers=("x",)), ("tag", ("x",), "phase")),
-        # a forecast reads what it forecasts, up to the last step
-        (ColumnHints(window=5, label="x"), ("regress", ("x", "y", "left"), "x")),
-        (ColumnHints(window=5, label="x", ahead=0), ("regress", ("y", "left"), "x")),
+        # a word is the label of a step; y is a coordinate, and who may name the recordings
+        ({"rows": "steps"}, Schema("tag", (), ("x", "y", "left"), "phase", **WHO)),
+        ({"sequence": "who"}, Schema("tag", (), ("x", "y", "left"), "phase", **APART)),
         (
-            ColumnHints(window=5, label="phase"),
-            ("classify", ("x", "y", "left"), "phase"),
+            {"sequence": "who", "label": "left"},
+            Schema("classify", (), ("x", "y"), "left", **APART, categories=("phase",)),
+        ),
+        # whoever names one kind names all
+        ({"rows": "steps", "numbers": ("x",)}, Schema("tag", (), ("x",), "phase")),
+        (
+            {"rows": "steps", "label": "phase", "categories": ("who",)},
+            Schema("tag", (), (), "phase", **WHO),
+        ),
+        # none of a kind
+        (
+            {"rows": "steps", "without": ("categories", "dates")},
+            Schema("tag", (), ("x", "y", "left"), "phase"),
+        ),
+        # a forecast reads what it forecasts, up to the last step
+        (
+            {"window": 5, "label": "x"},
+            Schema("regress", (), ("x", "y", "left"), "x", **BOTH),
         ),
         (
-            ColumnHints(window=5, label="phase", task="tag"),
-            ("tag", ("x", "y", "left"), "phase"),
+            {"window": 5, "label": "x", "ahead": 0},
+            Schema("regress", (), ("y", "left"), "x", **BOTH),
+        ),
+        (
+            {"window": 5, "label": "phase"},
+            Schema("classify", (), ("x", "y", "left"), "phase", **WHO),
+        ),
+        (
+            {"window": 5, "label": "phase", "task": "tag"},
+            Schema("tag", (), ("x", "y", "left"), "phase", **WHO),
         ),
     ],
 )
 def test_rows_that_are_steps(
-    tmp_path: Path, hints: ColumnHints, expected: tuple[str, tuple[str, ...], str]
+    tmp_path: Path, hints: dict[str, Any], expected: Schema
 ) -> None:
     text = "\n".join(",".join(map(str, row)) for row in [ABOUT, *STEPS])
-    task, numbers, answer = expected
-    schema = infer(table(tmp_path, "s.csv", text), hints)
-    assert schema == Schema(task, (), numbers, answer, frames=True, steps=True)
+    schema = infer(table(tmp_path, "s.csv", text), ColumnHints(**hints))
+    assert schema == replace(expected, frames=True, steps=True)
+
+
+DAYS = [f"2021-{n // 28 + 1:02}-{n % 28 + 1:02}" for n in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("hints", "time", "dates"),
+    [
+        ({}, "day", ("day",)),
+        ({"time": "t"}, "t", ()),
+        ({"without": ("dates",)}, "day", ()),
+        ({"numbers": ("x",)}, "day", ()),
+        ({"dates": ("day",), "numbers": ("x",)}, "day", ("day",)),
+    ],
+)
+def test_the_time_of_steps_is_a_date(
+    tmp_path: Path, hints: dict[str, Any], time: str, dates: tuple[str, ...]
+) -> None:
+    rows = [f"{n},{day},{n / 7}" for n, day in enumerate(DAYS)]
+    path = table(tmp_path, "s.csv", "\n".join(["t,day,x", *rows]))
+    schema = infer(path, ColumnHints(window=5, **hints))
+    assert (schema.time, schema.dates) == (time, dates)
+
+
+def test_steps_of_which_nothing_is_left_to_read_are_refused(tmp_path: Path) -> None:
+    text = "\n".join(",".join(map(str, row)) for row in [ABOUT, *STEPS])
+    with pytest.raises(DataError, match="no column is left to read at each step"):
+        infer(
+            table(tmp_path, "s.csv", text),
+            ColumnHints(rows="steps", without=("numbers", "categories")),
+        )
 
 
 @pytest.mark.parametrize(
@@ -457,6 +510,28 @@ def test_rows_that_are_steps(
             Schema("classify", ("text",), (), "label"),
         ),
         ({"words": ["1"], "tags": ["a"]}, {}, Schema("tag", ("words",), (), "tags")),
+        # kinds and dates at the steps, and a kind of the whole row
+        (
+            {
+                "x": [1, 2],
+                "k": ["a", "b"],
+                "d": ["2021-01-02"] * 2,
+                "s": ["a"],
+                "y": 1.5,
+            },
+            {},
+            Schema("regress", (), ("x",), "y", True, categories=("k",), dates=("d",)),
+        ),
+        (
+            {"x": [1, 2], "k": ["a", "b"], "y": 1.5},
+            {"categories": ("k",)},
+            Schema("regress", (), (), "y", True, categories=("k",)),
+        ),
+        (
+            {"x": [1, 2], "k": ["a", "b"], "y": 1.5},
+            {"without": ("categories",)},
+            Schema("regress", (), ("x",), "y", True),
+        ),
     ],
 )
 def test_lists_of_numbers_are_sequences(

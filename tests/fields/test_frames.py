@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 
 from unrolled.core.errors import UserError
+from unrolled.data.schema import Schema
 from unrolled.fields.base import InvalidCell
 from unrolled.fields.frames import Frames
 from unrolled.fields.series import WindowSpec
+from unrolled.fields.vector import Vector
 
 RNG = np.random.default_rng(0)
 WALKS = [RNG.normal(5, 3, size=(n, 3)) for n in (4, 7, 1)]
@@ -150,3 +153,44 @@ def test_the_last_value_that_is_missing_is_the_one_that_stands_in() -> None:
     rows = [field.check([[1.0, None]]), field.check([[None, 9.0]])]
     examples = field.examples(rows, np.array([2, 3]))
     np.testing.assert_allclose(field.last_values("a", examples), [3.0, 9.0], rtol=1e-6)
+
+
+OTHERS = Vector.fit(
+    Schema("", categories=("k",), frames=True), [("up",), ("down",)] * 2
+)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_other_columns_stand_behind_the_numbers(
+    tmp_path: Path, window: int | None
+) -> None:
+    spec = WindowSpec(window=window, missing="median")
+    alone = Frames.fit(("x",), [[[1.0, None, 4.0]]], spec)
+    field = replace(alone, others=OTHERS)
+    assert field.read == ("x", "k")
+    assert field.width == alone.width + 2 == 4
+    cells = [[1.0, None, 4.0], ["up", "down", "new"]]
+    expected = [[0, 1], [1, 0], [0, 0]]
+    read = field.check(cells)
+    np.testing.assert_array_equal(read[:, :2], alone.check(cells[:1]))
+    np.testing.assert_array_equal(read[:, 2:], expected)
+    last = field.check_to_predict(cells)
+    np.testing.assert_array_equal(last, read[-(window or 3) :])
+    examples = field.examples([last], np.array([1]))
+    np.testing.assert_allclose(field.last_values("x", examples), [4.0])
+    # the same sequence, step by step in another order of columns
+    steps = [[k, x] for x, k in zip(*cells, strict=True)]
+    assert list(field.cells(steps, ("k", "x"))) == cells
+    with pytest.raises(InvalidCell, match="column 'k' has 2 values for 3 steps"):
+        field.check_to_predict([cells[0], ["up", "down"]])
+    values = json.loads(json.dumps(field.to_json()))
+    assert Frames.from_json(values, tmp_path) == field
+    assert "others" not in alone.to_json()
+
+
+def test_sequences_of_other_columns_alone() -> None:
+    field = replace(Frames.fit((), [[]], WindowSpec()), others=OTHERS)
+    assert field.check([["down", "up"]]).tolist() == [[1, 0], [0, 1]]
+    assert list(field.cells(["down", "up"], ("k",))) == [["down", "up"]]
+    with pytest.raises(InvalidCell, match="column 'k' holds no list of steps"):
+        field.check(["down"])

@@ -247,8 +247,9 @@ def test_a_series_with_gaps_is_scored_as_it_is_answered(
     assert scores["mae"] == pytest.approx(np.abs(errors).mean(), abs=1e-3)
     assert scores["rmse"] == pytest.approx(np.sqrt(np.square(errors).mean()), abs=1e-3)
     # a window as a person types it, with what is missing
-    cells: list[float | None] = LEVELS[38:43].tolist()
-    cells[2:4] = [None, None]
+    levels: list[float | None] = LEVELS[38:43].tolist()
+    levels[2:4] = [None, None]
+    cells = [[day(t), level] for t, level in enumerate(levels, 38)]
     assert unrolled.load(out).predict([cells]) == run.predict([cells]) == [answers[42]]
 
 

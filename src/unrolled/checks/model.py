@@ -104,27 +104,37 @@ def layers(model: nn.Module) -> list[Layer]:
 def padded(batch: Batch, by: int = 5) -> Batch:
     """Return the batch with more padding, and real input in it instead of zeros."""
     assert batch.lengths is not None
-    first_steps = batch.inputs[:, :1].expand_as(batch.inputs[:, :by])
-    wide = torch.cat([batch.inputs, first_steps], 1)
     rows, steps = batch.inputs.shape[:2]
-    wide_steps = wide.shape[1]
-    indices = torch.arange(wide_steps, device=wide.device)
-    real = indices < batch.lengths[:, None]
-    # (B, T, 1): for inputs that are vectors
-    real = real.reshape(rows, wide_steps, *[1] * (wide.dim() - 2))
+    inputs = _widened(batch.inputs, batch.lengths, by)
     targets = batch.targets
-    behind = (0, wide_steps - steps)
+    behind = (0, inputs.shape[1] - steps)
     if targets is not None and targets.dim() == 2:
         targets = nn.functional.pad(targets, behind, value=IGNORED)
     extra = []
+    whole = (rows, steps)
     for tensor in batch.extra:
-        if tensor.shape == (rows, steps):
+        if tensor.shape == whole:
             tensor = nn.functional.pad(tensor, behind)
+        elif tensor.dim() == 3 and tensor.shape[:2] == whole:
+            # features of other columns next to each step
+            tensor = _widened(tensor, batch.lengths, by)
         extra.append(tensor)
+    return replace(batch, inputs=inputs, targets=targets, extra=tuple(extra))
+
+
+def _widened(steps: Tensor, lengths: Tensor, by: int) -> Tensor:
+    """Return ids (B, T) or vectors (B, T, D) with more padding, a step of another row in all."""
+    first_steps = steps[:, :1].expand_as(steps[:, :by])
+    wide = torch.cat([steps, first_steps], 1)
+    rows, count = wide.shape[:2]
+    indices = torch.arange(count, device=wide.device)
+    real = indices < lengths[:, None]
+    # (B, T, 1): for inputs that are vectors
+    ones = [1] * (wide.dim() - 2)
+    real = real.reshape(rows, count, *ones)
     # the first step of another row stands where nothing is to be read
     others = wide.flip(0)[:, :1]
-    inputs = torch.where(real, wide, others)
-    return replace(batch, inputs=inputs, targets=targets, extra=tuple(extra))
+    return torch.where(real, wide, others)
 
 
 def padding(context: Context) -> Finding | None:

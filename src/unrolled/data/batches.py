@@ -30,8 +30,8 @@ class Batch:
     in, and ``fresh`` marks single rows of which this holds, bool (B,); ``start`` is the token that
     a row of a text begins with where no state is carried in, and None where that stands there;
     ``rows`` are the indices of the examples (B,), for error messages and reports; ``extra`` is
-    what a model reads beside inputs and lengths: features of other columns (B, D), code points
-    (B, C) and their number (B,), or the spelling of words.
+    what a model reads beside inputs and lengths: features of other columns (B, D), or of each word
+    (B, T, D), code points (B, C) and their number (B,), or the spelling of words.
     """
 
     inputs: Tensor
@@ -106,11 +106,15 @@ def collate(examples: Examples, rows: Ints) -> Batch:
     if examples.vectors is not None and examples.sequences is not None:
         features = examples.vectors[rows]
         extra = (torch.from_numpy(features),)
+    if examples.frames is not None and examples.sequences is not None:
+        beside, _ = examples.frames.take(rows)
+        extra += (beside,)
     if examples.characters is not None:
         extra += examples.characters.take(rows, PAD)
     elif examples.spellings is not None:
         assert lengths is not None
-        inputs, extra = examples.spellings.take(inputs, lengths, PAD)
+        inputs, spelt = examples.spellings.take(inputs, lengths, PAD)
+        extra += spelt
     return Batch(inputs, lengths, targets, rows, extra=extra)
 
 

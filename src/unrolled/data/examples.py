@@ -161,7 +161,7 @@ class Examples:
     """Encoded rows of a data file.
 
     One of ``sequences``, ``vectors`` and ``frames`` holds the inputs; next to sequences, vectors
-    hold what other columns say. Targets are class
+    hold what other columns say of a row, and frames what they say of its steps. Targets are class
     indices (N,) int64, values (N,) float32, or one class a step (Ragged). Without targets they can
     only be predicted. ``lines`` tells where each row stands in its file; ``characters`` holds the
     code points of each text, for models that read them beside its tokens. With ``spellings`` the

@@ -9,12 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from unrolled.core.errors import DataError, UsageError, unknown
-from unrolled.data.columns import SHORT, Column, label, look
+from unrolled.data.columns import SHORT, Column, look
 from unrolled.data.dates import is_day_first
 from unrolled.data.numbers import decimal_mark
 from unrolled.data.sources import Table
+from unrolled.data.step_columns import (
+    Kinds,
+    are_sequences,
+    is_constant,
+    kinds_of_sequences,
+    kinds_of_steps,
+)
 
 TEXT_NAMES = (
     "text",
@@ -88,6 +96,7 @@ class ColumnHints:
     decimal: str | None = None
     time: str | None = None
     group: str | None = None
+    without: tuple[str, ...] = ()  # kinds of columns of which none is read
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -206,7 +215,10 @@ def _labelled(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> S
         if c.name != answer and c.filled and not _is_of_one(c.name, answer)
     ]
     frames = tuple(c.name for c in others if c.frames)
-    reads = _as_named(hints) if hints.inputs or frames else _reads(others)
+    reads = _as_named(hints) if hints.inputs else _reads(others)
+    if frames and not hints.inputs:
+        reads = _of(kinds_of_sequences(table, others))
+    reads = _of(dict.fromkeys(hints.without, ()), reads)
     if reads.text and answer is None and hints.task is None:
         return _language(table, hints, columns)
     if answer is None:
@@ -218,8 +230,13 @@ def _labelled(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> S
     task = hints.task or _task(columns[answer])
     if hints.task is None and task == "tag":
         _refuse_several_labels(table, reads, answer)
-    if frames and not reads.text and set(reads.numbers) <= set(frames):
-        return Schema(task, (), reads.numbers or frames, answer, frames=True)
+    if columns[answer].lists and hints.inputs and not hints.text:
+        reads = replace(reads, text=_words_beside(others, reads))
+    beside = (*reads.categories, *reads.dates)
+    kinds = [columns[name] for name in beside]
+    numbers = [columns[name] for name in reads.numbers]
+    if not reads.text and are_sequences(numbers, kinds):
+        return replace(reads, task=task, answer=answer, frames=True)
     if hints.window:
         raise UsageError(
             "data.window is for sequences of numbers; leave it out for text"
@@ -289,6 +306,19 @@ def _reads(columns: Sequence[Column]) -> Schema:
         categories=_names(categories),
         dates=_names(dates),
     )
+
+
+def _words_beside(columns: Sequence[Column], reads: Schema) -> tuple[str, ...]:
+    """Return the column of words that named columns stand next to, where there is one.
+
+    Beside sequences of numbers it has to have the name of a text.
+    """
+    free = [c for c in columns if c.name not in reads.inputs]
+    able = [c for c in free if c.lists and not c.frames]
+    named = _named(TEXT_NAMES, able)
+    if named is None and not any(c.frames for c in columns):
+        named = next(iter(able), None)
+    return () if named is None else (named.name,)
 
 
 def _names(columns: Sequence[Column]) -> tuple[str, ...]:
@@ -390,8 +420,50 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
         raise UsageError(
             "the steps of a sequence are numbers; leave out data.rows and data.text"
         )
+    dates = {name for name, c in columns.items() if c.dates}
     apart = (hints.sequence, hints.time)
     columns = {name: c for name, c in columns.items() if name not in apart}
+    answer, task = _answer_of_steps(table, hints, columns)
+    # what is forecast is known up to the last step
+    known = hints.window is not None and hints.ahead > 0 and task != "tag"
+    if answer in hints.inputs and not known:
+        key = "numbers" if answer in hints.numbers else "categories"
+        raise UsageError(f"data.{key} holds the answer {answer!r}; leave it out")
+    known = known and task == "regress"
+    others = [c for c in columns.values() if c.name != answer or known]
+    times = [c.name for c in others if c.dates and c.name != answer]
+    first = next(iter(times), None)
+    time = hints.time or first
+    reads = _as_named(hints)
+    if not hints.inputs:
+        dated = time if time in dates else None
+        reads = _of(kinds_of_steps(others, answer, dated))
+    reads = _of(dict.fromkeys(hints.without, ()), reads)
+    if not reads.inputs:
+        raise DataError(
+            "no column is left to read at each step; name them with data.numbers, data.categories "
+            "or data.dates",
+            table.path,
+        )
+    day_first = True
+    if time is not None:
+        day_first = is_day_first(table.cells(time))
+    return replace(
+        reads,
+        task=task,
+        answer=answer,
+        frames=True,
+        steps=True,
+        sequence=hints.sequence,
+        time=time,
+        day_first=day_first,
+    )
+
+
+def _answer_of_steps(
+    table: Table, hints: ColumnHints, columns: dict[str, Column]
+) -> tuple[str, str]:
+    """Choose the column that answers where rows are steps, and the task."""
     # a label of steps is a word; y is a coordinate here
     words = {name: c for name, c in columns.items() if not c.numeric and c.labels}
     forecast = hints.window is not None and hints.task != "tag"
@@ -400,57 +472,27 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
         raise DataError(
             "no column looks like an answer; name it with data.label", table.path
         )
-    task = hints.task or _task(columns[answer])
+    if hints.task is not None:
+        return answer, hints.task
+    task = _task(columns[answer])
     is_named = answer.strip().lower() in LABEL_NAMES
-    if forecast and hints.task is None and columns[answer].numeric and not is_named:
+    if forecast and columns[answer].numeric and not is_named:
         # what is forecast is a value, be it one of a few
         task = "regress"
-    if (
-        hints.task is None
-        and hints.window is None
-        and not _constant(table, hints, answer)
-    ):
+    if hints.window is None and not is_constant(table, hints.sequence, answer):
         if task == "regress":
             raise UsageError(
                 f"{answer} has a value at every step: set data.window=N to predict it from the N "
                 "steps before, or name labels with data.label"
             )
         task = "tag"
-    # what is forecast is known up to the last step
-    known = task == "regress" and hints.window is not None and hints.ahead > 0
-    if answer in hints.numbers and not known:
-        raise UsageError(f"data.numbers holds the answer {answer!r}; leave it out")
-    numbers = hints.numbers or tuple(
-        c.name
-        for c in columns.values()
-        if c.numeric and not c.stamp and (known or c.name != answer)
-    )
-    if not numbers:
-        raise DataError(
-            "no column of numbers is left; name them with data.numbers", table.path
-        )
-    times = [c.name for c in columns.values() if c.dates and c.name != answer]
-    time = hints.time or next(iter(times), None)
-    return Schema(
-        task,
-        (),
-        numbers,
-        answer,
-        frames=True,
-        steps=True,
-        time=time,
-        day_first=time is None or is_day_first(table.cells(time)),
-    )
+    return answer, task
 
 
-def _constant(table: Table, hints: ColumnHints, answer: str) -> bool:
-    """Whether all steps of each named sequence have one answer."""
-    if hints.sequence is None:
-        return False
-    name_index = table.columns.index(hints.sequence)
-    answer_index = table.columns.index(answer)
-    pairs = {(label(row[name_index]), label(row[answer_index])) for row in table.rows}
-    return len(pairs) == len({name for name, _ in pairs})
+def _of(kinds: Kinds, reads: Schema = Schema("")) -> Schema:
+    """Return what is read with the columns of some kinds in the place of those before."""
+    values: dict[str, Any] = dict(kinds)
+    return replace(reads, **values)
 
 
 def _language(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Schema:

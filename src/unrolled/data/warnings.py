@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -43,6 +44,7 @@ def warnings_of(
         samples: whether a warning may show what a cell holds.
     """
     warnings = list(table.warnings)
+    written = _of_one_value(table, schema)
     if schema.answer is not None:
         answers = look(schema.answer, table.cells(schema.answer))
         if answers.are_kinds:
@@ -51,18 +53,30 @@ def warnings_of(
         warnings += _rare_labels(answers, schema)
         if answers.numeric and not schema.frames:
             warnings += _may_be_series(table, schema)
-    for name in schema.numbers if not schema.frames or schema.steps else ():
+    for name in written.numbers:
         warnings += _no_numbers(table, name, schema.decimal, missing, samples)
-    for name in schema.dates:
+    for name in written.dates:
         warnings += _no_dates(table, name)
     if hints.decimal is None:
-        names = (*schema.numbers, schema.answer) if schema.numbers else (schema.answer,)
+        names = (*written.numbers, schema.answer)
         known = [name for name in names if name]
         warnings += _decimals(table, known, schema.decimal, samples)
     if schema.time is not None:
         warnings += _order(table, schema, hints.sequence)
     warnings += _left_out(table, schema, hints)
     return warnings
+
+
+def _of_one_value(table: Table, schema: Schema) -> Schema:
+    """Return what is read without columns whose cells are lists, with a value for each step."""
+    kept: dict[str, Any] = {}
+    for kind in ("numbers", "dates"):
+        names: list[str] = []
+        for name in getattr(schema, kind):
+            lists = any(isinstance(cell, list) for cell in table.cells(name))
+            names += [] if lists else [name]
+        kept[kind] = tuple(names)
+    return replace(schema, **kept)
 
 
 def warnings_of_text(document: Document) -> list[DataWarning]:

@@ -9,13 +9,14 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from unrolled.core.errors import UserError, shown
+from unrolled.core.saving import LATER, as_saved
 from unrolled.data.columns import label, spelling
 from unrolled.data.dates import EPOCH, is_day_first, read_date
 from unrolled.data.numbers import is_missing, number
@@ -33,6 +34,10 @@ Missing = Literal["median", "mean", "drop", "error"]
 Features = tuple[float, ...]
 DAY = 86_400  # seconds
 DAYS_OF_YEAR = 365.25
+# the parts of a date, in the order of their features, with how many these are
+PARTS = {"year": 1, "season": 2, "weekday": 7, "hour": 2}
+# those that come round, with the seconds of a round
+ROUNDS = {"season": DAYS_OF_YEAR * DAY, "weekday": 7.0 * DAY, "hour": float(DAY)}
 FARTHEST = 3.0  # deviations
 RARE = 2  # rows of a category with fewer are as one that was never seen
 
@@ -172,7 +177,8 @@ class DateColumn:
     """A date by its parts: year, season, day of the week, and the hour where times are given.
 
     Season and hour are angles, so that December is next to January; a missing date is all zeros
-    but for its flag.
+    but for its flag. Of the date of a step in time the year is not read, which later steps do not
+    share, and of the other parts ``rounds`` alone: those that came round in training.
     """
 
     kind: ClassVar[str] = "date"
@@ -181,15 +187,33 @@ class DateColumn:
     year: float
     years: float
     has_time: bool
+    rounds: tuple[str, ...] | None = field(default=None, metadata=LATER)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that are read, of ``PARTS``."""
+        if self.rounds is not None:
+            return self.rounds
+        return tuple(part for part in PARTS if part != "hour" or self.has_time)
 
     @property
     def width(self) -> int:
-        """How many features it is."""
-        return 13 if self.has_time else 11
+        """How many features it is: those of its parts, and the flag."""
+        return sum(PARTS[part] for part in self.parts) + 1
 
     @classmethod
-    def fit(cls, name: str, cells: Sequence[Any], day_first: bool | None) -> Self:
-        """Learn the order of day and month, and which years there are."""
+    def fit(
+        cls,
+        name: str,
+        cells: Sequence[Any],
+        day_first: bool | None,
+        of_steps: bool = False,
+    ) -> Self:
+        """Learn the order of day and month, which years there are, and of steps what comes round.
+
+        Raises:
+            UserError: there is no date.
+        """
         if day_first is None:
             day_first = is_day_first(cells)
         dates = [read_date(cell, day_first) for cell in cells]
@@ -200,7 +224,8 @@ class DateColumn:
         mean = float(years.mean())
         deviation = float(years.std()) or 1.0
         has_time = any(seconds % DAY for seconds in known)
-        return cls(name, day_first, mean, deviation, has_time)
+        column = cls(name, day_first, mean, deviation, has_time)
+        return replace(column, rounds=_rounds(known)) if of_steps else column
 
     def encode(self, cell: Any, training: bool) -> Features:
         """Return the features of a cell. Raises InvalidCell: it holds something else."""
@@ -211,26 +236,36 @@ class DateColumn:
                     f"column {self.name!r} holds {shown(cell)} where a date is expected"
                 )
             return (*[0.0] * (self.width - 1), 1.0)
+        features: list[float] = []
         date = EPOCH + timedelta(seconds=seconds)
-        day_of_year = date.timetuple().tm_yday - 1
-        years = (_year(seconds) - self.year) / self.years
-        # years far from those of training tell nothing more
-        features = [max(-FARTHEST, min(FARTHEST, years))]
-        features += _angle(day_of_year / DAYS_OF_YEAR)
-        today = date.weekday()
-        features += [float(today == weekday) for weekday in range(7)]
-        if self.has_time:
-            features += _angle(seconds % DAY / DAY)
+        for part in self.parts:
+            features += self._features(part, seconds, date)
         return (*features, 0.0)
+
+    def _features(self, part: str, seconds: float, date: datetime) -> list[float]:
+        """Return the features of one of ``PARTS``."""
+        if part == "year":
+            years = (_year(seconds) - self.year) / self.years
+            # years far from those of training tell nothing more
+            return [max(-FARTHEST, min(FARTHEST, years))]
+        if part == "season":
+            day_of_year = date.timetuple().tm_yday - 1
+            return _angle(day_of_year / DAYS_OF_YEAR)
+        if part == "weekday":
+            today = date.weekday()
+            return [float(today == weekday) for weekday in range(7)]
+        return _angle(seconds % DAY / DAY)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Read the column back."""
-        return cls(**values)
+        rounds = values.get("rounds")
+        kept = values | {"rounds": None if rounds is None else tuple(rounds)}
+        return cls(**kept)
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` takes."""
-        return asdict(self)
+        return as_saved(self)
 
 
 FeatureColumn = NumberColumn | CategoryColumn | DateColumn
@@ -243,6 +278,23 @@ def _angle(turn: float) -> list[float]:
     """Return a part of a whole turn as the two coordinates of a point on a circle."""
     angle = math.tau * turn
     return [math.sin(angle), math.cos(angle)]
+
+
+def _rounds(dates: Sequence[float]) -> tuple[str, ...]:
+    """Return the parts that came round twice or more over dates of steps, in seconds.
+
+    What a step is as long as, or nearly so, tells nothing: the day of the week of a month's first.
+    """
+    moments = np.unique(dates)
+    if len(moments) < 2:
+        return ()
+    step = float(np.median(np.diff(moments)))
+    length = float(moments[-1] - moments[0]) + step
+    return tuple(
+        part
+        for part, seconds in ROUNDS.items()
+        if length >= 2 * seconds and 2 * step <= seconds
+    )
 
 
 def _year(seconds: float) -> float:

@@ -19,6 +19,8 @@ from unrolled.data.examples import Examples, Ints
 from unrolled.data.numbers import number
 from unrolled.fields.base import FAR, LARGEST, InvalidCell
 from unrolled.fields.series import Floats, WindowSpec, spans
+from unrolled.fields.steps import columns_of, features_at_steps, steps_in
+from unrolled.fields.vector import Vector
 
 Doubles = NDArray[np.float64]
 
@@ -29,7 +31,8 @@ class Frames:
 
     A column holds a number a step, or a list of ``sizes`` numbers. Of those that are missing,
     ``fills`` (D,) stand in; the ones at the indices ``flagged`` were missing in training, and have
-    a flag behind the numbers.
+    a flag behind the numbers. Behind these stand the features of ``others``: columns of categories
+    and dates, without which D is at least 1.
     """
 
     kind: ClassVar[str] = "frames"
@@ -40,11 +43,22 @@ class Frames:
     reading: WindowSpec
     fills: tuple[float, ...] = field(default=(), metadata=LATER)
     flagged: tuple[int, ...] = field(default=(), metadata=LATER)
+    others: Vector | None = field(default=None, metadata=LATER)
 
     @property
     def width(self) -> int:
-        """Numbers of a step as a model reads them: D, and the flags."""
-        return len(self.means) + len(self.flagged)
+        """Numbers of a step as a model reads them: D, the flags, and features of other columns."""
+        width = len(self.means) + len(self.flagged)
+        if self.others is None:
+            return width
+        return width + self.others.width
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """All columns that are read, in the order of a row's cells."""
+        if self.others is None:
+            return self.columns
+        return self.columns + self.others.columns
 
     @property
     def feature_columns(self) -> tuple[str, ...]:
@@ -60,6 +74,8 @@ class Frames:
         reading: WindowSpec,
     ) -> Self:
         """Learn sizes and scales from rows of cells; faulty rows are left to ``check``."""
+        if not columns:
+            return cls((), (), (), (), reading)
         sequences: list[list[Doubles]] = []
         sizes: tuple[int, ...] = ()
         for row in rows:
@@ -98,13 +114,33 @@ class Frames:
         return replace(self, fills=fills, flagged=indices)
 
     def check(self, cells: Sequence[Any]) -> Floats:
-        """Return the scaled steps of a row (T, D).
+        """Return the scaled steps of a row (T, D), and features of other columns behind them.
 
         Raises:
             InvalidCell: a cell is no sequence of finite numbers, or one of another width or length.
         """
+        return self._encode(cells, training=True)
+
+    def _encode(self, cells: Sequence[Any], training: bool) -> Floats:
+        count = len(self.columns)
+        numbers = self._scaled(cells[:count]) if count else None
+        if self.others is None:
+            assert numbers is not None
+            return numbers
+        steps = steps_in(cells) if numbers is None else len(numbers)
+        if not steps:
+            raise InvalidCell(f"column {self.read[0]!r} holds no list of steps")
+        others = cells[count:]
+        features = features_at_steps(self.others, others, steps, training)
+        if numbers is None:
+            return features
+        return np.concatenate([numbers, features], 1)
+
+    def _scaled(self, cells: Sequence[Any]) -> Floats:
+        """Return the scaled numbers of a row (T, D), and their flags."""
         parts: list[Doubles] = []
-        for name, size, cell in zip(self.columns, self.sizes, cells, strict=True):
+        named = zip(self.columns, self.sizes, cells, strict=True)
+        for name, size, cell in named:
             part = _matrix(name, cell, bool(self.fills))
             if part.shape[1] != size:
                 raise InvalidCell(
@@ -122,7 +158,9 @@ class Frames:
         scaled = (whole - self.means) / self.deviations
         far = np.abs(scaled) > FAR
         if far.any():
-            step, index = (int(i) for i in np.argwhere(far)[0])
+            first = np.argwhere(far)[0]
+            step = int(first[0])
+            index = int(first[1])
             raise InvalidCell(
                 f"column {self._column_of(index)!r} holds {whole[step, index]:g} at step "
                 f"{step + 1}, out of all proportion to the numbers of training (about "
@@ -135,7 +173,8 @@ class Frames:
     def _column_of(self, index: int) -> str:
         """Return the column that a number of a step (of D) is from."""
         ends = np.cumsum(self.sizes)
-        return self.columns[int(np.searchsorted(ends, index, side="right"))]
+        column = np.searchsorted(ends, index, side="right")
+        return self.columns[int(column)]
 
     def check_to_predict(self, cells: Sequence[Any]) -> Floats:
         """Return the steps that are read of a row that is to be answered: the last window.
@@ -144,13 +183,14 @@ class Frames:
             InvalidCell: a cell does not fit, or there are fewer steps than a window has.
         """
         size = self.reading.window
-        if size is None:
-            return self.check(cells)
+        lengths = {len(cell) for cell in cells if isinstance(cell, list)}
+        if size is None or len(lengths) > 1:
+            return self._encode(cells, training=False)
         last: list[Any] = []
         for cell in cells:
             is_list = isinstance(cell, list)
             last.append(cell[-size:] if is_list else cell)
-        steps = self.check(last)
+        steps = self._encode(last, training=False)
         if len(steps) < size:
             raise InvalidCell(f"{len(steps)} steps are given; this model reads {size}")
         return steps
@@ -159,12 +199,18 @@ class Frames:
         """Return the field that reads whole sequences, not windows of them."""
         return replace(self, reading=replace(self.reading, window=None))
 
-    def cells(self, steps: Any) -> tuple[Any, ...]:
+    def cells(self, steps: Any, names: Sequence[str] = ()) -> tuple[Any, ...]:
         """Return the cells of a sequence given as a list of steps (T, D), or of T numbers.
 
+        Where other columns than numbers are read, a step is a list with a cell for each column of
+        ``names``, all that are read in the order in which they are given.
+
         Raises:
-            UserError: a step has more or fewer numbers.
+            UserError: a step has more or fewer numbers, or cells.
         """
+        if self.others is not None:
+            columns = columns_of(steps, names)
+            return tuple(columns[name] for name in self.read)
         try:
             matrix = _matrix("the row", steps, bool(self.fills))
         except InvalidCell as error:
@@ -196,7 +242,10 @@ class Frames:
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` takes."""
-        return as_saved(self)
+        values = as_saved(replace(self, others=None))
+        if self.others is not None:
+            values["others"] = self.others.to_json()
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
@@ -204,7 +253,11 @@ class Frames:
         reading = WindowSpec(**values["reading"])
         lists = ("columns", "sizes", "means", "deviations", "fills", "flagged")
         # older runs had nothing to stand in for a missing number
-        kept = {name: tuple(values.get(name, ())) for name in lists}
+        kept: dict[str, Any] = {}
+        for name in lists:
+            kept[name] = tuple(values.get(name, ()))
+        if "others" in values:
+            kept["others"] = Vector.from_json(values["others"])
         return cls(reading=reading, **kept)
 
 

@@ -10,10 +10,12 @@ from unrolled.fields.text import Text
 from unrolled.fields.text_and_columns import TextAndColumns
 from unrolled.fields.vector import Vector
 from unrolled.fields.words import Words
+from unrolled.fields.words_and_columns import WordsAndColumns
 
-InputField = Text | Words | Vector | Frames | TextAndColumns
+InputField = Text | Words | Vector | Frames | TextAndColumns | WordsAndColumns
 INPUTS: dict[str, type[InputField]] = {
-    kind.kind: kind for kind in (Text, Words, Vector, Frames, TextAndColumns)
+    kind.kind: kind
+    for kind in (Text, Words, Vector, Frames, TextAndColumns, WordsAndColumns)
 }
 
 

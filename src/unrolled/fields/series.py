@@ -84,6 +84,7 @@ class StepColumns:
 
     Attributes:
         numbers: those that are read.
+        others: those of categories and dates that are read.
         answer: None where none is needed.
         sequence: the one whose equal values make one sequence; without one a file is one.
         time: the one that puts rows in order.
@@ -93,6 +94,16 @@ class StepColumns:
     answer: int | None = None
     sequence: int | None = None
     time: int | None = None
+    others: Sequence[int] = ()
+
+
+def all_plain(cells: Sequence[Any]) -> None:
+    """Raise InvalidCell where the cells of a step hold a list or an object."""
+    for cell in cells:
+        if isinstance(cell, list | dict):
+            raise InvalidCell(
+                f"{shown(cell)} stands where one value of a step is expected"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +137,7 @@ def gather(
     skip: bool,
     spec: WindowSpec = WindowSpec(),
     strict: bool = False,
+    check_others: Callable[[Sequence[Any]], Any] = all_plain,
 ) -> Series:
     """Lay the rows of a table of steps into sequences, in the order of time or else of the file.
 
@@ -139,6 +151,7 @@ def gather(
         skip: leave faulty rows out.
         spec: says what becomes of missing numbers, and whether a step may lack an answer.
         strict: nothing stands in for what is neither a number nor missing.
+        check_others: raises InvalidCell for cells of the other columns that do not fit.
 
     Raises:
         DataError: a row is faulty, by its line, or no row is left.
@@ -160,6 +173,7 @@ def gather(
             breaks_before[name] = before
         try:
             _check(table, row, indices, check, spec, strict)
+            check_others([row[i] for i in indices.others])
         except InvalidCell as invalid:
             error = invalid_row(invalid, *table.position(line))
             if not skip and not isinstance(invalid, MissingCell):

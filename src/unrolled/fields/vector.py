@@ -74,7 +74,8 @@ class Vector:
         """Learn the features.
 
         Args:
-            schema: which columns are numbers, categories and dates; the usual mark before decimals.
+            schema: which columns are numbers, categories and dates; the usual mark before decimals;
+                whether rows are steps in time, of whose dates those parts are read that come round.
             rows: the cells of these columns, in this order.
             missing: what becomes of a number that is missing.
             decimal: the mark before decimals; None to tell it.
@@ -90,7 +91,7 @@ class Vector:
             if name in schema.categories:
                 fitted.append(CategoryColumn.fit(name, cells))
             elif name in schema.dates:
-                fitted.append(DateColumn.fit(name, cells, day_first))
+                fitted.append(DateColumn.fit(name, cells, day_first, schema.frames))
             else:
                 column = NumberColumn.fit(name, cells, decimal, missing, schema.decimal)
                 fitted.append(column)

@@ -354,7 +354,7 @@ def _written_row(task: Task, names: list[str], cells: list[Any]) -> str:
     ]
     if len(texts) == 1:
         return " ".join(texts[0].split())[:60]
-    if task.format.objects:
+    if task.format.objects or any(isinstance(cell, list) for cell in cells):
         row = dict(zip(names, cells, strict=True))
         return json.dumps(row, ensure_ascii=False)
     delimiter = task.format.delimiter or ","

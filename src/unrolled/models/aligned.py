@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from unrolled.nn import Layer, SpelledWords, TokenEmbedding
@@ -18,6 +19,7 @@ class Aligned(nn.Module):
         layer: any layer, in one or both directions.
         outputs: number of classes.
         dropout: before the output weights.
+        features: how many features of other columns stand next to the vector of each step, D.
     """
 
     def __init__(
@@ -26,24 +28,46 @@ class Aligned(nn.Module):
         layer: Layer,
         outputs: int,
         dropout: float = 0.0,
+        features: int = 0,
     ) -> None:
         super().__init__()
+        self.features = features
         self.embedding = embedding
         self.layer = layer
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(layer.output_size, outputs)
 
     def forward(
-        self, tokens: Tensor, lengths: Tensor | None = None, *spelling: Tensor
+        self, tokens: Tensor, lengths: Tensor | None = None, *extra: Tensor
     ) -> Tensor:
-        """Return class scores (B, T, C) for word ids (B, T); ``spelling`` goes to the embedding."""
-        steps = self.layer.read(self.embedding(tokens, *spelling), lengths)
+        """Return class scores (B, T, C).
+
+        Args:
+            tokens: word ids (B, T), or vectors (B, T, D).
+            lengths: real steps (B,); None when all are.
+            extra: features of other columns (B, T, D), where these are read; what is left goes to
+                the embedding: the spelling of words.
+        """
+        if not self.features:
+            read = self.embedding(tokens, *extra)
+        else:
+            features, *spelling = extra
+            vectors = self.embedding(tokens, *spelling)
+            read = torch.cat([vectors, features.to(vectors.dtype)], -1)
+        steps = self.layer.read(read, lengths)
         return self.head(self.dropout(steps))
 
     def stream(self, batch: int = 1, precision: str = "float32") -> Stream:
         """Return what reads one step (B,) or (B, D) and gives (B, C); see :meth:`Layer.stream`.
 
         Raises:
-            ValueError: the layer reads both ways, or words are spelt.
+            ValueError: the layer reads both ways, words are spelt, or other columns stand next to
+                them.
         """
+        if self.features:
+            raise ValueError(
+                "expected a model that reads one id or vector a step, got one of "
+                f"{self.features} features of other columns beside it; stream its layer, and give "
+                "it the vectors"
+            )
         return open_model_stream(self, Aligned, batch, precision)

@@ -12,6 +12,7 @@ from unrolled.data.sources import Document, Table
 from unrolled.data.warnings import lines_of
 from unrolled.fields.base import LeftOut
 from unrolled.fields.series import Series
+from unrolled.fields.steps import steps_in
 from unrolled.tasks.base import Data, Task, locate
 
 COLUMNS = 6  # that are named, where there are many
@@ -101,8 +102,9 @@ def _inputs(schema: Schema) -> str:
 
 
 def _sequences(data: Table, schema: Schema) -> str:
-    first = data.columns.index(schema.numbers[0])
-    lengths = [len(row[first]) for row in data.rows]
+    indices = locate(data, schema.inputs, data.columns)
+    # a cell without steps is an error of its row
+    lengths = [steps_in(row[i] for i in indices) or 0 for row in data.rows]
     order = f" in the order of {schema.time}" if schema.time else ""
     return (
         f"sequences: {len(lengths):,} of {min(lengths):,} to {max(lengths):,} steps{order} "

@@ -265,7 +265,7 @@ def _predict_steps(
         )
         series = task.gather(table, reading.schema, data.on_error, answered=False)
         assert isinstance(series, Series)
-        indices = locate(series, reading.schema.numbers, task.columns)
+        indices = locate(series, reading.schema.inputs, task.columns)
         by_line: dict[int, Prediction] = {}
         for sequence, lines in zip(series.rows, series.steps, strict=True):
             cells = tuple(sequence[i] for i in indices)

@@ -136,7 +136,9 @@ def _read_parts(recipe: Recipe, task: Task | None) -> _Parts:
         whole = series.sequences(whole, schema, spec, whole.columns, skip)
     if data.dev is None:
         train, dev, held_out = divide(whole, schema, recipe)
+        schema = series.lasting(recipe, schema, train)
         return _Parts(whole, train, dev, whole, schema, held_out, files, warnings)
+    schema = series.lasting(recipe, schema, whole)
     dev, dev_files = load_data(recipe, data.dev, target=data.dev_target)
     files |= dev_files
     same = files[data.dev] == files[data.train]

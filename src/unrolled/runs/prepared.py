@@ -62,6 +62,7 @@ def column_hints(recipe: Recipe) -> ColumnHints:
     """Return what a recipe says about columns."""
     text = recipe.data.text
     texts = (text,) if isinstance(text, str) else tuple(text or ())
+    kinds = ("numbers", "categories", "dates")
     return ColumnHints(
         task=recipe.task,
         text=texts,
@@ -77,6 +78,7 @@ def column_hints(recipe: Recipe) -> ColumnHints:
         window=recipe.data.window,
         ahead=recipe.data.ahead,
         paired=recipe.data.train_target is not None,
+        without=tuple(kind for kind in kinds if getattr(recipe.data, kind) == []),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -65,7 +66,10 @@ def cells_of(row: Any, task: Task, most: int) -> tuple[Any, ...]:
     frames = task.frames
     if frames is not None and not isinstance(row, tuple):
         is_text = isinstance(row, str)
-        return _parse_frames(row, frames) if is_text else frames.cells(row)
+        typed = as_typed(task)
+        return (
+            _parse_frames(row, frames, typed) if is_text else frames.cells(row, typed)
+        )
     if isinstance(row, str):
         return _parse_cells(row, task)
     cells = tuple(row)
@@ -130,6 +134,10 @@ def _parse_cells(row: str, task: Task) -> tuple[Any, ...]:
         return _cells_by_name(row, json_object(nfc(row)), names)
     if len(names) == 1 and schema.text and not (is_object and task.format.objects):
         return (row,)
+    if task.format.objects and not is_object and len(names) > 1:
+        raise UserError(
+            f"{shown(row)} is one text; expected {_object_of(names)} with all that is read"
+        )
     cells = parse_row(row, task.format, columns)
     if task.format.objects:
         return _cells_by_name(row, json_object(nfc(row)), names)
@@ -142,8 +150,15 @@ def _parse_cells(row: str, task: Task) -> tuple[Any, ...]:
         if len(cells) == len(known_names):
             return tuple(cells[list(known_names).index(name)] for name in names)
     raise UserError(
-        f"{shown(row)} has {counted(len(cells), 'cell')}; expected {len(given)}: {listed(given)}"
+        f"{shown(row)} has {counted(len(cells), 'cell')}; expected {len(given)}: {listed(given)}, "
+        f"or {_object_of(names)}"
     )
+
+
+def _object_of(names: Sequence[str]) -> str:
+    """Return how a row of these columns is written as an object."""
+    cells = ", ".join(f"{json.dumps(name, ensure_ascii=False)}: ..." for name in names)
+    return f"an object, {{{cells}}}"
 
 
 def _cells_by_name(
@@ -164,8 +179,10 @@ def _cells_by_name(
     return tuple(values[name] for name in names)
 
 
-def _parse_frames(row: str, inputs: Frames) -> tuple[Any, ...]:
+def _parse_frames(row: str, inputs: Frames, names: Sequence[str]) -> tuple[Any, ...]:
     """Read a sequence of numbers: a JSON list of its steps, or a JSON object of its columns.
+
+    ``names`` are the columns in the order in which their cells are given at a step.
 
     Raises:
         UserError: it is neither.
@@ -174,11 +191,11 @@ def _parse_frames(row: str, inputs: Frames) -> tuple[Any, ...]:
         value = json_value(row)
     except UserError:
         value = None
-    if isinstance(value, dict) and all(name in value for name in inputs.columns):
-        return tuple(value[name] for name in inputs.columns)
+    if isinstance(value, dict):
+        return _cells_by_name(row, value, inputs.read)
     if isinstance(value, list):
-        return inputs.cells(value)
+        return inputs.cells(value, names)
     raise UserError(
         f"{shown(row)} is no sequence of numbers: write a list of steps, each a list of "
-        f"{', '.join(inputs.columns[:6])}" + either(", or give a table with --file", "")
+        f"{', '.join(names[:6])}" + either(", or give a table with --file", "")
     )

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unrolled.data.columns import label
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.sources import Table
 from unrolled.fields.frames import Frames
 from unrolled.fields.label import Label
+from unrolled.fields.steps import rows_of_words
 from unrolled.fields.text import Text
 from unrolled.fields.text_and_columns import TextAndColumns
 from unrolled.fields.vector import Vector
@@ -365,35 +367,61 @@ def _steps(examples: Examples, inputs: Frames) -> Any:
 
 
 def of_tags(
-    split: Split, inputs: Words, output: Label, columns: Sequence[str]
+    split: Split,
+    inputs: Words,
+    others: Vector | None,
+    output: Label,
+    columns: Sequence[str],
 ) -> list[Method]:
-    """Return the methods for a tag a word."""
-    return [
+    """Return the methods for a tag a word; ``others`` are columns next to the words."""
+    train, dev = (
+        functools.partial(_tagged, inputs, output, columns, data, examples)
+        for data, examples in (
+            (split.train_data, split.train),
+            (split.dev_data, split.dev),
+        )
+    )
+    count = len(output.names)
+    methods: list[Method] = [
         (
             "most frequent tag of the word",
-            lambda: tag_of_word(split, inputs, output, columns),
+            lambda: commonest_tag(train(()), dev(()), count),
         )
     ]
+    kinds = () if others is None else others.schema.categories
+    if kinds:
+        name = f"most frequent tag of the word and its {', '.join(kinds)}"
+        methods.append((name, lambda: commonest_tag(train(kinds), dev(kinds), count)))
+    if others is not None and len(kinds) < len(others.columns):
+        methods.append(
+            ("logistic regression on the columns", lambda: logistic_step(split, count))
+        )
+    return methods
 
 
-def tag_of_word(
-    split: Split, inputs: Words, output: Label, columns: Sequence[str]
-) -> Scores:
-    """Give each word the tag it most often has in training; an unseen one the most frequent tag."""
-    counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
-    all_counts: Counter[int] = Counter()
-    train = _kept(split.train_data, split.train)
-    dev = _kept(split.dev_data, split.dev)
-    for word, tag in _tagged(inputs, output, columns, train):
-        counts[word][tag] += 1
-        all_counts[tag] += 1
-    common = _most_common(all_counts)
+Key = tuple[str, ...]
+Tagged = list[tuple[list[Key], int]]
+
+
+def commonest_tag(train: Tagged, dev: Tagged, count: int) -> Scores:
+    """Give each word the tag that it, as nearly as it was seen, most often has in training.
+
+    Args:
+        train, dev: the keys of each word, the closest first, and its tag.
+        count: how many tags there are.
+    """
+    counts: defaultdict[Key, Counter[int]] = defaultdict(Counter)
+    for keys, tag in train:
+        for key in keys:
+            counts[key][tag] += 1
+    common = {key: _most_common(tags) for key, tags in counts.items()}
     truth = []
     predicted = []
-    for word, tag in _tagged(inputs, output, columns, dev):
+    for keys, tag in dev:
+        known = next(key for key in keys if key in common)
         truth.append(tag)
-        predicted.append(_most_common(counts[word]) if word in counts else common)
-    return _class_scores(truth, len(output.names), predicted)
+        predicted.append(common[known])
+    return _class_scores(truth, count, predicted)
 
 
 def _most_common(counts: Counter[int]) -> int:
@@ -402,16 +430,30 @@ def _most_common(counts: Counter[int]) -> int:
 
 
 def _tagged(
-    inputs: Words, output: Label, columns: Sequence[str], table: Table
-) -> list[tuple[str, int]]:
-    """Return every word of a table with the index of its tag."""
-    answer = output.column
-    words_index, tags_index = locate(table, [inputs.column, answer], columns)
-    tagged: list[tuple[str, int]] = []
+    inputs: Words,
+    output: Label,
+    columns: Sequence[str],
+    data: Data,
+    examples: Examples,
+    kinds: Sequence[str],
+) -> Tagged:
+    """Return the keys of every word of a table, the closest first, and the index of its tag.
+
+    These are the word with what the columns ``kinds`` say of it, the word, what they say, nothing.
+    """
+    table = _kept(data, examples)
+    names = [inputs.column, *kinds, output.column]
+    *indices, tags_index = locate(table, names, columns)
+    tagged: Tagged = []
     for row in table.rows:
-        words = inputs.check([row[words_index]])
-        tags = map(output.check, words_of(answer, row[tags_index], "tag"))
-        tagged += zip(words, tags, strict=True)
+        cells = [row[i] for i in indices]
+        words = inputs.check(cells[:1])
+        tags = map(output.check, words_of(output.column, row[tags_index], "tag"))
+        said = rows_of_words(kinds, cells, len(words)) if kinds else [()] * len(words)
+        for word, values, tag in zip(words, said, tags, strict=True):
+            kind = tuple(map(label, values))
+            keys: list[Key] = [(word, *kind), (word,), ("", *kind), ()]
+            tagged.append((keys, tag))
     return tagged
 
 

@@ -188,10 +188,7 @@ class Labelled(Task):
         inputs = self.inputs
         answer = self.output.column
         if isinstance(inputs, Frames):
-            spec = inputs.reading
-            return Schema(
-                self.name, (), inputs.columns, answer, True, spec.steps, spec.sequence
-            )
+            return series.schema_of(inputs, self.name, answer)
         text = self.text_field.columns if self.text_field is not None else ()
         if self.columns_field is None:
             return Schema(self.name, text, (), answer)

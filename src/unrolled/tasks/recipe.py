@@ -33,13 +33,17 @@ class DataConfig(Config):
         None, description="the column of text, or several"
     )
     numbers: list[str] | None = Field(
-        None, description="the columns of numbers that are read"
+        None, description="the columns of numbers that are read; [] for none"
     )
     categories: list[str] | None = Field(
-        None, description="the columns of kinds, such as a city, that are read"
+        None,
+        description="the columns of kinds, such as a city, that are read; [] for none; for tags "
+        "those next to each word",
     )
     dates: list[str] | None = Field(
-        None, description="the columns of dates that are read, by their parts"
+        None,
+        description="the columns of dates that are read, by their parts; of steps by those that "
+        "come round; [] for none",
     )
     label: str | None = Field(None, description="the column to predict")
     sheet: str | None = Field(

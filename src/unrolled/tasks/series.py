@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from unrolled.data.numbers import number
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
 from unrolled.fields.base import InvalidCell, LeftOut, MissingCell
+from unrolled.fields.columns import DateColumn
 from unrolled.fields.frames import Frames
 from unrolled.fields.label import Label
 from unrolled.fields.number import Number
@@ -27,9 +29,12 @@ from unrolled.fields.series import (
     Series,
     StepColumns,
     WindowSpec,
+    all_plain,
     gather,
     spans,
 )
+from unrolled.fields.steps import rows_of_steps, steps_in
+from unrolled.fields.vector import Vector
 from unrolled.nn import Layer, build_layer
 from unrolled.tasks.base import DefaultSettings, locate
 from unrolled.tasks.recipe import Recipe
@@ -108,11 +113,13 @@ def sequences(
     skip: bool,
     output: Label | Number | None = None,
     strict: bool = False,
+    others: Vector | None = None,
 ) -> Table:
     """Return a table of sequences: rows that are steps are gathered, others are sequences already.
 
     Without an answer in ``schema`` none is needed; ``output`` is the field of one that is known by
-    now; with ``strict`` nothing stands in for what is neither a number nor missing.
+    now, and ``others`` that of the columns beside the numbers; with ``strict`` nothing stands in
+    for what is neither a number nor missing, or no date.
 
     Raises:
         DataError: a column is missing, that of ``data.sequence`` for one, or a row is faulty.
@@ -133,8 +140,12 @@ def sequences(
     time = None
     if spec.time in table.columns or (spec.time and not table.format.named):
         (time,) = locate(table, [spec.time], trained, schema.answer)
-    indices = StepColumns(numbers, answer, sequence, time)
-    return gather(table, indices, check, skip, spec, strict)
+    beside = locate(table, schema.inputs[len(numbers) :], trained, schema.answer)
+    indices = StepColumns(numbers, answer, sequence, time, beside)
+    check_others: Callable[[Sequence[Any]], Any] = all_plain
+    if others is not None:
+        check_others = others.check_to_predict if strict else others.check
+    return gather(table, indices, check, skip, spec, strict, check_others)
 
 
 def gathered(
@@ -148,7 +159,7 @@ def gathered(
     """Return a file of steps as sequences, as a trained task reads it.
 
     Args:
-        inputs: the field of the numbers.
+        inputs: the field of what is read.
         output: that of the answers; None where none is needed.
         data: the file.
         schema: its columns.
@@ -161,7 +172,8 @@ def gathered(
     if output is None:
         schema = replace(schema, answer=None)
     skip = on_error == "skip"
-    return sequences(data, schema, spec, trained, skip, output, strict=output is None)
+    strict = output is None
+    return sequences(data, schema, spec, trained, skip, output, strict, inputs.others)
 
 
 def _sequence_index(
@@ -226,9 +238,73 @@ def long_runs(recipe: Recipe, schema: Schema, data: Table | Document) -> list[st
 
 def fit_frames(recipe: Recipe, schema: Schema, table: Table) -> Frames:
     """Learn the input field from the sequences of training rows."""
-    indices = locate(table, schema.numbers, table.columns)
-    cells = ([row[i] for i in indices] for row in table.rows)
-    return Frames.fit(schema.numbers, cells, reading(recipe, schema))
+    indices = locate(table, schema.inputs, table.columns)
+    count = len(schema.numbers)
+    cells = ([row[i] for i in indices[:count]] for row in table.rows)
+    inputs = Frames.fit(schema.numbers, cells, reading(recipe, schema))
+    if not schema.inputs[count:]:
+        return inputs
+    beside = replace(schema, numbers=())
+    steps = _cells_at_steps(table, beside, schema)
+    others = Vector.fit(beside, steps, recipe.data.missing, recipe.data.decimal)
+    for column in others.features:
+        if isinstance(column, DateColumn) and not column.parts:
+            raise DataError(
+                f"no part of {column.name!r} comes round twice in training, neither the season nor "
+                "the day of the week nor the hour, and so it says nothing of later steps; leave "
+                "it out of data.dates",
+                table.path,
+            )
+    return replace(inputs, others=others)
+
+
+def _cells_at_steps(
+    table: Table, read: Schema, schema: Schema
+) -> list[tuple[Any, ...]]:
+    """Return the cells of the columns of ``read`` at all steps; faulty rows are left out."""
+    names = read.inputs
+    all_indices = locate(table, schema.inputs, table.columns)
+    indices = locate(table, names, table.columns)
+    steps: list[tuple[Any, ...]] = []
+    for row in table.rows:
+        length = steps_in(row[i] for i in all_indices) or 0
+        with contextlib.suppress(InvalidCell):
+            steps += rows_of_steps(names, [row[i] for i in indices], length)
+    return steps
+
+
+def lasting(recipe: Recipe, schema: Schema, data: Table | Document) -> Schema:
+    """Return what is read without dates of steps that say nothing of later steps.
+
+    Those are left out that nobody named and of which no part comes round in training, ``data``.
+    """
+    if not schema.frames or recipe.data.dates or isinstance(data, Document):
+        return schema
+    kept: list[str] = []
+    for name in schema.dates:
+        read = Schema("", dates=(name,), frames=True)
+        steps = _cells_at_steps(data, read, schema)
+        (column,) = Vector.fit(read, steps).features
+        kept += [name] if column.width > 1 else []
+    return replace(schema, dates=tuple(kept))
+
+
+def schema_of(inputs: Frames, task: str, answer: str) -> Schema:
+    """Return the columns that a task on sequences was trained on."""
+    spec = inputs.reading
+    others = Schema("") if inputs.others is None else inputs.others.schema
+    return replace(
+        others,
+        task=task,
+        numbers=inputs.columns,
+        answer=answer,
+        frames=True,
+        steps=spec.steps,
+        sequence=spec.sequence,
+        time=spec.time,
+        decimal=spec.decimal,
+        day_first=spec.day_first,
+    )
 
 
 def one_answer(spec: WindowSpec) -> Goals:
@@ -278,13 +354,13 @@ def _common_answer(cell: Any) -> list[Any]:
 def answers_in(table: Table, schema: Schema, goals: Goals) -> list[Any]:
     """Return the answers of all stretches of a table; faulty rows are left to ``encode``."""
     assert schema.answer is not None
-    first, answer = locate(table, [schema.numbers[0], schema.answer], table.columns)
+    *inputs, answer = locate(table, [*schema.inputs, schema.answer], table.columns)
     answers: list[Any] = []
     for row in table.rows:
-        try:
-            answers += goals(row[answer], len(row[first]))
-        except (InvalidCell, TypeError):
-            continue
+        steps = steps_in(row[i] for i in inputs)
+        # a row without any list is faulty, which ``encode`` says
+        with contextlib.suppress(InvalidCell):
+            answers += goals(row[answer], steps) if steps is not None else []
     if not answers:
         raise DataError(NONE_LONG_ENOUGH, table.path)
     return answers
@@ -317,7 +393,7 @@ def encode(
     """
     spec = replace(inputs.reading, sequence=schema.sequence)
     skip = on_error == "skip"
-    table = sequences(table, schema, spec, trained, skip, output)
+    table = sequences(table, schema, spec, trained, skip, output, others=inputs.others)
     check = _checker(inputs, output, table, schema, trained, goals)
     errors = list(table.skipped)
     # with its index a row finds the lines of its own steps
@@ -356,7 +432,7 @@ def _checker(
 ) -> Callable[[Sequence[Any]], tuple[int, Floats, list[Any]]]:
     """Return what makes of a numbered row its number, its steps and its encoded answers."""
     assert schema.answer is not None
-    *indices, answer_index = locate(table, [*schema.numbers, schema.answer], trained)
+    *indices, answer_index = locate(table, [*schema.inputs, schema.answer], trained)
 
     def check(numbered: Sequence[Any]) -> tuple[int, Floats, list[Any]]:
         index, row = numbered

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +20,13 @@ from unrolled.data.examples import Examples, Ragged
 from unrolled.data.schema import Schema
 from unrolled.fields.base import InvalidCell
 from unrolled.fields.frames import Frames
+from unrolled.fields.inputs import read_input
 from unrolled.fields.label import Label
 from unrolled.fields.rows import numbered, valid_rows
+from unrolled.fields.steps import rows_of_words
+from unrolled.fields.vector import Vector
 from unrolled.fields.words import Words, words_of
+from unrolled.fields.words_and_columns import WordsAndColumns
 from unrolled.models import Aligned
 from unrolled.nn import SpelledWords, TokenEmbedding, build_layer
 from unrolled.scores import accuracy, confusion_counts, macro_f1
@@ -83,7 +88,7 @@ class Tagger(Task):
     name: ClassVar[str] = "tag"
     metric: ClassVar[str] = "accuracy"
     measures: ClassVar[dict[str, bool]] = {"accuracy": UP, "macro_f1": UP, "loss": DOWN}
-    inputs: Words | Frames
+    inputs: Words | WordsAndColumns | Frames
     output: Label
 
     @property
@@ -188,10 +193,13 @@ class Tagger(Task):
 
 @dataclass(frozen=True, eq=False)
 class Tag(Tagger):
-    """Words, read as wholes and by their spelling, and a tag for each."""
+    """Words, read as wholes and by their spelling, and a tag for each.
+
+    Columns that say something of each word may be read beside them.
+    """
 
     scored_unit: ClassVar[str] = "words"
-    inputs: Words
+    inputs: Words | WordsAndColumns
     output: Label
     layout: FileLayout
 
@@ -213,7 +221,7 @@ class Tag(Tagger):
                 "tagging reads one column of words; name it with data.text", table.path
             )
         column = schema.text[0]
-        words_index, tags_index = locate(table, [column, answer], table.columns)
+        *indices, tags_index = locate(table, [*schema.inputs, answer], table.columns)
         named = table if labels is None else need_table(labels)
         tags: list[str] = []
         for row in named.rows:
@@ -222,21 +230,42 @@ class Tag(Tagger):
                 tags += words_of(answer, row[tags_index], "tag")
         config = recipe.data
         probe = Words(column, (), None, config.max_tokens)
-        rows = valid_rows(
-            numbered(table),
-            table,
-            lambda row: probe.check([row[words_index]]),
-            config.on_error,
-            [],
-        )
-        words = [row_words for _, row_words in rows]
-        inputs = fit_words(recipe, column, words)
-        return cls(inputs, Label.fit(answer, tags), FileLayout.of(table))
+
+        def check(row: Sequence[Any]) -> tuple[list[str], list[tuple[Any, ...]]]:
+            cells = [row[i] for i in indices]
+            words = probe.check(cells[:1])
+            return words, rows_of_words(schema.inputs[1:], cells, len(words))
+
+        pairs = valid_rows(numbered(table), table, check, config.on_error, [])
+        checked = [pair for _, pair in pairs]
+        inputs = fit_words(recipe, column, [words for words, _ in checked])
+        output = Label.fit(answer, tags)
+        layout = FileLayout.of(table)
+        if not schema.inputs[1:]:
+            return cls(inputs, output, layout)
+        beside = list(itertools.chain.from_iterable(cells for _, cells in checked))
+        vector = Vector.fit(schema, beside, config.missing, config.decimal)
+        return cls(WordsAndColumns(inputs, vector), output, layout)
+
+    @property
+    def words_field(self) -> Words:
+        """The field of the words."""
+        inputs = self.inputs
+        return inputs.words if isinstance(inputs, WordsAndColumns) else inputs
+
+    @property
+    def columns_field(self) -> Vector | None:
+        """The field of what other columns say of each word, where some are read."""
+        inputs = self.inputs
+        return inputs.vector if isinstance(inputs, WordsAndColumns) else None
 
     @property
     def schema(self) -> Schema:
         """The columns the task was trained on."""
-        return Schema(self.name, (self.inputs.column,), (), self.output.column)
+        vector = self.columns_field
+        others = Schema("") if vector is None else vector.schema
+        text = (self.inputs.column,)
+        return replace(others, task=self.name, text=text, answer=self.output.column)
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -251,23 +280,24 @@ class Tag(Tagger):
         schema = schema or self.schema
         answer = schema.answer
         assert answer is not None
-        words_index, tags_index = locate(table, [schema.text[0], answer], self.columns)
+        *indices, tags_index = locate(table, [*schema.inputs, answer], self.columns)
 
-        def check(row: Sequence[Any]) -> tuple[list[str], list[int]]:
-            words = self.inputs.check([row[words_index]])
+        def check(row: Sequence[Any]) -> tuple[Any, list[int]]:
+            checked = self.inputs.check([row[i] for i in indices])
+            count = len(_words_in(checked))
             tags = words_of(answer, row[tags_index], "tag")
-            if len(words) != len(tags):
-                raise InvalidCell(f"{len(words)} words but {len(tags)} tags")
-            return words, [self.output.check(tag) for tag in tags]
+            if count != len(tags):
+                raise InvalidCell(f"{count} words but {len(tags)} tags")
+            return checked, [self.output.check(tag) for tag in tags]
 
         errors = list(table.skipped)
         lines: list[int] = []
-        inputs: list[list[str]] = []
+        inputs: list[Any] = []
         targets: list[list[int]] = []
         rows = valid_rows(numbered(table), table, check, on_error, errors)
-        for line, (words, tags) in rows:
+        for line, (checked, tags) in rows:
             lines.append(line)
-            inputs.append(words)
+            inputs.append(checked)
             targets.append(tags)
         if not lines:
             raise DataError("no row is left to read", table.path)
@@ -277,10 +307,12 @@ class Tag(Tagger):
     def build(self, recipe: Recipe) -> nn.Module:
         """Return an aligned model over words, and their spelling where the recipe asks for it."""
         config = recipe.model
-        embedding = build_words(self.inputs, config)
-        layer = build_layer(recipe.layer, config, embedding.width)
+        embedding = build_words(self.words_field, config)
+        features = 0 if self.columns_field is None else self.columns_field.width
+        layer = build_layer(recipe.layer, config, embedding.width + features)
         check_reach(layer, recipe)
-        return Aligned(embedding, layer, len(self.output.names), config.head_dropout)
+        labels = len(self.output.names)
+        return Aligned(embedding, layer, labels, config.head_dropout, features)
 
     def predict(
         self,
@@ -291,30 +323,32 @@ class Tag(Tagger):
     ) -> list[Prediction]:
         """Tag rows of words; more than ``data.max_tokens`` of them are an error."""
         try:
-            words = [self.inputs.check(row) for row in rows]
+            inputs: Any = [self.inputs.check_to_predict(row) for row in rows]
         except InvalidCell as error:
             raise UserError(str(error)) from None
-        examples = self.inputs.examples(words, np.arange(len(rows)))
+        examples = self.inputs.examples(inputs, np.arange(len(rows)))
         probabilities = self.probabilities(model, examples, compute_device)
         return [
-            self.prediction(row_probabilities, words=row_words)
-            for row_words, row_probabilities in zip(words, probabilities, strict=True)
+            self.prediction(row_probabilities, words=_words_in(checked))
+            for checked, row_probabilities in zip(inputs, probabilities, strict=True)
         ]
 
     def words(self, cells: Sequence[Any]) -> list[str]:
         """Return the words of a row."""
-        return self.inputs.check(cells)
+        return self.words_field.check(cells[:1])
 
     def baselines(self, split: Split) -> list[Method]:
-        """The most frequent tag of each word."""
-        return baselines.of_tags(split, self.inputs, self.output, self.columns)
+        """The most frequent tag of each word, and of what its columns say."""
+        return baselines.of_tags(
+            split, self.words_field, self.columns_field, self.output, self.columns
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""
-        return {
-            "inputs": self.inputs.to_json(),
-            "output": self.output.to_json(),
-        }
+        inputs = self.inputs.to_json()
+        if isinstance(self.inputs, WordsAndColumns):
+            inputs = {"kind": self.inputs.kind, **inputs}
+        return {"inputs": inputs, "output": self.output.to_json()}
 
     def save(self, folder: Path) -> None:
         """Write the words, and the vocabulary that they are spelt with."""
@@ -325,8 +359,17 @@ class Tag(Tagger):
         cls, values: dict[str, Any], folder: Path, layout: FileLayout
     ) -> Self:
         """Read the fields back."""
-        inputs = Words.from_json(values["inputs"], folder)
+        # words by themselves are saved without the name of their kind
+        saved = {"kind": Words.kind, **values["inputs"]}
+        inputs = read_input(saved, folder)
+        if not isinstance(inputs, Words | WordsAndColumns):
+            raise ValueError(f"words are not read from {saved['kind']}")
         return cls(inputs, Label.from_json(values["output"]), layout)
+
+
+def _words_in(checked: Any) -> list[str]:
+    """Return the words of a row that was checked, without what stands next to them."""
+    return checked if isinstance(checked, list) else checked[0]
 
 
 def fit_words(recipe: Recipe, column: str, rows: Sequence[Sequence[str]]) -> Words:

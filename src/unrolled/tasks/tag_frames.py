@@ -85,12 +85,7 @@ class FrameTag(Tagger):
     @property
     def schema(self) -> Schema:
         """The columns the task was trained on."""
-        inputs = self.inputs
-        spec = inputs.reading
-        answer = self.output.column
-        return Schema(
-            self.name, (), inputs.columns, answer, True, spec.steps, spec.sequence
-        )
+        return series.schema_of(self.inputs, self.name, self.output.column)
 
     def gather(
         self, data: Data, schema: Schema, on_error: str, answered: bool = True

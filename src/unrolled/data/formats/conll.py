@@ -35,6 +35,7 @@ class ConllFormat(FileFormat):
     title = "CoNLL, a word a line"
     suffixes = ("conll", "iob", "iob2", "bio")
     tabular = True
+    names_columns = False  # they are named by how many there are
 
     def sniff(self, head: Head) -> Sniffed | None:
         if head.name.endswith(".conllu") or looks_like_conllu(head.lines):
