@@ -367,6 +367,26 @@ def test_a_worker_that_is_refused_writes_why(tmp_path: Path) -> None:
     assert "there is no recipe and no file" in result["error"]
 
 
+HOG = """
+import subprocess, sys
+held = bytearray(600 << 20)
+held[::4096] = b"x" * len(held[::4096])
+code = "from unrolled.studies.worker import peak_memory; {more}print(peak_memory())"
+for more in ("", "held = b'x' * (300 << 20); del held; "):
+    command = [sys.executable, "-c", code.format(more=more)]
+    print(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+"""
+
+
+def test_memory_is_that_of_the_process_and_not_of_its_parent() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HOG], capture_output=True, text=True, check=True
+    )
+    little, much = map(float, done.stdout.split())
+    assert little < 300
+    assert 290 < much - little < 320
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("90s", 90), ("10m", 600), ("1h30m", 5400), ("0.5m", 30), ("1h", 3600)],

@@ -40,17 +40,19 @@ class WorkerRequest:
     baselines: float | None = None
 
 
-def peak_memory() -> float:
-    """Return the most megabytes that this process has held in memory at once."""
+def peak_memory() -> float | None:
+    """Return the most megabytes that this process has held at once; None where nobody counts."""
     try:
         for line in STATUS.read_text("ascii").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 1024
     except (OSError, ValueError):
         pass
-    # what getrusage says counts the memory of the parent on Linux, and nothing else is there
-    import resource
-
+    # on Linux it counts the memory of the parent too, from before the program was started
+    try:
+        import resource
+    except ImportError:
+        return None
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / 2**20 if sys.platform == "darwin" else most / 1024
 
