@@ -1,9 +1,10 @@
 """The pages' commands run, in the order of each page; both languages show the same ones.
 
 What is run is what is shown, with a reduction for speed: every ``unrolled train`` and ``doctor``
-gets the keys of ``REDUCED`` after its own, ``generate`` writes fewer tokens, and a file that a page
-makes with Python has ``ROWS`` rows in place of 20,000. A block under
-``<!-- needs: NAME -->`` reads the folder NAME of UNROLLED_DATA, and is left out without it.
+gets the keys of ``REDUCED`` after its own, ``compare`` these, one seed and two layers; ``generate``
+writes fewer tokens, and a file that a page makes with Python has ``ROWS`` rows in place of 20,000.
+A block under ``<!-- needs: NAME -->`` reads the folder NAME of UNROLLED_DATA, and is left out
+without it.
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ def reduced(words: list[str]) -> list[str]:
     if words[0] == "train":
         limits = [] if words[1].startswith("runs/") else REDUCED
         return [*words, *(limits if "--resume" not in words else REDUCED)]
+    if words[0] == "compare" and not words[1].startswith("runs/"):
+        return [*words, *REDUCED, "--seeds", "1", "--layers", "none,gru"]
     if words[0] == "doctor" and not words[1].startswith("runs/"):
         return [*words, *REDUCED]
     return [*words, "--max-new-tokens", "8"] if words[0] == "generate" else words

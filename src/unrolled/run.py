@@ -21,9 +21,11 @@ from unrolled.runs.keys import flat
 from unrolled.runs.plan import Request
 from unrolled.runs.predictor import Predictor
 from unrolled.runs.train import Say, train_request
-from unrolled.tasks.base import Prediction
+from unrolled.tasks.base import Prediction, TokenChoice
 from unrolled.training.parallel import joined
 from unrolled.training.precision import callers_state_kept
+
+OPTIONS = ("seed", "stop", "notice")  # of generated texts, beside those of sampling
 
 
 class Run:
@@ -161,6 +163,19 @@ class Run:
             options: those of ``Sampling``, such as ``top_p``; ``seed``; ``stop``, a list of texts.
         """
         return "".join(self.stream(prompt, max_new_tokens, **options))
+
+    def choices(
+        self, prompt: str = "", max_new_tokens: int = 200, **options: Any
+    ) -> tuple[str, list[TokenChoice]]:
+        """Return text that goes on from a prompt, and its tokens with what else was likely.
+
+        Args:
+            prompt, max_new_tokens, options: see ``generate``.
+        """
+        given = {name: options.pop(name) for name in OPTIONS if name in options}
+        return generate.with_choices(
+            self.predictor, prompt, max_new_tokens, options, **given
+        )
 
     def inspect(
         self,

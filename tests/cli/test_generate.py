@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 import unrolled
 from conftest import SONG
@@ -52,9 +54,55 @@ def test_json_is_one_document(cli: Call, home: SimpleNamespace) -> None:
     words = ["generate", home.runs["language"], "--prompt", "row ", "--temperature", 0]
     out, err = cli(*words, "--max-new-tokens", 30, "--json")
     plain = cli(*words, "--max-new-tokens", 30)[0]
-    assert json.loads(out) == {"prompt": "row ", "text": plain.removesuffix("\n")}
+    document = json.loads(out)
+    assert list(document) == ["prompt", "text", "tokens"]
+    assert document["prompt"] == "row "
+    assert document["text"] == plain.removesuffix("\n")
     assert out.count("\n") == 1
     assert err == ""
+
+
+def test_json_gives_each_token_its_probability_and_alternatives(
+    cli: Call, home: SimpleNamespace
+) -> None:
+    words = ["generate", home.runs["language"], "--prompt", "row ", "--seed", 3]
+    document = json.loads(cli(*words, "--max-new-tokens", 12, "--json")[0])
+    tokens = document["tokens"]
+    assert "".join(token["text"] for token in tokens) == document["text"]
+    # an oracle: the whole text read at once, by the unrolled form
+    run = unrolled.load(home.runs["language"])
+    task: Any = run.task
+    ids = [task.tokenizer.eos_id, *task.tokenizer.encode("row " + document["text"])]
+    with torch.no_grad():
+        logits, _ = run.model.stepper().unroll(torch.tensor([ids]))
+    banned = [task.tokenizer.pad_id, task.tokenizer.unk_id, task.tokenizer.bos_id]
+    logits[..., banned] = float("-inf")
+    probabilities = logits[0].double().softmax(dim=-1)
+    first = len(ids) - len(tokens)
+    for number, token in enumerate(tokens):
+        row = probabilities[first + number - 1]
+        own = float(row[ids[first + number]])
+        assert token["probability"] == pytest.approx(own, rel=1e-4)
+        likeliest = row.topk(5)
+        given = [choice["probability"] for choice in token["alternatives"]]
+        assert given == pytest.approx(likeliest.values.tolist(), rel=1e-3)
+        texts = [choice["text"] for choice in token["alternatives"]]
+        names = [
+            "" if id == task.tokenizer.eos_id else task.tokenizer.token(id)
+            for id in likeliest.indices.tolist()
+        ]
+        assert texts == names
+
+
+def test_json_leaves_out_the_tokens_of_a_stop_text(
+    cli: Call, home: SimpleNamespace
+) -> None:
+    words = ["generate", home.runs["language"], "--prompt", "row ", "--temperature", 0]
+    out, _ = cli(*words, "--max-new-tokens", 60, "--stop", "boat", "--json")
+    document = json.loads(out)
+    joined = "".join(token["text"] for token in document["tokens"])
+    assert joined == document["text"]
+    assert "boat" not in joined
 
 
 def test_no_token_is_no_text(cli: Call, home: SimpleNamespace) -> None:

@@ -14,7 +14,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-VERBS = ["train", "doctor", "evaluate", "predict", "generate", "export", "recipes"]
+VERBS = [
+    *("train", "doctor", "evaluate", "predict", "generate"),
+    *("inspect", "compare", "export", "recipes"),
+]
 Call = Callable[..., tuple[str, str]]
 
 

@@ -19,8 +19,8 @@ from unrolled.insight import pages, words
 from unrolled.insight.words import t
 
 PYTHON = Path(pages.__file__).parents[1]
-# neither ends a caption nor is one: names of files and of the project
-NAMES = {"config.yaml", "unrolled", "JSON"}
+# these are no captions: names of files and of the project, and the letter of correlation
+NAMES = {"config.yaml", "unrolled", "JSON", "r"}
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +54,12 @@ def test_every_key_is_used_and_every_key_used_is_there() -> None:
     sources = [*PYTHON.rglob("*.py"), *pages.TEMPLATES.glob("*.html")]
     text = "\n".join(path.read_text("utf-8") for path in sources)
     used = set(re.findall(r"""\bt\(\s*["']([a-z_.]+)["']""", text))
-    assert used <= words.table().keys()
-    # a key that code puts together begins with what is written
+    # a key that is put together begins with what is written
     begun = set(re.findall(r"""\bt\(\s*f["']([a-z_.]+)""", text))
+    begun |= {key for key in used if key.endswith((".", "_"))}
+    assert used - begun <= words.table().keys()
     spelt = set(re.findall(r"""["']([a-z]+\.[a-z_]+)["']""", text))
+    begun |= set(re.findall(r"""\bnamed\(["']([a-z]+)""", text))
     left = {
         key
         for key in words.table().keys() - used - spelt
@@ -95,6 +97,11 @@ def test_a_phrase_is_both_languages_and_is_escaped() -> None:
     nested = t("report.scores", scored_on=t("report.held_out"))
     assert nested.text("ko") == "점수: 따로 떼어 둔 데이터"
     assert words.both("gru").__html__() == "gru"
+
+
+def test_a_name_has_its_caption_or_stays() -> None:
+    assert words.named("pattern", "many to many, aligned").text("ko") == "다대다(정렬)"
+    assert words.named("pattern", "something new") == words.both("something new")
 
 
 def test_what_is_missing_is_an_error() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,7 +37,9 @@ Seed = Annotated[
 Stop = Annotated[
     list[str] | None, typer.Option(help="End before this text; may be repeated.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document, with the tokens.")
+]
 
 
 def generate(
@@ -64,21 +66,22 @@ def generate(
     from unrolled.core.terminal import clean_text, json_line, out
     from unrolled.run import load
 
-    pieces = load(expanded(run), result=False).stream(
-        prompt,
-        max_new_tokens,
-        seed=secrets.randbits(63) if seed is None else seed,
-        stop=stop or [],
-        notice=say,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-    )
+    loaded = load(expanded(run), result=False)
+    options: dict[str, Any] = {
+        "seed": secrets.randbits(63) if seed is None else seed,
+        "stop": stop or [],
+        "notice": say,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+    }
     if as_json:
-        out(json_line({"prompt": prompt, "text": "".join(pieces)}))
+        text, choices = loaded.choices(prompt, max_new_tokens, **options)
+        tokens = [choice.to_json() for choice in choices]
+        out(json_line({"prompt": prompt, "text": text, "tokens": tokens}))
         return
-    for piece in pieces:
+    for piece in loaded.stream(prompt, max_new_tokens, **options):
         out(clean_text(piece), end="", flush=True)
     out("")

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from unrolled.decoding.sampling import OUT, Sampling, choose
 
+# called with the probabilities of all tokens (V,), before temperature and filters, and the choice
+Observe = Callable[[Tensor, int], None]
 CHUNK = 256  # tokens of a prompt read at once: memory stays constant however long it is
 
 
@@ -117,6 +119,7 @@ def generate(
     device: torch.device | None = None,
     notice: Callable[[str], None] = lambda text: None,
     mark: int | None = None,
+    observe: Observe | None = None,
 ) -> Iterator[int]:
     """Yield tokens that follow a prompt.
 
@@ -132,6 +135,7 @@ def generate(
         notice: called with a sentence once when the text outgrows the model's context; then the
             model reads the last half of its context anew, each time the context is full.
         mark: the token that all the model was trained on begins with, and so what is read anew.
+        observe: called before each token is yielded.
 
     Raises:
         ValueError: the prompt is empty.
@@ -155,6 +159,8 @@ def generate(
         token = choose(reader.logits, sampling, said, generator)
         if int(token) in ends:
             return
+        if observe is not None:
+            observe(reader.logits[0].float().softmax(dim=-1), int(token))
         yield int(token)
         if count == max_new_tokens:
             return

@@ -19,7 +19,7 @@ from unrolled.insight.card import score_rows, size
 from unrolled.insight.held_out import Importance
 from unrolled.insight.mistakes import Mistake
 from unrolled.insight.tables import TextTable
-from unrolled.insight.words import Phrase, escaped, t
+from unrolled.insight.words import Phrase, escaped, named, t
 from unrolled.runs.keys import flat
 from unrolled.scores import ConfusionCounts, by_class, calibration, counted
 from unrolled.tasks.base import ClassPredictions, Evaluation, Task
@@ -57,7 +57,7 @@ def render(
         "report.html",
         name=recipe.name,
         task=task.name,
-        pattern=task.pattern,
+        pattern=named("pattern", task.pattern),
         layer=recipe.layer,
         cards=_cards(result, task),
         scored_on=scored_on(result, task),

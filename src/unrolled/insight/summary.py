@@ -45,8 +45,20 @@ RIGHT = 5  # right answers that are shown
 FAR = 3.0  # times the loss of a blind guess
 
 
-def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> runs.Loaded:
+def finish(
+    plan: Plan,
+    at: Position,
+    say: Callable[[str], None],
+    baseline_seconds: float | None = None,
+) -> runs.Loaded:
     """Measure the best weights, compare them with the baselines, and write result and report.
+
+    Args:
+        plan: of the run.
+        at: where its training ended.
+        say: takes the lines that close it.
+        baseline_seconds: how long simple methods may take before the rest of them is left out; 0
+            leaves out all, None is a share of the time of training.
 
     Returns:
         The run, as it would be loaded.
@@ -58,8 +70,10 @@ def finish(plan: Plan, at: Position, say: Callable[[str], None]) -> runs.Loaded:
     model = loaded.model.to(compute_device.device)
     with torch.no_grad():
         evaluation = task.evaluate(model, plan.prepared.dev, compute_device, options)
-    methods = task.baselines(plan.prepared.split)
-    baselines, left_out = measured(methods, seconds_for_baselines(plan))
+    if baseline_seconds is None:
+        baseline_seconds = seconds_for_baselines(plan)
+    methods = task.baselines(plan.prepared.split) if baseline_seconds else []
+    baselines, left_out = measured(methods, baseline_seconds)
     compared = [
         {"name": b.name, "scores": b.scores, "seconds": b.seconds} for b in baselines
     ]

@@ -73,6 +73,12 @@ def both(text: object) -> Phrase:
     return Phrase(escaped(text), escaped(text))
 
 
+def named(group: str, name: str) -> Phrase:
+    """Return the caption ``group.name`` of a name of ours; one without a caption stays as it is."""
+    key = f"{group}.{'_'.join(name.replace(',', '').split())}"
+    return t(key) if key in table() else both(name)
+
+
 @cache
 def table() -> dict[str, dict[str, str]]:
     """Return every caption: key to language to text, with ``{name}`` where a value stands."""
@@ -82,7 +88,7 @@ def table() -> dict[str, dict[str, str]]:
     return captions
 
 
-def t(key: str, **values: object) -> Phrase:
+def t(key: str, /, **values: object) -> Phrase:
     """Return the caption of a key in both languages, with values put in.
 
     Args:

@@ -9,6 +9,7 @@ from unrolled.core.errors import UsageError, shown
 from unrolled.decoding.sampling import Sampling
 from unrolled.runs import arguments
 from unrolled.runs.predictor import Predictor
+from unrolled.tasks.base import TokenChoice
 from unrolled.training.precision import torch_defaults
 
 
@@ -20,6 +21,7 @@ def stream(
     seed: int | None = None,
     stop: Sequence[str] = (),
     notice: Callable[[str], None] = lambda text: None,
+    choices: list[TokenChoice] | None = None,
 ) -> Iterator[str]:
     """Yield pieces of text.
 
@@ -31,6 +33,7 @@ def stream(
         seed: of the draws; None draws others each time.
         stop: texts before which it ends.
         notice: called with a sentence where the prompt is longer than the model reads.
+        choices: takes each token with its probability and alternatives.
 
     Raises:
         UsageError: the run answers rows, or an argument is wrong.
@@ -51,6 +54,7 @@ def stream(
         stop=arguments.texts("stop", stop),
         device=compute_device.device,
         notice=notice,
+        choices=choices,
     )
     while True:
         # entered anew for each piece: the caller's own code runs between them
@@ -59,3 +63,24 @@ def stream(
         if piece is None:
             return
         yield piece
+
+
+def with_choices(
+    predictor: Predictor,
+    prompt: str,
+    max_new_tokens: int,
+    sampling: dict[str, Any],
+    seed: int | None = None,
+    stop: Sequence[str] = (),
+    notice: Callable[[str], None] = lambda text: None,
+) -> tuple[str, list[TokenChoice]]:
+    """Return a text as ``stream`` makes it, and the tokens of it.
+
+    Tokens that only a stop text held, which is left out, are left out too.
+    """
+    choices: list[TokenChoice] = []
+    pieces = stream(
+        predictor, prompt, max_new_tokens, sampling, seed, stop, notice, choices
+    )
+    text = "".join(pieces)
+    return text, [choice for choice in choices if choice.start < len(text)]

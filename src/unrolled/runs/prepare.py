@@ -147,6 +147,23 @@ def _read_parts(recipe: Recipe, task: Task | None) -> _Parts:
     return _Parts(whole, whole, dev, None, schema, held_out, files, warnings)
 
 
+def facts_again(prepared: Prepared) -> DataFacts:
+    """Return the facts by which the recipe of prepared data was resolved."""
+    task = prepared.task
+    data = prepared.train_data
+    rows = series.count(data, _reading(prepared.recipe, task.schema, task))
+    return DataFacts(task.schema, rows, characters(data, task.schema))
+
+
+def held_out(requested: Recipe) -> Data:
+    """Return the rows that a run of a recipe is scored on, as they were read.
+
+    Raises:
+        DataError, UserError: a file cannot be read or a row is faulty.
+    """
+    return _read_parts(requested, None).dev
+
+
 def characters(data: Data, schema: Schema) -> int:
     """Return the length of the text that is read."""
     if isinstance(data, Document):

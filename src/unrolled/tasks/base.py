@@ -73,6 +73,36 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenChoice:
+    """A token that a language model wrote, and what it could have written.
+
+    Attributes:
+        text: of the token; that of an alternative that ends the text is empty.
+        probability: what the model gave it, before temperature and filters.
+        alternatives: the likeliest tokens, itself among them where it is one, with their
+            probabilities.
+        start: characters of the text that stand before it.
+    """
+
+    text: str
+    probability: float
+    alternatives: tuple[tuple[str, float], ...]
+    start: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        alternatives = [
+            {"text": text, "probability": probability}
+            for text, probability in self.alternatives
+        ]
+        return {
+            "text": self.text,
+            "probability": self.probability,
+            "alternatives": alternatives,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class ClassPredictions:
     """The N class predictions that were scored: of rows, or of the words in them.
 
@@ -498,8 +528,12 @@ class Task(ABC):
         stop: Sequence[str] = (),
         device: torch.device | None = None,
         notice: Callable[[str], None] = lambda text: None,
+        choices: list[TokenChoice] | None = None,
     ) -> Iterator[str]:
-        """Yield text that goes on from ``prompt``; see ``check_generates``."""
+        """Yield text that goes on from ``prompt``; see ``check_generates``.
+
+        Each token that is written is added to ``choices``, where that is a list.
+        """
         self.check_generates()
         return iter(())
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from unrolled.core import digests
 from unrolled.core.errors import DataError, UsageError, listed
@@ -45,6 +45,7 @@ from unrolled.tasks.base import (
     Shards,
     Split,
     Task,
+    TokenChoice,
     build_embedding,
     locate,
 )
@@ -81,6 +82,9 @@ class TokenStream:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+
+ALTERNATIVES = 5  # tokens that are shown beside one that was written
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,6 +281,7 @@ class Language(Task):
         stop: Sequence[str] = (),
         device: torch.device | None = None,
         notice: Callable[[str], None] = lambda text: None,
+        choices: list[TokenChoice] | None = None,
     ) -> Iterator[str]:
         """Yield text that goes on from ``prompt``, in whole characters, as it is made."""
         assert isinstance(model, LanguageModel)
@@ -286,6 +291,19 @@ class Language(Task):
             lacking = listed(self.unknown_in(nfc(prompt)))
             notice(f"the prompt holds what was not in the training text: {lacking}")
         banned = [self.tokenizer.pad_id, self.tokenizer.unk_id, self.tokenizer.bos_id]
+
+        written = 0
+
+        def observe(probabilities: Tensor, token: int) -> None:
+            if choices is not None:
+                choices.append(self._choice(probabilities, token, written))
+
+        def pieces() -> Iterator[str]:
+            nonlocal written
+            for piece in self._pieces(tokens):
+                written += len(piece)
+                yield piece
+
         tokens = generate(
             model.stepper(),
             start,
@@ -297,8 +315,23 @@ class Language(Task):
             device=device,
             notice=notice,
             mark=end,
+            observe=None if choices is None else observe,
         )
-        return until(self._pieces(tokens), stop)
+        return until(pieces(), stop)
+
+    def _choice(self, probabilities: Tensor, token: int, start: int) -> TokenChoice:
+        """Return a token of ``probabilities`` (V,), at a character, with the likeliest ones."""
+        count = min(ALTERNATIVES, len(probabilities))
+        likeliest = probabilities.topk(count)
+        pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+        alternatives = tuple((self._text_of(id), value) for id, value in pairs)
+        probability = float(probabilities[token])
+        text = self._text_of(token)
+        return TokenChoice(text, probability, alternatives, start)
+
+    def _text_of(self, token: int) -> str:
+        end = self.tokenizer.eos_id
+        return "" if token == end else self.tokenizer.token(token)
 
     def _pieces(self, tokens: Iterator[int]) -> Iterator[str]:
         stream = self.tokenizer.stream()
