@@ -77,7 +77,16 @@ def _with_torch(verb: Callable[..., Any]) -> Callable[..., Any]:
 
 
 # a verb is a file with a function of its name, and a word here; COMMAND reads its words otherwise
-VERBS = ("train", "doctor", "evaluate", "predict", "generate", "export", "recipes")
+VERBS = (
+    "train",
+    "doctor",
+    "evaluate",
+    "predict",
+    "generate",
+    "recall",
+    "export",
+    "recipes",
+)
 for _name in VERBS:
     _module = importlib.import_module(f"unrolled.cli.{_name}")
     _command = getattr(_module, "COMMAND", TyperCommand)

@@ -22,7 +22,7 @@ TOP = 26
 BOTTOM = 44
 MARKED = 40  # points of the longest curve that shows every one of them
 DOTS = 2000  # of a scatter chart, at most
-COLOURS = ("#2563eb", "#dc2626", "#059669", "#9333ea")
+COLOURS = ("#2563eb", "#dc2626", "#059669", "#9333ea", "#b45309", "#64748b")
 # the colour of the text around it, so that a chart serves a light page and a dark one
 GRID = 'stroke="currentColor" stroke-opacity="0.14"'
 DIAGONAL = 'stroke="currentColor" stroke-opacity="0.5" stroke-dasharray="4 4"'
@@ -50,17 +50,20 @@ def label(value: float) -> str:
     return f"{value:.4g}".replace("e-0", "e-")
 
 
-def lines(series: Mapping[str, Points], across: str, up: str) -> Markup:
+def lines(series: Mapping[str, Points], across: str, up: str, log: str = "") -> Markup:
     """Return a line chart.
 
     Args:
         series: points (x, y) by the name in the legend.
         across: what x is.
         up: what y is.
+        log: the axes that count in powers of ten: "", "x", "y" or "xy"; what is not above 0 there
+            is left out.
 
     Raises:
         UserError: there is no point at all.
     """
+    series = {name: _drawable(points, log) for name, points in series.items()}
     series = {name: points for name, points in series.items() if points}
     if not series:
         raise UserError("there is nothing to draw yet")
@@ -68,14 +71,19 @@ def lines(series: Mapping[str, Points], across: str, up: str) -> Markup:
     low = min(ys)
     high = max(ys)
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    frame = _Frame(min(xs), max(xs), low - margin, high + margin)
+    if "y" in log:
+        frame = _Frame(min(xs), max(xs), low / 1.2, high * 1.2, log)
+    else:
+        frame = _Frame(min(xs), max(xs), low - margin, high + margin, log)
     parts = frame.axes(across, up)
+    # the legend stands above the plot, where no curve is
+    apart = min(110, (WIDTH - RIGHT) // len(series))
+    begin = min(LEFT, WIDTH - RIGHT - apart * len(series))
     for number, (name, points) in enumerate(series.items()):
         colour = COLOURS[number % len(COLOURS)]
         parts += frame.curve(points, colour)
         if len(series) > 1:
-            # the legend stands above the plot, where no curve is
-            left = LEFT + 110 * number
+            left = begin + apart * number
             parts.append(
                 f'<rect x="{left}" y="8" width="14" height="4" fill="{colour}"/>'
             )
@@ -138,23 +146,40 @@ def matrix(counts: Any, names: Sequence[str]) -> Markup:
     return Markup(pages.render("matrix.html", names=names, rows=rows))
 
 
+def _drawable(points: Points, log: str) -> Points:
+    """Return the points that have a logarithm wherever an axis needs one."""
+    return [
+        (x, y)
+        for x, y in points
+        if (x > 0 or "x" not in log) and (y > 0 or "y" not in log)
+    ]
+
+
+def powers(low: float, high: float) -> list[float]:
+    """Return powers of ten from ``low`` to ``high``, both above 0; the two where there is none."""
+    first = math.ceil(math.log10(low) - 1e-9)
+    last = math.floor(math.log10(high) + 1e-9)
+    return [10.0**power for power in range(first, last + 1)] or [low, high]
+
+
 class _Frame:
     """The plot area: data coordinates to pixels."""
 
-    def __init__(self, left: float, right: float, low: float, high: float) -> None:
+    def __init__(
+        self, left: float, right: float, low: float, high: float, log: str = ""
+    ) -> None:
         self.left = left
         self.right = right
         self.low = low
         self.high = high
+        self.log = log
 
     def x(self, value: float) -> float:
-        # a single point stands in the middle
-        width = self.right - self.left
-        fraction = (value - self.left) / width if width else 0.5
+        fraction = _fraction(value, self.left, self.right, "x" in self.log)
         return LEFT + fraction * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        fraction = (value - self.low) / (self.high - self.low)
+        fraction = _fraction(value, self.low, self.high, "y" in self.log)
         return HEIGHT - BOTTOM - fraction * (HEIGHT - TOP - BOTTOM)
 
     def curve(self, points: Points, colour: str) -> list[str]:
@@ -179,7 +204,8 @@ class _Frame:
 
     def axes(self, across: str, up: str) -> list[str]:
         parts = []
-        for value in ticks(self.low, self.high):
+        upwards = powers if "y" in self.log else ticks
+        for value in upwards(self.low, self.high):
             y = self.y(value)
             parts.append(
                 f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" {GRID}/>'
@@ -187,7 +213,8 @@ class _Frame:
             parts.append(
                 f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label(value)}</text>'
             )
-        for value in ticks(self.left, self.right, 6):
+        marks = ticks(self.left, self.right, 6)
+        for value in powers(self.left, self.right) if "x" in self.log else marks:
             x = self.x(value)
             parts.append(
                 f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">'
@@ -203,6 +230,13 @@ class _Frame:
             f'transform="rotate(-90 14 {middle})">{escaped(up)}</text>'
         )
         return parts
+
+
+def _fraction(value: float, start: float, end: float, log: bool) -> float:
+    """Return how far a value stands from ``start`` to ``end``; a single point in the middle."""
+    if log:
+        value, start, end = (math.log10(number) for number in (value, start, end))
+    return (value - start) / (end - start) if end != start else 0.5
 
 
 def _svg(parts: list[str], name: str) -> Markup:
