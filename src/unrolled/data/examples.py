@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,6 +144,10 @@ class Spans:
     lengths: Ints
     lines: Ints | None = None
 
+    def pick(self, rows: Ints) -> Spans:
+        """Return some of the stretches."""
+        return replace(self, starts=self.starts[rows], lengths=self.lengths[rows])
+
     def take(self, rows: Ints) -> tuple[Tensor, Tensor]:
         """Return these rows padded with zeros: steps (B, T, D) fp32 and lengths (B,) int64."""
         starts = self.starts[rows]
@@ -178,6 +183,24 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.lines)
+
+    def pick(self, rows: Ints) -> Examples:
+        """Return some of the examples (M,), in that order."""
+
+        def some(part: Any) -> Any:
+            if part is None:
+                return None
+            return part.pick(rows) if hasattr(part, "pick") else part[rows]
+
+        return replace(
+            self,
+            lines=self.lines[rows],
+            sequences=some(self.sequences),
+            vectors=some(self.vectors),
+            targets=some(self.targets),
+            characters=some(self.characters),
+            frames=some(self.frames),
+        )
 
     @property
     def answers(self) -> int:

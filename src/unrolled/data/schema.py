@@ -88,6 +88,7 @@ class ColumnHints:
     decimal: str | None = None
     time: str | None = None
     group: str | None = None
+    by: str | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -143,7 +144,8 @@ def infer(table: Table, hints: ColumnHints) -> Schema:
         UsageError: a column that the user named is not there.
         DataError: no column can be the answer or the input.
     """
-    for name in (*hints.inputs, hints.label, hints.sequence, hints.time, hints.group):
+    columns = (hints.label, hints.sequence, hints.time, hints.group, hints.by)
+    for name in (*hints.inputs, *columns):
         if name is not None and name not in table.columns:
             raise UsageError(f"{table.path}: {unknown('column', name, table.columns)}")
     decimal = hints.decimal or usual_decimal(table)

@@ -86,10 +86,9 @@ def accuracy_chart(results: dict[str, Any], task: str) -> Markup:
     """Return the accuracy of each layer by delay, above chance."""
     shares = _by(results["rows"], task)
     delays = results["delays"]
-    series = {
-        layer: [(delay, shares[layer, delay]) for delay in delays]
-        for layer in results["layers"]
-    }
+    series: dict[str, list[tuple[float, float]]] = {}
+    for layer in results["layers"]:
+        series[layer] = [(delay, shares[layer, delay]) for delay in delays]
     across = "steps between reading and answering"
     return charts.lines(series, across, f"accuracy, {task}", "x")
 
@@ -127,10 +126,10 @@ def notes(results: dict[str, Any]) -> list[str]:
 
 def page(results: dict[str, Any]) -> str:
     """Return the page of a study."""
-    figures = [
-        (accuracy_chart(results, task), accuracy_table(results, task))
-        for task in results["chance"]
-    ]
+    figures = []
+    for task in results["chance"]:
+        chart = accuracy_chart(results, task)
+        figures.append((chart, accuracy_table(results, task)))
     for cost in COSTS:
         figures.append((_chart_or_none(results, cost), cost_table(results, cost)))
     return pages.render(
