@@ -16,7 +16,7 @@ import pytest
 from unrolled.core.errors import UsageError, UserError
 from unrolled.studies import recall
 from unrolled.studies.recall import RecallPlan, study
-from unrolled.studies.recall_page import page, tables
+from unrolled.studies.recall_page import curves, page
 
 Call = Callable[..., tuple[str, str]]
 SMALL = RecallPlan(("none", "gru"), ("delay", "adding"), (2, 4), 5.0, 0, 3, 1)
@@ -156,7 +156,8 @@ def test_time_is_divided_by_the_length_of_what_is_learnt() -> None:
 
 def test_tables_and_page_show_the_numbers(tmp_path: Path) -> None:
     results = study(SMALL, tmp_path, lambda line: None)
-    shown = {table.caption.split(":")[0]: table for table in tables(results)}
+    measured = [known.table() for known in curves(results)]
+    shown = {table.caption.split(":")[0]: table for table in measured}
     row = next(
         row
         for row in results["rows"]

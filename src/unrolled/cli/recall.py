@@ -58,7 +58,7 @@ def recall(
     from unrolled.core.terminal import json_line, note, out
     from unrolled.core.words import path_word
     from unrolled.studies.recall import PAGE, RecallPlan, study
-    from unrolled.studies.recall_page import notes, page, tables
+    from unrolled.studies.recall_page import curves, notes, page
 
     changes: dict[str, Any] = {
         "layers": _words(layers, str),
@@ -75,8 +75,8 @@ def recall(
     if as_json:
         out(json_line(results))
         return
-    for table in tables(results):
-        out("\n".join(table.lines()) + "\n")
+    for measured in curves(results):
+        out("\n".join(measured.table().lines()) + "\n")
     for sentence in notes(results):
         out(sentence)
     out(f"page: {path_word(kept / PAGE)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -46,7 +47,8 @@ def breakdown(
     assert column is not None
     if not isinstance(data, Table) or not isinstance(examples, Examples):
         raise UsageError(
-            f"data.by={column} is for labels, tags and values of rows, not for {task.name}"
+            f"data.by={column} is for labels, tags and values of rows, "
+            f"not for {task.name}"
         )
     cells = _cells(column, data, examples, task)
     scores: dict[str, Scores] = {}
@@ -61,59 +63,73 @@ def breakdown(
 
 def _cells(column: str, data: Table, examples: Examples, task: Task) -> list[Any]:
     """Return the cell of each example; of rows that are steps that of the line it is known by."""
-    (index,) = locate(data, [column], task.columns)
-    lines = zip(data.lines, data.rows, strict=True)
-    cell_of = {line: row[index] for line, row in lines}
-    return [cell_of[line] for line in examples.lines.tolist()]
+    columns = [column]
+    (index,) = locate(data, columns, task.columns)
+    cell_of: dict[int, Any] = {}
+    for line, row in zip(data.lines, data.rows, strict=True):
+        cell_of[line] = row[index]
+    lines = examples.lines.tolist()
+    return [cell_of[line] for line in lines]
 
 
 def _groups(column: str, cells: Sequence[Any], decimal: str) -> dict[str, Ints]:
     """Return which examples, by their index, have which value, in the order of the values."""
-    names = _names(column, cells, decimal)
-    rows: dict[str, list[int]] = {name: [] for name in names.values()}
-    for row, cell in enumerate(cells):
-        rows[names[_key(cell)]].append(row)
-    return {name: np.array(members) for name, members in rows.items()}
+    keys = ["" if is_missing(cell) else str(cell) for cell in cells]
+    names = _names(column, set(keys), decimal)
+    members: dict[str, list[int]] = {name: [] for name in names.values()}
+    for row, key in enumerate(keys):
+        name = names[key]
+        members[name].append(row)
+    return {name: np.array(rows) for name, rows in members.items()}
 
 
-def _key(cell: Any) -> str:
-    return "" if is_missing(cell) else str(cell)
-
-
-def _names(column: str, cells: Sequence[Any], decimal: str) -> dict[str, str]:
+def _names(column: str, keys: set[str], decimal: str) -> dict[str, str]:
     """Return the name of the group of each distinct cell, in the order of the groups."""
-    distinct = {_key(cell): cell for cell in cells}
-    missing = {"": EMPTY} if "" in distinct else {}
-    distinct.pop("", None)
-    values = {key: number(cell, decimal) for key, cell in distinct.items()}
-    numbers = {key: value for key, value in values.items() if value is not None}
-    if len(numbers) < len(values):
-        if len(values) > MOST_VALUES:
-            raise UsageError(
-                f"data.by={column}: the column holds {len(values):,} values that are no numbers; "
-                f"name one with at most {MOST_VALUES}"
-            )
-        return {key: key for key in sorted(values)} | missing
+    numbers: dict[str, float] = {}
+    texts: list[str] = []
+    for key in sorted(keys - {""}):
+        value = number(key, decimal)
+        if value is None:
+            texts.append(key)
+        else:
+            numbers[key] = value
     order = sorted(numbers, key=numbers.__getitem__)
-    if len(order) <= MOST_NUMBERS:
-        return {key: key for key in order} | missing
-    return _binned(order, numbers) | missing
+    if texts:
+        order += texts
+        order.sort()
+        if len(order) > MOST_VALUES:
+            count = len(order)
+            raise UsageError(
+                f"data.by={column}: the column holds {count:,} values that are "
+                f"no numbers; name one with at most {MOST_VALUES}"
+            )
+    is_binned = not texts and len(order) > MOST_NUMBERS
+    names = _binned(order, numbers) if is_binned else {key: key for key in order}
+    if "" in keys:
+        names[""] = EMPTY
+    return names
 
 
 def _binned(order: list[str], numbers: dict[str, float]) -> dict[str, str]:
     """Return the bin of each number, named by the least and the largest number in it."""
-    width = _round_width((numbers[order[-1]] - numbers[order[0]]) / BINS)
-    bins: dict[int, list[str]] = {}
-    for key in order:
-        bins.setdefault(math.floor(numbers[key] / width), []).append(key)
+    least = numbers[order[0]]
+    largest = numbers[order[-1]]
+    if least == largest:
+        # one number, written in many ways
+        return dict.fromkeys(order, order[0])
+    width = _round_width((largest - least) / BINS)
     names: dict[str, str] = {}
-    for keys in bins.values():
-        name = keys[0] if len(keys) == 1 else f"{keys[0]} to {keys[-1]}"
+    for _, members in itertools.groupby(order, lambda key: numbers[key] // width):
+        keys = list(members)
+        name = keys[0]
+        if len(keys) > 1:
+            name += f" to {keys[-1]}"
         names |= dict.fromkeys(keys, name)
     return names
 
 
 def _round_width(least: float) -> float:
     """Return the smallest of 1, 2 and 5 times a power of ten that is not below ``least``."""
-    size = 10.0 ** math.floor(math.log10(least))
+    power = math.floor(math.log10(least))
+    size = 10.0**power
     return next(size * factor for factor in (1, 2, 5, 10) if size * factor >= least)

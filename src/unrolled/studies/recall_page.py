@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from markupsafe import Markup
 
 from unrolled.insight import charts, pages
 
+Points = list[tuple[int, float]]
 TITLE = "How far back does it remember?"
 
 
@@ -35,76 +35,99 @@ class ResultTable:
         return lines
 
 
-def accuracy_table(results: dict[str, Any], task: str) -> ResultTable:
-    """Return the accuracy of a task: a row a layer, a column a delay, and chance below."""
-    delays = results["delays"]
-    shares = _by(results["rows"], task)
-    rows = []
-    for layer in results["layers"]:
-        cells = [f"{shares[layer, delay]:.3f}" for delay in delays]
-        rows.append([layer, *cells])
-    rows.append(["chance", *[f"{results['chance'][task]:.3f}"] * len(delays)])
-    return ResultTable(
-        f"{task}: {results['tasks'][task]}", ["delay", *map(str, delays)], rows
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """What was measured of every layer at growing lengths.
+
+    Attributes:
+        caption: what a table of it is called.
+        across, up: what its axes are called.
+        log: which of them count in powers of ten.
+        form: how a number of it is written.
+        series: its points (length, number) by layer.
+        chance: what who knows nothing reaches, where there is such a thing.
+    """
+
+    caption: str
+    across: str
+    up: str
+    log: str
+    form: str
+    series: dict[str, Points]
+    chance: float | None = None
+
+    def table(self) -> ResultTable:
+        """Return the numbers: a row a layer, a column a length."""
+        lengths: list[str] = []
+        rows: list[list[str]] = []
+        for layer, points in self.series.items():
+            lengths = [str(length) for length, _ in points]
+            cells = [format(value, self.form) for _, value in points]
+            rows.append([layer, *cells])
+        if self.chance is not None:
+            cells = [format(self.chance, self.form)] * len(lengths)
+            rows.append(["chance", *cells])
+        return ResultTable(self.caption, ["steps", *lengths], rows)
+
+    def chart(self) -> Markup:
+        """Return the curves; nothing where a logarithmic axis has no number above 0."""
+        series = dict(self.series)
+        if "y" in self.log and not any(map(_has_number, series.values())):
+            return Markup("")
+        return charts.lines(series, self.across, self.up, self.log)
+
+
+def _has_number(points: Points) -> bool:
+    return any(value > 0 for _, value in points)
+
+
+def accuracies(results: dict[str, Any], task: str) -> Curves:
+    """Return the accuracy of a task by delay."""
+    series: dict[str, Points] = {layer: [] for layer in results["layers"]}
+    for row in results["rows"]:
+        if row["task"] == task:
+            layer = row["layer"]
+            series[layer].append((row["delay"], row["accuracy"]))
+    return Curves(
+        caption=f"{task}: {results['tasks'][task]}",
+        across="steps between reading and answering",
+        up=f"accuracy, {task}",
+        log="x",
+        form=".3f",
+        series=series,
+        chance=results["chance"][task],
     )
 
 
-def _by(rows: Sequence[dict[str, Any]], task: str) -> dict[tuple[str, int], float]:
-    return {
-        (row["layer"], row["delay"]): row["accuracy"]
-        for row in rows
-        if row["task"] == task
-    }
-
-
+# what it is, its unit, how many of these a second or a byte is, and how it is written
 COSTS = {
-    "state_bytes": ("size of the state after so many steps, bytes", 1.0, ",.0f"),
-    "step_seconds": ("time of one more step, microseconds", 1e6, ",.0f"),
-    "training_seconds": ("time of an update of 8 sequences, milliseconds", 1e3, ",.1f"),
+    "state_bytes": ("state after so many steps", "bytes", 1, ",.0f"),
+    "step_seconds": ("one more step", "microseconds", 1e6, ",.0f"),
+    "training_seconds": ("update of 8 sequences", "milliseconds", 1e3, ",.1f"),
 }
 
 
-def cost_table(results: dict[str, Any], cost: str) -> ResultTable:
-    """Return a cost by length: a row a layer."""
-    caption, unit, form = COSTS[cost]
-    by = {(row["layer"], row["length"]): row[cost] for row in results["speed"]}
-    lengths = results["delays"]
-    rows = []
-    for layer in results["layers"]:
-        cells = [format(unit * by[layer, length], form) for length in lengths]
-        rows.append([layer, *cells])
-    return ResultTable(caption, ["steps", *map(str, lengths)], rows)
-
-
-def tables(results: dict[str, Any]) -> list[ResultTable]:
-    """Return all tables of a study."""
-    accuracies = [accuracy_table(results, task) for task in results["chance"]]
-    return accuracies + [cost_table(results, cost) for cost in COSTS]
-
-
-def accuracy_chart(results: dict[str, Any], task: str) -> Markup:
-    """Return the accuracy of each layer by delay, above chance."""
-    shares = _by(results["rows"], task)
-    delays = results["delays"]
-    series: dict[str, list[tuple[float, float]]] = {}
-    for layer in results["layers"]:
-        series[layer] = [(delay, shares[layer, delay]) for delay in delays]
-    across = "steps between reading and answering"
-    return charts.lines(series, across, f"accuracy, {task}", "x")
-
-
-def cost_chart(results: dict[str, Any], cost: str) -> Markup:
-    """Return a cost of each layer by length; a state of no bytes has no curve."""
-    caption, unit, _ = COSTS[cost]
-    series: dict[str, list[tuple[float, float]]] = {
-        layer: [] for layer in results["layers"]
-    }
+def costs(results: dict[str, Any], cost: str) -> Curves:
+    """Return a cost by length."""
+    what, unit, scale, form = COSTS[cost]
+    series: dict[str, Points] = {layer: [] for layer in results["layers"]}
     for row in results["speed"]:
-        series[row["layer"]].append((row["length"], unit * row[cost]))
-    name, _, unit_name = caption.rpartition(", ")
-    return charts.lines(
-        series, "steps read", f"{unit_name} ({name.split(' of')[0]})", "xy"
+        layer = row["layer"]
+        series[layer].append((row["length"], scale * row[cost]))
+    return Curves(
+        caption=f"{what}, {unit}",
+        across="steps read",
+        up=f"{unit}, {what}",
+        log="xy",
+        form=form,
+        series=series,
     )
+
+
+def curves(results: dict[str, Any]) -> list[Curves]:
+    """Return all that was measured: a task after another, then the costs."""
+    learnt = [accuracies(results, task) for task in results["chance"]]
+    return learnt + [costs(results, cost) for cost in COSTS]
 
 
 def notes(results: dict[str, Any]) -> list[str]:
@@ -126,18 +149,7 @@ def notes(results: dict[str, Any]) -> list[str]:
 
 def page(results: dict[str, Any]) -> str:
     """Return the page of a study."""
-    figures = []
-    for task in results["chance"]:
-        chart = accuracy_chart(results, task)
-        figures.append((chart, accuracy_table(results, task)))
-    for cost in COSTS:
-        figures.append((_chart_or_none(results, cost), cost_table(results, cost)))
+    figures = [(measured.chart(), measured.table()) for measured in curves(results)]
     return pages.render(
         "recall.html", title=TITLE, notes=notes(results), figures=figures
     )
-
-
-def _chart_or_none(results: dict[str, Any], cost: str) -> Markup:
-    if not any(row[cost] for row in results["speed"]):
-        return Markup("")
-    return cost_chart(results, cost)
