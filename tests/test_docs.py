@@ -36,7 +36,16 @@ REDUCED = [
 ]
 SHORTER = {
     "generate": ["--max-new-tokens", "8"],
-    "recall": ["--layers", "gru", "--delays", "2,3", "--updates", "2", "--out", "runs/few"],
+    "recall": [
+        "--layers",
+        "gru",
+        "--delays",
+        "2,3",
+        "--updates",
+        "2",
+        "--out",
+        "runs/few",
+    ],
 }
 ROWS = "100"
 BLOCK = re.compile(

@@ -145,3 +145,30 @@ def test_names_are_escaped_everywhere() -> None:
     for page in pages:
         assert "<script" not in page
         assert XSS in "".join(drawn(page).itertext())
+
+
+def test_a_logarithmic_axis_puts_equal_ratios_at_equal_distances() -> None:
+    points = [(10, 1e-3), (100, 1e-1), (1000, 1e1)]
+    svg = drawn(charts.lines({"a": points, "b": [(10, 0.0)]}, "steps", "ms", "xy"))
+    circles = [
+        (float(circle.get("cx", "")), float(circle.get("cy", "")))
+        for circle in svg.iter("circle")
+    ]
+    assert len(circles) == 3  # a zero has no logarithm
+    (x1, y1), (x2, y2), (x3, y3) = circles
+    assert x2 - x1 == pytest.approx(x3 - x2, abs=0.2)
+    assert y1 - y2 == pytest.approx(y2 - y3, abs=0.2)
+    words = [text.text for text in svg.iter("text")]
+    assert {"10", "100", "1000"} <= set(words)
+    assert {"0.001", "0.01", "0.1", "1"} <= set(words)
+
+
+def test_six_names_of_a_legend_stand_inside() -> None:
+    series = {f"layer {n}": [(0, n), (1, n)] for n in range(6)}
+    svg = drawn(charts.lines(series, "x", "y"))
+    lefts = [float(rect.get("x", "")) for rect in svg.iter("rect")]
+    assert len(lefts) == 6
+    assert lefts == sorted(lefts)
+    assert min(lefts) >= 0
+    assert max(lefts) + 70 <= charts.WIDTH
+    assert len({rect.get("fill") for rect in svg.iter("rect")}) == 6
