@@ -70,23 +70,31 @@ def test_a_finished_result_is_not_run_again(cli: Call, tmp_path: Path) -> None:
     assert "12 results there, 6 to go" in err
 
 
-def test_a_kill_loses_no_result(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_stop_loses_no_result(number: int, tmp_path: Path) -> None:
     folder = tmp_path / "study"
     words = [sys.executable, "-m", "unrolled", "recall", *map(str, WORDS)]
-    words[words.index("--updates") + 1] = "40"
+    words[words.index("--updates") + 1] = "60"
     process = subprocess.Popen(
         [*words, "-o", str(folder)],
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
+        text=True,
     )
     cells = folder / "cells"
     while len(list(cells.glob("*-2.json"))) < 5 and process.poll() is None:
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    os.kill(process.pid, number)
+    _, err = process.communicate()
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 128 + number
+        assert f"what is done stays in {folder}; the same command goes on" in err
+        assert "Traceback" not in err
     kept = {path.name: path.read_bytes() for path in cells.glob("*.json")}
     assert all(json.loads(content) for content in kept.values())
-    plan = RecallPlan(SMALL.layers, SMALL.tasks, SMALL.delays, SMALL.minutes, 0, 40, 1)
+    plan = RecallPlan(SMALL.layers, SMALL.tasks, SMALL.delays, SMALL.minutes, 0, 60, 1)
     lines: list[str] = []
     resumed = study(plan, folder, lines.append)
     assert len(lines) == 13 - len(kept)

@@ -24,6 +24,7 @@ from unrolled.studies import learner, speed
 from unrolled.studies.learner import Weights
 from unrolled.studies.memory_tasks import TASKS
 from unrolled.training.precision import callers_state_kept
+from unrolled.training.stopping import Terminated
 
 DELAYS = (10, 30, 100, 300, 1000)
 LONGEST = 100_000
@@ -149,7 +150,11 @@ def study(plan: RecallPlan, folder: Path, say: Say) -> dict[str, Any]:
         if plan.threads is not None:
             torch.set_num_threads(plan.threads)
         _begin(plan, folder)
-        rows = _run(plan, folder, say)
+        try:
+            rows = _run(plan, folder, say)
+        except (KeyboardInterrupt, Terminated):
+            say(f"what is done stays in {folder}; the same command goes on")
+            raise
         results = as_results(plan, rows)
         write_json(folder / JSON, results)
     return results
