@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,16 @@ WORDS = (
     *("--layers", "none,gru", "--tasks", "delay,adding", "--delays", "2,4"),
     *("--minutes", 5, "--updates", 3, "--threads", 1),
 )
+
+
+LONGER = replace(SMALL, updates=30)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+    """The results of a study that nobody stopped."""
+    results = study(LONGER, tmp_path_factory.mktemp("whole"), lambda line: None)
+    return without_times(results)
 
 
 def without_times(document: dict[str, object]) -> list[dict[str, object]]:
@@ -71,10 +82,12 @@ def test_a_finished_result_is_not_run_again(cli: Call, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_stop_loses_no_result(number: int, tmp_path: Path) -> None:
+def test_a_stop_loses_no_result(
+    number: int, tmp_path: Path, whole: list[dict[str, object]]
+) -> None:
     folder = tmp_path / "study"
     words = [sys.executable, "-m", "unrolled", "recall", *map(str, WORDS)]
-    words[words.index("--updates") + 1] = "60"
+    words[words.index("--updates") + 1] = "30"
     process = subprocess.Popen(
         [*words, "-o", str(folder)],
         stderr=subprocess.PIPE,
@@ -94,13 +107,11 @@ def test_a_stop_loses_no_result(number: int, tmp_path: Path) -> None:
         assert "Traceback" not in err
     kept = {path.name: path.read_bytes() for path in cells.glob("*.json")}
     assert all(json.loads(content) for content in kept.values())
-    plan = RecallPlan(SMALL.layers, SMALL.tasks, SMALL.delays, SMALL.minutes, 0, 60, 1)
     lines: list[str] = []
-    resumed = study(plan, folder, lines.append)
+    resumed = study(LONGER, folder, lines.append)
     assert len(lines) == 13 - len(kept)
     assert {name: (cells / name).read_bytes() for name in kept} == kept
-    whole = study(plan, tmp_path / "other", lambda line: None)
-    assert without_times(resumed) == without_times(whole)
+    assert without_times(resumed) == whole
 
 
 def test_weights_that_are_gone_are_named(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ Minutes = Annotated[float, typer.Option(help="Time for all of it.")]
 Updates = Annotated[int, typer.Option(help="The most updates of one training.")]
 Seed = Annotated[int, typer.Option(help="Of the first weights and all sequences.")]
 Threads = Annotated[
-    int | None, typer.Option(help="CPU threads; by default as many as torch takes.")
+    int, typer.Option(help="CPU threads; models of this size gain nothing from more.")
 ]
 Folder = Annotated[
     Path,
@@ -39,7 +39,7 @@ def recall(
     minutes: Minutes = 30.0,
     updates: Updates = 20_000,
     seed: Seed = 0,
-    threads: Threads = None,
+    threads: Threads = 1,
     folder: Folder = Path("runs/recall"),
     as_json: AsJson = False,
 ) -> None:

@@ -48,7 +48,7 @@ class RecallPlan:
         minutes: for all of it, what was spent before a stop included.
         seed: of weights and sequences.
         updates: of one training, at most.
-        threads: of the processor; None is what torch takes.
+        threads: of the processor; models of this size gain nothing from a second one.
     """
 
     layers: tuple[str, ...] = tuple(LAYERS)
@@ -57,7 +57,7 @@ class RecallPlan:
     minutes: float = MINUTES
     seed: int = 0
     updates: int = UPDATES
-    threads: int | None = None
+    threads: int = 1
 
     def __post_init__(self) -> None:
         _check_names("layer", self.layers, LAYERS)
@@ -76,7 +76,7 @@ class RecallPlan:
             )
         for name, least in (("seed", 0), ("updates", 1), ("threads", 1)):
             value = getattr(self, name)
-            if value is not None and not least <= value < 2**31:
+            if not least <= value < 2**31:
                 raise UsageError(
                     f"{option(name)} {value}: give a whole number of at least {least}"
                 )
@@ -147,8 +147,7 @@ def study(plan: RecallPlan, folder: Path, say: Say) -> dict[str, Any]:
         UserError: the time is too little for one update of every training.
     """
     with callers_state_kept(), locked(folder):
-        if plan.threads is not None:
-            torch.set_num_threads(plan.threads)
+        torch.set_num_threads(plan.threads)
         _begin(plan, folder)
         try:
             rows = _run(plan, folder, say)
@@ -295,7 +294,7 @@ def as_results(plan: RecallPlan, rows: dict[Cell, dict[str, Any]]) -> dict[str, 
         "seed": plan.seed,
         "minutes": plan.minutes,
         "updates": plan.updates,
-        "threads": torch.get_num_threads(),
+        "threads": plan.threads,
         "seconds": round(sum(row["seconds"] for row in rows.values()), 1),
         "scored": learner.SCORED,
     }

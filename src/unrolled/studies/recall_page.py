@@ -140,8 +140,9 @@ def notes(results: dict[str, Any]) -> list[str]:
         "A training begins with the weights that learnt the delay before it (a curriculum: Bengio "
         "et al. 2009) and ends when the task is solved or its share of the time is used up.",
         f"Accuracy is that on {results['scored']} fresh sequences, which no training saw.",
-        f"{ends.count('solved')} of {len(ends)} trainings solved their task, "
-        f"{ends.count('time')} were ended by the time; those would go on learning with more.",
+        f"{ends.count('solved')} of {len(ends)} trainings solved their task; "
+        f"{ends.count('time')} were ended by the time and {ends.count('updates')} by the number of "
+        "updates.",
         f"seed {results['seed']}, threads: {results['threads']}, {results['seconds'] / 60:.1f} "
         "minutes in all.",
     ]
