@@ -14,7 +14,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-VERBS = ["train", "doctor", "evaluate", "predict", "generate", "export", "recipes"]
+VERBS = [
+    "train",
+    "doctor",
+    "evaluate",
+    "predict",
+    "generate",
+    "recall",
+    "export",
+    "recipes",
+]
 Call = Callable[..., tuple[str, str]]
 
 
