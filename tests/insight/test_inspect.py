@@ -310,6 +310,44 @@ def test_steps_of_numbers_with_labels(tmp_path: Path) -> None:
     assert "frames" in Inside((trace,), "frames").to_html()
 
 
+def test_columns_next_to_steps_have_their_share(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    rows = []
+    for _ in range(60):
+        kinds = generator.choice(["NOUN", "VERB"], size=4).tolist()
+        tags = ["N" if kind == "NOUN" else "V" for kind in kinds]
+        words = generator.choice(["run", "play", "walk"], size=4).tolist()
+        rows.append({"tokens": words, "pos": kinds, "tags": tags})
+    path = write_jsonl(tmp_path / "tags.jsonl", rows)
+    run = train(
+        path,
+        out=tmp_path / "run",
+        quiet=True,
+        say=lambda line: None,
+        **SMALL
+        | {
+            "data.categories": ["pos"],
+            "data.text": "tokens",
+            "data.label": "tags",
+            "training.max_steps": 80,
+            "training.learning_rate": 0.02,
+        },
+    )
+    row = {"tokens": rows[0]["tokens"], "pos": rows[0]["pos"]}
+    trace = trace_of(run, row, at=2)
+    (prediction,) = run.answers([row])
+    assert trace.answer == prediction.text
+    shares = trace.attributions
+    assert shares is not None
+    assert set(shares.columns) == {"pos"}
+    # only what stands next to a word tells its tag
+    assert abs(shares.columns["pos"]) > 0.8 * abs(
+        float(shares.integrated_gradients.sum())
+    )
+    assert shares.completeness_gap < 1e-3
+    assert trace.explained.step == 1
+
+
 def test_long_inputs_are_shown_by_units_and_spans(home: SimpleNamespace) -> None:
     run = load(home.runs["language"])
     trace = trace_of(run, "row your boat\n" * 90)

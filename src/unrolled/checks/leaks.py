@@ -23,8 +23,8 @@ from unrolled.checks.base import (
 from unrolled.core.errors import shown
 from unrolled.data.columns import label
 from unrolled.data.examples import Examples
-from unrolled.data.numbers import number
 from unrolled.data.sources import Table
+from unrolled.data.units import amount, unit_of
 from unrolled.text.streams import SPECIALS
 
 SURE = 0.99  # accuracy of one column, or F1 of one token, that is no luck
@@ -163,8 +163,8 @@ def cells(table: Table, name: str) -> Cells:
 
 def same(column: Cells, answers: Cells) -> bool:
     """Whether two columns of numbers are the same but for their unit."""
-    values = map(number, column)
-    answer_values = map(number, answers)
+    values = _amounts(column)
+    answer_values = _amounts(answers)
     pairs = zip(values, answer_values, strict=True)
     complete = [pair for pair in pairs if None not in pair]
     known = np.array(complete, np.float64).reshape(-1, 2)
@@ -180,7 +180,7 @@ def guesses(train: Cells, dev: Cells, train_labels: Cells, dev_labels: Cells) ->
 
     0 where that is not far more than the commonest label tells, as luck may have it.
     """
-    numbers = [number(cell) for cell in train]
+    numbers = _amounts(train)
     if len(set(train)) > SMALL and None not in numbers:
         guessed = by_nearest(train, dev, train_labels)
     else:
@@ -195,8 +195,14 @@ def guesses(train: Cells, dev: Cells, train_labels: Cells, dev_labels: Cells) ->
 
 def numbers_of(column: Cells) -> NDArray[np.float64]:
     """Return the numbers of a column, 0 where a cell has none."""
-    numbers = [number(cell) or 0.0 for cell in column]
+    numbers = [value or 0.0 for value in _amounts(column)]
     return np.array(numbers)
+
+
+def _amounts(column: Cells) -> list[float | None]:
+    """Return the numbers of a column, without the unit behind them."""
+    unit = unit_of(column)
+    return [amount(cell, unit=unit) for cell in column]
 
 
 def by_nearest(train: Cells, dev: Cells, labels: Cells) -> Cells:

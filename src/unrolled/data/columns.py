@@ -9,10 +9,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from unrolled.data.dates import are_dates
+from unrolled.data.date_styles import CLOCK, names_dates, style_of
 from unrolled.data.numbers import NEARLY_ALL, decimal_mark, is_missing, number
+from unrolled.data.units import amount, bare_cells, unit_of
 
 NOTE = 8  # characters that all cells of a note begin with, such as a licence
 SHORT = 24  # characters of a text that is a word or a name
@@ -49,7 +50,8 @@ class Column:
         filled: cells that are not empty.
         numeric, whole: nearly all of them are numbers; all those are integers.
         decimal: the mark before decimals.
-        dates: nearly all of them are dates.
+        unit: what stands behind its numbers; see ``data.units``.
+        date_style: how nearly all of them say when; see ``data.date_styles``.
         lists, frames: all are lists; lists of numbers, or of lists of numbers.
         distinct: how many different ones there are.
         mean_length, words: characters and words of a cell, or items of a list, on average.
@@ -69,9 +71,20 @@ class Column:
     words: float = 0.0
     note: bool = False
     decimal: str = "."
-    dates: bool = False
+    unit: str = ""
+    date_style: str = ""
     counts_rows: bool = False
     unnamed: bool = False
+
+    @property
+    def dates(self) -> bool:
+        """Whether nearly all cells are dates or times."""
+        return self.date_style != ""
+
+    @property
+    def moments(self) -> bool:
+        """Whether they put rows in order, as times of any day do not."""
+        return self.date_style not in ("", CLOCK)
 
     @property
     def text(self) -> bool:
@@ -157,8 +170,8 @@ def look(name: str, values: Sequence[Any], decimal: str | None = None) -> Column
             mean_length=sum(map(len, filled)) / count,
             frames=all(map(_frames, filled)),
         )
-    mark = decimal or decimal_mark(filled)
-    numbers = [number(value, mark) for value in filled]
+    amounts = _amounts_of(filled, decimal)
+    numbers = amounts.numbers
     known = [value for value in numbers if value is not None]
     others = len(filled) - len(known)
     if others:
@@ -169,6 +182,9 @@ def look(name: str, values: Sequence[Any], decimal: str | None = None) -> Column
     # with a zero before them digits are a code, such as that of a town or a telephone
     codes = sum(_CODE.fullmatch(text) is not None for text in texts)
     numeric = numeric and codes * 10 <= len(texts)
+    dated = names_dates(name)
+    style = style_of(filled, named=dated) if dated or not numeric else ""
+    numeric = numeric and not style
     return Column(
         name=name,
         filled=len(filled),
@@ -179,10 +195,29 @@ def look(name: str, values: Sequence[Any], decimal: str | None = None) -> Column
         mean_length=sum(map(len, texts)) / count,
         words=sum(len(text.split()) for text in texts) / count,
         note=_are_notes(texts),
-        decimal=mark,
-        dates=not numeric and are_dates(filled),
+        decimal=amounts.decimal,
+        unit=amounts.unit if numeric else "",
+        date_style=style,
         counts_rows=numeric and _counts(numbers),
     )
+
+
+class _Amounts(NamedTuple):
+    """The numbers of a column, the mark before their decimals, and the unit behind them."""
+
+    numbers: list[float | None]
+    decimal: str
+    unit: str
+
+
+def _amounts_of(cells: Sequence[Any], decimal: str | None) -> _Amounts:
+    mark = decimal or decimal_mark(cells)
+    numbers = [number(cell, mark) for cell in cells]
+    unit = unit_of(cells) if None in numbers else ""
+    if unit:
+        mark = decimal or decimal_mark(bare_cells(cells, unit))
+        numbers = [amount(cell, mark, unit) for cell in cells]
+    return _Amounts(numbers, mark, unit)
 
 
 def _are_notes(texts: Sequence[str]) -> bool:

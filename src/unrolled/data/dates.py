@@ -40,9 +40,33 @@ _MONTH = [
     "nov",
     "dec",
 ]
+# German ones that begin otherwise
+_OTHER = {"mär": "mar", "mrz": "mar", "mai": "may", "okt": "oct", "dez": "dec"}
+_LOOSE_NAME = rf"(?P<name>{'|'.join((*_MONTH, *_OTHER))})[a-zä]*"
+_NAME = (
+    r"(?:(?P<name>jan|feb|mar|mär|mrz|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez)"
+    r"(?:uary|uar|ruary|ruar|ch|z|il|e|i|y|ust|t|tember|ober|ember)?)"
+)
 _NAMED = re.compile(
-    rf"(?:(?P<day>[0-9]{{1,2}})(?:st|nd|rd|th)?[ -])?(?P<name>{'|'.join(_MONTH)})[a-z]*[. -]+"
+    rf"(?:(?P<day>[0-9]{{1,2}})(?:st|nd|rd|th|\.)?[ -])?{_LOOSE_NAME}[. -]+"
     r"(?:(?P<late_day>[0-9]{1,2})(?:st|nd|rd|th)?,? )?(?P<year>[0-9]{4})" + _TIME,
+    re.IGNORECASE,
+)
+# 15-Jan-21 and 15JAN2021, as databases and statistics programs write them
+_NAMED_SHORT = re.compile(
+    rf"(?P<day>[0-9]{{1,2}})(?P<mark>[ /-]?){_NAME}(?P=mark)(?P<year>[0-9]{{4}}|[0-9]{{2}})"
+    + _TIME,
+    re.IGNORECASE,
+)
+# Jan-10, which is a month of 2010 in a spreadsheet
+_MONTH_AND_YEAR = re.compile(rf"{_NAME}\.?[-'](?P<year>[0-9]{{2}})", re.IGNORECASE)
+_YEAR_AND_NAME = re.compile(
+    rf"(?P<year>[0-9]{{4}})[ /-]?{_NAME}(?:[ /-](?P<late_day>[0-9]{{1,2}}))?" + _TIME,
+    re.IGNORECASE,
+)
+_WEEK = re.compile(r"(?P<year>[0-9]{4})-?W(?P<week>[0-9]{2})(?:-?(?P<weekday>[1-7]))?")
+_WEEKDAY = re.compile(
+    r"(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?[.,]* ",
     re.IGNORECASE,
 )
 # 2021Q3 and Q3 2021, in the first month of the quarter
@@ -50,14 +74,28 @@ _QUARTER = re.compile(
     r"(?:(?P<year>[0-9]{4})[ -]?Q(?P<quarter>[1-4])"
     r"|Q(?P<early_quarter>[1-4])[ -/]?(?P<late_year>[0-9]{4}))"
 )
-_YEAR_AND_MONTH = re.compile(r"(?P<year>[0-9]{4})[-/](?P<month>[0-9]{1,2})")
+_YEAR_AND_MONTH = re.compile(
+    r"(?P<year>[0-9]{4})(?:[-/](?P<month>[0-9]{1,2})|년 ?(?P<korean_month>[0-9]{1,2})월)"
+    r"|(?P<early_month>[0-9]{1,2})[-/](?P<late_year>[0-9]{4})"
+)
+_PATTERNS = (
+    _YEAR_FIRST,
+    _YEAR_LAST,
+    _NAMED,
+    _YEAR_AND_MONTH,
+    _QUARTER,
+    _NAMED_SHORT,
+    _YEAR_AND_NAME,
+    _MONTH_AND_YEAR,
+    _WEEK,
+)
 
 
 def read_date(cell: Any, day_first: bool = True) -> float | None:
     """Return the seconds from 1970 to a date, or None when the cell is none.
 
     Args:
-        cell: text such as 2021-01-02, 2021-01-02 10:30, 02.01.2021, 1/2/21, 2 Jan 2021.
+        cell: text such as 2021-01-02, 2021-01-02 10:30, 02.01.2021, 1/2/21, 2 Jan 2021, 2021-W05.
         day_first: whether 02/01/2021 is in January; see ``is_day_first``.
     """
     if isinstance(cell, datetime):
@@ -71,7 +109,9 @@ def _read(cell: str, day_first: bool) -> float | None:
     text = cell.strip()
     if not text[:1].isalnum() or len(text) > 40:
         return None
-    for pattern in (_YEAR_FIRST, _YEAR_LAST, _NAMED, _YEAR_AND_MONTH, _QUARTER):
+    if text[0].isalpha():
+        text = _WEEKDAY.sub("", text, count=1)
+    for pattern in _PATTERNS:
         match = pattern.fullmatch(text)
         if match is not None:
             return _of(match.groupdict(), day_first)
@@ -127,9 +167,21 @@ def is_order_doubtful(cells: Iterable[Any]) -> bool:
     return doubtful
 
 
+def is_year_doubtful(cells: Iterable[Any]) -> bool:
+    """Return whether all of some cells are like Jan-10, which may be a day as well as a year."""
+    years: list[int] = []
+    for cell in cells:
+        match = (
+            _MONTH_AND_YEAR.fullmatch(cell.strip()) if isinstance(cell, str) else None
+        )
+        if match is not None:
+            years.append(int(match["year"]))
+    return bool(years) and max(years) <= 31
+
+
 def _of(parts: dict[str, str | None], day_first: bool) -> float | None:
     try:
-        date = datetime(*_calendar(parts, day_first))
+        date = _week(parts) or datetime(*_calendar(parts, day_first))
         date += timedelta(hours=_hour(parts), minutes=int(parts["minute"] or 0))
         second = (parts["second"] or "0").replace(",", ".")
         date += timedelta(seconds=float(second))
@@ -137,6 +189,17 @@ def _of(parts: dict[str, str | None], day_first: bool) -> float | None:
     except (ValueError, OverflowError):
         return None
     return _seconds(date)
+
+
+def _week(parts: dict[str, str | None]) -> datetime | None:
+    """Return the day of a week of ISO 8601, its Monday where it names none."""
+    if "week" not in parts:
+        return None
+    parts |= {"minute": None, "second": None}
+    weekday = int(parts["weekday"] or 1)
+    return datetime.fromisocalendar(
+        int(parts["year"] or 0), int(parts["week"] or 0), weekday
+    )
 
 
 def _calendar(parts: dict[str, str | None], day_first: bool) -> tuple[int, int, int]:
@@ -147,8 +210,8 @@ def _calendar(parts: dict[str, str | None], day_first: bool) -> tuple[int, int, 
     parts.setdefault("second", None)
     if parts.get("name"):
         name = (parts["name"] or "").lower()
-        day = parts["day"] or parts["late_day"] or 1
-        return year, _MONTH.index(name) + 1, int(day)
+        day = parts.get("day") or parts.get("late_day") or 1
+        return year, _MONTH.index(_OTHER.get(name, name)) + 1, int(day)
     if "first" in parts:
         first = int(parts["first"] or 0)
         second = int(parts["second_part"] or 0)
@@ -156,7 +219,9 @@ def _calendar(parts: dict[str, str | None], day_first: bool) -> tuple[int, int, 
     quarter = parts.get("quarter") or parts.get("early_quarter")
     if quarter:
         return year, 3 * int(quarter) - 2, 1
-    return year, int(parts["month"] or 0), int(parts.get("day") or 1)
+    months = (parts.get(name) for name in ("month", "korean_month", "early_month"))
+    month = next(filter(None, months), "0")
+    return year, int(month), int(parts.get("day") or 1)
 
 
 def _hour(parts: dict[str, str | None]) -> int:

@@ -103,10 +103,10 @@ def decimal_mark(cells: Iterable[Any], usual: str = ".") -> str:
     return "," if commas > points else "."
 
 
-def evenly(cells: Iterable[Any]) -> Sequence[Any]:
+def evenly(cells: Iterable[Any], count: int = TELLING) -> Sequence[Any]:
     """Return so many of a column's cells as tell how it is written, from its whole length."""
     known = cells if isinstance(cells, Sequence) else list(cells)
-    step = len(known) // TELLING
+    step = len(known) // count
     return known[:: max(1, step)]
 
 

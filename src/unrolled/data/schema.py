@@ -12,6 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from unrolled.core.errors import DataError, UsageError, unknown
+from unrolled.data.column_names import (
+    LABEL_NAMES,
+    LABEL_WORDS,
+    TEXT_ANSWERS,
+    TEXT_NAMES,
+    VALUES,
+)
 from unrolled.data.columns import SHORT, Column, look
 from unrolled.data.dates import is_day_first
 from unrolled.data.numbers import decimal_mark
@@ -23,56 +30,8 @@ from unrolled.data.step_columns import (
     kinds_of_sequences,
     kinds_of_steps,
 )
+from unrolled.data.units import FACTORS, KNOWN
 
-TEXT_NAMES = (
-    "text",
-    "document",
-    "sentence",
-    "review",
-    "comment",
-    "message",
-    "content",
-    "utterance",
-    "body",
-    "question",
-    "q",
-    "title",
-    "words",
-    "tokens",
-)
-LABEL_NAMES = (
-    "label",
-    "labels",
-    "class",
-    "classes",
-    "category",
-    "categories",
-    "target",
-    "sentiment",
-    "intent",
-    "tag",
-    "tags",
-    "ner_tags",
-    "ner",
-    "y",
-    "answer",
-    "stars",
-    "rating",
-    "price",
-    "score",
-    "polarity",
-    "species",
-    "phase",
-    "result",
-    "output",
-    "product",
-    "upos",
-)
-LABEL_WORDS = ("label", "class", "category", "sentiment", "target", "score")
-# what the value of an object is named: {"label": {"name": "good", "id": 1}}
-VALUES = ("name", "label", "value", "text", "body", "id")
-# of these, the names that a text may stand under too: a translation, a reply
-TEXT_ANSWERS = ("target", "answer", "output", "result")
 PAIRS = ("translate", "rewrite")  # the tasks that answer a text with a text
 SENTENCE = 3  # words of a cell, on average, that is no name
 ENOUGH = 20  # rows that tell single words from labels which hardly repeat yet
@@ -110,7 +69,8 @@ class Schema:
 
     With ``frames`` the numbers are sequences; with ``steps`` a row of the file is one step of one,
     ``sequence`` the column that tells them apart, where there are several, and ``time`` the one
-    that puts steps in order. ``decimal`` is the mark before decimals, for numbers that do not tell.
+    that puts steps in order. ``decimal`` is the mark before decimals, for numbers that do not tell;
+    ``units`` names columns whose numbers have a unit behind them, each with its unit.
     """
 
     task: str
@@ -125,11 +85,16 @@ class Schema:
     time: str | None = None
     decimal: str = "."
     day_first: bool = True
+    units: tuple[tuple[str, str], ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The columns that are read: texts, numbers, categories, dates."""
         return (*self.text, *self.numbers, *self.categories, *self.dates)
+
+    def unit_of(self, name: str | None) -> str:
+        """Return the unit of a column of numbers, "" without one."""
+        return next((unit for column, unit in self.units if column == name), "")
 
     @property
     def writes_texts(self) -> bool:
@@ -156,9 +121,13 @@ def infer(table: Table, hints: ColumnHints) -> Schema:
         if name is not None and name not in table.columns:
             raise UsageError(f"{table.path}: {unknown('column', name, table.columns)}")
     decimal = hints.decimal or usual_decimal(table)
-    schema = _choose(table, hints, _look(table, hints, decimal))
+    columns = _look(table, hints, decimal)
+    schema = _choose(table, hints, columns)
     if schema.numbers or schema.answer is not None:
-        schema = replace(schema, decimal=decimal)
+        answer = schema.answer if schema.task == "regress" else None
+        named = [columns[name] for name in (*schema.numbers, answer) if name]
+        units = {column.name: column.unit for column in named if column.unit}
+        schema = replace(schema, decimal=decimal, units=tuple(units.items()))
     if hints.task is not None and schema.task != hints.task:
         raise UsageError(
             f"task={hints.task} does not fit these columns, which are for task={schema.task}; "
@@ -173,7 +142,12 @@ def _choose(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sch
     if hints.rows == "steps" or hints.sequence or windows:
         return _steps(table, hints, columns)
     if table.format.kind == "trees" and hints.task in (None, "parse"):
-        return Schema("parse", hints.text or ("words",), (), hints.label or "tree")
+        return Schema(
+            "parse",
+            hints.text or ("words",),
+            (),
+            hints.label or "tree",
+        )
     alone = len(columns) == 1 and not hints.label and hints.task is None
     if hints.task == "language" or alone:
         return _language(table, hints, columns)
@@ -236,7 +210,12 @@ def _labelled(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> S
     kinds = [columns[name] for name in beside]
     numbers = [columns[name] for name in reads.numbers]
     if not reads.text and are_sequences(numbers, kinds):
-        return replace(reads, task=task, answer=answer, frames=True)
+        return replace(
+            reads,
+            task=task,
+            answer=answer,
+            frames=True,
+        )
     if hints.window:
         raise UsageError(
             "data.window is for sequences of numbers; leave it out for text"
@@ -395,7 +374,12 @@ def _pair(
     output = columns[answer]
     words = columns[source].single and (output.single or output.spelt)
     task = hints.task or ("rewrite" if words else "translate")
-    return Schema(task, (source,), (), answer)
+    return Schema(
+        task,
+        (source,),
+        (),
+        answer,
+    )
 
 
 def _paired(
@@ -431,13 +415,19 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
         raise UsageError(f"data.{key} holds the answer {answer!r}; leave it out")
     known = known and task == "regress"
     others = [c for c in columns.values() if c.name != answer or known]
-    times = [c.name for c in others if c.dates and c.name != answer]
+    times = [c.name for c in others if c.moments and c.name != answer]
     first = next(iter(times), None)
     time = hints.time or first
     reads = _as_named(hints)
     if not hints.inputs:
         dated = time if time in dates else None
-        reads = _of(kinds_of_steps(others, answer, dated))
+        reads = _of(
+            kinds_of_steps(
+                others,
+                answer,
+                dated,
+            )
+        )
     reads = _of(dict.fromkeys(hints.without, ()), reads)
     if not reads.inputs:
         raise DataError(
@@ -467,7 +457,11 @@ def _answer_of_steps(
     # a label of steps is a word; y is a coordinate here
     words = {name: c for name, c in columns.items() if not c.numeric and c.labels}
     forecast = hints.window is not None and hints.task != "tag"
-    answer = hints.label or _answer(table, hints, (not forecast and words) or columns)
+    answer = hints.label or _answer(
+        table,
+        hints,
+        (not forecast and words) or columns,
+    )
     if answer is None:
         raise DataError(
             "no column looks like an answer; name it with data.label", table.path
@@ -479,7 +473,11 @@ def _answer_of_steps(
     if forecast and columns[answer].numeric and not is_named:
         # what is forecast is a value, be it one of a few
         task = "regress"
-    if hints.window is None and not is_constant(table, hints.sequence, answer):
+    if hints.window is None and not is_constant(
+        table,
+        hints.sequence,
+        answer,
+    ):
         if task == "regress":
             raise UsageError(
                 f"{answer} has a value at every step: set data.window=N to predict it from the N "
@@ -495,7 +493,11 @@ def _of(kinds: Kinds, reads: Schema = Schema("")) -> Schema:
     return replace(reads, **values)
 
 
-def _language(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Schema:
+def _language(
+    table: Table,
+    hints: ColumnHints,
+    columns: dict[str, Column],
+) -> Schema:
     text = hints.text
     if not text:
         texts = _texts(list(columns.values())) or _longest(list(columns.values()))
@@ -533,7 +535,11 @@ def _is_of_one(name: str, answer: str | None) -> bool:
     return bool(dot) and name.startswith(f"{outer}.")
 
 
-def _answer(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> str | None:
+def _answer(
+    table: Table,
+    hints: ColumnHints,
+    columns: dict[str, Column],
+) -> str | None:
     """Return the column to predict: by its name, else the last, unless others are labels alone."""
     able = [c for c in columns.values() if c.name not in hints.inputs and c.filled]
     named = _named(LABEL_NAMES, able) or _called(able)
@@ -566,6 +572,8 @@ def _task(answer: Column) -> str:
         return "tag"
     if not answer.numeric:
         return "classify"
+    if answer.labels and answer.unit not in ("", FACTORS, *KNOWN):
+        return "classify"  # 5 stars
     few = (
         answer.whole and answer.distinct <= 20 and answer.filled >= 8 * answer.distinct
     )

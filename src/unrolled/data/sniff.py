@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unrolled.data.dates import are_dates
-from unrolled.data.numbers import MISSING, are_numbers, number
+from unrolled.data.date_styles import style_of
+from unrolled.data.numbers import MISSING, number
+from unrolled.data.units import are_amounts
 
 Cells = Sequence[str]  # of a row, or of a column
 Rows = Sequence[Cells]
@@ -144,7 +145,7 @@ def closed_columns(rows: Rows) -> int:
     """Return how many columns hold numbers only, or a few words again and again, below row one."""
     body = rows[1:] or rows
     columns = map(_bare, zip(*body, strict=True))
-    return sum(are_numbers(column) or _closed(column) for column in columns)
+    return sum(are_amounts(column) or _closed(column) for column in columns)
 
 
 def _closed(column: Cells) -> bool:
@@ -222,11 +223,16 @@ def _is_surely_header(rows: Rows) -> bool:
     # where the first row is all there is, it stands over nothing
     columns = list(zip(first, map(_bare, body), strict=False))
     for cell, column in columns:
-        if cell.lower() not in MISSING and (are_numbers(column) or are_dates(column)):
-            return not are_dates([cell])
+        if cell.lower() not in MISSING and (are_amounts(column) or _say_when(column)):
+            return not _say_when([cell])
     if not names_columns([named]):
         return _over_labels(first, body)
     return not any(cell and cell in column for cell, column in columns)
+
+
+def _say_when(cells: Cells) -> bool:
+    """Return whether nearly all cells are dates or times."""
+    return style_of(cells, named=False) != ""
 
 
 def names_columns(rows: Rows) -> bool:

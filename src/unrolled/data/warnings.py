@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 from unrolled.core.errors import DataWarning, listed, shown
 from unrolled.core.words import counted
 from unrolled.data.columns import REPEATS, Column, label, look, spelling
+from unrolled.data.date_styles import (
+    CLOCK,
+    DATE,
+    SHOWN,
+    may_be_durations,
+    read_order,
+    read_styled,
+    style_of,
+)
 from unrolled.data.dates import (
     is_day_first,
     is_order_doubtful,
+    is_year_doubtful,
     read_date,
-    read_moment,
 )
 from unrolled.data.numbers import decimal_mark, evenly, is_doubtful, is_missing, number
 from unrolled.data.schema import ColumnHints, Schema
 from unrolled.data.sources import Document, Table
+from unrolled.data.units import amount, bare_cells, marks_in, units_in
 
 NAMED = 3  # lines, or labels, that a warning names
 SURE = 0.97  # of the rows whose answer another column gives away
@@ -28,6 +38,21 @@ ENOUGH = 20  # rows from which that is told
 BEGINNING = 100_000  # characters that tell what a text is
 MOSTLY = 0.9  # of its words that are numbers
 WINDOW = 24  # steps that are proposed to forecast from
+TRUE = ("true", "1", "yes", "y", "t")
+FALSE = ("false", "0", "no", "n", "f")
+TOTALS = (
+    "total",
+    "grand total",
+    "sum",
+    "totals",
+    "summe",
+    "gesamt",
+    "합계",
+    "총계",
+    "계",
+)
+TRIED = 12  # columns that are tried together, to tell sequences apart
+HOURS = ("hour", "hours", "hr", "stunde", "시", "시간")
 GAP = 1.5  # usual steps of time from which some are missing: of years some are a day longer
 
 
@@ -54,15 +79,21 @@ def warnings_of(
         if answers.numeric and not schema.frames:
             warnings += _may_be_series(table, schema)
     for name in written.numbers:
-        warnings += _no_numbers(table, name, schema.decimal, missing, samples)
+        warnings += _no_numbers(table, name, schema, missing, samples)
     for name in written.dates:
         warnings += _no_dates(table, name)
     if hints.decimal is None:
         names = (*written.numbers, schema.answer)
         known = [name for name in names if name]
-        warnings += _decimals(table, known, schema.decimal, samples)
+        warnings += _decimals(table, known, schema, samples)
     if schema.time is not None:
         warnings += _order(table, schema, hints.sequence)
+    for name in table.columns:
+        if name not in schema.numbers and not schema.unit_of(name):
+            warnings += _several_units(table, name)
+    for name in (*written.numbers, *([schema.answer] if schema.answer else [])):
+        warnings += _several_marks(table, name)
+    warnings += _total(table)
     warnings += _left_out(table, schema, hints)
     return warnings
 
@@ -109,10 +140,15 @@ def _exceptions(
 
 
 def _no_numbers(
-    table: Table, name: str, decimal: str, missing: str, samples: bool
+    table: Table, name: str, schema: Schema, missing: str, samples: bool
 ) -> Iterator[DataWarning]:
-    mark = decimal_mark(table.cells(name), decimal)
-    odd = list(_exceptions(table, name, lambda cell: number(cell, mark) is not None))
+    unit = schema.unit_of(name)
+    mark = decimal_mark(bare_cells(table.cells(name), unit), schema.decimal)
+
+    def is_number(cell: Any) -> bool:
+        return amount(cell, mark, unit) is not None
+
+    odd = list(_exceptions(table, name, is_number))
     if not odd or missing == "error":
         return
     lines = [line for line, _ in odd]
@@ -129,6 +165,42 @@ def _no_numbers(
     )
 
 
+def _several_units(table: Table, name: str) -> Iterator[DataWarning]:
+    """Warn of a column of amounts that are in several units, so that it is none of numbers."""
+    units = units_in(table.cells(name))
+    if units:
+        yield DataWarning(
+            f"{name} holds amounts in several units ({listed(units)}): it is not read as numbers",
+            "write all of them in one unit",
+        )
+
+
+def _several_marks(table: Table, name: str) -> Iterator[DataWarning]:
+    """Warn of numbers in several currencies, or with and without a percent sign."""
+    marks = marks_in(table.cells(name))
+    if marks:
+        yield DataWarning(
+            f"{name} holds numbers with several marks ({listed(marks)}), which are read as if "
+            "they were one",
+            "write all of them in one unit",
+        )
+
+
+def _total(table: Table) -> Iterator[DataWarning]:
+    """Warn of a last row that sums up the others."""
+    cells = (
+        [cell for cell in table.rows[-1] if isinstance(cell, str)] if table.rows else []
+    )
+    if not cells or cells[0].strip().lower().rstrip(":") not in TOTALS:
+        return
+    line = table.position(table.lines[-1])[1]
+    yield DataWarning(
+        f"line {line} begins with {shown(cells[0])}: it is read as a row like the others",
+        "remove it where it sums them up",
+        line,
+    )
+
+
 def _no_dates(table: Table, name: str) -> Iterator[DataWarning]:
     cells = table.cells(name)
     if is_order_doubtful(cells):
@@ -137,8 +209,28 @@ def _no_dates(table: Table, name: str) -> Iterator[DataWarning]:
             "day/month/year",
             "write dates as 2021-01-31",
         )
-    odd = list(_exceptions(table, name, lambda cell: read_date(cell) is not None))
-    odd = [(line, cell) for line, cell in odd if read_date(cell, False) is None]
+    if is_year_doubtful(cells):
+        yield DataWarning(
+            f"{name} has months such as Jan-10, which may be of a year or have a day: read as "
+            "month and year",
+            "write dates as 2010-01-31",
+        )
+    style = style_of(cells) or DATE
+    if style == CLOCK and may_be_durations(cells):
+        yield DataWarning(
+            f"{name} is read as the time of a day, with the hour as an angle",
+            "write durations as numbers of minutes or seconds",
+        )
+    if style in SHOWN:
+        yield DataWarning(
+            f"{name} holds numbers that are read as dates: {SHOWN[style]}",
+            f"data.numbers=[..., {name}] reads them as numbers",
+        )
+    odd = list(
+        _exceptions(table, name, lambda cell: read_styled(cell, style) is not None)
+    )
+    if style == DATE:
+        odd = [(line, cell) for line, cell in odd if read_date(cell, False) is None]
     if odd:
         lines = [line for line, _ in odd]
         yield DataWarning(
@@ -150,11 +242,12 @@ def _no_dates(table: Table, name: str) -> Iterator[DataWarning]:
 
 
 def _decimals(
-    table: Table, names: Iterable[str], decimal: str, samples: bool
+    table: Table, names: Iterable[str], schema: Schema, samples: bool
 ) -> Iterator[DataWarning]:
     """Warn of columns in which 1,234 may be a thousand or a bit more than one."""
+    decimal = schema.decimal
     for name in names:
-        cells = evenly(table.cells(name))
+        cells = bare_cells(evenly(table.cells(name)), schema.unit_of(name))
         doubtful = [cell for cell in cells if is_doubtful(cell)]
         # with a point before decimals those with a point are as usual
         strange = [cell for cell in doubtful if decimal == "," or "," in cell]
@@ -170,10 +263,21 @@ def _decimals(
 
 
 def _labels(table: Table, answer: str) -> Iterator[DataWarning]:
-    """Warn of labels that differ by hardly anything, and say which were taken as one."""
     cells = table.cells(answer)
     counts = Counter(label(cell) for cell in cells)
     padded = [cell for cell in cells if isinstance(cell, str) and cell != label(cell)]
+    yield from warnings_of_labels(counts, padded)
+
+
+def warnings_of_labels(
+    counts: Counter[str], padded: Sequence[str] = ()
+) -> Iterator[DataWarning]:
+    """Warn of labels that differ by hardly anything, and say which were taken as one.
+
+    Args:
+        counts: how often each label occurs.
+        padded: labels with blanks around them.
+    """
     same = _groups(counts, spelling)
     same += [[shown(cell), label(cell)] for cell in padded[:1]]
     if same:
@@ -181,12 +285,30 @@ def _labels(table: Table, answer: str) -> Iterator[DataWarning]:
             "labels that differ by blanks or spelling alone are one label: "
             + listed(same[0])
         )
+    mixed = _truth_values(counts)
+    if mixed:
+        yield DataWarning(
+            f"labels that may mean one are {len(mixed)} labels: {listed(mixed)}",
+            "write them alike where they are one",
+        )
     folded = _groups(Counter({spelling(name): 1 for name in counts}), str.casefold)
     if folded:
         yield DataWarning(
             f"labels that differ by case alone are {len(folded[0])} labels: {listed(folded[0])}",
             "mend the file where they are one",
         )
+
+
+def _truth_values(counts: Counter[str]) -> list[str]:
+    """Return labels that say true in several ways, or false, where all labels say either."""
+    names = {spelling(name).lower(): name for name in counts if name}
+    if not names or not all(name in (*TRUE, *FALSE) for name in names):
+        return []
+    for words in (TRUE, FALSE):
+        several = [name for word, name in names.items() if word in words]
+        if len(several) > 1:
+            return several
+    return []
 
 
 def _rare_labels(answers: Column, schema: Schema) -> Iterator[DataWarning]:
@@ -328,7 +450,8 @@ def _order(table: Table, schema: Schema, sequence: str | None) -> Iterator[DataW
 def _times(table: Table, name: str) -> list[Any]:
     cells = table.cells(name)
     day_first = is_day_first(cells)
-    return [read_moment(cell, day_first) for cell in cells]
+    style = style_of(cells)
+    return [read_order(cell, style, day_first) for cell in cells]
 
 
 def _backwards(
@@ -348,25 +471,52 @@ def _repeated(
 ) -> DataWarning:
     """Ask for the column that tells sequences apart, and propose one with which none repeats."""
     line = table.position(table.lines[repeated[0]])[1]
-    proposed: list[tuple[int, str]] = []
+    seen = f"{time} stands there more than once in {counted(len(repeated), 'row')} (line {line} is "
+    values: dict[str, list[str]] = {}
     for name in table.columns:
-        values = table.cells(name)
-        plain = not any(isinstance(value, list | dict) for value in values)
-        if name == time or not plain:
-            continue
-        pairs = {
-            (moment, label(value)) for moment, value in zip(times, values, strict=True)
-        }
-        distinct = len(set(map(label, values)))
-        if len(pairs) == len(times) and 4 * distinct <= len(times):
-            proposed.append((distinct, name))
-    column = min(proposed)[1] if proposed else "COLUMN"
-    return DataWarning(
-        f"{time} stands there more than once in {counted(len(repeated), 'row')} (line {line} is "
-        "the first): rows of several sequences are read as one",
-        f"data.sequence={column}",
-        line,
-    )
+        cells = table.cells(name)
+        if name != time and not any(isinstance(cell, list | dict) for cell in cells):
+            values[name] = list(map(label, cells))
+    clocks = [name for name in values if _is_hour(name, values[name])]
+    alone = _telling_apart(times, values, 1)
+    if alone and alone[0] in clocks:
+        return DataWarning(
+            f"{seen}the first), and {alone[0]} says when on that day: its rows are read without it",
+            f"write {time} and {alone[0]} as one column",
+            line,
+        )
+    message = f"{seen}the first): rows of several sequences are read as one"
+    both = [] if alone else _telling_apart(times, values, 2)
+    if both:
+        names = " and ".join(both)
+        return DataWarning(
+            f"{message}; {names} tell them apart together",
+            f"write {names} as one column, and name it with data.sequence",
+            line,
+        )
+    return DataWarning(message, f"data.sequence={(alone or ['COLUMN'])[0]}", line)
+
+
+def _telling_apart(
+    times: Sequence[Any], values: Mapping[str, Sequence[str]], count: int
+) -> list[str]:
+    """Return the ``count`` columns of fewest values with which no moment stands there twice."""
+    sizes = {name: len(set(cells)) for name, cells in values.items()}
+    few = [name for name in sizes if sizes[name] > 1 and 4 * sizes[name] <= len(times)]
+    few = sorted(few, key=sizes.__getitem__)[:TRIED]
+    proposed: list[tuple[int, list[str]]] = []
+    for names in combinations(few, count):
+        columns = [values[name] for name in names]
+        sequences = len(set(zip(*columns, strict=True)))
+        rows = len(set(zip(times, *columns, strict=True)))
+        if rows == len(times) and 4 * sequences <= len(times):
+            proposed.append((sequences, list(names)))
+    return min(proposed)[1] if proposed else []
+
+
+def _is_hour(name: str, cells: Sequence[str]) -> bool:
+    """Return whether a column says when on a day its rows are."""
+    return name.strip().lower() in HOURS or style_of(cells, named=False) == CLOCK
 
 
 def _may_be_series(table: Table, schema: Schema) -> Iterator[DataWarning]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.core.errors import DataError, shown
-from unrolled.data.numbers import number
+from unrolled.data.units import FACTORS, amount
 
 LARGEST = 1e30  # of a number that is read: scores square it, in float32 at times
 
@@ -57,12 +57,13 @@ def scale_of(
     return means, np.where(deviations > 1e-9 * np.abs(means), deviations, 1.0)
 
 
-def read_number(column: str, cell: Any, decimal: str = ".") -> float:
+def read_number(column: str, cell: Any, decimal: str = ".", unit: str = "") -> float:
     """Return the number in a cell. Raises InvalidCell: there is none, or one that is too large."""
-    value = number(cell, decimal)
+    value = amount(cell, decimal, unit)
     if value is None:
+        of_unit = f" in {unit}" if unit not in ("", FACTORS) else ""
         raise InvalidCell(
-            f"column {column!r} holds {shown(cell)} where a number is expected"
+            f"column {column!r} holds {shown(cell)} where a number{of_unit} is expected"
         )
     if abs(value) > LARGEST:
         raise InvalidCell(

@@ -18,8 +18,9 @@ import numpy as np
 from unrolled.core.errors import UserError, shown
 from unrolled.core.saving import LATER, as_saved
 from unrolled.data.columns import label, spelling
-from unrolled.data.dates import EPOCH, is_day_first, read_date
-from unrolled.data.numbers import is_missing, number
+from unrolled.data.date_styles import DATE, read_styled, style_of
+from unrolled.data.dates import EPOCH, is_day_first
+from unrolled.data.numbers import is_missing
 from unrolled.fields.base import (
     LARGEST,
     InvalidCell,
@@ -77,12 +78,13 @@ class NumberColumn:
         decimal: str | None,
         missing: Missing,
         usual: str = ".",
+        unit: str = "",
     ) -> Self:
         """Learn the scale, and what stands in for a missing number."""
-        scale = Number.fit(name, cells, decimal, usual=usual)
+        scale = Number.fit(name, cells, decimal, usual=usual, unit=unit)
         if missing in ("drop", "error"):
             return cls(scale, dropped=missing == "drop")
-        numbers = [number(cell, scale.decimal) for cell in cells]
+        numbers = [scale.read(cell) for cell in cells]
         known = [v for v in numbers if v is not None and abs(v) <= LARGEST]
         fill = np.median(known) if missing == "median" else np.mean(known)
         return cls(scale, float(fill), flagged=None in numbers)
@@ -93,14 +95,14 @@ class NumberColumn:
         Raises:
             InvalidCell: there is no number, and nothing to stand in for it.
         """
-        value = number(cell, self.scale.decimal)
+        value = self.scale.read(cell)
         if value is not None:
             features = self.scale.check(cell)
             return (features, 0.0) if self.flagged else (features,)
         if self.fill is None or not (training or is_missing(cell)):
             if self.dropped:
                 raise MissingCell(f"column {self.name!r} holds no number")
-            read_number(self.name, cell, self.scale.decimal)
+            read_number(self.name, cell, self.scale.decimal, self.scale.unit)
         assert self.fill is not None
         filled = scaled(self.name, self.fill, self.scale.mean, self.scale.deviation)
         return (filled, 1.0) if self.flagged else (filled,)
@@ -188,6 +190,7 @@ class DateColumn:
     years: float
     has_time: bool
     rounds: tuple[str, ...] | None = field(default=None, metadata=LATER)
+    style: str = field(default=DATE, metadata=LATER)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -209,14 +212,17 @@ class DateColumn:
         day_first: bool | None,
         of_steps: bool = False,
     ) -> Self:
-        """Learn the order of day and month, which years there are, and of steps what comes round.
+        """Learn how dates are written, the order of day and month, and which years there are.
+
+        Of the steps of sequences it learns which parts come round.
 
         Raises:
             UserError: there is no date.
         """
         if day_first is None:
             day_first = is_day_first(cells)
-        dates = [read_date(cell, day_first) for cell in cells]
+        style = style_of(cells) or DATE
+        dates = [read_styled(cell, style, day_first) for cell in cells]
         known = [seconds for seconds in dates if seconds is not None]
         if not known:
             raise UserError(f"column {name!r} holds no date")
@@ -224,12 +230,12 @@ class DateColumn:
         mean = float(years.mean())
         deviation = float(years.std()) or 1.0
         has_time = any(seconds % DAY for seconds in known)
-        column = cls(name, day_first, mean, deviation, has_time)
+        column = cls(name, day_first, mean, deviation, has_time, style=style)
         return replace(column, rounds=_rounds(known)) if of_steps else column
 
     def encode(self, cell: Any, training: bool) -> Features:
         """Return the features of a cell. Raises InvalidCell: it holds something else."""
-        seconds = read_date(cell, self.day_first)
+        seconds = read_styled(cell, self.style, self.day_first)
         if seconds is None:
             if not (training or is_missing(cell)):
                 raise InvalidCell(

@@ -64,7 +64,10 @@ class Frames:
     def feature_columns(self) -> tuple[str, ...]:
         """The column that each number of a step, as a model reads it, is of."""
         indices = [*range(len(self.means)), *self.flagged]
-        return tuple(self._column_of(index) for index in indices)
+        names = tuple(self._column_of(index) for index in indices)
+        if self.others is None:
+            return names
+        return names + self.others.feature_columns
 
     @classmethod
     def fit(

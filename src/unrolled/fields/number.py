@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from unrolled.core.errors import UserError
 from unrolled.core.saving import LATER, as_saved
-from unrolled.data.numbers import decimal_mark, is_missing, number
+from unrolled.data.numbers import decimal_mark, is_missing
+from unrolled.data.units import amount, bare_cells
 from unrolled.fields.base import (
     LARGEST,
     MissingCell,
@@ -31,6 +32,7 @@ class Number:
         whole: all that were seen are integers.
         decimal: the mark before decimals.
         optional: a row without a value is left out, and not refused.
+        unit: what stands behind the numbers; see ``data.units``.
     """
 
     column: str
@@ -39,6 +41,7 @@ class Number:
     whole: bool
     decimal: str = field(default=".", metadata=LATER)
     optional: bool = field(default=False, metadata=LATER)
+    unit: str = field(default="", metadata=LATER)
 
     @classmethod
     def fit(
@@ -48,6 +51,7 @@ class Number:
         decimal: str | None = None,
         optional: bool = False,
         usual: str = ".",
+        unit: str = "",
     ) -> Self:
         """Learn the scale; values that are not numbers are left to ``check``.
 
@@ -57,11 +61,12 @@ class Number:
             decimal: the mark before decimals; None to tell it from the cells.
             optional: whether a row without a value is left out.
             usual: the mark where no cell tells it.
+            unit: what stands behind the numbers.
         """
-        mark = decimal or decimal_mark(values, usual)
+        mark = decimal or decimal_mark(bare_cells(values, unit), usual)
         numbers = []
         for value in values:
-            parsed = number(value, mark)
+            parsed = amount(value, mark, unit)
             if parsed is not None and abs(parsed) <= LARGEST:
                 numbers.append(parsed)
         if not numbers:
@@ -70,13 +75,17 @@ class Number:
         whole = bool((seen == np.round(seen)).all())
         means, deviations = scale_of(seen[:, None])
         mean = float(means[0])
-        return cls(column, mean, float(deviations[0]), whole, mark, optional)
+        return cls(column, mean, float(deviations[0]), whole, mark, optional, unit)
+
+    def read(self, cell: Any) -> float | None:
+        """Return the number in a cell, in the unit of the file; None where there is none."""
+        return amount(cell, self.decimal, self.unit)
 
     def check(self, cell: Any) -> float:
         """Return the scaled value. Raises InvalidCell: it is no number, or too large."""
         if self.optional and is_missing(cell):
             raise MissingCell(f"column {self.column!r} holds no number")
-        value = read_number(self.column, cell, self.decimal)
+        value = read_number(self.column, cell, self.decimal, self.unit)
         return scaled(self.column, value, self.mean, self.deviation)
 
     def decode(self, scaled: NDArray[np.float64]) -> NDArray[np.float64]:

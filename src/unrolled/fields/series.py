@@ -22,6 +22,7 @@ from unrolled.data.dates import read_moment
 from unrolled.data.examples import Ints, Spans
 from unrolled.data.numbers import is_missing, number
 from unrolled.data.sources import Table
+from unrolled.data.units import amount
 from unrolled.fields.base import InvalidCell, MissingCell, invalid_row, read_number
 
 Floats = NDArray[np.float32]
@@ -41,6 +42,7 @@ class WindowSpec:
         missing: what becomes of a step without a number; see ``data.missing``.
         decimal: the mark before decimals.
         day_first: whether the day stands before the month in ``time``.
+        units: columns whose numbers have a unit behind them, each with its unit.
     """
 
     steps: bool = False
@@ -52,6 +54,12 @@ class WindowSpec:
     missing: str = field(default="error", metadata=LATER)
     decimal: str = field(default=".", metadata=LATER)
     day_first: bool = field(default=True, metadata=LATER)
+    units: tuple[tuple[str, str], ...] = field(default=(), metadata=LATER)
+
+    def __post_init__(self) -> None:
+        """Make pairs of what was read back as lists."""
+        pairs = tuple((name, unit) for name, unit in self.units)
+        object.__setattr__(self, "units", pairs)
 
     @property
     def fills(self) -> bool:
@@ -156,6 +164,7 @@ def gather(
     Raises:
         DataError: a row is faulty, by its line, or no row is left.
     """
+    table = _without_units(table, spec)
     table, breaks = _in_order(table, indices, spec.day_first)
     errors = list(table.skipped)
     rows = zip(table.rows, table.lines, strict=True)
@@ -188,6 +197,24 @@ def gather(
     if not kept:
         raise DataError("no row is left to read", table.path)
     return _laid(table, kept, indices.numbers, errors, spec.decimal)
+
+
+def _without_units(table: Table, spec: WindowSpec) -> Table:
+    """Return a table whose amounts, such as 70 kg, are numbers."""
+    units: dict[int, str] = {}
+    for name, unit in spec.units:
+        if name in table.columns:
+            units[table.columns.index(name)] = unit
+    if not units:
+        return table
+    rows: list[tuple[Any, ...]] = []
+    for row in table.rows:
+        cells = list(row)
+        for index, unit in units.items():
+            value = amount(cells[index], spec.decimal, unit)
+            cells[index] = cells[index] if value is None else value
+        rows.append(tuple(cells))
+    return replace(table, rows=rows)
 
 
 def _in_order(

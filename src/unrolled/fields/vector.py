@@ -48,13 +48,17 @@ class Vector:
     def schema(self) -> Schema:
         """Which columns are numbers, categories and dates, without a task."""
         names: dict[str, list[str]] = {kind: [] for kind in KINDS}
+        units: list[tuple[str, str]] = []
         for column in self.features:
             names[column.kind].append(column.name)
+            if isinstance(column, NumberColumn) and column.scale.unit:
+                units.append((column.name, column.scale.unit))
         return Schema(
             "",
             numbers=tuple(names[NumberColumn.kind]),
             categories=tuple(names[CategoryColumn.kind]),
             dates=tuple(names[DateColumn.kind]),
+            units=tuple(units),
         )
 
     @property
@@ -93,8 +97,11 @@ class Vector:
             elif name in schema.dates:
                 fitted.append(DateColumn.fit(name, cells, day_first, schema.frames))
             else:
-                column = NumberColumn.fit(name, cells, decimal, missing, schema.decimal)
-                fitted.append(column)
+                usual = schema.decimal
+                unit = schema.unit_of(name)
+                fitted.append(
+                    NumberColumn.fit(name, cells, decimal, missing, usual, unit)
+                )
         return cls(tuple(fitted))
 
     def check(self, cells: Sequence[Any]) -> Features:

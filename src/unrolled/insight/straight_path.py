@@ -216,7 +216,11 @@ class StraightPath:
         total = float(shares.sum())
         if self.features is not None:
             products = others.pop(0) * self.features[0].double()
-            columns = _by_name(self.steps.features, products.numpy())
+            by_feature = products.reshape(-1, products.shape[-1]).sum(0)
+            columns = _by_name(self.steps.features, by_feature.numpy())
+            if products.dim() == 2:
+                # what stands next to each step is a part of it
+                shares = shares + products.sum(1).numpy()
             total += float(products.sum())
         return Shares(
             shares,

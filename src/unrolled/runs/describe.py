@@ -9,6 +9,7 @@ from unrolled.core.errors import DataError, DataWarning
 from unrolled.core.words import counted
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
+from unrolled.data.units import described
 from unrolled.data.warnings import lines_of
 from unrolled.fields.base import LeftOut
 from unrolled.fields.series import Series
@@ -30,6 +31,9 @@ def describe(data: Data, schema: Schema, task: Task) -> list[str]:
         (index,) = locate(data, [schema.answer], data.columns)
         answers = task.describe_answers([row[index] for row in data.rows])
         lines.append(f"predicts: {schema.answer} (data.label=COLUMN); {answers}")
+    if schema.units:
+        units = [described(name, unit) for name, unit in schema.units]
+        lines.append(f"units: {', '.join(units)}")
     others = left_out(data, schema)
     if others:
         lines.append(f"leaves out: {', '.join(others)}")
@@ -50,6 +54,7 @@ def facts_of(
         "task": schema.task,
         "labels": len(task.class_names) or None,
         "label_names": list(task.class_names) or None,
+        "units": dict(schema.units),
         "leaves_out": left_out(data, schema),
         "warnings": [warning.to_json() for warning in warnings],
     }

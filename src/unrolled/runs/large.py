@@ -9,20 +9,26 @@ held-out part are scored, and simple methods are fitted on the first rows.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from unrolled.core.errors import UsageError
+from unrolled.core.errors import DataWarning, UsageError
 from unrolled.core.files import Watched
 from unrolled.core.words import counted
 from unrolled.data.shards import identity, refuse_changed
-from unrolled.data.sources import Document, fingerprint
+from unrolled.data.sources import Document, Table, fingerprint
+from unrolled.data.warnings import (
+    warnings_of,
+    warnings_of_labels,
+    warnings_of_text,
+)
 from unrolled.runs import shard_files
 from unrolled.runs.describe import facts_of
-from unrolled.runs.prepared import Prepared, load_data, schema_of
+from unrolled.runs.prepared import Prepared, column_hints, load_data, schema_of
 from unrolled.runs.recipes import find_data
 from unrolled.runs.resolve import Machine
-from unrolled.runs.shard_files import ShardFile, begin, read_rows
+from unrolled.runs.shard_files import ShardFile, ShardParts, begin, read_rows
 from unrolled.runs.shard_table import prepare_table
 from unrolled.runs.shard_text import prepare_text
 from unrolled.tasks.base import AnswerOptions, Data, Task
@@ -67,10 +73,14 @@ def prepare(
     if parts is None:
         return None
     task = parts.task
+    warnings = _warnings(file, parts)
     digest = file.key["sha256"]
     files = {str(config.train): digest}
     dev_data = parts.dev
-    lines = parts.lines
+    lines = [*parts.lines, *map(str, warnings)]
+    if warnings and parts.partial and isinstance(file.head, Table):
+        count = f"{len(file.head.rows):,}"
+        lines.append(f"warnings: told from the first {count} rows, and from all labels")
     watched = [file.watched]
     if config.dev is not None:
         dev_path = find_data(requested, config.dev)
@@ -98,8 +108,21 @@ def prepare(
         lines,
         files,
         partial=parts.partial,
-        facts=facts_of(parts.kept, task.schema, task, ()),
+        facts=facts_of(parts.kept, task.schema, task, warnings),
+        warnings=tuple(warnings),
     )
+
+
+def _warnings(file: ShardFile, parts: ShardParts) -> list[DataWarning]:
+    """Return what a person should look at: of the first rows, and of the labels of all rows."""
+    if isinstance(file.head, Document):
+        return warnings_of_text(file.head)
+    config = file.recipe.data
+    hints = column_hints(file.recipe)
+    samples = file.recipe.report.samples
+    first = warnings_of(file.head, file.schema, hints, config.missing, samples)
+    alike = warnings_of_labels(Counter(parts.labels))
+    return [*first, *(warning for warning in alike if warning not in first)]
 
 
 def _open(requested: Recipe, path: Path, machine: Machine) -> ShardFile | None:

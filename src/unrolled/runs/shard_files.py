@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,7 @@ class ShardParts:
     """What a file was made into.
 
     ``kept`` are its first training rows, ``partial`` whether there are more; ``dev`` is scored.
+    ``labels`` counts the answers of all of its rows.
     """
 
     recipe: Recipe
@@ -115,6 +116,7 @@ class ShardParts:
     partial: bool
     dev: Data | None
     lines: list[str]
+    labels: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_rows(recipe: Recipe, path: Path, limit: int | None = -1) -> Rows:
@@ -147,7 +149,15 @@ def as_table(rows: Rows | Table, chosen: Iterable[Any]) -> Table:
     cells = [row for _, row in pairs]
     lines = [line for line, _ in pairs]
     parts = list(rows.parts)
-    return Table(str(rows.path), rows.format, rows.columns, cells, lines, parts=parts)
+    return Table(
+        str(rows.path),
+        rows.format,
+        rows.columns,
+        cells,
+        lines,
+        parts=parts,
+        warnings=rows.warnings,
+    )
 
 
 def first(rows: Iterable[NumberedRow], characters: int) -> list[NumberedRow]:

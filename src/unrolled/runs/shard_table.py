@@ -78,6 +78,7 @@ def prepare_table(file: ShardFile, task: Task | None) -> ShardParts | None:
         len(start.rows) < survey["kept"],
         dev,
         _describe(file, task, recipe, survey, kept, dev),
+        survey["labels"],
     )
 
 

@@ -68,7 +68,14 @@ class Regress(Labelled):
         answers = raw_answers(recipe, schema, table, answer_index)
         optional = recipe.data.missing != "error"
         decimal = recipe.data.decimal
-        output = Number.fit(schema.answer, answers, decimal, optional, schema.decimal)
+        output = Number.fit(
+            schema.answer,
+            answers,
+            decimal,
+            optional,
+            schema.decimal,
+            schema.unit_of(schema.answer),
+        )
         if recipe.data.difference:
             # whole steps are no sign of whole values
             output = replace(output, whole=False)
@@ -128,7 +135,8 @@ class Regress(Labelled):
 
     def describe_answers(self, values: Sequence[Any]) -> str:
         """Say between what the values lie."""
-        return describing.numbers(self.flat_answers(values))
+        answers = self.flat_answers(values)
+        return describing.numbers([self.output.read(answer) for answer in answers])
 
     def baselines(self, split: Split) -> list[Method]:
         """The mean, the last value, and linear regression."""

@@ -102,6 +102,7 @@ def reading(recipe: Recipe, schema: Schema) -> WindowSpec:
         data.missing,
         data.decimal or schema.decimal,
         schema.day_first,
+        schema.units,
     )
 
 

@@ -19,6 +19,7 @@ from unrolled.fields.text import Text
 from unrolled.fields.text_and_columns import TextAndColumns
 from unrolled.fields.vector import Vector
 from unrolled.fields.words import Words
+from unrolled.fields.words_and_columns import WordsAndColumns
 from unrolled.models import Aligned, LanguageModel, ManyToOne, OneToOne, Unaligned
 from unrolled.nn import NGrams
 from unrolled.tasks.steps import (
@@ -67,6 +68,14 @@ def read_input(field: Any, cells: Sequence[Any]) -> InputSteps:
     if isinstance(field, Words):
         roles = () if field.tokenizer is None else OF_SPELLING
         return InputSteps(tuple(value), first_batch(examples), roles)
+    if isinstance(field, WordsAndColumns):
+        spelling = () if field.tokenizer is None else OF_SPELLING
+        return InputSteps(
+            tuple(value[0]),
+            first_batch(examples),
+            (FEATURES, *spelling),
+            features=field.vector.feature_columns,
+        )
     batch = first_batch(examples)
     if isinstance(field, Vector):
         return InputSteps(("row",), batch, features=field.feature_columns)
@@ -137,7 +146,7 @@ class LabelledSteps(StepReader):
 class TaggedSteps(StepReader):
     """A label at every step."""
 
-    field: Words | Frames
+    field: Words | WordsAndColumns | Frames
     names: tuple[str, ...]
     at_each_step = True
     labels_steps = True

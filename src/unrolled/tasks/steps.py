@@ -86,7 +86,8 @@ class InputSteps:
         left_out = sorted(set(range(len(self))) - set(indices))
         extras = list(self.batch.extra)
         for index, role in enumerate(self.roles):
-            if role == SPELLING:
+            # features of the row itself have no steps
+            if role == SPELLING or (role == FEATURES and extras[index].dim() == 3):
                 extras[index] = extras[index][:, chosen]
         spans = self.spans
         characters = self.extra(CHARACTERS)
@@ -124,19 +125,6 @@ class InputSteps:
         else:
             inputs[:] = 0
         return replace(self, batch=replace(self.batch, inputs=inputs))
-
-    def without_feature(self, index: int) -> InputSteps:
-        """Return the input with one feature at its mean, or without a category that it is of."""
-        features = self.extra(FEATURES)
-        if features is None:
-            inputs = self.batch.inputs.clone()
-            inputs[..., index] = 0
-            return replace(self, batch=replace(self.batch, inputs=inputs))
-        features = features.clone()
-        features[..., index] = 0
-        extras = list(self.batch.extra)
-        extras[self.roles.index(FEATURES)] = features
-        return replace(self, batch=replace(self.batch, extra=tuple(extras)))
 
     def repeated(self, count: int) -> Batch:
         """Return a batch of ``count`` times the row."""

@@ -42,6 +42,8 @@ class Format:
         without: columns that cannot be read, and files such as README.md that hold no data.
         optional: keys that some objects lack.
         sheet: the name of the sheet of a workbook.
+        unit_row: a row of units, such as kg, stands below the header and is passed over.
+        lists: columns of a table whose cells are lists, written as text.
     """
 
     kind: str
@@ -57,6 +59,13 @@ class Format:
     ends: int = field(default=0, metadata=LATER)
     optional: tuple[str, ...] = field(default=(), metadata=LATER)
     sheet: str | None = field(default=None, metadata=LATER)
+    unit_row: bool = field(default=False, metadata=LATER)
+    lists: tuple[str, ...] = field(default=(), metadata=LATER)
+
+    @property
+    def rows_of_names(self) -> int:
+        """How many rows stand before the first one with values, after ``comments``."""
+        return self.header + self.unit_row
 
     @property
     def row_format(self) -> RowFormat:

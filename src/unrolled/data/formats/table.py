@@ -9,15 +9,35 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from unrolled.core.errors import DataError, DataWarning, UsageError, shown
+from unrolled.core.errors import (
+    DataError,
+    DataWarning,
+    UsageError,
+    UserError,
+    shown,
+)
 from unrolled.data.archives import Origin
-from unrolled.data.formats.base import DataFile, FileFormat, Format, Head, Row, Sniffed
+from unrolled.data.formats.base import (
+    DataFile,
+    FileFormat,
+    Format,
+    Head,
+    Row,
+    Sniffed,
+)
 from unrolled.data.formats.jsonl import refuse_object
-from unrolled.data.lines import SKIP_HINT, Report, blocks, lines_with_errors
+from unrolled.data.header_rows import find_groups, find_units, joined_names
+from unrolled.data.lines import (
+    SKIP_HINT,
+    Report,
+    blocks,
+    lines_with_errors,
+)
+from unrolled.data.list_cells import cell_of, list_columns
 from unrolled.data.records import BadQuoteError, records, split
 from unrolled.data.sniff import (
     Rows,
@@ -33,9 +53,11 @@ from unrolled.data.sniff import (
 SNIFFED = 1 << 20  # characters in which delimiters are looked for
 _SNIFFED_ROWS = 2000  # rows in which a header is looked for
 _TITLES = 20  # rows in which the header is looked for
+_BODY = 200  # rows that tell what stands over them
 _SEPARATOR = re.compile(r'\s*"?sep=([\t;|,])"?\s*\n', re.IGNORECASE)
 _NAMED = 8  # columns that an error names
 _NAMES = {"\t": "tab", ";": "semicolon", "|": "bar", ",": "comma"}
+_AGAIN = "of files that were put together keep one header"
 ignore: Report = lambda error: None  # noqa: E731
 
 
@@ -52,6 +74,8 @@ class TableFormat(FileFormat):
         if format.delimiter:
             words = [f"{_NAMES[format.delimiter]}-separated"]
         words.append("header" if format.header else "no header")
+        if format.lists:
+            words.append(f"lists in {', '.join(format.lists[:_NAMED])}")
         # with commas quoting is what everyone expects
         if format.quoted and format.delimiter != ",":
             words.append("quoted")
@@ -79,7 +103,10 @@ class TableFormat(FileFormat):
         blank = [""] * comments
         quoted = _quoted(head.origin, format, delimiter or ",")
         format = replace(format, quoted=quoted)
-        return _with_header(head, format, blank + lines[comments:])
+        sniffed = _with_header(head, format, blank + lines[comments:])
+        if delimiter is None:
+            return sniffed._replace(warnings=(*sniffed.warnings, *_uneven(lines)))
+        return sniffed
 
     def rows(self, file: DataFile, report: Report) -> Iterator[Row]:
         origin = file.origin
@@ -88,19 +115,30 @@ class TableFormat(FileFormat):
         body = ((number, text) for number, text in lines if number > format.comments)
         rows = records(body, format, origin.name, report, lost, max_row=origin.max_row)
         width = len(file.columns)
-        if format.header:
-            next(rows, None)
+        lists = [file.columns.index(name) for name in format.lists]
+        names = [cells for _, cells in itertools.islice(rows, format.rows_of_names)]
         for line, cells in rows:
+            if names and cells == names[0] and width > 1:
+                message = (
+                    f"the names of the columns stand here again; {_AGAIN}, {SKIP_HINT}"
+                )
+                report(DataError(message, origin.name, line))
+                continue
             if format.ends and len(cells) == width + format.ends:
                 beyond = "".join(cells[width:])
                 if not beyond.strip():
                     cells = cells[:width]
-            if len(cells) == width:
-                yield line, tuple(cells)
-            else:
+            if len(cells) != width:
                 message = _wrong_width(format, file.columns, len(cells))
                 error = DataError(message, origin.name, line)
                 report(error)
+            elif not lists:
+                yield line, tuple(cells)
+            else:
+                try:
+                    yield line, _with_lists(cells, file.columns, lists)
+                except UserError as invalid:
+                    report(DataError(f"{invalid}, {SKIP_HINT}", origin.name, line))
 
     def parse_row(
         self, line: str, format: Format, columns: Sequence[str]
@@ -114,7 +152,39 @@ class TableFormat(FileFormat):
                 f"row {shown(line)} has {fields(len(cells))}, but the data has {len(columns)} "
                 f"columns ({', '.join(columns)})"
             )
-        return tuple(cells)
+        lists = [columns.index(n) for n in format.lists if n in columns[: len(cells)]]
+        return _with_lists(cells, columns, lists)
+
+
+def _uneven(lines: Sequence[str]) -> Iterator[DataWarning]:
+    """Warn where most lines of one column hold what stands between columns elsewhere."""
+    filled = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    filled = filled[:_BODY]
+    for delimiter, name in _NAMES.items():
+        counts = [line.count(delimiter) for _, line in filled]
+        if sum(map(bool, counts)) * 2 <= len(filled):
+            continue
+        odd = next(
+            (number for number, line in filled if line.count(delimiter) != counts[0]),
+            None,
+        )
+        first = f" (line {odd} is the first)" if odd else ""
+        yield DataWarning(
+            f"most lines hold a {name}, but not equally many{first}: they are read as one column",
+            "make it one table, its cells in double quotes where they hold one",
+            odd,
+        )
+        return
+
+
+def _with_lists(
+    cells: Sequence[str], columns: Sequence[str], lists: Sequence[int]
+) -> tuple[Any, ...]:
+    """Return cells, those at some indices as lists. Raises UserError: one holds none."""
+    row: list[Any] = list(cells)
+    for index in lists:
+        row[index] = cell_of(cells[index], columns[index])
+    return tuple(row)
 
 
 def _whole_lines(text: str, named_table: bool) -> str | None:
@@ -145,7 +215,11 @@ def _with_header(head: Head, format: Format, lines: Sequence[str]) -> Sniffed:
         text = next(line for line in lines if line.strip())
         cells = text.split(format.delimiter) if format.delimiter else [text]
         first = [(1, cells)]
-    return heading(head, format, first)
+    sniffed = heading(head, format, first)
+    columns = sniffed.columns
+    rows = [cells for _, cells in first if len(cells) == len(columns)]
+    lists = tuple(list_columns(columns, rows[sniffed.format.rows_of_names :]))
+    return sniffed._replace(format=replace(sniffed.format, lists=lists))
 
 
 def heading(
@@ -160,19 +234,58 @@ def heading(
     """
     rows, ends = _without_end([cells for _, cells in first])
     width, _ = usual_width(rows)
-    title = _title_rows(rows, width)
+    units = find_units(rows[:_BODY], width)
+    body = [row for index, row in enumerate(rows) if index != units]
+    groups, title = _names_at(body, width)
+    if units is not None and units != title + 1:
+        units = None
+        body = rows
+        groups, title = _names_at(body, width)
     line = first[title][0]
     before = line - 1 if title else format.comments
     format = replace(format, comments=before, ends=ends)
-    rows = rows[title:]
-    even = [row for row in rows if len(row) == width]
-    if len(rows[0]) != width or not is_header(head, even):
+    even = [row for row in body[title:] if len(row) == width]
+    if len(body[title]) != width or not is_header(head, even):
         numbers = range(1, width + 1)
         return Sniffed(format, [f"column{number}" for number in numbers])
-    columns = _named(rows[0])
-    warnings = _warnings(head, even, columns, line)
-    format = replace(format, header=True)
+    names = body[title]
+    warnings: tuple[DataWarning, ...] = ()
+    if groups is not None and not _knows(head, _named(names)):
+        names = joined_names(body[groups], names)
+        warnings += (_joined(names, line),)
+    columns = _named(names)
+    warnings += _warnings(head, [names, *even[1:]], columns, line)
+    if units is not None:
+        warnings += (_units_left_out(rows[units], first[units][0]),)
+    format = replace(format, header=True, unit_row=units is not None)
     return Sniffed(format, columns, warnings)
+
+
+def _names_at(rows: Rows, width: int) -> tuple[int | None, int]:
+    """Return which row holds groups of columns, if one does, and which one their names."""
+    groups = find_groups(rows[:_BODY], width)
+    return groups, _title_rows(rows, width) if groups is None else groups + 1
+
+
+def _knows(head: Head, columns: Sequence[str]) -> bool:
+    """Return whether a trained run knows all of these names."""
+    known = head.header if isinstance(head.header, Collection) else ()
+    return bool(known) and set(columns) <= set(known)
+
+
+def _joined(names: Sequence[str], line: int) -> DataWarning:
+    several = [name for name in names if " " in name]
+    message = (
+        f"lines {line - 1} and {line} both name the columns: they are read as one name each, such "
+        f"as {several[0]}"
+    )
+    return DataWarning(message, "write one row of names", line)
+
+
+def _units_left_out(cells: Sequence[str], line: int) -> DataWarning:
+    units = [cell.strip() for cell in cells if cell.strip()]
+    message = f"line {line} holds units ({', '.join(units[:_NAMED])}) and no values: it is left out"
+    return DataWarning(message, "mend the file if they are values", line)
 
 
 def is_header(head: Head, rows: Rows) -> bool:

@@ -59,13 +59,13 @@ class WorkbookFormat(FileFormat):
         format = file.format
         width = len(file.columns)
         with _opened(file.origin) as book:
-            header = format.header
+            before = format.rows_of_names
             sheet = book[str(format.sheet)]
             for line, cells in _filled_rows(sheet, file.origin):
                 if line <= format.comments:
                     continue
-                if header:
-                    header = False
+                if before:
+                    before -= 1
                     continue
                 row = [*cells[:width], *[None] * (width - len(cells))]
                 beyond = [cell for cell in cells[width:] if cell is not None]
