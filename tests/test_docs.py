@@ -35,6 +35,19 @@ REDUCED = [
     ),
     "decoding.max_length=12",  # a model of four steps does not stop by itself
 ]
+SHORTER = {
+    "generate": ["--max-new-tokens", "8"],
+    "recall": [
+        "--layers",
+        "gru",
+        "--delays",
+        "2,3",
+        "--updates",
+        "2",
+        "--out",
+        "runs/few",
+    ],
+}
 ROWS = "100"
 BLOCK = re.compile(
     r"(?:<!-- needs: (?P<needs>\w+) -->\n)?```(?P<kind>sh|python)\n(?P<body>.*?)^```$",
@@ -77,7 +90,7 @@ def reduced(words: list[str]) -> list[str]:
         return [*words, *REDUCED, "--seeds", "1", "--layers", "none,gru"]
     if words[0] == "doctor" and not words[1].startswith("runs/"):
         return [*words, *REDUCED]
-    return [*words, "--max-new-tokens", "8"] if words[0] == "generate" else words
+    return [*words, *SHORTER.get(words[0], [])]
 
 
 def run_line(line: str, call: Call) -> None:

@@ -122,8 +122,8 @@ class Run:
         target: str | Path | None = None,
         notice: Say = lambda text: None,
         **changes: Any,
-    ) -> dict[str, float]:
-        """Return the scores on a file.
+    ) -> dict[str, Any]:
+        """Return the scores on a file; with ``data.by`` those by the values of a column, too.
 
         Args:
             data: a file with the same fields as the training data.
@@ -135,7 +135,7 @@ class Run:
             DataError: a column is missing or a row is faulty.
         """
         scored = evaluate(self.predictor, self.recipe, data, changes, notice, target)
-        return scored.scores
+        return scored.document()
 
     def stream(
         self,

@@ -128,11 +128,11 @@ def test_a_chart_is_also_a_table() -> None:
 
 def test_a_logarithmic_scale_has_equal_steps_for_equal_factors() -> None:
     points = [(10.0, 1.0), (100.0, 2.0), (1000.0, 3.0)]
-    root = drawn(charts.lines({"a": points}, "rows", "score", log=True).svg)
+    root = drawn(charts.lines({"a": points}, "rows", "score", log="x").svg)
     xs = [float(circle.get("cx", 0)) for circle in root.iter("circle")]
     assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)
-    with pytest.raises(UserError, match="logarithmic scale has no 0"):
-        charts.lines({"a": [(0, 1)]}, "rows", "score", log=True)
+    with pytest.raises(UserError, match="nothing to draw"):
+        charts.lines({"a": [(0, 1)]}, "rows", "score", log="x")
 
 
 @pytest.mark.parametrize(
@@ -208,3 +208,20 @@ def test_names_are_escaped_everywhere() -> None:
     for page in pages:
         assert "<script" not in page
         assert XSS in "".join(drawn(page).itertext())
+
+
+def test_a_logarithmic_axis_puts_equal_ratios_at_equal_distances() -> None:
+    points = [(10, 1e-3), (100, 1e-1), (1000, 1e1)]
+    chart = charts.lines({"a": points, "b": [(10, 0.0)]}, "steps", "ms", log="xy")
+    svg = drawn(chart.svg)
+    circles = [
+        (float(circle.get("cx", "")), float(circle.get("cy", "")))
+        for circle in svg.iter("circle")
+    ]
+    assert len(circles) == 3  # a zero has no logarithm
+    (x1, y1), (x2, y2), (x3, y3) = circles
+    assert x2 - x1 == pytest.approx(x3 - x2, abs=0.2)
+    assert y1 - y2 == pytest.approx(y2 - y3, abs=0.2)
+    words = [text.text for text in svg.iter("text")]
+    assert {"10", "100", "1000"} <= set(words)
+    assert {"0.001", "0.01", "0.1", "1"} <= set(words)

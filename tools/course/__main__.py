@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 
 import memory
+import recall
 import regress
 import torch
 from figures import Picture
@@ -34,6 +35,8 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "spacing": text.spacing,
     "attention": text.attention,
     "gpt": text.gpt,
+    "recall": recall.recall,
+    "parallel": recall.parallel,
 }
 
 

@@ -17,6 +17,7 @@ COLOURS = {
     "rnn": "#dc2626",
     "gru": "#d97706",
     "lstm": "#2563eb",
+    "mingru": "#9333ea",
     "attention": "#059669",
 }
 FONT = (

@@ -16,7 +16,7 @@ Changes = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[KEY=VALUE]...",
-        help="data.text=, data.label=, ... of this file; decoding.beam=, ... of the search.",
+        help="data.label=, data.by=, ... of this file; decoding.beam=, ... of the search.",
     ),
 ]
 Target = Annotated[
@@ -67,10 +67,27 @@ def evaluate(
         names = (str(run), str(other))
         notes += compare(ours.predictor, evaluation, theirs, names)
     if as_json:
-        out(json_line({**scores, "notes": notes} if notes else scores))
+        document = evaluation.document()
+        out(json_line({**document, "notes": notes} if notes else document))
         return
     width = max(map(len, scores))
     for name, value in scores.items():
         out(f"{name:<{width}}  {value:.4f}")
+    for name, groups in evaluation.by.items():
+        out(f"\n{clean(name)}")
+        out("\n".join(map(clean, score_lines(groups))))
     for note in notes:
         out(clean(note))
+
+
+def score_lines(groups: dict[str, dict[str, float]]) -> list[str]:
+    """Return a line of scores for each group of rows, in columns."""
+    width = max(map(len, groups))
+    lines = []
+    for group, scores in groups.items():
+        rows, *rest = scores
+        cells = [f"{name} {scores[name]:.4f}" for name in rest]
+        lines.append(
+            f"{group:<{width}}  {'  '.join(cells)}  ({scores[rows]:,.0f} rows)"
+        )
+    return lines

@@ -85,6 +85,7 @@ VERBS = (
     "generate",
     "inspect",
     "compare",
+    "recall",
     "export",
     "recipes",
 )

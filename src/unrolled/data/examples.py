@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,6 +144,10 @@ class Spans:
     lengths: Ints
     lines: Ints | None = None
 
+    def pick(self, rows: Ints) -> Spans:
+        """Return some of the stretches."""
+        return replace(self, starts=self.starts[rows], lengths=self.lengths[rows])
+
     def take(self, rows: Ints) -> tuple[Tensor, Tensor]:
         """Return these rows padded with zeros: steps (B, T, D) fp32 and lengths (B,) int64."""
         starts = self.starts[rows]
@@ -180,24 +185,21 @@ class Examples:
         return len(self.lines)
 
     def pick(self, rows: Ints) -> Examples:
-        """Return some of the rows."""
-        targets = self.targets
-        if isinstance(targets, Ragged):
-            targets = targets.pick(rows)
-        elif targets is not None:
-            targets = targets[rows]
-        frames = self.frames
-        if frames is not None:
-            starts = frames.starts[rows]
-            frames = replace(frames, starts=starts, lengths=frames.lengths[rows])
+        """Return some of the examples (M,), in that order."""
+
+        def some(part: Any) -> Any:
+            if part is None:
+                return None
+            return part.pick(rows) if hasattr(part, "pick") else part[rows]
+
         return replace(
             self,
             lines=self.lines[rows],
-            sequences=None if self.sequences is None else self.sequences.pick(rows),
-            vectors=None if self.vectors is None else self.vectors[rows],
-            targets=targets,
-            characters=None if self.characters is None else self.characters.pick(rows),
-            frames=frames,
+            sequences=some(self.sequences),
+            vectors=some(self.vectors),
+            targets=some(self.targets),
+            characters=some(self.characters),
+            frames=some(self.frames),
         )
 
     @property

@@ -56,6 +56,7 @@ class ColumnHints:
     time: str | None = None
     group: str | None = None
     without: tuple[str, ...] = ()  # kinds of columns of which none is read
+    by: str | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -117,7 +118,8 @@ def infer(table: Table, hints: ColumnHints) -> Schema:
         UsageError: a column that the user named is not there.
         DataError: no column can be the answer or the input.
     """
-    for name in (*hints.inputs, hints.label, hints.sequence, hints.time, hints.group):
+    others = (hints.label, hints.sequence, hints.time, hints.group, hints.by)
+    for name in (*hints.inputs, *others):
         if name is not None and name not in table.columns:
             raise UsageError(f"{table.path}: {unknown('column', name, table.columns)}")
     decimal = hints.decimal or usual_decimal(table)

@@ -377,7 +377,8 @@ def _left_out(
     """Say which columns that tell something are not read, and why."""
     if hints.inputs and not schema.steps:
         return
-    read = (*schema.inputs, schema.answer, schema.sequence, schema.time, hints.group)
+    read = {*schema.inputs, schema.answer, schema.sequence, schema.time}
+    read |= {hints.group, hints.by}
     others: list[str] = []
     for name in table.columns:
         if name in read:

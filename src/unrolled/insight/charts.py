@@ -40,7 +40,7 @@ def lines(
     across: object,
     up: object,
     *,
-    log: bool = False,
+    log: str = "",
 ) -> Chart:
     """Return a line chart.
 
@@ -48,22 +48,26 @@ def lines(
         series: points (x, y) by the name in the legend, text or a phrase.
         across: what x is.
         up: what y is.
-        log: whether x stands on a logarithmic scale.
+        log: the axes on a logarithmic scale: "", "x", "y" or "xy"; what is not above 0 there is
+            left out.
 
     Raises:
         UserError: there is no point at all.
     """
-    series = plot.not_empty(series)
+    shown = {name: _drawable(points, log) for name, points in series.items()}
+    series = plot.not_empty(shown)
     xs, ys = zip(*chain.from_iterable(series.values()), strict=True)
     low = min(ys)
     high = max(ys)
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    ends = (low - margin, high + margin)
+    if "y" in log:
+        ends = (low / 1.2, high * 1.2)
     legend = plot.legend(list(series))
     frame = plot.Frame(
         min(xs),
         max(xs),
-        low - margin,
-        high + margin,
+        *ends,
         legend.height,
         log,
     )
@@ -75,6 +79,15 @@ def lines(
     name = t("chart.by", up=up, across=across)
     svg = Markup(plot.drawing(parts, name, frame.height))
     return Chart(svg, _table_of_lines(series, across, up))
+
+
+def _drawable(points: Points, log: str) -> Points:
+    """Return the points that a logarithmic axis has."""
+    return [
+        (x, y)
+        for x, y in points
+        if (x > 0 or "x" not in log) and (y > 0 or "y" not in log)
+    ]
 
 
 def _table_of_lines(

@@ -161,10 +161,10 @@ class Frame:
     Args:
         left, right, low, high: the ranges of x and of y.
         legend_height: what the legend above takes.
-        log: whether x stands on a logarithmic scale.
+        log: the axes on a logarithmic scale: "", "x", "y" or "xy".
 
     Raises:
-        UserError: x is not above zero on a logarithmic scale.
+        UserError: a range is not above zero on a logarithmic scale.
     """
 
     def __init__(
@@ -174,10 +174,11 @@ class Frame:
         low: float,
         high: float,
         legend_height: float = 0,
-        log: bool = False,
+        log: str = "",
     ) -> None:
-        if log and left <= 0:
-            raise UserError(f"a logarithmic scale has no {left:g}")
+        for axis, least in (("x", left), ("y", low)):
+            if axis in log and least <= 0:
+                raise UserError(f"a logarithmic scale has no {least:g}")
         self.left = left
         self.right = right
         self.low = low
@@ -188,14 +189,16 @@ class Frame:
 
     def x(self, value: float) -> float:
         """Return where a value of x stands; a single point stands in the middle."""
-        scale = math.log if self.log else float
+        scale = math.log if "x" in self.log else float
         width = scale(self.right) - scale(self.left)
         fraction = (scale(value) - scale(self.left)) / width if width else 0.5
         return LEFT + fraction * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
         """Return where a value of y stands."""
-        fraction = (value - self.low) / (self.high - self.low)
+        scale = math.log if "y" in self.log else float
+        height = scale(self.high) - scale(self.low)
+        fraction = (scale(value) - scale(self.low)) / height
         return self.height - BOTTOM - fraction * (self.height - self.top - BOTTOM)
 
     def curve(self, points: Points, number: int, among: int = 1) -> str:
@@ -223,7 +226,7 @@ class Frame:
     def axes(self, across: object, up: object) -> list[str]:
         """Return grid, ticks and names of both axes."""
         parts = []
-        for value in ticks(self.low, self.high):
+        for value in self._ticks_up():
             y = self.y(value)
             parts.append(
                 f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" {GRID}/>'
@@ -241,9 +244,14 @@ class Frame:
         return parts
 
     def _ticks_across(self) -> list[float]:
-        if self.log and self.right > self.left:
+        if "x" in self.log and self.right > self.left:
             return log_ticks(self.left, self.right)
         return ticks(self.left, self.right, 6)
+
+    def _ticks_up(self) -> list[float]:
+        if "y" in self.log:
+            return log_ticks(self.low, self.high)
+        return ticks(self.low, self.high)
 
 
 def drawing(parts: Sequence[str], name: object, height: float = HEIGHT) -> str:

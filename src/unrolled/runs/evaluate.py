@@ -16,6 +16,7 @@ from unrolled.data.aligned import read_aligned
 from unrolled.data.sources import read
 from unrolled.decoding.settings import Search
 from unrolled.runs import arguments
+from unrolled.runs.breakdown import breakdown, has_column
 from unrolled.runs.describe import describe_errors
 from unrolled.runs.file_reading import FileReading, read_as
 from unrolled.runs.keys import deep, flat
@@ -133,23 +134,38 @@ def evaluate(
     if errors:
         for line in describe_errors(errors, samples=True):
             notice(line)
-    keys = {key.partition(".")[2]: value for key, value in search.items()}
-    options = replace(
-        predictor.options,
-        search=changed_search(recipe, keys),
-        copy_unknown=reading.data.copy_unknown,
-        score_tokenizer=reading.data.score_tokenizer,
-    )
+    options = _options(predictor, recipe, reading, search)
     task.check_options(options)
     with torch.no_grad():
         evaluation = task.evaluate(
             predictor.model, examples, predictor.compute_device, options
         )
+        by = reading.data.by
+        # one that the recipe of the run names may be missing here
+        if by is not None and ("data.by" in given or has_column(data, by)):
+            parts = breakdown(predictor, data, examples, reading.data, options)
+            evaluation = replace(evaluation, by={f"by_{by}": parts})
     if not all(map(math.isfinite, evaluation.scores.values())):
         raise UserError(
             f"{path}: the scores are no numbers: a row, or a weight, is out of bounds"
         )
     return evaluation
+
+
+def _options(
+    predictor: Predictor,
+    recipe: Recipe,
+    reading: FileReading,
+    search: Mapping[str, Any],
+) -> AnswerOptions:
+    """Return how answers are searched for and scored in this evaluation."""
+    keys = {key.partition(".")[2]: value for key, value in search.items()}
+    return replace(
+        predictor.options,
+        search=changed_search(recipe, keys),
+        copy_unknown=reading.data.copy_unknown,
+        score_tokenizer=reading.data.score_tokenizer,
+    )
 
 
 def _read(

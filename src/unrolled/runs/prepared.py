@@ -72,6 +72,7 @@ def column_hints(recipe: Recipe) -> ColumnHints:
         decimal=recipe.data.decimal,
         time=recipe.data.time,
         group=recipe.data.group,
+        by=recipe.data.by,
         label=recipe.data.label,
         rows=recipe.data.rows,
         sequence=recipe.data.sequence,

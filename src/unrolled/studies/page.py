@@ -132,7 +132,7 @@ def _curves(findings: Findings, scored: list[Row], key: str) -> Markup:
         curves,
         key,
         findings.metric,
-        log=least > 0 and max(values) >= LOG_RANGE * least,
+        log="x" if least > 0 and max(values) >= LOG_RANGE * least else "",
     )
     caption = t("compare.curves", metric=findings.metric, over=key)
     return charts.figure(caption, chart)

@@ -142,7 +142,8 @@ class Evaluation:
 
     ``confusion`` and ``judged`` are those of a classifier; ``pairs`` (N, 2) holds true
     values and answers in the order of the examples; ``written`` is what a model wrote, and
-    ``notes`` are lines that say how texts were scored.
+    ``notes`` are lines that say how texts were scored. ``by`` holds, under ``by_COLUMN``, the
+    scores of the rows of each value of ``data.by``, and how many rows they are.
     """
 
     scores: Scores
@@ -151,6 +152,11 @@ class Evaluation:
     judged: ClassPredictions | None = None
     written: GeneratedTexts | None = None
     notes: tuple[str, ...] = ()
+    by: dict[str, dict[str, Scores]] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """Return all scores as plain values: those of all rows, and those by a column."""
+        return {**self.scores, **self.by}
 
 
 @dataclass(frozen=True, slots=True)

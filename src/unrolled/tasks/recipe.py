@@ -80,6 +80,11 @@ class DataConfig(Config):
         None,
         description="rows of equal value here, such as a customer, are never in both parts",
     )
+    by: str | None = Field(
+        None,
+        description="evaluate: also the scores of the rows of each value of this column, numbers "
+        "in bins where there are many",
+    )
     window: int | None = Field(
         None,
         ge=1,
