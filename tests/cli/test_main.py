@@ -16,7 +16,7 @@ import torch
 
 VERBS = [
     *("train", "doctor", "evaluate", "predict", "generate"),
-    *("inspect", "compare", "export", "recipes"),
+    *("inspect", "compare", "recall", "export", "recipes"),
 ]
 Call = Callable[..., tuple[str, str]]
 
