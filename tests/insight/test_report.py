@@ -277,8 +277,9 @@ def test_samples_and_rows_cannot_break_out_of_the_page(home: SimpleNamespace) ->
     row = Mistake(
         f"/a/{IMG}.csv", 3, (XSS + "</p>", IMG, XSS + "</mark>"), XSS, IMG, 0.5
     )
+    shown = report.HeldOut(worst=[row, row])
     text = report.render(
-        loaded.folder, loaded.recipe, loaded.task, result, Evaluation({}), [row, row]
+        loaded.folder, loaded.recipe, loaded.task, result, Evaluation({}), shown
     )
     page = Page(text)
     tags = [tag for tag, _ in page.tags]

@@ -82,7 +82,7 @@ def _summary(findings: Findings) -> TextTable:
         score = f"{baseline['score']:.4f}"
         empty = [""] * (len(head) - len(keys) - 2)
         rows.append([baseline["name"], *blank, score, *empty])
-    return TextTable(head, rows)
+    return TextTable(head, rows, "numbers")
 
 
 def _rows(findings: Findings) -> TextTable:
@@ -105,7 +105,7 @@ def _rows(findings: Findings) -> TextTable:
                 *rest,
             ]
         )
-    return TextTable(head, rows)
+    return TextTable(head, rows, "numbers")
 
 
 def _figure(findings: Findings) -> Markup:
