@@ -386,15 +386,11 @@ def _left_out(
         column = look(name, table.cells(name))
         if schema.steps and column.text and column.words >= 2:
             yield DataWarning(
-                f"{name} holds texts, and the steps of a sequence are numbers: it is left out",
+                f"{name} holds texts, which are not read at the steps of a sequence: it is left out",
                 "leave out data.sequence and data.rows to read it",
             )
         elif column.identity and 2 * column.distinct <= column.filled:
-            yield DataWarning(
-                f"{name} looks like whom or what a row is of: it is left out, and rows of one "
-                f"{name} may stand in both parts",
-                f"data.group={name} keeps them together; data.categories=[..., {name}] reads it",
-            )
+            yield _identity(name, schema.steps)
         elif not (column.stamp or column.lists or column.note) and column.distinct > 1:
             others.append(name)
     if others and not schema.frames:
@@ -403,6 +399,18 @@ def _left_out(
             "that would be read beside the others",
             "data.text, data.numbers, data.categories or data.dates reads them",
         )
+
+
+def _identity(name: str, are_steps: bool) -> DataWarning:
+    """Say of a column that names whom or what a row is of what may be done with it."""
+    reads = f"data.categories=[..., {name}] reads it"
+    message = f"{name} looks like whom or what a row is of: it is left out"
+    if are_steps:
+        return DataWarning(
+            message, f"data.sequence={name} tells sequences apart; {reads}"
+        )
+    message += f", and rows of one {name} may stand in both parts"
+    return DataWarning(message, f"data.group={name} keeps them together; {reads}")
 
 
 def _order(table: Table, schema: Schema, sequence: str | None) -> Iterator[DataWarning]:
