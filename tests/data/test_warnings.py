@@ -199,7 +199,7 @@ def test_texts_that_steps_leave_out(write: Any) -> None:
 
     path = write(rows_of("ticket,x,message,label", cells))
     warning = next(w for w in said(path, sequence="ticket") if "message" in w.message)
-    assert "the steps of a sequence are numbers: it is left out" in warning.message
+    assert "which steps of a sequence do not have: it is left out" in warning.message
 
 
 def test_a_warning_as_text_and_as_json(write: Any) -> None:

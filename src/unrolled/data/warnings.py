@@ -386,7 +386,7 @@ def _left_out(
         column = look(name, table.cells(name))
         if schema.steps and column.text and column.words >= 2:
             yield DataWarning(
-                f"{name} holds texts, which are not read at the steps of a sequence: it is left out",
+                f"{name} holds texts, which steps of a sequence do not have: it is left out",
                 "leave out data.sequence and data.rows to read it",
             )
         elif column.identity and 2 * column.distinct <= column.filled:
