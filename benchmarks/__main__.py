@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks import (
     answers,
+    inside,
     layers,
     overhead,
     shakespeare,
@@ -25,6 +26,7 @@ from benchmarks import (
 
 BENCHMARKS: dict[str, Callable[[list[str]], dict[str, Any]]] = {
     "answers": answers.run,
+    "inside": inside.run,
     "layers": layers.run,
     "overhead": overhead.run,
     "shakespeare": shakespeare.run,

@@ -26,6 +26,7 @@ FACTS = {
     "labels",
     "label_names",
     "leaves_out",
+    "units",
     "warnings",
 }
 

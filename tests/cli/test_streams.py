@@ -321,7 +321,17 @@ cells = st.one_of(
     st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12),
     st.from_regex(r"\A[=+\-@\t\r\n ;'\"|%]{1,3}[a-z0-9()!.,;|]{0,8}\Z"),
     st.sampled_from(
-        ["=1+1", "@SUM(A1)", "+cmd|' /C calc'!A0", "-2+3", "\t=1", " =1", "＝1", "a;=1"]
+        [
+            "=1+1",
+            "@SUM(A1)",
+            "+cmd|' /C calc'!A0",
+            "-2+3",
+            "\t=1",
+            " =1",
+            " \r=",
+            "＝1",
+            "a;=1",
+        ]
     ),
     st.integers().map(str),
     st.floats(allow_nan=False, allow_infinity=False).map(str),

@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from unrolled.insight.charts import label, ticks
+from unrolled.insight.plot import label, ticks
 
 INK = "#0f172a"
 SOFT = "#64748b"

@@ -23,7 +23,7 @@ from unrolled.tasks.base import Prediction
 Pairs = Iterable[tuple[dict[str, Any], Prediction]]
 
 # what spreadsheets take for a formula at the beginning of a cell
-_FORMULA = re.compile("[\t\r\n]| *[=+\\-@\uff1d\uff0b\uff0d\uff20]")
+_FORMULA = re.compile(" *[\t\r\n=+\\-@\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
