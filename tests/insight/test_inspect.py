@@ -367,6 +367,17 @@ def test_long_inputs_are_shown_by_units_and_spans(home: SimpleNamespace) -> None
     )
 
 
+def test_a_model_without_hidden_layers_has_no_gradients_of_states(
+    tmp_path: Path, home: SimpleNamespace
+) -> None:
+    changes = SMALL | {"training.max_steps": 3, "model.layers": 0}
+    run = train(
+        home.files["vectors"], out=tmp_path / "run", quiet=True, say=str, **changes
+    )
+    assert (run.folder / "inside.html").exists()
+    assert run.inspect((3, 4)).to_json()["predictions"]
+
+
 def test_holds_are_read() -> None:
     assert parse_hold("forget=0") == Hold("forget", 0.0)
     assert parse_hold("unit:17=1.0") == Hold("h", 1.0, 17)

@@ -35,6 +35,9 @@ def gradient_norms(
     flat = list(chain.from_iterable(states))
     if len(flat) > LONGEST * max(1, len(records)) or not explained.requires_grad:
         return None
+    # a network without hidden layers has its inputs for a state
+    if not all(state.requires_grad for state in flat):
+        return None
     loss = explained if is_value else -explained.clamp(min=1e-30).log()
     gradients = torch.autograd.grad(loss, flat, retain_graph=True, allow_unused=True)
     norms = [0.0 if g is None else float(g.norm()) for g in gradients]
