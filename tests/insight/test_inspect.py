@@ -15,6 +15,8 @@ from torch import Tensor
 
 from conftest import SMALL, Call, write_csv, write_jsonl
 from unrolled.core.errors import UsageError, UserError
+from unrolled.insight import held_out
+from unrolled.insight.held_out import LEFT_OUT
 from unrolled.insight.inside import Inside, parse_hold
 from unrolled.insight.trace import Trace
 from unrolled.ops import reference
@@ -452,3 +454,38 @@ def test_a_notebook_draws_the_page(home: SimpleNamespace) -> None:
     html = inside._repr_html_()
     assert html.startswith("<iframe srcdoc=")
     assert "<script" not in html
+
+
+def test_every_training_looks_into_held_out_rows(home: SimpleNamespace) -> None:
+    for kind, folder in home.runs.items():
+        assert LEFT_OUT not in home.said[kind]
+        page = (folder / "inside.html").read_text("utf-8")
+        assert page.count("<section data-trace=") == 3
+        assert 'href="inside.html"' in (folder / "report.html").read_text("utf-8")
+
+
+def test_a_training_does_not_fail_for_want_of_a_picture(
+    home: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("no picture today")
+
+    monkeypatch.setattr(held_out, "inspect_rows", fail)
+    said: list[str] = []
+    run = train(
+        home.files["classify"],
+        out=tmp_path / "run",
+        quiet=True,
+        say=said.append,
+        **SMALL | {"training.max_steps": 2},
+    )
+    assert f"{LEFT_OUT} ('no picture today')" in said
+    assert run.result["scores"]
+    assert "inside.html" not in (tmp_path / "run" / "report.html").read_text("utf-8")
+
+
+def test_columns_that_decide_matter_most(home: SimpleNamespace) -> None:
+    report = (home.runs["regress"] / "report.html").read_text("utf-8")
+    assert "Which columns mattered" in report
+    # a price is 10 a room and 2 a square metre: rooms spread it by 70, areas by 14
+    assert report.index(">rooms<") < report.index(">area<")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from unrolled.core.errors import UserError, is_out_of_memory
+from unrolled.core.errors import shown
 from unrolled.data.examples import Examples
 from unrolled.data.numbers import number
 from unrolled.data.sources import Document, Table
@@ -20,6 +20,7 @@ from unrolled.insight.mistakes import text_of_row
 from unrolled.runs.predictor import Predictor
 from unrolled.tasks.base import Task, locate
 
+LEFT_OUT = "inside.html is left out: held-out rows could not be looked into"
 ROWS = 3  # that are looked into
 STEPS = 400  # of a row that is looked into
 CHARACTERS = 160  # of running text that is looked into
@@ -41,10 +42,11 @@ def inside_of_held_out(
     data: Table | Document,
     result: dict[str, Any],
     title: str,
+    say: Callable[[str], None],
 ) -> Inside | None:
     """Return a look into ``ROWS`` held-out rows; None where they cannot be looked into.
 
-    A training does not fail for want of it.
+    A training does not fail for want of it: what went wrong is said.
     """
     if result["parameters"] > PARAMETERS:
         return None
@@ -55,20 +57,19 @@ def inside_of_held_out(
             if len(rows) == ROWS:
                 break
         return inspect_rows(predictor, rows, result, title) if rows else None
-    except (UserError, ArithmeticError, ValueError):
-        return None
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
+    except Exception as error:
+        # the training is done, and its result is worth more than this picture of it
+        say(f"{LEFT_OUT} ({shown(str(error), 200)})")
         return None
 
 
 def _rows(task: Task, data: Table | Document) -> Iterator[RowToInspect]:
     """Yield rows of a file, evenly spaced, that can be answered and are short."""
     if isinstance(data, Document):
-        starts = np.linspace(0, max(0, len(data.text) - CHARACTERS), ROWS)
+        size = min(CHARACTERS, -(-len(data.text) // ROWS))
+        starts = np.linspace(0, len(data.text) - size, ROWS)
         for start in np.unique(starts.astype(int)).tolist():
-            text = data.text[start : start + CHARACTERS]
+            text = data.text[start : start + size]
             yield RowToInspect(text, (text,))
         return
     columns = locate(data, task.schema.inputs, task.columns)

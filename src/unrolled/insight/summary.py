@@ -92,9 +92,8 @@ def finish(
         **_conditions(plan),
         "samples": samples,
     }
-    _write_pages(
-        plan, result, evaluation, Predictor.of(loaded, str(compute_device.device))
-    )
+    predictor = Predictor.of(loaded, str(compute_device.device))
+    _write_pages(plan, result, evaluation, predictor, say)
     # last: its presence says that the run has ended
     digests.replace_json(plan.folder, runs.RESULT, result)
     digests.settle(plan.folder)
@@ -143,6 +142,7 @@ def _write_pages(
     result: dict[str, Any],
     evaluation: Evaluation,
     predictor: Predictor,
+    say: Callable[[str], None],
 ) -> None:
     """Write the model card, a look into some held-out rows, and the report."""
     prepared = plan.prepared
@@ -155,7 +155,8 @@ def _write_pages(
     inside = None
     if settings.samples and settings.inside:
         title = f"{plan.recipe.name}: {task.name}, {plan.recipe.layer}"
-        inside = inside_of_held_out(predictor, prepared.dev_data, result, title)
+        data = prepared.dev_data
+        inside = inside_of_held_out(predictor, data, result, title, say)
     if inside is not None:
         write_text(plan.folder / report.INSIDE, inside.to_html(), parents=False)
     columns = task.feature_columns
