@@ -37,6 +37,7 @@ FILES = {
     "result.json",
     "README.md",
     "report.html",
+    "inside.html",
     "digests.json",
 }
 

@@ -60,9 +60,9 @@ def test_json_page_and_files(cli: Call, tmp_path: Path) -> None:
     assert document["chance"] == {"delay": 0.125, "adding": 0.0784}
     assert err.count("\n") == 12
     html = (tmp_path / "study" / "recall.html").read_text("utf-8")
-    assert html.count("<svg") == 5
+    assert html.count('<svg class="chart"') == 5
     assert html.count("<table") == 5
-    assert "http" not in html
+    assert "http:" not in html
 
 
 def test_a_finished_result_is_not_run_again(cli: Call, tmp_path: Path) -> None:

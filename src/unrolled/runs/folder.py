@@ -10,6 +10,7 @@
     result.json         scores, baselines, sizes and times, written when training has ended
     README.md           the model card
     report.html         the report
+    inside.html         a look into three held-out rows
     digests.json        the SHA-256 of those that are read again
 
 Nothing in it is a pickle, and nothing in it can run code. Other files have no place in it: a folder
@@ -63,7 +64,13 @@ CHECKPOINTS = "checkpoints"
 FORMAT = 1
 # what load reads; what stands in a run beside it; and what a training leaves while it works
 READ = (CONFIG, FIELDS, "tokenizer.json", "target.json", "words.json", MODEL, RESULT)
-SHOWN = ("metrics.jsonl", "README.md", "report.html", digests.DIGESTS)
+SHOWN = (
+    "metrics.jsonl",
+    "README.md",
+    "report.html",
+    "inside.html",
+    digests.DIGESTS,
+)
 FOLDERS = (CHECKPOINTS, "tensorboard", "export", digests.SAVING)
 LOCKS = (LOCK, f"{LOCK}.owner")
 KNOWN = frozenset((*READ, *SHOWN, *FOLDERS, *LOCKS))

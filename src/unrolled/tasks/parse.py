@@ -62,7 +62,8 @@ from unrolled.tasks.base import (
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.step_readers import WrittenSteps
 from unrolled.tasks.steps import END as END_NAME
-from unrolled.tasks.steps import StepReader
+from unrolled.tasks.steps import NOTHING, StepReader
+from unrolled.tasks.steps import START as START_NAME
 from unrolled.tasks.tag import build_words, fit_words
 from unrolled.tasks.unaligned import assemble, target_loss
 from unrolled.text.tokenizers import Tokenizer
@@ -450,8 +451,11 @@ class Parse(Task):
 
     def _token_name(self, id: int) -> str:
         """Return a token of a tree as people write it."""
-        known = {XX: WORD, SHUT: CLOSE, END: END_NAME}
-        return known.get(id) or f"({self.labels.names[id - OPENS]}"
+        if id >= OPENS:
+            return f"({self.labels.names[id - OPENS]}"
+        # a model may think of marks that a search never writes
+        known = {XX: WORD, SHUT: CLOSE, END: END_NAME, START: START_NAME}
+        return known.get(id, NOTHING)
 
     # ------------------------------------------------------------------ the run folder
 

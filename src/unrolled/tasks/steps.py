@@ -34,6 +34,7 @@ WRITTEN = "written"
 OF_A_ROW = (FEATURES, CHARACTERS, CHARACTER_COUNT, SPELLING, WRITTEN)
 START = "⟨start⟩"
 END = "⟨end⟩"
+NOTHING = "⟨nothing⟩"
 
 Span = tuple[int, int]
 
