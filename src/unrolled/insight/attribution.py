@@ -5,7 +5,9 @@ Legend: T steps, D numbers of a step, F features of other columns, N rows read t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,23 +18,21 @@ from unrolled.insight.trace import Attributions, Explained, Floats, spans_of
 from unrolled.ops.recording import LONG
 from unrolled.tasks.steps import InputSteps, joined
 
-POINTS = (16, 64, 256)  # of the quadrature, until the gap is small
-POINTS_LONG = (16, 64)
 GAP = 1e-3
-SPANS = 64  # that are left out one by one, of a long input
 Doubles = NDArray[np.float64]
 Span = tuple[int, int]
 
 
 def attribute(looker: Looker, steps: InputSteps, explained: Explained) -> Attributions:
     """Return how much each step, and each other column, added to the number that is explained."""
-    path = StraightPath(looker, steps, explained)
     is_long = len(steps) > LONG
+    effort = effort_of(looker, steps)
+    path = StraightPath(looker, steps, explained, effort.grid)
     bound = GAP
     if looker.reader.are_values:
         bound *= max(abs(path.difference), 1e-9)
-    shares, gap, count = _integrated(path, POINTS_LONG if is_long else POINTS, bound)
-    spans = spans_of(len(steps), SPANS if is_long else len(steps))
+    shares, gap, count = _integrated(path, effort.points, bound)
+    spans = spans_of(len(steps), effort.spans)
     by_span = shares.steps
     if is_long:
         starts = [first for first, _ in spans]
@@ -45,6 +45,44 @@ def attribute(looker: Looker, steps: InputSteps, explained: Explained) -> Attrib
         columns=shares.columns,
         points=count,
         spans=tuple(spans) if is_long else (),
+    )
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How finely an input is looked at.
+
+    Attributes:
+        grid: points at which it is seen where the number changes.
+        points: of the quadrature, until the gap is small.
+        spans: of steps that are left out one by one.
+    """
+
+    grid: int
+    points: tuple[int, ...]
+    spans: int
+
+
+WHOLE = Effort(33, (16, 64, 256), LONG)
+# by the most products of weights that one reading of a long input takes
+EFFORTS = {
+    2e9: Effort(33, (16, 64), 64),
+    6e9: Effort(9, (16,), 32),
+    math.inf: Effort(5, (8,), 8),
+}
+
+
+def effort_of(looker: Looker, steps: InputSteps) -> Effort:
+    """Return how finely an input is looked at: less so where one reading of it takes long."""
+    if len(steps) <= LONG:
+        return WHOLE
+    sizes: dict[int, int] = {}
+    for module in looker.names:
+        # a block's weights are also those of its stack
+        sizes |= {id(weight): weight.numel() for weight in module.parameters()}
+    weights = sum(sizes.values())
+    return next(
+        effort for most, effort in EFFORTS.items() if len(steps) * weights <= most
     )
 
 

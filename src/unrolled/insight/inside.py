@@ -17,7 +17,7 @@ from unrolled.insight.tracing import Options, look
 from unrolled.ops.recording import Hold
 from unrolled.runs.predictor import Predictor
 from unrolled.runs.rows import cells_of
-from unrolled.training.precision import torch_defaults
+from unrolled.training.precision import one_thread, torch_defaults
 
 NINETY = 1.645  # deviations of a normal distribution that hold nine values of ten
 STATE_NAMES = {"unit": "h"}  # other names of what is held
@@ -155,6 +155,7 @@ def _row(predictor: Predictor, row: Any) -> RowToInspect:
 
 
 @torch_defaults()
+@one_thread()
 def _look(
     predictor: Predictor, row: RowToInspect, options: Options, result: dict[str, Any]
 ) -> Trace:

@@ -20,7 +20,6 @@ from unrolled.insight.trace import Explained
 from unrolled.tasks.steps import CHARACTERS, FEATURES, InputSteps
 
 NODES = 4  # of Gauss and Legendre's rule in each part of the path
-GRID = 33  # points at which it is seen where the number changes
 READ = 1 << 16  # steps that are read together
 Doubles = NDArray[np.float64]
 
@@ -40,6 +39,12 @@ class StraightPath:
     What is scaled is what the layer reads (the vectors of tokens, or numbers), the features of
     other columns, and what n-grams add to the scores.
 
+    Args:
+        looker: the model.
+        steps: the input.
+        explained: the number that is explained.
+        grid: points at which it is seen where that number changes.
+
     Attributes:
         baseline: the number that is explained, for the input of zeros.
         difference: that of the input less the baseline.
@@ -50,6 +55,7 @@ class StraightPath:
         looker: Looker,
         steps: InputSteps,
         explained: Explained,
+        grid: int,
     ) -> None:
         self.looker = looker
         self.steps = steps
@@ -64,7 +70,7 @@ class StraightPath:
         outputs = self._outputs_of(modules)
         self.vectors = outputs[self.embedding]
         self.added = None if self.ngrams is None else outputs[self.ngrams]
-        self.grid = np.linspace(0, 1, GRID)
+        self.grid = np.linspace(0, 1, grid)
         self.grid_values = self._values(self.grid)
         self.baseline = float(self.grid_values[0])
         self.difference = float(self.grid_values[-1]) - self.baseline
@@ -138,7 +144,7 @@ class StraightPath:
         steps = np.diff(self.grid_values)
         changes = np.abs(steps)
         # where it hardly changes there are points too
-        passed = np.cumsum(changes + changes.sum() / GRID + 1e-12)
+        passed = np.cumsum(changes + changes.sum() / len(self.grid) + 1e-12)
         passed = np.concatenate([[0.0], passed])
         parts = max(1, count // NODES)
         even_changes = np.linspace(0, passed[-1], parts + 1)
