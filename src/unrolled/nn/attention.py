@@ -16,6 +16,7 @@ from unrolled.nn.dropout import dropout
 from unrolled.nn.memory import Memory
 from unrolled.nn.positions import rotate
 from unrolled.nn.state import CacheWriter
+from unrolled.nn.variant import USUAL, Variant
 from unrolled.ops import recording
 from unrolled.ops.derivatives import is_transformed
 from unrolled.ops.modes import mode
@@ -154,7 +155,8 @@ class SelfAttention(nn.Module):
         heads: N, which divides W.
         kv_heads: K, which divides N (Ainslie et al. 2023); N is plain multi-head attention.
         dropout: on the attention weights.
-        bias: of all four products.
+        bias: of all four products, where ``variant`` does not say otherwise.
+        variant: its width of a head, biases, and norms of queries and keys.
     """
 
     def __init__(
@@ -164,17 +166,26 @@ class SelfAttention(nn.Module):
         kv_heads: int,
         dropout: float,
         bias: bool = False,
+        variant: Variant = USUAL,
     ) -> None:
         super().__init__()
         self.heads = heads
         self.kv_heads = kv_heads
-        self.size = width // heads
+        self.size = variant.head_size or width // heads
         self.dropout = dropout
-        self.query = nn.Linear(width, width, bias)
+        inner_bias, outer_bias = variant.biases(bias)
+        inner_width = heads * self.size
         kv_width = kv_heads * self.size
-        self.key = nn.Linear(width, kv_width, bias)
-        self.value = nn.Linear(width, kv_width, bias)
-        self.out = nn.Linear(width, width, bias)
+        self.query = nn.Linear(width, inner_width, inner_bias)
+        self.key = nn.Linear(width, kv_width, inner_bias)
+        self.value = nn.Linear(width, kv_width, inner_bias)
+        self.out = nn.Linear(inner_width, width, outer_bias)
+        self.query_norm: nn.Module | None = None
+        self.key_norm: nn.Module | None = None
+        if variant.query_key_norm:
+            eps = variant.norm_eps or 1e-6
+            self.query_norm = nn.RMSNorm(self.size, eps=eps)
+            self.key_norm = nn.RMSNorm(self.size, eps=eps)
 
     def forward(self, x: Tensor, layer: int, context: AttentionContext) -> Tensor:
         """Return (B, T, W) for x (B, T, W).
@@ -187,6 +198,9 @@ class SelfAttention(nn.Module):
         q = by_head(self.query(x), self.heads)
         k = by_head(self.key(x), self.kv_heads)
         v = by_head(self.value(x), self.kv_heads)
+        if self.query_norm is not None and self.key_norm is not None:
+            q = self.query_norm(q)
+            k = self.key_norm(k)
         if context.turn is not None:
             q = rotate(q, context.turn)
             k = rotate(k, context.turn)
