@@ -14,6 +14,7 @@ from unrolled.core.files import path_of
 from unrolled.core.words import option
 from unrolled.insight.inside import Inside, inspect
 from unrolled.insight.summary import finish
+from unrolled.models import LanguageModel
 from unrolled.runs import folder as runs
 from unrolled.runs import generate
 from unrolled.runs.evaluate import adjusted, evaluate
@@ -180,6 +181,23 @@ class Run:
         return generate.with_choices(
             self.predictor, prompt, max_new_tokens, options, **given
         )
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the model is: ``family``, ``parameters``, ``context`` and ``vocabulary``.
+
+        The family is the architecture of another program's checkpoint, else the layer; the context
+        is the positions that can be read, None without limit; vocabulary the tokens that are
+        scored, None where none are.
+        """
+        vocabulary: int | None = None
+        if isinstance(self.model, LanguageModel):
+            vocabulary = self.model.head.out_features
+        return {
+            "family": self.result.get("family", self.recipe.layer),
+            "parameters": sum(weight.numel() for weight in self.model.parameters()),
+            "context": getattr(self.model, "context", None),
+            "vocabulary": vocabulary,
+        }
 
     def logits(self, ids: Sequence[int]) -> Tensor:
         """Return a language model's scores of the token after each of some.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,11 @@ from unrolled.core.files import CONFIG_BYTES, read_json
 
 CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+FULL = "full_attention"
+SLIDING = "sliding_attention"
 CODE = ("auto_map", "trust_remote_code", "custom_pipelines")
 LARGEST = 2**31 - 1
+LONGEST = 16 * CONFIG_BYTES  # with the special tokens of a large vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,8 @@ class PublishedConfig:
         """Return the base of rotary positions. Raises UserError: they are scaled or partial."""
         nested = self.values.get("rope_parameters") or {}
         scaling = self.values.get("rope_scaling") or {}
-        for key, table in (("rope_parameters", nested), ("rope_scaling", scaling)):
+        tables = {"rope_parameters": nested, "rope_scaling": scaling}
+        for key, table in tables.items():
             if not isinstance(table, dict):
                 raise self._refusal(key, "a table")
             kind = table.get("rope_type", table.get("type", "default"))
@@ -95,13 +100,20 @@ class PublishedConfig:
             full = layers
             if self.flag("use_sliding_window", False):
                 full = self.values.get("max_window_layers", layers)
-            kinds = ["sliding_attention" if full == 0 else "full_attention"]
-            if full != 0 and (type(full) is not int or full < layers):
-                raise self._refusal("max_window_layers", "one kind of attention in all")
-        if kinds == ["full_attention"] * len(kinds):
+            if type(full) is not int:
+                raise self._refusal("max_window_layers", "a whole number")
+            # the first layers look at all
+            kinds = [FULL] if full > 0 else []
+            if full < layers:
+                kinds = [*kinds, SLIDING]
+        if not isinstance(kinds, list):
+            raise self._refusal("layer_types", "a list")
+        if all(kind == FULL for kind in kinds):
             return None
-        if kinds != ["sliding_attention"] * len(kinds):
-            raise self._refusal("layer_types", "one kind of attention in all layers")
+        if any(kind != SLIDING for kind in kinds):
+            raise self._refusal(
+                "layer_types", f"{FULL} in all layers, or {SLIDING} in all"
+            )
         return self.whole("sliding_window")
 
     def ids(self, key: str, size: int) -> tuple[int, ...]:
@@ -121,24 +133,26 @@ def read_config(folder: Path) -> PublishedConfig:
     Raises:
         UserError: there is no such file, it asks for code to be run, or for quantized weights.
     """
-    for name in (CONFIG, TOKENIZER_CONFIG):
-        path = folder / name
-        if name != CONFIG and not path.exists():
-            continue
-        try:
-            values = read_json(path, 16 * CONFIG_BYTES)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: this file cannot be read ({error})") from None
-        code = [key for key in CODE if values.get(key)]
-        if code:
-            raise UserError(
-                f"{path}: {listed(code)} asks for code of the checkpoint to be run, which is never "
-                "done here; only architectures that are known can be opened"
-            )
-        if name == CONFIG:
-            config = PublishedConfig(path, values)
+    config = _read(folder / CONFIG)
+    if os.path.lexists(folder / TOKENIZER_CONFIG):
+        _read(folder / TOKENIZER_CONFIG)
     if config.values.get("quantization_config"):
         raise UserError(
             f"{config.path}: quantization_config: expected weights of F32, F16 or BF16"
         )
     return config
+
+
+def _read(path: Path) -> PublishedConfig:
+    """Return a file of settings. Raises UserError: it cannot be read, or asks for code."""
+    try:
+        values = read_json(path, LONGEST)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: this file cannot be read ({error})") from None
+    code = [key for key in CODE if values.get(key)]
+    if code:
+        raise UserError(
+            f"{path}: {listed(code)} asks for code of the checkpoint to be run, which is "
+            "never done here; only architectures that are known can be opened"
+        )
+    return PublishedConfig(path, values)

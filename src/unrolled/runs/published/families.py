@@ -8,7 +8,7 @@ from typing import Any
 
 from unrolled.core.errors import UserError, listed, shown
 from unrolled.runs.published.config import PublishedConfig
-from unrolled.runs.published.weights import Origin, Shape
+from unrolled.runs.published.weights import Shape, WeightOrigin
 
 LAYER = "layer.blocks."
 Settings = dict[str, Any]
@@ -34,11 +34,11 @@ class Family:
     settings: Callable[[PublishedConfig], Settings]
     prefix: str
     block: str
-    outer: Mapping[str, Origin]
-    inner: Mapping[str, Origin]
+    outer: Mapping[str, WeightOrigin]
+    inner: Mapping[str, WeightOrigin]
     buffers: tuple[str, ...] = ()
 
-    def origin(self, name: str, bare: bool) -> Origin:
+    def origin(self, name: str, bare: bool) -> WeightOrigin:
         """Return where a weight stands.
 
         Args:
@@ -94,12 +94,12 @@ def _gpt2(config: PublishedConfig) -> Settings:
     }
 
 
-def _transposed(name: str, part: int = 0, parts: int = 1) -> Origin:
-    return Origin((name,), True, part, parts)
+def _transposed(name: str, part: int = 0, parts: int = 1) -> WeightOrigin:
+    return WeightOrigin((name,), True, part, parts)
 
 
-def _plain(name: str, part: int = 0, parts: int = 1) -> Origin:
-    return Origin((name,), False, part, parts)
+def _plain(name: str, part: int = 0, parts: int = 1) -> WeightOrigin:
+    return WeightOrigin((name,), False, part, parts)
 
 
 _GPT2_INNER = {
@@ -212,7 +212,7 @@ for _kind in ("weight", "bias"):
         f"attention.key.{_kind}": _plain(f"self_attn.k_proj.{_kind}"),
         f"attention.value.{_kind}": _plain(f"self_attn.v_proj.{_kind}"),
         f"attention.out.{_kind}": _plain(f"self_attn.o_proj.{_kind}"),
-        f"feedforward.up.{_kind}": Origin((_gate, _up)),
+        f"feedforward.up.{_kind}": WeightOrigin((_gate, _up)),
         f"feedforward.out.{_kind}": _plain(f"mlp.down_proj.{_kind}"),
     }
 _LLAMA_OUTER = {

@@ -79,8 +79,8 @@ class Header:
             ("mlp.down_proj", (width, self.hidden_dim)),
             ("mlp.up_proj", (self.hidden_dim, width)),
         ]
-        vocabulary = (abs(self.vocab_size), width)
-        sections = [("model.embed_tokens.weight", vocabulary)]
+        vocabulary: Shape = (abs(self.vocab_size), width)
+        sections: list[tuple[str, Shape]] = [("model.embed_tokens.weight", vocabulary)]
         sections += [(name, (layers, *shape)) for name, shape in by_layer]
         sections.append(("model.norm.weight", (width,)))
         # cosines and sines of all positions, which are computed anew

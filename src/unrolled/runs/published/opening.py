@@ -55,16 +55,7 @@ def open_published(path: Path, tokenizer: Path | None = None) -> Loaded:
         UserError: it is of an unknown kind, asks for code, or its weights are not those of its
             settings.
     """
-    stored: Stored
-    if path.is_dir():
-        config = read_config(path)
-        family = family_of(config)
-        stored = SafetensorsFolder(path)
-    else:
-        _refuse_other_files(path)
-        stored = Llama2cFile(path)
-        config = stored.config
-        family = LLAMA
+    config, family, stored = _read(path)
     settings = family.settings(config)
     vocabulary = _tokenizer(path, config, tokenizer)
     recipe = _recipe(path, config, settings, len(stored.shapes))
@@ -73,6 +64,16 @@ def open_published(path: Path, tokenizer: Path | None = None) -> Loaded:
     model = _build(task, recipe, config, family, stored)
     ended = {"family": family.name}
     return Loaded(path, recipe, task, model.eval(), ended)
+
+
+def _read(path: Path) -> tuple[PublishedConfig, Family, Stored]:
+    """Return settings, architecture and weights, of which the shapes alone are read."""
+    if path.is_dir():
+        config = read_config(path)
+        return config, family_of(config), SafetensorsFolder(path)
+    _refuse_other_files(path)
+    file = Llama2cFile(path)
+    return file.config, LLAMA, file
 
 
 def _refuse_other_files(path: Path) -> None:
@@ -166,6 +167,7 @@ def _tokenizer(
     starts = config.ids("bos_token_id", size)
     start = starts[0] if starts else None
     document: dict[str, Any] | None = None
+    source: Path | None
     if path.is_dir():
         source = path / TOKENIZER if file is None else file
         if file is not None or os.path.lexists(source):

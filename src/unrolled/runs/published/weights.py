@@ -29,8 +29,15 @@ Shape = tuple[int, ...]
 class Stored(Protocol):
     """A checkpoint: shapes are known at once, numbers are read when asked for."""
 
-    path: Path
-    shapes: Mapping[str, Shape]
+    @property
+    def path(self) -> Path:
+        """What errors name."""
+        ...
+
+    @property
+    def shapes(self) -> Mapping[str, Shape]:
+        """The shape of each tensor, by its name."""
+        ...
 
     def read(self, name: str) -> Tensor:
         """Return a tensor in fp32."""
@@ -38,7 +45,7 @@ class Stored(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class WeightOrigin:
     """Where a weight of ours stands in a published checkpoint.
 
     Attributes:
@@ -58,10 +65,10 @@ class Origin:
         theirs = (first * self.parts // len(self.names), *rest)
         return theirs[::-1] if self.transposed else theirs
 
-    def prefixed(self, prefix: str) -> Origin:
+    def prefixed(self, prefix: str) -> WeightOrigin:
         """Return the same with a prefix before each name."""
         names = tuple(prefix + name for name in self.names)
-        return Origin(names, self.transposed, self.part, self.parts)
+        return WeightOrigin(names, self.transposed, self.part, self.parts)
 
     def read(self, stored: Stored) -> Tensor:
         """Return the weight as ours is."""
