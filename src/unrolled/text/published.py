@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 from collections.abc import Collection, Iterable, Sequence
@@ -148,14 +149,15 @@ class PublishedTokenizer(Tokenizer):
 class PublishedStream(TextStream):
     """Decodes as the library does, which may need the tokens before one to say its text.
 
+    Those whose text came last are decoded again: they begin with a whole character, and what a
+    decoder does to the start of a text is done to them.
+
     Args:
         backend: the library's tokenizer.
         size: how many ids there are.
         silent: ids that give no text.
         before: ids that were decoded already.
     """
-
-    KEPT = 8  # tokens decoded again, so that what a decoder does at a text's start is not repeated
 
     def __init__(
         self,
@@ -187,12 +189,20 @@ class PublishedStream(TextStream):
 
     def _new(self) -> str:
         """Return the text of the ids that were not said yet."""
-        first = max(0, self._said - self.KEPT)
-        before = self._backend.decode(self._ids[first : self._said])
-        return self._backend.decode(self._ids[first:]).removeprefix(before)
+        before: str = self._backend.decode(self._ids[: self._said])
+        text: str = self._backend.decode(self._ids)
+        if text.startswith(before):
+            return text.removeprefix(before)
+        # what was said of bytes that make no character is said otherwise now
+        pairs = zip(before, text, strict=False)
+        alike = sum(
+            1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+        )
+        return text[alike:]
 
     def _taken(self, text: str) -> str:
-        del self._ids[: max(0, len(self._ids) - self.KEPT)]
+        if text:
+            del self._ids[: self._said]
         self._said = len(self._ids)
         return text
 

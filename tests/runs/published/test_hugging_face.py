@@ -169,7 +169,11 @@ def test_without_a_tokenizer_logits_are_there_and_text_is_not(save: Save) -> Non
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "expected False"),
         ("gpt2", {"activation_function": "mish"}, "expected one of gelu_new"),
-        ("qwen2", {"layer_types": ["full_attention", "sliding_attention"] * 2}, "one"),
+        (
+            "qwen2",
+            {"layer_types": ["full_attention", "sliding_attention"] * 2},
+            "in all",
+        ),
     ],
 )
 def test_a_config_that_is_not_the_weights_is_refused(
