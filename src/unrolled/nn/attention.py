@@ -199,8 +199,8 @@ class SelfAttention(nn.Module):
         k = by_head(self.key(x), self.kv_heads)
         v = by_head(self.value(x), self.kv_heads)
         if self.query_norm is not None and self.key_norm is not None:
-            q = self.query_norm(q)
-            k = self.key_norm(k)
+            q = self.query_norm(at_least_fp32(q)).to(v.dtype)
+            k = self.key_norm(at_least_fp32(k)).to(v.dtype)
         if context.turn is not None:
             q = rotate(q, context.turn)
             k = rotate(k, context.turn)
