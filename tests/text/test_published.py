@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from unrolled.core.errors import UserError
-from unrolled.text.published import PublishedTokenizer
+from unrolled.text.published import PublishedTokenizer, read_document
 
 TEXTS = ["the cat sat on the mat", "한국어 글자와 the man", "naïve 🙂🙃 cats"]
 
@@ -111,6 +112,18 @@ def test_any_ids_are_decoded(kind: str, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, ours.size - 1), max_size=30))
     assert isinstance(ours.decode(ids), str)
     assert all(ours.token(id) for id in ids)
+
+
+def test_a_text_is_read_whole(tmp_path: Path) -> None:
+    _, library = PAIRS["bytes"]
+    short = tokenizers.Tokenizer.from_str(library.to_str())
+    short.enable_truncation(2)
+    short.enable_padding(length=9)
+    path = tmp_path / "tokenizer.json"
+    short.save(str(path))
+    size = short.get_vocab_size()
+    ours = PublishedTokenizer(read_document(path), size, 0, (0,))
+    assert ours.beginning(TEXTS[0]) == library.encode(TEXTS[0]).ids
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:

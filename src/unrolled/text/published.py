@@ -215,7 +215,8 @@ def read_document(path: Path) -> dict[str, Any]:
         raise DataError(f"no tokenizer can be read here ({error})", path) from None
     if not isinstance(document.get("model"), dict):
         raise DataError("expected a tokenizer.json with a model in it", path)
-    return document
+    # as it was last used in training; a text is read whole
+    return {**document, "truncation": None, "padding": None}
 
 
 def read_llama2c(path: Path, size: int) -> dict[str, Any]:

@@ -142,6 +142,7 @@ GPT2 = Family(
 def _llama_kind(config: PublishedConfig) -> Settings:
     """Touvron et al. (2023): RMSNorm, rotary positions, SwiGLU, grouped queries, no biases."""
     config.must("hidden_act", "silu", default="silu")
+    config.must("rope_interleaved", False, default=False)
     width = config.whole("hidden_size")
     heads = config.whole("num_attention_heads")
     return {
