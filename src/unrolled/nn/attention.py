@@ -147,6 +147,23 @@ def _is_faster_plain(q: Tensor, k: Tensor, v: Tensor, p: float) -> bool:
     return p > 0 or q.dtype == torch.bfloat16
 
 
+def _head_norm(variant: Variant, size: int) -> nn.Module | None:
+    """Return the norm of queries or keys of E features, if they have one."""
+    if not variant.query_key_norm:
+        return None
+    eps = variant.norm_eps or 1e-6
+    return nn.RMSNorm(size, eps=eps)
+
+
+def _normed(norm: nn.Module | None, heads: Tensor) -> Tensor:
+    """Return queries or keys (B, N, T, E) normalised, in their precision."""
+    if norm is None:
+        return heads
+    features = at_least_fp32(heads)
+    normed = norm(features)
+    return normed.to(heads.dtype)
+
+
 class SelfAttention(nn.Module):
     """Attention of a sequence to itself, with fewer key-value heads if wanted.
 
@@ -180,12 +197,8 @@ class SelfAttention(nn.Module):
         self.key = nn.Linear(width, kv_width, inner_bias)
         self.value = nn.Linear(width, kv_width, inner_bias)
         self.out = nn.Linear(inner_width, width, outer_bias)
-        self.query_norm: nn.Module | None = None
-        self.key_norm: nn.Module | None = None
-        if variant.query_key_norm:
-            eps = variant.norm_eps or 1e-6
-            self.query_norm = nn.RMSNorm(self.size, eps=eps)
-            self.key_norm = nn.RMSNorm(self.size, eps=eps)
+        self.query_norm = _head_norm(variant, self.size)
+        self.key_norm = _head_norm(variant, self.size)
 
     def forward(self, x: Tensor, layer: int, context: AttentionContext) -> Tensor:
         """Return (B, T, W) for x (B, T, W).
@@ -198,9 +211,8 @@ class SelfAttention(nn.Module):
         q = by_head(self.query(x), self.heads)
         k = by_head(self.key(x), self.kv_heads)
         v = by_head(self.value(x), self.kv_heads)
-        if self.query_norm is not None and self.key_norm is not None:
-            q = self.query_norm(at_least_fp32(q)).to(v.dtype)
-            k = self.key_norm(at_least_fp32(k)).to(v.dtype)
+        q = _normed(self.query_norm, q)
+        k = _normed(self.key_norm, k)
         if context.turn is not None:
             q = rotate(q, context.turn)
             k = rotate(k, context.turn)
