@@ -163,3 +163,40 @@ def test_a_model_that_is_put_in_the_place_of_the_own_one_answers(
             weight.zero_()
     run.model = model
     assert run.predict([(3, 21)]) != before
+
+
+@pytest.mark.parametrize("layer", ["gru", "attention"])
+def test_logits_are_what_the_model_says(layer: str, tmp_path: Path) -> None:
+    path = tmp_path / "song.txt"
+    path.write_text("row your boat\ngently down the stream\n" * 20)
+    changes = {"model.heads": 2, "model.query_key_norm": True}
+    run = unrolled.train(
+        path,
+        out=tmp_path / "run",
+        quiet=True,
+        layer=layer,
+        **SMALL,
+        **{"training.max_steps": 5, "model.head_bias": False},
+        **(changes if layer == "attention" else {}),
+    )
+    assert run.model.head.bias is None
+    logits = unrolled.load(run.folder, device="cpu").logits([4, 5, 6])
+    with torch.no_grad():
+        expected, _ = run.model.unroll(torch.tensor([[4, 5, 6]]))
+    torch.testing.assert_close(logits, expected[0])
+    # the step says so too, natively where it can
+    stepper = run.model.stepper()
+    state = run.model.initial_state(1)
+    with torch.no_grad():
+        for index, id in enumerate((4, 5, 6)):
+            scores, state = stepper.step(torch.tensor([id]), state)
+            torch.testing.assert_close(scores[0], expected[0, index])
+    assert run.describe()["family"] == layer
+    assert run.describe()["vocabulary"] == logits.shape[1]
+
+
+def test_logits_are_of_language_models(home: SimpleNamespace) -> None:
+    run = unrolled.load(home.runs["classify"], device="cpu")
+    assert run.describe()["vocabulary"] is None
+    with pytest.raises(UsageError, match="this run answers rows"):
+        run.logits([1])

@@ -6,11 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from unrolled.checks import quick
+from unrolled.core.errors import UsageError
 from unrolled.core.files import path_of
 from unrolled.core.words import option
 from unrolled.insight.inside import Inside, inspect
 from unrolled.insight.summary import finish
+from unrolled.models import LanguageModel
 from unrolled.runs import folder as runs
 from unrolled.runs import generate
 from unrolled.runs.evaluate import adjusted, evaluate
@@ -20,6 +24,7 @@ from unrolled.runs.file_reading import read_as
 from unrolled.runs.keys import flat
 from unrolled.runs.plan import Request
 from unrolled.runs.predictor import Predictor
+from unrolled.runs.published import is_published, open_published
 from unrolled.runs.train import Say, train_request
 from unrolled.tasks.base import Prediction, TokenChoice
 from unrolled.training.parallel import joined
@@ -177,6 +182,37 @@ class Run:
             self.predictor, prompt, max_new_tokens, options, **given
         )
 
+    def describe(self) -> dict[str, Any]:
+        """Return what the model is: ``family``, ``parameters``, ``context`` and ``vocabulary``.
+
+        The family is the architecture of another program's checkpoint, else the layer; the context
+        is the positions that can be read, None without limit; vocabulary the tokens that are
+        scored, None where none are.
+        """
+        vocabulary: int | None = None
+        if isinstance(self.model, LanguageModel):
+            vocabulary = self.model.head.out_features
+        return {
+            "family": self.result.get("family", self.recipe.layer),
+            "parameters": sum(weight.numel() for weight in self.model.parameters()),
+            "context": getattr(self.model, "context", None),
+            "vocabulary": vocabulary,
+        }
+
+    def logits(self, ids: Sequence[int]) -> Tensor:
+        """Return a language model's scores of the token after each of some.
+
+        Args:
+            ids: tokens, read as they are: nothing is put before them.
+
+        Returns:
+            (T, V) in fp32, on the CPU.
+
+        Raises:
+            UsageError: the run is no language model, or ids are none, too many, or unknown to it.
+        """
+        return generate.logits(self.predictor, ids)
+
     def inspect(
         self,
         *inputs: Any,
@@ -230,20 +266,35 @@ def load(
     weights: str = "best",
     *,
     result: bool = True,
+    tokenizer: str | Path | None = None,
 ) -> Run:
-    """Return the run in a folder.
+    """Return the run in a folder, or a checkpoint of another program as a run.
 
     Args:
-        folder: the run folder.
+        folder: the run folder; a folder of Hugging Face (``config.json``, safetensors) of the
+            GPT-2, Llama, Mistral, Qwen2 or Qwen3 kind; or a file of llama2.c.
         device: ``auto``, ``cpu``, ``cuda`` ...
         weights: ``best``, or ``last`` for those of the newest checkpoint.
         result: read ``result.json`` too, without which rows can be answered as well.
+        tokenizer: the file of a vocabulary, for a checkpoint of another program; by default the
+            one that stands beside it.
 
     Raises:
-        UserError: there is no run, it has no weights yet, or it was damaged.
+        UserError: there is no run, it has no weights yet, or it was damaged; a checkpoint is of an
+            unknown kind, asks for code, or is not what its settings say.
     """
+    path = path_of(folder, "folder")
     with callers_state_kept():
-        return Run(runs.load(path_of(folder, "folder"), weights, result), device)
+        if is_published(path):
+            file = None
+            if tokenizer is not None:
+                file = path_of(tokenizer, option("tokenizer"))
+            return Run(open_published(path, file), device)
+        if tokenizer is not None:
+            raise UsageError(
+                f"{option('tokenizer')} is for checkpoints of other programs; a run has its own"
+            )
+        return Run(runs.load(path, weights, result), device)
 
 
 def train(

@@ -16,7 +16,7 @@ import torch
 
 VERBS = [
     *("train", "doctor", "evaluate", "predict", "generate"),
-    *("inspect", "compare", "recall", "export", "recipes"),
+    *("inspect", "load", "compare", "recall", "export", "recipes"),
 ]
 Call = Callable[..., tuple[str, str]]
 
@@ -128,7 +128,7 @@ def test_what_befalls_a_program_is_one_line(
 ) -> None:
     import unrolled.run
 
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise raised
 
     monkeypatch.setattr(unrolled.run, "load", fails)
@@ -141,7 +141,7 @@ def test_other_runtime_errors_keep_their_traceback(
 ) -> None:
     import unrolled.run
 
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     monkeypatch.setattr(unrolled.run, "load", fails)

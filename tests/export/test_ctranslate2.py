@@ -19,8 +19,9 @@ from unrolled.decoding.settings import Search
 from unrolled.export import ctranslate2 as format
 from unrolled.export import export
 from unrolled.models import Unaligned
-from unrolled.nn import GRU, RecurrentDecoder
+from unrolled.nn import GRU, Attention, RecurrentDecoder
 from unrolled.nn.attending import input_width
+from unrolled.nn.variant import Variant
 from unrolled.text.tokenizers import BOS, EOS, Tokenizer
 
 ctranslate2 = pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed")
@@ -188,6 +189,15 @@ def test_what_ctranslate2_lacks_is_refused(tokenizer: Tokenizer) -> None:
             format.refuse(model)
     with pytest.raises(UserError, match="bidirectional=true"):
         format.refuse(transformer(size, causal=True))
+    for name, settings in {
+        "query_key_norm": {"variant": Variant(query_key_norm=True)},
+        "feedforward": {"feedforward": "gelu-tanh"},
+    }.items():
+        options: dict[str, Any] = settings
+        encoder = Attention(16, 16, bidirectional=True, **options)
+        other = Unaligned(reads.source, encoder, reads.target, reads.decoder, size)
+        with pytest.raises(UserError, match=f"no model of model.{name} is exported"):
+            format.refuse(other)
     some = Unaligned(reads.source, reads.encoder, reads.target, reads.decoder, size - 1)
     with pytest.raises(UserError, match="this model some alone"):
         format.refuse(some)

@@ -42,6 +42,12 @@ SETTINGS: dict[str, Any] = {
     "attention_dropout": 0.6,
     "bias": True,
     "first": "xavier",
+    "norm_eps": 1e-3,
+    "rotary_base": 500.0,
+    "head_size": 6,
+    "attention_window": 2,
+    "query_key_norm": True,
+    "attention_bias": "inputs",
 }
 
 
@@ -96,6 +102,7 @@ def repr_of(layer: nn.Layer) -> str:
     blocks = [vars(block).get("norm_first") for block in layer.modules()]
     return (
         f"{layer} {own} {blocks}"
+        + str(vars(layer).get("variant"))
         + str([tuple(p.shape) for p in layer.parameters()])
         + str([(vars(m).get("gated"), vars(m).get("dropout")) for m in layer.modules()])
     )

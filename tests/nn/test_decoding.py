@@ -22,6 +22,7 @@ from unrolled.nn.memory import DecoderState
 from unrolled.nn.rooms import Rooms
 from unrolled.nn.state import AttentionState, pack, unpack
 from unrolled.nn.stepper import why_not_native
+from unrolled.nn.variant import Variant
 from unrolled.ops import native
 
 needs_core = pytest.mark.skipif(not native.available(), reason="needs the native core")
@@ -427,6 +428,27 @@ def test_why_not_native() -> None:
 
 @needs_core
 @torch.inference_mode()
+@needs_core
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"feedforward": "gelu-tanh"}, "the core has no feedforward=gelu-tanh"),
+        *(
+            ({"variant": Variant(**{name: value})}, f"the core has no {name}")
+            for name, value in {
+                "norm_eps": 1e-4,
+                "rotary_base": 500.0,
+                "attention_window": 3,
+                "query_key_norm": True,
+                "attention_bias": "inputs",
+            }.items()
+        ),
+    ],
+)
+def test_variants_have_no_native_step(settings: dict[str, Any], reason: str) -> None:
+    assert why_not_native(parts(**settings)) == reason
+
+
 def test_lengths_may_be_of_any_integers_and_may_change() -> None:
     made = parts(**KINDS[0])
     decoder = NativeDecoder(made)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unrolled.nn import GRU, LSTM, RNN, Attention, Layer, Memoryless, MinGRU, State
+from unrolled.nn.variant import Variant
 
 D = 5  # input features
 
@@ -46,6 +47,25 @@ CAUSAL: dict[str, Callable[[], Layer]] = {
         _ATTENTION, positions="sinusoidal", feedforward="gelu"
     ),
     "attention-learned": partial(_ATTENTION, positions="learned", context=40),
+    "attention-window": partial(
+        _ATTENTION, kv_heads=3, variant=Variant(attention_window=3, rotary_base=500.0)
+    ),
+    "attention-wide-heads": partial(
+        _ATTENTION,
+        kv_heads=2,
+        bias=True,
+        variant=Variant(
+            head_size=4, query_key_norm=True, attention_bias="inputs", norm_eps=1e-4
+        ),
+    ),
+    "attention-gelu-tanh": partial(
+        _ATTENTION,
+        positions="learned",
+        context=40,
+        norm="layer",
+        feedforward="gelu-tanh",
+        bias=True,
+    ),
     "attention-post-norm": partial(_ATTENTION, norm_first=False, norm="layer"),
 }
 BOTH_WAYS: dict[str, Callable[[], Layer]] = {
@@ -58,6 +78,9 @@ BOTH_WAYS: dict[str, Callable[[], Layer]] = {
     "gru-both-2": partial(GRU, D, 7, **_BOTH, **_DEEP),
     "mingru-both-2": partial(MinGRU, D, 7, **_BOTH, **_DEEP),
     "attention-both": partial(_ATTENTION, bidirectional=True),
+    "attention-both-window": partial(
+        _ATTENTION, bidirectional=True, variant=Variant(attention_window=2)
+    ),
     "attention-both-learned": partial(
         _ATTENTION, bidirectional=True, positions="learned", context=40, kv_heads=2
     ),

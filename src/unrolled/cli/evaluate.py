@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from unrolled.cli.load import Tokenizer
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 Data = Annotated[
     str,
@@ -38,6 +40,7 @@ def evaluate(
     changes: Changes = None,
     target: Target = None,
     other: Other = None,
+    tokenizer: Tokenizer = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a run on a file.
@@ -57,7 +60,7 @@ def evaluate(
     from unrolled.runs.keys import parse
 
     keys = parse(changes or [])
-    ours = load(expanded(run))
+    ours = load(expanded(run), tokenizer=tokenizer)
     evaluation = score(ours.predictor, ours.recipe, data, keys, say, target)
     scores = evaluation.scores
     notes = [*evaluation.notes]

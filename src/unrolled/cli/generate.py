@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from unrolled.cli.load import Tokenizer
+
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder of a language model's run.")
 ]
@@ -53,6 +55,7 @@ def generate(
     repetition_penalty: RepetitionPenalty = 1.0,
     seed: Seed = None,
     stop: Stop = None,
+    tokenizer: Tokenizer = None,
     as_json: AsJson = False,
 ) -> None:
     """Write on from a prompt, printed as it is made.
@@ -66,7 +69,7 @@ def generate(
     from unrolled.core.terminal import clean_text, json_line, out
     from unrolled.run import load
 
-    loaded = load(expanded(run), result=False)
+    loaded = load(expanded(run), result=False, tokenizer=tokenizer)
     options: dict[str, Any] = {
         "seed": secrets.randbits(63) if seed is None else seed,
         "stop": stop or [],

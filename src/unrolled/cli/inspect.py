@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from unrolled.cli.load import Tokenizer
 from unrolled.cli.predict import RowsCommand
 
 COMMAND = RowsCommand
@@ -50,6 +51,7 @@ def inspect(
     hold: Holds = None,
     units: Units = None,
     at: At = None,
+    tokenizer: Tokenizer = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the numbers, and write no page.")
     ] = False,
@@ -76,7 +78,7 @@ def inspect(
 
     if lang not in ("auto", "en", "ko"):
         raise UsageError(f"--lang {lang}: choose auto, en or ko")
-    loaded = load(expanded(run))
+    loaded = load(expanded(run), tokenizer=tokenizer)
     inside = loaded.inspect(
         *inputs, hold=hold or (), units=_numbers(units), at=at, language=lang
     )

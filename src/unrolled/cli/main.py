@@ -84,6 +84,7 @@ VERBS = (
     "predict",
     "generate",
     "inspect",
+    "load",
     "compare",
     "recall",
     "export",

@@ -101,6 +101,13 @@ def refuse(model: Unaligned) -> None:
         raise UserError(
             "CTranslate2's encoder reads both ways; export a run of model.bidirectional=true"
         )
+    for layer in (encoder, decoder):
+        changed = layer.variant.changed()
+        if cast(Block, layer.blocks[0]).feedforward.kind not in ACTIVATIONS:
+            changed = ["feedforward", *changed]
+        if changed:
+            names = ", ".join(f"model.{name}" for name in changed)
+            raise UserError(f"no model of {names} is exported; unset them")
     if not isinstance(model.source, TokenEmbedding):
         raise UserError("CTranslate2 reads tokens, and this model reads something else")
     if model.target.size != model.head.out_features:

@@ -16,6 +16,7 @@ from unrolled.nn.dropout import dropout
 from unrolled.nn.memory import Memory
 from unrolled.nn.positions import rotate
 from unrolled.nn.state import CacheWriter
+from unrolled.nn.variant import USUAL, Variant
 from unrolled.ops import recording
 from unrolled.ops.derivatives import is_transformed
 from unrolled.ops.modes import mode
@@ -146,6 +147,23 @@ def _is_faster_plain(q: Tensor, k: Tensor, v: Tensor, p: float) -> bool:
     return p > 0 or q.dtype == torch.bfloat16
 
 
+def _head_norm(variant: Variant, size: int) -> nn.Module | None:
+    """Return the norm of queries or keys of E features, if they have one."""
+    if not variant.query_key_norm:
+        return None
+    eps = variant.norm_eps or 1e-6
+    return nn.RMSNorm(size, eps=eps)
+
+
+def _normed(norm: nn.Module | None, heads: Tensor) -> Tensor:
+    """Return queries or keys (B, N, T, E) normalised, in their precision."""
+    if norm is None:
+        return heads
+    features = at_least_fp32(heads)
+    normed = norm(features)
+    return normed.to(heads.dtype)
+
+
 class SelfAttention(nn.Module):
     """Attention of a sequence to itself, with fewer key-value heads if wanted.
 
@@ -154,7 +172,8 @@ class SelfAttention(nn.Module):
         heads: N, which divides W.
         kv_heads: K, which divides N (Ainslie et al. 2023); N is plain multi-head attention.
         dropout: on the attention weights.
-        bias: of all four products.
+        bias: of all four products, where ``variant`` does not say otherwise.
+        variant: its width of a head, biases, and norms of queries and keys.
     """
 
     def __init__(
@@ -164,17 +183,22 @@ class SelfAttention(nn.Module):
         kv_heads: int,
         dropout: float,
         bias: bool = False,
+        variant: Variant = USUAL,
     ) -> None:
         super().__init__()
         self.heads = heads
         self.kv_heads = kv_heads
-        self.size = width // heads
+        self.size = variant.head_size or width // heads
         self.dropout = dropout
-        self.query = nn.Linear(width, width, bias)
+        inner_bias, outer_bias = variant.biases(bias)
+        inner_width = heads * self.size
         kv_width = kv_heads * self.size
-        self.key = nn.Linear(width, kv_width, bias)
-        self.value = nn.Linear(width, kv_width, bias)
-        self.out = nn.Linear(width, width, bias)
+        self.query = nn.Linear(width, inner_width, inner_bias)
+        self.key = nn.Linear(width, kv_width, inner_bias)
+        self.value = nn.Linear(width, kv_width, inner_bias)
+        self.out = nn.Linear(inner_width, width, outer_bias)
+        self.query_norm = _head_norm(variant, self.size)
+        self.key_norm = _head_norm(variant, self.size)
 
     def forward(self, x: Tensor, layer: int, context: AttentionContext) -> Tensor:
         """Return (B, T, W) for x (B, T, W).
@@ -187,6 +211,8 @@ class SelfAttention(nn.Module):
         q = by_head(self.query(x), self.heads)
         k = by_head(self.key(x), self.kv_heads)
         v = by_head(self.value(x), self.kv_heads)
+        q = _normed(self.query_norm, q)
+        k = _normed(self.key_norm, k)
         if context.turn is not None:
             q = rotate(q, context.turn)
             k = rotate(k, context.turn)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from pydantic import Field
@@ -17,6 +17,7 @@ from unrolled.nn.memoryless import Memoryless
 from unrolled.nn.recurrent import GRU, LSTM, RNN, MinGRU, Recurrent
 from unrolled.nn.streaming import open_stream
 from unrolled.nn.transformer import Attention
+from unrolled.nn.variant import Variant
 from unrolled.ops.reference import STEPS, Step
 
 
@@ -131,9 +132,10 @@ class LayerConfig(Config):
         True,
         description="normalise what each part of a block reads (Xiong et al. 2020), not its sum",
     )
-    feedforward: Literal["swiglu", "gelu", "relu"] = Field(
+    feedforward: Literal["swiglu", "gelu", "gelu-tanh", "relu"] = Field(
         "swiglu",
-        description="the network of a block: swiglu (Shazeer 2020), gelu or relu",
+        description="the network of a block: swiglu (Shazeer 2020), gelu, gelu-tanh (GPT-2's) or "
+        "relu",
     )
     feedforward_size: int | None = Field(
         None,
@@ -154,6 +156,39 @@ class LayerConfig(Config):
         "small",
         description="first weights: small is GPT-2's 0.02 (Radford et al. 2019), xavier is Glorot "
         "and Bengio (2010)",
+    )
+    norm_eps: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="what norms add to the variance; by default 1e-6 of rms, 1e-5 of layer",
+    )
+    rotary_base: float = Field(
+        10000.0,
+        gt=1,
+        le=1e12,
+        description="base of rotary positions (Su et al. 2021); longer contexts take a larger one",
+    )
+    head_size: int | None = Field(
+        None,
+        ge=1,
+        le=65_536,
+        description="width of an attention head; by default `hidden` / `heads`",
+    )
+    attention_window: int | None = Field(
+        None,
+        ge=1,
+        le=2**31 - 1,
+        description="a step looks at so many steps, itself among them (Mistral 7B, 2023); by "
+        "default at all",
+    )
+    query_key_norm: bool = Field(
+        False, description="rms norm of queries and keys (Henry et al. 2020)"
+    )
+    attention_bias: Literal["all", "inputs", "none"] | None = Field(
+        None,
+        description="which products of attention have a bias: all, inputs (queries, keys and "
+        "values) or none; by default as `bias`",
     )
     context: int | None = Field(
         None,
@@ -177,6 +212,7 @@ _RECURRENT = {
     "orthogonal",
     "last",
 }
+VARIANT = tuple(field.name for field in fields(Variant))
 _ATTENTION = {
     "bidirectional",
     "heads",
@@ -190,6 +226,7 @@ _ATTENTION = {
     "bias",
     "first",
     "context",
+    *VARIANT,
 }
 _ALL = {"hidden", "layers", "dropout"}
 
@@ -259,6 +296,7 @@ def _attention(
         bidirectional=config.bidirectional,
         context=config.context,
         memory_size=memory_size,
+        variant=Variant(**{name: getattr(config, name) for name in VARIANT}),
     )
 
 

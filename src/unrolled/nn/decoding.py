@@ -25,7 +25,7 @@ from unrolled.nn.rooms import Rooms
 from unrolled.nn.state import AttentionState, State
 from unrolled.nn.stepper import NativeStepper, StepParts, why_not_native
 from unrolled.nn.transformer import Attention, Block, FeedForward
-from unrolled.ops.decoder import Cache, PackedDecoder, Shape, SourceMemory
+from unrolled.ops.decoder import FEEDFORWARDS, Cache, PackedDecoder, Shape, SourceMemory
 
 _NORMS = (nn.LayerNorm, nn.RMSNorm)
 # of a block: what stands under each name, and its products
@@ -98,6 +98,12 @@ class DecoderParts(StepParts):
             yield "a block that is built in another way than the first"
 
     def unsupported(self, rows: int) -> Iterator[str]:
+        changed = cast(Attention, self.layer).variant.changed()
+        if changed:
+            yield f"the core has no {', '.join(changed)}"
+        kind = self.blocks()[0].feedforward.kind
+        if kind not in FEEDFORWARDS:
+            yield f"the core has no feedforward={kind}"
         if any(part.training for part in self.modules()):
             yield "the model is in training; call eval() first"
 

@@ -25,13 +25,16 @@ def sinusoid(positions: Tensor, width: int) -> Tensor:
     return pairs.flatten(-2)[..., :width]
 
 
-def rotation(positions: Tensor, width: int) -> tuple[Tensor, Tensor]:
+def rotation(
+    positions: Tensor, width: int, base: float = 10000.0
+) -> tuple[Tensor, Tensor]:
     """Return the cosines and sines (B, 1, T, E/2), fp32, by which a head of width E is turned.
 
-    Su et al. (2021), eq. 15, with feature e paired with feature e + E/2 as in LLaMA.
+    Su et al. (2021), eq. 15, with feature e paired with feature e + E/2 as in LLaMA,
+    and ``base`` for its 10,000.
     """
     even = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32)
-    angles = positions[:, None, :, None].float() * 10000 ** (-even / width)
+    angles = positions[:, None, :, None].float() * base ** (-even / width)
     return angles.cos(), angles.sin()
 
 

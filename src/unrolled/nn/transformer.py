@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,23 +23,32 @@ from unrolled.nn.layer import Layer, checked
 from unrolled.nn.memory import DecoderState, Memory
 from unrolled.nn.positions import rotation, sinusoid
 from unrolled.nn.state import AttentionState, Buffer, CacheWriter, State
+from unrolled.nn.variant import USUAL, Variant
 from unrolled.ops import recording
 from unrolled.ops.masking import Lengths, check_lengths, real_steps, zero_padding
 
 POSITIONS = ("rotary", "sinusoidal", "learned")
-FEEDFORWARDS = ("swiglu", "gelu", "relu")
-NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "rms": lambda width: nn.RMSNorm(width, eps=1e-6),
-    "layer": nn.LayerNorm,
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu-tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
+FEEDFORWARDS = ("swiglu", *ACTIVATIONS)
+# their classes, and what they add to the variance
+NORMS: dict[str, tuple[Any, float]] = {
+    "rms": (nn.RMSNorm, 1e-6),
+    "layer": (nn.LayerNorm, 1e-5),
 }
 
 
 class FeedForward(nn.Module):
     """The network at every step of a block: ReLU (Vaswani 2017), GELU, or SwiGLU (Shazeer 2020).
 
+    GELU is exact, or by tanh as in GPT-2 (Hendrycks and Gimpel 2016, section 2).
+
     Args:
         width: W.
-        kind: swiglu, gelu or relu.
+        kind: swiglu, gelu, gelu-tanh or relu.
         size: hidden width; None takes 4 W, for swiglu 8/3 W rounded up to a multiple of 16, which
             has about as many weights.
         bias: of both products.
@@ -60,7 +69,7 @@ class FeedForward(nn.Module):
         """Return (B, T, W) for x (B, T, W)."""
         up = self.up(x)
         if not self.gated:
-            return self.out(F.relu(up) if self.kind == "relu" else F.gelu(up))
+            return self.out(ACTIVATIONS[self.kind](up))
         gate, value = up.chunk(2, -1)
         return self.out(F.silu(gate) * value)
 
@@ -123,7 +132,7 @@ class Attention(Layer):
         positions: rotary (Su et al. 2021), sinusoidal (Vaswani et al. 2017) or learned.
         norm: rms (Zhang and Sennrich 2019) or layer (Ba et al. 2016).
         norm_first: norm before each half of a block, and once at the end; False is the original.
-        feedforward: swiglu, gelu or relu.
+        feedforward: swiglu, gelu, gelu-tanh or relu.
         feedforward_size: its hidden width; None takes the usual one.
         dropout: on what each part of a block adds, and on the positions' sum.
         attention_dropout: on attention weights; None is as ``dropout``.
@@ -133,6 +142,7 @@ class Attention(Layer):
         context: positions it can read; learned positions need it.
         memory_size: features of a memory's steps: the layer is a decoder then, whose state
             ``attend`` begins.
+        variant: in what else the stack is as a published one.
 
     Raises:
         ValueError: sizes that do not divide, an unknown name, learned positions without context.
@@ -158,6 +168,7 @@ class Attention(Layer):
         bidirectional: bool = False,
         context: int | None = None,
         memory_size: int | None = None,
+        variant: Variant = USUAL,
     ) -> None:
         super().__init__()
         if kv_heads is None:
@@ -165,10 +176,11 @@ class Attention(Layer):
         if attention_dropout is None:
             attention_dropout = dropout
         _check_sizes(input_size, hidden, layers, heads, kv_heads, feedforward_size)
+        _check_heads(hidden, heads, kv_heads, variant, memory_size)
         _check_names(positions, norm, feedforward)
-        _check_positions(positions, hidden // heads, context)
-        check_probability("dropout", dropout)
-        check_probability("attention_dropout", attention_dropout)
+        self.head_size = variant.head_size or hidden // heads
+        _check_positions(positions, self.head_size, context)
+        _check_dropout(dropout, attention_dropout)
         self.memory_size = memory_size
         self.first = first
         self.input_size = input_size
@@ -177,26 +189,28 @@ class Attention(Layer):
         self.context = context
         self.positions = positions
         self.kv_heads = kv_heads
-        self.head_size = hidden // heads
+        self.variant = variant
         self.project = _projection(input_size, hidden)
-        if positions == "learned":
-            # its name in the weights of runs that are saved
-            self.add_module("place", nn.Embedding(cast(int, context), hidden))
+        self._add_position_table()
         self.dropout = Dropout(dropout)
-        make_norm = partial(NORMS[norm], hidden)
+        make_norm = _norm_maker(norm, hidden, variant)
         self.blocks = nn.ModuleList()
         for _ in range(layers):
-            attention = SelfAttention(hidden, heads, kv_heads, attention_dropout, bias)
-            cross = None
-            if memory_size is not None:
-                cross = CrossAttention(
-                    hidden, heads, memory_size, attention_dropout, bias
-                )
+            attention = SelfAttention(
+                hidden, heads, kv_heads, attention_dropout, bias, variant
+            )
+            cross = _cross(hidden, heads, memory_size, attention_dropout, bias)
             inner = FeedForward(hidden, feedforward, feedforward_size, bias)
             block = Block(attention, cross, inner, make_norm, norm_first, dropout)
             self.blocks.append(block)
         self.norm = make_norm() if norm_first else nn.Identity()
         self.reset_parameters()
+
+    def _add_position_table(self) -> None:
+        if self.positions == "learned":
+            table = nn.Embedding(cast(int, self.context), self.output_size)
+            # its name in the weights of runs that are saved
+            self.add_module("place", table)
 
     @property
     def position_table(self) -> nn.Embedding | None:
@@ -387,19 +401,23 @@ class Attention(Layer):
         """Work out what all blocks share: rotations, mask, cache."""
         turn = None
         if self.positions == "rotary":
-            turn = rotation(positions, self.head_size)
+            turn = rotation(positions, self.head_size, self.variant.rotary_base)
+        window = self.variant.attention_window
         if not self.causal:
-            if lengths is None:
-                return AttentionContext(turn, None, False, cache)
-            # a row without steps looks at its first, which is zero: a softmax needs something
-            allowed = real_steps(lengths.clamp(min=1), steps)[:, None, None]
-            return AttentionContext(turn, allowed, False, cache)
-        if cache is None or not cache.state.used:
+            both_ways = _allowed_both_ways(lengths, steps, window, positions.device)
+            return AttentionContext(turn, both_ways, False, cache)
+        needed = steps if cache is None else cache.needed
+        is_fresh = cache is None or not cache.state.used
+        if is_fresh and (window is None or window >= needed):
             # padding stands at the right, out of sight
             return AttentionContext(turn, None, True, cache)
-        read = torch.arange(cache.needed, device=positions.device)
-        allowed = (read <= positions[:, :, None])[:, None]
-        return AttentionContext(turn, allowed, False, cache)
+        read = torch.arange(needed, device=positions.device)
+        allowed = read <= positions[:, :, None]
+        if window is not None:
+            # padding may stand past all that was read, and a softmax needs something
+            newest = positions.clamp(max=needed - 1)
+            allowed = allowed & (read > newest[:, :, None] - window)
+        return AttentionContext(turn, allowed[:, None], False, cache)
 
     def _stack(
         self,
@@ -425,6 +443,38 @@ class Attention(Layer):
             if observer is not None:
                 y = recording.record_outputs(observer, y)
         return zero_padding(self.norm(y), lengths)
+
+
+def _allowed_both_ways(
+    lengths: Tensor | None, steps: int, window: int | None, device: torch.device
+) -> Tensor | None:
+    """Return where a step may look that looks ahead, too (B or 1, 1, T or 1, T); None: anywhere."""
+    allowed: Tensor | None = None
+    if lengths is not None:
+        # a row without steps looks at its first, which is zero: a softmax needs something
+        allowed = real_steps(lengths.clamp(min=1), steps)[:, None, None]
+    if window is None or window >= steps:
+        return allowed
+    read = torch.arange(steps, device=device)
+    distance = (read[:, None] - read).abs()
+    near = (distance < window)[None, None]
+    # padding sees itself, where nothing else is near
+    return near if allowed is None else (allowed & near) | (distance == 0)
+
+
+def _cross(
+    width: int, heads: int, memory_size: int | None, dropout: float, bias: bool
+) -> CrossAttention | None:
+    """Return what looks at a memory, if there is one."""
+    if memory_size is None:
+        return None
+    return CrossAttention(width, heads, memory_size, dropout, bias)
+
+
+def _norm_maker(name: str, width: int, variant: Variant) -> Callable[[], nn.Module]:
+    """Return what makes a norm of W features."""
+    kind, eps = NORMS[name]
+    return partial(kind, width, eps=variant.norm_eps or eps)
 
 
 def _projection(input_size: int, hidden: int) -> nn.Module:
@@ -456,15 +506,26 @@ def _check_sizes(
             raise ValueError(
                 f"expected {name} of at least 1, got {size}; give a positive number"
             )
-    for name, whole, part_name, part in (
-        ("hidden", hidden, "heads", heads),
-        ("heads", heads, "kv_heads", kv_heads),
-    ):
+
+
+def _check_heads(
+    hidden: int, heads: int, kv_heads: int, variant: Variant, memory_size: int | None
+) -> None:
+    """Raise ValueError for sizes that do not divide, where they have to."""
+    divided = [("heads", heads, "kv_heads", kv_heads)]
+    if variant.head_size is None or memory_size is not None:
+        divided.insert(0, ("hidden", hidden, "heads", heads))
+    for name, whole, part_name, part in divided:
         if whole % part:
             raise ValueError(
                 f"expected {name} to be a multiple of {part_name}, got {whole} and {part}; "
                 "change one of them"
             )
+
+
+def _check_dropout(dropout: float, attention_dropout: float) -> None:
+    check_probability("dropout", dropout)
+    check_probability("attention_dropout", attention_dropout)
 
 
 def _check_names(positions: str, norm: str, feedforward: str) -> None:

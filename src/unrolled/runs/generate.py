@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from unrolled.core.errors import UsageError, shown
 from unrolled.decoding.sampling import Sampling
+from unrolled.models import LanguageModel
 from unrolled.runs import arguments
 from unrolled.runs.predictor import Predictor
 from unrolled.tasks.base import TokenChoice
@@ -63,6 +67,29 @@ def stream(
         if piece is None:
             return
         yield piece
+
+
+@torch_defaults()
+@torch.no_grad()
+def logits(predictor: Predictor, ids: Sequence[int]) -> Tensor:
+    """Return the scores (T, V) of the token after each of ``ids`` (T,); see ``Run.logits``."""
+    model = predictor.model
+    if not isinstance(model, LanguageModel):
+        raise UsageError("logits are of a language model; this run answers rows")
+    size = model.head.out_features
+    values = torch.as_tensor(ids)
+    is_whole = not values.is_floating_point() and values.dtype != torch.bool
+    if values.dim() != 1 or not len(values) or not is_whole:
+        raise UsageError(f"ids is {shown(ids)}; give a list of token ids")
+    if int(values.min()) < 0 or int(values.max()) >= size:
+        raise UsageError(f"ids are from 0 to {size - 1}, and {shown(ids)} are others")
+    if model.context is not None and len(values) > model.context:
+        raise UsageError(
+            f"the model reads {model.context:,} tokens, and there are {len(values):,}; give fewer"
+        )
+    rows = values.to(predictor.compute_device.device, torch.int64)[None]
+    scores, _ = model.unroll(rows)
+    return scores[0].float().cpu()
 
 
 def with_choices(

@@ -176,7 +176,12 @@ class Language(Task):
         layer = build_layer(recipe.layer, settings, config.embedding)
         try:
             return LanguageModel(
-                embedding, layer, self.tokenizer.size, config.head_dropout, config.tie
+                embedding,
+                layer,
+                self.tokenizer.size,
+                config.head_dropout,
+                config.tie,
+                config.head_bias,
             )
         except ValueError as error:
             raise UsageError(str(error)) from None
@@ -243,7 +248,7 @@ class Language(Task):
         tokens = torch.from_numpy(examples.tokens[:].astype(np.int64))
         if not len(tokens):
             raise DataError("there is no text to score", "data")
-        total = score(model, tokens, self.tokenizer.eos_id, compute_device)
+        total = score(model, tokens, self.tokenizer.start_id, compute_device)
         loss = total.nats / total.count
         scores = {
             "loss": loss,
@@ -285,13 +290,11 @@ class Language(Task):
     ) -> Iterator[str]:
         """Yield text that goes on from ``prompt``, in whole characters, as it is made."""
         assert isinstance(model, LanguageModel)
-        end = self.tokenizer.eos_id
-        start = [end, *self.tokenizer.encode(nfc(prompt))]
+        start = self.tokenizer.beginning(nfc(prompt))
         if self.tokenizer.unk_id in start:
             lacking = listed(self.unknown_in(nfc(prompt)))
             notice(f"the prompt holds what was not in the training text: {lacking}")
-        banned = [self.tokenizer.pad_id, self.tokenizer.unk_id, self.tokenizer.bos_id]
-
+        mark = self.tokenizer.start_id
         written = 0
 
         def observe(probabilities: Tensor, token: int) -> None:
@@ -300,7 +303,7 @@ class Language(Task):
 
         def pieces() -> Iterator[str]:
             nonlocal written
-            for piece in self._pieces(tokens):
+            for piece in self._pieces(tokens, start):
                 written += len(piece)
                 yield piece
 
@@ -310,11 +313,11 @@ class Language(Task):
             max_new_tokens,
             sampling,
             seed=seed,
-            ends=[end],
-            banned=banned,
+            ends=self.tokenizer.end_ids,
+            banned=self.tokenizer.unwritten_ids,
             device=device,
             notice=notice,
-            mark=end,
+            mark=mark if start[0] == mark else None,
             observe=None if choices is None else observe,
         )
         return until(pieces(), stop)
@@ -330,11 +333,11 @@ class Language(Task):
         return TokenChoice(text, probability, alternatives, start)
 
     def _text_of(self, token: int) -> str:
-        end = self.tokenizer.eos_id
-        return "" if token == end else self.tokenizer.token(token)
+        is_end = token in self.tokenizer.end_ids
+        return "" if is_end else self.tokenizer.token(token)
 
-    def _pieces(self, tokens: Iterator[int]) -> Iterator[str]:
-        stream = self.tokenizer.stream()
+    def _pieces(self, tokens: Iterator[int], before: Sequence[int]) -> Iterator[str]:
+        stream = self.tokenizer.stream_after(before)
         for token in tokens:
             piece = stream.feed(token)
             if piece:

@@ -184,7 +184,7 @@ class LanguageSteps(StepReader):
                 spans,
             ),
         ]
-        ids = [self.tokenizer.eos_id, *ids]
+        ids = [self.tokenizer.start_id, *ids]
         context = cast(LanguageModel, model).context
         notice = ""
         if context is not None and len(ids) > context:
@@ -205,7 +205,7 @@ class LanguageSteps(StepReader):
         return cast(LanguageModel, model).layer.observed("layer")
 
     def outcome(self, index: int) -> str:
-        if index == self.tokenizer.eos_id:
+        if index in self.tokenizer.end_ids:
             return END
         return self.tokenizer.token(index).replace("▁", " ")
 

@@ -129,6 +129,25 @@ class Tokenizer:
     def size(self) -> int:
         return len(self._tokens)
 
+    @property
+    def start_id(self) -> int:
+        """What a language model reads before a fresh start."""
+        return self.eos_id
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """What ends a text that a language model writes."""
+        return (self.eos_id,)
+
+    @property
+    def unwritten_ids(self) -> tuple[int, ...]:
+        """What a language model never writes."""
+        return (self.pad_id, self.unk_id, self.bos_id)
+
+    def beginning(self, text: str) -> list[int]:
+        """Return what a language model reads of a prompt: at least one id."""
+        return [self.start_id, *self.encode(text)]
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without specials other than ``unk_id``; linear time."""
         return self.encode_many([text])[0]
@@ -230,6 +249,10 @@ class Tokenizer:
             "unigram": PiecesStream,
         }
         return kinds[self.kind](self._tokens)
+
+    def stream_after(self, ids: Sequence[int]) -> TextStream:
+        """Return such a decoder for ids that follow others."""
+        return self.stream()
 
     def token(self, id: int) -> str:
         """Return a token for showing to people; bytes that are no whole character as <EA>."""

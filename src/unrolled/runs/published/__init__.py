@@ -1,0 +1,12 @@
+"""Checkpoints of other programs, opened as runs that can be read and not trained on.
+
+A folder of Hugging Face (``config.json``, safetensors, ``tokenizer.json``) or a file of llama2.c.
+Settings and the shapes of all weights are compared before memory is taken, and nothing in a
+folder is executed.
+"""
+
+from __future__ import annotations
+
+from unrolled.runs.published.opening import is_published, open_published
+
+__all__ = ["is_published", "open_published"]

@@ -1,0 +1,198 @@
+"""A checkpoint of another program as a run: settings, weights and tokenizer put together."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from unrolled.core.errors import UsageError, UserError, listed
+from unrolled.core.words import option
+from unrolled.data.sources import Format
+from unrolled.models import LanguageModel
+from unrolled.runs.folder import Loaded, is_run
+from unrolled.runs.published.config import CONFIG, PublishedConfig, read_config
+from unrolled.runs.published.families import LLAMA, Family, family_of
+from unrolled.runs.published.llama2c import KINDS, Llama2cFile
+from unrolled.runs.published.weights import (
+    INDEX,
+    SafetensorsFolder,
+    Shape,
+    Stored,
+    refuse_misfit,
+)
+from unrolled.tasks.base import FileLayout
+from unrolled.tasks.language import Language
+from unrolled.tasks.recipe import Recipe
+from unrolled.text.published import PublishedTokenizer, read_document, read_llama2c
+
+TOKENIZER = "tokenizer.json"
+VOCABULARIES = "tok*.bin"
+
+
+def is_published(path: Path) -> bool:
+    """Whether a path is to be opened as a checkpoint of another program, and is no run of ours."""
+    if path.is_dir():
+        names = (CONFIG, INDEX)
+        return not is_run(path) and any(os.path.lexists(path / name) for name in names)
+    return os.path.lexists(path)
+
+
+def open_published(path: Path, tokenizer: Path | None = None) -> Loaded:
+    """Open a checkpoint of another program.
+
+    Args:
+        path: a folder of Hugging Face, or a file of llama2.c.
+        tokenizer: the file of its vocabulary; by default the one in the folder, or ``tok*.bin``
+            beside the file.
+
+    Raises:
+        UserError: it is of an unknown kind, asks for code, or its weights are not those of its
+            settings.
+    """
+    config, family, stored = _read(path)
+    settings = family.settings(config)
+    vocabulary = _tokenizer(path, config, tokenizer)
+    recipe = _recipe(path, config, settings, len(stored.shapes))
+    layout = FileLayout([], Format("text"))
+    task = Language(vocabulary, (), layout)
+    model = _build(task, recipe, config, family, stored)
+    ended = {"family": family.name}
+    return Loaded(path, recipe, task, model.eval(), ended)
+
+
+def _read(path: Path) -> tuple[PublishedConfig, Family, Stored]:
+    """Return settings, architecture and weights, of which the shapes alone are read."""
+    if path.is_dir():
+        config = read_config(path)
+        return config, family_of(config), SafetensorsFolder(path)
+    _refuse_other_files(path)
+    file = Llama2cFile(path)
+    return file.config, LLAMA, file
+
+
+def _refuse_other_files(path: Path) -> None:
+    """Raise UserError for what is no regular file, or of a kind that has a name."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError(f"{path}: this is no regular file; expected {KINDS}")
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise UserError(f"{path}: this cannot be read ({error.strerror})") from None
+    if path.suffix == ".safetensors":
+        raise UserError(f"{path}: give its folder, which holds the settings, too")
+    if magic == b"GGUF":
+        raise UserError(f"{path}: a GGUF file is not read; expected {KINDS}")
+
+
+def _recipe(
+    path: Path, config: PublishedConfig, settings: Mapping[str, Any], tensors: int
+) -> Recipe:
+    """Return the settings as those of a run. Raises UserError: they are no model's."""
+    if settings["layers"] > tensors:
+        raise UserError(
+            f"{config.path}: {settings['layers']:,} layers, and there are {tensors:,} tensors"
+        )
+    model = {**settings, "head_bias": False}
+    values = {
+        "name": path.resolve().stem,
+        "task": "language",
+        "layer": "attention",
+        "model": model,
+        "training": {"precision": "fp32"},
+    }
+    try:
+        return Recipe.read(values)
+    except UserError as error:
+        raise UserError(f"{config.path}: {error}") from None
+
+
+def _build(
+    task: Language,
+    recipe: Recipe,
+    config: PublishedConfig,
+    family: Family,
+    stored: Stored,
+) -> nn.Module:
+    """Return the model with its weights, once all names and shapes were seen to fit."""
+    try:
+        with torch.device("meta"):
+            model = cast(LanguageModel, task.build(recipe))
+    except UsageError as error:
+        raise UserError(f"{config.path}: {error}") from None
+    ours: dict[str, Shape] = {}
+    for name, tensor in model.state_dict().items():
+        ours[name] = tuple(tensor.shape)
+    tie = recipe.model.tie
+    if tie:
+        head = ours.pop("head.weight")
+    prefix = family.prefix
+    bare = not any(name.startswith(prefix) for name in stored.shapes)
+    expected = dict(family.expected(ours, bare))
+    spare = _buffers(family, stored)
+    if tie:
+        spare["lm_head.weight"] = head
+    refuse_misfit(stored, expected, spare)
+    weights = {name: family.origin(name, bare).read(stored) for name in ours}
+    for name, tensor in weights.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"{stored.path}: {name} holds numbers that are not finite")
+    model.load_state_dict(weights, strict=not tie, assign=True)
+    if tie:
+        model.head.weight = model.embedding.weight
+    return model
+
+
+def _buffers(family: Family, stored: Stored) -> dict[str, Shape]:
+    """Return what is stored beside weights: masks and rotations, which are computed anew."""
+    return {
+        name: shape
+        for name, shape in stored.shapes.items()
+        if name.endswith(family.buffers)
+    }
+
+
+def _tokenizer(
+    path: Path, config: PublishedConfig, file: Path | None
+) -> PublishedTokenizer:
+    """Return the tokenizer of a checkpoint; one that says what is missing where there is none."""
+    size = config.whole("vocab_size")
+    ends = config.ids("eos_token_id", size)
+    starts = config.ids("bos_token_id", size)
+    start = starts[0] if starts else None
+    document: dict[str, Any] | None = None
+    source: Path | None
+    if path.is_dir():
+        source = path / TOKENIZER if file is None else file
+        if file is not None or os.path.lexists(source):
+            document = read_document(source)
+        lacking = f"{path}: expected {TOKENIZER} here, to read and write text"
+    else:
+        source = _vocabulary_beside(path) if file is None else file
+        if source is not None:
+            document = read_llama2c(source, size)
+        lacking = (
+            f"{path}: expected its vocabulary beside it ({VOCABULARIES}), or as "
+            f"{option('tokenizer')}"
+        )
+    try:
+        return PublishedTokenizer(document, size, start, ends, lacking)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def _vocabulary_beside(path: Path) -> Path | None:
+    """Return the vocabulary beside a file of llama2.c. Raises UserError: there are several."""
+    files = sorted(path.parent.glob(VOCABULARIES))
+    if len(files) > 1:
+        names = listed(file.name for file in files)
+        raise UserError(
+            f"{path}: {names} stand beside it; say which one by {option('tokenizer')}"
+        )
+    return files[0] if files else None

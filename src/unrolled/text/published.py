@@ -1,0 +1,312 @@
+"""Tokenizers that came with a checkpoint of somebody else: text to its ids and back."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import struct
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from unrolled.core.errors import DataError, UserError
+from unrolled.core.files import JSON_BYTES, read_bytes, read_json
+from unrolled.text.characters import valid_text
+from unrolled.text.documents import import_library
+from unrolled.text.streams import TextStream, check_id
+from unrolled.text.tokenizers import BATCH, Tokenizer
+
+BROKEN = "\ufffd"  # what bytes are written as that make no character yet
+FIRST_BYTE = 3  # of llama2.c: the id of byte 0
+
+
+class PublishedTokenizer(Tokenizer):
+    """A vocabulary as it was published, and what stands before and after its texts.
+
+    Text is cut as the document says, special tokens that it spells included, and nothing is
+    unknown: ``unk_id`` and ``pad_id`` are no ids.
+
+    Args:
+        document: as the library ``tokenizers`` saves it; None where none came with the checkpoint.
+        size: how many ids the model scores.
+        start: what a text begins with; None where nothing is known to.
+        ends: what ends a text.
+        lacking: what to say where there is no document.
+
+    Raises:
+        UserError: it has more tokens than the model scores, or less than half as many.
+    """
+
+    pad_id = -1
+    unk_id = -1
+
+    def __init__(
+        self,
+        document: dict[str, Any] | None,
+        size: int,
+        start: int | None,
+        ends: Sequence[int] = (),
+        lacking: str = "",
+    ) -> None:
+        self.kind = "published"
+        self.document = document or {}
+        marks = [id for id in (start, *ends) if id is not None]
+        # a model that has no mark at all reads its first token there
+        self.bos_id = marks[0] if marks else 0
+        self.eos_id = ends[0] if ends else self.bos_id
+        self._marks = frozenset(marks)
+        self._size = size
+        self._ends = tuple(ends)
+        self._lacking = lacking
+        self._backend = None
+        if document is not None:
+            self._check_size()
+
+    def _check_size(self) -> None:
+        vocabulary = self._library().get_vocab(with_added_tokens=True)
+        largest = max(vocabulary.values(), default=-1)
+        if largest >= self._size or 2 * len(vocabulary) < self._size:
+            raise UserError(
+                f"the tokenizer has {len(vocabulary):,} tokens up to id {largest:,}, and the model "
+                f"scores {self._size:,}: it is another model's; put its own there"
+            )
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def start_id(self) -> int:
+        return self.bos_id
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        return self._ends
+
+    @property
+    def unwritten_ids(self) -> tuple[int, ...]:
+        return ()
+
+    def beginning(self, text: str) -> list[int]:
+        """Return the ids of a prompt, with the specials that the document puts before a text."""
+        ids = list(self._library().encode(valid_text(text)).ids)
+        return ids or [self.start_id]
+
+    def _encode_with_library(self, texts: Sequence[str]) -> list[list[int]]:
+        backend = self._library()
+        rows: list[list[int]] = []
+        for first in range(0, len(texts), BATCH):
+            part = list(map(valid_text, texts[first : first + BATCH]))
+            encodings = backend.encode_batch_fast(part, add_special_tokens=False)
+            rows += [encoding.ids for encoding in encodings]
+        return rows
+
+    def stream(self) -> TextStream:
+        """Return a decoder for ids that come one at a time."""
+        return self.stream_after([])
+
+    def stream_after(self, ids: Sequence[int]) -> TextStream:
+        """Return a decoder for ids that follow others."""
+        return PublishedStream(self._library(), self._size, self._marks, ids)
+
+    def unknown(self, ids: Iterable[int]) -> int:
+        """Return 0: a document has no id that is no token of its own."""
+        return 0
+
+    def token(self, id: int) -> str:
+        """Return a token for showing to people; one of broken characters by its name."""
+        check_id(id, self._size)
+        backend = self._library()
+        name = backend.id_to_token(id) or f"<{id}>"
+        # after another token, since many decoders drop the blank before a text
+        anchor = backend.encode("a", add_special_tokens=False).ids
+        before = backend.decode(anchor, skip_special_tokens=False)
+        both = backend.decode([*anchor, id], skip_special_tokens=False)
+        text = both.removeprefix(before)
+        return text if text and BROKEN not in text else name
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Return the first character and the end of what each id of ``encode`` was made of."""
+        encoding = self._library().encode(valid_text(text), add_special_tokens=False)
+        return list(encoding.offsets)
+
+    def _library(self) -> Any:
+        if not self.document:
+            raise UserError(self._lacking)
+        if self._backend is None:
+            library = import_library()
+            text = json.dumps(self.document)
+            try:
+                self._backend = library.Tokenizer.from_str(text)
+            # the library has errors of its own for each part of a document
+            except Exception as error:
+                raise UserError(
+                    f"the tokenizer cannot be read ({' '.join(str(error).split())})"
+                ) from None
+        return self._backend
+
+
+class PublishedStream(TextStream):
+    """Decodes as the library does, which may need the tokens before one to say its text.
+
+    Those whose text came last are decoded again: they begin with a whole character, and what a
+    decoder does to the start of a text is done to them.
+
+    Args:
+        backend: the library's tokenizer.
+        size: how many ids there are.
+        silent: ids that give no text.
+        before: ids that were decoded already.
+    """
+
+    def __init__(
+        self,
+        backend: Any,
+        size: int,
+        silent: Collection[int],
+        before: Iterable[int] = (),
+    ) -> None:
+        super().__init__(range(size))
+        self._backend = backend
+        self._silent = silent
+        self._ids = [id for id in before if id not in silent]
+        self._said = len(self._ids)
+
+    def feed(self, id: int) -> str:
+        check_id(id, len(self._tokens))
+        return "" if id in self._silent else self._join(id)
+
+    def _join(self, token: int) -> str:
+        self._ids.append(token)
+        text = self._new()
+        # at most three more bytes make a character
+        if text.endswith(BROKEN) and len(self._ids) - self._said < 4:
+            return ""
+        return self._taken(text)
+
+    def finish(self) -> str:
+        return self._taken(self._new())
+
+    def _new(self) -> str:
+        """Return the text of the ids that were not said yet."""
+        before: str = self._backend.decode(self._ids[: self._said])
+        text: str = self._backend.decode(self._ids)
+        if text.startswith(before):
+            return text.removeprefix(before)
+        # what was said of bytes that make no character is said otherwise now
+        pairs = zip(before, text, strict=False)
+        alike = sum(
+            1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+        )
+        return text[alike:]
+
+    def _taken(self, text: str) -> str:
+        if text:
+            del self._ids[: self._said]
+        self._said = len(self._ids)
+        return text
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Return a ``tokenizer.json`` of the library ``tokenizers``. Raises DataError: it is none."""
+    try:
+        document = read_json(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"no tokenizer can be read here ({error})", path) from None
+    if not isinstance(document.get("model"), dict):
+        raise DataError("expected a tokenizer.json with a model in it", path)
+    # as it was last used in training; a text is read whole
+    return {**document, "truncation": None, "padding": None}
+
+
+def read_llama2c(path: Path, size: int) -> dict[str, Any]:
+    """Return the document of a vocabulary that llama2.c wrote.
+
+    The file holds the longest token's bytes, and of each token its score (float), its length and
+    its bytes. Adjacent tokens are merged while the vocabulary holds them together, the best score
+    first: byte pair encoding with the ranks of scores, and bytes where a character is unknown.
+
+    Args:
+        path: such as ``tok512.bin``.
+        size: how many tokens it must have.
+
+    Raises:
+        DataError: it has another number of tokens, or is no such file.
+    """
+    try:
+        data = read_bytes(path, JSON_BYTES)
+        tokens, scores = _pairs(data)
+    except (OSError, ValueError, struct.error) as error:
+        raise DataError(f"this is no vocabulary of llama2.c ({error})", path) from None
+    if len(tokens) != size:
+        raise DataError(
+            f"expected the {size:,} tokens of the model, got {len(tokens):,}; name its own file",
+            path,
+        )
+    if len(set(tokens)) != size or size < FIRST_BYTE:
+        raise DataError("expected tokens that differ from each other", path)
+    return _document_of(tokens, scores)
+
+
+def _pairs(data: bytes) -> tuple[list[str], list[float]]:
+    """Return the tokens and scores of a file. Raises ValueError or struct.error: it has others."""
+    tokens: list[str] = []
+    scores: list[float] = []
+    at = 4
+    while at < len(data):
+        score, length = struct.unpack_from("<fi", data, at)
+        at += 8
+        if not 0 <= length <= len(data) - at:
+            raise ValueError(f"token {len(tokens)} is longer than the file")
+        tokens.append(data[at : at + length].decode())
+        scores.append(score)
+        at += length
+    return tokens, scores
+
+
+def _document_of(tokens: list[str], scores: list[float]) -> dict[str, Any]:
+    vocabulary = {token: id for id, token in enumerate(tokens)}
+    ranked = sorted(range(len(tokens)), key=lambda id: (-scores[id], id))
+    merges: list[list[str]] = []
+    for id in ranked:
+        token = tokens[id]
+        for cut in range(1, len(token)):
+            pair = [token[:cut], token[cut:]]
+            if all(part in vocabulary for part in pair):
+                merges.append(pair)
+    mark = {"id": "<s>", "ids": [1], "tokens": ["<s>"]}
+    before = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    single = [before, {"Sequence": {"id": "A", "type_id": 0}}]
+    pair_template = [*single, {"Sequence": {"id": "B", "type_id": 0}}]
+    decoders = [
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": {"type": "Prepend", "prepend": " "},
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": pair_template,
+            "special_tokens": {"<s>": mark},
+        },
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": tokens[0],
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": vocabulary,
+            "merges": merges,
+        },
+    }
