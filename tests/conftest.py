@@ -48,7 +48,10 @@ SMALL = {
     "training.threads": 1,
     "training.precision": "fp32",
     "training.log_every": 10,
+    # a look inside takes longer than such a training
+    "report.inside": False,
 }
+LOOKS = {"report.inside": True}
 
 
 def write_csv(
@@ -136,7 +139,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     said = {}
     for name, path in files.items():
         lines: list[str] = []
-        changes = SMALL | {"training.max_steps": 60, "training.learning_rate": 0.02}
+        changes = SMALL | LOOKS
+        changes |= {"training.max_steps": 60, "training.learning_rate": 0.02}
         if name == "language":
             changes |= {"training.max_steps": 150, "model.hidden": 32}
         train(path, out=at / "runs" / name, say=lines.append, quiet=True, **changes)

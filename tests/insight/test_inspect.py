@@ -13,7 +13,7 @@ import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor
 
-from conftest import SMALL, Call, write_csv, write_jsonl
+from conftest import LOOKS, SMALL, Call, write_csv, write_jsonl
 from unrolled.core.errors import UsageError, UserError
 from unrolled.insight import held_out
 from unrolled.insight.held_out import LEFT_OUT
@@ -477,7 +477,7 @@ def test_a_training_does_not_fail_for_want_of_a_picture(
         out=tmp_path / "run",
         quiet=True,
         say=said.append,
-        **SMALL | {"training.max_steps": 2},
+        **SMALL | LOOKS | {"training.max_steps": 2},
     )
     assert f"{LEFT_OUT} ('no picture today')" in said
     assert run.result["scores"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import unrolled
-from conftest import SMALL, reviews, sentences, write_csv, write_jsonl
+from conftest import LOOKS, SMALL, reviews, sentences, write_csv, write_jsonl
 
 SECRET = "lovely great Mallory owes 7431 zlotys to Trent"
 KINDS = ["classify", "regress", "tag", "language"]
@@ -64,7 +64,8 @@ def pair(
     """One kind of run with rows shown and one without, and what each printed."""
     at = tmp_path_factory.mktemp("planted")
     steps = 40
-    changes = planted(at, request.param) | SMALL | {"training.learning_rate": 0.03}
+    changes = planted(at, request.param) | SMALL | LOOKS
+    changes |= {"training.learning_rate": 0.03}
     if request.param == "language":
         steps = 150
         changes = changes | {"model.hidden": 32}
