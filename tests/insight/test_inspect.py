@@ -372,7 +372,7 @@ def test_long_inputs_are_shown_by_units_and_spans(home: SimpleNamespace) -> None
 def test_a_model_without_hidden_layers_has_no_gradients_of_states(
     tmp_path: Path, home: SimpleNamespace
 ) -> None:
-    changes = SMALL | {"training.max_steps": 3, "model.layers": 0}
+    changes = SMALL | LOOKS | {"training.max_steps": 3, "model.layers": 0}
     run = train(
         home.files["vectors"], out=tmp_path / "run", quiet=True, say=str, **changes
     )
