@@ -28,7 +28,7 @@ from unrolled.studies.worker import WorkerRequest
 Call = Callable[..., tuple[str, str]]
 SMALL = [
     *("model.hidden=8", "model.embedding=8", "model.ngrams=0", "training.threads=1"),
-    *("training.precision=fp32", "training.learning_rate=0.02", "report.inside=false"),
+    *("training.precision=fp32", "training.learning_rate=0.02"),
 ]
 STEPS = "training.max_steps=40"
 
