@@ -71,7 +71,7 @@ def main() -> int:
     }
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    parts = [word for word in sys.argv[2:] if not word.startswith("--")]
+    parts = [Path(word).stem for word in sys.argv[2:] if not word.startswith("--")]
     path = folder / f"{'-'.join([name, *parts])}-{now:%Y-%m-%d}.json"
     path.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     print(f"\nwritten to {path.relative_to(Path(__file__).parent.parent)}")
