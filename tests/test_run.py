@@ -176,10 +176,9 @@ def test_logits_are_what_the_model_says(layer: str, tmp_path: Path) -> None:
         quiet=True,
         layer=layer,
         **SMALL,
-        **{"training.max_steps": 5, "model.head_bias": False},
+        **{"training.max_steps": 5},
         **(changes if layer == "attention" else {}),
     )
-    assert run.model.head.bias is None
     logits = unrolled.load(run.folder, device="cpu").logits([4, 5, 6])
     with torch.no_grad():
         expected, _ = run.model.unroll(torch.tensor([[4, 5, 6]]))
@@ -200,3 +199,18 @@ def test_logits_are_of_language_models(home: SimpleNamespace) -> None:
     assert run.describe()["vocabulary"] is None
     with pytest.raises(UsageError, match="this run answers rows"):
         run.logits([1])
+
+
+def test_a_language_run_with_a_key_of_translators_loads(tmp_path: Path) -> None:
+    path = tmp_path / "song.txt"
+    path.write_text("row your boat\ngently down the stream\n" * 20)
+    run = unrolled.train(
+        path,
+        out=tmp_path / "run",
+        quiet=True,
+        layer="gru",
+        **SMALL,
+        **{"training.max_steps": 3, "model.head_bias": False},
+    )
+    assert run.model.head.bias is not None
+    assert unrolled.load(run.folder).generate("row", 3, seed=1)

@@ -33,8 +33,8 @@ def test_amounts_of_one_unit_are_their_numbers(
 
 @given(values=st.lists(st.integers(1, 999), min_size=10, max_size=40))
 def test_factors_are_multiplied(values: list[int]) -> None:
-    factors = {"k": 1e3, "M": 1e6, "B": 1e9}
-    names = [list(factors)[value % 3] for value in values]
+    factors = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
+    names = [list(factors)[value % 4] for value in values]
     cells = [f"${v}.5{name}" for v, name in zip(values, names, strict=True)]
     assert unit_of(cells) == FACTORS
     for value, name, cell in zip(values, names, cells, strict=True):
@@ -63,7 +63,7 @@ def test_factors_are_multiplied(values: list[int]) -> None:
 )
 def test_codes_are_no_amounts(cells: list[str]) -> None:
     assert unit_of(cells * 10) == ""
-    assert not look("code", cells * 10).numeric or cells[0].isdigit()
+    assert not look("code", cells * 10).numeric
 
 
 @pytest.mark.parametrize(

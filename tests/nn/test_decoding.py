@@ -427,8 +427,6 @@ def test_why_not_native() -> None:
 
 
 @needs_core
-@torch.inference_mode()
-@needs_core
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
@@ -438,6 +436,7 @@ def test_why_not_native() -> None:
             for name, value in {
                 "norm_eps": 1e-4,
                 "rotary_base": 500.0,
+                "head_size": 4,
                 "attention_window": 3,
                 "query_key_norm": True,
                 "attention_bias": "inputs",
@@ -449,6 +448,8 @@ def test_variants_have_no_native_step(settings: dict[str, Any], reason: str) -> 
     assert why_not_native(parts(**settings)) == reason
 
 
+@needs_core
+@torch.inference_mode()
 def test_lengths_may_be_of_any_integers_and_may_change() -> None:
     made = parts(**KINDS[0])
     decoder = NativeDecoder(made)

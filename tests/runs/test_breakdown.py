@@ -105,7 +105,7 @@ def test_too_many_texts(cli: Call, home: SimpleNamespace, tmp_path: Path) -> Non
     rows = [(*row, f"who {n}") for n, row in enumerate(reviews(60, 9))]
     path = write_csv(tmp_path / "all.csv", rows, ("text", "label", "who"))
     _, err = cli("evaluate", home.runs["classify"], path, "data.by=who", code=2)
-    assert "data.by=who: the column holds 60 values that are no numbers" in err
+    assert "data.by=who: the column holds 60 values, 60 of them no numbers" in err
 
 
 def test_a_recipe_may_name_it_and_a_file_may_lack_it(

@@ -80,16 +80,19 @@ def compare(
 
       unrolled compare runs/reviews runs/reviews-lstm
     """
-    import json
-
     from unrolled.core.files import expanded
-    from unrolled.core.terminal import clean, note
+    from unrolled.core.terminal import clean, json_line, note
     from unrolled.core.terminal import out as print_out
     from unrolled.studies.comparison import compare as train_all
     from unrolled.studies.finished import compare_runs, is_run_list
 
     folder = None if out is None else expanded(out)
     if is_run_list(targets):
+        if layers or vary or budget or params or jobs or seeds != 3:
+            raise UsageError(
+                "finished runs are compared as they are: leave out --layers, --vary, --budget, "
+                "--params, --seeds and --jobs"
+            )
         findings, folder = compare_runs(targets, folder, lang)
     else:
         target, *words = targets
@@ -97,7 +100,7 @@ def compare(
             target,
             layers=[]
             if layers is None
-            else [name for name in layers.split(",") if name],
+            else [name.strip() for name in layers.split(",") if name.strip()],
             vary=_varied(vary or []),
             seeds=seeds,
             budget=None if budget is None else read_seconds(budget),
@@ -109,7 +112,7 @@ def compare(
             **_keys(words),
         )
     if as_json:
-        print_out(json.dumps(findings.to_json(), ensure_ascii=False, indent=1))
+        print_out(json_line(findings.to_json()))
         return
     print_out("\n".join(map(clean, findings.lines())))
     print_out(f"\npage: {clean(str(findings.made['folder']))}/compare.html")

@@ -74,9 +74,10 @@ def inspect(
     from unrolled.core.files import expanded
     from unrolled.core.terminal import json_line, out
     from unrolled.core.words import counted
+    from unrolled.insight.pages import LANGUAGE_CHOICES
     from unrolled.run import load
 
-    if lang not in ("auto", "en", "ko"):
+    if lang not in LANGUAGE_CHOICES:
         raise UsageError(f"--lang {lang}: choose auto, en or ko")
     loaded = load(expanded(run), tokenizer=tokenizer)
     inside = loaded.inspect(

@@ -32,7 +32,7 @@ def load(
     """Open a checkpoint, of another program too, and say what it is.
 
     GPT-2, Llama, Mistral, Qwen2 and Qwen3 (safetensors, config.json, tokenizer.json), and llama2.c.
-    Nothing in a folder is executed. PATH then stands wherever RUN does.
+    Nothing in a folder is executed. generate, evaluate and inspect take PATH, too.
 
     Examples:
 

@@ -35,7 +35,7 @@ def kinds_of_sequences(table: Table, columns: Sequence[Column]) -> Kinds:
     Beside these it is what kinds and dates there are, one for each step, and kinds of a row.
     """
     frames = [c for c in columns if c.frames]
-    lengths = list(map(len, table.cells(frames[0].name)))
+    lengths = [len(cell or ()) for cell in table.cells(frames[0].name)]
     categories: list[Column] = []
     dates: list[Column] = []
     for column in columns:

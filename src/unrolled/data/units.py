@@ -227,7 +227,11 @@ def _common_unit(cells: Sequence[Any]) -> str:
         units[parts.unit, parts.known] += 1
         apart[parts.unit] += parts.apart
         decimals[parts.unit] += re.search(r"\d[.,]\d", parts.digits) is not None
-    if not units or any(unit in _FACTOR and not known for unit, known in units):
+    # without a blank before it K is a thousand, whatever else it may be
+    factors = any(
+        unit in _FACTOR and not (known and apart[unit]) for unit, known in units
+    )
+    if not units or factors:
         return ""
     (unit, known), count = units.most_common(1)[0]
     if count + plain < NEARLY_ALL * len(cells) or count < LEAST * len(cells):

@@ -82,16 +82,16 @@ def warnings_of(
         warnings += _no_numbers(table, name, schema, missing, samples)
     for name in written.dates:
         warnings += _no_dates(table, name)
+    # what is forecast may be read, too
+    known = [name for name in dict.fromkeys((*written.numbers, schema.answer)) if name]
     if hints.decimal is None:
-        names = (*written.numbers, schema.answer)
-        known = [name for name in names if name]
         warnings += _decimals(table, known, schema, samples)
     if schema.time is not None:
         warnings += _order(table, schema, hints.sequence)
     for name in table.columns:
         if name not in schema.numbers and not schema.unit_of(name):
             warnings += _several_units(table, name)
-    for name in (*written.numbers, *([schema.answer] if schema.answer else [])):
+    for name in known:
         warnings += _several_marks(table, name)
     warnings += _total(table)
     warnings += _left_out(table, schema, hints)
@@ -517,8 +517,10 @@ def _telling_apart(
     for names in combinations(few, count):
         columns = [values[name] for name in names]
         sequences = len(set(zip(*columns, strict=True)))
+        if 4 * sequences > len(times):
+            continue
         rows = len(set(zip(times, *columns, strict=True)))
-        if rows == len(times) and 4 * sequences <= len(times):
+        if rows == len(times):
             proposed.append((sequences, list(names)))
     return min(proposed)[1] if proposed else []
 

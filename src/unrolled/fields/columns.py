@@ -18,7 +18,7 @@ import numpy as np
 from unrolled.core.errors import UserError, shown
 from unrolled.core.saving import LATER, as_saved
 from unrolled.data.columns import label, spelling
-from unrolled.data.date_styles import DATE, read_styled, style_of
+from unrolled.data.date_styles import CLOCK, DATE, read_styled, style_of
 from unrolled.data.dates import EPOCH, is_day_first
 from unrolled.data.numbers import is_missing
 from unrolled.fields.base import (
@@ -231,6 +231,9 @@ class DateColumn:
         deviation = float(years.std()) or 1.0
         has_time = any(seconds % DAY for seconds in known)
         column = cls(name, day_first, mean, deviation, has_time, style=style)
+        if style == CLOCK:
+            # a time of day is of no day
+            return replace(column, rounds=("hour",))
         return replace(column, rounds=_rounds(known)) if of_steps else column
 
     def encode(self, cell: Any, training: bool) -> Features:

@@ -5,7 +5,6 @@ Legend: T steps, D numbers of a step, F features of other columns, N rows read t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,8 +24,8 @@ Span = tuple[int, int]
 
 def attribute(looker: Looker, steps: InputSteps, explained: Explained) -> Attributions:
     """Return how much each step, and each other column, added to the number that is explained."""
-    is_long = len(steps) > LONG
     effort = effort_of(looker, steps)
+    is_long = effort.spans < len(steps)
     path = StraightPath(looker, steps, explained, effort.grid)
     bound = GAP
     if looker.reader.are_values:
@@ -55,35 +54,41 @@ class Effort:
     Attributes:
         grid: points at which it is seen where the number changes.
         points: of the quadrature, until the gap is small.
-        spans: of steps that are left out one by one.
+        spans: of steps that are left out one by one, at most.
     """
 
     grid: int
     points: tuple[int, ...]
     spans: int
 
+    def readings(self, steps: int) -> int:
+        """Return how many readings of the input that is, of those with gradients three each."""
+        return self.grid + 3 * self.points[0] + min(self.spans, steps)
 
-WHOLE = Effort(33, (16, 64, 256), LONG)
-# by the most products of weights that one reading of a long input takes
-EFFORTS = {
-    2e9: Effort(33, (16, 64), 64),
-    6e9: Effort(9, (16,), 32),
-    math.inf: Effort(5, (8,), 8),
-}
+
+# from the finest to the coarsest
+EFFORTS = (
+    Effort(33, (16, 64, 256), LONG),
+    Effort(33, (16, 64), 64),
+    Effort(9, (16,), 32),
+    Effort(5, (8,), 8),
+)
+PRODUCTS = 5e11  # of weights and steps that a look takes, about
 
 
 def effort_of(looker: Looker, steps: InputSteps) -> Effort:
     """Return how finely an input is looked at: less so where one reading of it takes long."""
-    if len(steps) <= LONG:
-        return WHOLE
     sizes: dict[int, int] = {}
     for module in looker.names:
         # a block's weights are also those of its stack
         sizes |= {id(weight): weight.numel() for weight in module.parameters()}
-    weights = sum(sizes.values())
-    return next(
-        effort for most, effort in EFFORTS.items() if len(steps) * weights <= most
-    )
+    count = len(steps)
+    one_reading = count * sum(sizes.values())
+    efforts = EFFORTS if count <= LONG else EFFORTS[1:]
+    affordable = [
+        effort for effort in efforts if effort.readings(count) * one_reading <= PRODUCTS
+    ]
+    return affordable[0] if affordable else EFFORTS[-1]
 
 
 def _integrated(

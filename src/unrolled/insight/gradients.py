@@ -33,7 +33,8 @@ def gradient_norms(
     """
     states = _states(records)
     flat = list(chain.from_iterable(states))
-    if len(flat) > LONGEST * max(1, len(records)) or not explained.requires_grad:
+    longest = max(map(len, states), default=0)
+    if longest > LONGEST or not explained.requires_grad:
         return None
     # a network without hidden layers has its inputs for a state
     if not all(state.requires_grad for state in flat):

@@ -15,7 +15,8 @@ from unrolled.data.examples import Examples
 from unrolled.data.numbers import number
 from unrolled.data.sources import Document, Table
 from unrolled.fields.frames import Frames
-from unrolled.insight.inside import Inside, RowToInspect, inspect_rows
+from unrolled.fields.steps import steps_in
+from unrolled.insight.inside import RowToInspect, inspect_rows
 from unrolled.insight.mistakes import text_of_row
 from unrolled.runs.predictor import Predictor
 from unrolled.tasks.base import Task, locate
@@ -43,8 +44,8 @@ def inside_of_held_out(
     result: dict[str, Any],
     title: str,
     say: Callable[[str], None],
-) -> Inside | None:
-    """Return a look into ``ROWS`` held-out rows; None where they cannot be looked into.
+) -> str | None:
+    """Return the page of a look into ``ROWS`` held-out rows; None where there is none to show.
 
     A training does not fail for want of it: what went wrong is said.
     """
@@ -56,7 +57,9 @@ def inside_of_held_out(
             rows.append(row)
             if len(rows) == ROWS:
                 break
-        return inspect_rows(predictor, rows, result, title) if rows else None
+        if not rows:
+            return None
+        return inspect_rows(predictor, rows, result, title).to_html()
     except Exception as error:
         # the training is done, and its result is worth more than this picture of it
         say(f"{LEFT_OUT} ({shown(str(error), 200)})")
@@ -104,12 +107,14 @@ def _window(
     spec = frames.reading
     if spec.window is None:
         return cells, None
-    ends = spec.ends(len(cells[0]))
+    ends = spec.ends(steps_in(cells) or 0)
     if not len(ends):
         return cells, None
     end = int(ends[len(ends) // 2])
     first = end + 1 - spec.window
-    window = tuple(cell[first : end + 1] for cell in cells)
+    window = tuple(
+        cell[first : end + 1] if isinstance(cell, list) else cell for cell in cells
+    )
     if not task.answers_values:
         return window, None
     (answer,) = locate(data, [task.schema.answer or ""], task.columns)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from unrolled.core.errors import UsageError, UserError, shown
 from unrolled.core.files import write_text
@@ -17,7 +20,7 @@ from unrolled.insight.tracing import Options, look
 from unrolled.ops.recording import Hold
 from unrolled.runs.predictor import Predictor
 from unrolled.runs.rows import cells_of
-from unrolled.training.precision import one_thread, torch_defaults
+from unrolled.training.precision import ComputeDevice, callers_state_kept
 
 NINETY = 1.645  # deviations of a normal distribution that hold nine values of ten
 STATE_NAMES = {"unit": "h"}  # other names of what is held
@@ -114,6 +117,7 @@ def inspect(
         None if units is None else tuple(units),
         None if at is None else at - 1,
     )
+    predictor = _on_processor(predictor)
     traces: list[Trace] = []
     for count, row in enumerate(inputs, 1):
         try:
@@ -141,6 +145,7 @@ def inspect_rows(
     title: str,
 ) -> Inside:
     """Look inside a run while it reads rows of a file. Raises UserError: one cannot be read."""
+    predictor = _on_processor(predictor)
     traces = [_look(predictor, row, Options(), result) for row in rows]
     return Inside(tuple(traces), title)
 
@@ -150,15 +155,28 @@ def _row(predictor: Predictor, row: Any) -> RowToInspect:
     task = predictor.task
     text = row if isinstance(row, str) else shown(row, 200)
     if not task.answers_rows:
+        if not isinstance(row, str):
+            raise UsageError(f"{text} is no text; a language model reads one")
         return RowToInspect(text, (row,))
     return RowToInspect(text, cells_of(row, task, predictor.max_row))
 
 
-@torch_defaults()
-@one_thread()
+def _on_processor(predictor: Predictor) -> Predictor:
+    """Return what answers on the processor: the steps of one row are too small for a GPU."""
+    if predictor.compute_device.device.type == "cpu":
+        return predictor
+    device = ComputeDevice(torch.device("cpu"), "fp32", "one row, step by step")
+    model = copy.deepcopy(predictor.model).cpu()
+    return replace(predictor, model=model, compute_device=device)
+
+
+@callers_state_kept()
 def _look(
     predictor: Predictor, row: RowToInspect, options: Options, result: dict[str, Any]
 ) -> Trace:
+    # steps of one row are too small to be divided: threads that wait for each other cost more than
+    # they give, and several times as much where something else runs
+    torch.set_num_threads(1)
     task = predictor.task
     reader = task.step_reader(predictor.compute_device, predictor.options)
     trace = look(predictor.model, reader, row.cells, row.text, options)

@@ -89,7 +89,7 @@ def _data(trace: Trace, pack: Pack) -> dict[str, Any]:
         "layers": [_layer_data(layer, pack, max(1, units)) for layer in trace.layers],
         "predictions": [_prediction_data(step) for step in trace.predictions],
         "over": "written" if trace.written else "input",
-        "values": trace.explained.outcome == "value",
+        "values": trace.explained.is_value,
         "attention": [_attention_data(part, pack) for part in trace.attention],
     }
 

@@ -128,7 +128,7 @@ def _cards(trace: Trace) -> list[tuple[object, object]]:
         low = f"{trace.forecast.low:.4g}"
         high = f"{trace.forecast.high:.4g}"
         cards.append((f"{low} – {high}", t("inside.interval")))
-    elif explained.outcome != "value":
+    elif not explained.is_value:
         outcome = visible(explained.outcome)
         name = t("inside.probability", outcome=outcome)
         if explained.step is not None:
@@ -271,16 +271,15 @@ def _attention_table(trace: Trace) -> TextTable | None:
         return None
     shown = _of_source(trace) or trace.attention
     part = shown[-1]
-    names = trace.tokens
-    if part.kind == "source":
-        names = trace.written
+    names = trace.tokens if part.kind == "self" else trace.written
+    looked_at = trace.written if part.kind == "written" else trace.tokens
     weights = part.weights.mean(0)
     rows: list[list[object]] = []
     for query, row in enumerate(weights[:QUERIES]):
         best = np.argsort(-row, kind="stable")[:3]
         keys: list[str] = []
         for index in best.tolist():
-            token = visible(trace.tokens[index * part.span])
+            token = visible(looked_at[index * part.span])
             keys.append(f"{token} {row[index]:.2f}")
         step = query * part.span
         rows.append([f"{step + 1}", visible(names[step]), ", ".join(keys)])
@@ -351,7 +350,7 @@ def _series(trace: Trace) -> list[Markup]:
         chart = charts.lines({name: points}, t("inside.step"), name)
         figures.append(charts.figure(name, chart))
     is_labelled = len(trace.predictions) == len(trace.tokens)
-    if is_labelled and trace.explained.outcome != "value":
+    if is_labelled and not trace.explained.is_value:
         labels = [step.outcomes[0].name for step in trace.predictions]
         figures.append(band(labels))
     if trace.forecast is not None:

@@ -79,11 +79,11 @@ class Looker:
         with Recorder(self.names, self.holds, keeps=False):
             yield
 
-    def outputs(self, steps: InputSteps, at: int | None = None) -> Tensor:
-        """Return the probabilities or values at one step (O,), at the last by default."""
+    def outputs(self, steps: InputSteps) -> Tensor:
+        """Return the probabilities or values at the last step (O,)."""
         with torch.no_grad(), self.held():
             features = self.reader.read_features(self.model, steps.batch)
-            return self.probabilities(features, steps, -1 if at is None else at)[0]
+            return self.probabilities(features, steps, -1)[0]
 
     def probabilities(self, features: Tensor, steps: InputSteps, at: int) -> Tensor:
         """Return the probabilities or values (N, O) that features give at a step."""

@@ -74,7 +74,10 @@ def distances(a: LayerTrace, b: LayerTrace) -> Floats:
     """Return how far two states are apart after each step, as a share of the longer's length."""
     count = min(len(a.norm), len(b.norm))
     between = a.state["h"][:count] - b.state["h"][:count]
-    lengths = np.maximum(a.norm[:count], b.norm[:count])
+    # of the units that are shown, as the distance is
+    first = np.linalg.norm(a.state["h"][:count], axis=1)
+    second = np.linalg.norm(b.state["h"][:count], axis=1)
+    lengths = np.maximum(first, second)
     relative = np.linalg.norm(between, axis=1) / np.maximum(lengths, SMALLEST)
     result: Floats = relative.astype(np.float32)
     return result

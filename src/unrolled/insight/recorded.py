@@ -45,7 +45,11 @@ def layer_traces(
         }
         h = arrays["h"]
         shown = _shown(record.name, h, units)
-        chosen = {name: array[:, shown] for name, array in arrays.items()}
+        # gates of a projected layer have units of their own, of which all are shown
+        chosen = {
+            name: array[:, shown] if array.shape == h.shape else array
+            for name, array in arrays.items()
+        }
         traces.append(
             LayerTrace(
                 name=record.name,
@@ -83,8 +87,13 @@ def _shown(name: str, h: Floats, units: tuple[int, ...] | None) -> list[int]:
     return sorted(largest.tolist())
 
 
-def attention_traces(records: Sequence[LayerRecord]) -> tuple[AttentionTrace, ...]:
-    """Return where each step looks, by layer; of a long input by spans of steps."""
+def attention_traces(
+    records: Sequence[LayerRecord], is_generative: bool
+) -> tuple[AttentionTrace, ...]:
+    """Return where each step looks, by layer; of a long input by spans of steps.
+
+    ``is_generative`` tells whether a decoder is among the layers.
+    """
     traces: list[AttentionTrace] = []
     for record in records:
         if not record.weights:
@@ -92,7 +101,11 @@ def attention_traces(records: Sequence[LayerRecord]) -> tuple[AttentionTrace, ..
         weights = (
             torch.cat([part[0] for part in record.weights], 1).float().cpu().numpy()
         )
-        kind = "source" if record.name.endswith(" to the source") else "self"
+        kind = "self"
+        if record.name.endswith(" to the source"):
+            kind = "source"
+        elif is_generative and record.name.startswith("decoder"):
+            kind = "written"
         if record.span > 1:
             weights = _means(weights, record.span)
         traces.append(AttentionTrace(record.name, kind, weights, record.span))

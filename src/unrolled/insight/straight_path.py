@@ -251,7 +251,9 @@ class StraightPath:
             strict=True,
         ):
             by_character[begin : begin + size] += value / size
-        return _by_step(by_character, self.steps)
+        shares = np.zeros(len(self.steps))
+        np.add.at(shares, self.steps.owners(len(row)), by_character)
+        return shares
 
 
 def _by_name(names: Sequence[str], values: Doubles) -> dict[str, float]:
@@ -264,24 +266,6 @@ def _by_name(names: Sequence[str], values: Doubles) -> dict[str, float]:
     ):
         sums[name] = sums.get(name, 0.0) + value
     return sums
-
-
-def _by_step(by_character: Doubles, steps: InputSteps) -> Doubles:
-    """Return what characters add by the steps (T,) that hold them.
-
-    A character of no step, as a blank between words, is of the step after it.
-    """
-    owners = np.full(len(by_character), -1)
-    for step in reversed(range(len(steps.spans))):
-        begin, end = steps.spans[step]
-        owners[begin:end] = step
-    shares = np.zeros(len(steps))
-    owner = len(steps) - 1
-    for index in reversed(range(len(owners))):
-        if owners[index] >= 0:
-            owner = int(owners[index])
-        shares[owner] += by_character[index]
-    return shares
 
 
 @contextmanager

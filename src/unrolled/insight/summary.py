@@ -92,7 +92,8 @@ def finish(
         **_conditions(plan),
         "samples": samples,
     }
-    predictor = Predictor.of(loaded, str(compute_device.device))
+    most = plan.recipe.data.max_row
+    predictor = Predictor(task, model, compute_device, most, options)
     _write_pages(plan, result, evaluation, predictor, say)
     # last: its presence says that the run has ended
     digests.replace_json(plan.folder, runs.RESULT, result)
@@ -158,7 +159,7 @@ def _write_pages(
         data = prepared.dev_data
         inside = inside_of_held_out(predictor, data, result, title, say)
     if inside is not None:
-        write_text(plan.folder / report.INSIDE, inside.to_html(), parents=False)
+        write_text(plan.folder / report.INSIDE, inside, parents=False)
     columns = task.feature_columns
     held_out = report.HeldOut(
         worst=mistakes(*rows, count),

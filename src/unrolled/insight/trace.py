@@ -51,7 +51,8 @@ class AttentionTrace:
 
     Attributes:
         name: of the layer.
-        kind: ``self``, or ``source`` where a decoder looks at what was read.
+        kind: ``self``; ``written`` where a decoder looks at what it wrote, and ``source`` where it
+            looks at what was read.
         weights: (N, T', S'); rows sum to 1.
         span: how many steps each of the T' and S' stands for.
     """
@@ -87,12 +88,14 @@ class Explained:
         outcome: the label, token or ``value``.
         probability: of that outcome, or the value.
         index: which output it is.
+        is_value: whether it is a value, and no probability.
     """
 
     step: int | None
     outcome: str
     probability: float
     index: int
+    is_value: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +161,7 @@ class Trace:
         text: the input as it was given.
         tokens: what was read at each step, (T,).
         written: what was written, piece by piece, (U,).
-        answer: the whole answer, as ``predict`` gives it.
+        answer: the whole answer: a label, a value as it is shown, all labels, the text written.
         layers, predictions, attention, attributions, tracking: see there.
         explained: what gradients and attributions are of.
         state_gradient_norms: |d h_T / d h_t| of the last layer, (T,).

@@ -72,7 +72,7 @@ def look(
     norms = gradient_norms(records, probabilities[explained.index], reader.are_values)
     state_norms = state_gradient_norms(records)
     layers = layer_traces(records, norms, options.units, reader.is_generative)
-    attention = attention_traces(records)
+    attention = attention_traces(records, reader.is_generative)
     features = features.detach()
     predictions = looker.predictions(steps, features)
     unheld: tuple[StepPrediction, ...] = ()
@@ -154,7 +154,9 @@ def explain(reader: StepReader, probabilities: Tensor, at: int) -> Explained:
     probabilities = probabilities.detach()
     index = int(probabilities.argmax())
     step = at if reader.at_each_step else None
-    return Explained(step, reader.outcome(index), float(probabilities[index]), index)
+    probability = float(probabilities[index])
+    outcome = reader.outcome(index)
+    return Explained(step, outcome, probability, index, reader.are_values)
 
 
 def answer_of(
@@ -162,8 +164,8 @@ def answer_of(
 ) -> str:
     """Return the whole answer: the labels of all steps, the last prediction, what is written."""
     if reader.is_generative:
-        return "".join(steps.written[:-1])
+        return steps.answer
     if reader.labels_steps:
         return " ".join(step.outcomes[0].name for step in predictions)
     best = predictions[-1].outcomes[0]
-    return f"{best.probability:.6g}" if reader.are_values else best.name
+    return reader.show(best.probability) if reader.are_values else best.name

@@ -71,6 +71,9 @@ def features_of(
     features = {name: np.array(measure(tokens)) for name, measure in measures.items()}
     if np.array_equal(features["position"], features["position in the line"]):
         del features["position in the line"]
+    if not any(token[:1].isspace() for token in tokens):
+        # words are not told apart by blanks here
+        del features["position in the word"]
     if len(predictions) == len(tokens) and predictions[-1].outcomes:
         last = predictions[-1].outcomes[0].name
         rows = [{o.name: o.probability for o in step.outcomes} for step in predictions]

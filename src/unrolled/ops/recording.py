@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LONG = 1000  # steps; weights over more are recorded by spans
+MANY = (
+    2**20
+)  # weights of a layer, if as many steps look; more are recorded by spans, too
 SPANS = 200
 
 
@@ -114,10 +117,12 @@ class LayerRecord:
             self.steps += steps
 
     def attended(self, weights: Tensor) -> None:
-        """Take in the weights (B, heads, t, S) of the next queries, by spans where S is large."""
+        """Take in the weights (B, heads, t, S) of the next queries; many of them by spans."""
         if not self.keeps:
             return
-        span = -(-weights.shape[-1] // SPANS) if weights.shape[-1] > LONG else 1
+        read = weights.shape[-1]
+        is_large = read > LONG or weights.shape[1] * read * read > MANY
+        span = -(-read // SPANS) if is_large else 1
         self.span = span
         weights = weights.detach()
         if span > 1:

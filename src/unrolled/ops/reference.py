@@ -180,7 +180,7 @@ def lstm_step(
     new_h = o * shown.tanh()
     if w.hr is not None:  # Sak et al. 2014
         new_h = F.linear(new_h, w.hr)
-    c = zone_out(c, new_c, extras)
+    c = _held("c", zone_out(c, new_c, extras), extras)
     h = _held("h", zone_out(h, new_h, extras), extras)
     trace = {
         "input": i,

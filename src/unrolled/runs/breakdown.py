@@ -100,8 +100,8 @@ def _names(column: str, keys: set[str], decimal: str) -> dict[str, str]:
         if len(order) > MOST_VALUES:
             count = len(order)
             raise UsageError(
-                f"data.by={column}: the column holds {count:,} values that are "
-                f"no numbers; name one with at most {MOST_VALUES}"
+                f"data.by={column}: the column holds {count:,} values, {len(texts):,} of them no "
+                f"numbers; name one with at most {MOST_VALUES}"
             )
     is_binned = not texts and len(order) > MOST_NUMBERS
     names = _binned(order, numbers) if is_binned else {key: key for key in order}

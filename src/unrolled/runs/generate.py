@@ -77,7 +77,10 @@ def logits(predictor: Predictor, ids: Sequence[int]) -> Tensor:
     if not isinstance(model, LanguageModel):
         raise UsageError("logits are of a language model; this run answers rows")
     size = model.head.out_features
-    values = torch.as_tensor(ids)
+    try:
+        values = torch.as_tensor(ids)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"ids is {shown(ids)}; give a list of token ids") from None
     is_whole = not values.is_floating_point() and values.dtype != torch.bool
     if values.dim() != 1 or not len(values) or not is_whole:
         raise UsageError(f"ids is {shown(ids)}; give a list of token ids")

@@ -10,6 +10,7 @@ from unrolled.core.errors import UsageError, UserError, listed, shown
 from unrolled.core.words import counted, either
 from unrolled.data.archives import too_long
 from unrolled.data.json_values import flattened, json_object, json_value
+from unrolled.data.list_cells import cell_of
 from unrolled.data.sources import nfc, parse_row
 from unrolled.fields.frames import Frames
 from unrolled.tasks.base import Task
@@ -43,6 +44,8 @@ def rows_of(rows: Any) -> Iterable[Any]:
 def cells_of(row: Any, task: Task, most: int) -> tuple[Any, ...]:
     """Return the input cells of one row, in whichever form it was given.
 
+    A cell of a column that holds lists in the training file is read as one, where it is text.
+
     Args:
         row: a text, a row as the data file writes it, the input cells, a mapping of columns, or,
             for a sequence of numbers, a list of its steps.
@@ -52,6 +55,19 @@ def cells_of(row: Any, task: Task, most: int) -> tuple[Any, ...]:
     Raises:
         UserError: it is no row, lacks a column, or is too long.
     """
+    cells = _cells_as_given(row, task, most)
+    lists = task.format.lists
+    if not lists:
+        return cells
+    read: list[Any] = []
+    for name, cell in zip(task.schema.inputs, cells, strict=True):
+        is_written = name in lists and isinstance(cell, str) and "[" in cell
+        read.append(cell_of(cell, name) if is_written else cell)
+    return tuple(read)
+
+
+def _cells_as_given(row: Any, task: Task, most: int) -> tuple[Any, ...]:
+    """Return the input cells of one row as they were given."""
     names = task.schema.inputs
     in_order = isinstance(row, InputCells)
     row = row if in_order else _by_name(row)

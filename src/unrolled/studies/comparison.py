@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from unrolled.core.errors import UsageError
-from unrolled.core.files import read_json
+from unrolled.core.files import path_of, read_json
 from unrolled.core.locks import locked
 from unrolled.core.terminal import note
-from unrolled.core.words import counted
+from unrolled.core.words import counted, option
 from unrolled.runs.keys import flat
 from unrolled.studies import page
 from unrolled.studies.findings import Findings, gather
@@ -67,7 +67,9 @@ def compare(
     settings = read_settings(
         str(target), flat(changes), layers, vary or {}, seeds, budget, params, at_once
     )
-    folder = Path(out) if out is not None else default_folder(settings)
+    folder = default_folder(settings)
+    if out is not None:
+        folder = path_of(out, option("out"))
     refuse_other(folder, settings)
     with locked(folder):
         planned = plan_study(settings, folder, say)

@@ -166,7 +166,7 @@ KINDS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
         ),
     ),
 )
-ASKED = 5  # nouns of a kind that held-out rows are of, the first ones
+HELD_OUT_NOUNS = 5  # nouns of a kind that held-out rows are of, the first ones
 SUBJECTS = (
     "우리 아이는",
     "내 동생은",
@@ -246,7 +246,7 @@ def held_verb(kind: int, noun: str) -> str | None:
     """
     nouns, verbs = KINDS[kind]
     number = nouns.index(noun)
-    return verbs[(number + kind) % len(verbs)] if number < ASKED else None
+    return verbs[(number + kind) % len(verbs)] if number < HELD_OUT_NOUNS else None
 
 
 def reserved(kind: int, verb: str) -> list[str]:
@@ -260,7 +260,9 @@ def reserved(kind: int, verb: str) -> list[str]:
     beside: list[str] = []
     for other, (nouns, _) in enumerate(KINDS):
         if other != kind:
-            beside += nouns[(number + kind + other) % len(verbs) : ASKED : len(verbs)]
+            beside += nouns[
+                (number + kind + other) % len(verbs) : HELD_OUT_NOUNS : len(verbs)
+            ]
     return beside
 
 

@@ -202,8 +202,8 @@ def learn(
     reached = score(model, task, delay, SCORED, seed, SCORE, delay)
     elapsed = time.monotonic() - began
     size = count_parameters(model)
-    weights = {name: part.clone() for name, part in model.state_dict().items()}
-    return TrainingOutcome(reached, made, stopped, elapsed, size, hidden), weights
+    outcome = TrainingOutcome(reached, made, stopped, elapsed, size, hidden)
+    return outcome, dict(model.state_dict())
 
 
 def _updater(model: nn.Module, task: MemoryTask, source: Generated) -> Updater:

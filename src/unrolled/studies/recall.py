@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from unrolled.core.errors import UsageError, UserError, shown, unknown
 from unrolled.core.files import read_json, replacing, write_json
@@ -23,6 +23,7 @@ from unrolled.nn.build import LAYERS
 from unrolled.studies import learner, speed
 from unrolled.studies.learner import Weights
 from unrolled.studies.memory_tasks import TASKS
+from unrolled.training.checkpoints import save_tensors
 from unrolled.training.precision import callers_state_kept
 from unrolled.training.stopping import Terminated
 
@@ -166,6 +167,7 @@ def _begin(plan: RecallPlan, folder: Path) -> None:
         "delays": list(plan.delays),
         "updates": plan.updates,
         "parameters": learner.PARAMETERS,
+        "threads": plan.threads,
     }
     path = folder / SETTINGS
     if not path.exists():
@@ -253,7 +255,7 @@ def _result(
     )
     # before the result: where this is there, so are they
     with replacing(_file(folder, cell, ".safetensors")) as temporary:
-        save_file(weights, temporary)
+        save_tensors(temporary, weights)
     row = {"layer": cell.layer, "task": cell.task, "delay": cell.delay}
     return row | asdict(outcome) | {"began_with": before}
 

@@ -12,7 +12,7 @@ from typing import Any
 from unrolled.core.errors import UsageError, UserError
 from unrolled.core.files import read_json
 from unrolled.core.locks import LOCK
-from unrolled.core.words import option
+from unrolled.core.words import either, option
 from unrolled.studies.trials import ALL_LAYERS, Study, check_varied, read_layers
 
 STUDY = "study.json"
@@ -60,6 +60,9 @@ def read_settings(
 
     if seeds < 1:
         raise UsageError(f"{option('seeds')} is {seeds}; give 1 or more")
+    if at_once is not None and at_once < 1:
+        jobs = either("--jobs", "at_once=")
+        raise UsageError(f"{jobs} is {at_once}; give 1 or more")
     check_varied(vary, budget is not None)
     recipe = requested(target, changes)
     names = list(layers or ([recipe.layer] if vary else ALL_LAYERS))
@@ -124,9 +127,14 @@ def refuse_other(folder: Path, settings: StudySettings) -> None:
 def _saved(folder: Path) -> dict[str, Any]:
     path = folder / STUDY
     try:
-        return read_json(path)["settings"]
-    except (OSError, ValueError, KeyError):
+        values = read_json(path)
+    except (OSError, ValueError):
         raise UserError(f"{path}: this file is damaged; remove the folder") from None
+    if "settings" not in values:
+        raise UsageError(
+            f"{folder} holds a study of another kind; choose another {option('out')}"
+        )
+    return values["settings"]
 
 
 def _spelt(settings: Values) -> dict[str, str]:

@@ -145,9 +145,12 @@ def orders(
         if len(layers) < 2:
             continue
         by_seed = {}
-        for row in scored:
-            seed = row["seed"]
-            by_seed[str(seed)] = _order(scored, seed, higher)
+        for seed in dict.fromkeys(row["seed"] for row in scored):
+            # an order without some of the layers says nothing of theirs
+            if {row["layer"] for row in scored if row["seed"] == seed} == layers:
+                by_seed[str(seed)] = _order(scored, seed, higher)
+        if not by_seed:
+            continue
         different = {tuple(order) for order in by_seed.values()}
         same = None
         if len(by_seed) > 1:

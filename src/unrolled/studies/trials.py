@@ -131,6 +131,8 @@ def check_varied(vary: Mapping[str, Sequence[Any]], has_budget: bool) -> None:
         reason = _cannot_vary(key, has_budget)
         if reason:
             raise UsageError(f"{shown(key)} cannot be varied: {reason}")
+        if key == LIMIT and None in values:
+            raise UsageError(f"{option('vary')} {LIMIT}: give numbers of rows")
         if len(values) < 2:
             raise UsageError(
                 f"{option('vary')} {key} has one value; give several: {key}=A,B"

@@ -562,13 +562,14 @@ class Pairs(Task):
         """Return what reads a source step by step, and its answer as a search writes it."""
         target = self.output.tokenizer
 
-        def best(model: nn.Module, cells: Sequence[Any]) -> Sequence[int]:
+        def best(model: nn.Module, cells: Sequence[Any]) -> tuple[str, Sequence[int]]:
             reason = self.why_not_answerable(cells)
             if reason:
                 raise UserError(reason)
             ids = self._ids([self.check(self.inputs, cells[0])])
             (hypotheses,) = write(model, target, ids, options.search, compute_device)
-            return [*hypotheses[0].tokens, target.eos_id]
+            tokens = hypotheses[0].tokens
+            return target.decode(tokens), [*tokens, target.eos_id]
 
         names = piece_names(target)
         return WrittenSteps(self.inputs, names, best, self.decoder_inputs)

@@ -441,13 +441,26 @@ class Parse(Task):
     ) -> StepReader:
         """Return what reads words step by step, and their tree as a search writes it."""
 
-        def best(model: nn.Module, cells: Sequence[Any]) -> Sequence[int]:
-            words = [self.inputs.check_to_predict(cells)]
+        def best(model: nn.Module, cells: Sequence[Any]) -> tuple[str, Sequence[int]]:
+            words = [self.inputs.check(cells)]
             examples = self.inputs.examples(words, np.array([0]))
             (tree,) = self.write(model, examples, compute_device, options.search)
-            return [*tree.tokens, END]
+            prediction = self._prediction(words[0], tree)
+            return prediction.text, [*tree.tokens, END]
 
-        return WrittenSteps(self.inputs, self._token_name, best, self.decoder_inputs)
+        def prepare(cells: Sequence[Any]) -> Sequence[Any]:
+            reason = self.why_not_answerable(cells)
+            if reason:
+                raise UserError(reason)
+            return [_words(self.inputs, cells)]
+
+        return WrittenSteps(
+            self.inputs,
+            self._token_name,
+            best,
+            self.decoder_inputs,
+            prepare,
+        )
 
     def _token_name(self, id: int) -> str:
         """Return a token of a tree as people write it."""

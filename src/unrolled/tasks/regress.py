@@ -148,13 +148,9 @@ class Regress(Labelled):
         self, compute_device: ComputeDevice, options: AnswerOptions = AnswerOptions()
     ) -> StepReader:
         """Return what reads an input step by step."""
-        return LabelledSteps(self.inputs, (), self.output.decode, self._base_of_cells)
-
-    def _base_of_cells(self, cells: Sequence[Any]) -> float:
-        """Return what is added to what is learnt of a row: the last value, or nothing."""
-        inputs: Any = [self.inputs.check_to_predict(cells)]
-        examples = self.inputs.examples(inputs, np.array([0]))
-        return float(np.sum(self.base(examples)))
+        has_base = isinstance(self.inputs, Frames) and self.inputs.reading.difference
+        base = self.output.column if has_base else ""
+        return LabelledSteps(self.inputs, (), self.output, base)
 
     @classmethod
     def from_json(

@@ -247,6 +247,8 @@ def fit_frames(recipe: Recipe, schema: Schema, table: Table) -> Frames:
         return inputs
     beside = replace(schema, numbers=())
     steps = _cells_at_steps(table, beside, schema)
+    if not steps:
+        raise DataError("no row has a value of each column at each step", table.path)
     others = Vector.fit(beside, steps, recipe.data.missing, recipe.data.decimal)
     for column in others.features:
         if isinstance(column, DateColumn) and not column.parts:
@@ -287,7 +289,14 @@ def lasting(recipe: Recipe, schema: Schema, data: Table | Document) -> Schema:
         steps = _cells_at_steps(data, read, schema)
         (column,) = Vector.fit(read, steps).features
         kept += [name] if column.width > 1 else []
-    return replace(schema, dates=tuple(kept))
+    lasting_schema = replace(schema, dates=tuple(kept))
+    if not lasting_schema.inputs:
+        raise DataError(
+            f"no part of {schema.dates[0]!r} comes round twice in training, and there is nothing "
+            "else to read at each step; name columns with data.numbers or data.categories",
+            data.path,
+        )
+    return lasting_schema
 
 
 def schema_of(inputs: Frames, task: str, answer: str) -> Schema:
@@ -305,6 +314,7 @@ def schema_of(inputs: Frames, task: str, answer: str) -> Schema:
         time=spec.time,
         decimal=spec.decimal,
         day_first=spec.day_first,
+        units=spec.units,
     )
 
 
@@ -456,14 +466,7 @@ def _answered(
     known = [index for index, answer in enumerate(answers) if answer is not None]
     if not known:
         raise DataError(NONE_LONG_ENOUGH, table.path)
-    frames = examples.frames
-    assert frames is not None
-    frames = replace(
-        frames,
-        starts=frames.starts[known],
-        lengths=frames.lengths[known],
-    )
-    kept = replace(examples, lines=examples.lines[known], frames=frames)
+    kept = examples.pick(np.array(known))
     return kept, [answers[index] for index in known]
 
 

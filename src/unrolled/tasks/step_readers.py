@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.core.errors import UsageError, UserError
-from unrolled.core.words import counted
 from unrolled.data.batches import Batch
 from unrolled.data.lines import nfc
 from unrolled.fields.frames import Frames
+from unrolled.fields.number import Number
 from unrolled.fields.text import Text
 from unrolled.fields.text_and_columns import TextAndColumns
 from unrolled.fields.vector import Vector
@@ -45,8 +45,8 @@ ROW = np.array([0])
 OF_CHARACTERS = (CHARACTERS, CHARACTER_COUNT)
 OF_SPELLING = (PIECES, PIECE_COUNTS, SPELLING)
 
-# the token ids that a model writes for an input of some cells
-Write = Callable[[nn.Module, Sequence[Any]], Sequence[int]]
+# the text that a model writes for an input of some cells, and its ids with the end mark
+Write = Callable[[nn.Module, Sequence[Any]], tuple[str, Sequence[int]]]
 
 
 def read_input(field: Any, cells: Sequence[Any]) -> InputSteps:
@@ -99,14 +99,14 @@ class LabelledSteps(StepReader):
     Attributes:
         field: of the input.
         names: of the labels; none where the answer is a value.
-        decode: makes a value of a scaled one.
-        base: what is added to a value, given the batch of the input's encoded row.
+        output: the field of a value.
+        base: the column whose value at the last step is added; without one nothing is.
     """
 
     field: Any
     names: tuple[str, ...]
-    decode: Callable[[Any], Any] = float
-    base: Callable[[Sequence[Any]], float] = lambda cells: 0.0
+    output: Number | None = None
+    base: str = ""
 
     @property
     def are_values(self) -> bool:  # type: ignore[override]
@@ -114,7 +114,14 @@ class LabelledSteps(StepReader):
         return not self.names
 
     def read(self, model: nn.Module, cells: Sequence[Any]) -> InputSteps:
-        return replace(read_input(self.field, cells), base=self.base(cells))
+        return self._with_base(read_input(self.field, cells))
+
+    def _with_base(self, steps: InputSteps) -> InputSteps:
+        """Return the input with the value that a change from its last step is added to."""
+        if not self.base or steps.numbers is None:
+            return steps
+        last = steps.numbers[len(steps) - 1]
+        return replace(steps, base=float(last[steps.columns.index(self.base)]))
 
     def layers(self, model: nn.Module) -> dict[nn.Module, str]:
         known = cast(ManyToOne | OneToOne, model)
@@ -125,18 +132,20 @@ class LabelledSteps(StepReader):
 
     def until(self, steps: InputSteps, end: int) -> InputSteps:
         if not steps.are_tokens:
-            return super().until(steps, end)
+            return self._with_base(super().until(steps, end))
         # with the end mark, which every text has that was learnt from
         last = len(steps) - 1
         indices = range(end) if end > last else [*range(end), last]
         return steps.kept(indices)
 
     def probabilities(self, scores: Tensor, steps: InputSteps) -> Tensor:
-        if self.names:
+        if self.output is None:
             return scores.softmax(-1)
-        # what is decoded is linear, so that gradients pass
-        origin, first = np.asarray(self.decode(np.arange(2.0))).tolist()
-        return scores * (first - origin) + (origin + steps.base)
+        return scores * self.output.deviation + (self.output.mean + steps.base)
+
+    def show(self, value: float) -> str:
+        assert self.output is not None
+        return self.output.show(value)
 
     def ngrams(self, model: nn.Module) -> NGrams | None:
         return model.ngrams if isinstance(model, ManyToOne) else None
@@ -226,21 +235,22 @@ class WrittenSteps(StepReader):
         names: of the tokens that are written.
         write: searches for the answer.
         before: makes of what is written (1, U) what the decoder reads before each of it.
+        prepare: makes of the cells those that are read.
     """
 
     field: Text | Words
     names: Callable[[int], str]
     write: Write
     before: Callable[[Batch], Tensor]
+    prepare: Callable[[Sequence[Any]], Sequence[Any]] = tuple
     at_each_step = True
     is_generative = True
 
     def read(self, model: nn.Module, cells: Sequence[Any]) -> InputSteps:
+        cells = self.prepare(cells)
         steps = read_input(self.field, cells)
-        ids = list(self.write(model, cells))
-        if not ids:
-            raise UserError("the model writes nothing for this input")
-        batch = replace(steps.batch, targets=torch.tensor([ids]))
+        answer, ids = self.write(model, cells)
+        batch = replace(steps.batch, targets=torch.tensor([list(ids)]))
         inputs = self.before(batch)
         batch = replace(batch, targets=None, extra=(inputs, *batch.extra))
         return replace(
@@ -248,6 +258,7 @@ class WrittenSteps(StepReader):
             batch=batch,
             roles=(WRITTEN, *steps.roles),
             written=tuple(self.names(id) for id in ids),
+            answer=answer,
         )
 
     def layers(self, model: nn.Module) -> dict[nn.Module, str]:
@@ -268,15 +279,6 @@ class WrittenSteps(StepReader):
     def scores(self, model: nn.Module, features: Tensor) -> Tensor:
         scores: Tensor = cast(Unaligned, model).head(features)
         return scores
-
-
-def check_length(steps: InputSteps, context: int | None) -> None:
-    """Raise UserError where an input has more steps than a layer can read."""
-    if context is not None and len(steps) > context:
-        raise UserError(
-            f"the input has {counted(len(steps), 'step')} and the model reads {context:,} "
-            "(model.context): cut it"
-        )
 
 
 def piece_names(tokenizer: Tokenizer) -> Callable[[int], str]:

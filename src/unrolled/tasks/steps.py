@@ -53,6 +53,7 @@ class InputSteps:
         numbers: what is read at each step, in the unit of the file, (T, D'), where that is numbers.
         columns: of these numbers, (D',).
         base: what is added to a value that is predicted.
+        answer: the text that a model wrote, of one that writes.
         notice: what was left out of the input, if something was.
     """
 
@@ -65,6 +66,7 @@ class InputSteps:
     numbers: NDArray[np.float32] | None = None
     columns: tuple[str, ...] = ()
     base: float = 0.0
+    answer: str = ""
     notice: str = ""
 
     def __len__(self) -> int:
@@ -93,10 +95,7 @@ class InputSteps:
         spans = self.spans
         characters = self.extra(CHARACTERS)
         if characters is not None and spans:
-            keeps = np.ones(characters.shape[1], dtype=bool)
-            for step in left_out:
-                begin, end = spans[step]
-                keeps[begin:end] = False
+            keeps = ~np.isin(self.owners(characters.shape[1]), left_out)
             remaining = characters[:, torch.from_numpy(keeps)]
             extras[self.roles.index(CHARACTERS)] = remaining
             count = torch.tensor([remaining.shape[1]])
@@ -115,6 +114,22 @@ class InputSteps:
             batch=batch,
             spans=spans,
         )
+
+    def owners(self, count: int) -> NDArray[np.int64]:
+        """Return the step that each of the first ``count`` characters is of, (C,).
+
+        A character of no step, as a blank between words, is of the step after it.
+        """
+        owners = np.full(count, -1, dtype=np.int64)
+        for step in reversed(range(len(self.spans))):
+            begin, end = self.spans[step]
+            owners[begin:end] = step
+        owner = len(self) - 1
+        for index in reversed(range(count)):
+            if owners[index] < 0:
+                owners[index] = owner
+            owner = owners[index]
+        return owners
 
     def without(self, first: int, end: int) -> InputSteps:
         """Return the input without some steps: tokens are left out, numbers are at their mean."""
@@ -229,6 +244,10 @@ class StepReader(ABC):
         embedding: nn.Module = module.embedding
         return embedding
 
+    def show(self, value: float) -> str:
+        """Return a value that is predicted, as it is shown."""
+        return f"{value:.6g}"
+
     def ngrams(self, model: nn.Module) -> NGrams | None:
         """Return what adds to the scores by itself what the characters say, where it does."""
         return None
@@ -270,7 +289,8 @@ def text_steps(field: Text, cells: Sequence[Any], examples: Examples) -> InputSt
         spans += [(begin + offset, end + offset) for begin, end in text_spans]
         offset += len(text)
         names.append(END)
-        spans.append((offset, offset))
+        # with what parts it from the next text
+        spans.append((offset, offset + len(SEPARATOR)))
         offset += len(SEPARATOR)
     is_read = batch.extra and field.characters
     return InputSteps(

@@ -98,21 +98,6 @@ def torch_defaults() -> Iterator[None]:
                 torch.set_default_dtype(_Defaults.before)
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread inside.
-
-    The steps of one row are too small to be divided: threads that wait for each other cost more,
-    and several times as much where something else runs.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def choose(device: str, precision: str) -> ComputeDevice:
     """Resolve the keys ``training.device`` and ``training.precision``.
 

@@ -152,8 +152,8 @@ class TableFormat(FileFormat):
                 f"row {shown(line)} has {fields(len(cells))}, but the data has {len(columns)} "
                 f"columns ({', '.join(columns)})"
             )
-        lists = [columns.index(n) for n in format.lists if n in columns[: len(cells)]]
-        return _with_lists(cells, columns, lists)
+        # which of them are lists is known once their names are
+        return tuple(cells)
 
 
 def _uneven(lines: Sequence[str]) -> Iterator[DataWarning]:

@@ -34,7 +34,7 @@
     const [rows, columns] = entry.shape.slice(-2);
     const get = (row, column) =>
       entry.low + entry.step * stored[entry.at + row * columns + column];
-    return { rows, columns, get, low: entry.low, high: -entry.low || 1, entry };
+    return { rows, columns, get, low: entry.low, entry };
   };
   const unpack = async () => {
     const bytes = Uint8Array.from(atob(pack.gzip), (letter) => letter.charCodeAt(0));
@@ -76,7 +76,7 @@
       this.box.hidden = this.out.hidden = false;
       section.querySelector(".opened").hidden = false;
       this.views = this.groups.map((over) => this.build(over));
-      this.choose(this.layer, this.unit, this.layer.arrays.h.rows - 1, false);
+      this.choose(this.layer, this.unit, this.layer.arrays.h.rows - 1);
     }
     busiest(layer) {
       if (!layer) return 0;
@@ -299,7 +299,7 @@
       if (left < view.scroller.scrollLeft || left + view.cell > view.scroller.scrollLeft + view.scroller.clientWidth)
         view.scroller.scrollLeft = left - view.scroller.clientWidth / 2;
     }
-    choose(layer, unit, step, loud = true) {
+    choose(layer, unit, step) {
       Object.assign(this, { layer, unit, step, over: layer.over });
       this.views.forEach((view) => this.later(view));
       this.tell();
@@ -472,7 +472,8 @@
       });
       this.of((rows - 1) * map.part.span);
     }
-    names(part) { return part.kind === "source" ? this.trace.written : this.trace.tokens; }
+    names(part) { return part.kind === "self" ? this.trace.tokens : this.trace.written; }
+    keys(part) { return part.kind === "written" ? this.trace.written : this.trace.tokens; }
     // one head with its tokens, as text
     grid(map) {
       const [, rows, columns] = map.part.weights.shape;
@@ -492,7 +493,7 @@
       };
       for (let key = 0; key < columns; key++) {
         const x = left + (key + 0.65) * size;
-        add("text", { x, y: top - 6, transform: `rotate(-60 ${x} ${top - 6})` }, this.trace.tokens[key]);
+        add("text", { x, y: top - 6, transform: `rotate(-60 ${x} ${top - 6})` }, this.keys(map.part)[key]);
       }
       const queries = this.names(map.part);
       for (let query = 0; query < rows; query++) {
@@ -504,7 +505,7 @@
           const box = add("rect", { x: left + key * size, y, width: size - 1, height: size - 1,
             fill: "currentColor", "fill-opacity": weight.toFixed(3) });
           const title = document.createElementNS(space, "title");
-          title.textContent = `${queries[query]} → ${this.trace.tokens[key]}: ${weight.toFixed(2)}`;
+          title.textContent = `${queries[query]} → ${this.keys(map.part)[key]}: ${weight.toFixed(2)}`;
           box.append(title);
         }
       }
@@ -520,7 +521,7 @@
       keys.sort((a, b) => b[0] - a[0]);
       this.words.textContent = `${step + 1} “${visible(names[step] ?? "")}” ${say("looks")}: `
         + keys.slice(0, 5).map(([weight, key]) =>
-          `“${visible(this.trace.tokens[key * part.span] ?? "")}” ${weight.toFixed(2)}`).join(", ");
+          `“${visible(this.keys(part)[key * part.span] ?? "")}” ${weight.toFixed(2)}`).join(", ");
     }
   }
 

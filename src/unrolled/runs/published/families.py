@@ -171,9 +171,15 @@ def _llama(config: PublishedConfig) -> Settings:
     }
 
 
+MISTRAL_WINDOW = 4096  # Jiang et al. (2023), table 1
+
+
 def _mistral(config: PublishedConfig) -> Settings:
     """Jiang et al. (2023): every step looks at the last ``sliding_window`` alone."""
-    window = config.whole_or_none("sliding_window")
+    window: int | None = MISTRAL_WINDOW
+    # null is none, and a key that is not there is what the paper has
+    if "sliding_window" in config.values:
+        window = config.whole_or_none("sliding_window")
     return _llama_kind(config) | {"attention_window": window}
 
 

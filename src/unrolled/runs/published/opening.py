@@ -99,12 +99,12 @@ def _recipe(
         raise UserError(
             f"{config.path}: {settings['layers']:,} layers, and there are {tensors:,} tensors"
         )
-    model = {**settings, "head_bias": False}
+    whole = path.resolve()
     values = {
-        "name": path.resolve().stem,
+        "name": whole.name if path.is_dir() else whole.stem,
         "task": "language",
         "layer": "attention",
-        "model": model,
+        "model": dict(settings),
         "training": {"precision": "fp32"},
     }
     try:
@@ -126,6 +126,8 @@ def _build(
             model = cast(LanguageModel, task.build(recipe))
     except UsageError as error:
         raise UserError(f"{config.path}: {error}") from None
+    # no family's output weights have one
+    model.head.register_parameter("bias", None)
     ours: dict[str, Shape] = {}
     for name, tensor in model.state_dict().items():
         ours[name] = tuple(tensor.shape)
