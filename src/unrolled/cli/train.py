@@ -89,7 +89,10 @@ def train(
         keys["seed"] = seed
     plan = make_plan(target, keys, out, resume, dry_run=True)
     if as_json:
-        print_out(json.dumps(plan.prepared.facts, ensure_ascii=False, indent=1))
+        facts = plan.prepared.facts
+        if plan.transfer is not None:
+            facts = {**facts, "init": plan.transfer.to_json()}
+        print_out(json.dumps(facts, ensure_ascii=False, indent=1))
         return
     print_out("\n".join(map(clean, plan.lines())))
     print_out("\n# the resolved recipe\n" + as_yaml(plan.recipe), end="")

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.core.errors import UserError
+from unrolled.text.published import tokenizer_of
 from unrolled.text.tokenizers import Tokenizer
 
 PIECE = 1 << 20  # characters that a worker encodes at once
@@ -124,7 +125,7 @@ def in_order(
         if not hasattr(own, "worker"):
             own.worker = _start()
             started.append(own.worker)
-            _send(own.worker.stdin, (tokenizer.kind, tokenizer.document, dtype))
+            _send(own.worker.stdin, (tokenizer.kind, tokenizer.saved, dtype))
         return _ask(own.worker, job)
 
     waiting: deque[Future[Ids]] = deque()
@@ -177,8 +178,8 @@ def work() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asked decides
     source = sys.stdin.buffer
     answers = sys.stdout.buffer
-    kind, document, dtype = pickle.load(source)
-    tokenizer = Tokenizer(kind, document)
+    kind, saved, dtype = pickle.load(source)
+    tokenizer = tokenizer_of(kind, saved)
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             _send(answers, encode(tokenizer, dtype, pickle.load(source)))

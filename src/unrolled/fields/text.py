@@ -13,6 +13,7 @@ from unrolled.core.errors import shown
 from unrolled.data.examples import Examples, Ints, Ragged
 from unrolled.data.lines import nfc
 from unrolled.fields.base import TOKENIZER, InvalidCell
+from unrolled.text.published import load_tokenizer
 from unrolled.text.tokenizers import Tokenizer
 
 POINTS = 8  # characters kept for each token that is kept
@@ -100,7 +101,7 @@ class Text:
     @classmethod
     def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
         """Read the field back."""
-        tokenizer = Tokenizer.load(folder / TOKENIZER)
+        tokenizer = load_tokenizer(folder / TOKENIZER)
         columns = tuple(values["columns"])
         max_tokens = values["max_tokens"]
         characters = values["characters"]

@@ -17,7 +17,8 @@ from unrolled.core.files import read_json_list
 from unrolled.data.examples import Examples, Ints, Ragged, Spellings
 from unrolled.data.lines import nfc
 from unrolled.fields.base import TOKENIZER, WORDS, InvalidCell, is_plain
-from unrolled.text.tokenizers import RUN, Tokenizer
+from unrolled.text.published import load_tokenizer
+from unrolled.text.tokenizers import RUN, Tokenizer, text_of_word
 
 # ids of words: 0 is padding
 UNKNOWN = 1
@@ -95,6 +96,12 @@ class Words:
         """The one column that is read."""
         return (self.column,)
 
+    def texts(self) -> list[str]:
+        """Return what each id stands for, as ``Tokenizer.texts`` does."""
+        texts = ["\0<pad>", "\0<unk>"]
+        texts += map(text_of_word, self.known)
+        return texts
+
     @property
     def size(self) -> int:
         """Ids of words, those of padding and of unknown words included."""
@@ -171,7 +178,7 @@ class Words:
     def from_json(cls, values: dict[str, Any], folder: Path) -> Self:
         """Read the field back. Raises DataError: the words are not what was saved."""
         spelt = values["spelt"]
-        tokenizer = Tokenizer.load(folder / TOKENIZER) if spelt else None
+        tokenizer = load_tokenizer(folder / TOKENIZER) if spelt else None
         known = _saved_words(folder / WORDS)
         return cls(values["column"], known, tokenizer, values["max_words"])
 

@@ -90,6 +90,7 @@ def finish(
         "megabytes": (plan.folder / runs.MODEL).stat().st_size / 1e6,
         **_speed(timed),
         **_conditions(plan),
+        **({"init": plan.transfer.to_json()} if plan.transfer else {}),
         "samples": samples,
     }
     most = plan.recipe.data.max_row

@@ -125,6 +125,15 @@ class RecurrentDecoder(Layer):
             output = memory.new_zeros(len(lengths), self.output_size)
         return DecoderState(inner, attended, output)
 
+    def depths(self) -> list[list[nn.Parameter]]:
+        """Return the weights of each stacked layer, with the highest all that stands around them.
+
+        Those stand in its group once more, and count where they stand first.
+        """
+        groups = self.layer.depths()
+        groups[-1] += self.parameters()
+        return groups
+
     def observed(self, name: str) -> dict[nn.Module, str]:
         names = self.layer.observed(name)
         if self.attend_to is not None:

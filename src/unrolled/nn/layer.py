@@ -122,6 +122,10 @@ class Layer(Forms, ABC):
         """
         return Layer.stream_opener(self, batch, precision)
 
+    def depths(self) -> list[list[nn.Parameter]]:
+        """Return the weights in groups, from the one that reads the inputs upwards."""
+        return [list(self.parameters())]
+
     def _check_precision(self, x: Tensor) -> None:
         """Refuse x in another precision than the weights, where torch would not say it well."""
 

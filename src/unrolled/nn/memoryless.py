@@ -66,6 +66,11 @@ class Memoryless(Layer):
             ]
         self.stages = nn.Sequential(*stages)
 
+    def depths(self) -> list[list[nn.Parameter]]:
+        """Return the weights of each hidden layer."""
+        groups = [list(stage.parameters()) for stage in self.stages]
+        return [group for group in groups if group]
+
     def initial_state(
         self,
         batch: int,

@@ -217,6 +217,15 @@ class Recurrent(Layer):
                 if self.cell == "lstm":
                     w.bias_ih.chunk(4)[1].fill_(1)
 
+    def depths(self) -> list[list[nn.Parameter]]:
+        """Return the weights of each stacked layer, both directions together."""
+        groups: list[list[nn.Parameter]] = [[] for _ in range(self.num_layers)]
+        for direction, weights in zip(
+            self._layer_directions, self.all_weights, strict=True
+        ):
+            groups[direction.layer] += weights
+        return groups
+
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
         """The weights of each layer and direction, as torch.nn lists them."""

@@ -241,6 +241,17 @@ class Attention(Layer):
             # x keeps its size here, whatever D is; 0.02 would starve a narrow input
             nn.init.normal_(self.project.weight, std=1 / math.sqrt(self.input_size))
 
+    def depths(self) -> list[list[nn.Parameter]]:
+        """Return the weights of each block: with the first what is read below it, with the last
+        the norm above it.
+        """
+        groups = [list(block.parameters()) for block in self.blocks]
+        for below in (self.project, self.position_table):
+            if below is not None:
+                groups[0] += below.parameters()
+        groups[-1] += self.norm.parameters()
+        return groups
+
     def observed(self, name: str) -> dict[nn.Module, str]:
         names: dict[nn.Module, str] = {self: name}
         for number, module in enumerate(self.blocks, 1):

@@ -12,6 +12,7 @@ from unrolled.core.errors import UserError, shown
 from unrolled.core.words import option
 from unrolled.runs import folder as runs
 from unrolled.runs.keys import flat
+from unrolled.runs.pretrained import Transfer
 from unrolled.runs.recipes import CONFIG, FILES, changed_keys
 from unrolled.tasks.base import Task
 from unrolled.tasks.recipe import Recipe
@@ -23,7 +24,8 @@ class Before:
     """What a run was begun with: as its newest checkpoint says, else as its files do.
 
     ``data`` are hashes by the keys that name the files; ``fields`` the hash of the fields, None
-    where no checkpoint keeps it, and so is ``instructions``, the level that it computed with.
+    where no checkpoint keeps it, and so is ``instructions``, the level that it computed with;
+    ``transfer`` is what was taken of the run that it began with.
     """
 
     recipe: Recipe
@@ -31,6 +33,12 @@ class Before:
     data: dict[str, str]
     fields: str | None
     instructions: str | None = None
+    transfer: Transfer | None = None
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether its weights stand in a checkpoint."""
+        return self.fields is not None
 
     def notes(self) -> list[str]:
         """Say where what is computed from here on may differ from what would have been."""
@@ -56,18 +64,31 @@ def read_before(where: Path, recipe: Recipe) -> Before:
             f"{where} has no checkpoint left, so it answers as before and cannot go on; choose "
             f"another {option('out')} to train anew"
         )
+    transfer = read_transfer(where)
     if not begun:
         saved = runs.read_recipe(where)
-        return Before(saved, task, runs.by_role(saved, files), None)
+        data = runs.by_role(saved, files)
+        return Before(saved, task, data, None, transfer=transfer)
     saved = Recipe.read(begun["recipe"], str(where))
     instructions = begun.get("instructions")
-    before = Before(saved, task, begun["data"], begun["fields"], instructions)
+    data = begun["data"]
+    before = Before(saved, task, data, begun["fields"], instructions, transfer)
     if runs.digest_of(task) != before.fields:
         raise UserError(
             f"{where} cannot be resumed: its fields or its vocabulary are not those that it was "
             f"begun with; restore them, or choose another {option('out')}"
         )
     return before
+
+
+def read_transfer(where: Path) -> Transfer | None:
+    """Return what a run took of the one it began with. Raises UserError: it cannot be read."""
+    try:
+        return Transfer.from_json(runs.read_init(where))
+    except TypeError:
+        raise UserError(
+            f"{where / runs.FIELDS}: what the run began with cannot be read; train it anew"
+        ) from None
 
 
 def finished_as_requested(recipe: Recipe, where: Path) -> str:

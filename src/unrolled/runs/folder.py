@@ -91,8 +91,22 @@ class Loaded:
     result: dict[str, Any]
 
 
-def begin(folder: Path, recipe: Recipe, task: Task, files: dict[str, str]) -> None:
-    """Write what a run knows before its first step; ``config.yaml`` comes last."""
+def begin(
+    folder: Path,
+    recipe: Recipe,
+    task: Task,
+    files: dict[str, str],
+    begins_with: dict[str, Any] | None = None,
+) -> None:
+    """Write what a run knows before its first step; ``config.yaml`` comes last.
+
+    Args:
+        folder: the run folder.
+        recipe: resolved.
+        task: with its fields.
+        files: the SHA-256 of the data files by the names that the recipe gives them.
+        begins_with: what was taken of another run, where it begins with one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
     digests.begin(folder, READ)
@@ -106,6 +120,8 @@ def begin(folder: Path, recipe: Recipe, task: Task, files: dict[str, str]) -> No
         "files": files,
         "digests": True,
     }
+    if begins_with is not None:
+        fields["init"] = begins_with
     digests.replace_json(folder, FIELDS, fields)
     digests.replace_text(folder, CONFIG, as_yaml(recipe))
 
@@ -315,6 +331,15 @@ def read_fields(folder: Path) -> tuple[Task, dict[str, str]]:
         raise UserError(
             f"{path}: this run cannot be read ({why}); train it anew"
         ) from None
+
+
+def read_init(folder: Path) -> Any:
+    """Return what a run took of the one that it began with; None where it began with none."""
+    path = folder / FIELDS
+    try:
+        return read_json(path).get("init")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable ({error})") from None
 
 
 def read_result(folder: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from unrolled.data.warnings import (
 from unrolled.runs import shard_files
 from unrolled.runs.describe import facts_of
 from unrolled.runs.prepared import Prepared, column_hints, load_data, schema_of
+from unrolled.runs.pretrained import Pretrained
 from unrolled.runs.recipes import find_data
 from unrolled.runs.resolve import Machine
 from unrolled.runs.shard_files import ShardFile, ShardParts, begin, read_rows
@@ -54,7 +55,11 @@ def is_large(recipe: Recipe, path: Path) -> bool:
 
 
 def prepare(
-    requested: Recipe, path: Path, task: Task | None, machine: Machine
+    requested: Recipe,
+    path: Path,
+    task: Task | None,
+    machine: Machine,
+    pretrained: Pretrained | None = None,
 ) -> Prepared | None:
     """Prepare a large file as ``runs.prepare`` does; None where it has to be read whole.
 
@@ -63,19 +68,18 @@ def prepare(
         UsageError: ``data.shards=always`` for what cannot be encoded so.
     """
     config = requested.data
-    file = _open(requested, path, machine)
+    file = _open(requested, path, machine, pretrained)
+    if file is None and config.shards == "always":
+        raise _unable()
     if file is None:
-        if config.shards == "always":
-            raise _unable()
         return None
-    is_text = isinstance(file.head, Document)
-    parts = prepare_text(file, task) if is_text else prepare_table(file, task)
+    make = prepare_text if isinstance(file.head, Document) else prepare_table
+    parts = make(file, task)
     if parts is None:
         return None
     task = parts.task
     warnings = _warnings(file, parts)
-    digest = file.key["sha256"]
-    files = {str(config.train): digest}
+    files = {str(config.train): file.key["sha256"]}
     dev_data = parts.dev
     lines = [*parts.lines, *map(str, warnings)]
     if warnings and parts.partial and isinstance(file.head, Table):
@@ -86,16 +90,14 @@ def prepare(
         dev_path = find_data(requested, config.dev)
         watched.append(Watched(dev_path))
         dev_data, files[config.dev], part = _read_dev(requested, dev_path)
-        same = files[config.dev] == digest
+        same = files[config.dev] == files[str(config.train)]
         name = "the training data itself" if same else config.dev
         lines.append(f"scored on {part}{name}")
     assert dev_data is not None
     recipe = weigh(parts.recipe, task, parts.train)
     dev, errors = task.encode(dev_data, config.on_error)
     task.check_options(AnswerOptions.of(recipe))
-    if errors:
-        skipped = counted(len(errors), "faulty row")
-        lines.append(f"skipped {skipped} among those scored")
+    lines += _skipped(len(errors))
     lines += task.describe_examples(dev)
     refuse_changed(watched)
     return Prepared(
@@ -110,7 +112,14 @@ def prepare(
         partial=parts.partial,
         facts=facts_of(parts.kept, task.schema, task, warnings),
         warnings=tuple(warnings),
+        pretrained=pretrained,
     )
+
+
+def _skipped(count: int) -> list[str]:
+    if not count:
+        return []
+    return [f"skipped {counted(count, 'faulty row')} among those scored"]
 
 
 def _warnings(file: ShardFile, parts: ShardParts) -> list[DataWarning]:
@@ -125,7 +134,9 @@ def _warnings(file: ShardFile, parts: ShardParts) -> list[DataWarning]:
     return [*first, *(warning for warning in alike if warning not in first)]
 
 
-def _open(requested: Recipe, path: Path, machine: Machine) -> ShardFile | None:
+def _open(
+    requested: Recipe, path: Path, machine: Machine, pretrained: Pretrained | None
+) -> ShardFile | None:
     """Look at the beginning of a file; None where it cannot be encoded in pieces."""
     config = requested.data
     if config.train_target is not None:
@@ -149,7 +160,9 @@ def _open(requested: Recipe, path: Path, machine: Machine) -> ShardFile | None:
         "label": schema.answer,
     }
     refuse_changed([watched])
-    return ShardFile(requested, machine, path, head, schema, fraction, key, watched)
+    return ShardFile(
+        requested, machine, path, head, schema, fraction, key, watched, pretrained
+    )
 
 
 def _read_dev(requested: Recipe, path: Path) -> tuple[Data, str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from unrolled.runs.begun import (
 from unrolled.runs.keys import flat
 from unrolled.runs.prepare import prepare
 from unrolled.runs.prepared import Prepared
+from unrolled.runs.pretrained import Pretrained, Transfer, located, take
 from unrolled.runs.recipes import FILES, is_available, left_out_lines, requested
 from unrolled.runs.resolve import Machine, as_begun
 from unrolled.tasks.base import Scores, Task
@@ -81,7 +82,7 @@ class Plan:
     """A run that is ready to start, or to go on.
 
     ``notes`` are what is said of the changes that a person gave, and ``finished`` how a run ended
-    that has nothing left to do.
+    that has nothing left to do; ``transfer`` is what was taken of the run that it began with.
     """
 
     request: Request
@@ -93,6 +94,7 @@ class Plan:
     compute_device: ComputeDevice
     finished: str
     notes: list[str] = field(default_factory=list)
+    transfer: Transfer | None = None
 
     @property
     def folder(self) -> Path:
@@ -117,6 +119,7 @@ class Plan:
             *self.prepared.lines,
             *self.notes,
             f"model: layer={self.recipe.layer}, {size:,} parameters",
+            *(self.transfer.lines() if self.transfer else []),
             f"computes on: {device}, {training.threads} threads{processes}",
             f"trains until: {', '.join(limits)}{patience}",
             f"run: {self.folder}",
@@ -142,7 +145,9 @@ class Plan:
             return task.validate(scored, dev, self.compute_device, options)
 
         if world().first:
-            runs.begin(self.folder, recipe, task, files)
+            transfer = self.transfer
+            begins_with = None if transfer is None else transfer.to_json()
+            runs.begin(self.folder, recipe, task, files, begins_with)
         # a source may cut rows into pieces, which have lines of their own
         source = self.source
         read = source.examples if isinstance(source, Buckets) else None
@@ -194,6 +199,7 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
         recipe = as_begun(recipe, before.recipe)
     machine = Machine.of(recipe)
     torch.set_num_threads(machine.threads)
+    refuse_itself(recipe, folder, before)
     prepared = prepare(recipe, before.task if before else None, machine)
     recipe = prepared.recipe
     task = prepared.task
@@ -201,8 +207,15 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
         data = runs.by_role(recipe, prepared.files)
         refuse_changes(folder, before, recipe, data, request.changes)
     check_keys(recipe, task)
+    pretrained = prepared.pretrained or _opened_again(before)
+    # what was opened has drawn weights, too
     torch.manual_seed(recipe.seed)
     model = build(recipe, task)
+    transfer = None if before is None else before.transfer
+    if pretrained is not None:
+        transfer = take(pretrained, model, task)
+        # its weights are in the model now
+        prepared = replace(prepared, pretrained=None)
     objective = task.objective(recipe, model)
     source = task.source(prepared.train, recipe, model)
     check_limits(recipe, source)
@@ -219,6 +232,7 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
         machine.compute_device,
         is_finished(folder, recipe, source) if before is not None else "",
         [] if request.resume and before is None else notes,
+        transfer,
     )
 
 
@@ -230,6 +244,37 @@ def _before(request: Request, dry_run: bool) -> Before | None:
     if not (dry_run and is_run):
         runs.claim(request.folder)
     return None
+
+
+def refuse_itself(recipe: Recipe, folder: Path, before: Before | None) -> None:
+    """Raise UsageError for a new run that is to begin with its own weights."""
+    init = recipe.model.init
+    if (
+        init is not None
+        and before is None
+        and located(init).resolve() == folder.resolve()
+    ):
+        raise UsageError(
+            f"model.init={init} is the run itself; choose another {option('out')}"
+        )
+
+
+def _opened_again(before: Before | None) -> Pretrained | None:
+    """Return what a run that is resumed was begun with, where it has no checkpoint yet.
+
+    Raises:
+        UserError: its weights were changed since.
+    """
+    if before is None or before.transfer is None or before.has_checkpoint:
+        return None
+    transfer = before.transfer
+    pretrained = Pretrained.open(transfer.name)
+    if pretrained.digest != transfer.digest:
+        raise UserError(
+            f"model.init={transfer.name}: these are no longer the weights that the run was begun "
+            f"with; restore them, or choose another {option('out')}"
+        )
+    return pretrained
 
 
 def build(recipe: Recipe, task: Task) -> nn.Module:

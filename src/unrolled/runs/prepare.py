@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from unrolled.core.errors import DataError, DataWarning
 from unrolled.data.schema import Schema
@@ -24,6 +25,7 @@ from unrolled.runs.prepared import (
     load_data,
     schema_of,
 )
+from unrolled.runs.pretrained import Pretrained
 from unrolled.runs.recipes import find_data
 from unrolled.runs.resolve import DataFacts, Machine, resolve
 from unrolled.tasks import series
@@ -46,23 +48,20 @@ def prepare(
     Raises:
         DataError, UserError: a file cannot be read or a row is faulty.
     """
-    if requested.data.train is None:
-        raise DataError("no data file is named; set data.train=FILE", requested.name)
     machine = machine or Machine.of(requested)
-    check_sides(requested)
-    path = find_data(requested, requested.data.train)
+    path = _training_file(requested)
+    pretrained = Pretrained.of(requested) if task is None else None
     if large.is_large(requested, path):
-        encoded = large.prepare(requested, path, task, machine)
+        encoded = large.prepare(requested, path, task, machine, pretrained)
         if encoded is not None:
             return encoded
     parts = _read_parts(requested, task)
     schema = parts.schema
     rows = series.count(parts.train, _reading(requested, schema, task))
     facts = DataFacts(schema, rows, characters(parts.train, schema))
-    recipe = resolve(requested, facts, machine)
+    recipe = resolve(requested, facts, machine, pretrained)
     if task is None:
-        kind = task_class(schema.task, schema.frames)
-        task = kind.fit(recipe, schema, parts.train, parts.labels)
+        task = _fit(requested, recipe, parts, pretrained)
     on_error = recipe.data.on_error
     dev_data = task.gather(parts.dev, task.schema, on_error)
     train, train_errors = task.encode(parts.train, on_error)
@@ -90,7 +89,28 @@ def prepare(
         parts.files,
         facts=facts_of(parts.whole, schema, task, warnings),
         warnings=tuple(warnings),
+        pretrained=pretrained,
     )
+
+
+def _training_file(requested: Recipe) -> Path:
+    """Return where the training file stands. Raises DataError: none is named."""
+    if requested.data.train is None:
+        raise DataError("no data file is named; set data.train=FILE", requested.name)
+    check_sides(requested)
+    return find_data(requested, requested.data.train)
+
+
+def _fit(
+    requested: Recipe, recipe: Recipe, parts: _Parts, pretrained: Pretrained | None
+) -> Task:
+    """Return the task with its fields, whose pieces may be those of what a training begins with."""
+    schema = parts.schema
+    kind = task_class(schema.task, schema.frames)
+    known = None
+    if pretrained is not None:
+        known = pretrained.vocabulary(requested, schema)
+    return kind.fit(recipe, schema, parts.train, parts.labels, known)
 
 
 @dataclass(frozen=True, slots=True)

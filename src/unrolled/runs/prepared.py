@@ -10,6 +10,7 @@ from unrolled.data.aligned import read_aligned
 from unrolled.data.schema import DOCUMENT, PAIRS, ColumnHints, Schema, infer
 from unrolled.data.shards import unchanged
 from unrolled.data.sources import Table, fingerprint, read
+from unrolled.runs.pretrained import Pretrained
 from unrolled.runs.recipes import find_data
 from unrolled.tasks.base import AnswerOptions, Data, Split, Task
 from unrolled.tasks.recipe import Recipe
@@ -26,7 +27,8 @@ class Prepared:
     files by the name the recipe gives them; ``held_out`` is false where the training rows
     themselves are scored, as in learning by heart. ``partial`` is whether ``train_data`` is only
     the beginning of the training part, as of a large file; ``facts`` say for programs what
-    ``lines`` say for people; ``warnings`` are those of them that want a look.
+    ``lines`` say for people; ``warnings`` are those of them that want a look; ``pretrained`` is
+    what the training begins with, until its weights were taken.
     """
 
     recipe: Recipe
@@ -40,6 +42,7 @@ class Prepared:
     partial: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[DataWarning, ...] = ()
+    pretrained: Pretrained | None = None
 
     @property
     def held_out(self) -> bool:

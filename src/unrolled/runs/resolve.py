@@ -13,6 +13,8 @@ import torch
 
 from unrolled.data.schema import Schema
 from unrolled.nn.build import LayerConfig, uses
+from unrolled.runs.inherited import begun_inherited
+from unrolled.runs.pretrained import Pretrained
 from unrolled.tasks.base import DefaultSettings
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.registry import task_class
@@ -84,19 +86,29 @@ def as_begun(recipe: Recipe, saved: Recipe) -> Recipe:
     values |= {name: getattr(saved.training, name) for name in derived}
     if not training.bounded:
         values |= {name: getattr(saved.training, name) for name in LIMITS}
+    if saved.model.init is not None:
+        recipe = begun_inherited(recipe, saved)
     # a copy keeps in mind which keys were set, and which are still to be chosen
     return recipe.model_copy(update={"training": training.model_copy(update=values)})
 
 
-def resolve(requested: Recipe, facts: DataFacts, machine: Machine) -> Recipe:
+def resolve(
+    requested: Recipe,
+    facts: DataFacts,
+    machine: Machine,
+    pretrained: Pretrained | None = None,
+) -> Recipe:
     """Return the config of a run with every unset key chosen.
 
     Args:
         requested: the recipe, as it was named and changed.
         facts: of the data.
         machine: that trains.
+        pretrained: what the training begins with.
     """
     schema = facts.schema
+    if pretrained is not None:
+        requested = pretrained.shaping(requested, schema)
     kind = task_class(schema.task, schema.frames)
     defaults = kind.default_settings(requested, schema)
     amount = facts.characters if defaults.counts_characters else facts.rows

@@ -22,6 +22,7 @@ from unrolled.data.encoding import EncodingJob, in_order, processors
 from unrolled.data.schema import Schema
 from unrolled.data.shards import Encoded, Writer, encoded, refuse_changed, remembered
 from unrolled.data.sources import Document, Rows, Table, rows_of
+from unrolled.runs.pretrained import Pretrained
 from unrolled.runs.resolve import Machine
 from unrolled.tasks.base import Data, Task
 from unrolled.tasks.recipe import Recipe
@@ -51,6 +52,15 @@ class ShardFile:
     fraction: float
     key: dict[str, Any]
     watched: Watched
+    pretrained: Pretrained | None = None
+
+    @property
+    def known_vocabulary(self) -> Tokenizer | None:
+        """The tokenizer of what the training begins with, where it serves."""
+        if self.pretrained is None:
+            return None
+        task = self.pretrained.vocabulary(self.recipe, self.schema)
+        return None if task is None else task.tokenizer
 
     def open(self) -> Rows:
         """Start to read the file."""
@@ -70,7 +80,13 @@ class ShardFile:
     def vocabulary(
         self, recipe: Recipe, texts: Callable[[str], Iterable[str]]
     ) -> Tokenizer:
-        """Return the tokenizer that is learnt from ``texts``, a function of its kind."""
+        """Return the tokenizer that is learnt from ``texts``, a function of its kind.
+
+        Not so where the training begins with one.
+        """
+        known = self.known_vocabulary
+        if known is not None:
+            return known
         kind = str(recipe.data.tokenizer)
         size = recipe.data.vocabulary
         min_count = recipe.data.min_count
@@ -196,11 +212,14 @@ def write_ids(
     return {"size": size, "unknown": unknown, "count": total}, text_counts
 
 
-def describe_encoding(kept: Encoded, recipe: Recipe, characters: int) -> list[str]:
+def describe_encoding(
+    file: ShardFile, kept: Encoded, recipe: Recipe, characters: int
+) -> list[str]:
     """Say what was encoded, and from what the vocabulary was learnt."""
     count = kept.manifest["count"]
     lines = []
-    if recipe.data.tokenizer not in COUNTED and characters > SAMPLE:
+    is_sample = recipe.data.tokenizer not in COUNTED and characters > SAMPLE
+    if is_sample and file.known_vocabulary is None:
         lines.append(
             f"vocabulary: learnt from {SAMPLE:,} of {characters:,} characters, spread evenly"
         )

@@ -48,7 +48,7 @@ def prepare_table(file: ShardFile, task: Task | None) -> ShardParts | None:
     if not survey["kept"] or (file.fraction and survey["kept"] == survey["rows"]):
         return None  # so few rows that one side of the split would be empty
     facts = DataFacts(file.schema, survey["kept"], survey["characters"], sharded=True)
-    recipe = resolve(file.recipe, facts, file.machine)
+    recipe = resolve(file.recipe, facts, file.machine, file.pretrained)
     task = task or _fit(file, recipe, survey)
     if task is None:
         return None
@@ -125,7 +125,7 @@ def _describe(
         f"reads: {', '.join(schema.text)} (data.text=COLUMN)",
         *([f"predicts: {schema.answer} (data.label=COLUMN)"] if schema.answer else []),
         f"task: {task.name} ({task.pattern}) (task=NAME)",
-        *describe_encoding(kept, recipe, survey["characters"]),
+        *describe_encoding(file, kept, recipe, survey["characters"]),
     ]
     if kept.manifest["skipped"]:
         # what is wrong with a row is often told in its own words

@@ -34,7 +34,7 @@ def prepare_text(file: ShardFile, task: Task | None) -> ShardParts | None:
     total = sum(sizes)
     cut = cut_at(total, file.fraction) if file.fraction else total
     facts = DataFacts(file.schema, 1, cut, sharded=True)
-    recipe = resolve(file.recipe, facts, file.machine)
+    recipe = resolve(file.recipe, facts, file.machine, file.pretrained)
     task = task or _fit(file, recipe, sizes, cut)
     if task is None:
         return None
@@ -50,7 +50,7 @@ def prepare_text(file: ShardFile, task: Task | None) -> ShardParts | None:
     lines = [
         f"{name}: {format.describe()}, {total:,} characters",
         f"task: {task.name} ({task.pattern})",
-        *describe_encoding(kept, recipe, cut),
+        *describe_encoding(file, kept, recipe, cut),
     ]
     dev = None
     if file.fraction:

@@ -98,7 +98,7 @@ def counter(target: str, trial: Trial) -> Callable[[int], int | None]:
     def count(width: int) -> int | None:
         changes: dict[str, Any] = {**trial.changes, HIDDEN: width}
         recipe = requested(target, changes)
-        recipe = resolve(recipe, facts, Machine.of(recipe))
+        recipe = resolve(recipe, facts, Machine.of(recipe), prepared.pretrained)
         try:
             with torch.device("meta"):
                 model = prepared.task.build(recipe)

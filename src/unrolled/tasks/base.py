@@ -258,6 +258,23 @@ class Shards:
     rows: tuple[Ints, Ints, Ints] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class AxisNames:
+    """What the entries of one axis of a weight stand for: tokens, words or labels.
+
+    Two models may number them otherwise. Token texts are those of ``Tokenizer.texts``; what is no
+    text begins with a NUL, as labels do.
+    """
+
+    names: tuple[str, ...]
+    axis: int = 0
+
+
+def label_names(labels: Sequence[str], axis: int = 0) -> AxisNames:
+    """Return what labels are called among the entries of a weight."""
+    return AxisNames(tuple(f"\0label {label}" for label in labels), axis)
+
+
 # the name of a simple method, and what scores it on the scored part; None: it does not apply
 Method = tuple[str, Callable[[], Scores | None]]
 
@@ -279,6 +296,8 @@ class Task(ABC):
         answers_values: whether an answer is a number, which is more or less wrong.
         scored_unit: what an answer is about: ``rows``, ``words``, ``steps`` or ``tokens``.
         loss_unit: what the loss is measured in.
+        around: the keys of ``model`` that say what stands around the layer.
+        learns_words: whether it reads whole words, which each run learns from its own rows.
         layout: how the training file writes its rows.
     """
 
@@ -292,6 +311,8 @@ class Task(ABC):
     answers_values: ClassVar[bool] = False
     scored_unit: ClassVar[str] = "rows"
     loss_unit: ClassVar[str] = "nats"
+    around: ClassVar[tuple[str, ...]] = ()
+    learns_words: ClassVar[bool] = False
     layout: FileLayout
 
     @property
@@ -356,15 +377,25 @@ class Task(ABC):
     def default_settings(cls, recipe: Recipe, schema: Schema) -> DefaultSettings:
         """Return the settings for keys that nobody set."""
 
+    def axis_names(self) -> dict[str, AxisNames]:
+        """Return what entries of weights stand for, by the names that the weights may have."""
+        return {}
+
     @classmethod
     @abstractmethod
     def fit(
-        cls, recipe: Recipe, schema: Schema, data: Data, labels: Data | None = None
+        cls,
+        recipe: Recipe,
+        schema: Schema,
+        data: Data,
+        labels: Data | None = None,
+        pretrained: Task | None = None,
     ) -> Task:
         """Learn the fields from training rows.
 
         The names of labels come from ``labels``, where given: a part held out by chance may hold
-        a rare label that the training rows do not, which is no error of the file.
+        a rare label that the training rows do not, which is no error of the file. Vocabularies of
+        pieces come from ``pretrained``, where given.
         """
 
     @abstractmethod

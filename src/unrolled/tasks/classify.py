@@ -23,6 +23,7 @@ from unrolled.tasks.base import (
     DOWN,
     UP,
     AnswerOptions,
+    AxisNames,
     ClassPredictions,
     Data,
     Evaluation,
@@ -31,6 +32,8 @@ from unrolled.tasks.base import (
     Prediction,
     Shards,
     Split,
+    Task,
+    label_names,
     locate,
     need_table,
 )
@@ -65,7 +68,12 @@ class Classify(Labelled):
 
     @classmethod
     def fit(
-        cls, recipe: Recipe, schema: Schema, data: Data, labels: Data | None = None
+        cls,
+        recipe: Recipe,
+        schema: Schema,
+        data: Data,
+        labels: Data | None = None,
+        pretrained: Task | None = None,
     ) -> Self:
         """Learn the fields from training rows."""
         table = need_table(data)
@@ -80,8 +88,19 @@ class Classify(Labelled):
                 "needs two labels or more (name another column with data.label)",
                 table.path,
             )
-        inputs = fit_inputs(recipe, schema, table)
+        inputs = fit_inputs(recipe, schema, table, pretrained)
         return cls(inputs, output, FileLayout.of(table))
+
+    def axis_names(self) -> dict[str, AxisNames]:
+        """Return the tokens of the embedding, and the labels of what makes outputs."""
+        labels = label_names(self.output.names)
+        by_gram = label_names(self.output.names, axis=1)
+        outputs = {
+            "head.weight": labels,
+            "head.bias": labels,
+            "ngrams.weight": by_gram,
+        }
+        return {**super().axis_names(), **outputs}
 
     @property
     def width(self) -> int:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from unrolled.nn.build import LayerConfig
 from unrolled.tasks import series
 from unrolled.tasks.base import (
     AnswerOptions,
+    AxisNames,
     Data,
     DefaultSettings,
     Prediction,
@@ -84,9 +85,12 @@ NUMBERS = DefaultSettings(
 
 
 def fit_text(
-    recipe: Recipe, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]
+    recipe: Recipe,
+    columns: tuple[str, ...],
+    rows: Sequence[Sequence[Any]],
+    pretrained: Task | None,
 ) -> Text:
-    """Learn a text field from the cells of its columns."""
+    """Learn a text field from the cells of its columns; its pieces may be those of another task."""
     data = recipe.data
     texts: list[str] = []
     for row in rows:
@@ -95,12 +99,16 @@ def fit_text(
         raise UserError(
             f"column {columns[0]!r} holds no text at all; name another with data.text"
         )
-    kind = data.tokenizer or "unigram"
-    tokenizer = Tokenizer.fit(kind, texts, data.vocabulary, data.min_count)
+    tokenizer = None if pretrained is None else pretrained.tokenizer
+    if tokenizer is None:
+        kind = data.tokenizer or "unigram"
+        tokenizer = Tokenizer.fit(kind, texts, data.vocabulary, data.min_count)
     return Text(columns, tokenizer, data.max_tokens, characters=recipe.model.ngrams > 0)
 
 
-def fit_inputs(recipe: Recipe, schema: Schema, table: Table) -> Inputs:
+def fit_inputs(
+    recipe: Recipe, schema: Schema, table: Table, pretrained: Task | None
+) -> Inputs:
     """Learn the input field of a table."""
     if schema.frames:
         return series.fit_frames(recipe, schema, table)
@@ -115,7 +123,8 @@ def fit_inputs(recipe: Recipe, schema: Schema, table: Table) -> Inputs:
     if not count:
         assert columns is not None
         return columns
-    text = fit_text(recipe, schema.text, [row[:count] for row in rows])
+    texts = [row[:count] for row in rows]
+    text = fit_text(recipe, schema.text, texts, pretrained)
     return text if columns is None else TextAndColumns(text, columns)
 
 
@@ -132,6 +141,7 @@ def raw_answers(
 class Labelled(Task):
     """What classification and regression share: any input field, one answer a row."""
 
+    around: ClassVar[tuple[str, ...]] = ("pooling", "ngrams")
     inputs: Inputs
     output: Label | Number
 
@@ -202,6 +212,13 @@ class Labelled(Task):
         if schema.frames:
             return series.default_settings(recipe)
         return TEXT if schema.text else NUMBERS
+
+    def axis_names(self) -> dict[str, AxisNames]:
+        """Return the tokens of the embedding."""
+        if self.tokenizer is None:
+            return {}
+        tokens = AxisNames(tuple(self.tokenizer.texts()))
+        return {"embedding.weight": tokens, "recovery_bias": tokens}
 
     def check_keys(self, recipe: Recipe) -> None:
         """Refuse what is for texts alone; where steps are read, their reader does."""

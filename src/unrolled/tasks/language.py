@@ -35,6 +35,7 @@ from unrolled.tasks.base import (
     DOWN,
     UP,
     AnswerOptions,
+    AxisNames,
     Data,
     DefaultSettings,
     Evaluation,
@@ -53,6 +54,7 @@ from unrolled.tasks.language_scores import score
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.step_readers import LanguageSteps
 from unrolled.tasks.steps import StepReader
+from unrolled.text.published import load_tokenizer
 from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.objectives import Objective, next_token, next_word
 from unrolled.training.precision import ComputeDevice
@@ -95,6 +97,7 @@ class Language(Task):
     metric: ClassVar[str] = "loss"
     reads_documents: ClassVar[bool] = True
     answers_rows: ClassVar[bool] = False
+    around: ClassVar[tuple[str, ...]] = ("tie", "head_bias")
     scored_unit: ClassVar[str] = "tokens"
     measures: ClassVar[dict[str, bool]] = {
         "loss": DOWN,
@@ -124,14 +127,27 @@ class Language(Task):
 
     @classmethod
     def fit(
-        cls, recipe: Recipe, schema: Schema, data: Data, labels: Data | None = None
+        cls,
+        recipe: Recipe,
+        schema: Schema,
+        data: Data,
+        labels: Data | None = None,
+        pretrained: Task | None = None,
     ) -> Self:
         """Learn the vocabulary."""
+        layout = FileLayout.of(data)
+        if pretrained is not None and pretrained.tokenizer is not None:
+            return cls(pretrained.tokenizer, schema.text, layout)
         texts = _texts(data, schema)
         config = recipe.data
         kind = config.tokenizer or "chars"
         vocabulary = Tokenizer.fit(kind, texts, config.vocabulary, config.min_count)
-        return cls(vocabulary, schema.text, FileLayout.of(data))
+        return cls(vocabulary, schema.text, layout)
+
+    def axis_names(self) -> dict[str, AxisNames]:
+        """Return the tokens of embedding and output weights."""
+        tokens = AxisNames(tuple(self.tokenizer.texts()))
+        return dict.fromkeys(("embedding.weight", "head.weight", "head.bias"), tokens)
 
     @property
     def schema(self) -> Schema:
@@ -181,6 +197,7 @@ class Language(Task):
                 self.tokenizer.size,
                 config.head_dropout,
                 config.tie,
+                config.head_bias,
             )
         except ValueError as error:
             raise UsageError(str(error)) from None
@@ -418,7 +435,7 @@ class Language(Task):
         cls, values: dict[str, Any], folder: Path, layout: FileLayout
     ) -> Self:
         """Read the fields back."""
-        vocabulary = Tokenizer.load(folder / TOKENIZER)
+        vocabulary = load_tokenizer(folder / TOKENIZER)
         return cls(vocabulary, tuple(values["text"]), layout)
 
 

@@ -37,6 +37,7 @@ from unrolled.tasks.alignment import (
 )
 from unrolled.tasks.base import (
     AnswerOptions,
+    AxisNames,
     Data,
     DefaultSettings,
     Evaluation,
@@ -55,9 +56,16 @@ from unrolled.tasks.base import (
 from unrolled.tasks.recipe import DataConfig, Recipe
 from unrolled.tasks.step_readers import WrittenSteps, piece_names
 from unrolled.tasks.steps import StepReader
-from unrolled.tasks.unaligned import assemble, target_loss
+from unrolled.tasks.unaligned import (
+    AROUND,
+    assemble,
+    axis_names_of_tokens,
+    columns_of_pair,
+    target_loss,
+)
 from unrolled.tasks.writing import TextWithDetails, best_of, refuse_unknown, write
-from unrolled.text.tokenizers import Tokenizer
+from unrolled.text.published import load_tokenizer
+from unrolled.text.tokenizers import KINDS, Tokenizer
 from unrolled.training.objectives import Objective, seq2seq_loss, shifted
 from unrolled.training.precision import ComputeDevice
 
@@ -124,6 +132,7 @@ class Pairs(Task):
 
     is_generative: ClassVar[bool] = True
     reads_pairs: ClassVar[bool] = True
+    around: ClassVar[tuple[str, ...]] = AROUND
     kind: ClassVar[str]
     grouped: ClassVar[bool]
     inputs: Text
@@ -144,7 +153,12 @@ class Pairs(Task):
 
     @classmethod
     def fit(
-        cls, recipe: Recipe, schema: Schema, data: Data, labels: Data | None = None
+        cls,
+        recipe: Recipe,
+        schema: Schema,
+        data: Data,
+        labels: Data | None = None,
+        pretrained: Task | None = None,
     ) -> Self:
         """Learn the vocabularies from training rows."""
         table = need_table(data)
@@ -154,7 +168,7 @@ class Pairs(Task):
         sources, targets = (_texts_of(table, index) for index in indices)
         targets = [without(text, config.target_without) for text in targets]
         source_tokenizer, target_tokenizer = cls._fit_tokenizers(
-            config, sources, targets
+            config, sources, targets, pretrained
         )
         return cls(
             Text((source,), source_tokenizer, None),
@@ -166,9 +180,17 @@ class Pairs(Task):
 
     @classmethod
     def _fit_tokenizers(
-        cls, config: DataConfig, sources: list[str], targets: list[str]
+        cls,
+        config: DataConfig,
+        sources: list[str],
+        targets: list[str],
+        pretrained: Task | None,
     ) -> tuple[Tokenizer, Tokenizer]:
-        kind = config.tokenizer or cls.kind
+        if isinstance(pretrained, Pairs):
+            return pretrained.vocabularies()
+        known = pretrained and pretrained.tokenizer
+        # nothing is learnt of how somebody else cuts text
+        kind = config.tokenizer if config.tokenizer in KINDS else cls.kind
         size = config.vocabulary
         min_count = config.min_count
         if config.joint:
@@ -176,14 +198,13 @@ class Pairs(Task):
                 raise UsageError(
                     "data.joint=true is one tokenizer: leave out data.target_tokenizer"
                 )
-            both = Tokenizer.fit(kind, [*sources, *targets], size, min_count)
+            sources = [*sources, *targets]
+            both = known or Tokenizer.fit(kind, sources, size, min_count)
             return both, both
         target_kind = config.target_tokenizer or cls.target_kind(kind, targets)
         target_size = config.target_vocabulary or size
-        return (
-            Tokenizer.fit(kind, sources, size, min_count),
-            Tokenizer.fit(target_kind, targets, target_size, min_count),
-        )
+        source = known or Tokenizer.fit(kind, sources, size, min_count)
+        return source, Tokenizer.fit(target_kind, targets, target_size, min_count)
 
     @classmethod
     def target_kind(cls, kind: str, texts: Sequence[str]) -> str:
@@ -224,6 +245,10 @@ class Pairs(Task):
     def vocabularies(self) -> tuple[Tokenizer, Tokenizer]:
         """Return what cuts sources and targets into pieces."""
         return self.inputs.tokenizer, self.output.tokenizer
+
+    def axis_names(self) -> dict[str, AxisNames]:
+        """Return the tokens of both embeddings and of the output weights."""
+        return axis_names_of_tokens(*self.vocabularies())
 
     @property
     def joint(self) -> bool:
@@ -597,8 +622,8 @@ class Pairs(Task):
         cls, values: dict[str, Any], folder: Path, layout: FileLayout
     ) -> Self:
         """Read the fields back."""
-        source = Tokenizer.load(folder / TOKENIZER)
-        target = source if values["joint"] else Tokenizer.load(folder / TARGET)
+        source = load_tokenizer(folder / TOKENIZER)
+        target = source if values["joint"] else load_tokenizer(folder / TARGET)
         inputs = Text(tuple(values["inputs"]["columns"]), source, None)
         output = Text(tuple(values["output"]["columns"]), target, None)
         return cls(inputs, output, values["longest"], values["without"], layout)
@@ -616,15 +641,6 @@ def _error_of_row(table: Table, row: int, error: InvalidCell) -> DataError:
     """Return the error of a row, which is given by its index in the table."""
     line = table.lines[row]
     return invalid_row(error, *table.position(line))
-
-
-def columns_of_pair(schema: Schema) -> tuple[str, str]:
-    """Return the columns of source and target."""
-    if len(schema.text) != 1 or schema.answer is None:
-        raise UsageError(
-            f"task={schema.task} reads one column (data.text) and answers with another"
-        )
-    return schema.text[0], schema.answer
 
 
 def _texts_of(table: Table, index: int) -> list[str]:

@@ -46,6 +46,7 @@ from unrolled.tasks.base import (
     DOWN,
     UP,
     AnswerOptions,
+    AxisNames,
     Data,
     DefaultSettings,
     Evaluation,
@@ -55,6 +56,7 @@ from unrolled.tasks.base import (
     Rows,
     Scores,
     Task,
+    label_names,
     locate,
     need_table,
     score_batches,
@@ -64,8 +66,8 @@ from unrolled.tasks.step_readers import WrittenSteps
 from unrolled.tasks.steps import END as END_NAME
 from unrolled.tasks.steps import NOTHING, StepReader
 from unrolled.tasks.steps import START as START_NAME
-from unrolled.tasks.tag import build_words, fit_words
-from unrolled.tasks.unaligned import assemble, target_loss
+from unrolled.tasks.tag import axis_names_of_words, build_words, fit_words
+from unrolled.tasks.unaligned import AROUND, assemble, target_loss
 from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.objectives import Objective, seq2seq_loss, shifted
 from unrolled.training.precision import ComputeDevice
@@ -126,6 +128,8 @@ class Parse(Task):
         "loss": DOWN,
     }
 
+    around: ClassVar[tuple[str, ...]] = (*AROUND, "spelling", "ngrams")
+    learns_words: ClassVar[bool] = True
     inputs: Words
     labels: Label
     run: int
@@ -144,7 +148,12 @@ class Parse(Task):
 
     @classmethod
     def fit(
-        cls, recipe: Recipe, schema: Schema, data: Data, labels: Data | None = None
+        cls,
+        recipe: Recipe,
+        schema: Schema,
+        data: Data,
+        labels: Data | None = None,
+        pretrained: Task | None = None,
     ) -> Self:
         """Learn words, their spelling, the labels, and how large trees grow."""
         table = need_table(data)
@@ -168,6 +177,18 @@ class Parse(Task):
             run = max(run, _run(tokens))
             growth = max(growth, -(-(len(tokens) - 2) // len(tree.words)))
         return cls(inputs, output, run, growth, FileLayout.of(table))
+
+    def axis_names(self) -> dict[str, AxisNames]:
+        """Return the words that are read, and the brackets and words that are written."""
+        marks = tuple(f"\0mark {id}" for id in range(OPENS))
+        brackets = (*marks, *label_names(self.labels.names).names)
+        written = AxisNames(brackets)
+        return {
+            **axis_names_of_words(self.inputs, "source."),
+            "target.weight": AxisNames((*brackets, *self.inputs.texts())),
+            "head.weight": written,
+            "head.bias": written,
+        }
 
     @property
     def size(self) -> int:

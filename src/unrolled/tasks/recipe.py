@@ -14,6 +14,10 @@ from unrolled.tasks.names import TASKS
 from unrolled.training.settings import TrainingConfig
 
 Pieces = Literal["chars", "jamo", "words", "whitespace", "bpe", "unigram", "bytes"]
+# the last one is how the checkpoint of another program, which training begins with, cuts text
+Cuts = Literal[
+    "chars", "jamo", "words", "whitespace", "bpe", "unigram", "bytes", "published"
+]
 
 
 class DataConfig(Config):
@@ -105,10 +109,10 @@ class DataConfig(Config):
     encoding: str | None = Field(
         None, description="the file's encoding, such as cp949; by default UTF-8"
     )
-    tokenizer: Pieces | None = Field(
+    tokenizer: Cuts | None = Field(
         None,
         description="pieces a text is cut into; chars for a language model and for rewrite, bpe "
-        "for translate, else unigram",
+        "for translate, else unigram; published: as the checkpoint that `model.init` names",
     )
     vocabulary: int = Field(
         16000, ge=5, le=10**7, description="the most pieces a tokenizer learns"
@@ -181,6 +185,12 @@ class DataConfig(Config):
 class ModelConfig(LayerConfig):
     """The model around the layer."""
 
+    init: str | None = Field(
+        None,
+        description="begin with the weights of this run (its folder, or its name in runs), or of "
+        "another program's checkpoint, as far as they fit; its tokenizer, layer and sizes are "
+        "taken where no key says otherwise",
+    )
     embedding: int = Field(
         128, ge=1, le=2**31 - 1, description="width of the token embedding"
     )
@@ -195,7 +205,9 @@ class ModelConfig(LayerConfig):
     scale_embedding: bool = Field(
         False, description="unaligned: embeddings times the square root of their width"
     )
-    head_bias: bool = Field(True, description="unaligned: output weights have a bias")
+    head_bias: bool = Field(
+        True, description="language model, unaligned: output weights have a bias"
+    )
     decoder: str | None = Field(
         None, description="unaligned: layer that writes; by default the one that reads"
     )

@@ -26,6 +26,7 @@ from unrolled.tasks.base import (
     Method,
     Prediction,
     Split,
+    Task,
     locate,
     need_table,
     to_numpy,
@@ -59,7 +60,12 @@ class Regress(Labelled):
 
     @classmethod
     def fit(
-        cls, recipe: Recipe, schema: Schema, data: Data, labels: Data | None = None
+        cls,
+        recipe: Recipe,
+        schema: Schema,
+        data: Data,
+        labels: Data | None = None,
+        pretrained: Task | None = None,
     ) -> Self:
         """Learn the fields from training rows."""
         table = need_table(data)
@@ -79,7 +85,7 @@ class Regress(Labelled):
         if recipe.data.difference:
             # whole steps are no sign of whole values
             output = replace(output, whole=False)
-        inputs = fit_inputs(recipe, schema, table)
+        inputs = fit_inputs(recipe, schema, table, pretrained)
         return cls(inputs, output, FileLayout.of(table))
 
     @property

@@ -35,6 +35,7 @@ from unrolled.tasks.base import (
     DOWN,
     UP,
     AnswerOptions,
+    AxisNames,
     ClassPredictions,
     Data,
     DefaultSettings,
@@ -47,6 +48,7 @@ from unrolled.tasks.base import (
     Task,
     build_embedding,
     check_reach,
+    label_names,
     locate,
     need_table,
     score_batches,
@@ -88,8 +90,15 @@ class Tagger(Task):
     name: ClassVar[str] = "tag"
     metric: ClassVar[str] = "accuracy"
     measures: ClassVar[dict[str, bool]] = {"accuracy": UP, "macro_f1": UP, "loss": DOWN}
+    around: ClassVar[tuple[str, ...]] = ("spelling", "ngrams")
+    learns_words: ClassVar[bool] = True
     inputs: Words | WordsAndColumns | Frames
     output: Label
+
+    def axis_names(self) -> dict[str, AxisNames]:
+        """Return the labels of the output weights."""
+        labels = label_names(self.output.names)
+        return {"head.weight": labels, "head.bias": labels}
 
     @property
     def pattern(self) -> str:
@@ -210,7 +219,12 @@ class Tag(Tagger):
 
     @classmethod
     def fit(
-        cls, recipe: Recipe, schema: Schema, data: Data, labels: Data | None = None
+        cls,
+        recipe: Recipe,
+        schema: Schema,
+        data: Data,
+        labels: Data | None = None,
+        pretrained: Task | None = None,
     ) -> Self:
         """Learn the words, their spelling and the tags from training rows."""
         table = need_table(data)
@@ -252,6 +266,11 @@ class Tag(Tagger):
         """The field of the words."""
         inputs = self.inputs
         return inputs.words if isinstance(inputs, WordsAndColumns) else inputs
+
+    def axis_names(self) -> dict[str, AxisNames]:
+        """Return the words and pieces of the embedding, and the labels of the output weights."""
+        words = axis_names_of_words(self.words_field, "embedding.")
+        return {**super().axis_names(), **words}
 
     @property
     def columns_field(self) -> Vector | None:
@@ -379,6 +398,15 @@ def fit_words(recipe: Recipe, column: str, rows: Sequence[Sequence[str]]) -> Wor
     return Words.fit(
         column, rows, config.vocabulary, config.min_count, kind, config.max_tokens
     )
+
+
+def axis_names_of_words(inputs: Words, prefix: str) -> dict[str, AxisNames]:
+    """Return the words and pieces of what ``build_words`` makes, which stands at ``prefix``."""
+    words = AxisNames(tuple(inputs.texts()))
+    if inputs.tokenizer is None:
+        return {f"{prefix}weight": words}
+    pieces = AxisNames(tuple(inputs.tokenizer.texts()))
+    return {f"{prefix}words.weight": words, f"{prefix}pieces.weight": pieces}
 
 
 def build_words(inputs: Words, config: ModelConfig) -> TokenEmbedding | SpelledWords:

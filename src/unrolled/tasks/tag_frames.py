@@ -29,6 +29,7 @@ from unrolled.tasks.base import (
     Prediction,
     Rows,
     Split,
+    Task,
     need_table,
 )
 from unrolled.tasks.recipe import Recipe
@@ -63,7 +64,12 @@ class FrameTag(Tagger):
 
     @classmethod
     def fit(
-        cls, recipe: Recipe, schema: Schema, data: Data, labels: Data | None = None
+        cls,
+        recipe: Recipe,
+        schema: Schema,
+        data: Data,
+        labels: Data | None = None,
+        pretrained: Task | None = None,
     ) -> Self:
         """Learn the scales and the labels from training rows."""
         table = need_table(data)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from unrolled.core.errors import UsageError
 from unrolled.data.batches import IGNORED, Batch, collate
 from unrolled.data.examples import Examples
+from unrolled.data.schema import Schema
 from unrolled.models import Unaligned
 from unrolled.nn import (
     Layer,
@@ -22,11 +23,40 @@ from unrolled.nn import (
 )
 from unrolled.nn.build import LayerConfig, refuse_unused, settings_of
 from unrolled.nn.softmax import head_cross_entropy
-from unrolled.tasks.base import check_reach, score_batches
+from unrolled.tasks.base import AxisNames, check_reach, score_batches
 from unrolled.tasks.recipe import ModelConfig, Recipe
+from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.precision import ComputeDevice
 
+# keys of the model around the layer that reads
+AROUND = (
+    "tie",
+    "share",
+    "scale_embedding",
+    "head_bias",
+    "decoder",
+    "decoder_layers",
+    "attention",
+    "input_feeding",
+)
 SCORED = 4096  # padded steps that are read at once while the loss is measured
+
+
+def columns_of_pair(schema: Schema) -> tuple[str, str]:
+    """Return the columns of source and target."""
+    if len(schema.text) != 1 or schema.answer is None:
+        raise UsageError(
+            f"task={schema.task} reads one column (data.text) and answers with another"
+        )
+    return schema.text[0], schema.answer
+
+
+def axis_names_of_tokens(read: Tokenizer, written: Tokenizer) -> dict[str, AxisNames]:
+    """Return the tokens of both embeddings of a model, and of its output weights."""
+    names = ("target.weight", "head.weight", "head.bias")
+    outputs = AxisNames(tuple(written.texts()))
+    inputs = AxisNames(tuple(read.texts()))
+    return {"source.weight": inputs, **dict.fromkeys(names, outputs)}
 
 
 def assemble(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import struct
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 
 from unrolled.core.errors import DataError, UserError
 from unrolled.core.files import JSON_BYTES, read_bytes, read_json
-from unrolled.text.characters import valid_text
+from unrolled.text.characters import byte_letters, valid_text
 from unrolled.text.documents import import_library
 from unrolled.text.streams import TextStream, check_id
-from unrolled.text.tokenizers import BATCH, Tokenizer
+from unrolled.text.tokenizers import BATCH, BLANK, Tokenizer
 
 BROKEN = "\ufffd"  # what bytes are written as that make no character yet
 FIRST_BYTE = 3  # of llama2.c: the id of byte 0
+_BYTE = re.compile("<0x([0-9A-F]{2})>")  # how the Llama kind writes a byte
 
 
 class PublishedTokenizer(Tokenizer):
@@ -56,11 +58,51 @@ class PublishedTokenizer(Tokenizer):
         self.eos_id = ends[0] if ends else self.bos_id
         self._marks = frozenset(marks)
         self._size = size
+        self._start = start
         self._ends = tuple(ends)
         self._lacking = lacking
         self._backend = None
         if document is not None:
             self._check_size()
+
+    @property
+    def saved(self) -> dict[str, Any]:
+        """All that is written into a run: the document, and what is known beside it."""
+        return {
+            "kind": self.kind,
+            "size": self._size,
+            "start": self._start,
+            "ends": list(self._ends),
+            "document": self.document,
+        }
+
+    def texts(self) -> list[str]:
+        """Return what each id stands for; ids that are no token by their number."""
+        document = self.document
+        vocabulary = self._library().get_vocab(with_added_tokens=True)
+        rules = [document.get(part) for part in ("pre_tokenizer", "decoder")]
+        by_bytes = '"ByteLevel"' in json.dumps(rules)
+        letters = {letter: byte for byte, letter in byte_letters().items()}
+        texts = [f"\0{id}" for id in range(self._size)]
+        for token, id in vocabulary.items():
+            if by_bytes and all(letter in letters for letter in token):
+                text = bytes(letters[letter] for letter in token)
+                texts[id] = text.decode("utf-8", "surrogateescape")
+            elif (byte := _BYTE.fullmatch(token)) is not None:
+                text = bytes.fromhex(byte[1])
+                texts[id] = text.decode("utf-8", "surrogateescape")
+            else:
+                texts[id] = token.replace(BLANK, " ")
+        unknown = vocabulary.get(document["model"].get("unk_token"))
+        for id, special in ((unknown, "<unk>"), (self._start, "<bos>")):
+            if id is not None:
+                texts[id] = f"\0{special}"
+        texts[self.eos_id] = "\0<eos>"
+        return texts
+
+    def _beginning(self, text: str, most: int) -> str:
+        """Return all of a text: nothing is known of how long a token may be."""
+        return text
 
     def _check_size(self) -> None:
         vocabulary = self._library().get_vocab(with_added_tokens=True)
@@ -205,6 +247,44 @@ class PublishedStream(TextStream):
             del self._ids[: self._said]
         self._said = len(self._ids)
         return text
+
+
+def restored(saved: dict[str, Any], where: Path | str = "") -> PublishedTokenizer:
+    """Return the tokenizer that ``saved`` was of.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    try:
+        size = saved["size"]
+        start = saved["start"]
+        ends = saved["ends"]
+        document = saved["document"]
+        marks = [*ends, *([] if start is None else [start])]
+        numbers = [size, *marks]
+        if not all(type(number) is int for number in numbers) or not document["model"]:
+            raise ValueError("expected numbers of tokens, and a document")
+        if not all(0 <= mark < size for mark in marks):
+            raise ValueError("expected marks that are tokens")
+        return PublishedTokenizer(document, size, start, ends)
+    except (KeyError, TypeError, ValueError, UserError) as error:
+        raise DataError(f"this is no tokenizer of a run ({error})", where) from None
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer of a run, of ours or published. Raises DataError: it is none."""
+    try:
+        saved = read_json(path)
+        is_published = saved["kind"] == "published"
+    except (OSError, ValueError, KeyError, TypeError):
+        # the reader of ours says what is wrong
+        is_published = False
+    return restored(saved, path) if is_published else Tokenizer.load(path)
+
+
+def tokenizer_of(kind: str, saved: dict[str, Any]) -> Tokenizer:
+    """Return a tokenizer from its kind and what ``saved`` gave."""
+    return restored(saved) if kind == "published" else Tokenizer(kind, saved)
 
 
 def read_document(path: Path) -> dict[str, Any]:

@@ -78,6 +78,7 @@ BATCH = (
     4096  # texts that the library encodes together: its own records take much memory
 )
 OF_CHARACTERS = ("chars", "jamo", "bytes")  # kinds that numpy encodes
+BLANK = "\u2581"  # what pieces write a blank as
 
 
 class Tokenizer:
@@ -196,18 +197,21 @@ class Tokenizer:
 
         Args:
             text: the text.
-            first: false where the text goes on from a line end before it. ``unigram`` alone puts a
-                mark before the first word, which such a text must not have.
+            first: false where the text goes on from a line end before it. ``unigram``, and some
+                that were published, put a mark before the first word, which such a text must not
+                have.
         """
         if self.kind == "bytes":
             values = np.frombuffer(valid_text(text).encode(), np.uint8)
             return values.astype(np.int32) + np.int32(len(SPECIALS))
         if self.kind in ("chars", "jamo"):
             return self._points[code_points(text, self.kind == "jamo")]
-        if first or self.kind != "unigram":
+        if first or self.kind not in ("unigram", "published"):
             return np.array(self.encode(text), dtype=np.int32)
         before = self.encode("\n")
         ids = self.encode("\n" + text)
+        if ids[: len(before)] != before:  # the line end is part of a longer token
+            return np.array(self.encode(text), dtype=np.int32)
         return np.array(ids[len(before) :], dtype=np.int32)
 
     @functools.cached_property
@@ -221,7 +225,30 @@ class Tokenizer:
     @property
     def digest(self) -> str:
         """SHA-256 of the vocabulary and the rule that cuts text, in hexadecimal."""
-        return hashlib.sha256(json.dumps(self.document).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.saved).encode()).hexdigest()
+
+    @property
+    def saved(self) -> dict[str, Any]:
+        """All that is written into a run, and read back by ``text.published.load_tokenizer``."""
+        return self.document
+
+    def texts(self) -> list[str]:
+        """Return what each id stands for, alike in all kinds, so that vocabularies can be matched.
+
+        Blanks are blanks, and words begin with one, as pieces at the beginning of a word do. Bytes
+        that make no character are Python's surrogate escapes; specials begin with a NUL.
+        """
+        texts = [f"\0{special}" for special in SPECIALS]
+        for id in range(len(SPECIALS), self.size):
+            token = self._tokens[id]
+            if self._bytes:
+                token = self._bytes[id].decode("utf-8", "surrogateescape")
+            elif self.kind == "unigram":
+                token = token.replace(BLANK, " ")
+            elif self.kind in ("words", "whitespace"):
+                token = text_of_word(token)
+            texts.append(token)
+        return texts
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids; specials, ``unk_id`` too, give nothing.
@@ -286,7 +313,7 @@ class Tokenizer:
 
         There, ``jamo`` takes text apart with NFD, which equals ours for Korean and ASCII text.
         """
-        text = json.dumps(self.document, ensure_ascii=False, indent=1, allow_nan=False)
+        text = json.dumps(self.saved, ensure_ascii=False, indent=1, allow_nan=False)
         write_text(path, text + "\n")
 
     @classmethod
@@ -314,6 +341,11 @@ class Tokenizer:
             library = import_library()
             self._backend = library.Tokenizer.from_str(json.dumps(self.document))
         return self._backend
+
+
+def text_of_word(word: str) -> str:
+    """Return a word with the blank that it stands behind; marks stand behind none."""
+    return f" {word}" if word[:1].isalnum() else word
 
 
 def _token_bytes(tokens: Sequence[str]) -> list[bytes]:

@@ -104,7 +104,8 @@ def _recipe(
         "name": whole.name if path.is_dir() else whole.stem,
         "task": "language",
         "layer": "attention",
-        "model": dict(settings),
+        # no family's output weights have one
+        "model": {**settings, "head_bias": False},
         "training": {"precision": "fp32"},
     }
     try:
@@ -126,8 +127,6 @@ def _build(
             model = cast(LanguageModel, task.build(recipe))
     except UsageError as error:
         raise UserError(f"{config.path}: {error}") from None
-    # no family's output weights have one
-    model.head.register_parameter("bias", None)
     ours: dict[str, Shape] = {}
     for name, tensor in model.state_dict().items():
         ours[name] = tuple(tensor.shape)
