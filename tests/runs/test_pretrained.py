@@ -382,6 +382,47 @@ def test_before_the_first_checkpoint_the_weights_are_taken_again(
     assert set(other) == set(weights_of(tuned.lm))
 
 
+# ---------------------------------------------------------------------- frozen, and slower
+
+
+def test_the_layers_of_a_run_thaw_from_the_top(at: Path, tmp_path: Path) -> None:
+    changes = {
+        **BARE,
+        "model.init": "lm",
+        "model.bidirectional": True,
+        "model.ngrams": 0,
+        "data.holdout": 0.2,
+        "training.batch_size": 32,
+        "training.unfreeze": 1,
+        "training.layer_decay": 0.5,
+        "training.max_epochs": 2,
+        "training.average": "none",
+    }
+    run = unrolled.train(at / "reviews.csv", out=tmp_path / "run", **SILENT, **changes)
+    there = weights_of(at / "runs/lm")
+    weights = weights_of(tmp_path / "run")
+    # two epochs: the top and the layer below it; what was drawn anew is of the top
+    for name in run.result["init"]["whole"]:
+        is_frozen = "_l1" not in name
+        assert torch.equal(weights[name], there[name]) == is_frozen, name
+    made = make_plan(
+        str(at / "reviews.csv"), changes, out=tmp_path / "new", dry_run=True
+    )
+    groups = made.depths()
+    assert [len(names) for names in groups] == [1, 4, 4, 10]
+    assert "layer.weight_ih_l0_reverse" in groups[-1]
+    drawn = planned_weights(made)["layer.weight_ih_l0_reverse"]
+    assert not torch.equal(weights["layer.weight_ih_l0_reverse"], drawn)
+
+
+@pytest.mark.parametrize(
+    "keys", [{"training.unfreeze": 1}, {"training.layer_decay": 0.5}]
+)
+def test_nothing_is_frozen_that_was_drawn(at: Path, keys: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"name it with model.init=RUN"):
+        plan(at, **{"model.init": None, **keys})
+
+
 # ---------------------------------------------------------------------- what is refused
 
 

@@ -15,6 +15,7 @@ from unrolled.core.errors import UsageError, UserError, is_out_of_memory, shown
 from unrolled.core.files import expanded
 from unrolled.core.words import option
 from unrolled.data.batches import BatchSource, Buckets
+from unrolled.nn.fitting import depths
 from unrolled.runs import folder as runs
 from unrolled.runs.begun import (
     Before,
@@ -167,7 +168,21 @@ class Plan:
             lines=None if read is None else lambda rows: read.lines[rows].tolist(),
             begun=runs.begun(recipe, task, files),
             still_ours=still_ours,
+            depths=self.depths(),
         )
+
+    def depths(self) -> list[list[str]]:
+        """Return the weights in groups, from the bottom of the model to its top.
+
+        What was drawn anew stands at the top; there are none where nothing was taken.
+        """
+        if self.transfer is None:
+            return []
+        drawn = set(self.transfer.drawn)
+        groups = depths(self.model)
+        taken = [[name for name in names if name not in drawn] for names in groups]
+        taken[-1] += self.transfer.drawn
+        return [names for names in taken if names]
 
 
 def make_plan(
@@ -365,6 +380,12 @@ def check_limits(recipe: Recipe, source: BatchSource) -> None:
 def check_keys(recipe: Recipe, task: Task) -> None:
     """Raise UsageError for a key that means nothing to the task, or lacks what it needs."""
     task.check_keys(recipe)
+    training = recipe.training
+    if recipe.model.init is None and (training.unfreeze or training.layer_decay != 1):
+        raise UsageError(
+            "training.unfreeze and training.layer_decay are for weights that come from another "
+            "run: name it with model.init=RUN"
+        )
     if recipe.training.tensorboard:
         need_tensorboard()
     metric = recipe.training.metric

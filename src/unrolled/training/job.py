@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ class TrainingJob:
     where rows of the source stand in their file, where they stand in one; ``world`` is this process
     among those that train together, of which the first evaluates and writes; ``begun`` are plain
     values that every checkpoint keeps; ``still_ours`` says whether the run's folder is the one that
-    the training began in.
+    the training began in; ``depths`` are the names of weights in groups, from the bottom of the
+    model to its top, where it begins with weights of another run.
     """
 
     model: nn.Module
@@ -51,6 +52,7 @@ class TrainingJob:
     world: ProcessGroup = field(default_factory=parallel.world)
     begun: dict[str, Any] = field(default_factory=dict)
     still_ours: Callable[[], bool] = lambda: True
+    depths: Sequence[Sequence[str]] = ()
 
 
 @dataclass(slots=True)

@@ -195,6 +195,7 @@ class Trainer:
         if position.step == self.plan.pretraining:
             state.guard.forget()
         length = job.source.length(position.epoch)
+        state.unfreezing.follow(position, length)
         end = min(position.index + job.settings.accumulate, length)
         accumulated = self.updater.accumulate(range(position.index, end))
         seconds = self.clock() if job.world.grouped else position.seconds
@@ -224,7 +225,7 @@ class Trainer:
         scheduled = factor(settings, made, progress, self.position.cuts)
         rate = settings.learning_rate * scheduled
         for group in self.state.optimizer.param_groups:
-            group["lr"] = rate * self.state.guard.rate
+            group["lr"] = rate * self.state.guard.rate * group["rate_factor"]
 
     def after_step(self, reason: str, log: MetricsLog) -> None:
         """Report, score and save what is due, or go back where the run cannot go on.
@@ -337,7 +338,9 @@ class Trainer:
         speed = tokens_since / max(1e-9, position.seconds - seconds)
         values = {
             **means,
-            "learning_rate": self.state.optimizer.param_groups[0]["lr"],
+            "learning_rate": max(
+                group["lr"] for group in self.state.optimizer.param_groups
+            ),
             "tokens_per_second": speed,
             "seconds": position.seconds,
         }

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unrolled.nn.layer import Layer
+from unrolled.training.freezing import Depths, rate_factors
 from unrolled.training.settings import TrainingConfig
 
 Groups = list[dict[str, Any]]
 
 
 def build_optimizer(
-    model: nn.Module, settings: TrainingConfig
+    model: nn.Module,
+    settings: TrainingConfig,
+    depths: Depths = (),
 ) -> torch.optim.Optimizer:
     """Return the optimizer that a recipe names.
 
@@ -23,18 +27,23 @@ def build_optimizer(
     scaled to AdamW's learning rates as in Liu et al. 2025) for the matrices of layers, with AdamW
     for embeddings, output weights and the rest.
 
-    Biases, norms and embeddings of any rank below two are left out of the weight decay.
+    Biases, norms and embeddings of any rank below two are left out of the weight decay. Each group
+    has a ``rate_factor``, which the learning rate is multiplied with: that of ``rate_factors`` for
+    what ``depths`` name, and 1 for all other weights.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    trained = list(named.values())
+    by_name = rate_factors(depths, settings.layer_decay)
+    factors = {id(p): by_name.get(name, 1.0) for name, p in named.items()}
     rate = settings.learning_rate
     decay = settings.weight_decay
     if settings.optimizer == "muon":
         inner = _inner_matrices(model)
         rest = [p for p in trained if id(p) not in inner]
         matrices = [p for p in trained if id(p) in inner]
-        hidden = [{"params": matrices, "weight_decay": decay}]
-        return MuonAndAdamW(hidden, _groups(rest, decay), settings)
-    groups = _groups(trained, decay)
+        hidden = _groups(matrices, decay, factors)
+        return MuonAndAdamW(hidden, _groups(rest, decay, factors), settings)
+    groups = _groups(trained, decay, factors)
     if settings.optimizer == "sgd":
         momentum = settings.momentum
         nesterov = momentum > 0
@@ -54,7 +63,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
         self.muon = None
         self.adamw = None
         groups: Groups = []
-        if any(group["params"] for group in hidden):
+        if hidden:
             self.muon = torch.optim.Muon(
                 hidden,
                 lr=settings.learning_rate,
@@ -120,14 +129,29 @@ def from_tensors(
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
 
-def _groups(parameters: list[nn.Parameter], decay: float) -> Groups:
-    matrices = [p for p in parameters if p.dim() >= 2]
-    rest = [p for p in parameters if p.dim() < 2]
+def _groups(
+    parameters: list[nn.Parameter], decay: float, factors: Mapping[int, float]
+) -> Groups:
+    """Return groups of equal factor and decay, the largest factor first.
+
+    Args:
+        parameters: the weights.
+        decay: of matrices.
+        factors: of the learning rate, by the ids of weights.
+    """
     groups: Groups = []
-    if matrices:
-        groups.append({"params": matrices, "weight_decay": decay})
-    if rest:
-        groups.append({"params": rest, "weight_decay": 0.0})
+    for factor in sorted(set(factors.values()), reverse=True):
+        alike = [p for p in parameters if factors[id(p)] == factor]
+        matrices = [p for p in alike if p.dim() >= 2]
+        rest = [p for p in alike if p.dim() < 2]
+        for weights, decay_of_group in ((matrices, decay), (rest, 0.0)):
+            if weights:
+                group = {
+                    "params": weights,
+                    "weight_decay": decay_of_group,
+                    "rate_factor": factor,
+                }
+                groups.append(group)
     return groups
 
 

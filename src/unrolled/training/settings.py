@@ -81,6 +81,22 @@ class TrainingConfig(Config):
         0.99, ge=0, lt=1, description="AdamW: decay of the mean squared gradient"
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD, Muon: momentum")
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="model.init: a layer's learning rate is this share of the one above it, the "
+        "embedding's the least; what was drawn anew has the whole rate (Howard and Ruder 2018 "
+        "take 0.385)",
+    )
+    unfreeze: float | None = Field(
+        None,
+        gt=0,
+        le=10**6,
+        description="model.init: epochs, such as 1 or 0.5, after which one more layer is trained, "
+        "from the top down; what was drawn anew is from the first step (Howard and Ruder 2018); "
+        "by default all are at once",
+    )
     weight_decay: float = Field(
         0.01, ge=0, le=1000, description="decay of matrices; not of biases or norms"
     )

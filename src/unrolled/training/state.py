@@ -14,6 +14,7 @@ from unrolled.nn.state import State, pack, unpack
 from unrolled.training import optimizers, parallel
 from unrolled.training.averaging import Average, Weights
 from unrolled.training.checkpoints import Checkpoint, under
+from unrolled.training.freezing import Unfreezing
 from unrolled.training.guards import Guard
 from unrolled.training.job import Position, TrainingJob
 from unrolled.training.losses import pack_losses, unpack_losses
@@ -29,6 +30,7 @@ class TrainingState:
     come, bit for bit.
 
     Attributes:
+        unfreezing: which weights are trained when.
         carry: what the last window handed to the next one, of the rows that this process reads.
         has_own_rows: whether these are rows of its own; where there are fewer rows than processes
             the others read along, and what they carry counts for nothing.
@@ -41,7 +43,9 @@ class TrainingState:
         settings = job.settings
         self.job = job
         self.position = Position()
-        self.optimizer = optimizers.build_optimizer(model, settings)
+        depths = job.depths
+        self.unfreezing = Unfreezing(model, depths, settings)
+        self.optimizer = optimizers.build_optimizer(model, settings, depths)
         self.average = Average(model, settings)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.guard = Guard()
