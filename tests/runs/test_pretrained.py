@@ -23,6 +23,8 @@ from unrolled.text.tokenizers import Tokenizer
 
 # shapes come from the run that is begun with
 BARE = {key: value for key, value in SMALL.items() if not key.startswith("model.")}
+# to write texts takes longer than such a training
+MUTE = {**SMALL, "report.samples": False}
 SILENT = {"quiet": True, "say": lambda line: None}
 FORWARD = ("weight_hh_l0", "bias_ih_l0", "weight_hh_l1", "bias_hh_l1")
 
@@ -39,7 +41,7 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_csv(home / "texts.csv", texts, ("text",))
     write_csv(home / "reviews.csv", reviews(80, 1), ("text", "label"))
     changes: dict[str, Any] = {
-        **SMALL,
+        **MUTE,
         "task": "language",
         "layer": "lstm",
         "model.layers": 2,
@@ -216,7 +218,7 @@ def test_tagging_reads_words_as_the_pieces_that_begin_them(
     write_jsonl(tmp_path / "tags.jsonl", sentences(60, 2))
     text = " ".join(word for row in sentences(200, 3) for word in row["words"])
     (tmp_path / "text.txt").write_text(text)
-    keys = {**SMALL, "data.tokenizer": "unigram", "data.vocabulary": 40}
+    keys = {**MUTE, "data.tokenizer": "unigram", "data.vocabulary": 40}
     lm = tmp_path / "lm"
     settings = {**keys, "layer": "lstm", "training.max_steps": 2}
     unrolled.train(tmp_path / "text.txt", out=lm, **SILENT, **settings)
@@ -243,7 +245,7 @@ def test_a_translator_reads_and_writes_with_a_language_model(
     source, target = mirrored(80, 1)
     (tmp_path / "a.src").write_text(source)
     (tmp_path / "a.tgt").write_text(target)
-    keys = {**SMALL, "data.tokenizer": "whitespace", "layer": "lstm"}
+    keys = {**MUTE, "data.tokenizer": "whitespace", "layer": "lstm"}
     lm = tmp_path / "lm"
     settings = {**keys, "training.max_steps": 2, "task": "language"}
     unrolled.train(tmp_path / "a.src", out=lm, **SILENT, **settings)
@@ -369,7 +371,7 @@ def test_before_the_first_checkpoint_the_weights_are_taken_again(
     (folder / "result.json").unlink()
     other = weights_of(at / "runs/lm")
     try:
-        retrained = {**SMALL, "training.max_steps": 1, "data.tokenizer": "unigram"}
+        retrained = {**MUTE, "training.max_steps": 1, "data.tokenizer": "unigram"}
         shutil.rmtree(tuned.lm)
         keys = {**retrained, "data.vocabulary": 150, "task": "language"}
         unrolled.train(at / "texts.csv", out=tuned.lm, **SILENT, **keys)

@@ -218,7 +218,7 @@ def test_every_shipped_recipe_loads_resolves_and_tells_of_itself(name: str) -> N
     assert recipe.data.train
     description = about(name)
     assert description.what
-    assert description.minutes is None or 0 < description.minutes <= 60
+    assert description.minutes is None or 0 < description.minutes <= 100
     ships = (recipes.folder() / "data" / recipe.data.train).exists()
     # data that does not ship is named with its source, licence and size
     assert ships or (description.source and description.licence and description.size)

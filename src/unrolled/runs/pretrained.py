@@ -7,6 +7,7 @@ labels by themselves, never by their number (see ``Task.axis_names``).
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from unrolled.nn.fitting import counterpart, fitted
 from unrolled.runs import folder as runs
 from unrolled.runs.inherited import PAIRED, PIECES, inherited, says_otherwise
 from unrolled.runs.published import is_published, open_published
-from unrolled.runs.recipes import beside, shipped
+from unrolled.runs.recipes import about, beside, read_yaml, shipped
+from unrolled.runs.recipes import folder as recipes_folder
 from unrolled.tasks.base import AxisNames, Task
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.registry import task_class
@@ -53,13 +55,17 @@ class Pretrained:
     weights: dict[str, Tensor]
 
     @classmethod
-    def open(cls, name: str) -> Self:
+    def open(cls, name: str, origin: str = "") -> Self:
         """Read the run that ``model.init`` names.
+
+        Args:
+            name: of the run.
+            origin: where it comes from, as an error says it.
 
         Raises:
             UserError: there is none, it has no weights yet, or was damaged.
         """
-        path = located(name)
+        path = located(name, origin)
         try:
             is_other = is_published(path)
             loaded = open_published(path) if is_other else runs.load(path, result=False)
@@ -80,7 +86,10 @@ class Pretrained:
             UsageError: it asks for the tokenizer of a checkpoint that brings none.
         """
         init = requested.model.init
-        pretrained = None if init is None else cls.open(init)
+        pretrained = None
+        if init is not None:
+            where = origin_of(requested)
+            pretrained = cls.open(init, where)
         if requested.data.tokenizer == PUBLISHED:
             own = None if pretrained is None else pretrained.task.tokenizer
             if own is None or own.kind != PUBLISHED:
@@ -133,8 +142,23 @@ def cut_name(name: str) -> str:
     return shown(name, 200).strip("'\"")
 
 
-def located(name: str) -> Path:
+def origin_of(recipe: Recipe) -> str:
+    """Say where the checkpoint comes from that a shipped recipe begins with."""
+    if recipe.name not in shipped():
+        return ""
+    known = about(recipe.name)
+    own = read_yaml(recipes_folder() / f"{recipe.name}.yaml").get("model", {})
+    if known.source is None or recipe.model.init != own.get("init"):
+        return ""
+    return f"; it comes from {known.source} in UNROLLED_DATA (licence {known.licence})"
+
+
+def located(name: str, origin: str = "") -> Path:
     """Return where a run stands: as given, in runs, or in UNROLLED_DATA.
+
+    Args:
+        name: of the run.
+        origin: where it comes from, as an error says it.
 
     Raises:
         UsageError: it is in none of these.
@@ -161,7 +185,7 @@ def located(name: str) -> Path:
         )
     names = [*beside(Path(name)), *beside(RUNS / name)]
     guess = nearest(Path(name).name, names)
-    hint = f"; did you mean {shown(guess)}?" if guess else ""
+    hint = f"; did you mean {shown(guess)}?" if guess else origin
     raise UsageError(f"model.init={cut_name(name)}: there is no such run{hint}")
 
 
@@ -364,10 +388,10 @@ def _taken(
     if ours is None or theirs is None or ours.axis != theirs.axis:
         return _Taken(source, 0, len(own))
     axis = ours.axis
-    known = {name: index for index, name in reversed(list(enumerate(theirs.names)))}
+    known = {name: index for index, name in enumerate(_told_apart(theirs.names))}
     pairs = [
         (index, known[entry])
-        for index, entry in enumerate(ours.names)
+        for index, entry in enumerate(_told_apart(ours.names))
         if entry in known
     ]
     if not pairs:
@@ -377,6 +401,14 @@ def _taken(
     entries, rows = torch.tensor(pairs, dtype=torch.long, device="cpu").view(-1, 2).T
     chosen = source.index_select(axis, rows)
     return _Taken(chosen, len(pairs), own.shape[axis], axis, entries)
+
+
+def _told_apart(names: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Yield names with how many equal ones stood before them."""
+    seen = Counter[str]()
+    for name in names:
+        yield name, seen[name]
+        seen[name] += 1
 
 
 def _without(shape: Sequence[int], axis: int) -> list[int]:

@@ -84,15 +84,22 @@ class PublishedTokenizer(Tokenizer):
         by_bytes = '"ByteLevel"' in json.dumps(rules)
         letters = {letter: byte for byte, letter in byte_letters().items()}
         texts = [f"\0{id}" for id in range(self._size)]
+        single_bytes: dict[int, str] = {}
         for token, id in vocabulary.items():
+            byte = _BYTE.fullmatch(token)
             if by_bytes and all(letter in letters for letter in token):
                 text = bytes(letters[letter] for letter in token)
                 texts[id] = text.decode("utf-8", "surrogateescape")
-            elif (byte := _BYTE.fullmatch(token)) is not None:
+            elif byte is not None:
                 text = bytes.fromhex(byte[1])
-                texts[id] = text.decode("utf-8", "surrogateescape")
+                single_bytes[id] = text.decode("utf-8", "surrogateescape")
             else:
                 texts[id] = token.replace(BLANK, " ")
+        # a character that is a token itself is not written by its byte
+        known = set(texts)
+        for id, character in single_bytes.items():
+            if character not in known:
+                texts[id] = character
         unknown = vocabulary.get(document["model"].get("unk_token"))
         for id, special in ((unknown, "<unk>"), (self._start, "<bos>")):
             if id is not None:

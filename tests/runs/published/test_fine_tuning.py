@@ -25,23 +25,27 @@ BARE = {key: value for key, value in SMALL.items() if not key.startswith("model.
 TEXT = "the cat sat on the mat and the dog ran to the man "
 
 
-@pytest.mark.parametrize("case", ["gpt2", "llama", "qwen3"])
-def test_a_folder_is_trained_on_with_its_own_tokenizer(
-    case: str, save: Save, tmp_path: Path, cli: Call
-) -> None:
-    _, folder = save(case)
-    add_tokenizer(folder)
-    before = unrolled.load(folder, device="cpu")
-    (tmp_path / "text.txt").write_text(TEXT * 20)
-    changes: dict[str, Any] = {
+def settings(folder: Path) -> dict[str, Any]:
+    return {
         **BARE,
         "model.init": str(folder),
         "training.max_steps": 2,
         "training.window": 16,
         "training.batch_size": 2,
+        # to write texts takes longer than such a training
+        "report.samples": False,
     }
-    out = tmp_path / "run"
-    made = make_plan(str(tmp_path / "text.txt"), changes, out=out)
+
+
+@pytest.mark.parametrize("case", ["gpt2", "llama", "qwen3"])
+def test_all_weights_of_a_folder_are_taken(
+    case: str, save: Save, tmp_path: Path
+) -> None:
+    _, folder = save(case)
+    add_tokenizer(folder)
+    before = unrolled.load(folder, device="cpu")
+    (tmp_path / "text.txt").write_text(TEXT * 20)
+    made = make_plan(str(tmp_path / "text.txt"), settings(folder), out=tmp_path / "run")
     assert not made.transfer.drawn
     assert not made.transfer.unused
     for name, weight in before.model.state_dict().items():
@@ -51,25 +55,32 @@ def test_a_folder_is_trained_on_with_its_own_tokenizer(
     for key in (*variants, "context", "heads", "kv_heads", "head_size"):
         assert getattr(made.recipe.model, key) == getattr(before.recipe.model, key)
     assert made.recipe.data.tokenizer == "published"
-    run = unrolled.train(tmp_path / "text.txt", out=out, quiet=True, **changes)
-    # without the original, it is an ordinary run
+
+
+def test_a_folder_is_trained_on_and_needed_no_more(
+    save: Save, tmp_path: Path, cli: Call
+) -> None:
+    _, folder = save("qwen3")
+    add_tokenizer(folder)
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT * 20)
+    before = unrolled.load(folder, device="cpu")
+    out = tmp_path / "run"
+    run = unrolled.train(text, out=out, quiet=True, **settings(folder))
     shutil.rmtree(folder)
     loaded = unrolled.load(out, device="cpu")
     ids = before.task.tokenizer.encode("the cat sat")
     assert loaded.task.tokenizer.encode("the cat sat") == ids
     assert torch.equal(loaded.logits(ids), run.logits(ids))
     assert not torch.equal(loaded.logits(ids), before.logits(ids))
-    prompt = "the cat"
-    assert loaded.generate(prompt, 8, temperature=0) == run.generate(
-        prompt, 8, temperature=0
-    )
-    scores, _ = cli("evaluate", out, tmp_path / "text.txt", "--json")
+    written = loaded.generate("the cat", 8, temperature=0)
+    assert written == run.generate("the cat", 8, temperature=0)
+    scores, _ = cli("evaluate", out, text, "--json")
     assert json.loads(scores)["loss"] > 0
-    # and one to begin with
-    again = {**changes, "model.init": str(out), "task": "language"}
-    next_plan = make_plan(str(tmp_path / "text.txt"), again, out=tmp_path / "next")
-    assert not next_plan.transfer.drawn
-    assert next_plan.prepared.task.tokenizer.digest == loaded.task.tokenizer.digest
+    # and it is one to begin with
+    made = make_plan(str(text), settings(out), out=tmp_path / "next")
+    assert not made.transfer.drawn
+    assert made.prepared.task.tokenizer.digest == loaded.task.tokenizer.digest
 
 
 def test_a_folder_is_put_to_use_for_labels(save: Save, tmp_path: Path) -> None:
@@ -100,25 +111,17 @@ def test_a_checkpoint_without_a_tokenizer_is_refused(
 
 
 @needs_stories
-def test_stories_are_trained_on_and_resumed_to_the_bit(tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text("Once upon a time, there was a fox.\n" * 40)
-    changes = {
-        **BARE,
-        "model.init": "stories260k/stories260K.bin",
-        "training.max_steps": 4,
-        "training.checkpoint_every": 2,
-        "training.window": 32,
-        "training.batch_size": 2,
-        "training.keep": 9,
-        "report.samples": False,
-    }
-    out = tmp_path / "run"
-    unrolled.train(tmp_path / "text.txt", out=out, quiet=True, **changes)
-    whole = (out / "model.safetensors").read_bytes()
-    shutil.rmtree(out / "checkpoints/step-4")
-    (out / "result.json").unlink()
-    unrolled.train(out, resume=True, quiet=True)
-    assert (out / "model.safetensors").read_bytes() == whole
+def test_stories_are_begun_with_from_the_folder_of_data(tmp_path: Path) -> None:
+    text = "Once upon a time, there was a fox.\n" * 40
+    (tmp_path / "text.txt").write_text(text)
+    changes = settings(Path("stories260k/stories260K.bin"))
+    made = make_plan(str(tmp_path / "text.txt"), changes, out=tmp_path / "run")
+    before = unrolled.load(MODEL, device="cpu")
+    assert not made.transfer.drawn
+    for name, weight in before.model.state_dict().items():
+        assert torch.equal(made.model.state_dict()[name], weight), name
+    read = made.prepared.train.tokens.tolist()
+    assert before.task.tokenizer.decode(read) == text[: int(0.9 * len(text))]
 
 
 # ---------------------------------------------------------------------- tokenizers
