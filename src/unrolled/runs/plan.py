@@ -31,6 +31,7 @@ from unrolled.runs.recipes import FILES, is_available, left_out_lines, requested
 from unrolled.runs.resolve import Machine, as_begun
 from unrolled.tasks.base import Scores, Task
 from unrolled.tasks.recipe import Recipe
+from unrolled.training import execution, sharding
 from unrolled.training.job import TrainingJob
 from unrolled.training.objectives import Objective
 from unrolled.training.parallel import world
@@ -143,11 +144,15 @@ class Plan:
 
         if world().first:
             runs.begin(self.folder, recipe, task, files)
+        model = self.model
+        # divided weights come to their device unit by unit
+        if not sharding.is_sharded(recipe.training, world()):
+            model = model.to(self.compute_device.device)
         # a source may cut rows into pieces, which have lines of their own
         source = self.source
         read = source.examples if isinstance(source, Buckets) else None
         return TrainingJob(
-            model=self.model.to(self.compute_device.device),
+            model=model,
             objective=self.objective,
             source=source,
             settings=recipe.training,
@@ -203,6 +208,8 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
     check_keys(recipe, task)
     torch.manual_seed(recipe.seed)
     model = build(recipe, task)
+    if recipe.training.checkpoint_activations:
+        execution.checkpoint_activations(model)
     objective = task.objective(recipe, model)
     source = task.source(prepared.train, recipe, model)
     check_limits(recipe, source)
@@ -320,6 +327,8 @@ def check_limits(recipe: Recipe, source: BatchSource) -> None:
 def check_keys(recipe: Recipe, task: Task) -> None:
     """Raise UsageError for a key that means nothing to the task, or lacks what it needs."""
     task.check_keys(recipe)
+    sharding.check_shard(recipe.training)
+    execution.check_execution(recipe.training)
     if recipe.training.tensorboard:
         need_tensorboard()
     metric = recipe.training.metric

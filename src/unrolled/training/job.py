@@ -11,7 +11,7 @@ from torch import nn
 
 from unrolled.data.batches import BatchSource
 from unrolled.data.examples import Ints
-from unrolled.training import parallel
+from unrolled.training import parallel, sharding
 from unrolled.training.averaging import Weights
 from unrolled.training.objectives import Objective
 from unrolled.training.parallel import ProcessGroup
@@ -51,6 +51,11 @@ class TrainingJob:
     world: ProcessGroup = field(default_factory=parallel.world)
     begun: dict[str, Any] = field(default_factory=dict)
     still_ours: Callable[[], bool] = lambda: True
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights are divided among the processes."""
+        return sharding.is_sharded(self.settings, self.world)
 
 
 @dataclass(slots=True)
