@@ -181,6 +181,7 @@ class Language(Task):
                 self.tokenizer.size,
                 config.head_dropout,
                 config.tie,
+                config.head_bias,
             )
         except ValueError as error:
             raise UsageError(str(error)) from None
