@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch._functorch.config as functorch_config
 from torch import nn
 
 from unrolled.core.errors import UsageError
@@ -66,6 +67,8 @@ class CompiledObjective:
         self.objective = objective
         self.say = say
         self.compiled: Objective | None = None
+        # it keeps pickles on the disk, and writing one ended the process (torch 2.13, on a CPU)
+        functorch_config.enable_autograd_cache = False
         try:
             _try_compiler(device)
             self.compiled = torch.compile(objective)
