@@ -62,11 +62,15 @@ def run(arguments: list[str]) -> dict[str, Any]:
         for repeat in range(REPEATS):
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)
-                one = speed(recipe, words, 1, folder / f"one-{repeat}")
-                two = speed(recipe, [*words, *shard], 2, folder / f"two-{repeat}")
-                pairs.append((one, two))
-        one, two = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratio = statistics.median(two / (2 * one) for one, two in pairs)
-        print(f"{recipe:<24} {one:>9,.0f} {two:>9,.0f} {ratio:>13.3f}", flush=True)
-        results[recipe] = {"one": one, "two": two, "of_twice_one": ratio}
+                single = speed(recipe, words, 1, folder / f"one-{repeat}")
+                double = speed(recipe, [*words, *shard], 2, folder / f"two-{repeat}")
+                pairs.append((single, double))
+        single, double = (
+            statistics.median(column) for column in zip(*pairs, strict=True)
+        )
+        ratio = statistics.median(double / (2 * single) for single, double in pairs)
+        print(
+            f"{recipe:<24} {single:>9,.0f} {double:>9,.0f} {ratio:>13.3f}", flush=True
+        )
+        results[recipe] = {"one": single, "two": double, "of_twice_one": ratio}
     return results

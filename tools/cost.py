@@ -323,7 +323,9 @@ class LanguageSizes:
 
 def language_time(models: list[LanguageSizes]) -> list[str]:
     """Return the table of the work and the time of pre-training."""
-    heads = [f"{GPUS} {name}, at {share:.0%}" for name, share in LANGUAGE_HARDWARE]
+    heads = [
+        f"{GPUS} {name}, at {fraction:.0%}" for name, fraction in LANGUAGE_HARDWARE
+    ]
     rows = table(
         "recipe", "weights", "a token", "tokens", "a step", "the training", *heads
     )
@@ -336,8 +338,8 @@ def language_time(models: list[LanguageSizes]) -> list[str]:
             f"{model.operations * model.tokens / 1e15:.2g} PFLOP",
             f"{total:.2g} FLOP",
         ]
-        for name, share in LANGUAGE_HARDWARE:
-            seconds = total / (GPUS * MAKERS[name] * share)
+        for name, fraction in LANGUAGE_HARDWARE:
+            seconds = total / (GPUS * MAKERS[name] * fraction)
             hours = number(GPUS * seconds / 3600)
             shown.append(f"{lasting(seconds)} ({hours} GPU hours)")
         rows.append(cells(f"`{model.name}`", *shown))

@@ -38,8 +38,8 @@ def gradients(layer: Attention, x: Tensor, again: bool) -> list[Tensor]:
     (first.square().sum() + second.square().sum()).backward()
     grads = [weight.grad for weight in layer.parameters()]
     assert inputs.grad is not None
-    found = [first, second, *state_tensors, inputs.grad]
-    return [part.detach() for part in found + [g for g in grads if g is not None]]
+    tensors = [first, second, *state_tensors, inputs.grad]
+    return [part.detach() for part in tensors + [g for g in grads if g is not None]]
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3])
