@@ -70,8 +70,8 @@ def sized(cost: Any, source: int, target: int, **changes: Any) -> Any:
 
 def test_the_page_holds_the_tables_of_the_script(cost: Any) -> None:
     page = cost.PAGE.read_text("utf-8")
-    marks = re.findall(r"<!-- cost: (\w+) -->", page)
-    assert sorted(marks) == sorted(cost.TABLES)
+    marks = re.findall(r"<!-- cost: ([\w-]+) -->", page)
+    assert sorted(marks) == sorted(cost.tables())
     assert cost.filled(page) == page, "run: python tools/cost.py --write"
 
 
@@ -139,3 +139,42 @@ def test_with_dropout_a_byte_is_kept_for_each_number(cost: Any) -> None:
     # two parts of a block of the encoder drop, and three of the decoder
     numbers = 64 * 2 * (2 * 30 + 3 * 40)
     assert cost.activations(dropped) - cost.activations(plain) == numbers
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_block_of_a_language_model_keeps_what_the_page_counts(
+    cost: Any, gated: bool
+) -> None:
+    steps = 1100  # so that attention is fused
+    shape: dict[str, Any] = {"hidden": 64, "heads": 4, "feedforward_size": 256}
+    shape |= {"feedforward": "swiglu" if gated else "gelu-tanh"}
+    shape |= (
+        {"norm": "rms", "kv_heads": 1} if gated else {"norm": "layer", "bias": True}
+    )
+
+    def kept(layers: int, again: bool) -> float:
+        layer = build_layer("attention", LayerConfig(layers=layers, **shape), 64)
+        layer.checkpoint_activations = again
+        shapes = {p.shape for p in layer.parameters()}
+        shapes |= {shape[::-1] for shape in shapes}
+        sizes: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.shape not in shapes:  # weights and their bf16 copies
+                storage = tensor.untyped_storage()
+                sizes[storage.data_ptr()] = storage.nbytes()
+                held.append(tensor)
+            return tensor
+
+        held: list[torch.Tensor] = []
+        x = torch.randn(1, steps, 64, requires_grad=True)
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16),
+        ):
+            layer.read(x)
+        return sum(sizes.values()) / steps
+
+    block = kept(2, again=False) - kept(1, again=False)
+    assert block == pytest.approx(cost.block_bytes(64, 256, gated), rel=0.02)
+    assert kept(2, again=True) - kept(1, again=True) == 4 * 64

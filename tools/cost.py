@@ -15,8 +15,12 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+
+import torch
 
 from unrolled.runs.recipes import requested
+from unrolled.tasks.language import Language
 from unrolled.tasks.recipe import Recipe
 
 PAGE = Path(__file__).parent.parent / "docs" / "paper-scale.md"
@@ -42,6 +46,10 @@ HARDWARE = {
     "1 A100": 312e12,
     "1 H100 (SXM)": 989e12,
 }
+LANGUAGES = ("gpt2-124m", "llama-1b")
+GPUS = 8  # of a machine
+MAKERS = {"A100": 312e12, "H100": 989e12}
+LANGUAGE_HARDWARE = (("A100", 0.2), ("A100", 0.4), ("H100", 0.2), ("H100", 0.4))
 SHARES = (0.1, 0.4)  # of that, which a training may reach: assumed
 
 
@@ -265,13 +273,125 @@ def number(value: float) -> str:
     return f"{float(f'{value:.2g}'):,.10g}"
 
 
+@dataclass(frozen=True, slots=True)
+class LanguageSizes:
+    """What the cost of pre-training follows from: ``operations`` are those of one token."""
+
+    name: str
+    weights: int
+    operations: int
+    tokens: int
+    steps: int
+    width: int
+    layers: int
+    inner: int
+    rows: int
+    window: int
+    again: bool
+    gated: bool
+    kv_width: int
+
+    @classmethod
+    def of(cls, name: str) -> LanguageSizes:
+        """Count what the model of a recipe has; nothing of it takes memory."""
+        recipe = requested(name, {})
+        vocabulary = SimpleNamespace(size=recipe.data.vocabulary)
+        task = Language(vocabulary, (), None)  # type: ignore[arg-type]
+        with torch.device("meta"):
+            model = task.build(recipe)
+        training = recipe.training
+        assert training.max_steps
+        operations = task.operations_per_token(model, recipe)
+        assert operations is not None
+        config = recipe.model
+        return cls(
+            name,
+            sum(weight.numel() for weight in model.parameters()),
+            int(operations),
+            training.batch_size * training.accumulate * training.window,
+            training.max_steps,
+            config.hidden,
+            config.layers,
+            config.feedforward_size or 4 * config.hidden,
+            training.batch_size,
+            training.window,
+            training.checkpoint_activations,
+            config.feedforward == "swiglu",
+            config.hidden // config.heads * (config.kv_heads or config.heads),
+        )
+
+
+def language_time(models: list[LanguageSizes]) -> list[str]:
+    """Return the table of the work and the time of pre-training."""
+    heads = [
+        f"{GPUS} {name}, at {fraction:.0%}" for name, fraction in LANGUAGE_HARDWARE
+    ]
+    rows = table(
+        "recipe", "weights", "a token", "tokens", "a step", "the training", *heads
+    )
+    for model in models:
+        total = float(model.operations) * model.tokens * model.steps
+        shown = [
+            f"{model.weights / 1e6:,.0f} M",
+            f"{model.operations / 1e9:.2f} GFLOP",
+            f"{model.tokens * model.steps / 1e9:,.0f} G",
+            f"{model.operations * model.tokens / 1e15:.2g} PFLOP",
+            f"{total:.2g} FLOP",
+        ]
+        for name, fraction in LANGUAGE_HARDWARE:
+            seconds = total / (GPUS * MAKERS[name] * fraction)
+            hours = number(GPUS * seconds / 3600)
+            shown.append(f"{lasting(seconds)} ({hours} GPU hours)")
+        rows.append(cells(f"`{model.name}`", *shown))
+    return rows
+
+
+def block_bytes(width: int, inner: int, gated: bool) -> float:
+    """Return the bytes that a block keeps of a token for the way back, under bf16.
+
+    As counted of small ones: layer norms and GELU, or rms norms and SwiGLU with a quarter of the
+    heads for keys and values.
+    """
+    return 35.0 * width + 8 * inner if gated else 24.0 * width + 4 * inner
+
+
+def language_space(models: list[LanguageSizes]) -> list[str]:
+    """Return the table of the memory of one of the GPUs."""
+    parts = ("weights, gradients, Adam", "gathered", "activations", "all, in GB")
+    rows = table("recipe", *parts, "the same, whole", "checkpoint")
+    for model in models:
+        sixteen = 16 * model.weights
+        block = (model.weights - model.width) / model.layers
+        # two units in bf16 and their gradients
+        gathered = 2 * 2 * 2 * block
+        tokens = model.rows * model.window / GPUS
+        per_token = model.layers * block_bytes(model.width, model.inner, model.gated)
+        if model.again:
+            # one block at a time; of the others what they read, and the state's keys and values
+            state = 4 * model.width + 2 * 4 * model.kv_width
+            per_token = per_token / model.layers + model.layers * state
+        activations = tokens * per_token
+        divided = sixteen / GPUS + gathered + activations
+        shown = [sixteen / GPUS, gathered, activations, divided]
+        shown += [sixteen + activations, 16 * model.weights]
+        rows.append(
+            cells(f"`{model.name}`", *(f"{value / 1e9:.1f}" for value in shown))
+        )
+    return rows
+
+
 TABLES = {"work": work, "check": check, "time": time, "space": space}
+LANGUAGE_TABLES = {"language-time": language_time, "language-space": language_space}
 
 
 def tables() -> dict[str, str]:
     """Return all tables by their names."""
     models = [Model.of(name) for name in TEXTS]
-    return {name: "\n".join(make(models)) for name, make in TABLES.items()}
+    filled = {name: "\n".join(make(models)) for name, make in TABLES.items()}
+    languages = [LanguageSizes.of(name) for name in LANGUAGES]
+    for name, make_language in LANGUAGE_TABLES.items():
+        filled[name] = "\n".join(make_language(languages))
+    return filled
 
 
 def filled(page: str) -> str:

@@ -24,6 +24,7 @@ from training.test_loop import classifier, stream, texts
 from unrolled.core.errors import UsageError, UserError
 from unrolled.data.batches import Batch, BatchSource, Buckets
 from unrolled.nn.state import RecurrentState, unpack
+from unrolled.runs.plan import make_plan
 from unrolled.training import checkpoints, parallel
 from unrolled.training.job import TrainingJob
 from unrolled.training.objectives import Loss, classes
@@ -89,10 +90,25 @@ SCENES: dict[str, dict[str, Any]] = {
         "training.average": "last",
         "training.average_last": 2,
     },
+    # a GPT, whose blocks are gathered one by one
+    "windows.txt": COMMON
+    | {
+        "layer": "attention",
+        "model.layers": 2,
+        "model.heads": 2,
+        "model.kv_heads": 1,
+        "model.feedforward_size": 9,
+        "model.tie": "true",
+        "training.window": 8,
+        "training.batch_size": 5,
+        "training.average": "ema",
+        "training.ema_decay": 0.8,
+    },
     # two lanes: the third process has no row of its own
     "two.txt": COMMON
     | {"layer": "gru", "training.window": 8, "training.batch_size": 2},
 }
+SHARD: dict[str, Any] = {"training.shard": "true"}
 DROPPING = {"model.embedding_dropout": 0.3, "model.head_dropout": 0.3}
 
 
@@ -113,7 +129,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "quick",
     ]
     lines = [" ".join(draw.choices(words, k=draw.randint(2, 9))) for _ in range(150)]
-    for name in ("text.txt", "two.txt"):
+    for name in ("text.txt", "two.txt", "windows.txt"):
         (folder / name).write_text("\n".join(lines[:25]) + "\n")
     rows = [f'"{line}",{"yes" if "good" in line else "no"}' for line in lines]
     (folder / "rows.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
@@ -185,7 +201,13 @@ def assert_near(folder: Path, other: Path) -> None:
 
 @pytest.mark.parametrize(
     ("scene", "several"),
-    [("text.txt", 2), ("rows.csv", 2), ("pairs.tsv", 2), ("two.txt", 3)],
+    [
+        ("text.txt", 2),
+        ("rows.csv", 2),
+        ("pairs.tsv", 2),
+        ("two.txt", 3),
+        ("windows.txt", 2),
+    ],
 )
 def test_several_processes_have_the_losses_of_one(
     tmp_path: Path, data: Path, ask: Ask, scene: str, several: int
@@ -199,6 +221,119 @@ def test_several_processes_have_the_losses_of_one(
     assert f"in {several} processes" in (tmp_path / "errors/said-0").read_text("utf-8")
     assert (tmp_path / "errors/said-1").read_text("utf-8") == ""
     assert said(tmp_path / "errors", 1) == ""
+    # and where each has a part of the weights
+    line = words(data, scene, tmp_path / "sharded", **DRY, **SHARD)
+    codes = ask(several, tmp_path / "errors", words=line)
+    assert codes == [0] * several, said(tmp_path / "errors", 0)
+    assert_near(tmp_path / "run1", tmp_path / "sharded")
+    assert_same_tensors(tmp_path / "run1", tmp_path / "sharded")
+
+
+def assert_same_tensors(folder: Path, other: Path) -> None:
+    """The newest checkpoints hold whole tensors of the same names, equal to rounding."""
+    ours, theirs = (
+        checkpoints.load(run / "checkpoints/step-12").tensors for run in (folder, other)
+    )
+    random = {name for name in theirs if name.startswith("random.cpu.")}
+    assert ours.keys() == theirs.keys() - random
+    for name, tensor in ours.items():
+        if name.startswith(("model.", "average.", "best.")):
+            # twelve steps of AdamW: 2e-3 each at most, where a gradient is near zero
+            torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-3)
+        else:
+            assert theirs[name].shape == tensor.shape
+
+
+@pytest.mark.parametrize(
+    ("changes", "tolerance"),
+    [
+        # bf16 products round to 4e-3, and sums over rows in another order
+        ({"training.precision": "bf16"}, 2e-3),
+        # Newton-Schulz in bf16, of matrices that are multiplied in parts
+        ({"training.optimizer": "muon"}, 2e-3),
+        ({"training.checkpoint_activations": "true"}, 1e-5),
+        ({"training.average": "last", "training.optimizer": "sgd"}, 1e-5),
+    ],
+)
+def test_divided_weights_have_the_losses_of_one_process(
+    tmp_path: Path, data: Path, ask: Ask, changes: dict[str, Any], tolerance: float
+) -> None:
+    curves = []
+    for processes in (1, 2):
+        folder = tmp_path / f"run{processes}"
+        line = words(data, "windows.txt", folder, **DRY, **SHARD | changes)
+        codes = ask(processes, tmp_path / "errors", words=line)
+        assert codes == [0] * processes, said(tmp_path / "errors", 0)
+        curves.append([loss for _, loss in losses(folder)])
+    assert curves[1] == pytest.approx(curves[0], rel=tolerance)
+
+
+@pytest.fixture(scope="module")
+def sharded(data: Path, ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run of two processes, each with a part, that was never stopped."""
+    folder = tmp_path_factory.mktemp("sharded")
+    line = words(data, "windows.txt", folder / "run", **DROPPING, **SHARD)
+    assert ask(2, folder / "errors", words=line) == [0, 0], said(folder / "errors", 0)
+    return folder / "run"
+
+
+def test_divided_killed_and_resumed_they_end_with_the_same_bits(
+    tmp_path: Path, data: Path, ask: Ask, sharded: Path
+) -> None:
+    folder = tmp_path / "run"
+    errors = tmp_path / "errors"
+    for rank, point, turn in ((1, "backward", 5), (0, "sha256", 4)):
+        line = words(data, "windows.txt", folder, **DROPPING, **SHARD)
+        codes = ask(2, errors, words=line, hits=[[rank, point, turn, signal.SIGKILL]])
+        assert codes[rank] == -signal.SIGKILL
+        assert codes[1 - rank] == 1
+        last = said(errors, 1 - rank).splitlines()[-1]
+        assert last.startswith("unrolled: another process of this training has ended")
+        assert "Traceback" not in said(errors, 1 - rank)
+    line = words(data, "windows.txt", folder, **DROPPING, **SHARD)
+    assert ask(2, errors, words=line) == [0, 0], said(errors, 0)
+    assert_same_end(folder, sharded)
+
+
+def test_divided_all_go_back_together(tmp_path: Path, data: Path, ask: Ask) -> None:
+    changes = {**DRY, **SHARD, "training.max_skips": 1}
+    line = words(data, "windows.txt", tmp_path / "run", **changes)
+    assert ask(2, tmp_path, words=line, poison=[5, 6]) == [0, 0], said(tmp_path, 0)
+    events = read_metrics(tmp_path / "run/metrics.jsonl")
+    guard = [event for event in events if "event" in event]
+    assert [(event["step"], event["event"]) for event in guard] == [(3, "rollback")]
+    assert result(tmp_path / "run")["steps"] == 12
+
+
+@pytest.mark.parametrize(
+    ("lives"),
+    [
+        # divided among two, then one process by itself, then three
+        [(2, "true", 4), (1, "true", 4), (3, "true", None)],
+        # whole in one, divided, whole in both
+        [(1, "false", 4), (2, "true", 4), (2, "false", None)],
+    ],
+)
+def test_a_checkpoint_knows_nothing_of_how_weights_were_divided(
+    tmp_path: Path, data: Path, ask: Ask, lives: list[tuple[int, str, int | None]]
+) -> None:
+    errors = tmp_path / "errors"
+    whole = words(data, "windows.txt", tmp_path / "whole", **DRY)
+    assert ask(1, errors, words=whole) == [0]
+    run = tmp_path / "run"
+    for processes, shard, turn in lives:
+        changes = {**DRY, "training.shard": shard}
+        hits = [] if turn is None else [[0, "update", turn, signal.SIGTERM]]
+        code = 0 if turn is None else 143
+        line = words(data, "windows.txt", run, **changes)
+        assert ask(processes, errors, words=line, hits=hits) == [code] * processes
+    assert_near(run, tmp_path / "whole")
+
+
+def test_what_needs_whole_matrices_is_refused(data: Path, tmp_path: Path) -> None:
+    changes = {"training.shard": True, "training.optimizer": "adafactor"}
+    with pytest.raises(UsageError, match="choose adamw, sgd or muon"):
+        make_plan(str(data / "windows.txt"), changes, tmp_path / "run")
 
 
 def test_an_epoch_of_batches_of_fewer_rows_than_processes(

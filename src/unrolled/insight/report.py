@@ -19,6 +19,7 @@ from unrolled.insight.card import score_rows, size
 from unrolled.insight.held_out import Importance
 from unrolled.insight.mistakes import Mistake
 from unrolled.insight.tables import TextTable
+from unrolled.insight.utilization import rate
 from unrolled.insight.words import Phrase, escaped, named, t
 from unrolled.runs.keys import flat
 from unrolled.scores import ConfusionCounts, by_class, calibration, counted
@@ -111,6 +112,10 @@ def _cards(result: dict[str, Any], task: Task) -> list[tuple[str, str | Phrase]]
         (duration(result["seconds"]), steps),
         (f"{trained:,.0f}", speed),
     ]
+    used = result.get("utilization")
+    if used:
+        peak = rate(result["peak_operations_a_second"])
+        cards.append((f"{used:.1%}", t("report.utilization", peak=peak)))
     alone = result.get("milliseconds_an_answer")
     if alone:
         purpose = t("report.alone" if task.answers_rows else "report.a_token")

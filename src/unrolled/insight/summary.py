@@ -26,6 +26,7 @@ from unrolled.insight.card import scored_on
 from unrolled.insight.held_out import importances, inside_of_held_out
 from unrolled.insight.mistakes import mistakes, right_answers
 from unrolled.insight.speed import Speed, measure, write
+from unrolled.insight.utilization import closing_line, utilization
 from unrolled.runs import folder as runs
 from unrolled.runs.keys import words
 from unrolled.runs.plan import Plan
@@ -35,6 +36,7 @@ from unrolled.runs.rows import as_typed
 from unrolled.tasks.base import Evaluation, Task, locate
 from unrolled.tasks.baselines import measured
 from unrolled.training.job import Position
+from unrolled.training.parallel import world
 from unrolled.training.planning import epoch_steps
 from unrolled.training.progress import duration
 
@@ -89,6 +91,7 @@ def finish(
         "parameters": sum(p.numel() for p in model.parameters()),
         "megabytes": (plan.folder / runs.MODEL).stat().st_size / 1e6,
         **_speed(timed),
+        **_utilization(plan, model),
         **_conditions(plan),
         **({"init": plan.transfer.to_json()} if plan.transfer else {}),
         "samples": samples,
@@ -123,6 +126,14 @@ def _speed(timed: Speed | None) -> dict[str, Any]:
         "answers_a_second": timed and timed.per_second,
         "timed": timed and timed.how,
     }
+
+
+def _utilization(plan: Plan, model: nn.Module) -> dict[str, float]:
+    """Return how fast the training was beside what the machine can do, where that is known."""
+    operations = plan.prepared.task.operations_per_token(model, plan.recipe)
+    compute_device = plan.compute_device
+    used = utilization(plan.folder, operations, compute_device, world().size)
+    return used.as_dict() if used else {}
 
 
 def _conditions(plan: Plan) -> dict[str, Any]:
@@ -195,6 +206,7 @@ def summary(plan: Plan, result: dict[str, Any]) -> list[str]:
     lines = [
         f"trained {result['steps']:,} steps in {trained}; best at step {result['best_step']:,} "
         f"({result['stopped']})",
+        *filter(None, [closing_line(result)]),
         "",
         scored_on(result, plan.prepared.task) + ":",
     ]

@@ -93,6 +93,26 @@ class LanguageModel(Forms):
         output, state = self.layer.step(self.embedding(tokens), state)
         return self.head(self.dropout(output)), state
 
+    def operations_per_token(self, steps: int) -> int:
+        """Return the operations of training on one token, in windows of ``steps``.
+
+        Two for each multiplication forward and four backward: 6 N for N weights of products, and
+        12 L W T for L blocks of attention of width W over T steps (Chowdhery et al. 2022, appendix
+        B), of which a causal mask needs half. Tables that are looked up, biases and norms count
+        nothing.
+        """
+        tables: set[int] = set()
+        for module in self.modules():
+            if isinstance(module, nn.Embedding | TokenEmbedding):
+                tables.add(id(module.weight))
+        # tied, it is the output weights, too
+        tables.discard(id(self.head.weight))
+        products = self.layer.mixing_products(steps)
+        for weight in self.parameters():
+            if weight.dim() > 1 and id(weight) not in tables:
+                products += weight.numel()
+        return 6 * products
+
     def stream(self, batch: int = 1, precision: str = "float32") -> Stream:
         """Return what reads token ids (B,) and gives scores (B, V); see :meth:`Layer.stream`."""
         return open_model_stream(self, LanguageModel, batch, precision)

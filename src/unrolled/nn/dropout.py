@@ -28,6 +28,9 @@ def dropout(x: Tensor, p: float) -> Tensor:
     all. p is rounded to a multiple of 1/256 there.
     """
     out = round(256 * p)
+    # compiled code draws by itself
+    if torch.compiler.is_compiling():
+        return nn.functional.dropout(x, p, training=True)
     if not x.is_cpu or not 0 < out < 256:
         return nn.functional.dropout(x, p, training=True)
     words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(

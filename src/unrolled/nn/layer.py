@@ -32,6 +32,9 @@ class Layer(Forms, ABC):
         context: how many steps it can read; None when there is no limit.
         reverse_size: how many of the H outputs, the last ones, come from reading backwards, so
             that their end is the first step.
+        checkpoint_activations: keep of each block only what it reads while training, and run it
+            again in the backward pass; see ``has_blocks``.
+        has_blocks: whether the layer is a stack of blocks that can be run again one by one.
     """
 
     input_size: int
@@ -39,6 +42,8 @@ class Layer(Forms, ABC):
     causal: bool = True
     context: int | None = None
     reverse_size: int = 0
+    checkpoint_activations: bool = False
+    has_blocks: ClassVar[bool] = False
     forms = ("unroll", "step", "unroll_attending")
     # streams know the layers and so import this file: nn/build.py, which knows all, sets it
     stream_opener: ClassVar[Callable[[Layer, int, str], Stream]]
@@ -50,6 +55,21 @@ class Layer(Forms, ABC):
             name: of the layer; layers in it are numbered.
         """
         return {self: name}
+
+    def shard_units(self) -> list[list[nn.Module]]:
+        """Return the modules whose weights are gathered together where processes divide them.
+
+        Their products run in any precision; what stands in none is gathered with the whole model.
+        """
+        return []
+
+    def mixing_products(self, steps: int) -> int:
+        """Return the multiplications that a step takes beside those with weights.
+
+        Args:
+            steps: that are read together.
+        """
+        return 0
 
     @abstractmethod
     def initial_state(

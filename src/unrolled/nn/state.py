@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -416,6 +417,13 @@ class CacheWriter:
         self.new_keys.append(key)
         self.new_values.append(value)
         return key, value
+
+    def forked(self) -> CacheWriter:
+        """Return a writer of the same chunk that keeps nothing for this one, with gradients on."""
+        fork = copy(self)
+        fork.new_keys = []
+        fork.new_values = []
+        return fork
 
     def finish(self) -> AttentionState:
         """Return the state after the chunk."""

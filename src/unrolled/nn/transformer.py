@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from unrolled.nn.attention import AttentionContext, CrossAttention, SelfAttention
 from unrolled.nn.dropout import Dropout, check_probability
@@ -148,6 +149,8 @@ class Attention(Layer):
         ValueError: sizes that do not divide, an unknown name, learned positions without context.
     """
 
+    has_blocks = True
+
     def __init__(
         self,
         input_size: int,
@@ -260,6 +263,21 @@ class Attention(Layer):
             if block.cross is not None:
                 names[block.cross] = f"{name} {number} to the source"
         return names
+
+    def mixing_products(self, steps: int) -> int:
+        window = self.variant.attention_window or steps
+        block = cast(Block, self.blocks[0])
+        width = block.attention.heads * self.head_size
+        # queries with keys, and weights with values
+        return len(self.blocks) * 2 * width * min(window, steps)
+
+    def shard_units(self) -> list[list[nn.Module]]:
+        units: list[list[nn.Module]] = []
+        for module in self.blocks:
+            block = cast(Block, module)
+            # norms are computed in fp32; keys of a memory are made outside of a block's call
+            units.append([block.attention, block.feedforward])
+        return units
 
     def initial_state(
         self,
@@ -448,12 +466,37 @@ class Attention(Layer):
         elif self.positions == "sinusoidal":
             y = y + sinusoid(positions, self.output_size).to(y.dtype)
         y = self.dropout(y)
+        runs_again = self.checkpoint_activations and torch.is_grad_enabled()
         for layer, block in enumerate(self.blocks):
-            y = block(y, layer, context)
+            if runs_again and self.training:
+                y = _run_again(block, y, layer, context)
+            else:
+                y = block(y, layer, context)
             observer = recording.observer(self, "attention", layer)
             if observer is not None:
                 y = recording.record_outputs(observer, y)
         return zero_padding(self.norm(y), lengths)
+
+
+def _run_again(
+    block: nn.Module, y: Tensor, layer: int, context: AttentionContext
+) -> Tensor:
+    """Return a block's outputs (B, T, W); it runs again in the backward pass, dropout alike.
+
+    Chen et al. 2016, section 4.
+    """
+    passes = 0
+
+    def run(y: Tensor) -> Tensor:
+        nonlocal passes
+        passes += 1
+        cache = context.cache
+        if passes == 1 or cache is None:
+            return block(y, layer, context)
+        # the state was handed out after the first pass
+        return block(y, layer, replace(context, cache=cache.forked()))
+
+    return checkpoint(run, y, use_reentrant=False)
 
 
 def _allowed_both_ways(

@@ -16,7 +16,7 @@ from unrolled.runs.pretrained import Transfer
 from unrolled.runs.recipes import CONFIG, FILES, changed_keys
 from unrolled.tasks.base import Task
 from unrolled.tasks.recipe import Recipe
-from unrolled.training.settings import LIMITS
+from unrolled.training.settings import EXECUTION, LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,8 @@ def refuse_edits(
     }
     # of files their bytes are compared, once they are read
     moved = {key for key in (f"data.{role}" for role in FILES) if new[key] and old[key]}
-    free = {*given, *raised, *moved}
+    computed = {f"training.{name}" for name in EXECUTION}
+    free = {*given, *raised, *moved, *computed}
     _refuse(
         where,
         [key for key in old if new[key] != old[key] and key not in free],
@@ -163,9 +164,11 @@ def _refuse(
             for key in differing
         )
         limits = ", ".join(f"training.{name}" for name in LIMITS)
+        execution = ", ".join(f"training.{name}" for name in EXECUTION)
         raise UserError(
-            f"{where} cannot be resumed with other settings: {changes}. Only limits ({limits}) may "
-            f"change; for the rest choose another {option('out')}"
+            f"{where} cannot be resumed with other settings: {changes}. Only limits ({limits}) and "
+            f"how it is computed ({execution}) may change; for the rest choose another "
+            f"{option('out')}"
         )
 
 

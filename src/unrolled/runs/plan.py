@@ -33,6 +33,7 @@ from unrolled.runs.recipes import FILES, is_available, left_out_lines, requested
 from unrolled.runs.resolve import Machine, as_begun
 from unrolled.tasks.base import Scores, Task
 from unrolled.tasks.recipe import Recipe
+from unrolled.training import execution, sharding
 from unrolled.training.job import TrainingJob
 from unrolled.training.objectives import Objective
 from unrolled.training.parallel import world
@@ -149,11 +150,15 @@ class Plan:
             transfer = self.transfer
             begins_with = None if transfer is None else transfer.to_json()
             runs.begin(self.folder, recipe, task, files, begins_with)
+        model = self.model
+        # divided weights come to their device unit by unit
+        if not sharding.is_sharded(recipe.training, world()):
+            model = model.to(self.compute_device.device)
         # a source may cut rows into pieces, which have lines of their own
         source = self.source
         read = source.examples if isinstance(source, Buckets) else None
         return TrainingJob(
-            model=self.model.to(self.compute_device.device),
+            model=model,
             objective=self.objective,
             source=source,
             settings=recipe.training,
@@ -231,6 +236,8 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
         transfer = take(pretrained, model, task)
         # its weights are in the model now
         prepared = replace(prepared, pretrained=None)
+    if recipe.training.checkpoint_activations:
+        execution.checkpoint_activations(model)
     objective = task.objective(recipe, model)
     source = task.source(prepared.train, recipe, model)
     check_limits(recipe, source)
@@ -386,6 +393,8 @@ def check_keys(recipe: Recipe, task: Task) -> None:
             "training.unfreeze and training.layer_decay are for weights that come from another "
             "run: name it with model.init=RUN"
         )
+    sharding.check_shard(recipe.training)
+    execution.check_execution(recipe.training)
     if recipe.training.tensorboard:
         need_tensorboard()
     metric = recipe.training.metric

@@ -25,7 +25,7 @@ from unrolled.core.yaml import load_yaml
 from unrolled.data.hub import is_hub, title
 from unrolled.runs.keys import deep, flat
 from unrolled.tasks.recipe import About, Recipe, ReportConfig
-from unrolled.training.settings import LIMITS
+from unrolled.training.settings import EXECUTION, LIMITS
 
 CONFIG = "config.yaml"
 
@@ -250,7 +250,8 @@ def changed_keys(old: Recipe, new: Recipe) -> list[str]:
     """Return the dotted keys in which two recipes differ, those left out that train nothing."""
     before = flat(old.model_dump())
     after = flat(new.model_dump())
-    free = {f"training.{name}" for name in LIMITS} | set(keys(ReportConfig, "report."))
+    free = {f"training.{name}" for name in (*LIMITS, *EXECUTION)}
+    free |= set(keys(ReportConfig, "report."))
     return [
         key for key in keys(Recipe) if before[key] != after[key] and key not in free
     ]

@@ -520,6 +520,10 @@ class Task(ABC):
     ) -> Evaluation:
         """Score a model, which is in evaluation mode."""
 
+    def operations_per_token(self, model: nn.Module, recipe: Recipe) -> float | None:
+        """Return the operations of training on one token; None where they are not known."""
+        return None
+
     def validate(
         self,
         model: nn.Module,

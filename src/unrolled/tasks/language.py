@@ -216,6 +216,13 @@ class Language(Task):
             return next_token(smoothing, carries)
         return next_word(smoothing, carries, candidates, *penalties)
 
+    def operations_per_token(self, model: nn.Module, recipe: Recipe) -> float | None:
+        """Return those of all weights; unknown where only some tokens are compared."""
+        assert isinstance(model, LanguageModel)
+        if recipe.training.candidates is not None:
+            return None
+        return model.operations_per_token(recipe.training.window)
+
     def _carries(self, recipe: Recipe, model: nn.Module) -> bool:
         assert isinstance(model, LanguageModel)
         carry = recipe.training.carry

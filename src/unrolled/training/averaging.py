@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from unrolled.training import sharding
 from unrolled.training.settings import TrainingConfig
 
 Weights = dict[str, Tensor]
@@ -138,7 +139,7 @@ class Average:
             weights: Snapshot = []
             for name, parameter in self.live.items():
                 weight = tensors[f"{number}.{name}"]
-                weights.append(weight.to(parameter.device, copy=True))
+                weights.append(sharding.like(parameter, weight))
             kept.append(weights)
         if self.kind in ("ema", "asgd"):
             self.mean = kept[0] if kept else []

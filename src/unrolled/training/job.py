@@ -11,7 +11,7 @@ from torch import nn
 
 from unrolled.data.batches import BatchSource
 from unrolled.data.examples import Ints
-from unrolled.training import parallel
+from unrolled.training import parallel, sharding
 from unrolled.training.averaging import Weights
 from unrolled.training.objectives import Objective
 from unrolled.training.parallel import ProcessGroup
@@ -53,6 +53,11 @@ class TrainingJob:
     begun: dict[str, Any] = field(default_factory=dict)
     still_ours: Callable[[], bool] = lambda: True
     depths: Sequence[Sequence[str]] = ()
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights are divided among the processes."""
+        return sharding.is_sharded(self.settings, self.world)
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ import torch
 from unrolled.core.errors import UserError, is_out_of_memory
 from unrolled.core.words import option
 from unrolled.data.examples import Ints
-from unrolled.training import checkpoints, parallel
+from unrolled.training import checkpoints, parallel, sharding
 from unrolled.training.averaging import Weights, snapshot
 from unrolled.training.checkpoints import Checkpoint
 from unrolled.training.job import Position, Scores, TrainingJob
@@ -48,6 +48,8 @@ def fit(job: TrainingJob, resume: bool) -> Position:
     run_folder = job.folder.parent
     run_folder.mkdir(parents=True, exist_ok=True)
     world.broadcast_weights(job.model)
+    if job.sharded:
+        sharding.shard(job.model, job.compute_device, world)
     trainer = Trainer(job)
     checkpoint = newest_checkpoint(job) if resume else None
     world.require_same_step(checkpoint.step if checkpoint else 0, job.folder)
@@ -89,6 +91,8 @@ def run_in_memory(trainer: Trainer, log: MetricsLog, stop: Stop) -> None:
     try:
         trainer.run(log, stop)
     except (MemoryError, RuntimeError) as error:
+        if parallel.is_lost(error):
+            raise parallel.lost(error) from error
         if not is_out_of_memory(error):
             raise
         raise UserError(
@@ -202,7 +206,10 @@ class Trainer:
         signal = self.stop.number if self.stop else 0
         own_report = StepReport(accumulated.tokens, seconds, signal)
         losses, self.step_report = job.world.exchange(
-            accumulated.losses, state.parameters, own_report
+            accumulated.losses,
+            # the others' are summed in the backward pass
+            [] if job.sharded else state.parameters,
+            own_report,
         )
         position.tokens += self.step_report.tokens
         reason = self.updater.update(losses)
@@ -370,8 +377,7 @@ class Trainer:
             return
         job.model.eval()
         with average.applied(), torch.no_grad(), job.compute_device.autocast():
-            scores = job.evaluate(job.model) if job.world.first else {}
-            position.scores = job.world.broadcast(scores)
+            position.scores = job.world.broadcast(self.score())
             self.take_scores(position.scores)
         job.model.train()
         score = position.scores[job.metric]
@@ -385,6 +391,15 @@ class Trainer:
             position.cut_stale = 0
         if settings.patience is not None and position.stale >= settings.patience:
             position.stopped = f"no progress in {settings.patience} evaluations"
+
+    def score(self) -> Scores:
+        """Score the dev part: in the first process, in all where each has a part of the weights."""
+        job = self.job
+        assert job.evaluate is not None
+        if job.sharded:
+            with sharding.gathered_outside_units(job.model):
+                return job.evaluate(job.model)
+        return job.evaluate(job.model) if job.world.first else {}
 
     def take_scores(self, scores: Scores) -> None:
         """Keep the weights, the averaged ones where there are any, if the scores are the best.
@@ -416,6 +431,8 @@ class Trainer:
     def keep(self, weights: Weights) -> None:
         """Hand out the best weights, once."""
         self.refuse_lost()
+        if self.job.sharded:
+            weights = sharding.whole_tensors(weights, self.job.world.first)
         if self.job.world.first:
             self.job.keep_best(weights)
 
@@ -425,8 +442,9 @@ class Trainer:
         job = self.job
         state = self.state
         owned = job.world.gather(state.own_tensors())
-        if job.world.first:
+        if job.sharded or job.world.first:
             checkpoint = state.to_checkpoint(owned)
+        if job.world.first:
             keep = job.settings.keep
             checkpoints.save(job.folder, checkpoint, keep, state.guard.good)
         self.saved = self.position.step

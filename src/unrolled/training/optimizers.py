@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.nn.layer import Layer
+from unrolled.training import sharding
 from unrolled.training.freezing import Depths, rate_factors
 from unrolled.training.settings import TrainingConfig
 
@@ -117,9 +118,15 @@ def from_tensors(
     optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], kept: Groups
 ) -> None:
     """Give an optimizer what ``to_tensors`` returned."""
+    parameters: list[Tensor] = []
+    for group in optimizer.param_groups:
+        parameters += group["params"]
     slots: dict[int, dict[str, Tensor]] = {}
     for key, slot in tensors.items():
         number, name = key.split(".", 1)
+        weight = parameters[int(number)]
+        if slot.shape == weight.shape:
+            slot = sharding.like(weight, slot)
         of_weight = slots.setdefault(int(number), {})
         of_weight[name] = slot
     groups: Groups = []

@@ -224,11 +224,25 @@ def together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise UserError(
-            f"another process of this training has ended or does not answer ({first[:160]}); what "
-            f"it says tells why; go on with {either('--resume', 'resume=True')}"
-        ) from error
+        raise lost(error) from error
+
+
+def is_lost(error: BaseException) -> bool:
+    """Say whether an error of torch tells that another process does not answer."""
+    if not dist.is_available():
+        return False
+    names = ("gloo", "nccl", "connection closed by peer")
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(name in text for name in names)
+
+
+def lost(error: BaseException) -> UserError:
+    """Return what a person is told when another process does not answer."""
+    first = (str(error).splitlines() or [""])[0]
+    return UserError(
+        f"another process of this training has ended or does not answer ({first[:160]}); what "
+        f"it says tells why; go on with {either('--resume', 'resume=True')}"
+    )
 
 
 def taken(batch: Batch, part: slice) -> Batch:

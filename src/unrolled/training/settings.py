@@ -12,6 +12,8 @@ from unrolled.core.config import Config
 from unrolled.core.errors import nearest, shown
 
 LIMITS = ("max_steps", "max_minutes", "max_epochs")
+# how the same updates are computed, which a resume may change
+EXECUTION = ("shard", "checkpoint_activations", "compile")
 DEVICE = re.compile(r"auto|cpu(:0)?|(cuda|mps|xpu)(:[0-9]{1,3})?")
 WEIGHTS = 1e-6, 1e6  # of a label, at least and at most
 
@@ -206,6 +208,20 @@ class TrainingConfig(Config):
     keep: int = Field(2, ge=1, le=10**6, description="checkpoints kept")
     log_every: int = Field(
         20, ge=1, le=10**12, description="steps between lines of metrics.jsonl"
+    )
+    shard: bool = Field(
+        False,
+        description="several processes: divide weights, gradients and the optimizer's state among "
+        "them (FSDP2), for models that take more memory than one GPU has",
+    )
+    checkpoint_activations: bool = Field(
+        False,
+        description="layer=attention: keep of each block only what it reads, and compute the rest "
+        "again in the backward pass (Chen et al. 2016): less memory, a third more work",
+    )
+    compile: bool = Field(
+        False,
+        description="compile the training step with torch.compile, where a compiler is at hand",
     )
     tensorboard: bool = Field(
         False, description="also write TensorBoard events (extra `tensorboard`)"

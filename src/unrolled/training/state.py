@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unrolled.nn.state import State, pack, unpack
-from unrolled.training import optimizers, parallel
+from unrolled.training import optimizers, parallel, sharding
 from unrolled.training.averaging import Average, Weights
 from unrolled.training.checkpoints import Checkpoint, under
 from unrolled.training.freezing import Unfreezing
@@ -57,10 +57,9 @@ class TrainingState:
     def is_finite(self) -> bool:
         """Whether every weight is finite; asked before anything is kept."""
         weights = [parameter.detach() for parameter in self.parameters]
-        norms = torch._foreach_norm(weights)
-        # one number, and one wait for the device: the sum is finite where all of them are
-        total = torch.stack(norms).sum()
-        return math.isfinite(float(total))
+        # one number, and one wait for the device: the norm is finite where all of them are
+        norm = torch.nn.utils.get_total_norm(weights)
+        return math.isfinite(float(sharding.whole(norm)))
 
     def own_tensors(self) -> Tensors:
         """Return what is of this process alone: random states, and the state it carries."""
@@ -75,7 +74,9 @@ class TrainingState:
         return tensors
 
     def to_checkpoint(self, owned: Sequence[Tensors]) -> Checkpoint:
-        """Return all of the state.
+        """Return all of the state; where weights are divided, all processes must come here.
+
+        Only what the first one returns is whole then.
 
         Args:
             owned: the ``own_tensors`` of each process, in their order.
@@ -89,6 +90,8 @@ class TrainingState:
         tensors |= under("best", self.best or {})
         if self.pending:
             tensors |= under("pending", pack_losses(self.pending))
+        if job.sharded:
+            tensors = sharding.whole_tensors(tensors, job.world.first)
         values: dict[str, Any] = {
             "position": asdict(self.position),
             "groups": groups,
@@ -100,7 +103,13 @@ class TrainingState:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become what a checkpoint holds."""
-        self.job.model.load_state_dict(checkpoint.group("model"))
+        job = self.job
+        weights = checkpoint.group("model")
+        best = checkpoint.group("best")
+        if job.sharded:
+            weights = sharding.like_weights(job.model, weights)
+            best = sharding.like_weights(job.model, best)
+        job.model.load_state_dict(weights)
         values = checkpoint.state
         self.position = Position(**values["position"])
         # a checkpoint of before the guards has none
@@ -110,7 +119,7 @@ class TrainingState:
         optimizers.from_tensors(self.optimizer, slots, values["groups"])
         self.average.from_tensors(checkpoint.group("average"))
         self._restore_own(checkpoint)
-        self.best = checkpoint.group("best") or None
+        self.best = best or None
         self.pending = unpack_losses(checkpoint.group("pending"))
 
     def _restore_own(self, checkpoint: Checkpoint) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from unrolled.data.examples import Ints
 from unrolled.nn.state import State
-from unrolled.training import parallel
+from unrolled.training import parallel, sharding
+from unrolled.training.execution import CompiledObjective
 from unrolled.training.job import TrainingJob
 from unrolled.training.losses import on_host
 from unrolled.training.objectives import Loss
@@ -39,6 +40,10 @@ class Updater:
     def __init__(self, job: TrainingJob, state: TrainingState) -> None:
         self.job = job
         self.state = state
+        self.objective = job.objective
+        if job.settings.compile:
+            device = job.compute_device.device
+            self.objective = CompiledObjective(job.objective, device, job.progress.say)
 
     def accumulate(self, indices: range) -> Accumulated:
         """Add up the gradients of batches of the epoch, with the state carried through them."""
@@ -56,7 +61,7 @@ class Updater:
                 accumulated.rows.append(batch.rows)
             batch = batch.to(job.compute_device.device)
             with job.compute_device.autocast():
-                loss = job.objective(job.model, batch, state.carry)
+                loss = self.objective(job.model, batch, state.carry)
             if not state.has_own_rows:
                 loss = parallel.for_nothing(loss)
             loss.sum.backward()
@@ -84,11 +89,12 @@ class Updater:
             # a number on the host is a wait for the device, and one a step is enough
             scale = 1.0 / torch.where(count > 0, count, 1)
         gradients = [p.grad for p in state.parameters if p.grad is not None]
-        torch._foreach_mul_(gradients, scale)
+        torch._foreach_mul_(list(map(sharding.own_part, gradients)), scale)
         if settings.clip is not None:
             norm = nn.utils.clip_grad_norm_(state.parameters, settings.clip)
         else:
             norm = nn.utils.get_total_norm(gradients)
+        norm = sharding.whole(norm)
         *host_sums, host_norm, host_scale = on_host(*sums, norm, scale)
         mean_loss = host_scale * sum(host_sums)
         reason = state.guard.reason_to_skip(mean_loss, host_norm, settings.spike)
