@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from unrolled.core.errors import UserError
 from unrolled.export.parity import Difference, Ids, Scores, Texts, compare
+from unrolled.export.plain import refuse_changed
 from unrolled.models import Unaligned
 from unrolled.nn import Attention, TokenEmbedding
 from unrolled.nn.attention import CrossAttention, SelfAttention
@@ -113,6 +114,7 @@ def refuse(model: Unaligned) -> None:
         raise UserError(
             "CTranslate2 writes each token that it reads, and this model some alone"
         )
+    refuse_changed(model, "ctranslate2")
 
 
 def _tokens(tokenizer: Tokenizer) -> list[str]:

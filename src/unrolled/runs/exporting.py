@@ -15,6 +15,7 @@ from unrolled.core.errors import UsageError, unknown
 from unrolled.export import Writer, ctranslate2, export, onnx
 from unrolled.export.parity import Difference
 from unrolled.models import Unaligned
+from unrolled.runs.published import write_hugging_face
 from unrolled.tasks.base import Task
 
 
@@ -84,7 +85,12 @@ def _save_fields(task: Task, folder: Path) -> None:
     (folder / digests.DIGESTS).unlink(missing_ok=True)
 
 
+def _hugging_face(exported: Exportable) -> Writer:
+    return write_hugging_face(exported.model, exported.task.tokenizer)
+
+
 FORMATS: dict[str, Format] = {
+    "hf": Format("language models over attention", _hugging_face),
     "ctranslate2": Format("texts written from texts, over attention", _ctranslate2),
     "onnx": Format("language models, labels, values and tags, over any layer", _onnx),
 }

@@ -5,7 +5,9 @@ The graph is built from the layers themselves, and not traced: a trace of a loop
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -60,8 +62,8 @@ def write(model: nn.Module, description: Description, folder: Path) -> Differenc
 def check_installed() -> None:
     """Raise UserError where ONNX or its runtime is missing."""
     try:
-        import onnx
-        import onnxruntime
+        for name in ("onnx", "onnxruntime"):
+            importlib.import_module(name)
     except ImportError:
         raise UserError(
             "this needs ONNX and ONNX Runtime: pip install 'unrolled[export]'"

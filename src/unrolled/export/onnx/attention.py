@@ -48,7 +48,9 @@ def _placed(graph: Graph, layer: Attention, y: str, positions: str) -> str:
     if layer.positions != "sinusoidal":
         return y
     width = layer.output_size
-    sines = graph.apply("Unsqueeze", _angles(graph, positions, width, 10000.0), graph.ints(2))
+    sines = graph.apply(
+        "Unsqueeze", _angles(graph, positions, width, 10000.0), graph.ints(2)
+    )
     both = [graph.apply(kind, sines) for kind in ("Sin", "Cos")]
     pairs = graph.reshape(graph.joined(*both), 0, -1)
     return graph.apply("Add", y, graph.part(pairs, 0, width, 1))
@@ -157,8 +159,12 @@ class _Stack:
         half = part.size // 2
         first, second = graph.parts(heads, [half, half])
         cosines, sines = self.turn
-        left = graph.apply("Sub", self._times(first, cosines), self._times(second, sines))
-        right = graph.apply("Add", self._times(second, cosines), self._times(first, sines))
+        left = graph.apply(
+            "Sub", self._times(first, cosines), self._times(second, sines)
+        )
+        right = graph.apply(
+            "Add", self._times(second, cosines), self._times(first, sines)
+        )
         return graph.joined(left, right)
 
     def _times(self, x: str, factor: str) -> str:

@@ -37,7 +37,9 @@ class Graph:
 
     # ------------------------------------------------------------------ values
 
-    def split_off(self, kind: str, count: int, *inputs: str, **options: Any) -> list[str]:
+    def split_off(
+        self, kind: str, count: int, *inputs: str, **options: Any
+    ) -> list[str]:
         """Add a node and return its first ``count`` outputs; an empty input is left out."""
         from onnx import helper
 
@@ -77,13 +79,19 @@ class Graph:
 
     # ------------------------------------------------------------------ ends
 
-    def add_input(self, name: str, dtype: Any, shape: Sequence[int | str] | None) -> str:
+    def add_input(
+        self, name: str, dtype: Any, shape: Sequence[int | str] | None
+    ) -> str:
         """Add an input of the graph; sizes that vary are names. None is any shape."""
         self.inputs.append(_described(name, dtype, shape))
         return name
 
     def add_output(
-        self, name: str, value: str, shape: Sequence[int | str] | None, dtype: Any = np.float32
+        self,
+        name: str,
+        value: str,
+        shape: Sequence[int | str] | None,
+        dtype: Any = np.float32,
     ) -> None:
         """Give a value out under a name."""
         from onnx import helper

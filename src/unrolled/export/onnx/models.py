@@ -21,38 +21,12 @@ from unrolled.export.onnx.parts import (
     spell,
     sum_ngrams,
 )
+from unrolled.export.plain import refuse_changed
 from unrolled.models import Aligned, LanguageModel, ManyToOne, OneToOne
-from unrolled.nn import (
-    GRU,
-    LSTM,
-    RNN,
-    Attention,
-    Layer,
-    LockedDropout,
-    Memoryless,
-    MinGRU,
-    NGrams,
-    Pooling,
-    ScaledNumbers,
-    SpelledWords,
-    TokenEmbedding,
-)
-from unrolled.nn.attention import SelfAttention
-from unrolled.nn.dropout import Dropout
-from unrolled.nn.forms import unlike
+from unrolled.nn import Attention, Layer, NGrams, SpelledWords, TokenEmbedding
 from unrolled.nn.recurrent import Recurrent
-from unrolled.nn.transformer import Block, FeedForward
 
 PATTERNS = (LanguageModel, ManyToOne, Aligned, OneToOne)
-# modules that a graph says the same as; any other may compute something else
-KNOWN: tuple[type[nn.Module], ...] = (
-    *PATTERNS,
-    *(RNN, LSTM, GRU, MinGRU, Memoryless, Attention),
-    *(Block, SelfAttention, FeedForward, Pooling, NGrams, SpelledWords),
-    *(TokenEmbedding, ScaledNumbers, nn.Embedding, nn.Linear),
-    *(nn.LayerNorm, nn.RMSNorm, nn.Tanh, nn.ReLU, nn.GELU),
-    *(nn.Identity, nn.Dropout, Dropout, LockedDropout, nn.ModuleList, nn.Sequential),
-)
 Size = int | str
 
 
@@ -102,18 +76,14 @@ def refuse(model: nn.Module) -> None:
             "onnx has models that answer rows and language models; export one that writes an "
             "answer to a text with ctranslate2"
         )
-    for name, module in model.named_modules():
-        reason = unlike(module, *KNOWN)
-        if reason:
-            where = f" at {name}" if name else ""
-            raise UserError(
-                f"this model has {reason}{where}, of which onnx has no counterpart; export a run "
-                "of the layers and parts that unrolled ships"
-            )
+    refuse_changed(model, "onnx")
+    for module in model.modules():
         if isinstance(module, NGrams):
             refuse_buckets(module)
         if isinstance(module, Attention) and module.memory_size is not None:
-            raise UserError("onnx has no decoder that looks at a source; use ctranslate2")
+            raise UserError(
+                "onnx has no decoder that looks at a source; use ctranslate2"
+            )
 
 
 def translate(model: nn.Module) -> Translation:
@@ -187,7 +157,9 @@ class _Builder:
             return ()
         count = layer.num_layers * layer.directions
         names: list[str] = []
-        for name, size in zip(("state_h", "state_c"), layer.state_sizes(), strict=False):
+        for name, size in zip(
+            ("state_h", "state_c"), layer.state_sizes(), strict=False
+        ):
             shape = (count, "batch", size)
             meaning = "what was read before; zeros before a text"
             names.append(self._input(name, np.float32, shape, meaning))

@@ -198,9 +198,7 @@ def _table(kind: str, ports: Sequence[Port]) -> list[str]:
     return [*rows, ""]
 
 
-def _code(
-    description: Description, inputs: Sequence[Port], context: int | None
-) -> str:
+def _code(description: Description, inputs: Sequence[Port], context: int | None) -> str:
     names = {port.name: port for port in inputs}
     head = ["import json", "", "import numpy as np", "import onnxruntime"]
     if description.tokenizer is not None:

@@ -95,7 +95,9 @@ def _last(graph: Graph, pooling: Pooling, x: str, lengths: str) -> str:
 def _mean(graph: Graph, x: str, lengths: str) -> str:
     total = graph.apply("ReduceSum", x, graph.ints(1), keepdims=0)
     count = graph.apply("Max", lengths, graph.constant(1, np.int64))
-    column = graph.apply("Unsqueeze", graph.apply("Cast", count, to=FP32), graph.ints(1))
+    column = graph.apply(
+        "Unsqueeze", graph.apply("Cast", count, to=FP32), graph.ints(1)
+    )
     return graph.apply("Div", total, column)
 
 
@@ -116,7 +118,9 @@ def _attended(graph: Graph, pooling: Pooling, x: str, lengths: str) -> str:
     lowest = graph.constant(np.finfo(np.float32).min)
     masked = graph.apply("Where", mask, scores, lowest)
     weights = graph.apply("Softmax", masked, axis=1)
-    return graph.apply("ReduceSum", graph.apply("Mul", weights, x), graph.ints(1), keepdims=0)
+    return graph.apply(
+        "ReduceSum", graph.apply("Mul", weights, x), graph.ints(1), keepdims=0
+    )
 
 
 # ---------------------------------------------------------------------- n-grams

@@ -136,7 +136,8 @@ class _Reader:
         """Return outputs (T, B, H R) of x (T, B, D), and the state (R, B, H)."""
         graph = self.graph
         before = tuple(
-            graph.joined(*parts, axis=0) for parts in zip(*(d.state for d in group), strict=True)
+            graph.joined(*parts, axis=0)
+            for parts in zip(*(d.state for d in group), strict=True)
         )
         options: dict[str, Any] = {"hidden_size": group[0].size}
         options["direction"] = "bidirectional" if len(group) > 1 else "forward"
@@ -147,13 +148,21 @@ class _Reader:
             options["activations"] = [name] * len(group)
         weights = self._stacked(group)
         y, *after = graph.split_off(
-            KINDS[self.cell], 1 + len(before), x, *weights, self.lengths, *before, **options
+            KINDS[self.cell],
+            1 + len(before),
+            x,
+            *weights,
+            self.lengths,
+            *before,
+            **options,
         )
         # the directions (T, R, B, H) side by side
         turned = graph.apply("Transpose", y, perm=[0, 2, 1, 3])
         y = graph.reshape(turned, 0, 0, -1)
         kept = zip(after, before, strict=True)
-        return y, tuple(graph.apply("Where", self.read_any, new, old) for new, old in kept)
+        return y, tuple(
+            graph.apply("Where", self.read_any, new, old) for new, old in kept
+        )
 
     def _stacked(self, group: list[_Direction]) -> list[str]:
         """Return weights (R, G H, D), (R, G H, H) and biases (R, 2 G H) in ONNX's order."""
@@ -167,7 +176,9 @@ class _Reader:
             kept = [zeros if bias is None else self._ordered(bias) for bias in pair]
             biases.append(torch.cat(kept))
         tensors = (of_input, of_state, torch.stack(biases))
-        return [self.graph.constant(tensor.detach().float().numpy()) for tensor in tensors]
+        return [
+            self.graph.constant(tensor.detach().float().numpy()) for tensor in tensors
+        ]
 
     def _ordered(self, weight: Tensor) -> Tensor:
         """Return a weight (G H, ...) with its gates in the order of ONNX."""
@@ -259,12 +270,16 @@ class _Reader:
         normed = [graph.layer_norm(part, part_gain, None) for part, part_gain in parts]
         return graph.joined(*normed) if len(normed) > 1 else normed[0]
 
-    def rnn(self, body: Graph, a: str, old: list[str], direction: _Direction) -> list[str]:
+    def rnn(
+        self, body: Graph, a: str, old: list[str], direction: _Direction
+    ) -> list[str]:
         """Return h of Elman's network."""
         total = body.apply("Add", a, self._from_hidden(body, old[0], direction))
         return [body.activation(total, self.cell.removeprefix("rnn_"))]
 
-    def lstm(self, body: Graph, a: str, old: list[str], direction: _Direction) -> list[str]:
+    def lstm(
+        self, body: Graph, a: str, old: list[str], direction: _Direction
+    ) -> list[str]:
         """Return h and c of an LSTM."""
         w = direction.weights
         total = body.apply("Add", a, self._from_hidden(body, old[0], direction))
@@ -274,12 +289,16 @@ class _Reader:
         added = body.apply("Mul", body.activation(i, "sigmoid"), candidate)
         c = body.apply("Add", kept, added)
         shown = c if w.norm_c is None else body.layer_norm(c, w.norm_c, w.norm_c_bias)
-        h = body.apply("Mul", body.activation(o, "sigmoid"), body.activation(shown, "tanh"))
+        h = body.apply(
+            "Mul", body.activation(o, "sigmoid"), body.activation(shown, "tanh")
+        )
         if w.hr is not None:
             h = body.product(h, body.weight(w.hr), None)
         return [h, c]
 
-    def gru(self, body: Graph, a: str, old: list[str], direction: _Direction) -> list[str]:
+    def gru(
+        self, body: Graph, a: str, old: list[str], direction: _Direction
+    ) -> list[str]:
         """Return h of a GRU."""
         sizes = [direction.size] * 3
         of_input = body.parts(a, sizes)
