@@ -33,7 +33,7 @@ class Exportable:
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class ExportFormat:
     """A row of the table of formats.
 
     Attributes:
@@ -89,10 +89,14 @@ def _hugging_face(exported: Exportable) -> Writer:
     return write_hugging_face(exported.model, exported.task.tokenizer)
 
 
-FORMATS: dict[str, Format] = {
-    "hf": Format("language models over attention", _hugging_face),
-    "ctranslate2": Format("texts written from texts, over attention", _ctranslate2),
-    "onnx": Format("language models, labels, values and tags, over any layer", _onnx),
+FORMATS: dict[str, ExportFormat] = {
+    "hf": ExportFormat("language models over attention", _hugging_face),
+    "ctranslate2": ExportFormat(
+        "texts written from texts, over attention", _ctranslate2
+    ),
+    "onnx": ExportFormat(
+        "language models, labels, values and tags, over any layer", _onnx
+    ),
 }
 
 

@@ -11,12 +11,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from unrolled.export.onnx.graph import INFINITY, Graph
+from unrolled.export.onnx.graph import INFINITY, Graph, Value
 from unrolled.nn.attention import SelfAttention
 from unrolled.nn.transformer import Attention, Block, FeedForward
 
+FIRST_BASE = 10000.0  # of sinusoids
 
-def attention(graph: Graph, layer: Attention, x: str, lengths: str) -> str:
+
+def attention(
+    graph: Graph,
+    layer: Attention,
+    x: Value,
+    lengths: Value,
+) -> Value:
     """Add a stack of blocks over whole sequences.
 
     Args:
@@ -28,154 +35,160 @@ def attention(graph: Graph, layer: Attention, x: str, lengths: str) -> str:
     Returns:
         the outputs (B, T, W), zero at padding.
     """
-    real = graph.real_steps(x, lengths)
     positions = graph.positions(x)
-    y = graph.zero_padding(x, real)
+    y = graph.zero_padding(x, lengths)
     if isinstance(layer.project, nn.Linear):
-        y = graph.linear(y, layer.project)
+        y = y.linear(layer.project)
     y = _placed(graph, layer, y, positions)
     stack = _Stack(graph, layer, positions, lengths)
     for module in layer.blocks:
         y = stack.block(y, cast(Block, module))
-    return graph.zero_padding(graph.norm(y, layer.norm), real)
+    return graph.zero_padding(y.normed(layer.norm), lengths)
 
 
-def _placed(graph: Graph, layer: Attention, y: str, positions: str) -> str:
+def _placed(
+    graph: Graph,
+    layer: Attention,
+    y: Value,
+    positions: Value,
+) -> Value:
     """Return y (B, T, W) with the vectors of positions added, where there are some."""
-    if layer.position_table is not None:
-        table = graph.weight(layer.position_table.weight)
-        return graph.apply("Add", y, graph.apply("Gather", table, positions))
+    table = layer.position_table
+    if table is not None:
+        vectors = graph.weight(table.weight)
+        return y + vectors.apply("Gather", positions)
     if layer.positions != "sinusoidal":
         return y
     width = layer.output_size
-    sines = graph.apply(
-        "Unsqueeze", _angles(graph, positions, width, 10000.0), graph.ints(2)
-    )
-    both = [graph.apply(kind, sines) for kind in ("Sin", "Cos")]
-    pairs = graph.reshape(graph.joined(*both), 0, -1)
-    return graph.apply("Add", y, graph.part(pairs, 0, width, 1))
+    angles = _angles(positions, width, FIRST_BASE)
+    column = angles.wider(2)
+    pairs = graph.joined([column.apply("Sin"), column.apply("Cos")])
+    flat = pairs.reshaped(0, -1)
+    return y + flat.part(0, width, 1)
 
 
-def _angles(graph: Graph, positions: str, width: int, base: float) -> str:
+def _angles(
+    positions: Value,
+    width: int,
+    base: float,
+) -> Value:
     """Return the angle of every pair of features at every position (T, E/2)."""
     even = torch.arange(0, width, 2, device="cpu", dtype=torch.float32)
     # the numbers that positions.py works out
     speeds = base ** (-even / width)
-    steps = graph.apply("Cast", positions, to=1)  # fp32
-    column = graph.apply("Unsqueeze", steps, graph.ints(1))
-    return graph.apply("Mul", column, graph.constant(speeds.numpy()))
+    column = positions.cast(np.float32).wider(1)
+    return column * speeds
 
 
 class _Stack:
     """What all blocks of a layer share: rotations, and where a step may look."""
 
     def __init__(
-        self, graph: Graph, layer: Attention, positions: str, lengths: str
+        self, graph: Graph, layer: Attention, positions: Value, lengths: Value
     ) -> None:
         self.graph = graph
-        self.layer = layer
-        self.turn: tuple[str, str] | None = None
+        self.window = layer.variant.attention_window
+        self.turn: tuple[Value, Value] | None = None
         if layer.positions == "rotary":
             base = layer.variant.rotary_base
-            angles = _angles(graph, positions, layer.head_size, base)
-            self.turn = graph.apply("Cos", angles), graph.apply("Sin", angles)
-        self.allowed = self._allowed(positions, lengths)
+            angles = _angles(positions, layer.head_size, base)
+            self.turn = angles.apply("Cos"), angles.apply("Sin")
+        keys = positions.wider(0)
+        distance = positions.wider(1) - keys
+        if layer.causal:
+            self.allowed = self._behind(distance)
+        else:
+            self.allowed = self._both_ways(distance, keys, lengths)
 
-    def _allowed(self, positions: str, lengths: str) -> str:
-        """Return where a step may look, bool, broadcast to (B, K, G, T, T)."""
-        graph = self.graph
-        query = graph.apply("Unsqueeze", positions, graph.ints(1))
-        key = graph.apply("Unsqueeze", positions, graph.ints(0))
-        distance = graph.apply("Sub", query, key)
-        window = self.layer.variant.attention_window
-        if self.layer.causal:
-            # padding stands at the right, out of sight
-            zero = graph.constant(0, np.int64)
-            allowed = graph.apply("GreaterOrEqual", distance, zero)
-            if window is None:
-                return allowed
-            return graph.apply("And", allowed, self._near(distance, window))
-        one = graph.constant(1, np.int64)
+    def _behind(self, distance: Value) -> Value:
+        """Return where a step may look that sees no later one, bool (T, T)."""
+        # padding stands at the right, out of sight
+        behind = distance >= 0
+        if self.window is None:
+            return behind
+        return behind & (distance < self.window)
+
+    def _both_ways(
+        self,
+        distance: Value,
+        keys: Value,
+        lengths: Value,
+    ) -> Value:
+        """Return where a step may look that sees all, bool, broadcast to (B, K, G, T, T)."""
         # a row without steps looks at its first: a softmax needs something
-        some = graph.apply("Unsqueeze", graph.apply("Max", lengths, one), graph.ints(1))
-        real = graph.apply("Less", key, some)
-        real = graph.apply("Unsqueeze", real, graph.ints(1, 2, 3))
-        if window is None:
+        some = lengths.apply("Max", 1)
+        real = keys < some.wider(1)
+        real = real.wider(1, 2, 3)
+        if self.window is None:
             return real
-        near = self._near(graph.apply("Abs", distance), window)
-        itself = graph.apply("Equal", distance, graph.constant(0, np.int64))
-        return graph.apply("Or", graph.apply("And", real, near), itself)
+        near = distance.apply("Abs") < self.window
+        # padding sees itself, where nothing else is near
+        return real & near | distance.apply("Equal", 0)
 
-    def _near(self, distance: str, window: int) -> str:
-        return self.graph.apply("Less", distance, self.graph.constant(window, np.int64))
-
-    def block(self, x: str, block: Block) -> str:
+    def block(
+        self,
+        x: Value,
+        block: Block,
+    ) -> Value:
         """Return (B, T, W) for x (B, T, W)."""
-        graph = self.graph
-        for norm, part in (
-            (block.attention_norm, block.attention),
-            (block.feedforward_norm, block.feedforward),
-        ):
-            read = graph.norm(x, norm) if block.norm_first else x
-            if isinstance(part, SelfAttention):
-                said = self._attend(read, part)
-            else:
-                said = self._feedforward(read, part)
-            x = graph.apply("Add", x, said)
-            x = x if block.norm_first else graph.norm(x, norm)
-        return x
+        read = x.normed(block.attention_norm) if block.norm_first else x
+        x = x + self._attend(read, block.attention)
+        if not block.norm_first:
+            x = x.normed(block.attention_norm)
+        read = x.normed(block.feedforward_norm) if block.norm_first else x
+        x = x + _feedforward(read, block.feedforward)
+        return x if block.norm_first else x.normed(block.feedforward_norm)
 
-    def _attend(self, x: str, part: SelfAttention) -> str:
-        graph = self.graph
+    def _attend(
+        self,
+        x: Value,
+        part: SelfAttention,
+    ) -> Value:
         groups = part.heads // part.kv_heads
-        q = self._heads(graph.linear(x, part.query), part, groups, part.query_norm)
-        k = self._heads(graph.linear(x, part.key), part, 1, part.key_norm)
-        v = self._by_head(graph.linear(x, part.value), part, 1)
-        turned = graph.apply("Transpose", k, perm=[0, 1, 2, 4, 3])
-        scaled = graph.apply("Mul", q, graph.constant(part.size**-0.5))
-        scores = graph.apply("MatMul", scaled, turned)
-        masked = graph.apply("Where", self.allowed, scores, graph.constant(INFINITY))
-        weights = graph.apply("Softmax", masked, axis=-1)
-        heads = graph.apply("MatMul", weights, v)
-        steps = graph.apply("Transpose", heads, perm=[0, 3, 1, 2, 4])
-        features = graph.reshape(steps, 0, 0, part.heads * part.size)
-        return graph.linear(features, part.out)
+        q = _by_head(x.linear(part.query), part, groups)
+        k = _by_head(x.linear(part.key), part, 1)
+        v = _by_head(x.linear(part.value), part, 1)
+        q = self._rotated(q, part, part.query_norm) * part.size**-0.5
+        k = self._rotated(k, part, part.key_norm)
+        scores = q @ k.turned(0, 1, 2, 4, 3)
+        masked = self.graph.chosen(self.allowed, scores, INFINITY)
+        weights = masked.apply("Softmax", axis=-1)
+        heads = weights @ v
+        steps = heads.turned(0, 3, 1, 2, 4)
+        features = steps.reshaped(0, 0, part.heads * part.size)
+        return features.linear(part.out)
 
-    def _by_head(self, x: str, part: SelfAttention, groups: int) -> str:
-        """Return features (B, T, K G E) by heads (B, K, G, T, E)."""
-        heads = self.graph.reshape(x, 0, 0, part.kv_heads, groups, part.size)
-        return self.graph.apply("Transpose", heads, perm=[0, 2, 3, 1, 4])
-
-    def _heads(
-        self, x: str, part: SelfAttention, groups: int, norm: nn.Module | None
-    ) -> str:
-        """Return queries or keys by heads, normalised and turned."""
-        graph = self.graph
-        heads = self._by_head(x, part, groups)
+    def _rotated(
+        self, heads: Value, part: SelfAttention, norm: nn.Module | None
+    ) -> Value:
+        """Return queries or keys (B, K, G, T, E) normalised and turned."""
         if norm is not None:
-            heads = graph.norm(heads, norm)
+            heads = heads.normed(norm)
         if self.turn is None:
             return heads
         half = part.size // 2
-        first, second = graph.parts(heads, [half, half])
+        first, second = heads.parts(half, half)
         cosines, sines = self.turn
-        left = graph.apply(
-            "Sub", self._times(first, cosines), self._times(second, sines)
-        )
-        right = graph.apply(
-            "Add", self._times(second, cosines), self._times(first, sines)
-        )
-        return graph.joined(left, right)
+        left = first * cosines - second * sines
+        right = second * cosines + first * sines
+        return self.graph.joined([left, right])
 
-    def _times(self, x: str, factor: str) -> str:
-        return self.graph.apply("Mul", x, factor)
 
-    def _feedforward(self, x: str, part: FeedForward) -> str:
-        graph = self.graph
-        up = graph.linear(x, part.up)
-        if not part.gated:
-            return graph.linear(graph.activation(up, part.kind), part.out)
-        size = part.out.in_features
-        gate, value = graph.parts(up, [size, size])
-        inner = graph.apply("Mul", graph.activation(gate, "silu"), value)
-        return graph.linear(inner, part.out)
+def _by_head(
+    x: Value,
+    part: SelfAttention,
+    groups: int,
+) -> Value:
+    """Return features (B, T, K G E) by heads (B, K, G, T, E)."""
+    heads = x.reshaped(0, 0, part.kv_heads, groups, part.size)
+    return heads.turned(0, 2, 3, 1, 4)
+
+
+def _feedforward(x: Value, part: FeedForward) -> Value:
+    up = x.linear(part.up)
+    if not part.gated:
+        return up.activated(part.kind).linear(part.out)
+    size = part.out.in_features
+    gate, value = up.parts(size, size)
+    inner = gate.activated("silu") * value
+    return inner.linear(part.out)

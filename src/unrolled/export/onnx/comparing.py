@@ -22,7 +22,11 @@ PIECES = 7  # of the longest word
 CHARACTERS = 3  # code points for each token
 
 
-def compare(model: nn.Module, translation: Translation, session: Any) -> Difference:
+def compare(
+    model: nn.Module,
+    translation: Translation,
+    session: Any,
+) -> Difference:
     """Run both on random inputs, rows of unequal length among them.
 
     The difference is that of outputs up to 1; of a row with larger ones it is a share of the
@@ -41,7 +45,12 @@ def compare(model: nn.Module, translation: Translation, session: Any) -> Differe
     for rows, most in BATCHES:
         steps = min(most, limit) if limit else most
         longest = max(longest, steps)
-        inputs = random_inputs(translation.inputs, rows, steps, generator)
+        inputs = random_inputs(
+            translation.inputs,
+            rows,
+            steps,
+            generator,
+        )
         theirs = session.run(None, inputs)
         ours = run_ours(model, translation.inputs, inputs)
         for our_output, their_output in zip(ours, theirs, strict=True):
@@ -49,7 +58,13 @@ def compare(model: nn.Module, translation: Translation, session: Any) -> Differe
             outputs += our_output.size
     # a maximum of Python's would pass over a NaN
     largest = float(np.max(gaps))
-    return Difference(largest, outputs, (1, longest), "outputs", "step")
+    return Difference(
+        largest,
+        outputs,
+        (1, longest),
+        "outputs",
+        "step",
+    )
 
 
 def _gap(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from unrolled.core.errors import UserError
-from unrolled.export.onnx.graph import Graph
+from unrolled.export.onnx.graph import Graph, Size, Value
 from unrolled.export.onnx.parts import (
     embed,
     pool,
@@ -27,7 +27,6 @@ from unrolled.nn import Attention, Layer, NGrams, SpelledWords, TokenEmbedding
 from unrolled.nn.recurrent import Recurrent
 
 PATTERNS = (LanguageModel, ManyToOne, Aligned, OneToOne)
-Size = int | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +115,31 @@ class _Builder:
         meaning: str,
         least: int = 0,
         below: Size = 0,
-    ) -> str:
+    ) -> Value:
         self.inputs.append(Port(name, dtype, shape, meaning, least, below))
         return self.graph.add_input(name, dtype, shape)
 
     def _output(
-        self, name: str, value: str, shape: tuple[Size, ...], meaning: str
+        self, name: str, value: Value, shape: tuple[Size, ...], meaning: str
     ) -> None:
         self.outputs.append(Port(name, np.float32, shape, meaning))
         self.graph.add_output(name, value, shape)
 
-    def _tokens(self, embedding: TokenEmbedding, meaning: str) -> str:
+    def _tokens(
+        self,
+        embedding: TokenEmbedding,
+        meaning: str,
+    ) -> Value:
         shape = ("batch", "time")
         return self._input("tokens", np.int64, shape, meaning, 0, embedding.size)
 
-    def _lengths(self, of: str, name: str, counted: str, rows: str = "batch") -> str:
+    def _lengths(
+        self,
+        of: str,
+        name: str,
+        counted: str,
+        rows: str = "batch",
+    ) -> Value:
         meaning = f"how many {counted} of each row are real; padding stands behind them"
         return self._input(name, np.int64, (rows,), meaning, 1, of)
 
@@ -142,7 +151,7 @@ class _Builder:
         states = self._states(model.layer)
         x = embed(graph, model.embedding, tokens)
         steps, after = read_layer(graph, model.layer, x, lengths, states or None)
-        scores = graph.linear(steps, model.head)
+        scores = steps.linear(model.head)
         shape = ("batch", "time", model.head.out_features)
         self._output("logits", scores, shape, "scores of the token after each")
         if states:
@@ -151,23 +160,23 @@ class _Builder:
                 name = port.name.replace("state", "next")
                 self._output(name, value, port.shape, f"{port.name} of the next call")
 
-    def _states(self, layer: Layer) -> tuple[str, ...]:
+    def _states(self, layer: Layer) -> tuple[Value, ...]:
         """Add the state of a recurrent layer as inputs; another layer has none here."""
         if not isinstance(layer, Recurrent):
             return ()
         count = layer.num_layers * layer.directions
-        names: list[str] = []
+        values: list[Value] = []
         for name, size in zip(
             ("state_h", "state_c"), layer.state_sizes(), strict=False
         ):
             shape = (count, "batch", size)
             meaning = "what was read before; zeros before a text"
-            names.append(self._input(name, np.float32, shape, meaning))
-        return tuple(names)
+            values.append(self._input(name, np.float32, shape, meaning))
+        return tuple(values)
 
     def _steps(
         self, embedding: TokenEmbedding | nn.Identity, layer: Layer
-    ) -> tuple[str, str]:
+    ) -> tuple[Value, Value]:
         """Add the inputs of a reader of sequences: vectors of steps, and lengths."""
         if isinstance(embedding, TokenEmbedding):
             tokens = self._tokens(embedding, "ids of tokens")
@@ -189,26 +198,33 @@ class _Builder:
             meaning = "what other columns say, as numbers"
             features = self._input("features", np.float32, ("batch", width), meaning)
             said = self._of_vectors(model.columns, features)
-            pooled = graph.joined(pooled, said, features)
-        outputs = graph.linear(pooled, model.head)
+            pooled = graph.joined([pooled, said, features])
+        outputs = pooled.linear(model.head)
         if model.ngrams is not None:
             # 0x110000 code points there are
             points = ("code_points", np.int64, ("batch", "characters"))
             code_points = self._input(*points, "code points of the text", 1, 0x110000)
             counts = self._lengths("characters", "code_point_counts", "code points")
             added = sum_ngrams(graph, model.ngrams, code_points, counts)
-            outputs = graph.apply("Add", outputs, added)
+            outputs = outputs + added
         self._answers(outputs, ("batch", model.head.out_features))
 
-    def _of_vectors(self, layer: Layer, vectors: str) -> str:
+    def _of_vectors(
+        self,
+        layer: Layer,
+        vectors: Value,
+    ) -> Value:
         """Return what a layer says (B, H) of one step (B, D)."""
-        graph = self.graph
-        steps = graph.apply("Unsqueeze", vectors, graph.ints(1))
-        ones = graph.apply("ConstantOfShape", graph.size(vectors, 0), value=_one())
-        said, _ = read_layer(graph, layer, steps, ones)
-        return graph.apply("Squeeze", said, graph.ints(1))
+        steps = vectors.wider(1)
+        ones = self.graph.zeros(vectors.size(0)).cast(np.int64) + 1
+        said, _ = read_layer(self.graph, layer, steps, ones)
+        return said.narrower(1)
 
-    def _answers(self, outputs: str, shape: tuple[Size, ...]) -> None:
+    def _answers(
+        self,
+        outputs: Value,
+        shape: tuple[Size, ...],
+    ) -> None:
         is_value = shape[-1] == 1
         name = "values" if is_value else "logits"
         meaning = "scaled values" if is_value else "scores of the labels"
@@ -223,17 +239,21 @@ class _Builder:
         else:
             x, lengths = self._steps(embedding, model.layer)
             if model.features:
-                x = graph.joined(x, self._beside(model.features))
+                x = graph.joined([x, self._beside(model.features)])
         steps, _ = read_layer(graph, model.layer, x, lengths)
         shape = ("batch", "time", model.head.out_features)
-        self._answers(graph.linear(steps, model.head), shape)
+        self._answers(steps.linear(model.head), shape)
 
-    def _beside(self, features: int) -> str:
+    def _beside(self, features: int) -> Value:
         shape = ("batch", "time", features)
         meaning = "what other columns say of each word, as numbers"
         return self._input("features", np.float32, shape, meaning)
 
-    def _words(self, words: SpelledWords, features: int) -> tuple[str, str]:
+    def _words(
+        self,
+        words: SpelledWords,
+        features: int,
+    ) -> tuple[Value, Value]:
         """Add the inputs of words that are spelt; return their vectors, and lengths."""
         tokens = self._tokens(words.words, "ids of words")
         lengths = self._lengths("time", "lengths", "words")
@@ -248,7 +268,7 @@ class _Builder:
         shape = ("batch", "time")
         indices = self._input("word_indices", np.int64, shape, meaning, 0, "words")
         x = spell(self.graph, words, tokens, pieces, counts, indices)
-        return x if beside is None else self.graph.joined(x, beside), lengths
+        return x if beside is None else self.graph.joined([x, beside]), lengths
 
     def one_to_one(self, model: OneToOne) -> None:
         """Add a vector and its outputs."""
@@ -256,11 +276,5 @@ class _Builder:
         meaning = "what the columns say, as numbers, scaled"
         vectors = self._input("vectors", np.float32, shape, meaning)
         said = self._of_vectors(model.layer, vectors)
-        outputs = self.graph.linear(said, model.head)
+        outputs = said.linear(model.head)
         self._answers(outputs, ("batch", model.head.out_features))
-
-
-def _one() -> Any:
-    from onnx import numpy_helper
-
-    return numpy_helper.from_array(np.ones(1, np.int64))

@@ -44,7 +44,7 @@ FEATURES = """\
 inputs["features"] = np.zeros({shape}, np.float32)
 """
 WORDS = """\
-known = {{word: id for id, word in enumerate(json.load(open("words.json", encoding="utf-8")), 2)}}
+known = {{word: id for id, word in enumerate(json.loads(Path("words.json").read_text("utf-8")), 2)}}
 rows = [["some", "words"], ["and", "some", "more"]]
 inputs = {{}}
 """
@@ -64,7 +64,7 @@ inputs["word_indices"], _ = padded(indices)
 """
 STEPS = """\
 # {width} numbers at each step: {columns}
-numbers = np.array({example})
+numbers = np.zeros(({steps}, {width}))
 steps = {scaled}
 inputs = {{"steps": steps[None].astype(np.float32), "lengths": np.array([len(steps)])}}
 """
@@ -76,15 +76,18 @@ inputs = {{"vectors": vectors.astype(np.float32)}}
 """
 LABELS = """\
 (scores,) = session.run(None, inputs)
+shares = np.exp(scores - scores.max(-1, keepdims=True))
+probabilities = shares / shares.sum(-1, keepdims=True)
 best = scores.argmax(-1)
 for row in range(len(scores)):
-    print({said})
+    print({said}, probabilities[row].max(-1))
 """
 VALUES = """\
 (scaled_values,) = session.run(None, inputs)
 output = meta["fields"]["output"]
-print(scaled_values[:, 0] * output["deviation"] + output["mean"])
+{change}print(scaled_values[:, 0] * output["deviation"] + output["mean"])
 """
+CHANGE = "# how much is added to the value of the last step\n"
 STATES = """\
 tokenizer = tokenizers.Tokenizer.from_file("tokenizer.json")
 state = {{{states}}}
@@ -177,7 +180,7 @@ def page(
         f"# A model for ONNX Runtime: {description.task}",
         "",
         "`model.onnx` reads any number of rows of any length; `meta.json` says what its inputs and "
-        "outputs are, and how the values of a row become numbers.",
+        "outputs are, and how the values of a row become numbers. Texts are read in NFC.",
         "",
         *_table("input", inputs),
         *_table("output", outputs),
@@ -200,12 +203,13 @@ def _table(kind: str, ports: Sequence[Port]) -> list[str]:
 
 def _code(description: Description, inputs: Sequence[Port], context: int | None) -> str:
     names = {port.name: port for port in inputs}
-    head = ["import json", "", "import numpy as np", "import onnxruntime"]
+    head = ["import json", "from pathlib import Path", ""]
+    head += ["import numpy as np", "import onnxruntime"]
     if description.tokenizer is not None:
         head.append("import tokenizers")
     start = [
         "",
-        'meta = json.load(open("meta.json", encoding="utf-8"))',
+        'meta = json.loads(Path("meta.json").read_text("utf-8"))',
         'session = onnxruntime.InferenceSession("model.onnx")',
     ]
     code = "\n".join([*head, *start]) + "\n"
@@ -287,25 +291,35 @@ def _numbers(description: Description, names: Mapping[str, Port]) -> str:
     is_steps = "steps" in names
     port = names["steps" if is_steps else "vectors"]
     width = int(port.shape[-1])
-    scaled = "numbers"
-    if len(fields.get("means", ())) == width:
-        read = 'meta["fields"]["inputs"]'
-        scaled = f'(numbers - {read}["means"]) / {read}["deviations"]'
+    scaled = _scaled(fields, width)
     values = {
         "width": width,
         "columns": ", ".join(description.feature_columns),
         "scaled": scaled,
-        "example": [[0.0] * width] * 3,
+        "steps": fields.get("reading", {}).get("window") or 3,
     }
-    note = ""
-    if scaled == "numbers":
-        note = "# scaled as fields -> inputs in meta.json says\n"
-    return note + (STEPS if is_steps else VECTORS).format(**values)
+    return (STEPS if is_steps else VECTORS).format(**values)
+
+
+def _scaled(fields: Mapping[str, Any], width: int) -> str:
+    """Return what scales numbers, where numbers are all that is read."""
+    if len(fields.get("means", ())) == width:
+        read = 'meta["fields"]["inputs"]'
+        return f'(numbers - {read}["means"]) / {read}["deviations"]'
+    columns = fields.get("features", ())
+    kinds = {column["kind"] for column in columns}
+    if len(columns) == width and kinds == {"number"}:
+        scales = [column["column"]["scale"] for column in columns]
+        means = [scale["mean"] for scale in scales]
+        deviations = [scale["deviation"] for scale in scales]
+        return f"(numbers - {means}) / {deviations}"
+    return "numbers  # scaled as fields -> inputs in meta.json says"
 
 
 def _answering(description: Description) -> str:
     if not description.labels:
-        return VALUES
+        reading = description.fields["inputs"].get("reading", {})
+        return VALUES.format(change=CHANGE if reading.get("difference") else "")
     name = 'meta["labels"][best[row]]'
     if description.pattern.startswith("many to many"):
         steps = 'best[row, : inputs["lengths"][row]]'

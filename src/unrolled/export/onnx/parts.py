@@ -10,7 +10,7 @@ from torch import nn
 
 from unrolled.core.errors import UserError
 from unrolled.export.onnx.attention import attention
-from unrolled.export.onnx.graph import INFINITY, Graph
+from unrolled.export.onnx.graph import INFINITY, Graph, Value
 from unrolled.export.onnx.recurrent import States, recurrent
 from unrolled.nn import Attention, Layer, Memoryless, NGrams, Pooling, TokenEmbedding
 from unrolled.nn.memoryless import ACTIVATIONS
@@ -20,107 +20,112 @@ from unrolled.nn.spelling import SpelledWords
 
 LOW = 21  # bits: those above are folded into those below
 LARGEST_BUCKETS = 2**20  # whose hash hangs on the low 2 LOW - 1 bits alone
-FP32 = 1  # what ONNX calls it
+LAST = 2**63 - 1  # the end of any axis
 
 
 def read_layer(
-    graph: Graph, layer: Layer, x: str, lengths: str, state: States | None = None
-) -> tuple[str, States]:
+    graph: Graph,
+    layer: Layer,
+    x: Value,
+    lengths: Value,
+    state: States | None = None,
+) -> tuple[Value, States]:
     """Return the outputs of a layer (B, T, H) over x (B, T, D), and its state, if it has one."""
     if isinstance(layer, Recurrent):
         return recurrent(graph, layer, x, lengths, state)
     if isinstance(layer, Attention):
         return attention(graph, layer, x, lengths), ()
     assert isinstance(layer, Memoryless)
-    return _memoryless(graph, layer, x, lengths), ()
-
-
-def _memoryless(graph: Graph, layer: Memoryless, x: str, lengths: str) -> str:
     names = {kind: name for name, kind in ACTIVATIONS.items()}
-    real = graph.real_steps(x, lengths)
-    y = graph.zero_padding(x, real)
+    y = graph.zero_padding(x, lengths)
     for stage in layer.stages:
         if isinstance(stage, nn.Linear):
-            y = graph.linear(y, stage)
+            y = y.linear(stage)
         elif type(stage) in names:
-            y = graph.activation(y, names[type(stage)])
-    return graph.zero_padding(y, real)
+            y = y.activated(names[type(stage)])
+    return graph.zero_padding(y, lengths), ()
 
 
-def embed(graph: Graph, embedding: TokenEmbedding, tokens: str) -> str:
+def embed(graph: Graph, embedding: TokenEmbedding, tokens: Value) -> Value:
     """Return the vectors (..., D) of tokens (...)."""
-    vectors = graph.apply("Gather", graph.weight(embedding.weight), tokens)
-    if embedding.scale == 1:
-        return vectors
-    return graph.apply("Mul", vectors, graph.constant(embedding.scale))
+    table = graph.weight(embedding.weight)
+    vectors = table.apply("Gather", tokens)
+    return vectors if embedding.scale == 1 else vectors * float(embedding.scale)
 
 
 # ---------------------------------------------------------------------- one vector a sequence
 
 
-def pool(graph: Graph, pooling: Pooling, x: str, lengths: str) -> str:
+def pool(
+    graph: Graph,
+    pooling: Pooling,
+    x: Value,
+    lengths: Value,
+) -> Value:
     """Return (B, H), or (B, 2 H) for mean-max, for x (B, T, H), zero at padding."""
     if pooling.kind == "last":
         return _last(graph, pooling, x, lengths)
     if pooling.kind == "mean":
-        return _mean(graph, x, lengths)
+        return _mean(x, lengths)
     if pooling.kind == "max":
         return _max(graph, x, lengths)
     if pooling.kind == "mean-max":
-        return graph.joined(_mean(graph, x, lengths), _max(graph, x, lengths))
+        both = [_mean(x, lengths), _max(graph, x, lengths)]
+        return graph.joined(both)
     return _attended(graph, pooling, x, lengths)
 
 
-def _not_empty(graph: Graph, lengths: str) -> str:
-    """Return which rows have a step, bool (B, 1)."""
-    some = graph.apply("Greater", lengths, graph.constant(0, np.int64))
-    return graph.apply("Unsqueeze", some, graph.ints(1))
+def _zero_empty(graph: Graph, lengths: Value, pooled: Value) -> Value:
+    """Return (B, H) with zeros for rows without a step."""
+    some = lengths > 0
+    return graph.chosen(some.wider(1), pooled, 0.0)
 
 
-def _last(graph: Graph, pooling: Pooling, x: str, lengths: str) -> str:
-    one = graph.constant(1, np.int64)
-    newest = graph.apply("Sub", graph.apply("Max", lengths, one), one)
-    step = graph.apply("Unsqueeze", newest, graph.ints(1))
-    found = graph.apply("GatherND", x, step, batch_dims=1)
+def _last(
+    graph: Graph,
+    pooling: Pooling,
+    x: Value,
+    lengths: Value,
+) -> Value:
+    newest = lengths.apply("Max", 1) - 1
+    pooled = x.apply("GatherND", newest.wider(1), batch_dims=1)
     if pooling.reverse_size:
         # what was read backwards ended at the first step
-        first = graph.apply("Gather", x, graph.constant(0, np.int64), axis=1)
+        first = x.apply("Gather", 0, axis=1)
         split = pooling.size - pooling.reverse_size
-        forward = graph.part(found, 0, split, 1)
-        found = graph.joined(forward, graph.part(first, split, pooling.size, 1))
-    zero = graph.constant(0.0)
-    return graph.apply("Where", _not_empty(graph, lengths), found, zero)
+        backward = first.part(split, pooling.size, 1)
+        pooled = graph.joined([pooled.part(0, split, 1), backward])
+    return _zero_empty(graph, lengths, pooled)
 
 
-def _mean(graph: Graph, x: str, lengths: str) -> str:
-    total = graph.apply("ReduceSum", x, graph.ints(1), keepdims=0)
-    count = graph.apply("Max", lengths, graph.constant(1, np.int64))
-    column = graph.apply(
-        "Unsqueeze", graph.apply("Cast", count, to=FP32), graph.ints(1)
-    )
-    return graph.apply("Div", total, column)
+def _mean(x: Value, lengths: Value) -> Value:
+    some = lengths.apply("Max", 1)
+    count = some.cast(np.float32)
+    return x.sum(1) / count.wider(1)
 
 
-def _max(graph: Graph, x: str, lengths: str) -> str:
-    mask = graph.apply("Unsqueeze", graph.real_steps(x, lengths), graph.ints(2))
-    masked = graph.apply("Where", mask, x, graph.constant(INFINITY))
-    highest = graph.apply("ReduceMax", masked, graph.ints(1), keepdims=0)
-    zero = graph.constant(0.0)
-    return graph.apply("Where", _not_empty(graph, lengths), highest, zero)
+def _max(graph: Graph, x: Value, lengths: Value) -> Value:
+    mask = graph.real_steps(x, lengths).wider(2)
+    masked = graph.chosen(mask, x, INFINITY)
+    highest = masked.apply("ReduceMax", (1,), keepdims=0)
+    return _zero_empty(graph, lengths, highest)
 
 
-def _attended(graph: Graph, pooling: Pooling, x: str, lengths: str) -> str:
+def _attended(
+    graph: Graph,
+    pooling: Pooling,
+    x: Value,
+    lengths: Value,
+) -> Value:
     """Return steps weighed by what a learnt query says of them (Yang et al. 2016, eq. 5-7)."""
-    hidden = graph.activation(graph.linear(x, pooling.key), "tanh")
-    scores = graph.linear(hidden, pooling.query)
-    mask = graph.apply("Unsqueeze", graph.real_steps(x, lengths), graph.ints(2))
+    hidden = x.linear(pooling.key).activated("tanh")
+    scores = hidden.linear(pooling.query)
+    mask = graph.real_steps(x, lengths).wider(2)
     # lowest and not -inf: a row without steps would else be 0/0
-    lowest = graph.constant(np.finfo(np.float32).min)
-    masked = graph.apply("Where", mask, scores, lowest)
-    weights = graph.apply("Softmax", masked, axis=1)
-    return graph.apply(
-        "ReduceSum", graph.apply("Mul", weights, x), graph.ints(1), keepdims=0
-    )
+    lowest = float(np.finfo(np.float32).min)
+    masked = graph.chosen(mask, scores, lowest)
+    weighed = masked.apply("Softmax", axis=1) * x
+    return weighed.sum(1)
 
 
 # ---------------------------------------------------------------------- n-grams
@@ -136,53 +141,45 @@ def refuse_buckets(ngrams: NGrams) -> None:
         )
 
 
-def sum_ngrams(graph: Graph, ngrams: NGrams, tokens: str, lengths: str) -> str:
+def sum_ngrams(
+    graph: Graph,
+    ngrams: NGrams,
+    tokens: Value,
+    lengths: Value,
+) -> Value:
     """Return what n-grams add (B, O) for tokens (B, T) of which ``lengths`` (B,) are real.
 
     The hash is that of ``NGrams.bucket_indices`` in its low bits, on which the bucket hangs; so
     no product passes 63 bits.
     """
     positions = graph.positions(tokens)
-    rows = graph.apply("Unsqueeze", lengths, graph.ints(1))
-    low = graph.constant(2 ** (2 * LOW - 1), np.int64)
-    buckets = graph.constant(ngrams.buckets, np.int64)
-    one = graph.constant(1, np.int64)
-    key = ""
-    indices: list[str] = []
-    kept: list[str] = []
+    rows = lengths.wider(1)
+    key: Value | None = None
+    indices: list[Value] = []
+    kept: list[Value] = []
     for size in range(1, ngrams.longest + 1):
-        added = graph.apply("Add", _shifted(graph, tokens, size - 1), one)
-        if key:
-            grown = graph.apply("Mul", key, graph.constant(PRIME, np.int64))
-            added = graph.apply("Add", grown, added)
-        key = graph.apply("Mod", added, low)
-        high = graph.apply("Div", key, graph.constant(2**LOW, np.int64))
-        folded = graph.apply("BitwiseXor", key, high)
-        indices.append(graph.apply("Mod", folded, buckets))
-        ends = graph.apply("Add", positions, graph.constant(size, np.int64))
-        kept.append(graph.apply("LessOrEqual", ends, rows))
-    real = graph.apply("Cast", graph.joined(*kept), to=FP32)
-    return _weighed(graph, ngrams, graph.joined(*indices), real)
+        added = _shifted(tokens, size - 1) + 1
+        grown = added if key is None else key * PRIME + added
+        key = grown % 2 ** (2 * LOW - 1)
+        folded = key ^ (key / 2**LOW)
+        indices.append(folded % ngrams.buckets)
+        kept.append(positions + size <= rows)
+    real = graph.joined(kept).cast(np.float32)
+    count = real.sum(1, keep=True)
+    root = count.apply("Max", 1.0).apply("Sqrt")
+    shares = real * LOUDNESS / root
+    table = graph.weight(ngrams.weight)
+    vectors = table.apply("Gather", graph.joined(indices))
+    total = shares.wider(1) @ vectors
+    return total.narrower(1)
 
 
-def _shifted(graph: Graph, tokens: str, by: int) -> str:
+def _shifted(tokens: Value, by: int) -> Value:
     """Return tokens (B, T) moved to the left by so many steps, zeros behind them."""
     if not by:
         return tokens
-    zero = graph.constant(0, np.int64)
-    wide = graph.apply("Pad", tokens, graph.ints(0, 0, 0, by), zero)
-    end = np.iinfo(np.int64).max
-    return graph.part(wide, by, int(end), 1)
-
-
-def _weighed(graph: Graph, ngrams: NGrams, indices: str, real: str) -> str:
-    """Return the sum (B, O) of the vectors of real n-grams over the root of their number."""
-    count = graph.apply("ReduceSum", real, graph.ints(1), keepdims=1)
-    some = graph.apply("Max", count, graph.constant(1.0))
-    scale = graph.apply("Div", graph.constant(LOUDNESS), graph.apply("Sqrt", some))
-    vectors = graph.apply("Gather", graph.weight(ngrams.weight), indices)
-    shares = graph.apply("Unsqueeze", graph.apply("Mul", real, scale), graph.ints(1))
-    return graph.apply("Squeeze", graph.apply("MatMul", shares, vectors), graph.ints(1))
+    padded = tokens.apply("Pad", (0, 0, 0, by), 0)
+    return padded.part(by, LAST, 1)
 
 
 # ---------------------------------------------------------------------- words
@@ -191,18 +188,17 @@ def _weighed(graph: Graph, ngrams: NGrams, indices: str, real: str) -> str:
 def spell(
     graph: Graph,
     words: SpelledWords,
-    tokens: str,
-    pieces: str,
-    counts: str,
-    indices: str,
-) -> str:
+    tokens: Value,
+    pieces: Value,
+    counts: Value,
+    indices: Value,
+) -> Value:
     """Return the vectors of words (B, T, ``words.width``); see ``SpelledWords.forward``."""
     vectors = embed(graph, words.pieces, pieces)
     steps, _ = read_layer(graph, words.layer, vectors, counts)
-    read = [pool(graph, words.pooling, steps, counts)]
+    spelt = pool(graph, words.pooling, steps, counts)
     if words.ngrams is not None:
-        read.append(sum_ngrams(graph, words.ngrams, pieces, counts))
-    spelt = graph.joined(*read)
-    return graph.joined(
-        embed(graph, words.words, tokens), graph.apply("Gather", spelt, indices)
-    )
+        added = sum_ngrams(graph, words.ngrams, pieces, counts)
+        spelt = graph.joined([spelt, added])
+    own = embed(graph, words.words, tokens)
+    return graph.joined([own, spelt.apply("Gather", indices)])

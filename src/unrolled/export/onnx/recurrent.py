@@ -6,7 +6,7 @@ G gates.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrolled.export.onnx.graph import Graph
+from unrolled.export.onnx.graph import Graph, Value
 from unrolled.nn.recurrent import Recurrent
 from unrolled.ops.reference import Weights
 
@@ -26,18 +26,19 @@ ORDERS = {
     "lstm": (0, 3, 1, 2),  # input, output, forget, candidate
 }
 KINDS = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "gru": "GRU", "lstm": "LSTM"}
+ACTIVATIONS = {"rnn_tanh": "Tanh", "rnn_relu": "Relu"}
 # the gates that are normalised together; other cells: all
 GROUPS = {"gru": (2, 1)}
-States = tuple[str, ...]
+States = tuple[Value, ...]
 
 
 def recurrent(
     graph: Graph,
     layer: Recurrent,
-    x: str,
-    lengths: str,
+    x: Value,
+    lengths: Value,
     state: States | None,
-) -> tuple[str, States]:
+) -> tuple[Value, States]:
     """Add a recurrent layer.
 
     Args:
@@ -67,118 +68,117 @@ class _Direction:
 class _Reader:
     """Adds a layer to a graph, stacked layer by stacked layer, time first as ONNX has it."""
 
-    def __init__(self, graph: Graph, layer: Recurrent, x: str, lengths: str) -> None:
+    def __init__(
+        self, graph: Graph, layer: Recurrent, x: Value, lengths: Value
+    ) -> None:
         self.graph = graph
         self.layer = layer
         self.cell = layer.cell
-        self.lengths = graph.apply("Cast", lengths, to=6)  # int32
-        real = graph.apply("Transpose", graph.real_steps(x, lengths), perm=[1, 0])
-        self.real = graph.apply("Unsqueeze", real, graph.ints(2))  # (T, B, 1)
-        rows = graph.apply("Greater", lengths, graph.constant(0, np.int64))
-        self.read_any = graph.apply("Unsqueeze", rows, graph.ints(0, 2))  # (1, B, 1)
-        self.is_known = (
-            layer.cell in KINDS
-            and not layer.layer_norm
-            and not layer.zoneout
-            and not layer.proj_size
-        )
+        self.lengths = lengths.cast(np.int32)
+        real = graph.real_steps(x, lengths)
+        self.real = real.turned(1, 0).wider(2)  # (T, B, 1)
+        not_empty = lengths > 0
+        self.not_empty = not_empty.wider(0, 2)  # (1, B, 1)
+        changed = layer.layer_norm or layer.zoneout or layer.proj_size
+        self.is_known = layer.cell in KINDS and not changed
 
-    def start(self, x: str) -> States:
+    def start(self, x: Value) -> States:
         """Return a state of zeros."""
-        count = self.graph.ints(self.layer.num_layers * self.layer.directions)
-        rows = self.graph.size(x, 0)
-        sizes = map(self.graph.ints, self.layer.state_sizes())
-        return tuple(self.graph.zeros(count, rows, size) for size in sizes)
+        count = len(self.layer._layer_directions)
+        zeros = [
+            self.graph.zeros((count,), x.size(0), (size,))
+            for size in self.layer.state_sizes()
+        ]
+        return tuple(zeros)
 
-    def read(self, x: str, state: States) -> tuple[str, States]:
+    def read(
+        self,
+        x: Value,
+        state: States,
+    ) -> tuple[Value, States]:
         """Return outputs, batch first, and the state after them."""
-        graph = self.graph
         directions = self.layer.directions
-        y = graph.apply("Transpose", x, perm=[1, 0, 2])
+        read = self._known if self.is_known else self._looped
+        y = x.turned(1, 0, 2)
         after: list[States] = []
         for number in range(self.layer.num_layers):
+            first = number * directions
             group = [
-                self._direction(number * directions + index, state)
-                for index in range(directions)
+                self._direction(index, state)
+                for index in range(first, first + directions)
             ]
-            read = self._known if self.is_known else self._looped
-            below = y
-            y, new = read(y, group)
-            if number and self.layer.residual:
-                y = graph.apply("Add", y, below)
+            out, new = read(y, group)
+            y = out + y if number and self.layer.residual else out
             after.append(new)
         if self.layer.last_size:
-            after[-1] = tuple(self._widened(part) for part in after[-1])
-        y = graph.apply("Transpose", y, perm=[1, 0, 2])
-        parts = zip(*after, strict=True)
-        return y, tuple(graph.joined(*part, axis=0) for part in parts)
+            # the state keeps one shape: what the last layer does not use is zero
+            room = self.layer.hidden_size - self.layer.last_size
+            padding = (0, 0, 0, 0, 0, room)
+            after[-1] = tuple(part.apply("Pad", padding) for part in after[-1])
+        return y.turned(1, 0, 2), self._stacked(after)
 
-    def _direction(self, index: int, state: States) -> _Direction:
+    def _stacked(self, states: Sequence[States]) -> States:
+        """Return states of several layers or directions as one."""
+        parts = zip(*states, strict=True)
+        return tuple(self.graph.joined(part, axis=0) for part in parts)
+
+    def _direction(
+        self,
+        index: int,
+        state: States,
+    ) -> _Direction:
         direction = self.layer._layer_directions[index]
         size = self.layer._size(direction.layer)
-        own: list[str] = []
+        own: list[Value] = []
         for part in state:
-            slot = self.graph.part(part, index, index + 1, 0)
+            slot = part.part(index, index + 1, 0)
             if size != self.layer.hidden_size:
-                slot = self.graph.part(slot, 0, size, 2)
+                slot = slot.part(0, size, 2)
             own.append(slot)
         weights = self.layer._weights(direction)
         return _Direction(weights, tuple(own), size, direction.backward)
 
-    def _widened(self, part: str) -> str:
-        """Return the state (R, B, H) of a narrower last layer filled up with zeros."""
-        room = self.layer.hidden_size - self.layer.last_size
-        return self.graph.apply("Pad", part, self.graph.ints(0, 0, 0, 0, 0, room))
-
     # ------------------------------------------------------------------ cells that ONNX has
 
-    def _known(self, x: str, group: list[_Direction]) -> tuple[str, States]:
+    def _known(
+        self,
+        x: Value,
+        group: list[_Direction],
+    ) -> tuple[Value, States]:
         """Return outputs (T, B, H R) of x (T, B, D), and the state (R, B, H)."""
-        graph = self.graph
-        before = tuple(
-            graph.joined(*parts, axis=0)
-            for parts in zip(*(d.state for d in group), strict=True)
-        )
+        before = self._stacked([direction.state for direction in group])
         options: dict[str, Any] = {"hidden_size": group[0].size}
         options["direction"] = "bidirectional" if len(group) > 1 else "forward"
         if self.cell == "gru":
             options["linear_before_reset"] = 1  # the reset gate comes after the product
-        if KINDS[self.cell] == "RNN":
-            name = "Relu" if self.cell == "rnn_relu" else "Tanh"
-            options["activations"] = [name] * len(group)
-        weights = self._stacked(group)
-        y, *after = graph.split_off(
-            KINDS[self.cell],
-            1 + len(before),
-            x,
-            *weights,
-            self.lengths,
-            *before,
-            **options,
-        )
+        if self.cell in ACTIVATIONS:
+            options["activations"] = [ACTIVATIONS[self.cell]] * len(group)
+        weights = self._ordered_weights(group)
+        inputs = (x, *weights, self.lengths, *before)
+        kind = KINDS[self.cell]
+        count = 1 + len(before)
+        y, *after = self.graph.split_off(kind, count, *inputs, **options)
         # the directions (T, R, B, H) side by side
-        turned = graph.apply("Transpose", y, perm=[0, 2, 1, 3])
-        y = graph.reshape(turned, 0, 0, -1)
-        kept = zip(after, before, strict=True)
-        return y, tuple(
-            graph.apply("Where", self.read_any, new, old) for new, old in kept
-        )
+        sides = y.turned(0, 2, 1, 3)
+        # of a row without steps the state would else be zero
+        kept = [
+            self.graph.chosen(self.not_empty, new, old)
+            for new, old in zip(after, before, strict=True)
+        ]
+        return sides.reshaped(0, 0, -1), tuple(kept)
 
-    def _stacked(self, group: list[_Direction]) -> list[str]:
+    def _ordered_weights(self, group: list[_Direction]) -> list[Value]:
         """Return weights (R, G H, D), (R, G H, H) and biases (R, 2 G H) in ONNX's order."""
-        of_input = torch.stack([self._ordered(d.weights.ih) for d in group])
-        of_state = torch.stack([self._ordered(d.weights.hh) for d in group])
+        of_input = [self._ordered(direction.weights.ih) for direction in group]
+        of_state = [self._ordered(direction.weights.hh) for direction in group]
         biases: list[Tensor] = []
         for direction in group:
             w = direction.weights
-            pair = [w.bias_ih, w.bias_hh]
             zeros = w.ih.new_zeros(len(w.ih))
-            kept = [zeros if bias is None else self._ordered(bias) for bias in pair]
-            biases.append(torch.cat(kept))
-        tensors = (of_input, of_state, torch.stack(biases))
-        return [
-            self.graph.constant(tensor.detach().float().numpy()) for tensor in tensors
-        ]
+            pair = [zeros if bias is None else bias for bias in (w.bias_ih, w.bias_hh)]
+            biases.append(torch.cat([self._ordered(bias) for bias in pair]))
+        stacks = map(torch.stack, (of_input, of_state, biases))
+        return [self.graph.weight(stack) for stack in stacks]
 
     def _ordered(self, weight: Tensor) -> Tensor:
         """Return a weight (G H, ...) with its gates in the order of ONNX."""
@@ -187,145 +187,154 @@ class _Reader:
 
     # ------------------------------------------------------------------ cells in a loop
 
-    def _looped(self, x: str, group: list[_Direction]) -> tuple[str, States]:
+    def _looped(
+        self,
+        x: Value,
+        group: list[_Direction],
+    ) -> tuple[Value, States]:
         """Return the same of equations that are run step by step."""
-        outputs: list[str] = []
+        outputs: list[Value] = []
         after: list[States] = []
         for direction in group:
-            y, new = self._scan(x, direction)
+            y, new = self._scanned(x, direction)
             outputs.append(y)
             after.append(new)
-        joined = self.graph.joined(*outputs) if len(outputs) > 1 else outputs[0]
-        parts = zip(*after, strict=True)
-        return joined, tuple(self.graph.joined(*part, axis=0) for part in parts)
+        return self.graph.joined(outputs), self._stacked(after)
 
-    def _scan(self, x: str, direction: _Direction) -> tuple[str, States]:
-        graph = self.graph
+    def _scanned(
+        self,
+        x: Value,
+        direction: _Direction,
+    ) -> tuple[Value, States]:
         w = direction.weights
-        product = graph.product(x, graph.weight(w.ih), None)
-        a = self._normalised(graph, product, w.norm_ih, direction.size)
+        product = x.times(w.ih)
+        a = self._normalised(product, w.norm_ih, direction.size)
         if w.bias_ih is not None:
-            a = graph.apply("Add", a, graph.weight(w.bias_ih))
-        before = [
-            graph.apply("Squeeze", part, graph.ints(0)) for part in direction.state
-        ]
-        body = self._body(direction)
+            a = a + w.bias_ih
+        before = [part.narrower(0) for part in direction.state]
         turn = int(direction.backward)
-        *after, y = graph.split_off(
+        *after, y = self.graph.split_off(
             "Scan",
             len(before) + 1,
             *before,
             a,
             self.real,
-            body=body,
+            body=self._body(direction),
             num_scan_inputs=2,
             scan_input_directions=[turn, turn],
             scan_output_directions=[turn],
         )
-        kept = tuple(graph.apply("Unsqueeze", part, graph.ints(0)) for part in after)
-        return y, kept
+        return y, tuple(part.wider(0) for part in after)
 
     def _body(self, direction: _Direction) -> Any:
         """Return one step: the state, what the input adds to the gates, whether it is real."""
         body = Graph(self.graph.numbers)
         number = next(body.numbers)
         old = [
-            body.add_input(f"old_{number}_{index}", np.float32, None)
+            body.add_input(f"old_{number}_{index}", np.float32)
             for index in range(len(direction.state))
         ]
-        a = body.add_input(f"added_{number}", np.float32, None)
-        real = body.add_input(f"real_{number}", np.bool_, None)
-        step = _STEPS[self.cell](self, body, a, old, direction)
-        new = [self._zoned_out(body, *pair) for pair in zip(old, step, strict=True)]
+        a = body.add_input(f"added_{number}", np.float32)
+        real = body.add_input(f"real_{number}", np.bool_)
+        new = _STEPS[self.cell](self, a, old, direction)
+        kept = self.layer.zoneout
+        if kept:
+            # the expectation of a state of which some units keep their old values
+            pairs = zip(old, new, strict=True)
+            new = [before * kept + after * (1 - kept) for before, after in pairs]
         for index, pair in enumerate(zip(new, old, strict=True)):
-            carried = body.apply("Where", real, *pair)
-            body.add_output(f"new_{number}_{index}", carried, None)
-        shown = body.apply("Where", real, new[0], body.constant(0.0))
-        body.add_output(f"shown_{number}", shown, None)
+            carried = body.chosen(real, *pair)
+            body.add_output(f"new_{number}_{index}", carried)
+        shown = body.chosen(real, new[0], 0.0)
+        body.add_output(f"shown_{number}", shown)
         return body.body(f"{self.cell}_step")
 
-    def _zoned_out(self, body: Graph, old: str, new: str) -> str:
-        """Return the expectation of a state of which some units keep their old values."""
-        share = self.layer.zoneout
-        if not share:
-            return new
-        kept = body.apply("Mul", old, body.constant(share))
-        taken = body.apply("Mul", new, body.constant(1 - share))
-        return body.apply("Add", kept, taken)
-
-    def _from_hidden(self, body: Graph, h: str, direction: _Direction) -> str:
+    def _from_hidden(
+        self,
+        h: Value,
+        direction: _Direction,
+    ) -> Value:
         """Return what the old hidden vector adds to all gates (B, G H)."""
         w = direction.weights
-        product = body.product(h, body.weight(w.hh), None)
-        b = self._normalised(body, product, w.norm_hh, direction.size)
-        return b if w.bias_hh is None else body.apply("Add", b, body.weight(w.bias_hh))
+        product = h.times(w.hh)
+        b = self._normalised(product, w.norm_hh, direction.size)
+        return b if w.bias_hh is None else b + w.bias_hh
 
-    def _normalised(self, graph: Graph, x: str, gain: Tensor | None, size: int) -> str:
+    def _normalised(
+        self,
+        x: Value,
+        gain: Tensor | None,
+        size: int,
+    ) -> Value:
         """Return the inputs of all gates (..., G H), normalised group by group."""
         if gain is None:
             return x
         groups = GROUPS.get(self.cell, (self.layer.gates,))
         sizes = [count * size for count in groups]
-        parts = zip(graph.parts(x, sizes), gain.split(sizes), strict=True)
-        normed = [graph.layer_norm(part, part_gain, None) for part, part_gain in parts]
-        return graph.joined(*normed) if len(normed) > 1 else normed[0]
+        pairs = zip(x.parts(*sizes), gain.split(sizes), strict=True)
+        normed = [part.layer_normed(part_gain) for part, part_gain in pairs]
+        return x.graph.joined(normed)
 
     def rnn(
-        self, body: Graph, a: str, old: list[str], direction: _Direction
-    ) -> list[str]:
+        self,
+        a: Value,
+        old: list[Value],
+        direction: _Direction,
+    ) -> list[Value]:
         """Return h of Elman's network."""
-        total = body.apply("Add", a, self._from_hidden(body, old[0], direction))
-        return [body.activation(total, self.cell.removeprefix("rnn_"))]
+        total = a + self._from_hidden(old[0], direction)
+        return [total.activated(self.cell.removeprefix("rnn_"))]
 
     def lstm(
-        self, body: Graph, a: str, old: list[str], direction: _Direction
-    ) -> list[str]:
+        self,
+        a: Value,
+        old: list[Value],
+        direction: _Direction,
+    ) -> list[Value]:
         """Return h and c of an LSTM."""
         w = direction.weights
-        total = body.apply("Add", a, self._from_hidden(body, old[0], direction))
-        i, f, g, o = body.parts(total, [direction.size] * 4)
-        kept = body.apply("Mul", body.activation(f, "sigmoid"), old[1])
-        candidate = body.activation(g, "tanh")
-        added = body.apply("Mul", body.activation(i, "sigmoid"), candidate)
-        c = body.apply("Add", kept, added)
-        shown = c if w.norm_c is None else body.layer_norm(c, w.norm_c, w.norm_c_bias)
-        h = body.apply(
-            "Mul", body.activation(o, "sigmoid"), body.activation(shown, "tanh")
-        )
+        h, c = old
+        total = a + self._from_hidden(h, direction)
+        gates = total.parts(*[direction.size] * 4)
+        i, f, o = (gates[index].activated("sigmoid") for index in (0, 1, 3))
+        c = f * c + i * gates[2].activated("tanh")
+        shown = c
+        if w.norm_c is not None:
+            shown = c.layer_normed(w.norm_c, w.norm_c_bias)
+        h = o * shown.activated("tanh")
         if w.hr is not None:
-            h = body.product(h, body.weight(w.hr), None)
+            h = h.times(w.hr)
         return [h, c]
 
     def gru(
-        self, body: Graph, a: str, old: list[str], direction: _Direction
-    ) -> list[str]:
+        self,
+        a: Value,
+        old: list[Value],
+        direction: _Direction,
+    ) -> list[Value]:
         """Return h of a GRU."""
         sizes = [direction.size] * 3
-        of_input = body.parts(a, sizes)
-        of_state = body.parts(self._from_hidden(body, old[0], direction), sizes)
-        reset = body.activation(body.apply("Add", of_input[0], of_state[0]), "sigmoid")
-        update = body.activation(body.apply("Add", of_input[1], of_state[1]), "sigmoid")
-        part = body.apply("Mul", reset, of_state[2])
-        candidate = body.activation(body.apply("Add", of_input[2], part), "tanh")
-        return [_between(body, candidate, old[0], update)]
+        b = self._from_hidden(old[0], direction)
+        reset_a, update_a, candidate_a = a.parts(*sizes)
+        reset_b, update_b, candidate_b = b.parts(*sizes)
+        reset = (reset_a + reset_b).activated("sigmoid")
+        update = (update_a + update_b).activated("sigmoid")
+        candidate = (candidate_a + reset * candidate_b).activated("tanh")
+        return [(1.0 - update) * candidate + update * old[0]]
 
     def mingru(
-        self, body: Graph, a: str, old: list[str], direction: _Direction
-    ) -> list[str]:
+        self,
+        a: Value,
+        old: list[Value],
+        direction: _Direction,
+    ) -> list[Value]:
         """Return h of a minGRU, whose gates see the input alone."""
-        update_input, candidate = body.parts(a, [direction.size] * 2)
-        update = body.activation(update_input, "sigmoid")
-        return [_between(body, old[0], candidate, update)]
+        update_a, candidate = a.parts(direction.size, direction.size)
+        update = update_a.activated("sigmoid")
+        return [(1.0 - update) * old[0] + update * candidate]
 
 
-def _between(body: Graph, first: str, second: str, share: str) -> str:
-    """Return (1 - share) first + share second."""
-    rest = body.apply("Sub", body.constant(1.0), share)
-    left = body.apply("Mul", rest, first)
-    return body.apply("Add", left, body.apply("Mul", share, second))
-
-
-_Step = Callable[[_Reader, Graph, str, list[str], _Direction], list[str]]
+_Step = Callable[[_Reader, Value, list[Value], _Direction], list[Value]]
 _STEPS: dict[str, _Step] = {
     "rnn_tanh": _Reader.rnn,
     "rnn_relu": _Reader.rnn,

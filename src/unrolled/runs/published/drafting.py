@@ -61,7 +61,7 @@ def draft_of(model: LanguageModel) -> Draft:
     _fold_embedding(draft, model)
     if draft.settings["norm"] == "layer":
         _fold_positions(draft, model.layer)
-        _spread_key_heads(draft)
+        _repeat_key_heads(draft)
         _add_biases(draft)
         _fold_head_bias(draft)
     elif draft.settings["bias"] and draft.settings["attention_bias"] == "inputs":
@@ -144,7 +144,7 @@ def _fold_positions(draft: Draft, layer: Attention) -> None:
         draft.notes.append("sinusoids are written down as learned positions")
 
 
-def _spread_key_heads(draft: Draft) -> None:
+def _repeat_key_heads(draft: Draft) -> None:
     """Give each attention head a key-value head of its own, equal to that of its group."""
     heads = draft.settings["heads"]
     kv_heads = draft.settings["kv_heads"]
@@ -156,8 +156,8 @@ def _spread_key_heads(draft: Draft) -> None:
                 name = f"layer.blocks.{number}.attention.{part}.{kind}"
                 if name in draft.weights:
                     grouped = draft.weights[name].unflatten(0, (kv_heads, -1))
-                    spread = grouped.repeat_interleave(heads // kv_heads, 0)
-                    draft.weights[name] = spread.flatten(0, 1)
+                    repeated = grouped.repeat_interleave(heads // kv_heads, 0)
+                    draft.weights[name] = repeated.flatten(0, 1)
     draft.settings["kv_heads"] = heads
     draft.notes.append("key-value heads are repeated, one for each head")
 
