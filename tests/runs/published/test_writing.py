@@ -172,6 +172,14 @@ def test_texts_have_the_same_ids(kind: str, tmp_path: Path) -> None:
     assert again.end_ids == tokenizer.end_ids
 
 
+def test_jamo_takes_hangul_apart_and_no_accents(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.fit("jamo", ["한국어 café, naïve ế ê"] * 5, 300)
+    written(gpt(tokenizer.size, **LLAMA), tokenizer, tmp_path / "x")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "x")
+    for text in ("한 café 국 ếê", "naïve"):
+        assert theirs(text).input_ids == tokenizer.beginning(text)
+
+
 def test_a_published_tokenizer_is_written_as_it_was(save: Save, tmp_path: Path) -> None:
     _, folder = save("llama")
     add_tokenizer(folder)

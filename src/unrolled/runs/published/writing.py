@@ -6,6 +6,7 @@ Settings and names are those of the families that are read. Shapes: B rows, T to
 from __future__ import annotations
 
 import copy
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -166,8 +167,29 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context: int) -> None:
         values["pad_token"] = SPECIALS[PAD]
         # text that spells a special token is text
         values["split_special_tokens"] = True
+    if tokenizer.kind == "jamo":
+        document["normalizer"] = _apart(document["model"]["vocab"])
     write_json(folder / TOKENIZER, document)
     write_json(folder / TOKENIZER_CONFIG, values)
+
+
+def _apart(vocabulary: Mapping[str, int]) -> dict[str, Any]:
+    """Return the rule that takes Hangul apart, and no letter with an accent that is a token.
+
+    The library has one rule, NFD, for both; so letters of the vocabulary are put together again.
+    """
+    rules: list[dict[str, Any]] = [{"type": "NFD"}]
+    parts: dict[str, str] = {}
+    for token in vocabulary:
+        apart = unicodedata.normalize("NFD", token)
+        if len(token) == 1 and apart != token:
+            parts[apart] = token
+    # those of several accents first
+    for apart in sorted(parts, key=len, reverse=True):
+        pattern = {"String": apart}
+        rule = {"type": "Replace", "pattern": pattern, "content": parts[apart]}
+        rules.append(rule)
+    return {"type": "Sequence", "normalizers": rules}
 
 
 def _spelling(tokenizer: Tokenizer, id: int) -> str | None:
