@@ -28,7 +28,7 @@ from unrolled.runs.begun import (
 from unrolled.runs.keys import flat
 from unrolled.runs.prepare import prepare
 from unrolled.runs.prepared import Prepared
-from unrolled.runs.pretrained import Pretrained, Transfer, located, take
+from unrolled.runs.pretrained import Pretrained, Transfer, located, origin_of, take
 from unrolled.runs.recipes import FILES, is_available, left_out_lines, requested
 from unrolled.runs.resolve import Machine, as_begun
 from unrolled.tasks.base import Scores, Task
@@ -271,11 +271,9 @@ def _before(request: Request, dry_run: bool) -> Before | None:
 def refuse_itself(recipe: Recipe, folder: Path, before: Before | None) -> None:
     """Raise UsageError for a new run that is to begin with its own weights."""
     init = recipe.model.init
-    if (
-        init is not None
-        and before is None
-        and located(init).resolve() == folder.resolve()
-    ):
+    if init is None or before is not None:
+        return
+    if located(init, origin_of(recipe)).resolve() == folder.resolve():
         raise UsageError(
             f"model.init={init} is the run itself; choose another {option('out')}"
         )
