@@ -152,6 +152,9 @@ def test_a_block_of_a_language_model_keeps_what_the_page_counts(
         {"norm": "rms", "kv_heads": 1} if gated else {"norm": "layer", "bias": True}
     )
 
+    if not gated:
+        shape |= {"positions": "learned", "context": 2 * steps}
+
     def kept(layers: int, again: bool) -> float:
         layer = build_layer("attention", LayerConfig(layers=layers, **shape), 64)
         layer.checkpoint_activations = again
