@@ -12,6 +12,7 @@ import torch
 
 import unrolled
 from conftest import SMALL, reviews
+from unrolled.core import digests
 from unrolled.core.errors import UsageError, UserError
 from unrolled.data.batches import Batch, Buckets
 
@@ -201,7 +202,11 @@ def test_logits_are_of_language_models(home: SimpleNamespace) -> None:
         run.logits([1])
 
 
-def test_a_language_run_with_a_key_of_translators_loads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_language_run_with_a_key_of_translators_loads(
+    biased: bool, tmp_path: Path
+) -> None:
+    """Older versions heeded model.head_bias in translators alone; now it is heeded."""
     path = tmp_path / "song.txt"
     path.write_text("row your boat\ngently down the stream\n" * 20)
     run = unrolled.train(
@@ -210,7 +215,12 @@ def test_a_language_run_with_a_key_of_translators_loads(tmp_path: Path) -> None:
         quiet=True,
         layer="gru",
         **SMALL,
-        **{"training.max_steps": 3, "model.head_bias": False},
+        **{"training.max_steps": 3, "model.head_bias": biased},
     )
-    assert run.model.head.bias is not None
+    assert (run.model.head.bias is not None) is biased
+    if biased:
+        config = (run.folder / "config.yaml").read_text("utf-8")
+        assert "head_bias: true" in config
+        changed = config.replace("head_bias: true", "head_bias: false")
+        digests.replace_text(run.folder, "config.yaml", changed)
     assert unrolled.load(run.folder).generate("row", 3, seed=1)

@@ -376,6 +376,9 @@ def load(folder: Path, weights: str = "best", result: bool = True) -> Loaded:
             shapes = checkpoints.described(path) if exists(path) else {}
         if not shapes:
             raise UserError(f"{folder}: no weights yet; train it on with {_on()}")
+        if "head.bias" in shapes and not recipe.model.head_bias:
+            # an older version heeded this key in translators alone
+            recipe = recipe.changed(model=recipe.model.changed(head_bias=True))
         refuse_misfit(task, recipe, shapes)
         ended = read_result(folder) if result else {}
         names = [name for name in READ if result or name != RESULT]
