@@ -11,7 +11,7 @@ from torch import Tensor
 from unrolled.checks import quick
 from unrolled.core.errors import UsageError
 from unrolled.core.files import path_of
-from unrolled.core.words import option
+from unrolled.core.words import either, option
 from unrolled.insight.inside import Inside, inspect
 from unrolled.insight.summary import finish
 from unrolled.models import LanguageModel
@@ -246,16 +246,23 @@ class Run:
         """Write the model in another program's format into a folder, and return the folder.
 
         Args:
-            to: ``ctranslate2``.
+            to: ``hf`` (language models over attention of a published kind, for transformers),
+                ``onnx`` (any layer; labels, values, tags and language models, for ONNX Runtime) or
+                ``ctranslate2`` (texts written from texts over attention).
             out: the folder to make; ``export/<to>`` in that of the run by default.
             say: takes the lines that tell how far the two are apart, and what was written.
 
         Raises:
+            UsageError: there is no such format, or no folder to write into.
             UserError: the format has no such model, the folder is there, or the two disagree.
         """
-        folder = self.folder / "export" / to
         if out is not None:
             folder = path_of(out, option("out"))
+        elif self.folder.is_dir():
+            folder = self.folder / "export" / to
+        else:
+            output = either("-o", "out=")
+            raise UsageError(f"{self.folder} is a file: name the folder with {output}")
         export_model(self.task, self.model, to, folder, say)
         return folder
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from export.conftest import transformer
-from unrolled import export as exports
-from unrolled.core.errors import UsageError, UserError
+from unrolled.core.errors import UserError
+from unrolled.export import ctranslate2, export, onnx
 from unrolled.export.parity import BATCHES, Difference, Ids, compare, score
 from unrolled.models import Unaligned
 from unrolled.text.tokenizers import BOS, EOS, Tokenizer
@@ -78,42 +78,50 @@ def test_score_is_that_of_the_softmax_token_by_token() -> None:
 
 
 @pytest.mark.parametrize("largest", [2e-4, math.nan])
-def test_a_model_that_disagrees_leaves_nothing(
-    largest: float,
-    tokenizer: Tokenizer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def wrong(
-        model: Unaligned, source: Tokenizer, target: Tokenizer, folder: Path
-    ) -> Difference:
+def test_a_model_that_disagrees_leaves_nothing(largest: float, tmp_path: Path) -> None:
+    def wrong(folder: Path) -> Difference:
         (folder / "model.bin").write_text("wrong", "utf-8")
         return Difference(largest, 10, (1, 5))
 
-    monkeypatch.setitem(exports.FORMATS, "wrong", wrong)
-    model = transformer(tokenizer.size)
     with pytest.raises(UserError, match="says something else"):
-        exports.export(
-            "wrong", model, tokenizer, tokenizer, tmp_path / "out", lambda line: None
-        )
+        export("wrong", wrong, tmp_path / "out", lambda line: None)
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_written_is_refused(
-    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = transformer(tokenizer.size)
-    with pytest.raises(UsageError, match="did you mean 'ctranslate2'"):
-        exports.export("ctranslate", model, tokenizer, tokenizer, tmp_path / "out")
+def test_notes_are_said_before_the_comparison(tmp_path: Path) -> None:
+    lines = list[str]()
+
+    def right(folder: Path) -> Difference:
+        (folder / "model.bin").write_text("right", "utf-8")
+        return Difference(0.0, 10, (1, 5), "outputs", "step", ("by the way",))
+
+    export("right", right, tmp_path / "out", lines.append)
+    assert lines[0] == "by the way"
+    assert "10 outputs differ by at most 0.0e+00 (inputs of 1 to 5 steps" in lines[1]
+    assert (tmp_path / "out" / "model.bin").is_file()
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    def never(folder: Path) -> Difference:
+        raise AssertionError
+
     (tmp_path / "mine").write_text("x", "utf-8")
     for out in (tmp_path, tmp_path / "mine"):
         with pytest.raises(UserError, match="is there already"):
-            exports.export("ctranslate2", model, tokenizer, tokenizer, out)
+            export("right", never, out)
     with pytest.raises(UserError, match="could not be written"):
-        exports.export(
-            "ctranslate2", model, tokenizer, tokenizer, tmp_path / "mine" / "out"
-        )
-    monkeypatch.setitem(sys.modules, "ctranslate2", None)
-    with pytest.raises(UserError, match=r"pip install 'unrolled\[export\]'"):
-        exports.export("ctranslate2", model, tokenizer, tokenizer, tmp_path / "out")
+        export("right", never, tmp_path / "mine" / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_missing_program_is_said_with_how_to_get_it(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    model = transformer(tokenizer.size)
+    with pytest.raises(UserError, match=r"pip install 'unrolled\[export\]'"):
+        ctranslate2.write(model, tokenizer, tokenizer, tmp_path)
+    with pytest.raises(UserError, match=r"pip install 'unrolled\[export\]'"):
+        onnx.check_installed()
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """A trained model in the format of another program, kept only where both say the same.
 
-Below the tasks: this package knows a model and its vocabularies.
+Below the tasks: this package knows models and vocabularies. Which formats there are, and what each
+takes of a run, stands in ``runs/exporting.py``.
 """
 
 from __future__ import annotations
@@ -10,42 +11,29 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from unrolled.core.errors import UsageError, UserError, unknown
+from unrolled.core.errors import UserError
 from unrolled.core.files import refused
-from unrolled.export import ctranslate2
 from unrolled.export.parity import TOLERANCE, Difference
-from unrolled.models import Unaligned
-from unrolled.text.tokenizers import Tokenizer
 
 # writes a model into an empty folder, runs what it wrote, and says how far it is from ours
-Writer = Callable[[Unaligned, Tokenizer, Tokenizer, Path], Difference]
-FORMATS: dict[str, Writer] = {"ctranslate2": ctranslate2.write}
+Writer = Callable[[Path], Difference]
 
 
 def export(
-    to: str,
-    model: Unaligned,
-    source: Tokenizer,
-    target: Tokenizer,
-    out: Path,
-    say: Callable[[str], None] = print,
+    to: str, write: Writer, out: Path, say: Callable[[str], None] = print
 ) -> None:
     """Write a model in another format, and keep it only where it says what ours says.
 
     Args:
         to: the name of the format.
-        model: in evaluation mode, on the CPU.
-        source, target: its vocabularies; one object where they are joint.
+        write: writes the model.
         out: the folder to make.
         say: takes a line on the comparison, and one on what was written.
 
     Raises:
-        UsageError: there is no such format.
         UserError: the format has no such model, ``out`` is there, or the two disagree.
     """
-    if to not in FORMATS:
-        raise UsageError(unknown("format", to, FORMATS))
-    if out.exists():
+    if os.path.lexists(out):
         raise UserError(
             f"{out} is there already; remove it, or choose another folder with -o"
         )
@@ -53,11 +41,13 @@ def export(
     building = out.parent / f".{out.name}.{os.getpid()}"
     try:
         building.mkdir(parents=True)
-        difference = FORMATS[to](model, source, target, building)
+        difference = write(building)
+        for note in difference.notes:
+            say(note)
         say(f"{to} beside ours: {difference}")
         if not difference.largest <= TOLERANCE:  # also a NaN
             raise UserError(
-                f"{out}: not written, for this {to} model says something else: log-probabilities "
+                f"{out}: not written, for this {to} model says something else: {difference.values} "
                 f"differ by up to {difference.largest:.2g}, more than {TOLERANCE:g}; "
                 "please report it"
             )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from unrolled.core.errors import UserError
 from unrolled.export.parity import Difference, Ids, Scores, Texts, compare
+from unrolled.export.plain import refuse_changed
 from unrolled.models import Unaligned
 from unrolled.nn import Attention, TokenEmbedding
 from unrolled.nn.attention import CrossAttention, SelfAttention
@@ -68,7 +69,6 @@ def write(
         raise UserError(
             "this needs CTranslate2: pip install 'unrolled[export]'"
         ) from None
-    refuse(model)
     source_tokens = _tokens(source)
     target_tokens = _tokens(target)
     spec = _spec(model)
@@ -114,6 +114,7 @@ def refuse(model: Unaligned) -> None:
         raise UserError(
             "CTranslate2 writes each token that it reads, and this model some alone"
         )
+    refuse_changed(model, "ctranslate2")
 
 
 def _tokens(tokenizer: Tokenizer) -> list[str]:

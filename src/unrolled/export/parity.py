@@ -51,22 +51,28 @@ class Difference:
     """How far two models are apart.
 
     Attributes:
-        largest: of the log-probabilities of a token; of what the exported model writes by itself
-            the mean over its tokens.
-        tokens: how many were compared.
-        lengths: of the shortest and the longest text.
+        largest: of the values; of log-probabilities those of a token, and of what the exported
+            model writes by itself the mean over its tokens.
+        count: how many were compared.
+        lengths: of the shortest and the longest input.
+        values: what was compared.
+        unit: what inputs are made of.
+        notes: lines on what was done beside, or could not be.
     """
 
     largest: float
-    tokens: int
+    count: int
     lengths: tuple[int, int]
+    values: str = "log-probabilities"
+    unit: str = "token"
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         sizes = sorted({count for count, _ in BATCHES})
         batches = ", ".join(map(str, sizes))
         return (
-            f"log-probabilities of {self.tokens:,} tokens differ by at most {self.largest:.1e} "
-            f"(texts of {self.lengths[0]} to {self.lengths[1]} tokens, batches of {batches})"
+            f"{self.count:,} {self.values} differ by at most {self.largest:.1e} (inputs of "
+            f"{self.lengths[0]} to {self.lengths[1]} {self.unit}s, batches of {batches})"
         )
 
 

@@ -19,6 +19,7 @@ class LanguageModel(Forms):
         vocabulary: number of tokens.
         dropout: before the output weights.
         tie: use the embedding as output weights (Press and Wolf 2017); needs equal widths.
+        bias: of the output weights.
 
     Raises:
         ValueError: the layer is not causal, or the widths do not allow ``tie``.
@@ -33,6 +34,7 @@ class LanguageModel(Forms):
         vocabulary: int,
         dropout: float = 0.0,
         tie: bool = False,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         if not layer.causal:
@@ -42,7 +44,7 @@ class LanguageModel(Forms):
         self.embedding = embedding
         self.layer = layer
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(layer.output_size, vocabulary)
+        self.head = nn.Linear(layer.output_size, vocabulary, bias)
         if tie:
             if embedding.weight.shape[1] != layer.output_size:
                 raise ValueError(

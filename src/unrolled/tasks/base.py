@@ -596,7 +596,9 @@ class Task(ABC):
 
     def vocabularies(self) -> tuple[Tokenizer, Tokenizer]:
         """Return what cuts sources and targets, for an export. Raises UsageError: it has none."""
-        raise UsageError(f"{self.name} has no export; translate and rewrite have")
+        raise UsageError(
+            f"{self.name} writes no texts from texts, which ctranslate2 is for; onnx has it"
+        )
 
     @abstractmethod
     def step_reader(

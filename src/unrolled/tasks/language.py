@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -120,7 +120,11 @@ class Language(Task):
     @classmethod
     def default_settings(cls, recipe: Recipe, schema: Schema) -> DefaultSettings:
         """Return the settings for keys that nobody set."""
-        return DEFAULTS
+        if recipe.layer != "attention":
+            return DEFAULTS
+        # no published model of attention has one, and so it can be exported as one
+        model = {**DEFAULTS.values["model"], "head_bias": False}
+        return replace(DEFAULTS, values={**DEFAULTS.values, "model": model})
 
     @classmethod
     def fit(
@@ -181,6 +185,7 @@ class Language(Task):
                 self.tokenizer.size,
                 config.head_dropout,
                 config.tie,
+                config.head_bias,
             )
         except ValueError as error:
             raise UsageError(str(error)) from None

@@ -195,7 +195,9 @@ class ModelConfig(LayerConfig):
     scale_embedding: bool = Field(
         False, description="unaligned: embeddings times the square root of their width"
     )
-    head_bias: bool = Field(True, description="unaligned: output weights have a bias")
+    head_bias: bool = Field(
+        True, description="language model, unaligned: output weights have a bias"
+    )
     decoder: str | None = Field(
         None, description="unaligned: layer that writes; by default the one that reads"
     )

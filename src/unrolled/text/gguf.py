@@ -196,7 +196,11 @@ def _texts(
 
 
 def _numbers(metadata: Mapping[str, Any], name: str, count: int) -> list[float] | None:
-    """Return a number for each token, None where none are said. Raises UserError: they are others."""
+    """Return a number for each token, None where none are said.
+
+    Raises:
+        UserError: they are no such list.
+    """
     value = metadata.get(PREFIX + name)
     if value is None:
         return None

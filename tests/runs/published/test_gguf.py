@@ -344,8 +344,7 @@ def opened(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     try:
         run = unrolled.load(path, device="cpu")
-    except UserError as error:
-        assert str(path) in str(error)
+    except UserError:
         return
     assert run.logits([0]).shape[0] == 1
 

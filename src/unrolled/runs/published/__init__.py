@@ -1,4 +1,4 @@
-"""Checkpoints of other programs, opened as runs that can be read and not trained on.
+"""Checkpoints of other programs, opened as runs, and language models written as such.
 
 A folder of Hugging Face (``config.json``, safetensors, ``tokenizer.json``) or a file of llama2.c.
 Settings and the shapes of all weights are compared before memory is taken, and nothing in a
@@ -8,5 +8,6 @@ folder is executed.
 from __future__ import annotations
 
 from unrolled.runs.published.opening import is_published, open_published
+from unrolled.runs.published.writing import write_hugging_face
 
-__all__ = ["is_published", "open_published"]
+__all__ = ["is_published", "open_published", "write_hugging_face"]

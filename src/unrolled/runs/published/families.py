@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unrolled.core.errors import UserError, listed, shown
-from unrolled.runs.published.config import PublishedConfig
+from unrolled.runs.published.config import FULL, SLIDING, PublishedConfig
 from unrolled.runs.published.weights import Shape, WeightOrigin
 
 LAYER = "layer.blocks."
@@ -22,6 +22,8 @@ class Family:
         name: its ``model_type``.
         architecture: the class that has a language model's head, as ``architectures`` says it.
         settings: makes keys under ``model`` of its settings.
+        config: makes its settings of keys under ``model``, as far as it has them; ``settings``
+            says which those are.
         prefix: before all names but those of the head; a checkpoint of the bare stack lacks it.
         block: before the names of one block, its number in braces.
         outer: where weights beside the blocks stand, by our names.
@@ -32,6 +34,7 @@ class Family:
     name: str
     architecture: str
     settings: Callable[[PublishedConfig], Settings]
+    config: Callable[[Settings], Settings]
     prefix: str
     block: str
     outer: Mapping[str, WeightOrigin]
@@ -94,6 +97,20 @@ def _gpt2(config: PublishedConfig) -> Settings:
     }
 
 
+def _gpt2_config(settings: Settings) -> Settings:
+    names = {kind: name for name, kind in reversed(GELUS.items())}
+    return {
+        "n_embd": settings["hidden"],
+        "n_layer": settings["layers"],
+        "n_head": settings["heads"],
+        "n_positions": settings["context"],
+        "layer_norm_epsilon": settings["norm_eps"],
+        "activation_function": names.get(settings["feedforward"], "gelu_new"),
+        "n_inner": settings["feedforward_size"],
+        "tie_word_embeddings": settings["tie"],
+    }
+
+
 def _transposed(name: str, part: int = 0, parts: int = 1) -> WeightOrigin:
     return WeightOrigin((name,), True, part, parts)
 
@@ -123,6 +140,7 @@ GPT2 = Family(
     "gpt2",
     "GPT2LMHeadModel",
     _gpt2,
+    _gpt2_config,
     "transformer.",
     "h.{}.",
     {
@@ -163,11 +181,37 @@ def _llama_kind(config: PublishedConfig) -> Settings:
     }
 
 
+def _llama_kind_config(settings: Settings) -> Settings:
+    base = settings["rotary_base"]
+    return {
+        "hidden_act": "silu",
+        "hidden_size": settings["hidden"],
+        "num_hidden_layers": settings["layers"],
+        "num_attention_heads": settings["heads"],
+        "num_key_value_heads": settings["kv_heads"],
+        "head_dim": settings["head_size"],
+        "max_position_embeddings": settings["context"],
+        # transformers reads the second from its version 5 on
+        "rope_theta": base,
+        "rope_parameters": {"rope_type": "default", "rope_theta": base},
+        "rms_norm_eps": settings["norm_eps"],
+        "intermediate_size": settings["feedforward_size"],
+        "tie_word_embeddings": settings["tie"],
+    }
+
+
 def _llama(config: PublishedConfig) -> Settings:
     """Also SmolLM and others that call themselves Llama."""
     return _llama_kind(config) | {
         "bias": config.flag("mlp_bias", False),
         "attention_bias": _bias(config),
+    }
+
+
+def _llama_config(settings: Settings) -> Settings:
+    return _llama_kind_config(settings) | {
+        "mlp_bias": settings["bias"],
+        "attention_bias": settings["attention_bias"] == "all",
     }
 
 
@@ -181,6 +225,11 @@ def _mistral(config: PublishedConfig) -> Settings:
     if "sliding_window" in config.values:
         window = config.whole_or_none("sliding_window")
     return _llama_kind(config) | {"attention_window": window}
+
+
+def _mistral_config(settings: Settings) -> Settings:
+    window = settings["attention_window"]
+    return _llama_kind_config(settings) | {"sliding_window": window}
 
 
 def _qwen2(config: PublishedConfig) -> Settings:
@@ -198,6 +247,18 @@ def _qwen3(config: PublishedConfig) -> Settings:
         "attention_window": config.chosen_window(),
         "head_size": config.whole("head_dim", 128),
         "query_key_norm": True,
+    }
+
+
+def _qwen_config(settings: Settings) -> Settings:
+    window = settings["attention_window"]
+    layers = settings["layers"]
+    return _llama_kind_config(settings) | {
+        "attention_bias": settings["attention_bias"] == "all",
+        "use_sliding_window": window is not None,
+        "sliding_window": window,
+        "max_window_layers": layers if window is None else 0,
+        "layer_types": [FULL if window is None else SLIDING] * layers,
     }
 
 
@@ -230,12 +291,16 @@ _LLAMA_OUTER = {
 
 
 def _of_llama_kind(
-    name: str, architecture: str, settings: Callable[[PublishedConfig], Settings]
+    name: str,
+    architecture: str,
+    settings: Callable[[PublishedConfig], Settings],
+    config: Callable[[Settings], Settings],
 ) -> Family:
     return Family(
         name,
         architecture,
         settings,
+        config,
         "model.",
         "layers.{}.",
         _LLAMA_OUTER,
@@ -244,15 +309,15 @@ def _of_llama_kind(
     )
 
 
-LLAMA = _of_llama_kind("llama", "LlamaForCausalLM", _llama)
+LLAMA = _of_llama_kind("llama", "LlamaForCausalLM", _llama, _llama_config)
 FAMILIES = {
     family.name: family
     for family in (
         GPT2,
         LLAMA,
-        _of_llama_kind("mistral", "MistralForCausalLM", _mistral),
-        _of_llama_kind("qwen2", "Qwen2ForCausalLM", _qwen2),
-        _of_llama_kind("qwen3", "Qwen3ForCausalLM", _qwen3),
+        _of_llama_kind("mistral", "MistralForCausalLM", _mistral, _mistral_config),
+        _of_llama_kind("qwen2", "Qwen2ForCausalLM", _qwen2, _qwen_config),
+        _of_llama_kind("qwen3", "Qwen3ForCausalLM", _qwen3, _qwen_config),
     )
 }
 

@@ -46,10 +46,10 @@ SCALARS = {
 # what is stored as numbers, and the blocks that the package gguf takes apart
 PLAIN = ("F32", "F16", "BF16", "F64")
 QUANTIZED = (
-    ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
-    + ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
-    + ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
-    + ("TQ1_0", "TQ2_0", "MXFP4")
+    *("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"),
+    *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"),
+    *("TQ1_0", "TQ2_0", "MXFP4"),
 )
 # of one entry of a list of tensors, and of keys: the fewest bytes
 LEAST_TENSOR = 8 + 4 + 8 + 4 + 8
