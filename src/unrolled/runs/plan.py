@@ -27,6 +27,7 @@ from unrolled.runs.begun import (
 from unrolled.runs.keys import flat
 from unrolled.runs.prepare import prepare
 from unrolled.runs.prepared import Prepared
+from unrolled.runs.published import is_checkpoint
 from unrolled.runs.recipes import FILES, is_available, left_out_lines, requested
 from unrolled.runs.resolve import Machine, as_begun
 from unrolled.tasks.base import Scores, Task
@@ -65,6 +66,7 @@ class Request:
         Raises:
             UsageError: there is no such recipe or file, a key is wrong, or the folder's name.
         """
+        refuse_checkpoint(target, resume)
         recipe = requested(target, changes, resume)
         folder = folder_of(target, recipe, out)
         if resume:
@@ -162,6 +164,18 @@ class Plan:
             lines=None if read is None else lambda rows: read.lines[rows].tolist(),
             begun=runs.begun(recipe, task, files),
             still_ours=still_ours,
+        )
+
+
+def refuse_checkpoint(target: str, resume: bool) -> None:
+    """Raise UsageError where a checkpoint of another program stands for data."""
+    if is_checkpoint(Path(target)):
+        reason = (
+            "holds no state of a training to go on with" if resume else "is no data"
+        )
+        raise UsageError(
+            f"{target} is a checkpoint of another program and {reason}; name a recipe or a data "
+            "file"
         )
 
 

@@ -95,6 +95,20 @@ def _document(text: Any) -> dict[str, Any]:
     return {**document, "truncation": None, "padding": None}
 
 
+def cut_by(name: str) -> dict[str, Any]:
+    """Return what cuts text by a rule of ``CUTS``, and writes bytes as letters."""
+    cuts: list[dict[str, Any]] = [
+        {
+            "type": "Split",
+            "pattern": {"Regex": pattern},
+            "behavior": "Isolated",
+            "invert": False,
+        }
+        for pattern in CUTS[name]
+    ]
+    return {"type": "Sequence", "pretokenizers": [*cuts, _BYTE_LEVEL]}
+
+
 def _byte_pairs(metadata: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any]:
     """Return the parts of a document of byte pairs (Radford et al. 2019, section 2.2)."""
     name = metadata.get(f"{PREFIX}pre")
@@ -106,20 +120,14 @@ def _byte_pairs(metadata: Mapping[str, Any], tokens: Sequence[str]) -> dict[str,
     merges = [merge.split(" ") for merge in _texts(metadata, "merges", [])]
     if any(len(pair) != 2 for pair in merges):
         raise UserError(f"expected two tokens in each of {PREFIX}merges")
-    cuts: list[dict[str, Any]] = [
-        {
-            "type": "Split",
-            "pattern": {"Regex": pattern},
-            "behavior": "Isolated",
-            "invert": False,
-        }
-        for pattern in CUTS[name]
-    ]
+    known = set(tokens)
+    # what cannot be done is left out, as llama.cpp does
+    merges = [pair for pair in merges if {*pair, "".join(pair)} <= known]
     model = bpe_model(tokens, merges, None, byte_fallback=False)
     model["ignore_merges"] = name in WHOLE_WORDS
     return {
         "normalizer": NORMALIZERS.get(name),
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*cuts, _BYTE_LEVEL]},
+        "pre_tokenizer": cut_by(name),
         "post_processor": _begun(metadata, tokens, name in WHOLE_WORDS),
         "decoder": _BYTE_LEVEL,
         "model": model,

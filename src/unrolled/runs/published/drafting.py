@@ -57,9 +57,9 @@ def draft_of(model: LanguageModel, to: str) -> Draft:
         UserError: it is no stack of attention, or has what cannot be put elsewhere.
     """
     if not isinstance(model.layer, Attention):
+        name = type(model.layer).__name__.lower()
         raise UserError(
-            f"{to} has attention alone, and this run has layer={type(model.layer).__name__.lower()}; "
-            "onnx has every layer"
+            f"{to} has attention alone, and this run has layer={name}; onnx has every layer"
         )
     draft = Draft(_settings(model, model.layer), _weights(model))
     _fold_embedding(draft, model)

@@ -16,10 +16,17 @@ import torch
 from torch import Tensor
 
 from unrolled.core.errors import UserError, shown
-from unrolled.export.gguf_names import BLOCK, INNER, INTERLEAVED, KINDS, OUTER, Names
 from unrolled.runs.published.config import PublishedConfig
 from unrolled.runs.published.families import FAMILIES, Family
 from unrolled.runs.published.gguf_header import Header, read_header
+from unrolled.runs.published.gguf_names import (
+    BLOCK,
+    INNER,
+    INTERLEAVED,
+    KINDS,
+    OUTER,
+    Names,
+)
 from unrolled.runs.published.weights import Shape, WeightOrigin, halved
 
 ARCHITECTURE = "general.architecture"
@@ -73,6 +80,7 @@ class GgufFile:
         path: the file.
 
     Attributes:
+        architecture: the name of it in the file.
         config: its settings as ``config.json`` has them.
         family: its architecture, with names as GGUF has them.
 
@@ -88,9 +96,8 @@ class GgufFile:
         }
         name = _architecture(path, self.header)
         self.config = _config(path, self.header, name)
-        self.family = _family(name, self.config)
-        self._is_interleaved = name in INTERLEAVED
-        self._heads: dict[str, int] = {}
+        self.family = named_family(name, self.config)
+        self.architecture = name
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -118,13 +125,25 @@ class GgufFile:
         else:
             numbers = dequantize(rows, GGMLQuantizationType[stored.type])
         tensor = torch.from_numpy(np.ascontiguousarray(numbers)).reshape(stored.shape)
-        part = name.removesuffix(".weight").removesuffix(".bias")
-        if not self._is_interleaved or not part.endswith((".attn_q", ".attn_k")):
-            return tensor
-        kind = "num_attention_heads"
-        if part.endswith(".attn_k"):
-            kind = "num_key_value_heads"
-        return halved(tensor, self.config.values[kind])
+        heads = turned_heads(name, self.architecture, self.config.values)
+        return halved(tensor, heads) if heads else tensor
+
+
+def turned_heads(name: str, architecture: str, values: Mapping[str, Any]) -> int:
+    """Return the heads of a tensor whose rows stand otherwise in the file, 0 for all others.
+
+    Args:
+        name: of the tensor, as the file has it.
+        architecture: of the file.
+        values: settings by the keys of ``config.json``.
+    """
+    part = name.split(".")[-2]
+    if architecture not in INTERLEAVED or part not in ("attn_q", "attn_k"):
+        return 0
+    heads: int = values["num_attention_heads"]
+    if part == "attn_k":
+        heads = values.get("num_key_value_heads") or heads
+    return heads
 
 
 def _architecture(path: Path, header: Header) -> str:
@@ -255,7 +274,7 @@ def _origins(names: Names) -> dict[str, WeightOrigin]:
     return origins
 
 
-def _family(architecture: str, config: PublishedConfig) -> Family:
+def named_family(architecture: str, config: PublishedConfig) -> Family:
     """Return an architecture with the names that GGUF has.
 
     Raises:

@@ -56,6 +56,21 @@ class Checkpoint:
     stored: Stored
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is a checkpoint of another program, and no file of data, by what it holds."""
+    if path.is_dir():
+        return is_published(path)
+    try:
+        if not os.path.lexists(path) or not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        if _magic(path) == MAGIC:
+            return True
+        Llama2cFile(path)
+    except (UserError, OSError, ValueError):
+        return False
+    return True
+
+
 def open_published(path: Path, tokenizer: Path | None = None) -> Loaded:
     """Open a checkpoint of another program.
 
