@@ -76,12 +76,7 @@ def doctor(
     counted = ", ".join(f"{count} {status}" for status, count in counts.items())
     say(f"\n{len(findings)} checks in {seconds:g} s: {counted}")
     if as_json:
-        head = {
-            "target": target,
-            "trained": any(states),
-            "seconds": seconds,
-            **counts,
-        }
+        head = {"target": target, "trained": any(states), "seconds": seconds} | counts
         out(json_line({**head, "checks": [f.as_dict() for f in findings]}))
     raise typer.Exit(1 if counts["problem"] else 0)
 
