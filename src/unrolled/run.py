@@ -247,6 +247,7 @@ class Run:
 
         Args:
             to: ``hf`` (language models over attention of a published kind, for transformers),
+                ``gguf`` (the same for llama.cpp),
                 ``onnx`` (any layer; labels, values, tags and language models, for ONNX Runtime) or
                 ``ctranslate2`` (texts written from texts over attention).
             out: the folder to make; ``export/<to>`` in that of the run by default.
@@ -279,7 +280,7 @@ def load(
 
     Args:
         folder: the run folder; a folder of Hugging Face (``config.json``, safetensors) of the
-            GPT-2, Llama, Mistral, Qwen2 or Qwen3 kind; or a file of llama2.c.
+            GPT-2, Llama, Mistral, Qwen2 or Qwen3 kind; a GGUF file of them; or a file of llama2.c.
         device: ``auto``, ``cpu``, ``cuda`` ...
         weights: ``best``, or ``last`` for those of the newest checkpoint.
         result: read ``result.json`` too, without which rows can be answered as well.

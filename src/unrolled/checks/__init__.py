@@ -10,13 +10,23 @@ import torch
 
 from unrolled.checks import data, endings, files, leaks, learning, model
 from unrolled.checks.base import Check, Context, Finding, ask
+from unrolled.checks.published import examine_published
 from unrolled.core.words import command, path_word
 from unrolled.runs import folder as runs
 from unrolled.runs.keys import words
 from unrolled.runs.plan import Plan, make_plan
 from unrolled.training.precision import callers_state_kept
 
-__all__ = ["CHECKS", "Check", "Context", "Finding", "ask", "examine", "quick"]
+__all__ = [
+    "CHECKS",
+    "Check",
+    "Context",
+    "Finding",
+    "ask",
+    "examine",
+    "examine_published",
+    "quick",
+]
 
 CHECKS = (
     Check("files of the run", files.unchanged),

@@ -120,8 +120,14 @@ def compare(
 
 def _keys(words: list[str]) -> dict[str, Any]:
     from unrolled.runs.keys import parse
+    from unrolled.runs.published import is_checkpoint
 
     for word in words:
+        if is_checkpoint(Path(word)):
+            raise UsageError(
+                f"{shown(word)} is a checkpoint of another program, of which no training is known; "
+                "score both by `unrolled evaluate RUN FILE --compare PATH`"
+            )
         if "=" not in word:
             raise UsageError(
                 f"{shown(word)} is neither key=value nor a finished run, as all must be where "

@@ -18,7 +18,8 @@ def export(
         ),
     ],
     to: Annotated[
-        str, typer.Option("--to", metavar="FORMAT", help="hf, onnx or ctranslate2.")
+        str,
+        typer.Option("--to", metavar="FORMAT", help="hf, gguf, onnx or ctranslate2."),
     ],
     output: Annotated[
         Path | None,
@@ -31,8 +32,8 @@ def export(
     """Write a run in another program's format, compared with the run before it is kept.
 
     hf: language models over attention of the kind of GPT-2, Llama, Mistral and Qwen, for
-    transformers. onnx: language models, labels, values and tags over any layer, for ONNX Runtime.
-    ctranslate2: texts written from texts over attention.
+    transformers; gguf: the same for llama.cpp. onnx: language models, labels, values and tags over
+    any layer, for ONNX Runtime. ctranslate2: texts written from texts over attention.
 
     Examples:
 

@@ -21,7 +21,7 @@ def load(
         Path,
         typer.Argument(
             metavar="PATH",
-            help="A run, a folder of Hugging Face, or a file of llama2.c.",
+            help="A run, a folder of Hugging Face, a GGUF file, or a file of llama2.c.",
         ),
     ],
     tokenizer: Tokenizer = None,
@@ -31,8 +31,9 @@ def load(
 ) -> None:
     """Open a checkpoint, of another program too, and say what it is.
 
-    GPT-2, Llama, Mistral, Qwen2 and Qwen3 (safetensors, config.json, tokenizer.json), and llama2.c.
-    Nothing in a folder is executed. generate, evaluate and inspect take PATH, too.
+    GPT-2, Llama, Mistral, Qwen2 and Qwen3 (safetensors, config.json, tokenizer.json; or GGUF), and
+    llama2.c. Nothing in a folder is executed. generate, evaluate, inspect, export and doctor take
+    PATH, too.
 
     Examples:
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from unrolled.cli.load import Tokenizer
+
 MARK = "\1"  # nobody types it
 SEED = 2**63 - 1  # the largest that torch takes
 
@@ -103,6 +105,7 @@ def predict(
     ] = None,
     raw: Raw = False,
     probabilities: Probabilities = False,
+    tokenizer: Tokenizer = None,
 ) -> None:
     """Answer rows: one line for each on standard output, and nothing else.
 
@@ -124,7 +127,9 @@ def predict(
         "required": require or [],
         "seed": seed,
     }
-    request = _Request(run, rows or [], file, output, live, as_json, raw, probabilities)
+    request = _Request(
+        run, rows or [], file, output, live, as_json, raw, probabilities, tokenizer
+    )
     request.check()
     request.answer(settings or [], search)
 
@@ -141,6 +146,7 @@ class _Request:
     as_json: bool
     raw: bool
     probabilities: bool
+    tokenizer: Path | None
 
     def check(self) -> None:
         """Raise UsageError for options that do not go together."""
@@ -164,7 +170,7 @@ class _Request:
         from unrolled.run import load
         from unrolled.runs.keys import parse
 
-        run = load(expanded(self.run), result=False)
+        run = load(expanded(self.run), result=False, tokenizer=self.tokenizer)
         run.answers([])  # a run that answers no rows says so before any is read
         if self.live and run.task.schema.steps:
             raise UsageError(

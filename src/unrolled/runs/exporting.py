@@ -15,7 +15,7 @@ from unrolled.core.errors import UsageError, unknown
 from unrolled.export import Writer, ctranslate2, export, onnx
 from unrolled.export.parity import Difference
 from unrolled.models import Unaligned
-from unrolled.runs.published import write_hugging_face
+from unrolled.runs.published import write_gguf, write_hugging_face
 from unrolled.tasks.base import Task
 
 
@@ -89,7 +89,12 @@ def _hugging_face(exported: Exportable) -> Writer:
     return write_hugging_face(exported.model, exported.task.tokenizer)
 
 
+def _gguf(exported: Exportable) -> Writer:
+    return write_gguf(exported.model, exported.task.tokenizer)
+
+
 FORMATS: dict[str, ExportFormat] = {
+    "gguf": ExportFormat("language models over attention", _gguf),
     "hf": ExportFormat("language models over attention", _hugging_face),
     "ctranslate2": ExportFormat(
         "texts written from texts, over attention", _ctranslate2

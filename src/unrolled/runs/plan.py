@@ -29,6 +29,7 @@ from unrolled.runs.keys import flat
 from unrolled.runs.prepare import prepare
 from unrolled.runs.prepared import Prepared
 from unrolled.runs.pretrained import Pretrained, Transfer, located, origin_of, take
+from unrolled.runs.published import is_checkpoint
 from unrolled.runs.recipes import FILES, is_available, left_out_lines, requested
 from unrolled.runs.resolve import Machine, as_begun
 from unrolled.tasks.base import Scores, Task
@@ -68,6 +69,7 @@ class Request:
         Raises:
             UsageError: there is no such recipe or file, a key is wrong, or the folder's name.
         """
+        refuse_checkpoint(target, resume)
         recipe = requested(target, changes, resume)
         folder = folder_of(target, recipe, out)
         if resume:
@@ -188,6 +190,18 @@ class Plan:
         taken = [[name for name in names if name not in drawn] for names in groups]
         taken[-1] += self.transfer.drawn
         return [names for names in taken if names]
+
+
+def refuse_checkpoint(target: str, resume: bool) -> None:
+    """Raise UsageError where a checkpoint of another program stands for data."""
+    if is_checkpoint(Path(target)):
+        reason = (
+            "holds no state of a training to go on with" if resume else "is no data"
+        )
+        raise UsageError(
+            f"{target} is a checkpoint of another program and {reason}; name a recipe or a data "
+            f"file, and begin with its weights by model.init={target}"
+        )
 
 
 def make_plan(

@@ -351,8 +351,9 @@ def _pairs(data: bytes) -> tuple[list[str], list[float]]:
     return tokens, scores
 
 
-def _document_of(tokens: list[str], scores: list[float]) -> dict[str, Any]:
-    vocabulary = {token: id for id, token in enumerate(tokens)}
+def merges_by_score(tokens: Sequence[str], scores: Sequence[float]) -> list[list[str]]:
+    """Return byte pair merges that join adjacent tokens in the order of scores, the best first."""
+    vocabulary = set(tokens)
     ranked = sorted(range(len(tokens)), key=lambda id: (-scores[id], id))
     merges: list[list[str]] = []
     for id in ranked:
@@ -361,10 +362,23 @@ def _document_of(tokens: list[str], scores: list[float]) -> dict[str, Any]:
             pair = [token[:cut], token[cut:]]
             if all(part in vocabulary for part in pair):
                 merges.append(pair)
-    mark = {"id": "<s>", "ids": [1], "tokens": ["<s>"]}
-    before = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    return merges
+
+
+def template(token: str, id: int) -> dict[str, Any]:
+    """Return what puts a token before every text."""
+    mark = {"id": token, "ids": [id], "tokens": [token]}
+    before = {"SpecialToken": {"id": token, "type_id": 0}}
     single = [before, {"Sequence": {"id": "A", "type_id": 0}}]
-    pair_template = [*single, {"Sequence": {"id": "B", "type_id": 0}}]
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {token: mark},
+    }
+
+
+def _document_of(tokens: list[str], scores: list[float]) -> dict[str, Any]:
     decoders = [
         {"type": "ByteFallback"},
         {"type": "Fuse"},
@@ -377,23 +391,35 @@ def _document_of(tokens: list[str], scores: list[float]) -> dict[str, Any]:
         "added_tokens": [],
         "normalizer": {"type": "Prepend", "prepend": " "},
         "pre_tokenizer": None,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": single,
-            "pair": pair_template,
-            "special_tokens": {"<s>": mark},
-        },
+        "post_processor": template("<s>", 1),
         "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": tokens[0],
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": vocabulary,
-            "merges": merges,
-        },
+        "model": bpe_model(tokens, merges_by_score(tokens, scores), tokens[0]),
+    }
+
+
+def bpe_model(
+    tokens: Sequence[str],
+    merges: list[list[str]],
+    unknown: str | None,
+    byte_fallback: bool = True,
+) -> dict[str, Any]:
+    """Return a model of byte pairs.
+
+    Args:
+        tokens: in the order of their ids.
+        merges: in the order in which they are done.
+        unknown: the token of what is not known.
+        byte_fallback: write what is not known by the tokens of its bytes, such as <0x0A>.
+    """
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": unknown,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": byte_fallback,
+        "ignore_merges": False,
+        "vocab": {token: id for id, token in enumerate(tokens)},
+        "merges": merges,
     }

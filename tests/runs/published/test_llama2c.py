@@ -143,7 +143,7 @@ def test_other_files_are_refused(tmp_path: Path, home: SimpleNamespace) -> None:
         (b"", "no checkpoint of a known kind"),
         (struct.pack("<7i", 4, 6, 1, 3, 1, 11, 8), "no checkpoint of a known kind"),
         (struct.pack("<7i", 0x616B3432, 1, 1, 1, 1, 1, 1), "--version 0"),
-        (b"GGUF" + bytes(40), "a GGUF file"),
+        (b"GGUF" + bytes(40), "GGUF version 0"),
     ):
         path.write_bytes(data)
         with pytest.raises(UserError, match=message) as caught:

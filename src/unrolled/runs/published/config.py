@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,17 @@ LONGEST = 16 * CONFIG_BYTES  # with the special tokens of a large vocabulary
 
 @dataclass(frozen=True, slots=True)
 class PublishedConfig:
-    """Settings of a model, and the file that they stand in, which errors name."""
+    """Settings of a model, and the file that they stand in, which errors name.
+
+    Attributes:
+        path: the file.
+        values: by the keys of ``config.json``.
+        names: what the file calls a key otherwise.
+    """
 
     path: Path
     values: Mapping[str, Any]
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def whole(self, key: str, default: int | None = None) -> int:
         """Return a whole number of at least 1. Raises UserError: it is missing, or none."""
@@ -124,7 +131,8 @@ class PublishedConfig:
 
     def _refusal(self, key: str, expected: str) -> UserError:
         value = shown(self.values[key]) if key in self.values else "missing"
-        return UserError(f"{self.path}: {key} is {value}; expected {expected}")
+        name = self.names.get(key, key)
+        return UserError(f"{self.path}: {name} is {value}; expected {expected}")
 
 
 def read_config(folder: Path) -> PublishedConfig:

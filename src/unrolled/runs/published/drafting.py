@@ -46,16 +46,20 @@ class Draft:
             self.notes.append("the output weights get a table of their own")
 
 
-def draft_of(model: LanguageModel) -> Draft:
+def draft_of(model: LanguageModel, to: str) -> Draft:
     """Return a model's settings and weights, with what no family has put elsewhere.
+
+    Args:
+        model: in evaluation mode, on the CPU.
+        to: the name of the format, for messages.
 
     Raises:
         UserError: it is no stack of attention, or has what cannot be put elsewhere.
     """
     if not isinstance(model.layer, Attention):
+        name = type(model.layer).__name__.lower()
         raise UserError(
-            f"hf has attention alone, and this run has layer={type(model.layer).__name__.lower()}; "
-            "onnx has every layer"
+            f"{to} has attention alone, and this run has layer={name}; onnx has every layer"
         )
     draft = Draft(_settings(model, model.layer), _weights(model))
     _fold_embedding(draft, model)
@@ -213,14 +217,14 @@ def _fold_head_bias(draft: Draft) -> None:
 # ---------------------------------------------------------------------- the family
 
 
-def family_for(draft: Draft) -> tuple[Family, Settings]:
+def family_for(draft: Draft, to: str) -> tuple[Family, Settings]:
     """Return the first family that has all settings of a draft, and its own settings.
 
     Raises:
         UserError: none has; the message names what the nearest one has otherwise.
     """
     if draft.settings["context"] is None:
-        raise UserError("hf needs a limit of positions: set model.context")
+        raise UserError(f"{to} needs a limit of positions: set model.context")
     nearest: tuple[int, Family, Settings] | None = None
     for family in FAMILIES.values():
         config = family.config(draft.settings)

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from unrolled.core.errors import UserError
 from unrolled.runs.published.config import PublishedConfig
-from unrolled.runs.published.weights import Shape
+from unrolled.runs.published.weights import Shape, halved
 
 HEADER = struct.Struct("<7i")
 LATER_FORMAT = 0x616B3432
-KINDS = "a folder of Hugging Face (config.json and safetensors), or a file of llama2.c"
+KINDS = "a folder of Hugging Face (config.json and safetensors), a GGUF file, or a file of llama2.c"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +135,7 @@ class Llama2cFile:
         numbers = np.fromfile(self.path, "<f4", math.prod(shape), offset=begin)
         tensor = torch.from_numpy(numbers.astype(np.float32)).reshape(shape)
         heads = self.heads.get(section)
-        if heads is None:
-            return tensor
-        pairs = tensor.unflatten(0, (heads, -1, 2))
-        return pairs.transpose(1, 2).reshape(shape)
+        return tensor if heads is None else halved(tensor, heads)
 
 
 def _header(path: Path) -> Header:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,8 @@ from unrolled.models import LanguageModel
 from unrolled.runs.folder import Loaded, is_run
 from unrolled.runs.published.config import CONFIG, PublishedConfig, read_config
 from unrolled.runs.published.families import LLAMA, Family, family_of
+from unrolled.runs.published.gguf import GgufFile
+from unrolled.runs.published.gguf_header import MAGIC
 from unrolled.runs.published.llama2c import KINDS, Llama2cFile
 from unrolled.runs.published.weights import (
     INDEX,
@@ -29,6 +32,7 @@ from unrolled.runs.published.weights import (
 from unrolled.tasks.base import FileLayout
 from unrolled.tasks.language import Language
 from unrolled.tasks.recipe import Recipe
+from unrolled.text.gguf import gguf_tokenizer
 from unrolled.text.published import PublishedTokenizer, read_document, read_llama2c
 
 TOKENIZER = "tokenizer.json"
@@ -43,58 +47,85 @@ def is_published(path: Path) -> bool:
     return os.path.lexists(path)
 
 
+@dataclass(frozen=True, slots=True)
+class PublishedCheckpoint:
+    """What a checkpoint says of itself: the numbers of its weights are not read yet."""
+
+    config: PublishedConfig
+    family: Family
+    stored: Stored
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is a checkpoint of another program, and no file of data, by what it holds."""
+    if path.is_dir():
+        return is_published(path)
+    try:
+        if not os.path.lexists(path) or not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        if _magic(path) == MAGIC:
+            return True
+        Llama2cFile(path)
+    except (UserError, OSError, ValueError):
+        return False
+    return True
+
+
 def open_published(path: Path, tokenizer: Path | None = None) -> Loaded:
     """Open a checkpoint of another program.
 
     Args:
-        path: a folder of Hugging Face, or a file of llama2.c.
-        tokenizer: the file of its vocabulary; by default the one in the folder, or ``tok*.bin``
-            beside the file.
+        path: a folder of Hugging Face, a GGUF file, or a file of llama2.c.
+        tokenizer: the file of its vocabulary; by default the one in the folder or in the GGUF file,
+            or ``tok*.bin`` beside the file.
 
     Raises:
         UserError: it is of an unknown kind, asks for code, or its weights are not those of its
             settings.
     """
-    config, family, stored = _read(path)
-    settings = family.settings(config)
-    vocabulary = _tokenizer(path, config, tokenizer)
-    recipe = _recipe(path, config, settings, len(stored.shapes))
+    checkpoint = _read(path)
+    settings = checkpoint.family.settings(checkpoint.config)
+    vocabulary = _tokenizer(path, checkpoint, tokenizer)
+    recipe = _recipe(path, checkpoint, settings)
     layout = FileLayout([], Format("text"))
     task = Language(vocabulary, (), layout)
-    model = _build(task, recipe, config, family, stored)
-    ended = {"family": family.name}
+    model = _build(task, recipe, checkpoint)
+    ended = {"family": checkpoint.family.name}
     return Loaded(path, recipe, task, model.eval(), ended)
 
 
-def _read(path: Path) -> tuple[PublishedConfig, Family, Stored]:
+def _read(path: Path) -> PublishedCheckpoint:
     """Return settings, architecture and weights, of which the shapes alone are read."""
     if path.is_dir():
         config = read_config(path)
-        return config, family_of(config), SafetensorsFolder(path)
-    _refuse_other_files(path)
+        return PublishedCheckpoint(config, family_of(config), SafetensorsFolder(path))
+    if _magic(path) == MAGIC:
+        gguf = GgufFile(path)
+        return PublishedCheckpoint(gguf.config, gguf.family, gguf)
     file = Llama2cFile(path)
-    return file.config, LLAMA, file
+    return PublishedCheckpoint(file.config, LLAMA, file)
 
 
-def _refuse_other_files(path: Path) -> None:
-    """Raise UserError for what is no regular file, or of a kind that has a name."""
+def _magic(path: Path) -> bytes:
+    """Return how a file begins. Raises UserError: it is no regular file, or has no settings."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise UserError(f"{path}: this is no regular file; expected {KINDS}")
         with path.open("rb") as file:
-            magic = file.read(4)
+            magic = file.read(len(MAGIC))
     except OSError as error:
         raise UserError(f"{path}: this cannot be read ({error.strerror})") from None
     if path.suffix == ".safetensors":
         raise UserError(f"{path}: give its folder, which holds the settings, too")
-    if magic == b"GGUF":
-        raise UserError(f"{path}: a GGUF file is not read; expected {KINDS}")
+    return magic
 
 
 def _recipe(
-    path: Path, config: PublishedConfig, settings: Mapping[str, Any], tensors: int
+    path: Path, checkpoint: PublishedCheckpoint, settings: Mapping[str, Any]
 ) -> Recipe:
     """Return the settings as those of a run. Raises UserError: they are no model's."""
+    config = checkpoint.config
+    tensors = len(checkpoint.stored.shapes)
     if settings["layers"] > tensors:
         raise UserError(
             f"{config.path}: {settings['layers']:,} layers, and there are {tensors:,} tensors"
@@ -104,8 +135,7 @@ def _recipe(
         "name": whole.name if path.is_dir() else whole.stem,
         "task": "language",
         "layer": "attention",
-        # no family's output weights have one
-        "model": {**settings, "head_bias": False},
+        "model": {**settings, "head_bias": _has_head_bias(checkpoint)},
         "training": {"precision": "fp32"},
     }
     try:
@@ -114,19 +144,23 @@ def _recipe(
         raise UserError(f"{config.path}: {error}") from None
 
 
+def _has_head_bias(checkpoint: PublishedCheckpoint) -> bool:
+    """Whether a bias of the output weights is stored, which few families have a name for."""
+    bias = checkpoint.family.outer.get("head.bias")
+    return bias is not None and bias.names[0] in checkpoint.stored.shapes
+
+
 def _build(
-    task: Language,
-    recipe: Recipe,
-    config: PublishedConfig,
-    family: Family,
-    stored: Stored,
+    task: Language, recipe: Recipe, checkpoint: PublishedCheckpoint
 ) -> nn.Module:
     """Return the model with its weights, once all names and shapes were seen to fit."""
+    family = checkpoint.family
+    stored = checkpoint.stored
     try:
         with torch.device("meta"):
             model = cast(LanguageModel, task.build(recipe))
     except UsageError as error:
-        raise UserError(f"{config.path}: {error}") from None
+        raise UserError(f"{checkpoint.config.path}: {error}") from None
     ours: dict[str, Shape] = {}
     for name, tensor in model.state_dict().items():
         ours[name] = tuple(tensor.shape)
@@ -138,7 +172,7 @@ def _build(
     expected = dict(family.expected(ours, bare))
     spare = _buffers(family, stored)
     if tie:
-        spare["lm_head.weight"] = head
+        spare[family.outer["head.weight"].names[0]] = head
     refuse_misfit(stored, expected, spare)
     weights = {name: family.origin(name, bare).read(stored) for name in ours}
     for name, tensor in weights.items():
@@ -160,20 +194,28 @@ def _buffers(family: Family, stored: Stored) -> dict[str, Shape]:
 
 
 def _tokenizer(
-    path: Path, config: PublishedConfig, file: Path | None
+    path: Path, checkpoint: PublishedCheckpoint, file: Path | None
 ) -> PublishedTokenizer:
     """Return the tokenizer of a checkpoint; one that says what is missing where there is none."""
+    config = checkpoint.config
     size = config.whole("vocab_size")
     ends = config.ids("eos_token_id", size)
     starts = config.ids("bos_token_id", size)
     start = starts[0] if starts else None
     document: dict[str, Any] | None = None
-    source: Path | None
-    if path.is_dir():
+    source: Path | None = file
+    lacking = f"{path}: expected {TOKENIZER} here, to read and write text"
+    if isinstance(checkpoint.stored, GgufFile):
+        document = _gguf_document(checkpoint.stored, file)
+        source = file or path
+        lacking = (
+            f"{path}: it holds no tokenizer, to read and write text; name a {TOKENIZER} by "
+            f"{option('tokenizer')}"
+        )
+    elif path.is_dir():
         source = path / TOKENIZER if file is None else file
         if file is not None or os.path.lexists(source):
             document = read_document(source)
-        lacking = f"{path}: expected {TOKENIZER} here, to read and write text"
     else:
         source = _vocabulary_beside(path) if file is None else file
         if source is not None:
@@ -186,6 +228,18 @@ def _tokenizer(
         return PublishedTokenizer(document, size, start, ends, lacking)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
+
+
+def _gguf_document(file: GgufFile, tokenizer: Path | None) -> dict[str, Any] | None:
+    """Return the tokenizer of a GGUF file, or of another one that is named."""
+    if tokenizer is not None:
+        return read_document(tokenizer)
+    try:
+        return gguf_tokenizer(file.metadata)
+    except UserError as error:
+        raise UserError(
+            f"{file.path}: {error}; name a {TOKENIZER} by {option('tokenizer')}"
+        ) from None
 
 
 def _vocabulary_beside(path: Path) -> Path | None:

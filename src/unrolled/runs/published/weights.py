@@ -80,6 +80,17 @@ class WeightOrigin:
         return part.contiguous()
 
 
+def halved(tensor: Tensor, heads: int) -> Tensor:
+    """Return rows of queries or keys (N E, ...) with a feature's partner E/2 further on.
+
+    Args:
+        tensor: partners stand side by side, as Su et al. (2021) write rotary positions.
+        heads: N.
+    """
+    pairs = tensor.unflatten(0, (heads, -1, 2))
+    return pairs.transpose(1, 2).reshape(tensor.shape)
+
+
 class SafetensorsFolder:
     """The safetensors of a folder: one file, or several with an index.
 

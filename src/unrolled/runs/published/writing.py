@@ -72,8 +72,8 @@ def write_hugging_face(
         )
     assert tokenizer is not None
     refuse_changed(model, "hf")
-    draft = draft_of(model)
-    family, config = family_for(draft)
+    draft = draft_of(model, "hf")
+    family, config = family_for(draft, "hf")
 
     def write(folder: Path) -> Difference:
         _write_model(folder, family, config, draft, tokenizer)
@@ -114,7 +114,7 @@ def _write_model(
     if tokenizer.unwritten_ids:
         generation["suppress_tokens"] = list(tokenizer.unwritten_ids)
     write_json(folder / GENERATION, generation)
-    tensors = _theirs(family, draft.weights)
+    tensors = named_by(family, draft.weights)
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
 
 
@@ -127,7 +127,7 @@ def _marks(tokenizer: Tokenizer) -> dict[str, Any]:
     return marks
 
 
-def _theirs(family: Family, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def named_by(family: Family, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return weights of ours under a family's names: the way back of ``WeightOrigin.read``."""
     parts: dict[str, dict[int, Tensor]] = {}
     transposed: set[str] = set()
@@ -231,7 +231,7 @@ def _compared(
         notes.append("there is no tokenizer to write: the folder reads ids alone")
     elif encode is not None:
         _compare_texts(folder, tokenizer, encode, draft.settings["context"])
-    return _difference(model, others, draft.settings["context"], tuple(notes))
+    return difference_of(model, others, draft.settings["context"], tuple(notes))
 
 
 def _by_transformers(
@@ -292,12 +292,20 @@ def _compare_texts(
 
 
 @torch.inference_mode()
-def _difference(
+def difference_of(
     model: LanguageModel,
     others: list[Logits],
     context: int,
     notes: tuple[str, ...],
 ) -> Difference:
+    """Return how far the scores of other models are from ours, on random tokens.
+
+    Args:
+        model: ours.
+        others: each returns scores (B, T, V) of tokens (B, T).
+        context: positions that they read.
+        notes: what is said beside.
+    """
     generator = np.random.default_rng(0)
     vocabulary = model.embedding.size
     gaps = [0.0]

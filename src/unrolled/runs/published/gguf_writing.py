@@ -1,0 +1,193 @@
+"""Language models as GGUF files, which llama.cpp reads: settings, tokenizer and weights in fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unrolled.core.errors import UserError
+from unrolled.export.parity import Difference
+from unrolled.export.plain import refuse_changed
+from unrolled.models import LanguageModel
+from unrolled.runs.published.config import PublishedConfig
+from unrolled.runs.published.drafting import Draft, draft_of, family_for
+from unrolled.runs.published.gguf import (
+    ARCHITECTURE,
+    GPT2_KEYS,
+    LLAMA_KEYS,
+    named_family,
+    turned_heads,
+)
+from unrolled.runs.published.opening import open_published
+from unrolled.runs.published.writing import difference_of, named_by
+from unrolled.text.gguf import MODEL
+from unrolled.text.gguf_writing import metadata_of
+from unrolled.text.tokenizers import Tokenizer
+
+FILE = "model.gguf"
+README = """\
+# A model for llama.cpp: {architecture}
+
+`model.gguf` holds settings, tokenizer and weights in fp32. With llama.cpp:
+
+    llama-completion -m model.gguf -p "a text" -n 50 --temp 0 -no-cnv
+
+`llama-quantize model.gguf small.gguf Q8_0` makes it smaller. It reads {context:,} positions.
+
+{notes}
+"""
+
+
+def write_gguf(
+    model: nn.Module, tokenizer: Tokenizer | None
+) -> Callable[[Path], Difference]:
+    """Return what writes a model into a folder and compares it, once it is seen to be one of these.
+
+    Args:
+        model: in evaluation mode, on the CPU.
+        tokenizer: its vocabulary.
+
+    Raises:
+        UserError: llama.cpp has no such model or tokenizer; the message says what to set.
+    """
+    if not isinstance(model, LanguageModel):
+        raise UserError(
+            "gguf has language models; texts written from texts are exported to ctranslate2, "
+            "everything else to onnx"
+        )
+    assert tokenizer is not None
+    refuse_changed(model, "gguf")
+    draft = draft_of(model, "gguf")
+    family, values = family_for(draft, "gguf")
+    _refuse_otherwise(family.name, draft)
+    # GGUF calls Mistral a Llama
+    architecture = "llama" if family.name == "mistral" else family.name
+    metadata: dict[str, Any] = {MODEL: "no_vocab"}
+    notes = [*draft.notes, "there is no tokenizer to write: the file reads ids alone"]
+    if tokenizer.document:
+        metadata, cut = metadata_of(tokenizer, model.embedding.size)
+        notes = [*draft.notes, *cut]
+    metadata |= _settings(architecture, values, draft)
+    values = {**values, "num_key_value_heads": draft.settings["kv_heads"]}
+
+    def write(folder: Path) -> Difference:
+        _write(folder / FILE, architecture, metadata, values, draft.weights)
+        page = README.format(
+            architecture=architecture,
+            context=draft.settings["context"],
+            notes="\n".join(f"- {note}" for note in notes),
+        )
+        (folder / "README.md").write_text(page, "utf-8")
+        opened = open_published(folder / FILE)
+        _compare_texts(folder / FILE, tokenizer, opened.task.tokenizer)
+        ours = cast(LanguageModel, opened.model)
+        others = [lambda ids: ours(ids)[0].numpy()]
+        context = draft.settings["context"]
+        return difference_of(model, others, context, tuple(notes))
+
+    return write
+
+
+def _refuse_otherwise(family: str, draft: Draft) -> None:
+    """Raise UserError for what llama.cpp does otherwise than transformers."""
+    if family == "gpt2" and draft.settings["feedforward"] != "gelu-tanh":
+        raise UserError(
+            "llama.cpp has a GPT-2 with model.feedforward=gelu-tanh alone, and this model has "
+            f"{draft.settings['feedforward']}; export to hf or onnx"
+        )
+    window = draft.settings["attention_window"]
+    if window is not None and window < draft.settings["context"]:
+        raise UserError(
+            f"llama.cpp leaves out the window of this kind (model.attention_window={window}); "
+            "export to hf or onnx"
+        )
+
+
+def _settings(
+    architecture: str, values: Mapping[str, Any], draft: Draft
+) -> dict[str, Any]:
+    """Return the settings as keys of a file."""
+    keys = GPT2_KEYS if architecture == "gpt2" else LLAMA_KEYS
+    settings: dict[str, Any] = {
+        f"{architecture}.{theirs}": values[ours] for theirs, ours in keys.items()
+    }
+    size = draft.settings["head_size"]
+    vocabulary = len(draft.weights["embedding.weight"])
+    settings[f"{architecture}.vocab_size"] = vocabulary
+    if architecture != "gpt2":
+        settings |= {
+            f"{architecture}.attention.head_count_kv": draft.settings["kv_heads"],
+            f"{architecture}.attention.key_length": size,
+            f"{architecture}.attention.value_length": size,
+            f"{architecture}.rope.dimension_count": size,
+            f"{architecture}.rope.freq_base": float(draft.settings["rotary_base"]),
+        }
+    return settings
+
+
+def _write(
+    path: Path,
+    architecture: str,
+    metadata: Mapping[str, Any],
+    values: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, value in metadata.items():
+        if key != ARCHITECTURE:
+            _add(writer, key, value)
+    family = named_family(architecture, PublishedConfig(path, {}))
+    for name, tensor in named_by(family, weights).items():
+        heads = turned_heads(name, architecture, values)
+        rows = _interleaved(tensor, heads) if heads else tensor
+        writer.add_tensor(name, rows.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    # what another reader sees
+    written = gguf.GGUFReader(path)
+    if any(not np.isfinite(tensor.data).all() for tensor in written.tensors):
+        raise UserError(f"{path}: a weight is not finite; train anew")
+
+
+def _add(writer: Any, key: str, value: Any) -> None:
+    """Put in a key by the type of its value."""
+    adders: dict[type, Callable[[str, Any], None]] = {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        str: writer.add_string,
+        list: writer.add_array,
+    }
+    adders[type(value)](key, value)
+
+
+def _interleaved(rows: Tensor, heads: int) -> Tensor:
+    """Return rows of queries or keys (N E, ...) with partners side by side: undoes ``halved``."""
+    halves = rows.unflatten(0, (heads, 2, -1))
+    return halves.transpose(1, 2).reshape(rows.shape)
+
+
+def _compare_texts(path: Path, ours: Tokenizer, theirs: Tokenizer | None) -> None:
+    """Raise UserError where a text has other ids when the file is read."""
+    if not ours.document:
+        return
+    assert theirs is not None
+    generator = np.random.default_rng(1)
+    texts = ["a text, and  another\n", "it's 한국어 1234"]
+    for _ in range(4):
+        ids = torch.from_numpy(generator.integers(0, ours.size, 16))
+        texts.append(ours.decode(ids.tolist()))
+    for text in texts:
+        if ours.beginning(text) != theirs.beginning(text):
+            raise UserError(
+                f"{path}: not written, for its tokenizer cuts a text otherwise; please report it"
+            )

@@ -1,0 +1,183 @@
+"""Exports to GGUF: read back by the package, by transformers and by ourselves; what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+import unrolled
+from conftest import Call
+from unrolled.core.errors import UserError
+from unrolled.models import LanguageModel
+from unrolled.nn import GRU, Attention, TokenEmbedding
+from unrolled.nn.variant import Variant
+from unrolled.runs.published import open_published, write_gguf
+from unrolled.runs.published.gguf_header import read_header
+from unrolled.text.gguf import DOCUMENT, gguf_tokenizer
+from unrolled.text.published import PublishedTokenizer
+from unrolled.text.tokenizers import Tokenizer
+
+from .conftest import Save, add_tokenizer, transformers
+from .test_llama2c import MODEL, WORDS, needs_stories
+
+TEXTS = ["the cat sat on the mat, and the dog ran to the man. It was 12 o'clock!\n"] * 4
+# fp32 on both sides, sums in another order
+NEAR = {"rtol": 0, "atol": 1e-4}
+GPT2: dict[str, Any] = {
+    "positions": "learned",
+    "norm": "layer",
+    "feedforward": "gelu-tanh",
+    "bias": True,
+}
+# transformers takes 1,024 positions and heads of 128 features as given there, whatever a file says
+SETTINGS: dict[str, dict[str, Any]] = {
+    "gpt2": {**GPT2, "context": 1024},
+    "llama": {"kv_heads": 2},
+    "qwen2": {"kv_heads": 2, "variant": Variant(attention_bias="inputs")},
+    "qwen3": {"kv_heads": 2, "variant": Variant(query_key_norm=True, head_size=128)},
+}
+
+
+def language_model(size: int, **settings: Any) -> LanguageModel:
+    torch.manual_seed(2)
+    layer = Attention(16, 16, 2, 4, **{"context": 24, **settings})
+    model = LanguageModel(TokenEmbedding(size, 16), layer, size).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    if settings.get("norm") != "layer":
+        torch.nn.init.zeros_(model.head.bias)
+    return model
+
+
+def exported(
+    folder: Path, kind: str = "bpe", **settings: Any
+) -> tuple[LanguageModel, Tokenizer]:
+    tokenizer = Tokenizer.fit(kind, TEXTS, 280)
+    model = language_model(tokenizer.size, **settings)
+    folder.mkdir()
+    difference = write_gguf(model, tokenizer)(folder)
+    assert difference.largest <= 1e-4
+    return model, tokenizer
+
+
+@pytest.mark.parametrize("architecture", SETTINGS)
+def test_transformers_reads_what_is_written(architecture: str, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    model, tokenizer = exported(folder, **SETTINGS[architecture])
+    path = folder / "model.gguf"
+    field = gguf.GGUFReader(path).fields["general.architecture"]
+    assert field.contents() == architecture
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file="model.gguf", dtype=torch.float32
+    )
+    ids = np.random.default_rng(0).integers(0, tokenizer.size, 20).tolist()
+    rows = torch.tensor([ids])
+    with torch.no_grad():
+        scores, _ = model(rows)
+        expected = theirs(rows).logits
+    assert float(expected.std()) > 0.1
+    torch.testing.assert_close(scores, expected, **NEAR)
+    logits = unrolled.load(path, device="cpu").logits(ids)
+    torch.testing.assert_close(logits, expected[0], **NEAR)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "bytes", "chars"])
+def test_tokenizers_say_the_same(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    _, ours = exported(folder, kind)
+    theirs = open_published(folder / "model.gguf").task.tokenizer
+    assert theirs is not None
+    metadata = dict(read_header(folder / "model.gguf").metadata)
+    # what llama.cpp reads, without the whole document
+    metadata.pop(DOCUMENT)
+    document = gguf_tokenizer(metadata)
+    plain = PublishedTokenizer(document, ours.size, ours.start_id, ours.end_ids)
+    for text in ("the cat", "  dog ran\n\nto", "12 o'clock!", "a"):
+        assert theirs.beginning(text) == ours.beginning(text)
+        assert plain.beginning(text) == ours.beginning(text)
+        assert plain.decode(ours.encode(text)) == text
+    assert theirs.end_ids == ours.end_ids
+
+
+def test_what_llama_cpp_does_not_have_is_refused(tmp_path: Path) -> None:
+    bpe = Tokenizer.fit("bpe", TEXTS, 280)
+    relu = language_model(bpe.size, **(GPT2 | {"feedforward": "relu"}))
+    window = language_model(bpe.size, variant=Variant(attention_window=5))
+    torch.manual_seed(1)
+    recurrent = LanguageModel(TokenEmbedding(280, 8), GRU(8, 8), bpe.size).eval()
+    for model, message in (
+        (relu, "model.feedforward=gelu-tanh alone"),
+        (window, "model.attention_window=5"),
+        (recurrent, "gguf has attention alone, and this run has layer=gru"),
+    ):
+        with pytest.raises(UserError, match=message):
+            write_gguf(model, bpe)
+    for kind in ("unigram", "words", "whitespace", "jamo"):
+        tokenizer = Tokenizer.fit(kind, TEXTS, 60)
+        model = language_model(tokenizer.size)
+        with pytest.raises(UserError, match=f"gguf has no data.tokenizer={kind}"):
+            write_gguf(model, tokenizer)
+
+
+@needs_stories
+def test_stories_go_there_and_back(cli: Call, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    given = ("--tokenizer", WORDS)
+    said, _ = cli("export", MODEL, *given, "--to", "gguf", "-o", out)
+    assert "gguf beside ours" in said
+    path = out / "model.gguf"
+    said, _ = cli("load", path, "--json")
+    assert json.loads(said) == {
+        "family": "llama",
+        "parameters": 260_032,
+        "context": 512,
+        "vocabulary": 512,
+    }
+    said, _ = cli("generate", path, "--temperature", 0, "--max-new-tokens", 5)
+    assert said == "Once upon a time,\n"
+    said, err = cli(
+        "generate", path, "--prompt", "a b " * 300, "--max-new-tokens", 1, "--seed", 1
+    )
+    assert "512" in err
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time, there was a girl.")
+    scores = [
+        json.loads(cli("evaluate", file, text, *extra, "--json")[0])
+        for file, extra in ((MODEL, given), (path, ()))
+    ]
+    assert scores[0]["loss"] == pytest.approx(scores[1]["loss"], abs=1e-5)
+
+
+@needs_stories
+def test_verbs_say_what_they_can(cli: Call, tmp_path: Path, save: Save) -> None:
+    said, _ = cli("doctor", MODEL, "--tokenizer", WORDS, "--json")
+    document = json.loads(said)
+    assert document["problem"] == document["warning"] == 0
+    assert {check["name"] for check in document["checks"]} == {
+        "weights",
+        "tokenizer",
+        "looking ahead",
+        "step by step",
+    }
+    _, folder = save("qwen3")
+    said, _ = cli("doctor", folder)
+    assert "warning  tokenizer" in said
+    add_tokenizer(folder)
+    said, _ = cli("doctor", folder, "--tokenizer", folder / "tokenizer.json")
+    assert "qwen3" in said
+    _, err = cli("predict", MODEL, "a", "--tokenizer", WORDS, code=2)
+    assert "unrolled generate" in err
+    _, err = cli("compare", MODEL, MODEL, code=2)
+    assert "unrolled evaluate RUN FILE --compare PATH" in err
+    _, err = cli("train", MODEL, code=2)
+    assert "is a checkpoint of another program and is no data" in err
+    _, err = cli("train", folder, "--resume", code=2)
+    assert "holds no state of a training" in err
+    _, err = cli("doctor", MODEL, "seed=1", code=2)
+    assert "leave out keys" in err
