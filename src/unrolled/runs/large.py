@@ -147,6 +147,7 @@ def _open(requested: Recipe, path: Path, machine: Machine) -> ShardFile | None:
         "max_row": config.max_row,
         "text": schema.text,
         "label": schema.answer,
+        "group": config.group,
     }
     refuse_changed([watched])
     return ShardFile(requested, machine, path, head, schema, fraction, key, watched)

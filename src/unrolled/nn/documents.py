@@ -1,0 +1,135 @@
+"""Documents that stand one after another in rows, none of which is to see another.
+
+Shapes: B rows, T steps, S documents, D features, L steps of the longest document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unrolled.nn.state import State
+from unrolled.ops.layout import Layout, packed
+
+SHORT = 8  # steps up to which documents are padded to one length
+Unroll = Callable[[Tensor, State | None, Tensor], tuple[Tensor, State]]
+
+
+@dataclass(frozen=True, eq=False)
+class DocumentRows:
+    """Where each document of a batch of rows stands, and its steps as a row of their own.
+
+    Attributes:
+        document: which one each step is of (B * T,), row after row.
+        step: which step of it (B * T,).
+        lengths: steps of each (S,).
+        row: the row of the batch that each stands in (S,).
+        is_first: whether it is the first of its row, which goes on from a state (S,).
+        last: the last document of each row (B,).
+    """
+
+    document: Tensor
+    step: Tensor
+    lengths: Tensor
+    row: Tensor
+    is_first: Tensor
+    last: Tensor
+
+    @classmethod
+    def of(cls, starts: Tensor) -> DocumentRows:
+        """Return the documents of rows, given where they begin, bool (B, T)."""
+        count, steps = starts.shape
+        begins = starts.clone()
+        begins[:, 0] = True
+        flat = begins.flatten()
+        begin = flat.nonzero()[:, 0]
+        document = flat.cumsum(0) - 1
+        position = torch.arange(count * steps, device=starts.device)
+        step = position - begin[document]
+        lengths = document.bincount(minlength=len(begin))
+        is_first = begin % steps == 0
+        last = begins.sum(1).cumsum(0) - 1
+        return cls(document, step, lengths, begin // steps, is_first, last)
+
+    def states(self, state: State, beginning: State) -> State:
+        """Return the state that each document begins with.
+
+        Args:
+            state: what is carried into each row.
+            beginning: the state before a text, one row.
+        """
+        both = type(state).join([state, beginning])
+        return both.reorder(torch.where(self.is_first, self.row, len(self.last)))
+
+    def unroll(
+        self, unroll: Unroll, x: Tensor, state: State | None
+    ) -> tuple[Tensor, State]:
+        """Read each document as a row of its own, those of like length side by side.
+
+        Args:
+            unroll: a layer's.
+            x: (B, T, D).
+            state: what each document begins with (S rows); None is the start.
+
+        Returns:
+            y (B, T, H) and the state after the last document of each row.
+        """
+        flat = x.flatten(0, 1)
+        groups = self._groups()
+        outputs: list[Tensor] = []
+        chosen: list[Tensor] = []
+        after: list[State] = []
+        for group in groups:
+            steps, positions, shape = self._padded_positions(group)
+            padded = flat.new_zeros(shape[0] * shape[1], flat.shape[1])
+            padded = padded.index_copy(0, positions, flat[steps])
+            own = None if state is None else state.reorder(group)
+            y, new = unroll(padded.unflatten(0, shape), own, self.lengths[group])
+            outputs.append(y.flatten(0, 1)[positions])
+            chosen.append(steps)
+            after.append(new)
+        in_order = _inverse(torch.cat(chosen))
+        y = torch.cat(outputs)[in_order].unflatten(0, x.shape[:2])
+        last = _inverse(torch.cat(groups))[self.last]
+        return y, type(after[0]).join(after).reorder(last)
+
+    def packed(self) -> tuple[Layout, Tensor]:
+        """Return how the steps of all documents stand packed, and where each does (B * T,)."""
+        lengths, order = self.lengths.sort(descending=True, stable=True)
+        rank = _inverse(order)
+        steps = torch.arange(int(lengths[0]))
+        ended = torch.searchsorted(lengths.flip(0), steps, right=True)
+        active = len(lengths) - ended
+        begins = active.cumsum(0) - active
+        return packed(active, order), begins[self.step] + rank[self.document]
+
+    def _groups(self) -> list[Tensor]:
+        """Return the documents in groups, the longest of each at most twice the shortest.
+
+        Those of up to ``SHORT`` steps are one group.
+        """
+        size = self.lengths.clamp(min=SHORT) - 0.5
+        power = size.log2().floor()
+        return [(power == value).nonzero()[:, 0] for value in power.unique()]
+
+    def _padded_positions(
+        self, group: Tensor
+    ) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Return the steps (M,) of some documents, where each stands padded, rows and steps."""
+        longest = int(self.lengths[group].max())
+        index = torch.full_like(self.lengths, -1)
+        index[group] = torch.arange(len(group), device=group.device)
+        own = index[self.document]
+        chosen = (own >= 0).nonzero()[:, 0]
+        padded = own[chosen] * longest + self.step[chosen]
+        return chosen, padded, (len(group), longest)
+
+
+def _inverse(order: Tensor) -> Tensor:
+    """Return where each number stands in an order of all numbers from 0 on."""
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(len(order), device=order.device)
+    return inverse
