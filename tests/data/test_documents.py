@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -33,7 +35,7 @@ def pieces(batch: Batch) -> list[tuple[list[int], list[int]]]:
     read = []
     for row in range(len(cut)):
         begins = [*cut[row].nonzero()[:, 0].tolist(), cut.shape[1]]
-        for first, last in zip(begins, begins[1:], strict=False):
+        for first, last in itertools.pairwise(begins):
             targets = batch.targets[row, first:last]
             if targets[0] != IGNORED:
                 inputs = batch.inputs[row, first:last]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from tests.nn.variants import CAUSAL, EVERY, D, build
@@ -20,7 +22,7 @@ CUTS[1, [3, 4, 17]] = True  # the first step of a row is a start, said or not
 def documents(row: int) -> list[tuple[int, int]]:
     inner = [step for step in range(1, 20) if CUTS[row, step]]
     cuts = [0, *inner, 20]
-    return list(zip(cuts, cuts[1:], strict=False))
+    return list(itertools.pairwise(cuts))
 
 
 def alone(

@@ -100,7 +100,7 @@ class DocumentRows:
         """Return how the steps of all documents stand packed, and where each does (B * T,)."""
         lengths, order = self.lengths.sort(descending=True, stable=True)
         rank = _inverse(order)
-        steps = torch.arange(int(lengths[0]))
+        steps = torch.arange(int(lengths[0]), device=lengths.device)
         ended = torch.searchsorted(lengths.flip(0), steps, right=True)
         active = len(lengths) - ended
         begins = active.cumsum(0) - active

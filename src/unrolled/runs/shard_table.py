@@ -135,9 +135,10 @@ def _describe(
         )
     if dev is not None:
         held = survey["rows"] - survey["kept"]
+        by = file.recipe.data.group or "their inputs"
         lines.append(
             f"held out {held:,} of {survey['rows']:,} rows by the hash of "
-            f"{file.recipe.data.group or 'their inputs'} (data.dev=FILE); scored: the first {len(dev.rows):,} of them"
+            f"{by} (data.dev=FILE); scored: the first {len(dev.rows):,} of them"
         )
     return lines
 
