@@ -155,12 +155,16 @@ class PackedDocuments:
         """How pieces are packed: that depends on their lengths, which no epoch changes."""
         _, piece_lengths = self._pieces(np.zeros_like(self._counts))
         groups = pack(piece_lengths, self.window)
-        slots = [np.tile(np.array(group.lengths), group.windows) for group in groups]
-        sizes = [np.full(group.windows, len(group.lengths)) for group in groups]
-        ends = np.cumsum(np.concatenate(sizes))
+        slots: list[Ints] = []
+        sizes = [np.zeros(1, dtype=np.int64)]
+        for group in groups:
+            filled = np.array(group.lengths)
+            slots.append(np.tile(filled, group.windows))
+            sizes.append(np.full(group.windows, len(filled)))
         lengths = np.concatenate(slots)
-        windows = np.concatenate([[0], ends])
-        return _Slots(lengths, windows, np.argsort(lengths, kind="stable"))
+        windows = np.cumsum(np.concatenate(sizes))
+        by_length = np.argsort(lengths, kind="stable")
+        return _Slots(lengths, windows, by_length)
 
     def _pieces(self, rests: Ints) -> tuple[Ints, Ints]:
         """Return where the pieces begin and how long they are, both (P,).
@@ -170,11 +174,15 @@ class PackedDocuments:
         """
         counts = self._counts
         lengths = self.documents.lengths
-        whole = np.repeat(np.cumsum(counts) - counts, counts)
-        number = np.arange(len(whole)) - whole
-        rest = np.repeat(lengths - (counts - 1) * self.window, counts)
+        before = np.cumsum(counts) - counts
+        before_piece = np.repeat(before, counts)
+        number = np.arange(len(before_piece)) - before_piece
+        rest_of_document = lengths - (counts - 1) * self.window
+        rest = np.repeat(rest_of_document, counts)
         rest_number = np.repeat(rests, counts)
-        begins = np.repeat(self.documents.offsets[:-1], counts) + number * self.window
+        offsets = self.documents.offsets[:-1]
+        begins = np.repeat(offsets, counts)
+        begins += number * self.window
         begins -= np.where(number > rest_number, self.window - rest, 0)
         return begins, np.where(number == rest_number, rest, self.window)
 
@@ -195,7 +203,8 @@ class PackedDocuments:
         rests = generator.integers(self._counts)
         piece_begins, piece_lengths = self._pieces(rests)
         drawn = generator.permutation(len(piece_lengths))
-        by_length = drawn[np.argsort(piece_lengths[drawn], kind="stable")]
+        drawn_lengths = piece_lengths[drawn]
+        by_length = drawn[np.argsort(drawn_lengths, kind="stable")]
         begins = np.empty_like(piece_begins)
         begins[self._slots.by_length] = piece_begins[by_length]
         return begins, generator.permutation(len(self._slots.windows) - 1)
@@ -217,8 +226,10 @@ class PackedDocuments:
         filled = np.bincount(row, lengths, len(chosen)).astype(np.int64)
         # where each piece begins in the batch, row after row
         before = np.cumsum(filled) - filled
-        at = row * self.window + ends - lengths - before[row]
-        ids = self.documents.tokens[_ranges(begins[slot], lengths)].astype(np.int64)
+        column = ends - lengths - before[row]
+        at = row * self.window + column
+        sources = _ranges(begins[slot], lengths)
+        ids = self.documents.tokens[sources].astype(np.int64)
         position = _ranges(at, lengths)
         shape = len(chosen), self.window
         inputs = np.full(shape, PAD, dtype=np.int64)
@@ -269,8 +280,10 @@ class DocumentLanes:
     @functools.lru_cache(maxsize=1)  # noqa: B019 - drawn once an epoch
     def plan(self, epoch: int) -> tuple[Ints, Ints]:
         """Return where each document of an epoch begins in ``tokens``, and in the epoch, (N,)."""
-        order = random(self.seed, epoch).permutation(len(self.documents.lengths))
-        lengths = self.documents.lengths[order]
+        generator = random(self.seed, epoch)
+        lengths = self.documents.lengths
+        order = generator.permutation(len(lengths))
+        lengths = lengths[order]
         return self.documents.offsets[order], np.cumsum(lengths) - lengths
 
     def __hash__(self) -> int:

@@ -6,7 +6,7 @@ Shapes: B rows, T steps, S documents, D features, L steps of the longest documen
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,9 @@ from unrolled.nn.state import State
 from unrolled.ops.layout import Layout, packed
 
 SHORT = 8  # steps up to which documents are padded to one length
-Unroll = Callable[[Tensor, State | None, Tensor], tuple[Tensor, State]]
+Read = tuple[Tensor, State]
+Unroll = Callable[[Tensor, State | None, Tensor], Read]
+UnrollPacked = Callable[[Tensor, Layout, State | None], Read]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +31,7 @@ class DocumentRows:
         row: the row of the batch that each stands in (S,).
         is_first: whether it is the first of its row, which goes on from a state (S,).
         last: the last document of each row (B,).
+        state: what each begins with (S rows); None is the start.
     """
 
     document: Tensor
@@ -37,6 +40,7 @@ class DocumentRows:
     row: Tensor
     is_first: Tensor
     last: Tensor
+    state: State | None = None
 
     @classmethod
     def of(cls, starts: Tensor) -> DocumentRows:
@@ -48,31 +52,34 @@ class DocumentRows:
         begin = flat.nonzero()[:, 0]
         document = flat.cumsum(0) - 1
         position = torch.arange(count * steps, device=starts.device)
-        step = position - begin[document]
-        lengths = document.bincount(minlength=len(begin))
-        is_first = begin % steps == 0
         last = begins.sum(1).cumsum(0) - 1
-        return cls(document, step, lengths, begin // steps, is_first, last)
+        return cls(
+            document=document,
+            step=position - begin[document],
+            lengths=document.bincount(minlength=len(begin)),
+            row=begin // steps,
+            is_first=begin % steps == 0,
+            last=last,
+        )
 
-    def states(self, state: State, beginning: State) -> State:
-        """Return the state that each document begins with.
+    def begun(self, state: State, beginning: State) -> DocumentRows:
+        """Return the same documents with the state that each begins with.
 
         Args:
             state: what is carried into each row.
             beginning: the state before a text, one row.
         """
         both = type(state).join([state, beginning])
-        return both.reorder(torch.where(self.is_first, self.row, len(self.last)))
+        before_a_text = len(self.last)
+        sources = torch.where(self.is_first, self.row, before_a_text)
+        return replace(self, state=both.reorder(sources))
 
-    def unroll(
-        self, unroll: Unroll, x: Tensor, state: State | None
-    ) -> tuple[Tensor, State]:
+    def unroll(self, unroll: Unroll, x: Tensor) -> tuple[Tensor, State]:
         """Read each document as a row of its own, those of like length side by side.
 
         Args:
             unroll: a layer's.
             x: (B, T, D).
-            state: what each document begins with (S rows); None is the start.
 
         Returns:
             y (B, T, H) and the state after the last document of each row.
@@ -84,17 +91,34 @@ class DocumentRows:
         after: list[State] = []
         for group in groups:
             steps, positions, shape = self._padded_positions(group)
-            padded = flat.new_zeros(shape[0] * shape[1], flat.shape[1])
+            count, longest = shape
+            padded = flat.new_zeros(count * longest, flat.shape[1])
             padded = padded.index_copy(0, positions, flat[steps])
-            own = None if state is None else state.reorder(group)
-            y, new = unroll(padded.unflatten(0, shape), own, self.lengths[group])
-            outputs.append(y.flatten(0, 1)[positions])
+            rows = padded.unflatten(0, shape)
+            own = None
+            if self.state is not None:
+                own = self.state.reorder(group)
+            y, new = unroll(rows, own, self.lengths[group])
+            y_flat = y.flatten(0, 1)
+            outputs.append(y_flat[positions])
             chosen.append(steps)
             after.append(new)
-        in_order = _inverse(torch.cat(chosen))
-        y = torch.cat(outputs)[in_order].unflatten(0, x.shape[:2])
-        last = _inverse(torch.cat(groups))[self.last]
-        return y, type(after[0]).join(after).reorder(last)
+        every_step = torch.cat(chosen)
+        y = torch.cat(outputs)[_inverse(every_step)]
+        every_document = torch.cat(groups)
+        last = _inverse(every_document)[self.last]
+        joined = type(after[0]).join(after)
+        return y.unflatten(0, x.shape[:2]), joined.reorder(last)
+
+    def unroll_packed(self, unroll: UnrollPacked, x: Tensor) -> tuple[Tensor, State]:
+        """Read the documents packed, without padding; see ``unroll``."""
+        layout, positions = self.packed()
+        flat = x.flatten(0, 1)
+        empty = torch.empty_like(flat)
+        steps = empty.index_copy(0, positions, flat)
+        y, after = unroll(steps, layout, self.state)
+        in_order = y[positions]
+        return in_order.unflatten(0, x.shape[:2]), after.reorder(self.last)
 
     def packed(self) -> tuple[Layout, Tensor]:
         """Return how the steps of all documents stand packed, and where each does (B * T,)."""
@@ -104,7 +128,8 @@ class DocumentRows:
         ended = torch.searchsorted(lengths.flip(0), steps, right=True)
         active = len(lengths) - ended
         begins = active.cumsum(0) - active
-        return packed(active, order), begins[self.step] + rank[self.document]
+        positions = begins[self.step] + rank[self.document]
+        return packed(active, order), positions
 
     def _groups(self) -> list[Tensor]:
         """Return the documents in groups, the longest of each at most twice the shortest.

@@ -122,11 +122,18 @@ class Layer(Forms, ABC):
         Raises:
             ValueError: shapes or precisions that do not fit.
         """
+        rows = self._documents(x, starts, state)
+        return rows.unroll(self.unroll, x)
+
+    def _documents(
+        self, x: Tensor, starts: Tensor, state: State | None
+    ) -> DocumentRows:
+        """Return the documents of x, each with what it begins from."""
         self._check(x, None, state)
         rows = DocumentRows.of(starts)
-        if state is not None:
-            state = rows.states(state, self.initial_state(1, x.device))
-        return rows.unroll(self.unroll, x, state)
+        if state is None:
+            return rows
+        return rows.begun(state, self.initial_state(1, x.device))
 
     def read_documents(self, x: Tensor, starts: Tensor) -> Tensor:
         """Return the outputs of ``unroll_documents`` alone, from the start, perhaps cheaper."""

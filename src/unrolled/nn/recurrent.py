@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.nn.calling import call_like_torch
-from unrolled.nn.documents import DocumentRows
 from unrolled.nn.dropout import LockedDropout, check_probability, locked_mask
 from unrolled.nn.forms import has_hooks, overrides
 from unrolled.nn.layer import Layer, checked
@@ -339,25 +338,13 @@ class Recurrent(Layer):
     def unroll_documents(
         self, x: Tensor, starts: Tensor, state: State | None = None
     ) -> tuple[Tensor, State]:
-        plain = state is None or isinstance(state, RecurrentState)
-        like = x[:1].flatten(0, 1)
-        if (
-            has_hooks(self)
-            or not plain
-            or not x.is_cpu
-            or not self.reads_packed(like, cast(RecurrentState | None, state))
-        ):
-            return super().unroll_documents(x, starts, state)
-        self._check(x, None, state)
-        rows = DocumentRows.of(starts)
-        if state is not None:
-            state = rows.states(state, self.initial_state(1, x.device))
-        # without padding: the steps of all documents stand in another order
-        layout, positions = rows.packed()
+        checked(state, RecurrentState, "a recurrent layer")
         flat = x.flatten(0, 1)
-        packed = torch.empty_like(flat).index_copy(0, positions, flat)
-        y, after = self.unroll_packed(packed, layout, state)
-        return y[positions].unflatten(0, x.shape[:2]), after.reorder(rows.last)
+        before = cast(RecurrentState | None, state)
+        if has_hooks(self) or not x.is_cpu or not self.reads_packed(flat, before):
+            return super().unroll_documents(x, starts, state)
+        rows = self._documents(x, starts, state)
+        return rows.unroll_packed(self.unroll_packed, x)
 
     def reads_packed(self, x: Tensor, state: RecurrentState | None) -> bool:
         """Say whether packed steps (N, D) can be read without padding them first."""

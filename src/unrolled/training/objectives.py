@@ -106,7 +106,8 @@ def next_token(smoothing: float = 0.0, carry_state: bool = True) -> Objective:
             logits, after = model(inputs, before)
         else:
             read, after = features(model, batch, carry, carry_state)
-            logits = cast(Reads, model).head(read)
+            reader = cast(Reads, model)
+            logits = reader.head(read)
         loss = cross_entropy(logits, batch.targets, smoothing)
         next_carry = after.detach() if carry_state else None
         return Loss(loss.sum, loss.count, next_carry)
