@@ -183,18 +183,22 @@ class PackedDocuments:
         offsets = self.documents.offsets[:-1]
         begins = np.repeat(offsets, counts)
         begins += number * self.window
-        begins -= np.where(number > rest_number, self.window - rest, 0)
-        return begins, np.where(number == rest_number, rest, self.window)
+        is_after_rest = number > rest_number
+        begins -= np.where(is_after_rest, self.window - rest, 0)
+        is_rest = number == rest_number
+        return begins, np.where(is_rest, rest, self.window)
 
     @property
     def padding(self) -> float:
         """The share of steps that hold no token."""
         windows = len(self._slots.windows) - 1
-        return 1 - self.documents.size / (windows * self.window)
+        steps = windows * self.window
+        return 1 - self.documents.size / steps
 
     def length(self, epoch: int) -> int:
         """Return the number of batches that hold all documents once."""
-        return -(-(len(self._slots.windows) - 1) // self.rows)
+        windows = len(self._slots.windows) - 1
+        return -(-windows // self.rows)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 - drawn once an epoch
     def plan(self, epoch: int) -> tuple[Ints, Ints]:
@@ -207,7 +211,8 @@ class PackedDocuments:
         by_length = drawn[np.argsort(drawn_lengths, kind="stable")]
         begins = np.empty_like(piece_begins)
         begins[self._slots.by_length] = piece_begins[by_length]
-        return begins, generator.permutation(len(self._slots.windows) - 1)
+        windows = len(self._slots.windows) - 1
+        return begins, generator.permutation(windows)
 
     def __hash__(self) -> int:
         return id(self)
@@ -215,7 +220,9 @@ class PackedDocuments:
     def batch(self, epoch: int, index: int) -> Batch:
         """Return windows of inputs and next tokens, both (rows, window); padding is IGNORED."""
         begins, order = self.plan(epoch)
-        chosen = order[index * self.rows : (index + 1) * self.rows]
+        first_window = index * self.rows
+        end = first_window + self.rows
+        chosen = order[first_window:end]
         slots = self._slots
         first = slots.windows[chosen]
         counts = slots.windows[chosen + 1] - first
@@ -223,25 +230,29 @@ class PackedDocuments:
         row = np.repeat(np.arange(len(chosen)), counts)
         lengths = slots.lengths[slot]
         ends = np.cumsum(lengths)
-        filled = np.bincount(row, lengths, len(chosen)).astype(np.int64)
+        filled = np.bincount(row, lengths, len(chosen))
+        filled = filled.astype(np.int64)
         # where each piece begins in the batch, row after row
         before = np.cumsum(filled) - filled
         column = ends - lengths - before[row]
         at = row * self.window + column
         sources = _ranges(begins[slot], lengths)
-        ids = self.documents.tokens[sources].astype(np.int64)
+        ids = self.documents.tokens[sources]
+        ids = ids.astype(np.int64)
         position = _ranges(at, lengths)
         shape = len(chosen), self.window
         inputs = np.full(shape, PAD, dtype=np.int64)
         targets = np.full(shape, IGNORED, dtype=np.int64)
         starts = np.zeros(shape, dtype=np.bool_)
         targets.flat[position] = ids
-        inputs.flat[position[1:]] = ids[:-1]
+        after_first = position[1:]
+        inputs.flat[after_first] = ids[:-1]
         inputs.flat[at] = self.start
         starts.flat[at] = True
         # padding is no part of the document before it
         padded = filled < self.window
-        starts[padded, filled[padded]] = True
+        padding_begins = filled[padded]
+        starts[padded, padding_begins] = True
         alone = len(slot) == len(chosen) and not padded.any()
         return Batch(
             torch.from_numpy(inputs),
@@ -284,7 +295,9 @@ class DocumentLanes:
         lengths = self.documents.lengths
         order = generator.permutation(len(lengths))
         lengths = lengths[order]
-        return self.documents.offsets[order], np.cumsum(lengths) - lengths
+        offsets = self.documents.offsets[order]
+        begins = np.cumsum(lengths) - lengths
+        return offsets, begins
 
     def __hash__(self) -> int:
         return id(self)
@@ -296,10 +309,14 @@ class DocumentLanes:
         last = min(first + self.window, self.lane_length)
         lane_starts = np.arange(self.lanes)[:, None] * self.lane_length
         # one token before the window: the first input
-        positions = (lane_starts + np.arange(first - 1, last)).clip(min=0)
+        steps = np.arange(first - 1, last)
+        positions = lane_starts + steps
+        positions = positions.clip(min=0)
         document = np.searchsorted(begins, positions, side="right") - 1
         within = positions - begins[document]
-        ids = self.documents.tokens[sources[document] + within].astype(np.int64)
+        token_positions = sources[document] + within
+        ids = self.documents.tokens[token_positions]
+        ids = ids.astype(np.int64)
         inputs = ids[:, :-1].copy()
         starts = within[:, 1:] == 0
         if index == 0:
@@ -326,4 +343,7 @@ class DocumentLanes:
 def _ranges(begins: Ints, counts: Ints) -> Ints:
     """Return, one after another, the ``counts`` numbers from each of ``begins`` on."""
     ends = np.cumsum(counts)
-    return np.arange(counts.sum()) + np.repeat(begins - (ends - counts), counts)
+    before = ends - counts
+    total = counts.sum()
+    shifts = np.repeat(begins - before, counts)
+    return np.arange(total) + shifts

@@ -51,8 +51,13 @@ class DocumentRows:
         flat = begins.flatten()
         begin = flat.nonzero()[:, 0]
         document = flat.cumsum(0) - 1
-        position = torch.arange(count * steps, device=starts.device)
-        last = begins.sum(1).cumsum(0) - 1
+        size = count * steps
+        position = torch.arange(
+            size,
+            device=starts.device,
+        )
+        counts = begins.sum(1)
+        last = counts.cumsum(0) - 1
         return cls(
             document=document,
             step=position - begin[document],
@@ -93,12 +98,14 @@ class DocumentRows:
             steps, positions, shape = self._padded_positions(group)
             count, longest = shape
             padded = flat.new_zeros(count * longest, flat.shape[1])
-            padded = padded.index_copy(0, positions, flat[steps])
+            own_steps = flat[steps]
+            padded = padded.index_copy(0, positions, own_steps)
             rows = padded.unflatten(0, shape)
             own = None
             if self.state is not None:
                 own = self.state.reorder(group)
-            y, new = unroll(rows, own, self.lengths[group])
+            lengths = self.lengths[group]
+            y, new = unroll(rows, own, lengths)
             y_flat = y.flatten(0, 1)
             outputs.append(y_flat[positions])
             chosen.append(steps)
@@ -108,7 +115,8 @@ class DocumentRows:
         every_document = torch.cat(groups)
         last = _inverse(every_document)[self.last]
         joined = type(after[0]).join(after)
-        return y.unflatten(0, x.shape[:2]), joined.reorder(last)
+        outputs_in_rows = y.unflatten(0, x.shape[:2])
+        return outputs_in_rows, joined.reorder(last)
 
     def unroll_packed(self, unroll: UnrollPacked, x: Tensor) -> tuple[Tensor, State]:
         """Read the documents packed, without padding; see ``unroll``."""
@@ -118,17 +126,31 @@ class DocumentRows:
         steps = empty.index_copy(0, positions, flat)
         y, after = unroll(steps, layout, self.state)
         in_order = y[positions]
-        return in_order.unflatten(0, x.shape[:2]), after.reorder(self.last)
+        outputs = in_order.unflatten(0, x.shape[:2])
+        return outputs, after.reorder(self.last)
 
     def packed(self) -> tuple[Layout, Tensor]:
         """Return how the steps of all documents stand packed, and where each does (B * T,)."""
-        lengths, order = self.lengths.sort(descending=True, stable=True)
+        lengths, order = self.lengths.sort(
+            descending=True,
+            stable=True,
+        )
         rank = _inverse(order)
-        steps = torch.arange(int(lengths[0]), device=lengths.device)
-        ended = torch.searchsorted(lengths.flip(0), steps, right=True)
+        longest = int(lengths[0])
+        steps = torch.arange(
+            longest,
+            device=lengths.device,
+        )
+        shortest_first = lengths.flip(0)
+        ended = torch.searchsorted(
+            shortest_first,
+            steps,
+            right=True,
+        )
         active = len(lengths) - ended
         begins = active.cumsum(0) - active
-        positions = begins[self.step] + rank[self.document]
+        begin_of_step = begins[self.step]
+        positions = begin_of_step + rank[self.document]
         return packed(active, order), positions
 
     def _groups(self) -> list[Tensor]:
@@ -138,23 +160,40 @@ class DocumentRows:
         """
         size = self.lengths.clamp(min=SHORT) - 0.5
         power = size.log2().floor()
-        return [(power == value).nonzero()[:, 0] for value in power.unique()]
+        groups: list[Tensor] = []
+        for value in power.unique():
+            is_own = power == value
+            own = is_own.nonzero()
+            groups.append(own[:, 0])
+        return groups
 
     def _padded_positions(
         self, group: Tensor
     ) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Return the steps (M,) of some documents, where each stands padded, rows and steps."""
-        longest = int(self.lengths[group].max())
+        lengths = self.lengths[group]
+        longest = int(lengths.max())
+        count = len(group)
         index = torch.full_like(self.lengths, -1)
-        index[group] = torch.arange(len(group), device=group.device)
+        index[group] = torch.arange(
+            count,
+            device=group.device,
+        )
         own = index[self.document]
-        chosen = (own >= 0).nonzero()[:, 0]
-        padded = own[chosen] * longest + self.step[chosen]
-        return chosen, padded, (len(group), longest)
+        is_chosen = own >= 0
+        chosen = is_chosen.nonzero()[:, 0]
+        before = own[chosen] * longest
+        padded = before + self.step[chosen]
+        shape = count, longest
+        return chosen, padded, shape
 
 
 def _inverse(order: Tensor) -> Tensor:
     """Return where each number stands in an order of all numbers from 0 on."""
     inverse = torch.empty_like(order)
-    inverse[order] = torch.arange(len(order), device=order.device)
+    count = len(order)
+    inverse[order] = torch.arange(
+        count,
+        device=order.device,
+    )
     return inverse

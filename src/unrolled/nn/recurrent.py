@@ -339,9 +339,8 @@ class Recurrent(Layer):
         self, x: Tensor, starts: Tensor, state: State | None = None
     ) -> tuple[Tensor, State]:
         checked(state, RecurrentState, "a recurrent layer")
-        flat = x.flatten(0, 1)
-        before = cast(RecurrentState | None, state)
-        if has_hooks(self) or not x.is_cpu or not self.reads_packed(flat, before):
+        own = cast(RecurrentState | None, state)
+        if has_hooks(self) or not self.reads_packed(x[0], own):
             return super().unroll_documents(x, starts, state)
         rows = self._documents(x, starts, state)
         return rows.unroll_packed(self.unroll_packed, x)
