@@ -340,7 +340,7 @@ class Recurrent(Layer):
     ) -> tuple[Tensor, State]:
         checked(state, RecurrentState, "a recurrent layer")
         own = cast(RecurrentState | None, state)
-        if has_hooks(self) or not self.reads_packed(x[0], own):
+        if has_hooks(self) or not self.reads_packed(x, own):
             return super().unroll_documents(x, starts, state)
         rows = self._documents(x, starts, state)
         return rows.unroll_packed(self.unroll_packed, x)
