@@ -29,6 +29,8 @@ class Batch:
     counts the real steps, None when all are real; ``restart`` is true where no state may be carried
     in, and ``fresh`` marks single rows of which this holds, bool (B,); ``start`` is the token that
     a row of a text begins with where no state is carried in, and None where that stands there;
+    ``starts`` is true where a document begins in rows of several, bool (B, T), whose first step
+    goes on from the state that is carried in; None where a row holds one;
     ``rows`` are the indices of the examples (B,), for error messages and reports; ``extra`` is
     what a model reads beside inputs and lengths: features of other columns (B, D), or of each word
     (B, T, D), code points (B, C) and their number (B,), or the spelling of words.
@@ -42,6 +44,7 @@ class Batch:
     fresh: Tensor | None = None
     extra: tuple[Tensor, ...] = ()
     start: int | None = None
+    starts: Tensor | None = None
 
     @property
     def steps(self) -> int:
@@ -65,6 +68,7 @@ class Batch:
             lengths=move(self.lengths),
             targets=move(self.targets),
             fresh=move(self.fresh),
+            starts=move(self.starts),
             extra=tuple(tensor.to(device) for tensor in self.extra),
         )
 

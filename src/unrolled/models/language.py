@@ -25,7 +25,7 @@ class LanguageModel(Forms):
         ValueError: the layer is not causal, or the widths do not allow ``tie``.
     """
 
-    forms = ("read", "step")
+    forms = ("read", "read_documents", "step")
 
     def __init__(
         self,
@@ -73,6 +73,26 @@ class LanguageModel(Forms):
     ) -> tuple[Tensor, State]:
         steps, state = self.layer.unroll(self.embedding(tokens), state, lengths)
         return self.dropout(steps), state
+
+    def read_documents(
+        self, tokens: Tensor, starts: Tensor, state: State | None, carry: bool
+    ) -> tuple[Tensor, State | None]:
+        """Read rows of several documents, none of which sees another; see :class:`Layer`.
+
+        Args:
+            tokens: (B, T).
+            starts: bool (B, T), true where a document begins.
+            state: what the first step of each row goes on from; None at the start.
+            carry: whether the state afterwards is wanted.
+
+        Returns:
+            What ``head`` turns into scores (B, T, D), and the state.
+        """
+        vectors = self.embedding(tokens)
+        if carry or state is not None:
+            steps, after = self.layer.unroll_documents(vectors, starts, state)
+            return self.dropout(steps), after
+        return self.dropout(self.layer.read_documents(vectors, starts)), None
 
     def forward(
         self, tokens: Tensor, state: State | None = None, lengths: Tensor | None = None

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from unrolled.nn.documents import DocumentRows
 from unrolled.nn.forms import Forms
 from unrolled.nn.state import State
 from unrolled.nn.stream import Stream
@@ -123,6 +124,40 @@ class Layer(Forms, ABC):
     def read(self, x: Tensor, lengths: Lengths | None = None) -> Tensor:
         """Return ``unroll``'s outputs (B, T, H) alone, which may be cheaper."""
         return self.unroll(x, None, lengths)[0]
+
+    def unroll_documents(
+        self, x: Tensor, starts: Tensor, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """Read rows of several documents, none of which sees another.
+
+        Args:
+            x: (B, T, D), all of it real.
+            starts: bool (B, T), true at the first step of each document. The first step of a row
+                goes on from ``state``, whatever stands there.
+            state: what was read before; None at the start.
+
+        Returns:
+            y (B, T, H) and the state after the last document of each row.
+
+        Raises:
+            ValueError: shapes or precisions that do not fit.
+        """
+        rows = self._documents(x, starts, state)
+        return rows.unroll(self.unroll, x)
+
+    def _documents(
+        self, x: Tensor, starts: Tensor, state: State | None
+    ) -> DocumentRows:
+        """Return the documents of x, each with what it begins from."""
+        self._check(x, None, state)
+        rows = DocumentRows.of(starts)
+        if state is None:
+            return rows
+        return rows.begun(state, self.initial_state(1, x.device))
+
+    def read_documents(self, x: Tensor, starts: Tensor) -> Tensor:
+        """Return the outputs of ``unroll_documents`` alone, from the start, perhaps cheaper."""
+        return self.unroll_documents(x, starts)[0]
 
     def forward(
         self, x: Tensor, state: State | None = None, lengths: Lengths | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -343,6 +343,16 @@ class Recurrent(Layer):
                 f"expected a state of {layout.rows} rows, as many as x, got {state.rows}"
             )
         return self._read(x, state, None, True, layout)
+
+    def unroll_documents(
+        self, x: Tensor, starts: Tensor, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        checked(state, RecurrentState, "a recurrent layer")
+        own = cast(RecurrentState | None, state)
+        if has_hooks(self) or not self.reads_packed(x, own):
+            return super().unroll_documents(x, starts, state)
+        rows = self._documents(x, starts, state)
+        return rows.unroll_packed(self.unroll_packed, x)
 
     def reads_packed(self, x: Tensor, state: RecurrentState | None) -> bool:
         """Say whether packed steps (N, D) can be read without padding them first."""

@@ -306,6 +306,28 @@ class Attention(Layer):
         context = self._attention_context(positions, x.shape[1], lengths, None)
         return self._stack(x, lengths, context, positions)
 
+    def read_documents(self, x: Tensor, starts: Tensor) -> Tensor:
+        is_plain = self.causal and self.memory_size is None
+        if not is_plain or has_hooks(self) or overrides(self, Attention, "unroll"):
+            return super().read_documents(x, starts)
+        self._check(x)
+        steps = torch.arange(x.shape[1], device=x.device)
+        begins = torch.where(starts, steps, 0).cummax(1).values
+        # positions begin anew in each document
+        positions = steps - begins
+        if self.context is not None and len(steps) > self.context:
+            self.check_context(int(positions.max()) + 1)
+        turn = None
+        if self.positions == "rotary":
+            turn = rotation(positions, self.head_size, self.variant.rotary_base)
+        # one mask for all blocks
+        allowed = (steps >= begins[:, :, None]) & (steps <= steps[:, None])
+        window = self.variant.attention_window
+        if window is not None:
+            allowed = allowed & (steps > steps[:, None] - window)
+        context = AttentionContext(turn, allowed[:, None], False, None)
+        return self._stack(x, None, context, positions)
+
     def _weight(self) -> Tensor:
         """Return a weight: the blocks', or where DataParallel left them without, the first's."""
         weight = next(self.blocks.parameters(), None)

@@ -165,6 +165,7 @@ def _options(
         search=changed_search(recipe, keys),
         copy_unknown=reading.data.copy_unknown,
         score_tokenizer=reading.data.score_tokenizer,
+        documents=reading.data.documents,
     )
 
 

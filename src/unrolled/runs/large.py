@@ -158,6 +158,7 @@ def _open(
         "max_row": config.max_row,
         "text": schema.text,
         "label": schema.answer,
+        "group": config.group,
     }
     refuse_changed([watched])
     return ShardFile(

@@ -59,10 +59,8 @@ def prepare_table(file: ShardFile, task: Task | None) -> ShardParts | None:
         limit=field.max_tokens,
         names=output.names if output else (),
     )
-    rows = None
-    if output is not None:
-        lines, offsets, targets = (np.asarray(kept.array(name)) for name in ARRAYS)
-        rows = (lines, offsets, targets)
+    lines, offsets, targets = (np.asarray(kept.array(name)) for name in ARRAYS)
+    rows = (lines, offsets, targets)
     shards = Shards(
         kept.tokens(), kept.manifest["size"], kept.manifest["unknown"], rows
     )
@@ -137,9 +135,10 @@ def _describe(
         )
     if dev is not None:
         held = survey["rows"] - survey["kept"]
+        by = file.recipe.data.group or "their inputs"
         lines.append(
             f"held out {held:,} of {survey['rows']:,} rows by the hash of "
-            f"their inputs (data.dev=FILE); scored: the first {len(dev.rows):,} of them"
+            f"{by} (data.dev=FILE); scored: the first {len(dev.rows):,} of them"
         )
     return lines
 
@@ -153,7 +152,8 @@ def _divided(
     file: ShardFile, rows: Iterable[NumberedRow], held: bool
 ) -> Iterator[NumberedRow]:
     """Yield the rows that are held out, or those that are not."""
-    indices = _indices(file, file.schema.inputs)
+    group = file.recipe.data.group
+    indices = _indices(file, file.schema.inputs if group is None else [group])
     seed = file.recipe.seed
     for line, row in rows:
         if held == is_held(key_of(row, indices), seed, file.fraction):

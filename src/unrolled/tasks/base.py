@@ -185,12 +185,14 @@ class AnswerOptions:
         constraints: what answers are to hold.
         copy_unknown: put in the word of the source that attention looks at for an unknown one.
         score_tokenizer: how texts are cut into words to be scored.
+        documents: whether a language model is scored on documents joined or apart.
     """
 
     search: Search = Search()
     constraints: OutputConstraints = OutputConstraints()
     copy_unknown: bool = True
     score_tokenizer: str = "13a"
+    documents: str = "joined"
 
     @classmethod
     def of(
@@ -203,6 +205,7 @@ class AnswerOptions:
             constraints or OutputConstraints(),
             data.copy_unknown,
             data.score_tokenizer,
+            data.documents,
         )
 
 
@@ -249,7 +252,8 @@ class Shards:
         tokens: of all texts, one after another.
         size: the length of the texts in UTF-8 bytes.
         unknown: how many tokens stand for pieces that are unknown.
-        rows: lines, offsets and targets of the N rows; None for running text.
+        rows: lines, offsets and targets of the N rows; None for running text. Without answers
+            there are no targets.
     """
 
     tokens: Tokens
@@ -437,6 +441,15 @@ class Task(ABC):
                 f"value of a text, not for {self.name}"
             )
         self.refuse_ngrams(recipe)
+        self.refuse_documents(recipe)
+
+    def refuse_documents(self, recipe: Recipe) -> None:
+        """Raise UsageError where rows are to be read apart, as a task of rows reads all of them."""
+        if recipe.data.documents != "joined":
+            raise UsageError(
+                f"data.documents={recipe.data.documents} is for a language model; {self.name} "
+                "reads each row by itself; leave it out"
+            )
 
     def refuse_ngrams(self, recipe: Recipe) -> None:
         """Raise UsageError where n-grams are asked for that no model of this task reads."""

@@ -222,6 +222,7 @@ class Labelled(Task):
 
     def check_keys(self, recipe: Recipe) -> None:
         """Refuse what is for texts alone; where steps are read, their reader does."""
+        self.refuse_documents(recipe)
         if self.pattern == "one to one":
             super().check_keys(recipe)
 

@@ -18,6 +18,8 @@ from unrolled.core import digests
 from unrolled.core.errors import DataError, UsageError, listed
 from unrolled.core.words import either
 from unrolled.data.batches import BatchSource, Lanes, Windows
+from unrolled.data.documents import DocumentLanes, Documents, PackedDocuments
+from unrolled.data.examples import Ints
 from unrolled.data.schema import Schema
 from unrolled.data.shards import Tokens
 from unrolled.data.sources import Document, nfc
@@ -50,7 +52,7 @@ from unrolled.tasks.base import (
     build_embedding,
     locate,
 )
-from unrolled.tasks.language_scores import score
+from unrolled.tasks.language_scores import score, score_documents
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.step_readers import LanguageSteps
 from unrolled.tasks.steps import StepReader
@@ -75,17 +77,21 @@ class TokenStream:
     """One long text as ids; rows stand one after another, each ended by the end mark.
 
     ``size`` is the length of the text in UTF-8 bytes; ``unknown`` counts ids that stand for pieces
-    training did not see. Mapped ``tokens`` end with the end mark already.
+    training did not see. Mapped ``tokens`` end with the end mark already. ``offsets`` (N + 1,) are
+    where each of N documents, the rows of a table, begins, and where the last one ends; None for
+    running text.
     """
 
     tokens: NDArray[np.int32] | Tokens
     size: int
     unknown: int
+    offsets: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
 
+TOGETHER = 10_000  # rows that are encoded at once
 ALTERNATIVES = 5  # tokens that are shown beside one that was written
 
 
@@ -183,10 +189,10 @@ class Language(Task):
             errors,
         )
         texts = [row_texts for _, row_texts in rows]
-        flat = list(chain.from_iterable(field.encode(texts)))
+        tokens, offsets = _encoded(field, texts)
         size = sum(len(text.encode()) for text in chain.from_iterable(texts))
-        unknown = self.tokenizer.unknown(flat)
-        return TokenStream(np.array(flat, dtype=np.int32), size, unknown), errors
+        unknown = int((tokens == self.tokenizer.unk_id).sum())
+        return TokenStream(tokens, size, unknown, offsets), errors
 
     def build(self, recipe: Recipe) -> nn.Module:
         """Return a language model; a layer of limited reach reads one training window."""
@@ -240,8 +246,14 @@ class Language(Task):
     def source(
         self, examples: TokenStream, recipe: Recipe, model: nn.Module
     ) -> BatchSource:
-        """Return carried lanes, or independent windows where the reach is limited."""
+        """Return carried lanes, or independent windows where the reach is limited.
+
+        Raises:
+            UsageError: running text has no documents that could be read apart.
+        """
         assert isinstance(model, LanguageModel)
+        if recipe.data.documents == "apart":
+            return self._source_apart(examples, recipe, model)
         settings = recipe.training
         end = self.tokenizer.eos_id
         tokens = examples.tokens
@@ -253,6 +265,27 @@ class Language(Task):
         if self._carries(recipe, model):
             return Lanes(tokens, rows, window, recipe.seed, end, settings.reset)
         return Windows(tokens, rows, window, recipe.seed, end)
+
+    def _source_apart(
+        self, examples: TokenStream, recipe: Recipe, model: LanguageModel
+    ) -> BatchSource:
+        """Return lanes or windows of documents of which none sees another."""
+        if examples.offsets is None:
+            raise UsageError(
+                "data.documents=apart is for rows of text, and this is one text; give a table or "
+                "JSON lines with a document a row, or a folder of texts, or leave it out"
+            )
+        settings = recipe.training
+        documents = Documents(examples.tokens, examples.offsets)
+        size = documents.size
+        window = min(settings.window, model.context or settings.window, size)
+        rows = max(1, min(settings.batch_size, size // window))
+        start = self.tokenizer.start_id
+        if self._carries(recipe, model):
+            return DocumentLanes(
+                documents, rows, window, recipe.seed, start, settings.reset
+            )
+        return PackedDocuments(documents, rows, window, recipe.seed, start)
 
     @torch.no_grad()
     def evaluate(
@@ -268,14 +301,21 @@ class Language(Task):
         texts begin with and ``WARM`` tokens of what precedes it; where that says something else
         than one pass, by more than ``TOLERANCE`` nats a token, it reads in one pass. One of limited
         reach reads windows of its reach that overlap by half, and only the second half is scored.
-        ``loss`` is in nats a token, ``bits_per_byte`` over the UTF-8 bytes of the text,
+        Of documents apart each is read from a fresh start. ``loss`` is in nats a token, the end
+        marks of rows among them; ``bits_per_byte`` is the sum of these nats over the UTF-8 bytes of
+        the texts, which have no end marks;
         ``accuracy`` the share of tokens the model would have guessed.
         """
         assert isinstance(model, LanguageModel)
         tokens = torch.from_numpy(examples.tokens[:].astype(np.int64))
         if not len(tokens):
             raise DataError("there is no text to score", "data")
-        total = score(model, tokens, self.tokenizer.start_id, compute_device)
+        start = self.tokenizer.start_id
+        if options.documents == "apart" and examples.offsets is not None:
+            offsets = torch.from_numpy(examples.offsets)
+            total = score_documents(model, tokens, offsets, start, compute_device)
+        else:
+            total = score(model, tokens, start, compute_device)
         loss = total.nats / total.count
         scores = {
             "loss": loss,
@@ -289,6 +329,9 @@ class Language(Task):
     def blind_loss(self) -> float:
         """That of all tokens alike."""
         return math.log(self.tokenizer.size)
+
+    def refuse_documents(self, recipe: Recipe) -> None:
+        """Raise nothing: rows of text may be read apart."""
 
     def unknown_in(self, text: str) -> list[str]:
         """Return the characters of a text, or else its words, that the vocabulary lacks."""
@@ -415,7 +458,8 @@ class Language(Task):
 
     def of_shards(self, shards: Shards) -> TokenStream:
         """Return a text that is mapped from shards."""
-        return TokenStream(shards.tokens, shards.size, shards.unknown)
+        offsets = None if shards.rows is None else shards.rows[1]
+        return TokenStream(shards.tokens, shards.size, shards.unknown, offsets)
 
     def describe_examples(self, examples: TokenStream) -> list[str]:
         """Say how much of the scored text the vocabulary does not know."""
@@ -448,6 +492,22 @@ class Language(Task):
         """Read the fields back."""
         vocabulary = load_tokenizer(folder / TOKENIZER)
         return cls(vocabulary, tuple(values["text"]), layout)
+
+
+def _encoded(
+    field: Text, rows: Sequence[tuple[str, ...]]
+) -> tuple[NDArray[np.int32], Ints]:
+    """Return the ids of all rows one after another, and where each row begins and the last ends.
+
+    Some rows at a time: ids in lists take ten times the memory of an array.
+    """
+    parts = [np.zeros(0, dtype=np.int32)]
+    lengths = [0]
+    for first in range(0, len(rows), TOGETHER):
+        encoded = field.encode(rows[first : first + TOGETHER])
+        lengths += map(len, encoded)
+        parts.append(np.fromiter(chain.from_iterable(encoded), np.int32))
+    return np.concatenate(parts), np.cumsum(lengths, dtype=np.int64)
 
 
 def _texts(data: Data, schema: Schema) -> list[str]:

@@ -46,6 +46,12 @@ class Sum:
             self.right += int(right.sum())
             self.count += len(truth)
 
+    def merge(self, other: Sum) -> None:
+        """Take in what was scored elsewhere."""
+        self.nats += other.nats
+        self.right += other.right
+        self.count += other.count
+
 
 def score(
     model: LanguageModel, tokens: Tensor, start: int, compute_device: ComputeDevice
@@ -69,6 +75,80 @@ def score(
             return total
     one_pass = _Lanes(model, tokens, start, compute_device, 1)
     total, _ = one_pass.score()
+    return total
+
+
+def score_documents(
+    model: LanguageModel,
+    tokens: Tensor,
+    offsets: Tensor,
+    start: int,
+    compute_device: ComputeDevice,
+) -> Sum:
+    """Score every token of N documents once, each document from a fresh start.
+
+    Documents of like length are read side by side. One that is longer than the reach of a model
+    is read in overlapping windows, as a text by itself is.
+
+    Args:
+        model: in evaluation mode.
+        tokens: of all documents.
+        offsets: where each begins, and where the last one ends (N + 1,).
+        start: the mark that every text begins with.
+        compute_device: where the model computes.
+    """
+    total = Sum()
+    lengths, order = offsets.diff().sort(descending=True, stable=True)
+    first = 0
+    while first < len(order):
+        longest = int(lengths[first])
+        begin = int(offsets[order[first]])
+        if model.context is not None and longest > model.context:
+            text = tokens[begin : begin + longest]
+            total.merge(_windows(model, text, start, compute_device))
+            first += 1
+            continue
+        steps = min(longest, CHUNK)
+        last = first + max(1, SCORED // (16 * steps * model.head.out_features))
+        rows = order[first:last]
+        part = _score_rows(
+            model, tokens, offsets[rows], lengths[first:last], start, compute_device
+        )
+        total.merge(part)
+        first = last
+    return total
+
+
+def _score_rows(
+    model: LanguageModel,
+    tokens: Tensor,
+    begins: Tensor,
+    lengths: Tensor,
+    start: int,
+    compute_device: ComputeDevice,
+) -> Sum:
+    """Score documents side by side, the longest first, the state carried along each."""
+    device = compute_device.device
+    total = Sum()
+    state: State | None = None
+    longest = int(lengths[0])
+    # one of limited reach is read at once, within its reach
+    chunk = longest if model.context is not None else CHUNK
+    for at in range(0, longest, chunk):
+        steps = torch.arange(at, min(at + chunk, longest))
+        left = int((lengths > at).sum())
+        if state is not None and left < state.rows:
+            state = state.reorder(torch.arange(left, device=device))
+        positions = begins[:left, None] + steps
+        own = steps < lengths[:left, None]
+        targets = tokens[positions.clamp(max=len(tokens) - 1)]
+        inputs = tokens[(positions - 1).clamp(min=0, max=len(tokens) - 1)]
+        if at == 0:
+            inputs[:, 0] = start
+        counts = own.sum(1).to(device)
+        with compute_device.autocast():
+            scores, state = model(inputs.to(device), state, counts)
+        total.add(scores, targets.to(device), own.to(device))
     return total
 
 

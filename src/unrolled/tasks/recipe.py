@@ -161,6 +161,11 @@ class DataConfig(Config):
     limit: int | None = Field(
         None, ge=1, le=10**12, description="read only the first rows"
     )
+    documents: Literal["joined", "apart"] = Field(
+        "joined",
+        description="language model: rows of text are read on as one text, or apart: none of them "
+        "sees another",
+    )
     on_error: Literal["stop", "skip"] = Field(
         "stop", description="what a faulty row does"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -101,8 +101,13 @@ def next_token(smoothing: float = 0.0, carry_state: bool = True) -> Objective:
 
     def objective(model: nn.Module, batch: Batch, carry: Carry) -> Loss:
         assert batch.targets is not None
-        inputs, before = begun(model, batch, carry)
-        logits, after = model(inputs, before)
+        if batch.starts is None:
+            inputs, before = begun(model, batch, carry)
+            logits, after = model(inputs, before)
+        else:
+            read, after = features(model, batch, carry, carry_state)
+            reader = cast(Reads, model)
+            logits = reader.head(read)
         loss = cross_entropy(logits, batch.targets, smoothing)
         next_carry = after.detach() if carry_state else None
         return Loss(loss.sum, loss.count, next_carry)
@@ -118,6 +123,26 @@ class Reads(Protocol):
     def read(self, tokens: Tensor, state: Carry) -> tuple[Tensor, State]:
         """Return what the head reads (B, T, D), and the state."""
         ...
+
+    def read_documents(
+        self, tokens: Tensor, starts: Tensor, state: Carry, carry: bool
+    ) -> tuple[Tensor, Carry]:
+        """Return them of rows of several documents, the state where ``carry`` asks for it."""
+        ...
+
+
+def features(
+    model: nn.Module, batch: Batch, carry: Carry, carry_state: bool
+) -> tuple[Tensor, Any]:
+    """Return what the head of a model reads of a batch (B, T, D), and the state afterwards.
+
+    The state may be None where none is carried.
+    """
+    reader = cast(Reads, model)
+    inputs, before = begun(model, batch, carry)
+    if batch.starts is None:
+        return reader.read(inputs, before)
+    return reader.read_documents(inputs, batch.starts, before, carry_state)
 
 
 def next_word(
@@ -138,8 +163,7 @@ def next_word(
     def objective(model: nn.Module, batch: Batch, carry: Carry) -> Loss:
         assert batch.targets is not None
         reader = cast(Reads, model)
-        inputs, before = begun(model, batch, carry)
-        read, after = reader.read(inputs, before)
+        read, after = features(model, batch, carry, carry_state)
         vectors = read.flatten(0, 1)
         targets = batch.targets.flatten()
         total = head_cross_entropy(

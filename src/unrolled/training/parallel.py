@@ -254,6 +254,7 @@ def taken(batch: Batch, part: slice) -> Batch:
         targets=None if batch.targets is None else batch.targets[part],
         rows=batch.rows[part],
         fresh=None if batch.fresh is None else batch.fresh[part],
+        starts=None if batch.starts is None else batch.starts[part],
     )
 
 
