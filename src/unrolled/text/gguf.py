@@ -19,7 +19,9 @@ MODEL = f"{PREFIX}model"
 DOCUMENT = "tokenizer.huggingface.json"
 NONE = ("no_vocab", "none")
 # numbers of kinds of tokens: unknown, those that text spells, and those that stand for bytes
-UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
+UNKNOWN = 2
+CONTROL = 3
+USER_DEFINED = 4
 
 _GPT2_WORD = (
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

@@ -19,7 +19,9 @@ from unrolled.text.gguf import (
 from unrolled.text.published import template
 from unrolled.text.tokenizers import SPECIALS, UNK, Tokenizer
 
-NORMAL, UNUSED, BYTE = 1, 5, 6
+NORMAL = 1
+UNUSED = 5
+BYTE = 6
 BLANK = "▁"
 # two tokens that never stand beside each other: llama.cpp wants a list that is not empty
 NO_MERGES = ["<pad> <pad>"]

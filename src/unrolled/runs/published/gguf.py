@@ -18,7 +18,7 @@ from torch import Tensor
 from unrolled.core.errors import UserError, shown
 from unrolled.runs.published.config import PublishedConfig
 from unrolled.runs.published.families import FAMILIES, Family
-from unrolled.runs.published.gguf_header import Header, read_header
+from unrolled.runs.published.gguf_header import GgufHeader, read_header
 from unrolled.runs.published.gguf_names import (
     BLOCK,
     INNER,
@@ -146,7 +146,7 @@ def turned_heads(name: str, architecture: str, values: Mapping[str, Any]) -> int
     return heads
 
 
-def _architecture(path: Path, header: Header) -> str:
+def _architecture(path: Path, header: GgufHeader) -> str:
     """Return the name of an architecture that is known. Raises UserError: it is another one."""
     parts = header.metadata.get("split.count", 1)
     if parts not in (0, 1):
@@ -165,7 +165,7 @@ def _architecture(path: Path, header: Header) -> str:
     return name
 
 
-def _config(path: Path, header: Header, architecture: str) -> PublishedConfig:
+def _config(path: Path, header: GgufHeader, architecture: str) -> PublishedConfig:
     """Return the settings. Raises UserError: one is missing, or asks for what is unknown here."""
     metadata = header.metadata
     keys = GPT2_KEYS if architecture == "gpt2" else LLAMA_KEYS
@@ -198,7 +198,7 @@ def _config(path: Path, header: Header, architecture: str) -> PublishedConfig:
     return config
 
 
-def _of_tensors(path: Path, header: Header) -> dict[str, Any]:
+def _of_tensors(path: Path, header: GgufHeader) -> dict[str, Any]:
     """Return the settings that the tensors tell: vocabulary, biases, output weights."""
     embedding = header.tensors.get(EMBEDDING)
     if embedding is None or len(embedding.shape) != 2:
@@ -247,7 +247,7 @@ def _add_heads(
 
 
 def _refuse_scaled_positions(
-    config: PublishedConfig, header: Header, architecture: str
+    config: PublishedConfig, header: GgufHeader, architecture: str
 ) -> None:
     """Raise UserError for rotary positions that are stretched."""
     metadata = header.metadata

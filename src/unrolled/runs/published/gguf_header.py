@@ -94,14 +94,14 @@ class StoredTensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class GgufHeader:
     """Metadata by key, and tensors by name."""
 
     metadata: dict[str, Any]
     tensors: dict[str, StoredTensor]
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> GgufHeader:
     """Return the header of a GGUF file, once all of it was seen to fit the file.
 
     Raises:
@@ -134,7 +134,7 @@ class _HeaderReader:
         self.at = 0
         self.strings = 0
 
-    def read(self) -> Header:
+    def read(self) -> GgufHeader:
         if self._bytes(4, "GGUF") != MAGIC:
             raise self._error("expected the word GGUF first")
         version = self._number("<I", "version")
@@ -162,7 +162,7 @@ class _HeaderReader:
         start = -(-self.at // alignment) * alignment
         placed = dict(self._placed(described, start, alignment))
         self._refuse_overlaps(placed)
-        return Header(metadata, placed)
+        return GgufHeader(metadata, placed)
 
     # ------------------------------------------------------------------ values
 

@@ -48,7 +48,7 @@ def is_published(path: Path) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class PublishedCheckpoint:
     """What a checkpoint says of itself: the numbers of its weights are not read yet."""
 
     config: PublishedConfig
@@ -94,16 +94,16 @@ def open_published(path: Path, tokenizer: Path | None = None) -> Loaded:
     return Loaded(path, recipe, task, model.eval(), ended)
 
 
-def _read(path: Path) -> Checkpoint:
+def _read(path: Path) -> PublishedCheckpoint:
     """Return settings, architecture and weights, of which the shapes alone are read."""
     if path.is_dir():
         config = read_config(path)
-        return Checkpoint(config, family_of(config), SafetensorsFolder(path))
+        return PublishedCheckpoint(config, family_of(config), SafetensorsFolder(path))
     if _magic(path) == MAGIC:
         gguf = GgufFile(path)
-        return Checkpoint(gguf.config, gguf.family, gguf)
+        return PublishedCheckpoint(gguf.config, gguf.family, gguf)
     file = Llama2cFile(path)
-    return Checkpoint(file.config, LLAMA, file)
+    return PublishedCheckpoint(file.config, LLAMA, file)
 
 
 def _magic(path: Path) -> bytes:
@@ -120,7 +120,9 @@ def _magic(path: Path) -> bytes:
     return magic
 
 
-def _recipe(path: Path, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Recipe:
+def _recipe(
+    path: Path, checkpoint: PublishedCheckpoint, settings: Mapping[str, Any]
+) -> Recipe:
     """Return the settings as those of a run. Raises UserError: they are no model's."""
     config = checkpoint.config
     tensors = len(checkpoint.stored.shapes)
@@ -142,7 +144,9 @@ def _recipe(path: Path, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> 
         raise UserError(f"{config.path}: {error}") from None
 
 
-def _build(task: Language, recipe: Recipe, checkpoint: Checkpoint) -> nn.Module:
+def _build(
+    task: Language, recipe: Recipe, checkpoint: PublishedCheckpoint
+) -> nn.Module:
     """Return the model with its weights, once all names and shapes were seen to fit."""
     family = checkpoint.family
     stored = checkpoint.stored
@@ -187,7 +191,7 @@ def _buffers(family: Family, stored: Stored) -> dict[str, Shape]:
 
 
 def _tokenizer(
-    path: Path, checkpoint: Checkpoint, file: Path | None
+    path: Path, checkpoint: PublishedCheckpoint, file: Path | None
 ) -> PublishedTokenizer:
     """Return the tokenizer of a checkpoint; one that says what is missing where there is none."""
     config = checkpoint.config
