@@ -75,13 +75,15 @@ class LanguageModel(Forms):
         return self.dropout(steps), state
 
     def read_documents(
-        self, tokens: Tensor, starts: Tensor, state: State | None, carry: bool
+        self, tokens: Tensor, starts: Tensor | None, state: State | None, carry: bool
     ) -> tuple[Tensor, State | None]:
         """Read rows of several documents, none of which sees another; see :class:`Layer`.
 
+        Where no state is wanted, none is made: attention keeps no keys and values.
+
         Args:
             tokens: (B, T).
-            starts: bool (B, T), true where a document begins.
+            starts: bool (B, T), true where a document begins; None: each row is of one.
             state: what the first step of each row goes on from; None at the start.
             carry: whether the state afterwards is wanted.
 
@@ -89,10 +91,17 @@ class LanguageModel(Forms):
             What ``head`` turns into scores (B, T, D), and the state.
         """
         vectors = self.embedding(tokens)
+        after: State | None = None
         if carry or state is not None:
-            steps, after = self.layer.unroll_documents(vectors, starts, state)
-            return self.dropout(steps), after
-        return self.dropout(self.layer.read_documents(vectors, starts)), None
+            if starts is None:
+                steps, after = self.layer.unroll(vectors, state)
+            else:
+                steps, after = self.layer.unroll_documents(vectors, starts, state)
+        elif starts is None:
+            steps = self.layer.read(vectors)
+        else:
+            steps = self.layer.read_documents(vectors, starts)
+        return self.dropout(steps), after
 
     def forward(
         self, tokens: Tensor, state: State | None = None, lengths: Tensor | None = None

@@ -19,6 +19,7 @@ from unrolled.nn.calling import call_like_torch
 from unrolled.nn.dropout import LockedDropout, check_probability, locked_mask
 from unrolled.nn.forms import has_hooks, overrides
 from unrolled.nn.layer import Layer, checked
+from unrolled.nn.sizes import check_last_size, check_positive, check_projection
 from unrolled.nn.state import RecurrentState, State
 from unrolled.ops import recording
 from unrolled.ops import recurrent as ops
@@ -99,9 +100,10 @@ class Recurrent(Layer):
         last_size: int = 0,
     ) -> None:
         super().__init__()
-        _check_sizes(input_size, hidden_size, num_layers, proj_size)
+        check_positive(input_size=input_size, num_layers=num_layers)
+        check_projection(proj_size, hidden_size)
         alone = not (bidirectional or proj_size or residual)
-        _check_last_size(last_size, hidden_size, alone)
+        check_last_size(last_size, hidden_size, alone)
         if weight_drop or recurrent_dropout or orthogonal or proj_size:
             self._check_has_recurrent_weights()
         check_probability("dropout", dropout)
@@ -546,35 +548,6 @@ class Recurrent(Layer):
             if getattr(self, name) != value:
                 shown.append(f"{name}={getattr(self, name)}")
         return ", ".join(shown)
-
-
-def _check_sizes(
-    input_size: int, hidden_size: int, num_layers: int, proj_size: int
-) -> None:
-    sizes = {
-        "input_size": input_size,
-        "hidden_size": hidden_size,
-        "num_layers": num_layers,
-    }
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(
-                f"expected {name} of at least 1, got {size}; give a positive number"
-            )
-    if not 0 <= proj_size < hidden_size:
-        raise ValueError(
-            f"expected proj_size from 0 (none) to {hidden_size - 1}, below hidden_size, got "
-            f"{proj_size}; choose a smaller projection"
-        )
-
-
-def _check_last_size(last_size: int, hidden_size: int, alone: bool) -> None:
-    """Refuse a narrower last layer where it is not the only change, or no narrower."""
-    if last_size and (not alone or last_size > hidden_size):
-        raise ValueError(
-            f"expected last_size up to hidden_size {hidden_size}, without bidirectional, "
-            f"proj_size and residual, got {last_size}; unset one of them"
-        )
 
 
 class RNN(Recurrent):

@@ -23,6 +23,7 @@ from unrolled.nn.forms import has_hooks, overrides
 from unrolled.nn.layer import Layer, checked
 from unrolled.nn.memory import DecoderState, Memory
 from unrolled.nn.positions import rotation, sinusoid
+from unrolled.nn.sizes import check_heads, check_positions, check_positive
 from unrolled.nn.state import AttentionState, Buffer, CacheWriter, State
 from unrolled.nn.variant import USUAL, Variant
 from unrolled.ops import recording
@@ -63,6 +64,7 @@ class FeedForward(nn.Module):
         self.gated = kind == "swiglu"
         if size is None:
             size = math.ceil(8 * width / 3 / 16) * 16 if self.gated else 4 * width
+        check_positive(feedforward_size=size)
         self.up = nn.Linear(width, 2 * size if self.gated else size, bias)
         self.out = nn.Linear(size, width, bias)
 
@@ -178,11 +180,11 @@ class Attention(Layer):
             kv_heads = heads
         if attention_dropout is None:
             attention_dropout = dropout
-        _check_sizes(input_size, hidden, layers, heads, kv_heads, feedforward_size)
-        _check_heads(hidden, heads, kv_heads, variant, memory_size)
+        check_positive(input_size=input_size, layers=layers)
+        check_heads(hidden, heads, kv_heads, variant, memory_size)
         _check_names(positions, norm, feedforward)
         self.head_size = variant.head_size or hidden // heads
-        _check_positions(positions, self.head_size, context)
+        check_positions(positions, self.head_size, context)
         _check_dropout(dropout, attention_dropout)
         self.memory_size = memory_size
         self.first = first
@@ -560,45 +562,6 @@ def _projection(input_size: int, hidden: int) -> nn.Module:
     return nn.Linear(input_size, hidden)
 
 
-def _check_sizes(
-    input_size: int,
-    hidden: int,
-    layers: int,
-    heads: int,
-    kv_heads: int,
-    inner: int | None,
-) -> None:
-    sizes = {
-        "input_size": input_size,
-        "hidden": hidden,
-        "layers": layers,
-        "heads": heads,
-    }
-    sizes["kv_heads"] = kv_heads
-    if inner is not None:
-        sizes["feedforward_size"] = inner
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(
-                f"expected {name} of at least 1, got {size}; give a positive number"
-            )
-
-
-def _check_heads(
-    hidden: int, heads: int, kv_heads: int, variant: Variant, memory_size: int | None
-) -> None:
-    """Raise ValueError for sizes that do not divide, where they have to."""
-    divided = [("heads", heads, "kv_heads", kv_heads)]
-    if variant.head_size is None or memory_size is not None:
-        divided.insert(0, ("hidden", hidden, "heads", heads))
-    for name, whole, part_name, part in divided:
-        if whole % part:
-            raise ValueError(
-                f"expected {name} to be a multiple of {part_name}, got {whole} and {part}; "
-                "change one of them"
-            )
-
-
 def _check_dropout(dropout: float, attention_dropout: float) -> None:
     check_probability("dropout", dropout)
     check_probability("attention_dropout", attention_dropout)
@@ -614,20 +577,3 @@ def _check_names(positions: str, norm: str, feedforward: str) -> None:
             raise ValueError(
                 f"expected {name} out of {', '.join(known)}, got {value!r}"
             )
-
-
-def _check_positions(positions: str, head_size: int, context: int | None) -> None:
-    if context is not None and context < 1:
-        raise ValueError(
-            f"expected context of at least 1, got {context}; None is no limit"
-        )
-    if positions == "learned" and context is None:
-        raise ValueError(
-            "expected context with learned positions, which need a table of that size, got None; "
-            "set context, or positions=rotary"
-        )
-    if positions == "rotary" and head_size % 2:
-        raise ValueError(
-            f"expected heads of even width for rotary positions, got hidden / heads = {head_size}; "
-            "change hidden or heads, or use positions=sinusoidal"
-        )

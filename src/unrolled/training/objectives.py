@@ -101,13 +101,9 @@ def next_token(smoothing: float = 0.0, carry_state: bool = True) -> Objective:
 
     def objective(model: nn.Module, batch: Batch, carry: Carry) -> Loss:
         assert batch.targets is not None
-        if batch.starts is None:
-            inputs, before = begun(model, batch, carry)
-            logits, after = model(inputs, before)
-        else:
-            read, after = features(model, batch, carry, carry_state)
-            reader = cast(Reads, model)
-            logits = reader.head(read)
+        read, after = features(model, batch, carry, carry_state)
+        reader = cast(Reads, model)
+        logits = reader.head(read)
         loss = cross_entropy(logits, batch.targets, smoothing)
         next_carry = after.detach() if carry_state else None
         return Loss(loss.sum, loss.count, next_carry)
@@ -120,14 +116,13 @@ class Reads(Protocol):
 
     head: nn.Linear
 
-    def read(self, tokens: Tensor, state: Carry) -> tuple[Tensor, State]:
-        """Return what the head reads (B, T, D), and the state."""
-        ...
-
     def read_documents(
-        self, tokens: Tensor, starts: Tensor, state: Carry, carry: bool
+        self, tokens: Tensor, starts: Tensor | None, state: Carry, carry: bool
     ) -> tuple[Tensor, Carry]:
-        """Return them of rows of several documents, the state where ``carry`` asks for it."""
+        """Return what the head reads (B, T, D), and the state where ``carry`` asks for it.
+
+        ``starts`` (B, T) marks where documents begin that are not to see each other.
+        """
         ...
 
 
@@ -140,8 +135,6 @@ def features(
     """
     reader = cast(Reads, model)
     inputs, before = begun(model, batch, carry)
-    if batch.starts is None:
-        return reader.read(inputs, before)
     return reader.read_documents(inputs, batch.starts, before, carry_state)
 
 
