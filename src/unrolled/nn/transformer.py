@@ -244,7 +244,10 @@ class Attention(Layer):
                 module.reset_parameters()
         if isinstance(self.project, nn.Linear):
             # x keeps its size here, whatever D is; 0.02 would starve a narrow input
-            nn.init.normal_(self.project.weight, std=1 / math.sqrt(self.input_size))
+            nn.init.normal_(
+                self.project.weight,
+                std=1 / math.sqrt(self.input_size),
+            )
 
     def depths(self) -> list[list[nn.Parameter]]:
         """Return the weights of each block: with the first what is read below it, with the last
