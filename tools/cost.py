@@ -289,7 +289,6 @@ class LanguageSizes:
     window: int
     again: bool
     gated: bool
-    kv_width: int
 
     @classmethod
     def of(cls, name: str) -> LanguageSizes:
@@ -317,7 +316,6 @@ class LanguageSizes:
             training.window,
             training.checkpoint_activations,
             config.feedforward == "swiglu",
-            config.hidden // config.heads * (config.kv_heads or config.heads),
         )
 
 
@@ -367,9 +365,8 @@ def language_space(models: list[LanguageSizes]) -> list[str]:
         tokens = model.rows * model.window / GPUS
         per_token = model.layers * block_bytes(model.width, model.inner, model.gated)
         if model.again:
-            # one block at a time; of the others what they read, and the state's keys and values
-            state = 4 * model.width + 2 * 4 * model.kv_width
-            per_token = per_token / model.layers + model.layers * state
+            # one block at a time, and of the others what they read
+            per_token = per_token / model.layers + model.layers * 4 * model.width
         activations = tokens * per_token
         divided = sixteen / GPUS + gathered + activations
         shown = [sixteen / GPUS, gathered, activations, divided]

@@ -119,11 +119,12 @@ def compare(
 
 
 def _keys(words: list[str]) -> dict[str, Any]:
+    from unrolled.core.files import expanded
     from unrolled.runs.keys import parse
     from unrolled.runs.published import is_checkpoint
 
     for word in words:
-        if is_checkpoint(Path(word)):
+        if is_checkpoint(expanded(word)):
             raise UsageError(
                 f"{shown(word)} is a checkpoint of another program, of which no training is known; "
                 "score both by `unrolled evaluate RUN FILE --compare PATH`"

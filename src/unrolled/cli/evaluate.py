@@ -9,7 +9,10 @@ import typer
 
 from unrolled.cli.load import Tokenizer
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+RunFolder = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run, or another program's checkpoint."),
+]
 Data = Annotated[
     str,
     typer.Argument(metavar="DATA", help="A file with the fields of the training data."),

@@ -10,7 +10,11 @@ import typer
 from unrolled.cli.load import Tokenizer
 
 RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="Folder of a language model's run.")
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="A language model's run, or another program's checkpoint.",
+    ),
 ]
 Prompt = Annotated[str, typer.Option(help="The text to go on from; empty starts anew.")]
 MaxNewTokens = Annotated[int, typer.Option(min=0, help="The most tokens written.")]

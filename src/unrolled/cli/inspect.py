@@ -45,7 +45,10 @@ Language = Annotated[
 
 
 def inspect(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run, or another program's checkpoint."),
+    ],
     inputs: Inputs,
     output: Output = PAGE,
     hold: Holds = None,

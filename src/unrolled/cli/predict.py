@@ -83,7 +83,10 @@ Raw = Annotated[
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run, or another program's checkpoint."),
+    ],
     rows: Rows = None,
     file: File = None,
     output: Output = None,

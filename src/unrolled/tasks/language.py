@@ -145,6 +145,7 @@ class Language(Task):
         pretrained: Task | None = None,
     ) -> Self:
         """Learn the vocabulary."""
+        _refuse_one_text(recipe, schema)
         layout = FileLayout.of(data)
         if pretrained is not None and pretrained.tokenizer is not None:
             return cls(pretrained.tokenizer, schema.text, layout)
@@ -270,11 +271,7 @@ class Language(Task):
         self, examples: TokenStream, recipe: Recipe, model: LanguageModel
     ) -> BatchSource:
         """Return lanes or windows of documents of which none sees another."""
-        if examples.offsets is None:
-            raise UsageError(
-                "data.documents=apart is for rows of text, and this is one text; give a table or "
-                "JSON lines with a document a row, or a folder of texts, or leave it out"
-            )
+        assert examples.offsets is not None
         settings = recipe.training
         documents = Documents(examples.tokens, examples.offsets)
         size = documents.size
@@ -450,6 +447,7 @@ class Language(Task):
         layout: FileLayout,
     ) -> Self:
         """Return the task of a file that was read in pieces."""
+        _refuse_one_text(recipe, schema)
         return cls(learn_vocabulary(), schema.text, layout)
 
     def shard_fields(self) -> tuple[Text, Label | None]:
@@ -508,6 +506,15 @@ def _encoded(
         lengths += map(len, encoded)
         parts.append(np.fromiter(chain.from_iterable(encoded), np.int32))
     return np.concatenate(parts), np.cumsum(lengths, dtype=np.int64)
+
+
+def _refuse_one_text(recipe: Recipe, schema: Schema) -> None:
+    """Raise UsageError where documents are to be kept apart, and there is one."""
+    if recipe.data.documents == "apart" and not schema.text:
+        raise UsageError(
+            "data.documents=apart is for rows of text, and this is one text; give a table or "
+            "JSON lines with a document a row, or a folder of texts, or leave it out"
+        )
 
 
 def _texts(data: Data, schema: Schema) -> list[str]:

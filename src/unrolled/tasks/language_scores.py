@@ -109,7 +109,7 @@ def score_documents(
             first += 1
             continue
         steps = min(longest, CHUNK)
-        last = first + max(1, SCORED // (16 * steps * model.head.out_features))
+        last = first + max(1, SCORED // (2 * steps * model.head.out_features))
         rows = order[first:last]
         part = _score_rows(
             model, tokens, offsets[rows], lengths[first:last], start, compute_device

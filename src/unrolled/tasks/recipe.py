@@ -163,8 +163,8 @@ class DataConfig(Config):
     )
     documents: Literal["joined", "apart"] = Field(
         "joined",
-        description="language model: rows of text are read on as one text, or apart: none of them "
-        "sees another",
+        description="language model: joined reads rows of text as one text; apart: no row sees "
+        "another",
     )
     on_error: Literal["stop", "skip"] = Field(
         "stop", description="what a faulty row does"

@@ -74,8 +74,15 @@ def under(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{name}.{key}": tensor for key, tensor in tensors.items()}
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def save_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
     """Write tensors as safetensors; shared or strided memory is copied first.
+
+    Args:
+        path: the file.
+        tensors: by their names.
+        metadata: what the header says beside them.
 
     Raises:
         OSError: the disk refused it.
@@ -85,7 +92,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         for name, tensor in tensors.items()
     }
     try:
-        save_file(copies, path)
+        save_file(copies, path, metadata)
     except SafetensorError as error:
         raise OSError(str(error)) from error
     open_up(path)

@@ -111,7 +111,10 @@ def test_a_checkpoint_without_a_tokenizer_is_refused(
 
 
 @needs_stories
-def test_stories_are_begun_with_from_the_folder_of_data(tmp_path: Path) -> None:
+def test_stories_are_begun_with_from_the_folder_of_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNROLLED_DATA", str(MODEL.parent.parent))
     text = "Once upon a time, there was a fox.\n" * 40
     (tmp_path / "text.txt").write_text(text)
     changes = settings(Path("stories260k/stories260K.bin"))

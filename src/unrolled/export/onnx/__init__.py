@@ -21,7 +21,7 @@ from unrolled.export.parity import Difference
 __all__ = ["Description", "check_installed", "refuse", "write"]
 
 MODEL = "model.onnx"
-LARGEST = 2**31 - 2**20  # bytes of one message of ONNX
+LARGEST = 2**31 - 2**20  # bytes that one message of ONNX holds, and with it one file
 
 
 def write(model: nn.Module, description: Description, folder: Path) -> Difference:
@@ -33,19 +33,17 @@ def write(model: nn.Module, description: Description, folder: Path) -> Differenc
         folder: where the files of its fields stand already.
 
     Raises:
-        UserError: ONNX or its runtime is missing; the message says what to do.
+        UserError: ONNX or its runtime is missing, or the weights take more than one file holds.
     """
     check_installed()
+    refuse_large(model)
     import onnx
     import onnxruntime
 
     translation = translate(model)
     proto = translation.graph.model(description.task)
-    is_large = proto.ByteSize() > LARGEST
     path = str(folder / MODEL)
-    onnx.save_model(
-        proto, path, save_as_external_data=is_large, location=f"{MODEL}.data"
-    )
+    onnx.save_model(proto, path)
     context = getattr(getattr(model, "layer", None), "context", None)
     values = document(description, translation.inputs, translation.outputs, context)
     write_json(folder / "meta.json", values)
@@ -57,6 +55,16 @@ def write(model: nn.Module, description: Description, folder: Path) -> Differenc
         path, options, providers=["CPUExecutionProvider"]
     )
     return compare(model, translation, session)
+
+
+def refuse_large(model: nn.Module) -> None:
+    """Raise UserError for weights that one file cannot hold, before they are copied."""
+    size = 4 * sum(weight.numel() for weight in model.parameters())
+    if size > LARGEST:
+        raise UserError(
+            f"the weights take {size / 1e9:.1f} GB in fp32, and one file of ONNX holds "
+            f"{LARGEST / 1e9:.1f}; export a language model to hf or gguf"
+        )
 
 
 def check_installed() -> None:

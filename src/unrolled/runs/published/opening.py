@@ -86,6 +86,7 @@ def open_published(path: Path, tokenizer: Path | None = None) -> Loaded:
     checkpoint = _read(path)
     settings = checkpoint.family.settings(checkpoint.config)
     vocabulary = _tokenizer(path, checkpoint, tokenizer)
+    settings = {**settings, "tie": settings["tie"] and _is_tied(checkpoint)}
     recipe = _recipe(path, checkpoint, settings)
     layout = FileLayout([], Format("text"))
     task = Language(vocabulary, (), layout)
@@ -144,6 +145,26 @@ def _recipe(
         raise UserError(f"{config.path}: {error}") from None
 
 
+def _is_tied(checkpoint: PublishedCheckpoint) -> bool:
+    """Whether no output weights are stored beside the embedding, or the same ones.
+
+    Some programs store others though the settings call them tied, and then those count.
+    """
+    family = checkpoint.family
+    stored = checkpoint.stored
+    embedding = family.origin("embedding.weight", _is_bare(checkpoint))
+    head = family.origin("head.weight", False)
+    if not {*embedding.names, *head.names} <= set(stored.shapes):
+        return True
+    return torch.equal(embedding.read(stored), head.read(stored))
+
+
+def _is_bare(checkpoint: PublishedCheckpoint) -> bool:
+    """Whether names lack the prefix of the family, as those of GPT-2's own files do."""
+    prefix = checkpoint.family.prefix
+    return not any(name.startswith(prefix) for name in checkpoint.stored.shapes)
+
+
 def _has_head_bias(checkpoint: PublishedCheckpoint) -> bool:
     """Whether a bias of the output weights is stored, which few families have a name for."""
     bias = checkpoint.family.outer.get("head.bias")
@@ -167,8 +188,7 @@ def _build(
     tie = recipe.model.tie
     if tie:
         head = ours.pop("head.weight")
-    prefix = family.prefix
-    bare = not any(name.startswith(prefix) for name in stored.shapes)
+    bare = _is_bare(checkpoint)
     expected = dict(family.expected(ours, bare))
     spare = _buffers(family, stored)
     if tie:

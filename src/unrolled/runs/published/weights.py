@@ -137,10 +137,11 @@ class SafetensorsFolder:
 
 def _files_of(folder: Path) -> list[tuple[Path, Sequence[str]]]:
     """Return the files of weights, and the tensors that an index expects in each."""
-    if os.path.lexists(folder / INDEX):
-        return _indexed(folder)
+    # shards may be left from before, and transformers takes the whole file, too
     if os.path.lexists(folder / WEIGHTS):
         return [(folder / WEIGHTS, ())]
+    if os.path.lexists(folder / INDEX):
+        return _indexed(folder)
     for pickle in PICKLES:
         if os.path.lexists(folder / pickle):
             raise UserError(

@@ -15,7 +15,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unrolled.core.errors import UserError, shown
@@ -29,6 +28,7 @@ from unrolled.runs.published.families import Family, Settings
 from unrolled.runs.published.opening import TOKENIZER, open_published
 from unrolled.runs.published.weights import WEIGHTS
 from unrolled.text.tokenizers import PAD, SPECIALS, UNK, Tokenizer
+from unrolled.training.checkpoints import save_tensors
 
 GENERATION = "generation_config.json"
 LONGEST = 64  # tokens of a text whose ids are compared
@@ -115,7 +115,8 @@ def _write_model(
         generation["suppress_tokens"] = list(tokenizer.unwritten_ids)
     write_json(folder / GENERATION, generation)
     tensors = named_by(family, draft.weights)
-    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+    # which transformers asks for
+    save_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
 
 
 def _marks(tokenizer: Tokenizer) -> dict[str, Any]:
