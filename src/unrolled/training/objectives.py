@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrolled.data.batches import IGNORED, Batch
+from unrolled.nn.forms import has_hooks
 from unrolled.nn.softmax import head_cross_entropy
 from unrolled.nn.state import State
 
@@ -101,9 +102,14 @@ def next_token(smoothing: float = 0.0, carry_state: bool = True) -> Objective:
 
     def objective(model: nn.Module, batch: Batch, carry: Carry) -> Loss:
         assert batch.targets is not None
-        read, after = features(model, batch, carry, carry_state)
-        reader = cast(Reads, model)
-        logits = reader.head(read)
+        if batch.starts is None and (carry_state or has_hooks(model)):
+            inputs, before = begun(model, batch, carry)
+            # as a call, whose scores a hook may read
+            logits, after = model(inputs, before)
+        else:
+            read, after = features(model, batch, carry, carry_state)
+            reader = cast(Reads, model)
+            logits = reader.head(read)
         loss = cross_entropy(logits, batch.targets, smoothing)
         next_carry = after.detach() if carry_state else None
         return Loss(loss.sum, loss.count, next_carry)
