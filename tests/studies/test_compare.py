@@ -177,7 +177,7 @@ def test_a_budget_is_divided(cli: Call, data: Path) -> None:
 
 def test_a_stopped_comparison_goes_on_where_it_was(data: Path) -> None:
     out = data.parent / "stopped"
-    keys = [*SMALL, "training.max_steps=3000", "training.checkpoint_every=20"]
+    keys = [*SMALL, "training.max_steps=800", "training.checkpoint_every=20"]
     words = ["compare", data, *keys, "--layers", "gru", "--seeds", 1, "-o", out]
     command = [sys.executable, "-m", "unrolled", *map(str, words)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
