@@ -19,15 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import unrolled
+from unrolled.data.schema import Schema
 from unrolled.insight import charts, pages
-from unrolled.runs.inherited import FREE
 from unrolled.runs.prepare import prepare
-from unrolled.runs.pretrained import Pretrained
+from unrolled.runs.pretrained import PUBLISHED, Pretrained
 from unrolled.runs.recipes import requested
 from unrolled.tasks.base import Data, need_table
 
 RECIPE = "nsmc-from-lm"
 LABELS = "100,1000,10000,all"
+OPTIONS = ("seeds", "labels", "minutes")
+USAGE = (
+    "usage: python -m benchmarks pretraining RUN [--seeds=3] "
+    f"[--labels={LABELS}] [--minutes=20]"
+)
 COLUMNS = ("document", "label")
 STEPS = 600  # of the smaller parts at least: few labels are read often
 WITH = "with pre-training"
@@ -53,21 +58,29 @@ class Setting:
 
     @classmethod
     def read(cls, arguments: Sequence[str]) -> Setting:
-        """Read the words of the command line."""
-        options = dict(
-            word.removeprefix("--").split("=", 1)
-            for word in arguments
-            if word.startswith("--")
-        )
-        (run,) = [word for word in arguments if not word.startswith("--")]
+        """Read the words of the command line; what cannot be read ends in the line of usage."""
+        words = [word for word in arguments if word.startswith("--")]
+        names = [word for word in arguments if not word.startswith("--")]
+        pairs = [word.removeprefix("--").partition("=") for word in words]
+        options = {key: value for key, _, value in pairs}
+        if len(names) != 1 or not options.keys() <= set(OPTIONS):
+            raise SystemExit(USAGE)
         counts = options.get("labels", LABELS).split(",")
         minutes = options.get("minutes")
-        return cls(
-            run,
-            int(options.get("seeds", "3")),
-            tuple(None if count == "all" else int(count) for count in counts),
-            None if minutes is None else float(minutes),
-        )
+        try:
+            setting = cls(
+                names[0],
+                int(options.get("seeds", "3")),
+                tuple(None if count == "all" else int(count) for count in counts),
+                None if minutes is None else float(minutes),
+            )
+        except ValueError:
+            raise SystemExit(USAGE) from None
+        sizes = [count for count in setting.labels if count is not None]
+        longest = 1.0 if setting.minutes is None else setting.minutes
+        if min(setting.seeds, *sizes, 1) < 1 or not longest > 0:
+            raise SystemExit(USAGE)
+        return setting
 
 
 def rows_of(data: Data) -> list[tuple[Any, ...]]:
@@ -87,25 +100,56 @@ def write(path: Path, rows: Sequence[tuple[Any, ...]]) -> Path:
     return path
 
 
-def drawn(run: str) -> dict[str, Any]:
-    """Return the keys of the layer and sizes of a run, to draw the same model's weights anew."""
-    recipe = Pretrained.open(run).recipe
-    layer = recipe.model.model_dump(exclude_defaults=True)
-    shaping = {f"model.{key}": value for key, value in layer.items()}
-    kept = {
-        key: value
-        for key, value in shaping.items()
-        if key.removeprefix("model.") not in FREE
-        and not key.endswith(("_dropout", "_std", "init", "tie", "head_bias"))
-    }
-    pieces = {"tokenizer": recipe.data.tokenizer, "vocabulary": recipe.data.vocabulary}
-    return {
-        "layer": recipe.layer,
+def drawn(run: str, schema: Schema) -> dict[str, Any]:
+    """Return the keys with which a training draws the weights anew that it would take of a run.
+
+    They are all that it would take over, those among them that are as they are by default: what a
+    recipe does not name a task may choose otherwise.
+
+    Args:
+        run: as ``model.init`` names it.
+        schema: the task and columns of the training.
+    """
+    plain = requested(RECIPE, {"model.init": run})
+    shaped = Pretrained.open(run).shaping(plain, schema)
+    if shaped.data.tokenizer == PUBLISHED:
+        raise SystemExit(
+            f"{run} brings a tokenizer that nothing else can learn: there is nothing to compare "
+            "it with; name a run"
+        )
+    changes = {
+        "layer": shaped.layer,
         "model.init": None,
         "training.layer_decay": 1.0,
-        **kept,
-        **{f"data.{key}": value for key, value in pieces.items()},
     }
+    parts = {"model": (plain.model, shaped.model), "data": (plain.data, shaped.data)}
+    for part, (before, after) in parts.items():
+        for key in sorted(after.model_fields_set - before.model_fields_set):
+            changes[f"{part}.{key}"] = getattr(after, key)
+    return changes
+
+
+def limits(count: int | None, minutes: float | None) -> dict[str, Any]:
+    """Return the keys that bound a training on so many labels; those of the recipe for none.
+
+    A limit takes the place of all that the recipe has, so that all which hold are named.
+    """
+    bounds: dict[str, Any] = {}
+    if count is not None and count < 50_000:
+        # epochs of few labels end before anything is learnt
+        batch = min(256, max(8, count // 10))
+        bounds = {
+            "training.max_steps": max(STEPS, 5 * count // batch),
+            "training.batch_size": batch,
+            "training.warmup_steps": 50,
+            "training.evaluate_every": 100,
+        }
+    elif minutes is not None:
+        epochs = requested(RECIPE, {}).training.max_epochs
+        bounds["training.max_epochs"] = epochs
+    if minutes is not None:
+        bounds["training.max_minutes"] = minutes
+    return bounds
 
 
 def train(
@@ -116,18 +160,6 @@ def train(
     minutes: float | None,
 ) -> float:
     """Train on a file, and return the accuracy on the held-out rows of another."""
-    limits: dict[str, Any] = {}
-    if count is not None and count < 50_000:
-        # epochs of few labels end before anything is learnt
-        batch = min(256, max(8, count // 10))
-        limits = {
-            "training.max_steps": max(STEPS, 5 * count // batch),
-            "training.batch_size": batch,
-            "training.warmup_steps": 50,
-            "training.evaluate_every": 100,
-        }
-    if minutes is not None:
-        limits["training.max_minutes"] = minutes
     with tempfile.TemporaryDirectory() as scratch:
         run = unrolled.train(
             RECIPE,
@@ -139,7 +171,7 @@ def train(
                 "data.train": str(files[0]),
                 "data.dev": str(files[1]),
                 "report.inside": False,
-                **limits,
+                **limits(count, minutes),
                 **changes,
             },
         )
@@ -154,7 +186,10 @@ def run(arguments: list[str]) -> dict[str, Any]:
     rows = rows_of(split.train_data)
     random.Random(0).shuffle(rows)
     held_out = rows_of(split.dev_data)
-    kinds = {WITH: {"model.init": setting.run}, WITHOUT: drawn(setting.run)}
+    kinds = {
+        WITH: {"model.init": setting.run},
+        WITHOUT: drawn(setting.run, split.task.schema),
+    }
     points: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         dev = write(Path(scratch) / "held_out.jsonl", held_out)

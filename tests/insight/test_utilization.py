@@ -107,6 +107,27 @@ def test_the_peak_is_measured(monkeypatch: pytest.MonkeyPatch, precision: str) -
     assert 1e6 < peak_operations(device) < 1e18
 
 
+def test_the_peak_is_that_of_drawn_numbers_and_leaves_others_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def seconds(left: torch.Tensor, right: torch.Tensor) -> float:
+        seen.extend([left, right])
+        return 1.0
+
+    monkeypatch.setattr(module, "_seconds", seconds)
+    monkeypatch.setattr(module, "WIDTHS", {"cpu": 64})
+    state = torch.random.get_rng_state()
+    assert peak_operations(FP32) == 2 * 64**3
+    peak_operations(FP32)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    left, right, again = seen[0], seen[1], seen[-1]
+    assert len(left.unique()) > 4000
+    assert not torch.equal(left, right)
+    assert torch.equal(right, again)
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

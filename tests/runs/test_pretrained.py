@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from benchmarks import pretraining
 from safetensors.torch import load_file
 from torch import Tensor
 
 import unrolled
 from conftest import SMALL, Call, mirrored, reviews, sentences, write_csv, write_jsonl
 from unrolled.core.errors import UsageError, UserError
+from unrolled.nn import LayerConfig
+from unrolled.runs import folder as runs
+from unrolled.runs.begun import read_before, read_transfer
 from unrolled.runs.plan import make_plan
-from unrolled.runs.pretrained import Pretrained, Transfer, take
+from unrolled.runs.pretrained import Pretrained, Transfer, located, take
 from unrolled.text.tokenizers import Tokenizer
 
 # shapes come from the run that is begun with
@@ -342,14 +347,92 @@ def test_a_resume_needs_the_other_run_no_more_and_gives_equal_bits(
 
 
 def test_a_resume_with_another_run_to_begin_with_is_refused(
+    tuned: SimpleNamespace, at: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(at / "runs/lm", other)
+    with (other / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x3f")
+    for name in (str(other), "nowhere", None):
+        with pytest.raises(UserError, match=r"model.init was .* and is now"):
+            resumed(tuned.folder, **{"model.init": name})
+
+
+def resumed(folder: Path, **changes: Any) -> Any:
+    """Plan to go on with a run; nothing is written."""
+    return make_plan(str(folder), changes, resume=True, dry_run=True)
+
+
+def test_a_resume_may_name_the_same_weights_otherwise(
     tuned: SimpleNamespace, at: Path
 ) -> None:
-    for other in ("lm", None):
-        changes = {**tuned.changes, "model.init": other, "training.max_steps": 8}
-        with pytest.raises(UserError, match=r"model.init was .* and is now"):
-            unrolled.train(
-                at / "reviews.csv", out=tuned.folder, resume=True, **SILENT, **changes
-            )
+    changes = {"model.init": "lm", "training.max_steps": 8}
+    assert resumed(tuned.folder, **changes).recipe.model.init == "lm"
+
+
+def test_a_file_of_settings_may_name_the_same_weights_otherwise(
+    tuned: SimpleNamespace, at: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(tuned.folder, folder)
+    config = folder / "config.yaml"
+    text = config.read_text()
+    for name in ("lm", "nowhere"):
+        config.write_text(text.replace(f"init: {tuned.lm}", f"init: {name}"))
+        if name == "lm":
+            assert resumed(folder).recipe.model.init == "lm"
+        else:
+            with pytest.raises(UserError, match=r"model.init was .* and is now"):
+                resumed(folder)
+
+
+def begun(at: Path, folder: Path) -> Any:
+    """Begin a run with the run ``lm`` of the folder that this one stands in, and kill it."""
+    shutil.copytree(at / "runs/lm", folder.parent / "lm")
+    made = plan(at, **{"training.max_steps": 2})
+    prepared = made.prepared
+    taken = made.transfer.to_json()
+    runs.begin(folder, made.recipe, prepared.task, prepared.files, taken)
+    return made
+
+
+def test_before_the_first_checkpoint_the_weights_are_found_from_another_folder(
+    at: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "home/runs/run"
+    made = begun(at, folder)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    weights = planned_weights(resumed(folder))
+    for name, weight in planned_weights(made).items():
+        assert torch.equal(weights[name], weight), name
+    # or by their name, where they have moved
+    lm = folder.parent / "lm"
+    lm.rename(elsewhere / "moved")
+    with pytest.raises(UserError, match=r"model.init=lm: there is no such run$"):
+        resumed(folder)
+    with pytest.raises(UserError, match=r"model.init=movd: .*did you mean 'moved'"):
+        resumed(folder, **{"model.init": "movd"})
+    again = resumed(folder, **{"model.init": "moved"})
+    assert again.transfer.whole == made.transfer.whole
+
+
+def test_a_resume_says_that_compiled_steps_promise_no_equal_bits(
+    tuned: SimpleNamespace,
+) -> None:
+    before = read_before(tuned.folder, tuned.run.recipe)
+    recipe = before.recipe
+    compiled = recipe.changed(training=recipe.training.changed(compile=True))
+    assert before.notes(recipe) == []
+    for notes in (
+        before.notes(compiled),
+        replace(before, recipe=compiled).notes(recipe),
+    ):
+        assert notes == [
+            "warning: training.compile=true, now or before: equal bits are not promised"
+        ]
 
 
 def test_before_the_first_checkpoint_the_weights_are_taken_again(
@@ -417,6 +500,14 @@ def test_the_layers_of_a_run_thaw_from_the_top(at: Path, tmp_path: Path) -> None
     assert not torch.equal(weights["layer.weight_ih_l0_reverse"], drawn)
 
 
+def test_buffers_have_no_rate_and_are_not_frozen(at: Path) -> None:
+    made = plan(at)
+    made.model.register_buffer("scale", torch.ones(3))
+    new = replace(made.transfer, new=[*made.transfer.new, "scale"])
+    named = [name for names in replace(made, transfer=new).depths() for name in names]
+    assert sorted(named) == sorted(name for name, _ in made.model.named_parameters())
+
+
 @pytest.mark.parametrize(
     "keys", [{"training.unfreeze": 1}, {"training.layer_decay": 0.5}]
 )
@@ -454,6 +545,46 @@ def test_what_is_no_run_is_refused_by_name(at: Path, name: str, message: str) ->
     with pytest.raises(UserError, match=message) as caught:
         plan(at, **{"model.init": name})
     assert f"model.init={name}" in str(caught.value)
+
+
+def test_a_hint_names_runs_alone_and_the_origin_stands_beside_it(at: Path) -> None:
+    origin = "; it comes from a site"
+    with pytest.raises(
+        UsageError, match=r"there is no such run; it comes from a site$"
+    ):
+        located("texts.cs", origin)
+    with pytest.raises(
+        UsageError, match=r"did you mean 'lm'[?]; it comes from a site$"
+    ):
+        located("runs/ln", origin)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"whole": 5},
+        {"whole": [5]},
+        {"partly": {"head.weight": [1]}},
+        {"partly": {"head.weight": ["a", "b"]}},
+        {"partly": []},
+        {"digest": None},
+        {"other": []},
+        {"new": None},
+    ],
+)
+def test_what_a_run_began_with_is_read_whole_or_refused(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    names = ("whole", "reshaped", "new", "unused")
+    kept = {"name": "lm", "digest": "a", "partly": {"head.weight": [1, 2]}}
+    kept |= {name: ["head.bias"] for name in names}
+    path = tmp_path / "fields.json"
+    path.write_text(json.dumps({"init": kept}))
+    assert read_transfer(tmp_path) == Transfer(**kept)
+    for init in (kept | changes, [], 3, "lm"):
+        path.write_text(json.dumps({"init": init}))
+        with pytest.raises(UserError, match=r"fields.json: .*cannot be read"):
+            read_transfer(tmp_path)
 
 
 def test_a_run_without_weights_or_with_others_is_refused(
@@ -528,3 +659,69 @@ def test_nothing_but_the_named_entries_of_a_weight_is_written(at: Path) -> None:
     drawn = model.head.weight.detach().clone()
     take(Pretrained.open("lm"), model, made.prepared.task)
     assert torch.equal(model.head.weight, drawn)
+
+
+# ---------------------------------------------------------------------- what it is worth
+
+
+def test_the_benchmark_draws_the_model_that_it_takes_otherwise(
+    at: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "rated.csv"
+    write_csv(file, reviews(60, 3), ("document", "label"))
+    files = {"data.train": str(file), "data.holdout": 0.2, "model.ngrams": 0}
+
+    def planned(changes: dict[str, Any]) -> Any:
+        keys = {**files, **changes}
+        out = tmp_path / "planned"
+        return make_plan(pretraining.RECIPE, keys, out=out, dry_run=True)
+
+    taken = planned({"model.init": "lm"})
+    drawn = planned(pretraining.drawn("lm", taken.prepared.task.schema))
+    assert taken.transfer.whole
+    assert drawn.transfer is None
+    assert drawn.recipe.layer == taken.recipe.layer
+    for key in ("embedding", *LayerConfig.model_fields):
+        assert getattr(drawn.recipe.model, key) == getattr(taken.recipe.model, key), key
+    shapes = [
+        {name: weight.shape for name, weight in planned_weights(made).items()}
+        for made in (taken, drawn)
+    ]
+    layers = [
+        {name: shape for name, shape in named.items() if name.startswith("layer.")}
+        for named in shapes
+    ]
+    assert layers[0]
+    assert layers[0] == layers[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["lm", "other"],
+        ["lm", "--seeds"],
+        ["lm", "--seeds=0"],
+        ["lm", "--labels=many"],
+        ["lm", "--labels=100,0"],
+        ["lm", "--minutes=-1"],
+        ["lm", "--steps=3"],
+    ],
+)
+def test_the_benchmark_ends_in_its_usage(words: list[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^usage: .* RUN \[--seeds=3\]"):
+        pretraining.Setting.read(words)
+
+
+def test_the_benchmark_reads_what_is_measured_and_names_every_limit() -> None:
+    words = ["lm", "--labels=100,all", "--minutes=2.5"]
+    setting = pretraining.Setting.read(words)
+    assert setting == pretraining.Setting("lm", 3, (100, None), 2.5)
+    assert pretraining.limits(None, None) == {}
+    assert pretraining.limits(None, 2.5) == {
+        "training.max_epochs": 3,
+        "training.max_minutes": 2.5,
+    }
+    few = pretraining.limits(100, 2.5)
+    assert few["training.max_minutes"] == 2.5
+    assert few["training.max_steps"] == 600

@@ -70,6 +70,10 @@ def test_a_model_has_the_published_number_of_weights(name: str) -> None:
         + 32_000 * width,
     }
     assert operations == 6 * matrices[name] + attention
+    assert task.operations_per_token(model, recipe) == operations
+    # frozen weights have no gradient, and how long they are frozen is not counted
+    frozen = training.changed(unfreeze=1.0)
+    assert task.operations_per_token(model, recipe.changed(training=frozen)) is None
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -128,7 +128,7 @@ class LanguageModel(Forms):
         Two for each multiplication forward and four backward: 6 N for N weights of products, and
         12 L W T for L blocks of attention of width W over T steps (Chowdhery et al. 2022, appendix
         B), of which a causal mask needs half. Tables that are looked up, biases and norms count
-        nothing.
+        nothing. All weights are trained.
         """
         tables: set[int] = set()
         for module in self.modules():

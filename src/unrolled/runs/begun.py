@@ -12,7 +12,7 @@ from unrolled.core.errors import UserError, shown
 from unrolled.core.words import option
 from unrolled.runs import folder as runs
 from unrolled.runs.keys import flat
-from unrolled.runs.pretrained import Transfer
+from unrolled.runs.pretrained import Transfer, digest_at
 from unrolled.runs.recipes import CONFIG, FILES, changed_keys
 from unrolled.tasks.base import Task
 from unrolled.tasks.recipe import Recipe
@@ -40,15 +40,48 @@ class Before:
         """Whether its weights stand in a checkpoint."""
         return self.fields is not None
 
-    def notes(self) -> list[str]:
-        """Say where what is computed from here on may differ from what would have been."""
+    def notes(self, recipe: Recipe) -> list[str]:
+        """Say where what is computed from here on may differ from what would have been.
+
+        Args:
+            recipe: that it goes on with.
+        """
         now = runs.instructions()
-        if self.instructions in (None, now):
-            return []
-        return [
-            f"warning: begun with {self.instructions} instructions, and goes on with {now}: equal "
-            "bits are not promised"
-        ]
+        notes = []
+        if self.instructions not in (None, now):
+            notes.append(
+                f"warning: begun with {self.instructions} instructions, and goes on with {now}: "
+                "equal bits are not promised"
+            )
+        if self.recipe.training.compile or recipe.training.compile:
+            notes.append(
+                "warning: training.compile=true, now or before: equal bits are not promised"
+            )
+        return notes
+
+    def begins_with(self, name: str | None, where: Path) -> bool:
+        """Whether ``model.init`` names the weights that the run was begun with.
+
+        They are compared by their digest, and by the name alone where no run is found by it and
+        the weights stand in a checkpoint.
+
+        Args:
+            name: as ``model.init`` is now.
+            where: the run.
+
+        Raises:
+            UserError: there is no such run, and no checkpoint.
+        """
+        if name == self.recipe.model.init:
+            return True
+        if name is None or self.transfer is None:
+            return False
+        try:
+            return digest_at(name, where) == self.transfer.digest
+        except UserError:
+            if self.has_checkpoint:
+                return False
+            raise
 
 
 def read_before(where: Path, recipe: Recipe) -> Before:
@@ -85,7 +118,7 @@ def read_transfer(where: Path) -> Transfer | None:
     """Return what a run took of the one it began with. Raises UserError: it cannot be read."""
     try:
         return Transfer.from_json(runs.read_init(where))
-    except TypeError:
+    except ValueError:
         raise UserError(
             f"{where / runs.FIELDS}: what the run began with cannot be read; train it anew"
         ) from None
@@ -119,7 +152,7 @@ def ended(result: dict[str, Any]) -> str:
 
 
 def refuse_edits(
-    where: Path, before: Recipe, recipe: Recipe, changes: Mapping[str, Any]
+    where: Path, before: Before, recipe: Recipe, changes: Mapping[str, Any]
 ) -> None:
     """Refuse a run whose file of settings was edited, before any of them is followed.
 
@@ -131,11 +164,11 @@ def refuse_edits(
 
     Raises:
         UserError: a key of the file is another, other than a limit that was raised or the place of
-            a data file.
+            a data file or of the run that it began with.
     """
     if not digests.is_changed(where, CONFIG):
         return
-    old = flat(before.model_dump())
+    old = flat(before.recipe.model_dump())
     new = flat(recipe.model_dump())
     given = flat(changes)
     raised = {
@@ -145,6 +178,8 @@ def refuse_edits(
     }
     # of files their bytes are compared, once they are read
     moved = {key for key in (f"data.{role}" for role in FILES) if new[key] and old[key]}
+    if before.begins_with(recipe.model.init, where):
+        moved.add("model.init")
     computed = {f"training.{name}" for name in EXECUTION}
     free = {*given, *raised, *moved, *computed}
     _refuse(
@@ -181,8 +216,8 @@ def refuse_changes(
 ) -> None:
     """Refuse a run that was begun with other settings or other data.
 
-    A limit may be another where it is given now; in the run's own file it may be raised. Data may
-    lie in another place.
+    A limit may be another where it is given now; in the run's own file it may be raised. Data, and
+    the run that it began with, may lie in another place.
 
     Args:
         where: the run.
@@ -202,6 +237,8 @@ def refuse_changes(
             f"choose another {option('out')}"
         )
     moved = {f"data.{role}" for role in data}
+    if before.begins_with(recipe.model.init, where):
+        moved.add("model.init")
     old = flat(before.recipe.model_dump())
     new = flat(recipe.model_dump())
     differing = [key for key in changed_keys(before.recipe, recipe) if key not in moved]

@@ -215,6 +215,17 @@ def is_run(folder: Path) -> bool:
         return False
 
 
+def near(folder: Path, name: str) -> list[Path]:
+    """Return where a file or run may stand that a run was begun with, seen from its folder.
+
+    A run stands in runs/NAME below the folder that it was begun from, mostly.
+    """
+    folder = folder.absolute()  # what is "." has no parent
+    homes = folder.parent.parent, folder.parent
+    bare = Path(name).name
+    return [home / name for home in homes] + [home / bare for home in homes]
+
+
 def claim(folder: Path) -> None:
     """Refuse a folder that a new run would lose files of.
 

@@ -28,7 +28,14 @@ from unrolled.runs.begun import (
 from unrolled.runs.keys import flat
 from unrolled.runs.prepare import prepare
 from unrolled.runs.prepared import Prepared
-from unrolled.runs.pretrained import Pretrained, Transfer, located, origin_of, take
+from unrolled.runs.pretrained import (
+    Pretrained,
+    Transfer,
+    cut_name,
+    located,
+    origin_of,
+    take,
+)
 from unrolled.runs.published import is_checkpoint
 from unrolled.runs.recipes import FILES, is_available, left_out_lines, requested
 from unrolled.runs.resolve import Machine, as_begun
@@ -188,7 +195,9 @@ class Plan:
         drawn = set(self.transfer.drawn)
         groups = depths(self.model)
         taken = [[name for name in names if name not in drawn] for names in groups]
-        taken[-1] += self.transfer.drawn
+        # a buffer has no rate, and is not frozen
+        parameters = dict(self.model.named_parameters())
+        taken[-1] += [name for name in self.transfer.drawn if name in parameters]
         return [names for names in taken if names]
 
 
@@ -229,7 +238,7 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
     before = _before(request, dry_run)
     if before is not None:
         if runs.is_run(Path(request.target)):
-            refuse_edits(folder, before.recipe, recipe, request.changes)
+            refuse_edits(folder, before, recipe, request.changes)
         recipe = as_begun(recipe, before.recipe)
     machine = Machine.of(recipe)
     torch.set_num_threads(machine.threads)
@@ -241,7 +250,7 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
         data = runs.by_role(recipe, prepared.files)
         refuse_changes(folder, before, recipe, data, request.changes)
     check_keys(recipe, task)
-    pretrained = prepared.pretrained or _opened_again(before)
+    pretrained = prepared.pretrained or _opened_again(folder, recipe, before)
     # what was opened has drawn weights, too
     torch.manual_seed(recipe.seed)
     model = build(recipe, task)
@@ -257,7 +266,7 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
     check_limits(recipe, source)
     notes = left_out_lines(request.target, request.changes)
     if before is not None:
-        notes = before.notes()
+        notes = before.notes(recipe)
     return Plan(
         request,
         recipe,
@@ -293,20 +302,23 @@ def refuse_itself(recipe: Recipe, folder: Path, before: Before | None) -> None:
         )
 
 
-def _opened_again(before: Before | None) -> Pretrained | None:
+def _opened_again(
+    folder: Path, recipe: Recipe, before: Before | None
+) -> Pretrained | None:
     """Return what a run that is resumed was begun with, where it has no checkpoint yet.
 
     Raises:
-        UserError: its weights were changed since.
+        UserError: it is not there, or its weights were changed since.
     """
     if before is None or before.transfer is None or before.has_checkpoint:
         return None
-    transfer = before.transfer
-    pretrained = Pretrained.open(transfer.name)
-    if pretrained.digest != transfer.digest:
+    name = recipe.model.init or before.transfer.name
+    pretrained = Pretrained.open(name, origin_of(recipe), folder)
+    if pretrained.digest != before.transfer.digest:
         raise UserError(
-            f"model.init={transfer.name}: these are no longer the weights that the run was begun "
-            f"with; restore them, or choose another {option('out')}"
+            f"model.init={cut_name(name)}: these are no longer the weights that the run was begun "
+            f"with; restore them, name where they are with model.init, or choose another "
+            f"{option('out')}"
         )
     return pretrained
 
@@ -326,19 +338,15 @@ def build(recipe: Recipe, task: Task) -> nn.Module:
 def with_files_of(folder: Path, recipe: Recipe) -> Recipe:
     """Return a recipe whose data files are found from where its run was begun.
 
-    A run stands in runs/NAME below that folder, mostly. Which files they are is compared by their
-    bytes, wherever they lie.
+    Which files they are is compared by their bytes, wherever they lie.
     """
-    folder = folder.absolute()  # what is "." has no parent
     moved = {}
     for role in FILES:
         name = getattr(recipe.data, role)
         if name is None or is_available(recipe, name):
             continue
-        bare = Path(name).name
-        near = [folder.parent.parent / name, folder.parent / name]
-        near += [folder.parent.parent / bare, folder.parent / bare]
-        there = next((path for path in near if path.is_file()), None)
+        paths = runs.near(folder, name)
+        there = next((path for path in paths if path.is_file()), None)
         if there is not None:
             moved[role] = str(there)
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=moved)})

@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
 
 from unrolled.core.errors import UsageError, UserError, listed, nearest, shown
@@ -23,7 +24,7 @@ from unrolled.data.schema import Schema
 from unrolled.nn.fitting import counterpart, fitted
 from unrolled.runs import folder as runs
 from unrolled.runs.inherited import PAIRED, PIECES, inherited, says_otherwise
-from unrolled.runs.published import is_published, open_published
+from unrolled.runs.published import is_checkpoint, is_published, open_published
 from unrolled.runs.recipes import about, beside, read_yaml, shipped
 from unrolled.runs.recipes import folder as recipes_folder
 from unrolled.tasks.base import AxisNames, Task
@@ -55,17 +56,18 @@ class Pretrained:
     weights: dict[str, Tensor]
 
     @classmethod
-    def open(cls, name: str, origin: str = "") -> Self:
+    def open(cls, name: str, origin: str = "", begun: Path | None = None) -> Self:
         """Read the run that ``model.init`` names.
 
         Args:
             name: of the run.
             origin: where it comes from, as an error says it.
+            begun: the folder of the run that began with it, where that is resumed.
 
         Raises:
             UserError: there is none, it has no weights yet, or was damaged.
         """
-        path = located(name, origin)
+        path = located(name, origin, begun)
         try:
             is_other = is_published(path)
             loaded = open_published(path) if is_other else runs.load(path, result=False)
@@ -153,12 +155,13 @@ def origin_of(recipe: Recipe) -> str:
     return f"; it comes from {known.source} in UNROLLED_DATA (licence {known.licence})"
 
 
-def located(name: str, origin: str = "") -> Path:
-    """Return where a run stands: as given, in runs, or in UNROLLED_DATA.
+def located(name: str, origin: str = "", begun: Path | None = None) -> Path:
+    """Return where a run stands: as given, in runs, in UNROLLED_DATA, or near one it began.
 
     Args:
         name: of the run.
         origin: where it comes from, as an error says it.
+        begun: the folder of the run that began with it, where that is resumed.
 
     Raises:
         UsageError: it is in none of these.
@@ -169,6 +172,8 @@ def located(name: str, origin: str = "") -> Path:
     root = os.environ.get("UNROLLED_DATA")
     if root:
         paths.append(expanded(root) / name)
+    if begun is not None:
+        paths += runs.near(begun, name)
     standing = [path for path in paths if exists(path)]
     for path in standing:
         if runs.is_run(path) or is_published(path):
@@ -183,14 +188,48 @@ def located(name: str, origin: str = "") -> Path:
             f"model.init={cut_name(name)}: {standing[0]} is neither a run nor a checkpoint that "
             "is known: it has no config.yaml and no config.json"
         )
-    names = [*beside(Path(name)), *beside(RUNS / name)]
-    guess = nearest(Path(name).name, names)
-    hint = f"; did you mean {shown(guess)}?" if guess else origin
-    raise UsageError(f"model.init={cut_name(name)}: there is no such run{hint}")
+    guess = nearest(Path(name).name, _begin_others(paths))
+    hint = f"; did you mean {shown(guess)}?" if guess else ""
+    raise UsageError(f"model.init={cut_name(name)}: there is no such run{hint}{origin}")
+
+
+def _begin_others(paths: Sequence[Path]) -> list[str]:
+    """Return the names of runs and checkpoints that stand in the folders of paths."""
+    return [
+        name
+        for path in paths
+        for name in beside(path)
+        if runs.is_run(path.parent / name) or is_checkpoint(path.parent / name)
+    ]
+
+
+def digest_at(name: str, begun: Path) -> str:
+    """Return the digest of the weights that ``model.init`` names now.
+
+    Args:
+        name: of a run.
+        begun: the folder of the run that is resumed with it.
+
+    Raises:
+        UserError: there is no such run, or its weights cannot be read.
+    """
+    path = located(name, begun=begun)
+    try:
+        if runs.is_run(path):
+            runs.look(path)
+        elif not is_checkpoint(path):
+            raise UserError(f"{path} is no checkpoint of a known kind")
+        return _digest(path)
+    except (UserError, OSError) as error:
+        raise UserError(f"model.init={cut_name(name)}: {error}") from None
 
 
 def _digest(path: Path) -> str:
-    """Return the SHA-256 of the weights of a run, or those of all files of another checkpoint."""
+    """Return the SHA-256 of a run's weights, or of a file that is a checkpoint.
+
+    Of a folder of Hugging Face it is that of each file of weights, joined: settings and tokenizer
+    are not in it, which the run keeps itself once it is begun.
+    """
     if path.is_file():
         return sha256(path)
     if runs.is_run(path):
@@ -232,18 +271,24 @@ class Transfer:
         unused: of the run, and not taken.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     name: str
     digest: str
     whole: list[str]
-    partly: dict[str, list[int]]
+    partly: dict[str, Annotated[list[int], Field(min_length=2, max_length=2)]]
     reshaped: list[str]
     new: list[str]
     unused: list[str]
 
     @classmethod
     def from_json(cls, values: Any) -> Self | None:
-        """Return what ``to_json`` was of; None where a run began with nothing."""
-        return None if values is None else cls(**values)
+        """Return what ``to_json`` was of; None where a run began with nothing.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        return None if values is None else TypeAdapter(cls).validate_python(values)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""

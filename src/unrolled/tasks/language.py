@@ -228,9 +228,13 @@ class Language(Task):
         return next_word(smoothing, carries, candidates, *penalties)
 
     def operations_per_token(self, model: nn.Module, recipe: Recipe) -> float | None:
-        """Return those of all weights; unknown where only some tokens are compared."""
+        """Return those of all weights.
+
+        Unknown where only some tokens are compared, or some weights are frozen for a time.
+        """
         assert isinstance(model, LanguageModel)
-        if recipe.training.candidates is not None:
+        training = recipe.training
+        if training.candidates is not None or training.unfreeze is not None:
             return None
         return model.operations_per_token(recipe.training.window)
 

@@ -193,8 +193,9 @@ class ModelConfig(LayerConfig):
     init: str | None = Field(
         None,
         description="begin with the weights of this run (its folder, or its name in runs), or of "
-        "another program's checkpoint, as far as they fit; its tokenizer, layer and sizes are "
-        "taken where no key says otherwise",
+        "another program's checkpoint (a folder of Hugging Face, a GGUF file, a file of "
+        "llama2.c), as far as they fit; its tokenizer, layer and sizes are taken where no key "
+        "says otherwise",
     )
     embedding: int = Field(
         128, ge=1, le=2**31 - 1, description="width of the token embedding"
