@@ -6,10 +6,11 @@ import os
 import socket
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.stand_ins import SETTINGS, DataSet, put_hub
 
 import unrolled
 from unrolled.core.errors import UsageError, UserError
@@ -23,12 +24,6 @@ SMALL = {
     "model.embedding": 4,
     "data.vocabulary": 40,
 }
-
-
-class DataSet(list[dict[str, Any]]):
-    column_names: list[str]
-    features: dict[str, Any]
-    _fingerprint = "f00d"
 
 
 @pytest.fixture
@@ -57,17 +52,7 @@ def datasets(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             dataset[:] = [{"text": SimpleNamespace(), "label": 1}]
         return dataset
 
-    fake = ModuleType("datasets")
-    fake.load_dataset = load_dataset  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "datasets", fake)
-    for name in (
-        "HF_HUB_DISABLE_TELEMETRY",
-        "DISABLE_TELEMETRY",
-        "DO_NOT_TRACK",
-        "HF_UPDATE_DOWNLOAD_COUNTS",
-    ):
-        monkeypatch.setenv(name, "")  # so that it is restored
-    hub.loaded.cache_clear()
+    put_hub(monkeypatch, load_dataset)
     return calls
 
 
@@ -147,12 +132,7 @@ def test_without_the_extra_one_line_says_how_to_install_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     hub.loaded.cache_clear()
-    for name in (
-        "HF_HUB_DISABLE_TELEMETRY",
-        "DISABLE_TELEMETRY",
-        "DO_NOT_TRACK",
-        "HF_UPDATE_DOWNLOAD_COUNTS",
-    ):
+    for name in SETTINGS:
         monkeypatch.setenv(name, "")
     with pytest.raises(UserError, match=r"pip install 'unrolled\[hub\]'"):
         read("hub:own/reviews")

@@ -211,13 +211,64 @@ def test_a_small_value_is_worked_out_once(cache: Path) -> None:
         assert remembered({"rows": 1}, lambda: [1, float("inf")]) == [1, float("inf")]
 
 
+def test_a_small_value_is_worked_out_by_one_of_several() -> None:
+    made: list[int] = []
+    values: list[Any] = []
+
+    def slow() -> int:
+        made.append(1)
+        time.sleep(0.2)
+        return 7
+
+    threads = [
+        threading.Thread(target=lambda: values.append(remembered(KEY, slow)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [1]
+    assert values == [7] * 4
+
+
+def test_what_fails_to_be_worked_out_is_no_error_of_the_cache(cache: Path) -> None:
+    def broken() -> None:
+        raise PermissionError("the data file")
+
+    with pytest.raises(PermissionError, match="the data file"):
+        remembered(KEY, broken)
+    assert not names(cache)
+
+
+def test_a_changed_file_of_a_folder_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SETTLED", -1.0)
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for name in ("a.csv", "b.csv"):
+        (folder / name).write_text("text\none\n")
+    first = identity(folder)
+    assert first == identity(folder) == shards.fingerprint(folder)
+    known = shards.fingerprint
+    monkeypatch.setattr(shards, "fingerprint", lambda path: pytest.fail("hashed again"))
+    assert identity(folder) == first
+    monkeypatch.setattr(shards, "fingerprint", known)
+    time.sleep(0.02)
+    (folder / "b.csv").write_text("text\ntwo\n")
+    second = identity(folder)
+    (folder / "b.csv").rename(folder / "c.csv")
+    assert len({first, second, identity(folder)}) == 3
+
+
 def test_a_changed_file_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[Path] = []
-    real = shards.sha256
+    real = shards.fingerprint
     monkeypatch.setattr(
-        shards, "sha256", lambda path: hashed.append(path) or real(path)
+        shards, "fingerprint", lambda path: hashed.append(path) or real(path)
     )
     path = tmp_path / "t.txt"
     path.write_text("one")

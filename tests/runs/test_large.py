@@ -7,11 +7,15 @@ import json
 import random
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.conftest import SMALL, reviews, write_csv
+from tests.stand_ins import DataSet, put_hub
 
 import unrolled
 from unrolled.core.errors import DataError, UsageError
@@ -50,7 +54,7 @@ def story(seed: int, lines: int = 400) -> str:
     return "".join(" ".join(draw.choices(words, k=8)) + "\n" for _ in range(lines))
 
 
-def both(path: Path, **changes: Any) -> tuple[Prepared, Prepared]:
+def both(path: Path | str, **changes: Any) -> tuple[Prepared, Prepared]:
     """Return a file read whole, and encoded into shards."""
     keys = {
         f"data.{key}" if key != "task" else key: value for key, value in changes.items()
@@ -179,6 +183,11 @@ def test_labels_of_texts(tmp_path: Path, kind: str, dev: bool) -> None:
             write_csv(tmp_path / "d.csv", reviews(40, 3), ("text", "label"))
         )
     whole, mapped = both(path, **changes)
+    check_labels(whole, mapped)
+    assert any("skipped 1 faulty row" in line for line in mapped.lines)
+
+
+def check_labels(whole: Prepared, mapped: Prepared) -> None:
     assert whole.task.inputs.tokenizer.document == mapped.task.inputs.tokenizer.document
     assert whole.task.output == mapped.task.output
     assert whole.recipe.training == mapped.recipe.training
@@ -192,7 +201,6 @@ def test_labels_of_texts(tmp_path: Path, kind: str, dev: bool) -> None:
         *(measured(p.task.baselines(p.split))[0] for p in (whole, mapped)), strict=True
     ):
         assert (first.name, first.scores) == (second.name, second.scores)
-    assert any("skipped 1 faulty row" in line for line in mapped.lines)
 
 
 def test_labels_are_weighed(tmp_path: Path) -> None:
@@ -281,7 +289,7 @@ def test_what_is_sharded(
         tmp_path / "n.csv", [(i, 2 * i) for i in range(50)], ("a", "price")
     )
     with pytest.raises(
-        UsageError, match=r"data\.shards=always is for one file, for language"
+        UsageError, match=r"data\.shards=always is for language models and labels"
     ):
         both(table)
     text = tmp_path / "t.txt"
@@ -301,17 +309,125 @@ def test_what_is_sharded(
     )
 
 
-def test_a_folder_is_read_whole(tmp_path: Path) -> None:
-    parts = tmp_path / "parts"
-    parts.mkdir()
-    write_csv(parts / "a.csv", reviews(60, 1), ("text", "label"))
-    with pytest.raises(UsageError, match=r"data\.shards=always is for one file"):
-        both(parts)
-    # scored on a folder, which is read whole
+def folder_of(folder: Path, kind: str, rows: list[Any]) -> Path:
+    """Write rows of text and label as a folder of two tables, or of texts in two folders."""
+    folder.mkdir()
+    parts = {"a": rows[: len(rows) // 3], "b": rows[len(rows) // 3 :]}
+    for name, part in parts.items():
+        texts, labels = zip(*part, strict=True)
+        if kind == "csv":
+            write_csv(folder / f"{name}.csv", part, ("text", "label"))
+        if kind == "parquet":
+            table = pa.table({"text": texts, "label": labels})
+            pq.write_table(table, folder / f"{name}.parquet", row_group_size=16)
+    if kind == "texts":
+        for number, (text, label) in enumerate(rows):
+            (folder / label).mkdir(exist_ok=True)
+            (folder / label / f"{number}.txt").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "texts"])
+def test_a_folder(tmp_path: Path, kind: str) -> None:
+    path = folder_of(tmp_path / "parts", kind, reviews(150, 1))
+    whole, mapped = both(path, tokenizer="chars")
+    check_labels(whole, mapped)
+    assert mapped.files == whole.files
+    assert mapped.dev_data.lines == whole.dev_data.lines
+    for line in mapped.dev_data.lines:
+        assert mapped.dev_data.position(line) == whole.dev_data.position(line)
+    text_alone = {"tokenizer": "bpe", "vocabulary": 300, "task": "language"}
+    check_text(*both(path, text="text", **text_alone))
+
+
+def test_a_folder_of_one_text(tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    (folder / "a.txt").write_text(story(0), "utf-8")
+    check_text(*both(folder))
+
+
+def test_a_part_that_is_scored_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = folder_of(tmp_path / "parts", "csv", reviews(60, 1))
     train = write_csv(tmp_path / "r.csv", reviews(60, 2), ("text", "label"))
     whole, mapped = both(train, dev=str(parts))
     assert mapped.files == whole.files
     np.testing.assert_array_equal(mapped.dev.targets, whole.dev.targets)
+    monkeypatch.setattr(shard_files, "SCORED", 100)
+    whole, mapped = both(train, dev=str(parts))
+    count = len(mapped.dev.targets)
+    assert 0 < count < 10
+    np.testing.assert_array_equal(mapped.dev.targets, whole.dev.targets[:count])
+
+
+def test_a_folder_whose_files_differ_or_change(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder_of(tmp_path / "parts", "parquet", reviews(60, 1))
+    keys = {"data.shards": "always"}
+    monkeypatch.setattr(shard_files, "HEAD", 5)  # rows of the first file alone
+    pq.write_table(pa.table({"text": ["a"], "stars": [1]}), path / "c.parquet")
+    with pytest.raises(DataError, match=r"c\.parquet:1: the columns are text, stars"):
+        prepare(requested(str(path), keys))
+    (path / "c.parquet").unlink()
+    encode = encoding.encode
+
+    def add_and_encode(*arguments: Any) -> Any:
+        (path / "c.parquet").write_bytes((path / "a.parquet").read_bytes())
+        return encode(*arguments)
+
+    monkeypatch.setattr(encoding, "encode", add_and_encode)
+    with pytest.raises(DataError, match=r"parts: the file changed while it was read"):
+        prepare(requested(str(path), keys))
+    assert not [*cache.glob("*/"), *cache.glob("*.lock")]
+
+
+@pytest.fixture
+def reviews_of_hub(monkeypatch: pytest.MonkeyPatch) -> DataSet:
+    """A data set of the hub, whose labels are numbers with names."""
+    names = ["bad", "good"]
+    rows = DataSet(
+        {"text": text, "label": names.index(label)} for text, label in reviews(120, 1)
+    )
+    rows.column_names = ["text", "label"]
+    rows.features = {"text": SimpleNamespace(), "label": SimpleNamespace(names=names)}
+    put_hub(monkeypatch, lambda name, config=None, *, split: rows)
+    return rows
+
+
+def test_a_data_set_of_the_hub(reviews_of_hub: DataSet) -> None:
+    name = "hub:own/reviews:train"
+    whole, mapped = both(name, tokenizer="chars")
+    check_labels(whole, mapped)
+    assert mapped.files == whole.files == {name: "f00d"}
+    assert whole.task.output.names == ("bad", "good")
+    keys = {"tokenizer": "bpe", "vocabulary": 300, "task": "language", "text": "text"}
+    whole, mapped = both(name, **keys)
+    check_text(whole, mapped)
+    assert any(
+        line.startswith("encoded before") for line in both(name, **keys)[1].lines
+    )
+    # another version of it is encoded anew
+    reviews_of_hub._fingerprint = "beef"
+    reviews_of_hub.pop()
+    whole, mapped = both(name, **keys)
+    assert any(line.startswith("encoded in") for line in mapped.lines)
+    check_text(whole, mapped)
+
+
+def test_large_folders_and_data_sets_of_the_hub_are_sharded(
+    tmp_path: Path, reviews_of_hub: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(tmp_path / "parts", "parquet", reviews(60, 1))
+    files = sum(file.stat().st_size for file in folder.iterdir())
+    sizes = {str(folder): 4 * files, "hub:own/reviews": reviews_of_hub.data.nbytes}
+    for name, size in sizes.items():
+        for largest, is_sharded in ((size, True), (size + 1, False)):
+            monkeypatch.setattr(large, "LARGE", largest)
+            lines = prepare(requested(name, {})).lines
+            assert any("encoded" in line for line in lines) == is_sharded, (name, size)
 
 
 def test_labels_are_learnt_from_shards_and_predicted(tmp_path: Path) -> None:

@@ -297,21 +297,29 @@ class Watched:
     What tells: size, times and inode of every file. The time of change (ctime) cannot be set back.
 
     Args:
-        path: a file or a folder.
+        path: a file or a folder. A name that stands for neither, as one of the hub, never changes.
+
+    Attributes:
+        stamps: what was seen of every file: its path, size, times and inode.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._seen = _seen(path)
+        self.stamps = _stamps(path)
 
     def changed(self) -> bool:
         """Say whether it was written to, replaced or removed since."""
-        return _seen(self.path) != self._seen
+        return _stamps(self.path) != self.stamps
+
+    def newest(self) -> float:
+        """Return when any of the files changed last, in seconds; 0 where there is no file."""
+        times = [max(stamp[1:3]) for _, stamp in self.stamps if stamp]
+        return max(times, default=0) / 1e9
 
 
-def _seen(path: Path) -> object:
+def _stamps(path: Path) -> list[tuple[str, tuple[int, ...]]]:
     if not path.is_dir():
-        return _stamp(path)
+        return [(str(path), _stamp(path))]
     stamps: list[tuple[str, tuple[int, ...]]] = []
     for root, _, names in os.walk(path):
         for name in names:

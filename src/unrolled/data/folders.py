@@ -28,6 +28,12 @@ _HIDDEN = re.compile(
     r"(^|/)(\.|__MACOSX/|~\$|(desktop\.ini|thumbs\.db)$)", re.IGNORECASE
 )
 _SPLITS = frozenset({"train", "test", "dev", "valid", "val", "validation"})
+_PACKED = (
+    ".gz",
+    ".zip",
+    ".parquet",
+)  # ends of names of files that hold more than their size
+_PACKED_RATIO = 4
 _EXAMINED_FILES = 20  # files that are looked into to tell what all of them are
 Parts = list[tuple[int, str]]
 Named = tuple[str, Callable[[], Origin]]
@@ -288,6 +294,18 @@ def whole_text(origin: Origin, encoding: str | None) -> str:
     format = Format("text", encoding=encoding)
     text = [block for _, block in blocks(origin, format, stop)]
     return "".join(text)
+
+
+def size(path: Path) -> int:
+    """Return about how many bytes a file holds, or the data files of a folder together.
+
+    A packed file counts four times its own size.
+    """
+    if path.is_dir():
+        files, _ = in_folder(path)
+        return sum(size(path / name) for name, _ in files)
+    is_packed = path.name.lower().endswith(_PACKED)
+    return path.stat().st_size * (_PACKED_RATIO if is_packed else 1)
 
 
 def fingerprint(path: Path) -> str:

@@ -59,6 +59,11 @@ def fingerprint_of_hub(name: str) -> str:
     return str(loaded(name)._fingerprint)
 
 
+def size_of_hub(name: str) -> int:
+    """Return how many bytes the rows of a data set of the hub take, of the split that is read."""
+    return int(loaded(name).data.nbytes)
+
+
 @functools.lru_cache(4)
 def loaded(name: str) -> Any:
     """Return the data set, downloaded to the hub's own cache where it is not yet there."""

@@ -40,7 +40,9 @@ from unrolled.core.files import (
     write_json,
     write_text,
 )
-from unrolled.core.locks import held
+from unrolled.core.locks import Lock, held
+from unrolled.data import hub
+from unrolled.data.sources import fingerprint
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -216,11 +218,9 @@ def encoded(
     if manifest is not None:
         return Encoded(folder, manifest, True)
     partial = folder.with_name(f"{folder.name}.partial")
-    try:
+    with _cache_errors():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = folder.with_name(f"{folder.name}.lock")
-        busy = f"{folder}: this is being encoded already"
-        with held(lock, busy, "set UNROLLED_CACHE to another folder", blocking=True):
+        with _locked(folder, "this is being encoded already"):
             # another process may have written it by now
             manifest = _intact(folder, key)
             if manifest is not None:
@@ -237,8 +237,6 @@ def encoded(
                 shutil.rmtree(partial, ignore_errors=True)
             sync(folder.parent)
             return Encoded(folder, manifest, False)
-    except OSError as error:
-        raise _no_cache(error) from None
 
 
 def _written(
@@ -291,37 +289,62 @@ def _sum(values: Mapping[str, Any]) -> str:
 
 
 def remembered(key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
-    """Return a small value that is kept under a key as JSON; computed where it is not there."""
+    """Return a small value that is kept under a key as JSON; computed where it is not there.
+
+    A lock keeps other processes waiting while one computes it.
+    """
     path = cache() / f"{digest(key)}.json"
+    known = _recalled(path, key)
+    if known is not None:
+        return known["value"]
+    with contextlib.ExitStack() as stack:
+        with _cache_errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            busy = "this is being worked out already"
+            stack.enter_context(_locked(path, busy))
+        # another process may have written it by now
+        known = _recalled(path, key)
+        if known is not None:
+            return known["value"]
+        value = compute()
+        with _cache_errors():
+            # rows may hold an infinity, which write_json would refuse; only ``json`` reads this
+            kept = signed({"key": dict(key), "value": value})
+            write_text(path, json.dumps(kept, ensure_ascii=False))
+        return value
+
+
+def _recalled(path: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what ``remembered`` wrote for a key; None where it is absent or damaged."""
     try:
         kept = read_signed(path)
-        if kept["key"] == as_json(key):
-            return kept["value"]
+        return kept if kept["key"] == as_json(key) and "value" in kept else None
     except (OSError, ValueError, KeyError):
-        pass  # absent or damaged
-    value = compute()
-    try:
-        # rows may hold an infinity, which write_json would refuse; only ``json`` reads this again
-        kept = signed({"key": dict(key), "value": value})
-        write_text(path, json.dumps(kept, ensure_ascii=False))
-    except OSError as error:
-        raise _no_cache(error) from None
-    return value
+        return None
+
+
+def _locked(path: Path, busy: str) -> contextlib.AbstractContextManager[Lock]:
+    """Hold what stands at ``path`` of the cache, waiting until no other process does."""
+    lock = path.with_name(f"{path.name}.lock")
+    advice = "set UNROLLED_CACHE to another folder"
+    return held(lock, f"{path}: {busy}", advice, blocking=True)
 
 
 def identity(path: Path) -> str:
-    """Return the SHA-256 of a file, hashed again only when it may have changed.
+    """Return the fingerprint of a source, hashed again only when a file may have changed.
 
-    It is remembered with size, times and inode. The time of change cannot be set back by a user,
-    so a file of the same size and date with other content is noticed.
+    It is remembered with size, times and inode of every file. The time of change cannot be set
+    back by a user, so a file of the same size and date with other content is noticed.
     """
-    stat = path.stat()
-    seen = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
-    if time.time() - max(stat.st_mtime, stat.st_ctime) < SETTLED:
-        return sha256(path)
-    return str(
-        remembered({"file": str(path.resolve()), "seen": seen}, lambda: sha256(path))
-    )
+    if hub.is_hub(path):
+        return fingerprint(path)
+    watched = Watched(path)
+    if time.time() - watched.newest() < SETTLED:
+        return fingerprint(path)
+    # one hash for the files of a folder, of which there may be many
+    seen = hashlib.sha256(json.dumps(watched.stamps).encode()).hexdigest()
+    key = {"file": str(path.resolve()), "seen": seen}
+    return str(remembered(key, lambda: fingerprint(path)))
 
 
 @contextlib.contextmanager
@@ -354,6 +377,15 @@ def digest(key: Mapping[str, Any]) -> str:
     content = {"format": FORMAT, "version": __version__, **key}
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def _cache_errors() -> Iterator[None]:
+    """Raise what the system refuses in the cache as UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise _no_cache(error) from None
 
 
 def _no_cache(error: OSError) -> UserError:

@@ -30,6 +30,7 @@ __all__ = [
     "parse_row",
     "read",
     "rows_of",
+    "size",
 ]
 
 OnError = Literal["stop", "skip"]
@@ -265,6 +266,18 @@ def parse_row(line: str, format: Format, columns: Sequence[str]) -> tuple[Any, .
         UsageError: more fields than columns, an unclosed quote, or not a JSON object.
     """
     return format.row_format.parse_row(nfc(line), format, columns)
+
+
+def size(path: str | Path) -> int:
+    """Return about how many bytes a source holds; a packed file counts four times its own size.
+
+    Raises:
+        DataError: a folder holds no data file.
+        UserError: a data set of the hub cannot be had.
+    """
+    if hub.is_hub(path):
+        return hub.size_of_hub(str(path))
+    return folders.size(Path(path))
 
 
 def fingerprint(path: str | Path) -> str:

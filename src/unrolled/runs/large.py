@@ -1,7 +1,7 @@
-"""Data files larger than memory: read in passes, encoded once into the cache, mapped from there.
+"""Data larger than memory: read in passes, encoded once into the cache, mapped from there.
 
-A first pass measures, a second learns the vocabulary, a third encodes. Tokens, targets and
-held-out part are those that reading the file whole gives. Three things differ, and are said: a
+It is a file, a folder, or a data set of the hub, which lies in the hub's own cache. A first pass measures, a second learns the vocabulary, a third encodes. Tokens, targets and
+held-out part are those that reading it whole gives. Three things differ, and are said: a
 vocabulary of words or pieces is learnt from ``SAMPLE`` characters, ``SCORED`` characters of the
 held-out part are scored, and simple methods are fitted on the first rows.
 """
@@ -17,7 +17,7 @@ from unrolled.core.errors import DataWarning, UsageError
 from unrolled.core.files import Watched
 from unrolled.core.words import counted
 from unrolled.data.shards import identity, refuse_changed
-from unrolled.data.sources import Document, Table, fingerprint
+from unrolled.data.sources import Document, Table, size
 from unrolled.data.warnings import (
     warnings_of,
     warnings_of_labels,
@@ -37,21 +37,19 @@ from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.registry import task_class
 from unrolled.tasks.weights import weigh
 
-LARGE = 128 << 20  # bytes of a file that is encoded into shards without being told
+LARGE = 128 << 20  # bytes of what is encoded into shards without being told
 
 
 def is_large(recipe: Recipe, path: Path) -> bool:
-    """Whether a file is to be encoded into shards; a packed one counts four times its size.
+    """Whether a file, a folder or a data set of the hub is to be encoded into shards.
 
     Raises:
-        UsageError: ``data.shards=always`` for a folder or a name of the hub.
+        DataError: a folder holds no data file.
+        UserError: a data set of the hub cannot be had.
     """
-    if recipe.data.shards == "always" and not path.is_file():
-        raise _unable()
-    if recipe.data.shards != "auto" or not path.is_file():
+    if recipe.data.shards != "auto":
         return recipe.data.shards == "always"
-    packed = path.suffix.lower() == ".gz"
-    return path.stat().st_size * (4 if packed else 1) >= LARGE
+    return size(path) >= LARGE
 
 
 def prepare(
@@ -61,7 +59,7 @@ def prepare(
     machine: Machine,
     pretrained: Pretrained | None = None,
 ) -> Prepared | None:
-    """Prepare a large file as ``runs.prepare`` does; None where it has to be read whole.
+    """Prepare a large source as ``runs.prepare`` does; None where it has to be read whole.
 
     Raises:
         DataError, UserError: a file cannot be read, or the cache cannot be written.
@@ -137,7 +135,7 @@ def _warnings(file: ShardFile, parts: ShardParts) -> list[DataWarning]:
 def _open(
     requested: Recipe, path: Path, machine: Machine, pretrained: Pretrained | None
 ) -> ShardFile | None:
-    """Look at the beginning of a file; None where it cannot be encoded in pieces."""
+    """Look at the beginning of a source; None where it cannot be encoded in pieces."""
     config = requested.data
     if config.train_target is not None:
         return None
@@ -156,6 +154,8 @@ def _open(
         "on_error": config.on_error,
         "limit": config.limit,
         "max_row": config.max_row,
+        "header": config.header,
+        "sheet": config.sheet,
         "text": schema.text,
         "label": schema.answer,
         "group": config.group,
@@ -169,8 +169,8 @@ def _open(
 def _read_dev(requested: Recipe, path: Path) -> tuple[Data, str, str]:
     """Return the scored part, the SHA-256 of its file, and which part of the file it is."""
     name = str(requested.data.dev)
-    digest = identity(path) if path.is_file() else fingerprint(path)
-    if path.is_file() and is_large(requested, path):
+    digest = identity(path)
+    if is_large(requested, path):
         scored = shard_files.SCORED
         beginning = begin(read_rows(requested, path, None), sys.maxsize, scored)
         return beginning, digest, f"the first {scored:,} characters of "
@@ -180,6 +180,6 @@ def _read_dev(requested: Recipe, path: Path) -> tuple[Data, str, str]:
 
 def _unable() -> UsageError:
     return UsageError(
-        "data.shards=always is for one file, for language models and labels of texts, without "
-        "model.ngrams, and not for pairs of texts; leave it out"
+        "data.shards=always is for language models and labels of texts, without model.ngrams, and "
+        "not for pairs of texts; leave it out"
     )

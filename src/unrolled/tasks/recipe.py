@@ -177,8 +177,8 @@ class DataConfig(Config):
     )
     shards: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="encode text into files that are mapped, not held in memory; auto does for a "
-        "file of 128 MB or more",
+        description="encode text into files that are mapped, not held in memory; auto does for "
+        "128 MB or more, a packed file counting four times",
     )
 
     @field_validator("numbers", "categories", "dates", mode="before")
