@@ -27,6 +27,11 @@ from unrolled.text.vocabulary_files import read_vocabulary_files
         ("added_tokens.json", '{"<x>": 1}', "'b' and '<x>' have the id 1"),
         ("settings.json", '{"add_prefix_space": true}', "expected false"),
         ("settings.json", '{"added_tokens_decoder": [1]}', "expected content and"),
+        (
+            "settings.json",
+            '{"added_tokens_decoder": {"5": {"content": [], "special": true}}}',
+            "expected content and special",
+        ),
         ("settings.json", '{"added_tokens_decoder": {"a": {}}}', "content and special"),
     ],
 )

@@ -114,7 +114,10 @@ def _described(path: Path) -> dict[int, dict[str, Any]]:
     entries = settings.get("added_tokens_decoder") or {}
     try:
         for name, entry in entries.items():
-            token = added_token(int(name), entry["content"], bool(entry["special"]))
+            content = entry["content"]
+            if not isinstance(content, str):
+                raise TypeError("expected a text")
+            token = added_token(int(name), content, bool(entry["special"]))
             tokens[token["id"]] = token | _flags(entry)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise DataError(
