@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from unrolled.core.errors import UserError
-from unrolled.text.published import PublishedTokenizer, read_document
+from unrolled.core.errors import DataError, UserError
+from unrolled.text.published import (
+    PublishedTokenizer,
+    merges_by_score,
+    read_document,
+    read_llama2c,
+)
 
 TEXTS = ["the cat sat on the mat", "한국어 글자와 the man", "naïve 🙂🙃 cats"]
 
@@ -131,3 +137,19 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     for size in (100, 5000):
         with pytest.raises(UserError, match="another model's"):
             PublishedTokenizer(values, size, 0, (0,))
+
+
+def test_work_for_long_tokens_is_bounded(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="token 1 has 10,000,000 characters; expected"):
+        merges_by_score(["a", "a" * 10_000_000], [0.0, 0.0])
+    assert merges_by_score(["a", "aa", "aaa"], [0, -1, -2]) == [
+        ["a", "a"],
+        ["a", "aa"],
+        ["aa", "a"],
+    ]
+    tokens = ["<unk>", "<s>", "</s>", "b" * 5000]
+    path = tmp_path / "tok4.bin"
+    parts = [struct.pack("<fi", 0.0, len(token)) + token.encode() for token in tokens]
+    path.write_bytes(struct.pack("<i", 5000) + b"".join(parts))
+    with pytest.raises(DataError, match=r"tok4\.bin: token 3 has 5,000 characters"):
+        read_llama2c(path, 4)

@@ -31,7 +31,9 @@ Target = Annotated[
 Other = Annotated[
     Path | None,
     typer.Option(
-        "--compare", metavar="RUN2", help="Test the difference from another run."
+        "--compare",
+        metavar="RUN2",
+        help="Test the difference from another run; set language models beside each other.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -63,12 +65,16 @@ def evaluate(
     from unrolled.runs.keys import parse
 
     keys = parse(changes or [])
-    ours = load(expanded(run), tokenizer=tokenizer)
+    path = expanded(run)
+    their_path = None if other is None else expanded(other)
+    # opened first, so that neither is scored where one of them cannot be
+    files = _tokenizers(path, their_path, tokenizer)
+    ours = load(path, tokenizer=files[0])
+    their_run = None if their_path is None else load(their_path, tokenizer=files[1])
     evaluation = score(ours.predictor, ours.recipe, data, keys, say, target)
     scores = evaluation.scores
     notes = [*evaluation.notes]
-    if other is not None:
-        their_run = load(expanded(other))
+    if their_run is not None:
         theirs = score(their_run.predictor, their_run.recipe, data, keys, say, target)
         names = (str(run), str(other))
         notes += compare(ours.predictor, evaluation, theirs, names)
@@ -84,6 +90,29 @@ def evaluate(
         out("\n".join(map(clean, score_lines(groups))))
     for note in notes:
         out(clean(note))
+
+
+def _tokenizers(
+    path: Path, other: Path | None, file: Path | None
+) -> tuple[Path | None, Path | None]:
+    """Return which of two runs is opened with a tokenizer that was named.
+
+    It is for checkpoints of other programs; of two of them for those that bring none, and for both
+    where each brings its own.
+    """
+    from unrolled.runs.published import brings_tokenizer, is_published
+
+    if file is None or other is None:
+        return file, None
+    are_published = (is_published(path), is_published(other))
+    if not any(are_published):
+        # a run says that it has its own
+        return file, None
+    takes = are_published
+    if all(are_published):
+        lacks = (not brings_tokenizer(path), not brings_tokenizer(other))
+        takes = lacks if any(lacks) else takes
+    return file if takes[0] else None, file if takes[1] else None
 
 
 def score_lines(groups: dict[str, dict[str, float]]) -> list[str]:

@@ -79,6 +79,9 @@ def compare(
 ) -> list[str]:
     """Tell in lines whether two runs differ on the same file by more than chance.
 
+    Language models are set beside each other by what does not depend on how text is cut: one text
+    has no rows to draw a test from.
+
     Args:
         predictor: of the first run.
         first, second: their scores on the file.
@@ -88,6 +91,12 @@ def compare(
         UsageError: the task has no such test.
     """
     lines = []
+    beside = predictor.task.untested_score
+    if beside is not None and beside in second.scores:
+        pairs = zip(names, (first, second), strict=True)
+        return [
+            f"{name}: {beside} {scored.scores[beside]:.4f}" for name, scored in pairs
+        ]
     comparisons = predictor.task.compare(first, second, predictor.options)
     for comparison in comparisons.values():
         lines.append(f"{names[0]}: {comparison.first}")

@@ -293,6 +293,7 @@ class Task(ABC):
         metric: the score that chooses the best weights.
         measures: the scores that ``evaluate`` gives, each with whether more of it is better
             (``UP`` or ``DOWN``).
+        untested_score: by which two models are set beside each other, where there is no test.
         is_generative: whether answers are texts that a search writes, as ``decoding`` says.
         reads_documents: whether it is trained on a file of running text.
         reads_pairs: whether it answers a text with a text.
@@ -308,6 +309,7 @@ class Task(ABC):
     name: ClassVar[str]
     metric: ClassVar[str]
     measures: ClassVar[dict[str, bool]]
+    untested_score: ClassVar[str | None] = None
     is_generative: ClassVar[bool] = False
     reads_documents: ClassVar[bool] = False
     reads_pairs: ClassVar[bool] = False

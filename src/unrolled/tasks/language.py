@@ -102,6 +102,7 @@ class Language(Task):
     name: ClassVar[str] = "language"
     metric: ClassVar[str] = "loss"
     reads_documents: ClassVar[bool] = True
+    untested_score: ClassVar[str | None] = "bits_per_byte"
     answers_rows: ClassVar[bool] = False
     around: ClassVar[tuple[str, ...]] = ("tie", "head_bias")
     scored_unit: ClassVar[str] = "tokens"

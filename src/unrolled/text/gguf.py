@@ -12,7 +12,12 @@ from typing import Any
 
 from unrolled.core.errors import UserError, shown
 from unrolled.core.files import parsed_json
-from unrolled.text.published import bpe_model, merges_by_score, template
+from unrolled.text.published import (
+    added_token,
+    bpe_model,
+    merges_by_score,
+    template,
+)
 
 PREFIX = "tokenizer.ggml."
 MODEL = f"{PREFIX}model"
@@ -23,7 +28,8 @@ UNKNOWN = 2
 CONTROL = 3
 USER_DEFINED = 4
 
-_GPT2_WORD = (
+DIGIT = r"\p{N}"
+GPT2_WORD = (
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 )
 _LATER_WORD = (
@@ -38,10 +44,10 @@ _TEKKEN_WORD = (
 )
 # by tokenizer.ggml.pre: patterns by which text is cut, one after the other
 CUTS: Mapping[str, tuple[str, ...]] = {
-    "gpt-2": (_GPT2_WORD,),
+    "gpt-2": (GPT2_WORD,),
     "llama-bpe": (_LATER_WORD % "{1,3}",),
     "qwen2": (_LATER_WORD % "",),
-    "smollm": (r"\p{N}", _GPT2_WORD),
+    "smollm": (DIGIT, GPT2_WORD),
     "tekken": (_TEKKEN_WORD,),
 }
 # of these a whole word that is a token is taken as it is, and texts begin with a mark
@@ -111,8 +117,28 @@ def cut_by(name: str) -> dict[str, Any]:
     return {"type": "Sequence", "pretokenizers": [*cuts, _BYTE_LEVEL]}
 
 
+def byte_pair_document(name: str, model: dict[str, Any]) -> dict[str, Any]:
+    """Return a document of byte pairs with no tokens added and no mark before texts.
+
+    Args:
+        name: of a rule of ``CUTS``.
+        model: of byte pairs.
+    """
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": NORMALIZERS.get(name),
+        "pre_tokenizer": cut_by(name),
+        "post_processor": None,
+        "decoder": _BYTE_LEVEL,
+        "model": model,
+    }
+
+
 def _byte_pairs(metadata: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any]:
-    """Return the parts of a document of byte pairs (Radford et al. 2019, section 2.2)."""
+    """Return a document of byte pairs (Radford et al. 2019, section 2.2)."""
     name = metadata.get(f"{PREFIX}pre")
     if not isinstance(name, str) or name not in CUTS:
         raise UserError(
@@ -127,13 +153,9 @@ def _byte_pairs(metadata: Mapping[str, Any], tokens: Sequence[str]) -> dict[str,
     merges = [pair for pair in merges if {*pair, "".join(pair)} <= known]
     model = bpe_model(tokens, merges, None, byte_fallback=False)
     model["ignore_merges"] = name in WHOLE_WORDS
-    return {
-        "normalizer": NORMALIZERS.get(name),
-        "pre_tokenizer": cut_by(name),
-        "post_processor": _begun(metadata, tokens, name in WHOLE_WORDS),
-        "decoder": _BYTE_LEVEL,
-        "model": model,
-    }
+    document = byte_pair_document(name, model)
+    document["post_processor"] = _begun(metadata, tokens, name in WHOLE_WORDS)
+    return document
 
 
 def _pieces(metadata: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any]:
@@ -181,15 +203,7 @@ def _added(metadata: Mapping[str, Any], tokens: Sequence[str]) -> list[dict[str,
     """Return the tokens that are found in text before it is cut."""
     kinds = _numbers(metadata, "token_type", len(tokens)) or []
     return [
-        {
-            "id": id,
-            "content": tokens[id],
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": kind == CONTROL,
-        }
+        added_token(id, tokens[id], kind == CONTROL)
         for id, kind in enumerate(kinds)
         if kind in (CONTROL, USER_DEFINED) and tokens[id]
     ]

@@ -9,12 +9,15 @@ from unrolled.core.errors import UserError
 from unrolled.text.gguf import (
     CONTROL,
     CUTS,
+    DIGIT,
     DOCUMENT,
+    GPT2_WORD,
     MODEL,
+    NORMALIZERS,
     PREFIX,
     UNKNOWN,
     USER_DEFINED,
-    cut_by,
+    WHOLE_WORDS,
 )
 from unrolled.text.published import template
 from unrolled.text.tokenizers import SPECIALS, UNK, Tokenizer
@@ -39,7 +42,7 @@ def metadata_of(tokenizer: Tokenizer, size: int) -> tuple[dict[str, Any], list[s
     """
     model = tokenizer.document["model"]
     if tokenizer.kind == "published":
-        values, notes = _published(tokenizer)
+        values, notes = _published(tokenizer.document, size)
     elif tokenizer.kind in ("bpe", "bytes"):
         values, notes = _byte_pairs(tokenizer.kind, model)
     elif tokenizer.kind == "chars":
@@ -59,7 +62,8 @@ def metadata_of(tokenizer: Tokenizer, size: int) -> tuple[dict[str, Any], list[s
     tokens, kinds = _named(tokenizer, size)
     if values[MODEL] == "llama":
         tokens = [_with_blanks(token) for token in tokens]
-        values.setdefault(f"{PREFIX}scores", [0.0] * len(tokens))
+        scores = values.setdefault(f"{PREFIX}scores", [0.0] * len(tokens))
+        assert len(scores) == len(tokens)
     values[f"{PREFIX}tokens"] = tokens
     values[f"{PREFIX}token_type"] = kinds
     begins = tokenizer.beginning("a") != tokenizer.encode("a")
@@ -153,30 +157,105 @@ def _characters(model: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return values, ["llama.cpp reads the characters of the vocabulary alone"]
 
 
-def _published(tokenizer: Tokenizer) -> tuple[dict[str, Any], list[str]]:
+def _published(document: dict[str, Any], size: int) -> tuple[dict[str, Any], list[str]]:
     """Return the rule of a tokenizer that was published. Raises UserError: it is no known one."""
-    document = tokenizer.document
     model = document["model"]
-    if model.get("type") == "BPE" and not model.get("byte_fallback"):
-        for name in CUTS:
-            if document["pre_tokenizer"] == cut_by(name):
-                values, _ = _byte_pairs("published", model)
-                return {**values, f"{PREFIX}pre": name}, []
-    if model.get("type") == "BPE" and model.get("byte_fallback"):
+    unusual = ("continuing_subword_prefix", "end_of_word_suffix", "dropout")
+    is_plain = model.get("type") == "BPE" and not any(map(model.get, unusual))
+    if is_plain and not model.get("byte_fallback"):
+        name = _rule_of(document)
+        if name is not None:
+            values, _ = _byte_pairs("published", model)
+            notes = []
+            if name in NORMALIZERS:
+                notes.append("llama.cpp takes text as it is: give it in NFC")
+            return {**values, f"{PREFIX}pre": name}, notes
+    if is_plain and model.get("byte_fallback"):
         is_cut = document.get("pre_tokenizer") is not None
         text = json.dumps(document.get("normalizer"))
         if not is_cut and '"Prepend"' in text:
-            return _pieces(model), []
+            return _pieces(model, size), []
     raise UserError(
         "gguf has no tokenizer of this kind: llama.cpp knows byte pairs cut by rules with names "
         f"({', '.join(CUTS)}), and pieces with bytes for the rest; export to hf"
     )
 
 
-def _pieces(model: dict[str, Any]) -> dict[str, Any]:
-    """Return pieces by scores: the first merge that makes a token has the best."""
-    scores = [0.0] * len(model["vocab"])
-    for rank, merge in reversed(list(enumerate(model["merges"]))):
+def _rule_of(document: dict[str, Any]) -> str | None:
+    """Return the name of the rule by which a document of byte pairs cuts text; None: it has none.
+
+    What else goes with the name has to be so, too: the form of Unicode, and whether a whole word
+    that is a token is taken as it is.
+    """
+    patterns = _patterns(document.get("pre_tokenizer"))
+    takes_whole_words = bool(document["model"].get("ignore_merges"))
+    for name, cuts in CUTS.items():
+        is_alike = (
+            patterns == cuts
+            and _parts(document.get("normalizer")) == _parts(NORMALIZERS.get(name))
+            and takes_whole_words == (name in WHOLE_WORDS)
+        )
+        if is_alike:
+            return name
+    return None
+
+
+def _parts(rule: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the rules that are applied one after the other, out of all sequences."""
+    if rule is None:
+        return []
+    if rule["type"] != "Sequence":
+        return [rule]
+    parts: list[dict[str, Any]] = []
+    for inner in rule.get("pretokenizers") or rule.get("normalizers") or []:
+        parts += _parts(inner)
+    return parts
+
+
+def _patterns(rule: dict[str, Any] | None) -> tuple[str, ...] | None:
+    """Return the patterns that cut text before its bytes are written as letters.
+
+    One rule is published in several forms: a ``ByteLevel`` cuts by the pattern of GPT-2 itself
+    unless ``use_regex`` is false, ``Digits`` are a pattern, and ``trim_offsets`` changes no token.
+
+    Returns:
+        None where something else is done to the text.
+    """
+    *cuts, last = _parts(rule) or [{"type": None}]
+    if last["type"] != "ByteLevel" or last.get("add_prefix_space", True):
+        return None
+    patterns: list[str] = []
+    for cut in cuts:
+        pattern = _pattern(cut)
+        if pattern is None:
+            return None
+        patterns.append(pattern)
+    if last.get("use_regex", True):
+        patterns.append(GPT2_WORD)
+    return tuple(patterns)
+
+
+def _pattern(cut: dict[str, Any]) -> str | None:
+    """Return the pattern whose matches stand alone; None where a rule does something else."""
+    if cut["type"] == "Digits":
+        return DIGIT if cut.get("individual_digits") else None
+    is_isolated = cut.get("behavior") == "Isolated" and not cut.get("invert")
+    if cut["type"] != "Split" or not is_isolated:
+        return None
+    pattern: str | None = cut["pattern"].get("Regex")
+    return pattern
+
+
+def _pieces(model: dict[str, Any], size: int) -> dict[str, Any]:
+    """Return pieces by scores: the first merge that makes a token has the best.
+
+    Args:
+        model: of the document.
+        size: tokens that the model scores; those that no merge makes come after all others.
+    """
+    merges = model["merges"]
+    scores = [-1.0 - len(merges)] * size
+    for rank, merge in reversed(list(enumerate(merges))):
         token = "".join(merge.split(" ") if isinstance(merge, str) else merge)
         scores[model["vocab"][token]] = -1.0 - rank
     return {

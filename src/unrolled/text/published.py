@@ -19,6 +19,7 @@ from unrolled.text.tokenizers import BATCH, BLANK, Tokenizer
 
 BROKEN = "\ufffd"  # what bytes are written as that make no character yet
 FIRST_BYTE = 3  # of llama2.c: the id of byte 0
+LONGEST_PIECE = 1024  # characters; real ones have some dozens
 _BYTE = re.compile("<0x([0-9A-F]{2})>")  # how the Llama kind writes a byte
 
 
@@ -318,7 +319,7 @@ def read_llama2c(path: Path, size: int) -> dict[str, Any]:
         size: how many tokens it must have.
 
     Raises:
-        DataError: it has another number of tokens, or is no such file.
+        DataError: it has another number of tokens, one that is too long, or is no such file.
     """
     try:
         data = read_bytes(path, JSON_BYTES)
@@ -332,7 +333,10 @@ def read_llama2c(path: Path, size: int) -> dict[str, Any]:
         )
     if len(set(tokens)) != size or size < FIRST_BYTE:
         raise DataError("expected tokens that differ from each other", path)
-    return _document_of(tokens, scores)
+    try:
+        return _document_of(tokens, scores)
+    except UserError as error:
+        raise DataError(str(error), path) from None
 
 
 def _pairs(data: bytes) -> tuple[list[str], list[float]]:
@@ -352,7 +356,18 @@ def _pairs(data: bytes) -> tuple[list[str], list[float]]:
 
 
 def merges_by_score(tokens: Sequence[str], scores: Sequence[float]) -> list[list[str]]:
-    """Return byte pair merges that join adjacent tokens in the order of scores, the best first."""
+    """Return byte pair merges that join adjacent tokens in the order of scores, the best first.
+
+    Every cut of every token is tried, so the longest token bounds the work.
+
+    Raises:
+        UserError: a token is longer than ``LONGEST_PIECE``.
+    """
+    for id, token in enumerate(tokens):
+        if len(token) > LONGEST_PIECE:
+            raise UserError(
+                f"token {id:,} has {len(token):,} characters; expected at most {LONGEST_PIECE:,}"
+            )
     vocabulary = set(tokens)
     ranked = sorted(range(len(tokens)), key=lambda id: (-scores[id], id))
     merges: list[list[str]] = []
@@ -375,6 +390,19 @@ def template(token: str, id: int) -> dict[str, Any]:
         "single": single,
         "pair": [*single, {"Sequence": {"id": "B", "type_id": 0}}],
         "special_tokens": {token: mark},
+    }
+
+
+def added_token(id: int, content: str, special: bool) -> dict[str, Any]:
+    """Return a token that is found in text before it is cut; a special one gives no text."""
+    return {
+        "id": id,
+        "content": content,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": special,
     }
 
 

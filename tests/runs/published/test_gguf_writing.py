@@ -19,7 +19,8 @@ from unrolled.nn import GRU, Attention, TokenEmbedding
 from unrolled.nn.variant import Variant
 from unrolled.runs.published import open_published, write_gguf
 from unrolled.runs.published.gguf_header import read_header
-from unrolled.text.gguf import DOCUMENT, gguf_tokenizer
+from unrolled.text.gguf import DOCUMENT, PREFIX, cut_by, gguf_tokenizer
+from unrolled.text.gguf_writing import metadata_of
 from unrolled.text.published import PublishedTokenizer
 from unrolled.text.tokenizers import Tokenizer
 
@@ -181,3 +182,40 @@ def test_verbs_say_what_they_can(cli: Call, tmp_path: Path, save: Save) -> None:
     assert "holds no state of a training" in err
     _, err = cli("doctor", MODEL, "seed=1", code=2)
     assert "leave out keys" in err
+
+
+def test_what_llama_cpp_would_cut_otherwise_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ours = Tokenizer.fit("bpe", TEXTS, 280)
+    document = {**ours.document, "pre_tokenizer": cut_by("gpt-2")}
+    published = PublishedTokenizer(document, ours.size, ours.start_id, ours.end_ids)
+    model = language_model(ours.size)
+
+    def written(tokenizer: Tokenizer, **changed: Any) -> None:
+        def changed_metadata(*arguments: Any) -> tuple[dict[str, Any], list[str]]:
+            metadata, notes = metadata_of(*arguments)
+            # the whole document beside them says the right thing still
+            return {
+                **metadata,
+                **{f"{PREFIX}{key}": changed[key] for key in changed},
+            }, notes
+
+        module = "unrolled.runs.published.gguf_writing.metadata_of"
+        monkeypatch.setattr(module, changed_metadata)
+        folder = tmp_path / f"{tokenizer.kind}-{'-'.join(changed)}"
+        folder.mkdir()
+        write_gguf(model, tokenizer)(folder)
+
+    merges = [" ".join(pair) for pair in ours.document["model"]["merges"]]
+    for tokenizer in (ours, published):
+        written(tokenizer)
+        with pytest.raises(UserError, match=r"llama\.cpp would cut the text"):
+            written(tokenizer, merges=merges[:1])
+        with pytest.raises(UserError, match=r"not written .*expected tokenizer\.ggml"):
+            written(tokenizer, tokens=["same"] * ours.size)
+    # ours has a rule of its own, and the page says so
+    written(ours, pre="qwen2")
+    assert "'s, 't" in (tmp_path / "bpe-pre" / "README.md").read_text()
+    with pytest.raises(UserError, match=r"llama\.cpp would cut the text"):
+        written(published, pre="qwen2")

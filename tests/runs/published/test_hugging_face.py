@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import unrolled
 from unrolled.core.errors import UserError
 
-from .conftest import CASES, Save, add_tokenizer
+from .conftest import CASES, Save, add_tokenizer, transformers
 
 IDS = np.random.default_rng(0).integers(0, 99, 40).tolist()
 # fp32 on both sides, sums in another order
@@ -131,6 +131,45 @@ def test_greedy_text_is_that_of_transformers(save: Save, tmp_path: Path) -> None
         logits_of(model, [0, *targets[:-1]]), torch.tensor(targets)
     )
     assert scores["loss"] == pytest.approx(float(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize("case", ["gpt2", "qwen2"])
+def test_vocabulary_and_merges_are_a_tokenizer(case: str, save: Save) -> None:
+    _, folder = save(case)
+    words = [*"aehnstcATES'.<>|_dofx", "Ġ", "Ċ"]
+    merges = ["t h", "a t", "th e"]
+    words += [merge.replace(" ", "") for merge in merges]
+    words += ["<|endoftext|>", *(f"[{id}]" for id in range(30))]
+    ids = {word: id for id, word in enumerate(words)}
+    (folder / "vocab.json").write_text(json.dumps(ids))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    end = ids["<|endoftext|>"]
+    entry = {"content": "<extra>", "special": False, "lstrip": False, "rstrip": False}
+    entry |= {"single_word": False, "normalized": False}
+    settings = {"added_tokens_decoder": {str(len(ids)): entry}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    change(folder / "config.json", eos_token_id=end, bos_token_id=end)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = unrolled.load(folder, device="cpu").task.tokenizer
+    assert tokenizer is not None
+    assert tokenizer.end_ids == (end,)
+    for text in ("the cat's at", "<|endoftext|>that <extra>the", "thE  at'S\n\nAT "):
+        assert tokenizer.encode(text) == theirs(text).input_ids
+    assert tokenizer.decode(tokenizer.encode("the cat at")) == "the cat at"
+    (folder / "merges.txt").write_text("t q\n")
+    with pytest.raises(UserError, match=r"vocab\.json: the tokenizer cannot be read"):
+        unrolled.load(folder, device="cpu")
+
+
+def test_how_a_tokenizer_is_made_is_said(save: Save) -> None:
+    _, folder = save("llama")
+    (folder / "tokenizer.model").write_bytes(b"\x0a")
+    run = unrolled.load(folder, device="cpu")
+    made = (
+        rf"of tokenizer\.model: AutoTokenizer\.from_pretrained\('{folder}'\)\.save_pret"
+    )
+    with pytest.raises(UserError, match=made):
+        run.generate("a", 2)
 
 
 def test_without_a_tokenizer_logits_are_there_and_text_is_not(save: Save) -> None:

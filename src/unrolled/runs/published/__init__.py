@@ -8,10 +8,16 @@ in a folder is executed.
 from __future__ import annotations
 
 from unrolled.runs.published.gguf_writing import write_gguf
-from unrolled.runs.published.opening import is_checkpoint, is_published, open_published
+from unrolled.runs.published.opening import (
+    brings_tokenizer,
+    is_checkpoint,
+    is_published,
+    open_published,
+)
 from unrolled.runs.published.writing import write_hugging_face
 
 __all__ = [
+    "brings_tokenizer",
     "is_checkpoint",
     "is_published",
     "open_published",

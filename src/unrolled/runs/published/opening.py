@@ -17,7 +17,12 @@ from unrolled.core.words import option
 from unrolled.data.sources import Format
 from unrolled.models import LanguageModel
 from unrolled.runs.folder import Loaded, is_run
-from unrolled.runs.published.config import CONFIG, PublishedConfig, read_config
+from unrolled.runs.published.config import (
+    CONFIG,
+    TOKENIZER_CONFIG,
+    PublishedConfig,
+    read_config,
+)
 from unrolled.runs.published.families import LLAMA, Family, family_of
 from unrolled.runs.published.gguf import GgufFile
 from unrolled.runs.published.gguf_header import MAGIC
@@ -34,9 +39,13 @@ from unrolled.tasks.language import Language
 from unrolled.tasks.recipe import Recipe
 from unrolled.text.gguf import gguf_tokenizer
 from unrolled.text.published import PublishedTokenizer, read_document, read_llama2c
+from unrolled.text.vocabulary_files import MERGES, VOCABULARY, read_vocabulary_files
 
 TOKENIZER = "tokenizer.json"
 VOCABULARIES = "tok*.bin"
+SENTENCEPIECE = "tokenizer.model"
+# by family: how text is cut where a folder holds vocab.json and merges.txt alone
+RULES = {"gpt2": "gpt-2", "qwen2": "qwen2", "qwen3": "qwen2"}
 
 
 def is_published(path: Path) -> bool:
@@ -93,6 +102,15 @@ def open_published(path: Path, tokenizer: Path | None = None) -> Loaded:
     model = _build(task, recipe, checkpoint)
     ended = {"family": checkpoint.family.name}
     return Loaded(path, recipe, task, model.eval(), ended)
+
+
+def brings_tokenizer(path: Path) -> bool:
+    """Whether a checkpoint of another program can read text without a tokenizer that is named."""
+    try:
+        return bool(_tokenizer(path, _read(path), None).document)
+    except UserError:
+        # several vocabularies stand beside it, or its own is of an unknown kind
+        return False
 
 
 def _read(path: Path) -> PublishedCheckpoint:
@@ -224,7 +242,7 @@ def _tokenizer(
     start = starts[0] if starts else None
     document: dict[str, Any] | None = None
     source: Path | None = file
-    lacking = f"{path}: expected {TOKENIZER} here, to read and write text"
+    lacking = ""
     if isinstance(checkpoint.stored, GgufFile):
         document = _gguf_document(checkpoint.stored, file)
         source = file or path
@@ -233,9 +251,16 @@ def _tokenizer(
             f"{option('tokenizer')}"
         )
     elif path.is_dir():
-        source = path / TOKENIZER if file is None else file
+        source = file or path / TOKENIZER
         if file is not None or os.path.lexists(source):
             document = read_document(source)
+        elif _has_byte_pairs(path) and checkpoint.family.name in RULES:
+            source = path / VOCABULARY
+            rule = RULES[checkpoint.family.name]
+            settings = path / TOKENIZER_CONFIG
+            marks = (*starts, *ends)
+            document = read_vocabulary_files(path, rule, marks, settings)
+        lacking = _lacking(path)
     else:
         source = _vocabulary_beside(path) if file is None else file
         if source is not None:
@@ -248,6 +273,23 @@ def _tokenizer(
         return PublishedTokenizer(document, size, start, ends, lacking)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
+
+
+def _has_byte_pairs(folder: Path) -> bool:
+    return all(os.path.lexists(folder / name) for name in (VOCABULARY, MERGES))
+
+
+def _lacking(folder: Path) -> str:
+    """Return what to say where a folder has no tokenizer that can be read."""
+    message = f"{folder}: expected {TOKENIZER} here, to read and write text"
+    others = (SENTENCEPIECE, VOCABULARY)
+    names = [name for name in others if os.path.lexists(folder / name)]
+    if not names:
+        return message
+    return (
+        f"{message}; transformers makes it of {listed(names)}: "
+        f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+    )
 
 
 def _gguf_document(file: GgufFile, tokenizer: Path | None) -> dict[str, Any] | None:

@@ -27,6 +27,7 @@ from unrolled.runs.published.drafting import Draft, draft_of, family_for
 from unrolled.runs.published.families import Family, Settings
 from unrolled.runs.published.opening import TOKENIZER, open_published
 from unrolled.runs.published.weights import WEIGHTS
+from unrolled.text.published import template
 from unrolled.text.tokenizers import PAD, SPECIALS, UNK, Tokenizer
 from unrolled.training.checkpoints import save_tensors
 
@@ -163,7 +164,9 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context: int) -> None:
     if tokenizer.end_ids:
         values["eos_token"] = _spelling(tokenizer, tokenizer.end_ids[0])
     if tokenizer.kind != "published":
-        document["post_processor"] = _begins_with(start, tokenizer.start_id)
+        document["post_processor"] = template(
+            SPECIALS[tokenizer.start_id], tokenizer.start_id
+        )
         values["unk_token"] = SPECIALS[UNK]
         values["pad_token"] = SPECIALS[PAD]
         # text that spells a special token is text
@@ -196,19 +199,6 @@ def _apart(vocabulary: Mapping[str, int]) -> dict[str, Any]:
 def _spelling(tokenizer: Tokenizer, id: int) -> str | None:
     """Return a token as the document spells it."""
     return tokenizer._library().id_to_token(id)
-
-
-def _begins_with(token: str | None, id: int) -> dict[str, Any]:
-    """Return the rule that puts a mark before every text."""
-    mark = {"SpecialToken": {"id": token, "type_id": 0}}
-    first = {"Sequence": {"id": "A", "type_id": 0}}
-    second = {"Sequence": {"id": "B", "type_id": 0}}
-    return {
-        "type": "TemplateProcessing",
-        "single": [mark, first],
-        "pair": [mark, first, second],
-        "special_tokens": {token: {"id": token, "ids": [id], "tokens": [token]}},
-    }
 
 
 # ---------------------------------------------------------------------- the comparison
