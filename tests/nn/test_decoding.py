@@ -20,9 +20,9 @@ from unrolled.nn.beam_state import BeamState
 from unrolled.nn.decoding import DecoderParts, NativeDecoder
 from unrolled.nn.memory import DecoderState
 from unrolled.nn.rooms import Rooms
+from unrolled.nn.rotary_scaling import RotaryScaling
 from unrolled.nn.state import AttentionState, pack, unpack
 from unrolled.nn.stepper import why_not_native
-from unrolled.nn.rotary_scaling import RotaryScaling
 from unrolled.nn.variant import Variant
 from unrolled.ops import native
 

@@ -179,7 +179,7 @@ SCALINGS: list[tuple[dict[str, Any], str]] = [
     (scaled("llama3", **LLAMA3), "high_frequency_factor above low_frequency_factor"),
     (scaled("yarn", factor=2.0, mscale=0.7), "rope_scaling.mscale is 0.7"),
     (scaled("yarn", factor=2.0, truncate=False), "rope_scaling.truncate is False"),
-    ({"rope_scaling": [2.0]}, "rope_scaling is a list.*; expected a table"),
+    ({"rope_scaling": [2.0]}, "rope_scaling is .2.0.; expected a table"),
     ({"rope_scaling": LINEAR}, "rope_scaling is .*leave out one of them"),
     (
         {"rope_parameters": {"partial_rotary_factor": 0.5}},
