@@ -53,7 +53,7 @@ def _alternatives(annotation: Any) -> Iterator[str]:
     if kind is Literal:
         for choice in arguments:
             yield f"`{choice}`"
-    elif kind is list:
+    elif kind in (list, tuple):
         yield f"list of {_type(arguments[0])}"
     elif kind is dict:
         # the names in every mapping of a recipe are labels

@@ -39,6 +39,15 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 # fp32 on both sides, sums ordered otherwise; over 90 steps of wild weights
 NEAR = 5e-6
+# it has divisors of frequencies, and a factor of what is turned
+YARN = {
+    "kind": "yarn",
+    "factor": 4.0,
+    "original_context": 16,
+    "beta_fast": 2.0,
+    "beta_slow": 0.5,
+    "attention_factor": 1.2,
+}
 BOTH = {"bidirectional": True}
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "none": [{}, {"activation": "relu"}, {"activation": "gelu"}],
@@ -66,6 +75,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"norm_first": False, "feedforward": "relu"},
         {"kv_heads": 2, "attention_window": 3, "query_key_norm": True},
         {"attention_window": 3, "head_size": 6, "rotary_base": 50.0, **BOTH},
+        {"rotary_scaling": YARN},
     ],
 }
 CASES = [

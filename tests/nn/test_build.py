@@ -44,6 +44,7 @@ SETTINGS: dict[str, Any] = {
     "first": "xavier",
     "norm_eps": 1e-3,
     "rotary_base": 500.0,
+    "rotary_scaling": {"kind": "linear", "factor": 2.0},
     "head_size": 6,
     "attention_window": 2,
     "query_key_norm": True,
@@ -145,6 +146,11 @@ def test_a_foreign_setting_is_refused(name: str) -> None:
             "attention",
             {"positions": "learned"},
             "layer attention: expected context with learned",
+        ),
+        (
+            "attention",
+            {"rotary_scaling": {"kind": "factors", "factors": [1.0, 2.0]}},
+            "layer attention: expected 16 factors of rotary_scaling",
         ),
         (
             "gru",

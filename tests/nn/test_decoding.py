@@ -20,6 +20,7 @@ from unrolled.nn.beam_state import BeamState
 from unrolled.nn.decoding import DecoderParts, NativeDecoder
 from unrolled.nn.memory import DecoderState
 from unrolled.nn.rooms import Rooms
+from unrolled.nn.rotary_scaling import RotaryScaling
 from unrolled.nn.state import AttentionState, pack, unpack
 from unrolled.nn.stepper import why_not_native
 from unrolled.nn.variant import Variant
@@ -436,6 +437,7 @@ def test_why_not_native() -> None:
             for name, value in {
                 "norm_eps": 1e-4,
                 "rotary_base": 500.0,
+                "rotary_scaling": RotaryScaling(kind="linear", factor=2.0),
                 "head_size": 4,
                 "attention_window": 3,
                 "query_key_norm": True,

@@ -10,7 +10,7 @@ import torch
 
 from unrolled.nn import Attention, AttentionState
 from unrolled.nn.attention import AttentionContext, SelfAttention
-from unrolled.nn.positions import rotate, rotation, sinusoid
+from unrolled.nn.positions import RotaryFrequencies, rotate, rotation, sinusoid
 from unrolled.nn.state import CacheWriter
 from unrolled.ops import reference
 
@@ -84,7 +84,7 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
     for start in (0, 3, 50):
         at = torch.tensor([[start + 4]]), torch.tensor([[start]])
         turned = [
-            rotate(part, rotation(position, 8))
+            rotate(part, rotation(position, RotaryFrequencies(8)))
             for part, position in zip((q, k), at, strict=True)
         ]
         scores.append((turned[0] * turned[1]).sum())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unrolled.nn import GRU, LSTM, RNN, Attention, Layer, Memoryless, MinGRU, State
+from unrolled.nn.rotary_scaling import RotaryScaling
 from unrolled.nn.variant import Variant
 
 D = 5  # input features
@@ -17,6 +18,13 @@ _BOTH = {"bidirectional": True}
 _DEEP = {"num_layers": 2}
 _EXTRAS = {"layer_norm": True, "zoneout": 0.3}
 _ATTENTION = partial(Attention, D, 12, 2, 6)
+_LLAMA3 = RotaryScaling(
+    kind="llama3",
+    factor=8.0,
+    original_context=12,
+    low_frequency_factor=1.0,
+    high_frequency_factor=4.0,
+)
 
 CAUSAL: dict[str, Callable[[], Layer]] = {
     "none": partial(Memoryless, D, 7, 2),
@@ -49,6 +57,9 @@ CAUSAL: dict[str, Callable[[], Layer]] = {
     "attention-learned": partial(_ATTENTION, positions="learned", context=40),
     "attention-window": partial(
         _ATTENTION, kv_heads=3, variant=Variant(attention_window=3, rotary_base=500.0)
+    ),
+    "attention-llama3": partial(
+        _ATTENTION, variant=Variant(rotary_base=50.0, rotary_scaling=_LLAMA3)
     ),
     "attention-wide-heads": partial(
         _ATTENTION,

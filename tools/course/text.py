@@ -183,7 +183,7 @@ def weights_of(made: Run, ids: list[int]) -> Tensor:
         part(x).unflatten(2, (-1, own.size)).transpose(1, 2)
         for part in (own.query, own.key, own.value)
     ]
-    turn = rotation(torch.arange(len(ids))[None], own.size)
+    turn = rotation(torch.arange(len(ids))[None], model.layer.rotary)
     _, weights = reference.attention(
         rotate(parts[0], turn), rotate(parts[1], turn), parts[2]
     )

@@ -15,6 +15,7 @@ from unrolled.nn.attending import RecurrentDecoder, input_width
 from unrolled.nn.layer import Layer
 from unrolled.nn.memoryless import Memoryless
 from unrolled.nn.recurrent import GRU, LSTM, RNN, MinGRU, Recurrent
+from unrolled.nn.rotary_scaling import PLAIN, RotaryScaling
 from unrolled.nn.streaming import open_stream
 from unrolled.nn.transformer import Attention
 from unrolled.nn.variant import Variant
@@ -169,6 +170,7 @@ class LayerConfig(Config):
         le=1e12,
         description="base of rotary positions (Su et al. 2021); longer contexts take a larger one",
     )
+    rotary_scaling: RotaryScaling = PLAIN
     head_size: int | None = Field(
         None,
         ge=1,

@@ -298,7 +298,7 @@ class NativeDecoder(NativeStepper[DecoderParts]):
         layer = self._layer
         positions = torch.arange(count, device=device)[None]
         if layer.positions == "rotary":
-            cosines, sines = rotation(positions, layer.head_size)
+            cosines, sines = rotation(positions, layer.rotary)
             return cosines[0, 0], sines[0, 0]
         vectors = sinusoid(positions, layer.output_size)
         return (vectors[0],)

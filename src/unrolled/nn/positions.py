@@ -5,8 +5,13 @@ Shapes: B rows, T steps of a chunk, N heads, W width, E width of a head.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Self
+
 import torch
 from torch import Tensor
+
+from unrolled.nn.variant import Variant
 
 
 def sinusoid(positions: Tensor, width: int) -> Tensor:
@@ -25,17 +30,53 @@ def sinusoid(positions: Tensor, width: int) -> Tensor:
     return pairs.flatten(-2)[..., :width]
 
 
+@dataclass(frozen=True, slots=True)
+class RotaryFrequencies:
+    """How far each pair of features of a head is turned from one step to the next.
+
+    Attributes:
+        size: E.
+        base: for the 10,000 of Su et al. (2021).
+        divisors: of the frequencies (E/2,), which stretch positions; none leaves them.
+        attention_factor: by which turned queries and keys are multiplied.
+    """
+
+    size: int
+    base: float = 10000.0
+    divisors: tuple[float, ...] = ()
+    attention_factor: float = 1.0
+
+    @classmethod
+    def of(cls, variant: Variant, size: int) -> Self:
+        """Return those of a stack. Raises ValueError: its scaling is of heads of another width."""
+        scaling = variant.rotary_scaling
+        divisors = scaling.divisors(size, variant.rotary_base)
+        gain = scaling.attention_factor or 1.0
+        return cls(size, variant.rotary_base, divisors, gain)
+
+    def inverse(self, device: torch.device | str) -> Tensor:
+        """Return the radians of a step (E/2,) in fp32: inverse frequencies as they are called."""
+        even = torch.arange(0, self.size, 2, device=device, dtype=torch.float32)
+        radians = self.base ** (-even / self.size)
+        if not self.divisors:
+            return radians
+        divisors = torch.tensor(self.divisors, device=device, dtype=torch.float32)
+        return radians / divisors
+
+
 def rotation(
-    positions: Tensor, width: int, base: float = 10000.0
+    positions: Tensor, frequencies: RotaryFrequencies
 ) -> tuple[Tensor, Tensor]:
     """Return the cosines and sines (B, 1, T, E/2), fp32, by which a head of width E is turned.
 
-    Su et al. (2021), eq. 15, with feature e paired with feature e + E/2 as in LLaMA,
-    and ``base`` for its 10,000.
+    Su et al. (2021), eq. 15, with feature e paired with feature e + E/2 as in LLaMA.
     """
-    even = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32)
-    angles = positions[:, None, :, None].float() * base ** (-even / width)
-    return angles.cos(), angles.sin()
+    steps = positions[:, None, :, None].float()
+    angles = steps * frequencies.inverse(positions.device)
+    gain = frequencies.attention_factor
+    if gain == 1:
+        return angles.cos(), angles.sin()
+    return angles.cos() * gain, angles.sin() * gain
 
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:

@@ -22,7 +22,7 @@ from unrolled.nn.dropout import Dropout, check_probability
 from unrolled.nn.forms import has_hooks, overrides
 from unrolled.nn.layer import Layer, checked
 from unrolled.nn.memory import DecoderState, Memory
-from unrolled.nn.positions import rotation, sinusoid
+from unrolled.nn.positions import RotaryFrequencies, rotation, sinusoid
 from unrolled.nn.sizes import check_heads, check_positions, check_positive
 from unrolled.nn.state import AttentionState, Buffer, CacheWriter, State
 from unrolled.nn.variant import USUAL, Variant
@@ -196,7 +196,7 @@ class Attention(Layer):
         self.kv_heads = kv_heads
         self.variant = variant
         self.project = _projection(input_size, hidden)
-        self._add_position_table()
+        self._add_positions()
         self.dropout = Dropout(dropout)
         make_norm = _norm_maker(norm, hidden, variant)
         self.blocks = nn.ModuleList()
@@ -211,7 +211,9 @@ class Attention(Layer):
         self.norm = make_norm() if norm_first else nn.Identity()
         self.reset_parameters()
 
-    def _add_position_table(self) -> None:
+    def _add_positions(self) -> None:
+        """Add the frequencies of rotary positions, and the table of learned ones."""
+        self.rotary = RotaryFrequencies.of(self.variant, self.head_size)
         if self.positions == "learned":
             table = nn.Embedding(cast(int, self.context), self.output_size)
             # its name in the weights of runs that are saved
@@ -324,7 +326,7 @@ class Attention(Layer):
             self.check_context(int(positions.max()) + 1)
         turn = None
         if self.positions == "rotary":
-            turn = rotation(positions, self.head_size, self.variant.rotary_base)
+            turn = rotation(positions, self.rotary)
         # one mask for all blocks
         allowed = (steps >= begins[:, :, None]) & (steps <= steps[:, None])
         window = self.variant.attention_window
@@ -457,7 +459,7 @@ class Attention(Layer):
         """Work out what all blocks share: rotations, mask, cache."""
         turn = None
         if self.positions == "rotary":
-            turn = rotation(positions, self.head_size, self.variant.rotary_base)
+            turn = rotation(positions, self.rotary)
         window = self.variant.attention_window
         if not self.causal:
             both_ways = _allowed_both_ways(lengths, steps, window, positions.device)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from unrolled.nn.rotary_scaling import PLAIN, RotaryScaling
+
 BIASES = ("all", "inputs", "none")
 
 
@@ -15,6 +17,7 @@ class Variant:
     Args:
         norm_eps: what norms add to the variance; None is 1e-6 of rms and 1e-5 of layer.
         rotary_base: the slowest rotation has a wave of about 2 pi times this (Su et al. 2021).
+        rotary_scaling: how rotary positions are stretched.
         head_size: E, where it is not W / heads.
         attention_window: a step looks at so many steps, itself among them (Jiang et al. 2023,
             section 2, of Mistral 7B), and ahead where the layer does; None looks at all.
@@ -29,6 +32,7 @@ class Variant:
 
     norm_eps: float | None = None
     rotary_base: float = 10000.0
+    rotary_scaling: RotaryScaling = PLAIN
     head_size: int | None = None
     attention_window: int | None = None
     query_key_norm: bool = False

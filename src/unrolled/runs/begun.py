@@ -180,8 +180,7 @@ def refuse_edits(
     moved = {key for key in (f"data.{role}" for role in FILES) if new[key] and old[key]}
     if before.begins_with(recipe.model.init, where):
         moved.add("model.init")
-    computed = {f"training.{name}" for name in EXECUTION}
-    free = {*given, *raised, *moved, *computed}
+    free = {*given, *raised, *moved}
     _refuse(
         where,
         [key for key in old if new[key] != old[key] and key not in free],

@@ -165,8 +165,10 @@ def unused(target: str, changes: Values, layer: str) -> dict[str, Any]:
     values = requested(target, {k: v for k, v in changes.items() if k != "layer"})
     model = values.model
     default = LayerConfig()
+    # a group of keys as such
+    plain = default.model_dump()
     return {
-        f"model.{key}": getattr(default, key)
+        f"model.{key}": plain[key]
         for key in LayerConfig.model_fields
         if key not in uses(layer) and getattr(model, key) != getattr(default, key)
     }

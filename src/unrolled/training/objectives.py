@@ -231,7 +231,12 @@ def seq2seq_loss(
         writer = cast(Writes, model)
         targets = batch.targets
         before = decoder_inputs(batch) if decoder_inputs else shifted(targets, start)
-        read = writer.read(batch.inputs, batch.lengths, before, *batch.extra)
+        read = writer.read(
+            batch.inputs,
+            batch.lengths,
+            before,
+            *batch.extra,
+        )
         real = targets != IGNORED
         # the output product is half of the work: padding is left out of it
         scored = read[real]

@@ -30,6 +30,23 @@ GPT2: dict[str, Any] = {
     "n_head": 4,
     "n_positions": 64,
 }
+# what positions beyond the first 16 are read by
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "beta_fast": 4.0,
+    "original_max_position_embeddings": 16,
+}
 # the kind, and settings that differ from one checkpoint to the next
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2", GPT2),
@@ -52,6 +69,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "Llama",
         {**GROUPED, "tie_word_embeddings": True, "rope_theta": 100000.0, "head_dim": 8},
     ),
+    "llama-linear": ("Llama", {**GROUPED, "rope_parameters": LINEAR}),
+    "llama-3.1": ("Llama", {**GROUPED, "head_dim": 16, "rope_parameters": LLAMA3}),
+    "qwen2-yarn": ("Qwen2", {**GROUPED, "head_dim": 16, "rope_parameters": YARN}),
     "mistral": ("Mistral", {**GROUPED, "sliding_window": 7}),
     "mistral-whole": ("Mistral", {**GROUPED, "sliding_window": None}),
     "qwen2": ("Qwen2", {**GROUPED, "rope_theta": 1e6}),

@@ -105,11 +105,22 @@ def write_gguf(
         if is_transposed:
             numbers = numbers.T
         stored[ours] = torch.from_numpy(np.array(numbers, dtype=np.float32))
+    if name == "llama" and config.rope_parameters["rope_type"] == "llama3":
+        writer.add_tensor("rope_freqs.weight", divisors(model))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return stored
+
+
+def divisors(model: Any) -> NDArray[np.float32]:
+    """Return how many times slower each pair of features is turned than without scaling."""
+    rotary = model.model.rotary_emb
+    config = model.config
+    plain, _ = rotary.compute_default_rope_parameters(config)
+    slower = plain / rotary.inv_freq
+    return np.asarray(slower.numpy(), np.float32)
 
 
 def turned_heads(name: str, config: Any) -> int:
@@ -160,7 +171,19 @@ def settings(config: Any, name: str) -> dict[str, Any]:
         }
     size = getattr(config, "head_dim", None)
     size = size or config.hidden_size // config.num_attention_heads
+    rotary = config.rope_parameters
+    scaling: dict[str, Any] = {}
+    if rotary["rope_type"] in ("linear", "yarn"):
+        scaling = {
+            f"{name}.rope.scaling.type": rotary["rope_type"],
+            f"{name}.rope.scaling.factor": float(rotary["factor"]),
+        }
+    if rotary["rope_type"] == "yarn":
+        context = rotary["original_max_position_embeddings"]
+        scaling[f"{name}.rope.scaling.original_context_length"] = context
+        scaling[f"{name}.rope.scaling.yarn_beta_fast"] = float(rotary["beta_fast"])
     return {
+        **scaling,
         f"{name}.context_length": config.max_position_embeddings,
         f"{name}.embedding_length": config.hidden_size,
         f"{name}.feed_forward_length": config.intermediate_size,

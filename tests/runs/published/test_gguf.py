@@ -93,6 +93,60 @@ def test_a_window_of_mistral_is_kept(save: Save, tmp_path: Path) -> None:
     assert run.describe()["family"] == "mistral"
 
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 2,
+}
+FACTORS = "rope_freqs.weight"
+
+
+def test_factors_of_a_tensor_and_of_a_key_are_multiplied(
+    save: Save, tmp_path: Path
+) -> None:
+    model, _ = save("llama-3.1")
+    path = tmp_path / "model.gguf"
+    write_gguf(path, model, keys={"llama.rope.scaling.factor": 2.0})
+    run = unrolled.load(path, device="cpu")
+    assert run.recipe.model.rotary_scaling.kind == "factors"
+    with torch.no_grad():
+        model.model.rotary_emb.inv_freq /= 2
+    torch.testing.assert_close(run.logits(IDS), logits_of(model, IDS), **NEAR)
+
+
+def test_factors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    model = drawn("Llama", **TINY, rope_parameters=LLAMA3)
+    write_gguf(path, model)
+    whole = path.read_bytes()
+    # one dimension of two numbers, and then one of none
+    row = FACTORS.encode() + struct.pack("<IQ", 1, 2)
+    assert row in whole
+    path.write_bytes(whole.replace(row, row[:-8] + struct.pack("<Q", 1)))
+    with pytest.raises(
+        UserError, match=r"rope_freqs.* has shape \[1\]; expected \[2\]"
+    ):
+        unrolled.load(path, device="cpu")
+    numbers = next(
+        t for t in gguf.GGUFReader(_put(path, whole)).tensors if t.name == FACTORS
+    )
+    begin = int(numbers.data_offset)
+    path.write_bytes(whole[:begin] + struct.pack("<f", -1) + whole[begin + 4 :])
+    with pytest.raises(UserError, match="positions are scaled: expected factors from"):
+        unrolled.load(path, device="cpu")
+    write_gguf(path, model, keys={"llama.rope.scaling.type": "yarn"})
+    with pytest.raises(UserError, match="yarn; expected one of them"):
+        unrolled.load(path, device="cpu")
+
+
+def _put(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
 @pytest.mark.parametrize(
     "kind",
     ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q4_K", "Q6_K"],
@@ -183,8 +237,21 @@ def test_a_model_without_tokenizer_says_what_is_missing(
         ({"split.count": 3}, "one part of 3"),
         ({"general.alignment": 3}, "general.alignment is 3; expected a power of two"),
         ({"general.type": "adapter"}, "general.type is 'adapter'"),
-        ({"llama.rope.scaling.type": "yarn"}, "rotary positions are scaled"),
-        ({"llama.rope.scaling.factor": 4.0}, "rotary positions are scaled"),
+        (
+            {"llama.rope.scaling.type": "yarn"},
+            "rope.scaling.factor is 0; expected a positive number",
+        ),
+        (
+            {"llama.rope.scaling.type": "longrope"},
+            "type is 'longrope'; expected one of none, linear, yarn",
+        ),
+        ({"llama.rope.scaling.factor": 0.5}, "positions are scaled: factor=0.5"),
+        ({"llama.rope.scaling.factor": "4"}, "rope.scaling.factor is '4'"),
+        (
+            {"llama.rope.scaling.attn_factor": 2.0},
+            "rope.scaling.attn_factor is 2.0; expected 1.0",
+        ),
+        ({"llama.rope.scaling.alpha": 2.0}, "rope.scaling.alpha. is not known here"),
         ({"llama.rope.dimension_count": 2}, "expected the 4 features of a head"),
         ({"llama.attention.value_length": 8}, "expected the 4 features of a head"),
         ({"llama.expert_count": 8}, "llama.expert_count is 8; expected 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from conftest import Call
 from unrolled.core.errors import UserError
 from unrolled.models import LanguageModel
 from unrolled.nn import GRU, Attention, TokenEmbedding
+from unrolled.nn.rotary_scaling import RotaryScaling
 from unrolled.nn.variant import Variant
 from unrolled.runs.published import open_published, write_gguf
 from unrolled.runs.published.gguf_header import read_header
@@ -88,6 +90,51 @@ def test_transformers_reads_what_is_written(architecture: str, tmp_path: Path) -
     torch.testing.assert_close(logits, expected[0], **NEAR)
 
 
+LLAMA3 = RotaryScaling(
+    kind="llama3",
+    factor=8.0,
+    original_context=8,
+    low_frequency_factor=1.0,
+    high_frequency_factor=4.0,
+)
+YARN: dict[str, Any] = {
+    "kind": "yarn",
+    "factor": 4.0,
+    "original_context": 8,
+    "beta_fast": 2.0,
+    "beta_slow": 0.5,
+}
+SCALINGS = {
+    "linear": RotaryScaling(kind="linear", factor=4.0),
+    "llama3": LLAMA3,
+    "yarn": RotaryScaling(**YARN, attention_factor=0.1 * math.log(4) + 1),
+    "factors": RotaryScaling(kind="factors", factors=(1.0, 3.5)),
+}
+
+
+@pytest.mark.parametrize("kind", SCALINGS)
+def test_scaled_positions_go_there_and_back(kind: str, tmp_path: Path) -> None:
+    variant = Variant(rotary_base=50.0, rotary_scaling=SCALINGS[kind])
+    model, tokenizer = exported(tmp_path / "out", kv_heads=2, variant=variant)
+    path = tmp_path / "out" / "model.gguf"
+    again = unrolled.load(path, device="cpu")
+    ids = np.random.default_rng(0).integers(0, tokenizer.size, 24).tolist()
+    with torch.no_grad():
+        scores, _ = model(torch.tensor([ids]))
+    torch.testing.assert_close(again.logits(ids), scores[0], **NEAR)
+    said = again.recipe.model.rotary_scaling
+    is_listed = kind in ("llama3", "factors")
+    assert said.kind == ("factors" if is_listed else kind)
+    reader = gguf.GGUFReader(path)
+    tensors = {tensor.name: tensor.data for tensor in reader.tensors}
+    assert ("rope_freqs.weight" in tensors) is is_listed
+    # written once more it is the same
+    (tmp_path / "more").mkdir()
+    write_gguf(again.model, tokenizer)(tmp_path / "more")
+    more = unrolled.load(tmp_path / "more" / "model.gguf", device="cpu")
+    assert more.recipe.model.rotary_scaling == said
+
+
 @pytest.mark.parametrize("kind", ["bpe", "bytes", "chars"])
 def test_tokenizers_say_the_same(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "out"
@@ -110,10 +157,16 @@ def test_what_llama_cpp_does_not_have_is_refused(tmp_path: Path) -> None:
     bpe = Tokenizer.fit("bpe", TEXTS, 280)
     relu = language_model(bpe.size, **(GPT2 | {"feedforward": "relu"}))
     window = language_model(bpe.size, variant=Variant(attention_window=5))
+    wide = RotaryScaling(**YARN, attention_factor=2.0)
+    yarn = language_model(bpe.size, variant=Variant(rotary_scaling=wide))
+    normed = Variant(query_key_norm=True, rotary_scaling=LLAMA3)
+    qwen = language_model(bpe.size, variant=normed)
     torch.manual_seed(1)
     recurrent = LanguageModel(TokenEmbedding(280, 8), GRU(8, 8), bpe.size).eval()
     for model, message in (
         (relu, "model.feedforward=gelu-tanh alone"),
+        (yarn, "attention_factor of 1.13863 alone, and this model has 2"),
+        (qwen, "rotary_scaling.kind=llama3 in a Llama alone, and this is a qwen3"),
         (window, "model.attention_window=5"),
         (recurrent, "gguf has attention alone, and this run has layer=gru"),
     ):

@@ -50,7 +50,7 @@ def test_logits_equal_transformers(case: str, save: Save) -> None:
     }
 
 
-@pytest.mark.parametrize("case", ["gpt2", "mistral", "qwen3"])
+@pytest.mark.parametrize("case", ["gpt2", "mistral", "qwen3", "qwen2-yarn"])
 def test_steps_equal_the_whole_pass(case: str, save: Save) -> None:
     _, folder = save(case)
     run = unrolled.load(folder, device="cpu")
@@ -105,6 +105,20 @@ def test_older_keys_of_rotary_positions_are_read(save: Save) -> None:
     path.write_text(json.dumps(document))
     logits = unrolled.load(folder, device="cpu").logits(IDS)
     torch.testing.assert_close(logits, logits_of(model, IDS), **NEAR)
+
+
+@pytest.mark.parametrize("case", ["llama-linear", "llama-3.1", "qwen2-yarn"])
+def test_older_keys_of_scaled_positions_are_read(case: str, save: Save) -> None:
+    model, folder = save(case)
+    path = folder / "config.json"
+    document = json.loads(path.read_text())
+    table = document.pop("rope_parameters")
+    document["rope_theta"] = table.pop("rope_theta")
+    table["type"] = table.pop("rope_type")
+    path.write_text(json.dumps(document | {"rope_scaling": table}))
+    run = unrolled.load(folder, device="cpu")
+    assert run.recipe.model.rotary_scaling.kind == table["type"]
+    torch.testing.assert_close(run.logits(IDS), logits_of(model, IDS), **NEAR)
 
 
 def test_greedy_text_is_that_of_transformers(save: Save, tmp_path: Path) -> None:
@@ -188,6 +202,32 @@ def test_without_a_tokenizer_logits_are_there_and_text_is_not(save: Save) -> Non
             run.logits(ids)
 
 
+def scaled(kind: str, **values: Any) -> dict[str, Any]:
+    return {"rope_scaling": {"rope_type": kind, **values}, "rope_parameters": None}
+
+
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}
+SCALINGS: list[tuple[dict[str, Any], str]] = [
+    (scaled("dynamic", factor=2.0), "rope_type is 'dynamic'; expected one of default"),
+    (scaled("longrope", short_factor=[1.0]), "'longrope'; expected one of default"),
+    (scaled("linear"), "rope_scaling.factor is missing; expected a positive number"),
+    (scaled("linear", factor="2"), "rope_scaling.factor is '2'; expected a positive"),
+    (scaled("linear", factor=0.5), "positions are scaled: factor=0.5: .*equal to 1"),
+    (scaled("llama3", factor=8.0), "rope_scaling.low_freq_factor is missing"),
+    (scaled("llama3", **LLAMA3), "high_frequency_factor above low_frequency_factor"),
+    (scaled("yarn", factor=2.0, mscale=0.7), "rope_scaling.mscale is 0.7"),
+    (scaled("yarn", factor=2.0, truncate=False), "rope_scaling.truncate is False"),
+    ({"rope_scaling": [2.0]}, "rope_scaling is .2.0.; expected a table"),
+    ({"rope_scaling": LINEAR}, "rope_scaling is .*leave out one of them"),
+    (
+        {"rope_parameters": {"partial_rotary_factor": 0.5}},
+        "rope_parameters.partial_rotary_factor is 0.5",
+    ),
+    ({"rope_parameters": {"rope_theta": 0}}, "rope_parameters.rope_theta is 0"),
+]
+
+
 @pytest.mark.parametrize(
     ("case", "values", "message"),
     [
@@ -204,7 +244,7 @@ def test_without_a_tokenizer_logits_are_there_and_text_is_not(save: Save) -> Non
         ("llama", {"num_hidden_layers": 2**31 - 1}, "layers, and there are 30 tensors"),
         ("llama", {"num_attention_heads": 5}, "multiple of"),
         ("llama", {"vocab_size": 2**31 - 1}, "has shape .*2147483647"),
-        ("llama", {"rope_parameters": {"rope_type": "yarn"}}, "rope_type default"),
+        *(("llama", *case) for case in SCALINGS),
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "expected False"),
         ("gpt2", {"activation_function": "mish"}, "expected one of gelu_new"),

@@ -18,6 +18,7 @@ from unrolled.core.errors import UserError
 from unrolled.export.parity import Difference
 from unrolled.models import LanguageModel
 from unrolled.nn import GRU, Attention, TokenEmbedding
+from unrolled.nn.rotary_scaling import RotaryScaling
 from unrolled.nn.variant import Variant
 from unrolled.runs.published import write_hugging_face
 from unrolled.text.tokenizers import KINDS, Tokenizer
@@ -143,6 +144,10 @@ def test_a_published_checkpoint_is_written_as_it_was(
     kept = ["LlamaForCausalLM"] if is_llama else first["architectures"]
     assert second["architectures"] == kept
     before = load_file(folder / "model.safetensors")
+    table = first.get("rope_parameters")
+    if table is not None:
+        assert table.items() <= second["rope_parameters"].items()
+        assert run.recipe.model.rotary_scaling.kind in (table["rope_type"], "none")
     after = load_file(tmp_path / "again" / "model.safetensors")
     assert set(after) == set(before)
     for name, tensor in before.items():
@@ -189,6 +194,7 @@ def test_a_published_tokenizer_is_written_as_it_was(save: Save, tmp_path: Path) 
     assert document["model"] == before["model"]
 
 
+LISTED = RotaryScaling(kind="factors", factors=(1.0, 2.0))
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "bias of an rms head": ({}, "train with model.head_bias=false"),
     "post-norm": ({**GPT2, "norm_first": False}, "of model.norm_first=true"),
@@ -202,6 +208,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "gelu llama": ({**LLAMA, "feedforward": "gelu"}, "of model.feedforward=swiglu"),
     "learned llama": ({**LLAMA, "positions": "learned"}, "of model.positions=rotary"),
+    "listed factors": (
+        {**LLAMA, "variant": Variant(rotary_scaling=LISTED)},
+        "LlamaForCausalLM, of model.rotary_scaling=none: train",
+    ),
     "no limit": ({**LLAMA, "context": None}, "set model.context"),
 }
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
-import torch
 from torch import nn
 
 from unrolled.export.onnx.graph import INFINITY, Graph, Value
 from unrolled.nn.attention import SelfAttention
+from unrolled.nn.positions import RotaryFrequencies
 from unrolled.nn.transformer import Attention, Block, FeedForward
-
-FIRST_BASE = 10000.0  # of sinusoids
 
 
 def attention(
@@ -60,24 +58,17 @@ def _placed(
     if layer.positions != "sinusoidal":
         return y
     width = layer.output_size
-    angles = _angles(positions, width, FIRST_BASE)
+    angles = _angles(positions, RotaryFrequencies(width))
     column = angles.wider(2)
     pairs = graph.joined([column.apply("Sin"), column.apply("Cos")])
     flat = pairs.reshaped(0, -1)
     return y + flat.part(0, width, 1)
 
 
-def _angles(
-    positions: Value,
-    width: int,
-    base: float,
-) -> Value:
+def _angles(positions: Value, frequencies: RotaryFrequencies) -> Value:
     """Return the angle of every pair of features at every position (T, E/2)."""
-    even = torch.arange(0, width, 2, device="cpu", dtype=torch.float32)
-    # the numbers that positions.py works out
-    speeds = base ** (-even / width)
     column = positions.cast(np.float32).wider(1)
-    return column * speeds
+    return column * frequencies.inverse("cpu")
 
 
 class _Stack:
@@ -90,9 +81,13 @@ class _Stack:
         self.window = layer.variant.attention_window
         self.turn: tuple[Value, Value] | None = None
         if layer.positions == "rotary":
-            base = layer.variant.rotary_base
-            angles = _angles(positions, layer.head_size, base)
-            self.turn = angles.apply("Cos"), angles.apply("Sin")
+            angles = _angles(positions, layer.rotary)
+            cosines = angles.apply("Cos")
+            sines = angles.apply("Sin")
+            gain = layer.rotary.attention_factor
+            self.turn = (cosines, sines)
+            if gain != 1:
+                self.turn = (cosines * gain, sines * gain)
         keys = positions.wider(0)
         distance = positions.wider(1) - keys
         if layer.causal:

@@ -41,7 +41,7 @@ class PublishedConfig:
         if value is None and default is not None:
             return default
         if type(value) is not int or not 1 <= value <= LARGEST:
-            raise self._refusal(key, "a whole number of at least 1")
+            raise self.refusal(key, "a whole number of at least 1")
         return value
 
     def whole_or_none(self, key: str) -> int | None:
@@ -50,50 +50,29 @@ class PublishedConfig:
 
     def number(self, key: str, default: float) -> float:
         """Return a positive number. Raises UserError: it is none."""
-        return self._positive(key, self.values.get(key, default))
-
-    def _positive(self, key: str, value: Any) -> float:
+        value = self.values.get(key, default)
         if type(value) not in (int, float) or not 0 < value < math.inf:
-            raise self._refusal(key, "a positive number")
+            raise self.refusal(key, "a positive number")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
         """Return whether something is so. Raises UserError: it is neither true nor false."""
         value = self.values.get(key, default)
         if not isinstance(value, bool):
-            raise self._refusal(key, "true or false")
+            raise self.refusal(key, "true or false")
         return value
 
     def choice(self, key: str, known: Mapping[str, str], default: str) -> str:
         """Return what a word stands for. Raises UserError: it is unknown."""
         value = self.values.get(key, default)
         if not isinstance(value, str) or value not in known:
-            raise self._refusal(key, f"one of {', '.join(known)}")
+            raise self.refusal(key, f"one of {', '.join(known)}")
         return known[value]
 
     def must(self, key: str, value: Any, default: Any) -> None:
         """Raise UserError where a setting has another value than the one that is known here."""
         if self.values.get(key, default) != value:
-            raise self._refusal(key, f"{value!r}, since no other is known here")
-
-    def rotary_base(self) -> float:
-        """Return the base of rotary positions. Raises UserError: they are scaled or partial."""
-        nested = self.values.get("rope_parameters") or {}
-        scaling = self.values.get("rope_scaling") or {}
-        tables = {"rope_parameters": nested, "rope_scaling": scaling}
-        for key, table in tables.items():
-            if not isinstance(table, dict):
-                raise self._refusal(key, "a table")
-            kind = table.get("rope_type", table.get("type", "default"))
-            partial = table.get("partial_rotary_factor", 1.0)
-            if kind != "default" or partial != 1:
-                raise self._refusal(
-                    key,
-                    "rope_type default of whole heads, since no other is known here",
-                )
-        self.must("partial_rotary_factor", 1.0, default=1.0)
-        base = nested.get("rope_theta", self.values.get("rope_theta", 10000.0))
-        return self._positive("rope_theta", base)
+            raise self.refusal(key, f"{value!r}, since no other is known here")
 
     def chosen_window(self) -> int | None:
         """Return the sliding window of all blocks, None where they look at all.
@@ -108,17 +87,17 @@ class PublishedConfig:
             if self.flag("use_sliding_window", False):
                 full = self.values.get("max_window_layers", layers)
             if type(full) is not int:
-                raise self._refusal("max_window_layers", "a whole number")
+                raise self.refusal("max_window_layers", "a whole number")
             # the first layers look at all
             kinds = [FULL] if full > 0 else []
             if full < layers:
                 kinds = [*kinds, SLIDING]
         if not isinstance(kinds, list):
-            raise self._refusal("layer_types", "a list")
+            raise self.refusal("layer_types", "a list")
         if all(kind == FULL for kind in kinds):
             return None
         if any(kind != SLIDING for kind in kinds):
-            raise self._refusal(
+            raise self.refusal(
                 "layer_types", f"{FULL} in all layers, or {SLIDING} in all"
             )
         return self.whole("sliding_window")
@@ -129,7 +108,8 @@ class PublishedConfig:
         values = value if isinstance(value, list) else [value]
         return tuple(id for id in values if type(id) is int and 0 <= id < size)
 
-    def _refusal(self, key: str, expected: str) -> UserError:
+    def refusal(self, key: str, expected: str) -> UserError:
+        """Return the error of a key that says something else than what is expected."""
         value = shown(self.values[key]) if key in self.values else "missing"
         name = self.names.get(key, key)
         return UserError(f"{self.path}: {name} is {value}; expected {expected}")

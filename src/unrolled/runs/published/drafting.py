@@ -17,6 +17,7 @@ from unrolled.core.errors import UserError, listed
 from unrolled.models import LanguageModel
 from unrolled.nn import Attention
 from unrolled.nn.positions import sinusoid
+from unrolled.nn.rotary_scaling import RotaryScaling
 from unrolled.nn.transformer import Block
 from unrolled.runs.published.config import CONFIG, PublishedConfig
 from unrolled.runs.published.families import FAMILIES, GPT2, Family, Settings
@@ -97,6 +98,7 @@ def _settings(model: LanguageModel, layer: Attention) -> Settings:
         "context": layer.context,
         "positions": layer.positions,
         "rotary_base": layer.variant.rotary_base,
+        "rotary_scaling": layer.variant.rotary_scaling,
         "norm": "layer" if isinstance(norm, nn.LayerNorm) else "rms",
         "norm_eps": norm.eps,
         "norm_first": block.norm_first,
@@ -255,6 +257,7 @@ def _lacking(settings: Settings, known: Settings) -> Settings:
         "norm_first": True,
         "bias": False,
         "rotary_base": settings["rotary_base"],
+        "rotary_scaling": settings["rotary_scaling"],
     }
     full = usual | known
     if full.get("head_size") is None:
@@ -264,6 +267,8 @@ def _lacking(settings: Settings, known: Settings) -> Settings:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, RotaryScaling):
+        return value.kind
     if isinstance(value, bool) or value is None:
         return str(value).lower().replace("none", "null")
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -8,6 +8,7 @@ from typing import Any
 
 from unrolled.core.errors import UserError, listed, shown
 from unrolled.runs.published.config import FULL, SLIDING, PublishedConfig
+from unrolled.runs.published.rotary import rotary_config, rotary_settings
 from unrolled.runs.published.weights import Shape, WeightOrigin
 
 LAYER = "layer.blocks."
@@ -172,7 +173,7 @@ def _llama_kind(config: PublishedConfig) -> Settings:
         "head_size": config.whole_or_none("head_dim"),
         "context": config.whole("max_position_embeddings"),
         "positions": "rotary",
-        "rotary_base": config.rotary_base(),
+        **rotary_settings(config),
         "norm": "rms",
         "norm_eps": config.number("rms_norm_eps", 1e-6),
         "feedforward": "swiglu",
@@ -182,7 +183,6 @@ def _llama_kind(config: PublishedConfig) -> Settings:
 
 
 def _llama_kind_config(settings: Settings) -> Settings:
-    base = settings["rotary_base"]
     return {
         "hidden_act": "silu",
         "hidden_size": settings["hidden"],
@@ -191,9 +191,7 @@ def _llama_kind_config(settings: Settings) -> Settings:
         "num_key_value_heads": settings["kv_heads"],
         "head_dim": settings["head_size"],
         "max_position_embeddings": settings["context"],
-        # transformers reads the second from its version 5 on
-        "rope_theta": base,
-        "rope_parameters": {"rope_type": "default", "rope_theta": base},
+        **rotary_config(settings),
         "rms_norm_eps": settings["norm_eps"],
         "intermediate_size": settings["feedforward_size"],
         "tie_word_embeddings": settings["tie"],

@@ -27,6 +27,7 @@ from unrolled.runs.published.gguf_names import (
     OUTER,
     Names,
 )
+from unrolled.runs.published.gguf_rotary import FACTORS, with_scaling
 from unrolled.runs.published.weights import Shape, WeightOrigin, halved
 
 ARCHITECTURE = "general.architecture"
@@ -95,7 +96,10 @@ class GgufFile:
             name: tensor.shape for name, tensor in self.header.tensors.items()
         }
         name = _architecture(path, self.header)
-        self.config = _config(path, self.header, name)
+        config = _config(path, self.header, name)
+        if name != "gpt2":
+            config = with_scaling(config, self.metadata, self.shapes, self.read)
+        self.config = config
         self.family = named_family(name, self.config)
         self.architecture = name
 
@@ -125,6 +129,8 @@ class GgufFile:
         else:
             numbers = dequantize(rows, GGMLQuantizationType[stored.type])
         tensor = torch.from_numpy(np.ascontiguousarray(numbers)).reshape(stored.shape)
+        if name == FACTORS:
+            return tensor
         heads = turned_heads(name, self.architecture, self.config.values)
         return halved(tensor, heads) if heads else tensor
 
@@ -194,7 +200,6 @@ def _config(path: Path, header: GgufHeader, architecture: str) -> PublishedConfi
     config = PublishedConfig(path, values, names)
     if architecture != "gpt2":
         _add_heads(config, values, metadata, architecture)
-        _refuse_scaled_positions(config, header, architecture)
     return config
 
 
@@ -246,22 +251,6 @@ def _add_heads(
         values["head_dim"] = size
 
 
-def _refuse_scaled_positions(
-    config: PublishedConfig, header: GgufHeader, architecture: str
-) -> None:
-    """Raise UserError for rotary positions that are stretched."""
-    metadata = header.metadata
-    prefix = f"{architecture}.rope.scal"
-    kind = metadata.get(f"{prefix}ing.type", "linear")
-    factor = metadata.get(f"{prefix}ing.factor", metadata.get(f"{prefix}e_linear", 1))
-    is_plain = kind == "none" or (kind == "linear" and factor in (0, 1))
-    if not is_plain or "rope_freqs.weight" in header.tensors:
-        raise UserError(
-            f"{config.path}: rotary positions are scaled ({architecture}.rope.scaling, or "
-            "rope_freqs.weight); expected plain ones, since no other are known here"
-        )
-
-
 def _origins(names: Names) -> dict[str, WeightOrigin]:
     """Return where weights and biases stand; those that share a tensor stand in it in order."""
     origins: dict[str, WeightOrigin] = {}
@@ -292,5 +281,6 @@ def named_family(architecture: str, config: PublishedConfig) -> Family:
         block=BLOCK,
         outer=_origins(OUTER),
         inner=_origins(INNER[architecture]),
-        buffers=(),
+        # they are read before weights are
+        buffers=(FACTORS,) if architecture == "llama" else (),
     )

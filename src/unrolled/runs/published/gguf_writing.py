@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,8 @@ from unrolled.core.errors import UserError, shown
 from unrolled.export.parity import Difference
 from unrolled.export.plain import refuse_changed
 from unrolled.models import LanguageModel
+from unrolled.nn import Attention
+from unrolled.nn.rotary_scaling import PLAIN, RotaryScaling
 from unrolled.runs.published.config import PublishedConfig
 from unrolled.runs.published.drafting import Draft, draft_of, family_for
 from unrolled.runs.published.gguf import (
@@ -23,7 +26,9 @@ from unrolled.runs.published.gguf import (
     turned_heads,
 )
 from unrolled.runs.published.gguf_header import read_header
+from unrolled.runs.published.gguf_rotary import FACTORS, LISTED, scaling_metadata
 from unrolled.runs.published.opening import open_published
+from unrolled.runs.published.rotary import usual_attention_factor
 from unrolled.runs.published.writing import difference_of, named_by
 from unrolled.text.gguf import DOCUMENT, MODEL, gguf_tokenizer
 from unrolled.text.gguf_writing import metadata_of
@@ -64,6 +69,7 @@ def write_gguf(
     assert tokenizer is not None
     refuse_changed(model, "gguf")
     draft = draft_of(model, "gguf")
+    scaling = _taken_scaling(draft)
     family, values = family_for(draft, "gguf")
     _refuse_otherwise(family.name, draft)
     # GGUF calls Mistral a Llama
@@ -74,10 +80,12 @@ def write_gguf(
         metadata, cut = metadata_of(tokenizer, model.embedding.size)
         notes = [*draft.notes, *cut]
     metadata |= _settings(architecture, values, draft)
+    metadata |= scaling_metadata(scaling, architecture)
+    factors = _factors(cast(Attention, model.layer), architecture)
     values = {**values, "num_key_value_heads": draft.settings["kv_heads"]}
 
     def write(folder: Path) -> Difference:
-        _write(folder / FILE, architecture, metadata, values, draft.weights)
+        _write(folder / FILE, architecture, metadata, values, draft.weights, factors)
         page = README.format(
             architecture=architecture,
             context=draft.settings["context"],
@@ -109,6 +117,41 @@ def _refuse_otherwise(family: str, draft: Draft) -> None:
         )
 
 
+def _taken_scaling(draft: Draft) -> RotaryScaling:
+    """Take the scaling of positions out of a draft: GGUF has forms of its own for it.
+
+    Raises:
+        UserError: llama.cpp chooses one of its numbers by itself.
+    """
+    scaling: RotaryScaling = draft.settings["rotary_scaling"]
+    draft.settings["rotary_scaling"] = PLAIN
+    usual = usual_attention_factor(scaling.factor or 1.0)
+    own = scaling.attention_factor
+    if own is not None and not math.isclose(own, usual, rel_tol=1e-6):
+        raise UserError(
+            f"llama.cpp has yarn with an attention_factor of {usual:g} alone, and this model has "
+            f"{own:g}; export to hf or onnx"
+        )
+    return scaling
+
+
+def _factors(layer: Attention, architecture: str) -> tuple[float, ...]:
+    """Return the divisors (E/2,) of frequencies that are written as a tensor; none without one.
+
+    Raises:
+        UserError: llama.cpp has no such tensor in this architecture.
+    """
+    kind = layer.variant.rotary_scaling.kind
+    if kind not in LISTED:
+        return ()
+    if architecture != "llama":
+        raise UserError(
+            f"llama.cpp has model.rotary_scaling.kind={kind} in a Llama alone, and this is a "
+            f"{architecture}; export to onnx"
+        )
+    return layer.rotary.divisors
+
+
 def _settings(
     architecture: str, values: Mapping[str, Any], draft: Draft
 ) -> dict[str, Any]:
@@ -137,6 +180,7 @@ def _write(
     metadata: Mapping[str, Any],
     values: Mapping[str, Any],
     weights: Mapping[str, Tensor],
+    factors: tuple[float, ...],
 ) -> None:
     import gguf
 
@@ -149,6 +193,8 @@ def _write(
         heads = turned_heads(name, architecture, values)
         rows = _interleaved(tensor, heads) if heads else tensor
         writer.add_tensor(name, rows.contiguous().numpy())
+    if factors:
+        writer.add_tensor(FACTORS, np.array(factors, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
