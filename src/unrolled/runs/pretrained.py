@@ -195,12 +195,15 @@ def located(name: str, origin: str = "", begun: Path | None = None) -> Path:
 
 def _begin_others(paths: Sequence[Path]) -> list[str]:
     """Return the names of runs and checkpoints that stand in the folders of paths."""
-    return [
-        name
-        for path in paths
-        for name in beside(path)
-        if runs.is_run(path.parent / name) or is_checkpoint(path.parent / name)
-    ]
+    names: list[str] = []
+    for path in paths:
+        folder = path.parent
+        names += [
+            name
+            for name in beside(path)
+            if runs.is_run(folder / name) or is_checkpoint(folder / name)
+        ]
+    return names
 
 
 def digest_at(name: str, begun: Path) -> str:
