@@ -197,10 +197,12 @@ def _begin_others(paths: Sequence[Path]) -> list[str]:
     """Return the names of runs and checkpoints that stand in the folders of paths."""
     names: list[str] = []
     for path in paths:
-        for name in beside(path):
-            other = path.parent / name
-            if runs.is_run(other) or is_checkpoint(other):
-                names.append(name)
+        folder = path.parent
+        names += [
+            name
+            for name in beside(path)
+            if runs.is_run(folder / name) or is_checkpoint(folder / name)
+        ]
     return names
 
 
