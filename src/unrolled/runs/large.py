@@ -1,9 +1,10 @@
 """Data larger than memory: read in passes, encoded once into the cache, mapped from there.
 
-It is a file, a folder, or a data set of the hub, which lies in the hub's own cache. A first pass measures, a second learns the vocabulary, a third encodes. Tokens, targets and
-held-out part are those that reading it whole gives. Three things differ, and are said: a
-vocabulary of words or pieces is learnt from ``SAMPLE`` characters, ``SCORED`` characters of the
-held-out part are scored, and simple methods are fitted on the first rows.
+It is a file, a folder, or a data set of the hub, which lies in the hub's own cache. A first pass
+measures, a second learns the vocabulary, a third encodes. Tokens, targets and held-out part are
+those that reading it whole gives. Three things differ, and are said: a vocabulary of words or
+pieces is learnt from ``SAMPLE`` characters, ``SCORED`` characters of the held-out part are scored,
+and simple methods are fitted on the first rows.
 """
 
 from __future__ import annotations
