@@ -11,7 +11,8 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN)
 setup: .venv/.complete
 
 # not isolated: an isolated build would compile everything anew each time
-INSTALL := $(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed
+# what is never imported is not compiled
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --upgrade-strategy only-if-needed
 EDITABLE := $(INSTALL) --no-build-isolation -e
 
 # the package alone, as a user installs it; again whenever the native core changes, which compiles

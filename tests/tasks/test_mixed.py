@@ -135,7 +135,8 @@ def test_a_row_is_answered_alike_alone_and_among_others(
     turned = run.answers(rows[::-1])[::-1]
     for row, answer, other in zip(rows, together, turned, strict=True):
         (alone,) = run.answers([row])
-        assert alone.text == answer.text == other.text
+        if kind == "label":
+            assert alone.text == answer.text == other.text
         key = "value" if kind == "value" else "probabilities"
         numbers = [
             np.array(
@@ -143,6 +144,7 @@ def test_a_row_is_answered_alike_alone_and_among_others(
             )
             for a in (alone, answer, other)
         ]
+        # sums of fp32 in another order; the last digit of a value's text may differ
         np.testing.assert_allclose(numbers[0], numbers[1], rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(numbers[2], numbers[1], rtol=1e-5, atol=1e-6)
 
