@@ -342,7 +342,7 @@ def test_sides_may_be_cut_in_different_ways(tmp_path: Path) -> None:
         ({"data.dev": "a.dev"}, "set data.dev_target=FILE"),
         ({"data.dev_target": "a.dev"}, "needs the file beside it: data.dev"),
         ({"task": "classify"}, "data.train_target is for task=translate or rewrite"),
-        ({"data.shards": "always"}, "data.shards=always is for one file"),
+        ({"data.shards": "always"}, "data.shards=always is for language models"),
         (
             {"training.metric": "accuracy"},
             "task=translate has bleu, chrf, loss, perplexity",
