@@ -46,7 +46,7 @@ SHORTER = {
         "--updates",
         "2",
         "--out",
-        "runs/few",
+        "runs/few-cells",
     ],
 }
 ROWS = "100"
