@@ -137,6 +137,9 @@ def test_a_row_is_answered_alike_alone_and_among_others(
         (alone,) = run.answers([row])
         if kind == "label":
             assert alone.text == answer.text == other.text
+        else:
+            texts = [float(alone.text), float(other.text)]
+            assert texts == pytest.approx([float(answer.text)] * 2, rel=1e-5, abs=1e-6)
         key = "value" if kind == "value" else "probabilities"
         numbers = [
             np.array(

@@ -272,14 +272,14 @@ def _attention_table(trace: Trace) -> TextTable | None:
     shown = _of_source(trace) or trace.attention
     part = shown[-1]
     names = trace.tokens if part.kind == "self" else trace.written
-    looked_at = trace.written if part.kind == "written" else trace.tokens
+    attended_tokens = trace.written if part.kind == "written" else trace.tokens
     weights = part.weights.mean(0)
     rows: list[list[object]] = []
     for query, row in enumerate(weights[:QUERIES]):
         best = np.argsort(-row, kind="stable")[:3]
         keys: list[str] = []
         for index in best.tolist():
-            token = visible(looked_at[index * part.span])
+            token = visible(attended_tokens[index * part.span])
             keys.append(f"{token} {row[index]:.2f}")
         step = query * part.span
         rows.append([f"{step + 1}", visible(names[step]), ", ".join(keys)])

@@ -436,10 +436,12 @@ def _taken(
     if ours is None or theirs is None or ours.axis != theirs.axis:
         return _Taken(source, 0, len(own))
     axis = ours.axis
-    known = {name: index for index, name in enumerate(_told_apart(theirs.names))}
+    known = {
+        name: index for index, name in enumerate(_numbered_among_equals(theirs.names))
+    }
     pairs = [
         (index, known[entry])
-        for index, entry in enumerate(_told_apart(ours.names))
+        for index, entry in enumerate(_numbered_among_equals(ours.names))
         if entry in known
     ]
     if not pairs:
@@ -451,7 +453,7 @@ def _taken(
     return _Taken(chosen, len(pairs), own.shape[axis], axis, entries)
 
 
-def _told_apart(names: Sequence[str]) -> Iterator[tuple[str, int]]:
+def _numbered_among_equals(names: Sequence[str]) -> Iterator[tuple[str, int]]:
     """Yield names with how many equal ones stood before them."""
     seen = Counter[str]()
     for name in names:
