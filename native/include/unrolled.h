@@ -23,7 +23,7 @@ extern "C" {
 #endif
 
 /* Changes whenever a struct or signature below does; whoever loads the library compares it. */
-#define UNROLLED_ABI 3
+#define UNROLLED_ABI 4
 
 UNROLLED_API int32_t unrolled_abi(void);
 
@@ -188,41 +188,48 @@ UNROLLED_API const char *unrolled_top_log_probabilities(int32_t threads, int64_t
                                                         int64_t ld, int64_t k, float *values,
                                                         int64_t *ids);
 
-/* ---- transformer decoders: one token of many rows through all blocks ---------------------------------- */
+/* ---- transformers: tokens of many rows through all blocks, with a cache of keys and values -------------- */
 
 enum unrolled_norm { UNROLLED_LAYER_NORM = 0, UNROLLED_RMS_NORM = 1 };
 enum unrolled_feedforward {
     UNROLLED_RELU = 0,
-    UNROLLED_GELU = 1,  /* x times the normal distribution's integral up to x */
-    UNROLLED_SWIGLU = 2 /* u x sigmoid(u) times v of up = (u; v) */
+    UNROLLED_GELU = 1,     /* x times the normal distribution's integral up to x */
+    UNROLLED_SWIGLU = 2,   /* u x sigmoid(u) times v of up = (u; v) */
+    UNROLLED_GELU_TANH = 3 /* GELU by tanh, as in GPT-2 */
 };
 
-/* B rows of width W, L blocks, N heads of width E = W / N, K key-value heads and K' of the memory (both
+/* B rows of width W, L blocks, N heads of width E, K key-value heads and K' of the memory (both
  * divide N), F inner width, V vocabulary. Weights are those of linear layers, bias NULL: none. */
 enum unrolled_part {
-    UNROLLED_SELF_IN = 0,   /* query, key and value of self-attention, one below the other (W + 2 K E, W) */
-    UNROLLED_SELF_OUT = 1,  /* (W, W) */
-    UNROLLED_CROSS_IN = 2,  /* the query of cross-attention (W, W) */
-    UNROLLED_CROSS_OUT = 3, /* (W, W) */
+    UNROLLED_SELF_IN = 0,   /* query, key, value of self-attention, one below the other ((N + 2 K) E, W) */
+    UNROLLED_SELF_OUT = 1,  /* (W, N E) */
+    UNROLLED_CROSS_IN = 2,  /* the query of cross-attention (N E, W) */
+    UNROLLED_CROSS_OUT = 3, /* (W, N E) */
     UNROLLED_UP = 4,        /* (F, W), for swiglu (2 F, W) */
     UNROLLED_DOWN = 5,      /* (W, F) */
     UNROLLED_SELF_NORM = 6, /* norms: weight (W), and for layer norm bias (W) */
     UNROLLED_CROSS_NORM = 7,
     UNROLLED_FEEDFORWARD_NORM = 8,
     UNROLLED_LAST_NORM = 9, /* of the whole stack, as is the head; used where it was loaded */
-    UNROLLED_HEAD = 10      /* (V, W) */
+    UNROLLED_HEAD = 10,       /* (V, W) */
+    UNROLLED_QUERY_NORM = 11, /* of each head before it is turned: weight (E); used where loaded */
+    UNROLLED_KEY_NORM = 12
 };
 
 typedef struct unrolled_decoder unrolled_decoder;
 
 /* A stack of blocks: self-attention, cross-attention (unless K' is 0), feed-forward; each reads the norm
- * of the sum so far and adds to it (norm_first), or the norm is taken of the new sum. vocabulary 0: no
- * head. NULL when memory is out or a number does not fit. */
-UNROLLED_API unrolled_decoder *unrolled_decoder_new(int32_t precision, int32_t norm, float epsilon,
-                                                    int32_t norm_first, int32_t feedforward,
-                                                    int64_t layers, int64_t width, int64_t heads,
-                                                    int64_t kv_heads, int64_t memory_heads,
-                                                    int64_t inner, int64_t vocabulary);
+ * of the sum so far and adds to it (norm_first), or the norm is taken of the new sum. */
+typedef struct unrolled_stack {
+    int32_t precision, norm, norm_first, feedforward;
+    float epsilon, head_epsilon; /* of norms, and of those of queries and keys */
+    int64_t layers, width, heads, size, kv_heads, memory_heads, inner; /* L, W, N, E, K, K', F */
+    int64_t vocabulary; /* 0: no head */
+    int64_t window;     /* a step looks at so many, itself among them; 0: at all */
+} unrolled_stack;
+
+/* NULL when memory is out or a number does not fit. */
+UNROLLED_API unrolled_decoder *unrolled_decoder_new(const unrolled_stack *stack);
 /* Pack a part's weights. Call it for every part of every block before the first step, and again when
  * weights have changed. */
 UNROLLED_API const char *unrolled_decoder_load(unrolled_decoder *d, int64_t layer, int32_t part,
@@ -232,24 +239,33 @@ UNROLLED_API const char *unrolled_decoder_load(unrolled_decoder *d, int64_t laye
  * other four count numbers and are those of keys and values alike. Row b has read lengths[b] steps; its
  * new key and value are written at that step of its own row of the cache. Step s < lengths[b] of row b
  * stands in row origin[b * room + s] of the cache (NULL: in its own), and origin[b * room + lengths[b]]
- * becomes b; nothing that is read may stand where another row writes. */
+ * becomes b; nothing that is read may stand where another row writes. Without origin, own may say which
+ * row of the cache is a row's own, so that steps of one sequence are rows of one call: they stand one
+ * after the other, each a step longer than the one before. */
 typedef struct unrolled_decoding {
     int64_t threads, rows, sources; /* sources: S */
     int64_t cache_rows, room;       /* of the cache; room is C, its steps */
     int64_t cache_strides[4];       /* of layer, row, head and step */
     int64_t memory_steps, memory_strides[3]; /* M; of source, head and step */
-    const float *x;                            /* (B, W), the embedded token and where it stands */
-    const float *cosines, *sines;              /* rotary: (B, E / 2); NULL: not rotary */
+    const float *x;                            /* (B, W), the embedded token; NULL: see ids */
+    const int64_t *ids;                        /* (B), rows of table (tokens, W) */
+    const float *table;
+    int64_t tokens;
+    const float *places;                       /* added to x: (positions, W), or NULL */
+    const float *cosines, *sines;              /* rotary: (positions, E / 2); NULL: not rotary */
+    int64_t positions;                         /* row lengths[b] of these is row b's; 0: row b is */
     float *keys, *values;                      /* (L, cache_rows, K, C, E) */
     const int64_t *lengths;                    /* (B) */
     int32_t *origin;                           /* (B, C); may be NULL */
+    const int64_t *own;                        /* (B); NULL: b; not beside origin */
     const float *const *memory_keys;           /* (L) of (S, K', M, E); NULL where K' is 0 */
     const float *const *memory_values;
     const int64_t *memory_lengths;             /* (S); nothing is seen in a source of no step */
     const int64_t *memory_rows;                /* (B), which source a row reads */
     float *y;                                  /* (B, W), what the head reads; may be NULL */
-    float *logits;                             /* (B, V), rows ld_logits apart; NULL without a head */
-    int64_t ld_logits;
+    float *logits;                             /* (scored, V), rows ld_logits apart; NULL without a head */
+    int64_t ld_logits, scored;                 /* how many rows have scores */
+    const int64_t *score_at;                   /* (B), which row of them, -1: none; NULL: row b, of B */
     int64_t k;                                 /* 0, or how many of the best are requested: no logits then */
     float *best;                               /* (B, k), as unrolled_top_log_probabilities gives them */
     int64_t *best_ids;                         /* (B, k) */
@@ -257,7 +273,8 @@ typedef struct unrolled_decoding {
     int64_t banned_count;
 } unrolled_decoding;
 
-/* Read one token of every row. What is refused has changed nothing. */
+/* Read one token of every row. What is refused has changed nothing. Rows that are steps of sequences
+ * (own) need room for keys in all of them. */
 UNROLLED_API const char *unrolled_decoder_step(unrolled_decoder *d, const unrolled_decoding *call);
 /* Return how many bytes of weights a step reads. */
 UNROLLED_API int64_t unrolled_decoder_bytes(const unrolled_decoder *d);

@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr int32_t PARTS = 11;
+constexpr int32_t PARTS = 13;
 
 // Weights and bias of a part, and whether they were given.
 struct Slot {
@@ -16,7 +16,14 @@ struct Slot {
     bool loaded = false;
 };
 
-bool is_norm(int32_t part) { return part >= UNROLLED_SELF_NORM && part <= UNROLLED_LAST_NORM; }
+bool of_heads(int32_t part) { return part == UNROLLED_QUERY_NORM || part == UNROLLED_KEY_NORM; }
+
+bool is_norm(int32_t part) {
+    return (part >= UNROLLED_SELF_NORM && part <= UNROLLED_LAST_NORM) || of_heads(part);
+}
+
+// whether it belongs to the whole stack
+bool of_stack(int32_t part) { return part == UNROLLED_LAST_NORM || part == UNROLLED_HEAD; }
 
 float *floats(Memory &memory) { return reinterpret_cast<float *>(memory.data); }
 
@@ -37,14 +44,14 @@ struct unrolled_decoder {
     std::vector<Slot> slots; // PARTS of every block; LAST_NORM and HEAD are those of the first
 
     Slot &slot(int64_t layer, int32_t part) {
-        return slots[static_cast<size_t>((part >= UNROLLED_LAST_NORM ? 0 : layer) * PARTS + part)];
+        return slots[static_cast<size_t>((of_stack(part) ? 0 : layer) * PARTS + part)];
     }
 
     bool needed(int32_t part) const {
         if (part == UNROLLED_CROSS_IN || part == UNROLLED_CROSS_OUT || part == UNROLLED_CROSS_NORM)
             return d.memory_heads > 0;
         if (part == UNROLLED_HEAD) return d.vocabulary > 0;
-        return part != UNROLLED_LAST_NORM;
+        return part != UNROLLED_LAST_NORM && !of_heads(part);
     }
 
     Product *product(int64_t layer, int32_t part) {
@@ -66,12 +73,14 @@ struct unrolled_decoder {
         case UNROLLED_SELF_NORM: return &b.self_norm;
         case UNROLLED_CROSS_NORM: return &b.cross_norm;
         case UNROLLED_FEEDFORWARD_NORM: return &b.feedforward_norm;
+        case UNROLLED_QUERY_NORM: return &b.query_norm;
+        case UNROLLED_KEY_NORM: return &b.key_norm;
         default: return &d.last;
         }
     }
 
     void plan(int64_t layer, int32_t part) {
-        const int64_t w = d.width, heads = d.heads + 2 * d.kv_heads;
+        const int64_t w = d.width, queries = d.heads * d.size;
         if (!needed(part) || is_norm(part)) return;
         Pack p;
         if (part == UNROLLED_UP && d.feedforward == UNROLLED_SWIGLU)
@@ -80,11 +89,12 @@ struct unrolled_decoder {
             p = at->plan_product(d.precision, w, d.inner);
         else
             p = at->plan_product(d.precision,
-                                 part == UNROLLED_SELF_IN ? heads * d.size
-                                 : part == UNROLLED_UP    ? d.inner
-                                 : part == UNROLLED_HEAD  ? d.vocabulary
-                                                          : w,
-                                 w);
+                                 part == UNROLLED_SELF_IN    ? queries + 2 * d.kv_heads * d.size
+                                 : part == UNROLLED_CROSS_IN ? queries
+                                 : part == UNROLLED_UP       ? d.inner
+                                 : part == UNROLLED_HEAD     ? d.vocabulary
+                                                             : w,
+                                 part == UNROLLED_SELF_OUT || part == UNROLLED_CROSS_OUT ? queries : w);
         Slot &slot = this->slot(layer, part);
         slot.weights = Memory(static_cast<size_t>(p.bytes));
         p.data = slot.weights.data;
@@ -103,10 +113,14 @@ namespace {
 
 Error check_cache(const Decoder &d, const unrolled_decoding &c) {
     if (!c.keys || !c.values || !c.lengths) return "no cache given";
-    if (c.cache_rows < c.rows || c.room < 1 || c.room >= INT32_MAX) return "the cache is too small";
+    if ((!c.own && c.cache_rows < c.rows) || c.room < 1 || c.room >= INT32_MAX)
+        return "the cache is too small";
     if (!c.cosines != !c.sines || (c.cosines && d.size % 2)) return "no rotation of such heads";
+    if (c.own && c.origin) return "rows have one place in the cache";
     for (int64_t b = 0; b < c.rows; b++) {
         if (c.lengths[b] < 0 || c.lengths[b] >= c.room) return "the cache has no room for the step";
+        if (c.positions && c.lengths[b] >= c.positions) return "no such position";
+        if (c.own && (c.own[b] < 0 || c.own[b] >= c.cache_rows)) return "no such row of the cache";
         if (!c.origin) continue;
         for (int64_t s = 0; s < c.lengths[b]; s++) {
             const int32_t row = c.origin[b * c.room + s];
@@ -141,13 +155,25 @@ Error check_best(const Decoder &d, const unrolled_decoding &c) {
     return nullptr;
 }
 
+Error check_inputs(const unrolled_decoding &c) {
+    if (!c.x && (!c.ids || !c.table)) return "no x given";
+    if (!c.x)
+        for (int64_t b = 0; b < c.rows; b++)
+            if (c.ids[b] < 0 || c.ids[b] >= c.tokens) return "a token is not in the vocabulary";
+    if (c.positions < 0) return "a size is out of range";
+    if (!c.score_at) return nullptr;
+    for (int64_t b = 0; b < c.rows; b++)
+        if (c.score_at[b] < -1 || c.score_at[b] >= c.scored) return "no such row of the scores";
+    return nullptr;
+}
+
 Error check_step(const Decoder &d, const unrolled_decoding &c) {
     if (c.rows < 0 || c.rows >= INT32_MAX) return "a size is out of range";
     if (c.threads > 4096) return "so many threads are not offered";
     if (!c.rows) return nullptr;
-    if (!c.x) return "no x given";
-    Error error = c.k ? check_best(d, c) : nullptr;
-    if (!c.k && d.vocabulary && (!c.logits || c.ld_logits < d.vocabulary))
+    Error error = check_inputs(c);
+    if (!error && c.k) error = check_best(d, c);
+    if (!error && !c.k && d.vocabulary && (!c.logits || c.ld_logits < d.vocabulary))
         error = "no room for the logits";
     if (!error) error = check_cache(d, c);
     return error ? error : check_memory(d, c);
@@ -157,43 +183,31 @@ Error check_step(const Decoder &d, const unrolled_decoding &c) {
 
 extern "C" {
 
-unrolled_decoder *unrolled_decoder_new(int32_t precision, int32_t norm, float epsilon,
-                                       int32_t norm_first, int32_t feedforward, int64_t layers,
-                                       int64_t width, int64_t heads, int64_t kv_heads,
-                                       int64_t memory_heads, int64_t inner, int64_t vocabulary) {
-    if (precision < UNROLLED_FP32 || precision > UNROLLED_INT8) return nullptr;
-    if (norm < UNROLLED_LAYER_NORM || norm > UNROLLED_RMS_NORM) return nullptr;
-    if (feedforward < UNROLLED_RELU || feedforward > UNROLLED_SWIGLU) return nullptr;
-    for (const int64_t size : {layers, width, heads, kv_heads, inner})
+unrolled_decoder *unrolled_decoder_new(const unrolled_stack *stack) {
+    if (!stack) return nullptr;
+    const unrolled_stack &k = *stack;
+    if (k.precision < UNROLLED_FP32 || k.precision > UNROLLED_INT8) return nullptr;
+    if (k.norm < UNROLLED_LAYER_NORM || k.norm > UNROLLED_RMS_NORM) return nullptr;
+    if (k.feedforward < UNROLLED_RELU || k.feedforward > UNROLLED_GELU_TANH) return nullptr;
+    for (const int64_t size : {k.layers, k.width, k.heads, k.size, k.kv_heads, k.inner})
         if (!size_fits(size)) return nullptr;
-    if (width % heads || heads % kv_heads || (vocabulary && !size_fits(vocabulary))) return nullptr;
-    if (memory_heads && (!size_fits(memory_heads) || heads % memory_heads)) return nullptr;
-    if (precision == UNROLLED_INT8 && (width > INT8_MOST || inner > INT8_MOST)) return nullptr;
+    if (!size_fits(k.heads * k.size) || k.heads % k.kv_heads || k.window < 0) return nullptr;
+    if (k.vocabulary && !size_fits(k.vocabulary)) return nullptr;
+    if (k.memory_heads && (!size_fits(k.memory_heads) || k.heads % k.memory_heads)) return nullptr;
+    if (k.precision == UNROLLED_INT8)
+        for (const int64_t size : {k.width, k.inner, k.heads * k.size})
+            if (size > INT8_MOST) return nullptr;
     unrolled_decoder *made = nullptr;
     try {
         made = new unrolled_decoder;
         made->at = &level();
-        made->blocks.resize(static_cast<size_t>(layers));
-        made->slots.resize(static_cast<size_t>(layers * PARTS));
-        made->d = {.precision = precision,
-                   .norm = norm,
-                   .feedforward = feedforward,
-                   .norm_first = norm_first != 0,
-                   .epsilon = epsilon,
-                   .layers = layers,
-                   .width = width,
-                   .heads = heads,
-                   .size = width / heads,
-                   .kv_heads = kv_heads,
-                   .memory_heads = memory_heads,
-                   .inner = inner,
-                   .vocabulary = vocabulary,
-                   .blocks = made->blocks.data(),
-                   .last = {},
-                   .head = {}};
-        for (int64_t layer = 0; layer < layers; layer++)
+        made->blocks.resize(static_cast<size_t>(k.layers));
+        made->slots.resize(static_cast<size_t>(k.layers * PARTS));
+        static_cast<unrolled_stack &>(made->d) = k;
+        made->d.blocks = made->blocks.data();
+        for (int64_t layer = 0; layer < k.layers; layer++)
             for (int32_t part = 0; part < PARTS; part++)
-                if (layer == 0 || part < UNROLLED_LAST_NORM) made->plan(layer, part);
+                if (layer == 0 || !of_stack(part)) made->plan(layer, part);
     } catch (...) {
         delete made;
         return nullptr;
@@ -204,13 +218,15 @@ unrolled_decoder *unrolled_decoder_new(int32_t precision, int32_t norm, float ep
 const char *unrolled_decoder_load(unrolled_decoder *d, int64_t layer, int32_t part,
                                   const float *weight, const float *bias) {
     if (!d || layer < 0 || layer >= d->d.layers || part < 0 || part >= PARTS) return "no such part";
-    if (!d->needed(part) && part != UNROLLED_LAST_NORM) return "this decoder has no such part";
+    if (!d->needed(part) && !is_norm(part)) return "this decoder has no such part";
+    if (part == UNROLLED_CROSS_NORM && !d->needed(part)) return "this decoder has no such part";
     if (!weight) return "no weights given";
     Slot &slot = d->slot(layer, part);
     try {
         if (is_norm(part)) {
-            Memory kept = copied(weight, d->d.width);
-            slot.bias = copied(bias, d->d.width);
+            const int64_t n = of_heads(part) ? d->d.size : d->d.width;
+            Memory kept = copied(weight, n);
+            slot.bias = copied(bias, n);
             slot.weights = std::move(kept);
             *d->norm(layer, part) = {floats(slot.weights), floats(slot.bias)};
         } else {

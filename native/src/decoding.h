@@ -1,7 +1,9 @@
-// One token of many rows through the blocks of a transformer decoder: see unrolled_decoder_step.
+// Tokens of many rows through the blocks of a transformer: see unrolled_decoder_step.
 //
 // A thread takes some rows through all blocks without meeting the others, then the threads share the
-// columns of the head. A row's bits depend neither on the other rows nor on the threads.
+// columns of the head. Rows that are steps of one sequence meet in every block, once their keys are
+// written; of few rows threads share the columns of every product. A row's bits depend neither on the
+// other rows nor on the threads.
 #pragma once
 
 namespace {
@@ -119,10 +121,11 @@ inline float sum_numbers(const float *x, int64_t n) {
     return sum_of(sum);
 }
 
-// y = (x - mean) / sqrt(variance + epsilon) * weight + bias; rms norm takes no mean. y may be x.
-inline void normalise(const Decoder &d, const Norm &norm, const float *x, float *y) {
-    const int64_t n = d.width;
-    const float mean = d.norm == UNROLLED_LAYER_NORM ? sum_numbers(x, n) / static_cast<float>(n) : 0;
+// y = (x - mean) / sqrt(variance + epsilon) * weight + bias of n numbers; rms norm takes no mean. y may
+// be x.
+inline void normalise(int32_t kind, float epsilon, int64_t n, const Norm &norm, const float *x,
+                      float *y) {
+    const float mean = kind == UNROLLED_LAYER_NORM ? sum_numbers(x, n) / static_cast<float>(n) : 0;
     float means[W];
     store(means, set1(mean));
     V squares = set1(0);
@@ -132,7 +135,7 @@ inline void normalise(const Decoder &d, const Norm &norm, const float *x, float 
         squares = fma(off, off, squares);
     }
     const float variance = sum_of(squares) / static_cast<float>(n);
-    const V inverse = set1(1.0f / __builtin_sqrtf(variance + d.epsilon));
+    const V inverse = set1(1.0f / __builtin_sqrtf(variance + epsilon));
     for (int64_t i = 0; i < n; i += W) {
         const int lanes = lanes_at(n, i);
         V v = mul(sub(load(x + i, lanes), set1(mean)), inverse);
@@ -146,6 +149,17 @@ inline void normalise(const Decoder &d, const Norm &norm, const float *x, float 
 
 inline int64_t largest_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
+inline void normalise(const Decoder &d, const Norm &norm, const float *x, float *y) {
+    normalise(d.norm, d.epsilon, d.width, norm, x, y);
+}
+
+// Half of GELU's argument by tanh is that of a sigmoid (Hendrycks and Gimpel 2016, section 2).
+inline V gelu_tanh(V v) {
+    const V cube = mul(mul(v, v), v);
+    const V inner = mul(set1(1.5957691216f), fma(set1(0.044715f), cube, v));
+    return mul(v, sigmoid(inner));
+}
+
 // numbers from one row of floats to the next, so that rows of a power of two fall into other lines
 inline int64_t float_stride(int64_t numbers) { return row_stride(UNROLLED_FP32, numbers); }
 
@@ -158,6 +172,10 @@ struct Sizes {
     }
 };
 
+// How the threads of a call share it: nothing, the columns of products, or the rows of sequences.
+enum class Sharing { ALONE, COLUMNS, STEPS };
+
+
 inline int64_t most_sums(const Decoder &d, int64_t rows) {
     int64_t most = d.head.w.panels ? sums_size(d.head.w, rows) : 0;
     const DecoderBlock &b = d.blocks[0];
@@ -167,12 +185,15 @@ inline int64_t most_sums(const Decoder &d, int64_t rows) {
     return most;
 }
 
-// Rows of a call in the hands of one thread.
+// Rows of a call in the hands of one thread, or some of their columns.
 struct DecoderRows {
     const Decoder &d;
     const unrolled_decoding &c;
     int64_t first, rows;
-    int64_t ld = 0, ld_wide = 0;  // of x, normed and mixed; of wide
+    Sharing sharing = Sharing::ALONE;
+    int64_t member = 0, members = 1;
+    Meeting *meeting = nullptr;
+    int64_t ld = 0, ld_mixed = 0, ld_wide = 0; // of x and normed; of mixed; of wide
     float *x = nullptr;           // the sums that all blocks add to
     float *normed = nullptr;      // their norms
     float *mixed = nullptr;       // what heads made
@@ -183,17 +204,44 @@ struct DecoderRows {
     DecoderRows(const Decoder &d, const unrolled_decoding &c, int64_t first, int64_t rows)
         : d(d), c(c), first(first), rows(rows) {}
 
-    void carve(Arena &arena) {
+    void measure() {
         const Sizes sizes(d, c);
         ld = float_stride(d.width);
+        ld_mixed = float_stride(sizes.query);
         ld_wide = float_stride(sizes.wide);
+    }
+
+    // what threads that share columns have in common
+    void carve_common(Arena &arena) {
+        measure();
         x = arena.floats(rows * ld);
-        normed = arena.floats(rows * ld);
-        mixed = arena.floats(rows * ld);
+        mixed = arena.floats(rows * ld_mixed);
         wide = arena.floats(rows * ld_wide);
-        converted = carve_rows(arena, d.precision, rows, largest_of(d.width, d.inner));
+    }
+
+    void carve_own(Arena &arena) {
+        const Sizes sizes(d, c);
+        const int64_t longest = largest_of(largest_of(d.width, sizes.query), d.inner);
+        measure();
+        normed = arena.floats(rows * ld);
+        converted = carve_rows(arena, d.precision, rows, longest);
         sums = arena.floats(most_sums(d, rows));
         scores = arena.floats(sizes.scores);
+    }
+
+    void carve(Arena &arena) {
+        carve_common(arena);
+        carve_own(arena);
+    }
+
+    bool shares_columns() const { return sharing == Sharing::COLUMNS; }
+    // wait until what the others were to write is there
+    void meet_columns() const {
+        if (shares_columns()) meet(*meeting);
+    }
+    // this thread's of some things that the threads of shared columns share
+    Range own(int64_t count) const {
+        return shares_columns() ? range_of(count, member, members) : Range{0, count};
     }
 
     // The rows as a product reads them: as they stand in fp32, else in the precision's format.
@@ -213,7 +261,7 @@ struct DecoderRows {
     template <class Use>
     void product(const Product &p, float *from, int64_t stride, float *to, int64_t ld_to, Use use) const {
         const auto target = [&](int64_t i, int64_t at) { return to + i * ld_to + at; };
-        multiply(p.w, all_panels(p.w), as_rows(from, stride, p.w.k), rows, sums, target,
+        multiply(p.w, own(p.w.panels), as_rows(from, stride, p.w.k), rows, sums, target,
                  [&](int64_t i, int64_t at, int n, const float *sum) {
                      V v = load(sum);
                      if (p.bias) v = add(v, load(p.bias + at, n));
@@ -239,8 +287,11 @@ struct DecoderRows {
         return normed;
     }
     void after(const Norm &norm) const {
-        if (!d.norm_first)
-            for (int64_t i = 0; i < rows; i++) normalise(d, norm, x + i * ld, x + i * ld);
+        meet_columns();
+        if (d.norm_first) return;
+        const Range mine = own(rows);
+        for (int64_t i = mine.first; i < mine.past; i++) normalise(d, norm, x + i * ld, x + i * ld);
+        meet_columns();
     }
 
     float scale() const { return 1.0f / __builtin_sqrtf(static_cast<float>(d.size)); }
@@ -250,12 +301,13 @@ struct DecoderRows {
     void attend_heads(const Attended<Offset> &first_head, int64_t kv_heads, int64_t stride,
                       int64_t i) const {
         const int64_t group = d.heads / kv_heads; // query heads of a key-value head
-        for (int64_t head = 0; head < d.heads; head++) {
+        const Range mine = own(kv_heads);
+        for (int64_t head = mine.first * group; head < mine.past * group; head++) {
             Attended<Offset> attended = first_head;
             attended.keys += head / group * stride;
             attended.values += head / group * stride;
             const float *query = wide + i * ld_wide + head * d.size;
-            attend(attended, query, scale(), scores, mixed + i * ld + head * d.size);
+            attend(attended, query, scale(), scores, mixed + i * ld_mixed + head * d.size);
         }
     }
 
@@ -264,9 +316,10 @@ struct DecoderRows {
         if (i >= rows) return;
         const int64_t b = first + i, past = c.lengths[b], *strides = c.cache_strides;
         const int32_t *origin = c.origin ? c.origin + b * c.room : nullptr;
+        const int64_t own_row = c.own ? c.own[b] : b;
         for (int64_t h = 0; h < d.kv_heads; h++)
-            for (int64_t s = 0; s <= past; s++) {
-                const int64_t row = origin && s < past ? origin[s] : b;
+            for (int64_t s = seen_from(past); s <= past; s++) {
+                const int64_t row = origin && s < past ? origin[s] : own_row;
                 const int64_t at = layer * strides[0] + row * strides[1] + h * strides[2] + s * strides[3];
                 for (int64_t e = 0; e < d.size; e += 16) {
                     __builtin_prefetch(c.keys + at + e);
@@ -275,30 +328,55 @@ struct DecoderRows {
             }
     }
 
-    void self_attention(int64_t layer, int64_t i) const {
+    // the first step that one at `past` sees
+    int64_t seen_from(int64_t past) const {
+        return d.window ? largest_of(0, past + 1 - d.window) : 0;
+    }
+
+    // Norms of queries and keys, rotation, and keys and values into the cache.
+    void write_keys(const DecoderBlock &block, int64_t layer, int64_t i) const {
         const int64_t b = first + i, past = c.lengths[b], *strides = c.cache_strides;
-        const int64_t all = layer * strides[0], row = strides[1], step = strides[3];
+        const int64_t own_row = c.own ? c.own[b] : b, group = d.heads / d.kv_heads;
+        const int64_t at = c.positions ? past : b;
         float *query = wide + i * ld_wide, *key = query + d.heads * d.size;
-        if (c.cosines)
-            for (int64_t h = 0; h < d.heads + d.kv_heads; h++)
-                rotate(query + h * d.size, d.size, c.cosines + b * (d.size / 2),
-                       c.sines + b * (d.size / 2));
-        for (int64_t h = 0; h < d.kv_heads; h++) {
-            const int64_t to = all + b * row + h * strides[2] + past * step;
+        const auto prepare = [&](float *head, const Norm &norm) {
+            if (norm.weight)
+                normalise(UNROLLED_RMS_NORM, d.head_epsilon, d.size, norm, head, head);
+            if (c.cosines)
+                rotate(head, d.size, c.cosines + at * (d.size / 2), c.sines + at * (d.size / 2));
+        };
+        const Range mine = own(d.kv_heads);
+        for (int64_t h = mine.first * group; h < mine.past * group; h++)
+            prepare(query + h * d.size, block.query_norm);
+        for (int64_t h = mine.first; h < mine.past; h++) {
+            const int64_t to =
+                layer * strides[0] + own_row * strides[1] + h * strides[2] + past * strides[3];
+            prepare(key + h * d.size, block.key_norm);
             copy(key + h * d.size, c.keys + to, d.size);
             copy(key + (d.kv_heads + h) * d.size, c.values + to, d.size);
         }
-        int32_t *origin = c.origin ? c.origin + b * c.room : nullptr;
-        if (!origin) {
+        if (c.origin && member == 0) c.origin[b * c.room + past] = static_cast<int32_t>(b);
+    }
+
+    void self_attention(int64_t layer, int64_t i) const {
+        const int64_t b = first + i, past = c.lengths[b], *strides = c.cache_strides;
+        const int64_t all = layer * strides[0], row = strides[1], step = strides[3];
+        const int64_t from = seen_from(past), steps = past + 1 - from;
+        if (!c.origin) {
             const auto offset_of = [=](int64_t s) { return s * step; };
-            const float *keys = c.keys + all + b * row, *values = c.values + all + b * row;
-            const Attended<decltype(offset_of)> own = {keys, values, past + 1, d.size, offset_of};
-            return attend_heads(own, d.kv_heads, strides[2], i);
+            const int64_t own_row = c.own ? c.own[b] : b, at = all + own_row * row + from * step;
+            const Attended<decltype(offset_of)> of_row = {c.keys + at, c.values + at, steps, d.size,
+                                                          offset_of};
+            return attend_heads(of_row, d.kv_heads, strides[2], i);
         }
-        origin[past] = static_cast<int32_t>(b);
-        const auto offset_of = [=](int64_t s) { return origin[s] * row + s * step; };
-        const float *keys = c.keys + all, *values = c.values + all;
-        const Attended<decltype(offset_of)> any = {keys, values, past + 1, d.size, offset_of};
+        const int32_t *origin = c.origin + b * c.room + from;
+        // another thread may write the last one's
+        const auto offset_of = [=](int64_t s) {
+            return (s + 1 < steps ? origin[s] : b) * row + s * step;
+        };
+        const int64_t at = all + from * step;
+        const Attended<decltype(offset_of)> any = {c.keys + at, c.values + at, steps, d.size,
+                                                   offset_of};
         attend_heads(any, d.kv_heads, strides[2], i);
     }
 
@@ -325,41 +403,77 @@ struct DecoderRows {
             product(up, from, ld, wide, ld_wide, [](float *to, int n, V v, const float *, int64_t) {
                 store(to, gelu(v), n);
             });
+        else if (d.feedforward == UNROLLED_GELU_TANH)
+            product(up, from, ld, wide, ld_wide, [](float *to, int n, V v, const float *, int64_t) {
+                store(to, gelu_tanh(v), n);
+            });
         else
             product(up, from, ld, wide, ld_wide, [&](float *to, int n, V u, const float *sum, int64_t at) {
                 V v = load(sum + W);
                 if (up.bias) v = add(v, load(up.bias + inner + at, n));
                 store(to, mul(mul(u, sigmoid(u)), v), n);
             });
+        meet_columns();
         add_to_x(block.down, wide, ld_wide);
         after(block.feedforward_norm);
     }
 
-    void run(const Rows &to) const {
-        for (int64_t i = 0; i < rows; i++)
-            memcpy(x + i * ld, c.x + (first + i) * d.width, static_cast<size_t>(d.width) * 4);
-        for (int64_t layer = 0; layer < d.layers; layer++) {
-            const DecoderBlock &block = d.blocks[layer];
-            set(block.in, before(block.self_norm), ld);
+    void embed(int64_t i) const {
+        const int64_t b = first + i;
+        const float *from = c.x ? c.x + b * d.width : c.table + c.ids[b] * d.width;
+        float *to = x + i * ld;
+        memcpy(to, from, static_cast<size_t>(d.width) * 4);
+        if (!c.places) return;
+        const float *place = c.places + (c.positions ? c.lengths[b] : b) * d.width;
+        for (int64_t e = 0; e < d.width; e += W) {
+            const int n = lanes_at(d.width, e);
+            store(to + e, add(load(to + e, n), load(place + e, n)), n);
+        }
+    }
+
+    void attention(const DecoderBlock &block, int64_t layer) const {
+        set(block.in, before(block.self_norm), ld);
+        meet_columns();
+        if (c.own) { // rows see each other's keys
+            for (int64_t i = 0; i < rows; i++) write_keys(block, layer, i);
+            if (sharing == Sharing::STEPS) meet(*meeting);
+            for (int64_t i = 0; i < rows; i++) self_attention(layer, i);
+        } else {
             for (int64_t i = 0; i < rows; i++) {
-                fetch(layer, i + 1);
+                if (!shares_columns()) fetch(layer, i + 1);
+                write_keys(block, layer, i);
                 self_attention(layer, i);
             }
-            add_to_x(block.out, mixed, ld);
-            after(block.self_norm);
+        }
+        meet_columns();
+        add_to_x(block.out, mixed, ld_mixed);
+        after(block.self_norm);
+    }
+
+    void run(const Rows &to) const {
+        const Range mine = own(rows);
+        for (int64_t i = mine.first; i < mine.past; i++) embed(i);
+        meet_columns();
+        for (int64_t layer = 0; layer < d.layers; layer++) {
+            const DecoderBlock &block = d.blocks[layer];
+            attention(block, layer);
             if (d.memory_heads) {
                 set(block.cross_in, before(block.cross_norm), ld);
+                meet_columns();
                 for (int64_t i = 0; i < rows; i++) cross_attention(layer, i);
-                add_to_x(block.cross_out, mixed, ld);
+                meet_columns();
+                add_to_x(block.cross_out, mixed, ld_mixed);
                 after(block.cross_norm);
             }
             feed_forward(block);
         }
-        for (int64_t i = 0; i < rows; i++) {
+        for (int64_t i = mine.first; i < mine.past; i++) {
+            const int64_t b = first + i;
             float *y = x + i * ld;
             if (d.last.weight) normalise(d, d.last, y, y);
-            if (c.y) memcpy(c.y + (first + i) * d.width, y, static_cast<size_t>(d.width) * 4);
-            if (d.vocabulary) put_row(to, first + i, y);
+            if (c.y) memcpy(c.y + b * d.width, y, static_cast<size_t>(d.width) * 4);
+            const int64_t at = c.score_at ? c.score_at[b] : b;
+            if (d.vocabulary && at >= 0) put_row(to, at, y);
         }
     }
 };

@@ -88,15 +88,11 @@ struct Norm {
 
 struct DecoderBlock {
     Product in, out, cross_in, cross_out, up, down;
-    Norm self_norm, cross_norm, feedforward_norm;
+    Norm self_norm, cross_norm, feedforward_norm, query_norm, key_norm;
 };
 
-// See unrolled_decoder_new; `size` is the width of a head.
-struct Decoder {
-    int32_t precision, norm, feedforward;
-    bool norm_first;
-    float epsilon;
-    int64_t layers, width, heads, size, kv_heads, memory_heads, inner, vocabulary;
+// A stack, and its weights.
+struct Decoder : unrolled_stack {
     const DecoderBlock *blocks;
     Norm last;
     Product head;

@@ -73,9 +73,22 @@ struct Model {
 
     Owned packed(int32_t precision) const {
         const Kind &k = kind;
-        Owned made(unrolled_decoder_new(precision, k.norm, epsilon(), k.norm_first, k.feedforward,
-                                        k.layers, k.width(), k.heads, k.kv_heads, k.memory_heads,
-                                        k.inner, k.vocabulary));
+        const unrolled_stack stack = {.precision = precision,
+                                      .norm = k.norm,
+                                      .norm_first = k.norm_first,
+                                      .feedforward = k.feedforward,
+                                      .epsilon = epsilon(),
+                                      .head_epsilon = epsilon(),
+                                      .layers = k.layers,
+                                      .width = k.width(),
+                                      .heads = k.heads,
+                                      .size = k.size,
+                                      .kv_heads = k.kv_heads,
+                                      .memory_heads = k.memory_heads,
+                                      .inner = k.inner,
+                                      .vocabulary = k.vocabulary,
+                                      .window = 0};
+        Owned made(unrolled_decoder_new(&stack));
         CHECK(made != nullptr, "no decoder was made");
         for (int64_t layer = 0; layer < k.layers; layer++)
             for (int32_t number = 0; number <= UNROLLED_HEAD; number++) {
@@ -534,8 +547,22 @@ TEST(decoder, gelu_of_any_number) {
     }
     for (int64_t i = 0; i < 3 * w * w; i++) in[i] = 0;
     at_every_level([&] {
-        const Owned d(unrolled_decoder_new(UNROLLED_FP32, UNROLLED_RMS_NORM, 0, 0, UNROLLED_GELU, 1, w,
-                                           1, 1, 0, w, 0));
+        const unrolled_stack stack = {.precision = UNROLLED_FP32,
+                                      .norm = UNROLLED_RMS_NORM,
+                                      .norm_first = 0,
+                                      .feedforward = UNROLLED_GELU,
+                                      .epsilon = 0,
+                                      .head_epsilon = 0,
+                                      .layers = 1,
+                                      .width = w,
+                                      .heads = 1,
+                                      .size = w,
+                                      .kv_heads = 1,
+                                      .memory_heads = 0,
+                                      .inner = w,
+                                      .vocabulary = 0,
+                                      .window = 0};
+        const Owned d(unrolled_decoder_new(&stack));
         Array ones(w), fives(w); // so that numbers up to 8.6 are seen
         for (int64_t i = 0; i < w; i++) {
             ones[i] = 1;
@@ -694,11 +721,111 @@ TEST(decoder, the_best_of_scores_without_bounds) {
     }
 }
 
+/* The last steps of two sequences as the rows of one call, by any number of threads, and one by one. */
+TEST(decoder, steps_of_a_sequence_in_one_call) {
+    Random random(21);
+    for (const int64_t steps : {3, 40, 150}) {
+        /* wide enough that threads share columns of few rows */
+        const Kind kind = {.norm = UNROLLED_RMS_NORM,
+                           .norm_first = 1,
+                           .feedforward = UNROLLED_SWIGLU,
+                           .layers = 2,
+                           .heads = 6,
+                           .size = 24,
+                           .kv_heads = 2,
+                           .memory_heads = 0,
+                           .inner = 250,
+                           .vocabulary = 70,
+                           .biases = false,
+                           .rotary = true,
+                           .last_norm = true};
+        const Model m(kind, random);
+        const int64_t room = steps + 9, w = kind.width(), rows = 2 * steps;
+        const int64_t row = kind.kv_heads * room * kind.size;
+        Array table(50 * w, random, 2), cosines(room * 12), sines(room * 12);
+        for (int64_t i = 0; i < cosines.size(); i++) {
+            const float angle = random.number(3);
+            cosines[i] = std::cos(angle);
+            sines[i] = std::sin(angle);
+        }
+        std::vector<int64_t> ids, lengths, own, score_at;
+        for (int64_t b = 0; b < rows; b++) {
+            ids.push_back(random.below(50));
+            own.push_back(1 - b / steps); /* the first sequence stands in the second row */
+            lengths.push_back(b % steps);
+            score_at.push_back(b % steps == steps - 1 ? b / steps : -1);
+        }
+        const auto call = [&](const Array &keys, const Array &values) {
+            unrolled_decoding c = {};
+            c.cache_rows = 2;
+            c.room = room;
+            c.cache_strides[0] = 2 * row;
+            c.cache_strides[1] = row;
+            c.cache_strides[2] = room * kind.size;
+            c.cache_strides[3] = kind.size;
+            c.table = table.data();
+            c.tokens = 50;
+            c.cosines = cosines.data();
+            c.sines = sines.data();
+            c.positions = room;
+            c.keys = const_cast<float *>(keys.data());
+            c.values = const_cast<float *>(values.data());
+            c.ld_logits = 70;
+            return c;
+        };
+        at_every_level([&] {
+            const Owned d = m.packed(UNROLLED_FP32);
+            Array keys(4 * row), values(4 * row), expected(2 * 70), one(70);
+            for (int64_t b = 0; b < rows; b++) {
+                unrolled_decoding c = call(keys, values);
+                c.threads = c.rows = 1;
+                c.ids = &ids[static_cast<size_t>(b)];
+                c.lengths = &lengths[static_cast<size_t>(b)];
+                c.own = &own[static_cast<size_t>(b)];
+                c.logits = one.data();
+                CHECK(!unrolled_decoder_step(d.get(), &c), "one: refused");
+                if (b % steps == steps - 1)
+                    for (int64_t i = 0; i < 70; i++) expected[b / steps * 70 + i] = one[i];
+            }
+            for (const int64_t threads : {1, 2, 3}) {
+                Array new_keys(4 * row), new_values(4 * row), logits(2 * 70);
+                unrolled_decoding c = call(new_keys, new_values);
+                c.threads = threads;
+                c.rows = rows;
+                c.ids = ids.data();
+                c.lengths = lengths.data();
+                c.own = own.data();
+                c.logits = logits.data();
+                c.scored = 2;
+                c.score_at = score_at.data();
+                CHECK(!unrolled_decoder_step(d.get(), &c), "all: refused");
+                for (int64_t i = 0; i < 140; i++)
+                    CHECK(logits[i] == expected[i], "another score of " + std::to_string(steps));
+            }
+        });
+    }
+}
+
 TEST(decoder, what_does_not_fit_is_refused) {
     const auto made = [](int64_t heads, int64_t kv, int64_t memory, int64_t layers) {
-        return Owned(unrolled_decoder_new(UNROLLED_FP32, 0, 0, 1, 0, layers, 32, heads, kv, memory, 8, 9));
+        const unrolled_stack stack = {.precision = UNROLLED_FP32,
+                                      .norm = UNROLLED_LAYER_NORM,
+                                      .norm_first = 1,
+                                      .feedforward = UNROLLED_RELU,
+                                      .epsilon = 0,
+                                      .head_epsilon = 0,
+                                      .layers = layers,
+                                      .width = 32,
+                                      .heads = heads,
+                                      .size = 8,
+                                      .kv_heads = kv,
+                                      .memory_heads = memory,
+                                      .inner = 8,
+                                      .vocabulary = 9,
+                                      .window = 0};
+        return Owned(unrolled_decoder_new(&stack));
     };
-    CHECK(!made(5, 5, 5, 1), "heads that do not divide the width");
+    CHECK(!unrolled_decoder_new(nullptr), "no stack");
     CHECK(!made(4, 3, 4, 1), "key-value heads that do not divide the heads");
     CHECK(!made(4, 4, 3, 1), "heads of the memory that do not divide the heads");
     CHECK(!made(4, 4, 4, 0), "no block");
@@ -707,7 +834,7 @@ TEST(decoder, what_does_not_fit_is_refused) {
     Given g(SMALL, 3, 2, true, random);
     const Owned d = m.packed(UNROLLED_FP32);
     CHECK(unrolled_decoder_load(d.get(), 2, 0, g.x.data(), nullptr), "a third block");
-    CHECK(unrolled_decoder_load(d.get(), 0, 11, g.x.data(), nullptr), "a twelfth part");
+    CHECK(unrolled_decoder_load(d.get(), 0, 13, g.x.data(), nullptr), "a fourteenth part");
     CHECK(unrolled_decoder_load(d.get(), 0, 0, nullptr, nullptr), "no weights");
     const Owned empty = made(4, 4, 4, 2);
     Written to(g);
@@ -719,6 +846,22 @@ TEST(decoder, what_does_not_fit_is_refused) {
     unrolled_decoding whole = call_of(g, to, 0, g.rows, 1);
     CHECK(unrolled_decoder_step(empty.get(), &whole), "no weights yet: taken");
     refused("no x", [](unrolled_decoding &c) { c.x = nullptr; });
+    const std::vector<int64_t> ids_of_rows = {0, 1, 7}, rows_of_scores = {-1, 0, 3};
+    refused("an id beyond the table", [&](unrolled_decoding &c) {
+        c.table = c.x;
+        c.x = nullptr;
+        c.ids = ids_of_rows.data();
+        c.tokens = 7;
+    });
+    refused("a row beyond the scores", [&](unrolled_decoding &c) {
+        c.score_at = rows_of_scores.data();
+        c.scored = 3;
+    });
+    refused("two places for a row", [&](unrolled_decoding &c) { c.own = ids_of_rows.data(); });
+    refused("fewer positions", [&](unrolled_decoding &c) {
+        c.positions = *std::max_element(g.lengths.begin(), g.lengths.end());
+        if (!c.positions) c.positions = -1;
+    });
     refused("no keys", [](unrolled_decoding &c) { c.keys = nullptr; });
     refused("no logits", [](unrolled_decoding &c) { c.logits = nullptr; });
     refused("logits that overlap", [](unrolled_decoding &c) { c.ld_logits = 36; });

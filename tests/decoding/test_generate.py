@@ -87,9 +87,9 @@ class Spy:
         self.read: list[int] = []
         self.sizes: list[int] = []
 
-    def unroll(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def read_prompt(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         self.read.append(tokens.shape[1])
-        return self.model.unroll(tokens, state)
+        return self.model.read_prompt(tokens, state)
 
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         scores, state = self.model.step(tokens, state)
@@ -159,8 +159,8 @@ class Fixed:
     def __init__(self, table: list[list[float]]) -> None:
         self.table = torch.tensor(table, dtype=torch.float32)
 
-    def unroll(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        return self.table[tokens], state
+    def read_prompt(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        return self.table[tokens[:, -1]], state
 
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         return self.table[tokens], state

@@ -140,5 +140,5 @@ def test_weights_that_do_not_fit_are_refused() -> None:
 
 
 def test_names_are_the_headers() -> None:
-    assert (len(PARTS), len(NORMS), len(FEEDFORWARDS)) == (11, 2, 3)
+    assert (len(PARTS), len(NORMS), len(FEEDFORWARDS)) == (13, 2, 4)
     assert packed().bytes > 4 * (2 * 12 * 12 + 21 * 12)

@@ -16,15 +16,15 @@ CHUNK = 256  # tokens of a prompt read at once: memory stays constant however lo
 
 
 class Stepper(Protocol):
-    """What decoding asks of a model: the unrolled form for the prompt, the step for the rest."""
+    """What decoding asks of a model: many tokens at once for the prompt, the step for the rest."""
 
     @property
     def context(self) -> int | None:
         """Positions the model can read; None is no limit."""
         ...
 
-    def unroll(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Read tokens (B, T); return scores (B, T, V) and the state."""
+    def read_prompt(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Read tokens (B, T); return scores of the next (B, V) and the state."""
         ...
 
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -40,8 +40,8 @@ def read(
     logits = torch.empty(0)
     for start in range(0, len(tokens), CHUNK):
         part = torch.tensor([list(tokens[start : start + CHUNK])], device=device)
-        logits, state = model.unroll(part, state)
-    return logits[:, -1], state
+        logits, state = model.read_prompt(part, state)
+    return logits, state
 
 
 class TokenReader:

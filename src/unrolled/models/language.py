@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from unrolled.nn import Forms, Layer, State, TokenEmbedding
 from unrolled.nn.stepper import why_not_native
 from unrolled.nn.stream import Stream
-from unrolled.nn.streaming import StreamParts, open_model_stream
+from unrolled.nn.streaming import open_model_stream, parts_class
 
 
 class LanguageModel(Forms):
@@ -117,6 +117,13 @@ class LanguageModel(Forms):
         scores: tuple[Tensor, State] = self(tokens, state, lengths)
         return scores
 
+    def read_prompt(
+        self, tokens: Tensor, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """Read tokens (B, T): scores of the next (B, V), and the state."""
+        steps, state = self.read(tokens, state)
+        return self.head(steps[:, -1]), state
+
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Read one token a row (B,): scores of the next (B, V), and the state."""
         output, state = self.layer.step(self.embedding(tokens), state)
@@ -151,7 +158,8 @@ class LanguageModel(Forms):
 
         That is the model itself while it trains, and where the native core cannot step it.
         """
-        reason = why_not_native(StreamParts.of_model(self, LanguageModel))
+        parts = parts_class(self.layer).of_model(self, LanguageModel)
+        reason = why_not_native(parts)
         if self.training or reason is not None:
             return self
         return Streamed(self)
@@ -167,20 +175,32 @@ class Streamed:
         self.model = model
         self.context = model.context
         self._stream: Stream | None = None
+        self._rows = 0
 
-    def unroll(
+    def read_prompt(
         self, tokens: Tensor, state: State | None = None
     ) -> tuple[Tensor, State]:
-        """Read tokens (B, T): scores (B, T, V), and the state."""
-        return self.model.unroll(tokens, state)
+        """Read tokens (B, T): scores of the next (B, V), and the state."""
+        stream = self._stream_of(len(tokens), state)
+        if not stream.reads_chunks:
+            return self.model.read_prompt(tokens, state)
+        return stream.read(tokens), stream.state
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Read one token a row (B,): scores of the next (B, V) and the state."""
-        stream = self._stream
-        if stream is None or stream.state.rows != len(tokens):
-            stream = self.model.stream(len(tokens))
-            self._stream = stream
-        # the state of the step before is the stream's own: there is nothing to load
-        if state is not stream.state:
-            stream.load(state)
+        stream = self._stream_of(len(tokens), state)
         return stream.step(tokens), stream.state
+
+    def _stream_of(self, rows: int, state: State | None) -> Stream:
+        """Return the stream, at this state; None is the one before a text."""
+        stream = self._stream
+        if stream is None or self._rows != rows:
+            stream = self.model.stream(rows)
+            self._rows = rows
+            self._stream = stream
+        if state is None:
+            stream.reset()
+        # the state of the step before is the stream's own: there is nothing to load
+        elif state is not stream.state:
+            stream.load(state)
+        return stream

@@ -8,34 +8,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from unrolled.nn.attention import CrossAttention, SelfAttention
 from unrolled.nn.beam_state import BeamState
-from unrolled.nn.dropout import Dropout
 from unrolled.nn.embedding import TokenEmbedding
 from unrolled.nn.forms import unlike
 from unrolled.nn.layer import Layer, checked
 from unrolled.nn.memory import DecoderState, Memory
+from unrolled.nn.packing import (
+    blocks_of,
+    changes_of_stack,
+    pack_stack,
+    unsupported_by_core,
+)
 from unrolled.nn.positions import rotation, sinusoid
 from unrolled.nn.rooms import Rooms
 from unrolled.nn.state import AttentionState, State
 from unrolled.nn.stepper import NativeStepper, StepParts, why_not_native
-from unrolled.nn.transformer import Attention, Block, FeedForward
-from unrolled.ops.decoder import FEEDFORWARDS, Cache, PackedDecoder, Shape, SourceMemory
-
-_NORMS = (nn.LayerNorm, nn.RMSNorm)
-# of a block: what stands under each name, and its products
-_ROLES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
-    "attention": (SelfAttention, ("query", "key", "value", "out")),
-    "cross": (CrossAttention, ("query", "key", "value", "out")),
-    "feedforward": (FeedForward, ("up", "out")),
-    "dropout": (Dropout, ()),
-}
-_BLOCK_NORMS = ("attention_norm", "cross_norm", "feedforward_norm")
+from unrolled.nn.transformer import Attention
+from unrolled.ops.decoder import Cache, SourceMemory
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +50,6 @@ class DecoderParts(StepParts):
         """Return the parts, in the order in which they run."""
         return self.embedding, self.layer, self.head
 
-    def blocks(self) -> list[Block]:
-        """Return the blocks of the layer."""
-        layer = cast(Attention, self.layer)
-        return [cast(Block, block) for block in layer.blocks]
-
     def weights(self) -> Iterator[Tensor]:
         modules = self.modules()
         return chain.from_iterable(part.parameters() for part in modules)
@@ -70,69 +59,17 @@ class DecoderParts(StepParts):
             yield "the layer was built without memory_size, so it reads no source"
 
     def changes(self) -> Iterator[str]:
-        layer = cast(Attention, self.layer)
-        yield unlike(layer, Attention)
-        yield unlike(layer.dropout, Dropout)
+        yield from changes_of_stack(cast(Attention, self.layer))
         yield unlike(self.head, nn.Linear)
-        blocks = self.blocks()
-        for block in blocks:
-            yield unlike(block, Block)
-        for block in blocks:
-            yield from _changes_of_block(block)
-        norms: list[Any] = []
-        for block in blocks:
-            norms += [getattr(block, name) for name in _BLOCK_NORMS]
-        if blocks[0].norm_first:
-            norms.append(layer.norm)
-        else:
-            yield unlike(layer.norm, nn.Identity)
-        for norm in norms:
-            yield unlike(norm, *_NORMS)
-        if any(norm.weight is None or norm.eps is None for norm in norms):
-            yield "a norm without weights or without eps"
-        kinds = {(type(norm), norm.eps) for norm in norms}
-        if len(kinds) > 1:
-            yield "more than one kind of norm, or of its eps"
-        sizes = {_sizes(block) for block in blocks}
-        if len(sizes) > 1:
-            yield "a block that is built in another way than the first"
 
     def unsupported(self, rows: int) -> Iterator[str]:
-        changed = cast(Attention, self.layer).variant.changed()
-        if changed:
-            yield f"the core has no {', '.join(changed)}"
-        kind = self.blocks()[0].feedforward.kind
-        if kind not in FEEDFORWARDS:
-            yield f"the core has no feedforward={kind}"
+        layer = cast(Attention, self.layer)
+        yield from unsupported_by_core(layer)
+        heads = blocks_of(layer)[0].attention.heads
+        if layer.head_size * heads != layer.output_size:
+            yield "the core has one head_size for source and target"
         if any(part.training for part in self.modules()):
             yield "the model is in training; call eval() first"
-
-
-def _changes_of_block(block: Block) -> Iterator[str]:
-    """Yield why parts of a block say something else than their weights do, empty where not."""
-    for name, (kind, products) in _ROLES.items():
-        part = getattr(block, name)
-        yield unlike(part, kind)
-        for product in products:
-            yield unlike(getattr(part, product, part), nn.Linear)
-    attention = block.attention
-    linears = (attention.query, attention.key, attention.value)
-    lacking = {getattr(linear, "bias", None) is None for linear in linears}
-    if len(lacking) > 1:
-        yield "a bias of some of query, key and value alone"
-
-
-def _sizes(block: Block) -> tuple[object, ...]:
-    """Return all that a block of the native core is built by."""
-    cross = cast(CrossAttention, block.cross)
-    return (
-        block.attention.heads,
-        block.attention.kv_heads,
-        cross.heads,
-        block.feedforward.out.in_features,
-        block.feedforward.kind,
-        block.norm_first,
-    )
 
 
 class _StepCall(NamedTuple):
@@ -184,7 +121,7 @@ class NativeDecoder(NativeStepper[DecoderParts]):
 
     def _pack(self) -> None:
         head = self._parts.head
-        self._packed = _packed(self._layer, head, self._precision)
+        self._packed = pack_stack(self._layer, head, self._precision)
 
     @torch.no_grad()
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, DecoderState]:
@@ -306,58 +243,3 @@ class NativeDecoder(NativeStepper[DecoderParts]):
     def explain(self) -> str:
         """Return one line: what runs."""
         return f"native core: {self._packed.bytes:,} bytes of weights read in a step"
-
-
-def _packed(layer: Attention, head: nn.Linear, precision: str) -> PackedDecoder:
-    first = cast(Block, layer.blocks[0])
-    assert first.cross is not None
-    norm = cast(nn.LayerNorm | nn.RMSNorm, first.attention_norm)
-    shape = Shape(
-        layers=len(layer.blocks),
-        width=layer.output_size,
-        heads=first.attention.heads,
-        kv_heads=layer.kv_heads,
-        memory_heads=first.cross.heads,
-        inner=first.feedforward.out.in_features,
-        vocabulary=head.out_features,
-        norm="layer" if isinstance(norm, nn.LayerNorm) else "rms",
-        feedforward=first.feedforward.kind,
-        epsilon=cast(float, norm.eps),
-        norm_first=first.norm_first,
-    )
-    packed = PackedDecoder(shape, precision)
-    for index, block in enumerate(layer.blocks):
-        for part, weight, bias in _weights(cast(Block, block)):
-            packed.load(index, part, weight, bias)
-    if not isinstance(layer.norm, nn.Identity):
-        last: Any = layer.norm
-        packed.load(0, "last_norm", last.weight, getattr(last, "bias", None))
-    packed.load(0, "head", head.weight, head.bias)
-    return packed
-
-
-def _weights(block: Block) -> list[tuple[str, Tensor, Tensor | None]]:
-    """Return part, weight and bias of all that a block multiplies with."""
-    attention = block.attention
-    cross = block.cross
-    assert cross is not None
-    inputs = (attention.query, attention.key, attention.value)
-    weight = torch.cat([linear.weight for linear in inputs])
-    bias = None
-    if attention.query.bias is not None:
-        bias = torch.cat([linear.bias for linear in inputs])
-    parts: dict[str, Any] = {
-        "self_out": attention.out,
-        "cross_in": cross.query,
-        "cross_out": cross.out,
-        "up": block.feedforward.up,
-        "down": block.feedforward.out,
-        "self_norm": block.attention_norm,
-        "cross_norm": block.cross_norm,
-        "feedforward_norm": block.feedforward_norm,
-    }
-    weights: list[tuple[str, Tensor, Tensor | None]] = [("self_in", weight, bias)]
-    for name, part in parts.items():
-        bias = getattr(part, "bias", None)
-        weights.append((name, part.weight, bias))
-    return weights

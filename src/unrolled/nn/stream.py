@@ -26,8 +26,10 @@ class Stream(ABC):
         precision: of the weights; in the native core float32, bf16 or int8, and states float32.
         input: (B, D), or int64 ids (B,): what ``step()`` without an argument reads.
         output: (B, H): what every step returns.
+        reads_chunks: whether ``read`` takes many steps at once.
     """
 
+    reads_chunks = False
     native: bool
     precision: str
 
@@ -52,6 +54,22 @@ class Stream(ABC):
         Raises:
             ValueError: another shape, precision or device, or no such token; no row was read.
         """
+
+    def read(self, x: Tensor) -> Tensor:
+        """Read T steps of every row, one after the other or at once.
+
+        Args:
+            x: (B, T, D), or int64 token ids (B, T); T at least 1.
+
+        Returns:
+            ``output``, what the last step says.
+
+        Raises:
+            ValueError: see ``step``; the steps before the one that was refused were read.
+        """
+        for step in x.unbind(1):
+            self.step(step)
+        return self.output
 
     @property
     def state(self) -> State:

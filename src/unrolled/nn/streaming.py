@@ -9,21 +9,22 @@ import copy
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from unrolled.nn.dropout import Dropout, LockedDropout
+from unrolled.nn.attention_stream import AttentionStream, TransformerParts
+from unrolled.nn.dropout import LockedDropout
 from unrolled.nn.embedding import ScaledNumbers, TokenEmbedding
 from unrolled.nn.forms import unlike
 from unrolled.nn.layer import Layer, checked
 from unrolled.nn.recurrent import GRU, LSTM, RNN, Recurrent
 from unrolled.nn.state import State
-from unrolled.nn.stepper import NativeStepper, StepParts, why_not_native
+from unrolled.nn.stepper import NativeStepper, why_not_native
 from unrolled.nn.stream import Stream
+from unrolled.nn.stream_parts import StreamParts, stream_room
+from unrolled.nn.transformer import Attention
 from unrolled.ops import native
 from unrolled.ops.layout import dense
 
@@ -38,43 +39,10 @@ class _Stage(NamedTuple):
     weights: tuple[Tensor | None, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class StreamParts(StepParts):
-    """What a stream runs: a layer alone, or with what stands before and after it in a model.
-
-    Attributes:
-        layer: what carries the state.
-        embedding, dropout, head: what a model runs before and after it, if any.
-        model: the model, whose own ``step``, if it has one, runs its hooks.
-        kind: the class of models that run these parts one after the other.
-    """
+class RecurrentParts(StreamParts):
+    """A chain of recurrent layers, and what stands before and after it."""
 
     steps = Recurrent
-    heeds_autocast = False
-    layer: Layer
-    embedding: nn.Module | None = None
-    dropout: nn.Module | None = None
-    head: nn.Module | None = None
-    model: nn.Module | None = None
-    kind: type[nn.Module] = nn.Module
-
-    @classmethod
-    def of_model(cls, model: Any, kind: type[nn.Module]) -> Self:
-        """Return what a stream over a model of this kind runs."""
-        embedding = model.embedding
-        if type(embedding) is nn.Identity:
-            embedding = None
-        return cls(model.layer, embedding, model.dropout, model.head, model, kind)
-
-    def now(self) -> Self:
-        if self.model is None:
-            return self
-        return self.of_model(self.model, self.kind)
-
-    def modules(self) -> list[nn.Module]:
-        """Return the parts that there are, the model aside."""
-        parts = (self.layer, self.embedding, self.dropout, self.head)
-        return [part for part in parts if part is not None]
 
     def stages(self) -> list[_Stage]:
         """Return what the core runs one after the other."""
@@ -101,21 +69,10 @@ class StreamParts(StepParts):
             weights.append(embedding.weight)
         return weights
 
-    def changes(self) -> Iterator[str]:
+    def layer_changes(self) -> Iterator[str]:
         yield unlike(self.layer, GRU, LSTM, RNN)
-        if self.embedding is not None:
-            yield unlike(self.embedding, TokenEmbedding)
-        if self.dropout is not None:
-            yield unlike(self.dropout, nn.Dropout, Dropout)
-        if self.head is not None:
-            yield unlike(self.head, nn.Linear)
-        if self.model is not None:
-            yield unlike(self.model, self.kind)
-        for part in (self.layer, self.embedding):
-            if part is None:
-                continue
-            for child in part.children():
-                yield unlike(child, LockedDropout)
+        for child in self.layer.children():
+            yield unlike(child, LockedDropout)
 
     def unsupported(self, rows: int) -> Iterator[str]:
         layer = cast(Recurrent, self.layer)
@@ -131,15 +88,15 @@ class StreamParts(StepParts):
             yield f"the native core has no {', '.join(lacking)}"
 
 
-class _NativeStream(NativeStepper[StreamParts], Stream):
+class _NativeStream(NativeStepper[RecurrentParts], Stream):
     """Steps by the native core."""
 
     native = True
     noun = "stream"
 
-    def __init__(self, parts: StreamParts, batch: int, precision: str) -> None:
+    def __init__(self, parts: RecurrentParts, batch: int, precision: str) -> None:
         NativeStepper.__init__(self, parts)
-        Stream.__init__(self, *_room(parts, batch))
+        Stream.__init__(self, *stream_room(parts, batch))
         library: Any = native.library()
         self._library = library
         self._run = library.stream_step
@@ -263,7 +220,7 @@ class _TorchStream(Stream):
     native = False
 
     def __init__(self, parts: StreamParts, batch: int, why: str) -> None:
-        super().__init__(*_room(parts, batch))
+        super().__init__(*stream_room(parts, batch))
         self._parts = parts
         self._batch = batch
         self._why = why
@@ -346,22 +303,9 @@ def _computed(parts: StreamParts) -> dict[int, Any]:
     return copies
 
 
-def _room(parts: StreamParts, batch: int) -> tuple[Tensor, Tensor, State]:
-    """Return a stream's input and output, and the state before its first step."""
-    layer = parts.layer
-    weights = chain.from_iterable(part.parameters() for part in parts.modules())
-    first = next(weights, None)
-    dtype = torch.float32 if first is None else first.dtype
-    device = None if first is None else first.device
-    width = layer.output_size
-    if parts.head is not None:
-        width = _width(parts.head, width, dtype, device)
-    output = torch.zeros(batch, width, dtype=dtype, device=device)
-    if parts.embedding is None:
-        input = torch.zeros(batch, layer.input_size, dtype=dtype, device=device)
-    else:
-        input = torch.zeros(batch, dtype=torch.int64, device=device)
-    return input, output, layer.initial_state(batch)
+def parts_class(layer: Layer) -> type[StreamParts]:
+    """Return what says which parts of a model with this layer a stream runs."""
+    return TransformerParts if isinstance(layer, Attention) else RecurrentParts
 
 
 def open_model_stream(
@@ -378,7 +322,7 @@ def open_model_stream(
         ValueError: see :func:`open_stream`; the model is changed in a way that no step of it would
             show, or reads numbers that its run scales.
     """
-    parts = StreamParts.of_model(model, kind)
+    parts = parts_class(model.layer).of_model(model, kind)
     changed = unlike(model, kind)
     if changed and not hasattr(model, "step"):
         raise ValueError(
@@ -400,16 +344,6 @@ def open_model_stream(
     return _opened(parts, batch, precision)
 
 
-def _width(head: nn.Module, size: int, dtype: torch.dtype, device: Any) -> int:
-    """Return how many outputs a head of any class has, for ``size`` features."""
-    if isinstance(head, nn.Linear):
-        return head.out_features
-    with torch.no_grad():
-        zeros = torch.zeros(1, size, dtype=dtype, device=device)
-        scores: Tensor = head(zeros)
-    return scores.shape[-1]
-
-
 def open_stream(layer: Layer, batch: int = 1, precision: str = "float32") -> Stream:
     """Return a stream over a layer.
 
@@ -421,7 +355,7 @@ def open_stream(layer: Layer, batch: int = 1, precision: str = "float32") -> Str
     Raises:
         ValueError: the layer reads both ways, or a setting is out of range.
     """
-    return _opened(StreamParts(layer), batch, precision)
+    return _opened(parts_class(layer)(layer), batch, precision)
 
 
 def _opened(parts: StreamParts, batch: int, precision: str) -> Stream:
@@ -443,8 +377,10 @@ def _opened(parts: StreamParts, batch: int, precision: str) -> Stream:
     why = why_not_native(parts, batch)
     # what is made inside inference mode could not be changed outside
     with torch.inference_mode(False):
+        if why is None and isinstance(parts, TransformerParts):
+            return AttentionStream(parts, batch, precision)
         if why is None:
-            return _NativeStream(parts, batch, precision)
+            return _NativeStream(cast(RecurrentParts, parts), batch, precision)
         if precision != "float32":
             warnings.warn(f"no step with weights in {precision}: {why}", stacklevel=4)
         return _TorchStream(parts, batch, why)

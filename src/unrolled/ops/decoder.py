@@ -1,4 +1,4 @@
-"""A transformer decoder in the native core: weights packed once, one call a token.
+"""A transformer in the native core: weights packed once, one call a token or a chunk of them.
 
 Shapes: B rows, W width, L blocks, N heads of width E, K key-value heads, C room of the cache, S
 sources of M steps, V vocabulary.
@@ -18,11 +18,12 @@ from unrolled.ops.layout import dense, readable
 from unrolled.ops.search import MOST
 
 NORMS = ("layer", "rms")
-FEEDFORWARDS = ("relu", "gelu", "swiglu")
+FEEDFORWARDS = ("relu", "gelu", "swiglu", "gelu-tanh")
 # of a block, then of the stack; what each is says ``unrolled_part`` in unrolled.h
 PARTS = (
     *("self_in", "self_out", "cross_in", "cross_out", "up", "down"),
     *("self_norm", "cross_norm", "feedforward_norm", "last_norm", "head"),
+    *("query_norm", "key_norm"),
 )
 
 
@@ -37,6 +38,9 @@ class Shape(NamedTuple):
         norm, feedforward: out of ``NORMS`` and ``FEEDFORWARDS``.
         epsilon: of the norms.
         norm_first: normalise what a part reads, not the sum it adds to.
+        size: E; None is W / N.
+        window: a step looks at so many, itself among them; None at all before it.
+        head_epsilon: of the norms of queries and keys, which are loaded where there are some.
     """
 
     layers: int
@@ -50,6 +54,20 @@ class Shape(NamedTuple):
     feedforward: str = "relu"
     epsilon: float = 1e-5
     norm_first: bool = True
+    size: int | None = None
+    window: int | None = None
+    head_epsilon: float = 1e-6
+
+    @property
+    def head_size(self) -> int:
+        """E. Raises ValueError: it is not given, and heads do not divide the width."""
+        if self.size is not None:
+            return self.size
+        if self.heads < 1 or self.width % self.heads:
+            raise ValueError(
+                f"the native core could not make a decoder of {self}: heads do not divide width"
+            )
+        return self.width // self.heads
 
 
 class Cache(NamedTuple):
@@ -118,13 +136,22 @@ class PackedDecoder:
         library: Any = native.library()
         self.shape = shape
         self._library = library
-        self._core: int = library.decoder_new(
-            native.PRECISIONS[precision],
-            NORMS.index(shape.norm),
-            shape.epsilon,
-            shape.norm_first,
-            FEEDFORWARDS.index(shape.feedforward),
-            *shape[:7],  # the sizes, from layers to vocabulary
+        self._core = native.new_decoder(
+            precision=native.PRECISIONS[precision],
+            norm=NORMS.index(shape.norm),
+            norm_first=shape.norm_first,
+            feedforward=FEEDFORWARDS.index(shape.feedforward),
+            epsilon=shape.epsilon,
+            head_epsilon=shape.head_epsilon,
+            layers=shape.layers,
+            width=shape.width,
+            heads=shape.heads,
+            size=shape.head_size,
+            kv_heads=shape.kv_heads,
+            memory_heads=shape.memory_heads,
+            inner=shape.inner,
+            vocabulary=shape.vocabulary,
+            window=shape.window or 0,
         )
         if not self._core:
             raise ValueError(f"the native core could not make a decoder of {shape}")
@@ -161,19 +188,26 @@ class PackedDecoder:
         native.check(message)
 
     def _weight_shape(self, part: str) -> Sizes:
-        width = self.shape.width
-        inner = self.shape.inner
+        shape = self.shape
+        width = shape.width
+        inner = shape.inner
+        queries = shape.heads * shape.head_size
+        if part in ("query_norm", "key_norm"):
+            return (shape.head_size,)
         if part.endswith("norm"):
             return (width,)
         if part == "self_in":
-            head_width = width // self.shape.heads
-            return (width + 2 * self.shape.kv_heads * head_width, width)
+            return (queries + 2 * shape.kv_heads * shape.head_size, width)
+        if part in ("self_out", "cross_out"):
+            return (width, queries)
+        if part == "cross_in":
+            return (queries, width)
         if part == "up":
             # swiglu multiplies two projections of one input
-            return (2 * inner if self.shape.feedforward == "swiglu" else inner, width)
+            return (2 * inner if shape.feedforward == "swiglu" else inner, width)
         if part == "down":
             return (width, inner)
-        return (self.shape.vocabulary if part == "head" else width, width)
+        return (shape.vocabulary, width)
 
     def step(
         self,
@@ -197,7 +231,8 @@ class PackedDecoder:
         """
         logits = self._logits_for(x.shape[0])
         no_best = (0,) * 5
-        outputs = (logits.data_ptr(), logits.shape[1], *no_best)
+        all_rows = (0, 0)
+        outputs = (logits.data_ptr(), logits.shape[1], *all_rows, *no_best)
         self._call(x, cache, source, turn, outputs)
         return logits[:, : self.shape.vocabulary]
 
@@ -241,7 +276,7 @@ class PackedDecoder:
             banned.data_ptr(),
             len(banned),
         )
-        no_logits = (0, 0)
+        no_logits = (0, 0, 0, 0)
         self._call(x, cache, source, turn, (*no_logits, *best))
         return values, tokens
 
@@ -251,7 +286,7 @@ class PackedDecoder:
         """Refuse what would be read or written out of bounds."""
         shape = self.shape
         rows = x.shape[0]
-        head_width = shape.width // shape.heads
+        head_width = shape.head_size
         _check("x", x, (rows, shape.width))
         cache_rows = cache.keys.shape[1]
         room = cache.keys.shape[3]
@@ -296,15 +331,33 @@ class PackedDecoder:
             *steps_and_strides,
         )
         inputs = (x, *(turn or (None, None)))
-        state = (cache.lengths, cache.origin, *memory)
-        # both lists hold copies, where these are made, until the core has read them
+        state = (cache.lengths, cache.origin)
+        # these hold copies, where they are made, until the core has read them
         dense_inputs = [part if part is None else dense(part) for part in inputs]
         dense_state = [part if part is None else dense(part) for part in state]
-        # the cache is written in place: a copy of it would be lost
-        tensors = (*dense_inputs, cache.keys, cache.values, *dense_state)
-        addresses = [0 if part is None else part.data_ptr() for part in tensors]
+        dense_memory = [part if part is None else dense(part) for part in memory]
+        embedded, *rotation = map(_address, dense_inputs)
+        no_table = (0, 0, 0, 0)
+        a_row_each = 0
+        no_own = 0
         no_y = 0  # what the head reads is not needed here
-        native.decode(self._core, (*numbers, *addresses, no_y, *outputs))
+        call = native.decoding(
+            (
+                *numbers,
+                *(embedded, *no_table, *rotation, a_row_each),
+                # the cache is written in place: a copy of it would be lost
+                *(_address(cache.keys), _address(cache.values)),
+                *map(_address, dense_state),
+                no_own,
+                *map(_address, dense_memory),
+                *(no_y, *outputs),
+            )
+        )
+        native.decode(self._core, call)
+
+    def run(self, call: bytes) -> None:
+        """Take a step whose fields were packed by ``native.decoding``."""
+        native.decode(self._core, call)
 
     def _logits_for(self, rows: int) -> Tensor:
         """Return memory for logits, the same as before where it is enough.
@@ -345,7 +398,7 @@ class PackedDecoder:
         shape = self.shape
         sources = source.keys[0].shape[0]
         steps = source.keys[0].shape[2]
-        expected = (sources, shape.memory_heads, steps, shape.width // shape.heads)
+        expected = (sources, shape.memory_heads, steps, shape.head_size)
         tensors = [readable(part) for part in (*source.keys, *source.values)]
         for tensor in tensors:
             _check("memory", tensor, expected)
@@ -372,6 +425,10 @@ class PackedDecoder:
     def bytes(self) -> int:
         """How many bytes of weights a step reads."""
         return int(self._library.decoder_bytes(self._core))
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _check(

@@ -13,14 +13,15 @@ import sys
 import sysconfig
 import threading
 import warnings
-from ctypes import c_char_p, c_double, c_float, c_int32, c_int64, c_uint32, c_void_p
+from collections.abc import Sequence
+from ctypes import c_char_p, c_double, c_int32, c_int64, c_uint32, c_void_p
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 from unrolled.core.errors import UsageError
 
-ABI = 3
+ABI = 4
 CELLS = {"rnn_tanh": 0, "rnn_relu": 1, "gru": 2, "lstm": 3}
 PRECISIONS = {"float32": 0, "bf16": 1, "int8": 2}
 LEVELS = ("portable", "avx2", "avx512", "amx")
@@ -51,14 +52,26 @@ _RUN = struct.Struct("".join(FIELDS.values()))
 DECODING = (
     dict.fromkeys(("threads", "rows", "sources", "cache_rows", "room"), "q")
     | {"cache_strides": "4q", "memory_steps": "q", "memory_strides": "3q"}
-    | dict.fromkeys(("x", "cosines", "sines"), "P")
-    | dict.fromkeys(("keys", "values", "lengths", "origin"), "P")
+    | dict.fromkeys(("x", "ids", "table"), "P")
+    | {"tokens": "q"}
+    | dict.fromkeys(("places", "cosines", "sines"), "P")
+    | {"positions": "q"}
+    | dict.fromkeys(("keys", "values", "lengths", "origin", "own"), "P")
     | dict.fromkeys(("memory_keys", "memory_values"), "P")
     | dict.fromkeys(("memory_lengths", "memory_rows"), "P")
-    | {"y": "P", "logits": "P", "ld_logits": "q"}
+    | {"y": "P", "logits": "P", "ld_logits": "q", "scored": "q", "score_at": "P"}
     | {"k": "q", "best": "P", "best_ids": "P", "banned": "P", "banned_count": "q"}
 )
 _DECODE = struct.Struct("".join(DECODING.values()))
+
+# ``unrolled_stack``, what a transformer is
+STACK = (
+    dict.fromkeys(("precision", "norm", "norm_first", "feedforward"), "i")
+    | dict.fromkeys(("epsilon", "head_epsilon"), "f")
+    | dict.fromkeys(("layers", "width", "heads", "size", "kv_heads"), "q")
+    | dict.fromkeys(("memory_heads", "inner", "vocabulary", "window"), "q")
+)
+_STACK = struct.Struct("".join(STACK.values()))
 
 _TEXT = c_char_p
 _NONE = None
@@ -88,10 +101,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
         *(_TEXT, c_int32, c_int64, c_int64, c_void_p, c_int64),
         *(c_int64, c_void_p, c_void_p),
     ),
-    "decoder_new": (
-        *(c_void_p, c_int32, c_int32, c_float, c_int32, c_int32),
-        *(c_int64, c_int64, c_int64, c_int64, c_int64, c_int64, c_int64),
-    ),
+    "decoder_new": (c_void_p, c_void_p),
     "decoder_load": (_TEXT, c_void_p, c_int64, c_int32, c_void_p, c_void_p),
     "decoder_step": (_TEXT, c_void_p, c_void_p),
     "decoder_bytes": (c_int64, c_void_p),
@@ -273,14 +283,24 @@ def run(name: str, numbers: tuple[int, ...], pointers: list[int]) -> None:
     check(function(_RUN.pack(*numbers, *pointers, *unused)))
 
 
-def decode(core: int, fields: tuple[int, ...]) -> None:
-    """Read one token of every row; what it is given must be held until then.
+def new_decoder(**fields: float) -> int:
+    """Return a stack of blocks, 0 where it cannot be made; ``fields`` are those of ``STACK``."""
+    stack = _STACK.pack(*(fields[name] for name in STACK))
+    return _loaded().decoder_new(stack) or 0
+
+
+def decoding(fields: Sequence[int]) -> bytes:
+    """Return what a step of a decoder is given.
 
     Args:
-        core: a decoder of the library.
         fields: the numbers of ``DECODING`` in order, 0 for NULL.
     """
-    check(_loaded().decoder_step(core, _DECODE.pack(*fields)))
+    return _DECODE.pack(*fields)
+
+
+def decode(core: int, call: bytes) -> None:
+    """Read one token of every row; what ``decoding`` was given must be held until then."""
+    check(_loaded().decoder_step(core, call))
 
 
 def _levels(library: SimpleNamespace) -> tuple[str, ...]:

@@ -1,0 +1,362 @@
+"""Streams over attention: the whole stack of blocks in one call of the native core a token.
+
+Shapes: B rows, T steps of a chunk, L blocks, K key-value heads, C room for steps, E width of a
+head, D input, W width, V tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.nn.forms import unlike
+from unrolled.nn.layer import checked
+from unrolled.nn.packing import changes_of_stack, pack_stack, unsupported_by_core
+from unrolled.nn.positions import rotation, sinusoid
+from unrolled.nn.rooms import Rooms
+from unrolled.nn.state import AttentionState, State
+from unrolled.nn.stepper import NativeStepper
+from unrolled.nn.stream import Stream
+from unrolled.nn.stream_parts import StreamParts, stream_room
+from unrolled.nn.transformer import Attention
+from unrolled.ops import native
+
+FIRST_ROOM = 64  # steps that a new cache has room for
+CHUNK = 256  # rows of tokens that are read at once
+
+
+class TransformerParts(StreamParts):
+    """A stack of transformer blocks, and what stands before and after it."""
+
+    steps = Attention
+
+    @property
+    def stack(self) -> Attention:
+        """The layer."""
+        return cast(Attention, self.layer)
+
+    def weights(self) -> Iterator[Tensor]:
+        modules = [part for part in self.modules() if part is not self.dropout]
+        return chain.from_iterable(part.parameters() for part in modules)
+
+    def unfit(self) -> Iterator[str]:
+        if self.stack.memory_size is not None:
+            yield "the layer reads a source, which a stream has not"
+
+    def layer_changes(self) -> Iterator[str]:
+        stack = self.stack
+        yield from changes_of_stack(stack)
+        yield unlike(stack.project, nn.Identity, nn.Linear)
+        if stack.position_table is not None:
+            yield unlike(
+                stack.position_table,
+                nn.Embedding,
+            )
+
+    def unsupported(self, rows: int) -> Iterator[str]:
+        yield from unsupported_by_core(self.stack)
+
+
+class _Positions(NamedTuple):
+    """What is known of P positions: rows of ``vectors`` (P, W), or of a rotation (P, E/2)."""
+
+    vectors: Tensor | None
+    cosines: Tensor | None
+    sines: Tensor | None
+    size: int
+
+    @classmethod
+    def up_to(cls, stack: Attention, count: int) -> _Positions:
+        """Return that of ``count`` positions, or of all there are."""
+        table = stack.position_table
+        if table is not None:
+            vectors = table.weight.detach().clone()
+            return cls(vectors.contiguous(), None, None, len(vectors))
+        positions = torch.arange(count, device="cpu")[None]
+        if stack.positions == "rotary":
+            cosines, sines = rotation(
+                positions,
+                stack.rotary,
+            )
+            return cls(
+                None, cosines[0, 0].contiguous(), sines[0, 0].contiguous(), count
+            )
+        vectors = sinusoid(positions, stack.output_size)
+        return cls(vectors[0].contiguous(), None, None, count)
+
+    def addresses(self) -> tuple[int, int, int]:
+        """Return where they stand, 0 for what there is not."""
+        return _address(self.vectors), _address(self.cosines), _address(self.sines)
+
+
+class AttentionStream(
+    NativeStepper[TransformerParts],
+    Stream,
+):
+    """Steps a stack of attention, its embedding and output weights by the native core.
+
+    States that it hands out are as those of ``unroll``: they stay what they are when the stream
+    goes on.
+
+    Args:
+        parts: what is streamed; see ``why_not_native``.
+        batch: B.
+        precision: of the packed weights: float32, bf16 or int8.
+    """
+
+    native = True
+    reads_chunks = True
+    noun = "stream"
+
+    def __init__(self, parts: TransformerParts, batch: int, precision: str) -> None:
+        NativeStepper.__init__(self, parts)
+        Stream.__init__(self, *stream_room(parts, batch))
+        self.precision = precision
+        self._rows = batch
+        self._rooms = Rooms()
+        self._lengths = torch.zeros(batch, dtype=torch.int64, device="cpu")
+        self._held = self.input.numpy(), self.output.numpy(), self._lengths.numpy()
+        self._threads = 0
+        self._current: AttentionState | None = None
+        self._buffer = self._rooms.buffer((0, 0, 0, FIRST_ROOM, 0))
+        self._pack()
+        self._begin(cast(AttentionState, self._state))
+
+    # ---- weights ---------------------------------------------------------------------------------
+
+    def _pack(self) -> None:
+        parts = self._parts
+        head = cast(nn.Linear | None, parts.head)
+        self._packed = pack_stack(
+            parts.stack,
+            head,
+            self.precision,
+        )
+        self._project = copy.deepcopy(parts.stack.project)
+        self._table = self._read_table()
+        self._positions = _Positions.up_to(
+            parts.stack,
+            self._buffer.room,
+        )
+        self._call = b""
+
+    @torch.no_grad()
+    def _read_table(self) -> Tensor | None:
+        """Return the vectors of all tokens as the stack reads them (V, W)."""
+        embedding: Any = self._parts.embedding
+        if embedding is None:
+            return None
+        vectors = embedding.weight.detach() * embedding.scale
+        table: Tensor = self._project(vectors)
+        return table.contiguous()
+
+    # ---- state -----------------------------------------------------------------------------------
+
+    def _begin(self, state: AttentionState) -> None:
+        """Go on from a copy of a state."""
+        self._lengths.copy_(state.lengths)
+        self._used = state.used
+        self._claim(state.keys, state.values)
+
+    def _claim(self, keys: Tensor, values: Tensor, steps: int = 1) -> None:
+        """Take room of one's own for ``steps`` more, beginning with these (L, B, K, S, E)."""
+        used = self._used
+        layers, rows, heads, _, size = keys.shape
+        room = max(2 * used, used + steps, FIRST_ROOM)
+        context = self._parts.stack.context
+        if context is not None:
+            room = min(room, max(context, used + steps))
+        buffer = self._rooms.buffer((layers, rows, heads, room, size))
+        for new, old in ((buffer.keys, keys), (buffer.values, values)):
+            new[:, :, :, :used] = old[:, :, :, :used]
+            # rows that are behind leave steps unwritten, which packing a state takes along
+            new[:, :, :, used:] = 0
+        self._buffer = buffer
+        self._turn = buffer.newest
+        self._call = b""
+        if self._positions.size < room:
+            self._positions = _Positions.up_to(
+                self._parts.stack,
+                room,
+            )
+
+    def _ready(self, steps: int) -> None:
+        """See that ``steps`` more can be read, and that nobody else writes where they will stand.
+
+        Raises:
+            ValueError: the layer's context is full; nothing has changed then.
+        """
+        buffer = self._buffer
+        self._parts.stack.check_context(self._used + steps)
+        if self._used + steps > buffer.room or not buffer.is_newest(self._turn):
+            with torch.no_grad():
+                self._claim(
+                    buffer.keys,
+                    buffer.values,
+                    steps,
+                )
+
+    def _advanced(self, steps: int) -> None:
+        """Note that every row has read so many steps."""
+        self._lengths += steps
+        self._used += steps
+        self._buffer.newest += 1
+        self._turn = self._buffer.newest
+        self._current = None
+
+    @property
+    def state(self) -> State:
+        if self._current is None:
+            lengths = self._lengths.clone()
+            self._current = AttentionState(
+                self._buffer, lengths, self._used, self._turn
+            )
+        return self._current
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self.load(state)
+
+    @torch.no_grad()
+    def load(self, state: State) -> None:
+        checked(state, AttentionState, type(self._parts.layer).__name__)
+        given = cast(AttentionState, state)
+        if given is self._current and self._buffer.is_newest(self._turn):
+            return
+        own = self._buffer.keys
+        expected = (own.shape[0], self._rows, own.shape[2], own.shape[4])
+        keys = given.keys
+        got = (keys.shape[0], given.rows, keys.shape[2], keys.shape[4])
+        if expected != got:
+            raise ValueError(
+                f"expected a state of {expected} (layers, rows, heads, size), got {got}; pass a "
+                "state of this layer, of as many rows as the stream"
+            )
+        self._begin(given)
+        self._current = None
+
+    @torch.no_grad()
+    def reset(self, rows: Tensor | Sequence[int] | None = None) -> None:
+        self._lengths[slice(None) if rows is None else rows] = 0
+        self._used = int(self._lengths.max())
+        # states that were handed out keep their steps
+        self._claim(self._buffer.keys, self._buffer.values)
+        self._current = None
+
+    # ---- steps -----------------------------------------------------------------------------------
+
+    def step(self, x: Tensor | None = None) -> Tensor:
+        if x is not None:
+            if x.shape != self._shape or x.dtype is not self._dtype or not x.is_cpu:
+                self._refuse(x)
+            with torch.no_grad():
+                self.input.copy_(x)
+        self._ready(1)
+        threads = torch.get_num_threads()
+        if not self._call or self._threads != threads:
+            self._threads = threads
+            self._call = self._packed_call(self._inputs(self.input), self._rows)
+        if self._table is None:
+            self._put_vectors()
+        self._packed.run(self._call)
+        self._advanced(1)
+        return self.output
+
+    def read(self, x: Tensor) -> Tensor:
+        if self._table is None:
+            return super().read(x)
+        if x.dim() != 2 or len(x) != self._rows or x.dtype is not self._dtype:
+            self._refuse(x)
+        for chunk in x.split(max(1, CHUNK // self._rows), 1):
+            self._read_chunk(chunk)
+        return self.output
+
+    @torch.no_grad()
+    def _read_chunk(self, tokens: Tensor) -> None:
+        """Read T steps of every row (B, T) in one call, a step a row of it."""
+        steps = tokens.shape[1]
+        self._ready(steps)
+        self._threads = torch.get_num_threads()
+        self._call = b""
+        rows = torch.arange(self._rows, device="cpu")
+        own = rows.repeat_interleave(steps)
+        lengths = self._lengths[:, None] + torch.arange(steps, device="cpu")
+        score_at = torch.full((self._rows, steps), -1, device="cpu")
+        score_at[:, -1] = rows
+        ids = tokens.contiguous()
+        call = self._packed_call(
+            self._inputs(ids), len(own), lengths, own, score_at.contiguous()
+        )
+        self._packed.run(call)
+        self._advanced(steps)
+
+    @torch.no_grad()
+    def _put_vectors(self) -> None:
+        """Bring vectors to the width of the stack, where the core reads them."""
+        if self._vectors is not self.input:
+            self._vectors.copy_(self._project(self.input))
+
+    def _inputs(self, x: Tensor) -> tuple[int, int, int, int]:
+        """Return the fields x, ids, table and tokens for what is read."""
+        if self._table is not None:
+            return 0, x.data_ptr(), self._table.data_ptr(), len(self._table)
+        self._vectors = x
+        if not isinstance(self._project, nn.Identity):
+            self._vectors = x.new_empty(len(x), self._parts.stack.output_size)
+        return self._vectors.data_ptr(), 0, 0, 0
+
+    def _packed_call(
+        self,
+        inputs: tuple[int, int, int, int],
+        rows: int,
+        lengths: Tensor | None = None,
+        own: Tensor | None = None,
+        score_at: Tensor | None = None,
+    ) -> bytes:
+        """Return a call of the core; what has addresses in it must be held until it is made."""
+        keys = self._buffer.keys
+        values = self._buffer.values
+        lengths = self._lengths if lengths is None else lengths
+        output = self.output.data_ptr()
+        has_head = self._parts.head is not None
+        no_memory = (0, 0, 0, 0)
+        no_best = (0, 0, 0, 0, 0)
+        return native.decoding(
+            (
+                *(self._threads, rows, 0, keys.shape[1], keys.shape[3]),
+                *keys.stride()[:4],
+                *no_memory,  # its steps and strides
+                *inputs,
+                *self._positions.addresses(),
+                self._positions.size,
+                *(keys.data_ptr(), values.data_ptr(), lengths.data_ptr()),
+                *(0, _address(own)),  # no origin
+                *no_memory,
+                0 if has_head else output,
+                output if has_head else 0,
+                self.output.shape[1] if has_head else 0,
+                *(self._rows, _address(score_at)),
+                *no_best,
+            )
+        )
+
+    @property
+    def bytes(self) -> int:
+        return self._packed.bytes
+
+    def explain(self) -> str:
+        keys = self._buffer.keys
+        cache = 2 * keys.numel() * keys.element_size()
+        return (
+            f"native core: {self.precision} weights, {self.bytes:,} bytes of them read in a step; "
+            f"a cache of {cache:,} bytes for {self._buffer.room} steps"
+        )
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
