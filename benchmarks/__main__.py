@@ -25,6 +25,7 @@ from benchmarks import (
     shakespeare,
     shards,
     startup,
+    text,
     translation,
 )
 
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[list[str]], dict[str, Any]]] = {
     "shakespeare": shakespeare.run,
     "shards": shards.run,
     "startup": startup.run,
+    "text": text.run,
     "translation": translation.run,
 }
 

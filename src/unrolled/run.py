@@ -30,7 +30,8 @@ from unrolled.tasks.base import Prediction, TokenChoice
 from unrolled.training.parallel import joined
 from unrolled.training.precision import callers_state_kept
 
-OPTIONS = ("seed", "stop", "notice")  # of generated texts, beside those of sampling
+# of generated texts, beside those of sampling
+OPTIONS = ("seed", "stop", "notice", "json_schema", "grammar", "draft")
 
 
 class Run:
@@ -146,15 +147,12 @@ class Run:
         self,
         prompt: str = "",
         max_new_tokens: int = 200,
-        *,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-        notice: Say = lambda text: None,
-        **sampling: Any,
+        **options: Any,
     ) -> Iterator[str]:
         """Yield text that goes on from a prompt as it is made; see ``generate``."""
+        given = _given(options)
         yield from generate.stream(
-            self.predictor, prompt, max_new_tokens, sampling, seed, stop, notice
+            self.predictor, prompt, max_new_tokens, options, **given
         )
 
     def generate(
@@ -165,7 +163,10 @@ class Run:
         Args:
             prompt: what stands before; empty starts a new text.
             max_new_tokens: the most tokens written.
-            options: those of ``Sampling``, such as ``top_p``; ``seed``; ``stop``, a list of texts.
+            options: those of ``Sampling``, such as ``top_p``; ``seed``; ``stop``, a list of texts;
+                ``json_schema``, a dictionary or file that the text has to follow; ``grammar``, a
+                file of one in Lark or GBNF; ``draft``, "ngram" or a smaller run over the same
+                vocabulary, whose guesses are checked at once: the text stays as likely.
         """
         return "".join(self.stream(prompt, max_new_tokens, **options))
 
@@ -177,7 +178,7 @@ class Run:
         Args:
             prompt, max_new_tokens, options: see ``generate``.
         """
-        given = {name: options.pop(name) for name in OPTIONS if name in options}
+        given = _given(options)
         return generate.with_choices(
             self.predictor, prompt, max_new_tokens, options, **given
         )
@@ -352,3 +353,11 @@ def start(
         request = Request.read(str(target), given, out, resume)
         loaded = train_request(group, request, say, quiet, quick, finish)
         return Run(loaded, request.recipe.training.device)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of texts out of those of sampling."""
+    given = {name: options.pop(name) for name in OPTIONS if name in options}
+    if isinstance(given.get("draft"), Run):
+        given["draft"] = given["draft"].predictor
+    return given

@@ -74,7 +74,7 @@ def test_json_gives_each_token_its_probability_and_alternatives(
     task: Any = run.task
     ids = [task.tokenizer.eos_id, *task.tokenizer.encode("row " + document["text"])]
     with torch.no_grad():
-        logits, _ = run.model.stepper().unroll(torch.tensor([ids]))
+        logits, _ = run.model.unroll(torch.tensor([ids]))
     banned = [task.tokenizer.pad_id, task.tokenizer.unk_id, task.tokenizer.bos_id]
     logits[..., banned] = float("-inf")
     probabilities = logits[0].double().softmax(dim=-1)

@@ -84,6 +84,7 @@ class Spy:
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
         self.context = model.context
+        self.reads_prompts_whole = False
         self.read: list[int] = []
         self.sizes: list[int] = []
 
@@ -155,6 +156,7 @@ class Fixed:
     """A model whose scores after reading token t are row t of a table."""
 
     context = None
+    reads_prompts_whole = False
 
     def __init__(self, table: list[list[float]]) -> None:
         self.table = torch.tensor(table, dtype=torch.float32)

@@ -43,6 +43,22 @@ Seed = Annotated[
 Stop = Annotated[
     list[str] | None, typer.Option(help="End before this text; may be repeated.")
 ]
+JsonSchema = Annotated[
+    str | None,
+    typer.Option(metavar="JSON|FILE", help="A JSON schema that the text follows."),
+]
+Grammar = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A grammar that it follows, as Lark or GBNF."),
+]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN|ngram",
+        help="Guess tokens by a smaller run, or by what stood before, and check them at once: as "
+        "likely a text, sooner.",
+    ),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document, with the tokens.")
 ]
@@ -59,6 +75,9 @@ def generate(
     repetition_penalty: RepetitionPenalty = 1.0,
     seed: Seed = None,
     stop: Stop = None,
+    json_schema: JsonSchema = None,
+    grammar: Grammar = None,
+    draft: Draft = None,
     tokenizer: Tokenizer = None,
     as_json: AsJson = False,
 ) -> None:
@@ -83,7 +102,12 @@ def generate(
         "top_p": top_p,
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
+        "json_schema": json_schema,
+        "grammar": grammar,
+        "draft": draft,
     }
+    if draft is not None and draft != "ngram":
+        options["draft"] = load(expanded(Path(draft)), result=False)
     if as_json:
         text, choices = loaded.choices(prompt, max_new_tokens, **options)
         tokens = [choice.to_json() for choice in choices]

@@ -1,4 +1,7 @@
-"""Writing on: one token at a time through the step form, the state carried along."""
+"""Writing on: one token at a time through the step form, the state carried along.
+
+Or some tokens at a time, guessed by a draft and checked by the model; see ``speculative``.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from unrolled.decoding.sampling import OUT, Sampling, choose
+from unrolled.decoding.grammar import TextGrammar
+from unrolled.decoding.sampling import OUT, Sampling, choose, probabilities_of
+from unrolled.decoding.speculative import GUESSES, Draft, check
 
 # called with the probabilities of all tokens (V,), before temperature and filters, and the choice
 Observe = Callable[[Tensor, int], None]
+MakeDraft = Callable[[torch.Generator | None], Draft]
 CHUNK = 256  # tokens of a prompt read at once: memory stays constant however long it is
 
 
@@ -23,8 +29,17 @@ class Stepper(Protocol):
         """Positions the model can read; None is no limit."""
         ...
 
+    @property
+    def reads_prompts_whole(self) -> bool:
+        """Whether memory stays bounded however long a prompt is that is read at once."""
+        ...
+
     def read_prompt(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Read tokens (B, T); return scores of the next (B, V) and the state."""
+        ...
+
+    def unroll(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Read tokens (B, T); return scores after each (B, T, V) and the state."""
         ...
 
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -33,13 +48,13 @@ class Stepper(Protocol):
 
 
 def read(
-    model: Stepper, tokens: Sequence[int], device: torch.device
+    model: Stepper, tokens: Sequence[int], device: torch.device, state: Any = None
 ) -> tuple[Tensor, Any]:
     """Read one sequence of tokens in chunks; return the last scores (1, V) and the state."""
-    state: Any = None
     logits = torch.empty(0)
-    for start in range(0, len(tokens), CHUNK):
-        part = torch.tensor([list(tokens[start : start + CHUNK])], device=device)
+    chunk = len(tokens) if model.reads_prompts_whole else CHUNK
+    for start in range(0, len(tokens), chunk):
+        part = torch.tensor([list(tokens[start : start + chunk])], device=device)
         logits, state = model.read_prompt(part, state)
     return logits, state
 
@@ -54,6 +69,7 @@ class TokenReader:
         mark: the token that all the model has seen begins with; what is read anew begins with it
             too. None has none.
         notice: called with a sentence when the window slides for the first time.
+        keep: keep the text of a model without limit, too, as a draft needs it.
     """
 
     def __init__(
@@ -63,8 +79,10 @@ class TokenReader:
         device: torch.device,
         notice: Callable[[str], None],
         mark: int | None = None,
+        keep: bool = False,
     ) -> None:
         self.model = model
+        self.keep = keep
         self.device = device
         self.notice = notice
         self.context = model.context
@@ -73,6 +91,8 @@ class TokenReader:
         self.recent = list(prompt)
         self.logits = torch.empty(0)
         self.state: Any = None
+        # of a state that cannot forget: how many tokens it had read, and a copy
+        self._kept: tuple[int, Any] = (0, None)
         if self.context is not None and len(self.recent) > self.context:
             self._slide("the prompt is longer than")
         else:
@@ -80,15 +100,67 @@ class TokenReader:
 
     def feed(self, token: Tensor) -> None:
         """Read one more token (1,); ``logits`` (1, V) are then the scores of the next."""
-        if self.context is None:
+        if self.context is None and not self.keep:
             self.logits, self.state = self.model.step(token, self.state)
             return
-        full = len(self.recent) >= self.context
+        full = self.left < 1
         self.recent.append(int(token))
         if full:
             self._slide("the text outgrew")
         else:
             self.logits, self.state = self.model.step(token, self.state)
+
+    @property
+    def left(self) -> int:
+        """How many more tokens can be read before the window slides."""
+        return 2**31 if self.context is None else self.context - len(self.recent)
+
+    @property
+    def can_forget(self) -> bool:
+        """Whether ``forget`` works: a cache of keys and values can, a recurrent state cannot."""
+        return hasattr(self.state, "shortened")
+
+    def feed_all(self, tokens: Sequence[int]) -> Tensor:
+        """Read some more tokens, no more than are ``left``; return the scores after each (T, V)."""
+        row = torch.tensor([list(tokens)], device=self.device)
+        logits, self.state = self.model.unroll(row, self.state)
+        self.recent += tokens
+        self.logits = logits[:, -1]
+        return logits[0]
+
+    def forget(self, count: int) -> None:
+        """Forget the newest tokens; ``logits`` are no longer those of the next."""
+        if count:
+            self.state = self.state.shortened(count)
+            del self.recent[-count:]
+
+    def become(self, recent: Sequence[int]) -> None:
+        """Read what is needed to have read ``recent``, and forget all else."""
+        shared = 0
+        for own, other in zip(self.recent, recent, strict=False):
+            if own != other:
+                break
+            shared += 1
+        # something has to be read, for its scores
+        shared = min(shared, len(recent) - 1)
+        if self.can_forget:
+            self.forget(len(self.recent) - shared)
+        else:
+            shared = self._back_to(shared)
+        rest = recent[shared:]
+        self.logits, self.state = read(self.model, rest, self.device, self.state)
+        self.recent = list(recent)
+        if not self.can_forget:
+            self._kept = (len(recent), _copied(self.state))
+
+    def _back_to(self, most: int) -> int:
+        """Go back to the state that was kept, if it had read ``most`` tokens or fewer."""
+        length, state = self._kept
+        if state is None or length > most:
+            self.state = None
+            return 0
+        self.state = _copied(state)
+        return length
 
     def _slide(self, reason: str) -> None:
         assert self.context is not None
@@ -106,6 +178,12 @@ class TokenReader:
         self.logits, self.state = read(self.model, self.recent, self.device)
 
 
+def _copied(state: Any) -> Any:
+    """Return a copy of a state that a stream changes in place."""
+    copies = {name: part.clone() for name, part in state.to_tensors().items()}
+    return type(state).from_tensors(copies)
+
+
 @torch.no_grad()
 def generate(
     model: Stepper,
@@ -120,11 +198,13 @@ def generate(
     notice: Callable[[str], None] = lambda text: None,
     mark: int | None = None,
     observe: Observe | None = None,
+    grammar: TextGrammar | None = None,
+    draft: MakeDraft | None = None,
 ) -> Iterator[int]:
     """Yield tokens that follow a prompt.
 
     Args:
-        model: anything with ``unroll``, ``step`` and ``context``.
+        model: anything with ``read_prompt``, ``unroll``, ``step`` and ``context``.
         prompt: at least one token.
         max_new_tokens: the most tokens yielded.
         sampling: how they are chosen.
@@ -136,9 +216,12 @@ def generate(
             model reads the last half of its context anew, each time the context is full.
         mark: the token that all the model was trained on begins with, and so what is read anew.
         observe: called before each token is yielded.
+        grammar: what the text has to be; it ends where nothing can follow.
+        draft: makes what guesses tokens, from the source of randomness; not beside a grammar.
 
     Raises:
         ValueError: the prompt is empty.
+        UsageError: no token of the vocabulary is what the grammar asks for.
     """
     if not prompt:
         raise ValueError(
@@ -148,22 +231,130 @@ def generate(
     generator = (
         torch.Generator(device=device).manual_seed(seed) if seed is not None else None
     )
-    reader = TokenReader(model, prompt, device, notice, mark)
-    said: Tensor | None = None
-    if sampling.repetition_penalty != 1:
-        said = torch.zeros_like(reader.logits, dtype=torch.bool)
-        # the mark that stands before a text was not said: the end must not become unlikely
-        said[:, [token for token in prompt if token not in ends]] = True
-    for count in range(1, max_new_tokens + 1):
-        reader.logits[:, list(banned)] = OUT
-        token = choose(reader.logits, sampling, said, generator)
-        if int(token) in ends:
+    reader = TokenReader(model, prompt, device, notice, mark, keep=draft is not None)
+    # the mark that stands before a text was not said: the end must not become unlikely
+    words = [token for token in prompt if token not in ends]
+    choice = _Choice(sampling, banned, generator, words, reader.logits)
+    if draft is None:
+        tokens = _one_by_one(reader, choice, grammar, ends, observe)
+    elif not reader.can_forget:
+        notice("a draft is left out: it helps models of attention alone")
+        tokens = _one_by_one(reader, choice, None, ends, observe)
+    else:
+        tokens = _with_draft(reader, choice, draft(generator), max_new_tokens, observe)
+    count = 0
+    while count < max_new_tokens:
+        token = next(tokens)
+        if token in ends:
             return
-        if observe is not None:
+        yield token
+        count += 1
+        if grammar is not None and grammar.is_finished:
+            return
+
+
+class _Choice:
+    """How tokens are chosen from scores, and which were said."""
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        banned: Sequence[int],
+        generator: torch.Generator | None,
+        words: Sequence[int],
+        logits: Tensor,
+    ) -> None:
+        self.sampling = sampling
+        self.banned = list(banned)
+        self.generator = generator
+        self.said: Tensor | None = None
+        if sampling.repetition_penalty != 1:
+            self.said = torch.zeros_like(logits, dtype=torch.bool)
+            self.say(words)
+
+    def say(self, tokens: Sequence[int]) -> None:
+        """Note what is said."""
+        if self.said is not None:
+            self.said[:, list(tokens)] = True
+
+    def token(self, logits: Tensor) -> Tensor:
+        """Return the next token (1,), of scores (1, V) that are changed."""
+        logits[:, self.banned] = OUT
+        return choose(logits, self.sampling, self.said, self.generator)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return with what probability each token comes next (B, V)."""
+        logits = logits.clone()
+        logits[:, self.banned] = OUT
+        return probabilities_of(logits, self.sampling, self.said)
+
+    def along(self, logits: Tensor, guesses: Sequence[int]) -> Tensor:
+        """Return those of each step (G + 1, V) where ``guesses`` are said one after the other."""
+        if self.said is None:
+            return self.probabilities(logits)
+        before = self.said.clone()
+        steps: list[Tensor] = []
+        for number in range(len(logits)):
+            steps.append(self.probabilities(logits[number : number + 1]))
+            self.say(guesses[number : number + 1])
+        self.said = before
+        return torch.cat(steps)
+
+
+def _one_by_one(
+    reader: TokenReader,
+    choice: _Choice,
+    grammar: TextGrammar | None,
+    ends: Sequence[int],
+    observe: Observe | None,
+) -> Iterator[int]:
+    """Yield tokens without end, each read when the one after it is asked for."""
+    while True:
+        if grammar is not None:
+            reader.logits.masked_fill_(~grammar.allowed(), OUT)
+        token = choice.token(reader.logits)
+        if grammar is not None and int(token) not in ends:
+            grammar.take(int(token))
+        if observe is not None and int(token) not in ends:
             observe(reader.logits[0].float().softmax(dim=-1), int(token))
         yield int(token)
-        if count == max_new_tokens:
-            return
-        if said is not None:
-            said[:, token] = True
+        choice.say(token.tolist())
         reader.feed(token)
+
+
+def _with_draft(
+    reader: TokenReader,
+    choice: _Choice,
+    draft: Draft,
+    most: int,
+    observe: Observe | None,
+) -> Iterator[int]:
+    """Yield tokens without end: those of a draft that the model keeps, and what it says itself."""
+    pending = int(choice.token(reader.logits))
+    if observe is not None:
+        observe(reader.logits[0].float().softmax(dim=-1), pending)
+    yield pending
+    while True:
+        choice.say([pending])
+        room = min(GUESSES, reader.left - 1, most - 1)
+        if room < 1:
+            reader.feed(torch.tensor([pending], device=reader.device))
+            pending = int(choice.token(reader.logits))
+            if observe is not None:
+                observe(reader.logits[0].float().softmax(dim=-1), pending)
+            yield pending
+            continue
+        recent = [*reader.recent, pending]
+        guess = draft.guess(recent, room, choice.probabilities)
+        logits = reader.feed_all([pending, *guess.tokens])
+        probabilities = choice.along(logits, guess.tokens)
+        kept, following = check(guess, probabilities, choice.generator)
+        for number, token in enumerate([*guess.tokens[:kept], following]):
+            if observe is not None:
+                scores = logits[number].clone()
+                scores[choice.banned] = OUT
+                observe(scores.float().softmax(dim=-1), token)
+            yield token
+        reader.forget(len(guess.tokens) - kept)
+        choice.say(guess.tokens[:kept])
+        pending = following

@@ -104,11 +104,30 @@ def choose(
         said: tokens said so far, bool (B, V); needed only with a repetition penalty.
         generator: source of randomness; the default one when None.
     """
-    logits = logits.float()
-    if said is not None and sampling.repetition_penalty != 1:
-        logits = penalise(logits, said, sampling.repetition_penalty)
     if sampling.temperature == 0:
-        return logits.argmax(dim=-1)
+        return _penalised(logits, sampling, said).argmax(dim=-1)
+    probabilities = probabilities_of(logits, sampling, said)
+    drawn = torch.multinomial(probabilities, 1, generator=generator)
+    return drawn.squeeze(-1)
+
+
+def _penalised(logits: Tensor, sampling: Sampling, said: Tensor | None) -> Tensor:
+    logits = logits.float()
+    if said is None or sampling.repetition_penalty == 1:
+        return logits
+    return penalise(logits, said, sampling.repetition_penalty)
+
+
+def probabilities_of(logits: Tensor, sampling: Sampling, said: Tensor | None) -> Tensor:
+    """Return with what probability each token is chosen (B, V).
+
+    Args:
+        logits, sampling, said: see ``choose``; at a temperature of 0 the likeliest is chosen.
+    """
+    logits = _penalised(logits, sampling, said)
+    if sampling.temperature == 0:
+        likeliest = logits.argmax(dim=-1, keepdim=True)
+        return torch.zeros_like(logits).scatter_(-1, likeliest, 1.0)
     # a tiny temperature would overflow to inf - inf; the difference to the best score cannot.
     # Beyond these bounds fp32 would divide by 0 or by inf, and no text would change
     temperature = min(max(sampling.temperature, 1e-30), 1e30)
@@ -120,6 +139,4 @@ def choose(
         logits = keep_top_p(logits, sampling.top_p)
     if sampling.min_p:
         logits = keep_min_p(logits, sampling.min_p)
-    probabilities = logits.softmax(dim=-1)
-    drawn = torch.multinomial(probabilities, 1, generator=generator)
-    return drawn.squeeze(-1)
+    return logits.softmax(dim=-1)

@@ -26,6 +26,7 @@ class LanguageModel(Forms):
     """
 
     forms = ("read", "read_documents", "step")
+    reads_prompts_whole = False
 
     def __init__(
         self,
@@ -181,26 +182,48 @@ class Streamed:
         self, tokens: Tensor, state: State | None = None
     ) -> tuple[Tensor, State]:
         """Read tokens (B, T): scores of the next (B, V), and the state."""
-        stream = self._stream_of(len(tokens), state)
+        stream = self._stream_for(len(tokens))
         if not stream.reads_chunks:
             return self.model.read_prompt(tokens, state)
+        if state is None:
+            return stream.begin(tokens), stream.state
+        self._go_on(stream, state)
         return stream.read(tokens), stream.state
+
+    def unroll(
+        self, tokens: Tensor, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """Read tokens (B, T): scores (B, T, V), and the state."""
+        stream = self._stream_for(len(tokens))
+        if not stream.reads_chunks:
+            return self.model.unroll(tokens, state)
+        if state is None:
+            stream.reset()
+        else:
+            self._go_on(stream, state)
+        return stream.read_each(tokens), stream.state
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Read one token a row (B,): scores of the next (B, V) and the state."""
-        stream = self._stream_of(len(tokens), state)
+        stream = self._stream_for(len(tokens))
+        self._go_on(stream, state)
         return stream.step(tokens), stream.state
 
-    def _stream_of(self, rows: int, state: State | None) -> Stream:
-        """Return the stream, at this state; None is the one before a text."""
+    @property
+    def reads_prompts_whole(self) -> bool:
+        """Whether memory stays bounded however long a prompt is that is read at once."""
+        return self._stream_for(1).reads_chunks
+
+    def _stream_for(self, rows: int) -> Stream:
         stream = self._stream
         if stream is None or self._rows != rows:
             stream = self.model.stream(rows)
             self._rows = rows
             self._stream = stream
-        if state is None:
-            stream.reset()
-        # the state of the step before is the stream's own: there is nothing to load
-        elif state is not stream.state:
-            stream.load(state)
         return stream
+
+    @staticmethod
+    def _go_on(stream: Stream, state: State) -> None:
+        # the state of the step before is the stream's own: there is nothing to load
+        if state is not stream.state:
+            stream.load(state)

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, cast
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +124,10 @@ class AttentionStream(
         self._held = self.input.numpy(), self.output.numpy(), self._lengths.numpy()
         self._threads = 0
         self._current: AttentionState | None = None
+        # states that somebody may still have
+        self._handed: WeakSet[AttentionState] = WeakSet()
+        # the tokens of a single row, where they are known from the first on
+        self._ids: list[int] | None = None
         self._buffer = self._rooms.buffer((0, 0, 0, FIRST_ROOM, 0))
         self._pack()
         self._begin(cast(AttentionState, self._state))
@@ -161,6 +166,7 @@ class AttentionStream(
         """Go on from a copy of a state."""
         self._lengths.copy_(state.lengths)
         self._used = state.used
+        self._ids = [] if self._knows_ids and not state.used else None
         self._claim(state.keys, state.values)
 
     def _claim(self, keys: Tensor, values: Tensor, steps: int = 1) -> None:
@@ -216,6 +222,7 @@ class AttentionStream(
             self._current = AttentionState(
                 self._buffer, lengths, self._used, self._turn
             )
+            self._handed.add(self._current)
         return self._current
 
     @state.setter
@@ -226,7 +233,15 @@ class AttentionStream(
     def load(self, state: State) -> None:
         checked(state, AttentionState, type(self._parts.layer).__name__)
         given = cast(AttentionState, state)
-        if given is self._current and self._buffer.is_newest(self._turn):
+        is_own = given.buffer is self._buffer and given.turn == self._turn
+        if is_own and self._buffer.is_newest(self._turn):
+            # as it is, or shortened
+            self._lengths.copy_(given.lengths)
+            self._used = given.used
+            self._current = given
+            self._handed.add(given)
+            if self._ids is not None:
+                del self._ids[given.used :]
             return
         own = self._buffer.keys
         expected = (own.shape[0], self._rows, own.shape[2], own.shape[4])
@@ -244,9 +259,19 @@ class AttentionStream(
     def reset(self, rows: Tensor | Sequence[int] | None = None) -> None:
         self._lengths[slice(None) if rows is None else rows] = 0
         self._used = int(self._lengths.max())
-        # states that were handed out keep their steps
-        self._claim(self._buffer.keys, self._buffer.values)
+        self._part()
+        self._ids = [] if self._knows_ids else None
+
+    @property
+    def _knows_ids(self) -> bool:
+        return self._rows == 1 and self._table is not None
+
+    def _part(self) -> None:
+        """Go on in room of one's own where states that were handed out keep their steps."""
         self._current = None
+        if self._handed:
+            self._handed = WeakSet()
+            self._claim(self._buffer.keys, self._buffer.values)
 
     # ---- steps -----------------------------------------------------------------------------------
 
@@ -260,40 +285,82 @@ class AttentionStream(
         threads = torch.get_num_threads()
         if not self._call or self._threads != threads:
             self._threads = threads
-            self._call = self._packed_call(self._inputs(self.input), self._rows)
+            self._call = self._packed_call(
+                self._inputs(self.input), self.output, self._rows
+            )
         if self._table is None:
             self._put_vectors()
         self._packed.run(self._call)
         self._advanced(1)
-        return self.output
-
-    def read(self, x: Tensor) -> Tensor:
-        if self._table is None:
-            return super().read(x)
-        if x.dim() != 2 or len(x) != self._rows or x.dtype is not self._dtype:
-            self._refuse(x)
-        for chunk in x.split(max(1, CHUNK // self._rows), 1):
-            self._read_chunk(chunk)
+        if self._ids is not None:
+            self._ids.append(int(self.input))
         return self.output
 
     @torch.no_grad()
-    def _read_chunk(self, tokens: Tensor) -> None:
-        """Read T steps of every row (B, T) in one call, a step a row of it."""
+    def begin(self, x: Tensor) -> Tensor:
+        if self._ids is None or x.dim() != 2 or len(x) != 1:
+            return super().begin(x)
+        shared = 0
+        # one has to be read, for its scores
+        for old, new in zip(self._ids, x[0, :-1].tolist(), strict=False):
+            if old != new:
+                break
+            shared += 1
+        self._lengths.fill_(shared)
+        self._used = shared
+        self._part()
+        del self._ids[shared:]
+        return self.read(x[:, shared:])
+
+    def read(self, x: Tensor) -> Tensor:
+        if self._table is None or self._parts.head is None:
+            return super().read(x)
+        if x.dim() != 2 or len(x) != self._rows or x.dtype is not self._dtype:
+            self._refuse(x)
+        self._parts.stack.check_context(self._used + x.shape[1])
+        for chunk in x.split(max(1, CHUNK // self._rows), 1):
+            score_at = torch.full(chunk.shape, -1, device="cpu")
+            score_at[:, -1] = torch.arange(self._rows, device="cpu")
+            self._read_chunk(chunk, score_at, self.output)
+        return self.output
+
+    def read_each(self, x: Tensor) -> Tensor:
+        if self._table is None or self._parts.head is None:
+            return super().read_each(x)
+        if x.dim() != 2 or len(x) != self._rows or x.dtype is not self._dtype:
+            self._refuse(x)
+        self._parts.stack.check_context(self._used + x.shape[1])
+        said: list[Tensor] = []
+        for chunk in x.split(max(1, CHUNK // self._rows), 1):
+            output = self.output.new_empty(*chunk.shape, self.output.shape[1])
+            score_at = torch.arange(chunk.numel(), device="cpu")
+            self._read_chunk(chunk, score_at, output)
+            said.append(output)
+        return torch.cat(said, 1)
+
+    @torch.no_grad()
+    def _read_chunk(self, tokens: Tensor, score_at: Tensor, output: Tensor) -> None:
+        """Read T steps of every row (B, T) in one call, a step a row of it.
+
+        Args:
+            tokens: (B, T).
+            score_at: where the scores of each stand in ``output``, -1: nowhere.
+            output: of as many rows of scores.
+        """
         steps = tokens.shape[1]
         self._ready(steps)
         self._threads = torch.get_num_threads()
         self._call = b""
-        rows = torch.arange(self._rows, device="cpu")
-        own = rows.repeat_interleave(steps)
+        own = torch.arange(self._rows, device="cpu").repeat_interleave(steps)
         lengths = self._lengths[:, None] + torch.arange(steps, device="cpu")
-        score_at = torch.full((self._rows, steps), -1, device="cpu")
-        score_at[:, -1] = rows
         ids = tokens.contiguous()
         call = self._packed_call(
-            self._inputs(ids), len(own), lengths, own, score_at.contiguous()
+            self._inputs(ids), output, len(own), lengths, own, score_at
         )
         self._packed.run(call)
         self._advanced(steps)
+        if self._ids is not None:
+            self._ids += tokens[0].tolist()
 
     @torch.no_grad()
     def _put_vectors(self) -> None:
@@ -313,6 +380,7 @@ class AttentionStream(
     def _packed_call(
         self,
         inputs: tuple[int, int, int, int],
+        output: Tensor,
         rows: int,
         lengths: Tensor | None = None,
         own: Tensor | None = None,
@@ -322,8 +390,9 @@ class AttentionStream(
         keys = self._buffer.keys
         values = self._buffer.values
         lengths = self._lengths if lengths is None else lengths
-        output = self.output.data_ptr()
+        address = output.data_ptr()
         has_head = self._parts.head is not None
+        width = output.shape[-1]
         no_memory = (0, 0, 0, 0)
         no_best = (0, 0, 0, 0, 0)
         return native.decoding(
@@ -337,10 +406,10 @@ class AttentionStream(
                 *(keys.data_ptr(), values.data_ptr(), lengths.data_ptr()),
                 *(0, _address(own)),  # no origin
                 *no_memory,
-                0 if has_head else output,
-                output if has_head else 0,
-                self.output.shape[1] if has_head else 0,
-                *(self._rows, _address(score_at)),
+                0 if has_head else address,
+                address if has_head else 0,
+                width if has_head else 0,
+                *(output.numel() // width, _address(score_at)),
                 *no_best,
             )
         )

@@ -281,6 +281,15 @@ class AttentionState(State):
         fewer = old.changed(lambda part: part[:, :count], 1)
         return type(self)(fewer, lengths, used, 1)
 
+    def shortened(self, steps: int) -> Self:
+        """Return the state of ``steps`` fewer in every row; it gives up this one.
+
+        What was read since is written over by whoever goes on from the shorter state, so this one,
+        and those between the two, may not be used again.
+        """
+        lengths = self.lengths - steps
+        return type(self)(self.buffer, lengths, self.used - steps, self.turn)
+
     def detach(self) -> Self:
         if not _recording(self.buffer.keys):
             return self

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NoReturn
 
+import torch
 from torch import Tensor
 
 from unrolled.nn.state import State
@@ -70,6 +71,20 @@ class Stream(ABC):
         for step in x.unbind(1):
             self.step(step)
         return self.output
+
+    def begin(self, x: Tensor) -> Tensor:
+        """Read T steps of every row from the state before the first, as ``reset`` and ``read`` do.
+
+        What a text of one row has in common with the beginning of the one before need not be read
+        again: a cache has it yet.
+        """
+        self.reset()
+        return self.read(x)
+
+    def read_each(self, x: Tensor) -> Tensor:
+        """Read T steps of every row as ``read`` does; return what each says (B, T, H), a copy."""
+        said = [self.step(step).clone() for step in x.unbind(1)]
+        return torch.stack(said, 1)
 
     @property
     def state(self) -> State:

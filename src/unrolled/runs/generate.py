@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from unrolled.core.errors import UsageError, shown
+from unrolled.decoding.generate import MakeDraft
+from unrolled.decoding.grammar import GrammarText
 from unrolled.decoding.sampling import Sampling
+from unrolled.decoding.speculative import RepeatDraft
 from unrolled.models import LanguageModel
 from unrolled.runs import arguments
 from unrolled.runs.predictor import Predictor
 from unrolled.tasks.base import TokenChoice
 from unrolled.training.precision import torch_defaults
+
+NGRAM = "ngram"
 
 
 def stream(
@@ -26,6 +33,9 @@ def stream(
     stop: Sequence[str] = (),
     notice: Callable[[str], None] = lambda text: None,
     choices: list[TokenChoice] | None = None,
+    json_schema: str | Path | dict[str, Any] | None = None,
+    grammar: str | Path | None = None,
+    draft: str | Predictor | None = None,
 ) -> Iterator[str]:
     """Yield pieces of text.
 
@@ -38,35 +48,72 @@ def stream(
         stop: texts before which it ends.
         notice: called with a sentence where the prompt is longer than the model reads.
         choices: takes each token with its probability and alternatives.
+        json_schema: a JSON schema that the text has to follow: a dictionary, JSON, or a file of it.
+        grammar: a file of a grammar that it has to follow, as Lark or GBNF.
+        draft: what guesses tokens, which the model then checks at once: ``ngram``, what followed
+            the last tokens before; or a smaller model over the same vocabulary.
 
     Raises:
         UsageError: the run answers rows, or an argument is wrong.
     """
     predictor.task.check_generates()
+    rules = _grammar_text(json_schema, grammar)
+    if rules is not None and draft is not None:
+        raise UsageError("a draft guesses past a grammar; leave one of the two out")
     if not isinstance(prompt, str):
         raise UsageError(f"prompt is {shown(prompt)}; give a text")
     arguments.whole("max_new_tokens", max_new_tokens)
     if seed is not None:
         arguments.whole("seed", seed)
     compute_device = predictor.compute_device
-    pieces = predictor.task.generate(
-        predictor.model,
-        prompt,
-        max_new_tokens,
-        Sampling.read(sampling),
-        seed=seed,
-        stop=arguments.texts("stop", stop),
-        device=compute_device.device,
-        notice=notice,
-        choices=choices,
-    )
-    while True:
-        # entered anew for each piece: the caller's own code runs between them
-        with torch_defaults(), compute_device.autocast():
-            piece = next(pieces, None)
-        if piece is None:
-            return
-        yield piece
+    with ExitStack() as lent:
+        pieces = predictor.task.generate(
+            predictor.model,
+            prompt,
+            max_new_tokens,
+            Sampling.read(sampling),
+            seed=seed,
+            stop=arguments.texts("stop", stop),
+            device=compute_device.device,
+            notice=notice,
+            choices=choices,
+            stepper=lent.enter_context(predictor.stepping()),
+            grammar=rules,
+            draft=None if draft is None else _draft(predictor, draft, lent),
+        )
+        while True:
+            # entered anew for each piece: the caller's own code runs between them
+            with torch_defaults(), compute_device.autocast():
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
+
+
+def _grammar_text(
+    json_schema: str | Path | dict[str, Any] | None, grammar: str | Path | None
+) -> GrammarText | None:
+    if json_schema is not None and grammar is not None:
+        raise UsageError("a text follows json_schema or grammar; leave one of them out")
+    if json_schema is not None:
+        return GrammarText.of_schema(json_schema)
+    return None if grammar is None else GrammarText.of_file(grammar)
+
+
+def _draft(predictor: Predictor, draft: str | Predictor, lent: ExitStack) -> MakeDraft:
+    """Return what makes a draft; ``lent`` holds what it needs until the text is written.
+
+    Raises:
+        UsageError: it cannot guess for this run.
+    """
+    if draft == NGRAM:
+        return lambda generator: RepeatDraft()
+    if not isinstance(draft, Predictor):
+        raise UsageError(f"draft is {shown(draft)}; give {NGRAM}, or a loaded run")
+    draft.task.check_generates()
+    task: Any = predictor.task
+    stepper = lent.enter_context(draft.stepping())
+    return task.draft_by(draft.task, stepper)
 
 
 @torch_defaults()
@@ -100,9 +147,7 @@ def with_choices(
     prompt: str,
     max_new_tokens: int,
     sampling: dict[str, Any],
-    seed: int | None = None,
-    stop: Sequence[str] = (),
-    notice: Callable[[str], None] = lambda text: None,
+    **options: Any,
 ) -> tuple[str, list[TokenChoice]]:
     """Return a text as ``stream`` makes it, and the tokens of it.
 
@@ -110,7 +155,7 @@ def with_choices(
     """
     choices: list[TokenChoice] = []
     pieces = stream(
-        predictor, prompt, max_new_tokens, sampling, seed, stop, notice, choices
+        predictor, prompt, max_new_tokens, sampling, choices=choices, **options
     )
     text = "".join(pieces)
     return text, [choice for choice in choices if choice.start < len(text)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -30,6 +31,7 @@ class Predictor:
         compute_device: where it computes.
         max_row: bytes that a row may have.
         options: how texts are written; two predictors may share a model and differ in these.
+        kept_steppers: see ``stepping``; with the versions of the weights that they packed.
     """
 
     task: Task
@@ -37,6 +39,9 @@ class Predictor:
     compute_device: ComputeDevice
     max_row: int
     options: AnswerOptions
+    kept_steppers: list[tuple[list[tuple[int, int]], Any]] = field(
+        default_factory=list, compare=False, repr=False
+    )
 
     @classmethod
     def of(cls, loaded: Loaded, device: str = "auto") -> Predictor:
@@ -56,6 +61,23 @@ class Predictor:
         options = AnswerOptions.of(recipe)
         loaded.task.check_options(options, model)
         return cls(loaded.task, model, compute_device, recipe.data.max_row, options)
+
+    @contextmanager
+    def stepping(self) -> Iterator[Any]:
+        """Lend what steps the language model, with its weights packed and its last text read.
+
+        It is kept for the next text, unless weights have changed or somebody else uses it.
+        """
+        model: Any = self.model
+        weights = [(id(weight), weight._version) for weight in model.parameters()]
+        stepper = model.stepper()
+        if self.kept_steppers:
+            known, other = self.kept_steppers.pop()
+            if known == weights and type(other) is type(stepper):
+                stepper = other
+        yield stepper
+        if not self.kept_steppers:
+            self.kept_steppers.append((weights, stepper))
 
     def predict(self, rows: Iterable[Any]) -> list[Prediction]:
         """Answer rows together.

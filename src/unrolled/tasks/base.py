@@ -20,6 +20,8 @@ from unrolled.data.examples import Ints
 from unrolled.data.schema import Schema
 from unrolled.data.shards import Tokens
 from unrolled.data.sources import Document, Format, Table
+from unrolled.decoding.generate import MakeDraft, Stepper
+from unrolled.decoding.grammar import GrammarText
 from unrolled.decoding.sampling import Sampling
 from unrolled.decoding.settings import Search
 from unrolled.fields.frames import Frames
@@ -585,10 +587,15 @@ class Task(ABC):
         device: torch.device | None = None,
         notice: Callable[[str], None] = lambda text: None,
         choices: list[TokenChoice] | None = None,
+        stepper: Stepper | None = None,
+        grammar: GrammarText | None = None,
+        draft: MakeDraft | None = None,
     ) -> Iterator[str]:
         """Yield text that goes on from ``prompt``; see ``check_generates``.
 
-        Each token that is written is added to ``choices``, where that is a list.
+        Each token that is written is added to ``choices``, where that is a list. ``stepper`` steps
+        the model; None: what it makes itself. The text follows ``grammar``; ``draft`` makes what
+        guesses its tokens.
         """
         self.check_generates()
         return iter(())

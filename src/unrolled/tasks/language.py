@@ -23,8 +23,10 @@ from unrolled.data.examples import Ints
 from unrolled.data.schema import Schema
 from unrolled.data.shards import Tokens
 from unrolled.data.sources import Document, nfc
-from unrolled.decoding.generate import generate
+from unrolled.decoding.generate import MakeDraft, Stepper, TokenReader, generate
+from unrolled.decoding.grammar import GrammarText, TextGrammar
 from unrolled.decoding.sampling import Sampling
+from unrolled.decoding.speculative import Draft, ModelDraft
 from unrolled.decoding.stopping import until
 from unrolled.fields.base import TOKENIZER
 from unrolled.fields.label import Label
@@ -359,9 +361,13 @@ class Language(Task):
         device: torch.device | None = None,
         notice: Callable[[str], None] = lambda text: None,
         choices: list[TokenChoice] | None = None,
+        stepper: Stepper | None = None,
+        grammar: GrammarText | None = None,
+        draft: MakeDraft | None = None,
     ) -> Iterator[str]:
         """Yield text that goes on from ``prompt``, in whole characters, as it is made."""
         assert isinstance(model, LanguageModel)
+        follows = None if grammar is None else self._followed(grammar)
         start = self.tokenizer.beginning(nfc(prompt))
         if self.tokenizer.unk_id in start:
             lacking = listed(self.unknown_in(nfc(prompt)))
@@ -380,7 +386,7 @@ class Language(Task):
                 yield piece
 
         tokens = generate(
-            model.stepper(),
+            stepper or model.stepper(),
             start,
             max_new_tokens,
             sampling,
@@ -391,8 +397,36 @@ class Language(Task):
             notice=notice,
             mark=mark if start[0] == mark else None,
             observe=None if choices is None else observe,
+            grammar=follows,
+            draft=draft,
         )
         return until(pieces(), stop)
+
+    def _followed(self, grammar: GrammarText) -> TextGrammar:
+        """Return what holds a text to a grammar."""
+        words = self.tokenizer
+        banned = words.unwritten_ids
+        return TextGrammar(grammar, words.pieces(), words.end_ids[0], banned)
+
+    def draft_by(self, other: Language, stepper: Stepper) -> MakeDraft:
+        """Return what guesses as another run does, which is read through ``stepper``.
+
+        Raises:
+            UsageError: it has another vocabulary.
+        """
+        if other.tokenizer.digest != self.tokenizer.digest:
+            raise UsageError(
+                "a draft has to have the tokens of the run; train it with model.init=RUN, or on "
+                "the same text with the same tokenizer"
+            )
+        begun = [self.tokenizer.start_id]
+
+        def make(generator: torch.Generator | None) -> Draft:
+            device = torch.device("cpu") if generator is None else generator.device
+            reader = TokenReader(stepper, begun, device, lambda text: None, keep=True)
+            return ModelDraft(reader, generator)
+
+        return make
 
     def _choice(self, probabilities: Tensor, token: int, start: int) -> TokenChoice:
         """Return a token of ``probabilities`` (V,), at a character, with the likeliest ones."""

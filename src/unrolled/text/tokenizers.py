@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.core.errors import DataError
+from unrolled.core.errors import DataError, UsageError
 from unrolled.core.files import read_json, write_text
 from unrolled.text.characters import CODE_POINTS, byte_letters, code_points, valid_text
 from unrolled.text.documents import (
@@ -249,6 +249,24 @@ class Tokenizer:
                 token = text_of_word(token)
             texts.append(token)
         return texts
+
+    def pieces(self) -> list[bytes]:
+        """Return what each id adds to a text, in bytes of UTF-8; nothing for specials.
+
+        Raises:
+            UsageError: what an id adds depends on those beside it.
+        """
+        if self.kind in ("words", "whitespace", "jamo"):
+            raise UsageError(
+                f"a text of tokenizer={self.kind} cannot be held to a grammar: what a token writes "
+                "depends on those beside it; train with tokenizer=bpe, bytes, chars or unigram"
+            )
+        pieces: list[bytes] = []
+        for text in self.texts():
+            is_special = text.startswith("\0") and text != "\0"
+            piece = b"" if is_special else text.encode("utf-8", "surrogateescape")
+            pieces.append(piece)
+        return pieces
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids; specials, ``unk_id`` too, give nothing.

@@ -1,0 +1,277 @@
+"""Language models of attention, a token at a time: the native stream against plain PyTorch.
+
+Plain PyTorch is eager, in the manner of nanoGPT, with keys and values kept in room that is made
+once; and ``transformers.generate``. Same weights, rows and threads, taking turns; medians.
+
+``python -m benchmarks text [RUN]``; of RUN, a run over a text, it says what fewer bits of weights
+cost, in bits per byte of its held-out part.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import unrolled
+from unrolled.decoding.sampling import Sampling, choose
+from unrolled.models import LanguageModel
+from unrolled.nn import Attention, TokenEmbedding
+from unrolled.ops import native
+
+CONTEXT = 512
+ROUNDS = 5
+PROMPT = 384
+# width, blocks, heads, vocabulary, and steps of a round
+SIZES = {"5M": (256, 6, 4, 1000, 60), "40M": (512, 12, 8, 4096, 12)}
+SCORED = 20_000  # tokens that fewer bits are compared on
+Measured = dict[str, float]
+
+
+class PlainGPT(nn.Module):
+    """GPT-2 as one would write it, with a cache of keys and values for B rows."""
+
+    def __init__(self, model: LanguageModel, rows: int) -> None:
+        super().__init__()
+        layer: Any = model.layer
+        self.model = model
+        self.heads = layer.blocks[0].attention.heads
+        self.qkv = []
+        for block in layer.blocks:
+            attention = block.attention
+            parts = (attention.query, attention.key, attention.value)
+            self.qkv.append(torch.cat([part.weight for part in parts]).detach())
+        shape = (len(layer.blocks), rows, self.heads, CONTEXT, layer.head_size)
+        self.keys = torch.zeros(shape)
+        self.values = torch.zeros(shape)
+        self.read = 0
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Read ids (B, T) after what was read; return scores of the next (B, V)."""
+        model: Any = self.model
+        rows, steps = ids.shape
+        first = self.read
+        past = first + steps
+        x = model.embedding.weight[ids] + model.layer.place.weight[first:past]
+        for number, block in enumerate(model.layer.blocks):
+            parts = F.linear(block.attention_norm(x), self.qkv[number])
+            q, k, v = parts.view(rows, steps, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            self.keys[number, :, :, first:past] = k
+            self.values[number, :, :, first:past] = v
+            k = self.keys[number, :, :, :past]
+            v = self.values[number, :, :, :past]
+            read = F.scaled_dot_product_attention(q, k, v, is_causal=steps > 1)
+            x = x + block.attention.out(read.transpose(1, 2).reshape(x.shape))
+            inner = F.gelu(block.feedforward.up(block.feedforward_norm(x)))
+            x = x + block.feedforward.out(inner)
+        self.read = past
+        return model.head(model.layer.norm(x[:, -1]))
+
+
+def build(width: int, blocks: int, heads: int, vocabulary: int) -> LanguageModel:
+    """Return a model with weights that were drawn."""
+    torch.manual_seed(0)
+    layer = Attention(
+        width,
+        width,
+        blocks,
+        heads,
+        positions="learned",
+        norm="layer",
+        feedforward="gelu",
+        context=CONTEXT,
+    )
+    embedding = TokenEmbedding(vocabulary, width, std=0.5)
+    return LanguageModel(embedding, layer, vocabulary, bias=False).eval()
+
+
+def hugging_face(model: LanguageModel) -> Any:
+    """Return a GPT-2 of the same sizes in transformers."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    layer: Any = model.layer
+    config = GPT2Config(
+        vocab_size=model.head.out_features,
+        n_positions=CONTEXT,
+        n_embd=layer.output_size,
+        n_layer=len(layer.blocks),
+        n_head=layer.blocks[0].attention.heads,
+    )
+    return GPT2LMHeadModel(config).eval()
+
+
+def seconds(run: Callable[[], None]) -> float:
+    """Return how long a call takes."""
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def by_turns(ways: dict[str, Callable[[], None]]) -> Measured:
+    """Return the median seconds of each way, which take turns; the first round warms up."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for round in range(ROUNDS + 1):
+        for name, run in ways.items():
+            took = seconds(run)
+            if round:
+                times[name].append(took)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def steps_of(model: LanguageModel, rows: int, steps: int) -> Measured:
+    """Return seconds of one step of every way, after a prompt of 64 tokens."""
+    vocabulary = model.head.out_features
+    ids = torch.randint(0, vocabulary, (rows, 64))
+    ways: dict[str, Callable[[], None]] = {}
+    plain = PlainGPT(model, rows)
+
+    def eagerly() -> None:
+        plain.read = 64
+        for _ in range(steps):
+            plain(ids[:, :1])
+
+    plain(ids)
+    ways["eager"] = eagerly
+    for precision in native.PRECISIONS:
+        stream = model.stream(rows, precision)
+        stream.read(ids)
+        begun = stream.state
+
+        def natively(stream: Any = stream, begun: Any = begun) -> None:
+            stream.load(begun)
+            for _ in range(steps):
+                stream.step(ids[:, 0])
+
+        ways[precision] = natively
+    measured = by_turns(ways)
+    return {name: took / steps for name, took in measured.items()}
+
+
+def prompts_of(model: LanguageModel) -> Measured:
+    """Return seconds of reading a prompt of one row."""
+    ids = torch.randint(0, model.head.out_features, (1, PROMPT))
+    plain = PlainGPT(model, 1)
+    stream = model.stream(1)
+    half = model.stream(1, "bf16")
+
+    def eagerly() -> None:
+        plain.read = 0
+        plain(ids)
+
+    def natively(stream: Any) -> None:
+        stream.reset()
+        stream.read(ids)
+
+    return by_turns(
+        {
+            "eager": eagerly,
+            "float32": lambda: natively(stream),
+            "bf16": lambda: natively(half),
+        }
+    )
+
+
+def generating(model: LanguageModel, rows: int = 32, tokens: int = 32) -> Measured:
+    """Return seconds of writing ``tokens`` in many rows, greedily."""
+    other = hugging_face(model)
+    ids = torch.randint(0, model.head.out_features, (rows, 8))
+    stream = model.stream(rows)
+
+    def natively() -> None:
+        stream.reset()
+        scores = stream.read(ids)
+        for _ in range(tokens - 1):
+            scores = stream.step(scores.argmax(1))
+
+    def by_transformers() -> None:
+        other.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            pad_token_id=0,
+        )
+
+    return by_turns({"transformers": by_transformers, "float32": natively})
+
+
+def sampling_of(model: LanguageModel) -> float:
+    """Return seconds of a choice by top-k and top-p of one row."""
+    scores = torch.randn(1, model.head.out_features)
+    sampling = Sampling(temperature=0.8, top_k=50, top_p=0.9)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw() -> None:
+        for _ in range(100):
+            choose(scores.clone(), sampling, None, generator)
+
+    return by_turns({"draw": draw})["draw"] / 100
+
+
+def bits_of(folder: str) -> Measured:
+    """Return bits per byte of the beginning of a run's held-out part, by the bits of weights."""
+    run = unrolled.load(folder, device="cpu")
+    model: Any = run.model
+    document = run.held_out()
+    ids = torch.tensor([run.task.tokenizer.encode(document)[: SCORED + 1]])
+    bytes_read = len(run.task.tokenizer.decode(ids[0, 1:].tolist()).encode())
+    costs: Measured = {}
+    for precision in native.PRECISIONS:
+        stream = model.stream(1, precision)
+        nats = 0.0
+        for at in range(ids.shape[1] - 1):
+            if model.context is not None and at % model.context == 0:
+                stream.reset()
+            scores = stream.step(ids[:, at]).log_softmax(1)
+            nats -= float(scores[0, ids[0, at + 1]])
+        costs[precision] = nats / bytes_read / float(np.log(2))
+        print(f"{precision:<8} {costs[precision]:.4f} bits per byte", flush=True)
+    return costs
+
+
+@torch.inference_mode()
+def run(arguments: list[str]) -> dict[str, Any]:
+    """Measure; ``arguments`` may hold a run's folder."""
+    threads = torch.get_num_threads()
+    library: Any = native.library()
+    bandwidth = library.bandwidth(200 << 20, threads, 0.5)
+    print(f"{threads} threads, memory {bandwidth / 1e9:.1f} GB/s")
+    results: dict[str, Any] = {"threads": threads, "bandwidth": bandwidth}
+    for name, (*sizes, steps) in SIZES.items():
+        model = build(*sizes)
+        found: dict[str, Any] = {}
+        for rows in (1, 32):
+            found[f"{rows} rows"] = steps_of(model, rows, max(4, steps // rows))
+        found["prompt"] = prompts_of(model)
+        if name == "5M":
+            found["generate"] = generating(model)
+        found["bytes"] = model.stream(1).bytes
+        found["choice"] = sampling_of(model)
+        results[name] = found
+        _show(name, found, bandwidth)
+    if arguments:
+        results["bits"] = bits_of(arguments[0])
+    return results
+
+
+def _show(name: str, found: dict[str, Any], bandwidth: float) -> None:
+    for part in ("1 rows", "32 rows", "prompt", "generate"):
+        times = found.get(part)
+        if times is None:
+            continue
+        base_name, base = next(iter(times.items()))
+        print(f"{name} {part:<9} {base_name} {base * 1e3:.3f} ms")
+        for way, took in list(times.items())[1:]:
+            print(f"    {way:<8} {took * 1e3:8.3f} ms  {base / took:5.2f}x")
+    took = found["1 rows"]["float32"]
+    share = found["bytes"] / took / bandwidth
+    print(
+        f"    {share:.0%} of the memory's speed; a choice takes {found['choice'] * 1e6:.0f} us"
+    )
