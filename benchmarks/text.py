@@ -113,11 +113,11 @@ def seconds(run: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-def by_turns(ways: dict[str, Callable[[], None]]) -> Measured:
+def by_turns(paths: dict[str, Callable[[], None]]) -> Measured:
     """Return the median seconds of each way, which take turns; the first round warms up."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[float]] = {name: [] for name in paths}
     for round in range(ROUNDS + 1):
-        for name, run in ways.items():
+        for name, run in paths.items():
             took = seconds(run)
             if round:
                 times[name].append(took)
@@ -128,7 +128,7 @@ def steps_of(model: LanguageModel, rows: int, steps: int) -> Measured:
     """Return seconds of one step of every way, after a prompt of 64 tokens."""
     vocabulary = model.head.out_features
     ids = torch.randint(0, vocabulary, (rows, 64))
-    ways: dict[str, Callable[[], None]] = {}
+    paths: dict[str, Callable[[], None]] = {}
     plain = PlainGPT(model, rows)
 
     def eagerly() -> None:
@@ -137,7 +137,7 @@ def steps_of(model: LanguageModel, rows: int, steps: int) -> Measured:
             plain(ids[:, :1])
 
     plain(ids)
-    ways["eager"] = eagerly
+    paths["eager"] = eagerly
     for precision in native.PRECISIONS:
         stream = model.stream(rows, precision)
         stream.read(ids)
@@ -148,8 +148,8 @@ def steps_of(model: LanguageModel, rows: int, steps: int) -> Measured:
             for _ in range(steps):
                 stream.step(ids[:, 0])
 
-        ways[precision] = natively
-    measured = by_turns(ways)
+        paths[precision] = natively
+    measured = by_turns(paths)
     return {name: took / steps for name, took in measured.items()}
 
 
@@ -246,32 +246,31 @@ def run(arguments: list[str]) -> dict[str, Any]:
     results: dict[str, Any] = {"threads": threads, "bandwidth": bandwidth}
     for name, (*sizes, steps) in SIZES.items():
         model = build(*sizes)
-        found: dict[str, Any] = {}
+        measured: dict[str, Any] = {}
         for rows in (1, 32):
-            found[f"{rows} rows"] = steps_of(model, rows, max(4, steps // rows))
-        found["prompt"] = prompts_of(model)
+            measured[f"{rows} rows"] = steps_of(model, rows, max(4, steps // rows))
+        measured["prompt"] = prompts_of(model)
         if name == "5M":
-            found["generate"] = generating(model)
-        found["bytes"] = model.stream(1).bytes
-        found["choice"] = sampling_of(model)
-        results[name] = found
-        _show(name, found, bandwidth)
+            measured["generate"] = generating(model)
+        measured["bytes"] = model.stream(1).bytes
+        measured["choice"] = sampling_of(model)
+        results[name] = measured
+        _show(name, measured, bandwidth)
     if arguments:
         results["bits"] = bits_of(arguments[0])
     return results
 
 
-def _show(name: str, found: dict[str, Any], bandwidth: float) -> None:
+def _show(name: str, measured: dict[str, Any], bandwidth: float) -> None:
     for part in ("1 rows", "32 rows", "prompt", "generate"):
-        times = found.get(part)
+        times = measured.get(part)
         if times is None:
             continue
         base_name, base = next(iter(times.items()))
         print(f"{name} {part:<9} {base_name} {base * 1e3:.3f} ms")
         for way, took in list(times.items())[1:]:
             print(f"    {way:<8} {took * 1e3:8.3f} ms  {base / took:5.2f}x")
-    took = found["1 rows"]["float32"]
-    share = found["bytes"] / took / bandwidth
-    print(
-        f"    {share:.0%} of the memory's speed; a choice takes {found['choice'] * 1e6:.0f} us"
-    )
+    took = measured["1 rows"]["float32"]
+    of_peak = measured["bytes"] / took / bandwidth
+    choice = measured["choice"] * 1e6
+    print(f"    {of_peak:.0%} of the memory's speed; a choice takes {choice:.0f} us")

@@ -134,3 +134,48 @@ def test_a_value_out_of_range_is_one_line(
     cli: Call, home: SimpleNamespace, option: str, value: float, message: str
 ) -> None:
     assert message in cli("generate", home.runs["language"], option, value, code=2)[1]
+
+
+def test_a_text_follows_a_grammar(
+    cli: Call, home: SimpleNamespace, tmp_path: Any
+) -> None:
+    path = tmp_path / "boats.gbnf"
+    path.write_text('root ::= ("row " | "boat ")+ "down"')
+    words = ["generate", home.runs["language"], "--grammar", path, "--seed", 3]
+    texts = [cli(*words, "--max-new-tokens", 90, "--seed", seed)[0] for seed in (1, 2)]
+    for text in texts:
+        words_written = text.split()
+        assert words_written[-1] == "down"
+        assert set(words_written[:-1]) <= {"row", "boat"}
+    run = unrolled.load(home.runs["language"])
+    assert run.generate("", 90, seed=1, grammar=path) == texts[0].rstrip("\n")
+    document = json.loads(cli(*words, "--json")[0])
+    assert document["text"].endswith("down")
+
+
+def test_a_grammar_that_cannot_be_followed(cli: Call, home: SimpleNamespace) -> None:
+    words = ["generate", home.runs["language"]]
+    _, err = cli(*words, "--json-schema", '{"type": "object"}', code=2)
+    assert "asks for what no token of the vocabulary spells" in err
+    _, err = cli(*words, "--json-schema", '{"type": 3}', code=2)
+    assert "cannot be followed" in err
+    _, err = cli(*words, "--grammar", "nowhere.gbnf", code=1)
+    assert "nowhere.gbnf" in err
+    _, err = cli(
+        *words, "--draft", "ngram", "--json-schema", '{"type": "object"}', code=2
+    )
+    assert "leave one of the two out" in err
+
+
+def test_a_draft_changes_no_greedy_text(cli: Call, home: SimpleNamespace) -> None:
+    run = home.runs["language"]
+    words = ["generate", run, "--temperature", 0, "--max-new-tokens", 30]
+    plain = cli(*words)[0]
+    for draft in ("ngram", run):
+        out, err = cli(*words, "--draft", draft)
+        assert out == plain
+        assert "helps models of attention alone" in err
+    _, err = cli(*words, "--draft", "trigram", code=1)
+    assert "trigram" in err
+    _, err = cli(*words, "--draft", home.runs["classify"], code=2)
+    assert "task=language" in err

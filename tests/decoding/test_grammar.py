@@ -20,7 +20,7 @@ from unrolled.text.tokenizers import Tokenizer
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "film": {"enum": ["좋다", 'bad [12]']},
+        "film": {"enum": ["좋다", "bad [12]"]},
         "stars": {"type": "integer", "minimum": 1, "maximum": 5},
         "seen": {"type": "array", "items": {"type": "boolean"}, "maxItems": 2},
     },

@@ -258,3 +258,43 @@ def test_a_stream_takes_no_memory_with_the_number_of_its_steps() -> None:
     assert f"a cache of {size:,} bytes for 128 steps" in said.pop()
     made_for = {len(memory) for memory, _ in stream._rooms._lent}
     assert len(made_for) <= 2
+
+
+@torch.no_grad()
+def test_the_beginning_of_the_last_text_is_not_read_again() -> None:
+    made = model()
+    stream = made.stream(1)
+    tokens = ids(1, 40)
+    other = torch.cat([tokens[:, :25], tokens[:, :9]], 1)
+    fresh = made.stream(1).read(other).clone()
+    stream.begin(tokens[:, :30])
+    stream.step(tokens[:, 30])
+    kept = stream.state
+    again = stream.begin(tokens[:, :31])
+    torch.testing.assert_close(again, by_torch(made, tokens)[0][:, 30], **NEAR)
+    got = stream.begin(other)
+    assert torch.equal(got, fresh)
+    # a state that somebody has is what it was
+    on, _ = by_torch(made, tokens[:, 31:32], kept)
+    torch.testing.assert_close(on[:, 0], by_torch(made, tokens)[0][:, 31], **NEAR)
+    # and a text that is the same but for its end is its end alone to read
+    at = native.count("step")
+    assert torch.equal(stream.begin(other[:, :26]), made.stream(1).read(other[:, :26]))
+    assert native.count("step") - at == 2
+
+
+@torch.no_grad()
+def test_a_shortened_state_goes_on_without_a_copy() -> None:
+    made = model()
+    stream = made.stream(1)
+    tokens = ids(1, 12)
+    scores = stream.read_each(tokens[:, :10])
+    torch.testing.assert_close(scores, by_torch(made, tokens[:, :10])[0], **NEAR)
+    state: Any = stream.state
+    room = state.buffer
+    stream.load(state.shortened(4))
+    got = stream.step(tokens[:, 11])
+    short = torch.cat([tokens[:, :6], tokens[:, 11:]], 1)
+    torch.testing.assert_close(got, by_torch(made, short)[0][:, -1], **NEAR)
+    now: Any = stream.state
+    assert now.buffer is room

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from unrolled.decoding.grammar import TextGrammar
 from unrolled.decoding.sampling import OUT, Sampling, choose, probabilities_of
-from unrolled.decoding.speculative import GUESSES, Draft, check
+from unrolled.decoding.speculative import GUESSES, Drafter, check
 
 # called with the probabilities of all tokens (V,), before temperature and filters, and the choice
 Observe = Callable[[Tensor, int], None]
-MakeDraft = Callable[[torch.Generator | None], Draft]
+MakeDraft = Callable[[torch.Generator | None], Drafter]
 CHUNK = 256  # tokens of a prompt read at once: memory stays constant however long it is
 
 
@@ -224,36 +224,31 @@ def generate(
         UsageError: no token of the vocabulary is what the grammar asks for.
     """
     if not prompt:
-        raise ValueError(
-            "the prompt holds no token; start it with the token that starts a text"
-        )
+        raise ValueError("the prompt holds no token; begin with what begins a text")
     device = device or torch.device("cpu")
-    generator = (
-        torch.Generator(device=device).manual_seed(seed) if seed is not None else None
-    )
+    generator: torch.Generator | None = None
+    if seed is not None:
+        generator = torch.Generator(device=device).manual_seed(seed)
     reader = TokenReader(model, prompt, device, notice, mark, keep=draft is not None)
     # the mark that stands before a text was not said: the end must not become unlikely
     words = [token for token in prompt if token not in ends]
-    choice = _Choice(sampling, banned, generator, words, reader.logits)
-    if draft is None:
-        tokens = _one_by_one(reader, choice, grammar, ends, observe)
-    elif not reader.can_forget:
+    chooser = _Chooser(sampling, banned, generator, words, reader.logits)
+    if draft is not None and not reader.can_forget:
         notice("a draft is left out: it helps models of attention alone")
-        tokens = _one_by_one(reader, choice, None, ends, observe)
-    else:
-        tokens = _with_draft(reader, choice, draft(generator), max_new_tokens, observe)
-    count = 0
-    while count < max_new_tokens:
+        draft = None
+    tokens = _one_by_one(reader, chooser, grammar, ends, observe)
+    if draft is not None:
+        tokens = _with_draft(reader, chooser, draft(generator), max_new_tokens, observe)
+    for _ in range(max_new_tokens):
         token = next(tokens)
         if token in ends:
             return
         yield token
-        count += 1
         if grammar is not None and grammar.is_finished:
             return
 
 
-class _Choice:
+class _Chooser:
     """How tokens are chosen from scores, and which were said."""
 
     def __init__(
@@ -303,7 +298,7 @@ class _Choice:
 
 def _one_by_one(
     reader: TokenReader,
-    choice: _Choice,
+    chooser: _Chooser,
     grammar: TextGrammar | None,
     ends: Sequence[int],
     observe: Observe | None,
@@ -312,49 +307,49 @@ def _one_by_one(
     while True:
         if grammar is not None:
             reader.logits.masked_fill_(~grammar.allowed(), OUT)
-        token = choice.token(reader.logits)
+        token = chooser.token(reader.logits)
         if grammar is not None and int(token) not in ends:
             grammar.take(int(token))
         if observe is not None and int(token) not in ends:
             observe(reader.logits[0].float().softmax(dim=-1), int(token))
         yield int(token)
-        choice.say(token.tolist())
+        chooser.say(token.tolist())
         reader.feed(token)
 
 
 def _with_draft(
     reader: TokenReader,
-    choice: _Choice,
-    draft: Draft,
+    chooser: _Chooser,
+    draft: Drafter,
     most: int,
     observe: Observe | None,
 ) -> Iterator[int]:
     """Yield tokens without end: those of a draft that the model keeps, and what it says itself."""
-    pending = int(choice.token(reader.logits))
+    pending = int(chooser.token(reader.logits))
     if observe is not None:
         observe(reader.logits[0].float().softmax(dim=-1), pending)
     yield pending
     while True:
-        choice.say([pending])
+        chooser.say([pending])
         room = min(GUESSES, reader.left - 1, most - 1)
         if room < 1:
             reader.feed(torch.tensor([pending], device=reader.device))
-            pending = int(choice.token(reader.logits))
+            pending = int(chooser.token(reader.logits))
             if observe is not None:
                 observe(reader.logits[0].float().softmax(dim=-1), pending)
             yield pending
             continue
         recent = [*reader.recent, pending]
-        guess = draft.guess(recent, room, choice.probabilities)
+        guess = draft.guess(recent, room, chooser.probabilities)
         logits = reader.feed_all([pending, *guess.tokens])
-        probabilities = choice.along(logits, guess.tokens)
-        kept, following = check(guess, probabilities, choice.generator)
+        probabilities = chooser.along(logits, guess.tokens)
+        kept, following = check(guess, probabilities, chooser.generator)
         for number, token in enumerate([*guess.tokens[:kept], following]):
             if observe is not None:
                 scores = logits[number].clone()
-                scores[choice.banned] = OUT
+                scores[chooser.banned] = OUT
                 observe(scores.float().softmax(dim=-1), token)
             yield token
         reader.forget(len(guess.tokens) - kept)
-        choice.say(guess.tokens[:kept])
+        chooser.say(guess.tokens[:kept])
         pending = following

@@ -178,13 +178,21 @@ class TextGrammar:
         allowed = bits[: self._size].astype(bool) & self._allowed
         allowed[self._end] = self._matcher.is_accepting()
         if not allowed.any() or self._matcher.is_error():
-            raise UsageError(
-                f"{self._name} asks for what no token of the vocabulary spells; train on text "
-                "that holds it, or with tokenizer=bytes or bpe"
-            )
+            raise self._unspelled()
         return torch.from_numpy(allowed)
 
+    def _unspelled(self) -> UsageError:
+        return UsageError(
+            f"{self._name} asks for what no token of the vocabulary spells; train on text that "
+            "holds it, or with tokenizer=bytes or bpe"
+        )
+
     def take(self, token: int) -> None:
-        """Go on by a token that was allowed."""
+        """Go on by a token that was allowed.
+
+        Raises:
+            UsageError: only a longer piece than the vocabulary has could go on.
+        """
         self._matcher.consume_token(token)
-        self._check()
+        if self._matcher.is_error():
+            raise self._unspelled()

@@ -34,7 +34,7 @@ class Guess:
     probabilities: Tensor | None = None
 
 
-class Draft(Protocol):
+class Drafter(Protocol):
     """What guesses how a text goes on."""
 
     def guess(
@@ -85,7 +85,7 @@ class RepeatDraft:
         self._seen = list(recent)
 
 
-class Reader(Protocol):
+class DraftReader(Protocol):
     """What a draft by a model asks of its reader; see ``generate.TokenReader``."""
 
     logits: Tensor
@@ -104,7 +104,7 @@ class ModelDraft:
         generator: source of randomness.
     """
 
-    def __init__(self, reader: Reader, generator: torch.Generator | None) -> None:
+    def __init__(self, reader: DraftReader, generator: torch.Generator | None) -> None:
         self._reader = reader
         self._generator = generator
 

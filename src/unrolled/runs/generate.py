@@ -57,14 +57,8 @@ def stream(
         UsageError: the run answers rows, or an argument is wrong.
     """
     predictor.task.check_generates()
-    rules = _grammar_text(json_schema, grammar)
-    if rules is not None and draft is not None:
-        raise UsageError("a draft guesses past a grammar; leave one of the two out")
-    if not isinstance(prompt, str):
-        raise UsageError(f"prompt is {shown(prompt)}; give a text")
-    arguments.whole("max_new_tokens", max_new_tokens)
-    if seed is not None:
-        arguments.whole("seed", seed)
+    rules = _grammar_text(json_schema, grammar, draft)
+    _check_arguments(prompt, max_new_tokens, seed)
     compute_device = predictor.compute_device
     with ExitStack() as lent:
         pieces = predictor.task.generate(
@@ -90,9 +84,22 @@ def stream(
             yield piece
 
 
+def _check_arguments(prompt: str, max_new_tokens: int, seed: int | None) -> None:
+    if not isinstance(prompt, str):
+        raise UsageError(f"prompt is {shown(prompt)}; give a text")
+    arguments.whole("max_new_tokens", max_new_tokens)
+    if seed is not None:
+        arguments.whole("seed", seed)
+
+
 def _grammar_text(
-    json_schema: str | Path | dict[str, Any] | None, grammar: str | Path | None
+    json_schema: str | Path | dict[str, Any] | None,
+    grammar: str | Path | None,
+    draft: str | Predictor | None,
 ) -> GrammarText | None:
+    """Return what a text has to be. Raises UsageError: options that go without each other."""
+    if draft is not None and (json_schema is not None or grammar is not None):
+        raise UsageError("a draft guesses past a grammar; leave one of the two out")
     if json_schema is not None and grammar is not None:
         raise UsageError("a text follows json_schema or grammar; leave one of them out")
     if json_schema is not None:

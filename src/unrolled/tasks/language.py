@@ -26,7 +26,7 @@ from unrolled.data.sources import Document, nfc
 from unrolled.decoding.generate import MakeDraft, Stepper, TokenReader, generate
 from unrolled.decoding.grammar import GrammarText, TextGrammar
 from unrolled.decoding.sampling import Sampling
-from unrolled.decoding.speculative import Draft, ModelDraft
+from unrolled.decoding.speculative import Drafter, ModelDraft
 from unrolled.decoding.stopping import until
 from unrolled.fields.base import TOKENIZER
 from unrolled.fields.label import Label
@@ -421,7 +421,7 @@ class Language(Task):
             )
         begun = [self.tokenizer.start_id]
 
-        def make(generator: torch.Generator | None) -> Draft:
+        def make(generator: torch.Generator | None) -> Drafter:
             device = torch.device("cpu") if generator is None else generator.device
             reader = TokenReader(stepper, begun, device, lambda text: None, keep=True)
             return ModelDraft(reader, generator)
