@@ -47,8 +47,10 @@ def naive(
         if temperature == 0:
             text.append(int(scores.argmax()))
         else:
-            law = (scores / temperature).softmax(-1)
-            text.append(int(torch.multinomial(law, 1, generator=generator)))
+            law = (scores / temperature).double().softmax(-1)
+            drawn = torch.rand((), dtype=torch.float64, generator=generator)
+            # the first token at which the sum of probabilities passes the number drawn
+            text.append(int((law.cumsum(-1) <= drawn).sum()))
     return text[len(prompt) :]
 
 

@@ -226,9 +226,7 @@ def generate(
     if not prompt:
         raise ValueError("the prompt holds no token; begin with what begins a text")
     device = device or torch.device("cpu")
-    generator: torch.Generator | None = None
-    if seed is not None:
-        generator = torch.Generator(device=device).manual_seed(seed)
+    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     reader = TokenReader(model, prompt, device, notice, mark, keep=draft is not None)
     # the mark that stands before a text was not said: the end must not become unlikely
     words = [token for token in prompt if token not in ends]
@@ -238,7 +236,8 @@ def generate(
         draft = None
     tokens = _one_by_one(reader, chooser, grammar, ends, observe)
     if draft is not None:
-        tokens = _with_draft(reader, chooser, draft(generator), max_new_tokens, observe)
+        guesser = draft(generator)
+        tokens = _with_draft(reader, chooser, guesser, max_new_tokens, observe)
     for _ in range(max_new_tokens):
         token = next(tokens)
         if token in ends:

@@ -138,7 +138,7 @@ class TextGrammar:
         wrapper = llguidance.TokenizerWrapper(vocabulary)
         tokenizer = llguidance.LLTokenizer(wrapper, n_vocab=len(pieces))
         try:
-            rules = llguidance.grammar_from(grammar.kind, grammar.text)
+            rules = self._library.grammar_from(grammar.kind, grammar.text)
             self._matcher = llguidance.LLMatcher(tokenizer, rules, log_level=0)
         except ValueError as error:
             raise self._wrong(error) from None
