@@ -27,6 +27,7 @@ from unrolled.insight.held_out import importances, inside_of_held_out
 from unrolled.insight.mistakes import mistakes, right_answers
 from unrolled.insight.speed import Speed, measure, write
 from unrolled.insight.utilization import closing_line, utilization
+from unrolled.nn.without_memory import without_memory
 from unrolled.runs import folder as runs
 from unrolled.runs.keys import words
 from unrolled.runs.plan import Plan
@@ -337,7 +338,7 @@ def _can_be_built(plan: Plan, other: dict[str, Any]) -> bool:
         recipe = requested(
             plan.request.target, {**plan.request.changes, **other}, resume=True
         )
-        with torch.device("meta"):
+        with without_memory():
             plan.prepared.task.build(recipe)
     except (UserError, NotImplementedError, RuntimeError):
         return False

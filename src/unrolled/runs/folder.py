@@ -49,6 +49,7 @@ from unrolled.core.terminal import note
 from unrolled.core.words import either, option, resume
 from unrolled.data.sources import Format
 from unrolled.fields.frames import Frames
+from unrolled.nn.without_memory import without_memory
 from unrolled.ops import native
 from unrolled.runs.recipes import CONFIG, FILES, as_yaml, read_yaml
 from unrolled.tasks.base import FileLayout, Task
@@ -450,7 +451,7 @@ def refuse_misfit(
         if isinstance(value, int) and value > most:
             raise ValueError(f"model.{name}={value} is more than they hold")
     try:
-        with torch.device("meta"):
+        with without_memory():
             model = task.build(recipe)
     except NotImplementedError:
         return  # one that looks at its first numbers; it is built for real

@@ -7,6 +7,7 @@ from typing import Any
 
 from unrolled.core.errors import UsageError, UserError
 from unrolled.core.words import option
+from unrolled.nn.without_memory import without_memory
 from unrolled.studies.trials import Trial
 
 WIDEST = 2**15
@@ -85,7 +86,6 @@ def counter(target: str, trial: Trial) -> Callable[[int], int | None]:
 
     It returns None of a width that the layer refuses.
     """
-    import torch
 
     from unrolled.runs.prepare import facts_again, prepare
     from unrolled.runs.recipes import requested
@@ -100,7 +100,7 @@ def counter(target: str, trial: Trial) -> Callable[[int], int | None]:
         recipe = requested(target, changes)
         recipe = resolve(recipe, facts, Machine.of(recipe), prepared.pretrained)
         try:
-            with torch.device("meta"):
+            with without_memory():
                 model = prepared.task.build(recipe)
         except UserError:
             return None

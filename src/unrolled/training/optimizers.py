@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +34,8 @@ def build_optimizer(
     has a ``rate_factor``, which the learning rate is multiplied with: that of ``rate_factors`` for
     what ``depths`` name, and 1 for all other weights.
     """
+    if not settings.compile:
+        _leave_compiler_out()
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     trained = list(named.values())
     by_name = rate_factors(depths, settings.layer_decay)
@@ -52,6 +56,36 @@ def build_optimizer(
     if settings.optimizer == "adafactor":
         return torch.optim.Adafactor(groups, lr=rate)
     return _adamw(groups, settings)
+
+
+def update(optimizer: torch.optim.Optimizer) -> None:
+    """Make one update, as ``optimizer.step()`` does.
+
+    What torch wraps around a step imports its compiler, which takes longer than many a training;
+    it is left off as long as nobody has imported that.
+    """
+    if "torch._dynamo" in sys.modules:
+        optimizer.step()
+        return
+    step = inspect.unwrap(type(optimizer).step)
+    with torch.no_grad():
+        step(optimizer)
+
+
+def _leave_compiler_out() -> None:
+    """Let optimizers be made and cleared without importing torch's compiler.
+
+    It would be imported to mark some methods as none that it compiles; they are marked here.
+    """
+    if "torch._dynamo" in sys.modules:
+        return
+    base = torch.optim.Optimizer
+    for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
+        method = getattr(base, name)
+        inner = getattr(method, "__wrapped__", None)
+        if inner is not None and not hasattr(inner, "__dynamo_disable"):
+            # a string, since a name of two lines is mangled inside of a class
+            setattr(inner, "__dynamo_disable", inner)
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
@@ -96,7 +130,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
         # anew each time: loading a state replaces both
         inner.state = self.state
         inner.param_groups = groups
-        inner.step()
+        update(inner)
 
 
 def to_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Groups]:

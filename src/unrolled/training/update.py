@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unrolled.data.examples import Ints
 from unrolled.nn.state import State
-from unrolled.training import parallel, sharding
+from unrolled.training import optimizers, parallel, sharding
 from unrolled.training.execution import CompiledObjective
 from unrolled.training.job import TrainingJob
 from unrolled.training.losses import on_host
@@ -102,7 +102,7 @@ class Updater:
             state.guard.skip()
         else:
             state.guard.made(mean_loss)
-            state.optimizer.step()
+            optimizers.update(state.optimizer)
             state.average.after_step()
         state.optimizer.zero_grad(set_to_none=True)
         return reason

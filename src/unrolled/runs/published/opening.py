@@ -16,6 +16,7 @@ from unrolled.core.errors import UsageError, UserError, listed
 from unrolled.core.words import option
 from unrolled.data.sources import Format
 from unrolled.models import LanguageModel
+from unrolled.nn.without_memory import without_memory
 from unrolled.runs.folder import Loaded, is_run
 from unrolled.runs.published.config import (
     CONFIG,
@@ -196,7 +197,7 @@ def _build(
     family = checkpoint.family
     stored = checkpoint.stored
     try:
-        with torch.device("meta"):
+        with without_memory():
             model = cast(LanguageModel, task.build(recipe))
     except UsageError as error:
         raise UserError(f"{checkpoint.config.path}: {error}") from None
