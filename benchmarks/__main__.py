@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks import (
     answers,
+    blocks,
     inside,
     layers,
     optimizers,
@@ -31,6 +32,7 @@ from benchmarks import (
 
 BENCHMARKS: dict[str, Callable[[list[str]], dict[str, Any]]] = {
     "answers": answers.run,
+    "blocks": blocks.run,
     "inside": inside.run,
     "layers": layers.run,
     "optimizers": optimizers.run,

@@ -3,8 +3,8 @@
 Plain PyTorch is eager, in the manner of nanoGPT, with keys and values kept in room that is made
 once; and ``transformers.generate``. Same weights, rows and threads, taking turns; medians.
 
-``python -m benchmarks text [RUN]``; of RUN, a run over a text, it says what fewer bits of weights
-cost, in bits per byte of its held-out part.
+``python -m benchmarks text [RUN FILE]``; of a run over a text, it says what fewer bits of weights
+cost on the text of FILE, and how much sooner the run writes with guesses of what stood before.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ PROMPT = 384
 # width, blocks, heads, vocabulary, and steps of a round
 SIZES = {"5M": (256, 6, 4, 1000, 60), "40M": (512, 12, 8, 4096, 12)}
 SCORED = 20_000  # tokens that fewer bits are compared on
+WRITTEN = 150  # tokens that are written with guesses and without
 Measured = dict[str, float]
 
 
@@ -215,30 +217,48 @@ def sampling_of(model: LanguageModel) -> float:
     return by_turns({"draw": draw})["draw"] / 100
 
 
-def bits_of(folder: str) -> Measured:
-    """Return bits per byte of the beginning of a run's held-out part, by the bits of weights."""
-    run = unrolled.load(folder, device="cpu")
-    model: Any = run.model
-    document = run.held_out()
-    ids = torch.tensor([run.task.tokenizer.encode(document)[: SCORED + 1]])
-    bytes_read = len(run.task.tokenizer.decode(ids[0, 1:].tolist()).encode())
+def bits_of(run: Any, text: str) -> Measured:
+    """Return bits per byte of the beginning of a text, by the bits of weights."""
+    words = run.task.tokenizer
+    model = run.model
+    ids = torch.tensor([words.encode(text)[: SCORED + 1]])
+    bytes_read = len(words.decode(ids[0, 1:].tolist()).encode())
+    window = model.context or 512
     costs: Measured = {}
     for precision in native.PRECISIONS:
         stream = model.stream(1, precision)
         nats = 0.0
-        for at in range(ids.shape[1] - 1):
-            if model.context is not None and at % model.context == 0:
-                stream.reset()
-            scores = stream.step(ids[:, at]).log_softmax(1)
-            nats -= float(scores[0, ids[0, at + 1]])
+        for begin in range(0, ids.shape[1] - 1, window):
+            part = ids[:, begin : begin + window + 1]
+            stream.reset()
+            scores = stream.read_each(part[:, :-1])[0].log_softmax(1)
+            nats -= float(scores.gather(1, part[0, 1:, None]).sum())
         costs[precision] = nats / bytes_read / float(np.log(2))
         print(f"{precision:<8} {costs[precision]:.4f} bits per byte", flush=True)
     return costs
 
 
+def drafts_of(run: Any, text: str) -> dict[str, Measured]:
+    """Return seconds of writing, with guesses and without, where text repeats and where not."""
+    line = text[:60]
+    prompts = {"repeats": line * 5, "does not repeat": text[:300]}
+    measured: dict[str, Measured] = {}
+    for name, prompt in prompts.items():
+
+        def write(draft: str | None, prompt: str = prompt) -> None:
+            run.generate(prompt, WRITTEN, temperature=0, draft=draft)
+
+        times = by_turns(
+            {"alone": lambda: write(None), "ngram": lambda: write("ngram")}
+        )
+        measured[name] = times
+        print(f"{name:<16} with guesses {times['alone'] / times['ngram']:.2f}x")
+    return measured
+
+
 @torch.inference_mode()
 def run(arguments: list[str]) -> dict[str, Any]:
-    """Measure; ``arguments`` may hold a run's folder."""
+    """Measure; ``arguments`` may hold a run's folder and a file of text."""
     threads = torch.get_num_threads()
     library: Any = native.library()
     bandwidth = library.bandwidth(200 << 20, threads, 0.5)
@@ -257,7 +277,11 @@ def run(arguments: list[str]) -> dict[str, Any]:
         results[name] = measured
         _show(name, measured, bandwidth)
     if arguments:
-        results["bits"] = bits_of(arguments[0])
+        folder, file = arguments
+        trained = unrolled.load(folder, device="cpu")
+        text = Path(file).read_text("utf-8")
+        results["bits"] = bits_of(trained, text)
+        results["drafts"] = drafts_of(trained, text)
     return results
 
 
