@@ -25,7 +25,7 @@ EDITABLE := $(INSTALL) --no-build-isolation -e
 
 # every extra, the tools of the tests, and a browser for the pages
 .venv/.complete: pyproject.toml | .venv/.base
-	$(EDITABLE) '.[tensorboard,export,excel,dev]'
+	$(EDITABLE) '.[tensorboard,export,excel,grammar,dev]'
 	tools/browser
 	touch $@
 
