@@ -298,3 +298,18 @@ def test_a_shortened_state_goes_on_without_a_copy() -> None:
     torch.testing.assert_close(got, by_torch(made, short)[0][:, -1], **NEAR)
     now: Any = stream.state
     assert now.buffer is room
+
+
+@torch.no_grad()
+def test_weights_without_bounds_are_refused_and_the_stream_stays() -> None:
+    made = model()
+    stream = made.stream(1)
+    tokens = ids(1, 5)
+    expected = by_torch(made, tokens)[0][:, -1]
+    stream.read(tokens[:, :4])
+    made.layer.blocks[1].feedforward.up.weight[3, 2] = float("nan")
+    with pytest.raises(ValueError, match=r"blocks\.1\.feedforward\.up\.weight"):
+        stream.refresh()
+    torch.testing.assert_close(stream.step(tokens[:, 4]), expected, **NEAR)
+    with pytest.raises(ValueError, match="finite"):
+        made.stream(1)

@@ -15,6 +15,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
+from unrolled.core.errors import UserError
 from unrolled.nn.forms import unlike
 from unrolled.nn.layer import checked
 from unrolled.nn.packing import changes_of_stack, pack_stack, unsupported_by_core
@@ -29,6 +30,10 @@ from unrolled.ops import native
 
 FIRST_ROOM = 64  # steps that a new cache has room for
 CHUNK = 256  # rows of tokens that are read at once
+
+
+class NotFinite(UserError, ValueError):
+    """Weights hold inf or NaN."""
 
 
 class TransformerParts(StreamParts):
@@ -134,31 +139,36 @@ class AttentionStream(
 
     # ---- weights ---------------------------------------------------------------------------------
 
-    def _pack(self) -> None:
-        parts = self._parts
-        head = cast(nn.Linear | None, parts.head)
-        self._packed = pack_stack(
-            parts.stack,
-            head,
-            self.precision,
-        )
-        self._project = copy.deepcopy(parts.stack.project)
-        self._table = self._read_table()
-        self._positions = _Positions.up_to(
-            parts.stack,
-            self._buffer.room,
-        )
-        self._call = b""
-
     @torch.no_grad()
-    def _read_table(self) -> Tensor | None:
-        """Return the vectors of all tokens as the stack reads them (V, W)."""
-        embedding: Any = self._parts.embedding
-        if embedding is None:
-            return None
-        vectors = embedding.weight.detach() * embedding.scale
-        table: Tensor = self._project(vectors)
-        return table.contiguous()
+    def _pack(self) -> None:
+        """Pack the weights; where they cannot be, the stream stays as it was.
+
+        Raises:
+            NotFinite: some of them.
+        """
+        parts = self._parts
+        for part in parts.modules():
+            for name, weight in part.named_parameters():
+                if not bool(weight.isfinite().all()):
+                    raise NotFinite(
+                        f"expected finite weights, got inf or NaN in {name} of a "
+                        f"{type(part).__name__}; go back to a checkpoint before they became so"
+                    )
+        head = cast(nn.Linear | None, parts.head)
+        packed = pack_stack(parts.stack, head, self.precision)
+        project = copy.deepcopy(parts.stack.project)
+        embedding: Any = parts.embedding
+        table: Tensor | None = None
+        if embedding is not None:
+            # the vectors of all tokens as the stack reads them (V, W)
+            vectors = embedding.weight.detach() * embedding.scale
+            table = project(vectors).contiguous()
+        positions = _Positions.up_to(parts.stack, self._buffer.room)
+        self._packed = packed
+        self._project = project
+        self._table = table
+        self._positions = positions
+        self._call = b""
 
     # ---- state -----------------------------------------------------------------------------------
 
@@ -332,7 +342,10 @@ class AttentionStream(
         self._parts.stack.check_context(self._used + x.shape[1])
         said: list[Tensor] = []
         for chunk in x.split(max(1, CHUNK // self._rows), 1):
-            output = self.output.new_empty(*chunk.shape, self.output.shape[1])
+            output = self.output.new_empty(
+                *chunk.shape,
+                self.output.shape[1],
+            )
             score_at = torch.arange(chunk.numel(), device="cpu")
             self._read_chunk(chunk, score_at, output)
             said.append(output)
