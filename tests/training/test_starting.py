@@ -59,8 +59,8 @@ def test_an_update_is_the_optimizers_step(
                 # as it is before anybody has imported the compiler
                 patch.delitem(sys.modules, "torch._dynamo", raising=False)
                 update(made)
-    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(one, other)
+    for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(own, other)
 
 
 def test_what_has_no_memory_has_shapes() -> None:
