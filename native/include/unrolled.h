@@ -267,8 +267,8 @@ typedef struct unrolled_decoding {
     int64_t ld_logits, scored;                 /* how many rows have scores */
     const int64_t *score_at;                   /* (B), which row of them, -1: none; NULL: row b, of B */
     int64_t k;                                 /* 0, or how many of the best are requested: no logits then */
-    float *best;                               /* (B, k), as unrolled_top_log_probabilities gives them */
-    int64_t *best_ids;                         /* (B, k) */
+    float *best;                               /* (scored, k), as unrolled_top_log_probabilities gives them */
+    int64_t *best_ids;                         /* (scored, k) */
     const int64_t *banned;                     /* ids that are passed over; the others are no likelier */
     int64_t banned_count;
 } unrolled_decoding;

@@ -120,7 +120,6 @@ Error check_cache(const Decoder &d, const unrolled_decoding &c) {
     for (int64_t b = 0; b < c.rows; b++) {
         if (c.lengths[b] < 0 || c.lengths[b] >= c.room) return "the cache has no room for the step";
         if (c.positions && c.lengths[b] >= c.positions) return "no such position";
-        if (c.own && (c.own[b] < 0 || c.own[b] >= c.cache_rows)) return "no such row of the cache";
         if (!c.origin) continue;
         for (int64_t s = 0; s < c.lengths[b]; s++) {
             const int32_t row = c.origin[b * c.room + s];
@@ -162,8 +161,30 @@ Error check_inputs(const unrolled_decoding &c) {
             if (c.ids[b] < 0 || c.ids[b] >= c.tokens) return "a token is not in the vocabulary";
     if (c.positions < 0) return "a size is out of range";
     if (!c.score_at) return nullptr;
-    for (int64_t b = 0; b < c.rows; b++)
-        if (c.score_at[b] < -1 || c.score_at[b] >= c.scored) return "no such row of the scores";
+    if (c.scored < 0 || c.scored > c.rows) return "more rows of scores than rows";
+    std::vector<char> named(static_cast<size_t>(c.scored), 0);
+    int64_t count = 0;
+    for (int64_t b = 0; b < c.rows; b++) {
+        const int64_t at = c.score_at[b];
+        if (at < -1 || at >= c.scored) return "no such row of the scores";
+        if (at < 0) continue;
+        if (named[static_cast<size_t>(at)]++) return "two rows have their scores in one place";
+        count++;
+    }
+    return count == c.scored ? nullptr : "a row of the scores is nobody's";
+}
+
+// Steps of one sequence stand one after the other.
+Error check_own(const unrolled_decoding &c) {
+    std::vector<char> seen(static_cast<size_t>(c.cache_rows), 0);
+    for (int64_t b = 0; b < c.rows; b++) {
+        if (c.own[b] < 0 || c.own[b] >= c.cache_rows) return "no such row of the cache";
+        const bool goes_on = b > 0 && c.own[b] == c.own[b - 1];
+        if (goes_on && c.lengths[b] != c.lengths[b - 1] + 1)
+            return "steps of a sequence do not follow each other";
+        if (!goes_on && seen[static_cast<size_t>(c.own[b])]++)
+            return "steps of a sequence do not stand together";
+    }
     return nullptr;
 }
 
@@ -245,7 +266,13 @@ const char *unrolled_decoder_load(unrolled_decoder *d, int64_t layer, int32_t pa
 const char *unrolled_decoder_step(unrolled_decoder *d, const unrolled_decoding *call) {
     if (!d || !call) return "no decoder or no call given";
     if (!d->ready()) return "a part has no weights yet";
-    Error error = check_step(d->d, *call);
+    Error error = nullptr;
+    try {
+        error = check_step(d->d, *call);
+        if (!error && call->rows && call->own) error = check_own(*call);
+    } catch (...) {
+        return OUT_OF_MEMORY;
+    }
     if (!error) error = d->at->decode(d->d, *call);
     if (!error) count_step();
     return error;

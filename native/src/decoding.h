@@ -167,7 +167,7 @@ struct Sizes {
     int64_t query, wide, scores; // of a row: numbers of all queries, keys and values; most at once
     Sizes(const Decoder &d, const unrolled_decoding &c)
         : query(d.heads * d.size), wide(query + 2 * d.kv_heads * d.size),
-          scores(largest_of(c.room, c.memory_steps) + W) {
+          scores(largest_of(c.room, d.memory_heads ? c.memory_steps : 0) + W) {
         wide = largest_of(wide, d.inner);
     }
 };

@@ -59,7 +59,7 @@ inline void decode_head(void *data, int64_t task) {
     DecodeWork &w = *static_cast<DecodeWork *>(data);
     const Product &head = w.d.head;
     float *sums = nullptr;
-    const Scratch memory([&](Arena &arena) { sums = arena.floats(sums_size(head.w, w.c.rows)); });
+    const Scratch memory([&](Arena &arena) { sums = arena.floats(sums_size(head.w, w.scored)); });
     if (memory.failed()) return fail(w.failed);
     const MatrixUnit unit(w.d.precision);
     float *logits = w.c.logits;

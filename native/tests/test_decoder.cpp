@@ -857,6 +857,19 @@ TEST(decoder, what_does_not_fit_is_refused) {
         c.score_at = rows_of_scores.data();
         c.scored = 3;
     });
+    const std::vector<int64_t> rows_alike = {0, 0, 1}, rows_of_two = {0, 1, -1};
+    refused("two rows in one place of the scores", [&](unrolled_decoding &c) {
+        c.score_at = rows_alike.data();
+        c.scored = 2;
+    });
+    refused("more rows of scores than rows", [&](unrolled_decoding &c) {
+        c.score_at = rows_of_two.data();
+        c.scored = 30;
+    });
+    refused("a step that follows none", [&](unrolled_decoding &c) {
+        c.origin = nullptr;
+        c.own = rows_alike.data();
+    });
     refused("two places for a row", [&](unrolled_decoding &c) { c.own = ids_of_rows.data(); });
     refused("fewer positions", [&](unrolled_decoding &c) {
         c.positions = *std::max_element(g.lengths.begin(), g.lengths.end());

@@ -23,7 +23,7 @@ from unrolled.runs.file_predictions import FilePredictions, predict_file
 from unrolled.runs.file_reading import read_as
 from unrolled.runs.keys import flat
 from unrolled.runs.plan import Request
-from unrolled.runs.predictor import Predictor
+from unrolled.runs.predictor import KeptStepper, Predictor
 from unrolled.runs.published import is_published, open_published
 from unrolled.runs.train import Say, train_request
 from unrolled.tasks.base import Prediction, TokenChoice
@@ -56,6 +56,7 @@ class Run:
         self.model = predictor.model
         self.compute_device = predictor.compute_device
         self.options = predictor.options
+        self._kept = KeptStepper()
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, task={self.task.name}, layer={self.recipe.layer})"
@@ -64,7 +65,14 @@ class Run:
     def predictor(self) -> Predictor:
         """What answers rows, by the task, model and options of now: frozen, so one a thread."""
         most = self.recipe.data.max_row
-        return Predictor(self.task, self.model, self.compute_device, most, self.options)
+        return Predictor(
+            self.task,
+            self.model,
+            self.compute_device,
+            most,
+            self.options,
+            self._kept,
+        )
 
     def answers(self, rows: Iterable[Any]) -> list[Prediction]:
         """Answer rows with probabilities and details.

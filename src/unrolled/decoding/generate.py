@@ -237,7 +237,7 @@ def generate(
     tokens = _one_by_one(reader, chooser, grammar, ends, observe)
     if draft is not None:
         guesser = draft(generator)
-        tokens = _with_draft(reader, chooser, guesser, max_new_tokens, observe)
+        tokens = _with_draft(reader, chooser, guesser, ends, observe)
     for _ in range(max_new_tokens):
         token = next(tokens)
         if token in ends:
@@ -305,7 +305,8 @@ def _one_by_one(
     """Yield tokens without end, each read when the one after it is asked for."""
     while True:
         if grammar is not None:
-            reader.logits.masked_fill_(~grammar.allowed(), OUT)
+            allowed = grammar.allowed().to(reader.logits.device)
+            reader.logits.masked_fill_(~allowed, OUT)
         token = chooser.token(reader.logits)
         if grammar is not None and int(token) not in ends:
             grammar.take(int(token))
@@ -320,22 +321,29 @@ def _with_draft(
     reader: TokenReader,
     chooser: _Chooser,
     draft: Drafter,
-    most: int,
+    ends: Sequence[int],
     observe: Observe | None,
 ) -> Iterator[int]:
     """Yield tokens without end: those of a draft that the model keeps, and what it says itself."""
+
+    def see(logits: Tensor, token: int) -> None:
+        """Show the scores (V,) that a token was chosen by."""
+        if observe is None or token in ends:
+            return
+        scores = logits.clone()
+        scores[chooser.banned] = OUT
+        observe(scores.float().softmax(dim=-1), token)
+
     pending = int(chooser.token(reader.logits))
-    if observe is not None:
-        observe(reader.logits[0].float().softmax(dim=-1), pending)
+    see(reader.logits[0], pending)
     yield pending
     while True:
         chooser.say([pending])
-        room = min(GUESSES, reader.left - 1, most - 1)
+        room = min(GUESSES, reader.left - 1)
         if room < 1:
             reader.feed(torch.tensor([pending], device=reader.device))
             pending = int(chooser.token(reader.logits))
-            if observe is not None:
-                observe(reader.logits[0].float().softmax(dim=-1), pending)
+            see(reader.logits[0], pending)
             yield pending
             continue
         recent = [*reader.recent, pending]
@@ -344,10 +352,7 @@ def _with_draft(
         probabilities = chooser.along(logits, guess.tokens)
         kept, following = check(guess, probabilities, chooser.generator)
         for number, token in enumerate([*guess.tokens[:kept], following]):
-            if observe is not None:
-                scores = logits[number].clone()
-                scores[chooser.banned] = OUT
-                observe(scores.float().softmax(dim=-1), token)
+            see(logits[number], token)
             yield token
         reader.forget(len(guess.tokens) - kept)
         chooser.say(guess.tokens[:kept])

@@ -25,7 +25,7 @@ class LanguageModel(Forms):
         ValueError: the layer is not causal, or the widths do not allow ``tie``.
     """
 
-    forms = ("read", "read_documents", "step")
+    forms = ("read", "read_documents", "read_prompt", "step")
     reads_prompts_whole = False
 
     def __init__(

@@ -10,7 +10,6 @@ import copy
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, cast
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +19,7 @@ from unrolled.nn.forms import unlike
 from unrolled.nn.layer import checked
 from unrolled.nn.packing import changes_of_stack, pack_stack, unsupported_by_core
 from unrolled.nn.positions import rotation, sinusoid
-from unrolled.nn.rooms import Rooms
-from unrolled.nn.state import AttentionState, State
+from unrolled.nn.state import AttentionState, Buffer, State
 from unrolled.nn.stepper import NativeStepper
 from unrolled.nn.stream import Stream
 from unrolled.nn.stream_parts import StreamParts, stream_room
@@ -124,16 +122,15 @@ class AttentionStream(
         Stream.__init__(self, *stream_room(parts, batch))
         self.precision = precision
         self._rows = batch
-        self._rooms = Rooms()
         self._lengths = torch.zeros(batch, dtype=torch.int64, device="cpu")
         self._held = self.input.numpy(), self.output.numpy(), self._lengths.numpy()
         self._threads = 0
         self._current: AttentionState | None = None
-        # states that somebody may still have
-        self._handed: WeakSet[AttentionState] = WeakSet()
+        # whether somebody may have a state, or views of it, in the present room
+        self._is_shared = False
         # the tokens of a single row, where they are known from the first on
         self._ids: list[int] | None = None
-        self._buffer = self._rooms.buffer((0, 0, 0, FIRST_ROOM, 0))
+        self._buffer = _new_buffer((0, 0, 0, FIRST_ROOM, 0))
         self._pack()
         self._begin(cast(AttentionState, self._state))
 
@@ -162,13 +159,17 @@ class AttentionStream(
         if embedding is not None:
             # the vectors of all tokens as the stack reads them (V, W)
             vectors = embedding.weight.detach() * embedding.scale
-            table = project(vectors).contiguous()
+            # the core reads fp32, whatever autocast would compute in
+            with torch.autocast("cpu", enabled=False):
+                table = project(vectors).contiguous()
         positions = _Positions.up_to(parts.stack, self._buffer.room)
         self._packed = packed
         self._project = project
         self._table = table
         self._positions = positions
         self._call = b""
+        # keys that other weights made are not those of the next text
+        self._ids = None
 
     # ---- state -----------------------------------------------------------------------------------
 
@@ -187,13 +188,14 @@ class AttentionStream(
         context = self._parts.stack.context
         if context is not None:
             room = min(room, max(context, used + steps))
-        buffer = self._rooms.buffer((layers, rows, heads, room, size))
+        buffer = _new_buffer((layers, rows, heads, room, size))
         for new, old in ((buffer.keys, keys), (buffer.values, values)):
             new[:, :, :, :used] = old[:, :, :, :used]
             # rows that are behind leave steps unwritten, which packing a state takes along
             new[:, :, :, used:] = 0
         self._buffer = buffer
         self._turn = buffer.newest
+        self._is_shared = False
         self._call = b""
         if self._positions.size < room:
             self._positions = _Positions.up_to(
@@ -232,7 +234,7 @@ class AttentionStream(
             self._current = AttentionState(
                 self._buffer, lengths, self._used, self._turn
             )
-            self._handed.add(self._current)
+            self._is_shared = True
         return self._current
 
     @state.setter
@@ -249,7 +251,7 @@ class AttentionStream(
             self._lengths.copy_(given.lengths)
             self._used = given.used
             self._current = given
-            self._handed.add(given)
+            self._is_shared = True
             if self._ids is not None:
                 del self._ids[given.used :]
             return
@@ -270,7 +272,9 @@ class AttentionStream(
         self._lengths[slice(None) if rows is None else rows] = 0
         self._used = int(self._lengths.max())
         self._part()
-        self._ids = [] if self._knows_ids else None
+        # none may have been chosen
+        if not self._used:
+            self._ids = [] if self._knows_ids else None
 
     @property
     def _knows_ids(self) -> bool:
@@ -279,8 +283,7 @@ class AttentionStream(
     def _part(self) -> None:
         """Go on in room of one's own where states that were handed out keep their steps."""
         self._current = None
-        if self._handed:
-            self._handed = WeakSet()
+        if self._is_shared:
             self._claim(self._buffer.keys, self._buffer.values)
 
     # ---- steps -----------------------------------------------------------------------------------
@@ -308,8 +311,9 @@ class AttentionStream(
 
     @torch.no_grad()
     def begin(self, x: Tensor) -> Tensor:
-        if self._ids is None or x.dim() != 2 or len(x) != 1:
+        if self._ids is None:
             return super().begin(x)
+        self._check_chunk(x)
         shared = 0
         # one has to be read, for its scores
         for old, new in zip(self._ids, x[0, :-1].tolist(), strict=False):
@@ -322,11 +326,19 @@ class AttentionStream(
         del self._ids[shared:]
         return self.read(x[:, shared:])
 
+    def _check_chunk(self, x: Tensor) -> None:
+        """Refuse what are no tokens of all rows, before anything is read."""
+        fits = x.dim() == 2 and len(x) == self._rows and x.shape[1] > 0
+        if not fits or x.dtype is not self._dtype or not x.is_cpu:
+            self._refuse(x)
+        tokens = 0 if self._table is None else len(self._table)
+        if int(x.min()) < 0 or int(x.max()) >= tokens:
+            raise ValueError("the native core: a token is not in the vocabulary")
+
     def read(self, x: Tensor) -> Tensor:
         if self._table is None or self._parts.head is None:
             return super().read(x)
-        if x.dim() != 2 or len(x) != self._rows or x.dtype is not self._dtype:
-            self._refuse(x)
+        self._check_chunk(x)
         self._parts.stack.check_context(self._used + x.shape[1])
         for chunk in x.split(max(1, CHUNK // self._rows), 1):
             score_at = torch.full(chunk.shape, -1, device="cpu")
@@ -337,8 +349,7 @@ class AttentionStream(
     def read_each(self, x: Tensor) -> Tensor:
         if self._table is None or self._parts.head is None:
             return super().read_each(x)
-        if x.dim() != 2 or len(x) != self._rows or x.dtype is not self._dtype:
-            self._refuse(x)
+        self._check_chunk(x)
         self._parts.stack.check_context(self._used + x.shape[1])
         said: list[Tensor] = []
         for chunk in x.split(max(1, CHUNK // self._rows), 1):
@@ -379,7 +390,8 @@ class AttentionStream(
     def _put_vectors(self) -> None:
         """Bring vectors to the width of the stack, where the core reads them."""
         if self._vectors is not self.input:
-            self._vectors.copy_(self._project(self.input))
+            with torch.autocast("cpu", enabled=False):
+                self._vectors.copy_(self._project(self.input))
 
     def _inputs(self, x: Tensor) -> tuple[int, int, int, int]:
         """Return the fields x, ids, table and tokens for what is read."""
@@ -387,7 +399,12 @@ class AttentionStream(
             return 0, x.data_ptr(), self._table.data_ptr(), len(self._table)
         self._vectors = x
         if not isinstance(self._project, nn.Identity):
-            self._vectors = x.new_empty(len(x), self._parts.stack.output_size)
+            # what is made in inference mode could not be changed outside of it
+            with torch.inference_mode(False):
+                width = self._parts.stack.output_size
+                self._vectors = torch.empty(
+                    len(x), width, dtype=torch.float32, device="cpu"
+                )
         return self._vectors.data_ptr(), 0, 0, 0
 
     def _packed_call(
@@ -438,6 +455,14 @@ class AttentionStream(
             f"native core: {self.precision} weights, {self.bytes:,} bytes of them read in a step; "
             f"a cache of {cache:,} bytes for {self._buffer.room} steps"
         )
+
+
+def _new_buffer(shape: tuple[int, ...]) -> Buffer:
+    """Return room for keys and for values, in fp32; what stands there is left over."""
+    # what is made in inference mode could not be changed outside of it
+    with torch.inference_mode(False):
+        keys = torch.empty(shape, dtype=torch.float32, device="cpu")
+        return Buffer(keys, torch.empty_like(keys), 1)
 
 
 def _address(tensor: Tensor | None) -> int:

@@ -118,9 +118,15 @@ def _draft(predictor: Predictor, draft: str | Predictor, lent: ExitStack) -> Mak
     if not isinstance(draft, Predictor):
         raise UsageError(f"draft is {shown(draft)}; give {NGRAM}, or a loaded run")
     draft.task.check_generates()
+    device = predictor.compute_device.device
+    if draft.compute_device.device != device:
+        raise UsageError(
+            f"the draft computes on {draft.compute_device.device} and the run on {device}; open "
+            "both with the same device="
+        )
     task: Any = predictor.task
     stepper = lent.enter_context(draft.stepping())
-    return task.draft_by(draft.task, stepper)
+    return task.draft_by(draft.task, stepper, device)
 
 
 @torch_defaults()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,45 @@ Cells = tuple[Any, ...]
 READ = 1 << 22  # bytes of an endless line that are read at once
 
 
+class KeptStepper:
+    """What stepped a model last, with the weights that it packed; one user at a time has it."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[list[nn.Parameter], list[int], Any]] = []
+
+    def __reduce__(self) -> tuple[type[KeptStepper], tuple[()]]:
+        # packed weights are neither copied nor pickled
+        return KeptStepper, ()
+
+    def take(self, weights: list[nn.Parameter], versions: list[int], fresh: Any) -> Any:
+        """Return what was kept, where it would be made of the same weights as ``fresh``."""
+        try:
+            known, packed, stepper = self._kept.pop()
+        except IndexError:
+            return fresh
+        same = len(known) == len(weights) and all(map(operator.is_, known, weights))
+        if same and packed == versions and type(stepper) is type(fresh):
+            return stepper
+        return fresh
+
+    def give(
+        self, weights: list[nn.Parameter], versions: list[int], stepper: Any
+    ) -> None:
+        """Keep a stepper, if its weights can be told from later ones."""
+        if versions:
+            self._kept[:] = [(weights, versions, stepper)]
+
+
+def _versions(weights: list[nn.Parameter]) -> list[int]:
+    """Return how often each was changed, and where it stands; nothing where that is not known."""
+    if any(weight.is_inference() for weight in weights):
+        return []
+    versions: list[int] = []
+    for weight in weights:
+        versions += [weight._version, weight.data_ptr()]
+    return versions
+
+
 @dataclass(frozen=True, slots=True)
 class Predictor:
     """A task with a trained model: rows to predictions, in order.
@@ -31,7 +71,7 @@ class Predictor:
         compute_device: where it computes.
         max_row: bytes that a row may have.
         options: how texts are written; two predictors may share a model and differ in these.
-        kept_steppers: see ``stepping``; with the versions of the weights that they packed.
+        kept: see ``stepping``.
     """
 
     task: Task
@@ -39,8 +79,8 @@ class Predictor:
     compute_device: ComputeDevice
     max_row: int
     options: AnswerOptions
-    kept_steppers: list[tuple[list[tuple[int, int]], Any]] = field(
-        default_factory=list, compare=False, repr=False
+    kept: KeptStepper = field(
+        default_factory=lambda: KeptStepper(), compare=False, repr=False
     )
 
     @classmethod
@@ -66,18 +106,17 @@ class Predictor:
     def stepping(self) -> Iterator[Any]:
         """Lend what steps the language model, with its weights packed and its last text read.
 
-        It is kept for the next text, unless weights have changed or somebody else uses it.
+        It is kept for the next text, unless weights have changed since or somebody else has it.
+        What is written through ``.data`` of a weight is not seen.
         """
         model: Any = self.model
-        weights = [(id(weight), weight._version) for weight in model.parameters()]
-        stepper = model.stepper()
-        if self.kept_steppers:
-            known, other = self.kept_steppers.pop()
-            if known == weights and type(other) is type(stepper):
-                stepper = other
-        yield stepper
-        if not self.kept_steppers:
-            self.kept_steppers.append((weights, stepper))
+        weights = list(model.parameters())
+        versions = _versions(weights)
+        stepper = self.kept.take(weights, versions, model.stepper())
+        try:
+            yield stepper
+        finally:
+            self.kept.give(weights, versions, stepper)
 
     def predict(self, rows: Iterable[Any]) -> list[Prediction]:
         """Answer rows together.

@@ -405,10 +405,17 @@ class Language(Task):
     def _followed(self, grammar: GrammarText) -> TextGrammar:
         """Return what holds a text to a grammar."""
         words = self.tokenizer
-        banned = words.unwritten_ids
-        return TextGrammar(grammar, words.pieces(), words.end_ids[0], banned)
+        if not words.end_ids:
+            raise UsageError(
+                "a text cannot be held to a grammar where no token of the checkpoint ends one"
+            )
+        end, *others = words.end_ids
+        banned = [*words.unwritten_ids, *others]
+        return TextGrammar(grammar, words.pieces(), end, banned)
 
-    def draft_by(self, other: Language, stepper: Stepper) -> MakeDraft:
+    def draft_by(
+        self, other: Language, stepper: Stepper, device: torch.device
+    ) -> MakeDraft:
         """Return what guesses as another run does, which is read through ``stepper``.
 
         Raises:
@@ -422,7 +429,6 @@ class Language(Task):
         begun = [self.tokenizer.start_id]
 
         def make(generator: torch.Generator | None) -> Drafter:
-            device = torch.device("cpu") if generator is None else generator.device
             reader = TokenReader(stepper, begun, device, lambda text: None, keep=True)
             return ModelDraft(reader, generator)
 

@@ -108,6 +108,14 @@ class PublishedTokenizer(Tokenizer):
         texts[self.eos_id] = "\0<eos>"
         return texts
 
+    def pieces(self) -> list[bytes]:
+        pieces = super().pieces()
+        for token in self.document.get("added_tokens") or []:
+            # it is written by its id alone, and as text it is nothing
+            if token.get("special") and token["id"] < len(pieces):
+                pieces[token["id"]] = b""
+        return pieces
+
     def _beginning(self, text: str, most: int) -> str:
         """Return all of a text: nothing is known of how long a token may be."""
         return text

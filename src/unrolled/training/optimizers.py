@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import optimizer as torch_optimizer
 
 from unrolled.nn.layer import Layer
 from unrolled.training import sharding
@@ -16,6 +17,8 @@ from unrolled.training.freezing import Depths, rate_factors
 from unrolled.training.settings import TrainingConfig
 
 Groups = list[dict[str, Any]]
+# where torch looks whether a function is marked as none to compile
+_MARK = "__dynamo_disable"
 
 
 def build_optimizer(
@@ -62,9 +65,15 @@ def update(optimizer: torch.optim.Optimizer) -> None:
     """Make one update, as ``optimizer.step()`` does.
 
     What torch wraps around a step imports its compiler, which takes longer than many a training;
-    it is left off as long as nobody has imported that.
+    it is left off as long as nobody has imported that, and nobody has hooks around a step.
     """
-    if "torch._dynamo" in sys.modules:
+    hooks = (
+        optimizer._optimizer_step_pre_hooks,
+        optimizer._optimizer_step_post_hooks,
+        torch_optimizer._global_optimizer_pre_hooks,
+        torch_optimizer._global_optimizer_post_hooks,
+    )
+    if "torch._dynamo" in sys.modules or any(hooks):
         optimizer.step()
         return
     step = inspect.unwrap(type(optimizer).step)
@@ -75,17 +84,28 @@ def update(optimizer: torch.optim.Optimizer) -> None:
 def _leave_compiler_out() -> None:
     """Let optimizers be made and cleared without importing torch's compiler.
 
-    It would be imported to mark some methods as none that it compiles; they are marked here.
+    It would be imported to mark some methods as none that it compiles. That is put off until
+    somebody has imported it.
     """
     if "torch._dynamo" in sys.modules:
         return
-    base = torch.optim.Optimizer
     for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
-        method = getattr(base, name)
+        method = getattr(torch.optim.Optimizer, name)
         inner = getattr(method, "__wrapped__", None)
-        if inner is not None and not hasattr(inner, "__dynamo_disable"):
-            # a string, since a name of two lines is mangled inside of a class
-            setattr(inner, "__dynamo_disable", inner)
+        if inner is not None and _MARK not in vars(inner):
+            setattr(inner, _MARK, _put_off(inner))
+
+
+def _put_off(inner: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that is marked once torch's compiler is there."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        if "torch._dynamo" in sys.modules:
+            # torch marks it itself at the next call
+            vars(inner).pop(_MARK, None)
+        return inner(*arguments, **named)
+
+    return call
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
