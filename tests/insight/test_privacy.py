@@ -67,7 +67,8 @@ def pair(
     changes = planted(at, request.param) | SMALL | LOOKS
     changes |= {"training.learning_rate": 0.03}
     if request.param == "language":
-        steps = 150
+        # a language model has to be sure of every letter that it draws
+        steps = 400
         changes = changes | {"model.hidden": 32}
     target = changes.pop("target")
     said = {}

@@ -339,11 +339,12 @@ def test_a_window_read_anew_begins_with_the_mark() -> None:
 
     class Watched:
         context = model.context
+        reads_prompts_whole = False
 
-        def unroll(self, tokens: torch.Tensor, state: object = None) -> object:
+        def read_prompt(self, tokens: torch.Tensor, state: object = None) -> object:
             if state is None:
                 read.append(tokens[0].tolist())
-            return model.unroll(tokens, state)  # type: ignore[arg-type]
+            return model.read_prompt(tokens, state)  # type: ignore[arg-type]
 
         step = model.step
 
