@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unrolled.decoding.grammar import TextGrammar
 from unrolled.decoding.sampling import OUT, Sampling, choose, probabilities_of
-from unrolled.decoding.speculative import GUESSES, Drafter, check
+from unrolled.decoding.speculative import GUESSES, Drafter, Guess, check
 
 # called with the probabilities of all tokens (V,), before temperature and filters, and the choice
 Observe = Callable[[Tensor, int], None]
@@ -340,14 +340,16 @@ def _with_draft(
     while True:
         chooser.say([pending])
         room = min(GUESSES, reader.left - 1)
-        if room < 1:
+        guess = Guess([])
+        if room > 0:
+            recent = [*reader.recent, pending]
+            guess = draft.guess(recent, room, chooser.probabilities)
+        if not guess.tokens:
             reader.feed(torch.tensor([pending], device=reader.device))
             pending = int(chooser.token(reader.logits))
             see(reader.logits[0], pending)
             yield pending
             continue
-        recent = [*reader.recent, pending]
-        guess = draft.guess(recent, room, chooser.probabilities)
         logits = reader.feed_all([pending, *guess.tokens])
         probabilities = chooser.along(logits, guess.tokens)
         kept, following = check(guess, probabilities, chooser.generator)
