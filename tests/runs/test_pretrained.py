@@ -719,7 +719,7 @@ def test_the_benchmark_reads_what_is_measured_and_names_every_limit() -> None:
     assert setting == pretraining.Setting("lm", 3, (100, None), 2.5)
     assert pretraining.limits(None, None) == {}
     assert pretraining.limits(None, 2.5) == {
-        "training.max_epochs": 3,
+        "training.max_epochs": 2,
         "training.max_minutes": 2.5,
     }
     few = pretraining.limits(100, 2.5)
