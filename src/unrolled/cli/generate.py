@@ -91,6 +91,7 @@ def generate(
     from unrolled.core.files import expanded
     from unrolled.core.terminal import clean_text, json_line, out
     from unrolled.run import load
+    from unrolled.runs.generate import NGRAM
 
     loaded = load(expanded(run), result=False, tokenizer=tokenizer)
     options: dict[str, Any] = {
@@ -106,7 +107,7 @@ def generate(
         "grammar": grammar,
         "draft": draft,
     }
-    if draft is not None and draft != "ngram":
+    if draft is not None and draft != NGRAM:
         options["draft"] = load(expanded(Path(draft)), result=False)
     if as_json:
         text, choices = loaded.choices(prompt, max_new_tokens, **options)

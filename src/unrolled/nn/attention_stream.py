@@ -25,6 +25,7 @@ from unrolled.nn.stream import Stream
 from unrolled.nn.stream_parts import StreamParts, stream_room
 from unrolled.nn.transformer import Attention
 from unrolled.ops import native
+from unrolled.ops.decoder import address
 
 FIRST_ROOM = 64  # steps that a new cache has room for
 CHUNK = 256  # rows of tokens that are read at once
@@ -95,7 +96,7 @@ class _Positions(NamedTuple):
 
     def addresses(self) -> tuple[int, int, int]:
         """Return where they stand, 0 for what there is not."""
-        return _address(self.vectors), _address(self.cosines), _address(self.sines)
+        return address(self.vectors), address(self.cosines), address(self.sines)
 
 
 class AttentionStream(
@@ -420,7 +421,7 @@ class AttentionStream(
         keys = self._buffer.keys
         values = self._buffer.values
         lengths = self._lengths if lengths is None else lengths
-        address = output.data_ptr()
+        scores = output.data_ptr()
         has_head = self._parts.head is not None
         width = output.shape[-1]
         no_memory = (0, 0, 0, 0)
@@ -434,12 +435,12 @@ class AttentionStream(
                 *self._positions.addresses(),
                 self._positions.size,
                 *(keys.data_ptr(), values.data_ptr(), lengths.data_ptr()),
-                *(0, _address(own)),  # no origin
+                *(0, address(own)),  # no origin
                 *no_memory,
-                0 if has_head else address,
-                address if has_head else 0,
+                0 if has_head else scores,
+                scores if has_head else 0,
                 width if has_head else 0,
-                *(output.numel() // width, _address(score_at)),
+                *(output.numel() // width, address(score_at)),
                 *no_best,
             )
         )
@@ -463,7 +464,3 @@ def _new_buffer(shape: tuple[int, ...]) -> Buffer:
     with torch.inference_mode(False):
         keys = torch.empty(shape, dtype=torch.float32, device="cpu")
         return Buffer(keys, torch.empty_like(keys), 1)
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()

@@ -336,7 +336,7 @@ class PackedDecoder:
         dense_inputs = [part if part is None else dense(part) for part in inputs]
         dense_state = [part if part is None else dense(part) for part in state]
         dense_memory = [part if part is None else dense(part) for part in memory]
-        embedded, *rotation = map(_address, dense_inputs)
+        embedded, *rotation = map(address, dense_inputs)
         no_table = (0, 0, 0, 0)
         a_row_each = 0
         no_own = 0
@@ -346,10 +346,10 @@ class PackedDecoder:
                 *numbers,
                 *(embedded, *no_table, *rotation, a_row_each),
                 # the cache is written in place: a copy of it would be lost
-                *(_address(cache.keys), _address(cache.values)),
-                *map(_address, dense_state),
+                *(address(cache.keys), address(cache.values)),
+                *map(address, dense_state),
                 no_own,
-                *map(_address, dense_memory),
+                *map(address, dense_memory),
                 *(no_y, *outputs),
             )
         )
@@ -427,7 +427,8 @@ class PackedDecoder:
         return int(self._library.decoder_bytes(self._core))
 
 
-def _address(tensor: Tensor | None) -> int:
+def address(tensor: Tensor | None) -> int:
+    """Return where a tensor stands, 0 (NULL) for none."""
     return 0 if tensor is None else tensor.data_ptr()
 
 

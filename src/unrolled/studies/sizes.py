@@ -7,7 +7,6 @@ from typing import Any
 
 from unrolled.core.errors import UsageError, UserError
 from unrolled.core.words import option
-from unrolled.nn.without_memory import without_memory
 from unrolled.studies.trials import Trial
 
 WIDEST = 2**15
@@ -86,7 +85,7 @@ def counter(target: str, trial: Trial) -> Callable[[int], int | None]:
 
     It returns None of a width that the layer refuses.
     """
-
+    from unrolled.nn.without_memory import without_memory
     from unrolled.runs.prepare import facts_again, prepare
     from unrolled.runs.recipes import requested
     from unrolled.runs.resolve import Machine, resolve
