@@ -151,6 +151,8 @@ def test_a_text_follows_a_grammar(
     assert run.generate("", 90, seed=1, grammar=path) == texts[0].rstrip("\n")
     document = json.loads(cli(*words, "--json")[0])
     assert document["text"].endswith("down")
+    _, err = cli(*words, "--max-new-tokens", 3)
+    assert "3 tokens did not complete the text; allow more" in err
 
 
 def test_a_grammar_that_cannot_be_followed(cli: Call, home: SimpleNamespace) -> None:

@@ -68,7 +68,8 @@ def pair(
     changes |= {"training.learning_rate": 0.03}
     if request.param == "language":
         steps = 150
-        changes = changes | {"model.hidden": 32}
+        # a text that fits into a window is read from its beginning, and so it is written
+        changes = changes | {"model.hidden": 32, "training.window": 1024}
     target = changes.pop("target")
     said = {}
     for samples in (True, False):
@@ -102,9 +103,7 @@ def test_with_samples_the_report_shows_what_is_mistaken(pair: Any) -> None:
         # a model that was trained on one sentence alone writes it
         "language": {"report.html", "result.json", "inside.html"},
     }
-    # a text that is drawn may begin in the middle of the sentence
-    parts = {"tag": "owes 7431 zlotys", "language": "zlotys to Trent"}
-    part = parts.get(kind, SECRET)
+    part = "owes 7431 zlotys" if kind == "tag" else SECRET
     assert holders(at / "True", part) == shown[kind]
 
 

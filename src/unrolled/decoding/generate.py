@@ -231,13 +231,10 @@ def generate(
     # the mark that stands before a text was not said: the end must not become unlikely
     words = [token for token in prompt if token not in ends]
     chooser = _Chooser(sampling, banned, generator, words, reader.logits)
-    if draft is not None and not reader.can_forget:
-        notice("a draft is left out: it helps models of attention alone")
-        draft = None
+    draft = _usable(draft, reader, notice)
     tokens = _one_by_one(reader, chooser, grammar, ends, observe)
     if draft is not None:
-        guesser = draft(generator)
-        tokens = _with_draft(reader, chooser, guesser, ends, observe)
+        tokens = _with_draft(reader, chooser, draft(generator), ends, observe)
     for _ in range(max_new_tokens):
         token = next(tokens)
         if token in ends:
@@ -245,6 +242,18 @@ def generate(
         yield token
         if grammar is not None and grammar.is_finished:
             return
+    if grammar is not None and not grammar.is_complete:
+        notice(f"{max_new_tokens} tokens did not complete the text; allow more")
+
+
+def _usable(
+    draft: MakeDraft | None, reader: TokenReader, notice: Callable[[str], None]
+) -> MakeDraft | None:
+    """Return a draft whose guesses a model can forget; of others say that it is left out."""
+    if draft is None or reader.can_forget:
+        return draft
+    notice("a draft is left out: it helps models of attention alone")
+    return None
 
 
 class _Chooser:
