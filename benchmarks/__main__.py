@@ -27,6 +27,7 @@ from benchmarks import (
     shards,
     startup,
     text,
+    training_speed,
     translation,
 )
 
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, Callable[[list[str]], dict[str, Any]]] = {
     "shards": shards.run,
     "startup": startup.run,
     "text": text.run,
+    "training_speed": training_speed.run,
     "translation": translation.run,
 }
 

@@ -49,11 +49,16 @@ class CharGPT(nn.Module):
     """The model."""
 
     def __init__(
-        self, vocabulary: int, layers: int = 4, heads: int = 4, width: int = 128
+        self,
+        vocabulary: int,
+        layers: int = 4,
+        heads: int = 4,
+        width: int = 128,
+        context: int = CONTEXT,
     ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, width)
-        self.positions = nn.Embedding(CONTEXT, width)
+        self.positions = nn.Embedding(context, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width, bias=False)
         for name, weight in self.named_parameters():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from unrolled.nn import Forms, Layer, State, TokenEmbedding
+from unrolled.nn.dropout import Dropout
 from unrolled.nn.stepper import why_not_native
 from unrolled.nn.stream import Stream
 from unrolled.nn.streaming import open_model_stream, parts_class
@@ -44,7 +45,7 @@ class LanguageModel(Forms):
             )
         self.embedding = embedding
         self.layer = layer
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.head = nn.Linear(layer.output_size, vocabulary, bias)
         if tie:
             if embedding.weight.shape[1] != layer.output_size:

@@ -16,7 +16,12 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.nn.calling import call_like_torch
-from unrolled.nn.dropout import LockedDropout, check_probability, locked_mask
+from unrolled.nn.dropout import (
+    LockedDropout,
+    check_probability,
+    dropout,
+    locked_mask,
+)
 from unrolled.nn.forms import has_hooks, overrides
 from unrolled.nn.layer import Layer, checked
 from unrolled.nn.sizes import check_last_size, check_positive, check_projection
@@ -273,7 +278,7 @@ class Recurrent(Layer):
     def _dropped(self, w: Weights) -> Weights:
         """Return weights, some recurrent ones dropped while training."""
         if self.training and self.weight_drop:
-            return w._replace(hh=F.dropout(w.hh, self.weight_drop, training=True))
+            return w._replace(hh=dropout(w.hh, self.weight_drop))
         return w
 
     def _extras(self, x: Tensor, direction: _LayerDirection, rows: int) -> Extras:
@@ -435,6 +440,7 @@ class Recurrent(Layer):
 
     def _between(self, y: Tensor) -> Tensor:
         """Return what one layer said, (B, T, H), as the next one reads it."""
+        # torch's own draws, so that a seed gives what it gives in torch.nn
         y = F.dropout(y, self.dropout, self.training) if self.dropout else y
         return self._masked("between_dropout", y)
 

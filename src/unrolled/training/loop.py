@@ -21,6 +21,7 @@ from unrolled.training.averaging import Weights, snapshot
 from unrolled.training.checkpoints import Checkpoint
 from unrolled.training.job import Position, Scores, TrainingJob
 from unrolled.training.losses import mean_logs
+from unrolled.training.memory import freed_memory_kept
 from unrolled.training.parallel import StepReport
 from unrolled.training.planning import plan_steps
 from unrolled.training.progress import MetricsLog, SilentLog
@@ -60,7 +61,7 @@ def fit(job: TrainingJob, resume: bool) -> Position:
         step = trainer.position.step
         log = MetricsLog(run_folder / "metrics.jsonl", step, job.settings.tensorboard)
     try:
-        with Stop(job.progress.quiet) as stop:
+        with Stop(job.progress.quiet) as stop, freed_memory_kept():
             run_in_memory(trainer, log, stop)
             world.barrier()  # for what the first one still writes
             stop.number = stop.number or trainer.step_report.signal
