@@ -23,7 +23,7 @@ extern "C" {
 #endif
 
 /* Changes whenever a struct or signature below does; whoever loads the library compares it. */
-#define UNROLLED_ABI 4
+#define UNROLLED_ABI 5
 
 UNROLLED_API int32_t unrolled_abi(void);
 
@@ -72,8 +72,13 @@ UNROLLED_API int64_t unrolled_count(int32_t counter);
 enum unrolled_precision {
     UNROLLED_FP32 = 0,
     UNROLLED_BF16 = 1, /* operands are rounded to bf16, sums are fp32 */
-    UNROLLED_INT8 = 2  /* weights: 8 bits and a scale a column; activations: 8 bits, a scale a row;
+    UNROLLED_INT8 = 2, /* weights: 8 bits and a scale a column; activations: 8 bits, a scale a row;
                         * sums of 65536 numbers at most */
+    /* of unrolled_matmul and decoders alone; activations: 8 bits and a scale for 32 of them. Weights:
+     * an fp16 scale for 32 of a column, and 8 or 4 bits, as GGUF's blocks of these names, which are
+     * found again in the fp32 numbers that they stand for */
+    UNROLLED_Q8_0 = 3,
+    UNROLLED_Q4_0 = 4
 };
 
 /* c (m, n) = a (m, k) b (k, n) + bias (n); with accumulate, c += a b.
@@ -83,7 +88,7 @@ enum unrolled_precision {
  * With a_trans the sum over k is taken in blocks of a fixed size (k is long there: it counts the
  * steps of a whole batch); otherwise every element is one chain over k in ascending order. Either
  * way the bits of a row of c depend on neither m nor threads. a_trans and b_trans together are
- * refused, and so is int8 but for b_trans alone without accumulate. */
+ * refused, and so are int8, Q8_0 and Q4_0 but for b_trans alone without accumulate. */
 UNROLLED_API const char *unrolled_matmul(int32_t precision, int32_t threads, int64_t m, int64_t n,
                                          int64_t k, const float *a, int64_t lda, int32_t a_trans,
                                          const float *b, int64_t ldb, int32_t b_trans,

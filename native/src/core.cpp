@@ -217,9 +217,9 @@ const char *unrolled_matmul(int32_t precision, int32_t threads, int64_t m, int64
     if (!c || (k && (!a || !b))) return "no matrix given";
     if (ldc < n || lda < (a_trans ? m : k) || ldb < (b_trans ? k : n))
         return "rows of a matrix overlap";
-    if (precision < UNROLLED_FP32 || precision > UNROLLED_INT8) return "no such precision";
-    if (precision == UNROLLED_INT8 && (a_trans || !b_trans || accumulate))
-        return "int8 is for a b^T alone";
+    if (precision < UNROLLED_FP32 || precision > UNROLLED_Q4_0) return "no such precision";
+    if (precision >= UNROLLED_INT8 && (a_trans || !b_trans || accumulate))
+        return "weights in whole numbers are for a b^T alone";
     if (precision == UNROLLED_INT8 && k > INT8_MOST) return INT8_TOO_LONG;
     if (threads > MOST_THREADS) return "so many threads are not offered";
     const Error error = level().matmul({.precision = precision,

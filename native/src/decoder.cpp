@@ -207,7 +207,7 @@ extern "C" {
 unrolled_decoder *unrolled_decoder_new(const unrolled_stack *stack) {
     if (!stack) return nullptr;
     const unrolled_stack &k = *stack;
-    if (k.precision < UNROLLED_FP32 || k.precision > UNROLLED_INT8) return nullptr;
+    if (k.precision < UNROLLED_FP32 || k.precision > UNROLLED_Q4_0) return nullptr;
     if (k.norm < UNROLLED_LAYER_NORM || k.norm > UNROLLED_RMS_NORM) return nullptr;
     if (k.feedforward < UNROLLED_RELU || k.feedforward > UNROLLED_GELU_TANH) return nullptr;
     for (const int64_t size : {k.layers, k.width, k.heads, k.size, k.kv_heads, k.inner})

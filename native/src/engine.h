@@ -8,6 +8,8 @@
 
 #include "tiles.h"
 
+#include "blocks.h"
+
 #include "pack.h"
 
 #include "activations.h"

@@ -4,9 +4,9 @@
 namespace {
 
 // How many units of a panel are taken at once, so that they stay in the nearest cache while every
-// tile of rows uses them. int8 sums are not floats and are never taken in pieces.
+// tile of rows uses them. Sums of whole numbers are never taken in pieces.
 inline int64_t piece_of(int32_t precision, int64_t width, int64_t units) {
-    if (precision == UNROLLED_INT8) return units;
+    if (precision == UNROLLED_INT8 || in_blocks(precision)) return units;
     const int64_t bytes = 32 * 1024;
     const int64_t piece = bytes / (width * W * 4) / 16 * 16;
     return units < piece + piece / 2 ? units : piece;

@@ -15,6 +15,7 @@ constexpr int64_t per_unit(int32_t precision) {
 
 // units in a row of k numbers; the matrix unit takes 16 at a time
 inline int64_t units_of(int32_t precision, int64_t k) {
+    if (in_blocks(precision)) return pairs_of(k) * PAIR_UNITS;
     const int64_t units = (k + per_unit(precision) - 1) / per_unit(precision);
     return on_matrix_unit(precision) ? (units + 15) / 16 * 16 : units;
 }
@@ -51,14 +52,11 @@ inline Rows carve_rows(Arena &arena, int32_t precision, int64_t rows, int64_t k)
 // The last units of a row may have room behind its last number, which is zero from here on. (Rows
 // of a tile past the last one may hold anything: nobody reads their sums.)
 inline void clear_ends(const Rows &r, int64_t rows) {
-    if (r.precision == UNROLLED_FP32) return;
+    if (r.precision == UNROLLED_FP32 || in_blocks(r.precision)) return; // the last are always written
     const int64_t full = r.k / per_unit(r.precision);
     for (int64_t i = 0; i < rows; i++)
         memset(r.data + i * r.ld + full, 0, static_cast<size_t>(r.units - full) * 4);
 }
-
-// Smaller numbers than this in a row or a column count as zeros: their scale has no inverse.
-constexpr float LEAST = 1e-30f;
 
 // The largest of k numbers by size; NaN when one of them is inf or NaN.
 inline float largest_size(const float *from, int64_t k) {
@@ -88,6 +86,8 @@ inline void put_row_int8(const Rows &r, int64_t row, const float *from) {
 // Put k numbers into a row; what lies behind the last one in its unit stays as it is.
 inline void put_row(const Rows &r, int64_t row, const float *from) {
     if (r.precision == UNROLLED_INT8) return put_row_int8(r, row, from);
+    if (in_blocks(r.precision))
+        return put_row_blocks(r.data + row * r.ld, r.k, shift_of(r.precision), from);
     if (r.precision == UNROLLED_FP32) {
         memcpy(r.data + row * r.ld, from, static_cast<size_t>(r.k) * 4);
         return;
@@ -99,7 +99,7 @@ inline void put_row(const Rows &r, int64_t row, const float *from) {
     }
 }
 
-// Put some numbers of a row, from column `at` on (not int8, whose scale needs them all).
+// Put some numbers of a row, from column `at` on (not where a scale needs more of them).
 inline void put_part(const Rows &r, int64_t row, int64_t at, V v, int n) {
     if (r.precision == UNROLLED_FP32)
         store(reinterpret_cast<float *>(r.data + row * r.ld) + at, v, n);
@@ -155,7 +155,7 @@ inline Pack plan_width(int32_t precision, int64_t width, int64_t gates, int64_t 
     const int64_t vectors = (units + W - 1) / W * gates;
     p.panels = (vectors + width - 1) / width;
     p.last = p.panels ? wider(precision, vectors - (p.panels - 1) * width) : 0;
-    const int64_t unit = units_of(precision, k);
+    const int64_t unit = in_blocks(precision) ? block_units(precision, k) : units_of(precision, k);
     p.panel_bytes = width * W * 4 * unit + panel_head(precision, width);
     p.bytes = p.panels
                   ? (p.panels - 1) * p.panel_bytes + p.last * W * 4 * unit + panel_head(precision, p.last)
@@ -234,10 +234,23 @@ inline void scale_columns(const Pack &p, const float *w, int64_t ld, Columns c, 
     }
 }
 
+inline void fill_blocks(const Pack &p, const float *w, int64_t ld, int64_t panel, uint32_t *to) {
+    const int64_t width = width_of(p, panel);
+    for (int64_t v = 0; v < width; v++) {
+        const Columns c = columns_of(p, panel, v);
+        for (int i = 0; i < W; i++) {
+            const bool real = i < c.lanes;
+            put_column(p.precision, w + (real ? c.first + i : 0) * ld, real ? p.k : 0,
+                       block_units(p.precision, p.k), to + v * W + i, width * W);
+        }
+    }
+}
+
 // Pack one panel of weights stored a column a row (gates * units, k), ld apart.
 inline void fill_panel(const Pack &p, const float *w, int64_t ld, int64_t panel) {
     const int64_t width = width_of(p, panel), units = units_of(p.precision, p.k);
     uint32_t *to = reinterpret_cast<uint32_t *>(p.data + panel * p.panel_bytes);
+    if (in_blocks(p.precision)) return fill_blocks(p, w, ld, panel, to);
     float *head = reinterpret_cast<float *>(to);
     uint32_t *body = to + panel_head(p.precision, width) / 4;
     alignas(64) uint32_t block[W * W], turned[W * W];

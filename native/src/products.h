@@ -259,7 +259,7 @@ inline Error matmul(const Matmul &m) {
         parallel(m.threads, w.tasks, matmul_columns, &w);
         return failed(w.failed) ? OUT_OF_MEMORY : nullptr;
     }
-    w.b = m.m <= 4 ? plan(m.precision, m.m, 1, m.n, m.k) : plan_product(m.precision, m.n, m.k);
+    w.b = m.m <= 4 && !in_blocks(m.precision) ? plan(m.precision, m.m, 1, m.n, m.k) : plan_product(m.precision, m.n, m.k);
     const Scratch weights([&](Arena &arena) { w.b.data = arena.bytes(bytes_of(w.b)); });
     if (weights.failed()) return OUT_OF_MEMORY;
     parallel(w.tasks > 1 ? m.threads : 1, w.b.panels, matmul_fill, &w);

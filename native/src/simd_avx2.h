@@ -80,6 +80,8 @@ inline VU both(VU a, VU b) { return _mm256_and_si256(a, b); }
 inline VU either(VU a, VU b) { return _mm256_or_si256(a, b); }
 inline VU shift_left16(VU v) { return _mm256_slli_epi32(v, 16); }
 inline VU shift_right16(VU v) { return _mm256_srli_epi32(v, 16); }
+template <int n> inline VU shift_left(VU v) { return _mm256_slli_epi32(v, n); }
+template <int n> inline VU shift_right(VU v) { return _mm256_srli_epi32(v, n); }
 inline VU set1_bits(uint32_t a) { return _mm256_set1_epi32(static_cast<int>(a)); }
 inline VU to_bf16(V v) {
     const VU bits = as_bits(v), top = shift_right16(bits);

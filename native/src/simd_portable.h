@@ -90,6 +90,8 @@ inline VU both(VU a, VU b) { return a & b; }
 inline VU either(VU a, VU b) { return a | b; }
 inline VU shift_left16(VU v) { return v << 16; }
 inline VU shift_right16(VU v) { return v >> 16; }
+template <int n> inline VU shift_left(VU v) { return v << n; }
+template <int n> inline VU shift_right(VU v) { return v >> n; }
 inline VU set1_bits(uint32_t a) { return VU{a, a, a, a}; }
 // bf16 in the low half of each lane: to nearest, ties to even; NaN stays NaN
 inline VU to_bf16(V v) {

@@ -253,7 +253,21 @@ constexpr bool on_matrix_unit(int32_t precision) {
 #endif
 }
 
+// Whether weights are in blocks with a scale each; see blocks.h.
+constexpr bool in_blocks(int32_t precision) {
+    return precision == UNROLLED_Q8_0 || precision == UNROLLED_Q4_0;
+}
+
+// Their sums of whole numbers and of floats share the registers.
+constexpr int block_rows(int vectors) {
+    if (REGISTERS == 32) return vectors == 2 ? 6 : 4;
+    return vectors == 2 ? 3 : 2;
+}
+
+inline Tile block_tile(int32_t precision, int vectors, int m);
+
 inline int most_rows(int32_t precision, int vectors) {
+    if (in_blocks(precision)) return block_rows(vectors);
     if (on_matrix_unit(precision)) return vectors <= 2 ? 32 : 16;
     return tallest(vectors);
 }
@@ -264,6 +278,7 @@ inline Tile tile_along(int32_t precision, int vectors, int m) {
 #endif
     if (precision == UNROLLED_BF16) return along<Bf16>(vectors, m);
     if (precision == UNROLLED_INT8) return along<Int8>(vectors, m);
+    if (in_blocks(precision)) return block_tile(precision, vectors, m);
     return along<Fp32>(vectors, m);
 }
 

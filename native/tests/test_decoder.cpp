@@ -387,8 +387,9 @@ Expected expect(const Model &m, const Given &g, const Written &before) {
 }
 
 /* fp32: the roundings of some hundred sums, which norms of narrow rows enlarge. bf16 rounds operands to
- * 2^-9 and int8 to 2^-8 of the largest, in every product of every block. */
+ * 2^-9 and int8 to 2^-8 of the largest, in every product of every block; 4 bits to 2^-4. */
 double tolerance(int32_t precision) {
+    if (precision == UNROLLED_Q4_0) return 0.9;
     return precision == UNROLLED_FP32 ? 2e-5 : precision == UNROLLED_BF16 ? 0.08 : 0.15;
 }
 
@@ -482,7 +483,7 @@ TEST(decoder, any_decoder_is_near_the_equations) {
 }
 
 TEST(decoder, weights_of_fewer_bits) {
-    for (const int32_t precision : {UNROLLED_BF16, UNROLLED_INT8})
+    for (const int32_t precision : {UNROLLED_BF16, UNROLLED_INT8, UNROLLED_Q8_0, UNROLLED_Q4_0})
         for (uint64_t seed = 0; seed < 6; seed++) {
             Random random(seed + 900);
             Kind k = any_kind(random);

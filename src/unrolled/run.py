@@ -31,7 +31,7 @@ from unrolled.training.parallel import joined
 from unrolled.training.precision import callers_state_kept
 
 # of generated texts, beside those of sampling
-OPTIONS = ("seed", "stop", "notice", "json_schema", "grammar", "draft")
+OPTIONS = ("seed", "stop", "notice", "json_schema", "grammar", "draft", "precision")
 
 
 class Run:
@@ -174,7 +174,9 @@ class Run:
             options: those of ``Sampling``, such as ``top_p``; ``seed``; ``stop``, a list of texts;
                 ``json_schema``, a dictionary or file that the text has to follow; ``grammar``, a
                 file of one in Lark or GBNF; ``draft``, "ngram" or a smaller run over the same
-                vocabulary, whose guesses are checked at once: the text stays as likely.
+                vocabulary, whose guesses are checked at once: the text stays as likely;
+                ``precision`` of the weights that are read at every step: float32, bf16, int8, or
+                for attention q8_0 or q4_0, GGUF's blocks.
         """
         return "".join(self.stream(prompt, max_new_tokens, **options))
 

@@ -169,6 +169,16 @@ def test_a_grammar_that_cannot_be_followed(cli: Call, home: SimpleNamespace) -> 
     assert "leave one of the two out" in err
 
 
+def test_weights_of_fewer_bits(cli: Call, home: SimpleNamespace) -> None:
+    run = home.runs["language"]
+    words = ["generate", run, "--temperature", 0, "--max-new-tokens", 30]
+    out, _ = cli(*words, "--precision", "bf16")
+    assert len(out) > 1
+    out, err = cli(*words, "--precision", "q8_0", code=2)
+    assert out == ""
+    assert "precision is q8_0; choose out of float32, bf16, int8" in err
+
+
 def test_a_draft_changes_no_greedy_text(cli: Call, home: SimpleNamespace) -> None:
     run = home.runs["language"]
     words = ["generate", run, "--temperature", 0, "--max-new-tokens", 30]

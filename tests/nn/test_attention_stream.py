@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from torch import Tensor, nn
 
 from unrolled import ops
 from unrolled.models import LanguageModel
-from unrolled.nn import Attention, TokenEmbedding
+from unrolled.nn import LSTM, Attention, TokenEmbedding
 from unrolled.nn.rotary_scaling import RotaryScaling
 from unrolled.nn.state import AttentionState, pack, unpack
 from unrolled.nn.variant import Variant
@@ -120,7 +121,9 @@ def test_threads_change_no_bit(threads: int) -> None:
     assert torch.equal(*answers)
 
 
-@pytest.mark.parametrize(("precision", "off"), [("bf16", 0.03), ("int8", 0.06)])
+@pytest.mark.parametrize(
+    ("precision", "off"), [("bf16", 0.03), ("int8", 0.06), ("q8_0", 0.06)]
+)
 @pytest.mark.parametrize("kind", KINDS)
 @torch.inference_mode()
 def test_fewer_bits_are_near(kind: str, precision: str, off: float) -> None:
@@ -131,6 +134,48 @@ def test_fewer_bits_are_near(kind: str, precision: str, off: float) -> None:
     got = torch.stack([stream.step(step).clone() for step in tokens.unbind(1)], 1)
     assert 0 < (got - expected).abs().max() < off * expected.abs().max()
     assert stream.bytes < made.stream(2).bytes
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
+@torch.inference_mode()
+def test_blocks_of_a_file_are_read_as_they_are(kind: str) -> None:
+    made = model("llama", read=64, hidden=64, heads=4)
+    layer: Any = made.layer
+    for block in layer.blocks:
+        # a length that blocks divide, as in every file of them
+        block.feedforward.up = nn.Linear(64, 192, bias=False)
+        block.feedforward.out = nn.Linear(96, 64, bias=False)
+    tokens = ids(3, 20)
+    precision = kind.lower()
+    first = made.stream(3, precision).read(tokens).clone()
+    numbers = gguf.GGMLQuantizationType[kind]
+    for module in [*layer.modules(), made.head]:
+        if isinstance(module, nn.Linear):
+            blocks = gguf.quants.quantize(module.weight.numpy(), numbers)
+            kept = gguf.quants.dequantize(blocks, numbers)
+            module.weight.copy_(torch.from_numpy(kept))
+    stream = made.stream(3, precision)
+    assert torch.equal(stream.read(tokens), first)
+    # what is left is the rounding of activations to 8 bits
+    expected = by_torch(made, tokens)[0][:, -1]
+    assert (first - expected).abs().max() < 0.03 * expected.abs().max()
+    # 34 or 18 bytes for 32 weights, some more where a panel is not full
+    weights = sum(m.weight.numel() for m in made.modules() if isinstance(m, nn.Linear))
+    bytes_each = {"q8_0": 34 / 32, "q4_0": 18 / 32}[precision]
+    assert weights * bytes_each <= stream.bytes < 1.3 * weights * bytes_each
+
+
+def test_blocks_are_for_attention_and_for_numbers_that_they_hold() -> None:
+    with pytest.raises(ValueError, match="float32, bf16, int8, got 'q8_0'"):
+        LSTM(8, 8).stream(1, "q8_0")
+    made = model()
+    weight: Any = made.head.weight
+    weight.data[2, 3] = 1e6
+    with pytest.raises(
+        ValueError, match="weights up to 524,032, got larger ones in weight"
+    ):
+        made.stream(1, "q4_0")
+    assert made.stream(1, "q8_0").native
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral"])

@@ -59,6 +59,13 @@ Draft = Annotated[
         "likely a text, sooner.",
     ),
 ]
+Precision = Annotated[
+    str,
+    typer.Option(
+        metavar="float32|bf16|int8|q8_0|q4_0",
+        help="In what the weights are read: fewer bits are sooner and less exact.",
+    ),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document, with the tokens.")
 ]
@@ -78,6 +85,7 @@ def generate(
     json_schema: JsonSchema = None,
     grammar: Grammar = None,
     draft: Draft = None,
+    precision: Precision = "float32",
     tokenizer: Tokenizer = None,
     as_json: AsJson = False,
 ) -> None:
@@ -106,6 +114,7 @@ def generate(
         "json_schema": json_schema,
         "grammar": grammar,
         "draft": draft,
+        "precision": precision,
     }
     if draft is not None and draft != NGRAM:
         options["draft"] = load(expanded(Path(draft)), result=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from unrolled.core.errors import UsageError
 from unrolled.nn import Forms, Layer, State, TokenEmbedding
 from unrolled.nn.dropout import Dropout
 from unrolled.nn.stepper import why_not_native
@@ -155,16 +156,28 @@ class LanguageModel(Forms):
         """Return what reads token ids (B,) and gives scores (B, V); see :meth:`Layer.stream`."""
         return open_model_stream(self, LanguageModel, batch, precision)
 
-    def stepper(self) -> LanguageModel | Streamed:
+    def stepper(self, precision: str = "float32") -> LanguageModel | Streamed:
         """Return what says what this model says and steps faster, for one text at a time.
 
         That is the model itself while it trains, and where the native core cannot step it.
+
+        Args:
+            precision: of the weights; see :meth:`Layer.stream`.
+
+        Raises:
+            UsageError: there is no such precision, or no step in it.
         """
         parts = parts_class(self.layer).of_model(self, LanguageModel)
+        if precision not in parts.precisions:
+            known = ", ".join(parts.precisions)
+            raise UsageError(f"precision is {precision}; choose out of {known}")
         reason = why_not_native(parts)
-        if self.training or reason is not None:
-            return self
-        return Streamed(self)
+        if reason is None and not self.training:
+            return Streamed(self, precision)
+        if precision != "float32":
+            why = reason or "the model is in training"
+            raise UsageError(f"no step with weights in {precision}: {why}")
+        return self
 
 
 class Streamed:
@@ -173,8 +186,9 @@ class Streamed:
     What ``step`` returned, scores and state alike, is overwritten by the next one.
     """
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, precision: str = "float32") -> None:
         self.model = model
+        self.precision = precision
         self.context = model.context
         self._stream: Stream | None = None
         self._rows = 0
@@ -218,7 +232,7 @@ class Streamed:
     def _stream_for(self, rows: int) -> Stream:
         stream = self._stream
         if stream is None or self._rows != rows:
-            stream = self.model.stream(rows)
+            stream = self.model.stream(rows, self.precision)
             self._rows = rows
             self._stream = stream
         return stream

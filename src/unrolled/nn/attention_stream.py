@@ -7,6 +7,7 @@ head, D input, W width, V tokens.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, cast
@@ -29,16 +30,19 @@ from unrolled.ops.decoder import address
 
 FIRST_ROOM = 64  # steps that a new cache has room for
 CHUNK = 256  # rows of tokens that are read at once
+# by which the largest of a block of weights may exceed its scale, which is in fp16
+BLOCK_TOPS = {"q8_0": 127, "q4_0": 8}
 
 
 class NotFinite(UserError, ValueError):
-    """Weights hold inf or NaN."""
+    """Weights hold inf or NaN, or more than the precision that they are packed in can."""
 
 
 class TransformerParts(StreamParts):
     """A stack of transformer blocks, and what stands before and after it."""
 
     steps = Attention
+    precisions = native.DECODER_PRECISIONS
 
     @property
     def stack(self) -> Attention:
@@ -111,7 +115,7 @@ class AttentionStream(
     Args:
         parts: what is streamed; see ``why_not_native``.
         batch: B.
-        precision: of the packed weights: float32, bf16 or int8.
+        precision: of the packed weights: a key of ``native.DECODER_PRECISIONS``.
     """
 
     native = True
@@ -145,13 +149,10 @@ class AttentionStream(
             NotFinite: some of them.
         """
         parts = self._parts
+        most = BLOCK_TOPS.get(self.precision, math.inf) * torch.finfo(torch.half).max
         for part in parts.modules():
             for name, weight in part.named_parameters():
-                if not bool(weight.isfinite().all()):
-                    raise NotFinite(
-                        f"expected finite weights, got inf or NaN in {name} of a "
-                        f"{type(part).__name__}; go back to a checkpoint before they became so"
-                    )
+                _check_weight(part, name, weight, most)
         head = cast(nn.Linear | None, parts.head)
         packed = pack_stack(parts.stack, head, self.precision)
         project = copy.deepcopy(parts.stack.project)
@@ -455,6 +456,20 @@ class AttentionStream(
         return (
             f"native core: {self.precision} weights, {self.bytes:,} bytes of them read in a step; "
             f"a cache of {cache:,} bytes for {self._buffer.room} steps"
+        )
+
+
+def _check_weight(part: nn.Module, name: str, weight: Tensor, most: float) -> None:
+    """Refuse weights that cannot be packed: NotFinite, or numbers beyond ``most``."""
+    where = f"in {name} of a {type(part).__name__}"
+    if not bool(weight.isfinite().all()):
+        raise NotFinite(
+            f"expected finite weights, got inf or NaN {where}; go back to a checkpoint before they "
+            "became so"
+        )
+    if most < math.inf and float(weight.abs().max()) > most:
+        raise NotFinite(
+            f"expected weights up to {most:,.0f}, got larger ones {where}; choose another precision"
         )
 
 

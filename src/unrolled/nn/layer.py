@@ -170,7 +170,8 @@ class Layer(Forms, ABC):
 
         Args:
             batch: B.
-            precision: of the weights in the native core: float32, bf16 or int8.
+            precision: of the weights in the native core: float32, bf16, int8, or for attention q8_0
+                or q4_0, blocks of 32 weights as GGUF has them.
 
         Raises:
             ValueError: the layer reads both ways, or a setting is out of range.

@@ -24,7 +24,7 @@ class Stream(ABC):
 
     Attributes:
         native: whether a step is one call of the native core, which takes no memory.
-        precision: of the weights; in the native core float32, bf16 or int8, and states float32.
+        precision: of the weights, see :meth:`Layer.stream`; states are float32.
         input: (B, D), or int64 ids (B,): what ``step()`` without an argument reads.
         output: (B, H): what every step returns.
         reads_chunks: whether ``read`` takes many steps at once.

@@ -6,10 +6,10 @@ Shapes: B rows, D input features (or one token id a row), H outputs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from unrolled.nn.forms import unlike
 from unrolled.nn.layer import Layer
 from unrolled.nn.state import State
 from unrolled.nn.stepper import StepParts
+from unrolled.ops import native
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +32,10 @@ class StreamParts(StepParts, ABC):
         embedding, dropout, head: what a model runs before and after it, if any.
         model: the model, whose own ``step``, if it has one, runs its hooks.
         kind: the class of models that run these parts one after the other.
+        precisions: of packed weights, as the core has them for this class.
     """
 
+    precisions: ClassVar[Mapping[str, int]] = native.PRECISIONS
     heeds_autocast = False
     layer: Layer
     embedding: nn.Module | None = None

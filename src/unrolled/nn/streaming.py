@@ -350,7 +350,7 @@ def open_stream(layer: Layer, batch: int = 1, precision: str = "float32") -> Str
     Args:
         layer: any causal layer.
         batch: B.
-        precision: of the weights in the native core: float32, bf16 or int8.
+        precision: of the weights in the native core; see :meth:`Layer.stream`.
 
     Raises:
         ValueError: the layer reads both ways, or a setting is out of range.
@@ -365,8 +365,8 @@ def _opened(parts: StreamParts, batch: int, precision: str) -> Stream:
             "expected a layer that reads forward only, got one that also reads backward: a stream "
             "has no later steps to read; build with bidirectional=False"
         )
-    if precision not in native.PRECISIONS:
-        known = ", ".join(native.PRECISIONS)
+    if precision not in parts.precisions:
+        known = ", ".join(parts.precisions)
         raise ValueError(
             f"expected a precision out of {known}, got {precision!r}; choose one"
         )

@@ -126,7 +126,7 @@ class PackedDecoder:
 
     Args:
         shape: what it is.
-        precision: of the weights: float32, bf16 or int8.
+        precision: of the weights: a key of ``native.DECODER_PRECISIONS``.
 
     Raises:
         ValueError: sizes that do not fit each other, or too little memory.
@@ -137,7 +137,7 @@ class PackedDecoder:
         self.shape = shape
         self._library = library
         self._core = native.new_decoder(
-            precision=native.PRECISIONS[precision],
+            precision=native.DECODER_PRECISIONS[precision],
             norm=NORMS.index(shape.norm),
             norm_first=shape.norm_first,
             feedforward=FEEDFORWARDS.index(shape.feedforward),

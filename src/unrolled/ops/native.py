@@ -21,9 +21,11 @@ from typing import Any, BinaryIO
 
 from unrolled.core.errors import UsageError
 
-ABI = 4
+ABI = 5
 CELLS = {"rnn_tanh": 0, "rnn_relu": 1, "gru": 2, "lstm": 3}
 PRECISIONS = {"float32": 0, "bf16": 1, "int8": 2}
+# weights in blocks, as GGUF has them, are those of decoders alone
+DECODER_PRECISIONS = {**PRECISIONS, "q8_0": 3, "q4_0": 4}
 LEVELS = ("portable", "avx2", "avx512", "amx")
 _FEATURES = ("bf16", "vnni", "amx")
 # of ``unrolled_counter``; its products of matrices have no caller in Python and are not bound

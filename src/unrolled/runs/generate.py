@@ -36,6 +36,7 @@ def stream(
     json_schema: str | Path | dict[str, Any] | None = None,
     grammar: str | Path | None = None,
     draft: str | Predictor | None = None,
+    precision: str = "float32",
 ) -> Iterator[str]:
     """Yield pieces of text.
 
@@ -52,6 +53,7 @@ def stream(
         grammar: a file of a grammar that it has to follow, as Lark or GBNF.
         draft: what guesses tokens, which the model then checks at once: ``ngram``, what followed
             the last tokens before; or a smaller model over the same vocabulary.
+        precision: of the weights that are read at every step; see ``Layer.stream``.
 
     Raises:
         UsageError: the run answers rows, or an argument is wrong.
@@ -71,7 +73,7 @@ def stream(
             device=compute_device.device,
             notice=notice,
             choices=choices,
-            stepper=lent.enter_context(predictor.stepping()),
+            stepper=lent.enter_context(predictor.stepping(precision)),
             grammar=rules,
             draft=None if draft is None else _draft(predictor, draft, lent),
         )

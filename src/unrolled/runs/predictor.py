@@ -39,7 +39,7 @@ class KeptStepper:
         except IndexError:
             return fresh
         same = len(known) == len(weights) and all(map(operator.is_, known, weights))
-        if same and packed == versions and type(stepper) is type(fresh):
+        if same and packed == versions and _kind_of(stepper) == _kind_of(fresh):
             return stepper
         return fresh
 
@@ -49,6 +49,11 @@ class KeptStepper:
         """Keep a stepper, if its weights can be told from later ones."""
         if versions:
             self._kept[:] = [(weights, versions, stepper)]
+
+
+def _kind_of(stepper: Any) -> tuple[type, str]:
+    """Return the class of what steps, and in what it reads weights; a model has no such choice."""
+    return type(stepper), getattr(stepper, "precision", "float32")
 
 
 def _versions(weights: list[nn.Parameter]) -> list[int]:
@@ -103,16 +108,22 @@ class Predictor:
         return cls(loaded.task, model, compute_device, recipe.data.max_row, options)
 
     @contextmanager
-    def stepping(self) -> Iterator[Any]:
+    def stepping(self, precision: str = "float32") -> Iterator[Any]:
         """Lend what steps the language model, with its weights packed and its last text read.
 
         It is kept for the next text, unless weights have changed since or somebody else has it.
         What is written through ``.data`` of a weight is not seen.
+
+        Args:
+            precision: of the packed weights; see ``Layer.stream``.
+
+        Raises:
+            UsageError: there is no such precision, or no step in it.
         """
         model: Any = self.model
         weights = list(model.parameters())
         versions = _versions(weights)
-        stepper = self.kept.take(weights, versions, model.stepper())
+        stepper = self.kept.take(weights, versions, model.stepper(precision))
         try:
             yield stepper
         finally:
