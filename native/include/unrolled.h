@@ -246,7 +246,10 @@ UNROLLED_API const char *unrolled_decoder_load(unrolled_decoder *d, int64_t laye
  * stands in row origin[b * room + s] of the cache (NULL: in its own), and origin[b * room + lengths[b]]
  * becomes b; nothing that is read may stand where another row writes. Without origin, own may say which
  * row of the cache is a row's own, so that steps of one sequence are rows of one call: they stand one
- * after the other, each a step longer than the one before. */
+ * after the other, each a step longer than the one before.
+ * With pages the rows of the cache are pages of C steps, a power of two: step s of a row stands at step
+ * s % C of page pages[q * most_pages + s / C], where q is own[b], or b. Sequences may have pages in
+ * common, but for those that one of them writes. */
 typedef struct unrolled_decoding {
     int64_t threads, rows, sources; /* sources: S */
     int64_t cache_rows, room;       /* of the cache; room is C, its steps */
@@ -276,6 +279,8 @@ typedef struct unrolled_decoding {
     int64_t *best_ids;                         /* (scored, k) */
     const int64_t *banned;                     /* ids that are passed over; the others are no likelier */
     int64_t banned_count;
+    const int32_t *pages;                      /* (sequences, most_pages); NULL: none; not beside origin */
+    int64_t sequences, most_pages;
 } unrolled_decoding;
 
 /* Read one token of every row. What is refused has changed nothing. Rows that are steps of sequences

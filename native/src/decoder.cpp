@@ -111,12 +111,30 @@ struct unrolled_decoder {
 
 namespace {
 
+Error check_pages(const unrolled_decoding &c) {
+    if (c.room & (c.room - 1)) return "steps of a page are no power of two";
+    if (c.sequences < 0 || c.most_pages < 0 || c.most_pages >= INT32_MAX || (!c.own && c.sequences < c.rows))
+        return "a size is out of range";
+    for (int64_t b = 0; b < c.rows; b++) {
+        const int64_t past = c.lengths[b], q = c.own ? c.own[b] : b;
+        if (past < 0 || past / c.room >= c.most_pages) return "the cache has no room for the step";
+        if (c.positions && past >= c.positions) return "no such position";
+        if (q < 0 || q >= c.sequences) return "no such row of the cache";
+        for (int64_t i = 0; i <= past / c.room; i++) {
+            const int32_t page = c.pages[q * c.most_pages + i];
+            if (page < 0 || page >= c.cache_rows) return "no such page of the cache";
+        }
+    }
+    return nullptr;
+}
+
 Error check_cache(const Decoder &d, const unrolled_decoding &c) {
     if (!c.keys || !c.values || !c.lengths) return "no cache given";
-    if ((!c.own && c.cache_rows < c.rows) || c.room < 1 || c.room >= INT32_MAX)
+    if ((!c.own && !c.pages && c.cache_rows < c.rows) || c.room < 1 || c.room >= INT32_MAX)
         return "the cache is too small";
     if (!c.cosines != !c.sines || (c.cosines && d.size % 2)) return "no rotation of such heads";
-    if (c.own && c.origin) return "rows have one place in the cache";
+    if ((c.own || c.pages) && c.origin) return "rows have one place in the cache";
+    if (c.pages) return check_pages(c);
     for (int64_t b = 0; b < c.rows; b++) {
         if (c.lengths[b] < 0 || c.lengths[b] >= c.room) return "the cache has no room for the step";
         if (c.positions && c.lengths[b] >= c.positions) return "no such position";
@@ -176,9 +194,10 @@ Error check_inputs(const unrolled_decoding &c) {
 
 // Steps of one sequence stand one after the other.
 Error check_own(const unrolled_decoding &c) {
-    std::vector<char> seen(static_cast<size_t>(c.cache_rows), 0);
+    const int64_t sequences = c.pages ? c.sequences : c.cache_rows;
+    std::vector<char> seen(static_cast<size_t>(sequences), 0);
     for (int64_t b = 0; b < c.rows; b++) {
-        if (c.own[b] < 0 || c.own[b] >= c.cache_rows) return "no such row of the cache";
+        if (c.own[b] < 0 || c.own[b] >= sequences) return "no such row of the cache";
         const bool goes_on = b > 0 && c.own[b] == c.own[b - 1];
         if (goes_on && c.lengths[b] != c.lengths[b - 1] + 1)
             return "steps of a sequence do not follow each other";

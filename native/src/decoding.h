@@ -163,11 +163,16 @@ inline V gelu_tanh(V v) {
 // numbers from one row of floats to the next, so that rows of a power of two fall into other lines
 inline int64_t float_stride(int64_t numbers) { return row_stride(UNROLLED_FP32, numbers); }
 
+// steps that a row may have
+inline int64_t most_steps(const unrolled_decoding &c) {
+    return c.pages ? c.most_pages * c.room : c.room;
+}
+
 struct Sizes {
     int64_t query, wide, scores; // of a row: numbers of all queries, keys and values; most at once
     Sizes(const Decoder &d, const unrolled_decoding &c)
         : query(d.heads * d.size), wide(query + 2 * d.kv_heads * d.size),
-          scores(largest_of(c.room, d.memory_heads ? c.memory_steps : 0) + W) {
+          scores(largest_of(most_steps(c), d.memory_heads ? c.memory_steps : 0) + W) {
         wide = largest_of(wide, d.inner);
     }
 };
@@ -315,17 +320,27 @@ struct DecoderRows {
     void fetch(int64_t layer, int64_t i) const {
         if (i >= rows) return;
         const int64_t b = first + i, past = c.lengths[b], *strides = c.cache_strides;
-        const int32_t *origin = c.origin ? c.origin + b * c.room : nullptr;
-        const int64_t own_row = c.own ? c.own[b] : b;
         for (int64_t h = 0; h < d.kv_heads; h++)
             for (int64_t s = seen_from(past); s <= past; s++) {
-                const int64_t row = origin && s < past ? origin[s] : own_row;
-                const int64_t at = layer * strides[0] + row * strides[1] + h * strides[2] + s * strides[3];
+                const int64_t at = layer * strides[0] + h * strides[2] + place_of(b, s);
                 for (int64_t e = 0; e < d.size; e += 16) {
                     __builtin_prefetch(c.keys + at + e);
                     __builtin_prefetch(c.values + at + e);
                 }
             }
+    }
+
+    int64_t own_row(int64_t b) const { return c.own ? c.own[b] : b; }
+
+    // where step s of a row stands in each layer and head of the cache
+    int64_t place_of(int64_t b, int64_t s) const {
+        const int64_t *strides = c.cache_strides;
+        if (c.pages) {
+            const int32_t page = c.pages[own_row(b) * c.most_pages + s / c.room];
+            return page * strides[1] + s % c.room * strides[3];
+        }
+        const bool elsewhere = c.origin && s < c.lengths[b];
+        return (elsewhere ? c.origin[b * c.room + s] : own_row(b)) * strides[1] + s * strides[3];
     }
 
     // the first step that one at `past` sees
@@ -336,7 +351,7 @@ struct DecoderRows {
     // Norms of queries and keys, rotation, and keys and values into the cache.
     void write_keys(const DecoderBlock &block, int64_t layer, int64_t i) const {
         const int64_t b = first + i, past = c.lengths[b], *strides = c.cache_strides;
-        const int64_t own_row = c.own ? c.own[b] : b, group = d.heads / d.kv_heads;
+        const int64_t group = d.heads / d.kv_heads, place = layer * strides[0] + place_of(b, past);
         const int64_t at = c.positions ? past : b;
         float *query = wide + i * ld_wide, *key = query + d.heads * d.size;
         const auto prepare = [&](float *head, const Norm &norm) {
@@ -349,8 +364,7 @@ struct DecoderRows {
         for (int64_t h = mine.first * group; h < mine.past * group; h++)
             prepare(query + h * d.size, block.query_norm);
         for (int64_t h = mine.first; h < mine.past; h++) {
-            const int64_t to =
-                layer * strides[0] + own_row * strides[1] + h * strides[2] + past * strides[3];
+            const int64_t to = place + h * strides[2];
             prepare(key + h * d.size, block.key_norm);
             copy(key + h * d.size, c.keys + to, d.size);
             copy(key + (d.kv_heads + h) * d.size, c.values + to, d.size);
@@ -362,9 +376,19 @@ struct DecoderRows {
         const int64_t b = first + i, past = c.lengths[b], *strides = c.cache_strides;
         const int64_t all = layer * strides[0], row = strides[1], step = strides[3];
         const int64_t from = seen_from(past), steps = past + 1 - from;
+        if (c.pages) {
+            const int32_t *pages = c.pages + own_row(b) * c.most_pages;
+            const int64_t bits = __builtin_ctzll(static_cast<uint64_t>(c.room)), last = c.room - 1;
+            const auto offset_of = [=](int64_t s) {
+                return pages[(from + s) >> bits] * row + ((from + s) & last) * step;
+            };
+            const Attended<decltype(offset_of)> in_pages = {c.keys + all, c.values + all, steps, d.size,
+                                                            offset_of};
+            return attend_heads(in_pages, d.kv_heads, strides[2], i);
+        }
         if (!c.origin) {
             const auto offset_of = [=](int64_t s) { return s * step; };
-            const int64_t own_row = c.own ? c.own[b] : b, at = all + own_row * row + from * step;
+            const int64_t at = all + own_row(b) * row + from * step;
             const Attended<decltype(offset_of)> of_row = {c.keys + at, c.values + at, steps, d.size,
                                                           offset_of};
             return attend_heads(of_row, d.kv_heads, strides[2], i);

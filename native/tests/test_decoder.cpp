@@ -802,6 +802,40 @@ TEST(decoder, steps_of_a_sequence_in_one_call) {
                 CHECK(!unrolled_decoder_step(d.get(), &c), "all: refused");
                 for (int64_t i = 0; i < 140; i++)
                     CHECK(logits[i] == expected[i], "another score of " + std::to_string(steps));
+                /* the same where steps stand in pages of four, in no order */
+                const int64_t most_pages = (room + 3) / 4, page = kind.kv_heads * 4 * kind.size;
+                const int64_t count = 2 * most_pages + 1;
+                std::vector<int32_t> pages;
+                for (int64_t i = 0; i < 2 * most_pages; i++)
+                    pages.push_back(static_cast<int32_t>((i * 5 + 3) % count));
+                Array paged_keys(2 * count * page), paged_values(2 * count * page), paged(2 * 70);
+                c.keys = paged_keys.data();
+                c.values = paged_values.data();
+                c.cache_rows = count;
+                c.room = 4;
+                c.cache_strides[0] = count * page;
+                c.cache_strides[1] = page;
+                c.cache_strides[2] = 4 * kind.size;
+                c.pages = pages.data();
+                c.sequences = 2;
+                c.most_pages = most_pages;
+                c.logits = paged.data();
+                CHECK(!unrolled_decoder_step(d.get(), &c), "pages: refused");
+                for (int64_t i = 0; i < 140; i++)
+                    CHECK(paged[i] == expected[i], "another score in pages of " + std::to_string(steps));
+                const auto refused = [&](const char *what, int32_t &place, int32_t wrong) {
+                    const int32_t right = place;
+                    place = wrong;
+                    CHECK(unrolled_decoder_step(d.get(), &c), std::string(what) + " was taken");
+                    place = right;
+                };
+                refused("a page past the last", pages[0], static_cast<int32_t>(count));
+                refused("a page before the first", pages[0], -1);
+                c.room = 3;
+                CHECK(unrolled_decoder_step(d.get(), &c), "pages of three steps were taken");
+                c.room = 4;
+                c.sequences = 1;
+                CHECK(unrolled_decoder_step(d.get(), &c), "a sequence without pages was taken");
             }
         });
     }

@@ -427,6 +427,7 @@ class AttentionStream(
         width = output.shape[-1]
         no_memory = (0, 0, 0, 0)
         no_best = (0, 0, 0, 0, 0)
+        no_pages = (0, 0, 0)
         return native.decoding(
             (
                 *(self._threads, rows, 0, keys.shape[1], keys.shape[3]),
@@ -443,6 +444,7 @@ class AttentionStream(
                 width if has_head else 0,
                 *(output.numel() // width, address(score_at)),
                 *no_best,
+                *no_pages,
             )
         )
 

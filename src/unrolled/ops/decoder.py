@@ -315,7 +315,7 @@ class PackedDecoder:
     ) -> None:
         """Take a step whose scores, or the best of them, are written to ``outputs``.
 
-        These are the last fields of ``DECODING``, from logits on.
+        These are the fields of ``DECODING`` from logits to the banned ids.
         """
         self._check_step(x, cache, turn)
         rows = x.shape[0]
@@ -341,6 +341,7 @@ class PackedDecoder:
         a_row_each = 0
         no_own = 0
         no_y = 0  # what the head reads is not needed here
+        no_pages = (0, 0, 0)
         call = native.decoding(
             (
                 *numbers,
@@ -350,7 +351,7 @@ class PackedDecoder:
                 *map(address, dense_state),
                 no_own,
                 *map(address, dense_memory),
-                *(no_y, *outputs),
+                *(no_y, *outputs, *no_pages),
             )
         )
         native.decode(self._core, call)

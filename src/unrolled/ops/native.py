@@ -63,6 +63,7 @@ DECODING = (
     | dict.fromkeys(("memory_lengths", "memory_rows"), "P")
     | {"y": "P", "logits": "P", "ld_logits": "q", "scored": "q", "score_at": "P"}
     | {"k": "q", "best": "P", "best_ids": "P", "banned": "P", "banned_count": "q"}
+    | {"pages": "P", "sequences": "q", "most_pages": "q"}
 )
 _DECODE = struct.Struct("".join(DECODING.values()))
 
