@@ -6,101 +6,23 @@ head, D input, W width, V tokens.
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Iterator, Sequence
-from itertools import chain
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from unrolled.core.errors import UserError
-from unrolled.nn.forms import unlike
 from unrolled.nn.layer import checked
-from unrolled.nn.packing import changes_of_stack, pack_stack, unsupported_by_core
-from unrolled.nn.positions import rotation, sinusoid
+from unrolled.nn.packed_model import PackedModel, TransformerParts
 from unrolled.nn.state import AttentionState, Buffer, State
 from unrolled.nn.stepper import NativeStepper
 from unrolled.nn.stream import Stream
-from unrolled.nn.stream_parts import StreamParts, stream_room
-from unrolled.nn.transformer import Attention
+from unrolled.nn.stream_parts import stream_room
 from unrolled.ops import native
 from unrolled.ops.decoder import address
 
 FIRST_ROOM = 64  # steps that a new cache has room for
 CHUNK = 256  # rows of tokens that are read at once
-# by which the largest of a block of weights may exceed its scale, which is in fp16
-BLOCK_TOPS = {"q8_0": 127, "q4_0": 8}
-
-
-class NotFinite(UserError, ValueError):
-    """Weights hold inf or NaN, or more than the precision that they are packed in can."""
-
-
-class TransformerParts(StreamParts):
-    """A stack of transformer blocks, and what stands before and after it."""
-
-    steps = Attention
-    precisions = native.DECODER_PRECISIONS
-
-    @property
-    def stack(self) -> Attention:
-        """The layer."""
-        return cast(Attention, self.layer)
-
-    def weights(self) -> Iterator[Tensor]:
-        modules = [part for part in self.modules() if part is not self.dropout]
-        return chain.from_iterable(part.parameters() for part in modules)
-
-    def unfit(self) -> Iterator[str]:
-        if self.stack.memory_size is not None:
-            yield "the layer reads a source, which a stream has not"
-
-    def layer_changes(self) -> Iterator[str]:
-        stack = self.stack
-        yield from changes_of_stack(stack)
-        yield unlike(stack.project, nn.Identity, nn.Linear)
-        if stack.position_table is not None:
-            yield unlike(
-                stack.position_table,
-                nn.Embedding,
-            )
-
-    def unsupported(self, rows: int) -> Iterator[str]:
-        yield from unsupported_by_core(self.stack)
-
-
-class _Positions(NamedTuple):
-    """What is known of P positions: rows of ``vectors`` (P, W), or of a rotation (P, E/2)."""
-
-    vectors: Tensor | None
-    cosines: Tensor | None
-    sines: Tensor | None
-    size: int
-
-    @classmethod
-    def up_to(cls, stack: Attention, count: int) -> _Positions:
-        """Return that of ``count`` positions, or of all there are."""
-        table = stack.position_table
-        if table is not None:
-            vectors = table.weight.detach().clone()
-            return cls(vectors.contiguous(), None, None, len(vectors))
-        positions = torch.arange(count, device="cpu")[None]
-        if stack.positions == "rotary":
-            cosines, sines = rotation(
-                positions,
-                stack.rotary,
-            )
-            return cls(
-                None, cosines[0, 0].contiguous(), sines[0, 0].contiguous(), count
-            )
-        vectors = sinusoid(positions, stack.output_size)
-        return cls(vectors[0].contiguous(), None, None, count)
-
-    def addresses(self) -> tuple[int, int, int]:
-        """Return where they stand, 0 for what there is not."""
-        return address(self.vectors), address(self.cosines), address(self.sines)
 
 
 class AttentionStream(
@@ -148,27 +70,9 @@ class AttentionStream(
         Raises:
             NotFinite: some of them.
         """
-        parts = self._parts
-        most = BLOCK_TOPS.get(self.precision, math.inf) * torch.finfo(torch.half).max
-        for part in parts.modules():
-            for name, weight in part.named_parameters():
-                _check_weight(part, name, weight, most)
-        head = cast(nn.Linear | None, parts.head)
-        packed = pack_stack(parts.stack, head, self.precision)
-        project = copy.deepcopy(parts.stack.project)
-        embedding: Any = parts.embedding
-        table: Tensor | None = None
-        if embedding is not None:
-            # the vectors of all tokens as the stack reads them (V, W)
-            vectors = embedding.weight.detach() * embedding.scale
-            # the core reads fp32, whatever autocast would compute in
-            with torch.autocast("cpu", enabled=False):
-                table = project(vectors).contiguous()
-        positions = _Positions.up_to(parts.stack, self._buffer.room)
-        self._packed = packed
-        self._project = project
-        self._table = table
-        self._positions = positions
+        self._model = PackedModel(self._parts, self.precision, self._buffer.room)
+        self._packed = self._model.decoder
+        self._table = self._model.table
         self._call = b""
         # keys that other weights made are not those of the next text
         self._ids = None
@@ -199,11 +103,7 @@ class AttentionStream(
         self._turn = buffer.newest
         self._is_shared = False
         self._call = b""
-        if self._positions.size < room:
-            self._positions = _Positions.up_to(
-                self._parts.stack,
-                room,
-            )
+        self._model.cover(room)
 
     def _ready(self, steps: int) -> None:
         """See that ``steps`` more can be read, and that nobody else writes where they will stand.
@@ -393,14 +293,14 @@ class AttentionStream(
         """Bring vectors to the width of the stack, where the core reads them."""
         if self._vectors is not self.input:
             with torch.autocast("cpu", enabled=False):
-                self._vectors.copy_(self._project(self.input))
+                self._vectors.copy_(self._model.project(self.input))
 
     def _inputs(self, x: Tensor) -> tuple[int, int, int, int]:
         """Return the fields x, ids, table and tokens for what is read."""
         if self._table is not None:
             return 0, x.data_ptr(), self._table.data_ptr(), len(self._table)
         self._vectors = x
-        if not isinstance(self._project, nn.Identity):
+        if not isinstance(self._model.project, nn.Identity):
             # what is made in inference mode could not be changed outside of it
             with torch.inference_mode(False):
                 width = self._parts.stack.output_size
@@ -434,8 +334,8 @@ class AttentionStream(
                 *keys.stride()[:4],
                 *no_memory,  # its steps and strides
                 *inputs,
-                *self._positions.addresses(),
-                self._positions.size,
+                *self._model.positions.addresses(),
+                self._model.positions.size,
                 *(keys.data_ptr(), values.data_ptr(), lengths.data_ptr()),
                 *(0, address(own)),  # no origin
                 *no_memory,
@@ -458,20 +358,6 @@ class AttentionStream(
         return (
             f"native core: {self.precision} weights, {self.bytes:,} bytes of them read in a step; "
             f"a cache of {cache:,} bytes for {self._buffer.room} steps"
-        )
-
-
-def _check_weight(part: nn.Module, name: str, weight: Tensor, most: float) -> None:
-    """Refuse weights that cannot be packed: NotFinite, or numbers beyond ``most``."""
-    where = f"in {name} of a {type(part).__name__}"
-    if not bool(weight.isfinite().all()):
-        raise NotFinite(
-            f"expected finite weights, got inf or NaN {where}; go back to a checkpoint before they "
-            "became so"
-        )
-    if most < math.inf and float(weight.abs().max()) > most:
-        raise NotFinite(
-            f"expected weights up to {most:,.0f}, got larger ones {where}; choose another precision"
         )
 
 

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from unrolled.nn.attention_stream import AttentionStream, TransformerParts
+from unrolled.nn.attention_stream import AttentionStream
 from unrolled.nn.dropout import LockedDropout
 from unrolled.nn.embedding import ScaledNumbers, TokenEmbedding
 from unrolled.nn.forms import unlike
 from unrolled.nn.layer import Layer, checked
+from unrolled.nn.packed_model import TransformerParts
 from unrolled.nn.recurrent import GRU, LSTM, RNN, Recurrent
 from unrolled.nn.state import State
 from unrolled.nn.stepper import NativeStepper, why_not_native

@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ctypes import c_char_p, c_double, c_int32, c_int64, c_uint32, c_void_p
 from pathlib import Path
 from types import SimpleNamespace
@@ -299,6 +299,22 @@ def decoding(fields: Sequence[int]) -> bytes:
         fields: the numbers of ``DECODING`` in order, 0 for NULL.
     """
     return _DECODE.pack(*fields)
+
+
+def decoding_of(fields: Mapping[str, int], cache_strides: Sequence[int]) -> bytes:
+    """Return what a step of a decoder without memory is given.
+
+    Args:
+        fields: some of ``DECODING`` by name; the others are 0.
+        cache_strides: of layer, row, head and step.
+    """
+    numbers: list[int] = []
+    for name, kind in DECODING.items():
+        if name == "cache_strides":
+            numbers += cache_strides
+        else:
+            numbers += [fields.get(name, 0)] * int(kind[:-1] or 1)
+    return _DECODE.pack(*numbers)
 
 
 def decode(core: int, call: bytes) -> None:
