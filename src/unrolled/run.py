@@ -180,6 +180,24 @@ class Run:
         """
         return "".join(self.stream(prompt, max_new_tokens, **options))
 
+    def texts(
+        self, prompts: Sequence[str], max_new_tokens: int = 200, **options: Any
+    ) -> list[str]:
+        """Return a text that goes on from each of some prompts, written side by side.
+
+        What prompts begin with alike is read once. Text i is that of ``generate`` with the seed
+        + i, whatever is written beside it.
+
+        Args:
+            prompts: what stands before each; the same one may be given again and again.
+            max_new_tokens: the most tokens written of each.
+            options: see ``generate``; ``draft`` is for one text at a time.
+        """
+        given = _given(options)
+        if "draft" in given:
+            raise UsageError("a draft is for one text at a time; leave it out")
+        return generate.texts(self.predictor, prompts, max_new_tokens, options, **given)
+
     def choices(
         self, prompt: str = "", max_new_tokens: int = 200, **options: Any
     ) -> tuple[str, list[TokenChoice]]:

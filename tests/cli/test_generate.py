@@ -191,3 +191,21 @@ def test_a_draft_changes_no_greedy_text(cli: Call, home: SimpleNamespace) -> Non
     assert "trigram" in err
     _, err = cli(*words, "--draft", home.runs["classify"], code=2)
     assert "task=language" in err
+
+
+def test_several_texts_are_those_of_the_seeds_that_follow(
+    cli: Call, home: SimpleNamespace
+) -> None:
+    run = home.runs["language"]
+    words = ["generate", run, "--prompt", "a", "--max-new-tokens", 12]
+    out, _ = cli(*words, "--seed", 7, "--count", 3, "--json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [record["seed"] for record in records] == [7, 8, 9]
+    for record in records:
+        alone = json.loads(cli(*words, "--seed", record["seed"], "--json")[0])
+        assert record["text"] == alone["text"]
+    out, _ = cli(*words, "--seed", 7, "--count", 2)
+    assert out.startswith("--- seed 7\n" + records[0]["text"])
+    assert "--- seed 8\n" + records[1]["text"] in out
+    _, err = cli(*words, "--count", 2, "--draft", "ngram", code=2)
+    assert "one text at a time" in err

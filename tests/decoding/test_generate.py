@@ -87,6 +87,7 @@ class Spy:
         self.model = model
         self.context = model.context
         self.reads_prompts_whole = False
+        self.answers_later = False
         self.read: list[int] = []
         self.sizes: list[int] = []
 
@@ -159,6 +160,7 @@ class Fixed:
 
     context = None
     reads_prompts_whole = False
+    answers_later = False
 
     def __init__(self, table: list[list[float]]) -> None:
         self.table = torch.tensor(table, dtype=torch.float32)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from tests.nn.test_attention_stream import KINDS, NEAR, V, by_torch, ids, model
+
 from unrolled.core.errors import UserError
 from unrolled.models import LanguageModel
 from unrolled.nn.packed_model import TransformerParts
@@ -78,7 +78,8 @@ def test_a_beginning_is_read_once() -> None:
     assert other.pages[3] != first.pages[3]
     # another text with the same beginning, and one whose last token fills a page
     third, _ = texts.read([*prompt[: 2 * PAGE], 1, 2, 3])
-    assert third.pages[:2] == first.pages[:2] and third.pages[2] != first.pages[2]
+    assert third.pages[:2] == first.pages[:2]
+    assert third.pages[2] != first.pages[2]
     whole, _ = texts.read(prompt[: 2 * PAGE])
     assert whole.pages[0] == first.pages[0]
     free = texts._pages.free
@@ -116,16 +117,19 @@ def test_a_full_cache_is_said_and_other_texts_go_on() -> None:
     text, scores = larger.read(long)
     expected, _ = by_torch(made, torch.tensor([long]))
     torch.testing.assert_close(scores, expected[:, -1], **NEAR)
-    assert larger._pages.count >= 200 and len(text) == len(long)
+    assert larger._pages.count >= 200
+    assert len(text) == len(long)
 
 
 def test_what_cannot_be_read() -> None:
     texts = texts_of(model("gpt2"))
     text, _ = texts.read([1] * 64)
-    for tokens in ([], [V], [-1], [1] * 65):
-        with pytest.raises(ValueError):
+    for tokens in ([], [V], [-1]):
+        with pytest.raises(ValueError, match="tokens of the vocabulary"):
             texts.read(tokens)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="65"):
+        texts.read([1] * 65)
+    with pytest.raises(ValueError, match="65"):
         texts.step([text], [1])
     other, _ = texts.read([2])
     with pytest.raises(ValueError, match="tokens of the vocabulary"):

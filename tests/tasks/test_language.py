@@ -340,6 +340,7 @@ def test_a_window_read_anew_begins_with_the_mark() -> None:
     class Watched:
         context = model.context
         reads_prompts_whole = False
+        answers_later = False
 
         def read_prompt(self, tokens: torch.Tensor, state: object = None) -> object:
             if state is None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unrolled.cli.load import Tokenizer
+
+if TYPE_CHECKING:
+    from unrolled.run import Run
 
 RunFolder = Annotated[
     Path,
@@ -66,8 +69,20 @@ Precision = Annotated[
         help="In what the weights are read: fewer bits are sooner and less exact.",
     ),
 ]
+Count = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=10_000,
+        help="How many texts, written side by side, of the seed and those after it.",
+    ),
+]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document, with the tokens.")
+    bool,
+    typer.Option(
+        "--json",
+        help="Print one JSON document, with the tokens; of several texts one a line.",
+    ),
 ]
 
 
@@ -86,6 +101,7 @@ def generate(
     grammar: Grammar = None,
     draft: Draft = None,
     precision: Precision = "float32",
+    count: Count = 1,
     tokenizer: Tokenizer = None,
     as_json: AsJson = False,
 ) -> None:
@@ -96,6 +112,7 @@ def generate(
     import secrets
 
     from unrolled.cli.answering import say
+    from unrolled.core.errors import UsageError
     from unrolled.core.files import expanded
     from unrolled.core.terminal import clean_text, json_line, out
     from unrolled.run import load
@@ -118,6 +135,13 @@ def generate(
     }
     if draft is not None and draft != NGRAM:
         options["draft"] = load(expanded(Path(draft)), result=False)
+    if count > 1:
+        if options.pop("draft") is not None:
+            raise UsageError(
+                "--draft is for one text at a time; leave it or --count out"
+            )
+        _write(loaded, prompt, max_new_tokens, count, options, as_json)
+        return
     if as_json:
         text, choices = loaded.choices(prompt, max_new_tokens, **options)
         tokens = [choice.to_json() for choice in choices]
@@ -126,3 +150,24 @@ def generate(
     for piece in loaded.stream(prompt, max_new_tokens, **options):
         out(clean_text(piece), end="", flush=True)
     out("")
+
+
+def _write(
+    loaded: Run,
+    prompt: str,
+    max_new_tokens: int,
+    count: int,
+    options: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Print several texts, each with its seed."""
+    from unrolled.core.terminal import clean_text, json_line, out
+
+    texts = loaded.texts([prompt] * count, max_new_tokens, **options)
+    for number, text in enumerate(texts):
+        seed = (options["seed"] + number) % 2**63
+        if as_json:
+            out(json_line({"prompt": prompt, "seed": seed, "text": text}))
+        else:
+            out(f"--- seed {seed}")
+            out(clean_text(text))

@@ -34,6 +34,11 @@ class Stepper(Protocol):
         """Whether memory stays bounded however long a prompt is that is read at once."""
         ...
 
+    @property
+    def answers_later(self) -> bool:
+        """Whether a step only asks: ``now`` of what it returns answers, all texts at once."""
+        ...
+
     def read_prompt(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Read tokens (B, T); return scores of the next (B, V) and the state."""
         ...
@@ -42,8 +47,8 @@ class Stepper(Protocol):
         """Read tokens (B, T); return scores after each (B, T, V) and the state."""
         ...
 
-    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Read one token a row (B,); return scores (B, V) and the state."""
+    def step(self, tokens: Tensor, state: Any) -> tuple[Any, Any]:
+        """Read one token a row (B,); return scores (B, V), or what answers later, and the state."""
         ...
 
 
@@ -89,7 +94,7 @@ class TokenReader:
         self.has_slid = False
         self.mark = mark
         self.recent = list(prompt)
-        self.logits = torch.empty(0)
+        self._scores: Any = torch.empty(0)
         self.state: Any = None
         # of a state that cannot forget: how many tokens it had read, and a copy
         self._kept: tuple[int, Any] = (0, None)
@@ -98,17 +103,24 @@ class TokenReader:
         else:
             self._read()
 
+    @property
+    def logits(self) -> Tensor:
+        """The scores of the next token (1, V)."""
+        if not isinstance(self._scores, Tensor):
+            self._scores = self._scores.now()
+        return self._scores
+
     def feed(self, token: Tensor) -> None:
-        """Read one more token (1,); ``logits`` (1, V) are then the scores of the next."""
+        """Read one more token (1,); ``logits`` are then the scores of the next."""
         if self.context is None and not self.keep:
-            self.logits, self.state = self.model.step(token, self.state)
+            self._scores, self.state = self.model.step(token, self.state)
             return
         full = self.left < 1
         self.recent.append(int(token))
         if full:
             self._slide("the text outgrew")
         else:
-            self.logits, self.state = self.model.step(token, self.state)
+            self._scores, self.state = self.model.step(token, self.state)
 
     @property
     def left(self) -> int:
@@ -125,7 +137,7 @@ class TokenReader:
         row = torch.tensor([list(tokens)], device=self.device)
         logits, self.state = self.model.unroll(row, self.state)
         self.recent += tokens
-        self.logits = logits[:, -1]
+        self._scores = logits[:, -1]
         return logits[0]
 
     def forget(self, count: int) -> None:
@@ -148,7 +160,7 @@ class TokenReader:
         else:
             shared = self._back_to(shared)
         rest = recent[shared:]
-        self.logits, self.state = read(self.model, rest, self.device, self.state)
+        self._scores, self.state = read(self.model, rest, self.device, self.state)
         self.recent = list(recent)
         if not self.can_forget:
             self._kept = (len(recent), _copied(self.state))
@@ -175,7 +187,7 @@ class TokenReader:
         self._read()
 
     def _read(self) -> None:
-        self.logits, self.state = read(self.model, self.recent, self.device)
+        self._scores, self.state = read(self.model, self.recent, self.device)
 
 
 def _copied(state: Any) -> Any:
@@ -311,7 +323,12 @@ def _one_by_one(
     ends: Sequence[int],
     observe: Observe | None,
 ) -> Iterator[int]:
-    """Yield tokens without end, each read when the one after it is asked for."""
+    """Yield tokens without end, each read when the one after it is asked for.
+
+    A model that answers later is asked at once, so that the next token of all texts is asked for
+    before the first of them needs it.
+    """
+    asks_early = reader.model.answers_later
     while True:
         if grammar is not None:
             allowed = grammar.allowed().to(reader.logits.device)
@@ -321,9 +338,12 @@ def _one_by_one(
             grammar.take(int(token))
         if observe is not None and int(token) not in ends:
             observe(reader.logits[0].float().softmax(dim=-1), int(token))
+        if asks_early and int(token) not in ends:
+            reader.feed(token)
         yield int(token)
         chooser.say(token.tolist())
-        reader.feed(token)
+        if not asks_early:
+            reader.feed(token)
 
 
 def _with_draft(

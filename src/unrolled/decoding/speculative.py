@@ -110,8 +110,10 @@ class RepeatDraft:
 class DraftReader(Protocol):
     """What a draft by a model asks of its reader; see ``generate.TokenReader``."""
 
-    logits: Tensor
     context: int | None
+
+    @property
+    def logits(self) -> Tensor: ...
 
     def feed(self, token: Tensor) -> None: ...
 

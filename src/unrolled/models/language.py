@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from unrolled.core.errors import UsageError
+from unrolled.models.batched import Batched
 from unrolled.nn import Forms, Layer, State, TokenEmbedding
 from unrolled.nn.dropout import Dropout
+from unrolled.nn.packed_model import TransformerParts
 from unrolled.nn.stepper import why_not_native
 from unrolled.nn.stream import Stream
 from unrolled.nn.streaming import open_model_stream, parts_class
@@ -29,6 +31,7 @@ class LanguageModel(Forms):
 
     forms = ("read", "read_documents", "read_prompt", "step")
     reads_prompts_whole = False
+    answers_later = False
 
     def __init__(
         self,
@@ -167,17 +170,33 @@ class LanguageModel(Forms):
         Raises:
             UsageError: there is no such precision, or no step in it.
         """
+        return Streamed(self, precision) if self._steps_natively(precision) else self
+
+    def batched(self, precision: str = "float32") -> Batched:
+        """Return what steps many texts at once, each at its own length.
+
+        Args:
+            precision: of the weights; see :meth:`Layer.stream`.
+
+        Raises:
+            UsageError: there is no such precision, or no step in it.
+        """
+        is_native = self._steps_natively(precision)
+        is_paged = is_native and parts_class(self.layer) is TransformerParts
+        return Batched(self, precision, is_paged)
+
+    def _steps_natively(self, precision: str) -> bool:
+        """Say whether the native core steps it. Raises UsageError: see ``stepper``."""
         parts = parts_class(self.layer).of_model(self, LanguageModel)
         if precision not in parts.precisions:
             known = ", ".join(parts.precisions)
             raise UsageError(f"precision is {precision}; choose out of {known}")
         reason = why_not_native(parts)
-        if reason is None and not self.training:
-            return Streamed(self, precision)
-        if precision != "float32":
-            why = reason or "the model is in training"
-            raise UsageError(f"no step with weights in {precision}: {why}")
-        return self
+        if reason is None and self.training:
+            reason = "the model is in training"
+        if reason is not None and precision != "float32":
+            raise UsageError(f"no step with weights in {precision}: {reason}")
+        return reason is None
 
 
 class Streamed:
@@ -185,6 +204,8 @@ class Streamed:
 
     What ``step`` returned, scores and state alike, is overwritten by the next one.
     """
+
+    answers_later = False
 
     def __init__(self, model: LanguageModel, precision: str = "float32") -> None:
         self.model = model

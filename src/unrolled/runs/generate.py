@@ -86,6 +86,72 @@ def stream(
             yield piece
 
 
+def texts(
+    predictor: Predictor,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    sampling: dict[str, Any],
+    seed: int | None = None,
+    stop: Sequence[str] = (),
+    notice: Callable[[str], None] = lambda text: None,
+    json_schema: str | Path | dict[str, Any] | None = None,
+    grammar: str | Path | None = None,
+    precision: str = "float32",
+) -> list[str]:
+    """Return what goes on from each of some prompts, written side by side.
+
+    What prompts begin with alike is read once. Text i is what ``stream`` makes of the seed + i,
+    whatever is written beside it.
+
+    Args:
+        predictor: of a language model.
+        prompts: what stands before each text.
+        max_new_tokens, sampling, stop, notice, json_schema, grammar, precision: see ``stream``.
+        seed: of the first text; None draws others each time.
+
+    Raises:
+        UsageError: see ``stream``.
+    """
+    predictor.task.check_generates()
+    prompts = arguments.texts("prompts", prompts)
+    rules = _grammar_text(json_schema, grammar, None)
+    compute_device = predictor.compute_device
+    stops = arguments.texts("stop", stop)
+    chosen = Sampling.read(sampling)
+    for prompt in prompts:
+        _check_arguments(prompt, max_new_tokens, seed)
+    written: list[list[str]] = [[] for _ in prompts]
+    with ExitStack() as lent:
+        lent.enter_context(torch_defaults())
+        lent.enter_context(compute_device.autocast())
+        stepper = lent.enter_context(predictor.stepping(precision, many=True))
+        writers: list[tuple[list[str], Iterator[str]]] = []
+        for number, prompt in enumerate(prompts):
+            pieces = predictor.task.generate(
+                predictor.model,
+                prompt,
+                max_new_tokens,
+                chosen,
+                seed=None if seed is None else (seed + number) % 2**63,
+                stop=stops,
+                device=compute_device.device,
+                notice=notice,
+                stepper=stepper,
+                grammar=rules,
+            )
+            writers.append((written[number], pieces))
+        while writers:
+            # one piece of each in turn, so that all ask for their next token together
+            going_on: list[tuple[list[str], Iterator[str]]] = []
+            for text, pieces in writers:
+                piece = next(pieces, None)
+                if piece is not None:
+                    text.append(piece)
+                    going_on.append((text, pieces))
+            writers = going_on
+    return ["".join(text) for text in written]
+
+
 def _check_arguments(prompt: str, max_new_tokens: int, seed: int | None) -> None:
     if not isinstance(prompt, str):
         raise UsageError(f"prompt is {shown(prompt)}; give a text")

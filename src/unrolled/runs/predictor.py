@@ -51,9 +51,13 @@ class KeptStepper:
             self._kept[:] = [(weights, versions, stepper)]
 
 
-def _kind_of(stepper: Any) -> tuple[type, str]:
-    """Return the class of what steps, and in what it reads weights; a model has no such choice."""
-    return type(stepper), getattr(stepper, "precision", "float32")
+def _kind_of(stepper: Any) -> tuple[type, str, bool]:
+    """Return the class of what steps, in what it reads weights, and whether in pages.
+
+    A model has neither choice.
+    """
+    precision = getattr(stepper, "precision", "float32")
+    return type(stepper), precision, getattr(stepper, "is_paged", False)
 
 
 def _versions(weights: list[nn.Parameter]) -> list[int]:
@@ -108,7 +112,7 @@ class Predictor:
         return cls(loaded.task, model, compute_device, recipe.data.max_row, options)
 
     @contextmanager
-    def stepping(self, precision: str = "float32") -> Iterator[Any]:
+    def stepping(self, precision: str = "float32", many: bool = False) -> Iterator[Any]:
         """Lend what steps the language model, with its weights packed and its last text read.
 
         It is kept for the next text, unless weights have changed since or somebody else has it.
@@ -116,14 +120,16 @@ class Predictor:
 
         Args:
             precision: of the packed weights; see ``Layer.stream``.
+            many: what steps many texts at once.
 
         Raises:
             UsageError: there is no such precision, or no step in it.
         """
         model: Any = self.model
+        fresh = model.batched(precision) if many else model.stepper(precision)
         weights = list(model.parameters())
         versions = _versions(weights)
-        stepper = self.kept.take(weights, versions, model.stepper(precision))
+        stepper = self.kept.take(weights, versions, fresh)
         try:
             yield stepper
         finally:

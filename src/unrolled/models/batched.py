@@ -1,0 +1,164 @@
+"""Many texts written side by side: what each asks for is answered for all of them at once.
+
+Shapes: B texts, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from unrolled.nn import State
+from unrolled.nn.packed_model import TransformerParts
+from unrolled.nn.paged_texts import PagedTexts
+
+if TYPE_CHECKING:
+    from unrolled.models.language import LanguageModel, Streamed
+
+CHUNK = 256  # tokens of a text that are read at once by a model in torch
+
+
+class TextPool(Protocol):
+    """Reads texts that are each at its own length."""
+
+    def read(self, tokens: Sequence[int]) -> tuple[Any, Tensor]:
+        """Begin a text; return it, and the scores of the token after it (1, V)."""
+        ...
+
+    def step(self, texts: Sequence[Any], tokens: Sequence[int]) -> Tensor:
+        """Read one more token of some texts; return the scores of what comes next (B, V)."""
+        ...
+
+
+class _JoinedText:
+    """A text, by its state."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+
+class JoinedTexts:
+    """Reads texts by the steps of a model: their states are joined before each and parted after it.
+
+    Args:
+        stepper: what steps; see ``LanguageModel.stepper``.
+        device: where it computes.
+    """
+
+    def __init__(self, stepper: LanguageModel | Streamed, device: torch.device) -> None:
+        self._stepper = stepper
+        self._device = device
+        # a native stream is made for a number of rows, and packs its weights anew for another
+        self._rows = 0
+
+    def read(self, tokens: Sequence[int]) -> tuple[_JoinedText, Tensor]:
+        """Begin a text; return it, and the scores of the token after it (1, V)."""
+        state: State | None = None
+        scores = torch.empty(0)
+        row = torch.tensor([list(tokens)], device=self._device)
+        for part in row.split(CHUNK, 1):
+            scores, state = self._stepper.read_prompt(part, state)
+        assert state is not None
+        return _JoinedText(_parted(state, 0)), scores.clone()
+
+    def step(self, texts: Sequence[_JoinedText], tokens: Sequence[int]) -> Tensor:
+        """Read one more token of some texts; return the scores of what comes next (B, V)."""
+        self._rows = max(self._rows, len(texts))
+        spare = self._rows - len(texts)
+        states = [text.state for text in texts] + [texts[0].state] * spare
+        row = torch.tensor([*tokens, *[tokens[0]] * spare], device=self._device)
+        joined = type(states[0]).join(states)
+        scores, after = self._stepper.step(row, joined)
+        for number, text in enumerate(texts):
+            text.state = _parted(after, number)
+        return scores[: len(texts)].clone()
+
+
+def _parted(state: State, row: int) -> State:
+    """Return a copy of the state of one row."""
+    return state.reorder(torch.tensor([row]))
+
+
+class Later:
+    """Scores (1, V) of what follows one more token of a text; see :meth:`now`."""
+
+    def __init__(self, batch: Batched, text: Any, token: int) -> None:
+        self.text = text
+        self.token = token
+        self.scores: Tensor | None = None
+        self._batch = batch
+
+    def now(self) -> Tensor:
+        """Return the scores, made with those of all texts that wait."""
+        if self.scores is None:
+            self._batch.answer()
+        assert self.scores is not None
+        return self.scores
+
+
+class Batched:
+    """A language model in evaluation that steps the texts of many writers at once.
+
+    Args:
+        model: what reads.
+        precision: of packed weights; see ``Layer.stream``.
+        is_paged: whether keys and values stand in pages of the native core.
+    """
+
+    answers_later = True
+    reads_prompts_whole = True
+
+    def __init__(self, model: LanguageModel, precision: str, is_paged: bool) -> None:
+        self.precision = precision
+        self.context = model.context
+        self.is_paged = is_paged
+        self._model = model
+        self._pool: TextPool | None = None
+        # who is no longer waited for, its text having ended, is not answered
+        self._waiting: list[weakref.ref[Later]] = []
+
+    @property
+    def pool(self) -> TextPool:
+        """What reads, made when it is first needed."""
+        if self._pool is None:
+            self._pool = self._opened()
+        return self._pool
+
+    def _opened(self) -> TextPool:
+        from unrolled.models.language import LanguageModel
+
+        if self.is_paged:
+            parts = TransformerParts.of_model(self._model, LanguageModel)
+            return PagedTexts(parts, self.precision)
+        device = next(self._model.parameters()).device
+        return JoinedTexts(self._model.stepper(self.precision), device)
+
+    def read_prompt(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Begin a text with tokens (1, T): scores of the next (1, V), and the text."""
+        assert state is None
+        text, scores = self.pool.read(tokens[0].tolist())
+        return scores, text
+
+    def step(self, tokens: Tensor, text: Any) -> tuple[Later, Any]:
+        """Ask for what follows one more token (1,) of a text."""
+        asked = Later(self, text, int(tokens))
+        self._waiting.append(weakref.ref(asked))
+        return asked, text
+
+    def unroll(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Refuse: guesses of a draft are checked for one text at a time."""
+        raise NotImplementedError("a draft is for one text at a time")
+
+    def answer(self) -> None:
+        """Answer all that wait."""
+        asked_for = [reference() for reference in self._waiting]
+        self._waiting = []
+        waiting = [asked for asked in asked_for if asked is not None]
+        texts = [asked.text for asked in waiting]
+        scores = self.pool.step(texts, [asked.token for asked in waiting])
+        for row, asked in enumerate(waiting):
+            asked.scores = scores[row : row + 1]
