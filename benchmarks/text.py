@@ -24,6 +24,8 @@ import unrolled
 from unrolled.decoding.sampling import Sampling, choose
 from unrolled.models import LanguageModel
 from unrolled.nn import Attention, TokenEmbedding
+from unrolled.nn.packed_model import TransformerParts
+from unrolled.nn.paged_texts import PagedTexts
 from unrolled.ops import native
 
 CONTEXT = 512
@@ -140,7 +142,7 @@ def steps_of(model: LanguageModel, rows: int, steps: int) -> Measured:
 
     plain(ids)
     paths["eager"] = eagerly
-    for precision in native.PRECISIONS:
+    for precision in native.DECODER_PRECISIONS:
         stream = model.stream(rows, precision)
         stream.read(ids)
 
@@ -179,11 +181,24 @@ def prompts_of(model: LanguageModel) -> Measured:
     )
 
 
-def generating(model: LanguageModel, rows: int = 32, tokens: int = 32) -> Measured:
-    """Return seconds of writing ``tokens`` in many rows, greedily."""
+def generating(
+    model: LanguageModel, prompt: int, shared: bool, rows: int = 32, tokens: int = 32
+) -> Measured:
+    """Return seconds of writing ``tokens`` in many rows, greedily.
+
+    Args:
+        model: what writes.
+        prompt: tokens that stand before.
+        shared: whether all rows have the same.
+        rows, tokens: how many.
+    """
     other = hugging_face(model)
-    ids = torch.randint(0, model.head.out_features, (rows, 8))
+    ids = torch.randint(0, model.head.out_features, (rows, prompt))
+    if shared:
+        ids = ids[:1].expand(rows, prompt).contiguous()
     stream = model.stream(rows)
+    prompts = ids.tolist()
+    parts = TransformerParts.of_model(model, LanguageModel)
 
     def natively() -> None:
         stream.reset()
@@ -201,7 +216,15 @@ def generating(model: LanguageModel, rows: int = 32, tokens: int = 32) -> Measur
             pad_token_id=0,
         )
 
-    return by_turns({"transformers": by_transformers, "float32": natively})
+    def in_pages() -> None:
+        texts = PagedTexts(parts)
+        begun, scores = zip(*map(texts.read, prompts), strict=True)
+        following = torch.cat(scores)
+        for _ in range(tokens - 1):
+            following = texts.step(begun, following.argmax(1).tolist())
+
+    ways = {"transformers": by_transformers, "float32": natively, "pages": in_pages}
+    return by_turns(ways)
 
 
 def sampling_of(model: LanguageModel) -> float:
@@ -225,7 +248,7 @@ def bits_of(run: Any, text: str) -> Measured:
     bytes_read = len(words.decode(ids[0, 1:].tolist()).encode())
     window = model.context or 512
     costs: Measured = {}
-    for precision in native.PRECISIONS:
+    for precision in native.DECODER_PRECISIONS:
         stream = model.stream(1, precision)
         nats = 0.0
         for begin in range(0, ids.shape[1] - 1, window):
@@ -271,7 +294,8 @@ def run(arguments: list[str]) -> dict[str, Any]:
             measured[f"{rows} rows"] = steps_of(model, rows, max(4, steps // rows))
         measured["prompt"] = prompts_of(model)
         if name == "5M":
-            measured["generate"] = generating(model)
+            measured["generate"] = generating(model, 8, shared=False)
+            measured["one prompt"] = generating(model, 256, shared=True)
         measured["bytes"] = model.stream(1).bytes
         measured["choice"] = sampling_of(model)
         results[name] = measured
@@ -286,12 +310,12 @@ def run(arguments: list[str]) -> dict[str, Any]:
 
 
 def _show(name: str, measured: dict[str, Any], bandwidth: float) -> None:
-    for part in ("1 rows", "32 rows", "prompt", "generate"):
+    for part in ("1 rows", "32 rows", "prompt", "generate", "one prompt"):
         times = measured.get(part)
         if times is None:
             continue
         base_name, base = next(iter(times.items()))
-        print(f"{name} {part:<9} {base_name} {base * 1e3:.3f} ms")
+        print(f"{name} {part:<10} {base_name} {base * 1e3:.3f} ms")
         for way, took in list(times.items())[1:]:
             print(f"    {way:<8} {took * 1e3:8.3f} ms  {base / took:5.2f}x")
     took = measured["1 rows"]["float32"]

@@ -219,7 +219,8 @@ def logits(predictor: Predictor, ids: Sequence[int]) -> Tensor:
             f"the model reads {model.context:,} tokens, and there are {len(values):,}; give fewer"
         )
     rows = values.to(predictor.compute_device.device, torch.int64)[None]
-    scores, _ = model.unroll(rows)
+    with predictor.stepping() as stepper:
+        scores, _ = stepper.unroll(rows)
     return scores[0].float().cpu()
 
 
