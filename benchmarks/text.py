@@ -223,8 +223,9 @@ def generating(
         for _ in range(tokens - 1):
             following = texts.step(begun, following.argmax(1).tolist())
 
-    ways = {"transformers": by_transformers, "float32": natively, "pages": in_pages}
-    return by_turns(ways)
+    return by_turns(
+        {"transformers": by_transformers, "float32": natively, "pages": in_pages}
+    )
 
 
 def sampling_of(model: LanguageModel) -> float:

@@ -22,11 +22,11 @@ PROMPTS = [[1], [1, 2, 1, 2], [3] * 20, [1, 2, 1, 2], [2, 3, 1]]
 def side_by_side(
     stepper: Batched, prompts: list[list[int]], **options: Any
 ) -> list[list[int]]:
-    """Write on from all prompts, a token of each in turn; the seed of each is its place."""
+    """Write on from all prompts, a token of each in turn; the seed of each is its number."""
     sampling = options.pop("sampling", Sampling(temperature=0.8))
     writers: list[Iterator[int]] = [
-        generate(stepper, prompt, 40 + 3 * place, sampling, seed=place, **options)
-        for place, prompt in enumerate(prompts)
+        generate(stepper, prompt, 40 + 3 * number, sampling, seed=number, **options)
+        for number, prompt in enumerate(prompts)
     ]
     texts: list[list[int]] = [[] for _ in prompts]
     alive = list(zip(texts, writers, strict=True))
@@ -57,13 +57,13 @@ def test_each_is_what_it_is_by_itself(
     made = model(3, kind)
     with ops.use(core):
         together = side_by_side(made.batched(), PROMPTS, **options)
-        for place, prompt in enumerate(PROMPTS):
+        for number, prompt in enumerate(PROMPTS):
             given = {"sampling": Sampling(temperature=0.8), **options}
             sampling = given.pop("sampling")
             alone = generate(
-                made.stepper(), prompt, 40 + 3 * place, sampling, seed=place, **given
+                made.stepper(), prompt, 40 + 3 * number, sampling, seed=number, **given
             )
-            assert together[place] == list(alone)
+            assert together[number] == list(alone)
     if options.get("ends"):
         assert len({len(text) for text in together}) > 1
 
@@ -74,16 +74,16 @@ def test_a_window_slides_in_each_text(core: str) -> None:
     said: list[str] = []
     with ops.use(core):
         together = side_by_side(made.batched(), PROMPTS, notice=said.append)
-        for place, prompt in enumerate(PROMPTS):
-            options: dict[str, Any] = {"seed": place, "notice": lambda text: None}
+        for number, prompt in enumerate(PROMPTS):
+            options: dict[str, Any] = {"seed": number, "notice": lambda text: None}
             alone = generate(
                 made.stepper(),
                 prompt,
-                40 + 3 * place,
+                40 + 3 * number,
                 Sampling(temperature=0.8),
                 **options,
             )
-            assert together[place] == list(alone)
+            assert together[number] == list(alone)
     assert len(said) == len(PROMPTS)
 
 

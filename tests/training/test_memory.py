@@ -18,7 +18,7 @@ glibc = pytest.mark.skipif(
 LARGE = 2**24  # fp32 numbers, 64 MiB: mapped anew by glibc each time
 
 
-def faults(rounds: int) -> int:
+def new_pages(rounds: int) -> int:
     """Return how many pages the process got while it used a large tensor again and again."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(rounds):
@@ -28,12 +28,12 @@ def faults(rounds: int) -> int:
 
 @glibc
 def test_large_tensors_are_mapped_once() -> None:
-    outside = faults(6)
+    outside = new_pages(6)
     with freed_memory_kept():
         torch.ones(LARGE)
-        inside = faults(6)
+        inside = new_pages(6)
     assert inside < outside / 4
-    assert faults(6) > inside
+    assert new_pages(6) > inside
 
 
 @glibc
@@ -44,9 +44,9 @@ def test_the_last_of_several_trainings_gives_it_back() -> None:
     second.__enter__()
     first.__exit__(None, None, None)
     torch.ones(LARGE)
-    kept = faults(4)
+    kept = new_pages(4)
     second.__exit__(None, None, None)
-    assert kept < faults(4) / 4
+    assert kept < new_pages(4) / 4
 
 
 @glibc

@@ -112,7 +112,6 @@ def generate(
     import secrets
 
     from unrolled.cli.answering import say
-    from unrolled.core.errors import UsageError
     from unrolled.core.files import expanded
     from unrolled.core.terminal import clean_text, json_line, out
     from unrolled.run import load
@@ -136,11 +135,7 @@ def generate(
     if draft is not None and draft != NGRAM:
         options["draft"] = load(expanded(Path(draft)), result=False)
     if count > 1:
-        if options.pop("draft") is not None:
-            raise UsageError(
-                "--draft is for one text at a time; leave it or --count out"
-            )
-        _write(loaded, prompt, max_new_tokens, count, options, as_json)
+        _write_several(loaded, prompt, max_new_tokens, count, options, as_json)
         return
     if as_json:
         text, choices = loaded.choices(prompt, max_new_tokens, **options)
@@ -152,7 +147,7 @@ def generate(
     out("")
 
 
-def _write(
+def _write_several(
     loaded: Run,
     prompt: str,
     max_new_tokens: int,
@@ -161,11 +156,15 @@ def _write(
     as_json: bool,
 ) -> None:
     """Print several texts, each with its seed."""
+    from unrolled.core.errors import UsageError
     from unrolled.core.terminal import clean_text, json_line, out
+    from unrolled.runs.generate import following_seed
 
+    if options.pop("draft") is not None:
+        raise UsageError("--draft is for one text at a time; leave it or --count out")
     texts = loaded.texts([prompt] * count, max_new_tokens, **options)
     for number, text in enumerate(texts):
-        seed = (options["seed"] + number) % 2**63
+        seed = following_seed(options["seed"], number)
         if as_json:
             out(json_line({"prompt": prompt, "seed": seed, "text": text}))
         else:

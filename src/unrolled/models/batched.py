@@ -86,7 +86,12 @@ def _parted(state: State, row: int) -> State:
 class Later:
     """Scores (1, V) of what follows one more token of a text; see :meth:`now`."""
 
-    def __init__(self, batch: Batched, text: Any, token: int) -> None:
+    def __init__(
+        self,
+        batch: Batched,
+        text: Any,
+        token: int,
+    ) -> None:
         self.text = text
         self.token = token
         self.scores: Tensor | None = None
@@ -112,7 +117,12 @@ class Batched:
     answers_later = True
     reads_prompts_whole = True
 
-    def __init__(self, model: LanguageModel, precision: str, is_paged: bool) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        precision: str,
+        is_paged: bool,
+    ) -> None:
         self.precision = precision
         self.context = model.context
         self.is_paged = is_paged
@@ -145,9 +155,9 @@ class Batched:
 
     def step(self, tokens: Tensor, text: Any) -> tuple[Later, Any]:
         """Ask for what follows one more token (1,) of a text."""
-        asked = Later(self, text, int(tokens))
-        self._waiting.append(weakref.ref(asked))
-        return asked, text
+        later = Later(self, text, int(tokens))
+        self._waiting.append(weakref.ref(later))
+        return later, text
 
     def unroll(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Refuse: guesses of a draft are checked for one text at a time."""
@@ -155,10 +165,10 @@ class Batched:
 
     def answer(self) -> None:
         """Answer all that wait."""
-        asked_for = [reference() for reference in self._waiting]
+        answers = [reference() for reference in self._waiting]
         self._waiting = []
-        waiting = [asked for asked in asked_for if asked is not None]
-        texts = [asked.text for asked in waiting]
-        scores = self.pool.step(texts, [asked.token for asked in waiting])
-        for row, asked in enumerate(waiting):
-            asked.scores = scores[row : row + 1]
+        waiting = [later for later in answers if later is not None]
+        texts = [later.text for later in waiting]
+        scores = self.pool.step(texts, [later.token for later in waiting])
+        for row, later in enumerate(waiting):
+            later.scores = scores[row : row + 1]

@@ -44,7 +44,12 @@ class AttentionStream(
     reads_chunks = True
     noun = "stream"
 
-    def __init__(self, parts: TransformerParts, batch: int, precision: str) -> None:
+    def __init__(
+        self,
+        parts: TransformerParts,
+        batch: int,
+        precision: str,
+    ) -> None:
         NativeStepper.__init__(self, parts)
         Stream.__init__(self, *stream_room(parts, batch))
         self.precision = precision

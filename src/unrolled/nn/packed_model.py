@@ -64,7 +64,7 @@ class TransformerParts(StreamParts):
         yield from unsupported_by_core(self.stack)
 
 
-class Positions(NamedTuple):
+class PositionTables(NamedTuple):
     """What is known of P positions: rows of ``vectors`` (P, W), or of a rotation (P, E/2)."""
 
     vectors: Tensor | None
@@ -73,7 +73,7 @@ class Positions(NamedTuple):
     size: int
 
     @classmethod
-    def up_to(cls, stack: Attention, count: int) -> Positions:
+    def up_to(cls, stack: Attention, count: int) -> PositionTables:
         """Return that of ``count`` positions, or of all there are."""
         table = stack.position_table
         if table is not None:
@@ -131,13 +131,13 @@ class PackedModel:
             # the core reads fp32, whatever autocast would compute in
             with torch.autocast("cpu", enabled=False):
                 self.table = self.project(vectors).contiguous()
-        self.positions = Positions.up_to(parts.stack, positions)
+        self.positions = PositionTables.up_to(parts.stack, positions)
 
     @torch.no_grad()
     def cover(self, count: int) -> None:
         """See that ``count`` positions are known."""
         if self.positions.size < count:
-            self.positions = Positions.up_to(self._stack, count)
+            self.positions = PositionTables.up_to(self._stack, count)
 
 
 def _check_weight(part: nn.Module, name: str, weight: Tensor, most: float) -> None:

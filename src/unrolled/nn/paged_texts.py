@@ -33,7 +33,12 @@ class PagedText:
     Its pages are given back when nobody has it any more.
     """
 
-    def __init__(self, tokens: list[int], pages: list[int], owner: Pages) -> None:
+    def __init__(
+        self,
+        tokens: list[int],
+        pages: list[int],
+        owner: Pages,
+    ) -> None:
         self.tokens = tokens
         self.pages = pages
         weakref.finalize(self, owner.leave, pages).atexit = False
@@ -109,7 +114,7 @@ class PagedTexts:
             raise ValueError("expected tokens of the vocabulary, at least one")
         text = PagedText([], self._pages.shared(tokens), self._pages)
         text.tokens += tokens[: len(text.pages) * PAGE]
-        scores = torch.empty(1, self._vocabulary)
+        scores = self._scores_for(1)
         for start in range(len(text), len(tokens), CHUNK):
             self._read_chunk(text, tokens[start : start + CHUNK], scores)
         return text, scores
@@ -138,11 +143,14 @@ class PagedTexts:
         table = np.zeros((len(texts), longest // PAGE + 1), np.int32)
         for row, text in zip(table, texts, strict=True):
             row[: len(text.pages)] = text.pages
-        scores = torch.empty(len(texts), self._vocabulary)
+        scores = self._scores_for(len(texts))
         self._call(np.array(tokens), lengths, table, scores, {})
         for text, token in zip(texts, tokens, strict=True):
             self._add(text, [token])
         return scores
+
+    def _scores_for(self, rows: int) -> Tensor:
+        return torch.empty(rows, self._vocabulary, dtype=torch.float32, device="cpu")
 
     def _read_chunk(
         self, text: PagedText, tokens: Sequence[int], scores: Tensor
@@ -232,7 +240,7 @@ class PagedTexts:
         keys = self._keys
         embeddings = self._model.table
         assert embeddings is not None
-        places, cosines, sines = self._model.positions.addresses()
+        vectors, cosines, sines = self._model.positions.addresses()
         fields = {
             "threads": torch.get_num_threads(),
             "rows": len(ids),
@@ -241,7 +249,7 @@ class PagedTexts:
             "ids": ids.ctypes.data,
             "table": embeddings.data_ptr(),
             "tokens": len(embeddings),
-            "places": places,
+            "places": vectors,
             "cosines": cosines,
             "sines": sines,
             "positions": self._model.positions.size,

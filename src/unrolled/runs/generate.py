@@ -58,28 +58,28 @@ def stream(
     Raises:
         UsageError: the run answers rows, or an argument is wrong.
     """
-    predictor.task.check_generates()
-    rules = _grammar_text(json_schema, grammar, draft)
+    options = _options(
+        predictor,
+        sampling,
+        stop,
+        notice,
+        _grammar_text(json_schema, grammar, draft),
+    )
     _check_arguments(prompt, max_new_tokens, seed)
-    compute_device = predictor.compute_device
     with ExitStack() as lent:
         pieces = predictor.task.generate(
             predictor.model,
             prompt,
             max_new_tokens,
-            Sampling.read(sampling),
             seed=seed,
-            stop=arguments.texts("stop", stop),
-            device=compute_device.device,
-            notice=notice,
             choices=choices,
             stepper=lent.enter_context(predictor.stepping(precision)),
-            grammar=rules,
             draft=None if draft is None else _draft(predictor, draft, lent),
+            **options,
         )
         while True:
             # entered anew for each piece: the caller's own code runs between them
-            with torch_defaults(), compute_device.autocast():
+            with torch_defaults(), predictor.compute_device.autocast():
                 piece = next(pieces, None)
             if piece is None:
                 return
@@ -112,44 +112,74 @@ def texts(
     Raises:
         UsageError: see ``stream``.
     """
-    predictor.task.check_generates()
+    options = _options(
+        predictor,
+        sampling,
+        stop,
+        notice,
+        _grammar_text(json_schema, grammar, None),
+    )
     prompts = arguments.texts("prompts", prompts)
-    rules = _grammar_text(json_schema, grammar, None)
-    compute_device = predictor.compute_device
-    stops = arguments.texts("stop", stop)
-    chosen = Sampling.read(sampling)
     for prompt in prompts:
         _check_arguments(prompt, max_new_tokens, seed)
-    written: list[list[str]] = [[] for _ in prompts]
     with ExitStack() as lent:
         lent.enter_context(torch_defaults())
-        lent.enter_context(compute_device.autocast())
+        lent.enter_context(predictor.compute_device.autocast())
         stepper = lent.enter_context(predictor.stepping(precision, many=True))
-        writers: list[tuple[list[str], Iterator[str]]] = []
+        writers: list[Iterator[str]] = []
         for number, prompt in enumerate(prompts):
-            pieces = predictor.task.generate(
+            writer = predictor.task.generate(
                 predictor.model,
                 prompt,
                 max_new_tokens,
-                chosen,
-                seed=None if seed is None else (seed + number) % 2**63,
-                stop=stops,
-                device=compute_device.device,
-                notice=notice,
+                seed=None if seed is None else following_seed(seed, number),
                 stepper=stepper,
-                grammar=rules,
+                **options,
             )
-            writers.append((written[number], pieces))
-        while writers:
-            # one piece of each in turn, so that all ask for their next token together
-            going_on: list[tuple[list[str], Iterator[str]]] = []
-            for text, pieces in writers:
-                piece = next(pieces, None)
-                if piece is not None:
-                    text.append(piece)
-                    going_on.append((text, pieces))
-            writers = going_on
-    return ["".join(text) for text in written]
+            writers.append(writer)
+        return _in_turn(writers)
+
+
+def following_seed(seed: int, number: int) -> int:
+    """Return the seed of a text, by its number among those that are written together."""
+    return (seed + number) % 2**63
+
+
+def _in_turn(writers: Sequence[Iterator[str]]) -> list[str]:
+    """Return what each writes, one piece of each in turn: all ask for their next token together."""
+    written: list[list[str]] = [[] for _ in writers]
+    alive = list(range(len(writers)))
+    while alive:
+        going_on: list[int] = []
+        for number in alive:
+            piece = next(writers[number], None)
+            if piece is not None:
+                written[number].append(piece)
+                going_on.append(number)
+        alive = going_on
+    return ["".join(pieces) for pieces in written]
+
+
+def _options(
+    predictor: Predictor,
+    sampling: dict[str, Any],
+    stop: Sequence[str],
+    notice: Callable[[str], None],
+    grammar: GrammarText | None,
+) -> dict[str, Any]:
+    """Return how a text is written, for a task.
+
+    Raises:
+        UsageError: the run answers rows, or a setting is wrong.
+    """
+    predictor.task.check_generates()
+    return {
+        "sampling": Sampling.read(sampling),
+        "stop": arguments.texts("stop", stop),
+        "device": predictor.compute_device.device,
+        "notice": notice,
+        "grammar": grammar,
+    }
 
 
 def _check_arguments(prompt: str, max_new_tokens: int, seed: int | None) -> None:

@@ -109,7 +109,13 @@ class Predictor:
         model = loaded.model.to(compute_device.device)
         options = AnswerOptions.of(recipe)
         loaded.task.check_options(options, model)
-        return cls(loaded.task, model, compute_device, recipe.data.max_row, options)
+        return cls(
+            loaded.task,
+            model,
+            compute_device,
+            recipe.data.max_row,
+            options,
+        )
 
     @contextmanager
     def stepping(self, precision: str = "float32", many: bool = False) -> Iterator[Any]:
