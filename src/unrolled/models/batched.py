@@ -6,18 +6,13 @@ Shapes: B texts, T tokens, V vocabulary.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from unrolled.nn import State
-from unrolled.nn.packed_model import TransformerParts
-from unrolled.nn.paged_texts import PagedTexts
-
-if TYPE_CHECKING:
-    from unrolled.models.language import LanguageModel, Streamed
 
 CHUNK = 256  # tokens of a text that are read at once by a model in torch
 
@@ -31,6 +26,20 @@ class TextPool(Protocol):
 
     def step(self, texts: Sequence[Any], tokens: Sequence[int]) -> Tensor:
         """Read one more token of some texts; return the scores of what comes next (B, V)."""
+        ...
+
+
+class StateStepper(Protocol):
+    """What ``JoinedTexts`` asks of a model."""
+
+    def read_prompt(
+        self, tokens: Tensor, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """Read tokens (B, T): scores of the next (B, V), and the state."""
+        ...
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read one token a row (B,): scores of the next (B, V) and the state."""
         ...
 
 
@@ -49,7 +58,7 @@ class JoinedTexts:
         device: where it computes.
     """
 
-    def __init__(self, stepper: LanguageModel | Streamed, device: torch.device) -> None:
+    def __init__(self, stepper: StateStepper, device: torch.device) -> None:
         self._stepper = stepper
         self._device = device
         # a native stream is made for a number of rows, and packs its weights anew for another
@@ -109,7 +118,8 @@ class Batched:
     """A language model in evaluation that steps the texts of many writers at once.
 
     Args:
-        model: what reads.
+        open_pool: makes what reads; called when the first text is read.
+        context: positions that the model can read; None is no limit.
         precision: of packed weights; see ``Layer.stream``.
         is_paged: whether keys and values stand in pages of the native core.
     """
@@ -119,14 +129,15 @@ class Batched:
 
     def __init__(
         self,
-        model: LanguageModel,
+        open_pool: Callable[[], TextPool],
+        context: int | None,
         precision: str,
         is_paged: bool,
     ) -> None:
         self.precision = precision
-        self.context = model.context
+        self.context = context
         self.is_paged = is_paged
-        self._model = model
+        self._open_pool = open_pool
         self._pool: TextPool | None = None
         # who is no longer waited for, its text having ended, is not answered
         self._waiting: list[weakref.ref[Later]] = []
@@ -135,17 +146,8 @@ class Batched:
     def pool(self) -> TextPool:
         """What reads, made when it is first needed."""
         if self._pool is None:
-            self._pool = self._opened()
+            self._pool = self._open_pool()
         return self._pool
-
-    def _opened(self) -> TextPool:
-        from unrolled.models.language import LanguageModel
-
-        if self.is_paged:
-            parts = TransformerParts.of_model(self._model, LanguageModel)
-            return PagedTexts(parts, self.precision)
-        device = next(self._model.parameters()).device
-        return JoinedTexts(self._model.stepper(self.precision), device)
 
     def read_prompt(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Begin a text with tokens (1, T): scores of the next (1, V), and the text."""

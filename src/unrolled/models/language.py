@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from unrolled.core.errors import UsageError
-from unrolled.models.batched import Batched
+from unrolled.models.batched import Batched, JoinedTexts, TextPool
 from unrolled.nn import Forms, Layer, State, TokenEmbedding
 from unrolled.nn.dropout import Dropout
 from unrolled.nn.packed_model import TransformerParts
+from unrolled.nn.paged_texts import PagedTexts
 from unrolled.nn.stepper import why_not_native
 from unrolled.nn.stream import Stream
 from unrolled.nn.streaming import open_model_stream, parts_class
@@ -183,7 +184,19 @@ class LanguageModel(Forms):
         """
         is_native = self._steps_natively(precision)
         is_paged = is_native and parts_class(self.layer) is TransformerParts
-        return Batched(self, precision, is_paged)
+
+        def open_pool() -> TextPool:
+            if is_paged:
+                parts = TransformerParts.of_model(self, LanguageModel)
+                return PagedTexts(parts, precision)
+            return JoinedTexts(self.stepper(precision), self.head.weight.device)
+
+        return Batched(
+            open_pool,
+            self.context,
+            precision,
+            is_paged,
+        )
 
     def _steps_natively(self, precision: str) -> bool:
         """Say whether the native core steps it. Raises UsageError: see ``stepper``."""
