@@ -195,6 +195,53 @@ def test_logits_are_what_the_model_says(layer: str, tmp_path: Path) -> None:
     assert run.describe()["vocabulary"] == logits.shape[1]
 
 
+@pytest.mark.parametrize("layer", ["lstm", "attention"])
+def test_texts_side_by_side_are_those_of_their_seeds(
+    layer: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "song.txt"
+    path.write_text("row your boat\ngently down the stream\n" * 20)
+    changes = {"model.heads": 2} if layer == "attention" else {}
+    run = unrolled.train(
+        path,
+        out=tmp_path / "run",
+        quiet=True,
+        layer=layer,
+        **SMALL,
+        **{"training.max_steps": 30},
+        **changes,
+    )
+    run = unrolled.load(run.folder, device="cpu")
+    prompts = ["row your", "row", "row your", ""]
+    texts = run.texts(prompts, 30, seed=4, temperature=0.7, stop=["\n"])
+    alone = [
+        run.generate(prompt, 30, seed=4 + number, temperature=0.7, stop=["\n"])
+        for number, prompt in enumerate(prompts)
+    ]
+    assert texts == alone
+    # packed weights are kept for the next texts, but not in another precision
+    with run.predictor.stepping(many=True) as first:
+        pass
+    run.texts(prompts, 3, seed=4)
+    with run.predictor.stepping(many=True) as again:
+        assert again is first
+    if first.path != "torch":
+        with run.predictor.stepping("bf16", many=True) as other:
+            assert other.precision == "bf16"
+        scores = {}
+        for precision in ("float32", "bf16"):
+            with run.predictor.stepping(precision) as stepper:
+                _, state = stepper.read_prompt(torch.tensor([[4, 5]]))
+                after, _ = stepper.step(torch.tensor([6]), state)
+                scores[precision] = after.clone()
+        assert not torch.equal(scores["float32"], scores["bf16"])
+    said: list[str] = []
+    run.texts(["ü"] * 3, 2, seed=1, notice=said.append)
+    assert len(said) == 1
+    with pytest.raises(UsageError, match="one text at a time"):
+        run.texts(prompts, 3, draft="ngram")
+
+
 def test_logits_are_of_language_models(home: SimpleNamespace) -> None:
     run = unrolled.load(home.runs["classify"], device="cpu")
     assert run.describe()["vocabulary"] is None

@@ -76,7 +76,7 @@ enum unrolled_precision {
                         * sums of 65536 numbers at most */
     /* of unrolled_matmul and decoders alone; activations: 8 bits and a scale for 32 of them. Weights:
      * an fp16 scale for 32 of a column, and 8 or 4 bits, as GGUF's blocks of these names, which are
-     * found again in the fp32 numbers that they stand for */
+     * found again in the fp32 numbers that they stand for; weights are finite */
     UNROLLED_Q8_0 = 3,
     UNROLLED_Q4_0 = 4
 };

@@ -26,9 +26,16 @@ constexpr float shift_of(int32_t precision) { return precision == UNROLLED_Q8_0 
 inline V from_half(VU half) {
     const VU size = shift_left<13>(both(half, set1_bits(0x7fff)));
     const VU sign = shift_left<16>(both(half, set1_bits(0x8000)));
-    // 2^112 brings the exponent to its place, and makes small numbers what they are
-    return as_float(either(as_bits(mul(as_float(size), set1(5192296858534827628530496329220096.0f))),
-                           sign));
+    // 2^112 brings the exponent to its place
+    const V far = set1(5192296858534827628530496329220096.0f);
+    const V power = mul(as_float(both(size, set1_bits(0x0f800000))), far);
+    // numbers without an exponent count 2^-24, by a sum: a program may take denormals for 0
+    const VU smallest = set1_bits(0x38800000);
+    const V small = sub(as_float(either(both(size, set1_bits(0x007fe000)), smallest)), as_float(smallest));
+    const V least = set1(3.0517578125e-05f); // half of the smallest power
+    const V whole = add(unless_below(power, 3.0517578125e-05f, mul(as_float(size), far)),
+                        where_positive(sub(least, power), small));
+    return as_float(either(as_bits(whole), sign));
 }
 
 // ---- tiles -------------------------------------------------------------------------------------
@@ -185,13 +192,47 @@ struct ColumnBlock {
     uint32_t scale;
 };
 
+// a number of fp16
+inline float half_number(uint32_t half) {
+    const float size = static_cast<float>(half & 0x3ffu);
+    const int32_t exponent = static_cast<int32_t>(half >> 10 & 0x1fu);
+    const float number = exponent ? __builtin_ldexpf(size + 1024.0f, exponent - 25)
+                                  : __builtin_ldexpf(size, -24);
+    return half & 0x8000u ? -number : number;
+}
+
+// Whether all numbers of a block are this scale times a whole number from `least` to `most`.
+inline bool counts_all(float scale, const float *from, int64_t count, float least, float most) {
+    if (scale == 0.0f) return false;
+    for (int64_t i = 0; i < count; i++) {
+        const float whole = __builtin_rintf(from[i] / scale);
+        if (whole < least || whole > most || whole * scale != from[i]) return false;
+    }
+    return true;
+}
+
+// The scale of a block whose largest number by size is `top`: the one by which all its numbers are
+// whole, where there is one, as in what was read from a block; else as GGUF's writers choose.
+inline float scale_of(bool eight, float top, const float *from, int64_t count) {
+    const float usual = eight ? __builtin_fabsf(top) / 127.0f : top / -8.0f;
+    const float least = eight ? -128.0f : -8.0f, most = eight ? 127.0f : 7.0f;
+    // rows of GGUF are whole blocks
+    for (int32_t part = count < BLOCK_NUMBERS ? 0 : eight ? 128 : 8; part > 0; part--)
+        for (int32_t sign = -1; sign <= 1; sign += 2) {
+            const float scale = half_number(to_half(top / static_cast<float>(sign * part)));
+            if (counts_all(scale, from, count, least, most)) return scale;
+        }
+    return usual;
+}
+
 inline ColumnBlock column_block(int32_t precision, const float *from, int64_t count) {
     const bool eight = precision == UNROLLED_Q8_0;
     float top = 0; // the largest by size
     for (int64_t i = 0; i < count; i++)
         if (__builtin_fabsf(from[i]) > __builtin_fabsf(top)) top = from[i];
-    const float scale = eight ? __builtin_fabsf(top) / 127.0f : top / -8.0f;
-    const float inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
+    const bool usable = __builtin_fabsf(top) >= LEAST;
+    const float scale = usable ? scale_of(eight, top, from, count) : 0.0f;
+    const float inverse = usable ? 1.0f / scale : 0.0f;
     ColumnBlock made;
     made.scale = to_half(scale);
     for (int64_t i = 0; i < BLOCK_NUMBERS; i++) {

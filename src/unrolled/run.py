@@ -185,8 +185,8 @@ class Run:
     ) -> list[str]:
         """Return a text that goes on from each of some prompts, written side by side.
 
-        What prompts begin with alike is read once. Text i is that of ``generate`` with the seed
-        + i, whatever is written beside it.
+        Text i is that of ``generate`` with the seed + i, whatever is written beside it; through
+        torch, where the native core has no step, up to rounding.
 
         Args:
             prompts: what stands before each; the same one may be given again and again.

@@ -13,7 +13,9 @@ from tests.decoding.test_speculative import model
 from unrolled import ops
 from unrolled.decoding.generate import generate
 from unrolled.decoding.sampling import Sampling
+from unrolled.models import LanguageModel
 from unrolled.models.batched import Batched
+from unrolled.nn import LSTM, TokenEmbedding
 from unrolled.ops import native
 
 PROMPTS = [[1], [1, 2, 1, 2], [3] * 20, [1, 2, 1, 2], [2, 3, 1]]
@@ -73,6 +75,12 @@ def test_a_window_slides_in_each_text(core: str) -> None:
     made = model(3, context=12)
     said: list[str] = []
     with ops.use(core):
+        short = generate(
+            made.batched(), [1, 2, 1], 10, Sampling(), seed=1, notice=said.append
+        )
+        # the tenth token fills the context, and nothing is chosen after it
+        assert len(list(short)) == 10
+        assert not said
         together = side_by_side(made.batched(), PROMPTS, notice=said.append)
         for number, prompt in enumerate(PROMPTS):
             options: dict[str, Any] = {"seed": number, "notice": lambda text: None}
@@ -102,10 +110,15 @@ def test_a_token_of_every_text_is_one_call() -> None:
 
 def test_what_steps_many_is_chosen_as_what_steps_one() -> None:
     made = model(3)
-    assert made.batched().is_paged == native.available()
-    assert not model(3, "lstm").batched().is_paged
+    has_core = native.available()
+    assert made.batched().path == ("pages" if has_core else "torch")
+    assert model(3, "lstm").batched().path == ("native" if has_core else "torch")
     with ops.use("reference"):
-        assert not made.batched().is_paged
+        assert made.batched().path == "torch"
+    several: Any = LanguageModel(TokenEmbedding(5, 8), LSTM(8, 8, 2, last_size=4), 5)
+    # one row has a native step, two have none
+    assert several.eval().batched().path == "torch"
+    assert side_by_side(several.batched(), [[1], [2]])
     with pytest.raises(Exception, match="precision is half; choose out of float32"):
         made.batched("half")
     with pytest.raises(NotImplementedError):

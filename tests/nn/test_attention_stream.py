@@ -165,6 +165,23 @@ def test_blocks_of_a_file_are_read_as_they_are(kind: str) -> None:
     assert weights * bytes_each <= stream.bytes < 1.3 * weights * bytes_each
 
 
+@torch.inference_mode()
+def test_blocks_of_small_scales_where_denormals_are_zero() -> None:
+    made = model()
+    for weight in made.parameters():
+        if weight.dim() > 1:
+            # scales below the smallest normal number of fp16
+            weight.mul_(1e-2)
+    tokens = ids(2, 4)
+    expected = made.stream(2, "q8_0").read(tokens).clone()
+    try:
+        if not torch.set_flush_denormal(True):
+            pytest.skip("no such mode of this processor")
+        assert torch.equal(made.stream(2, "q8_0").read(tokens), expected)
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def test_blocks_are_for_attention_and_for_numbers_that_they_hold() -> None:
     with pytest.raises(ValueError, match="float32, bf16, int8, got 'q8_0'"):
         LSTM(8, 8).stream(1, "q8_0")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.nn.test_attention_stream import KINDS, NEAR, V, by_torch, ids, model
@@ -134,7 +135,16 @@ def test_what_cannot_be_read() -> None:
     other, _ = texts.read([2])
     with pytest.raises(ValueError, match="tokens of the vocabulary"):
         texts.step([other], [V])
+    for texts_given, tokens in (([other, other], [1, 2]), ([other], [1, 2])):
+        with pytest.raises(ValueError, match="each text once"):
+            texts.step(texts_given, tokens)
     assert len(other) == 1
+    # numbers of other widths are read by what they say
+    last, _ = texts.read(np.array([2, 3], np.int32))
+    again, _ = texts.read([2])
+    narrow = texts.step([other, again], np.array([3, 4], np.int32))
+    torch.testing.assert_close(narrow[:1], texts.read([2, 3])[1], **NEAR)
+    assert len(last) == 2
 
 
 def test_pages_that_were_left_go_in_order() -> None:

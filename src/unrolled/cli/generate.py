@@ -81,7 +81,8 @@ AsJson = Annotated[
     bool,
     typer.Option(
         "--json",
-        help="Print one JSON document, with the tokens; of several texts one a line.",
+        help="Print one JSON document, with the tokens; of several texts one a line, with the seed "
+        "and without tokens.",
     ),
 ]
 

@@ -95,6 +95,8 @@ class TokenReader:
         self.mark = mark
         self.recent = list(prompt)
         self._scores: Any = torch.empty(0)
+        # whether the window slides before the next token is chosen
+        self._slides_next = False
         self.state: Any = None
         # of a state that cannot forget: how many tokens it had read, and a copy
         self._kept: tuple[int, Any] = (0, None)
@@ -106,6 +108,9 @@ class TokenReader:
     @property
     def logits(self) -> Tensor:
         """The scores of the next token (1, V)."""
+        if self._slides_next:
+            self._slides_next = False
+            self._slide("the text outgrew")
         if not isinstance(self._scores, Tensor):
             self._scores = self._scores.now()
         return self._scores
@@ -117,7 +122,10 @@ class TokenReader:
             return
         full = self.left < 1
         self.recent.append(int(token))
-        if full:
+        if full and self.model.answers_later:
+            # who asks early may never need the answer
+            self._slides_next = True
+        elif full:
             self._slide("the text outgrew")
         else:
             self._scores, self.state = self.model.step(token, self.state)

@@ -66,13 +66,14 @@ class JoinedTexts:
 
     def read(self, tokens: Sequence[int]) -> tuple[_JoinedText, Tensor]:
         """Begin a text; return it, and the scores of the token after it (1, V)."""
+        self._rows = 0
         state: State | None = None
         scores = torch.empty(0)
         row = torch.tensor([list(tokens)], device=self._device)
         for part in row.split(CHUNK, 1):
             scores, state = self._stepper.read_prompt(part, state)
         assert state is not None
-        return _JoinedText(_parted(state, 0)), scores.clone()
+        return _JoinedText(self._row(state, 0)), scores.clone()
 
     def step(self, texts: Sequence[_JoinedText], tokens: Sequence[int]) -> Tensor:
         """Read one more token of some texts; return the scores of what comes next (B, V)."""
@@ -83,13 +84,12 @@ class JoinedTexts:
         joined = type(states[0]).join(states)
         scores, after = self._stepper.step(row, joined)
         for number, text in enumerate(texts):
-            text.state = _parted(after, number)
+            text.state = self._row(after, number)
         return scores[: len(texts)].clone()
 
-
-def _parted(state: State, row: int) -> State:
-    """Return a copy of the state of one row."""
-    return state.reorder(torch.tensor([row]))
+    def _row(self, state: State, row: int) -> State:
+        """Return a copy of the state of one row."""
+        return state.reorder(torch.tensor([row], device=self._device))
 
 
 class Later:
@@ -110,7 +110,8 @@ class Later:
         """Return the scores, made with those of all texts that wait."""
         if self.scores is None:
             self._batch.answer()
-        assert self.scores is not None
+        if self.scores is None:
+            raise RuntimeError("the step that was to answer this text failed")
         return self.scores
 
 
@@ -121,7 +122,7 @@ class Batched:
         open_pool: makes what reads; called when the first text is read.
         context: positions that the model can read; None is no limit.
         precision: of packed weights; see ``Layer.stream``.
-        is_paged: whether keys and values stand in pages of the native core.
+        path: what reads: ``pages`` of the native core, its ``native`` step, or ``torch``.
     """
 
     answers_later = True
@@ -132,11 +133,11 @@ class Batched:
         open_pool: Callable[[], TextPool],
         context: int | None,
         precision: str,
-        is_paged: bool,
+        path: str,
     ) -> None:
         self.precision = precision
         self.context = context
-        self.is_paged = is_paged
+        self.path = path
         self._open_pool = open_pool
         self._pool: TextPool | None = None
         # who is no longer waited for, its text having ended, is not answered
@@ -164,6 +165,10 @@ class Batched:
     def unroll(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Refuse: guesses of a draft are checked for one text at a time."""
         raise NotImplementedError("a draft is for one text at a time")
+
+    def forget(self) -> None:
+        """Forget who waited where a call failed."""
+        self._waiting.clear()
 
     def answer(self) -> None:
         """Answer all that wait."""

@@ -171,7 +171,7 @@ class LanguageModel(Forms):
         Raises:
             UsageError: there is no such precision, or no step in it.
         """
-        return Streamed(self, precision) if self._steps_natively(precision) else self
+        return Streamed(self, precision) if self._steps_natively(precision, 1) else self
 
     def batched(self, precision: str = "float32") -> Batched:
         """Return what steps many texts at once, each at its own length.
@@ -182,29 +182,32 @@ class LanguageModel(Forms):
         Raises:
             UsageError: there is no such precision, or no step in it.
         """
-        is_native = self._steps_natively(precision)
-        is_paged = is_native and parts_class(self.layer) is TransformerParts
+        path = "torch"
+        if self._steps_natively(precision, 2):
+            in_pages = parts_class(self.layer) is TransformerParts
+            path = "pages" if in_pages else "native"
 
         def open_pool() -> TextPool:
-            if is_paged:
+            if path == "pages":
                 parts = TransformerParts.of_model(self, LanguageModel)
                 return PagedTexts(parts, precision)
-            return JoinedTexts(self.stepper(precision), self.head.weight.device)
+            stepper = self if path == "torch" else Streamed(self, precision)
+            return JoinedTexts(stepper, self.head.weight.device)
 
         return Batched(
             open_pool,
             self.context,
             precision,
-            is_paged,
+            path,
         )
 
-    def _steps_natively(self, precision: str) -> bool:
-        """Say whether the native core steps it. Raises UsageError: see ``stepper``."""
+    def _steps_natively(self, precision: str, rows: int) -> bool:
+        """Say whether the native core steps so many rows. Raises UsageError: see ``stepper``."""
         parts = parts_class(self.layer).of_model(self, LanguageModel)
         if precision not in parts.precisions:
             known = ", ".join(parts.precisions)
             raise UsageError(f"precision is {precision}; choose out of {known}")
-        reason = why_not_native(parts)
+        reason = why_not_native(parts, rows)
         if reason is None and self.training:
             reason = "the model is in training"
         if reason is not None and precision != "float32":

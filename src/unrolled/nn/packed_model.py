@@ -137,7 +137,9 @@ class PackedModel:
     def cover(self, count: int) -> None:
         """See that ``count`` positions are known."""
         if self.positions.size < count:
-            self.positions = PositionTables.up_to(self._stack, count)
+            # ahead of a text that grows
+            ahead = max(count, 2 * self.positions.size)
+            self.positions = PositionTables.up_to(self._stack, ahead)
 
 
 def _check_weight(part: nn.Module, name: str, weight: Tensor, most: float) -> None:

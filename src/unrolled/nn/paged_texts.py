@@ -6,6 +6,7 @@ head, V tokens.
 
 from __future__ import annotations
 
+import os
 import sys
 import weakref
 from collections.abc import Sequence
@@ -55,7 +56,7 @@ class PagedTexts:
     Args:
         parts: of a language model; see ``why_not_native``.
         precision: of the packed weights.
-        most_bytes: that keys and values may take; None: as many as texts need.
+        most_bytes: that keys and values may take; None: half of what is free now.
 
     Raises:
         NotFinite: weights are not finite.
@@ -72,7 +73,7 @@ class PagedTexts:
         self._stack = stack
         self._vocabulary = cast(nn.Linear, parts.head).out_features
         self._model = PackedModel(parts, precision, PAGE * FIRST_PAGES)
-        self._most_bytes = sys.maxsize if most_bytes is None else most_bytes
+        self._most_bytes = _half_of_memory() if most_bytes is None else most_bytes
         self._page_shape = (stack.kv_heads, PAGE, stack.head_size)
         self._pages = Pages(PAGE, FIRST_PAGES)
         self._keys, self._values = self._room(FIRST_PAGES)
@@ -109,6 +110,7 @@ class PagedTexts:
             ValueError: no token, one that the vocabulary has not, or more than the context.
             UserError: there is no memory for so many keys and values; other texts go on.
         """
+        tokens = [int(token) for token in tokens]
         self._stack.check_context(len(tokens))
         if not tokens or min(tokens) < 0 or max(tokens) >= self._vocabulary:
             raise ValueError("expected tokens of the vocabulary, at least one")
@@ -133,6 +135,9 @@ class PagedTexts:
         Raises:
             ValueError, UserError: see ``read``; no text was read then.
         """
+        tokens = [int(token) for token in tokens]
+        if len(tokens) != len(texts) or len({id(text) for text in texts}) != len(texts):
+            raise ValueError("expected a token for each text, and each text once")
         longest = max(map(len, texts))
         self._stack.check_context(longest + 1)
         if min(tokens) < 0 or max(tokens) >= self._vocabulary:
@@ -186,27 +191,23 @@ class PagedTexts:
         self._model.cover(len(text) + steps)
 
     def _grow(self, least: int) -> None:
-        """Let there be at least so many pages, twice as many where there is memory.
+        """Let there be at least so many pages, twice as many where they may be.
 
         Raises:
             UserError: there is no memory.
         """
         before = self._pages.count
         page_bytes = self.bytes // before
-        count = max(least, min(2 * before, self._most_bytes // page_bytes))
-        needed = count * page_bytes
-        lacking = (
-            f"keys and values of {count * PAGE:,} steps take {needed:,} bytes, more than there "
-            "are; write fewer texts at once, or shorter ones"
-        )
-        if needed > self._most_bytes:
-            raise UserError(lacking)
+        most = self._most_bytes // page_bytes
+        if least > most:
+            raise UserError(_lacking(least, page_bytes))
+        count = max(least, min(2 * before, most))
         try:
             keys, values = self._room(count)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise UserError(lacking) from None
+            raise UserError(_lacking(count, page_bytes)) from None
         keys[:, :before] = self._keys
         values[:, :before] = self._values
         self._keys = keys
@@ -266,3 +267,18 @@ class PagedTexts:
         fields |= {name: numbers.ctypes.data for name, numbers in steps.items()}
         call = native.decoding_of(fields, keys.stride()[:4])
         self._model.decoder.run(call)
+
+
+def _lacking(pages: int, page_bytes: int) -> str:
+    return (
+        f"keys and values of {pages * PAGE:,} steps take {pages * page_bytes:,} bytes, more than "
+        "there are; write fewer texts at once, or shorter ones"
+    )
+
+
+def _half_of_memory() -> int:
+    """Return half of the bytes that are free now; no limit where that is not known."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, ValueError):
+        return sys.maxsize

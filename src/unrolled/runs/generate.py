@@ -100,8 +100,9 @@ def texts(
 ) -> list[str]:
     """Return what goes on from each of some prompts, written side by side.
 
-    What prompts begin with alike is read once. Text i is what ``stream`` makes of the seed + i,
-    whatever is written beside it.
+    What prompts begin with alike is read once where the native core steps attention. Text i is what
+    ``stream`` makes of the seed + i, whatever is written beside it; through torch, whose sums
+    depend on how many rows there are, up to rounding.
 
     Args:
         predictor: of a language model.
@@ -116,7 +117,7 @@ def texts(
         predictor,
         sampling,
         stop,
-        notice,
+        _said_once(notice),
         _grammar_text(json_schema, grammar, None),
     )
     prompts = arguments.texts("prompts", prompts)
@@ -126,6 +127,7 @@ def texts(
         lent.enter_context(torch_defaults())
         lent.enter_context(predictor.compute_device.autocast())
         stepper = lent.enter_context(predictor.stepping(precision, many=True))
+        stepper.forget()
         writers: list[Iterator[str]] = []
         for number, prompt in enumerate(prompts):
             writer = predictor.task.generate(
@@ -138,6 +140,18 @@ def texts(
             )
             writers.append(writer)
         return _in_turn(writers)
+
+
+def _said_once(notice: Callable[[str], None]) -> Callable[[str], None]:
+    """Return what passes each sentence on the first time alone."""
+    said: set[str] = set()
+
+    def pass_on(sentence: str) -> None:
+        if sentence not in said:
+            said.add(sentence)
+            notice(sentence)
+
+    return pass_on
 
 
 def following_seed(seed: int, number: int) -> int:

@@ -51,13 +51,13 @@ class KeptStepper:
             self._kept[:] = [(weights, versions, stepper)]
 
 
-def _kind_of(stepper: Any) -> tuple[type, str, bool]:
-    """Return the class of what steps, in what it reads weights, and whether in pages.
+def _kind_of(stepper: Any) -> tuple[type, str, str]:
+    """Return the class of what steps, in what it reads weights, and by which path.
 
     A model has neither choice.
     """
     precision = getattr(stepper, "precision", "float32")
-    return type(stepper), precision, getattr(stepper, "is_paged", False)
+    return type(stepper), precision, getattr(stepper, "path", "")
 
 
 def _versions(weights: list[nn.Parameter]) -> list[int]:

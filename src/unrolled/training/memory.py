@@ -15,7 +15,7 @@ _MAPPINGS = -4
 # where glibc's own adjusting ends, and how many mappings it makes (mallopt(3))
 _LARGEST_THRESHOLD = 32 * 2**20
 _MOST_MAPPINGS = 65536
-_NEVER = 2**31 - 1
+_NEVER = -1
 
 
 class _Holders:
