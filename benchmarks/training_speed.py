@@ -29,9 +29,8 @@ from unrolled.training.memory import freed_memory_kept
 from unrolled.training.progress import Progress, SilentLog
 
 TEXT = Path(__file__).parent.parent / "src/unrolled/recipes/data/shakespeare.txt.gz"
-REPEATS = 5
+REPEATS = 3
 RATE = 1e-3
-VOCABULARY = 65
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Setting:
 
 SETTINGS = {
     "small": Setting(4, 4, 128, 12, 64, 20, 100),
-    "large": Setting(6, 6, 384, 16, 256, 3, 8),
+    "large": Setting(6, 6, 384, 16, 256, 1, 3),
 }
 
 
@@ -63,8 +62,9 @@ class Loop:
         self.setting = setting
         self.text = text
         self.precision = precision
+        vocabulary = int(text.max()) + 1
         self.model = CharGPT(
-            VOCABULARY, setting.layers, setting.heads, setting.width, setting.window
+            vocabulary, setting.layers, setting.heads, setting.width, setting.window
         )
         weights = list(self.model.parameters())
         groups = [
