@@ -66,7 +66,7 @@ def test_the_header_says_the_same() -> None:
     assert {
         precisions.get(key.lower(), key.lower()): value
         for key, value in enumerators.items()
-    } == native.PRECISIONS
+    } == native.DECODER_PRECISIONS
     # the structs: names and kinds in one order
     assert _fields(text, "unrolled_run") == list(native.FIELDS.items())
     assert _fields(text, "unrolled_decoding") == list(native.DECODING.items())
