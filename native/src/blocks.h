@@ -133,6 +133,8 @@ inline Tile block_tile(int32_t precision, int vectors, int m) {
 // Smaller numbers than this in a row or a column count as zeros: their scale has no inverse.
 constexpr float LEAST = 1e-30f;
 
+inline float largest_size(const float *from, int64_t k); // see pack.h
+
 // to the nearest, away from zero between two
 inline int32_t nearest(float v) { return static_cast<int32_t>(v + (v < 0 ? -0.5f : 0.5f)); }
 
@@ -150,13 +152,7 @@ inline void put_row_blocks(uint32_t *row, int64_t k, float shift, const float *f
                 const int n = left <= 0 ? 0 : left < W ? static_cast<int>(left) : W;
                 store(numbers + i, n ? load(from + first + i, n) : set1(0));
             }
-            V most = set1(0), strange = set1(0);
-            for (int64_t i = 0; i < BLOCK_NUMBERS; i += W) {
-                const V size = magnitude(load(numbers + i));
-                strange = add(strange, mul(size, set1(0))); // 0, or NaN of inf and NaN
-                most = larger(most, size);
-            }
-            const float top = largest(most) + sum_of(strange);
+            const float top = largest_size(numbers, BLOCK_NUMBERS);
             // a block with inf or NaN has no scale: its sums are NaN, as in the equations
             const bool usable = top >= LEAST;
             const float inverse = usable ? 127.0f / top : 0.0f;
@@ -217,11 +213,15 @@ inline float scale_of(bool eight, float top, const float *from, int64_t count) {
     const float usual = eight ? __builtin_fabsf(top) / 127.0f : top / -8.0f;
     const float least = eight ? -128.0f : -8.0f, most = eight ? 127.0f : 7.0f;
     // rows of GGUF are whole blocks
-    for (int32_t part = count < BLOCK_NUMBERS ? 0 : eight ? 128 : 8; part > 0; part--)
+    for (int32_t part = count < BLOCK_NUMBERS ? 0 : eight ? 128 : 8; part > 0; part--) {
+        // of most parts one number tells that they are none
+        const float counted = from[0] / top * static_cast<float>(part);
+        if (__builtin_fabsf(counted - __builtin_rintf(counted)) > 1e-3f) continue;
         for (int32_t sign = -1; sign <= 1; sign += 2) {
             const float scale = half_number(to_half(top / static_cast<float>(sign * part)));
             if (counts_all(scale, from, count, least, most)) return scale;
         }
+    }
     return usual;
 }
 

@@ -188,8 +188,7 @@ inline int64_t width_of(const Pack &p, int64_t panel) {
 // to the nearest of -127 to 127; 0 where there is no scale
 inline int32_t to_int8(float weight, float inverse) {
     if (inverse == 0.0f) return 0;
-    const float v = weight * inverse;
-    return static_cast<int32_t>(v + (v < 0 ? -0.5f : 0.5f));
+    return nearest(weight * inverse);
 }
 
 // W rows of up to W units each, from row `first` and column k0 on, in the pack's format

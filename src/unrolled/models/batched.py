@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from unrolled.nn import State
-
-CHUNK = 256  # tokens of a text that are read at once by a model in torch
+from unrolled.nn.attention_stream import CHUNK
 
 
 class TextPool(Protocol):

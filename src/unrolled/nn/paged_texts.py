@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unrolled.core.errors import UserError, is_out_of_memory
+from unrolled.nn.attention_stream import CHUNK
 from unrolled.nn.packed_model import PackedModel, TransformerParts
 from unrolled.nn.pages import Pages
 from unrolled.ops import native
@@ -25,7 +26,6 @@ from unrolled.ops.decoder import address
 
 PAGE = 16  # steps: of what two texts have in common, up to so many are read again
 FIRST_PAGES = 64
-CHUNK = 256  # tokens of a text that are read at once
 
 
 class PagedText:

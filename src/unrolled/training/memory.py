@@ -30,7 +30,7 @@ def freed_memory_kept() -> Iterator[None]:
     """Let freed memory stay with the process inside, and be given back to the system after it.
 
     glibc maps every large block anew and unmaps it when it is freed, so that each step of a
-    training has the same pages zeroed again: a tenth of the time of models with a large vocabulary.
+    training has the same pages zeroed again, which costs most where a vocabulary is large.
     Elsewhere (macOS, musl) nothing is done. The setting is one of the process: it holds until the
     last of several trainings in threads has ended.
     """
