@@ -3,8 +3,9 @@
 Plain PyTorch is eager, in the manner of nanoGPT, with keys and values kept in room that is made
 once; and ``transformers.generate``. Same weights, rows and threads, taking turns; medians.
 
-``python -m benchmarks text [RUN FILE]``; of a run over a text, it says what fewer bits of weights
-cost on the text of FILE, and how much sooner the run writes with guesses of what stood before.
+``python -m benchmarks text [RUN FILE [bits | drafts]]``; of a run over a text, it says what fewer
+bits of weights cost on the text of FILE, and how much sooner the run writes with guesses of what
+stood before. With the last word this alone is measured.
 """
 
 from __future__ import annotations
@@ -282,13 +283,14 @@ def drafts_of(run: Any, text: str) -> dict[str, Measured]:
 
 @torch.inference_mode()
 def run(arguments: list[str]) -> dict[str, Any]:
-    """Measure; ``arguments`` may hold a run's folder and a file of text."""
+    """Measure; ``arguments`` may hold a run's folder, a file of text and what alone is wanted."""
+    of_run, only = arguments[:2], arguments[2:]
     threads = torch.get_num_threads()
     library: Any = native.library()
     bandwidth = library.bandwidth(200 << 20, threads, 0.5)
     print(f"{threads} threads, memory {bandwidth / 1e9:.1f} GB/s")
     results: dict[str, Any] = {"threads": threads, "bandwidth": bandwidth}
-    for name, (*sizes, steps) in SIZES.items():
+    for name, (*sizes, steps) in ({} if only else SIZES).items():
         model = build(*sizes)
         measured: dict[str, Any] = {}
         for rows in (1, 32):
@@ -301,12 +303,14 @@ def run(arguments: list[str]) -> dict[str, Any]:
         measured["choice"] = sampling_of(model)
         results[name] = measured
         _show(name, measured, bandwidth)
-    if arguments:
-        folder, file = arguments
+    if of_run:
+        folder, file = of_run
         trained = unrolled.load(folder, device="cpu")
         text = Path(file).read_text("utf-8")
-        results["bits"] = bits_of(trained, text)
-        results["drafts"] = drafts_of(trained, text)
+        if only != ["drafts"]:
+            results["bits"] = bits_of(trained, text)
+        if only != ["bits"]:
+            results["drafts"] = drafts_of(trained, text)
     return results
 
 

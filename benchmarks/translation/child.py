@@ -18,7 +18,7 @@ from benchmarks.translation.decoding import ROWS
 from unrolled.decoding.search import search
 from unrolled.decoding.settings import Search
 from unrolled.models import Unaligned
-from unrolled.models.unaligned import Steps
+from unrolled.models.encoder_decoder import Steps
 from unrolled.run import load
 from unrolled.text.tokenizers import BOS, EOS
 

@@ -18,7 +18,7 @@ from unrolled.data.examples import Ints, Ragged
 from unrolled.decoding.search import search
 from unrolled.decoding.settings import Search
 from unrolled.models import Unaligned
-from unrolled.models.unaligned import Steps
+from unrolled.models.encoder_decoder import Steps
 from unrolled.run import Run, load
 from unrolled.runs.recipes import find_data
 from unrolled.scores.translation import corpus_score

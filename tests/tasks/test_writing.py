@@ -11,7 +11,7 @@ import torch
 from unrolled.core.errors import UsageError
 from unrolled.decoding.settings import Search
 from unrolled.models import Unaligned
-from unrolled.models.unaligned import Native
+from unrolled.models.encoder_decoder import Native
 from unrolled.nn import LayerConfig, TokenEmbedding, build_decoder, build_layer
 from unrolled.nn.build import settings_of
 from unrolled.ops import native

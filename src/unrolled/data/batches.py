@@ -25,7 +25,8 @@ IGNORED = -100  # the target of a step that is not scored; cross_entropy's own d
 class Batch:
     """Inputs and targets of one forward pass.
 
-    ``inputs`` is ids (B, T) int64, vectors (B, D) or frames (B, T, D) float32; ``lengths`` (B,)
+    ``inputs`` is ids (B, T) int64, vectors (B, D) or frames (B, T, D) float32, or images (B, 3, H,
+    W) uint8; ``lengths`` (B,)
     counts the real steps, None when all are real; ``restart`` is true where no state may be carried
     in, and ``fresh`` marks single rows of which this holds, bool (B,); ``start`` is the token that
     a row of a text begins with where no state is carried in, and None where that stands there;
@@ -98,6 +99,9 @@ def collate(examples: Examples, rows: Ints) -> Batch:
         inputs, lengths = examples.sequences.take(rows, PAD)
     elif examples.frames is not None:
         inputs, lengths = examples.frames.take(rows)
+    elif examples.images is not None:
+        inputs = examples.images.take(rows)
+        lengths = torch.ones(len(rows), dtype=torch.int64)
     else:
         assert examples.vectors is not None
         inputs = torch.from_numpy(examples.vectors[rows])
@@ -113,6 +117,8 @@ def collate(examples: Examples, rows: Ints) -> Batch:
     if examples.frames is not None and examples.sequences is not None:
         beside, _ = examples.frames.take(rows)
         extra += (beside,)
+    if examples.images is not None and examples.sequences is not None:
+        extra += (examples.images.take(rows),)
     if examples.characters is not None:
         extra += examples.characters.take(rows, PAD)
     elif examples.spellings is not None:

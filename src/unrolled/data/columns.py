@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from unrolled.data.date_styles import CLOCK, names_dates, style_of
+from unrolled.data.image_files import ImageFile
 from unrolled.data.numbers import NEARLY_ALL, decimal_mark, is_missing, number
 from unrolled.data.units import amount, bare_cells, unit_of
 
@@ -58,6 +59,7 @@ class Column:
         note: all cells begin alike.
         counts_rows: they are 0, 1, 2, ... or 1, 2, 3, ... from row to row.
         unnamed: the header is empty there.
+        images: all cells name images.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Column:
     date_style: str = ""
     counts_rows: bool = False
     unnamed: bool = False
+    images: bool = False
 
     @property
     def dates(self) -> bool:
@@ -90,7 +93,7 @@ class Column:
     def text(self) -> bool:
         """Whether these are texts, hardly one of them twice."""
         plain = not (self.lists or self.numeric or self.note or self.dates)
-        plain = plain and not self.stamp
+        plain = plain and not (self.stamp or self.images)
         return plain and self.mean_length >= 2 and 2 * self.distinct > self.filled > 1
 
     @property
@@ -107,7 +110,7 @@ class Column:
     def labels(self) -> bool:
         """Whether the values repeat like labels do."""
         return (
-            not self.lists
+            not (self.lists or self.images)
             and 2 <= self.distinct <= FEW
             and self.filled >= REPEATS * self.distinct
         )
@@ -122,6 +125,7 @@ class Column:
     def category(self) -> bool:
         """Whether the values are kinds of something, each of which occurs again and again."""
         plain = not (self.lists or self.numeric or self.dates or self.identity)
+        plain = plain and not self.images
         return (
             plain
             and 2 <= self.distinct <= CATEGORIES
@@ -169,6 +173,17 @@ def look(name: str, values: Sequence[Any], decimal: str | None = None) -> Column
             distinct=0,
             mean_length=sum(map(len, filled)) / count,
             frames=all(map(_frames, filled)),
+        )
+    if filled and all(isinstance(value, ImageFile) for value in filled):
+        return Column(
+            name=name,
+            filled=len(filled),
+            numeric=False,
+            whole=False,
+            lists=False,
+            distinct=len(set(map(str, filled))),
+            mean_length=1.0,
+            images=True,
         )
     amounts = _amounts_of(filled, decimal)
     numbers = amounts.numbers

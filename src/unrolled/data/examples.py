@@ -162,6 +162,30 @@ class Spans:
 
 
 @dataclass(frozen=True, slots=True)
+class Images:
+    """Images that rows read, each kept once: row i reads ``pixels[rows[i]]``.
+
+    ``pixels`` (I, 3, H, W) are bytes; or features that a network made of them (I, M, C), float16.
+    """
+
+    pixels: NDArray[Any]
+    rows: Ints
+
+    def pick(self, rows: Ints) -> Images:
+        """Return the images of some of the rows."""
+        return replace(self, rows=self.rows[rows])
+
+    def take(self, rows: Ints) -> Tensor:
+        """Return the image of each row (B, 3, H, W) uint8, or its features (B, M, C) float32."""
+        return self.distinct(self.rows[rows])
+
+    def distinct(self, images: Ints) -> Tensor:
+        """Return images by their own indices, as ``take`` does."""
+        taken = torch.from_numpy(np.ascontiguousarray(self.pixels[images]))
+        return taken if taken.dtype == torch.uint8 else taken.float()
+
+
+@dataclass(frozen=True, slots=True)
 class Examples:
     """Encoded rows of a data file.
 
@@ -170,7 +194,7 @@ class Examples:
     indices (N,) int64, values (N,) float32, or one class a step (Ragged). Without targets they can
     only be predicted. ``lines`` tells where each row stands in its file; ``characters`` holds the
     code points of each text, for models that read them beside its tokens. With ``spellings`` the
-    sequences are indices of its list of words.
+    sequences are indices of its list of words. ``images`` are read instead, or next to sequences.
     """
 
     lines: Ints
@@ -180,6 +204,7 @@ class Examples:
     characters: Ragged | None = None
     spellings: Spellings | None = None
     frames: Spans | None = None
+    images: Images | None = None
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -200,6 +225,7 @@ class Examples:
             targets=some(self.targets),
             characters=some(self.characters),
             frames=some(self.frames),
+            images=some(self.images),
         )
 
     @property

@@ -6,6 +6,7 @@ is seen and overruled by ``data.text``, ``data.label`` and ``data.numbers``.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,9 @@ from unrolled.data.step_columns import (
 from unrolled.data.units import FACTORS, KNOWN
 
 PAIRS = ("translate", "rewrite")  # the tasks that answer a text with a text
+# names of what is said of an image, and of what is asked about it
+CAPTIONS = ("caption", "captions", "description", "sentence")
+QUESTIONS = ("question", "questions", "query")
 SENTENCE = 3  # words of a cell, on average, that is no name
 ENOUGH = 20  # rows that tell single words from labels which hardly repeat yet
 
@@ -57,11 +61,13 @@ class ColumnHints:
     group: str | None = None
     without: tuple[str, ...] = ()  # kinds of columns of which none is read
     by: str | None = None
+    images: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The columns that the user says are read."""
-        return (*self.text, *self.numbers, *self.categories, *self.dates)
+        kinds = (self.images, self.text, self.numbers, self.categories, self.dates)
+        return tuple(itertools.chain.from_iterable(kinds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +93,20 @@ class Schema:
     decimal: str = "."
     day_first: bool = True
     units: tuple[tuple[str, str], ...] = ()
+    images: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The columns that are read: texts, numbers, categories, dates."""
-        return (*self.text, *self.numbers, *self.categories, *self.dates)
+        """The columns that are read: images, texts, numbers, categories, dates."""
+        kinds = (self.images, self.text, self.numbers, self.categories, self.dates)
+        return tuple(itertools.chain.from_iterable(kinds))
+
+    @property
+    def kind(self) -> str:
+        """What is read, where a task differs by it: ``frames``, ``image``; else nothing."""
+        if self.images and not self.text:
+            return "image"
+        return "frames" if self.frames else ""
 
     def unit_of(self, name: str | None) -> str:
         """Return the unit of a column of numbers, "" without one."""
@@ -100,7 +115,7 @@ class Schema:
     @property
     def writes_texts(self) -> bool:
         """Whether the answer is a text, or a tree, and no label or value."""
-        return self.task in (*PAIRS, "parse")
+        return self.task in (*PAIRS, "parse", "caption")
 
     @property
     def is_text_alone(self) -> bool:
@@ -143,6 +158,8 @@ def _choose(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sch
     windows = hints.window and not sequences
     if hints.rows == "steps" or hints.sequence or windows:
         return _steps(table, hints, columns)
+    if hints.images or any(c.images for c in columns.values()):
+        return _of_images(table, hints, columns)
     if table.format.kind == "trees" and hints.task in (None, "parse"):
         return Schema(
             "parse",
@@ -157,6 +174,41 @@ def _choose(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sch
     if pair is not None:
         return pair
     return _labelled(table, hints, columns)
+
+
+def _of_images(
+    table: Table, hints: ColumnHints, columns: dict[str, Column]
+) -> Schema:
+    """Choose what is said of the images of a table: a text, an answer to a question, or a label.
+
+    Raises:
+        DataError: no column can be what is said.
+    """
+    images = hints.images or tuple(c.name for c in columns.values() if c.images)[:1]
+    rest = [c for c in columns.values() if not c.images and c.filled]
+    question = _named(QUESTIONS, rest)
+    answer = hints.label
+    if answer is None:
+        others = [c for c in rest if c.name not in hints.text and c is not question]
+        named = _named((*CAPTIONS, *LABEL_NAMES), others)
+        if named is None and others:
+            named = others[-1]
+        answer = None if named is None else named.name
+    if answer is None:
+        raise DataError(
+            "no column says anything of the images; name the one to learn with "
+            f"data.label=COLUMN (columns: {', '.join(table.columns)})",
+            table.path,
+        )
+    text = hints.text
+    if not text and question is not None and question.name != answer:
+        text = (question.name,)
+    if text:
+        return Schema(hints.task or "ask-image", text, answer=answer, images=images)
+    said = columns[answer]
+    is_label = said.labels and said.words < SENTENCE
+    task = hints.task or ("classify" if is_label else "caption")
+    return Schema(task, answer=answer, images=images)
 
 
 def _look(table: Table, hints: ColumnHints, decimal: str) -> dict[str, Column]:

@@ -18,6 +18,7 @@ from unrolled.data.formats import Format
 from unrolled.data.formats.base import HeaderHint
 from unrolled.data.formats.workbook import is_workbook
 from unrolled.data.lines import EMPTY, check_file, nfc
+from unrolled.data.pictures import table_beside_images, with_images
 from unrolled.data.reader import Reader, reader_of
 
 __all__ = [
@@ -196,6 +197,10 @@ def _reader(
         return hub.reader_of_hub(str(path))
     path = Path(path)
     if path.is_dir():
+        beside = table_beside_images(path)
+        if beside is not None:
+            origin = find(beside, max_row)
+            return with_images(reader_of(origin, encoding, needed, header, sheet), path)
         files = folders.in_folder(path, max_row)
         return folders.together(path, files, encoding, needed, parts, header)
     check_file(path)
@@ -204,7 +209,8 @@ def _reader(
     if zipped and not is_workbook(origin):
         files = folders.in_zip(path, max_row)
         return folders.together(path, files, encoding, needed, parts, header)
-    return reader_of(origin, encoding, needed, header, sheet)
+    reader = reader_of(origin, encoding, needed, header, sheet)
+    return with_images(reader, path.parent)
 
 
 class Rows(Iterator[tuple[int, tuple[Any, ...]]]):

@@ -372,7 +372,7 @@ def _written_row(task: Task, names: list[str], cells: list[Any]) -> str:
         return " ".join(texts[0].split())[:60]
     if task.format.objects or any(isinstance(cell, list) for cell in cells):
         row = dict(zip(names, cells, strict=True))
-        return json.dumps(row, ensure_ascii=False)
+        return json.dumps(row, ensure_ascii=False, default=str)
     delimiter = task.format.delimiter or ","
     if not task.format.quoted:
         return delimiter.join(texts)

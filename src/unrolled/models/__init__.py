@@ -1,9 +1,21 @@
-"""The five patterns: how inputs and outputs are tied to the steps of a layer."""
+"""The patterns: how inputs and outputs are tied to the steps of a layer."""
 
 from unrolled.models.aligned import Aligned
+from unrolled.models.asking import Asking
+from unrolled.models.encoder_decoder import EncoderDecoder
 from unrolled.models.language import LanguageModel
 from unrolled.models.many_to_one import ManyToOne
+from unrolled.models.one_to_many import OneToMany
 from unrolled.models.one_to_one import OneToOne
 from unrolled.models.unaligned import Unaligned
 
-__all__ = ["Aligned", "LanguageModel", "ManyToOne", "OneToOne", "Unaligned"]
+__all__ = [
+    "Aligned",
+    "Asking",
+    "EncoderDecoder",
+    "LanguageModel",
+    "ManyToOne",
+    "OneToMany",
+    "OneToOne",
+    "Unaligned",
+]

@@ -17,16 +17,23 @@ class OneToOne(nn.Module):
         layer: any layer; ``none`` is the feed-forward network.
         outputs: 1 for a value, else the number of classes.
         dropout: before the output weights.
+        embedding: what makes a vector of an input that is none, as of an image.
     """
 
-    def __init__(self, layer: Layer, outputs: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        layer: Layer,
+        outputs: int,
+        dropout: float = 0.0,
+        embedding: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.embedding = ScaledNumbers()
+        self.embedding = ScaledNumbers() if embedding is None else embedding
         self.layer = layer
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(layer.output_size, outputs)
 
     def forward(self, vectors: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return outputs (B, O) for vectors (B, D)."""
+        """Return outputs (B, O) for vectors (B, D), or for what the embedding reads."""
         steps = self.layer.read(self.embedding(vectors).unsqueeze(1), None)
         return self.head(self.dropout(steps.squeeze(1)))

@@ -378,32 +378,33 @@ def build_decoder(
     name: str,
     config: LayerConfig,
     input_size: int,
-    encoder: Layer,
+    memory_size: int,
     attention: str = "additive",
     feeding: bool = True,
+    reverse_size: int = 0,
 ) -> Attention | RecurrentDecoder:
-    """Build a layer that writes from what ``encoder`` has read.
+    """Build a layer that writes from what was read: an encoder's outputs, the grid of an image.
 
     Args:
         name: rnn, lstm, gru or attention.
         config: its settings.
         input_size: features of what it reads of its own.
-        encoder: what reads the source.
+        memory_size: features of what was read.
         attention: how a recurrent decoder looks back: additive, multiplicative or none.
         feeding: multiplicative: what attention made of a step is read by the next.
+        reverse_size: how many of the ``memory_size`` features were read backwards.
 
     Raises:
         UsageError: see ``build_layer``; ``none`` has no state that a source could be told by.
     """
     _check(name, config)
-    width = encoder.output_size
     try:
         if name == "attention":
-            return _attention(config, input_size, width)
+            return _attention(config, input_size, memory_size)
         size = input_width(
             input_size,
             config.last or config.projection or config.hidden,
-            width,
+            memory_size,
             attention,
             feeding,
         )
@@ -413,7 +414,7 @@ def build_decoder(
                 "it carries no state from its source; use gru, lstm, rnn or attention"
             )
         return RecurrentDecoder(
-            layer, input_size, width, attention, feeding, encoder.reverse_size
+            layer, input_size, memory_size, attention, feeding, reverse_size
         )
     except ValueError as error:
         raise UsageError(f"decoder {name}: {error}") from None

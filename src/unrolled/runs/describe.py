@@ -91,6 +91,7 @@ def _rows(data: Table, task: Task) -> str:
 
 def _inputs(schema: Schema) -> str:
     kinds = {
+        "image": schema.images,
         "text": schema.text,
         "numbers": schema.numbers,
         "categories": schema.categories,

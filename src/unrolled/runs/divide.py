@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from unrolled.core.errors import DataError, UsageError, UserError
+from unrolled.core.errors import DataError, UsageError, UserError, shown
+from unrolled.data.pictures import listed_parts, names_in, rows_named
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Document, Table
 from unrolled.data.split import hold_out, hold_out_some, split_text
 from unrolled.fields.series import Series, WindowSpec, hold_out_end
+from unrolled.runs.recipes import find_data
 from unrolled.tasks import series
 from unrolled.tasks.base import Data, locate
 from unrolled.tasks.recipe import Recipe
@@ -37,8 +40,12 @@ def divide(data: Data, schema: Schema, recipe: Recipe) -> tuple[Data, Data, str]
                 "part by their sequence: say data.sequence=COLUMN"
             )
         return divide_series(data, series.reading(recipe, schema), recipe)
-    indices = locate(data, schema.inputs, data.columns)
-    by = "the hash of their inputs"
+    if schema.images:
+        listed = lists_of(data, recipe)
+        if listed is not None:
+            return divide_by_lists(data, schema, *listed)
+    indices = locate(data, schema.images or schema.inputs, data.columns)
+    by = f"the hash of {schema.images[0]}" if schema.images else "the hash of their inputs"
     group = recipe.data.group
     if group is not None:
         indices = locate(data, [group], data.columns)
@@ -51,6 +58,53 @@ def divide(data: Data, schema: Schema, recipe: Recipe) -> tuple[Data, Data, str]
     part = f"held out {len(held):,} of {len(keys):,} rows"
     how = f"{part} by {by} (data.dev=FILE)"
     return pick(data, kept), pick(data, held), how
+
+
+def lists_of(table: Table, recipe: Recipe) -> tuple[Path, Path] | None:
+    """Return the lists of images to train on and to score on, named or found beside the images.
+
+    Raises:
+        UsageError: one of them is named, and not the other.
+    """
+    named = (recipe.data.train_list, recipe.data.dev_list)
+    if all(named):
+        train, dev = (find_data(recipe, str(name)) for name in named)
+        return train, dev
+    if any(named):
+        raise UsageError(
+            "data.train_list and data.dev_list name the two parts of one file: set both of them"
+        )
+    folder = Path(table.path)
+    return listed_parts(folder) if folder.is_dir() else None
+
+
+def divide_by_lists(
+    table: Table, schema: Schema, train_list: Path, dev_list: Path
+) -> tuple[Table, Table, str]:
+    """Divide rows by the images that two lists name; others are left out.
+
+    Raises:
+        DataError: an image stands in both lists, or none of the file's in one.
+    """
+    train_names = names_in(train_list)
+    dev_names = names_in(dev_list)
+    both = train_names & dev_names
+    if both:
+        raise DataError(
+            f"{shown(min(both))} stands in {train_list.name} too: what is scored must not be "
+            "learnt",
+            dev_list,
+        )
+    cells = table.cells(schema.images[0])
+    train = rows_named(cells, train_names)
+    dev = rows_named(cells, dev_names)
+    for rows, path in ((train, train_list), (dev, dev_list)):
+        if not rows:
+            raise DataError(f"no image of {table.path} stands in this list", path)
+    how = f"held out the {len(dev):,} rows of the images in {dev_list.name} (data.dev_list=FILE)"
+    left = len(cells) - len(train) - len(dev)
+    others = f"; {left:,} rows of other images are left out" if left else ""
+    return pick(table, train), pick(table, dev), how + others
 
 
 def divide_series(

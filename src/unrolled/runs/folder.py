@@ -335,8 +335,7 @@ def read_fields(folder: Path) -> tuple[Task, dict[str, str]]:
             )
         fields = saved["fields"]
         layout = FileLayout(saved["columns"], Format(**saved["written"]))
-        frames = fields.get("inputs", {}).get("kind") == Frames.kind
-        kind = task_class(saved["task"], frames)
+        kind = task_class(saved["task"], fields.get("inputs", {}).get("kind", ""))
         return kind.from_json(fields, folder, layout), saved["files"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = shown(str(error), 200).strip("'\"")

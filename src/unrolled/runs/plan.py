@@ -254,6 +254,8 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
     # what was opened has drawn weights, too
     torch.manual_seed(recipe.seed)
     model = build(recipe, task)
+    if before is None or not before.has_checkpoint:
+        task.begin(model, recipe)
     transfer = None if before is None else before.transfer
     if pretrained is not None:
         transfer = take(pretrained, model, task)

@@ -106,7 +106,7 @@ def _fit(
 ) -> Task:
     """Return the task with its fields, whose pieces may be those of what a training begins with."""
     schema = parts.schema
-    kind = task_class(schema.task, schema.frames)
+    kind = task_class(schema.task, schema.kind)
     known = None
     if pretrained is not None:
         known = pretrained.vocabulary(requested, schema)

@@ -83,6 +83,7 @@ def column_hints(recipe: Recipe) -> ColumnHints:
         ahead=recipe.data.ahead,
         paired=recipe.data.train_target is not None,
         without=tuple(kind for kind in kinds if getattr(recipe.data, kind) == []),
+        images=() if recipe.data.image is None else (recipe.data.image,),
     )
 
 

@@ -108,7 +108,7 @@ class Pretrained:
             requested: the recipe, as it was named and changed.
             schema: the task and columns, as inferred.
         """
-        kind = task_class(schema.task, schema.frames)
+        kind = task_class(schema.task, schema.kind)
         alike = kind.around == self.task.around
         around = kind.around if alike else ()
         pieces = PIECES if self.serves(requested, kind) else ()
@@ -135,7 +135,7 @@ class Pretrained:
 
     def vocabulary(self, requested: Recipe, schema: Schema) -> Task | None:
         """Return the task whose vocabulary is taken in place of learning one, if it is to be."""
-        kind = task_class(schema.task, schema.frames)
+        kind = task_class(schema.task, schema.kind)
         return self.task if self.serves(requested, kind) else None
 
 

@@ -109,7 +109,7 @@ def resolve(
     schema = facts.schema
     if pretrained is not None:
         requested = pretrained.shaping(requested, schema)
-    kind = task_class(schema.task, schema.frames)
+    kind = task_class(schema.task, schema.kind)
     defaults = kind.default_settings(requested, schema)
     amount = facts.characters if defaults.counts_characters else facts.rows
     values = requested.model_dump()
@@ -181,5 +181,6 @@ def _choose_data(
     data["text"] = list(schema.text) if several else next(iter(schema.text), None)
     for kind in ("numbers", "categories", "dates"):
         data[kind] = list(getattr(schema, kind)) or None
+    data["image"] = next(iter(schema.images), None)
     data["label"] = schema.answer
     data["rows"] = "steps" if schema.steps else requested.data.rows

@@ -425,6 +425,13 @@ class Task(ABC):
     def build(self, recipe: Recipe) -> nn.Module:
         """Return the model, with random weights."""
 
+    def begin(self, model: nn.Module, recipe: Recipe) -> None:  # noqa: B027 - few have such files
+        """Give a model the weights that its training begins with, of files that a recipe names.
+
+        Raises:
+            UsageError: a file does not fit.
+        """
+
     @abstractmethod
     def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
         """Return what training minimises."""

@@ -10,6 +10,11 @@ TASKS = {
     "translate": "translate:Translate",
     "rewrite": "rewrite:Rewrite",
     "parse": "parse:Parse",
+    "caption": "caption:Caption",
+    "ask-image": "ask_image:AskImage",
 }
-# the same for sequences of numbers, where another class does it
-OF_FRAMES = {"tag": "tag_frames:FrameTag"}
+# the same for sequences of numbers and for images, where another class does it
+OF_KINDS = {
+    "frames": {"tag": "tag_frames:FrameTag"},
+    "image": {"classify": "classify_images:ClassifyImages"},
+}

@@ -10,6 +10,7 @@ from unrolled.core.config import Config
 from unrolled.core.errors import unknown
 from unrolled.decoding.settings import Search
 from unrolled.nn.build import LAYERS, LayerConfig
+from unrolled.nn.image_settings import EncoderConfig
 from unrolled.tasks.names import TASKS
 from unrolled.training.settings import TrainingConfig
 
@@ -36,6 +37,7 @@ class DataConfig(Config):
     text: str | list[str] | None = Field(
         None, description="the column of text, or several"
     )
+    image: str | None = Field(None, description="the column that names images")
     numbers: list[str] | None = Field(
         None, description="the columns of numbers that are read; [] for none"
     )
@@ -155,6 +157,16 @@ class DataConfig(Config):
         description="a longer text is cut here; translate, rewrite, parse: a longer side is a "
         "faulty row",
     )
+    train_list: str | None = Field(
+        None,
+        description="images: a file whose lines name those to train on; by default one beside the "
+        "images whose name holds train",
+    )
+    dev_list: str | None = Field(
+        None,
+        description="images: a file whose lines name those to score on; by default one beside the "
+        "images whose name holds dev or val",
+    )
     holdout: float = Field(
         0.1, gt=0, lt=1, description="share held out when there is no `dev`"
     )
@@ -231,6 +243,14 @@ class ModelConfig(LayerConfig):
         True,
         description="unaligned, multiplicative: attention's output is read at the next step",
     )
+    fusion: Literal["film", "relation", "attention", "joined"] = Field(
+        "film",
+        description="ask-image: how image and question come together: feature-wise modulation, "
+        "pairs of places, attention, or side by side",
+    )
+    fusion_width: int = Field(
+        256, ge=1, le=2**20, description="ask-image: width of what joins them"
+    )
     pooling: Literal["last", "mean", "max", "attention", "mean-max"] = Field(
         "mean-max", description="many to one: how the steps become one vector"
     )
@@ -292,6 +312,7 @@ class Recipe(Config):
     )
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+    encoder: EncoderConfig = EncoderConfig()
     training: TrainingConfig = TrainingConfig()
     decoding: Search = Search()
     report: ReportConfig = ReportConfig()

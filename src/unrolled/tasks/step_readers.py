@@ -13,15 +13,24 @@ from torch import Tensor, nn
 from unrolled.core.errors import UsageError, UserError
 from unrolled.data.batches import Batch
 from unrolled.data.lines import nfc
+from unrolled.fields.base import InvalidCell
 from unrolled.fields.frames import Frames
+from unrolled.fields.image import Image
 from unrolled.fields.number import Number
 from unrolled.fields.text import Text
 from unrolled.fields.text_and_columns import TextAndColumns
 from unrolled.fields.vector import Vector
 from unrolled.fields.words import Words
 from unrolled.fields.words_and_columns import WordsAndColumns
-from unrolled.models import Aligned, LanguageModel, ManyToOne, OneToOne, Unaligned
-from unrolled.nn import NGrams
+from unrolled.models import (
+    Aligned,
+    Asking,
+    EncoderDecoder,
+    LanguageModel,
+    ManyToOne,
+    OneToOne,
+)
+from unrolled.nn import Layer, NGrams
 from unrolled.tasks.steps import (
     CHARACTER_COUNT,
     CHARACTERS,
@@ -29,6 +38,7 @@ from unrolled.tasks.steps import (
     FEATURES,
     PIECE_COUNTS,
     PIECES,
+    PIXELS,
     SPELLING,
     START,
     WRITTEN,
@@ -77,6 +87,8 @@ def read_input(field: Any, cells: Sequence[Any]) -> InputSteps:
             features=field.vector.feature_columns,
         )
     batch = first_batch(examples)
+    if isinstance(field, Image):
+        return InputSteps((value.name,), batch)
     if isinstance(field, Vector):
         return InputSteps(("row",), batch, features=field.feature_columns)
     assert isinstance(field, Frames)
@@ -149,6 +161,41 @@ class LabelledSteps(StepReader):
 
     def ngrams(self, model: nn.Module) -> NGrams | None:
         return model.ngrams if isinstance(model, ManyToOne) else None
+
+
+@dataclass(frozen=True)
+class AskedSteps(StepReader):
+    """An answer to a question about an image; the steps are those of the question.
+
+    Attributes:
+        image, question: the fields of both.
+        names: of the answers.
+        prepare: makes of a question the text that is read.
+    """
+
+    image: Image
+    question: Text
+    names: tuple[str, ...]
+    prepare: Callable[[Any], str]
+
+    def read(self, model: nn.Module, cells: Sequence[Any]) -> InputSteps:
+        shown = checked(self.image, cells[:1])
+        texts = [self.prepare(cells[1])]
+        value = checked(self.question, texts)
+        steps = text_steps(self.question, texts, self.question.examples([value], ROW))
+        try:
+            pixels = self.image.examples([shown], ROW).images
+        except InvalidCell as error:
+            raise UserError(str(error)) from None
+        assert pixels is not None
+        batch = replace(steps.batch, extra=(pixels.take(ROW),))
+        return replace(steps, batch=batch, roles=(PIXELS,))
+
+    def layers(self, model: nn.Module) -> dict[nn.Module, str]:
+        return cast(Asking, model).layer.observed("layer")
+
+    def outcome(self, index: int) -> str:
+        return self.names[index]
 
 
 @dataclass(frozen=True)
@@ -238,7 +285,7 @@ class WrittenSteps(StepReader):
         prepare: makes of the cells those that are read.
     """
 
-    field: Text | Words
+    field: Text | Words | Image
     names: Callable[[int], str]
     write: Write
     before: Callable[[Batch], Tensor]
@@ -262,8 +309,11 @@ class WrittenSteps(StepReader):
         )
 
     def layers(self, model: nn.Module) -> dict[nn.Module, str]:
-        known = cast(Unaligned, model)
-        return known.encoder.observed("encoder") | known.decoder.observed("decoder")
+        known = cast(EncoderDecoder, model)
+        observed = known.decoder.observed("decoder")
+        if isinstance(known.encoder, Layer):
+            return known.encoder.observed("encoder") | observed
+        return observed
 
     def outcome(self, index: int) -> str:
         return self.names(index)
@@ -272,12 +322,12 @@ class WrittenSteps(StepReader):
         raise UsageError("what is written has an output at each step")
 
     def read_features(self, model: nn.Module, batch: Batch) -> Tensor:
-        known = cast(Unaligned, model)
+        known = cast(EncoderDecoder, model)
         assert batch.lengths is not None
         return known.read(batch.inputs, batch.lengths, *batch.extra)
 
     def scores(self, model: nn.Module, features: Tensor) -> Tensor:
-        scores: Tensor = cast(Unaligned, model).head(features)
+        scores: Tensor = cast(EncoderDecoder, model).head(features)
         return scores
 
 

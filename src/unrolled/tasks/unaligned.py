@@ -92,11 +92,12 @@ def assemble(
         writer,
         decoder_config,
         target.width,
-        encoder,
+        encoder.output_size,
         config.attention,
         config.input_feeding,
+        encoder.reverse_size,
     )
-    _check_writer(decoder, writer, longest_answer)
+    check_writer(decoder, writer, longest_answer)
     try:
         model = Unaligned(
             source,
@@ -129,7 +130,7 @@ def _configs(
     return settings_of(reader, config), decoder
 
 
-def _check_writer(decoder: Layer, name: str, longest: int | None) -> None:
+def check_writer(decoder: Layer, name: str, longest: int | None) -> None:
     """Raise UsageError where an answer can be longer than the decoder can read back."""
     context = decoder.context
     if context is not None and (longest is None or longest > context):

@@ -8,18 +8,17 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unrolled.core.errors import UsageError, shown
 from unrolled.data.batches import PAD
 from unrolled.data.examples import Ints, Ragged
 from unrolled.decoding.search import Hypothesis, search
 from unrolled.decoding.settings import Search
-from unrolled.models import Unaligned
-from unrolled.models.unaligned import Steps
+from unrolled.models.encoder_decoder import EncoderDecoder, Steps
 from unrolled.tasks.alignment import PIECES
 from unrolled.tasks.base import OutputConstraints, Prediction, score_batches
 from unrolled.text.tokenizers import Tokenizer
@@ -36,6 +35,19 @@ Phrases = list[Ids]
 TextWithDetails = tuple[str, dict[str, Any]]
 
 
+class SourceBatches(Protocol):
+    """Sources that are answered, to be read a batch at a time."""
+
+    @property
+    def lengths(self) -> Ints:
+        """Real steps of each of the N sources."""
+        ...
+
+    def take(self, rows: Ints, pad: int) -> tuple[Tensor, Tensor]:
+        """Return some of them side by side, as the model reads them, and their lengths (B,)."""
+        ...
+
+
 def refuse_unknown(target: Tokenizer, constraints: OutputConstraints) -> None:
     """Raise UsageError where answers are to hold what the vocabulary has no pieces for."""
     for text in filter(None, (constraints.begin, *constraints.required)):
@@ -49,7 +61,7 @@ def refuse_unknown(target: Tokenizer, constraints: OutputConstraints) -> None:
 def write(
     model: nn.Module,
     target: Tokenizer,
-    sources: Sequence[Sequence[int]],
+    sources: Sequence[Sequence[int]] | SourceBatches,
     settings: Search,
     compute_device: ComputeDevice,
     *,
@@ -59,31 +71,34 @@ def write(
     """Search for answers to sources, of like length together; return those of each, best first.
 
     Args:
-        model: an ``Unaligned`` model in evaluation mode.
+        model: an ``EncoderDecoder`` in evaluation mode.
         target: the vocabulary of answers.
-        sources: their ids, each with its end mark.
+        sources: their ids, each with its end mark; or sources of another kind.
         settings: of the search.
         compute_device: where the model computes.
         constraints: what answers are to hold; one found otherwise spelt than it was banned is
             searched for anew without it.
         unknown: whether the unknown token may be written.
     """
-    unaligned = cast(Unaligned, model)
+    decoding = cast(EncoderDecoder, model)
     constraints = constraints or OutputConstraints()
+    batched = cast(
+        SourceBatches, Ragged.of(sources) if isinstance(sources, list | tuple) else sources
+    )
     writer = _Writer(
-        unaligned,
+        decoding,
         target,
-        Ragged.of(sources),
+        batched,
         settings,
         compute_device,
         constraints,
-        _constraint_ids(target, constraints, unaligned.longest),
+        _constraint_ids(target, constraints, decoding.longest),
         [target.pad_id, target.bos_id, *([] if unknown else [target.unk_id])],
-        [[] for _ in sources],
+        [[] for _ in batched.lengths],
     )
     batches = score_batches(writer.sources.lengths, TOKENS, ROWS)
     alone = settings.sample
-    side_by_side(unaligned, batches, writer.answer, compute_device, alone=alone)
+    side_by_side(decoding, batches, writer.answer, compute_device, alone=alone)
     return writer.answers
 
 
@@ -116,9 +131,9 @@ class _ConstraintIds:
 class _Writer:
     """What all batches of one request share; each thread writes ``answers`` of its own rows."""
 
-    model: Unaligned
+    model: EncoderDecoder
     target: Tokenizer
-    sources: Ragged
+    sources: SourceBatches
     settings: Search
     compute_device: ComputeDevice
     constraints: OutputConstraints
@@ -175,7 +190,7 @@ class _Writer:
 
 
 def side_by_side(
-    model: Unaligned,
+    model: EncoderDecoder,
     batches: Sequence[Ints],
     answer: Callable[[Steps, Ints], None],
     compute_device: ComputeDevice,

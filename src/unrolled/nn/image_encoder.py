@@ -1,0 +1,140 @@
+"""From the pixels of an image to what a decoder or a classifier reads of it.
+
+Shapes: B images, H and W their sides in pixels, C features, H' and W' sides of the grid.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.nn.convolution import ConvolutionalNetwork
+
+# of the colours of ImageNet, by which published weights read red, green and blue
+IMAGENET_MEANS = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATIONS = (0.229, 0.224, 0.225)
+
+
+class ImageEncoder(nn.Module):
+    """Pixels to a grid of features, as a memory that a decoder looks at.
+
+    Args:
+        network: see ``NETWORKS``.
+        frozen: how many stages, from the first, keep their weights; None for all of them. Their
+            batch norms keep their averages too.
+        means, deviations: of red, green and blue, between 0 and 1, by which colours are scaled.
+        coordinates: whether each place of the grid also says where it is: two features from -1 to
+            1, from left to right and from top to bottom (Santoro et al. 2017, section 4).
+    """
+
+    def __init__(
+        self,
+        network: ConvolutionalNetwork,
+        frozen: int | None = 0,
+        means: tuple[float, ...] = IMAGENET_MEANS,
+        deviations: tuple[float, ...] = IMAGENET_DEVIATIONS,
+        coordinates: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.coordinates = coordinates
+        self.output_size = network.output_size + (2 if coordinates else 0)
+        self.register_buffer("means", torch.tensor(means), persistent=False)
+        self.register_buffer("deviations", torch.tensor(deviations), persistent=False)
+        stages = network.stages()
+        count = len(stages) if frozen is None else min(frozen, len(stages))
+        self._frozen = [module for stage in stages[:count] for module in stage]
+        self.is_frozen = count == len(stages)
+        for module in self._frozen:
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> ImageEncoder:
+        """Set the mode, in which what is frozen stays in evaluation."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def places(self, height: int, width: int) -> int:
+        """Return how many places the grid of an image has."""
+        training = self.training
+        with torch.no_grad():
+            blank = torch.zeros(1, 3, height, width)
+            grid = self.network.eval()(blank)
+        self.train(training)
+        return int(grid.shape[2] * grid.shape[3])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the grid row by row (B, H' * W', C).
+
+        Args:
+            images: bytes (B, 3, H, W), or of grey (B, 1, H, W); or features that were computed
+                before (B, H' * W', C).
+        """
+        if images.dtype != torch.uint8:
+            return images
+        means: Tensor = self.means  # type: ignore[assignment]
+        deviations: Tensor = self.deviations  # type: ignore[assignment]
+        shape = (1, 3, 1, 1)
+        # grey is read as three equal colours
+        scaled = images.float().expand(-1, 3, -1, -1) / 255 - means.view(shape)
+        scaled = scaled / deviations.view(shape)
+        scaled = scaled.contiguous(memory_format=torch.channels_last)
+        grid = self.network(scaled)
+        if self.coordinates:
+            grid = torch.cat([grid, coordinates_of(grid)], 1)
+        return grid.flatten(2).transpose(1, 2)
+
+
+def coordinates_of(grid: Tensor) -> Tensor:
+    """Return where each place of a grid (B, C, H', W') is, from -1 to 1: (B, 2, H', W')."""
+    rows, _, height, width = grid.shape
+    across = torch.linspace(-1, 1, width, device=grid.device, dtype=grid.dtype)
+    down = torch.linspace(-1, 1, height, device=grid.device, dtype=grid.dtype)
+    both = torch.stack(torch.meshgrid(across, down, indexing="xy"))
+    return both.expand(rows, 2, height, width)
+
+
+FLATTENED = 16  # places of a grid that are read side by side; more are averaged
+
+
+class PooledImages(nn.Module):
+    """An image as one vector: a linear layer over its grid.
+
+    Of a small grid every place is read by weights of its own, so that it matters where something
+    is; a larger one is averaged.
+
+    Args:
+        encoder: what makes the grid.
+        height, width: sides of the images in pixels.
+        size: of the vector.
+        dropout: before the linear layer.
+    """
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        height: int,
+        width: int,
+        size: int,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.output_size = size
+        places = encoder.places(height, width)
+        self.flattens = places <= FLATTENED
+        read = encoder.output_size * (places if self.flattens else 1)
+        self.projection = nn.Linear(read, size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return vectors (B, size) of images (B, C, H, W), or (B, T, size) of (B, T, C, H, W)."""
+        if images.dtype == torch.uint8 and images.dim() == 5:
+            flat = self(images.flatten(0, 1))
+            vectors: Tensor = flat.unflatten(0, images.shape[:2])
+            return vectors
+        grid = self.encoder(images)
+        read = grid.flatten(-2) if self.flattens else grid.mean(-2)
+        pooled: Tensor = self.projection(self.dropout(read))
+        return pooled

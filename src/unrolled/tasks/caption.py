@@ -1,0 +1,509 @@
+"""One to many: a sentence that says what an image shows.
+
+Shapes: I images, R captions, T pieces of a caption, M places of a grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unrolled.core.errors import UsageError, UserError
+from unrolled.data.batches import IGNORED, Batch, BatchSource
+from unrolled.data.examples import Examples, Images, Ints, Ragged
+from unrolled.data.image_batches import ImageBatches
+from unrolled.data.schema import Schema
+from unrolled.fields.base import InvalidCell
+from unrolled.fields.image import Image
+from unrolled.fields.text import Text
+from unrolled.models import OneToMany
+from unrolled.nn import build_decoder, with_context
+from unrolled.nn.build import settings_of
+from unrolled.nn.image_settings import build_encoder
+from unrolled.nn.softmax import head_cross_entropy
+from unrolled.scores.captions import CiderD, caption_scores, ptb_tokens
+from unrolled.tasks import describing
+from unrolled.tasks.base import (
+    DOWN,
+    UP,
+    AnswerOptions,
+    AxisNames,
+    Data,
+    DefaultSettings,
+    Evaluation,
+    FileLayout,
+    GeneratedTexts,
+    Method,
+    Prediction,
+    Rows,
+    Scores,
+    Split,
+    Task,
+    build_embedding,
+    locate,
+    need_table,
+)
+from unrolled.tasks.image_rows import (
+    begin_encoder,
+    changes_of,
+    pixels_of,
+    read_rows,
+    rows_of_images,
+    with_features,
+)
+from unrolled.tasks.recipe import Recipe
+from unrolled.tasks.step_readers import WrittenSteps, piece_names
+from unrolled.tasks.steps import StepReader
+from unrolled.tasks.unaligned import check_writer
+from unrolled.tasks.writing import SourceBatches, best_of, refuse_unknown, write
+from unrolled.text.published import load_tokenizer
+from unrolled.text.tokenizers import KINDS, Tokenizer
+from unrolled.training.objectives import Objective, seq2seq_loss, shifted
+from unrolled.training.precision import ComputeDevice
+
+TARGET = "target.json"
+SCORED = 32  # images that are read at once while the loss is measured
+LONGEST = 60  # pieces of a caption, where nobody says otherwise
+TYPICAL = 300  # training captions among which the most typical one is looked for
+DEFAULTS = DefaultSettings(
+    values={
+        "data": {"max_tokens": LONGEST, "min_count": 4},
+        "model": {
+            "hidden": 512,
+            "embedding": 256,
+            "embedding_dropout": 0.3,
+            "head_dropout": 0.4,
+        },
+        "encoder": {"crop": 0.15, "flip": True, "colour": 0.2},
+        "training": {
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+            "label_smoothing": 0.1,
+            "patience": 4,
+            "average": "ema",
+            "ema_decay": 0.99,
+        },
+        "decoding": {"beam": 5},
+    },
+    budget=600_000,
+    tokenizer="words",
+    sizes_vocabulary=False,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionExamples(Examples):
+    """Images with their captions: a row a caption, ``names`` of the I images, texts of R rows."""
+
+    names: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+
+
+class ImageSources(SourceBatches):
+    """Images that captions are written for."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    @property
+    def lengths(self) -> Ints:
+        """One step each, (I,)."""
+        return np.ones(len(self.images.rows), dtype=np.int64)
+
+    def take(self, rows: Ints, pad: int) -> tuple[Tensor, Tensor]:
+        """Return images by their row, and ones (B,)."""
+        return self.images.take(rows), torch.ones(len(rows), dtype=torch.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Caption(Task):
+    """Images, and a sentence for each.
+
+    Attributes:
+        inputs: the field of images.
+        output: the field of captions.
+        longest: the most pieces of a caption, its end mark included.
+    """
+
+    name: ClassVar[str] = "caption"
+    metric: ClassVar[str] = "cider_d"
+    measures: ClassVar[dict[str, bool]] = {
+        "bleu_1": UP,
+        "bleu_2": UP,
+        "bleu_3": UP,
+        "bleu_4": UP,
+        "rouge_l": UP,
+        "cider_d": UP,
+        "loss": DOWN,
+        "perplexity": DOWN,
+    }
+    is_generative: ClassVar[bool] = True
+    around: ClassVar[tuple[str, ...]] = ("tie", "head_bias", "attention", "input_feeding")
+    inputs: Image
+    output: Text
+    longest: int
+    layout: FileLayout
+
+    @property
+    def pattern(self) -> str:
+        """A sequence for an image."""
+        return "one to many"
+
+    @property
+    def reads_sequences(self) -> bool:
+        """An image has no steps."""
+        return False
+
+    @property
+    def schema(self) -> Schema:
+        """The columns the task was trained on."""
+        return Schema(
+            self.name, answer=self.output.columns[0], images=self.inputs.columns
+        )
+
+    @classmethod
+    def default_settings(cls, recipe: Recipe, schema: Schema) -> DefaultSettings:
+        """Return the settings for keys that nobody set."""
+        return DEFAULTS
+
+    @classmethod
+    def fit(
+        cls,
+        recipe: Recipe,
+        schema: Schema,
+        data: Data,
+        labels: Data | None = None,
+        pretrained: Task | None = None,
+    ) -> Self:
+        """Learn the vocabulary of captions from training rows."""
+        table = need_table(data)
+        config = recipe.data
+        answer = schema.answer or ""
+        texts = [readable(cell) for cell in table.cells(answer) if cell]
+        kind = config.tokenizer if config.tokenizer in KINDS else DEFAULTS.tokenizer
+        known = pretrained and pretrained.tokenizer
+        tokenizer = known or Tokenizer.fit(
+            kind, texts, config.vocabulary, config.min_count
+        )
+        return cls(
+            Image(schema.images[0], recipe.encoder.size, recipe.encoder.fit),
+            Text((answer,), tokenizer, None),
+            config.max_tokens or LONGEST,
+            FileLayout.of(table),
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What cuts captions into pieces."""
+        return self.output.tokenizer
+
+    def axis_names(self) -> dict[str, AxisNames]:
+        """Return the tokens of the embedding and of the output weights."""
+        names = AxisNames(tuple(self.tokenizer.texts()))
+        weights = ("target.weight", "head.weight", "head.bias")
+        return dict.fromkeys(weights, names)
+
+    def check_options(
+        self, options: AnswerOptions, model: nn.Module | None = None
+    ) -> None:
+        """Raise UsageError for options that cannot be followed."""
+        constraints = options.constraints
+        if constraints.alignment:
+            raise UsageError("an image has no words to align; leave out the alignment")
+        refuse_unknown(self.tokenizer, constraints)
+
+    # ------------------------------------------------------------------ rows to examples
+
+    def encode(
+        self, data: Data, on_error: str, schema: Schema | None = None
+    ) -> tuple[CaptionExamples, list[Any]]:
+        """Read the images of a table and encode their captions; see the base class."""
+        table = need_table(data)
+        known = schema or self.schema
+        names = (known.images[0], known.answer or "")
+        image, answer = locate(table, names, self.columns)
+
+        def check(cells: tuple[Any, ...]) -> str:
+            (text,) = self.output.check([cells[answer]])
+            if not text.strip():
+                raise InvalidCell(f"column {self.output.columns[0]!r} is empty")
+            return text
+
+        rows = read_rows(self.inputs, table, image, check, on_error)
+        ids = self.output.encode([(readable(text),) for text in rows.values])
+        end = self.tokenizer.eos_id
+        cut = [[*row[: self.longest - 1], end] if len(row) > self.longest else row for row in ids]
+        examples = CaptionExamples(
+            rows.lines,
+            images=rows.images,
+            targets=Ragged.of(cut),
+            names=rows.names,
+            references=tuple(rows.values),
+        )
+        return examples, rows.errors
+
+    # ------------------------------------------------------------------ model and training
+
+    def build(self, recipe: Recipe) -> nn.Module:
+        """Return what reads an image, and the decoder that writes."""
+        config = recipe.model
+        size = self.tokenizer.size
+        target = build_embedding(size, config)
+        settings = settings_of(recipe.layer, config, bidirectional=False)
+        settings = with_context(recipe.layer, settings, self.longest)
+        decoder = build_decoder(
+            recipe.layer,
+            settings,
+            target.width,
+            config.hidden,
+            config.attention,
+            config.input_feeding,
+        )
+        check_writer(decoder, recipe.layer, self.longest)
+        try:
+            return OneToMany(
+                build_encoder(recipe.encoder),
+                config.hidden,
+                target,
+                decoder,
+                size,
+                config.head_dropout,
+                config.tie,
+                config.head_bias,
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+    def begin(self, model: nn.Module, recipe: Recipe) -> None:
+        """Give what reads images the weights that ``encoder.weights`` names."""
+        begin_encoder(cast(Any, model).source, recipe.encoder)
+
+    def decoder_inputs(self, batch: Batch) -> Tensor:
+        """Return what the decoder reads before each target (R, T)."""
+        assert batch.targets is not None
+        return shifted(batch.targets, self.tokenizer.bos_id)
+
+    def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
+        """Return cross entropy of each piece of a caption, given those before it."""
+        return seq2seq_loss(self.tokenizer.bos_id, recipe.training.label_smoothing)
+
+    def source(
+        self, examples: CaptionExamples, recipe: Recipe, model: nn.Module
+    ) -> BatchSource:
+        """Return batches of ``training.batch_size`` images, each with all its captions."""
+        read = with_features(model, examples)
+        changes = changes_of(recipe.encoder)
+        return ImageBatches(read, recipe.training.batch_size, recipe.seed, changes)
+
+    # ------------------------------------------------------------------ scores
+
+    @torch.no_grad()
+    def loss(
+        self, model: nn.Module, examples: Examples, compute_device: ComputeDevice
+    ) -> float:
+        """Return the mean cross entropy of caption pieces in nats, given those before each."""
+        writer = cast(OneToMany, model)
+        total = 0.0
+        count = 0
+        for cpu_batch in ImageBatches(examples, SCORED, 0).in_order():
+            batch = cpu_batch.to(compute_device.device)
+            assert batch.targets is not None
+            assert batch.lengths is not None
+            with compute_device.autocast():
+                read = writer.read(
+                    batch.inputs, batch.lengths, self.decoder_inputs(batch), *batch.extra
+                )
+                real = batch.targets != IGNORED
+                scored = batch.targets[real]
+                total += float(head_cross_entropy(writer.head, read[real], scored))
+            count += int(real.sum())
+        return total / max(1, count)
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        examples: CaptionExamples,
+        compute_device: ComputeDevice,
+        options: AnswerOptions = AnswerOptions(),
+    ) -> Evaluation:
+        """Return the loss of the captions given, and the scores of those that are written."""
+        examples = with_features(model, examples, compute_device)
+        loss = self.loss(model, examples, compute_device)
+        written = self.write(model, examples, compute_device, options)
+        scores = caption_scores(written.answers, written.references)
+        distinct = len(set(written.answers))
+        notes = (
+            f"{len(written.answers):,} images, {distinct:,} different captions written; BLEU, "
+            "ROUGE-L and CIDEr-D over words as the Penn Treebank cuts them",
+        )
+        all_scores = {
+            **scores,
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700)),
+        }
+        return Evaluation(all_scores, written=written, notes=notes)
+
+    def validate(
+        self,
+        model: nn.Module,
+        examples: CaptionExamples,
+        compute_device: ComputeDevice,
+        options: AnswerOptions = AnswerOptions(),
+    ) -> Scores:
+        """Return the scores of what is written without a search, at a fraction of its time."""
+        search = options.search.changed(
+            beam=1, n_best=1, diverse_groups=1, sample=False
+        )
+        greedy = replace(options, search=search)
+        return self.evaluate(model, examples, compute_device, greedy).scores
+
+    def write(
+        self,
+        model: nn.Module,
+        examples: CaptionExamples,
+        compute_device: ComputeDevice,
+        options: AnswerOptions,
+    ) -> GeneratedTexts:
+        """Return a caption for each image, beside those it has."""
+        assert examples.images is not None
+        groups = [rows for rows in rows_of_images(examples) if rows]
+        first = [rows[0] for rows in groups]
+        images = examples.images.pick(np.array(first))
+        predictions = self._predictions(model, images, compute_device, options)
+        numbers = images.rows.tolist()
+        return GeneratedTexts(
+            examples.lines[first],
+            [examples.names[number] for number in numbers],
+            [[examples.references[row] for row in rows] for rows in groups],
+            [prediction.text for prediction in predictions],
+        )
+
+    def _predictions(
+        self,
+        model: nn.Module,
+        images: Images,
+        compute_device: ComputeDevice,
+        options: AnswerOptions,
+    ) -> list[Prediction]:
+        tokenizer = self.tokenizer
+        hypotheses = write(
+            model,
+            tokenizer,
+            ImageSources(images),
+            options.search,
+            compute_device,
+            constraints=options.constraints,
+        )
+        return [
+            best_of(
+                [(written(tokenizer, answer.tokens), {}) for answer in answers], answers
+            )
+            for answers in hypotheses
+        ]
+
+    def describe_answers(self, values: Sequence[Any]) -> str:
+        """Say how many captions there are, and how long."""
+        return describing.texts(values)
+
+    def baselines(self, split: Split) -> list[Method]:
+        """Say of every image what is most typical of the training captions."""
+
+        def one_caption() -> Scores:
+            dev = cast(CaptionExamples, split.dev)
+            train = cast(CaptionExamples, split.train)
+            groups = [rows for rows in rows_of_images(dev) if rows]
+            references = [[dev.references[row] for row in rows] for rows in groups]
+            caption = typical(train)
+            return caption_scores([caption] * len(references), references)
+
+        return [("one caption for all", one_caption)]
+
+    # ------------------------------------------------------------------ predictions
+
+    def why_not_answerable(self, cells: Sequence[Any]) -> str:
+        """Return why a row cannot be answered, empty where it can."""
+        try:
+            pixels_of(self.inputs, cells[:1])
+        except InvalidCell as error:
+            return str(error)
+        return ""
+
+    def predict(
+        self,
+        model: nn.Module,
+        rows: Rows,
+        compute_device: ComputeDevice,
+        options: AnswerOptions = AnswerOptions(),
+    ) -> list[Prediction]:
+        """Write a caption for the image of each row."""
+        try:
+            images = pixels_of(self.inputs, [row[0] for row in rows])
+        except InvalidCell as error:
+            raise UserError(str(error)) from None
+        return self._predictions(model, images, compute_device, options)
+
+    def step_reader(
+        self, compute_device: ComputeDevice, options: AnswerOptions = AnswerOptions()
+    ) -> StepReader:
+        """Return what reads an image, and its caption as a search writes it."""
+        tokenizer = self.tokenizer
+
+        def best(model: nn.Module, cells: Sequence[Any]) -> tuple[str, Sequence[int]]:
+            images = pixels_of(self.inputs, cells[:1])
+            (hypotheses,) = write(
+                model, tokenizer, ImageSources(images), options.search, compute_device
+            )
+            tokens = hypotheses[0].tokens
+            return written(tokenizer, tokens), [*tokens, tokenizer.eos_id]
+
+        names = piece_names(tokenizer)
+        return WrittenSteps(self.inputs, names, best, self.decoder_inputs)
+
+    # ------------------------------------------------------------------ the run folder
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return {
+            "inputs": {"kind": self.inputs.kind, **self.inputs.to_json()},
+            "output": self.output.to_json(),
+            "longest": self.longest,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write the vocabulary."""
+        self.output.save(folder, TARGET)
+
+    @classmethod
+    def from_json(
+        cls, values: dict[str, Any], folder: Path, layout: FileLayout
+    ) -> Self:
+        """Read the fields back."""
+        tokenizer = load_tokenizer(folder / TARGET)
+        output = Text(tuple(values["output"]["columns"]), tokenizer, None)
+        return cls(Image.from_json(values["inputs"]), output, values["longest"], layout)
+
+
+def readable(text: Any) -> str:
+    """Return a caption as it is learnt: its words in lower case, without marks at its end."""
+    return " ".join(ptb_tokens(str(text)))
+
+
+def written(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
+    """Return what a model wrote."""
+    return tokenizer.decode(list(tokens))
+
+
+def typical(examples: CaptionExamples) -> str:
+    """Return the caption, among some, that is most like the others by CIDEr-D."""
+    step = max(1, len(examples.references) // TYPICAL)
+    captions = list(examples.references[::step][:TYPICAL])
+    scorer = CiderD([captions])
+    scores = scorer.scores(captions, [0] * len(captions))
+    return captions[int(np.argmax(scores))]
