@@ -102,6 +102,8 @@ def collate(examples: Examples, rows: Ints) -> Batch:
     elif examples.images is not None:
         inputs = examples.images.take(rows)
         lengths = torch.ones(len(rows), dtype=torch.int64)
+    elif examples.clips is not None:
+        inputs, lengths = examples.clips.take(rows)
     else:
         assert examples.vectors is not None
         inputs = torch.from_numpy(examples.vectors[rows])

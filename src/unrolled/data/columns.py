@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from unrolled.data.clips import Clip
 from unrolled.data.date_styles import CLOCK, names_dates, style_of
 from unrolled.data.image_files import ImageFile
 from unrolled.data.numbers import NEARLY_ALL, decimal_mark, is_missing, number
@@ -59,7 +60,7 @@ class Column:
         note: all cells begin alike.
         counts_rows: they are 0, 1, 2, ... or 1, 2, 3, ... from row to row.
         unnamed: the header is empty there.
-        images: all cells name images.
+        images, clips: all cells name images, or hold frames of video.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Column:
     counts_rows: bool = False
     unnamed: bool = False
     images: bool = False
+    clips: bool = False
 
     @property
     def dates(self) -> bool:
@@ -93,7 +95,7 @@ class Column:
     def text(self) -> bool:
         """Whether these are texts, hardly one of them twice."""
         plain = not (self.lists or self.numeric or self.note or self.dates)
-        plain = plain and not (self.stamp or self.images)
+        plain = plain and not (self.stamp or self.images or self.clips)
         return plain and self.mean_length >= 2 and 2 * self.distinct > self.filled > 1
 
     @property
@@ -110,7 +112,7 @@ class Column:
     def labels(self) -> bool:
         """Whether the values repeat like labels do."""
         return (
-            not (self.lists or self.images)
+            not (self.lists or self.images or self.clips)
             and 2 <= self.distinct <= FEW
             and self.filled >= REPEATS * self.distinct
         )
@@ -125,7 +127,7 @@ class Column:
     def category(self) -> bool:
         """Whether the values are kinds of something, each of which occurs again and again."""
         plain = not (self.lists or self.numeric or self.dates or self.identity)
-        plain = plain and not self.images
+        plain = plain and not (self.images or self.clips)
         return (
             plain
             and 2 <= self.distinct <= CATEGORIES
@@ -174,7 +176,7 @@ def look(name: str, values: Sequence[Any], decimal: str | None = None) -> Column
             mean_length=sum(map(len, filled)) / count,
             frames=all(map(_frames, filled)),
         )
-    if filled and all(isinstance(value, ImageFile) for value in filled):
+    if filled and all(isinstance(value, ImageFile | Clip) for value in filled):
         return Column(
             name=name,
             filled=len(filled),
@@ -183,7 +185,8 @@ def look(name: str, values: Sequence[Any], decimal: str | None = None) -> Column
             lists=False,
             distinct=len(set(map(str, filled))),
             mean_length=1.0,
-            images=True,
+            images=isinstance(filled[0], ImageFile),
+            clips=isinstance(filled[0], Clip),
         )
     amounts = _amounts_of(filled, decimal)
     numbers = amounts.numbers

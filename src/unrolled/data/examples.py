@@ -186,6 +186,31 @@ class Images:
 
 
 @dataclass(frozen=True, slots=True)
+class Clips:
+    """Stretches of one long array of frames: row i is ``pixels[starts[i]:starts[i] + lengths[i]]``.
+
+    ``pixels`` (S, C, H, W) are bytes.
+    """
+
+    pixels: NDArray[np.uint8]
+    starts: Ints
+    lengths: Ints
+
+    def pick(self, rows: Ints) -> Clips:
+        """Return some of the stretches."""
+        return replace(self, starts=self.starts[rows], lengths=self.lengths[rows])
+
+    def take(self, rows: Ints) -> tuple[Tensor, Tensor]:
+        """Return these rows padded with zeros: (B, T, C, H, W) uint8 and lengths (B,) int64."""
+        starts = self.starts[rows]
+        lengths = self.lengths[rows]
+        positions, real = _steps(starts, lengths)
+        frames = np.zeros((*real.shape, *self.pixels.shape[1:]), dtype=np.uint8)
+        frames[real] = self.pixels[positions[real]]
+        return torch.from_numpy(frames), torch.from_numpy(lengths)
+
+
+@dataclass(frozen=True, slots=True)
 class Examples:
     """Encoded rows of a data file.
 
@@ -194,7 +219,7 @@ class Examples:
     indices (N,) int64, values (N,) float32, or one class a step (Ragged). Without targets they can
     only be predicted. ``lines`` tells where each row stands in its file; ``characters`` holds the
     code points of each text, for models that read them beside its tokens. With ``spellings`` the
-    sequences are indices of its list of words. ``images`` are read instead, or next to sequences.
+    sequences are indices of its list of words. ``images`` are read instead, or next to sequences; ``clips`` are frames of images.
     """
 
     lines: Ints
@@ -205,6 +230,7 @@ class Examples:
     spellings: Spellings | None = None
     frames: Spans | None = None
     images: Images | None = None
+    clips: Clips | None = None
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -226,6 +252,7 @@ class Examples:
             characters=some(self.characters),
             frames=some(self.frames),
             images=some(self.images),
+            clips=some(self.clips),
         )
 
     @property
@@ -240,6 +267,8 @@ class Examples:
         """Steps of each input, (N,); 1 for a vector."""
         if self.frames is not None:
             return self.frames.lengths
+        if self.clips is not None:
+            return self.clips.lengths
         if self.sequences is None:
             count = len(self.lines)
             return np.ones(count, dtype=np.int64)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unrolled.data.batches import IGNORED, PAD, Batch, random
+from unrolled.data.batches import IGNORED, PAD, Batch, Buckets, random
 from unrolled.data.examples import Examples, Ints, Ragged
 
 # weights of red, green and blue in what looks equally bright (ITU-R BT.601)
@@ -43,7 +43,7 @@ class ImageChanges:
         return torch.from_numpy(generator.uniform(-1, 1, (count, 7))).float()
 
     def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
-        """Return changed images (I, 3, H, W) uint8, as ``draw`` has drawn for each (I, 7)."""
+        """Return changed images (I, C, H, W) uint8, as ``draw`` has drawn for each (I, 7)."""
         scale, across, down, mirror, *colours = drawn.unbind(1)
         changed = images.float()
         if self.crop or self.flip:
@@ -70,12 +70,48 @@ def _coloured(images: Tensor, factors: list[Tensor]) -> Tensor:
         factor.view(-1, 1, 1, 1) for factor in factors
     )
     images = images * brightness
+    if images.shape[1] == 1:
+        mean = images.mean((2, 3), keepdim=True)
+        return mean + (images - mean) * contrast
     weights = torch.tensor(BRIGHTNESS).view(1, 3, 1, 1)
     grey = (images * weights).sum(1, keepdim=True)
     mean = grey.mean((2, 3), keepdim=True)
     images = mean + (images - mean) * contrast
     grey = mean + (grey - mean) * contrast
     return grey + (images - grey) * saturation
+
+
+@dataclass(frozen=True)
+class ClipBatches:
+    """Batches of clips of like length, all frames of a clip changed alike.
+
+    Attributes:
+        buckets: which clips are read together, and in which order.
+        changes: of their frames.
+    """
+
+    buckets: Buckets
+    changes: ImageChanges
+
+    def plan(self, epoch: int) -> list[Ints]:
+        """Return the clips of every batch of an epoch."""
+        return self.buckets.plan(epoch)
+
+    def length(self, epoch: int) -> int:
+        """Return the number of batches in an epoch."""
+        return self.buckets.length(epoch)
+
+    def batch(self, epoch: int, index: int, part: slice = slice(None)) -> Batch:
+        """Return one batch of an epoch, or some of its clips."""
+        batch = self.buckets.batch(epoch, index, part)
+        if not self.changes:
+            return batch
+        count = len(self.plan(epoch)[index])
+        drawn = self.changes.draw(count, random(self.buckets.seed, epoch, index))[part]
+        clips, steps = batch.inputs.shape[:2]
+        frames = batch.inputs.flatten(0, 1)
+        changed = self.changes.apply(frames, drawn.repeat_interleave(steps, 0))
+        return replace(batch, inputs=changed.unflatten(0, (clips, steps)))
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class Schema:
     With ``frames`` the numbers are sequences; with ``steps`` a row of the file is one step of one,
     ``sequence`` the column that tells them apart, where there are several, and ``time`` the one
     that puts steps in order. ``decimal`` is the mark before decimals, for numbers that do not tell;
-    ``units`` names columns whose numbers have a unit behind them, each with its unit.
+    with ``clips`` the images are clips of frames; ``units`` names columns whose numbers have a unit behind them, each with its unit.
     """
 
     task: str
@@ -94,6 +94,7 @@ class Schema:
     day_first: bool = True
     units: tuple[tuple[str, str], ...] = ()
     images: tuple[str, ...] = ()
+    clips: bool = False
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -158,6 +159,8 @@ def _choose(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sch
     windows = hints.window and not sequences
     if hints.rows == "steps" or hints.sequence or windows:
         return _steps(table, hints, columns)
+    if any(c.clips for c in columns.values()):
+        return _of_clips(table, hints, columns)
     if hints.images or any(c.images for c in columns.values()):
         return _of_images(table, hints, columns)
     if table.format.kind == "trees" and hints.task in (None, "parse"):
@@ -174,6 +177,18 @@ def _choose(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sch
     if pair is not None:
         return pair
     return _labelled(table, hints, columns)
+
+
+def _of_clips(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Schema:
+    """Choose the labels of the frames of clips. Raises DataError: there are none."""
+    clips = hints.images or tuple(c.name for c in columns.values() if c.clips)[:1]
+    lists = [c.name for c in columns.values() if c.lists]
+    answer = hints.label or next(iter(lists), None)
+    if answer is None:
+        raise DataError(
+            "there is no label for each frame: give them as labels (N, T) in the file", table.path
+        )
+    return Schema("label-frames", answer=answer, images=clips, clips=True)
 
 
 def _of_images(

@@ -15,6 +15,7 @@ from unrolled.data.archives import MAX_ROW, find
 from unrolled.data.charsets import check_encoding
 from unrolled.data.folders import Parts
 from unrolled.data.formats import Format
+from unrolled.data.formats.arrays import is_arrays
 from unrolled.data.formats.base import HeaderHint
 from unrolled.data.formats.workbook import is_workbook
 from unrolled.data.lines import EMPTY, check_file, nfc
@@ -206,7 +207,7 @@ def _reader(
     check_file(path)
     origin = find(path, max_row)
     zipped = not origin.gzip and origin.head(4) in _ZIP
-    if zipped and not is_workbook(origin):
+    if zipped and not is_workbook(origin) and not is_arrays(path):
         files = folders.in_zip(path, max_row)
         return folders.together(path, files, encoding, needed, parts, header)
     reader = reader_of(origin, encoding, needed, header, sheet)

@@ -235,6 +235,8 @@ def _around(task: Task, data: Table, row: Cells, index: int) -> Excerpt:
     if task.schema.frames:
         return "", f"step {index + 1}", " of a sequence of numbers"
     columns = locate(data, task.schema.inputs, task.columns)
+    if task.schema.clips:
+        return "", f"frame {index + 1}", f" of {row[columns[0]]}"
     words = task.words([row[column] for column in columns])
     before = " ".join([*words[:index], ""])
     after = " ".join(["", *words[index + 1 :]])

@@ -349,7 +349,7 @@ def example_row(plan: Plan) -> str:
     """Return a held-out row as the data file writes it, quoted for a shell."""
     data = plan.prepared.dev_data
     task = plan.prepared.task
-    if task.schema.frames:
+    if task.schema.frames or task.schema.clips:
         return f"--file {shlex.quote(path_word(data.path))}"
     if isinstance(data, Document) or not plan.recipe.report.samples:
         return '"..."'

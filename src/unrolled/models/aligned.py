@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.nn import Layer, SpelledWords, TokenEmbedding
+from unrolled.nn.image_encoder import PooledImages
 from unrolled.nn.stream import Stream
 from unrolled.nn.streaming import open_model_stream
 
@@ -14,8 +15,8 @@ class Aligned(nn.Module):
     """Embedding, layer, and output weights at every step.
 
     Args:
-        embedding: word ids to vectors, or words and their spelling; the identity where the steps
-            are vectors already.
+        embedding: word ids to vectors, or words and their spelling, or frames of video; the
+            identity where the steps are vectors already.
         layer: any layer, in one or both directions.
         outputs: number of classes.
         dropout: before the output weights.
@@ -24,7 +25,7 @@ class Aligned(nn.Module):
 
     def __init__(
         self,
-        embedding: TokenEmbedding | SpelledWords | nn.Identity,
+        embedding: TokenEmbedding | SpelledWords | PooledImages | nn.Identity,
         layer: Layer,
         outputs: int,
         dropout: float = 0.0,
@@ -43,12 +44,14 @@ class Aligned(nn.Module):
         """Return class scores (B, T, C).
 
         Args:
-            tokens: word ids (B, T), or vectors (B, T, D).
+            tokens: word ids (B, T), vectors (B, T, D), or frames (B, T, C, H, W).
             lengths: real steps (B,); None when all are.
             extra: features of other columns (B, T, D), where these are read; what is left goes to
                 the embedding: the spelling of words.
         """
-        if not self.features:
+        if getattr(self.embedding, "reads_lengths", False):
+            read = self.embedding(tokens, lengths)
+        elif not self.features:
             read = self.embedding(tokens, *extra)
         else:
             features, *spelling = extra

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.nn.convolution import ConvolutionalNetwork
+from unrolled.ops.masking import real_steps
 
 # of the colours of ImageNet, by which published weights read red, green and blue
 IMAGENET_MEANS = (0.485, 0.456, 0.406)
@@ -95,6 +96,7 @@ def coordinates_of(grid: Tensor) -> Tensor:
     return both.expand(rows, 2, height, width)
 
 
+STRETCH = 256  # frames that are looked at together
 FLATTENED = 16  # places of a grid that are read side by side; more are averaged
 
 
@@ -110,6 +112,8 @@ class PooledImages(nn.Module):
         size: of the vector.
         dropout: before the linear layer.
     """
+
+    reads_lengths = True
 
     def __init__(
         self,
@@ -128,12 +132,36 @@ class PooledImages(nn.Module):
         read = encoder.output_size * (places if self.flattens else 1)
         self.projection = nn.Linear(read, size)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return vectors (B, size) of images (B, C, H, W), or (B, T, size) of (B, T, C, H, W)."""
-        if images.dtype == torch.uint8 and images.dim() == 5:
-            flat = self(images.flatten(0, 1))
-            vectors: Tensor = flat.unflatten(0, images.shape[:2])
-            return vectors
+    def forward(self, images: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return the vectors of images, or of the frames of clips.
+
+        Padding is not looked at: the averages of batch norms are those of real frames.
+
+        Args:
+            images: (B, C, H, W), or frames (B, T, C, H, W) uint8.
+            lengths: real frames of each clip (B,); None when all are.
+
+        Returns:
+            (B, size), or (B, T, size) with zeros for padding.
+        """
+        if images.dim() != 5:
+            return self._pooled(images)
+        rows, steps = images.shape[:2]
+        if lengths is None:
+            return self._in_stretches(images.flatten(0, 1)).unflatten(0, (rows, steps))
+        real = real_steps(lengths, steps)
+        vectors = self._in_stretches(images[real])
+        padded = vectors.new_zeros(rows, steps, self.output_size)
+        padded[real] = vectors
+        return padded
+
+    def _in_stretches(self, frames: Tensor) -> Tensor:
+        """Return the vectors of frames (S, C, H, W), without gradients a few at a time."""
+        if torch.is_grad_enabled() or len(frames) <= STRETCH:
+            return self._pooled(frames)
+        return torch.cat([self._pooled(part) for part in frames.split(STRETCH)])
+
+    def _pooled(self, images: Tensor) -> Tensor:
         grid = self.encoder(images)
         read = grid.flatten(-2) if self.flattens else grid.mean(-2)
         pooled: Tensor = self.projection(self.dropout(read))

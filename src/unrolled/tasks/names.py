@@ -12,6 +12,7 @@ TASKS = {
     "parse": "parse:Parse",
     "caption": "caption:Caption",
     "ask-image": "ask_image:AskImage",
+    "label-frames": "label_frames:LabelFrames",
 }
 # the same for sequences of numbers and for images, where another class does it
 OF_KINDS = {

@@ -14,6 +14,7 @@ from unrolled.core.errors import UsageError, UserError
 from unrolled.data.batches import Batch
 from unrolled.data.lines import nfc
 from unrolled.fields.base import InvalidCell
+from unrolled.fields.clips import Clips
 from unrolled.fields.frames import Frames
 from unrolled.fields.image import Image
 from unrolled.fields.number import Number
@@ -89,6 +90,9 @@ def read_input(field: Any, cells: Sequence[Any]) -> InputSteps:
     batch = first_batch(examples)
     if isinstance(field, Image):
         return InputSteps((value.name,), batch)
+    if isinstance(field, Clips):
+        frames = batch.inputs.shape[1]
+        return InputSteps(tuple(str(step + 1) for step in range(frames)), batch)
     if isinstance(field, Vector):
         return InputSteps(("row",), batch, features=field.feature_columns)
     assert isinstance(field, Frames)
@@ -202,7 +206,7 @@ class AskedSteps(StepReader):
 class TaggedSteps(StepReader):
     """A label at every step."""
 
-    field: Words | WordsAndColumns | Frames
+    field: Words | WordsAndColumns | Frames | Clips
     names: tuple[str, ...]
     at_each_step = True
     labels_steps = True

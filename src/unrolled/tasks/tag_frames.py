@@ -20,10 +20,13 @@ from unrolled.fields.label import Label
 from unrolled.models import Aligned
 from unrolled.nn import ScaledNumbers
 from unrolled.tasks import baselines, series
+from unrolled.scores.segments import segment_scores
 from unrolled.tasks.base import (
+    UP,
     AnswerOptions,
     Data,
     DefaultSettings,
+    Evaluation,
     FileLayout,
     Method,
     Prediction,
@@ -35,6 +38,21 @@ from unrolled.tasks.base import (
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.tag import Tagger
 from unrolled.training.precision import ComputeDevice
+
+
+# scores of stretches of equal labels, beside those of steps
+SEGMENTS = {"edit": UP, "f1_10": UP, "f1_25": UP, "f1_50": UP}
+
+
+def of_segments(evaluation: Evaluation) -> Evaluation:
+    """Return an evaluation of steps with the scores of their segments."""
+    judged = evaluation.judged
+    assert judged is not None
+    ends = np.flatnonzero(np.diff(judged.rows)) + 1
+    truth = np.split(judged.truth, ends)
+    predicted = np.split(judged.predicted, ends)
+    scores = {**evaluation.scores, **segment_scores(truth, predicted)}
+    return replace(evaluation, scores=scores)
 
 
 def every_label(cell: Any, steps: int) -> list[Any]:
@@ -52,6 +70,7 @@ class FrameTag(Tagger):
 
     name: ClassVar[str] = "tag"
     scored_unit: ClassVar[str] = "steps"
+    measures: ClassVar[dict[str, bool]] = {**Tagger.measures, **SEGMENTS}
     inputs: Frames
     output: Label
     layout: FileLayout
@@ -133,6 +152,17 @@ class FrameTag(Tagger):
         if size is not None:
             examples = _pieces(examples, size)
         return super().source(examples, recipe, model)
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        compute_device: ComputeDevice,
+        options: AnswerOptions = AnswerOptions(),
+    ) -> Evaluation:
+        """Return accuracy, macro F1 and cross entropy of steps, and the scores of segments."""
+        evaluation = super().evaluate(model, examples, compute_device, options)
+        return of_segments(evaluation)
 
     def why_not_answerable(self, cells: Sequence[Any]) -> str:
         """Return why a sequence cannot be answered; else nothing."""

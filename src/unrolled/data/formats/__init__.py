@@ -6,6 +6,7 @@ what the first bytes give away, then what the lines do, and tables and running t
 
 from __future__ import annotations
 
+from unrolled.data.formats.arrays import ArraysFormat
 from unrolled.data.formats.base import FileFormat, Format, format_of, register
 from unrolled.data.formats.conll import ConllFormat
 from unrolled.data.formats.conllu import ConlluFormat
@@ -26,6 +27,7 @@ from unrolled.data.formats.workbook import WorkbookFormat
 
 FORMATS: tuple[FileFormat, ...] = (
     ParquetFormat(),
+    ArraysFormat(),
     WorkbookFormat(),
     EntitySpansFormat(),
     JsonArrayFormat(),

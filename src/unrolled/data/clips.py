@@ -1,0 +1,169 @@
+"""Video as frames: arrays, folders of images and video files, read a stretch at a time.
+
+Shapes: T frames, H and W their sides in pixels, C colours: 1 of grey, or 3.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrolled.core.errors import DataError, UserError
+from unrolled.data.image_files import ImageFile
+
+Frames = NDArray[np.uint8]
+VIDEO_SUFFIXES = (".mp4", ".mpg", ".mpeg", ".avi", ".webm", ".mov", ".mkv", ".m4v")
+STRETCH = 64  # frames that are handed on together
+INSTALL = "videos are read by PyAV: pip install 'unrolled[vision]'"
+
+
+class Clip(ABC):
+    """Frames of one recording.
+
+    Attributes:
+        name: what errors and reports call it.
+    """
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    @abstractmethod
+    def frames(self) -> Iterator[Frames]:
+        """Yield all frames, at most ``STRETCH`` at a time (n, H, W, C), in their order.
+
+        Raises:
+            OSError, ValueError: they cannot be read.
+        """
+
+    @property
+    def rate(self) -> float | None:
+        """Frames a second, where that is known."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayClip(Clip):
+    """A clip of an array of frames (T, H, W) or (T, H, W, C), bytes or numbers from 0 to 1."""
+
+    name: str
+    values: NDArray[Any]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def frames(self) -> Iterator[Frames]:
+        """Yield all frames; see the base class."""
+        for start in range(0, len(self.values), STRETCH):
+            yield as_frames(self.values[start : start + STRETCH])
+
+
+@dataclass(frozen=True, slots=True)
+class FolderClip(Clip):
+    """A clip whose frames are the images of a folder, in the order of their names."""
+
+    name: str
+    files: tuple[Path, ...]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def frames(self) -> Iterator[Frames]:
+        """Yield all frames; see the base class."""
+        from unrolled.data.pixels import read_pixels
+
+        for start in range(0, len(self.files), STRETCH):
+            part = [
+                np.asarray(read_pixels(ImageFile.of(file).read()))
+                for file in self.files[start : start + STRETCH]
+            ]
+            if len({frame.shape for frame in part}) > 1:
+                raise ValueError("its frames differ in size")
+            yield np.stack(part)
+
+
+@dataclass(frozen=True)
+class VideoClip(Clip):
+    """A clip of a video file, upright as it is to be shown."""
+
+    name: str
+    path: Path
+
+    def frames(self) -> Iterator[Frames]:
+        """Yield all frames; see the base class."""
+        part: list[Frames] = []
+        for _, frame in self.timed():
+            part.append(frame)
+            if len(part) == STRETCH:
+                yield np.stack(part)
+                part = []
+        if part:
+            yield np.stack(part)
+
+    @functools.cached_property
+    def times(self) -> NDArray[np.float64]:
+        """When each frame is shown, in seconds (T,): frames of a variable rate are not even."""
+        return np.array([time for time, _ in self.timed()])
+
+    def timed(self) -> Iterator[tuple[float, Frames]]:
+        """Yield each frame (H, W, 3) with the second at which it is shown."""
+        try:
+            import av
+        except ImportError:
+            raise UserError(INSTALL) from None
+        try:
+            with av.open(str(self.path)) as container:
+                if not container.streams.video:
+                    raise ValueError("it holds no video")
+                stream = container.streams.video[0]
+                for number, frame in enumerate(container.decode(stream)):
+                    pixels = frame.to_ndarray(format="rgb24")
+                    turns = round(-(frame.rotation or 0) / 90) % 4
+                    time = frame.time
+                    if time is None:
+                        time = number / float(stream.average_rate or 25)
+                    yield float(time), np.ascontiguousarray(np.rot90(pixels, -turns))
+        except av.error.FFmpegError as error:
+            raise OSError(f"{error.strerror or error}") from None
+
+
+def as_frames(values: NDArray[Any]) -> Frames:
+    """Return frames as bytes (n, H, W, C). Raises ValueError: the numbers are none."""
+    if values.ndim == 3:
+        values = values[..., None]
+    if values.ndim != 4 or values.shape[3] not in (1, 3):
+        raise ValueError(
+            f"expected frames of shape (T, H, W), or (T, H, W, 3), got {values.shape}"
+        )
+    if values.dtype == np.uint8:
+        return values
+    if np.issubdtype(values.dtype, np.floating):
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
+            raise ValueError("expected numbers from 0 to 1, or bytes from 0 to 255")
+        return (values * 255).round().astype(np.uint8)
+    if values.min() < 0 or values.max() > 255:
+        raise ValueError("expected bytes from 0 to 255")
+    return values.astype(np.uint8)
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a ``.npz``, by their names. Raises DataError: it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise DataError(f"cannot be read as arrays: {error}", path) from None

@@ -1,0 +1,252 @@
+"""Tokens of English captions, as the reference scorer of image captions counts them.
+
+That scorer (pycocoevalcap) cuts a caption with Stanford's PTBTokenizer 3.4.1, in lower case, and
+leaves punctuation out. The patterns below say what that tokenizer does with a text; they were found
+by giving it texts, and share nothing else with it.
+
+At every position the first pattern that matches makes the token, so that a longer token stands
+before those that it begins like. Between tokens there are blanks.
+"""
+
+from __future__ import annotations
+
+import re
+
+LETTER = r"[^\W\d_]"
+WORD = r"[^\W_]"  # a letter or a digit
+END = rf"(?!{WORD})"
+APOSTROPHE = r"['\u2019]"
+HYPHEN = r"[-_\u2010\u2011]"
+LINK = r"[^\s\"<>|(){}]"
+LINK_END = r"[^\s\"<>|(){}.!?,\-]"
+VOWEL = r"[aeiouAEIOU]"
+
+
+def _any_of(words: str) -> str:
+    return f"(?:{'|'.join(words.split())})"
+
+
+# whose period belongs to them, whatever follows
+ABBREVIATIONS = _any_of(
+    "adj adm adv al ala alex apr assoc atty aug ave bancorp bhd blvd brig bros calif capt cf cie co "
+    "col colo conn corp cos cpl ct dak dec dept det dr drs ens esq est etc ext feb fla fri ft ga gen "
+    "gov govs hon inc ind intl jan jos jr jul jun kan ky lt ltd maj mar md messrs mfg mich mme mo "
+    "mon mont mr mrs ms msgr mt mtg neb nev nov oct okla penn pfc ph ph\\.d plc pres prof profs pte "
+    "pty pvt rd rep reps rev rt sen sens sep sept seq sfc sgt spc sq sr st ste sys tel tenn thu thurs "
+    "tue tues va vs vt wed wis wm wyo"
+)
+# which are words of their own in lower case
+STATES = "Ark Az Del Ill La Mass Miss Ore Pa Tex Wash"
+ABBREVIATION = rf"(?:(?i:{ABBREVIATIONS})|{_any_of(STATES + ' ' + STATES.upper())})"
+# whose period belongs to them before a number
+NUMBERED = rf"(?i:{_any_of('art ca fig figs no nos op pp prop')})"
+# after which a single letter's period ends a sentence
+OPENERS = (
+    "A About According Additionally After An As At But Earlier He Her Here However If In It Last "
+    "Many More Now Once One Other Our She Since Some Such That The Their Then There These They This "
+    "We What When While Yet You"
+)
+OPENER = _any_of(OPENERS + " " + OPENERS.upper())
+FILE_KINDS = _any_of(
+    "bat bmp c cgi class cpp dll docx? exe gif gz h html? jar java jpe?g mov mp3 pdf php pl png ppt "
+    "ps py sql tar txt wav x xml zip"
+)
+# cannot and the like are two words: the first part, and what must follow it
+HALVES = _any_of(
+    rf"can(?=not{END}) gon(?=na{END}) got(?=ta{END}) gim(?=me{END}) lem(?=me{END}) wan(?=na{END})"
+)
+
+# x-y, x_y and O'Neil-x, but d'x alone is cut
+PART = rf"(?:[dDlLoO]{APOSTROPHE}(?={WORD}{WORD}))?{WORD}+"
+HYPHENATED = rf"{PART}(?:{HYPHEN}{PART})*"
+TAIL = rf"(?:-{WORD}+)"
+LETTERS = rf"{LETTER}(?:\.{LETTER})+"  # U.S, p.m
+DOTTED = rf"{LETTER}{WORD}*(?:\.{LETTER}{WORD}*)+{TAIL}*"  # example.org, end.Start
+NOT = r"n['\u2018\u2019`]t"
+# a period stays with the word before it where one of these follows at once
+PERIOD = r"(?:\.(?=[,;:]))?"
+
+TAG = (
+    r"<(?:[!?][A-Za-z-][^<>]*|/[A-Za-z][\w:.-]*"
+    r"|[A-Za-z][\w:.-]*(?:\s+[A-Za-z][\w:.-]*(?:\s*=\s*(?:'[^']*'|\"[^\"]*\"))?)*\s*/?"
+    r"|[A-Za-z0-9][^\s\"<>|()]*@[^\s\"<>|()]+\s*)>"
+)
+TELEPHONE = (
+    r"(?:\(\d{2,3}\)[-\s]?\d{3,4}[-\s]?\d{3,5}(?!\d)"
+    r"|(?:\+?\d{2,4}[-\s])?\+?\d{2,4}[-\s]\d{3,4}[-\s]\d{3,5}(?!\d))"
+)
+FRACTION = r"\d{1,4}[-\s]\d{1,4}[/\u2044]\d{1,4}|\d{1,4}\u2044\d{1,4}"
+FACE = (
+    rf"[<>]?[:;=][-o'*]?[()DPdpO\\|@\[\]{{]{END}|:[03]{END}"
+    r"|\([-^x=~<>'][_.-]?[-^x=~<>']\)|[-^x=~<>']_[-^x=~<>']"
+)
+
+PLAIN = rf"(?!(?i:cannot|gonna|gotta|gimme|lemme|wanna){END})[A-Za-z]+(?=[,;]?\s|$)"
+JOINED = (TAG, TELEPHONE, FRACTION, FACE)
+ADDRESS = (
+    rf"(?i:https?)://{LINK}*\.{LINK}*{LINK_END}",
+    r"[A-Za-z0-9][^\s\"<>|()]*@[^\s\"<>|().]+(?:\.[^\s\"<>|().]+)*",
+    rf"(?i:www)\.(?:{WORD}[\w-]*\.)+[A-Za-z]{{2,4}}(?:/{LINK}*{LINK_END})?{END}",
+    rf"[A-Za-z]\w*\.(?:com|net|org|edu)/{LINK}*{LINK_END}",
+    rf"@[A-Za-z_]\w*|\#{LETTER}+",
+)
+ENTITY = (
+    r"(?i:&(?:amp|lt|gt|quot|apos|nbsp|[mn]dash);)",
+    rf"&\#\d+;|&{VOWEL}(?:acute|grave|uml);",
+    r"[A-Z]+(?:(?:&(?:amp;)?|\+)[A-Z]+)+",  # AT&T, but not at&t
+)
+CONTRACTION = (
+    r"'(?i:t(?=is|was))",
+    # a straight apostrophe before more letters is a quotation mark
+    rf"'(?i:s|m|d|ll|re|ve)(?!{LETTER})|\u2019(?i:s|m|d|ll|re|ve)",
+    rf"(?i:{NOT}){END}",
+)
+WORDS = (
+    rf"(?i:{HALVES})",
+    # rock 'n' roll, 'em, '90s; a year of two digits only before a blank
+    rf"{APOSTROPHE}(?i:n{APOSTROPHE}|em|till?|cause|n{END})",
+    rf"{APOSTROPHE}\d(?:\d(?=\s|$)|0s{END})",
+    rf"{LETTER}*?[^\W\d_nN](?=(?i:{NOT}))",
+    # non-U.S.-led, Inc.-owned
+    rf"(?:{WORD}+-)*{LETTERS}(?:\.?{TAIL}+|\.(?!{LETTER})|(?!{WORD}|\.[,;:]|\.{LETTER}))",
+    rf"{ABBREVIATION}\.(?:{TAIL}+|(?!{LETTER}))|{NUMBERED}\.(?=\s*\d)",
+    rf"{WORD}+(?:\.{WORD}+)*\.(?i:{FILE_KINDS})(?=[\s.,!?\"()]|$)",
+    r"[CcFf]\#|[Cc]\+\+|[A-Z]+\$",
+    # O'Neil, d'or, l'amour, hallowe'en, o'clock, c'est
+    rf"(?:(?:[nNdDlLoO]|[A-HJ-XZ]){APOSTROPHE}{LETTER}{{2,}}"
+    rf"|{LETTER}+[aeiouyAEIOUY]{APOSTROPHE}{VOWEL}{LETTER}*|[oOeE]{APOSTROPHE}(?:o|er)"
+    rf"|[cC]{APOSTROPHE}(?:est|mon)|(?i:s{APOSTROPHE}mores))(?:-{PART})*{END}{PERIOD}",
+    # y'all has two tokens: y' all
+    rf"(?i:[yj]{APOSTROPHE}(?=[a-z])(?![dms]))",
+    rf"(?i:(?:[djl]|ol|dunkin|somethin){APOSTROPHE}(?!(?:s|m|d|ll|re|ve){END}))",
+    rf"{WORD}*\d(?:[.,]\d+)+{TAIL}+",
+    r"[-+]?\d+(?:[.,:]\d+)+|[-+]?[.,:]\d+(?:[.,:]\d+)*|[-+]\d+",
+    rf"(?i:anti|pro)-{END}",
+    rf"{DOTTED}{PERIOD}",
+    r"[A-Za-z0-9]+(?:-[A-Za-z]+)*(?:/[A-Za-z0-9]+(?:-[A-Za-z]+)*){1,2}",
+    rf"{LETTER}+(?:[!?]{LETTER}+)+{PERIOD}",
+    rf"{HYPHENATED}\.(?=[,;:])|(?!{LETTER}\.){HYPHENATED}",
+    rf"{LETTER}(?:\.(?!\s+{OPENER}(?:\s|$)))?",
+)
+SILENT = (r"\.{3,5}|-{1,4}(?!-)",)
+SYMBOL = (r"[!?]+|\#+|\*+|@+|_+|-+|''|``|<<|>>|[\u2018\u2019]{2}|\S",)
+KINDS = {
+    "plain": (PLAIN,),
+    "joined": JOINED,
+    "address": ADDRESS,
+    "entity": ENTITY,
+    "contraction": CONTRACTION,
+    "word": WORDS,
+    "silent": SILENT,
+    "symbol": SYMBOL,
+}
+TOKEN = re.compile(
+    "|".join(f"(?P<{kind}>{'|'.join(parts)})" for kind, parts in KINDS.items())
+)
+
+PUNCTUATION = frozenset("'' ' `` ` . ? ! , : - -- ... ;".split()) | {""}
+ENTITIES = {
+    "&amp;": "&",
+    "&lt;": "<",
+    "&gt;": ">",
+    "&quot;": "''",
+    "&apos;": "'",
+    "&nbsp;": "",
+    "&mdash;": "--",
+    "&ndash;": "--",
+}
+BRACKETS = {
+    "(": "-lrb-",
+    ")": "-rrb-",
+    "[": "-lsb-",
+    "]": "-rsb-",
+    "{": "-lcb-",
+    "}": "-rcb-",
+}
+JOINTS = str.maketrans(
+    {"(": "-lrb-", ")": "-rrb-", "{": "-lcb-", "}": "-rcb-", " ": "\xa0", "\t": "\xa0"}
+)
+STRAIGHT = str.maketrans("\u2018\u2019", "`'")
+# numerals that stand apart from the word before them are no letters while words are cut
+NUMERALS = "²³¹¼½¾⁰⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
+FRACTIONS = {"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
+HIDDEN = str.maketrans(
+    {
+        **{numeral: chr(0xE000 + i) for i, numeral in enumerate(NUMERALS)},
+        "\xad": None,
+        "\x80": "€",
+        "\x91": "\u2018",
+        "\x92": "\u2019",
+        "\x93": "“",
+        "\x94": "”",
+        "\x96": "–",
+        "\x97": "—",
+    }
+)
+SYMBOLS = str.maketrans(
+    {
+        **{
+            chr(0xE000 + i): FRACTIONS.get(numeral, numeral)
+            for i, numeral in enumerate(NUMERALS)
+        },
+        **BRACKETS,
+        '"': "''",
+        "“": "``",
+        "”": "''",
+        "«": "``",
+        "»": "''",
+        "\u2018": "`",
+        "\u201b": "`",
+        "‹": "`",
+        "\u2019": "'",
+        "›": "'",
+        "–": "--",
+        "—": "--",
+        "―": "--",
+        "…": "...",
+        "\u2010": "",
+        "\u2011": "",
+        "€": "$",
+        "£": "#",
+        "¢": "cents",
+    }
+)
+# characters that the tokenizer passes over, emoji among them
+UNKNOWN = re.compile(
+    "[\u200b-\u200f\u2024\u2025\u2027\u202a-\u202f\u203c\u203d\u2043\u2045-\u206f\u20a1-\u20ab"
+    "\u20ad-\u20cf\ue000-\uf8ff\ufe00-\ufe0f\ufeff\ufffd\U00010000-\U0010ffff]"
+)
+
+
+def ptb_tokens(text: str) -> list[str]:
+    """Return the tokens of a caption in lower case, without punctuation.
+
+    Brackets stay, as ``-lrb-`` and so on: the reference scorer leaves them out in upper case, which
+    its tokens no longer have. A token may hold a no-break space, as of a number in two parts
+    ("3 1/2"). The end of the text is the end of what the tokenizer reads.
+    """
+    if not text.isascii():
+        text = UNKNOWN.sub(" ", text).translate(HIDDEN)
+    tokens: list[str] = []
+    for match in TOKEN.finditer(text):
+        token = match[0]
+        if match.lastgroup != "plain":
+            token = _normal(str(match.lastgroup), token)
+        if token:
+            tokens.append(token.lower())
+    return tokens
+
+
+def _normal(kind: str, token: str) -> str:
+    """Return the token as the tokenizer writes it, or nothing if it is punctuation."""
+    if kind == "joined":
+        return token.translate(JOINTS)
+    if kind == "contraction":
+        return token.replace("\u2019", "'").replace("\u2018", "`")
+    if kind == "silent":
+        return ""
+    if kind == "entity":
+        token = ENTITIES.get(token.lower(), token.replace("&amp;", "&"))
+    if kind == "symbol":
+        token = token.translate(SYMBOLS)
+    return "" if token in PUNCTUATION else token

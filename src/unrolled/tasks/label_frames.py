@@ -1,0 +1,284 @@
+"""A label at every frame of video: a network reads each frame, and a layer carries the state along.
+
+Shapes: T frames, C labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import numpy as np
+from torch import nn
+
+from unrolled.core.errors import DataError, UserError
+from unrolled.data.batches import IGNORED, BatchSource, Buckets
+from unrolled.data.examples import Clips as ClipFrames
+from unrolled.data.examples import Examples, Ragged
+from unrolled.data.image_batches import ClipBatches
+from unrolled.data.schema import Schema
+from unrolled.fields.base import InvalidCell, MissingCell, invalid_row
+from unrolled.fields.clips import Clips
+from unrolled.fields.label import Label
+from unrolled.models import Aligned
+from unrolled.nn import build_layer
+from unrolled.nn.image_encoder import PooledImages
+from unrolled.nn.image_settings import build_encoder
+from unrolled.tasks import baselines
+from unrolled.tasks.base import (
+    AnswerOptions,
+    Data,
+    DefaultSettings,
+    Evaluation,
+    FileLayout,
+    Method,
+    Prediction,
+    Rows,
+    Scores,
+    Split,
+    Task,
+    locate,
+    need_table,
+)
+from unrolled.tasks.image_rows import begin_encoder, changes_of
+from unrolled.tasks.recipe import Recipe
+from unrolled.tasks.step_readers import TaggedSteps
+from unrolled.tasks.steps import StepReader
+from unrolled.tasks.tag import Tagger
+from unrolled.tasks.tag_frames import SEGMENTS, every_label, of_segments
+from unrolled.training.precision import ComputeDevice
+
+DEFAULTS = DefaultSettings(
+    values={
+        "model": {
+            "bidirectional": True,
+            "hidden": 192,
+            "input_dropout": 0.2,
+            "head_dropout": 0.4,
+        },
+        "encoder": {"crop": 0.15, "flip": True, "colour": 0.2},
+        "training": {
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "label_smoothing": 0.1,
+            "patience": 6,
+            "average": "ema",
+            "ema_decay": 0.99,
+        },
+    },
+    budget=20_000,
+    sizes_vocabulary=False,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelFrames(Tagger):
+    """Clips of video, and a label for each of their frames."""
+
+    name: ClassVar[str] = "label-frames"
+    scored_unit: ClassVar[str] = "steps"
+    measures: ClassVar[dict[str, bool]] = {**Tagger.measures, **SEGMENTS}
+    around: ClassVar[tuple[str, ...]] = ()
+    learns_words: ClassVar[bool] = False
+    inputs: Clips
+    output: Label
+    layout: FileLayout
+
+    @classmethod
+    def default_settings(cls, recipe: Recipe, schema: Schema) -> DefaultSettings:
+        """Return the settings for keys that nobody set."""
+        return DEFAULTS
+
+    @classmethod
+    def fit(
+        cls,
+        recipe: Recipe,
+        schema: Schema,
+        data: Data,
+        labels: Data | None = None,
+        pretrained: Task | None = None,
+    ) -> Self:
+        """Learn the size of frames and the labels from training rows."""
+        table = need_table(data)
+        named = table if labels is None else need_table(labels)
+        answer = schema.answer or ""
+        names: list[Any] = []
+        for cell in named.cells(answer):
+            names += cell if isinstance(cell, list) else str(cell or "").split()
+        output = Label.fit(answer, names, optional=True)
+        if len(output.names) < 2:
+            raise DataError(f"column {answer!r} holds one label alone", table.path)
+        column = schema.images[0]
+        try:
+            inputs = Clips.fit(column, table.cells(column), recipe.encoder.size)
+        except InvalidCell as error:
+            raise DataError(str(error), table.path) from None
+        return cls(inputs, output, FileLayout.of(table))
+
+    @property
+    def schema(self) -> Schema:
+        """The columns the task was trained on."""
+        return Schema(
+            self.name, answer=self.output.column, images=self.inputs.columns, clips=True
+        )
+
+    def encode(
+        self, data: Data, on_error: str, schema: Schema | None = None
+    ) -> tuple[Examples, list[DataError]]:
+        """Read the clips of a table with their labels; frames without one are not scored."""
+        table = need_table(data)
+        known = schema or self.schema
+        names = (known.images[0], known.answer or "")
+        clip_index, answer_index = locate(table, names, self.columns)
+        errors = list(table.skipped)
+        lines: list[int] = []
+        clips: list[Any] = []
+        targets: list[list[int]] = []
+        for line, row in zip(table.lines, table.rows, strict=True):
+            try:
+                frames = self.inputs.whole(self.inputs.check(row[clip_index]))
+                wanted = every_label(row[answer_index], len(frames))
+                # without a label a frame is read and not scored
+                targets.append([_target(self.output, name) for name in wanted])
+                clips.append(frames)
+                lines.append(line)
+            except InvalidCell as error:
+                invalid = invalid_row(error, *table.position(line))
+                if on_error != "skip":
+                    raise invalid from None
+                errors.append(invalid)
+        if not lines:
+            raise DataError("no row is left to read", table.path)
+        examples = self.inputs.examples(clips, np.array(lines))
+        return replace(examples, targets=Ragged.of(targets)), errors
+
+    def build(self, recipe: Recipe) -> nn.Module:
+        """Return what reads frames, a layer over them, and output weights."""
+        config = recipe.model
+        field = self.inputs
+        settings = recipe.encoder.changed(size=max(field.height, field.width, 8))
+        encoder = build_encoder(settings)
+        pooled = PooledImages(
+            encoder, field.height, field.width, config.hidden, config.head_dropout
+        )
+        layer = build_layer(recipe.layer, config, pooled.output_size)
+        return Aligned(pooled, layer, len(self.output.names), config.head_dropout)
+
+    def begin(self, model: nn.Module, recipe: Recipe) -> None:
+        """Give what reads frames the weights that ``encoder.weights`` names."""
+        pooled = cast(PooledImages, cast(Aligned, model).embedding)
+        begin_encoder(pooled.encoder, recipe.encoder)
+
+    def source(
+        self, examples: Examples, recipe: Recipe, model: nn.Module
+    ) -> BatchSource:
+        """Return batches of clips, or of pieces of ``data.window`` frames, of like length."""
+        size = recipe.data.window
+        if size is not None:
+            examples = _pieces(examples, size)
+        training = recipe.training
+        buckets = Buckets(
+            examples, training.batch_size, training.batch_tokens, recipe.seed
+        )
+        return ClipBatches(buckets, changes_of(recipe.encoder))
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        compute_device: ComputeDevice,
+        options: AnswerOptions = AnswerOptions(),
+    ) -> Evaluation:
+        """Return accuracy, macro F1 and cross entropy of frames, and the scores of segments."""
+        evaluation = super().evaluate(model, examples, compute_device, options)
+        return of_segments(evaluation)
+
+    def why_not_answerable(self, cells: Sequence[Any]) -> str:
+        """Return why a clip cannot be answered; else nothing."""
+        try:
+            self.inputs.check_to_predict(cells)
+        except InvalidCell as error:
+            return str(error)
+        return ""
+
+    def predict(
+        self,
+        model: nn.Module,
+        rows: Rows,
+        compute_device: ComputeDevice,
+        options: AnswerOptions = AnswerOptions(),
+    ) -> list[Prediction]:
+        """Label every frame of each clip."""
+        try:
+            clips = [self.inputs.check_to_predict(row) for row in rows]
+        except InvalidCell as error:
+            raise UserError(str(error)) from None
+        examples = self.inputs.examples(clips, np.arange(len(rows)))
+        probabilities = self.probabilities(model, examples, compute_device)
+        return [self.prediction(row) for row in probabilities]
+
+    def step_reader(
+        self, compute_device: ComputeDevice, options: AnswerOptions = AnswerOptions()
+    ) -> StepReader:
+        """Return what reads a clip frame by frame."""
+        return TaggedSteps(self.inputs, self.output.names)
+
+    def baselines(self, split: Split) -> list[Method]:
+        """The most frequent label."""
+
+        def most_frequent() -> Scores:
+            return of_segments(
+                baselines.one_label(split, len(self.output.names))
+            ).scores
+
+        return [("most frequent label", most_frequent)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        inputs = {"kind": self.inputs.kind, **self.inputs.to_json()}
+        return {"inputs": inputs, "output": self.output.to_json()}
+
+    @classmethod
+    def from_json(
+        cls, values: dict[str, Any], folder: Path, layout: FileLayout
+    ) -> Self:
+        """Read the fields back."""
+        inputs = Clips.from_json(values["inputs"])
+        return cls(inputs, Label.from_json(values["output"]), layout)
+
+
+def _target(output: Label, cell: Any) -> int:
+    """Return the class of a frame; IGNORED where it has no label. Raises InvalidCell."""
+    try:
+        return output.check(cell)
+    except MissingCell:
+        return IGNORED
+
+
+def _pieces(examples: Examples, size: int) -> Examples:
+    """Return clips cut into pieces of ``size`` frames, the last of each what is left."""
+    clips = examples.clips
+    assert clips is not None
+    assert isinstance(examples.targets, Ragged)
+    starts: list[int] = []
+    lengths: list[int] = []
+    lines: list[int] = []
+    for line, start, length in zip(
+        examples.lines.tolist(),
+        clips.starts.tolist(),
+        clips.lengths.tolist(),
+        strict=True,
+    ):
+        for first in range(0, length, size):
+            starts.append(start + first)
+            lengths.append(min(size, length - first))
+            lines.append(line)
+    # targets stand one after another as the frames do
+    offsets = np.append(np.array(starts, dtype=np.int64), len(examples.targets.flat))
+    return Examples(
+        np.array(lines),
+        clips=ClipFrames(clips.pixels, np.array(starts), np.array(lengths)),
+        targets=Ragged(examples.targets.flat, offsets),
+    )
