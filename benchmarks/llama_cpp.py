@@ -129,7 +129,7 @@ def compared(
     theirs = other.scores()
     step = by_turns({"llama.cpp": step_theirs, "unrolled": step_ours})
     prompt = by_turns({"llama.cpp": read_theirs, "unrolled": read_ours})
-    spread = float(theirs.std())
+    deviation = float(theirs.std())
     return {
         "step": {name: took / STEPS for name, took in step.items()},
         "prompt": prompt,
@@ -138,7 +138,7 @@ def compared(
         "prompt_ratio": prompt["llama.cpp"] / prompt["unrolled"],
         "bytes": stream.bytes,
         # in standard deviations of the scores, whose size differs by model
-        "difference": float((scores - theirs).abs().max()) / spread,
+        "difference": float((scores - theirs).abs().max()) / deviation,
         "same_choice": int(scores.argmax()) == int(theirs.argmax()),
     }
 
@@ -202,11 +202,9 @@ def _show(precision: str, measured: dict[str, Any], bandwidth: float) -> None:
         shown = "  ".join(f"{name} {took * 1e3:.3f} ms" for name, took in times.items())
         ratio = measured[f"{part}_ratio"]
         print(f"{precision:<8} {part} of {count:<4} {shown}  {ratio:.2f}x", flush=True)
-    share = measured["bytes"] / measured["step"]["unrolled"] / bandwidth
+    of_peak = measured["bytes"] / measured["step"]["unrolled"] / bandwidth
     print(
-        f"         {share:.0%} of the memory's speed, scores {measured['difference']:.1e} of "
-        f"their spread apart, same choice: {measured['same_choice']}",
+        f"         {of_peak:.0%} of the memory's speed, scores {measured['difference']:.1e} of "
+        f"their deviation apart, same choice: {measured['same_choice']}",
         flush=True,
     )
-
-

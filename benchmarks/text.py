@@ -284,7 +284,8 @@ def drafts_of(run: Any, text: str) -> dict[str, Measured]:
 @torch.inference_mode()
 def run(arguments: list[str]) -> dict[str, Any]:
     """Measure; ``arguments`` may hold a run's folder, a file of text and what alone is wanted."""
-    of_run, only = arguments[:2], arguments[2:]
+    of_run = arguments[:2]
+    only = arguments[2:]
     threads = torch.get_num_threads()
     library: Any = native.library()
     bandwidth = library.bandwidth(200 << 20, threads, 0.5)

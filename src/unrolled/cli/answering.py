@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 import sys
@@ -24,8 +25,10 @@ from unrolled.cli.output import (
 from unrolled.core.errors import DataError, UsageError
 from unrolled.core.terminal import json_line, note, out
 from unrolled.core.words import counted
+from unrolled.data.pictures import is_image
 from unrolled.run import Run
 from unrolled.runs.evaluate import changed_search
+from unrolled.runs.live_frames import LiveFrames, jpeg_frames, raw_frames
 from unrolled.tasks.base import Prediction
 
 STANDARD_INPUT = "standard input"  # the name of the file that it is copied to
@@ -84,6 +87,49 @@ def print_answers(
     """Print the answer to each row of the command line."""
     for row, prediction in run.predictor.predict_named(rows):
         out(show(row, prediction, as_json, labels))
+
+
+def image_rows(run: Run, rows: list[str], question: str | None) -> list[str]:
+    """Return rows with folders of images spelt out, and the question beside each image.
+
+    Raises:
+        UsageError: a question for a run that is asked none, or a folder without images.
+    """
+    schema = run.task.schema
+    if question is not None and not (schema.images and schema.text):
+        raise UsageError("--question is for a run that answers questions about images")
+    if not schema.images:
+        return rows
+    spelt: list[str] = []
+    for row in rows:
+        path = Path(row)
+        if schema.clips or not path.is_dir():
+            spelt.append(row)
+            continue
+        files = sorted(file for file in path.rglob("*") if is_image(file.name))
+        if not files:
+            raise UsageError(f"{row}: this folder holds no images")
+        spelt += map(str, files)
+    if question is None:
+        return spelt
+    columns = (schema.images[0], schema.text[0])
+    return [
+        json.dumps(dict(zip(columns, (row, question), strict=True)), ensure_ascii=False)
+        for row in spelt
+    ]
+
+
+def print_live_frames(run: Run, shape: tuple[int, ...] | None, as_json: bool) -> None:
+    """Print the label of each frame that comes on standard input, as soon as it has come."""
+    live = LiveFrames(run.predictor)
+    stream = sys.stdin.buffer
+    frames = jpeg_frames(stream) if shape is None else raw_frames(stream, shape)
+    count = 0
+    for count, frame in enumerate(frames, 1):
+        prediction = live.push(frame)
+        out(show(str(count), prediction, as_json), flush=True)
+    if count:
+        say(f"{count:,} frames, {live.latency * 1e3:.1f} ms each (median)")
 
 
 def print_live(run: Run, as_json: bool, labels: tuple[str, ...] = ()) -> None:

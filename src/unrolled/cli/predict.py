@@ -57,6 +57,14 @@ Settings = Annotated[
         "--set", metavar="KEY=VALUE", help="Search otherwise: decoding.beam=1 ..."
     ),
 ]
+Live = Annotated[
+    bool,
+    typer.Option("--live", help="Answer lines, or frames, of standard input."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+Begin = Annotated[
+    str, typer.Option(help="What every text that is written begins with.")
+]
 Ban = Annotated[
     list[str] | None,
     typer.Option(help="A word or phrase that no text holds; repeatable."),
@@ -72,6 +80,17 @@ File = Annotated[
 Probabilities = Annotated[
     bool,
     typer.Option("--probabilities", help="Write the probability of each label, too."),
+]
+Question = Annotated[
+    str | None,
+    typer.Option(help="What is asked about each image; the rows are images."),
+]
+Shape = Annotated[
+    str | None,
+    typer.Option(
+        metavar="H,W[,C]",
+        help="With --live: frames of video come as bytes of this shape, not as JPEG.",
+    ),
 ]
 Raw = Annotated[
     bool,
@@ -90,16 +109,10 @@ def predict(
     rows: Rows = None,
     file: File = None,
     output: Output = None,
-    live: Annotated[
-        bool, typer.Option("--live", help="Answer lines of standard input.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a line.")
-    ] = False,
+    live: Live = False,
+    as_json: AsJson = False,
     settings: Settings = None,
-    begin: Annotated[
-        str, typer.Option(help="What every text that is written begins with.")
-    ] = "",
+    begin: Begin = "",
     ban: Ban = None,
     require: Require = None,
     seed: Annotated[
@@ -108,6 +121,8 @@ def predict(
     ] = None,
     raw: Raw = False,
     probabilities: Probabilities = False,
+    question: Question = None,
+    shape: Shape = None,
     tokenizer: Tokenizer = None,
 ) -> None:
     """Answer rows: one line for each on standard output, and nothing else.
@@ -122,6 +137,8 @@ def predict(
 
       cat new.csv | unrolled predict runs/reviews --file - --probabilities
 
+      unrolled predict runs/photos photo.jpg --question "what colour is the dog?"
+
       tail -f log.txt | unrolled predict runs/reviews --live
     """
     search = {
@@ -131,10 +148,35 @@ def predict(
         "seed": seed,
     }
     request = _Request(
-        run, rows or [], file, output, live, as_json, raw, probabilities, tokenizer
+        run=run,
+        rows=rows or [],
+        file=file,
+        output=output,
+        live=live,
+        as_json=as_json,
+        raw=raw,
+        probabilities=probabilities,
+        question=question,
+        shape=shape,
+        tokenizer=tokenizer,
     )
     request.check()
     request.answer(settings or [], search)
+
+
+def shape_of(text: str) -> tuple[int, ...]:
+    """Return the shape of a frame. Raises UsageError: it is none."""
+    from unrolled.core.errors import UsageError
+
+    parts = text.split(",")
+    if len(parts) not in (2, 3) or not all(part.strip().isdigit() for part in parts):
+        raise UsageError(
+            f"--shape {text}: write rows, columns and colours: 120,160,3, or 120,160 for grey"
+        )
+    shape = tuple(int(part) for part in parts)
+    if min(shape) < 1 or (len(shape) == 3 and shape[2] not in (1, 3)):
+        raise UsageError(f"--shape {text}: a frame has 1 or 3 colours")
+    return shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +191,8 @@ class _Request:
     as_json: bool
     raw: bool
     probabilities: bool
+    question: str | None
+    shape: str | None
     tokenizer: Path | None
 
     def check(self) -> None:
@@ -161,6 +205,11 @@ class _Request:
         if self.output is not None and self.file is None:
             raise UsageError(
                 "-o writes the rows of a file with their answers: add --file FILE"
+            )
+        if self.question is not None and not from_rows:
+            raise UsageError(
+                "--question is about images that are given as rows; a file has a column of "
+                "questions"
             )
         if self.raw and (self.output is None or self.output.suffix != ".csv"):
             raise UsageError("--raw is for the cells of a CSV: add -o FILE.csv")
@@ -183,11 +232,16 @@ class _Request:
         details = self.as_json or str(self.output).endswith(".jsonl")
         answering.adjust(run, parse(settings), details=details, **search)
         labels = answering.labels_of(run, self.probabilities)
+        if self.live and run.task.schema.clips:
+            shape = None if self.shape is None else shape_of(self.shape)
+            answering.print_live_frames(run, shape, self.as_json)
+            return
         if self.live:
             answering.print_live(run, self.as_json, labels)
             return
         if self.file is None:
-            answering.print_answers(run, self.rows, self.as_json, labels)
+            rows = answering.image_rows(run, self.rows, self.question)
+            answering.print_answers(run, rows, self.as_json, labels)
             return
         output = None if self.output is None else expanded(self.output)
         changes = parse(self.rows)

@@ -127,10 +127,21 @@ def collate(examples: Examples, rows: Ints) -> Batch:
         assert lengths is not None
         inputs, spelt = examples.spellings.take(inputs, lengths, PAD)
         extra += spelt
-    return Batch(inputs, lengths, targets, rows, extra=extra)
+    return Batch(
+        inputs,
+        lengths,
+        targets,
+        rows,
+        extra=extra,
+    )
 
 
-def by_length(lengths: Ints, order: Ints, rows: int, tokens: int | None) -> list[Ints]:
+def by_length(
+    lengths: Ints,
+    order: Ints,
+    rows: int,
+    tokens: int | None,
+) -> list[Ints]:
     """Cut ``order`` into batches of at most ``rows`` rows and ``tokens`` padded steps.
 
     A row longer than ``tokens`` makes a batch of its own; an empty one is padded to one step.
@@ -178,13 +189,21 @@ class Buckets:
         typical = max(1.0, mean)
         size = self.rows  # of a batch of rows of that length
         if self.tokens:
-            size = min(size, int(self.tokens // typical) or 1)
+            size = min(
+                size,
+                int(self.tokens // typical) or 1,
+            )
         count = round(len(order) / (size * self.pool))
         pools = np.array_split(order, max(1, count))
         batches = list[Ints]()
         for pool in pools:
             by_size = np.argsort(lengths[pool], kind="stable")
-            batches += by_length(lengths, pool[by_size], self.rows, self.tokens)
+            batches += by_length(
+                lengths,
+                pool[by_size],
+                self.rows,
+                self.tokens,
+            )
         shuffled = generator.permutation(len(batches))
         return [batches[index] for index in shuffled]
 
@@ -195,7 +214,12 @@ class Buckets:
         """Return the number of batches in an epoch."""
         return len(self.plan(epoch))
 
-    def batch(self, epoch: int, index: int, part: slice = slice(None)) -> Batch:
+    def batch(
+        self,
+        epoch: int,
+        index: int,
+        part: slice = slice(None),
+    ) -> Batch:
         """Return one batch of an epoch, or some of its rows."""
         rows = self.plan(epoch)[index]
         batch = collate(self.examples, rows[part])
@@ -314,4 +338,9 @@ class Windows:
         ids = self.tokens[positions % len(self.tokens)].astype(np.int64)
         ids[:, 0] = self.start
         both = torch.from_numpy(ids)
-        return Batch(both[:, :-1], None, both[:, 1:], chosen)
+        return Batch(
+            both[:, :-1],
+            None,
+            both[:, 1:],
+            chosen,
+        )

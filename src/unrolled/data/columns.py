@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from unrolled.data.clips import Clip
+from unrolled.data.column_names import LABEL_WORDS, VALUES
 from unrolled.data.date_styles import CLOCK, names_dates, style_of
 from unrolled.data.image_files import ImageFile
 from unrolled.data.numbers import NEARLY_ALL, decimal_mark, is_missing, number
@@ -166,28 +167,9 @@ def look(name: str, values: Sequence[Any], decimal: str | None = None) -> Column
     filled = [value for value in values if value is not None and value != ""]
     count = max(1, len(filled))
     if filled and all(isinstance(value, list) for value in filled):
-        return Column(
-            name=name,
-            filled=len(filled),
-            numeric=False,
-            whole=False,
-            lists=True,
-            distinct=0,
-            mean_length=sum(map(len, filled)) / count,
-            frames=all(map(_frames, filled)),
-        )
+        return _lists(name, filled)
     if filled and all(isinstance(value, ImageFile | Clip) for value in filled):
-        return Column(
-            name=name,
-            filled=len(filled),
-            numeric=False,
-            whole=False,
-            lists=False,
-            distinct=len(set(map(str, filled))),
-            mean_length=1.0,
-            images=isinstance(filled[0], ImageFile),
-            clips=isinstance(filled[0], Clip),
-        )
+        return _pictures(name, filled)
     amounts = _amounts_of(filled, decimal)
     numbers = amounts.numbers
     known = [value for value in numbers if value is not None]
@@ -217,6 +199,35 @@ def look(name: str, values: Sequence[Any], decimal: str | None = None) -> Column
         unit=amounts.unit if numeric else "",
         date_style=style,
         counts_rows=numeric and _counts(numbers),
+    )
+
+
+def _lists(name: str, filled: Sequence[list[Any]]) -> Column:
+    """Describe a column of lists."""
+    return Column(
+        name=name,
+        filled=len(filled),
+        numeric=False,
+        whole=False,
+        lists=True,
+        distinct=0,
+        mean_length=sum(map(len, filled)) / len(filled),
+        frames=all(map(_frames, filled)),
+    )
+
+
+def _pictures(name: str, filled: Sequence[Any]) -> Column:
+    """Describe a column of images, or of clips."""
+    return Column(
+        name=name,
+        filled=len(filled),
+        numeric=False,
+        whole=False,
+        lists=False,
+        distinct=len(set(map(str, filled))),
+        mean_length=1.0,
+        images=isinstance(filled[0], ImageFile),
+        clips=isinstance(filled[0], Clip),
     )
 
 
@@ -302,3 +313,22 @@ def counts(values: Sequence[Any]) -> dict[str, int]:
         first = names.setdefault(spelling(name), name)
         merged[first or "(empty)"] += count
     return dict(merged.most_common())
+
+
+def named_column(names: Sequence[str], columns: Sequence[Column]) -> Column | None:
+    """Return the first column of these names, or of an object of such a name its value."""
+    by_name = {c.name.strip().lower(): c for c in columns}
+    for name in names:
+        for known in (name, *(f"{name}.{inner}" for inner in VALUES)):
+            if known in by_name:
+                return by_name[known]
+    return None
+
+
+def labelled_column(columns: Sequence[Column]) -> Column | None:
+    """Return the first column whose name ends in a word for labels: airline_sentiment."""
+    for column in columns:
+        words = re.split(r"[_\-. ]+", column.name.strip().lower())
+        if len(words) > 1 and words[-1] in LABEL_WORDS and not column.stamp:
+            return column
+    return None

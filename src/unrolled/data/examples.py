@@ -26,7 +26,10 @@ class Ragged:
     offsets: Ints
 
     @classmethod
-    def of(cls, rows: Iterable[Sequence[int]]) -> Ragged:
+    def of(
+        cls,
+        rows: Iterable[Sequence[int]],
+    ) -> Ragged:
         """Lay sequences of ids side by side."""
         rows = list(rows)
         lengths = [len(row) for row in rows]
@@ -81,7 +84,10 @@ class Ragged:
 
 def _offsets(lengths: Sequence[int] | Ints) -> Ints:
     """Return where each row starts, and where the last one ends, (N + 1,)."""
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    offsets = np.zeros(
+        len(lengths) + 1,
+        dtype=np.int64,
+    )
     np.cumsum(lengths, out=offsets[1:])
     return offsets
 
@@ -146,7 +152,11 @@ class Spans:
 
     def pick(self, rows: Ints) -> Spans:
         """Return some of the stretches."""
-        return replace(self, starts=self.starts[rows], lengths=self.lengths[rows])
+        return replace(
+            self,
+            starts=self.starts[rows],
+            lengths=self.lengths[rows],
+        )
 
     def take(self, rows: Ints) -> tuple[Tensor, Tensor]:
         """Return these rows padded with zeros: steps (B, T, D) fp32 and lengths (B,) int64."""
@@ -186,7 +196,7 @@ class Images:
 
 
 @dataclass(frozen=True, slots=True)
-class Clips:
+class FrameSpans:
     """Stretches of one long array of frames: row i is ``pixels[starts[i]:starts[i] + lengths[i]]``.
 
     ``pixels`` (S, C, H, W) are bytes.
@@ -196,16 +206,23 @@ class Clips:
     starts: Ints
     lengths: Ints
 
-    def pick(self, rows: Ints) -> Clips:
+    def pick(self, rows: Ints) -> FrameSpans:
         """Return some of the stretches."""
-        return replace(self, starts=self.starts[rows], lengths=self.lengths[rows])
+        return replace(
+            self,
+            starts=self.starts[rows],
+            lengths=self.lengths[rows],
+        )
 
     def take(self, rows: Ints) -> tuple[Tensor, Tensor]:
         """Return these rows padded with zeros: (B, T, C, H, W) uint8 and lengths (B,) int64."""
         starts = self.starts[rows]
         lengths = self.lengths[rows]
         positions, real = _steps(starts, lengths)
-        frames = np.zeros((*real.shape, *self.pixels.shape[1:]), dtype=np.uint8)
+        frames = np.zeros(
+            (*real.shape, *self.pixels.shape[1:]),
+            dtype=np.uint8,
+        )
         frames[real] = self.pixels[positions[real]]
         return torch.from_numpy(frames), torch.from_numpy(lengths)
 
@@ -219,7 +236,8 @@ class Examples:
     indices (N,) int64, values (N,) float32, or one class a step (Ragged). Without targets they can
     only be predicted. ``lines`` tells where each row stands in its file; ``characters`` holds the
     code points of each text, for models that read them beside its tokens. With ``spellings`` the
-    sequences are indices of its list of words. ``images`` are read instead, or next to sequences; ``clips`` are frames of images.
+    sequences are indices of its list of words. ``images`` are read instead, or next to sequences;
+    ``clips`` are frames of images.
     """
 
     lines: Ints
@@ -230,7 +248,7 @@ class Examples:
     spellings: Spellings | None = None
     frames: Spans | None = None
     images: Images | None = None
-    clips: Clips | None = None
+    clips: FrameSpans | None = None
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -278,5 +296,8 @@ class Examples:
     def reach(self) -> Ints:
         """Steps of the longer of input and targets, (N,): what a batch is padded to."""
         if isinstance(self.targets, Ragged):
-            return np.maximum(self.lengths, self.targets.lengths)
+            return np.maximum(
+                self.lengths,
+                self.targets.lengths,
+            )
         return self.lengths

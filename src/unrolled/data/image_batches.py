@@ -38,7 +38,11 @@ class ImageChanges:
     def __bool__(self) -> bool:
         return bool(self.crop or self.flip or self.colour)
 
-    def draw(self, count: int, generator: np.random.Generator) -> Tensor:
+    def draw(
+        self,
+        count: int,
+        generator: np.random.Generator,
+    ) -> Tensor:
         """Return what is drawn for each image (I, 7), from -1 to 1."""
         return torch.from_numpy(generator.uniform(-1, 1, (count, 7))).float()
 
@@ -51,7 +55,10 @@ class ImageChanges:
             sign = torch.where(mirror < 0, -1.0, 1.0) if self.flip else torch.ones(())
             zero = torch.zeros_like(side)
             # from places of what comes out to places of the image, both from -1 to 1
-            right = torch.stack([side * sign, zero, across * (1 - side)], 1)
+            right = torch.stack(
+                [side * sign, zero, across * (1 - side)],
+                1,
+            )
             below = torch.stack([zero, side, down * (1 - side)], 1)
             where = F.affine_grid(
                 torch.stack([right, below], 1), list(images.shape), align_corners=False
@@ -60,15 +67,16 @@ class ImageChanges:
                 changed, where, padding_mode="border", align_corners=False
             )
         if self.colour:
-            changed = _coloured(changed, [1 + self.colour * part for part in colours])
+            changed = _coloured(
+                changed,
+                [1 + self.colour * part for part in colours],
+            )
         return changed.round().clamp(0, 255).to(torch.uint8)
 
 
 def _coloured(images: Tensor, factors: list[Tensor]) -> Tensor:
     """Return images with brightness, contrast and saturation times factors (I,) each."""
-    brightness, contrast, saturation = (
-        factor.view(-1, 1, 1, 1) for factor in factors
-    )
+    brightness, contrast, saturation = (factor.view(-1, 1, 1, 1) for factor in factors)
     images = images * brightness
     if images.shape[1] == 1:
         mean = images.mean((2, 3), keepdim=True)
@@ -101,17 +109,28 @@ class ClipBatches:
         """Return the number of batches in an epoch."""
         return self.buckets.length(epoch)
 
-    def batch(self, epoch: int, index: int, part: slice = slice(None)) -> Batch:
+    def batch(
+        self,
+        epoch: int,
+        index: int,
+        part: slice = slice(None),
+    ) -> Batch:
         """Return one batch of an epoch, or some of its clips."""
         batch = self.buckets.batch(epoch, index, part)
         if not self.changes:
             return batch
         count = len(self.plan(epoch)[index])
-        drawn = self.changes.draw(count, random(self.buckets.seed, epoch, index))[part]
+        drawn = self.changes.draw(
+            count,
+            random(self.buckets.seed, epoch, index),
+        )[part]
         clips, steps = batch.inputs.shape[:2]
         frames = batch.inputs.flatten(0, 1)
         changed = self.changes.apply(frames, drawn.repeat_interleave(steps, 0))
-        return replace(batch, inputs=changed.unflatten(0, (clips, steps)))
+        return replace(
+            batch,
+            inputs=changed.unflatten(0, (clips, steps)),
+        )
 
 
 @dataclass(frozen=True)
@@ -158,7 +177,12 @@ class ImageBatches:
         """Return the number of batches in an epoch."""
         return len(self.plan(epoch))
 
-    def batch(self, epoch: int, index: int, part: slice = slice(None)) -> Batch:
+    def batch(
+        self,
+        epoch: int,
+        index: int,
+        part: slice = slice(None),
+    ) -> Batch:
         """Return one batch of an epoch, or that of some of its images; see ``collate_images``."""
         assert self.examples.images is not None
         images = self.plan(epoch)[index]
@@ -167,7 +191,12 @@ class ImageBatches:
             generator = random(self.seed, epoch, index)
             drawn = self.changes.draw(len(images), generator)[part]
             pixels = self.changes.apply(pixels, drawn)
-        return collate_images(self.examples, images[part], self.rows_of, pixels)
+        return collate_images(
+            self.examples,
+            images[part],
+            self.rows_of,
+            pixels,
+        )
 
     def in_order(self) -> Iterator[Batch]:
         """Yield all images in their order, as they are, with their rows."""
@@ -176,7 +205,12 @@ class ImageBatches:
         for start in range(0, len(used), self.count):
             images = used[start : start + self.count]
             pixels = self.examples.images.distinct(images)
-            yield collate_images(self.examples, images, self.rows_of, pixels)
+            yield collate_images(
+                self.examples,
+                images,
+                self.rows_of,
+                pixels,
+            )
 
 
 def collate_images(
@@ -195,9 +229,12 @@ def collate_images(
         each row is of (R,); or the texts as inputs (R, T), with their lengths (R,), and as
         ``extra`` images and owners.
     """
-    rows = rows_of.pick(images).flat.astype(np.int64)
+    rows = np.asarray(rows_of.pick(images).flat, dtype=np.int64)
     owners = torch.from_numpy(
-        np.repeat(np.arange(len(images)), rows_of.lengths[images])
+        np.repeat(
+            np.arange(len(images)),
+            rows_of.lengths[images],
+        )
     )
     targets: Tensor | None = None
     if isinstance(examples.targets, Ragged):
@@ -206,6 +243,18 @@ def collate_images(
         targets = torch.from_numpy(examples.targets[rows])
     if examples.sequences is not None:
         tokens, lengths = examples.sequences.take(rows, PAD)
-        return Batch(tokens, lengths, targets, rows, extra=(pixels, owners))
+        return Batch(
+            tokens,
+            lengths,
+            targets,
+            rows,
+            extra=(pixels, owners),
+        )
     ones = torch.ones(len(images), dtype=torch.int64)
-    return Batch(pixels, ones, targets, rows, extra=(owners,))
+    return Batch(
+        pixels,
+        ones,
+        targets,
+        rows,
+        extra=(owners,),
+    )

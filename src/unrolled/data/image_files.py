@@ -33,7 +33,7 @@ class ImageFile:
 
     @classmethod
     def of(cls, value: Any, folder: Path = Path()) -> ImageFile:
-        """Return an image that is given by its name or its bytes; a name is looked for in a folder."""
+        """Return an image that is given by its bytes, or by its name in a folder."""
         if isinstance(value, cls):
             return value
         if isinstance(value, bytes):

@@ -13,9 +13,9 @@ from typing import Any
 
 from unrolled.core.errors import DataError
 from unrolled.data.archives import BROKEN
-from unrolled.data.formats.base import Row
+from unrolled.data.formats.base import Format, Row
 from unrolled.data.image_files import ImageFile
-from unrolled.data.lines import Report
+from unrolled.data.lines import Report, nfc
 from unrolled.data.reader import Reader
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
@@ -52,7 +52,10 @@ class ImageFolder:
                 path = Path(root, name)
                 if is_image(name) and not name.startswith("."):
                     inner = path.relative_to(self.folder).as_posix()
-                    images.setdefault(inner, ImageFile(inner, path))
+                    images.setdefault(
+                        inner,
+                        ImageFile(inner, path),
+                    )
                 elif is_tar(path):
                     for member in members_of_tar(path):
                         images.setdefault(member.name, member)
@@ -86,10 +89,17 @@ def members_of_tar(path: Path) -> list[ImageFile]:
             for member in archive:
                 if member.isfile() and is_image(member.name):
                     images.append(
-                        ImageFile(member.name, path, member.offset_data, member.size)
+                        ImageFile(
+                            member.name,
+                            path,
+                            member.offset_data,
+                            member.size,
+                        )
                     )
     except (tarfile.TarError, *BROKEN) as error:
-        raise DataError(f"is no archive of tar that can be read: {error}", path) from None
+        raise DataError(
+            f"is no archive of tar that can be read: {error}", path
+        ) from None
     return images
 
 
@@ -108,6 +118,9 @@ def with_images(reader: Reader, folder: Path) -> Reader:
     if not indices:
         return reader
     images = ImageFolder(folder)
+    if not images.by_path and folder.parent != folder:
+        # annotations often lie in a folder beside those of the images
+        images = ImageFolder(folder.parent)
 
     def rows(report: Report) -> Iterator[Row]:
         for line, row in reader.rows(report):
@@ -127,16 +140,21 @@ def _columns_of_images(reader: Reader) -> list[int]:
         pass
 
     try:
-        first = list(itertools.islice(reader.rows(ignored), EXAMINED_ROWS))
+        first = list(
+            itertools.islice(
+                reader.rows(ignored),
+                EXAMINED_ROWS,
+            )
+        )
     except DataError:
         return []  # whoever reads on says what is wrong
-    found = []
+    indices = []
     for index in range(len(reader.columns)):
         cells = [row[index] for _, row in first if index < len(row)]
         filled = [cell for cell in cells if cell not in (None, "")]
         if filled and all(isinstance(cell, str) and is_image(cell) for cell in filled):
-            found.append(index)
-    return found
+            indices.append(index)
+    return indices
 
 
 def table_beside_images(path: Path) -> Path | None:
@@ -155,9 +173,34 @@ def table_beside_images(path: Path) -> Path | None:
     if not images:
         return None
     chosen = [table for table in tables if table.parent == path] or tables
-    named = [table for table in chosen if table.stem.lower() in ("captions", "questions")]
+    named = [
+        table for table in chosen if table.stem.lower() in ("captions", "questions")
+    ]
     chosen = named or chosen
     return chosen[0] if len(chosen) == 1 else None
+
+
+def labelled_images(path: Path) -> Reader | None:
+    """Return the images of a folder of folders, labelled by these; None where there are none."""
+    images: list[tuple[str, ImageFile]] = []
+    for file in sorted(path.glob("*/*")):
+        hidden = file.name.startswith(".") or file.parent.name.startswith(".")
+        if file.is_file() and is_image(file.name) and not hidden:
+            inner = file.relative_to(path).as_posix()
+            images.append((file.parent.name, ImageFile(inner, file)))
+    if not images:
+        return None
+
+    def rows(report: Report) -> Iterator[Row]:
+        for number, (label, image) in enumerate(images, 1):
+            yield number, (image, nfc(label))
+
+    return Reader(
+        str(path),
+        Format("folder"),
+        ["image", "label"],
+        rows,
+    )
 
 
 def listed_parts(folder: Path) -> tuple[Path, Path] | None:
@@ -182,11 +225,17 @@ def names_in(path: Path) -> set[str]:
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read as a list of names: {error}", path) from None
+        raise DataError(
+            f"cannot be read as a list of names: {error}",
+            path,
+        ) from None
     return {line.strip() for line in lines if line.strip()}
 
 
-def rows_named(cells: Sequence[Any], names: set[str]) -> list[int]:
+def rows_named(
+    cells: Sequence[Any],
+    names: set[str],
+) -> list[int]:
     """Return the rows whose image stands in a list, by its name or the last part of it."""
     return [
         row

@@ -7,7 +7,6 @@ is seen and overruled by ``data.text``, ``data.label`` and ``data.numbers``.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,13 +14,12 @@ from typing import Any
 from unrolled.core.errors import DataError, UsageError, unknown
 from unrolled.data.column_names import (
     LABEL_NAMES,
-    LABEL_WORDS,
     TEXT_ANSWERS,
     TEXT_NAMES,
-    VALUES,
 )
-from unrolled.data.columns import SHORT, Column, look
+from unrolled.data.columns import SHORT, Column, labelled_column, look, named_column
 from unrolled.data.dates import is_day_first
+from unrolled.data.image_columns import choose_clips, choose_images
 from unrolled.data.numbers import decimal_mark
 from unrolled.data.sources import Table
 from unrolled.data.step_columns import (
@@ -34,9 +32,6 @@ from unrolled.data.step_columns import (
 from unrolled.data.units import FACTORS, KNOWN
 
 PAIRS = ("translate", "rewrite")  # the tasks that answer a text with a text
-# names of what is said of an image, and of what is asked about it
-CAPTIONS = ("caption", "captions", "description", "sentence")
-QUESTIONS = ("question", "questions", "query")
 SENTENCE = 3  # words of a cell, on average, that is no name
 ENOUGH = 20  # rows that tell single words from labels which hardly repeat yet
 
@@ -77,7 +72,8 @@ class Schema:
     With ``frames`` the numbers are sequences; with ``steps`` a row of the file is one step of one,
     ``sequence`` the column that tells them apart, where there are several, and ``time`` the one
     that puts steps in order. ``decimal`` is the mark before decimals, for numbers that do not tell;
-    with ``clips`` the images are clips of frames; ``units`` names columns whose numbers have a unit behind them, each with its unit.
+    with ``clips`` the images are clips of frames; ``units`` names columns whose numbers have a unit
+    behind them, each with its unit.
     """
 
     task: str
@@ -160,9 +156,17 @@ def _choose(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sch
     if hints.rows == "steps" or hints.sequence or windows:
         return _steps(table, hints, columns)
     if any(c.clips for c in columns.values()):
-        return _of_clips(table, hints, columns)
+        chosen = choose_clips(table, list(columns.values()), hints.images, hints.label)
+        return Schema(**chosen, clips=True)
     if hints.images or any(c.images for c in columns.values()):
-        return _of_images(table, hints, columns)
+        chosen = choose_images(
+            table,
+            list(columns.values()),
+            hints.images,
+            hints.text,
+            hints.label,
+        )
+        return Schema(**{**chosen, "task": hints.task or chosen["task"]})
     if table.format.kind == "trees" and hints.task in (None, "parse"):
         return Schema(
             "parse",
@@ -177,53 +181,6 @@ def _choose(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sch
     if pair is not None:
         return pair
     return _labelled(table, hints, columns)
-
-
-def _of_clips(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Schema:
-    """Choose the labels of the frames of clips. Raises DataError: there are none."""
-    clips = hints.images or tuple(c.name for c in columns.values() if c.clips)[:1]
-    lists = [c.name for c in columns.values() if c.lists]
-    answer = hints.label or next(iter(lists), None)
-    if answer is None:
-        raise DataError(
-            "there is no label for each frame: give them as labels (N, T) in the file", table.path
-        )
-    return Schema("label-frames", answer=answer, images=clips, clips=True)
-
-
-def _of_images(
-    table: Table, hints: ColumnHints, columns: dict[str, Column]
-) -> Schema:
-    """Choose what is said of the images of a table: a text, an answer to a question, or a label.
-
-    Raises:
-        DataError: no column can be what is said.
-    """
-    images = hints.images or tuple(c.name for c in columns.values() if c.images)[:1]
-    rest = [c for c in columns.values() if not c.images and c.filled]
-    question = _named(QUESTIONS, rest)
-    answer = hints.label
-    if answer is None:
-        others = [c for c in rest if c.name not in hints.text and c is not question]
-        named = _named((*CAPTIONS, *LABEL_NAMES), others)
-        if named is None and others:
-            named = others[-1]
-        answer = None if named is None else named.name
-    if answer is None:
-        raise DataError(
-            "no column says anything of the images; name the one to learn with "
-            f"data.label=COLUMN (columns: {', '.join(table.columns)})",
-            table.path,
-        )
-    text = hints.text
-    if not text and question is not None and question.name != answer:
-        text = (question.name,)
-    if text:
-        return Schema(hints.task or "ask-image", text, answer=answer, images=images)
-    said = columns[answer]
-    is_label = said.labels and said.words < SENTENCE
-    task = hints.task or ("classify" if is_label else "caption")
-    return Schema(task, answer=answer, images=images)
 
 
 def _look(table: Table, hints: ColumnHints, decimal: str) -> dict[str, Column]:
@@ -258,7 +215,7 @@ def _labelled(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> S
         if c.name != answer and c.filled and not _is_of_one(c.name, answer)
     ]
     frames = tuple(c.name for c in others if c.frames)
-    reads = _as_named(hints) if hints.inputs else _reads(others)
+    reads = _asnamed_column(hints) if hints.inputs else _reads(others)
     if frames and not hints.inputs:
         reads = _of(kinds_of_sequences(table, others))
     reads = _of(dict.fromkeys(hints.without, ()), reads)
@@ -323,7 +280,7 @@ def _refuse_several_labels(table: Table, reads: Schema, answer: str) -> None:
         )
 
 
-def _as_named(hints: ColumnHints) -> Schema:
+def _asnamed_column(hints: ColumnHints) -> Schema:
     """Return the inputs that the user named, and no others."""
     return Schema(
         "", hints.text, hints.numbers, categories=hints.categories, dates=hints.dates
@@ -363,7 +320,7 @@ def _words_beside(columns: Sequence[Column], reads: Schema) -> tuple[str, ...]:
     """
     free = [c for c in columns if c.name not in reads.inputs]
     able = [c for c in free if c.lists and not c.frames]
-    named = _named(TEXT_NAMES, able)
+    named = named_column(TEXT_NAMES, able)
     if named is None and not any(c.frames for c in columns):
         named = next(iter(able), None)
     return () if named is None else (named.name,)
@@ -377,7 +334,7 @@ def _texts(columns: Sequence[Column]) -> list[Column]:
     """Return the columns of texts: by their names, and those of several words."""
     able = [c for c in columns if not (c.numeric or c.dates or c.stamp)]
     lists = [c for c in able if c.lists and c.mean_length]
-    named = _named(TEXT_NAMES, lists or able)
+    named = named_column(TEXT_NAMES, lists or able)
     if lists:
         # a list of words a row, and a label for each
         return [named or max(lists, key=lambda c: c.mean_length)]
@@ -427,7 +384,7 @@ def _pair(
         ]
     given = {*hints.text, hints.label}
     left = [c for c in texts if c.name not in given]
-    named = _named(TEXT_ANSWERS, left)
+    named = named_column(TEXT_ANSWERS, left)
     answer = hints.label or ""
     if not answer and named is not None:
         answer = named.name
@@ -458,7 +415,7 @@ def _paired(
     names = [c.name for c in texts if c.words >= 2 or c.filled >= ENOUGH]
     if hints.label is not None and hints.text:
         return {hints.label, *hints.text} <= set(names)
-    label = _named(LABEL_NAMES, list(columns.values()))
+    label = named_column(LABEL_NAMES, list(columns.values()))
     plain = label is None or label.name.strip().lower() in TEXT_ANSWERS
     others = any(c.labels or c.frames for c in columns.values() if c.name not in names)
     # a text under the name of an answer is one, whatever kinds stand beside it
@@ -487,7 +444,7 @@ def _steps(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sche
     times = [c.name for c in others if c.moments and c.name != answer]
     first = next(iter(times), None)
     time = hints.time or first
-    reads = _as_named(hints)
+    reads = _asnamed_column(hints)
     if not hints.inputs:
         dated = time if time in dates else None
         reads = _of(
@@ -570,32 +527,13 @@ def _language(
     text = hints.text
     if not text:
         texts = _texts(list(columns.values())) or _longest(list(columns.values()))
-        named = _named(TEXT_NAMES, texts)
+        named = named_column(TEXT_NAMES, texts)
         text = tuple(c.name for c in ([named] if named else texts[:1]))
     if not text:
         raise DataError(
             "no column holds text; name it with data.text=COLUMN", table.path
         )
     return Schema("language", text)
-
-
-def _named(names: Sequence[str], columns: Sequence[Column]) -> Column | None:
-    """Return the first column of these names, or of an object of such a name its value."""
-    by_name = {c.name.strip().lower(): c for c in columns}
-    for name in names:
-        for known in (name, *(f"{name}.{inner}" for inner in VALUES)):
-            if known in by_name:
-                return by_name[known]
-    return None
-
-
-def _called(columns: Sequence[Column]) -> Column | None:
-    """Return the first column whose name ends in a word for labels: airline_sentiment."""
-    for column in columns:
-        words = re.split(r"[_\-. ]+", column.name.strip().lower())
-        if len(words) > 1 and words[-1] in LABEL_WORDS and not column.stamp:
-            return column
-    return None
 
 
 def _is_of_one(name: str, answer: str | None) -> bool:
@@ -611,7 +549,7 @@ def _answer(
 ) -> str | None:
     """Return the column to predict: by its name, else the last, unless others are labels alone."""
     able = [c for c in columns.values() if c.name not in hints.inputs and c.filled]
-    named = _named(LABEL_NAMES, able) or _called(able)
+    named = named_column(LABEL_NAMES, able) or labelled_column(able)
     if named is not None:
         return named.name
     if all(c.numeric for c in columns.values()):

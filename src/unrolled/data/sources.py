@@ -19,7 +19,11 @@ from unrolled.data.formats.arrays import is_arrays
 from unrolled.data.formats.base import HeaderHint
 from unrolled.data.formats.workbook import is_workbook
 from unrolled.data.lines import EMPTY, check_file, nfc
-from unrolled.data.pictures import table_beside_images, with_images
+from unrolled.data.pictures import (
+    labelled_images,
+    table_beside_images,
+    with_images,
+)
 from unrolled.data.reader import Reader, reader_of
 
 __all__ = [
@@ -202,6 +206,9 @@ def _reader(
         if beside is not None:
             origin = find(beside, max_row)
             return with_images(reader_of(origin, encoding, needed, header, sheet), path)
+        labelled = labelled_images(path)
+        if labelled is not None:
+            return labelled
         files = folders.in_folder(path, max_row)
         return folders.together(path, files, encoding, needed, parts, header)
     check_file(path)

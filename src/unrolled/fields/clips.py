@@ -23,8 +23,7 @@ from unrolled.data.clips import (
     Frames,
     VideoClip,
 )
-from unrolled.data.examples import Clips as ClipFrames
-from unrolled.data.examples import Examples, Ints
+from unrolled.data.examples import Examples, FrameSpans, Ints
 from unrolled.data.pictures import is_image
 from unrolled.fields.base import InvalidCell
 
@@ -85,13 +84,17 @@ class Clips:
             )
         path = Path(cell).expanduser()
         if path.is_dir():
-            files = tuple(sorted(file for file in path.iterdir() if is_image(file.name)))
+            files = tuple(
+                sorted(file for file in path.iterdir() if is_image(file.name))
+            )
             if files:
                 return FolderClip(str(cell), files)
         elif path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
             return VideoClip(str(cell), path)
         elif path.is_file() and path.suffix.lower() == ".npy":
-            return ArrayClip(str(cell), np.load(path, mmap_mode="r", allow_pickle=False))
+            return ArrayClip(
+                str(cell), np.load(path, mmap_mode="r", allow_pickle=False)
+            )
         raise InvalidCell(
             f"column {self.column!r}: {shown(str(cell))} is no video, no array of frames (.npy) "
             "and no folder of images"
@@ -145,7 +148,7 @@ class Clips:
         """Return checked rows (N,), which stand on ``lines`` (N,), as a model reads them."""
         lengths = np.array([len(frames) for frames in rows], dtype=np.int64)
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)[:-1]])
-        clips = ClipFrames(np.concatenate(list(rows)), starts, lengths)
+        clips = FrameSpans(np.concatenate(list(rows)), starts, lengths)
         return Examples(lines, clips=clips)
 
     def to_json(self) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from unrolled.data.pixels import Pixels, read_pixels, square
 from unrolled.fields.base import InvalidCell
 
 
-
 @dataclass(frozen=True, slots=True)
 class Image:
     """A column of images, each made a square of ``size`` pixels a side.
@@ -65,7 +64,7 @@ class Image:
         return Examples(lines, images=Images(pixels, np.arange(len(rows))))
 
     def decode(self, image: ImageFile) -> Pixels:
-        """Return the pixels (3, S, S). Raises InvalidCell: the file is no image that can be read."""
+        """Return the pixels (3, S, S). Raises InvalidCell: the file cannot be read as an image."""
         try:
             return square(read_pixels(image.read()), self.size, self.fit == "crop")
         except (OSError, ValueError, MemoryError, SyntaxError) as error:
@@ -73,9 +72,7 @@ class Image:
                 f"column {self.column!r}: {shown(image.name)} cannot be read as an image: {error}"
             ) from None
 
-    def decode_many(
-        self, images: Sequence[ImageFile]
-    ) -> list[Pixels | InvalidCell]:
+    def decode_many(self, images: Sequence[ImageFile]) -> list[Pixels | InvalidCell]:
         """Return the pixels of each image, or what is wrong with it; read side by side."""
 
         def decoded(image: ImageFile) -> Pixels | InvalidCell:

@@ -45,7 +45,11 @@ class FiLM(nn.Module):
         )
         self.output_size = width
 
-    def forward(self, grid: Tensor, question: Tensor) -> Tensor:
+    def forward(
+        self,
+        grid: Tensor,
+        question: Tensor,
+    ) -> Tensor:
         """Return one vector a row (B, width) of grids (B, M, C) and questions (B, Q)."""
         x = F.relu(self.enter(grid))
         parts = zip(
@@ -83,7 +87,11 @@ class Relations(nn.Module):
         )
         self.output_size = width
 
-    def forward(self, grid: Tensor, question: Tensor) -> Tensor:
+    def forward(
+        self,
+        grid: Tensor,
+        question: Tensor,
+    ) -> Tensor:
         """Return one vector a row (B, width) of grids (B, M, C) and questions (B, Q)."""
         left = self.left(grid) + self.question(question)[:, None]
         pairs = F.relu(left[:, :, None] + self.right(grid)[:, None])
@@ -95,15 +103,28 @@ class Relations(nn.Module):
 class Looking(nn.Module):
     """A weighed sum of the places, by what the question looks for (Bahdanau et al. 2015)."""
 
-    def __init__(self, features: int, question: int, width: int) -> None:
+    def __init__(
+        self,
+        features: int,
+        question: int,
+        width: int,
+    ) -> None:
         super().__init__()
         self.attend = Additive(question, features, width)
         self.output_size = features + question
 
-    def forward(self, grid: Tensor, question: Tensor) -> Tensor:
+    def forward(
+        self,
+        grid: Tensor,
+        question: Tensor,
+    ) -> Tensor:
         """Return one vector a row (B, C + Q) of grids (B, M, C) and questions (B, Q)."""
         keys = self.attend.keys(grid)[:, None]
-        lengths = torch.full((len(grid),), grid.shape[1], device=grid.device)
+        lengths = torch.full(
+            (len(grid),),
+            grid.shape[1],
+            device=grid.device,
+        )
         memory = Memory.of([keys], [grid[:, None]], lengths)
         context, _ = self.attend(question, memory)
         return torch.cat([context, question], 1)
@@ -116,7 +137,11 @@ class Joined(nn.Module):
         super().__init__()
         self.output_size = features + question
 
-    def forward(self, grid: Tensor, question: Tensor) -> Tensor:
+    def forward(
+        self,
+        grid: Tensor,
+        question: Tensor,
+    ) -> Tensor:
         """Return one vector a row (B, C + Q) of grids (B, M, C) and questions (B, Q)."""
         return torch.cat([grid.mean(1), question], 1)
 

@@ -63,6 +63,6 @@ class OneToMany(EncoderDecoder):
                 each source has one row.
         """
         memory = self.memory(source)
-        places = torch.full((len(memory),), memory.shape[1], device=memory.device)
-        state = self.decoder.attend(memory, places)
+        positions = torch.full((len(memory),), memory.shape[1], device=memory.device)
+        state = self.decoder.attend(memory, positions)
         return state.reorder(extra[0]) if extra else state

@@ -47,7 +47,11 @@ def _convolution(
     )
 
 
-def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+def _shortcut(
+    inputs: int,
+    outputs: int,
+    stride: int,
+) -> nn.Sequential | None:
     """Return what makes the input of a block as large as its output; None where it is."""
     if stride == 1 and inputs == outputs:
         return None
@@ -58,7 +62,12 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
 class BasicBlock(nn.Module):
     """Two convolutions of 3 x 3 beside a shortcut (He et al. 2016, figure 5, left)."""
 
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        stride: int,
+    ) -> None:
         super().__init__()
         self.output_size = width
         self.conv1 = _convolution(inputs, width, 3, stride)
@@ -80,7 +89,12 @@ class Bottleneck(nn.Module):
     The one of 3 x 3 takes the stride, as torchvision has it.
     """
 
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        stride: int,
+    ) -> None:
         super().__init__()
         self.output_size = width * EXPANSION
         self.conv1 = _convolution(inputs, width, 1)
@@ -129,7 +143,11 @@ class ResidualNetwork(ConvolutionalNetwork):
                 halves = number > 1 and position == 0
                 blocks.append(block(size, width, 2 if halves else 1))
                 size = blocks[-1].output_size
-            setattr(self, f"layer{number}", nn.Sequential(*blocks))
+            setattr(
+                self,
+                f"layer{number}",
+                nn.Sequential(*blocks),
+            )
         self.output_size = size
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -202,7 +220,12 @@ def _same(
     inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
 ) -> _SameConvolution:
     return _SameConvolution(
-        inputs, outputs, kernel, stride, groups=groups, bias=False
+        inputs,
+        outputs,
+        kernel,
+        stride,
+        groups=groups,
+        bias=False,
     )
 
 
@@ -218,7 +241,13 @@ class MobileBlock(nn.Module):
         if expansion != 1:
             self.expand = _same(inputs, width, 1)
             self.expand_norm = _mobile_norm(width)
-        self.depthwise = _same(width, width, kernel, stride, groups=width)
+        self.depthwise = _same(
+            width,
+            width,
+            kernel,
+            stride,
+            groups=width,
+        )
         self.depthwise_norm = _mobile_norm(width)
         self.project = _same(width, outputs, 1)
         self.project_norm = _mobile_norm(outputs)
@@ -300,7 +329,11 @@ _PORTED = (
     ("_project_conv.", "project."),
     ("_blocks.", "blocks."),
 )
-_PORTED_NORMS = {"_bn0": "expand_norm", "_bn1": "depthwise_norm", "_bn2": "project_norm"}
+_PORTED_NORMS = {
+    "_bn0": "expand_norm",
+    "_bn1": "depthwise_norm",
+    "_bn2": "project_norm",
+}
 _PORTED_OUTER = {"_bn0": "stem_norm", "_bn1": "head_norm"}
 # of the classifier, which a grid has no use for
 CLASSIFIERS = ("fc.", "_fc.", "classifier.")

@@ -5,6 +5,8 @@ Shapes: B images, H and W their sides in pixels, C features, H' and W' sides of 
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -40,11 +42,11 @@ class ImageEncoder(nn.Module):
         self.network = network
         self.coordinates = coordinates
         self.output_size = network.output_size + (2 if coordinates else 0)
-        self.register_buffer("means", torch.tensor(means), persistent=False)
-        self.register_buffer("deviations", torch.tensor(deviations), persistent=False)
+        self.means = means
+        self.deviations = deviations
         stages = network.stages()
         count = len(stages) if frozen is None else min(frozen, len(stages))
-        self._frozen = [module for stage in stages[:count] for module in stage]
+        self._frozen = list(itertools.chain.from_iterable(stages[:count]))
         self.is_frozen = count == len(stages)
         for module in self._frozen:
             module.requires_grad_(False)
@@ -56,14 +58,26 @@ class ImageEncoder(nn.Module):
             module.eval()
         return self
 
-    def places(self, height: int, width: int) -> int:
+    def positions(self, height: int, width: int) -> int:
         """Return how many places the grid of an image has."""
         training = self.training
         with torch.no_grad():
-            blank = torch.zeros(1, 3, height, width)
+            first = next(self.network.parameters())
+            blank = first.new_zeros(1, 3, height, width)
             grid = self.network.eval()(blank)
         self.train(training)
         return int(grid.shape[2] * grid.shape[3])
+
+    @staticmethod
+    def _as_colours(
+        values: tuple[float, ...],
+        like: Tensor,
+    ) -> Tensor:
+        return torch.tensor(
+            values,
+            device=like.device,
+            dtype=like.dtype,
+        ).view(1, 3, 1, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the grid row by row (B, H' * W', C).
@@ -74,24 +88,38 @@ class ImageEncoder(nn.Module):
         """
         if images.dtype != torch.uint8:
             return images
-        means: Tensor = self.means  # type: ignore[assignment]
-        deviations: Tensor = self.deviations  # type: ignore[assignment]
-        shape = (1, 3, 1, 1)
         # grey is read as three equal colours
-        scaled = images.float().expand(-1, 3, -1, -1) / 255 - means.view(shape)
-        scaled = scaled / deviations.view(shape)
+        colours = images.float().expand(-1, 3, -1, -1) / 255
+        scaled = (colours - self._as_colours(self.means, colours)) / self._as_colours(
+            self.deviations, colours
+        )
         scaled = scaled.contiguous(memory_format=torch.channels_last)
         grid = self.network(scaled)
         if self.coordinates:
-            grid = torch.cat([grid, coordinates_of(grid)], 1)
+            grid = torch.cat(
+                [grid, coordinates_of(grid)],
+                1,
+            )
         return grid.flatten(2).transpose(1, 2)
 
 
 def coordinates_of(grid: Tensor) -> Tensor:
     """Return where each place of a grid (B, C, H', W') is, from -1 to 1: (B, 2, H', W')."""
     rows, _, height, width = grid.shape
-    across = torch.linspace(-1, 1, width, device=grid.device, dtype=grid.dtype)
-    down = torch.linspace(-1, 1, height, device=grid.device, dtype=grid.dtype)
+    across = torch.linspace(
+        -1,
+        1,
+        width,
+        device=grid.device,
+        dtype=grid.dtype,
+    )
+    down = torch.linspace(
+        -1,
+        1,
+        height,
+        device=grid.device,
+        dtype=grid.dtype,
+    )
     both = torch.stack(torch.meshgrid(across, down, indexing="xy"))
     return both.expand(rows, 2, height, width)
 
@@ -127,12 +155,16 @@ class PooledImages(nn.Module):
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
         self.output_size = size
-        places = encoder.places(height, width)
-        self.flattens = places <= FLATTENED
-        read = encoder.output_size * (places if self.flattens else 1)
+        positions = encoder.positions(height, width)
+        self.flattens = positions <= FLATTENED
+        read = encoder.output_size * (positions if self.flattens else 1)
         self.projection = nn.Linear(read, size)
 
-    def forward(self, images: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
         """Return the vectors of images, or of the frames of clips.
 
         Padding is not looked at: the averages of batch norms are those of real frames.

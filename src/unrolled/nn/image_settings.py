@@ -40,9 +40,7 @@ class EncoderConfig(Config):
         lt=1,
         description="images: share of a side by which a random square is smaller, in training",
     )
-    flip: bool = Field(
-        False, description="images: mirror half of them, in training"
-    )
+    flip: bool = Field(False, description="images: mirror half of them, in training")
     colour: float = Field(
         0.0,
         ge=0,

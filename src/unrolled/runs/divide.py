@@ -18,6 +18,10 @@ from unrolled.tasks import series
 from unrolled.tasks.base import Data, locate
 from unrolled.tasks.recipe import Recipe
 
+SPLIT = "split"  # the column that names the part of each row of images
+TRAINED = ("train", "restval")
+HELD_OUT = ("val", "dev", "valid", "validation")
+
 
 def divide(data: Data, schema: Schema, recipe: Recipe) -> tuple[Data, Data, str]:
     """Hold out part of the data: the end of one text, or rows by the hash of their inputs.
@@ -44,8 +48,15 @@ def divide(data: Data, schema: Schema, recipe: Recipe) -> tuple[Data, Data, str]
         listed = lists_of(data, recipe)
         if listed is not None:
             return divide_by_lists(data, schema, *listed)
+        parts = divide_by_column(data)
+        if parts is not None:
+            return parts
     indices = locate(data, schema.images or schema.inputs, data.columns)
-    by = f"the hash of {schema.images[0]}" if schema.images else "the hash of their inputs"
+    by = (
+        f"the hash of {schema.images[0]}"
+        if schema.images
+        else "the hash of their inputs"
+    )
     group = recipe.data.group
     if group is not None:
         indices = locate(data, [group], data.columns)
@@ -76,6 +87,24 @@ def lists_of(table: Table, recipe: Recipe) -> tuple[Path, Path] | None:
         )
     folder = Path(table.path)
     return listed_parts(folder) if folder.is_dir() else None
+
+
+def divide_by_column(table: Table) -> tuple[Table, Table, str] | None:
+    """Divide rows by a column ``split`` that names their part; None where there is none.
+
+    Those of a test part are left out.
+    """
+    if SPLIT not in table.columns:
+        return None
+    names = [str(cell).strip().lower() for cell in table.cells(SPLIT)]
+    train = [row for row, name in enumerate(names) if name in TRAINED]
+    dev = [row for row, name in enumerate(names) if name in HELD_OUT]
+    if not train or not dev:
+        return None
+    how = f"held out the {len(dev):,} rows whose {SPLIT} is val or dev (data.dev=FILE)"
+    left = len(names) - len(train) - len(dev)
+    others = f"; {left:,} rows of other parts are left out" if left else ""
+    return pick(table, train), pick(table, dev), how + others
 
 
 def divide_by_lists(

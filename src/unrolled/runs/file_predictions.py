@@ -12,7 +12,9 @@ from typing import Any
 
 from unrolled.core.errors import DataError
 from unrolled.data.aligned import Line, Lines
+from unrolled.data.clips import Clip
 from unrolled.data.formats import FORMATS
+from unrolled.data.image_files import ImageFile
 from unrolled.data.shards import unchanged
 from unrolled.data.sources import Rows, read, rows_of
 from unrolled.fields.series import Series
@@ -134,8 +136,13 @@ def _predict_rows(
                     raise error
                 errors.append(error)
                 prediction = Prediction("")
-            yield dict(zip(rows.columns, row, strict=True)), prediction
+            yield dict(zip(rows.columns, map(_plain, row), strict=True)), prediction
     rows.skipped += errors
+
+
+def _plain(cell: Any) -> Any:
+    """Return a cell as it is written beside its answer: an image or a clip by its name."""
+    return str(cell) if isinstance(cell, ImageFile | Clip) else cell
 
 
 def _chunks(rows: Iterator[NumberedRow]) -> Iterator[list[NumberedRow]]:

@@ -48,7 +48,6 @@ from unrolled.core.saving import as_saved
 from unrolled.core.terminal import note
 from unrolled.core.words import either, option, resume
 from unrolled.data.sources import Format
-from unrolled.fields.frames import Frames
 from unrolled.nn.without_memory import without_memory
 from unrolled.ops import native
 from unrolled.runs.recipes import CONFIG, FILES, as_yaml, read_yaml

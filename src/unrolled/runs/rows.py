@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from unrolled.core.errors import UsageError, UserError, listed, shown
 from unrolled.core.words import counted, either
 from unrolled.data.archives import too_long
+from unrolled.data.image_files import ImageFile
 from unrolled.data.json_values import flattened, json_object, json_value
 from unrolled.data.list_cells import cell_of
 from unrolled.data.sources import nfc, parse_row
 from unrolled.fields.frames import Frames
 from unrolled.tasks.base import Task
+
+# what an image may be given as: its bytes, or where it is
+IMAGES = (bytes, str, os.PathLike, ImageFile)
 
 
 class InputCells(tuple[Any, ...]):
@@ -27,6 +32,8 @@ def rows_of(rows: Any) -> Iterable[Any]:
         UsageError: there are none to go through.
     """
     if isinstance(rows, str | Mapping):
+        return [rows]
+    if isinstance(rows, os.PathLike):
         return [rows]
     if isinstance(rows, bytes) or not _is_iterable(rows):
         raise UsageError(
@@ -75,6 +82,8 @@ def _cells_as_given(row: Any, task: Task, most: int) -> tuple[Any, ...]:
         raise UserError(too_long(most))
     if isinstance(row, Mapping):
         return _cells_by_name(row, row, names)
+    if len(names) == 1 and task.schema.images and isinstance(row, IMAGES):
+        return (row,)
     if isinstance(row, bytes) or not _is_iterable(row):
         raise UserError(
             f"{shown(row)} is no row: give a text, a list of cells, or a mapping of columns"

@@ -4,8 +4,8 @@ That scorer (pycocoevalcap) cuts a caption with Stanford's PTBTokenizer 3.4.1, i
 leaves punctuation out. The patterns below say what that tokenizer does with a text; they were found
 by giving it texts, and share nothing else with it.
 
-At every position the first pattern that matches makes the token, so that a longer token stands
-before those that it begins like. Between tokens there are blanks.
+At every position the first pattern that matches makes the token; the tokenizer takes the longest
+instead, so that what is longer stands before what it begins like.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import re
 LETTER = r"[^\W\d_]"
 WORD = r"[^\W_]"  # a letter or a digit
 END = rf"(?!{WORD})"
-APOSTROPHE = r"['\u2019]"
+APOSTROPHE = r"(?:['\u2019]|&apos;)"
+MARK = r"(?:['\u2018\u2019`]|&apos;)"  # what may stand for one inside a word
 HYPHEN = r"[-_\u2010\u2011]"
 LINK = r"[^\s\"<>|(){}]"
 LINK_END = r"[^\s\"<>|(){}.!?,\-]"
+OPENING = r"[\u2013\u2014\u2018\u201c]"  # stays before an address
 VOWEL = r"[aeiouAEIOU]"
 
 
@@ -62,7 +64,7 @@ HYPHENATED = rf"{PART}(?:{HYPHEN}{PART})*"
 TAIL = rf"(?:-{WORD}+)"
 LETTERS = rf"{LETTER}(?:\.{LETTER})+"  # U.S, p.m
 DOTTED = rf"{LETTER}{WORD}*(?:\.{LETTER}{WORD}*)+{TAIL}*"  # example.org, end.Start
-NOT = r"n['\u2018\u2019`]t"
+NEGATION = rf"n{MARK}t"
 # a period stays with the word before it where one of these follows at once
 PERIOD = r"(?:\.(?=[,;:]))?"
 
@@ -77,74 +79,89 @@ TELEPHONE = (
 )
 FRACTION = r"\d{1,4}[-\s]\d{1,4}[/\u2044]\d{1,4}|\d{1,4}\u2044\d{1,4}"
 FACE = (
-    rf"[<>]?[:;=][-o'*]?[()DPdpO\\|@\[\]{{]{END}|:[03]{END}"
+    rf"[<>]?[:;=][-o'*]?[()DPdpO\\|@\[\]{{]{END}|:[03](?![.,:]?\d|{WORD})"
     r"|\([-^x=~<>'][_.-]?[-^x=~<>']\)|[-^x=~<>']_[-^x=~<>']"
 )
 
-PLAIN = rf"(?!(?i:cannot|gonna|gotta|gimme|lemme|wanna){END})[A-Za-z]+(?=[,;]?\s|$)"
+# a word between blanks needs no other pattern, and is tried first: most words are such
+UNDIVIDED = rf"(?![cglwCGLW](?i:annot|onna|otta|imme|emme|anna){END})"
+PLAIN = (rf"{UNDIVIDED}[A-Za-z]+(?=\s|$)",)
+PAUSE = (r"[.,;:?!\"'-](?=\s|$)", r"\.{3,5}|-{1,4}(?!-)")
 JOINED = (TAG, TELEPHONE, FRACTION, FACE)
 ADDRESS = (
-    rf"(?i:https?)://{LINK}*\.{LINK}*{LINK_END}",
-    r"[A-Za-z0-9][^\s\"<>|()]*@[^\s\"<>|().]+(?:\.[^\s\"<>|().]+)*",
-    rf"(?i:www)\.(?:{WORD}[\w-]*\.)+[A-Za-z]{{2,4}}(?:/{LINK}*{LINK_END})?{END}",
-    rf"[A-Za-z]\w*\.(?:com|net|org|edu)/{LINK}*{LINK_END}",
+    rf"(?i:https?)://{LINK}+{LINK_END}",
+    # the bound keeps a long text without blanks from being read again at each of its words
+    r"[A-Za-z0-9][^\s\"<>|()]{0,99}@[^\s\"<>|().]+(?:\.[^\s\"<>|().]+)*",
+    rf"{OPENING}?(?i:www)\.(?:{WORD}[\w-]*\.)+[A-Za-z]{{2,4}}(?:/{LINK}+{LINK_END})?{END}",
+    rf"{OPENING}?(?:[A-Za-z]\w*\.)+(?:com|net|org|edu)/{LINK}+{LINK_END}",
+    rf"{OPENING}(?:[A-Za-z]\w*\.)+(?:com|net|org|edu){END}",
     rf"@[A-Za-z_]\w*|\#{LETTER}+",
+)
+CONTRACTION = (
+    r"'(?i:t(?=is|was))",
+    # a straight apostrophe before more letters is a quotation mark
+    rf"'(?i:s|m|d|ll|re|ve)(?!{LETTER})|(?:\u2019|&apos;)(?i:s|m|d|ll|re|ve)",
+    rf"(?i:{NEGATION}){END}",
 )
 ENTITY = (
     r"(?i:&(?:amp|lt|gt|quot|apos|nbsp|[mn]dash);)",
     rf"&\#\d+;|&{VOWEL}(?:acute|grave|uml);",
     r"[A-Z]+(?:(?:&(?:amp;)?|\+)[A-Z]+)+",  # AT&T, but not at&t
 )
-CONTRACTION = (
-    r"'(?i:t(?=is|was))",
-    # a straight apostrophe before more letters is a quotation mark
-    rf"'(?i:s|m|d|ll|re|ve)(?!{LETTER})|\u2019(?i:s|m|d|ll|re|ve)",
-    rf"(?i:{NOT}){END}",
-)
-WORDS = (
+CLIPPED = (
     rf"(?i:{HALVES})",
     # rock 'n' roll, 'em, '90s; a year of two digits only before a blank
-    rf"{APOSTROPHE}(?i:n{APOSTROPHE}|em|till?|cause|n{END})",
-    rf"{APOSTROPHE}\d(?:\d(?=\s|$)|0s{END})",
-    rf"{LETTER}*?[^\W\d_nN](?=(?i:{NOT}))",
-    # non-U.S.-led, Inc.-owned
+    rf"{APOSTROPHE}(?i:n{APOSTROPHE}|em|till?|cause)|(?:'(?i:n)(?=\s|$)|\u2019(?i:n){END})",
+    rf"{APOSTROPHE}(?:\d\d(?=\s|$)|[2-9]0s{END})",
+    rf"{LETTER}*?[^\W\d_nN](?=(?i:{NEGATION}))",  # did, of didn't
+)
+SHORTENED = (
+    # p.m., non-U.S.-led
     rf"(?:{WORD}+-)*{LETTERS}(?:\.?{TAIL}+|\.(?!{LETTER})|(?!{WORD}|\.[,;:]|\.{LETTER}))",
     rf"{ABBREVIATION}\.(?:{TAIL}+|(?!{LETTER}))|{NUMBERED}\.(?=\s*\d)",
-    rf"{WORD}+(?:\.{WORD}+)*\.(?i:{FILE_KINDS})(?=[\s.,!?\"()]|$)",
+    rf"{WORD}+(?:\.{WORD}+)*\.(?i:{FILE_KINDS})(?=[\s,!?\"()]|\.(?!\w)|$)",
     r"[CcFf]\#|[Cc]\+\+|[A-Z]+\$",
-    # O'Neil, d'or, l'amour, hallowe'en, o'clock, c'est
-    rf"(?:(?:[nNdDlLoO]|[A-HJ-XZ]){APOSTROPHE}{LETTER}{{2,}}"
-    rf"|{LETTER}+[aeiouyAEIOUY]{APOSTROPHE}{VOWEL}{LETTER}*|[oOeE]{APOSTROPHE}(?:o|er)"
-    rf"|[cC]{APOSTROPHE}(?:est|mon)|(?i:s{APOSTROPHE}mores))(?:-{PART})*{END}{PERIOD}",
-    # y'all has two tokens: y' all
+)
+APOSTROPHISED = (
+    # O'Neil, d'or, l'amour, hallowe'en, o'er, c'est
+    rf"(?:(?:[nNdDlLoO]|[A-HJ-XZ]){MARK}{LETTER}{{2,}}"
+    rf"|{LETTER}+[aeiouyAEIOUY]{MARK}{VOWEL}{LETTER}*|[oOeE]{APOSTROPHE}(?:o|er)"
+    rf"|[cC]{APOSTROPHE}(?:est|mon))(?:-{PART})*{END}{PERIOD}",
+    rf"(?i:(?:cap{APOSTROPHE}n|nor{APOSTROPHE}easter|ev{APOSTROPHE}ry|li{APOSTROPHE}l"
+    rf"|nat{APOSTROPHE}l|s{APOSTROPHE}mores))",
+    # y'all is two tokens, of which the first keeps the apostrophe
     rf"(?i:[yj]{APOSTROPHE}(?=[a-z])(?![dms]))",
     rf"(?i:(?:[djl]|ol|dunkin|somethin){APOSTROPHE}(?!(?:s|m|d|ll|re|ve){END}))",
-    rf"{WORD}*\d(?:[.,]\d+)+{TAIL}+",
-    r"[-+]?\d+(?:[.,:]\d+)+|[-+]?[.,:]\d+(?:[.,:]\d+)*|[-+]\d+",
+)
+WORDS = (
+    rf"[A-Za-z0-9]+(?:[.,]\d+)+{TAIL}+",  # 2,000-mile
+    r"[-+]?\d+(?:[.,:]\d+)+|[-+]?[.,:]\d+(?:[.,:]\d+)*|[-+]\d+",  # 5:30, .5, -3
     rf"(?i:anti|pro)-{END}",
     rf"{DOTTED}{PERIOD}",
-    r"[A-Za-z0-9]+(?:-[A-Za-z]+)*(?:/[A-Za-z0-9]+(?:-[A-Za-z]+)*){1,2}",
+    r"[A-Za-z0-9]+(?:-[A-Za-z]+)*(?:/[A-Za-z0-9]+(?:-[A-Za-z]+)*){1,2}",  # and/or, 1/2
     rf"{LETTER}+(?:[!?]{LETTER}+)+{PERIOD}",
     rf"{HYPHENATED}\.(?=[,;:])|(?!{LETTER}\.){HYPHENATED}",
-    rf"{LETTER}(?:\.(?!\s+{OPENER}(?:\s|$)))?",
+    rf"{LETTER}(?:\.(?!\s+(?:{OPENER}(?:\s|$)|{TAG})))?",
 )
-SILENT = (r"\.{3,5}|-{1,4}(?!-)",)
-SYMBOL = (r"[!?]+|\#+|\*+|@+|_+|-+|''|``|<<|>>|[\u2018\u2019]{2}|\S",)
+SYMBOL = (r"[!?]+|\#+|\*+|@+|_+|-+|''|``|<<|>>|[\u2018\u2019\u201c\u201d«»]{2}|\S",)
 KINDS = {
-    "plain": (PLAIN,),
+    "plain": PLAIN,
+    "pause": PAUSE,
     "joined": JOINED,
     "address": ADDRESS,
-    "entity": ENTITY,
     "contraction": CONTRACTION,
-    "word": WORDS,
-    "silent": SILENT,
+    "entity": ENTITY,
+    "word": CLIPPED + SHORTENED + APOSTROPHISED + WORDS,
     "symbol": SYMBOL,
 }
-TOKEN = re.compile(
-    "|".join(f"(?P<{kind}>{'|'.join(parts)})" for kind, parts in KINDS.items())
+GROUPS = "|".join(
+    f"(?P<{kind}>{'|'.join(patterns)})" for kind, patterns in KINDS.items()
 )
+TOKEN = re.compile(rf"\s*(?:{GROUPS})")
 
-PUNCTUATION = frozenset("'' ' `` ` . ? ! , : - -- ... ;".split()) | {""}
+PUNCTUATION = frozenset(
+    ["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
+) | {""}
 ENTITIES = {
     "&amp;": "&",
     "&lt;": "<",
@@ -170,9 +187,14 @@ STRAIGHT = str.maketrans("\u2018\u2019", "`'")
 # numerals that stand apart from the word before them are no letters while words are cut
 NUMERALS = "²³¹¼½¾⁰⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 FRACTIONS = {"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
+# combining accents are letters meanwhile, which the tokenizer takes them for
+ACCENTS = 0x70
+LENT = 0x20000
+RETURNED = str.maketrans({LENT + i: 0x300 + i for i in range(ACCENTS)})
 HIDDEN = str.maketrans(
     {
         **{numeral: chr(0xE000 + i) for i, numeral in enumerate(NUMERALS)},
+        **{0x300 + i: chr(LENT + i) for i in range(ACCENTS)},
         "\xad": None,
         "\x80": "€",
         "\x91": "\u2018",
@@ -213,8 +235,8 @@ SYMBOLS = str.maketrans(
 )
 # characters that the tokenizer passes over, emoji among them
 UNKNOWN = re.compile(
-    "[\u200b-\u200f\u2024\u2025\u2027\u202a-\u202f\u203c\u203d\u2043\u2045-\u206f\u20a1-\u20ab"
-    "\u20ad-\u20cf\ue000-\uf8ff\ufe00-\ufe0f\ufeff\ufffd\U00010000-\U0010ffff]"
+    "[\u200b-\u200f\u2024\u2025\u2027\u202a-\u202f\u203c\u203d\u2043\u2045-\u206f"
+    "\u20a1-\u20a3\u20a5-\u20ab\u20ad-\u20cf\ue000-\uf8ff\ufe00-\ufe0f\ufeff\ufffd\U00010000-\U0010ffff]"
 )
 
 
@@ -227,11 +249,17 @@ def ptb_tokens(text: str) -> list[str]:
     """
     if not text.isascii():
         text = UNKNOWN.sub(" ", text).translate(HIDDEN)
+        return [token.translate(RETURNED) for token in _tokens(text)]
+    return _tokens(text)
+
+
+def _tokens(text: str) -> list[str]:
     tokens: list[str] = []
     for match in TOKEN.finditer(text):
-        token = match[0]
-        if match.lastgroup != "plain":
-            token = _normal(str(match.lastgroup), token)
+        kind = str(match.lastgroup)
+        token = match[kind]
+        if kind != "plain":
+            token = _normal(kind, token)
         if token:
             tokens.append(token.lower())
     return tokens
@@ -242,8 +270,8 @@ def _normal(kind: str, token: str) -> str:
     if kind == "joined":
         return token.translate(JOINTS)
     if kind == "contraction":
-        return token.replace("\u2019", "'").replace("\u2018", "`")
-    if kind == "silent":
+        return token.replace("&apos;", "'").translate(STRAIGHT)
+    if kind == "pause":
         return ""
     if kind == "entity":
         token = ENTITIES.get(token.lower(), token.replace("&amp;", "&"))

@@ -61,7 +61,11 @@ def segment_scores(
         raise ValueError("expected labels of the same frames, of one sequence at least")
     pairs = [
         (Segments.of(right), Segments.of(given))
-        for right, given in zip(truth, predicted, strict=True)
+        for right, given in zip(
+            truth,
+            predicted,
+            strict=True,
+        )
     ]
     scores = {"edit": float(np.mean([edit_score(*pair) for pair in pairs]))}
     for overlap in OVERLAPS:
@@ -70,7 +74,10 @@ def segment_scores(
     return scores
 
 
-def edit_score(truth: Segments, predicted: Segments) -> float:
+def edit_score(
+    truth: Segments,
+    predicted: Segments,
+) -> float:
     """Return 1 less the edits between the two orders of labels, over the longer of them.
 
     Where segments begin and end makes no difference (Lea et al. 2016, section 4).
@@ -78,17 +85,23 @@ def edit_score(truth: Segments, predicted: Segments) -> float:
     longer = max(len(truth), len(predicted))
     if not longer:
         return 1.0
-    edits = distance(predicted.labels.tolist(), truth.labels.tolist())
+    edits = distance(
+        predicted.labels.tolist(),
+        truth.labels.tolist(),
+    )
     return 1 - edits / longer
 
 
-def overlap_f1(pairs: Sequence[tuple[Segments, Segments]], overlap: float) -> float:
+def overlap_f1(
+    pairs: Sequence[tuple[Segments, Segments]],
+    overlap: float,
+) -> float:
     """Return the F1 of segments that were found (Lea et al. 2017, section 4).
 
     A predicted segment has found the true one of its label with which it shares the largest part of
     what both cover, if that part is ``overlap`` at least and no other has found it before.
     """
-    found = 0
+    matched = 0
     predicted_count = 0
     true_count = 0
     for truth, predicted in pairs:
@@ -102,11 +115,22 @@ def overlap_f1(pairs: Sequence[tuple[Segments, Segments]], overlap: float) -> fl
             best = int(np.argmax(shares))
             if shares[best] >= overlap and not hits[best]:
                 hits[best] = True
-                found += 1
-    return 2 * found / max(1, predicted_count + true_count)
+                matched += 1
+    return (
+        2
+        * matched
+        / max(
+            1,
+            predicted_count + true_count,
+        )
+    )
 
 
-def _shares(truth: Segments, predicted: Segments, index: int) -> NDArray[np.float64]:
+def _shares(
+    truth: Segments,
+    predicted: Segments,
+    index: int,
+) -> NDArray[np.float64]:
     """Return which part of what both cover a predicted segment shares with each true one (S,)."""
     start = predicted.starts[index]
     end = predicted.ends[index]

@@ -5,6 +5,7 @@ Shapes: N rows, A answers.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +30,6 @@ from unrolled.nn import Pooling, build_layer
 from unrolled.nn.image_settings import build_encoder
 from unrolled.tasks import describing
 from unrolled.tasks.base import (
-    UP,
     AnswerOptions,
     Data,
     DefaultSettings,
@@ -57,7 +57,9 @@ from unrolled.training.precision import ComputeDevice
 
 QUESTIONS = "questions.json"
 KIND = "kind"  # the column that tells kinds of questions apart, where a file has it
-AGREEING = 3  # people who gave an answer that counts in full (Antol et al. 2015, section 3)
+AGREEING = (
+    3  # people who gave an answer that counts in full (Antol et al. 2015, section 3)
+)
 DEFAULTS = DefaultSettings(
     values={
         "data": {"max_tokens": 64, "min_count": 1},
@@ -154,7 +156,7 @@ class AskImage(ImageLabels):
                 "(data.text)"
             )
         column = schema.text[0]
-        texts = [asked(cell) for cell in table.cells(column) if cell]
+        texts = [as_learnt(cell) for cell in table.cells(column) if cell]
         kind = config.tokenizer if config.tokenizer in KINDS else DEFAULTS.tokenizer
         known = pretrained and pretrained.tokenizer
         tokenizer = known or Tokenizer.fit(
@@ -209,7 +211,7 @@ class AskImage(ImageLabels):
     def _check_question(self, cell: Any) -> str:
         """Return a question. Raises InvalidCell: it is none, or has no word that is known."""
         (text,) = self.question.check([cell])
-        question = asked(text)
+        question = as_learnt(text)
         if not question:
             raise InvalidCell(f"column {self.question.columns[0]!r} is empty")
         unknown = self.tokenizer.unk_id
@@ -311,9 +313,10 @@ class AskImage(ImageLabels):
 
         def to_the_question() -> Scores:
             counts: dict[bytes, Counter[int]] = {}
-            for question, target in zip(_keys(train), train.targets, strict=True):
-                counts.setdefault(question, Counter())[int(target)] += 1
-            most = int(np.bincount(np.asarray(train.targets)).argmax())
+            targets: list[int] = np.asarray(train.targets).tolist()
+            for question, target in zip(_keys(train), targets, strict=True):
+                counts.setdefault(question, Counter())[target] += 1
+            most = int(np.bincount(targets).argmax())
             predicted = [
                 counts[question].most_common(1)[0][0] if question in counts else most
                 for question in _keys(dev)
@@ -326,7 +329,7 @@ class AskImage(ImageLabels):
         self, compute_device: ComputeDevice, options: AnswerOptions = AnswerOptions()
     ) -> StepReader:
         """Return what reads a question step by step, beside its image."""
-        return AskedSteps(self.inputs, self.question, self.output.names, asked)
+        return AskedSteps(self.inputs, self.question, self.output.names, as_learnt)
 
     # ------------------------------------------------------------------ the run folder
 
@@ -354,7 +357,7 @@ class AskImage(ImageLabels):
         return cls(inputs, question, Label.from_json(values["output"]), layout)
 
 
-def asked(text: Any) -> str:
+def as_learnt(text: Any) -> str:
     """Return a question as it is learnt: in lower case, marks apart from words."""
     lowered = str(text).strip().lower()
     apart = "".join(
@@ -398,4 +401,4 @@ def _keys(examples: Examples) -> list[bytes]:
     assert examples.sequences is not None
     offsets = examples.sequences.offsets.tolist()
     flat = np.asarray(examples.sequences.flat)
-    return [flat[a:b].tobytes() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [flat[a:b].tobytes() for a, b in itertools.pairwise(offsets)]

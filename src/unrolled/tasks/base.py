@@ -24,6 +24,7 @@ from unrolled.decoding.generate import MakeDraft, Stepper
 from unrolled.decoding.grammar import GrammarText
 from unrolled.decoding.sampling import Sampling
 from unrolled.decoding.settings import Search
+from unrolled.fields.clips import Clips
 from unrolled.fields.frames import Frames
 from unrolled.fields.label import Label
 from unrolled.fields.text import Text
@@ -366,6 +367,11 @@ class Task(ABC):
     @property
     def frames(self) -> Frames | None:
         """The field of a sequence of numbers, where the task reads one."""
+        return None
+
+    @property
+    def clips(self) -> Clips | None:
+        """The field of clips of video, where the task reads them."""
         return None
 
     @property

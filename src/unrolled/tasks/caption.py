@@ -145,7 +145,12 @@ class Caption(Task):
         "perplexity": DOWN,
     }
     is_generative: ClassVar[bool] = True
-    around: ClassVar[tuple[str, ...]] = ("tie", "head_bias", "attention", "input_feeding")
+    around: ClassVar[tuple[str, ...]] = (
+        "tie",
+        "head_bias",
+        "attention",
+        "input_feeding",
+    )
     inputs: Image
     output: Text
     longest: int
@@ -239,7 +244,10 @@ class Caption(Task):
         rows = read_rows(self.inputs, table, image, check, on_error)
         ids = self.output.encode([(readable(text),) for text in rows.values])
         end = self.tokenizer.eos_id
-        cut = [[*row[: self.longest - 1], end] if len(row) > self.longest else row for row in ids]
+        cut = [
+            [*row[: self.longest - 1], end] if len(row) > self.longest else row
+            for row in ids
+        ]
         examples = CaptionExamples(
             rows.lines,
             images=rows.images,
@@ -318,7 +326,10 @@ class Caption(Task):
             assert batch.lengths is not None
             with compute_device.autocast():
                 read = writer.read(
-                    batch.inputs, batch.lengths, self.decoder_inputs(batch), *batch.extra
+                    batch.inputs,
+                    batch.lengths,
+                    self.decoder_inputs(batch),
+                    *batch.extra,
                 )
                 real = batch.targets != IGNORED
                 scored = batch.targets[real]

@@ -99,9 +99,7 @@ class ClassifyImages(ImageLabels):
         table = need_table(data)
         answer = schema.answer or ""
         named = table if labels is None else need_table(labels)
-        output = Label.fit(
-            answer, named.cells(answer), recipe.data.missing != "error"
-        )
+        output = Label.fit(answer, named.cells(answer), recipe.data.missing != "error")
         if len(output.names) < 2:
             raise DataError(f"column {answer!r} holds one label alone", table.path)
         encoder = recipe.encoder

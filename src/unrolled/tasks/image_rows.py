@@ -78,31 +78,48 @@ def read_rows(
         except InvalidCell as error:
             error_of_row[row] = error
     files = {image.name: image for _, image, _ in checked}
-    pixels, faults = _decoded(field, list(files.values()))
+    pixels, invalid_by_name = _decoded(field, list(files.values()))
     number_of = {name: number for number, name in enumerate(pixels)}
     kept: list[tuple[int, int, Any]] = []
     for row, image, value in checked:
-        fault = faults.get(image.name)
-        if fault is not None:
-            error_of_row[row] = fault
+        invalid = invalid_by_name.get(image.name)
+        if invalid is not None:
+            error_of_row[row] = invalid
         else:
             kept.append((row, number_of[image.name], value))
-    errors = [
-        invalid_row(error_of_row[row], *table.position(table.lines[row]))
-        for row in sorted(error_of_row)
-    ]
-    if errors and on_error != "skip":
+    errors = _errors(table, error_of_row)
+    if errors and (on_error != "skip" or not kept):
         raise errors[0]
     if not kept:
-        nothing = DataError("no row is left to read", table.path)
-        raise errors[0] if errors else nothing
+        raise DataError("no row is left to read", table.path)
     images = Images(
         np.stack(list(pixels.values())),
-        np.array([number for _, number, _ in kept], dtype=np.int64),
+        np.array(
+            [number for _, number, _ in kept],
+            dtype=np.int64,
+        ),
     )
-    lines = np.array([table.lines[row] for row, _, _ in kept], dtype=np.int64)
+    lines = np.array(
+        [table.lines[row] for row, _, _ in kept],
+        dtype=np.int64,
+    )
     values = [value for _, _, value in kept]
-    return ImageRows(lines, images, tuple(pixels), values, [*table.skipped, *errors])
+    return ImageRows(
+        lines,
+        images,
+        tuple(pixels),
+        values,
+        [*table.skipped, *errors],
+    )
+
+
+def _errors(table: Table, error_of_row: dict[int, InvalidCell]) -> list[DataError]:
+    """Return the errors of rows, which are given by their index in the table."""
+    errors: list[DataError] = []
+    for row in sorted(error_of_row):
+        position = table.position(table.lines[row])
+        errors.append(invalid_row(error_of_row[row], *position))
+    return errors
 
 
 def _decoded(
@@ -110,15 +127,15 @@ def _decoded(
 ) -> tuple[dict[str, NDArray[np.uint8]], dict[str, InvalidCell]]:
     """Return the pixels of images by their names, and what is wrong with the others."""
     pixels: dict[str, NDArray[np.uint8]] = {}
-    faults: dict[str, InvalidCell] = {}
+    invalid_by_name: dict[str, InvalidCell] = {}
     for start in range(0, len(files), CHUNK):
         chunk = files[start : start + CHUNK]
         for file, decoded in zip(chunk, field.decode_many(chunk), strict=True):
             if isinstance(decoded, InvalidCell):
-                faults[file.name] = decoded
+                invalid_by_name[file.name] = decoded
             else:
                 pixels[file.name] = decoded
-    return pixels, faults
+    return pixels, invalid_by_name
 
 
 def pixels_of(field: Image, cells: Sequence[Any]) -> Images:
@@ -230,7 +247,10 @@ def with_features(
         return examples
     device = torch.device("cpu") if compute_device is None else compute_device.device
     features = _features(encoder, images.pixels, device)
-    return replace(examples, images=replace(images, pixels=features))
+    return replace(
+        examples,
+        images=replace(images, pixels=features),
+    )
 
 
 def _features(
@@ -243,13 +263,16 @@ def _features(
     key = {
         "kind": "image features",
         "weights": hashed.hexdigest(),
-        "pixels": hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest(),
+        "pixels": hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest(),
         "shape": list(pixels.shape),
         "coordinates": encoder.coordinates,
     }
 
     def make(writer: Writer) -> dict[str, Any]:
-        writer.array("features", computed(encoder, pixels, device))
+        writer.array(
+            "features",
+            computed(encoder, pixels, device),
+        )
         return {}
 
     return encoded(key, "float16", make).array("features")

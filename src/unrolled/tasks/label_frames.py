@@ -15,8 +15,7 @@ from torch import nn
 
 from unrolled.core.errors import DataError, UserError
 from unrolled.data.batches import IGNORED, BatchSource, Buckets
-from unrolled.data.examples import Clips as ClipFrames
-from unrolled.data.examples import Examples, Ragged
+from unrolled.data.examples import Examples, FrameSpans, Ragged
 from unrolled.data.image_batches import ClipBatches
 from unrolled.data.schema import Schema
 from unrolled.fields.base import InvalidCell, MissingCell, invalid_row
@@ -118,6 +117,11 @@ class LabelFrames(Tagger):
         return cls(inputs, output, FileLayout.of(table))
 
     @property
+    def clips(self) -> Clips:
+        """The field of clips."""
+        return self.inputs
+
+    @property
     def schema(self) -> Schema:
         """The columns the task was trained on."""
         return Schema(
@@ -139,9 +143,9 @@ class LabelFrames(Tagger):
         for line, row in zip(table.lines, table.rows, strict=True):
             try:
                 frames = self.inputs.whole(self.inputs.check(row[clip_index]))
-                wanted = every_label(row[answer_index], len(frames))
+                names_of_frames = every_label(row[answer_index], len(frames))
                 # without a label a frame is read and not scored
-                targets.append([_target(self.output, name) for name in wanted])
+                targets.append([_target(self.output, name) for name in names_of_frames])
                 clips.append(frames)
                 lines.append(line)
             except InvalidCell as error:
@@ -279,6 +283,6 @@ def _pieces(examples: Examples, size: int) -> Examples:
     offsets = np.append(np.array(starts, dtype=np.int64), len(examples.targets.flat))
     return Examples(
         np.array(lines),
-        clips=ClipFrames(clips.pixels, np.array(starts), np.array(lengths)),
+        clips=FrameSpans(clips.pixels, np.array(starts), np.array(lengths)),
         targets=Ragged(examples.targets.flat, offsets),
     )

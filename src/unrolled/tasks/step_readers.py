@@ -90,13 +90,16 @@ def read_input(field: Any, cells: Sequence[Any]) -> InputSteps:
     batch = first_batch(examples)
     if isinstance(field, Image):
         return InputSteps((value.name,), batch)
-    if isinstance(field, Clips):
-        frames = batch.inputs.shape[1]
-        return InputSteps(tuple(str(step + 1) for step in range(frames)), batch)
     if isinstance(field, Vector):
         return InputSteps(("row",), batch, features=field.feature_columns)
-    assert isinstance(field, Frames)
     names = tuple(str(step + 1) for step in range(batch.inputs.shape[1]))
+    if isinstance(field, Clips):
+        return InputSteps(names, batch)
+    return _of_numbers(field, names, batch)
+
+
+def _of_numbers(field: Frames, names: tuple[str, ...], batch: Batch) -> InputSteps:
+    """Return the steps of a sequence of numbers."""
     size = len(field.means)
     scaled = batch.inputs[0, :, :size].numpy()
     return InputSteps(

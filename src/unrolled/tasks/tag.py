@@ -19,6 +19,7 @@ from unrolled.data.batches import IGNORED, BatchSource, Buckets, collate
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.schema import Schema
 from unrolled.fields.base import InvalidCell
+from unrolled.fields.clips import Clips
 from unrolled.fields.frames import Frames
 from unrolled.fields.inputs import read_input
 from unrolled.fields.label import Label
@@ -92,7 +93,7 @@ class Tagger(Task):
     measures: ClassVar[dict[str, bool]] = {"accuracy": UP, "macro_f1": UP, "loss": DOWN}
     around: ClassVar[tuple[str, ...]] = ("spelling", "ngrams")
     learns_words: ClassVar[bool] = True
-    inputs: Words | WordsAndColumns | Frames
+    inputs: Words | WordsAndColumns | Frames | Clips
     output: Label
 
     def axis_names(self) -> dict[str, AxisNames]:

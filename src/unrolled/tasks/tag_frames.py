@@ -19,8 +19,8 @@ from unrolled.fields.frames import Frames
 from unrolled.fields.label import Label
 from unrolled.models import Aligned
 from unrolled.nn import ScaledNumbers
-from unrolled.tasks import baselines, series
 from unrolled.scores.segments import segment_scores
+from unrolled.tasks import baselines, series
 from unrolled.tasks.base import (
     UP,
     AnswerOptions,
@@ -38,7 +38,6 @@ from unrolled.tasks.base import (
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.tag import Tagger
 from unrolled.training.precision import ComputeDevice
-
 
 # scores of stretches of equal labels, beside those of steps
 SEGMENTS = {"edit": UP, "f1_10": UP, "f1_25": UP, "f1_50": UP}

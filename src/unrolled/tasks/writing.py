@@ -83,7 +83,8 @@ def write(
     decoding = cast(EncoderDecoder, model)
     constraints = constraints or OutputConstraints()
     batched = cast(
-        SourceBatches, Ragged.of(sources) if isinstance(sources, list | tuple) else sources
+        SourceBatches,
+        Ragged.of(sources) if isinstance(sources, list | tuple) else sources,
     )
     writer = _Writer(
         decoding,

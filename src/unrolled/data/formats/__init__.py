@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from unrolled.data.formats.arrays import ArraysFormat
 from unrolled.data.formats.base import FileFormat, Format, format_of, register
+from unrolled.data.formats.captions_json import CaptionsJsonFormat
 from unrolled.data.formats.conll import ConllFormat
 from unrolled.data.formats.conllu import ConlluFormat
 from unrolled.data.formats.dictionary import DictionaryFormat
@@ -30,6 +31,7 @@ FORMATS: tuple[FileFormat, ...] = (
     ArraysFormat(),
     WorkbookFormat(),
     EntitySpansFormat(),
+    CaptionsJsonFormat(),
     JsonArrayFormat(),
     JsonColumnsFormat(),
     JsonListsFormat(),

@@ -103,7 +103,9 @@ def _check(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
         return
     most = frames.shape[1]
     if lengths.shape != (len(frames),) or lengths.min(initial=0) < 0:
-        raise DataError(f"{LENGTHS} has no length of each of the {len(frames)} clips", path)
+        raise DataError(
+            f"{LENGTHS} has no length of each of the {len(frames)} clips", path
+        )
     if lengths.max(initial=0) > most:
         first = int(np.argmax(lengths > most))
         raise DataError(
@@ -135,6 +137,7 @@ def names_of(
         return [str(number) for number in range(count)]
     if len(names) < count:
         raise DataError(
-            f"{LABELS} holds {count - 1}, and there are {len(names)} names of labels", path
+            f"{LABELS} holds {count - 1}, and there are {len(names)} names of labels",
+            path,
         )
     return names

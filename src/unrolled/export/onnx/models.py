@@ -24,6 +24,7 @@ from unrolled.export.onnx.parts import (
 from unrolled.export.plain import refuse_changed
 from unrolled.models import Aligned, LanguageModel, ManyToOne, OneToOne
 from unrolled.nn import Attention, Layer, NGrams, SpelledWords, TokenEmbedding
+from unrolled.nn.image_encoder import PooledImages
 from unrolled.nn.recurrent import Recurrent
 
 PATTERNS = (LanguageModel, ManyToOne, Aligned, OneToOne)
@@ -236,6 +237,11 @@ class _Builder:
         embedding = model.embedding
         if isinstance(embedding, SpelledWords):
             x, lengths = self._words(embedding, model.features)
+        elif isinstance(embedding, PooledImages):
+            raise UserError(
+                "onnx has no models that read images or frames yet; the layer above them can be "
+                "streamed by run.model.layer.stream()"
+            )
         else:
             x, lengths = self._steps(embedding, model.layer)
             if model.features:
