@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from unrolled.insight import charts, plot
@@ -179,4 +180,46 @@ def side_by_side(
     return Markup(
         f'<svg class="chart wide" viewBox="0 0 {x + 6:.0f} 108" role="img" '
         f'style="width:{x + 6:.0f}px;min-width:{x + 6:.0f}px" {called}>{"".join(parts)}</svg>'
+    )
+
+
+def picture(caption: object, address: str, weights: Floats | None) -> Markup:
+    """Return an image with a map (P, Q) over it: what tells more shows through more brightly.
+
+    Where a number is negative the patch tells against what is explained, and is drawn in red.
+
+    Args:
+        caption: text or a phrase.
+        address: of the image.
+        weights: of its patches; None draws the image alone.
+    """
+    patches: list[Markup] = []
+    if weights is not None:
+        height, width = weights.shape
+        most = float(np.abs(weights).max()) or 1.0
+        for row in range(height):
+            for column in range(width):
+                weight = float(weights[row, column]) / most
+                patches.append(_patch(row, column, height, width, weight))
+    return Markup(
+        '<figure><svg class="picture" viewBox="0 0 100 100" aria-hidden="true">'
+        '<image href="{}" width="100" height="100" preserveAspectRatio="none"/>{}</svg>'
+        '<figcaption dir="auto">{}</figcaption></figure>'
+    ).format(address, Markup("").join(patches), escaped(caption))
+
+
+def _patch(row: int, column: int, height: int, width: int, weight: float) -> Markup:
+    """Return the veil over one patch: none where it tells most."""
+    against = weight < -WEAK
+    opacity = 0.45 * -weight if against else 0.7 * (1 - max(0.0, weight))
+    return Markup(
+        '<rect x="{:.2f}" y="{:.2f}" width="{:.2f}" height="{:.2f}" fill="{}" '
+        'fill-opacity="{:.2f}"/>'
+    ).format(
+        100 * column / width,
+        100 * row / height,
+        100 / width,
+        100 / height,
+        "#b00020" if against else "#000",
+        opacity,
     )

@@ -10,7 +10,13 @@ import numpy as np
 from markupsafe import Markup
 
 from unrolled.insight import charts
-from unrolled.insight.drawings import alignment, band, forecast_chart, visible
+from unrolled.insight.drawings import (
+    alignment,
+    band,
+    forecast_chart,
+    picture,
+    visible,
+)
 from unrolled.insight.tables import TextTable
 from unrolled.insight.trace import (
     AttentionTrace,
@@ -27,6 +33,7 @@ BARS = 200  # shares that are listed
 CHANGES = 30  # of held predictions that are listed
 ALIGNED = 80  # tokens of a side of an alignment that is drawn
 CURVES = 6
+MAPS = 40  # words whose place in an image is drawn
 DRAWN = 400  # points of a curve
 LISTED = 100  # steps of a table
 QUERIES = 200  # steps whose attention is listed
@@ -71,6 +78,7 @@ class Panel:
     alignment: Markup | None
     changes: TextTable | None
     series: Sequence[Markup]
+    image: Sequence[Markup]
 
 
 def panel_of(trace: Trace) -> Panel:
@@ -97,6 +105,7 @@ def panel_of(trace: Trace) -> Panel:
         alignment=_alignment(trace),
         changes=_changes(trace),
         series=_series(trace),
+        image=_image(trace),
     )
 
 
@@ -294,7 +303,8 @@ def _attention_table(trace: Trace) -> TextTable | None:
 def _alignment(trace: Trace) -> Markup | None:
     """Return source and written tokens joined by lines, of a short input."""
     shown = _of_source(trace)
-    if not shown or max(len(trace.tokens), len(trace.written)) > ALIGNED:
+    is_long = max(len(trace.tokens), len(trace.written)) > ALIGNED
+    if not shown or is_long or trace.image is not None:
         return None
     # the last layer but one follows words best (Garg et al. 2019, section 4.1)
     part = shown[max(0, len(shown) - 2)]
@@ -336,6 +346,22 @@ def _differs(before: StepPrediction, after: StepPrediction) -> bool:
     distance = abs(old.probability - new.probability)
     largest = max(1.0, abs(old.probability))
     return old.name != new.name or distance > 1e-2 * largest
+
+
+def _image(trace: Trace) -> list[Markup]:
+    """Return the image, the regions that mattered, and where each word looks."""
+    image = trace.image
+    if image is None:
+        return []
+    address = image.address
+    figures = [
+        picture(t("inside.image_read"), address, None),
+        picture(t("inside.regions"), address, image.regions),
+    ]
+    if image.maps is not None:
+        for word, weights in zip(trace.written[:MAPS], image.maps, strict=False):
+            figures.append(picture(visible(word), address, weights))
+    return figures
 
 
 def _series(trace: Trace) -> list[Markup]:

@@ -1,10 +1,12 @@
 """What was seen inside a model while it read one input: typed arrays with named axes.
 
-Legend: T steps, H units, N heads, S steps read, U steps written.
+Legend: T steps, H units, N heads, S steps read, U steps written, P patches of a side of an image,
+H' and W' sides of the grid that attention reads.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -154,6 +156,26 @@ class Forecast:
 
 
 @dataclass(frozen=True, eq=False)
+class ImageTrace:
+    """What was seen of an image.
+
+    Attributes:
+        png: the pixels that were read, as a PNG.
+        regions: by how much the number that is explained falls where a patch is grey, (P, P).
+        maps: where each word looks, (U, H', W'); None without attention.
+    """
+
+    png: bytes
+    regions: Floats
+    maps: Floats | None = None
+
+    @property
+    def address(self) -> str:
+        """The image as an address that a page can hold."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+@dataclass(frozen=True, eq=False)
 class Trace:
     """All that was seen while a model read one input.
 
@@ -171,6 +193,7 @@ class Trace:
         unheld: predictions without holds.
         forecast: where the answer is a value.
         notices: what the reader of this should know.
+        image: what was seen of an image, where one was read.
     """
 
     text: str
@@ -190,6 +213,7 @@ class Trace:
     unheld: tuple[StepPrediction, ...] = ()
     forecast: Forecast | None = None
     notices: tuple[str, ...] = field(default=())
+    image: ImageTrace | None = None
 
     @property
     def gradient_norms(self) -> Floats | None:
@@ -239,6 +263,10 @@ class Trace:
             values["unheld"] = [_prediction(step) for step in self.unheld]
         if self.forecast is not None:
             values["forecast"] = vars(self.forecast)
+        if self.image is not None:
+            values["regions"] = _list(self.image.regions)
+            if self.image.maps is not None:
+                values["maps"] = _list(self.image.maps)
         values["notices"] = list(self.notices)
         return values
 

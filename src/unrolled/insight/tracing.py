@@ -23,6 +23,7 @@ from unrolled.insight.gradients import (
 )
 from unrolled.insight.looker import Looker
 from unrolled.insight.recorded import attention_traces, layer_traces
+from unrolled.insight.regions import image_trace
 from unrolled.insight.trace import (
     Explained,
     LayerTrace,
@@ -75,6 +76,9 @@ def look(
     attention = attention_traces(records, reader.is_generative)
     features = features.detach()
     predictions = looker.predictions(steps, features)
+    image = image_trace(looker, steps, explained, attention, steps.grid)
+    # of an image its regions tell which parts matter
+    is_image = image is not None and not steps.are_tokens
     unheld: tuple[StepPrediction, ...] = ()
     if options.holds:
         plain = Looker(model, reader)
@@ -87,7 +91,7 @@ def look(
         layers=layers,
         predictions=predictions,
         explained=explained,
-        attributions=attribute(looker, steps, explained),
+        attributions=None if is_image else attribute(looker, steps, explained),
         attention=attention,
         tracking=tracking_units(layers, steps.names, predictions),
         written=steps.written,
@@ -98,6 +102,7 @@ def look(
         holds=tuple(map(str, options.holds)),
         unheld=unheld,
         notices=notices(steps, layers, norms is not None),
+        image=image,
     )
 
 

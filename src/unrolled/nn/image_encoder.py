@@ -58,15 +58,15 @@ class ImageEncoder(nn.Module):
             module.eval()
         return self
 
-    def positions(self, height: int, width: int) -> int:
-        """Return how many places the grid of an image has."""
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Return the sides of the grid of an image."""
         training = self.training
         with torch.no_grad():
             first = next(self.network.parameters())
             blank = first.new_zeros(1, 3, height, width)
             grid = self.network.eval()(blank)
         self.train(training)
-        return int(grid.shape[2] * grid.shape[3])
+        return int(grid.shape[2]), int(grid.shape[3])
 
     @staticmethod
     def _as_colours(
@@ -155,7 +155,8 @@ class PooledImages(nn.Module):
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
         self.output_size = size
-        positions = encoder.positions(height, width)
+        rows, columns = encoder.grid(height, width)
+        positions = rows * columns
         self.flattens = positions <= FLATTENED
         read = encoder.output_size * (positions if self.flattens else 1)
         self.projection = nn.Linear(read, size)

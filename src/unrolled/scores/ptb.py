@@ -30,12 +30,12 @@ def _any_of(words: str) -> str:
 
 # whose period belongs to them, whatever follows
 ABBREVIATIONS = _any_of(
-    "adj adm adv al ala alex apr assoc atty aug ave bancorp bhd blvd brig bros calif capt cf cie co "
-    "col colo conn corp cos cpl ct dak dec dept det dr drs ens esq est etc ext feb fla fri ft ga gen "
-    "gov govs hon inc ind intl jan jos jr jul jun kan ky lt ltd maj mar md messrs mfg mich mme mo "
-    "mon mont mr mrs ms msgr mt mtg neb nev nov oct okla penn pfc ph ph\\.d plc pres prof profs pte "
-    "pty pvt rd rep reps rev rt sen sens sep sept seq sfc sgt spc sq sr st ste sys tel tenn thu thurs "
-    "tue tues va vs vt wed wis wm wyo"
+    "adj adm adv al ala alex apr assoc atty aug ave bancorp bhd blvd brig bros calif capt cf "
+    "cie co col colo conn corp cos cpl ct dak dec dept det dr drs ens esq est etc ext feb fla "
+    "fri ft ga gen gov govs hon inc ind intl jan jos jr jul jun kan ky lt ltd maj mar md messrs "
+    "mfg mich mme mo mon mont mr mrs ms msgr mt mtg neb nev nov oct okla penn pfc ph ph\\.d plc "
+    "pres prof profs pte pty pvt rd rep reps rev rt sen sens sep sept seq sfc sgt spc sq sr st "
+    "ste sys tel tenn thu thurs tue tues va vs vt wed wis wm wyo"
 )
 # which are words of their own in lower case
 STATES = "Ark Az Del Ill La Mass Miss Ore Pa Tex Wash"
@@ -44,14 +44,14 @@ ABBREVIATION = rf"(?:(?i:{ABBREVIATIONS})|{_any_of(STATES + ' ' + STATES.upper()
 NUMBERED = rf"(?i:{_any_of('art ca fig figs no nos op pp prop')})"
 # after which a single letter's period ends a sentence
 OPENERS = (
-    "A About According Additionally After An As At But Earlier He Her Here However If In It Last "
-    "Many More Now Once One Other Our She Since Some Such That The Their Then There These They This "
-    "We What When While Yet You"
+    "A About According Additionally After An As At But Earlier He Her Here However If In It "
+    "Last Many More Now Once One Other Our She Since Some Such That The Their Then There These "
+    "They This We What When While Yet You"
 )
 OPENER = _any_of(OPENERS + " " + OPENERS.upper())
 FILE_KINDS = _any_of(
-    "bat bmp c cgi class cpp dll docx? exe gif gz h html? jar java jpe?g mov mp3 pdf php pl png ppt "
-    "ps py sql tar txt wav x xml zip"
+    "bat bmp c cgi class cpp dll docx? exe gif gz h html? jar java jpe?g mov mp3 pdf php pl png "
+    "ppt ps py sql tar txt wav x xml zip"
 )
 # cannot and the like are two words: the first part, and what must follow it
 HALVES = _any_of(
@@ -86,7 +86,7 @@ FACE = (
 # a word between blanks needs no other pattern, and is tried first: most words are such
 UNDIVIDED = rf"(?![cglwCGLW](?i:annot|onna|otta|imme|emme|anna){END})"
 PLAIN = (rf"{UNDIVIDED}[A-Za-z]+(?=\s|$)",)
-PAUSE = (r"[.,;:?!\"'-](?=\s|$)", r"\.{3,5}|-{1,4}(?!-)")
+PAUSE = (r"[.,;:?!\"'-](?=\s|$)",)
 JOINED = (TAG, TELEPHONE, FRACTION, FACE)
 ADDRESS = (
     rf"(?i:https?)://{LINK}+{LINK_END}",
@@ -143,7 +143,10 @@ WORDS = (
     rf"{HYPHENATED}\.(?=[,;:])|(?!{LETTER}\.){HYPHENATED}",
     rf"{LETTER}(?:\.(?!\s+(?:{OPENER}(?:\s|$)|{TAG})))?",
 )
-SYMBOL = (r"[!?]+|\#+|\*+|@+|_+|-+|''|``|<<|>>|[\u2018\u2019\u201c\u201d«»]{2}|\S",)
+SYMBOL = (
+    r"\.{3,5}|-{1,4}(?!-)|[!?]+|\#+|\*+|@+|_+|-+",
+    r"''|``|<<|>>|[\u2018\u2019\u201c\u201d«»]{2}|\S",
+)
 KINDS = {
     "plain": PLAIN,
     "pause": PAUSE,
@@ -159,9 +162,11 @@ GROUPS = "|".join(
 )
 TOKEN = re.compile(rf"\s*(?:{GROUPS})")
 
-PUNCTUATION = frozenset(
-    ["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
-) | {""}
+# longer ellipses and dashes count as these
+PUNCTUATION = frozenset({"", "''", "'", "``", "`", ".", "?", "!", ",", ":", ";"}) | {
+    *("...", "....", "....."),
+    *("-", "--", "---", "----"),
+}
 ENTITIES = {
     "&amp;": "&",
     "&lt;": "<",
@@ -184,33 +189,27 @@ JOINTS = str.maketrans(
     {"(": "-lrb-", ")": "-rrb-", "{": "-lcb-", "}": "-rcb-", " ": "\xa0", "\t": "\xa0"}
 )
 STRAIGHT = str.maketrans("\u2018\u2019", "`'")
-# numerals that stand apart from the word before them are no letters while words are cut
+# numerals that stand apart from the word before them are no letters while words are cut, and
+# combining accents are letters
 NUMERALS = "²³¹¼½¾⁰⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
-FRACTIONS = {"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
-# combining accents are letters meanwhile, which the tokenizer takes them for
-ACCENTS = 0x70
-LENT = 0x20000
-RETURNED = str.maketrans({LENT + i: 0x300 + i for i in range(ACCENTS)})
+ACCENTS = "".join(map(chr, range(0x300, 0x370)))
+PRIVATE = "".join(map(chr, range(0xE000, 0xE000 + len(NUMERALS))))
+LETTERS_LENT = "".join(map(chr, range(0x20000, 0x20000 + len(ACCENTS))))
+# the quotes and dashes of Windows are read as such
 HIDDEN = str.maketrans(
-    {
-        **{numeral: chr(0xE000 + i) for i, numeral in enumerate(NUMERALS)},
-        **{0x300 + i: chr(LENT + i) for i in range(ACCENTS)},
-        "\xad": None,
-        "\x80": "€",
-        "\x91": "\u2018",
-        "\x92": "\u2019",
-        "\x93": "“",
-        "\x94": "”",
-        "\x96": "–",
-        "\x97": "—",
-    }
+    NUMERALS + ACCENTS + "\x80\x91\x92\x93\x94\x96\x97",
+    PRIVATE + LETTERS_LENT + "€\u2018\u2019“”–—",
+    "\xad",
 )
+RETURNED = str.maketrans(LETTERS_LENT, ACCENTS)
+FRACTIONS = {"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
+SHOWN = {
+    hidden: FRACTIONS.get(numeral, numeral)
+    for hidden, numeral in zip(PRIVATE, NUMERALS, strict=True)
+}
 SYMBOLS = str.maketrans(
     {
-        **{
-            chr(0xE000 + i): FRACTIONS.get(numeral, numeral)
-            for i, numeral in enumerate(NUMERALS)
-        },
+        **SHOWN,
         **BRACKETS,
         '"': "''",
         "“": "``",

@@ -32,6 +32,7 @@ from unrolled.models import (
     OneToOne,
 )
 from unrolled.nn import Layer, NGrams
+from unrolled.nn.image_encoder import ImageEncoder
 from unrolled.tasks.steps import (
     CHARACTER_COUNT,
     CHARACTERS,
@@ -303,6 +304,9 @@ class WrittenSteps(StepReader):
     def read(self, model: nn.Module, cells: Sequence[Any]) -> InputSteps:
         cells = self.prepare(cells)
         steps = read_input(self.field, cells)
+        source = cast(EncoderDecoder, model).source
+        if isinstance(source, ImageEncoder):
+            steps = _on_grid(steps, source)
         answer, ids = self.write(model, cells)
         batch = replace(steps.batch, targets=torch.tensor([list(ids)]))
         inputs = self.before(batch)
@@ -336,6 +340,15 @@ class WrittenSteps(StepReader):
     def scores(self, model: nn.Module, features: Tensor) -> Tensor:
         scores: Tensor = cast(EncoderDecoder, model).head(features)
         return scores
+
+
+def _on_grid(steps: InputSteps, source: ImageEncoder) -> InputSteps:
+    """Return the steps of an image as the places of its grid, row by row."""
+    height, width = source.grid(*steps.batch.inputs.shape[2:])
+    names = [
+        f"{row + 1}:{column + 1}" for row in range(height) for column in range(width)
+    ]
+    return replace(steps, names=tuple(names), grid=(height, width))
 
 
 def piece_names(tokenizer: Tokenizer) -> Callable[[int], str]:

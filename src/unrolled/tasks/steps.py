@@ -56,6 +56,7 @@ class InputSteps:
         base: what is added to a value that is predicted.
         answer: the text that a model wrote, of one that writes.
         notice: what was left out of the input, if something was.
+        grid: sides of the grid of an image whose places are the steps.
     """
 
     names: tuple[str, ...]
@@ -69,6 +70,7 @@ class InputSteps:
     base: float = 0.0
     answer: str = ""
     notice: str = ""
+    grid: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
