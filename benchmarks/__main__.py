@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks import (
     answers,
     blocks,
+    images,
     inside,
     layers,
     llama_cpp,
@@ -35,6 +36,7 @@ from benchmarks import (
 BENCHMARKS: dict[str, Callable[[list[str]], dict[str, Any]]] = {
     "answers": answers.run,
     "blocks": blocks.run,
+    "images": images.run,
     "inside": inside.run,
     "layers": layers.run,
     "llama_cpp": llama_cpp.run,

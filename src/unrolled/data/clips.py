@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.core.errors import DataError, UserError
+from unrolled.data.archives import BROKEN
 from unrolled.data.image_files import ImageFile
 
 Frames = NDArray[np.uint8]
@@ -65,6 +66,7 @@ class ArrayClip(Clip):
 
     def frames(self) -> Iterator[Frames]:
         """Yield all frames; see the base class."""
+        refuse_shape(self.values)
         for start in range(0, len(self.values), STRETCH):
             yield as_frames(self.values[start : start + STRETCH])
 
@@ -84,15 +86,19 @@ class FolderClip(Clip):
 
     def frames(self) -> Iterator[Frames]:
         """Yield all frames; see the base class."""
-        from unrolled.data.pixels import read_pixels
-
+        shape: tuple[int, ...] | None = None
         for start in range(0, len(self.files), STRETCH):
-            part = [
-                np.asarray(read_pixels(ImageFile.of(file).read()))
-                for file in self.files[start : start + STRETCH]
-            ]
-            if len({frame.shape for frame in part}) > 1:
-                raise ValueError("its frames differ in size")
+            part: list[Frames] = []
+            for file in self.files[start : start + STRETCH]:
+                frame = _frame_of(file)
+                shape = shape or frame.shape
+                if frame.shape != shape:
+                    height, width = frame.shape[:2]
+                    raise ValueError(
+                        f"its frames differ in size: {file.name} has {width} x {height} pixels, "
+                        f"and those before it {shape[1]} x {shape[0]}"
+                    )
+                part.append(frame)
             yield np.stack(part)
 
 
@@ -116,39 +122,62 @@ class VideoClip(Clip):
 
     @functools.cached_property
     def times(self) -> NDArray[np.float64]:
-        """When each frame is shown, in seconds (T,): frames of a variable rate are not even."""
+        """When each frame is shown (T,), in seconds from the start: a rate may be variable."""
         return np.array([time for time, _ in self.timed()])
 
     def timed(self) -> Iterator[tuple[float, Frames]]:
-        """Yield each frame (H, W, 3) with the second at which it is shown."""
+        """Yield each frame (H, W, 3) with the second from the start at which it is shown."""
         try:
             import av
         except ImportError:
             raise UserError(INSTALL) from None
         try:
-            with av.open(str(self.path)) as container:
+            # a relative path with a colon would be read as an address
+            with av.open(str(self.path.absolute())) as container:
                 if not container.streams.video:
                     raise ValueError("it holds no video")
                 stream = container.streams.video[0]
+                # recordings of a broadcast begin at any time
+                start = (container.start_time or 0) / av.time_base
                 for number, frame in enumerate(container.decode(stream)):
                     pixels = frame.to_ndarray(format="rgb24")
                     turns = round(-(frame.rotation or 0) / 90) % 4
-                    time = frame.time
-                    if time is None:
+                    if frame.time is None:
                         time = number / float(stream.average_rate or 25)
-                    yield float(time), np.ascontiguousarray(np.rot90(pixels, -turns))
+                    else:
+                        time = float(frame.time) - start
+                    yield time, np.ascontiguousarray(np.rot90(pixels, -turns))
         except av.error.FFmpegError as error:
             raise OSError(f"{error.strerror or error}") from None
 
 
+def _frame_of(file: Path) -> Frames:
+    """Return the pixels of an image (H, W, 3). Raises ValueError: it cannot be read."""
+    from unrolled.data.pixels import read_pixels
+
+    try:
+        return np.asarray(read_pixels(ImageFile.of(file).read()))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"its frame {file.name}: {error}") from None
+
+
+def refuse_shape(values: NDArray[Any]) -> None:
+    """Raise ValueError where an array holds no frames of bytes or numbers."""
+    shape = values.shape
+    fits = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
+    if not fits or 0 in shape[1:]:
+        raise ValueError(
+            f"expected frames of shape (T, H, W), or (T, H, W, 3), got {shape}"
+        )
+    if values.dtype.kind not in "buif":
+        raise ValueError(f"expected frames of numbers, got {values.dtype}")
+
+
 def as_frames(values: NDArray[Any]) -> Frames:
     """Return frames as bytes (n, H, W, C). Raises ValueError: the numbers are none."""
+    refuse_shape(values)
     if values.ndim == 3:
         values = values[..., None]
-    if values.ndim != 4 or values.shape[3] not in (1, 3):
-        raise ValueError(
-            f"expected frames of shape (T, H, W), or (T, H, W, 3), got {values.shape}"
-        )
     if values.dtype == np.uint8:
         return values
     if np.issubdtype(values.dtype, np.floating):
@@ -162,8 +191,17 @@ def as_frames(values: NDArray[Any]) -> Frames:
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Return the arrays of a ``.npz``, by their names. Raises DataError: it cannot be read."""
+    arrays: dict[str, NDArray[Any]] = {}
+    reading = "the archive"
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise DataError(f"cannot be read as arrays: {error}", path) from None
+            for name in file.files:
+                reading = f"the array {name!r}"
+                arrays[name] = file[name]
+    # an object array is a pickle, which can run code
+    except (*BROKEN, KeyError, MemoryError) as error:
+        raise DataError(
+            f"{reading} cannot be read: {error}; write it anew as numbers, or as texts",
+            path,
+        ) from None
+    return arrays

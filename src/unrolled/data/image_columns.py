@@ -59,7 +59,7 @@ def choose_images(
         DataError: no column can be what is said.
     """
     images = named or tuple(c.name for c in columns if c.images)[:1]
-    others = [c for c in columns if not c.images and c.filled]
+    others = [c for c in columns if c.filled and not (c.images or c.name in images)]
     question = named_column(QUESTIONS, others)
     answer = label or _answer([c for c in others if c.name not in text], question)
     if answer is None:
@@ -73,7 +73,10 @@ def choose_images(
     task = "ask-image"
     if not text:
         said = next(c for c in columns if c.name == answer)
-        task = "classify" if said.labels and said.words < SENTENCE else "caption"
+        # folders of images are labels however many, and however few images each holds
+        folders = table.format.kind == "folder"
+        labels = folders or (said.are_kinds and said.words < SENTENCE)
+        task = "classify" if labels else "caption"
     return {"task": task, "text": text, "answer": answer, "images": images}
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unrolled.core.files import expanded
+
 LARGEST = 1 << 28  # bytes of one file
 
 
@@ -20,6 +22,7 @@ class ImageFile:
         path: the file, or the archive that holds it; None where none of that name was found.
         offset, size: of its bytes in an archive; None for a file of its own.
         content: the bytes themselves, where they were given.
+        shared: several images have that name, so that none of them is meant.
     """
 
     name: str
@@ -27,6 +30,7 @@ class ImageFile:
     offset: int | None = None
     size: int | None = None
     content: bytes | None = None
+    shared: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -40,8 +44,8 @@ class ImageFile:
             digest = hashlib.sha256(value).hexdigest()[:12]
             return cls(f"{len(value):,} bytes {digest}", None, content=value)
         name = os.fspath(value) if isinstance(value, os.PathLike) else str(value)
-        path = folder / Path(name).expanduser()
-        return cls(name, path if path.is_file() else None)
+        path = folder / expanded(name)
+        return cls(name, path if is_file(path) else None)
 
     @property
     def is_there(self) -> bool:
@@ -62,3 +66,11 @@ class ImageFile:
                 raise ValueError(f"it has {size:,} bytes, more than {LARGEST:,}")
             file.seek(self.offset or 0)
             return file.read(size)
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path, which may be any text of a cell, is that of a file."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False  # such as a name that is too long

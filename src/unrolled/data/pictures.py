@@ -15,10 +15,13 @@ from unrolled.core.errors import DataError
 from unrolled.data.archives import BROKEN
 from unrolled.data.formats.base import Format, Row
 from unrolled.data.image_files import ImageFile
-from unrolled.data.lines import Report, nfc
+from unrolled.data.lines import DAMAGE, Report, nfc
 from unrolled.data.reader import Reader
 
+Parts = list[tuple[int, str]]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+# names of folders that are parts of a data set and no labels
+PARTS = frozenset(("train", "test", "dev", "valid", "val", "validation"))
 EXAMINED_ROWS = 20  # that tell whether a column names images
 
 
@@ -33,7 +36,7 @@ def is_tar(path: Path) -> bool:
 
 
 class ImageFolder:
-    """The images below a folder, in it and in its ``.tar`` archives, by their names.
+    """The images below a folder, in it and in its ``.tar`` archives, by their names (NFC).
 
     Args:
         folder: it may hold nothing; an image is then looked for in it by its path alone.
@@ -50,15 +53,17 @@ class ImageFolder:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(files):
                 path = Path(root, name)
-                if is_image(name) and not name.startswith("."):
+                if name.startswith("."):
+                    continue
+                if is_image(name):
                     inner = path.relative_to(self.folder).as_posix()
                     images.setdefault(
-                        inner,
+                        nfc(inner),
                         ImageFile(inner, path),
                     )
                 elif is_tar(path):
                     for member in members_of_tar(path):
-                        images.setdefault(member.name, member)
+                        images.setdefault(nfc(member.name), member)
         return images
 
     @functools.cached_property
@@ -72,12 +77,14 @@ class ImageFolder:
 
     def find(self, name: str) -> ImageFile:
         """Return the image that a row names: by its path in the folder, else by its name alone."""
-        direct = self.folder / name
-        if direct.is_file():
-            return ImageFile(name, direct)
-        image = self.by_path.get(name) or self.by_name.get(Path(name).name)
+        direct = ImageFile.of(name, self.folder)
+        if direct.is_there:
+            return direct
+        path = nfc(name).removeprefix("./")
+        last = Path(path).name
+        image = self.by_path.get(path) or self.by_name.get(last)
         if image is None:
-            return ImageFile(name, None)
+            return ImageFile(name, None, shared=last in self.by_name)
         return replace(image, name=name)
 
 
@@ -87,10 +94,10 @@ def members_of_tar(path: Path) -> list[ImageFile]:
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
-                if member.isfile() and is_image(member.name):
+                if member.isreg() and not member.issparse() and is_image(member.name):
                     images.append(
                         ImageFile(
-                            member.name,
+                            member.name.removeprefix("./"),
                             path,
                             member.offset_data,
                             member.size,
@@ -98,7 +105,9 @@ def members_of_tar(path: Path) -> list[ImageFile]:
                     )
     except (tarfile.TarError, *BROKEN) as error:
         raise DataError(
-            f"is no archive of tar that can be read: {error}", path
+            f"is no archive of tar that can be read: {error}; copy it anew, or unpack it where it "
+            "is packed",
+            path,
         ) from None
     return images
 
@@ -118,16 +127,24 @@ def with_images(reader: Reader, folder: Path) -> Reader:
     if not indices:
         return reader
     images = ImageFolder(folder)
-    if not images.by_path and folder.parent != folder:
-        # annotations often lie in a folder beside those of the images
-        images = ImageFolder(folder.parent)
+    # annotations often lie in a folder beside those of the images
+    beside = ImageFolder(folder.absolute().parent)
+    is_root = beside.folder == beside.folder.parent
+
+    def find(name: str) -> ImageFile:
+        direct = ImageFile.of(name, folder)
+        # folders are gone through only where a path leads to no image
+        if direct.is_there:
+            return direct
+        inside = is_root or images.by_path
+        return images.find(name) if inside else beside.find(name)
 
     def rows(report: Report) -> Iterator[Row]:
         for line, row in reader.rows(report):
             cells = list(row)
             for index in indices:
                 if isinstance(cells[index], str) and cells[index]:
-                    cells[index] = images.find(cells[index])
+                    cells[index] = find(cells[index])
             yield line, tuple(cells)
 
     return replace(reader, rows=rows)
@@ -161,12 +178,17 @@ def table_beside_images(path: Path) -> Path | None:
     """Return the one table of a folder of images; None where the folder is another kind.
 
     Lists of names, such as ``train_images.txt``, are none.
+
+    Raises:
+        DataError: several tables lie in it, of which each may be meant.
     """
     tables = []
     images = False
     for root, folders, files in os.walk(path):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
+            if name.startswith("."):
+                continue
             images = images or is_image(name) or name.lower().endswith(".tar")
             if name.lower().endswith((".tsv", ".csv", ".jsonl", ".json")):
                 tables.append(Path(root, name))
@@ -177,11 +199,26 @@ def table_beside_images(path: Path) -> Path | None:
         table for table in chosen if table.stem.lower() in ("captions", "questions")
     ]
     chosen = named or chosen
+    if len(chosen) > 1 and chosen[0].parent == path:
+        names = ", ".join(sorted(table.name for table in chosen))
+        raise DataError(
+            f"holds images and the tables {names}; give one of them as the data, and another one "
+            "as data.dev where it is to be scored on",
+            path,
+        )
     return chosen[0] if len(chosen) == 1 else None
 
 
-def labelled_images(path: Path) -> Reader | None:
-    """Return the images of a folder of folders, labelled by these; None where there are none."""
+def labelled_images(path: Path, parts: Parts) -> Reader | None:
+    """Return the images of a folder of folders, labelled by these; None where there are none.
+
+    Args:
+        path: the folder.
+        parts: takes the lines before each image, and its name.
+
+    Raises:
+        DataError: the folders are parts such as train and test, or one has no name in UTF-8.
+    """
     images: list[tuple[str, ImageFile]] = []
     for file in sorted(path.glob("*/*")):
         hidden = file.name.startswith(".") or file.parent.name.startswith(".")
@@ -190,6 +227,9 @@ def labelled_images(path: Path) -> Reader | None:
             images.append((file.parent.name, ImageFile(inner, file)))
     if not images:
         return None
+    _check_labels(path, {label for label, _ in images})
+    for index, (_, image) in enumerate(images):
+        parts.append((index, str(image.path)))
 
     def rows(report: Report) -> Iterator[Row]:
         for number, (label, image) in enumerate(images, 1):
@@ -203,33 +243,51 @@ def labelled_images(path: Path) -> Reader | None:
     )
 
 
+def _check_labels(path: Path, labels: set[str]) -> None:
+    """Raise DataError where the folders of images cannot be labels."""
+    for label in labels:
+        if DAMAGE.search(label):
+            raise DataError(
+                "the name of this folder is a label, and is no UTF-8; rename it",
+                path / label,
+            )
+    if len(labels) > 1 and {label.lower() for label in labels} <= PARTS:
+        names = ", ".join(sorted(labels))
+        raise DataError(
+            f"the folders {names} are parts of a data set, not labels: put the images of each into "
+            "folders by their labels, and give one part as the data and one as data.dev",
+            path,
+        )
+
+
 def listed_parts(folder: Path) -> tuple[Path, Path] | None:
     """Return the lists of the images to train on and to score on that lie in a folder, if both do.
 
-    These are texts whose names hold ``train``, and ``dev`` or ``val``.
+    These are texts whose names hold ``train``, and ``dev`` or ``val``; ``trainval`` is neither.
     """
-    lists = sorted(folder.glob("*.txt"))
-    train = [path for path in lists if "train" in path.stem.lower()]
-    dev = [
+    lists = [path for path in sorted(folder.glob("*.txt")) if path.name[0] != "."]
+    train = {path for path in lists if "train" in path.stem.lower()}
+    dev = {
         path
         for path in lists
         if any(word in path.stem.lower() for word in ("dev", "val"))
-    ]
-    if len(train) == 1 and len(dev) == 1:
-        return train[0], dev[0]
+    }
+    both = train & dev
+    if len(train - both) == 1 and len(dev - both) == 1:
+        return (train - both).pop(), (dev - both).pop()
     return None
 
 
 def names_in(path: Path) -> set[str]:
-    """Return the names of images that a list holds, one a line. Raises DataError: it is none."""
+    """Return the names of images (NFC) that a list holds, one a line. Raises DataError."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"cannot be read as a list of names: {error}",
+            f"cannot be read as a list of names, one a line in UTF-8: {error}",
             path,
         ) from None
-    return {line.strip() for line in lines if line.strip()}
+    return {nfc(line.strip()) for line in lines if line.strip()}
 
 
 def rows_named(
@@ -237,8 +295,9 @@ def rows_named(
     names: set[str],
 ) -> list[int]:
     """Return the rows whose image stands in a list, by its name or the last part of it."""
-    return [
-        row
-        for row, cell in enumerate(cells)
-        if str(cell) in names or Path(str(cell)).name in names
-    ]
+    rows: list[int] = []
+    for row, cell in enumerate(cells):
+        name = nfc(str(cell))
+        if name in names or Path(name).name in names:
+            rows.append(row)
+    return rows

@@ -204,9 +204,11 @@ def _reader(
     if path.is_dir():
         beside = table_beside_images(path)
         if beside is not None:
+            # errors name the table, and its lines
+            parts.append((0, str(beside)))
             origin = find(beside, max_row)
             return with_images(reader_of(origin, encoding, needed, header, sheet), path)
-        labelled = labelled_images(path)
+        labelled = labelled_images(path, parts)
         if labelled is not None:
             return labelled
         files = folders.in_folder(path, max_row)

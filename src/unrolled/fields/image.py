@@ -48,6 +48,11 @@ class Image:
                 "expected"
             )
         image = ImageFile.of(cell)
+        if image.shared:
+            raise InvalidCell(
+                f"column {self.column!r}: several images are called {shown(image.name)}; write "
+                "their paths in the folder"
+            )
         if not image.is_there:
             raise InvalidCell(
                 f"column {self.column!r}: there is no image {shown(image.name)}"

@@ -33,7 +33,21 @@ class OneToOne(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(layer.output_size, outputs)
 
-    def forward(self, vectors: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return outputs (B, O) for vectors (B, D), or for what the embedding reads."""
-        steps = self.layer.read(self.embedding(vectors).unsqueeze(1), None)
+    def forward(
+        self,
+        vectors: Tensor,
+        lengths: Tensor | None = None,
+        owners: Tensor | None = None,
+    ) -> Tensor:
+        """Return outputs (B, O) for vectors (B, D), or for what the embedding reads.
+
+        Args:
+            vectors: one a row, or of several rows one.
+            lengths: not looked at: a vector has one step.
+            owners: which of them each row has (B,); None where there are as many.
+        """
+        read = self.embedding(vectors)
+        if owners is not None:
+            read = read[owners]
+        steps = self.layer.read(read.unsqueeze(1), None)
         return self.head(self.dropout(steps.squeeze(1)))

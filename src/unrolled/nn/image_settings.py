@@ -21,7 +21,7 @@ class EncoderConfig(Config):
     weights: str | None = Field(
         None,
         description="images: a file of weights that the network begins with (.safetensors, or .pth "
-        "of tensors alone)",
+        "of tensors alone); imagenet: those that a package brings for lite0",
     )
     freeze: int | Literal["all", "none"] = Field(
         "none",

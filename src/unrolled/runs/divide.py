@@ -51,6 +51,7 @@ def divide(data: Data, schema: Schema, recipe: Recipe) -> tuple[Data, Data, str]
         parts = divide_by_column(data)
         if parts is not None:
             return parts
+        data = without_test(data)
     indices = locate(data, schema.images or schema.inputs, data.columns)
     by = (
         f"the hash of {schema.images[0]}"
@@ -107,6 +108,15 @@ def divide_by_column(table: Table) -> tuple[Table, Table, str] | None:
     return pick(table, train), pick(table, dev), how + others
 
 
+def without_test(table: Table) -> Table:
+    """Return the rows that a column ``split`` says are trained on; all where it says none are."""
+    if SPLIT not in table.columns:
+        return table
+    names = [str(cell).strip().lower() for cell in table.cells(SPLIT)]
+    train = [row for row, name in enumerate(names) if name in TRAINED]
+    return pick(table, train) if train else table
+
+
 def divide_by_lists(
     table: Table, schema: Schema, train_list: Path, dev_list: Path
 ) -> tuple[Table, Table, str]:
@@ -117,19 +127,25 @@ def divide_by_lists(
     """
     train_names = names_in(train_list)
     dev_names = names_in(dev_list)
-    both = train_names & dev_names
-    if both:
-        raise DataError(
-            f"{shown(min(both))} stands in {train_list.name} too: what is scored must not be "
-            "learnt",
-            dev_list,
-        )
     cells = table.cells(schema.images[0])
     train = rows_named(cells, train_names)
     dev = rows_named(cells, dev_names)
+    both = train_names & dev_names
+    # by its path in one list and by its name alone in the other
+    both |= {str(cells[row]) for row in set(train) & set(dev)}
+    if both:
+        raise DataError(
+            f"{shown(min(both))} stands in {train_list.name} too: what is scored must not be "
+            "learnt; leave it out of one list",
+            dev_list,
+        )
     for rows, path in ((train, train_list), (dev, dev_list)):
         if not rows:
-            raise DataError(f"no image of {table.path} stands in this list", path)
+            raise DataError(
+                f"no image of {table.path} stands in this list; name them as column "
+                f"{schema.images[0]!r} does, one a line",
+                path,
+            )
     how = f"held out the {len(dev):,} rows of the images in {dev_list.name} (data.dev_list=FILE)"
     left = len(cells) - len(train) - len(dev)
     others = f"; {left:,} rows of other images are left out" if left else ""

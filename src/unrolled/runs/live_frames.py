@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from unrolled.core.errors import UserError
+from unrolled.data.clips import as_frames
 from unrolled.data.pixels import read_pixels
 from unrolled.models import Aligned
 from unrolled.nn.streaming import open_stream
@@ -27,6 +28,7 @@ START = b"\xff\xd8"
 SCAN = 0xDA
 END = 0xD9
 ALONE = {0x01, *range(0xD0, 0xD9)}  # marks without a length behind them
+BETWEEN = b"\x00\n\r "  # what some programs write between two images
 
 
 class LiveFrames:
@@ -71,9 +73,17 @@ class LiveFrames:
             raise UserError(
                 f"expected a frame (H, W) or (H, W, 3), got one of shape {frame.shape}"
             )
-        pixels = torch.from_numpy(self.field.scaled(frame[None]))
+        try:
+            frames = self.field.scaled(as_frames(frame[None]))
+        except ValueError as error:
+            raise UserError(f"this is no frame: {error}") from None
+        # a copy: what a stream gave may be read alone, which torch has no tensors of
+        pixels = torch.from_numpy(frames.copy()).to(self._stream.input.device)
         vector = self.model.embedding(pixels)
-        output = self._stream.step(vector.float())
+        try:
+            output = self._stream.step(vector.float())
+        except ValueError as error:
+            raise UserError(f"{error}; reset() begins a new recording") from None
         scores = self.model.head(output)[0].softmax(-1)
         best = int(scores.argmax())
         self.seconds.append(time.perf_counter() - began)
@@ -138,6 +148,8 @@ def jpeg_frames(stream: IO[bytes]) -> Iterator[NDArray[np.uint8]]:
 def _images_of_jpeg(stream: IO[bytes]) -> Iterator[bytes]:
     held = bytearray()
     while True:
+        if held[:1] and held[0] in BETWEEN:
+            held = held.lstrip(BETWEEN)
         end = _end_of_jpeg(held)
         if end is not None:
             yield bytes(held[:end])
@@ -147,7 +159,7 @@ def _images_of_jpeg(stream: IO[bytes]) -> Iterator[bytes]:
             raise UserError(f"an image of more than {LARGEST >> 20} MB is no frame")
         part = _some(stream)
         if not part:
-            if held.strip(b"\x00\n\r "):
+            if held:
                 raise UserError("the last image is cut off")
             return
         held += part
@@ -175,7 +187,7 @@ def _end_of_jpeg(held: bytearray) -> int | None:
             "expected images of JPEG one after another, or frames of bytes with --shape H,W,C"
         )
     at = 2
-    while at + 4 <= len(held):
+    while at + 2 <= len(held):
         if held[at] != 0xFF:
             raise UserError("a frame cannot be read as an image: it is no JPEG")
         mark = held[at + 1]
@@ -185,6 +197,8 @@ def _end_of_jpeg(held: bytearray) -> int | None:
             return at + 2
         elif mark in ALONE:
             at += 2
+        elif at + 4 > len(held):
+            return None
         else:
             at += 2 + int.from_bytes(held[at + 2 : at + 4], "big")
             if mark == SCAN:
@@ -192,8 +206,6 @@ def _end_of_jpeg(held: bytearray) -> int | None:
                 if following is None:
                     return None
                 at = following
-    if bytes(held[at : at + 2]) == bytes((0xFF, END)):
-        return at + 2
     return None
 
 

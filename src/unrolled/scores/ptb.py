@@ -254,7 +254,8 @@ def ptb_tokens(text: str) -> list[str]:
 
 def _tokens(text: str) -> list[str]:
     tokens: list[str] = []
-    for match in TOKEN.finditer(text):
+    # blanks at the end, which no token follows, would be read again from each of them
+    for match in TOKEN.finditer(text.rstrip()):
         kind = str(match.lastgroup)
         token = match[kind]
         if kind != "plain":

@@ -13,7 +13,7 @@ ellipse makes of the same box; neither is smoothed. Squares whose centres are 8 
 in y share a pixel or two at their corners, which the later colour takes.
 
 ``python -m unrolled.studies.sort_of_clevr FOLDER`` writes pictures, questions and the lists of what
-to train and to score on.
+to train and to score on; with ``--captions`` sentences about each picture instead of questions.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ import numpy as np
 from unrolled.core.errors import UsageError, UserError
 from unrolled.core.files import replacing
 from unrolled.data.batches import random
+from unrolled.studies.image_archives import add_file, lines_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -67,6 +68,8 @@ FIRST_DEV = 900_000
 MOST_DEV = 100_000
 IMAGE_FILE = "images.tar"
 QUESTION_FILE = "questions.jsonl"
+CAPTION_FILE = "captions.tsv"
+CAPTIONS = 3  # sentences about a picture
 TRAIN_FILE = "train_images.txt"
 DEV_FILE = "dev_images.txt"
 
@@ -205,6 +208,29 @@ def questions_of(scene: Scene, generator: np.random.Generator) -> list[Question]
     return questions
 
 
+def captions_of(scene: Scene, generator: np.random.Generator) -> list[str]:
+    """Return three sentences about a scene: how two objects stand to each other, twice, and counts."""
+    captions: list[str] = []
+    for _ in range(CAPTIONS - 1):
+        first, second = generator.choice(len(scene.objects), 2, replace=False).tolist()
+        captions.append(_beside(scene.objects[first], scene.objects[second]))
+    squares = sum(shown.shape == "square" for shown in scene.objects)
+    circles = len(scene.objects) - squares
+    captions.append(f"there are {squares} squares and {circles} circles")
+    return captions
+
+
+def _beside(first: ColouredShape, second: ColouredShape) -> str:
+    across = second.x - first.x
+    down = second.y - first.y
+    if abs(across) >= abs(down):
+        relation = "to the left of" if across > 0 else "to the right of"
+    else:
+        relation = "above" if down > 0 else "below"
+    names = [f"the {shown.colour} {shown.shape}" for shown in (first, second)]
+    return f"{names[0]} is {relation} {names[1]}"
+
+
 def draw(scene: Scene) -> Image.Image:
     """Return the picture (75, 75) of a scene in red, green and blue.
 
@@ -234,7 +260,11 @@ def draw(scene: Scene) -> Image.Image:
 
 
 def write(
-    folder: str | Path, images: int = IMAGES, dev: int = DEV, seed: int = SEED
+    folder: str | Path,
+    images: int = IMAGES,
+    dev: int = DEV,
+    seed: int = SEED,
+    captions: bool = False,
 ) -> None:
     """Write pictures, questions and the lists of both parts into a folder.
 
@@ -246,6 +276,7 @@ def write(
         images: pictures to train on, 1 to 900,000: ``train/000000.png`` and on.
         dev: pictures to score on beside them, 1 to 100,000: ``dev/900000.png`` and on.
         seed: 0 or more. Equal seeds give equal files.
+        captions: whether sentences about the pictures are written, and no questions.
 
     Raises:
         UsageError: a number is out of its range.
@@ -258,14 +289,16 @@ def write(
     train_names = _names("train", range(images))
     dev_names = _names("dev", range(FIRST_DEV, FIRST_DEV + dev))
     # renamed from the last to the first: where there are questions, there are their pictures
-    targets = (QUESTION_FILE, TRAIN_FILE, DEV_FILE, IMAGE_FILE)
+    text_file = CAPTION_FILE if captions else QUESTION_FILE
+    targets = (text_file, TRAIN_FILE, DEV_FILE, IMAGE_FILE)
     with contextlib.ExitStack() as stack:
-        questions, train_list, dev_list, archive = [
+        texts, train_list, dev_list, archive = [
             stack.enter_context(replacing(Path(folder) / target)) for target in targets
         ]
-        train_list.write_bytes(_lines(train_names))
-        dev_list.write_bytes(_lines(dev_names))
-        _write_scenes(archive, questions, seed, {**train_names, **dev_names})
+        train_list.write_bytes(lines_of(train_names))
+        dev_list.write_bytes(lines_of(dev_names))
+        indices = {**train_names, **dev_names}
+        _write_scenes(archive, texts, seed, indices, captions)
 
 
 def _check(name: str, count: int, most: int) -> None:
@@ -281,28 +314,34 @@ def _names(part: str, indices: Iterable[int]) -> dict[str, int]:
 
 
 def _write_scenes(
-    archive_path: Path, question_path: Path, seed: int, indices: dict[str, int]
+    archive_path: Path,
+    text_path: Path,
+    seed: int,
+    indices: dict[str, int],
+    captions: bool,
 ) -> None:
-    """Write the pictures of some indices by their names, and what is asked about them."""
+    """Write the pictures of some indices by their names, and what is asked or said about them."""
     with (
         tarfile.open(archive_path, "w", format=tarfile.USTAR_FORMAT) as archive,
-        question_path.open("wb") as file,
+        text_path.open("wb") as file,
     ):
+        if captions:
+            file.write(lines_of(["image\tcaption"]))
         for name, index in indices.items():
             shown = scene(seed, index)
             _add(archive, name, draw(shown))
             generator = random(seed, index, QUESTION_STREAM)
-            file.write(_rows(name, questions_of(shown, generator)))
+            if captions:
+                said = captions_of(shown, generator)
+                file.write(lines_of(f"{name}\t{caption}" for caption in said))
+            else:
+                file.write(_rows(name, questions_of(shown, generator)))
 
 
 def _add(archive: tarfile.TarFile, name: str, image: Image.Image) -> None:
     content = io.BytesIO()
     image.save(content, "PNG")
-    # no owner and no time of its own: equal pictures give equal bytes
-    member = tarfile.TarInfo(name)
-    member.size = content.tell()
-    content.seek(0)
-    archive.addfile(member, content)
+    add_file(archive, name, content.getvalue())
 
 
 def _rows(name: str, questions: Iterable[Question]) -> bytes:
@@ -315,11 +354,7 @@ def _rows(name: str, questions: Iterable[Question]) -> bytes:
         }
         for question in questions
     ]
-    return _lines(map(json.dumps, rows))
-
-
-def _lines(texts: Iterable[str]) -> bytes:
-    return "".join(f"{text}\n" for text in texts).encode()
+    return lines_of(map(json.dumps, rows))
 
 
 def main(arguments: list[str]) -> int:
@@ -332,9 +367,20 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--images", type=int, default=IMAGES, help="to train on")
     parser.add_argument("--dev", type=int, default=DEV, help="to score on")
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument(
+        "--captions",
+        action="store_true",
+        help="sentences about each picture in place of questions",
+    )
     options = parser.parse_args(arguments)
     try:
-        write(options.folder, options.images, options.dev, options.seed)
+        write(
+            options.folder,
+            options.images,
+            options.dev,
+            options.seed,
+            options.captions,
+        )
     except UserError as error:
         print(f"unrolled: {error}", file=sys.stderr)
         return error.exit_code

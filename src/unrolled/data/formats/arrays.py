@@ -91,6 +91,12 @@ def _check(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
             f"{FRAMES} has the shape {frames.shape}; expected (N, T, H, W) or (N, T, H, W, 3)",
             path,
         )
+    for name in (LABELS, LENGTHS):
+        if name in arrays and arrays[name].dtype.kind not in "iu":
+            raise DataError(
+                f"{name} holds {arrays[name].dtype} where whole numbers are expected",
+                path,
+            )
     labels = arrays.get(LABELS)
     if labels is not None and labels.shape != frames.shape[:2]:
         raise DataError(
@@ -104,7 +110,9 @@ def _check(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     most = frames.shape[1]
     if lengths.shape != (len(frames),) or lengths.min(initial=0) < 0:
         raise DataError(
-            f"{LENGTHS} has no length of each of the {len(frames)} clips", path
+            f"{LENGTHS} has no length of each of the {len(frames)} clips: its shape is "
+            f"{lengths.shape}, and no length is below 0",
+            path,
         )
     if lengths.max(initial=0) > most:
         first = int(np.argmax(lengths > most))
@@ -121,13 +129,13 @@ def names_of(
     count = int(labels.max(initial=-1)) + 1
     names: list[str] | None = None
     if NAMES in arrays:
-        names = [str(name) for name in arrays[NAMES]]
+        names = [_text(name) for name in arrays[NAMES].ravel().tolist()]
     meta = path.with_name(META)
     if names is None and meta.is_file():
         try:
             content = json.loads(meta.read_text("utf-8"))
-        except ValueError as error:
-            raise DataError(f"is no JSON: {error}", meta) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"cannot be read as JSON: {error}", meta) from None
         for key in ("names", "labels", "label_names"):
             listed = content.get(key) if isinstance(content, dict) else None
             if isinstance(listed, list):
@@ -137,7 +145,13 @@ def names_of(
         return [str(number) for number in range(count)]
     if len(names) < count:
         raise DataError(
-            f"{LABELS} holds {count - 1}, and there are {len(names)} names of labels",
+            f"{LABELS} holds {count - 1}, and there are {len(names)} names of labels; name them "
+            f"all in {NAMES}, or in {META} beside it",
             path,
         )
     return names
+
+
+def _text(name: Any) -> str:
+    """Return a name, which may be bytes."""
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)

@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from unrolled.core.errors import DataError, shown
+from unrolled.core.errors import DataError, cut
 from unrolled.data.archives import Origin
 from unrolled.data.formats.base import DataFile, FileFormat, Format, Head, Row, Sniffed
 from unrolled.data.formats.json_array import is_one_object
-from unrolled.data.lines import Report
+from unrolled.data.lines import Report, nfc
 
 LARGEST = 1 << 30  # bytes that are read at once
 IMAGE = "image"
@@ -47,37 +47,60 @@ class CaptionsJsonFormat(FileFormat):
 
     def rows(self, file: DataFile, report: Report) -> Iterator[Row]:
         content = _load(file.origin)
-        said: dict[Any, list[Any]] = {}
-        for annotation in content.get("annotations", []):
+        said: dict[str, list[Any]] = {}
+        for annotation in content.get("annotations") or []:
             if isinstance(annotation, dict) and CAPTION in annotation:
-                said.setdefault(annotation.get("image_id"), []).append(
+                said.setdefault(_key(annotation.get("image_id")), []).append(
                     annotation[CAPTION]
                 )
         number = 0
-        known: set[Any] = set()
+        known: set[str] = set()
         for image in content["images"]:
-            name = image.get("file_name", image.get("filename"))
-            captions = list(said.get(image.get("id"), []))
-            known.add(image.get("id"))
-            captions += [
-                sentence.get("raw", " ".join(map(str, sentence.get("tokens", []))))
-                for sentence in image.get("sentences", [])
-            ]
-            folder = image.get("filepath")
-            path = f"{folder}/{name}" if folder else name
+            key = _key(image.get("id"))
+            known.add(key)
+            captions = said.get(key, []) + _sentences(image)
+            cells = {IMAGE: _path(image), SPLIT: image.get(SPLIT)}
             for caption in captions:
                 number += 1
-                cells = {IMAGE: path, CAPTION: caption, SPLIT: image.get(SPLIT)}
+                cells[CAPTION] = nfc(caption) if isinstance(caption, str) else caption
                 yield number, tuple(cells[column] for column in file.columns)
-        for image_id in said.keys() - known:
+        for image_id in said:
+            if image_id in known:
+                continue
             number += 1
             report(
                 DataError(
-                    f"a caption is of the image {shown(image_id)}, which is not there",
+                    f"a caption is of the image {cut(image_id, 60)}, which is not there",
                     file.name,
                     number,
                 )
             )
+
+
+def _key(image_id: Any) -> str:
+    """Return by what images are known: their numbers or names, whatever a file has there."""
+    return json.dumps(image_id, sort_keys=True)
+
+
+def _path(image: dict[str, Any]) -> Any:
+    """Return the name of an image, behind that of its folder."""
+    name = image.get("file_name", image.get("filename"))
+    if not isinstance(name, str):
+        return name
+    folder = image.get("filepath")
+    return nfc(f"{folder}/{name}" if folder else name)
+
+
+def _sentences(image: dict[str, Any]) -> list[Any]:
+    """Return what Karpathy's form says of an image."""
+    captions: list[Any] = []
+    for sentence in image.get("sentences") or []:
+        if isinstance(sentence, dict):
+            words = " ".join(map(str, sentence.get("tokens") or []))
+            captions.append(sentence.get("raw", words))
+        else:
+            captions.append(sentence)
+    return captions
 
 
 def _has_captions(content: Any) -> bool:
