@@ -79,14 +79,22 @@ def _coloured(images: Tensor, factors: list[Tensor]) -> Tensor:
     brightness, contrast, saturation = (factor.view(-1, 1, 1, 1) for factor in factors)
     images = images * brightness
     if images.shape[1] == 1:
-        mean = images.mean((2, 3), keepdim=True)
+        mean = _mean(images)
         return mean + (images - mean) * contrast
     weights = torch.tensor(BRIGHTNESS).view(1, 3, 1, 1)
     grey = (images * weights).sum(1, keepdim=True)
-    mean = grey.mean((2, 3), keepdim=True)
+    mean = _mean(grey)
     images = mean + (images - mean) * contrast
     grey = mean + (grey - mean) * contrast
     return grey + (images - grey) * saturation
+
+
+def _mean(images: Tensor) -> Tensor:
+    """Return the mean of each image (I, 1, 1, 1) of one colour (I, 1, H, W).
+
+    Row by row, since threads would divide the sum of one image alone, and not that of several.
+    """
+    return images.mean(3, keepdim=True).mean(2, keepdim=True)
 
 
 @dataclass(frozen=True)

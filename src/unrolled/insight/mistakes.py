@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from unrolled.data.examples import Examples, Ints
 from unrolled.data.sources import Document, Table
+from unrolled.insight.thumbnails import thumbnail_of
 from unrolled.tasks.base import Evaluation, GeneratedTexts, Task, locate
 
 LONGEST = 300  # characters shown of a row
@@ -31,6 +32,7 @@ class Mistake:
             and what follows; for an answer about the whole row all of it stands first.
         truth, answer: what the file says and what the model says.
         size: confidence of a wrong label; error of a value, in its unit; 0 for a text.
+        image: the address of a small picture of the image that was read, if one was.
     """
 
     path: str
@@ -39,6 +41,7 @@ class Mistake:
     truth: str
     answer: str
     size: float
+    image: str = ""
 
     @property
     def file(self) -> str:
@@ -189,6 +192,7 @@ def _mistake(
         truth=_shown(scored.truths[index]),
         answer=_shown(scored.answers[index]),
         size=float(scored.sizes[index]),
+        image=thumbnail_of(cells),
     )
 
 
@@ -201,6 +205,7 @@ def _texts(data: Table, written: GeneratedTexts, count: int) -> list[Mistake]:
     total = len(written.answers)
     spaced = np.linspace(0, total - 1, min(count, total))
     texts = []
+    row_of_line = dict(zip(data.lines, data.rows, strict=True))
     for index in np.unique(spaced.astype(np.int64)).tolist():
         path, line = data.position(int(written.lines[index]))
         references = dict.fromkeys(written.references[index])
@@ -211,6 +216,7 @@ def _texts(data: Table, written: GeneratedTexts, count: int) -> list[Mistake]:
             truth=_cut(" | ".join(references)),
             answer=_cut(written.answers[index]),
             size=0.0,
+            image=thumbnail_of(row_of_line.get(int(written.lines[index]), ())),
         )
         texts.append(text)
     return texts

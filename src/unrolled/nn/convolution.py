@@ -9,12 +9,15 @@ names of its first port to PyTorch, so that weights people already have can be l
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 # images with sides up to this many pixels are not halved by the first convolution of ``small``
 TINY = 48
@@ -339,6 +342,38 @@ NETWORKS: dict[str, Callable[[int], ConvolutionalNetwork]] = {
     "resnet50": lambda size: ResidualNetwork(Bottleneck, (3, 4, 6, 3)),
     "lite0": lambda size: EfficientNetLite0(),
 }
+
+# a convolution and the batch norm behind it, by their names in a module
+_NORMED = (
+    ("conv1", "bn1"),
+    ("conv2", "bn2"),
+    ("conv3", "bn3"),
+    ("stem", "stem_norm"),
+    ("head", "head_norm"),
+    ("expand", "expand_norm"),
+    ("depthwise", "depthwise_norm"),
+    ("project", "project_norm"),
+    ("0", "1"),  # of a shortcut
+)
+
+
+def folded(network: ConvolutionalNetwork) -> ConvolutionalNetwork:
+    """Return a copy for evaluation whose batch norms stand in the weights of its convolutions.
+
+    It says what the network says in evaluation, but for the last bits, and reads grids less often.
+    """
+    copied = copy.deepcopy(network).eval()
+    for module in list(copied.modules()):
+        parts = dict(module.named_children())
+        for name, norm_name in _NORMED:
+            convolution = parts.get(name)
+            norm = parts.get(norm_name)
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(convolution, norm))
+                setattr(module, norm_name, nn.Identity())
+    # with the features of a place side by side kernels are up to twice as fast
+    return copied.to(memory_format=torch.channels_last)
+
 
 # names of weights in the first port of EfficientNet to PyTorch, and ours, longest first
 _PORTED = (

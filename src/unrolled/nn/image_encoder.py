@@ -10,7 +10,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from unrolled.nn.convolution import ConvolutionalNetwork
+from unrolled.nn.convolution import ConvolutionalNetwork, folded
 from unrolled.ops.masking import real_steps
 
 # of the colours of ImageNet, by which published weights read red, green and blue
@@ -57,6 +57,16 @@ class ImageEncoder(nn.Module):
         for module in self._frozen:
             module.eval()
         return self
+
+    def for_evaluation(self) -> ImageEncoder:
+        """Return a copy that says the same in evaluation, faster; see :func:`folded`."""
+        return ImageEncoder(
+            folded(self.network),
+            None,
+            self.means,
+            self.deviations,
+            self.coordinates,
+        ).eval()
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return the sides of the grid of an image."""

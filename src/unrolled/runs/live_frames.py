@@ -5,6 +5,7 @@ Shapes: C colours, H and W sides in pixels of a frame as it comes.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
 from typing import IO, Any, cast
@@ -17,6 +18,7 @@ from unrolled.core.errors import UserError
 from unrolled.data.clips import as_frames
 from unrolled.data.pixels import read_pixels
 from unrolled.models import Aligned
+from unrolled.nn.image_encoder import PooledImages
 from unrolled.nn.streaming import open_stream
 from unrolled.runs.predictor import Predictor
 from unrolled.tasks.base import Prediction
@@ -58,6 +60,8 @@ class LiveFrames:
         self.model = model
         self.seconds: list[float] = []
         self._stream = open_stream(model.layer, 1, "float32")
+        self._embedding = copy.deepcopy(cast(PooledImages, model.embedding))
+        self._embedding.encoder = self._embedding.encoder.for_evaluation()
 
     @torch.no_grad()
     def push(self, frame: NDArray[np.uint8]) -> Prediction:
@@ -79,7 +83,7 @@ class LiveFrames:
             raise UserError(f"this is no frame: {error}") from None
         # a copy: what a stream gave may be read alone, which torch has no tensors of
         pixels = torch.from_numpy(frames.copy()).to(self._stream.input.device)
-        vector = self.model.embedding(pixels)
+        vector = self._embedding(pixels)
         try:
             output = self._stream.step(vector.float())
         except ValueError as error:

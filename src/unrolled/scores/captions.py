@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,10 +59,11 @@ def caption_scores(
     answer_words = list(map(_words, answer_tokens))
     right_words = [list(map(_words, right)) for right in right_tokens]
     scores = _bleu(answer_words, right_words)
-    scores["rouge_l"] = _mean(map(_rouge_l, answer_tokens, right_tokens))
+    rouge = list(map(_rouge_l, answer_tokens, right_tokens))
+    scores["rouge_l"] = float(np.mean(rouge))
     consensus = _Consensus(right_words)
-    rows = range(len(answers))
-    scores["cider_d"] = _mean(map(consensus.score, answer_words, rows))
+    cider = consensus.scores(answer_words, range(len(answers)))
+    scores["cider_d"] = float(cider.mean())
     return scores
 
 
@@ -95,9 +96,7 @@ class CiderD:
         """
         if len(answers) != len(rows):
             raise ValueError(f"got {len(answers)} answers and {len(rows)} rows")
-        words = map(_cut, answers)
-        scores = map(self._consensus.score, words, rows)
-        return np.array(list(scores), np.float64)
+        return self._consensus.scores(list(map(_cut, answers)), rows)
 
 
 def _check(references: Sequence[Sequence[str]]) -> None:
@@ -115,10 +114,6 @@ def _words(tokens: list[str]) -> Words:
 
 def _cut(text: str) -> Words:
     return _words(ptb_tokens(text))
-
-
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))
 
 
 def _ngrams(words: Words) -> Counter[NGram]:
@@ -200,23 +195,30 @@ def _longest_common(first: list[str], second: list[str]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Vector:
-    """N-grams of a caption [K], their orders from 0 and weights, and the norm of every order."""
+class _Vectors:
+    """The n-grams of some captions, K of all of them together.
 
+    ``captions`` [K] says whose each is, ``orders`` [K] counts from 0, and ``scales`` [captions, 4]
+    are one over the norms of the weights.
+    """
+
+    captions: Indices
     ngrams: Indices
     orders: Indices
     weights: Reals
-    norms: Reals
+    scales: Reals
 
 
 @dataclass(frozen=True, slots=True)
-class _Right:
-    """The right captions of a row: their n-grams [U] in order and what these weigh in each [U, R].
+class _Table:
+    """The right captions of M rows, of which none has more than R.
 
-    ``scales`` [4, R] are one over the norms, or 0, and ``lengths`` [R] as ``_length`` has them.
+    ``keys`` [L] in order are the n-grams of the rows, and ``weights`` [L, R] what each weighs in
+    every caption of its row; ``scales`` [M, R, 4] are as in ``_Vectors``, ``lengths`` [M, R] as
+    ``_length`` has them. Where a row has fewer than R captions there is 0.
     """
 
-    ngrams: Indices
+    keys: Indices
     weights: Reals
     scales: Reals
     lengths: Reals
@@ -226,87 +228,136 @@ class _Consensus:
     """CIDEr-D of captions that are cut into words."""
 
     def __init__(self, references: Sequence[Sequence[Words]]) -> None:
-        counts = [list(map(_ngrams, right)) for right in references]
+        counts: list[Counter[NGram]] = []
+        lengths: list[int] = []
         frequencies: Counter[NGram] = Counter()
-        for right in counts:
-            frequencies.update(set().union(*right))
+        for right in references:
+            of_row = list(map(_ngrams, right))
+            counts.extend(of_row)
+            lengths.extend(map(_length, right))
+            frequencies.update(set().union(*of_row))
         self._indices = {ngram: index for index, ngram in enumerate(frequencies)}
         # the last is for n-grams of no row, whose index is -1: they weigh as those of one row
         rows = np.array([*frequencies.values(), 1], np.float64)
         self._rarities = np.log(len(references)) - np.log(rows)
-        self._rows = [
-            self._right(right, words)
-            for right, words in zip(counts, references, strict=True)
-        ]
+        self._sizes = np.array(
+            list(map(len, references)),
+            np.int64,
+        )
+        self._table = self._tabulated(self._vectors(counts), lengths)
 
-    def score(self, words: Words, row: int) -> float:
-        """Return the score of a caption of this row."""
-        right = self._rows[row]
-        if not len(right.ngrams):
-            return 0.0
-        vector = self._vector(_ngrams(words))
-        indices = np.searchsorted(right.ngrams, vector.ngrams)
-        # what would stand behind the last is not there either
-        indices = np.minimum(indices, len(right.ngrams) - 1)
-        same = right.ngrams[indices] == vector.ngrams
-        orders = vector.orders[same]
-        weights = right.weights[indices[same]]
-        # what is repeated counts as often as in the right caption
-        clipped = np.minimum(vector.weights[same, None], weights)
-        scales = right.scales * _inverse(vector.norms)[:, None]
-        cosines = (clipped * weights * scales[orders]).sum(0)
-        differences = right.lengths - _length(words)
+    def _vectors(self, counts: list[Counter[NGram]]) -> _Vectors:
+        captions: list[int] = []
+        ngrams: list[int] = []
+        orders: list[int] = []
+        frequencies: list[int] = []
+        for caption, count in enumerate(counts):
+            captions += [caption] * len(count)
+            ngrams += [self._indices.get(ngram, -1) for ngram in count]
+            orders += [len(ngram) - 1 for ngram in count]
+            frequencies += count.values()
+        owners = np.array(captions, np.int64)
+        kinds = np.array(ngrams, np.int64)
+        order = np.array(orders, np.int64)
+        weights = np.array(frequencies, np.float64) * self._rarities[kinds]
+        squares = np.bincount(
+            owners * ORDERS + order,
+            weights**2,
+            len(counts) * ORDERS,
+        )
+        norms = np.sqrt(squares).reshape(-1, ORDERS)
+        return _Vectors(
+            captions=owners,
+            ngrams=kinds,
+            orders=order,
+            weights=weights,
+            # of no weight at all, nothing is like anything
+            scales=np.divide(
+                1.0,
+                norms,
+                out=np.zeros_like(norms),
+                where=norms > 0,
+            ),
+        )
+
+    def _keys(self, rows: Indices, ngrams: Indices) -> Indices:
+        """Return a number for every n-gram of every row; that of an unknown one is no other's."""
+        return rows * len(self._rarities) + ngrams
+
+    def _tabulated(self, vectors: _Vectors, lengths: list[int]) -> _Table:
+        sizes = self._sizes
+        most = sizes.max()
+        rows = np.repeat(
+            np.arange(len(sizes)),
+            sizes,
+        )
+        starts = np.cumsum(sizes) - sizes
+        columns = np.arange(len(rows)) - starts[rows]
+        keys = self._keys(
+            rows[vectors.captions],
+            vectors.ngrams,
+        )
+        lines = np.unique(keys)
+        table = _Table(
+            keys=lines,
+            weights=np.zeros((len(lines), most)),
+            scales=np.zeros((len(sizes), most, ORDERS)),
+            lengths=np.zeros((len(sizes), most)),
+        )
+        line = np.searchsorted(lines, keys)
+        table.weights[line, columns[vectors.captions]] = vectors.weights
+        table.scales[rows, columns] = vectors.scales
+        table.lengths[rows, columns] = lengths
+        return table
+
+    def scores(self, answers: Sequence[Words], rows: Sequence[int]) -> Reals:
+        """Return the score [N] of each answer, as a caption of its row."""
+        row = np.array(rows, np.int64)
+        last = len(self._sizes) - 1
+        if ((row < 0) | (row > last)).any():
+            raise IndexError(f"expected rows from 0 to {last}")
+        vectors = self._vectors(list(map(_ngrams, answers)))
+        cosines = self._cosines(vectors, row)
+        lengths = np.array(
+            list(map(_length, answers)),
+            np.float64,
+        )
+        differences = self._table.lengths[row] - lengths[:, None]
         penalties = np.exp(-(differences**2) / (2 * DEVIATION**2))
-        return float(10 * (cosines * penalties).mean() / ORDERS)
+        totals = (cosines * penalties).sum(1)
+        return 10 * totals / (ORDERS * self._sizes[row])
 
-    def _vector(self, counts: Counter[NGram]) -> _Vector:
-        size = len(counts)
-        known = [self._indices.get(ngram, -1) for ngram in counts]
-        ngrams = np.array(known, np.int64)
-        orders = np.fromiter(map(len, counts), np.int64, size) - 1
-        frequencies = np.fromiter(counts.values(), np.float64, size)
-        weights = frequencies * self._rarities[ngrams]
-        norms = np.sqrt(np.bincount(orders, weights**2, ORDERS))
-        return _Vector(
-            ngrams=ngrams,
-            orders=orders,
-            weights=weights,
-            norms=norms,
+    def _cosines(self, vectors: _Vectors, rows: Indices) -> Reals:
+        """Return how like each answer is to each right caption [N, R], summed over the orders."""
+        table = self._table
+        cosines = np.zeros((len(rows), table.weights.shape[1]))
+        if not len(table.keys):
+            return cosines
+        keys = self._keys(
+            rows[vectors.captions],
+            vectors.ngrams,
         )
-
-    def _right(
-        self,
-        counts: Sequence[Counter[NGram]],
-        words: Sequence[Words],
-    ) -> _Right:
-        vectors = list(map(self._vector, counts))
-        every = np.concatenate([vector.ngrams for vector in vectors])
-        ngrams = np.unique(every)
-        weights = np.zeros((len(ngrams), len(vectors)))
-        norms = np.zeros((ORDERS, len(vectors)))
-        for column, vector in enumerate(vectors):
-            indices = np.searchsorted(ngrams, vector.ngrams)
-            weights[indices, column] = vector.weights
-            norms[:, column] = vector.norms
-        lengths = list(map(_length, words))
-        return _Right(
-            ngrams=ngrams,
-            weights=weights,
-            scales=_inverse(norms),
-            lengths=np.array(lengths, np.float64),
+        lines = np.searchsorted(table.keys, keys)
+        # what would stand behind the last is not there either
+        lines = np.minimum(lines, len(table.keys) - 1)
+        same = np.flatnonzero(table.keys[lines] == keys)
+        captions = vectors.captions[same]
+        orders = vectors.orders[same]
+        weights = table.weights[lines[same]]
+        # what is repeated counts as often as in the right caption
+        clipped = np.minimum(
+            vectors.weights[same, None],
+            weights,
         )
+        scales = vectors.scales[captions, orders]
+        right_scales = table.scales[rows[captions], :, orders]
+        products = clipped * weights
+        products *= right_scales
+        products *= scales[:, None]
+        np.add.at(cosines, captions, products)
+        return cosines
 
 
 def _length(words: Words) -> int:
     """Return how long CIDEr-D takes a caption to be: the scorer counts its pairs of words."""
     return max(0, len(words) - 1)
-
-
-def _inverse(norms: Reals) -> Reals:
-    """Return one over each norm, and 0 where it is 0."""
-    return np.divide(
-        1.0,
-        norms,
-        out=np.zeros_like(norms),
-        where=norms > 0,
-    )

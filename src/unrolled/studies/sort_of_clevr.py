@@ -209,7 +209,7 @@ def questions_of(scene: Scene, generator: np.random.Generator) -> list[Question]
 
 
 def captions_of(scene: Scene, generator: np.random.Generator) -> list[str]:
-    """Return three sentences about a scene: how two objects stand to each other, twice, and counts."""
+    """Return three sentences: how two objects stand to each other, twice, and counts."""
     captions: list[str] = []
     for _ in range(CAPTIONS - 1):
         first, second = generator.choice(len(scene.objects), 2, replace=False).tolist()

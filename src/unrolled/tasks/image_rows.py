@@ -325,14 +325,12 @@ def computed(
     encoder: ImageEncoder, pixels: NDArray[Any], device: torch.device
 ) -> NDArray[np.float16]:
     """Return what a network makes of images (I, M, C), in evaluation."""
-    training = encoder.training
-    encoder.eval()
+    reader = encoder.for_evaluation()
     parts: list[NDArray[np.float16]] = []
     for start in range(0, len(pixels), CHUNK):
         chunk = torch.from_numpy(np.ascontiguousarray(pixels[start : start + CHUNK]))
-        grid = encoder(chunk.to(device))
+        grid = reader(chunk.to(device))
         parts.append(grid.cpu().half().numpy())
-    encoder.train(training)
     return np.concatenate(parts)
 
 
