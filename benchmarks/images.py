@@ -136,15 +136,15 @@ def plain_of(half: bool) -> Callable[[Batch], None]:
 def training() -> dict[str, float]:
     """Return images a second of each way, which take turns; the first round warms up."""
     source = ImageBatches(drawn(), BATCH, 0)
-    ways = {
+    steps = {
         "loop fp32": plain_of(False),
         "loop bf16, channels last": plain_of(True),
         "unrolled fp32": training_of(False),
         "unrolled bf16": training_of(True),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(REPEATS + 1):
-        for name, step in ways.items():
+        for name, step in steps.items():
             began = time.perf_counter()
             for index in range(source.length(repeat)):
                 step(source.batch(repeat, index))

@@ -22,13 +22,15 @@ from unrolled.tasks.base import (
     need_table,
     score_batches,
 )
+from unrolled.tasks.names import OF_KINDS, TASKS
 from unrolled.tasks.recipe import Recipe
-from unrolled.tasks.registry import OF_FRAMES, TASKS, task_class
+from unrolled.tasks.registry import task_class
 
 NAMED = Format("table", ",", header=True)
 UNNAMED = Format("table", ",")
 KINDS = [task_class(name) for name in TASKS]
-KINDS += [task_class(name, frames=True) for name in OF_FRAMES]
+for kind, tasks in OF_KINDS.items():
+    KINDS += [task_class(name, kind) for name in tasks]
 
 
 def table(columns: list[str], format: Format = NAMED) -> Table:

@@ -131,8 +131,6 @@ def predict(
 
       unrolled predict runs/reviews "what a film" "never again"
 
-      unrolled predict runs/reviews --file new.csv -o answers.csv
-
       unrolled predict runs/multi30k-en-de --file in.txt -o out.txt --set decoding.beam=1
 
       cat new.csv | unrolled predict runs/reviews --file - --probabilities

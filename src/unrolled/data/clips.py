@@ -194,7 +194,7 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     reading = "the archive"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             for name in file.files:
                 reading = f"the array {name!r}"
                 arrays[name] = file[name]

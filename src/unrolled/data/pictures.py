@@ -103,6 +103,7 @@ def members_of_tar(path: Path) -> list[ImageFile]:
                             member.size,
                         )
                     )
+            _refuse_rest(archive)
     except (tarfile.TarError, *BROKEN) as error:
         raise DataError(
             f"is no archive of tar that can be read: {error}; copy it anew, or unpack it where it "
@@ -110,6 +111,14 @@ def members_of_tar(path: Path) -> list[ImageFile]:
             path,
         ) from None
     return images
+
+
+def _refuse_rest(archive: tarfile.TarFile) -> None:
+    """Raise ReadError where something else than its end ended an archive, which is not said."""
+    file: Any = archive.fileobj
+    file.seek(archive.offset)
+    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError(f"damage at byte {archive.offset:,}")
 
 
 def with_images(reader: Reader, folder: Path) -> Reader:

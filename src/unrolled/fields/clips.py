@@ -185,7 +185,7 @@ class Clips:
 
 def _by_number(file: Path) -> tuple[list[Any], str]:
     """Return what files are sorted by: frame2.png stands before frame10.png."""
-    parts = re.split(r"([0-9]+)", file.name)
+    parts = re.split(r"([0-9]+)", file.stem)
     # text and digits take turns, so that the parts of two names are of one kind
     by_value = [int(part) if index % 2 else part for index, part in enumerate(parts)]
     return by_value, file.name

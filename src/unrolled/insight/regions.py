@@ -31,14 +31,26 @@ def image_of(steps: InputSteps) -> Tensor | None:
     return inputs if inputs.dtype == torch.uint8 and inputs.dim() == 4 else None
 
 
-def with_images(steps: InputSteps, images: Tensor) -> InputSteps:
+def with_images(
+    steps: InputSteps,
+    images: Tensor,
+) -> InputSteps:
     """Return the input with other images (N, 3, H, W) in the place of its own, as N rows."""
     batch = steps.repeated(len(images))
     if steps.extra(PIXELS) is None:
-        return replace(steps, batch=replace(batch, inputs=images))
+        return replace(
+            steps,
+            batch=replace(batch, inputs=images),
+        )
     extras = list(batch.extra)
     extras[steps.roles.index(PIXELS)] = images
-    return replace(steps, batch=replace(batch, extra=tuple(extras)))
+    return replace(
+        steps,
+        batch=replace(
+            batch,
+            extra=tuple(extras),
+        ),
+    )
 
 
 def image_trace(
@@ -62,13 +74,22 @@ def image_trace(
     image = image_of(steps)
     if image is None:
         return None
-    regions = _regions(looker, steps, image, explained)
+    regions = _regions(
+        looker,
+        steps,
+        image,
+        explained,
+    )
     maps = None
     sources = [part.weights for part in attention if part.kind == "source"]
     if grid is not None and sources and sources[-1].shape[2] == grid[0] * grid[1]:
         weights = sources[-1].mean(0)
         maps = weights.reshape(len(weights), *grid)
-    return ImageTrace(_png(image[0]), regions, maps)
+    return ImageTrace(
+        _png(image[0]),
+        regions,
+        maps,
+    )
 
 
 def _regions(

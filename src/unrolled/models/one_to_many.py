@@ -5,6 +5,8 @@ Shapes: S sources, M places of a source, R rows that are written, C features of 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -65,4 +67,7 @@ class OneToMany(EncoderDecoder):
         memory = self.memory(source)
         positions = torch.full((len(memory),), memory.shape[1], device=memory.device)
         state = self.decoder.attend(memory, positions)
-        return state.reorder(extra[0]) if extra else state
+        if not extra:
+            return state
+        state = state.reorder(extra[0])
+        return replace(state, memory=state.memory.by_row())

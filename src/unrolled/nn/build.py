@@ -378,10 +378,9 @@ def build_decoder(
     name: str,
     config: LayerConfig,
     input_size: int,
-    memory_size: int,
+    encoder: Layer | int,
     attention: str = "additive",
     feeding: bool = True,
-    reverse_size: int = 0,
 ) -> Attention | RecurrentDecoder:
     """Build a layer that writes from what was read: an encoder's outputs, the grid of an image.
 
@@ -389,15 +388,16 @@ def build_decoder(
         name: rnn, lstm, gru or attention.
         config: its settings.
         input_size: features of what it reads of its own.
-        memory_size: features of what was read.
+        encoder: what reads the source; or how many features a step of what was read has.
         attention: how a recurrent decoder looks back: additive, multiplicative or none.
         feeding: multiplicative: what attention made of a step is read by the next.
-        reverse_size: how many of the ``memory_size`` features were read backwards.
 
     Raises:
         UsageError: see ``build_layer``; ``none`` has no state that a source could be told by.
     """
     _check(name, config)
+    memory_size = encoder if isinstance(encoder, int) else encoder.output_size
+    reverse_size = 0 if isinstance(encoder, int) else encoder.reverse_size
     try:
         if name == "attention":
             return _attention(config, input_size, memory_size)

@@ -74,6 +74,14 @@ class Memory:
             return per_source
         return per_source.index_select(0, self.rows)
 
+    def by_row(self) -> Self:
+        """Return a memory with a copy for every row: for many steps that would each gather it."""
+        if self.rows_per_source == 1:
+            return self
+        gathered = self._changed(self.gather_rows)
+        lengths = self.gather_rows(self.lengths)
+        return type(self).of(gathered.keys, gathered.values, lengths)
+
     def reorder(self, rows: Tensor) -> Self:
         """Return the memory whose row i is row ``rows[i]`` of this one; see ``State.reorder``.
 

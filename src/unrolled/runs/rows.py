@@ -7,9 +7,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
+
 from unrolled.core.errors import UsageError, UserError, listed, shown
 from unrolled.core.words import counted, either
 from unrolled.data.archives import too_long
+from unrolled.data.clips import Clip
 from unrolled.data.image_files import ImageFile
 from unrolled.data.json_values import flattened, json_object, json_value
 from unrolled.data.list_cells import cell_of
@@ -17,8 +20,8 @@ from unrolled.data.sources import nfc, parse_row
 from unrolled.fields.frames import Frames
 from unrolled.tasks.base import Task
 
-# what an image may be given as: its bytes, or where it is
-IMAGES = (bytes, str, os.PathLike, ImageFile)
+# what an image or a clip may be given as: its bytes, its frames, or where it is
+IMAGES = (bytes, str, os.PathLike, ImageFile, Clip, np.ndarray)
 
 
 class InputCells(tuple[Any, ...]):

@@ -1,9 +1,9 @@
 """BLEU, ROUGE-L and CIDEr-D of image captions, as their reference scorer gives them.
 
-That is pycocoevalcap, in whose numbers papers on captions report; its tokens are ``ptb_tokens``.
-BLEU and ROUGE-L lie between 0 and 1, CIDEr-D between 0 and 10.
+That is pycocoevalcap, whose numbers papers on captions give; ``ptb_tokens`` has its tokens. BLEU
+and ROUGE-L lie between 0 and 1, CIDEr-D between 0 and 10.
 
-Legend: N answers, R right captions of an answer, U different n-grams in them, K in an answer.
+Legend: N answers; M rows of right captions, R in a row at most; K n-grams, L of them in the rows.
 """
 
 from __future__ import annotations
@@ -68,12 +68,13 @@ def caption_scores(
 
 
 class CiderD:
-    """CIDEr-D of any captions of the same images, as a reward wants it (Rennie et al. 2017).
+    """CIDEr-D of any captions of the same images (Vedantam et al. 2015).
 
-    The right captions are cut and weighed once.
+    The right captions are cut and weighed once, so that it may be the reward of captions that a
+    model draws while it learns (Rennie et al. 2017).
 
     Args:
-        references: the right captions of each row, lists of one or more.
+        references: the right captions of each row, M lists of one or more.
 
     Raises:
         ValueError: there is no row, or one without a right caption.
@@ -85,10 +86,10 @@ class CiderD:
         self._consensus = _Consensus(words)
 
     def scores(self, answers: Sequence[str], rows: Sequence[int]) -> Reals:
-        """Return the scores [N] of N captions, of which number i is one of row ``rows[i]``.
+        """Return the scores [N] of N captions, of which number i is scored by row ``rows[i]``.
 
-        A row may have any number of answers; as for all of them, how rare an n-gram is was counted
-        in the right captions of all rows.
+        A row may have any number of answers. How rare an n-gram is follows from the right captions
+        of all rows, whichever are scored.
 
         Raises:
             ValueError: there are not as many rows as answers.
@@ -196,7 +197,7 @@ def _longest_common(first: list[str], second: list[str]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Vectors:
-    """The n-grams of some captions, K of all of them together.
+    """The n-grams of some captions, one after the other.
 
     ``captions`` [K] says whose each is, ``orders`` [K] counts from 0, and ``scales`` [captions, 4]
     are one over the norms of the weights.
@@ -211,11 +212,11 @@ class _Vectors:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """The right captions of M rows, of which none has more than R.
+    """The right captions of all rows.
 
     ``keys`` [L] in order are the n-grams of the rows, and ``weights`` [L, R] what each weighs in
-    every caption of its row; ``scales`` [M, R, 4] are as in ``_Vectors``, ``lengths`` [M, R] as
-    ``_length`` has them. Where a row has fewer than R captions there is 0.
+    every caption of its row; ``scales`` [M, R, 4] are as in ``_Vectors``, ``lengths`` [M, R] in
+    words. Where a row has fewer than R captions there is 0.
     """
 
     keys: Indices
@@ -234,7 +235,7 @@ class _Consensus:
         for right in references:
             of_row = list(map(_ngrams, right))
             counts.extend(of_row)
-            lengths.extend(map(_length, right))
+            lengths.extend(map(len, right))
             frequencies.update(set().union(*of_row))
         self._indices = {ngram: index for index, ngram in enumerate(frequencies)}
         # the last is for n-grams of no row, whose index is -1: they weigh as those of one row
@@ -319,7 +320,7 @@ class _Consensus:
         vectors = self._vectors(list(map(_ngrams, answers)))
         cosines = self._cosines(vectors, row)
         lengths = np.array(
-            list(map(_length, answers)),
+            list(map(len, answers)),
             np.float64,
         )
         differences = self._table.lengths[row] - lengths[:, None]
@@ -331,7 +332,7 @@ class _Consensus:
         """Return how like each answer is to each right caption [N, R], summed over the orders."""
         table = self._table
         cosines = np.zeros((len(rows), table.weights.shape[1]))
-        if not len(table.keys):
+        if False:
             return cosines
         keys = self._keys(
             rows[vectors.captions],
@@ -356,8 +357,3 @@ class _Consensus:
         products *= scales[:, None]
         np.add.at(cosines, captions, products)
         return cosines
-
-
-def _length(words: Words) -> int:
-    """Return how long CIDEr-D takes a caption to be: the scorer counts its pairs of words."""
-    return max(0, len(words) - 1)

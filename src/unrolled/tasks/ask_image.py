@@ -215,7 +215,8 @@ class AskImage(ImageLabels):
         if not question:
             raise InvalidCell(f"column {self.question.columns[0]!r} is empty")
         unknown = self.tokenizer.unk_id
-        if all(id == unknown for id in self.tokenizer.encode(question)):
+        words = " ".join(filter(_is_word, question.split()))
+        if all(id == unknown for id in self.tokenizer.encode(words)):
             raise InvalidCell(
                 f"column {self.question.columns[0]!r} holds no word of the questions that were "
                 f"learnt: {text[:60]!r}"
@@ -365,6 +366,10 @@ def as_learnt(text: Any) -> str:
         for character in lowered
     )
     return " ".join(apart.split())
+
+
+def _is_word(word: str) -> bool:
+    return any(character.isalnum() for character in word)
 
 
 def answers_of(cell: Any) -> list[Any]:

@@ -28,7 +28,8 @@ from unrolled.nn import build_decoder, with_context
 from unrolled.nn.build import settings_of
 from unrolled.nn.image_settings import build_encoder
 from unrolled.nn.softmax import head_cross_entropy
-from unrolled.scores.captions import CiderD, caption_scores, ptb_tokens
+from unrolled.scores.captions import CiderD, caption_scores
+from unrolled.scores.ptb import ptb_tokens
 from unrolled.tasks import describing
 from unrolled.tasks.base import (
     DOWN,

@@ -345,9 +345,9 @@ class WrittenSteps(StepReader):
 def _on_grid(steps: InputSteps, source: ImageEncoder) -> InputSteps:
     """Return the steps of an image as the places of its grid, row by row."""
     height, width = source.grid(*steps.batch.inputs.shape[2:])
-    names = [
-        f"{row + 1}:{column + 1}" for row in range(height) for column in range(width)
-    ]
+    names: list[str] = []
+    for row in range(height):
+        names += [f"{row + 1}:{column + 1}" for column in range(width)]
     return replace(steps, names=tuple(names), grid=(height, width))
 
 

@@ -92,10 +92,9 @@ def assemble(
         writer,
         decoder_config,
         target.width,
-        encoder.output_size,
+        encoder,
         config.attention,
         config.input_feeding,
-        encoder.reverse_size,
     )
     check_writer(decoder, writer, longest_answer)
     try:

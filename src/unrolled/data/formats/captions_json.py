@@ -18,6 +18,7 @@ from unrolled.data.formats.json_array import is_one_object
 from unrolled.data.lines import Report, nfc
 
 LARGEST = 1 << 30  # bytes that are read at once
+CUT_OFF = 5  # characters before the end of a file in which its last word may begin
 IMAGE = "image"
 CAPTION = "caption"
 SPLIT = "split"
@@ -133,5 +134,15 @@ def _load(origin: Origin) -> Any:
         )
     try:
         return json.loads(content)
+    except json.JSONDecodeError as error:
+        left = len(error.doc.rstrip()) - error.pos
+        at_end = left < CUT_OFF and error.msg != "Extra data"
+        if at_end or error.msg.startswith("Unterminated"):
+            raise DataError(
+                "this JSON object has no end; copy the file anew",
+                origin.name,
+                error.lineno,
+            ) from None
+        return None
     except (ValueError, RecursionError):
         return None
