@@ -20,6 +20,7 @@ from unrolled.data.column_names import (
 from unrolled.data.columns import SHORT, Column, labelled_column, look, named_column
 from unrolled.data.dates import is_day_first
 from unrolled.data.image_columns import choose_clips, choose_images
+from unrolled.data.label_lists import refuse_several_labels
 from unrolled.data.numbers import decimal_mark
 from unrolled.data.sources import Table
 from unrolled.data.step_columns import (
@@ -229,7 +230,7 @@ def _labelled(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> S
         )
     task = hints.task or _task(columns[answer])
     if hints.task is None and task == "tag":
-        _refuse_several_labels(table, reads, answer)
+        refuse_several_labels(table, reads.text, answer)
     if columns[answer].lists and hints.inputs and not hints.text:
         reads = replace(reads, text=_words_beside(others, reads))
     beside = (*reads.categories, *reads.dates)
@@ -257,27 +258,6 @@ def _labelled(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> S
             table.path,
         )
     return schema
-
-
-def _refuse_several_labels(table: Table, reads: Schema, answer: str) -> None:
-    """Raise DataError where a list of answers is no answer for each word of a text."""
-    if len(reads.text) != 1:
-        return
-    text_index = table.columns.index(reads.text[0])
-    answer_index = table.columns.index(answer)
-    wrong: list[int] = []
-    for line, row in zip(table.lines, table.rows, strict=True):
-        text = row[text_index]
-        words = text if isinstance(text, list) else str(text or "").split()
-        if len(words) != len(row[answer_index] or ()):
-            wrong.append(line)
-    if 2 * len(wrong) > len(table.rows):
-        raise DataError(
-            f"column {answer!r} holds several labels a row, and not one for each word of "
-            f"{reads.text[0]!r}; one label a row is learnt: write the one to learn, or all of them "
-            "as one text",
-            *table.position(wrong[0]),
-        )
 
 
 def _asnamed_column(hints: ColumnHints) -> Schema:

@@ -146,7 +146,7 @@ def _bleu(
             guessed[order] += max(0, size - order)
         allowed: Counter[NGram] = Counter()
         for reference in right:
-            allowed |= _ngrams(reference)
+            allowed += _ngrams(reference)
         matched = _ngrams(words) & allowed
         for ngram, count in matched.items():
             correct[len(ngram) - 1] += count
@@ -332,7 +332,7 @@ class _Consensus:
         """Return how like each answer is to each right caption [N, R], summed over the orders."""
         table = self._table
         cosines = np.zeros((len(rows), table.weights.shape[1]))
-        if False:
+        if not len(table.keys):
             return cosines
         keys = self._keys(
             rows[vectors.captions],
