@@ -231,7 +231,11 @@ def test_a_damaged_frame_is_named(tmp_path: Path, part_of_frames: float | None) 
     clip = folder(tmp_path / "f", *noise)
     path = clip.files[1]
     content = path.read_bytes()
-    path.write_bytes(b"text" if part_of_frames is None else content[: int(len(content) * share)])
+    path.write_bytes(
+        b"text"
+        if part_of_frames is None
+        else content[: int(len(content) * part_of_frames)]
+    )
     with pytest.raises(ValueError, match=r"^its frame 001\.png: "):
         whole(clip)
     path.unlink()

@@ -192,6 +192,18 @@ def test_changes_follow_from_seed_epoch_and_index_alone() -> None:
     assert not torch.equal(*shown)
 
 
+def test_images_that_are_alike_change_otherwise_in_each_batch() -> None:
+    pixels = np.repeat(PIXELS[:1], 6, axis=0)
+    images = Images(pixels, np.arange(6))
+    examples = Examples(np.arange(6) + 1, targets=np.arange(6), images=images)
+    batches = ImageBatches(examples, 2, 0, CHANGES)
+    shown: list[Tensor] = []
+    for epoch, index in ((0, 0), (0, 1), (1, 0)):
+        shown += batches.batch(epoch, index).inputs
+    for first, second in itertools.combinations(shown, 2):
+        assert not torch.equal(first, second)
+
+
 @pytest.mark.parametrize("changes", [ImageChanges(), *ALL_CHANGES])
 @pytest.mark.parametrize(
     "part",

@@ -195,6 +195,16 @@ def test_a_name_that_several_images_share_is_none_of_them(tmp_path: Path) -> Non
     assert images(table(path))[0].path == tmp_path / "a.png"
 
 
+def test_an_image_that_lacks_in_its_folder_is_none_of_another(tmp_path: Path) -> None:
+    contents = draw(tmp_path, "train/1.png", "test/2.png", "c.png")
+    names = ("train/1.png", "train/2.png", "train/c.png", "elsewhere/2.png", "2.png")
+    cells = images(table(captioned(tmp_path / "d.csv", *names)))
+    assert [image.is_there for image in cells] == [True, False, False, True, True]
+    assert not any(image.shared for image in cells)
+    # of a folder that is not there its name alone is looked for
+    assert cells[3].read() == cells[4].read() == contents["test/2.png"]
+
+
 def test_whole_paths_and_paths_that_lead_upwards(tmp_path: Path) -> None:
     contents = draw(tmp_path / "photos", "one/a.png", "two/a.png")
     (tmp_path / "words").mkdir()

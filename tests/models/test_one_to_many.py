@@ -6,6 +6,7 @@ Models read features in fp64, where sums in another order differ by some 1e-15.
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 import pytest
@@ -119,7 +120,9 @@ def test_each_step_looks_where_the_full_pass_does(name: str) -> None:
 def test_the_memory_is_a_linear_layer_over_the_places(name: str) -> None:
     model = build(name).double()
     features = drawn(grad=True)
-    expected = features @ model.encoder.weight.T + model.encoder.bias  # type: ignore[operator, union-attr]
+    # as batch norm scales in evaluation, before it has seen anything
+    normed = features / math.sqrt(1 + 1e-5)
+    expected = normed @ model.encoder.weight.T + model.encoder.bias  # type: ignore[operator, union-attr]
     same(model.memory(features), expected)
     scores = model(features, ones(features), shifted(TARGETS, START))
     (gradient,) = torch.autograd.grad(scores.square().sum(), features)
@@ -272,13 +275,12 @@ def test_what_steps_a_search_says_what_the_model_says(name: str) -> None:
 
 def test_dropout_falls_on_the_places_and_before_the_output_weights() -> None:
     model = build("gru-additive", dropout=0.5).double()
-    features = torch.ones(S, M, C, dtype=torch.float64)
+    features = torch.randn(S, M, C, dtype=torch.float64)
     inputs = shifted(TARGETS, START)
     evaluated = model(features, ones(features), inputs)
     same(evaluated, model(features, ones(features), inputs))
     model.train()
-    dropped = model.memory(features)
-    assert not torch.allclose(dropped, dropped[:, :1].expand_as(dropped))
+    assert not torch.allclose(model.memory(features), model.memory(features))
     read = model.read(features, ones(features), inputs)
     assert 0.3 < float((read == 0).double().mean()) < 0.7
 
@@ -306,3 +308,15 @@ def test_a_tied_table_needs_the_decoders_width() -> None:
     model = build("attention", tie=True, bias=False).double()
     assert model.head.weight is model.target.weight
     assert model.head.bias is None
+
+
+def test_every_feature_is_scaled_by_what_the_images_of_a_batch_have() -> None:
+    model = build("gru-additive").double().train()
+    features = 100 + torch.randn(6, M, C, dtype=torch.float64)
+    flat = features.flatten(0, 1)
+    deviations = flat.var(0, unbiased=False).add(1e-5).sqrt()
+    normed = (flat - flat.mean(0)) / deviations
+    weight: torch.Tensor = model.encoder.weight  # type: ignore[assignment]
+    bias: torch.Tensor = model.encoder.bias  # type: ignore[assignment]
+    expected = (normed @ weight.T + bias).view(6, M, -1)
+    torch.testing.assert_close(model.memory(features), expected)

@@ -84,6 +84,13 @@ def test_an_n_gram_of_every_row_weighs_nothing() -> None:
     )
 
 
+def test_captions_without_a_token_are_scored() -> None:
+    scores = caption_scores(["a dog", ""], [["."], ["", "!"]])
+    assert scores["cider_d"] == 0
+    # an empty caption is as like another as can be
+    assert scores["rouge_l"] == 0.5
+
+
 def test_an_unknown_word_is_no_word_of_another_row() -> None:
     reward = CiderD([["dogs"], ["cats"], ["dogs"]])
     assert reward.scores(["mice", "mice", "mice"], [0, 1, 2]).tolist() == [0, 0, 0]

@@ -27,6 +27,11 @@ def test_a_number_in_two_parts_is_one_token() -> None:
     assert " ".join(tokens).split() == ["3", "1/2", "feet"]
 
 
+def test_numerals_that_are_no_digits_stand_apart() -> None:
+    assert ptb_tokens("¼ ½ ¾ ⅓ 5⅔") == ["1/4", "1/2", "3/4", "1/3", "5", "2/3"]
+    assert ptb_tokens("20m² x₂ ⅛") == ["20m", "²", "x", "₂", "⅛"]
+
+
 def test_a_period_after_a_letter_stays_unless_a_sentence_begins() -> None:
     assert ptb_tokens("by row B. Then") == ["by", "row", "b", "then"]
     assert ptb_tokens("by row B. then") == ["by", "row", "b.", "then"]

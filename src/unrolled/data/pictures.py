@@ -67,6 +67,11 @@ class ImageFolder:
         return images
 
     @functools.cached_property
+    def folders(self) -> set[str]:
+        """The folders in which images lie, by their paths; the folder itself is none of them."""
+        return {str(Path(path).parent) for path in self.by_path} - {"."}
+
+    @functools.cached_property
     def by_name(self) -> dict[str, ImageFile | None]:
         """Images by the last part of their paths; None where several share it."""
         named: dict[str, ImageFile | None] = {}
@@ -80,12 +85,14 @@ class ImageFolder:
         direct = ImageFile.of(name, self.folder)
         if direct.is_there:
             return direct
-        path = nfc(name).removeprefix("./")
-        last = Path(path).name
-        image = self.by_path.get(path) or self.by_name.get(last)
-        if image is None:
-            return ImageFile(name, None, shared=last in self.by_name)
-        return replace(image, name=name)
+        path = Path(nfc(name).removeprefix("./"))
+        image = self.by_path.get(path.as_posix())
+        # of a folder that is there without the image, none of another folder is meant
+        if image is None and str(path.parent) not in self.folders:
+            image = self.by_name.get(path.name)
+            shared = image is None and path.name in self.by_name
+            image = image or ImageFile(name, None, shared=shared)
+        return ImageFile(name, None) if image is None else replace(image, name=name)
 
 
 def members_of_tar(path: Path) -> list[ImageFile]:

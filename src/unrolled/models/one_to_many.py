@@ -18,6 +18,8 @@ from unrolled.nn.memory import DecoderState
 class OneToMany(EncoderDecoder):
     """What makes a memory of a source at once, and a decoder that begins from it.
 
+    Every feature of the source is scaled to mean 0 and deviation 1 first (Ioffe and Szegedy 2015).
+
     With a decoder that attends to nothing it is Show and Tell (Vinyals et al. 2015), whose sequence
     begins from one vector; with attention over the places of an image Show, Attend and Tell (Xu et
     al. 2015).
@@ -45,6 +47,8 @@ class OneToMany(EncoderDecoder):
         size: int = source.output_size  # type: ignore[assignment]
         encoder = nn.Linear(size, width)
         super().__init__(source, encoder, target, decoder, outputs, dropout, tie, bias)
+        # what is the same in all images drowns what tells them apart: features of ReLUs most
+        self.norm = nn.BatchNorm1d(size)
 
     def plain(self) -> type[EncoderDecoder]:
         """Return the class whose steps the native core knows."""
@@ -52,7 +56,9 @@ class OneToMany(EncoderDecoder):
 
     def memory(self, source: Tensor) -> Tensor:
         """Return what the decoder looks at (S, M, width) of sources."""
-        memory: Tensor = self.encoder(self.dropout(self.source(source)))
+        features = self.source(source)
+        normed = self.norm(features.flatten(0, 1)).view_as(features)
+        memory: Tensor = self.encoder(self.dropout(normed))
         return memory
 
     def start(self, source: Tensor, lengths: Tensor, *extra: Tensor) -> DecoderState:

@@ -146,7 +146,7 @@ def _bleu(
             guessed[order] += max(0, size - order)
         allowed: Counter[NGram] = Counter()
         for reference in right:
-            allowed += _ngrams(reference)
+            allowed |= _ngrams(reference)
         matched = _ngrams(words) & allowed
         for ngram, count in matched.items():
             correct[len(ngram) - 1] += count

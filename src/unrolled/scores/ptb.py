@@ -86,6 +86,7 @@ FACE = (
 # a word between blanks needs no other pattern, and is tried first: most words are such
 UNDIVIDED = rf"(?![cglwCGLW](?i:annot|onna|otta|imme|emme|anna){END})"
 PLAIN = (rf"{UNDIVIDED}[A-Za-z]+(?=\s|$)",)
+# and so is most punctuation
 PAUSE = (r"[.,;:?!\"'-](?=\s|$)",)
 JOINED = (TAG, TELEPHONE, FRACTION, FACE)
 ADDRESS = (
@@ -244,7 +245,9 @@ def ptb_tokens(text: str) -> list[str]:
 
     Brackets stay, as ``-lrb-`` and so on: the reference scorer leaves them out in upper case, which
     its tokens no longer have. A token may hold a no-break space, as of a number in two parts
-    ("3 1/2"). The end of the text is the end of what the tokenizer reads.
+    ("3 1/2"). A line's end is a blank. The reference scorer cuts all captions as one text, so that
+    the letter and period at the end of one ("row B.") are two tokens if the next begins with "The";
+    here a caption is a text of its own.
     """
     if not text.isascii():
         text = UNKNOWN.sub(" ", text).translate(HIDDEN)

@@ -32,7 +32,6 @@ class CaptionsJsonFormat(FileFormat):
 
     kind = "captions_json"
     title = "captions of images (JSON)"
-    suffixes = ("json",)
     bounded = False
 
     def sniff(self, head: Head) -> Sniffed | None:
