@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer.main
 from pydantic import BaseModel
@@ -53,6 +53,8 @@ def _alternatives(annotation: Any) -> Iterator[str]:
     if kind is Literal:
         for choice in arguments:
             yield f"`{choice}`"
+    elif kind is Annotated:
+        yield from _alternatives(arguments[0])
     elif kind in (list, tuple):
         yield f"list of {_type(arguments[0])}"
     elif kind is dict:

@@ -432,11 +432,11 @@ def test_the_fingerprint_of_a_folder_is_that_of_its_images(tmp_path: Path) -> No
 
 
 def test_parts_of_a_data_set_are_no_labels(tmp_path: Path) -> None:
-    draw(tmp_path, "Train/1.png", "val/1.png")
-    with pytest.raises(DataError, match="folders Train, val are parts of a data set"):
+    draw(tmp_path, "Train/1.png", "val_2014/1.png")
+    with pytest.raises(DataError, match="folders Train, val_2014 are parts of a data"):
         read(tmp_path)
     draw(tmp_path, "cat/1.png")
-    assert set(table(tmp_path).cells("label")) == {"Train", "val", "cat"}
+    assert set(table(tmp_path).cells("label")) == {"Train", "val_2014", "cat"}
 
 
 def test_parts_with_labels_in_them_are_given_by_themselves(tmp_path: Path) -> None:

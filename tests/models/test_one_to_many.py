@@ -273,6 +273,31 @@ def test_what_steps_a_search_says_what_the_model_says(name: str) -> None:
         torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_features_are_normed_over_all_places_of_the_images() -> None:
+    model = build("gru-additive").double().train()
+    features = 3 * drawn() + 7
+    centred = features - features.mean((0, 1))
+    variance = centred.square().mean((0, 1))
+    normed = centred / (variance + 1e-5).sqrt()
+    same(model.memory(features), model.encoder(normed))
+    same(model.norm.running_mean, 0.1 * features.mean((0, 1)))
+    evaluated = model.eval().memory(features)
+    centred = features - model.norm.running_mean
+    deviation = (model.norm.running_var + 1e-5).sqrt()
+    same(evaluated, model.encoder(centred / deviation))
+
+
+def test_one_image_of_one_place_can_be_learnt_from() -> None:
+    model = build("lstm-additive").double().train()
+    features = drawn(1)[:, :1]
+    before = model.norm.running_mean.clone()
+    scores = model(features, torch.ones(1), torch.tensor([[START, 4]]))
+    scores.sum().backward()
+    assert scores.isfinite().all()
+    # a single value has no deviation: the averages stand in for its own, and stay
+    same(model.norm.running_mean, before)
+
+
 def test_dropout_falls_on_the_places_and_before_the_output_weights() -> None:
     model = build("gru-additive", dropout=0.5).double()
     features = torch.randn(S, M, C, dtype=torch.float64)

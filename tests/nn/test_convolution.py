@@ -5,6 +5,7 @@ Networks are compared in fp64, where sums in another order differ by some 1e-12.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +26,7 @@ from unrolled.nn.convolution import (
     EfficientNetLite0,
     ResidualNetwork,
     _SameConvolution,
+    folded,
     our_names,
 )
 
@@ -44,6 +46,12 @@ def made(name: str, size: int = 128) -> ConvolutionalNetwork:
             module.running_mean.normal_(0, 0.2)
             module.running_var.uniform_(0.5, 2)
     return network
+
+
+@functools.cache
+def plain(name: str, size: int = 224) -> ConvolutionalNetwork:
+    """Return a network that no test changes."""
+    return NETWORKS[name](size).eval()
 
 
 # ---------------------------------------------------------------------- names and counts
@@ -97,7 +105,7 @@ PUBLISHED: dict[str, tuple[int, int, dict[str, tuple[int, ...]], list[str]]] = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_weights_have_torchvisions_names_and_shapes(name: str) -> None:
     count, entries, known, absent = PUBLISHED[name]
-    network = NETWORKS[name](224)
+    network = plain(name)
     weights = network.state_dict()
     shapes = {key: tuple(weights[key].shape) for key in known}
     assert shapes == known
@@ -193,7 +201,7 @@ def test_names_of_lite0_stand_for_what_they_name() -> None:
 
 
 def test_a_classifier_is_left_out_and_torchvisions_names_stay() -> None:
-    weights = NETWORKS["resnet18"](224).state_dict()
+    weights = plain("resnet18").state_dict()
     more = {
         name: torch.zeros(1) for name in ("fc.weight", "_fc.bias", "classifier.1.bias")
     }
@@ -432,7 +440,7 @@ def test_averages_of_lite0_move_by_a_hundredth() -> None:
 )
 @torch.no_grad()
 def test_sides_of_the_grid(name: str, size: int, shape: tuple[int, ...]) -> None:
-    network = NETWORKS[name](size).eval()
+    network = plain(name, size if name == "small" else 224)
     assert network.output_size == shape[0]
     assert network(torch.zeros(1, 3, size, size)).shape == (1, *shape)
 
@@ -443,7 +451,7 @@ def test_sides_of_the_grid(name: str, size: int, shape: tuple[int, ...]) -> None
 def test_every_weight_is_of_one_stage_in_the_order_of_the_image(
     name: str, count: int
 ) -> None:
-    network = NETWORKS[name](64)
+    network = plain(name)
     stages = network.stages()
     assert len(stages) == count
     weights: list[Tensor] = []
@@ -457,6 +465,35 @@ def test_every_weight_is_of_one_stage_in_the_order_of_the_image(
 def test_stages_of_lite0_are_those_of_the_table() -> None:
     stages = EfficientNetLite0().stages()
     assert [len(stage) for stage in stages[1:-1]] == [row[0] for row in LITE]
+
+
+@pytest.mark.parametrize("name", ["small", "resnet50", "lite0"])
+@torch.no_grad()
+def test_folded_norms_say_the_same(name: str) -> None:
+    network = made(name, 48)
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    quick = folded(network)
+    kinds = {type(module) for module in quick.modules()}
+    assert not any(issubclass(kind, torch.nn.BatchNorm2d) for kind in kinds)
+    images = torch.randn(2, 3, 48, 35, dtype=torch.float64)
+    torch.testing.assert_close(quick(images), network(images), **TIGHT)
+    assert len(quick.stages()) == len(network.stages())
+    # what was given is left as it was, and shares nothing with the copy
+    for weight in quick.parameters():
+        weight.zero_()
+    torch.testing.assert_close(dict(network.state_dict()), before, rtol=0, atol=0)
+    assert network(images).any()
+
+
+def test_a_network_in_training_is_folded_for_evaluation() -> None:
+    network = made("small").train()
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    quick = folded(network)
+    parts = [m for m in quick.modules() if not isinstance(m, torch.nn.Identity)]
+    assert not any(part.training for part in parts)
+    assert all(module.training for module in network.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(quick(images), network.eval()(images), **TIGHT)
 
 
 def test_first_weights_keep_the_size_of_gradients() -> None:

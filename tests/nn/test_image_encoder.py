@@ -200,6 +200,27 @@ def test_a_frozen_network_reads_the_same_in_training() -> None:
     assert torch.equal(encoder.train()(images), encoder.eval()(images))
 
 
+@pytest.mark.parametrize("frozen", [0, 2, None])
+@torch.no_grad()
+def test_a_copy_for_evaluation_says_the_same(frozen: int | None) -> None:
+    settings: dict[str, Any] = {
+        "means": (0.4, 0.5, 0.6),
+        "deviations": (0.2, 0.3, 0.4),
+        "coordinates": True,
+    }
+    encoder = ImageEncoder(network(), frozen, **settings).train()
+    quick = encoder.for_evaluation()
+    assert not any(weight.requires_grad for weight in quick.parameters())
+    assert encoder.training
+    images = drawn(3, 3, SIZE, SIZE)
+    expected = encoder.eval()(images)
+    # in training, too: all of it is frozen
+    for reader in (quick, quick.train()):
+        torch.testing.assert_close(reader(images), expected, **NEAR)
+    learns = {weight.requires_grad for weight in encoder.network.layer4.parameters()}
+    assert learns == {frozen is not None}
+
+
 # ---------------------------------------------------------------------- one vector
 
 

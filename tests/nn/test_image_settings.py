@@ -41,7 +41,9 @@ def test_every_network_that_a_setting_names_is_there() -> None:
     ],
 )
 def test_a_network_is_built_by_its_name(name: str, kind: type, size: int) -> None:
-    encoder = build_encoder(EncoderConfig.read({"network": name, "coordinates": True}))
+    config = EncoderConfig.read({"network": name, "coordinates": True})
+    with torch.device("meta"):
+        encoder = build_encoder(config)
     assert type(encoder.network) is kind
     assert encoder.network.output_size == size
     assert encoder.output_size == size + 2
@@ -70,7 +72,7 @@ def test_so_many_stages_are_frozen(freeze: Any, frozen: int) -> None:
 
 @pytest.mark.parametrize(
     ("network", "freeze", "stages"),
-    [("small", 6, 5), ("small", -1, 5), ("lite0", 10, 9)],
+    [("small", 6, 5), ("lite0", 10, 9)],
 )
 def test_stages_that_are_not_there_cannot_be_frozen(
     network: str, freeze: int, stages: int

@@ -219,7 +219,7 @@ def table_beside_images(path: Path) -> Path | None:
         names = ", ".join(sorted(table.name for table in chosen))
         raise DataError(
             f"holds images and the tables {names}; give one of them as the data, and another one "
-            "as data.dev where it is to be scored on",
+            "as data.dev where it is to be scored on; or, where folders are labels, take them out",
             path,
         )
     return chosen[0] if len(chosen) == 1 else None
@@ -267,7 +267,9 @@ def _check_labels(path: Path, labels: set[str]) -> None:
                 "the name of this folder is a label, and is no UTF-8; rename it",
                 path / label,
             )
-    if len(labels) > 1 and {label.lower() for label in labels} <= PARTS:
+    # with the year behind it, as in train2014
+    parts = {label.lower().rstrip("0123456789_-") for label in labels}
+    if len(labels) > 1 and parts <= PARTS:
         names = ", ".join(sorted(labels))
         raise DataError(
             f"the folders {names} are parts of a data set, not labels: put the images of each into "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unrolled.models.encoder_decoder import EncoderDecoder
 from unrolled.nn import Attention, RecurrentDecoder, TokenEmbedding
+from unrolled.nn.convolution import BatchNorm
 from unrolled.nn.memory import DecoderState
 
 
@@ -48,7 +49,7 @@ class OneToMany(EncoderDecoder):
         encoder = nn.Linear(size, width)
         super().__init__(source, encoder, target, decoder, outputs, dropout, tie, bias)
         # what is the same in all images drowns what tells them apart: features of ReLUs most
-        self.norm = nn.BatchNorm1d(size)
+        self.norm = BatchNorm(size)
 
     def plain(self) -> type[EncoderDecoder]:
         """Return the class whose steps the native core knows."""
@@ -57,7 +58,8 @@ class OneToMany(EncoderDecoder):
     def memory(self, source: Tensor) -> Tensor:
         """Return what the decoder looks at (S, M, width) of sources."""
         features = self.source(source)
-        normed = self.norm(features.flatten(0, 1)).view_as(features)
+        rows = features.flatten(0, 1)[:, :, None, None]
+        normed = self.norm(rows).view_as(features)
         memory: Tensor = self.encoder(self.dropout(normed))
         return memory
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -23,7 +23,7 @@ class EncoderConfig(Config):
         description="images: a file of weights that the network begins with (.safetensors, or .pth "
         "of tensors alone); imagenet: those that a package brings for lite0",
     )
-    freeze: int | Literal["all", "none"] = Field(
+    freeze: Annotated[int, Field(ge=0, le=100)] | Literal["all", "none"] = Field(
         "none",
         description="images: how many stages of the network, from the first, keep their weights",
     )

@@ -88,8 +88,8 @@ def _check(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     frames = arrays[FRAMES]
     if frames.ndim not in (4, 5):
         raise DataError(
-            f"this is an archive of NumPy arrays, and {FRAMES} has the shape {frames.shape}; expected "
-            "(N, T, H, W) or (N, T, H, W, 3)",
+            f"this is an archive of NumPy arrays, and {FRAMES} has the shape {frames.shape}; "
+            "expected (N, T, H, W) or (N, T, H, W, 3)",
             path,
         )
     for name in (LABELS, LENGTHS):
