@@ -245,9 +245,9 @@ def test_of_an_animation_the_first_frame_is_read(form: str) -> None:
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "WEBP", "BMP"])
 def test_an_image_that_is_cut_off_is_refused(form: str) -> None:
     content = encoded(PHOTO, form)
-    for share in (0.1, 0.5, 0.8):
+    for part in (0.1, 0.5, 0.8):
         with pytest.raises(REFUSED):
-            read_pixels(content[: int(len(content) * share)])
+            read_pixels(content[: int(len(content) * part)])
     read_pixels(content)
 
 

@@ -30,7 +30,6 @@ from unrolled.tasks.base import (
     AnswerOptions,
     Data,
     DefaultSettings,
-    Evaluation,
     FileLayout,
     Method,
     Prediction,
@@ -45,8 +44,7 @@ from unrolled.tasks.image_rows import begin_encoder, changes_of
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.step_readers import TaggedSteps
 from unrolled.tasks.steps import StepReader
-from unrolled.tasks.tag import Tagger
-from unrolled.tasks.tag_frames import SEGMENTS, every_label, of_segments
+from unrolled.tasks.tag_frames import SegmentTagger, every_label, of_segments
 from unrolled.training.precision import ComputeDevice
 
 DEFAULTS = DefaultSettings(
@@ -73,12 +71,10 @@ DEFAULTS = DefaultSettings(
 
 
 @dataclass(frozen=True, eq=False)
-class LabelFrames(Tagger):
+class LabelFrames(SegmentTagger):
     """Clips of video, and a label for each of their frames."""
 
     name: ClassVar[str] = "label-frames"
-    scored_unit: ClassVar[str] = "steps"
-    measures: ClassVar[dict[str, bool]] = {**Tagger.measures, **SEGMENTS}
     around: ClassVar[tuple[str, ...]] = ()
     learns_words: ClassVar[bool] = False
     inputs: Clips
@@ -187,17 +183,6 @@ class LabelFrames(Tagger):
             examples, training.batch_size, training.batch_tokens, recipe.seed
         )
         return ClipBatches(buckets, changes_of(recipe.encoder))
-
-    def evaluate(
-        self,
-        model: nn.Module,
-        examples: Examples,
-        compute_device: ComputeDevice,
-        options: AnswerOptions = AnswerOptions(),
-    ) -> Evaluation:
-        """Return accuracy, macro F1 and cross entropy of frames, and the scores of segments."""
-        evaluation = super().evaluate(model, examples, compute_device, options)
-        return of_segments(evaluation)
 
     def why_not_answerable(self, cells: Sequence[Any]) -> str:
         """Return why a clip cannot be answered; else nothing."""

@@ -63,13 +63,29 @@ def every_label(cell: Any, steps: int) -> list[Any]:
     return tags
 
 
+class SegmentTagger(Tagger):
+    """Labels of steps that stand in stretches, each of which is to be said once."""
+
+    scored_unit: ClassVar[str] = "steps"
+    measures: ClassVar[dict[str, bool]] = {**Tagger.measures, **SEGMENTS}
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        compute_device: ComputeDevice,
+        options: AnswerOptions = AnswerOptions(),
+    ) -> Evaluation:
+        """Return accuracy, macro F1 and cross entropy of steps, and the scores of segments."""
+        evaluation = super().evaluate(model, examples, compute_device, options)
+        return of_segments(evaluation)
+
+
 @dataclass(frozen=True, eq=False)
-class FrameTag(Tagger):
+class FrameTag(SegmentTagger):
     """Sequences of numbers, and a label for each step."""
 
     name: ClassVar[str] = "tag"
-    scored_unit: ClassVar[str] = "steps"
-    measures: ClassVar[dict[str, bool]] = {**Tagger.measures, **SEGMENTS}
     inputs: Frames
     output: Label
     layout: FileLayout
@@ -151,17 +167,6 @@ class FrameTag(Tagger):
         if size is not None:
             examples = _pieces(examples, size)
         return super().source(examples, recipe, model)
-
-    def evaluate(
-        self,
-        model: nn.Module,
-        examples: Examples,
-        compute_device: ComputeDevice,
-        options: AnswerOptions = AnswerOptions(),
-    ) -> Evaluation:
-        """Return accuracy, macro F1 and cross entropy of steps, and the scores of segments."""
-        evaluation = super().evaluate(model, examples, compute_device, options)
-        return of_segments(evaluation)
 
     def why_not_answerable(self, cells: Sequence[Any]) -> str:
         """Return why a sequence cannot be answered; else nothing."""
