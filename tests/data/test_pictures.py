@@ -216,11 +216,24 @@ def test_whole_paths_and_paths_that_lead_upwards(tmp_path: Path) -> None:
     assert not cells[2].is_there
 
 
-def test_annotations_beside_the_folder_of_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["annotations", "Flickr8k_text", "set.captions"])
+def test_annotations_beside_the_folder_of_images(tmp_path: Path, name: str) -> None:
     contents = draw(tmp_path / "photos", "a.png", "b.png")
-    (tmp_path / "words").mkdir()
-    path = captioned(tmp_path / "words" / "d.csv", "a.png", "photos/b.png")
+    (tmp_path / name).mkdir()
+    path = captioned(tmp_path / name / "d.csv", "a.png", "photos/b.png")
     assert [image.read() for image in images(table(path))] == list(contents.values())
+    # images in the folder itself come first
+    draw(tmp_path / name, "c.png")
+    assert [image.is_there for image in images(table(path))] == [False, False]
+
+
+def test_images_of_another_data_set_are_none_of_this(tmp_path: Path) -> None:
+    draw(tmp_path / "others", "a.png")
+    (tmp_path / "mine").mkdir()
+    # nor does it matter what is wrong with the files of others
+    (tmp_path / "others" / "i.tar").write_bytes(b"no archive")
+    (image,) = images(table(captioned(tmp_path / "mine" / "d.csv", "a.png")))
+    assert not image.is_there
 
 
 def test_where_paths_lead_to_images_no_folder_is_gone_through(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -22,6 +23,10 @@ Parts = list[tuple[int, str]]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 # names of folders that are parts of a data set and no labels
 PARTS = frozenset(("train", "test", "dev", "valid", "val", "validation"))
+# last words of the names of folders that lie beside those of the images
+ANNOTATIONS = frozenset(
+    ("annotation", "annotations", "captions", "labels", "questions", "text", "texts")
+)
 EXAMINED_ROWS = 20  # that tell whether a column names images
 
 
@@ -135,7 +140,7 @@ def with_images(reader: Reader, folder: Path) -> Reader:
 
     Args:
         reader: of a table.
-        folder: in which names are looked for.
+        folder: in which names are looked for, and where it is one of annotations, beside it.
     """
     if reader.text is not None:
         return reader
@@ -143,17 +148,20 @@ def with_images(reader: Reader, folder: Path) -> Reader:
     if not indices:
         return reader
     images = ImageFolder(folder)
-    # annotations often lie in a folder beside those of the images
     beside = ImageFolder(folder.absolute().parent)
-    is_root = beside.folder == beside.folder.parent
+    # of any other folder, those beside it are no part of the data
+    words = re.split(r"[\W_]+", folder.absolute().name.lower())
+    is_beside = words[-1] in ANNOTATIONS and beside.folder != beside.folder.parent
 
+    # several rows may say something of one image
+    @functools.cache
     def find(name: str) -> ImageFile:
         direct = ImageFile.of(name, folder)
         # folders are gone through only where a path leads to no image
         if direct.is_there:
             return direct
-        inside = is_root or images.by_path
-        return images.find(name) if inside else beside.find(name)
+        outside = is_beside and not images.by_path
+        return beside.find(name) if outside else images.find(name)
 
     def rows(report: Report) -> Iterator[Row]:
         for line, row in reader.rows(report):
