@@ -77,8 +77,8 @@ def look(
     features = features.detach()
     predictions = looker.predictions(steps, features)
     image = image_trace(looker, steps, explained, attention, steps.grid)
-    # of an image its regions tell which parts matter
-    is_image = image is not None and not steps.are_tokens
+    # of pixels no shares are worked out: the regions of an image tell which parts matter
+    is_image = steps.batch.inputs.dtype == torch.uint8
     unheld: tuple[StepPrediction, ...] = ()
     if options.holds:
         plain = Looker(model, reader)

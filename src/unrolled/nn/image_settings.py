@@ -9,7 +9,15 @@ from pydantic import Field
 from unrolled.core.config import Config
 from unrolled.core.errors import UsageError
 from unrolled.nn.convolution import NETWORKS
-from unrolled.nn.image_encoder import ImageEncoder
+from unrolled.nn.image_encoder import (
+    IMAGENET_DEVIATIONS,
+    IMAGENET_MEANS,
+    ImageEncoder,
+)
+
+# as the published weights of EfficientNet-Lite0 read colours: (x - 127) / 128 of bytes
+MOBILE_MEANS = (127 / 255,) * 3
+MOBILE_DEVIATIONS = (128 / 255,) * 3
 
 
 class EncoderConfig(Config):
@@ -71,4 +79,9 @@ def build_encoder(config: EncoderConfig) -> ImageEncoder:
                 f"encoder.freeze={frozen}: the network {config.network} has {stages} stages; "
                 f"give 0 to {stages}, all or none"
             )
-    return ImageEncoder(network, frozen, coordinates=config.coordinates)
+    means = IMAGENET_MEANS
+    deviations = IMAGENET_DEVIATIONS
+    if config.network == "lite0":
+        means = MOBILE_MEANS
+        deviations = MOBILE_DEVIATIONS
+    return ImageEncoder(network, frozen, means, deviations, config.coordinates)
