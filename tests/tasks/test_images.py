@@ -359,3 +359,17 @@ def test_labels_longer_than_frames_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "short.npz", **parts)
     with pytest.raises(UserError, match=r"short\.npz.*labels"):
         read(tmp_path / "short.npz")
+
+
+def test_labels_of_a_file_without_names_are_those_of_the_training(
+    tmp_path: Path,
+) -> None:
+    data = drawn_clips(tmp_path / "clips.npz")
+    keys = {**KEYS, "training.max_steps": 2}
+    run = unrolled.train(data, out=tmp_path / "run", quiet=True, **keys)
+    with np.load(data) as arrays:
+        parts = dict(arrays)
+    del parts["names"]
+    np.savez(tmp_path / "numbers.npz", **parts)
+    again = unrolled.load(tmp_path / "run")
+    assert again.evaluate(tmp_path / "numbers.npz") == run.evaluate(data)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,6 +171,27 @@ def refuse_shape(values: NDArray[Any]) -> None:
         )
     if values.dtype.kind not in "buif":
         raise ValueError(f"expected frames of numbers, got {values.dtype}")
+
+
+class NumberedLabel(str):
+    """The name of a label that its file holds as a number.
+
+    Attributes:
+        number: which; where a file names none, the name is the number itself.
+    """
+
+    number: int
+
+    def __new__(cls, name: str, number: int) -> Self:
+        """Return a name with its number."""
+        label = super().__new__(cls, name)
+        label.number = number
+        return label
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the file says what the number stands for."""
+        return str(self) != str(self.number)
 
 
 def as_frames(values: NDArray[Any]) -> Frames:

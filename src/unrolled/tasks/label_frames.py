@@ -6,7 +6,7 @@ Shapes: T frames, C labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from unrolled.core.errors import DataError, UserError
 from unrolled.data.batches import IGNORED, BatchSource, Buckets
+from unrolled.data.clips import NumberedLabel
 from unrolled.data.examples import Examples, FrameSpans, Ragged
 from unrolled.data.image_batches import ClipBatches
 from unrolled.data.schema import Schema
@@ -72,7 +73,12 @@ DEFAULTS = DefaultSettings(
 
 @dataclass(frozen=True, eq=False)
 class LabelFrames(SegmentTagger):
-    """Clips of video, and a label for each of their frames."""
+    """Clips of video, and a label for each of their frames.
+
+    Attributes:
+        inputs, output: the fields of clips and labels.
+        names: of the labels that the training file holds as numbers, for files without names.
+    """
 
     name: ClassVar[str] = "label-frames"
     around: ClassVar[tuple[str, ...]] = ()
@@ -80,6 +86,7 @@ class LabelFrames(SegmentTagger):
     inputs: Clips
     output: Label
     layout: FileLayout
+    names: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def default_settings(cls, recipe: Recipe, schema: Schema) -> DefaultSettings:
@@ -110,7 +117,7 @@ class LabelFrames(SegmentTagger):
             inputs = Clips.fit(column, table.cells(column), recipe.encoder.size)
         except InvalidCell as error:
             raise DataError(str(error), table.path) from None
-        return cls(inputs, output, FileLayout.of(table))
+        return cls(inputs, output, FileLayout.of(table), _names_of_numbers(names))
 
     @property
     def clips(self) -> Clips:
@@ -141,7 +148,7 @@ class LabelFrames(SegmentTagger):
                 frames = self.inputs.whole(self.inputs.check(row[clip_index]))
                 names_of_frames = every_label(row[answer_index], len(frames))
                 # without a label a frame is read and not scored
-                targets.append([_target(self.output, name) for name in names_of_frames])
+                targets.append([self._target(name) for name in names_of_frames])
                 clips.append(frames)
                 lines.append(line)
             except InvalidCell as error:
@@ -227,7 +234,11 @@ class LabelFrames(SegmentTagger):
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""
         inputs = {"kind": self.inputs.kind, **self.inputs.to_json()}
-        return {"inputs": inputs, "output": self.output.to_json()}
+        return {
+            "inputs": inputs,
+            "output": self.output.to_json(),
+            "names": {str(number): name for number, name in self.names.items()},
+        }
 
     @classmethod
     def from_json(
@@ -235,15 +246,26 @@ class LabelFrames(SegmentTagger):
     ) -> Self:
         """Read the fields back."""
         inputs = Clips.from_json(values["inputs"])
-        return cls(inputs, Label.from_json(values["output"]), layout)
+        names = {int(number): name for number, name in values["names"].items()}
+        return cls(inputs, Label.from_json(values["output"]), layout, names)
+
+    def _target(self, cell: Any) -> int:
+        """Return the class of a frame; IGNORED where it has no label. Raises InvalidCell."""
+        if isinstance(cell, NumberedLabel) and not cell.is_named:
+            cell = self.names.get(cell.number, cell)
+        try:
+            return self.output.check(cell)
+        except MissingCell:
+            return IGNORED
 
 
-def _target(output: Label, cell: Any) -> int:
-    """Return the class of a frame; IGNORED where it has no label. Raises InvalidCell."""
-    try:
-        return output.check(cell)
-    except MissingCell:
-        return IGNORED
+def _names_of_numbers(labels: Sequence[Any]) -> dict[int, str]:
+    """Return what the numbers of labels stand for, in their order."""
+    names: dict[int, str] = {}
+    for label in labels:
+        if isinstance(label, NumberedLabel):
+            names[label.number] = str(label)
+    return dict(sorted(names.items()))
 
 
 def _pieces(examples: Examples, size: int) -> Examples:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from unrolled.core.errors import DataError
 from unrolled.data.archives import BROKEN
-from unrolled.data.clips import ArrayClip, load_arrays
+from unrolled.data.clips import ArrayClip, NumberedLabel, load_arrays
 from unrolled.data.formats.base import DataFile, FileFormat, Format, Head, Row, Sniffed
 from unrolled.data.lines import Report
 
@@ -77,9 +77,10 @@ class ArraysFormat(FileFormat):
             if labels is None or names is None:
                 yield number + 1, (clip,)
                 continue
-            cells = [
-                "" if label < 0 else names[label] for label in labels[number, :length]
-            ]
+            cells: list[str] = []
+            for label in labels[number, :length].tolist():
+                named = "" if label < 0 else NumberedLabel(names[label], label)
+                cells.append(named)
             yield number + 1, (clip, cells)
 
 
