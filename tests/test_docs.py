@@ -13,6 +13,7 @@ import os
 import re
 import runpy
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -105,6 +106,8 @@ def run_line(line: str, call: Call) -> None:
     words = shlex.split(os.path.expandvars(line), comments=True)
     program, *rest = words
     if program == "python" and rest[0] == "-m":
+        # what has been imported is not run anew without a warning
+        sys.modules.pop(rest[1], None)
         with pytest.raises(SystemExit) as ended:
             runpy.run_module(rest[1], run_name="__main__")
         assert ended.value.code == 0

@@ -40,7 +40,7 @@ def test_the_result_tells_what_the_folder_holds(
 def plan(layer: str = "gru", task: str = "classify", higher: bool = True) -> Any:
     numbers = ("x",) if task == "regress" else ()
     schema = SimpleNamespace(
-        inputs=("text",), text=("text",), numbers=numbers, frames=False
+        inputs=("text",), text=("text",), numbers=numbers, frames=False, clips=False
     )
     stub = SimpleNamespace(
         is_generative=False,

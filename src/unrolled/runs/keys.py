@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 
@@ -60,6 +60,8 @@ def _value(text: str, kinds: set[Any]) -> Any:
     """Return the value of a key that takes ``kinds``."""
     if not text or (text == "null" and NoneType in kinds):
         return None
+    if str in kinds and int in kinds and text.isdecimal():
+        return int(text)
     if str in kinds and text[0] not in "[{\"'":
         return text
     if str in kinds or (list[str] in kinds and text[0] == "["):
@@ -90,6 +92,8 @@ def _kinds(annotation: Any) -> set[Any]:
         return set().union(*map(_kinds, inner))
     if origin is Literal:
         return {type(choice) for choice in inner}
+    if origin is Annotated:
+        return _kinds(inner[0])
     return {annotation}
 
 
