@@ -31,7 +31,7 @@ from unrolled.nn import (
 from unrolled.nn.convolution import BasicBlock, ResidualNetwork
 from unrolled.nn.image_encoder import ImageEncoder
 from unrolled.tasks.step_readers import (
-    AskedSteps,
+    QuestionSteps,
     LabelledSteps,
     TaggedSteps,
     WrittenSteps,
@@ -313,7 +313,7 @@ def test_a_grid_that_the_weights_are_not_of_gives_no_maps() -> None:
 # ---------------------------------------------------------------------- questions
 
 
-def asking() -> tuple[Asking, AskedSteps]:
+def asking() -> tuple[Asking, QuestionSteps]:
     tokenizer = Tokenizer.fit("words", ["what is here", "is this red"])
     layer = build_layer("gru", LayerConfig(hidden=6), 5)
     model = Asking(
@@ -328,7 +328,7 @@ def asking() -> tuple[Asking, AskedSteps]:
     with torch.no_grad():
         model.head.weight.mul_(10)
     question = Text(("question",), tokenizer, 20)
-    reader = AskedSteps(Image("image", SIZE), question, ("yes", "no"), str.lower)
+    reader = QuestionSteps(Image("image", SIZE), question, ("yes", "no"), str.lower)
     return model, reader
 
 

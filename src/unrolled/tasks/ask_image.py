@@ -49,7 +49,7 @@ from unrolled.tasks.base import (
 from unrolled.tasks.image_labels import ImageLabels
 from unrolled.tasks.image_rows import pixels_of, read_rows
 from unrolled.tasks.recipe import Recipe
-from unrolled.tasks.step_readers import AskedSteps
+from unrolled.tasks.step_readers import QuestionSteps
 from unrolled.tasks.steps import StepReader
 from unrolled.text.published import load_tokenizer
 from unrolled.text.tokenizers import KINDS, Tokenizer
@@ -80,16 +80,16 @@ DEFAULTS = DefaultSettings(
 
 
 @dataclass(frozen=True, slots=True)
-class AskedExamples(Examples):
+class QuestionExamples(Examples):
     """Questions about images, with all right answers of each row, and its kind of question."""
 
     right: tuple[tuple[int, ...], ...] = ()
     kinds: tuple[str, ...] = ()
 
-    def pick(self, rows: Any) -> AskedExamples:
+    def pick(self, rows: Any) -> QuestionExamples:
         """Return some of the examples (M,), in that order."""
         # without super(): a class with slots is made anew
-        picked = cast(AskedExamples, Examples.pick(self, rows))
+        picked = cast(QuestionExamples, Examples.pick(self, rows))
         chosen = np.arange(len(self))[rows].tolist()
         kinds = tuple(self.kinds[row] for row in chosen) if self.kinds else ()
         return replace(
@@ -180,7 +180,7 @@ class AskImage(ImageLabels):
 
     def encode(
         self, data: Data, on_error: str, schema: Schema | None = None
-    ) -> tuple[AskedExamples, list[DataError]]:
+    ) -> tuple[QuestionExamples, list[DataError]]:
         """Read images, questions and answers of a table; see the base class."""
         table = need_table(data)
         known = schema or self.schema
@@ -198,7 +198,7 @@ class AskImage(ImageLabels):
         questions = [question for question, _ in rows.values]
         right = tuple(right for _, right in rows.values)
         targets = [Counter(answers).most_common(1)[0][0] for answers in right]
-        examples = AskedExamples(
+        examples = QuestionExamples(
             rows.lines,
             Ragged.of(self.question.encode([(question,) for question in questions])),
             images=rows.images,
@@ -258,19 +258,19 @@ class AskImage(ImageLabels):
         gave the one that is predicted (Antol et al. 2015, section 3).
         """
         evaluation = super().evaluate(model, examples, compute_device, options)
-        asked_examples = cast(AskedExamples, examples)
+        question_examples = cast(QuestionExamples, examples)
         assert evaluation.judged is not None
-        points = points_of(asked_examples.right, evaluation.judged.predicted)
+        points = points_of(question_examples.right, evaluation.judged.predicted)
         scores = {**evaluation.scores, "accuracy": float(points.mean())}
         by: dict[str, dict[str, Scores]] = {}
-        if asked_examples.kinds:
-            kinds = np.array(asked_examples.kinds)
+        if question_examples.kinds:
+            kinds = np.array(question_examples.kinds)
             by["by_kind"] = {
                 kind: {
                     "rows": int((kinds == kind).sum()),
                     "accuracy": float(points[kinds == kind].mean()),
                 }
-                for kind in sorted(set(asked_examples.kinds))
+                for kind in sorted(set(question_examples.kinds))
             }
         return replace(evaluation, scores=scores, by=by)
 
@@ -309,8 +309,8 @@ class AskImage(ImageLabels):
 
     def baselines(self, split: Split) -> list[Method]:
         """The most frequent answer, and the most frequent one to the same question."""
-        train = cast(AskedExamples, split.train)
-        dev = cast(AskedExamples, split.dev)
+        train = cast(QuestionExamples, split.train)
+        dev = cast(QuestionExamples, split.dev)
 
         def to_the_question() -> Scores:
             counts: dict[bytes, Counter[int]] = {}
@@ -330,7 +330,7 @@ class AskImage(ImageLabels):
         self, compute_device: ComputeDevice, options: AnswerOptions = AnswerOptions()
     ) -> StepReader:
         """Return what reads a question step by step, beside its image."""
-        return AskedSteps(self.inputs, self.question, self.output.names, as_learnt)
+        return QuestionSteps(self.inputs, self.question, self.output.names, as_learnt)
 
     # ------------------------------------------------------------------ the run folder
 

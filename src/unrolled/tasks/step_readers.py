@@ -172,7 +172,7 @@ class LabelledSteps(StepReader):
 
 
 @dataclass(frozen=True)
-class AskedSteps(StepReader):
+class QuestionSteps(StepReader):
     """An answer to a question about an image; the steps are those of the question.
 
     Attributes:
