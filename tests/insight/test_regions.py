@@ -31,8 +31,8 @@ from unrolled.nn import (
 from unrolled.nn.convolution import BasicBlock, ResidualNetwork
 from unrolled.nn.image_encoder import ImageEncoder
 from unrolled.tasks.step_readers import (
-    QuestionSteps,
     LabelledSteps,
+    QuestionSteps,
     TaggedSteps,
     WrittenSteps,
     read_input,
