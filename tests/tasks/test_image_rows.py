@@ -26,7 +26,6 @@ from unrolled.tasks.image_rows import (
     changes_of,
     computed,
     read_weights,
-    rows_of_images,
     with_features,
 )
 from unrolled.training.precision import ComputeDevice
@@ -466,9 +465,11 @@ def test_images_of_a_frozen_network_are_never_changed() -> None:
 
 
 def test_every_row_is_of_one_image() -> None:
-    assert rows_of_images(drawn()) == [[0, 5], [1, 6], [2], [3], [4]]
+    images = drawn().images
+    assert images is not None
+    assert images.by_image() == [[0, 5], [1, 6], [2], [3], [4]]
     examples = drawn()
     assert examples.images is not None
     unread = replace(examples.images, rows=np.array([4, 4, 0, 0, 0, 0, 0]))
-    rows = rows_of_images(replace(examples, images=unread))
+    rows = unread.by_image()
     assert rows == [[2, 3, 4, 5, 6], [], [], [], [0, 1]]

@@ -185,6 +185,13 @@ class Images:
         """Return the images of some of the rows."""
         return replace(self, rows=self.rows[rows])
 
+    def by_image(self) -> list[list[int]]:
+        """Return the rows of each of the I images, in their order."""
+        rows: list[list[int]] = [[] for _ in self.pixels]
+        for row, image in enumerate(self.rows.tolist()):
+            rows[image].append(row)
+        return rows
+
     def take(self, rows: Ints) -> Tensor:
         """Return the image of each row (B, 3, H, W) uint8, or its features (B, M, C) float32."""
         return self.distinct(self.rows[rows])

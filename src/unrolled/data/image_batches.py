@@ -163,10 +163,7 @@ class ImageBatches:
     def rows_of(self) -> Ragged:
         """The rows of each image."""
         assert self.examples.images is not None
-        rows: list[list[int]] = [[] for _ in self.examples.images.pixels]
-        for row, image in enumerate(self.examples.images.rows.tolist()):
-            rows[image].append(row)
-        return Ragged.of(rows)
+        return Ragged.of(self.examples.images.by_image())
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - the plan of the current and the next epoch
     def plan(self, epoch: int) -> list[Ints]:

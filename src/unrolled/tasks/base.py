@@ -790,6 +790,16 @@ def check_reach(layer: Layer, recipe: Recipe, texts: int = 1) -> None:
         )
 
 
+def likeliest_labels(names: Sequence[str], outputs: Tensor) -> list[Prediction]:
+    """Return the likeliest label of each row of scores (N, C); all probabilities are details."""
+    predictions: list[Prediction] = []
+    for row in outputs.double().softmax(-1).tolist():
+        best = max(range(len(row)), key=row.__getitem__)
+        details = {"probabilities": dict(zip(names, row, strict=True))}
+        predictions.append(Prediction(names[best], row[best], details))
+    return predictions
+
+
 def score_batches(lengths: Ints, tokens: int = 16384, rows: int = 256) -> list[Ints]:
     """Return the rows of evaluation batches, rows of like length together."""
     return by_length(lengths, np.argsort(lengths, kind="stable"), rows, tokens)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.core.errors import UsageError, UserError
-from unrolled.data.batches import IGNORED, Batch, BatchSource
+from unrolled.data.batches import Batch, BatchSource
 from unrolled.data.examples import Examples, Images, Ints, Ragged
 from unrolled.data.image_batches import ImageBatches
 from unrolled.data.schema import Schema
@@ -27,7 +27,6 @@ from unrolled.models import OneToMany
 from unrolled.nn import build_decoder, with_context
 from unrolled.nn.build import settings_of
 from unrolled.nn.image_settings import build_encoder
-from unrolled.nn.softmax import head_cross_entropy
 from unrolled.scores.captions import CiderD, caption_scores
 from unrolled.scores.ptb import ptb_tokens
 from unrolled.tasks import describing
@@ -56,13 +55,12 @@ from unrolled.tasks.image_rows import (
     changes_of,
     pixels_of,
     read_rows,
-    rows_of_images,
     with_features,
 )
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.step_readers import WrittenSteps, piece_names
 from unrolled.tasks.steps import StepReader
-from unrolled.tasks.unaligned import check_writer
+from unrolled.tasks.unaligned import check_writer, loss_of_batches
 from unrolled.tasks.writing import SourceBatches, best_of, refuse_unknown, write
 from unrolled.text.published import load_tokenizer
 from unrolled.text.tokenizers import KINDS, Tokenizer
@@ -313,30 +311,12 @@ class Caption(Task):
 
     # ------------------------------------------------------------------ scores
 
-    @torch.no_grad()
     def loss(
         self, model: nn.Module, examples: Examples, compute_device: ComputeDevice
     ) -> float:
         """Return the mean cross entropy of caption pieces in nats, given those before each."""
-        writer = cast(OneToMany, model)
-        total = 0.0
-        count = 0
-        for cpu_batch in ImageBatches(examples, SCORED, 0).in_order():
-            batch = cpu_batch.to(compute_device.device)
-            assert batch.targets is not None
-            assert batch.lengths is not None
-            with compute_device.autocast():
-                read = writer.read(
-                    batch.inputs,
-                    batch.lengths,
-                    self.decoder_inputs(batch),
-                    *batch.extra,
-                )
-                real = batch.targets != IGNORED
-                scored = batch.targets[real]
-                total += float(head_cross_entropy(writer.head, read[real], scored))
-            count += int(real.sum())
-        return total / max(1, count)
+        batches = ImageBatches(examples, SCORED, 0).in_order()
+        return loss_of_batches(model, batches, compute_device, self.decoder_inputs)
 
     def evaluate(
         self,
@@ -385,7 +365,7 @@ class Caption(Task):
     ) -> GeneratedTexts:
         """Return a caption for each image, beside those it has."""
         assert examples.images is not None
-        groups = [rows for rows in rows_of_images(examples) if rows]
+        groups = [rows for rows in examples.images.by_image() if rows]
         first = [rows[0] for rows in groups]
         images = examples.images.pick(np.array(first))
         predictions = self._predictions(model, images, compute_device, options)
@@ -430,7 +410,8 @@ class Caption(Task):
         def one_caption() -> Scores:
             dev = cast(CaptionExamples, split.dev)
             train = cast(CaptionExamples, split.train)
-            groups = [rows for rows in rows_of_images(dev) if rows]
+            assert dev.images is not None
+            groups = [rows for rows in dev.images.by_image() if rows]
             references = [[dev.references[row] for row in rows] for rows in groups]
             caption = typical(train)
             return caption_scores([caption] * len(references), references)

@@ -34,6 +34,7 @@ from unrolled.tasks.base import (
     Split,
     Task,
     label_names,
+    likeliest_labels,
     locate,
     need_table,
 )
@@ -156,13 +157,7 @@ class Classify(Labelled):
 
     def predictions(self, outputs: Tensor, examples: Examples) -> list[Prediction]:
         """Return the likeliest label with its probability, and all probabilities as details."""
-        names = self.output.names
-        predictions = []
-        for row in outputs.double().softmax(-1).tolist():
-            best = max(range(len(row)), key=row.__getitem__)
-            details = {"probabilities": dict(zip(names, row, strict=True))}
-            predictions.append(Prediction(names[best], row[best], details))
-        return predictions
+        return likeliest_labels(self.output.names, outputs)
 
     @classmethod
     def reads_shards(cls, schema: Schema) -> bool:

@@ -31,6 +31,7 @@ from unrolled.tasks.base import (
     Split,
     Task,
     label_names,
+    likeliest_labels,
 )
 from unrolled.tasks.image_rows import begin_encoder, changes_of, with_features
 from unrolled.tasks.recipe import Recipe
@@ -120,13 +121,7 @@ class ImageLabels(Task):
 
     def predictions(self, outputs: Tensor) -> list[Prediction]:
         """Return the likeliest label with its probability, and all probabilities as details."""
-        names = self.output.names
-        predictions = []
-        for row in outputs.double().softmax(-1).tolist():
-            best = max(range(len(row)), key=row.__getitem__)
-            details = {"probabilities": dict(zip(names, row, strict=True))}
-            predictions.append(Prediction(names[best], row[best], details))
-        return predictions
+        return likeliest_labels(self.output.names, outputs)
 
     def describe_answers(self, values: Sequence[Any]) -> str:
         """Say which labels there are, and how often."""

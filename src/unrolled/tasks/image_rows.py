@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from unrolled.core.errors import DataError, UsageError, listed, shown
 from unrolled.core.files import expanded
-from unrolled.data.examples import Examples, Images
+from unrolled.data.examples import Images
 from unrolled.data.image_batches import ImageChanges
 from unrolled.data.image_files import ImageFile
 from unrolled.data.shards import Writer, encoded
@@ -332,12 +332,3 @@ def computed(
         grid = reader(chunk.to(device))
         parts.append(grid.cpu().half().numpy())
     return np.concatenate(parts)
-
-
-def rows_of_images(examples: Examples) -> list[list[int]]:
-    """Return the rows of each image."""
-    assert examples.images is not None
-    rows: list[list[int]] = [[] for _ in examples.images.pixels]
-    for row, image in enumerate(examples.images.rows.tolist()):
-        rows[image].append(row)
-    return rows

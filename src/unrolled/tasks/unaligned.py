@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
@@ -12,7 +12,7 @@ from unrolled.core.errors import UsageError
 from unrolled.data.batches import IGNORED, Batch, collate
 from unrolled.data.examples import Examples
 from unrolled.data.schema import Schema
-from unrolled.models import Unaligned
+from unrolled.models import EncoderDecoder, Unaligned
 from unrolled.nn import (
     Layer,
     SpelledWords,
@@ -140,7 +140,6 @@ def check_writer(decoder: Layer, name: str, longest: int | None) -> None:
         )
 
 
-@torch.no_grad()
 def target_loss(
     model: nn.Module,
     examples: Examples,
@@ -155,18 +154,31 @@ def target_loss(
         compute_device: where the model computes.
         decoder_inputs: gives what the decoder reads for the targets of a batch (B, T).
     """
-    unaligned = cast(Unaligned, model)
+    chosen = score_batches(examples.reach, SCORED)
+    batches = (collate(examples, rows) for rows in chosen)
+    return loss_of_batches(model, batches, compute_device, decoder_inputs)
+
+
+@torch.no_grad()
+def loss_of_batches(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    compute_device: ComputeDevice,
+    decoder_inputs: Callable[[Batch], Tensor],
+) -> float:
+    """Return what ``target_loss`` does of an ``EncoderDecoder``, over batches that are given."""
+    decoding = cast(EncoderDecoder, model)
     total = 0.0
     count = 0
-    for rows in score_batches(examples.reach, SCORED):
-        batch = collate(examples, rows).to(compute_device.device)
+    for processor_batch in batches:
+        batch = processor_batch.to(compute_device.device)
         assert batch.targets is not None
         assert batch.lengths is not None
         inputs = decoder_inputs(batch)
         with compute_device.autocast():
-            read = unaligned.read(batch.inputs, batch.lengths, inputs, *batch.extra)
+            read = decoding.read(batch.inputs, batch.lengths, inputs, *batch.extra)
             real = batch.targets != IGNORED
             targets = batch.targets[real]
-            total += float(head_cross_entropy(unaligned.head, read[real], targets))
+            total += float(head_cross_entropy(decoding.head, read[real], targets))
         count += int(real.sum())
     return total / max(1, count)
