@@ -78,4 +78,6 @@ class OneToMany(EncoderDecoder):
         if not extra:
             return state
         state = state.reorder(extra[0])
+        if state.memory.rows_per_source:
+            return state  # the rows of a source read the one copy of it
         return replace(state, memory=state.memory.by_row())

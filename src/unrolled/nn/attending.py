@@ -18,7 +18,7 @@ from unrolled.nn.memory import DecoderState, Memory
 from unrolled.nn.pooling import Pooling
 from unrolled.nn.recurrent import Recurrent
 from unrolled.nn.state import RecurrentState, State
-from unrolled.ops.masking import Lengths, check_lengths
+from unrolled.ops.masking import Lengths, check_lengths, real_steps
 
 KINDS = ("additive", "multiplicative", "none")
 
@@ -198,13 +198,15 @@ class RecurrentDecoder(Layer):
     def _walk(
         self, x: Tensor, state: DecoderState, lengths: Tensor | None
     ) -> tuple[Tensor, DecoderState, Tensor]:
-        """Read step by step, since each depends on what the one before attended to."""
+        """Read step by step, where each depends on what the one before attended to."""
         if not x.shape[1]:
             keys = state.memory.keys
             steps = keys[0].shape[2] if keys else 0
             outputs = x.new_zeros(len(x), 0, self.output_size)
             no_weights = x.new_zeros(len(x), 0, steps)
             return outputs, state, no_weights
+        if self.attention == "multiplicative" and not self.feeding:
+            return self._walk_at_once(x, state, lengths)
         all_y = []
         all_weights = []
         for t in range(x.shape[1]):
@@ -218,6 +220,19 @@ class RecurrentDecoder(Layer):
             all_weights.append(weights)
         outputs = torch.stack(all_y, 1)
         return outputs, state, torch.stack(all_weights, 1)
+
+    def _walk_at_once(
+        self, x: Tensor, state: DecoderState, lengths: Tensor | None
+    ) -> tuple[Tensor, DecoderState, Tensor]:
+        """Read all steps, and then let all of them attend: no step reads what one attended to."""
+        attend = cast(Attend, self.attend_to)
+        inner = cast(RecurrentState, state.inner)
+        said, after = self.layer.unroll(x, inner, lengths)
+        context, weights = attend(said, state.memory)
+        outputs = self._say(context, said)
+        if lengths is not None:
+            outputs = outputs * real_steps(lengths, x.shape[1])[..., None]
+        return outputs, DecoderState(after, state.memory), weights
 
     def _read_step(
         self, x: Tensor, state: DecoderState

@@ -30,18 +30,22 @@ class Attend(nn.Module, ABC):
     def forward(self, query: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """Return the weighted sum of the source's steps (B, W) and the weights (B, M).
 
+        Of T queries a row (B, T, H) it returns as many of each, (B, T, W) and (B, T, M).
+
         Args:
-            query: (B, H).
+            query: (B, H), or (B, T, H).
             memory: keys (S, 1, M, A) and values (S, 1, M, W) of one block.
         """
         keys = memory.keys[0][:, 0]
         values = memory.values[0][:, 0]
         allowed = memory.allowed(keys.shape[1])
-        if memory.rows_per_source:
+        steps = 1 if query.dim() == 2 else query.shape[1]
+        rows = memory.rows_per_source
+        queries = query.reshape(len(query), steps, -1)
+        if rows:
             # the rows of a source are its queries, so that no key is copied for them
-            queries = query.unflatten(0, (-1, memory.rows_per_source))
+            queries = queries.reshape(-1, rows * steps, queries.shape[2])
         else:
-            queries = query[:, None]
             keys = memory.gather_rows(keys)
             values = memory.gather_rows(values)
             allowed = None if allowed is None else memory.gather_rows(allowed)
@@ -52,10 +56,11 @@ class Attend(nn.Module, ABC):
         weights = scores.softmax(-1)
         observer = recording.observer(self, "attention")
         if observer is not None:
-            # one head, whose queries are the rows of a source
+            # one head, whose queries are the steps of the rows of a source
             observer.attended(weights[:, None])
         context = weights.to(values.dtype) @ values
-        return context.flatten(0, 1), weights.flatten(0, 1)
+        shape = query.shape[:-1]
+        return context.reshape(*shape, -1), weights.reshape(*shape, -1)
 
 
 class Additive(Attend):
