@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.models import Asking
-from unrolled.models.asking import FUSIONS, FiLM, Joined, Looking, Relations
+from unrolled.models.asking import (
+    FUSIONS,
+    FiLM,
+    Joined,
+    Looking,
+    Relations,
+    StackedAttention,
+)
 from unrolled.nn import LayerConfig, Pooling, TokenEmbedding, build_layer
 from unrolled.nn.convolution import BasicBlock, ResidualNetwork
 from unrolled.nn.image_encoder import ImageEncoder
@@ -116,6 +123,34 @@ def test_film_is_its_equations(blocks: int) -> None:
                 x = first + (gamma * normed + beta).clamp(min=0)
             rows.append(x)
         same(fusion(grid, question)[row], torch.stack(rows).amax(0))
+
+
+@pytest.mark.parametrize("hops", [1, 3])
+def test_each_hop_looks_by_what_was_read_before(hops: int) -> None:
+    """Yang et al. (2016), eq. 15 to 18, of several heads that read two layers over a place."""
+    fusion = StackedAttention(C, Q, WIDTH, hops, heads=2)
+    weights = drawn_weights(fusion)
+    grid = drawn(B, M, C)
+    question = drawn(B, Q)
+    assert fusion.output_size == WIDTH
+    for row in range(B):
+        known = weights["enter.weight"] @ question[row] + weights["enter.bias"]
+        for hop in range(hops):
+            places = []
+            for position in range(M):
+                first = weights[f"places.{hop}.weight"] @ grid[row, position]
+                first = first + weights[f"known.{hop}.weight"] @ known
+                first = (first + weights[f"known.{hop}.bias"]).clamp(min=0)
+                second = weights[f"hidden.{hop}.weight"] @ first
+                second = second + weights[f"hidden.{hop}.bias"]
+                places.append(second.clamp(min=0))
+            hidden = torch.stack(places)
+            scores = hidden @ weights[f"scores.{hop}.weight"].T
+            read = [scores[:, head].softmax(0) @ hidden for head in range(2)]
+            both = torch.cat([*read, hidden.mean(0)])
+            said = weights[f"read.{hop}.weight"] @ both + weights[f"read.{hop}.bias"]
+            known = known + said.clamp(min=0)
+        same(fusion(grid, question)[row], known)
 
 
 def test_looking_weighs_places_by_the_question() -> None:
@@ -284,6 +319,6 @@ def test_dropout_stands_before_the_output_weights() -> None:
 def test_an_unknown_fusion_is_refused() -> None:
     with pytest.raises(
         ValueError,
-        match="out of film, relation, attention, joined, got 'concatenated'",
+        match="out of film, relation, stacked, attention, joined, got 'concatenated'",
     ):
         build("concatenated")

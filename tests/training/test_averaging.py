@@ -197,3 +197,43 @@ def test_asgd_goes_on_from_what_was_saved(stop: int) -> None:
 
     for value, other in zip(run(False), run(True), strict=True):
         assert torch.equal(value, other)
+
+
+@pytest.mark.parametrize("kind", ["ema", "last", "asgd"])
+def test_what_batch_norms_keep_is_averaged_with_the_weights(kind: str) -> None:
+    norm = nn.BatchNorm2d(2).double()
+    frozen = nn.BatchNorm2d(2).double().requires_grad_(False)
+    layers = nn.Sequential(norm, frozen)
+    average = Average(layers, settings(kind, decay=0.4))
+    if kind == "asgd":
+        # from the second of two equal scores on
+        for _ in range(average.patience + 2):
+            average.after_evaluation(0.0)
+        average.after_evaluation(-1.0)
+    means: list[Tensor] = [norm.running_mean.clone()]
+    for step in range(4):
+        torch.manual_seed(step)
+        layers(torch.randn(3, 2, 4, 4, dtype=torch.float64) + step)
+        average.after_step()
+        average.before_evaluation()
+        means.append(norm.running_mean.clone())
+    if kind == "ema":
+        expected = means[0]
+        for step, mean in enumerate(means[1:], 1):
+            decay = min(0.4, (1 + step) / (10 + step))
+            expected = decay * expected + (1 - decay) * mean
+    else:
+        taken = means[-3:] if kind == "last" else means[1:]
+        expected = torch.stack(taken).mean(0)
+    live = norm.running_mean.clone()
+    of_frozen = frozen.running_mean.clone()
+    saved = average.to_tensors()
+    again = Average(layers, settings(kind, decay=0.4))
+    again.from_tensors(saved)
+    for each in (average, again):
+        with each.applied():
+            torch.testing.assert_close(
+                norm.running_mean, expected, rtol=1e-12, atol=1e-12
+            )
+            assert torch.equal(frozen.running_mean, of_frozen)
+        assert torch.equal(norm.running_mean, live)

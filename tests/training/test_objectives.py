@@ -14,11 +14,14 @@ from unrolled.data.batches import IGNORED, Batch
 from unrolled.models import LanguageModel
 from unrolled.nn import LayerConfig, State, TokenEmbedding, build_layer
 from unrolled.training.objectives import (
+    Loss,
     classes,
     cross_entropy,
     next_token,
     next_word,
     pretrained,
+    rewarded,
+    shifted,
     values,
 )
 
@@ -245,3 +248,58 @@ def test_batches_with_targets_go_to_the_objective_itself() -> None:
     batch = Batch(torch.zeros(2, 1), torch.tensor([1, 1]), torch.tensor([0, 1]), ROWS)
     loss = pretrained(classes(), vocabulary=12)(model, batch, None)
     assert float(loss.sum) == float(classes()(model, batch, None).sum)
+
+
+class Writer(nn.Module):
+    """Says of each token what stands before it, so that scores can be worked out by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 3)
+        self.head = nn.Linear(3, 5)
+
+    def read(self, source: Tensor, lengths: Tensor, inputs: Tensor) -> Tensor:
+        return self.embedding(inputs)
+
+
+def test_what_a_model_wrote_counts_by_how_much_more_it_earned() -> None:
+    """Rennie et al. 2017, eq. 7 and 8."""
+    torch.manual_seed(1)
+    model = Writer().double()
+    targets = torch.tensor([[3, 4, 1], [2, 1, IGNORED]])
+    rewards = torch.tensor([[1.5, 0.5], [0.25, 2.0]])
+    ones = torch.ones(2, dtype=torch.int64)
+    batch = Batch(torch.zeros(2, 3), ones, targets, ROWS, rewards=rewards)
+    plain = rewarded(lambda *_: pytest.fail("the batch has rewards"), start=0)
+    loss = plain(model, batch, None)
+    total = torch.zeros(())
+    for row, before in enumerate(shifted(targets, 0).tolist()):
+        for token, target in zip(before, targets[row].tolist(), strict=True):
+            if target == IGNORED:
+                continue
+            scores = model.head(model.embedding.weight[token])
+            probability = scores.exp()[target] / scores.exp().sum()
+            total = total - (rewards[row, 0] - rewards[row, 1]) * probability.log()
+    # log-softmax of fp32 scores
+    torch.testing.assert_close(loss.sum.double(), total.double(), rtol=1e-5, atol=1e-5)
+    assert int(loss.count) == 5
+    earned, rows = loss.logs["reward"]
+    assert (float(earned), int(rows)) == (1.75, 2)
+    # a sequence that earned more becomes likelier, the other less likely
+    loss.sum.backward()
+    with torch.no_grad():
+        model.head.bias -= 0.01 * model.head.bias.grad
+    after = plain(model, batch, None).sum
+    assert bool(after < loss.sum)
+
+
+def test_batches_without_rewards_go_to_the_objective_itself() -> None:
+    batch = Batch(torch.zeros(2, 3), None, torch.zeros(2, dtype=torch.int64), ROWS)
+    seen: list[Batch] = []
+
+    def objective(model: nn.Module, given: Batch, carry: State | None) -> Loss:
+        seen.append(given)
+        return Loss(torch.zeros(()), torch.ones(()))
+
+    rewarded(objective, start=0)(nn.Identity(), batch, None)
+    assert seen == [batch]

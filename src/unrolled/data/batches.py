@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,7 +34,9 @@ class Batch:
     goes on from the state that is carried in; None where a row holds one;
     ``rows`` are the indices of the examples (B,), for error messages and reports; ``extra`` is
     what a model reads beside inputs and lengths: features of other columns (B, D), or of each word
-    (B, T, D), code points (B, C) and their number (B,), or the spelling of words.
+    (B, T, D), code points (B, C) and their number (B,), or the spelling of words. ``rewards`` (B,
+    2) says what each target sequence earned and what it is compared with, where the targets were
+    written by the model itself.
     """
 
     inputs: Tensor
@@ -46,6 +48,7 @@ class Batch:
     extra: tuple[Tensor, ...] = ()
     start: int | None = None
     starts: Tensor | None = None
+    rewards: Tensor | None = None
 
     @property
     def steps(self) -> int:
@@ -70,6 +73,7 @@ class Batch:
             targets=move(self.targets),
             fresh=move(self.fresh),
             starts=move(self.starts),
+            rewards=move(self.rewards),
             extra=tuple(tensor.to(device) for tensor in self.extra),
         )
 
@@ -83,6 +87,19 @@ class BatchSource(Protocol):
 
     def batch(self, epoch: int, index: int) -> Batch:
         """Return one batch; equal arguments give equal batches."""
+        ...
+
+
+@runtime_checkable
+class DivisibleSource(BatchSource, Protocol):
+    """Batches of which several processes read a part each."""
+
+    def rows_of_batch(self, epoch: int, index: int) -> int:
+        """Return how many rows, or images with all their rows, one batch has."""
+        ...
+
+    def batch(self, epoch: int, index: int, part: slice = slice(None)) -> Batch:
+        """Return one batch, or some of its rows; equal arguments give equal batches."""
         ...
 
 
@@ -206,6 +223,10 @@ class Buckets:
             )
         shuffled = generator.permutation(len(batches))
         return [batches[index] for index in shuffled]
+
+    def rows_of_batch(self, epoch: int, index: int) -> int:
+        """Return how many rows one batch has."""
+        return len(self.plan(epoch)[index])
 
     def __hash__(self) -> int:
         return id(self)

@@ -117,6 +117,10 @@ class ClipBatches:
         """Return the number of batches in an epoch."""
         return self.buckets.length(epoch)
 
+    def rows_of_batch(self, epoch: int, index: int) -> int:
+        """Return how many clips one batch has."""
+        return len(self.plan(epoch)[index])
+
     def batch(
         self,
         epoch: int,
@@ -127,9 +131,8 @@ class ClipBatches:
         batch = self.buckets.batch(epoch, index, part)
         if not self.changes:
             return batch
-        count = len(self.plan(epoch)[index])
         drawn = self.changes.draw(
-            count,
+            self.rows_of_batch(epoch, index),
             random(self.buckets.seed, epoch, index),
         )[part]
         clips, steps = batch.inputs.shape[:2]
@@ -181,6 +184,10 @@ class ImageBatches:
     def length(self, epoch: int) -> int:
         """Return the number of batches in an epoch."""
         return len(self.plan(epoch))
+
+    def rows_of_batch(self, epoch: int, index: int) -> int:
+        """Return how many images one batch has."""
+        return len(self.plan(epoch)[index])
 
     def batch(
         self,

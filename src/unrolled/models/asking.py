@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrolled.nn import Layer, Pooling, TokenEmbedding
+from unrolled.nn.attention import at_least_fp32
 from unrolled.nn.attention_scores import Additive
 from unrolled.nn.image_encoder import ImageEncoder
 from unrolled.nn.memory import Memory
 
-FUSIONS = ("film", "relation", "attention", "joined")
+FUSIONS = ("film", "relation", "stacked", "attention", "joined")
 
 
 class FiLM(nn.Module):
@@ -100,6 +101,65 @@ class Relations(nn.Module):
         return pairs.mean((1, 2))
 
 
+class StackedAttention(nn.Module):
+    """Places looked at again and again, each time by what was read before (Yang et al. 2016, 3.3).
+
+    A hop makes of every place and what is known h_i = relu(V relu(U [place_i; known])). Heads weigh
+    the places by softmax_i(w h_i) and read the sums of h_i; what they read, and the mean of h_i,
+    which counts, is added to what is known. So "the object closest to the red one" takes two hops,
+    where relations of all pairs of places take as many steps as there are pairs.
+
+    Args:
+        features: of a place.
+        question: width of the question's vector.
+        width: of the layers of a hop.
+        hops: how many.
+        heads: of each, which divide ``width``.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        question: int,
+        width: int,
+        hops: int = 3,
+        heads: int = 4,
+    ) -> None:
+        super().__init__()
+        self.enter = nn.Linear(question, width)
+        self.places = nn.ModuleList(
+            nn.Linear(features, width, bias=False) for _ in range(hops)
+        )
+        self.known = nn.ModuleList(nn.Linear(width, width) for _ in range(hops))
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(hops))
+        self.scores = nn.ModuleList(
+            nn.Linear(width, heads, bias=False) for _ in range(hops)
+        )
+        self.read = nn.ModuleList(
+            nn.Linear((heads + 1) * width, width) for _ in range(hops)
+        )
+        self.output_size = width
+
+    def forward(
+        self,
+        grid: Tensor,
+        question: Tensor,
+    ) -> Tensor:
+        """Return one vector a row (B, width) of grids (B, M, C) and questions (B, Q)."""
+        known = self.enter(question)
+        hops = zip(
+            self.places, self.known, self.hidden, self.scores, self.read, strict=True
+        )
+        for places, before, hidden, scores, read in hops:
+            first = F.relu(places(grid) + before(known)[:, None])
+            second = F.relu(hidden(first))
+            weights = at_least_fp32(scores(second)).softmax(1).to(second.dtype)
+            looked = (weights.transpose(1, 2) @ second).flatten(1)
+            both = torch.cat([looked, second.mean(1)], 1)
+            known = known + F.relu(read(both))
+        return known
+
+
 class Looking(nn.Module):
     """A weighed sum of the places, by what the question looks for (Bahdanau et al. 2015)."""
 
@@ -155,7 +215,7 @@ class Asking(nn.Module):
         layer: any layer over them, in one or both directions.
         pooling: how its steps become one vector.
         outputs: number of answers.
-        fusion: film, relation, attention or joined.
+        fusion: film, relation, stacked, attention or joined.
         width: of the fusion and of the layer before the output weights.
         dropout: before the output weights.
 
@@ -185,11 +245,13 @@ class Asking(nn.Module):
         self.pooling = pooling
         features = source.output_size
         question = pooling.output_size
-        self.fusion: FiLM | Relations | Looking | Joined
+        self.fusion: FiLM | Relations | StackedAttention | Looking | Joined
         if fusion == "film":
             self.fusion = FiLM(features, question, width)
         elif fusion == "relation":
             self.fusion = Relations(features, question, width)
+        elif fusion == "stacked":
+            self.fusion = StackedAttention(features, question, width)
         elif fusion == "attention":
             self.fusion = Looking(features, question, width)
         else:

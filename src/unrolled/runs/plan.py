@@ -415,6 +415,10 @@ def check_keys(recipe: Recipe, task: Task) -> None:
             "training.unfreeze and training.layer_decay are for weights that come from another "
             "run: name it with model.init=RUN"
         )
+    if training.reward not in ("none", *task.rewards):
+        raise UsageError(
+            f"training.reward={training.reward} is for task=caption, not for {task.name}"
+        )
     sharding.check_shard(recipe.training)
     execution.check_execution(recipe.training)
     if recipe.training.tensorboard:

@@ -305,6 +305,7 @@ class Task(ABC):
         scored_unit: what an answer is about: ``rows``, ``words``, ``steps`` or ``tokens``.
         loss_unit: what the loss is measured in.
         around: the keys of ``model`` that say what stands around the layer.
+        rewards: scores of what a model draws that ``training.reward`` may name.
         learns_words: whether it reads whole words, which each run learns from its own rows.
         layout: how the training file writes its rows.
     """
@@ -321,6 +322,7 @@ class Task(ABC):
     scored_unit: ClassVar[str] = "rows"
     loss_unit: ClassVar[str] = "nats"
     around: ClassVar[tuple[str, ...]] = ()
+    rewards: ClassVar[tuple[str, ...]] = ()
     learns_words: ClassVar[bool] = False
     layout: FileLayout
 

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from unrolled.core.errors import UsageError, UserError
 from unrolled.data.batches import Batch, BatchSource
-from unrolled.data.examples import Examples, Images, Ints, Ragged
+from unrolled.data.examples import Examples, Images, Ragged
 from unrolled.data.image_batches import ImageBatches
 from unrolled.data.schema import Schema
 from unrolled.fields.base import InvalidCell
@@ -50,6 +49,7 @@ from unrolled.tasks.base import (
     locate,
     need_table,
 )
+from unrolled.tasks.caption_writing import CaptionRewards, ImageSources, reward_of
 from unrolled.tasks.image_rows import (
     begin_encoder,
     changes_of,
@@ -61,11 +61,12 @@ from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.step_readers import WrittenSteps, piece_names
 from unrolled.tasks.steps import StepReader
 from unrolled.tasks.unaligned import check_writer, loss_of_batches
-from unrolled.tasks.writing import SourceBatches, best_of, refuse_unknown, write
+from unrolled.tasks.writing import best_of, refuse_unknown, write
 from unrolled.text.published import load_tokenizer
 from unrolled.text.tokenizers import KINDS, Tokenizer
-from unrolled.training.objectives import Objective, seq2seq_loss, shifted
-from unrolled.training.precision import ComputeDevice
+from unrolled.training.objectives import Objective, rewarded, seq2seq_loss, shifted
+from unrolled.training.precision import ComputeDevice, choose
+from unrolled.training.rollouts import Rollouts
 
 TARGET = "target.json"
 SCORED = 32  # images that are read at once while the loss is measured
@@ -105,22 +106,6 @@ class CaptionExamples(Examples):
     references: tuple[str, ...] = ()
 
 
-class ImageSources(SourceBatches):
-    """Images that captions are written for."""
-
-    def __init__(self, images: Images) -> None:
-        self.images = images
-
-    @property
-    def lengths(self) -> Ints:
-        """One step each, (I,)."""
-        return np.ones(len(self.images.rows), dtype=np.int64)
-
-    def take(self, rows: Ints, pad: int) -> tuple[Tensor, Tensor]:
-        """Return images by their row, and ones (B,)."""
-        return self.images.take(rows), torch.ones(len(rows), dtype=torch.int64)
-
-
 @dataclass(frozen=True, eq=False)
 class Caption(Task):
     """Images, and a sentence for each.
@@ -144,6 +129,7 @@ class Caption(Task):
         "perplexity": DOWN,
     }
     is_generative: ClassVar[bool] = True
+    rewards: ClassVar[tuple[str, ...]] = ("cider_d",)
     around: ClassVar[tuple[str, ...]] = (
         "tie",
         "head_bias",
@@ -298,16 +284,36 @@ class Caption(Task):
         return shifted(batch.targets, self.tokenizer.bos_id)
 
     def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
-        """Return cross entropy of each piece of a caption, given those before it."""
-        return seq2seq_loss(self.tokenizer.bos_id, recipe.training.label_smoothing)
+        """Return cross entropy of each piece of a caption, given those before it.
+
+        Of captions that the model has drawn it is what they earn; see :class:`CaptionRewards`.
+        """
+        start = self.tokenizer.bos_id
+        return rewarded(seq2seq_loss(start, recipe.training.label_smoothing), start)
 
     def source(
         self, examples: CaptionExamples, recipe: Recipe, model: nn.Module
     ) -> BatchSource:
-        """Return batches of ``training.batch_size`` images, each with all its captions."""
+        """Return batches of ``training.batch_size`` images, each with all its captions.
+
+        With ``training.reward`` they come with captions that the model draws, later on.
+        """
         read = with_features(model, examples)
+        training = recipe.training
         changes = changes_of(recipe.encoder)
-        return ImageBatches(read, recipe.training.batch_size, recipe.seed, changes)
+        batches = ImageBatches(read, training.batch_size, recipe.seed, changes)
+        if training.reward == "none":
+            return batches
+        assert examples.images is not None
+        rewards = CaptionRewards(
+            model,
+            self.tokenizer,
+            self.longest,
+            reward_of(examples.images, examples.references),
+            examples.images.rows,
+            choose(training.device, training.precision),
+        )
+        return Rollouts(batches, training.reward_after, recipe.seed, rewards.roll_out)
 
     # ------------------------------------------------------------------ scores
 

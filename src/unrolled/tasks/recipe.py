@@ -243,7 +243,7 @@ class ModelConfig(LayerConfig):
         True,
         description="unaligned, multiplicative: attention's output is read at the next step",
     )
-    fusion: Literal["film", "relation", "attention", "joined"] = Field(
+    fusion: Literal["film", "relation", "stacked", "attention", "joined"] = Field(
         "film",
         description="ask-image: how image and question come together: feature-wise modulation, "
         "pairs of places, attention, or side by side",

@@ -12,7 +12,7 @@ from unrolled.training import sharding
 from unrolled.training.settings import TrainingConfig
 
 Weights = dict[str, Tensor]
-Snapshot = list[Tensor]  # in the order of the parameters that are trained
+Snapshot = list[Tensor]  # in the order of what is averaged
 
 
 def snapshot(model: nn.Module) -> Weights:
@@ -26,6 +26,16 @@ def copied(parameters: Iterable[Tensor]) -> Snapshot:
     return [parameter.detach().clone() for parameter in parameters]
 
 
+def statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Return what the batch norms of a model that are trained keep of the images they have read."""
+    kept: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d) and module.weight.requires_grad:
+            for buffer in ("running_mean", "running_var"):
+                kept[f"{name}.{buffer}"] = module.get_buffer(buffer)
+    return kept
+
+
 class Average:
     """No average, an exponential one (Polyak and Juditsky 1992), or that of the last k snapshots.
 
@@ -33,16 +43,20 @@ class Average:
     random start is forgotten quickly. ``last`` takes a snapshot at each evaluation. ``asgd`` is
     the mean over all steps since the dev score stopped to improve (NT-ASGD, Merity et al. 2018,
     algorithm 1).
+
+    The statistics that batch norms keep are averaged with the weights: those of the last weights
+    are not what averaged ones make of an image.
     """
 
     def __init__(self, model: nn.Module, settings: TrainingConfig) -> None:
         self.kind = settings.average
         self.decay = settings.ema_decay
         self.size = settings.average_last
-        self.live: dict[str, nn.Parameter] = {}
+        self.live: dict[str, Tensor] = {}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 self.live[name] = parameter
+        self.live |= statistics(model)
         self.steps = 0
         # empty while there is no average yet
         self.mean: Snapshot = []
@@ -137,9 +151,10 @@ class Average:
         kept: list[Snapshot] = []
         for number in sorted(numbers):
             weights: Snapshot = []
-            for name, parameter in self.live.items():
-                weight = tensors[f"{number}.{name}"]
-                weights.append(sharding.like(parameter, weight))
+            for name, live in self.live.items():
+                # earlier checkpoints have no statistics
+                weight = tensors.get(f"{number}.{name}", live.detach())
+                weights.append(sharding.like(live, weight))
             kept.append(weights)
         if self.kind in ("ema", "asgd"):
             self.mean = kept[0] if kept else []

@@ -247,6 +247,43 @@ def seq2seq_loss(
     return objective
 
 
+def rewarded(objective: Objective, start: int) -> Objective:
+    """Return an objective that learns from the rewards of what the model wrote itself.
+
+    That is the sum of -(reward - what it is compared with) log p over the tokens of each sequence
+    (Rennie et al. 2017, eq. 7). Batches without rewards go to ``objective``.
+
+    Args:
+        objective: of batches whose targets come from data.
+        start: the token that the first target is written after.
+    """
+
+    def either(model: nn.Module, batch: Batch, carry: Carry) -> Loss:
+        if batch.rewards is None:
+            return objective(model, batch, carry)
+        assert batch.targets is not None
+        assert batch.lengths is not None
+        writer = cast(Writes, model)
+        targets = batch.targets
+        before = shifted(targets, start)
+        read = writer.read(
+            batch.inputs,
+            batch.lengths,
+            before,
+            *batch.extra,
+        )
+        real = targets != IGNORED
+        logits = writer.head(read[real]).float()
+        costs = F.cross_entropy(logits, targets[real], reduction="none")
+        earned, compared = batch.rewards.unbind(1)
+        advantages = (earned - compared)[:, None].expand_as(targets)[real]
+        rows = torch.tensor(len(earned), device=earned.device)
+        logs = {"reward": (earned.sum(), rows)}
+        return Loss((advantages * costs).sum(), real.sum(), None, logs)
+
+    return either
+
+
 class Begins(Protocol):
     """A model that knows the state before a text."""
 

@@ -32,8 +32,7 @@ from torch import Tensor, nn
 
 from unrolled.core.errors import UserError
 from unrolled.core.words import either
-from unrolled.data.batches import Batch, BatchSource, Buckets, random
-from unrolled.data.image_batches import ClipBatches, ImageBatches
+from unrolled.data.batches import Batch, BatchSource, DivisibleSource, random
 from unrolled.nn.state import State, pack, unpack
 from unrolled.training.losses import pack_losses, unpack_losses
 from unrolled.training.objectives import Loss
@@ -86,8 +85,8 @@ class ProcessGroup:
         """
         if self.size == 1:
             return source.batch(epoch, index), True
-        if isinstance(source, Buckets | ImageBatches | ClipBatches):
-            rows = len(source.plan(epoch)[index])
+        if isinstance(source, DivisibleSource):
+            rows = source.rows_of_batch(epoch, index)
             return source.batch(epoch, index, self.part(rows)), self.rank < rows
         batch = source.batch(epoch, index)
         if batch.extra:

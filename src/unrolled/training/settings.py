@@ -150,6 +150,18 @@ class TrainingConfig(Config):
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="probability spread over all classes"
     )
+    reward: Literal["none", "cider_d"] = Field(
+        "none",
+        description="caption: after cross entropy, learn from what the model writes by itself: "
+        "a caption that is drawn counts by how much more of this score it earns than the one "
+        "written greedily (Rennie et al. 2017)",
+    )
+    reward_after: int = Field(
+        0,
+        ge=0,
+        le=10**6,
+        description="reward: first passes that learn from the data by cross entropy",
+    )
     label_weights: Literal["balanced"] | dict[str, float] | None = Field(
         None,
         description="weights of labels in the loss, {name: weight}; balanced: rare labels weigh "
