@@ -10,7 +10,8 @@ during it as torch's DistributedDataParallel does (Li et al. 2020). That wrapper
 ``forward``, and objectives call other methods of a model (``read``, ``recover``, its ``head``); it
 takes means, where the divisor is known only after the pass; and it must be told which weights may
 be left without a gradient. What this costs is that no exchange hides behind a backward pass;
-``training.accumulate`` makes it rarer.
+``training.accumulate`` makes it rarer. On one machine gradients go through memory that all
+processes see (``shared_sums``), from one machine to another through gloo.
 
 Beside it one short message a step goes from host to host (gloo, also beside GPUs), so that all are
 of one mind on the clock, on signals, and on which weights have a gradient at all.
@@ -21,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -36,6 +37,7 @@ from unrolled.data.batches import Batch, BatchSource, DivisibleSource, random
 from unrolled.nn.state import State, pack, unpack
 from unrolled.training.losses import pack_losses, unpack_losses
 from unrolled.training.objectives import Loss
+from unrolled.training.shared_sums import SharedSums, shared_sums
 from unrolled.training.stopping import Interrupted, Terminated
 
 NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
@@ -68,6 +70,7 @@ class ProcessGroup:
     rank: int = 0
     size: int = 1
     grouped: bool = False
+    memory: SharedMemory = field(default_factory=lambda: SharedMemory(), compare=False)
 
     @property
     def first(self) -> bool:
@@ -110,6 +113,10 @@ class ProcessGroup:
         if not self.grouped:
             return losses, mine
         used = [parameter.grad is not None for parameter in parameters]
+        sums = self.memory.of(self, parameters)
+        shapes = [parameter.shape for parameter in parameters]
+        if sums is not None:
+            sums.write([parameter.grad for parameter in parameters], shapes)
         row = torch.tensor(
             [mine.tokens, mine.seconds, mine.signal, *used], dtype=torch.float64
         )
@@ -123,18 +130,25 @@ class ProcessGroup:
             signal=int(table[:, 2].max()),
         )
         added = add_losses(losses)
-        gradients: list[Tensor] = []
-        used_anywhere = table[:, 3:].any(0)
-        for parameter, is_used in zip(parameters, used_anywhere, strict=True):
-            if not is_used:
-                continue
+        written = table[:, 3:].bool()
+        for parameter, is_used in zip(parameters, written.any(0), strict=True):
             # all processes must send as many numbers in the one message
-            if parameter.grad is None:
+            if is_used and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            gradients.append(parameter.grad)
-        if gradients:
+        all_gradients = [parameter.grad for parameter in parameters]
+        gradients = [gradient for gradient in all_gradients if gradient is not None]
+        if sums is not None:
+            sums.read(all_gradients, shapes, written)
+        elif gradients:
             add(gradients)
         return added, report
+
+    def agree(self, is_true: bool) -> bool:
+        """Return whether it is true on all."""
+        word = torch.tensor(float(is_true))
+        with together():
+            dist.all_reduce(word, dist.ReduceOp.MIN)
+        return bool(word)
 
     def gather(self, own: T) -> list[T]:
         """Return on the first what each process hands in, in their order; else an empty list."""
@@ -179,6 +193,32 @@ class ProcessGroup:
             with together():
                 # torch's own barrier over nccl would need the GPU
                 dist.all_reduce(torch.zeros(1))
+
+
+class SharedMemory:
+    """The memory that the processes of a machine share, once there is need of it."""
+
+    def __init__(self) -> None:
+        self.numbers: int | None = None  # that it was made for
+        self.sums: SharedSums | None = None
+
+    def of(
+        self, group: ProcessGroup, parameters: Sequence[nn.Parameter]
+    ) -> SharedSums | None:
+        """Return what adds up the gradients of parameters; None where gloo must."""
+        numbers = sum(parameter.numel() for parameter in parameters)
+        if numbers != self.numbers:
+            self.numbers = numbers
+            fits = all(
+                parameter.is_cpu and parameter.dtype == torch.float32
+                for parameter in parameters
+            )
+            self.sums = None
+            if numbers and group.agree(fits):
+                self.sums = shared_sums(
+                    numbers, group.rank, group.size, group.broadcast, group.agree
+                )
+        return self.sums
 
 
 def world() -> ProcessGroup:
