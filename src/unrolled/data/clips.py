@@ -6,8 +6,9 @@ Shapes: T frames, H and W their sides in pixels, C colours: 1 of grey, or 3.
 from __future__ import annotations
 
 import functools
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -77,6 +78,12 @@ class FolderClip(Clip):
 
     name: str
     files: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, name: str, files: Sequence[Path]) -> Self | None:
+        """Return the clip of the images of a folder, frame2 before frame10; None without any."""
+        shown = [file for file in files if not file.name.startswith(".")]
+        return cls(name, tuple(sorted(shown, key=_by_number))) if shown else None
 
     def __str__(self) -> str:
         return self.name
@@ -149,6 +156,14 @@ class VideoClip(Clip):
                     yield time, np.ascontiguousarray(np.rot90(pixels, -turns))
         except av.error.FFmpegError as error:
             raise OSError(f"{error.strerror or error}") from None
+
+
+def _by_number(file: Path) -> tuple[list[Any], str]:
+    """Return what files are sorted by: frame2.png stands before frame10.png."""
+    parts = re.split(r"([0-9]+)", file.stem)
+    # text and digits take turns, so that the parts of two names are of one kind
+    by_value = [int(part) if index % 2 else part for index, part in enumerate(parts)]
+    return by_value, file.name
 
 
 def _frame_of(file: Path) -> Frames:

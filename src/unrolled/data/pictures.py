@@ -14,6 +14,7 @@ from typing import Any
 
 from unrolled.core.errors import DataError
 from unrolled.data.archives import BROKEN
+from unrolled.data.clips import VIDEO_SUFFIXES
 from unrolled.data.formats.base import Format, Row
 from unrolled.data.image_files import ImageFile
 from unrolled.data.lines import DAMAGE, Report, nfc
@@ -27,6 +28,8 @@ PARTS = frozenset(("train", "test", "dev", "valid", "val", "validation"))
 ANNOTATIONS = frozenset(
     ("annotation", "annotations", "captions", "labels", "questions", "text", "texts")
 )
+# names of the tables that say something of the images or videos beside them
+TABLES = ("captions", "questions", "labels")
 EXAMINED_ROWS = 20  # that tell whether a column names images
 
 
@@ -199,7 +202,7 @@ def _columns_of_images(reader: Reader) -> list[int]:
 
 
 def table_beside_images(path: Path) -> Path | None:
-    """Return the one table of a folder of images; None where the folder is another kind.
+    """Return the one table of a folder of images or videos; None where the folder is another kind.
 
     Lists of names, such as ``train_images.txt``, are none.
 
@@ -213,15 +216,15 @@ def table_beside_images(path: Path) -> Path | None:
         for name in files:
             if name.startswith("."):
                 continue
-            images = images or is_image(name) or name.lower().endswith(".tar")
+            images = images or name.lower().endswith(
+                (*SUFFIXES, *VIDEO_SUFFIXES, ".tar")
+            )
             if name.lower().endswith((".tsv", ".csv", ".jsonl", ".json")):
                 tables.append(Path(root, name))
     if not images:
         return None
     chosen = [table for table in tables if table.parent == path] or tables
-    named = [
-        table for table in chosen if table.stem.lower() in ("captions", "questions")
-    ]
+    named = [table for table in chosen if table.stem.lower() in TABLES]
     chosen = named or chosen
     if len(chosen) > 1 and chosen[0].parent == path:
         names = ", ".join(sorted(table.name for table in chosen))

@@ -18,6 +18,7 @@ from unrolled.data.formats import Format
 from unrolled.data.formats.arrays import is_arrays
 from unrolled.data.formats.base import HeaderHint
 from unrolled.data.formats.workbook import is_workbook
+from unrolled.data.labelled_clips import with_clips
 from unrolled.data.lines import EMPTY, check_file, nfc
 from unrolled.data.pictures import (
     labelled_images,
@@ -207,7 +208,7 @@ def _reader(
             # errors name the table, and its lines
             parts.append((0, str(beside)))
             origin = find(beside, max_row)
-            return with_images(reader_of(origin, encoding, needed, header, sheet), path)
+            return _located(reader_of(origin, encoding, needed, header, sheet), path)
         labelled = labelled_images(path, parts)
         if labelled is not None:
             return labelled
@@ -220,7 +221,12 @@ def _reader(
         files = folders.in_zip(path, max_row)
         return folders.together(path, files, encoding, needed, parts, header)
     reader = reader_of(origin, encoding, needed, header, sheet)
-    return with_images(reader, path.parent)
+    return _located(reader, path.parent)
+
+
+def _located(reader: Reader, folder: Path) -> Reader:
+    """Return a reader whose cells that name images or clips hold them."""
+    return with_clips(with_images(reader, folder), folder)
 
 
 class Rows(Iterator[tuple[int, tuple[Any, ...]]]):

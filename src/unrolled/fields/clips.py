@@ -6,7 +6,6 @@ Shapes: T frames, C colours, H and W sides in pixels.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +16,10 @@ from numpy.typing import NDArray
 
 from unrolled.core.errors import shown
 from unrolled.core.files import expanded
-from unrolled.data.clips import (
-    VIDEO_SUFFIXES,
-    ArrayClip,
-    Clip,
-    FolderClip,
-    Frames,
-    VideoClip,
-)
+from unrolled.data.clips import ArrayClip, Clip, Frames
 from unrolled.data.examples import Examples, FrameSpans, Ints
 from unrolled.data.image_files import is_file
-from unrolled.data.pictures import is_image
+from unrolled.data.labelled_clips import clip_at
 from unrolled.fields.base import InvalidCell
 
 
@@ -86,34 +78,19 @@ class Clips:
                 f"column {self.column!r} holds {shown(cell)} where a clip is expected"
             )
         path = expanded(cell)
-        suffix = path.suffix.lower()
-        if is_file(path):
-            if suffix in VIDEO_SUFFIXES:
-                return VideoClip(str(cell), path)
-            if suffix == ".npy":
-                return self._array(str(cell), path)
-        elif os.path.isdir(path):
-            files = [file for file in path.iterdir() if is_image(file.name)]
-            files = [file for file in files if not file.name.startswith(".")]
-            if files:
-                return FolderClip(str(cell), tuple(sorted(files, key=_by_number)))
+        if is_file(path) or os.path.isdir(path):
+            try:
+                clip = clip_at(str(cell), path)
+            except (OSError, ValueError, EOFError) as error:
+                raise InvalidCell(
+                    f"column {self.column!r}: {shown(str(cell))} is no array of frames (.npy): "
+                    f"{error}"
+                ) from None
+            if clip is not None:
+                return clip
         raise InvalidCell(
             f"column {self.column!r}: {shown(str(cell))} is no video, no array of frames (.npy) "
             "and no folder of images"
-        )
-
-    def _array(self, name: str, path: Path) -> ArrayClip:
-        """Return the clip of a ``.npy``. Raises InvalidCell: it holds no array of numbers."""
-        try:
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
-            if isinstance(values, np.ndarray):
-                return ArrayClip(name, values)
-            values.close()
-            error: Exception = ValueError("it is an archive of arrays (.npz)")
-        except (OSError, ValueError, EOFError) as unreadable:
-            error = unreadable
-        raise InvalidCell(
-            f"column {self.column!r}: {shown(name)} is no array of frames (.npy): {error}"
         )
 
     def stretches(self, clip: Clip) -> Iterator[Frames]:
@@ -181,14 +158,6 @@ class Clips:
         """Read the field back."""
         sizes = (values["height"], values["width"], values["colours"])
         return cls(values["column"], *sizes)
-
-
-def _by_number(file: Path) -> tuple[list[Any], str]:
-    """Return what files are sorted by: frame2.png stands before frame10.png."""
-    parts = re.split(r"([0-9]+)", file.stem)
-    # text and digits take turns, so that the parts of two names are of one kind
-    by_value = [int(part) if index % 2 else part for index, part in enumerate(parts)]
-    return by_value, file.name
 
 
 def _coloured(frames: Frames, colours: int) -> Frames:

@@ -61,7 +61,7 @@ from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.step_readers import WrittenSteps, piece_names
 from unrolled.tasks.steps import StepReader
 from unrolled.tasks.unaligned import check_writer, loss_of_batches
-from unrolled.tasks.writing import best_of, refuse_unknown, write
+from unrolled.tasks.writing import best_of, refuse_unknown, unwritten, write
 from unrolled.text.published import load_tokenizer
 from unrolled.text.tokenizers import KINDS, Tokenizer
 from unrolled.training.objectives import Objective, rewarded, seq2seq_loss, shifted
@@ -289,7 +289,8 @@ class Caption(Task):
         Of captions that the model has drawn it is what they earn; see :class:`CaptionRewards`.
         """
         start = self.tokenizer.bos_id
-        return rewarded(seq2seq_loss(start, recipe.training.label_smoothing), start)
+        data_loss = seq2seq_loss(start, recipe.training.label_smoothing)
+        return rewarded(data_loss, start, unwritten(self.tokenizer))
 
     def source(
         self, examples: CaptionExamples, recipe: Recipe, model: nn.Module

@@ -15,9 +15,10 @@ from torch import nn
 
 from unrolled.core.errors import DataError, UserError
 from unrolled.data.batches import IGNORED, BatchSource, Buckets
-from unrolled.data.clips import NumberedLabel
+from unrolled.data.clips import Clip, NumberedLabel
 from unrolled.data.examples import Examples, FrameSpans, Ragged
 from unrolled.data.image_batches import ClipBatches
+from unrolled.data.labelled_clips import SegmentLabels
 from unrolled.data.schema import Schema
 from unrolled.fields.base import InvalidCell, MissingCell, invalid_row
 from unrolled.fields.clips import Clips
@@ -145,8 +146,10 @@ class LabelFrames(SegmentTagger):
         targets: list[list[int]] = []
         for line, row in zip(table.lines, table.rows, strict=True):
             try:
-                frames = self.inputs.whole(self.inputs.check(row[clip_index]))
-                names_of_frames = every_label(row[answer_index], len(frames))
+                clip = self.inputs.check(row[clip_index])
+                frames = self.inputs.whole(clip)
+                answers = _labels_of_frames(row[answer_index], clip)
+                names_of_frames = every_label(answers, len(frames))
                 # without a label a frame is read and not scored
                 targets.append([self._target(name) for name in names_of_frames])
                 clips.append(frames)
@@ -257,6 +260,20 @@ class LabelFrames(SegmentTagger):
             return self.output.check(cell)
         except MissingCell:
             return IGNORED
+
+
+def _labels_of_frames(cell: Any, clip: Clip) -> Any:
+    """Return the labels of frames that a cell holds, or those of its stretches of time.
+
+    Raises:
+        InvalidCell: the stretches are not of the clip.
+    """
+    if not isinstance(cell, SegmentLabels):
+        return cell
+    try:
+        return cell.of_frames(clip)
+    except (OSError, ValueError) as error:
+        raise InvalidCell(str(error)) from None
 
 
 def _names_of_numbers(labels: Sequence[Any]) -> dict[int, str]:

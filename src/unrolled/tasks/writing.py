@@ -94,13 +94,18 @@ def write(
         compute_device,
         constraints,
         _constraint_ids(target, constraints, decoding.longest),
-        [target.pad_id, target.bos_id, *([] if unknown else [target.unk_id])],
+        unwritten(target, unknown),
         [[] for _ in batched.lengths],
     )
     batches = score_batches(writer.sources.lengths, TOKENS, ROWS)
     alone = settings.sample
     side_by_side(decoding, batches, writer.answer, compute_device, alone=alone)
     return writer.answers
+
+
+def unwritten(target: Tokenizer, unknown: bool = False) -> Ids:
+    """Return the tokens that no answer holds; ``unknown`` is whether the unknown one may stand."""
+    return [target.pad_id, target.bos_id, *([] if unknown else [target.unk_id])]
 
 
 def best_of(

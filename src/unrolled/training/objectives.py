@@ -6,7 +6,7 @@ processes weigh every scored step alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -247,15 +247,18 @@ def seq2seq_loss(
     return objective
 
 
-def rewarded(objective: Objective, start: int) -> Objective:
+def rewarded(objective: Objective, start: int, unwritten: Sequence[int]) -> Objective:
     """Return an objective that learns from the rewards of what the model wrote itself.
 
     That is the sum of -(reward - what it is compared with) log p over the tokens of each sequence
-    (Rennie et al. 2017, eq. 7). Batches without rewards go to ``objective``.
+    (Rennie et al. 2017, eq. 7). Probabilities are those that were drawn from, in evaluation and
+    without what is never written: under any others what all earn alike would not cancel out.
+    Batches without rewards go to ``objective``.
 
     Args:
         objective: of batches whose targets come from data.
         start: the token that the first target is written after.
+        unwritten: tokens that are not drawn.
     """
 
     def either(model: nn.Module, batch: Batch, carry: Carry) -> Loss:
@@ -266,14 +269,17 @@ def rewarded(objective: Objective, start: int) -> Objective:
         writer = cast(Writes, model)
         targets = batch.targets
         before = shifted(targets, start)
+        model.eval()
         read = writer.read(
             batch.inputs,
             batch.lengths,
             before,
             *batch.extra,
         )
+        model.train()
         real = targets != IGNORED
         logits = writer.head(read[real]).float()
+        logits[:, list(unwritten)] = -torch.inf
         costs = F.cross_entropy(logits, targets[real], reduction="none")
         earned, compared = batch.rewards.unbind(1)
         advantages = (earned - compared)[:, None].expand_as(targets)[real]
