@@ -136,15 +136,15 @@ def test_each_hop_looks_by_what_was_read_before(hops: int) -> None:
     for row in range(B):
         known = weights["enter.weight"] @ question[row] + weights["enter.bias"]
         for hop in range(hops):
-            places = []
+            vectors = []
             for position in range(M):
-                first = weights[f"places.{hop}.weight"] @ grid[row, position]
+                first = weights[f"positions.{hop}.weight"] @ grid[row, position]
                 first = first + weights[f"known.{hop}.weight"] @ known
                 first = (first + weights[f"known.{hop}.bias"]).clamp(min=0)
                 second = weights[f"hidden.{hop}.weight"] @ first
                 second = second + weights[f"hidden.{hop}.bias"]
-                places.append(second.clamp(min=0))
-            hidden = torch.stack(places)
+                vectors.append(second.clamp(min=0))
+            hidden = torch.stack(vectors)
             scores = hidden @ weights[f"scores.{hop}.weight"].T
             read = [scores[:, head].softmax(0) @ hidden for head in range(2)]
             both = torch.cat([*read, hidden.mean(0)])

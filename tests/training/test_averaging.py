@@ -230,8 +230,8 @@ def test_what_batch_norms_keep_is_averaged_with_the_weights(kind: str) -> None:
     saved = average.to_tensors()
     again = Average(layers, settings(kind, decay=0.4))
     again.from_tensors(saved)
-    for each in (average, again):
-        with each.applied():
+    for kept in (average, again):
+        with kept.applied():
             torch.testing.assert_close(
                 norm.running_mean, expected, rtol=1e-12, atol=1e-12
             )

@@ -42,12 +42,12 @@ def test_every_process_has_the_sum_of_all(size: int) -> None:
             member.write(tensors, SHAPES)
         sums: list[list[Tensor | None]] = []
         for member, tensors in zip(members, given, strict=True):
-            place = [
+            total = [
                 torch.zeros(shape) if tensor is None else tensor.clone()
                 for tensor, shape in zip(tensors, SHAPES, strict=True)
             ]
-            member.read(place, SHAPES, written)
-            sums.append([*place])
+            member.read(total, SHAPES, written)
+            sums.append([*total])
         for index in range(len(SHAPES)):
             summands = [row[index] for row in given if row[index] is not None]
             expected = summands[0]
@@ -67,25 +67,25 @@ def test_what_nobody_wrote_and_what_one_wrote_alone() -> None:
     first.write(given, SHAPES)
     second.write([None] * 4, SHAPES)
     written = torch.tensor([[True, False, False, False], [False] * 4])
-    place: list[Tensor | None] = [torch.zeros(3, 2), None, None, None]
-    second.read(place, SHAPES, written)
-    assert place[0] is not None
-    assert place[0].eq(1).all()
+    total: list[Tensor | None] = [torch.zeros(3, 2), None, None, None]
+    second.read(total, SHAPES, written)
+    assert total[0] is not None
+    assert total[0].eq(1).all()
 
 
 def test_one_set_is_read_while_the_next_is_written() -> None:
     first, second = group(2)
-    one: list[Tensor | None] = [torch.ones(shape) for shape in SHAPES]
-    two: list[Tensor | None] = [torch.full(shape, 2.0) for shape in SHAPES]
+    ones: list[Tensor | None] = [torch.ones(shape) for shape in SHAPES]
+    twos: list[Tensor | None] = [torch.full(shape, 2.0) for shape in SHAPES]
     written = torch.ones(2, len(SHAPES), dtype=torch.bool)
-    first.write(one, SHAPES)
-    second.write(two, SHAPES)
-    place: list[Tensor | None] = [torch.zeros(shape) for shape in SHAPES]
-    first.read(place, SHAPES, written)
+    first.write(ones, SHAPES)
+    second.write(twos, SHAPES)
+    total: list[Tensor | None] = [torch.zeros(shape) for shape in SHAPES]
+    first.read(total, SHAPES, written)
     # the first goes on while the second has not read yet
-    first.write(two, SHAPES)
-    second.read(place, SHAPES, written)
-    assert all(part is not None and bool(part.eq(3).all()) for part in place)
+    first.write(twos, SHAPES)
+    second.read(total, SHAPES, written)
+    assert all(part is not None and bool(part.eq(3).all()) for part in total)
 
 
 def one_of_two(rank: int, box: str, results: multiprocessing.Queue) -> None:

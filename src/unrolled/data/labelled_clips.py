@@ -145,7 +145,8 @@ def _column_of_clips(reader: Reader, folder: Path) -> int | None:
     except DataError:
         return None  # whoever reads on says what is wrong
     # folders beside images are the parts that these lie in
-    if any(isinstance(cell, ImageFile) for _, row in first for cell in row):
+    examined = itertools.chain.from_iterable(row for _, row in first)
+    if any(isinstance(cell, ImageFile) for cell in examined):
         return None
     for index in range(len(reader.columns)):
         cells = [row[index] for _, row in first if index < len(row)]

@@ -45,7 +45,12 @@ class Clips:
         return (self.column,)
 
     @classmethod
-    def fit(cls, column: str, cells: Sequence[Any], size: int) -> Self:
+    def fit(
+        cls,
+        column: str,
+        cells: Sequence[Any],
+        size: int,
+    ) -> Self:
         """Learn the size of frames: that of the first clip, with sides of at most ``size`` pixels.
 
         Raises:
@@ -137,11 +142,22 @@ class Clips:
             raise InvalidCell(f"{clip} has no frames")
         return np.concatenate(stretches)
 
-    def examples(self, rows: Sequence[Frames], lines: Ints) -> Examples:
+    def examples(
+        self,
+        rows: Sequence[Frames],
+        lines: Ints,
+    ) -> Examples:
         """Return checked rows (N,), which stand on ``lines`` (N,), as a model reads them."""
-        lengths = np.array([len(frames) for frames in rows], dtype=np.int64)
+        lengths = np.array(
+            [len(frames) for frames in rows],
+            dtype=np.int64,
+        )
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)[:-1]])
-        clips = FrameSpans(np.concatenate(list(rows)), starts, lengths)
+        clips = FrameSpans(
+            np.concatenate(list(rows)),
+            starts,
+            lengths,
+        )
         return Examples(lines, clips=clips)
 
     def to_json(self) -> dict[str, Any]:
@@ -154,7 +170,11 @@ class Clips:
         }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any], folder: Path | None = None) -> Self:
+    def from_json(
+        cls,
+        values: dict[str, Any],
+        folder: Path | None = None,
+    ) -> Self:
         """Read the field back."""
         sizes = (values["height"], values["width"], values["colours"])
         return cls(values["column"], *sizes)
@@ -165,6 +185,9 @@ def _coloured(frames: Frames, colours: int) -> Frames:
     if colours == 3:
         return np.repeat(frames, 3, axis=3)
     # what looks equally bright (ITU-R BT.601)
-    weights: NDArray[np.float32] = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    weights: NDArray[np.float32] = np.array(
+        [0.299, 0.587, 0.114],
+        dtype=np.float32,
+    )
     grey = (frames.astype(np.float32) @ weights).round()
     return grey.astype(np.uint8)[..., None]

@@ -127,7 +127,7 @@ class StackedAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.enter = nn.Linear(question, width)
-        self.places = nn.ModuleList(
+        self.positions = nn.ModuleList(
             nn.Linear(features, width, bias=False) for _ in range(hops)
         )
         self.known = nn.ModuleList(nn.Linear(width, width) for _ in range(hops))
@@ -148,14 +148,14 @@ class StackedAttention(nn.Module):
         """Return one vector a row (B, width) of grids (B, M, C) and questions (B, Q)."""
         known = self.enter(question)
         hops = zip(
-            self.places, self.known, self.hidden, self.scores, self.read, strict=True
+            self.positions, self.known, self.hidden, self.scores, self.read, strict=True
         )
-        for places, before, hidden, scores, read in hops:
-            first = F.relu(places(grid) + before(known)[:, None])
+        for at_position, before, hidden, scores, read in hops:
+            first = F.relu(at_position(grid) + before(known)[:, None])
             second = F.relu(hidden(first))
             weights = at_least_fp32(scores(second)).softmax(1).to(second.dtype)
-            looked = (weights.transpose(1, 2) @ second).flatten(1)
-            both = torch.cat([looked, second.mean(1)], 1)
+            attended = (weights.transpose(1, 2) @ second).flatten(1)
+            both = torch.cat([attended, second.mean(1)], 1)
             known = known + F.relu(read(both))
         return known
 

@@ -5,7 +5,6 @@ Shapes: I images of a batch, R captions, T pieces of a caption.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -70,9 +69,15 @@ class CaptionRewards:
         caption that the model writes greedily.
         """
         (owners,) = batch.extra
-        counts = np.bincount(owners.numpy(), minlength=len(batch.inputs))
+        counts = np.bincount(
+            owners.numpy(),
+            minlength=len(batch.inputs),
+        )
         self.model.eval()
-        greedy = self._write(batch.inputs, Search(beam=1, max_length=self.longest))
+        greedy = self._write(
+            batch.inputs,
+            Search(beam=1, max_length=self.longest),
+        )
         settings = Search(
             beam=1, sample=True, n_best=int(counts.max()), max_length=self.longest
         )
@@ -81,15 +86,16 @@ class CaptionRewards:
             torch.manual_seed(seed)
             drawn = self._write(batch.inputs, settings)
         self.model.train()
-        chosen = [
-            caption
-            for captions, count in zip(drawn, counts.tolist(), strict=True)
-            for caption in itertools.islice(itertools.cycle(captions), count)
-        ]
+        chosen: list[Hypothesis] = []
+        for captions, count in zip(drawn, counts.tolist(), strict=True):
+            chosen += captions[:count]
         firsts = np.cumsum(counts) - counts
         rows = self.images[batch.rows]
         earned = self._rewards(chosen, rows)
-        compared = self._rewards([best[0] for best in greedy], rows[firsts])
+        compared = self._rewards(
+            [best[0] for best in greedy],
+            rows[firsts],
+        )
         rewards = np.stack([earned, compared[owners.numpy()]], 1)
         targets, _ = Ragged.of([self._ids(caption) for caption in chosen]).take(
             np.arange(len(chosen)), IGNORED
@@ -98,11 +104,20 @@ class CaptionRewards:
             batch, targets=targets, rewards=torch.from_numpy(rewards).float()
         )
 
-    def _write(self, images: Tensor, settings: Search) -> list[list[Hypothesis]]:
+    def _write(
+        self,
+        images: Tensor,
+        settings: Search,
+    ) -> list[list[Hypothesis]]:
         return write(
             self.model,
             self.tokenizer,
-            ImageSources(Images(images.numpy(), np.arange(len(images)))),
+            ImageSources(
+                Images(
+                    images.numpy(),
+                    np.arange(len(images)),
+                )
+            ),
             settings,
             self.compute_device,
         )
@@ -121,7 +136,10 @@ class CaptionRewards:
         return self.scorer.scores(texts, rows.tolist())
 
 
-def reward_of(images: Images, references: Sequence[str]) -> CiderD:
+def reward_of(
+    images: Images,
+    references: Sequence[str],
+) -> CiderD:
     """Return what scores captions of I images, of whose rows these are the right captions.
 
     Raises:

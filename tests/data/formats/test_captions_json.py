@@ -21,6 +21,8 @@ from unrolled.data.image_files import ImageFile
 from unrolled.data.schema import ColumnHints, infer
 from unrolled.data.sources import Table, read
 from unrolled.runs.divide import divide
+from unrolled.runs.prepared import column_hints
+from unrolled.runs.recipes import find_data, requested
 from unrolled.tasks.recipe import Recipe
 
 COCO: dict[str, Any] = {
@@ -126,6 +128,41 @@ def test_karpathy(tmp_path: Path) -> None:
     assert [row[0] for row in rows(train)] == ["b.png", "b.png", "d.png"]
     assert [row[0] for row in rows(dev)] == ["c.png"]
     assert "1 rows of other parts are left out" in how
+
+
+def test_the_recipe_of_coco_reads_this_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Karpathy's file of COCO names the folder of each image, beside which it lies."""
+    parts = {"train": "train2014", "restval": "val2014", "val": "val2014"}
+    images = []
+    for number, (split, folder) in enumerate([*parts.items(), ("test", "val2014")]):
+        name = f"COCO_{folder}_{number:012}.jpg"
+        draw(tmp_path / "coco", f"{folder}/{name}")
+        sentence = {"raw": "A dog runs.", "tokens": ["a", "dog", "runs"]}
+        images.append(
+            {
+                "filepath": folder,
+                "filename": name,
+                "imgid": number,
+                "split": split,
+                "sentids": [number],
+                "sentences": [{**sentence, "imgid": number, "sentid": number}],
+            }
+        )
+    write(tmp_path / "coco/dataset_coco.json", {"images": images, "dataset": "coco"})
+    monkeypatch.setenv("UNROLLED_DATA", str(tmp_path))
+    recipe = requested("coco-captions", {})
+    assert recipe.data.train
+    dataset = table(find_data(recipe, recipe.data.train))
+    assert all(image.is_there for image in dataset.cells("image"))
+    schema = infer(dataset, column_hints(recipe))
+    assert schema.task == recipe.task == "caption"
+    train, dev, _ = divide(dataset, schema, recipe)
+    assert isinstance(train, Table)
+    assert isinstance(dev, Table)
+    names = [[row[0][-5] for row in rows(part)] for part in (train, dev)]
+    assert names == [["0", "1"], ["2"]]
 
 
 def test_packed_and_in_a_folder(tmp_path: Path) -> None:
