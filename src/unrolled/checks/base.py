@@ -71,6 +71,8 @@ class Check:
 class PartRows:
     """One part of the data, to compare: inputs as ``normal`` gives them, answers, lines.
 
+    Of texts that are written for labels they stand in the place of inputs; see ``identifying``.
+
     ``lines`` is None of a scored part when nobody counted the lines of the file before it.
     """
 
@@ -231,7 +233,7 @@ def compared(data: Data, task: Task, above: int = 0) -> PartRows:
         kept = [normal([line]) if len(line) >= LINE else "" for line in lines]
         numbers = range(above + 1, above + len(lines) + 1)
         return PartRows(data, kept, [], list(numbers))
-    columns = locate(data, task.schema.inputs, task.columns)
+    columns = locate(data, task.schema.identifying, task.columns)
     inputs = [normal(row[column] for column in columns) for row in data.rows]
     answer = task.schema.answer
     if answer is None:

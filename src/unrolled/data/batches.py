@@ -127,6 +127,9 @@ def collate(examples: Examples, rows: Ints) -> Batch:
     targets: Tensor | None = None
     if isinstance(examples.targets, Ragged):
         targets, _ = examples.targets.take(rows, IGNORED)
+        if lengths is None:
+            # what a text is written for is a source of one place
+            lengths = torch.ones(len(rows), dtype=torch.int64)
     elif examples.targets is not None:
         targets = torch.from_numpy(examples.targets[rows])
     extra: tuple[Tensor, ...] = ()

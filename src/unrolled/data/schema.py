@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from unrolled.core.errors import DataError, UsageError, unknown
@@ -18,6 +18,10 @@ from unrolled.data.column_names import (
     TEXT_NAMES,
 )
 from unrolled.data.columns import SHORT, Column, labelled_column, look, named_column
+from unrolled.data.condition_columns import (
+    WRITE,
+    choose_conditions,
+)
 from unrolled.data.dates import is_day_first
 from unrolled.data.image_columns import choose_clips, choose_images
 from unrolled.data.label_lists import refuse_several_labels
@@ -113,7 +117,18 @@ class Schema:
     @property
     def writes_texts(self) -> bool:
         """Whether the answer is a text, or a tree, and no label or value."""
-        return self.task in (*PAIRS, "parse", "caption")
+        return self.task in (*PAIRS, "parse", "caption", WRITE)
+
+    @property
+    def identifying(self) -> tuple[str, ...]:
+        """The columns by which two rows are one, so that they may not be on two sides.
+
+        That is what is read; of texts that are written for labels the texts, since labels come
+        again and again.
+        """
+        if self.task == WRITE and self.answer is not None:
+            return (self.answer,)
+        return self.inputs
 
     @property
     def is_text_alone(self) -> bool:
@@ -178,6 +193,12 @@ def _choose(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sch
     alone = len(columns) == 1 and not hints.label and hints.task is None
     if hints.task == "language" or alone:
         return _language(table, hints, columns)
+    if hints.task == WRITE:
+        reads = asdict(_asnamed_column(hints))
+        chosen = choose_conditions(
+            table, list(columns.values()), reads, hints.label, hints.without
+        )
+        return Schema(**chosen)
     pair = _pair(table, hints, columns)
     if pair is not None:
         return pair

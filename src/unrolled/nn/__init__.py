@@ -11,6 +11,7 @@ from unrolled.nn.build import (
     with_context,
 )
 from unrolled.nn.cells import GRUCell, LSTMCell, RNNCell
+from unrolled.nn.condition_encoder import ConditionEncoder
 from unrolled.nn.dropout import LockedDropout
 from unrolled.nn.embedding import ScaledNumbers, TokenEmbedding
 from unrolled.nn.forms import Forms
@@ -38,6 +39,7 @@ __all__ = [
     "RNN",
     "Attention",
     "AttentionState",
+    "ConditionEncoder",
     "DecoderState",
     "EmptyState",
     "Forms",

@@ -120,7 +120,8 @@ def _sequences(data: Table, schema: Schema) -> str:
 
 def _odd(data: Table, schema: Schema) -> str:
     """Return how many rows are empty, and how many are there twice."""
-    indices = locate(data, schema.inputs, data.columns)
+    names = dict.fromkeys((*schema.inputs, *schema.identifying))
+    indices = locate(data, [*names], data.columns)
     texts = []
     for row in data.rows:
         texts.append(tuple("" if row[i] is None else str(row[i]) for i in indices))

@@ -52,12 +52,10 @@ def divide(data: Data, schema: Schema, recipe: Recipe) -> tuple[Data, Data, str]
         if parts is not None:
             return parts
         data = without_test(data)
-    indices = locate(data, schema.images or schema.inputs, data.columns)
-    by = (
-        f"the hash of {schema.images[0]}"
-        if schema.images
-        else "the hash of their inputs"
-    )
+    identifying = schema.images or schema.identifying
+    indices = locate(data, identifying, data.columns)
+    of_inputs = identifying == schema.inputs and not schema.images
+    by = f"the hash of {'their inputs' if of_inputs else identifying[0]}"
     group = recipe.data.group
     if group is not None:
         indices = locate(data, [group], data.columns)

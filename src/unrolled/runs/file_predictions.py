@@ -83,7 +83,8 @@ def predict_file(
     schema = reading.schema
     archived = ARCHIVE.search(path.name) is not None
     named = archived or any(known.names(path.name) for known in FORMATS)
-    may_be_lines = as_lines and task.is_generative and not named
+    alone = len(schema.inputs) == 1
+    may_be_lines = as_lines and task.is_generative and alone and not named
     if may_be_lines and path.is_file():
         lines = LineRows(path, data.encoding, schema.inputs[0], data.max_row)
         return FilePredictions(lines, _predict_lines(predictor, lines))

@@ -42,6 +42,7 @@ from unrolled.tasks.base import (
     Split,
     locate,
 )
+from unrolled.tasks.ngram_model import frequencies, witten_bell
 from unrolled.text.tokenizers import Tokenizer
 
 ROWS = 200_000  # a bag of n-grams over more rows takes minutes and hardly gains
@@ -535,14 +536,12 @@ def of_tokens(split: Split, tokenizer: Tokenizer) -> list[Method]:
 def bigrams(split: Split, tokenizer: Tokenizer) -> Scores:
     """Guess the next token from the one before it, smoothed with the token frequencies.
 
-    Interpolated with Witten-Bell weights: a token with many different followers trusts its own
-    counts less (Chen and Goodman 1999, section 2.5). ``TOKENS`` of the text are counted.
+    ``TOKENS`` of the text are counted; see ``witten_bell``.
     """
     size = tokenizer.size
     end = tokenizer.eos_id
     tokens = split.train.tokens[:TOKENS]
-    frequencies = np.bincount(tokens, minlength=size) + 1.0
-    frequencies = frequencies / (len(tokens) + size)
+    single = frequencies(tokens, size)
     before = _before(tokens, end)
     pairs, counts = np.unique(before * size + tokens, return_counts=True)
     times = np.bincount(before, minlength=size)
@@ -555,10 +554,7 @@ def bigrams(split: Split, tokenizer: Tokenizer) -> Scores:
     indices = np.minimum(indices, len(pairs) - 1)
     is_seen = pairs[indices] == scored_pairs
     count = np.where(is_seen, counts[indices], 0)
-    seen = times[before]
-    weight = seen / np.maximum(1, seen + followers[before])
-    conditional = weight * count / np.maximum(1, seen)
-    probabilities = conditional + (1 - weight) * frequencies[scored]
+    probabilities = witten_bell(count, times[before], followers[before], single[scored])
     loss = float(-np.log(probabilities).mean())
     bits = loss * len(scored) / math.log(2)
     return {

@@ -11,6 +11,7 @@ TASKS = {
     "rewrite": "rewrite:Rewrite",
     "parse": "parse:Parse",
     "caption": "caption:Caption",
+    "write": "write_text:WriteText",
     "ask-image": "ask_image:AskImage",
     "label-frames": "label_frames:LabelFrames",
 }

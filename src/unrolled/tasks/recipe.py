@@ -113,7 +113,7 @@ class DataConfig(Config):
     )
     tokenizer: Cuts | None = Field(
         None,
-        description="pieces a text is cut into; chars for a language model and for rewrite, bpe "
+        description="pieces a text is cut into; chars for a language model, rewrite and write, bpe "
         "for translate, else unigram; published: as the checkpoint that `model.init` names",
     )
     vocabulary: int = Field(
@@ -154,8 +154,8 @@ class DataConfig(Config):
         512,
         ge=2,
         le=10**7,
-        description="a longer text is cut here; translate, rewrite, parse: a longer side is a "
-        "faulty row",
+        description="a longer text is cut here; translate, rewrite, parse, write: a longer side "
+        "is a faulty row",
     )
     train_list: str | None = Field(
         None,
@@ -246,7 +246,7 @@ class ModelConfig(LayerConfig):
     fusion: Literal["film", "relation", "stacked", "attention", "joined"] = Field(
         "film",
         description="ask-image: how image and question come together: feature-wise modulation, "
-        "pairs of places, attention, or side by side",
+        "pairs of places, attention several times or once, or side by side",
     )
     fusion_width: int = Field(
         256, ge=1, le=2**20, description="ask-image: width of what joins them"

@@ -15,6 +15,7 @@ from unrolled.data.batches import Batch
 from unrolled.data.lines import nfc
 from unrolled.fields.base import InvalidCell
 from unrolled.fields.clips import Clips
+from unrolled.fields.conditions import Conditions
 from unrolled.fields.frames import Frames
 from unrolled.fields.image import Image
 from unrolled.fields.number import Number
@@ -31,7 +32,7 @@ from unrolled.models import (
     ManyToOne,
     OneToOne,
 )
-from unrolled.nn import Layer, NGrams
+from unrolled.nn import ConditionEncoder, Layer, NGrams
 from unrolled.nn.image_encoder import ImageEncoder
 from unrolled.tasks.steps import (
     CHARACTER_COUNT,
@@ -93,6 +94,13 @@ def read_input(field: Any, cells: Sequence[Any]) -> InputSteps:
         return InputSteps((value.name,), batch)
     if isinstance(field, Vector):
         return InputSteps(("row",), batch, features=field.feature_columns)
+    if isinstance(field, Conditions):
+        ones = torch.ones(1, dtype=torch.int64)
+        return InputSteps(
+            (field.describe(cells),),
+            replace(batch, lengths=ones),
+            features=field.parts,
+        )
     names = tuple(str(step + 1) for step in range(batch.inputs.shape[1]))
     if isinstance(field, Clips):
         return InputSteps(names, batch)
@@ -293,7 +301,7 @@ class WrittenSteps(StepReader):
         prepare: makes of the cells those that are read.
     """
 
-    field: Text | Words | Image
+    field: Text | Words | Image | Conditions
     names: Callable[[int], str]
     write: Write
     before: Callable[[Batch], Tensor]
@@ -307,6 +315,11 @@ class WrittenSteps(StepReader):
         source = cast(EncoderDecoder, model).source
         if isinstance(source, ImageEncoder):
             steps = _on_grid(steps, source)
+        if isinstance(source, ConditionEncoder):
+            # every part has as many features
+            width = source.output_size // len(steps.features)
+            names = np.repeat(steps.features, width).tolist()
+            steps = replace(steps, features=tuple(names))
         answer, ids = self.write(model, cells)
         batch = replace(steps.batch, targets=torch.tensor([list(ids)]))
         inputs = self.before(batch)
