@@ -21,7 +21,7 @@ from unrolled.data.batches import collate
 from unrolled.data.sources import read
 from unrolled.runs.plan import make_plan
 from unrolled.tasks.ngram_model import ngram_nats
-from unrolled.tasks.write_text import ORDER, ConditionedTexts, WriteText
+from unrolled.tasks.write_text import ORDERS, ConditionedTexts, WriteText
 
 Call = Callable[..., tuple[str, str]]
 STEPS = 3
@@ -124,21 +124,18 @@ def test_simple_methods_are_scored_in_bits_of_a_character(tmp_path: Path) -> Non
         for part in (train, dev)
     )
     characters = sum(map(len, dev.references))
-    for name, of_kinds in (
-        (f"{ORDER}-grams", None),
-        (f"{ORDER}-grams of each label", kinds),
-    ):
-        nats = ngram_nats(train.targets, dev.targets, ORDER, size, of_kinds)
-        scores = methods[name]()
-        assert scores is not None
-        assert scores["bits_per_character"] == nats / math.log(2) / characters
-        assert scores["loss"] == pytest.approx(nats / len(dev.targets.flat))
-    # the letters of a name are those of its language
-    alone = methods[f"{ORDER}-grams"]()
-    by_label = methods[f"{ORDER}-grams of each label"]()
-    assert alone is not None
-    assert by_label is not None
-    assert by_label["loss"] < alone["loss"]
+    assert len(methods) == 2 * len(ORDERS)
+    for order in ORDERS:
+        losses = []
+        for name, of_kinds in (("", None), (" of each label", kinds)):
+            nats = ngram_nats(train.targets, dev.targets, order, size, of_kinds)
+            scores = methods[f"{order}-grams{name}"]()
+            assert scores is not None
+            assert scores["bits_per_character"] == nats / math.log(2) / characters
+            assert scores["loss"] == pytest.approx(nats / len(dev.targets.flat))
+            losses.append(scores["loss"])
+        # the letters of a name are those of its language
+        assert losses[1] < losses[0]
 
 
 def test_the_label_says_which_letters_are_written(tmp_path: Path) -> None:
@@ -154,8 +151,8 @@ def test_the_label_says_which_letters_are_written(tmp_path: Path) -> None:
         (text,) = run.predict([language])
         assert text[0] in letters
     scores = run.result["scores"]
-    alone = next(b for b in run.result["baselines"] if b["name"] == f"{ORDER}-grams")
-    assert scores["loss"] < alone["scores"]["loss"]
+    alone = {b["name"]: b["scores"]["loss"] for b in run.result["baselines"]}
+    assert scores["loss"] < min(alone[f"{order}-grams"] for order in ORDERS)
 
 
 def test_what_is_drawn_is_seeded_and_compared_with_training(
@@ -298,20 +295,21 @@ def test_the_look_inside_says_what_the_label_adds(run: Any) -> None:
     assert values["tokens"] == ["Korean"]
     assert values["answer"] == run.predict(["Korean"])[0]
     attributions = values["attributions"]
-    (share,) = attributions["columns"].values()
+    (added,) = attributions["columns"].values()
     difference = values["explained"]["probability"] - attributions["baseline"]
-    assert share == pytest.approx(difference, abs=1e-3)
+    assert added == pytest.approx(difference, abs=1e-3)
 
 
 @pytest.mark.parametrize(
     "keys",
     [
         {"layer": "rnn", "model.attention": "additive"},
+        {"model.attention": "none"},
         {"layer": "lstm", "model.attention": "multiplicative"},
         {"layer": "attention", "model.heads": 2},
         {"data.tokenizer": "jamo", "model.tie": True},
     ],
-    ids=["rnn", "lstm", "attention", "jamo"],
+    ids=["rnn", "none", "lstm", "attention", "jamo"],
 )
 def test_every_decoder_writes_and_is_read_back(
     data: Path, tmp_path: Path, keys: dict[str, Any]
@@ -336,6 +334,16 @@ def test_a_training_goes_on_to_the_same_bits(data: Path, tmp_path: Path) -> None
     weights = whole.model.state_dict()
     for name, weight in resumed.model.state_dict().items():
         assert torch.equal(weight, weights[name]), name
+
+
+def test_doctor_compares_texts_and_knows_their_characters(
+    data: Path, cli: Call
+) -> None:
+    out, _ = cli("doctor", data, "task=write", "model.hidden=8", "model.embedding=8")
+    # labels stand in both parts, and texts do not
+    assert "scored rows stands in training" in out
+    assert "unknown tokens" in out
+    assert "0 problem" in out
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -67,7 +68,7 @@ TARGET = "target.json"
 LONGEST = 256  # pieces of a text, where nobody says otherwise
 DRAWN = 1000  # scored rows for which a text is drawn
 SEED = 0  # of what is drawn for them
-ORDER = 5  # pieces of the longest n-gram of the simple methods
+ORDERS = (3, 5)  # pieces of the longest n-grams of simple methods
 DEFAULTS = DefaultSettings(
     values={
         "data": {"max_tokens": LONGEST},
@@ -75,6 +76,9 @@ DEFAULTS = DefaultSettings(
             "hidden": 256,
             "embedding": 64,
             "head_dropout": 0.2,
+            # a row is one place: looking at it again costs least so
+            "attention": "multiplicative",
+            "input_feeding": False,
         },
         "decoding": {"max_extra": LONGEST - 1},
         "training": {
@@ -406,26 +410,29 @@ class WriteText(Task):
         """Models of n-grams: one of all texts, and one of the texts of each row of labels."""
         train = cast(ConditionedTexts, split.train)
         dev = cast(ConditionedTexts, split.dev)
-        count = len(self.inputs.labels)
+        targets = (cast(Ragged, train.targets), cast(Ragged, dev.targets))
 
-        def of_texts(kinds: tuple[Ints, Ints] | None) -> Scores:
-            targets = (cast(Ragged, train.targets), cast(Ragged, dev.targets))
-            nats = ngram_nats(*targets, ORDER, self.tokenizer.size, kinds)
+        def scored(order: int, kinds: tuple[Ints, Ints] | None) -> Scores:
+            nats = ngram_nats(*targets, order, self.tokenizer.size, kinds)
             return _costs(nats / len(targets[1].flat), dev)
 
-        def of_labels() -> Scores | None:
-            if not count:
-                return None
-            assert train.vectors is not None
-            assert dev.vectors is not None
-            labels = np.concatenate([train.vectors, dev.vectors])[:, -count:]
-            numbers = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
-            return of_texts((numbers[: len(train)], numbers[len(train) :]))
+        methods: list[Method] = []
+        for order in ORDERS:
+            methods.append((f"{order}-grams", partial(scored, order, None)))
+        if self.inputs.labels:
+            kinds = self._kinds(train, dev)
+            for order in ORDERS:
+                name = f"{order}-grams of each label"
+                methods.append((name, partial(scored, order, kinds)))
+        return methods
 
-        return [
-            (f"{ORDER}-grams", lambda: of_texts(None)),
-            (f"{ORDER}-grams of each label", of_labels),
-        ]
+    def _kinds(self, *parts: Examples) -> tuple[Ints, Ints]:
+        """Return a number for the labels of each row of two parts, equal for equal ones."""
+        count = len(self.inputs.labels)
+        vectors = [cast(Any, part.vectors)[:, -count:] for part in parts]
+        _, numbers = np.unique(np.concatenate(vectors), axis=0, return_inverse=True)
+        first, second = np.split(numbers.reshape(-1), [len(parts[0])])
+        return first, second
 
     # ------------------------------------------------------------------ predictions
 
