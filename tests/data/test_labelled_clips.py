@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tests.data.test_clips import film
 import unrolled
 from unrolled.core.errors import DataError, UserError
 from unrolled.data.clips import ArrayClip, FolderClip, VideoClip
-from unrolled.data.labelled_clips import SegmentLabels
+from unrolled.data.labelled_clips import SegmentLabels, clip_at
 from unrolled.data.sources import read
 
 KEYS: dict[str, Any] = {
@@ -132,6 +133,7 @@ def test_stretches_that_cannot_be_are_refused_with_their_line(
     tmp_path: Path, rows: list[str], message: str
 ) -> None:
     path = tmp_path / "labels.csv"
+    film(tmp_path / "a.mp4")
     path.write_text("\n".join(["video,start,end,label", *rows]) + "\n")
     with pytest.raises(DataError, match=message) as caught:
         read(path)
@@ -141,12 +143,13 @@ def test_stretches_that_cannot_be_are_refused_with_their_line(
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("video,start,label", "has a column 'start' and none that is called 'end'"),
-        ("video,end,label", "has a column 'end' and none that is called 'start'"),
+        ("clip,start,label", "has a column 'start' and none that is called 'end'"),
+        ("clip,end,label", "has a column 'end' and none that is called 'start'"),
     ],
 )
 def test_half_a_stretch_is_refused(tmp_path: Path, header: str, message: str) -> None:
     path = tmp_path / "labels.csv"
+    film(tmp_path / "a.mp4")
     path.write_text(f"{header}\na.mp4,1,x\n")
     with pytest.raises(DataError, match=message):
         read(path)
@@ -172,6 +175,48 @@ def test_folders_that_hold_the_images_of_a_table_are_no_clips(tmp_path: Path) ->
     # nor where the images are not named
     path.write_text("split,number\n" + "train,1\ndev,2\n" * 4)
     assert [row[0] for row in read(path).rows] == ["train", "dev"] * 4
+
+
+def test_tables_about_other_things_stay_as_they_are(tmp_path: Path) -> None:
+    film(tmp_path / "a.mp4")
+    path = tmp_path / "subtitles.csv"
+    path.write_text("video,start,end,text,label\n" + "a.mp4,0,1,good,yes\n" * 4)
+    assert read(path).columns == ["video", "start", "end", "text", "label"]
+    path.write_text("video,start,text,label\n" + "a.mp4,0,good,yes\n" * 4)
+    assert read(path).rows[0][0] == "a.mp4"
+    # of videos that are not there only the names are known
+    path.write_text("address,label\n" + "".join(f"b{n}.mp4,{n}\n" for n in range(4)))
+    assert read(path).rows[1] == ("b1.mp4", "1")
+
+
+def test_words_that_are_names_of_folders_are_no_clips(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "plot.png")
+    path = tmp_path / "rows.tsv"
+    path.write_text("number\tlabel\n" + "1\tcat\n2\tdog\n" * 4)
+    assert [row[1] for row in read(path).rows][:2] == ["cat", "dog"]
+    path.write_text("number\tnote\n1\t.\n")
+    assert read(path).rows[0][1] == "."
+
+
+def test_a_folder_of_frames_may_be_called_as_a_video_is(tmp_path: Path) -> None:
+    (tmp_path / "v1.avi").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "v1.avi" / "0.png")
+    assert isinstance(clip_at("v1.avi", tmp_path / "v1.avi"), FolderClip)
+
+
+def test_times_that_are_rounded_are_those_of_their_frame() -> None:
+    class Recording(VideoClip):
+        # of a recording that begins at 10 s, at 25 frames a second
+        times = np.array([10 + 0.04 * index - 10 for index in range(2000)])
+
+    clip = Recording("a.mp4", Path("a.mp4"))
+    starts = [0.04 * index for index in range(2001)]
+    spans = list(itertools.pairwise(starts))
+    names = [str(index) for index in range(2000)]
+    assert SegmentLabels(names, spans).of_frames(clip) == names
 
 
 def test_names_of_nothing_stay_names(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Clips of video that rows of a table name, with a label for each frame or for stretches of time.
 
-A table with the columns ``start``, ``end`` and a label has a row for each stretch, several of a
-clip; any other has a row a clip, whose labels are a list or stand apart by blanks.
+A table of a clip, ``start``, ``end`` and a label has a row for each stretch, several of a clip; one
+of a clip and its labels has a row a clip, whose labels are a list or stand apart by blanks. Tables
+of more columns are about other things.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from unrolled.data.reader import Reader
 
 START = "start"
 END = "end"
+ROUNDING = 0.001  # seconds
 EXAMINED_ROWS = 20  # that tell whether a column names clips
 
 
@@ -46,7 +48,7 @@ class SegmentLabels(list[str]):
         """Return the label of each frame of a clip, None between stretches.
 
         A stretch begins with the first frame that is shown at its start or later, and ends before
-        the one that is shown at its end.
+        the one that is shown at its end, but for a millisecond: times of frames are rounded.
 
         Raises:
             ValueError: nobody knows when frames are shown, or a stretch begins after the last.
@@ -59,7 +61,9 @@ class SegmentLabels(list[str]):
         times = clip.times
         labels: list[str | None] = [None] * len(times)
         for label, (start, end) in zip(self, self.times, strict=True):
-            first, last = np.searchsorted(times, [start, end]).tolist()
+            first, last = np.searchsorted(
+                times, [start - ROUNDING, end - ROUNDING]
+            ).tolist()
             if first == len(times):
                 shown_until = times[-1] if len(times) else 0
                 raise ValueError(
@@ -77,7 +81,7 @@ def clip_at(name: str, path: Path) -> Clip | None:
         OSError, ValueError: an array cannot be read.
     """
     suffix = path.suffix.lower()
-    if suffix in VIDEO_SUFFIXES:
+    if suffix in VIDEO_SUFFIXES and not os.path.isdir(path):
         return VideoClip(name, path)
     if suffix == ".npy" and path.is_file():
         values = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -94,19 +98,19 @@ def clip_at(name: str, path: Path) -> Clip | None:
 def with_clips(reader: Reader, folder: Path) -> Reader:
     """Return a reader whose first column that names clips holds them, a row a clip.
 
-    A column names clips where all of its first cells do: videos by the ends of their names, or
-    folders of images that lie in ``folder``.
+    A column names clips where all of its first cells do: videos by the ends of their names, of
+    which one is there at least, or folders of images that lie in ``folder``, each named once.
 
     Raises:
         DataError: there is a start or an end of stretches, and not both, or no label.
     """
-    if reader.text is not None:
-        return reader
-    index = _column_of_clips(reader, folder)
-    if index is None:
-        return reader
     lowered = [name.strip().lower() for name in reader.columns]
     ends = [name for name in (START, END) if name in lowered]
+    if reader.text is not None or len(lowered) != 2 + len(ends):
+        return reader
+    index = _column_of_clips(reader, folder, may_repeat=bool(ends))
+    if index is None:
+        return reader
     if len(ends) == 1:
         missing = END if ends == [START] else START
         raise DataError(
@@ -136,7 +140,7 @@ def _located(cell: Any, folder: Path) -> Any:
     return str(path)
 
 
-def _column_of_clips(reader: Reader, folder: Path) -> int | None:
+def _column_of_clips(reader: Reader, folder: Path, may_repeat: bool) -> int | None:
     def ignored(error: DataError) -> None:
         pass
 
@@ -155,10 +159,19 @@ def _column_of_clips(reader: Reader, folder: Path) -> int | None:
             distinct = dict.fromkeys(named)
             if PARTS.issuperset(distinct):
                 continue
+            is_repeated = len(distinct) < len(named)
+            if (is_repeated and not may_repeat) or _are_ways(distinct):
+                continue
             clips = [_located(cell, folder) for cell in distinct]
-            if all(isinstance(clip, Clip) for clip in clips):
+            are_clips = all(isinstance(clip, Clip) for clip in clips)
+            if are_clips and any(os.path.exists(folder / cell) for cell in distinct):
                 return index
     return None
+
+
+def _are_ways(cells: Iterable[str]) -> bool:
+    """Whether cells lead out of a folder, or to itself, and name nothing in it."""
+    return any(Path(cell).name in ("", "..") or cell == "~" for cell in cells)
 
 
 @dataclass(slots=True)

@@ -224,8 +224,11 @@ def table_beside_images(path: Path) -> Path | None:
     if not images:
         return None
     chosen = [table for table in tables if table.parent == path] or tables
-    named = [table for table in chosen if table.stem.lower() in TABLES]
-    chosen = named or chosen
+    for name in TABLES:
+        named = [table for table in chosen if table.stem.lower() == name]
+        if named:
+            chosen = named
+            break
     if len(chosen) > 1 and chosen[0].parent == path:
         names = ", ".join(sorted(table.name for table in chosen))
         raise DataError(

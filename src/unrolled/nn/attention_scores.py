@@ -41,7 +41,7 @@ class Attend(nn.Module, ABC):
         allowed = memory.allowed(keys.shape[1])
         steps = 1 if query.dim() == 2 else query.shape[1]
         rows = memory.rows_per_source
-        queries = query.reshape(len(query), steps, -1)
+        queries = query.reshape(len(query), steps, query.shape[-1])
         if rows:
             # the rows of a source are its queries, so that no key is copied for them
             queries = queries.reshape(-1, rows * steps, queries.shape[2])

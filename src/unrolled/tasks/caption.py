@@ -65,6 +65,7 @@ from unrolled.tasks.writing import best_of, refuse_unknown, unwritten, write
 from unrolled.text.published import load_tokenizer
 from unrolled.text.tokenizers import KINDS, Tokenizer
 from unrolled.training.objectives import Objective, rewarded, seq2seq_loss, shifted
+from unrolled.training.parallel import world
 from unrolled.training.precision import ComputeDevice, choose
 from unrolled.training.rollouts import Rollouts
 
@@ -305,6 +306,11 @@ class Caption(Task):
         batches = ImageBatches(read, training.batch_size, recipe.seed, changes)
         if training.reward == "none":
             return batches
+        if world().size > 1:
+            # each would draw by the statistics that its own batch norms keep
+            raise UsageError(
+                f"training.reward={training.reward} is for one process; start it without torchrun"
+            )
         assert examples.images is not None
         rewards = CaptionRewards(
             model,

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unrolled.data.batches import IGNORED, Batch
+from unrolled.data.batches import IGNORED, Batch, random
 from unrolled.data.examples import Images, Ints, Ragged
 from unrolled.decoding.search import Hypothesis
 from unrolled.decoding.settings import Search
@@ -73,22 +73,20 @@ class CaptionRewards:
             owners.numpy(),
             minlength=len(batch.inputs),
         )
+        search = Search(beam=1, max_length=self.longest, max_extra=self.longest)
+        settings = search.changed(sample=True, n_best=int(counts.max()))
         self.model.eval()
-        greedy = self._write(
-            batch.inputs,
-            Search(beam=1, max_length=self.longest),
-        )
-        settings = Search(
-            beam=1, sample=True, n_best=int(counts.max()), max_length=self.longest
-        )
-        # elsewhere nothing draws differently because of what is drawn here
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            drawn = self._write(batch.inputs, settings)
-        self.model.train()
+        try:
+            greedy = self._write(batch.inputs, search)
+            drawn = self._write(batch.inputs, settings, seed)
+        finally:
+            self.model.train()
+        generator = random(seed)
         chosen: list[Hypothesis] = []
         for captions, count in zip(drawn, counts.tolist(), strict=True):
-            chosen += captions[:count]
+            # they come best first: the first ones would be no fair draw
+            order = generator.permutation(len(captions))[:count]
+            chosen += [captions[index] for index in order]
         firsts = np.cumsum(counts) - counts
         rows = self.images[batch.rows]
         earned = self._rewards(chosen, rows)
@@ -108,7 +106,9 @@ class CaptionRewards:
         self,
         images: Tensor,
         settings: Search,
+        seed: int | None = None,
     ) -> list[list[Hypothesis]]:
+        device = next(self.model.parameters()).device
         return write(
             self.model,
             self.tokenizer,
@@ -119,7 +119,8 @@ class CaptionRewards:
                 )
             ),
             settings,
-            self.compute_device,
+            replace(self.compute_device, device=device),
+            seed=seed,
         )
 
     def _ids(self, caption: Hypothesis) -> list[int]:

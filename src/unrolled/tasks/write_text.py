@@ -382,12 +382,9 @@ class WriteText(Task):
         spaced = np.linspace(0, len(examples) - 1, min(DRAWN, len(examples)))
         chosen = examples.pick(spaced.astype(np.int64))
         search = options.search.changed(beam=1, n_best=1, diverse_groups=1, sample=True)
-        # elsewhere nothing draws differently because of what is drawn here
-        with torch.random.fork_rng():
-            torch.manual_seed(SEED)
-            predictions = self._predictions(
-                model, chosen, compute_device, replace(options, search=search)
-            )
+        predictions = self._predictions(
+            model, chosen, compute_device, replace(options, search=search), SEED
+        )
         texts = [prediction.text for prediction in predictions]
         is_new = ~np.isin(hashes(texts), self.seen)
         shares = {
@@ -468,6 +465,7 @@ class WriteText(Task):
         examples: Examples,
         compute_device: ComputeDevice,
         options: AnswerOptions,
+        seed: int | None = None,
     ) -> list[list[Hypothesis]]:
         return write(
             model,
@@ -476,6 +474,7 @@ class WriteText(Task):
             options.search,
             compute_device,
             constraints=options.constraints,
+            seed=seed,
         )
 
     def _predictions(
@@ -484,11 +483,14 @@ class WriteText(Task):
         examples: Examples,
         compute_device: ComputeDevice,
         options: AnswerOptions,
+        seed: int | None = None,
     ) -> list[Prediction]:
         decode = self.tokenizer.decode
         return [
             best_of([(decode(answer.tokens), {}) for answer in answers], answers)
-            for answers in self._hypotheses(model, examples, compute_device, options)
+            for answers in self._hypotheses(
+                model, examples, compute_device, options, seed
+            )
         ]
 
     def step_reader(

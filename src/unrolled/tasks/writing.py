@@ -67,6 +67,7 @@ def write(
     *,
     constraints: OutputConstraints | None = None,
     unknown: bool = False,
+    seed: int | None = None,
 ) -> list[list[Hypothesis]]:
     """Search for answers to sources, of like length together; return those of each, best first.
 
@@ -79,6 +80,7 @@ def write(
         constraints: what answers are to hold; one found otherwise spelt than it was banned is
             searched for anew without it.
         unknown: whether the unknown token may be written.
+        seed: of draws; None draws from torch's own generator.
     """
     decoding = cast(EncoderDecoder, model)
     constraints = constraints or OutputConstraints()
@@ -96,6 +98,7 @@ def write(
         _constraint_ids(target, constraints, decoding.longest),
         unwritten(target, unknown),
         [[] for _ in batched.lengths],
+        seed,
     )
     batches = score_batches(writer.sources.lengths, TOKENS, ROWS)
     alone = settings.sample
@@ -146,6 +149,7 @@ class _Writer:
     ids: _ConstraintIds
     banned_tokens: Ids
     answers: list[list[Hypothesis]]
+    seed: int | None
 
     def answer(self, steps: Steps, rows: Ints) -> None:
         """Answer some rows, anew without each spelling of a banned word that was written."""
@@ -182,6 +186,7 @@ class _Writer:
                 banned_phrases=banned,
                 required=[required] * count if required else None,
                 lengths=lengths.tolist(),
+                seed=None if self.seed is None else self.seed + int(rows[0]),
                 device=device,
             )
         for row, best_first in zip(rows.tolist(), hypotheses, strict=True):

@@ -76,8 +76,10 @@ class Average:
         decay = min(self.decay, early_decay)
         if self.kind == "asgd":
             decay = 1 - 1 / self.steps
-        live = [parameter.detach() for parameter in self.live.values()]
-        torch._foreach_lerp_(self.mean, live, 1 - decay)
+        # statistics are whole where weights are divided
+        live = [sharding.own_part(tensor.detach()) for tensor in self.live.values()]
+        means = list(map(sharding.own_part, self.mean))
+        torch._foreach_lerp_(means, live, 1 - decay)
 
     @torch.no_grad()
     def before_evaluation(self) -> None:

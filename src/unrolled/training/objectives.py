@@ -270,13 +270,15 @@ def rewarded(objective: Objective, start: int, unwritten: Sequence[int]) -> Obje
         targets = batch.targets
         before = shifted(targets, start)
         model.eval()
-        read = writer.read(
-            batch.inputs,
-            batch.lengths,
-            before,
-            *batch.extra,
-        )
-        model.train()
+        try:
+            read = writer.read(
+                batch.inputs,
+                batch.lengths,
+                before,
+                *batch.extra,
+            )
+        finally:
+            model.train()
         real = targets != IGNORED
         logits = writer.head(read[real]).float()
         logits[:, list(unwritten)] = -torch.inf

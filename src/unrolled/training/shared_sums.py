@@ -18,6 +18,9 @@ from torch import Tensor
 MEMORY = Path("/dev/shm")  # files that are memory, on Linux
 SETS = 2  # of slots, used in turn: while one is read the next is written
 BYTES = 4  # of a number
+LARGEST = (
+    2**32
+)  # bytes: larger ones are sent, since memory that is taken here is no one else's
 
 
 class SharedSums:
@@ -101,16 +104,19 @@ def shared_sums(
         agree: returns whether it is true on all.
     """
     count = SETS * size * numbers
-    path = Path(broadcast(_made(BYTES * count) if rank == 0 else ""))
+    made = _made(BYTES * count) if rank == 0 else ""
     slots: Tensor | None = None
-    # on another machine there is no such file, which torch would make
-    if path.name and path.is_file():
-        with contextlib.suppress(RuntimeError, OSError):
-            slots = torch.from_file(str(path), shared=True, size=count)
-    is_shared = agree(slots is not None)
-    if rank == 0 and path.name:
-        # whoever has it keeps it, and nothing is left when they end
-        path.unlink(missing_ok=True)
+    try:
+        path = Path(broadcast(made))
+        # on another machine there is no such file, which torch would make
+        if path.name and path.is_file():
+            with contextlib.suppress(RuntimeError, OSError):
+                slots = torch.from_file(str(path), shared=True, size=count)
+        is_shared = agree(slots is not None)
+    finally:
+        if made:
+            # whoever has it keeps it, and nothing is left when they end
+            Path(made).unlink(missing_ok=True)
     if slots is None or not is_shared:
         return None
     return SharedSums(slots.view(SETS, size, numbers), rank)
@@ -118,7 +124,7 @@ def shared_sums(
 
 def _made(size: int) -> str:
     """Return the path of a new file in memory of so many bytes; empty where there is no room."""
-    if not MEMORY.is_dir() or not size:
+    if not MEMORY.is_dir() or not 0 < size <= LARGEST:
         return ""
     name = ""
     try:
