@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -71,7 +72,9 @@ def inside(
 # streams that are closed or full
 
 
-@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
+@pytest.mark.parametrize(
+    "closed", [c for n in (1, 2, 3) for c in combinations((0, 1, 2), n)], ids=str
+)
 def test_closed_standard_files_are_no_files_of_the_run(
     data: Path, tmp_path: Path, closed: tuple[int, ...]
 ) -> None:

@@ -48,7 +48,11 @@ class Average:
     are not what averaged ones make of an image.
     """
 
-    def __init__(self, model: nn.Module, settings: TrainingConfig) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: TrainingConfig,
+    ) -> None:
         self.kind = settings.average
         self.decay = settings.ema_decay
         self.size = settings.average_last
@@ -124,22 +128,36 @@ class Average:
 
     @torch.no_grad()
     def _put(self, weights: Snapshot) -> None:
-        for parameter, weight in zip(self.live.values(), weights, strict=True):
+        for parameter, weight in zip(
+            self.live.values(),
+            weights,
+            strict=True,
+        ):
             parameter.copy_(weight)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return all that the next step depends on."""
         tensors = {"steps": torch.tensor(self.steps)}
         if self.scores:
-            tensors["scores"] = torch.tensor(self.scores, dtype=torch.float64)
+            tensors["scores"] = torch.tensor(
+                self.scores,
+                dtype=torch.float64,
+            )
         kept = [self.mean] if self.mean else self.history
         for number, weights in enumerate(kept):
-            for name, weight in zip(self.live, weights, strict=True):
+            for name, weight in zip(
+                self.live,
+                weights,
+                strict=True,
+            ):
                 tensors[f"{number}.{name}"] = weight
         return tensors
 
     @torch.no_grad()
-    def from_tensors(self, tensors: dict[str, Tensor]) -> None:
+    def from_tensors(
+        self,
+        tensors: dict[str, Tensor],
+    ) -> None:
         """Take up what ``to_tensors`` gave."""
         self.steps = int(tensors["steps"])
         self.scores = []
@@ -155,7 +173,10 @@ class Average:
             weights: Snapshot = []
             for name, live in self.live.items():
                 # earlier checkpoints have no statistics
-                weight = tensors.get(f"{number}.{name}", live.detach())
+                weight = tensors.get(
+                    f"{number}.{name}",
+                    live.detach(),
+                )
                 weights.append(sharding.like(live, weight))
             kept.append(weights)
         if self.kind in ("ema", "asgd"):
