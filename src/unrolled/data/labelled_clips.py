@@ -22,15 +22,13 @@ from unrolled.core.files import expanded
 from unrolled.data.clips import VIDEO_SUFFIXES, ArrayClip, Clip, FolderClip, VideoClip
 from unrolled.data.column_names import LABEL_NAMES
 from unrolled.data.formats.base import Row
-from unrolled.data.image_files import ImageFile
 from unrolled.data.lines import Report
-from unrolled.data.pictures import PARTS, is_image
+from unrolled.data.pictures import PARTS, columns_of_images, is_image
 from unrolled.data.reader import Reader
 
 START = "start"
 END = "end"
 ROUNDING = 0.001  # seconds
-EXAMINED_ROWS = 20  # that tell whether a column names clips
 
 
 class SegmentLabels(list[str]):
@@ -95,20 +93,28 @@ def clip_at(name: str, path: Path) -> Clip | None:
     return None
 
 
-def with_clips(reader: Reader, folder: Path) -> Reader:
+def with_clips(
+    reader: Reader, folder: Path, first: Sequence[tuple[Any, ...]]
+) -> Reader:
     """Return a reader whose first column that names clips holds them, a row a clip.
 
     A column names clips where all of its first cells do: videos by the ends of their names, of
     which one is there at least, or folders of images that lie in ``folder``, each named once.
+
+    Args:
+        reader: of a table.
+        folder: in which clips are looked for.
+        first: its first rows.
 
     Raises:
         DataError: there is a start or an end of stretches, and not both, or no label.
     """
     lowered = [name.strip().lower() for name in reader.columns]
     ends = [name for name in (START, END) if name in lowered]
-    if reader.text is not None or len(lowered) != 2 + len(ends):
+    # folders beside images are the parts that these lie in
+    if len(lowered) != 2 + len(ends) or columns_of_images(first):
         return reader
-    index = _column_of_clips(reader, folder, may_repeat=bool(ends))
+    index = _column_of_clips(first, folder, may_repeat=bool(ends))
     if index is None:
         return reader
     if len(ends) == 1:
@@ -140,20 +146,11 @@ def _located(cell: Any, folder: Path) -> Any:
     return str(path)
 
 
-def _column_of_clips(reader: Reader, folder: Path, may_repeat: bool) -> int | None:
-    def ignored(error: DataError) -> None:
-        pass
-
-    try:
-        first = list(itertools.islice(reader.rows(ignored), EXAMINED_ROWS))
-    except DataError:
-        return None  # whoever reads on says what is wrong
-    # folders beside images are the parts that these lie in
-    examined = itertools.chain.from_iterable(row for _, row in first)
-    if any(isinstance(cell, ImageFile) for cell in examined):
-        return None
-    for index in range(len(reader.columns)):
-        cells = [row[index] for _, row in first if index < len(row)]
+def _column_of_clips(
+    first: Sequence[tuple[Any, ...]], folder: Path, may_repeat: bool
+) -> int | None:
+    for index in range(max(map(len, first), default=0)):
+        cells = [row[index] for row in first if index < len(row)]
         named = [cell for cell in cells if isinstance(cell, str) and cell]
         if named and len(named) == len(cells):
             distinct = dict.fromkeys(named)

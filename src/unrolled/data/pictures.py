@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import re
 import tarfile
@@ -30,7 +29,6 @@ ANNOTATIONS = frozenset(
 )
 # names of the tables that say something of the images or videos beside them
 TABLES = ("captions", "questions", "labels")
-EXAMINED_ROWS = 20  # that tell whether a column names images
 
 
 def is_image(name: str) -> bool:
@@ -136,7 +134,9 @@ def _refuse_rest(archive: tarfile.TarFile) -> None:
         raise tarfile.ReadError(f"damage at byte {archive.offset:,}")
 
 
-def with_images(reader: Reader, folder: Path) -> Reader:
+def with_images(
+    reader: Reader, folder: Path, first: Sequence[tuple[Any, ...]]
+) -> Reader:
     """Return a reader whose cells that name images hold where these are.
 
     A column names images where all of its first cells do by the ends of their names.
@@ -144,10 +144,9 @@ def with_images(reader: Reader, folder: Path) -> Reader:
     Args:
         reader: of a table.
         folder: in which names are looked for, and where it is one of annotations, beside it.
+        first: its first rows.
     """
-    if reader.text is not None:
-        return reader
-    indices = _columns_of_images(reader)
+    indices = columns_of_images(first)
     if not indices:
         return reader
     images = ImageFolder(folder)
@@ -177,24 +176,11 @@ def with_images(reader: Reader, folder: Path) -> Reader:
     return replace(reader, rows=rows)
 
 
-def _columns_of_images(reader: Reader) -> list[int]:
-    """Return the columns whose first cells name images."""
-
-    def ignored(error: DataError) -> None:
-        pass
-
-    try:
-        first = list(
-            itertools.islice(
-                reader.rows(ignored),
-                EXAMINED_ROWS,
-            )
-        )
-    except DataError:
-        return []  # whoever reads on says what is wrong
+def columns_of_images(first: Sequence[tuple[Any, ...]]) -> list[int]:
+    """Return the columns whose cells in the first rows name images."""
     indices = []
-    for index in range(len(reader.columns)):
-        cells = [row[index] for _, row in first if index < len(row)]
+    for index in range(max(map(len, first), default=0)):
+        cells = [row[index] for row in first if index < len(row)]
         filled = [cell for cell in cells if cell not in (None, "")]
         if filled and all(isinstance(cell, str) and is_image(cell) for cell in filled):
             indices.append(index)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from unrolled.core.errors import DataWarning
+from unrolled.core.errors import DataError, DataWarning
 from unrolled.data.archives import Origin
 from unrolled.data.formats import FORMATS
 from unrolled.data.formats.base import DataFile, Format, Head, HeaderHint, Row
 from unrolled.data.lines import Report, blocks, stop
+
+EXAMINED_ROWS = 20  # that tell what the columns of a table name
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,22 @@ class Reader:
     rows: Callable[[Report], Iterator[Row]]
     text: Callable[[], Iterator[str]] | None = None
     warnings: tuple[DataWarning, ...] = ()
+
+
+def first_rows(reader: Reader) -> list[tuple[Any, ...]]:
+    """Return the rows that tell what the columns of a table name; none where a row is faulty.
+
+    Whoever reads on says what is wrong.
+    """
+
+    def ignored(error: DataError) -> None:
+        pass
+
+    try:
+        first = itertools.islice(reader.rows(ignored), EXAMINED_ROWS)
+        return [row for _, row in first]
+    except DataError:
+        return []
 
 
 def reader_of(

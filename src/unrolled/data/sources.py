@@ -25,7 +25,7 @@ from unrolled.data.pictures import (
     table_beside_images,
     with_images,
 )
-from unrolled.data.reader import Reader, reader_of
+from unrolled.data.reader import Reader, first_rows, reader_of
 
 __all__ = [
     "Document",
@@ -226,7 +226,10 @@ def _reader(
 
 def _located(reader: Reader, folder: Path) -> Reader:
     """Return a reader whose cells that name images or clips hold them."""
-    return with_clips(with_images(reader, folder), folder)
+    if reader.text is not None:
+        return reader
+    first = first_rows(reader)
+    return with_clips(with_images(reader, folder, first), folder, first)
 
 
 class Rows(Iterator[tuple[int, tuple[Any, ...]]]):

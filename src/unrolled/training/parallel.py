@@ -60,6 +60,32 @@ class StepReport:
     signal: int
 
 
+class SharedMemory:
+    """The memory that the processes of a machine share, once there is need of it."""
+
+    def __init__(self) -> None:
+        self.numbers: int | None = None  # that it was made for
+        self.sums: SharedSums | None = None
+
+    def of(
+        self, group: ProcessGroup, parameters: Sequence[nn.Parameter]
+    ) -> SharedSums | None:
+        """Return what adds up the gradients of parameters; None where gloo must."""
+        numbers = sum(parameter.numel() for parameter in parameters)
+        if numbers != self.numbers:
+            self.numbers = numbers
+            fits = all(
+                parameter.is_cpu and parameter.dtype == torch.float32
+                for parameter in parameters
+            )
+            self.sums = None
+            if numbers and group.agree(fits):
+                self.sums = shared_sums(
+                    numbers, group.rank, group.size, group.broadcast, group.agree
+                )
+        return self.sums
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
     """This process among those that train together; by itself it is the first of one.
@@ -70,7 +96,7 @@ class ProcessGroup:
     rank: int = 0
     size: int = 1
     grouped: bool = False
-    memory: SharedMemory = field(default_factory=lambda: SharedMemory(), compare=False)
+    memory: SharedMemory = field(default_factory=SharedMemory, compare=False)
 
     @property
     def first(self) -> bool:
@@ -193,32 +219,6 @@ class ProcessGroup:
             with together():
                 # torch's own barrier over nccl would need the GPU
                 dist.all_reduce(torch.zeros(1))
-
-
-class SharedMemory:
-    """The memory that the processes of a machine share, once there is need of it."""
-
-    def __init__(self) -> None:
-        self.numbers: int | None = None  # that it was made for
-        self.sums: SharedSums | None = None
-
-    def of(
-        self, group: ProcessGroup, parameters: Sequence[nn.Parameter]
-    ) -> SharedSums | None:
-        """Return what adds up the gradients of parameters; None where gloo must."""
-        numbers = sum(parameter.numel() for parameter in parameters)
-        if numbers != self.numbers:
-            self.numbers = numbers
-            fits = all(
-                parameter.is_cpu and parameter.dtype == torch.float32
-                for parameter in parameters
-            )
-            self.sums = None
-            if numbers and group.agree(fits):
-                self.sums = shared_sums(
-                    numbers, group.rank, group.size, group.broadcast, group.agree
-                )
-        return self.sums
 
 
 def world() -> ProcessGroup:

@@ -18,9 +18,8 @@ from torch import Tensor
 MEMORY = Path("/dev/shm")  # files that are memory, on Linux
 SETS = 2  # of slots, used in turn: while one is read the next is written
 BYTES = 4  # of a number
-LARGEST = (
-    2**32
-)  # bytes: larger ones are sent, since memory that is taken here is no one else's
+# bytes: larger ones are sent, since memory that is taken here is no one else's
+LARGEST = 2**32
 
 
 class SharedSums:
