@@ -12,19 +12,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from unrolled.core.errors import UsageError, UserError
-from unrolled.data.batches import Batch, BatchSource
-from unrolled.data.examples import Examples, Images, Ragged
+from unrolled.data.batches import BatchSource
+from unrolled.data.examples import Examples, Ragged
 from unrolled.data.image_batches import ImageBatches
 from unrolled.data.schema import Schema
 from unrolled.fields.base import InvalidCell
 from unrolled.fields.image import Image
 from unrolled.fields.text import Text
-from unrolled.models import OneToMany
-from unrolled.nn import build_decoder, with_context
-from unrolled.nn.build import settings_of
 from unrolled.nn.image_settings import build_encoder
 from unrolled.scores.captions import CiderD, caption_scores
 from unrolled.scores.ptb import ptb_tokens
@@ -33,7 +30,6 @@ from unrolled.tasks.base import (
     DOWN,
     UP,
     AnswerOptions,
-    AxisNames,
     Data,
     DefaultSettings,
     Evaluation,
@@ -45,7 +41,6 @@ from unrolled.tasks.base import (
     Scores,
     Split,
     Task,
-    build_embedding,
     locate,
     need_table,
 )
@@ -57,19 +52,16 @@ from unrolled.tasks.image_rows import (
     read_rows,
     with_features,
 )
+from unrolled.tasks.one_to_many import TARGET, OneToManyTask
 from unrolled.tasks.recipe import Recipe
-from unrolled.tasks.step_readers import WrittenSteps, piece_names
-from unrolled.tasks.steps import StepReader
-from unrolled.tasks.unaligned import check_writer, loss_of_batches
-from unrolled.tasks.writing import best_of, refuse_unknown, unwritten, write
+from unrolled.tasks.unaligned import loss_of_batches
+from unrolled.tasks.writing import unwritten
 from unrolled.text.published import load_tokenizer
-from unrolled.text.tokenizers import KINDS, Tokenizer
-from unrolled.training.objectives import Objective, rewarded, seq2seq_loss, shifted
+from unrolled.training.objectives import Objective, rewarded, seq2seq_loss
 from unrolled.training.parallel import world
 from unrolled.training.precision import ComputeDevice, choose
 from unrolled.training.rollouts import Rollouts
 
-TARGET = "target.json"
 SCORED = 32  # images that are read at once while the loss is measured
 LONGEST = 60  # pieces of a caption, where nobody says otherwise
 TYPICAL = 300  # training captions among which the most typical one is looked for
@@ -108,7 +100,7 @@ class CaptionExamples(Examples):
 
 
 @dataclass(frozen=True, eq=False)
-class Caption(Task):
+class Caption(OneToManyTask):
     """Images, and a sentence for each.
 
     Attributes:
@@ -129,28 +121,12 @@ class Caption(Task):
         "loss": DOWN,
         "perplexity": DOWN,
     }
-    is_generative: ClassVar[bool] = True
     rewards: ClassVar[tuple[str, ...]] = ("cider_d",)
-    around: ClassVar[tuple[str, ...]] = (
-        "tie",
-        "head_bias",
-        "attention",
-        "input_feeding",
-    )
+    source_name: ClassVar[str] = "an image"
     inputs: Image
     output: Text
     longest: int
     layout: FileLayout
-
-    @property
-    def pattern(self) -> str:
-        """A sequence for an image."""
-        return "one to many"
-
-    @property
-    def reads_sequences(self) -> bool:
-        """An image has no steps."""
-        return False
 
     @property
     def schema(self) -> Schema:
@@ -178,37 +154,13 @@ class Caption(Task):
         config = recipe.data
         answer = schema.answer or ""
         texts = [readable(cell) for cell in table.cells(answer) if cell]
-        kind = config.tokenizer if config.tokenizer in KINDS else DEFAULTS.tokenizer
-        known = pretrained and pretrained.tokenizer
-        tokenizer = known or Tokenizer.fit(
-            kind, texts, config.vocabulary, config.min_count
-        )
+        tokenizer = cls.fit_tokenizer(config, texts, DEFAULTS.tokenizer, pretrained)
         return cls(
             Image(schema.images[0], recipe.encoder.size, recipe.encoder.fit),
             Text((answer,), tokenizer, None),
             config.max_tokens or LONGEST,
             FileLayout.of(table),
         )
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """What cuts captions into pieces."""
-        return self.output.tokenizer
-
-    def axis_names(self) -> dict[str, AxisNames]:
-        """Return the tokens of the embedding and of the output weights."""
-        names = AxisNames(tuple(self.tokenizer.texts()))
-        weights = ("target.weight", "head.weight", "head.bias")
-        return dict.fromkeys(weights, names)
-
-    def check_options(
-        self, options: AnswerOptions, model: nn.Module | None = None
-    ) -> None:
-        """Raise UsageError for options that cannot be followed."""
-        constraints = options.constraints
-        if constraints.alignment:
-            raise UsageError("an image has no words to align; leave out the alignment")
-        refuse_unknown(self.tokenizer, constraints)
 
     # ------------------------------------------------------------------ rows to examples
 
@@ -247,42 +199,11 @@ class Caption(Task):
 
     def build(self, recipe: Recipe) -> nn.Module:
         """Return what reads an image, and the decoder that writes."""
-        config = recipe.model
-        size = self.tokenizer.size
-        target = build_embedding(size, config)
-        settings = settings_of(recipe.layer, config, bidirectional=False)
-        settings = with_context(recipe.layer, settings, self.longest)
-        decoder = build_decoder(
-            recipe.layer,
-            settings,
-            target.width,
-            config.hidden,
-            config.attention,
-            config.input_feeding,
-        )
-        check_writer(decoder, recipe.layer, self.longest)
-        try:
-            return OneToMany(
-                build_encoder(recipe.encoder),
-                config.hidden,
-                target,
-                decoder,
-                size,
-                config.head_dropout,
-                config.tie,
-                config.head_bias,
-            )
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+        return self.build_for(build_encoder(recipe.encoder), recipe)
 
     def begin(self, model: nn.Module, recipe: Recipe) -> None:
         """Give what reads images the weights that ``encoder.weights`` names."""
         begin_encoder(cast(Any, model).source, recipe.encoder)
-
-    def decoder_inputs(self, batch: Batch) -> Tensor:
-        """Return what the decoder reads before each target (R, T)."""
-        assert batch.targets is not None
-        return shifted(batch.targets, self.tokenizer.bos_id)
 
     def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
         """Return cross entropy of each piece of a caption, given those before it.
@@ -381,7 +302,7 @@ class Caption(Task):
         groups = [rows for rows in examples.images.by_image() if rows]
         first = [rows[0] for rows in groups]
         images = examples.images.pick(np.array(first))
-        predictions = self._predictions(model, images, compute_device, options)
+        predictions = self.written(model, ImageSources(images), compute_device, options)
         numbers = images.rows.tolist()
         return GeneratedTexts(
             examples.lines[first],
@@ -389,29 +310,6 @@ class Caption(Task):
             [[examples.references[row] for row in rows] for rows in groups],
             [prediction.text for prediction in predictions],
         )
-
-    def _predictions(
-        self,
-        model: nn.Module,
-        images: Images,
-        compute_device: ComputeDevice,
-        options: AnswerOptions,
-    ) -> list[Prediction]:
-        tokenizer = self.tokenizer
-        hypotheses = write(
-            model,
-            tokenizer,
-            ImageSources(images),
-            options.search,
-            compute_device,
-            constraints=options.constraints,
-        )
-        return [
-            best_of(
-                [(written(tokenizer, answer.tokens), {}) for answer in answers], answers
-            )
-            for answers in hypotheses
-        ]
 
     def describe_answers(self, values: Sequence[Any]) -> str:
         """Say how many captions there are, and how long."""
@@ -453,38 +351,13 @@ class Caption(Task):
             images = pixels_of(self.inputs, [row[0] for row in rows])
         except InvalidCell as error:
             raise UserError(str(error)) from None
-        return self._predictions(model, images, compute_device, options)
+        return self.written(model, ImageSources(images), compute_device, options)
 
-    def step_reader(
-        self, compute_device: ComputeDevice, options: AnswerOptions = AnswerOptions()
-    ) -> StepReader:
-        """Return what reads an image, and its caption as a search writes it."""
-        tokenizer = self.tokenizer
-
-        def best(model: nn.Module, cells: Sequence[Any]) -> tuple[str, Sequence[int]]:
-            images = pixels_of(self.inputs, cells[:1])
-            (hypotheses,) = write(
-                model, tokenizer, ImageSources(images), options.search, compute_device
-            )
-            tokens = hypotheses[0].tokens
-            return written(tokenizer, tokens), [*tokens, tokenizer.eos_id]
-
-        names = piece_names(tokenizer)
-        return WrittenSteps(self.inputs, names, best, self.decoder_inputs)
+    def sources_of(self, cells: Sequence[Any]) -> ImageSources:
+        """Return the image of one row. Raises InvalidCell: it cannot be read."""
+        return ImageSources(pixels_of(self.inputs, cells[:1]))
 
     # ------------------------------------------------------------------ the run folder
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return {
-            "inputs": {"kind": self.inputs.kind, **self.inputs.to_json()},
-            "output": self.output.to_json(),
-            "longest": self.longest,
-        }
-
-    def save(self, folder: Path) -> None:
-        """Write the vocabulary."""
-        self.output.save(folder, TARGET)
 
     @classmethod
     def from_json(
@@ -499,11 +372,6 @@ class Caption(Task):
 def readable(text: Any) -> str:
     """Return a caption as it is learnt: its words in lower case, without marks at its end."""
     return " ".join(ptb_tokens(str(text)))
-
-
-def written(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
-    """Return what a model wrote."""
-    return tokenizer.decode(list(tokens))
 
 
 def typical(examples: CaptionExamples) -> str:

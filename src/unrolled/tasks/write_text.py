@@ -19,25 +19,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unrolled.core.errors import DataError, UsageError, UserError
-from unrolled.data.batches import Batch, BatchSource, Buckets, collate
+from unrolled.core.errors import DataError, UserError
+from unrolled.data.batches import BatchSource, Buckets, collate
 from unrolled.data.examples import Examples, Ints, Ragged
 from unrolled.data.schema import Schema
-from unrolled.decoding.search import Hypothesis
 from unrolled.fields.base import InvalidCell
 from unrolled.fields.columns import Features
 from unrolled.fields.conditions import Conditions
 from unrolled.fields.rows import numbered, valid_rows
 from unrolled.fields.text import Text
-from unrolled.models import OneToMany
-from unrolled.nn import ConditionEncoder, build_decoder, with_context
-from unrolled.nn.build import settings_of
+from unrolled.nn import ConditionEncoder
 from unrolled.tasks import describing
 from unrolled.tasks.base import (
     DOWN,
     UP,
     AnswerOptions,
-    AxisNames,
     Data,
     DefaultSettings,
     Evaluation,
@@ -49,22 +45,18 @@ from unrolled.tasks.base import (
     Scores,
     Split,
     Task,
-    build_embedding,
     locate,
     need_table,
 )
 from unrolled.tasks.ngram_model import ngram_nats
+from unrolled.tasks.one_to_many import TARGET, OneToManyTask
 from unrolled.tasks.recipe import Recipe
-from unrolled.tasks.step_readers import WrittenSteps, piece_names
-from unrolled.tasks.steps import StepReader
-from unrolled.tasks.unaligned import check_writer, target_loss
-from unrolled.tasks.writing import SourceBatches, best_of, refuse_unknown, write
+from unrolled.tasks.unaligned import target_loss
+from unrolled.tasks.writing import SourceBatches
 from unrolled.text.published import load_tokenizer
-from unrolled.text.tokenizers import KINDS, Tokenizer
-from unrolled.training.objectives import Objective, seq2seq_loss, shifted
+from unrolled.training.objectives import Objective, seq2seq_loss
 from unrolled.training.precision import ComputeDevice
 
-TARGET = "target.json"
 LONGEST = 256  # pieces of a text, where nobody says otherwise
 DRAWN = 1000  # scored rows for which a text is drawn
 SEED = 0  # of what is drawn for them
@@ -137,7 +129,7 @@ class ConditionSources(SourceBatches):
 
 
 @dataclass(frozen=True, eq=False)
-class WriteText(Task):
+class WriteText(OneToManyTask):
     """Labels and numbers, and a text for each row of them.
 
     Attributes:
@@ -157,28 +149,12 @@ class WriteText(Task):
         "distinct": UP,
     }
     untested_score: ClassVar[str | None] = "bits_per_character"
-    is_generative: ClassVar[bool] = True
-    around: ClassVar[tuple[str, ...]] = (
-        "tie",
-        "head_bias",
-        "attention",
-        "input_feeding",
-    )
+    source_name: ClassVar[str] = "a row"
     inputs: Conditions
     output: Text
     longest: int
     seen: NDArray[np.uint64]
     layout: FileLayout
-
-    @property
-    def pattern(self) -> str:
-        """A sequence for a row."""
-        return "one to many"
-
-    @property
-    def reads_sequences(self) -> bool:
-        """A row has no steps."""
-        return False
 
     @property
     def schema(self) -> Schema:
@@ -214,11 +190,7 @@ class WriteText(Task):
         )
         answer = schema.answer or ""
         texts = [str(cell) for cell in table.cells(answer) if cell is not None]
-        kind = config.tokenizer if config.tokenizer in KINDS else DEFAULTS.tokenizer
-        known = pretrained and pretrained.tokenizer
-        tokenizer = known or Tokenizer.fit(
-            kind, texts, config.vocabulary, config.min_count
-        )
+        tokenizer = cls.fit_tokenizer(config, texts, DEFAULTS.tokenizer, pretrained)
         return cls(
             inputs,
             Text((answer,), tokenizer, None),
@@ -226,26 +198,6 @@ class WriteText(Task):
             np.unique(hashes(texts)),
             FileLayout.of(table),
         )
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """What cuts texts into pieces."""
-        return self.output.tokenizer
-
-    def axis_names(self) -> dict[str, AxisNames]:
-        """Return the tokens of the embedding and of the output weights."""
-        names = AxisNames(tuple(self.tokenizer.texts()))
-        weights = ("target.weight", "head.weight", "head.bias")
-        return dict.fromkeys(weights, names)
-
-    def check_options(
-        self, options: AnswerOptions, model: nn.Module | None = None
-    ) -> None:
-        """Raise UsageError for options that cannot be followed."""
-        constraints = options.constraints
-        if constraints.alignment:
-            raise UsageError("a row has no words to align; leave out the alignment")
-        refuse_unknown(self.tokenizer, constraints)
 
     # ------------------------------------------------------------------ rows to examples
 
@@ -297,43 +249,12 @@ class WriteText(Task):
 
     def build(self, recipe: Recipe) -> nn.Module:
         """Return what reads a row, and the decoder that writes."""
-        config = recipe.model
-        size = self.tokenizer.size
-        target = build_embedding(size, config)
-        settings = settings_of(recipe.layer, config, bidirectional=False)
-        settings = with_context(recipe.layer, settings, self.longest)
-        decoder = build_decoder(
-            recipe.layer,
-            settings,
-            target.width,
-            config.hidden,
-            config.attention,
-            config.input_feeding,
-        )
-        check_writer(decoder, recipe.layer, self.longest)
         source = ConditionEncoder(
             [len(label.names) for label in self.inputs.labels],
             self.inputs.numbers.width,
-            config.embedding,
+            recipe.model.embedding,
         )
-        try:
-            return OneToMany(
-                source,
-                config.hidden,
-                target,
-                decoder,
-                size,
-                config.head_dropout,
-                config.tie,
-                config.head_bias,
-            )
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-
-    def decoder_inputs(self, batch: Batch) -> Tensor:
-        """Return what the decoder reads before each target (N, T)."""
-        assert batch.targets is not None
-        return shifted(batch.targets, self.tokenizer.bos_id)
+        return self.build_for(source, recipe)
 
     def objective(self, recipe: Recipe, model: nn.Module) -> Objective:
         """Return cross entropy of each piece of a text, given those before it."""
@@ -382,8 +303,12 @@ class WriteText(Task):
         spaced = np.linspace(0, len(examples) - 1, min(DRAWN, len(examples)))
         chosen = examples.pick(spaced.astype(np.int64))
         search = options.search.changed(beam=1, n_best=1, diverse_groups=1, sample=True)
-        predictions = self._predictions(
-            model, chosen, compute_device, replace(options, search=search), SEED
+        predictions = self.written(
+            model,
+            ConditionSources(chosen),
+            compute_device,
+            replace(options, search=search),
+            SEED,
         )
         texts = [prediction.text for prediction in predictions]
         is_new = ~np.isin(hashes(texts), self.seen)
@@ -449,7 +374,9 @@ class WriteText(Task):
         options: AnswerOptions = AnswerOptions(),
     ) -> list[Prediction]:
         """Write a text for the labels and numbers of each row."""
-        return self._predictions(model, self._read(rows), compute_device, options)
+        return self.written(
+            model, ConditionSources(self._read(rows)), compute_device, options
+        )
 
     def _read(self, rows: Rows) -> Examples:
         """Return rows as a model reads them. Raises UserError: a cell does not fit."""
@@ -459,69 +386,16 @@ class WriteText(Task):
             raise UserError(str(error)) from None
         return self.inputs.examples(features, np.arange(len(rows)))
 
-    def _hypotheses(
-        self,
-        model: nn.Module,
-        examples: Examples,
-        compute_device: ComputeDevice,
-        options: AnswerOptions,
-        seed: int | None = None,
-    ) -> list[list[Hypothesis]]:
-        return write(
-            model,
-            self.tokenizer,
-            ConditionSources(examples),
-            options.search,
-            compute_device,
-            constraints=options.constraints,
-            seed=seed,
-        )
-
-    def _predictions(
-        self,
-        model: nn.Module,
-        examples: Examples,
-        compute_device: ComputeDevice,
-        options: AnswerOptions,
-        seed: int | None = None,
-    ) -> list[Prediction]:
-        decode = self.tokenizer.decode
-        return [
-            best_of([(decode(answer.tokens), {}) for answer in answers], answers)
-            for answers in self._hypotheses(
-                model, examples, compute_device, options, seed
-            )
-        ]
-
-    def step_reader(
-        self, compute_device: ComputeDevice, options: AnswerOptions = AnswerOptions()
-    ) -> StepReader:
-        """Return what reads a row, and its text as a search writes it."""
-        tokenizer = self.tokenizer
-
-        def best(model: nn.Module, cells: Sequence[Any]) -> tuple[str, Sequence[int]]:
-            examples = self._read([tuple(cells)])
-            (answers,) = self._hypotheses(model, examples, compute_device, options)
-            tokens = answers[0].tokens
-            return tokenizer.decode(tokens), [*tokens, tokenizer.eos_id]
-
-        names = piece_names(tokenizer)
-        return WrittenSteps(self.inputs, names, best, self.decoder_inputs)
+    def sources_of(self, cells: Sequence[Any]) -> ConditionSources:
+        """Return one row as a model reads it. Raises UserError: a cell does not fit."""
+        return ConditionSources(self._read([tuple(cells)]))
 
     # ------------------------------------------------------------------ the run folder
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""
-        return {
-            "inputs": {"kind": self.inputs.kind, **self.inputs.to_json()},
-            "output": self.output.to_json(),
-            "longest": self.longest,
-            "seen": base64.b64encode(self.seen.astype("<u8").tobytes()).decode(),
-        }
-
-    def save(self, folder: Path) -> None:
-        """Write the vocabulary."""
-        self.output.save(folder, TARGET)
+        seen = base64.b64encode(self.seen.astype("<u8").tobytes()).decode()
+        return {**super().to_json(), "seen": seen}
 
     @classmethod
     def from_json(
