@@ -16,6 +16,7 @@ from torch import nn
 from conftest import write_csv
 from unrolled.checks import CHECKS, Context, Finding, ask, examine, learning
 from unrolled.data.batches import IGNORED, Batch, BatchSource
+from unrolled.studies.sort_of_clevr import write as write_pictures
 from unrolled.training.loop import Trainer
 
 from .conftest import Ask
@@ -68,6 +69,21 @@ def test_no_model_that_ships_has_a_problem(
     assert {"batch of one", "reach of the loss", "stop and resume"} <= {
         f.name for f in findings
     }
+
+
+def test_what_has_no_steps_is_not_padded(plan: Plan, find: Ask, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pictures", 12, 4, 0, True)
+    rows = [(("warm", "cold")[n % 2], f"a {n} b") for n in range(40)]
+    table = write_csv(tmp_path / "texts.csv", rows, ("weather", "text"))
+    contexts = [
+        plan(tmp_path / "pictures", encoder__size=24),
+        plan(table, task="write", data__label="text"),
+    ]
+    for context in contexts:
+        assert find("padding", context) is None
+        finding = find("batch of one", context)
+        assert finding is not None
+        assert finding.status == "ok"
 
 
 def test_a_model_that_reads_both_ways_has_no_step(

@@ -140,7 +140,8 @@ def _widened(steps: Tensor, lengths: Tensor, by: int) -> Tensor:
 def padding(context: Context) -> Finding | None:
     """Answers and gradients may not depend on what stands behind the end of a row."""
     batch = context.batch(8)
-    if batch.lengths is None:
+    # an image, or a row of labels and numbers, has no steps that could be padded
+    if batch.lengths is None or not context.task.reads_sequences:
         return None
     outputs, gradients = _outputs_and_gradients(context, batch)
     wide_outputs, wide_gradients = _outputs_and_gradients(context, padded(batch))
