@@ -23,7 +23,11 @@ NEAR = 1e-4  # of the largest number: another order of sums gives about 1e-6
 STEPS = 12  # steps that are read one by one
 
 
-def answer(context: Context, model: nn.Module, batch: Batch) -> tuple[Tensor, Loss]:
+def answer(
+    context: Context,
+    model: nn.Module,
+    batch: Batch,
+) -> tuple[Tensor, Loss]:
     """Return a model's outputs (B, ...) for a batch, and the loss that training makes of them."""
     outputs: list[Tensor] = []
 
@@ -52,14 +56,23 @@ def outputs_of(context: Context, batch: Batch) -> Tensor:
     return outputs
 
 
-def _called(context: Context, model: nn.Module, batch: Batch) -> Tensor:
+def _called(
+    context: Context,
+    model: nn.Module,
+    batch: Batch,
+) -> Tensor:
     """Return the outputs of calling the model on a batch."""
     decoder_inputs = context.task.decoder_inputs(batch)
     inputs, _ = begun(model, batch, None)
     if decoder_inputs is None:
         made = model(inputs)
     else:
-        made = model(inputs, batch.lengths, decoder_inputs, *batch.extra)
+        made = model(
+            inputs,
+            batch.lengths,
+            decoder_inputs,
+            *batch.extra,
+        )
     return _without_state(made)
 
 
@@ -119,7 +132,12 @@ def padded(batch: Batch, by: int = 5) -> Batch:
             # features of other columns next to each step
             tensor = _widened(tensor, batch.lengths, by)
         extra.append(tensor)
-    return replace(batch, inputs=inputs, targets=targets, extra=tuple(extra))
+    return replace(
+        batch,
+        inputs=inputs,
+        targets=targets,
+        extra=tuple(extra),
+    )
 
 
 def _widened(steps: Tensor, lengths: Tensor, by: int) -> Tensor:
@@ -207,14 +225,23 @@ def _row(context: Context, batch: Batch, row: int) -> Batch:
     targets = batch.targets
     if targets is not None:
         targets = targets[rows]
-    return replace(batch, inputs=batch.inputs[rows], targets=targets)
+    return replace(
+        batch,
+        inputs=batch.inputs[rows],
+        targets=targets,
+    )
 
 
 def drawn(context: Context, layer: Layer) -> Tensor:
     """Return random steps (2, T, D) that a layer can read."""
     steps = min(STEPS, layer.context or STEPS)
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, steps, layer.input_size, generator=generator)
+    x = torch.randn(
+        2,
+        steps,
+        layer.input_size,
+        generator=generator,
+    )
     return x.to(context.plan.compute_device.device)
 
 
