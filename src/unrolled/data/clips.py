@@ -119,13 +119,17 @@ class VideoClip(Clip):
     def frames(self) -> Iterator[Frames]:
         """Yield all frames; see the base class."""
         part: list[Frames] = []
-        for _, frame in self.timed():
+        times: list[float] = []
+        for time, frame in self.timed():
+            times.append(time)
             part.append(frame)
             if len(part) == STRETCH:
                 yield np.stack(part)
                 part = []
         if part:
             yield np.stack(part)
+        # whoever has looked at all frames need not decode them again for their times
+        self.__dict__["times"] = np.array(times)
 
     @functools.cached_property
     def times(self) -> NDArray[np.float64]:

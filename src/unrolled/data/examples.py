@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -232,6 +232,18 @@ class FrameSpans:
         )
         frames[real] = self.pixels[positions[real]]
         return torch.from_numpy(frames), torch.from_numpy(lengths)
+
+    def stretches(
+        self,
+        rows: Ints,
+        size: int,
+    ) -> Iterator[Tensor]:
+        """Yield the frames of these rows one after another, at most ``size`` at a time."""
+        positions, real = _steps(self.starts[rows], self.lengths[rows])
+        in_order = positions[real]
+        for start in range(0, len(in_order), size):
+            stretch = self.pixels[in_order[start : start + size]]
+            yield torch.from_numpy(np.array(stretch))
 
 
 @dataclass(frozen=True, slots=True)

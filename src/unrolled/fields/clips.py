@@ -18,6 +18,7 @@ from unrolled.core.errors import shown
 from unrolled.core.files import expanded
 from unrolled.data.clips import ArrayClip, Clip, Frames
 from unrolled.data.examples import Examples, FrameSpans, Ints
+from unrolled.data.frame_store import FrameStore
 from unrolled.data.image_files import is_file
 from unrolled.data.labelled_clips import clip_at
 from unrolled.fields.base import InvalidCell
@@ -133,30 +134,41 @@ class Clips:
 
     def check_to_predict(self, cells: Sequence[Any]) -> Frames:
         """Return all frames of a row that is to be answered. Raises InvalidCell."""
-        return self.whole(self.check(cells[0]))
+        store = FrameStore()
+        self.read_into(store, self.check(cells[0]))
+        return store.frames()
 
-    def whole(self, clip: Clip) -> Frames:
-        """Return all frames of a clip (T, C, H, W). Raises InvalidCell: there are none."""
-        stretches = list(self.read(clip))
-        if not stretches:
-            raise InvalidCell(f"{clip} has no frames")
-        return np.concatenate(stretches)
-
-    def examples(
+    def read_into(
         self,
-        rows: Sequence[Frames],
+        store: FrameStore,
+        clip: Clip,
+    ) -> int:
+        """Append all frames of a clip, and return how many. Raises InvalidCell: there are none."""
+        before = len(store)
+        for stretch in self.read(clip):
+            store.append(stretch)
+        if len(store) == before:
+            raise InvalidCell(f"{clip} has no frames")
+        return len(store) - before
+
+    @staticmethod
+    def examples(
+        store: FrameStore,
+        lengths: Sequence[int],
         lines: Ints,
     ) -> Examples:
-        """Return checked rows (N,), which stand on ``lines`` (N,), as a model reads them."""
-        lengths = np.array(
-            [len(frames) for frames in rows],
-            dtype=np.int64,
-        )
-        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)[:-1]])
+        """Return the clips of a store as a model reads them.
+
+        Args:
+            store: frames of N clips one after another.
+            lengths: how many each has (N,).
+            lines: on which they stand (N,).
+        """
+        ends = np.cumsum(np.array(lengths, dtype=np.int64))
         clips = FrameSpans(
-            np.concatenate(list(rows)),
-            starts,
-            lengths,
+            store.frames(),
+            np.append(0, ends[:-1]),
+            np.diff(ends, prepend=0),
         )
         return Examples(lines, clips=clips)
 

@@ -57,7 +57,15 @@ class Aligned(nn.Module):
             features, *spelling = extra
             vectors = self.embedding(tokens, *spelling)
             read = torch.cat([vectors, features.to(vectors.dtype)], -1)
-        steps = self.layer.read(read, lengths)
+        return self.of_vectors(read, lengths)
+
+    def of_vectors(
+        self,
+        vectors: Tensor,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Return class scores (B, T, C) of what the embedding made of steps (B, T, D)."""
+        steps = self.layer.read(vectors, lengths)
         return self.head(self.dropout(steps))
 
     def stream(self, batch: int = 1, precision: str = "float32") -> Stream:

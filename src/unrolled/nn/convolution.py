@@ -82,6 +82,13 @@ def _shortcut(
     return nn.Sequential(projection, BatchNorm(outputs))
 
 
+def _initialize(network: nn.Module) -> None:
+    """Draw the weights of convolutions, as many units as are read backwards (He et al. 2015)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+
 class BasicBlock(nn.Module):
     """Two convolutions of 3 x 3 beside a shortcut (He et al. 2016, figure 5, left)."""
 
@@ -172,10 +179,7 @@ class ResidualNetwork(ConvolutionalNetwork):
                 nn.Sequential(*blocks),
             )
         self.output_size = size
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                # He et al. 2015, eq. 10: as many units as are read in the backward pass
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        _initialize(self)
 
     def stages(self) -> list[list[nn.Module]]:
         """Return the stem, and the blocks of each resolution."""
@@ -189,6 +193,38 @@ class ResidualNetwork(ConvolutionalNetwork):
             x = F.max_pool2d(x, 3, 2, 1)
         for stage in self.stages()[1:]:
             x = stage[0](x)
+        return x
+
+
+class PlainNetwork(ConvolutionalNetwork):
+    """Four convolutions of 3 x 3 that halve the sides (Santoro et al. 2017, section 5.4).
+
+    It reads drawings ten times as fast as the small residual network, and a place of its grid is
+    a sixteenth of a side.
+    """
+
+    def __init__(self, widths: tuple[int, int, int, int] = (32, 32, 64, 64)) -> None:
+        super().__init__()
+        sizes = (3, *widths)
+        for number in range(1, 5):
+            convolution = _convolution(sizes[number - 1], sizes[number], 3, 2)
+            setattr(self, f"conv{number}", convolution)
+            setattr(self, f"bn{number}", BatchNorm(sizes[number]))
+        self.output_size = widths[-1]
+        _initialize(self)
+
+    def stages(self) -> list[list[nn.Module]]:
+        """Return each convolution with its batch norm."""
+        return [
+            [getattr(self, f"conv{number}"), getattr(self, f"bn{number}")]
+            for number in range(1, 5)
+        ]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the grid (B, C, H', W'); see the base class."""
+        x = images
+        for convolution, norm in self.stages():
+            x = F.relu(norm(convolution(x)))
         return x
 
 
@@ -336,6 +372,7 @@ def _small(size: int) -> ConvolutionalNetwork:
 
 # what builds a network, for images of so many pixels a side
 NETWORKS: dict[str, Callable[[int], ConvolutionalNetwork]] = {
+    "plain": lambda size: PlainNetwork(),
     "small": _small,
     "resnet18": lambda size: ResidualNetwork(BasicBlock, (2, 2, 2, 2)),
     "resnet34": lambda size: ResidualNetwork(BasicBlock, (3, 4, 6, 3)),
@@ -348,6 +385,7 @@ _NORMED = (
     ("conv1", "bn1"),
     ("conv2", "bn2"),
     ("conv3", "bn3"),
+    ("conv4", "bn4"),
     ("stem", "stem_norm"),
     ("head", "head_norm"),
     ("expand", "expand_norm"),

@@ -23,8 +23,12 @@ MOBILE_DEVIATIONS = (128 / 255,) * 3
 class EncoderConfig(Config):
     """What turns images into features, and how images are changed while it trains."""
 
-    network: Literal["small", "resnet18", "resnet34", "resnet50", "lite0"] = Field(
-        "small", description="images: the network; small for images of up to 128 pixels"
+    network: Literal["plain", "small", "resnet18", "resnet34", "resnet50", "lite0"] = (
+        Field(
+            "small",
+            description="images: the network; small for photos of up to 128 pixels, plain for "
+            "drawings",
+        )
     )
     weights: str | None = Field(
         None,

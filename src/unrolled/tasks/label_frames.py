@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
+import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from unrolled.core.errors import DataError, UserError
 from unrolled.data.batches import IGNORED, BatchSource, Buckets
 from unrolled.data.clips import Clip, NumberedLabel
-from unrolled.data.examples import Examples, FrameSpans, Ragged
+from unrolled.data.examples import Examples, FrameSpans, Ints, Ragged
+from unrolled.data.frame_store import FrameStore
 from unrolled.data.image_batches import ClipBatches
 from unrolled.data.labelled_clips import SegmentLabels
 from unrolled.data.schema import Schema
@@ -25,7 +28,7 @@ from unrolled.fields.clips import Clips
 from unrolled.fields.label import Label
 from unrolled.models import Aligned
 from unrolled.nn import build_layer
-from unrolled.nn.image_encoder import PooledImages
+from unrolled.nn.image_encoder import STRETCH, PooledImages
 from unrolled.nn.image_settings import build_encoder
 from unrolled.tasks import baselines
 from unrolled.tasks.base import (
@@ -46,6 +49,7 @@ from unrolled.tasks.image_rows import begin_encoder, changes_of
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.step_readers import TaggedSteps
 from unrolled.tasks.steps import StepReader
+from unrolled.tasks.tag import ScoredSteps
 from unrolled.tasks.tag_frames import SegmentTagger, every_label, of_segments
 from unrolled.training.precision import ComputeDevice
 
@@ -142,26 +146,28 @@ class LabelFrames(SegmentTagger):
         clip_index, answer_index = locate(table, names, self.columns)
         errors = list(table.skipped)
         lines: list[int] = []
-        clips: list[Any] = []
+        store = FrameStore()
         targets: list[list[int]] = []
         for line, row in zip(table.lines, table.rows, strict=True):
+            before = len(store)
             try:
                 clip = self.inputs.check(row[clip_index])
-                frames = self.inputs.whole(clip)
+                count = self.inputs.read_into(store, clip)
                 answers = _labels_of_frames(row[answer_index], clip)
-                names_of_frames = every_label(answers, len(frames))
+                names_of_frames = every_label(answers, count)
                 # without a label a frame is read and not scored
                 targets.append([self._target(name) for name in names_of_frames])
-                clips.append(frames)
                 lines.append(line)
             except InvalidCell as error:
+                store.cut(before)
                 invalid = invalid_row(error, *table.position(line))
                 if on_error != "skip":
                     raise invalid from None
                 errors.append(invalid)
         if not lines:
             raise DataError("no row is left to read", table.path)
-        examples = self.inputs.examples(clips, np.array(lines))
+        lengths = [len(row) for row in targets]
+        examples = self.inputs.examples(store, lengths, np.array(lines))
         return replace(examples, targets=Ragged.of(targets)), errors
 
     def build(self, recipe: Recipe) -> nn.Module:
@@ -197,7 +203,9 @@ class LabelFrames(SegmentTagger):
     def why_not_answerable(self, cells: Sequence[Any]) -> str:
         """Return why a clip cannot be answered; else nothing."""
         try:
-            self.inputs.check_to_predict(cells)
+            clip = self.inputs.check(cells[0])
+            if all(len(stretch) == 0 for stretch in self.inputs.stretches(clip)):
+                return f"{clip} has no frames"
         except InvalidCell as error:
             return str(error)
         return ""
@@ -210,13 +218,43 @@ class LabelFrames(SegmentTagger):
         options: AnswerOptions = AnswerOptions(),
     ) -> list[Prediction]:
         """Label every frame of each clip."""
+        store = FrameStore()
         try:
-            clips = [self.inputs.check_to_predict(row) for row in rows]
+            lengths = [
+                self.inputs.read_into(store, self.inputs.check(row[0])) for row in rows
+            ]
         except InvalidCell as error:
             raise UserError(str(error)) from None
-        examples = self.inputs.examples(clips, np.arange(len(rows)))
+        examples = self.inputs.examples(store, lengths, np.arange(len(rows)))
         probabilities = self.probabilities(model, examples, compute_device)
         return [self.prediction(row) for row in probabilities]
+
+    def scored(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        rows: Ints,
+        compute_device: ComputeDevice,
+    ) -> ScoredSteps:
+        """Return the scores of labels; frames are looked at a stretch at a time."""
+        aligned = cast(Aligned, model)
+        assert examples.clips is not None
+        with compute_device.autocast():
+            looked_at = [
+                aligned.embedding(frames.to(compute_device.device))
+                for frames in examples.clips.stretches(rows, STRETCH)
+            ]
+            lengths = torch.from_numpy(examples.lengths[rows])
+            vectors = pad_sequence(
+                torch.cat(looked_at).split(lengths.tolist()),
+                batch_first=True,
+            )
+            outputs = aligned.of_vectors(vectors, lengths.to(compute_device.device))
+        targets = None
+        if isinstance(examples.targets, Ragged):
+            targets, _ = examples.targets.take(rows, IGNORED)
+            targets = targets.to(compute_device.device)
+        return ScoredSteps(outputs.float(), targets)
 
     def step_reader(
         self, compute_device: ComputeDevice, options: AnswerOptions = AnswerOptions()

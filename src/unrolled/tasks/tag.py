@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from unrolled.core.errors import DataError, UserError
 from unrolled.data.batches import IGNORED, BatchSource, Buckets, collate
-from unrolled.data.examples import Examples, Ragged
+from unrolled.data.examples import Examples, Ints, Ragged
 from unrolled.data.schema import Schema
 from unrolled.fields.base import InvalidCell
 from unrolled.fields.clips import Clips
@@ -85,6 +85,13 @@ DEFAULTS = DefaultSettings(
 )
 
 
+class ScoredSteps(NamedTuple):
+    """The scores of labels (B, T, C) in fp32, and the targets (B, T) where there are any."""
+
+    outputs: Tensor
+    targets: Tensor | None
+
+
 class Tagger(Task):
     """A label at every step of a sequence, be it of words or of numbers."""
 
@@ -132,6 +139,19 @@ class Tagger(Task):
             examples, training.batch_size, training.batch_tokens, recipe.seed
         )
 
+    def scored(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        rows: Ints,
+        compute_device: ComputeDevice,
+    ) -> ScoredSteps:
+        """Return the scores of labels at the steps of some rows (B,)."""
+        batch = collate(examples, rows).to(compute_device.device)
+        with compute_device.autocast():
+            outputs = model(batch.inputs, batch.lengths, *batch.extra)
+        return ScoredSteps(outputs.float(), batch.targets)
+
     @torch.no_grad()
     def evaluate(
         self,
@@ -145,12 +165,10 @@ class Tagger(Task):
         scored = 0
         judged_parts = []
         for rows in score_batches(examples.lengths):
-            batch = collate(examples, rows).to(compute_device.device)
-            assert batch.targets is not None
-            with compute_device.autocast():
-                outputs = model(batch.inputs, batch.lengths, *batch.extra).float()
-            real = batch.targets != IGNORED
-            targets = batch.targets[real]
+            outputs, all_targets = self.scored(model, examples, rows, compute_device)
+            assert all_targets is not None
+            real = all_targets != IGNORED
+            targets = all_targets[real]
             total += float(F.cross_entropy(outputs[real], targets, reduction="sum"))
             scored += int(real.sum())
             best = outputs[real].softmax(-1).max(-1)
@@ -179,10 +197,8 @@ class Tagger(Task):
         by_row: dict[int, Tensor] = {}
         lengths = examples.lengths
         for chosen in score_batches(lengths):
-            batch = collate(examples, chosen).to(compute_device.device)
-            with compute_device.autocast():
-                scores = model(batch.inputs, batch.lengths, *batch.extra)
-            padded = scores.float().softmax(-1).cpu()
+            scores, _ = self.scored(model, examples, chosen, compute_device)
+            padded = scores.softmax(-1).cpu()
             for row, probabilities in zip(chosen.tolist(), padded, strict=True):
                 by_row[row] = probabilities[: lengths[row]]
         return [by_row[row] for row in range(len(examples))]
