@@ -20,7 +20,7 @@ from unrolled.data.image_files import ImageFile
 from unrolled.data.sources import read
 from unrolled.scores.captions import caption_scores
 from unrolled.studies.sort_of_clevr import write
-from unrolled.tasks.ask_image import as_learnt, points_of
+from unrolled.tasks.image_questions import as_learnt, points_of
 
 Call = Callable[..., tuple[str, str]]
 STEPS = 3

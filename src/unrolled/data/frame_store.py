@@ -53,7 +53,8 @@ class FrameStore:
             return
         try:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="unrolled-frames-")
+                # it is open as long as the store: a mapping of it is what is read
+                self._file = tempfile.TemporaryFile(prefix="unrolled-frames-")  # noqa: SIM115
                 weakref.finalize(self, self._file.close)
                 for part in self._parts:
                     self._file.write(part.tobytes())

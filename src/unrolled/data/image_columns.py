@@ -70,9 +70,11 @@ def choose_images(
         )
     if not text and question is not None and question.name != answer:
         text = (question.name,)
-    task = "ask-image"
+    said = next(c for c in columns if c.name == answer)
+    # sentences that hardly repeat are written, word by word
+    is_written = not said.are_kinds and said.words >= SENTENCE
+    task = "answer-image" if is_written else "ask-image"
     if not text:
-        said = next(c for c in columns if c.name == answer)
         # folders of images are labels however many, and however few images each holds
         folders = table.format.kind == "folder"
         labels = folders or (said.are_kinds and said.words < SENTENCE)

@@ -82,13 +82,32 @@ def image_trace(
     )
     maps = None
     sources = [part.weights for part in attention if part.kind == "source"]
-    if grid is not None and sources and sources[-1].shape[2] == grid[0] * grid[1]:
-        weights = sources[-1].mean(0)
+    if grid is not None and sources and sources[-1].shape[2] >= grid[0] * grid[1]:
+        # of what else is attended to, a question, the places of the image stand first
+        weights = sources[-1].mean(0)[:, : grid[0] * grid[1]]
         maps = weights.reshape(len(weights), *grid)
     return ImageTrace(
         _png(image[0]),
         regions,
         maps,
+    )
+
+
+def beside_image(
+    attention: Sequence[AttentionTrace], steps: InputSteps
+) -> tuple[AttentionTrace, ...]:
+    """Return where words look in the steps of an input, of those that have an image beside them.
+
+    The places of the image are left out: maps show these.
+    """
+    if steps.grid is None or steps.extra(PIXELS) is None:
+        return tuple(attention)
+    places = steps.grid[0] * steps.grid[1]
+    return tuple(
+        replace(part, weights=part.weights[:, :, places:])
+        if part.kind == "source"
+        else part
+        for part in attention
     )
 
 

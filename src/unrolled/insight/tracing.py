@@ -23,7 +23,7 @@ from unrolled.insight.gradients import (
 )
 from unrolled.insight.looker import Looker
 from unrolled.insight.recorded import attention_traces, layer_traces
-from unrolled.insight.regions import image_trace
+from unrolled.insight.regions import beside_image, image_trace
 from unrolled.insight.trace import (
     Explained,
     LayerTrace,
@@ -92,7 +92,7 @@ def look(
         predictions=predictions,
         explained=explained,
         attributions=None if is_image else attribute(looker, steps, explained),
-        attention=attention,
+        attention=beside_image(attention, steps),
         tracking=tracking_units(layers, steps.names, predictions),
         written=steps.written,
         answer=answer_of(steps, predictions, reader),

@@ -1,6 +1,7 @@
 """The patterns: how inputs and outputs are tied to the steps of a layer."""
 
 from unrolled.models.aligned import Aligned
+from unrolled.models.answering import Answering, QuestionReader
 from unrolled.models.asking import Asking
 from unrolled.models.encoder_decoder import EncoderDecoder
 from unrolled.models.language import LanguageModel
@@ -11,11 +12,13 @@ from unrolled.models.unaligned import Unaligned
 
 __all__ = [
     "Aligned",
+    "Answering",
     "Asking",
     "EncoderDecoder",
     "LanguageModel",
     "ManyToOne",
     "OneToMany",
     "OneToOne",
+    "QuestionReader",
     "Unaligned",
 ]

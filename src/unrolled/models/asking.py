@@ -52,6 +52,14 @@ class FiLM(nn.Module):
         question: Tensor,
     ) -> Tensor:
         """Return one vector a row (B, width) of grids (B, M, C) and questions (B, Q)."""
+        return self.modulated(grid, question).amax(1)
+
+    def modulated(
+        self,
+        grid: Tensor,
+        question: Tensor,
+    ) -> Tensor:
+        """Return each place of grids (B, M, C) as questions (B, Q) change it (B, M, width)."""
         x = F.relu(self.enter(grid))
         parts = zip(
             self.firsts, self.seconds, self.norms, self.modulations, strict=True
@@ -60,7 +68,7 @@ class FiLM(nn.Module):
             scale, shift = modulation(question)[:, None].chunk(2, -1)
             beside = F.relu(first(x))
             x = beside + F.relu((1 + scale) * norm(second(beside)) + shift)
-        return x.amax(1)
+        return x
 
 
 class Relations(nn.Module):

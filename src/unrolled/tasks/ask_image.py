@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
-from unrolled.core.errors import DataError, UsageError, UserError
-from unrolled.data.columns import spelling
+from unrolled.core.errors import DataError, UserError
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.schema import Schema
-from unrolled.data.sources import Table
 from unrolled.fields.base import InvalidCell
 from unrolled.fields.image import Image
 from unrolled.fields.label import Label
@@ -47,19 +44,27 @@ from unrolled.tasks.base import (
     need_table,
 )
 from unrolled.tasks.image_labels import ImageLabels
+from unrolled.tasks.image_questions import (
+    QUESTIONS,
+    QuestionExamples,
+    accuracy_by_kind,
+    answers_of,
+    as_learnt,
+    check_question,
+    fit_question,
+    kinds_of,
+    most_frequent_answers,
+    need_question,
+    points_of,
+)
 from unrolled.tasks.image_rows import pixels_of, read_rows
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.step_readers import QuestionSteps
 from unrolled.tasks.steps import StepReader
 from unrolled.text.published import load_tokenizer
-from unrolled.text.tokenizers import KINDS, Tokenizer
+from unrolled.text.tokenizers import Tokenizer
 from unrolled.training.precision import ComputeDevice
 
-QUESTIONS = "questions.json"
-KIND = "kind"  # the column that tells kinds of questions apart, where a file has it
-AGREEING = (
-    3  # people who gave an answer that counts in full (Antol et al. 2015, section 3)
-)
 DEFAULTS = DefaultSettings(
     values={
         "data": {"max_tokens": 64, "min_count": 1},
@@ -77,24 +82,6 @@ DEFAULTS = DefaultSettings(
     tokenizer="words",
     sizes_vocabulary=False,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class QuestionExamples(Examples):
-    """Questions about images, with all right answers of each row, and its kind of question."""
-
-    right: tuple[tuple[int, ...], ...] = ()
-    kinds: tuple[str, ...] = ()
-
-    def pick(self, rows: Any) -> QuestionExamples:
-        """Return some of the examples (M,), in that order."""
-        # without super(): a class with slots is made anew
-        picked = cast(QuestionExamples, Examples.pick(self, rows))
-        chosen = np.arange(len(self))[rows].tolist()
-        kinds = tuple(self.kinds[row] for row in chosen) if self.kinds else ()
-        return replace(
-            picked, right=tuple(self.right[row] for row in chosen), kinds=kinds
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,19 +136,8 @@ class AskImage(ImageLabels):
     ) -> Self:
         """Learn the words of questions, and the answers, from training rows."""
         table = need_table(data)
-        config = recipe.data
-        if len(schema.text) != 1 or not schema.images:
-            raise UsageError(
-                "task=ask-image reads one column of images (data.image) and one of questions "
-                "(data.text)"
-            )
-        column = schema.text[0]
-        texts = [as_learnt(cell) for cell in table.cells(column) if cell]
-        kind = config.tokenizer if config.tokenizer in KINDS else DEFAULTS.tokenizer
-        known = pretrained and pretrained.tokenizer
-        tokenizer = known or Tokenizer.fit(
-            kind, texts, config.vocabulary, config.min_count
-        )
+        need_question(cls.name, schema)
+        question = fit_question(recipe.data, schema, table, pretrained)
         answer = schema.answer or ""
         named = table if labels is None else need_table(labels)
         answers: list[Any] = []
@@ -173,7 +149,7 @@ class AskImage(ImageLabels):
         encoder = recipe.encoder
         return cls(
             Image(schema.images[0], encoder.size, encoder.fit),
-            Text((column,), tokenizer, config.max_tokens),
+            question,
             output,
             FileLayout.of(table),
         )
@@ -188,7 +164,7 @@ class AskImage(ImageLabels):
         image, text, answer = locate(table, names, self.columns)
 
         def check(cells: tuple[Any, ...]) -> tuple[str, tuple[int, ...]]:
-            question = self._check_question(cells[text])
+            question = check_question(self.question, cells[text])
             right = [self.output.check(value) for value in answers_of(cells[answer])]
             if not right:
                 raise InvalidCell(f"column {self.output.column!r} holds no answer")
@@ -197,31 +173,16 @@ class AskImage(ImageLabels):
         rows = read_rows(self.inputs, table, image, check, on_error)
         questions = [question for question, _ in rows.values]
         right = tuple(right for _, right in rows.values)
-        targets = [Counter(answers).most_common(1)[0][0] for answers in right]
+        targets = most_frequent_answers(right)
         examples = QuestionExamples(
             rows.lines,
             Ragged.of(self.question.encode([(question,) for question in questions])),
             images=rows.images,
             targets=np.array(targets, dtype=np.int64),
             right=right,
-            kinds=_kinds(table, rows.lines),
+            kinds=kinds_of(table, rows.lines),
         )
         return examples, rows.errors
-
-    def _check_question(self, cell: Any) -> str:
-        """Return a question. Raises InvalidCell: it is none, or has no word that is known."""
-        (text,) = self.question.check([cell])
-        question = as_learnt(text)
-        if not question:
-            raise InvalidCell(f"column {self.question.columns[0]!r} is empty")
-        unknown = self.tokenizer.unk_id
-        words = " ".join(filter(_is_word, question.split()))
-        if all(id == unknown for id in self.tokenizer.encode(words)):
-            raise InvalidCell(
-                f"column {self.question.columns[0]!r} holds no word of the questions that were "
-                f"learnt: {text[:60]!r}"
-            )
-        return question
 
     def build(self, recipe: Recipe) -> nn.Module:
         """Return what reads image and question, and answers."""
@@ -262,16 +223,7 @@ class AskImage(ImageLabels):
         assert evaluation.judged is not None
         points = points_of(question_examples.right, evaluation.judged.predicted)
         scores = {**evaluation.scores, "accuracy": float(points.mean())}
-        by: dict[str, dict[str, Scores]] = {}
-        if question_examples.kinds:
-            kinds = np.array(question_examples.kinds)
-            by["by_kind"] = {
-                kind: {
-                    "rows": int((kinds == kind).sum()),
-                    "accuracy": float(points[kinds == kind].mean()),
-                }
-                for kind in sorted(set(question_examples.kinds))
-            }
+        by = accuracy_by_kind(points, question_examples.kinds)
         return replace(evaluation, scores=scores, by=by)
 
     def predict(
@@ -283,7 +235,7 @@ class AskImage(ImageLabels):
     ) -> list[Prediction]:
         """Answer rows of an image and a question each."""
         try:
-            questions = [self._check_question(row[1]) for row in rows]
+            questions = [check_question(self.question, row[1]) for row in rows]
             images = pixels_of(self.inputs, [row[0] for row in rows])
         except InvalidCell as error:
             raise UserError(str(error)) from None
@@ -294,7 +246,7 @@ class AskImage(ImageLabels):
     def why_not_answerable(self, cells: Sequence[Any]) -> str:
         """Return why a question about an image cannot be answered; else nothing."""
         try:
-            self._check_question(cells[1])
+            check_question(self.question, cells[1])
             pixels_of(self.inputs, cells[:1])
         except InvalidCell as error:
             return str(error)
@@ -356,49 +308,6 @@ class AskImage(ImageLabels):
         question = Text(tuple(saved["columns"]), tokenizer, saved["max_tokens"])
         inputs = Image.from_json(values["inputs"])
         return cls(inputs, question, Label.from_json(values["output"]), layout)
-
-
-def as_learnt(text: Any) -> str:
-    """Return a question as it is learnt: in lower case, marks apart from words."""
-    lowered = str(text).strip().lower()
-    apart = "".join(
-        character if character.isalnum() or character.isspace() else f" {character} "
-        for character in lowered
-    )
-    return " ".join(apart.split())
-
-
-def _is_word(word: str) -> bool:
-    return any(character.isalnum() for character in word)
-
-
-def answers_of(cell: Any) -> list[Any]:
-    """Return the answers in a cell: one, or those of several people in a list."""
-    if isinstance(cell, list):
-        return [value for value in cell if spelling(str(value)) != ""]
-    return [] if cell is None or cell == "" else [cell]
-
-
-def points_of(
-    right: Sequence[tuple[int, ...]], predicted: Sequence[int] | NDArray[Any]
-) -> NDArray[np.float64]:
-    """Return what each of N predictions counts: 1 for the one answer, or n / 3 at most 1."""
-    points: list[float] = []
-    for answers, given in zip(right, predicted, strict=True):
-        if len(answers) == 1:
-            points.append(float(answers[0] == int(given)))
-        else:
-            agreeing = min(AGREEING, len(answers))
-            points.append(min(1.0, answers.count(int(given)) / agreeing))
-    return np.array(points)
-
-
-def _kinds(table: Table, lines: NDArray[Any]) -> tuple[str, ...]:
-    """Return the kind of question of each row, where the file has such a column."""
-    if KIND not in table.columns:
-        return ()
-    cells = dict(zip(table.lines, table.cells(KIND), strict=True))
-    return tuple(str(cells[line]) for line in lines.tolist())
 
 
 def _keys(examples: Examples) -> list[bytes]:

@@ -13,6 +13,7 @@ TASKS = {
     "caption": "caption:Caption",
     "write": "write_text:WriteText",
     "ask-image": "ask_image:AskImage",
+    "answer-image": "answer_image:AnswerImage",
     "label-frames": "label_frames:LabelFrames",
 }
 # the same for sequences of numbers and for images, where another class does it

@@ -19,7 +19,13 @@ from unrolled.fields.conditions import Conditions
 from unrolled.fields.image import Image
 from unrolled.fields.text import Text
 from unrolled.models import OneToMany
-from unrolled.nn import build_decoder, with_context
+from unrolled.nn import (
+    Attention,
+    RecurrentDecoder,
+    TokenEmbedding,
+    build_decoder,
+    with_context,
+)
 from unrolled.nn.build import settings_of
 from unrolled.tasks.base import (
     AnswerOptions,
@@ -29,7 +35,7 @@ from unrolled.tasks.base import (
     build_embedding,
 )
 from unrolled.tasks.recipe import DataConfig, Recipe
-from unrolled.tasks.step_readers import WrittenSteps, piece_names
+from unrolled.tasks.step_readers import Write, WrittenSteps, piece_names
 from unrolled.tasks.steps import StepReader
 from unrolled.tasks.unaligned import check_writer
 from unrolled.tasks.writing import SourceBatches, best_of, refuse_unknown, write
@@ -105,9 +111,28 @@ class OneToManyTask(Task):
 
     def build_for(self, source: nn.Module, recipe: Recipe) -> OneToMany:
         """Return a source, and the decoder that writes from it."""
+        target, decoder = self.build_writer(recipe)
         config = recipe.model
-        size = self.tokenizer.size
-        target = build_embedding(size, config)
+        try:
+            return OneToMany(
+                source,
+                config.hidden,
+                target,
+                decoder,
+                self.tokenizer.size,
+                config.head_dropout,
+                config.tie,
+                config.head_bias,
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+    def build_writer(
+        self, recipe: Recipe
+    ) -> tuple[TokenEmbedding, Attention | RecurrentDecoder]:
+        """Return the embedding of pieces that are written, and the decoder that reads them."""
+        config = recipe.model
+        target = build_embedding(self.output.tokenizer.size, config)
         settings = settings_of(recipe.layer, config, bidirectional=False)
         settings = with_context(recipe.layer, settings, self.longest)
         decoder = build_decoder(
@@ -119,19 +144,7 @@ class OneToManyTask(Task):
             config.input_feeding,
         )
         check_writer(decoder, recipe.layer, self.longest)
-        try:
-            return OneToMany(
-                source,
-                config.hidden,
-                target,
-                decoder,
-                size,
-                config.head_dropout,
-                config.tie,
-                config.head_bias,
-            )
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+        return target, decoder
 
     def decoder_inputs(self, batch: Batch) -> Tensor:
         """Return what the decoder reads before each target (R, T)."""
@@ -184,6 +197,12 @@ class OneToManyTask(Task):
         self, compute_device: ComputeDevice, options: AnswerOptions = AnswerOptions()
     ) -> StepReader:
         """Return what reads a source, and its text as a search writes it."""
+        names = piece_names(self.tokenizer)
+        best = self.best_ids(compute_device, options)
+        return WrittenSteps(self.inputs, names, best, self.decoder_inputs)
+
+    def best_ids(self, compute_device: ComputeDevice, options: AnswerOptions) -> Write:
+        """Return what writes a text for cells: the text, and its pieces with the end mark."""
         tokenizer = self.tokenizer
 
         def best(model: nn.Module, cells: Sequence[Any]) -> tuple[str, Sequence[int]]:
@@ -192,8 +211,7 @@ class OneToManyTask(Task):
             tokens = answers[0].tokens
             return tokenizer.decode(tokens), [*tokens, tokenizer.eos_id]
 
-        names = piece_names(tokenizer)
-        return WrittenSteps(self.inputs, names, best, self.decoder_inputs)
+        return best
 
     # ------------------------------------------------------------------ the run folder
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -26,6 +26,7 @@ from unrolled.fields.words import Words
 from unrolled.fields.words_and_columns import WordsAndColumns
 from unrolled.models import (
     Aligned,
+    Answering,
     Asking,
     EncoderDecoder,
     LanguageModel,
@@ -353,6 +354,44 @@ class WrittenSteps(StepReader):
     def scores(self, model: nn.Module, features: Tensor) -> Tensor:
         scores: Tensor = cast(EncoderDecoder, model).head(features)
         return scores
+
+
+@dataclass(frozen=True)
+class AnswerSteps(WrittenSteps):
+    """An answer that is written to a question about an image; the steps are the question's.
+
+    Attributes:
+        question: its field.
+        learnt: makes of a question the text that is read.
+    """
+
+    question: Text = field(kw_only=True)
+    learnt: Callable[[Any], str] = field(kw_only=True)
+
+    def read(self, model: nn.Module, cells: Sequence[Any]) -> InputSteps:
+        image = cast(Image, self.field)
+        of_question = QuestionSteps(image, self.question, (), self.learnt)
+        steps = of_question.read(model, cells)
+        source = cast(ImageEncoder, cast(Answering, model).source)
+        pixels = steps.extra(PIXELS)
+        assert pixels is not None
+        answer, ids = self.write(model, cells)
+        batch = replace(steps.batch, targets=torch.tensor([list(ids)]))
+        inputs = self.before(batch)
+        batch = replace(batch, targets=None, extra=(inputs, *batch.extra))
+        return replace(
+            steps,
+            batch=batch,
+            roles=(WRITTEN, *steps.roles),
+            written=tuple(self.names(id) for id in ids),
+            answer=answer,
+            grid=source.grid(*pixels.shape[2:]),
+        )
+
+    def layers(self, model: nn.Module) -> dict[nn.Module, str]:
+        known = cast(Answering, model)
+        question = known.question_layer.observed("question")
+        return question | known.decoder.observed("decoder")
 
 
 def _on_grid(steps: InputSteps, source: ImageEncoder) -> InputSteps:

@@ -43,8 +43,11 @@ class SourceBatches(Protocol):
         """Real steps of each of the N sources."""
         ...
 
-    def take(self, rows: Ints, pad: int) -> tuple[Tensor, Tensor]:
-        """Return some of them side by side, as the model reads them, and their lengths (B,)."""
+    def take(self, rows: Ints, pad: int) -> tuple[Tensor, ...]:
+        """Return some of them side by side, as the model reads them, and their lengths (B,).
+
+        What else the model reads of them may follow.
+        """
         ...
 
 
@@ -168,7 +171,7 @@ class _Writer:
             waiting = waiting[[bool(new and spelt[row]) for row in waiting.tolist()]]
 
     def _search(self, steps: Steps, rows: Ints, banned: Phrases) -> None:
-        ids, lengths = self.sources.take(rows, PAD)
+        source, lengths, *extra = self.sources.take(rows, PAD)
         count = len(rows)
         device = self.compute_device.device
         required = self.ids.required
@@ -176,7 +179,11 @@ class _Writer:
         with torch.no_grad(), self.compute_device.searching():
             hypotheses = search(
                 steps,
-                steps.start(ids.to(device), lengths.to(device)),
+                steps.start(
+                    source.to(device),
+                    lengths.to(device),
+                    *(tensor.to(device) for tensor in extra),
+                ),
                 self.settings,
                 start=self.target.bos_id,
                 end=self.target.eos_id,
