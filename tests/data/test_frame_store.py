@@ -64,7 +64,7 @@ def test_long_clips_are_labelled_as_whole_ones(
 ) -> None:
     """Stretches of 7 frames of clips in a file give what one pass over padded clips gives."""
     torch.manual_seed(0)
-    network = ResidualNetwork(BasicBlock, (1, 1, 1, 1), (4, 4, 6, 6), stem=3, stride=1)
+    network = ResidualNetwork(BasicBlock, (1, 1, 1, 1), (8, 8, 8, 6), stem=3, stride=1)
     pooled = PooledImages(ImageEncoder(network), 8, 8, 6)
     layer = build_layer("gru", LayerConfig(hidden=5, bidirectional=bidirectional), 6)
     model = Aligned(pooled, layer, 3).eval()
@@ -72,7 +72,7 @@ def test_long_clips_are_labelled_as_whole_ones(
     clips = [ArrayClip("a clip", drawn(n, n).transpose(0, 2, 3, 1)) for n in (30, 2, 9)]
     store = FrameStore(500)
     lengths = [field.read_into(store, clip) for clip in clips]
-    examples = field.examples(store, lengths, np.arange(3))
+    examples = field.stored(store, lengths, np.arange(3))
     assert examples.clips is not None
     monkeypatch.setattr(label_frames, "STRETCH", 7)
     task: Any = object.__new__(label_frames.LabelFrames)

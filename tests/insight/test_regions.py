@@ -199,7 +199,7 @@ WORDS = [4, 7, 5, 3]
 
 
 def network() -> ResidualNetwork:
-    made = ResidualNetwork(BasicBlock, (1, 1, 1, 1), (4, 4, 6, 6), stem=3, stride=1)
+    made = ResidualNetwork(BasicBlock, (1, 1, 1, 1), (8, 8, 8, 6), stem=3, stride=1)
     nn.init.normal_(made.bn1.bias)
     return made
 

@@ -1,6 +1,6 @@
 """A question about an image: each way to bring both together, by its equations written out.
 
-Models read features in fp64, where sums in another order differ by some 1e-15.
+Models read features in fp64, where sums in another order differ by some 1e-15 of their size.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from unrolled.models.asking import (
     FiLM,
     Joined,
     Looking,
+    MultiHop,
     Relations,
-    StackedAttention,
 )
 from unrolled.nn import LayerConfig, Pooling, TokenEmbedding, build_layer
 from unrolled.nn.convolution import BasicBlock, ResidualNetwork
 from unrolled.nn.image_encoder import ImageEncoder
 
-TIGHT: dict[str, Any] = {"rtol": 0, "atol": 1e-12}
+TIGHT: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-12}
 every = pytest.mark.parametrize("fusion", FUSIONS)
 B = 3
 M = 4
@@ -42,7 +42,7 @@ def seeded() -> None:
 
 
 def build(fusion: str, *, both: bool = False, pooling: str = "last") -> Asking:
-    network = ResidualNetwork(BasicBlock, (1, 1, 1, 1), (4, 6, 8, 10), stem=3, stride=1)
+    network = ResidualNetwork(BasicBlock, (1, 1, 1, 1), (8, 8, 8, 10), stem=3, stride=1)
     layer = build_layer("gru", LayerConfig(hidden=7, bidirectional=both), Q)
     pooled = Pooling(pooling, layer.output_size, layer.reverse_size)
     source = ImageEncoder(network, coordinates=True)
@@ -122,35 +122,35 @@ def test_film_is_its_equations(blocks: int) -> None:
                 normed = centred / (centred.square().mean() + 1e-5).sqrt()
                 x = first + (gamma * normed + beta).clamp(min=0)
             rows.append(x)
-        same(fusion(grid, question)[row], torch.stack(rows).amax(0))
+        same(fusion(fusion.prepare(grid), question)[row], torch.stack(rows).amax(0))
 
 
 @pytest.mark.parametrize("hops", [1, 3])
-def test_each_hop_looks_by_what_was_read_before(hops: int) -> None:
-    """Yang et al. (2016), eq. 15 to 18, of several heads that read two layers over a place."""
-    fusion = StackedAttention(C, Q, WIDTH, hops, heads=2)
+def test_each_hop_reads_by_what_was_read_before(hops: int) -> None:
+    """Strub et al. (2018), 3.2: what modulates an image is what was read of it before."""
+    fusion = MultiHop(C, Q, WIDTH, hops)
     weights = drawn_weights(fusion)
     grid = drawn(B, M, C)
     question = drawn(B, Q)
     assert fusion.output_size == WIDTH
     for row in range(B):
-        known = weights["enter.weight"] @ question[row] + weights["enter.bias"]
+        known = weights["question.weight"] @ question[row] + weights["question.bias"]
         for hop in range(hops):
-            vectors = []
+            scale = (
+                weights[f"scales.{hop}.weight"] @ known + weights[f"scales.{hop}.bias"]
+            )
+            scaled = []
             for position in range(M):
-                first = weights[f"positions.{hop}.weight"] @ grid[row, position]
-                first = first + weights[f"known.{hop}.weight"] @ known
-                first = (first + weights[f"known.{hop}.bias"]).clamp(min=0)
-                second = weights[f"hidden.{hop}.weight"] @ first
-                second = second + weights[f"hidden.{hop}.bias"]
-                vectors.append(second.clamp(min=0))
-            hidden = torch.stack(vectors)
-            scores = hidden @ weights[f"scores.{hop}.weight"].T
-            read = [scores[:, head].softmax(0) @ hidden for head in range(2)]
-            both = torch.cat([*read, hidden.mean(0)])
-            said = weights[f"read.{hop}.weight"] @ both + weights[f"read.{hop}.bias"]
-            known = known + said.clamp(min=0)
-        same(fusion(grid, question)[row], known)
+                says = weights["enter.weight"] @ grid[row, position]
+                says = (says + weights["enter.bias"]).clamp(min=0)
+                scaled.append(says * (1 + scale))
+            together = torch.stack(scaled)
+            pooled = torch.cat([together.amax(0), 4 * together.mean(0)])
+            read = (
+                weights[f"reads.{hop}.weight"] @ pooled + weights[f"reads.{hop}.bias"]
+            )
+            known = known + read.clamp(min=0)
+        same(fusion(fusion.prepare(grid), question)[row], known)
 
 
 def test_looking_weighs_places_by_the_question() -> None:
@@ -191,7 +191,9 @@ def test_answers_are_layers_over_what_the_fusion_says(fusion: str) -> None:
     grid = drawn(B, M, C)
     steps = model.layer.read(model.embedding(QUESTIONS), LENGTHS)
     question = model.pooling(steps, LENGTHS)
-    hidden = model.before(model.fusion(grid, question)).clamp(min=0)
+    hidden = model.before(model.fusion(model.fusion.prepare(grid), question)).clamp(
+        min=0
+    )
     scores = model(QUESTIONS, LENGTHS, grid)
     assert scores.shape == (B, 4)
     same(scores, hidden @ model.head.weight.T + model.head.bias)
@@ -319,6 +321,6 @@ def test_dropout_stands_before_the_output_weights() -> None:
 def test_an_unknown_fusion_is_refused() -> None:
     with pytest.raises(
         ValueError,
-        match="out of film, relation, stacked, attention, joined, got 'concatenated'",
+        match="out of film, relation, hops, attention, joined, got 'concatenated'",
     ):
         build("concatenated")

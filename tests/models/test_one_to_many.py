@@ -311,7 +311,7 @@ def test_dropout_falls_on_the_places_and_before_the_output_weights() -> None:
 
 
 def test_images_are_written_from_as_their_features_are() -> None:
-    network = ResidualNetwork(BasicBlock, (1, 1, 1, 1), (4, 4, 6, 8), stem=3, stride=1)
+    network = ResidualNetwork(BasicBlock, (1, 1, 1, 1), (8, 8, 8, 8), stem=3, stride=1)
     encoder = ImageEncoder(network, None, coordinates=True)
     model = build("lstm-additive", encoder)
     assert model.encoder.in_features == 10

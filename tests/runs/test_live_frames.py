@@ -61,7 +61,7 @@ def tell_apart(model: Aligned, colours: int) -> None:
 def built(layer: str = "gru", colours: int = 3, **settings: Any) -> tuple[Any, Aligned]:
     """Return a predictor of a run that labels frames, and its model."""
     torch.manual_seed(2)
-    network = ResidualNetwork(BasicBlock, (1, 1, 1, 1), (4, 4, 6, 6), stem=3, stride=1)
+    network = ResidualNetwork(BasicBlock, (1, 1, 1, 1), (8, 8, 8, 6), stem=3, stride=1)
     pooled = PooledImages(ImageEncoder(network), HEIGHT, WIDTH, 8)
     config = LayerConfig(hidden=8, **settings)
     model = Aligned(pooled, build_layer(layer, config, 8), len(NAMES)).eval()

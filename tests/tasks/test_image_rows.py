@@ -310,7 +310,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def frozen(seed: int = 3, **settings: Any) -> ImageEncoder:
     torch.manual_seed(seed)
-    network = ResidualNetwork(BasicBlock, (1, 1, 1, 1), (4, 6, 8, 10), stem=3, stride=1)
+    network = ResidualNetwork(BasicBlock, (1, 1, 1, 1), (8, 8, 8, 10), stem=3, stride=1)
     network.bn1.running_mean.normal_()  # type: ignore[union-attr]
     return ImageEncoder(network, **{"frozen": None, **settings})
 

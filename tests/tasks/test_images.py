@@ -277,7 +277,7 @@ def test_questions_are_read_in_lower_case_marks_apart(text: str, expected: str) 
     assert as_learnt(text) == expected
 
 
-@pytest.mark.parametrize("fusion", ["relation", "stacked", "attention", "joined"])
+@pytest.mark.parametrize("fusion", ["relation", "hops", "attention", "joined"])
 def test_every_fusion_is_trained_and_read_back(
     questioned: tuple[Path, Any], tmp_path: Path, fusion: str
 ) -> None:

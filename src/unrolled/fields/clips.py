@@ -151,8 +151,19 @@ class Clips:
             raise InvalidCell(f"{clip} has no frames")
         return len(store) - before
 
-    @staticmethod
     def examples(
+        self,
+        rows: Sequence[Frames],
+        lines: Ints,
+    ) -> Examples:
+        """Return checked rows (N,), which stand on ``lines`` (N,), as a model reads them."""
+        store = FrameStore()
+        for frames in rows:
+            store.append(frames)
+        return self.stored(store, [len(frames) for frames in rows], lines)
+
+    @staticmethod
+    def stored(
         store: FrameStore,
         lengths: Sequence[int],
         lines: Ints,

@@ -81,6 +81,11 @@ class Answering(EncoderDecoder):
         self.pooling = question.pooling
         self.question_memory = nn.Linear(question.layer.output_size, width)
 
+    @property
+    def embedding(self) -> nn.Module:
+        """What turns the pieces of questions into vectors."""
+        return self.question_embedding
+
     def plain(self) -> type[EncoderDecoder]:
         """Return the class whose steps the native core knows."""
         return Answering
@@ -97,12 +102,12 @@ class Answering(EncoderDecoder):
         images, *owners = extra
         grid = self.source(images)
         rows = grid.flatten(0, 1)[:, :, None, None]
-        grid = self.norm(rows).view_as(grid)
+        modulation = cast(FiLM, self.encoder)
+        grid = modulation.prepare(self.norm(rows).view_as(grid))
         if owners:
             grid = grid[owners[0]]
         steps = self.question_layer.read(self.question_embedding(source), lengths)
         question = self.pooling(steps, lengths)
-        modulation = cast(FiLM, self.encoder)
         positions = modulation.modulated(grid, question)
         question_steps = self.question_memory(steps)
         # padding stands at the end, where lengths tell it

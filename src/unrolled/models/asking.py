@@ -5,20 +5,44 @@ Shapes: B rows, T steps of a question, M places of an image's grid, C features o
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrolled.nn import Layer, Pooling, TokenEmbedding
-from unrolled.nn.attention import at_least_fp32
 from unrolled.nn.attention_scores import Additive
 from unrolled.nn.image_encoder import ImageEncoder
 from unrolled.nn.memory import Memory
 
-FUSIONS = ("film", "relation", "stacked", "attention", "joined")
+FUSIONS = ("film", "relation", "hops", "attention", "joined")
 
 
-class FiLM(nn.Module):
+class Fusion(nn.Module):
+    """How an image and a question about it come together.
+
+    Attributes:
+        output_size: width of the vector.
+    """
+
+    output_size: int
+
+    def prepare(self, grid: Tensor) -> Tensor:
+        """Return what can be said of grids (I, M, C) before there is a question (I, M, D)."""
+        return grid
+
+    @abstractmethod
+    def forward(self, grid: Tensor, question: Tensor) -> Tensor:
+        """Return one vector a row (B, output_size).
+
+        Args:
+            grid: of each row, as ``prepare`` returns it (B, M, D).
+            question: its vector (B, Q).
+        """
+
+
+class FiLM(Fusion):
     """Feature-wise linear modulation of a grid by a question (Perez et al. 2018, eq. 1 and 2).
 
     Each block is a linear layer, then a second one whose features the question scales and shifts,
@@ -46,12 +70,16 @@ class FiLM(nn.Module):
         )
         self.output_size = width
 
+    def prepare(self, grid: Tensor) -> Tensor:
+        """Return what blocks begin from (I, M, width) of grids (I, M, C)."""
+        return F.relu(self.enter(grid))
+
     def forward(
         self,
         grid: Tensor,
         question: Tensor,
     ) -> Tensor:
-        """Return one vector a row (B, width) of grids (B, M, C) and questions (B, Q)."""
+        """Return one vector a row (B, width); see the base class."""
         return self.modulated(grid, question).amax(1)
 
     def modulated(
@@ -59,8 +87,8 @@ class FiLM(nn.Module):
         grid: Tensor,
         question: Tensor,
     ) -> Tensor:
-        """Return each place of grids (B, M, C) as questions (B, Q) change it (B, M, width)."""
-        x = F.relu(self.enter(grid))
+        """Return each place of prepared grids (B, M, width) as questions (B, Q) change it."""
+        x = grid
         parts = zip(
             self.firsts, self.seconds, self.norms, self.modulations, strict=True
         )
@@ -71,7 +99,7 @@ class FiLM(nn.Module):
         return x
 
 
-class Relations(nn.Module):
+class Relations(Fusion):
     """What every pair of places says with the question (Santoro et al. 2017, eq. 1).
 
     A linear layer over [a; b; q] is a sum of one over each, so that the pairs are never laid side
@@ -101,7 +129,7 @@ class Relations(nn.Module):
         grid: Tensor,
         question: Tensor,
     ) -> Tensor:
-        """Return one vector a row (B, width) of grids (B, M, C) and questions (B, Q)."""
+        """Return one vector a row (B, width); see the base class."""
         left = self.left(grid) + self.question(question)[:, None]
         pairs = F.relu(left[:, :, None] + self.right(grid)[:, None])
         for layer in self.over_pairs:
@@ -109,20 +137,20 @@ class Relations(nn.Module):
         return pairs.mean((1, 2))
 
 
-class StackedAttention(nn.Module):
-    """Places looked at again and again, each time by what was read before (Yang et al. 2016, 3.3).
+class MultiHop(Fusion):
+    """An image read again and again, each time by what was read before (Strub et al. 2018, 3.2).
 
-    A hop makes of every place and what is known h_i = relu(V relu(U [place_i; known])). Heads weigh
-    the places by softmax_i(w h_i) and read the sums of h_i; what they read, and the mean of h_i,
-    which counts, is added to what is known. So "the object closest to the red one" takes two hops,
-    where relations of all pairs of places take as many steps as there are pairs.
+    What each place of an image says, p = relu(P place), is the same for all questions about it. A
+    hop scales it by what is known of the question and its answer, p * (1 + S known), and adds
+    relu(R [largest; mean]) over the places to what is known: the largest finds the one object that
+    is meant, the mean counts. So "the object closest to the red one" takes two hops, where
+    relations of all pairs of places take as many steps as there are pairs.
 
     Args:
         features: of a place.
         question: width of the question's vector.
-        width: of the layers of a hop.
+        width: of what is known; places have twice as many features.
         hops: how many.
-        heads: of each, which divide ``width``.
     """
 
     def __init__(
@@ -131,44 +159,35 @@ class StackedAttention(nn.Module):
         question: int,
         width: int,
         hops: int = 3,
-        heads: int = 4,
     ) -> None:
         super().__init__()
-        self.enter = nn.Linear(question, width)
-        self.positions = nn.ModuleList(
-            nn.Linear(features, width, bias=False) for _ in range(hops)
-        )
-        self.known = nn.ModuleList(nn.Linear(width, width) for _ in range(hops))
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(hops))
-        self.scores = nn.ModuleList(
-            nn.Linear(width, heads, bias=False) for _ in range(hops)
-        )
-        self.read = nn.ModuleList(
-            nn.Linear((heads + 1) * width, width) for _ in range(hops)
-        )
+        inner = 2 * width
+        self.enter = nn.Linear(features, inner)
+        self.question = nn.Linear(question, width)
+        self.scales = nn.ModuleList(nn.Linear(width, inner) for _ in range(hops))
+        self.reads = nn.ModuleList(nn.Linear(2 * inner, width) for _ in range(hops))
         self.output_size = width
+
+    def prepare(self, grid: Tensor) -> Tensor:
+        """Return what each place says to any question (I, M, 2 width) of grids (I, M, C)."""
+        return F.relu(self.enter(grid))
 
     def forward(
         self,
         grid: Tensor,
         question: Tensor,
     ) -> Tensor:
-        """Return one vector a row (B, width) of grids (B, M, C) and questions (B, Q)."""
-        known = self.enter(question)
-        hops = zip(
-            self.positions, self.known, self.hidden, self.scores, self.read, strict=True
-        )
-        for at_position, before, hidden, scores, read in hops:
-            first = F.relu(at_position(grid) + before(known)[:, None])
-            second = F.relu(hidden(first))
-            weights = at_least_fp32(scores(second)).softmax(1).to(second.dtype)
-            attended = (weights.transpose(1, 2) @ second).flatten(1)
-            both = torch.cat([attended, second.mean(1)], 1)
-            known = known + F.relu(read(both))
+        """Return one vector a row (B, width); see the base class."""
+        known = self.question(question)
+        for scale, read in zip(self.scales, self.reads, strict=True):
+            scaled = grid * (1 + scale(known))[:, None]
+            # of M places few are of the object that is meant: their mean is small
+            pooled = torch.cat([scaled.amax(1), 4 * scaled.mean(1)], 1)
+            known = known + F.relu(read(pooled))
         return known
 
 
-class Looking(nn.Module):
+class Looking(Fusion):
     """A weighed sum of the places, by what the question looks for (Bahdanau et al. 2015)."""
 
     def __init__(
@@ -186,7 +205,7 @@ class Looking(nn.Module):
         grid: Tensor,
         question: Tensor,
     ) -> Tensor:
-        """Return one vector a row (B, C + Q) of grids (B, M, C) and questions (B, Q)."""
+        """Return one vector a row (B, C + Q); see the base class."""
         keys = self.attend.keys(grid)[:, None]
         lengths = torch.full(
             (len(grid),),
@@ -198,7 +217,7 @@ class Looking(nn.Module):
         return torch.cat([context, question], 1)
 
 
-class Joined(nn.Module):
+class Joined(Fusion):
     """The mean of the grid and the question side by side: what the others are compared with."""
 
     def __init__(self, features: int, question: int) -> None:
@@ -210,7 +229,7 @@ class Joined(nn.Module):
         grid: Tensor,
         question: Tensor,
     ) -> Tensor:
-        """Return one vector a row (B, C + Q) of grids (B, M, C) and questions (B, Q)."""
+        """Return one vector a row (B, C + Q); see the base class."""
         return torch.cat([grid.mean(1), question], 1)
 
 
@@ -223,7 +242,7 @@ class Asking(nn.Module):
         layer: any layer over them, in one or both directions.
         pooling: how its steps become one vector.
         outputs: number of answers.
-        fusion: film, relation, stacked, attention or joined.
+        fusion: film, relation, hops, attention or joined.
         width: of the fusion and of the layer before the output weights.
         dropout: before the output weights.
 
@@ -253,13 +272,13 @@ class Asking(nn.Module):
         self.pooling = pooling
         features = source.output_size
         question = pooling.output_size
-        self.fusion: FiLM | Relations | StackedAttention | Looking | Joined
+        self.fusion: Fusion
         if fusion == "film":
             self.fusion = FiLM(features, question, width)
         elif fusion == "relation":
             self.fusion = Relations(features, question, width)
-        elif fusion == "stacked":
-            self.fusion = StackedAttention(features, question, width)
+        elif fusion == "hops":
+            self.fusion = MultiHop(features, question, width)
         elif fusion == "attention":
             self.fusion = Looking(features, question, width)
         else:
@@ -285,7 +304,7 @@ class Asking(nn.Module):
         """
         steps = self.layer.read(self.embedding(tokens), lengths)
         question = self.pooling(steps, lengths)
-        grid = self.source(images)
+        grid = self.fusion.prepare(self.source(images))
         if owners is not None:
             grid = grid[owners]
         fused = self.fusion(grid, question)

@@ -167,7 +167,7 @@ class LabelFrames(SegmentTagger):
         if not lines:
             raise DataError("no row is left to read", table.path)
         lengths = [len(row) for row in targets]
-        examples = self.inputs.examples(store, lengths, np.array(lines))
+        examples = self.inputs.stored(store, lengths, np.array(lines))
         return replace(examples, targets=Ragged.of(targets)), errors
 
     def build(self, recipe: Recipe) -> nn.Module:
@@ -225,7 +225,7 @@ class LabelFrames(SegmentTagger):
             ]
         except InvalidCell as error:
             raise UserError(str(error)) from None
-        examples = self.inputs.examples(store, lengths, np.arange(len(rows)))
+        examples = self.inputs.stored(store, lengths, np.arange(len(rows)))
         probabilities = self.probabilities(model, examples, compute_device)
         return [self.prediction(row) for row in probabilities]
 
