@@ -126,30 +126,39 @@ def test_film_is_its_equations(blocks: int) -> None:
 
 
 @pytest.mark.parametrize("hops", [1, 3])
-def test_each_hop_reads_by_what_was_read_before(hops: int) -> None:
-    """Strub et al. (2018), 3.2: what modulates an image is what was read of it before."""
-    fusion = MultiHop(C, Q, WIDTH, hops)
+def test_each_hop_looks_by_what_was_read_before(hops: int) -> None:
+    """Yang et al. (2016), 3.3, of several heads that score by products (Vaswani et al. 2017)."""
+    fusion = MultiHop(C, Q, WIDTH, hops, heads=2, key_size=4)
     weights = drawn_weights(fusion)
     grid = drawn(B, M, C)
     question = drawn(B, Q)
     assert fusion.output_size == WIDTH
+
+    def linear(name: str, x: Tensor) -> Tensor:
+        return weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
+
+    def normed(x: Tensor) -> Tensor:
+        centred = x - x.mean()
+        return centred / (centred.square().mean() + 1e-5).sqrt()
+
     for row in range(B):
-        known = weights["question.weight"] @ question[row] + weights["question.bias"]
+        entered = [linear("enter", place).clamp(min=0) for place in grid[row]]
+        keys = [normed(linear("key", place)) for place in entered]
+        values = [linear("value", place).clamp(min=0) for place in entered]
+        known = linear("question", question[row])
         for hop in range(hops):
-            scale = (
-                weights[f"scales.{hop}.weight"] @ known + weights[f"scales.{hop}.bias"]
-            )
-            scaled = []
-            for position in range(M):
-                says = weights["enter.weight"] @ grid[row, position]
-                says = (says + weights["enter.bias"]).clamp(min=0)
-                scaled.append(says * (1 + scale))
-            together = torch.stack(scaled)
-            pooled = torch.cat([together.amax(0), 4 * together.mean(0)])
-            read = (
-                weights[f"reads.{hop}.weight"] @ pooled + weights[f"reads.{hop}.bias"]
-            )
-            known = known + read.clamp(min=0)
+            queries = linear(f"queries.{hop}", known)
+            read: list[Tensor] = []
+            largest: list[Tensor] = []
+            above: list[Tensor] = []
+            for query in (normed(queries[:4]), normed(queries[4:])):
+                scores = torch.stack([2 * query @ key / 2 for key in keys])
+                weighed = scores.exp() / scores.exp().sum()
+                read.append(weighed @ torch.stack(values))
+                largest.append(scores.max())
+                above.append(scores.clamp(min=0).mean())
+            both = torch.cat([*read, torch.stack(largest), torch.stack(above)])
+            known = known + linear(f"reads.{hop}", both).clamp(min=0)
         same(fusion(fusion.prepare(grid), question)[row], known)
 
 

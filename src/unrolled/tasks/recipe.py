@@ -246,7 +246,7 @@ class ModelConfig(LayerConfig):
     fusion: Literal["film", "relation", "hops", "attention", "joined"] = Field(
         "film",
         description="ask-image: how image and question come together: feature-wise modulation, "
-        "pairs of places, modulation several times, attention, or side by side",
+        "pairs of places, attention several times or once, or side by side",
     )
     fusion_width: int = Field(
         256, ge=1, le=2**20, description="ask-image: width of what joins them"
