@@ -108,11 +108,11 @@ def test_image_and_question_both_tell(name: str) -> None:
 def test_words_look_at_the_places_of_the_image_before_the_question() -> None:
     model = build("gru")
     weights = model.align(QUESTIONS, LENGTHS, INPUTS, images(), OWNERS)
-    places = 16 // 8 * (16 // 8)
-    assert weights.shape == (3, 3, places + 4)
+    positions = 16 // 8 * (16 // 8)
+    assert weights.shape == (3, 3, positions + 4)
     torch.testing.assert_close(weights.sum(-1), torch.ones(3, 3), **NEAR)
     # padding of the second question
-    assert float(weights[1, :, places + 2 :].max()) == 0
+    assert float(weights[1, :, positions + 2 :].max()) == 0
 
 
 def test_the_embedding_is_that_of_questions() -> None:

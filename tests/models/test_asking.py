@@ -128,7 +128,7 @@ def test_film_is_its_equations(blocks: int) -> None:
 @pytest.mark.parametrize("hops", [1, 3])
 def test_each_hop_looks_by_what_was_read_before(hops: int) -> None:
     """Yang et al. (2016), 3.3, of several heads that score by products (Vaswani et al. 2017)."""
-    fusion = MultiHop(C, Q, WIDTH, hops, heads=2, key_size=4)
+    fusion = MultiHop(C, Q, WIDTH, hops, heads=2, key_size=4).eval()
     weights = drawn_weights(fusion)
     grid = drawn(B, M, C)
     question = drawn(B, Q)
@@ -142,10 +142,13 @@ def test_each_hop_looks_by_what_was_read_before(hops: int) -> None:
         return centred / (centred.square().mean() + 1e-5).sqrt()
 
     for row in range(B):
-        entered = [linear("enter", place).clamp(min=0) for place in grid[row]]
-        keys = [normed(linear("key", place)) for place in entered]
-        values = [linear("value", place).clamp(min=0) for place in entered]
-        known = linear("question", question[row])
+        entered = [linear("enter", vector).clamp(min=0) for vector in grid[row]]
+        keys = [normed(linear("key", vector)) for vector in entered]
+        values = [linear("value", vector).clamp(min=0) for vector in entered]
+        # the averages of a norm that saw no batch yet: mean 0, variance 1
+        scaled = question[row] / (1 + 1e-5) ** 0.5
+        known = weights["norm.weight"] * scaled + weights["norm.bias"]
+        known = linear("question", known)
         for hop in range(hops):
             queries = linear(f"queries.{hop}", known)
             read: list[Tensor] = []

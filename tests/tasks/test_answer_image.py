@@ -16,7 +16,7 @@ from unrolled.core.errors import UserError
 from unrolled.data.schema import ColumnHints, infer
 from unrolled.data.sources import read
 from unrolled.scores.answers import word_f1
-from unrolled.tasks.image_questions import most_frequent_answers, points_of_texts
+from unrolled.tasks.image_questions import most_frequent_answers, points_of
 
 Call = Callable[..., tuple[str, str]]
 COLOURS = {"red": (230, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 230)}
@@ -125,7 +125,7 @@ def test_answers_that_repeat_are_chosen_among(tmp_path: Path) -> None:
 
 def test_written_answers_count_as_people_gave_them() -> None:
     right = (("a dog",), ("red", "red", "red", "blue"), ("two", "three"))
-    points = points_of_texts(right, ["a dog", "blue", "four"])
+    points = points_of(right, ["a dog", "blue", "four"])
     assert points.tolist() == pytest.approx([1, 1 / 3, 0])
     assert most_frequent_answers(right) == ["a dog", "red", "two"]
 

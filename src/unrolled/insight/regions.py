@@ -102,9 +102,9 @@ def beside_image(
     """
     if steps.grid is None or steps.extra(PIXELS) is None:
         return tuple(attention)
-    places = steps.grid[0] * steps.grid[1]
+    positions = steps.grid[0] * steps.grid[1]
     return tuple(
-        replace(part, weights=part.weights[:, :, places:])
+        replace(part, weights=part.weights[:, :, positions:])
         if part.kind == "source"
         else part
         for part in attention

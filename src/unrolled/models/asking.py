@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from unrolled.nn import Layer, Pooling, TokenEmbedding
 from unrolled.nn.attention import at_least_fp32
 from unrolled.nn.attention_scores import Additive
+from unrolled.nn.convolution import BatchNorm
 from unrolled.nn.image_encoder import ImageEncoder
 from unrolled.nn.memory import Memory
 
@@ -152,7 +153,8 @@ class MultiHop(Fusion):
 
     N scales queries and keys to mean 0 and deviation 1 (Henry et al. 2020). Without it scores begin
     near 0 and all heads read the mean of the image, from which colours are not learnt for a million
-    questions.
+    questions. The question is scaled over the batch (Ioffe and Szegedy 2015): what all questions
+    have in common drowns the word that tells two apart.
 
     Args:
         features: of a place.
@@ -178,6 +180,7 @@ class MultiHop(Fusion):
         self.enter = nn.Linear(features, width)
         self.key = nn.Linear(width, key_size)
         self.value = nn.Linear(width, width)
+        self.norm = BatchNorm(question)
         self.question = nn.Linear(question, width)
         self.queries = nn.ModuleList(
             nn.Linear(width, heads * key_size) for _ in range(hops)
@@ -200,7 +203,8 @@ class MultiHop(Fusion):
     ) -> Tensor:
         """Return one vector a row (B, width); see the base class."""
         keys, values = grid.split([self.key_size, self.output_size], -1)
-        known = self.question(question)
+        normed = self.norm(question[:, :, None, None])[:, :, 0, 0]
+        known = self.question(normed)
         for to_queries, read in zip(self.queries, self.reads, strict=True):
             queries = to_queries(known).unflatten(-1, (self.heads, self.key_size))
             queries = F.layer_norm(queries, (self.key_size,))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -59,7 +60,7 @@ from unrolled.tasks.image_questions import (
     kinds_of,
     most_frequent_answers,
     need_question,
-    points_of_texts,
+    points_of,
 )
 from unrolled.tasks.image_rows import (
     begin_encoder,
@@ -337,7 +338,7 @@ class AnswerImage(OneToManyTask):
         sources = QuestionSources(examples.sequences, examples.images)
         predictions = self.written(model, sources, compute_device, options)
         texts = [prediction.text for prediction in predictions]
-        points = points_of_texts(examples.right, [as_learnt(text) for text in texts])
+        points = points_of(examples.right, [as_learnt(text) for text in texts])
         overlaps = [
             word_f1(as_learnt(text).split(), [answer.split() for answer in right])
             for text, right in zip(texts, examples.right, strict=True)
@@ -363,34 +364,29 @@ class AnswerImage(OneToManyTask):
 
     def describe_answers(self, values: Sequence[Any]) -> str:
         """Say how many answers there are, and how long."""
-        return describing.texts(
-            [text for value in values for text in answers_of(value)]
-        )
+        return describing.texts(list(chain.from_iterable(map(answers_of, values))))
 
     def baselines(self, split: Split) -> list[Method]:
         """The most frequent answer, and the most frequent one to the same question."""
         train = cast(WrittenExamples, split.train)
         dev = cast(WrittenExamples, split.dev)
+        (most,) = most_frequent_answers([list(chain.from_iterable(train.right))])
 
         def scored(answers: Sequence[str]) -> Scores:
-            return {"accuracy": float(points_of_texts(dev.right, answers).mean())}
+            return {"accuracy": float(points_of(dev.right, answers).mean())}
 
         def one_answer() -> Scores:
-            (most,) = most_frequent_answers(
-                [[answer for right in train.right for answer in right]]
-            )
             return scored([most] * len(dev))
 
         def to_the_question() -> Scores:
-            answers: dict[str, list[str]] = {"": []}
+            given: dict[str, list[str]] = {}
             for question, right in zip(train.questions, train.right, strict=True):
-                answers.setdefault(question, []).extend(right)
-                answers[""].extend(right)
-            known = [q if q in answers else "" for q in dev.questions]
-            most = dict(
-                zip(answers, most_frequent_answers(list(answers.values())), strict=True)
+                given.setdefault(question, []).extend(right)
+            best = most_frequent_answers(list(given.values()))
+            to_question = dict(zip(given, best, strict=True))
+            return scored(
+                [to_question.get(question, most) for question in dev.questions]
             )
-            return scored([most[question] for question in known])
 
         return [
             ("most frequent answer", one_answer),

@@ -221,7 +221,8 @@ class AskImage(ImageLabels):
         evaluation = super().evaluate(model, examples, compute_device, options)
         question_examples = cast(QuestionExamples, examples)
         assert evaluation.judged is not None
-        points = points_of(question_examples.right, evaluation.judged.predicted)
+        predicted = evaluation.judged.predicted.tolist()
+        points = points_of(question_examples.right, predicted)
         scores = {**evaluation.scores, "accuracy": float(points.mean())}
         by = accuracy_by_kind(points, question_examples.kinds)
         return replace(evaluation, scores=scores, by=by)

@@ -65,8 +65,17 @@ def fit_question(
     texts = [as_learnt(cell) for cell in table.cells(column) if cell]
     kind = config.tokenizer if config.tokenizer in KINDS else TOKENIZER
     known = pretrained and pretrained.tokenizer
-    tokenizer = known or Tokenizer.fit(kind, texts, config.vocabulary, config.min_count)
-    return Text((column,), tokenizer, config.max_tokens)
+    tokenizer = known or Tokenizer.fit(
+        kind,
+        texts,
+        config.vocabulary,
+        config.min_count,
+    )
+    return Text(
+        (column,),
+        tokenizer,
+        config.max_tokens,
+    )
 
 
 def check_question(field: Text, cell: Any) -> str:
@@ -128,28 +137,21 @@ def answers_of(cell: Any) -> list[Any]:
 
 
 def points_of(
-    right: Sequence[tuple[int, ...]], predicted: Sequence[int] | NDArray[Any]
+    right: Sequence[Sequence[Any]],
+    answers: Sequence[Any],
 ) -> NDArray[np.float64]:
-    """Return what each of N predictions counts: 1 for the one answer, or n / 3 at most 1."""
+    """Return what each of N answers counts: 1 for the one right answer, or n / 3 at most 1.
+
+    Args:
+        right: what people said, of each row; numbers of answers, or texts.
+        answers: what is to be scored, of the same kind.
+    """
     points: list[float] = []
-    for answers, given in zip(right, predicted, strict=True):
-        if len(answers) == 1:
-            points.append(float(answers[0] == int(given)))
-        else:
-            agreeing = min(AGREEING, len(answers))
-            points.append(min(1.0, answers.count(int(given)) / agreeing))
+    for given, answer in zip(right, answers, strict=True):
+        agreeing = min(AGREEING, len(given))
+        count = given.count(answer)
+        points.append(min(1.0, count / agreeing))
     return np.array(points)
-
-
-def points_of_texts(
-    right: Sequence[Sequence[str]], written: Sequence[str]
-) -> NDArray[np.float64]:
-    """Return what each of N written answers counts, as ``points_of`` does of numbers."""
-    numbers: dict[str, int] = {}
-    for text in (*written, *(answer for answers in right for answer in answers)):
-        numbers.setdefault(text, len(numbers))
-    known = [tuple(numbers[answer] for answer in answers) for answers in right]
-    return points_of(known, [numbers[text] for text in written])
 
 
 def most_frequent_answers(right: Sequence[Sequence[Any]]) -> list[Any]:

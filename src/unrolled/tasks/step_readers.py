@@ -69,8 +69,14 @@ def read_input(field: Any, cells: Sequence[Any]) -> InputSteps:
     Raises:
         UserError: a cell does not fit, or a text is empty.
     """
-    value = checked(field, cells)
-    examples = field.examples([value], ROW)
+    value = checked(
+        field,
+        cells,
+    )
+    examples = field.examples(
+        [value],
+        ROW,
+    )
     if isinstance(field, Text):
         steps = text_steps(field, cells, examples)
         return replace(steps, roles=OF_CHARACTERS if field.characters else ())
