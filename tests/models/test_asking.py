@@ -142,9 +142,8 @@ def test_each_hop_looks_by_what_was_read_before(hops: int) -> None:
         return centred / (centred.square().mean() + 1e-5).sqrt()
 
     for row in range(B):
-        entered = [linear("enter", vector).clamp(min=0) for vector in grid[row]]
-        keys = [normed(linear("key", vector)) for vector in entered]
-        values = [linear("value", vector).clamp(min=0) for vector in entered]
+        keys = [normed(linear("key", vector)) for vector in grid[row]]
+        values = [linear("value", vector).clamp(min=0) for vector in grid[row]]
         # the averages of a norm that saw no batch yet: mean 0, variance 1
         scaled = question[row] / (1 + 1e-5) ** 0.5
         known = weights["norm.weight"] * scaled + weights["norm.bias"]
@@ -154,13 +153,17 @@ def test_each_hop_looks_by_what_was_read_before(hops: int) -> None:
             read: list[Tensor] = []
             largest: list[Tensor] = []
             above: list[Tensor] = []
+            scale = 1 + linear(f"scales.{hop}", known)
+            scaled = torch.stack([value * scale for value in values])
             for query in (normed(queries[:4]), normed(queries[4:])):
                 scores = torch.stack([2 * query @ key / 2 for key in keys])
                 weighed = scores.exp() / scores.exp().sum()
-                read.append(weighed @ torch.stack(values))
+                read.append(weighed @ scaled)
                 largest.append(scores.max())
                 above.append(scores.clamp(min=0).mean())
-            both = torch.cat([*read, torch.stack(largest), torch.stack(above)])
+            both = torch.cat(
+                [*read, scaled.amax(0), torch.stack(largest), torch.stack(above)]
+            )
             known = known + linear(f"reads.{hop}", both).clamp(min=0)
         same(fusion(fusion.prepare(grid), question)[row], known)
 

@@ -144,11 +144,12 @@ class MultiHop(Fusion):
     """An image looked at again and again, each time by what was read before.
 
     Stacked attention (Yang et al. 2016, 3.3) by scaled products (Vaswani et al. 2017, eq. 1). Each
-    place has a key k and a value v, the same for all questions about its image. In a hop every
-    head makes of what is known a query q = N(Q known), reads the sum of v weighed by
+    place has a key k and a value v, the same for all questions about its image. In a hop
+    values are scaled, v' = v (1 + S known), which compares them with the question. Every head makes
+    of what is known a query q = N(Q known), and reads the sum of v' weighed by
     softmax(2 q k / sqrt(K)), and how large the scores are: the largest one, and the mean of those
-    above 0, which counts. All heads together add relu(R [...]) to what is known. So "the object
-    closest to the red one" takes two hops, where relations of all pairs of places take as many
+    above 0, which counts. All heads together, and the largest v', add relu(R [...]) to what is
+    known. So "the object closest to the red one" takes two hops, where relations of all pairs of places take as many
     steps as there are pairs.
 
     N scales queries and keys to mean 0 and deviation 1 (Henry et al. 2020). Without it scores begin
@@ -172,29 +173,28 @@ class MultiHop(Fusion):
         width: int,
         hops: int = 3,
         heads: int = 8,
-        key_size: int = 32,
+        key_size: int = 16,
     ) -> None:
         super().__init__()
         self.heads = heads
         self.key_size = key_size
-        self.enter = nn.Linear(features, width)
-        self.key = nn.Linear(width, key_size)
-        self.value = nn.Linear(width, width)
+        self.key = nn.Linear(features, key_size)
+        self.value = nn.Linear(features, width)
         self.norm = BatchNorm(question)
         self.question = nn.Linear(question, width)
         self.queries = nn.ModuleList(
             nn.Linear(width, heads * key_size) for _ in range(hops)
         )
+        self.scales = nn.ModuleList(nn.Linear(width, width) for _ in range(hops))
         self.reads = nn.ModuleList(
-            nn.Linear(heads * (width + 2), width) for _ in range(hops)
+            nn.Linear(heads * (width + 2) + width, width) for _ in range(hops)
         )
         self.output_size = width
 
     def prepare(self, grid: Tensor) -> Tensor:
         """Return keys and values of places (I, M, K + width) of grids (I, M, C)."""
-        entered = F.relu(self.enter(grid))
-        keys = F.layer_norm(self.key(entered), (self.key_size,))
-        return torch.cat([keys, F.relu(self.value(entered))], -1)
+        keys = F.layer_norm(self.key(grid), (self.key_size,))
+        return torch.cat([keys, F.relu(self.value(grid))], -1)
 
     def forward(
         self,
@@ -205,14 +205,16 @@ class MultiHop(Fusion):
         keys, values = grid.split([self.key_size, self.output_size], -1)
         normed = self.norm(question[:, :, None, None])[:, :, 0, 0]
         known = self.question(normed)
-        for to_queries, read in zip(self.queries, self.reads, strict=True):
+        hops = zip(self.queries, self.scales, self.reads, strict=True)
+        for to_queries, scale, read in hops:
             queries = to_queries(known).unflatten(-1, (self.heads, self.key_size))
             queries = F.layer_norm(queries, (self.key_size,))
             products = queries @ keys.transpose(1, 2)
             scores = at_least_fp32(products) * (2 / math.sqrt(self.key_size))
-            attended = scores.softmax(-1).to(values.dtype) @ values
+            scaled = values * (1 + scale(known))[:, None]
+            attended = scores.softmax(-1).to(scaled.dtype) @ scaled
             sizes = [scores.amax(-1), F.relu(scores).mean(-1)]
-            seen = torch.cat([attended.flatten(1), *sizes], 1)
+            seen = torch.cat([attended.flatten(1), scaled.amax(1), *sizes], 1)
             known = known + F.relu(read(seen))
         return known
 
