@@ -273,6 +273,20 @@ def test_residual_networks_are_their_equations(name: str) -> None:
     torch.testing.assert_close(grid, residual(network.state_dict(), images), **TIGHT)
 
 
+@torch.no_grad()
+def test_the_plain_network_is_four_convolutions() -> None:
+    """Santoro et al. (2017), section 5.4: each halves the sides, norms and clips."""
+    network = made("plain")
+    weights = network.state_dict()
+    images = torch.randn(2, 3, 47, 75, dtype=torch.float64)
+    x = images
+    for number in range(1, 5):
+        x = F.conv2d(x, weights[f"conv{number}.weight"], stride=2, padding=1)
+        x = normed(weights, f"bn{number}", x).clamp(min=0)
+    assert x.shape == (2, network.output_size, 3, 5)
+    torch.testing.assert_close(network(images), x, **TIGHT)
+
+
 @pytest.mark.parametrize("kind", [BasicBlock, Bottleneck])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_block_in_training_norms_by_its_batch(kind: Any, stride: int) -> None:
@@ -428,6 +442,7 @@ def test_averages_of_lite0_move_by_a_hundredth() -> None:
 @pytest.mark.parametrize(
     ("name", "size", "shape"),
     [
+        ("plain", 75, (64, 5, 5)),
         ("small", 32, (256, 4, 4)),
         ("small", 48, (256, 6, 6)),
         ("small", 49, (256, 4, 4)),
@@ -440,13 +455,14 @@ def test_averages_of_lite0_move_by_a_hundredth() -> None:
 )
 @torch.no_grad()
 def test_sides_of_the_grid(name: str, size: int, shape: tuple[int, ...]) -> None:
-    network = plain(name, size if name == "small" else 224)
+    network = plain(name, size if name in ("plain", "small") else 224)
     assert network.output_size == shape[0]
     assert network(torch.zeros(1, 3, size, size)).shape == (1, *shape)
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("small", 5), ("resnet18", 5), ("resnet50", 5), ("lite0", 9)]
+    ("name", "count"),
+    [("plain", 4), ("small", 5), ("resnet18", 5), ("resnet50", 5), ("lite0", 9)],
 )
 def test_every_weight_is_of_one_stage_in_the_order_of_the_image(
     name: str, count: int
@@ -467,7 +483,7 @@ def test_stages_of_lite0_are_those_of_the_table() -> None:
     assert [len(stage) for stage in stages[1:-1]] == [row[0] for row in LITE]
 
 
-@pytest.mark.parametrize("name", ["small", "resnet50", "lite0"])
+@pytest.mark.parametrize("name", ["plain", "small", "resnet50", "lite0"])
 @torch.no_grad()
 def test_folded_norms_say_the_same(name: str) -> None:
     network = made(name, 48)
@@ -526,7 +542,7 @@ def test_a_norm_of_one_value_keeps_to_its_averages() -> None:
     torch.testing.assert_close(norm.state_dict(), plain.state_dict(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["small", "resnet18", "lite0"])
+@pytest.mark.parametrize("name", ["plain", "small", "resnet18", "lite0"])
 def test_one_small_image_can_be_learnt_from(name: str) -> None:
     network = NETWORKS[name](8).train()
     grid = network(torch.randn(1, 3, 8, 8))

@@ -255,17 +255,12 @@ class AnswerImage(OneToManyTask):
         right = tuple(answers for _, answers in rows.values)
         # the answer that most people gave is learnt
         learnt = most_frequent_answers(right)
-        end = self.tokenizer.eos_id
         ids = self.output.encode([(answer,) for answer in learnt])
-        cut = [
-            [*row[: self.longest - 1], end] if len(row) > self.longest else row
-            for row in ids
-        ]
         examples = WrittenExamples(
             rows.lines,
             Ragged.of(self.question.encode([(question,) for question in questions])),
             images=rows.images,
-            targets=Ragged.of(cut),
+            targets=Ragged.of(self.cut(ids)),
             names=tuple(rows.names[number] for number in rows.images.rows.tolist()),
             questions=questions,
             right=right,

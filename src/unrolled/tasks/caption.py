@@ -181,15 +181,10 @@ class Caption(OneToManyTask):
 
         rows = read_rows(self.inputs, table, image, check, on_error)
         ids = self.output.encode([(readable(text),) for text in rows.values])
-        end = self.tokenizer.eos_id
-        cut = [
-            [*row[: self.longest - 1], end] if len(row) > self.longest else row
-            for row in ids
-        ]
         examples = CaptionExamples(
             rows.lines,
             images=rows.images,
-            targets=Ragged.of(cut),
+            targets=Ragged.of(self.cut(ids)),
             names=rows.names,
             references=tuple(rows.values),
         )

@@ -92,6 +92,14 @@ class OneToManyTask(Task):
         known = pretrained and pretrained.tokenizer
         return known or Tokenizer.fit(kind, texts, config.vocabulary, config.min_count)
 
+    def cut(self, texts: Sequence[list[int]]) -> list[list[int]]:
+        """Return the pieces of texts, those of longer ones cut so that an end mark stands last."""
+        end = self.tokenizer.eos_id
+        return [
+            [*ids[: self.longest - 1], end] if len(ids) > self.longest else ids
+            for ids in texts
+        ]
+
     def axis_names(self) -> dict[str, AxisNames]:
         """Return the tokens of the embedding and of the output weights."""
         names = AxisNames(tuple(self.tokenizer.texts()))
