@@ -149,12 +149,12 @@ class MultiHop(Fusion):
     of what is known a query q = N(Q known), and reads the sum of v' weighed by
     softmax(2 q k / sqrt(K)), and how large the scores are: the largest one, and the mean of those
     above 0, which counts. All heads together, and the largest v', add relu(R [...]) to what is
-    known. So "the object closest to the red one" takes two hops, where relations of all pairs of places take as many
-    steps as there are pairs.
+    known. So "the object closest to the red one" takes two hops, where relations of all pairs of
+    places take as many steps as there are pairs.
 
     N scales queries and keys to mean 0 and deviation 1 (Henry et al. 2020). Without it scores begin
-    near 0 and all heads read the mean of the image, from which colours are not learnt for a million
-    questions. The question is scaled over the batch (Ioffe and Szegedy 2015): what all questions
+    near 0 and all heads read the mean of the image; with layers between the grid and its keys, or
+    scores by a sum, colours are not learnt for a million questions. The question is scaled over the batch (Ioffe and Szegedy 2015): what all questions
     have in common drowns the word that tells two apart.
 
     Args:
