@@ -21,7 +21,7 @@ class FrameStore:
     """What was read of clips, so that recordings may be longer than memory.
 
     Beyond ``limit`` bytes frames go to a file without a name, in the folder for temporary files
-    (TMPDIR), which is gone with the program.
+    (TMPDIR; on a disk, not in memory), which is gone with the program.
 
     Args:
         limit: bytes that are kept in memory.
@@ -57,9 +57,9 @@ class FrameStore:
                 self._file = tempfile.TemporaryFile(prefix="unrolled-frames-")  # noqa: SIM115
                 weakref.finalize(self, self._file.close)
                 for part in self._parts:
-                    self._file.write(part.tobytes())
+                    self._file.write(_content(part))
                 self._parts = []
-            self._file.write(frames.tobytes())
+            self._file.write(_content(frames))
         except OSError as error:
             raise UserError(
                 f"frames cannot be kept in {tempfile.gettempdir()}: {error.strerror}; set TMPDIR "
@@ -75,16 +75,30 @@ class FrameStore:
             self._file.truncate(count * int(np.prod(self._shape)))
             self._file.seek(0, 2)
         else:
-            kept = np.concatenate(self._parts)[:count]
-            self._parts = [kept]
-            self._held = kept.nbytes
+            extra = self._count - count
+            while extra:
+                last = self._parts.pop()
+                self._held -= last.nbytes
+                if len(last) > extra:
+                    # a copy: a view would keep what is forgotten
+                    last = last[:-extra].copy()
+                    self._parts.append(last)
+                    self._held += last.nbytes
+                    break
+                extra -= len(last)
         self._count = count
 
     def frames(self) -> Frames:
         """Return all frames (S, C, H, W); of a file what is looked at alone is read."""
         assert self._shape is not None
         if self._file is None:
-            return np.concatenate(self._parts)
+            self._parts = [np.concatenate(self._parts)]
+            return self._parts[0]
         self._file.flush()
         shape = (self._count, *self._shape)
         return np.memmap(self._file, dtype=np.uint8, mode="r", shape=shape)
+
+
+def _content(frames: Frames) -> memoryview:
+    """Return the bytes of frames, without a copy where they lie one after another."""
+    return np.ascontiguousarray(frames).data.cast("B")

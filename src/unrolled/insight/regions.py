@@ -81,7 +81,9 @@ def image_trace(
         explained,
     )
     maps = None
-    sources = [part.weights for part in attention if part.kind == "source"]
+    sources = [
+        part.weights for part in attention if part.kind == "source" and part.span == 1
+    ]
     if grid is not None and sources and sources[-1].shape[2] >= grid[0] * grid[1]:
         # of what else is attended to, a question, the places of the image stand first
         weights = sources[-1].mean(0)[:, : grid[0] * grid[1]]
@@ -98,17 +100,19 @@ def beside_image(
 ) -> tuple[AttentionTrace, ...]:
     """Return where words look in the steps of an input, of those that have an image beside them.
 
-    The places of the image are left out: maps show these.
+    The places of the image are left out: maps show these. So is what was recorded by spans of
+    several steps, in which both are mixed.
     """
     if steps.grid is None or steps.extra(PIXELS) is None:
         return tuple(attention)
     positions = steps.grid[0] * steps.grid[1]
-    return tuple(
-        replace(part, weights=part.weights[:, :, positions:])
-        if part.kind == "source"
-        else part
-        for part in attention
-    )
+    kept: list[AttentionTrace] = []
+    for part in attention:
+        if part.kind != "source":
+            kept.append(part)
+        elif part.span == 1:
+            kept.append(replace(part, weights=part.weights[:, :, positions:]))
+    return tuple(kept)
 
 
 def _regions(

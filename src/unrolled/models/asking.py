@@ -147,10 +147,10 @@ class MultiHop(Fusion):
     place has a key k and a value v, the same for all questions about its image. In a hop
     values are scaled, v' = v (1 + S known), which compares them with the question. Every head makes
     of what is known a query q = N(Q known), and reads the sum of v' weighed by
-    softmax(2 q k / sqrt(K)), and how large the scores are: the largest one, and the mean of those
-    above 0, which counts. All heads together, and the largest v', add relu(R [...]) to what is
-    known. So "the object closest to the red one" takes two hops, where relations of all pairs of
-    places take as many steps as there are pairs.
+    softmax(2 q k / sqrt(K)), and how large the scores are: the largest one, and the mean over
+    all places of what they are above 0, which counts. All heads together, and the largest v', add
+    relu(R [...]) to what is known. So "the object closest to the red one" takes two hops, where
+    relations of all pairs of places take as many steps as there are pairs.
 
     N scales queries and keys to mean 0 and deviation 1 (Henry et al. 2020). Without it scores begin
     near 0 and all heads read the mean of the image; with layers between the grid and its keys, or

@@ -21,6 +21,7 @@ from unrolled.data.batches import PAD, BatchSource
 from unrolled.data.examples import Examples, Images, Ints, Ragged
 from unrolled.data.image_batches import ImageBatches
 from unrolled.data.schema import Schema
+from unrolled.decoding.search import Hypothesis
 from unrolled.fields.base import InvalidCell
 from unrolled.fields.image import Image
 from unrolled.fields.text import Text
@@ -33,6 +34,7 @@ from unrolled.tasks.base import (
     DOWN,
     UP,
     AnswerOptions,
+    AxisNames,
     Data,
     DefaultSettings,
     Evaluation,
@@ -80,7 +82,7 @@ from unrolled.training.objectives import Objective, seq2seq_loss
 from unrolled.training.precision import ComputeDevice
 
 SCORED = 64  # images that are read at once while the loss is measured
-LONGEST = 40  # pieces of an answer, where nobody says otherwise
+LONGEST = 1024  # pieces of an answer; else the most that a training answer has
 DEFAULTS = DefaultSettings(
     values={
         "data": {"max_tokens": 64, "min_count": 1},
@@ -101,6 +103,7 @@ DEFAULTS = DefaultSettings(
             "average": "ema",
             "ema_decay": 0.99,
         },
+        # the longest answer of training is the limit
         "decoding": {"max_extra": LONGEST},
     },
     budget=600_000,
@@ -184,6 +187,22 @@ class AnswerImage(OneToManyTask):
     longest: int
     layout: FileLayout
 
+    def axis_names(self) -> dict[str, AxisNames]:
+        """Return the tokens of both embeddings and of the output weights."""
+        questions = AxisNames(tuple(self.question.tokenizer.texts()))
+        return {**super().axis_names(), "question_embedding.weight": questions}
+
+    def check_options(
+        self, options: AnswerOptions, model: nn.Module | None = None
+    ) -> None:
+        """Raise UsageError for options that cannot be followed."""
+        super().check_options(options, model)
+        if options.search.coverage_penalty:
+            raise UsageError(
+                "decoding.coverage_penalty is for texts, every word of which is to be said; an "
+                "image has none: leave it out"
+            )
+
     @property
     def pattern(self) -> str:
         """A sequence for an image and a sequence."""
@@ -223,12 +242,15 @@ class AnswerImage(OneToManyTask):
             texts += [as_learnt(value) for value in answers_of(cell)]
         if not texts:
             raise DataError(f"column {answer!r} holds no answer", table.path)
-        tokenizer = cls.fit_tokenizer(recipe.data, texts, TOKENIZER, None)
+        answering = pretrained if isinstance(pretrained, AnswerImage) else None
+        tokenizer = cls.fit_tokenizer(recipe.data, texts, TOKENIZER, answering)
+        output = Text((answer,), tokenizer, None)
+        longest = max(map(len, output.encode([(text,) for text in texts])))
         return cls(
             Image(schema.images[0], recipe.encoder.size, recipe.encoder.fit),
             question,
-            Text((answer,), tokenizer, None),
-            LONGEST,
+            output,
+            min(longest, LONGEST),
             FileLayout.of(table),
         )
 
@@ -397,6 +419,20 @@ class AnswerImage(OneToManyTask):
         except InvalidCell as error:
             return str(error)
         return ""
+
+    def hypotheses(
+        self,
+        model: nn.Module,
+        sources: SourceBatches,
+        compute_device: ComputeDevice,
+        options: AnswerOptions,
+        seed: int | None = None,
+    ) -> list[list[Hypothesis]]:
+        """Return what a search writes for each source, no longer than answers of training."""
+        most = min(self.longest, options.search.max_length or self.longest)
+        search = options.search.changed(max_length=most)
+        limited = replace(options, search=search)
+        return super().hypotheses(model, sources, compute_device, limited, seed)
 
     def predict(
         self,

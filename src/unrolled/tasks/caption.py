@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -270,20 +270,6 @@ class Caption(OneToManyTask):
             "perplexity": math.exp(min(loss, 700)),
         }
         return Evaluation(all_scores, written=written, notes=notes)
-
-    def validate(
-        self,
-        model: nn.Module,
-        examples: CaptionExamples,
-        compute_device: ComputeDevice,
-        options: AnswerOptions = AnswerOptions(),
-    ) -> Scores:
-        """Return the scores of what is written without a search, at a fraction of its time."""
-        search = options.search.changed(
-            beam=1, n_best=1, diverse_groups=1, sample=False
-        )
-        greedy = replace(options, search=search)
-        return self.evaluate(model, examples, compute_device, greedy).scores
 
     def write(
         self,

@@ -64,7 +64,10 @@ def fit_question(
     (column,) = schema.text
     texts = [as_learnt(cell) for cell in table.cells(column) if cell]
     kind = config.tokenizer if config.tokenizer in KINDS else TOKENIZER
-    known = pretrained and pretrained.tokenizer
+    # a task that writes has a tokenizer of answers beside that of questions
+    of_questions = getattr(pretrained, "question", None)
+    source = of_questions or pretrained
+    known = source and source.tokenizer
     tokenizer = known or Tokenizer.fit(
         kind,
         texts,

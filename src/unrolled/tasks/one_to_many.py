@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +32,7 @@ from unrolled.tasks.base import (
     AnswerOptions,
     AxisNames,
     Prediction,
+    Scores,
     Task,
     build_embedding,
 )
@@ -160,6 +162,20 @@ class OneToManyTask(Task):
         return shifted(batch.targets, self.tokenizer.bos_id)
 
     # ------------------------------------------------------------------ what is written
+
+    def validate(
+        self,
+        model: nn.Module,
+        examples: Any,
+        compute_device: ComputeDevice,
+        options: AnswerOptions = AnswerOptions(),
+    ) -> Scores:
+        """Return the scores of what is written without a search, at a fraction of its time."""
+        search = options.search.changed(
+            beam=1, n_best=1, diverse_groups=1, sample=False
+        )
+        greedy = replace(options, search=search)
+        return self.evaluate(model, examples, compute_device, greedy).scores
 
     @abstractmethod
     def sources_of(self, cells: Sequence[Any]) -> SourceBatches:
