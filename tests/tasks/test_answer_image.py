@@ -148,3 +148,26 @@ def test_words_count_as_often_as_both_have_them(
     answer: str, right: list[str], expected: float
 ) -> None:
     assert word_f1(answer.split(), [text.split() for text in right]) == expected
+
+
+def test_words_of_a_source_without_words_cannot_be_counted(
+    answering: tuple[Path, Any],
+) -> None:
+    data, run = answering
+    with pytest.raises(UserError, match="a question about an image has none"):
+        run.evaluate(data, **{"decoding.coverage_penalty": 0.2})
+
+
+def test_both_vocabularies_are_taken_from_another_run(
+    answering: tuple[Path, Any], tmp_path: Path
+) -> None:
+    _, run = answering
+    data = coloured(tmp_path / "data", several=True)
+    keys = {**KEYS, "training.max_steps": 1, "model.init": str(run.folder)}
+    for task in ("answer-image", "ask-image"):
+        out = tmp_path / task
+        begun = unrolled.train(data, out=out, quiet=True, task=task, **keys)
+        known = begun.task.question.tokenizer.texts()
+        assert known == run.task.question.tokenizer.texts()
+        if task == "answer-image":
+            assert begun.task.tokenizer.texts() == run.task.tokenizer.texts()

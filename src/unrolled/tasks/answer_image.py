@@ -192,17 +192,6 @@ class AnswerImage(OneToManyTask):
         questions = AxisNames(tuple(self.question.tokenizer.texts()))
         return {**super().axis_names(), "question_embedding.weight": questions}
 
-    def check_options(
-        self, options: AnswerOptions, model: nn.Module | None = None
-    ) -> None:
-        """Raise UsageError for options that cannot be followed."""
-        super().check_options(options, model)
-        if options.search.coverage_penalty:
-            raise UsageError(
-                "decoding.coverage_penalty is for texts, every word of which is to be said; an "
-                "image has none: leave it out"
-            )
-
     @property
     def pattern(self) -> str:
         """A sequence for an image and a sequence."""

@@ -117,6 +117,11 @@ class OneToManyTask(Task):
             raise UsageError(
                 f"{self.source_name} has no words to align; leave out the alignment"
             )
+        if options.search.coverage_penalty:
+            raise UsageError(
+                "decoding.coverage_penalty is for sources whose every word is to be said, and "
+                f"{self.source_name} has none; leave it out"
+            )
         refuse_unknown(self.tokenizer, constraints)
 
     def build_for(self, source: nn.Module, recipe: Recipe) -> OneToMany:
