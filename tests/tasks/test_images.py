@@ -289,6 +289,7 @@ def test_every_fusion_is_trained_and_read_back(
         quiet=True,
         **{**keys, "training.max_steps": 1},
     )
+    assert run.task.read_unit == "tokens"
     assert unrolled.load(tmp_path / "run").evaluate(data) == run.evaluate(data)
 
 
@@ -306,6 +307,7 @@ def test_folders_of_images_are_labels(tmp_path: Path) -> None:
     keys = {**KEYS, "encoder.size": 16, "training.max_steps": 20, "seed": 2}
     run = unrolled.train(tmp_path / "photos", out=tmp_path / "run", quiet=True, **keys)
     assert run.task.name == "classify"
+    assert run.task.read_unit == "images"
     assert run.evaluate(tmp_path / "photos")["accuracy"] > 0.9
     assert run.predict([tmp_path / "photos" / "dark" / "0.png"]) == ["dark"]
 
@@ -333,6 +335,7 @@ def test_frames_are_labelled_and_padding_is_not_scored(tmp_path: Path) -> None:
     keys = {**KEYS, "training.max_steps": 40, "training.learning_rate": 0.01}
     run = unrolled.train(data, out=tmp_path / "run", quiet=True, **keys)
     assert run.task.name == "label-frames"
+    assert run.task.read_unit == "frames"
     scores = run.evaluate(data)
     assert scores["accuracy"] > 0.9
     assert {"edit", "f1_10", "f1_25", "f1_50"} < set(scores)

@@ -84,6 +84,12 @@ def test_plain_lines_where_there_is_no_terminal(
     ]
 
 
+def test_what_is_read_is_called_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(every=-1.0, unit="images") as progress:
+        progress.update(2, 0.5, 1.25, 21.4, None)
+    assert capsys.readouterr().err == "step 2  loss 1.2500  21 images/s\n"
+
+
 def test_lines_come_at_most_as_often_as_asked(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -93,7 +93,7 @@ def _train(
         if is_new:
             # begun by another process while this one read the data
             runs.claim(folder)
-        with Progress(quiet) as progress:
+        with Progress(quiet, unit=plan.prepared.task.read_unit) as progress:
             still_ours = held.is_held if held else lambda: True
             position = fit(plan.job(progress, still_ours), request.resume)
         loaded = finish(plan, position, say) if group.first else None

@@ -193,6 +193,11 @@ class AnswerImage(OneToManyTask):
         return {**super().axis_names(), "question_embedding.weight": questions}
 
     @property
+    def read_unit(self) -> str:
+        """Questions are read by their tokens, and images once for all of theirs."""
+        return "tokens"
+
+    @property
     def pattern(self) -> str:
         """A sequence for an image and a sequence."""
         return "many to many, with an image"

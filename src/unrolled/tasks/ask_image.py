@@ -101,6 +101,11 @@ class AskImage(ImageLabels):
     layout: FileLayout
 
     @property
+    def read_unit(self) -> str:
+        """Questions are read by their tokens, and images once for all of theirs."""
+        return "tokens"
+
+    @property
     def pattern(self) -> str:
         """A label for an image and a sequence."""
         return "many to one, with an image"

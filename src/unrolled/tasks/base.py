@@ -282,6 +282,16 @@ def label_names(labels: Sequence[str], axis: int = 0) -> AxisNames:
     return AxisNames(tuple(f"\0label {label}" for label in labels), axis)
 
 
+# what a step of an input is called, by the kind of its field; of all others a token
+READ_UNITS = {
+    "vector": "rows",
+    "conditions": "rows",
+    "words": "words",
+    "words_and_columns": "words",
+    "frames": "steps",
+    "clips": "frames",
+    "image": "images",
+}
 # the name of a simple method, and what scores it on the scored part; None: it does not apply
 Method = tuple[str, Callable[[], Scores | None]]
 
@@ -325,6 +335,12 @@ class Task(ABC):
     rewards: ClassVar[tuple[str, ...]] = ()
     learns_words: ClassVar[bool] = False
     layout: FileLayout
+
+    @property
+    def read_unit(self) -> str:
+        """What a step of an input is called: a training says how many it reads a second."""
+        kind = getattr(getattr(self, "inputs", None), "kind", "")
+        return READ_UNITS.get(kind, "tokens")
 
     @property
     @abstractmethod

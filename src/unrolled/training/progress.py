@@ -153,10 +153,22 @@ def need_tensorboard() -> Any:
 
 
 class Progress:
-    """Shows loss, tokens a second and time left on standard error."""
+    """Shows loss, steps a second and time left on standard error.
 
-    def __init__(self, quiet: bool = False, every: float = 10.0) -> None:
+    Args:
+        quiet: show nothing.
+        every: seconds between lines where there is no terminal.
+        unit: what a step of an input is called.
+    """
+
+    def __init__(
+        self,
+        quiet: bool = False,
+        every: float = 10.0,
+        unit: str = "tokens",
+    ) -> None:
         self.quiet = quiet
+        self.unit = unit
         self.bar: Any = None
         self.task: Any = None
         self.every = every
@@ -191,10 +203,10 @@ class Progress:
     def update(
         self, step: int, done: float, loss: float, speed: float, left: float | None
     ) -> None:
-        """Show the state of the run: how much of 1 is done, tokens a second, seconds left."""
+        """Show the state of the run: how much of 1 is done, steps a second, seconds left."""
         if self.quiet:
             return
-        text = f"step {step}  loss {loss:.4f}  {speed:,.0f} tokens/s"
+        text = f"step {step}  loss {loss:.4f}  {speed:,.0f} {self.unit}/s"
         if left is not None:
             text += f"  {duration(left)} left"
         if self.bar is not None:
