@@ -134,8 +134,12 @@ class Clips:
 
     def check_to_predict(self, cells: Sequence[Any]) -> Frames:
         """Return all frames of a row that is to be answered. Raises InvalidCell."""
+        return self.whole(self.check(cells[0]))
+
+    def whole(self, clip: Clip) -> Frames:
+        """Return all frames of a clip (T, C, H, W). Raises InvalidCell: there are none."""
         store = FrameStore()
-        self.read_into(store, self.check(cells[0]))
+        self.read_into(store, clip)
         return store.frames()
 
     def read_into(
