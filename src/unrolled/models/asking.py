@@ -153,10 +153,10 @@ class MultiHop(Fusion):
     relations of all pairs of places take as many steps as there are pairs.
 
     N scales queries and keys to mean 0 and deviation 1 (Henry et al. 2020). Without it scores begin
-    near 0 and all heads read the mean of the image; with layers between the grid and its keys, or
-    scores by a sum, colours are not learnt for a million questions. The question is scaled over the
-    batch (Ioffe and Szegedy 2015): what all questions have in common drowns the word that tells
-    two apart.
+    near 0 and all heads read the mean of the image. Keys stand one layer above the grid: with
+    another between them objects were not told by their colour (docs/log.md). The question is scaled
+    over the batch (Ioffe and Szegedy 2015): what all questions have in common drowns the word that
+    tells two apart.
 
     Args:
         features: of a place.

@@ -199,8 +199,8 @@ class ResidualNetwork(ConvolutionalNetwork):
 class PlainNetwork(ConvolutionalNetwork):
     """Four convolutions of 3 x 3 that halve the sides (Santoro et al. 2017, section 5.4).
 
-    It reads drawings ten times as fast as the small residual network, and a place of its grid is
-    a sixteenth of a side.
+    For drawings: it takes a tenth of the products of the small residual network, and a place of its
+    grid is a sixteenth of a side.
     """
 
     def __init__(self, widths: tuple[int, int, int, int] = (32, 32, 64, 64)) -> None:

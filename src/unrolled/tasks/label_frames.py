@@ -237,17 +237,17 @@ class LabelFrames(SegmentTagger):
         rows: Ints,
         compute_device: ComputeDevice,
     ) -> ScoredSteps:
-        """Return the scores of labels; frames are looked at a stretch at a time."""
+        """Return the scores of labels; frames are read a stretch at a time."""
         aligned = cast(Aligned, model)
         assert examples.clips is not None
         with compute_device.autocast():
-            looked_at = [
+            of_stretches = [
                 aligned.embedding(frames.to(compute_device.device))
                 for frames in examples.clips.stretches(rows, STRETCH)
             ]
             lengths = torch.from_numpy(examples.lengths[rows])
             vectors = pad_sequence(
-                torch.cat(looked_at).split(lengths.tolist()),
+                torch.cat(of_stretches).split(lengths.tolist()),
                 batch_first=True,
             )
             outputs = aligned.of_vectors(vectors, lengths.to(compute_device.device))
