@@ -24,11 +24,13 @@ from unrolled.data.shards import Tokens
 class Documents:
     """Documents in one array of ids: number n is ``tokens[offsets[n]:offsets[n + 1]]``.
 
-    None of them is empty: each ends with the end mark.
+    None of them is empty: each ends with the end mark. ``scored`` says of each token whether it is
+    learnt to write, bool; None: all are.
     """
 
     tokens: NDArray[np.int32] | Tokens
     offsets: Ints
+    scored: NDArray[np.bool_] | None = None
 
     @functools.cached_property
     def lengths(self) -> Ints:
@@ -244,7 +246,9 @@ class PackedDocuments:
         inputs = np.full(shape, PAD, dtype=np.int64)
         targets = np.full(shape, IGNORED, dtype=np.int64)
         starts = np.zeros(shape, dtype=np.bool_)
-        targets.flat[position] = ids
+        scored = self.documents.scored
+        learnt = ids if scored is None else np.where(scored[sources], ids, IGNORED)
+        targets.flat[position] = learnt
         after_first = position[1:]
         inputs.flat[after_first] = ids[:-1]
         inputs.flat[at] = self.start

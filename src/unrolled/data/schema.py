@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from unrolled.core.errors import DataError, UsageError, unknown
+from unrolled.data.chat_columns import CHAT, choose_chat
 from unrolled.data.column_names import (
     LABEL_NAMES,
     TEXT_ANSWERS,
@@ -117,7 +118,7 @@ class Schema:
     @property
     def writes_texts(self) -> bool:
         """Whether the answer is a text, or a tree, and no label or value."""
-        return self.task in (*PAIRS, "parse", "caption", WRITE)
+        return self.task in (*PAIRS, "parse", "caption", WRITE, CHAT)
 
     @property
     def identifying(self) -> tuple[str, ...]:
@@ -190,6 +191,9 @@ def _choose(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Sch
             (),
             hints.label or "tree",
         )
+    talks = choose_chat(table, hints.text, hints.label, hints.task)
+    if talks is not None:
+        return Schema(**talks)
     alone = len(columns) == 1 and not hints.label and hints.task is None
     if hints.task == "language" or alone:
         return _language(table, hints, columns)

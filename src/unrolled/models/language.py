@@ -30,7 +30,7 @@ class LanguageModel(Forms):
         ValueError: the layer is not causal, or the widths do not allow ``tie``.
     """
 
-    forms = ("read", "read_documents", "read_prompt", "step")
+    forms = ("read", "read_documents", "read_prompt", "read_prompts", "step")
     reads_prompts_whole = False
     answers_later = False
 
@@ -130,6 +130,12 @@ class LanguageModel(Forms):
         """Read tokens (B, T): scores of the next (B, V), and the state."""
         steps, state = self.read(tokens, state)
         return self.head(steps[:, -1]), state
+
+    def read_prompts(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, State]:
+        """Read prompts of ``lengths`` (B,), padded to (B, T): scores of the next, and the state."""
+        steps, state = self.read(tokens, None, lengths)
+        last = (lengths - 1)[:, None, None].expand(-1, 1, steps.shape[-1])
+        return self.head(steps.gather(1, last)[:, 0]), state
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Read one token a row (B,): scores of the next (B, V), and the state."""

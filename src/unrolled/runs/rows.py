@@ -162,6 +162,8 @@ def _parse_cells(row: str, task: Task) -> tuple[Any, ...]:
         return _cells_by_name(row, json_object(nfc(row)), names)
     if len(names) == 1 and schema.text and not (is_object and task.format.objects):
         return (row,)
+    if task.first_column_suffices and not is_object:
+        return (row, *[None] * (len(names) - 1))
     if task.format.objects and not is_object and len(names) > 1:
         raise UserError(
             f"{shown(row)} is one text; expected {_object_of(names)} with all that is read"

@@ -311,6 +311,7 @@ class Task(ABC):
         reads_documents: whether it is trained on a file of running text.
         reads_pairs: whether it answers a text with a text.
         answers_rows: whether rows are answered; a language model writes on instead.
+        first_column_suffices: whether a row may be given as the text of its first column alone.
         answers_values: whether an answer is a number, which is more or less wrong.
         scored_unit: what an answer is about: ``rows``, ``words``, ``steps`` or ``tokens``.
         loss_unit: what the loss is measured in.
@@ -328,6 +329,7 @@ class Task(ABC):
     reads_documents: ClassVar[bool] = False
     reads_pairs: ClassVar[bool] = False
     answers_rows: ClassVar[bool] = True
+    first_column_suffices: ClassVar[bool] = False
     answers_values: ClassVar[bool] = False
     scored_unit: ClassVar[str] = "rows"
     loss_unit: ClassVar[str] = "nats"

@@ -7,6 +7,7 @@ TASKS = {
     "regress": "regress:Regress",
     "tag": "tag:Tag",
     "language": "language:Language",
+    "chat": "chat:Chat",
     "translate": "translate:Translate",
     "rewrite": "rewrite:Rewrite",
     "parse": "parse:Parse",

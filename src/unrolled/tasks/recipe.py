@@ -119,6 +119,12 @@ class DataConfig(Config):
     vocabulary: int = Field(
         16000, ge=5, le=10**7, description="the most pieces a tokenizer learns"
     )
+    template: Literal["turns", "plain", "chatml", "llama", "alpaca"] | None = Field(
+        None,
+        description="chat: what tells the turns of a talk apart; turns adds tokens of its own, plain "
+        "writes on from a prompt, the others are those of published checkpoints; by default that of "
+        "`model.init`, else turns",
+    )
     target_tokenizer: Pieces | None = Field(
         None, description="pieces an answer is cut into; by default as the texts"
     )

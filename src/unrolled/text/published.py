@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import re
@@ -13,9 +14,11 @@ from typing import Any
 from unrolled.core.errors import DataError, UserError
 from unrolled.core.files import JSON_BYTES, read_bytes, read_json
 from unrolled.text.characters import byte_letters, valid_text
-from unrolled.text.documents import import_library
+from unrolled.text.documents import check_document, import_library
 from unrolled.text.streams import TextStream, check_id
 from unrolled.text.tokenizers import BATCH, BLANK, Tokenizer
+from unrolled.text.turns import KIND as CHAT
+from unrolled.text.turns import ChatTokenizer
 
 BROKEN = "\ufffd"  # what bytes are written as that make no character yet
 FIRST_BYTE = 3  # of llama2.c: the id of byte 0
@@ -144,6 +147,15 @@ class PublishedTokenizer(Tokenizer):
     @property
     def unwritten_ids(self) -> tuple[int, ...]:
         return ()
+
+    def without_specials(self) -> PublishedTokenizer:
+        """Return what cuts texts likewise, and takes no text for a special token."""
+        plain = copy.copy(self)
+        plain._backend = None
+        library = plain._library()
+        # a text that spells "<|im_end|>" ends nothing
+        library.encode_special_tokens = True
+        return plain
 
     def beginning(self, text: str) -> list[int]:
         """Return the ids of a prompt, with the specials that the document puts before a text."""
@@ -288,14 +300,29 @@ def restored(saved: dict[str, Any], where: Path | str = "") -> PublishedTokenize
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer of a run, of ours or published. Raises DataError: it is none."""
+    """Read a tokenizer of a run: of ours, published, or of talks. Raises DataError: it is none."""
     try:
         saved = read_json(path)
-        is_published = saved["kind"] == "published"
+        kind = saved["kind"]
     except (OSError, ValueError, KeyError, TypeError):
         # the reader of ours says what is wrong
-        is_published = False
-    return restored(saved, path) if is_published else Tokenizer.load(path)
+        kind = ""
+    if kind == "published":
+        return restored(saved, path)
+    return _restored_chat(saved, path) if kind == CHAT else Tokenizer.load(path)
+
+
+def _restored_chat(saved: dict[str, Any], where: Path) -> ChatTokenizer:
+    """Return the tokenizer of talks that ``saved`` was of. Raises DataError: it is none."""
+    try:
+        kind = saved["base"]
+        base = saved["tokenizer"]
+        if kind != "published":
+            check_document(kind, base)
+        return ChatTokenizer(tokenizer_of(kind, base), saved["template"])
+    # the library has errors of its own for each part of a document
+    except Exception as error:
+        raise DataError(f"this is no tokenizer of a run ({error})", where) from None
 
 
 def tokenizer_of(kind: str, saved: dict[str, Any]) -> Tokenizer:

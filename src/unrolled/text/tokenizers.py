@@ -145,6 +145,10 @@ class Tokenizer:
         """What a language model never writes."""
         return (self.pad_id, self.unk_id, self.bos_id)
 
+    def without_specials(self) -> Tokenizer:
+        """Return what cuts texts likewise, and takes no text for a special token."""
+        return self
+
     def beginning(self, text: str) -> list[int]:
         """Return what a language model reads of a prompt: at least one id."""
         return [self.start_id, *self.encode(text)]

@@ -117,6 +117,26 @@ def next_token(smoothing: float = 0.0, carry_state: bool = True) -> Objective:
     return objective
 
 
+def answers(smoothing: float = 0.0) -> Objective:
+    """Return the objective of a language model that learns some of the tokens of each text.
+
+    Those are the tokens whose targets are not IGNORED, as what an assistant says in a talk.
+    """
+
+    def objective(model: nn.Module, batch: Batch, carry: Carry) -> Loss:
+        assert batch.targets is not None
+        reader = cast(Reads, model)
+        read, _ = features(model, batch, carry, carry_state=False)
+        learnt = batch.targets != IGNORED
+        # scores of what is not learnt are never made
+        vectors = read[learnt]
+        targets = batch.targets[learnt]
+        total = head_cross_entropy(reader.head, vectors, targets, smoothing)
+        return Loss(total, learnt.sum())
+
+    return objective
+
+
 class Reads(Protocol):
     """A model whose scores are a linear layer over what it read."""
 

@@ -1,0 +1,167 @@
+"""Many texts at once, all rows of a batch stepped together, with the log probability of each token.
+
+Legend: B rows, T tokens of the longest prompt, V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from unrolled.decoding.sampling import OUT, Sampling, choose
+
+ROWS = 256  # texts that are written side by side
+
+
+class ManyStepper(Protocol):
+    """What steps rows that stand at lengths of their own."""
+
+    def step(self, tokens: Tensor, state: Any) -> tuple[Any, Any]:
+        """Read one token a row (B,); return scores (B, V) and the state."""
+        ...
+
+
+class ManyReader(Protocol):
+    """A model that reads prompts of several lengths at once."""
+
+    @property
+    def context(self) -> int | None:
+        """Positions the model can read; None is no limit."""
+        ...
+
+    def read_prompts(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Any]:
+        """Read padded prompts (B, T); return scores of what follows each (B, V), and the state."""
+        ...
+
+    def stepper(self) -> ManyStepper:
+        """Return what steps it."""
+        ...
+
+
+@dataclass(slots=True)
+class WrittenText:
+    """A text that was written.
+
+    Attributes:
+        tokens: its ids, without what ends it.
+        log_probabilities: of each of them, and of what ends it, as they were drawn.
+        ended: whether it ended itself, or was cut.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
+    ended: bool = False
+
+    def ids(self, end: int) -> list[int]:
+        """Return all that was drawn."""
+        return [*self.tokens, end] if self.ended else list(self.tokens)
+
+
+@torch.no_grad()
+def write_many(
+    model: ManyReader,
+    prompts: Sequence[Sequence[int]],
+    most: int,
+    sampling: Sampling,
+    end: int,
+    banned: Sequence[int] = (),
+    seed: int | None = None,
+    device: torch.device | None = None,
+    rows: int = ROWS,
+) -> list[WrittenText]:
+    """Write on from each prompt, in the order of the prompts.
+
+    Args:
+        model: in evaluation mode.
+        prompts: each of one token at least, and shorter than the context.
+        most: tokens of a text at most, its end included.
+        sampling: how they are drawn.
+        end: the token that ends a text.
+        banned: tokens that are never drawn.
+        seed: of what is drawn; None draws from torch's own generator.
+        device: where the model computes.
+        rows: texts that are written side by side.
+    """
+    device = device or torch.device("cpu")
+    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+    # prompts of like length stand side by side
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    written = [WrittenText() for _ in prompts]
+    stepper = model.stepper()
+
+    def draw(scores: Tensor) -> tuple[Tensor, Tensor]:
+        allowed = scores.float()
+        if banned:
+            allowed = allowed.index_fill(
+                1, torch.tensor(list(banned), device=device), OUT
+            )
+        tokens = choose(allowed, sampling, None, generator)
+        logs = (allowed / (sampling.temperature or 1.0)).log_softmax(-1)
+        return tokens, logs.gather(1, tokens[:, None])[:, 0]
+
+    for first in range(0, len(order), rows):
+        chosen = order[first : first + rows]
+        _write_batch(
+            model,
+            stepper,
+            [prompts[row] for row in chosen],
+            [written[row] for row in chosen],
+            most,
+            end,
+            draw,
+            device,
+        )
+    return written
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
+    """Return rows side by side (B, T), padded at the right, and their lengths (B,)."""
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    ids = torch.full((len(rows), int(lengths.max())), pad, dtype=torch.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(list(row), dtype=torch.int64)
+    return ids, lengths
+
+
+def _write_batch(
+    model: ManyReader,
+    stepper: ManyStepper,
+    prompts: Sequence[Sequence[int]],
+    written: list[WrittenText],
+    most: int,
+    end: int,
+    draw: Callable[[Tensor], tuple[Tensor, Tensor]],
+    device: torch.device,
+) -> None:
+    """Write the texts of one batch."""
+    tokens, lengths = padded(prompts)
+    if model.context is not None:
+        most = max(1, min(most, model.context - int(lengths.max())))
+    scores, state = model.read_prompts(tokens.to(device), lengths.to(device))
+    alive = list(range(len(written)))
+    for left in range(most - 1, -1, -1):
+        drawn, logs = draw(scores)
+        going_on: list[int] = []
+        pairs = zip(alive, drawn.tolist(), logs.tolist(), strict=True)
+        for place, (row, token, log_probability) in enumerate(pairs):
+            text = written[row]
+            if text.ended:
+                continue
+            text.log_probabilities.append(log_probability)
+            text.ended = token == end
+            if not text.ended:
+                text.tokens.append(token)
+                going_on.append(place)
+        if not going_on or not left:
+            return
+        if len(going_on) <= len(alive) // 2:
+            # rows that have ended cost as much as others
+            places = torch.tensor(going_on, device=device)
+            alive = [alive[place] for place in going_on]
+            state = state.reorder(places)
+            drawn = drawn[places]
+        scores, state = stepper.step(drawn, state)
