@@ -85,9 +85,7 @@ def _plain(table: Table, names: dict[str, str]) -> dict[str, Any] | None:
     return None
 
 
-def _asked(
-    names: dict[str, str], question: str, answer: str | None
-) -> dict[str, Any]:
+def _asked(names: dict[str, str], question: str, answer: str | None) -> dict[str, Any]:
     context = _first(names, CONTEXTS) if question.lower() == "instruction" else None
     reads = tuple(filter(None, [question, context]))
     return {"task": CHAT, "text": reads, "answer": answer or _answer(names, reads)}

@@ -257,7 +257,8 @@ class PackedDocuments:
         padded = filled < self.window
         padding_begins = filled[padded]
         starts[padded, padding_begins] = True
-        alone = len(slot) == len(chosen) and not padded.any()
+        # what follows the only document of a row is never scored, and nothing reads it
+        alone = len(slot) == len(chosen)
         return Batch(
             torch.from_numpy(inputs),
             torch.from_numpy(filled),

@@ -25,6 +25,8 @@ class LanguageModel(Forms):
         dropout: before the output weights.
         tie: use the embedding as output weights (Press and Wolf 2017); needs equal widths.
         bias: of the output weights.
+        valued: whether it says, too, what is to be earned from each step on (``value``), for a
+            training by rewards; writing does not ask for it.
 
     Raises:
         ValueError: the layer is not causal, or the widths do not allow ``tie``.
@@ -42,6 +44,7 @@ class LanguageModel(Forms):
         dropout: float = 0.0,
         tie: bool = False,
         bias: bool = True,
+        valued: bool = False,
     ) -> None:
         super().__init__()
         if not layer.causal:
@@ -59,6 +62,11 @@ class LanguageModel(Forms):
                     f"layer's output ({layer.output_size}); set model.embedding={layer.output_size}"
                 )
             self.head.weight = embedding.weight
+        if valued:
+            self.value = nn.Linear(layer.output_size, 1)
+            # nothing is expected before anything was earned
+            nn.init.zeros_(self.value.weight)
+            nn.init.zeros_(self.value.bias)
 
     @property
     def context(self) -> int | None:

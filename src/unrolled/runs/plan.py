@@ -39,6 +39,7 @@ from unrolled.runs.pretrained import (
 from unrolled.runs.published import is_checkpoint
 from unrolled.runs.recipes import FILES, is_available, left_out_lines, requested
 from unrolled.runs.resolve import Machine, as_begun
+from unrolled.runs.rewards import Alignment
 from unrolled.tasks.base import Scores, Task
 from unrolled.tasks.recipe import Recipe
 from unrolled.training import execution, sharding
@@ -263,8 +264,13 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
         prepared = replace(prepared, pretrained=None)
     if recipe.training.checkpoint_activations:
         execution.checkpoint_activations(model)
-    objective = task.objective(recipe, model)
-    source = task.source(prepared.train, recipe, model)
+    alignment = Alignment.of(recipe, task, folder)
+    prepared = replace(prepared, alignment=alignment)
+    learning = task.aligned(prepared.train, recipe, model, prepared.options)
+    objective, source = learning or (
+        task.objective(recipe, model),
+        task.source(prepared.train, recipe, model),
+    )
     check_limits(recipe, source)
     notes = left_out_lines(request.target, request.changes)
     if before is not None:

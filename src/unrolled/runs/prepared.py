@@ -11,6 +11,7 @@ from unrolled.data.schema import DOCUMENT, PAIRS, ColumnHints, Schema, infer
 from unrolled.data.shards import unchanged
 from unrolled.data.sources import Table, fingerprint, read
 from unrolled.runs.pretrained import Pretrained
+from unrolled.runs.rewards import Alignment
 from unrolled.runs.recipes import find_data
 from unrolled.tasks.base import AnswerOptions, Data, Split, Task
 from unrolled.tasks.recipe import Recipe
@@ -28,7 +29,8 @@ class Prepared:
     themselves are scored, as in learning by heart. ``partial`` is whether ``train_data`` is only
     the beginning of the training part, as of a large file; ``facts`` say for programs what
     ``lines`` say for people; ``warnings`` are those of them that want a look; ``pretrained`` is
-    what the training begins with, until its weights were taken.
+    what the training begins with, until its weights were taken; ``alignment`` is what judges
+    answers, where one learns from them.
     """
 
     recipe: Recipe
@@ -43,6 +45,7 @@ class Prepared:
     facts: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[DataWarning, ...] = ()
     pretrained: Pretrained | None = None
+    alignment: Alignment = Alignment()
 
     @property
     def held_out(self) -> bool:
@@ -58,7 +61,7 @@ class Prepared:
     @property
     def options(self) -> AnswerOptions:
         """How texts are written and scored."""
-        return AnswerOptions.of(self.recipe)
+        return self.alignment.added(AnswerOptions.of(self.recipe))
 
 
 def column_hints(recipe: Recipe) -> ColumnHints:

@@ -31,9 +31,11 @@ from unrolled.fields.text import Text
 from unrolled.nn import Layer, TokenEmbedding
 from unrolled.scores import ConfusionCounts
 from unrolled.tasks import describing
+from unrolled.tasks.exchanges import Reward
 from unrolled.tasks.recipe import ModelConfig, Recipe
 from unrolled.tasks.steps import StepReader
 from unrolled.text.tokenizers import Tokenizer
+from unrolled.training.alignment import AlignConfig
 from unrolled.training.objectives import Objective
 from unrolled.training.precision import ComputeDevice
 
@@ -189,6 +191,10 @@ class AnswerOptions:
         copy_unknown: put in the word of the source that attention looks at for an unknown one.
         score_tokenizer: how texts are cut into words to be scored.
         documents: whether a language model is scored on documents joined or apart.
+        align: how the model was aligned.
+        reward: what answers earn; None where nothing judges them.
+        reference: returns the model that the training began with, in evaluation mode; None where
+            nobody asks for it.
     """
 
     search: Search = Search()
@@ -196,6 +202,9 @@ class AnswerOptions:
     copy_unknown: bool = True
     score_tokenizer: str = "13a"
     documents: str = "joined"
+    align: AlignConfig = AlignConfig()
+    reward: Reward | None = None
+    reference: Callable[[], nn.Module] | None = None
 
     @classmethod
     def of(
@@ -209,6 +218,7 @@ class AnswerOptions:
             data.copy_unknown,
             data.score_tokenizer,
             data.documents,
+            align=recipe.align,
         )
 
 
@@ -466,6 +476,16 @@ class Task(ABC):
     def source(self, examples: Any, recipe: Recipe, model: nn.Module) -> BatchSource:
         """Return the training batches."""
 
+    def aligned(
+        self, examples: Any, recipe: Recipe, model: nn.Module, options: AnswerOptions
+    ) -> tuple[Objective, BatchSource] | None:
+        """Return what aligns a model and what it reads for that; None where nothing does.
+
+        Raises:
+            UsageError: the data are not of the kind that ``align.method`` learns from.
+        """
+        return None
+
     def decoder_inputs(self, batch: Batch) -> Tensor | None:
         """Return what a decoder reads before each target (B, T); None where there is none."""
         return None
@@ -476,6 +496,10 @@ class Task(ABC):
             raise UsageError(
                 f"training.pretrain_epochs={recipe.training.pretrain_epochs} is for a label or "
                 f"value of a text, not for {self.name}"
+            )
+        if recipe.align.method != "none":
+            raise UsageError(
+                f"align.method={recipe.align.method} is for task=chat, not for {self.name}"
             )
         self.refuse_ngrams(recipe)
         self.refuse_documents(recipe)

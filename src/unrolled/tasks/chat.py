@@ -7,30 +7,26 @@ turns (Ouyang et al. 2022, the first of three steps).
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from unrolled.core.errors import DataError, UsageError, UserError
-from unrolled.data.batches import IGNORED, BatchSource
-from unrolled.data.chat_columns import choose_chat
-from unrolled.data.documents import Documents, PackedDocuments
-from unrolled.data.examples import Examples, Ragged
+from unrolled.data.batches import IGNORED, BatchSource, Buckets
+from unrolled.data.documents import PackedDocuments
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Table
 from unrolled.decoding.many import WrittenText, write_many
 from unrolled.decoding.sampling import Sampling
-from unrolled.fields.base import InvalidCell
+from unrolled.fields.base import TOKENIZER, InvalidCell
 from unrolled.fields.label import Label
 from unrolled.fields.rows import numbered, valid_rows
-from unrolled.fields.talks import Talk, asked, check_turns, with_answer
+from unrolled.fields.talks import Talk, asked, check_turns
 from unrolled.fields.text import Text
 from unrolled.models import LanguageModel
 from unrolled.tasks import describing
@@ -50,22 +46,29 @@ from unrolled.tasks.base import (
     Shards,
     Split,
     Task,
-    locate,
     need_table,
 )
-from unrolled.tasks.chat_scores import CHOICES, RANKED, costs, distinct_pairs
+from unrolled.tasks.chat_alignment import (
+    AnswerDraws,
+    Judge,
+    PairBatches,
+    refuse_several_processes,
+)
+from unrolled.tasks.chat_examples import ChatExamples, ChatPairs, Steps
+from unrolled.tasks.chat_scores import SEED, AnswerScorer, spaced
 from unrolled.tasks.language import Language
 from unrolled.tasks.recipe import Recipe
+from unrolled.tasks.talk_columns import TalkColumns, answers_in
 from unrolled.tasks.write_text import hashes
 from unrolled.text.published import load_tokenizer
 from unrolled.text.tokenizers import Tokenizer
-from unrolled.text.turns import ASSISTANT, TURNS, ChatTokenizer, Turn
+from unrolled.text.turns import ASSISTANT, TURNS, ChatTokenizer
 from unrolled.training.objectives import Objective, answers
-from unrolled.training.precision import ComputeDevice
+from unrolled.training.policies import PolicyObjective, Repeated, prefers
+from unrolled.training.precision import ComputeDevice, choose
 
 LONGEST = 512  # tokens of a talk, where nobody says otherwise
 ANSWER = 128  # tokens of an answer, where nobody says otherwise
-SEED = 0  # of the wrong answers among which the right one is looked for
 DEFAULTS = DefaultSettings(
     values={
         "data": {"max_tokens": LONGEST},
@@ -78,38 +81,22 @@ DEFAULTS = DefaultSettings(
     tokenizer="unigram",
 )
 
-
-@dataclass(frozen=True, slots=True)
-class ChatExamples(Examples):
-    """Talks of N rows: what is read of each, and which tokens the assistant has to write.
-
-    ``prompts`` are the turns before the last answer, ``references`` that answer, empty where there
-    is none.
-    """
-
-    prompts: tuple[Talk, ...] = ()
-    references: tuple[str, ...] = ()
-
-    @property
-    def answers(self) -> int:
-        """One answer a row."""
-        return len(self.lines)
-
-    @property
-    def answered(self) -> bool:
-        """Whether there are answers to learn from."""
-        return self.targets is not None
-
-    def pick(self, rows: Any) -> ChatExamples:
-        """Return some of the examples (M,), in that order."""
-        # without super(): a class with slots is made anew
-        picked = cast(ChatExamples, Examples.pick(self, rows))
-        chosen = np.arange(len(self))[rows].tolist()
-        return replace(
-            picked,
-            prompts=tuple(self.prompts[row] for row in chosen),
-            references=tuple(self.references[row] for row in chosen),
-        )
+# where a model is aligned: by pairs of answers, or by rewards
+ALIGNED = {
+    True: {
+        "batch_size": 16,
+        "learning_rate": 1e-4,
+        "metric": "accuracy",
+        "weight_decay": 0.0,
+    },
+    False: {
+        "batch_size": 32,
+        "learning_rate": 2e-4,
+        "metric": "reward",
+        "weight_decay": 0.0,
+    },
+}
+VALIDATED = 256  # questions that are answered each time a model in training is scored
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +109,7 @@ class Chat(Language):
         answer: the column of answers; None where talks hold them.
         longest: the most tokens of a talk.
         seen: hashes of the answers of training, in order.
+        prompt_tokens: how many tokens of a text are a prompt, where texts are gone on from.
     """
 
     name: ClassVar[str] = "chat"
@@ -139,12 +127,18 @@ class Chat(Language):
         "distinct_2": UP,
         "copied": DOWN,
         "ranked_first": UP,
+        "reward": UP,
+        "kl": DOWN,
+        "accuracy": UP,
+        "margin": UP,
+        "pass_1": UP,
     }
 
     vocabulary: ChatTokenizer
     answer: str | None
     longest: int
     seen: NDArray[np.uint64]
+    prompt_tokens: int | None = None
 
     @property
     def tokenizer(self) -> ChatTokenizer:
@@ -159,6 +153,16 @@ class Chat(Language):
     @classmethod
     def default_settings(cls, recipe: Recipe, schema: Schema) -> DefaultSettings:
         """Return the settings for keys that nobody set."""
+        if recipe.align.method != "none":
+            return DefaultSettings(
+                {
+                    **DEFAULTS.values,
+                    "training": ALIGNED[recipe.align.compares],
+                },
+                budget=DEFAULTS.budget,
+                counts_characters=True,
+                tokenizer=DEFAULTS.tokenizer,
+            )
         if recipe.layer != "attention":
             return DEFAULTS
         # no published model of attention has one, and so it can be exported as one
@@ -176,14 +180,15 @@ class Chat(Language):
     ) -> Self:
         """Learn the vocabulary, unless a training begins with one."""
         table = need_table(data)
-        read = list(_talks(table, schema))
+        read = TalkColumns.of_training(table, schema).talks(table)
         return cls(
             vocabulary=cls._vocabulary(recipe, read, pretrained),
             text=schema.text,
             layout=FileLayout.of(table),
             answer=schema.answer,
             longest=recipe.data.max_tokens or LONGEST,
-            seen=np.unique(hashes([turn.text for turn in _said(read)])),
+            seen=np.unique(hashes([turn.text for turn in answers_in(read)])),
+            prompt_tokens=recipe.align.prompt_tokens,
         )
 
     @staticmethod
@@ -208,79 +213,58 @@ class Chat(Language):
 
     def encode(
         self, data: Data, on_error: str, schema: Schema | None = None
-    ) -> tuple[ChatExamples, list[DataError]]:
+    ) -> tuple[ChatExamples | ChatPairs, list[DataError]]:
         """Encode the talks of a table; see the base class.
 
         A file of other columns than those of training is read by its own: talks, questions with
-        answers, or questions alone.
+        answers, questions alone, or pairs of answers.
         """
         table = need_table(data)
-        columns = self._columns_of(table, schema or self.schema)
-        answered = self._is_answered(table, columns)
-        errors = list(table.skipped)
+        columns = TalkColumns.find(table, schema or self.schema, self.columns)
+        if columns.is_paired:
+            return self._encode_pairs(table, columns, on_error)
+        answered = columns.is_answered(table)
+        cuts = columns.text[-1].strip().lower() != "prompt"
+        cut = self.prompt_tokens if cuts and not answered else None
 
-        def check(cells: Sequence[Any]) -> Talk:
-            talk = columns.talk(cells)
-            if answered:
-                return check_turns(talk, answered=True)
-            return check_turns(talk, answered=False)
+        def check(cells: Sequence[Any]) -> tuple[Talk, Steps]:
+            talk = check_turns(columns.talk(cells), answered)
+            if cut is not None:
+                talk = self._cut(talk, cut)
+            return talk, self._encoded(talk)
 
-        def encoded(cells: Sequence[Any]) -> tuple[Talk, list[int], list[int]]:
-            talk = check(cells)
-            return talk, *self._encoded(talk)
-
-        rows = list(valid_rows(numbered(table), table, encoded, on_error, errors))
-        if not rows:
-            raise DataError("no row is left to read", table.path)
+        rows, errors = _checked(table, check, on_error)
         lines = np.array([line for line, _ in rows])
-        talks, inputs, targets = zip(*(row for _, row in rows), strict=True)
-        last = [talk[-1].text if answered else "" for talk in talks]
-        prompts = [talk[:-1] if answered else talk for talk in talks]
-        examples = ChatExamples(
-            lines,
-            Ragged.of(inputs),
-            targets=Ragged.of(targets) if answered else None,
-            prompts=tuple(prompts),
-            references=tuple(last),
-        )
-        return examples, errors
+        talks, steps = zip(*(row for _, row in rows), strict=True)
+        return ChatExamples.of(lines, talks, steps, answered), errors
 
-    def _columns_of(self, table: Table, schema: Schema) -> TalkColumns:
-        """Return the columns of a file: those that are known, or else those that look like talks.
+    def _encode_pairs(
+        self, table: Table, columns: TalkColumns, on_error: str
+    ) -> tuple[ChatPairs, list[DataError]]:
+        def check(cells: Sequence[Any]) -> tuple[tuple[Talk, Steps], ...]:
+            talks = columns.pair(cells)
+            return tuple((talk, self._encoded(talk, last=True)) for talk in talks)
 
-        Raises:
-            DataError: there are none.
-        """
-        names = table.columns
-        if all(name in names for name in schema.text) or not table.format.named:
-            answer = schema.answer if schema.answer in names else None
-            if not table.format.named and schema.answer is not None:
-                answer = schema.answer if len(names) == len(self.columns) else None
-            wanted = [*schema.text, *([answer] if answer else [])]
-            indices = locate(table, wanted, self.columns, schema.answer)
-            return TalkColumns(schema.text, answer, tuple(indices))
-        chosen = choose_chat(table, (), None, self.name)
-        assert chosen is not None
-        texts = chosen["text"]
-        answer = chosen.get("answer")
-        wanted = [*texts, *([answer] if answer else [])]
-        indices = [names.index(name) for name in wanted]
-        return TalkColumns(texts, answer, tuple(indices))
+        rows, errors = _checked(table, check, on_error)
+        lines = np.array([line for line, _ in rows])
+        sides: list[ChatExamples] = []
+        for side in range(2):
+            talks, steps = zip(*(row[side] for _, row in rows), strict=True)
+            sides.append(ChatExamples.of(lines, talks, steps, answered=True))
+        return ChatPairs(*sides), errors
 
-    @staticmethod
-    def _is_answered(table: Table, columns: TalkColumns) -> bool:
-        """Whether the first talk of a file that can be read ends with an answer: so do all."""
-        if columns.answer is not None:
-            return True
-        for row in table.rows:
-            try:
-                return columns.talk(row)[-1].role == ASSISTANT
-            except (InvalidCell, IndexError):
-                continue
-        return True
+    def _cut(self, talk: Talk, most: int) -> Talk:
+        """Return a text cut to its first tokens, which are to be gone on from."""
+        *before, last = talk
+        ids = self.tokenizer.encode(last.text)[:most]
+        return (*before, replace(last, text=self.tokenizer.decode(ids)))
 
-    def _encoded(self, talk: Talk) -> tuple[list[int], list[int]]:
+    def _encoded(self, talk: Talk, last: bool = False) -> Steps:
         """Return what is read at each step of a talk, and what is to be written there.
+
+        Args:
+            talk: that ends with an answer, or that is to be answered.
+            last: whether the last answer alone is to be written.
 
         Raises:
             InvalidCell: it has more tokens than are read, or no template for a turn.
@@ -289,6 +273,8 @@ class Chat(Language):
             if talk[-1].role != ASSISTANT:
                 ids = self.tokenizer.opening(talk)
                 targets: list[int] = []
+            elif last:
+                ids, targets = self.encoded_last(talk)
             else:
                 encoded = self.tokenizer.encode_talk(talk)
                 pairs = zip(encoded.ids, encoded.is_answer, strict=True)
@@ -318,9 +304,7 @@ class Chat(Language):
         """Return cross entropy of what the assistant says."""
         return answers(recipe.training.label_smoothing)
 
-    def source(
-        self, examples: Any, recipe: Recipe, model: nn.Module
-    ) -> BatchSource:
+    def source(self, examples: Any, recipe: Recipe, model: nn.Module) -> BatchSource:
         """Return talks packed into windows, of which none sees another.
 
         Raises:
@@ -331,7 +315,7 @@ class Chat(Language):
                 "these talks end with the user, and hold no answers to learn from; name the column "
                 "of answers with data.label"
             )
-        documents = _documents(examples)
+        documents = examples.documents()
         longest = int(documents.lengths.max())
         settings = recipe.training
         window = max(longest, min(settings.window, documents.size))
@@ -339,9 +323,58 @@ class Chat(Language):
         start = int(examples.sequences.flat[0])
         return PackedDocuments(documents, rows, window, recipe.seed, start)
 
+    def aligned(
+        self, examples: Any, recipe: Recipe, model: nn.Module, options: AnswerOptions
+    ) -> tuple[Objective, BatchSource] | None:
+        """Return what prefers answers, or learns from rewards; see the base class."""
+        settings = recipe.align
+        if settings.method == "none":
+            return None
+        assert options.reference is not None
+        training = recipe.training
+        device = choose(training.device, training.precision)
+        paired = isinstance(examples, ChatPairs)
+        if paired != settings.compares:
+            kind = "pairs of answers, in the columns chosen and rejected"
+            raise UsageError(
+                f"align.method={settings.method} learns from "
+                f"{kind if settings.compares else 'prompts, and these are ' + kind}"
+            )
+        if paired:
+            reference = options.reference().to(device.device)
+            pairs = PairBatches.of(
+                examples, training.batch_size, recipe.seed, reference, device
+            )
+            return prefers(settings), pairs
+        if options.reward is None:
+            raise UsageError(
+                f"align.method={settings.method} learns from rewards; say what an answer earns with "
+                "align.reward=exact, numeric, a run, or FILE.py:FUNCTION"
+            )
+        refuse_several_processes(settings)
+        most = options.search.max_length or ANSWER
+        assert isinstance(model, LanguageModel)
+        draws = AnswerDraws(
+            examples,
+            Judge(options.reward, settings, self.tokenizer),
+            settings,
+            most,
+            lambda talk: self.fitting(talk, model.context, most),
+            options.reference,
+            device,
+        )
+        banned = self.tokenizer.unwritten_ids
+        prompts = Buckets(examples, training.batch_size, None, recipe.seed)
+        times = settings.passes * settings.parts
+        source = Repeated(prompts, times, recipe.seed)
+        return PolicyObjective(settings, draws, most, banned), source
+
     def check_keys(self, recipe: Recipe) -> None:
         """Raise UsageError for keys that mean nothing to talks."""
-        Task.check_keys(self, recipe)
+        if recipe.training.pretrain_epochs:
+            raise UsageError("training.pretrain_epochs is for labels; leave it out")
+        self.refuse_ngrams(recipe)
+        self.refuse_documents(recipe)
         if recipe.decoding.beam > 1 or recipe.decoding.n_best > 1:
             raise UsageError(
                 "an answer of a talk is written greedily, or drawn with decoding.sample=true; leave "
@@ -363,14 +396,26 @@ class Chat(Language):
     def validate(
         self,
         model: nn.Module,
-        examples: ChatExamples,
+        examples: Any,
         compute_device: ComputeDevice,
         options: AnswerOptions = AnswerOptions(),
     ) -> Scores:
-        """Return what the answers given cost; nothing is written."""
-        nats, counts = costs(model, examples, compute_device)
-        loss = float(nats.sum() / counts.sum())
-        return {"loss": loss, "perplexity": math.exp(min(loss, 700))}
+        """Return the scores that are measured while a model trains.
+
+        Those are what the answers given cost; of pairs which answer is preferred; and of a model
+        that learns from rewards what some answers of its own earn.
+        """
+        scorer = AnswerScorer(self, model, compute_device, options)
+        if isinstance(examples, ChatPairs):
+            return scorer.of_pairs(examples)
+        if not options.align.draws:
+            return scorer.of_given(examples)
+        some = examples.pick(spaced(len(examples), VALIDATED))
+        scores = scorer.of_drawn(some)
+        if examples.answered:
+            written = self.write(model, some.prompts, compute_device, options)
+            scores |= scorer.of_written(some, written)
+        return scores
 
     def evaluate(
         self,
@@ -379,66 +424,31 @@ class Chat(Language):
         compute_device: ComputeDevice,
         options: AnswerOptions = AnswerOptions(),
     ) -> Evaluation:
-        """Score the answers given, and those that the model writes.
-
-        ``loss`` is in nats a token of the answers given, their end marks included. Of answers that
-        are written, greedily unless ``options`` say otherwise, ``exact`` is the share that equals
-        the one given, ``ended`` the share that ended itself, ``distinct`` the share of different
-        ones, ``distinct_2`` that of different pairs of tokens, and ``copied`` the share that is
-        some answer of training word for word. ``ranked_first`` is the share of the first
-        ``RANKED`` questions whose own answer costs fewest nats a token among ``CHOICES``.
-        """
+        """Score the answers given, and those that the model writes; see :class:`AnswerScorer`."""
+        scorer = AnswerScorer(self, model, compute_device, options)
+        if isinstance(examples, ChatPairs):
+            return Evaluation(scorer.of_pairs(examples))
         scores: Scores = {}
         if examples.answered:
-            scores |= self.validate(model, examples, compute_device, options)
+            scores |= scorer.of_given(examples)
+            scores |= scorer.ranked(examples)
+            scores |= scorer.of_attempts(examples)
         written = self.write(model, examples.prompts, compute_device, options)
-        texts = [self.tokenizer.decode(text.tokens) for text in written]
-        count = len(texts)
-        if examples.answered:
-            pairs = zip(texts, examples.references, strict=True)
-            scores["exact"] = sum(_same(*pair) for pair in pairs) / count
-        scores["ended"] = sum(text.ended for text in written) / count
-        scores["distinct"] = len(set(texts)) / count
-        scores["distinct_2"] = distinct_pairs([text.tokens for text in written])
-        scores["copied"] = float(np.isin(hashes(texts), self.seen).mean())
-        if examples.answered and len(set(examples.references)) >= CHOICES:
-            scores["ranked_first"] = self._ranked(model, examples, compute_device)
+        scores |= scorer.of_written(examples, written)
+        # of answers that are drawn, where the model has learnt from those
+        scores |= scorer.of_drawn(examples)
         generated = GeneratedTexts(
             examples.lines,
             [prompt[-1].text for prompt in examples.prompts],
             [[text] for text in examples.references],
-            texts,
+            scorer.texts(examples.prompts, written),
         )
-        length = sum(len(text.tokens) for text in written) / count
-        notes = (f"{count:,} answers were written, of {length:.1f} tokens",)
+        length = sum(len(text.tokens) for text in written) / len(written)
+        notes = (f"{len(written):,} answers were written, of {length:.1f} tokens",)
         return Evaluation(scores, written=generated, notes=notes)
 
-    def _ranked(
-        self, model: nn.Module, examples: ChatExamples, compute_device: ComputeDevice
-    ) -> float:
-        """Return how often the right answer is the likeliest among some of other questions."""
-        generator = np.random.default_rng(SEED)
-        known = np.array(sorted(set(examples.references)))
-        talks: list[Talk] = []
-        count = min(RANKED, len(examples))
-        for row in range(count):
-            right = examples.references[row]
-            others = known[known != right]
-            wrong = generator.choice(others, CHOICES - 1, replace=False)
-            for text in (right, *wrong.tolist()):
-                talks.append((*examples.prompts[row], Turn(ASSISTANT, text)))
-        encoded = [self._encoded_last(talk) for talk in talks]
-        inputs, targets = zip(*encoded, strict=True)
-        choices = Examples(
-            np.arange(len(talks)), Ragged.of(inputs), targets=Ragged.of(targets)
-        )
-        nats, counts = costs(model, choices, compute_device)
-        means = (nats / counts).reshape(count, CHOICES)
-        # a tie is no right answer
-        return float((means[:, 0] < means[:, 1:].min(1)).mean())
-
-    def _encoded_last(self, talk: Talk) -> tuple[list[int], list[int]]:
-        """Return a talk of which the last answer alone is to be written."""
+    def encoded_last(self, talk: Talk) -> Steps:
+        """Return the steps of a talk of which the last answer alone is to be written."""
         ids = self.tokenizer.opening(talk[:-1])
         answer = self.tokenizer.encode_answer(talk[-1].text)
         targets = [IGNORED] * (len(ids) - 1) + answer
@@ -450,18 +460,19 @@ class Chat(Language):
         prompts: Sequence[Talk],
         compute_device: ComputeDevice,
         options: AnswerOptions,
+        sampling: Sampling | None = None,
         seed: int = SEED,
     ) -> list[WrittenText]:
-        """Write an answer to each talk."""
+        """Write an answer to each talk: greedily, unless ``options`` or ``sampling`` say otherwise."""
         assert isinstance(model, LanguageModel)
         search = options.search
         most = search.max_length or ANSWER
-        greedy = Sampling(temperature=0.0)
+        own = search.sampling if search.sample else Sampling(temperature=0.0)
         return write_many(
             model,
             [self.fitting(prompt, model.context, most) for prompt in prompts],
             most,
-            search.sampling if search.sample else greedy,
+            sampling or own,
             self.tokenizer.end_id,
             self.tokenizer.unwritten_ids,
             seed,
@@ -476,7 +487,8 @@ class Chat(Language):
         ids = self.tokenizer.opening(talk)
         if context is None:
             return ids
-        room = max(1, context - min(most, context // 2))
+        # an answer may be cut short, before what it answers is
+        room = max(1, context - min(most, context // 4))
         first = 1 if talk[0].role == "system" else 0
         while len(ids) > room and len(talk) - first > 2:
             talk = (*talk[:first], *talk[first + 2 :])
@@ -489,7 +501,7 @@ class Chat(Language):
 
     def describe_examples(self, examples: Any) -> list[str]:
         """Say how many of the scored answers training has, too."""
-        if not examples.answered:
+        if not examples.answered or isinstance(examples, ChatPairs):
             return []
         known = int(np.isin(hashes(examples.references), self.seen).sum())
         if not known:
@@ -499,7 +511,7 @@ class Chat(Language):
         ]
 
     def baselines(self, split: Split) -> list[Method]:
-        """Return the answer that is most frequent in training."""
+        """Return none: what an answer could be is open."""
         return []
 
     # ------------------------------------------------------------------ predictions
@@ -534,12 +546,13 @@ class Chat(Language):
         except InvalidCell as error:
             raise UserError(str(error)) from None
         written = self.write(model, prompts, compute_device, options)
-        return [
-            Prediction(
-                self.tokenizer.decode(text.tokens), details={"ended": text.ended}
+        predictions: list[Prediction] = []
+        for prompt, text in zip(prompts, written, strict=True):
+            answer = self.tokenizer.continued(
+                self.tokenizer.opening(prompt), text.tokens
             )
-            for text in written
-        ]
+            predictions.append(Prediction(answer, details={"ended": text.ended}))
+        return predictions
 
     # ------------------------------------------------------------------ shards and the run folder
 
@@ -574,6 +587,7 @@ class Chat(Language):
             "text": list(self.text),
             "answer": self.answer,
             "longest": self.longest,
+            "prompt_tokens": self.prompt_tokens,
             "seen": base64.b64encode(self.seen.tobytes()).decode(),
         }
 
@@ -582,7 +596,7 @@ class Chat(Language):
         cls, values: dict[str, Any], folder: Path, layout: FileLayout
     ) -> Self:
         """Read the fields back."""
-        vocabulary = load_tokenizer(folder / "tokenizer.json")
+        vocabulary = load_tokenizer(folder / TOKENIZER)
         if not isinstance(vocabulary, ChatTokenizer):
             raise ValueError("the tokenizer has no template")
         seen = np.frombuffer(base64.b64decode(values["seen"]), np.uint64)
@@ -592,69 +606,21 @@ class Chat(Language):
             layout=layout,
             answer=values["answer"],
             longest=values["longest"],
+            prompt_tokens=values["prompt_tokens"],
             seen=seen,
         )
 
 
-@dataclass(frozen=True, slots=True)
-class TalkColumns:
-    """The columns of a file that hold talks, and where each stands.
+def _checked(
+    table: Table, check: Callable[[Sequence[Any]], Any], on_error: str
+) -> tuple[list[tuple[int, Any]], list[DataError]]:
+    """Return the rows that can be read, each with its line, and the errors of the others.
 
-    Attributes:
-        text: of talks, or of questions and what they are about.
-        answer: of answers; None where talks hold them, or there are none.
-        indices: where all of them stand in a row.
+    Raises:
+        DataError: there is none, or one is faulty and ``on_error`` is ``stop``.
     """
-
-    text: tuple[str, ...]
-    answer: str | None
-    indices: tuple[int, ...]
-
-    def talk(self, row: Sequence[Any]) -> Talk:
-        """Return the talk of a row. Raises InvalidCell: a cell holds no part of one."""
-        cells = [row[index] for index in self.indices]
-        if self.answer is None:
-            return asked(self.text, cells)
-        talk = asked(self.text, cells[:-1])
-        return with_answer(talk, self.answer, cells[-1])
-
-
-def _talks(table: Table, schema: Schema) -> list[Talk]:
-    """Return the talks of a table, without those that cannot be read."""
-    wanted = [*schema.text, *([schema.answer] if schema.answer else [])]
-    indices = locate(table, wanted, table.columns)
-    columns = TalkColumns(schema.text, schema.answer, tuple(indices))
-    talks: list[Talk] = []
-    for row in table.rows:
-        try:
-            talks.append(columns.talk(row))
-        except InvalidCell:
-            continue  # told with its line when rows are encoded
-    return talks
-
-
-def _said(talks: Sequence[Talk]) -> list[Turn]:
-    """Return what assistants say."""
-    return [turn for talk in talks for turn in talk if turn.role == ASSISTANT]
-
-
-def _documents(examples: ChatExamples) -> Documents:
-    """Return talks as documents, without the token that each begins with."""
-    assert examples.sequences is not None
-    assert isinstance(examples.targets, Ragged)
-    targets = examples.targets.flat[:]
-    offsets = examples.sequences.offsets
-    # the input of the step after is the token, where it is not learnt
-    tokens = np.empty_like(targets)
-    flat = examples.sequences.flat[:]
-    tokens[:-1] = flat[1:]
-    ends = offsets[1:] - 1
-    tokens[ends] = targets[ends]
-    scored = targets != IGNORED
-    # where a talk ends with what is not learnt, nothing is told by it
-    tokens[ends] = np.where(scored[ends], tokens[ends], 0)
-    return Documents(tokens, offsets, scored)
-
-
-def _same(answer: str, reference: str) -> bool:
-    return " ".join(answer.split()) == " ".join(reference.split())
+    errors = list(table.skipped)
+    rows = list(valid_rows(numbered(table), table, check, on_error, errors))
+    if not rows:
+        raise DataError("no row is left to read", table.path)
+    return rows, errors

@@ -212,6 +212,7 @@ class Language(Task):
                 config.head_dropout,
                 config.tie,
                 config.head_bias,
+                recipe.align.method == "ppo",
             )
         except ValueError as error:
             raise UsageError(str(error)) from None

@@ -301,7 +301,15 @@ class Tokenizer:
 
     def stream_after(self, ids: Sequence[int]) -> TextStream:
         """Return such a decoder for ids that follow others."""
-        return self.stream()
+        stream = self.stream()
+        if isinstance(stream, PiecesStream) and any(id >= len(SPECIALS) for id in ids):
+            stream.started = True
+        return stream
+
+    def continued(self, before: Sequence[int], ids: Iterable[int]) -> str:
+        """Return the text of ids that follow others, the blank between them included."""
+        stream = self.stream_after(before)
+        return "".join([stream.feed(id) for id in ids]) + stream.finish()
 
     def token(self, id: int) -> str:
         """Return a token for showing to people; bytes that are no whole character as <EA>."""

@@ -80,9 +80,7 @@ def _known() -> dict[str, Template]:
     own = {role: (Mark(f"<|{role}|>"),) for role in ROLES}
     chatml = {role: (Mark("<|im_start|>"), f"{role}\n") for role in ROLES}
     header = Mark("<|start_header_id|>")
-    llama = {
-        role: (header, role, Mark("<|end_header_id|>"), "\n\n") for role in ROLES
-    }
+    llama = {role: (header, role, Mark("<|end_header_id|>"), "\n\n") for role in ROLES}
     alpaca: dict[str, tuple[Part, ...]] = {
         SYSTEM: (),
         USER: ("### Instruction:\n",),
@@ -90,9 +88,7 @@ def _known() -> dict[str, Template]:
     }
     templates = [
         Template(TURNS, own, {SYSTEM: (), USER: (), ASSISTANT: (Mark(END),)}),
-        Template(
-            PLAIN, {USER: (), ASSISTANT: ()}, {USER: (), ASSISTANT: (Mark(""),)}
-        ),
+        Template(PLAIN, {USER: (), ASSISTANT: ()}, {USER: (), ASSISTANT: (Mark(""),)}),
         Template(
             "chatml",
             chatml,
