@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from unrolled.runs.keys import flat
 from unrolled.runs.plan import Request
 from unrolled.runs.predictor import KeptStepper, Predictor
 from unrolled.runs.published import is_published, open_published
+from unrolled.runs.talking import Conversation
 from unrolled.runs.train import Say, train_request
 from unrolled.tasks.base import Prediction, TokenChoice
 from unrolled.training.parallel import joined
@@ -179,6 +180,24 @@ class Run:
                 for attention q8_0 or q4_0, GGUF's blocks.
         """
         return "".join(self.stream(prompt, max_new_tokens, **options))
+
+    def chat(
+        self,
+        max_new_tokens: int = 256,
+        notice: Callable[[str], None] = lambda text: None,
+        **options: Any,
+    ) -> Conversation:
+        """Return a talk with a run of ``task=chat``: ``say`` yields answers as they are made.
+
+        Args:
+            max_new_tokens: the most tokens of an answer.
+            notice: called with a sentence where the oldest turns no longer fit.
+            options: how answers are drawn; those of ``Sampling``, and ``seed``.
+
+        Raises:
+            UsageError: the run was trained to something else.
+        """
+        return Conversation(self.predictor, max_new_tokens, options, notice)
 
     def texts(
         self, prompts: Sequence[str], max_new_tokens: int = 200, **options: Any

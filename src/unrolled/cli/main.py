@@ -83,6 +83,7 @@ VERBS = (
     "evaluate",
     "predict",
     "generate",
+    "chat",
     "inspect",
     "load",
     "compare",

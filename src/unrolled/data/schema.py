@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from unrolled.core.errors import DataError, UsageError, unknown
-from unrolled.data.chat_columns import CHAT, choose_chat
+from unrolled.data.chat_columns import CHAT, REWARD, choose_chat
 from unrolled.data.column_names import (
     LABEL_NAMES,
     TEXT_ANSWERS,
@@ -118,7 +118,7 @@ class Schema:
     @property
     def writes_texts(self) -> bool:
         """Whether the answer is a text, or a tree, and no label or value."""
-        return self.task in (*PAIRS, "parse", "caption", WRITE, CHAT)
+        return self.task in (*PAIRS, "parse", "caption", WRITE, CHAT, REWARD)
 
     @property
     def identifying(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ NGRAM = "ngram"
 
 def stream(
     predictor: Predictor,
-    prompt: str,
+    prompt: str | Sequence[int],
     max_new_tokens: int,
     sampling: dict[str, Any],
     seed: int | None = None,
@@ -42,7 +42,7 @@ def stream(
 
     Args:
         predictor: of a language model.
-        prompt: what stands before; empty starts a new text.
+        prompt: what stands before, a text or its ids; an empty text starts a new one.
         max_new_tokens: the most tokens written.
         sampling: how tokens are drawn; see ``Sampling``.
         seed: of the draws; None draws others each time.
@@ -65,7 +65,7 @@ def stream(
         notice,
         _grammar_text(json_schema, grammar, draft),
     )
-    _check_arguments(prompt, max_new_tokens, seed)
+    _check_arguments(prompt if isinstance(prompt, str) else "", max_new_tokens, seed)
     with ExitStack() as lent:
         pieces = predictor.task.generate(
             predictor.model,

@@ -635,7 +635,7 @@ class Task(ABC):
     def generate(
         self,
         model: nn.Module,
-        prompt: str,
+        prompt: str | Sequence[int],
         max_new_tokens: int,
         sampling: Sampling,
         *,
@@ -648,7 +648,7 @@ class Task(ABC):
         grammar: GrammarText | None = None,
         draft: MakeDraft | None = None,
     ) -> Iterator[str]:
-        """Yield text that goes on from ``prompt``; see ``check_generates``.
+        """Yield text that goes on from ``prompt``, a text or its ids; see ``check_generates``.
 
         Each token that is written is added to ``choices``, where that is a list. ``stepper`` steps
         the model; None: what it makes itself. The text follows ``grammar``; ``draft`` makes what

@@ -323,6 +323,12 @@ class Chat(Language):
         start = int(examples.sequences.flat[0])
         return PackedDocuments(documents, rows, window, recipe.seed, start)
 
+    def operations_per_token(self, model: nn.Module, recipe: Recipe) -> float | None:
+        """Return those of all weights; unknown where a model also writes and compares."""
+        if recipe.align.method != "none":
+            return None
+        return super().operations_per_token(model, recipe)
+
     def aligned(
         self, examples: Any, recipe: Recipe, model: nn.Module, options: AnswerOptions
     ) -> tuple[Objective, BatchSource] | None:
@@ -560,18 +566,6 @@ class Chat(Language):
     def reads_shards(cls, schema: Schema) -> bool:
         """Talks are read whole."""
         return False
-
-    @classmethod
-    def of_vocabulary(
-        cls,
-        recipe: Recipe,
-        schema: Schema,
-        learn_vocabulary: Callable[[], Tokenizer],
-        labels: Sequence[str],
-        layout: FileLayout,
-    ) -> Self | None:
-        """Return None: talks are read whole."""
-        return None
 
     def shard_fields(self) -> tuple[Text, Label | None]:
         """Raise UsageError: talks are read whole."""

@@ -170,7 +170,7 @@ class Language(Task):
 
     def encode(
         self, data: Data, on_error: str, schema: Schema | None = None
-    ) -> tuple[TokenStream, list[DataError]]:
+    ) -> tuple[Any, list[DataError]]:
         """Encode a text, or rows of texts; see the base class."""
         if isinstance(data, Document):
             tokens = self.tokenizer.encode_array(data.text)
@@ -353,7 +353,7 @@ class Language(Task):
     def generate(
         self,
         model: nn.Module,
-        prompt: str,
+        prompt: str | Sequence[int],
         max_new_tokens: int,
         sampling: Sampling,
         *,
@@ -369,10 +369,13 @@ class Language(Task):
         """Yield text that goes on from ``prompt``, in whole characters, as it is made."""
         assert isinstance(model, LanguageModel)
         follows = None if grammar is None else self._followed(grammar)
-        start = self.tokenizer.beginning(nfc(prompt))
-        if self.tokenizer.unk_id in start:
-            lacking = listed(self.unknown_in(nfc(prompt)))
-            notice(f"the prompt holds what was not in the training text: {lacking}")
+        if not isinstance(prompt, str):
+            start = list(prompt)  # ids say what is read
+        else:
+            start = self.tokenizer.beginning(nfc(prompt))
+            if self.tokenizer.unk_id in start:
+                lacking = listed(self.unknown_in(nfc(prompt)))
+                notice(f"the prompt holds what was not in the training text: {lacking}")
         mark = self.tokenizer.start_id
         written = 0
 

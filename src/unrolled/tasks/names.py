@@ -8,6 +8,7 @@ TASKS = {
     "tag": "tag:Tag",
     "language": "language:Language",
     "chat": "chat:Chat",
+    "reward": "reward:RewardModel",
     "translate": "translate:Translate",
     "rewrite": "rewrite:Rewrite",
     "parse": "parse:Parse",

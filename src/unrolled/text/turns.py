@@ -7,7 +7,7 @@ checkpoints; what is no known one is refused, since a template of a file would h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +60,8 @@ class Template:
     """
 
     name: str
-    opening: dict[str, tuple[Part, ...]]
-    closing: dict[str, tuple[Part, ...]]
+    opening: Mapping[str, tuple[Part, ...]]
+    closing: Mapping[str, tuple[Part, ...]]
     starts: bool = True
 
     @property

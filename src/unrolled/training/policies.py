@@ -169,6 +169,38 @@ def prefers(settings: AlignConfig) -> Objective:
     return objective
 
 
+def worth(model: nn.Module, batch: Batch) -> Tensor:
+    """Return what each text of a batch is worth (N,), by its last token."""
+    assert batch.lengths is not None
+    read, _ = features(model, batch, None, carry_state=False)
+    last = (batch.lengths - 1)[:, None, None].expand(-1, 1, read.shape[-1])
+    value: nn.Linear = model.value  # type: ignore[assignment]
+    outputs: Tensor = value(read.gather(1, last)[:, 0])
+    return outputs[:, 0].float()
+
+
+def ranks(smoothing: float = 0.0) -> Objective:
+    """Return the objective of which of two texts is preferred, as ``prefers`` has them in a batch.
+
+    The better one is worth more, by the log odds that it is preferred (Bradley and Terry 1952).
+    """
+
+    def objective(model: nn.Module, batch: Batch, carry: Carry) -> Loss:
+        chosen, rejected = worth(model, batch).chunk(2)
+        margins = chosen - rejected
+        right = F.logsigmoid(margins)
+        wrong = F.logsigmoid(-margins)
+        losses = -(1 - smoothing) * right - smoothing * wrong
+        count = torch.tensor(len(losses), device=losses.device)
+        logs = {
+            "margin": (margins.detach().sum(), count),
+            "preferred": ((margins > 0).sum(), count),
+        }
+        return Loss(losses.sum(), count, None, logs)
+
+    return objective
+
+
 # ---------------------------------------------------------------------- rewards
 
 
