@@ -25,6 +25,7 @@ from unrolled.runs.keys import flat
 from unrolled.runs.plan import Request
 from unrolled.runs.predictor import KeptStepper, Predictor
 from unrolled.runs.published import is_published, open_published
+from unrolled.runs.rewards import with_judge
 from unrolled.runs.talking import Conversation
 from unrolled.runs.train import Say, train_request
 from unrolled.tasks.base import Prediction, TokenChoice
@@ -149,7 +150,8 @@ class Run:
         Raises:
             DataError: a column is missing or a row is faulty.
         """
-        scored = evaluate(self.predictor, self.recipe, data, changes, notice, target)
+        judged = with_judge(self.predictor, self.recipe, self.folder, notice)
+        scored = evaluate(judged, self.recipe, data, changes, notice, target)
         return scored.document()
 
     def stream(

@@ -16,7 +16,15 @@ from unrolled.training.policies import log_probabilities
 VOCABULARY = 12
 END = 3
 BANNED = (0, 1)
-PROMPTS = [[3, 4, 5], [3, 6], [3, 4, 5, 6, 7, 8], [3], [3, 9, 9, 9], [3, 10], [3, 11, 4]]
+PROMPTS = [
+    [3, 4, 5],
+    [3, 6],
+    [3, 4, 5, 6, 7, 8],
+    [3],
+    [3, 9, 9, 9],
+    [3, 10],
+    [3, 11, 4],
+]
 
 
 def model_of(layer: str) -> LanguageModel:
@@ -30,7 +38,9 @@ def model_of(layer: str) -> LanguageModel:
 
 @pytest.mark.parametrize("layer", ["rnn", "gru", "lstm", "mingru", "attention"])
 @pytest.mark.parametrize("temperature", [0.0, 1.3])
-def test_log_probabilities_are_those_of_a_full_pass(layer: str, temperature: float) -> None:
+def test_log_probabilities_are_those_of_a_full_pass(
+    layer: str, temperature: float
+) -> None:
     model = model_of(layer)
     sampling = Sampling(temperature=temperature)
     written = write_many(model, PROMPTS, 9, sampling, END, BANNED, seed=5)
@@ -49,7 +59,9 @@ def test_greedy_texts_do_not_depend_on_those_beside_them(layer: str) -> None:
     model = model_of(layer)
     greedy = Sampling(temperature=0.0)
     together = write_many(model, PROMPTS, 9, greedy, END, BANNED)
-    apart = [write_many(model, [prompt], 9, greedy, END, BANNED)[0] for prompt in PROMPTS]
+    apart = [
+        write_many(model, [prompt], 9, greedy, END, BANNED)[0] for prompt in PROMPTS
+    ]
     in_threes = write_many(model, PROMPTS, 9, greedy, END, BANNED, rows=3)
     for row, text in enumerate(apart):
         assert together[row].tokens == text.tokens == in_threes[row].tokens
@@ -66,7 +78,8 @@ def test_a_text_ends_where_the_context_does() -> None:
 def test_equal_seeds_draw_equal_texts() -> None:
     model = model_of("gru")
     first, again, other = (
-        write_many(model, PROMPTS, 9, Sampling(), END, BANNED, seed=seed) for seed in (1, 1, 2)
+        write_many(model, PROMPTS, 9, Sampling(), END, BANNED, seed=seed)
+        for seed in (1, 1, 2)
     )
     assert [text.tokens for text in first] == [text.tokens for text in again]
     assert [text.tokens for text in first] != [text.tokens for text in other]

@@ -33,7 +33,10 @@ def test_talks_are_read_in_every_form(cell: Any) -> None:
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        ([{"role": "tool", "content": "x"}], "turn 1 is of the role 'tool'; say system"),
+        (
+            [{"role": "tool", "content": "x"}],
+            "turn 1 is of the role 'tool'; say system",
+        ),
         ([{"role": "user"}], "turn 1 says None where a text is expected"),
         (["hi"], "turn 1 is 'hi', and no object of role and content"),
         ({"role": "user"}, "a list of messages or a text is expected"),

@@ -11,7 +11,11 @@ from unrolled.text.published import load_tokenizer
 from unrolled.text.tokenizers import KINDS, Tokenizer
 from unrolled.text.turns import OWN, TEMPLATES, ChatTokenizer, Turn
 
-TEXTS = ["안녕하세요 반가워요", "hello there, how are you?", "<|end|><|user|> <|assistant|>"]
+TEXTS = [
+    "안녕하세요 반가워요",
+    "hello there, how are you?",
+    "<|end|><|user|> <|assistant|>",
+]
 TALK = (
     Turn("system", "Be kind."),
     Turn("user", "hello there"),
@@ -38,7 +42,11 @@ def test_no_text_is_cut_into_the_marks_of_turns(base: Tokenizer) -> None:
 def test_what_assistants_say_is_marked_and_nothing_else(base: Tokenizer) -> None:
     chat = ChatTokenizer(base)
     encoded = chat.encode_talk(TALK)
-    said = [id for id, is_answer in zip(encoded.ids, encoded.is_answer, strict=True) if is_answer]
+    said = [
+        id
+        for id, is_answer in zip(encoded.ids, encoded.is_answer, strict=True)
+        if is_answer
+    ]
     answers = [turn.text for turn in TALK if turn.role == "assistant"]
     assert said == [id for text in answers for id in chat.encode_answer(text)]
     assert said.count(chat.end_id) == 2
@@ -83,7 +91,9 @@ def test_plain_goes_on_from_the_prompt() -> None:
 
 
 def test_a_blank_between_prompt_and_answer_is_kept() -> None:
-    chat = ChatTokenizer(Tokenizer.fit("unigram", ["this film was good"] * 9, 60), "plain")
+    chat = ChatTokenizer(
+        Tokenizer.fit("unigram", ["this film was good"] * 9, 60), "plain"
+    )
     prompt = chat.opening([Turn("user", "this film")])
     answer = chat.encode_answer(" was good")[:-1]
     assert chat.continued(prompt, answer) == " was good"

@@ -40,7 +40,9 @@ from unrolled.training.policies import (
 EXACT = {"atol": 1e-6, "rtol": 1e-6}  # rounding of fp32
 
 
-def model_of(layer: str = "gru", vocabulary: int = 5, valued: bool = False) -> LanguageModel:
+def model_of(
+    layer: str = "gru", vocabulary: int = 5, valued: bool = False
+) -> LanguageModel:
     torch.manual_seed(1)
     built = build_layer(layer, LayerConfig(hidden=8), 8)
     embedding = TokenEmbedding(vocabulary, 8)
@@ -100,7 +102,9 @@ def test_the_objective_of_pairs_is_their_loss(method: str) -> None:
     if method == "ipo":
         chosen = chosen / 2
         before = before / torch.tensor([2.0, 1.0])
-    expected = preference_loss(chosen[None], rejected[None], before[:1], before[1:], 0.3, method)
+    expected = preference_loss(
+        chosen[None], rejected[None], before[:1], before[1:], 0.3, method
+    )
     torch.testing.assert_close(loss.sum, expected.sum(), **EXACT)
     assert int(loss.count) == 1
 
@@ -145,7 +149,9 @@ def test_generalised_advantages_are_those_of_the_paper() -> None:
     middle = deltas[1] + gamma * trace * last
     first = deltas[0] + gamma * trace * middle
     advantages = generalised_advantages(rewards, values, written, gamma, trace)
-    torch.testing.assert_close(advantages, torch.tensor([[first, middle, last, 0.0]]), **EXACT)
+    torch.testing.assert_close(
+        advantages, torch.tensor([[first, middle, last, 0.0]]), **EXACT
+    )
 
 
 def test_ratios_are_clipped_where_they_have_earned_enough() -> None:
@@ -157,7 +163,9 @@ def test_ratios_are_clipped_where_they_have_earned_enough() -> None:
 
 
 def test_values_are_held_near_what_they_were() -> None:
-    loss = value_loss(torch.tensor([2.0]), torch.tensor([1.0]), torch.tensor([3.0]), 0.5)
+    loss = value_loss(
+        torch.tensor([2.0]), torch.tensor([1.0]), torch.tensor([3.0]), 0.5
+    )
     torch.testing.assert_close(loss, torch.tensor([0.5 * 1.5**2]))
 
 
@@ -273,7 +281,9 @@ def test_a_dear_divergence_keeps_the_arms_even() -> None:
 
 
 def test_kl_is_adapted_to_its_target() -> None:
-    batch = Batch(torch.zeros(1, 1), None, None, np.arange(1), extra=(torch.tensor([0, 1]),))
+    batch = Batch(
+        torch.zeros(1, 1), None, None, np.arange(1), extra=(torch.tensor([0, 1]),)
+    )
     weights = []
     for target in (1e-3, 1e3):
         model = Bandit(len(WORTHS))
@@ -297,7 +307,9 @@ def test_values_learn_and_the_layer_learns_nothing_by_them() -> None:
 
 
 def test_rollouts_are_saved_whole() -> None:
-    batch = Batch(torch.zeros(1, 1), None, None, np.arange(1), extra=(torch.tensor([0, 1]),))
+    batch = Batch(
+        torch.zeros(1, 1), None, None, np.arange(1), extra=(torch.tensor([0, 1]),)
+    )
     objective = PolicyObjective(settings_of("ppo", passes=2), draw, 1, ())
     rollout = objective(Bandit(len(WORTHS)), batch, None).carry
     assert isinstance(rollout, Rollout)
@@ -307,7 +319,9 @@ def test_rollouts_are_saved_whole() -> None:
 
 
 def test_rewards_that_are_no_numbers_or_tell_nothing_end_a_training() -> None:
-    batch = Batch(torch.zeros(1, 1), None, None, np.arange(1), extra=(torch.tensor([0, 1]),))
+    batch = Batch(
+        torch.zeros(1, 1), None, None, np.arange(1), extra=(torch.tensor([0, 1]),)
+    )
 
     def objective_of(rewards: Tensor) -> PolicyObjective:
         def judged(model: nn.Module, batch: Batch, seed: int) -> Drawn:

@@ -1,4 +1,4 @@
-"""Columns by which talks are known: lists of messages, questions with answers, and pairs of answers."""
+"""Columns by which talks are known: lists of messages, questions and answers, pairs of answers."""
 
 from __future__ import annotations
 

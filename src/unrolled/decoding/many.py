@@ -138,10 +138,19 @@ def _write_batch(
     device: torch.device,
 ) -> None:
     """Write the texts of one batch."""
-    tokens, lengths = padded(prompts)
+    # a prompt that is written on from several times is read once
+    places = {tuple(prompt): 0 for prompt in prompts}
+    for index, prompt in enumerate(places):
+        places[prompt] = index
+    tokens, lengths = padded(list(places))
     if model.context is not None:
         most = max(1, min(most, model.context - int(lengths.max())))
     scores, state = model.read_prompts(tokens.to(device), lengths.to(device))
+    if len(places) < len(prompts):
+        chosen = [places[tuple(prompt)] for prompt in prompts]
+        rows = torch.tensor(chosen, device=device)
+        scores = scores[rows]
+        state = state.reorder(rows)
     alive = list(range(len(written)))
     for left in range(most - 1, -1, -1):
         drawn, logs = draw(scores)
@@ -160,8 +169,8 @@ def _write_batch(
             return
         if len(going_on) <= len(alive) // 2:
             # rows that have ended cost as much as others
-            places = torch.tensor(going_on, device=device)
+            rows = torch.tensor(going_on, device=device)
             alive = [alive[place] for place in going_on]
-            state = state.reorder(places)
-            drawn = drawn[places]
+            state = state.reorder(rows)
+            drawn = drawn[rows]
         scores, state = stepper.step(drawn, state)

@@ -11,8 +11,8 @@ from unrolled.data.schema import DOCUMENT, PAIRS, ColumnHints, Schema, infer
 from unrolled.data.shards import unchanged
 from unrolled.data.sources import Table, fingerprint, read
 from unrolled.runs.pretrained import Pretrained
-from unrolled.runs.rewards import Alignment
 from unrolled.runs.recipes import find_data
+from unrolled.runs.rewards import Alignment
 from unrolled.tasks.base import AnswerOptions, Data, Split, Task
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.registry import task_class
@@ -45,7 +45,7 @@ class Prepared:
     facts: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[DataWarning, ...] = ()
     pretrained: Pretrained | None = None
-    alignment: Alignment = Alignment()
+    alignment: Alignment = field(default_factory=Alignment)
 
     @property
     def held_out(self) -> bool:

@@ -27,7 +27,7 @@ TOGETHER = 256  # answers that a run judges at once
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """What judges answers, and the model that a training began with; both are opened when asked for.
+    """What judges answers, and the model that a training began with.
 
     Attributes:
         reward: what answers earn; None where nothing judges them.
@@ -59,6 +59,30 @@ class Alignment:
     def added(self, options: AnswerOptions) -> AnswerOptions:
         """Return options with what judges."""
         return replace(options, reward=self.reward, reference=self.reference)
+
+
+def with_judge(
+    predictor: Predictor, recipe: Recipe, folder: Path, notice: Callable[[str], None]
+) -> Predictor:
+    """Return what answers as a run does, with what judges its answers where it was aligned.
+
+    Args:
+        predictor: of the run.
+        recipe: of the run.
+        folder: of the run.
+        notice: called with a sentence where what judges is no longer there: answers are scored
+            without it.
+    """
+    if recipe.align.method == "none":
+        return predictor
+    try:
+        alignment = Alignment.of(recipe, predictor.task, folder)
+        if alignment.reference is not None:
+            alignment.reference()
+    except UserError as error:
+        notice(f"scored without what judged the answers: {error}")
+        return predictor
+    return replace(predictor, options=alignment.added(predictor.options))
 
 
 def begun_as(recipe: Recipe, task: Task, folder: Path) -> nn.Module:

@@ -202,7 +202,7 @@ class AnswerOptions:
     copy_unknown: bool = True
     score_tokenizer: str = "13a"
     documents: str = "joined"
-    align: AlignConfig = AlignConfig()
+    align: AlignConfig = field(default_factory=AlignConfig)
     reward: Reward | None = None
     reference: Callable[[], nn.Module] | None = None
 

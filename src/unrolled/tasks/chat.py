@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unrolled.core.errors import DataError, UsageError, UserError
-from unrolled.data.batches import IGNORED, BatchSource, Buckets
+from unrolled.data.batches import IGNORED, BatchSource
 from unrolled.data.documents import PackedDocuments
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Table
@@ -64,7 +64,7 @@ from unrolled.text.published import load_tokenizer
 from unrolled.text.tokenizers import Tokenizer
 from unrolled.text.turns import ASSISTANT, TURNS, ChatTokenizer
 from unrolled.training.objectives import Objective, answers
-from unrolled.training.policies import PolicyObjective, Repeated, prefers
+from unrolled.training.policies import PolicyObjective, Prompts, prefers
 from unrolled.training.precision import ComputeDevice, choose
 
 LONGEST = 512  # tokens of a talk, where nobody says otherwise
@@ -354,8 +354,8 @@ class Chat(Language):
             return prefers(settings), pairs
         if options.reward is None:
             raise UsageError(
-                f"align.method={settings.method} learns from rewards; say what an answer earns with "
-                "align.reward=exact, numeric, a run, or FILE.py:FUNCTION"
+                f"align.method={settings.method} learns from rewards; say what an answer earns "
+                "with align.reward=exact, numeric, a run, or FILE.py:FUNCTION"
             )
         refuse_several_processes(settings)
         most = options.search.max_length or ANSWER
@@ -370,9 +370,8 @@ class Chat(Language):
             device,
         )
         banned = self.tokenizer.unwritten_ids
-        prompts = Buckets(examples, training.batch_size, None, recipe.seed)
         times = settings.passes * settings.parts
-        source = Repeated(prompts, times, recipe.seed)
+        source = Prompts(examples, training.batch_size, times, recipe.seed)
         return PolicyObjective(settings, draws, most, banned), source
 
     def check_keys(self, recipe: Recipe) -> None:
@@ -383,8 +382,8 @@ class Chat(Language):
         self.refuse_documents(recipe)
         if recipe.decoding.beam > 1 or recipe.decoding.n_best > 1:
             raise UsageError(
-                "an answer of a talk is written greedily, or drawn with decoding.sample=true; leave "
-                "decoding.beam and decoding.n_best at 1"
+                "an answer of a talk is written greedily, or drawn with decoding.sample=true; "
+                "leave decoding.beam and decoding.n_best at 1"
             )
 
     def refuse_documents(self, recipe: Recipe) -> None:
@@ -469,7 +468,7 @@ class Chat(Language):
         sampling: Sampling | None = None,
         seed: int = SEED,
     ) -> list[WrittenText]:
-        """Write an answer to each talk: greedily, unless ``options`` or ``sampling`` say otherwise."""
+        """Write an answer to each talk: greedily, where neither options nor ``sampling`` differ."""
         assert isinstance(model, LanguageModel)
         search = options.search
         most = search.max_length or ANSWER

@@ -32,6 +32,8 @@ from unrolled.training.parallel import world
 from unrolled.training.policies import Drawn, log_probabilities
 from unrolled.training.precision import ComputeDevice
 
+WATCHED = 64  # texts whose KL is measured where it costs nothing
+
 
 @dataclass(frozen=True)
 class PairBatches:
@@ -159,13 +161,22 @@ class AnswerDraws:
         drawn = Batch(inputs, None, targets, np.array(rows))
         rewards = self.judge.earned(prompts, references, written)
         before = self.reference().to(device)
+        # of texts that are only watched some are enough
+        heeded = settings.beta or settings.method == "ppo"
+        compared = len(rows) if heeded else min(WATCHED, len(rows))
+        some = replace(drawn, inputs=inputs[:compared], targets=targets[:compared])
+        reference = logs.clone()
+        reference[:compared] = log_probabilities(
+            before, some, banned, settings.temperature
+        )
         return Drawn(
             inputs,
             targets,
             logs,
-            log_probabilities(before, drawn, banned, settings.temperature),
+            reference,
             rewards.to(device),
             group,
+            compared,
         )
 
 

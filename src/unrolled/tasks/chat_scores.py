@@ -5,6 +5,7 @@ Legend: N talks, T tokens.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ SEED = 0  # of what is drawn for scores
 def costs(
     model: nn.Module, examples: Examples, compute_device: ComputeDevice
 ) -> tuple[Floats, Floats]:
-    """Return what the answers of each talk cost in nats, and how many tokens they have, both (N,)."""
+    """Return what the answers of each talk cost in nats, and their tokens, both (N,)."""
     nats = np.zeros(len(examples))
     counts = np.zeros(len(examples))
     order = np.argsort(examples.reach, kind="stable")
@@ -61,7 +62,7 @@ def distinct_pairs(texts: Sequence[Sequence[object]]) -> float:
     """
     pairs: Counter[tuple[object, object]] = Counter()
     for text in texts:
-        pairs.update(zip(text, text[1:], strict=False))
+        pairs.update(itertools.pairwise(text))
     total = sum(pairs.values())
     return len(pairs) / total if total else 1.0
 
@@ -293,7 +294,7 @@ class AnswerScorer:
         return scores
 
     def ranked(self, examples: ChatExamples) -> Scores:
-        """Return how often the right answer costs fewest nats a token among some of other questions.
+        """Return how often the right answer is the likeliest a token, among those of others.
 
         Nothing where there are too few answers to choose from.
         """

@@ -122,9 +122,9 @@ class DataConfig(Config):
     )
     template: Literal["turns", "plain", "chatml", "llama", "alpaca"] | None = Field(
         None,
-        description="chat: what tells the turns of a talk apart; turns adds tokens of its own, plain "
-        "writes on from a prompt, the others are those of published checkpoints; by default that of "
-        "`model.init`, else turns",
+        description="chat: what tells the turns of a talk apart; turns adds tokens of its own, "
+        "plain writes on from a prompt, the others are those of published checkpoints; by default "
+        "that of `model.init`, else turns",
     )
     target_tokenizer: Pieces | None = Field(
         None, description="pieces an answer is cut into; by default as the texts"

@@ -1,6 +1,6 @@
 """A model that judges answers: of two it says which is better, and of one what it is worth.
 
-It reads a whole talk and gives a number; the difference of two is how much likelier the one is to be
+It reads a whole talk and gives a number; the difference of two is the log odds that the one is
 preferred (Bradley and Terry 1952; Ouyang et al. 2022, equation 1).
 """
 

@@ -17,9 +17,9 @@ class AlignConfig(Config):
 
     method: Literal["none", "dpo", "ipo", "ppo", "grpo", "rloo"] = Field(
         "none",
-        description="none learns the answers given; dpo and ipo prefer one of two answers (Rafailov "
-        "et al. 2023, Azar et al. 2023); ppo, grpo and rloo learn from rewards of what the model "
-        "writes (Schulman et al. 2017, Shao et al. 2024, Ahmadian et al. 2024)",
+        description="none learns the answers given; dpo and ipo prefer one of two answers "
+        "(Rafailov et al. 2023, Azar et al. 2023); ppo, grpo and rloo learn from rewards of what "
+        "the model writes (Schulman et al. 2017, Shao et al. 2024, Ahmadian et al. 2024)",
     )
     reward: str | None = Field(
         None,
@@ -35,15 +35,15 @@ class AlignConfig(Config):
         0.1,
         ge=0,
         le=1000,
-        description="how much it costs to leave the model that the training begins with: of dpo and "
-        "ipo, of the KL term of grpo, of the KL penalty in the rewards of ppo and rloo",
+        description="how much it costs to leave the model that the training begins with: of dpo "
+        "and ipo, of the KL term of grpo, of the KL penalty in the rewards of ppo and rloo",
     )
     kl_target: float | None = Field(
         None,
         gt=0,
         le=1e6,
-        description="ppo: nats a text by which it may differ; beta is adapted to it (Ziegler et al. "
-        "2019)",
+        description="ppo: nats a text by which it may differ; beta is adapted to it (Ziegler et "
+        "al. 2019)",
     )
     samples: int = Field(
         8, ge=1, le=1024, description="grpo, rloo: answers drawn for each prompt"
@@ -65,7 +65,8 @@ class AlignConfig(Config):
     )
     unbiased: bool = Field(
         False,
-        description="grpo: neither lengths nor spreads of rewards weigh (Dr. GRPO, Liu et al. 2025)",
+        description="grpo: neither lengths nor deviations of rewards weigh (Dr. GRPO, Liu et al. "
+        "2025)",
     )
     discount: float = Field(1.0, ge=0, le=1, description="ppo: gamma of later rewards")
     trace: float = Field(
@@ -99,15 +100,15 @@ class AlignConfig(Config):
         None,
         ge=-1e6,
         le=1e6,
-        description="what an answer earns that does not end itself, whatever it says: so that length "
-        "earns nothing",
+        description="what an answer earns that does not end itself, whatever it says: so that "
+        "length earns nothing",
     )
     repetition: float = Field(
         0.0,
         ge=0,
         le=1e6,
-        description="how much is taken off for the share of an answer that repeats itself, in pairs "
-        "of tokens",
+        description="how much is taken off for the share of an answer that repeats itself, in "
+        "pairs of tokens",
     )
     attempts: int = Field(
         0,

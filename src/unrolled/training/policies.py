@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrolled.core.errors import UserError
-from unrolled.data.batches import IGNORED, Batch, DivisibleSource, random
+from unrolled.data.batches import IGNORED, Batch, collate, random
+from unrolled.data.examples import Examples
 from unrolled.nn.state import State
 from unrolled.training.alignment import AlignConfig
 from unrolled.training.objectives import (
@@ -253,7 +254,7 @@ def generalised_advantages(
 def clipped_loss(
     logs: Tensor, logs_before: Tensor, advantages: Tensor, clip: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss by clipped ratios (Schulman et al. 2017, equation 7), and where it is clipped.
+    """Return the loss by clipped ratios (Schulman et al. 2017, eq. 7), and where it is clipped.
 
     All have one shape: of tokens, or of texts.
     """
@@ -293,7 +294,8 @@ class Rollout(State):
         advantages, returns, values: (N, T); returns and values are of PPO.
         rewards: what each text earned, (N,), before any penalty for leaving the reference.
         order: the rows in the order in which parts are cut, one row of numbers a pass (P, N).
-        weights: of the KL now, and rollouts in a row that told nothing, (2,).
+        weights: of the KL now, rollouts in a row that told nothing, and texts that were compared
+            with the reference, (3,).
     """
 
     kind: ClassVar[str] = "rollout"
@@ -345,7 +347,13 @@ class Rollout(State):
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Texts as they were drawn, before anything is made of their rewards; see ``Rollout``."""
+    """Texts as they were drawn, before anything is made of their rewards; see ``Rollout``.
+
+    Attributes:
+        group: G, the texts of each prompt, which stand in a row.
+        compared: how many of the first texts the reference has read; of the others ``reference``
+            is ``logs``. None: all.
+    """
 
     inputs: Tensor
     targets: Tensor
@@ -353,6 +361,7 @@ class Drawn:
     reference: Tensor
     rewards: Tensor
     group: int
+    compared: int | None = None
 
 
 # draws texts for the rows of a batch, by a seed
@@ -360,31 +369,37 @@ Draw = Callable[[nn.Module, Batch, int], Drawn]
 
 
 @dataclass(frozen=True)
-class Repeated:
-    """Batches of prompts that each serve for some updates.
+class Prompts:
+    """Batches of prompts that each serve for some updates, in another order in each epoch.
 
     ``extra`` of a batch holds the number of the update among those, and a seed that is equal in all
-    of them.
+    of them. Long prompts and short ones stand in one batch: what is learnt is to be the same.
+
+    Attributes:
+        examples: prompts (N,).
+        size: B, prompts of a batch.
+        times: updates by each.
+        seed: of the order, and of what is drawn.
     """
 
-    source: DivisibleSource
+    examples: Examples
+    size: int
     times: int
     seed: int
 
     def length(self, epoch: int) -> int:
         """Return the number of updates in an epoch."""
-        return self.source.length(epoch) * self.times
+        return -(-len(self.examples) // self.size) * self.times
 
     def batch(self, epoch: int, index: int) -> Batch:
         """Return the prompts of one update."""
         first, number = divmod(index, self.times)
-        batch = self.source.batch(epoch, first)
+        order = random(self.seed, epoch).permutation(len(self.examples))
+        rows = order[first * self.size :][: self.size]
         seed = int(random(self.seed, epoch, first).integers(2**31))
-        return replace(
-            batch,
-            restart=False,
-            extra=(torch.tensor([number, seed], dtype=torch.int64),),
-        )
+        extra = torch.tensor([number, seed], dtype=torch.int64)
+        batch = collate(self.examples, rows)
+        return replace(batch, restart=False, extra=(extra,))
 
 
 class PolicyObjective:
@@ -415,7 +430,9 @@ class PolicyObjective:
             if number == 0 or not isinstance(carry, Rollout):
                 rollout = self.roll_out(model, batch, seed, carry)
             rows = self._rows(rollout, number)
-            loss = self._loss(model, rollout.reorder(rows), number)
+            loss = self._loss(model, rollout.reorder(rows))
+            if number == 0:
+                loss = replace(loss, logs={**loss.logs, **_of_rollout(rollout)})
         finally:
             model.train()
         return replace(loss, carry=rollout)
@@ -423,7 +440,17 @@ class PolicyObjective:
     def _rows(self, rollout: Rollout, number: int) -> Tensor:
         """Return the rows of an update, by its number."""
         turn, part = divmod(number, self.settings.parts)
-        return rollout.order[turn].chunk(self.settings.parts)[part]
+        return rollout.order[turn].tensor_split(self.settings.parts)[part]
+
+    def _telling(self, rollout: Rollout) -> Rollout:
+        """Return the texts by which something is learnt: not those that earned what all did."""
+        settings = self.settings
+        if settings.method == "ppo" or settings.beta or settings.entropy_weight:
+            return rollout
+        tells = (rollout.advantages != 0).any(1)
+        # a loss of no text would have no gradient
+        tells[0] |= not tells.any()
+        return rollout.reorder(tells.nonzero()[:, 0])
 
     @torch.no_grad()
     def roll_out(
@@ -438,7 +465,8 @@ class PolicyObjective:
         drawn = self.draw(model, batch, seed)
         if not bool(torch.isfinite(drawn.rewards).all()):
             raise UserError(
-                "a reward is not finite: mend what align.reward names; the last checkpoint is intact"
+                "a reward is not finite: mend what align.reward names; the last checkpoint is "
+                "intact"
             )
         before = carry.weights if isinstance(carry, Rollout) else None
         weight = settings.beta if before is None else float(before[0])
@@ -447,8 +475,8 @@ class PolicyObjective:
         if silent >= SILENT:
             raise UserError(
                 f"all answers of {SILENT} rollouts earned {float(drawn.rewards[0]):g}: there is "
-                "nothing to learn from; look at what align.reward gives, raise align.temperature, or "
-                "begin with a model that is right at times"
+                "nothing to learn from; look at what align.reward gives, raise "
+                "align.temperature, or begin with a model that is right at times"
             )
         written = drawn.targets != IGNORED
         # what leaving the reference costs, at each token (Ouyang et al. 2022, equation 2)
@@ -470,7 +498,8 @@ class PolicyObjective:
         orders = [
             torch.randperm(count, generator=generator) for _ in range(settings.passes)
         ]
-        weights = torch.tensor([self._adapted(weight, gap), silent])
+        compared = count if drawn.compared is None else drawn.compared
+        weights = torch.tensor([self._adapted(weight, gap), silent, compared])
         return Rollout(
             drawn.inputs,
             drawn.targets,
@@ -518,22 +547,23 @@ class PolicyObjective:
         scores = token_scores(model, batch)
         return scores.laid(_expected(model, scores.vectors))
 
-    def _loss(self, model: nn.Module, rollout: Rollout, number: int) -> Loss:
+    def _loss(self, model: nn.Module, rollout: Rollout) -> Loss:
         """Return the loss of some texts."""
         settings = self.settings
+        texts = torch.tensor(rollout.rows, device=rollout.inputs.device)
+        rollout = self._telling(rollout)
         batch = Batch(rollout.inputs, None, rollout.targets, _no_rows())
         scores = token_scores(model, batch, self.banned, settings.temperature)
         logs = scores.laid(scores.logs)
         written = scores.written
         lengths = written.sum(1)
-        texts = torch.tensor(len(logs), device=logs.device)
         if settings.method == "rloo":
             sums, sums_before = logs.sum(1), rollout.logs.sum(1)
             advantages = rollout.advantages.sum(1) / lengths
             losses, clipped = clipped_loss(sums, sums_before, advantages, settings.clip)
             total = losses.sum()
             count = texts
-            seen = texts
+            seen = torch.tensor(len(losses), device=losses.device)
         else:
             losses, clipped = clipped_loss(
                 logs, rollout.logs, rollout.advantages, settings.clip
@@ -542,8 +572,9 @@ class PolicyObjective:
             clipped = clipped & written
             seen = lengths.sum()
             total, count = self._summed(losses, rollout, logs, written, texts)
-        entropies = scores.entropies.sum()
-        total = total - settings.entropy_weight * entropies * count / lengths.sum()
+        if settings.entropy_weight:
+            mean = scores.entropies.sum() / lengths.sum()
+            total = total - settings.entropy_weight * mean * count
         if settings.method == "ppo":
             expected = scores.laid(_expected(model, scores.vectors))
             errors = value_loss(
@@ -552,13 +583,7 @@ class PolicyObjective:
             total = (
                 total + settings.value_weight * torch.where(written, errors, 0).sum()
             )
-        said = {
-            "entropy": (entropies.detach(), lengths.sum()),
-            "clipped": (clipped.sum(), seen),
-        }
-        if number == 0:
-            said |= _of_rollout(rollout, written, lengths, texts)
-        return Loss(total, count, None, said)
+        return Loss(total, count, None, {"clipped": (clipped.sum(), seen)})
 
     def _summed(
         self,
@@ -598,16 +623,19 @@ def whitened(values: Tensor, written: Tensor) -> Tensor:
     return torch.where(written, (values - known.mean()) / (deviation + 1e-8), 0.0)
 
 
-def _of_rollout(
-    rollout: Rollout, written: Tensor, lengths: Tensor, texts: Tensor
-) -> Logs:
+def _of_rollout(rollout: Rollout) -> Logs:
     """Return what is logged of texts that were just drawn."""
+    written = rollout.written
+    texts = torch.tensor(rollout.rows, device=written.device)
     gap = torch.where(written, rollout.logs - rollout.reference, 0.0)
     informative = (rollout.advantages != 0).any(1).sum()
+    tokens = written.sum()
     return {
         "reward": (rollout.rewards.sum(), texts),
-        "kl": (gap.sum(), texts),
-        "length": (lengths.sum(), texts),
+        "kl": (gap.sum(), rollout.weights[2]),
+        # the mean of -ln p of what was drawn is the entropy, nearly
+        "entropy": (-torch.where(written, rollout.logs, 0.0).sum(), tokens),
+        "length": (tokens, texts),
         "informative": (informative, texts),
         "kl_weight": (rollout.weights[0] * texts, texts),
     }
