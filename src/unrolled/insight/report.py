@@ -28,6 +28,16 @@ from unrolled.tasks.recipe import Recipe
 from unrolled.training.progress import duration, read_metrics
 
 INSIDE = "inside.html"  # a look into some held-out rows, beside the report
+# what is logged of a model that is aligned, by the names of the curves
+ALIGNED = (
+    "reward",
+    "kl",
+    "entropy",
+    "length",
+    "clipped",
+    "informative",
+    "preferred",
+)
 SERIES = 300  # values of a series that are drawn in their order
 MATRIX = 40  # labels of the largest confusion matrix that is drawn
 PAIRS = 30  # labels mistaken for another that are named where the matrix is not drawn
@@ -60,11 +70,11 @@ def render(
         task=task.name,
         pattern=named("pattern", task.pattern),
         layer=recipe.layer,
-        cards=_cards(result, task),
+        cards=_cards(result, task, chosen_metric(recipe, task)),
         scored_on=scored_on(result, task),
         scores=_scores(result),
         bold=_bold,
-        curves=_curves(folder, task),
+        curves=_curves(folder, task, chosen_metric(recipe, task)),
         texts=worst if is_written else (),
         mistakes=None if is_written else _mistakes(task, result, worst),
         right=held_out.right,
@@ -99,14 +109,21 @@ def _bold(text: object) -> Markup:
     return Markup(f"<b>{escaped(text)}</b>")
 
 
-def _cards(result: dict[str, Any], task: Task) -> list[tuple[str, str | Phrase]]:
+def chosen_metric(recipe: Recipe, task: Task) -> str:
+    """Return the score by which the best weights were chosen."""
+    return recipe.training.metric or task.metric
+
+
+def _cards(
+    result: dict[str, Any], task: Task, metric: str
+) -> list[tuple[str, str | Phrase]]:
     """Return what is read first: numbers, each with its unit."""
     is_in_rows = task.answers_rows and not task.schema.text
     speed = t("report.rows_a_second" if is_in_rows else "report.tokens_a_second")
     trained = result["tokens"] / max(1e-9, result["seconds"])
     steps = t("report.training", steps=f"{result['steps']:,}")
     cards: list[tuple[str, str | Phrase]] = [
-        (f"{result['scores'][task.metric]:.4f}", task.metric),
+        (f"{result['scores'][metric]:.4f}", metric),
         (f"{result['parameters']:,}", t("report.parameters")),
         (size(result["megabytes"]), t("report.on_disk")),
         (duration(result["seconds"]), steps),
@@ -126,9 +143,8 @@ def _cards(result: dict[str, Any], task: Task) -> list[tuple[str, str | Phrase]]
     return cards
 
 
-def _curves(folder: Path, task: Task) -> list[Markup]:
+def _curves(folder: Path, task: Task, metric: str) -> list[Markup]:
     """Return a figure of everything that was logged while the model was trained."""
-    metric = task.metric
     logged = read_metrics(folder / "metrics.jsonl")
     train = [line for line in logged if line.get("kind") == "train"]
     dev = [line for line in logged if line.get("kind") == "dev"]
@@ -147,6 +163,10 @@ def _curves(folder: Path, task: Task) -> list[Markup]:
         greedy = "_greedy" if task.is_generative else ""
         caption = t(f"report.metric_curve{greedy}", metric=metric)
         figures.append((caption, {metric: points(dev, metric)}, metric))
+    for name in ALIGNED:
+        curve = points(train, name)
+        if curve:
+            figures.append((t(f"report.logged_{name}"), {name: curve}, name))
     rate = t("report.rate")
     figures.append((rate, {rate: points(train, "learning_rate")}, rate))
     return [

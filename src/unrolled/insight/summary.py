@@ -261,7 +261,9 @@ def divergence(plan: Plan, result: dict[str, Any]) -> list[str]:
 def verdicts(task: Task, result: dict[str, Any]) -> list[str]:
     """Return a line for each baseline that is as good as the model, or better."""
     metric = task.metric
-    ours = result["scores"][metric]
+    ours = result["scores"].get(metric)
+    if ours is None:
+        return []  # it was scored by other means, as where it learns from rewards
     lines = []
     for baseline in result["baselines"]:
         name = baseline["name"]
