@@ -30,6 +30,10 @@ def pieces(batch: Batch) -> list[tuple[list[int], list[int]]]:
     starts = batch.starts
     if starts is None:
         starts = torch.zeros_like(batch.inputs, dtype=torch.bool)
+        if batch.lengths is not None:
+            # what follows the only document of a row is of none
+            steps = torch.arange(batch.inputs.shape[1])
+            starts = steps == batch.lengths[:, None]
     cut = starts.clone()
     cut[:, 0] = True
     read = []

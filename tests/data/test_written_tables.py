@@ -22,7 +22,8 @@ from conftest import table
 from unrolled.data.columns import label
 from unrolled.data.dates import is_day_first, read_date
 from unrolled.data.numbers import decimal_mark, is_missing, number
-from unrolled.data.schema import ColumnHints, infer, usual_decimal
+from unrolled.data.schema import ColumnHints, infer
+from unrolled.data.table_marks import usual_decimal
 
 WORDS = ["film", "was", "fine,", "warm;", 'a "song"', "café", "좋다", "it's", "the"]
 HARD = "\u00a0"

@@ -70,7 +70,12 @@ def _pairs(
     names: dict[str, str], texts: tuple[str, ...], task: str | None
 ) -> dict[str, Any]:
     """Return the columns of two answers to a question, or of two talks that end in them."""
-    question = texts or tuple(filter(None, [_first(names, QUESTIONS[:1])]))
+    question = texts or tuple(
+        filter(
+            None,
+            [_first(names, QUESTIONS[:1])],
+        )
+    )
     reads = (*question, names[CHOSEN])
     return {"task": task or REWARD, "text": reads, "answer": names[REJECTED]}
 
@@ -81,13 +86,22 @@ def _plain(table: Table, names: dict[str, str]) -> dict[str, Any] | None:
         return {"task": CHAT, "text": (talk,)}
     for question, answer in PLAIN_PAIRS:
         if question in names and answer in names:
-            return _asked(names, names[question], names[answer])
+            return _asked(
+                names,
+                names[question],
+                names[answer],
+            )
     return None
 
 
 def _asked(names: dict[str, str], question: str, answer: str | None) -> dict[str, Any]:
     context = _first(names, CONTEXTS) if question.lower() == "instruction" else None
-    reads = tuple(filter(None, [question, context]))
+    reads = tuple(
+        filter(
+            None,
+            [question, context],
+        )
+    )
     return {"task": CHAT, "text": reads, "answer": answer or _answer(names, reads)}
 
 

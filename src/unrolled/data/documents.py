@@ -9,7 +9,7 @@ import bisect
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +36,13 @@ class Documents:
     def lengths(self) -> Ints:
         """Tokens of each document (N,)."""
         return np.diff(self.offsets)
+
+    def targets(self, positions: Ints, ids: NDArray[Any]) -> NDArray[Any]:
+        """Return the ids that stand at positions, IGNORED where they are not learnt to write."""
+        if self.scored is None:
+            return ids
+        learnt = self.scored[positions]
+        return np.where(learnt, ids, IGNORED)
 
     @property
     def size(self) -> int:
@@ -246,9 +253,7 @@ class PackedDocuments:
         inputs = np.full(shape, PAD, dtype=np.int64)
         targets = np.full(shape, IGNORED, dtype=np.int64)
         starts = np.zeros(shape, dtype=np.bool_)
-        scored = self.documents.scored
-        learnt = ids if scored is None else np.where(scored[sources], ids, IGNORED)
-        targets.flat[position] = learnt
+        targets.flat[position] = self.documents.targets(sources, ids)
         after_first = position[1:]
         inputs.flat[after_first] = ids[:-1]
         inputs.flat[at] = self.start

@@ -35,6 +35,7 @@ from unrolled.data.step_columns import (
     kinds_of_sequences,
     kinds_of_steps,
 )
+from unrolled.data.table_marks import usual_decimal
 from unrolled.data.units import FACTORS, KNOWN
 
 PAIRS = ("translate", "rewrite")  # the tasks that answer a text with a text
@@ -218,18 +219,6 @@ def _look(table: Table, hints: ColumnHints, decimal: str) -> dict[str, Column]:
         unnamed = table.format.header and name == f"column{index + 1}"
         columns[name] = replace(look(name, values, mark), unnamed=unnamed)
     return columns
-
-
-def usual_decimal(table: Table) -> str:
-    """Return the mark before decimals in a file, for columns whose own cells do not tell it."""
-    marks = set()
-    for index in range(len(table.columns)):
-        marks.add(decimal_mark([row[index] for row in table.rows], ""))
-    marks.discard("")
-    if len(marks) == 1:
-        return marks.pop()
-    # where a comma stands before decimals, a semicolon stands between the fields
-    return "," if not marks and table.format.delimiter == ";" else "."
 
 
 def _labelled(table: Table, hints: ColumnHints, columns: dict[str, Column]) -> Schema:

@@ -121,10 +121,29 @@ def write_many(
 def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
     """Return rows side by side (B, T), padded at the right, and their lengths (B,)."""
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
-    ids = torch.full((len(rows), int(lengths.max())), pad, dtype=torch.int64)
+    ids = torch.full(
+        (len(rows), int(lengths.max())),
+        pad,
+        dtype=torch.int64,
+    )
     for index, row in enumerate(rows):
         ids[index, : len(row)] = torch.tensor(list(row), dtype=torch.int64)
     return ids, lengths
+
+
+def _read(
+    model: ManyReader, prompts: Sequence[Sequence[int]], device: torch.device
+) -> tuple[Tensor, Any]:
+    """Read prompts; one that is written on from several times is read once."""
+    different = list(dict.fromkeys(map(tuple, prompts)))
+    tokens, lengths = padded(different)
+    scores, state = model.read_prompts(tokens.to(device), lengths.to(device))
+    if len(different) == len(prompts):
+        return scores, state
+    places = {prompt: place for place, prompt in enumerate(different)}
+    chosen = [places[tuple(prompt)] for prompt in prompts]
+    rows = torch.tensor(chosen, device=device)
+    return scores[rows], state.reorder(rows)
 
 
 def _write_batch(
@@ -138,19 +157,10 @@ def _write_batch(
     device: torch.device,
 ) -> None:
     """Write the texts of one batch."""
-    # a prompt that is written on from several times is read once
-    places = {tuple(prompt): 0 for prompt in prompts}
-    for index, prompt in enumerate(places):
-        places[prompt] = index
-    tokens, lengths = padded(list(places))
     if model.context is not None:
-        most = max(1, min(most, model.context - int(lengths.max())))
-    scores, state = model.read_prompts(tokens.to(device), lengths.to(device))
-    if len(places) < len(prompts):
-        chosen = [places[tuple(prompt)] for prompt in prompts]
-        rows = torch.tensor(chosen, device=device)
-        scores = scores[rows]
-        state = state.reorder(rows)
+        longest = max(map(len, prompts))
+        most = max(1, min(most, model.context - longest))
+    scores, state = _read(model, prompts, device)
     alive = list(range(len(written)))
     for left in range(most - 1, -1, -1):
         drawn, logs = draw(scores)

@@ -266,11 +266,7 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
         execution.checkpoint_activations(model)
     alignment = Alignment.of(recipe, task, folder)
     prepared = replace(prepared, alignment=alignment)
-    learning = task.aligned(prepared.train, recipe, model, prepared.options)
-    objective, source = learning or (
-        task.objective(recipe, model),
-        task.source(prepared.train, recipe, model),
-    )
+    objective, source = _learning(prepared, model)
     check_limits(recipe, source)
     notes = left_out_lines(request.target, request.changes)
     if before is not None:
@@ -287,6 +283,17 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
         [] if request.resume and before is None else notes,
         transfer,
     )
+
+
+def _learning(prepared: Prepared, model: nn.Module) -> tuple[Objective, BatchSource]:
+    """Return what a model learns, and what it reads for that."""
+    task = prepared.task
+    recipe = prepared.recipe
+    train = prepared.train
+    aligned = task.aligned(train, recipe, model, prepared.options)
+    if aligned is not None:
+        return aligned
+    return task.objective(recipe, model), task.source(train, recipe, model)
 
 
 def _before(request: Request, dry_run: bool) -> Before | None:

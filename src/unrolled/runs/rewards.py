@@ -51,7 +51,7 @@ class Alignment:
         """
         align = recipe.align
         reward = None if align.reward is None else open_reward(recipe, folder)
-        if align.method == "none":
+        if align.method == "none" and recipe.model.init is None:
             return cls(reward)
         begun = functools.cache(lambda: begun_as(recipe, task, folder))
         return cls(reward, begun)

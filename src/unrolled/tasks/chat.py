@@ -449,7 +449,10 @@ class Chat(Language):
             scorer.texts(examples.prompts, written),
         )
         length = sum(len(text.tokens) for text in written) / len(written)
-        notes = (f"{len(written):,} answers were written, of {length:.1f} tokens",)
+        notes = (
+            f"{len(written):,} answers were written, of {length:.1f} tokens",
+            *scorer.changes(examples.prompts, written),
+        )
         return Evaluation(scores, written=generated, notes=notes)
 
     def encoded_last(self, talk: Talk) -> Steps:
@@ -516,8 +519,20 @@ class Chat(Language):
         ]
 
     def baselines(self, split: Split) -> list[Method]:
-        """Return none: what an answer could be is open."""
-        return []
+        """Score the model that the training began with, where it began with one."""
+        reference = split.options.reference
+        examples = split.dev
+        if reference is None or not isinstance(examples, ChatExamples):
+            return []
+
+        def before() -> Scores | None:
+            if not examples.answered:
+                return None
+            device = choose("cpu", "fp32")
+            scorer = AnswerScorer(self, reference(), device, split.options)
+            return scorer.of_given(examples)
+
+        return [("before the training", before)]
 
     # ------------------------------------------------------------------ predictions
 

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unrolled.core.errors import shown
 from unrolled.data.batches import IGNORED, Batch, by_length, collate
 from unrolled.data.examples import Examples, Ints, Ragged
 from unrolled.decoding.many import WrittenText
@@ -34,6 +35,7 @@ Floats = NDArray[np.float64]
 TOGETHER = 64  # talks that are read at once
 CHOICES = 10  # answers among which the right one is looked for
 RANKED = 200  # questions for which it is
+CHANGED = 5  # questions whose answers are shown beside those before the training
 ATTEMPTED = 500  # questions that are answered several times
 SEED = 0  # of what is drawn for scores
 
@@ -141,7 +143,10 @@ def exchanges(
     continues = tokenizer.template.name == PLAIN
     judged: list[Exchange] = []
     for prompt, reference, text in zip(prompts, references, written, strict=True):
-        answer = tokenizer.continued(tokenizer.opening(prompt), text.tokens)
+        answer = tokenizer.continued(
+            tokenizer.opening(prompt),
+            text.tokens,
+        )
         judged.append(Exchange(prompt, answer, reference, continues))
     return judged
 
@@ -177,7 +182,8 @@ class AnswerScorer:
         both = pairs.both()
         nats, counts = costs(self.model, both, self.compute_device)
         gains = -nats
-        if self.options.reference is not None:
+        is_aligned = self.options.align.method != "none"
+        if self.options.reference is not None and is_aligned:
             reference = self.options.reference().to(self.compute_device.device)
             before, _ = costs(reference, both, self.compute_device)
             gains = gains + before
@@ -194,7 +200,12 @@ class AnswerScorer:
     ) -> list[str]:
         """Return what was written, as texts."""
         blank = [""] * len(prompts)
-        judged = exchanges(self.task.tokenizer, prompts, blank, written)
+        judged = exchanges(
+            self.task.tokenizer,
+            prompts,
+            blank,
+            written,
+        )
         return [each.answer for each in judged]
 
     def of_written(
@@ -230,7 +241,12 @@ class AnswerScorer:
         prompts = examples.prompts
         written = self._drawn(prompts, SEED)
         tokenizer = self.task.tokenizer
-        judged = exchanges(tokenizer, prompts, examples.references, written)
+        judged = exchanges(
+            tokenizer,
+            prompts,
+            examples.references,
+            written,
+        )
         rewards = self.options.reward(judged)
         return {
             "reward": sum(rewards) / len(rewards),
@@ -261,7 +277,11 @@ class AnswerScorer:
         total = 0.0
         for first in range(0, len(written), TOGETHER):
             part = slice(first, first + TOGETHER)
-            tensors = rollout_tensors(ids[part], written[part], tokenizer.end_id)
+            tensors = rollout_tensors(
+                ids[part],
+                written[part],
+                tokenizer.end_id,
+            )
             inputs, targets, logs = (tensor.to(device) for tensor in tensors)
             before = log_probabilities(
                 reference,
@@ -271,6 +291,32 @@ class AnswerScorer:
             )
             total += float((logs.double() - before.double()).sum())
         return total / len(written)
+
+    def changes(
+        self, prompts: Sequence[Talk], written: Sequence[WrittenText]
+    ) -> list[str]:
+        """Return some answers, each with the one before the training; none where none aligned."""
+        if self.options.reference is None:
+            return []
+        rows = spaced(len(prompts), CHANGED).tolist()
+        some = [prompts[row] for row in rows]
+        reference = self.options.reference().to(self.compute_device.device)
+        before = self.task.write(
+            reference,
+            some,
+            self.compute_device,
+            self.options,
+        )
+        pairs = zip(
+            some,
+            self.texts(some, before),
+            self.texts(some, [written[row] for row in rows]),
+            strict=True,
+        )
+        return [
+            f"{shown(prompt[-1].text)}: {shown(was)} before, {shown(now)} now"
+            for prompt, was, now in pairs
+        ]
 
     def of_attempts(self, examples: ChatExamples) -> Scores:
         """Return the share of right answers among several, and of questions that have one.

@@ -34,7 +34,11 @@ class TalkColumns:
         """Return the columns of a training file, by its schema."""
         names = [*schema.text, *([schema.answer] if schema.answer else [])]
         indices = locate(table, names, table.columns)
-        return cls(schema.text, schema.answer, tuple(indices))
+        return cls(
+            schema.text,
+            schema.answer,
+            tuple(indices),
+        )
 
     @classmethod
     def find(cls, table: Table, schema: Schema, trained: Sequence[str]) -> TalkColumns:
@@ -85,7 +89,11 @@ class TalkColumns:
         talks: list[Talk] = []
         for name, cell in sides:
             if before:
-                talk = with_answer(asked(self.text[:-1], before), name, cell)
+                talk = with_answer(
+                    asked(self.text[:-1], before),
+                    name,
+                    cell,
+                )
             else:
                 talk = talk_of(name, cell)
             talks.append(check_turns(talk, answered=True))

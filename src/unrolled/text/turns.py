@@ -87,8 +87,16 @@ def _known() -> dict[str, Template]:
         ASSISTANT: ("### Response:\n",),
     }
     templates = [
-        Template(TURNS, own, {SYSTEM: (), USER: (), ASSISTANT: (Mark(END),)}),
-        Template(PLAIN, {USER: (), ASSISTANT: ()}, {USER: (), ASSISTANT: (Mark(""),)}),
+        Template(
+            TURNS,
+            own,
+            {SYSTEM: (), USER: (), ASSISTANT: (Mark(END),)},
+        ),
+        Template(
+            PLAIN,
+            {USER: (), ASSISTANT: ()},
+            {USER: (), ASSISTANT: (Mark(""),)},
+        ),
         Template(
             "chatml",
             chatml,

@@ -390,6 +390,9 @@ class Trainer:
         if is_plateau and position.cut_stale > settings.plateau_patience:
             position.cuts += 1
             position.cut_stale = 0
+        goal = settings.stop_at
+        if goal is not None and (score >= goal if job.higher else score <= goal):
+            position.stopped = f"{job.metric} {score:.4f} is as good as was asked for"
         if settings.patience is not None and position.stale >= settings.patience:
             position.stopped = f"no progress in {settings.patience} evaluations"
 

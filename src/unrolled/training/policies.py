@@ -91,7 +91,12 @@ def token_scores(
         # a token without a share adds nothing
         products = shares.exp() * shares.clamp(min=-1e30)
         entropies.append(-products.sum(-1))
-    return TokenScores(written, torch.cat(logs), torch.cat(entropies), vectors)
+    return TokenScores(
+        written,
+        torch.cat(logs),
+        torch.cat(entropies),
+        vectors,
+    )
 
 
 def log_probabilities(
@@ -174,7 +179,11 @@ def worth(model: nn.Module, batch: Batch) -> Tensor:
     """Return what each text of a batch is worth (N,), by its last token."""
     assert batch.lengths is not None
     read, _ = features(model, batch, None, carry_state=False)
-    last = (batch.lengths - 1)[:, None, None].expand(-1, 1, read.shape[-1])
+    last = (batch.lengths - 1)[:, None, None].expand(
+        -1,
+        1,
+        read.shape[-1],
+    )
     value: nn.Linear = model.value  # type: ignore[assignment]
     outputs: Tensor = value(read.gather(1, last)[:, 0])
     return outputs[:, 0].float()
@@ -493,11 +502,8 @@ class PolicyObjective:
         else:
             advantages = self._group_advantages(drawn, gap.sum(1) * weight)
             advantages = torch.where(written, advantages[:, None], 0.0)
-        generator = torch.Generator().manual_seed(seed)
         count = len(drawn.rewards)
-        orders = [
-            torch.randperm(count, generator=generator) for _ in range(settings.passes)
-        ]
+        order = self._order(count, seed)
         compared = count if drawn.compared is None else drawn.compared
         weights = torch.tensor([self._adapted(weight, gap), silent, compared])
         return Rollout(
@@ -509,9 +515,17 @@ class PolicyObjective:
             returns,
             values,
             drawn.rewards,
-            torch.stack(orders).to(drawn.inputs.device),
+            order.to(drawn.inputs.device),
             weights,
         )
+
+    def _order(self, count: int, seed: int) -> Tensor:
+        """Return the order of the rows in each pass (P, N)."""
+        generator = torch.Generator().manual_seed(seed)
+        orders: list[Tensor] = []
+        for _ in range(self.settings.passes):
+            orders.append(torch.randperm(count, generator=generator))
+        return torch.stack(orders)
 
     def _adapted(self, weight: float, gap: Tensor) -> float:
         """Return the weight of the KL that comes next."""
@@ -553,7 +567,12 @@ class PolicyObjective:
         texts = torch.tensor(rollout.rows, device=rollout.inputs.device)
         rollout = self._telling(rollout)
         batch = Batch(rollout.inputs, None, rollout.targets, _no_rows())
-        scores = token_scores(model, batch, self.banned, settings.temperature)
+        scores = token_scores(
+            model,
+            batch,
+            self.banned,
+            settings.temperature,
+        )
         logs = scores.laid(scores.logs)
         written = scores.written
         lengths = written.sum(1)
@@ -620,7 +639,11 @@ def whitened(values: Tensor, written: Tensor) -> Tensor:
     """Return values (N, T) less their mean, over their deviation, among those that were written."""
     known = values[written]
     deviation = known.std() if len(known) > 1 else known.new_tensor(0.0)
-    return torch.where(written, (values - known.mean()) / (deviation + 1e-8), 0.0)
+    return torch.where(
+        written,
+        (values - known.mean()) / (deviation + 1e-8),
+        0.0,
+    )
 
 
 def _of_rollout(rollout: Rollout) -> Logs:

@@ -214,6 +214,10 @@ class TrainingConfig(Config):
     metric: str | None = Field(
         None, description="the dev score that chooses `best`; by default the task's"
     )
+    stop_at: float | None = Field(
+        None,
+        description="stop when the score that chooses `best` is as good as this",
+    )
     checkpoint_every: int = Field(
         500, ge=1, le=10**12, description="steps between checkpoints"
     )
