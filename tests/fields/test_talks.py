@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from unrolled.fields.base import InvalidCell, MissingCell
-from unrolled.fields.talks import asked, check_turns, talk_of, with_answer
+from unrolled.fields.talks import check_turns, question, talk_of, with_answer
 from unrolled.text.turns import Turn
 
 HELLO = (Turn("user", "hi"), Turn("assistant", "hello"))
@@ -73,7 +73,9 @@ def test_empty_turns_are_refused() -> None:
 
 
 def test_what_a_question_is_about_follows_it() -> None:
-    talk = asked(("instruction", "input"), ("Count.", "a b c"))
+    talk = question(("instruction", "input"), ("Count.", "a b c"))
     assert talk == (Turn("user", "Count.\n\na b c"),)
-    assert asked(("instruction", "input"), ("Count.", "")) == (Turn("user", "Count."),)
+    assert question(("instruction", "input"), ("Count.", "")) == (
+        Turn("user", "Count."),
+    )
     assert with_answer(talk, "output", 3)[-1] == Turn("assistant", "3")

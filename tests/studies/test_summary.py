@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from unrolled.scores.intervals import wilson
 from unrolled.studies import phrases
 from unrolled.studies.summary import (
     growths,
     orders,
     summarise,
     t_interval,
-    wilson,
 )
 
 

@@ -510,10 +510,10 @@ def test_rewards_are_learnt_from(
     assert {"reward", "kl", "entropy", "length", "clipped"} <= set(train[0])
     # nothing has moved yet
     assert train[0]["kl"] == pytest.approx(0, abs=1e-4)
-    asked = write_jsonl(
+    questions_alone = write_jsonl(
         tmp_path / "asked.jsonl", [{"prompt": f"{n}: say one"} for n in range(9)]
     )
-    alone = run.evaluate(asked)
+    alone = run.evaluate(questions_alone)
     assert {"reward", "kl", "distinct_2"} <= set(alone)
     assert "loss" not in alone
 

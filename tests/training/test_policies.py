@@ -16,6 +16,7 @@ from unrolled.data.batches import IGNORED, Batch
 from unrolled.models import LanguageModel
 from unrolled.nn import LayerConfig, TokenEmbedding, build_layer
 from unrolled.nn.state import pack, unpack
+from unrolled.scores.answers import pass_at
 from unrolled.training.alignment import AlignConfig
 from unrolled.training.policies import (
     SILENT,
@@ -28,7 +29,6 @@ from unrolled.training.policies import (
     group_advantages,
     leave_one_out,
     log_probabilities,
-    pass_at,
     preference_loss,
     prefers,
     ranks,
@@ -173,10 +173,10 @@ def test_the_divergence_is_never_negative_and_true_on_average() -> None:
     torch.manual_seed(0)
     p = torch.randn(7).log_softmax(0)
     q = torch.randn(7).log_softmax(0)
-    each = divergence(p, q)
-    assert bool((each >= 0).all())
+    estimates = divergence(p, q)
+    assert bool((estimates >= 0).all())
     truth = (p.exp() * (p - q)).sum()
-    torch.testing.assert_close((p.exp() * each).sum(), truth, **EXACT)
+    torch.testing.assert_close((p.exp() * estimates).sum(), truth, **EXACT)
 
 
 def test_what_is_whitened_has_mean_0_and_deviation_1() -> None:

@@ -140,8 +140,8 @@ def _read(
     scores, state = model.read_prompts(tokens.to(device), lengths.to(device))
     if len(different) == len(prompts):
         return scores, state
-    places = {prompt: place for place, prompt in enumerate(different)}
-    chosen = [places[tuple(prompt)] for prompt in prompts]
+    numbers = {prompt: number for number, prompt in enumerate(different)}
+    chosen = [numbers[tuple(prompt)] for prompt in prompts]
     rows = torch.tensor(chosen, device=device)
     return scores[rows], state.reorder(rows)
 
@@ -166,7 +166,7 @@ def _write_batch(
         drawn, logs = draw(scores)
         going_on: list[int] = []
         pairs = zip(alive, drawn.tolist(), logs.tolist(), strict=True)
-        for place, (row, token, log_probability) in enumerate(pairs):
+        for index, (row, token, log_probability) in enumerate(pairs):
             text = written[row]
             if text.ended:
                 continue
@@ -174,13 +174,13 @@ def _write_batch(
             text.ended = token == end
             if not text.ended:
                 text.tokens.append(token)
-                going_on.append(place)
+                going_on.append(index)
         if not going_on or not left:
             return
         if len(going_on) <= len(alive) // 2:
             # rows that have ended cost as much as others
             rows = torch.tensor(going_on, device=device)
-            alive = [alive[place] for place in going_on]
+            alive = [alive[index] for index in going_on]
             state = state.reorder(rows)
             drawn = drawn[rows]
         scores, state = stepper.step(drawn, state)

@@ -113,7 +113,7 @@ def check_turns(talk: Talk, answered: bool) -> Talk:
     return talk
 
 
-def asked(columns: Sequence[str], cells: Sequence[Any]) -> Talk:
+def question(columns: Sequence[str], cells: Sequence[Any]) -> Talk:
     """Return the talk that the cells of a question begin: what it is about follows it.
 
     Raises:

@@ -178,7 +178,7 @@ def _classified(
     rewards: list[float] = []
     for first in range(0, len(exchanges), TOGETHER):
         part = exchanges[first : first + TOGETHER]
-        rows = [(each.text,) for each in part]
+        rows = [(exchange.text,) for exchange in part]
         predictions = predictor.predict_cells(rows)
         rewards += [_number_of(prediction, label) for prediction in predictions]
     return rewards

@@ -14,7 +14,6 @@ from unrolled.fields.base import InvalidCell
 from unrolled.fields.talks import Talk, check_turns
 from unrolled.runs.generate import stream
 from unrolled.runs.predictor import Predictor
-from unrolled.tasks.chat import Chat
 from unrolled.text.turns import ASSISTANT, SYSTEM, USER, Turn
 
 LONGEST = 256  # tokens of an answer, where nobody says otherwise
@@ -40,7 +39,7 @@ class Conversation:
         options: dict[str, Any] | None = None,
         notice: Callable[[str], None] = lambda text: None,
     ) -> None:
-        if not isinstance(predictor.task, Chat):
+        if not predictor.task.answers_talks:
             train = either("`unrolled train FILE task=chat`", "task='chat'")
             raise UsageError(
                 f"this run was trained to {predictor.task.name}, and answers no talk; a run of "
@@ -65,7 +64,7 @@ class Conversation:
             check_turns(talk, answered=False)
         except InvalidCell as error:
             raise UsageError(str(error)) from None
-        task = cast(Chat, self.predictor.task)
+        task = cast(Any, self.predictor.task)
         model = cast(Any, self.predictor.model)
         most = self.max_new_tokens
         prompt = task.fitting(talk, model.context, most)
@@ -102,7 +101,7 @@ class Conversation:
             UsageError: the template of the run has no such turn.
         """
         spoken = self._spoken()
-        task = cast(Chat, self.predictor.task)
+        task = cast(Any, self.predictor.task)
         if text and SYSTEM not in task.tokenizer.template.opening:
             raise UsageError(
                 f"data.template={task.tokenizer.template.name} of this run has no system turn"

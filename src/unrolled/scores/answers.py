@@ -5,6 +5,7 @@ Legend: N answers, R right ones of an answer.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -27,3 +28,18 @@ def _overlap(answer: Sequence[str], right: Sequence[str]) -> float:
         return float(len(answer) == len(right))
     common = (Counter(answer) & Counter(right)).total()
     return 2 * common / (len(answer) + len(right))
+
+
+def pass_at(right: Sequence[int], drawn: int, attempts: int) -> float:
+    """Return the chance that one of some attempts is right, unbiased (Chen et al. 2021, eq. 1).
+
+    Args:
+        right: how many of the texts of each question are right.
+        drawn: texts of each.
+        attempts: at most ``drawn``.
+    """
+    total = 0.0
+    for count in right:
+        wrong = drawn - count
+        total += 1 - math.comb(wrong, attempts) / math.comb(drawn, attempts)
+    return total / max(1, len(right))

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from unrolled.scores.intervals import CONFIDENCE, wilson
 from unrolled.studies.growth import next_rows
 from unrolled.studies.trials import LIMIT
 
-CONFIDENCE = 0.95
 # scores that are counts of right answers over all answers
 SHARES = ("accuracy", "exact_match")
 DIGITS = 4  # to which two scores are equal
@@ -113,23 +113,6 @@ def t_interval(scores: Sequence[float]) -> list[float] | None:
     quantile = t.ppf((1 + CONFIDENCE) / 2, count - 1)
     half = float(quantile) * error
     return [middle - half, middle + half]
-
-
-def wilson(fraction: float, answers: int) -> list[float]:
-    """Return the 95% interval of a fraction of so many answers (Wilson 1927)."""
-    from scipy.stats import norm
-
-    z = float(norm.ppf((1 + CONFIDENCE) / 2))
-    square = z * z
-    more = square / answers
-    scale = 1 + more
-    centre = (fraction + more / 2) / scale
-    variance = fraction * (1 - fraction) / answers
-    variance += more / (4 * answers)
-    half = z * math.sqrt(variance) / scale
-    low = max(0.0, centre - half)
-    high = min(1.0, centre + half)
-    return [low, high]
 
 
 def orders(

@@ -322,6 +322,7 @@ class Task(ABC):
         reads_pairs: whether it answers a text with a text.
         answers_rows: whether rows are answered; a language model writes on instead.
         first_column_suffices: whether a row may be given as the text of its first column alone.
+        answers_talks: whether it answers what was said last in a talk, turn by turn.
         answers_values: whether an answer is a number, which is more or less wrong.
         scored_unit: what an answer is about: ``rows``, ``words``, ``steps`` or ``tokens``.
         loss_unit: what the loss is measured in.
@@ -340,6 +341,7 @@ class Task(ABC):
     reads_pairs: ClassVar[bool] = False
     answers_rows: ClassVar[bool] = True
     first_column_suffices: ClassVar[bool] = False
+    answers_talks: ClassVar[bool] = False
     answers_values: ClassVar[bool] = False
     scored_unit: ClassVar[str] = "rows"
     loss_unit: ClassVar[str] = "nats"

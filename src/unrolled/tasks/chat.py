@@ -7,6 +7,7 @@ turns (Ouyang et al. 2022, the first of three steps).
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from unrolled.decoding.sampling import Sampling
 from unrolled.fields.base import TOKENIZER, InvalidCell
 from unrolled.fields.label import Label
 from unrolled.fields.rows import numbered, valid_rows
-from unrolled.fields.talks import Talk, asked, check_turns
+from unrolled.fields.talks import Talk, check_turns, question
 from unrolled.fields.text import Text
 from unrolled.models import LanguageModel
 from unrolled.tasks import describing
@@ -117,6 +118,7 @@ class Chat(Language):
     answers_rows: ClassVar[bool] = True
     is_generative: ClassVar[bool] = True
     first_column_suffices: ClassVar[bool] = True
+    answers_talks: ClassVar[bool] = True
     untested_score: ClassVar[str | None] = None
     measures: ClassVar[dict[str, bool]] = {
         "loss": DOWN,
@@ -204,7 +206,8 @@ class Chat(Language):
             known = known.base
         if known is None:
             config = recipe.data
-            texts = [turn.text for talk in talks for turn in talk]
+            turns = itertools.chain.from_iterable(talks)
+            texts = [turn.text for turn in turns]
             kind = config.tokenizer or DEFAULTS.tokenizer
             known = Tokenizer.fit(kind, texts, config.vocabulary, config.min_count)
         return ChatTokenizer(known, template or TURNS)
@@ -548,7 +551,7 @@ class Chat(Language):
         return ""
 
     def _prompt(self, cells: Sequence[Any]) -> Talk:
-        talk = asked(self.text, cells)
+        talk = question(self.text, cells)
         if talk[-1].role == ASSISTANT:
             talk = talk[:-1]
         return check_turns(talk, answered=False)

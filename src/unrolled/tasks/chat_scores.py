@@ -23,12 +23,13 @@ from unrolled.data.examples import Examples, Ints, Ragged
 from unrolled.decoding.many import WrittenText
 from unrolled.decoding.sampling import Sampling
 from unrolled.fields.talks import Talk
+from unrolled.scores.answers import pass_at
 from unrolled.tasks.base import AnswerOptions, Scores
 from unrolled.tasks.chat_examples import ChatExamples, ChatPairs, Steps
 from unrolled.tasks.exchanges import Exchange, is_exact
 from unrolled.tasks.write_text import hashes
 from unrolled.text.turns import ASSISTANT, PLAIN, ChatTokenizer, Turn
-from unrolled.training.policies import log_probabilities, pass_at
+from unrolled.training.policies import log_probabilities
 from unrolled.training.precision import ComputeDevice
 
 Floats = NDArray[np.float64]
@@ -206,7 +207,7 @@ class AnswerScorer:
             blank,
             written,
         )
-        return [each.answer for each in judged]
+        return [exchange.answer for exchange in judged]
 
     def of_written(
         self, examples: ChatExamples, written: Sequence[WrittenText]

@@ -60,13 +60,16 @@ def last_number(text: str) -> float | None:
 
 def exact(exchanges: Sequence[Exchange]) -> list[float]:
     """Return 1 for each answer that is the right one, else 0."""
-    return [float(is_exact(each.answer, each.reference)) for each in exchanges]
+    return [
+        float(is_exact(exchange.answer, exchange.reference)) for exchange in exchanges
+    ]
 
 
 def numeric(exchanges: Sequence[Exchange]) -> list[float]:
     """Return 1 for each answer whose last number is right, else 0."""
     return [
-        float(is_numerically_right(each.answer, each.reference)) for each in exchanges
+        float(is_numerically_right(exchange.answer, exchange.reference))
+        for exchange in exchanges
     ]
 
 

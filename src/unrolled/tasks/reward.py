@@ -19,7 +19,8 @@ from unrolled.data.batches import BatchSource, Buckets, by_length, collate
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.schema import Schema
 from unrolled.fields.base import InvalidCell
-from unrolled.fields.talks import Talk, asked, check_turns
+from unrolled.fields.talks import Talk, check_turns, question
+from unrolled.scores.intervals import wilson
 from unrolled.tasks.base import (
     DOWN,
     UP,
@@ -67,6 +68,7 @@ class RewardModel(Chat):
     name: ClassVar[str] = "reward"
     metric: ClassVar[str] = "accuracy"
     is_generative: ClassVar[bool] = False
+    answers_talks: ClassVar[bool] = False
     answers_values: ClassVar[bool] = True
     around: ClassVar[tuple[str, ...]] = ()
     measures: ClassVar[dict[str, bool]] = {
@@ -216,7 +218,8 @@ class RewardModel(Chat):
     ) -> list[float]:
         """Return what answers are worth."""
         talks = [
-            (*each.prompt, Turn(ASSISTANT, each.answer or " ")) for each in exchanges
+            (*exchange.prompt, Turn(ASSISTANT, exchange.answer or " "))
+            for exchange in exchanges
         ]
         return self._of_talks(model, talks, compute_device)
 
@@ -230,7 +233,7 @@ class RewardModel(Chat):
 
     def _prompt(self, cells: Sequence[Any]) -> Talk:
         """Return the talk of a row, which ends with the answer to be judged."""
-        return check_turns(asked(self.text, cells), answered=True)
+        return check_turns(question(self.text, cells), answered=True)
 
     def predict(
         self,
@@ -260,11 +263,3 @@ def _paired(examples: Any) -> ChatPairs:
     raise UsageError(
         "answers are judged by pairs, in the columns chosen and rejected, and these are none"
     )
-
-
-def wilson(share: float, count: int, deviations: float = 1.96) -> tuple[float, float]:
-    """Return the interval of a share of ``count`` rows (Wilson 1927), of 95 % by default."""
-    squared = deviations**2 / count
-    centre = share + squared / 2
-    reach = deviations * (share * (1 - share) / count + squared / count / 4) ** 0.5
-    return (centre - reach) / (1 + squared), (centre + reach) / (1 + squared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from unrolled.data.chat_columns import CHAT, CHOSEN, REJECTED, choose_chat
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Table
 from unrolled.fields.base import InvalidCell
-from unrolled.fields.talks import Talk, asked, check_turns, talk_of, with_answer
+from unrolled.fields.talks import Talk, check_turns, question, talk_of, with_answer
 from unrolled.tasks.base import locate
 from unrolled.text.turns import ASSISTANT, Turn
 
@@ -63,8 +64,8 @@ class TalkColumns:
             answer = chosen.get("answer")
         elif answer not in names and (table.format.named or len(names) != len(trained)):
             answer = None
-        wanted = [*texts, *([answer] if answer else [])]
-        indices = locate(table, wanted, trained, schema.answer)
+        names_of_cells = [*texts, *([answer] if answer else [])]
+        indices = locate(table, names_of_cells, trained, schema.answer)
         return cls(tuple(texts), answer, tuple(indices))
 
     @property
@@ -76,8 +77,8 @@ class TalkColumns:
         """Return the talk of a row. Raises InvalidCell: a cell holds no part of one."""
         cells = [row[index] for index in self.indices]
         if self.answer is None:
-            return asked(self.text, cells)
-        talk = asked(self.text, cells[:-1])
+            return question(self.text, cells)
+        talk = question(self.text, cells[:-1])
         return with_answer(talk, self.answer, cells[-1])
 
     def pair(self, row: Sequence[Any]) -> tuple[Talk, Talk]:
@@ -90,7 +91,7 @@ class TalkColumns:
         for name, cell in sides:
             if before:
                 talk = with_answer(
-                    asked(self.text[:-1], before),
+                    question(self.text[:-1], before),
                     name,
                     cell,
                 )
@@ -133,4 +134,5 @@ def _is(name: str | None, known: str) -> bool:
 
 def answers_in(talks: Sequence[Talk]) -> list[Turn]:
     """Return what assistants say."""
-    return [turn for talk in talks for turn in talk if turn.role == ASSISTANT]
+    turns = itertools.chain.from_iterable(talks)
+    return [turn for turn in turns if turn.role == ASSISTANT]

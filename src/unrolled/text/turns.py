@@ -7,6 +7,7 @@ checkpoints; what is no known one is refused, since a template of a file would h
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,13 +68,9 @@ class Template:
     @property
     def marks(self) -> set[str]:
         """The names of its tokens."""
-        parts = [*self.opening.values(), *self.closing.values()]
-        return {
-            part.name
-            for group in parts
-            for part in group
-            if isinstance(part, Mark) and part.name
-        }
+        groups = [*self.opening.values(), *self.closing.values()]
+        parts = itertools.chain.from_iterable(groups)
+        return {part.name for part in parts if isinstance(part, Mark) and part.name}
 
 
 def _known() -> dict[str, Template]:
@@ -103,7 +100,11 @@ def _known() -> dict[str, Template]:
             dict.fromkeys(ROLES, (Mark("<|im_end|>"), "\n")),
             starts=False,
         ),
-        Template("llama", llama, dict.fromkeys(ROLES, (Mark("<|eot_id|>"),))),
+        Template(
+            "llama",
+            llama,
+            dict.fromkeys(ROLES, (Mark("<|eot_id|>"),)),
+        ),
         Template(
             "alpaca",
             alpaca,

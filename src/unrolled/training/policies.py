@@ -6,7 +6,6 @@ prompt. Log probabilities, advantages and values are 0 where nothing was written
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self, cast
@@ -577,7 +576,8 @@ class PolicyObjective:
         written = scores.written
         lengths = written.sum(1)
         if settings.method == "rloo":
-            sums, sums_before = logs.sum(1), rollout.logs.sum(1)
+            sums = logs.sum(1)
+            sums_before = rollout.logs.sum(1)
             advantages = rollout.advantages.sum(1) / lengths
             losses, clipped = clipped_loss(sums, sums_before, advantages, settings.clip)
             total = losses.sum()
@@ -662,18 +662,3 @@ def _of_rollout(rollout: Rollout) -> Logs:
         "informative": (informative, texts),
         "kl_weight": (rollout.weights[0] * texts, texts),
     }
-
-
-def pass_at(right: Sequence[int], drawn: int, attempts: int) -> float:
-    """Return the chance that one of some attempts is right, unbiased (Chen et al. 2021, eq. 1).
-
-    Args:
-        right: how many of the texts of each question are right.
-        drawn: texts of each.
-        attempts: at most ``drawn``.
-    """
-    total = 0.0
-    for count in right:
-        wrong = drawn - count
-        total += 1 - math.comb(wrong, attempts) / math.comb(drawn, attempts)
-    return total / max(1, len(right))
