@@ -14,7 +14,8 @@ from torch import Tensor
 
 from unrolled.decoding.sampling import OUT, Sampling, choose
 
-ROWS = 256  # texts that are written side by side
+ROWS = 512  # texts that are written side by side
+PATIENCE = 12  # steps before rows that have ended are left out
 
 
 class ManyStepper(Protocol):
@@ -162,6 +163,7 @@ def _write_batch(
         most = max(1, min(most, model.context - longest))
     scores, state = _read(model, prompts, device)
     alive = list(range(len(written)))
+    since = 0
     for left in range(most - 1, -1, -1):
         drawn, logs = draw(scores)
         going_on: list[int] = []
@@ -177,8 +179,10 @@ def _write_batch(
                 going_on.append(index)
         if not going_on or not left:
             return
-        if len(going_on) <= len(alive) // 2:
-            # rows that have ended cost as much as others
+        since += 1
+        if since > PATIENCE and len(going_on) <= len(alive) // 2:
+            # rows that have ended cost as much as others, but so does a stream of fewer
+            since = 0
             rows = torch.tensor(going_on, device=device)
             alive = [alive[index] for index in going_on]
             state = state.reorder(rows)

@@ -147,13 +147,15 @@ class ChatTokenizer(Tokenizer):
         if template not in TEMPLATES:
             raise UsageError(unknown("template", template, TEMPLATES))
         self.kind = base.kind
-        self.document = base.document
+        self._backend = None
         self.pad_id = base.pad_id
         self.unk_id = base.unk_id
         self.bos_id = base.bos_id
         self.base = base
         self.template = TEMPLATES[template]
         self.own = OWN if template == TURNS else ()
+        # as other programs read it: our own texts are cut by the base alone
+        self.document = _with_tokens(base, self.own)
         self._ids = self._ids_of_marks()
         self._plain = base.without_specials()
         self.eos_id = self.end_id
@@ -319,3 +321,23 @@ class ChatTokenizer(Tokenizer):
 
     def unknown(self, ids: Iterable[int]) -> int:
         return self.base.unknown(ids)
+
+
+def _with_tokens(base: Tokenizer, names: Sequence[str]) -> dict[str, Any]:
+    """Return the document of a vocabulary with special tokens behind its own."""
+    if not names:
+        return base.document
+    tokens = list(base.document.get("added_tokens") or [])
+    for id, name in enumerate(names, base.size):
+        tokens.append(
+            {
+                "id": id,
+                "content": name,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+        )
+    return {**base.document, "added_tokens": tokens}
