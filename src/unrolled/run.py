@@ -76,6 +76,10 @@ class Run:
             self._kept,
         )
 
+    def scorer(self, notice: Say = lambda text: None) -> Predictor:
+        """Return what is scored: of an aligned model with what judged its answers in training."""
+        return with_judge(self.predictor, self.recipe, self.folder, notice)
+
     def answers(self, rows: Iterable[Any]) -> list[Prediction]:
         """Answer rows with probabilities and details.
 
@@ -150,8 +154,8 @@ class Run:
         Raises:
             DataError: a column is missing or a row is faulty.
         """
-        judged = with_judge(self.predictor, self.recipe, self.folder, notice)
-        scored = evaluate(judged, self.recipe, data, changes, notice, target)
+        scorer = self.scorer(notice)
+        scored = evaluate(scorer, self.recipe, data, changes, notice, target)
         return scored.document()
 
     def stream(

@@ -71,11 +71,12 @@ def evaluate(
     files = _tokenizers(path, their_path, tokenizer)
     ours = load(path, tokenizer=files[0])
     their_run = None if their_path is None else load(their_path, tokenizer=files[1])
-    evaluation = score(ours.predictor, ours.recipe, data, keys, say, target)
+    evaluation = score(ours.scorer(say), ours.recipe, data, keys, say, target)
     scores = evaluation.scores
     notes = [*evaluation.notes]
     if their_run is not None:
-        theirs = score(their_run.predictor, their_run.recipe, data, keys, say, target)
+        scorer = their_run.scorer(say)
+        theirs = score(scorer, their_run.recipe, data, keys, say, target)
         names = (str(run), str(other))
         notes += compare(ours.predictor, evaluation, theirs, names)
     if as_json:
