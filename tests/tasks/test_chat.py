@@ -561,7 +561,17 @@ def test_a_reward_may_be_ones_own(home: SimpleNamespace, tmp_path: Path) -> None
     )
     keys = aligned("grpo", home) | {"align.reward": f"{own}:short"}
     run = trained(path, tmp_path / "run", **keys)
-    assert run.evaluate(path)["reward"] < 0
+    logged = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert json.loads(logged.splitlines()[0])["reward"] < 0
+    # the settings of a run are no reason to run code
+    said: list[str] = []
+    assert "reward" not in run.evaluate(path, notice=said.append)
+    assert "is code, which the settings of a run do not run" in said[0]
+    again = {"out": tmp_path / "run", "resume": True, "quiet": True}
+    with pytest.raises(UsageError, match="name it anew"):
+        unrolled.train(tmp_path / "run", **again, **{"training.max_steps": 8})
+    more = {"training.max_steps": 8, "align.reward": f"{own}:short"}
+    unrolled.train(tmp_path / "run", say=lambda text: None, **again, **more)
     keys |= {"align.reward": f"{own}:long"}
     with pytest.raises(UsageError, match="has no function 'long'"):
         make_plan(str(path), keys, tmp_path / "other")

@@ -264,7 +264,9 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
         prepared = replace(prepared, pretrained=None)
     if recipe.training.checkpoint_activations:
         execution.checkpoint_activations(model)
-    alignment = Alignment.of(recipe, task, folder)
+    # a run folder may come from anybody: what it names is no reason to run code
+    named = before is None or "align.reward" in request.changes
+    alignment = Alignment.of(recipe, task, folder, runs_code=named)
     prepared = replace(prepared, alignment=alignment)
     objective, source = _learning(prepared, model)
     check_limits(recipe, source)

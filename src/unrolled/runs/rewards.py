@@ -38,18 +38,27 @@ class Alignment:
     reference: Callable[[], nn.Module] | None = None
 
     @classmethod
-    def of(cls, recipe: Recipe, task: Task, folder: Path) -> Alignment:
+    def of(
+        cls, recipe: Recipe, task: Task, folder: Path, runs_code: bool = False
+    ) -> Alignment:
         """Return what a recipe says of it.
 
         Args:
             recipe: resolved.
             task: with its fields.
             folder: of the run.
+            runs_code: whether a file of code may be run that the recipe names: not where it is read
+                from a run folder, which may come from anybody.
 
         Raises:
             UserError: ``align.reward`` names nothing that judges.
         """
         align = recipe.align
+        if align.reward is not None and is_code(align.reward) and not runs_code:
+            raise UsageError(
+                f"align.reward={align.reward} is code, which the settings of a run do not run; name "
+                "it anew where the run is trained on"
+            )
         reward = None if align.reward is None else open_reward(recipe, folder)
         if align.method == "none" and recipe.model.init is None:
             return cls(reward)
@@ -120,6 +129,12 @@ def _refuse_changed(folder: Path, pretrained: Pretrained) -> None:
 # ---------------------------------------------------------------------- rewards
 
 
+def is_code(name: str) -> bool:
+    """Whether a reward is a function in a file of Python code."""
+    file, _, _ = name.rpartition(":")
+    return file.endswith(".py")
+
+
 def open_reward(recipe: Recipe, folder: Path) -> Reward:
     """Return what ``align.reward`` names.
 
@@ -129,8 +144,8 @@ def open_reward(recipe: Recipe, folder: Path) -> Reward:
     name = recipe.align.reward or ""
     if name in VERIFIED:
         return VERIFIED[name]
-    file, _, function = name.rpartition(":")
-    if file.endswith(".py"):
+    if is_code(name):
+        file, _, function = name.rpartition(":")
         return _own(expanded(file), function)
     path = _run_at(name, recipe, folder)
     loaded = runs.load(path, result=False)
@@ -213,7 +228,12 @@ def _own(path: Path, function: str) -> Reward:
         )
 
     def checked(exchanges: Sequence[Exchange]) -> list[float]:
-        rewards = [float(value) for value in judge(exchanges)]
+        try:
+            rewards = [float(value) for value in judge(exchanges)]
+        except Exception as error:
+            raise UserError(
+                f"{path}: {function} failed ({type(error).__name__}: {error})"
+            ) from None
         if len(rewards) != len(exchanges):
             raise UserError(
                 f"{path}: {function} gave {len(rewards):,} rewards for {len(exchanges):,} answers"
