@@ -56,8 +56,8 @@ class Alignment:
         align = recipe.align
         if align.reward is not None and is_code(align.reward) and not runs_code:
             raise UsageError(
-                f"align.reward={align.reward} is code, which the settings of a run do not run; name "
-                "it anew where the run is trained on"
+                f"align.reward={align.reward} is code, which the settings of a run do not run; "
+                "name it anew where the run is trained on"
             )
         reward = None if align.reward is None else open_reward(recipe, folder)
         if align.method == "none" and recipe.model.init is None:
