@@ -2,8 +2,8 @@
 
 ``python -m benchmarks rollouts RUN [--prompts 64] [--samples 8] [--rounds 5]``. RUN chats over
 attention with ``data.template=plain``, such as ``arithmetic-sft``; it is exported as a Llama. Both
-draw at temperature 1 until each text ends, or to the most tokens of an answer; counted are the tokens
-drawn, ends included. Needs transformers.
+draw at temperature 1 until each text ends, or to the most tokens of an answer; counted are the
+tokens drawn, ends included. Needs transformers.
 """
 
 from __future__ import annotations
