@@ -56,7 +56,9 @@ def run(arguments: list[str]) -> dict[str, Any]:
     tokenizer = task.tokenizer
     texts = prompts_of(options.prompts)
     ids = [tokenizer.opening([Turn("user", text)]) for text in texts]
-    rows = [row for row in ids for _ in range(options.samples)]
+    rows: list[list[int]] = []
+    for row in ids:
+        rows += [row] * options.samples
 
     def ours(seed: int) -> int:
         written = write_many(

@@ -464,11 +464,7 @@ def test_a_model_that_judges_learns_from_pairs(
         run.model, exchanges, run.predictor.compute_device
     )
     assert better > worse
-    talk = [
-        {"role": "user", "content": "5: say one"},
-        {"role": "assistant", "content": "1 is it"},
-    ]
-    row = {"prompt": talk, "chosen": None}
+    row = {"prompt": "5: say one", "chosen": "1 is it"}
     assert float(run.predict([row])[0]) == pytest.approx(better, abs=1e-3)
 
 
@@ -514,7 +510,7 @@ def test_rewards_are_learnt_from(
         tmp_path / "asked.jsonl", [{"prompt": f"{n}: say one"} for n in range(9)]
     )
     alone = run.evaluate(questions_alone)
-    assert {"reward", "kl", "distinct_2"} <= set(alone)
+    assert {"kl", "distinct_2"} <= set(alone)
     assert "loss" not in alone
 
 
@@ -628,11 +624,15 @@ def test_texts_are_gone_on_from_by_their_first_tokens(
 ) -> None:
     rows = [(n, f"it is {n % 7} or so") for n in range(40)]
     path = write_csv(tmp_path / "texts.csv", rows, ("id", "text"))
+    own = tmp_path / "own.py"
+    own.write_text(
+        "def short(exchanges):\n    return [-len(e.answer) for e in exchanges]\n"
+    )
     keys = aligned("rloo", home) | {
         "data.text": "text",
         "data.template": "plain",
         "align.prompt_tokens": 5,
-        "align.reward": "exact",
+        "align.reward": f"{own}:short",
     }
     plan = make_plan(str(path), keys, tmp_path / "run")
     assert {len(prompt[-1].text) for prompt in plan.prepared.train.prompts} == {5}
@@ -651,3 +651,36 @@ def test_attempts_tell_sharper_from_better(
 def test_seen_answers_are_saved(home: SimpleNamespace) -> None:
     again = unrolled.load(home.folder)
     assert np.array_equal(again.task.seen, home.run.task.seen)
+
+
+def test_prompts_without_answers_are_not_compared_with_them(
+    home: SimpleNamespace, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"{n}: say one"} for n in range(40)]
+    path = write_jsonl(tmp_path / "prompts.jsonl", rows)
+    with pytest.raises(UsageError, match="compares answers with those in the file"):
+        make_plan(str(path), aligned("grpo", home), tmp_path / "run")
+    path = prompts(tmp_path / "answered.jsonl")
+    keys = aligned("grpo", home) | {"align.samples": 1}
+    with pytest.raises(UsageError, match=r"set align\.samples to 2 or more"):
+        make_plan(str(path), keys, tmp_path / "run")
+
+
+def test_pairs_say_what_they_are_for(tmp_path: Path) -> None:
+    path = pairs(tmp_path / "pairs.jsonl")
+    with pytest.raises(UsageError, match=r"with align\.method=dpo, or judged"):
+        make_plan(str(path), {**KEYS, "task": "chat"}, tmp_path / "run")
+
+
+def test_a_long_question_beside_long_answers_is_not_ranked(tmp_path: Path) -> None:
+    rows = [("q" * 30, "a")] + [(f"q{n}", f"{n}" + "b" * 30) for n in range(40)]
+    path = write_csv(tmp_path / "long.csv", rows, ("Q", "A"))
+    keys = {**LEARN, "layer": "attention", "model.heads": 2, "model.embedding": 48}
+    keys |= {
+        "training.max_steps": 2,
+        "training.evaluate_every": 2,
+        "training.window": 40,
+    }
+    keys["data.header"] = True
+    run = trained(path, tmp_path / "run", task="chat", **keys)
+    assert "ranked_first" in run.evaluate(path)

@@ -5,6 +5,7 @@ Legend: B rows, T tokens of the longest prompt, V tokens of the vocabulary.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -78,7 +79,7 @@ def write_many(
 
     Args:
         model: in evaluation mode.
-        prompts: each of one token at least, and shorter than the context.
+        prompts: each of one token at least, shorter than the context.
         most: tokens of a text at most, its end included.
         sampling: how they are drawn.
         end: the token that ends a text.
@@ -104,18 +105,25 @@ def write_many(
         logs = (allowed / (sampling.temperature or 1.0)).log_softmax(-1)
         return tokens, logs.gather(1, tokens[:, None])[:, 0]
 
-    for first in range(0, len(order), rows):
-        chosen = order[first : first + rows]
-        _write_batch(
-            model,
-            stepper,
-            [prompts[row] for row in chosen],
-            [written[row] for row in chosen],
-            most,
-            end,
-            draw,
-            device,
-        )
+    def room(row: int) -> int:
+        left = most if model.context is None else model.context - len(prompts[row])
+        return max(1, min(most, left))
+
+    # a text is cut where its own context ends, not where that of a longer one does
+    for limit, group in itertools.groupby(order, room):
+        alike = list(group)
+        for first in range(0, len(alike), rows):
+            chosen = alike[first : first + rows]
+            _write_batch(
+                model,
+                stepper,
+                [prompts[row] for row in chosen],
+                [written[row] for row in chosen],
+                limit,
+                end,
+                draw,
+                device,
+            )
     return written
 
 
@@ -158,9 +166,6 @@ def _write_batch(
     device: torch.device,
 ) -> None:
     """Write the texts of one batch."""
-    if model.context is not None:
-        longest = max(map(len, prompts))
-        most = max(1, min(most, model.context - longest))
     scores, state = _read(model, prompts, device)
     alive = list(range(len(written)))
     since = 0

@@ -38,6 +38,8 @@ def talk_of(column: str, cell: Any) -> Talk:
     if cell is None:
         raise MissingCell(f"column {column!r} is empty")
     if isinstance(cell, list):
+        if not cell:
+            raise InvalidCell(f"column {column!r} holds a talk without a turn")
         return tuple(
             _message(column, number, item) for number, item in enumerate(cell, 1)
         )

@@ -231,7 +231,7 @@ def summary(plan: Plan, result: dict[str, Any]) -> list[str]:
         )
     return [
         *lines,
-        *verdicts(plan.prepared.task, result),
+        *verdicts(plan.prepared.task, result, plan.recipe.training.metric),
         "",
         f"report: {plan.folder / 'report.html'}",
         "next:",
@@ -258,9 +258,11 @@ def divergence(plan: Plan, result: dict[str, Any]) -> list[str]:
     ]
 
 
-def verdicts(task: Task, result: dict[str, Any]) -> list[str]:
+def verdicts(
+    task: Task, result: dict[str, Any], metric: str | None = None
+) -> list[str]:
     """Return a line for each baseline that is as good as the model, or better."""
-    metric = task.metric
+    metric = metric or task.metric
     ours = result["scores"].get(metric)
     if ours is None:
         return []  # it was scored by other means, as where it learns from rewards

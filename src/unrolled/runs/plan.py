@@ -264,8 +264,7 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
         prepared = replace(prepared, pretrained=None)
     if recipe.training.checkpoint_activations:
         execution.checkpoint_activations(model)
-    # a run folder may come from anybody: what it names is no reason to run code
-    named = before is None or "align.reward" in request.changes
+    named = _names_reward(request, before)
     alignment = Alignment.of(recipe, task, folder, runs_code=named)
     prepared = replace(prepared, alignment=alignment)
     objective, source = _learning(prepared, model)
@@ -285,6 +284,12 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
         [] if request.resume and before is None else notes,
         transfer,
     )
+
+
+def _names_reward(request: Request, before: Before | None) -> bool:
+    """Whether a person has named the reward: what a run folder names is no reason to run code."""
+    is_own = before is None and not runs.is_run(Path(request.target))
+    return is_own or "align.reward" in request.changes
 
 
 def _learning(prepared: Prepared, model: nn.Module) -> tuple[Objective, BatchSource]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -154,7 +155,10 @@ def open_reward(recipe: Recipe, folder: Path) -> Reward:
     if judge is not None:
         return functools.partial(_judged, predictor)
     labels = loaded.task.class_names
-    if not labels and not loaded.task.answers_values:
+    schema = loaded.task.schema
+    reads_text = schema.inputs == schema.text and len(schema.text) == 1
+    answers = bool(labels) or loaded.task.answers_values
+    if not (reads_text and answers and loaded.task.scored_unit == "rows"):
         raise UsageError(
             f"align.reward={name}: this run was trained to {loaded.task.name}; a run that judges "
             "answers (task=reward), classifies texts or gives them a value is needed"
@@ -214,6 +218,7 @@ def _own(path: Path, function: str) -> Reward:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:

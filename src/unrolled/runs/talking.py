@@ -10,6 +10,7 @@ from typing import Any, cast
 from unrolled.core.errors import UsageError
 from unrolled.core.files import write_text
 from unrolled.core.words import either
+from unrolled.data.lines import nfc
 from unrolled.fields.base import InvalidCell
 from unrolled.fields.talks import Talk, check_turns
 from unrolled.runs.generate import stream
@@ -59,7 +60,7 @@ class Conversation:
         Raises:
             UserError: there is nothing to answer.
         """
-        talk = (*self.turns, Turn(USER, text))
+        talk = (*self.turns, Turn(USER, nfc(text)))
         try:
             check_turns(talk, answered=False)
         except InvalidCell as error:
@@ -106,7 +107,7 @@ class Conversation:
             raise UsageError(
                 f"data.template={task.tokenizer.template.name} of this run has no system turn"
             )
-        self.turns = (Turn(SYSTEM, text), *spoken) if text.strip() else spoken
+        self.turns = (Turn(SYSTEM, nfc(text)), *spoken) if text.strip() else spoken
 
     def undo(self) -> bool:
         """Take the last question and its answer back; return whether there was one."""

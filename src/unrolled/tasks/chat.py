@@ -19,6 +19,7 @@ from torch import nn
 
 from unrolled.core.errors import DataError, UsageError, UserError
 from unrolled.data.batches import IGNORED, BatchSource
+from unrolled.data.chat_columns import CHOSEN
 from unrolled.data.documents import PackedDocuments
 from unrolled.data.schema import Schema
 from unrolled.data.sources import Table
@@ -57,6 +58,7 @@ from unrolled.tasks.chat_alignment import (
 )
 from unrolled.tasks.chat_examples import ChatExamples, ChatPairs, Steps
 from unrolled.tasks.chat_scores import SEED, AnswerScorer, spaced
+from unrolled.tasks.exchanges import VERIFIED
 from unrolled.tasks.language import Language
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.talk_columns import TalkColumns, answers_in
@@ -260,7 +262,9 @@ class Chat(Language):
         """Return a text cut to its first tokens, which are to be gone on from."""
         *before, last = talk
         ids = self.tokenizer.encode(last.text)[:most]
-        return (*before, replace(last, text=self.tokenizer.decode(ids)))
+        # a character may have been cut in two
+        text = self.tokenizer.decode(ids).rstrip("\ufffd")
+        return (*before, replace(last, text=text))
 
     def _encoded(self, talk: Talk, last: bool = False) -> Steps:
         """Return what is read at each step of a talk, and what is to be written there.
@@ -313,6 +317,10 @@ class Chat(Language):
         Raises:
             UserError: there are no answers to learn from.
         """
+        if isinstance(examples, ChatPairs):
+            raise UsageError(
+                "pairs of answers are learnt from with align.method=dpo, or judged with task=reward"
+            )
         if not examples.answered:
             raise UserError(
                 "these talks end with the user, and hold no answers to learn from; name the column "
@@ -359,6 +367,16 @@ class Chat(Language):
             raise UsageError(
                 f"align.method={settings.method} learns from rewards; say what an answer earns "
                 "with align.reward=exact, numeric, a run, or FILE.py:FUNCTION"
+            )
+        if settings.reward in VERIFIED and not examples.answered:
+            raise UsageError(
+                f"align.reward={settings.reward} compares answers with those in the file, and "
+                "there are none; name their column with data.label"
+            )
+        if settings.method != "ppo" and settings.samples < 2:
+            raise UsageError(
+                f"align.method={settings.method} compares answers to one prompt with each other: "
+                "set align.samples to 2 or more"
             )
         refuse_several_processes(settings)
         most = options.search.max_length or ANSWER
@@ -531,9 +549,15 @@ class Chat(Language):
         def before() -> Scores | None:
             if not examples.answered:
                 return None
-            device = choose("cpu", "fp32")
-            scorer = AnswerScorer(self, reference(), device, split.options)
-            return scorer.of_given(examples)
+            device = choose("auto", "fp32")
+            model = reference().to(device.device)
+            scorer = AnswerScorer(self, model, device, split.options)
+            scores = scorer.of_given(examples)
+            if split.options.align.draws:
+                written = self.write(model, examples.prompts, device, split.options)
+                scores |= scorer.of_written(examples, written)
+                scores |= scorer.of_attempts(examples)
+            return scores
 
         return [("before the training", before)]
 
@@ -551,7 +575,11 @@ class Chat(Language):
         return ""
 
     def _prompt(self, cells: Sequence[Any]) -> Talk:
-        talk = question(self.text, cells)
+        count = len(self.text)
+        if count > 1 and self.text[-1].strip().lower() == CHOSEN:
+            # of pairs the better answer stands beside its question
+            count -= 1
+        talk = question(self.text[:count], cells[:count])
         if talk[-1].role == ASSISTANT:
             talk = talk[:-1]
         return check_turns(talk, answered=False)

@@ -26,7 +26,7 @@ from unrolled.fields.talks import Talk
 from unrolled.scores.answers import pass_at
 from unrolled.tasks.base import AnswerOptions, Scores
 from unrolled.tasks.chat_examples import ChatExamples, ChatPairs, Steps
-from unrolled.tasks.exchanges import Exchange, is_exact
+from unrolled.tasks.exchanges import VERIFIED, Exchange, is_exact
 from unrolled.tasks.write_text import hashes
 from unrolled.text.turns import ASSISTANT, PLAIN, ChatTokenizer, Turn
 from unrolled.training.policies import log_probabilities
@@ -242,15 +242,14 @@ class AnswerScorer:
         prompts = examples.prompts
         written = self._drawn(prompts, SEED)
         tokenizer = self.task.tokenizer
-        judged = exchanges(
-            tokenizer,
-            prompts,
-            examples.references,
-            written,
-        )
-        rewards = self.options.reward(judged)
+        scores: Scores = {}
+        # what is checked by the right answer says nothing without one
+        if examples.answered or align.reward not in VERIFIED:
+            judged = exchanges(tokenizer, prompts, examples.references, written)
+            rewards = self.options.reward(judged)
+            scores["reward"] = sum(rewards) / len(rewards)
         return {
-            "reward": sum(rewards) / len(rewards),
+            **scores,
             "kl": self._divergence(prompts, written),
             "distinct_2": distinct_pairs([text.tokens for text in written]),
         }
@@ -340,6 +339,18 @@ class AnswerScorer:
             scores[f"pass_{attempts}"] = pass_at(counts, attempts, attempts)
         return scores
 
+    def _within_reach(self, steps: list[Steps]) -> list[Steps]:
+        """Return the choices of questions of which the model can read all."""
+        context = getattr(self.model, "context", None)
+        if context is None:
+            return steps
+        kept: list[Steps] = []
+        for first in range(0, len(steps), CHOICES):
+            choices = steps[first : first + CHOICES]
+            if all(len(inputs) <= context for inputs, _ in choices):
+                kept += choices
+        return kept
+
     def ranked(self, examples: ChatExamples) -> Scores:
         """Return how often the right answer is the likeliest a token, among those of others.
 
@@ -358,6 +369,10 @@ class AnswerScorer:
             for text in (right, *wrong.tolist()):
                 talk = (*examples.prompts[row], Turn(ASSISTANT, text))
                 steps.append(self.task.encoded_last(talk))
+        steps = self._within_reach(steps)
+        if not steps:
+            return {}
+        count = len(steps) // CHOICES
         inputs, targets = zip(*steps, strict=True)
         choices = Examples(
             np.arange(len(steps)), Ragged.of(inputs), targets=Ragged.of(targets)

@@ -19,7 +19,7 @@ from unrolled.data.batches import BatchSource, Buckets, by_length, collate
 from unrolled.data.examples import Examples, Ragged
 from unrolled.data.schema import Schema
 from unrolled.fields.base import InvalidCell
-from unrolled.fields.talks import Talk, check_turns, question
+from unrolled.fields.talks import Talk, check_turns, question, talk_of, with_answer
 from unrolled.scores.intervals import wilson
 from unrolled.tasks.base import (
     DOWN,
@@ -221,7 +221,10 @@ class RewardModel(Chat):
             (*exchange.prompt, Turn(ASSISTANT, exchange.answer or " "))
             for exchange in exchanges
         ]
-        return self._of_talks(model, talks, compute_device)
+        try:
+            return self._of_talks(model, talks, compute_device)
+        except InvalidCell as error:
+            raise UserError(f"an answer cannot be judged: {error}") from None
 
     def _of_talks(
         self, model: nn.Module, talks: Sequence[Talk], compute_device: ComputeDevice
@@ -233,7 +236,11 @@ class RewardModel(Chat):
 
     def _prompt(self, cells: Sequence[Any]) -> Talk:
         """Return the talk of a row, which ends with the answer to be judged."""
-        return check_turns(question(self.text, cells), answered=True)
+        *before, last = zip(self.text, cells, strict=True)
+        if not before:
+            return check_turns(talk_of(*last), answered=True)
+        names, values = zip(*before, strict=True)
+        return check_turns(with_answer(question(names, values), *last), answered=True)
 
     def predict(
         self,

@@ -148,10 +148,19 @@ class PublishedTokenizer(Tokenizer):
     def unwritten_ids(self) -> tuple[int, ...]:
         return ()
 
+    def id_of(self, name: str) -> int | None:
+        """Return the id of a token by its name; None where there is none."""
+        id: int | None = self._library().token_to_id(name)
+        return id
+
     def without_specials(self) -> PublishedTokenizer:
         """Return what cuts texts likewise, and takes no text for a special token."""
         plain = copy.copy(self)
         plain._backend = None
+        # some mark turns by tokens that are not said to be special
+        added = self.document.get("added_tokens") or []
+        special = [{**token, "special": True} for token in added]
+        plain.document = {**self.document, "added_tokens": special}
         library = plain._library()
         # a text that spells "<|im_end|>" ends nothing
         library.encode_special_tokens = True

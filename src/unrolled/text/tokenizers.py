@@ -145,6 +145,10 @@ class Tokenizer:
         """What a language model never writes."""
         return (self.pad_id, self.unk_id, self.bos_id)
 
+    def id_of(self, name: str) -> int | None:
+        """Return the id of a token by its name; None where there is none."""
+        return self._tokens.index(name) if name in self._tokens else None
+
     def without_specials(self) -> Tokenizer:
         """Return what cuts texts likewise, and takes no text for a special token."""
         return self

@@ -167,14 +167,14 @@ class ChatTokenizer(Tokenizer):
         if self.own:
             first = self.base.size
             return ids | {name: first + index for index, name in enumerate(self.own)}
-        names = self.base.texts() if self.template.marks else []
         for name in sorted(self.template.marks):
-            if name not in names:
+            id = self.base.id_of(name)
+            if id is None:
                 raise UsageError(
                     f"data.template={self.template.name} needs the token {name}, which the "
                     f"vocabulary lacks; say data.template={TURNS}, which adds its own"
                 )
-            ids[name] = names.index(name)
+            ids[name] = id
         return ids
 
     # ------------------------------------------------------------------ talks

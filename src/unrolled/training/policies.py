@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,6 +34,7 @@ STEP = (
     0.1  # by which the weight of the KL is adapted (Ziegler et al. 2019, section 2.2)
 )
 MOST = 0.2  # error of the KL that is heeded
+NOBODY = np.empty(0, np.int64)  # rows of no file
 SILENT = 50  # rollouts in a row whose rewards may all be equal
 
 
@@ -476,16 +478,7 @@ class PolicyObjective:
                 "a reward is not finite: mend what align.reward names; the last checkpoint is "
                 "intact"
             )
-        before = carry.weights if isinstance(carry, Rollout) else None
-        weight = settings.beta if before is None else float(before[0])
-        silent = 0.0 if before is None else float(before[1])
-        silent = 0.0 if bool((drawn.rewards != drawn.rewards[0]).any()) else silent + 1
-        if silent >= SILENT:
-            raise UserError(
-                f"all answers of {SILENT} rollouts earned {float(drawn.rewards[0]):g}: there is "
-                "nothing to learn from; look at what align.reward gives, raise "
-                "align.temperature, or begin with a model that is right at times"
-            )
+        weight, silent = self._before(drawn, carry)
         written = drawn.targets != IGNORED
         # what leaving the reference costs, at each token (Ouyang et al. 2022, equation 2)
         gap = torch.where(written, drawn.logs - drawn.reference, 0.0)
@@ -517,6 +510,27 @@ class PolicyObjective:
             order.to(drawn.inputs.device),
             weights,
         )
+
+    def _before(self, drawn: Drawn, carry: Any) -> tuple[float, float]:
+        """Return the weight of the KL, and rollouts in a row that told nothing, this one included.
+
+        Raises:
+            UserError: they were too many.
+        """
+        settings = self.settings
+        before = carry.weights if isinstance(carry, Rollout) else None
+        weight = settings.beta if before is None else float(before[0])
+        silent = 0.0 if before is None else float(before[1])
+        # one text by itself cannot be told from others
+        differ = bool((drawn.rewards != drawn.rewards[0]).any())
+        silent = 0.0 if differ or len(drawn.rewards) < 2 else silent + 1
+        if silent >= SILENT:
+            raise UserError(
+                f"all answers of {SILENT} rollouts earned {float(drawn.rewards[0]):g}: there is "
+                "nothing to learn from; look at what align.reward gives, raise "
+                "align.temperature, or begin with a model that is right at times"
+            )
+        return weight, silent
 
     def _order(self, count: int, seed: int) -> Tensor:
         """Return the order of the rows in each pass (P, N)."""
@@ -565,7 +579,7 @@ class PolicyObjective:
         settings = self.settings
         texts = torch.tensor(rollout.rows, device=rollout.inputs.device)
         rollout = self._telling(rollout)
-        batch = Batch(rollout.inputs, None, rollout.targets, _no_rows())
+        batch = Batch(rollout.inputs, None, rollout.targets, NOBODY)
         scores = token_scores(
             model,
             batch,
@@ -622,10 +636,6 @@ class PolicyObjective:
         if settings.unbiased:
             return losses.sum() / self.most, texts
         return (losses.sum(1) / written.sum(1)).sum(), texts
-
-
-def _no_rows() -> Any:
-    return torch.zeros(0, dtype=torch.int64).numpy()
 
 
 def _expected(model: nn.Module, vectors: Tensor) -> Tensor:
