@@ -81,10 +81,9 @@ def write_many(
         model: in evaluation mode.
         prompts: each of one token at least, shorter than the context.
         most: tokens of a text at most, its end included.
-        sampling: how they are drawn.
+        sampling, seed: how they are drawn; without a seed from torch's own generator.
         end: the token that ends a text.
         banned: tokens that are never drawn.
-        seed: of what is drawn; None draws from torch's own generator.
         device: where the model computes.
         rows: texts that are written side by side.
     """

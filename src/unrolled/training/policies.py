@@ -269,9 +269,8 @@ def clipped_loss(
     All have one shape: of tokens, or of texts.
     """
     ratio = (logs - logs_before).exp()
-    bounded = ratio.clamp(1 - clip, 1 + clip)
     free = ratio * advantages
-    held = bounded * advantages
+    held = ratio.clamp(1 - clip, 1 + clip) * advantages
     return -torch.minimum(free, held), held < free
 
 
