@@ -65,7 +65,7 @@ from unrolled.tasks.talk_columns import TalkColumns, answers_in
 from unrolled.tasks.write_text import hashes
 from unrolled.text.published import load_tokenizer
 from unrolled.text.tokenizers import Tokenizer
-from unrolled.text.turns import ASSISTANT, TURNS, ChatTokenizer
+from unrolled.text.turns import ASSISTANT, TURNS, ChatTokenizer, template_of
 from unrolled.training.objectives import Objective, answers
 from unrolled.training.policies import PolicyObjective, Prompts, prefers
 from unrolled.training.precision import ComputeDevice, choose
@@ -200,7 +200,7 @@ class Chat(Language):
         recipe: Recipe, talks: Sequence[Talk], pretrained: Task | None
     ) -> ChatTokenizer:
         """Return what cuts talks: of the run that a training begins with, or learnt from them."""
-        template = recipe.data.template
+        template: str | None = recipe.data.template
         known = None if pretrained is None else pretrained.tokenizer
         if isinstance(known, ChatTokenizer):
             if template in (None, known.template.name):
@@ -212,6 +212,9 @@ class Chat(Language):
             texts = [turn.text for turn in turns]
             kind = config.tokenizer or DEFAULTS.tokenizer
             known = Tokenizer.fit(kind, texts, config.vocabulary, config.min_count)
+        program = getattr(known, "chat_template", "")
+        if template is None and program:
+            template = template_of(program)
         return ChatTokenizer(known, template or TURNS)
 
     # ------------------------------------------------------------------ rows to examples

@@ -38,6 +38,8 @@ class PublishedTokenizer(Tokenizer):
         start: what a text begins with; None where nothing is known to.
         ends: what ends a text.
         lacking: what to say where there is no document.
+        chat_template: by which its makers tell turns of a talk apart, as a program that is never
+            run; empty where there is none.
 
     Raises:
         UserError: it has more tokens than the model scores, or less than half as many.
@@ -53,8 +55,10 @@ class PublishedTokenizer(Tokenizer):
         start: int | None,
         ends: Sequence[int] = (),
         lacking: str = "",
+        chat_template: str = "",
     ) -> None:
         self.kind = "published"
+        self.chat_template = chat_template
         self.document = document or {}
         marks = [id for id in (start, *ends) if id is not None]
         # a model that has no mark at all reads its first token there

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unrolled.core.errors import UsageError, UserError, unknown
+from unrolled.core.errors import UsageError, UserError, listed, unknown
 from unrolled.text.streams import TextStream
 from unrolled.text.tokenizers import Tokenizer
 
@@ -115,6 +115,29 @@ def _known() -> dict[str, Template]:
 
 
 TEMPLATES = _known()
+
+
+# what the programs say by which checkpoints mark turns, and which template that is
+SAID = {
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "llama": ("<|start_header_id|>", "<|eot_id|>"),
+    "alpaca": ("### Instruction", "### Response"),
+}
+
+
+def template_of(program: str) -> str:
+    """Return the name of the template that a checkpoint's own program writes; it is not run.
+
+    Raises:
+        UsageError: it is none that is known.
+    """
+    for name, said in SAID.items():
+        if all(mark in program for mark in said):
+            return name
+    raise UsageError(
+        f"the chat template of the checkpoint is none that is known ({listed(SAID)}), and no "
+        f"program of a file is run: choose one with data.template, such as {TURNS}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from unrolled.core.errors import UsageError, UserError, listed
+from unrolled.core.files import JSON_BYTES, read_bytes, read_json
 from unrolled.core.words import option
 from unrolled.data.sources import Format
 from unrolled.models import LanguageModel
@@ -43,6 +44,7 @@ from unrolled.text.published import PublishedTokenizer, read_document, read_llam
 from unrolled.text.vocabulary_files import MERGES, VOCABULARY, read_vocabulary_files
 
 TOKENIZER = "tokenizer.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 VOCABULARIES = "tok*.bin"
 SENTENCEPIECE = "tokenizer.model"
 # by family: how text is cut where a folder holds vocab.json and merges.txt alone
@@ -271,9 +273,32 @@ def _tokenizer(
             f"{option('tokenizer')}"
         )
     try:
-        return PublishedTokenizer(document, size, start, ends, lacking)
+        program = _chat_template(path, checkpoint)
+        return PublishedTokenizer(document, size, start, ends, lacking, program)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
+
+
+def _chat_template(path: Path, checkpoint: PublishedCheckpoint) -> str:
+    """Return the program by which a checkpoint marks turns, as text; empty where there is none."""
+    if isinstance(checkpoint.stored, GgufFile):
+        program = checkpoint.stored.metadata.get("tokenizer.chat_template", "")
+        return str(program)
+    file = path / CHAT_TEMPLATE
+    if path.is_dir() and os.path.lexists(file):
+        return read_bytes(file, JSON_BYTES).decode("utf-8", "replace")
+    settings = path / TOKENIZER_CONFIG
+    if not path.is_dir() or not os.path.lexists(settings):
+        return ""
+    try:
+        said = read_json(settings).get("chat_template") or ""
+    except (OSError, ValueError, AttributeError):
+        return ""  # a tokenizer is read without it
+    # some have one for talks, and others for tools
+    named = said if isinstance(said, list) else [{"name": "default", "template": said}]
+    known = [item for item in named if isinstance(item, dict)]
+    default = [item for item in known if item.get("name") == "default"] or known
+    return str(default[0].get("template", "")) if default else ""
 
 
 def _has_byte_pairs(folder: Path) -> bool:
