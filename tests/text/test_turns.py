@@ -90,10 +90,9 @@ def test_plain_goes_on_from_the_prompt() -> None:
         chat.encode_talk([Turn("system", "a"), Turn("user", "b")])
 
 
-def test_a_blank_between_prompt_and_answer_is_kept() -> None:
-    chat = ChatTokenizer(
-        Tokenizer.fit("unigram", ["this film was good"] * 9, 60), "plain"
-    )
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_blank_between_prompt_and_answer_is_kept(kind: str) -> None:
+    chat = ChatTokenizer(Tokenizer.fit(kind, ["this film was good"] * 9, 300), "plain")
     prompt = chat.opening([Turn("user", "this film")])
     answer = chat.encode_answer(" was good")[:-1]
     assert chat.continued(prompt, answer) == " was good"

@@ -111,11 +111,11 @@ class PiecesStream(TextStream):
 
     def __init__(self, tokens: Sequence[str]) -> None:
         super().__init__(tokens)
-        self.started = False
+        self._started = False
 
     def _join(self, token: str) -> str:
-        if not self.started:
-            self.started = True
+        if not self._started:
+            self._started = True
             token = token.removeprefix("▁")
         return token.replace("▁", " ")
 

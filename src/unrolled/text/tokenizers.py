@@ -306,8 +306,10 @@ class Tokenizer:
     def stream_after(self, ids: Sequence[int]) -> TextStream:
         """Return such a decoder for ids that follow others."""
         stream = self.stream()
-        if isinstance(stream, PiecesStream) and any(id >= len(SPECIALS) for id in ids):
-            stream.started = True
+        follows = bool(ids) and ids[-1] >= len(SPECIALS)
+        if follows and isinstance(stream, PiecesStream | WordsStream):
+            # whether a blank stands before a word depends on the one before it alone
+            stream.feed(ids[-1])
         return stream
 
     def continued(self, before: Sequence[int], ids: Iterable[int]) -> str:

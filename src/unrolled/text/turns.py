@@ -333,6 +333,8 @@ class ChatTokenizer(Tokenizer):
 
     def stream_after(self, ids: Sequence[int]) -> TextStream:
         known = range(self.base.size)
+        if ids and ids[-1] not in known:
+            return self.base.stream()  # a turn begins
         return self.base.stream_after([id for id in ids if id in known])
 
     def token(self, id: int) -> str:
