@@ -684,3 +684,18 @@ def test_a_long_question_beside_long_answers_is_not_ranked(tmp_path: Path) -> No
     keys["data.header"] = True
     run = trained(path, tmp_path / "run", task="chat", **keys)
     assert "ranked_first" in run.evaluate(path)
+
+
+def test_the_better_answers_alone_are_talks(tmp_path: Path) -> None:
+    rows = [
+        {
+            "chosen": f"\n\nHuman: {n}?\n\nAssistant: yes",
+            "rejected": f"\n\nHuman: {n}?\n\nAssistant: no",
+        }
+        for n in range(40)
+    ]
+    path = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    keys = {**KEYS, "task": "chat", "data.text": "chosen"}
+    plan = make_plan(str(path), keys, tmp_path / "run")
+    assert set(plan.prepared.train.references) == {"yes"}
+    assert make_plan(str(path), KEYS, tmp_path / "other").recipe.task == "reward"

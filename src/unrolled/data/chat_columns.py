@@ -37,6 +37,9 @@ def choose_chat(
         DataError: the user wants talks, and no column looks like one.
     """
     names = {name.strip().lower(): name for name in table.columns}
+    if task == CHAT and texts == (names.get(CHOSEN),) and answer is None:
+        # the better answers alone, as talks
+        return {"task": CHAT, "text": texts}
     if CHOSEN in names and REJECTED in names and task in (None, CHAT, REWARD):
         return _pairs(names, texts, task)
     if task == REWARD:
