@@ -15,7 +15,7 @@ import pytest
 import torch
 
 VERBS = [
-    *("train", "doctor", "evaluate", "predict", "generate"),
+    *("train", "doctor", "evaluate", "predict", "generate", "chat"),
     *("inspect", "load", "compare", "recall", "export", "recipes"),
 ]
 Call = Callable[..., tuple[str, str]]

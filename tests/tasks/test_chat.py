@@ -605,7 +605,7 @@ def test_a_reward_may_be_a_run(home: SimpleNamespace, tmp_path: Path) -> None:
 
 def test_length_and_repetition_may_cost(home: SimpleNamespace) -> None:
     tokenizer = home.run.task.tokenizer
-    settings = AlignConfig(unended=-1.0, repetition=0.5)
+    settings = AlignConfig(unended="nothing", repetition=0.5)
     judge = Judge(lambda exchanges: [1.0] * len(exchanges), settings, tokenizer)
     letters = tokenizer.encode("ababab")
     written = [
@@ -616,7 +616,7 @@ def test_length_and_repetition_may_cost(home: SimpleNamespace) -> None:
     talk = (Turn("user", "x"),)
     rewards = judge.earned([talk] * 3, [""] * 3, written)
     # five pairs, of which two differ
-    torch.testing.assert_close(rewards, torch.tensor([1.0, 1 - 0.5 * 3 / 5, -1.0]))
+    torch.testing.assert_close(rewards, torch.tensor([1.0, 1 - 0.5 * 3 / 5, 0.0]))
 
 
 def test_texts_are_gone_on_from_by_their_first_tokens(

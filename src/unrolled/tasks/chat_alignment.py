@@ -103,8 +103,8 @@ class Judge:
         settings = self.settings
         earned: list[float] = []
         for reward, text in zip(rewards, written, strict=True):
-            if settings.unended is not None and not text.ended:
-                reward = settings.unended
+            if settings.unended == "nothing" and not text.ended:
+                reward = 0.0
             if settings.repetition:
                 repeated = 1 - distinct_pairs([text.tokens])
                 reward -= settings.repetition * repeated

@@ -96,12 +96,10 @@ class AlignConfig(Config):
         le=10**6,
         description="texts that are no prompts: their first tokens are the prompt",
     )
-    unended: float | None = Field(
-        None,
-        ge=-1e6,
-        le=1e6,
-        description="what an answer earns that does not end itself, whatever it says: so that "
-        "length earns nothing",
+    unended: Literal["judged", "nothing"] = Field(
+        "judged",
+        description="what an answer earns that does not end itself: what it says is judged, or "
+        "nothing, whatever it says, so that length earns nothing",
     )
     repetition: float = Field(
         0.0,

@@ -216,6 +216,8 @@ class TrainingConfig(Config):
     )
     stop_at: float | None = Field(
         None,
+        ge=0,
+        le=1e30,
         description="stop when the score that chooses `best` is as good as this",
     )
     checkpoint_every: int = Field(
