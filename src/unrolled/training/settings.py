@@ -217,7 +217,7 @@ class TrainingConfig(Config):
     stop_at: float | None = Field(
         None,
         ge=0,
-        le=1e30,
+        le=1e12,
         description="stop when the score that chooses `best` is as good as this",
     )
     checkpoint_every: int = Field(
