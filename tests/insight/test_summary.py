@@ -58,7 +58,7 @@ def plan(layer: str = "gru", task: str = "classify", higher: bool = True) -> Any
     recipe = SimpleNamespace(
         layer=layer,
         model=SimpleNamespace(layers=1),
-        training=SimpleNamespace(pretrain_epochs=0),
+        training=SimpleNamespace(pretrain_epochs=0, metric=None),
         data=SimpleNamespace(train="t", train_target=None),
         report=SimpleNamespace(samples=True),
     )
