@@ -66,7 +66,7 @@ def choose_chat(
             f"data.label=COLUMN (columns: {', '.join(table.columns)})",
             table.path,
         )
-    return _asked(names, question, answer)
+    return _question_columns(names, question, answer)
 
 
 def _pairs(
@@ -89,7 +89,7 @@ def _plain(table: Table, names: dict[str, str]) -> dict[str, Any] | None:
         return {"task": CHAT, "text": (talk,)}
     for question, answer in PLAIN_PAIRS:
         if question in names and answer in names:
-            return _asked(
+            return _question_columns(
                 names,
                 names[question],
                 names[answer],
@@ -97,7 +97,9 @@ def _plain(table: Table, names: dict[str, str]) -> dict[str, Any] | None:
     return None
 
 
-def _asked(names: dict[str, str], question: str, answer: str | None) -> dict[str, Any]:
+def _question_columns(
+    names: dict[str, str], question: str, answer: str | None
+) -> dict[str, Any]:
     context = _first(names, CONTEXTS) if question.lower() == "instruction" else None
     reads = tuple(
         filter(

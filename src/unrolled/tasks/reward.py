@@ -80,11 +80,6 @@ class RewardModel(Chat):
     }
 
     @property
-    def schema(self) -> Schema:
-        """The columns the task was trained on."""
-        return Schema(self.name, self.text, answer=self.answer)
-
-    @property
     def pattern(self) -> str:
         """One number for a whole talk."""
         return "many to one"

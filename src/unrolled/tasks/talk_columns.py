@@ -110,7 +110,7 @@ class TalkColumns:
         for row in table.rows:
             try:
                 return self.talk(row)[-1].role == ASSISTANT
-            except (InvalidCell, IndexError):
+            except InvalidCell:
                 continue
         return True
 

@@ -228,3 +228,16 @@ def import_library() -> Any:
     import tokenizers
 
     return tokenizers
+
+
+def added_token(id: int, content: str, special: bool) -> dict[str, Any]:
+    """Return a token that is found in text before it is cut; a special one gives no text."""
+    return {
+        "id": id,
+        "content": content,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": special,
+    }

@@ -12,12 +12,8 @@ from typing import Any
 
 from unrolled.core.errors import UserError, shown
 from unrolled.core.files import parsed_json
-from unrolled.text.published import (
-    added_token,
-    bpe_model,
-    merges_by_score,
-    template,
-)
+from unrolled.text.documents import added_token
+from unrolled.text.published import bpe_model, merges_by_score, template
 
 PREFIX = "tokenizer.ggml."
 MODEL = f"{PREFIX}model"

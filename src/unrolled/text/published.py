@@ -441,19 +441,6 @@ def template(token: str, id: int) -> dict[str, Any]:
     }
 
 
-def added_token(id: int, content: str, special: bool) -> dict[str, Any]:
-    """Return a token that is found in text before it is cut; a special one gives no text."""
-    return {
-        "id": id,
-        "content": content,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": special,
-    }
-
-
 def _document_of(tokens: list[str], scores: list[float]) -> dict[str, Any]:
     decoders = [
         {"type": "ByteFallback"},

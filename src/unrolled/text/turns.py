@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrolled.core.errors import UsageError, UserError, listed, unknown
+from unrolled.text.documents import added_token
 from unrolled.text.streams import TextStream
 from unrolled.text.tokenizers import Tokenizer
 
@@ -354,15 +355,5 @@ def _with_tokens(base: Tokenizer, names: Sequence[str]) -> dict[str, Any]:
         return base.document
     tokens = list(base.document.get("added_tokens") or [])
     for id, name in enumerate(names, base.size):
-        tokens.append(
-            {
-                "id": id,
-                "content": name,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-        )
+        tokens.append(added_token(id, name, special=True))
     return {**base.document, "added_tokens": tokens}

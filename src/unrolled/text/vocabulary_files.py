@@ -9,8 +9,9 @@ from typing import Any
 
 from unrolled.core.errors import DataError, shown
 from unrolled.core.files import JSON_BYTES, read_json, read_text
+from unrolled.text.documents import added_token
 from unrolled.text.gguf import byte_pair_document
-from unrolled.text.published import added_token, bpe_model
+from unrolled.text.published import bpe_model
 
 VOCABULARY = "vocab.json"
 MERGES = "merges.txt"
