@@ -77,7 +77,7 @@ def replace(folder: Path, name: str, write: Callable[[Path], None]) -> None:
 
     Args:
         folder: the run folder, which is not made.
-        name: of the file.
+        name: of the file; it may stand in a folder of the run.
         write: writes a file under the path that it is given.
 
     Raises:
@@ -85,9 +85,11 @@ def replace(folder: Path, name: str, write: Callable[[Path], None]) -> None:
     """
     path = folder / name
     saving = folder / SAVING
-    temporary = saving / name
+    temporary = saving / path.name
     try:
         saving.mkdir(exist_ok=True)
+        if path.parent != folder:
+            path.parent.mkdir(exist_ok=True)
         write(temporary)
         with temporary.open("rb+") as written:
             sync(Path(written.name))
@@ -98,7 +100,7 @@ def replace(folder: Path, name: str, write: Callable[[Path], None]) -> None:
         known[name] = list(dict.fromkeys([digest, *known.get(name, [])[:2]]))
         write_json(folder / DIGESTS, {"format": FORMAT, "files": known}, parents=False)
         temporary.replace(path)
-        sync(folder)
+        sync(path.parent)
     except OSError as error:
         raise UserError(
             f"{path}: this file could not be written ({cause_of(error)}){advice(error)}"

@@ -6,6 +6,7 @@
     tokenizer.json      the vocabulary, for text
     model.safetensors   the best weights, or the last when nothing was scored
     metrics.jsonl       every logged step
+    adapter/            what was learnt beside frozen weights, as PEFT has it, where it was
     checkpoints/step-N  what a resumed run goes on from
     result.json         scores, baselines, sizes and times, written when training has ended
     README.md           the model card
@@ -61,6 +62,7 @@ FIELDS = "fields.json"
 MODEL = "model.safetensors"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
+ADAPTER = "adapter"
 FORMAT = 1
 # what load reads; what stands in a run beside it; and what a training leaves while it works
 READ = (CONFIG, FIELDS, "tokenizer.json", "target.json", "words.json", MODEL, RESULT)
@@ -71,7 +73,7 @@ SHOWN = (
     "inside.html",
     digests.DIGESTS,
 )
-FOLDERS = (CHECKPOINTS, "tensorboard", "export", digests.SAVING)
+FOLDERS = (CHECKPOINTS, ADAPTER, "tensorboard", "export", digests.SAVING)
 LOCKS = (LOCK, f"{LOCK}.owner")
 KNOWN = frozenset((*READ, *SHOWN, *FOLDERS, *LOCKS))
 # what a process that was killed left half written

@@ -15,8 +15,15 @@ from unrolled.core.errors import UsageError, UserError, is_out_of_memory, shown
 from unrolled.core.files import expanded
 from unrolled.core.words import option
 from unrolled.data.batches import BatchSource, Buckets
+from unrolled.nn.adapters import merged
 from unrolled.nn.fitting import depths
 from unrolled.runs import folder as runs
+from unrolled.runs.adapting import (
+    Adaptation,
+    adapted,
+    check_adapter,
+    with_adapter_settings,
+)
 from unrolled.runs.begun import (
     Before,
     ended,
@@ -43,6 +50,7 @@ from unrolled.runs.rewards import Alignment
 from unrolled.tasks.base import Scores, Task
 from unrolled.tasks.recipe import Recipe
 from unrolled.training import execution, sharding
+from unrolled.training.averaging import Weights
 from unrolled.training.job import TrainingJob
 from unrolled.training.objectives import Objective
 from unrolled.training.parallel import world
@@ -107,6 +115,7 @@ class Plan:
     finished: str
     notes: list[str] = field(default_factory=list)
     transfer: Transfer | None = None
+    adaptation: Adaptation | None = None
 
     @property
     def folder(self) -> Path:
@@ -132,6 +141,7 @@ class Plan:
             *self.notes,
             f"model: layer={self.recipe.layer}, {size:,} parameters",
             *(self.transfer.lines() if self.transfer else []),
+            *(self.adaptation.lines() if self.adaptation else []),
             f"computes on: {device}, {training.threads} threads{processes}",
             f"trains until: {', '.join(limits)}{patience}",
             f"run: {self.folder}",
@@ -154,7 +164,14 @@ class Plan:
 
         def evaluate(scored: nn.Module) -> Scores:
             dev = self.prepared.dev
-            return task.validate(scored, dev, self.compute_device, options)
+            with merged(scored):
+                return task.validate(scored, dev, self.compute_device, options)
+
+        def keep_best(weights: Weights) -> None:
+            if self.adaptation is None:
+                runs.save_weights(self.folder, weights)
+            else:
+                self.adaptation.keep(self.folder, weights)
 
         if world().first:
             transfer = self.transfer
@@ -178,7 +195,7 @@ class Plan:
             metric=metric,
             higher=task.measures[metric],
             evaluate=evaluate,
-            keep_best=lambda weights: runs.save_weights(self.folder, weights),
+            keep_best=keep_best,
             progress=progress,
             lines=None if read is None else lambda rows: read.lines[rows].tolist(),
             begun=runs.begun(recipe, task, files),
@@ -191,7 +208,7 @@ class Plan:
 
         What was drawn anew stands at the top; there are none where nothing was taken.
         """
-        if self.transfer is None:
+        if self.transfer is None or self.adaptation is not None:
             return []
         drawn = set(self.transfer.drawn)
         groups = depths(self.model)
@@ -245,12 +262,14 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
     torch.set_num_threads(machine.threads)
     refuse_itself(recipe, folder, before)
     prepared = prepare(recipe, before.task if before else None, machine)
-    recipe = prepared.recipe
+    recipe = with_adapter_settings(prepared.recipe, folder)
+    prepared = replace(prepared, recipe=recipe)
     task = prepared.task
     if before is not None:
         data = runs.by_role(recipe, prepared.files)
         refuse_changes(folder, before, recipe, data, request.changes)
     check_keys(recipe, task)
+    check_adapter(recipe)
     pretrained = prepared.pretrained or _opened_again(folder, recipe, before)
     # what was opened has drawn weights, too
     torch.manual_seed(recipe.seed)
@@ -262,6 +281,11 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
         transfer = take(pretrained, model, task)
         # its weights are in the model now
         prepared = replace(prepared, pretrained=None)
+    adaptation: Adaptation | None = None
+    if recipe.adapter.adapts:
+        drawn = [*transfer.drawn, *transfer.partly] if transfer else []
+        begins = before is None or not before.has_checkpoint
+        adaptation = adapted(model, recipe, drawn, folder, begins)
     if recipe.training.checkpoint_activations:
         execution.checkpoint_activations(model)
     named = _names_reward(request, before)
@@ -283,6 +307,7 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
         is_finished(folder, recipe, source) if before is not None else "",
         [] if request.resume and before is None else notes,
         transfer,
+        adaptation,
     )
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from unrolled.core.errors import UsageError, UserError, shown, unknown
 from unrolled.core.files import expanded
 from unrolled.runs import folder as runs
+from unrolled.runs.adapting import begin_adapted
 from unrolled.runs.predictor import Predictor
 from unrolled.runs.pretrained import Pretrained, located, origin_of, take
 from unrolled.tasks.base import AnswerOptions, Prediction, Task
@@ -110,6 +111,7 @@ def begun_as(recipe: Recipe, task: Task, folder: Path) -> nn.Module:
             pretrained = Pretrained.open(init, origin_of(recipe), folder)
             _refuse_changed(folder, pretrained)
             take(pretrained, model, task)
+            begin_adapted(model, recipe, folder)
     finally:
         torch.set_rng_state(generator_state)
     return model.eval().requires_grad_(False)

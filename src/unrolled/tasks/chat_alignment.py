@@ -18,6 +18,7 @@ from unrolled.data.examples import Examples
 from unrolled.decoding.many import ManyReader, WrittenText, write_many
 from unrolled.decoding.sampling import Sampling
 from unrolled.fields.talks import Talk
+from unrolled.nn.adapters import merged
 from unrolled.tasks.chat_examples import ChatExamples, ChatPairs
 from unrolled.tasks.chat_scores import (
     costs,
@@ -146,16 +147,17 @@ class AnswerDraws:
         ids = [self.fitting(prompt) for prompt in prompts]
         device = next(model.parameters()).device
         reader: ManyReader = model  # type: ignore[assignment]
-        written = write_many(
-            reader,
-            ids,
-            self.most,
-            Sampling(temperature=settings.temperature),
-            tokenizer.end_id,
-            banned,
-            seed,
-            device,
-        )
+        with merged(model):
+            written = write_many(
+                reader,
+                ids,
+                self.most,
+                Sampling(temperature=settings.temperature),
+                tokenizer.end_id,
+                banned,
+                seed,
+                device,
+            )
         inputs, targets, logs = rollout_tensors(ids, written, tokenizer.end_id)
         inputs, targets, logs = (part.to(device) for part in (inputs, targets, logs))
         drawn = Batch(inputs, None, targets, np.array(rows))

@@ -12,6 +12,7 @@ from unrolled.decoding.settings import Search
 from unrolled.nn.build import LAYERS, LayerConfig
 from unrolled.nn.image_settings import EncoderConfig
 from unrolled.tasks.names import TASKS
+from unrolled.training.adapting import AdapterConfig
 from unrolled.training.alignment import AlignConfig
 from unrolled.training.settings import TrainingConfig
 
@@ -321,6 +322,7 @@ class Recipe(Config):
     model: ModelConfig = ModelConfig()
     encoder: EncoderConfig = EncoderConfig()
     training: TrainingConfig = TrainingConfig()
+    adapter: AdapterConfig = AdapterConfig()
     align: AlignConfig = AlignConfig()
     decoding: Search = Search()
     report: ReportConfig = ReportConfig()

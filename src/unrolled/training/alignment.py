@@ -68,6 +68,11 @@ class AlignConfig(Config):
         description="grpo: neither lengths nor deviations of rewards weigh (Dr. GRPO, Liu et al. "
         "2025)",
     )
+    credit: Literal["text", "branch"] = Field(
+        "text",
+        description="grpo: all tokens of an answer have its advantage, or branch: those at which "
+        "answers to a prompt part, by what each way earned",
+    )
     discount: float = Field(1.0, ge=0, le=1, description="ppo: gamma of later rewards")
     trace: float = Field(
         0.95,

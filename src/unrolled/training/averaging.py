@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from unrolled.nn.adapters import is_adapted
 from unrolled.training import sharding
 from unrolled.training.settings import TrainingConfig
 
@@ -16,8 +17,10 @@ Snapshot = list[Tensor]  # in the order of what is averaged
 
 
 def snapshot(model: nn.Module) -> Weights:
-    """Return a copy of the model's weights and buffers."""
-    weights = model.state_dict()
+    """Return a copy of the model's weights and buffers; with adapters, of what is trained alone."""
+    weights = model.state_dict(keep_vars=True)
+    if is_adapted(model):
+        weights = {n: part for n, part in weights.items() if part.requires_grad}
     return {name: tensor.detach().clone() for name, tensor in weights.items()}
 
 

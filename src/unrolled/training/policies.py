@@ -229,6 +229,39 @@ def group_advantages(rewards: Tensor, group: int, scaled: bool) -> Tensor:
     return advantages.flatten()
 
 
+def branch_advantages(
+    rewards: Tensor, targets: Tensor, group: int, scaled: bool
+) -> Tensor:
+    """Return at each token (N, T) by how much it changed what the texts of its group earn.
+
+    What a beginning is worth is the mean reward of the texts of the group that have it, as Kazemnejad
+    et al. 2024 (section 4) estimate it by texts that they draw for it; a token's advantage is what
+    the beginning is worth with it, less what it is worth without. So tokens that all texts share
+    get none, and the sum over a text is ``group_advantages``.
+
+    Args:
+        rewards: (N,).
+        targets: tokens (N, T), IGNORED where none was written; those of a group begin side by side.
+        group: G.
+        scaled: see ``group_advantages``.
+    """
+    count, steps = targets.shape
+    node = torch.arange(count, device=rewards.device) // group
+    worth = rewards.view(-1, group).mean(1).repeat_interleave(group)
+    advantages = torch.zeros(count, steps, dtype=rewards.dtype, device=rewards.device)
+    for step in range(steps):
+        pairs = torch.stack([node, targets[:, step]], 1)
+        _, node, sizes = pairs.unique(dim=0, return_inverse=True, return_counts=True)
+        sums = torch.zeros_like(sizes, dtype=rewards.dtype).index_add(0, node, rewards)
+        after = (sums / sizes)[node]
+        advantages[:, step] = after - worth
+        worth = after
+    if scaled and group > 1:
+        deviation = rewards.view(-1, group).std(1, keepdim=True) + 1e-4
+        advantages = advantages / deviation.repeat_interleave(group, 0)
+    return advantages
+
+
 def leave_one_out(rewards: Tensor, group: int) -> Tensor:
     """Return each reward (N,) less the mean of the others of its group (Ahmadian et al. 2024)."""
     rows = rewards.view(-1, group)
@@ -492,7 +525,7 @@ class PolicyObjective:
             advantages = whitened(advantages, written)
         else:
             advantages = self._group_advantages(drawn, gap.sum(1) * weight)
-            advantages = torch.where(written, advantages[:, None], 0.0)
+            advantages = torch.where(written, advantages, 0.0)
         count = len(drawn.rewards)
         order = self._order(count, seed)
         compared = count if drawn.compared is None else drawn.compared
@@ -548,10 +581,14 @@ class PolicyObjective:
         return weight * (1 + STEP * min(MOST, max(-MOST, error)))
 
     def _group_advantages(self, drawn: Drawn, penalties: Tensor) -> Tensor:
+        """Return the advantages of texts (N, 1), or of their tokens (N, T)."""
         if self.settings.method == "rloo":
-            return leave_one_out(drawn.rewards - penalties, drawn.group)
+            return leave_one_out(drawn.rewards - penalties, drawn.group)[:, None]
         scaled = not self.settings.unbiased
-        return group_advantages(drawn.rewards, drawn.group, scaled)
+        rewards = drawn.rewards
+        if self.settings.credit == "branch":
+            return branch_advantages(rewards, drawn.targets, drawn.group, scaled)
+        return group_advantages(rewards, drawn.group, scaled)[:, None]
 
     def _token_advantages(
         self, drawn: Drawn, written: Tensor, penalties: Tensor, values: Tensor

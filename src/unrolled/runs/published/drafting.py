@@ -248,6 +248,23 @@ def family_for(draft: Draft, to: str) -> tuple[Family, Settings]:
     )
 
 
+def plain_family(model: LanguageModel) -> Family | None:
+    """Return the family that has every weight of a model under a name of its own, if one does.
+
+    Nothing has to be put elsewhere then, so that what is said of a weight here is true there.
+    """
+    layer = model.layer
+    if not isinstance(layer, Attention) or model.embedding.scale != 1:
+        return None
+    try:
+        family, _ = family_for(Draft(_settings(model, layer), {}), "hf")
+        for name in model.state_dict():
+            family.origin(name, bare=False)
+    except (UserError, KeyError):
+        return None
+    return family
+
+
 def _lacking(settings: Settings, known: Settings) -> Settings:
     """Return what a family has otherwise, as it has it."""
     usual: Settings = {

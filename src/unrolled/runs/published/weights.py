@@ -106,22 +106,26 @@ class SafetensorsFolder:
         self.files: dict[str, Path] = {}
         self.shapes: dict[str, Shape] = {}
         for file, names in _files_of(folder):
-            described = _described(file)
-            missing = [name for name in names if name not in described]
-            if missing:
+            self._take(file, names)
+
+    def _take(self, file: Path, names: Sequence[str]) -> None:
+        """Note the tensors of a file, which has those of some names."""
+        described = _described(file)
+        missing = [name for name in names if name not in described]
+        if missing:
+            raise UserError(
+                f"{file}: expected {shown(missing[0])} here, as {INDEX} says"
+            )
+        for name, tensor in described.items():
+            if name in self.files:
+                raise UserError(f"{file}: {shown(name)} stands in two files")
+            if tensor.dtype not in FLOATS:
                 raise UserError(
-                    f"{file}: expected {shown(missing[0])} here, as {INDEX} says"
+                    f"{file}: {shown(name)} is of type {tensor.dtype}; expected one of "
+                    f"{', '.join(FLOATS)}"
                 )
-            for name, tensor in described.items():
-                if name in self.files:
-                    raise UserError(f"{file}: {shown(name)} stands in two files")
-                if tensor.dtype not in FLOATS:
-                    raise UserError(
-                        f"{file}: {shown(name)} is of type {tensor.dtype}; expected one of "
-                        f"{', '.join(FLOATS)}"
-                    )
-                self.files[name] = file
-                self.shapes[name] = tuple(tensor.shape)
+            self.files[name] = file
+            self.shapes[name] = tuple(tensor.shape)
 
     def read(self, name: str) -> Tensor:
         """Return a tensor in fp32. Raises UserError: the file cannot be read."""
@@ -133,6 +137,23 @@ class SafetensorsFolder:
                 return tensors.get_tensor(name).to(torch.float32)
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file}: {shown(name)} cannot be read ({error})") from None
+
+
+class SafetensorsFile(SafetensorsFolder):
+    """One file of safetensors.
+
+    Args:
+        file: its path.
+
+    Raises:
+        UserError: it is missing, or not whole.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.path = file
+        self.files = {}
+        self.shapes = {}
+        self._take(file, ())
 
 
 def _files_of(folder: Path) -> list[tuple[Path, Sequence[str]]]:

@@ -1,0 +1,262 @@
+"""A training by adapters: what is put beside the weights of a run, and what is kept of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from unrolled.core import digests
+from unrolled.core.errors import UsageError, UserError, nearest, shown
+from unrolled.core.files import expanded
+from unrolled.nn.adapters import (
+    Product,
+    adapt,
+    adapters,
+    freeze_all_but,
+    merge,
+    merged_weights,
+    products,
+    state_beside,
+)
+from unrolled.runs import folder as runs
+from unrolled.runs.published.adapters import (
+    CONFIG,
+    WEIGHTS,
+    Adapter,
+    AdapterFolder,
+    AdapterNames,
+    adapters_for,
+    put,
+    written_config,
+    written_tensors,
+)
+from unrolled.tasks.recipe import Recipe
+from unrolled.training.averaging import Weights
+from unrolled.training.checkpoints import save_tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptation:
+    """The adapters of a model that is trained, and how they are kept.
+
+    Attributes:
+        model: with its adapters.
+        names: how its modules are called by PEFT.
+        base: what the model began with.
+        whole: weights that are trained themselves, since they were drawn anew.
+        dropout: on what adapters read.
+    """
+
+    model: nn.Module
+    names: AdapterNames
+    base: str
+    whole: tuple[str, ...]
+    dropout: float
+
+    def lines(self) -> list[str]:
+        """Say what is trained."""
+        beside = adapters(self.model)
+        sizes = [p.numel() for p in self.model.parameters() if p.requires_grad]
+        every = sum(p.numel() for p in self.model.parameters())
+        rank = next(iter(beside.values())).rank
+        trained = sum(sizes)
+        lines = [
+            f"adapters: rank {rank} beside {len(beside)} weights; {trained:,} numbers are trained "
+            f"({trained / every:.2%})"
+        ]
+        if self.whole:
+            lines.append(f"  trained whole, drawn anew: {', '.join(self.whole)}")
+        return lines
+
+    def keep(self, folder: Path, weights: Weights) -> None:
+        """Write the weights of the plain model, and the adapters alone as PEFT has them.
+
+        Args:
+            folder: of the run.
+            weights: of what is trained.
+
+        Raises:
+            UserError: the disk refused it.
+        """
+        runs.save_weights(folder, merged_weights(self.model, weights))
+        beside: dict[str, Adapter] = {}
+        for name, tensors in state_beside(self.model, weights).items():
+            low_rank = adapters(self.model)[name]
+            beside[name] = Adapter(
+                tensors["down"],
+                tensors["up"],
+                low_rank.scale,
+                tensors.get("magnitude"),
+            )
+        whole = {name: weights[name] for name in self.whole}
+        tensors, theirs = written_tensors(beside, whole, self.names)
+        config = written_config(theirs, self.whole, self.names, self.base, self.dropout)
+        digests.replace_json(folder, f"{runs.ADAPTER}/{CONFIG}", config)
+        digests.replace(
+            folder,
+            f"{runs.ADAPTER}/{WEIGHTS}",
+            lambda path: save_tensors(path, tensors, {"format": "pt"}),
+        )
+
+
+def with_adapter_settings(recipe: Recipe, folder: Path) -> Recipe:
+    """Return a recipe with the rank and scale of the adapters that it begins with.
+
+    Args:
+        recipe: of a training.
+        folder: of its run.
+
+    Raises:
+        UserError: there are none, or they are of several ranks.
+    """
+    settings = recipe.adapter
+    if settings.init is None or settings.rank:
+        return recipe
+    given = AdapterFolder.read(adapter_folder(settings.init, folder))
+    kinds = {(part.rank, part.scale) for part in given.adapters.values()}
+    if len(kinds) > 1:
+        raise UserError(
+            f"adapter.init={settings.init}: its adapters have several ranks or scales "
+            f"({sorted(kinds)[:3]}), and one is expected here"
+        )
+    rank, scale = next(iter(kinds))
+    update = settings.changed(
+        rank=rank, alpha=scale * rank, magnitudes=given.magnitudes
+    )
+    return recipe.model_copy(update={"adapter": update})
+
+
+def adapter_folder(name: str, begun: Path) -> Path:
+    """Return where adapters stand: as given, that of a run, or near the run that began with them.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    paths = [expanded(name), *runs.near(begun, name)]
+    for path in paths:
+        for folder in (path, path / runs.ADAPTER):
+            if (folder / CONFIG).is_file():
+                return folder
+    raise UsageError(
+        f"adapter.init={shown(name)}: there is no {CONFIG} in that folder; name one that PEFT "
+        "wrote, or a run that was trained with adapter.rank"
+    )
+
+
+def check_adapter(recipe: Recipe) -> None:
+    """Raise UsageError for keys that do not go with adapters."""
+    settings = recipe.adapter
+    if not settings.adapts:
+        for key in ("alpha", "targets", "magnitudes", "dropout"):
+            if getattr(settings, key):
+                raise UsageError(
+                    f"adapter.{key} needs adapters: set adapter.rank, such as 8"
+                )
+        return
+    if recipe.model.init is None:
+        raise UsageError(
+            "adapter.rank learns beside the weights of another run; name it with model.init"
+        )
+    training = recipe.training
+    refused = {
+        "training.unfreeze": training.unfreeze is not None,
+        "training.layer_decay": training.layer_decay != 1,
+        "training.shard": training.shard,
+    }
+    for key, is_set in refused.items():
+        if is_set:
+            raise UsageError(
+                f"{key} is for weights that are trained themselves; leave it out with adapters"
+            )
+
+
+def adapted(
+    model: nn.Module,
+    recipe: Recipe,
+    drawn: list[str],
+    folder: Path,
+    begins: bool,
+) -> Adaptation:
+    """Put the adapters of a recipe beside the weights of a model.
+
+    Args:
+        model: with the weights that it begins with.
+        recipe: resolved.
+        drawn: the weights that were drawn anew, wholly or in part.
+        folder: of the run.
+        begins: whether the training begins; else a checkpoint brings the numbers.
+
+    Raises:
+        UserError: no weight is called so, or the adapters that it is to begin with do not fit.
+    """
+    settings = recipe.adapter
+    names = AdapterNames.of(model)
+    given: AdapterFolder | None = None
+    beside: dict[str, Adapter] = {}
+    chosen = chosen_products(model, settings.targets)
+    if settings.init is not None and begins:
+        given = AdapterFolder.read(adapter_folder(settings.init, folder))
+        beside = adapters_for(given, chosen, names)
+    if given is not None and settings.targets is None:
+        chosen = [product for product in chosen if product.weight_name in beside]
+    for product in chosen:
+        low_rank = adapt(
+            product,
+            settings.rank,
+            settings.scale,
+            settings.magnitudes,
+            settings.dropout,
+        )
+        if product.weight_name in beside:
+            put(low_rank, beside[product.weight_name])
+    beside_names = {product.weight_name for product in chosen}
+    whole = tuple(name for name in drawn if name not in beside_names)
+    freeze_all_but(model, lambda name: name in whole)
+    base = str(recipe.model.init)
+    return Adaptation(model, names, base, whole, settings.dropout)
+
+
+def begin_adapted(model: nn.Module, recipe: Recipe, folder: Path) -> None:
+    """Put the adapters that a training begins with into the weights of a plain model."""
+    if recipe.adapter.init is None:
+        return
+    adapted(model, recipe, [], folder, begins=True)
+    merge(model)
+
+
+def chosen_products(model: nn.Module, targets: list[str] | None) -> list[Product]:
+    """Return the products that names mean, all where none are given.
+
+    Raises:
+        UsageError: a name means none; the message has the nearest one.
+    """
+    every = list(products(model))
+    if not every:
+        raise UsageError("adapter.rank: this model's layer has no products to adapt")
+    if targets is None:
+        return every
+    for target in targets:
+        if any(product.is_called(target) for product in every):
+            continue
+        short = dict.fromkeys(_short(product.name) for product in every)
+        ends = dict.fromkeys(name.rpartition(".")[2] for name in short)
+        guess = nearest(target, [*ends, *short])
+        hint = f"; did you mean {guess}?" if guess else ""
+        raise UsageError(
+            f"adapter.targets: no weight is called {shown(target)}{hint} (known: "
+            f"{', '.join(short)})"
+        )
+    return [
+        product
+        for product in every
+        if any(product.is_called(target) for target in targets)
+    ]
+
+
+def _short(name: str) -> str:
+    """Return the name of a product without what tells it from its like in other blocks."""
+    below = re.sub(r".*\.\d+\.", "", name)
+    return re.sub(r"_l\d+(_reverse)?$", "", below).rpartition("layer.")[2]

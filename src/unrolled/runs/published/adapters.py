@@ -1,0 +1,440 @@
+"""Adapters as PEFT keeps them: a folder of settings and weights that stand beside a checkpoint.
+
+Legend: I inputs and O outputs of a product, R the rank.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unrolled.core.errors import UserError, listed, shown
+from unrolled.core.files import CONFIG_BYTES, read_json
+from unrolled.models import LanguageModel
+from unrolled.nn.adapters import LowRank, Product
+from unrolled.runs.published.config import PublishedConfig
+from unrolled.runs.published.drafting import plain_family
+from unrolled.runs.published.families import Family
+from unrolled.runs.published.weights import SafetensorsFile, Shape, WeightOrigin
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+BEFORE = "base_model.model."
+DOWN = "lora_A"
+UP = "lora_B"
+MAGNITUDE = "lora_magnitude_vector"
+# settings that change what an adapter computes, and the values that are known
+KNOWN: dict[str, Any] = {
+    "peft_type": "LORA",
+    "bias": "none",
+    "use_rslora": False,
+    "alora_invocation_tokens": None,
+    "trainable_token_indices": None,
+    "target_parameters": None,
+    "lora_bias": False,
+}
+MEANT = {"bias": "none", "use_rslora": False, "lora_bias": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """What stands beside one product.
+
+    Attributes:
+        down: A (R, I).
+        up: B (O, R).
+        scale: what B A is multiplied with.
+        magnitude: lengths of the rows (O,), None where they are those that follow.
+    """
+
+    down: Tensor
+    up: Tensor
+    scale: float
+    magnitude: Tensor | None
+
+    @property
+    def rank(self) -> int:
+        """R."""
+        return len(self.down)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterNames:
+    """How modules are called where an adapter is read.
+
+    Attributes:
+        family: of the published checkpoint that the model is; None for our own names.
+    """
+
+    family: Family | None
+
+    @classmethod
+    def of(cls, model: nn.Module) -> AdapterNames:
+        """Return the names for a model, whose products have no adapters yet."""
+        family = plain_family(model) if isinstance(model, LanguageModel) else None
+        return cls(family)
+
+    def origin(self, weight_name: str) -> WeightOrigin | None:
+        """Return where a weight of ours stands there; None where there is none like it."""
+        if self.family is None:
+            return WeightOrigin((weight_name,))
+        try:
+            return self.family.origin(weight_name, bare=False)
+        except KeyError:
+            return None
+
+    @property
+    def transposed(self) -> bool:
+        """Whether products are kept the other way round there."""
+        origins = () if self.family is None else self.family.inner.values()
+        return any(origin.transposed for origin in origins)
+
+
+@dataclass(slots=True)
+class AdapterFolder:
+    """A folder of PEFT: adapters by the names of modules, and weights that are trained whole.
+
+    Attributes:
+        path: of the folder.
+        adapters: by the name of the product in the checkpoint that they are for.
+        whole: weights by their names there.
+        dropout: on what adapters read.
+    """
+
+    path: Path
+    adapters: dict[str, Adapter] = field(default_factory=dict)
+    whole: dict[str, Tensor] = field(default_factory=dict)
+    dropout: float = 0.0
+
+    @classmethod
+    def read(cls, path: Path) -> AdapterFolder:
+        """Read a folder.
+
+        Raises:
+            UserError: it holds no adapters of low rank, or some that compute something else.
+        """
+        config = _read_config(path)
+        stored = SafetensorsFile(path / WEIGHTS)
+        folder = cls(path, dropout=float(config.values.get("lora_dropout") or 0.0))
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name in stored.shapes:
+            module, kind = _taken_apart(name, path)
+            if kind in (DOWN, UP, MAGNITUDE):
+                parts.setdefault(module, {})[kind] = stored.read(name)
+            else:
+                folder.whole[f"{module}.{kind}"] = stored.read(name)
+        for module, tensors in parts.items():
+            folder.adapters[module] = _adapter(config, module, tensors)
+        if not folder.adapters:
+            raise UserError(f"{path / WEIGHTS}: it holds no adapters")
+        return folder
+
+    @property
+    def magnitudes(self) -> bool:
+        """Whether lengths of rows are learnt."""
+        return any(part.magnitude is not None for part in self.adapters.values())
+
+
+def _read_config(path: Path) -> PublishedConfig:
+    """Return the settings of a folder. Raises UserError: they ask for what is not known here."""
+    file = path / CONFIG
+    if not os.path.lexists(file):
+        raise UserError(
+            f"adapter.init={path}: expected {CONFIG} in this folder, as PEFT writes it"
+        )
+    try:
+        values = read_json(file, CONFIG_BYTES)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: not readable ({error})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: expected settings by name")
+    config = PublishedConfig(file, values)
+    for key, value in KNOWN.items():
+        config.must(key, value, MEANT.get(key))
+    return config
+
+
+def _taken_apart(name: str, path: Path) -> tuple[str, str]:
+    """Return the module of a tensor, and what it is of it."""
+    if not name.startswith(BEFORE):
+        raise UserError(
+            f"{path / WEIGHTS}: {shown(name)} is no name that PEFT gives; expected {BEFORE}..."
+        )
+    rest = name.removeprefix(BEFORE)
+    for kind in (DOWN, UP):
+        if rest.endswith(f".{kind}.weight"):
+            return rest.removesuffix(f".{kind}.weight"), kind
+    module, _, kind = rest.rpartition(".")
+    # some versions write the weight of a module of magnitudes
+    if kind == "weight" and module.endswith(f".{MAGNITUDE}"):
+        return module.removesuffix(f".{MAGNITUDE}"), MAGNITUDE
+    return module, kind
+
+
+def _adapter(
+    config: PublishedConfig, module: str, tensors: Mapping[str, Tensor]
+) -> Adapter:
+    """Return the adapter of a module. Raises UserError: a part is missing, or of another shape."""
+    where = f"{config.path.parent / WEIGHTS}: {shown(module, 200)}"
+    missing = [kind for kind in (DOWN, UP) if kind not in tensors]
+    if missing:
+        raise UserError(f"{where} lacks {missing[0]}")
+    down = tensors[DOWN]
+    up = tensors[UP]
+    if down.dim() != 2 or up.dim() != 2 or len(down) != up.shape[1]:
+        shapes = f"{list(down.shape)} and {list(up.shape)}"
+        raise UserError(
+            f"{where} has {DOWN} and {UP} of shapes {shapes}, which do not go together"
+        )
+    alpha = _patterned(config, "alpha_pattern", module, config.number("lora_alpha", 8))
+    return Adapter(down, up, alpha / len(down), tensors.get(MAGNITUDE))
+
+
+def _patterned(config: PublishedConfig, key: str, module: str, usual: float) -> float:
+    """Return what a pattern says of a module, by the end of its name."""
+    patterns = config.values.get(key) or {}
+    if not isinstance(patterns, dict):
+        raise config.refusal(key, "numbers by the names of modules")
+    for pattern, value in patterns.items():
+        if f".{module}".endswith(f".{pattern.removeprefix('^')}"):
+            return float(value)
+    return usual
+
+
+# ---------------------------------------------------------------------- from theirs to ours
+
+
+def adapters_for(
+    folder: AdapterFolder, products: Iterable[Product], names: AdapterNames
+) -> dict[str, Adapter]:
+    """Return the adapters of a folder by the names of our weights that they stand beside.
+
+    Args:
+        folder: as it was read.
+        products: of the model.
+        names: how they are called there.
+
+    Raises:
+        UserError: an adapter is for a module that is not there, or for another shape.
+    """
+    used = set[str]()
+    ours: dict[str, Adapter] = {}
+    for product in products:
+        origin = names.origin(product.weight_name)
+        assert origin is not None
+        modules = [name.removesuffix(".weight") for name in origin.names]
+        given = [folder.adapters.get(module) for module in modules]
+        if not any(given):
+            continue
+        used.update(modules)
+        shape = tuple(product.weight.shape)
+        ours[product.weight_name] = _joined(folder, product, origin, shape, given)
+    unused = [module for module in folder.adapters if module not in used]
+    if unused:
+        known = listed(product.name for product in products)
+        raise UserError(
+            f"{folder.path / WEIGHTS}: {shown(unused[0], 200)} has an adapter there, and this "
+            f"model has no such product; it has {known}"
+        )
+    return ours
+
+
+def _joined(
+    folder: AdapterFolder,
+    product: Product,
+    origin: WeightOrigin,
+    shape: Shape,
+    given: list[Adapter | None],
+) -> Adapter:
+    """Return the adapter of a product of ours, of those that make it up there."""
+    outputs = shape[0] // len(given)
+    present = [adapter for adapter in given if adapter is not None]
+    rank = max(adapter.rank for adapter in present)
+    parts: list[Adapter] = []
+    for adapter in given:
+        if adapter is None:
+            # nothing is learnt of this part there
+            nothing = torch.zeros(rank, shape[1]), torch.zeros(outputs, rank)
+            adapter = replace(present[0], down=nothing[0], up=nothing[1])
+        up = adapter.up.chunk(origin.parts)[origin.part]
+        expected = (outputs, shape[1])
+        stands = (len(up), adapter.down.shape[1])
+        if stands != expected:
+            raise UserError(
+                f"{folder.path / WEIGHTS}: the adapter of {product.name} is for a product of shape "
+                f"{list(stands)}, and here it is {list(expected)}"
+            )
+        lacking = rank - adapter.rank
+        down = F.pad(adapter.down, (0, 0, 0, lacking))
+        parts.append(replace(adapter, down=down, up=F.pad(up, (0, lacking))))
+    scales = {adapter.scale for adapter in present}
+    if len(scales) > 1 or (len(present) < len(given) and folder.magnitudes):
+        raise UserError(
+            f"{folder.path / CONFIG}: parts of {product.name} have adapters of different kinds, "
+            "which are one here"
+        )
+    magnitude: Tensor | None = None
+    if present[0].magnitude is not None:
+        lengths = [
+            part.magnitude.flatten().chunk(origin.parts)[origin.part]
+            for part in present
+            if part.magnitude is not None
+        ]
+        magnitude = torch.cat(lengths)
+    return Adapter(
+        torch.cat([part.down for part in parts]),
+        torch.cat([part.up for part in parts]),
+        present[0].scale,
+        magnitude,
+    )
+
+
+# ---------------------------------------------------------------------- from ours to theirs
+
+
+def written_tensors(
+    adapters: Mapping[str, Adapter],
+    whole: Mapping[str, Tensor],
+    names: AdapterNames,
+) -> tuple[dict[str, Tensor], dict[str, Adapter]]:
+    """Return what a folder of PEFT holds of adapters of ours.
+
+    A product that is a part of theirs has an adapter of its own; theirs has all of them side by
+    side, of the sum of their ranks, with zeros where one says nothing of a part.
+
+    Args:
+        adapters: by the names of the weights that they stand beside; of a product of P parts A is
+            (P R, I).
+        whole: weights that are trained themselves, by our names.
+        names: how they are called there.
+
+    Returns:
+        The tensors by their names there, and the adapters by those of their modules.
+    """
+    parts: dict[str, dict[int, Adapter]] = {}
+    counts: dict[str, int] = {}
+    for weight_name, adapter in adapters.items():
+        origin = names.origin(weight_name)
+        assert origin is not None
+        for name, part in zip(
+            origin.names, _divided(adapter, len(origin.names)), strict=True
+        ):
+            module = name.removesuffix(".weight")
+            parts.setdefault(module, {})[origin.part] = part
+            counts[module] = origin.parts
+    theirs = {
+        module: _side_by_side(standing, counts[module])
+        for module, standing in parts.items()
+    }
+    tensors: dict[str, Tensor] = {}
+    for module, adapter in theirs.items():
+        tensors[f"{BEFORE}{module}.{DOWN}.weight"] = adapter.down
+        tensors[f"{BEFORE}{module}.{UP}.weight"] = adapter.up
+        if adapter.magnitude is not None:
+            tensors[f"{BEFORE}{module}.{MAGNITUDE}"] = adapter.magnitude
+    for weight_name, tensor in whole.items():
+        origin = names.origin(weight_name)
+        if origin is not None:
+            tensors[BEFORE + origin.names[0]] = tensor
+    return tensors, theirs
+
+
+def _divided(adapter: Adapter, count: int) -> list[Adapter]:
+    """Return the adapters of the parts of a product."""
+    magnitudes: list[Tensor | None] = [None] * count
+    if adapter.magnitude is not None:
+        magnitudes = list(adapter.magnitude.chunk(count))
+    downs = adapter.down.chunk(count)
+    ups = adapter.up.chunk(count)
+    divided: list[Adapter] = []
+    for down, up, magnitude in zip(downs, ups, magnitudes, strict=True):
+        divided.append(Adapter(down, up, adapter.scale, magnitude))
+    return divided
+
+
+def _side_by_side(standing: Mapping[int, Adapter], count: int) -> Adapter:
+    """Return one adapter of those of some of ``count`` parts of a product."""
+    some = next(iter(standing.values()))
+    if count == 1:
+        return some
+    outputs = len(some.up)
+    blocks: list[Tensor] = []
+    downs: list[Tensor] = []
+    magnitudes: list[Tensor] = []
+    for part in range(count):
+        adapter = standing.get(part)
+        if adapter is None:
+            blocks.append(some.up.new_zeros(outputs, 0))
+            continue
+        blocks.append(adapter.up)
+        downs.append(adapter.down)
+        if adapter.magnitude is not None:
+            magnitudes.append(adapter.magnitude)
+    down = torch.cat(downs)
+    magnitude = torch.cat(magnitudes) if magnitudes else None
+    # a larger rank, and the same scale
+    return Adapter(down, torch.block_diag(*blocks), some.scale, magnitude)
+
+
+def written_config(
+    theirs: Mapping[str, Adapter],
+    whole: Iterable[str],
+    names: AdapterNames,
+    base: str | None,
+    dropout: float,
+) -> dict[str, Any]:
+    """Return the settings of a folder of PEFT.
+
+    Args:
+        theirs: adapters by the names of their modules.
+        whole: our names of weights that are trained themselves.
+        names: how they are called there.
+        base: the checkpoint that the adapters are for.
+        dropout: on what they read.
+    """
+    ranks = [adapter.rank for adapter in theirs.values()]
+    usual = min(ranks)
+    scale = next(iter(theirs.values())).scale
+    others = {
+        module: adapter for module, adapter in theirs.items() if adapter.rank != usual
+    }
+    origins = [names.origin(name) for name in whole]
+    saved = [
+        origin.names[0].removesuffix(".weight")
+        for origin in origins
+        if origin is not None and origin.names[0].endswith(".weight")
+    ]
+    magnitudes = any(adapter.magnitude is not None for adapter in theirs.values())
+    return {
+        "peft_type": "LORA",
+        "task_type": None if names.family is None else "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": usual,
+        "lora_alpha": scale * usual,
+        "lora_dropout": dropout,
+        "target_modules": sorted(theirs),
+        "rank_pattern": {module: part.rank for module, part in others.items()},
+        "alpha_pattern": {module: scale * part.rank for module, part in others.items()},
+        "modules_to_save": saved or None,
+        "use_dora": magnitudes,
+        "use_rslora": False,
+        "bias": "none",
+        "fan_in_fan_out": names.transposed,
+    }
+
+
+def put(low_rank: LowRank, adapter: Adapter) -> None:
+    """Put what was read into an adapter of a model."""
+    with torch.no_grad():
+        low_rank.down.copy_(adapter.down)
+        low_rank.up.copy_(adapter.up)
+        if low_rank.magnitude is not None and adapter.magnitude is not None:
+            low_rank.magnitude.copy_(adapter.magnitude)
