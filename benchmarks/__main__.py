@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    adapters,
     answers,
     blocks,
     images,
@@ -35,6 +36,7 @@ from benchmarks import (
 )
 
 BENCHMARKS: dict[str, Callable[[list[str]], dict[str, Any]]] = {
+    "adapters": adapters.run,
     "answers": answers.run,
     "blocks": blocks.run,
     "images": images.run,

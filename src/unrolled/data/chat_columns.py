@@ -15,12 +15,24 @@ TALKS = ("messages", "conversations", "conversation")
 # the columns of a question, of what it is about, and of its answer
 QUESTIONS = ("prompt", "instruction", "question", "q")
 CONTEXTS = ("input", "context")
-ANSWERS = ("completion", "response", "output", "answer", "reply", "a")
+ANSWERS = (
+    "completion",
+    "response",
+    "output",
+    "answer",
+    "reply",
+    "a",
+    "instances",
+)
 # of two answers the better one, and the other
 CHOSEN = "chosen"
 REJECTED = "rejected"
 # what nothing but a talk is written as
-PLAIN_PAIRS = (("prompt", "completion"), ("instruction", "output"))
+PLAIN_PAIRS = (
+    ("prompt", "completion"),
+    ("instruction", "output"),
+    ("instruction", "instances"),
+)
 
 
 def choose_chat(
@@ -40,6 +52,9 @@ def choose_chat(
     if task == CHAT and texts == (names.get(CHOSEN),) and answer is None:
         # the better answers alone, as talks
         return {"task": CHAT, "text": texts}
+    if task == CHAT and answer is not None and answer == names.get(CHOSEN):
+        asks = texts or tuple(filter(None, [_first(names, QUESTIONS)]))
+        return {"task": CHAT, "text": asks, "answer": answer}
     if CHOSEN in names and REJECTED in names and task in (None, CHAT, REWARD):
         return _pairs(names, texts, task)
     if task == REWARD:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from unrolled.core.errors import UserError
 from unrolled.core.files import refused
-from unrolled.export.parity import TOLERANCE, Difference
+from unrolled.export.parity import Difference
 
 # writes a model into an empty folder, runs what it wrote, and says how far it is from ours
 Writer = Callable[[Path], Difference]
@@ -45,10 +45,10 @@ def export(
         for note in difference.notes:
             say(note)
         say(f"{to} beside ours: {difference}")
-        if not difference.largest <= TOLERANCE:  # also a NaN
+        if not difference.largest <= difference.tolerance:  # also a NaN
             raise UserError(
                 f"{out}: not written, for this {to} model says something else: {difference.values} "
-                f"differ by up to {difference.largest:.2g}, more than {TOLERANCE:g}; "
+                f"differ by up to {difference.largest:.2g}, more than {difference.tolerance:.1g}; "
                 "please report it"
             )
         building.rename(out)

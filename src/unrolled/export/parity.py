@@ -17,6 +17,8 @@ from unrolled.text.tokenizers import BOS, EOS, SPECIALS
 
 # of a log-probability, fp32 on both sides: sums may be ordered otherwise
 TOLERANCE = 1e-4
+# of a score, as a share of the largest: fp32 keeps seven digits, of which deep stacks lose two
+SHARE = 1e-5
 # texts, tokens of the longest
 BATCHES = (
     (1, 1),
@@ -58,6 +60,7 @@ class Difference:
         values: what was compared.
         unit: what inputs are made of.
         notes: lines on what was done beside, or could not be.
+        tolerance: how far they may be apart.
     """
 
     largest: float
@@ -66,6 +69,7 @@ class Difference:
     values: str = "log-probabilities"
     unit: str = "token"
     notes: tuple[str, ...] = ()
+    tolerance: float = TOLERANCE
 
     def __str__(self) -> str:
         sizes = sorted({count for count, _ in BATCHES})

@@ -137,12 +137,42 @@ def question(columns: Sequence[str], cells: Sequence[Any]) -> Talk:
     return (*before, Turn(last.role, "\n\n".join([last.text, *contexts])))
 
 
+def _holds_instances(cell: Any) -> bool:
+    if not isinstance(cell, list) or not cell:
+        return False
+    return all(isinstance(item, Mapping) and "output" in item for item in cell)
+
+
+def _with_instances(
+    talk: Talk, column: str, instances: Sequence[Mapping[str, Any]]
+) -> Talk:
+    """Return an instruction with its instances: the first input follows it, others are turns."""
+    *turns, last = talk
+    for number, instance in enumerate(instances, 1):
+        read = instance.get("input") or ""
+        answer = instance["output"]
+        if not isinstance(read, str) or not isinstance(answer, str):
+            raise InvalidCell(
+                f"column {column!r}: instance {number} holds {shown(instance)} where texts of "
+                "input and output are expected"
+            )
+        asks = nfc(read)
+        if number == 1:
+            asks = "\n\n".join(filter(None, [last.text, asks]))
+        turns += [Turn(USER, asks), Turn(ASSISTANT, nfc(answer))]
+    return tuple(turns)
+
+
 def with_answer(talk: Talk, column: str, cell: Any) -> Talk:
     """Return a talk with the answer in a cell behind it.
+
+    A list of objects of input and output, as instructions have their instances, is several turns.
 
     Raises:
         InvalidCell: the cell holds no text.
     """
+    if _holds_instances(cell):
+        return _with_instances(talk, column, cell)
     if isinstance(cell, list):
         return (*talk, *talk_of(column, cell))
     if isinstance(cell, dict):

@@ -92,7 +92,7 @@ def finish(
         "parameters": sum(p.numel() for p in model.parameters()),
         "megabytes": (plan.folder / runs.MODEL).stat().st_size / 1e6,
         **_speed(timed),
-        **_utilization(plan, model),
+        **_utilization(plan),
         **_conditions(plan),
         **({"init": plan.transfer.to_json()} if plan.transfer else {}),
         "samples": samples,
@@ -129,9 +129,9 @@ def _speed(timed: Speed | None) -> dict[str, Any]:
     }
 
 
-def _utilization(plan: Plan, model: nn.Module) -> dict[str, float]:
+def _utilization(plan: Plan) -> dict[str, float]:
     """Return how fast the training was beside what the machine can do, where that is known."""
-    operations = plan.prepared.task.operations_per_token(model, plan.recipe)
+    operations = plan.prepared.task.operations_per_token(plan.model, plan.recipe)
     compute_device = plan.compute_device
     used = utilization(plan.folder, operations, compute_device, world().size)
     return used.as_dict() if used else {}

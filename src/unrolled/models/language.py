@@ -156,7 +156,7 @@ class LanguageModel(Forms):
         Two for each multiplication forward and four backward: 6 N for N weights of products, and
         12 L W T for L blocks of attention of width W over T steps (Chowdhery et al. 2022, appendix
         B), of which a causal mask needs half. Tables that are looked up, biases and norms count
-        nothing. All weights are trained.
+        nothing. A frozen weight needs four, since it has no gradient itself.
         """
         tables: set[int] = set()
         for module in self.modules():
@@ -164,11 +164,11 @@ class LanguageModel(Forms):
                 tables.add(id(module.weight))
         # tied, it is the output weights, too
         tables.discard(id(self.head.weight))
-        products = self.layer.mixing_products(steps)
+        operations = 6 * self.layer.mixing_products(steps)
         for weight in self.parameters():
             if weight.dim() > 1 and id(weight) not in tables:
-                products += weight.numel()
-        return 6 * products
+                operations += (6 if weight.requires_grad else 4) * weight.numel()
+        return operations
 
     def stream(self, batch: int = 1, precision: str = "float32") -> Stream:
         """Return what reads token ids (B,) and gives scores (B, V); see :meth:`Layer.stream`."""

@@ -30,9 +30,9 @@ from unrolled.runs.recipes import folder as recipes_folder
 from unrolled.tasks.base import AxisNames, Task
 from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.registry import task_class
+from unrolled.text.tokenizers import PUBLISHED
 
 RUNS = Path("runs")
-PUBLISHED = "published"  # the kind of a tokenizer that came with a checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,11 @@ def origin_of(recipe: Recipe) -> str:
         return ""
     known = about(recipe.name)
     own = read_yaml(recipes_folder() / f"{recipe.name}.yaml").get("model", {})
-    if known.source is None or recipe.model.init != own.get("init"):
+    if recipe.model.init != own.get("init"):
+        return ""
+    if known.checkpoint is not None:
+        return f"; to have it: {known.checkpoint}; or name it with model.init=PATH"
+    if known.source is None:
         return ""
     return f"; it comes from {known.source} in UNROLLED_DATA (licence {known.licence})"
 

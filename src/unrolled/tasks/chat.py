@@ -64,7 +64,7 @@ from unrolled.tasks.recipe import Recipe
 from unrolled.tasks.talk_columns import TalkColumns, answers_in
 from unrolled.tasks.write_text import hashes
 from unrolled.text.published import load_tokenizer
-from unrolled.text.tokenizers import Tokenizer
+from unrolled.text.tokenizers import PUBLISHED, Tokenizer
 from unrolled.text.turns import ASSISTANT, TURNS, ChatTokenizer, template_of
 from unrolled.training.objectives import Objective, answers
 from unrolled.training.policies import PolicyObjective, Prompts, prefers
@@ -84,6 +84,9 @@ DEFAULTS = DefaultSettings(
     tokenizer="unigram",
 )
 
+# rates of learning, where adapters are trained, and where a published checkpoint is
+ADAPTED = 5e-4
+TUNED = 5e-5
 # where a model is aligned: by pairs of answers, or by rewards
 ALIGNED = {
     True: {
@@ -157,21 +160,21 @@ class Chat(Language):
     @classmethod
     def default_settings(cls, recipe: Recipe, schema: Schema) -> DefaultSettings:
         """Return the settings for keys that nobody set."""
-        if recipe.align.method != "none":
-            return DefaultSettings(
-                {
-                    **DEFAULTS.values,
-                    "training": ALIGNED[recipe.align.compares],
-                },
-                budget=DEFAULTS.budget,
-                counts_characters=True,
-                tokenizer=DEFAULTS.tokenizer,
-            )
-        if recipe.layer != "attention":
-            return DEFAULTS
-        # no published model of attention has one, and so it can be exported as one
-        model = {**DEFAULTS.values["model"], "head_bias": False}
-        return replace(DEFAULTS, values={**DEFAULTS.values, "model": model})
+        aligned = recipe.align.method != "none"
+        values = dict(DEFAULTS.values)
+        if aligned:
+            values["training"] = ALIGNED[recipe.align.compares]
+        elif recipe.layer == "attention":
+            # no published model of attention has one, and so it can be exported as one
+            values["model"] = {**values["model"], "head_bias": False}
+        published = recipe.data.tokenizer == PUBLISHED
+        if published or recipe.adapter.adapts:
+            # it was trained on far more than these talks, without dropout
+            values["model"] = {**values["model"], "head_dropout": 0.0}
+            if not aligned:
+                rate = ADAPTED if recipe.adapter.adapts else TUNED
+                values["training"] = {**values["training"], "learning_rate": rate}
+        return replace(DEFAULTS, values=values)
 
     @classmethod
     def fit(

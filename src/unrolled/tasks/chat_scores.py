@@ -24,6 +24,7 @@ from unrolled.decoding.many import WrittenText
 from unrolled.decoding.sampling import Sampling
 from unrolled.fields.talks import Talk
 from unrolled.scores.answers import pass_at
+from unrolled.scores.refusals import is_refusal
 from unrolled.tasks.base import AnswerOptions, Scores
 from unrolled.tasks.chat_examples import ChatExamples, ChatPairs, Steps
 from unrolled.tasks.exchanges import VERIFIED, Exchange, is_exact
@@ -36,6 +37,8 @@ Floats = NDArray[np.float64]
 TOGETHER = 64  # talks that are read at once
 CHOICES = 10  # answers among which the right one is looked for
 RANKED = 200  # questions for which it is
+# multiplications that are made for that: a model of 135 million weights reads 16,000 tokens in them
+RANKED_PRODUCTS = 2**41
 CHANGED = 5  # questions whose answers are shown beside those before the training
 ATTEMPTED = 500  # questions that are answered several times
 SEED = 0  # of what is drawn for scores
@@ -215,8 +218,9 @@ class AnswerScorer:
         """Return what answers are like that were written.
 
         ``exact`` is the share that equals the one given, ``ended`` that which ended itself,
-        ``distinct`` that of different ones, ``distinct_2`` that of different pairs of tokens, and
-        ``copied`` the share that is some answer of training word for word.
+        ``refused`` that which declines (``scores.refusals``), ``distinct`` that of different ones,
+        ``distinct_2`` that of different pairs of tokens, and ``copied`` the share that is some
+        answer of training word for word.
         """
         texts = self.texts(examples.prompts, written)
         count = len(texts)
@@ -225,6 +229,7 @@ class AnswerScorer:
             pairs = zip(texts, examples.references, strict=True)
             scores["exact"] = sum(is_exact(*pair) for pair in pairs) / count
         scores["ended"] = sum(text.ended for text in written) / count
+        scores["refused"] = sum(map(is_refusal, texts)) / count
         scores["distinct"] = len(set(texts)) / count
         scores["distinct_2"] = distinct_pairs([text.tokens for text in written])
         scores["copied"] = float(np.isin(hashes(texts), self.task.seen).mean())
@@ -361,6 +366,8 @@ class AnswerScorer:
             return {}
         generator = np.random.default_rng(SEED)
         count = min(RANKED, len(examples))
+        size = sum(weight.numel() for weight in self.model.parameters())
+        most = RANKED_PRODUCTS // max(1, size)
         steps: list[Steps] = []
         for row in range(count):
             right = examples.references[row]
@@ -369,6 +376,8 @@ class AnswerScorer:
             for text in (right, *wrong.tolist()):
                 talk = (*examples.prompts[row], Turn(ASSISTANT, text))
                 steps.append(self.task.encoded_last(talk))
+            if sum(len(inputs) for inputs, _ in steps) > most:
+                break
         steps = self._within_reach(steps)
         if not steps:
             return {}

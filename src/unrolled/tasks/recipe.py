@@ -356,5 +356,8 @@ class About(Config):
     source: str | None = Field(
         None, description="where data that does not ship comes from"
     )
+    checkpoint: str | None = Field(
+        None, description="where the checkpoint comes from that it begins with"
+    )
     licence: str | None = None
     size: str | None = None

@@ -16,7 +16,7 @@ from unrolled.core.files import JSON_BYTES, read_bytes, read_json
 from unrolled.text.characters import byte_letters, valid_text
 from unrolled.text.documents import check_document, import_library
 from unrolled.text.streams import TextStream, check_id
-from unrolled.text.tokenizers import BATCH, BLANK, Tokenizer
+from unrolled.text.tokenizers import BATCH, BLANK, PUBLISHED, Tokenizer
 from unrolled.text.turns import KIND as CHAT
 from unrolled.text.turns import ChatTokenizer
 
@@ -57,7 +57,7 @@ class PublishedTokenizer(Tokenizer):
         lacking: str = "",
         chat_template: str = "",
     ) -> None:
-        self.kind = "published"
+        self.kind = PUBLISHED
         self.chat_template = chat_template
         self.document = document or {}
         marks = [id for id in (start, *ends) if id is not None]
@@ -320,7 +320,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     except (OSError, ValueError, KeyError, TypeError):
         # the reader of ours says what is wrong
         kind = ""
-    if kind == "published":
+    if kind == PUBLISHED:
         return restored(saved, path)
     return _restored_chat(saved, path) if kind == CHAT else Tokenizer.load(path)
 
@@ -330,7 +330,7 @@ def _restored_chat(saved: dict[str, Any], where: Path) -> ChatTokenizer:
     try:
         kind = saved["base"]
         base = saved["tokenizer"]
-        if kind != "published":
+        if kind != PUBLISHED:
             check_document(kind, base)
         return ChatTokenizer(tokenizer_of(kind, base), saved["template"])
     # the library has errors of its own for each part of a document
@@ -340,7 +340,7 @@ def _restored_chat(saved: dict[str, Any], where: Path) -> ChatTokenizer:
 
 def tokenizer_of(kind: str, saved: dict[str, Any]) -> Tokenizer:
     """Return a tokenizer from its kind and what ``saved`` gave."""
-    return restored(saved) if kind == "published" else Tokenizer(kind, saved)
+    return restored(saved) if kind == PUBLISHED else Tokenizer(kind, saved)
 
 
 def read_document(path: Path) -> dict[str, Any]:

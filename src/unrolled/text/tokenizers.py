@@ -62,6 +62,9 @@ from unrolled.text.streams import (
 if TYPE_CHECKING:
     import tokenizers
 
+# the kind of a tokenizer that came with the checkpoint of another program
+PUBLISHED = "published"
+
 __all__ = [
     "BOS",
     "EOS",
@@ -214,7 +217,7 @@ class Tokenizer:
             return values.astype(np.int32) + np.int32(len(SPECIALS))
         if self.kind in ("chars", "jamo"):
             return self._points[code_points(text, self.kind == "jamo")]
-        if first or self.kind not in ("unigram", "published"):
+        if first or self.kind not in ("unigram", PUBLISHED):
             return np.array(self.encode(text), dtype=np.int32)
         before = self.encode("\n")
         ids = self.encode("\n" + text)

@@ -234,10 +234,10 @@ def branch_advantages(
 ) -> Tensor:
     """Return at each token (N, T) by how much it changed what the texts of its group earn.
 
-    What a beginning is worth is the mean reward of the texts of the group that have it, as Kazemnejad
-    et al. 2024 (section 4) estimate it by texts that they draw for it; a token's advantage is what
-    the beginning is worth with it, less what it is worth without. So tokens that all texts share
-    get none, and the sum over a text is ``group_advantages``.
+    What a beginning is worth is the mean reward of the texts of the group that have it, as
+    Kazemnejad et al. 2024 (section 4) estimate it by texts that they draw for it; a token's
+    advantage is what the beginning is worth with it, less what it is worth without. So tokens that
+    all texts share get none, and the sum over a text is ``group_advantages``.
 
     Args:
         rewards: (N,).

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from unrolled.core.errors import UserError, shown
 from unrolled.core.files import write_json
-from unrolled.export.parity import BATCHES, Difference
+from unrolled.export.parity import BATCHES, SHARE, TOLERANCE, Difference
 from unrolled.export.plain import refuse_changed
 from unrolled.models import LanguageModel
 from unrolled.runs.published.config import CONFIG, TOKENIZER_CONFIG
@@ -300,6 +300,7 @@ def difference_of(
     generator = np.random.default_rng(0)
     vocabulary = model.embedding.size
     gaps = [0.0]
+    largest = 0.0
     count = 0
     longest = 0
     for rows, most in BATCHES:
@@ -307,11 +308,18 @@ def difference_of(
         longest = max(longest, length)
         ids = torch.from_numpy(generator.integers(0, vocabulary, (rows, length)))
         ours = model(ids)[0].numpy()
+        largest = max(largest, float(np.abs(ours).max()))
         for other in others:
             differences = np.abs(ours - other(ids))
             gaps.append(float(differences.max()))
             count += ours.size
     # a maximum of Python's would pass over a NaN
     return Difference(
-        float(np.max(gaps)), count, (1, longest), "logits", "token", notes
+        float(np.max(gaps)),
+        count,
+        (1, longest),
+        "logits",
+        "token",
+        notes,
+        max(TOLERANCE, SHARE * largest),
     )

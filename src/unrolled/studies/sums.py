@@ -1,0 +1,81 @@
+"""Sums of two numbers of one to three digits, different ones, without order.
+
+``python -m unrolled.studies.sums sums.csv.gz`` writes them as rows of prompt and completion, such
+as ``12+345=`` and ``357``. Numbers of few digits are given more often than they come among numbers
+from 0 to 999, most of which have three: what is to be written for 7+58= would hardly be learnt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import sys
+from pathlib import Path
+
+from unrolled.core.errors import UserError
+from unrolled.core.files import replacing
+from unrolled.data.batches import random
+
+SEED = 0
+# how many sums there are of numbers of so many digits
+COUNTS = {
+    (1, 1): 100,
+    (1, 2): 900,
+    (2, 1): 900,
+    (2, 2): 4050,
+    (1, 3): 2600,
+    (3, 1): 2600,
+    (2, 3): 9000,
+    (3, 2): 9000,
+    (3, 3): 20850,
+}
+
+
+def numbers(digits: int) -> range:
+    """Return the numbers of so many digits; 0 has one."""
+    return range(0 if digits == 1 else 10 ** (digits - 1), 10**digits)
+
+
+def sums() -> list[tuple[int, int]]:
+    """Return the pairs of numbers that are added, each once."""
+    generator = random(SEED)
+    pairs: list[tuple[int, int]] = []
+    for (first, second), count in COUNTS.items():
+        left = numbers(first)
+        right = numbers(second)
+        chosen = generator.choice(len(left) * len(right), count, replace=False)
+        for index in chosen.tolist():
+            row, column = divmod(index, len(right))
+            pairs.append((left[row], right[column]))
+    order = generator.permutation(len(pairs))
+    return [pairs[index] for index in order]
+
+
+def write(path: Path) -> None:
+    """Write the sums, packed. Raises UserError: the disk refused the file."""
+    lines = ["prompt,completion"]
+    lines += [f"{first}+{second}=,{first + second}" for first, second in sums()]
+    text = "\n".join(lines) + "\n"
+    with replacing(path) as file:
+        # without the time of writing: equal sums are equal bytes
+        file.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+
+
+def main(arguments: list[str]) -> int:
+    """Write what the command line requests, and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m unrolled.studies.sums",
+        description="Write sums of numbers of one to three digits as a file to train on.",
+    )
+    parser.add_argument("file", type=Path)
+    options = parser.parse_args(arguments)
+    try:
+        write(options.file)
+    except UserError as error:
+        print(f"unrolled: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
