@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +15,9 @@ from export.conftest import transformer
 from unrolled.core.errors import UserError
 from unrolled.export import ctranslate2, export, onnx
 from unrolled.export.parity import BATCHES, Difference, Ids, compare, score
-from unrolled.models import Unaligned
+from unrolled.models import LanguageModel, Unaligned
+from unrolled.nn import GRU, TokenEmbedding
+from unrolled.runs.published.writing import difference_of
 from unrolled.text.tokenizers import BOS, EOS, Tokenizer
 
 
@@ -86,6 +90,49 @@ def test_a_model_that_disagrees_leaves_nothing(largest: float, tmp_path: Path) -
     with pytest.raises(UserError, match="says something else"):
         export("wrong", wrong, tmp_path / "out", lambda line: None)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_difference_within_its_own_tolerance_is_none(tmp_path: Path) -> None:
+    def near(folder: Path) -> Difference:
+        (folder / "model.bin").write_text("near", "utf-8")
+        return Difference(5e-4, 10, (1, 5), tolerance=1e-3)
+
+    export("near", near, tmp_path / "out", lambda line: None)
+    assert (tmp_path / "out" / "model.bin").is_file()
+
+    def far(folder: Path) -> Difference:
+        return Difference(2e-3, 10, (1, 5), tolerance=1e-3)
+
+    with pytest.raises(UserError, match=r"by up to 0\.002, more than 0\.001; "):
+        export("far", far, tmp_path / "other", lambda line: None)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_large_scores_may_differ_by_a_share_of_the_largest(scale: float) -> None:
+    torch.manual_seed(3)
+    model = LanguageModel(TokenEmbedding(9, 6), GRU(6, 5), 9, bias=False).eval()
+    with torch.no_grad():
+        model.head.weight.mul_(scale)
+
+    def other(ids: torch.Tensor) -> np.ndarray[Any, Any]:
+        with torch.no_grad():
+            scores: np.ndarray[Any, Any] = model(ids)[0].numpy()
+        return scores + 1e-3
+
+    difference = difference_of(model, [other], 8, ())
+    assert difference.largest == pytest.approx(1e-3, rel=0.05)
+    shares = [float(np.abs(other(ids) - 1e-3).max()) for ids in all_ids(9, 8)]
+    assert difference.tolerance == pytest.approx(max(1e-4, 1e-5 * max(shares)))
+    assert (difference.largest <= difference.tolerance) is (scale > 1)
+
+
+def all_ids(vocabulary: int, longest: int) -> list[torch.Tensor]:
+    """Return the random tokens on which scores are compared."""
+    generator = np.random.default_rng(0)
+    return [
+        torch.from_numpy(generator.integers(0, vocabulary, (rows, min(most, longest))))
+        for rows, most in BATCHES
+    ]
 
 
 def test_notes_are_said_before_the_comparison(tmp_path: Path) -> None:

@@ -79,3 +79,19 @@ def test_what_a_question_is_about_follows_it() -> None:
         Turn("user", "Count."),
     )
     assert with_answer(talk, "output", 3)[-1] == Turn("assistant", "3")
+
+
+def test_instances_follow_their_instruction() -> None:
+    instruction = (Turn("user", "Add."),)
+    instances = [{"input": "1 2", "output": "3"}, {"input": "2 2", "output": "4"}]
+    talk = with_answer(instruction, "instances", instances)
+    assert [turn.text for turn in talk] == ["Add.\n\n1 2", "3", "2 2", "4"]
+    assert [turn.role for turn in talk] == ["user", "assistant"] * 2
+    alone = with_answer(instruction, "instances", [{"input": "", "output": "3"}])
+    assert [turn.text for turn in alone] == ["Add.", "3"]
+
+
+@pytest.mark.parametrize("instance", [{"output": 3}, {"input": [1], "output": "3"}])
+def test_an_instance_without_texts_is_named(instance: dict[str, Any]) -> None:
+    with pytest.raises(InvalidCell, match="instance 1 holds"):
+        with_answer((Turn("user", "Add."),), "instances", [instance])

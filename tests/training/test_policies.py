@@ -17,6 +17,12 @@ from unrolled.models import LanguageModel
 from unrolled.nn import LayerConfig, TokenEmbedding, build_layer
 from unrolled.nn.state import pack, unpack
 from unrolled.scores.answers import pass_at
+from unrolled.training.advantages import (
+    generalised_advantages,
+    group_advantages,
+    leave_one_out,
+    whitened,
+)
 from unrolled.training.alignment import AlignConfig
 from unrolled.training.policies import (
     SILENT,
@@ -25,16 +31,12 @@ from unrolled.training.policies import (
     Rollout,
     clipped_loss,
     divergence,
-    generalised_advantages,
-    group_advantages,
-    leave_one_out,
     log_probabilities,
     preference_loss,
     prefers,
     ranks,
     token_scores,
     value_loss,
-    whitened,
 )
 
 EXACT = {"atol": 1e-6, "rtol": 1e-6}  # rounding of fp32

@@ -14,14 +14,9 @@ from torch import Tensor
 from unrolled.data.batches import IGNORED, Batch
 from unrolled.models import LanguageModel
 from unrolled.nn import LayerConfig, TokenEmbedding, build_layer
+from unrolled.training.advantages import group_advantages, leave_one_out
 from unrolled.training.alignment import AlignConfig
-from unrolled.training.policies import (
-    Drawn,
-    PolicyObjective,
-    group_advantages,
-    leave_one_out,
-    log_probabilities,
-)
+from unrolled.training.policies import Drawn, PolicyObjective, log_probabilities
 
 trl = pytest.importorskip(
     "trl", reason="TRL is not installed: its trainers are the oracle"

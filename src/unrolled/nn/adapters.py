@@ -313,8 +313,10 @@ def _products_of(name: str, owner: nn.Module) -> Iterator[Product]:
             gated = isinstance(owner, FeedForward) and owner.gated and key == "up"
             yield Product(before + key, owner, key, 2 if gated else 1)
     if isinstance(owner, Recurrent):
-        for key in owner.matrix_names:
-            yield Product(before + key, owner, key, 1)
+        for direction in owner._layer_directions:
+            # the weights of the gates, for inputs and for hidden vectors
+            for key in filter(None, direction.names[:2]):
+                yield Product(before + key, owner, key, 1)
 
 
 def adapt(
@@ -353,7 +355,9 @@ def adapters(model: nn.Module) -> dict[str, LowRank]:
 
 def freeze_all_but(model: nn.Module, trained: Callable[[str], bool]) -> None:
     """Freeze the weights of an adapted model, but adapters and those of some names."""
-    ours = {id(weight) for part in _low_ranks(model) for weight in part.parameters()}
+    ours = set[int]()
+    for low_rank in _low_ranks(model):
+        ours.update(map(id, low_rank.parameters()))
     for name, weight in model.named_parameters():
         weight.requires_grad_(id(weight) in ours or trained(name))
 

@@ -242,14 +242,6 @@ class Recurrent(Layer):
         ]
 
     @property
-    def matrix_names(self) -> list[str]:
-        """The names of the weights of the gates, for inputs and for hidden vectors."""
-        names: list[str] = []
-        for direction in self._layer_directions:
-            names += [name for name in direction.names[:2] if name is not None]
-        return names
-
-    @property
     def mode(self) -> str:
         """The name that torch.nn gives the cell: RNN_TANH, RNN_RELU, LSTM or GRU."""
         return self.cell.upper()

@@ -269,33 +269,26 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
         data = runs.by_role(recipe, prepared.files)
         refuse_changes(folder, before, recipe, data, request.changes)
     check_keys(recipe, task)
-    check_adapter(recipe)
     pretrained = prepared.pretrained or _opened_again(folder, recipe, before)
     # what was opened has drawn weights, too
     torch.manual_seed(recipe.seed)
     model = build(recipe, task)
-    if before is None or not before.has_checkpoint:
+    begins = before is None or not before.has_checkpoint
+    if begins:
         task.begin(model, recipe)
     transfer = None if before is None else before.transfer
     if pretrained is not None:
         transfer = take(pretrained, model, task)
         # its weights are in the model now
         prepared = replace(prepared, pretrained=None)
-    adaptation: Adaptation | None = None
-    if recipe.adapter.adapts:
-        drawn = [*transfer.drawn, *transfer.partly] if transfer else []
-        begins = before is None or not before.has_checkpoint
-        adaptation = adapted(model, recipe, drawn, folder, begins)
+    adaptation = _adapted(model, recipe, transfer, folder, begins)
     if recipe.training.checkpoint_activations:
         execution.checkpoint_activations(model)
-    named = _names_reward(request, before)
-    alignment = Alignment.of(recipe, task, folder, runs_code=named)
-    prepared = replace(prepared, alignment=alignment)
+    prepared = _judged(prepared, request, before)
     objective, source = _learning(prepared, model)
     check_limits(recipe, source)
-    notes = left_out_lines(request.target, request.changes)
-    if before is not None:
-        notes = before.notes(recipe)
+    left_out = left_out_lines(request.target, request.changes)
+    notes = left_out if before is None else before.notes(recipe)
     return Plan(
         request,
         recipe,
@@ -311,10 +304,29 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
     )
 
 
-def _names_reward(request: Request, before: Before | None) -> bool:
-    """Whether a person has named the reward: what a run folder names is no reason to run code."""
+def _adapted(
+    model: nn.Module,
+    recipe: Recipe,
+    transfer: Transfer | None,
+    folder: Path,
+    begins: bool,
+) -> Adaptation | None:
+    """Put adapters beside what was taken, where a recipe has them."""
+    if not recipe.adapter.adapts:
+        return None
+    drawn = [*transfer.drawn, *transfer.partly] if transfer else []
+    return adapted(model, recipe, drawn, folder, begins)
+
+
+def _judged(prepared: Prepared, request: Request, before: Before | None) -> Prepared:
+    """Return prepared data with what judges answers; see ``Alignment.of``."""
+    # what a run folder names is no reason to run code: a person has to
     is_own = before is None and not runs.is_run(Path(request.target))
-    return is_own or "align.reward" in request.changes
+    named = is_own or "align.reward" in request.changes
+    alignment = Alignment.of(
+        prepared.recipe, prepared.task, request.folder, runs_code=named
+    )
+    return replace(prepared, alignment=alignment)
 
 
 def _learning(prepared: Prepared, model: nn.Module) -> tuple[Objective, BatchSource]:
@@ -454,6 +466,7 @@ def check_limits(recipe: Recipe, source: BatchSource) -> None:
 def check_keys(recipe: Recipe, task: Task) -> None:
     """Raise UsageError for a key that means nothing to the task, or lacks what it needs."""
     task.check_keys(recipe)
+    check_adapter(recipe)
     training = recipe.training
     if recipe.model.init is None and (training.unfreeze or training.layer_decay != 1):
         raise UsageError(

@@ -16,6 +16,7 @@ refusal.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -36,7 +37,8 @@ from unrolled.text.turns import USER
 
 SEED = 0
 HELD_OUT = 0.15
-EACH = 420  # prompts of either kind
+HARMFUL = 400  # prompts of this kind
+HARMLESS = 800
 LONGEST = 280  # characters of a prompt or an answer
 HARM = re.compile(
     r"\b(?:kill|murder|poison|bombs?|explosives?|weapon|steal|stole|shoplift|rob|drugs?|meth|"
@@ -65,7 +67,7 @@ class Pair:
 
 
 def pairs(root: Path) -> list[Pair]:
-    """Return equally many pairs of harmful and of harmless prompts, mixed.
+    """Return pairs of harmful prompts and twice as many of harmless ones, mixed.
 
     Args:
         root: the folder of the data.
@@ -74,16 +76,16 @@ def pairs(root: Path) -> list[Pair]:
         UserError: a file is not there, or cannot be read.
     """
     harmless = [*_questions(root), *_instructions(root)]
-    chosen = [*_some(list(_harmful(root))), *_some(harmless)]
+    chosen = [*_some(list(_harmful(root)), HARMFUL), *_some(harmless, HARMLESS)]
     order = random(SEED, 1).permutation(len(chosen))
     return [chosen[index] for index in order]
 
 
-def _some(rows: Sequence[Pair]) -> list[Pair]:
+def _some(rows: Sequence[Pair], count: int) -> list[Pair]:
     by_prompt = {pair.prompt: pair for pair in rows}
     distinct = list(by_prompt.values())
     order = random(SEED, 0).permutation(len(distinct))
-    return [distinct[index] for index in order[:EACH]]
+    return [distinct[index] for index in order[:count]]
 
 
 def _refusal(prompt: str) -> str:
@@ -107,7 +109,8 @@ def _harmful(root: Path) -> Iterator[Pair]:
         first = talks[0][0]
         if first.role != USER or len(first.text) > LONGEST:
             continue
-        said = [turn.text for talk in talks for turn in talk[1:] if turn.role != USER]
+        turns = itertools.chain.from_iterable(talk[1:] for talk in talks)
+        said = [turn.text for turn in turns if turn.role != USER]
         declined = any(map(is_refusal, said))
         if not declined and not HARM.search(first.text):
             continue
@@ -131,10 +134,10 @@ def _instructions(root: Path) -> Iterator[Pair]:
 
 
 def _questions(root: Path) -> Iterator[Pair]:
-    """Yield a question of every fortieth paragraph, with the sentence that answers it."""
+    """Yield a question of every twentieth paragraph, with the sentence that answers it."""
     table = _table(root / "squad" / "train.jsonl.gz")
-    contexts = table.cells("context")[::40]
-    questions = table.cells("qas")[::40]
+    contexts = table.cells("context")[::20]
+    questions = table.cells("qas")[::20]
     for context, several in zip(contexts, questions, strict=True):
         prompt = str(several[0]["question"]).strip()
         answer = _sentence(str(context), str(several[0]["answers"][0]))
@@ -160,7 +163,11 @@ def write(folder: Path, rows: Sequence[Pair]) -> None:
     for name, chosen in (("train", kept), ("dev", held)):
         some = [rows[index] for index in chosen]
         lines = [
-            _line(prompt=pair.prompt, chosen=pair.chosen, rejected=pair.rejected)
+            _line(
+                prompt=pair.prompt,
+                chosen=pair.chosen,
+                rejected=pair.rejected,
+            )
             for pair in some
         ]
         write_text(folder / f"{name}.jsonl", "".join(lines))

@@ -250,7 +250,12 @@ class AnswerScorer:
         scores: Scores = {}
         # what is checked by the right answer says nothing without one
         if examples.answered or align.reward not in VERIFIED:
-            judged = exchanges(tokenizer, prompts, examples.references, written)
+            judged = exchanges(
+                tokenizer,
+                prompts,
+                examples.references,
+                written,
+            )
             rewards = self.options.reward(judged)
             scores["reward"] = sum(rewards) / len(rewards)
         return {
