@@ -190,7 +190,7 @@ class AdaptedLinear(nn.Module):
 
 
 class _LowRankProduct(torch.autograd.Function):
-    """x W' + b + s (x A') B', added up in place; W and b have no gradient, and none is computed."""
+    """x W' + b + s (x A') B', added up in place; W has no gradient, and none is computed."""
 
     @staticmethod
     def forward(
@@ -239,7 +239,8 @@ class _LowRankProduct(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             d_x = gradient @ weight
             d_x.addmm_(d_low, down)
-        return d_x, None, None, d_low.T @ x, d_up, None, None
+        d_bias = gradient.sum(0) if ctx.needs_input_grad[2] else None
+        return d_x, None, d_bias, d_low.T @ x, d_up, None, None
 
 
 # ---------------------------------------------------------------------- of a model
@@ -285,9 +286,20 @@ class Product:
         return cast(LowRank, holders[self.key][0])
 
     def is_called(self, target: str) -> bool:
-        """Whether a name means it: the end of its own, such as query or attention.query."""
-        whole = f".{self.name}"
-        return whole.endswith(f".{target}") or f".{target}_l" in whole
+        """Whether a target means it; see ``ends_with``."""
+        return ends_with(self.weight_name, target)
+
+
+def ends_with(weight_name: str, target: str) -> bool:
+    """Whether a target means a weight: by the end of its name, such as query or attention.query.
+
+    Weights of recurrent layers may be named without the number of the layer, such as weight_ih.
+    """
+    name = weight_name.removesuffix(".weight")
+    whole = f".{name}"
+    return whole.endswith((f".{target}", f".{target.removesuffix('.weight')}")) or (
+        f".{target}_l" in whole
+    )
 
 
 def products(model: nn.Module) -> Iterator[Product]:

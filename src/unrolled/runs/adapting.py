@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from unrolled.core import digests
-from unrolled.core.errors import UsageError, UserError, nearest, shown
+from unrolled.core.errors import UsageError, nearest, shown
 from unrolled.core.files import expanded
 from unrolled.nn.adapters import (
     Product,
     adapt,
     adapters,
+    ends_with,
     freeze_all_but,
     merge,
     merged_weights,
@@ -29,11 +31,14 @@ from unrolled.runs.published.adapters import (
     AdapterFolder,
     AdapterNames,
     adapters_for,
+    made_alike,
     put,
+    put_whole,
     written_config,
     written_tensors,
 )
 from unrolled.tasks.recipe import Recipe
+from unrolled.training.adapting import AdapterConfig
 from unrolled.training.averaging import Weights
 from unrolled.training.checkpoints import save_tensors
 
@@ -47,14 +52,14 @@ class Adaptation:
         names: how its modules are called by PEFT.
         base: what the model began with.
         whole: weights that are trained themselves, since they were drawn anew.
-        dropout: on what adapters read.
+        settings: by which they were made; with ``init`` those of the adapters there.
     """
 
     model: nn.Module
     names: AdapterNames
     base: str
     whole: tuple[str, ...]
-    dropout: float
+    settings: AdapterConfig
 
     def lines(self) -> list[str]:
         """Say what is trained."""
@@ -68,7 +73,7 @@ class Adaptation:
             f"({trained / every:.2%})"
         ]
         if self.whole:
-            lines.append(f"  trained whole, drawn anew: {', '.join(self.whole)}")
+            lines.append(f"  trained whole: {', '.join(self.whole)}")
         return lines
 
     def keep(self, folder: Path, weights: Weights) -> None:
@@ -90,43 +95,19 @@ class Adaptation:
                 tensors["up"],
                 low_rank.scale,
                 tensors.get("magnitude"),
+                low_rank.parts,
             )
         whole = {name: weights[name] for name in self.whole}
         tensors, theirs = written_tensors(beside, whole, self.names)
-        config = written_config(theirs, self.whole, self.names, self.base, self.dropout)
+        config = written_config(
+            theirs, self.whole, self.names, self.base, self.settings.dropout
+        )
         digests.replace_json(folder, f"{runs.ADAPTER}/{CONFIG}", config)
         digests.replace(
             folder,
             f"{runs.ADAPTER}/{WEIGHTS}",
             lambda path: save_tensors(path, tensors, {"format": "pt"}),
         )
-
-
-def with_adapter_settings(recipe: Recipe, folder: Path) -> Recipe:
-    """Return a recipe with the rank and scale of the adapters that it begins with.
-
-    Args:
-        recipe: of a training.
-        folder: of its run.
-
-    Raises:
-        UserError: there are none, or they are of several ranks.
-    """
-    settings = recipe.adapter
-    if settings.init is None or settings.rank:
-        return recipe
-    given = AdapterFolder.read(adapter_folder(settings.init, folder))
-    kinds = {(part.rank, part.scale) for part in given.adapters.values()}
-    if len(kinds) > 1:
-        raise UserError(
-            f"adapter.init={settings.init}: its adapters have several ranks or scales "
-            f"({sorted(kinds)[:3]}), and one is expected here"
-        )
-    rank, scale = next(iter(kinds))
-    update = settings.changed(
-        rank=rank, alpha=scale * rank, magnitudes=given.magnitudes
-    )
-    return recipe.model_copy(update={"adapter": update})
 
 
 def adapter_folder(name: str, begun: Path) -> Path:
@@ -151,7 +132,7 @@ def check_adapter(recipe: Recipe) -> None:
     settings = recipe.adapter
     if not settings.adapts:
         for key in ("alpha", "targets", "magnitudes", "dropout"):
-            if getattr(settings, key):
+            if getattr(settings, key) not in (None, False, 0.0):
                 raise UsageError(
                     f"adapter.{key} needs adapters: set adapter.rank, such as 8"
                 )
@@ -185,7 +166,7 @@ def adapted(
     Args:
         model: with the weights that it begins with.
         recipe: resolved.
-        drawn: the weights that were drawn anew, wholly or in part.
+        drawn: the weights that were drawn anew, wholly or in part; they are trained themselves.
         folder: of the run.
         begins: whether the training begins; else a checkpoint brings the numbers.
 
@@ -194,14 +175,17 @@ def adapted(
     """
     settings = recipe.adapter
     names = AdapterNames.of(model)
-    given: AdapterFolder | None = None
+    every = [part for part in products(model) if part.weight_name not in drawn]
+    whole = list(drawn)
     beside: dict[str, Adapter] = {}
-    chosen = chosen_products(model, settings.targets)
     if settings.init is not None and begins:
         given = AdapterFolder.read(adapter_folder(settings.init, folder))
-        beside = adapters_for(given, chosen, names)
-    if given is not None and settings.targets is None:
-        chosen = [product for product in chosen if product.weight_name in beside]
+        beside = adapters_for(given, every, names)
+        beside = made_alike(beside)
+        settings = _as_given(settings, beside)
+        whole += [name for name in put_whole(given, model, names) if name not in drawn]
+    chosen = chosen_products(every, settings.targets)
+    _refuse_parts(chosen, names, settings)
     for product in chosen:
         low_rank = adapt(
             product,
@@ -212,11 +196,69 @@ def adapted(
         )
         if product.weight_name in beside:
             put(low_rank, beside[product.weight_name])
-    beside_names = {product.weight_name for product in chosen}
-    whole = tuple(name for name in drawn if name not in beside_names)
     freeze_all_but(model, lambda name: name in whole)
     base = str(recipe.model.init)
-    return Adaptation(model, names, base, whole, settings.dropout)
+    return Adaptation(model, names, base, tuple(whole), settings)
+
+
+def with_settings(recipe: Recipe, adaptation: Adaptation | None) -> Recipe:
+    """Return a recipe with the rank and scale of the adapters that a training begins with."""
+    if adaptation is None:
+        return recipe
+    return recipe.model_copy(update={"adapter": adaptation.settings})
+
+
+def _as_given(settings: AdapterConfig, beside: Mapping[str, Adapter]) -> AdapterConfig:
+    """Return settings with the kind and places of the adapters that a training begins with.
+
+    Raises:
+        UsageError: the settings say otherwise.
+    """
+    first = next(iter(beside.values()))
+    rank = first.rank
+    scale = first.scale
+    magnitudes = first.magnitude is not None
+    values = {"rank": rank, "alpha": scale * rank, "magnitudes": magnitudes}
+    for key, value in values.items():
+        requested = getattr(settings, key)
+        if key in settings.model_fields_set and requested and requested != value:
+            raise UsageError(
+                f"adapter.{key} is {requested:g}, and {value:g} of adapter.init={settings.init}; "
+                "leave it out"
+            )
+    if settings.targets is None:
+        return settings.changed(**values, targets=sorted(beside))
+    lacking = [
+        name
+        for name in beside
+        if not any(ends_with(name, target) for target in settings.targets)
+    ]
+    if lacking:
+        raise UsageError(
+            f"adapter.init={settings.init} has an adapter beside {lacking[0]}, which "
+            "adapter.targets leaves out; name it there, too"
+        )
+    return settings.changed(**values)
+
+
+def _refuse_parts(
+    chosen: Sequence[Product], names: AdapterNames, settings: AdapterConfig
+) -> None:
+    """Raise UsageError where lengths are learnt of some rows of what is one weight in PEFT."""
+    if not settings.magnitudes:
+        return
+    parts: dict[str, int] = {}
+    for product in chosen:
+        origin = names.origin(product.weight_name)
+        assert origin is not None
+        for name in origin.names:
+            parts[name] = parts.get(name, origin.parts) - 1
+    split = [name for name, left in parts.items() if left]
+    if split:
+        raise UsageError(
+            f"adapter.magnitudes: {split[0].removesuffix('.weight')} is one weight of the "
+            "published model; name all of query, key and value in adapter.targets, or none"
+        )
 
 
 def begin_adapted(model: nn.Module, recipe: Recipe, folder: Path) -> None:
@@ -227,21 +269,32 @@ def begin_adapted(model: nn.Module, recipe: Recipe, folder: Path) -> None:
     merge(model)
 
 
-def chosen_products(model: nn.Module, targets: list[str] | None) -> list[Product]:
+def chosen_products(
+    every: Sequence[Product], targets: list[str] | None
+) -> list[Product]:
     """Return the products that names mean, all where none are given.
+
+    Args:
+        every: those of the model.
+        targets: ends of their names.
 
     Raises:
         UsageError: a name means none; the message has the nearest one.
     """
-    every = list(products(model))
     if not every:
-        raise UsageError("adapter.rank: this model's layer has no products to adapt")
+        raise UsageError(
+            "adapter.rank: no products of this model's layer were taken from model.init"
+        )
     if targets is None:
-        return every
+        return list(every)
+    short = dict.fromkeys(_short(product.name) for product in every)
+    if not targets:
+        raise UsageError(
+            f"adapter.targets names no weight; known are {', '.join(short)}"
+        )
     for target in targets:
         if any(product.is_called(target) for product in every):
             continue
-        short = dict.fromkeys(_short(product.name) for product in every)
         ends = dict.fromkeys(name.rpartition(".")[2] for name in short)
         guess = nearest(target, [*ends, *short])
         hint = f"; did you mean {guess}?" if guess else ""
@@ -249,11 +302,7 @@ def chosen_products(model: nn.Module, targets: list[str] | None) -> list[Product
             f"adapter.targets: no weight is called {shown(target)}{hint} (known: "
             f"{', '.join(short)})"
         )
-    return [
-        product
-        for product in every
-        if any(product.is_called(target) for target in targets)
-    ]
+    return [product for product in every if any(map(product.is_called, targets))]
 
 
 def _short(name: str) -> str:

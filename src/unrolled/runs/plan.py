@@ -22,7 +22,7 @@ from unrolled.runs.adapting import (
     Adaptation,
     adapted,
     check_adapter,
-    with_adapter_settings,
+    with_settings,
 )
 from unrolled.runs.begun import (
     Before,
@@ -262,8 +262,7 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
     torch.set_num_threads(machine.threads)
     refuse_itself(recipe, folder, before)
     prepared = prepare(recipe, before.task if before else None, machine)
-    recipe = with_adapter_settings(prepared.recipe, folder)
-    prepared = replace(prepared, recipe=recipe)
+    recipe = prepared.recipe
     task = prepared.task
     if before is not None:
         data = runs.by_role(recipe, prepared.files)
@@ -279,11 +278,12 @@ def plan_request(request: Request, dry_run: bool = False) -> Plan:
     transfer = None if before is None else before.transfer
     if pretrained is not None:
         transfer = take(pretrained, model, task)
-        # its weights are in the model now
-        prepared = replace(prepared, pretrained=None)
     adaptation = _adapted(model, recipe, transfer, folder, begins)
     if recipe.training.checkpoint_activations:
         execution.checkpoint_activations(model)
+    recipe = with_settings(recipe, adaptation)
+    # the weights of what was opened are in the model now
+    prepared = replace(prepared, recipe=recipe, pretrained=None)
     prepared = _judged(prepared, request, before)
     objective, source = _learning(prepared, model)
     check_limits(recipe, source)

@@ -88,8 +88,14 @@ def as_begun(recipe: Recipe, saved: Recipe) -> Recipe:
         values |= {name: getattr(saved.training, name) for name in LIMITS}
     if saved.model.init is not None:
         recipe = begun_inherited(recipe, saved)
+    adapter = recipe.adapter
+    if saved.adapter.init is not None:
+        kept = {"rank", "alpha", "targets", "magnitudes"} - adapter.model_fields_set
+        begun = {name: getattr(saved.adapter, name) for name in kept}
+        adapter = adapter.model_copy(update=begun)
     # a copy keeps in mind which keys were set, and which are still to be chosen
-    return recipe.model_copy(update={"training": training.model_copy(update=values)})
+    training = training.model_copy(update=values)
+    return recipe.model_copy(update={"training": training, "adapter": adapter})
 
 
 def resolve(

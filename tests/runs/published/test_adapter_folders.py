@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from unrolled.nn import GRU, TokenEmbedding
 from unrolled.nn.adapters import adapters
 from unrolled.runs.adapting import adapted
 from unrolled.runs.published.adapters import CONFIG, WEIGHTS, AdapterFolder
+from unrolled.tasks.recipe import Recipe
 
 from .test_adapters import NEAR, RANK, ids_below, kept, logits, put_beside, recipe_of
 from .test_writing import GPT2, LLAMA, gpt
@@ -47,8 +49,32 @@ def made(name: str) -> LanguageModel:
     return gpt(30, **MODELS[name][0])
 
 
+# lengths are learnt of all rows of what is one weight there, or of none
+WITH_LENGTHS = [name for name in MODELS if "part" not in name]
+
+
 @pytest.mark.parametrize("magnitudes", [False, True])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("targets", [["query"], ["query", "value"]])
+def test_lengths_of_some_rows_of_one_weight_are_refused(
+    targets: list[str], magnitudes: bool
+) -> None:
+    settings = {"rank": 2, "targets": targets, "magnitudes": magnitudes}
+    recipe = Recipe.model_validate({"adapter": settings, "model": {"init": "base"}})
+    begun = partial(adapted, made("gpt2"), recipe, [], Path("run"), True)
+    if magnitudes:
+        with pytest.raises(UserError, match="name all of query, key and value"):
+            begun()
+    else:
+        assert adapters(begun().model)
+
+
+@pytest.mark.parametrize(
+    ("name", "magnitudes"),
+    [
+        *[(name, False) for name in MODELS],
+        *[(name, True) for name in WITH_LENGTHS],
+    ],
+)
 def test_what_was_written_is_read_back(
     name: str, magnitudes: bool, tmp_path: Path
 ) -> None:
@@ -65,8 +91,7 @@ def test_what_was_written_is_read_back(
     torch.testing.assert_close(logits(merged_model, ids), expected, **NEAR)
     again = made(name)
     adapted(again, recipe_of(beside), [], beside, begins=True)
-    # of c_attn all parts have one there
-    assert set(adapters(again)) >= set(adapters(model))
+    assert set(adapters(again)) == set(adapters(model))
     torch.testing.assert_close(logits(again, ids), expected, **NEAR)
 
 

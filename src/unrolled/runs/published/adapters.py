@@ -5,8 +5,10 @@ Legend: I inputs and O outputs of a product, R the rank.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from unrolled.nn.adapters import LowRank, Product
 from unrolled.runs.published.config import PublishedConfig
 from unrolled.runs.published.drafting import plain_family
 from unrolled.runs.published.families import Family
-from unrolled.runs.published.weights import SafetensorsFile, Shape, WeightOrigin
+from unrolled.runs.published.weights import SafetensorsFile, WeightOrigin
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -31,6 +33,8 @@ DOWN = "lora_A"
 UP = "lora_B"
 MAGNITUDE = "lora_magnitude_vector"
 # settings that change what an adapter computes, and the values that are known
+# of patterns of names: nothing in them repeats but dots, some times
+PATTERN = re.compile(r"[\w\\.\[\]()|^$-]{0,200}")
 KNOWN: dict[str, Any] = {
     "peft_type": "LORA",
     "bias": "none",
@@ -52,17 +56,20 @@ class Adapter:
         up: B (O, R).
         scale: what B A is multiplied with.
         magnitude: lengths of the rows (O,), None where they are those that follow.
+        parts: equal parts of the outputs that have an adapter each; A has those below each other
+            (P R, I).
     """
 
     down: Tensor
     up: Tensor
     scale: float
     magnitude: Tensor | None
+    parts: int = 1
 
     @property
     def rank(self) -> int:
         """R."""
-        return len(self.down)
+        return self.up.shape[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +112,11 @@ class AdapterFolder:
         path: of the folder.
         adapters: by the name of the product in the checkpoint that they are for.
         whole: weights by their names there.
-        dropout: on what adapters read.
     """
 
     path: Path
     adapters: dict[str, Adapter] = field(default_factory=dict)
     whole: dict[str, Tensor] = field(default_factory=dict)
-    dropout: float = 0.0
 
     @classmethod
     def read(cls, path: Path) -> AdapterFolder:
@@ -122,7 +127,7 @@ class AdapterFolder:
         """
         config = _read_config(path)
         stored = SafetensorsFile(path / WEIGHTS)
-        folder = cls(path, dropout=float(config.values.get("lora_dropout") or 0.0))
+        folder = cls(path)
         parts: dict[str, dict[str, Tensor]] = {}
         for name in stored.shapes:
             module, kind = _taken_apart(name, path)
@@ -135,11 +140,6 @@ class AdapterFolder:
         if not folder.adapters:
             raise UserError(f"{path / WEIGHTS}: it holds no adapters")
         return folder
-
-    @property
-    def magnitudes(self) -> bool:
-        """Whether lengths of rows are learnt."""
-        return any(part.magnitude is not None for part in self.adapters.values())
 
 
 def _read_config(path: Path) -> PublishedConfig:
@@ -158,6 +158,9 @@ def _read_config(path: Path) -> PublishedConfig:
     config = PublishedConfig(file, values)
     for key, value in KNOWN.items():
         config.must(key, value, MEANT.get(key))
+    dropout = values.get("lora_dropout", 0.0)
+    if type(dropout) not in (int, float) or not 0 <= dropout < 1:
+        raise config.refusal("lora_dropout", "a number from 0 to 1")
     return config
 
 
@@ -183,9 +186,16 @@ def _adapter(
 ) -> Adapter:
     """Return the adapter of a module. Raises UserError: a part is missing, or of another shape."""
     where = f"{config.path.parent / WEIGHTS}: {shown(module, 200)}"
-    missing = [kind for kind in (DOWN, UP) if kind not in tensors]
-    if missing:
-        raise UserError(f"{where} lacks {missing[0]}")
+    kinds = [DOWN, UP]
+    if config.flag("use_dora", False):
+        kinds.append(MAGNITUDE)
+    for kind in kinds:
+        if kind not in tensors:
+            raise UserError(f"{where} lacks {kind}")
+    if MAGNITUDE in tensors and MAGNITUDE not in kinds:
+        raise UserError(
+            f"{where} has {MAGNITUDE}, and use_dora of {CONFIG} says that none has"
+        )
     down = tensors[DOWN]
     up = tensors[UP]
     if down.dim() != 2 or up.dim() != 2 or len(down) != up.shape[1]:
@@ -193,17 +203,37 @@ def _adapter(
         raise UserError(
             f"{where} has {DOWN} and {UP} of shapes {shapes}, which do not go together"
         )
+    magnitude = tensors.get(MAGNITUDE)
+    if magnitude is not None and magnitude.numel() != len(up):
+        raise UserError(
+            f"{where} has {magnitude.numel():,} lengths of {len(up):,} rows"
+        )
     alpha = _patterned(config, "alpha_pattern", module, config.number("lora_alpha", 8))
-    return Adapter(down, up, alpha / len(down), tensors.get(MAGNITUDE))
+    lengths = None if magnitude is None else magnitude.flatten()
+    return Adapter(down, up, alpha / len(down), lengths)
 
 
 def _patterned(config: PublishedConfig, key: str, module: str, usual: float) -> float:
-    """Return what a pattern says of a module, by the end of its name."""
+    """Return what a pattern says of a module, by the end of its name or a regular expression.
+
+    Raises:
+        UserError: it is no number, or an expression that may take for ever.
+    """
     patterns = config.values.get(key) or {}
     if not isinstance(patterns, dict):
         raise config.refusal(key, "numbers by the names of modules")
     for pattern, value in patterns.items():
-        if f".{module}".endswith(f".{pattern.removeprefix('^')}"):
+        if not PATTERN.fullmatch(pattern.replace(".*", "")):
+            raise config.refusal(key, f"names of modules, and not {shown(pattern)}")
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise config.refusal(key, f"a positive number for {shown(pattern)}")
+        try:
+            fits = re.match(rf"(?:.*\.)?(?:{pattern})$", module)
+        except re.error:
+            raise config.refusal(
+                key, f"names of modules, and not {shown(pattern)}"
+            ) from None
+        if fits:
             return float(value)
     return usual
 
@@ -212,7 +242,7 @@ def _patterned(config: PublishedConfig, key: str, module: str, usual: float) -> 
 
 
 def adapters_for(
-    folder: AdapterFolder, products: Iterable[Product], names: AdapterNames
+    folder: AdapterFolder, products: Sequence[Product], names: AdapterNames
 ) -> dict[str, Adapter]:
     """Return the adapters of a folder by the names of our weights that they stand beside.
 
@@ -234,8 +264,9 @@ def adapters_for(
         if not any(given):
             continue
         used.update(modules)
-        shape = tuple(product.weight.shape)
-        ours[product.weight_name] = _joined(folder, product, origin, shape, given)
+        joined = _joined(folder, product, origin, given)
+        if joined is not None:
+            ours[product.weight_name] = joined
     unused = [module for module in folder.adapters if module not in used]
     if unused:
         known = listed(product.name for product in products)
@@ -250,50 +281,150 @@ def _joined(
     folder: AdapterFolder,
     product: Product,
     origin: WeightOrigin,
-    shape: Shape,
-    given: list[Adapter | None],
-) -> Adapter:
-    """Return the adapter of a product of ours, of those that make it up there."""
-    outputs = shape[0] // len(given)
-    present = [adapter for adapter in given if adapter is not None]
-    rank = max(adapter.rank for adapter in present)
-    parts: list[Adapter] = []
-    for adapter in given:
-        if adapter is None:
-            # nothing is learnt of this part there
-            nothing = torch.zeros(rank, shape[1]), torch.zeros(outputs, rank)
-            adapter = replace(present[0], down=nothing[0], up=nothing[1])
-        up = adapter.up.chunk(origin.parts)[origin.part]
-        expected = (outputs, shape[1])
-        stands = (len(up), adapter.down.shape[1])
+    given: Sequence[Adapter | None],
+) -> Adapter | None:
+    """Return the adapter of a product of ours, of those that make it up there; None: it has none.
+
+    Raises:
+        UserError: it is for another shape, or those that are one here are of different kinds.
+    """
+    outputs, inputs = product.weight.shape
+    expected = [outputs * origin.parts // len(given), inputs]
+    for adapter in filter(None, given):
+        stands = [len(adapter.up), adapter.down.shape[1]]
         if stands != expected:
             raise UserError(
                 f"{folder.path / WEIGHTS}: the adapter of {product.name} is for a product of shape "
-                f"{list(stands)}, and here it is {list(expected)}"
+                f"{stands}, and here it is {expected}"
             )
-        lacking = rank - adapter.rank
-        down = F.pad(adapter.down, (0, 0, 0, lacking))
-        parts.append(replace(adapter, down=down, up=F.pad(up, (0, lacking))))
-    scales = {adapter.scale for adapter in present}
-    if len(scales) > 1 or (len(present) < len(given) and folder.magnitudes):
+    if len(given) == 1 and given[0] is not None:
+        parts = _taken(given[0], origin.parts * product.parts)
+        parts = parts[origin.part * product.parts :][: product.parts]
+    else:
+        parts = list(given)
+    present = [part for part in parts if part is not None]
+    if not present:
+        return None
+    kinds = {(part.scale, part.magnitude is None) for part in present}
+    if len(kinds) > 1 or (
+        len(present) < len(parts) and present[0].magnitude is not None
+    ):
         raise UserError(
             f"{folder.path / CONFIG}: parts of {product.name} have adapters of different kinds, "
             "which are one here"
         )
-    magnitude: Tensor | None = None
-    if present[0].magnitude is not None:
-        lengths = [
-            part.magnitude.flatten().chunk(origin.parts)[origin.part]
-            for part in present
-            if part.magnitude is not None
-        ]
-        magnitude = torch.cat(lengths)
-    return Adapter(
-        torch.cat([part.down for part in parts]),
-        torch.cat([part.up for part in parts]),
-        present[0].scale,
-        magnitude,
+    return _put_together(parts, present, outputs // len(parts))
+
+
+def _put_together(
+    parts: Sequence[Adapter | None], present: Sequence[Adapter], outputs: int
+) -> Adapter:
+    """Return one adapter of those of the parts of a product, each of so many outputs."""
+    rank = max(part.rank for part in present)
+    like = present[0]
+    # nothing is learnt of a part that has none
+    nothing = replace(
+        like,
+        down=like.down.new_zeros(rank, like.down.shape[1]),
+        up=like.up.new_zeros(outputs, rank),
     )
+    downs: list[Tensor] = []
+    ups: list[Tensor] = []
+    for part in parts:
+        whole = part or nothing
+        lacking = rank - whole.rank
+        downs.append(F.pad(whole.down, (0, 0, 0, lacking)))
+        ups.append(F.pad(whole.up, (0, lacking)))
+    lengths = [part.magnitude for part in present if part.magnitude is not None]
+    return Adapter(
+        torch.cat(downs),
+        torch.cat(ups),
+        like.scale,
+        torch.cat(lengths) if lengths else None,
+        len(parts),
+    )
+
+
+def _taken(adapter: Adapter, count: int) -> list[Adapter | None]:
+    """Return an adapter as those of ``count`` equal parts of its outputs, None of one it leaves.
+
+    One that was put together of adapters of the parts is taken apart again; of any other each part
+    has all of A.
+    """
+    if count == 1:
+        return [adapter]
+    ups = adapter.up.chunk(count)
+    magnitudes: Sequence[Tensor | None] = [None] * count
+    if adapter.magnitude is not None:
+        magnitudes = adapter.magnitude.chunk(count)
+    active = [part for part, up in enumerate(ups) if bool(up.any())]
+    size = adapter.rank // max(1, len(active))
+    blocks = {part: slice(n * size, (n + 1) * size) for n, part in enumerate(active)}
+    apart = bool(active) and adapter.rank % len(active) == 0
+    for part, block in blocks.items():
+        own = torch.zeros_like(ups[part])
+        own[:, block] = ups[part][:, block]
+        apart = apart and torch.equal(own, ups[part])
+    taken: list[Adapter | None] = []
+    for part, (up, magnitude) in enumerate(zip(ups, magnitudes, strict=True)):
+        if apart and part not in blocks:
+            taken.append(None)
+            continue
+        block = blocks[part] if apart else slice(None)
+        taken.append(
+            Adapter(adapter.down[block], up[:, block], adapter.scale, magnitude)
+        )
+    return taken
+
+
+def made_alike(beside: Mapping[str, Adapter]) -> dict[str, Adapter]:
+    """Return adapters of one rank and scale that say the same."""
+    rank = max(adapter.rank for adapter in beside.values())
+    scale = next(iter(beside.values())).scale
+    alike: dict[str, Adapter] = {}
+    for name, adapter in beside.items():
+        # of every part
+        lacking = (0, 0, 0, rank - adapter.rank)
+        downs = [F.pad(down, lacking) for down in adapter.down.chunk(adapter.parts)]
+        up = adapter.up * (adapter.scale / scale)
+        alike[name] = replace(
+            adapter,
+            down=torch.cat(downs),
+            up=F.pad(up, (0, rank - adapter.rank)),
+            scale=scale,
+        )
+    return alike
+
+
+def put_whole(
+    folder: AdapterFolder, model: nn.Module, names: AdapterNames
+) -> list[str]:
+    """Put the weights that a folder has whole into a model, and return our names of them.
+
+    Raises:
+        UserError: the model has none of that name, or one of another shape.
+    """
+    state = model.state_dict()
+    left = dict(folder.whole)
+    ours: list[str] = []
+    for name, weight in state.items():
+        origin = names.origin(name)
+        given = None if origin is None else left.pop(origin.names[0], None)
+        if given is None:
+            continue
+        if given.shape != weight.shape:
+            raise UserError(
+                f"{folder.path / WEIGHTS}: {name} has shape {list(given.shape)} there, and "
+                f"{list(weight.shape)} here"
+            )
+        weight.copy_(given)
+        ours.append(name)
+    if left:
+        raise UserError(
+            f"{folder.path / WEIGHTS}: {shown(next(iter(left)), 200)} is trained whole there, and "
+            "this model has no such weight"
+        )
+    return ours
 
 
 # ---------------------------------------------------------------------- from ours to theirs
@@ -310,8 +441,7 @@ def written_tensors(
     side, of the sum of their ranks, with zeros where one says nothing of a part.
 
     Args:
-        adapters: by the names of the weights that they stand beside; of a product of P parts A is
-            (P R, I).
+        adapters: by the names of the weights that they stand beside.
         whole: weights that are trained themselves, by our names.
         names: how they are called there.
 
@@ -323,12 +453,15 @@ def written_tensors(
     for weight_name, adapter in adapters.items():
         origin = names.origin(weight_name)
         assert origin is not None
-        for name, part in zip(
-            origin.names, _divided(adapter, len(origin.names)), strict=True
-        ):
+        several = len(origin.names)
+        for number, part in enumerate(_divided(adapter)):
+            # parts of ours are modules there, or parts of one
+            name = origin.names[number % several]
+            inner = number // several
             module = name.removesuffix(".weight")
-            parts.setdefault(module, {})[origin.part] = part
-            counts[module] = origin.parts
+            count = adapter.parts // several
+            parts.setdefault(module, {})[origin.part * count + inner] = part
+            counts[module] = origin.parts * count
     theirs = {
         module: _side_by_side(standing, counts[module])
         for module, standing in parts.items()
@@ -346,8 +479,9 @@ def written_tensors(
     return tensors, theirs
 
 
-def _divided(adapter: Adapter, count: int) -> list[Adapter]:
+def _divided(adapter: Adapter) -> list[Adapter]:
     """Return the adapters of the parts of a product."""
+    count = adapter.parts
     magnitudes: list[Tensor | None] = [None] * count
     if adapter.magnitude is not None:
         magnitudes = list(adapter.magnitude.chunk(count))
