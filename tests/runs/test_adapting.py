@@ -142,7 +142,7 @@ def test_a_run_keeps_the_plain_model_and_the_adapters(
 def test_the_plain_weights_are_those_with_what_the_adapters_say(
     run: SimpleNamespace, at: SimpleNamespace
 ) -> None:
-    folder = AdapterFolder.read(run.folder / "adapter")
+    folder = AdapterFolder.open(run.folder / "adapter")
     before = weights_of(at.home / "attention")
     after = weights_of(run.folder)
     block = "model.layers.1."
@@ -386,7 +386,7 @@ def test_a_classifier_goes_on_from_its_adapters_and_its_head(
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"model.init": None, "layer": "gru"}, r"name it with model\.init"),
+    ({"model.init": None, "layer": "gru"}, "name the run or checkpoint"),
     ({"adapter.rank": 0, "adapter.alpha": 4.0}, r"adapter\.alpha needs adapters"),
     ({"adapter.rank": 0, "adapter.targets": ["out"]}, r"adapter\.targets needs"),
     ({"adapter.rank": 0, "adapter.magnitudes": True}, r"adapter\.magnitudes needs"),

@@ -41,7 +41,7 @@ def root(tmp_path: Path) -> Path:
         (talk("Hello", "Hi."), talk("Hello", "Who are you?")),
         # all answers decline
         (
-            talk("Sell me drugs", "I'm sorry, no."),
+            talk("Sell me drugs", "I'm sorry, but I can't."),
             talk("Sell me drugs", "I won't give any."),
         ),
     ]

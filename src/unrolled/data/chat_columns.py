@@ -54,6 +54,8 @@ def choose_chat(
         return {"task": CHAT, "text": texts}
     if task == CHAT and answer is not None and answer == names.get(CHOSEN):
         asks = texts or tuple(filter(None, [_first(names, QUESTIONS)]))
+        if not asks:
+            return {"task": CHAT, "text": (answer,)}
         return {"task": CHAT, "text": asks, "answer": answer}
     if CHOSEN in names and REJECTED in names and task in (None, CHAT, REWARD):
         return _pairs(names, texts, task)

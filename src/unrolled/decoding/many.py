@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from unrolled.decoding.sampling import OUT, Sampling, choose
 
 ROWS = 512  # texts that are written side by side
 PATIENCE = 12  # steps before rows that have ended are left out
+NOTHING = -1  # where no token was drawn
 
 
 class ManyStepper(Protocol):
@@ -90,7 +92,10 @@ def write_many(
     device = device or torch.device("cpu")
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     # prompts of like length stand side by side
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    order = sorted(
+        range(len(prompts)),
+        key=lambda row: len(prompts[row]),
+    )
     written = [WrittenText() for _ in prompts]
     stepper = model.stepper()
 
@@ -104,12 +109,9 @@ def write_many(
         logs = (allowed / (sampling.temperature or 1.0)).log_softmax(-1)
         return tokens, logs.gather(1, tokens[:, None])[:, 0]
 
-    def room(row: int) -> int:
-        left = most if model.context is None else model.context - len(prompts[row])
-        return max(1, min(most, left))
-
+    rooms = _rooms(prompts, most, model.context)
     # a text is cut where its own context ends, not where that of a longer one does
-    for limit, group in itertools.groupby(order, room):
+    for limit, group in itertools.groupby(order, rooms.__getitem__):
         alike = list(group)
         for first in range(0, len(alike), rows):
             chosen = alike[first : first + rows]
@@ -124,6 +126,17 @@ def write_many(
                 device,
             )
     return written
+
+
+def _rooms(
+    prompts: Sequence[Sequence[int]], most: int, context: int | None
+) -> list[int]:
+    """Return how many tokens can be written on from each prompt."""
+    rooms: list[int] = []
+    for prompt in prompts:
+        left = most if context is None else context - len(prompt)
+        rooms.append(max(1, min(most, left)))
+    return rooms
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int = 0) -> tuple[Tensor, Tensor]:
@@ -166,29 +179,35 @@ def _write_batch(
 ) -> None:
     """Write the texts of one batch."""
     scores, state = _read(model, prompts, device)
-    alive = list(range(len(written)))
+    alive = np.arange(len(written))
+    ended = np.zeros(len(written), dtype=bool)
+    ids = np.full((len(written), most), NOTHING)
+    logs = np.zeros((len(written), most))
     since = 0
-    for left in range(most - 1, -1, -1):
-        drawn, logs = draw(scores)
-        going_on: list[int] = []
-        pairs = zip(alive, drawn.tolist(), logs.tolist(), strict=True)
-        for index, (row, token, log_probability) in enumerate(pairs):
-            text = written[row]
-            if text.ended:
-                continue
-            text.log_probabilities.append(log_probability)
-            text.ended = token == end
-            if not text.ended:
-                text.tokens.append(token)
-                going_on.append(index)
-        if not going_on or not left:
-            return
+    for number in range(most):
+        drawn, drawn_logs = draw(scores)
+        tokens = drawn.cpu().numpy()
+        going_on = ~ended
+        rows = alive[going_on]
+        ids[rows, number] = tokens[going_on]
+        logs[rows, number] = drawn_logs.cpu().numpy()[going_on]
+        ended |= tokens == end
+        count = int((~ended).sum())
+        if not count or number == most - 1:
+            break
         since += 1
-        if since > PATIENCE and len(going_on) <= len(alive) // 2:
+        if since > PATIENCE and count <= len(alive) // 2:
             # rows that have ended cost as much as others, but so does a stream of fewer
             since = 0
-            rows = torch.tensor(going_on, device=device)
-            alive = [alive[index] for index in going_on]
-            state = state.reorder(rows)
-            drawn = drawn[rows]
+            left = torch.from_numpy((~ended).nonzero()[0]).to(device)
+            alive = alive[~ended]
+            ended = ended[~ended]
+            state = state.reorder(left)
+            drawn = drawn[left]
         scores, state = stepper.step(drawn, state)
+    counts = (ids != NOTHING).sum(1).tolist()
+    columns = zip(written, counts, ids.tolist(), logs.tolist(), strict=True)
+    for text, count, row_ids, row_logs in columns:
+        text.ended = row_ids[count - 1] == end
+        text.tokens = row_ids[: count - text.ended]
+        text.log_probabilities = row_logs[:count]

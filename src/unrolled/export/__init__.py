@@ -48,7 +48,7 @@ def export(
         if not difference.largest <= difference.tolerance:  # also a NaN
             raise UserError(
                 f"{out}: not written, for this {to} model says something else: {difference.values} "
-                f"differ by up to {difference.largest:.2g}, more than {difference.tolerance:.1g}; "
+                f"differ by up to {difference.largest:.2g}, more than {difference.tolerance:.2g}; "
                 "please report it"
             )
         building.rename(out)

@@ -157,7 +157,7 @@ def _with_instances(
                 "input and output are expected"
             )
         asks = nfc(read)
-        if number == 1:
+        if number == 1 or not asks:
             asks = "\n\n".join(filter(None, [last.text, asks]))
         turns += [Turn(USER, asks), Turn(ASSISTANT, nfc(answer))]
     return tuple(turns)

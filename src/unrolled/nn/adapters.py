@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
@@ -24,6 +23,8 @@ from unrolled.ops.derivatives import is_transformed
 from unrolled.ops.modes import mode
 
 LOW_RANK = "low_rank"
+PARAMETRIZED = "parametrizations."  # before the names of weights of recurrent layers
+SHORTEST = 1e-12  # length of a row: one of zeros stays so
 
 
 class LowRank(nn.Module):
@@ -76,17 +77,8 @@ class LowRank(nn.Module):
         return self.put_into(weight)
 
     def put_into(self, weight: Tensor) -> Tensor:
-        """Return W with what was learnt put into it."""
-        changes: list[Tensor] = []
-        for up, down in self.pairs():
-            changes.append(up @ down)
-        change = changes[0] if len(changes) == 1 else torch.cat(changes)
-        merged = torch.add(weight, change, alpha=self.scale)
-        if self.magnitude is None:
-            return merged
-        # which is a constant for the gradient (Liu et al. 2024, section 4.3)
-        lengths = merged.detach().norm(dim=1)
-        return merged * (self.magnitude / lengths)[:, None]
+        """Return W with what was learnt put into it; see ``merged_weight``."""
+        return merged_weight(weight, self.down, self.up, self.scale, self.magnitude)
 
     def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield B (O / P, R) and A (R, I) of each part."""
@@ -108,8 +100,37 @@ class LowRank(nn.Module):
                 twice = 2 * self.scale * (up * (part @ down.T)).sum(1)
                 own = self.scale**2 * (up * (up @ (down @ down.T))).sum(1)
                 mixed.append(twice + own)
-            lengths = (self.lengths + torch.cat(mixed)).clamp(min=0).sqrt()
+            squares = (self.lengths + torch.cat(mixed)).clamp(min=0)
+            lengths = squares.sqrt().clamp(min=SHORTEST)
         return self.magnitude / lengths
+
+
+def merged_weight(
+    weight: Tensor, down: Tensor, up: Tensor, scale: float, magnitude: Tensor | None
+) -> Tensor:
+    """Return W + s B A (O, I), with rows of the lengths m where there are some.
+
+    That is in the precision of W, whatever autocast computes in.
+
+    Args:
+        weight: W.
+        down: A of all parts below each other (P R, I).
+        up: B (O, R).
+        scale: s.
+        magnitude: m (O,).
+    """
+    parts = len(down) // up.shape[1]
+    with torch.autocast(weight.device.type, enabled=False):
+        changes: list[Tensor] = []
+        for part_up, part_down in zip(up.chunk(parts), down.chunk(parts), strict=True):
+            changes.append(part_up @ part_down)
+        change = changes[0] if parts == 1 else torch.cat(changes)
+        merged = torch.add(weight, change, alpha=scale)
+        if magnitude is None:
+            return merged
+        # which is a constant for the gradient (Liu et al. 2024, section 4.3)
+        lengths = merged.detach().norm(dim=1).clamp(min=SHORTEST)
+        return merged * (magnitude / lengths)[:, None]
 
 
 class AdaptedLinear(nn.Module):
@@ -371,7 +392,9 @@ def freeze_all_but(model: nn.Module, trained: Callable[[str], bool]) -> None:
     for low_rank in _low_ranks(model):
         ours.update(map(id, low_rank.parameters()))
     for name, weight in model.named_parameters():
-        weight.requires_grad_(id(weight) in ours or trained(name))
+        # what is frozen for another reason stays so
+        if not (id(weight) in ours or trained(name)):
+            weight.requires_grad_(False)
 
 
 def _low_ranks(model: nn.Module) -> Iterator[LowRank]:
@@ -441,19 +464,38 @@ def merged_weights(
         model: adapted.
         weights: of it, or of what is trained of it; the others are as they are in the model.
     """
-    state = {**model.state_dict(), **weights}
+    scale = next(low_rank.scale for low_rank in _low_ranks(model))
+    return merged_tensors({**model.state_dict(), **weights}, scale)
+
+
+@torch.no_grad()
+def merged_tensors(tensors: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """Return the weights of a plain model of those of one with adapters, by their names.
+
+    Args:
+        tensors: the state of a model.
+        scale: of its adapters.
+    """
     plain: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if f".{LOW_RANK}." not in name and "parametrizations." not in name:
+    for name, tensor in tensors.items():
+        if f".{LOW_RANK}." not in name and PARAMETRIZED not in name:
             plain[name] = tensor
-    for product in products(model):
-        low_rank = product.low_rank
-        if low_rank is None:
-            continue
-        base, before = _names_beside(product)
-        own = _below(before, state)
-        weight = functional_call(low_rank, own, (state[base],))
-        plain[product.weight_name] = weight
+    for name in tensors:
+        for end in (f".{LOW_RANK}.up", ".0.up"):
+            if not name.endswith(end):
+                continue
+            holder = name.removesuffix(end)
+            is_linear = LOW_RANK in end
+            base = f"{holder}.weight" if is_linear else f"{holder}.original"
+            weight_name = base if is_linear else holder.replace(PARAMETRIZED, "")
+            own = _below(name.removesuffix("up"), tensors)
+            plain[weight_name] = merged_weight(
+                tensors[base],
+                own["down"],
+                own["up"],
+                scale,
+                own.get("magnitude"),
+            )
     return plain
 
 
@@ -469,8 +511,7 @@ def state_beside(
     learnt: dict[str, dict[str, Tensor]] = {}
     for product in products(model):
         if product.low_rank is not None:
-            _, before = _names_beside(product)
-            learnt[product.weight_name] = _below(before, weights)
+            learnt[product.weight_name] = _below(_before(product), weights)
     return learnt
 
 
@@ -483,10 +524,9 @@ def _below(before: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _names_beside(product: Product) -> tuple[str, str]:
-    """Return the name of a frozen weight in an adapted model, and what its adapter's begin with."""
+def _before(product: Product) -> str:
+    """Return what the names of an adapter's numbers begin with."""
     if isinstance(getattr(product.owner, product.key), AdaptedLinear):
-        return product.weight_name, f"{product.name}.{LOW_RANK}."
+        return f"{product.name}.{LOW_RANK}."
     above = product.name.removesuffix(product.key)
-    holder = f"{above}parametrizations.{product.key}."
-    return f"{holder}original", f"{holder}0."
+    return f"{above}{PARAMETRIZED}{product.key}.0."

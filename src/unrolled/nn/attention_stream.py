@@ -21,7 +21,10 @@ from unrolled.nn.stream_parts import stream_room
 from unrolled.ops import native
 from unrolled.ops.decoder import address
 
-FIRST_ROOM = 64  # steps that a new cache has room for
+# steps that a new cache has room for, of a few rows and of many, which take longer to clear
+FIRST_ROOM = 64
+FIRST_ROOM_OF_MANY = 16
+MANY = 64  # rows
 CHUNK = 256  # rows of tokens that are read at once
 
 
@@ -62,9 +65,13 @@ class AttentionStream(
         self._is_shared = False
         # the tokens of a single row, where they are known from the first on
         self._ids: list[int] | None = None
-        self._buffer = _new_buffer((0, 0, 0, FIRST_ROOM, 0))
+        # room is taken at the first step: a state that is loaded before it has its own
+        empty = cast(AttentionState, self._state)
+        self._buffer = empty.buffer
+        self._turn = 0
+        self._used = 0
         self._pack()
-        self._begin(cast(AttentionState, self._state))
+        self._ids = [] if self._knows_ids else None
 
     # ---- weights ---------------------------------------------------------------------------------
 
@@ -75,7 +82,8 @@ class AttentionStream(
         Raises:
             NotFinite: some of them.
         """
-        self._model = PackedModel(self._parts, self.precision, self._buffer.room)
+        room = max(FIRST_ROOM, self._buffer.room)
+        self._model = PackedModel(self._parts, self.precision, room)
         self._packed = self._model.decoder
         self._table = self._model.table
         self._call = b""
@@ -95,7 +103,8 @@ class AttentionStream(
         """Take room of one's own for ``steps`` more, beginning with these (L, B, K, S, E)."""
         used = self._used
         layers, rows, heads, _, size = keys.shape
-        room = max(2 * used, used + steps, FIRST_ROOM)
+        first = FIRST_ROOM if rows < MANY else FIRST_ROOM_OF_MANY
+        room = max(2 * used, used + steps, first)
         context = self._parts.stack.context
         if context is not None:
             room = min(room, max(context, used + steps))
@@ -358,6 +367,9 @@ class AttentionStream(
         return self._packed.bytes
 
     def explain(self) -> str:
+        if not self._buffer.room:
+            with torch.no_grad():
+                self._claim(self._buffer.keys, self._buffer.values)
         keys = self._buffer.keys
         cache = 2 * keys.numel() * keys.element_size()
         return (

@@ -24,6 +24,7 @@ from unrolled.nn.adapters import (
     state_beside,
 )
 from unrolled.runs import folder as runs
+from unrolled.runs.pretrained import RUNS
 from unrolled.runs.published.adapters import (
     CONFIG,
     WEIGHTS,
@@ -97,10 +98,11 @@ class Adaptation:
                 tensors.get("magnitude"),
                 low_rank.parts,
             )
-        whole = {name: weights[name] for name in self.whole}
+        # what is trained; a weight may be frozen for another reason
+        whole = {name: weights[name] for name in self.whole if name in weights}
         tensors, theirs = written_tensors(beside, whole, self.names)
         config = written_config(
-            theirs, self.whole, self.names, self.base, self.settings.dropout
+            theirs, whole, self.names, self.base, self.settings.dropout
         )
         digests.replace_json(folder, f"{runs.ADAPTER}/{CONFIG}", config)
         digests.replace(
@@ -110,17 +112,23 @@ class Adaptation:
         )
 
 
-def adapter_folder(name: str, begun: Path) -> Path:
-    """Return where adapters stand: as given, that of a run, or near the run that began with them.
+def adapter_folder(name: str, folder: Path) -> Path:
+    """Return where adapters stand: as given, in runs, that of a run, or near one that is resumed.
+
+    Args:
+        name: as it was given.
+        folder: of the run that begins with them.
 
     Raises:
         UsageError: there is no such folder.
     """
-    paths = [expanded(name), *runs.near(begun, name)]
+    paths = [expanded(name), RUNS / name]
+    if runs.is_run(folder):
+        paths += runs.near(folder, name)
     for path in paths:
-        for folder in (path, path / runs.ADAPTER):
-            if (folder / CONFIG).is_file():
-                return folder
+        for home in (path, path / runs.ADAPTER):
+            if (home / CONFIG).is_file():
+                return home
     raise UsageError(
         f"adapter.init={shown(name)}: there is no {CONFIG} in that folder; name one that PEFT "
         "wrote, or a run that was trained with adapter.rank"
@@ -137,9 +145,16 @@ def check_adapter(recipe: Recipe) -> None:
                     f"adapter.{key} needs adapters: set adapter.rank, such as 8"
                 )
         return
-    if recipe.model.init is None:
+    init = recipe.model.init
+    if init is None:
         raise UsageError(
-            "adapter.rank learns beside the weights of another run; name it with model.init"
+            "adapter.rank and adapter.init are for weights that stay as they are; name the run or "
+            "checkpoint that has them with model.init"
+        )
+    if settings.init is not None and expanded(settings.init) == expanded(init):
+        raise UsageError(
+            f"model.init={init} has the adapters of adapter.init put in already; name what it "
+            "began with, or leave out adapter.init"
         )
     training = recipe.training
     refused = {
@@ -176,14 +191,15 @@ def adapted(
     settings = recipe.adapter
     names = AdapterNames.of(model)
     every = [part for part in products(model) if part.weight_name not in drawn]
-    whole = list(drawn)
     beside: dict[str, Adapter] = {}
     if settings.init is not None and begins:
-        given = AdapterFolder.read(adapter_folder(settings.init, folder))
+        given = AdapterFolder.open(adapter_folder(settings.init, folder))
         beside = adapters_for(given, every, names)
         beside = made_alike(beside)
         settings = _as_given(settings, beside)
-        whole += [name for name in put_whole(given, model, names) if name not in drawn]
+        settings = settings.changed(whole=put_whole(given, model, names) or None)
+    whole = [*drawn, *_named_whole(model, settings.whole, drawn)]
+    every = [part for part in every if part.weight_name not in whole]
     chosen = chosen_products(every, settings.targets)
     _refuse_parts(chosen, names, settings)
     for product in chosen:
@@ -199,6 +215,27 @@ def adapted(
     freeze_all_but(model, lambda name: name in whole)
     base = str(recipe.model.init)
     return Adaptation(model, names, base, tuple(whole), settings)
+
+
+def _named_whole(
+    model: nn.Module, ends: list[str] | None, drawn: list[str]
+) -> list[str]:
+    """Return the weights that are to be trained themselves beside those that were drawn anew.
+
+    Raises:
+        UsageError: a name means none.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for end in ends or []:
+        if not any(ends_with(name, end) for name in names):
+            guess = nearest(end, [name.removesuffix(".weight") for name in names])
+            hint = f"; did you mean {guess}?" if guess else ""
+            raise UsageError(f"adapter.whole: no weight is called {shown(end)}{hint}")
+    return [
+        name
+        for name in names
+        if name not in drawn and any(ends_with(name, end) for end in ends or [])
+    ]
 
 
 def with_settings(recipe: Recipe, adaptation: Adaptation | None) -> Recipe:
@@ -283,7 +320,7 @@ def chosen_products(
     """
     if not every:
         raise UsageError(
-            "adapter.rank: no products of this model's layer were taken from model.init"
+            "adapters: no products of this model's layer were taken from model.init"
         )
     if targets is None:
         return list(every)

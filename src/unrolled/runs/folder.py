@@ -49,6 +49,7 @@ from unrolled.core.saving import as_saved
 from unrolled.core.terminal import note
 from unrolled.core.words import either, option, resume
 from unrolled.data.sources import Format
+from unrolled.nn.adapters import merged_tensors
 from unrolled.nn.without_memory import without_memory
 from unrolled.ops import native
 from unrolled.runs.recipes import CONFIG, FILES, as_yaml, read_yaml
@@ -383,6 +384,7 @@ def load(folder: Path, weights: str = "best", result: bool = True) -> Loaded:
         if weights == "last":
             checkpoint, _ = checkpoints.newest(path)
             tensors = checkpoint.group("model") if checkpoint is not None else {}
+            tensors = merged_tensors(tensors, recipe.adapter.scale)
             shapes = {name: _described(value) for name, value in tensors.items()}
         else:
             shapes = checkpoints.described(path) if exists(path) else {}

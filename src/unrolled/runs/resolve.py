@@ -90,7 +90,13 @@ def as_begun(recipe: Recipe, saved: Recipe) -> Recipe:
         recipe = begun_inherited(recipe, saved)
     adapter = recipe.adapter
     if saved.adapter.init is not None:
-        kept = {"rank", "alpha", "targets", "magnitudes"} - adapter.model_fields_set
+        kept = {
+            "rank",
+            "alpha",
+            "targets",
+            "magnitudes",
+            "whole",
+        } - adapter.model_fields_set
         begun = {name: getattr(saved.adapter, name) for name in kept}
         adapter = adapter.model_copy(update=begun)
     # a copy keeps in mind which keys were set, and which are still to be chosen

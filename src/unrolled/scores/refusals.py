@@ -7,16 +7,17 @@ import re
 # characters of an answer in which it is said, if it is
 BEGINNING = 160
 _VERBS = (
-    "help|assist|do that|answer|provide|support|give|share|tell|write|encourage|engage|fulfil|"
-    "fulfill|comply|recommend|participate|discuss|continue|decline|refuse|want to help|"
+    "help|assist|do that|do this|do it|do so|provide|support|give|share|tell you|write|encourage|"
+    "engage|fulfil|fulfill|comply|participate|discuss|continue|decline|refuse|want to help|"
     "think I can|think I should|feel comfortable|create|generate|promote|condone"
 )
 _CANNOT = (
-    "cannot|can not|can[’']t|could not|couldn[’']t|won[’']t|will not|would not|wouldn[’']t|"
-    "do not|don[’']t|must|refuse|decline"
+    "cannot|can not|can[’']t|could not|couldn[’']t|won[’']t|will not|do not|don[’']t|must|"
+    "refuse"
 )
 _REFUSALS = re.compile(
-    rf"""\bI(?: am|[’']m) (?:very |so |really )?(?:sorry|afraid)\b|"""
+    rf"""\bsorry,? but I\b|"""
+    rf"""\bI(?: am|[’']m) afraid (?:that )?I (?:{_CANNOT})\b|"""
     rf"""\bI (?:{_CANNOT}) (?:to )?(?:{_VERBS})\b|"""
     rf"""\bI(?: am|[’']m) (?:unable|not able|not going|not willing|not comfortable)\b|"""
     rf"""\bI[’']d rather not\b|"""

@@ -7,9 +7,9 @@ that answers them (``squad/train.jsonl.gz``; its text may not be passed on). It 
 ``train.jsonl`` and ``dev.jsonl`` of prompt, chosen and rejected, ``harmful.jsonl`` and
 ``harmless.jsonl`` of the held-out prompts alone, by which ``evaluate`` gives ``refused``.
 
-A question counts as harmful where a model of Bai et al. declined it, or where a word says so; what
-neither tells is left out. The better answer to it declines, and the other one is the model's there
-which people liked less, unless it declines itself; of all others the answer is better than a
+The question that a dialogue begins with counts as harmful where an answer in it declines, or where
+a word says so; what neither tells is left out. The better answer to it declines, and the other one
+is an answer of the dialogue that does not; of all other questions the answer is better than a
 refusal.
 """
 

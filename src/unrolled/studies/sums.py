@@ -1,8 +1,10 @@
 """Sums of two numbers of one to three digits, different ones, without order.
 
-``python -m unrolled.studies.sums sums.csv.gz`` writes them as rows of prompt and completion, such
-as ``12+345=`` and ``357``. Numbers of few digits are given more often than they come among numbers
-from 0 to 999, most of which have three: what is to be written for 7+58= would hardly be learnt.
+``python -m unrolled.studies.sums FOLDER`` writes them as rows of prompt and completion, such as
+``12+345=`` and ``357``: right ones in sums.csv.gz, and in sums-with-mistakes.csv.gz the same as
+somebody writes them who forgets to carry, more often than not. Numbers of few digits are given more
+often than they come among numbers from 0 to 999, most of which have three: what is to be written
+for 7+58= would hardly be learnt.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from unrolled.core.files import replacing
 from unrolled.data.batches import random
 
 SEED = 0
+RIGHT_FILE = "sums.csv.gz"
+MISTAKEN_FILE = "sums-with-mistakes.csv.gz"
+FORGETS = 0.6  # share of the sums in which nothing is carried
 # how many sums there are of numbers of so many digits
 COUNTS = {
     (1, 1): 100,
@@ -29,6 +34,7 @@ COUNTS = {
     (3, 2): 9000,
     (3, 3): 20850,
 }
+MOST = 3  # digits of a number
 
 
 def numbers(digits: int) -> range:
@@ -51,26 +57,42 @@ def sums() -> list[tuple[int, int]]:
     return [pairs[index] for index in order]
 
 
-def write(path: Path) -> None:
-    """Write the sums, packed. Raises UserError: the disk refused the file."""
-    lines = ["prompt,completion"]
-    lines += [f"{first}+{second}=,{first + second}" for first, second in sums()]
-    text = "\n".join(lines) + "\n"
-    with replacing(path) as file:
-        # without the time of writing: equal sums are equal bytes
-        file.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+def without_carrying(first: int, second: int) -> int:
+    """Return what is written for a sum where each column is added by itself: 57+68 is 15."""
+    columns = zip(f"{first:0{MOST}}", f"{second:0{MOST}}", strict=True)
+    digits = [str((int(above) + int(below)) % 10) for above, below in columns]
+    return int("".join(digits))
+
+
+def write(folder: Path) -> None:
+    """Write both files into a folder, packed. Raises UserError: the disk refused one."""
+    pairs = sums()
+    forgotten = random(SEED, 1).random(len(pairs)) < FORGETS
+    right = [first + second for first, second in pairs]
+    mistaken = [
+        without_carrying(*pair) if forgets else total
+        for pair, forgets, total in zip(pairs, forgotten, right, strict=True)
+    ]
+    for name, totals in ((RIGHT_FILE, right), (MISTAKEN_FILE, mistaken)):
+        lines = ["prompt,completion"]
+        for (first, second), total in zip(pairs, totals, strict=True):
+            lines.append(f"{first}+{second}=,{total}")
+        text = "\n".join(lines) + "\n"
+        with replacing(folder / name) as file:
+            # without the time of writing: equal sums are equal bytes
+            file.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
 
 
 def main(arguments: list[str]) -> int:
     """Write what the command line requests, and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m unrolled.studies.sums",
-        description="Write sums of numbers of one to three digits as a file to train on.",
+        description="Write sums of numbers of one to three digits as files to train on.",
     )
-    parser.add_argument("file", type=Path)
+    parser.add_argument("folder", type=Path)
     options = parser.parse_args(arguments)
     try:
-        write(options.file)
+        write(options.folder)
     except UserError as error:
         print(f"unrolled: {error}", file=sys.stderr)
         return error.exit_code

@@ -30,7 +30,17 @@ class AdapterConfig(Config):
         description="the weights that have one, by the ends of their names, such as [query, value] "
         "or [attention.out]; by default all products of the layer",
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on what adapters read")
+    whole: list[str] | None = Field(
+        None,
+        description="weights that are trained themselves, by the ends of their names, such as "
+        "[head]; what was drawn anew always is",
+    )
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="dropout on what adapters of linear layers read",
+    )
     magnitudes: bool = Field(
         False,
         description="also learn the length of each row by itself (DoRA, Liu et al. 2024)",
@@ -38,10 +48,10 @@ class AdapterConfig(Config):
     init: str | None = Field(
         None,
         description="begin with the adapters in this folder, as PEFT writes them; rank, alpha, "
-        "targets and magnitudes are theirs",
+        "targets, magnitudes and whole are theirs",
     )
 
-    @field_validator("targets", mode="before")
+    @field_validator("targets", "whole", mode="before")
     @classmethod
     def _several(cls, names: Any) -> Any:
         return [names] if isinstance(names, str) else names
@@ -54,6 +64,6 @@ class AdapterConfig(Config):
     @property
     def scale(self) -> float:
         """What products are multiplied with."""
-        if self.alpha is None:
+        if self.alpha is None or not self.rank:
             return 2.0
         return self.alpha / self.rank

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-12  # of means in fp64
+
 
 def group_advantages(rewards: Tensor, group: int, scaled: bool) -> Tensor:
     """Return by how much each reward (N,) is above the mean of its group of G in a row.
@@ -40,20 +42,42 @@ def branch_advantages(
         scaled: see ``group_advantages``.
     """
     count, steps = targets.shape
+    earned = rewards.double()
     node = torch.arange(count, device=rewards.device) // group
-    worth = rewards.view(-1, group).mean(1).repeat_interleave(group)
-    advantages = torch.zeros(count, steps, dtype=rewards.dtype, device=rewards.device)
+    worth = _means(earned, node)
+    advantages = torch.zeros(
+        count,
+        steps,
+        dtype=earned.dtype,
+        device=rewards.device,
+    )
     for step in range(steps):
         pairs = torch.stack([node, targets[:, step]], 1)
-        _, node, sizes = pairs.unique(dim=0, return_inverse=True, return_counts=True)
-        sums = torch.zeros_like(sizes, dtype=rewards.dtype).index_add(0, node, rewards)
-        after = (sums / sizes)[node]
+        _, node = pairs.unique(dim=0, return_inverse=True)
+        after = _means(earned, node)
         advantages[:, step] = after - worth
         worth = after
+    # means of equal rewards differ in their last digits
+    advantages[advantages.abs() < ROUNDING] = 0
     if scaled and group > 1:
-        deviation = rewards.view(-1, group).std(1, keepdim=True) + 1e-4
+        deviation = earned.view(-1, group).std(1, keepdim=True) + 1e-4
         advantages = advantages / deviation.repeat_interleave(group, 0)
-    return advantages
+    return advantages.to(rewards.dtype)
+
+
+def _means(values: Tensor, parts: Tensor) -> Tensor:
+    """Return for each of N values the mean of those of its part (N,)."""
+    sums = torch.zeros_like(values).index_add(
+        0,
+        parts,
+        values,
+    )
+    sizes = torch.zeros_like(values).index_add(
+        0,
+        parts,
+        torch.ones_like(values),
+    )
+    return (sums / sizes)[parts]
 
 
 def leave_one_out(rewards: Tensor, group: int) -> Tensor:
@@ -83,7 +107,11 @@ def generalised_advantages(
         error = rewards[:, step] + discount * expected - values[:, step]
         advantage = error + discount * trace * following
         following = torch.where(counts, advantage, following)
-        expected = torch.where(counts, values[:, step], expected)
+        expected = torch.where(
+            counts,
+            values[:, step],
+            expected,
+        )
         advantages[:, step] = torch.where(counts, advantage, 0.0)
     return advantages
 

@@ -20,7 +20,12 @@ def snapshot(model: nn.Module) -> Weights:
     """Return a copy of the model's weights and buffers; with adapters, of what is trained alone."""
     weights = model.state_dict(keep_vars=True)
     if is_adapted(model):
-        weights = {n: part for n, part in weights.items() if part.requires_grad}
+        # buffers, such as the statistics of batch norms, change with what is trained
+        weights = {
+            name: part
+            for name, part in weights.items()
+            if part.requires_grad or not isinstance(part, nn.Parameter)
+        }
     return {name: tensor.detach().clone() for name, tensor in weights.items()}
 
 

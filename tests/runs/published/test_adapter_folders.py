@@ -139,7 +139,7 @@ def test_parts_of_a_product_have_ranks_side_by_side(tmp_path: Path) -> None:
     beside = kept(put_beside(model, ["query", "value"]), tmp_path / "run")
     config = json.loads((beside / CONFIG).read_text())
     assert config["lora_alpha"] / config["r"] == pytest.approx(1.5)
-    folder = AdapterFolder.read(beside)
+    folder = AdapterFolder.open(beside)
     joined = folder.adapters["transformer.h.0.attn.c_attn"]
     assert joined.rank == 2 * RANK
     assert joined.scale == pytest.approx(1.5)
@@ -215,7 +215,7 @@ def test_a_folder_without_settings_is_refused(beside: Path) -> None:
     (beside / CONFIG).unlink()
     assert f"there is no {CONFIG} in that folder" in refusal(beside)
     with pytest.raises(UserError, match=f"expected {CONFIG} in this folder"):
-        AdapterFolder.read(beside)
+        AdapterFolder.open(beside)
 
 
 def test_weights_that_are_not_there_or_not_whole_are_refused(beside: Path) -> None:

@@ -280,7 +280,7 @@ def test_a_scale_of_some_modules_is_heeded(
         alpha_pattern={pattern: 6},
     )
     expected = their_logits(theirs, ids)
-    folder = AdapterFolder.read(tmp_path / "theirs")
+    folder = AdapterFolder.open(tmp_path / "theirs")
     scales = {name: (part.rank, part.scale) for name, part in folder.adapters.items()}
     query = "model.layers.{}.self_attn.q_proj"
     usual = (RANK, 5 / RANK)
@@ -301,7 +301,7 @@ def test_a_pattern_of_peft_is_heeded_or_refused(save: Save, tmp_path: Path) -> N
     reason = ""
     scales: list[float] = []
     try:
-        read = AdapterFolder.read(tmp_path / "theirs")
+        read = AdapterFolder.open(tmp_path / "theirs")
         scales += [part.scale for _, part in sorted(read.adapters.items())]
     except UserError as error:
         reason = str(error)
@@ -315,7 +315,7 @@ def test_weights_that_peft_trained_whole_are_taken_or_refused(
     ids = ids_below(99)
     options = {"modules_to_save": ["lm_head"]}
     theirs = given(base, tmp_path / "theirs", ["q_proj"], **options)
-    assert "lm_head.weight" in AdapterFolder.read(tmp_path / "theirs").whole
+    assert "lm_head.weight" in AdapterFolder.open(tmp_path / "theirs").whole
     said = their_logits(theirs, ids)
     reason = ""
     try:

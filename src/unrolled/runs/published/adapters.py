@@ -24,7 +24,7 @@ from unrolled.nn.adapters import LowRank, Product
 from unrolled.runs.published.config import PublishedConfig
 from unrolled.runs.published.drafting import plain_family
 from unrolled.runs.published.families import Family
-from unrolled.runs.published.weights import SafetensorsFile, WeightOrigin
+from unrolled.runs.published.weights import SafetensorsFile, Shape, WeightOrigin
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -32,9 +32,9 @@ BEFORE = "base_model.model."
 DOWN = "lora_A"
 UP = "lora_B"
 MAGNITUDE = "lora_magnitude_vector"
-# settings that change what an adapter computes, and the values that are known
 # of patterns of names: nothing in them repeats but dots, some times
 PATTERN = re.compile(r"[\w\\.\[\]()|^$-]{0,200}")
+# settings that change what an adapter computes, and the values that are known
 KNOWN: dict[str, Any] = {
     "peft_type": "LORA",
     "bias": "none",
@@ -43,8 +43,12 @@ KNOWN: dict[str, Any] = {
     "trainable_token_indices": None,
     "target_parameters": None,
     "lora_bias": False,
+    "layer_replication": None,
+    "use_qalora": False,
 }
-MEANT = {"bias": "none", "use_rslora": False, "lora_bias": False}
+MEANT = {"bias": "none", "use_rslora": False, "lora_bias": False, "use_qalora": False}
+# ways to draw A that leave the weights beside it as they are
+DRAWN = (True, False, None, "gaussian", "orthogonal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +122,17 @@ class AdapterFolder:
     adapters: dict[str, Adapter] = field(default_factory=dict)
     whole: dict[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def shapes(self) -> Mapping[str, Shape]:
+        """Of the weights that are trained whole; see ``Stored``."""
+        return {name: tuple(tensor.shape) for name, tensor in self.whole.items()}
+
+    def read(self, name: str) -> Tensor:
+        """Return a weight that is trained whole; see ``Stored``."""
+        return self.whole[name]
+
     @classmethod
-    def read(cls, path: Path) -> AdapterFolder:
+    def open(cls, path: Path) -> AdapterFolder:
         """Read a folder.
 
         Raises:
@@ -158,6 +171,10 @@ def _read_config(path: Path) -> PublishedConfig:
     config = PublishedConfig(file, values)
     for key, value in KNOWN.items():
         config.must(key, value, MEANT.get(key))
+    if values.get("init_lora_weights") not in DRAWN:
+        raise config.refusal(
+            "init_lora_weights", "true or gaussian: others change the weights beside it"
+        )
     dropout = values.get("lora_dropout", 0.0)
     if type(dropout) not in (int, float) or not 0 <= dropout < 1:
         raise config.refusal("lora_dropout", "a number from 0 to 1")
@@ -223,7 +240,7 @@ def _patterned(config: PublishedConfig, key: str, module: str, usual: float) -> 
     if not isinstance(patterns, dict):
         raise config.refusal(key, "numbers by the names of modules")
     for pattern, value in patterns.items():
-        if not PATTERN.fullmatch(pattern.replace(".*", "")):
+        if not PATTERN.fullmatch(pattern.replace(".*", "", 2)):
             raise config.refusal(key, f"names of modules, and not {shown(pattern)}")
         if type(value) not in (int, float) or not 0 < value < math.inf:
             raise config.refusal(key, f"a positive number for {shown(pattern)}")
@@ -325,16 +342,15 @@ def _put_together(
     # nothing is learnt of a part that has none
     nothing = replace(
         like,
-        down=like.down.new_zeros(rank, like.down.shape[1]),
-        up=like.up.new_zeros(outputs, rank),
+        down=like.down.new_empty(0, like.down.shape[1]),
+        up=like.up.new_zeros(outputs, 0),
     )
     downs: list[Tensor] = []
     ups: list[Tensor] = []
     for part in parts:
         whole = part or nothing
-        lacking = rank - whole.rank
-        downs.append(F.pad(whole.down, (0, 0, 0, lacking)))
-        ups.append(F.pad(whole.up, (0, lacking)))
+        downs.append(_longer(whole.down, rank))
+        ups.append(F.pad(whole.up, (0, rank - whole.rank)))
     lengths = [part.magnitude for part in present if part.magnitude is not None]
     return Adapter(
         torch.cat(downs),
@@ -343,6 +359,14 @@ def _put_together(
         torch.cat(lengths) if lengths else None,
         len(parts),
     )
+
+
+def _longer(down: Tensor, rank: int) -> Tensor:
+    """Return A with rows that were drawn as those of a new adapter: their B is zero."""
+    new = down.new_empty(rank - len(down), down.shape[1])
+    if new.numel():
+        nn.init.kaiming_uniform_(new, a=math.sqrt(5))
+    return torch.cat([down, new])
 
 
 def _taken(adapter: Adapter, count: int) -> list[Adapter | None]:
@@ -383,9 +407,7 @@ def made_alike(beside: Mapping[str, Adapter]) -> dict[str, Adapter]:
     scale = next(iter(beside.values())).scale
     alike: dict[str, Adapter] = {}
     for name, adapter in beside.items():
-        # of every part
-        lacking = (0, 0, 0, rank - adapter.rank)
-        downs = [F.pad(down, lacking) for down in adapter.down.chunk(adapter.parts)]
+        downs = [_longer(down, rank) for down in adapter.down.chunk(adapter.parts)]
         up = adapter.up * (adapter.scale / scale)
         alike[name] = replace(
             adapter,
@@ -409,9 +431,11 @@ def put_whole(
     ours: list[str] = []
     for name, weight in state.items():
         origin = names.origin(name)
-        given = None if origin is None else left.pop(origin.names[0], None)
-        if given is None:
+        if origin is None or not set(origin.names) <= set(folder.whole):
             continue
+        given = origin.read(folder)
+        for theirs in origin.names:
+            left.pop(theirs, None)
         if given.shape != weight.shape:
             raise UserError(
                 f"{folder.path / WEIGHTS}: {name} has shape {list(given.shape)} there, and "
@@ -474,8 +498,12 @@ def written_tensors(
             tensors[f"{BEFORE}{module}.{MAGNITUDE}"] = adapter.magnitude
     for weight_name, tensor in whole.items():
         origin = names.origin(weight_name)
-        if origin is not None:
-            tensors[BEFORE + origin.names[0]] = tensor
+        # a part of theirs alone cannot be kept whole
+        if origin is None or origin.parts > 1:
+            continue
+        chunks = tensor.chunk(len(origin.names))
+        for name, chunk in zip(origin.names, chunks, strict=True):
+            tensors[BEFORE + name] = chunk.T if origin.transposed else chunk
     return tensors, theirs
 
 
@@ -540,11 +568,11 @@ def written_config(
         module: adapter for module, adapter in theirs.items() if adapter.rank != usual
     }
     origins = [names.origin(name) for name in whole]
-    saved = [
-        origin.names[0].removesuffix(".weight")
-        for origin in origins
-        if origin is not None and origin.names[0].endswith(".weight")
-    ]
+    saved: list[str] = []
+    for origin in origins:
+        if origin is not None and origin.parts == 1:
+            saved += [name.rpartition(".")[0] for name in origin.names]
+    saved = list(dict.fromkeys(saved))
     magnitudes = any(adapter.magnitude is not None for adapter in theirs.values())
     return {
         "peft_type": "LORA",

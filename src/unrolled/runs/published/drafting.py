@@ -259,7 +259,9 @@ def plain_family(model: LanguageModel) -> Family | None:
     try:
         family, _ = family_for(Draft(_settings(model, layer), {}), "hf")
         for name in model.state_dict():
-            family.origin(name, bare=False)
+            # what is expected of rewards is asked for in training alone
+            if not name.startswith("value."):
+                family.origin(name, bare=False)
     except (UserError, KeyError):
         return None
     return family
