@@ -416,9 +416,11 @@ class Chat(Language):
         if isinstance(examples, ChatPairs):
             return Evaluation(scorer.of_pairs(examples))
         scores: Scores = {}
+        ranked_count = 0
         if examples.answered:
             scores |= scorer.of_given(examples)
-            scores |= scorer.ranked(examples)
+            ranked, ranked_count = scorer.ranked(examples)
+            scores |= ranked
             scores |= scorer.of_attempts(examples)
         written = self.write(model, examples.prompts, compute_device, options)
         scores |= scorer.of_written(examples, written)
@@ -431,8 +433,10 @@ class Chat(Language):
             scorer.texts(examples.prompts, written),
         )
         length = sum(len(text.tokens) for text in written) / len(written)
+        ranks = f"; ranked_first is of {ranked_count:,} questions"
         notes = (
-            f"{len(written):,} answers were written, of {length:.1f} tokens",
+            f"{len(written):,} answers were written, of {length:.1f} tokens"
+            f"{ranks if 0 < ranked_count < len(examples) else ''}",
             *scorer.changes(examples.prompts, written),
         )
         return Evaluation(scores, written=generated, notes=notes)

@@ -361,14 +361,14 @@ class AnswerScorer:
                 kept += choices
         return kept
 
-    def ranked(self, examples: ChatExamples) -> Scores:
-        """Return how often the right answer is the likeliest a token, among those of others.
+    def ranked(self, examples: ChatExamples) -> tuple[Scores, int]:
+        """Return how often the right answer is the likeliest a token, and of how many questions.
 
-        Nothing where there are too few answers to choose from.
+        It stands among answers to others. Nothing where there are too few to choose from.
         """
         known = np.array(sorted(set(examples.references)))
         if len(known) < CHOICES:
-            return {}
+            return {}, 0
         generator = np.random.default_rng(SEED)
         count = min(RANKED, len(examples))
         size = sum(weight.numel() for weight in self.model.parameters())
@@ -385,7 +385,7 @@ class AnswerScorer:
                 break
         steps = self._within_reach(steps)
         if not steps:
-            return {}
+            return {}, 0
         count = len(steps) // CHOICES
         inputs, targets = zip(*steps, strict=True)
         choices = Examples(
@@ -395,4 +395,4 @@ class AnswerScorer:
         means = (nats / counts).reshape(count, CHOICES)
         # a tie is no right answer
         first = (means[:, 0] < means[:, 1:].min(1)).mean()
-        return {"ranked_first": float(first)}
+        return {"ranked_first": float(first)}, count
