@@ -93,7 +93,7 @@ class LowRank(nn.Module):
         |w|^2 + 2 s b (A w) + s^2 |b A|^2, squared.
         """
         assert self.magnitude is not None
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
             mixed: list[Tensor] = []
             rows = weight.chunk(self.parts)
             for (up, down), part in zip(self.pairs(), rows, strict=True):
