@@ -227,7 +227,8 @@ def memory_of(options: Any) -> dict[str, Any]:
         learner = our_learner(plan)
     # what reading the checkpoint took does not count
     Path("/proc/self/clear_refs").write_text("5")
-    for inputs, targets, lengths in torch.load(options.home / BATCHES):
+    kept = torch.load(options.home / BATCHES, weights_only=True)
+    for inputs, targets, lengths in kept:
         batch = Batch(inputs, lengths, targets, np.arange(len(inputs)))
         learner.update(packed(batch) if options.side == "packed" else batch)
     status = Path("/proc/self/status").read_text().splitlines()

@@ -140,7 +140,7 @@ def test_the_commands_of_a_page_run(
             continue
         for line in block.lines:
             if line.startswith("python "):
-                words = shlex.split(line)[1:]
+                words = shlex.split(os.path.expandvars(line))[1:]
                 start = 1 if words[0] == "-m" else 0
                 monkeypatch.setattr("sys.argv", words[start:])
             run_line(line, cli)

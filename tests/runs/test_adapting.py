@@ -439,3 +439,25 @@ def test_a_resume_keeps_the_adapters_that_it_was_begun_with(
     trained(at.texts, tmp_path / "run", **keys_of(at))
     with pytest.raises(UserError, match=r"adapter\.rank was 2 and is now 3"):
         resumed(tmp_path / "run", **{"adapter.rank": 3})
+
+
+def test_weights_that_are_named_are_trained_beside_those_of_a_folder(
+    at: SimpleNamespace, tmp_path: Path
+) -> None:
+    before = {**keys_of(at), "adapter.whole": ["head"]}
+    trained(at.texts, tmp_path / "before", **before)
+    keys = {**going_on(tmp_path / "before", keys_of(at)), "adapter.whole": ["norm"]}
+    plan = planned(at.texts, tmp_path / "run", **keys)
+    assert plan.adaptation is not None
+    whole = plan.adaptation.whole
+    assert "head.weight" in whole
+    assert any(name.endswith("norm.weight") for name in whole)
+    assert plan.recipe.adapter.whole == list(plan.adaptation.settings.whole or [])
+
+
+def test_weights_that_are_named_without_adapters_are_refused(
+    at: SimpleNamespace, tmp_path: Path
+) -> None:
+    keys = {"model.init": str(at.home / "attention"), "adapter.whole": ["head"]}
+    with pytest.raises(UserError, match=r"adapter\.whole needs adapters"):
+        planned(at.texts, tmp_path / "run", **keys)

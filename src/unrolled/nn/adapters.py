@@ -73,10 +73,6 @@ class LowRank(nn.Module):
             self.magnitude = nn.Parameter(squares.sqrt())
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return W with what was learnt put into it."""
-        return self.put_into(weight)
-
-    def put_into(self, weight: Tensor) -> Tensor:
         """Return W with what was learnt put into it; see ``merged_weight``."""
         return merged_weight(weight, self.down, self.up, self.scale, self.magnitude)
 
@@ -204,7 +200,7 @@ class AdaptedLinear(nn.Module):
             self.bias is not None,
             device="meta",
         )
-        weight = self.low_rank.put_into(self.weight).detach()
+        weight: Tensor = self.low_rank(self.weight).detach()
         plain.weight = nn.Parameter(weight, requires_grad=False)
         plain.bias = self.bias
         return plain.train(self.training)

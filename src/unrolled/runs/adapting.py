@@ -88,9 +88,10 @@ class Adaptation:
             UserError: the disk refused it.
         """
         runs.save_weights(folder, merged_weights(self.model, weights))
+        learnt = state_beside(self.model, weights)
         beside: dict[str, Adapter] = {}
-        for name, tensors in state_beside(self.model, weights).items():
-            low_rank = adapters(self.model)[name]
+        for name, low_rank in adapters(self.model).items():
+            tensors = learnt[name]
             beside[name] = Adapter(
                 tensors["down"],
                 tensors["up"],
@@ -139,7 +140,7 @@ def check_adapter(recipe: Recipe) -> None:
     """Raise UsageError for keys that do not go with adapters."""
     settings = recipe.adapter
     if not settings.adapts:
-        for key in ("alpha", "targets", "magnitudes", "dropout"):
+        for key in ("alpha", "targets", "whole", "magnitudes", "dropout"):
             if getattr(settings, key) not in (None, False, 0.0):
                 raise UsageError(
                     f"adapter.{key} needs adapters: set adapter.rank, such as 8"
@@ -197,7 +198,9 @@ def adapted(
         beside = adapters_for(given, every, names)
         beside = made_alike(beside)
         settings = _as_given(settings, beside)
-        settings = settings.changed(whole=put_whole(given, model, names) or None)
+        # beside those that are named here
+        named = [*(settings.whole or []), *put_whole(given, model, names)]
+        settings = settings.changed(whole=named or None)
     whole = [*drawn, *_named_whole(model, settings.whole, drawn)]
     every = [part for part in every if part.weight_name not in whole]
     chosen = chosen_products(every, settings.targets)

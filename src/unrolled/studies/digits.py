@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
 import tarfile
@@ -13,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unrolled.core.errors import UserError
 from unrolled.core.files import replacing
+from unrolled.studies.folders import write_folder
 from unrolled.studies.image_archives import add_file, lines_of
 
 LEVELS = 16  # of grey, from 0 to which the pixels are counted
@@ -48,18 +47,12 @@ def write(folder: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Write what the command line requests, and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m unrolled.studies.digits",
-        description="Write handwritten digits as a folder of images to train on.",
+    return write_folder(
+        "digits",
+        "Write handwritten digits as a folder of images to train on.",
+        arguments,
+        write,
     )
-    parser.add_argument("folder", type=Path)
-    options = parser.parse_args(arguments)
-    try:
-        write(options.folder)
-    except UserError as error:
-        print(f"unrolled: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ last tenth of the pictures to score on, and its test part into FOLDER/test.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 from unrolled.core.errors import UserError
 from unrolled.core.files import replacing
+from unrolled.studies.folders import write_folder
 from unrolled.studies.image_archives import add_file, lines_of
 
 HELD_OUT = 10  # one of so many pictures is scored on
@@ -88,18 +88,12 @@ def _write_part(
 
 def main(arguments: list[str]) -> int:
     """Write what the command line requests, and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m unrolled.studies.easy_vqa",
-        description="Write the pictures and questions of easy-VQA as a folder to train on.",
+    return write_folder(
+        "easy_vqa",
+        "Write the pictures and questions of easy-VQA as a folder to train on.",
+        arguments,
+        lambda folder: write(folder, source()),
     )
-    parser.add_argument("folder", type=Path)
-    options = parser.parse_args(arguments)
-    try:
-        write(options.folder, source())
-    except UserError as error:
-        print(f"unrolled: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
 
 
 if __name__ == "__main__":

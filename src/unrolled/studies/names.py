@@ -11,7 +11,6 @@ Chinese and Japanese are left out: their lists are of characters that hardly com
 
 from __future__ import annotations
 
-import argparse
 import csv
 import importlib
 import io
@@ -24,6 +23,7 @@ from unrolled.core.errors import UserError
 from unrolled.core.files import write_text
 from unrolled.data.lines import nfc
 from unrolled.data.split import hold_out
+from unrolled.studies.folders import write_folder
 
 SEED = 0  # of what is held out
 HELD_OUT = 0.1  # share of the beginnings whose names are scored on
@@ -123,18 +123,12 @@ def write(folder: Path, rows: Sequence[Name]) -> None:
 
 def main(arguments: list[str]) -> int:
     """Write what the command line requests, and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m unrolled.studies.names",
-        description="Write names of people by language as a folder to train on.",
+    return write_folder(
+        "names",
+        "Write names of people by language as a folder to train on.",
+        arguments,
+        lambda folder: write(folder, names()),
     )
-    parser.add_argument("folder", type=Path)
-    options = parser.parse_args(arguments)
-    try:
-        write(options.folder, names())
-    except UserError as error:
-        print(f"unrolled: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
 
 
 if __name__ == "__main__":

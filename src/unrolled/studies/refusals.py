@@ -15,7 +15,6 @@ refusal.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import os
@@ -33,6 +32,7 @@ from unrolled.data.sources import Table, read
 from unrolled.data.split import hold_out
 from unrolled.fields.talks import talk_of
 from unrolled.scores.refusals import is_refusal
+from unrolled.studies.folders import write_folder
 from unrolled.text.turns import USER
 
 SEED = 0
@@ -181,24 +181,23 @@ def _line(**values: str) -> str:
     return json.dumps(values, ensure_ascii=False) + "\n"
 
 
+def _write_from_data(folder: Path) -> None:
+    """Write the pairs of the files in UNROLLED_DATA. Raises UserError: it is not set."""
+    root = os.environ.get("UNROLLED_DATA", "")
+    if not root:
+        raise UserError("set UNROLLED_DATA to the folder that holds hh_rlhf")
+    write(folder, pairs(Path(root)))
+
+
 def main(arguments: list[str]) -> int:
     """Write what the command line requests, and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m unrolled.studies.refusals",
-        description="Write pairs of answers that decline what harms as a folder to train on.",
+    return write_folder(
+        "refusals",
+        "Write pairs of answers that decline what harms as a folder to train on.",
+        arguments,
+        _write_from_data,
     )
-    parser.add_argument("folder", type=Path)
-    options = parser.parse_args(arguments)
-    root = os.environ.get("UNROLLED_DATA", "")
-    try:
-        if not root:
-            raise UserError("set UNROLLED_DATA to the folder that holds hh_rlhf")
-        write(options.folder, pairs(Path(root)))
-    except UserError as error:
-        print(f"unrolled: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -9,14 +9,13 @@ for 7+58= would hardly be learnt.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import sys
 from pathlib import Path
 
-from unrolled.core.errors import UserError
 from unrolled.core.files import replacing
 from unrolled.data.batches import random
+from unrolled.studies.folders import write_folder
 
 SEED = 0
 RIGHT_FILE = "sums.csv.gz"
@@ -85,19 +84,13 @@ def write(folder: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Write what the command line requests, and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m unrolled.studies.sums",
-        description="Write sums of numbers of one to three digits as files to train on.",
+    return write_folder(
+        "sums",
+        "Write sums of numbers of one to three digits as files to train on.",
+        arguments,
+        write,
     )
-    parser.add_argument("folder", type=Path)
-    options = parser.parse_args(arguments)
-    try:
-        write(options.folder)
-    except UserError as error:
-        print(f"unrolled: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))
